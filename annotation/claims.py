@@ -46,7 +46,7 @@ UNFIT = {
     "failed": N_(
         "An answer could not be written to its end, so this comparison can't be judged. Here is your next one."
     ),
-    "withdrawn": N_("The answers came out the same or empty, so there is nothing to compare. Here is your next one."),
+    "dropped": N_("The answers came out the same or empty, so there is nothing to compare. Here is your next one."),
 }
 
 
@@ -226,8 +226,6 @@ def choose_of_candidate(db: Database, annotator_id: int) -> tuple[int, float] | 
 # Not held, judged or skipped by this annotator before, in whatever role.
 UNSEEN = """NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = :annotator AND k.comparison_id = c.id
     AND k.state IN ('held', 'judged', 'skipped'))"""
-# Of a comparison `c`: it was taken out, by an admin or after a change of thinking, so that nobody is asked any more.
-WITHDRAWN = "c.state = 'closed' AND c.asks = 'nobody'"
 # The oldest open comparisons that are looked at when prompts are to be judged evenly.
 CANDIDATES = 400
 
@@ -288,8 +286,8 @@ def choose_gold(db: Database, annotator_id: int, source: random.Random) -> Chose
 def choose_re_ask(db: Database, annotator_id: int) -> ChosenComparison | None:
     """An own earlier comparison in the opposite order: not one of the latest, and each once."""
     row = db.row(
-        f"""SELECT j.id, j.comparison_id, j.shown_order FROM current_judgement j
-           JOIN comparison c ON c.id = j.comparison_id AND NOT ({WITHDRAWN})
+        """SELECT j.id, j.comparison_id, j.shown_order FROM current_judgement j
+           JOIN comparison c ON c.id = j.comparison_id AND c.state != 'withdrawn'
            WHERE j.annotator_id = ? AND j.purpose = 'own' AND j.outcome = 'ranked' AND NOT j.early
              AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = j.annotator_id
                  AND k.comparison_id = j.comparison_id AND k.purpose = 're-ask'
@@ -387,7 +385,7 @@ def release_unfit(db: Database) -> None:
         connection.execute(
             """UPDATE claim SET state = 'released' WHERE state = 'held' AND EXISTS (
                    SELECT 1 FROM comparison c WHERE c.id = claim.comparison_id AND c.purpose = 'preference'
-                     AND c.state IN ('failed', 'withdrawn'))"""
+                     AND c.state IN ('failed', 'dropped'))"""
         )
 
 
@@ -401,8 +399,8 @@ STANDING = f"""FROM bulk_change x
     CROSS JOIN bulk_change_comparison i ON i.change_id = x.id AND i.state = 'stands'
     CROSS JOIN comparison c ON c.id = i.comparison_id
     WHERE x.kind = :kind AND :annotator IN ({GIVEN_TO}) AND c.purpose = 'preference'
-      AND c.state IN ('ready', 'writing', 'closed')
-      AND (:kind = 'settle' OR NOT ({WITHDRAWN}) AND {UNSEEN} AND (
+      AND c.state IN ('ready', 'writing', 'closed', 'withdrawn')
+      AND (:kind = 'settle' OR c.state != 'withdrawn' AND {UNSEEN} AND (
           x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
               JOIN annotator_group g ON g.annotator_id = k.annotator_id
               WHERE g.name = x.group_name AND k.comparison_id = c.id AND k.state IN ('held', 'judged'))))"""
@@ -913,7 +911,7 @@ UNANSWERED = {
         "Write it in another way."
     ),
     "failed": N_("Your prompt could not be answered: the writing of its answers broke off. Ask it again."),
-    "withdrawn": N_(
+    "dropped": N_(
         "Your prompt could not be answered: the answers came out the same or empty. Write it in another way."
     ),
 }

@@ -180,7 +180,7 @@ def m027_nobody_compares_deleted_candidates(db: sqlite_utils.Database) -> None:
 
 @migrations()
 def m028_words_of_the_page(db: sqlite_utils.Database) -> None:
-    """What the answering worker keeps ready is its stock."""
+    """What the answering worker keeps ready is its stock; the state of a comparison says what the page says of it."""
     for statement in WORDS_OF_THE_PAGE:
         db.execute(statement)
 
@@ -816,7 +816,32 @@ HOW_ANSWERS_WERE_CHOSEN = (
 )
 
 
+# What earlier versions called 'withdrawn' had useless answers, unless it measured a candidate; what was taken out was
+# 'closed' like retired gold, and asked of nobody.
+STATE_SINCE = """CASE WHEN state = 'withdrawn' AND candidate_id IS NULL THEN 'dropped'
+    WHEN state = 'closed' AND purpose = 'preference' AND asks = 'nobody' THEN 'withdrawn' ELSE state END"""
+# Gold that was made of what had been taken out is that again when it is gold no more.
+GOLD_OF_WITHDRAWN = """UPDATE gold_decision SET previous_state = 'withdrawn'
+    WHERE action = 'make' AND previous_state = 'closed'
+      AND comparison_id IN (SELECT id FROM comparison WHERE asks = 'nobody')"""
+
+
 WORDS_OF_THE_PAGE = (
     """UPDATE job SET spec = json_set(json_remove(spec, '$.buffer'), '$.stock', json_extract(spec, '$.buffer'))
         WHERE kind = 'generate' AND json_type(spec, '$.buffer') NOT NULL""",
+    # 'dropped': its answers came out the same or empty; 'withdrawn': an admin or a change of thinking took it out;
+    # 'closed': retired gold, or judged elsewhere already.
+    "DROP INDEX comparison_open",
+    "DROP INDEX comparison_asked",
+    "DROP INDEX comparison_standing",
+    """ALTER TABLE comparison ADD COLUMN new_state TEXT NOT NULL DEFAULT 'ready'
+        CHECK (new_state IN ('asked', 'writing', 'ready', 'failed', 'dropped', 'withdrawn', 'closed'))""",
+    f"UPDATE comparison SET new_state = {STATE_SINCE} WHERE state != 'ready'",
+    "ALTER TABLE comparison DROP COLUMN state",
+    "ALTER TABLE comparison RENAME COLUMN new_state TO state",
+    "CREATE INDEX comparison_open ON comparison (purpose, state, asks, model_id, assigned, taken)",
+    "CREATE INDEX comparison_asked ON comparison (asked_by, purpose, state, taken) WHERE asked_by IS NOT NULL",
+    """CREATE INDEX comparison_standing
+        ON comparison (purpose, opinion, judged, assigned, state, asks, candidate_id)""",
+    GOLD_OF_WITHDRAWN,
 )

@@ -376,7 +376,7 @@ def update_answers(db: Database, texts: Mapping[int, str]) -> None:
 
 
 def finish_answers(db: Database, comparison_id: int, responses: Mapping[int, Response]) -> str:
-    """The answers as they ended, by id. Returns the comparison's state: 'ready', or 'withdrawn' if some are the same.
+    """The answers as they ended, by id. Returns the comparison's state: 'ready', or 'dropped' if some are the same.
 
     A judgement made before stays in the record either way; it says that it was early, and is not trained on.
     """
@@ -397,7 +397,7 @@ def finish_answers(db: Database, comparison_id: int, responses: Mapping[int, Res
                     "id": response_id,
                 },
             )
-        state = "withdrawn" if any(reasons) else "ready"
+        state = "dropped" if any(reasons) else "ready"
         connection.execute("UPDATE comparison SET state = ? WHERE id = ? AND state = 'writing'", (state, comparison_id))
     return state
 
@@ -592,7 +592,7 @@ def withdraw_open(db: Database) -> int:
     """
     with db.transaction() as connection:
         return connection.execute(
-            """UPDATE comparison SET asks = 'nobody', state = iif(candidate_id IS NULL, 'closed', 'withdrawn')
+            """UPDATE comparison SET asks = 'nobody', state = 'withdrawn'
                WHERE purpose = 'preference' AND state = 'ready' AND taken = 0
                  AND (candidate_id IS NOT NULL OR model_id IS NOT NULL AND asks != 'nobody')"""
         ).rowcount

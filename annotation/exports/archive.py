@@ -21,11 +21,13 @@ from typing import IO, Any, Final
 from annotation import claims, project, store
 from annotation.database import Database, explain_bad_rows
 from annotation.records import MAXIMUM_ANSWERS, Tag, UserError
-from annotation.schema import STANDING, WITHDRAWN_BY_THINKING
+from annotation.schema import GOLD_OF_WITHDRAWN, STANDING, STATE_SINCE, WITHDRAWN_BY_THINKING
 from annotation.translation import N_, _, numeral
 from annotation.web.access import NAME
 
-HEADER: Final = {"format": "prefloop archive", "version": 1}
+HEADER: Final = {"format": "prefloop archive", "version": 2}
+# Archives of which the states of comparisons are to be read as they were meant then.
+EARLIER_HEADER: Final = {**HEADER, "version": 1}
 MAXIMUM_LINE: Final = 64 * 2**20
 REPORT_ROWS: Final = 5_000
 Report = Callable[[int, int], None]
@@ -188,7 +190,6 @@ def restore(db: Database, path: Path) -> dict[str, int]:
                     WHERE id IN (SELECT comparison_id FROM judgement WHERE purpose = 'import')"""
             )
             claims.follow_assignments(db)
-            db.connection.execute(WITHDRAWN_BY_THINKING)  # an archive of an earlier version may have such
     except OSError as error:
         raise UserError(
             _("{path} can't be read ({strerror}). Give the path of an archive.").format(
@@ -254,7 +255,8 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
     """Insert every row of an archive, inside the caller's transaction."""
     reader = Reader(file, name)
     raw, value = reader.next()
-    if value != HEADER:
+    earlier = value == EARLIER_HEADER
+    if not (earlier or value == HEADER):
         reader.refuse(_("it is no archive of this version"))
     insert = {table: insert_statement(table) for table in TABLES}
     types = {table: declared_types(db, table) for table in TABLES}
@@ -285,6 +287,9 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
     end = {"end": True, "rows": sum(counts.values()), "sha256": reader.digest.hexdigest()}
     if value != end or file.read(1):
         reader.refuse(_("the end does not fit what stands before it"))
+    if earlier:
+        for statement in (WITHDRAWN_BY_THINKING, f"UPDATE comparison SET state = {STATE_SINCE}", GOLD_OF_WITHDRAWN):
+            db.connection.execute(statement)
     return dict(counts)
 
 
@@ -449,7 +454,7 @@ def is_project(text: str) -> bool:
     return True
 
 
-STATES: Final = ("asked", "writing", "ready", "failed", "withdrawn", "closed")
+STATES: Final = ("asked", "writing", "ready", "failed", "dropped", "withdrawn", "closed")
 CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "prompt.messages": is_messages,
     "judgement.ranking": is_ranking,

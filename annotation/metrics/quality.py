@@ -500,9 +500,9 @@ def refuse_as_gold(db: Database, found: ComparisonReview, known: int | None) -> 
                 number=number
             )
         )
-    if found.state not in ("ready", "closed"):
+    if found.state not in ("ready", "closed", "withdrawn"):
         raise UserError(
-            _("Comparison {number} is withdrawn, or its answers are not complete. Choose another one.").format(
+            _("Comparison {number} is unfit, or its answers are not complete. Choose another one.").format(
                 number=number
             )
         )

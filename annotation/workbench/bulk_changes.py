@@ -20,8 +20,7 @@ from annotation.workbench.comparison_list import condition_of, prepare, terms
 
 ChangeKind = Literal["assign", "release", "settle", "skip", "withdraw"]
 CHANGE_KINDS: Final[tuple[ChangeKind, ...]] = get_args(ChangeKind)
-CAN_BE_JUDGED: Final = f"""c.purpose = 'preference' AND c.state IN ('ready', 'writing', 'closed')
-    AND NOT ({claims.WITHDRAWN})"""
+CAN_BE_JUDGED: Final = "c.purpose = 'preference' AND c.state IN ('ready', 'writing', 'closed')"
 STANDS: Final = """SELECT {} FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id
     WHERE i.comparison_id = c.id AND i.state = 'stands' AND x.kind = '{}'"""
 # Of a candidate people compare what was drawn for them by lot, and no other that somebody has picked.
@@ -33,7 +32,7 @@ ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
             CROSS JOIN (SELECT c.id AS comparison_id) i)
         AND NOT EXISTS ({STANDS.format("1", "assign")} AND x.annotator_id IS :annotator AND x.group_name IS :group)""",
     "release": f"EXISTS ({STANDS.format('1', 'assign')})",
-    "settle": f"""c.purpose = 'preference' AND c.state IN ('ready', 'closed') AND c.judged > 0
+    "settle": f"""c.purpose = 'preference' AND c.state IN ('ready', 'closed', 'withdrawn') AND c.judged > 0
         AND NOT EXISTS ({STANDS.format("1", "settle")} AND x.annotator_id = :annotator)""",
     "skip": f"{CAN_BE_JUDGED} AND {claims.UNSEEN}",
     "withdraw": "c.purpose = 'preference' AND c.candidate_id IS NULL AND c.state IN ('ready', 'asked')",
@@ -183,7 +182,7 @@ def release(db: Database, change_id: int) -> None:
 def withdraw(db: Database, change_id: int) -> None:
     """Ask nobody any more. What is in somebody's hands stays there until it is judged."""
     db.connection.execute(
-        f"UPDATE comparison SET state = 'closed', asks = 'nobody', asks_why = NULL WHERE id IN ({OF_CHANGE})",
+        f"UPDATE comparison SET state = 'withdrawn', asks = 'nobody', asks_why = NULL WHERE id IN ({OF_CHANGE})",
         {"change": change_id},
     )
 
@@ -272,7 +271,7 @@ def undo_withdrawing(db: Database, change_id: int) -> int:
                 SELECT json_extract(before, '$.state'), json_extract(before, '$.asks'),
                     json_extract(before, '$.asks_why')
                 FROM bulk_change_comparison WHERE change_id = :change AND comparison_id = comparison.id)
-            WHERE state = 'closed' AND asks = 'nobody' AND id IN ({OF_CHANGE})""",
+            WHERE state = 'withdrawn' AND id IN ({OF_CHANGE})""",
         {"change": change_id},
     ).rowcount
     store.hand_to_judging(db, OF_CHANGE, {"change": change_id})

@@ -14,7 +14,6 @@ from datetime import date, timedelta
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-from annotation.claims import WITHDRAWN
 from annotation.records import UserError
 from annotation.schema import PROMPT_WORDS
 from annotation.translation import N_, _
@@ -37,14 +36,12 @@ STATUSES: Final[Mapping[str, str]] = {
     "unfit": N_("unfit"),
     "withdrawn": N_("withdrawn"),
 }
-# Out of what is asked: by an admin, or because its answers are of before a change of thinking.
-TAKEN_OUT: Final = f"({WITHDRAWN} OR c.state = 'withdrawn' AND c.candidate_id NOT NULL)"
 # Of a comparison `c`, in one word; the parameters are `overlap`, how many annotators one has, and `now`.
-STATUS: Final = f"""CASE
+STATUS: Final = """CASE
     WHEN c.purpose = 'gold' THEN 'gold'
     WHEN c.state IN ('asked', 'writing') THEN 'writing'
-    WHEN {TAKEN_OUT} THEN 'withdrawn'
-    WHEN c.state IN ('failed', 'withdrawn') THEN 'unfit'
+    WHEN c.state = 'withdrawn' THEN 'withdrawn'
+    WHEN c.state IN ('failed', 'dropped') THEN 'unfit'
     WHEN c.opinion = 'settled' THEN 'settled'
     WHEN c.opinion = 'disputed' THEN 'disputed'
     WHEN c.id IN (SELECT comparison_id FROM claim WHERE state = 'held' AND expires > :now) THEN 'in-hand'
@@ -68,8 +65,8 @@ NECESSARY: Final[Mapping[str, str]] = {
     "unasked": "c.purpose = 'preference' AND c.judged = 0 AND c.asks = 'nobody'",
     "gold": "c.purpose = 'gold'",
     "writing": "c.purpose = 'preference' AND c.state IN ('asked', 'writing')",
-    "unfit": "c.purpose = 'preference' AND c.state IN ('failed', 'withdrawn')",
-    "withdrawn": f"c.purpose = 'preference' AND {TAKEN_OUT}",
+    "unfit": "c.purpose = 'preference' AND c.state IN ('failed', 'dropped')",
+    "withdrawn": "c.purpose = 'preference' AND c.state = 'withdrawn'",
 }
 
 # What somebody said of a comparison, as a condition on a judgement `j` that stands.

@@ -279,7 +279,7 @@ class AnsweringWorker:
             return
         states = self.write([task], self.stopped_after_chats)
         for _redraw in range(REDRAWS):
-            if states != ["withdrawn"]:
+            if states != ["dropped"]:
                 break
             comparison_id = store.ask_again(self.db, comparison_id)
             drawn = store.attempts(self.db, self.serving.id, prompt.id)

@@ -120,7 +120,8 @@ def comparison(db: Database, number: int | None = None) -> PromptComparison | No
     """The comparison of this number, or the newest, if its answers are complete."""
     row = db.row(
         """SELECT c.id, p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id
-           WHERE c.state IN ('ready', 'closed') AND (:number IS NULL OR c.id = :number) ORDER BY c.id DESC LIMIT 1""",
+           WHERE c.state IN ('ready', 'closed', 'withdrawn') AND (:number IS NULL OR c.id = :number)
+           ORDER BY c.id DESC LIMIT 1""",
         {"number": number},
     )
     if row is None:

@@ -257,11 +257,11 @@ JUDGED_BY_PEOPLE = """EXISTS (SELECT 1 FROM current_judgement p WHERE p.comparis
 SCOPES: Mapping[JudgeScope, str] = {
     "open": f"c.asks = 'judges' AND NOT {JUDGED_BY_PEOPLE}",
     "judged": JUDGED_BY_PEOPLE,
-    "candidate": "c.candidate_id = :candidate",
+    "candidate": "c.state = 'ready' AND c.candidate_id = :candidate",
 }
 
 
-OPEN_TO_JUDGE = """c.state IN ('ready', 'closed') AND c.purpose = 'preference' AND {scope}
+OPEN_TO_JUDGE = """c.state IN ('ready', 'closed', 'withdrawn') AND c.purpose = 'preference' AND {scope}
     AND NOT EXISTS (SELECT 1 FROM current_judgement j WHERE j.comparison_id = c.id AND j.annotator_id = :judge
         AND j.purpose = 'judge' AND {counts})"""
 # Of a comparison `c` to a prompt `p`: that data frozen at :frozen hold nothing of it to train on.

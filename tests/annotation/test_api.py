@@ -448,7 +448,7 @@ def test_the_same_request_again_is_saved_whatever_the_project_asks_by_now(db: Da
     first = ann("judge", nonce=nonce, act=sent)
     set_project(db, kind="rank", answers=3, tags=(Tag("x", "exact"),))
     with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'withdrawn'")
+        connection.execute("UPDATE comparison SET state = 'dropped'")
         connection.execute("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
     again = ann("judge", nonce=nonce, act=sent)
     assert (again["saved"], again["judged"]) == (True, first["judged"])
@@ -870,7 +870,7 @@ def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: C
     responses = [make_response(prompt, "Love", seed=seed) for seed in range(2)]
     _, ids = store.begin_answers(db, responses, comparison_id)
     assert ann("card")["unanswered"] == ""
-    assert store.finish_answers(db, comparison_id, dict(zip(ids, responses, strict=True))) == "withdrawn"
+    assert store.finish_answers(db, comparison_id, dict(zip(ids, responses, strict=True))) == "dropped"
     assert "came out the same" in ann("card")["unanswered"]
     again = store.ask_again(db, comparison_id)
     assert ann("card")["unanswered"] == "", "it is drawn once more"

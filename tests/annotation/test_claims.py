@@ -715,7 +715,7 @@ def test_answers_that_failed_or_came_out_the_same_can_not_be_judged(db: Database
     claim = in_hand(db, ann)
     assert claim.comparison_id == same
     prompt = store.prompts(db, "train")[-1]
-    assert store.finish_answers(db, same, {entry: make_response(prompt, "Same.") for entry in ids}) == "withdrawn"
+    assert store.finish_answers(db, same, {entry: make_response(prompt, "Same.") for entry in ids}) == "dropped"
     with pytest.raises(UserError, match="came out the same"):
         claims.judge(db, ann.id, claim.nonce, act("left-much"))
     assert claims.claim_next(db, ann.id) is None

@@ -492,13 +492,60 @@ def test_what_a_change_of_thinking_took_out_is_called_withdrawn(db: Database, da
     )
     db.close()
     old = sqlite_utils.Database(data_dir / FILE_NAME)
-    old["_sqlite_migrations"].delete_where("name = 'm026_withdrawn_by_thinking'")
+    old["_sqlite_migrations"].delete_where("name IN ('m026_withdrawn_by_thinking', 'm028_words_of_the_page')")
     old.close()
     again = open_database(data_dir)
     assert [row["state"] for row in again.rows("SELECT state FROM comparison ORDER BY id")] == [
-        "closed",
+        "withdrawn",
         *["ready"] * 3,
     ]
+
+
+def test_the_state_of_an_old_comparison_says_what_the_page_said_of_it(data_dir: Path) -> None:
+    """With all that refers to comparisons: indexes, triggers and rows of other tables."""
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m028_words_of_the_page")
+    moment = {"created": "2026-01-01"}
+    old["model"].insert({"revision": "base", "algorithm": "base", "base": "b", "status": "serving", **moment})
+    old["annotator"].insert({"name": "ann", "role": "annotator", **moment})
+    old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", **moment})
+    preference = {"prompt_id": 1, "purpose": "preference", "expected": None, "candidate_id": None, **moment}
+    gold = {**preference, "purpose": "gold", "expected": "[1, 2]"}
+    old["comparison"].insert_all(
+        [
+            {**preference, "state": "ready", "asks": "people"},
+            {**preference, "state": "withdrawn", "asks": "judges"},
+            {**preference, "state": "withdrawn", "asks": "nobody", "candidate_id": 1},
+            {**preference, "state": "closed", "asks": "nobody"},
+            {**preference, "state": "closed", "asks": "people"},
+            {**gold, "state": "closed", "asks": "people"},
+            {**gold, "state": "closed", "asks": "nobody"},
+            {**preference, "state": "failed", "asks": "people"},
+        ]
+    )
+    decided = {"action": "make", "decided_by": "kim", "previous_state": "closed", **moment}
+    old["gold_decision"].insert_all({**decided, "comparison_id": number} for number in (6, 7))
+    whole = {
+        row["name"]: row["sql"] for row in old.query("SELECT name, sql FROM sqlite_master WHERE name != 'comparison'")
+    }
+    old.close()
+    db = open_database(data_dir)
+    assert [row["state"] for row in db.rows("SELECT state FROM comparison ORDER BY id")] == [
+        *("ready", "dropped", "withdrawn", "withdrawn", "closed", "closed", "closed", "failed")
+    ]
+    assert [row["previous_state"] for row in db.rows("SELECT previous_state FROM gold_decision ORDER BY id")] == [
+        *("closed", "withdrawn")
+    ]
+    assert {row["name"]: row["sql"] for row in db.rows("SELECT name, sql FROM sqlite_master")}.items() >= whole.items()
+    assert (db.rows("PRAGMA foreign_key_check"), db.value("PRAGMA integrity_check")) == ([], "ok")
+    claim = {"nonce": "n", "comparison_id": 1, "annotator_id": 1, "purpose": "own", "kind": "pair", "slot": 0}
+    db.insert("claim", {**claim, "shown_order": "[0, 1]", "state": "held", "expires": "2100", **moment})
+    assert db.value("SELECT taken FROM comparison WHERE id = 1") == 1
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        db.insert("comparison", {**preference, "state": "unfit"})
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        db.connection.execute("DELETE FROM comparison WHERE id = 1")
 
 
 def test_what_answering_jobs_of_earlier_versions_kept_ready_is_their_stock(data_dir: Path) -> None:

@@ -85,7 +85,7 @@ class Site:
         asked = Project(kind=kind, answers=answers, gold_share=0.0, re_ask_share=0.0, rendered=False)
         store.set_project(self.db, replace(asked, **values))
         with self.db.transaction() as connection:
-            connection.execute("UPDATE comparison SET state = 'withdrawn'")
+            connection.execute("UPDATE comparison SET state = 'dropped'")
 
     def compare(self, *texts: str, turns: tuple[str, ...] = ()) -> int:
         """A comparison of these answers to a prompt of its own; its id."""
@@ -1162,7 +1162,7 @@ def test_what_differs_stays_marked_till_the_person_says_otherwise(site: Site) ->
     claim = claims.held_claim(site.db, access.authorise(site.db, admin.name, "admin").id)
     assert claim is not None
     with site.db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", [claim.comparison_id])
+        connection.execute("UPDATE comparison SET state = 'dropped' WHERE id = ?", [claim.comparison_id])
     with admin.page.expect_response("**/annotate/card"):
         admin.press("d")
     admin.ready()

@@ -21,6 +21,7 @@ from annotation import store
 from annotation.database import Database, open_database
 from annotation.exports import archive, writing
 from annotation.exports.formats import FORMATS, ExportRequest
+from annotation.metrics import quality
 from annotation.records import UserError
 from annotation.web import access
 from rlhf.models import registry
@@ -156,7 +157,7 @@ def test_every_table_and_column_is_in_the_archive_or_left_out_for_a_reason(db: D
 
 
 def test_what_an_earlier_version_had_withdrawn_by_thinking_is_withdrawn_after_a_restore(content: bytes) -> None:
-    lines = lines_of(content)[:-1]
+    lines = of_an_earlier_version(content)
     ai = {line["id"] for line in lines if line.get("table") == "annotator" and line["kind"] == "ai"}
     by_ai = {line["comparison_id"] for line in lines if line.get("table") == "judgement" and line["annotator_id"] in ai}
     withdrawn, unsure = [line for line in lines if line.get("table") == "comparison" and line["id"] not in by_ai][:2]
@@ -166,7 +167,33 @@ def test_what_an_earlier_version_had_withdrawn_by_thinking_is_withdrawn_after_a_
     with fresh() as db:
         restored(db, sealed(lines))
         states = {row["id"]: row["state"] for row in db.rows("SELECT id, state FROM comparison")}
-    assert (states[withdrawn["id"]], states[unsure["id"]]) == ("closed", "ready")
+    assert (states[withdrawn["id"]], states[unsure["id"]]) == ("withdrawn", "ready")
+
+
+def test_the_states_of_an_earlier_archive_are_read_as_they_were_meant(content: bytes) -> None:
+    """What is dropped was 'withdrawn' then; what is withdrawn was 'closed', as retired and imported ones still are."""
+    lines = of_an_earlier_version(content)
+    ordinary = [one for one in lines if one.get("table") == "comparison" and one["purpose"] == "preference"]
+    dropped, measured, withdrawn, imported, gold = ordinary[:5]
+    dropped["state"] = "withdrawn"
+    measured |= {"state": "withdrawn", "candidate_id": 1, "against_id": 1, "asks": "nobody"}
+    withdrawn |= {"state": "closed", "asks": "nobody"}
+    imported |= {"state": "closed", "asks": "people"}
+    size = sum(one.get("table") == "comparison_response" and one["comparison_id"] == gold["id"] for one in lines)
+    gold |= {"state": "closed", "asks": "nobody", "purpose": "gold", "expected": json.dumps([1] * size)}
+    made = {"table": "gold_decision", "id": 10**6, "comparison_id": gold["id"], "action": "make", "expected": None}
+    lines.append({**made, "previous_state": "closed", "decided_by": "kim", "created": "1"})
+    with fresh() as db:
+        restored(db, sealed(lines))
+        states = {row["id"]: row["state"] for row in db.rows("SELECT id, state FROM comparison")}
+        assert [states[one["id"]] for one in ordinary[:5]] == ["dropped", "withdrawn", "withdrawn", "closed", "closed"]
+        quality.release_gold(db, gold["id"], "kim")
+        assert db.value("SELECT state FROM comparison WHERE id = ?", (gold["id"],)) == "withdrawn"
+        again = archived(db)
+    with fresh() as db:
+        restored(db, again)
+        assert db.value("SELECT state FROM comparison WHERE id = ?", (withdrawn["id"],)) == "withdrawn"
+        assert archived(db) == again
 
 
 def test_after_a_restore_people_have_no_password_and_the_base_serves(content: bytes) -> None:
@@ -229,7 +256,7 @@ def test_a_path_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
         (b"", "line 1: the end is missing"),
         (b"prompt,chosen\n", "line 1: it is no JSON"),
         (b'{"prompt": "a", "chosen": "b"}\n', "line 1: it is no archive of this version"),
-        (b'{"format":"prefloop archive","version":2}\n', "line 1: it is no archive of this version"),
+        (b'{"format":"prefloop archive","version":3}\n', "line 1: it is no archive of this version"),
         (b"[]\n", "line 1: it is no JSON object"),
         (b"\xff\xfe{}\n", "line 1: it is no JSON"),
         (b"[" * 200_000 + b"\n", "line 1: it is no JSON"),
@@ -248,6 +275,12 @@ def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path, monkeypatch:
 def lines_of(content: bytes) -> list[Line]:
     """An archive's lines."""
     return [json.loads(line) for line in content.splitlines()]
+
+
+def of_an_earlier_version(content: bytes) -> list[Line]:
+    """An archive's lines (without the last) as those whose states are to be read as they were meant then begin."""
+    header, *rows = lines_of(content)[:-1]
+    return [{**header, "version": 1}, *rows]
 
 
 def sealed(lines: list[Line]) -> bytes:
@@ -296,7 +329,7 @@ def test_what_is_sealed_again_unchanged_is_accepted(content: bytes) -> None:
 
 def test_an_archive_from_before_there_were_other_models_than_adapters_is_read(content: bytes) -> None:
     earlier = []
-    for line in lines_of(content)[:-1]:
+    for line in of_an_earlier_version(content):
         new = ARE_NEW.get(line.get("table"), ())
         before = {"algorithm": "method"} if line.get("table") == "model" else {}
         earlier.append({before.get(name, name): value for name, value in line.items() if name not in new})

@@ -76,7 +76,7 @@ def test_every_status_is_found_by_its_filter_and_shown_in_its_row(db: Database) 
         connection.execute("UPDATE claim SET shown_order = '[0, 1]'")
         connection.execute("UPDATE comparison SET state = 'writing' WHERE id = ?", (ids[10],))
         connection.execute("UPDATE comparison SET state = 'failed' WHERE id = ?", (ids[9],))
-        connection.execute("UPDATE comparison SET state = 'closed', asks = 'nobody' WHERE id = ?", (ids[8],))
+        connection.execute("UPDATE comparison SET state = 'withdrawn', asks = 'nobody' WHERE id = ?", (ids[8],))
         connection.execute("UPDATE comparison SET asks = 'judges' WHERE id = ?", (ids[7],))
         connection.execute("UPDATE comparison SET asks = 'nobody' WHERE id = ?", (ids[6],))
         connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id = ?", (ids[5],))
@@ -99,7 +99,7 @@ def test_what_is_withdrawn_after_a_change_of_thinking_is_so_in_the_list_and_come
     ordinary, candidates, held_back, unfit = seed_comparisons(db, 4)
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET candidate_id = 1, against_id = 1 WHERE id = ?", (candidates,))
-        connection.execute("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", (unfit,))  # answers are the same
+        connection.execute("UPDATE comparison SET state = 'dropped' WHERE id = ?", (unfit,))  # answers are the same
     bulk_changes.make(db, BulkRequest("assign", ComparisonFilter(ids=(held_back,)), "person:ann"), ann, 1)
     assert store.withdraw_open(db) == 3
     assert found(db, "status=withdrawn") == [ordinary, candidates, held_back]

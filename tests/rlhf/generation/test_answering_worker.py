@@ -149,7 +149,7 @@ def test_imported_and_failed_comparisons_do_not_shift_the_share_that_is_held_out
     """Sixty imported ones on train prompts would have ten in a row drawn on held-out prompts."""
     prompt = store.prompts(stocked.db, "train")[0]
     with stocked.db.transaction() as connection:
-        for model_id, state in ((None, "closed"), (1, "failed"), (1, "withdrawn")):
+        for model_id, state in ((None, "closed"), (1, "failed"), (1, "dropped"), (1, "withdrawn")):
             connection.conn.executemany(
                 """INSERT INTO comparison (prompt_id, model_id, purpose, state, created)
                    VALUES (?, ?, 'preference', ?, '')""",
@@ -388,9 +388,9 @@ def test_an_asked_prompt_whose_answers_are_the_same_is_drawn_again_and_then_left
     asked = ask(stocked)
     spec = replace(ANSWERING, sampling=Sampling(temperature=1e-3, max_new_tokens=12))
     with answering(stocked, spec):
-        wait_until("the draws", lambda: asked_states(stocked) == ["withdrawn"] * 3)
+        wait_until("the draws", lambda: asked_states(stocked) == ["dropped"] * 3)
         ask(stocked, "Dance.", by="bob")
-        wait_until("the draws of another", lambda: asked_states(stocked) == ["withdrawn"] * 6)
+        wait_until("the draws of another", lambda: asked_states(stocked) == ["dropped"] * 6)
     seeds = [row["seed"] for row in responses(stocked, "base") if row["prompt_id"] == prompt_of(stocked, asked)]
     assert len(set(seeds)) == 6, "each draw has seeds of its own"
 

@@ -17,6 +17,9 @@ from annotation.metrics import quality
 from annotation.metrics.aggregation import people_first
 from annotation.records import Annotator, Feedback, UserError
 from annotation.web import access
+from annotation.workbench import bulk_changes
+from annotation.workbench.bulk_changes import BulkRequest
+from annotation.workbench.comparison_filter import ComparisonFilter
 from rlhf.__main__ import main as command_line
 from rlhf.jobs import job_store
 from rlhf.judges import judge_history, judge_store
@@ -287,7 +290,7 @@ def fail(db: Database, judge: Judge, comparison: int, times: int, reason: str = 
         None,
     )
     with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", (other,))
+        connection.execute("UPDATE comparison SET state = 'dropped' WHERE id = ?", (other,))
     for _ in range(times):
         job_id = job_store.enqueue(db, JudgeSpec(judge=judge.name), "owner")
         for _ in range(2):  # both orders
@@ -544,6 +547,23 @@ def test_the_first_that_was_said_stays_what_is_bet_on(db: Database, ann: Annotat
     after = {one.comparison_id: one for one in judge_store.pair_outcomes(db, 2, 1)}
     assert [(one.first, one.at) for one in after.values()] == [(one.first, one.at) for one in before.values()]
     assert [one.outcome for one in after.values()] == [0.0, 0.0]
+
+
+def test_judges_are_measured_on_what_is_withdrawn_but_asked_of_no_withdrawn_candidate(
+    db: Database, ann: Annotator
+) -> None:
+    (judge,) = panel(db, "j")
+    (judged,) = seed_comparisons(db, 1)
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    asked = BulkRequest("withdraw", ComparisonFilter(ids=(judged,)))
+    bulk_changes.make(db, asked, ann, 1)
+    duel(db, [("new", "old")])
+    assert len(judge_store.to_judge(db, judge, "candidate", 10, 2)) == 1
+    store.withdraw_open(db)
+    assert judge_store.to_judge(db, judge, "candidate", 10, 2) == []
+    assert [one.id for one in judge_store.to_judge(db, judge, "judged", 10)] == [judged]
 
 
 def test_a_decided_candidate_is_asked_about_no_more(db: Database, ann: Annotator) -> None:
