@@ -131,10 +131,10 @@ def taste_of(rule: str) -> Callable[..., str | list[int]]:
     return taste
 
 
-def win_of(rule: str, answer: str, opponent: str) -> float:
+def win_of(rule: str, answer: str, other: str) -> float:
     """1 where the answer is better by the rule, 0 where it is worse, a half for a tie."""
     worth = RULES[rule]
-    return 0.5 if worth(answer) == worth(opponent) else float(worth(answer) > worth(opponent))
+    return 0.5 if worth(answer) == worth(other) else float(worth(answer) > worth(other))
 
 
 # --------------------------------------------------------------------------------------------------------- collecting

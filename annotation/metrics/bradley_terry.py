@@ -63,25 +63,25 @@ def pairwise_results(votes: Iterable[Vote]) -> list[PairwiseResult]:
     return found
 
 
-def bradley_terry(fought: Sequence[PairwiseResult], reference: str = "base") -> Strengths:
+def bradley_terry(results: Sequence[PairwiseResult], reference: str = "base") -> Strengths:
     """Maximum likelihood strengths (Bradley and Terry 1952), a tie being half a win for each.
 
     They exist only where every policy has won against every other, directly or through others (Ford 1957): the largest
     such set is placed, the rest is not. Intervals: sandwich variance clustered by comparison, as in Chatbot Arena
     (Chiang et al. 2024, section 4); they are of the difference to `reference`, or else to the first policy placed.
     """
-    names = sorted({name for duel in fought for name in (duel.first, duel.second)})
-    kept = largest_connected(names, fought)
-    counted = [duel for duel in fought if duel.first in kept and duel.second in kept]
-    comparisons = len({duel.comparison_id for duel in counted})
+    names = sorted({name for result in results for name in (result.first, result.second)})
+    kept = largest_connected(names, results)
+    counted = [result for result in results if result.first in kept and result.second in kept]
+    comparisons = len({result.comparison_id for result in counted})
     if len(kept) < 2 or comparisons < FEWEST_COMPARED:
-        return Strengths(reference, (), tuple(names), len({duel.comparison_id for duel in fought}))
+        return Strengths(reference, (), tuple(names), len({result.comparison_id for result in results}))
     zero = reference if reference in kept else kept[0]
     # The reference first: its strength is held at 0.
     order = [zero, *(name for name in kept if name != zero)]
     values = most_likely(wins_of(order, counted))
     halves = Z_95 * np.sqrt(clustered_variances(values, order, counted))
-    appearances = Counter(name for duel in counted for name in (duel.first, duel.second))
+    appearances = Counter(name for result in counted for name in (result.first, result.second))
     placed = [
         Strength(name, Estimate(float(value), float(value - half), float(value + half), appearances[name]))
         for name, value, half in zip(order, values, halves, strict=True)
@@ -90,19 +90,19 @@ def bradley_terry(fought: Sequence[PairwiseResult], reference: str = "base") -> 
     return Strengths(zero, tuple(placed), tuple(name for name in names if name not in kept), comparisons)
 
 
-def wins_of(names: Sequence[str], fought: Iterable[PairwiseResult]) -> Array:
+def wins_of(names: Sequence[str], results: Iterable[PairwiseResult]) -> Array:
     """How often the policy of each row beat that of each column."""
     place = {name: number for number, name in enumerate(names)}
     wins = np.zeros((len(names), len(names)))
-    for duel in fought:
-        wins[place[duel.first], place[duel.second]] += duel.score
-        wins[place[duel.second], place[duel.first]] += 1 - duel.score
+    for result in results:
+        wins[place[result.first], place[result.second]] += result.score
+        wins[place[result.second], place[result.first]] += 1 - result.score
     return wins
 
 
-def largest_connected(names: Sequence[str], fought: Iterable[PairwiseResult]) -> list[str]:
-    """The set of policies with the most duels in which each has beaten each, directly or through others."""
-    wins = wins_of(names, fought)
+def largest_connected(names: Sequence[str], results: Iterable[PairwiseResult]) -> list[str]:
+    """The set of policies with the most results in which each has beaten each, directly or through others."""
+    wins = wins_of(names, results)
     reached = (wins > 0) | np.eye(len(wins), dtype=bool)
     for _ in range(len(wins).bit_length()):
         reached = reached @ reached  # chains of up to twice as many wins
@@ -140,18 +140,18 @@ def information_of(played: Array, values: Array) -> Array:
     return information
 
 
-def clustered_variances(values: Array, names: Sequence[str], fought: Sequence[PairwiseResult]) -> Array:
-    """Variances of the strengths, as differences to the first; a comparison's duels count as one observation."""
+def clustered_variances(values: Array, names: Sequence[str], results: Sequence[PairwiseResult]) -> Array:
+    """Variances of the strengths, as differences to the first; a comparison's results count as one observation."""
     place = {name: number for number, name in enumerate(names)}
     chance = chances(values)
     scores: dict[int, Array] = defaultdict(lambda: np.zeros(len(names)))
-    for duel in fought:
-        first, second = place[duel.first], place[duel.second]
-        surprise = duel.score - chance[first, second]
-        scores[duel.comparison_id][first] += surprise
-        scores[duel.comparison_id][second] -= surprise
+    for result in results:
+        first, second = place[result.first], place[result.second]
+        surprise = result.score - chance[first, second]
+        scores[result.comparison_id][first] += surprise
+        scores[result.comparison_id][second] -= surprise
     table = np.array(list(scores.values()))[:, 1:]
-    wins = wins_of(names, fought)
+    wins = wins_of(names, results)
     bread = np.linalg.inv(information_of(wins + wins.T, values))
     covariance = bread @ (table.T @ table) @ bread * len(table) / (len(table) - 1)
     return np.concatenate([[0.0], np.diag(covariance)])

@@ -99,19 +99,19 @@ class Calibration:
         return cls(tuple(Bin.from_json(one) for one in values["bins"]), values["error"], values["surplus"])
 
 
-def calibration(duels: Sequence[PairMargin]) -> Calibration:
+def calibration(pairs: Sequence[PairMargin]) -> Calibration:
     """How often the answer that is favoured is the one that people prefer, by the chance that it is given.
 
     That chance is sigmoid(|difference of scores|) (Bradley and Terry 1952), from 1/2 on.
     """
-    total = sum(duel.weight for duel in duels)
+    total = sum(pair.weight for pair in pairs)
     bins, error, surplus = [], 0.0, 0.0
-    for number, (low, members) in enumerate(zip(CONFIDENCES, by_confidence(duels), strict=True)):
+    for number, (low, members) in enumerate(zip(CONFIDENCES, by_confidence(pairs), strict=True)):
         if not members:
             continue
-        weight = sum(duel.weight for duel in members)
-        predicted = sum(confidence(duel) * duel.weight for duel in members) / weight
-        observed = weighted_share([(credit(duel.score), duel.weight) for duel in members]).estimate
+        weight = sum(pair.weight for pair in members)
+        predicted = sum(confidence(pair) * pair.weight for pair in members) / weight
+        observed = weighted_share([(credit(pair.score), pair.weight) for pair in members]).estimate
         assert observed is not None
         high = (*CONFIDENCES, 1.0)[number + 1]
         bins.append(Bin(start=low, end=high, predicted=predicted, pairs=len(members), observed=observed))
@@ -120,14 +120,14 @@ def calibration(duels: Sequence[PairMargin]) -> Calibration:
     return Calibration(tuple(bins), error, surplus)
 
 
-def fitted_temperature(duels: Sequence[PairMargin]) -> float:
+def fitted_temperature(pairs: Sequence[PairMargin]) -> float:
     """The temperature T by which sigmoid(difference of scores / T) says best how often people prefer an answer.
 
     Maximum likelihood over comparisons, as Guo et al. 2017 ("On Calibration of Modern Neural Networks", section 4.2),
     with a standard normal prior on log T: without it a few pairs that are all told rightly would give 0, and a model
     that is no better than a coin infinity.
     """
-    margins, weights = (np.array([getattr(duel, name) for duel in duels]) for name in ("score", "weight"))
+    margins, weights = (np.array([getattr(pair, name) for pair in pairs]) for name in ("score", "weight"))
 
     def loss(log_temperature: float) -> float:
         surprise = np.logaddexp(0.0, -margins * np.exp(-log_temperature))
@@ -136,14 +136,14 @@ def fitted_temperature(duels: Sequence[PairMargin]) -> float:
     return float(np.exp(min(LOG_TEMPERATURES.tolist(), key=loss)))
 
 
-def confidence(duel: PairMargin) -> float:
+def confidence(pair: PairMargin) -> float:
     """The chance that is given to the answer that is favoured."""
-    return 1 / (1 + exp(-min(abs(duel.score), 700.0)))
+    return 1 / (1 + exp(-min(abs(pair.score), 700.0)))
 
 
-def by_confidence(duels: Iterable[PairMargin]) -> list[list[PairMargin]]:
+def by_confidence(pairs: Iterable[PairMargin]) -> list[list[PairMargin]]:
     """The pairs in each of the bins."""
     bins: list[list[PairMargin]] = [[] for _ in CONFIDENCES]
-    for duel in duels:
-        bins[bisect_right(CONFIDENCES, confidence(duel)) - 1].append(duel)
+    for pair in pairs:
+        bins[bisect_right(CONFIDENCES, confidence(pair)) - 1].append(pair)
     return bins

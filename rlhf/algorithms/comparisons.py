@@ -5,8 +5,8 @@ models to follow instructions with human feedback", section 3.5). It weighs by w
 pair, two for the best of four, 4.6 for a ranking of four, not by its pairs.
 
 “All bad” is an order, too: no answer at all, whose score is 0, is better than each of those that were shown. So scores
-have a zero that means something, as in Kahneman-Tversky optimisation (Ethayarajh et al. 2024), where the bad answer's
-rival is how far the policy has moved on average.
+have a zero that means something, as in Kahneman-Tversky optimisation (Ethayarajh et al. 2024), where a bad answer
+is weighed against how far the policy has moved on average.
 """
 
 from __future__ import annotations

@@ -66,25 +66,25 @@ def opponent(db: Database, policy: Policy) -> Policy:
 
 
 def checks_of(db: Database, policy: Policy) -> list[FinishedCheck]:
-    """The finished checks of a policy against its rival, newest first; others tell nothing about a promotion.
+    """The finished checks of a policy against its opponent, newest first; others tell nothing about a promotion.
 
-    Nor do those of when the rival answered in another precision, or both thought otherwise, before anything is decided.
+    Before a decision, nor do those of when the opponent answered in another precision, or both thought otherwise.
     """
     against = opponent(db, policy)
     found = [check for check in finished_checks(db, policy.revision) if check.spec.against == against.revision]
     if policy.status != "candidate":
         return found
     now = told_as_now(db)
-    return [check for check in found if check.job_id in now and rival_weights(check, against) == against.weights]
+    return [check for check in found if check.job_id in now and opponent_weights(check, against) == against.weights]
 
 
-def rival_weights(check: FinishedCheck, against: Policy) -> str:
-    """The precision in which a check's rival answered; earlier versions held the base in NF4."""
+def opponent_weights(check: FinishedCheck, against: Policy) -> str:
+    """The precision in which a check's opponent answered; earlier versions held the base in NF4."""
     return check.report.against.weights or ("nf4" if against.form == "base" else against.weights)
 
 
 def findings(db: Database, policy: Policy) -> Findings:
-    """Everything that was measured of a policy against its rival.
+    """Everything that was measured of a policy against its opponent.
 
     The figures are those of the newest check; of judges every one that was asked in any of them.
     """
@@ -151,7 +151,7 @@ BASE_IS_THE_BASE = 3
 
 
 def place_of(db: Database, policy: Policy) -> int:
-    """The place of a policy against its rival among all pairs that were checked, by their first check's end.
+    """The place of a policy against its opponent among all pairs that were checked, by their first check's end.
 
     The next one if there was none yet. Whether a candidate is better than another policy is another question, with a
     chance of its own to be wrong; so it is where both think, or do not any more. Deleted ones count: that chance was
@@ -365,7 +365,7 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
 
 
 def prompts_left(db: Database, policy: Policy, checks: Sequence[FinishedCheck]) -> int:
-    """On how many prompts a policy was not compared with its rival yet: more seeds of the others are no evidence."""
+    """On how many prompts a policy was not compared with its opponent yet: more seeds of the others are no evidence."""
     return held_out_sets.never_compared(db, policy, opponent(db, policy), checks[-1].spec.gate_set)
 
 
@@ -480,7 +480,7 @@ def given_to_people(db: Database) -> bool:
 
 
 def nothing_open(db: Database, policy: Policy) -> bool:
-    """Whether no comparison of a policy with its rival is before people."""
+    """Whether no comparison of a policy with its opponent is before people."""
     return judge_store.open_to_people(db, policy.id, opponent(db, policy).id) == 0
 
 

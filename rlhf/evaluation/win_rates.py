@@ -212,7 +212,7 @@ def enters_with(
     Each enters with a comparison of its own check (the first that made any once both had answered), drawn by its
     number: so of these prompts as large a part counts as of those that people have to compare, and they come as mixed.
     It changes nothing that people had said before. All at once they would be most of the evidence as
-    long as people have said little: a rival's few missing answers would promote a candidate that is no better.
+    long as people have said little: an opponent's few missing answers would promote a candidate that is no better.
     """
     pairs = [pair for pair in store.paired_answers(db, policy.id, other.id) if on is None or pair.prompt_id in on]
     settled = settled_pairs(pairs)

@@ -290,8 +290,8 @@ def published_win_rates(db: Database, policy: Policy) -> list[PublishedWinRate]:
         return []
     known = [registry.by_revision(db, "base"), registry.by_id(db, policy.parent_id)]
     checks = finished_checks(db, policy.revision)
-    rivals = {name for check in checks for name in check.report.win_rates or {}}
-    known += [one for one in registry.all_policies(db) if one.revision in rivals]
+    opponents = {name for check in checks for name in check.report.win_rates or {}}
+    known += [one for one in registry.all_policies(db) if one.revision in opponents]
     others = {one.revision: one for one in known}
     found = []
     for other in others.values():

@@ -209,7 +209,7 @@ def judges_calibration(cases: Iterable[JudgedComparison]) -> Calibration | None:
 
     Where a person prefers one of two answers; all such trials of a comparison weigh 1 together. None without chances.
     """
-    duels: list[PairMargin] = []
+    margins: list[PairMargin] = []
     for case in cases:
         odds = [
             preferred * log_odds(case.chances[pair])
@@ -217,8 +217,8 @@ def judges_calibration(cases: Iterable[JudgedComparison]) -> Calibration | None:
             for person in case.people
             if pair in case.chances and (preferred := person.order(pair))
         ]
-        duels += [PairMargin(score, 0.0, 1 / len(odds)) for score in odds]
-    return calibration(duels) if duels else None
+        margins += [PairMargin(score, 0.0, 1 / len(odds)) for score in odds]
+    return calibration(margins) if margins else None
 
 
 def log_odds(chance: float) -> float:

@@ -177,17 +177,17 @@ def measure(train: Sequence[ScoredComparison], held_out: Sequence[ScoredComparis
 
     Held-out comparisons are taken to be independent; pairs of one comparison are not, and have one say together.
     """
-    duels = pair_margins(held_out) if len(held_out) >= FEWEST else []
-    learnt = weighted_share([(credit(duel.score), duel.weight) for duel in pair_margins(train)])
-    if not duels:
+    pairs = pair_margins(held_out) if len(held_out) >= FEWEST else []
+    learnt = weighted_share([(credit(pair.score), pair.weight) for pair in pair_margins(train)])
+    if not pairs:
         return RewardModelQuality(Share(None, None, None, len(held_out)), learnt)
     return RewardModelQuality(
-        accuracy=weighted_share([(credit(duel.score), duel.weight) for duel in duels]),
+        accuracy=weighted_share([(credit(pair.score), pair.weight) for pair in pairs]),
         train_accuracy=learnt,
-        calibration=calibration(duels),
-        length=length_figures(held_out, duels),
+        calibration=calibration(pairs),
+        length=length_figures(held_out, pairs),
         scores=histogram(held_out),
-        temperature=fitted_temperature(duels),
+        temperature=fitted_temperature(pairs),
     )
 
 
@@ -200,17 +200,17 @@ def pair_margins(comparisons: Iterable[ScoredComparison]) -> list[PairMargin]:
     ]
 
 
-def length_figures(comparisons: Sequence[ScoredComparison], duels: Sequence[PairMargin]) -> LengthFigures:
+def length_figures(comparisons: Sequence[ScoredComparison], pairs: Sequence[PairMargin]) -> LengthFigures:
     """How scores go with length over all answers, and how often the longer of two answers is the preferred one."""
     scores = np.array([score for one in comparisons for score in one.scores])
     lengths = np.array([float(length) for one in comparisons for length in one.lengths])
-    differ = any(duel.length for duel in duels)
+    differ = any(pair.length for pair in pairs)
     return LengthFigures(
         correlation(ranks(scores), ranks(lengths)),
         correlation(scores, lengths),
         len(scores),
         # Where no two answers differ in length, the rule was never put to use.
-        weighted_share([(credit(duel.length), duel.weight) for duel in duels] if differ else []),
+        weighted_share([(credit(pair.length), pair.weight) for pair in pairs] if differ else []),
     )
 
 

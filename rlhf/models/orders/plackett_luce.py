@@ -42,8 +42,8 @@ def plackett_luce(scores_CK: Tensor, rankings: Rankings) -> Tensor:
     for members_SN, without_SN in sets_left(scores_CK.shape[1]):
         firsts_SN1, others_S1N = members_SN[:, :, None], members_SN[:, None, :]
         scores_CSN = scores_CK[:, members_SN]
-        rivals_CSNN = scores_CSN[:, :, None, :] + rankings.offset_CKK[:, firsts_SN1, others_S1N]
-        placed_CSN = scores_CSN - rivals_CSNN.logsumexp(-1) + chances[-1][:, without_SN]
+        left_CSNN = scores_CSN[:, :, None, :] + rankings.offset_CKK[:, firsts_SN1, others_S1N]
+        placed_CSN = scores_CSN - left_CSNN.logsumexp(-1) + chances[-1][:, without_SN]
         waits_CSN = rankings.above_CKK[:, firsts_SN1, others_S1N].any(2)  # one that is better is left
         chances.append(placed_CSN.masked_fill(waits_CSN, -torch.inf).logsumexp(-1))
     return -torch.stack([chances[size][row, 0] for row, size in enumerate(rankings.size_C.tolist())])

@@ -54,7 +54,7 @@ def slow_order_loss(scores: Sequence[Tensor], above: Mapping[tuple[int, int], fl
     for order in permutations(range(len(scores))):
         if all(order.index(better) < order.index(worse) for better, worse in above):
             chances = [
-                scores[one].exp() / sum((scores[rival] + above.get((one, rival), 0.0)).exp() for rival in order[place:])
+                scores[one].exp() / sum((scores[other] + above.get((one, other), 0.0)).exp() for other in order[place:])
                 for place, one in enumerate(order)
             ]
             total = total + torch.stack(chances).prod()

@@ -43,8 +43,8 @@ def slow_loss(scores: Sequence[float], pairs: Pairs, offset: float = 0.0) -> flo
             continue
         chance = 1.0
         for place, chosen in enumerate(order):
-            rivals = [scores[other] + (offset if (chosen, other) in pairs else 0.0) for other in order[place:]]
-            chance *= math.exp(scores[chosen]) / sum(map(math.exp, rivals))
+            left = [scores[other] + (offset if (chosen, other) in pairs else 0.0) for other in order[place:]]
+            chance *= math.exp(scores[chosen]) / sum(map(math.exp, left))
         total += chance
     return -math.log(total)
 

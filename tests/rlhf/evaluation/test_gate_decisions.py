@@ -199,7 +199,7 @@ def test_a_check_against_what_served_before_counts_for_nothing(db: Database, dat
 
 
 def test_alpha_is_spent_for_each_policy_that_a_candidate_is_checked_against(db: Database, data_dir: Path) -> None:
-    """Against another rival it is another hypothesis: all of them together are to be wrong in 5% of projects."""
+    """Against another opponent it is another hypothesis: all of them together are to be wrong in 5% of projects."""
     first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
     assert gate_decisions.place_of(db, first) == gate_decisions.place_of(db, second) == 1
     for one in (first, second, first):

@@ -155,7 +155,7 @@ def test_a_judges_win_rate_counts_prompts(db: Database, checked: Policy) -> None
 def test_what_nobody_compares_enters_as_mixed_and_as_large_a_part_as_what_people_do(
     db: Database, data_dir: Path
 ) -> None:
-    """The rival has nothing to say on half of the prompts: that is no evidence before people have compared."""
+    """The opponent has nothing to say on half of the prompts: that is no evidence before people have compared."""
     judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     made, base = make_candidate(db, data_dir, number=0), registry.by_revision(db, "base")
 
