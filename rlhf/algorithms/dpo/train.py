@@ -132,11 +132,6 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
     drift: DriftMeter | None = None
     """What measures how far the policy has moved; None where nothing depends on it."""
 
-    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
-        """What TRL says of a step, and how far the policy has moved by then."""
-        moved = asdict(self.drift.moved) if self.drift is not None and self.drift.moved.kl and "loss" in logs else {}
-        super().log({**logs, **moved}, *arguments, **keywords)
-
     def items_in(self, batch: Any) -> Tensor:
         """Bits that are decided, one for a pair, and tokens of the best answers, (2,)."""
         tokens_B, share_P = batch["completion_mask"].sum(-1).float(), batch["share"]
@@ -175,6 +170,11 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
         }
         for name, values_P in noted.items():
             self.note(name, (batch["share"] * values_P).sum(), bits)
+
+    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
+        """What TRL says of a step, and how far the policy has moved by then."""
+        moved = asdict(self.drift.moved) if self.drift is not None and self.drift.moved.kl and "loss" in logs else {}
+        super().log({**logs, **moved}, *arguments, **keywords)
 
 
 def best_of(batch: Any) -> Tensor:

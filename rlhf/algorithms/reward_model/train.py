@@ -84,12 +84,12 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
 def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> tuple[list[Item], list[Item], LeftOut]:
     """Comparisons to train on, held-out ones, and what is left out. Raises UserError for too few pairs."""
     rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
-    found, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
+    items, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
     held_out, _ = spec.tokenise(tokenizer, of_split(rows, "held-out"))
-    pairs = sum(len(item["pairs"]) for item in found if all(item["answers"]))
+    pairs = sum(len(item["pairs"]) for item in items if all(item["answers"]))
     if pairs < MIN_PAIRS:
         raise UserError(shortage("pairs", pairs, MIN_PAIRS, left_out))
-    return with_targets(found, spec.annotator_noise, spec.ai_weight), with_targets(held_out), left_out
+    return with_targets(items, spec.annotator_noise, spec.ai_weight), with_targets(held_out), left_out
 
 
 # --------------------------------------------------------------------------------------------------------- the trainer
@@ -154,7 +154,7 @@ def scalar_head(model: Any) -> Tensor:
     return head_H
 
 
-# ---------------------------------------------------------------------------------------------- scored, and stored
+# ------------------------------------------------------------------------------------------------------ what is stored
 @torch.no_grad()
 def score(trainer: ComparisonTrainer, items: Iterable[Item], run: Run | None = None) -> list[ScoredComparison]:
     """Comparisons with the scores of their answers. Raises Stopped when the job is told to stop."""

@@ -129,7 +129,7 @@ class DemonstrationTrainer(JobTrainer, SFTTrainer):
         return -logps_N.sum() / items
 
 
-# ---------------------------------------------------------------------------------------------------------- stored
+# ------------------------------------------------------------------------------------------------------ what is stored
 def save(
     trainer: DemonstrationTrainer, directory: Path, held_out: Sequence[Item], before: dict[str, Any] | None, run: Run
 ) -> dict[str, Any]:
