@@ -240,19 +240,7 @@ def draw(
     if sampling.sampler != Sampling.sampler:
         raise UserError(_("Answers are not drawn by that sampler any more: leave “sampler” out of “sampling”."))
     causal, virtual_KH = inner_model(model), virtual_tokens(model)
-    # Padded on the left, so that every answer begins at the same column.
-    ids_PT, mask_PT = left_padded(tokenizer, rendered_prompts, virtual_ids(causal, virtual_KH), causal.device)
-    shared = shares_prompts(causal)
-    cache = {"past_key_values": prefilled(causal, ids_PT, mask_PT, virtual_KH, samples)} if shared else {}
-    if virtual_KH is not None:
-        if not shared:
-            raise UserError(
-                _("A '{kind}' model can't go on from virtual tokens. Train it with LoRA instead.").format(
-                    kind=causal.config.model_type
-                )
-            )
-        # They are in the cache; what stands for them is never looked up again.
-        ids_PT = ids_PT.where(ids_PT < causal.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id)
+    ids_PT, mask_PT, cache = begun(causal, tokenizer, rendered_prompts, virtual_KH, samples)
     # Sample s of prompt p is row p * samples + s: in the cache, in the ids and among the seeds alike.
     ids_BT, mask_BT = ids_PT.repeat_interleave(samples, 0), mask_PT.repeat_interleave(samples, 0)
     ends = end_token_ids(causal, tokenizer)
@@ -276,6 +264,28 @@ def draw(
         for index, (ids, seed) in enumerate(zip(answers, flat_seeds, strict=True))
     ]
     return [draws[start : start + samples] for start in range(0, len(draws), samples)]
+
+
+def begun(
+    causal: Any, tokenizer: Any, rendered_prompts: Sequence[str], virtual_KH: Tensor | None, samples: int
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Ids and mask of prompts padded on the left, so that every answer begins at the same column, (P, T), and a cache.
+
+    The cache is none where the model can't go on from a repeated one. Raises UserError if it would need to.
+    """
+    ids_PT, mask_PT = left_padded(tokenizer, rendered_prompts, virtual_ids(causal, virtual_KH), causal.device)
+    shared = shares_prompts(causal)
+    cache = {"past_key_values": prefilled(causal, ids_PT, mask_PT, virtual_KH, samples)} if shared else {}
+    if virtual_KH is not None:
+        if not shared:
+            raise UserError(
+                _("A '{kind}' model can't go on from virtual tokens. Train it with LoRA instead.").format(
+                    kind=causal.config.model_type
+                )
+            )
+        # They are in the cache; what stands for them is never looked up again.
+        ids_PT = ids_PT.where(ids_PT < causal.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id)
+    return ids_PT, mask_PT, cache
 
 
 def continued(
