@@ -178,6 +178,36 @@ def shift(x_N: Tensor, bits: int) -> Tensor:
     return (x_N >> bits) & ((1 << (64 - bits)) - 1)
 
 
+class RoomyLayer(DynamicLayer):
+    """A layer of a cache with room for a spell's tokens: they are written into it instead of copying it for each."""
+
+    keys: Tensor
+    values: Tensor
+    wholes: Sequence[Tensor] = ()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Take in the states of new tokens, (B, K, T, D). Returns those of all tokens."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        begin, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        # Who repeats rows or leaves some out puts tensors without room in their place.
+        has_room = bool(self.wholes) and self.keys.data_ptr() == self.wholes[0].data_ptr()
+        if not has_room or end > self.wholes[0].shape[-2]:
+            self.wholes = roomy(self.keys, key_states, begin), roomy(self.values, value_states, begin)
+        for whole, states in zip(self.wholes, (key_states, value_states), strict=True):
+            whole[..., begin:end, :] = states
+        self.keys, self.values = (whole[..., :end, :] for whole in self.wholes)
+        return self.keys, self.values
+
+
+def roomy(states: Tensor, new: Tensor, length: int) -> Tensor:
+    """A copy of the states of `length` tokens, if any, with room for new ones and a spell of further ones."""
+    whole = new.new_empty(*new.shape[:-2], length + new.shape[-2] + SPELL, new.shape[-1])
+    if length:
+        whole[..., :length, :] = states
+    return whole
+
+
 class StopWhen(StoppingCriteria):
     """Asks the caller after each token whether to end early (a cancelled job, a worker told to stop)."""
 
@@ -378,12 +408,13 @@ def sharing_agrees(causal: Any) -> bool:
 def prefilled(causal: Any, ids_PT: Tensor, mask_PT: Tensor, virtual_KH: Tensor | None, samples: int) -> DynamicCache:
     """The cache of prompts padded on the left, but for their last tokens, repeated for each prompt's samples."""
     cache = DynamicCache(config=causal.config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     # The last prompt token is left to generate(), which needs one uncached position to start from.
     ids_PT, mask_PT = ids_PT[:, :-1], mask_PT[:, :-1]
     # Several have padding to save and perhaps share a beginning. What layers that keep all states made in a packed row
     # can be taken out of it.
     several = len(ids_PT) > 1 and bool(mask_PT.any(-1).all())
-    if several and all(type(layer) is DynamicLayer for layer in cache.layers) and packable(causal):
+    if several and all(isinstance(layer, RoomyLayer) for layer in cache.layers) and packable(causal):
         fill_by_rows(cache, causal, ids_PT, mask_PT, virtual_KH)
     else:
         # Positions count a prompt's own tokens: its padding must not move it.
