@@ -871,7 +871,8 @@ def new_to_train_on(db: Database, since: str) -> int:
                    WHERE j.created > :since AND j.outcome != 'skip' AND p.split = 'train' AND c.candidate_id IS NULL
                      AND NOT j.early
                      AND NOT EXISTS (SELECT 1 FROM current_judgement f
-                         WHERE f.comparison_id = j.comparison_id AND f.flag NOT NULL)
+                         WHERE f.comparison_id = j.comparison_id AND f.flag NOT NULL
+                           AND f.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator))
                      AND j.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)
                      AND c.purpose = 'preference' AND (j.purpose IN ('own', 'adjudication') OR :judges AND
                          j.purpose = 'judge' AND NOT EXISTS (SELECT 1 FROM current_judgement o
