@@ -16,6 +16,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
+from weakref import WeakValueDictionary
 
 from annotated_types import Interval
 from starlette.requests import Request
@@ -43,6 +44,8 @@ COUNT_SECONDS = 5.0
 # One thread for all: judgements are written one at a time anyway, and many threads would mostly wait for the
 # interpreter's lock (with fifty annotators at once they cost half as much again, and twice the 95th percentile).
 API_THREAD = ThreadPoolExecutor(1, thread_name_prefix="annotation-api")
+# An account's requests wait for each other before they wait for that thread, so a flood of them delays nobody else's.
+TURNS: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 # These only wait for the processes that render, so that a text that takes long delays nobody's judgement.
 RENDERING_THREADS = ThreadPoolExecutor(8, thread_name_prefix="rendering")
 # What the list of one's own judgements is told of each, beside the prompt's beginning.
@@ -385,7 +388,8 @@ def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Cal
         try:
             asked = RequestBody.of(sent)
             loop, run = asyncio.get_running_loop(), copy_context().run  # the language goes along
-            answered = await loop.run_in_executor(API_THREAD, run, handler, annotator, asked)
+            async with TURNS.setdefault(annotator.id, asyncio.Lock()):
+                answered = await loop.run_in_executor(API_THREAD, run, handler, annotator, asked)
             if has_source(answered):
                 answered = await loop.run_in_executor(RENDERING_THREADS, run, rendered_whole, answered)
             return ApiResponse(answered)
