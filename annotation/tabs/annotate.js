@@ -998,15 +998,13 @@ async function listEarlier(event) {
 }
 
 function listed(row) {
-  const when = new Date(row.created);
   const words = capital(inWords(row));
   const name = filled(_("Change: {judgement}"), { judgement: words });
-  const time = when.toLocaleString(LANGUAGE, { dateStyle: "medium", timeStyle: "short" });
   const flag = row.flag && flagName(row.flag);
   const marks = [...row.tags.map(reasonName), flag, row.edited && _("edited"), row.changed && _("changed")].filter(Boolean);
   return make("li", { "data-id": row.id },
     make("p", { class: "prompt", dir: "auto" }, row.prompt),
-    make("p", { class: "done" }, make("strong", {}, words), " ", make("time", { datetime: row.created }, time)),
+    make("p", { class: "done" }, make("strong", {}, words), " ", make("time", {}, `${row.made} UTC`)),
     marks.length ? make("p", { class: "marks" }, marks.map((mark) => make("span", {}, mark))) : [],
     row.note ? make("p", { class: "note", dir: "auto" }, row.note) : [],
     button("", _("Change"), () => reopen(row.id), { "aria-label": name }));
