@@ -127,6 +127,8 @@ def test_what_an_address_names_is_unfolded(running: Any, browser: Any) -> None:
     page.locator("#run-search").wait_for()
     page.goto(f"{address}iterations/base?page=2")
     page.get_by_role("button", name="Previous").wait_for()
+    go(page, "/data/export?annotators=kim")
+    page.locator("#export-since").wait_for()
     page.context.close()
 
 
