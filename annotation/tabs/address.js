@@ -1,10 +1,11 @@
 // The address of the page, kept together with what is in view: /TAB, a tab within it, and what is looked at there, as in
 // /train/dpo, /runs/12 and /data?status=skipped. Stands in the head of the page, before anything is drawn.
 //
-// `outermost`: the tabs of the page, {component, element, tabs: [{id, label, within}]}. What others use of it, as
+// `outermost`: the tabs of the page, {component, element, tabs: [{id, label, within}]}. `ends`: addresses that none goes on
+// from, such as "data/import". What others use of it, as
 // `prefloop.address`: `part`, `tell`, `go`, `follow`, `isHere`; annotation/tabs/place_bar.js is the example. `prefloop.theme`, which
 // has to be known before anything is drawn as well, is what the masthead switches.
-(function (outermost, language) {
+(function (outermost, ends, language) {
 const LANDING = "annotate"; // where "/" leads
 const PATIENCE_MS = 15000;
 
@@ -229,6 +230,7 @@ function onLink(event) {
   const plain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
   if (!link || !plain || event.defaultPrevented || link.target || link.hasAttribute("download")) return;
   if (link.origin !== location.origin || !read(link).tabs.length || link.pathname === "/") return;
+  if (ends.some((end) => link.pathname.startsWith(`/${end}/`) && link.pathname !== `/${end}/`)) return; // the server says so
   event.preventDefault();
   go(link.pathname + link.search);
 }
