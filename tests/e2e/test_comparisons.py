@@ -73,6 +73,7 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
         page.wait_for_selector("text=1 comparison", strict=False)
 
         go(page, "/accounts")
+        page.click("text=Invite someone")
         page.click("text=Make a link")
         page.wait_for_selector("#invitation-link >> text=It opens on this machine only.")
         page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as over plain HTTP
