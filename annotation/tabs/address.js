@@ -62,25 +62,12 @@ function chosen() {
   return tabs;
 }
 
-// On a narrow screen Gradio puts tabs into a menu, where only their names say which they are.
-function press(level, id) {
-  const shown = listOf(level)?.querySelector(`[data-tab-id="${CSS.escape(id)}"]`);
-  const { label } = level.tabs.find((tab) => tab.id === id);
-  const menu = document.querySelectorAll(`[id="${CSS.escape(level.element)}"] > .tab-wrapper .overflow-dropdown button`);
-  const button = shown ?? [...menu].find((one) => one.textContent.trim() === label);
-  button?.click();
-}
+const press = (level, id) => listOf(level)?.querySelector(`[data-tab-id="${CSS.escape(id)}"]`)?.click();
 
-// In that menu each says as well which tab it is, so that it has its icon, and which one is chosen.
-function onMenu(event) {
-  const menu = event.target.closest?.(".overflow-menu");
-  const level = menu?.closest(".tabs")?.id === outermost.element ? outermost : null;
-  for (const button of menu?.querySelectorAll(".overflow-dropdown button") ?? []) {
-    const tab = level?.tabs.find(({ label }) => label === button.textContent.trim());
-    if (tab) button.dataset.tabId = tab.id;
-    if (button.classList.contains("selected")) button.setAttribute("aria-current", "page");
-    else button.removeAttribute("aria-current");
-  }
+// On a narrow screen the row of tabs scrolls: the chosen one is in view.
+function scrollTo(tab) {
+  const row = tab.parentElement;
+  row.scrollLeft = tab.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
 }
 
 // Turn to the tabs of `target`, the outermost first: those within another are laid out once it was turned to.
@@ -112,6 +99,7 @@ function rest() {
 
 // Another tab was chosen, by a person or by the server: so says the address.
 function chose() {
+  document.querySelectorAll("[role=tab][aria-selected=true]").forEach(scrollTo);
   if (target) return turn();
   const [now, named] = [chosen(), whole(read().tabs)];
   if (now.every((id, place) => id === named[place])) return;
@@ -263,7 +251,6 @@ new MutationObserver(chose).observe(document.documentElement, { attributeFilter:
 new MutationObserver(() => showTitle()).observe(document.head, { childList: true, subtree: true, characterData: true });
 addEventListener("popstate", arrive);
 document.addEventListener("click", onLink);
-document.addEventListener("click", (event) => setTimeout(onMenu, 0, event), true); // when Gradio has drawn it
 const pressed = (event) => event.isTrusted && rest(); // whoever does something does not want to be led elsewhere
 for (const press of ["pointerdown", "keydown"]) document.addEventListener(press, pressed, true);
 if (location.pathname === "/") write(`/${LANDING}${location.search}`, true);
