@@ -31,7 +31,7 @@ from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, Use
 from annotation.translation import _, ngettext
 from annotation.ui import markdown_process
 from annotation.ui.differences import is_long, marked
-from annotation.ui.formatting import cut
+from annotation.ui.formatting import cut, moment
 from annotation.ui.invisible import visible
 from annotation.validation import read
 from annotation.web.middleware import ANNOTATOR_KEY
@@ -49,9 +49,7 @@ TURNS: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 # These only wait for the processes that render, so that a text that takes long delays nobody's judgement.
 RENDERING_THREADS = ThreadPoolExecutor(8, thread_name_prefix="rendering")
 # What the list of one's own judgements is told of each, beside the prompt's beginning.
-LISTED = (
-    *("id", "kind", "size", "outcome", "ranks", "strength", "tags", "note", "flag", "edited", "changed", "created"),
-)
+LISTED = (*("id", "kind", "size", "outcome", "ranks", "strength", "tags", "note", "flag", "edited", "changed"),)
 SHORT = 300
 # Of Markdown: a heading, code, a table, strong words, a formula; and of a list two lines, since one may be a dash.
 MARKS = re.compile(r"^ {0,3}(?:#{1,6} \S|```|~~~|\|[^\n]*\|)|\*\*\S|`[^`\n]+`|\\\(|\\\[|\$\$", re.MULTILINE)
@@ -347,7 +345,7 @@ def listed(row: Mapping[str, Any]) -> dict[str, Any]:
     """A judgement in the list of one's own, its texts to be read only."""
     edited = None if row["edited"] is None else in_short(row["edited"])
     texts = {"prompt": in_short(row["prompt"]), "note": visible(row["note"]), "edited": edited}
-    return {key: row[key] for key in LISTED} | texts
+    return {key: row[key] for key in LISTED} | texts | {"made": moment(row["created"])}
 
 
 def in_short(text: str) -> str:

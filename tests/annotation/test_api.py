@@ -708,6 +708,7 @@ def test_a_change_supersedes_and_the_list_shows_what_holds(db: Database, ann: As
     assert (listed["outcome"], listed["ranks"], listed["strength"], listed["size"]) == ("ranked", [1, 2], 3, 2)
     assert (listed["tags"], listed["note"], listed["flag"]) == (["clear"], "fine", "harmful")
     assert (listed["edited"], listed["changed"]) == ("Mended", 0)
+    assert listed["made"] == latest_row(db)["created"][:16].replace("T", " "), "UTC, as admins read it"
 
     again = ann("reopen", id=listed["id"])
     assert again["nonce"] == ""
