@@ -137,7 +137,9 @@ def policies_of(run: Run, spec: CheckSpec, models: LoadedPolicies) -> CheckedPol
     base, anchor = registry.by_revision(run.db, "base"), anchors.of(candidate)
     other_weights = on_other_weights(candidate) and apart_from(run.db, candidate, anchor)
     other_ground = registry.own_ground(run.db, candidate) if other_weights else None
-    return CheckedPolicies(candidate, against, base, anchor, anchors, other_ground)
+    return CheckedPolicies(
+        candidate=candidate, against=against, base=base, anchor=anchor, anchors=anchors, other_ground=other_ground
+    )
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,14 @@ def inputs_of(run: Run, spec: CheckSpec, models: LoadedPolicies, candidate: Poli
     prompts, apart = held_out_sets.prompts_of(run.data_dir, spec.prompt_set), compared_apart(run, spec)
     refuse_leaked(run, candidate, [*prompts, *apart])
     rendered, rendered_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
-    return CheckInputs(prompts, rendered, apart, rendered_apart, tokenise_probes(models), plain_text(models))
+    return CheckInputs(
+        prompts=prompts,
+        rendered=rendered,
+        apart=apart,
+        rendered_apart=rendered_apart,
+        probes=tokenise_probes(models),
+        plain=plain_text(models),
+    )
 
 
 @dataclass(frozen=True)
