@@ -67,12 +67,10 @@ def fits(value: Any, kind: FieldKind) -> bool:
             return not isinstance(value, list | dict)
         case "number":
             return isinstance(value, int | float)
+        case "some" if value is None:
+            return True
         case "several" | "some":
-            return (
-                (value is None and kind == "some")
-                or isinstance(value, list)
-                and all(isinstance(one, str | int | float) for one in value)
-            )
+            return isinstance(value, list) and all(isinstance(one, str | int | float) for one in value)
     return True
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from annotation.api import AnnotationApi, RequestBody
-from annotation.records import Annotator
 from rlhf.tabs.pages import kind_of
 from tests.annotation.web.conftest import Program
 from tests.annotation.web.test_files_in_events import post
