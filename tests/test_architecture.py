@@ -243,6 +243,7 @@ OF_NO_ONE_MODULE = {
     "tests/annotation/exports/test_round_trips.py": "what an export writes, an import reads",
     "tests/annotation/imports/test_public_formats.py": "files of public data sets, from reading to rows",
     "tests/annotation/web/test_caching.py": "what browsers may keep of any answer",
+    "tests/annotation/web/test_field_types.py": "what is sent in any field, to every endpoint",
     "tests/annotation/web/test_files_in_events.py": "files in events, by every way to every function",
     "tests/annotation/web/test_hosts.py": "what requests say of hosts, whoever reads it",
     "tests/rlhf/algorithms/test_adding_an_algorithm.py": "docs/adding-an-algorithm.md, followed",

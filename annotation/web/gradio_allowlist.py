@@ -39,6 +39,10 @@ FILE_KEYS: Final = frozenset(("path", "url", "meta", "orig_name", "mime_type", "
 ADMINS_ONLY: Final = N_("Only an admin may do this. Ask one of them.")
 
 
+# What a function is given at a place: one value or none, a number, several values, those or none, or anything.
+FieldKind = Literal["one", "number", "several", "some", "any"]
+
+
 @dataclass(frozen=True)
 class Function:
     """A function that the pages call, as Gradio knows it."""
@@ -46,6 +50,28 @@ class Function:
     number: int
     name: str
     role: Role
+    takes: tuple[FieldKind, ...] | None = None
+    """What is in an event for it; None for whatever comes."""
+
+    def fits(self, data: Any) -> bool:
+        """Whether this is something for each of its fields; what it says, the handler checks."""
+        if self.takes is None:
+            return True
+        return isinstance(data, list) and len(data) == len(self.takes) and all(map(fits, data, self.takes))
+
+
+def fits(value: Any, kind: FieldKind) -> bool:
+    """Whether a value is of a kind that Gradio's component takes, else it fails on it before any handler sees it."""
+    match kind:
+        case "one":
+            return not isinstance(value, list | dict)
+        case "number":
+            return isinstance(value, int | float)
+        case "some" if value is None:
+            return True
+        case "several" | "some":
+            return isinstance(value, list) and all(isinstance(one, str | int | float) for one in value)
+    return True
 
 
 RequestKind = Literal["read", "beat", "results", "result", "event", "note", "send", "follow", "fetch"]
@@ -199,6 +225,24 @@ def find_route(scope: Scope, annotator: Annotator) -> tuple[AllowedRoute, Mappin
     raise closed
 
 
+def refusing(send: Send) -> Send:
+    """Gradio answers a refusal in words as it does an error of the program, with 500: it is one of 422."""
+    start: Message = {}
+
+    async def send_with_status(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start" and message["status"] == 500:
+            start = message
+            return
+        if start:
+            refused = b'"title"' in message.get("body", b"")
+            await send({**start, "status": 422 if refused else 500})
+            start = {}
+        await send(message)
+
+    return send_with_status
+
+
 @dataclass(frozen=True)
 class GuardedRequest:
     """One request on its way."""
@@ -273,7 +317,10 @@ class GuardedRequest:
             function = self.door.function(asked.get("fn_index"), self.parts.get("name"))
             if function.role == "admin" and self.annotator.role != "admin":
                 raise RequestRefused(403, _(ADMINS_ONLY))
-        await self.pass_on(self.cleaned(asked))
+        event = self.cleaned(asked)
+        if self.way.kind == "event" and not function.fits(event.get("data")):
+            raise RequestRefused(422, _("A field holds what it can't hold. Reload the page."))
+        await self.pass_on(event)
 
     async def body(self) -> dict[str, Any]:
         """The event's JSON object. Raises RequestRefused where it is none, or too large."""
@@ -319,7 +366,7 @@ class GuardedRequest:
         async def replay() -> Message:
             return rest.pop() if rest else await self.receive()
 
-        await self.door.app(scope, replay, self.send)
+        await self.door.app(scope, replay, refusing(self.send))
 
     def cleaned(self, value: Any, depth: int = 0) -> Any:
         """A part of an event in which each file is an own upload and each text is whole. Raises RequestRefused."""

@@ -24,7 +24,7 @@ from annotation.translation import N_, _, codes, spoken
 from annotation.ui import icons, stylesheet
 from annotation.web import middleware
 from annotation.web.deferred_app import BuiltApp
-from annotation.web.gradio_allowlist import AccountHoldings, Function, GradioGuard
+from annotation.web.gradio_allowlist import AccountHoldings, FieldKind, Function, GradioGuard
 from annotation.web.page_addresses import PageAddresses, PageHead, QuickerScripts
 from annotation.web.settings import Settings
 from annotation.web.space import Space
@@ -283,6 +283,18 @@ def functions_of(pages: gr.Blocks) -> list[Function]:
             number,
             block.api_name if isinstance(block.api_name, str) else "",
             block.fn.required_role,  # type: ignore[union-attr]
+            tuple(map(kind_of, block.inputs)),
         )
         for number, block in pages.fns.items()
     ]
+
+
+def kind_of(component: object) -> FieldKind:
+    """What a component of the page may send."""
+    if isinstance(component, gr.State | gr.File | gr.UploadButton):
+        return "any"
+    if isinstance(component, gr.CheckboxGroup):
+        return "several"
+    if isinstance(component, gr.Dropdown) and component.multiselect:
+        return "some"
+    return "number" if isinstance(component, gr.Slider) else "one"

@@ -110,6 +110,14 @@ def test_without_an_account_that_is_there_a_page_speaks_of_its_list(listeners: L
             with pytest.raises(gr.Error, match=said) as refused:
                 listeners[name](OLGA, *sent)
             assert "python" not in str(refused.value)
+            assert refused.value.title == "Error"
+
+
+def test_a_refusal_is_titled_in_the_readers_language(db: Database, listeners: Listeners) -> None:
+    access.set_language(db, "olga", "de")
+    with pytest.raises(gr.Error, match="Wähle zuerst ein Konto") as refused:
+        listeners["account-reset"](OLGA, None)
+    assert refused.value.title == "Fehler"
 
 
 def test_an_account_that_somebody_made_meanwhile_is_listed(db: Database, listeners: Listeners) -> None:

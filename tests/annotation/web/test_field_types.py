@@ -1,0 +1,69 @@
+"""Whatever is sent in any field of any endpoint is answered or refused in words: never an error of the program."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from annotation.api import AnnotationApi, RequestBody
+from rlhf.tabs.pages import kind_of
+from tests.annotation.web.conftest import Program
+from tests.annotation.web.test_files_in_events import post
+
+pytestmark = pytest.mark.slow
+HOLDING = [[], ["x"], [7], [None], [[]], [{}], {}, {"a": 1}]
+ODD = [None, True, 7, 2**70, -1.5, "x", "\0", *HOLDING]
+
+
+def answers(program: Program, bodies: list[tuple[str, Any]]) -> list[tuple[int, str]]:
+    async def ask() -> list[tuple[int, str]]:
+        return [answer async for answer in post(program, "kim", bodies)]
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("odd", ODD, ids=json.dumps)
+def test_one_odd_value_in_all_fields_of_a_function_is_no_error(program: Program, odd: Any) -> None:
+    bodies = [
+        ("/gradio_api/run/predict", {"fn_index": one["id"], "session_hash": "odd", "event_data": odd, "data": data})
+        for one in program.functions
+        for data in ([odd] * len(one["inputs"]), [given(block, odd) for block in one["inputs"]])
+    ]
+    for (_path, body), (status, said) in zip(bodies, answers(program, bodies), strict=True):
+        name = program.functions[body["fn_index"]]["api_name"]
+        assert status == 200 or (status == 422 and json.loads(said)["error"]), (name, body["data"], status, said)
+
+
+def given(block: Any, odd: Any) -> Any:
+    """The odd value where it gets past the door, in whatever form does; else what the field holds at first."""
+    forms: dict[str, Any] = {"several": [odd], "some": [odd], "number": -1, "one": odd, "any": None}
+    value = forms[kind_of(block)]
+    holds = isinstance(odd, list | dict) or (odd is None and isinstance(value, list))
+    return (block.value if not callable(block.value) else None) if holds else value
+
+
+@pytest.mark.parametrize("odd", HOLDING, ids=json.dumps)
+def test_what_holds_values_is_refused_in_each_field_that_takes_one(program: Program, odd: Any) -> None:
+    bodies = []
+    for one in program.functions:
+        data = [given(block, None) for block in one["inputs"]]
+        for place, block in enumerate(one["inputs"]):
+            if kind_of(block) in ("one", "number"):
+                sent = [*data[:place], odd, *data[place + 1 :]]
+                bodies.append(("/gradio_api/run/predict", {"fn_index": one["id"], "session_hash": "odd", "data": sent}))
+    assert len(bodies) > 500
+    assert {status for status, _said in answers(program, bodies)} == {422}
+
+
+@pytest.mark.parametrize("key", [*RequestBody.__dataclass_fields__, "unknown"])
+def test_any_type_in_any_field_of_an_annotators_request_is_no_error(program: Program, key: str) -> None:
+    names = [route.path for route in AnnotationApi(program.db).routes()]
+    kinds = [*ODD, {"outcome": [], "ranks": {}, "edit": 7, "tags": "x", "note": None, "flag": {}, "strength": "x"}]
+    bodies = [(name, {key: odd}) for name in names for odd in kinds]
+    bodies += [(name, {"id": 1, "nonce": "x", "act": {"outcome": "ranked", part: odd}}) for name in names
+               for part in ("outcome", "ranks", "strength", "tags", "note", "flag", "edit") for odd in ODD]  # fmt: skip
+    for (name, body), (status, said) in zip(bodies, answers(program, bodies), strict=True):
+        assert status == 200 or (400 <= status < 500 and json.loads(said)["error"]), (name, body, status, said)
