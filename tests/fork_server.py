@@ -54,8 +54,8 @@ ROOT = str(Path(__file__).resolve().parent.parent)
 PROJECT = ("rlhf.kinds", "rlhf.jobs.worker", "rlhf.__main__", "rlhf.web_server", "rlhf.tabs.pages")
 OURS = ("annotation", "rlhf")
 READ_BY_THE_PROJECT = ("PREFLOOP_DATA", "PREFLOOP_LANGUAGE")
-# Two limit their own memory, and pytest wants to be the first to import what it looks into.
-NOT_FORKED = ("rlhf.models.template_process", "annotation.ui.markdown_process", "pytest")
+# They limit their own memory.
+NOT_FORKED = ("rlhf.models.template_process", "annotation.ui.markdown_process")
 # What pytest-xdist starts to run tests: execnet.gateway_io.popen_bootstrapline.
 TEST_WORKER = "import sys;exec(eval(sys.stdin.readline()))"
 # What libraries, Python and the C library read once, when they are loaded: beginnings of names.
