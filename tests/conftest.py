@@ -37,9 +37,7 @@ from rlhf.models import registry
 from tests import fork_server
 from tests.fakes.hub_server import HubServer
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: files run side by side, on two cores
-
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: files run side by side, on two cores
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in rlhf.jobs.worker.prepare_process; before torch, too
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing is compiled; what would do it takes a second to import
 # What it is anyway, which Gradio would work out for every component.

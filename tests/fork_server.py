@@ -1,10 +1,11 @@
 """Starts the Python programs of tests as forks of a process that has imported the libraries already.
 
-A worker's imports cost six seconds of a processor, and the suite starts some hundred programs. `subprocess` asks here
-instead of the system (see `Client.start`): a server, started once for a process that starts programs, forks itself, and
-the fork becomes the program. It has the arguments, environment, directory, descriptors, session, umask and priority
-that a program of its own would have, and it is a child of the process that asked, which signals it and waits for it as
-for any other. Each fork has a server of its own, so programs that it starts begin as quickly.
+A worker's imports cost six seconds of a processor, and the suite starts some hundred programs, those in which
+pytest-xdist runs tests among them. `subprocess` asks here instead of the system (see `Client.start`): a server, started
+once for a process that starts programs, forks itself, and the fork becomes the program. It has the arguments,
+environment, directory, descriptors, session, umask and priority that a program of its own would have, and it is a child
+of the process that asked, which signals it and waits for it as for any other. Each fork has a server of its own, so
+programs that it starts begin as quickly.
 
 What differs is its memory, which is full of libraries, and which modules are loaded. Tests whose subject that is, or
 how a program starts and dies, are marked `own_start`; those start programs as users do, and so do all where there is
@@ -33,6 +34,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module, reload
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # In the order in which they need each other.
@@ -52,8 +54,10 @@ ROOT = str(Path(__file__).resolve().parent.parent)
 PROJECT = ("rlhf.kinds", "rlhf.jobs.worker", "rlhf.__main__", "rlhf.web_server", "rlhf.tabs.pages")
 OURS = ("annotation", "rlhf")
 READ_BY_THE_PROJECT = ("PREFLOOP_DATA", "PREFLOOP_LANGUAGE")
-# Two limit their own memory, and pytest wants to be the first to import what it looks into.
-NOT_FORKED = ("rlhf.models.template_process", "annotation.ui.markdown_process", "pytest")
+# They limit their own memory.
+NOT_FORKED = ("rlhf.models.template_process", "annotation.ui.markdown_process")
+# What pytest-xdist starts to run tests: execnet.gateway_io.popen_bootstrapline.
+TEST_WORKER = "import sys;exec(eval(sys.stdin.readline()))"
 # What libraries, Python and the C library read once, when they are loaded: beginnings of names.
 READ_ONCE = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "OMP_", "MKL_", "CUDA_", "TORCH_", "TORCHDYNAMO_")
 READ_ONCE_BY_MORE = ("TRANSFORMERS_", "GRADIO_", "TQDM_", "XDG_")
@@ -85,7 +89,7 @@ class Program:
     path: Sequence[str]
     """What comes before the libraries on sys.path."""
     kind: str
-    """'-m', or '' for a file."""
+    """'-m', '-c', or '' for a file."""
     name: str
     arguments: Sequence[str]
     directory: str
@@ -106,7 +110,7 @@ def program_of(command: Sequence[str], directory: str, environment: Mapping[str,
     flags = set()
     while words and words[0] in ("-P", "-u"):
         flags.add(words.pop(0))
-    kind = words.pop(0) if words[:1] == ["-m"] else ""
+    kind = words.pop(0) if words[:1] == ["-m"] or words[:2] == ["-c", TEST_WORKER] else ""
     if not words or words[0].startswith("-") or words[0] in NOT_FORKED:
         return None
     name, *arguments = words
@@ -311,7 +315,9 @@ def install() -> Starter | None:
     """From now on programs are forked, where that is possible."""
     if sys.platform != "linux" or Path("/dev/nvidiactl").exists():
         return None
-    starter = Starter([], serving=True)
+    # Where this process was forked itself, it has a server already.
+    before = getattr(subprocess._fork_exec, "__self__", None)  # type: ignore[attr-defined]
+    starter = Starter([*getattr(before, "clients", ())], serving=True)
     subprocess._fork_exec = starter.fork_exec  # type: ignore[attr-defined]
     return starter
 
@@ -379,7 +385,10 @@ def build_no_needless_applications() -> None:
 def run(program: Program) -> int:
     """Run a program in this process; returns its exit status."""
     try:
-        if program.kind:
+        if program.kind == "-c":
+            sys.modules["__main__"] = main = ModuleType("__main__")
+            exec(program.name, vars(main))
+        elif program.kind:
             runpy.run_module(program.name, run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(program.name, run_name="__main__")
@@ -484,8 +493,11 @@ def take_words(program: Program, loaded: Loaded) -> None:
 
 
 def forget(program: Program, before: Mapping[str, str]) -> None:
-    """Have a program load the project anew where it is another copy or has other variables."""
-    fits = ROOT in (program.directory, *program.path[:1])
+    """Have a program load the project anew where it is another copy or has other variables.
+
+    And what runs tests, to which warnings are errors, while it loads as well.
+    """
+    fits = program.kind != "-c" and ROOT in (program.directory, *program.path[:1])
     if fits and beginning_with(READ_BY_THE_PROJECT, os.environ) == beginning_with(READ_BY_THE_PROJECT, before):
         gone = {program.name, f"{program.name}.__main__"} - {*OURS}
     else:

@@ -20,7 +20,7 @@ from tests.conftest import seed_comparisons
 pytestmark = pytest.mark.slow
 
 ANNOTATORS = 4
-COMPARISONS = 400
+COMPARISONS = 120
 
 
 @pytest.fixture

@@ -230,3 +230,10 @@ def test_the_project_is_there_already_unless_it_is_another_copy_or_has_other_var
     assert told_by(ROOT) == f"{here} {ROOT / 'data'} True"
     assert told_by(ROOT, PREFLOOP_DATA="/elsewhere") == f"{here} /elsewhere False"
     assert told_by(copy) == f"{copy / 'rlhf' / '__main__.py'} of a copy False"
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="all tests run in one process")
+def test_what_runs_tests_was_forked_itself() -> None:
+    assert conftest.starter is not None
+    given = conftest.starter.clients[0]
+    assert (given.process, given.number) == (None, 0), "it has started a server"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -1098,7 +1099,9 @@ def test_a_click_on_what_stands_low_in_the_window_counts(site: Site) -> None:
     reason = ann.page.locator(".tag").first
     place = reason.bounding_box()
     # As far above the lower edge as the bar of verdicts needs, and nearer to it than what has the focus is shown.
-    height = next(high for high in range(int(place["y"]), 1200) if in_view_at(ann.page, reason, high))
+    heights = range(int(place["y"]), 1200)
+    height = heights[bisect_left(heights, True, key=lambda high: in_view_at(ann.page, reason, high))]
+    assert in_view_at(ann.page, reason, height)
     place = reason.bounding_box()
     assert place["y"] + place["height"] > height - 11 * 16
     ann.page.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)

@@ -97,7 +97,7 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
 
 # Each field of a filter, in as few addresses as have one kind of field beside another.
 FILTERS = (
-    *("person=kim&source=test", "policy=base&since=2026-01-31", "assigned=kim&split=held-out", "q=thing&person=kim"),
+    *("person=kim&source=test&policy=base&since=2026-01-31", "assigned=kim&split=held-out", "q=thing&person=kim"),
     "said=tie&status=judged&until=2999-01-31",
 )
 

@@ -78,7 +78,6 @@ def test_its_memory_is_estimated(form: Session) -> None:
     assert "Optimiser state" in form.text("cost")
 
 
-@pytest.mark.own_start  # one process alone: a server to fork it would cost more
 def test_it_survives_a_kill_and_is_registered(place: Machine, form: Session) -> None:
     job = form.start()
     assert place.kill_worker(job.id, step=2).status == "lost"
