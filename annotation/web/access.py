@@ -110,12 +110,21 @@ def set_password(db: Database, name: str, password: str) -> None:
 def set_role(db: Database, name: str, role: str) -> None:
     """Change a role and end the account's sessions. Raises UserError if no active admin would be left."""
     checked_role = check_role(role)
-    with db.transaction() as connection:
+    with db.transaction():
         row = existing(db, name)
         if checked_role != "admin":
             keep_an_admin(db, row)
-        connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (checked_role, row["id"]))
-        end_sessions(db, row["id"])
+        change_role(db, row["id"], checked_role)
+
+
+def change_role(db: Database, annotator_id: int, role: Role) -> None:
+    """Give another role, inside the caller's transaction: sessions end, and what only an admin settles is put back."""
+    db.connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (role, annotator_id))
+    db.connection.execute(
+        "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held' AND purpose = 'adjudication'",
+        (annotator_id,),
+    )
+    end_sessions(db, annotator_id)
 
 
 def set_language(db: Database, name: str, code: str | None) -> None:
@@ -172,7 +181,7 @@ def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
     It is found by the user's id, so a new name on the Hub changes nothing, and an account that somebody else has under
     this name is left alone. Raises UserError if the account is deactivated.
     """
-    with db.transaction() as connection:
+    with db.transaction():
         row = db.row("SELECT * FROM annotator WHERE hub_id = ?", (user.id,))
         if row is None:
             name = free_name(db, user.name)
@@ -184,8 +193,7 @@ def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
         if not row["active"]:
             raise UserError(_("Your account here was deactivated. Ask one of the admins."))
         if row["role"] != role:  # the last admin too: whom the rules make one can come in at any time
-            connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (role, row["id"]))
-            end_sessions(db, row["id"])
+            change_role(db, row["id"], role)
         return read_annotator({**row, "role": role})
 
 
@@ -209,7 +217,7 @@ def authorise(db: Database, username: str | None, role: Role) -> Annotator:
     if row is None or not row["active"]:
         raise UserError(_("Your account can't be used any more. Sign in again, or ask an admin."))
     if role == "admin" and row["role"] != "admin":
-        raise UserError(_("Only an admin may do this. Ask one of them."))
+        raise UserError(_(claims.ONLY_ADMINS))
     return read_annotator(row)
 
 

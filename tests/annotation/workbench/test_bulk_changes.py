@@ -174,6 +174,29 @@ def test_what_is_put_aside_to_settle_comes_blind_one_after_the_other(
     assert "Taken back for 0 of them; the others were judged or changed" in comparison_table.taken_back(*undone)
 
 
+def test_who_is_no_admin_any_more_settles_nothing(db: Database, people: dict[str, Annotator]) -> None:
+    """Neither what is in hand, nor what is still in the list; and what they settled stays as it is."""
+    ids, eve = seed_comparisons(db, 3), people["eve"]
+    judge_all(db, people["ann"])
+    change(db, eve, "settle", ids)
+    judge_all(db, eve, most=1)
+    settled = db.value("SELECT id FROM judgement WHERE purpose = 'adjudication'")
+    held = claims.claim_next(db, eve.id)
+    assert held is not None
+    access.add_account(db, "fay", "admin", "long enough words")
+    access.set_role(db, "eve", "annotator")
+    assert (claims.claim_next(db, eve.id), claims.waiting_for(db, eve.id).count) == (None, 0)
+    with pytest.raises(UserError):
+        claims.judge(db, eve.id, held.nonce, act("tie"))
+    with pytest.raises(UserError, match="Only an admin"):
+        claims.revise(db, eve.id, settled, act("left-clearly"))
+    with pytest.raises(UserError, match="Only an admin"):
+        claims.undo(db, eve.id, "")
+    assert statuses(db) == ["settled", "judged", "judged"]
+    access.set_role(db, "eve", "admin")
+    assert judge_all(db, eve) == ids[1:]
+
+
 def test_skips_are_acts_in_the_record_and_can_be_taken_back(db: Database, people: dict[str, Annotator]) -> None:
     ids = seed_comparisons(db, 3)
     made = change(db, people["ann"], "skip", ids[:2])
