@@ -472,6 +472,30 @@ def test_models_and_checkpoints_that_give_way_are_kept_whole_beside_their_databa
     assert judgements(aside) == 1
 
 
+def test_what_later_jobs_made_is_kept_beside_their_database_where_an_older_copy_comes_back(
+    db: Database, data_dir: Path, ann: Annotator, tmp_path: Path
+) -> None:
+    """The jobs to come have the same numbers: they would replace these files, or go on from them."""
+    place = DirectoryTarget(tmp_path / "bucket")
+    # A copy has no weights of who was turned down; they are still here.
+    before = add_model(db, data_dir, "dpo-2", "rejected")
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    later = add_model(db, data_dir, "dpo-3")
+    draft, answers = (data_dir / "answers" / name for name in (".job-5.part", "job-4.jsonl"))
+    answers.parent.mkdir()
+    for path in (draft, answers):
+        path.write_text("{}")
+    judge(db, ann, 1)
+    db.close()
+
+    restoration.begin(place, data_dir, place.head())
+    assert [path.is_dir() for path in (before, later)] == [True, False]
+    assert not answers.parent.exists()
+    aside = next((data_dir / restoration.ASIDE).iterdir())
+    assert (aside / "adapters" / "dpo-3" / "adapter_model.safetensors").is_file()
+    assert {path.name for path in (aside / "answers").iterdir()} == {draft.name, answers.name}
+
+
 def test_a_choice_counts_once_though_the_newest_copy_is_damaged(
     db: Database, data_dir: Path, ann: Annotator, hub: HubServer, tmp_path: Path
 ) -> None:
