@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, Final
 
 from annotation import claims, project, store
@@ -355,7 +355,8 @@ def check_row(reader: Reader, table: str, row: TableRow, types: Mapping[str, str
         if column == "id" and value < 1:
             reader.refuse(_("the value of id is malformed"))
         check = CHECKS.get(f"{table}.{column}")
-        if check is not None and not check(value):
+        misplaced = column == "path" and value != f"adapters/{row['revision']}"  # what is there is deleted with it
+        if misplaced or (check is not None and not check(value)):
             reader.refuse(_("the value of {column} is malformed").format(column=column))
     if table == "prompt" and row["messages"] is not None:
         fingerprint, messages = store.fingerprint_of(json.loads(row["messages"]))
@@ -420,12 +421,6 @@ def is_object(text: str) -> bool:
     return isinstance(parsed(text), dict)
 
 
-def is_path(text: str) -> bool:
-    """Whether it leads into a data directory."""
-    path = PurePosixPath(text)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not set("\\:\0") & set(text)
-
-
 def is_revision(text: str) -> bool:
     """Whether it can be a policy's name."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None
@@ -469,7 +464,6 @@ CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "judge.settings": is_object,
     "rubric.principles": is_tags,
     "verdict.principles": is_places,
-    "model.path": is_path,
     "model.revision": is_revision,
     "model.deleted": is_time,
     "model.source": is_source,

@@ -416,7 +416,12 @@ def gone(policy: Policy) -> str:
 
 
 def remove_files(data_dir: Path, policy: Policy) -> int:
-    """Remove the files of a policy that are marked as deleted; returns the bytes that are free now."""
+    """Remove the files of a policy that are marked as deleted; returns the bytes that are free now.
+
+    Only from where its name says they are: an archive from elsewhere may have brought another path.
+    """
+    if policy.path != f"adapters/{policy.revision}":
+        return 0
     directory = data_dir / str(policy.path)
     freed = bytes_within(directory)
     shutil.rmtree(directory, ignore_errors=True)
