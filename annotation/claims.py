@@ -687,12 +687,9 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
             raise UserError(_("There is no judgement of yours to undo."))
         claim = claim_judged(db, last)
         refuse_settling(db, claim)
+        if claim.state == "skipped":
+            refuse_skipped(db, claim)
         connection.execute("UPDATE claim SET state = 'released' WHERE id = ?", (claim.id,))
-        project = store.project(db)
-        taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim.comparison_id,))
-        skipped = claim.state == "skipped" and claim.purpose == "own" and claim.assigned_by is None
-        if skipped and taken >= project.overlap:
-            raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
         insert_undone(db, last)
         connection.execute(
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
@@ -707,7 +704,7 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
             chance=claim.chance,
             assigned_by=claim.assigned_by,
         )
-        insert_claim(db, project, annotator_id, again)
+        insert_claim(db, store.project(db), annotator_id, again)
         follow_act(db, annotator_id, claim.comparison_id)
     held = held_claim(db, annotator_id)
     assert held is not None
@@ -862,16 +859,31 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
         refuse_settling(db, claim)
         act = reordered(parse_for(db, claim, value), seen, order)
         state = "skipped" if act.outcome == "skip" else "judged"
-        if state == "judged" and claim.state == "skipped" and claim.purpose == "own":
-            taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim.comparison_id,))
-            if claim.assigned_by is None and taken >= store.project(db).overlap:
-                raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
-            slot = free_slot(db, claim.comparison_id)
+        if state == "judged" and claim.state == "skipped":
+            refuse_skipped(db, claim)
+            slot = free_slot(db, claim.comparison_id) if claim.purpose == "own" else None
             connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim.id))
         connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim.id))
         follow_act(db, annotator_id, claim.comparison_id)
         claim = replace(claim, guidelines_version=store.guidelines(db).version or None)  # the page shows today's
         return insert_judgement(db, claim, act, made.seconds, supersedes=judgement_id)
+
+
+def refuse_skipped(db: Database, claim: StoredClaim) -> None:
+    """Raises UserError where what was skipped is not to be judged by this person any more."""
+    if quota_reached(db, claim.annotator_id):
+        raise UserError(_("You have judged all that you were asked for; your skip stays."))
+    if claim.purpose != "own":
+        return
+    taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim.comparison_id,))
+    if claim.assigned_by is None and taken >= store.project(db).overlap:
+        raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
+    if db.value(
+        """SELECT 1 FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id
+           WHERE i.comparison_id = ? AND i.state = 'stands' AND x.kind = 'assign' AND x.id IS NOT ?""",
+        (claim.comparison_id, claim.assigned_by),
+    ):
+        raise UserError(_("The comparison you skipped is assigned to others by now; your skip stays."))
 
 
 def refuse_settling(db: Database, claim: StoredClaim) -> None:

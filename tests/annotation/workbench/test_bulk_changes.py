@@ -284,6 +284,41 @@ def test_nothing_more_is_handed_out_once_the_quota_is_reached(db: Database, peop
     assert judge_all(db, people["ann"]) == ids[1:3]
 
 
+def test_a_skip_that_becomes_a_judgement_counts_for_the_quota_too(db: Database, people: dict[str, Annotator]) -> None:
+    seed_comparisons(db, 3)
+    ann = people["ann"].id
+    annotator_groups.set_quota(db, ann, 2)
+    held = claims.claim_next(db, ann)
+    assert held is not None
+    skipped = claims.judge(db, ann, held.nonce, act("skip"))
+    assert len(judge_all(db, people["ann"])) == 2
+    with pytest.raises(UserError, match="judged all that you were asked for"):
+        claims.revise(db, ann, skipped, act("tie"))
+    assert claims.judged_by(db, ann) == 2
+    annotator_groups.set_quota(db, ann, 3)
+    claims.revise(db, ann, skipped, act("tie"))
+    assert claims.judged_by(db, ann) == 3
+
+
+@pytest.mark.parametrize("before", ["", "person:ann"])
+def test_what_somebody_skipped_that_is_assigned_to_others_since_is_theirs(
+    db: Database, people: dict[str, Annotator], before: str
+) -> None:
+    ids, ann = seed_comparisons(db, 1), people["ann"].id
+    if before:
+        change(db, people["eve"], "assign", ids, before)
+    held = claims.claim_next(db, ann)
+    assert held is not None
+    skipped = claims.judge(db, ann, held.nonce, act("skip"))
+    made = change(db, people["eve"], "assign", ids, "person:bob")
+    with pytest.raises(UserError, match="assigned to others by now"):
+        claims.undo(db, ann, "")
+    with pytest.raises(UserError, match="assigned to others by now"):
+        claims.revise(db, ann, skipped, act("tie"))
+    bulk_changes.undo(db, made, "eve")
+    claims.revise(db, ann, skipped, act("tie"))
+
+
 def test_gold_and_re_asks_go_on_while_somebody_works_on_what_is_assigned(
     db: Database, people: dict[str, Annotator]
 ) -> None:
