@@ -20,7 +20,7 @@ from typing import IO, Any, Final
 
 from annotation import claims, project, store
 from annotation.database import Database, explain_bad_rows
-from annotation.records import MAXIMUM_ANSWERS, Tag, UserError
+from annotation.records import MAXIMUM_ANSWERS, Tag, UserError, is_time
 from annotation.schema import GOLD_OF_WITHDRAWN, STANDING, STATE_SINCE, WITHDRAWN_BY_THINKING
 from annotation.translation import N_, _, numeral
 from annotation.web.access import NAME
@@ -431,11 +431,6 @@ def is_source(text: str) -> bool:
     return re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}@[0-9a-f]{40}", text, re.ASCII) is not None
 
 
-def is_time(text: str) -> bool:
-    """Whether it is a moment as `records.now` writes it, so that the order of texts is the order of times."""
-    return re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", text) is not None
-
-
 def is_project(text: str) -> bool:
     """Whether it describes a project that could be set."""
     value = parsed(text)
@@ -465,13 +460,11 @@ CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "rubric.principles": is_tags,
     "verdict.principles": is_places,
     "model.revision": is_revision,
+    **{f"{name}.created": is_time for name, table in TABLES.items() if "created" in table.columns},
     "model.deleted": is_time,
     "model.source": is_source,
-    "judgement.created": is_time,
-    "bulk_change.created": is_time,
     "bulk_change.undone": is_time,
     "bulk_change_comparison.before": lambda text: parsed(text) is not None,
-    "claim.created": is_time,
     "claim.expires": is_time,
     "setting.value": is_project,
     "setting.key": lambda key: key == "project",
