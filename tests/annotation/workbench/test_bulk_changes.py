@@ -9,6 +9,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database
+from annotation.metrics import quality
 from annotation.records import Annotator, UserError
 from annotation.tabs.comparisons import comparison_table
 from annotation.web import access
@@ -16,6 +17,7 @@ from annotation.workbench import annotator_groups, bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest, ChangeKind
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import list_page
+from rlhf.models import registry
 from tests.conftest import act, seed_comparisons
 
 
@@ -342,6 +344,32 @@ def test_what_is_withdrawn_is_not_handed_to_whom_it_is_assigned_until_it_is_give
     bulk_changes.undo(db, made, "eve")
     assert judge_all(db, people["bob"]) == []
     assert judge_all(db, people["ann"]) == ids[:1]
+
+
+def test_answers_of_the_other_kind_stay_withdrawn_until_policies_think_so_again(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    made = change(db, people["eve"], "withdraw", seed_comparisons(db, 2))
+    registry.set_thinking(db, "template")
+    assert bulk_changes.undo(db, made, "eve")[1] == 0
+    assert judge_all(db, people["ann"]) == []
+
+
+def test_gold_of_what_was_withdrawn_and_given_back_is_handed_out_once_it_is_no_gold_any_more(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    store.set_project(db, replace(store.project(db), overlap=2))
+    ids = seed_comparisons(db, 2)
+    judge_all(db, people["bob"], "left-clearly")
+    made = change(db, people["eve"], "withdraw", ids)
+    for number in ids:
+        quality.make_gold(db, number, None, "eve")
+    quality.retire_gold(db, ids[0], "eve")
+    assert bulk_changes.undo(db, made, "eve")[1] == 2
+    states = [row["state"] for row in db.rows("SELECT state FROM comparison ORDER BY id")]
+    assert states == ["closed", "ready"], "gold stays as it is"
+    quality.release_gold(db, ids[1], "eve")
+    assert judge_all(db, people["ann"]) == ids[1:]
 
 
 def test_nobody_is_asked_again_about_what_is_withdrawn(
