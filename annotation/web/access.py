@@ -118,13 +118,23 @@ def set_role(db: Database, name: str, role: str) -> None:
 
 
 def change_role(db: Database, annotator_id: int, role: Role) -> None:
-    """Give another role, inside the caller's transaction: sessions end, and what only an admin settles is put back."""
+    """Give another role, inside the caller's transaction: sessions end, and what only admins do is taken back."""
     db.connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (role, annotator_id))
     db.connection.execute(
         "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held' AND purpose = 'adjudication'",
         (annotator_id,),
     )
     end_sessions(db, annotator_id)
+    withdraw_invitations(db, db.value("SELECT name FROM annotator WHERE id = ?", (annotator_id,)))
+
+
+def withdraw_invitations(db: Database, name: str | None = None) -> None:
+    """Let nobody use any more what this account, or everybody, has sent, inside the caller's transaction."""
+    db.connection.execute(
+        """UPDATE invitation SET withdrawn = ?1 WHERE withdrawn IS NULL AND used < uses AND expires > ?1
+             AND (?2 IS NULL OR invited_by = ?2)""",
+        (now(), name),
+    )
 
 
 def set_language(db: Database, name: str, code: str | None) -> None:
@@ -138,12 +148,16 @@ def set_language(db: Database, name: str, code: str | None) -> None:
 
 
 def deactivate(db: Database, name: str) -> None:
-    """Shut an account out; its judgements stay. Raises UserError if no active admin would be left."""
+    """Shut an account out, and its open invitations; its judgements stay.
+
+    Raises UserError if no active admin would be left.
+    """
     with db.transaction() as connection:
         row = existing(db, name)
         keep_an_admin(db, row)
         connection.execute("UPDATE annotator SET active = 0 WHERE id = ?", (row["id"],))
         end_sessions(db, row["id"])
+        withdraw_invitations(db, row["name"])
         claims.follow_assignments(db)
 
 
