@@ -20,6 +20,7 @@ from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, cop
 from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
 from annotation.records import UserError, now
 from annotation.translation import N_, _, joined
+from annotation.web import access
 
 VARIABLE: Final = "PREFLOOP_RESTORE"
 # A choice that begins so means what is in the data directory, be it nothing.
@@ -283,7 +284,7 @@ def restore_version(
                     version=version, name=target.name, file_name=FILE_NAME, found=found
                 )
             )
-        gone, unknown = bring_up_to_date(stage, data_dir, target, head, manifest, choice or manifest.choice)
+        gone, unknown = bring_up_to_date(stage, data_dir, target, head, manifest, choice)
         for path in manifest.files:
             with (stage / path).open("rb") as handle:
                 os.fsync(handle.fileno())
@@ -355,7 +356,9 @@ def bring_up_to_date(
                 if not (stage / row["path"]).is_dir() and not (data_dir / row["path"]).is_dir():
                     gone.append(row["revision"])
                     connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), row["id"]))
-            store.set_setting(db, copy_reasons.CHOICE, choice)
+            if choice:  # what was ended or withdrawn since would be open again
+                access.close_doors(db)
+            store.set_setting(db, copy_reasons.CHOICE, choice or manifest.choice)
             safe_copies.record_start(db, target.name, head, manifest, safe_copies.RESTORED)
     finally:
         db.close()

@@ -392,6 +392,13 @@ def end_sessions(db: Database, annotator_id: int) -> None:
     db.connection.execute("DELETE FROM sign_in_link WHERE annotator_id = ?", (annotator_id,))
 
 
+def close_doors(db: Database) -> None:
+    """Sign everybody out, and void all links and invitations, inside the caller's transaction."""
+    for table in ("session", "sign_in_link"):
+        db.connection.execute(f"DELETE FROM {table}")
+    withdraw_invitations(db)
+
+
 def follow_rules(db: Database, rules: Sequence[str]) -> None:
     """Sign out all Hub users where a Space's rules are not those of the last start: they decide at the next sign-in."""
     with db.transaction() as connection:
