@@ -41,6 +41,7 @@ EXPIRED = N_("The time for this comparison ran out and it went back to the pool.
 TAKEN_UP = N_("You have taken up another comparison in another tab. Nothing was recorded; judge what is shown now.")
 HERE_AGAIN = N_("The time for this comparison ran out. It is yours again; its answers may have changed places.")
 TAKEN_BACK = N_("You took this judgement back. Nothing was recorded; judge what is shown now.")
+ONLY_ADMINS = N_("Only an admin may do this. Ask one of them.")
 CHANGED_SINCE = N_("This judgement has been changed or taken back since. Look at your list again.")
 UNFIT = {
     "failed": N_(
@@ -399,6 +400,7 @@ STANDING = f"""FROM bulk_change x
     CROSS JOIN bulk_change_comparison i ON i.change_id = x.id AND i.state = 'stands'
     CROSS JOIN comparison c ON c.id = i.comparison_id
     WHERE x.kind = :kind AND :annotator IN ({GIVEN_TO}) AND c.purpose = 'preference'
+      AND (:kind = 'assign' OR (SELECT role FROM annotator WHERE id = :annotator) = 'admin')
       AND c.state IN ('ready', 'writing', 'closed', 'withdrawn')
       AND (:kind = 'settle' OR c.state != 'withdrawn' AND {UNSEEN} AND (
           x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
@@ -684,12 +686,10 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
         if last is None:
             raise UserError(_("There is no judgement of yours to undo."))
         claim = claim_judged(db, last)
+        refuse_settling(db, claim)
+        if claim.state == "skipped":
+            refuse_skipped(db, claim)
         connection.execute("UPDATE claim SET state = 'released' WHERE id = ?", (claim.id,))
-        project = store.project(db)
-        taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim.comparison_id,))
-        skipped = claim.state == "skipped" and claim.purpose == "own" and claim.assigned_by is None
-        if skipped and taken >= project.overlap:
-            raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
         insert_undone(db, last)
         connection.execute(
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
@@ -704,7 +704,7 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
             chance=claim.chance,
             assigned_by=claim.assigned_by,
         )
-        insert_claim(db, project, annotator_id, again)
+        insert_claim(db, store.project(db), annotator_id, again)
         follow_act(db, annotator_id, claim.comparison_id)
     held = held_claim(db, annotator_id)
     assert held is not None
@@ -856,18 +856,42 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
             raise UserError(_(CHANGED_SINCE))
         if made.id != judgement_id:
             return same_or_refused(db, made, value, seen)
+        refuse_settling(db, claim)
         act = reordered(parse_for(db, claim, value), seen, order)
         state = "skipped" if act.outcome == "skip" else "judged"
-        if state == "judged" and claim.state == "skipped" and claim.purpose == "own":
-            taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim.comparison_id,))
-            if claim.assigned_by is None and taken >= store.project(db).overlap:
-                raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
-            slot = free_slot(db, claim.comparison_id)
+        if state == "judged" and claim.state == "skipped":
+            refuse_skipped(db, claim)
+            slot = free_slot(db, claim.comparison_id) if claim.purpose == "own" else None
             connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim.id))
         connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim.id))
         follow_act(db, annotator_id, claim.comparison_id)
         claim = replace(claim, guidelines_version=store.guidelines(db).version or None)  # the page shows today's
         return insert_judgement(db, claim, act, made.seconds, supersedes=judgement_id)
+
+
+def refuse_skipped(db: Database, claim: StoredClaim) -> None:
+    """Raises UserError where what was skipped is not to be judged by this person any more."""
+    if quota_reached(db, claim.annotator_id):
+        raise UserError(_("You have judged all that you were asked for; your skip stays."))
+    if claim.purpose != "own":
+        return
+    taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim.comparison_id,))
+    if claim.assigned_by is None and taken >= store.project(db).overlap:
+        raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
+    if db.value(
+        """SELECT 1 FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id
+           WHERE i.comparison_id = ? AND i.state = 'stands' AND x.kind = 'assign' AND x.id IS NOT ?""",
+        (claim.comparison_id, claim.assigned_by),
+    ):
+        raise UserError(_("The comparison you skipped is assigned to others by now; your skip stays."))
+
+
+def refuse_settling(db: Database, claim: StoredClaim) -> None:
+    """Raises UserError where what stands for everybody would be changed by somebody who is no admin any more."""
+    if claim.purpose == "adjudication" and not db.value(
+        "SELECT 1 FROM annotator WHERE id = ? AND role = 'admin'", (claim.annotator_id,)
+    ):
+        raise UserError(_(ONLY_ADMINS))
 
 
 def own_judgement(db: Database, annotator_id: int, judgement_id: int) -> StoredJudgement:

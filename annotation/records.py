@@ -55,6 +55,15 @@ def ancestors_of(parents: Mapping[int, int | None], model_id: int) -> list[int]:
     return found
 
 
+def is_time(text: str) -> bool:
+    """Whether it is a moment as `now` writes it, so that the order of texts is the order of times."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return moment.tzinfo == UTC and moment.isoformat(timespec="microseconds") == text
+
+
 def seconds_between(earlier: str, later: str) -> float:
     """Seconds from one `now()` text to another."""
     return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()

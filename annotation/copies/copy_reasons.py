@@ -119,6 +119,7 @@ NOT_WATCHED: Final[Mapping[str, str]] = {
     ),
     **dict.fromkeys(("rental.url", "rental.batches", "rental.stage", "rental.seconds", "rental.cleared"), "progress"),
     "bulk_change.undone_by": "changes with `undone`",
+    "gold_decision.previous_state": "changes with `bulk_change.undone`",
     **dict.fromkeys(
         ("run_label.name", "run_label.tags", "run_label.notes", "run_label.changed_by"), "change with `changed`"
     ),

@@ -20,6 +20,7 @@ from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, cop
 from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
 from annotation.records import UserError, now
 from annotation.translation import N_, _, joined
+from annotation.web import access
 
 VARIABLE: Final = "PREFLOOP_RESTORE"
 # A choice that begins so means what is in the data directory, be it nothing.
@@ -28,8 +29,8 @@ ASIDE: Final = "set-aside"
 FOLDER: Final = ".restore-"
 # What SQLite may keep beside a database file, and the file: what is left of another one would be replayed onto it.
 PARTS: Final = ("-wal", "-shm", "")
-# Of runs by the database that is here; another one's runs may have the same numbers.
-CHECKPOINTS: Final = "checkpoints"
+# Of jobs of the database that is here; another one's jobs may have the same numbers.
+OF_JOBS: Final = ("answers", "checkpoints")
 LEFT_OUT: Final = N_(
     "The copy is without the files of {names}: these count as deleted, and can be neither promoted nor trained from."
 )
@@ -283,12 +284,12 @@ def restore_version(
                     version=version, name=target.name, file_name=FILE_NAME, found=found
                 )
             )
-        gone = bring_up_to_date(stage, data_dir, target, head, manifest, choice or manifest.choice)
+        gone, unknown = bring_up_to_date(stage, data_dir, target, head, manifest, choice)
         for path in manifest.files:
             with (stage / path).open("rb") as handle:
                 os.fsync(handle.fileno())
         units = units_of(manifest)
-        move_aside(data_dir, [*units, CHECKPOINTS])
+        move_aside(data_dir, {*units, *OF_JOBS, *unknown})
         # The database is the last: without it the next start begins anew.
         for unit in [*units, FILE_NAME]:
             (data_dir / unit).parent.mkdir(parents=True, exist_ok=True)
@@ -341,26 +342,30 @@ def explained_disk(data_dir: Path, manifest: CopyManifest) -> Iterator[None]:
 
 def bring_up_to_date(
     stage: Path, data_dir: Path, target: CopyTarget, head: str, manifest: CopyManifest, choice: str
-) -> list[str]:
+) -> tuple[list[str], list[str]]:
     """Migrate a restored database before it is used, and record in it what it is and which files did not come along.
 
-    Returns the models that these are of, which are marked as deleted.
+    Returns the models that these are of, which are marked as deleted; and the paths of models here that it has not.
     """
     gone = []
     db = open_database(stage)
     try:
         with db.transaction() as connection:
-            for row in db.rows("SELECT id, revision, path FROM model WHERE path IS NOT NULL AND deleted IS NULL"):
+            made = db.rows("SELECT id, revision, path FROM model WHERE path IS NOT NULL AND deleted IS NULL")
+            for row in made:
                 if not (stage / row["path"]).is_dir() and not (data_dir / row["path"]).is_dir():
                     gone.append(row["revision"])
                     connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), row["id"]))
-            store.set_setting(db, copy_reasons.CHOICE, choice)
+            if choice:  # what was ended or withdrawn since would be open again
+                access.close_doors(db)
+            store.set_setting(db, copy_reasons.CHOICE, choice or manifest.choice)
             safe_copies.record_start(db, target.name, head, manifest, safe_copies.RESTORED)
     finally:
         db.close()
     for part in PARTS[:-1]:
         (stage / f"{FILE_NAME}{part}").unlink(missing_ok=True)  # closing has emptied them
-    return gone
+    here = {path.relative_to(data_dir).as_posix() for path in (data_dir / "adapters").glob("*")}
+    return gone, sorted(here - {row["path"] for row in made})
 
 
 def move_aside(data_dir: Path, units: Iterable[str] = ()) -> None:

@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, Final
 
 from annotation import claims, project, store
 from annotation.database import Database, explain_bad_rows
-from annotation.records import MAXIMUM_ANSWERS, Tag, UserError
+from annotation.records import MAXIMUM_ANSWERS, Tag, UserError, is_time
 from annotation.schema import GOLD_OF_WITHDRAWN, STANDING, STATE_SINCE, WITHDRAWN_BY_THINKING
 from annotation.translation import N_, _, numeral
 from annotation.web.access import NAME
@@ -355,7 +355,8 @@ def check_row(reader: Reader, table: str, row: TableRow, types: Mapping[str, str
         if column == "id" and value < 1:
             reader.refuse(_("the value of id is malformed"))
         check = CHECKS.get(f"{table}.{column}")
-        if check is not None and not check(value):
+        misplaced = column == "path" and value != f"adapters/{row['revision']}"  # what is there is deleted with it
+        if misplaced or (check is not None and not check(value)):
             reader.refuse(_("the value of {column} is malformed").format(column=column))
     if table == "prompt" and row["messages"] is not None:
         fingerprint, messages = store.fingerprint_of(json.loads(row["messages"]))
@@ -420,12 +421,6 @@ def is_object(text: str) -> bool:
     return isinstance(parsed(text), dict)
 
 
-def is_path(text: str) -> bool:
-    """Whether it leads into a data directory."""
-    path = PurePosixPath(text)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not set("\\:\0") & set(text)
-
-
 def is_revision(text: str) -> bool:
     """Whether it can be a policy's name."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None
@@ -434,11 +429,6 @@ def is_revision(text: str) -> bool:
 def is_source(text: str) -> bool:
     """Whether it can say where on the Hub a model comes from."""
     return re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}@[0-9a-f]{40}", text, re.ASCII) is not None
-
-
-def is_time(text: str) -> bool:
-    """Whether it is a moment as `records.now` writes it, so that the order of texts is the order of times."""
-    return re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", text) is not None
 
 
 def is_project(text: str) -> bool:
@@ -469,15 +459,12 @@ CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "judge.settings": is_object,
     "rubric.principles": is_tags,
     "verdict.principles": is_places,
-    "model.path": is_path,
     "model.revision": is_revision,
+    **{f"{name}.created": is_time for name, table in TABLES.items() if "created" in table.columns},
     "model.deleted": is_time,
     "model.source": is_source,
-    "judgement.created": is_time,
-    "bulk_change.created": is_time,
     "bulk_change.undone": is_time,
     "bulk_change_comparison.before": lambda text: parsed(text) is not None,
-    "claim.created": is_time,
     "claim.expires": is_time,
     "setting.value": is_project,
     "setting.key": lambda key: key == "project",

@@ -671,16 +671,24 @@ FORMULA_SIGNS: Final = "=+-@＝＋－＠"
 ESCAPE: Final = "'"
 
 
+# Where a spreadsheet may begin another cell: some take a file of ours as one that `;` separates, or tabs. An apostrophe
+# that stands there already gets another one, so that each goes again.
+WITHIN: Final = rf"(?=(?:['\"]|[^\S\t\r\n])*[{re.escape(FORMULA_SIGNS)}])"
+INNER_FORMULA: Final = re.compile(rf"(?<=[;\t\r\n]){WITHIN}")
+INNER_ESCAPED: Final = re.compile(rf"(?<=[;\t\r\n]){ESCAPE}{WITHIN}")
+
+
 def escape_cell(cell: str) -> str:
     """A cell that no spreadsheet runs: an apostrophe goes before a formula, a tab, a line break and an apostrophe."""
-    first = cell.lstrip()[:1]
+    inside = INNER_FORMULA.sub(ESCAPE, cell)
+    first = inside.lstrip()[:1]
     dangerous = first != "" and first in FORMULA_SIGNS
-    return ESCAPE + cell if dangerous or cell[:1] in ("\t", "\r", "\n", "\0", ESCAPE) else cell
+    return ESCAPE + inside if dangerous or cell[:1] in ("\t", "\r", "\n", "\0", ESCAPE) else inside
 
 
 def unescape_cell(cell: str) -> str:
-    """What `escape_cell` was given: one leading apostrophe is taken away, where there is one."""
-    return cell[1:] if cell[:1] == ESCAPE else cell
+    """What `escape_cell` was given: the apostrophes that it has put there are taken away."""
+    return INNER_ESCAPED.sub("", cell[1:] if cell[:1] == ESCAPE else cell)
 
 
 # ------------------------------------------------------------------------------------------------------------ registry

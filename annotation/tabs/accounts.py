@@ -274,7 +274,7 @@ QUESTIONS = {
     "reset": N_("Give {account} a new password? {account} is signed out, and the old password ends."),
     "make-admin": N_("Make {account} an admin, who may do everything here? {account} has to sign in again."),
     "make-annotator": N_("Make {account} an annotator, who can only judge? {account} has to sign in again."),
-    "deactivate": N_("Deactivate {account}, who can't sign in then? Judgements stay."),
+    "deactivate": N_("Deactivate {account}, who can't sign in then? Judgements stay, open invitations end."),
 }
 
 

@@ -110,12 +110,31 @@ def set_password(db: Database, name: str, password: str) -> None:
 def set_role(db: Database, name: str, role: str) -> None:
     """Change a role and end the account's sessions. Raises UserError if no active admin would be left."""
     checked_role = check_role(role)
-    with db.transaction() as connection:
+    with db.transaction():
         row = existing(db, name)
         if checked_role != "admin":
             keep_an_admin(db, row)
-        connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (checked_role, row["id"]))
-        end_sessions(db, row["id"])
+        change_role(db, row["id"], checked_role)
+
+
+def change_role(db: Database, annotator_id: int, role: Role) -> None:
+    """Give another role, inside the caller's transaction: sessions end, and what only admins do is taken back."""
+    db.connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (role, annotator_id))
+    db.connection.execute(
+        "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held' AND purpose = 'adjudication'",
+        (annotator_id,),
+    )
+    end_sessions(db, annotator_id)
+    withdraw_invitations(db, db.value("SELECT name FROM annotator WHERE id = ?", (annotator_id,)))
+
+
+def withdraw_invitations(db: Database, name: str | None = None) -> None:
+    """Let nobody use any more what this account, or everybody, has sent, inside the caller's transaction."""
+    db.connection.execute(
+        """UPDATE invitation SET withdrawn = ?1 WHERE withdrawn IS NULL AND used < uses AND expires > ?1
+             AND (?2 IS NULL OR invited_by = ?2)""",
+        (now(), name),
+    )
 
 
 def set_language(db: Database, name: str, code: str | None) -> None:
@@ -129,12 +148,16 @@ def set_language(db: Database, name: str, code: str | None) -> None:
 
 
 def deactivate(db: Database, name: str) -> None:
-    """Shut an account out; its judgements stay. Raises UserError if no active admin would be left."""
+    """Shut an account out, and its open invitations; its judgements stay.
+
+    Raises UserError if no active admin would be left.
+    """
     with db.transaction() as connection:
         row = existing(db, name)
         keep_an_admin(db, row)
         connection.execute("UPDATE annotator SET active = 0 WHERE id = ?", (row["id"],))
         end_sessions(db, row["id"])
+        withdraw_invitations(db, row["name"])
         claims.follow_assignments(db)
 
 
@@ -163,7 +186,12 @@ def active_people(db: Database) -> int:
 
 
 def has_password_accounts(db: Database) -> bool:
-    return any(account.active and account.has_password for account in accounts(db))
+    """Whether anybody can sign in with a password; strangers may ask it often."""
+    return bool(
+        db.value(
+            "SELECT EXISTS (SELECT 1 FROM annotator WHERE active AND kind = 'person' AND password_hash IS NOT NULL)"
+        )
+    )
 
 
 def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
@@ -172,7 +200,7 @@ def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
     It is found by the user's id, so a new name on the Hub changes nothing, and an account that somebody else has under
     this name is left alone. Raises UserError if the account is deactivated.
     """
-    with db.transaction() as connection:
+    with db.transaction():
         row = db.row("SELECT * FROM annotator WHERE hub_id = ?", (user.id,))
         if row is None:
             name = free_name(db, user.name)
@@ -184,8 +212,7 @@ def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
         if not row["active"]:
             raise UserError(_("Your account here was deactivated. Ask one of the admins."))
         if row["role"] != role:  # the last admin too: whom the rules make one can come in at any time
-            connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (role, row["id"]))
-            end_sessions(db, row["id"])
+            change_role(db, row["id"], role)
         return read_annotator({**row, "role": role})
 
 
@@ -209,7 +236,7 @@ def authorise(db: Database, username: str | None, role: Role) -> Annotator:
     if row is None or not row["active"]:
         raise UserError(_("Your account can't be used any more. Sign in again, or ask an admin."))
     if role == "admin" and row["role"] != "admin":
-        raise UserError(_("Only an admin may do this. Ask one of them."))
+        raise UserError(_(claims.ONLY_ADMINS))
     return read_annotator(row)
 
 
@@ -363,6 +390,13 @@ def end_sessions(db: Database, annotator_id: int) -> None:
     """Sign an account out everywhere and void its links, inside the caller's transaction."""
     db.connection.execute("DELETE FROM session WHERE annotator_id = ?", (annotator_id,))
     db.connection.execute("DELETE FROM sign_in_link WHERE annotator_id = ?", (annotator_id,))
+
+
+def close_doors(db: Database) -> None:
+    """Sign everybody out, and void all links and invitations, inside the caller's transaction."""
+    for table in ("session", "sign_in_link"):
+        db.connection.execute(f"DELETE FROM {table}")
+    withdraw_invitations(db)
 
 
 def follow_rules(db: Database, rules: Sequence[str]) -> None:

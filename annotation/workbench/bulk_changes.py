@@ -265,15 +265,29 @@ def undo_releasing(db: Database, change_id: int) -> int:
 
 
 def undo_withdrawing(db: Database, change_id: int) -> int:
-    """Those that are still withdrawn are handed out as before, to whoever judges by now."""
+    """Those that are still withdrawn are handed out as before, to whoever judges by now; gold, once it is none again.
+
+    Answers of the other kind stay withdrawn, where policies have been told since to think or not to.
+    """
+    answers = f"""SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+        WHERE cr.comparison_id = {{}} AND r.model_id NOT NULL AND NOT {store.as_told_now(db, "r.created")}"""
+    was = "FROM bulk_change_comparison i WHERE i.change_id = :change AND i.comparison_id ="
     count = db.connection.execute(
         f"""UPDATE comparison SET (state, asks, asks_why) = (
-                SELECT json_extract(before, '$.state'), json_extract(before, '$.asks'),
-                    json_extract(before, '$.asks_why')
-                FROM bulk_change_comparison WHERE change_id = :change AND comparison_id = comparison.id)
-            WHERE state = 'withdrawn' AND id IN ({OF_CHANGE})""",
+                SELECT iif(purpose = 'gold', comparison.state, json_extract(before, '$.state')),
+                    json_extract(before, '$.asks'), json_extract(before, '$.asks_why') {was} comparison.id)
+            WHERE id IN ({OF_CHANGE}) AND NOT EXISTS ({answers.format("comparison.id")})
+              AND 'withdrawn' = iif(purpose != 'gold', state, (SELECT previous_state FROM gold_decision d
+                  WHERE d.comparison_id = comparison.id AND d.action = 'make' ORDER BY d.id DESC LIMIT 1))""",
         {"change": change_id},
     ).rowcount
+    db.connection.execute(
+        f"""UPDATE gold_decision AS d
+            SET previous_state = (SELECT json_extract(before, '$.state') {was} d.comparison_id)
+            WHERE action = 'make' AND previous_state = 'withdrawn' AND comparison_id IN ({OF_CHANGE})
+              AND NOT EXISTS ({answers.format("d.comparison_id")})""",
+        {"change": change_id},
+    )
     store.hand_to_judging(db, OF_CHANGE, {"change": change_id})
     return count
 

@@ -291,7 +291,7 @@ def store_made(
     run: Run, made: TrainedModel, save: Callable[[Path], dict[str, Any]], figures: Mapping[str, Any]
 ) -> tuple[Policy, dict[str, Any]]:
     """Write a policy's files, whole or not at all, and register it; returns the entries of the job's result too."""
-    revision = registry.name_of(run.kind, run.job_id)
+    revision = registry.free_name(run.db, run.kind, run.job_id)
     relative = f"adapters/{revision}"
     (run.data_dir / "adapters").mkdir(exist_ok=True)
     about = subject_of(run.db, run.job_id, revision, made)

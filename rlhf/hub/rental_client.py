@@ -416,7 +416,7 @@ class RentedRun:
         assert isinstance(spec, TrainingSpec)
         steps = job_store.get(self.db, self.job.id).steps
         self.run.report(steps, steps, {}, _("It fetches what was made."))
-        revision = registry.name_of(self.job.kind, self.job.id)
+        revision = registry.free_name(self.db, self.job.kind, self.job.id)
         relative = f"adapters/{revision}"
         (self.data_dir / "adapters").mkdir(exist_ok=True)
         with new_directory(self.data_dir / relative) as directory:

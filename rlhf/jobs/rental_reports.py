@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from annotated_types import Interval
+from annotated_types import Interval, Predicate
 
-from annotation.records import now
+from annotation.records import is_time, now
 from annotation.translation import _
 from annotation.validation import FromMapping, adapter
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # A program of another version may say more; that is left out.
 AS_REPORTED: ConfigDict = {"strict": True, "extra": "ignore"}
 StepCount = Annotated[int, Interval(ge=0, lt=2**31)]
+Moment = Annotated[str, Predicate(is_time)]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class LogEvent:
     kind: Literal["log", "change"]
     step: StepCount
     data: str
-    created: str
+    created: Moment
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class MetricEvent:
     kind: Literal["metric"]
     step: StepCount
     data: Mapping[str, int | float]
-    created: str
+    created: Moment
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class SampleEvent:
     kind: Literal["sample"]
     step: StepCount
     data: Annotated[ReportedSample, FromMapping()]
-    created: str
+    created: Moment
 
 
 Event = (

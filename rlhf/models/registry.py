@@ -215,9 +215,12 @@ def all_policies(db: Database) -> list[Policy]:
     return [Policy(**row) for row in db.rows("SELECT * FROM model ORDER BY id")]
 
 
-def name_of(kind: str, job_id: int) -> str:
-    """The name of what a job makes."""
-    return f"{kind.replace('_', '-')}-{job_id}"
+def free_name(db: Database, kind: str, job_id: int) -> str:
+    """The name of what a job makes, whenever it is asked: not another model's, which was restored from elsewhere."""
+    name = f"{kind.replace('_', '-')}-{job_id}"
+    while db.value("SELECT 1 FROM model WHERE revision = ? AND job_id IS NOT ?", (name, job_id)):
+        name += "-new"
+    return name
 
 
 def of_job(db: Database, job_id: int) -> Policy | None:
@@ -413,7 +416,12 @@ def gone(policy: Policy) -> str:
 
 
 def remove_files(data_dir: Path, policy: Policy) -> int:
-    """Remove the files of a policy that are marked as deleted; returns the bytes that are free now."""
+    """Remove the files of a policy that are marked as deleted; returns the bytes that are free now.
+
+    Only from where its name says they are: an archive from elsewhere may have brought another path.
+    """
+    if policy.path != f"adapters/{policy.revision}":
+        return 0
     directory = data_dir / str(policy.path)
     freed = bytes_within(directory)
     shutil.rmtree(directory, ignore_errors=True)
@@ -429,7 +437,8 @@ def clear_leftovers(db: Database, data_dir: Path) -> None:
     # By their paths: what was restored elsewhere has no job, and other jobs may have the numbers in its names.
     registered = {policy.path for policy in policies}
     made = (
-        f"adapters/{name_of(**job)}" for job in db.rows(f"SELECT kind, id AS job_id FROM job WHERE status IN {ENDED}")
+        f"adapters/{free_name(db, **job)}"
+        for job in db.rows(f"SELECT kind, id AS job_id FROM job WHERE status IN {ENDED}")
     )
     remove_leftover(data_dir / path for path in made if path not in registered)
     clear_half_written(data_dir)

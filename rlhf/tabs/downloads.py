@@ -17,6 +17,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from annotation.database import Database
+from annotation.exports.formats import escape_cell
 from annotation.records import Annotator, UserError
 from annotation.translation import _
 from annotation.web.middleware import ANNOTATOR_KEY
@@ -183,11 +184,11 @@ class ModelDownloads:
 
 
 def metrics_table(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Metrics as CSV: a row a step, a column a metric."""
+    """Metrics as CSV: a row a step, a column a metric, whose name may be a rented machine's."""
     names = dict.fromkeys(["step", *(name for entry in metrics for name in entry)])
     text = io.StringIO()
     writer = csv.DictWriter(text, [*names])
-    writer.writeheader()
+    writer.writerow({name: escape_cell(name) for name in names})
     writer.writerows(metrics)
     return text.getvalue()
 

@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse
 
 from annotation.api import MAXIMUM_BODY
 from annotation.database import Database
+from annotation.records import now
 from annotation.web import access
 from annotation.web.deferred_app import DeferredApp
 from annotation.web.middleware import SECURITY_HEADERS
@@ -95,6 +96,13 @@ def test_what_killed_programs_have_left_goes_when_one_starts(
             path=f"adapters/{directory.name}",
             sha256="",
         )
+    db.insert(
+        "model",
+        {
+            **{"revision": "hostile", "algorithm": "sft", "base": BASE_NAME, "parent_id": 1, "path": "adapters"},
+            **{"status": "retired", "created": now(), "deleted": now()},
+        },
+    )
     for directory in (whole, *halves, kept[2], kept[-1]):
         os.utime(directory, (0, 0))
     with monkeypatch.context() as patched:

@@ -37,7 +37,7 @@ from annotation.database import FILE_NAME, Database, open_database
 from annotation.hub_client import Conflict, connect
 from annotation.imports import importing
 from annotation.records import Annotator, UserError
-from annotation.web import access
+from annotation.web import access, invitations
 from rlhf.hub import token_process
 from rlhf.hub.token_launcher import PLACE
 from rlhf.models import registry
@@ -470,6 +470,53 @@ def test_models_and_checkpoints_that_give_way_are_kept_whole_beside_their_databa
     assert (aside / "adapters" / "dpo-3" / "tokens.json").is_file()
     assert (aside / "checkpoints" / "job-3" / "trainer_state.json").is_file()
     assert judgements(aside) == 1
+
+
+def test_what_later_jobs_made_is_kept_beside_their_database_where_an_older_copy_comes_back(
+    db: Database, data_dir: Path, ann: Annotator, tmp_path: Path
+) -> None:
+    """The jobs to come have the same numbers: they would replace these files, or go on from them."""
+    place = DirectoryTarget(tmp_path / "bucket")
+    # A copy has no weights of who was turned down; they are still here.
+    before = add_model(db, data_dir, "dpo-2", "rejected")
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    later = add_model(db, data_dir, "dpo-3")
+    draft, answers = (data_dir / "answers" / name for name in (".job-5.part", "job-4.jsonl"))
+    answers.parent.mkdir()
+    for path in (draft, answers):
+        path.write_text("{}")
+    judge(db, ann, 1)
+    db.close()
+
+    restoration.begin(place, data_dir, place.head())
+    assert [path.is_dir() for path in (before, later)] == [True, False]
+    assert not answers.parent.exists()
+    aside = next((data_dir / restoration.ASIDE).iterdir())
+    assert (aside / "adapters" / "dpo-3" / "adapter_model.safetensors").is_file()
+    assert {path.name for path in (aside / "answers").iterdir()} == {draft.name, answers.name}
+
+
+def test_going_back_to_a_version_signs_everybody_out_and_a_program_that_moved_does_not(
+    db: Database, data_dir: Path, ann: Annotator, tmp_path: Path
+) -> None:
+    """Sessions that were ended since, and invitations that were withdrawn since, would be open again."""
+    place = DirectoryTarget(tmp_path / "bucket")
+    session, invited = access.open_session(db, ann), invitations.invite(db, {"uses": 2}, ann.name)
+    link = access.owner_link_token(db)
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    db.close()
+
+    def opened(directory: Path) -> tuple[bool, bool, int]:
+        with closing(open_database(directory)) as found:
+            signed_in = access.session_annotator(found, session) is not None
+            links = found.value("SELECT count(*) FROM sign_in_link")
+            return signed_in, invitations.is_open(found, invited.partition("=")[2]), links
+
+    restoration.begin(place, tmp_path / "moved")
+    assert link
+    assert opened(tmp_path / "moved") == (True, True, 1)
+    restoration.begin(place, data_dir, place.head())
+    assert opened(data_dir) == (False, False, 0)
 
 
 def test_a_choice_counts_once_though_the_newest_copy_is_damaged(

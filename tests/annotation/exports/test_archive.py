@@ -22,7 +22,7 @@ from annotation.database import Database, open_database
 from annotation.exports import archive, writing
 from annotation.exports.formats import FORMATS, ExportRequest
 from annotation.metrics import quality
-from annotation.records import UserError
+from annotation.records import UserError, now
 from annotation.web import access
 from rlhf.models import registry
 from tests.archive_fixtures import TEXTS, has_password, populate
@@ -182,7 +182,7 @@ def test_the_states_of_an_earlier_archive_are_read_as_they_were_meant(content: b
     size = sum(one.get("table") == "comparison_response" and one["comparison_id"] == gold["id"] for one in lines)
     gold |= {"state": "closed", "asks": "nobody", "purpose": "gold", "expected": json.dumps([1] * size)}
     made = {"table": "gold_decision", "id": 10**6, "comparison_id": gold["id"], "action": "make", "expected": None}
-    lines.append({**made, "previous_state": "closed", "decided_by": "kim", "created": "1"})
+    lines.append({**made, "previous_state": "closed", "decided_by": "kim", "created": now()})
     with fresh() as db:
         restored(db, sealed(lines))
         states = {row["id"]: row["state"] for row in db.rows("SELECT id, state FROM comparison")}
@@ -367,6 +367,9 @@ ARE_NEW: Mapping[str | None, tuple[str, ...]] = {
         ("prompt", {"source": "\ud800"}, "does not fit the database"),
         ("model", {"path": "../../etc"}, "path is malformed"),
         ("model", {"path": "/etc"}, "path is malformed"),
+        ("model", {"path": "adapters"}, "path is malformed"),
+        ("model", {"path": "snapshots"}, "path is malformed"),
+        ("model", {"path": "adapters/sft-2", "revision": "dpo-1"}, "path is malformed"),
         ("model", {"revision": "a/b"}, "revision is malformed"),
         ("model", {"form": "tree"}, "does not fit the database"),
         ("model", {"deleted": "yesterday"}, "deleted is malformed"),
@@ -381,6 +384,8 @@ ARE_NEW: Mapping[str | None, tuple[str, ...]] = {
         ("judgement", {"shown_order": "[0, 0]"}, "shown_order is malformed"),
         ("judgement", {"tags": '{"a": 1}'}, "tags is malformed"),
         ("judgement", {"created": "today"}, "created is malformed"),
+        ("judgement", {"created": "2026-99-99T00:00:00.000000+00:00"}, "created is malformed"),
+        ("comparison", {"created": "zzz"}, "created is malformed"),
         ("claim", {"shown_order": "[0]"}, "does not fit its comparison's answers"),
         ("setting", {"key": "auto_train"}, "key is malformed"),
         ("setting", {"value": '{"overlap": -1}'}, "value is malformed"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import string
 from collections import Counter
 from contextlib import nullcontext
@@ -303,28 +304,43 @@ def test_csv_filters_by_the_least_agreement_of_a_comparison() -> None:
     assert rows(group, "csv", agreement=0.67).left_out == ["low-agreement"] * 3
 
 
-@pytest.mark.parametrize(
-    "cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "  =1", "\n=1", "＝1+1", "'=1", "\0=1"]
-)
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\ta", "\ra", "  =1", "\na", "＝1+1", "'=1", "\0=1"])
 def test_a_cell_that_a_spreadsheet_could_run_begins_with_an_apostrophe(cell: str) -> None:
     assert escape_cell(cell) == f"'{cell}"
     assert unescape_cell(escape_cell(cell)) == cell
 
 
-@pytest.mark.parametrize("cell", ["", "plain", "a=1", "1-1", "[1, 2]", '"quoted"', " ", "(-1)"])
+@pytest.mark.parametrize(
+    ("cell", "escaped"),
+    [
+        ("fine;=1+cmd|'/c calc'!A1;x", "fine;'=1+cmd|'/c calc'!A1;x"),
+        ("a; =1\n-1\t@x", "a;' =1\n'-1\t'@x"),
+        ("a;'=1", "a;''=1"),
+        ("\n=1", "'\n'=1"),
+        ('a;"=1";"b"', 'a;\'"=1";"b"'),
+    ],
+)
+def test_nor_does_it_run_what_stands_where_it_could_begin_another_cell(cell: str, escaped: str) -> None:
+    """A spreadsheet whose list separator is the semicolon takes the commas for text."""
+    assert escape_cell(cell) == escaped
+    assert unescape_cell(escaped) == cell
+
+
+@pytest.mark.parametrize(
+    "cell", ["a; b", "a;'b'", "x\n'quoted'", "", "plain", "a=1", "1-1", "[1, 2]", '"quoted"', " ", "(-1)"]
+)
 def test_other_cells_stay_as_they_are(cell: str) -> None:
     assert escape_cell(cell) == cell == unescape_cell(cell)
 
 
-@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=8) | st.text("=+-@'\t\r\n ,\"a", max_size=8))
+@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=8) | st.text("=+-@'\t\r\n ,;\"a", max_size=8))
 def test_every_cell_comes_back_from_a_csv_file(cell: str) -> None:
     file = io.StringIO(newline="")
     csv.writer(file).writerow([escape_cell(cell), "next"])
     ((read, following),) = list(csv.reader(io.StringIO(file.getvalue(), newline="")))
     assert following == "next"
     assert unescape_cell(read) == cell
-    visible = read.lstrip()[:1]
-    assert visible not in tuple("=+-@")
+    assert not any(part.lstrip()[:1] in tuple("=+-@") for part in re.split("[;\t\r\n]", read))
 
 
 # ------------------------------------------------------------------------------------------------------------- columns

@@ -234,6 +234,10 @@ def test_the_owners_link_works_once(db: Database) -> None:
         with pytest.raises(UserError, match="used already or is too old"):
             access.use_link(db, spent)
     assert not access.has_password_accounts(db)
+    access.add_account(db, "kim", "admin", PASSWORD)
+    assert access.has_password_accounts(db)
+    db.connection.execute("UPDATE annotator SET active = 0 WHERE name = 'kim'")
+    assert not access.has_password_accounts(db)
 
 
 def test_a_new_link_voids_the_old_one_and_an_old_one_expires(db: Database) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from urllib.parse import unquote
 
 import pytest
@@ -54,6 +55,17 @@ def test_whoever_has_the_link_makes_an_annotators_account_and_is_signed_in(db: D
     assert invitations.invitations(db)[0].used == 1
     token = token_of(path)
     assert token not in "".join(str(row) for row in db.rows("SELECT * FROM invitation"))
+
+
+@pytest.mark.parametrize("gone", [access.deactivate, lambda db, name: access.set_role(db, name, "annotator")])
+def test_what_an_admin_sent_is_withdrawn_where_they_are_none_any_more(
+    db: Database, gone: Callable[[Database, str], None]
+) -> None:
+    for name in ("eve", "kim"):
+        access.add_account(db, name, "admin", PASSWORD)
+    sent, others = (invitations.invite(db, {"uses": 3}, name) for name in ("eve", "kim"))
+    gone(db, "EVE")
+    assert [invitations.is_open(db, token_of(path)) for path in (sent, others)] == [False, True]
 
 
 def test_a_link_ends_with_its_uses_its_days_and_its_withdrawal(db: Database, client: TestClient) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database
+from annotation.metrics import quality
 from annotation.records import Annotator, UserError
 from annotation.tabs.comparisons import comparison_table
 from annotation.web import access
@@ -16,6 +17,7 @@ from annotation.workbench import annotator_groups, bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest, ChangeKind
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import list_page
+from rlhf.models import registry
 from tests.conftest import act, seed_comparisons
 
 
@@ -174,6 +176,29 @@ def test_what_is_put_aside_to_settle_comes_blind_one_after_the_other(
     assert "Taken back for 0 of them; the others were judged or changed" in comparison_table.taken_back(*undone)
 
 
+def test_who_is_no_admin_any_more_settles_nothing(db: Database, people: dict[str, Annotator]) -> None:
+    """Neither what is in hand, nor what is still in the list; and what they settled stays as it is."""
+    ids, eve = seed_comparisons(db, 3), people["eve"]
+    judge_all(db, people["ann"])
+    change(db, eve, "settle", ids)
+    judge_all(db, eve, most=1)
+    settled = db.value("SELECT id FROM judgement WHERE purpose = 'adjudication'")
+    held = claims.claim_next(db, eve.id)
+    assert held is not None
+    access.add_account(db, "fay", "admin", "long enough words")
+    access.set_role(db, "eve", "annotator")
+    assert (claims.claim_next(db, eve.id), claims.waiting_for(db, eve.id).count) == (None, 0)
+    with pytest.raises(UserError):
+        claims.judge(db, eve.id, held.nonce, act("tie"))
+    with pytest.raises(UserError, match="Only an admin"):
+        claims.revise(db, eve.id, settled, act("left-clearly"))
+    with pytest.raises(UserError, match="Only an admin"):
+        claims.undo(db, eve.id, "")
+    assert statuses(db) == ["settled", "judged", "judged"]
+    access.set_role(db, "eve", "admin")
+    assert judge_all(db, eve) == ids[1:]
+
+
 def test_skips_are_acts_in_the_record_and_can_be_taken_back(db: Database, people: dict[str, Annotator]) -> None:
     ids = seed_comparisons(db, 3)
     made = change(db, people["ann"], "skip", ids[:2])
@@ -261,6 +286,41 @@ def test_nothing_more_is_handed_out_once_the_quota_is_reached(db: Database, peop
     assert judge_all(db, people["ann"]) == ids[1:3]
 
 
+def test_a_skip_that_becomes_a_judgement_counts_for_the_quota_too(db: Database, people: dict[str, Annotator]) -> None:
+    seed_comparisons(db, 3)
+    ann = people["ann"].id
+    annotator_groups.set_quota(db, ann, 2)
+    held = claims.claim_next(db, ann)
+    assert held is not None
+    skipped = claims.judge(db, ann, held.nonce, act("skip"))
+    assert len(judge_all(db, people["ann"])) == 2
+    with pytest.raises(UserError, match="judged all that you were asked for"):
+        claims.revise(db, ann, skipped, act("tie"))
+    assert claims.judged_by(db, ann) == 2
+    annotator_groups.set_quota(db, ann, 3)
+    claims.revise(db, ann, skipped, act("tie"))
+    assert claims.judged_by(db, ann) == 3
+
+
+@pytest.mark.parametrize("before", ["", "person:ann"])
+def test_what_somebody_skipped_that_is_assigned_to_others_since_is_theirs(
+    db: Database, people: dict[str, Annotator], before: str
+) -> None:
+    ids, ann = seed_comparisons(db, 1), people["ann"].id
+    if before:
+        change(db, people["eve"], "assign", ids, before)
+    held = claims.claim_next(db, ann)
+    assert held is not None
+    skipped = claims.judge(db, ann, held.nonce, act("skip"))
+    made = change(db, people["eve"], "assign", ids, "person:bob")
+    with pytest.raises(UserError, match="assigned to others by now"):
+        claims.undo(db, ann, "")
+    with pytest.raises(UserError, match="assigned to others by now"):
+        claims.revise(db, ann, skipped, act("tie"))
+    bulk_changes.undo(db, made, "eve")
+    claims.revise(db, ann, skipped, act("tie"))
+
+
 def test_gold_and_re_asks_go_on_while_somebody_works_on_what_is_assigned(
     db: Database, people: dict[str, Annotator]
 ) -> None:
@@ -284,6 +344,32 @@ def test_what_is_withdrawn_is_not_handed_to_whom_it_is_assigned_until_it_is_give
     bulk_changes.undo(db, made, "eve")
     assert judge_all(db, people["bob"]) == []
     assert judge_all(db, people["ann"]) == ids[:1]
+
+
+def test_answers_of_the_other_kind_stay_withdrawn_until_policies_think_so_again(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    made = change(db, people["eve"], "withdraw", seed_comparisons(db, 2))
+    registry.set_thinking(db, "template")
+    assert bulk_changes.undo(db, made, "eve")[1] == 0
+    assert judge_all(db, people["ann"]) == []
+
+
+def test_gold_of_what_was_withdrawn_and_given_back_is_handed_out_once_it_is_no_gold_any_more(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    store.set_project(db, replace(store.project(db), overlap=2))
+    ids = seed_comparisons(db, 2)
+    judge_all(db, people["bob"], "left-clearly")
+    made = change(db, people["eve"], "withdraw", ids)
+    for number in ids:
+        quality.make_gold(db, number, None, "eve")
+    quality.retire_gold(db, ids[0], "eve")
+    assert bulk_changes.undo(db, made, "eve")[1] == 2
+    states = [row["state"] for row in db.rows("SELECT state FROM comparison ORDER BY id")]
+    assert states == ["closed", "ready"], "gold stays as it is"
+    quality.release_gold(db, ids[1], "eve")
+    assert judge_all(db, people["ann"]) == ids[1:]
 
 
 def test_nobody_is_asked_again_about_what_is_withdrawn(

@@ -184,11 +184,12 @@ def test_nothing_is_left_on_the_hub_once_what_was_made_is_here_and_safe_where_co
 def test_what_can_be_shown_of_a_report_is_shown_and_what_can_not_breaks_no_page() -> None:
     for bad in ([1], {"step": 0, "steps": 0, "message": "", "events": [{"kind": "metric", "data": [1]}]}, {"step": -1}):
         assert "is left out" in str(rental_reports.readable(bad, 3).events[0].data)
-    changed = {"kind": "change", "step": 0, "data": "Half the batch.", "created": "2026-01-01"}
+    changed = {"kind": "change", "step": 0, "data": "Half the batch.", "created": now()}
     report = {"step": 0, "steps": 0, "message": "", "events": [changed]}
     assert [asdict(event) for event in rental_reports.readable(report, 3).events] == [changed]
-    wrong = {**report, "events": [{**changed, "data": {"batch_size": 2}}]}
-    assert "is left out" in str(rental_reports.readable(wrong, 3).events[0].data)
+    for wrong in ({"data": {"batch_size": 2}}, {"created": "zzz"}, {"created": "2026-99-99T00:00:00.000000+00:00"}):
+        unreadable = {**report, "events": [{**changed, **wrong}]}
+        assert "is left out" in str(rental_reports.readable(unreadable, 3).events[0].data)
     for bad in (None, {"status": 1, "message": ""}, {"status": "finished", "message": ""}):
         with pytest.raises(rental_client.RentalEnded, match="can't be read"):
             rental_client.checked_ending(bad)

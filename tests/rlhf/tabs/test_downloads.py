@@ -238,3 +238,8 @@ def test_the_size_of_a_policy_is_that_of_all_its_files(site: Site) -> None:
     assert downloads.bytes_on_disk(site.machine.data_dir, made) == listed
     assert downloads.bytes_on_disk(site.machine.data_dir, registry.by_revision(db, "base")) == 0
     db.close()
+
+
+def test_a_metric_that_a_rented_machine_named_is_no_formula_in_a_table() -> None:
+    table = downloads.metrics_table([{"step": 1, "=1+1": 0.5, "a;@x": 2.0}])
+    assert table == "step,'=1+1,a;'@x\r\n1,0.5,2.0\r\n"
