@@ -116,6 +116,7 @@ class Person:
     def ready(self) -> None:
         """Wait for a comparison that takes a press."""
         self.page.wait_for_selector(f"{COMPARING}:not([aria-busy])")
+        self.page.wait_for_selector(".guidelines:is([hidden], [data-name])", state="attached")
         self.page.wait_for_timeout(350)
 
     def press(self, *keys: str) -> None:
@@ -322,6 +323,75 @@ def test_a_rank_reason_or_flag_for_what_could_not_be_read_yet_does_not_count(sit
     ann.wait_status("Pressed too soon: not counted. Press again.")
     assert not ann.page.locator(".extras [aria-pressed=true]").count()
     assert ann.page.get_attribute("[data-place='0'] .choose", "aria-label") == "Answer 1: not ranked"
+
+
+# Lays out as a slow machine does, a second for each part; in that time this key is pressed, and obeyed later still.
+PRESS_WHILE_LAID_OUT = """(key) => {
+  const [now, { replaceChildren }] = [performance.now.bind(performance), Element.prototype];
+  let [ahead, laying] = [0, 0];
+  performance.now = () => now() + ahead;
+  Element.prototype.replaceChildren = function (...children) {
+    laying = performance.now();
+    ahead += 1000;
+    replaceChildren.apply(this, children);
+  };
+  const press = () => {
+    if (document.querySelector(".judging").dataset.state !== "comparing" || "said" in window) return;
+    ahead += 1000;
+    const pressed = new KeyboardEvent("keydown", { key, bubbles: true });
+    document.body.dispatchEvent(Object.defineProperty(pressed, "timeStamp", { value: laying }));
+    window.said = document.querySelector(".status").textContent;
+  };
+  new MutationObserver(press).observe(document.querySelector(".judging"), { attributes: true });
+}"""
+
+
+@pytest.mark.parametrize("key", ["1", "h"])
+def test_a_key_that_waited_till_a_comparison_was_laid_out_does_not_count(site: Site, key: str) -> None:
+    ann = site.open()
+    ann.page.wait_for_selector(".judging[data-state=waiting]")
+    ann.page.evaluate(PRESS_WHILE_LAID_OUT, key)
+    site.compare(*letters(2))
+    ann.page.wait_for_function("'said' in window")
+    assert ann.page.evaluate("window.said").endswith("Pressed too soon: not counted. Press again.")
+    assert not ann.page.locator(".extras [aria-pressed=true]").count()
+
+
+def test_what_has_moved_away_for_guidelines_that_come_late_can_not_be_pressed_at_once(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    ann.page.evaluate("localStorage.clear()")  # as somebody who has read no guidelines
+    held: list[Any] = []
+    with routed(ann.page, "**/annotate/guidelines", lambda route: held.append(route)):
+        ann.page.reload()
+        ann.page.wait_for_selector(COMPARING)
+        ann.wait(lambda: held, "the guidelines to be asked for")
+        ann.page.wait_for_timeout(350)
+        ann.page.evaluate("""() => new MutationObserver(() => {
+          document.querySelector(".flag").click();
+          window.pressed = true;
+        }).observe(document.querySelector(".guidelines"), { attributeFilter: ["open"] })""")
+        held[0].continue_()
+        ann.page.wait_for_function("window.pressed")
+    assert ann.status().endswith("Pressed too soon: not counted. Press again.")
+    assert not ann.page.locator(".flag[aria-pressed=true]").count()
+
+
+def test_nothing_is_listed_or_shown_otherwise_before_the_first_comparison_has_come(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    asked: list[str] = []
+    ann.page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
+    with routed(ann.page, "**/annotate/card", lambda route: route.abort()):
+        ann.page.reload()
+        ann.page.wait_for_selector(".judging[data-state=loading] .tools [data-key=m]")
+        ann.page.locator(".tools .toggle").evaluate_all("all => all.forEach((one) => one.click())")
+    ann.page.wait_for_selector(COMPARING)
+    assert "latest" not in asked
+    ann.page.click(".tools [data-key=m]")
+    ann.page.wait_for_selector(".judging[data-state=listing]")
 
 
 def test_four_answers_are_ranked_by_keyboard(site: Site) -> None:
