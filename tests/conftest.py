@@ -16,6 +16,7 @@ What every test here keeps to, so that the suite says the same on any machine:
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from hypothesis import HealthCheck, settings
 
 from annotation import store
 from annotation.database import FILE_NAME, Database, open_database
+from annotation.jobs import job_table
 from annotation.records import Annotator, Claim, Prompt, Response, Sampling, Split
 from annotation.web import access
 from rlhf.models import registry
@@ -111,6 +113,14 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     if starter is not None:
         starter.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waits() -> Iterator[None]:
+    """A test that is slow to begin writing has waited for nobody: who is silent is gone all the same."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(job_table, "WAITED_SECONDS", math.inf)
+        yield
 
 
 @pytest.fixture

@@ -10,7 +10,10 @@ import pytest
 
 TESTS = Path(__file__).parent
 WAITS = ("acquire", "communicate", "join", "result", "set_default_timeout", "wait", "wait_for")
-CLOCKS = ("monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "time", "time_ns")
+CLOCKS = (
+    *("monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "time", "time_ns"),
+    *("process_time", "process_time_ns", "thread_time", "thread_time_ns"),
+)
 
 
 def named(call: ast.Call) -> str:
@@ -54,6 +57,7 @@ def test_no_test_has_a_time_of_its_own(path: Path) -> None:
         "run(x, timeout=60)",
         "page.click('#a', timeout=60_000)",
         "assert time.monotonic() - begun < 5",
+        "assert time.thread_time() - begun < 5",
     ],
 )
 def test_such_a_limit_is_found(line: str) -> None:

@@ -128,14 +128,14 @@ def build(demo: gr.Blocks, context: Context) -> None:
     bar, fields, admin = place_bar(), [groups, quota, language, *acts], guarded(context, "admin")
     asking = [confirm, question, asked]
     page = [listed, account, outcome, secret, *fields, bar, *asking]
-    looked_at = [account, outcome, secret, *fields, *asking, changing]
+    looked_at = [account, outcome, secret, *fields, *asking, invited.quota, changing]
     visits(bar, context, visiting(db), [], looked_at, api_name="account-visit")
     account.input(admin(choosing(db)), account, [*fields, bar, *asking], api_name="account-choose", **QUIET)
     language.input(admin(changing_language(db)), [account, language], page, api_name="account-language", **QUEUED)
     save.click(admin(saving(db)), [account, groups, quota], page, api_name="account-groups", **QUEUED)
     common: dict[str, Any] = {"outputs": page, **QUEUED}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
-    opening_of(demo)(admin(opening(db)), outputs=[listed, account, problem, *asking], api_name="accounts", **QUIET)
+    opening_of(demo)(admin(opening(db)), outputs=[listed, account, problem], api_name="accounts", **QUIET)
     add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
     buttons = {"reset": reset, "make-admin": make_admin, "make-annotator": make_annotator, "deactivate": shut_out}
     for act, button in buttons.items():
@@ -228,7 +228,7 @@ def opening(db: Database) -> Any:
         """List the accounts, and say so where what holds them may lose something."""
         problem = gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM))
         shown, names = accounts_table(db)
-        return shown, gr.update(choices=names), problem, *unasked()
+        return shown, gr.update(choices=names), problem
 
     return open_page
 
@@ -252,8 +252,8 @@ def visiting(db: Database) -> Any:
         unknown = _("There is no account {name}.").format(name=place.first) if place.first and entry is None else ""
         chosen = gr.update(value=None if entry is None else entry.name)
         secret = gr.Textbox(value="", visible=False)
-        unfolded = gr.skip() if entry is None else gr.update(open=True)
-        return [chosen, status(unknown, "warning"), secret, *fields_of(db, entry), *unasked(), unfolded]
+        no_end, unfolded = gr.update(value=None), gr.skip() if entry is None else gr.update(open=True)
+        return [chosen, status(unknown, "warning"), secret, *fields_of(db, entry), *unasked(), no_end, unfolded]
 
     return visit_account
 
@@ -459,8 +459,8 @@ def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, op
     db = context.db
 
     @guarded(context, "admin")
-    def open_invitations(annotator: Annotator) -> list[Any]:
-        return ["", invitations_table(invitations.invitations(db)), gr.update(value=None)]
+    def open_invitations(annotator: Annotator) -> str:
+        return invitations_table(invitations.invitations(db))
 
     @guarded(context, "admin")
     def make_invitation(annotator: Annotator, uses: Any, days: Any, group: Any, quota: Any) -> list[Any]:
@@ -475,7 +475,7 @@ def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, op
         return ["", invitations_table(invitations.invitations(db))]
 
     shown = [form.link, listed]
-    opening(open_invitations, None, [*shown, form.quota], api_name="invitations", **QUIET)
+    opening(open_invitations, None, listed, api_name="invitations", **QUIET)
     asked = [form.uses, form.days, form.group, form.quota]
     form.make.click(make_invitation, asked, shown, api_name="invitation-make", **QUEUED)
     listed.act(withdraw_invitation, None, shown, api_name="invitation-withdraw", **QUEUED)

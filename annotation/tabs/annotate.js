@@ -69,6 +69,7 @@ let armed = false; // whether the next digit chooses the answer to edit
 let busy = false; // whether a request that changes something is under way
 let missed = false; // whether something was pressed meanwhile, which does not count
 let shownAt = 0;
+let keyAt = null; // when the key was pressed that is being obeyed
 let pressedAt = -Infinity;
 let polledAt = -Infinity;
 let away = false; // whether the page has been out of sight since it was last asked for
@@ -250,8 +251,12 @@ function tellTooSoon() {
   remark(TOO_SOON);
 }
 
+// When a person pressed what an event comes of: on a slow machine the page gets to it later, and may have shown something
+// else meanwhile.
+const madeAt = (event) => keyAt ?? event.timeStamp;
+
 // What a press on something of a comparison does, which nothing comes of while that can't have been read.
-const onceRead = (act) => (event) => (performance.now() - shownAt < UNREAD_MS ? tellTooSoon() : act(event));
+const onceRead = (act) => (event) => (madeAt(event) - shownAt < UNREAD_MS ? tellTooSoon() : act(event));
 
 function remark(words) {
   const status = find(".status");
@@ -392,8 +397,8 @@ function offerOf(stands, done) {
 
 function change(stands, done, nonce) {
   const offeredAt = performance.now();
-  return async () => {
-    if (performance.now() - offeredAt < UNREAD_MS) {
+  return async (event) => {
+    if (madeAt(event) - offeredAt < UNREAD_MS) {
       tellTooSoon();
       return;
     }
@@ -414,7 +419,6 @@ function show(next) {
   const same = !first && identity(next) === identity(card);
   card = next;
   if (!same) {
-    shownAt = performance.now();
     armed = false;
     if (inHand()) lay();
   }
@@ -425,6 +429,7 @@ function show(next) {
     announce();
   } else if (!same && !first && isLost()) find(".waiting").focus();
   loadGuidelines();
+  if (!same) shownAt = performance.now();
 }
 
 // Whoever does not see the page hears what is asked next, and goes on from there: the control that was pressed last is
@@ -811,7 +816,7 @@ function pairVerdicts() {
 // The handler of a control that judges; `decide` gives the verdict, or null after saying what is missing.
 function verdict(decide) {
   return (event) => {
-    const time = performance.now();
+    const time = madeAt(event);
     if (!inHand() || listing || occupied()) return;
     if (event.detail > 1 || time - shownAt < UNREAD_MS || time - pressedAt < DEBOUNCE_MS) {
       tellTooSoon();
@@ -853,8 +858,8 @@ async function judge(decided) {
   tell(next, done, Boolean(of.revising), of.nonce);
 }
 
-async function takeBack() {
-  const time = performance.now();
+async function takeBack(event) {
+  const time = madeAt(event);
   if (listing || occupied()) return;
   if (card.revising) {
     say(_("You are changing an earlier judgement. Press Esc to leave it, then undo."), true);
@@ -1063,7 +1068,9 @@ async function loadGuidelines() {
   panel.dataset.name = guidelinesName(said.version, said.follow);
   const same = String(seen) === panel.dataset.name;
   find(".news").textContent = seen === null || same ? "" : _("changed since you last read them");
-  if (seen === null) panel.open = unasked = true;
+  if (seen !== null) return;
+  panel.open = unasked = true;
+  shownAt = performance.now(); // what is below has moved away under the pointer
 }
 
 function onGuidelines() {
@@ -1168,7 +1175,9 @@ function onKey(event) {
   if (event.key.length === 1 && !keysOn()) return;
   const onControl = event.target.closest && event.target.closest("a, button, summary, [role=tab]");
   if (event.key === "Enter" && onControl) return; // it presses that control
+  keyAt = event.timeStamp;
   if (obey(event.key.toLowerCase())) event.preventDefault();
+  keyAt = null;
 }
 
 function onEscape() {
@@ -1259,6 +1268,7 @@ async function poll() {
 function arrive() {
   if (arrived) return;
   arrived = true;
+  for (const control of element.querySelectorAll(".tools button")) control.disabled = false;
   goToPlace();
 }
 
@@ -1268,8 +1278,8 @@ if (window.prefloopAnnotate) window.prefloopAnnotate.abort();
 window.prefloopAnnotate = new AbortController();
 const signal = window.prefloopAnnotate.signal;
 find(".tools").append(
-  button("R", _("Rendered"), toggleRendered, { class: "toggle", "aria-pressed": "false" }),
-  button("M", _("My judgements"), toggleMine, { class: "toggle", "aria-pressed": "false" }),
+  button("R", _("Rendered"), toggleRendered, { class: "toggle", "aria-pressed": "false", disabled: true }),
+  button("M", _("My judgements"), toggleMine, { class: "toggle", "aria-pressed": "false", disabled: true }),
   button("?", _("Keys"), toggleKeys, { class: "toggle help", "aria-pressed": "false" }),
 );
 find("#single-keys").addEventListener("change", switchKeys);

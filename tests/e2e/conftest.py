@@ -27,6 +27,8 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync"),
 )
 
+# After these, what was told to the page before is drawn.
+TWO_FRAMES = "new Promise((come) => requestAnimationFrame(() => requestAnimationFrame(come)))"
 
 WIDE = {"width": 1280, "height": 900}
 # What a kept context can take on: a page is told these when it is opened.

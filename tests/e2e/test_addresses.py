@@ -154,8 +154,7 @@ def test_the_answer_to_an_earlier_visit_leads_nobody_back(address: str, browser:
     """It comes when the page has long asked for the next place, and is drawn."""
     from playwright.sync_api import expect
 
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-    page.clock.install()
+    page = browser.new_context(clock=True).new_page()
     page.goto(f"{address}runs")
     sign_in(page, "kim")
     page.get_by_text("Job 2, ").first.wait_for()

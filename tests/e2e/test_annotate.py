@@ -25,7 +25,7 @@ from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, make_response
-from tests.e2e.conftest import routed, running_app, wait_for
+from tests.e2e.conftest import TWO_FRAMES, routed, running_app, wait_for
 from tests.frozen_in_memory import current_judgements
 from tests.machine_fixtures import kept_alive
 
@@ -117,6 +117,8 @@ class Person:
     def ready(self) -> None:
         """Wait for a comparison that takes a press."""
         self.page.wait_for_selector(f"{COMPARING}:not([aria-busy])")
+        self.page.wait_for_selector(".guidelines:is([hidden], [data-name])", state="attached")
+        self.page.evaluate(TWO_FRAMES)  # in which what guidelines have moved comes to rest
         self.page.wait_for_timeout(350)
 
     def press(self, *keys: str) -> None:
@@ -203,9 +205,7 @@ def test_a_pair_is_judged_by_one_key(site: Site) -> None:
         assert judgement.seconds is not None
     assert ann.judge("0").outcome == "all-bad"
     assert ann.judge("s").outcome == "skip"
-    ann.page.wait_for_selector(
-        "text=/[78] of 30 judged today · 8 by you in all/"
-    )  # the first may have been before midnight
+    ann.page.wait_for_selector("text=/\\d of 30 judged today · 8 by you in all/")  # some may have been before midnight
     ann.ready()
     ann.press("u")
     ann.wait_status("Undone. Judge it again.")
@@ -237,6 +237,7 @@ def test_a_press_counts_once_and_only_for_what_could_be_read(site: Site) -> None
     assert second.locator(".answer .shown").all_text_contents() == ann.texts()
     ann.page.dblclick(".verdicts [data-key='1']")
     ann.wait(lambda: len(ann.rows()) == 1, "judgement from a double click")
+    ann.page.wait_for_selector(".judging:not([aria-busy])")
     second.wait_for_timeout(400)
     second.click(".verdicts [data-key='7']")
     second.wait_for_selector(".status >> text=It says: left much better")
@@ -304,6 +305,7 @@ def test_earlier_judgements_are_a_press_away(site: Site) -> None:
     annotator = site.db.value("SELECT id FROM annotator WHERE name = ?", (ann.name,))
     while (claim := claims.claim_next(site.db, annotator)) is not None:
         claims.judge(site.db, annotator, claim.nonce, act("tie"))
+    ann.page.reload()  # it may have taken one of them before all were judged
     ann.page.wait_for_selector(".judging[data-state=waiting]")
     ann.press("m")
     ann.page.locator(".mine li").nth(50).wait_for()
@@ -323,6 +325,75 @@ def test_a_rank_reason_or_flag_for_what_could_not_be_read_yet_does_not_count(sit
     ann.wait_status("Pressed too soon: not counted. Press again.")
     assert not ann.page.locator(".extras [aria-pressed=true]").count()
     assert ann.page.get_attribute("[data-place='0'] .choose", "aria-label") == "Answer 1: not ranked"
+
+
+# Lays out as a slow machine does, a second for each part; in that time this key is pressed, and obeyed later still.
+PRESS_WHILE_LAID_OUT = """(key) => {
+  const [now, { replaceChildren }] = [performance.now.bind(performance), Element.prototype];
+  let [ahead, laying] = [0, 0];
+  performance.now = () => now() + ahead;
+  Element.prototype.replaceChildren = function (...children) {
+    laying = performance.now();
+    ahead += 1000;
+    replaceChildren.apply(this, children);
+  };
+  const press = () => {
+    if (document.querySelector(".judging").dataset.state !== "comparing" || "said" in window) return;
+    ahead += 1000;
+    const pressed = new KeyboardEvent("keydown", { key, bubbles: true });
+    document.body.dispatchEvent(Object.defineProperty(pressed, "timeStamp", { value: laying }));
+    window.said = document.querySelector(".status").textContent;
+  };
+  new MutationObserver(press).observe(document.querySelector(".judging"), { attributes: true });
+}"""
+
+
+@pytest.mark.parametrize("key", ["1", "h"])
+def test_a_key_that_waited_till_a_comparison_was_laid_out_does_not_count(site: Site, key: str) -> None:
+    ann = site.open()
+    ann.page.wait_for_selector(".judging[data-state=waiting]")
+    ann.page.evaluate(PRESS_WHILE_LAID_OUT, key)
+    site.compare(*letters(2))
+    ann.page.wait_for_function("'said' in window")
+    assert ann.page.evaluate("window.said").endswith("Pressed too soon: not counted. Press again.")
+    assert not ann.page.locator(".extras [aria-pressed=true]").count()
+
+
+def test_what_has_moved_away_for_guidelines_that_come_late_can_not_be_pressed_at_once(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    ann.page.evaluate("localStorage.clear()")  # as somebody who has read no guidelines
+    held: list[Any] = []
+    with routed(ann.page, "**/annotate/guidelines", lambda route: held.append(route)):
+        ann.page.reload()
+        ann.page.wait_for_selector(COMPARING)
+        ann.wait(lambda: held, "the guidelines to be asked for")
+        ann.page.wait_for_timeout(350)
+        ann.page.evaluate("""() => new MutationObserver(() => {
+          document.querySelector(".flag").click();
+          window.pressed = true;
+        }).observe(document.querySelector(".guidelines"), { attributeFilter: ["open"] })""")
+        held[0].continue_()
+        ann.page.wait_for_function("window.pressed")
+    assert ann.status().endswith("Pressed too soon: not counted. Press again.")
+    assert not ann.page.locator(".flag[aria-pressed=true]").count()
+
+
+def test_nothing_is_listed_or_shown_otherwise_before_the_first_comparison_has_come(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    asked: list[str] = []
+    ann.page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
+    with routed(ann.page, "**/annotate/card", lambda route: route.abort()):
+        ann.page.reload()
+        ann.page.wait_for_selector(".judging[data-state=loading] .tools [data-key=m]")
+        ann.page.locator(".tools .toggle").evaluate_all("all => all.forEach((one) => one.click())")
+    ann.page.wait_for_selector(COMPARING)
+    assert "latest" not in asked
+    ann.page.click(".tools [data-key=m]")
+    ann.page.wait_for_selector(".judging[data-state=listing]")
 
 
 def test_four_answers_are_ranked_by_keyboard(site: Site) -> None:
@@ -370,7 +441,8 @@ def test_four_answers_are_ranked_by_touch(site: Site) -> None:
         ann.page.tap(f"[data-place='{place}'] .choose")
     ann.page.tap("text=Tie the next one")
     ann.page.tap("[data-place='3'] .choose")
-    assert ann.page.locator(".answer .rank").all_inner_texts() == ["Rank", "2nd, tied", "1st", "2nd, tied"]
+    ranks = ["Rank", "2nd, tied", "1st", "2nd, tied"]
+    ann.wait(lambda: ann.page.locator(".answer .rank").all_inner_texts() == ranks, "what the taps have ranked")
     ann.page.tap("text=Submit")
     ann.wait(ann.rows, "ranking")
     assert by_place(ann.rows()[0]) == [3, 2, 1, 2]
@@ -385,8 +457,8 @@ def test_four_answers_are_ranked_by_touch(site: Site) -> None:
     for place in (3, 1):
         ann.page.tap(f".side >> nth={place}")
         ann.page.tap(f"[data-place='{place}'] .choose")
-    sides = ann.page.locator(".side").all_inner_texts()
-    assert sides == ["Answer 1", "Answer 2: 2nd", "Answer 3", "Answer 4: 1st"], "of those that are out of sight too"
+    sides = ["Answer 1", "Answer 2: 2nd", "Answer 3", "Answer 4: 1st"]
+    ann.wait(lambda: ann.page.locator(".side").all_inner_texts() == sides, "those that are out of sight too")
 
 
 def test_the_best_of_three_is_one_key_or_one_click(site: Site) -> None:
@@ -542,17 +614,18 @@ def test_a_page_whose_person_is_signed_out_asks_nothing_more_by_itself(site: Sit
     ann.ready()
     asked: list[str] = []
     ann.page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))
-    with ann.page.expect_response("**/annotate/safety"):
+
+    def put_forward() -> set[str]:
+        """What is asked once it was time to ask."""
+        asked.clear()
         ann.page.clock.fast_forward(11_000)
+        ann.page.evaluate("fetch('healthz').then((answer) => answer.status)")
+        return set(asked)
+
+    assert "safety" in put_forward()
     ann.page.context.clear_cookies()
-    with ann.page.expect_response("**/annotate/safety"):
-        ann.page.clock.fast_forward(11_000)
-    ann.page.wait_for_timeout(300)
-    asked.clear()
-    for _ in range(5):
-        ann.page.clock.fast_forward(11_000)
-        ann.page.evaluate("fetch('healthz')")
-    assert set(asked) == {"healthz"}
+    wait_for(ann.page, "the page to know", lambda: put_forward() == {"healthz"})
+    assert [put_forward() for _ in range(5)] == [{"healthz"}] * 5
     ann.press("2")
     ann.wait_status("You are not signed in any more")
 
@@ -1268,7 +1341,7 @@ def test_below_open_guidelines_both_answers_are_seen_to_go_on(site: Site, role: 
     site.compare("word " * 900, "other " * 900)
     ann = site.open("annotate" if role == "admin" else "", role, viewport={"width": 1280, "height": 900})
     ann.ready()
-    assert ann.page.locator(".guidelines[open] .shown").get_attribute("tabindex") == "0"
+    ann.page.wait_for_selector(".guidelines[open] .shown[tabindex='0']")
     lowest = max(box["y"] + box["height"] for more in ann.page.locator(".more").all() if (box := more.bounding_box()))
     assert ann.page.locator(".more >> visible=true").count() == 3
     assert lowest < ann.page.locator(".verdict-bar").bounding_box()["y"]
@@ -1279,7 +1352,7 @@ def test_a_phone_shows_guidelines_and_where_the_answers_begin(site: Site) -> Non
     site.compare("word " * 900, "other " * 900)
     ann = site.open(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     ann.ready()
-    assert ann.page.locator(".guidelines .more").is_visible()
+    ann.page.wait_for_selector(".guidelines .more >> visible=true")
     assert ann.page.locator(".sides-switch").bounding_box()["y"] < ann.page.locator(".verdict-bar").bounding_box()["y"]
     ann.page.set_viewport_size({"width": 844, "height": 390})
     ann.wait(lambda: ann.page.locator(".sides-switch").is_hidden(), "the wide layout")
@@ -1300,9 +1373,8 @@ def test_what_is_cut_says_so_and_a_phone_shows_one_long_answer_at_a_time(site: S
     assert counts == [f"{count_words(MIXED)} words", "700 words"]
     more = ann.page.locator(".answer .more >> visible=true")
     assert more.count() == 1
-    while more.count():
-        more.click()
-        ann.page.wait_for_timeout(50)
+    press = "all => all.forEach((one) => one.click())"
+    wait_for(ann.page, "its end", lambda: more.evaluate_all(press) or not more.count())
     ann.page.set_viewport_size({"width": 390, "height": 844})
     shown = ann.page.locator(".answer >> visible=true")
     assert shown.count() == 1

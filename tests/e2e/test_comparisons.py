@@ -16,7 +16,7 @@ from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import matching
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, seed_comparisons
-from tests.e2e.conftest import go, running_app, wait_for
+from tests.e2e.conftest import TWO_FRAMES, go, running_app, wait_for
 from tests.e2e.test_addresses import unanswered
 
 pytestmark = pytest.mark.browser
@@ -118,7 +118,14 @@ def drawn_from(page: Any, waiting: set[Any]) -> str:
     """The filter of the table that is there when the page has nothing more to ask."""
     page.wait_for_selector("#comparisons-box .workbench")
     page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
-    wait_for(page, "that all is answered", lambda: not waiting)
+
+    def is_drawn() -> bool:
+        """Whether all is answered, and what is drawn of that asks nothing more."""
+        if not waiting:
+            page.evaluate(TWO_FRAMES)
+        return not waiting
+
+    wait_for(page, "that all is answered", is_drawn)
     return str(page.locator("#comparisons-box .workbench").get_attribute("data-filter"))
 
 

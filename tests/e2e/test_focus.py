@@ -119,7 +119,7 @@ def test_who_takes_a_promotion_back_reads_in_the_strip_at_once_what_serves(
     page.locator("#standing", has_text="dpo-7").wait_for()
     page.wait_for_selector("#decisions button[data-act]:not([aria-disabled]) >> visible=true")
     settle(page)
-    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 1)
+    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 5)
     page.locator("#decisions button").locator("visible=true").click()
     said = page.locator("#decided [role=status]", has_text="base serves now")
     wait_for(page, "the answer", lambda: page.clock.run_for(20) or said.count())

@@ -12,7 +12,7 @@ import pytest
 
 from rlhf.generation import playground_store
 from rlhf.generation.playground_store import Chat, FinishedAnswer
-from tests.e2e.conftest import running_app, wait_for
+from tests.e2e.conftest import TWO_FRAMES, running_app, wait_for
 from tests.machine_fixtures import Machine, make_machine, wait_until
 from tests.rlhf.generation.test_playground import register
 from tests.rlhf.tabs.playground.test_playground_tab import HOSTILE
@@ -113,10 +113,18 @@ def test_an_answer_is_watched_and_stopped_and_the_page_found_again(
     machine = make_machine(tmp_path / "data", tiny_model)
     with opened(machine, browser, "--no-workers") as talk:
         page = talk.page
-        with page.expect_response("**/gradio_api/**"):  # by the next beat, what was folded has been drawn as it is
-            page.get_by_text("System prompt, sampling and seed").click()
-        page.get_by_label("Tokens at most").fill("900")
-        page.get_by_label("Tokens at most").press("Tab")
+        tokens = page.get_by_label("Tokens at most")
+
+        def filled() -> bool:
+            """Whether what was typed stays: in the frame after something was unfolded, Gradio fills it in anew."""
+            if tokens.input_value() != "900":
+                tokens.fill("900")
+                tokens.press("Tab")
+            page.evaluate(TWO_FRAMES)
+            return bool(tokens.input_value() == "900")
+
+        page.get_by_text("System prompt, sampling and seed").click()
+        wait_for(page, "what was typed to stay", filled)
         talk.send("Sing a very long song.")
         (chat,) = wait_for(page, "the question", lambda: talk.asked)
         assert chat.sampling.max_new_tokens == 900

@@ -182,7 +182,7 @@ def test_after_all_tabs_were_visited_nothing_asks_but_the_tab_in_view(admin: Loo
             admin.turn(within)
         admin.settle()
     admin.turn("Iterations")
-    admin.asked.clear()
+    admin.forget()
     admin.put_forward()
     admin.until(lambda: "beat" in admin.asked)
     admin.settle()
@@ -231,6 +231,8 @@ def test_a_tab_within_a_tab_asks_at_once_when_its_outer_one_comes_back(admin: Lo
     admin.settle()
     admin.forget()
     admin.turn("Train")
+    # In a frame the tab notices that it is in view; those of the clock are none.
+    page.evaluate("new Promise((come) => new ResizeObserver(() => come()).observe(document.body))")
     page.clock.run_for(1000)
     admin.until(lambda: "beat" in admin.asked)
 
@@ -243,10 +245,15 @@ def test_a_tab_that_is_left_before_its_opening_was_answered_does_not_begin_to_as
             admin.until(lambda before=before: len(admin.asked) > before)
         admin.turn("Annotate")
     admin.settle()
-    # What was answered is drawn, and what hears of a change has asked.
-    admin.page.evaluate("new Promise((come) => requestAnimationFrame(() => requestAnimationFrame(come)))")
-    admin.settle()
-    admin.forget()
+
+    def silent() -> bool:
+        """Whether nothing was asked in a rest; at first what was answered is drawn, and what hears of that asks."""
+        admin.settle()
+        admin.forget()
+        admin.rest_on_annotate(1)
+        return (admin.by_itself, admin.pulses) == ([], [])
+
+    admin.until(silent)
     admin.rest_on_annotate()
     assert (admin.by_itself, admin.pulses) == ([], [])
     admin.turn("Hub")
@@ -281,7 +288,7 @@ def test_the_strip_says_what_runs_once_the_page_turns_to_it(admin: Looker, site:
     db, page = site[1], admin.page
     admin.until(lambda: admin.put_forward() or any("strip" in keys for keys in admin.followed))
     admin.settle()
-    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 1)
+    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 5)
     run = make_run(db)
     go(page, f"/runs/{run}")
     page.clock.run_for(1000)

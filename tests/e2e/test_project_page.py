@@ -13,6 +13,7 @@ from annotation.database import Database
 from annotation.records import Project, Tag
 from annotation.web import access
 from tests.annotation.tabs.test_project import HOSTILE
+from tests.e2e.conftest import TWO_FRAMES
 
 pytestmark = pytest.mark.browser
 
@@ -35,8 +36,9 @@ def page(db: Database, running: tuple[Database, str], browser: Any) -> Iterator[
     opened = context.new_page()
     opened.goto(address)
     opened.get_by_role("tab", name="Project").click()
-    opened.wait_for_function("document.querySelector('#project-tags textarea').value.includes('accurate')")
-    opened.wait_for_function("document.querySelector('#guidelines-text textarea').value")  # which comes a moment later
+    opened.wait_for_function("document.querySelector('#project-tags textarea')?.value.includes('accurate')")
+    opened.wait_for_function("document.querySelector('#guidelines-text textarea')?.value")  # which comes a moment later
+    opened.evaluate(TWO_FRAMES)  # Gradio fills in once more what it has just drawn
     yield opened
     context.close()
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,10 +129,11 @@ def test_a_worker_is_started_in_the_same_folder(running: Running) -> None:
     """That it can answer there is a test of its own, without a browser: tests/rlhf/hub/test_space_upload.py."""
 
     def worker() -> bool:
-        return any(
-            child.cwd() == str(running.folder) and "rlhf.jobs.worker" in child.cmdline()
-            for child in running.process.children(recursive=True)
-        )
+        for child in running.process.children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                if child.cwd() == str(running.folder) and "rlhf.jobs.worker" in child.cmdline():
+                    return True
+        return False
 
     wait_until("worker", worker)
 

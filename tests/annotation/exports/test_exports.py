@@ -605,8 +605,11 @@ def test_the_form_has_an_address_that_fills_it_again(context: Context) -> None:
     assert page.told == gr.skip()
 
 
-def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: Path) -> None:
-    page = Page(context)
+def test_the_page_counts_writes_offers_and_deletes(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, run, refused = Page(context), export_files.run_command, threading.Event()
+    monkeypatch.setattr(export_files, "run_command", lambda *how: refused.wait(PATIENCE_SECONDS) and run(*how))
     policies_, iterations, people, progress, files, _, pulse, *_ = page.call("export-open")
     assert (policies_["choices"], iterations["choices"]) == (["base"], ["0"])
     assert people["choices"] == ["ann", "bob", "zoe", "kim"]
@@ -626,6 +629,7 @@ def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: P
     assert cancel["visible"]
     with pytest.raises(gr.Error, match="being written already"):
         page.call("export-write", *page.values.values())
+    refused.set()
     progress, files, choice, _, cancel, deletion = page.finished()
     assert not cancel["visible"]
     assert deletion["visible"]

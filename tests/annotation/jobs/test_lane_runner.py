@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -189,18 +189,31 @@ def test_the_spec_of_an_export_comes_back_from_its_row(db: Database) -> None:
     assert EXPORTS.get(db, EXPORTS.enqueue(db, asked, "kim")).spec == asked
 
 
+# A program that writes an export, and never gives what it wrote its name.
+UNNAMED = "import os, runpy, time; os.rename = lambda *names: time.sleep(3600); "
+UNNAMED += "runpy.run_module('annotation', run_name='__main__', alter_sys=True)"
+
+
 @pytest.mark.own_start  # it is found by its command
 def test_an_export_is_cancelled_and_leaves_no_file(
-    db: Database, data_dir: Path, started: list[LaneRunner[Any]]
+    db: Database, data_dir: Path, started: list[LaneRunner[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge_all(db)
     export_files.start(db, ExportRequest(), "kim")
     (job,) = EXPORTS.recent(db, 9)
-    started.append(LaneRunner(data_dir, EXPORTS, export_files.perform))
-    started[0].start()
-    wait_until("its process", lambda: process_writing(psutil.Process(), job.spec.file))
-    job_table.cancel(db, job.id)
-    wait_until("its end", lambda: status_of(db, job.id) == "cancelled")
+    run = export_files.run_command
+
+    def run_unnamed(attempt: Attempt, command: Sequence[str], *how: Any) -> Any:
+        python, _option, _module, *arguments = command
+        return run(attempt, [python, "-c", UNNAMED, *arguments], *how)
+
+    with monkeypatch.context() as held:
+        held.setattr(export_files, "run_command", run_unnamed)
+        started.append(LaneRunner(data_dir, EXPORTS, export_files.perform))
+        started[0].start()
+        wait_until("its process", lambda: process_writing(psutil.Process(), job.spec.file))
+        job_table.cancel(db, job.id)
+        wait_until("its end", lambda: status_of(db, job.id) == "cancelled")
     assert export_files.files(data_dir) == []
     export_files.start(db, ExportRequest("csv"), "kim")
     wait_until("the next", lambda: EXPORTS.recent(db, 1)[0].status == "finished")

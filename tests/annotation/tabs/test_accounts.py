@@ -75,6 +75,16 @@ def test_an_account_can_be_changed_once_one_is_chosen(db: Database, data_dir: Pa
         assert [one["interactive"] for one in acts] == [there] * len(words)
 
 
+def test_an_opening_that_is_answered_late_takes_nothing_away(db: Database, data_dir: Path) -> None:
+    """Neither a question, nor the link of an invitation, which is shown once, nor what was typed for one."""
+    with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Accounts"):
+        accounts.build(demo, Context(db, data_dir, BASE_NAME))
+    events = {block.api_name: block for block in demo.fns.values()}
+    drawn = [*events["accounts"].outputs, *events["invitations"].outputs]
+    make, ask = events["invitation-make"], events["account-deactivate"]
+    assert not [one for one in (*make.inputs, make.outputs[0], *ask.outputs) if one in drawn]
+
+
 @pytest.mark.parametrize("act", accounts.QUESTIONS)
 def test_what_somebody_may_do_is_changed_after_a_question(db: Database, listeners: Listeners, act: str) -> None:
     def rows() -> list[dict[str, Any]]:
@@ -95,7 +105,7 @@ def test_what_somebody_may_do_is_changed_after_a_question(db: Database, listener
             "the account that it was about may be another now"
         )
     visit = listeners["account-visit"]
-    *_fields, hidden, _question, left, _unfolded, _told = visit(*asked_by("olga", visit, part="/olga"))
+    *_fields, hidden, _question, left, _no_end, _unfolded, _told = visit(*asked_by("olga", visit, part="/olga"))
     assert (hidden["visible"], left) == (False, {})
     *page, hidden, _said, left = listeners["account-really"](OLGA, "mira", asked)
     assert (hidden["visible"], left) == (False, {})

@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -298,8 +297,15 @@ def finished(importer: Importer) -> State:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it_has_no_token(
-    project: Path, db: Database, hub: SpaceHub
+    project: Path, db: Database, hub: SpaceHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen, trouble_with = threading.Event(), hub.trouble_with
+
+    def trouble_once_seen(method: str, path: str) -> Any:
+        assert not path.startswith("/api/datasets/") or seen.wait(PATIENCE_SECONDS)
+        return trouble_with(method, path)
+
+    monkeypatch.setattr(hub, "trouble_with", trouble_once_seen)
     with running(project, told(hub)) as program:
         web, holder = program.part("app.py"), program.part("rlhf.hub.token_process")
         assert TOKEN.encode() not in environment_of(web)
@@ -311,11 +317,11 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
         importer = Importer(db, token_held=True)
         source = ["--hub", "--", "ann/secret"]
         importer.start("look", source, [])
-        seen = imports_until(holder, lambda: importer.state.status != "running")
+        wait_until("a process of the token holder's that imports", lambda: imports_below(holder))
+        seen.set()
         look = finished(importer)
         assert look.status == "finished", look.error
         assert look.result["columns"] == ["prompt", "chosen", "rejected"]
-        assert seen, "the import ran in a process of the token holder's"
         importer.start("import", source, ["--map=prompt=prompt", "--by=kim"])
         assert finished(importer).result["counts"]["judged"] == 3
         (entry,) = store.imports(db)
@@ -343,15 +349,13 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
     assert (again.id, again.attempt) == (cut, 2)
 
 
-def imports_until(holder: psutil.Process, ended: Callable[[], bool]) -> set[int]:
-    """The processes that import which another has started until something has ended."""
-    seen: set[int] = set()
-    while not ended():
-        for child in holder.children():
-            with suppress(psutil.NoSuchProcess):
-                seen |= {child.pid} if "--import" in child.cmdline() else set()
-        time.sleep(0.05)
-    return seen
+def imports_below(holder: psutil.Process) -> bool:
+    """Whether a process that imports was started by another."""
+    for child in holder.children():
+        with suppress(psutil.NoSuchProcess):
+            if "--import" in child.cmdline():
+                return True
+    return False
 
 
 @pytest.mark.own_start

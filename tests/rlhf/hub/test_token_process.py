@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -142,7 +142,7 @@ def running(
         process.kill()
         process.wait()
         for other in [*left, *program.family]:
-            if other.is_running():
+            with suppress(psutil.NoSuchProcess):
                 other.kill()
 
 
@@ -388,7 +388,14 @@ def test_a_process_ends_with_its_launcher_where_the_system_does_not_see_to_it() 
         child = psutil.Process(int(process.stdout.readline()))
         assert child.is_running()
         process.kill()
-    wait_until("the end", lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, every=0.1)
+    wait_until("the end", lambda: has_ended(child), every=0.1)
+
+
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_while_the_hub_has_trouble_the_start_waits_and_a_hub_that_refuses_stops_it(

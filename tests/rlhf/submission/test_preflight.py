@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -42,8 +43,9 @@ def judged(db: Database) -> Database:
 
 
 @pytest.fixture
-def known(judged: Database, data_dir: Path, tiny_model: Path) -> Preflight:
-    """Of a data directory whose base model is the tiny one, under the usual name."""
+def known(judged: Database, data_dir: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Preflight:
+    """Of a data directory whose base model is the tiny one, under the usual name; no count of data takes long."""
+    monkeypatch.setattr(preflight, "QUICK_SECONDS", math.inf)
     (data_dir / "models").mkdir()
     (data_dir / "models" / BASE_NAME).symlink_to(tiny_model)
     return Preflight(judged, data_dir, BASE_NAME)
@@ -126,6 +128,7 @@ def test_what_each_kind_learns_from_is_counted_anew(
 def test_data_that_takes_long_to_count_rests_before_it_is_counted_again(
     known: Preflight, judged: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(preflight, "QUICK_SECONDS", 0.1)
     assert preflight.rest_after(100.0, 100.05) == 100.05
     assert preflight.rest_after(100.0, 103.0) == 163.0
     monkeypatch.setattr(preflight, "QUICK_SECONDS", 0.0)

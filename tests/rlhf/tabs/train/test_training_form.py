@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,7 @@ from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import TrainingSpec, from_json
-from rlhf.models import registry
+from rlhf.models import memory, registry
 from rlhf.models.registry import Policy, PolicyForm
 from rlhf.models.tokenize import tokenise_comparisons
 from rlhf.submission import job_submission, preflight
@@ -163,6 +164,16 @@ def opened(machine: Machine, name: str) -> Session:
 def machine_context(machine: Machine) -> Context:
     """What its pages are built with."""
     return Context(machine.db, machine.data_dir, str(machine.model))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def same_machine() -> Iterator[None]:
+    """No count of data takes long, and as much memory stays free: what is shown changes with what is asked only."""
+    machine = memory.this_machine()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(preflight, "QUICK_SECONDS", math.inf)
+        patched.setattr(memory, "this_machine", lambda: machine)
+        yield
 
 
 # ------------------------------------------------------------------------------------------------------------- the data
