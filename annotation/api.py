@@ -16,6 +16,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
+from weakref import WeakValueDictionary
 
 from annotated_types import Interval
 from starlette.requests import Request
@@ -30,7 +31,7 @@ from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, Use
 from annotation.translation import _, ngettext
 from annotation.ui import markdown_process
 from annotation.ui.differences import is_long, marked
-from annotation.ui.formatting import cut
+from annotation.ui.formatting import cut, moment
 from annotation.ui.invisible import visible
 from annotation.validation import read
 from annotation.web.middleware import ANNOTATOR_KEY
@@ -43,12 +44,12 @@ COUNT_SECONDS = 5.0
 # One thread for all: judgements are written one at a time anyway, and many threads would mostly wait for the
 # interpreter's lock (with fifty annotators at once they cost half as much again, and twice the 95th percentile).
 API_THREAD = ThreadPoolExecutor(1, thread_name_prefix="annotation-api")
+# An account's requests wait for each other before they wait for that thread, so a flood of them delays nobody else's.
+TURNS: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 # These only wait for the processes that render, so that a text that takes long delays nobody's judgement.
 RENDERING_THREADS = ThreadPoolExecutor(8, thread_name_prefix="rendering")
 # What the list of one's own judgements is told of each, beside the prompt's beginning.
-LISTED = (
-    *("id", "kind", "size", "outcome", "ranks", "strength", "tags", "note", "flag", "edited", "changed", "created"),
-)
+LISTED = (*("id", "kind", "size", "outcome", "ranks", "strength", "tags", "note", "flag", "edited", "changed"),)
 SHORT = 300
 # Of Markdown: a heading, code, a table, strong words, a formula; and of a list two lines, since one may be a dash.
 MARKS = re.compile(r"^ {0,3}(?:#{1,6} \S|```|~~~|\|[^\n]*\|)|\*\*\S|`[^`\n]+`|\\\(|\\\[|\$\$", re.MULTILINE)
@@ -344,7 +345,7 @@ def listed(row: Mapping[str, Any]) -> dict[str, Any]:
     """A judgement in the list of one's own, its texts to be read only."""
     edited = None if row["edited"] is None else in_short(row["edited"])
     texts = {"prompt": in_short(row["prompt"]), "note": visible(row["note"]), "edited": edited}
-    return {key: row[key] for key in LISTED} | texts
+    return {key: row[key] for key in LISTED} | texts | {"made": moment(row["created"])}
 
 
 def in_short(text: str) -> str:
@@ -385,7 +386,8 @@ def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Cal
         try:
             asked = RequestBody.of(sent)
             loop, run = asyncio.get_running_loop(), copy_context().run  # the language goes along
-            answered = await loop.run_in_executor(API_THREAD, run, handler, annotator, asked)
+            async with TURNS.setdefault(annotator.id, asyncio.Lock()):
+                answered = await loop.run_in_executor(API_THREAD, run, handler, annotator, asked)
             if has_source(answered):
                 answered = await loop.run_in_executor(RENDERING_THREADS, run, rendered_whole, answered)
             return ApiResponse(answered)

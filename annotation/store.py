@@ -753,18 +753,22 @@ def answer_counts(db: Database) -> AnswerCounts:
 LATEST = """j.comparison_id IN (SELECT c.id FROM current_judgement l JOIN comparison c ON c.id = l.comparison_id
     JOIN prompt p ON p.id = c.prompt_id WHERE p.split = 'train' AND c.purpose = 'preference' AND l.outcome != 'skip'
     GROUP BY c.id ORDER BY max(l.id) DESC LIMIT :latest)"""
+# Of judgements `j`: that somebody mended an answer of their comparison.
+MENDED = "j.comparison_id IN (SELECT comparison_id FROM current_judgement WHERE edited_response_id NOT NULL)"
 
 
 def judged_comparisons(
-    db: Database, *, reserved: bool = True, token_ids: bool = False, latest: int | None = None
+    db: Database, *, reserved: bool = True, token_ids: bool = False, mended: bool = False, latest: int | None = None
 ) -> Iterator[list[Judgement]]:
     """Current judgements, the ones of a comparison together, in the comparisons' order, read as they are needed.
 
     With those on prompts that are the gate's own, unless they are not wanted. With `token_ids` the answers have these
-    too, which are as long as the texts. With `latest` only so many comparisons to train on: those judged last.
+    too, which are as long as the texts. With `mended` only comparisons of which somebody mended an answer, with
+    `latest` only so many to train on: those judged last.
     """
     query = JUDGEMENTS.replace(LAST_FIELD, f"{LAST_FIELD}, 'token_ids', json(r.token_ids)") if token_ids else JUDGEMENTS
-    wanted = " AND ".join(["TRUE" if reserved else f"NOT {RESERVED}", "TRUE" if latest is None else LATEST])
+    conditions = {f"NOT {RESERVED}": not reserved, MENDED: mended, LATEST: latest is not None}
+    wanted = " AND ".join(["TRUE", *(condition for condition, asked in conditions.items() if asked)])
     rows = db.connection.query(f"{query} WHERE {wanted} ORDER BY j.comparison_id, j.id", {"latest": latest})
     for _comparison, group in groupby(rows, key=itemgetter("comparison_id")):
         yield [read_judgement(row) for row in group]
@@ -780,20 +784,6 @@ def demonstrations(db: Database) -> Iterator[Demonstration]:
     )
     for row in rows:
         yield Demonstration(**{**row, "messages": tuple(json.loads(row["messages"]))})
-
-
-def mended_answers(db: Database) -> Iterator[Demonstration]:
-    """Answers that annotators mended in judgements that stand, unless flagged or by someone left out, oldest first."""
-    excluded = excluded_annotators(db)
-    rows = db.connection.query(
-        """SELECT r.id, r.prompt_id, p.split, p.messages, r.text, r.origin, a.name AS annotator, r.created
-           FROM current_judgement j JOIN response r ON r.id = j.edited_response_id
-           JOIN prompt p ON p.id = r.prompt_id JOIN annotator a ON a.id = j.annotator_id
-           WHERE j.flag IS NULL ORDER BY r.id"""
-    )
-    for row in rows:
-        if row["annotator"] not in excluded:
-            yield Demonstration(**{**row, "messages": tuple(json.loads(row["messages"]))})
 
 
 def judged_count(db: Database) -> int:
@@ -881,7 +871,8 @@ def new_to_train_on(db: Database, since: str) -> int:
                    WHERE j.created > :since AND j.outcome != 'skip' AND p.split = 'train' AND c.candidate_id IS NULL
                      AND NOT j.early
                      AND NOT EXISTS (SELECT 1 FROM current_judgement f
-                         WHERE f.comparison_id = j.comparison_id AND f.flag NOT NULL)
+                         WHERE f.comparison_id = j.comparison_id AND f.flag NOT NULL
+                           AND f.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator))
                      AND j.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)
                      AND c.purpose = 'preference' AND (j.purpose IN ('own', 'adjudication') OR :judges AND
                          j.purpose = 'judge' AND NOT EXISTS (SELECT 1 FROM current_judgement o

@@ -731,19 +731,7 @@ def parquet_file(path: Path, name: str) -> ImportSource:
         raise UserError(
             _("{name} is no readable Parquet file ({first_line}).").format(name=name, first_line=first_line(error))
         ) from error
-    if any(size < 0 or size > MAXIMUM_ROW_GROUP for size in sizes) or sum(sizes) > MAXIMUM_BYTES:
-        raise UserError(
-            _(
-                "{name} unpacks to {sizes:,.0f} MB in one row group and {total:,.0f} MB in all; up to "
-                "{maximum_row_group:,} and {maximum_bytes:,} MB are read."
-            ).format(
-                name=name,
-                sizes=max(sizes) / MEGABYTE,
-                total=sum(sizes) / MEGABYTE,
-                maximum_row_group=MAXIMUM_ROW_GROUP // MEGABYTE,
-                maximum_bytes=MAXIMUM_BYTES // MEGABYTE,
-            )
-        )
+    refuse_unpacked(sizes, name)
     types = column_types(schema, name)
 
     def rows() -> Iterator[RawRow]:
@@ -768,6 +756,23 @@ def parquet_file(path: Path, name: str) -> ImportSource:
         share=lambda: done[0] / done[1],
         checksum=lambda: file_sha256(path, name),
     )
+
+
+def refuse_unpacked(sizes: Sequence[int], name: str) -> None:
+    """Raises UserError for a Parquet file whose row groups unpack to more bytes than can be meant."""
+    if any(size < 0 or size > MAXIMUM_ROW_GROUP for size in sizes) or sum(sizes) > MAXIMUM_BYTES:
+        raise UserError(
+            _(
+                "{name} unpacks to {sizes:,.0f} MB in one row group and {total:,.0f} MB in all; up to "
+                "{maximum_row_group:,} and {maximum_bytes:,} MB are read."
+            ).format(
+                name=name,
+                sizes=max(sizes) / MEGABYTE,
+                total=sum(sizes) / MEGABYTE,
+                maximum_row_group=MAXIMUM_ROW_GROUP // MEGABYTE,
+                maximum_bytes=MAXIMUM_BYTES // MEGABYTE,
+            )
+        )
 
 
 @dataclass(frozen=True)

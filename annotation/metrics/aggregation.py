@@ -77,8 +77,8 @@ def people_first(group: Sequence[Judgement]) -> tuple[list[Judgement], list[str]
 def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[list[Judgement], list[str]]:
     """The judgements of one comparison that count, and the reasons why others don't.
 
-    An adjudication stands alone, unless the adjudicator skipped it. A flag by anyone, in whatever role, takes the
-    comparison out.
+    An adjudication stands alone, unless the adjudicator skipped it. A flag by anyone who is not left out, in whatever
+    role, takes the comparison out.
     """
     left_out = set(excluded)
     reasons: list[str] = []
@@ -94,7 +94,7 @@ def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[li
             counted.append(judgement)
         else:
             reasons.append(reason)
-    if any(judgement.flag for judgement in group):
+    if any(judgement.flag and judgement.annotator not in left_out for judgement in group):
         return [], [*reasons, *("flagged" for _ in counted)]
     settled = [entry for entry in counted if entry.purpose == "adjudication" and entry.outcome != "skip"]
     if settled:

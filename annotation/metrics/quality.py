@@ -332,7 +332,12 @@ def golds(db: Database, everything: Sequence[Vote], known: Mapping[int, tuple[in
 
 
 def flagged_comparisons(db: Database) -> set[int]:
-    return {row["comparison_id"] for row in db.rows("SELECT comparison_id FROM current_judgement WHERE flag NOT NULL")}
+    """Those that somebody flagged who is not left out."""
+    rows = db.rows(
+        """SELECT comparison_id FROM current_judgement
+           WHERE flag NOT NULL AND annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)"""
+    )
+    return {row["comparison_id"] for row in rows}
 
 
 def flagged_cases(db: Database) -> list[FlaggedCase]:

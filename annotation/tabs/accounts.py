@@ -27,8 +27,8 @@ from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _, codes, language_of, numeral, of_server
 from annotation.ui.formatting import NOTHING, moment
-from annotation.ui.markup import Button, Chip, Row, done, escape, status, table
-from annotation.ui.tab_addresses import Place
+from annotation.ui.markup import Button, Chip, Row, Way, done, escape, status, table
+from annotation.ui.tab_addresses import Place, link
 from annotation.validation import from_form, whole
 from annotation.web import access, invitations
 from annotation.web.access import Account
@@ -90,46 +90,46 @@ def build(demo: gr.Blocks, context: Context) -> None:
     secret = gr.Textbox(
         label=_("Password, shown once"), interactive=False, buttons=["copy"], visible=False, elem_id="new-password"
     )
+    gr.Markdown(_("## Add someone"))
     with gr.Row():
-        with gr.Column(min_width=320):
-            gr.Markdown(_("## Add someone"))
-            name = gr.Textbox(label=_("Name"), max_length=40)
-            role = gr.Radio([(_(role), role) for role in ROLES], value="annotator", label=_("Role"))
-            password = gr.Textbox(
-                label=_("Password"),
-                type="password",
-                placeholder=_("Leave empty to have one made"),
-                max_length=access.MAXIMUM_PASSWORD,
-            )
-            add = gr.Button(_("Add account"), variant="primary", elem_id="account-add")
-        with gr.Column(min_width=320):
-            invited = lay_out_invitation()
-        with gr.Column(min_width=320):
-            gr.Markdown(_("## Change an account"))
-            account = gr.Dropdown([], label=_("Account"), allow_custom_value=True)
+        name = gr.Textbox(label=_("Name"), max_length=40)
+        role = gr.Radio([(_(role), role) for role in ROLES], value="annotator", label=_("Role"))
+        password = gr.Textbox(
+            label=_("Password"),
+            type="password",
+            placeholder=_("Leave empty to have one made"),
+            max_length=access.MAXIMUM_PASSWORD,
+        )
+    add = gr.Button(_("Add account"), variant="primary", elem_id="account-add")
+    with gr.Accordion(_("Invite someone"), open=False):
+        invited = lay_out_invitation()
+        made = acting_box(elem_id="invitations")
+    with gr.Accordion(_("Change an account"), open=False) as changing:
+        account = gr.Dropdown([], label=_("Account"), allow_custom_value=True)
+        with gr.Row():
+            reset = act_button(_("Reset password"))
+            make_admin = act_button(_("Make admin"))
+            make_annotator = act_button(_("Make annotator"))
+            shut_out = act_button(_("Deactivate"), "stop")
+            let_in = act_button(_("Reactivate"))
+        with gr.Column(visible=False) as confirm:
+            question = asking_box()
             with gr.Row():
-                reset = act_button(_("Reset password"))
-                make_admin = act_button(_("Make admin"))
-                make_annotator = act_button(_("Make annotator"))
-                shut_out = act_button(_("Deactivate"), "stop")
-                let_in = act_button(_("Reactivate"))
-            with gr.Column(visible=False) as confirm:
-                question = asking_box()
-                with gr.Row():
-                    really = gr.Button(_("Yes"), variant="stop", min_width=100, elem_id="account-really")
-                    keep = gr.Button(_("No"), min_width=100, elem_id="account-not")
-            asked = gr.State({})
-            language = gr.Dropdown([], label=_("Language"))
+                really = gr.Button(_("Yes"), variant="stop", min_width=100, elem_id="account-really")
+                keep = gr.Button(_("No"), min_width=100, elem_id="account-not")
+        asked = gr.State({})
+        language = gr.Dropdown([], label=_("Language"))
+        with gr.Row():
             groups = gr.Textbox(label=_("Groups"), info=_("Separated by commas."))
             quota = whole_number(_("Judgements in all"), placeholder=_("no end"))
-            save = act_button(_("Save groups and judgements"))
-    made = acting_box(elem_id="invitations")
+        save = act_button(_("Save groups and judgements"))
     wire_invitations(invited, made, context, opening_of(demo))
     acts = [reset, make_admin, make_annotator, shut_out, let_in, save]
     bar, fields, admin = place_bar(), [groups, quota, language, *acts], guarded(context, "admin")
     asking = [confirm, question, asked]
     page = [listed, account, outcome, secret, *fields, bar, *asking]
-    visits(bar, context, visiting(db), [], [account, outcome, secret, *fields, *asking], api_name="account-visit")
+    looked_at = [account, outcome, secret, *fields, *asking, changing]
+    visits(bar, context, visiting(db), [], looked_at, api_name="account-visit")
     account.input(admin(choosing(db)), account, [*fields, bar, *asking], api_name="account-choose", **QUIET)
     language.input(admin(changing_language(db)), [account, language], page, api_name="account-language", **QUEUED)
     save.click(admin(saving(db)), [account, groups, quota], page, api_name="account-groups", **QUEUED)
@@ -168,7 +168,12 @@ def accounts_table(db: Database) -> tuple[str, list[str]]:
     everyone, groups = access.accounts(db), annotator_groups.groups_of_each(db)
     rows = [
         (
-            *(entry.name, _(entry.role), ", ".join(groups.get(entry.id, ())) or NOTHING, judged(entry)),
+            *(
+                Way(link("accounts", place_of(entry.name)), entry.name),
+                _(entry.role),
+                ", ".join(groups.get(entry.id, ())) or NOTHING,
+                judged(entry),
+            ),
             *(state_of(entry), signs_in_with(entry), language_of(entry.language).name, entry.created[:10]),
         )
         for entry in everyone
@@ -242,12 +247,13 @@ def visiting(db: Database) -> Any:
     """The handler of the address, which may name an account."""
 
     def visit_account(annotator: Annotator, place: Place) -> Any:
-        """Choose that account; with none of that name, say so."""
+        """Choose that account, and unfold what can be changed; with none of that name, say so."""
         entry = entry_of(db, place.first)
         unknown = _("There is no account {name}.").format(name=place.first) if place.first and entry is None else ""
         chosen = gr.update(value=None if entry is None else entry.name)
         secret = gr.Textbox(value="", visible=False)
-        return [chosen, status(unknown, "warning"), secret, *fields_of(db, entry), *unasked()]
+        unfolded = gr.skip() if entry is None else gr.update(open=True)
+        return [chosen, status(unknown, "warning"), secret, *fields_of(db, entry), *unasked(), unfolded]
 
     return visit_account
 
@@ -438,11 +444,9 @@ class InvitationForm:
 
 def lay_out_invitation() -> InvitationForm:
     """The form, below each other."""
-    gr.Markdown(_("## Invite someone"))
     with gr.Row():
         uses = whole_number(_("Accounts"), 1, min_width=100)
         days = whole_number(_("Days"), 7, min_width=100)
-    with gr.Row():
         group = gr.Textbox(label=_("Group"), placeholder=_("none"), max_length=40, min_width=100)
         quota = whole_number(_("Judgements each"), placeholder=_("no end"), min_width=100)
     make = gr.Button(_("Make a link"), variant="primary", elem_id="invitation-add")

@@ -1,10 +1,11 @@
 // The address of the page, kept together with what is in view: /TAB, a tab within it, and what is looked at there, as in
 // /train/dpo, /runs/12 and /data?status=skipped. Stands in the head of the page, before anything is drawn.
 //
-// `outermost`: the tabs of the page, {component, element, tabs: [{id, label, within}]}. What others use of it, as
+// `outermost`: the tabs of the page, {component, element, tabs: [{id, label, within}]}. `ends`: addresses that none goes on
+// from, such as "data/import". What others use of it, as
 // `prefloop.address`: `part`, `tell`, `go`, `follow`, `isHere`; annotation/tabs/place_bar.js is the example. `prefloop.theme`, which
 // has to be known before anything is drawn as well, is what the masthead switches.
-(function (outermost, language) {
+(function (outermost, ends, language) {
 const LANDING = "annotate"; // where "/" leads
 const PATIENCE_MS = 15000;
 
@@ -61,25 +62,12 @@ function chosen() {
   return tabs;
 }
 
-// On a narrow screen Gradio puts tabs into a menu, where only their names say which they are.
-function press(level, id) {
-  const shown = listOf(level)?.querySelector(`[data-tab-id="${CSS.escape(id)}"]`);
-  const { label } = level.tabs.find((tab) => tab.id === id);
-  const menu = document.querySelectorAll(`[id="${CSS.escape(level.element)}"] > .tab-wrapper .overflow-dropdown button`);
-  const button = shown ?? [...menu].find((one) => one.textContent.trim() === label);
-  button?.click();
-}
+const press = (level, id) => listOf(level)?.querySelector(`[data-tab-id="${CSS.escape(id)}"]`)?.click();
 
-// In that menu each says as well which tab it is, so that it has its icon, and which one is chosen.
-function onMenu(event) {
-  const menu = event.target.closest?.(".overflow-menu");
-  const level = menu?.closest(".tabs")?.id === outermost.element ? outermost : null;
-  for (const button of menu?.querySelectorAll(".overflow-dropdown button") ?? []) {
-    const tab = level?.tabs.find(({ label }) => label === button.textContent.trim());
-    if (tab) button.dataset.tabId = tab.id;
-    if (button.classList.contains("selected")) button.setAttribute("aria-current", "page");
-    else button.removeAttribute("aria-current");
-  }
+// On a narrow screen the row of tabs scrolls: the chosen one is in view.
+function scrollTo(tab) {
+  const row = tab.parentElement;
+  row.scrollLeft = tab.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
 }
 
 // Turn to the tabs of `target`, the outermost first: those within another are laid out once it was turned to.
@@ -111,6 +99,7 @@ function rest() {
 
 // Another tab was chosen, by a person or by the server: so says the address.
 function chose() {
+  document.querySelectorAll("[role=tab][aria-selected=true]").forEach(scrollTo);
   if (target) return turn();
   const [now, named] = [chosen(), whole(read().tabs)];
   if (now.every((id, place) => id === named[place])) return;
@@ -229,6 +218,7 @@ function onLink(event) {
   const plain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
   if (!link || !plain || event.defaultPrevented || link.target || link.hasAttribute("download")) return;
   if (link.origin !== location.origin || !read(link).tabs.length || link.pathname === "/") return;
+  if (ends.some((end) => link.pathname.startsWith(`/${end}/`) && link.pathname !== `/${end}/`)) return; // the server says so
   event.preventDefault();
   go(link.pathname + link.search);
 }
@@ -261,7 +251,6 @@ new MutationObserver(chose).observe(document.documentElement, { attributeFilter:
 new MutationObserver(() => showTitle()).observe(document.head, { childList: true, subtree: true, characterData: true });
 addEventListener("popstate", arrive);
 document.addEventListener("click", onLink);
-document.addEventListener("click", (event) => setTimeout(onMenu, 0, event), true); // when Gradio has drawn it
 const pressed = (event) => event.isTrusted && rest(); // whoever does something does not want to be led elsewhere
 for (const press of ["pointerdown", "keydown"]) document.addEventListener(press, pressed, true);
 if (location.pathname === "/") write(`/${LANDING}${location.search}`, true);

@@ -152,7 +152,8 @@ def head(page: Any) -> str:
     """The script for the head of a page; one without tabs is that of annotators."""
     tabs = tabs_of(page) or TabList(0, "", [TabName(LANDING, "", None)])
     told_tabs = json.dumps(asdict(tabs)).replace("<", "\\u003c")
-    return f"<script>{HEAD.strip()}({told_tabs}, {json.dumps(spoken().code)});</script>"
+    rest = f"{json.dumps([*ends(page)])}, {json.dumps(spoken().code)}"
+    return f"<script>{HEAD.strip()}({told_tabs}, {rest});</script>"
 
 
 def names(page: Any) -> Iterator[str]:

@@ -250,6 +250,9 @@ function tellTooSoon() {
   remark(TOO_SOON);
 }
 
+// What a press on something of a comparison does, which nothing comes of while that can't have been read.
+const onceRead = (act) => (event) => (performance.now() - shownAt < UNREAD_MS ? tellTooSoon() : act(event));
+
 function remark(words) {
   const status = find(".status");
   if (!status.textContent.endsWith(words)) status.append(` ${words}`);
@@ -672,11 +675,11 @@ function refreshAnswer(box, place) {
 function extras() {
   const tags = card.tags.map((tag) => {
     const named = { class: "tag", "data-label": tag.label, "aria-pressed": "false" };
-    return button(tag.key.toUpperCase(), tag.name, () => toggleTag(tag.label), named);
+    return button(tag.key.toUpperCase(), tag.name, onceRead(() => toggleTag(tag.label)), named);
   });
   const flags = FLAGS.map(([key, flag, label]) => {
     const named = { class: "flag", "data-flag": flag, "aria-pressed": "false" };
-    return button(key, label, () => toggleFlag(flag), named);
+    return button(key, label, onceRead(() => toggleFlag(flag)), named);
   });
   const field = { id: "judgement-note", rows: 1, maxlength: 4000, "aria-keyshortcuts": "N", input: onNote };
   const note = make("textarea", field);
@@ -883,16 +886,12 @@ function rankName(rank, tied) {
 }
 
 function toggleRank(place) {
-  return (event) => {
+  return onceRead((event) => {
     if (!inHand() || listing) return;
-    if (performance.now() - shownAt < UNREAD_MS) {
-      tellTooSoon();
-      return;
-    }
     if (event.detail) event.currentTarget.blur(); // so that Enter submits after a tap instead of tapping again
     if (placed().includes(place)) takeOut(place);
     else put(place);
-  };
+  });
 }
 
 function put(place) {
@@ -999,15 +998,13 @@ async function listEarlier(event) {
 }
 
 function listed(row) {
-  const when = new Date(row.created);
   const words = capital(inWords(row));
   const name = filled(_("Change: {judgement}"), { judgement: words });
-  const time = when.toLocaleString(LANGUAGE, { dateStyle: "medium", timeStyle: "short" });
   const flag = row.flag && flagName(row.flag);
   const marks = [...row.tags.map(reasonName), flag, row.edited && _("edited"), row.changed && _("changed")].filter(Boolean);
   return make("li", { "data-id": row.id },
     make("p", { class: "prompt", dir: "auto" }, row.prompt),
-    make("p", { class: "done" }, make("strong", {}, words), " ", make("time", { datetime: row.created }, time)),
+    make("p", { class: "done" }, make("strong", {}, words), " ", make("time", {}, `${row.made} UTC`)),
     marks.length ? make("p", { class: "marks" }, marks.map((mark) => make("span", {}, mark))) : [],
     row.note ? make("p", { class: "note", dir: "auto" }, row.note) : [],
     button("", _("Change"), () => reopen(row.id), { "aria-label": name }));

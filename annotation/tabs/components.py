@@ -114,7 +114,7 @@ element.addEventListener("click", (event) => {
 """
 
 
-def acting_box(speaks: bool = False, **options: Any) -> gr.HTML:
+def acting_box(value: str = "", speaks: bool = False, **options: Any) -> gr.HTML:
     """A box as `html_box`, whose buttons (`markup.act_button`) raise its event `act`, with what is to be done to what.
 
     One component in place of a button for each row, which could not be as many as there are rows. What the browser says
@@ -123,19 +123,19 @@ def acting_box(speaks: bool = False, **options: Any) -> gr.HTML:
     """
     # Not as one of the box's properties: Gradio 6.31 forgets those where the box is laid out hidden.
     script = ACTING.replace("SPEAKS", str(speaks).lower())
-    return gr.HTML(value="", js_on_load=script, elem_classes=["kit"], **options)
+    return gr.HTML(value=value, js_on_load=script, elem_classes=["kit"], **options)
 
 
 # Whoever does not see the page hears what is asked: the focus stays on the button that asks, far from it.
 ASKING = """
-let asked = "";
+let asked = null;
 function look() {
   const said = element.querySelector("[role=status]");
-  if (said && said.textContent !== asked) {
+  if (said && said !== asked) {
     said.tabIndex = -1;
     requestAnimationFrame(() => said.focus()); // the question may be about to be shown
   }
-  asked = said?.textContent ?? "";
+  asked = said;
 }
 new MutationObserver(look).observe(element, { childList: true, characterData: true, subtree: true });
 look();

@@ -126,6 +126,8 @@ DEFAULTS: Mapping[str, Any] = {
 # What an address calls those that a list's filter has a like of; the filter itself stands beside them, as in a list's.
 CALLED: Mapping[str, str] = {"container": "files", "since": "first", "until": "last"}
 KNOWN: Mapping[str, Collection[str]] = {"format": [*FORMATS, "raw"], "container": CONTAINERS, "sources": SOURCES}
+# The fields that are folded, fold by fold: one that an address fills is unfolded.
+FOLDED = ({"policies", "iterations", "annotators", "sources", "since", "until", "agreement"}, {"names", "licence"})
 # How an address says that no source is chosen.
 NOBODY = "none"
 
@@ -255,6 +257,7 @@ class ExportFormPage:
     """The components, in the order of `request_of`'s values."""
 
     form: Mapping[str, Any]
+    folded: Sequence[gr.Accordion]
     count: gr.HTML
     command: gr.Textbox
     write: gr.Button
@@ -276,8 +279,8 @@ class ExportFormPage:
         return [self.progress, self.files, self.chosen, self.pulse, self.cancel, self.deletion]
 
 
-def build_form() -> dict[str, Any]:
-    """The fields by name; choices that come from the database are filled when the tab is opened."""
+def build_form() -> tuple[dict[str, Any], list[gr.Accordion]]:
+    """The fields by name, and what FOLDED are in; choices from the database are filled when the tab is opened."""
     form: dict[str, Any] = {}
     form["format"] = gr.Radio(labelled(FORMAT_CHOICES), value="preference", label=_("Format"), elem_id="export-format")
     form["container"] = gr.Radio(
@@ -286,7 +289,7 @@ def build_form() -> dict[str, Any]:
         label=_("Files"),
         info=_("In a zip with its card; CSV and raw are single files."),
     )
-    with gr.Accordion(_("Filters"), open=False):
+    with gr.Accordion(_("Filters"), open=False) as filters:
         with gr.Row():
             form["policies"] = choices(_("Policies"), _("That wrote the answers; none chosen: all."))
             form["iterations"] = choices(_("Trainings behind them"), _("Behind those policies; 0 is the base model."))
@@ -311,10 +314,10 @@ def build_form() -> dict[str, Any]:
         visible=False,
         elem_id="export-comparisons",
     )
-    with gr.Accordion(_("Names and licence"), open=False):
+    with gr.Accordion(_("Names and licence"), open=False) as rights:
         form["names"] = gr.Checkbox(label=_("Name the annotators (otherwise each has a pseudonym)"))
         form["licence"] = licence_choice(elem_id="export-licence")
-    return form
+    return form, [filters, rights]
 
 
 def choices(label: str, info: str) -> gr.Dropdown:
@@ -339,7 +342,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
     gr.Markdown(_("## Export"))
     gr.Markdown(_(EXPLANATION))
-    form = build_form()
+    form, folded = build_form()
     count = html_box()
     with gr.Accordion(_("The same on the command line"), open=False):
         command = gr.Textbox(label=_("Command"), interactive=False, buttons=["copy"], lines=2)
@@ -352,6 +355,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         delete = gr.Button(_("Delete"), variant="stop", scale=0, min_width=160)
     page = ExportFormPage(
         form=form,
+        folded=folded,
         count=count,
         command=command,
         write=write,
@@ -375,7 +379,7 @@ def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
     described = [page.command, form["container"]]
     changed = partial(gr.on, [field.change for field in page.fields])
     bar = place_bar()
-    visits(bar, context, narrower(), [], page.fields, api_name="export-only")
+    visits(bar, context, narrower(), [], [*page.fields, *page.folded], api_name="export-only")
     opening(admin(opener(context)), None, [*filled, *page.shown], api_name="export-open", **QUIET)
     # The browser runs what one event starts one after the other: what is quick comes first.
     opening(admin(describer(context)), page.fields, described, api_name="export-describe", **QUIET)
@@ -446,7 +450,8 @@ def narrower() -> Any:
         updates = {name: gr.update(value=value) for name, value in values.items()}
         if "comparisons" in values:
             updates["comparisons"] = gr.update(value=values["comparisons"], visible=values["comparisons"] != "")
-        return [updates.get(name, gr.skip()) for name in DEFAULTS]
+        unfolded = (gr.update(open=True) if own.keys() & names else gr.skip() for names in FOLDED)
+        return [*(updates.get(name, gr.skip()) for name in DEFAULTS), *unfolded]
 
     return narrow_export
 

@@ -5,7 +5,7 @@
 (function (sentences) {
 const _ = (sentence) => sentences[sentence] ?? sentence;
 const SLOWER = 1.25; // so a change is seen later by a quarter of the time before it in which nothing changed, at most
-const SLOWEST_MS = 15000;
+const SLOWEST_MS = { tab: 5000, strip: 15000 };
 const PATIENCE_MS = 10000;
 const TOGETHER_MS = 200; // what is due within this time is asked for together
 const ACTED_MS = 1500; // after a click, until what it did may be said elsewhere on the page
@@ -96,7 +96,9 @@ function tick() {
   for (const one of due.filter((one) => one.waiting)) late(one);
   const here = due.filter((one) => !one.waiting && (seen(one) || unseenDue(one) !== Infinity));
   for (const one of due.filter((one) => !one.waiting && !here.includes(one))) one.due = Infinity;
-  const quick = here.filter((one) => !one.whole);
+  // What is in view with it goes along, so that it says the same, and asks less by itself.
+  const along = (one) => here.includes(one) || (seen(one) && !one.waiting && !one.told);
+  const quick = here.every((one) => one.whole) ? [] : [...all].filter((one) => !one.whole && along(one));
   for (const one of here.filter((one) => one.whole)) askWhole(one);
   if (quick.length) askWhether(quick);
   else plan();
@@ -125,7 +127,7 @@ function answered(one, value) {
   plan();
 }
 
-const slower = (one) => Math.min(SLOWER * one.wait, SLOWEST_MS);
+const slower = (one) => Math.min(SLOWER * one.wait, one.ask ? SLOWEST_MS.tab : SLOWEST_MS.strip);
 
 // The handler failed, or the server is slow or away, or the person was signed out, which is asked.
 function late(one) {

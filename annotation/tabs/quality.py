@@ -40,8 +40,8 @@ SETTLE_EXPLANATION = N_(
     "tab and judge it: your judgement then stands for the comparison, and the others stay in the record."
 )
 EXCLUSION_EXPLANATION = N_(
-    "Leaving an annotator out takes their judgements out of training and out of agreement from now on; models "
-    "trained before keep what they learned. Nothing is deleted, and you can take them back in."
+    "Leaving an annotator out takes their judgements and flags out of training and agreement from now "
+    "on; models trained before keep what they learned. Nothing is deleted, and you can take them back in."
 )
 
 

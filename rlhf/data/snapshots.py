@@ -14,8 +14,8 @@ from annotation.examples.example_sets import EXAMPLES, read_example
 from annotation.exports.frozen_rows import DemonstrationRow, FrozenRow, PromptRow, line_of
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics import quality
-from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY
-from annotation.records import Split, UserError, now
+from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY, usable
+from annotation.records import Demonstration, Split, UserError, now
 from annotation.translation import N_, _, numeral
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import write_lines
@@ -128,7 +128,7 @@ def demonstration_rows(db: Database) -> Iterator[DemonstrationRow]:
     """
     known: set[int] = set()
     held_out = {json.dumps(prompt.messages) for prompt in store.prompts(db, "held-out")}
-    for shown in (*store.demonstrations(db), *store.mended_answers(db)):
+    for shown in (*store.demonstrations(db), *mended_answers(db)):
         turns = [dict(message) for message in shown.messages]
         answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
         turns.append({"role": "assistant", "content": shown.text})
@@ -139,6 +139,28 @@ def demonstration_rows(db: Database) -> Iterator[DemonstrationRow]:
                 known.add(content)
                 split: Split = "held-out" if json.dumps(before) in held_out else shown.split
                 yield DemonstrationRow(split=split, messages=before, text=text, origin=shown.origin, response=shown.id)
+
+
+def mended_answers(db: Database) -> list[Demonstration]:
+    """What annotators made of answers in judgements that count, oldest first."""
+    excluded = store.excluded_annotators(db)
+    groups = store.judged_comparisons(db, reserved=False, mended=True)
+    found = [
+        Demonstration(
+            id=one.edited.id,
+            prompt_id=one.prompt_id,
+            split=one.split,
+            messages=one.messages,
+            text=one.edited.text,
+            origin="person",
+            annotator=one.annotator,
+            created=one.created,
+        )
+        for group in groups
+        for one in usable(group, excluded)[0]
+        if one.edited
+    ]
+    return sorted(found, key=lambda one: one.id)
 
 
 def prompt_rows(db: Database) -> Iterator[PromptRow]:

@@ -74,72 +74,162 @@ def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
     """Answer, score and compare. Returns the report that the page and `python -m rlhf` show."""
     run.report(0, 0, {}, _("It loads the model."))
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
+    policies = policies_of(run, spec, models)
+    inputs = inputs_of(run, spec, models, policies.candidate)
+    held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
+    passes = sum(1 + len(policies.measured_by(policy)) for policy in policies.compared)
+    progress = CheckProgress(run, passes * inputs.fed + 2 * len(inputs.rendered_apart) + len(held_out))
+    found = {one.version: measure(progress, spec, models, policies, one, inputs) for one in policies.compared}
+    accuracy = implicit_accuracy(progress, models, policies.candidate, held_out)
+    del models  # a judge may need the memory
+    candidate, against, others = policies.candidate, policies.against, policies.others
+    put_before_people(run.db, spec, candidate, others)
+    judged, own = ask_judges(run, spec, candidate), {answer.id for answer in found[candidate.version].answers}
+    ask_people_instead(run, spec, candidate, judged)
+    report = replace(
+        figures_of(policies, found, inputs),
+        implicit_accuracy=accuracy,
+        win_rates={other.revision: win_rates(run.db, spec, candidate, other, own) for other in others},
+        judged=judged,
+        same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else inputs.fed,
+        reward=reward_change(run.db, candidate),
+        seconds=run.seconds(),
+    )
+    return report.to_json()
+
+
+@dataclass(frozen=True)
+class CheckedPolicies:
+    """The policies of a check, and what it measures them against."""
+
+    candidate: Policy
+    against: Policy
+    base: Policy
+    anchor: Policy
+    anchors: Anchors
+    other_ground: Policy | None
+    """The whole weights that the candidate's adapter hangs on, where these are not its anchor."""
+
+    @property
+    def compared(self) -> list[Policy]:
+        """All that answer, each once."""
+        every = (self.candidate, self.anchor, self.against, self.base)
+        return list({policy.version: policy for policy in every}.values())
+
+    @property
+    def others(self) -> list[Policy]:
+        """Those it is compared with: what serves, or could; not what only measures, in the candidate's precision."""
+        return [one for one in self.compared if one in (self.against, self.base) and one.id != self.candidate.id]
+
+    def measured_by(self, policy: Policy) -> dict[tuple[str, str], Policy]:
+        """What scores a policy's answers, by the names of the scores."""
+        found = {self.anchors.scores(policy): self.anchors.of(policy)}
+        if policy.version == self.candidate.version and self.other_ground is not None:
+            found[GROUND_SCORES] = self.other_ground
+        return found
+
+
+def policies_of(run: Run, spec: CheckSpec, models: LoadedPolicies) -> CheckedPolicies:
+    """The policies that a spec names, and what they are measured against. Raises UserError for an unfit anchor."""
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
     refuse_anchor(run.db, spec, candidate)
     anchors = Anchors(run.db, spec, room_for_both(run, models.base_path, candidate))
     base, anchor = registry.by_revision(run.db, "base"), anchors.of(candidate)
+    other_weights = on_other_weights(candidate) and apart_from(run.db, candidate, anchor)
+    other_ground = registry.own_ground(run.db, candidate) if other_weights else None
+    return CheckedPolicies(
+        candidate=candidate, against=against, base=base, anchor=anchor, anchors=anchors, other_ground=other_ground
+    )
+
+
+@dataclass(frozen=True)
+class CheckInputs:
+    """What the policies of a check answer and read."""
+
+    prompts: Sequence[Prompt]
+    rendered: Mapping[int, str]
+    """What is fed, by prompt id; prompts that the model does not take are left out."""
+    apart: Sequence[Prompt]
+    """Those on which the policies are compared beside those of the report."""
+    rendered_apart: Mapping[int, str]
+    probes: Sequence[TokenisedProbe]
+    plain: PlainText
+
+    @property
+    def fed(self) -> int:
+        """How many prompts the report speaks of."""
+        return len(self.rendered)
+
+
+def inputs_of(run: Run, spec: CheckSpec, models: LoadedPolicies, candidate: Policy) -> CheckInputs:
+    """The prompts and texts of a check. Raises UserError where the candidate was trained on some of them."""
     if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
         run.log(said)
     prompts, apart = held_out_sets.prompts_of(run.data_dir, spec.prompt_set), compared_apart(run, spec)
     refuse_leaked(run, candidate, [*prompts, *apart])
     rendered, rendered_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
-    compared = list({policy.version: policy for policy in (candidate, anchor, against, base)}.values())
-    held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
-    other_weights = on_other_weights(candidate) and apart_from(run.db, candidate, anchor)
-    on_others = registry.own_ground(run.db, candidate) if other_weights else None
-    scored = len(compared) + (on_others is not None)
-    progress = CheckProgress(run, (len(compared) + scored) * len(rendered) + 2 * len(rendered_apart) + len(held_out))
-    probes, plain = tokenise_probes(models), plain_text(models)
-    answers: dict[tuple[int, str], list[CheckedAnswer]] = {}
-    figures: dict[tuple[int, str], AnswerFigures] = {}
-    for policy in compared:
-        measured_by = {anchors.scores(policy): anchors.of(policy)}
-        if policy.version == candidate.version and on_others is not None:
-            measured_by[GROUND_SCORES] = on_others
-        models.keep_only(policy, *measured_by.values())  # those in another precision may be as large
-        answer_prompts(progress, spec, models, policy, prompts, rendered)
-        score_answers(progress, spec, models, policy, measured_by, prompts, rendered)
-        if policy in (candidate, against):
-            answer_prompts(progress, on_compared(spec), models, policy, apart, rendered_apart)
-        answers[policy.version] = answers_of(run, spec, policy, prompts, rendered)
-        figures[policy.version] = replace(
-            summarise(policy, answers[policy.version], anchors.scores(policy)),
-            perplexity=perplexity(models, policy, plain),
-            perplexity_of=plain.name,
-            probes=ask_probes(progress, models, policy, probes),
-        )
-    accuracy = implicit_accuracy(progress, models, candidate, held_out)
-    del models  # a judge may need the memory
-    # Only what serves, or could, is compared with: not what only measures, or in a precision of the candidate's.
-    others = [policy for policy in compared if policy in (against, base) and policy.id != candidate.id]
-    put_before_people(run.db, spec, candidate, others)
-    judged, own = ask_judges(run, spec, candidate), {answer.id for answer in answers[candidate.version]}
-    ask_people_instead(run, spec, candidate, judged)
-    report = CheckReport(
-        candidate=figures[candidate.version],
-        against=figures[against.version],
-        anchor=figures[anchor.version],
-        prompts=len(rendered),
-        compared_apart=len(rendered_apart),
-        implicit_accuracy=accuracy,
-        win_rates={other.revision: win_rates(run.db, spec, candidate, other, own) for other in others},
-        judged=judged,
-        same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else len(rendered),
-        reward=reward_change(run.db, candidate),
-        seconds=run.seconds(),
-        equal_length_distinct=equal_length_distinct(answers[candidate.version], answers[anchor.version]),
-        equal_length_nll_ratio=equal_length_nll_ratio(
-            of_words(answers[candidate.version], anchors.scores(candidate)[1]),
-            of_words(answers[anchor.version], anchors.scores(anchor)[1]),
-        ),
-        equal_length_kl=equal_length_kl(
-            of_words(answers[candidate.version], anchors.scores(candidate)[0]),
-            of_words(answers[anchor.version], anchors.scores(anchor)[1]),
-        ),
-        kl_to_ground=per_token(answers[candidate.version], GROUND_SCORES[0]) if on_others else None,
+    return CheckInputs(
+        prompts=prompts,
+        rendered=rendered,
+        apart=apart,
+        rendered_apart=rendered_apart,
+        probes=tokenise_probes(models),
+        plain=plain_text(models),
+    )
+
+
+@dataclass(frozen=True)
+class MeasuredPolicy:
+    """A policy's answers to the prompts of the report, with their scores, and its figures."""
+
+    answers: list[CheckedAnswer]
+    figures: AnswerFigures
+
+
+def measure(
+    progress: CheckProgress,
+    spec: CheckSpec,
+    models: LoadedPolicies,
+    policies: CheckedPolicies,
+    policy: Policy,
+    inputs: CheckInputs,
+) -> MeasuredPolicy:
+    """Let a policy answer and read, and score what it answers."""
+    measured_by, prompts, rendered = policies.measured_by(policy), inputs.prompts, inputs.rendered
+    models.keep_only(policy, *measured_by.values())  # those in another precision may be as large
+    answer_prompts(progress, spec, models, policy, prompts, rendered)
+    score_answers(progress, spec, models, policy, measured_by, prompts, rendered)
+    if policy in (policies.candidate, policies.against):
+        answer_prompts(progress, on_compared(spec), models, policy, inputs.apart, inputs.rendered_apart)
+    answers = answers_of(progress.run, spec, policy, prompts, rendered)
+    figures = replace(
+        summarise(policy, answers, policies.anchors.scores(policy)),
+        perplexity=perplexity(models, policy, inputs.plain),
+        perplexity_of=inputs.plain.name,
+        probes=ask_probes(progress, models, policy, inputs.probes),
+    )
+    return MeasuredPolicy(answers, figures)
+
+
+def figures_of(
+    policies: CheckedPolicies, found: Mapping[tuple[int, registry.Weights], MeasuredPolicy], inputs: CheckInputs
+) -> CheckReport:
+    """What the report says of the answers; who is found better, people and judges have yet to say."""
+    candidate, anchor, against = (found[one.version] for one in (policies.candidate, policies.anchor, policies.against))
+    kl, nll = (of_words(candidate.answers, name) for name in policies.anchors.scores(policies.candidate))
+    anchor_nll = of_words(anchor.answers, policies.anchors.scores(policies.anchor)[1])
+    return CheckReport(
+        candidate=candidate.figures,
+        against=against.figures,
+        anchor=anchor.figures,
+        prompts=inputs.fed,
+        compared_apart=len(inputs.rendered_apart),
+        equal_length_distinct=equal_length_distinct(candidate.answers, anchor.answers),
+        equal_length_nll_ratio=equal_length_nll_ratio(nll, anchor_nll),
+        equal_length_kl=equal_length_kl(kl, anchor_nll),
+        kl_to_ground=per_token(candidate.answers, GROUND_SCORES[0]) if policies.other_ground else None,
         rule=RULE_VERSION,
     )
-    return report.to_json()
 
 
 def compared_apart(run: Run, spec: CheckSpec) -> list[Prompt]:

@@ -590,8 +590,11 @@ def failure_of(job: Job) -> str:
 
 # ------------------------------------------------------------------------------------------------- what people decide
 def advice(db: Database, policy: Policy) -> GateDecision | None:
-    """What the rule advises a person to do; None of what is no candidate, and where its mode is 'never'."""
-    if not policy.undecided or rule(db).mode == "never":
+    """What the rule advises a person to do; None where its mode is 'never', and of what has been decided on.
+
+    Unless that was taken back: whatever it had been promoted for, it is weighed as before.
+    """
+    if rule(db).mode == "never" or not (policy.undecided or registry.gone_back_from(db, policy)):
         return None
     return decision_on(db, policy)
 
@@ -608,7 +611,8 @@ def objection(db: Database, policy: Policy, brief: bool = False) -> str:
     """What speaks against letting a policy serve, as sentences; empty where nothing does. `brief`: without the reasons.
 
     That is every verdict of the rule but 'promote', and that it was rejected. Nothing speaks against going back to a
-    policy that has served, because that has to be quick when what serves does harm; nor where nobody is to be advised.
+    policy that has served, because that has to be quick when what serves does harm, but to one that somebody has gone
+    back from; nor where nobody is to be advised.
     """
     if not policy.can_answer or rule(db).mode == "never":
         return ""

@@ -321,6 +321,20 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
             ),
             "public",
         )
+    yield from check_named_copies(plan)
+    if plan.zero_gpu:
+        yield SpaceFinding(
+            "warning",
+            _(
+                "ZeroGPU lends a GPU to functions of a page, not to processes in the background: "
+                "training there has only the processors. And it has {torch}, with which this "
+                "program is not tested."
+            ).format(torch=ZERO_TORCH),
+        )
+
+
+def check_named_copies(plan: SpacePlan) -> Iterator[SpaceFinding]:
+    """Whether what people do there is kept when the Space is started again."""
     if not plan.copies:
         yield SpaceFinding(
             "warning",
@@ -333,15 +347,6 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
         )
     elif plan.copies == plan.repo:
         yield SpaceFinding("error", _("The safe copies can't have the Space's own name. Choose another."), "copies")
-    if plan.zero_gpu:
-        yield SpaceFinding(
-            "warning",
-            _(
-                "ZeroGPU lends a GPU to functions of a page, not to processes in the background: "
-                "training there has only the processors. And it has {torch}, with which this "
-                "program is not tested."
-            ).format(torch=ZERO_TORCH),
-        )
 
 
 def check_files(root: Path) -> Iterator[SpaceFinding]:
@@ -415,64 +420,17 @@ def check_account(plan: SpacePlan, who: TokenInfo) -> Iterator[SpaceFinding]:
 
 def check_space(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     """What is there under the name, and what it lacks."""
-    there = space_info(hub, plan.repo)
+    there, secrets = space_info(hub, plan.repo), set[str]()
     if there is None:
-        yield SpaceFinding("note", _("{repo} will be new.").format(repo=plan.repo))
-        if plan.copies_in_directory:
-            yield SpaceFinding(
-                "warning",
-                _(
-                    "A new Space has no bucket, and without one at {copies} it does not start. Attach one in "
-                    "its settings as soon as it is made, or name a private dataset for the safe copies "
-                    "({repo}-copies)."
-                ).format(copies=plan.copies, repo=plan.repo),
-            )
-        secrets: set[str] = set()
+        yield from check_new(plan)
     else:
-        yield SpaceFinding("note", _("{repo} is there and will be updated.").format(repo=plan.repo))
-        if there.sdk not in (None, "gradio"):
-            yield SpaceFinding(
-                "error",
-                _("{repo} is a Space of another kind ({kind}). Choose another name.").format(
-                    repo=plan.repo, kind=there.sdk
-                ),
-            )
-        if there.private is plan.public:
-            differs = (
-                _(
-                    "{repo} is there and private, and this was to be public. Change that on its settings page on the "
-                    "Hub first, or ask for private."
-                )
-                if there.private
-                else _(
-                    "{repo} is there and public, and this was to be private. Change that on its settings page on the "
-                    "Hub first, or ask for public."
-                )
-            )
-            yield SpaceFinding("error", differs.format(repo=plan.repo))
+        yield from check_kind(plan, there)
         with explained(_("Reading the settings of {repo} failed."), repo=plan.repo):
             secrets = set(hub.api.get_space_secrets(plan.repo))
             variables = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
             runtime = hub.api.get_space_runtime(plan.repo)
         yield from changes(plan, variables, runtime)
-        if plan.copies_in_directory and not [one for one in mounted(runtime, plan.copies) if is_persistent(one)]:
-            yield SpaceFinding(
-                "error",
-                _(
-                    "No bucket that can be written is mounted at {copies} in {repo}, and the Space's own "
-                    "disk is empty after each restart. Attach one in the Space's settings first, or name a "
-                    "private dataset for the safe copies ({repo}-copies)."
-                ).format(copies=plan.copies, repo=plan.repo),
-            )
-        if mounted(runtime, variables.get("PREFLOOP_DATA", "")):
-            data = variables["PREFLOOP_DATA"]
-            yield SpaceFinding(
-                "error",
-                _(
-                    "The Space's PREFLOOP_DATA is {data}, a mounted bucket, which a live database does not "
-                    "survive. Delete that variable; PREFLOOP_COPIES may be there."
-                ).format(data=data),
-            )
+        yield from check_mounted(plan, variables, runtime)
     if plan.copies and "HF_TOKEN" not in secrets and not os.environ.get(GIVEN_TOKEN) and not plan.copies_in_directory:
         yield SpaceFinding(
             "warning",
@@ -481,6 +439,67 @@ def check_space(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
                 "write to {copies} (it becomes the Space's secret HF_TOKEN), or add that secret on its "
                 "settings page."
             ).format(variable=GIVEN_TOKEN, copies=plan.copies),
+        )
+
+
+def check_new(plan: SpacePlan) -> Iterator[SpaceFinding]:
+    """What to know of a Space that is not there yet."""
+    yield SpaceFinding("note", _("{repo} will be new.").format(repo=plan.repo))
+    if plan.copies_in_directory:
+        yield SpaceFinding(
+            "warning",
+            _(
+                "A new Space has no bucket, and without one at {copies} it does not start. Attach one in "
+                "its settings as soon as it is made, or name a private dataset for the safe copies "
+                "({repo}-copies)."
+            ).format(copies=plan.copies, repo=plan.repo),
+        )
+
+
+def check_kind(plan: SpacePlan, there: Any) -> Iterator[SpaceFinding]:
+    """Whether the Space that is there is one of Gradio's, and seen by those who are to see it."""
+    yield SpaceFinding("note", _("{repo} is there and will be updated.").format(repo=plan.repo))
+    if there.sdk not in (None, "gradio"):
+        yield SpaceFinding(
+            "error",
+            _("{repo} is a Space of another kind ({kind}). Choose another name.").format(
+                repo=plan.repo, kind=there.sdk
+            ),
+        )
+    if there.private is plan.public:
+        differs = (
+            _(
+                "{repo} is there and private, and this was to be public. Change that on its settings page on the "
+                "Hub first, or ask for private."
+            )
+            if there.private
+            else _(
+                "{repo} is there and public, and this was to be private. Change that on its settings page on the "
+                "Hub first, or ask for public."
+            )
+        )
+        yield SpaceFinding("error", differs.format(repo=plan.repo))
+
+
+def check_mounted(plan: SpacePlan, variables: Mapping[str, str], runtime: Any) -> Iterator[SpaceFinding]:
+    """Whether the safe copies lie in a bucket, and the live database does not."""
+    if plan.copies_in_directory and not [one for one in mounted(runtime, plan.copies) if is_persistent(one)]:
+        yield SpaceFinding(
+            "error",
+            _(
+                "No bucket that can be written is mounted at {copies} in {repo}, and the Space's own "
+                "disk is empty after each restart. Attach one in the Space's settings first, or name a "
+                "private dataset for the safe copies ({repo}-copies)."
+            ).format(copies=plan.copies, repo=plan.repo),
+        )
+    if mounted(runtime, variables.get("PREFLOOP_DATA", "")):
+        data = variables["PREFLOOP_DATA"]
+        yield SpaceFinding(
+            "error",
+            _(
+                "The Space's PREFLOOP_DATA is {data}, a mounted bucket, which a live database does not "
+                "survive. Delete that variable; PREFLOOP_COPIES may be there."
+            ).format(data=data),
         )
 
 

@@ -375,6 +375,16 @@ class JudgingCounts:
     """Why it ended before all was judged."""
     basis: ChanceBasis | None = None
     """What its chances rest on."""
+    failed_in_a_row: int = 0
+
+    def add_failure(self, failure: Failure, most: int) -> None:
+        """Count a failed verdict; after `most` in a row the judge is given up."""
+        self.failed[failure.reason] += 1
+        self.failed_in_a_row += failure.reason != TOO_LONG  # which is the comparison's fault
+        if self.failed_in_a_row >= most and not self.gave_up:
+            self.gave_up = _("{in_a_row} verdicts failed one after the other. {sentence}").format(
+                in_a_row=self.failed_in_a_row, sentence=failure.sentence
+            )
 
 
 def run_judge(
@@ -391,8 +401,7 @@ def run_judge(
     Verdicts that are there are not asked for again. Raises Stopped when the job is told to stop; what was under way
     then, or when the judge was given up, is kept first.
     """
-    counts, in_a_row = JudgingCounts(), 0
-    failed: set[int] = set()
+    counts, failed = JudgingCounts(), set[int]()
     # In an order of this job's own: some that always fail must not stand before all others each time.
     comparisons = random.Random(run.job_id).sample(comparisons, len(comparisons))
     requests = [
@@ -407,16 +416,11 @@ def run_judge(
         if isinstance(verdict, Failure):
             judge_store.add_failure(run.db, judge, request.comparison.id, verdict, run.job_id)
             failed.add(request.comparison.id)
-            counts.failed[verdict.reason] += 1
-            in_a_row += verdict.reason != TOO_LONG  # which is the comparison's fault
+            counts.add_failure(verdict, failures)
             if counts.failed[verdict.reason] == 1:
                 run.log(_("comparison {id}: {sentence}").format(id=request.comparison.id, sentence=verdict.sentence))
-            if in_a_row >= failures and not counts.gave_up:
-                counts.gave_up = _("{in_a_row} verdicts failed one after the other. {sentence}").format(
-                    in_a_row=in_a_row, sentence=verdict.sentence
-                )
             continue
-        in_a_row = 0
+        counts.failed_in_a_row = 0
         judge_store.add_verdict(
             run.db, judge, request.comparison.id, request.pair, verdict, rubric.version, request.principles, run.job_id
         )

@@ -665,10 +665,49 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
 
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
     answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
-    flag that ranks nothing does not say which answer it means, and counts as a tie. Answers in another precision than
-    the policy has now, or of when it thought and now does not, are another policy's.
+    flag that ranks nothing does not say which answer it means, and counts as a tie.
     """
-    rows = db.rows(
+    by_comparison: dict[int, list[dict[str, Any]]] = {}
+    for row in judgements_of_pair(db, candidate_id, against_id, judge_id):
+        by_comparison.setdefault(row["id"], []).append(row)
+    return [pair_outcome(rows) for rows in by_comparison.values()]
+
+
+def pair_outcome(rows: Sequence[Mapping[str, Any]]) -> PairOutcome:
+    """What the judgements of a comparison come to; the oldest stands first."""
+    first, answers = rows[0], json.loads(rows[0]["sides"])
+    if not first["ours"]:  # it was measured the other way round
+        answers = answers[::-1]
+    # A flag alone tells nothing of who is better where somebody has ranked them.
+    said = [row for row in rows if row["outcome"] != "skip"] or rows
+    # From what an adjudicator says on, which settles it.
+    settled = [number for number, row in enumerate(said) if row["purpose"] == "adjudication"]
+    return PairOutcome(
+        comparison_id=first["id"],
+        prompt_id=first["prompt_id"],
+        response_id=answers[0][0],
+        first=win_of(first),
+        outcome=fmean(map(win_of, said[settled[-1] :] if settled else said)),
+        length=answers[0][1],
+        other_length=answers[1][1],
+        at=first["judgement_id"],
+        people_chance=first["people_chance"],
+    )
+
+
+def win_of(row: Mapping[str, Any]) -> float:
+    """1 where a judgement prefers the candidate's answer, 0 for the other one, and a half for a tie."""
+    ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad, or flagged: neither is better
+    own, other = ranks if row["ours"] else ranks[::-1]
+    return 0.5 + (other > own) / 2 - (other < own) / 2
+
+
+def judgements_of_pair(db: Database, candidate_id: int, against_id: int, judge_id: int | None) -> list[dict[str, Any]]:
+    """The judgements of answers by two policies, oldest first.
+
+    Answers in another precision than the policy has now, or of when it thought and now does not, are another policy's.
+    """
+    return db.rows(
         f"""SELECT c.id, c.prompt_id, c.people_chance, j.id AS judgement_id, j.ranking, j.purpose, j.outcome,
                c.candidate_id = :candidate AS ours,
                (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
@@ -687,39 +726,6 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
            ORDER BY j.id""",
         {"candidate": candidate_id, "against": against_id, "judge": judge_id},
     )
-    outcomes: dict[int, list[float]] = {}
-    firsts: dict[int, float] = {}
-    sides: dict[int, list[tuple[int, int]]] = {}
-    first = {row["id"]: row for row in reversed(rows)}
-    ranked = {row["id"] for row in rows if row["outcome"] != "skip"}
-    for row in rows:
-        ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad, or flagged: neither is better
-        answers = json.loads(row["sides"])
-        if not row["ours"]:  # it was measured the other way round
-            ranks, answers = ranks[::-1], answers[::-1]
-        outcome = 0.5 + (ranks[1] > ranks[0]) / 2 - (ranks[1] < ranks[0]) / 2
-        firsts.setdefault(row["id"], outcome)
-        sides[row["id"]] = answers
-        if row["outcome"] == "skip" and row["id"] in ranked:
-            continue  # its flag tells nothing of who is better, and somebody else has
-        if row["purpose"] == "adjudication":
-            outcomes[row["id"]] = [outcome]  # which settles it
-        else:
-            outcomes.setdefault(row["id"], []).append(outcome)
-    return [
-        PairOutcome(
-            comparison_id=number,
-            prompt_id=first[number]["prompt_id"],
-            response_id=sides[number][0][0],
-            first=firsts[number],
-            outcome=fmean(outcomes[number]),
-            length=sides[number][0][1],
-            other_length=sides[number][1][1],
-            at=first[number]["judgement_id"],
-            people_chance=first[number]["people_chance"],
-        )
-        for number in firsts
-    ]
 
 
 @dataclass(frozen=True)

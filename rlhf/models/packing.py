@@ -113,66 +113,78 @@ def pack(
     their prompt and to themselves, never to each other, and have the positions that they would have alone: the results
     are those of the padded batch, for less computation. `virtual` token ids stand before every prompt.
     """
-    length = 0
-    ids: list[Tensor] = []
-    positions: list[Tensor] = []
-    group_of: list[Tensor] = []
-    part_of: list[Tensor] = []
+    packed = PackedParts()
+    prompts = prompts_by_group(ids_BT, attention_BT - completion_BT, group_B, virtual)
+    beginning = shared_beginning(list(prompts.values()))
+    if beginning:
+        packed.append(BEGINNING, 0, prompts[group_B[0]][:beginning], 0)
+    ends: dict[int, int] = {}  # by group: where its prompt's last token lies
     sources: list[Tensor] = []
     labels: list[Tensor] = []
     rows: list[Tensor] = []
     last: list[int] = []
-
-    def append(group: int, part: int, tokens: Tensor, position: int) -> int:
-        """Add a prompt (part 0) or a completion (its row + 1); returns where it starts in the packed row."""
-        nonlocal length
-        ids.append(tokens)
-        positions.append(torch.arange(position, position + len(tokens)))
-        group_of.append(torch.full((len(tokens),), group))
-        part_of.append(torch.full((len(tokens),), part))
-        length += len(tokens)
-        return length - len(tokens)
-
-    prompts = prompts_by_group(ids_BT, attention_BT - completion_BT, group_B, virtual)
-    beginning = shared_beginning(list(prompts.values()))
-    if beginning:
-        append(BEGINNING, 0, prompts[group_B[0]][:beginning], 0)
-    ends: dict[int, int] = {}  # by group: where its prompt's last token lies
     for row, group in enumerate(group_B):
         prompt = prompts[group]
         if group not in ends:  # the first completion of a group brings its prompt, which the others share
-            append(group, 0, prompt[beginning:], beginning)
-            ends[group] = (length if len(prompt) > beginning else beginning) - 1
+            packed.append(group, 0, prompt[beginning:], beginning)
+            ends[group] = (packed.length if len(prompt) > beginning else beginning) - 1
         completion = ids_BT[row][completion_BT[row].bool()]
         # Its positions go on from its prompt's, however far from it in the row it lies.
-        here = append(group, row + 1, completion, len(prompt))
+        here = packed.append(group, row + 1, completion, len(prompt))
         # The prompt's last token predicts the completion's first, and each completion token the next one.
         before = [ends[group], *range(here, here + len(completion))]
         sources.append(torch.tensor(before[:-1], dtype=torch.long))
         labels.append(completion)
         rows.append(torch.full((len(completion),), row))
         last.append(before[-1])
-    group_L, part_L = torch.cat(group_of), torch.cat(part_of)
-    # A token attends to what is earlier in its own group, or in what all begin with: to the prompt (part 0) and within
-    # its own completion.
-    same_group = (group_L[:, None] == group_L[None, :]) | (group_L[None, :] == BEGINNING)
-    visible = (part_L[None, :] == 0) | (part_L[:, None] == part_L[None, :])
-    earlier = torch.ones(len(group_L), len(group_L), dtype=torch.bool).tril()
-    device = ids_BT.device
-    borders = [0, *(torch.nonzero(group_L.diff())[:, 0] + 1).tolist(), length]
-    apart = len(borders) == len(set(group_L.tolist())) + 1
-    spans = tuple(pairwise(borders)) if apart else ((0, length),)
+    group_L, device = torch.cat(packed.groups), ids_BT.device
     return Packed(
-        ids_1L=torch.cat(ids)[None],
-        positions_1L=torch.cat(positions)[None].to(device),
-        allowed_11LL=(same_group & visible & earlier)[None, None].to(device),
+        ids_1L=torch.cat(packed.ids)[None],
+        positions_1L=torch.cat(packed.positions)[None].to(device),
+        allowed_11LL=allowed(group_L, torch.cat(packed.parts))[None, None].to(device),
         sources_N=torch.cat(sources).to(device),
         labels_N=torch.cat(labels),
         rows_N=torch.cat(rows).to(device),
         last_B=torch.tensor(last).to(device),
-        spans=spans,
+        spans=spans_of(group_L),
         beginning=beginning,
     )
+
+
+@dataclass
+class PackedParts:
+    """The prompts and completions of a packed row, one after the other."""
+
+    ids: list[Tensor] = field(default_factory=list)
+    positions: list[Tensor] = field(default_factory=list)
+    groups: list[Tensor] = field(default_factory=list)
+    parts: list[Tensor] = field(default_factory=list)
+    """0 for a prompt, and for each completion a number of its own."""
+    length: int = 0
+
+    def append(self, group: int, part: int, tokens: Tensor, position: int) -> int:
+        """Add a prompt or a completion, the first token at this position; returns where it starts in the row."""
+        self.ids.append(tokens)
+        self.positions.append(torch.arange(position, position + len(tokens)))
+        self.groups.append(torch.full((len(tokens),), group))
+        self.parts.append(torch.full((len(tokens),), part))
+        self.length += len(tokens)
+        return self.length - len(tokens)
+
+
+def allowed(group_L: Tensor, part_L: Tensor) -> Tensor:
+    """Which earlier token each may look at, (L, L): of what all begin with, its prompt (part 0) and its completion."""
+    same_group = (group_L[:, None] == group_L[None, :]) | (group_L[None, :] == BEGINNING)
+    visible = (part_L[None, :] == 0) | (part_L[:, None] == part_L[None, :])
+    earlier = torch.ones(len(group_L), len(group_L), dtype=torch.bool).tril()
+    return same_group & visible & earlier
+
+
+def spans_of(group_L: Tensor) -> tuple[tuple[int, int], ...]:
+    """Where each group lies, from and to; one span of all where the parts of some group lie apart."""
+    borders = [0, *(torch.nonzero(group_L.diff())[:, 0] + 1).tolist(), len(group_L)]
+    apart = len(borders) == len(set(group_L.tolist())) + 1
+    return tuple(pairwise(borders)) if apart else ((0, len(group_L)),)
 
 
 def prompts_by_group(

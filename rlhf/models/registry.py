@@ -460,6 +460,17 @@ def decided_against(db: Database, policy: Policy) -> Policy | None:
     return None if row is None or row["previous_id"] is None else by_id(db, row["previous_id"])
 
 
+def gone_back_from(db: Database, policy: Policy) -> bool:
+    """Whether a policy was promoted, and serves no more because another was gone back to."""
+    row = db.row(
+        """SELECT action FROM promotion WHERE previous_id = ? AND action IN ('promote', 'rollback')
+           ORDER BY id DESC LIMIT 1""",
+        (policy.id,),
+    )
+    left = policy.status == "retired" and row is not None and row["action"] == "rollback"
+    return left and decided_against(db, policy) is not None
+
+
 def rejection(db: Database, policy: Policy) -> str:
     """Who rejected a policy, when and why, as a sentence; empty where nobody has."""
     row = db.row("SELECT * FROM promotion WHERE model_id = ? AND action = 'reject' ORDER BY id DESC", (policy.id,))

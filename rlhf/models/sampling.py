@@ -178,6 +178,36 @@ def shift(x_N: Tensor, bits: int) -> Tensor:
     return (x_N >> bits) & ((1 << (64 - bits)) - 1)
 
 
+class RoomyLayer(DynamicLayer):
+    """A layer of a cache with room for a spell's tokens: they are written into it instead of copying it for each."""
+
+    keys: Tensor
+    values: Tensor
+    wholes: Sequence[Tensor] = ()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Take in the states of new tokens, (B, K, T, D). Returns those of all tokens."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        begin, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
+        # Who repeats rows or leaves some out puts tensors without room in their place.
+        has_room = bool(self.wholes) and self.keys.data_ptr() == self.wholes[0].data_ptr()
+        if not has_room or end > self.wholes[0].shape[-2]:
+            self.wholes = roomy(self.keys, key_states, begin), roomy(self.values, value_states, begin)
+        for whole, states in zip(self.wholes, (key_states, value_states), strict=True):
+            whole[..., begin:end, :] = states
+        self.keys, self.values = (whole[..., :end, :] for whole in self.wholes)
+        return self.keys, self.values
+
+
+def roomy(states: Tensor, new: Tensor, length: int) -> Tensor:
+    """A copy of the states of `length` tokens, if any, with room for new ones and a spell of further ones."""
+    whole = new.new_empty(*new.shape[:-2], length + new.shape[-2] + SPELL, new.shape[-1])
+    if length:
+        whole[..., :length, :] = states
+    return whole
+
+
 class StopWhen(StoppingCriteria):
     """Asks the caller after each token whether to end early (a cancelled job, a worker told to stop)."""
 
@@ -240,19 +270,7 @@ def draw(
     if sampling.sampler != Sampling.sampler:
         raise UserError(_("Answers are not drawn by that sampler any more: leave “sampler” out of “sampling”."))
     causal, virtual_KH = inner_model(model), virtual_tokens(model)
-    # Padded on the left, so that every answer begins at the same column.
-    ids_PT, mask_PT = left_padded(tokenizer, rendered_prompts, virtual_ids(causal, virtual_KH), causal.device)
-    shared = shares_prompts(causal)
-    cache = {"past_key_values": prefilled(causal, ids_PT, mask_PT, virtual_KH, samples)} if shared else {}
-    if virtual_KH is not None:
-        if not shared:
-            raise UserError(
-                _("A '{kind}' model can't go on from virtual tokens. Train it with LoRA instead.").format(
-                    kind=causal.config.model_type
-                )
-            )
-        # They are in the cache; what stands for them is never looked up again.
-        ids_PT = ids_PT.where(ids_PT < causal.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id)
+    ids_PT, mask_PT, cache = begun(causal, tokenizer, rendered_prompts, virtual_KH, samples)
     # Sample s of prompt p is row p * samples + s: in the cache, in the ids and among the seeds alike.
     ids_BT, mask_BT = ids_PT.repeat_interleave(samples, 0), mask_PT.repeat_interleave(samples, 0)
     ends = end_token_ids(causal, tokenizer)
@@ -276,6 +294,28 @@ def draw(
         for index, (ids, seed) in enumerate(zip(answers, flat_seeds, strict=True))
     ]
     return [draws[start : start + samples] for start in range(0, len(draws), samples)]
+
+
+def begun(
+    causal: Any, tokenizer: Any, rendered_prompts: Sequence[str], virtual_KH: Tensor | None, samples: int
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Ids and mask of prompts padded on the left, so that every answer begins at the same column, (P, T), and a cache.
+
+    The cache is none where the model can't go on from a repeated one. Raises UserError if it would need to.
+    """
+    ids_PT, mask_PT = left_padded(tokenizer, rendered_prompts, virtual_ids(causal, virtual_KH), causal.device)
+    shared = shares_prompts(causal)
+    cache = {"past_key_values": prefilled(causal, ids_PT, mask_PT, virtual_KH, samples)} if shared else {}
+    if virtual_KH is not None:
+        if not shared:
+            raise UserError(
+                _("A '{kind}' model can't go on from virtual tokens. Train it with LoRA instead.").format(
+                    kind=causal.config.model_type
+                )
+            )
+        # They are in the cache; what stands for them is never looked up again.
+        ids_PT = ids_PT.where(ids_PT < causal.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id)
+    return ids_PT, mask_PT, cache
 
 
 def continued(
@@ -368,12 +408,13 @@ def sharing_agrees(causal: Any) -> bool:
 def prefilled(causal: Any, ids_PT: Tensor, mask_PT: Tensor, virtual_KH: Tensor | None, samples: int) -> DynamicCache:
     """The cache of prompts padded on the left, but for their last tokens, repeated for each prompt's samples."""
     cache = DynamicCache(config=causal.config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     # The last prompt token is left to generate(), which needs one uncached position to start from.
     ids_PT, mask_PT = ids_PT[:, :-1], mask_PT[:, :-1]
     # Several have padding to save and perhaps share a beginning. What layers that keep all states made in a packed row
     # can be taken out of it.
     several = len(ids_PT) > 1 and bool(mask_PT.any(-1).all())
-    if several and all(type(layer) is DynamicLayer for layer in cache.layers) and packable(causal):
+    if several and all(isinstance(layer, RoomyLayer) for layer in cache.layers) and packable(causal):
         fill_by_rows(cache, causal, ids_PT, mask_PT, virtual_KH)
     else:
         # Positions count a prompt's own tokens: its padding must not move it.

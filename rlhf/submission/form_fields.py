@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from typing import Any, get_args
 
 from annotation.examples.example_sets import EXAMPLES
-from annotation.translation import N_, _
+from annotation.translation import N_, _, spoken
 from annotation.validation import describe, hint_at, read, whole_if_it_can
 from rlhf.jobs import job_spec
 from rlhf.jobs.descriptions import FormLayout
@@ -239,21 +239,18 @@ def spec_of(form: Form, model: str, values: Values) -> TrainingSpec:
     return read(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling}, _("The spec"), labels)
 
 
-DECIMAL_COMMA = re.compile(r"[+-]?(0?,\d+|\d+,(\d{1,2}|\d{4,}))(e[+-]?\d+)?", re.IGNORECASE)
-
-
 def number_typed(value: Any) -> Any:
     """A number that was typed; None for nothing, and as it is what is no number, which the spec refuses by name.
 
-    A comma is a point where it can't stand between thousands, as in 0,2 and 1,5.
+    Comma and point are alike, as in 0,2 and 1.5, but where one may stand between thousands in the reader's language, as
+    in 2,000 or German 2.000: that is no number.
     """
-    text = value.strip() if isinstance(value, str) else value
-    if text == "":
-        return None
-    if isinstance(text, str) and DECIMAL_COMMA.fullmatch(text):
-        text = text.replace(",", ".")
+    if not isinstance(value, str):
+        return value
+    text, between = value.strip(), re.escape(",".translate(spoken().separators))
     try:
-        return whole_if_it_can(float(text)) if isinstance(text, str) else text
+        grouped = re.fullmatch(rf"[+-]?[1-9]\d{{0,2}}({between}\d{{3}})+", text)
+        return None if not text else text if grouped else whole_if_it_can(float(text.replace(",", ".")))
     except ValueError:
         return text
 

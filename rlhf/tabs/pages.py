@@ -125,7 +125,7 @@ def build_tabs(pages: gr.Blocks, context: Context, here: Space | None) -> None:
     overview_tab.build_strip()
     guide = address.guide()
     # In the order of the loop. The page opens where there is something to do at once, whoever comes for the first time.
-    with gr.Tabs(selected="annotate", elem_id="pages"):
+    with gr.Tabs(selected="annotate", elem_id="pages", overflow_behavior="wrap"):
         with gr.Tab(_("Overview"), id="overview"):
             overview_tab.build(pages, context)
         with gr.Tab(_("Annotate"), id="annotate"):

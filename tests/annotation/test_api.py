@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from annotation import api, claims, project, records, selection, store
@@ -18,12 +21,13 @@ from annotation.database import Database
 from annotation.records import Annotator, Feedback, Kind, Project, Prompt, Tag
 from annotation.ui.differences import MOST_WORDS
 from annotation.web import access
-from annotation.web.middleware import SignedIn
+from annotation.web.middleware import ANNOTATOR_KEY, SignedIn
 from annotation.workbench import bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import ComparisonFilter
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
 from tests.frozen_in_memory import current_judgements
+from tests.machine_fixtures import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -704,6 +708,7 @@ def test_a_change_supersedes_and_the_list_shows_what_holds(db: Database, ann: As
     assert (listed["outcome"], listed["ranks"], listed["strength"], listed["size"]) == ("ranked", [1, 2], 3, 2)
     assert (listed["tags"], listed["note"], listed["flag"]) == (["clear"], "fine", "harmful")
     assert (listed["edited"], listed["changed"]) == ("Mended", 0)
+    assert listed["made"] == latest_row(db)["created"][:16].replace("T", " "), "UTC, as admins read it"
 
     again = ann("reopen", id=listed["id"])
     assert again["nonce"] == ""
@@ -924,3 +929,32 @@ def test_untouched_guidelines_come_in_the_language_of_the_account(db: Database, 
     assert "Wähle die beste Antwort" in ann("guidelines")["html"]
     store.write_guidelines(db, "Read both.", "owner")
     assert "Read both." in ann("guidelines")["html"]
+
+
+def test_many_requests_of_one_account_keep_nobody_else_waiting(db: Database) -> None:
+    people = [access.add_account(db, name, "annotator", "a long enough password") for name in ("ann", "bob")]
+    served: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def serve(annotator: Annotator, asked: api.RequestBody) -> dict[str, Any]:
+        begun.set()
+        assert go_on.wait(PATIENCE_SECONDS)
+        served.append(annotator.name)
+        return {}
+
+    async def ask(annotator: Annotator) -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"{}"}
+
+        scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
+        assert (await api.endpoint(serve)(Request({**scope, ANNOTATOR_KEY: annotator}, receive))).status_code == 200
+
+    async def ask_all() -> None:
+        asked = [asyncio.create_task(ask(person)) for person in (*[people[0]] * 20, people[1])]
+        await asyncio.to_thread(begun.wait, PATIENCE_SECONDS)
+        go_on.set()
+        await asyncio.gather(*asked)
+
+    asyncio.run(ask_all())
+    assert len(served) == 21
+    assert served.index("bob") <= 2

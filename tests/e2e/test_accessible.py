@@ -128,13 +128,14 @@ def unfold(page: Any) -> None:
 
 
 def turn(page: Any, name: str) -> None:
-    """Turn to a tab, which on a phone is behind "…"."""
-    tab = page.get_by_role("tab", name=name, exact=True).locator("visible=true")
-    if not tab.count():
-        page.locator(".overflow-menu > button").locator("visible=true").first.click()
-        tab = page.locator(".overflow-dropdown button").get_by_text(name, exact=True)
-    tab.first.click()
-    page.wait_for_selector(f"[role=tab][aria-selected=true]:text-is('{name}')", state="attached")
+    """Turn to a tab, which comes into view then: on a phone the row of them scrolls."""
+    page.get_by_role("tab", name=name, exact=True).locator("visible=true").click()
+    chosen = page.locator(f"[role=tab][aria-selected=true]:text-is('{name}')")
+    chosen.wait_for()
+    box, width = chosen.bounding_box(), page.viewport_size["width"]
+    assert box["x"] >= 0, box
+    assert box["x"] + box["width"] <= width, box
+    assert box["height"] >= 44 or width > 640, box
 
 
 def broken(page: Any, options: dict[str, Any]) -> list[str]:

@@ -114,7 +114,16 @@ def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: st
     page.context.close()
 
 
-def test_what_an_address_names_is_unfolded(running: Any, browser: Any) -> None:
+# As it may stand in what a person wrote; followed by a click.
+LINK = """(to) => {
+  const link = document.createElement("a");
+  link.href = to;
+  document.body.append(link);
+  link.click();
+}"""
+
+
+def test_what_an_address_names_is_unfolded_or_said_not_to_be_there(running: Any, browser: Any) -> None:
     from playwright.sync_api import expect
 
     _db, address = running
@@ -127,6 +136,17 @@ def test_what_an_address_names_is_unfolded(running: Any, browser: Any) -> None:
     page.locator("#run-search").wait_for()
     page.goto(f"{address}iterations/base?page=2")
     page.get_by_role("button", name="Previous").wait_for()
+    go(page, "/data/export?annotators=kim")
+    page.locator("#export-since").wait_for()
+    for link, said in (
+        ("/runs/99", "There is no job 99;"),
+        ("/iterations/nope", "There is no policy nope;"),
+        ("/data/comparisons/99999", "There is no comparison 99999."),
+        ("/playground?models=nope", "There is no model 'nope'."),
+        ("/hub/nowhere", "There is nothing at this address."),
+    ):
+        page.evaluate(LINK, link)
+        page.get_by_text(said).locator("visible=true").first.wait_for()
     page.context.close()
 
 

@@ -37,12 +37,12 @@ HOSTILE = (
     "<style>.verdicts{display:none}</style><iframe src=//evil.test></iframe> $\\href{javascript:window.ran=1}{x}$"
 )
 COMPARING = ".judging[data-state=comparing]"
-# Presses 1 in the moment in which a comparison appears.
-PRESS_AT_ONCE = """() => {
+# Presses these keys in the moment in which a comparison appears.
+PRESS_AT_ONCE = """(keys) => {
   const press = () => {
     if (document.querySelector(".judging").dataset.state !== "comparing" || window.pressed) return;
     window.pressed = true;
-    document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "1", bubbles: true }));
+    for (const key of keys) document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
   };
   new MutationObserver(press).observe(document.querySelector(".judging"), { attributes: true });
 }"""
@@ -216,7 +216,7 @@ def test_a_pair_is_judged_by_one_key(site: Site) -> None:
 def test_a_press_counts_once_and_only_for_what_could_be_read(site: Site) -> None:
     ann = site.open()
     ann.page.wait_for_selector(".judging[data-state=waiting]")
-    ann.page.evaluate(PRESS_AT_ONCE)
+    ann.page.evaluate(PRESS_AT_ONCE, ["1"])
     for _ in range(3):
         site.compare(*letters(2))
     ann.page.wait_for_function("window.pressed")
@@ -312,14 +312,15 @@ def test_earlier_judgements_are_a_press_away(site: Site) -> None:
     assert not ann.page.locator("text=Earlier ones").count()
 
 
-def test_a_rank_for_what_could_not_be_read_yet_does_not_count(site: Site) -> None:
-    site.project("rank", 3)
+def test_a_rank_reason_or_flag_for_what_could_not_be_read_yet_does_not_count(site: Site) -> None:
+    site.project("rank", 3, tags=(Tag("t", "too long"),))
     ann = site.open()
     ann.page.wait_for_selector(".judging[data-state=waiting]")
-    ann.page.evaluate(PRESS_AT_ONCE)
+    ann.page.evaluate(PRESS_AT_ONCE, ["1", "t", "h"])
     site.compare(*letters(3))
     ann.page.wait_for_function("window.pressed")
     ann.wait_status("Pressed too soon: not counted. Press again.")
+    assert not ann.page.locator(".extras [aria-pressed=true]").count()
     assert ann.page.get_attribute("[data-place='0'] .choose", "aria-label") == "Answer 1: not ranked"
 
 

@@ -73,6 +73,7 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
         page.wait_for_selector("text=1 comparison", strict=False)
 
         go(page, "/accounts")
+        page.click("text=Invite someone")
         page.click("text=Make a link")
         page.wait_for_selector("#invitation-link >> text=It opens on this machine only.")
         page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as over plain HTTP
@@ -174,4 +175,11 @@ def test_a_comparison_that_is_in_view_is_looked_up_again(running: tuple[Database
     page.wait_for_selector("text=Nobody has judged it yet.", state="hidden")
     page.wait_for_selector(f"text=Comparison {claim.comparison_id}")
     expect(again).to_be_focused()
+    go(page, f"/data/statistics?ids={claim.comparison_id}")
+    figures = page.locator(".figures").locator("visible=true")
+    expect(figures).to_contain_text("Judgements 1", use_inner_text=True)
+    claims.undo(db, kim.id, "")
+    page.wait_for_selector("button:text('Refresh'):not([aria-disabled]) >> visible=true").press("Enter")
+    expect(figures).to_contain_text("Judgements 0", use_inner_text=True)
+    expect(page.locator("button:text('Refresh')").locator("visible=true")).to_be_focused()
     page.context.close()

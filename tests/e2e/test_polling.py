@@ -402,3 +402,21 @@ def test_an_annotators_page_has_nothing_that_asks_but_its_own_tab(sign_in: Calla
     assert annotator.page.locator(".pulse").count() == 0
     annotator.rest_on_annotate()
     assert (annotator.asked, annotator.followed) == ([], [])
+
+
+def test_what_another_admin_decides_is_seen_in_some_seconds_however_long_nothing_changed(
+    admin: Looker, site: tuple[str, Database]
+) -> None:
+    """With one question for the tab and the strip."""
+    page = admin.page
+    admin.turn("Iterations")
+    admin.until(lambda: "beat" in admin.asked)
+    for _ in range(12):  # each longer than the one before, until it is as long as can be
+        before = len(admin.pulses)
+        admin.until(lambda before=before: admin.put_forward() or admin.settle() or len(admin.pulses) > before)
+    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 60)
+    admin.until(lambda: admin.put_forward() or admin.settle() or admin.followed[-1][:1] == ["strip"])
+    admin.forget()
+    page.clock.run_for(5500)
+    admin.until(lambda: admin.followed)
+    assert len(admin.followed[0]) == 2, "the tab and the strip"

@@ -15,7 +15,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card, words
 from annotation.tabs.comparisons.comparison_table import ListPlace
-from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, pressed, row_number, text_in
+from annotation.tabs.components import QUEUED, QUIET, acting_box, pressed, row_number, text_in
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import N_, _
 from annotation.ui.markup import status
@@ -351,15 +351,26 @@ def undone(db: Database, subject: str, annotator: Annotator) -> str:
 # --------------------------------------------------------------------------------------------------------- statistics
 def build_statistics(context: Context) -> None:
     """Lay the statistics out inside the caller's tab and wire them."""
-    box = html_box(status(_("Counting …")))
+    box, looked = acting_box(status(_("Counting …"))), gr.State("")
     bar = place_bar()
 
     def open_statistics(annotator: Annotator, place: Place) -> list[Any]:
-        try:
-            looked = ListPlace(looked_at(place).comparisons)
-        except UserError as error:
-            return [status(str(error), "warning")]
-        found = data_statistics.statistics(context.db, looked.comparisons)
-        return [statistics_card.card_of(found, looked)]
+        return [statistics_html(context.db, place), place.part()]
 
-    visits(bar, context, open_statistics, [], [box], api_name="comparisons-statistics")
+    @guarded_event(context, "admin")
+    def count_again(annotator: Annotator, event: Any, part: Any) -> str:
+        pressed(event, {"again": "again"})
+        return statistics_html(context.db, place_in(part))
+
+    visits(bar, context, open_statistics, [], [box, looked], api_name="comparisons-statistics")
+    box.act(count_again, looked, box, api_name="comparisons-count-again", **QUEUED)
+
+
+def statistics_html(db: Database, place: Place) -> str:
+    """The statistics of the list that an address names, or why there are none."""
+    try:
+        looked = ListPlace(looked_at(place).comparisons)
+    except UserError as error:
+        return status(str(error), "warning")
+    found = data_statistics.statistics(db, looked.comparisons)
+    return comparison_table.as_of(now()) + statistics_card.card_of(found, looked)

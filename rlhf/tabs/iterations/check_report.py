@@ -234,9 +234,9 @@ def promote_label(policy: Policy, against: bool = False) -> str:
     """What promoting this policy is called; `against`: the rule speaks against it."""
     if policy.status == "serving":
         return _("Serves now")
-    if policy.status == "retired":
-        return _("Roll back to this one")
-    return _("Promote against the rule") if against else _("Promote: let it serve")
+    if against:
+        return _("Promote against the rule")
+    return _("Roll back to this one") if policy.status == "retired" else _("Promote: let it serve")
 
 
 def check_label(checked: bool) -> str:

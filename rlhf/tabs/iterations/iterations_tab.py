@@ -26,7 +26,7 @@ from annotation.tabs.components import (
     text_in,
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
-from annotation.tabs.polling import poll, pulse
+from annotation.tabs.polling import ANSWERS, poll, pulse
 from annotation.translation import N_, _, spoken
 from annotation.ui import markup
 from annotation.ui.tab_addresses import Place
@@ -593,7 +593,8 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
         ):
             changed, seen = view(context, revision, page_of(was), was)
             reason = _("Against the rule it takes a reason: say why in the field above.")
-            return page.sent({**changed, "question": markup.status(reason, "warning")}, seen)
+            anew = f"<!--{next(ANSWERS)}-->"  # so that it is drawn, and told, at each press
+            return page.sent({**changed, "question": markup.status(reason, "warning") + anew}, seen)
         said = policy_decisions.promote(context, chosen(revision), annotator.name, text_in(why))
         return decided(said, revision, {**was, "confirming": None})
 

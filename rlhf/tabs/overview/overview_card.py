@@ -8,6 +8,7 @@ from typing import Any
 
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import N_, _, ngettext
+from annotation.ui import charts
 from annotation.ui.charts import interval_bar
 from annotation.ui.formatting import moment, percent, percent_span
 from annotation.ui.markup import Way, card, escape, paragraph, progress_bar, table, way, within
@@ -164,6 +165,16 @@ def record_of(revision: str, rate: Estimate | None) -> str:
     ).format(revision=revision, value=percent(rate.value), n=rate.n, span=percent_span(rate.low, rate.high))
     shade = "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "plain"
     return f'{paragraph(said)}<div class="evidence {shade}">{interval_bar(rate, said)}</div>'
+
+
+def course(rates: Sequence[tuple[str, Estimate]]) -> str:
+    """How candidates that were decided on did, each by its name, oldest first; nothing where that is no course yet."""
+    if len(rates) < 2:
+        return ""
+    said = _("How often people preferred each candidate to what served then, with 95% intervals.")
+    frame = charts.Frame("overview-course", _("Candidates decided on, oldest first"), said)
+    marks = [charts.share_mark(name, rate) for name, rate in rates]
+    return charts.intervals(frame, marks, _("share of comparisons won"), 0.5)
 
 
 def today_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -10,6 +10,7 @@ import gradio as gr
 
 from annotation import claims
 from annotation.database import Database
+from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Annotator, now
 from annotation.tabs.components import QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
@@ -26,6 +27,8 @@ from rlhf.tabs.runs import job_cards
 
 STRIP_SECONDS = 10
 OVERVIEW_SECONDS = 5
+# Candidates of which the Overview shows how they did.
+COURSE = 8
 
 
 def overview_of(db: Database, annotator_id: int) -> str:
@@ -37,10 +40,21 @@ def overview_of(db: Database, annotator_id: int) -> str:
     return overview_card.overview(
         standing_of(db, annotator_id),
         candidates_part(db),
-        "" if serving.id == base.id else overview_card.record_of(serving.revision, rate),
+        ("" if serving.id == base.id else overview_card.record_of(serving.revision, rate)) + course_of(db),
         claims.judged_by_each(db, at[:10]),
         f"{job_cards.name_of(latest[0])} {job_cards.headline(latest[0], at)}" if latest else "",
     )
+
+
+def course_of(db: Database) -> str:
+    """How the latest candidates that were decided on did against what served then, as people have compared them."""
+
+    def look() -> list[tuple[str, Estimate]]:
+        decided = [(one, registry.decided_against(db, one)) for one in registry.all_policies(db)]
+        rates = [(one.revision, win_rates.by_people(db, one, ground)) for one, ground in decided if ground is not None]
+        return [(name, rate) for name, rate in rates if rate is not None]
+
+    return overview_card.course(gate_decisions.cached(db, ("course",), look)[-COURSE:])
 
 
 def candidates_part(db: Database) -> str:

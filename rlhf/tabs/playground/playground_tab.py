@@ -171,11 +171,9 @@ def form_of(db: Database, asked: Sequence[Chat]) -> dict[str, Any]:
     }
 
 
-def models_at(db: Database, place: Place) -> list[str]:
-    """The models that an address names, as far as there are such."""
-    there = {revision for _, revision in prompt_set_form.choices(db)}
-    named = [name for name in place.query.get("models", "").split(",") if name in there]
-    return list(dict.fromkeys(named))[: playground_store.COLUMNS]
+def models_at(place: Place) -> list[str]:
+    """The models that an address names; what is none is refused as what is typed."""
+    return list(dict.fromkeys(filter(None, place.query.get("models", "").split(","))))[: playground_store.COLUMNS]
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -276,7 +274,7 @@ def wire_views(page: PlaygroundPage, context: Context) -> None:
         known = isinstance(talk, dict) and "chats" in talk  # then what is in the form stays
         asked = conversation(db, annotator, talk)
         form = {} if known else form_of(db, asked)
-        if named := models_at(db, place):
+        if named := models_at(place):
             form = {**form, "models": named}
         updates = [gr.update(value=form[name]) if name in form else gr.skip() for name in FORM[1:]]
         models = gr.update(

@@ -33,7 +33,7 @@ def build(demo: gr.Blocks, context: Context, guide: gr.HTML) -> list[TrainingFor
     known = Preflight(context.db, context.data_dir, context.model)
     pages: list[TrainingFormPage] = []
     openings: list[Any] = []
-    with gr.Tab(_("Train"), id=TRAIN), gr.Tabs(elem_id="trainings"):
+    with gr.Tab(_("Train"), id=TRAIN), gr.Tabs(elem_id="trainings", overflow_behavior="wrap"):
         for form in forms():
             with gr.Tab(_(form.layout.label), id=form.name):
                 openings.append(opening_of(demo))

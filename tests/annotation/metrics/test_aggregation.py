@@ -92,14 +92,17 @@ def test_a_flag_takes_the_whole_comparison_out() -> None:
     assert (counted, reasons) == ([], ["flagged", "flagged"])
 
 
-@pytest.mark.parametrize(
-    "changes", [{"purpose": "re-ask"}, {"purpose": "gold"}, {"annotator": "troll"}, {"early": True}]
-)
+@pytest.mark.parametrize("changes", [{"purpose": "re-ask"}, {"purpose": "gold"}, {"early": True}])
 def test_a_flag_counts_even_where_its_judgement_does_not(changes: dict[str, Any]) -> None:
     flagging = replace(judgement("bob", (1, 2), 2, flag="personal-data"), **changes)
     counted, reasons = usable([judgement("ann", (1, 2), 1), flagging], {"troll"})
     assert counted == []
     assert "flagged" in reasons
+
+
+def test_who_is_left_out_takes_no_comparison_out_by_flags() -> None:
+    judged = judgement("ann", (1, 2), 1)
+    assert usable([judged, judgement("troll", None, 2, outcome="skip", flag="broken")], {"troll"})[0] == [judged]
 
 
 def test_an_adjudicator_who_skips_settles_nothing() -> None:

@@ -251,6 +251,9 @@ def test_two_annotators_by_hand(db: Database) -> None:
     assert [case.comparison_id for case in figures.clear] == [numbers[2], numbers[3]]
     assert (figures.judgements, figures.comparisons, figures.shared) == (6, 3, 3)  # the flagged one trains nothing
     assert figures.policies.placed == ()
+    quality.decide_on(db, "bob", True, "Flags everything.", "kim")
+    after = quality.report(db)
+    assert after.comparisons == store.new_to_train_on(db, "") == 4, "a flag of somebody left out counts no more"
 
 
 def test_an_empty_database_has_no_figures(db: Database) -> None:

@@ -67,8 +67,9 @@ def test_an_account_can_be_changed_once_one_is_chosen(db: Database, data_dir: Pa
     assert [one.interactive for one in buttons] == [False] * len(words)
     visit = listeners["account-visit"]
     for name, there in (("", False), ("/mira", True), ("/nobody", False)):
-        acts = visit(*asked_by("olga", visit, part=name))[6:12]
-        assert [one["interactive"] for one in acts] == [there] * len(words)
+        sent = visit(*asked_by("olga", visit, part=name))
+        assert [one["interactive"] for one in sent[6:12]] == [there] * len(words)
+        assert sent[-2].get("open", False) == there, "what can be changed is unfolded"
     for name, there in (("mi", False), ("mira", True)):
         acts = listeners["account-choose"](OLGA, name)[3:9]
         assert [one["interactive"] for one in acts] == [there] * len(words)
@@ -94,7 +95,7 @@ def test_what_somebody_may_do_is_changed_after_a_question(db: Database, listener
             "the account that it was about may be another now"
         )
     visit = listeners["account-visit"]
-    *_fields, hidden, _question, left, _told = visit(*asked_by("olga", visit, part="/olga"))
+    *_fields, hidden, _question, left, _unfolded, _told = visit(*asked_by("olga", visit, part="/olga"))
     assert (hidden["visible"], left) == (False, {})
     *page, hidden, _said, left = listeners["account-really"](OLGA, "mira", asked)
     assert (hidden["visible"], left) == (False, {})

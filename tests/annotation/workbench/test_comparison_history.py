@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,16 +172,25 @@ def test_statistics_are_of_what_is_filtered(db: Database) -> None:
 
 
 def test_ones_own_agreement_is_with_others_on_opinions_alone(db: Database) -> None:
+    """And on the first ones, ten at a time: who judges anew to match others finds out nothing and gains nothing."""
     store.set_project(db, replace(store.project(db), overlap=2))
     people = [access.add_account(db, name, "annotator", "long enough words") for name in ("ann", "bob")]
-    seed_comparisons(db, 4)
+    seed_comparisons(db, 12)
     for annotator in people:
-        for turn in range(4):
+        for turn in range(12):
             claim = claims.claim_next(db, annotator.id)
             assert claim is not None
             best = 0 if annotator is people[0] or turn else 1  # they differ on the first
-            side = "left" if claim.shown_order[0] == best else "right"
-            claims.judge(db, annotator.id, claim.nonce, act(f"{side}-much"))
-    for annotator in people:
-        found = own_standing.own_agreement(db, annotator.id)
-        assert (found.shared, found.same) == (4, 3)
+            claims.judge(db, annotator.id, claim.nonce, verdict(best, claim.shown_order))
+            if annotator is people[1]:
+                found = own_standing.own_agreement(db, annotator.id)
+                assert (found.shared, found.same) == ((0, 0) if turn < 9 else (10, 9))
+    first = claims.latest(db, people[1].id)[-1]
+    claims.revise(db, people[1].id, first["id"], verdict(0, json.loads(first["shown_order"])))
+    found = own_standing.own_agreement(db, people[1].id)
+    assert (found.shared, found.same) == (10, 9)
+
+
+def verdict(best: int, shown_order: Sequence[int]) -> dict[str, Any]:
+    """That the answer at this position is much better than the other."""
+    return act("left-much" if shown_order[0] == best else "right-much")

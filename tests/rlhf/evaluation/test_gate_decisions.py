@@ -1174,7 +1174,23 @@ def test_what_the_rule_says_to_promote_needs_no_reason_and_going_back_never_does
     gate_decisions.promote(db, data_dir, "base", "ann")
     gate_decisions.promote(db, data_dir, made.revision, "ann")
     assert [row.action for row in registry.decisions(db)] == ["rollback", "rollback", "promote"]
-    assert [row.reason for row in registry.decisions(db)][:2] == ["no reason given"] * 2
+    again, back, _first = (row.reason for row in registry.decisions(db))
+    assert again.startswith("The rule said: promote.")
+    assert back == "no reason given"
+
+
+def test_what_was_promoted_against_the_rule_and_taken_back_takes_a_reason_again(db: Database, data_dir: Path) -> None:
+    made = undecided(db, data_dir)
+    gate_decisions.promote(db, data_dir, made.revision, "ann", WHY)
+    gate_decisions.promote(db, data_dir, "base", "ann")
+    gone = registry.by_revision(db, made.revision)
+    assert gate_decisions.objection(db, gone).startswith("The rule says: ")
+    with pytest.raises(gate_decisions.PromotionAgainstRule):
+        gate_decisions.promote(db, data_dir, made.revision, "ann")
+    assert gate_decisions.promote(db, data_dir, made.revision, "ann", WHY).against
+    other = make_candidate(db, data_dir, "dpo-9")
+    gate_decisions.promote(db, data_dir, other.revision, "ann", WHY)
+    assert not gate_decisions.promote(db, data_dir, made.revision, "ann").against, "it was followed, not gone back from"
 
 
 def test_where_nobody_is_to_be_advised_nothing_is_against_the_rule(db: Database, data_dir: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import GenerationConfig
+from transformers.cache_utils import DynamicLayer
 
 from annotation import claims, store
 from annotation.records import Response, Sampling, TokenIds
@@ -22,7 +23,9 @@ from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import random_ids
 from rlhf.models.loading import load_for_answering, load_tokenizer
 from rlhf.models.sampling import (
+    SPELL,
     Draw,
+    RoomyLayer,
     SeededSampler,
     StreamCallback,
     draw,
@@ -145,6 +148,21 @@ def test_prompts_with_nothing_to_save_are_computed_as_they_are(
     monkeypatch.setattr("rlhf.models.sampling.ROW_TOKENS", 10)
     cache = prefilled(model, *padded_left(random_ids(model, lengths), 0, model.device), None, 3)
     assert cache.get_seq_length() == max(lengths) - 1
+
+
+def test_a_layer_with_room_holds_what_a_copied_one_holds_and_is_written_into() -> None:
+    roomy, copied = RoomyLayer(), DynamicLayer()
+    places: list[int] = []
+    for step, tokens in enumerate((5, *([1] * 3 * SPELL))):
+        new = [torch.randn(4 if step < SPELL else 2, 2, tokens, 3) for _ in range(2)]
+        for found, expected in zip(roomy.update(*new), copied.update(*new), strict=True):
+            assert torch.equal(found, expected)
+        places.append(roomy.keys.data_ptr())
+        if step == SPELL - 1:
+            for layer in (roomy, copied):
+                layer.reorder_cache(torch.tensor([3, 1]))
+    moved = [step for step, (one, other) in enumerate(pairwise(places), start=1) if one != other]
+    assert moved == [SPELL, 2 * SPELL + 1], "once for rows that left the batch, once where the room was full"
 
 
 def test_an_answer_can_be_drawn_again_alone(model: Any, tokenizer: Any, prompts: list[str]) -> None:

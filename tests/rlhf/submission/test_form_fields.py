@@ -200,10 +200,17 @@ def test_a_number_is_typed_where_an_empty_field_leaves_it_open(name: str, text: 
     assert getattr(made, name) == value
 
 
-def test_a_comma_that_may_stand_between_thousands_is_no_point() -> None:
+@pytest.mark.parametrize(("language", "thousands", "fraction"), [("en", "2,000", "2.000"), ("de", "2.000", "2,000")])
+def test_what_may_stand_between_thousands_in_the_readers_language_is_no_point(
+    language: str, thousands: str, fraction: str
+) -> None:
     form = BY_NAME["dpo"]
-    with pytest.raises(UserError, match="1,500"):
-        form_fields.spec_of(form, "base", {**first_values(form), "beta": "1,500"})
+    with speaking(language_of(language)):
+        for name in ("beta", "accumulation"):
+            with pytest.raises(UserError, match=thousands):
+                form_fields.spec_of(form, "base", {**first_values(form), name: thousands})
+            made = form_fields.spec_of(form, "base", {**first_values(form), name: fraction})
+            assert getattr(made, name) == 2
 
 
 def test_what_an_empty_field_stands_for_is_written_as_it_may_be_typed() -> None:

@@ -281,10 +281,13 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     assert confirming["confirming"] == policy.revision
     kept = handler(pages, "promote_not")(owner, policy.revision, "", confirming)[-1]
     assert kept["confirming"] is None
+    sentences = set()
     for sent in ("", "   ", None, 7, ["it is good"], {"why": "x"}):
         unsaid = str(really(owner, policy.revision, sent, confirming))
         assert "Against the rule it takes a reason: say why in the field above." in unsaid
         assert "'confirming': " + repr(policy.revision) in unsaid
+        sentences.add(unsaid)
+    assert len(sentences) == 6, "each is drawn anew, so that it is heard"
     assert registry.serving(context.db).revision == "base"
     said = str(really(owner, policy.revision, "I read <b>ten</b> of them", confirming))
     assert f"{policy.revision} serves now, against the rule." in said
@@ -294,6 +297,12 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     assert (shown["promote"]["value"], shown["why"]["label"]) == ("Roll back to this one", "Why (for the record)")
     assert "Undo: base serves again" in shown["decisions"]["value"]
     assert "serves now." in str(promote(owner, "base", "", {})), "going back needs no reason and no question"
+    shown, _ = iterations_tab.view(context, policy.revision, 0, {})
+    assert shown["promote"]["value"] == "Promote against the rule", "as before it was gone back from"
+    assert f"Let {policy.revision} serve although the rule speaks against it?" in str(
+        promote(owner, policy.revision, "", {})
+    )
+    assert registry.serving(context.db).revision == "base"
 
 
 def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, context: Context) -> None:
@@ -330,7 +339,7 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
     assert registry.serving(context.db).revision == "base"
     with pytest.raises(gr.Error, match=r"Nothing was undone: .* owner decided last; base serves now"):
         undo(promoted)
-    gate_decisions.promote(context.db, context.data_dir, policy.revision, "kim")
+    gate_decisions.promote(context.db, context.data_dir, policy.revision, "kim", "It is good")
     with pytest.raises(gr.Error, match=f"Nothing was undone: .* kim decided last; {policy.revision} serves now"):
         undo(promoted)  # that it serves again is another decision
     undo(str(newest().id))

@@ -405,6 +405,21 @@ def test_every_candidate_is_named_that_nobody_has_decided_on_with_what_it_waits_
     assert "No candidate waits for a decision." in overview()
 
 
+def test_the_overview_draws_how_those_did_that_were_decided_on(context: Context) -> None:
+    """Each against what served then."""
+    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
+    for _candidate in range(2):
+        policy = make_candidate(context)
+        check_candidate(context, policy)
+        iterations_tab.ask_people(context.db, policy.revision)
+        judge(context.db, 40, "left-clearly")
+        assert "overview-course" not in overview_tab.overview_of(context.db, OWNER)
+        registry.promote(context.db, policy.revision, "owner")
+    drawn = overview_tab.overview_of(context.db, OWNER)
+    assert "Candidates decided on, oldest first" in drawn
+    assert drawn.count('class="interval"') == 2
+
+
 def test_a_name_is_text() -> None:
     rows = [{"name": "<b>", "today": 2, "latest": now()}]
     assert "&lt;b&gt;" in overview_card.today_table(rows)
