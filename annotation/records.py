@@ -197,7 +197,7 @@ SmallShare = Annotated[float, Interval(ge=0, le=MAXIMUM_SHARE), PERCENT]
 class Project:
     """What is asked of annotators, and of how many; kept as one setting, edited on the Project tab."""
 
-    kind: Annotated[Kind, N_("The kind of comparison")] = "pair"
+    kind: Annotated[Kind, N_("What is asked")] = "pair"
     """Two answers with a strength, the best of several, or a ranking of several."""
     answers: Annotated[int, Interval(ge=2, le=MAXIMUM_ANSWERS), N_("Number of answers")] = 2
     """Answers in a comparison; 2 for pairs, 2 to 8 for the others."""
@@ -205,21 +205,21 @@ class Project:
     """Annotators for each comparison."""
     claim_minutes: Annotated[int, Interval(ge=1, le=MAXIMUM_MINUTES), N_("Minutes to judge")] = 20
     """Minutes until a comparison in somebody's hands returns to the pool."""
-    gold_share: Annotated[SmallShare, N_("Share of gold comparisons")] = 0.05
+    gold_share: Annotated[SmallShare, N_("Gold comparisons, %")] = 0.05
     """Share of gold comparisons (with a known answer), as long as there are some that the annotator has not seen."""
-    re_ask_share: Annotated[SmallShare, N_("Share of re-asks")] = 0.05
+    re_ask_share: Annotated[SmallShare, N_("Re-asks, %")] = 0.05
     """Share of an annotator's own earlier comparisons, shown again in another order."""
-    candidate_share: Annotated[SmallShare, N_("Share of candidate against serving")] = 0.2
+    candidate_share: Annotated[SmallShare, N_("Candidate against serving, %")] = 0.2
     """Share of comparisons of a candidate's answers with those of the policy that serves, while there are some."""
-    doubt_share: Annotated[SmallShare, N_("Share of answers chosen by doubt")] = 0.0
+    doubt_share: Annotated[SmallShare, N_("Answers chosen by doubt, %")] = 0.0
     """Share of comparisons that show those of eight answers of which it is least known what people prefer; the others
     show answers at random. It takes more drawing, and stops by itself where more than 15% of labels seem wrong."""
     daily_target: Annotated[int, Interval(ge=0, le=MAXIMUM_TARGET), N_("Judgements a day")] = 30
     """What each annotator sees as the day's target; 0 for none."""
-    rendered: Annotated[bool | None, N_("First view: rendered")] = None
+    rendered: Annotated[bool | None, N_("First view")] = None
     """Whether answers are first shown as rendered Markdown rather than literally; each annotator can switch. Without a
     choice they are where something of a comparison has Markdown's marks."""
-    own_prompts: Annotated[bool, N_("Own prompts")] = True
+    own_prompts: Annotated[bool, N_("Annotators may write prompts of their own")] = True
     """Whether annotators may write prompts of their own."""
     tags: tuple[Tag, ...] = (
         Tag("a", N_("accurate")),

@@ -153,10 +153,14 @@ def main() -> None:
         data_dir = Path(directory) / "data"
         open_database(data_dir).close()
         path = write_file(Path(directory), options.format, options.rows, options.characters)
-        print(json.dumps({"file_mb": round(path.stat().st_size / 2**20), "format": options.format}))
-        print(json.dumps({"import": measure_import(path, data_dir)}), flush=True)
-        print(json.dumps({"import again": measure_import(path, data_dir)}), flush=True)
-        print(json.dumps({"export": measure_exports(data_dir, Path(directory))}), flush=True)
+        found = {
+            "file_mb": round(path.stat().st_size / 2**20),
+            "format": options.format,
+            "import": measure_import(path, data_dir),
+            "import again": measure_import(path, data_dir),
+            "export": measure_exports(data_dir, Path(directory)),
+        }
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

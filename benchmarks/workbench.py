@@ -187,11 +187,7 @@ def main() -> None:
         if not filled:
             fill(db, options.comparisons, options.seed)
         seconds = round(time.perf_counter() - begun, 1)
-        print(
-            json.dumps(
-                {"comparisons": options.comparisons, "fill_s": seconds, "ms": measure(db, options.times)}, indent=1
-            )
-        )
+        print(json.dumps({"comparisons": options.comparisons, "fill_s": seconds, "ms": measure(db, options.times)}))
         db.close()
 
 

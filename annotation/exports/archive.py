@@ -1,9 +1,9 @@
-"""Everything that people made, as one file of JSON lines, and back: the lossless archive. SQL over whole tables.
+"""Every judgement and what it refers to, as one file of JSON lines, and back: the raw archive. SQL over whole tables.
 
 The file holds every judgement (superseded and undone ones too) with all that it refers to, and the project's settings.
-It holds nothing of the machines' jobs, no password, session or link, and no weights. The first line says what it is,
-each further line is a row of a table, the last line has the number of rows and the sha256 of all lines before it. The
-same database always gives the same bytes.
+It holds no weights, and nothing of jobs, decisions, passwords, sessions and links: `NOT_ARCHIVED` says what is left out
+and why. The first line says what it is, each further line is a row of a table, the last line has the number of rows and
+the sha256 of all lines before it. The same database always gives the same bytes.
 """
 
 from __future__ import annotations

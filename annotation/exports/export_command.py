@@ -64,14 +64,22 @@ def add_format(export: argparse.ArgumentParser) -> None:
     """What a row is."""
     titles = ", ".join(f"{name} ({entry.title})" for name, entry in FORMATS.items())
     export.add_argument(
-        "--format", default="preference", help=f"{titles}, raw (everything, lossless) (default: %(default)s)"
+        "--format",
+        default="preference",
+        help=f"{titles}, raw (every judgement and what it refers to, with names) (default: %(default)s)",
     )
 
 
 def add_choice(export: argparse.ArgumentParser) -> None:
     """Which rows, under which licence, and whether people are named."""
     wanted = export.add_argument_group("only what is wanted (each can be given several times)")
-    wanted.add_argument("--iteration", type=int, action="append", default=[], help="of the policy that answered")
+    wanted.add_argument(
+        "--iteration",
+        type=int,
+        action="append",
+        default=[],
+        help="how many trainings lie behind the policy that answered; 0 for the base model",
+    )
     wanted.add_argument("--policy", action="append", default=[], help="revision of the policy that answered")
     wanted.add_argument("--annotator", action="append", default=[], help="name of who judged")
     wanted.add_argument("--source", action="append", default=[], help=f"{', '.join(SOURCES)} (default: all)")

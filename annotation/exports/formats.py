@@ -42,7 +42,7 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     "other-annotator": N_("by another annotator than asked for"),
     "other-date": N_("made at another time than asked for"),
     "other-source": N_("from another source than asked for"),
-    "other-policy": N_("on answers of another policy or iteration than asked for"),
+    "other-policy": N_("on answers of another policy than asked for"),
     "low-agreement": N_("agreement below the minimum"),
     "middle": N_("answers better than some and worse than others"),
     "no-edit": N_("without an edited answer"),
@@ -56,7 +56,7 @@ class Filters:
     """What is wanted; an empty tuple or text asks for everything."""
 
     iterations: tuple[int, ...] = ()
-    """Iterations of the policies that wrote the answers: 0 for the base model, 1 for an adapter on it, and so on."""
+    """How many trainings lie behind the policies that wrote the answers; 0 for the base model."""
     policies: tuple[str, ...] = ()
     """Revisions of the policies that wrote the answers."""
     annotators: tuple[str, ...] = ()
@@ -131,7 +131,7 @@ def check_request(request: ExportRequest, known: ExportContext) -> None:
             )
         )
     if request.format == "raw" and filters != Filters():
-        raise UserError(_("The raw archive holds everything, so it takes no filters. Remove them or choose a format."))
+        raise UserError(_("The raw archive takes no filters. Remove them or choose a format."))
     refuse_unknown(NO_POLICY, filters.policies, known.iterations)
     refuse_unknown(NO_ANNOTATOR, filters.annotators, known.names)
     refuse_unknown(NO_ITERATION, filters.iterations, set(known.iterations.values()))
@@ -173,7 +173,7 @@ def is_licence(name: str) -> bool:
 
 NO_POLICY = N_("There is no policy '{value}' here. There is: {listed}.")
 NO_ANNOTATOR = N_("There is no annotator '{value}' here. There is: {listed}.")
-NO_ITERATION = N_("There is no iteration '{value}' here. There is: {listed}.")
+NO_ITERATION = N_("No policy here has {value} trainings behind it. There is: {listed}.")
 NO_SOURCE = N_("There is no source '{value}' here. There is: {listed}.")
 
 

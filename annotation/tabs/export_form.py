@@ -52,7 +52,7 @@ POLL_SECONDS = 1
 EXPLANATION = N_("What training uses, with a card that says what is in it and what was left out.")
 FORMAT_CHOICES = [
     *((entry.title, name) for name, entry in FORMATS.items()),
-    (N_("Raw: everything, lossless, also what was undone"), "raw"),
+    (N_("Raw: every judgement, also undone ones, and what it refers to"), "raw"),
 ]
 CONTAINER_CHOICES = [(title, name) for name, title in CONTAINERS.items()]
 # What stands in the address of a list's export where the list has no filter.
@@ -210,7 +210,8 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
     if raw:
         text += status(
             _(
-                "Raw takes everything, with people's names: filters, names and licence don't apply. "
+                "Raw takes every judgement and what it refers to, with people's names: filters, names and licence "
+                "don't apply. "
                 "`python -m annotation restore FILE` reads it."
             )
         )
@@ -291,7 +292,7 @@ def build_form() -> tuple[dict[str, Any], list[gr.Accordion]]:
     with gr.Accordion(_("Filters"), open=False) as filters:
         with gr.Row():
             form["policies"] = choices(_("Policies"), _("That wrote the answers; none chosen: all."))
-            form["iterations"] = choices(_("Iterations"), _("Of those policies; 0 is the base model."))
+            form["iterations"] = choices(_("Trainings behind them"), _("Behind those policies; 0 is the base model."))
             form["annotators"] = choices(_("Annotators"), _("Who judged; none chosen: all."))
         form["sources"] = gr.CheckboxGroup(labelled(SOURCE_CHOICES), value=list(SOURCES), label=_("Sources"))
         with gr.Row():

@@ -171,13 +171,13 @@ def progress_card(state: State) -> str:
 
 
 def way_to(outcome: Mapping[str, Any]) -> str:
-    """Where the comparisons that came in are, and can be withdrawn; nothing where none did."""
+    """Where the comparisons that came in are; nothing where none did."""
     counts = outcome.get("counts", {})
     if not any(counts.get(kind) for kind in ("judged", "gold", "open")):
         return ""
     source = "import {import_id}: {name}".format_map(outcome)
     address = link("data/comparisons", Place((), ComparisonFilter(source=(source,)).query))
-    words = _("Look at the comparisons that came in, or withdraw them")
+    words = _("Look at the comparisons that came in")
     return f'<p class="acts">{way(address, words)}</p>'
 
 

@@ -19,6 +19,7 @@ from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui import markdown_process
 from annotation.ui.markup import paragraph, status, unfold
+from annotation.validation import hints_of, label_of
 from annotation.web import access
 
 FIELDS = tuple(field.name for field in fields(Project))
@@ -164,32 +165,33 @@ class ProjectPage:
 def build_form() -> dict[str, Any]:
     """The project's fields by name; their values come from a guarded handler when the tab is opened."""
     form: dict[str, Any] = {}
-    form["kind"] = gr.Radio([(_(label), kind) for kind, label in KINDS.items()], label=_("What is asked"))
+    called = {name: label_of(hint) for name, hint in hints_of(Project).items()}
+    form["kind"] = gr.Radio([(_(label), kind) for kind, label in KINDS.items()], label=called["kind"])
     with gr.Row():
         form["answers"] = number(
-            _("Number of answers"),
+            called["answers"],
             _("2 to {maximum_answers}; a pair has 2.").format(maximum_answers=MAXIMUM_ANSWERS),
         )
-        form["overlap"] = number(_("Annotators for each comparison"))
-        form["claim_minutes"] = number(_("Minutes to judge"), _("Then a comparison in hand returns to the pool."))
-        form["daily_target"] = number(_("Judgements a day"), empty=_("no target"))
+        form["overlap"] = number(called["overlap"])
+        form["claim_minutes"] = number(called["claim_minutes"], _("Then a comparison in hand returns to the pool."))
+        form["daily_target"] = number(called["daily_target"], empty=_("no target"))
     with gr.Accordion(_("Measuring, and how answers are shown"), open=False), gr.Row():
-        form["gold_share"] = number(_("Gold comparisons, %"), _("Share with a known answer, to measure annotators."))
-        form["re_ask_share"] = number(_("Re-asks, %"), _("Share of one's own earlier ones, in another order."))
+        form["gold_share"] = number(called["gold_share"], _("Share with a known answer, to measure annotators."))
+        form["re_ask_share"] = number(called["re_ask_share"], _("Share of one's own earlier ones, in another order."))
         form["candidate_share"] = number(
-            _("Candidate against serving, %"), _("Share that compares a new policy with the one it would replace.")
+            called["candidate_share"], _("Share that compares a new policy with the one it would replace.")
         )
         form["doubt_share"] = number(
-            _("Answers chosen by doubt, %"),
+            called["doubt_share"],
             _("Share that shows those of eight answers of which it is least known what people prefer."),
         )
         form["rendered"] = gr.Radio(
             [(_(label), name) for name, (label, _rendered) in FIRST_VIEW.items()],
-            label=_("First view"),
+            label=called["rendered"],
             info=_(EACH_CAN_SWITCH),
             min_width=240,
         )
-    form["own_prompts"] = gr.Checkbox(label=_("Annotators may write prompts of their own"))
+    form["own_prompts"] = gr.Checkbox(label=called["own_prompts"])
     form["tags"] = gr.Textbox(
         label=_("Reasons that can be given with a judgement"),
         info=_("One a line, as 'key: label'."),

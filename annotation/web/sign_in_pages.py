@@ -18,15 +18,16 @@ PASSWORD_FORM: Final = """<form method="post" action="{action}">
 </form>"""
 TITLE: Final = N_("What is recorded")
 RECORDED: Final = (
-    N_("your name and number on Hugging Face; no password, no e-mail address"),
+    N_("your name; your number on Hugging Face or a hash of your password; your language; no e-mail address"),
+    N_("your groups, how many judgements you are asked for, and comparisons that you saw and did not judge"),
     N_("each of your judgements: what you chose, reasons, flags, notes, edited answers and prompts that you write"),
     N_("with each: when it was, the seconds it took, and in which order the answers were shown"),
 )
 WHAT_FOR: Final = N_(
     "A judgement that you undo or change stays in the record, marked as such. Your judgements train language models. "
     "The admins see them under your name; exported or published, they carry a pseudonym instead, unless an admin "
-    "decides otherwise. One cookie keeps you signed in for a day. If you sign in with a password, another one tells "
-    "your browser from those of people who guess at it, for half a year."
+    "decides otherwise; the raw archive always has your name. One cookie keeps you signed in for a day. If you sign in "
+    "with a password, another one tells your browser from those of people who guess at it, for half a year."
 )
 
 # The request that it makes is answered when the pages are there, and before that only where the line is dead.

@@ -53,7 +53,7 @@ RequirementKey = (
     LimitedFigure | Literal["trust", "equal-lengths", "prompts", "different", "no-reward-hacking", "weighed-before"]
 )
 MOST = 10_000
-# Fewer held-out prompts decide nothing, whatever a rule says.
+# With fewer held-out prompts nothing is promoted, whatever a rule says.
 FEWEST_PROMPTS = 60
 Count = Annotated[int, Interval(ge=1, le=MOST)]
 EnoughPrompts = Annotated[int, Interval(ge=FEWEST_PROMPTS, le=MOST)]
@@ -78,8 +78,8 @@ class Rule:
     """Prompts on which people have compared before they can decide. The evidence holds with any number, and ten wins in
     a row are the fewest that are enough of it at an alpha of 0.05: raise this to hear more people."""
     people_most: Annotated[Count, N_("Most prompts compared by people")] = 200
-    """Prompts on which people have compared, after which a candidate that is not shown to be better is rejected. Our
-    choice: of candidates that win 60 of 100, a fifth of them ties, most are promoted by then (`python -m
+    """Prompts on which people have compared, after which the rule rejects a candidate that is not shown to be better.
+    Our choice: of candidates that win 60 of 100, a fifth of them ties, most are promoted by then (`python -m
     benchmarks.gate`)."""
     judge_may_decide: Annotated[bool, N_("Whether a judge may decide")] = False
     """Whether a trusted judge's comparisons decide while people's have not; off, because that has to be wanted."""
@@ -91,8 +91,8 @@ class Rule:
     """Prompts that a judge has compared before it can decide: they are cheap, and it takes some to tell what length
     does."""
     judge_most: Annotated[Count, N_("Most prompts compared by a judge")] = 400
-    """Prompts that a judge has compared, after which it has nothing more to say; a candidate that people have not begun
-    with by then is rejected."""
+    """Prompts that a judge has compared, after which it has nothing more to say; the rule rejects a candidate that
+    people have not begun with by then."""
     anchor: Annotated[str, N_("The limits are against")] = "base"
     """The policy that the limits are against: the base, or one that was trained to a style or a language on purpose, so
     that later candidates are not turned down for it. Not each policy that serves: one could go step by step. The base

@@ -72,9 +72,7 @@ def push_data(
 def check_publishable(name: str) -> None:
     """Raises UserError for a format of exports that is no dataset."""
     if name in ONE_FILE:
-        raise UserError(
-            _("'{name}' is no dataset, and it names people. Choose another format to publish.").format(name=name)
-        )
+        raise UserError(_("'{name}' is no dataset. Choose another format to publish.").format(name=name))
     if name not in FORMATS:
         raise UserError(
             _("There is no format '{name}'. Choose one of: {formats}.").format(

@@ -189,6 +189,8 @@ def see_through(rented: RentedRun, changed: Callable[[], None]) -> None:
         job_table.stop(db, job_id, worker, "cancelled", _("The rented machine was given back."))
     except UserError as error:
         run.log(str(error))
+        if isinstance(error, RentalEnded):
+            clear(rented.hub, db, rented.rental)
         job_table.stop(db, job_id, worker, "failed", str(error))
     except Exception as error:
         traceback.print_exception(error)
@@ -221,10 +223,11 @@ class RentedRun:
         """The job's result. Raises FollowerStopped, Cancelled, or UserError where it came to nothing."""
         if self.rental.hub_job is None:
             self.start()
+        elif self.rental.cleared:
+            raise RentalEnded(_(ANEW))
         ending = checked_ending(self.wait())
         self.see_it_leave()
         if ending.status != "finished":
-            clear(self.hub, self.db, self.rental)
             raise RentalEnded(f"{_(ending.message)} {_(ANEW)}")
         self.retry(_("Taking in what was made is tried again: {error}"), lambda: self.take_in(ending))
         dollars = formatting.dollars(self.rental.cost)
@@ -626,7 +629,7 @@ def clear_up(hub: Hub, db: Database) -> None:
 
 
 def clear(hub: Hub, db: Database, rental: Rental) -> None:
-    """Delete what was sent and has come back. What can't be deleted is no reason to fail."""
+    """Delete what was sent, once it has come back or never will. What can't be deleted is no reason to fail."""
     try:
         with hubs.explained(_("Deleting {repo} failed."), repo=rental.repo):
             hub.api.delete_repo(rental.repo, repo_type="dataset", missing_ok=True)

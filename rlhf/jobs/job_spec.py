@@ -230,7 +230,7 @@ class TrainingSpec(JobSpec):
     optimiser: Optimiser = "adamw"
     """'adamw-8bit' holds the optimiser's state in 8 bits (Dettmers et al. 2022); needs a GPU."""
     checkpoint_steps: NonNegativeInt = 0
-    """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one. 0
+    """Optimiser steps between checkpoints, of which the last two are kept; Resume goes on from the last one. 0
     for as often as takes 3% of the time."""
     samples: NonNegativeInt = 3
     """How often in the run a few fixed held-out prompts are answered, to be read; 0 for never."""

@@ -192,7 +192,7 @@ LATEST: Mapping[str, str] = {
 
 
 def decisions_card(decisions: Sequence[Decision], undoable: Mapping[int, Button]) -> str:
-    """The latest decision with its undo, and all decisions, newest first; `undoable` by the number of the decision."""
+    """The latest decision with its undo, and a list of the latest; `undoable` by the number of the decision."""
     if not decisions:
         return ""
     latest = decisions[0]
@@ -202,7 +202,7 @@ def decisions_card(decisions: Sequence[Decision], undoable: Mapping[int, Button]
     undo = undoable.get(latest.id)
     beside = f"<span>{markup.act_button(undo.words, undo.act, undo.subject)}</span>" if undo else ""
     first = f'<div class="decided"><p>{escape(said)}</p>{beside}</div>'
-    return first + markup.unfold(_("All decisions"), decisions_table(decisions, undoable))
+    return first + markup.unfold(_("Latest decisions"), decisions_table(decisions, undoable))
 
 
 def decisions_table(decisions: Sequence[Decision], undoable: Mapping[int, Button]) -> str:

@@ -71,8 +71,7 @@ def summary(rule: Rule) -> str:
         else _("By this rule at most {wrong} of candidates that are no better are promoted.")
     )
     counted = _(
-        "People decide from {people_least} prompts on, and after {people_most} without evidence a candidate is "
-        "rejected."
+        "People decide from {people_least} prompts on, and after {people_most} without evidence the rule says reject."
     ).format(people_least=rule.people_least, people_most=rule.people_most)
     return joined(promise.format(wrong=wrong), counted, judge)
 
@@ -86,7 +85,7 @@ def held_out_sentence(context: Context) -> str:
     said = _(
         "Reports are of version {version} of the held-out prompts: {prompts} of them, {sha256}, drawn on {created}."
     ).format(version=last.version, prompts=last.prompts, sha256=last.sha256[:12], created=last.created[:10])
-    few = _("Fewer than {least} are too few to decide by: import more.").format(least=held_out_sets.LEAST)
+    few = _("With fewer than {least} nothing is promoted: import more.").format(least=held_out_sets.LEAST)
     first = _("They were the first ones: a new version draws them at random.")
     remarks = (few if last.prompts < held_out_sets.LEAST else "", first if last.seed is None else "")
     return " ".join(filter(None, (said, *remarks, held_out_sets.gate_sentence(context.db))))

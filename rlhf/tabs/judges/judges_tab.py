@@ -50,7 +50,10 @@ MODES: Mapping[str, tuple[str, str]] = {
     ),
     "ai": (
         N_("AI only (RLAIF)"),
-        N_("AI judges label the comparisons. People get only those that measure a candidate, and their own prompts."),
+        N_(
+            "AI judges label the comparisons. People get only those that measure a candidate or themselves, what is "
+            "assigned to them, and their own prompts."
+        ),
     ),
     "mixed": (
         N_("Mixed"),

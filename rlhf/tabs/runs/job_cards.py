@@ -9,7 +9,7 @@ from typing import Any
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between, who
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars
 from annotation.ui.markup import (
     Explained,
@@ -100,7 +100,7 @@ def headline(job: Job, at: str) -> str:
             return _("Running, but the worker has said nothing for {duration}.").format(duration=duration(silent))
         return " ".join(filter(None, (_("Running."), message(job))))
     if job.status == "cancelling":
-        return _("Cancelling: it stops when what it is at is done. What it has saved stays.")
+        return _("Cancelling: it stops when what it is at is done, and can be resumed.")
     if job.status == "finished":
         taken = _("Finished in {duration}.") if job.attempt <= 1 else _("Finished; its last attempt took {duration}.")
         taken = taken.format(duration=duration(seconds_taken(job, at)))
@@ -385,13 +385,13 @@ def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
 
 def delete_question(policy: Policy, size_on_disk: str) -> str:
     """What is asked before files are deleted."""
-    return status(
-        _(
-            "Delete {revision} with its files ({size_on_disk})? Its row, its figures and its curves stay; the "
-            "weights can't be brought back."
-        ).format(revision=policy.revision, size_on_disk=size_on_disk),
-        "warning",
-    )
+    asked = _(
+        "Delete {revision} with its files ({size_on_disk})? Its row, its figures and its curves stay; the "
+        "weights can't be brought back."
+    ).format(revision=policy.revision, size_on_disk=size_on_disk)
+    if (policy.kind, policy.status) == ("policy", "candidate"):
+        asked = joined(asked, _("It is no candidate any more then, and nobody is asked about it."))
+    return status(asked, "warning")
 
 
 def checkpoints_question(job: Job, size_on_disk: str) -> str:

@@ -23,9 +23,9 @@ from rlhf.jobs.rental_store import Terms
 
 EXPLANATION = N_(
     "This training can run on hardware that the Hub rents out by the minute (Hugging Face Jobs), with the "
-    "same spec and data. They go there, and what it makes comes back, through a private dataset that is "
-    "deleted afterwards; its progress is on the Runs page. Prefloop's token goes along as a secret of the "
-    "job."
+    "same spec and data. They go there, with the annotators' names, and what it makes comes back, through a "
+    "private dataset that is deleted once nothing more can come back; its progress is on the Runs page. "
+    "Prefloop's token goes along as a secret of the job."
 )
 NO_TOKEN = N_(
     "Nobody has a token for the Hub here, so nothing can be rented. Set HF_TOKEN to one that may write and "

@@ -539,7 +539,10 @@ def test_pseudonyms_say_nothing_but_the_kind_and_stay_the_same() -> None:
         (ExportRequest("raw", filters=Filters(agreement=0.5)), "takes no filters"),
         (ExportRequest(filters=Filters(policies=("dpo-9",))), "no policy 'dpo-9' here. There is: base, dpo-1, dpo-2"),
         (ExportRequest(filters=Filters(annotators=("zoe",))), "no annotator 'zoe'"),
-        (ExportRequest(filters=Filters(iterations=(7,))), "no iteration '7' here. There is: 0, 1, 2"),
+        (
+            ExportRequest(filters=Filters(iterations=(7,))),
+            "has 7 trainings behind it. There is: 0, 1, 2",
+        ),
         (ExportRequest(filters=Filters(sources=("robot",))), "no source 'robot'"),  # type: ignore[arg-type]
         (ExportRequest(filters=Filters(sources=())), "at least one source"),
         (ExportRequest(filters=Filters(since="yesterday")), "'yesterday' is no day"),

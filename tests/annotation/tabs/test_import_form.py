@@ -121,7 +121,7 @@ def test_an_import_leads_to_what_came_in_where_it_can_be_withdrawn() -> None:
     counts = {"judged": 0, "gold": 0, "open": 2}
     assert import_form.way_to({**OUTCOME, "counts": counts}) == (
         '<p class="acts"><a class="button" href="/data/comparisons?source=import+1%3A+rows.jsonl">'
-        "Look at the comparisons that came in, or withdraw them</a></p>"
+        "Look at the comparisons that came in</a></p>"
     )
     assert import_form.way_to({**OUTCOME, "counts": {**counts, "open": 0}}) == "", "only prompts"
 

@@ -139,7 +139,7 @@ def test_an_import_comes_back_as_it_was_asked_for(db: Database) -> None:
         (PublishModel("dpo-7", "ann/x", licence="My own!"), "is no licence"),
         (PullModel("ann/x@a b"), "can't be a revision"),
         (PullModel("ann/x", "int3"), "'int3' is no precision"),
-        (PushData("ann/x", "raw"), "is no dataset, and it names people"),
+        (PushData("ann/x", "raw"), "is no dataset"),
         (PushData("ann/x", "odd"), "There is no format 'odd'"),
         (CheckSpace("loop"), "can't be the name of a repository"),
     ],

@@ -950,7 +950,7 @@ def parquet(content: bytes) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("request_", "sentence"),
     [
-        (ExportRequest("raw"), "'raw' is no dataset, and it names people"),
+        (ExportRequest("raw"), "'raw' is no dataset"),
         (ExportRequest("preference", licence="X: y"), "is no licence as the Hub names them"),
         (ExportRequest("preference", filters=Filters(policies=("x",))), "There is no policy 'x' here"),
     ],

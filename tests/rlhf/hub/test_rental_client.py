@@ -306,6 +306,10 @@ def test_an_end_without_a_result_says_its_last_words_and_what_was_spent(judged: 
     assert "Its last words: " in job.message
     assert "404" in job.message
     assert only_job(hub).id in job.message
+    # Annotators' names don't stay there for nothing, and Resume does not wait for what is gone.
+    assert not hub.repos
+    job_store.resume(judged.db, job.id)
+    assert follow(hub, judged, job.id).message == "Nothing of it can be resumed: start a new run."
 
 
 def test_time_that_is_nearly_over_ends_it_before_the_hub_does_and_it_says_so(

@@ -83,7 +83,7 @@ def test_time_left_is_never_negative() -> None:
         ({"status": "queued"}, "Queued"),
         ({"message": "dpo-7 answers."}, "Running. dpo-7 answers."),
         ({"heartbeat": "2026-01-02T10:09:40.000000+00:00"}, "said nothing for 20 s"),
-        ({"status": "cancelling"}, "Cancelling: it stops when what it is at is done."),
+        ({"status": "cancelling"}, "Cancelling: it stops when what it is at is done, and can be resumed."),
         ({"status": "lost", "message": "The worker stopped without a word."}, "Lost. The worker stopped"),
         ({"status": "failed", "message": "No memory."}, "Failed. No memory."),
         ({"status": "cancelled"}, "Cancelled."),
@@ -293,6 +293,11 @@ def test_an_outcome_says_what_was_made_and_what_it_cost() -> None:
 def test_what_would_be_deleted_is_named_with_its_size() -> None:
     question = job_cards.delete_question(ADAPTER, "1.9 MB")
     assert "Delete dpo-7 with its files (1.9 MB)?" in question
+    ends = "It is no candidate any more then"
+    assert (ends in question) == (ADAPTER.status == "candidate")
+    assert ends in job_cards.delete_question(replace(ADAPTER, status="candidate"), "1.9 MB")
+    assert ends not in job_cards.delete_question(replace(ADAPTER, status="retired"), "1.9 MB")
+    assert ends not in job_cards.delete_question(replace(ADAPTER, status="candidate", kind="reward"), "1.9 MB")
 
 
 def test_samples_stand_side_by_side_over_the_steps() -> None:

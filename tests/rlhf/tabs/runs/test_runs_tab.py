@@ -846,7 +846,7 @@ def test_a_run_that_had_not_begun_is_cancelled_and_not_asked_to_stop(browser: Br
     browser.look_at(queued).do("run_cancel")
     assert f"Job {queued} is cancelled: it had not begun." in browser.text("said")
     browser.look_at(running).do("run_cancel")
-    assert "was asked to stop; what it has saved stays" in browser.text("said")
+    assert "was asked to stop; it can be resumed" in browser.text("said")
     assert "checkpoint" not in browser.text("card"), "there is none yet"
 
 
