@@ -290,6 +290,7 @@ def enough(lines: Iterable[bytes], freezing: Rows, at_least: int, unit: Unit = "
 CURES = {
     "template": N_("Change what it refuses in the prompts, or start a data directory with another model."),
     "too-long": N_("Raise max_length."),
+    "identical": N_("Judge more comparisons first."),
     "earlier": N_("Train on all judgements (“Data (scope)” in the settings), or judge more comparisons first."),
     "excluded": N_("Let the annotators who are left out count again, on the Quality tab, or judge more comparisons."),
 }

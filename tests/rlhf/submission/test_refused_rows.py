@@ -152,7 +152,7 @@ def test_rows_of_every_unit_are_named_where_there_are_too_few_and_on_their_card(
         (0, {}, "There are 0 preference pairs to train on, and at least 8 are needed. Judge more comparisons first."),
         (0, {"too-long": 16}, "All 16 pairs are longer than max_length. Raise max_length."),
         (0, {"too-long": 16, "tie": 2}, "are longer than max_length. Raise max_length. Left out: tie (2)."),
-        (0, {"identical": 9}, "In all 9 pairs the two answers are the same text."),
+        (0, {"identical": 9}, "In all 9 pairs the two answers are the same text. Judge more comparisons first."),
         (0, {"tie": 20}, "Judge more comparisons first. Left out: tie (20)."),
         (3, {"template": 4, "too-long": 4}, "Change what it refuses in the prompts"),
         (
