@@ -72,6 +72,7 @@ THREADS = Path("/proc/self/task")
 STARTED_AGAIN = "jemalloc_bg_thd"
 PR_SET_CHILD_SUBREAPER = 36
 STDIN = 0
+SPAWNS = subprocess._USE_POSIX_SPAWN  # type: ignore[attr-defined]
 LONGEST = 1 << 20
 ROOM = 1 << 15
 """For the words and variables of a program, in bytes, where those who look from outside find them."""
@@ -191,6 +192,11 @@ class Starter:
         self.wanted, self.owner = True, os.getpid()
         self.lock = threading.Lock()
 
+    def take_over(self) -> None:
+        """Be asked for each program from now on; Python 3.13 would start some without."""
+        subprocess._fork_exec = self.fork_exec  # type: ignore[attr-defined]
+        subprocess._USE_POSIX_SPAWN = False  # type: ignore[attr-defined]
+
     def fork_exec(
         self,
         command: Sequence[Any],
@@ -255,6 +261,7 @@ class Starter:
         while self.clients:
             self.clients.pop().close()
         subprocess._fork_exec = fork_exec  # type: ignore[attr-defined]
+        subprocess._USE_POSIX_SPAWN = SPAWNS  # type: ignore[attr-defined]
 
 
 def variables_of(environment: Sequence[bytes]) -> dict[str, str]:
@@ -318,7 +325,7 @@ def install() -> Starter | None:
     # Where this process was forked itself, it has a server already.
     before = getattr(subprocess._fork_exec, "__self__", None)  # type: ignore[attr-defined]
     starter = Starter([*getattr(before, "clients", ())], serving=True)
-    subprocess._fork_exec = starter.fork_exec  # type: ignore[attr-defined]
+    starter.take_over()
     return starter
 
 
@@ -459,8 +466,7 @@ def become(program: Program, streams: Sequence[int], connection: socket.socket, 
     if loaded.libraries == ALL:
         read_again(loaded.environment)
         forget(program, loaded.environment)
-    starter = Starter([Client(ours, loaded.libraries, loaded.environment)], serving=False)
-    subprocess._fork_exec = starter.fork_exec  # type: ignore[attr-defined]
+    Starter([Client(ours, loaded.libraries, loaded.environment)], serving=False).take_over()
     return server
 
 

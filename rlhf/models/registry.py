@@ -470,14 +470,21 @@ def decided_against(db: Database, policy: Policy) -> Policy | None:
 
 
 def gone_back_from(db: Database, policy: Policy) -> bool:
-    """Whether a policy was promoted, and serves no more because another was gone back to."""
+    """Whether a policy was promoted, and serves no more because one from before it was gone back to."""
     row = db.row(
-        """SELECT action FROM promotion WHERE previous_id = ? AND action IN ('promote', 'rollback')
+        """SELECT action, model_id FROM promotion WHERE previous_id = ? AND action IN ('promote', 'rollback')
            ORDER BY id DESC LIMIT 1""",
         (policy.id,),
     )
-    left = policy.status == "retired" and row is not None and row["action"] == "rollback"
-    return left and decided_against(db, policy) is not None
+    if policy.status != "retired" or row is None or row["action"] != "rollback":
+        return False
+    return first_promoted(db, row["model_id"]) < first_promoted(db, policy.id)
+
+
+def first_promoted(db: Database, model_id: int) -> int:
+    """The number of a policy's first promotion, which grow; 0 without any, as of the base."""
+    promotion = "SELECT min(id) FROM promotion WHERE model_id = ? AND action = 'promote'"
+    return int(db.value(promotion, (model_id,)) or 0)
 
 
 def rejection(db: Database, policy: Policy) -> str:

@@ -190,7 +190,7 @@ class RoomyLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         begin, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[-2]
-        # Who repeats rows or leaves some out puts tensors without room in their place.
+        # Who crops or selects otherwise puts tensors without room in their place.
         has_room = bool(self.wholes) and self.keys.data_ptr() == self.wholes[0].data_ptr()
         if not has_room or end > self.wholes[0].shape[-2]:
             self.wholes = roomy(self.keys, key_states, begin), roomy(self.values, value_states, begin)
@@ -198,6 +198,11 @@ class RoomyLayer(DynamicLayer):
             whole[..., begin:end, :] = states
         self.keys, self.values = (whole[..., :end, :] for whole in self.wholes)
         return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Repeat rows or leave some out, and keep nothing of those before."""
+        super().reorder_cache(beam_idx)
+        self.wholes = ()
 
 
 def roomy(states: Tensor, new: Tensor, length: int) -> Tensor:

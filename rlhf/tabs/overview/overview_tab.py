@@ -50,7 +50,7 @@ def course_of(db: Database) -> str:
     """How the latest candidates that were decided on did against what served then, as people have compared them."""
 
     def look() -> list[tuple[str, Estimate]]:
-        decided = [(one, registry.decided_against(db, one)) for one in registry.all_policies(db)]
+        decided = [(one, registry.decided_against(db, one)) for one in registry.all_policies(db) if not one.undecided]
         rates = [(one.revision, win_rates.by_people(db, one, ground)) for one, ground in decided if ground is not None]
         return [(name, rate) for name, rate in rates if rate is not None]
 

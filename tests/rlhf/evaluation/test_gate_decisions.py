@@ -1191,6 +1191,8 @@ def test_what_was_promoted_against_the_rule_and_taken_back_takes_a_reason_again(
     other = make_candidate(db, data_dir, "dpo-9")
     gate_decisions.promote(db, data_dir, other.revision, "ann", WHY)
     assert not gate_decisions.promote(db, data_dir, made.revision, "ann").against, "it was followed, not gone back from"
+    gate_decisions.promote(db, data_dir, other.revision, "ann", WHY)
+    assert not gate_decisions.promote(db, data_dir, made.revision, "ann").against, "only the later one was"
 
 
 def test_where_nobody_is_to_be_advised_nothing_is_against_the_rule(db: Database, data_dir: Path) -> None:

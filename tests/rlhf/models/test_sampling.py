@@ -161,6 +161,7 @@ def test_a_layer_with_room_holds_what_a_copied_one_holds_and_is_written_into() -
         if step == SPELL - 1:
             for layer in (roomy, copied):
                 layer.reorder_cache(torch.tensor([3, 1]))
+            assert not roomy.wholes, "what a batch was stays in memory beside what it is"
     moved = [step for step, (one, other) in enumerate(pairwise(places), start=1) if one != other]
     assert moved == [SPELL, 2 * SPELL + 1], "once for rows that left the batch, once where the room was full"
 

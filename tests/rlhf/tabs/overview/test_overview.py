@@ -418,6 +418,13 @@ def test_the_overview_draws_how_those_did_that_were_decided_on(context: Context)
     drawn = overview_tab.overview_of(context.db, OWNER)
     assert "Candidates decided on, oldest first" in drawn
     assert drawn.count('class="interval"') == 2
+    undecided = make_candidate(context)
+    check_candidate(context, undecided)
+    iterations_tab.ask_people(context.db, undecided.revision)
+    judge(context.db, 40, "left-clearly")
+    registry.reject(context.db, undecided.revision, "owner")
+    registry.reopen(context.db, undecided.revision, "owner")
+    assert overview_tab.overview_of(context.db, OWNER).count('class="interval"') == 2
 
 
 def test_a_name_is_text() -> None:
