@@ -8,6 +8,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic
@@ -69,17 +70,15 @@ class LaneRunner(Generic[AnyRequest]):
 
     def work(self) -> None:
         """Do what there is, whatever goes wrong, as long as the program runs."""
-        db = open_database(self.data_dir)
-        try:
-            while not self.ended.is_set():
-                try:
-                    if self.run_next(db):
-                        continue
-                except Exception:
-                    logger.error("%s", hub_client.without_tokens(traceback.format_exc()))
+        while not self.ended.is_set():
+            try:
+                with closing(open_database(self.data_dir)) as db:
+                    while not self.ended.is_set():
+                        if not self.run_next(db):
+                            self.ended.wait(LOOK_SECONDS)
+            except Exception:
+                logger.error("%s", hub_client.without_tokens(traceback.format_exc()))
                 self.ended.wait(LOOK_SECONDS)
-        finally:
-            db.close()
 
     def run_next(self, db: Database) -> bool:
         """Do the job that has waited longest, whatever becomes of it; whether there was one."""

@@ -21,7 +21,7 @@ from annotation.exports.export_files import EXPORTS
 from annotation.exports.formats import ExportRequest, Filters
 from annotation.imports import import_process
 from annotation.imports.import_process import HERE, ImportData, Importer
-from annotation.jobs import job_table
+from annotation.jobs import job_table, lane_runner
 from annotation.jobs.attempt import Attempt, Stopped
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import CANCELLED, Job, Lane
@@ -180,6 +180,26 @@ def test_a_runner_that_is_stopped_leaves_its_job_to_the_next(
 
 # ------------------------------------------------------------------------------------------- the web server's own lane
 FILTERS = Filters(iterations=(0,), annotators=("ann",), since="2020-01-01", agreement=0.5, sources=("human",))
+
+
+def test_a_runner_that_can_not_open_the_database_tries_again(
+    db: Database, data_dir: Path, started: list[LaneRunner[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while the disk is full."""
+    refusals = [UserError("The disk is full."), OSError("no space")]
+
+    def opened(directory: Path) -> Database:
+        if refusals:
+            raise refusals.pop()
+        return open_database(directory)
+
+    monkeypatch.setattr(lane_runner, "open_database", opened)
+    job = WEB.enqueue(db, Count(), "kim")
+    runner = LaneRunner(data_dir, WEB, lambda attempt, job: JobOutcome("done"))
+    started.append(runner)
+    runner.start()
+    wait_until("the job", lambda: status_of(db, job) == "finished")
+    assert refusals == []
 
 
 def test_the_spec_of_an_export_comes_back_from_its_row(db: Database) -> None:
