@@ -62,6 +62,8 @@ def begin(target: CopyTarget, data_dir: Path, choice: str = "") -> str:
         if choice.startswith(HERE) or not found:
             return continue_here(data_dir, target, head, choice)
         if choice:
+            if local is not None:
+                local.close()  # its file is about to give way
             return restore(target, data_dir, [choice], head, choice, None)
         return restore(target, data_dir, versions, head, "", local)
     finally:
@@ -290,7 +292,7 @@ def restore_version(
                 os.fsync(handle.fileno())
         units = units_of(manifest)
         move_aside(data_dir, {*units, *OF_JOBS, *unknown})
-        # The database is the last: without it the next start begins anew.
+        # The database is the last: until then the next start goes on with what was there, and can restore again.
         for unit in [*units, FILE_NAME]:
             (data_dir / unit).parent.mkdir(parents=True, exist_ok=True)
             (stage / unit).replace(data_dir / unit)
@@ -369,9 +371,26 @@ def bring_up_to_date(
 
 
 def move_aside(data_dir: Path, units: Iterable[str] = ()) -> None:
-    """Keep the database that is here, and what is named, in a folder of their own; restoring deletes nothing."""
+    """Keep the database that is here, and what is named, in a folder of their own; restoring deletes nothing.
+
+    The database keeps its place, too, until another replaces it: where none is, a start would begin an empty one.
+    """
+    found = existing(data_dir, ASIDE)
+    if found is not None:
+        found.close()  # which writes into the file what lay beside it
     aside = data_dir / ASIDE / now().replace(":", "-")
     for path in (*(f"{FILE_NAME}{part}" for part in PARTS), *units):
         if (data_dir / path).exists():
             (aside / path).parent.mkdir(parents=True, exist_ok=True)
-            (data_dir / path).rename(aside / path)
+            if path == FILE_NAME:
+                keep_twice(data_dir / path, aside / path)
+            else:
+                (data_dir / path).rename(aside / path)
+
+
+def keep_twice(path: Path, other: Path) -> None:
+    """Give a file another name beside its own, be it that of a copy where a disk knows no links."""
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copy2(path, other)

@@ -131,9 +131,9 @@ def change_role(db: Database, annotator_id: int, role: Role) -> None:
 def withdraw_invitations(db: Database, name: str | None = None) -> None:
     """Let nobody use any more what this account, or everybody, has sent, inside the caller's transaction."""
     db.connection.execute(
-        """UPDATE invitation SET withdrawn = ?1 WHERE withdrawn IS NULL AND used < uses AND expires > ?1
-             AND (?2 IS NULL OR invited_by = ?2)""",
-        (now(), name),
+        """UPDATE invitation SET withdrawn = :now WHERE withdrawn IS NULL AND used < uses AND expires > :now
+             AND (:name IS NULL OR invited_by = :name)""",
+        {"now": now(), "name": name},
     )
 
 

@@ -519,6 +519,37 @@ def test_going_back_to_a_version_signs_everybody_out_and_a_program_that_moved_do
     assert opened(data_dir) == (False, False, 0)
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_restore_that_is_killed_before_its_end_leaves_the_database_in_its_place(
+    db: Database, data_dir: Path, ann: Annotator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Where no place of copies is set the next start would begin an empty one."""
+    place = DirectoryTarget(tmp_path / "bucket")
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    judge(db, ann, 3)
+    restored = Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        if path.name == FILE_NAME:
+            raise KeyboardInterrupt
+        return restored(path, target)
+
+    def no_links(*_: Path) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        if not links:
+            patched.setattr(os, "link", no_links)
+        db.close()
+        with pytest.raises(KeyboardInterrupt):
+            restoration.begin(place, data_dir, place.head())
+    aside = next((data_dir / restoration.ASIDE).iterdir())
+    assert [judgements(directory) for directory in (data_dir, aside)] == [3, 3]
+    restoration.begin(place, data_dir, place.head())
+    assert [judgements(directory) for directory in (data_dir, aside)] == [0, 3]
+
+
 def test_a_choice_counts_once_though_the_newest_copy_is_damaged(
     db: Database, data_dir: Path, ann: Annotator, hub: HubServer, tmp_path: Path
 ) -> None:
