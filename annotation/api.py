@@ -54,8 +54,6 @@ SHORT = 300
 # Of Markdown: a heading, code, a table, strong words, a formula; and of a list two lines, since one may be a dash.
 MARKS = re.compile(r"^ {0,3}(?:#{1,6} \S|```|~~~|\|[^\n]*\|)|\*\*\S|`[^`\n]+`|\\\(|\\\[|\$\$", re.MULTILINE)
 LIST_LINE = re.compile(r"^ {0,8}(?:[-*+]|\d{1,3}[.)]) +\S", re.MULTILINE)
-# Of so many comparisons that others have judged as well, somebody is told how often they found the same.
-FEWEST_SHARED = 10
 
 
 RowNumber = Annotated[int, Interval(ge=1, le=2**63 - 1)]  # what SQLite can hold
@@ -178,7 +176,7 @@ class AnnotationApi:
     def agreement(self, annotator: Annotator) -> dict[str, int] | None:
         """How often others found the same answer best; None while there is too little to say so."""
         found = own_agreement(self.db, annotator.id)
-        return {"shared": found.shared, "same": found.same} if found.shared >= FEWEST_SHARED else None
+        return {"shared": found.shared, "same": found.same} if found.shared else None
 
     def ask(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Have the annotator's own prompt answered before all others."""

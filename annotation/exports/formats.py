@@ -173,7 +173,7 @@ def is_licence(name: str) -> bool:
 
 NO_POLICY = N_("There is no policy '{value}' here. There is: {listed}.")
 NO_ANNOTATOR = N_("There is no annotator '{value}' here. There is: {listed}.")
-NO_ITERATION = N_("No policy here has {value} trainings behind it. There is: {listed}.")
+NO_ITERATION = N_("No policy here has this many trainings behind it: {value}. There is: {listed}.")
 NO_SOURCE = N_("There is no source '{value}' here. There is: {listed}.")
 
 

@@ -128,7 +128,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     bar, fields, admin = place_bar(), [groups, quota, language, *acts], guarded(context, "admin")
     asking = [confirm, question, asked]
     page = [listed, account, outcome, secret, *fields, bar, *asking]
-    looked_at = [account, outcome, secret, *fields, *asking, invited.quota, changing]
+    looked_at = [account, outcome, secret, *fields, *asking, changing]
     visits(bar, context, visiting(db), [], looked_at, api_name="account-visit")
     account.input(admin(choosing(db)), account, [*fields, bar, *asking], api_name="account-choose", **QUIET)
     language.input(admin(changing_language(db)), [account, language], page, api_name="account-language", **QUEUED)
@@ -252,8 +252,8 @@ def visiting(db: Database) -> Any:
         unknown = _("There is no account {name}.").format(name=place.first) if place.first and entry is None else ""
         chosen = gr.update(value=None if entry is None else entry.name)
         secret = gr.Textbox(value="", visible=False)
-        no_end, unfolded = gr.update(value=None), gr.skip() if entry is None else gr.update(open=True)
-        return [chosen, status(unknown, "warning"), secret, *fields_of(db, entry), *unasked(), no_end, unfolded]
+        unfolded = gr.skip() if entry is None else gr.update(open=True)
+        return [chosen, status(unknown, "warning"), secret, *fields_of(db, entry), *unasked(), unfolded]
 
     return visit_account
 
@@ -273,7 +273,9 @@ def adding(db: Database) -> Any:
 QUESTIONS = {
     "reset": N_("Give {account} a new password? {account} is signed out, and the old password ends."),
     "make-admin": N_("Make {account} an admin, who may do everything here? {account} has to sign in again."),
-    "make-annotator": N_("Make {account} an annotator, who can only judge? {account} has to sign in again."),
+    "make-annotator": N_(
+        "Make {account} an annotator, who can only judge? {account} has to sign in again; open invitations end."
+    ),
     "deactivate": N_("Deactivate {account}, who can't sign in then? Judgements stay, open invitations end."),
 }
 

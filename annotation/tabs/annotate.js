@@ -1009,7 +1009,7 @@ function listed(row) {
   const marks = [...row.tags.map(reasonName), flag, row.edited && _("edited"), row.changed && _("changed")].filter(Boolean);
   return make("li", { "data-id": row.id },
     make("p", { class: "prompt", dir: "auto" }, row.prompt),
-    make("p", { class: "done" }, make("strong", {}, words), " ", make("time", {}, `${row.made} UTC`)),
+    make("p", { class: "done" }, make("strong", {}, words), " ", make("span", { class: "when" }, `${row.made} UTC`)),
     marks.length ? make("p", { class: "marks" }, marks.map((mark) => make("span", {}, mark))) : [],
     row.note ? make("p", { class: "note", dir: "auto" }, row.note) : [],
     button("", _("Change"), () => reopen(row.id), { "aria-label": name }));

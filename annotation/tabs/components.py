@@ -128,14 +128,11 @@ def acting_box(value: str = "", speaks: bool = False, **options: Any) -> gr.HTML
 
 # Whoever does not see the page hears what is asked: the focus stays on the button that asks, far from it.
 ASKING = """
-let asked = null;
 function look() {
   const said = element.querySelector("[role=status]");
-  if (said && said !== asked) {
-    said.tabIndex = -1;
-    requestAnimationFrame(() => said.focus()); // the question may be about to be shown
-  }
-  asked = said;
+  if (!said) return;
+  said.tabIndex = -1;
+  requestAnimationFrame(() => said.focus()); // the question may be about to be shown
 }
 new MutationObserver(look).observe(element, { childList: true, characterData: true, subtree: true });
 look();

@@ -21,8 +21,9 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from annotation.claims import ONLY_ADMINS
 from annotation.records import Annotator, Role, storable
-from annotation.translation import N_, _
+from annotation.translation import _
 from annotation.web.middleware import ANNOTATOR_KEY
 
 MAXIMUM_EVENT: Final = {"annotator": 64 * 1024, "admin": 8 * 1024 * 1024}
@@ -36,7 +37,6 @@ MAXIMUM_STREAMS: Final = 200
 SESSION: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
 # A dict with one of these is a file to one part of Gradio or another; nothing else that a page sends has them.
 FILE_KEYS: Final = frozenset(("path", "url", "meta", "orig_name", "mime_type", "is_stream", "_type"))
-ADMINS_ONLY: Final = N_("Only an admin may do this. Ask one of them.")
 
 
 # What a function is given at a place: one value or none, a number, several values, those or none, or anything.
@@ -215,7 +215,7 @@ def find_route(scope: Scope, annotator: Annotator) -> tuple[AllowedRoute, Mappin
 
     The path is taken as Gradio's router takes it, with %-escapes read; in any other spelling it is no path of ours.
     """
-    closed = RequestRefused(403, _(ADMINS_ONLY)) if annotator.role != "admin" else RequestRefused(404, _("Not found."))
+    closed = RequestRefused(403, _(ONLY_ADMINS)) if annotator.role != "admin" else RequestRefused(404, _("Not found."))
     if scope.get("root_path"):
         raise closed
     for one in ALLOWED_ROUTES:
@@ -316,7 +316,7 @@ class GuardedRequest:
         if self.way.kind == "event":
             function = self.door.function(asked.get("fn_index"), self.parts.get("name"))
             if function.role == "admin" and self.annotator.role != "admin":
-                raise RequestRefused(403, _(ADMINS_ONLY))
+                raise RequestRefused(403, _(ONLY_ADMINS))
         event = self.cleaned(asked)
         if self.way.kind == "event" and not function.fits(event.get("data")):
             raise RequestRefused(422, _("A field holds what it can't hold. Reload the page."))

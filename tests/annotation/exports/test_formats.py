@@ -541,7 +541,7 @@ def test_pseudonyms_say_nothing_but_the_kind_and_stay_the_same() -> None:
         (ExportRequest(filters=Filters(annotators=("zoe",))), "no annotator 'zoe'"),
         (
             ExportRequest(filters=Filters(iterations=(7,))),
-            "has 7 trainings behind it. There is: 0, 1, 2",
+            "has this many trainings behind it: 7. There is: 0, 1, 2",
         ),
         (ExportRequest(filters=Filters(sources=("robot",))), "no source 'robot'"),  # type: ignore[arg-type]
         (ExportRequest(filters=Filters(sources=())), "at least one source"),

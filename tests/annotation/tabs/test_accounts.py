@@ -105,7 +105,7 @@ def test_what_somebody_may_do_is_changed_after_a_question(db: Database, listener
             "the account that it was about may be another now"
         )
     visit = listeners["account-visit"]
-    *_fields, hidden, _question, left, _no_end, _unfolded, _told = visit(*asked_by("olga", visit, part="/olga"))
+    *_fields, hidden, _question, left, _unfolded, _told = visit(*asked_by("olga", visit, part="/olga"))
     assert (hidden["visible"], left) == (False, {})
     *page, hidden, _said, left = listeners["account-really"](OLGA, "mira", asked)
     assert (hidden["visible"], left) == (False, {})

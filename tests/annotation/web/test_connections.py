@@ -120,7 +120,9 @@ def test_an_answer_may_take_as_long_as_it_likes(
         slow.sendall(HEAD + b"Connection: close\r\n\r\n")
         received = b""
         while b"first" not in received:
-            received += slow.recv(65536)
+            chunk = slow.recv(65536)
+            assert chunk, "it was closed"
+            received += chunk
         monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
         monkeypatch.setattr(connections, "PART_SECONDS", 0.2)
         with closing(socket.create_connection(address)) as silent:
