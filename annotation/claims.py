@@ -880,8 +880,8 @@ def refuse_skipped(db: Database, claim: StoredClaim) -> None:
         raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
     if db.value(
         """SELECT 1 FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id
-           WHERE i.comparison_id = ? AND i.state = 'stands' AND x.kind = 'assign' AND x.id IS NOT ?""",
-        (claim.comparison_id, claim.assigned_by),
+           WHERE i.comparison_id = ? AND i.state = 'stands' AND x.kind = 'assign' AND x.created > ?""",
+        (claim.comparison_id, claim.created),
     ):
         raise UserError(_("The comparison you skipped is assigned to others by now; your skip stays."))
 
