@@ -370,8 +370,12 @@ def test_answers_of_the_other_kind_stay_withdrawn_until_policies_think_so_again(
 ) -> None:
     made = change(db, people["eve"], "withdraw", seed_comparisons(db, 2))
     registry.set_thinking(db, "template")
-    assert bulk_changes.undo(db, made, "eve")[1] == 0
+    with pytest.raises(UserError, match="stay withdrawn until"):
+        bulk_changes.undo(db, made, "eve")
     assert judge_all(db, people["ann"]) == []
+    registry.set_thinking(db, "off")
+    assert bulk_changes.undo(db, made, "eve")[1] == 2
+    assert len(judge_all(db, people["ann"])) == 2
 
 
 def test_gold_of_what_was_withdrawn_and_given_back_is_handed_out_once_it_is_no_gold_any_more(
