@@ -871,7 +871,7 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
 
 def refuse_skipped(db: Database, claim: StoredClaim) -> None:
     """Raises UserError where what was skipped is not to be judged by this person any more."""
-    if quota_reached(db, claim.annotator_id):
+    if claim.purpose != "adjudication" and quota_reached(db, claim.annotator_id):
         raise UserError(_("You have judged all that you were asked for; your skip stays."))
     if claim.purpose != "own":
         return
