@@ -131,9 +131,9 @@ def change_role(db: Database, annotator_id: int, role: Role) -> None:
 def withdraw_invitations(db: Database, name: str | None = None) -> None:
     """Let nobody use any more what this account, or everybody, has sent, inside the caller's transaction."""
     db.connection.execute(
-        """UPDATE invitation SET withdrawn = ?1 WHERE withdrawn IS NULL AND used < uses AND expires > ?1
-             AND (?2 IS NULL OR invited_by = ?2)""",
-        (now(), name),
+        """UPDATE invitation SET withdrawn = :now WHERE withdrawn IS NULL AND used < uses AND expires > :now
+             AND (:name IS NULL OR invited_by = :name)""",
+        {"now": now(), "name": name},
     )
 
 
@@ -400,7 +400,10 @@ def close_doors(db: Database) -> None:
 
 
 def follow_rules(db: Database, rules: Sequence[str]) -> None:
-    """Sign out all Hub users where a Space's rules are not those of the last start: they decide at the next sign-in."""
+    """Sign out all Hub users where a Space's rules are not those of the last start: they decide at the next sign-in.
+
+    What they have sent is withdrawn: whoever is no admin any more may never come back to be told so.
+    """
     with db.transaction() as connection:
         if store.setting(db, RULES, None) == list(rules):
             return
@@ -408,6 +411,8 @@ def follow_rules(db: Database, rules: Sequence[str]) -> None:
             connection.execute(
                 f"DELETE FROM {table} WHERE annotator_id IN (SELECT id FROM annotator WHERE hub_id IS NOT NULL)"
             )
+        for row in db.rows("SELECT name FROM annotator WHERE hub_id IS NOT NULL"):
+            withdraw_invitations(db, row["name"])
         store.set_setting(db, RULES, list(rules))
 
 
