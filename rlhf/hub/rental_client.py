@@ -223,7 +223,7 @@ class RentedRun:
         """The job's result. Raises FollowerStopped, Cancelled, or UserError where it came to nothing."""
         if self.rental.hub_job is None:
             self.start()
-        elif self.rental.cleared:
+        elif self.rental.is_over:
             raise RentalEnded(_(ANEW))
         ending = checked_ending(self.wait())
         self.see_it_leave()

@@ -95,6 +95,11 @@ class Rental:
         return f"{self.namespace}/prefloop-job-{self.mark[:MARK_DIGITS]}"
 
     @property
+    def is_over(self) -> bool:
+        """Whether it ran there, and nothing of it can come back any more."""
+        return self.hub_job is not None and self.cleared is not None
+
+    @property
     def cost(self) -> float:
         """Dollars so far; the Hub bills by the minute."""
         return math.ceil(self.seconds / 60) / 60 * self.price_per_hour
