@@ -224,7 +224,9 @@ def record_payer(db: Database, job_id: int, namespace: str) -> Rental:
 def started(db: Database, job_id: int, hub_job: str, url: str) -> Rental:
     """Record the job on the Hub, so that no other is started for it."""
     with db.transaction() as connection:
-        connection.execute("UPDATE rental SET hub_job = ?, url = ? WHERE job_id = ?", (hub_job, url, job_id))
+        connection.execute(
+            "UPDATE rental SET hub_job = ?, url = ?, cleared = NULL WHERE job_id = ?", (hub_job, url, job_id)
+        )
     return get(db, job_id)
 
 
