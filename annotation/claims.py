@@ -871,7 +871,7 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
 
 def refuse_skipped(db: Database, claim: StoredClaim) -> None:
     """Raises UserError where what was skipped is not to be judged by this person any more."""
-    if quota_reached(db, claim.annotator_id):
+    if claim.purpose != "adjudication" and quota_reached(db, claim.annotator_id):
         raise UserError(_("You have judged all that you were asked for; your skip stays."))
     if claim.purpose != "own":
         return
@@ -880,8 +880,8 @@ def refuse_skipped(db: Database, claim: StoredClaim) -> None:
         raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
     if db.value(
         """SELECT 1 FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id
-           WHERE i.comparison_id = ? AND i.state = 'stands' AND x.kind = 'assign' AND x.id IS NOT ?""",
-        (claim.comparison_id, claim.assigned_by),
+           WHERE i.comparison_id = ? AND i.state = 'stands' AND x.kind = 'assign' AND x.created > ?""",
+        (claim.comparison_id, claim.created),
     ):
         raise UserError(_("The comparison you skipped is assigned to others by now; your skip stays."))
 

@@ -400,7 +400,10 @@ def close_doors(db: Database) -> None:
 
 
 def follow_rules(db: Database, rules: Sequence[str]) -> None:
-    """Sign out all Hub users where a Space's rules are not those of the last start: they decide at the next sign-in."""
+    """Sign out all Hub users where a Space's rules are not those of the last start: they decide at the next sign-in.
+
+    What they have sent is withdrawn: whoever is no admin any more may never come back to be told so.
+    """
     with db.transaction() as connection:
         if store.setting(db, RULES, None) == list(rules):
             return
@@ -408,6 +411,8 @@ def follow_rules(db: Database, rules: Sequence[str]) -> None:
             connection.execute(
                 f"DELETE FROM {table} WHERE annotator_id IN (SELECT id FROM annotator WHERE hub_id IS NOT NULL)"
             )
+        for row in db.rows("SELECT name FROM annotator WHERE hub_id IS NOT NULL"):
+            withdraw_invitations(db, row["name"])
         store.set_setting(db, RULES, list(rules))
 
 

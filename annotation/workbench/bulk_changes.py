@@ -225,7 +225,7 @@ def undo(db: Database, change_id: int, by: str) -> tuple[Change, int]:
     """Take a change back as far as nothing else has come of it: what was judged meanwhile stays judged.
 
     Returns the change, and of how many of its comparisons it was taken back. Raises UserError where there is no such
-    change, or it was taken back.
+    change, or it was taken back, or can't be while policies are told otherwise whether to think.
     """
     with db.transaction() as connection:
         made = change(db, change_id)
@@ -272,15 +272,22 @@ def undo_withdrawing(db: Database, change_id: int) -> int:
     answers = f"""SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
         WHERE cr.comparison_id = {{}} AND r.model_id NOT NULL AND NOT {store.as_told_now(db, "r.created")}"""
     was = "FROM bulk_change_comparison i WHERE i.change_id = :change AND i.comparison_id ="
+    withdrawn = f"""id IN ({OF_CHANGE}) AND 'withdrawn' = iif(purpose != 'gold', state, (SELECT previous_state
+        FROM gold_decision d WHERE d.comparison_id = comparison.id AND d.action = 'make' ORDER BY d.id DESC LIMIT 1))"""
     count = db.connection.execute(
         f"""UPDATE comparison SET (state, asks, asks_why) = (
                 SELECT iif(purpose = 'gold', comparison.state, json_extract(before, '$.state')),
                     json_extract(before, '$.asks'), json_extract(before, '$.asks_why') {was} comparison.id)
-            WHERE id IN ({OF_CHANGE}) AND NOT EXISTS ({answers.format("comparison.id")})
-              AND 'withdrawn' = iif(purpose != 'gold', state, (SELECT previous_state FROM gold_decision d
-                  WHERE d.comparison_id = comparison.id AND d.action = 'make' ORDER BY d.id DESC LIMIT 1))""",
+            WHERE {withdrawn} AND NOT EXISTS ({answers.format("comparison.id")})""",
         {"change": change_id},
     ).rowcount
+    if not count and db.value(f"SELECT 1 FROM comparison WHERE {withdrawn}", {"change": change_id}):
+        raise UserError(
+            _(
+                "Policies are told otherwise by now whether to think: these answers stay withdrawn until they are told "
+                "as before. Nothing was changed now."
+            )
+        )
     db.connection.execute(
         f"""UPDATE gold_decision AS d
             SET previous_state = (SELECT json_extract(before, '$.state') {was} d.comparison_id)

@@ -223,7 +223,7 @@ class RentedRun:
         """The job's result. Raises FollowerStopped, Cancelled, or UserError where it came to nothing."""
         if self.rental.hub_job is None:
             self.start()
-        elif self.rental.cleared:
+        elif self.rental.is_over:
             raise RentalEnded(_(ANEW))
         ending = checked_ending(self.wait())
         self.see_it_leave()
@@ -253,18 +253,26 @@ class RentedRun:
         self.rental = rental_store.record_payer(self.db, self.job.id, payer)
         started = self.retry(_("Looking for the job is tried again: {error}"), self.started_before)
         if started is None:
-            self.retry(_("Asking for the price is tried again: {error}"), self.check_price)
-            self.run.report(0, 0, {}, _("It sends the files to the Hub."))
-            sha = self.retry(_("Sending the files is tried again: {error}"), self.send)
-            self.raise_if_ended()
-            # An answer may be lost although the job was started: it is looked for before it is started again.
-            started = self.retry(
-                _("Renting the hardware is tried again: {error}"), lambda: self.started_before() or self.rent(sha)
-            )
+            try:
+                started = self.begin()
+            except UserError:
+                clear(self.hub, self.db, self.rental)  # no machine will fetch what was sent
+                raise
         self.rental = rental_store.started(self.db, self.job.id, started.id, started.url)
         terms = Terms(self.job.flavor or "", self.rental.price_per_hour, self.rental.hours, payer)
         self.run.log(_("Rented. {terms} {url}").format(terms=terms.sentence, url=started.url))
         self.changed()
+
+    def begin(self) -> Any:
+        """Send the files and start the job. Raises UserError."""
+        self.retry(_("Asking for the price is tried again: {error}"), self.check_price)
+        self.run.report(0, 0, {}, _("It sends the files to the Hub."))
+        sha = self.retry(_("Sending the files is tried again: {error}"), self.send)
+        self.raise_if_ended()
+        # An answer may be lost although the job was started: it is looked for before it is started again.
+        return self.retry(
+            _("Renting the hardware is tried again: {error}"), lambda: self.started_before() or self.rent(sha)
+        )
 
     def send(self) -> str:
         """Put what the job needs into its dataset; returns the commit. Raises UserError."""
@@ -635,7 +643,8 @@ def clear(hub: Hub, db: Database, rental: Rental) -> None:
             hub.api.delete_repo(rental.repo, repo_type="dataset", missing_ok=True)
     except UserError as error:
         if hubs.is_passing(error):
-            return  # the next look tries again
+            rental_store.to_be_cleared(db, rental.job_id)
+            return
         job_table.log(db, rental.job_id, _("{error} It is private, and no use any more.").format(error=error))
     rental_store.cleared(db, rental.job_id)
 

@@ -87,12 +87,17 @@ class Rental:
     seconds: float
     """For how long it has run there."""
     cleared: str | None = None
-    """When its repository was deleted."""
+    """When its repository was deleted; empty while that is still to be done."""
 
     @property
     def repo(self) -> str:
         """The private dataset through which files go and come."""
         return f"{self.namespace}/prefloop-job-{self.mark[:MARK_DIGITS]}"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it ran there, and nothing of it can come back any more."""
+        return self.hub_job is not None and self.cleared is not None
 
     @property
     def cost(self) -> float:
@@ -171,7 +176,8 @@ def to_clear(db: Database) -> list[int]:
     """
     rows = db.rows(
         """SELECT id FROM job JOIN rental ON rental.job_id = job.id
-           WHERE namespace != '' AND cleared IS NULL AND (status = 'cancelled' OR (status = 'finished' AND (
+           WHERE namespace != '' AND coalesce(cleared, '') = '' AND (status = 'cancelled'
+               OR (status = 'failed' AND cleared = '') OR (status = 'finished' AND (
                NOT EXISTS (SELECT 1 FROM safe_copy WHERE state = 'safe')
                OR EXISTS (SELECT 1 FROM safe_copy WHERE state = 'safe' AND created > job.finished))))
            ORDER BY id"""
@@ -209,9 +215,9 @@ def acquire(db: Database, job_id: int, worker: str) -> Job | None:
 
 
 def record_payer(db: Database, job_id: int, namespace: str) -> Rental:
-    """Record who pays, once that is known."""
+    """Record who pays, once that is known; what is sent from now on is to be deleted again."""
     with db.transaction() as connection:
-        connection.execute("UPDATE rental SET namespace = ? WHERE job_id = ?", (namespace, job_id))
+        connection.execute("UPDATE rental SET namespace = ?, cleared = NULL WHERE job_id = ?", (namespace, job_id))
     return get(db, job_id)
 
 
@@ -229,6 +235,12 @@ def seen(db: Database, job_id: int, stage: str, seconds: float) -> Rental:
     with db.transaction() as connection:
         connection.execute("UPDATE rental SET stage = ?, seconds = ? WHERE job_id = ?", (stage, seconds, job_id))
     return get(db, job_id)
+
+
+def to_be_cleared(db: Database, job_id: int) -> None:
+    """Record that its dataset is no use any more, and could not be deleted yet."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE rental SET cleared = '' WHERE job_id = ?", (job_id,))
 
 
 def cleared(db: Database, job_id: int) -> None:

@@ -91,7 +91,8 @@ def drawn_job(db: Database, job: Job | None) -> Job | None:
 def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> dict[str, Update]:
     """How a job stands, what it runs with, and whether it can be cancelled or resumed."""
     status = "" if job is None else job.status
-    resumable = status in RESUMABLE
+    rental = None if job is None else rental_store.found(db, job.id)
+    resumable = status in RESUMABLE and not (rental is not None and rental.is_over)
     halvable = job is not None and job_store.can_be_halved(job)
     return {
         "card": gr.update(value=job_card(db, job, made, at)),

@@ -24,6 +24,7 @@ from annotation.records import Annotator, Claim, UserError, now
 from annotation.tabs import quality as tab
 from annotation.tabs.guard import Context
 from annotation.web import access
+from annotation.workbench import annotator_groups
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.frozen_in_memory import Frozen, current_judgements, freeze
@@ -545,6 +546,17 @@ def test_settling_goes_on_past_what_was_passed_over_or_is_in_others_hands(db: Da
         quality.settle_next(db, owner.id)
     judge(db, second, "tie")
     assert quality.settle_next(db, second).comparison_id == numbers[1]
+
+
+def test_what_was_passed_over_is_settled_after_all_whatever_was_asked_of_the_admin(
+    db: Database, owner: Annotator
+) -> None:
+    _, numbers = contradict(db, ("much",))
+    seed_comparisons(db, 1)
+    prefer(db, owner.id, 0)
+    annotator_groups.set_quota(db, owner.id, 1)
+    claims.judge(db, owner.id, quality.settle_next(db, owner.id).nonce, act("skip"))
+    assert claims.undo(db, owner.id, "").comparison_id == numbers[0]
 
 
 def test_where_nobody_contradicts_anybody_nothing_is_to_be_settled(db: Database, owner: Annotator) -> None:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.web import access
+from annotation.web import access, invitations
 from annotation.web.access import LoginThrottle, RateLimit
 from annotation.web.middleware import SignIn
 from annotation.web.oauth import COOKIE, HubSignIn, Provider, read_user
@@ -145,18 +145,23 @@ def test_whoever_made_a_space_is_admin_only_while_in_its_organisation(door: Door
     assert lab.role_of("ann") == "annotator"
 
 
-def test_other_rules_end_the_sessions_of_hub_users_at_the_next_start(door: Door) -> None:
+def test_other_rules_end_the_sessions_and_invitations_of_hub_users_at_the_next_start(door: Door) -> None:
     access.add_account(door.db, "kim", "admin", PASSWORD)
     access.follow_rules(door.db, door.space.rules)
     on_hub = door.sign_in("cem").cookies["prefloop"]
     kim = access.check_password(door.db, "kim", PASSWORD)
     assert kim is not None
     local = access.open_session(door.db, kim)
+    for name in ("cem", "kim"):
+        invitations.invite(door.db, {}, name)
     access.follow_rules(door.db, door.space.rules)
     assert access.session_annotator(door.db, on_hub) is not None
+    assert {one.state for one in invitations.invitations(door.db)} == {"open"}
     access.follow_rules(door.db, replace(door.space, annotators="nobody").rules)
     assert access.session_annotator(door.db, on_hub) is None
     assert access.session_annotator(door.db, local) == kim
+    sent = {one.invited_by: one.state for one in invitations.invitations(door.db)}
+    assert sent == {"cem": "withdrawn", "kim": "open"}, "who is on the Hub may be no admin any more"
 
 
 def test_a_hub_users_account_takes_no_password(door: Door) -> None:

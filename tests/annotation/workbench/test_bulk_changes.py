@@ -321,6 +321,25 @@ def test_what_somebody_skipped_that_is_assigned_to_others_since_is_theirs(
     claims.revise(db, ann, skipped, act("tie"))
 
 
+@pytest.mark.parametrize("revised", [False, True])
+def test_a_skip_of_what_was_assigned_to_two_is_taken_back_like_any_other(
+    db: Database, people: dict[str, Annotator], revised: bool
+) -> None:
+    ids, ann = seed_comparisons(db, 1), people["ann"].id
+    for name in ("ann", "bob"):
+        change(db, people["eve"], "assign", ids, f"person:{name}")
+    held = claims.claim_next(db, ann)
+    assert held is not None
+    skipped = claims.judge(db, ann, held.nonce, act("skip"))
+    if revised:
+        claims.revise(db, ann, skipped, act("tie"))
+    else:
+        assert claims.undo(db, ann, "").comparison_id == ids[0]
+        assert judge_all(db, people["ann"]) == ids
+    assert claims.judged_by(db, ann) == 1
+    assert judge_all(db, people["bob"]) == ids
+
+
 def test_gold_and_re_asks_go_on_while_somebody_works_on_what_is_assigned(
     db: Database, people: dict[str, Annotator]
 ) -> None:
@@ -351,8 +370,12 @@ def test_answers_of_the_other_kind_stay_withdrawn_until_policies_think_so_again(
 ) -> None:
     made = change(db, people["eve"], "withdraw", seed_comparisons(db, 2))
     registry.set_thinking(db, "template")
-    assert bulk_changes.undo(db, made, "eve")[1] == 0
+    with pytest.raises(UserError, match="stay withdrawn until"):
+        bulk_changes.undo(db, made, "eve")
     assert judge_all(db, people["ann"]) == []
+    registry.set_thinking(db, "off")
+    assert bulk_changes.undo(db, made, "eve")[1] == 2
+    assert len(judge_all(db, people["ann"])) == 2
 
 
 def test_gold_of_what_was_withdrawn_and_given_back_is_handed_out_once_it_is_no_gold_any_more(

@@ -298,8 +298,29 @@ def test_what_can_not_be_rented_is_refused_in_a_sentence(
     assert not hub.jobs
 
 
+def test_what_was_sent_is_deleted_where_the_hub_will_not_rent_and_sent_anew_on_resume(
+    judged: Machine, hub: JobHub
+) -> None:
+    hub.fail("POST", "/api/jobs/ann$", 402)
+    job = follow(hub, judged, rent(judged))
+    assert job.status == "failed"
+    assert "Renting the hardware failed." in job.message
+    assert not hub.repos
+    hub.fail("POST", "/api/jobs/ann$", 403)
+    hub.fail("DELETE", "/api/repos/delete", 503)
+    job_store.resume(judged.db, job.id)
+    assert follow(hub, judged, job.id).status == "failed"
+    assert hub.repos
+    rental_client.clear_up(api(hub), judged.db)
+    assert not hub.repos
+    assert rental_store.to_clear(judged.db) == []
+    job_store.resume(judged.db, job.id)
+    assert follow(hub, judged, job.id).status == "finished"
+
+
 def test_an_end_without_a_result_says_its_last_words_and_what_was_spent(judged: Machine, hub: JobHub) -> None:
     hub.fail("HEAD", r"/prefloop-job-\w+/resolve/\w+/job.json$", 404, times=99)
+    hub.fail("DELETE", "/api/repos/delete", 503)
     job = follow(hub, judged, rent(judged))
     assert job.status == "failed"
     assert job.message.startswith("The rented job ended without a result: error (Job failed with exit code:")
@@ -307,7 +328,10 @@ def test_an_end_without_a_result_says_its_last_words_and_what_was_spent(judged: 
     assert "404" in job.message
     assert only_job(hub).id in job.message
     # Annotators' names don't stay there for nothing, and Resume does not wait for what is gone.
+    assert hub.repos
+    rental_client.clear_up(api(hub), judged.db)
     assert not hub.repos
+    assert rental_store.to_clear(judged.db) == []
     job_store.resume(judged.db, job.id)
     assert follow(hub, judged, job.id).message == "Nothing of it can be resumed: start a new run."
 

@@ -26,7 +26,7 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
-from rlhf.jobs import job_store, run_labels
+from rlhf.jobs import job_store, rental_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run, perform
 from rlhf.jobs.run_labels import RunLabel
@@ -422,6 +422,22 @@ def test_a_closed_page_finds_everything_again_from_another_browser_too(browser: 
     assert "So." in other.text("samples")
     assert "a &lt;b&gt;line&lt;/b&gt;" in other.text("log")
     assert other.can("cancel")
+
+
+def test_a_rented_run_is_resumed_until_what_was_sent_is_no_use_any_more(browser: Browser, place: Context) -> None:
+    job_id = rental_store.enqueue(place.db, QUICK_SFT, OWNER, rental_store.Terms("cpu-basic", 0.02))
+    assert job_store.claim(place.db, job_id, "w") is not None
+    rental_store.started(place.db, job_id, "there", "https://huggingface.co/jobs/ann/there")
+    job_table.stop(place.db, job_id, "w", "failed", "It arrived damaged.")
+    browser.open()
+    browser.look_at(job_id)
+    assert browser.can("resume")
+    assert "follows the job on the Hub" in browser.text("resume_note")
+    for record in (rental_store.to_be_cleared, rental_store.cleared):
+        record(place.db, job_id)
+        browser.do("poll_runs")
+        assert not browser.can("resume")
+        assert browser.text("resume_note") == ""
 
 
 def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place: Context) -> None:
