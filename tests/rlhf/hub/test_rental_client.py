@@ -466,7 +466,7 @@ def test_terms_that_can_not_be_meant_are_refused() -> None:
 
 
 def test_of_a_report_all_is_read_that_is_known_here_and_nothing_where_a_part_can_not_be_shown() -> None:
-    said = {"id": 3, "kind": "log", "step": 0, "data": "begins", "created": "2026-01-01"}
+    said = {"id": 3, "kind": "log", "step": 0, "data": "begins", "created": now()}
     measured = {**said, "kind": "metric", "step": 1, "data": {"loss": math.nan, "lines": 2}}
     answer = {"prompt": "Why?", "answer": "So.", "finish_reason": "stop", "tokens": 2}
     answered = {**said, "kind": "sample", "data": {**answer, "of": "another version"}}

@@ -375,7 +375,7 @@ def test_a_rented_machine_can_not_have_anything_said_again(db: Database) -> None
     job = rental_store.enqueue(db, DPOSpec(), "ann", rental_store.Terms("cpu-basic", 0.02))
     job_store.claim(db, job, "w")
     kinds = ("log", "change")
-    events = [{"kind": kind, "step": 0, "data": text, "created": "2026-01-01T00:00:00"} for kind in kinds]
+    events = [{"kind": kind, "step": 0, "data": text, "created": "2026-01-01T00:00:00.000000+00:00"} for kind in kinds]
     rental_store.replay(db, job, "w", 1, {"step": 1, "steps": 2, "message": text, "events": events})
     assert job_store.get(db, job).message == text
     assert job_store.retries(db, job) == [text]
