@@ -153,11 +153,11 @@ def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -
 
 def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
     seed_prompts(context.db, 1)
-    playground_store.ask(context.db, {1: [{"role": "user", "content": "giraffe"}]}, Sampling(), 4321, "owner")
+    playground_store.ask(context.db, {1: [{"role": "user", "content": "giraffe"}]}, Sampling(), 4321432143214, "owner")
     with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Playground"):
         playground_tab.build(demo, context)
     sent = str(demo.get_config_file())
-    assert [word for word in ("giraffe", "4321", "dpo-1", "owner", "'test'") if word in sent] == []
+    assert [word for word in ("giraffe", "4321432143214", "dpo-1", "owner", "'test'") if word in sent] == []
 
 
 # --------------------------------------------------------------------------------------------------------------- chats
