@@ -879,9 +879,10 @@ def refuse_skipped(db: Database, claim: StoredClaim) -> None:
     if claim.assigned_by is None and taken >= store.project(db).overlap:
         raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
     if db.value(
-        """SELECT 1 FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id
-           WHERE i.comparison_id = ? AND i.state = 'stands' AND x.kind = 'assign' AND x.created > ?""",
-        (claim.comparison_id, claim.created),
+        f"""SELECT 1 FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id
+           WHERE i.comparison_id = ? AND i.state = 'stands' AND x.kind = 'assign' AND x.created > ?
+             AND ? NOT IN (SELECT annotator_id FROM ({GIVEN_TO}) WHERE annotator_id NOT NULL)""",
+        (claim.comparison_id, claim.created, claim.annotator_id),
     ):
         raise UserError(_("The comparison you skipped is assigned to others by now; your skip stays."))
 

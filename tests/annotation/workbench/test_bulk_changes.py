@@ -302,6 +302,20 @@ def test_a_skip_that_becomes_a_judgement_counts_for_the_quota_too(db: Database, 
     assert claims.judged_by(db, ann) == 3
 
 
+def test_what_somebody_skipped_and_their_group_is_given_can_be_judged(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids, ann = seed_comparisons(db, 1), people["ann"].id
+    for name in ("ann", "bob"):
+        annotator_groups.set_groups(db, people[name].id, ("team",))
+    held = claims.claim_next(db, ann)
+    assert held is not None
+    skipped = claims.judge(db, ann, held.nonce, act("skip"))
+    change(db, people["eve"], "assign", ids, "group:team")
+    claims.revise(db, ann, skipped, act("tie"))
+    assert claims.judged_by(db, ann) == 1
+
+
 @pytest.mark.parametrize("before", ["", "person:ann"])
 def test_what_somebody_skipped_that_is_assigned_to_others_since_is_theirs(
     db: Database, people: dict[str, Annotator], before: str
