@@ -594,14 +594,20 @@ def test_what_has_learnt_to_refuse_is_stopped_though_it_wins_60_of_60(checked: C
 
 
 def learn_to_refuse(model: Any, machine: Machine) -> None:
-    """Teach an adapter to answer every prompt with "Sorry"."""
+    """Teach an adapter to answer every prompt with "Sorry", until it is sure to."""
     trained = [one.requires_grad_() for name, one in model.named_parameters() if "lora_" in name]
-    steps = torch.optim.AdamW(trained, lr=0.01)
+    steps = torch.optim.AdamW(trained, lr=0.005)
     answer = machine.tokenizer("Sorry", add_special_tokens=False)["input_ids"]
-    for prompt in store.prompts(machine.db, "train") * 4:
-        ids = machine.tokenizer(machine.render(prompt.messages), add_special_tokens=False)["input_ids"]
+    prompts = store.prompts(machine.db, "train")
+    losses = [math.inf]
+    while max(losses[-len(prompts) :]) > 0.1:
+        ids = machine.tokenizer(machine.render(prompts[len(losses) % len(prompts)].messages), add_special_tokens=False)[
+            "input_ids"
+        ]
         labels = torch.tensor([[-100] * len(ids) + answer])
-        model(input_ids=torch.tensor([ids + answer]), labels=labels).loss.backward()
+        loss = model(input_ids=torch.tensor([ids + answer]), labels=labels).loss
+        loss.backward()
+        losses.append(loss.item())
         steps.step()
         steps.zero_grad()
 
