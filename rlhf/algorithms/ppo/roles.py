@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from peft import get_peft_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from rlhf.algorithms.low_rank import compute_adapters_at_once
@@ -58,24 +59,21 @@ class Roles:
         width = inner_model(model).config.get_text_config().hidden_size
         self.critic_head = scalar_head(width, reward_model).to(self.accelerator.device)
         self.reward_head = scalar_head(width, reward_model).to(self.accelerator.device).requires_grad_(False)
-        self.acting: AdapterRole | None = None
-        self.act_as("policy")
+        self.adapted = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+        model.set_adapter(ADAPTERS["policy"], inference_mode=True)
+        model.set_requires_grad([ADAPTERS[trained] for trained in TRAINED], True)
         hold_in_float32(model)
         compute_adapters_at_once(model)
 
     def act_as(self, role: AdapterRole) -> Any:
-        """The model that computes as this role. What is trained stays trainable, whichever adapter is active."""
-        if role == self.acting:  # to be told so, PEFT would go through the whole model four times
-            return self.model
-        without = [other for other, name in ADAPTERS.items() if name not in self.model.peft_config]
-        if role in without:
-            self.model.base_model.disable_adapter_layers()
-        else:
-            if self.acting in without:
-                self.model.base_model.enable_adapter_layers()
-            self.model.set_adapter(ADAPTERS[role], inference_mode=True)
-        self.acting = role
-        self.model.set_requires_grad([ADAPTERS[trained] for trained in TRAINED], True)
+        """The model that computes as this role. What is trained stays trainable, whichever adapter is active.
+
+        PEFT's own switch goes through the whole model four times, to say of each parameter whether it is trained.
+        """
+        there = ADAPTERS[role] in self.model.peft_config
+        for layer in self.adapted:
+            layer._disable_adapters = not there
+            layer._active_adapter = [ADAPTERS[role]] if there else layer._active_adapter
         return self.model
 
     def parameters_of(self, role: AdapterRole) -> dict[str, nn.Parameter]:
