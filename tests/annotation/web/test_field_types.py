@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,10 +28,15 @@ def answers(program: Program, bodies: list[tuple[str, Any]]) -> list[tuple[int, 
 
 @pytest.mark.parametrize("odd", ODD, ids=json.dumps)
 def test_one_odd_value_in_all_fields_of_a_function_is_no_error(program: Program, odd: Any) -> None:
+    def ways(inputs: list[Any]) -> Iterator[list[Any]]:
+        yield [odd] * len(inputs)
+        if odd not in HOLDING:  # which get past no door
+            yield [given(block, odd) for block in inputs]
+
     bodies = [
         ("/gradio_api/run/predict", {"fn_index": one["id"], "session_hash": "odd", "event_data": odd, "data": data})
         for one in program.functions
-        for data in ([odd] * len(one["inputs"]), [given(block, odd) for block in one["inputs"]])
+        for data in ways(one["inputs"])
     ]
     for (_path, body), (status, said) in zip(bodies, answers(program, bodies), strict=True):
         name = program.functions[body["fn_index"]]["api_name"]
