@@ -23,10 +23,10 @@ from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.judges import local_models
-from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking, both_orders
+from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking
 from rlhf.judges.judge_result import JudgeResult
 from rlhf.judges.rubrics import DEFAULT, Rubric
-from rlhf.judges.verdicts import Choice, CombinedVerdict, Verdict, combine, ranking_of
+from rlhf.judges.verdicts import Choice, CombinedVerdict, Verdict, both_orders, combine, ranking_of
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 
@@ -511,12 +511,7 @@ def sureness(said: Iterable[StoredVerdict]) -> float | None:
 
     None where its backend gives none.
     """
-    chances = {(one.first, one.second): one.chance for one in said}
-    means: list[float] = []
-    for (a, b), chance in chances.items():
-        other = chances.get((b, a))
-        if a < b and chance is not None and other is not None:
-            means.append((chance + 1 - other) / 2)
+    means = both_orders({(one.first, one.second): one.chance for one in said}).values()
     return min((max(mean, 1 - mean) for mean in means), default=None)
 
 
