@@ -56,7 +56,7 @@ CURVES = (
         axis=N_("loss"),
         series={N_("loss"): "loss"},
         caption=N_(
-            "What training minimises: the preference loss plus the weighted likelihood of the chosen answers. "
+            "What training minimises: the preference loss plus, weighted, how unlikely the chosen answers are. "
             "It should fall."
         ),
     ),

@@ -69,8 +69,8 @@ CURVES = (
         axis=N_("reward"),
         series={N_("mean reward"): "score"},
         caption=N_(
-            "Of chosen and rejected answers together. Only differences between rewards mean anything; centring "
-            "keeps their mean about zero."
+            "Of chosen and rejected answers together; centring keeps it about zero. Below zero, an answer is worse "
+            "than none if some were judged all bad; otherwise only differences count."
         ),
     ),
 )
