@@ -36,7 +36,7 @@ SPLIT_NAMES: Final[Mapping[Split, str]] = {"train": "train", "held-out": "test"}
 # slightly 1/3. An unknown strength has none: with 0 the loss is the one without margins.
 STRONGEST: Final = 3
 
-# Why an export has no row of something, in the words of the card; `consensus.REASONS` knows the others.
+# Why an export has no row of something, in the words of the card; `REASONS` has the others.
 LEFT_OUT: Final[Mapping[str, str]] = {
     **REASONS,
     "other-annotator": N_("by another annotator than asked for"),

@@ -462,7 +462,7 @@ def sample_steps(steps: int, count: int) -> set[int]:
 def record_samples(
     run: Run, model: Any, tokenizer: Any, prompts: Sequence[Prompt], step: int, accelerator: Any
 ) -> None:
-    """Answer prompts with a model that is being trained, in train mode (see `models.load_quantised`)."""
+    """Answer prompts with a model that is being trained, in train mode (see `loading.load_quantised`)."""
     asked = []
     for prompt in prompts:
         try:
