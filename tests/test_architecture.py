@@ -193,6 +193,9 @@ def test_every_program_makes_files_for_its_user_alone() -> None:
 
 
 def test_algorithms_never_import_each_other_or_the_pages() -> None:
+    """What they share imports none of them."""
+    shared = (ROOT / "rlhf" / "algorithms").glob("*.py")
+    assert offenders(shared, tuple(f"rlhf.algorithms.{kind}" for kind in ALGORITHMS)) == []
     for kind in ALGORITHMS:
         others = tuple(f"rlhf.algorithms.{other}" for other in ALGORITHMS if other != kind)
         files = (ROOT / "rlhf" / "algorithms" / kind).glob("*.py")
