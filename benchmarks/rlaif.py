@@ -52,7 +52,7 @@ from rlhf.judges.judge_store import Judge
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED
-from rlhf.models.tokenize import load_snapshot, of_split
+from rlhf.models.tokenise import load_snapshot, of_split
 
 Mode = Literal["people", "ai", "mixed"]
 AGREEMENTS = ("0.65", "0.75", "0.90")

@@ -50,7 +50,7 @@ from rlhf.models.memory import pass_tokens, read_shapes, recomputes, this_machin
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
-from rlhf.models.tokenize import render
+from rlhf.models.tokenise import render
 
 SAMPLE_TOKENS = 64
 SAMPLE_SEED = 77_000

@@ -28,7 +28,7 @@ from rlhf.models.base_model import on_this_machine
 from rlhf.models.chat_template import ChatFormat, read_format
 from rlhf.models.registry import Policy
 from rlhf.models.template_process import TemplateRefused, ended
-from rlhf.models.tokenize import render
+from rlhf.models.tokenise import render
 
 MIN_PAIRS = 8
 MIN_DEMONSTRATIONS = 8

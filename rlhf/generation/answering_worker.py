@@ -28,7 +28,7 @@ from rlhf.models.base_model import ready
 from rlhf.models.loading import LoadedPolicies, ground_key
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import Draw, Written, draw, undrawn
-from rlhf.models.tokenize import text_ids
+from rlhf.models.tokenise import text_ids
 
 IDLE_SECONDS = 0.5
 NO_PROGRESS_SECONDS = 5.0

@@ -30,7 +30,7 @@ from rlhf.jobs.descriptions import (
 from rlhf.jobs.job_spec import NOISE, REFERENCES, SCOPES, NoiseUse, Reference, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.chat_template import special_ids
-from rlhf.models.tokenize import tokenise_comparisons
+from rlhf.models.tokenise import tokenise_comparisons
 
 PairwiseLoss = Literal["ipo", "robust"]
 PreferenceLoss = Literal["sigmoid", PairwiseLoss, "length-normalised"]

@@ -54,7 +54,7 @@ from rlhf.jobs.descriptions import Item, LeftOut
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
-from rlhf.models.tokenize import load_snapshot, of_split
+from rlhf.models.tokenise import load_snapshot, of_split
 
 
 def run(run: Run, spec: DPOSpec) -> dict[str, Any]:

@@ -53,7 +53,7 @@ from rlhf.models import registry
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.reward_model_quality import SCALE_FILE, ScoredComparison, ScoreScale, measure
-from rlhf.models.tokenize import load_snapshot, of_split
+from rlhf.models.tokenise import load_snapshot, of_split
 
 # The margin of the strongest preference; 1/3 of it slightly, 2/3 clearly, 0 where nobody said how strongly.
 MARGIN = 1.0

@@ -29,7 +29,7 @@ from rlhf.jobs.descriptions import (
     token_span,
 )
 from rlhf.jobs.job_spec import TrainingSpec
-from rlhf.models.tokenize import tokenise_demonstrations
+from rlhf.models.tokenise import tokenise_demonstrations
 
 # Our own measurements on the sentiment example (`benchmarks.rates`: 180 headlines once, one seed, right on 60 others;
 # full 60% at 2e-5, 68% at 1e-4, 55% at 3e-4; LoRA 62% at 2e-4 and 1e-3, 63% at 3e-3, of which we take the middle one;

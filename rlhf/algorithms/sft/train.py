@@ -40,7 +40,7 @@ from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.packing import pad
-from rlhf.models.tokenize import load_snapshot, of_split
+from rlhf.models.tokenise import load_snapshot, of_split
 
 # Where a PiSSA run keeps the adapter that it began with, among its checkpoints.
 PISSA_START = "pissa-start"

@@ -17,7 +17,7 @@ from annotation.records import TokenIds, UserError
 from rlhf.models import hidden_states, packing
 from rlhf.models.chat_template import ChatTokenizer, vocabulary_of
 from rlhf.models.packing import SPANS, Spans, attend, pack, pad, rows_of
-from rlhf.models.tokenize import (
+from rlhf.models.tokenise import (
     answer_ids,
     load_snapshot,
     snapshot_path,

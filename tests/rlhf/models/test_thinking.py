@@ -22,7 +22,7 @@ from rlhf.judges.rubrics import DEFAULT
 from rlhf.kinds import KINDS
 from rlhf.models import base_model, registry
 from rlhf.models.loading import LoadedPolicies
-from rlhf.models.tokenize import render
+from rlhf.models.tokenise import render
 from rlhf.submission.preflight import Preflight
 from tests.machine_fixtures import Machine, make_machine
 from tests.rlhf.tabs.test_project_tab import functions

@@ -34,7 +34,7 @@ from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import TrainingSpec, from_json
 from rlhf.models import memory, registry
 from rlhf.models.registry import Policy, PolicyForm
-from rlhf.models.tokenize import tokenise_comparisons
+from rlhf.models.tokenise import tokenise_comparisons
 from rlhf.submission import job_submission, preflight
 from rlhf.submission.form_fields import forms
 from rlhf.tabs.train import automatic_training, train_tab
