@@ -20,7 +20,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
@@ -558,7 +558,7 @@ def test_what_answering_jobs_of_earlier_versions_kept_ready_is_their_stock(data_
     old.close()
     db = open_database(data_dir)
     assert [job.spec for job in reversed(job_store.recent(db, ("generate",)))] == [
-        *(GenerateSpec(stock=7, until_full=True), GenerateSpec())
+        *(AnsweringSpec(stock=7, until_full=True), AnsweringSpec())
     ]
 
 

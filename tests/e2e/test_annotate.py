@@ -21,7 +21,7 @@ from annotation.jobs import job_table
 from annotation.records import Judgement, Kind, Project, Prompt, Tag
 from annotation.ui.formatting import count_words
 from annotation.web import access
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, make_response
@@ -952,7 +952,7 @@ def test_an_own_prompt_is_asked_and_waited_for(site: Site) -> None:
 @contextmanager
 def at_work(db: Database) -> Iterator[None]:
     """A job of answering that a worker has taken, heard of as long as this lasts."""
-    job_id = job_store.enqueue(db, GenerateSpec(), "the program")
+    job_id = job_store.enqueue(db, AnsweringSpec(), "the program")
     assert job_store.claim(db, job_id, "worker") is not None
     with kept_alive(db, job_id):
         yield

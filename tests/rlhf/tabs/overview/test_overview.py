@@ -25,7 +25,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.loop import controller
 from rlhf.loop.controller import FailedCheck
@@ -158,7 +158,7 @@ def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Contex
     """As when the program starts for the first time, with its own prompts and no answer yet."""
     with context.db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'dropped'")
-    job_store.enqueue(context.db, GenerateSpec(), "the program")
+    job_store.enqueue(context.db, AnsweringSpec(), "the program")
     strip = standing.strip_of(context.db, OWNER)["html"]
     assert "<span>The next answers are on their way</span>" in strip
     store.set_feedback(context.db, Feedback(mode="ai"))
@@ -182,7 +182,7 @@ def test_nobody_is_told_to_wait_for_answers_that_nothing_writes(context: Context
 
     why = '<a class="button" href="/iterations">No answers are being written: see why</a>'
     assert why in strip()
-    worker = job_store.enqueue(context.db, GenerateSpec(), "the program")
+    worker = job_store.enqueue(context.db, AnsweringSpec(), "the program")
     assert "The next answers are on their way" in strip()
     context.db.connection.execute("UPDATE job SET created = '2026-01-01T00:00:00.000000+00:00'")
     assert why in strip(), "a program that ended left it, and this one starts no workers"

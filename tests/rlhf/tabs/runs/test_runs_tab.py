@@ -25,7 +25,7 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run, perform
@@ -273,7 +273,7 @@ def test_whatever_a_browser_sends_is_answered_in_words(browser: Browser, place: 
 
 
 def test_the_answering_workers_job_is_none_of_this_page(browser: Browser, place: Context) -> None:
-    answering = job_store.enqueue(place.db, GenerateSpec(), "the program")
+    answering = job_store.enqueue(place.db, AnsweringSpec(), "the program")
     browser.chosen["selector"] = str(answering)
     browser.open()
     assert "Nothing has been run yet" in browser.text("card")
