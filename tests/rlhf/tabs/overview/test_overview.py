@@ -33,7 +33,7 @@ from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.iterations import iterations_tab
 from rlhf.tabs.judges import judges_tab
-from rlhf.tabs.overview import overview_card, overview_tab, standing
+from rlhf.tabs.overview import follow_endpoint, overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.rlhf.evaluation.test_gate import DECIDED
@@ -280,9 +280,9 @@ def test_the_strip_offers_rankings_beside_what_is_next(context: Context) -> None
 
 
 def test_only_an_admin_is_sent_the_strip(context: Context) -> None:
-    endpoint = standing.FollowEndpoint(context.db, Watches(context.db))
+    endpoint = follow_endpoint.FollowEndpoint(context.db, Watches(context.db))
     (route,) = endpoint.routes()
-    assert route.path == f"/{standing.ADDRESS}"
+    assert route.path == f"/{follow_endpoint.ADDRESS}"
     for role, status in (("admin", 200), ("annotator", 403), (None, 403)):
         known = {} if role is None else {ANNOTATOR_KEY: Annotator(id=1, name="kim", role=role)}
         request = Request({"type": "http", "query_string": b"of=strip+1", **known})
@@ -293,7 +293,7 @@ def test_only_an_admin_is_sent_the_strip(context: Context) -> None:
 
 def test_a_page_is_told_what_has_changed_and_nothing_of_the_rest(context: Context) -> None:
     watches, kim = Watches(context.db), Annotator(id=1, name="kim", role="admin")
-    endpoint = standing.FollowEndpoint(context.db, watches)
+    endpoint = follow_endpoint.FollowEndpoint(context.db, watches)
     strip = endpoint.changes(kim, [("strip", "")])["strip"]
     watches.keep(kim, "pulse", lambda person: str(judged_by(context.db)), str(judged_by(context.db)), live=False)
     asked = [("strip", strip["mark"]), ("pulse", str(judged_by(context.db))), ("unknown", "1")]
