@@ -268,7 +268,7 @@ def people_share(db: Database, spec: CheckSpec, candidate: Policy, other: Policy
         return 1.0
     judges = judge_store.judges_named(db, spec.judges)
     left = held_out_sets.never_compared(db, candidate, other, spec.gate_set)
-    return max(spec.people_share, gate_decisions.share_for_people(db, candidate, judges, left))
+    return max(spec.people_share, gate_decisions.share_of_next_check(db, candidate, judges, left))
 
 
 def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> None:

@@ -19,7 +19,7 @@ from annotation.metrics.evidence import (
     by_prompt,
     corrected,
     covariance_of,
-    share_for_people,
+    telling_share,
     win_rate,
 )
 from annotation.metrics.intervals_and_bias import Estimate
@@ -194,14 +194,14 @@ def stakes(outcomes) -> Stakes:  # type: ignore[no-untyped-def]
 
 
 def test_people_get_the_least_that_can_still_show_it() -> None:
-    start = share_for_people(0.0, 0.05, 0.6, 200)
+    start = telling_share(0.0, 0.05, 0.6, 200)
     assert LEAST_SHARE <= start < 0.6
-    assert share_for_people(0.0, 0.05, 0.0, 200) == 1.0
-    assert share_for_people(0.0, 0.05, 0.6, 50) == 1.0, "few prompts are left"
-    behind, even, ahead = (share_for_people(log, 0.05, 0.6, 100) for log in (-0.3, 0.0, 0.3))
+    assert telling_share(0.0, 0.05, 0.0, 200) == 1.0
+    assert telling_share(0.0, 0.05, 0.6, 50) == 1.0, "few prompts are left"
+    behind, even, ahead = (telling_share(log, 0.05, 0.6, 100) for log in (-0.3, 0.0, 0.3))
     assert 1 > behind > even > ahead > LEAST_SHARE
-    assert share_for_people(0.0, 0.04, 0.6, 100) > even
-    assert share_for_people(9.0, 0.05, 0.9, 10_000) == LEAST_SHARE
+    assert telling_share(0.0, 0.04, 0.6, 100) > even
+    assert telling_share(9.0, 0.05, 0.9, 10_000) == LEAST_SHARE
 
 
 def test_prompts_are_not_spent_on_a_judge_that_tells_nothing() -> None:
