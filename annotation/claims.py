@@ -956,7 +956,7 @@ def why_unanswered(db: Database, annotator_id: int) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- settling
-def adjudicate(db: Database, annotator_id: int, comparison_id: int) -> Claim:
+def take_to_settle(db: Database, annotator_id: int, comparison_id: int) -> Claim:
     """Put a comparison whose annotators disagree into this person's hands, blind; what they hold goes back to the pool.
 
     Their judgement then stands for the comparison. Raises UserError if nobody has judged it.

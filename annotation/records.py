@@ -16,6 +16,7 @@ Split = Literal["train", "held-out"]
 Role = Literal["annotator", "admin"]
 Outcome = Literal["ranked", "all-bad", "skip", "undone"]
 Kind = Literal["pair", "best", "rank"]
+# 'adjudication' is what is made to settle a comparison; rows and archives say it so.
 Purpose = Literal["own", "gold", "re-ask", "adjudication", "import", "judge"]
 Asks = Literal["people", "judges", "nobody"]
 Flag = Literal["harmful", "personal-data", "broken"]

@@ -36,7 +36,7 @@ REASONS = {
     "early": N_("judged before the answers ended"),
     "disagreement": N_("annotators disagree evenly"),
     "unreliable": N_("annotator no better than guessing"),
-    "settled": N_("settled by an adjudicator"),
+    "settled": N_("settled by an admin"),
     "judge": N_("by an AI judge, beside people"),
     "template": N_("refused by the model's chat template"),
 }
@@ -77,8 +77,8 @@ def people_first(group: Sequence[Judgement]) -> tuple[list[Judgement], list[str]
 def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[list[Judgement], list[str]]:
     """The judgements of one comparison that count, and the reasons why others don't.
 
-    An adjudication stands alone, unless the adjudicator skipped it. A flag by anyone who is not left out, in whatever
-    role, takes the comparison out.
+    What settles a comparison stands alone, unless the admin skipped it. A flag by anyone who is not left out, in
+    whatever role, takes the comparison out.
     """
     left_out = set(excluded)
     reasons: list[str] = []

@@ -645,7 +645,7 @@ class PairOutcome:
     first: float
     """1 better, 1/2 tied, 0 worse: the first that was said. Bets are on this, or they would be changed afterwards."""
     outcome: float
-    """What it has come to: of several annotators their mean, or what an adjudicator has settled."""
+    """What it has come to: of several annotators their mean, or what an admin has settled."""
     length: int
     """Characters of the candidate's answer."""
     other_length: int
@@ -675,7 +675,7 @@ def pair_outcome(rows: Sequence[Mapping[str, Any]]) -> PairOutcome:
         answers = answers[::-1]
     # A flag alone tells nothing of who is better where somebody has ranked them.
     said = [row for row in rows if row["outcome"] != "skip"] or rows
-    # From what an adjudicator says on, which settles it.
+    # From what an admin says on, which settles it.
     settled = [number for number, row in enumerate(said) if row["purpose"] == "adjudication"]
     return PairOutcome(
         comparison_id=first["id"],

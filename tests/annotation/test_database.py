@@ -348,7 +348,7 @@ def test_what_was_called_by_another_word_is_called_as_everywhere_else(data_dir: 
 
 WORDS_OF_A_PAIR = '[{"content": "Which?", "role": "user"}]'
 # (comparison, annotator, purpose, outcome, ranking, flag, early, supersedes): 1 agreed and a flag that was taken back,
-# 2 disputed and flagged, 3 disputed by somebody excluded, 4 adjudicated, 5 by somebody excluded, 6 too early, all bad,
+# 2 disputed and flagged, 3 disputed by somebody excluded, 4 settled, 5 by somebody excluded, 6 too early, all bad,
 # 7 skipped and undone, 8 an import and a judgement, 9 a re-ask and an AI judge.
 JUDGED = (
     (1, 1, "own", "ranked", "[1, 2]", "harmful", 0, None),

@@ -545,7 +545,7 @@ def test_the_draft_of_a_change_is_not_taken_for_one_of_a_comparison_in_hand(site
     ann.page.keyboard.type("of the change")
     with site.db.transaction() as connection:  # the same comparison comes into hand, as when it is to be settled
         connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held'")
-    claims.adjudicate(site.db, access.authorise(site.db, ann.name, "annotator").id, comparison)
+    claims.take_to_settle(site.db, access.authorise(site.db, ann.name, "annotator").id, comparison)
     ann.page.goto(f"{site.address}annotate")  # a reload would lead back to the change
     ann.ready()
     assert ann.page.input_value("#judgement-note") == ""
@@ -1416,7 +1416,7 @@ def test_what_was_put_into_hand_on_another_tab_is_there_on_coming_back(site: Sit
     admin.page.wait_for_selector(".judging", state="hidden")
     # By the page's own clock, so that its poll has noticed that it is out of sight.
     admin.page.evaluate("() => new Promise(done => setTimeout(done, 300))")
-    claims.adjudicate(site.db, access.authorise(site.db, admin.name, "admin").id, disputed)
+    claims.take_to_settle(site.db, access.authorise(site.db, admin.name, "admin").id, disputed)
     admin.page.get_by_role("tab", name="Annotate").click()
     admin.wait_status("To settle")
     assert sorted(admin.texts()) == ["judged one", "judged two"]

@@ -53,7 +53,7 @@ def test_a_prompt_enters_once_with_what_came_first() -> None:
     assert win_rate((seven, three)) == 0.25
     assert win_rate(()) is None
     (settled,) = by_prompt([DecidedOutcome(7, 1.0, shown=0.0)])
-    assert (settled.entered, settled.mean) == (1.0, 0.0), "an adjudicator said otherwise"
+    assert (settled.entered, settled.mean) == (1.0, 0.0), "an admin who settled it said otherwise"
 
 
 def test_a_prompt_is_corrected_by_others_that_were_left_to_judges_each_used_once() -> None:
