@@ -255,7 +255,7 @@ OF_NO_ONE_MODULE = {
     "tests/rlhf/algorithms/test_ppo_losses.py": "the mathematics of PPO: losses, roles and its training",
     "tests/rlhf/algorithms/test_preference_losses.py": "losses of preferences, and what the specs make of them",
     "tests/rlhf/algorithms/test_ranking_losses.py": "losses of rankings, and Plackett–Luce",
-    "tests/rlhf/generation/test_playground.py": "chats, and sets of prompts, on the answering worker",
+    "tests/rlhf/generation/test_playground.py": "chats, and prompt sets, on the answering worker",
     "tests/rlhf/hub/test_push_and_pull.py": "to the Hub and back",
     "tests/rlhf/models/test_architectures.py": "how several architectures are computed",
     "tests/rlhf/models/test_real_model.py": "the embedded model, in everything",

@@ -350,7 +350,7 @@ NOTES: Final[Mapping[str, str]] = {
     "agreement": "share of the annotators who preferred one of the two that preferred this one",
     "flip": "estimated chance that the preference is the wrong way round, by the reliability of those who judged",
     "annotators": "who said so",
-    "source": "human, ai, imported, or edited (the answer is a person's mended version)",
+    "source": "human, ai, imported, or edited (the answer is a person's edited version)",
     "chosen_by": "who wrote the chosen answer: a policy's revision, person or import",
     "rejected_by": "who wrote the rejected answer",
     "written_by": "who wrote the answer: a policy's revision, person or import",

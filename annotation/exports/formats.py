@@ -259,7 +259,7 @@ def why_no_pair(pair: Pair, judgements: Sequence[Judgement], filters: Filters, k
 
 
 def writers(judgement: Judgement, responses: Sequence[JudgedAnswer]) -> set[str]:
-    """Revisions of the policies that wrote answers of a comparison; an edit counts for the one that it mends."""
+    """Revisions of the policies that wrote answers of a comparison; an edit counts for its original."""
     by_id = {response.id: response.revision for response in judgement.responses}
     revisions = {
         response.revision if response.edited_from is None else by_id.get(response.edited_from) for response in responses

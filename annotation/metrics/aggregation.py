@@ -181,12 +181,12 @@ def vote(judgement: Judgement, first: int, second: int) -> int:
 
 
 def edit_pairs(judgement: Judgement, reliability: Mapping[str, float] | None) -> list[Pair]:
-    """A mended answer is better than the one that it mends, and than all the others."""
+    """An edited answer is better than its original, and than all the others."""
     if judgement.edited is None:
         return []
-    mended = judgement.edited.edited_from
+    original = judgement.edited.edited_from
     flip = 1 / (1 + exp(log_odds(judgement.annotator, reliability)))
-    others = sorted(judgement.responses, key=lambda response: response.id != mended)
+    others = sorted(judgement.responses, key=lambda response: response.id != original)
     return [
         Pair(
             better=judgement.edited,

@@ -1,4 +1,4 @@
-"""Let one policy answer a set of prompts; the answers become a file. What an interrupted run has drawn is kept."""
+"""Let one policy answer a prompt set; the answers become a file. What an interrupted run has drawn is kept."""
 
 from __future__ import annotations
 

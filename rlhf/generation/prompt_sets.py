@@ -1,4 +1,4 @@
-"""A set of prompts answered by one policy: which prompts, what is drawn already, and the file that it becomes."""
+"""A prompt set answered by one policy: which prompts, what is drawn already, and the file that it becomes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ WHICH: Final[Mapping[Answered, tuple[str, str]]] = {
 
 @dataclass(frozen=True)
 class PromptSetSpec(JobSpec):
-    """Let a policy answer a set of prompts, and write the answers to a file, a JSON object a line."""
+    """Let a policy answer a prompt set, and write the answers to a file, a JSON object a line."""
 
     kind: ClassVar = "answer"
     title: ClassVar = N_("answers to a prompt set")

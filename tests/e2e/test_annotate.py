@@ -488,10 +488,10 @@ def test_edit_note_tag_and_flag_survive_a_reload_and_land_in_the_row(site: Site)
     ann.press("Escape", "e", "2")
     edited = ann.texts()[1]
     assert ann.page.input_value("#answer-edit") == edited
-    ann.page.fill("#answer-edit", "A mended answer 7")
+    ann.page.fill("#answer-edit", "An edited answer 7")
     ann.page.reload()
     ann.ready()
-    assert ann.page.input_value("#answer-edit") == "A mended answer 7"
+    assert ann.page.input_value("#answer-edit") == "An edited answer 7"
     assert ann.page.input_value("#judgement-note") == "12 reasons"
     pressed = ann.page.locator(".extras [aria-pressed=true]").all_inner_texts()
     assert [text.split()[-1] for text in pressed] == ["accurate", "Broken"]
@@ -502,7 +502,7 @@ def test_edit_note_tag_and_flag_survive_a_reload_and_land_in_the_row(site: Site)
     judgement = ann.judge("6")
     assert (judgement.tags, judgement.note, judgement.flag) == (("accurate",), "12 reasons", "broken")
     assert judgement.edited is not None
-    assert judgement.edited.text == "A mended answer 7"
+    assert judgement.edited.text == "An edited answer 7"
     best = judgement.responses[judgement.shown_order[1]]
     assert (best.text, best.id) == (edited, judgement.edited.edited_from)
 
@@ -512,7 +512,7 @@ def test_edit_note_tag_and_flag_survive_a_reload_and_land_in_the_row(site: Site)
     assert kept == []
     ann.press("u")
     ann.wait_status("Undone.")
-    assert ann.page.input_value("#answer-edit") == "A mended answer 7", "what was written comes back with an undo"
+    assert ann.page.input_value("#answer-edit") == "An edited answer 7", "what was written comes back with an undo"
     assert ann.page.input_value("#judgement-note") == "12 reasons"
 
 

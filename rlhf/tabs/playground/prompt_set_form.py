@@ -1,4 +1,4 @@
-"""On the Playground tab: let one policy answer a set of prompts as a job, and fetch the files that came of it."""
+"""On the Playground tab: let one policy answer a prompt set as a job, and fetch the files that came of it."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def submit(context: Context, form: Mapping[str, Any], requested_by: str) -> int:
 def lay_out() -> dict[str, Any]:
     """The components, without anything from the rows."""
     parts: dict[str, Any] = {}
-    with gr.Accordion(_("Let a policy answer a set of prompts"), open=False):
+    with gr.Accordion(_("Let a policy answer a prompt set"), open=False):
         with gr.Row():
             parts["revision"] = gr.Dropdown(
                 [],

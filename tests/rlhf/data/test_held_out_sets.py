@@ -166,7 +166,7 @@ def test_the_gates_own_prompts_are_compared_and_shown_nowhere(db: Database, data
     assert set(compared_prompts(data_dir, spec)) <= own
     asked = {row["prompt_id"] for row in db.rows("SELECT prompt_id FROM comparison WHERE asks = 'people'")}
     assert asked == set(compared_prompts(data_dir, spec)), "what people say of the others would decide nothing"
-    # Neither ordinary comparisons nor answers to a set of prompts nor sample answers of runs.
+    # Neither ordinary comparisons nor answers to a prompt set nor sample answers of runs.
     for shown in (
         [prompt for prompt, _, _ in store.prompts_to_answer(db, 1, "held-out", 200)],
         prompt_sets.prompts_of(db, PromptSetSpec(split="held-out")),

@@ -1,4 +1,4 @@
-"""Chats with real policies on the answering worker, and sets of prompts answered as a job and fetched as a file."""
+"""Chats with real policies on the answering worker, and prompt sets answered as a job and fetched as a file."""
 
 from __future__ import annotations
 
@@ -408,7 +408,7 @@ def keys_of(machine: Machine, revision: str) -> Any:
     return ground_key(registry.by_revision(machine.db, revision))
 
 
-# -------------------------------------------------------------------------------------------------- a set of prompts
+# ---------------------------------------------------------------------------------------------------------- a prompt set
 QUICK = PromptSetSpec(split="all", each=2, seed=5, prompts_per_batch=4, sampling=SAMPLING)
 
 

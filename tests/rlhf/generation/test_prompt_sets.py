@@ -1,4 +1,4 @@
-"""A set of prompts to answer: which ones, with which seeds, what is drawn already, and the file, whole or not."""
+"""A prompt set to answer: which ones, with which seeds, what is drawn already, and the file, whole or not."""
 
 from __future__ import annotations
 

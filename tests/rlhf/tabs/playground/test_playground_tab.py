@@ -390,7 +390,7 @@ def test_nothing_is_asked_while_answers_are_written(context: Context, admin: Adm
     assert context.db.value("SELECT count(*) FROM chat") == 1
 
 
-# ------------------------------------------------------------------------------------------------- a set of prompts
+# --------------------------------------------------------------------------------------------------------- a prompt set
 def test_a_set_of_prompts_is_answered_as_a_job_and_its_file_can_be_fetched(context: Context, admin: Admin) -> None:
     seed_prompts(context.db, 3, "held-out")
     admin.open()
