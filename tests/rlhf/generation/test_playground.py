@@ -408,7 +408,7 @@ def keys_of(machine: Machine, revision: str) -> Any:
     return ground_key(registry.by_revision(machine.db, revision))
 
 
-# ---------------------------------------------------------------------------------------------------------- a prompt set
+# --------------------------------------------------------------------------------------------------------- a prompt set
 QUICK = PromptSetSpec(split="all", each=2, seed=5, prompts_per_batch=4, sampling=SAMPLING)
 
 
