@@ -7,7 +7,7 @@ asked. "No better" is meant of prompts like those that were held out, of which t
 
 That one alpha is spent in total: where judges may decide too, people get half of it, and the judges that the first
 check asked share the other half. A judge's part bounds the chance to promote what that judge itself would not prefer in
-the long run; that it speaks for people rests on its trust card. Rejecting spends nothing of it.
+the long run; that it speaks for people rests on its card. Rejecting spends nothing of it.
 """
 
 from __future__ import annotations
