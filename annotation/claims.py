@@ -617,7 +617,7 @@ def of_claim(row: StoredClaim | StoredJudgement) -> dict[str, Any]:
 def insert_judgement(
     db: Database, claim: StoredClaim, act: Act, seconds: float | None, supersedes: int | None = None
 ) -> int:
-    """Write a judgement on a claim and the answer that it mends, inside the caller's transaction; returns its id."""
+    """Write a judgement on a claim, and the answer if it edits one, inside the caller's transaction; returns its id."""
     ranking = act.ranking(claim.shown_order)
     edited = None if act.edit is None else insert_edit(db, claim, claim.shown_order[act.edit.place], act.edit.text)
     early = db.value(
@@ -647,22 +647,22 @@ def insert_judgement(
 
 
 def insert_edit(db: Database, claim: StoredClaim, position: int, text: str) -> int:
-    """Store a person's mended version of the answer at a position; returns its id."""
-    mended = db.row(
+    """Store a person's edited version of the answer at a position; returns its id."""
+    original = db.row(
         """SELECT r.id, r.prompt_id, r.text FROM comparison_response cr JOIN response r ON r.id = cr.response_id
            WHERE cr.comparison_id = ? AND cr.position = ?""",
         (claim.comparison_id, position),
     )
-    assert mended is not None
-    if mended["text"].strip() == text:
+    assert original is not None
+    if original["text"].strip() == text:
         raise UserError(_("The edited answer is the same as before. Change it, or judge without an edit."))
     return db.insert(
         "response",
         {
-            "prompt_id": mended["prompt_id"],
+            "prompt_id": original["prompt_id"],
             "origin": "person",
             "annotator_id": claim.annotator_id,
-            "edited_from": mended["id"],
+            "edited_from": original["id"],
             "purpose": "demonstrate",
             "text": text,
             "created": now(),
@@ -956,7 +956,7 @@ def why_unanswered(db: Database, annotator_id: int) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- settling
-def adjudicate(db: Database, annotator_id: int, comparison_id: int) -> Claim:
+def take_to_settle(db: Database, annotator_id: int, comparison_id: int) -> Claim:
     """Put a comparison whose annotators disagree into this person's hands, blind; what they hold goes back to the pool.
 
     Their judgement then stands for the comparison. Raises UserError if nobody has judged it.
@@ -1128,7 +1128,7 @@ def gold_comparisons(db: Database) -> int:
 # ------------------------------------------------------------------------------------------------- what a browser sends
 @dataclass(frozen=True)
 class SentEdit:
-    """A mended answer by the place in which it was shown."""
+    """An edited answer by the place in which it was shown."""
 
     place: NonNegativeInt
     text: str

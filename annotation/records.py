@@ -16,6 +16,7 @@ Split = Literal["train", "held-out"]
 Role = Literal["annotator", "admin"]
 Outcome = Literal["ranked", "all-bad", "skip", "undone"]
 Kind = Literal["pair", "best", "rank"]
+# 'adjudication' is what is made to settle a comparison; rows and archives say it so.
 Purpose = Literal["own", "gold", "re-ask", "adjudication", "import", "judge"]
 Asks = Literal["people", "judges", "nobody"]
 Flag = Literal["harmful", "personal-data", "broken"]
@@ -276,7 +277,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Edit:
-    """A mended answer: `place` is where the answer that it mends was shown."""
+    """An edited answer: `place` is where its original was shown."""
 
     place: int
     text: str
@@ -323,7 +324,7 @@ class JudgedAnswer:
     prompt_tokens: int | None = None
     rendered_prompt: str | None = None
     edited_from: int | None = None
-    """Of a person's mended version: the id of the answer that it mends."""
+    """Of a person's edited version: the id of the original."""
     token_ids: TokenIds | None = None
     """Only where they are asked for."""
 

@@ -1,4 +1,7 @@
-"""The tables, as an append-only list of named migration steps; a step is never changed once it is released."""
+"""The tables, as an append-only list of named migration steps; a step is never changed once it is released.
+
+Numbers that are missing among them were never released.
+"""
 
 from __future__ import annotations
 

@@ -753,21 +753,21 @@ def answer_counts(db: Database) -> AnswerCounts:
 LATEST = """j.comparison_id IN (SELECT c.id FROM current_judgement l JOIN comparison c ON c.id = l.comparison_id
     JOIN prompt p ON p.id = c.prompt_id WHERE p.split = 'train' AND c.purpose = 'preference' AND l.outcome != 'skip'
     GROUP BY c.id ORDER BY max(l.id) DESC LIMIT :latest)"""
-# Of judgements `j`: that somebody mended an answer of their comparison.
-MENDED = "j.comparison_id IN (SELECT comparison_id FROM current_judgement WHERE edited_response_id NOT NULL)"
+# Of judgements `j`: that somebody edited an answer of their comparison.
+EDITED = "j.comparison_id IN (SELECT comparison_id FROM current_judgement WHERE edited_response_id NOT NULL)"
 
 
 def judged_comparisons(
-    db: Database, *, reserved: bool = True, token_ids: bool = False, mended: bool = False, latest: int | None = None
+    db: Database, *, reserved: bool = True, token_ids: bool = False, edited: bool = False, latest: int | None = None
 ) -> Iterator[list[Judgement]]:
     """Current judgements, the ones of a comparison together, in the comparisons' order, read as they are needed.
 
     With those on prompts that are the gate's own, unless they are not wanted. With `token_ids` the answers have these
-    too, which are as long as the texts. With `mended` only comparisons of which somebody mended an answer, with
+    too, which are as long as the texts. With `edited` only comparisons of which somebody edited an answer, with
     `latest` only so many to train on: those judged last.
     """
     query = JUDGEMENTS.replace(LAST_FIELD, f"{LAST_FIELD}, 'token_ids', json(r.token_ids)") if token_ids else JUDGEMENTS
-    conditions = {f"NOT {RESERVED}": not reserved, MENDED: mended, LATEST: latest is not None}
+    conditions = {f"NOT {RESERVED}": not reserved, EDITED: edited, LATEST: latest is not None}
     wanted = " AND ".join(["TRUE", *(condition for condition, asked in conditions.items() if asked)])
     rows = db.connection.query(f"{query} WHERE {wanted} ORDER BY j.comparison_id, j.id", {"latest": latest})
     for _comparison, group in groupby(rows, key=itemgetter("comparison_id")):

@@ -23,7 +23,7 @@ from rlhf.models.hidden_states import mean_states
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.orders.heads import DEPTH
 from rlhf.models.sampling import draw
-from rlhf.models.tokenize import text_ids
+from rlhf.models.tokenise import text_ids
 
 PROMPTS_TOGETHER = 12
 # Short ones: most of a run's time goes into drawing, and the rules are about a sentence or two.

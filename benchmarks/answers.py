@@ -89,7 +89,7 @@ def sequence_kl(models: Any, policy: Any, reference: Any, answers: Sequence[Mapp
     from rlhf.models.hidden_states import completions, head_of
     from rlhf.models.log_probabilities import sum_by_row
     from rlhf.models.packing import pad
-    from rlhf.models.tokenize import text_ids
+    from rlhf.models.tokenise import text_ids
 
     sequences = [(text_ids(models.tokenizer, one["prompt"]), one["ids"]) for one in answers]
     batch = pad(sequences, models.tokenizer.pad_token_id)

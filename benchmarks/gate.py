@@ -2,7 +2,7 @@
 
 Simulated candidates are compared with what serves, prompt by prompt; a fifth of comparisons are ties, or what the cell
 says. What decides are the rule's own functions: `evidence.corrected` on everything there is, `sequential_testing` on
-what that comes to, `evidence.share_for_people` before each check of 60 prompts. It is looked at after every single
+what that comes to, `evidence.telling_share` before each check of 60 prompts. It is looked at after every single
 comparison by people.
 
 How to read it. **Wrong promotions**: candidates that are no better over all prompts, however lopsided on each. A cell
@@ -51,7 +51,7 @@ from rlhf.evaluation.gate import (
     Rule,
     alpha_of,
     corrected_by_judges,
-    people_share,
+    share_by_rule,
     stakes_of,
     weigh_judge,
 )
@@ -185,7 +185,7 @@ def course(rule: Rule, cell: Cell, luck: Luck) -> Course:
     looked = Course(-math.inf, None, 0, decided=False)
     for number, start in enumerate(starts):
         fresh = np.arange(start, min(start + PROMPTS_A_CHECK, cell.prompts))
-        share = people_share(rule, found, cell.prompts - start) if judges else 1.0
+        share = share_by_rule(rule, found, cell.prompts - start) if judges else 1.0
         found = checked(found, cell, chance, fresh, share, number, luck)
         looked = look(rule, found)
         if looked.decided:

@@ -31,7 +31,7 @@ from annotation.records import UserError
 from benchmarks import driver
 from benchmarks.driver import App, BenchmarkError, say
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME
@@ -115,7 +115,7 @@ class AnsweringWorker(threading.Thread):
 
     def run(self) -> None:
         db = self.db_of()
-        job_id = job_store.enqueue(db, GenerateSpec(), "the program")
+        job_id = job_store.enqueue(db, AnsweringSpec(), "the program")
         job_store.claim(db, job_id, "a")
         while not self.ended.wait(BEAT_SECONDS):
             job_table.beat(db, job_id, "a")

@@ -27,7 +27,7 @@ from annotation.records import UserError, seconds_between
 from benchmarks import driver
 from benchmarks.driver import App, BenchmarkError, Page, say
 from rlhf.generation import playground_store
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.generation.playground_store import Chat
 from rlhf.models import base_model, registry
 from rlhf.tabs.playground.playground_tab import WRITING_SECONDS
@@ -162,7 +162,7 @@ def run(app: App, count: int) -> list[Series]:
         wait_for_stock(app, 1)  # by then the model is in memory
         drawing = measure(app, page, "drawing", count)
         say("waiting until the stock is full")
-        wait_for_stock(app, GenerateSpec().stock)
+        wait_for_stock(app, AnsweringSpec().stock)
         time.sleep(1.0)
         long = "Answer in the manner of these questions. " + " ".join(prompt.text for prompt in starter_prompts()[:32])
         return [drawing, measure(app, page, RESTING, count), measure(app, page, "resting, much to read", count, long)]

@@ -46,13 +46,13 @@ from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.snapshots import TooFewRows
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED
-from rlhf.models.tokenize import load_snapshot, of_split
+from rlhf.models.tokenise import load_snapshot, of_split
 
 Mode = Literal["people", "ai", "mixed"]
 AGREEMENTS = ("0.65", "0.75", "0.90")
@@ -191,7 +191,7 @@ def iterate(lab: Laboratory, condition: Condition, sizes: Sizes, iteration: int,
     drawn = sizes.comparisons(condition.mode)
     sampling = Sampling(max_new_tokens=sizes.tokens)
     # One in six is on a held-out prompt; these are judged like the others, and not trained on.
-    lab.run(f"generate {iteration}", GenerateSpec(seed=seed, stock=drawn, until_full=True, sampling=sampling))
+    lab.run(f"generate {iteration}", AnsweringSpec(seed=seed, stock=drawn, until_full=True, sampling=sampling))
     spent = label(lab, condition, sizes, iteration, seed)
     found = {**train(lab, sizes, iteration, seed), **spent}
     path.write_text(json.dumps(found), "utf-8")

@@ -436,7 +436,7 @@ class Answering:
 
         from annotation.imports.importing import starter_prompts
         from rlhf.models.loading import compute_dtype, load_for_answering, load_tokenizer
-        from rlhf.models.tokenize import render
+        from rlhf.models.tokenise import render
 
         self.answers, self.tokenizer = answers, load_tokenizer(options.model)
         self.model = load_for_answering(options.model, "bf16" if compute_dtype() == torch.bfloat16 else "fp32")

@@ -6,18 +6,18 @@ from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation.answering_spec import GenerateSpec
-from rlhf.generation.prompt_sets import AnswerSpec
+from rlhf.generation.answering_spec import AnsweringSpec
+from rlhf.generation.prompt_sets import PromptSetSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.submission.precisions_spec import PrecisionsSpec
 
 KINDS: dict[str, type[JobSpec]] = {
-    "generate": GenerateSpec,
+    "generate": AnsweringSpec,
     **ALGORITHMS,
     "check": CheckSpec,
     "judge": JudgeSpec,
-    "answer": AnswerSpec,
+    "answer": PromptSetSpec,
     "measure": MeasureSpec,
     "merge": MergeSpec,
     "precisions": PrecisionsSpec,

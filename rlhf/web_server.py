@@ -58,7 +58,7 @@ from rlhf.loop.supervisor import Supervisor
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel, thinking_sentence
 from rlhf.tabs import downloads
-from rlhf.tabs.overview import standing
+from rlhf.tabs.overview.follow_endpoint import FollowEndpoint
 
 # For an import or export that is at work when the program ends, to be told and leave; another program does it again.
 LEAVE_SECONDS = 5.0
@@ -210,7 +210,7 @@ def guarded_app(
             *annotation_api.routes(),
             *export_files.Downloads(settings.data_dir).routes(),
             *downloads.ModelDownloads(db, settings.data_dir).routes(),
-            *standing.FollowEndpoint(db, watches).routes(),
+            *FollowEndpoint(db, watches).routes(),
             Mount("/", pages),
         ],
     )

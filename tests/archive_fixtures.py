@@ -172,7 +172,9 @@ def act_once(db: Database, source: random.Random, texts: Sequence[str]) -> None:
                 claims.revise(db, annotator, chosen, random_act(db, source, texts, size, "rank"))
         else:
             if source.random() < 0.1:
-                claims.adjudicate(db, annotator, int(db.value("SELECT comparison_id FROM current_judgement LIMIT 1")))
+                claims.take_to_settle(
+                    db, annotator, int(db.value("SELECT comparison_id FROM current_judgement LIMIT 1"))
+                )
             claim = claims.claim_next(db, annotator, source)
             if claim is not None:
                 act = random_act(db, source, texts, len(claim.answers), claim.kind)

@@ -193,6 +193,9 @@ def test_every_program_makes_files_for_its_user_alone() -> None:
 
 
 def test_algorithms_never_import_each_other_or_the_pages() -> None:
+    """What they share imports none of them."""
+    shared = (ROOT / "rlhf" / "algorithms").glob("*.py")
+    assert offenders(shared, tuple(f"rlhf.algorithms.{kind}" for kind in ALGORITHMS)) == []
     for kind in ALGORITHMS:
         others = tuple(f"rlhf.algorithms.{other}" for other in ALGORITHMS if other != kind)
         files = (ROOT / "rlhf" / "algorithms" / kind).glob("*.py")
@@ -252,7 +255,7 @@ OF_NO_ONE_MODULE = {
     "tests/rlhf/algorithms/test_ppo_losses.py": "the mathematics of PPO: losses, roles and its training",
     "tests/rlhf/algorithms/test_preference_losses.py": "losses of preferences, and what the specs make of them",
     "tests/rlhf/algorithms/test_ranking_losses.py": "losses of rankings, and Plackett–Luce",
-    "tests/rlhf/generation/test_playground.py": "chats, and sets of prompts, on the answering worker",
+    "tests/rlhf/generation/test_playground.py": "chats, and prompt sets, on the answering worker",
     "tests/rlhf/hub/test_push_and_pull.py": "to the Hub and back",
     "tests/rlhf/models/test_architectures.py": "how several architectures are computed",
     "tests/rlhf/models/test_real_model.py": "the embedded model, in everything",

@@ -50,19 +50,19 @@ class CardStatistics:
     votes: list[Vote] = field(default_factory=list)
     """The judgements that were not left out, as `annotation.metrics.intervals_and_bias` reads them."""
 
-    def see(self, split: str, settled: AggregatedComparison, made: ExportedRows) -> None:
+    def see(self, split: str, aggregated: AggregatedComparison, made: ExportedRows) -> None:
         """Count one comparison. What gives no row still counts for agreement and biases, which it would distort."""
         self.left_out.update(made.left_out)
-        for judgement in settled.judgements:
+        for judgement in aggregated.judgements:
             if judgement.outcome != "skip":
                 self.see_judgement(judgement)
         if made.rows:
             self.rows[split] += len(made.rows)
             self.comparisons += 1
-            first = settled.judgements[0]
+            first = aggregated.judgements[0]
             self.unknown_chances += first.formed_chance is None or first.people_chance is None
-            self.prompts.add(settled.judgements[0].prompt_id)
-            self.written_by.update(written_by(response) for response in settled.judgements[0].responses)
+            self.prompts.add(aggregated.judgements[0].prompt_id)
+            self.written_by.update(written_by(response) for response in aggregated.judgements[0].responses)
 
     def see_judgement(self, judgement: Judgement) -> None:
         """Count one judgement that was not left out."""
@@ -350,7 +350,7 @@ NOTES: Final[Mapping[str, str]] = {
     "agreement": "share of the annotators who preferred one of the two that preferred this one",
     "flip": "estimated chance that the preference is the wrong way round, by the reliability of those who judged",
     "annotators": "who said so",
-    "source": "human, ai, imported, or edited (the answer is a person's mended version)",
+    "source": "human, ai, imported, or edited (the answer is a person's edited version)",
     "chosen_by": "who wrote the chosen answer: a policy's revision, person or import",
     "rejected_by": "who wrote the rejected answer",
     "written_by": "who wrote the answer: a policy's revision, person or import",

@@ -36,7 +36,7 @@ SPLIT_NAMES: Final[Mapping[Split, str]] = {"train": "train", "held-out": "test"}
 # slightly 1/3. An unknown strength has none: with 0 the loss is the one without margins.
 STRONGEST: Final = 3
 
-# Why an export has no row of something, in the words of the card; `consensus.REASONS` knows the others.
+# Why an export has no row of something, in the words of the card; `REASONS` has the others.
 LEFT_OUT: Final[Mapping[str, str]] = {
     **REASONS,
     "other-annotator": N_("by another annotator than asked for"),
@@ -197,7 +197,7 @@ def pseudonyms(annotators: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {row["name"]: f"{words[row['kind']]}-{row['id']}" for row in annotators}
 
 
-# ----------------------------------------------------------------------------------- one comparison, filtered, settled
+# --------------------------------------------------------------------------------- one comparison, filtered, aggregated
 @dataclass(frozen=True)
 class AggregatedComparison:
     """What one comparison's judgements give under the filters, and why the rest gives nothing."""
@@ -259,7 +259,7 @@ def why_no_pair(pair: Pair, judgements: Sequence[Judgement], filters: Filters, k
 
 
 def writers(judgement: Judgement, responses: Sequence[JudgedAnswer]) -> set[str]:
-    """Revisions of the policies that wrote answers of a comparison; an edit counts for the one that it mends."""
+    """Revisions of the policies that wrote answers of a comparison; an edit counts for its original."""
     by_id = {response.id: response.revision for response in judgement.responses}
     revisions = {
         response.revision if response.edited_from is None else by_id.get(response.edited_from) for response in responses
@@ -278,10 +278,10 @@ def is_by(revisions: set[str], filters: Filters, known: ExportContext) -> bool:
     )
 
 
-def ranking_judgements(settled: AggregatedComparison, filters: Filters) -> list[Judgement]:
+def ranking_judgements(aggregated: AggregatedComparison, filters: Filters) -> list[Judgement]:
     """The judgements that are here for what they say of the answers, not only for their edit."""
     return [
-        judgement for judgement in settled.judgements if SOURCE_OF_KIND[judgement.annotator_kind] in filters.sources
+        judgement for judgement in aggregated.judgements if SOURCE_OF_KIND[judgement.annotator_kind] in filters.sources
     ]
 
 
@@ -360,10 +360,10 @@ def chance_facts(first: Judgement, judgements: Sequence[Judgement]) -> ExportRow
     }
 
 
-def pair_facts(settled: AggregatedComparison, pair: Pair, known: ExportContext) -> ExportRow:
+def pair_facts(aggregated: AggregatedComparison, pair: Pair, known: ExportContext) -> ExportRow:
     """The columns beside prompt and answers of a preference."""
-    judgements = {judgement.id: judgement for judgement in settled.judgements}
-    first = settled.judgements[0]
+    judgements = {judgement.id: judgement for judgement in aggregated.judgements}
+    first = aggregated.judgements[0]
     return {
         "margin": margin(pair.strength),
         "strength": pair.strength,
@@ -390,48 +390,48 @@ class ExportedRows:
     left_out: list[str]
 
 
-def preference(settled: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
+def preference(aggregated: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """TRL's explicit-prompt preference format, conversational."""
     rows = [
         {
-            "prompt": conversation(settled.judgements[0].messages),
+            "prompt": conversation(aggregated.judgements[0].messages),
             "chosen": answer(pair.better.text),
             "rejected": answer(pair.worse.text),
-            **pair_facts(settled, pair, known),
+            **pair_facts(aggregated, pair, known),
         }
-        for pair in settled.pairs
+        for pair in aggregated.pairs
     ]
-    return ExportedRows(rows, [*settled.reasons, *settled.pair_reasons])
+    return ExportedRows(rows, [*aggregated.reasons, *aggregated.pair_reasons])
 
 
-def preference_plain(settled: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
+def preference_plain(aggregated: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """The same with strings: the prompt as a transcript, each answer after a space."""
-    if settled.pairs and not can_be_told(settled.judgements[0].messages):
-        unclear = ["transcript" for _ in settled.pairs]
-        return ExportedRows([], [*settled.reasons, *settled.pair_reasons, *unclear])
+    if aggregated.pairs and not can_be_told(aggregated.judgements[0].messages):
+        unclear = ["transcript" for _ in aggregated.pairs]
+        return ExportedRows([], [*aggregated.reasons, *aggregated.pair_reasons, *unclear])
     rows = [
         {
-            "prompt": transcript(settled.judgements[0].messages),
+            "prompt": transcript(aggregated.judgements[0].messages),
             "chosen": f" {pair.better.text}",
             "rejected": f" {pair.worse.text}",
-            **pair_facts(settled, pair, known),
+            **pair_facts(aggregated, pair, known),
         }
-        for pair in settled.pairs
+        for pair in aggregated.pairs
     ]
-    return ExportedRows(rows, [*settled.reasons, *settled.pair_reasons])
+    return ExportedRows(rows, [*aggregated.reasons, *aggregated.pair_reasons])
 
 
-def reward(settled: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
+def reward(aggregated: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """TRL's implicit-prompt preference format: two whole conversations and the margin of the loss."""
     rows = [
         {
-            "chosen": [*conversation(settled.judgements[0].messages), *answer(pair.better.text)],
-            "rejected": [*conversation(settled.judgements[0].messages), *answer(pair.worse.text)],
-            **pair_facts(settled, pair, known),
+            "chosen": [*conversation(aggregated.judgements[0].messages), *answer(pair.better.text)],
+            "rejected": [*conversation(aggregated.judgements[0].messages), *answer(pair.worse.text)],
+            **pair_facts(aggregated, pair, known),
         }
-        for pair in settled.pairs
+        for pair in aggregated.pairs
     ]
-    return ExportedRows(rows, [*settled.reasons, *settled.pair_reasons])
+    return ExportedRows(rows, [*aggregated.reasons, *aggregated.pair_reasons])
 
 
 ANSWER_FACTS: Final[Mapping[str, Column]] = {
@@ -447,45 +447,45 @@ ANSWER_FACTS: Final[Mapping[str, Column]] = {
 }
 
 
-def kto(settled: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
+def kto(aggregated: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """TRL's unpaired preference format: good is what was better and never worse, bad what was worse and never better.
 
     Where most annotators found all answers bad, all are bad.
     """
-    voices = [judgement for judgement in ranking_judgements(settled, filters) if judgement.outcome != "skip"]
+    voices = [judgement for judgement in ranking_judgements(aggregated, filters) if judgement.outcome != "skip"]
     bad = [judgement for judgement in voices if judgement.outcome == "all-bad"]
     if 2 * len(bad) > len(voices):
-        return kto_all_bad(settled, bad, len(bad) / len(voices), filters, known)
-    rows, left_out = [], [*settled.reasons, *settled.pair_reasons]
-    texts = {side.id: side for pair in settled.pairs for side in (pair.better, pair.worse)}
+        return kto_all_bad(aggregated, bad, len(bad) / len(voices), filters, known)
+    rows, left_out = [], [*aggregated.reasons, *aggregated.pair_reasons]
+    texts = {side.id: side for pair in aggregated.pairs for side in (pair.better, pair.worse)}
     for response in texts.values():
-        better = [pair for pair in settled.pairs if pair.better.id == response.id]
-        worse = [pair for pair in settled.pairs if pair.worse.id == response.id]
+        better = [pair for pair in aggregated.pairs if pair.better.id == response.id]
+        worse = [pair for pair in aggregated.pairs if pair.worse.id == response.id]
         if better and worse:
             left_out.append("middle")
             continue
-        facts = [pair_facts(settled, pair, known) for pair in (better or worse)]
+        facts = [pair_facts(aggregated, pair, known) for pair in (better or worse)]
         numbers = dict.fromkeys(number for pair in (better or worse) for number in pair.judgements)
-        behind = [judgement for judgement in settled.judgements if judgement.id in numbers]
+        behind = [judgement for judgement in aggregated.judgements if judgement.id in numbers]
         rows.append(
             {
-                **kto_parts(settled, response, bool(better), known),
+                **kto_parts(aggregated, response, bool(better), known),
                 "agreement": fmean(fact["agreement"] for fact in facts),
                 "annotators": list(dict.fromkeys(name for fact in facts for name in fact["annotators"])),
                 "source": "+".join(dict.fromkeys(fact["source"] for fact in facts)),
                 "judged": max(fact["judged"] for fact in facts),
-                **chance_facts(settled.judgements[0], behind),
+                **chance_facts(aggregated.judgements[0], behind),
             }
         )
     return ExportedRows(rows, left_out)
 
 
 def kto_all_bad(
-    settled: AggregatedComparison, bad: Sequence[Judgement], share: float, filters: Filters, known: ExportContext
+    aggregated: AggregatedComparison, bad: Sequence[Judgement], share: float, filters: Filters, known: ExportContext
 ) -> ExportedRows:
     """Every answer of a comparison as a bad one, unless agreement or policy is not as asked for."""
     responses = bad[0].responses
-    left_out = [*settled.reasons, *(reason for reason in settled.pair_reasons if reason == "skip")]
+    left_out = [*aggregated.reasons, *(reason for reason in aggregated.pair_reasons if reason == "skip")]
     if share < filters.agreement or not is_by(writers(bad[0], responses), filters, known):
         reason = "low-agreement" if share < filters.agreement else "other-policy"
         return ExportedRows([], [*left_out, *(reason for _ in responses)])
@@ -494,15 +494,15 @@ def kto_all_bad(
         "annotators": annotator_names([judgement.annotator for judgement in bad], known),
         "source": "+".join(dict.fromkeys(SOURCE_OF_KIND[judgement.annotator_kind] for judgement in bad)),
         "judged": max(judgement.created for judgement in bad),
-        **chance_facts(settled.judgements[0], bad),
+        **chance_facts(aggregated.judgements[0], bad),
     }
-    rows = [{**kto_parts(settled, response, False, known), **shared} for response in responses]
+    rows = [{**kto_parts(aggregated, response, False, known), **shared} for response in responses]
     return ExportedRows(rows, left_out)
 
 
-def kto_parts(settled: AggregatedComparison, response: JudgedAnswer, label: bool, known: ExportContext) -> ExportRow:
+def kto_parts(aggregated: AggregatedComparison, response: JudgedAnswer, label: bool, known: ExportContext) -> ExportRow:
     """What every KTO row has."""
-    first = settled.judgements[0]
+    first = aggregated.judgements[0]
     return {
         "prompt": conversation(first.messages),
         "completion": answer(response.text),
@@ -514,10 +514,10 @@ def kto_parts(settled: AggregatedComparison, response: JudgedAnswer, label: bool
     }
 
 
-def sft(settled: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
+def sft(aggregated: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """TRL's prompt-completion format: what annotators made of the best answer."""
-    rows, left_out = [], list(settled.reasons)
-    for judgement in settled.judgements:
+    rows, left_out = [], list(aggregated.reasons)
+    for judgement in aggregated.judgements:
         if judgement.edited is None:
             left_out.append("no-edit")
         elif not is_by(writers(judgement, [judgement.edited]), filters, known):
@@ -569,11 +569,11 @@ def sft_row(shown: Judgement | Demonstration, text: str, facts: ExportRow) -> Ex
 
 
 # ---------------------------------------------------------------------------------------------------------- flat CSV
-def judgement_rows(settled: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
+def judgement_rows(aggregated: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """A flat row for each judgement that is no skip, ties and 'all bad' included, with its answers by position."""
-    agreement = lowest_agreement(ranking_judgements(settled, filters))
-    rows, left_out = [], list(settled.reasons)
-    for judgement in settled.judgements:
+    agreement = lowest_agreement(ranking_judgements(aggregated, filters))
+    rows, left_out = [], list(aggregated.reasons)
+    for judgement in aggregated.judgements:
         reason = (
             "skip" if judgement.outcome == "skip"
             else "other-policy" if not is_by(writers(judgement, judgement.responses), filters, known)
@@ -772,7 +772,7 @@ FORMATS: Final[Mapping[str, Format]] = {
 }
 
 
-def export_rows(settled: AggregatedComparison, request: ExportRequest, known: ExportContext) -> ExportedRows:
-    if not settled.judgements:
-        return ExportedRows([], [*settled.reasons, *settled.pair_reasons])
-    return FORMATS[request.format].rows(settled, request.filters, known)
+def export_rows(aggregated: AggregatedComparison, request: ExportRequest, known: ExportContext) -> ExportedRows:
+    if not aggregated.judgements:
+        return ExportedRows([], [*aggregated.reasons, *aggregated.pair_reasons])
+    return FORMATS[request.format].rows(aggregated, request.filters, known)

@@ -254,10 +254,10 @@ def rows(
     for group in store.judged_comparisons(db):
         if only is not None and group[0].comparison_id not in only:
             continue
-        settled = aggregate(group, request.filters, known)
-        made = export_rows(settled, request, known)
+        aggregated = aggregate(group, request.filters, known)
+        made = export_rows(aggregated, request, known)
         split = SPLIT_NAMES[group[0].split]
-        figures.see(split, settled, made)
+        figures.see(split, aggregated, made)
         yield from ((split, row) for row in made.rows)
         done += len(group)
         if time.monotonic() - said > REPORT_SECONDS:

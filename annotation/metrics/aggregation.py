@@ -36,7 +36,7 @@ REASONS = {
     "early": N_("judged before the answers ended"),
     "disagreement": N_("annotators disagree evenly"),
     "unreliable": N_("annotator no better than guessing"),
-    "settled": N_("settled by an adjudicator"),
+    "settled": N_("settled by an admin"),
     "judge": N_("by an AI judge, beside people"),
     "template": N_("refused by the model's chat template"),
 }
@@ -77,8 +77,8 @@ def people_first(group: Sequence[Judgement]) -> tuple[list[Judgement], list[str]
 def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[list[Judgement], list[str]]:
     """The judgements of one comparison that count, and the reasons why others don't.
 
-    An adjudication stands alone, unless the adjudicator skipped it. A flag by anyone who is not left out, in whatever
-    role, takes the comparison out.
+    What settles a comparison stands alone, unless the admin skipped it. A flag by anyone who is not left out, in
+    whatever role, takes the comparison out.
     """
     left_out = set(excluded)
     reasons: list[str] = []
@@ -181,12 +181,12 @@ def vote(judgement: Judgement, first: int, second: int) -> int:
 
 
 def edit_pairs(judgement: Judgement, reliability: Mapping[str, float] | None) -> list[Pair]:
-    """A mended answer is better than the one that it mends, and than all the others."""
+    """An edited answer is better than its original, and than all the others."""
     if judgement.edited is None:
         return []
-    mended = judgement.edited.edited_from
+    original = judgement.edited.edited_from
     flip = 1 / (1 + exp(log_odds(judgement.annotator, reliability)))
-    others = sorted(judgement.responses, key=lambda response: response.id != mended)
+    others = sorted(judgement.responses, key=lambda response: response.id != original)
     return [
         Pair(
             better=judgement.edited,

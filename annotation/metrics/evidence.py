@@ -353,7 +353,7 @@ LEAST_SHARE = 0.25
 WORTH_ASKING = 0.4
 
 
-def share_for_people(log_capital: float, alpha: float, explained: float, prompts_left: int) -> float:
+def telling_share(log_capital: float, alpha: float, explained: float, prompts_left: int) -> float:
     """The part of the next check's prompts that people are to get, the others being left to judges.
 
     The smallest with which the prompts that are left can still be expected to show a candidate that wins 62 of 100:

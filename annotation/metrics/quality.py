@@ -620,7 +620,7 @@ def settle_next(db: Database, annotator_id: int) -> Claim:
         waiting = [dispute.comparison_id for dispute in disputed if dispute.comparison_id not in busy]
         if not waiting:
             raise UserError(nothing_to_settle(len(disputed)))
-        return claims.adjudicate(db, annotator_id, waiting[0])
+        return claims.take_to_settle(db, annotator_id, waiting[0])
 
 
 def nothing_to_settle(disputed: int) -> str:

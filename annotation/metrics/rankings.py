@@ -8,7 +8,7 @@ from math import factorial, log2
 
 Preference = tuple[int, int]
 """Places of two answers of a comparison, the better one first."""
-# With more answers there are too many orders to count: eight are shown, and others may be mended ones.
+# With more answers there are too many orders to count: eight are shown, and others may be edited ones.
 MOST_ANSWERS = 10
 
 

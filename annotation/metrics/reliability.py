@@ -115,7 +115,7 @@ def evidence_of(votes: Iterable[Vote], known: Mapping[int, Sequence[int]]) -> Re
 def weighted_best(votes: Iterable[Vote], reliability: Mapping[str, float] | None = None) -> int | None:
     """The answer of one comparison that its annotators find best, each with the log-odds of their reliability.
 
-    An adjudication stands alone. None where the weights are even, or nobody chose one.
+    What settles it stands alone. None where the weights are even, or nobody chose one.
     """
     counted = [vote for vote in votes if vote.purpose not in ("gold", "re-ask") and not vote.early]
     settled = [vote for vote in counted if vote.purpose == "adjudication"]

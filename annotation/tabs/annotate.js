@@ -830,10 +830,10 @@ function verdict(decide) {
 }
 
 async function judge(decided) {
-  const mended = decided.outcome === "skip" ? null : edited();
-  if (mended && (decided.outcome !== "ranked" || decided.ranks[mended.place] !== 1)) {
+  const edit = decided.outcome === "skip" ? null : edited();
+  if (edit && (decided.outcome !== "ranked" || decided.ranks[edit.place] !== 1)) {
     say(about(
-      mended.place,
+      edit.place,
       _("You edited left: judge it the best, or drop the edit."),
       _("You edited right: judge it the best, or drop the edit."),
       _("You edited answer {number}: judge it the best, or drop the edit."),
@@ -842,7 +842,7 @@ async function judge(decided) {
   }
   const of = card;
   const { tags, flag } = draft;
-  const done = { ...decided, tags, note: draft.note.trim(), flag, edit: mended };
+  const done = { ...decided, tags, note: draft.note.trim(), flag, edit };
   say(_("Saving …"));
   const next = of.revising
     ? await act("revise", { id: of.revising.id, act: done })

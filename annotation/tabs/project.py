@@ -1,4 +1,4 @@
-"""The Project tab: an admin says what is asked of annotators, and writes the guidelines they go by, in versions."""
+"""What is asked of annotators, and the guidelines they go by, in versions: the first part of the Project tab."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the filtered comparisons are: by status, person, set of prompts and day; ties and lengths. All SQL of it."""
+"""What the filtered comparisons are: by status, person, prompt set and day; ties and lengths. All SQL of it."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from rlhf.jobs.descriptions import Item
 from rlhf.jobs.job_spec import NoiseUse
 from rlhf.models.orders.plackett_luce import Rankings
 from rlhf.models.packing import pad
-from rlhf.models.tokenize import with_noise
+from rlhf.models.tokenise import with_noise
 
 # The strongest preference that annotators can give.
 MUCH = 3

@@ -24,7 +24,7 @@ from rlhf.models.loading import ground_path, load_for_answering, load_tokenizer
 from rlhf.models.log_probabilities import exact_kl
 from rlhf.models.packing import pad
 from rlhf.models.registry import Weights
-from rlhf.models.tokenize import text_ids
+from rlhf.models.tokenise import text_ids
 from rlhf.submission.precisions_spec import PrecisionsSpec
 
 # Scores kept of the one precision while the other is loaded: a quarter of a gigabyte in float32.

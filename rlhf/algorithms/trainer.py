@@ -50,7 +50,7 @@ from rlhf.models.memory import pass_tokens, read_shapes, recomputes, this_machin
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
-from rlhf.models.tokenize import render
+from rlhf.models.tokenise import render
 
 SAMPLE_TOKENS = 64
 SAMPLE_SEED = 77_000
@@ -462,7 +462,7 @@ def sample_steps(steps: int, count: int) -> set[int]:
 def record_samples(
     run: Run, model: Any, tokenizer: Any, prompts: Sequence[Prompt], step: int, accelerator: Any
 ) -> None:
-    """Answer prompts with a model that is being trained, in train mode (see `models.load_quantised`)."""
+    """Answer prompts with a model that is being trained, in train mode (see `loading.load_quantised`)."""
     asked = []
     for prompt in prompts:
         try:

@@ -29,7 +29,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.models.tokenize import load_snapshot, of_split
+from rlhf.models.tokenise import load_snapshot, of_split
 
 SETTING = "held_out_sets"
 GATE_SETTING = "gate_sets"

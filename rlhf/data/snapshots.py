@@ -28,7 +28,7 @@ from rlhf.models.base_model import on_this_machine
 from rlhf.models.chat_template import ChatFormat, read_format
 from rlhf.models.registry import Policy
 from rlhf.models.template_process import TemplateRefused, ended
-from rlhf.models.tokenize import render
+from rlhf.models.tokenise import render
 
 MIN_PAIRS = 8
 MIN_DEMONSTRATIONS = 8
@@ -121,14 +121,14 @@ def demonstrations(db: Database, source: str) -> CountedRows:
 
 
 def demonstration_rows(db: Database) -> Iterator[DemonstrationRow]:
-    """Imported and written demonstrations, then mended answers, each answer of an imported conversation by itself.
+    """Imported and written demonstrations, then edited answers, each answer of an imported conversation by itself.
 
     Conversations may begin alike: what they share is learned once, in the split of the first of them. What answers a
     held-out prompt is held out, also where that is the beginning of a conversation whose end is not.
     """
     known: set[int] = set()
     held_out = {json.dumps(prompt.messages) for prompt in store.prompts(db, "held-out")}
-    for shown in (*store.demonstrations(db), *mended_answers(db)):
+    for shown in (*store.demonstrations(db), *edited_answers(db)):
         turns = [dict(message) for message in shown.messages]
         answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
         turns.append({"role": "assistant", "content": shown.text})
@@ -141,10 +141,10 @@ def demonstration_rows(db: Database) -> Iterator[DemonstrationRow]:
                 yield DemonstrationRow(split=split, messages=before, text=text, origin=shown.origin, response=shown.id)
 
 
-def mended_answers(db: Database) -> list[Demonstration]:
+def edited_answers(db: Database) -> list[Demonstration]:
     """What annotators made of answers in judgements that count, oldest first."""
     excluded = store.excluded_annotators(db)
-    groups = store.judged_comparisons(db, reserved=False, mended=True)
+    groups = store.judged_comparisons(db, reserved=False, edited=True)
     found = [
         Demonstration(
             id=one.edited.id,

@@ -1,12 +1,13 @@
-"""Check a candidate: it, the serving policy, the base and its ground answer the held-out prompts with the same seeds.
+"""Check a candidate: it, the serving policy, the base and its anchor answer the held-out prompts with the same seeds.
 
 Reports the win rate by AI judges in both orders, also at equal lengths (Dubois et al. 2024), implicit-reward accuracy
-on held-out judgements with Wilson's interval (Wilson 1927), the KL to its ground per token over the policy's own
-answers, their likelihood under the ground, the perplexity of a fixed text, fixed probes of what it should not have
+on held-out judgements with Wilson's interval (Wilson 1927), the KL to its anchor per token over the policy's own
+answers, their likelihood under the anchor, the perplexity of a fixed text, fixed probes of what it should not have
 lost, and what the answers are like: length, share cut off, distinct-n (Li et al. 2016), repetition (Welleck et al.
 2020). The answers are then before people and judges, blind. What a policy is measured against, its anchor, is the base
 in the policy's own precision, or another policy that the rule names. KL to the ground (`registry.own_ground`), the
-weights that its adapter hangs on, is measured beside it where these are others.
+weights that its adapter hangs on, is measured beside it where these are others; where memory does not hold both, the
+ground is the anchor.
 
 It goes on where it was broken off: answers, scores and verdicts are kept one by one.
 """
@@ -59,7 +60,7 @@ from rlhf.models.log_probabilities import Head, kl_and_logps, sum_by_row, token_
 from rlhf.models.packing import pad, prompt_groups
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
-from rlhf.models.tokenize import answer_ids, load_snapshot, of_split, text_ids, tokenise_pairs
+from rlhf.models.tokenise import answer_ids, load_snapshot, of_split, text_ids, tokenise_pairs
 
 # Comparisons that a judge in this process reads together.
 JUDGING_BATCH = 4
@@ -267,7 +268,7 @@ def people_share(db: Database, spec: CheckSpec, candidate: Policy, other: Policy
         return 1.0
     judges = judge_store.judges_named(db, spec.judges)
     left = held_out_sets.never_compared(db, candidate, other, spec.gate_set)
-    return max(spec.people_share, gate_decisions.share_for_people(db, candidate, judges, left))
+    return max(spec.people_share, gate_decisions.share_of_next_check(db, candidate, judges, left))
 
 
 def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> None:

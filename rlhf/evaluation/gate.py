@@ -7,7 +7,7 @@ asked. "No better" is meant of prompts like those that were held out, of which t
 
 That one alpha is spent in total: where judges may decide too, people get half of it, and the judges that the first
 check asked share the other half. A judge's part bounds the chance to promote what that judge itself would not prefer in
-the long run; that it speaks for people rests on its trust card. Rejecting spends nothing of it.
+the long run; that it speaks for people rests on its card. Rejecting spends nothing of it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from annotation.metrics.evidence import (
     JudgePanel,
     by_prompt,
     corrected,
-    share_for_people,
+    telling_share,
     win_rate,
 )
 from annotation.metrics.intervals_and_bias import Estimate
@@ -432,13 +432,13 @@ def corrected_by_judges(findings: Findings) -> CorrectedPrompts:
 NEARLY_ALL = 0.95
 
 
-def people_share(rule: Rule, findings: Findings, prompts_left: int) -> float:
+def share_by_rule(rule: Rule, findings: Findings, prompts_left: int) -> float:
     """The part of a next check's prompts that people are to get; `prompts_left`: those that were never compared."""
     prompts = corrected_by_judges(findings)
     capitals = log_capitals(stakes_of(prompts))
     alpha, _judges = alphas(rule, len(findings.panel), findings.number)
     log_capital = float(capitals[-1]) if len(capitals) else 0.0
-    share = share_for_people(log_capital, alpha, prompts.explained, prompts_left)
+    share = telling_share(log_capital, alpha, prompts.explained, prompts_left)
     # All of them would mean those too that earlier checks left to judges, on which the bets rest.
     return min(share, NEARLY_ALL) if findings.left_to_judges else share
 

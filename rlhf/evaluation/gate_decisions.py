@@ -31,7 +31,7 @@ from rlhf.evaluation.gate import (
     corrected_by_judges,
     decide,
     given_up,
-    people_share,
+    share_by_rule,
 )
 from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.jobs import job_store
@@ -294,7 +294,7 @@ def agreement_before(db: Database, judge: judge_store.Judge, policy: Policy) -> 
     return None if found is None else found.share
 
 
-def share_for_people(db: Database, policy: Policy, judges: Sequence[judge_store.Judge], prompts_left: int) -> float:
+def share_of_next_check(db: Database, policy: Policy, judges: Sequence[judge_store.Judge], prompts_left: int) -> float:
     """The part of a check's prompts that people are to get where these judges compare them all; 1 without judges.
 
     Asked before the check puts anything before anybody; `prompts_left` were never compared, the check's own among them.
@@ -306,7 +306,7 @@ def share_for_people(db: Database, policy: Policy, judges: Sequence[judge_store.
         number=place_of(db, policy),
         left_to_judges=win_rates.left_to_judges(db, policy, against, on),
     )
-    return people_share(rule(db), known, prompts_left)
+    return share_by_rule(rule(db), known, prompts_left)
 
 
 def spent_prompts(db: Database, policy: Policy, against: Policy) -> frozenset[int]:

@@ -17,7 +17,7 @@ from rlhf.models.hidden_states import inner_model, summed_logps
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.packing import pad
 from rlhf.models.registry import Policy
-from rlhf.models.tokenize import render, text_ids
+from rlhf.models.tokenise import render, text_ids
 
 # Probes whose answers are scored together.
 PROBES_PER_BATCH = 8

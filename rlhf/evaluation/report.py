@@ -1,4 +1,4 @@
-"""The report of a check as a record: a candidate's figures beside those of what it may replace and of the base. Pure.
+"""The report of a check as a record: a candidate's figures beside its anchor's and those of what it may replace. Pure.
 
 The gate, the pages and the card on the Hub read these fields. Reports are stored as JSON in the job's row; those of
 earlier versions are read too: what they did not measure is None.
@@ -135,7 +135,7 @@ class CheckReport:
     against: AnswerFigures
     """Of the policy that it was compared with."""
     anchor: AnswerFigures
-    """Of what the candidate is measured against, in the candidate's precision: its ground, or what the rule names."""
+    """Of what the candidate is measured against, in its precision (`Anchors` in `rlhf.evaluation.check`)."""
     prompts: int
     """Held-out prompts that were answered."""
     compared_apart: int = 0

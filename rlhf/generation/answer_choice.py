@@ -26,7 +26,7 @@ from rlhf.models.loading import LoadedPolicies, ground_key
 from rlhf.models.orders.heads import DEPTH, StateScale, ensemble, rankings_of, votes
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import Draw
-from rlhf.models.tokenize import text_ids, tokenise_comparisons
+from rlhf.models.tokenise import text_ids, tokenise_comparisons
 
 # So many answers are drawn to a prompt where some of them are to be chosen.
 DRAWN: Final = 8

@@ -22,7 +22,7 @@ Comparable = Annotated[
 
 
 @dataclass(frozen=True)
-class GenerateSpec(JobSpec):
+class AnsweringSpec(JobSpec):
     """Keep a stock of comparisons ahead of the annotators (the answering worker), or fill it once and end."""
 
     kind: ClassVar = "generate"

@@ -19,7 +19,7 @@ from annotation.selection import HELD_OUT_SHARE
 from annotation.translation import _
 from rlhf.generation import playground_store
 from rlhf.generation.answer_choice import DRAWN, AnswerChoice
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.generation.playground_store import Chat, FinishedAnswer
 from rlhf.jobs import job_store
 from rlhf.jobs.run import Run
@@ -28,7 +28,7 @@ from rlhf.models.base_model import ready
 from rlhf.models.loading import LoadedPolicies, ground_key
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import Draw, Written, draw, undrawn
-from rlhf.models.tokenize import text_ids
+from rlhf.models.tokenise import text_ids
 
 IDLE_SECONDS = 0.5
 NO_PROGRESS_SECONDS = 5.0
@@ -44,7 +44,7 @@ KEPT_POLICIES = 4
 REDRAWS = 2
 
 
-def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
+def run(run: Run, spec: AnsweringSpec) -> dict[str, Any]:
     """Fill the stock, and refill it whenever annotators or a promotion have emptied it, until told to stop."""
     store.fail_answers(run.db)  # what a worker that died was writing
     playground_store.fail_all(run.db)
@@ -70,7 +70,7 @@ class Task:
 class AnsweringWorker:
     """The serving policy in memory, and what is drawn from it."""
 
-    def __init__(self, run: Run, spec: GenerateSpec) -> None:
+    def __init__(self, run: Run, spec: AnsweringSpec) -> None:
         self.run, self.db, self.spec = run, run.db, spec
         self.models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
         self.choice = AnswerChoice(run.db, self.models)

@@ -1,4 +1,4 @@
-"""A set of prompts answered by one policy: which prompts, what is drawn already, and the file that it becomes."""
+"""A prompt set answered by one policy: which prompts, what is drawn already, and the file that it becomes."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ WHICH: Final[Mapping[Answered, tuple[str, str]]] = {
 
 
 @dataclass(frozen=True)
-class AnswerSpec(JobSpec):
-    """Let a policy answer a set of prompts, and write the answers to a file, a JSON object a line."""
+class PromptSetSpec(JobSpec):
+    """Let a policy answer a prompt set, and write the answers to a file, a JSON object a line."""
 
     kind: ClassVar = "answer"
     title: ClassVar = N_("answers to a prompt set")
@@ -73,7 +73,7 @@ class AnswerSpec(JobSpec):
     @classmethod
     def runner(cls) -> str:
         """Beside the prompt sets."""
-        return "rlhf.generation.answer_job"
+        return "rlhf.generation.prompt_set_job"
 
     def about(self) -> str:
         """Who answers which prompts."""
@@ -101,20 +101,20 @@ class AnswerSpec(JobSpec):
         return replace(self, revision=policy.revision)
 
 
-def prompts_of(db: Database, spec: AnswerSpec) -> list[Prompt]:
+def prompts_of(db: Database, spec: PromptSetSpec) -> list[Prompt]:
     """The prompts that a job answers, in the order of its file; not those that are the gate's own."""
     splits = SPLITS if spec.split == "all" else (spec.split,)
     found = [prompt for split in splits for prompt in store.prompts(db, split) if spec.source in ("", prompt.source)]
     return without(found, store.reserved_prompts(db))
 
 
-def described(spec: AnswerSpec) -> str:
+def described(spec: PromptSetSpec) -> str:
     """Which prompts those are, as a name."""
     plain, of_source = WHICH[spec.split]
     return _(of_source).format(source=spec.source) if spec.source else _(plain)
 
 
-def seeds_of(spec: AnswerSpec, prompt: Prompt) -> list[int]:
+def seeds_of(spec: PromptSetSpec, prompt: Prompt) -> list[int]:
     """The seeds of the answers to a prompt: no two answers of a job have the same, whatever is imported meanwhile."""
     return [spec.seed + prompt.id * spec.each + place for place in range(spec.each)]
 

@@ -40,7 +40,7 @@ from rlhf.jobs.descriptions import Unit
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
-from rlhf.models.tokenize import snapshot_content
+from rlhf.models.tokenise import snapshot_content
 
 PATHS: Final[Mapping[Split, str]] = {"train": "data/train.jsonl", "held-out": "data/held-out.jsonl"}
 

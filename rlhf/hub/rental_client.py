@@ -124,7 +124,7 @@ class Follower(threading.Thread):
             try:
                 self.look()
             except Exception:
-                logger.exception("rented jobs could not be looked for")
+                logger.error("%s", hubs.without_tokens(traceback.format_exc()))
 
     def look(self) -> None:
         """Follow what nobody follows, if there is a token to do it with, and clear up after what has ended."""
@@ -193,7 +193,7 @@ def see_through(rented: RentedRun, changed: Callable[[], None]) -> None:
             clear(rented.hub, db, rented.rental)
         job_table.stop(db, job_id, worker, "failed", str(error))
     except Exception as error:
-        traceback.print_exception(error)
+        logger.error("%s", hubs.without_tokens(traceback.format_exc()))
         rented.try_to_give_back()
         told = _("An error of Prefloop's own ended it ({kind}: {error}). Resume looks for it on the Hub again.").format(
             kind=type(error).__name__, error=error

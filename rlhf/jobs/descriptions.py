@@ -185,7 +185,7 @@ DEMONSTRATIONS = RowWords(
         least,
     ),
     more=N_(
-        "Import some on the Data tab, mend answers while annotating, or choose an example set: “Data (source)” in the "
+        "Import some on the Data tab, edit answers while annotating, or choose an example set: “Data (source)” in the "
         "settings."
     ),
     all_left_out={

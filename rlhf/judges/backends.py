@@ -41,7 +41,7 @@ from rlhf.models.hidden_states import completions, head_of, inner_model
 from rlhf.models.loading import LoadedPolicies, ground_key, ground_path, load_for_answering
 from rlhf.models.packing import pad
 from rlhf.models.stored_reward_model import read_reward_model
-from rlhf.models.tokenize import answer_ids, text_ids
+from rlhf.models.tokenise import answer_ids, text_ids
 
 # A judge whose next token is something else than a letter more often than not says nothing by its letters.
 LEAST_LETTERS = 0.5

@@ -16,9 +16,8 @@ from annotation.metrics.calibration import Calibration, PairMargin, calibration
 from annotation.metrics.intervals_and_bias import Array, Estimate, Ranking, share_of, sign, wilson_interval
 from annotation.metrics.sequential_testing import kappas
 from annotation.records import Kind
-from rlhf.judges.verdicts import Choice, combine
+from rlhf.judges.verdicts import Choice, ResponsePair, combine
 
-ResponsePair = tuple[int, int]
 # What a judgement may say of answers (a, b): b is better, they are tied, a is better.
 ORDERS = (-1, 0, 1)
 # 1 for the same order, 1/2 where one of two judgements is a tie, 0 for opposite orders.
@@ -74,16 +73,6 @@ class VerdictPair:
 def order(ranking: Ranking, pair: ResponsePair) -> int:
     """1 if the first of two answers is ranked better, -1 if the second is, 0 for a tie."""
     return sign(ranking[pair[1]] - ranking[pair[0]])
-
-
-def both_orders(chances: Mapping[ResponsePair, float | None]) -> dict[ResponsePair, float]:
-    """The probability that a is better than b, for a < b, from those of whichever was shown first."""
-    found: dict[ResponsePair, float] = {}
-    for (a, b), forward in chances.items():
-        backward = chances.get((b, a))
-        if a < b and forward is not None and backward is not None:
-            found[a, b] = (forward + 1 - backward) / 2
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------------ figures

@@ -23,10 +23,10 @@ from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.judges import local_models
-from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking, both_orders
+from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking
 from rlhf.judges.judge_result import JudgeResult
 from rlhf.judges.rubrics import DEFAULT, Rubric
-from rlhf.judges.verdicts import Choice, CombinedVerdict, Verdict, combine, ranking_of
+from rlhf.judges.verdicts import Choice, CombinedVerdict, Verdict, both_orders, combine, ranking_of
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 
@@ -511,12 +511,7 @@ def sureness(said: Iterable[StoredVerdict]) -> float | None:
 
     None where its backend gives none.
     """
-    chances = {(one.first, one.second): one.chance for one in said}
-    means: list[float] = []
-    for (a, b), chance in chances.items():
-        other = chances.get((b, a))
-        if a < b and chance is not None and other is not None:
-            means.append((chance + 1 - other) / 2)
+    means = both_orders({(one.first, one.second): one.chance for one in said}).values()
     return min((max(mean, 1 - mean) for mean in means), default=None)
 
 
@@ -650,7 +645,7 @@ class PairOutcome:
     first: float
     """1 better, 1/2 tied, 0 worse: the first that was said. Bets are on this, or they would be changed afterwards."""
     outcome: float
-    """What it has come to: of several annotators their mean, or what an adjudicator has settled."""
+    """What it has come to: of several annotators their mean, or what an admin has settled."""
     length: int
     """Characters of the candidate's answer."""
     other_length: int
@@ -680,7 +675,7 @@ def pair_outcome(rows: Sequence[Mapping[str, Any]]) -> PairOutcome:
         answers = answers[::-1]
     # A flag alone tells nothing of who is better where somebody has ranked them.
     said = [row for row in rows if row["outcome"] != "skip"] or rows
-    # From what an adjudicator says on, which settles it.
+    # From what an admin says on, which settles it.
     settled = [number for number, row in enumerate(said) if row["purpose"] == "adjudication"]
     return PairOutcome(
         comparison_id=first["id"],

@@ -12,6 +12,7 @@ from annotation.translation import _
 from annotation.ui.formatting import percent, short_number
 
 Choice = Literal["first", "second", "tie"]
+ResponsePair = tuple[int, int]
 MAXIMUM_REPLY = 500
 CHOICES: Mapping[str, Choice] = {"a": "first", "b": "second", "tie": "tie"}
 SWAPPED: Mapping[Choice, Choice] = {"first": "second", "second": "first", "tie": "tie"}
@@ -128,7 +129,17 @@ def combine(forward: Choice, backward: Choice) -> CombinedVerdict:
     return CombinedVerdict("tie", flipped="tie" not in (forward, again))
 
 
-def ranking_of(size: int, outcomes: Mapping[tuple[int, int], CombinedVerdict]) -> tuple[int, ...]:
+def both_orders(chances: Mapping[ResponsePair, float | None]) -> dict[ResponsePair, float]:
+    """The probability that a is better than b, for a < b, from those of whichever was shown first."""
+    found: dict[ResponsePair, float] = {}
+    for (a, b), forward in chances.items():
+        backward = chances.get((b, a))
+        if a < b and forward is not None and backward is not None:
+            found[a, b] = (forward + 1 - backward) / 2
+    return found
+
+
+def ranking_of(size: int, outcomes: Mapping[ResponsePair, CombinedVerdict]) -> tuple[int, ...]:
     """Dense ranks of `size` answers, 1 the best, from the outcomes of all pairs (i, j) with i < j.
 
     By Copeland's score: a win counts 1, a tie 1/2. Answers that beat each other in a circle are tied.

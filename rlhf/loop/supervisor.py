@@ -13,7 +13,7 @@ from pathlib import Path
 from annotation.database import Database
 from annotation.records import seconds_between
 from annotation.translation import N_, _
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import devices_here
 from rlhf.jobs.job_store import Job
@@ -181,7 +181,9 @@ class Supervisor:
         if active:
             job_store.note_start(self.db, active[0].id)
         self.launch(
-            active[0].id if active else job_submission.submit(self.db, self.data_dir, GenerateSpec(), N_("the program"))
+            active[0].id
+            if active
+            else job_submission.submit(self.db, self.data_dir, AnsweringSpec(), N_("the program"))
         )
 
     def launch(self, job_id: int, devices: Sequence[str] = ()) -> None:

@@ -12,7 +12,7 @@ from typing import Final, ParamSpec, TypeVar
 from annotation.database import Database, open_database
 from annotation.records import UserError
 from annotation.translation import N_, _, of_server, speaking
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.run import Run, attend
 from rlhf.submission import job_submission
@@ -62,7 +62,7 @@ def write_answers(db: Database, data_dir: Path, requested_by: str) -> job_store.
     # One that waits has no process that would begin it any more: only this function does.
     if any(not job_store.take_out(db, job.id) for job in job_store.active(db, ("generate",))):
         raise UserError(_("Answers are being written already. Wait until that has ended."))
-    job_id = job_submission.submit(db, data_dir, GenerateSpec(stock=COMPARISONS, until_full=True), requested_by)
+    job_id = job_submission.submit(db, data_dir, AnsweringSpec(stock=COMPARISONS, until_full=True), requested_by)
     try:
         write_stock(str(data_dir), job_id)
     except Exception as error:  # whatever the package that lends GPUs raises

@@ -67,7 +67,7 @@ def read_format(directory: Path, no_thinking: bool = False) -> ChatFormat:
 
 
 class ChatTokenizer:
-    """What the workers use of transformers' tokenizer, from the same files; `rlhf.models.tokenize` takes either."""
+    """What the workers use of transformers' tokenizer, from the same files; `rlhf.models.tokenise` takes either."""
 
     def __init__(self, directory: Path, no_thinking: bool = False) -> None:
         """Read a model's tokenizer. Raises UserError if it has no tokenizer.json or no chat template that works."""

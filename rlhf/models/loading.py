@@ -27,7 +27,7 @@ from rlhf.models.model_files import CONFIG
 from rlhf.models.registry import Policy, Weights
 from rlhf.models.sampling import SHARES
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
-from rlhf.models.tokenize import render
+from rlhf.models.tokenise import render
 
 # The head of a reward model, which the weights that it grows on have not.
 SCORE: Final = "score."

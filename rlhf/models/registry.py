@@ -1,4 +1,4 @@
-"""Every SQL statement about models: the base and its adapters, which one serves, promotion, rejection, rollback."""
+"""The registry of models: the base and its adapters, which one serves, promotion, rejection, rollback."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def forms() -> tuple[Form, ...]:
 def sources() -> list[tuple[str, str]]:
     """(words, value) of what supervised training can learn from."""
     return [
-        (_("Demonstrations: imported ones (each answer of a conversation) and mended answers"), "demonstrations"),
+        (_("Demonstrations: imported ones (each answer of a conversation) and edited answers"), "demonstrations"),
         *((_("Example: {about}").format(about=_(about)), f"example:{name}") for name, about in EXAMPLES.items()),
     ]
 

@@ -1,6 +1,6 @@
 """What a run would be trained on, row by row: the exact tokens, which of them the loss is on, and what is left out.
 
-Torch-free. The rows come from where `job_submission.submit` freezes them, and become tokens in `rlhf.models.tokenize`,
+Torch-free. The rows come from where `job_submission.submit` freezes them, and become tokens in `rlhf.models.tokenise`,
 as in the worker.
 """
 
@@ -19,7 +19,7 @@ from annotation.translation import _
 from rlhf.jobs.descriptions import COMPARISONS, Facts, LeftOut, TokenSequence, token_span
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer
-from rlhf.models.tokenize import render, text_ids
+from rlhf.models.tokenise import render, text_ids
 from rlhf.submission import job_submission
 from rlhf.submission.job_submission import TrainingPreview
 

@@ -145,7 +145,7 @@ class ModelDownloads:
         return StreamingResponse(zip_chunks(named[1], files), media_type="application/zip", headers=headers)
 
     async def download_answers(self, request: Request) -> Response:
-        """The file of a job that answered a set of prompts, to be saved and not shown."""
+        """The file of a job that answered a prompt set, to be saved and not shown."""
         if not by_admin(request):
             return PlainTextResponse(_("Only an admin may fetch answers."), 403)
         name: Any = request.path_params["name"]

@@ -34,7 +34,7 @@ from rlhf.tabs.iterations import iterations_tab
 from rlhf.tabs.judges import judges_tab
 from rlhf.tabs.overview import overview_tab
 from rlhf.tabs.playground import playground_tab
-from rlhf.tabs.train import train_tab
+from rlhf.tabs.train import train_and_runs
 
 # The tabs of admins behind those that need the others, in the order of the page: name and label.
 TABS: dict[str, tuple[str, ModuleType]] = {
@@ -132,7 +132,7 @@ def build_tabs(pages: gr.Blocks, context: Context, here: Space | None) -> None:
             annotate.build(pages, context)
         with gr.Tab(_("Data"), id="data"):
             data.build(pages, context)
-        train_tab.build(pages, context, guide)
+        train_and_runs.build(pages, context, guide)
         for name, (label, module) in TABS.items():
             with gr.Tab(_(label), id=name):
                 module.build(pages, context)

@@ -1,4 +1,4 @@
-"""The Project tab: what annotators are asked, in which precision the base is held, whether it may think first."""
+"""The Project tab: `annotation.tabs.project`, then the precision of the base and whether it may think first."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_gold_and_re_asked_comparisons_look_like_any_other(db: Database, ann: As
 def test_a_comparison_to_settle_says_so(db: Database, ann: Ask) -> None:
     comparison_id = seed_comparisons(db, 1)[0]
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
-    claims.adjudicate(db, access.add_account(db, "kim", "admin", "a long enough password").id, comparison_id)
+    claims.take_to_settle(db, access.add_account(db, "kim", "admin", "a long enough password").id, comparison_id)
     kim = access.authorise(db, "kim", "admin")
     assert "annotators disagree" in api.AnnotationApi(db).card(kim, api.RequestBody())["notice"]
 
@@ -352,7 +352,7 @@ def test_what_gave_way_to_another_comparison_in_another_tab_has_not_run_out(db: 
     if press == "undo":
         ann("undo", nonce=shown)
     else:
-        claims.adjudicate(db, 1, made[0])
+        claims.take_to_settle(db, 1, made[0])
     let_expire(db)  # of what was taken up
     for answer in (ann("judge", nonce=shown, act=act("tie")), ann("card", nonce=shown)):
         assert "You have taken up another comparison in another tab." in answer["notice"]
@@ -391,7 +391,7 @@ def test_what_another_tab_shows_to_settle_is_still_said(db: Database, ann: Ask) 
     made = seed_comparisons(db, 2)
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
     shown = ann("card")["nonce"]
-    claims.adjudicate(db, 1, made[0])
+    claims.take_to_settle(db, 1, made[0])
     told = ann("card", nonce=shown)["notice"]
     assert "in another tab" in told
     assert "To settle" in told

@@ -661,19 +661,19 @@ def test_changing_a_skip_into_a_verdict_takes_a_slot_only_if_one_is_free(
     assert db.value("SELECT taken FROM comparison") == 1
 
 
-def test_an_adjudication_is_a_judgement_beside_the_slots(db: Database, ann: Annotator, bob: Annotator) -> None:
+def test_what_settles_is_a_judgement_beside_the_slots(db: Database, ann: Annotator, bob: Annotator) -> None:
     set_project(db, overlap=2)
     (made,) = seed_comparisons(db, 1)
     judge_all(db, ann, "left-much")
     judge_all(db, bob, "left-much")
     judge = access.add_account(db, "judge", "admin", "the judge's word")
-    claim = claims.adjudicate(db, judge.id, made)
+    claim = claims.take_to_settle(db, judge.id, made)
     assert claim.purpose == "adjudication"
     claims.judge(db, judge.id, claim.nonce, act("right-much"))
     assert [row["purpose"] for row in judgements(db)] == ["own", "own", "adjudication"]
     assert db.value("SELECT taken FROM comparison") == 2
     with pytest.raises(UserError, match="Nobody has judged"):
-        claims.adjudicate(db, judge.id, 999)
+        claims.take_to_settle(db, judge.id, 999)
 
 
 # -------------------------------------------------------------------------------------------- answers being written

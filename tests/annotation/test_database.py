@@ -20,7 +20,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
@@ -348,7 +348,7 @@ def test_what_was_called_by_another_word_is_called_as_everywhere_else(data_dir: 
 
 WORDS_OF_A_PAIR = '[{"content": "Which?", "role": "user"}]'
 # (comparison, annotator, purpose, outcome, ranking, flag, early, supersedes): 1 agreed and a flag that was taken back,
-# 2 disputed and flagged, 3 disputed by somebody excluded, 4 adjudicated, 5 by somebody excluded, 6 too early, all bad,
+# 2 disputed and flagged, 3 disputed by somebody excluded, 4 settled, 5 by somebody excluded, 6 too early, all bad,
 # 7 skipped and undone, 8 an import and a judgement, 9 a re-ask and an AI judge.
 JUDGED = (
     (1, 1, "own", "ranked", "[1, 2]", "harmful", 0, None),
@@ -558,7 +558,7 @@ def test_what_answering_jobs_of_earlier_versions_kept_ready_is_their_stock(data_
     old.close()
     db = open_database(data_dir)
     assert [job.spec for job in reversed(job_store.recent(db, ("generate",)))] == [
-        *(GenerateSpec(stock=7, until_full=True), GenerateSpec())
+        *(AnsweringSpec(stock=7, until_full=True), AnsweringSpec())
     ]
 
 

@@ -71,11 +71,11 @@ import tempfile
 from pathlib import Path
 from annotation import sqlite
 from annotation.database import open_database
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 with tempfile.TemporaryDirectory() as directory:
     db = open_database(Path(directory))
-    claimed = job_store.claim(db, job_store.enqueue(db, GenerateSpec(), "a test"), "worker")
+    claimed = job_store.claim(db, job_store.enqueue(db, AnsweringSpec(), "a test"), "worker")
     import sqlite_utils.utils
     print(sqlite.IN_USE, "|", sqlite.PROBLEM[:10], "|", claimed.status, "|", sqlite_utils.utils.sqlite3.__name__)
     db.close()

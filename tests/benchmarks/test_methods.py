@@ -28,7 +28,7 @@ from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import to_json
 from rlhf.jobs.run import Run, perform
-from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations, tokenise_prompts
+from rlhf.models.tokenise import load_snapshot, tokenise_demonstrations, tokenise_prompts
 from tests.machine_fixtures import QUICK_DPO, Machine
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,7 @@ from annotation.jobs import job_table
 from annotation.records import Judgement, Kind, Project, Prompt, Tag
 from annotation.ui.formatting import count_words
 from annotation.web import access
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, make_response
@@ -488,10 +488,10 @@ def test_edit_note_tag_and_flag_survive_a_reload_and_land_in_the_row(site: Site)
     ann.press("Escape", "e", "2")
     edited = ann.texts()[1]
     assert ann.page.input_value("#answer-edit") == edited
-    ann.page.fill("#answer-edit", "A mended answer 7")
+    ann.page.fill("#answer-edit", "An edited answer 7")
     ann.page.reload()
     ann.ready()
-    assert ann.page.input_value("#answer-edit") == "A mended answer 7"
+    assert ann.page.input_value("#answer-edit") == "An edited answer 7"
     assert ann.page.input_value("#judgement-note") == "12 reasons"
     pressed = ann.page.locator(".extras [aria-pressed=true]").all_inner_texts()
     assert [text.split()[-1] for text in pressed] == ["accurate", "Broken"]
@@ -502,7 +502,7 @@ def test_edit_note_tag_and_flag_survive_a_reload_and_land_in_the_row(site: Site)
     judgement = ann.judge("6")
     assert (judgement.tags, judgement.note, judgement.flag) == (("accurate",), "12 reasons", "broken")
     assert judgement.edited is not None
-    assert judgement.edited.text == "A mended answer 7"
+    assert judgement.edited.text == "An edited answer 7"
     best = judgement.responses[judgement.shown_order[1]]
     assert (best.text, best.id) == (edited, judgement.edited.edited_from)
 
@@ -512,7 +512,7 @@ def test_edit_note_tag_and_flag_survive_a_reload_and_land_in_the_row(site: Site)
     assert kept == []
     ann.press("u")
     ann.wait_status("Undone.")
-    assert ann.page.input_value("#answer-edit") == "A mended answer 7", "what was written comes back with an undo"
+    assert ann.page.input_value("#answer-edit") == "An edited answer 7", "what was written comes back with an undo"
     assert ann.page.input_value("#judgement-note") == "12 reasons"
 
 
@@ -545,7 +545,7 @@ def test_the_draft_of_a_change_is_not_taken_for_one_of_a_comparison_in_hand(site
     ann.page.keyboard.type("of the change")
     with site.db.transaction() as connection:  # the same comparison comes into hand, as when it is to be settled
         connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held'")
-    claims.adjudicate(site.db, access.authorise(site.db, ann.name, "annotator").id, comparison)
+    claims.take_to_settle(site.db, access.authorise(site.db, ann.name, "annotator").id, comparison)
     ann.page.goto(f"{site.address}annotate")  # a reload would lead back to the change
     ann.ready()
     assert ann.page.input_value("#judgement-note") == ""
@@ -952,7 +952,7 @@ def test_an_own_prompt_is_asked_and_waited_for(site: Site) -> None:
 @contextmanager
 def at_work(db: Database) -> Iterator[None]:
     """A job of answering that a worker has taken, heard of as long as this lasts."""
-    job_id = job_store.enqueue(db, GenerateSpec(), "the program")
+    job_id = job_store.enqueue(db, AnsweringSpec(), "the program")
     assert job_store.claim(db, job_id, "worker") is not None
     with kept_alive(db, job_id):
         yield
@@ -1416,7 +1416,7 @@ def test_what_was_put_into_hand_on_another_tab_is_there_on_coming_back(site: Sit
     admin.page.wait_for_selector(".judging", state="hidden")
     # By the page's own clock, so that its poll has noticed that it is out of sight.
     admin.page.evaluate("() => new Promise(done => setTimeout(done, 300))")
-    claims.adjudicate(site.db, access.authorise(site.db, admin.name, "admin").id, disputed)
+    claims.take_to_settle(site.db, access.authorise(site.db, admin.name, "admin").id, disputed)
     admin.page.get_by_role("tab", name="Annotate").click()
     admin.wait_status("To settle")
     assert sorted(admin.texts()) == ["judged one", "judged two"]

@@ -37,7 +37,7 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
     )
     tables = (
         counted(_("By status"), found.by_status, found.comparisons, lambda name: words.status_chip(name).words),
-        counted(_("By set of prompts"), found.by_source, found.comparisons),
+        counted(_("By prompt set"), found.by_source, found.comparisons),
         writers(found),
         counted(
             _("Answers by length, in characters"),

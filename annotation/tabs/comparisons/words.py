@@ -35,7 +35,7 @@ FIELD_LABELS: Final[Mapping[str, str]] = {
     "q": N_("Search"),
     "status": N_("Status"),
     "person": N_("Judged by"),
-    "source": N_("Set of prompts"),
+    "source": N_("Prompt set"),
     "assigned": N_("Assigned to"),
     "policy": N_("Answers by"),
     "said": N_("What was said"),

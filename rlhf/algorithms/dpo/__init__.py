@@ -1,5 +1,5 @@
 """Direct preference optimisation: learn from which of two answers people prefer.
 
-Not here: the losses (`rlhf.algorithms.losses`), and the trainer that other algorithms use, too
+Not here: the losses themselves (`rlhf.algorithms.losses`), and the trainer that other algorithms use, too
 (`rlhf.algorithms.trl_trainer`).
 """

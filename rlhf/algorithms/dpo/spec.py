@@ -30,7 +30,7 @@ from rlhf.jobs.descriptions import (
 from rlhf.jobs.job_spec import NOISE, REFERENCES, SCOPES, NoiseUse, Reference, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.chat_template import special_ids
-from rlhf.models.tokenize import tokenise_comparisons
+from rlhf.models.tokenise import tokenise_comparisons
 
 PairwiseLoss = Literal["ipo", "robust"]
 PreferenceLoss = Literal["sigmoid", PairwiseLoss, "length-normalised"]
@@ -56,7 +56,7 @@ CURVES = (
         axis=N_("loss"),
         series={N_("loss"): "loss"},
         caption=N_(
-            "What training minimises: the preference loss plus the weighted likelihood of the chosen answers. "
+            "What training minimises: the preference loss plus, weighted, how unlikely the chosen answers are. "
             "It should fall."
         ),
     ),

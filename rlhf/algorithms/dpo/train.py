@@ -43,9 +43,10 @@ from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.comparisons import collate, order_loss, with_targets
 from rlhf.algorithms.dpo.drift import DriftMeter
+from rlhf.algorithms.dpo.named_losses import implicit_rewards, pairwise_loss
 from rlhf.algorithms.dpo.reference import answer_logps, reference_of, with_reference
 from rlhf.algorithms.dpo.spec import DPOSpec, PairwiseLoss
-from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_better, implicit_rewards, pairwise_loss
+from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_better
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import left_out_sentence, shortage
@@ -53,7 +54,7 @@ from rlhf.jobs.descriptions import Item, LeftOut
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
-from rlhf.models.tokenize import load_snapshot, of_split
+from rlhf.models.tokenise import load_snapshot, of_split
 
 
 def run(run: Run, spec: DPOSpec) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from rlhf.jobs.job_spec import REFERENCES, Drawing, Method, Reference, TrainingS
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import REWARD_THRESHOLD
-from rlhf.models.tokenize import tokenise_prompts
+from rlhf.models.tokenise import tokenise_prompts
 from rlhf.submission.preconditions import accuracy_of
 
 KLControl = Literal["adaptive", "fixed"]

@@ -90,7 +90,7 @@ from rlhf.models.loading import load_tokenizer
 from rlhf.models.log_probabilities import token_entropy, token_logps
 from rlhf.models.sampling import draw
 from rlhf.models.stored_reward_model import read_reward_model
-from rlhf.models.tokenize import load_snapshot, of_split, tokenise_prompts
+from rlhf.models.tokenise import load_snapshot, of_split, tokenise_prompts
 
 MAX_GRAD_NORM = 1.0
 # The reward of answers, (B,): a reward model's scores, or a test's own idea of a good answer.

@@ -30,7 +30,7 @@ from rlhf.jobs.descriptions import (
 from rlhf.jobs.job_spec import NOISE, SCOPES, Method, NoiseUse, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.reward_model_quality import quality_in
-from rlhf.models.tokenize import tokenise_comparisons
+from rlhf.models.tokenise import tokenise_comparisons
 
 # 64 comparisons twice: right on 65% of held-out ones at 1e-4, TRL's default for adapters, 75% at 3e-4, 92% at 1e-3.
 MEASURED = N_("our own measurements: a smaller one learns little from a few hundred comparisons")
@@ -69,8 +69,8 @@ CURVES = (
         axis=N_("reward"),
         series={N_("mean reward"): "score"},
         caption=N_(
-            "Of chosen and rejected answers together. Only differences between rewards mean anything; centring "
-            "keeps their mean about zero."
+            "Of chosen and rejected answers together; centring keeps it about zero. Below zero, an answer is worse "
+            "than none if some were judged all bad; otherwise only differences count."
         ),
     ),
 )

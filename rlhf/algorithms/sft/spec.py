@@ -29,7 +29,7 @@ from rlhf.jobs.descriptions import (
     token_span,
 )
 from rlhf.jobs.job_spec import TrainingSpec
-from rlhf.models.tokenize import tokenise_demonstrations
+from rlhf.models.tokenise import tokenise_demonstrations
 
 # Our own measurements on the sentiment example (`benchmarks.rates`: 180 headlines once, one seed, right on 60 others;
 # full 60% at 2e-5, 68% at 1e-4, 55% at 3e-4; LoRA 62% at 2e-4 and 1e-3, 63% at 3e-3, of which we take the middle one;
@@ -126,7 +126,7 @@ class SFTSpec(TrainingSpec):
             start=N_("Train on demonstrations"),
             introduction=N_(
                 "Supervised fine-tuning: the policy learns to give demonstrated answers word for word. It needs "
-                "demonstrations: imported ones, answers that annotators have mended, or one of the example sets."
+                "demonstrations: imported ones, answers that annotators have edited, or one of the example sets."
             ),
         ),
         FormLayout(
@@ -146,7 +146,7 @@ class SFTSpec(TrainingSpec):
     """Revision to start from: 'base', 'serving' or another revision. An adapter is continued, and what is
     left at its default of rank, alpha, layers and tokens is as there; whole weights carry a new adapter."""
     source: str = "demonstrations"
-    """What to learn from: 'demonstrations' (imported ones and mended answers), or 'example:NAME' for a shipped set."""
+    """What to learn from: 'demonstrations' (imported ones and edited answers), or 'example:NAME' for a shipped set."""
     epochs: PositiveInt = 3
     """Passes over the demonstrations; 3 as Alpaca (Taori et al. 2023), and TRL's default."""
     batch_size: PositiveInt = 8

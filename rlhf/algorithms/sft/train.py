@@ -12,7 +12,7 @@ virtual tokens (Lester et al. 2021) or every weight. Departures, besides those o
 - PiSSA (Meng et al. 2024) takes the principal directions out of the base. What is stored is the difference to the
   start, as a plain adapter of twice the rank for the untouched base (their appendix C).
 - Held-out demonstrations are scored before and after, in train mode: on some processors a pass in eval mode spoils
-  4-bit weights for training (see `models.load_quantised`).
+  4-bit weights for training (see `loading.load_quantised`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.packing import pad
-from rlhf.models.tokenize import load_snapshot, of_split
+from rlhf.models.tokenise import load_snapshot, of_split
 
 # Where a PiSSA run keeps the adapter that it began with, among its checkpoints.
 PISSA_START = "pissa-start"

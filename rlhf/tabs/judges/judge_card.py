@@ -1,4 +1,4 @@
-"""The trust card of an AI judge: how far it agrees with people, in words and plots. Pure."""
+"""The card of an AI judge: how far it agrees with people, in words and plots. Pure."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from rlhf.judges.judge_store import Judge
 from rlhf.judges.rubrics import Rubric
 from rlhf.models import base_model
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
-from rlhf.models.tokenize import render
+from rlhf.models.tokenise import render
 
 FIELDS = ("instruction", "principles", "drawn")
 

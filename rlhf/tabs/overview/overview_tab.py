@@ -22,7 +22,8 @@ from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import verdict_card
 from rlhf.tabs.iterations.verdict_card import Headline
 from rlhf.tabs.overview import overview_card
-from rlhf.tabs.overview.standing import STRIP, standing_of
+from rlhf.tabs.overview.follow_endpoint import STRIP
+from rlhf.tabs.overview.standing import standing_of
 from rlhf.tabs.runs import job_cards
 
 STRIP_SECONDS = 10

@@ -1,4 +1,4 @@
-"""The Playground tab: chat with up to four policies side by side, and let one of them answer a whole set of prompts."""
+"""The Playground tab: chat with up to four policies side by side, and let one of them answer a whole prompt set."""
 
 from __future__ import annotations
 

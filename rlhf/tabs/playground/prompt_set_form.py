@@ -1,4 +1,4 @@
-"""On the Playground tab: let one policy answer a set of prompts as a job, and fetch the files that came of it."""
+"""On the Playground tab: let one policy answer a prompt set as a job, and fetch the files that came of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from annotation.ui.markup import Download, paragraph, table
 from rlhf.generation import playground_store, prompt_sets
-from rlhf.generation.prompt_sets import AnswerSpec
+from rlhf.generation.prompt_sets import PromptSetSpec
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.submission import job_submission
@@ -44,7 +44,7 @@ def files_table(context: Context) -> str:
     for job in job_store.recent(context.db, ("answer",), LISTED_FILES):
         result, spec = job.result or {}, job.spec
         there = job.status == "finished" and prompt_sets.file_of(context.data_dir, job.id).is_file()
-        if there and isinstance(spec, AnswerSpec):
+        if there and isinstance(spec, PromptSetSpec):
             fetched = Download(prompt_sets.address(job.id), f"job-{job.id}.jsonl")
             prompts = f"{numeral(result['prompts'])} · {prompt_sets.described(spec)}"
             rows.append((str(job.id), spec.revision, prompts, str(result["answers"]), moment(job.finished), fetched))
@@ -105,7 +105,7 @@ def submit(context: Context, form: Mapping[str, Any], requested_by: str) -> int:
     """Queue a job that answers the chosen prompts; returns its id. Raises UserError for a form that can't be meant."""
     if form["split"] not in SPLITS:
         raise UserError(_("Choose which prompts are to be answered."))
-    spec = AnswerSpec(
+    spec = PromptSetSpec(
         model=context.model,
         revision=text_in(form["revision"]) or "serving",
         split=form["split"],
@@ -121,7 +121,7 @@ def submit(context: Context, form: Mapping[str, Any], requested_by: str) -> int:
 def lay_out() -> dict[str, Any]:
     """The components, without anything from the rows."""
     parts: dict[str, Any] = {}
-    with gr.Accordion(_("Let a policy answer a set of prompts"), open=False):
+    with gr.Accordion(_("Let a policy answer a prompt set"), open=False):
         with gr.Row():
             parts["revision"] = gr.Dropdown(
                 [],

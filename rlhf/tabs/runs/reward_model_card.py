@@ -188,8 +188,9 @@ def scores_plot(name: str, found: ScoreHistogram) -> str:
     """The scores of chosen and of rejected answers."""
     sentence = _(
         "Scores of held-out answers that people preferred in a pair, and of those they did not. The "
-        "further the two lie apart, the better; where they cover each other it can't tell them apart. Only "
-        "differences count: zero means nothing. Mean {mean}, standard deviation {deviation}."
+        "further the two lie apart, the better; where they cover each other it can't tell them apart. Below zero, "
+        "an answer is worse than none if some were judged all bad; otherwise only differences count. Mean {mean}, "
+        "standard deviation {deviation}."
     ).format(mean=short_number(found.mean), deviation=short_number(found.std))
     frame = Frame(f"{name}-scores", _("Scores"), sentence)
     sides = {_("chosen answers"): found.chosen, _("rejected answers"): found.rejected}

@@ -32,13 +32,13 @@ from rlhf.submission.form_fields import in_labels
 from rlhf.tabs import downloads, plot_zoom
 from rlhf.tabs.iterations import policy_decisions
 from rlhf.tabs.plot_zoom import LookedAt
-from rlhf.tabs.runs import comparison_form, curves, job_cards, job_words, queue_view, run_list, run_outcome
+from rlhf.tabs.runs import compare_runs_form, curves, job_cards, job_words, queue_view, run_list, run_outcome
 from rlhf.tabs.runs.run_list import NEWEST
 
 LATEST = "latest"
 # The plots that are looked at closely: of the run, and of the comparison.
 LOOK = "closer"
-LOOKS = (LOOK, comparison_form.LOOK)
+LOOKS = (LOOK, compare_runs_form.LOOK)
 LISTED_JOBS = 50
 SEARCHED_JOBS = 5000
 # What is looked at, in the order of `RunsSelection`.
@@ -273,17 +273,17 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         | job_parts(db, job, None if job is None else registry.of_job(db, job.id), at)
         | run_outcome.parts_of(context, job, subject, files, looked.confirming)
         | list_parts(db, looked, at)
-        | comparison_form.choice_parts(db)
+        | compare_runs_form.choice_parts(db)
     )
     marks = job_cards.fingerprints(parts)
     changed: dict[str, Any] = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if stays is not None:
         changed["selector"] = {**parts["selector"], "value": str(stays.id)}
         changed[ADDRESS] = told(place_of(replace(looked, job=stays.id)), step=False)
-    drawn, compared = drawn_job(db, job), comparison_form.chosen_jobs(db, looked.compared)
+    drawn, compared = drawn_job(db, job), compare_runs_form.chosen_jobs(db, looked.compared)
     keys = {
         "recorded": record_key(db, job, drawn),
-        "comparison": comparison_form.key_of(db, compared),
+        "comparison": compare_runs_form.key_of(db, compared),
         "state": None if job is None else [job.id, job.status],
         "order": queue_view.order_of(db),
         "decided": [registry.newest_decision(db), registry.serving(db).revision],
@@ -293,7 +293,9 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         record, looks[LOOK] = record_parts(db, job, drawn, looks[LOOK])
         changed |= record
     if seen.get("comparison") != keys["comparison"]:
-        comparison, looks[comparison_form.LOOK] = comparison_form.parts_of(db, compared, looks[comparison_form.LOOK])
+        comparison, looks[compare_runs_form.LOOK] = compare_runs_form.parts_of(
+            db, compared, looks[compare_runs_form.LOOK]
+        )
         changed |= comparison
     if "job" not in seen or seen["job"] != (None if job is None else job.id):
         changed |= label_parts(db, job)  # else somebody may be typing
@@ -482,7 +484,7 @@ def lay_out() -> RunsPage:
     parts["samples"] = html_box()
     with gr.Accordion(_("Its settings and log"), open=False):
         parts |= {"facts": html_box(), "log": html_box()}
-    parts |= comparison_form.lay_out()
+    parts |= compare_runs_form.lay_out()
     return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS), place_bar())
 
 
@@ -585,8 +587,8 @@ def wire_looks(page: RunsPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def choose_shared_plot(annotator: Annotator, choice: Any, was: Seen, compared: Any) -> list[Any]:
-        runs, name = comparison_form.chosen_jobs(db, compared), comparison_form.LOOK
-        close, look = comparison_form.look_at(db, runs, was.get(name), text_in(choice))
+        runs, name = compare_runs_form.chosen_jobs(db, compared), compare_runs_form.LOOK
+        close, look = compare_runs_form.look_at(db, runs, was.get(name), text_in(choice))
         return page.sent_of(name, close, {**was, name: look})
 
     own, shared = LOOKS

@@ -21,7 +21,7 @@ from annotation.workbench.bulk_changes import BulkRequest, ChangeKind
 from annotation.workbench.comparison_filter import ComparisonFilter
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import held_out_sets
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.hub import push_model
 from rlhf.jobs import job_store, run_labels
 from rlhf.judges import judge_store
@@ -169,7 +169,7 @@ def test_that_people_are_asked_of_a_candidate_is_copied(db: Database, ann: Annot
 def test_what_changes_all_the_time_makes_no_copies(db: Database, ann: Annotator) -> None:
     take_job(db, ann)
     access.owner_link_token(db)
-    answering = job_store.enqueue(db, GenerateSpec(), "the program")
+    answering = job_store.enqueue(db, AnsweringSpec(), "the program")
     mark, work = copy_reasons.state_mark(db), copy_reasons.work(db)
     assert claims.claim_next(db, ann.id) is not None
     claims.release_unfit(db)

@@ -27,8 +27,9 @@ import app
 from annotation import claims, store
 from annotation.database import Database, open_database
 from annotation.exports import export_command, export_files, writing
+from annotation.exports.dataset_card import NOTES
 from annotation.exports.export_files import EXPORTS, WriteExport
-from annotation.exports.formats import CONTAINERS, FORMATS, LICENCES, ExportRequest, Filters, unescape_cell
+from annotation.exports.formats import CONTAINERS, FORMATS, LICENCES, ONE_FILE, ExportRequest, Filters, unescape_cell
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.project import FIRST_GUIDELINES, as_read
@@ -233,6 +234,12 @@ def test_the_card_has_the_first_guidelines_as_annotators_of_this_project_read_th
     db.connection.execute("UPDATE guidelines SET text = 'Be fair.'")
     writing.export(db, ExportRequest("preference", "dataset"), tmp_path / "written")
     assert "Its words follow" not in (tmp_path / "written" / "README.md").read_text("utf-8")
+
+
+def test_every_column_has_its_meaning_on_the_card() -> None:
+    """That of a new one goes into `NOTES`; a spreadsheet has no card."""
+    columns = {name for format_name, one in FORMATS.items() if format_name not in ONE_FILE for name in one.columns}
+    assert columns == set(NOTES)
 
 
 def test_a_card_is_valid_for_the_hub(db: Database, tmp_path: Path) -> None:

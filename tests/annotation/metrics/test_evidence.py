@@ -19,7 +19,7 @@ from annotation.metrics.evidence import (
     by_prompt,
     corrected,
     covariance_of,
-    share_for_people,
+    telling_share,
     win_rate,
 )
 from annotation.metrics.intervals_and_bias import Estimate
@@ -53,7 +53,7 @@ def test_a_prompt_enters_once_with_what_came_first() -> None:
     assert win_rate((seven, three)) == 0.25
     assert win_rate(()) is None
     (settled,) = by_prompt([DecidedOutcome(7, 1.0, shown=0.0)])
-    assert (settled.entered, settled.mean) == (1.0, 0.0), "an adjudicator said otherwise"
+    assert (settled.entered, settled.mean) == (1.0, 0.0), "an admin who settled it said otherwise"
 
 
 def test_a_prompt_is_corrected_by_others_that_were_left_to_judges_each_used_once() -> None:
@@ -194,14 +194,14 @@ def stakes(outcomes) -> Stakes:  # type: ignore[no-untyped-def]
 
 
 def test_people_get_the_least_that_can_still_show_it() -> None:
-    start = share_for_people(0.0, 0.05, 0.6, 200)
+    start = telling_share(0.0, 0.05, 0.6, 200)
     assert LEAST_SHARE <= start < 0.6
-    assert share_for_people(0.0, 0.05, 0.0, 200) == 1.0
-    assert share_for_people(0.0, 0.05, 0.6, 50) == 1.0, "few prompts are left"
-    behind, even, ahead = (share_for_people(log, 0.05, 0.6, 100) for log in (-0.3, 0.0, 0.3))
+    assert telling_share(0.0, 0.05, 0.0, 200) == 1.0
+    assert telling_share(0.0, 0.05, 0.6, 50) == 1.0, "few prompts are left"
+    behind, even, ahead = (telling_share(log, 0.05, 0.6, 100) for log in (-0.3, 0.0, 0.3))
     assert 1 > behind > even > ahead > LEAST_SHARE
-    assert share_for_people(0.0, 0.04, 0.6, 100) > even
-    assert share_for_people(9.0, 0.05, 0.9, 10_000) == LEAST_SHARE
+    assert telling_share(0.0, 0.04, 0.6, 100) > even
+    assert telling_share(9.0, 0.05, 0.9, 10_000) == LEAST_SHARE
 
 
 def test_prompts_are_not_spent_on_a_judge_that_tells_nothing() -> None:

@@ -294,7 +294,7 @@ def test_what_training_does_not_count_is_not_said_to_train(db: Database, owner: 
             """UPDATE prompt SET split = 'held-out' WHERE id = (SELECT prompt_id FROM comparison WHERE id = ?)""",
             (held_out,),
         )
-    claim = claims.adjudicate(db, owner.id, flagged)
+    claim = claims.take_to_settle(db, owner.id, flagged)
     claims.judge(db, owner.id, claim.nonce, act("left-much", flag="broken"))
     figures = quality.report(db)
     assert (figures.judgements, figures.people, figures.comparisons) == (3, 3, 2)

@@ -53,5 +53,5 @@ def test_a_circle_decides_nothing_among_its_answers_and_all_about_the_others() -
 
 
 def test_the_largest_comparison_is_counted_at_once() -> None:
-    """Eight answers and two mended ones."""
+    """Eight answers and two edited ones."""
     assert bits(10, combinations(range(10), 2)) == pytest.approx(math.log2(math.factorial(10)))

@@ -132,7 +132,7 @@ def test_disputed_is_what_the_quality_page_has_to_settle(db: Database) -> None:
     assert found(db, "status=judged") == [comparison]
     quality.take_back(db, "bob", "", "ann")
     assert found(db, "status=disputed") == [comparison]
-    claim = claims.adjudicate(db, ann, comparison)
+    claim = claims.take_to_settle(db, ann, comparison)
     claims.judge(db, ann, claim.nonce, act("tie"))
     assert found(db, "status=settled") == [comparison]
     claims.undo(db, bob, "")

@@ -41,7 +41,7 @@ def lived(db: Database) -> int:
     claims.revise(db, ann.id, first, act("tie"))
     again = claims.undo(db, ann.id, "")
     claims.judge(db, ann.id, again.nonce, act("right-slightly", edit={"place": 1, "text": "better"}))
-    settling = claims.adjudicate(db, ann.id, comparison)
+    settling = claims.take_to_settle(db, ann.id, comparison)
     claims.judge(db, ann.id, settling.nonce, act("all-bad"))
     for kind, whom in (("withdraw", ""), ("release", "")):
         asked = BulkRequest(bulk_changes.check_kind(kind), ComparisonFilter(ids=(comparison,)), whom)

@@ -26,7 +26,7 @@ from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs import downloads
 from rlhf.tabs.iterations import check_report
-from rlhf.tabs.runs import comparison_form
+from rlhf.tabs.runs import compare_runs_form
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import Machine
 from tests.rlhf.tabs.train.test_training_form import Session, filled, opened
@@ -114,7 +114,7 @@ def test_it_is_compared_with_another_run(place: Machine) -> None:
     job = first_run(place)
     other = place.perform(place.submit(replace(job.spec, learning_rate=1e-3, snapshot="")))
     assert other.status == "finished", other.message
-    shown, _ = comparison_form.parts_of(place.db, [job, other])
+    shown, _ = compare_runs_form.parts_of(place.db, [job, other])
     assert "0.005" in shown["settings"]["value"]
     assert "Likelihood of answers: preferred" in shown["overlaid"]["value"]
 

@@ -24,7 +24,7 @@ from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, virtual_tokens
 from rlhf.models.loading import LoadedPolicies, load_for_answering, load_plain, load_quantised
 from rlhf.models.sampling import draw
-from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons, tokenise_demonstrations
+from rlhf.models.tokenise import load_snapshot, of_split, tokenise_comparisons, tokenise_demonstrations
 from rlhf.submission import job_submission, preconditions
 from tests import quantised_model
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine

@@ -34,7 +34,7 @@ from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading import load_for_training
 from rlhf.models.reward_model_quality import SCALE_FILE
 from rlhf.models.stored_reward_model import read_reward_model
-from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
+from rlhf.models.tokenise import load_snapshot, of_split, tokenise_comparisons
 from rlhf.submission import job_submission, preconditions
 from tests.machine_fixtures import Machine, make_machine
 from tests.rlhf.algorithms.pair_losses import slow_order_loss

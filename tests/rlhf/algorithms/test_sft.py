@@ -36,7 +36,7 @@ from rlhf.loop import controller
 from rlhf.models import hidden_states, registry
 from rlhf.models.loading import LoadedPolicies, load_plain
 from rlhf.models.log_probabilities import Head
-from rlhf.models.tokenize import load_snapshot, of_split, tokenise_demonstrations
+from rlhf.models.tokenise import load_snapshot, of_split, tokenise_demonstrations
 from rlhf.submission import job_submission
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine

@@ -27,7 +27,7 @@ from annotation.jobs import job_table
 from annotation.records import UserError
 from rlhf.data import held_out_sets
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import from_json, to_json
@@ -50,7 +50,7 @@ from tests.run_fixtures import QUICK_SFT, demonstrations, starve
 
 pytestmark = pytest.mark.slow
 
-GENERATE_ONCE = replace(GenerateSpec(), stock=6, until_full=True)
+GENERATE_ONCE = replace(AnsweringSpec(), stock=6, until_full=True)
 COMMANDS = ("spec", "run", "prepare", "jobs", "show", "cancel", "resume", "policies", "promote", "reject")
 
 

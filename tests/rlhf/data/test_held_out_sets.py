@@ -19,7 +19,7 @@ from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation import prompt_sets
-from rlhf.generation.prompt_sets import AnswerSpec
+from rlhf.generation.prompt_sets import PromptSetSpec
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
 from rlhf.loop import controller
@@ -166,10 +166,10 @@ def test_the_gates_own_prompts_are_compared_and_shown_nowhere(db: Database, data
     assert set(compared_prompts(data_dir, spec)) <= own
     asked = {row["prompt_id"] for row in db.rows("SELECT prompt_id FROM comparison WHERE asks = 'people'")}
     assert asked == set(compared_prompts(data_dir, spec)), "what people say of the others would decide nothing"
-    # Neither ordinary comparisons nor answers to a set of prompts nor sample answers of runs.
+    # Neither ordinary comparisons nor answers to a prompt set nor sample answers of runs.
     for shown in (
         [prompt for prompt, _, _ in store.prompts_to_answer(db, 1, "held-out", 200)],
-        prompt_sets.prompts_of(db, AnswerSpec(split="held-out")),
+        prompt_sets.prompts_of(db, PromptSetSpec(split="held-out")),
         held_out_sets.sample_prompts(db),
         held_out_sets.open_prompts(db),
     ):

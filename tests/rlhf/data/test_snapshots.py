@@ -24,7 +24,7 @@ def test_what_an_earlier_version_did_not_count_is_not_known() -> None:
 
 
 @pytest.mark.parametrize("change", ["purpose = 'gold'", "purpose = 're-ask'", "early = 1", "flag = 'broken'"])
-def test_mended_answers_are_learned_where_their_judgement_counts(db: Database, change: str) -> None:
+def test_edited_answers_are_learned_where_their_judgement_counts(db: Database, change: str) -> None:
     """As in the export: not those of judgements that measure, or early ones, nor where anybody flagged."""
     seed_comparisons(db, 2)
     ann = access.add_account(db, "ann", "annotator", "a long enough password")

@@ -48,7 +48,7 @@ from rlhf.models import hidden_states, registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
-from rlhf.models.tokenize import answer_ids, load_snapshot, of_split
+from rlhf.models.tokenise import answer_ids, load_snapshot, of_split
 from tests.conftest import BASE_NAME, make_response, seed_prompts, shown_texts
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 from tests.rlhf.evaluation.test_gate import SOUND, each

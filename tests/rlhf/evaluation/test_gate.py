@@ -30,8 +30,8 @@ from rlhf.evaluation.gate import (
     alphas,
     decide,
     given_up,
-    people_share,
     risk_so_far,
+    share_by_rule,
 )
 from rlhf.evaluation.gate_words import in_words
 from tests.e_values import evidence_for
@@ -435,10 +435,10 @@ def test_without_a_recorded_chance_judges_do_not_help() -> None:
 
 def test_people_get_all_without_a_judge_worth_hearing_and_less_with_a_good_one() -> None:
     coin, good = (replace(JudgeFindings("Ada"), trust_before=Estimate(share, 0.4, 1, 100)) for share in (0.5, 0.9))
-    assert people_share(ASKED, Findings(judges=(coin,)), 200) == 1.0
-    assert people_share(ASKED, Findings(), 200) == 1.0
-    assert people_share(ASKED, Findings(judges=(good,)), 200) < 0.6
-    assert people_share(ASKED, Findings(judges=(good,)), 60) > people_share(ASKED, Findings(judges=(good,)), 400)
+    assert share_by_rule(ASKED, Findings(judges=(coin,)), 200) == 1.0
+    assert share_by_rule(ASKED, Findings(), 200) == 1.0
+    assert share_by_rule(ASKED, Findings(judges=(good,)), 200) < 0.6
+    assert share_by_rule(ASKED, Findings(judges=(good,)), 60) > share_by_rule(ASKED, Findings(judges=(good,)), 400)
 
 
 # --------------------------------------------------------------------------------------------------------------- rule

@@ -702,8 +702,8 @@ def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, 
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     agreeing_people(db, judge, 30)
     made = make_candidate(db, data_dir)
-    assert gate_decisions.share_for_people(db, made, [], 200) == 1.0
-    known = gate_decisions.share_for_people(db, made, [judge], 200)
+    assert gate_decisions.share_of_next_check(db, made, [], 200) == 1.0
+    known = gate_decisions.share_of_next_check(db, made, [judge], 200)
     assert known < 0.6
     # What both say of the candidate itself is no part of it.
     judge_says(db, judge, made)

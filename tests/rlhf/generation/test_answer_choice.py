@@ -14,13 +14,13 @@ from annotation.records import Sampling
 from rlhf.data import label_noise
 from rlhf.data.label_noise import Noise
 from rlhf.generation import answering_worker
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from tests.conftest import act
 from tests.machine_fixtures import Machine
 
 pytestmark = pytest.mark.slow
 
-FILLING = GenerateSpec(stock=12, prompts_per_batch=6, until_full=True, sampling=Sampling(max_new_tokens=12))
+FILLING = AnsweringSpec(stock=12, prompts_per_batch=6, until_full=True, sampling=Sampling(max_new_tokens=12))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def judge(machine: Machine, count: int) -> None:
         claims.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
 
 
-def refilled(machine: Machine, judged: int = 6, spec: GenerateSpec = FILLING) -> list[Mapping[str, Any]]:
+def refilled(machine: Machine, judged: int = 6, spec: AnsweringSpec = FILLING) -> list[Mapping[str, Any]]:
     """The comparisons that the worker makes after so many judgements."""
     judge(machine, judged)
     last = machine.db.value("SELECT max(id) FROM comparison")

@@ -26,7 +26,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation import answering_worker
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.generation.answering_worker import next_splits, seed_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
@@ -43,7 +43,7 @@ from tests.run_fixtures import hold
 
 pytestmark = pytest.mark.slow
 
-ANSWERING = GenerateSpec(stock=12, prompts_per_batch=4, sampling=Sampling(max_new_tokens=12))
+ANSWERING = AnsweringSpec(stock=12, prompts_per_batch=4, sampling=Sampling(max_new_tokens=12))
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_a_damaged_serving_adapter_fails_the_worker_with_a_sentence(stocked: Mac
     ids=["rank four", "best of three", "pairs are two", "the spec overrides"],
 )
 def test_a_comparison_has_as_many_answers_as_the_project_asks_for(
-    stocked: Machine, project: dict[str, Any], spec: GenerateSpec, expected: int
+    stocked: Machine, project: dict[str, Any], spec: AnsweringSpec, expected: int
 ) -> None:
     store.set_project(stocked.db, replace(store.project(stocked.db), **project))
     job = stocked.perform(stocked.submit(replace(spec, stock=6, until_full=True)))
@@ -222,7 +222,7 @@ LONG = replace(ANSWERING, prompts_per_batch=12, stock=12, sampling=Sampling(max_
 
 
 @contextmanager
-def answering(machine: Machine, spec: GenerateSpec, *tokens: int) -> Iterator[Pace]:
+def answering(machine: Machine, spec: AnsweringSpec, *tokens: int) -> Iterator[Pace]:
     """The answering worker on a thread of this process, whose draws are held at these tokens; told to stop at the end.
 
     It looks for what people ask between any two tokens.

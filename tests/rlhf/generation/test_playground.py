@@ -1,4 +1,4 @@
-"""Chats with real policies on the answering worker, and sets of prompts answered as a job and fetched as a file."""
+"""Chats with real policies on the answering worker, and prompt sets answered as a job and fetched as a file."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from annotation import store
 from annotation.records import Message, Prompt, Sampling
 from annotation.web import access
 from rlhf.generation import answering_worker, playground_store, prompt_sets
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.generation.answering_worker import AnsweringWorker, policies_to_keep
 from rlhf.generation.playground_store import Chat
-from rlhf.generation.prompt_sets import AnswerSpec
+from rlhf.generation.prompt_sets import PromptSetSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run
@@ -42,7 +42,7 @@ from tests.rlhf.generation.test_answering_worker import answering, ask, state_of
 pytestmark = pytest.mark.slow
 
 SAMPLING = Sampling(max_new_tokens=24)
-ANSWERING = GenerateSpec(stock=6, prompts_per_batch=4, sampling=SAMPLING)
+ANSWERING = AnsweringSpec(stock=6, prompts_per_batch=4, sampling=SAMPLING)
 QUESTION: Message = {"role": "user", "content": "What is a riddle?"}
 FORMS: tuple[PolicyForm, ...] = ("lora", "prompt", "full")
 
@@ -123,7 +123,7 @@ def stocked(long: Machine) -> Machine:
 
 
 @contextmanager
-def answering_by_hand(machine: Machine, spec: GenerateSpec = ANSWERING) -> Iterator[AnsweringWorker]:
+def answering_by_hand(machine: Machine, spec: AnsweringSpec = ANSWERING) -> Iterator[AnsweringWorker]:
     """The answering worker's own object, to be driven by hand."""
     job = job_store.claim(machine.db, machine.submit(spec), "w")
     assert job is not None
@@ -408,8 +408,8 @@ def keys_of(machine: Machine, revision: str) -> Any:
     return ground_key(registry.by_revision(machine.db, revision))
 
 
-# -------------------------------------------------------------------------------------------------- a set of prompts
-QUICK = AnswerSpec(split="all", each=2, seed=5, prompts_per_batch=4, sampling=SAMPLING)
+# --------------------------------------------------------------------------------------------------------- a prompt set
+QUICK = PromptSetSpec(split="all", each=2, seed=5, prompts_per_batch=4, sampling=SAMPLING)
 
 
 def rows_of(machine: Machine, job_id: int) -> list[dict[str, Any]]:
@@ -495,7 +495,7 @@ def test_a_job_from_the_command_line_answers_as_what_served_when_it_was_made(sto
     result = json.loads(done.stdout[done.stdout.index("\n{") :])
     assert (result["revision"], result["prompts"], result["answers"]) == ("lora", 4, 4)
     (job,) = job_store.recent(stocked.db, ("answer",))
-    assert isinstance(job.spec, AnswerSpec)
+    assert isinstance(job.spec, PromptSetSpec)
     assert job.spec.revision == "lora", "resumed after a promotion it goes on with the same policy"
     assert (stocked.data_dir / result["file"]).is_file()
 

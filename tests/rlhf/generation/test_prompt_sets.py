@@ -1,4 +1,4 @@
-"""A set of prompts to answer: which ones, with which seeds, what is drawn already, and the file, whole or not."""
+"""A prompt set to answer: which ones, with which seeds, what is drawn already, and the file, whole or not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import Prompt, Sampling, UserError
 from rlhf.generation import prompt_sets
-from rlhf.generation.prompt_sets import AnswerSpec
+from rlhf.generation.prompt_sets import PromptSetSpec
 from rlhf.models import registry
 from tests.conftest import seed_prompts
 
@@ -23,7 +23,7 @@ def test_prompts_are_chosen_by_split_and_source(db: Database) -> None:
     seed_prompts(db, 2, "held-out")
     store.add_prompts(db, [Prompt(({"role": "user", "content": "Sing."},), "held-out", "songs")])
     counts = {
-        (split, source): len(prompt_sets.prompts_of(db, AnswerSpec(split=split, source=source)))
+        (split, source): len(prompt_sets.prompts_of(db, PromptSetSpec(split=split, source=source)))
         for split in ("all", "train", "held-out")
         for source in ("", "test", "songs")
     }
@@ -43,7 +43,7 @@ def test_prompts_are_chosen_by_split_and_source(db: Database) -> None:
 
 def test_no_two_answers_have_the_same_seed_and_later_imports_change_none(db: Database) -> None:
     seed_prompts(db, 5)
-    spec = AnswerSpec(split="train", each=3, seed=100)
+    spec = PromptSetSpec(split="train", each=3, seed=100)
     seeds = {prompt.id: prompt_sets.seeds_of(spec, prompt) for prompt in prompt_sets.prompts_of(db, spec)}
     assert len({seed for row in seeds.values() for seed in row}) == 15
     seed_prompts(db, 4)
@@ -53,26 +53,26 @@ def test_no_two_answers_have_the_same_seed_and_later_imports_change_none(db: Dat
 
 def test_a_job_names_the_revision_that_serves_when_it_is_made(db: Database, data_dir: Path) -> None:
     seed_prompts(db, 1, "held-out")
-    assert AnswerSpec().frozen(db, data_dir).revision == "base"
+    assert PromptSetSpec().frozen(db, data_dir).revision == "base"
 
 
 def test_jobs_of_one_policy_have_other_names_for_other_sources() -> None:
-    assert AnswerSpec(split="all").about() == "answers by serving to all prompts"
-    assert AnswerSpec(split="all", source="songs").about() == "answers by serving to all prompts from 'songs'"
+    assert PromptSetSpec(split="all").about() == "answers by serving to all prompts"
+    assert PromptSetSpec(split="all", source="songs").about() == "answers by serving to all prompts from 'songs'"
 
 
 @pytest.mark.parametrize(
     ("spec", "changed", "sentence"),
     [
-        (AnswerSpec(split="train"), {}, r"no such prompts \(prompts to train on\)"),
-        (AnswerSpec(source="songs"), {}, r"no such prompts \(held-out prompts from 'songs'\)"),
-        (AnswerSpec(revision="dpo-9"), {}, "no policy 'dpo-9'"),
-        (AnswerSpec(), {"kind": "reward"}, "can't give them"),
-        (AnswerSpec(), {"deleted": "2026-01-02T03"}, "were deleted on 2026-01-02"),
+        (PromptSetSpec(split="train"), {}, r"no such prompts \(prompts to train on\)"),
+        (PromptSetSpec(source="songs"), {}, r"no such prompts \(held-out prompts from 'songs'\)"),
+        (PromptSetSpec(revision="dpo-9"), {}, "no policy 'dpo-9'"),
+        (PromptSetSpec(), {"kind": "reward"}, "can't give them"),
+        (PromptSetSpec(), {"deleted": "2026-01-02T03"}, "were deleted on 2026-01-02"),
     ],
 )
 def test_what_gives_no_answers_is_refused_before_it_is_queued(
-    db: Database, data_dir: Path, spec: AnswerSpec, changed: dict[str, str], sentence: str
+    db: Database, data_dir: Path, spec: PromptSetSpec, changed: dict[str, str], sentence: str
 ) -> None:
     seed_prompts(db, 1, "held-out")
     with db.transaction() as connection:

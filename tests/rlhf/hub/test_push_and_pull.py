@@ -41,7 +41,7 @@ from rlhf.jobs.artifacts import directory_sha256
 from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.registry import Policy
-from rlhf.models.tokenize import snapshot_content
+from rlhf.models.tokenise import snapshot_content
 from rlhf.submission import preconditions
 from tests.demonstrations import demonstrate
 from tests.fakes.hub_server import HubServer

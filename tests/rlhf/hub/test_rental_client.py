@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,6 +50,7 @@ from tests.machine_fixtures import (
 pytestmark = pytest.mark.slow
 
 TOKEN = "hf_write_ann"
+SECRET = f"hf_{'a1' * 17}"
 TERMS = Terms("cpu-basic", 0.02, 0.5)
 POLL = 0.2
 
@@ -412,6 +414,27 @@ def test_a_machine_is_given_back_however_the_job_was_left(
     assert only_job(hub).stage == "CANCELED"
     assert any("end it by hand: http" in line for line in job_store.log_tail(judged.db, job_id, 40))
     assert not hub.repos
+
+
+def test_no_token_is_in_the_log_of_an_error_of_our_own(
+    db: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def breaks(*_: Any) -> Any:
+        raise RuntimeError(f"no way with {SECRET}")
+
+    job_id = job_store.enqueue(db, QUICK_DPO, "ann")
+    assert job_store.claim(db, job_id, "worker") is not None
+    run = SimpleNamespace(db=db, job_id=job_id, worker="worker")
+    rented: Any = SimpleNamespace(run=run, result=breaks, try_to_give_back=lambda: None)
+    rental_client.see_through(rented, print)
+    follower = rental_client.Follower(hubs.connect(SECRET, "http://127.0.0.1:1"), Path(), db)
+    monkeypatch.setattr(follower, "look", breaks)
+    looks = iter([False, True])
+    monkeypatch.setattr(follower.ended, "wait", lambda seconds: next(looks))
+    follower.run()
+    assert caplog.text.count("RuntimeError: no way with [token]") == 2
+    assert SECRET not in caplog.text + capsys.readouterr().err
+    assert job_store.get(db, job_id).message.startswith("An error of Prefloop's own ended it (RuntimeError: no way")
 
 
 def test_the_loop_goes_on_beside_a_rented_training_but_trains_nothing_itself(judged: Machine) -> None:

@@ -20,7 +20,7 @@ from annotation.database import Database
 from annotation.hub_client import Hub, connect
 from annotation.records import UserError
 from annotation.web import access
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.hub import space_upload
 from rlhf.hub.space_upload import SpacePlan
 from rlhf.jobs import job_store
@@ -436,7 +436,7 @@ def test_a_job_waits_for_no_gpu_that_was_refused(machine: Machine, monkeypatch: 
         return lambda function: refuse
 
     machine.add_prompts(4, 2)
-    forgotten = job_store.enqueue(machine.db, GenerateSpec(), "ann")
+    forgotten = job_store.enqueue(machine.db, AnsweringSpec(), "ann")
     package = ModuleType("spaces")
     package.GPU = gpu  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "spaces", package)

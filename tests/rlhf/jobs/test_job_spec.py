@@ -21,13 +21,13 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Rule
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, from_row, target_layers, to_json, with_defaults
 from rlhf.judges.openai_client import EndpointSettings
 from rlhf.kinds import KINDS
 
 CHANGED: list[JobSpec] = [
-    GenerateSpec(seed=3, stock=5, answers=4, until_full=True, sampling=Sampling(1.1, 0.0, 7)),
+    AnsweringSpec(seed=3, stock=5, answers=4, until_full=True, sampling=Sampling(1.1, 0.0, 7)),
     DPOSpec(snapshot="ab", scope="all", parent="dpo-1", reference="parent", beta=0.3, sft_weight=0.0, check=False),
     DPOSpec(annotator_noise="smooth"),
     CheckSpec(candidate="dpo-2", against="base", prompts=9, sampling=Sampling(0.5, 0.1, 12)),
@@ -47,7 +47,7 @@ def test_fields_left_out_keep_their_defaults_and_whole_numbers_pass_for_floats()
     assert isinstance(spec, DPOSpec)
     assert isinstance(spec.beta, float)
     nested = from_json('{"kind": "generate", "sampling": {"temperature": 1}}')
-    assert isinstance(nested, GenerateSpec)
+    assert isinstance(nested, AnsweringSpec)
     assert nested.sampling == Sampling(temperature=1.0)
 
 
@@ -241,7 +241,7 @@ def test_a_row_of_another_version_says_what_is_not_known_of_it() -> None:
         from_row('{"kind": "generate", "sampling": {"gone": 1}}')
     with pytest.raises(UserError, match='needs a field "kind", one of: generate'):
         from_row('{"kind": "gone"}')
-    assert from_row('{"kind": "generate", "sampling": {"min_p": 0.2}}') == GenerateSpec(sampling=Sampling(min_p=0.2))
+    assert from_row('{"kind": "generate", "sampling": {"min_p": 0.2}}') == AnsweringSpec(sampling=Sampling(min_p=0.2))
 
 
 def test_what_is_no_json_or_no_kind_is_refused_in_a_sentence() -> None:

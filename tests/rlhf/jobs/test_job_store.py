@@ -26,7 +26,7 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.out_of_memory import KILLED
@@ -100,7 +100,7 @@ def waiting(db: Database) -> list[int]:
 
 
 def test_the_queue_is_in_the_order_of_asking_without_what_runs_or_answers(db: Database, job: int) -> None:
-    job_store.enqueue(db, GenerateSpec(), "the program")
+    job_store.enqueue(db, AnsweringSpec(), "the program")
     second, third = (
         job_store.enqueue(db, SFTSpec(), "bob"),
         job_store.enqueue(db, CheckSpec(candidate="x"), "the loop"),
@@ -143,7 +143,7 @@ def test_jobs_from_before_there_were_positions_wait_in_the_order_of_their_ids(db
 
 def test_what_is_ahead_of_a_job_is_what_runs_and_what_waits_before_it(db: Database, job: int) -> None:
     second, third = job_store.enqueue(db, SFTSpec(), "bob"), job_store.enqueue(db, SFTSpec(), "kim")
-    answering = job_store.enqueue(db, GenerateSpec(), "the program")
+    answering = job_store.enqueue(db, AnsweringSpec(), "the program")
 
     def ahead(number: int) -> list[int]:
         return [other.id for other in job_store.jobs_ahead(db, job_store.get(db, number))]
@@ -223,7 +223,7 @@ def test_half_the_batch_takes_twice_the_accumulation(spec: JobSpec, batch: int, 
 def test_ppo_cuts_its_minibatches_by_itself_and_others_are_left_alone() -> None:
     ppo = PPOSpec(batch_size=4, halve_batch=True)
     assert ppo.halved() == replace(ppo, batch_size=2)
-    for spec in (replace(BIG, batch_size=1), CheckSpec(), GenerateSpec()):
+    for spec in (replace(BIG, batch_size=1), CheckSpec(), AnsweringSpec()):
         assert spec.halved() is None
 
 
@@ -536,7 +536,7 @@ def fall_silent(db: Database, job_id: int) -> None:
 
 
 def test_only_a_silent_worker_is_marked_lost(db: Database, job: int) -> None:
-    other = job_store.enqueue(db, GenerateSpec(), "the program")
+    other = job_store.enqueue(db, AnsweringSpec(), "the program")
     queued = job_store.enqueue(db, DPOSpec(), "ann")
     job_store.claim(db, job, "silent")
     job_store.claim(db, other, "alive")
@@ -605,7 +605,7 @@ def test_a_job_that_is_queued_running_or_finished_can_not_be_resumed(db: Databas
 
 
 def test_active_jobs_are_those_that_have_not_ended_oldest_first(db: Database, job: int) -> None:
-    second, other_kind = job_store.enqueue(db, DPOSpec(), "ann"), job_store.enqueue(db, GenerateSpec(), "the program")
+    second, other_kind = job_store.enqueue(db, DPOSpec(), "ann"), job_store.enqueue(db, AnsweringSpec(), "the program")
     assert [entry.id for entry in job_store.active(db, ("dpo",))] == [job, second]
     job_store.claim(db, job, "w")
     job_table.finish(db, job, "w", {})

@@ -23,7 +23,6 @@ from rlhf.judges.judge_agreement import (
     Trust,
     TrustBasis,
     VerdictPair,
-    both_orders,
     trust,
 )
 from rlhf.tabs.judges.judge_card import card
@@ -145,12 +144,6 @@ def test_nothing_judged_by_people_leaves_no_figures_of_trust() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- calibration
-def test_both_orders_make_one_chance() -> None:
-    """0.9 for a shown first, and 0.6 for b shown first: (0.9 + 0.4) / 2. One order alone tells nothing."""
-    chances = {(0, 1): 0.9, (1, 0): 0.6, (0, 2): 0.8, (1, 2): 0.5, (2, 1): None}
-    assert both_orders(chances) == {(0, 1): pytest.approx(0.65)}
-
-
 def test_calibration_worked_out_by_hand() -> None:
     """Sure to 65% and right on 1 of 2, to 95% (for the second answer) and right on 3 of 4; a tie says nothing."""
     low = [case(1, FIRST, FIRST, chances={(0, 1): 0.65}), case(2, FIRST, SECOND, chances={(0, 1): 0.65})]

@@ -541,7 +541,7 @@ def test_the_first_that_was_said_stays_what_is_bet_on(db: Database, ann: Annotat
     flagged, ranked = before.values()
     assert (flagged.first, flagged.outcome) == (0.5, 0.5)
     for found in (flagged, ranked):
-        claim = claims.adjudicate(db, eve.id, found.comparison_id)
+        claim = claims.take_to_settle(db, eve.id, found.comparison_id)
         loses = "right-much" if claim.shown_order[0] == 0 else "left-much"
         claims.judge(db, eve.id, claim.nonce, act(loses))
     after = {one.comparison_id: one for one in judge_store.pair_outcomes(db, 2, 1)}

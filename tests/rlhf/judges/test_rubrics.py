@@ -21,7 +21,7 @@ from rlhf.judges.judge_store import StoredVerdict
 from rlhf.judges.rubrics import DEFAULT, Rubric, Style, code_of, messages_for, parse_rubric, principles_for, quoted
 from rlhf.judges.verdicts import Choice, parse_verdict
 from rlhf.models.chat_template import ChatTokenizer
-from rlhf.models.tokenize import render, text_ids
+from rlhf.models.tokenise import render, text_ids
 from tests.machine_fixtures import ROOT
 
 TURNS: list[Message] = [{"role": "user", "content": "How do I boil an egg?"}]

@@ -6,7 +6,16 @@ from itertools import combinations, permutations
 
 import pytest
 
-from rlhf.judges.verdicts import MAXIMUM_REPLY, Choice, CombinedVerdict, combine, parse_verdict, ranking_of, shortened
+from rlhf.judges.verdicts import (
+    MAXIMUM_REPLY,
+    Choice,
+    CombinedVerdict,
+    both_orders,
+    combine,
+    parse_verdict,
+    ranking_of,
+    shortened,
+)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +130,12 @@ def test_only_a_preference_that_survives_the_swap_counts(
     forward: Choice, backward: Choice, choice: Choice, flipped: bool
 ) -> None:
     assert combine(forward, backward) == CombinedVerdict(choice, flipped)
+
+
+def test_both_orders_make_one_chance() -> None:
+    """0.9 for a shown first, and 0.6 for b shown first: (0.9 + 0.4) / 2. One order alone tells nothing."""
+    chances = {(0, 1): 0.9, (1, 0): 0.6, (0, 2): 0.8, (1, 2): 0.5, (2, 1): None}
+    assert both_orders(chances) == {(0, 1): pytest.approx(0.65)}
 
 
 def outcomes(size: int, winners: dict[tuple[int, int], int]) -> dict[tuple[int, int], CombinedVerdict]:

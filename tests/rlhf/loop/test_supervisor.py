@@ -24,7 +24,7 @@ from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.job_spec import JobSpec, to_json
@@ -217,7 +217,7 @@ def test_while_another_program_trains_no_device_is_known_to_be_free(db: Database
 
 
 def test_the_answering_worker_takes_no_device_and_sees_them_all(db: Database, two_devices: Supervisor) -> None:
-    answering = job_store.enqueue(db, GenerateSpec(), "the program")
+    answering = job_store.enqueue(db, AnsweringSpec(), "the program")
     two_devices.keep_answering()
     first, second = queue(db), queue(db)
     two_devices.start_next()
@@ -405,7 +405,7 @@ def test_who_is_slow_at_every_look_is_patient_for_a_while_only(monkeypatch: pyte
 def test_an_answering_job_of_an_earlier_start_counts_as_begun_when_its_worker_is_started(
     db: Database, supervisor: Supervisor
 ) -> None:
-    job = job_store.enqueue(db, GenerateSpec(), "the program")
+    job = job_store.enqueue(db, AnsweringSpec(), "the program")
     with db.transaction() as connection:
         connection.execute("UPDATE job SET created = '2026-01-01T00:00:00+00:00' WHERE id = ?", (job,))
     assert not job_store.answers_come(db)

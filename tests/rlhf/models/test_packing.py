@@ -17,7 +17,7 @@ from annotation.records import TokenIds, UserError
 from rlhf.models import hidden_states, packing
 from rlhf.models.chat_template import ChatTokenizer, vocabulary_of
 from rlhf.models.packing import SPANS, Spans, attend, pack, pad, rows_of
-from rlhf.models.tokenize import (
+from rlhf.models.tokenise import (
     answer_ids,
     load_snapshot,
     snapshot_path,
@@ -106,10 +106,10 @@ def test_preferences_in_a_circle_are_left_out_and_what_is_decided_beside_them_is
 
 
 def test_no_item_has_more_answers_than_their_orders_can_be_counted_of() -> None:
-    """Four ranked answers, and nine mended ones that are better than all of them."""
+    """Four ranked answers, and nine edited ones that are better than all of them."""
     ranked = [(first, second) for first in range(1, 5) for second in range(first + 1, 5)]
-    mended = [(10 + edit, place) for edit in range(9) for place in range(1, 5)]
-    items, left_out = tokenise_comparisons(TOKENIZER, preferences([*mended, *ranked]), 100)
+    edited = [(10 + edit, place) for edit in range(9) for place in range(1, 5)]
+    items, left_out = tokenise_comparisons(TOKENIZER, preferences([*edited, *ranked]), 100)
     assert left_out == {}
     assert [len(item["answers"]) for item in items] == [10, 7]
     assert sum(len(item["pairs"]) for item in items) == 9 * 4 + 6

@@ -19,7 +19,7 @@ from rlhf.models import base_model
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
 from rlhf.models.loading import load_for_answering, load_quantised, load_tokenizer
 from rlhf.models.sampling import draw
-from rlhf.models.tokenize import render
+from rlhf.models.tokenise import render
 from tests.machine_fixtures import make_machine
 
 pytestmark = [

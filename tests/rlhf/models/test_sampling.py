@@ -34,7 +34,7 @@ from rlhf.models.sampling import (
     prefilled,
     read_draw,
 )
-from rlhf.models.tokenize import render
+from rlhf.models.tokenise import render
 from tests.conftest import shown_texts
 from tests.machine_fixtures import Machine
 

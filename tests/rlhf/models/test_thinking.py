@@ -14,7 +14,7 @@ import pytest
 from annotation import store
 from annotation.records import now
 from rlhf.data import snapshots
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.generation.answering_worker import AnsweringWorker
 from rlhf.judges import judge_store
 from rlhf.judges.backends import LocalModel
@@ -22,7 +22,7 @@ from rlhf.judges.rubrics import DEFAULT
 from rlhf.kinds import KINDS
 from rlhf.models import base_model, registry
 from rlhf.models.loading import LoadedPolicies
-from rlhf.models.tokenize import render
+from rlhf.models.tokenise import render
 from rlhf.submission.preflight import Preflight
 from tests.machine_fixtures import Machine, make_machine
 from tests.rlhf.tabs.test_project_tab import functions
@@ -99,7 +99,7 @@ def test_every_training_is_told(thinker: Machine, told: bool, kind: str, monkeyp
 
 
 def test_answers_say_what_they_were_fed(thinker: Machine) -> None:
-    spec = GenerateSpec(model=str(thinker.model), stock=1, prompts_per_batch=1, until_full=True)
+    spec = AnsweringSpec(model=str(thinker.model), stock=1, prompts_per_batch=1, until_full=True)
     job = thinker.perform(thinker.submit(spec))
     assert job.status == "finished", job.message
     fed = {row["rendered_prompt"] for row in thinker.db.rows("SELECT rendered_prompt FROM response")}
@@ -109,7 +109,7 @@ def test_answers_say_what_they_were_fed(thinker: Machine) -> None:
 
 
 def test_the_worker_that_answers_follows_a_change(thinker: Machine) -> None:
-    worker = AnsweringWorker(RunOf(thinker), GenerateSpec(model=str(thinker.model)))
+    worker = AnsweringWorker(RunOf(thinker), AnsweringSpec(model=str(thinker.model)))
     assert not worker.outdated()
     for wish, ends in (("template", "assistant\n"), ("off", THOUGHT)):
         registry.set_thinking(thinker.db, wish)

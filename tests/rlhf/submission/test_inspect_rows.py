@@ -18,7 +18,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs.descriptions import LeftOut, TokenSequence
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
-from rlhf.models.tokenize import tokenise_comparisons, tokenise_demonstrations, tokenise_prompts
+from rlhf.models.tokenise import tokenise_comparisons, tokenise_demonstrations, tokenise_prompts
 from rlhf.submission import inspect_rows, job_submission
 from rlhf.submission.inspect_rows import InspectedItem, ItemRows
 from tests.conftest import act

@@ -30,7 +30,7 @@ from rlhf.loop import controller
 from rlhf.loop.controller import advance
 from rlhf.models import registry
 from rlhf.models.registry import PolicyForm
-from rlhf.models.tokenize import load_snapshot
+from rlhf.models.tokenise import load_snapshot
 from rlhf.submission import job_submission, preconditions, preflight
 from rlhf.submission.job_submission import preview, submit
 from tests.builders import training_preview

@@ -13,7 +13,7 @@ from annotation.tabs import export_form, quality
 from annotation.tabs.components import row_number
 from rlhf.tabs.hub import hub_tab
 from rlhf.tabs.judges import rubric_form
-from rlhf.tabs.runs import comparison_form, queue_view, runs_tab
+from rlhf.tabs.runs import compare_runs_form, queue_view, runs_tab
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def test_what_is_no_rows_number_is_none(db: Database, wrong: Any) -> None:
     assert row_number(wrong) is None
     for sent in (wrong, str(wrong)[:10_000] if not isinstance(wrong, int) or abs(wrong) < 10**300 else "9" * 400):
         assert runs_tab.find_job(db, sent) is None
-        assert comparison_form.chosen_jobs(db, [sent]) == []
+        assert compare_runs_form.chosen_jobs(db, [sent]) == []
         assert queue_view.place_of([], sent) is None
         with pytest.raises(UserError):
             quality.number_in(sent, "a comparison")

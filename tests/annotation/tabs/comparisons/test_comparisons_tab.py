@@ -13,7 +13,7 @@ from annotation.tabs.export_form import DEFAULTS, narrower
 from annotation.ui.tab_addresses import MAXIMUM_LENGTH, place_in
 from annotation.workbench.comparison_filter import ComparisonFilter
 
-TOO_LONG = "?" + "&".join(["status=open", "source=" + ",".join(f"a set of prompts {number}" for number in range(200))])
+TOO_LONG = "?" + "&".join(["status=open", "source=" + ",".join(f"a prompt set {number}" for number in range(200))])
 
 
 def fields(**filled: Any) -> list[Any]:
@@ -54,7 +54,7 @@ def test_all_of_another_list_than_is_shown_is_refused() -> None:
 def test_a_list_that_no_address_can_hold_is_refused_where_it_is_made() -> None:
     assert list_of(fields(q=" rice ", sort="oldest")) == ListPlace(ComparisonFilter(q="rice"), "oldest")
     with pytest.raises(UserError, match="Choose fewer"):
-        list_of(fields(source=["a set of prompts"] * 200))
+        list_of(fields(source=["a prompt set"] * 200))
     part = list_of(fields(source=["x" * (MAXIMUM_LENGTH - 60)])).place.part()
     assert looked_at(place_in(part)).comparisons.source
 

@@ -24,7 +24,7 @@ from rlhf.evaluation.gate import BOUNDS, LimitedFigure, Rule, within_limits
 from rlhf.evaluation.gate_decisions import THE_GATE
 from rlhf.evaluation.probes import ProbeFigures
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.verdicts import LetterShare, ScoreTemperature
 from rlhf.loop.controller import THE_LOOP
@@ -254,7 +254,7 @@ def test_a_conversation_says_who_said_what() -> None:
     [("running", "The answering worker runs."), ("queued", "starting"), ("failed", "does not run (failed)")],
 )
 def test_the_answering_workers_state(status: str, words: str) -> None:
-    worker = replace(JOB, kind="generate", spec=GenerateSpec(), status=status, created=AT)
+    worker = replace(JOB, kind="generate", spec=AnsweringSpec(), status=status, created=AT)
     assert words in check_report.worker_sentence(worker, AT)
     for nobodys in (None, replace(worker, status="queued", created="2026-01-01T00:00:00+00:00")):
         assert "with --no-workers none is started" in check_report.worker_sentence(nobodys, AT)

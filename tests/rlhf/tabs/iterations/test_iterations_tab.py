@@ -32,7 +32,7 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission, preconditions
 from rlhf.tabs.iterations import gate_form, iterations_tab, policy_decisions
-from rlhf.tabs.train import automatic_training, train_tab
+from rlhf.tabs.train import automatic_training, train_and_runs
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts, shown_texts
 from tests.handlers import asked_by
 
@@ -57,7 +57,7 @@ def pages(context: Context) -> gr.Blocks:
     with gr.Blocks() as demo:
         guide = address.guide()
         with gr.Tabs():
-            train_tab.build(demo, context, guide)
+            train_and_runs.build(demo, context, guide)
             with gr.Tab("Iterations"):
                 iterations_tab.build(demo, context)
     return demo
@@ -171,7 +171,7 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
     with gr.Blocks() as demo:
         guide = address.guide()
         with gr.Tabs():
-            train_tab.build(demo, context, guide)
+            train_and_runs.build(demo, context, guide)
             with gr.Tab("Iterations"):
                 iterations_tab.build(demo, context)
     sent = str(demo.get_config_file())

@@ -25,7 +25,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.loop import controller
 from rlhf.loop.controller import FailedCheck
@@ -33,7 +33,7 @@ from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.iterations import iterations_tab
 from rlhf.tabs.judges import judges_tab
-from rlhf.tabs.overview import overview_card, overview_tab, standing
+from rlhf.tabs.overview import follow_endpoint, overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.rlhf.evaluation.test_gate import DECIDED
@@ -158,7 +158,7 @@ def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Contex
     """As when the program starts for the first time, with its own prompts and no answer yet."""
     with context.db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'dropped'")
-    job_store.enqueue(context.db, GenerateSpec(), "the program")
+    job_store.enqueue(context.db, AnsweringSpec(), "the program")
     strip = standing.strip_of(context.db, OWNER)["html"]
     assert "<span>The next answers are on their way</span>" in strip
     store.set_feedback(context.db, Feedback(mode="ai"))
@@ -182,7 +182,7 @@ def test_nobody_is_told_to_wait_for_answers_that_nothing_writes(context: Context
 
     why = '<a class="button" href="/iterations">No answers are being written: see why</a>'
     assert why in strip()
-    worker = job_store.enqueue(context.db, GenerateSpec(), "the program")
+    worker = job_store.enqueue(context.db, AnsweringSpec(), "the program")
     assert "The next answers are on their way" in strip()
     context.db.connection.execute("UPDATE job SET created = '2026-01-01T00:00:00.000000+00:00'")
     assert why in strip(), "a program that ended left it, and this one starts no workers"
@@ -280,9 +280,9 @@ def test_the_strip_offers_rankings_beside_what_is_next(context: Context) -> None
 
 
 def test_only_an_admin_is_sent_the_strip(context: Context) -> None:
-    endpoint = standing.FollowEndpoint(context.db, Watches(context.db))
+    endpoint = follow_endpoint.FollowEndpoint(context.db, Watches(context.db))
     (route,) = endpoint.routes()
-    assert route.path == f"/{standing.ADDRESS}"
+    assert route.path == f"/{follow_endpoint.ADDRESS}"
     for role, status in (("admin", 200), ("annotator", 403), (None, 403)):
         known = {} if role is None else {ANNOTATOR_KEY: Annotator(id=1, name="kim", role=role)}
         request = Request({"type": "http", "query_string": b"of=strip+1", **known})
@@ -293,7 +293,7 @@ def test_only_an_admin_is_sent_the_strip(context: Context) -> None:
 
 def test_a_page_is_told_what_has_changed_and_nothing_of_the_rest(context: Context) -> None:
     watches, kim = Watches(context.db), Annotator(id=1, name="kim", role="admin")
-    endpoint = standing.FollowEndpoint(context.db, watches)
+    endpoint = follow_endpoint.FollowEndpoint(context.db, watches)
     strip = endpoint.changes(kim, [("strip", "")])["strip"]
     watches.keep(kim, "pulse", lambda person: str(judged_by(context.db)), str(judged_by(context.db)), live=False)
     asked = [("strip", strip["mark"]), ("pulse", str(judged_by(context.db))), ("unknown", "1")]

@@ -15,7 +15,7 @@ from annotation.records import Feedback, Sampling, now
 from annotation.tabs.guard import Context
 from rlhf.generation import playground_store, prompt_sets
 from rlhf.generation.playground_store import FinishedAnswer
-from rlhf.generation.prompt_sets import AnswerSpec
+from rlhf.generation.prompt_sets import PromptSetSpec
 from rlhf.jobs import job_store
 from rlhf.tabs.playground import playground_tab, prompt_set_form
 from tests.conftest import BASE_NAME, dump, seed_prompts
@@ -390,7 +390,7 @@ def test_nothing_is_asked_while_answers_are_written(context: Context, admin: Adm
     assert context.db.value("SELECT count(*) FROM chat") == 1
 
 
-# ------------------------------------------------------------------------------------------------- a set of prompts
+# --------------------------------------------------------------------------------------------------------- a prompt set
 def test_a_set_of_prompts_is_answered_as_a_job_and_its_file_can_be_fetched(context: Context, admin: Admin) -> None:
     seed_prompts(context.db, 3, "held-out")
     admin.open()
@@ -400,7 +400,7 @@ def test_a_set_of_prompts_is_answered_as_a_job_and_its_file_can_be_fetched(conte
     admin.asked |= {"revision": "base", "each": 2, "source": "test"}
     assert "Job 1 was queued" in admin.start_answers()
     spec = job_store.get(context.db, 1).spec
-    wanted = AnswerSpec(
+    wanted = PromptSetSpec(
         model=BASE_NAME,
         revision="base",
         split="held-out",

@@ -17,7 +17,7 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import SnapshotCounts
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs.job_spec import JobSpec, from_json, to_json
 from rlhf.kinds import KINDS
 from rlhf.tabs.runs import job_words
@@ -46,7 +46,7 @@ def test_every_kind_has_its_word_and_its_facts(kind: str) -> None:
         (MergeSpec(revision="dpo-3"), "merging dpo-3"),
         (MeasureSpec(), "measuring"),
         (MeasureSpec(training=to_json(SFTSpec(method="lora"))), "measuring supervised training, LoRA"),
-        (GenerateSpec(), "answering"),
+        (AnsweringSpec(), "answering"),
     ],
 )
 def test_a_job_is_named_by_what_it_does(spec: JobSpec, words: str) -> None:

@@ -25,14 +25,14 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run, perform
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.tabs.runs import comparison_form, runs_tab
+from rlhf.tabs.runs import compare_runs_form, runs_tab
 from rlhf.tabs.runs.curves import plots_of
 from rlhf.tabs.runs.runs_tab import RunsPage
 from tests.conftest import BASE_NAME
@@ -273,7 +273,7 @@ def test_whatever_a_browser_sends_is_answered_in_words(browser: Browser, place: 
 
 
 def test_the_answering_workers_job_is_none_of_this_page(browser: Browser, place: Context) -> None:
-    answering = job_store.enqueue(place.db, GenerateSpec(), "the program")
+    answering = job_store.enqueue(place.db, AnsweringSpec(), "the program")
     browser.chosen["selector"] = str(answering)
     browser.open()
     assert "Nothing has been run yet" in browser.text("card")
@@ -803,11 +803,11 @@ def test_the_functions_behind_the_buttons_name_what_is_missing(place: Context) -
 
 
 def test_there_is_a_hue_for_every_run_that_can_be_compared(place: Context) -> None:
-    made = [job_store.enqueue(place.db, QUICK_SFT, OWNER) for _ in range(comparison_form.MOST + 3)]
-    chosen = comparison_form.chosen_jobs(place.db, [str(number) for number in made])
+    made = [job_store.enqueue(place.db, QUICK_SFT, OWNER) for _ in range(compare_runs_form.MOST + 3)]
+    chosen = compare_runs_form.chosen_jobs(place.db, [str(number) for number in made])
     assert [job.id for job in chosen] == made[: len(line_plots.HUES)]
     check = job_store.enqueue(place.db, CheckSpec(candidate="x"), OWNER)
-    assert [job.id for job in comparison_form.chosen_jobs(place.db, [str(check), str(made[1])])] == [made[1]]
+    assert [job.id for job in compare_runs_form.chosen_jobs(place.db, [str(check), str(made[1])])] == [made[1]]
 
 
 # ---------------------------------------------------------------------------------------------------- the closer look

@@ -34,10 +34,10 @@ from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import TrainingSpec, from_json
 from rlhf.models import memory, registry
 from rlhf.models.registry import Policy, PolicyForm
-from rlhf.models.tokenize import tokenise_comparisons
+from rlhf.models.tokenise import tokenise_comparisons
 from rlhf.submission import job_submission, preflight
 from rlhf.submission.form_fields import forms
-from rlhf.tabs.train import automatic_training, train_tab
+from rlhf.tabs.train import automatic_training, train_and_runs
 from rlhf.tabs.train.training_form import TrainingFormPage
 from tests.demonstrations import demonstrate
 from tests.handlers import asked_by
@@ -145,7 +145,7 @@ def built(context: Context) -> tuple[gr.Blocks, Sequence[TrainingFormPage]]:
     with gr.Blocks() as demo:
         guide = address.guide()
         with gr.Tabs():
-            pages = train_tab.build(demo, context, guide)
+            pages = train_and_runs.build(demo, context, guide)
     return demo, pages
 
 

@@ -1,4 +1,4 @@
-"""The Train tab, a form for each kind of training, and the Runs tab with what they have started."""
+"""The Train tab, a form for each kind of training, and the Runs tab (`runs_tab`), wired to each other."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def tokenise_comparisons(
 
     An item has `prompt_ids`, `answers` (a list of token ids), `comparison`, and `pairs`: (better, worse, strength or
     None, flip, by AI judges alone) with places in `answers`. Pairs on a circle of preferences are left out: nothing is
-    decided among them. A comparison with very many mended answers becomes several items. Of answers that are all bad
+    decided among them. A comparison with very many edited answers becomes several items. Of answers that are all bad
     one more is better, of no tokens: whatever is summed over its tokens is 0.
     """
     items: list[dict[str, Any]] = []

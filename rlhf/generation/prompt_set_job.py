@@ -1,4 +1,4 @@
-"""Let one policy answer a set of prompts; the answers become a file. What an interrupted run has drawn is kept."""
+"""Let one policy answer a prompt set; the answers become a file. What an interrupted run has drawn is kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from annotation.records import Prompt, UserError
 from annotation.translation import _
 from rlhf.generation import prompt_sets
-from rlhf.generation.prompt_sets import AnswerSpec
+from rlhf.generation.prompt_sets import PromptSetSpec
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
@@ -17,7 +17,7 @@ from rlhf.models.loading import LoadedPolicies
 from rlhf.models.sampling import draw
 
 
-def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
+def run(run: Run, spec: PromptSetSpec) -> dict[str, Any]:
     """Draw what is missing, and write the file when nothing is. Returns the job's result.
 
     Raises UserError where the policy is gone, or takes none of the prompts.
@@ -62,7 +62,7 @@ def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
 
 
 def what_to_feed(
-    run: Run, spec: AnswerSpec, models: LoadedPolicies, prompts: Sequence[Prompt]
+    run: Run, spec: PromptSetSpec, models: LoadedPolicies, prompts: Sequence[Prompt]
 ) -> list[tuple[Prompt, str]]:
     """The prompts that the model takes, each with the text to feed. Raises UserError if it takes none of them."""
     rendered: list[tuple[Prompt, str]] = []
