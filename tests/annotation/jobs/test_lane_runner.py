@@ -20,7 +20,7 @@ from annotation.exports import export_files
 from annotation.exports.export_files import EXPORTS
 from annotation.exports.formats import ExportRequest, Filters
 from annotation.imports import import_process
-from annotation.imports.import_process import HERE, ImportData, Importer
+from annotation.imports.import_process import FROM_HUB, HERE, ImportData, Importer
 from annotation.jobs import job_table, lane_runner
 from annotation.jobs.attempt import Attempt, Stopped
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
@@ -160,6 +160,19 @@ def test_one_that_was_to_stop_when_its_runner_ended_is_cancelled(db: Database) -
     ended = HUB.newest(db)
     assert (ended.status, ended.message) == ("cancelled", CANCELLED)
     assert ended.finished is not None
+
+
+def test_an_import_whose_doer_is_gone_and_has_no_successor_ends_as_it_is_cancelled(db: Database) -> None:
+    importer = Importer(db, token_held=True)
+    importer.start("import", ["--hub", "--", "ann/data"], [])
+    assert FROM_HUB.claim_next(db, "w") is not None
+    importer.cancel()
+    assert importer.state.status == "running", "it was heard of"
+    job_table.release(db, importer.state.number, "w")
+    without_token = Importer(db)
+    without_token.cancel()
+    assert without_token.state.status == "failed"
+    without_token.start("look", ["--", "there.csv"], [])
 
 
 @pytest.mark.parametrize("lane", ["hub", "web"])
