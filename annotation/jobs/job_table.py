@@ -118,6 +118,11 @@ def is_wanted(db: Database, job_id: int, worker: str) -> bool:
     return bool(db.value("SELECT status = 'running' FROM job WHERE id = ? AND worker = ?", (job_id, worker)))
 
 
+def is_held(db: Database, job_id: int, worker: str) -> bool:
+    """Whether a job is this worker's, to go on with or to stop."""
+    return bool(db.value(f"SELECT {AT_WORK} FROM job WHERE id = ? AND worker = ?", (job_id, worker)))
+
+
 def beat(db: Database, job_id: int, worker: str) -> bool:
     """Say that the worker lives. False when the job was cancelled or is no longer this worker's: stop."""
     with db.transaction():
@@ -182,11 +187,15 @@ def finish(db: Database, job_id: int, worker: str, result: Mapping[str, Any], me
 
 
 def stop(db: Database, job_id: int, worker: str, status: Status, message: str, reason: Reason | None = None) -> bool:
-    """End a job otherwise: 'cancelled', 'failed' or 'lost', with a sentence for people."""
+    """End a job otherwise: 'cancelled', 'failed' or 'lost', with a sentence for people.
+
+    One that was to stop has stopped, and is not lost.
+    """
     with db.transaction() as connection:
         return (
             connection.execute(
-                f"""UPDATE job SET status = :status, finished = :now, message = :message, reason = :reason
+                f"""UPDATE job SET finished = :now, message = :message, reason = :reason,
+                        status = iif(status = 'cancelling' AND :status = 'lost', 'cancelled', :status)
                     WHERE id = :id AND worker = :worker AND {AT_WORK}""",
                 {
                     "status": status,
