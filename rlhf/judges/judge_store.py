@@ -385,6 +385,12 @@ def add_verdict(
         )
 
 
+def heard_in(db: Database, judge: Judge, job_id: int) -> set[int]:
+    """The comparisons on which a judge has given a verdict in a job, by id."""
+    rows = db.rows("SELECT comparison_id FROM verdict WHERE annotator_id = ? AND job_id = ?", (judge.id, job_id))
+    return {row["comparison_id"] for row in rows}
+
+
 def make_room(db: Database, judge: Judge, where: tuple[int, int, int], version: int, job_id: int | None) -> None:
     """Take away the verdict on (comparison, first, second) if it is by a version of the rubric before this one.
 
