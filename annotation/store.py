@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final, Literal
 
 from annotation.database import Database, Params
 from annotation.records import (
@@ -446,20 +446,32 @@ class PairedAnswers:
         return None if own and other else float(bool(own))
 
 
+# Of the rows that are of a time in which policies thought or did not, the column that says when they began.
+BEGAN: Final = {"response": "created", "job": "started"}
+
+
 def note_change_of_thinking(db: Database, told_before: bool) -> None:
     """Note that from now on policies answer otherwise; `told_before`: whether they were told not to think until now."""
-    set_setting(db, "thinking_changes", [*setting(db, "thinking_changes", []), {"told": told_before, "until": now()}])
+    newest = {table: db.value(f"SELECT coalesce(max(id), 0) FROM {table}") for table in BEGAN}
+    change = {"told": told_before, "until": now(), "newest": newest}
+    set_setting(db, "thinking_changes", [*setting(db, "thinking_changes", []), change])
 
 
-def as_told_now(db: Database, time: str) -> str:
-    """SQL: whether something is of a time, which this SQL is, in which policies thought or did not think as now."""
+def as_told_now(db: Database, table: Literal["response", "job"], row: str) -> str:
+    """SQL: whether a row, of this name there, is of a time in which policies thought or did not think as now.
+
+    One that was made after the last change is, whatever the clock says, which may have been set back.
+    """
     now_told = bool(db.value("SELECT thinking = 'off' FROM model WHERE revision = 'base'"))
-    since, when = "", list[str]()
-    for change in setting(db, "thinking_changes", []):
+    began, since, when = f"{row}.{BEGAN[table]}", "", list[str]()
+    changes = setting(db, "thinking_changes", [])
+    for change in changes:
         if change["told"] == now_told:
-            when.append(f"{time} BETWEEN '{since}' AND '{change['until']}'")
+            when.append(f"{began} BETWEEN '{since}' AND '{change['until']}'")
         since = change["until"]
-    when.append(f"{time} > '{since}'")
+    when.append(f"{began} > '{since}'")
+    if changes and "newest" in changes[-1]:
+        when.append(f"{row}.id > {changes[-1]['newest'][table]}")
     return f"({' OR '.join(when)})"
 
 
@@ -478,7 +490,7 @@ def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAns
                    AND b.rendered_prompt = a.rendered_prompt
                JOIN model n ON n.id = b.model_id AND n.weights = b.weights
            WHERE a.purpose = 'check' AND b.purpose = 'check' AND a.model_id = ? AND b.model_id = ?
-               AND {as_told_now(db, "a.created")}
+               AND {as_told_now(db, "response", "a")}
            ORDER BY a.prompt_id, a.seed""",
         (model_id, other_id),
     )

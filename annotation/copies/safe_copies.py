@@ -253,12 +253,8 @@ def model_paths(db: Database) -> list[str]:
 
 
 def snapshot_paths(db: Database) -> list[str]:
-    """The frozen data of runs that wait or are at work."""
-    rows = db.rows(
-        """SELECT DISTINCT s.path FROM job j JOIN snapshot s ON s.sha256 = json_extract(j.spec, '$.snapshot')
-           WHERE j.status IN ('queued', 'running', 'cancelling') ORDER BY s.path"""
-    )
-    return [row["path"] for row in rows]
+    """All frozen data: a check reads what its candidate, and all that it grew from, was trained on."""
+    return [row["path"] for row in db.rows("SELECT path FROM snapshot ORDER BY path")]
 
 
 def files_below(path: Path) -> Iterator[Path]:

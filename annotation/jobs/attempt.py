@@ -31,6 +31,8 @@ class Attempt:
         self.data_dir = data_dir
         self.job_id = job.id
         self.kind = job.kind
+        self.number = job.attempt
+        """Its how-manieth go this is: 1 is the first."""
         self.worker = worker
         self.began = time.monotonic()
         self._cancelled = threading.Event()

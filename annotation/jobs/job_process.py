@@ -67,17 +67,31 @@ def run_command(
             start_new_session=True,  # Ctrl+C is for the program, which then says what is to become of it
         ) as process,
     ):
-        said: Mapping[str, Any] = {}
-        while not has_ended(process):
-            attempt.look()
-            if attempt.stopped:
-                process.terminate()
-            following = last_said(printed)
-            if following != said and "progress" in following:
-                step, steps, message = progress(following["progress"])
-                attempt.report(step, steps, {}, message)
-            said = following
+        try:
+            follow(attempt, process, printed, progress)
+        except BaseException:
+            process.terminate()  # it is waited for
+            raise
         return CommandResult(process.returncode, last_said(printed), last_words(errors))
+
+
+def follow(
+    attempt: Attempt,
+    process: subprocess.Popen[bytes],
+    printed: IO[bytes],
+    progress: Callable[[Any], tuple[int, int, str]],
+) -> None:
+    """Report what a command says until it has ended, and have it end where the job is to stop."""
+    said: Mapping[str, Any] = {}
+    while not has_ended(process):
+        attempt.look()
+        if attempt.stopped:
+            process.terminate()
+        following = last_said(printed)
+        if following != said and "progress" in following:
+            step, steps, message = progress(following["progress"])
+            attempt.report(step, steps, {}, message)
+        said = following
 
 
 def niced(command: Sequence[str]) -> list[str]:

@@ -118,6 +118,11 @@ def is_wanted(db: Database, job_id: int, worker: str) -> bool:
     return bool(db.value("SELECT status = 'running' FROM job WHERE id = ? AND worker = ?", (job_id, worker)))
 
 
+def is_held(db: Database, job_id: int, worker: str) -> bool:
+    """Whether a job is this worker's, to go on with or to stop."""
+    return bool(db.value(f"SELECT {AT_WORK} FROM job WHERE id = ? AND worker = ?", (job_id, worker)))
+
+
 def beat(db: Database, job_id: int, worker: str) -> bool:
     """Say that the worker lives. False when the job was cancelled or is no longer this worker's: stop."""
     with db.transaction():
@@ -182,11 +187,15 @@ def finish(db: Database, job_id: int, worker: str, result: Mapping[str, Any], me
 
 
 def stop(db: Database, job_id: int, worker: str, status: Status, message: str, reason: Reason | None = None) -> bool:
-    """End a job otherwise: 'cancelled', 'failed' or 'lost', with a sentence for people."""
+    """End a job otherwise: 'cancelled', 'failed' or 'lost', with a sentence for people.
+
+    One that was to stop has stopped, and is not lost.
+    """
     with db.transaction() as connection:
         return (
             connection.execute(
-                f"""UPDATE job SET status = :status, finished = :now, message = :message, reason = :reason
+                f"""UPDATE job SET finished = :now, message = :message, reason = :reason,
+                        status = iif(status = 'cancelling' AND :status = 'lost', 'cancelled', :status)
                     WHERE id = :id AND worker = :worker AND {AT_WORK}""",
                 {
                     "status": status,
@@ -232,13 +241,6 @@ def request_cancel(db: Database, job_id: int, also: str = "0") -> bool:
         )
 
 
-def cancel(db: Database, job_id: int) -> None:
-    """End a job that waits; ask one that is at work to stop. Raises UserError where it has ended."""
-    with db.transaction():
-        if not take_out(db, job_id, CANCELLED) and not request_cancel(db, job_id):
-            raise UserError(_("That has ended already, so there is nothing to cancel."))
-
-
 def moment(seconds: float) -> str:
     """`now` and so many seconds, as text."""
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
@@ -264,6 +266,21 @@ def looking_for_silent(db: Database, seconds: float = LOST_AFTER_SECONDS) -> Ite
     values, asked = heard(seconds), time.monotonic()
     with db.transaction():
         yield values if time.monotonic() - asked < WAITED_SECONDS else {"since": "", "until": LATEST}
+
+
+def cancel(db: Database, job_id: int) -> None:
+    """End a job that waits, or whose doer is gone; ask one that is at work to stop. Raises UserError for an ended one.
+
+    Nobody may come who does its lane: of the Hub's, say, where there is no token any more.
+    """
+    with looking_for_silent(db) as values:
+        ended = db.connection.execute(
+            f"""UPDATE job SET status = 'cancelled', worker = NULL, finished = :now, message = :message, reason = NULL
+                WHERE id = :id AND {AT_WORK} AND NOT ({HEARD})""",
+            {"now": now(), "message": kept(CANCELLED), "id": job_id, **values},
+        ).rowcount
+        if not (ended or take_out(db, job_id, CANCELLED) or request_cancel(db, job_id)):
+            raise UserError(_("That has ended already, so there is nothing to cancel."))
 
 
 def take_over(db: Database, job_id: int, worker: str) -> bool:

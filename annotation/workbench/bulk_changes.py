@@ -270,7 +270,7 @@ def undo_withdrawing(db: Database, change_id: int) -> int:
     Answers of the other kind stay withdrawn, where policies have been told since to think or not to.
     """
     answers = f"""SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
-        WHERE cr.comparison_id = {{}} AND r.model_id NOT NULL AND NOT {store.as_told_now(db, "r.created")}"""
+        WHERE cr.comparison_id = {{}} AND r.model_id NOT NULL AND NOT {store.as_told_now(db, "response", "r")}"""
     was = "FROM bulk_change_comparison i WHERE i.change_id = :change AND i.comparison_id ="
     withdrawn = f"""id IN ({OF_CHANGE}) AND 'withdrawn' = iif(purpose != 'gold', state, (SELECT previous_state
         FROM gold_decision d WHERE d.comparison_id = comparison.id AND d.action = 'make' ORDER BY d.id DESC LIMIT 1))"""

@@ -5,8 +5,8 @@
         weights.safetensors   what is trained, by its name in the model, in float32
         state.pt              the optimiser's state, and what else decides how the run goes on, as plain values
 
-A directory gets its name when all of it is on disk, so one with this name and a manifest is whole. No class is pickled:
-a renamed one makes no checkpoint unreadable.
+A directory gets its name when all of it is on disk, so one with this name and these files is whole. No class is
+pickled: a renamed one makes no checkpoint unreadable.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def whole(checkpoints: Path) -> Iterator[Checkpoint]:
     """A run's whole checkpoints, in no order."""
     for path in checkpoints.glob("checkpoint-*"):
         step = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if step and (path / MANIFEST).is_file():
+        if step and all((path / name).is_file() for name in (MANIFEST, WEIGHTS, STATE)):
             yield Checkpoint(path, int(step[1]))
 
 
@@ -176,11 +176,17 @@ def checkpoints_of(run: Run) -> Path:
 
 
 def forget_old_checkpoints(run: Run) -> None:
-    """Keep the checkpoints of the last few runs that ended early, and remove older ones."""
+    """Keep the directories of the runs that ended early last, and of the last few of them that have a checkpoint.
+
+    Older ones are removed.
+    """
     directories = {int(path.name.removeprefix("job-")): path for path in (run.data_dir / "checkpoints").glob("job-*")}
     found = job_store.with_ids(run.db, sorted(directories))
-    early = [job.id for job in found if isinstance(job.spec, TrainingSpec) and job.status in EARLY]
+    ended = [job for job in found if isinstance(job.spec, TrainingSpec) and job.status in EARLY]
+    early = [job.id for job in sorted(ended, key=job_store.ended_at)]
+    resumable = [job_id for job_id in early if newest_checkpoint(directories[job_id])]
     at_work = [job.id for job in found if job.is_open]  # or waiting to go on
+    kept = {run.job_id, *at_work, *early[-RESUMABLE_RUNS:], *resumable[-RESUMABLE_RUNS:]}
     for job_id, directory in directories.items():
-        if job_id not in {run.job_id, *at_work, *sorted(early)[-RESUMABLE_RUNS:]}:
+        if job_id not in kept:
             shutil.rmtree(directory, ignore_errors=True)  # a run beside this one may be at it, too

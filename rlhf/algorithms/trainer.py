@@ -23,6 +23,7 @@ import psutil
 import torch
 from torch import Tensor
 
+from annotation.jobs import job_table
 from annotation.records import Prompt, Sampling, UserError
 from annotation.translation import N_, _
 from rlhf.algorithms.checkpoints import (
@@ -228,7 +229,10 @@ def begin(run: Run, spec: TrainingSpec) -> None:
     """Say that the run begins, and clear away what no run goes on from. Raises UserError where this one can't go on."""
     if run.rank == 0:
         forget_old_checkpoints(run)
+        if run.number == 1:  # another database's, whose jobs had these numbers too
+            shutil.rmtree(checkpoints_of(run), ignore_errors=True)
         forget_broken_checkpoints(checkpoints_of(run))
+        checkpoints_of(run).mkdir(parents=True, exist_ok=True)
     refuse_other_formats(checkpoints_of(run))
     run.report(0, 0, {}, _("It loads the model."))
     torch.manual_seed(spec.seed)
@@ -415,8 +419,12 @@ class TrainingProgress:
         return any_process(self.learner.accelerator, self.run.stopped)
 
     def save(self, step: int, steps: int) -> None:
-        """Write a checkpoint, whole or not at all; nothing while measuring or in a further process."""
-        if not self.run.measured_steps and not self.run.rank:
+        """Write a checkpoint, whole or not at all; nothing while measuring or in a further process.
+
+        Nor where this worker was silent so long that another may be at the job.
+        """
+        run = self.run
+        if not run.measured_steps and not run.rank and job_table.is_held(run.db, run.job_id, run.worker):
             learner, began = self.learner, time.monotonic()
             manifest = CheckpointManifest(self.spec.kind, step, steps)
             write_checkpoint(self.checkpoints, manifest, learner.weights(), learner.optimiser, learner.further())

@@ -106,16 +106,18 @@ def current(db: Database, data_dir: Path, most: int) -> HeldOut:
     """The set that reports speak of today; the first check draws it, of up to `most` prompts.
 
     One that fell short takes in what was held out since, behind its prompts: what these were answered stays as it is.
-    Raises UserError without held-out prompts.
+    One whose file is gone gives way to another. Raises UserError without held-out prompts.
     """
     made = versions(db)
     if not made:
         return renew(db, data_dir, most)
     last = made[-1]
+    known = known_prompts(data_dir, last)
+    if not known:
+        return renew(db, data_dir, last.wanted or most)
     missing = (last.wanted or 0) - last.prompts
     if missing <= 0 or len(open_prompts(db)) <= last.prompts:
         return last
-    known = prompts_of(data_dir, last.sha256)
     others = without(open_prompts(db), known)
     seed = new_seed()
     return record(db, data_dir, [*known, *drawn(others, missing, seed)], last.wanted, seed) if others else last

@@ -673,8 +673,10 @@ def ask_judges(run: Run, spec: CheckSpec, candidate: Policy) -> dict[str, JudgeC
             except UserError as error:  # its model is gone, say: the others' verdicts and the figures still count
                 counts.gave_up = str(error)
         left_open = len(waiting) - counts.judged
+        # This check may have been cut off and resumed.
+        before = judge_store.heard_in(run.db, judge, run.job_id) - {comparison.id for comparison in waiting}
         found[judge.name] = JudgeCalls(
-            judged=counts.judged,
+            judged=len(before) + counts.judged,
             left_open=left_open,
             failed=dict(counts.failed),
             gave_up=counts.gave_up,

@@ -46,7 +46,7 @@ def finished_checks(db: Database, revision: str | None = None) -> list[FinishedC
 
 def told_as_now(db: Database) -> set[int]:
     """The jobs of checks that began when policies thought, or were told not to, as now."""
-    rows = db.rows(f"SELECT id FROM job WHERE kind = 'check' AND {store.as_told_now(db, 'started')}")
+    rows = db.rows(f"SELECT id FROM job WHERE kind = 'check' AND {store.as_told_now(db, 'job', 'job')}")
     return {row["id"] for row in rows}
 
 

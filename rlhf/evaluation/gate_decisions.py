@@ -330,7 +330,8 @@ def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> C
     stamp = db.row(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
                (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'check')
-               AS checked, (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
+               AS checked, (SELECT count(*) FROM job WHERE kind = 'check' AND status = 'finished') AS checks,
+               (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
                    AND taken = 0) AS open,
                (SELECT json_group_array(json_array(id, quota)) FROM annotator WHERE active) AS annotators,
                (SELECT value FROM setting WHERE key = 'gate') AS rule,

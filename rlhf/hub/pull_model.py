@@ -112,6 +112,7 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, weights: Weights 
         entry = checked_adapter(db, data_dir, directory, found) if adapter else checked_whole(db, data_dir, directory)
         if adapter and entry.ground_id is None:
             check_base(db, data_dir, facts.get(BASE_SHA256), found)
+        sha256 = directory_sha256(directory)  # which takes a while: a kill until here leaves nothing that looks whole
     return registry.add(
         db,
         revision=revision,
@@ -120,7 +121,7 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, weights: Weights 
         parent_id=entry.ground_id or registry.by_revision(db, "base").id,
         job_id=None,
         path=relative,
-        sha256=directory_sha256(data_dir / relative),
+        sha256=sha256,
         kind=entry.kind,
         form=entry.form,
         weights=stored,

@@ -181,7 +181,10 @@ def begin(data_dir: Path, place: CopyTarget | None, model: str) -> None:
         with hold_data_directory(data_dir), closing(restoration.exclusive_lock(data_dir)):
             begun = restoration.begin(place, data_dir, os.environ.get(restoration.VARIABLE, "").strip())
             logger.warning("%s", begun)
-    base_model.locate(data_dir, model)  # downloads a model that only this token may read
+    try:
+        base_model.present(data_dir, model, room=False)
+    except UserError:
+        base_model.locate(data_dir, model)  # downloads a model that only this token may read
 
 
 def main(arguments: list[str] | None = None) -> int:

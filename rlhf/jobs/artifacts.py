@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -85,7 +85,7 @@ def bytes_within(directory: Path) -> int:
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Fill the directory that is handed out; it gets its name when everything in it is on disk, and else goes."""
-    temporary = path.with_name(path.name + ".part")
+    temporary, before = (path.with_name(path.name + ending) for ending in (".part", ".before.part"))
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with explain_write_errors(path):
@@ -95,8 +95,11 @@ def new_directory(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     with file.open("rb") as handle:
                         os.fsync(handle.fileno())
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(before, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                path.rename(before)  # removing it takes a while, in which neither would be there
             temporary.rename(path)
+            shutil.rmtree(before, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

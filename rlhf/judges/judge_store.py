@@ -385,6 +385,12 @@ def add_verdict(
         )
 
 
+def heard_in(db: Database, judge: Judge, job_id: int) -> set[int]:
+    """The comparisons on which a judge has given a verdict in a job, by id."""
+    rows = db.rows("SELECT comparison_id FROM verdict WHERE annotator_id = ? AND job_id = ?", (judge.id, job_id))
+    return {row["comparison_id"] for row in rows}
+
+
 def make_room(db: Database, judge: Judge, where: tuple[int, int, int], version: int, job_id: int | None) -> None:
     """Take away the verdict on (comparison, first, second) if it is by a version of the rubric before this one.
 
@@ -715,7 +721,7 @@ def judgements_of_pair(db: Database, candidate_id: int, against_id: int, judge_i
              AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
              AND NOT EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                  JOIN model m ON m.id = r.model_id WHERE cr.comparison_id = c.id
-                     AND (r.weights IS NOT m.weights OR NOT {store.as_told_now(db, "r.created")}))
+                     AND (r.weights IS NOT m.weights OR NOT {store.as_told_now(db, "response", "r")}))
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",
@@ -743,7 +749,7 @@ def left_to_judges(db: Database, candidate_id: int, against_id: int) -> list[Lef
            WHERE c.people_drawn = 0 AND c.people_chance > 0 AND c.id IN (SELECT min(f.id) FROM comparison f
                JOIN comparison_response x ON x.comparison_id = f.id JOIN response r ON r.id = x.response_id
                WHERE f.candidate_id = :candidate AND f.against_id = :against
-                   AND {store.as_told_now(db, "r.created")} GROUP BY f.prompt_id)
+                   AND {store.as_told_now(db, "response", "r")} GROUP BY f.prompt_id)
            ORDER BY c.id""",
         {"candidate": candidate_id, "against": against_id},
     )

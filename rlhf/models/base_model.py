@@ -79,15 +79,17 @@ def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
     """Locate the model, converting the embedded one on first use (about half a minute), and check that it can be used.
 
     One that is not `known` from an earlier time, for which the first job does that, is also tried: whether it can be
-    loaded and computed rightly (`rlhf.models.self_test`), which takes some seconds and is kept. Weights that are stored
+    loaded and computed rightly (`rlhf.models.self_test`), which takes some seconds and is kept. A known one stays as it
+    is on this machine. Weights that are stored
     quantised may need a device of another kind: then the model says that it was not tried. Imports no torch: what needs
     it runs in a process of its own. Raises UserError saying what is missing.
     """
-    base = locate(data_dir, model)
-    if base.name == EMBEDDED_NAME and not base.path.is_dir():
-        convert_embedded(base.path)
-    base = check(base, room=not known)  # workers of a program that was killed may still have the memory
-    return base if known else tried(data_dir, base)
+    embedded = data_dir / "models" / EMBEDDED_NAME
+    if model in (EMBEDDED, EMBEDDED_NAME) and not embedded.is_dir():
+        convert_embedded(embedded)
+    if known:
+        return kept(data_dir, model, room=False)  # workers of a program that was killed may still have the memory
+    return tried(data_dir, check(locate(data_dir, model)))
 
 
 def ready(data_dir: Path, model: str) -> BaseModel:
@@ -96,10 +98,21 @@ def ready(data_dir: Path, model: str) -> BaseModel:
     It is tried where that was not done yet, or by another version of what computes: so no start has to wait for it.
     Raises UserError if it is gone, no longer fits, or can't be computed rightly any more.
     """
-    base = tried(data_dir, check(locate(data_dir, model)))
+    base = tried(data_dir, kept(data_dir, model))
     if base.untried:
         print(base.remark.strip(), flush=True)
     return base
+
+
+def kept(data_dir: Path, model: str, room: bool = True) -> BaseModel:
+    """A model as it is on this machine, checked; fetched again only where it can't be used as it is. Raises UserError.
+
+    Adapters lie on what is here, and the branch that a name on the Hub means may have moved on since.
+    """
+    try:
+        return present(data_dir, model, room)
+    except UserError:
+        return check(locate(data_dir, model), room)
 
 
 def tried(data_dir: Path, base: BaseModel) -> BaseModel:
@@ -113,7 +126,7 @@ def tried(data_dir: Path, base: BaseModel) -> BaseModel:
     return base
 
 
-def present(data_dir: Path, model: str) -> BaseModel:
+def present(data_dir: Path, model: str, room: bool = True) -> BaseModel:
     """A model that is on this machine, ready to be used: nothing is converted, fetched or installed.
 
     Raises UserError where it is not here, or can't be used.
@@ -130,7 +143,7 @@ def present(data_dir: Path, model: str) -> BaseModel:
                 "app.py` once without it, or run `python -m rlhf --data {data_dir} prepare`."
             ).format(data_dir=data_dir)
         )
-    return check(base)
+    return check(base, room)
 
 
 def locate(data_dir: Path, model: str) -> BaseModel:

@@ -36,15 +36,22 @@ from annotation.copies.targets import (
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.hub_client import Conflict, connect
 from annotation.imports import importing
+from annotation.jobs import job_table
 from annotation.records import Annotator, UserError
 from annotation.web import access, invitations
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.data import held_out_sets
+from rlhf.data.held_out_sets import LEAST
+from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.hub import token_process
 from rlhf.hub.token_launcher import PLACE
+from rlhf.jobs import job_store
 from rlhf.models import registry
-from rlhf.submission import preconditions, preflight
+from rlhf.submission import job_submission, preconditions, preflight
 from rlhf.submission.form_fields import forms
 from rlhf.tabs.iterations import check_report
-from tests.conftest import BASE_NAME, act, seed_comparisons
+from tests.conftest import BASE_NAME, act, seed_comparisons, seed_prompts
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
@@ -269,6 +276,30 @@ def test_what_judges_waiting_runs_and_the_way_back_need_is_copied_too(
     there = {path.name for path in (tmp_path / "new" / "adapters").iterdir()}
     assert there == {"before", "serves", "judges", "is-continued"}
     assert (tmp_path / "new" / "snapshots" / "frozen.jsonl").read_text() == "{}"
+
+
+def test_after_a_restore_onto_an_empty_disk_candidates_can_be_checked(
+    db: Database, data_dir: Path, tmp_path: Path
+) -> None:
+    seed_prompts(db, 80)
+    seed_prompts(db, 4 * LEAST, "held-out")
+    frozen = store_snapshot(db, data_dir, CountedRows(prompt_rows(db)))
+    job_id = job_store.enqueue(db, SFTSpec(snapshot=frozen, check=True), "ann")
+    job_store.claim(db, job_id, "w")
+    trained = add_model(db, data_dir, "sft-1")
+    db.connection.execute("UPDATE model SET job_id = ? WHERE revision = ?", (job_id, trained.name))
+    job_table.finish(db, job_id, "w", {})
+    waiting = job_submission.submit(db, data_dir, CheckSpec(candidate=trained.name), "ann")
+    place = DirectoryTarget(tmp_path / "bucket")
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    restoration.begin(place, tmp_path / "new")
+    with closing(open_database(tmp_path / "new")) as restored:
+        spec = job_store.get(restored, waiting).spec
+        assert isinstance(spec, CheckSpec)
+        for name in (spec.prompt_set, spec.compared_set):
+            prompts = held_out_sets.prompts_of(tmp_path / "new", name)
+            candidate = registry.by_revision(restored, trained.name)
+            assert held_out_sets.trained_on(restored, tmp_path / "new", candidate, prompts) == []
 
 
 # ------------------------------------------------------------------------------------------------- two running copies

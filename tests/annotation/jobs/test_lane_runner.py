@@ -20,9 +20,10 @@ from annotation.exports import export_files
 from annotation.exports.export_files import EXPORTS
 from annotation.exports.formats import ExportRequest, Filters
 from annotation.imports import import_process
-from annotation.imports.import_process import HERE, ImportData, Importer
+from annotation.imports.import_process import FROM_HUB, HERE, ImportData, Importer
 from annotation.jobs import job_table, lane_runner
 from annotation.jobs.attempt import Attempt, Stopped
+from annotation.jobs.job_process import run_command
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import CANCELLED, Job, Lane
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
@@ -162,6 +163,19 @@ def test_one_that_was_to_stop_when_its_runner_ended_is_cancelled(db: Database) -
     assert ended.finished is not None
 
 
+def test_an_import_whose_doer_is_gone_and_has_no_successor_ends_as_it_is_cancelled(db: Database) -> None:
+    importer = Importer(db, token_held=True)
+    importer.start("import", ["--hub", "--", "ann/data"], [])
+    assert FROM_HUB.claim_next(db, "w") is not None
+    importer.cancel()
+    assert importer.state.status == "running", "it was heard of"
+    job_table.release(db, importer.state.number, "w")
+    without_token = Importer(db)
+    without_token.cancel()
+    assert without_token.state.status == "failed"
+    without_token.start("look", ["--", "there.csv"], [])
+
+
 @pytest.mark.parametrize("lane", ["hub", "web"])
 def test_a_runner_that_is_stopped_leaves_its_job_to_the_next(
     db: Database, data_dir: Path, lane: Lane, started: list[LaneRunner[Any]]
@@ -176,6 +190,20 @@ def test_a_runner_that_is_stopped_leaves_its_job_to_the_next(
     started.append(LaneRunner(data_dir, queue, lambda attempt, job: JobOutcome(f"at the attempt {job.attempt}")))
     started[0].start()
     wait_until("the next", lambda: queue.newest(db).message == "at the attempt 2")
+
+
+def test_a_command_ends_where_what_becomes_of_it_can_not_be_told(db: Database, data_dir: Path) -> None:
+    """As while the disk is full."""
+    WEB.enqueue(db, Count(), "kim")
+    job = WEB.claim_next(db, "w")
+    assert job is not None
+
+    def refuse(told: Any) -> tuple[int, int, str]:
+        raise UserError("The disk is full.")
+
+    program = "import time; print('{\"progress\": {}}', flush=True); time.sleep(3600)"
+    with pytest.raises(UserError, match="full"):
+        run_command(Attempt(db, data_dir, job, "w"), [sys.executable, "-c", program], {}, refuse)
 
 
 # ------------------------------------------------------------------------------------------- the web server's own lane

@@ -12,7 +12,16 @@ import pytest
 
 from annotation.database import Database
 from annotation.jobs import job_table
-from rlhf.algorithms.checkpoints import RESUMABLE_RUNS, SHARE_OF_TIME, CheckpointPace, forget_old_checkpoints
+from rlhf.algorithms.checkpoints import (
+    MANIFEST,
+    RESUMABLE_RUNS,
+    SHARE_OF_TIME,
+    STATE,
+    WEIGHTS,
+    CheckpointPace,
+    forget_old_checkpoints,
+    newest_checkpoint,
+)
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
@@ -70,6 +79,40 @@ def test_runs_that_begin_side_by_side_forget_old_checkpoints_and_none_of_each_ot
     forget_old_checkpoints(Run(db, data_dir, own, "w"))
     left = {path.name for path in (data_dir / "checkpoints").iterdir()}
     assert left == {f"job-{job.id}" for job in (*ended[2:], beside, own)}
+
+
+def test_runs_without_a_checkpoint_push_out_none_that_has_one_nor_do_runs_that_ended_before_it(
+    db: Database, data_dir: Path
+) -> None:
+    jobs = [begun(db, data_dir, SFTSpec()) for _ in range(RESUMABLE_RUNS + 4)]
+    long, *others = jobs
+    *earlier, _, _, _ = others
+    for job in (long, *earlier):
+        keep_checkpoint(data_dir, job)
+    for job in (*earlier, long, *others[len(earlier) :]):
+        job_table.stop(db, job.id, "w", "lost", "")
+    forget_old_checkpoints(Run(db, data_dir, begun(db, data_dir, SFTSpec()), "w"))
+    left = {job.id for job in jobs if checkpoints_directory(data_dir, job.id).is_dir()}
+    assert left == {job.id for job in (long, *others[1:])}
+
+
+def test_a_checkpoint_whose_removal_was_cut_off_is_not_gone_on_from(db: Database, data_dir: Path) -> None:
+    job = begun(db, data_dir, SFTSpec())
+    keep_checkpoint(data_dir, job)
+    directory = checkpoints_directory(data_dir, job.id)
+    assert newest_checkpoint(directory) is not None
+    for name in (WEIGHTS, STATE):
+        (directory / "checkpoint-4" / name).rename(directory / name)
+        assert newest_checkpoint(directory) is None
+        (directory / name).rename(directory / "checkpoint-4" / name)
+
+
+def keep_checkpoint(data_dir: Path, job: job_store.Job) -> None:
+    """Files that look like a run's whole checkpoint."""
+    directory = checkpoints_directory(data_dir, job.id) / "checkpoint-4"
+    directory.mkdir()
+    for name in (MANIFEST, WEIGHTS, STATE):
+        (directory / name).touch()
 
 
 def begun(db: Database, data_dir: Path, spec: JobSpec) -> job_store.Job:

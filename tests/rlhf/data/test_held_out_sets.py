@@ -398,3 +398,13 @@ def test_held_out_prompts_that_are_gone_from_the_disk_are_said_to_be(db: Databas
         held_out_sets.prompts_of(data_dir, made.sha256)
     renewed = held_out_sets.renew(db, data_dir, 60)
     assert ids_of(data_dir, renewed.sha256) == [prompt.id for prompt in prompts]
+
+
+def test_a_set_that_is_gone_from_the_disk_is_drawn_anew_for_the_next_check(db: Database, data_dir: Path) -> None:
+    seed_prompts(db, 5, "held-out")
+    for wanted in (3, 60):  # one that has all that it wants, and one that falls short while there are more prompts
+        made = held_out_sets.renew(db, data_dir, wanted)
+        (data_dir / "snapshots" / f"{made.sha256}.jsonl").unlink()
+        prompts = seed_prompts(db, 2, "held-out")
+        again = held_out_sets.current(db, data_dir, 60)
+        assert len(ids_of(data_dir, again.sha256)) == min(wanted, len(prompts))

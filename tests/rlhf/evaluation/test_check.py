@@ -26,6 +26,7 @@ from rlhf.evaluation import check as checking
 from rlhf.evaluation import gate_decisions, probe_scores
 from rlhf.evaluation.check import (
     TokenScores,
+    ask_judges,
     ask_people_instead,
     equal_length_kl,
     equal_length_nll_ratio,
@@ -44,6 +45,7 @@ from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import to_json
 from rlhf.jobs.run import Run, perform
 from rlhf.judges import judge_store
+from rlhf.judges.verdicts import Verdict
 from rlhf.models import hidden_states, registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
@@ -794,6 +796,28 @@ def test_people_get_all_where_no_judge_has_compared_anything(db: Database, judge
     ask_people_instead(cast(Run, run), spec, made, calls)
     assert judge_store.open_to_people(db, made.id, 1) == asked
     assert run.lines == (["No judge has compared anything, so people get 2 comparisons more."] if asked else [])
+
+
+def test_a_check_that_is_resumed_counts_what_its_judges_said_before(db: Database, data_dir: Path) -> None:
+    made = registry.add(
+        db, revision="dpo-1", algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=None, path="x", sha256="x"
+    )
+    for prompt in seed_prompts(db, 3, "held-out"):
+        for model_id in (1, made.id):
+            store.add_response(db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "check")
+    store.compare_policies(db, made.id, 1, "people")
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "ann")
+    spec = CheckSpec(candidate="dpo-1", against="base", judges=judge.name)
+    job = job_store.claim(db, job_store.enqueue(db, spec, "ann"), "w")
+    assert job is not None
+    verdict = Verdict(choice="first", chance=None, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)
+    whole, half, _ = judge_store.to_judge(db, judge, "candidate", 9, made.id)
+    for comparison, pair in ((whole, (0, 1)), (whole, (1, 0)), (half, (0, 1))):
+        judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), job.id)
+    judge_store.judge_comparison(db, judge, whole)
+    calls = ask_judges(Run(db, data_dir, job, "w"), spec, made)[judge.name]
+    assert (calls.judged, calls.left_open) == (1, 2)
+    assert "can't be loaded" in calls.gave_up
 
 
 @dataclass

@@ -1379,6 +1379,24 @@ def test_a_check_counts_by_when_it_ran_and_where_it_does_not_the_loop_makes_anot
     assert said == f"Its check (job {queued}) is of when policies thought otherwise than now. Check it again."
 
 
+def test_what_comes_after_a_change_counts_though_the_clock_was_set_back(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_candidate(db, data_dir, checked=True)
+    with monkeypatch.context() as ahead:
+        ahead.setattr(store, "now", lambda: "2999-01-01")
+        registry.set_thinking(db, "template")
+    assert gate_decisions.findings(db, made).prompts is None
+    finish_check(db, data_dir, made)
+    assert gate_decisions.findings(db, made).prompts == 60
+    assert controller.unchecked_candidates(db, job_store.checks(db)) == []
+    (job_id,) = db.rows("SELECT max(id) AS id FROM job")
+    db.connection.execute("UPDATE job SET finished = '2999-01-01' WHERE id = ?", (job_id["id"],))
+    kept = gate_decisions.cached(db, ("what is kept",), object)
+    finish_check(db, data_dir, made)
+    assert gate_decisions.cached(db, ("what is kept",), object) is not kept
+
+
 def test_whether_a_base_thinks_stays_as_it_is_while_a_check_runs(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     job_store.claim(db, job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann"), "w")

@@ -686,6 +686,22 @@ def test_a_download_that_breaks_can_be_repeated(hub: HubServer, fresh: Database,
     assert pull(hub, fresh).form == "lora", "the client goes on where it was cut"
 
 
+def test_what_is_pulled_has_no_name_before_its_sum_is_known(
+    hub: HubServer, fresh: Database, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo("model", REPO, adapter(base_model_name_or_path=tiny_model.name))
+    there = list[list[str]]()
+
+    def sum_of(directory: Path) -> str:
+        there.append([path.name for path in (fresh.path.parent / "adapters").iterdir() if path.suffix != ".part"])
+        return directory_sha256(directory)
+
+    monkeypatch.setattr(pull_model, "directory_sha256", sum_of)
+    made = pull(hub, fresh)
+    assert there == [[]]
+    assert directory_sha256(fresh.path.parent / str(made.path)) == made.sha256
+
+
 def test_a_disk_that_is_full_meanwhile_leaves_the_registry_as_it_was(
     hub: HubServer, fresh: Database, tiny_model: Path
 ) -> None:

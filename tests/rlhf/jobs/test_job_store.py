@@ -343,6 +343,13 @@ def test_the_death_of_a_worker_is_told_of_what_it_held_to_the_end(db: Database, 
     assert job_store.get(db, job).status == "cancelled"
 
 
+def test_a_job_that_was_to_stop_when_its_program_did_is_cancelled(db: Database, job: int) -> None:
+    job_store.claim(db, job, "w")
+    job_store.cancel(db, job)
+    assert job_table.stop(db, job, "w", "lost", "Prefloop was stopped.")
+    assert job_store.get(db, job).status == "cancelled"
+
+
 def test_only_a_job_that_nobody_has_claimed_since_is_given_up(db: Database, job: int) -> None:
     job_store.give_up(db, job, 1, "It could not begin.")
     assert job_store.get(db, job).status == "queued"

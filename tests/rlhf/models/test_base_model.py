@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
+import huggingface_hub.constants
 import psutil
 import pytest
 from safetensors.torch import load_file
@@ -25,6 +26,7 @@ from rlhf.models.memory import Machine
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 from tests.conftest import act, make_response, seed_prompts
+from tests.fakes.hub_server import HubServer
 
 
 def with_memory(total: float, bf16: bool = True) -> Machine:
@@ -170,3 +172,26 @@ def test_a_program_that_starts_again_asks_for_no_memory_that_its_workers_may_sti
     for ask in (base_model.prepare, base_model.ready):
         with pytest.raises(UserError, match=r"needs about 1\.0 GB of memory and 0\.0 GB are free"):
             ask(data_dir, str(tiny_model))
+
+
+def test_a_base_of_the_hub_stays_what_it_is_under_its_adapters_until_somebody_prepares_it_anew(
+    tiny_model: Path, data_dir: Path, tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {path.name: path.read_bytes() for path in tiny_model.iterdir() if path.is_file()}
+    address = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    told = {"HF_HUB_CACHE": str(tmp_path / "cache"), "ENDPOINT": hub.url, "HUGGINGFACE_CO_URL_TEMPLATE": address}
+    for name, value in told.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+
+    def commit(remark: bytes) -> str:
+        return hub.add_repo("model", "ann/tiny", {**files, "notes.txt": remark})
+
+    first = commit(b"first")
+    assert base_model.prepare(data_dir, "ann/tiny").path.name == first
+    second = commit(b"second")
+    assert base_model.ready(data_dir, "ann/tiny").path.name == first
+    assert base_model.prepare(data_dir, "ann/tiny", known=True).path.name == first
+    (base_model.ready(data_dir, "ann/tiny").path / "model.safetensors").unlink()
+    assert base_model.ready(data_dir, "ann/tiny").path.name == second, "what is not whole is fetched"
+    third = commit(b"third")
+    assert base_model.prepare(data_dir, "ann/tiny").path.name == third
