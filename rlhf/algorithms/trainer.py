@@ -232,7 +232,8 @@ def begin(run: Run, spec: TrainingSpec) -> None:
         if run.number == 1:  # another database's, whose jobs had these numbers too
             shutil.rmtree(checkpoints_of(run), ignore_errors=True)
         forget_broken_checkpoints(checkpoints_of(run))
-        checkpoints_of(run).mkdir(parents=True, exist_ok=True)
+        if not run.measured_steps:
+            checkpoints_of(run).mkdir(parents=True, exist_ok=True)
     refuse_other_formats(checkpoints_of(run))
     run.report(0, 0, {}, _("It loads the model."))
     torch.manual_seed(spec.seed)
