@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final
 
@@ -193,7 +194,7 @@ def name_for(db: Database, found: HubRevision) -> str:
     short = re.sub(r"[^A-Za-z0-9]+", "-", found.repo.split("/")[1]).strip("-") or "model"
     name = f"{short[:80]}-{found.sha[:7]}"
     taken = {policy.revision for policy in registry.all_policies(db)}
-    return next(one for one in (name, *(f"{name}-{number}" for number in range(2, 10**6))) if one not in taken)
+    return next(one for one in chain([name], (f"{name}-{number}" for number in count(2))) if one not in taken)
 
 
 def fetch(hub: Hub, found: HubRevision, names: Sequence[str], directory: Path) -> None:

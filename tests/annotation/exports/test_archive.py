@@ -26,7 +26,7 @@ from annotation.records import UserError, now
 from annotation.web import access
 from rlhf.models import registry
 from tests.archive_fixtures import TEXTS, has_password, populate
-from tests.conftest import dump
+from tests.conftest import dump, new_database
 from tests.frozen_in_memory import current_judgements
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
@@ -39,7 +39,7 @@ Line = dict[str, Any]
 def fresh() -> Iterator[Database]:
     """An empty, migrated database of its own."""
     with tempfile.TemporaryDirectory() as directory:
-        db = open_database(Path(directory) / "data")
+        db = new_database(Path(directory) / "data")
         yield db
         db.close()
 

@@ -39,7 +39,7 @@ from annotation.tabs.guard import Context
 from annotation.web import access
 from rlhf.models import registry
 from tests.archive_fixtures import populate
-from tests.conftest import BASE_NAME, act, make_response, measure_nobody, shown_texts
+from tests.conftest import BASE_NAME, act, make_response, measure_nobody, new_database, shown_texts
 from tests.handlers import asked_by
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
@@ -86,7 +86,7 @@ def judge_all(db: Database) -> None:
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with the judgements."""
     directory = tmp_path_factory.mktemp("exports") / "data"
-    db = open_database(directory)
+    db = new_database(directory)
     judge_all(db)
     assert store.judged_count(db) == EVERYTHING
     db.close()
@@ -254,7 +254,7 @@ def test_a_card_is_valid_for_the_hub(db: Database, tmp_path: Path) -> None:
 
 def test_a_card_of_hostile_text_stays_a_card(tmp_path: Path) -> None:
     """Guidelines with fences, file names and base models with bars, backticks and line breaks."""
-    db = open_database(tmp_path / "data")
+    db = new_database(tmp_path / "data")
     populate(db, 3, ["```\n# Not a heading\n```\n| a | b |", "---\nlicense: evil\n---"])
     db.connection.execute("UPDATE model SET base = 'a`b|c\n# d' WHERE algorithm = 'base'")
     writing.export(db, ExportRequest("preference"), tmp_path / "out")
@@ -371,7 +371,7 @@ def test_an_export_that_fails_half_way_leaves_nothing(
 
 
 def test_a_file_that_the_system_refuses_to_let_grow_is_one_sentence(tmp_path: Path) -> None:
-    db = open_database(tmp_path / "data")
+    db = new_database(tmp_path / "data")
     judge_all(db)
     # Larger than the limit, which has to leave SQLite its shared memory of 32 KiB.
     db.connection.execute("UPDATE response SET text = ? WHERE purpose = 'demonstrate'", ("long " * 100_000,))
@@ -408,7 +408,7 @@ def test_an_export_of_nothing_is_refused_with_the_reasons(db: Database, tmp_path
 
 def test_what_is_judged_meanwhile_is_in_the_next_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "REPORT_SECONDS", -1.0)
-    db = open_database(tmp_path / "data")
+    db = new_database(tmp_path / "data")
     judge_all(db)
     ann = db.value("SELECT id FROM annotator WHERE name = 'ann'")
     wrote = []
@@ -481,7 +481,7 @@ def test_what_was_exported_and_imported_elsewhere_is_exported_the_same(
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
     """A data directory of its own, with an admin, and what writes exports."""
-    db = open_database(tmp_path / "data")
+    db = new_database(tmp_path / "data")
     judge_all(db)
     access.add_account(db, "kim", "admin", "a long enough password")
     runner = runner_of(tmp_path / "data")
@@ -777,7 +777,7 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The real server without workers, with an export, and secrets beside it."""
     directory = tmp_path_factory.mktemp("site") / "data"
-    db = open_database(directory)
+    db = new_database(directory)
     judge_all(db)
     access.add_account(db, "kim", "admin", "a long enough password")
     db.close()

@@ -43,6 +43,7 @@ from rlhf.models.loading import LoadedPolicies
 from rlhf.models.registry import Policy
 from rlhf.models.tokenise import snapshot_content
 from rlhf.submission import preconditions
+from tests.conftest import new_database
 from tests.demonstrations import demonstrate
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
@@ -69,7 +70,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
 @pytest.fixture
 def fresh(tmp_path: Path, tiny_model: Path) -> Iterator[Database]:
     """Another data directory with the same base."""
-    db = open_database(tmp_path / "other")
+    db = new_database(tmp_path / "other")
     registry.ensure_base(db, str(tiny_model))
     yield db
     db.close()
@@ -1038,7 +1039,7 @@ def test_a_mistake_is_one_sentence_without_the_token(
     arguments: tuple[str, ...],
     sentence: str,
 ) -> None:
-    db = open_database(tmp_path / "data")
+    db = new_database(tmp_path / "data")
     registry.ensure_base(db, "SmolLM2-135M-Instruct")
     access.add_account(db, "ann", "annotator", "a long enough password")
     db.close()
