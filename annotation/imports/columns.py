@@ -136,21 +136,34 @@ def columns_of(rows: Sequence[SourceRow]) -> list[str]:
     return list(dict.fromkeys(str(column) for row in rows for column in row.values))
 
 
-def propose(rows: Sequence[SourceRow]) -> dict[str, str]:
-    """Roles for the columns of some first rows, by their names and what they hold; the likeliest shape decides."""
-    names = {plain_name(column): column for column in reversed(columns_of(rows))}
+def propose(rows: Sequence[SourceRow], said: Columns | None = None) -> dict[str, str]:
+    """Roles for the columns of some first rows, by their names and what they hold; the likeliest shape decides.
+
+    `said` gives columns to roles, or '' to leave a role out: the shape is one that has these.
+    """
+    said = said or {}
+    held = {role: column for role, column in said.items() if column}
+    names = {plain_name(column): column for column in reversed(columns_of(rows)) if column not in held.values()}
+    found = likeliest(rows, names, said) | held
+    return {role: column for role, column in found.items() if said.get(role, column)}
+
+
+def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns) -> dict[str, str]:
+    """The roles of the likeliest shape, by the columns' plain names; those that are said come first."""
     lists = {column for column in names.values() if holds_lists(rows, column)}
 
     def find(role: str, taken: Iterable[str] = ()) -> dict[str, str]:
+        if role in said:
+            return {role: said[role]} if said[role] else {}
         wanted = [names[alias] for alias in ROLES[role][1] if alias in names]
         fitting = [column for column in wanted if column not in taken and (role not in LISTS or column in lists)]
         return {role: fitting[0]} if fitting else {}
 
     chances = {role: names[name] for role, known in CHANCES.items() for name in known if name in names}
     chosen = find("chosen") | find("rejected")
-    ends, pair = find_pair(names)
+    ends, pair = said_pair(said) or find_pair(names)
     responses = find("responses")
-    question = find_question(rows, find("messages")) or find("prompt")
+    question = ("prompt" not in said and find_question(rows, find("messages"))) or find("prompt")
     question |= find("history", question.values()) if "prompt" in question else {}
     question |= find("system")
     if plain_name(question.get("prompt", "")) == "instruction":
@@ -171,10 +184,10 @@ def propose(rows: Sequence[SourceRow]) -> dict[str, str]:
         return without_columns(question, responses) | responses | (find("scores") or find("ranks")) | judged | chances
     messages = find("messages")
     if messages and "messages" not in question:
-        return messages | find("system") | find_quality(rows, names, messages.values())
+        return messages | find("system") | find_quality(rows, names, messages.values(), said)
     completion = find("completion", question.values())
     if completion:
-        return question | completion | find_quality(rows, names, [*question.values(), *completion.values()])
+        return question | completion | find_quality(rows, names, [*question.values(), *completion.values()], said)
     return question | find_speaker(rows, question, find("speaker"), find("parent"))
 
 
@@ -187,6 +200,15 @@ def find_question(rows: Sequence[SourceRow], messages: dict[str, str]) -> dict[s
             continue
         return messages if turns[-1]["role"] == "user" else {}
     return {}
+
+
+def said_pair(said: Columns) -> tuple[tuple[str, str], dict[str, str]] | None:
+    """The columns that a person has named as the two answers, and what their names end with; None without both."""
+    if not said.get("a") or not said.get("b"):
+        return None
+    a, b = plain_name(said["a"]), plain_name(said["b"])
+    ends = next((ends for ends in PAIR_ENDS if a.endswith(ends[0]) and b.endswith(ends[1])), PAIR_ENDS[0])
+    return ends, {"a": said["a"], "b": said["b"]}
 
 
 def find_pair(names: Mapping[str, str]) -> tuple[tuple[str, str], dict[str, str]]:
@@ -209,11 +231,15 @@ def find_scores(names: Mapping[str, str], ends: tuple[str, str]) -> dict[str, st
     return {}
 
 
-def find_quality(rows: Sequence[SourceRow], names: Mapping[str, str], taken: Iterable[str]) -> dict[str, str]:
+def find_quality(
+    rows: Sequence[SourceRow], names: Mapping[str, str], taken: Iterable[str], said: Columns
+) -> dict[str, str]:
     """The column that says which answers are good, as words or as numbers: bad ones must not be learned.
 
     Where none can be read, one that is called so all the same: what it says is not passed over.
     """
+    if said.get("label") or said.get("rating"):
+        return {}
     used, unread = set(taken), dict[str, str]()
     for column in (names[alias] for alias in QUALITIES if alias in names and names[alias] not in used):
         held = [row.values[column] for row in rows if row.values.get(column) not in EMPTY]

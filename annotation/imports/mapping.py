@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
@@ -133,8 +133,7 @@ class ImportPlan:
         read, used = FORMS[form_of(self)](self), self.used
 
         def of(values: Mapping[str, Any]) -> MappedRow:
-            if self.paths:
-                values = {**values, **{path: at_path(values, path) for path in self.paths}}
+            values = with_paths(values, self.paths) if self.paths else values
             record = without_pictures(with_chances(read(values), values, self), values)
             return remarked(record, _(THOUGHTS_LEFT)) if any(has_thoughts(values.get(one)) for one in used) else record
 
@@ -165,15 +164,17 @@ def make_plan(
 
     Raises UserError that names an unknown role or column, or says what is missing or can't be told.
     """
-    known = columns_of(rows)
-    columns, paths = with_overrides(rows, known, propose(rows), overrides or {})
+    known, said = columns_of(rows), overrides or {}
+    paths = paths_in(rows, known, said)
+    rows = [SourceRow(row.number, with_paths(row.values, paths)) for row in rows]
+    columns = proposed_or_said(rows, said)
     plan = ImportPlan(
         target=target if target != "auto" else likely_target(rows, columns),
         columns=columns,
         verdict=verdict,
         good_from=good_from,
         paths=tuple(paths),
-        ranks_said=bool(overrides and overrides.get("ranks")),
+        ranks_said=bool(said.get("ranks")),
     )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
@@ -188,7 +189,8 @@ def make_plan(
             read(row.values)
     check_meaning(plan, rows)
     if target == "auto":
-        refuse_unread(plan, [name for name in filled_columns(rows) if plain_name(name) not in QUALITIES])
+        left_out = QUALITIES if said.keys() & {"label", "rating"} else ()
+        refuse_unread(plan, [name for name in filled_columns(rows) if plain_name(name) not in left_out])
     return plan
 
 
@@ -245,12 +247,10 @@ def refuse_unread(plan: ImportPlan, columns: Sequence[str]) -> None:
         )
 
 
-def with_overrides(
-    rows: Sequence[SourceRow], known: Sequence[str], proposed: dict[str, str], overrides: Columns
-) -> tuple[dict[str, str], list[str]]:
-    """The columns by role as a person wants them, and those of them that are paths. Raises UserError."""
-    columns, paths = dict(proposed), []
-    for role, column in overrides.items():
+def paths_in(rows: Sequence[SourceRow], known: Sequence[str], said: Columns) -> list[str]:
+    """Those of the columns that a person has named which are paths. Raises UserError for unknown roles and columns."""
+    paths = []
+    for role, column in said.items():
         if role not in ROLES:
             raise UserError(
                 _("'{display_name}' is no role of a column. There are: {roles}.").format(
@@ -265,14 +265,22 @@ def with_overrides(
                     )
                 )
             paths.append(column)
-        columns.pop(role, None)
-        if column:
-            columns[role] = column
+    return paths
+
+
+def with_paths(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:
+    """A row's values, and what lies at paths into them as columns of their own."""
+    return {**values, **{path: at_path(values, path) for path in paths}}
+
+
+def proposed_or_said(rows: Sequence[SourceRow], said: Columns) -> dict[str, str]:
+    """The columns by role as they are proposed beside those that a person has named. Raises UserError."""
+    columns = propose(rows, said)
     for alternatives in (VERDICT_ROLES, ("ranks", "order")):
-        if any(map(overrides.get, alternatives)):  # so another that was proposed is not meant
-            columns = {role: one for role, one in columns.items() if role not in alternatives or overrides.get(role)}
+        if any(map(said.get, alternatives)):  # so another that was proposed is not meant
+            columns = {role: one for role, one in columns.items() if role not in alternatives or said.get(role)}
     if "label" in columns and "rating" in columns:
-        columns.pop("rating" if overrides.get("label") else "label")
+        columns.pop("rating" if said.get("label") else "label")
     if plain_name(columns.get("winner", "")) in SIGNED:
         name = display_name(columns["winner"])
         raise UserError(
@@ -281,7 +289,7 @@ def with_overrides(
                 "preference={name}."
             ).format(name=name)
         )
-    return columns, paths
+    return columns
 
 
 def likely_target(rows: Sequence[SourceRow], columns: Columns) -> Target:

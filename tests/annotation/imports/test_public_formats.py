@@ -451,6 +451,53 @@ CASES: dict[str, Case | Refused] = {
         [told("p", "x", "y", "z", ranking=(1, 3, 2)), told("p", "x", "y", "z", ranking=(3, 2, 1)),
          told("p", "x", "y", "z", ranking=(1, 2, 2)), "column 'ranking' must be a list"],
     ),
+    "a mapped answer beside labels": Case(
+        [{"prompt": "q", "reply": "x", "label": True}, {"prompt": "q", "reply": "y", "label": False}],
+        [told("q", "x", label=True), told("q", "y", label=False)], columns={"completion": "reply"},
+    ),
+    "mapped parts of an object beside labels": Case(
+        [{"data": {"q": "q", "a": f"x{n}", "good": n == 1}} for n in (0, 1)],
+        [told("q", "x0", label=False), told("q", "x1", label=True)],
+        columns={"prompt": "data.q", "completion": "data.a", "label": "data.good"},
+    ),
+    "a mapped conversation beside labels": Case(
+        [{"exchange": KTO_TURNS[0], "label": True}, {"exchange": KTO_TURNS[1], "label": False}],
+        [told("q", "good", label=True), told("q", "bad", label=False)], columns={"messages": "exchange"},
+    ),
+    "a mapped answer beside ratings": Refused(
+        [{"prompt": "q", "reply": "x", "rating": 5}], "--map rating=rating --good-from 3", {"completion": "reply"},
+    ),
+    "mapped better and worse answers beside scores": Case(
+        [{"prompt": "q", "best": "x", "worst": "y", "score_chosen": 2, "score_rejected": 1, "strength": 3},
+         {"prompt": "q", "best": "x", "worst": "y", "score_chosen": 1, "score_rejected": 2},
+         {"prompt": "q", "best": "x", "worst": "y", "score_chosen": 2, "score_rejected": 1, "status": "tie"}],
+        [told("q", "x", "y", ranking=FIRST, strength=3), "column 'score_chosen' is lower than 'score_rejected'",
+         told("q", "x", "y", ranking=TIE, strength=0, remark=SAID_TIE)],
+        columns={"chosen": "best", "rejected": "worst"},
+    ),
+    "mapped answers beside a winner": Case(
+        [{"prompt": "q", "first": "x", "second": "y", "winner": word} for word in ("a", "second")],
+        [told("q", "x", "y", ranking=FIRST), told("q", "x", "y", ranking=SECOND)],
+        columns={"a": "first", "b": "second"},
+    ),
+    "mapped answers beside scores that are numbered as they are": Case(
+        [{"prompt": "q", "text of 1": "x", "text of 2": "y", "score_1": 1, "score_2": 2}],
+        [told("q", "x", "y", ranking=SECOND)], columns={"a": "text of 1", "b": "text of 2"},
+    ),
+    "mapped answers beside ranks": Case(
+        [{"prompt": "q", "cands": ["x", "y"], "ranks": [2, 1]}], [told("q", "x", "y", ranking=SECOND)],
+        columns={"responses": "cands"},
+    ),
+    "mapped prompts beside who says them": Case(
+        [{"utterance": "q", "role": "prompter", "parent_id": None},
+         {"utterance": "x", "role": "assistant", "parent_id": "1"},
+         {"utterance": "q", "role": "prompter", "parent_id": "2"}],
+        [told("q"), "column 'role' says that this is a message of the assistant",
+         "column 'parent_id' names a message before this one"], "prompts", columns={"prompt": "utterance"},
+    ),
+    "a mapped conversation within an object": Case(
+        [{"data": {"turns": [user("q")]}}], [told("q")], "prompts", columns={"messages": "data.turns"},
+    ),
     "pictures": Case(
         [{"messages": [user("<image>What is it?"), assistant("x")], "images": ["a.png"]},
          {"messages": [user("What is it?"), assistant("x")], "images": []},
