@@ -27,6 +27,7 @@ from annotation.imports.conversations import (
     SPEAKERS,
     as_turns,
     checked,
+    conversation,
     earlier_turns,
     has_thoughts,
     list_of,
@@ -63,7 +64,7 @@ from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.printable import display_name, listed
 from annotation.imports.reading import SourceRow, parse_json
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
-from annotation.translation import N_, _, numeral
+from annotation.translation import N_, _, joined, numeral
 from annotation.ui.formatting import cut
 
 Target = Literal["prompts", "demonstrations", "preferences"]
@@ -76,6 +77,8 @@ TEXT_KEYS = (
 SCORE_KEYS = ("score", "overall_score", "rating", "reward")
 RANK_KEYS = ("rank", "ranking")
 SYSTEM_KEY: Final = "custom_system_prompt"
+# Where a prompt can end that stands before its answer in one text.
+ENDS: Final = re.compile(r"""\n|[.?!:…]["'”’)\]]*\s|[。？！]""")
 PICTURE_MARK: Final = re.compile(r"<(image|video|audio)>")
 
 EQUAL_SCORES: Final = N_("equal scores: imported as a tie")
@@ -188,6 +191,8 @@ def make_plan(
         with suppress(UnusableRow):
             read(row.values)
     check_meaning(plan, rows)
+    if "prompt" not in said:
+        refuse_without_prompt(plan, rows)
     if target == "auto":
         left_out = QUALITIES if said.keys() & {"label", "rating"} else ()
         refuse_unread(plan, [name for name in filled_columns(rows) if plain_name(name) not in left_out])
@@ -229,6 +234,40 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                 "imported."
             ).format(display_name=display_name(preference), numbers_given=max(numbers_given))
         )
+
+
+def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
+    """Raises UnclearColumn for answers of mere text without a prompt beside them that may not begin with it."""
+    columns, texts = plan.columns, []
+    sides = [columns[role] for role in ("chosen", "rejected", "a", "b") if columns.get(role) in plan.used]
+    if len(sides) != 2 or columns.keys() & {"prompt", "messages"}:
+        return
+    for row in rows:
+        with suppress(UnusableRow):
+            if any(answer_turns(row.values, columns, side) is not None for side in sides):
+                return
+            texts.append([str(row.values[side]) for side in sides])
+    likely = [name for name in columns_of(rows) if name not in plan.used and any(may_ask(row, name) for row in rows)]
+    if texts and (likely or not all(shared_prompt(*pair) for pair in texts)):
+        raise UnclearColumn(
+            joined(
+                _("There is no column with the prompt.")
+                if not likely
+                else _("No column is known to hold the prompt; it may be {likely}.").format(likely=listed(likely)),
+                _(
+                    "Say which one holds it (--map prompt= with its name), or, where both answers begin with the "
+                    "prompt's lines or sentences, that none does (--map prompt=). Nothing was imported."
+                ),
+            )
+        )
+
+
+def may_ask(row: SourceRow, column: str) -> bool:
+    """Whether a row's column holds what may be a prompt: several words, or messages."""
+    value = row.values.get(column)
+    with suppress(UnusableRow):
+        return len(value.split()) > 1 if isinstance(value, str) else bool(conversation(value, column))
+    return False
 
 
 def refuse_unread(plan: ImportPlan, columns: Sequence[str]) -> None:
@@ -867,15 +906,14 @@ def answer_turns(values: Mapping[str, Any], columns: Columns, column: str) -> li
 def plain_answers(
     values: Mapping[str, Any], columns: Columns, first: str, second: str
 ) -> tuple[tuple[Message, ...], tuple[str, str]]:
-    """Two texts. Without a prompt beside them it is what both begin with, up to the last space (as TRL does it)."""
+    """Two texts. Without a prompt beside them it is what both begin with, up to the end of a line or sentence."""
     one, other = str(values[first]), str(values[second])
     if "prompt" in columns or "messages" in columns:
         prompt_value = cell(values, columns, "prompt")
         if isinstance(prompt_value, str) and is_transcript(prompt_value):
             one, other = one.removeprefix(" "), other.removeprefix(" ")  # the space after "Assistant:"
         return context_of(values, columns), (one, other)
-    shared = shared_start(one, other)
-    shared = shared[: max(shared.rfind(" "), shared.rfind("\n")) + 1].rstrip()
+    shared = shared_prompt(one, other)
     if not shared:
         raise UnusableRow(first, _("column '{column}' has no prompt beside it, and the two answers don't begin alike"))
     prompt: list[Message] = [{"role": "user", "content": shared}]
@@ -920,10 +958,12 @@ def is_prompt_of(value: Any, column: str, messages: Sequence[Message]) -> bool:
     return any(turn["role"] == "user" and turn["content"].strip() == str(value).strip() for turn in messages)
 
 
-def shared_start(one: str, other: str) -> str:
-    """What two texts begin with alike."""
+def shared_prompt(one: str, other: str) -> str:
+    """The lines and sentences that two texts begin with alike; empty for none."""
     pairs = enumerate(zip(one, other, strict=False))
-    return one[: next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))]
+    shared = one[: next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))]
+    ends = [found.end() for found in ENDS.finditer(shared)]
+    return shared[: max(ends, default=0)].rstrip()
 
 
 def with_texts(record: MappedRow, shorten: int) -> MappedRow:

@@ -93,9 +93,9 @@ SHAPES: dict[str, tuple[dict[str, Any], str, MappedRow]] = {
         ranked([user("The sky is")], [" blue.", " green."], [1, 2]),
     ),
     "TRL plain, implicit prompt": (
-        {"chosen": "The sky is blue.", "rejected": "The sky is bright green."},
+        {"chosen": "Which colour? It is blue.", "rejected": "Which colour? It is green."},
         "preferences",
-        ranked([user("The sky is")], ["blue.", "bright green."], [1, 2]),
+        ranked([user("Which colour?")], ["It is blue.", "It is green."], [1, 2]),
     ),
     "TRL conversational": (
         {"prompt": TURNS, "chosen": [assistant("a")], "rejected": [assistant("b")]},
@@ -326,6 +326,7 @@ DUEL = {"prompt": "p", "response_a": "x", "response_b": "y", "winner": "a"}
 SCORED = {"prompt": "p", "responses": ["a", "b"], "scores": [1, 2]}
 KTO = {"prompt": "p", "completion": "x", "label": True}
 TALK = {"messages": TURNS}
+PAIR_ONLY = {"chosen": "Why? So.", "rejected": "Why? No."}
 
 
 @pytest.mark.parametrize(
@@ -437,10 +438,31 @@ def test_a_label_that_could_not_be_read_is_not_passed_over(name: str) -> None:
         make_plan(rows({"prompt": "p", "completion": "a", name: Unread("binary")}))
 
 
-def test_answers_without_a_prompt_or_a_common_beginning_are_refused() -> None:
-    plan = make_plan(rows({"chosen": "Yes.", "rejected": "No."}))
+@pytest.mark.parametrize(
+    "values",
+    [
+        [{"chosen": "Yes.", "rejected": "No."}],
+        [{"chosen": "The rain has stopped.", "rejected": "The moon is cheese."}],
+        [{"chosen": "Why? So.", "rejected": "Why? No."}, {"chosen": "The rain.", "rejected": "The moon."}],
+        [{"user_prompt": "Is it raining?", "chosen": "The rain has stopped.", "rejected": "The moon is cheese."}],
+        [{"user_prompt": "Is it?", "chosen": "I see. It is.", "rejected": "I see. It is not."}],
+        [{"dialogue_history": [user("q")], "response_a": "I see. It is.", "response_b": "I see. No.", "winner": "a"}],
+    ],
+)
+def test_what_two_answers_begin_with_is_no_prompt_unless_it_can_be_one(values: list[dict[str, Any]]) -> None:
+    with pytest.raises(UnclearColumn, match="no column with the prompt|No column is known to hold the prompt; it may"):
+        make_plan(rows(*values))
+
+
+def test_that_the_answers_begin_with_the_prompt_can_be_said() -> None:
+    value = {"source": "a book of mine", "chosen": "Why? So.", "rejected": "Why? No."}
+    plan = make_plan(rows(value), "auto", {"prompt": ""})
+    assert plan.reader(value) == ranked([user("Why?")], ["So.", "No."], [1, 2])
     with pytest.raises(UnusableRow, match="don't begin alike"):
-        plan.reader({"chosen": "Yes.", "rejected": "No."})
+        plan.reader({"chosen": "The rain.", "rejected": "The moon."})
+    later = make_plan(rows(PAIR_ONLY)).reader
+    with pytest.raises(UnusableRow, match="don't begin alike"):
+        later({"chosen": "The rain.", "rejected": "The moon."})
 
 
 # ------------------------------------------------------------------------------------------------------------ arbitrary
