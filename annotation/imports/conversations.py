@@ -25,13 +25,19 @@ THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
 TEXTS: Final = ("messages", "content", "text", "full_text", "value", "turns")
 # By which of a message's keys an answer is not to be learned where they are false or 0.
 LEARNED: Final = ("weight", "train", "training", "loss")
-# How chat templates mark a user's turn and an answer within one text.
-TEMPLATES: Final = (
-    *(("<|im_start|>", "<|im_start|>assistant"), ("[INST]", "[/INST]"), ("<|user|>", "<|assistant|>")),
-    *(("<|start_header_id|>", "<|start_header_id|>assistant"), ("<start_of_turn>user", "<start_of_turn>model")),
-    *(("### Human:", "### Assistant:"), ("### User:", "### Assistant:"), ("### Instruction:", "### Response:")),
-    *(("<|prompter|>", "<|assistant|>"), ("USER: ", "ASSISTANT:")),
+# How chat templates mark turns within one text, with the name of who has the turn, and names that they give.
+MARKS: Final = (
+    *("<[|｜]{}[|｜]>", r"<\|im_{}\|>", r"\[\|{}\|\]", r"<\|im_start\|>{}", r"<\|start_header_id\|>{}"),
+    *("<start_of_turn>{}", "<extra_id_1>{}", "### ?{}:", "GPT4 Correct {}:"),
 )
+ASKING: Final = "(?:user|human|prompter|instruction)"
+ANSWERING: Final = "(?:assistant|model|ai|bot|gpt|response)"
+QUESTION_MARK: Final = re.compile("|".join((*(one.format(ASKING) for one in MARKS), r"\[INST\]", "(?-i:USER: )")), re.I)
+ANSWER_MARK: Final = re.compile(
+    "|".join((*(one.format(ANSWERING) for one in MARKS), r"\[/INST\]", "(?-i:ASSISTANT:)")), re.I
+)
+# What they put behind a turn; HTML has </s>, too, behind text that is struck out.
+END_MARK: Final = re.compile(r"(<[|｜][^<>\s]{1,40}[|｜]>|</s>|<end_of_turn>|<eos>)\s*\Z")
 # How Python prints messages, and with it a table of them that was saved as CSV.
 PRINTED: Final = re.compile(r"\s*\[\s*\{'(role|content|from|value)':.*\}\s*\]\s*", re.DOTALL)
 SPEAKERS: Mapping[str, str] = {
@@ -53,6 +59,11 @@ def text_of(value: Any, column: str) -> str:
         )
     if "\x00" in value:
         raise UnusableRow(column, _("column '{column}' holds a NUL character"))
+    if end_mark(value):
+        refuse_turns_within(value, column)
+        raise UnusableRow(
+            column, _("column '{column}' ends with the mark of a chat template ('{mark}')"), mark=end_mark(value)
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -140,10 +151,29 @@ def is_off(value: Any) -> bool:
 
 def template_mark(text: str) -> str:
     """By what a text is told to be a conversation that a chat template has written; empty where nothing says so."""
-    for user, assistant in TEMPLATES:
-        if user in text and assistant in text[text.index(user) :]:
-            return assistant
-    return "Assistant:" if re.match(r"\s*Human:.*\sAssistant:", text, re.DOTALL) else ""
+    answer = ANSWER_MARK.search(text)
+    if answer and QUESTION_MARK.search(text):
+        return answer[0]
+    return "Assistant:" if re.match(r"\s*(Human|User):.*\sAssistant:", text, re.DOTALL) else ""
+
+
+def refuse_turns_within(text: str, column: str) -> None:
+    """Raises UnusableRow for a text that is a conversation that a chat template has written."""
+    mark = template_mark(text)
+    if mark:
+        raise UnusableRow(
+            column,
+            _("column '{column}' has turns within its text, by the marks of a chat template ('{template_mark}')"),
+            template_mark=mark,
+        )
+
+
+def end_mark(text: str) -> str:
+    """The mark of a chat template with which a text ends; empty for none."""
+    found = END_MARK.search(text, max(0, len(text) - 100))
+    if found is None or (found[1] == "</s>" and "<s>" in text.lstrip()[1:]):
+        return ""
+    return found[1]
 
 
 def is_text_part(part: Any) -> bool:
@@ -163,6 +193,8 @@ def checked(turns: Sequence[Message], column: str) -> tuple[Message, ...]:
                 role=turn["role"],
                 expected=expected,
             )
+        if expected == "user":
+            refuse_turns_within(turn["content"], column)
     if not spoken or spoken[-1]["role"] != "user":
         raise UnusableRow(column, _("column '{column}' does not end with the user's turn"))
     return tuple(turns)

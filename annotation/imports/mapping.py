@@ -32,7 +32,6 @@ from annotation.imports.conversations import (
     has_thoughts,
     list_of,
     message_of,
-    template_mark,
     text_lists,
     text_of,
 )
@@ -790,12 +789,6 @@ def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...
             raise UnusableRow(
                 column,
                 _("column '{column}' is a list of texts in JSON, maybe several turns: it is unclear who says them"),
-            )
-        if template_mark(text):
-            raise UnusableRow(
-                column,
-                _("column '{column}' has turns within its text, by the marks of a chat template ('{template_mark}')"),
-                template_mark=template_mark(text),
             )
         extra = values.get(columns["context"]) if "context" in columns else None
         if extra not in (None, ""):

@@ -273,6 +273,11 @@ def test_an_answer_may_begin_with_a_bracket() -> None:
     assert record(value)[1].answers == ("[{not json", '[{"x": 1}]')
 
 
+def test_what_only_looks_like_a_mark_is_text() -> None:
+    for text in ("It was <s>blue</s>", "f <| g |> h", "### User guide\n### Response time", "my user: an assistant"):
+        assert record({"prompt": text, "chosen": f"a {text}", "rejected": "b"})[1].answers == (f"a {text}", "b")
+
+
 def test_text_is_kept_as_it_is() -> None:
     """HTML, formulas and control characters are text; only what can't be stored is refused."""
     odd = ' \x1b[31m<img src=x onerror=alert(1)>\u202e${1+1}\r\n=HYPERLINK("x") '
@@ -326,6 +331,7 @@ DUEL = {"prompt": "p", "response_a": "x", "response_b": "y", "winner": "a"}
 SCORED = {"prompt": "p", "responses": ["a", "b"], "scores": [1, 2]}
 KTO = {"prompt": "p", "completion": "x", "label": True}
 TALK = {"messages": TURNS}
+HELP_STEER = "Hi\n<extra_id_1>Assistant\nHello.\n<extra_id_1>User\nWhy?"
 PAIR_ONLY = {"chosen": "Why? So.", "rejected": "Why? No."}
 
 
@@ -359,6 +365,18 @@ PAIR_ONLY = {"chosen": "Why? So.", "rejected": "Why? No."}
         ),
         (PAIR, {"chosen": str([assistant("a")])}, "chosen", "holds messages as Python prints them, not JSON"),
         (PAIR, {"chosen": Unread("binary")}, "chosen", "must be text or messages; found: a value of type binary"),
+        (PAIR, {"prompt": HELP_STEER}, "prompt", "has turns within its text, by the marks of a chat template ('<ext"),
+        (PAIR, {"prompt": "<｜User｜>q<｜Assistant｜>a<｜User｜>r"}, "prompt", "has turns within its text, by the marks"),
+        (PAIR, {"prompt": "[|Human|]q[|AI|]a"}, "prompt", "has turns within its text, by the marks"),
+        (PAIR, {"prompt": "User: q\n\nAssistant: a\n\nUser: r"}, "prompt", "has turns within its text, by the marks"),
+        (PAIR, {"chosen": "a<|im_end|>\n"}, "chosen", "ends with the mark of a chat template ('<|im_end|>')"),
+        (PAIR, {"rejected": [assistant("b<|eot_id|>")]}, "rejected", "ends with the mark of a chat template"),
+        (PAIR, {"rejected": "<s>b</s>"}, "rejected", "ends with the mark of a chat template ('</s>')"),
+        (PAIR, {"prompt": "p</s>"}, "prompt", "ends with the mark of a chat template ('</s>')"),
+        (PAIR, {"prompt": "q<｜end▁of▁sentence｜>"}, "prompt", "ends with the mark of a chat template"),
+        (PAIR_ONLY, {side: f"[INST] Why? [/INST]\n{side}" for side in ("chosen", "rejected")}, "chosen", "has turns wi"),
+        (TALK, {"messages": [user("[INST] Why? [/INST] So.")]}, "messages", "has turns within its text"),
+        (SCORED, {"responses": ["a</s>", "b</s>"]}, "responses", "ends with the mark of a chat template"),
         (PAIR, {"chosen": [assistant("a")]}, "rejected", "is plain text, unlike 'chosen'"),
         (PAIR, {"rejected": "a "}, "rejected", "says the same as 'chosen'"),
         (PAIR, {"chosen": "a\x00b"}, "chosen", "holds a NUL character"),
