@@ -748,16 +748,15 @@ def chance_of(values: Mapping[str, Any], columns: Columns, role: str) -> float |
 
 
 def without_pictures(record: MappedRow, values: Mapping[str, Any]) -> MappedRow:
-    """The record. Raises UnusableRow where its texts are about pictures or sound; a mere mark is remarked."""
-    texts = (*(turn["content"] for turn in record.messages), *record.answers)
-    if not any(PICTURE_MARK.search(text) for text in texts):
-        return record
-    for column in values:
-        if plain_name(str(column)) in PICTURES and values[column] not in (None, "", [], {}):
+    """The record. Raises UnusableRow where pictures or sound come with its texts; a mere mark of one is remarked."""
+    for column, value in values.items():
+        held = any(value.values()) if isinstance(value, dict) else value
+        if held and plain_name(str(column)) in PICTURES:
             raise UnusableRow(
                 column, _("column '{column}' holds pictures or sound that the text is about; only text can be imported")
             )
-    return remarked(record, _(PICTURES_LEFT))
+    texts = (*(turn["content"] for turn in record.messages), *record.answers)
+    return remarked(record, _(PICTURES_LEFT)) if any(PICTURE_MARK.search(text) for text in texts) else record
 
 
 def remarked(record: MappedRow, remark: str) -> MappedRow:

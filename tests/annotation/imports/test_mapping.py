@@ -366,7 +366,7 @@ PAIR_ONLY = {"chosen": "Why? So.", "rejected": "Why? No."}
         (PAIR, {"chosen": str([assistant("a")])}, "chosen", "holds messages as Python prints them, not JSON"),
         (PAIR, {"chosen": Unread("binary")}, "chosen", "must be text or messages; found: a value of type binary"),
         (PAIR, {"prompt": HELP_STEER}, "prompt", "has turns within its text, by the marks of a chat template ('<ext"),
-        (PAIR, {"prompt": "<｜User｜>q<｜Assistant｜>a<｜User｜>r"}, "prompt", "has turns within its text, by the marks"),
+        (PAIR, {"prompt": "<｜User｜>q<｜Assistant｜>a<｜User｜>r"}, "prompt", "has turns within its text"),
         (PAIR, {"prompt": "[|Human|]q[|AI|]a"}, "prompt", "has turns within its text, by the marks"),
         (PAIR, {"prompt": "User: q\n\nAssistant: a\n\nUser: r"}, "prompt", "has turns within its text, by the marks"),
         (PAIR, {"chosen": "a<|im_end|>\n"}, "chosen", "ends with the mark of a chat template ('<|im_end|>')"),
@@ -374,7 +374,7 @@ PAIR_ONLY = {"chosen": "Why? So.", "rejected": "Why? No."}
         (PAIR, {"rejected": "<s>b</s>"}, "rejected", "ends with the mark of a chat template ('</s>')"),
         (PAIR, {"prompt": "p</s>"}, "prompt", "ends with the mark of a chat template ('</s>')"),
         (PAIR, {"prompt": "q<｜end▁of▁sentence｜>"}, "prompt", "ends with the mark of a chat template"),
-        (PAIR_ONLY, {side: f"[INST] Why? [/INST]\n{side}" for side in ("chosen", "rejected")}, "chosen", "has turns wi"),
+        (PAIR_ONLY, {side: f"[INST] Why? [/INST]\n{side}" for side in ("chosen", "rejected")}, "chosen", "has turns"),
         (TALK, {"messages": [user("[INST] Why? [/INST] So.")]}, "messages", "has turns within its text"),
         (SCORED, {"responses": ["a</s>", "b</s>"]}, "responses", "ends with the mark of a chat template"),
         (PAIR, {"chosen": [assistant("a")]}, "rejected", "is plain text, unlike 'chosen'"),
@@ -468,7 +468,7 @@ def test_a_label_that_could_not_be_read_is_not_passed_over(name: str) -> None:
     ],
 )
 def test_what_two_answers_begin_with_is_no_prompt_unless_it_can_be_one(values: list[dict[str, Any]]) -> None:
-    with pytest.raises(UnclearColumn, match="no column with the prompt|No column is known to hold the prompt; it may"):
+    with pytest.raises(UnclearColumn, match="no column with the prompt|No column is known to hold the prompt"):
         make_plan(rows(*values))
 
 

@@ -20,7 +20,7 @@ from annotation.imports.mapping import (
     MappedRow,
     make_plan,
 )
-from annotation.imports.reading import SourceRow
+from annotation.imports.reading import SourceRow, Unread
 from annotation.records import UserError
 from tests.annotation.imports.test_mapping import assistant, system, user
 
@@ -87,6 +87,7 @@ BAD_ANSWER = {"prompt": "q", "response": "x"}
 KTO_TURNS = [[user("q"), assistant("good")], [user("q"), assistant("bad")]]
 ULTRA = {"instruction": "Why?", "source": "evol"}
 RANKED = {"prompt": "p", "responses": ["x", "y", "z"], "ranking": [2, 0, 1]}
+PICTURED = {"question": "What is it?", "chosen": "x", "rejected": "y"}
 OASST = {"lang": "en", "rank": None, "review_count": 3}
 
 CASES: dict[str, Case | Refused] = {
@@ -505,6 +506,12 @@ CASES: dict[str, Case | Refused] = {
         ["column 'images' holds pictures or sound", told("What is it?", "x"),
          "column 'messages' holds a part of the type 'image_url'"],
         "demonstrations", telling=["images"],
+    ),
+    "pictures in columns of their own": Case(
+        [{**PICTURED, "image": Unread("struct<bytes: binary, path: string>")}, {**PICTURED, "image": "a.png"},
+         {**PICTURED, "images": ["a.png"]}, {**PICTURED, "image": {"bytes": None, "path": "a.png"}},
+         {**PICTURED, "image": {"bytes": None, "path": None}}, {**PICTURED, "image": None}],
+        [*["column 'image"] * 4, *[told("What is it?", "x", "y", ranking=FIRST)] * 2], telling=["image", "images"],
     ),
 }  # fmt: skip
 
