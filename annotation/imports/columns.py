@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from annotation.imports.conversations import SPEAKERS, conversation
@@ -193,13 +194,11 @@ def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns
 
 def find_question(rows: Sequence[SourceRow], messages: dict[str, str]) -> dict[str, str]:
     """A column of conversations, where these end with the user: it is the whole prompt, a mere text beside it less."""
+    ends = set()
     for row in rows if messages else ():
-        try:
-            turns = conversation(row.values.get(messages["messages"]), messages["messages"])
-        except UnusableRow:
-            continue
-        return messages if turns[-1]["role"] == "user" else {}
-    return {}
+        with suppress(UnusableRow):
+            ends.add(conversation(row.values.get(messages["messages"]), messages["messages"])[-1]["role"])
+    return messages if "user" in ends and "assistant" not in ends else {}
 
 
 def said_pair(said: Columns) -> tuple[tuple[str, str], dict[str, str]] | None:

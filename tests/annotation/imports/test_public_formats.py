@@ -499,6 +499,11 @@ CASES: dict[str, Case | Refused] = {
     "a mapped conversation within an object": Case(
         [{"data": {"turns": [user("q")]}}], [told("q")], "prompts", columns={"messages": "data.turns"},
     ),
+    "ShareGPT that begins with thanks": Case(
+        [{"conversations": [said("human", "q"), said("gpt", "x"), said("human", "Thanks.")]},
+         {"conversations": [said("human", "q"), said("gpt", "x")]}],
+        ["column 'conversations' does not end with the assistant's turn", told("q", "x")], "demonstrations",
+    ),
     "pictures": Case(
         [{"messages": [user("<image>What is it?"), assistant("x")], "images": ["a.png"]},
          {"messages": [user("What is it?"), assistant("x")], "images": []},
