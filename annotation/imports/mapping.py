@@ -82,7 +82,7 @@ PICTURE_MARK: Final = re.compile(r"<(image|video|audio)>")
 
 EQUAL_SCORES: Final = N_("equal scores: imported as a tie")
 SAID_TIE: Final = N_("chosen and rejected are called a tie: imported as one")
-OTHER_SYSTEMS: Final = N_("answers given under different system messages ('{key}'), which are left out")
+OTHER_SYSTEMS: Final = N_("answers given under different system messages, which are left out")
 PICTURES_LEFT: Final = N_("a text with a mark for a picture or sound, which is not there")
 THOUGHTS_LEFT: Final = N_("a message with what was thought before it, which is left out")
 
@@ -432,8 +432,8 @@ def read_answer(plan: ImportPlan) -> RowReader:
 
     def read(values: Mapping[str, Any]) -> MappedRow:
         refuse_bad(plan, is_good(values))
-        messages = context_of(values, columns)
-        return MappedRow(messages, (answer_of(values.get(columns["completion"]), columns["completion"], messages),))
+        messages, answers, remark = with_answers(values, columns, "completion", [values.get(columns["completion"])])
+        return MappedRow(messages, answers, remark=remark)
 
     return read
 
@@ -481,12 +481,11 @@ def read_labelled(plan: ImportPlan) -> RowReader:
     columns, is_good = plan.columns, label_of(plan)
 
     def read(values: Mapping[str, Any]) -> MappedRow:
-        if "completion" in columns:
-            messages = context_of(values, columns)
-            answer = answer_of(values.get(columns["completion"]), columns["completion"], messages)
-        else:
+        if "completion" not in columns:
             messages, answer = last_answer(values, columns)
-        return MappedRow(messages, (answer,), label=is_good(values))
+            return MappedRow(messages, (answer,), label=is_good(values))
+        messages, answers, remark = with_answers(values, columns, "completion", [values.get(columns["completion"])])
+        return MappedRow(messages, answers, label=is_good(values), remark=remark)
 
     return read
 
@@ -586,14 +585,13 @@ def read_responses(plan: ImportPlan) -> RowReader:
                 count=len(entries),
                 maximum_answers=MAXIMUM_ANSWERS,
             )
-        messages, remark = with_shared_system(context_of(values, columns), entries)
-        answers = tuple(answer_of(entry, column, messages) for entry in entries)
+        messages, answers, remark = with_answers(values, columns, "responses", entries)
         if len(set(answers)) < len(answers):
             raise UnusableRow(column, _("column '{column}' holds the same answer twice"))
         if plan.verdict == "open":
             return MappedRow(messages, answers, remark=remark)
         if cell(values, columns, "outcome") == "all-bad":
-            return MappedRow(messages, answers, *BAD)
+            return MappedRow(messages, answers, *BAD, remark=remark)
         ranking = ranking_of(values, plan, entries)
         strength, other = strength_of(values, columns) if len(answers) == 2 else (None, "")
         if len(answers) == 2 and len(set(ranking)) == 1:
@@ -608,17 +606,6 @@ def read_responses(plan: ImportPlan) -> RowReader:
         )
 
     return read
-
-
-def with_shared_system(messages: tuple[Message, ...], entries: Sequence[Any]) -> tuple[tuple[Message, ...], str]:
-    """The prompt under the system message that all answers were given under, and a remark where each has another."""
-    found = {entry.get(SYSTEM_KEY) or "" for entry in entries if isinstance(entry, dict)} - {""}
-    if not found or messages[0]["role"] == "system":
-        return messages, ""
-    shared = all(isinstance(entry, dict) and entry.get(SYSTEM_KEY) in found for entry in entries)
-    if len(found) > 1 or not shared:
-        return messages, _(OTHER_SYSTEMS).format(key=SYSTEM_KEY)
-    return ({"role": "system", "content": text_of(found.pop(), SYSTEM_KEY)}, *messages), ""
 
 
 def ranking_of(values: Mapping[str, Any], plan: ImportPlan, entries: Sequence[Any]) -> tuple[int, ...]:
@@ -798,12 +785,16 @@ def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...
     return checked(with_system(turns, values, columns), column)
 
 
-def with_system(turns: list[Message], values: Mapping[str, Any], columns: Columns) -> list[Message]:
+def with_system(turns: Sequence[Message], values: Mapping[str, Any], columns: Columns) -> list[Message]:
     """A conversation under the system message of its row, if there is one and it has none of its own."""
-    value = values.get(columns["system"]) if "system" in columns else None
-    if value is None or value == "" or turns[0]["role"] == "system":
-        return turns
-    return [{"role": "system", "content": text_of(value, columns["system"])}, *turns]
+    return under_system(turns, cell(values, columns, "system"), columns.get("system", ""))
+
+
+def under_system(turns: Sequence[Message], system: Any, column: str) -> list[Message]:
+    """A conversation under a system message, if there is one and it has none of its own."""
+    if system in (None, "") or turns[0]["role"] == "system":
+        return list(turns)
+    return [{"role": "system", "content": text_of(system, column)}, *turns]
 
 
 def context_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...]:
@@ -815,8 +806,32 @@ def context_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ..
     raise UnusableRow("", _("there is no column with the prompt"))
 
 
-def answer_of(value: Any, column: str, messages: Sequence[Message]) -> str:
-    """One answer: text, an object with text, or messages that end with it (and begin with the prompt, if with more)."""
+def with_answers(
+    values: Mapping[str, Any], columns: Columns, role: str, entries: Sequence[Any]
+) -> tuple[tuple[Message, ...], tuple[str, ...], str]:
+    """The prompt of a row and the answers to it, under the system message that all were given under.
+
+    A remark where that is not one. Raises UnusableRow, also for conversations that go on from something else.
+    """
+    messages, column = context_of(values, columns), columns[role]
+    told = [told_answer(entry, column) for entry in entries]
+    if any(len(turns) > 1 and turns[:-1] != without_system(messages) for _, turns in told):
+        raise UnusableRow(column, _("column '{column}' does not go on from the prompt"))
+    answers = tuple(turns[-1]["content"] for _, turns in told)
+    systems = {system for system, _ in told}
+    if messages[0]["role"] == "system":
+        systems = {messages[0]["content"], *(systems - {""})}
+    if len(systems) > 1:
+        return messages, answers, _(OTHER_SYSTEMS)
+    return tuple(under_system(messages, systems.pop(), column)), answers, ""
+
+
+def told_answer(value: Any, column: str) -> tuple[str, list[Message]]:
+    """The system message that came with an answer, or '', and the turns that it ends: often itself alone.
+
+    An answer is text, an object with text, or messages that end with it, maybe after the whole prompt.
+    """
+    system: Any = ""
     if isinstance(value, dict):
         key = next((key for key in TEXT_KEYS if key in value), None)
         if key is None:
@@ -825,15 +840,15 @@ def answer_of(value: Any, column: str, messages: Sequence[Message]) -> str:
                 _("column '{column}' holds an object without a text ({text_keys})"),
                 text_keys=", ".join(TEXT_KEYS),
             )
-        value = value[key]
+        system, value = value.get(SYSTEM_KEY) or "", value[key]
     turns = as_turns(value, column)
     if turns is None:
-        return str(value)
+        turns = [{"role": "assistant", "content": str(value)}]
     if turns[-1]["role"] != "assistant":
         raise UnusableRow(column, _("column '{column}' does not end with the assistant's turn"))
-    if len(turns) > 1 and without_system(turns[:-1]) != without_system(messages):
-        raise UnusableRow(column, _("column '{column}' does not go on from the prompt"))
-    return turns[-1]["content"]
+    if turns[0]["role"] == "system":
+        system = turns[0]["content"]
+    return (text_of(system, SYSTEM_KEY) if system else ""), without_system(turns)
 
 
 def without_system(turns: Sequence[Message]) -> list[Message]:
@@ -930,24 +945,36 @@ def answers_of_conversations(
         )
     if not before:
         return context_of(values, columns), answers
-    messages = checked(with_system(before, values, columns), one[1])
-    if "prompt" in columns and not is_prompt_of(values.get(columns["prompt"]), columns["prompt"], messages):
+    return checked(with_system(with_prompt(before, one[1], values, columns), values, columns), one[1]), answers
+
+
+def with_prompt(turns: list[Message], column: str, values: Mapping[str, Any], columns: Columns) -> list[Message]:
+    """A whole conversation, under the system message of the prompt beside it. Raises UnusableRow for another's prompt.
+
+    Its own is the same turns, or one of the user's; what belongs to the prompt stands in the conversation, too.
+    """
+    prompt = cell(values, columns, "prompt")
+    asked = None if prompt in (None, "") else as_turns(prompt, columns["prompt"])
+    said = [turn["content"].strip() for turn in turns if turn["role"] == "user"]
+    found = {"prompt": prompt in (None, "") or str(prompt).strip() in said}
+    if asked is not None:
+        system = asked[0]["content"] if asked[0]["role"] == "system" else ""
+        turns = under_system(turns, system, columns["prompt"])
+        found["prompt"] = without_system(asked) == without_system(turns) and system in ("", turns[0]["content"])
+    earlier = earlier_turns(cell(values, columns, "history"), columns.get("history", ""))
+    found["history"] = all(turn in turns for turn in earlier)
+    context = cell(values, columns, "context")
+    found["context"] = context in (None, "") or any(text_of(context, columns["context"]).strip() in one for one in said)
+    missing = next((role for role, is_there in found.items() if not is_there), None)
+    if missing is not None:
         raise UnusableRow(
-            columns["prompt"],
-            _("column '{column}' is not the question in '{display_name}'"),
-            display_name=display_name(one[1]),
+            columns[missing],
+            _("column '{column}' is not the question in '{display_name}'")
+            if missing == "prompt"
+            else _("column '{column}' is not part of the conversation in '{display_name}'"),
+            display_name=display_name(column),
         )
-    return messages, answers
-
-
-def is_prompt_of(value: Any, column: str, messages: Sequence[Message]) -> bool:
-    """Whether a prompt beside whole conversations is theirs: the same turns, or one of the user's."""
-    if value is None or value == "":
-        return True
-    turns = as_turns(value, column)
-    if turns is not None:
-        return without_system(turns) == without_system(messages)
-    return any(turn["role"] == "user" and turn["content"].strip() == str(value).strip() for turn in messages)
+    return turns
 
 
 def shared_prompt(one: str, other: str) -> str:

@@ -15,7 +15,6 @@ from annotation.imports.mapping import (
     EQUAL_SCORES,
     OTHER_SYSTEMS,
     SAID_TIE,
-    SYSTEM_KEY,
     THOUGHTS_LEFT,
     MappedRow,
     make_plan,
@@ -115,7 +114,7 @@ CASES: dict[str, Case | Refused] = {
         ],
         [
             told([system("Be kind."), user("Why?")], "x", "y", ranking=SECOND),
-            told("Why?", "x", "y", ranking=TIE, strength=0, remark=OTHER_SYSTEMS.format(key=SYSTEM_KEY)),
+            told("Why?", "x", "y", ranking=TIE, strength=0, remark=OTHER_SYSTEMS),
         ],
     ),
     "UltraFeedback, ratings inside annotations": Case(
@@ -503,6 +502,36 @@ CASES: dict[str, Case | Refused] = {
         [{"conversations": [said("human", "q"), said("gpt", "x"), said("human", "Thanks.")]},
          {"conversations": [said("human", "q"), said("gpt", "x")]}],
         ["column 'conversations' does not end with the assistant's turn", told("q", "x")], "demonstrations",
+    ),
+    "whole conversations without the system message of their prompt": Case(
+        [{"prompt": [system("Be rude."), user("q")], "chosen": [user("q"), assistant("x")],
+          "rejected": [user("q"), assistant("y")]},
+         {"prompt": [system("Be rude."), user("q")], "chosen": [system("Be kind."), user("q"), assistant("x")],
+          "rejected": [system("Be kind."), user("q"), assistant("y")]}],
+        [told([system("Be rude."), user("q")], "x", "y", ranking=FIRST), "column 'prompt' is not the question in"],
+    ),
+    "an answer with its prompt and a system message": Case(
+        [{"prompt": [user("q")], "completion": [system("Be rude."), user("q"), assistant("x")]},
+         {"prompt": [system("Be kind."), user("q")], "completion": [system("Be rude."), user("q"), assistant("x")]}],
+        [told([system("Be rude."), user("q")], "x"),
+         told([system("Be kind."), user("q")], "x", remark=OTHER_SYSTEMS)], "demonstrations",
+    ),
+    "answers with their prompt and system messages": Case(
+        [{"prompt": "q", "responses": [[system(one), user("q"), assistant("x")],
+                                       [system("A"), user("q"), assistant("y")]], "scores": [1, 2]} for one in "AB"],
+        [told([system("A"), user("q")], "x", "y", ranking=SECOND),
+         told("q", "x", "y", ranking=SECOND, remark=OTHER_SYSTEMS)],
+    ),
+    "earlier turns beside whole conversations": Case(
+        [{"prompt": "q", "history": [["a", "b"]], "chosen": [*turns, user("q"), assistant("x")],
+          "rejected": [*turns, user("q"), assistant("y")]} for turns in ([user("a"), assistant("b")], [])],
+        [told([user("a"), assistant("b"), user("q")], "x", "y", ranking=FIRST),
+         "column 'history' is not part of the conversation in 'chosen'"],
+    ),
+    "Alpaca's input beside whole conversations": Case(
+        [{"instruction": "q", "input": "i", "chosen": [user("q"), assistant("x")],
+          "rejected": [user("q"), assistant("y")]}],
+        ["column 'input' is not part of the conversation in 'chosen'"],
     ),
     "pictures": Case(
         [{"messages": [user("<image>What is it?"), assistant("x")], "images": ["a.png"]},
