@@ -183,7 +183,7 @@ def verdict_of(text: str, words: Mapping[str, int]) -> ParsedVerdict | None:
     return (FIRST, SECOND)[left if duel[2][0] in ">≫" else right]
 
 
-def preference_reader(column: str) -> Callable[[Any], tuple[ParsedVerdict, int | None, str]]:
+def preference_reader(column: str, largest: float) -> Callable[[Any], tuple[ParsedVerdict, int | None, str]]:
     """What a number with a sign says: below 0 the first is better, above 0 the second, by how much; 0 is a tie."""
 
     def read(value: Any) -> tuple[ParsedVerdict, int | None, str]:
@@ -194,6 +194,10 @@ def preference_reader(column: str) -> Callable[[Any], tuple[ParsedVerdict, int |
         if number == 0:
             return TIED, 0, ""
         size = abs(number)
+        if size > largest:
+            raise UnusableRow(
+                column, _("column '{column}' is {shown}, far from the scale of the others"), shown=shown(value)
+            )
         strength = int(size) if size in (1, 2, 3) else None
         return (FIRST if number < 0 else SECOND), strength, "" if strength else _(OTHER_MARGIN)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from statistics import median_low
 from typing import Any, Final, Literal, get_args
 
 from annotation.exports.formats import UNKNOWN
@@ -125,6 +127,8 @@ class ImportPlan:
     """Those of the columns that are paths into objects, as 'question.full_text'."""
     ranks_said: bool = False
     """Whether a person has named the column with ranks."""
+    largest_preference: float = math.inf
+    """The largest number that can be a preference, by the first rows; a larger one stands for something else."""
 
     @property
     def reader(self) -> RowReader:
@@ -177,6 +181,7 @@ def make_plan(
         good_from=good_from,
         paths=tuple(paths),
         ranks_said=bool(said.get("ranks")),
+        largest_preference=largest_preference(rows, columns),
     )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
@@ -192,6 +197,8 @@ def make_plan(
     check_meaning(plan, rows)
     if "prompt" not in said:
         refuse_without_prompt(plan, rows)
+    if not said.get("a") or not said.get("b"):
+        refuse_third_answer(plan, rows)
     if target == "auto":
         left_out = QUALITIES if said.keys() & {"label", "rating"} else ()
         refuse_unread(plan, [name for name in filled_columns(rows) if plain_name(name) not in left_out])
@@ -201,6 +208,13 @@ def make_plan(
 def filled_columns(rows: Sequence[SourceRow]) -> list[str]:
     """The columns that hold anything in these rows."""
     return [column for column in columns_of(rows) if any(row.values.get(column) not in EMPTY for row in rows)]
+
+
+def largest_preference(rows: Sequence[SourceRow], columns: Columns) -> float:
+    """Of whole numbers ten times what is usual in the first rows: HelpSteer2 has -100 for none, on a scale up to 3."""
+    given = [number_of(cell(row.values, columns, "preference")) for row in rows]
+    sizes = [abs(number) for number in given if number]
+    return 10 * median_low(sizes) if sizes and all(size.is_integer() for size in sizes) else math.inf
 
 
 def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
@@ -258,6 +272,23 @@ def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                     "prompt's lines or sentences, that none does (--map prompt=). Nothing was imported."
                 ),
             )
+        )
+
+
+def refuse_third_answer(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
+    """Raises UnclearColumn for two answers beside which there are more, in columns that are numbered on."""
+    second = plain_name(plan.columns.get("b", ""))
+    if plan.columns.get("b") not in plan.used or not second[-1].isalnum():
+        return
+    third = second[:-1] + chr(ord(second[-1]) + 1)
+    more = [name for name in filled_columns(rows) if plain_name(name) == third and name not in plan.used]
+    if more and any(isinstance(row.values.get(more[0]), str | list) for row in rows):
+        raise UnclearColumn(
+            _(
+                "There are more than two answers, in columns of their own: {answers}. Put them into one list "
+                "('responses', with 'scores' or 'ranks'), or say which two are meant (--map a= and --map b= with "
+                "their names). Nothing was imported."
+            ).format(answers=listed([plan.columns["a"], plan.columns["b"], more[0]]))
         )
 
 
@@ -521,7 +552,7 @@ def read_chosen(plan: ImportPlan) -> RowReader:
 def read_pair(plan: ImportPlan) -> RowReader:
     """Two answers and which of them is better."""
     columns = plan.columns
-    judge: VerdictReader = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(columns)
+    judge: VerdictReader = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(plan)
 
     def read(values: Mapping[str, Any]) -> MappedRow:
         messages, answers = two_answers(values, columns, columns["a"], columns["b"])
@@ -534,10 +565,11 @@ def read_pair(plan: ImportPlan) -> RowReader:
     return read
 
 
-def pair_verdict(columns: Columns) -> VerdictReader:
+def pair_verdict(plan: ImportPlan) -> VerdictReader:
     """What a row's columns say of two answers, with strength and remark, in whichever way they say it."""
+    columns = plan.columns
     if "preference" in columns:
-        signed = preference_reader(columns["preference"])
+        signed = preference_reader(columns["preference"], plan.largest_preference)
         return lambda values: signed(values.get(columns["preference"]))
     if "winner" in columns:
         words = winner_reader(columns)

@@ -25,7 +25,7 @@ import app
 from annotation import claims, store
 from annotation.__main__ import main
 from annotation.database import Database, open_database
-from annotation.imports import commit, import_process, importing
+from annotation.imports import commit, import_process, importing, scratch
 from annotation.imports.import_process import HERE, Importer, State
 from annotation.imports.importing import ImportRequest, ImportResult
 from annotation.imports.reading import open_path
@@ -340,6 +340,14 @@ def test_prompts_added_meanwhile_are_not_added_twice(
     assert sizes(db)["prompt"] == 6
     assert [j.messages[0]["content"] for j in current_judgements(db)] == [pair["prompt"] for pair in PAIRS]
     assert sound(db)
+
+
+def test_several_verdicts_on_the_same_answers_are_remarked(db: Database, bring: Callable[..., ImportResult]) -> None:
+    votes = [{"prompt": "p", "response_a": "x", "response_b": "y", "winner": vote} for vote in "aaab"]
+    turned = {"prompt": "p", "response_a": "y", "response_b": "x", "winner": "b"}
+    outcome = bring([*votes, turned, {**votes[0], "prompt": "q"}, {**votes[0], "prompt": "q"}])
+    assert outcome.counts.remarks == {scratch.JUDGED_TWICE: 1}
+    assert counts(outcome) == {"prompts": 2, "judged": 3, "repeated": 4}
 
 
 # ------------------------------------------------------------------------------------------------- nothing half done

@@ -533,6 +533,19 @@ CASES: dict[str, Case | Refused] = {
           "rejected": [user("q"), assistant("y")]}],
         ["column 'input' is not part of the conversation in 'chosen'"],
     ),
+    "HelpSteer2, people who contradict each other": Case(
+        [*HELPSTEER_2_PREFERENCE[:2], {**HELPSTEER_2_PREFERENCE[0], "preference_strength": -100}],
+        [told("p", "x-3", "y-3", ranking=FIRST, strength=3), told("p", "x-2", "y-2", ranking=FIRST, strength=2),
+         "column 'preference_strength' is -100, far from the scale"], telling=["split"],
+    ),
+    "three answers in columns of their own": Refused(
+        [{"prompt": "p", **{f"response_{n}": f"x{n}" for n in (1, 2, 3)}, **{f"score_{n}": n for n in (1, 2, 3)}}],
+        "more than two answers, in columns of their own: 'response_1', 'response_2', 'response_3'",
+    ),
+    "three answers, of which two are meant": Case(
+        [{"prompt": "p", **{f"response_{n}": f"x{n}" for n in "abc"}, **{f"score_{n}": ord(n) for n in "abc"}}],
+        [told("p", "xa", "xb", ranking=SECOND)], columns={"a": "response_a", "b": "response_b"},
+    ),
     "pictures": Case(
         [{"messages": [user("<image>What is it?"), assistant("x")], "images": ["a.png"]},
          {"messages": [user("What is it?"), assistant("x")], "images": []},
