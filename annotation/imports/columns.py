@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from annotation.imports.conversations import SPEAKERS, conversation
 from annotation.imports.labels import SCALES, SIGNED, Columns, UnusableRow, number_of, plain_name, says_good
-from annotation.imports.reading import SourceRow
+from annotation.imports.reading import NotJson, SourceRow, parse_json
 from annotation.translation import N_
 
 # Each role a column can play: what it is for, and the names by which it is recognised, likeliest first.
@@ -92,7 +92,8 @@ CHANCES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 QUALITIES: Final = tuple(dict.fromkeys((*ROLES["label"][1], *ROLES["rating"][1])))
 PAIR_STEMS: Final = (
-    *("response", "answer", "output", "completion", "conversation", "text", "model_response", "human_ref", ""),
+    *("response", "answer", "output", "completion", "conversation", "text", "model_response", "human_ref", "messages"),
+    "",
 )
 PAIR_ENDS: Final = (("a", "b"), ("0", "1"), ("1", "2"), ("left", "right"))
 SCORE_STEMS: Final = ("score", "rating", "reward", "winner_model")
@@ -290,31 +291,30 @@ def words_of(column: str) -> list[str]:
 
 
 # -------------------------------------------------------------------------------------------------------------- paths
-STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[(\d{1,4})\]")
+STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d{1,4})\]")
 
 
-def steps_of(path: str) -> list[str | int]:
-    """The steps into an object that a path takes, as 'question.full_text' or 'answers[0].text'; empty for no path."""
-    steps: list[str | int] = []
-    at = 0
-    while at < len(path):
-        step = STEP.match(path, at)
-        if step is None:
-            return []
-        steps.append(step[1] if step[2] is None else int(step[2]))
-        at = step.end()
-    return steps if len(steps) > 1 else []
+def head_of(columns: Iterable[str], path: str) -> str:
+    """The column that a path begins with, as 'question' of 'question.full_text': the longest one; empty for none."""
+    return max((one for one in columns if path == one or path.startswith((f"{one}.", f"{one}["))), key=len, default="")
 
 
 def at_path(values: Mapping[str, Any], path: str) -> Any:
-    """What lies at a path; None where nothing does."""
-    steps = steps_of(path)
-    found: Any = values if steps else None
-    for step in steps:
-        if isinstance(step, int):
-            found = found[step] if isinstance(found, list) and step < len(found) else None
+    """What lies at a path such as 'answers[0].text', also within text that is JSON; None where nothing does."""
+    at = len(head_of(values, path))
+    found = values.get(path[:at])
+    while at < len(path):
+        step = STEP.match(path, at)
+        if step is None:
+            return None
+        if isinstance(found, str) and found.lstrip()[:1] in ("[", "{"):
+            with suppress(NotJson):
+                found = parse_json(found.strip())
+        if step[2] is not None:
+            found = found[int(step[2])] if isinstance(found, list) and int(step[2]) < len(found) else None
         else:
-            found = found.get(step) if isinstance(found, Mapping) else None
+            found = found.get(step[1]) if isinstance(found, Mapping) else None
+        at = step.end()
     return found
 
 
@@ -338,7 +338,7 @@ class ColumnUsage:
 
     def unused(self, used: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Columns that nothing is made of: those that may change what rows mean, and the others."""
-        heads = {*used, *(str(steps_of(column)[0]) for column in used if steps_of(column))}
+        heads = {head_of(self.filled, column) for column in used}
         left = [column for column in self.filled if column not in heads]
         telling = [column for column in left if self.filled[column] and plain_name(column) in TELLING]
         return tuple(telling), tuple(column for column in left if column not in telling)

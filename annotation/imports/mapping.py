@@ -63,7 +63,7 @@ from annotation.imports.labels import (
 )
 from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.printable import display_name, listed
-from annotation.imports.reading import SourceRow, parse_json
+from annotation.imports.reading import SourceRow
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
 from annotation.translation import N_, _, joined, numeral
 from annotation.ui.formatting import cut
@@ -667,15 +667,19 @@ def ranking_of(values: Mapping[str, Any], plan: ImportPlan, entries: Sequence[An
 
 def perhaps_order(ranks: Sequence[Any], column: str) -> bool:
     """Whether numbers that are called a ranking count from 0, as those of answers do and ranks hardly."""
-    return plain_name(column) in ("ranking", "rankings") and {*ranks} == {*range(len(ranks))}
+    if plain_name(column) not in ("ranking", "rankings") or not all(isinstance(rank, int | float) for rank in ranks):
+        return False
+    return {*ranks} == {*range(len(ranks))}
 
 
 def unsaid(columns: Columns, rows: Sequence[SourceRow], said: Columns) -> list[str]:
     """The roles that a person has to say of columns, though the rows that were read suggest one."""
     column = columns.get("ranks", "")
-    values = [row.values.get(column) for row in rows] if column and not said.get("ranks") else []
-    lists = [parse_json(value) if isinstance(value, str) and value[:1] == "[" else value for value in values]
-    return ["ranks"] if any(isinstance(one, list) and perhaps_order(one, column) for one in lists) else []
+    for row in rows if column and not said.get("ranks") else ():
+        with suppress(UnusableRow):
+            if perhaps_order(list_of(row.values.get(column), column), column):
+                return ["ranks"]
+    return []
 
 
 def refuse_order(ranks: Sequence[float], column: str) -> None:

@@ -477,6 +477,14 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
     other.close()
 
 
+@pytest.mark.parametrize("ranking", [[{"rank": 1, "value": "a"}, {"rank": 2, "value": "b"}], [[1], [2]], "[A>B]"])
+def test_a_look_shows_rows_whose_ranking_is_none(tmp_path: Path, ranking: Any) -> None:
+    row = {"prompt": "p", "responses": ["x", "y"], "ranking": ranking}
+    found = importing.preview(open_path(write(tmp_path, [row])), ImportRequest())
+    assert found.proposed["ranks"] == "ranking"
+    assert [str(one)[:16] for one in found.records] == ["column 'ranking'"]
+
+
 def test_a_look_does_not_choose_where_a_person_has_to_say_what_a_ranking_is(tmp_path: Path) -> None:
     """The page sends what the look has proposed as chosen; also where only a later row tells the two apart."""
     rows = [{"prompt": "p", "responses": ["a", "b", "c"], "ranking": ranking} for ranking in ([0, 1, 2], [2, 0, 1])]

@@ -546,6 +546,21 @@ CASES: dict[str, Case | Refused] = {
         [{"prompt": "p", **{f"response_{n}": f"x{n}" for n in "abc"}, **{f"score_{n}": ord(n) for n in "abc"}}],
         [told("p", "xa", "xb", ranking=SECOND)], columns={"a": "response_a", "b": "response_b"},
     ),
+    "Argilla's columns with dots": Case(
+        [{"prompt": "p", "response_a": "x", "response_b": "y", "preference.responses": ["response_b"],
+          "preference.suggestion": "response_a"}],
+        [told("p", "x", "y", ranking=SECOND)], columns={"winner": "preference.responses[0]"},
+    ),
+    "Label Studio's JSON in a CSV field": Case(
+        [{"prompt": "p", "answer1": "x", "answer2": "y", "comparison": said} for said in
+         ('[{"selected": "left"}]', "[{", "[]", "left")],
+        [told("p", "x", "y", ranking=FIRST), *["column 'comparison[0].selected' must name a winner"] * 3],
+        columns={"winner": "comparison[0].selected"},
+    ),
+    "two columns of messages": Case(
+        [{"messages_a": [user("p"), assistant("x")], "messages_b": [user("p"), assistant("y")], "winner": "model_a"}],
+        [told("p", "x", "y", ranking=FIRST)],
+    ),
     "pictures": Case(
         [{"messages": [user("<image>What is it?"), assistant("x")], "images": ["a.png"]},
          {"messages": [user("What is it?"), assistant("x")], "images": []},
