@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from annotation.imports.conversations import SPEAKERS, conversation
+from annotation.imports.conversations import SPEAKERS, conversation, list_of
 from annotation.imports.labels import SCALES, SIGNED, Columns, UnusableRow, number_of, plain_name, says_good
 from annotation.imports.reading import NotJson, SourceRow, parse_json
 from annotation.translation import N_
@@ -183,7 +183,8 @@ def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns
         return question | pair | (signed or find_scores(names, ends) or find("strength", taken)) | chances
     if responses:
         judged = find("outcome") and find("outcome") | find("strength")
-        return without_columns(question, responses) | responses | (find("scores") or find("ranks")) | judged | chances
+        given = find("scores") or find("ranks") or (find("winner") if hold_texts(rows, responses["responses"]) else {})
+        return without_columns(question, responses) | responses | given | judged | chances
     messages = find("messages")
     if messages and "messages" not in question:
         return messages | find("system") | find_quality(rows, names, messages.values(), said)
@@ -274,6 +275,15 @@ def holds_lists(rows: Sequence[SourceRow], column: str) -> bool:
     """Whether the first value of a column is a list, or text that is one in JSON."""
     value = next((row.values[column] for row in rows if row.values.get(column) not in (None, "")), None)
     return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
+
+
+def hold_texts(rows: Sequence[SourceRow], column: str) -> bool:
+    """Whether the lists of a column hold mere texts, which can't have their scores or ranks with them."""
+    for row in rows:
+        with suppress(UnusableRow):
+            if not all(isinstance(one, str) for one in list_of(row.values.get(column), column)):
+                return False
+    return True
 
 
 def may_say_bad(column: str) -> bool:

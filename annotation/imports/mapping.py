@@ -47,6 +47,7 @@ from annotation.imports.labels import (
     Columns,
     UnclearColumn,
     UnusableRow,
+    best_of,
     compared,
     dense,
     index_of,
@@ -75,7 +76,7 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 TEXT_KEYS = (
     *("text", "response", "content", "answer", "completion", "output", "generated_text", "value", "generation"),
 )
-SCORE_KEYS = ("score", "overall_score", "rating", "reward")
+SCORE_KEYS = ("score", "overall_score", "rating", "reward", "pm_score")
 RANK_KEYS = ("rank", "ranking")
 SYSTEM_KEY: Final = "custom_system_prompt"
 # Where a prompt can end that stands before its answer in one text.
@@ -624,7 +625,12 @@ def read_responses(plan: ImportPlan) -> RowReader:
             return MappedRow(messages, answers, remark=remark)
         if cell(values, columns, "outcome") == "all-bad":
             return MappedRow(messages, answers, *BAD, remark=remark)
-        ranking = ranking_of(values, plan, entries)
+        if "winner" in columns:
+            outcome, ranking = best_of(values.get(columns["winner"]), columns["winner"], len(answers))
+            if ranking is None:
+                return MappedRow(messages, answers, outcome, remark=remark)
+        else:
+            ranking = ranking_of(values, plan, entries)
         strength, other = strength_of(values, columns) if len(answers) == 2 else (None, "")
         if len(answers) == 2 and len(set(ranking)) == 1:
             strength, other = 0, ""
@@ -726,7 +732,7 @@ ROLES_OF_FORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "chosen": (*QUESTION, "chosen", "rejected", "strength", "score_a", "score_b", "status", *CHANCES),
     "pair": (*QUESTION, "a", "b", *VERDICT_ROLES, "score_a", "score_b", "strength", *CHANCES),
     "responses": (
-        *(*QUESTION, "responses", "winner_from_0", "winner_from_1", "ranks", "order", "scores"),
+        *(*QUESTION, "responses", "winner", "winner_from_0", "winner_from_1", "ranks", "order", "scores"),
         *("outcome", "strength"),
         *CHANCES,
     ),
@@ -828,7 +834,8 @@ def with_system(turns: Sequence[Message], values: Mapping[str, Any], columns: Co
 
 def under_system(turns: Sequence[Message], system: Any, column: str) -> list[Message]:
     """A conversation under a system message, if there is one and it has none of its own."""
-    if system in (None, "") or turns[0]["role"] == "system":
+    empty = system is None or (isinstance(system, str) and not system.strip())
+    if empty or turns[0]["role"] == "system":
         return list(turns)
     return [{"role": "system", "content": text_of(system, column)}, *turns]
 

@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
@@ -171,7 +172,8 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
     kind = next((suffix for suffix in reversed(suffixes) if suffix not in (".gz", ".gzip")), "")
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     if kind in (".csv", ".tsv", ".tab"):
-        return from_stream(path, name, "CSV", _("rows, the header is row 1, as a spreadsheet counts"), csv_rows)
+        parse = csv_rows if kind == ".csv" else partial(csv_rows, between="\t")
+        return from_stream(path, name, "CSV", _("rows, the header is row 1, as a spreadsheet counts"), parse)
     if kind in (".jsonl", ".ndjson"):
         return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
     if start == b"[":
@@ -604,8 +606,11 @@ class CsvLines:
         return wrong
 
 
-def csv_rows(stream: Stream) -> Iterator[RawRow]:
-    """The rows of a CSV file under its header. A row that does not fit the header is a bad row."""
+def csv_rows(stream: Stream, between: str = "") -> Iterator[RawRow]:
+    """The rows of a CSV file under its header, which tells what is between the fields unless the file's name does.
+
+    A row that does not fit the header is a bad row.
+    """
     csv.field_size_limit(MAXIMUM_FIELD)
     lines = CsvLines(stream)
     source = iter(lines)
@@ -617,7 +622,7 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
         raise UserError(
             _("{name} ends its lines as old Macs do, with CR alone. Save it with LF or CRLF.").format(name=stream.name)
         )
-    delimiter = told[1] if told else delimiter_of(first)
+    delimiter = told[1] if told else between or delimiter_of(first)
     reader = csv.reader(chain_first(first, source), delimiter=delimiter, strict=True)
     header = read_header(stream.name, reader, lines)
     ours = OUR_CSV.issubset(header)

@@ -169,10 +169,10 @@ class Staging:
     ) -> bool:
         """Gather a comparison or a demonstration; False if the same one has been gathered."""
         added = self.sql.execute(
-            """INSERT OR IGNORE INTO item (content, prompt, form, answers, outcome, ranking, strength, size, formed_chance,
-                   people_chance, shown_chance)
-               VALUES (:content, :prompt, :form, :answers, :outcome, :ranking, :strength, :size, :formed_chance, :people_chance,
-                   :shown_chance)""",
+            """INSERT OR IGNORE INTO item (content, prompt, form, answers, outcome, ranking, strength, size,
+                   formed_chance, people_chance, shown_chance)
+               VALUES (:content, :prompt, :form, :answers, :outcome, :ranking, :strength, :size,
+                   :formed_chance, :people_chance, :shown_chance)""",
             {
                 "content": content_key(form, fingerprint, answers, outcome, ranking),
                 "prompt": prompt,

@@ -561,6 +561,40 @@ CASES: dict[str, Case | Refused] = {
         [{"messages_a": [user("p"), assistant("x")], "messages_b": [user("p"), assistant("y")], "winner": "model_a"}],
         [told("p", "x", "y", ranking=FIRST)],
     ),
+    "a list of answers beside the winner's letter": Case(
+        [{"prompt": "p", "responses": ["x", "y"], "winner": word} for word in ("b", "Model A", "tie", "neither", "c")],
+        [told("p", "x", "y", ranking=SECOND), told("p", "x", "y", ranking=FIRST),
+         told("p", "x", "y", ranking=TIE, strength=0), told("p", "x", "y", outcome="all-bad"),
+         "column 'winner' is 'c', which is the letter of none of the 2 answers"],
+    ),
+    "a list of answers beside the winner's number": Refused(
+        [{"prompt": "p", "responses": ["x", "y"], "winner": 1}], "--map winner_from_0=winner or --map winner_from_1=",
+    ),
+    "Stack Exchange preferences": Case(
+        [{"question": "q", "answers": [{"text": "x", "pm_score": 2, "selected": True}, {"text": "y", "pm_score": 4}]}],
+        [told("q", "x", "y", ranking=SECOND)],
+    ),
+    "Capybara": Case(
+        [{"source": "A", "conversation": [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]}],
+        [told([user("a"), assistant("b"), user("c")], "d")], "demonstrations",
+    ),
+    "empty system messages": Case(
+        [{"messages": [system(text), user("q"), assistant("x")], "system": " "} for text in ("", " ", None)]
+        + [{"messages": [system("")]}],
+        [*[told("q", "x")] * 3, "column 'messages' is an empty list"], "demonstrations",
+    ),
+    "Gemini": Case(
+        [{"contents": [{"role": "user", "parts": [{"text": "q"}]}, {"role": "model", "parts": [{"text": "x"}]}]}],
+        ["column 'contents' holds a message without a text (content, value, text); it has 'role', 'parts'"],
+        "demonstrations", columns={"messages": "contents"},
+    ),
+    "Argilla's answers to a question": Case(
+        [{"prompt": "p", "response-1": "x", "response-2": "y", "preference": said} for said in
+         ([{"user_id": "u", "value": "response-2", "status": "submitted"}], {"selected": "left"}, '[{"value": "a"}]')],
+        ["column 'preference' is a list; name the part of it that is meant, as 'preference[0].value'",
+         "column 'preference' is an object; name the part of it that is meant, as 'preference.selected'",
+         "column 'preference' is a list; name the part of it that is meant, as 'preference[0].value'"],
+    ),
     "pictures": Case(
         [{"messages": [user("<image>What is it?"), assistant("x")], "images": ["a.png"]},
          {"messages": [user("What is it?"), assistant("x")], "images": []},

@@ -407,6 +407,13 @@ def test_paths_that_lead_to_no_file_are_refused(tmp_path: Path) -> None:
             open_path(path)
 
 
+@pytest.mark.parametrize("name", ["a.tsv", "a.tab", "a.TSV.gz"])
+def test_a_file_named_after_tabs_has_nothing_else_between_its_fields(tmp_path: Path, name: str) -> None:
+    content = b"prompt\nHello, world; and more\n"
+    path = write(tmp_path, name, packed(content) if name.endswith(".gz") else content)
+    assert values(read(path)) == [{"prompt": "Hello, world; and more"}]
+
+
 def test_names_are_shown_without_separators_and_control_characters(tmp_path: Path) -> None:
     source = open_path(write(tmp_path, "..\\..\x1b[2J\u202egnp.csv", b"prompt\nx\n"))
     assert source.name == "..\\..\ufffd[2J\ufffdgnp.csv"
