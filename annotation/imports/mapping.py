@@ -34,6 +34,7 @@ from annotation.imports.conversations import (
     has_thoughts,
     list_of,
     message_of,
+    refuse_turns_within,
     text_lists,
     text_of,
 )
@@ -963,6 +964,7 @@ def plain_answers(
         if isinstance(prompt_value, str) and is_transcript(prompt_value):
             one, other = one.removeprefix(" "), other.removeprefix(" ")  # the space after "Assistant:"
         return context_of(values, columns), (one, other)
+    refuse_turns_within(one, first)  # before they are cut
     shared = shared_prompt(one, other)
     if not shared:
         raise UnusableRow(first, _("column '{column}' has no prompt beside it, and the two answers don't begin alike"))
