@@ -21,12 +21,14 @@ CALLS: Final = (
 )
 # Where a message has what a model thought before it answered, if that is not part of the text.
 THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
+# Where a message has what is said.
+SAID: Final = ("content", "value", "text")
 # By which of a message's keys an answer is not to be learned where they are false or 0.
 LEARNED: Final = ("weight", "train", "training", "loss")
 # How chat templates mark turns within one text, with the name of who has the turn, and names that they give.
 MARKS: Final = (
     *("<[|｜]{}[|｜]>", r"<\|im_{}\|>", r"\[\|{}\|\]", r"<\|im_start\|>{}", r"<\|start_header_id\|>{}"),
-    *("<start_of_turn>{}", "<extra_id_1>{}", "### ?{}:", "GPT4 Correct {}:"),
+    *("<start_of_turn>{}", "<extra_id_1>{}", "### ?{}:", r"GPT4\sCorrect\s{}:"),
 )
 ASKING: Final = "(?:user|human|prompter|instruction)"
 ANSWERING: Final = "(?:assistant|model|ai|bot|gpt|response)"
@@ -118,7 +120,7 @@ def role_of(entry: Mapping[str, Any]) -> str | None:
 
 def content_of(entry: Mapping[str, Any]) -> Any:
     """What a message says."""
-    return entry["content"] if "content" in entry else entry.get("value", entry.get("text"))
+    return next((entry[key] for key in SAID if key in entry), None)
 
 
 def message_of(entry: Any, column: str) -> Message:
@@ -149,11 +151,11 @@ def message_of(entry: Any, column: str) -> Message:
             unlearned=unlearned,
         )
     content = content_of(entry)
-    if content is None and entry.keys().isdisjoint(("content", "value", "text")):
+    if content is None and entry.keys().isdisjoint(SAID):
         raise UnusableRow(
             column,
             _("column '{column}' holds a message without a text ({text_keys}); it has {keys}"),
-            text_keys="content, value, text",
+            text_keys=", ".join(SAID),
             keys=listed([str(key) for key in entry]),
         )
     if isinstance(content, list) and content and all(is_text_part(part) for part in content):
@@ -226,8 +228,6 @@ def checked(turns: Sequence[Message], column: str) -> tuple[Message, ...]:
                 role=turn["role"],
                 expected=expected,
             )
-        if expected == "user":
-            refuse_turns_within(turn["content"], column)
     if not spoken or spoken[-1]["role"] != "user":
         raise UnusableRow(column, _("column '{column}' does not end with the user's turn"))
     return tuple(turns)

@@ -819,6 +819,7 @@ def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...
                 column,
                 _("column '{column}' is a list of texts in JSON, maybe several turns: it is unclear who says them"),
             )
+        refuse_turns_within(text, column)
         extra = values.get(columns["context"]) if "context" in columns else None
         if extra not in (None, ""):
             text = text_of(f"{text}\n\n{text_of(extra, columns['context'])}", column)

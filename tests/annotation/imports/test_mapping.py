@@ -375,7 +375,6 @@ PAIR_ONLY = {"chosen": "Why? So.", "rejected": "Why? No."}
         (PAIR, {"prompt": "p</s>"}, "prompt", "ends with the mark of a chat template ('</s>')"),
         (PAIR, {"prompt": "q<｜end▁of▁sentence｜>"}, "prompt", "ends with the mark of a chat template"),
         (PAIR_ONLY, {side: f"[INST] Why? [/INST] {side}" for side in ("chosen", "rejected")}, "chosen", "has turns"),
-        (TALK, {"messages": [user("[INST] Why? [/INST] So.")]}, "messages", "has turns within its text"),
         (SCORED, {"responses": ["a</s>", "b</s>"]}, "responses", "ends with the mark of a chat template"),
         (PAIR, {"chosen": [assistant("a")]}, "rejected", "is plain text, unlike 'chosen'"),
         (PAIR, {"rejected": "a "}, "rejected", "says the same as 'chosen'"),
