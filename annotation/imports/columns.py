@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
-from annotation.imports.conversations import SPEAKERS, conversation
+from annotation.imports.conversations import SPEAKERS, conversation, list_of
 from annotation.imports.labels import SCALES, SIGNED, Columns, UnusableRow, number_of, plain_name, says_good
-from annotation.imports.reading import SourceRow
+from annotation.imports.reading import NotJson, SourceRow, parse_json
 from annotation.translation import N_
 
 # Each role a column can play: what it is for, and the names by which it is recognised, likeliest first.
@@ -91,7 +92,8 @@ CHANCES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 QUALITIES: Final = tuple(dict.fromkeys((*ROLES["label"][1], *ROLES["rating"][1])))
 PAIR_STEMS: Final = (
-    *("response", "answer", "output", "completion", "conversation", "text", "model_response", "human_ref", ""),
+    *("response", "answer", "output", "completion", "conversation", "text", "model_response", "human_ref", "messages"),
+    "",
 )
 PAIR_ENDS: Final = (("a", "b"), ("0", "1"), ("1", "2"), ("left", "right"))
 SCORE_STEMS: Final = ("score", "rating", "reward", "winner_model")
@@ -136,21 +138,34 @@ def columns_of(rows: Sequence[SourceRow]) -> list[str]:
     return list(dict.fromkeys(str(column) for row in rows for column in row.values))
 
 
-def propose(rows: Sequence[SourceRow]) -> dict[str, str]:
-    """Roles for the columns of some first rows, by their names and what they hold; the likeliest shape decides."""
-    names = {plain_name(column): column for column in reversed(columns_of(rows))}
+def propose(rows: Sequence[SourceRow], said: Columns | None = None) -> dict[str, str]:
+    """Roles for the columns of some first rows, by their names and what they hold; the likeliest shape decides.
+
+    `said` gives columns to roles, or '' to leave a role out: the shape is one that has these.
+    """
+    said = said or {}
+    held = {role: column for role, column in said.items() if column}
+    names = {plain_name(column): column for column in reversed(columns_of(rows)) if column not in held.values()}
+    found = likeliest(rows, names, said) | held
+    return {role: column for role, column in found.items() if said.get(role, column)}
+
+
+def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns) -> dict[str, str]:
+    """The roles of the likeliest shape, by the columns' plain names; those that are said come first."""
     lists = {column for column in names.values() if holds_lists(rows, column)}
 
     def find(role: str, taken: Iterable[str] = ()) -> dict[str, str]:
+        if role in said:
+            return {role: said[role]} if said[role] else {}
         wanted = [names[alias] for alias in ROLES[role][1] if alias in names]
         fitting = [column for column in wanted if column not in taken and (role not in LISTS or column in lists)]
         return {role: fitting[0]} if fitting else {}
 
     chances = {role: names[name] for role, known in CHANCES.items() for name in known if name in names}
     chosen = find("chosen") | find("rejected")
-    ends, pair = find_pair(names)
+    ends, pair = said_pair(said) or find_pair(names)
     responses = find("responses")
-    question = find_question(rows, find("messages")) or find("prompt")
+    question = ("prompt" not in said and find_question(rows, find("messages"))) or find("prompt")
     question |= find("history", question.values()) if "prompt" in question else {}
     question |= find("system")
     if plain_name(question.get("prompt", "")) == "instruction":
@@ -168,25 +183,33 @@ def propose(rows: Sequence[SourceRow]) -> dict[str, str]:
         return question | pair | (signed or find_scores(names, ends) or find("strength", taken)) | chances
     if responses:
         judged = find("outcome") and find("outcome") | find("strength")
-        return without_columns(question, responses) | responses | (find("scores") or find("ranks")) | judged | chances
+        given = find("scores") or find("ranks") or (find("winner") if hold_texts(rows, responses["responses"]) else {})
+        return without_columns(question, responses) | responses | given | judged | chances
     messages = find("messages")
     if messages and "messages" not in question:
-        return messages | find("system") | find_quality(rows, names, messages.values())
+        return messages | find("system") | find_quality(rows, names, messages.values(), said)
     completion = find("completion", question.values())
     if completion:
-        return question | completion | find_quality(rows, names, [*question.values(), *completion.values()])
+        return question | completion | find_quality(rows, names, [*question.values(), *completion.values()], said)
     return question | find_speaker(rows, question, find("speaker"), find("parent"))
 
 
 def find_question(rows: Sequence[SourceRow], messages: dict[str, str]) -> dict[str, str]:
     """A column of conversations, where these end with the user: it is the whole prompt, a mere text beside it less."""
+    ends = set()
     for row in rows if messages else ():
-        try:
-            turns = conversation(row.values.get(messages["messages"]), messages["messages"])
-        except UnusableRow:
-            continue
-        return messages if turns[-1]["role"] == "user" else {}
-    return {}
+        with suppress(UnusableRow):
+            ends.add(conversation(row.values.get(messages["messages"]), messages["messages"])[-1]["role"])
+    return messages if "user" in ends and "assistant" not in ends else {}
+
+
+def said_pair(said: Columns) -> tuple[tuple[str, str], dict[str, str]] | None:
+    """The columns that a person has named as the two answers, and what their names end with; None without both."""
+    if not said.get("a") or not said.get("b"):
+        return None
+    a, b = plain_name(said["a"]), plain_name(said["b"])
+    ends = next((ends for ends in PAIR_ENDS if a.endswith(ends[0]) and b.endswith(ends[1])), PAIR_ENDS[0])
+    return ends, {"a": said["a"], "b": said["b"]}
 
 
 def find_pair(names: Mapping[str, str]) -> tuple[tuple[str, str], dict[str, str]]:
@@ -209,11 +232,15 @@ def find_scores(names: Mapping[str, str], ends: tuple[str, str]) -> dict[str, st
     return {}
 
 
-def find_quality(rows: Sequence[SourceRow], names: Mapping[str, str], taken: Iterable[str]) -> dict[str, str]:
+def find_quality(
+    rows: Sequence[SourceRow], names: Mapping[str, str], taken: Iterable[str], said: Columns
+) -> dict[str, str]:
     """The column that says which answers are good, as words or as numbers: bad ones must not be learned.
 
     Where none can be read, one that is called so all the same: what it says is not passed over.
     """
+    if said.get("label") or said.get("rating"):
+        return {}
     used, unread = set(taken), dict[str, str]()
     for column in (names[alias] for alias in QUALITIES if alias in names and names[alias] not in used):
         held = [row.values[column] for row in rows if row.values.get(column) not in EMPTY]
@@ -250,6 +277,15 @@ def holds_lists(rows: Sequence[SourceRow], column: str) -> bool:
     return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
 
 
+def hold_texts(rows: Sequence[SourceRow], column: str) -> bool:
+    """Whether the lists of a column hold mere texts, which can't have their scores or ranks with them."""
+    for row in rows:
+        with suppress(UnusableRow):
+            if not all(isinstance(one, str) for one in list_of(row.values.get(column), column)):
+                return False
+    return True
+
+
 def may_say_bad(column: str) -> bool:
     """Whether a column's name lets one expect that it says which answers are bad."""
     return not QUALITY_WORDS.isdisjoint(words_of(column))
@@ -265,31 +301,30 @@ def words_of(column: str) -> list[str]:
 
 
 # -------------------------------------------------------------------------------------------------------------- paths
-STEP: Final = re.compile(r"\.?([^.\[\]]+)|\[(\d{1,4})\]")
+STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d{1,4})\]")
 
 
-def steps_of(path: str) -> list[str | int]:
-    """The steps into an object that a path takes, as 'question.full_text' or 'answers[0].text'; empty for no path."""
-    steps: list[str | int] = []
-    at = 0
-    while at < len(path):
-        step = STEP.match(path, at)
-        if step is None:
-            return []
-        steps.append(step[1] if step[2] is None else int(step[2]))
-        at = step.end()
-    return steps if len(steps) > 1 else []
+def head_of(columns: Iterable[str], path: str) -> str:
+    """The column that a path begins with, as 'question' of 'question.full_text': the longest one; empty for none."""
+    return max((one for one in columns if path == one or path.startswith((f"{one}.", f"{one}["))), key=len, default="")
 
 
 def at_path(values: Mapping[str, Any], path: str) -> Any:
-    """What lies at a path; None where nothing does."""
-    steps = steps_of(path)
-    found: Any = values if steps else None
-    for step in steps:
-        if isinstance(step, int):
-            found = found[step] if isinstance(found, list) and step < len(found) else None
+    """What lies at a path such as 'answers[0].text', also within text that is JSON; None where nothing does."""
+    at = len(head_of(values, path))
+    found = values.get(path[:at])
+    while at < len(path):
+        step = STEP.match(path, at)
+        if step is None:
+            return None
+        if isinstance(found, str) and found.lstrip()[:1] in ("[", "{"):
+            with suppress(NotJson):
+                found = parse_json(found.strip())
+        if step[2] is not None:
+            found = found[int(step[2])] if isinstance(found, list) and int(step[2]) < len(found) else None
         else:
-            found = found.get(step) if isinstance(found, Mapping) else None
+            found = found.get(step[1]) if isinstance(found, Mapping) else None
+        at = step.end()
     return found
 
 
@@ -313,7 +348,7 @@ class ColumnUsage:
 
     def unused(self, used: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Columns that nothing is made of: those that may change what rows mean, and the others."""
-        heads = {*used, *(str(steps_of(column)[0]) for column in used if steps_of(column))}
+        heads = {head_of(self.filled, column) for column in used}
         left = [column for column in self.filled if column not in heads]
         telling = [column for column in left if self.filled[column] and plain_name(column) in TELLING]
         return tuple(telling), tuple(column for column in left if column not in telling)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from annotation.exports import transcripts
-from annotation.imports.labels import UnusableRow, number_of, says_good
-from annotation.imports.printable import display_name
+from annotation.imports.labels import UnusableRow, number_of, refuse_object, says_good
+from annotation.imports.printable import display_name, listed
 from annotation.imports.reading import NotJson, kind_of, parse_json
 from annotation.records import Message, UserError
 from annotation.translation import _
@@ -21,17 +21,23 @@ CALLS: Final = (
 )
 # Where a message has what a model thought before it answered, if that is not part of the text.
 THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
-# What the text or the messages of an object are called.
-TEXTS: Final = ("messages", "content", "text", "full_text", "value", "turns")
+# Where a message has what is said.
+SAID: Final = ("content", "value", "text")
 # By which of a message's keys an answer is not to be learned where they are false or 0.
 LEARNED: Final = ("weight", "train", "training", "loss")
-# How chat templates mark a user's turn and an answer within one text.
-TEMPLATES: Final = (
-    *(("<|im_start|>", "<|im_start|>assistant"), ("[INST]", "[/INST]"), ("<|user|>", "<|assistant|>")),
-    *(("<|start_header_id|>", "<|start_header_id|>assistant"), ("<start_of_turn>user", "<start_of_turn>model")),
-    *(("### Human:", "### Assistant:"), ("### User:", "### Assistant:"), ("### Instruction:", "### Response:")),
-    *(("<|prompter|>", "<|assistant|>"), ("USER: ", "ASSISTANT:")),
+# How chat templates mark turns within one text, with the name of who has the turn, and names that they give.
+MARKS: Final = (
+    *("<[|｜]{}[|｜]>", r"<\|im_{}\|>", r"\[\|{}\|\]", r"<\|im_start\|>{}", r"<\|start_header_id\|>{}"),
+    *("<start_of_turn>{}", "<extra_id_1>{}", "### ?{}:", r"GPT4\sCorrect\s{}:"),
 )
+ASKING: Final = "(?:user|human|prompter|instruction)"
+ANSWERING: Final = "(?:assistant|model|ai|bot|gpt|response)"
+QUESTION_MARK: Final = re.compile("|".join((*(one.format(ASKING) for one in MARKS), r"\[INST\]", "(?-i:USER: )")), re.I)
+ANSWER_MARK: Final = re.compile(
+    "|".join((*(one.format(ANSWERING) for one in MARKS), r"\[/INST\]", "(?-i:ASSISTANT:)")), re.I
+)
+# What they put behind a turn; HTML has </s>, too, behind text that is struck out.
+END_MARK: Final = re.compile(r"(<[|｜][^<>\s]{1,40}[|｜]>|</s>|<end_of_turn>|<eos>)\s*\Z")
 # How Python prints messages, and with it a table of them that was saved as CSV.
 PRINTED: Final = re.compile(r"\s*\[\s*\{'(role|content|from|value)':.*\}\s*\]\s*", re.DOTALL)
 SPEAKERS: Mapping[str, str] = {
@@ -53,6 +59,11 @@ def text_of(value: Any, column: str) -> str:
         )
     if "\x00" in value:
         raise UnusableRow(column, _("column '{column}' holds a NUL character"))
+    if end_mark(value):
+        refuse_turns_within(value, column)
+        raise UnusableRow(
+            column, _("column '{column}' ends with the mark of a chat template ('{mark}')"), mark=end_mark(value)
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -74,14 +85,42 @@ def list_of(value: Any, column: str) -> list[Any]:
 
 def conversation(value: Any, column: str) -> list[Message]:
     """A list of messages in our own terms, whatever theirs. Raises UnusableRow."""
-    entries = list_of(value, column)
-    if not entries:
-        raise UnusableRow(column, _("column '{column}' is an empty list"))
+    entries = [turn for entry in list_of(value, column) for turn in turns_in(entry)]
     if len(entries) > MAXIMUM_TURNS:
         raise UnusableRow(
             column, _("column '{column}' has more than {maximum_turns} turns"), maximum_turns=MAXIMUM_TURNS
         )
-    return [message_of(entry, column) for entry in entries]
+    found = [message_of(entry, column) for entry in entries if not is_empty_system(entry)]
+    if not found:
+        raise UnusableRow(column, _("column '{column}' is an empty list"))
+    return found
+
+
+def turns_in(entry: Any) -> list[Any]:
+    """A message; or the two of an object that has both a question and its answer."""
+    if isinstance(entry, dict) and not entry.keys() - {"input", "output"} and len(entry) == 2:
+        return [{"role": role, "content": entry[key]} for role, key in (("user", "input"), ("assistant", "output"))]
+    return [entry]
+
+
+def is_empty_system(entry: Any) -> bool:
+    """Whether a message is the system's and says nothing, as where a field was left empty."""
+    if not isinstance(entry, dict):
+        return False
+    content = content_of(entry)
+    empty = content in (None, "", []) or (isinstance(content, str) and not content.strip())
+    return empty and role_of(entry) == "system"
+
+
+def role_of(entry: Mapping[str, Any]) -> str | None:
+    """Who says a message; None for nobody that is known."""
+    speaker = entry["role"] if "role" in entry else entry.get("from")
+    return SPEAKERS.get(speaker.strip().casefold()) if isinstance(speaker, str) else None
+
+
+def content_of(entry: Mapping[str, Any]) -> Any:
+    """What a message says."""
+    return next((entry[key] for key in SAID if key in entry), None)
 
 
 def message_of(entry: Any, column: str) -> Message:
@@ -90,9 +129,9 @@ def message_of(entry: Any, column: str) -> Message:
         raise UnusableRow(column, _("column '{column}' is a list of texts, not of messages; a row is one example"))
     if not isinstance(entry, dict):
         raise UnusableRow(column, _("column '{column}' must hold messages; found: {kind_of}"), kind_of=kind_of(entry))
-    speaker = entry["role"] if "role" in entry else entry.get("from")
-    role = SPEAKERS.get(speaker.strip().casefold()) if isinstance(speaker, str) else None
+    role = role_of(entry)
     if role is None:
+        speaker = entry["role"] if "role" in entry else entry.get("from")
         shown = f"'{display_name(speaker[:40])}'" if isinstance(speaker, str) else kind_of(speaker)
         raise UnusableRow(
             column,
@@ -111,7 +150,14 @@ def message_of(entry: Any, column: str) -> Message:
             _("column '{column}' holds an answer that is not to be learned ('{unlearned}' is off)"),
             unlearned=unlearned,
         )
-    content = entry["content"] if "content" in entry else entry.get("value", entry.get("text"))
+    content = content_of(entry)
+    if content is None and entry.keys().isdisjoint(SAID):
+        raise UnusableRow(
+            column,
+            _("column '{column}' holds a message without a text ({text_keys}); it has {keys}"),
+            text_keys=", ".join(SAID),
+            keys=listed([str(key) for key in entry]),
+        )
     if isinstance(content, list) and content and all(is_text_part(part) for part in content):
         content = "".join(part["text"] for part in content)
     elif isinstance(content, list) and content:
@@ -140,10 +186,29 @@ def is_off(value: Any) -> bool:
 
 def template_mark(text: str) -> str:
     """By what a text is told to be a conversation that a chat template has written; empty where nothing says so."""
-    for user, assistant in TEMPLATES:
-        if user in text and assistant in text[text.index(user) :]:
-            return assistant
-    return "Assistant:" if re.match(r"\s*Human:.*\sAssistant:", text, re.DOTALL) else ""
+    answer = ANSWER_MARK.search(text)
+    if answer and QUESTION_MARK.search(text):
+        return answer[0]
+    return "Assistant:" if re.match(r"\s*(Human|User):.*\sAssistant:", text, re.DOTALL) else ""
+
+
+def refuse_turns_within(text: str, column: str) -> None:
+    """Raises UnusableRow for a text that is a conversation that a chat template has written."""
+    mark = template_mark(text)
+    if mark:
+        raise UnusableRow(
+            column,
+            _("column '{column}' has turns within its text, by the marks of a chat template ('{template_mark}')"),
+            template_mark=mark,
+        )
+
+
+def end_mark(text: str) -> str:
+    """The mark of a chat template with which a text ends; empty for none."""
+    found = END_MARK.search(text, max(0, len(text) - 100))
+    if found is None or (found[1] == "</s>" and "<s>" in text.lstrip()[1:]):
+        return ""
+    return found[1]
 
 
 def is_text_part(part: Any) -> bool:
@@ -168,13 +233,6 @@ def checked(turns: Sequence[Message], column: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-def part_of(value: Any) -> str | None:
-    """The part of an object that is likeliest to be the text or the messages that are meant."""
-    parts = value.items() if isinstance(value, dict) else ()
-    found = [key for key, held in parts if held and isinstance(held, str | list)]
-    return next((key for key in TEXTS if key in found), max(found, key=lambda key: len(value[key]), default=None))
-
-
 def as_turns(value: Any, column: str) -> list[Message] | None:
     """A conversation in whatever form; None for plain text. Raises UnusableRow for what is neither."""
     if isinstance(value, str):
@@ -189,13 +247,7 @@ def as_turns(value: Any, column: str) -> list[Message] | None:
             text_of(value, column)
             return None
     elif not isinstance(value, list):
-        part = part_of(value)
-        if part is not None:
-            raise UnusableRow(
-                column,
-                _("column '{column}' is an object; name the part of it that is meant, as '{path}'"),
-                path=display_name(f"{column}.{part}"),
-            )
+        refuse_object(value, column)
         raise UnusableRow(
             column, _("column '{column}' must be text or messages; found: {kind_of}"), kind_of=kind_of(value)
         )

@@ -109,7 +109,7 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
     order.check()
     rows, bad = beginning(source)
     columns = tuple(columns_of(rows))
-    named = propose(rows) | {role: column for role, column in order.columns.items() if role in ROLES}
+    named = propose(rows, {role: column for role, column in order.columns.items() if role in ROLES})
     proposed = {role: column for role, column in named.items() if column in columns}
     target: Target | None = None
     problem = ""

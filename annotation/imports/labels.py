@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 from annotation.imports.printable import display_name
-from annotation.imports.reading import finite, kind_of
+from annotation.imports.reading import NotJson, finite, kind_of, parse_json
 from annotation.records import UserError
 from annotation.translation import N_, _, joined
 
@@ -44,6 +45,11 @@ SCALES: Final = (
 )
 MINUS: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-") | {"\uff0b": "+"})
 NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+# What the text, the messages or the verdict of an object are called.
+TEXTS: Final = ("messages", "content", "text", "full_text", "value", "turns")
+# What an answer is called with a letter behind it.
+CALLED: Final = ("model", "response", "answer", "assistant", "output", "completion", "conversation")
+LETTERED: Final = re.compile(rf"(?:(?:{'|'.join(CALLED)})_)?([a-h])")
 DUEL: Final = re.compile(r"(.+?)(>+|<+|=+|≫|≪)(.+)")
 
 
@@ -57,6 +63,33 @@ class UnusableRow(UserError):
 
 class UnclearColumn(UserError):
     """What a whole column means can't be told, so nothing of the file can be imported as it is."""
+
+
+def part_of(value: Any) -> str:
+    """The way to what is likeliest to be meant of an object or a list of one, as '[0].value'; empty for none."""
+    if isinstance(value, list):
+        return f"[0]{part_of(value[0])}" if len(value) == 1 else ""
+    found = (
+        [key for key, held in value.items() if held and isinstance(held, str | list)] if isinstance(value, dict) else []
+    )
+    key = next((key for key in TEXTS if key in found), max(found, key=lambda key: len(value[key]), default=None))
+    return "" if key is None else f".{key}"
+
+
+def refuse_object(value: Any, column: str) -> None:
+    """Raises UnusableRow for an object, or a list of one thing, that names the part which may be meant."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        with suppress(NotJson):
+            value = parse_json(value.strip())
+    path = part_of(value)
+    if not path:
+        return
+    sentence = (
+        _("column '{column}' is a list; name the part of it that is meant, as '{path}'")
+        if isinstance(value, list)
+        else _("column '{column}' is an object; name the part of it that is meant, as '{path}'")
+    )
+    raise UnusableRow(column, sentence, path=display_name(column + path))
 
 
 def plain_name(name: str) -> str:
@@ -99,13 +132,12 @@ def side_words(a: str, b: str) -> Mapping[str, int]:
     while start and one[start - 1].isdecimal():
         start -= 1  # a number is told apart as a whole
     words = ({"a", "left", "first"}, {"b", "right", "second"})
-    speakers = ("model", "response", "answer", "assistant", "output", "completion", "conversation")
     for side, name in enumerate((one, other)):
         letter = "ab"[side]
         end, field = name[start:], plain_name(re.split(r"[.\[\]]+", (a, b)[side])[-1])
         stem = field.removesuffix(end).rstrip("_")  # 'response' of 'fields.response1', which people call 'response-1'
         words[side].update({name, end, field, f"{stem}{end}", f"{stem}_{end}"})
-        words[side].update({*(f"{speaker}_{letter}" for speaker in speakers), f"{letter}_is_better"})
+        words[side].update({*(f"{called}_{letter}" for called in CALLED), f"{letter}_is_better"})
     return {word: side for side in (1, 0) for word in words[side] - words[1 - side] if word}
 
 
@@ -129,11 +161,13 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
             return (FIRST, SECOND)[by_number[number]]
         if number is not None:
             raise UnusableRow(column, _(NUMBER_NO_WINNER), shown=shown(value), first=first, second=second)
-        if isinstance(value, bool) or not isinstance(value, str):
+        found = verdict_of(value, words) if isinstance(value, str) else None
+        if found is None:
+            refuse_object(value, column)
+        if not isinstance(value, str):
             raise UnusableRow(
                 column, _("column '{column}' must name a winner; found: {kind_of}"), kind_of=kind_of(value)
             )
-        found = verdict_of(value, words)
         if found is None:
             raise UnusableRow(column, _(NO_WINNER), shown=shown(value), first=first, second=second)
         return found
@@ -183,17 +217,22 @@ def verdict_of(text: str, words: Mapping[str, int]) -> ParsedVerdict | None:
     return (FIRST, SECOND)[left if duel[2][0] in ">≫" else right]
 
 
-def preference_reader(column: str) -> Callable[[Any], tuple[ParsedVerdict, int | None, str]]:
+def preference_reader(column: str, largest: float) -> Callable[[Any], tuple[ParsedVerdict, int | None, str]]:
     """What a number with a sign says: below 0 the first is better, above 0 the second, by how much; 0 is a tie."""
 
     def read(value: Any) -> tuple[ParsedVerdict, int | None, str]:
         number = number_of(value)
         if number is None:
+            refuse_object(value, column)
             what = shown(value) if isinstance(value, str) else kind_of(value)
             raise UnusableRow(column, _("column '{column}' must be a number; found: {what}"), what=what)
         if number == 0:
             return TIED, 0, ""
         size = abs(number)
+        if size > largest:
+            raise UnusableRow(
+                column, _("column '{column}' is {shown}, far from the scale of the others"), shown=shown(value)
+            )
         strength = int(size) if size in (1, 2, 3) else None
         return (FIRST if number < 0 else SECOND), strength, "" if strength else _(OTHER_MARGIN)
 
@@ -204,6 +243,7 @@ def index_of(value: Any, column: str, first: int, size: int) -> int:
     """Which of several answers a number means, counted from `first`, as a position from 0. Raises UnusableRow."""
     number = number_of(value)
     if number is None or has_sign(value) or number not in range(first, first + size):
+        refuse_object(value, column)
         what = shown(value) if isinstance(value, (str, int, float)) else kind_of(value)
         raise UnusableRow(
             column,
@@ -229,6 +269,34 @@ def compared(values: Mapping[str, Any], columns: Columns) -> ParsedVerdict | Non
     return TIED if found[0] == found[1] else FIRST if found[0] > found[1] else SECOND
 
 
+def best_of(value: Any, column: str, size: int) -> ParsedVerdict:
+    """What a word says of several answers in a list: the letter of the best one, a tie, all bad.
+
+    Raises UnusableRow for what is no such word, and UnclearColumn for a number.
+    """
+    if number_of(value) is not None:
+        name = display_name(column)
+        said = _("The column '{name}' holds {shown}: an answer's number, counted from 0 or from 1?")
+        how = _("Say which: --map winner_from_0={name} or --map winner_from_1={name}.").format(name=name)
+        raise UnclearColumn(joined(said.format(name=name, shown=shown(value)), how, _("Nothing was imported.")))
+    word = word_of(value) if isinstance(value, str) else ""
+    if word in TIES:
+        return "ranked", (1,) * size
+    if word in ALL_BAD:
+        return BAD
+    lettered = LETTERED.fullmatch(word)
+    best = "abcdefgh".index(lettered[1]) if lettered else size
+    if best >= size:
+        refuse_object(value, column)
+        raise UnusableRow(
+            column,
+            _("column '{column}' is {shown}, which is the letter of none of the {count} answers"),
+            shown=shown(value),
+            count=size,
+        )
+    return "ranked", tuple(1 if place == best else 2 for place in range(size))
+
+
 # ---------------------------------------------------------------------------------------------------------- one answer
 def says_good(value: Any) -> bool | None:
     """Whether a word or truth value calls an answer good; None for what says neither."""
@@ -252,6 +320,7 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
         if good is not None:
             return good
         if number is None:
+            refuse_object(value, column)
             what = shown(value) if isinstance(value, str) else kind_of(value)
             raise UnusableRow(
                 column, _("column '{column}' must say yes or no, such as true or false; found: {what}"), what=what
@@ -286,6 +355,7 @@ def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str
     def read(values: Mapping[str, Any]) -> bool:
         number = number_of(values.get(column))
         if number is None:
+            refuse_object(values.get(column), column)
             raise UnusableRow(
                 column, _("column '{column}' must be a number; found: {what}"), what=shown(values.get(column))
             )

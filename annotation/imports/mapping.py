@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from statistics import median_low
 from typing import Any, Final, Literal, get_args
 
 from annotation.exports.formats import UNKNOWN
@@ -27,11 +29,12 @@ from annotation.imports.conversations import (
     SPEAKERS,
     as_turns,
     checked,
+    conversation,
     earlier_turns,
     has_thoughts,
     list_of,
     message_of,
-    template_mark,
+    refuse_turns_within,
     text_lists,
     text_of,
 )
@@ -45,6 +48,7 @@ from annotation.imports.labels import (
     Columns,
     UnclearColumn,
     UnusableRow,
+    best_of,
     compared,
     dense,
     index_of,
@@ -61,9 +65,9 @@ from annotation.imports.labels import (
 )
 from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.printable import display_name, listed
-from annotation.imports.reading import SourceRow, parse_json
+from annotation.imports.reading import SourceRow
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
-from annotation.translation import N_, _, numeral
+from annotation.translation import N_, _, joined, numeral
 from annotation.ui.formatting import cut
 
 Target = Literal["prompts", "demonstrations", "preferences"]
@@ -73,14 +77,16 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 TEXT_KEYS = (
     *("text", "response", "content", "answer", "completion", "output", "generated_text", "value", "generation"),
 )
-SCORE_KEYS = ("score", "overall_score", "rating", "reward")
+SCORE_KEYS = ("score", "overall_score", "rating", "reward", "pm_score")
 RANK_KEYS = ("rank", "ranking")
 SYSTEM_KEY: Final = "custom_system_prompt"
+# Where a prompt can end that stands before its answer in one text.
+ENDS: Final = re.compile(r"""\n|[.?!:…]["'”’)\]]*\s|[。？！]""")
 PICTURE_MARK: Final = re.compile(r"<(image|video|audio)>")
 
 EQUAL_SCORES: Final = N_("equal scores: imported as a tie")
 SAID_TIE: Final = N_("chosen and rejected are called a tie: imported as one")
-OTHER_SYSTEMS: Final = N_("answers given under different system messages ('{key}'), which are left out")
+OTHER_SYSTEMS: Final = N_("answers given under different system messages, which are left out")
 PICTURES_LEFT: Final = N_("a text with a mark for a picture or sound, which is not there")
 THOUGHTS_LEFT: Final = N_("a message with what was thought before it, which is left out")
 
@@ -123,6 +129,8 @@ class ImportPlan:
     """Those of the columns that are paths into objects, as 'question.full_text'."""
     ranks_said: bool = False
     """Whether a person has named the column with ranks."""
+    largest_preference: float = math.inf
+    """The largest number that can be a preference, by the first rows; a larger one stands for something else."""
 
     @property
     def reader(self) -> RowReader:
@@ -133,8 +141,7 @@ class ImportPlan:
         read, used = FORMS[form_of(self)](self), self.used
 
         def of(values: Mapping[str, Any]) -> MappedRow:
-            if self.paths:
-                values = {**values, **{path: at_path(values, path) for path in self.paths}}
+            values = with_paths(values, self.paths) if self.paths else values
             record = without_pictures(with_chances(read(values), values, self), values)
             return remarked(record, _(THOUGHTS_LEFT)) if any(has_thoughts(values.get(one)) for one in used) else record
 
@@ -165,15 +172,18 @@ def make_plan(
 
     Raises UserError that names an unknown role or column, or says what is missing or can't be told.
     """
-    known = columns_of(rows)
-    columns, paths = with_overrides(rows, known, propose(rows), overrides or {})
+    known, said = columns_of(rows), overrides or {}
+    paths = paths_in(rows, known, said)
+    rows = [SourceRow(row.number, with_paths(row.values, paths)) for row in rows]
+    columns = proposed_or_said(rows, said)
     plan = ImportPlan(
         target=target if target != "auto" else likely_target(rows, columns),
         columns=columns,
         verdict=verdict,
         good_from=good_from,
         paths=tuple(paths),
-        ranks_said=bool(overrides and overrides.get("ranks")),
+        ranks_said=bool(said.get("ranks")),
+        largest_preference=largest_preference(rows, columns),
     )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
@@ -187,14 +197,26 @@ def make_plan(
         with suppress(UnusableRow):
             read(row.values)
     check_meaning(plan, rows)
+    if "prompt" not in said:
+        refuse_without_prompt(plan, rows)
+    if not said.get("a") or not said.get("b"):
+        refuse_third_answer(plan, rows)
     if target == "auto":
-        refuse_unread(plan, [name for name in filled_columns(rows) if plain_name(name) not in QUALITIES])
+        left_out = QUALITIES if said.keys() & {"label", "rating"} else ()
+        refuse_unread(plan, [name for name in filled_columns(rows) if plain_name(name) not in left_out])
     return plan
 
 
 def filled_columns(rows: Sequence[SourceRow]) -> list[str]:
     """The columns that hold anything in these rows."""
     return [column for column in columns_of(rows) if any(row.values.get(column) not in EMPTY for row in rows)]
+
+
+def largest_preference(rows: Sequence[SourceRow], columns: Columns) -> float:
+    """Of whole numbers ten times what is usual in the first rows: HelpSteer2 has -100 for none, on a scale up to 3."""
+    given = [number_of(cell(row.values, columns, "preference")) for row in rows]
+    sizes = [abs(number) for number in given if number]
+    return 10 * median_low(sizes) if sizes and all(size.is_integer() for size in sizes) else math.inf
 
 
 def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
@@ -229,6 +251,57 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
         )
 
 
+def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
+    """Raises UnclearColumn for answers of mere text without a prompt beside them that may not begin with it."""
+    columns, texts = plan.columns, []
+    sides = [columns[role] for role in ("chosen", "rejected", "a", "b") if columns.get(role) in plan.used]
+    if len(sides) != 2 or columns.keys() & {"prompt", "messages"}:
+        return
+    for row in rows:
+        with suppress(UnusableRow):
+            if any(answer_turns(row.values, columns, side) is not None for side in sides):
+                return
+            texts.append([str(row.values[side]) for side in sides])
+    likely = [name for name in columns_of(rows) if name not in plan.used and any(may_ask(row, name) for row in rows)]
+    if texts and (likely or not all(shared_prompt(*pair) for pair in texts)):
+        raise UnclearColumn(
+            joined(
+                _("There is no column with the prompt.")
+                if not likely
+                else _("No column is known to hold the prompt; it may be {likely}.").format(likely=listed(likely)),
+                _(
+                    "Say which one holds it (--map prompt= with its name), or, where both answers begin with the "
+                    "prompt's lines or sentences, that none does (--map prompt=). Nothing was imported."
+                ),
+            )
+        )
+
+
+def refuse_third_answer(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
+    """Raises UnclearColumn for two answers beside which there are more, in columns that are numbered on."""
+    second = plain_name(plan.columns.get("b", ""))
+    if plan.columns.get("b") not in plan.used or not second[-1].isalnum():
+        return
+    third = second[:-1] + chr(ord(second[-1]) + 1)
+    more = [name for name in filled_columns(rows) if plain_name(name) == third and name not in plan.used]
+    if more and any(isinstance(row.values.get(more[0]), str | list) for row in rows):
+        raise UnclearColumn(
+            _(
+                "There are more than two answers, in columns of their own: {answers}. Put them into one list "
+                "('responses', with 'scores' or 'ranks'), or say which two are meant (--map a= and --map b= with "
+                "their names). Nothing was imported."
+            ).format(answers=listed([plan.columns["a"], plan.columns["b"], more[0]]))
+        )
+
+
+def may_ask(row: SourceRow, column: str) -> bool:
+    """Whether a row's column holds what may be a prompt: several words, or messages."""
+    value = row.values.get(column)
+    with suppress(UnusableRow):
+        return len(value.split()) > 1 if isinstance(value, str) else bool(conversation(value, column))
+    return False
+
+
 def refuse_unread(plan: ImportPlan, columns: Sequence[str]) -> None:
     """Raises UnclearColumn where answers would be learned beside columns, unused, that may say that they are bad."""
     if plan.target != "demonstrations" or plan.columns.keys() & {"label", "rating"}:
@@ -245,12 +318,10 @@ def refuse_unread(plan: ImportPlan, columns: Sequence[str]) -> None:
         )
 
 
-def with_overrides(
-    rows: Sequence[SourceRow], known: Sequence[str], proposed: dict[str, str], overrides: Columns
-) -> tuple[dict[str, str], list[str]]:
-    """The columns by role as a person wants them, and those of them that are paths. Raises UserError."""
-    columns, paths = dict(proposed), []
-    for role, column in overrides.items():
+def paths_in(rows: Sequence[SourceRow], known: Sequence[str], said: Columns) -> list[str]:
+    """Those of the columns that a person has named which are paths. Raises UserError for unknown roles and columns."""
+    paths = []
+    for role, column in said.items():
         if role not in ROLES:
             raise UserError(
                 _("'{display_name}' is no role of a column. There are: {roles}.").format(
@@ -265,14 +336,22 @@ def with_overrides(
                     )
                 )
             paths.append(column)
-        columns.pop(role, None)
-        if column:
-            columns[role] = column
+    return paths
+
+
+def with_paths(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:
+    """A row's values, and what lies at paths into them as columns of their own."""
+    return {**values, **{path: at_path(values, path) for path in paths}}
+
+
+def proposed_or_said(rows: Sequence[SourceRow], said: Columns) -> dict[str, str]:
+    """The columns by role as they are proposed beside those that a person has named. Raises UserError."""
+    columns = propose(rows, said)
     for alternatives in (VERDICT_ROLES, ("ranks", "order")):
-        if any(map(overrides.get, alternatives)):  # so another that was proposed is not meant
-            columns = {role: one for role, one in columns.items() if role not in alternatives or overrides.get(role)}
+        if any(map(said.get, alternatives)):  # so another that was proposed is not meant
+            columns = {role: one for role, one in columns.items() if role not in alternatives or said.get(role)}
     if "label" in columns and "rating" in columns:
-        columns.pop("rating" if overrides.get("label") else "label")
+        columns.pop("rating" if said.get("label") else "label")
     if plain_name(columns.get("winner", "")) in SIGNED:
         name = display_name(columns["winner"])
         raise UserError(
@@ -281,7 +360,7 @@ def with_overrides(
                 "preference={name}."
             ).format(name=name)
         )
-    return columns, paths
+    return columns
 
 
 def likely_target(rows: Sequence[SourceRow], columns: Columns) -> Target:
@@ -386,8 +465,8 @@ def read_answer(plan: ImportPlan) -> RowReader:
 
     def read(values: Mapping[str, Any]) -> MappedRow:
         refuse_bad(plan, is_good(values))
-        messages = context_of(values, columns)
-        return MappedRow(messages, (answer_of(values.get(columns["completion"]), columns["completion"], messages),))
+        messages, answers, remark = with_answers(values, columns, "completion", [values.get(columns["completion"])])
+        return MappedRow(messages, answers, remark=remark)
 
     return read
 
@@ -435,12 +514,11 @@ def read_labelled(plan: ImportPlan) -> RowReader:
     columns, is_good = plan.columns, label_of(plan)
 
     def read(values: Mapping[str, Any]) -> MappedRow:
-        if "completion" in columns:
-            messages = context_of(values, columns)
-            answer = answer_of(values.get(columns["completion"]), columns["completion"], messages)
-        else:
+        if "completion" not in columns:
             messages, answer = last_answer(values, columns)
-        return MappedRow(messages, (answer,), label=is_good(values))
+            return MappedRow(messages, (answer,), label=is_good(values))
+        messages, answers, remark = with_answers(values, columns, "completion", [values.get(columns["completion"])])
+        return MappedRow(messages, answers, label=is_good(values), remark=remark)
 
     return read
 
@@ -476,7 +554,7 @@ def read_chosen(plan: ImportPlan) -> RowReader:
 def read_pair(plan: ImportPlan) -> RowReader:
     """Two answers and which of them is better."""
     columns = plan.columns
-    judge: VerdictReader = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(columns)
+    judge: VerdictReader = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(plan)
 
     def read(values: Mapping[str, Any]) -> MappedRow:
         messages, answers = two_answers(values, columns, columns["a"], columns["b"])
@@ -489,10 +567,11 @@ def read_pair(plan: ImportPlan) -> RowReader:
     return read
 
 
-def pair_verdict(columns: Columns) -> VerdictReader:
+def pair_verdict(plan: ImportPlan) -> VerdictReader:
     """What a row's columns say of two answers, with strength and remark, in whichever way they say it."""
+    columns = plan.columns
     if "preference" in columns:
-        signed = preference_reader(columns["preference"])
+        signed = preference_reader(columns["preference"], plan.largest_preference)
         return lambda values: signed(values.get(columns["preference"]))
     if "winner" in columns:
         words = winner_reader(columns)
@@ -540,15 +619,19 @@ def read_responses(plan: ImportPlan) -> RowReader:
                 count=len(entries),
                 maximum_answers=MAXIMUM_ANSWERS,
             )
-        messages, remark = with_shared_system(context_of(values, columns), entries)
-        answers = tuple(answer_of(entry, column, messages) for entry in entries)
+        messages, answers, remark = with_answers(values, columns, "responses", entries)
         if len(set(answers)) < len(answers):
             raise UnusableRow(column, _("column '{column}' holds the same answer twice"))
         if plan.verdict == "open":
             return MappedRow(messages, answers, remark=remark)
         if cell(values, columns, "outcome") == "all-bad":
-            return MappedRow(messages, answers, *BAD)
-        ranking = ranking_of(values, plan, entries)
+            return MappedRow(messages, answers, *BAD, remark=remark)
+        if "winner" in columns:
+            outcome, ranking = best_of(values.get(columns["winner"]), columns["winner"], len(answers))
+            if ranking is None:
+                return MappedRow(messages, answers, outcome, remark=remark)
+        else:
+            ranking = ranking_of(values, plan, entries)
         strength, other = strength_of(values, columns) if len(answers) == 2 else (None, "")
         if len(answers) == 2 and len(set(ranking)) == 1:
             strength, other = 0, ""
@@ -562,17 +645,6 @@ def read_responses(plan: ImportPlan) -> RowReader:
         )
 
     return read
-
-
-def with_shared_system(messages: tuple[Message, ...], entries: Sequence[Any]) -> tuple[tuple[Message, ...], str]:
-    """The prompt under the system message that all answers were given under, and a remark where each has another."""
-    found = {entry.get(SYSTEM_KEY) or "" for entry in entries if isinstance(entry, dict)} - {""}
-    if not found or messages[0]["role"] == "system":
-        return messages, ""
-    shared = all(isinstance(entry, dict) and entry.get(SYSTEM_KEY) in found for entry in entries)
-    if len(found) > 1 or not shared:
-        return messages, _(OTHER_SYSTEMS).format(key=SYSTEM_KEY)
-    return ({"role": "system", "content": text_of(found.pop(), SYSTEM_KEY)}, *messages), ""
 
 
 def ranking_of(values: Mapping[str, Any], plan: ImportPlan, entries: Sequence[Any]) -> tuple[int, ...]:
@@ -602,15 +674,19 @@ def ranking_of(values: Mapping[str, Any], plan: ImportPlan, entries: Sequence[An
 
 def perhaps_order(ranks: Sequence[Any], column: str) -> bool:
     """Whether numbers that are called a ranking count from 0, as those of answers do and ranks hardly."""
-    return plain_name(column) in ("ranking", "rankings") and {*ranks} == {*range(len(ranks))}
+    if plain_name(column) not in ("ranking", "rankings") or not all(isinstance(rank, int | float) for rank in ranks):
+        return False
+    return {*ranks} == {*range(len(ranks))}
 
 
 def unsaid(columns: Columns, rows: Sequence[SourceRow], said: Columns) -> list[str]:
     """The roles that a person has to say of columns, though the rows that were read suggest one."""
     column = columns.get("ranks", "")
-    values = [row.values.get(column) for row in rows] if column and not said.get("ranks") else []
-    lists = [parse_json(value) if isinstance(value, str) and value[:1] == "[" else value for value in values]
-    return ["ranks"] if any(isinstance(one, list) and perhaps_order(one, column) for one in lists) else []
+    for row in rows if column and not said.get("ranks") else ():
+        with suppress(UnusableRow):
+            if perhaps_order(list_of(row.values.get(column), column), column):
+                return ["ranks"]
+    return []
 
 
 def refuse_order(ranks: Sequence[float], column: str) -> None:
@@ -657,7 +733,7 @@ ROLES_OF_FORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "chosen": (*QUESTION, "chosen", "rejected", "strength", "score_a", "score_b", "status", *CHANCES),
     "pair": (*QUESTION, "a", "b", *VERDICT_ROLES, "score_a", "score_b", "strength", *CHANCES),
     "responses": (
-        *(*QUESTION, "responses", "winner_from_0", "winner_from_1", "ranks", "order", "scores"),
+        *(*QUESTION, "responses", "winner", "winner_from_0", "winner_from_1", "ranks", "order", "scores"),
         *("outcome", "strength"),
         *CHANCES,
     ),
@@ -702,16 +778,15 @@ def chance_of(values: Mapping[str, Any], columns: Columns, role: str) -> float |
 
 
 def without_pictures(record: MappedRow, values: Mapping[str, Any]) -> MappedRow:
-    """The record. Raises UnusableRow where its texts are about pictures or sound; a mere mark is remarked."""
-    texts = (*(turn["content"] for turn in record.messages), *record.answers)
-    if not any(PICTURE_MARK.search(text) for text in texts):
-        return record
-    for column in values:
-        if plain_name(str(column)) in PICTURES and values[column] not in (None, "", [], {}):
+    """The record. Raises UnusableRow where pictures or sound come with its texts; a mere mark of one is remarked."""
+    for column, value in values.items():
+        held = any(value.values()) if isinstance(value, dict) else value
+        if held and plain_name(str(column)) in PICTURES:
             raise UnusableRow(
                 column, _("column '{column}' holds pictures or sound that the text is about; only text can be imported")
             )
-    return remarked(record, _(PICTURES_LEFT))
+    texts = (*(turn["content"] for turn in record.messages), *record.answers)
+    return remarked(record, _(PICTURES_LEFT)) if any(PICTURE_MARK.search(text) for text in texts) else record
 
 
 def remarked(record: MappedRow, remark: str) -> MappedRow:
@@ -744,12 +819,7 @@ def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...
                 column,
                 _("column '{column}' is a list of texts in JSON, maybe several turns: it is unclear who says them"),
             )
-        if template_mark(text):
-            raise UnusableRow(
-                column,
-                _("column '{column}' has turns within its text, by the marks of a chat template ('{template_mark}')"),
-                template_mark=template_mark(text),
-            )
+        refuse_turns_within(text, column)
         extra = values.get(columns["context"]) if "context" in columns else None
         if extra not in (None, ""):
             text = text_of(f"{text}\n\n{text_of(extra, columns['context'])}", column)
@@ -759,12 +829,17 @@ def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...
     return checked(with_system(turns, values, columns), column)
 
 
-def with_system(turns: list[Message], values: Mapping[str, Any], columns: Columns) -> list[Message]:
+def with_system(turns: Sequence[Message], values: Mapping[str, Any], columns: Columns) -> list[Message]:
     """A conversation under the system message of its row, if there is one and it has none of its own."""
-    value = values.get(columns["system"]) if "system" in columns else None
-    if value is None or value == "" or turns[0]["role"] == "system":
-        return turns
-    return [{"role": "system", "content": text_of(value, columns["system"])}, *turns]
+    return under_system(turns, cell(values, columns, "system"), columns.get("system", ""))
+
+
+def under_system(turns: Sequence[Message], system: Any, column: str) -> list[Message]:
+    """A conversation under a system message, if there is one and it has none of its own."""
+    empty = system is None or (isinstance(system, str) and not system.strip())
+    if empty or turns[0]["role"] == "system":
+        return list(turns)
+    return [{"role": "system", "content": text_of(system, column)}, *turns]
 
 
 def context_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...]:
@@ -776,8 +851,32 @@ def context_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ..
     raise UnusableRow("", _("there is no column with the prompt"))
 
 
-def answer_of(value: Any, column: str, messages: Sequence[Message]) -> str:
-    """One answer: text, an object with text, or messages that end with it (and begin with the prompt, if with more)."""
+def with_answers(
+    values: Mapping[str, Any], columns: Columns, role: str, entries: Sequence[Any]
+) -> tuple[tuple[Message, ...], tuple[str, ...], str]:
+    """The prompt of a row and the answers to it, under the system message that all were given under.
+
+    A remark where that is not one. Raises UnusableRow, also for conversations that go on from something else.
+    """
+    messages, column = context_of(values, columns), columns[role]
+    told = [told_answer(entry, column) for entry in entries]
+    if any(len(turns) > 1 and turns[:-1] != without_system(messages) for _, turns in told):
+        raise UnusableRow(column, _("column '{column}' does not go on from the prompt"))
+    answers = tuple(turns[-1]["content"] for _, turns in told)
+    systems = {system for system, _ in told}
+    if messages[0]["role"] == "system":
+        systems = {messages[0]["content"], *(systems - {""})}
+    if len(systems) > 1:
+        return messages, answers, _(OTHER_SYSTEMS)
+    return tuple(under_system(messages, systems.pop(), column)), answers, ""
+
+
+def told_answer(value: Any, column: str) -> tuple[str, list[Message]]:
+    """The system message that came with an answer, or '', and the turns that it ends: often itself alone.
+
+    An answer is text, an object with text, or messages that end with it, maybe after the whole prompt.
+    """
+    system: Any = ""
     if isinstance(value, dict):
         key = next((key for key in TEXT_KEYS if key in value), None)
         if key is None:
@@ -786,15 +885,15 @@ def answer_of(value: Any, column: str, messages: Sequence[Message]) -> str:
                 _("column '{column}' holds an object without a text ({text_keys})"),
                 text_keys=", ".join(TEXT_KEYS),
             )
-        value = value[key]
+        system, value = value.get(SYSTEM_KEY) or "", value[key]
     turns = as_turns(value, column)
     if turns is None:
-        return str(value)
+        turns = [{"role": "assistant", "content": str(value)}]
     if turns[-1]["role"] != "assistant":
         raise UnusableRow(column, _("column '{column}' does not end with the assistant's turn"))
-    if len(turns) > 1 and without_system(turns[:-1]) != without_system(messages):
-        raise UnusableRow(column, _("column '{column}' does not go on from the prompt"))
-    return turns[-1]["content"]
+    if turns[0]["role"] == "system":
+        system = turns[0]["content"]
+    return (text_of(system, SYSTEM_KEY) if system else ""), without_system(turns)
 
 
 def without_system(turns: Sequence[Message]) -> list[Message]:
@@ -859,15 +958,15 @@ def answer_turns(values: Mapping[str, Any], columns: Columns, column: str) -> li
 def plain_answers(
     values: Mapping[str, Any], columns: Columns, first: str, second: str
 ) -> tuple[tuple[Message, ...], tuple[str, str]]:
-    """Two texts. Without a prompt beside them it is what both begin with, up to the last space (as TRL does it)."""
+    """Two texts. Without a prompt beside them it is what both begin with, up to the end of a line or sentence."""
     one, other = str(values[first]), str(values[second])
     if "prompt" in columns or "messages" in columns:
         prompt_value = cell(values, columns, "prompt")
         if isinstance(prompt_value, str) and is_transcript(prompt_value):
             one, other = one.removeprefix(" "), other.removeprefix(" ")  # the space after "Assistant:"
         return context_of(values, columns), (one, other)
-    shared = shared_start(one, other)
-    shared = shared[: max(shared.rfind(" "), shared.rfind("\n")) + 1].rstrip()
+    refuse_turns_within(one, first)  # before they are cut
+    shared = shared_prompt(one, other)
     if not shared:
         raise UnusableRow(first, _("column '{column}' has no prompt beside it, and the two answers don't begin alike"))
     prompt: list[Message] = [{"role": "user", "content": shared}]
@@ -892,30 +991,44 @@ def answers_of_conversations(
         )
     if not before:
         return context_of(values, columns), answers
-    messages = checked(with_system(before, values, columns), one[1])
-    if "prompt" in columns and not is_prompt_of(values.get(columns["prompt"]), columns["prompt"], messages):
+    return checked(with_system(with_prompt(before, one[1], values, columns), values, columns), one[1]), answers
+
+
+def with_prompt(turns: list[Message], column: str, values: Mapping[str, Any], columns: Columns) -> list[Message]:
+    """A whole conversation, under the system message of the prompt beside it. Raises UnusableRow for another's prompt.
+
+    Its own is the same turns, or one of the user's; what belongs to the prompt stands in the conversation, too.
+    """
+    prompt = cell(values, columns, "prompt")
+    asked = None if prompt in (None, "") else as_turns(prompt, columns["prompt"])
+    said = [turn["content"].strip() for turn in turns if turn["role"] == "user"]
+    found = {"prompt": prompt in (None, "") or str(prompt).strip() in said}
+    if asked is not None:
+        system = asked[0]["content"] if asked[0]["role"] == "system" else ""
+        turns = under_system(turns, system, columns["prompt"])
+        found["prompt"] = without_system(asked) == without_system(turns) and system in ("", turns[0]["content"])
+    earlier = earlier_turns(cell(values, columns, "history"), columns.get("history", ""))
+    found["history"] = all(turn in turns for turn in earlier)
+    context = cell(values, columns, "context")
+    found["context"] = context in (None, "") or any(text_of(context, columns["context"]).strip() in one for one in said)
+    missing = next((role for role, is_there in found.items() if not is_there), None)
+    if missing is not None:
         raise UnusableRow(
-            columns["prompt"],
-            _("column '{column}' is not the question in '{display_name}'"),
-            display_name=display_name(one[1]),
+            columns[missing],
+            _("column '{column}' is not the question in '{display_name}'")
+            if missing == "prompt"
+            else _("column '{column}' is not part of the conversation in '{display_name}'"),
+            display_name=display_name(column),
         )
-    return messages, answers
+    return turns
 
 
-def is_prompt_of(value: Any, column: str, messages: Sequence[Message]) -> bool:
-    """Whether a prompt beside whole conversations is theirs: the same turns, or one of the user's."""
-    if value is None or value == "":
-        return True
-    turns = as_turns(value, column)
-    if turns is not None:
-        return without_system(turns) == without_system(messages)
-    return any(turn["role"] == "user" and turn["content"].strip() == str(value).strip() for turn in messages)
-
-
-def shared_start(one: str, other: str) -> str:
-    """What two texts begin with alike."""
+def shared_prompt(one: str, other: str) -> str:
+    """The lines and sentences that two texts begin with alike; empty for none."""
     pairs = enumerate(zip(one, other, strict=False))
-    return one[: next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))]
+    shared = one[: next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))]
+    ends = [found.end() for found in ENDS.finditer(shared)]
+    return shared[: max(ends, default=0)].rstrip()
 
 
 def with_texts(record: MappedRow, shorten: int) -> MappedRow:

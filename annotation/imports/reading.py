@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Final, NoReturn
@@ -171,7 +172,8 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
     kind = next((suffix for suffix in reversed(suffixes) if suffix not in (".gz", ".gzip")), "")
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     if kind in (".csv", ".tsv", ".tab"):
-        return from_stream(path, name, "CSV", _("rows, the header is row 1, as a spreadsheet counts"), csv_rows)
+        parse = csv_rows if kind == ".csv" else partial(csv_rows, between="\t")
+        return from_stream(path, name, "CSV", _("rows, the header is row 1, as a spreadsheet counts"), parse)
     if kind in (".jsonl", ".ndjson"):
         return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
     if start == b"[":
@@ -604,8 +606,11 @@ class CsvLines:
         return wrong
 
 
-def csv_rows(stream: Stream) -> Iterator[RawRow]:
-    """The rows of a CSV file under its header. A row that does not fit the header is a bad row."""
+def csv_rows(stream: Stream, between: str = "") -> Iterator[RawRow]:
+    """The rows of a CSV file under its header, which tells what is between the fields unless the file's name does.
+
+    A row that does not fit the header is a bad row.
+    """
     csv.field_size_limit(MAXIMUM_FIELD)
     lines = CsvLines(stream)
     source = iter(lines)
@@ -617,7 +622,7 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
         raise UserError(
             _("{name} ends its lines as old Macs do, with CR alone. Save it with LF or CRLF.").format(name=stream.name)
         )
-    delimiter = told[1] if told else delimiter_of(first)
+    delimiter = told[1] if told else between or delimiter_of(first)
     reader = csv.reader(chain_first(first, source), delimiter=delimiter, strict=True)
     header = read_header(stream.name, reader, lines)
     ours = OUR_CSV.issubset(header)
@@ -781,6 +786,8 @@ class ColumnTypes:
 
     read: Mapping[str, Any]
     unread: Mapping[str, Unread]
+    labelled: Mapping[str, Any]
+    """What `datasets` says of the columns in which numbers stand for words."""
 
 
 def column_types(schema: Any, name: str) -> ColumnTypes:
@@ -791,7 +798,50 @@ def column_types(schema: Any, name: str) -> ColumnTypes:
     if not read:
         raise UserError(_("{name} has no column of text, numbers or lists. Nothing was imported.").format(name=name))
     left = {entry.name: Unread(display_name(str(entry.type)[:80])) for entry in schema if entry.name not in read}
-    return ColumnTypes(read, left)
+    labelled = {column: told for column, told in features_of(schema).items() if column in read and has_labels(told)}
+    return ColumnTypes(read, left, labelled)
+
+
+def features_of(schema: Any) -> Mapping[str, Any]:
+    """What `datasets` notes of a table's columns; nothing where it did not write it."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def has_labels(feature: Any) -> bool:
+    """Whether numbers stand for words in a column, or somewhere within."""
+    if isinstance(feature, dict):
+        return feature.get("_type") == "ClassLabel" or any(map(has_labels, feature.values()))
+    return isinstance(feature, list) and any(map(has_labels, feature))
+
+
+def with_words(value: Any, feature: Any) -> Any:
+    """A value with the words for which numbers stand in it; -1 stands for none."""
+    if isinstance(feature, list):  # as earlier versions note a list
+        feature = {"_type": "List", "feature": next(iter(feature), None)}
+    if not isinstance(feature, dict):
+        return value
+    kind, names = feature.get("_type"), feature.get("names")
+    if kind == "ClassLabel" and isinstance(names, list) and isinstance(value, int):
+        return names[value] if 0 <= value < len(names) else None if value == -1 else value
+    within = feature.get("feature", feature) if isinstance(kind, str) else feature
+    if isinstance(value, list):
+        return [with_words(one, within) for one in value]
+    if isinstance(value, dict) and isinstance(within, dict):  # also one of lists: so a sequence of objects was kept
+        return {key: with_words(one, within.get(key)) for key, one in value.items()}
+    return value
+    names, within = feature.get("names"), feature.get("feature")
+    if feature.get("_type") == "ClassLabel" and isinstance(names, list) and isinstance(value, int):
+        return names[value] if 0 <= value < len(names) else None if value == -1 else value
+    if isinstance(value, list):
+        return [with_words(one, within if "feature" in feature else feature) for one in value]
+    if isinstance(value, dict):  # also one of lists, as which a sequence of objects is kept
+        parts = within if isinstance(within, dict) else feature
+        return {key: with_words(one, parts.get(key)) for key, one in value.items()}
+    return value
 
 
 def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
@@ -800,19 +850,24 @@ def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
 
     plain = [table.column(column).cast(kind) for column, kind in types.read.items()]
     table = pa.Table.from_arrays(plain, names=list(types.read))
+
+    def row(place: int, value: dict[str, Any]) -> SourceRow:
+        words = {column: with_words(value[column], told) for column, told in types.labelled.items()}
+        return SourceRow(before + place + 1, {**value, **words, **types.unread})
+
     try:
         values = table.to_pylist()
     except UnicodeDecodeError:
         for place in range(table.num_rows):
             try:
-                yield SourceRow(before + place + 1, {**table.slice(place, 1).to_pylist()[0], **types.unread})
+                yield row(place, table.slice(place, 1).to_pylist()[0])
             except UnicodeDecodeError as error:
                 byte = error.object[error.start]
                 yield BadRow(
                     before + place + 1, _("a text holds the byte 0x{byte:02X}, which is not UTF-8").format(byte=byte)
                 )
         return
-    yield from (SourceRow(before + place, {**value, **types.unread}) for place, value in enumerate(values, 1))
+    yield from (row(place, value) for place, value in enumerate(values))
 
 
 def plain_type(kind: Any) -> Any:

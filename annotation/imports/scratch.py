@@ -17,7 +17,7 @@ from annotation.imports.labels import UnusableRow
 from annotation.imports.mapping import MappedRow, Target, VerdictUse
 from annotation.imports.printable import display_name
 from annotation.records import MAXIMUM_ANSWERS, Split, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 
 # Comparisons, their places and judgements have to be written at once: that many rows take well under the time for which
 # others wait without failing (5 s); see benchmarks/data.py.
@@ -33,7 +33,7 @@ TABLES = (
         split TEXT NOT NULL, known INTEGER)""",
     # A comparison with or without its verdict, or a demonstration.
     """CREATE TABLE item (id INTEGER PRIMARY KEY, content BLOB NOT NULL UNIQUE, prompt INTEGER NOT NULL,
-        form TEXT NOT NULL, outcome TEXT, ranking TEXT, strength INTEGER, size INTEGER NOT NULL,
+        form TEXT NOT NULL, answers BLOB NOT NULL, outcome TEXT, ranking TEXT, strength INTEGER, size INTEGER NOT NULL,
         formed_chance REAL, people_chance REAL, shown_chance REAL)""",
     """CREATE TABLE answer (id INTEGER PRIMARY KEY, item INTEGER NOT NULL, position INTEGER NOT NULL,
         text TEXT NOT NULL)""",
@@ -169,14 +169,15 @@ class Staging:
     ) -> bool:
         """Gather a comparison or a demonstration; False if the same one has been gathered."""
         added = self.sql.execute(
-            """INSERT OR IGNORE INTO item (content, prompt, form, outcome, ranking, strength, size, formed_chance,
-                   people_chance, shown_chance)
-               VALUES (:content, :prompt, :form, :outcome, :ranking, :strength, :size, :formed_chance, :people_chance,
-                   :shown_chance)""",
+            """INSERT OR IGNORE INTO item (content, prompt, form, answers, outcome, ranking, strength, size,
+                   formed_chance, people_chance, shown_chance)
+               VALUES (:content, :prompt, :form, :answers, :outcome, :ranking, :strength, :size,
+                   :formed_chance, :people_chance, :shown_chance)""",
             {
                 "content": content_key(form, fingerprint, answers, outcome, ranking),
                 "prompt": prompt,
                 "form": form,
+                "answers": content_key(form, fingerprint, answers),
                 "outcome": outcome,
                 "ranking": None if ranking is None else json.dumps(list(ranking)),
                 "strength": strength,
@@ -280,6 +281,9 @@ class Staging:
         """
         with explain_disk_errors(self.path):
             self.pair_labelled()
+            judged_twice = int(self.sql.execute(COUNT_JUDGED_TWICE).fetchone()[0])
+            if judged_twice:
+                self.remarks[_(JUDGED_TWICE)] += judged_twice
             self.sql.execute("CREATE INDEX answer_by_item ON answer (item)")
             self.sql.execute("COMMIT")
             self.database.close()
@@ -336,6 +340,10 @@ class Staging:
         )
         self.reasons = [(row["reason"], row["n"]) for row in counted]
 
+
+JUDGED_TWICE = N_("the same answers judged in several ways: each verdict comes in once, however many gave it")
+COUNT_JUDGED_TWICE = """SELECT count(*) FROM (SELECT 1 FROM item WHERE outcome IS NOT NULL GROUP BY answers
+    HAVING count(*) > 1)"""
 
 FIND_KNOWN = """UPDATE staged.prompt SET known =
     (SELECT id FROM main.prompt p WHERE p.fingerprint = staged.prompt.fingerprint)"""

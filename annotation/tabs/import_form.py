@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import gradio as gr
@@ -78,7 +78,7 @@ def order_of(
         raise UserError(_("Give the share of prompts to hold out, in percent."))
     wanted = ImportRequest(
         target=target if target in TARGETS else "auto",
-        columns={role: text_in(column) for role, column in zip(ROLES, columns, strict=True)} if any(columns) else {},
+        columns={role: text_in(column) for role, column in zip(ROLES, columns, strict=True)},
         verdict=verdict if verdict in ("gold", "open") and with_verdicts(target) else "judged",
         split=share / 100 if split == "share" else "held-out" if split == "held-out" else "train",
         first=first,
@@ -258,6 +258,18 @@ class Looked:
     """What its first rows were asked of, as arguments."""
     waits: int = 0
     """The look whose rows are to fill this session's form when it is done; 0 for none."""
+    proposed: Mapping[str, str] = field(default_factory=dict)
+    """The columns by role that the form was filled with."""
+    said: Mapping[str, str] = field(default_factory=dict)
+    """Those that were a person's choice."""
+
+    def chosen(self, columns: Mapping[str, str]) -> dict[str, str]:
+        """What a person has chosen of a form's columns: a role that was left as it came is not left out by anybody."""
+        return {
+            role: column
+            for role, column in columns.items()
+            if role in self.said or column != self.proposed.get(role, "")
+        }
 
 
 def build_source() -> dict[str, Any]:
@@ -429,11 +441,14 @@ def starter(page: ImportFormPage, importer: Importer, kind: Any) -> Any:
     def start(annotator: Annotator, looked: Any, *values: Any) -> list[Any]:
         """Begin a run with what the form says, on what its first rows are of. Raises UserError for anything else."""
         source, order = source_of(*values[: len(page.source)]), order_of(*values[len(page.source) :])
-        if looked_in(looked).source != tuple(source):
+        seen = looked_in(looked)
+        if tuple(seen.source) != tuple(source):
             raise UserError(_("The rows shown are of another source. Look at the first rows of this one first."))
+        order = replace(order, columns=seen.chosen(order.columns))
         arguments = [*arguments_of(order), f"--by={annotator.name}"]
         state = importer.start(kind, source, arguments, annotator.name)
-        return standing_parts(page, state, Looked(tuple(source), state.number if kind == "look" else 0))
+        seen = replace(seen, waits=state.number, said=order.columns) if kind == "look" else replace(seen, waits=0)
+        return standing_parts(page, state, seen)
 
     return start
 
@@ -470,7 +485,7 @@ def standing_parts(page: ImportFormPage, state: State, looked: Looked) -> list[A
     ]
     rest = [*(gr.skip() for _ in range(len(page.followed) - 3 - len(buttons))), asdict(looked)]
     if state.status == "finished" and state.number == looked.waits:
-        rest = [*look_parts(page, state), asdict(Looked(looked.source))]
+        rest = [*look_parts(page, state), asdict(replace(looked, waits=0, proposed=state.result["proposed"]))]
     return [status_card(state), again(POLL_SECONDS if running else None), *buttons, *rest]
 
 

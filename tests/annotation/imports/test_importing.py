@@ -25,7 +25,7 @@ import app
 from annotation import claims, store
 from annotation.__main__ import main
 from annotation.database import Database, open_database
-from annotation.imports import commit, import_process, importing
+from annotation.imports import commit, import_process, importing, scratch
 from annotation.imports.import_process import HERE, Importer, State
 from annotation.imports.importing import ImportRequest, ImportResult
 from annotation.imports.reading import open_path
@@ -342,6 +342,14 @@ def test_prompts_added_meanwhile_are_not_added_twice(
     assert sound(db)
 
 
+def test_several_verdicts_on_the_same_answers_are_remarked(db: Database, bring: Callable[..., ImportResult]) -> None:
+    votes = [{"prompt": "p", "response_a": "x", "response_b": "y", "winner": vote} for vote in "aaab"]
+    turned = {"prompt": "p", "response_a": "y", "response_b": "x", "winner": "b"}
+    outcome = bring([*votes, turned, {**votes[0], "prompt": "q"}, {**votes[0], "prompt": "q"}])
+    assert outcome.counts.remarks == {scratch.JUDGED_TWICE: 1}
+    assert counts(outcome) == {"prompts": 2, "judged": 3, "repeated": 4}
+
+
 # ------------------------------------------------------------------------------------------------- nothing half done
 def test_a_check_writes_nothing(db: Database, bring: Callable[..., ImportResult]) -> None:
     before = stored(db)
@@ -467,6 +475,14 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
     assert len(verdicts(db)) == 3
     assert verdicts(other) == verdicts(db)
     other.close()
+
+
+@pytest.mark.parametrize("ranking", [[{"rank": 1, "value": "a"}, {"rank": 2, "value": "b"}], [[1], [2]], "[A>B]"])
+def test_a_look_shows_rows_whose_ranking_is_none(tmp_path: Path, ranking: Any) -> None:
+    row = {"prompt": "p", "responses": ["x", "y"], "ranking": ranking}
+    found = importing.preview(open_path(write(tmp_path, [row])), ImportRequest())
+    assert found.proposed["ranks"] == "ranking"
+    assert [str(one)[:16] for one in found.records] == ["column 'ranking'"]
 
 
 def test_a_look_does_not_choose_where_a_person_has_to_say_what_a_ranking_is(tmp_path: Path) -> None:

@@ -93,9 +93,9 @@ SHAPES: dict[str, tuple[dict[str, Any], str, MappedRow]] = {
         ranked([user("The sky is")], [" blue.", " green."], [1, 2]),
     ),
     "TRL plain, implicit prompt": (
-        {"chosen": "The sky is blue.", "rejected": "The sky is bright green."},
+        {"chosen": "Which colour? It is blue.", "rejected": "Which colour? It is green."},
         "preferences",
-        ranked([user("The sky is")], ["blue.", "bright green."], [1, 2]),
+        ranked([user("Which colour?")], ["It is blue.", "It is green."], [1, 2]),
     ),
     "TRL conversational": (
         {"prompt": TURNS, "chosen": [assistant("a")], "rejected": [assistant("b")]},
@@ -273,6 +273,11 @@ def test_an_answer_may_begin_with_a_bracket() -> None:
     assert record(value)[1].answers == ("[{not json", '[{"x": 1}]')
 
 
+def test_what_only_looks_like_a_mark_is_text() -> None:
+    for text in ("It was <s>blue</s>", "f <| g |> h", "### User guide\n### Response time", "my user: an assistant"):
+        assert record({"prompt": text, "chosen": f"a {text}", "rejected": "b"})[1].answers == (f"a {text}", "b")
+
+
 def test_text_is_kept_as_it_is() -> None:
     """HTML, formulas and control characters are text; only what can't be stored is refused."""
     odd = ' \x1b[31m<img src=x onerror=alert(1)>\u202e${1+1}\r\n=HYPERLINK("x") '
@@ -326,6 +331,8 @@ DUEL = {"prompt": "p", "response_a": "x", "response_b": "y", "winner": "a"}
 SCORED = {"prompt": "p", "responses": ["a", "b"], "scores": [1, 2]}
 KTO = {"prompt": "p", "completion": "x", "label": True}
 TALK = {"messages": TURNS}
+HELP_STEER = "Hi\n<extra_id_1>Assistant\nHello.\n<extra_id_1>User\nWhy?"
+PAIR_ONLY = {"chosen": "Why? So.", "rejected": "Why? No."}
 
 
 @pytest.mark.parametrize(
@@ -358,6 +365,17 @@ TALK = {"messages": TURNS}
         ),
         (PAIR, {"chosen": str([assistant("a")])}, "chosen", "holds messages as Python prints them, not JSON"),
         (PAIR, {"chosen": Unread("binary")}, "chosen", "must be text or messages; found: a value of type binary"),
+        (PAIR, {"prompt": HELP_STEER}, "prompt", "has turns within its text, by the marks of a chat template ('<ext"),
+        (PAIR, {"prompt": "<｜User｜>q<｜Assistant｜>a<｜User｜>r"}, "prompt", "has turns within its text"),
+        (PAIR, {"prompt": "[|Human|]q[|AI|]a"}, "prompt", "has turns within its text, by the marks"),
+        (PAIR, {"prompt": "User: q\n\nAssistant: a\n\nUser: r"}, "prompt", "has turns within its text, by the marks"),
+        (PAIR, {"chosen": "a<|im_end|>\n"}, "chosen", "ends with the mark of a chat template ('<|im_end|>')"),
+        (PAIR, {"rejected": [assistant("b<|eot_id|>")]}, "rejected", "ends with the mark of a chat template"),
+        (PAIR, {"rejected": "<s>b</s>"}, "rejected", "ends with the mark of a chat template ('</s>')"),
+        (PAIR, {"prompt": "p</s>"}, "prompt", "ends with the mark of a chat template ('</s>')"),
+        (PAIR, {"prompt": "q<｜end▁of▁sentence｜>"}, "prompt", "ends with the mark of a chat template"),
+        (PAIR_ONLY, {side: f"[INST] Why? [/INST] {side}" for side in ("chosen", "rejected")}, "chosen", "has turns"),
+        (SCORED, {"responses": ["a</s>", "b</s>"]}, "responses", "ends with the mark of a chat template"),
         (PAIR, {"chosen": [assistant("a")]}, "rejected", "is plain text, unlike 'chosen'"),
         (PAIR, {"rejected": "a "}, "rejected", "says the same as 'chosen'"),
         (PAIR, {"chosen": "a\x00b"}, "chosen", "holds a NUL character"),
@@ -437,10 +455,31 @@ def test_a_label_that_could_not_be_read_is_not_passed_over(name: str) -> None:
         make_plan(rows({"prompt": "p", "completion": "a", name: Unread("binary")}))
 
 
-def test_answers_without_a_prompt_or_a_common_beginning_are_refused() -> None:
-    plan = make_plan(rows({"chosen": "Yes.", "rejected": "No."}))
+@pytest.mark.parametrize(
+    "values",
+    [
+        [{"chosen": "Yes.", "rejected": "No."}],
+        [{"chosen": "The rain has stopped.", "rejected": "The moon is cheese."}],
+        [{"chosen": "Why? So.", "rejected": "Why? No."}, {"chosen": "The rain.", "rejected": "The moon."}],
+        [{"user_prompt": "Is it raining?", "chosen": "The rain has stopped.", "rejected": "The moon is cheese."}],
+        [{"user_prompt": "Is it?", "chosen": "I see. It is.", "rejected": "I see. It is not."}],
+        [{"dialogue_history": [user("q")], "response_a": "I see. It is.", "response_b": "I see. No.", "winner": "a"}],
+    ],
+)
+def test_what_two_answers_begin_with_is_no_prompt_unless_it_can_be_one(values: list[dict[str, Any]]) -> None:
+    with pytest.raises(UnclearColumn, match=r"no column with the prompt|No column is known to hold"):
+        make_plan(rows(*values))
+
+
+def test_that_the_answers_begin_with_the_prompt_can_be_said() -> None:
+    value = {"source": "a book of mine", "chosen": "Why? So.", "rejected": "Why? No."}
+    plan = make_plan(rows(value), "auto", {"prompt": ""})
+    assert plan.reader(value) == ranked([user("Why?")], ["So.", "No."], [1, 2])
     with pytest.raises(UnusableRow, match="don't begin alike"):
-        plan.reader({"chosen": "Yes.", "rejected": "No."})
+        plan.reader({"chosen": "The rain.", "rejected": "The moon."})
+    later = make_plan(rows(PAIR_ONLY)).reader
+    with pytest.raises(UnusableRow, match="don't begin alike"):
+        later({"chosen": "The rain.", "rejected": "The moon."})
 
 
 # ------------------------------------------------------------------------------------------------------------ arbitrary

@@ -15,12 +15,11 @@ from annotation.imports.mapping import (
     EQUAL_SCORES,
     OTHER_SYSTEMS,
     SAID_TIE,
-    SYSTEM_KEY,
     THOUGHTS_LEFT,
     MappedRow,
     make_plan,
 )
-from annotation.imports.reading import SourceRow
+from annotation.imports.reading import SourceRow, Unread
 from annotation.records import UserError
 from tests.annotation.imports.test_mapping import assistant, system, user
 
@@ -87,6 +86,7 @@ BAD_ANSWER = {"prompt": "q", "response": "x"}
 KTO_TURNS = [[user("q"), assistant("good")], [user("q"), assistant("bad")]]
 ULTRA = {"instruction": "Why?", "source": "evol"}
 RANKED = {"prompt": "p", "responses": ["x", "y", "z"], "ranking": [2, 0, 1]}
+PICTURED = {"question": "What is it?", "chosen": "x", "rejected": "y"}
 OASST = {"lang": "en", "rank": None, "review_count": 3}
 
 CASES: dict[str, Case | Refused] = {
@@ -114,7 +114,7 @@ CASES: dict[str, Case | Refused] = {
         ],
         [
             told([system("Be kind."), user("Why?")], "x", "y", ranking=SECOND),
-            told("Why?", "x", "y", ranking=TIE, strength=0, remark=OTHER_SYSTEMS.format(key=SYSTEM_KEY)),
+            told("Why?", "x", "y", ranking=TIE, strength=0, remark=OTHER_SYSTEMS),
         ],
     ),
     "UltraFeedback, ratings inside annotations": Case(
@@ -451,6 +451,150 @@ CASES: dict[str, Case | Refused] = {
         [told("p", "x", "y", "z", ranking=(1, 3, 2)), told("p", "x", "y", "z", ranking=(3, 2, 1)),
          told("p", "x", "y", "z", ranking=(1, 2, 2)), "column 'ranking' must be a list"],
     ),
+    "a mapped answer beside labels": Case(
+        [{"prompt": "q", "reply": "x", "label": True}, {"prompt": "q", "reply": "y", "label": False}],
+        [told("q", "x", label=True), told("q", "y", label=False)], columns={"completion": "reply"},
+    ),
+    "mapped parts of an object beside labels": Case(
+        [{"data": {"q": "q", "a": f"x{n}", "good": n == 1}} for n in (0, 1)],
+        [told("q", "x0", label=False), told("q", "x1", label=True)],
+        columns={"prompt": "data.q", "completion": "data.a", "label": "data.good"},
+    ),
+    "a mapped conversation beside labels": Case(
+        [{"exchange": KTO_TURNS[0], "label": True}, {"exchange": KTO_TURNS[1], "label": False}],
+        [told("q", "good", label=True), told("q", "bad", label=False)], columns={"messages": "exchange"},
+    ),
+    "a mapped answer beside ratings": Refused(
+        [{"prompt": "q", "reply": "x", "rating": 5}], "--map rating=rating --good-from 3", {"completion": "reply"},
+    ),
+    "mapped better and worse answers beside scores": Case(
+        [{"prompt": "q", "best": "x", "worst": "y", "score_chosen": 2, "score_rejected": 1, "strength": 3},
+         {"prompt": "q", "best": "x", "worst": "y", "score_chosen": 1, "score_rejected": 2},
+         {"prompt": "q", "best": "x", "worst": "y", "score_chosen": 2, "score_rejected": 1, "status": "tie"}],
+        [told("q", "x", "y", ranking=FIRST, strength=3), "column 'score_chosen' is lower than 'score_rejected'",
+         told("q", "x", "y", ranking=TIE, strength=0, remark=SAID_TIE)],
+        columns={"chosen": "best", "rejected": "worst"},
+    ),
+    "mapped answers beside a winner": Case(
+        [{"prompt": "q", "first": "x", "second": "y", "winner": word} for word in ("a", "second")],
+        [told("q", "x", "y", ranking=FIRST), told("q", "x", "y", ranking=SECOND)],
+        columns={"a": "first", "b": "second"},
+    ),
+    "mapped answers beside scores that are numbered as they are": Case(
+        [{"prompt": "q", "text of 1": "x", "text of 2": "y", "score_1": 1, "score_2": 2}],
+        [told("q", "x", "y", ranking=SECOND)], columns={"a": "text of 1", "b": "text of 2"},
+    ),
+    "mapped answers beside ranks": Case(
+        [{"prompt": "q", "cands": ["x", "y"], "ranks": [2, 1]}], [told("q", "x", "y", ranking=SECOND)],
+        columns={"responses": "cands"},
+    ),
+    "mapped prompts beside who says them": Case(
+        [{"utterance": "q", "role": "prompter", "parent_id": None},
+         {"utterance": "x", "role": "assistant", "parent_id": "1"},
+         {"utterance": "q", "role": "prompter", "parent_id": "2"}],
+        [told("q"), "column 'role' says that this is a message of the assistant",
+         "column 'parent_id' names a message before this one"], "prompts", columns={"prompt": "utterance"},
+    ),
+    "a mapped conversation within an object": Case(
+        [{"data": {"turns": [user("q")]}}], [told("q")], "prompts", columns={"messages": "data.turns"},
+    ),
+    "ShareGPT that begins with thanks": Case(
+        [{"conversations": [said("human", "q"), said("gpt", "x"), said("human", "Thanks.")]},
+         {"conversations": [said("human", "q"), said("gpt", "x")]}],
+        ["column 'conversations' does not end with the assistant's turn", told("q", "x")], "demonstrations",
+    ),
+    "whole conversations without the system message of their prompt": Case(
+        [{"prompt": [system("Be rude."), user("q")], "chosen": [user("q"), assistant("x")],
+          "rejected": [user("q"), assistant("y")]},
+         {"prompt": [system("Be rude."), user("q")], "chosen": [system("Be kind."), user("q"), assistant("x")],
+          "rejected": [system("Be kind."), user("q"), assistant("y")]}],
+        [told([system("Be rude."), user("q")], "x", "y", ranking=FIRST), "column 'prompt' is not the question in"],
+    ),
+    "an answer with its prompt and a system message": Case(
+        [{"prompt": [user("q")], "completion": [system("Be rude."), user("q"), assistant("x")]},
+         {"prompt": [system("Be kind."), user("q")], "completion": [system("Be rude."), user("q"), assistant("x")]}],
+        [told([system("Be rude."), user("q")], "x"),
+         told([system("Be kind."), user("q")], "x", remark=OTHER_SYSTEMS)], "demonstrations",
+    ),
+    "answers with their prompt and system messages": Case(
+        [{"prompt": "q", "responses": [[system(one), user("q"), assistant("x")],
+                                       [system("A"), user("q"), assistant("y")]], "scores": [1, 2]} for one in "AB"],
+        [told([system("A"), user("q")], "x", "y", ranking=SECOND),
+         told("q", "x", "y", ranking=SECOND, remark=OTHER_SYSTEMS)],
+    ),
+    "earlier turns beside whole conversations": Case(
+        [{"prompt": "q", "history": [["a", "b"]], "chosen": [*turns, user("q"), assistant("x")],
+          "rejected": [*turns, user("q"), assistant("y")]} for turns in ([user("a"), assistant("b")], [])],
+        [told([user("a"), assistant("b"), user("q")], "x", "y", ranking=FIRST),
+         "column 'history' is not part of the conversation in 'chosen'"],
+    ),
+    "Alpaca's input beside whole conversations": Case(
+        [{"instruction": "q", "input": "i", "chosen": [user("q"), assistant("x")],
+          "rejected": [user("q"), assistant("y")]}],
+        ["column 'input' is not part of the conversation in 'chosen'"],
+    ),
+    "HelpSteer2, people who contradict each other": Case(
+        [*HELPSTEER_2_PREFERENCE[:2], {**HELPSTEER_2_PREFERENCE[0], "preference_strength": -100}],
+        [told("p", "x-3", "y-3", ranking=FIRST, strength=3), told("p", "x-2", "y-2", ranking=FIRST, strength=2),
+         "column 'preference_strength' is -100, far from the scale"], telling=["split"],
+    ),
+    "three answers in columns of their own": Refused(
+        [{"prompt": "p", **{f"response_{n}": f"x{n}" for n in (1, 2, 3)}, **{f"score_{n}": n for n in (1, 2, 3)}}],
+        "more than two answers, in columns of their own: 'response_1', 'response_2', 'response_3'",
+    ),
+    "three answers, of which two are meant": Case(
+        [{"prompt": "p", **{f"response_{n}": f"x{n}" for n in "abc"}, **{f"score_{n}": ord(n) for n in "abc"}}],
+        [told("p", "xa", "xb", ranking=SECOND)], columns={"a": "response_a", "b": "response_b"},
+    ),
+    "Argilla's columns with dots": Case(
+        [{"prompt": "p", "response_a": "x", "response_b": "y", "preference.responses": ["response_b"],
+          "preference.suggestion": "response_a"}],
+        [told("p", "x", "y", ranking=SECOND)], columns={"winner": "preference.responses[0]"},
+    ),
+    "Label Studio's JSON in a CSV field": Case(
+        [{"prompt": "p", "answer1": "x", "answer2": "y", "comparison": said} for said in
+         ('[{"selected": "left"}]', "[{", "[]", "left")],
+        [told("p", "x", "y", ranking=FIRST), *["column 'comparison[0].selected' must name a winner"] * 3],
+        columns={"winner": "comparison[0].selected"},
+    ),
+    "two columns of messages": Case(
+        [{"messages_a": [user("p"), assistant("x")], "messages_b": [user("p"), assistant("y")], "winner": "model_a"}],
+        [told("p", "x", "y", ranking=FIRST)],
+    ),
+    "a list of answers beside the winner's letter": Case(
+        [{"prompt": "p", "responses": ["x", "y"], "winner": word} for word in ("b", "Model A", "tie", "neither", "c")],
+        [told("p", "x", "y", ranking=SECOND), told("p", "x", "y", ranking=FIRST),
+         told("p", "x", "y", ranking=TIE, strength=0), told("p", "x", "y", outcome="all-bad"),
+         "column 'winner' is 'c', which is the letter of none of the 2 answers"],
+    ),
+    "a list of answers beside the winner's number": Refused(
+        [{"prompt": "p", "responses": ["x", "y"], "winner": 1}], "--map winner_from_0=winner or --map winner_from_1=",
+    ),
+    "Stack Exchange preferences": Case(
+        [{"question": "q", "answers": [{"text": "x", "pm_score": 2, "selected": True}, {"text": "y", "pm_score": 4}]}],
+        [told("q", "x", "y", ranking=SECOND)],
+    ),
+    "Capybara": Case(
+        [{"source": "A", "conversation": [{"input": "a", "output": "b"}, {"input": "c", "output": "d"}]}],
+        [told([user("a"), assistant("b"), user("c")], "d")], "demonstrations",
+    ),
+    "empty system messages": Case(
+        [{"messages": [system(text), user("q"), assistant("x")], "system": " "} for text in ("", " ", None)]
+        + [{"messages": [system("")]}],
+        [*[told("q", "x")] * 3, "column 'messages' is an empty list"], "demonstrations",
+    ),
+    "Gemini": Case(
+        [{"contents": [{"role": "user", "parts": [{"text": "q"}]}, {"role": "model", "parts": [{"text": "x"}]}]}],
+        ["column 'contents' holds a message without a text (content, value, text); it has 'role', 'parts'"],
+        "demonstrations", columns={"messages": "contents"},
+    ),
+    "Argilla's answers to a question": Case(
+        [{"prompt": "p", "response-1": "x", "response-2": "y", "preference": said} for said in
+         ([{"user_id": "u", "value": "response-2", "status": "submitted"}], {"selected": "left"}, '[{"value": "a"}]')],
+        ["column 'preference' is a list; name the part of it that is meant, as 'preference[0].value'",
+         "column 'preference' is an object; name the part of it that is meant, as 'preference.selected'",
+         "column 'preference' is a list; name the part of it that is meant, as 'preference[0].value'"],
+    ),
     "pictures": Case(
         [{"messages": [user("<image>What is it?"), assistant("x")], "images": ["a.png"]},
          {"messages": [user("What is it?"), assistant("x")], "images": []},
@@ -458,6 +602,12 @@ CASES: dict[str, Case | Refused] = {
         ["column 'images' holds pictures or sound", told("What is it?", "x"),
          "column 'messages' holds a part of the type 'image_url'"],
         "demonstrations", telling=["images"],
+    ),
+    "pictures in columns of their own": Case(
+        [{**PICTURED, "image": Unread("struct<bytes: binary, path: string>")}, {**PICTURED, "image": "a.png"},
+         {**PICTURED, "images": ["a.png"]}, {**PICTURED, "image": {"bytes": None, "path": "a.png"}},
+         {**PICTURED, "image": {"bytes": None, "path": None}}, {**PICTURED, "image": None}],
+        [*["column 'image"] * 4, *[told("What is it?", "x", "y", ranking=FIRST)] * 2], telling=["image", "images"],
     ),
 }  # fmt: skip
 

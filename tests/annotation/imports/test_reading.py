@@ -138,6 +138,35 @@ def test_a_filtered_dataset_is_read_as_it_was_saved(tmp_path: Path) -> None:
     assert values(read(tmp_path / "some")) == [PAIRS[2], PAIRS[0]]
 
 
+def test_numbers_that_stand_for_words_are_read_as_these(tmp_path: Path) -> None:
+    """A label whose 0 is 'good' must not be taken for a bad answer's."""
+    import datasets
+
+    label = datasets.ClassLabel(names=["good", "bad"])
+    inner = {"text": datasets.Value("string"), "label": label}
+    features = {"prompt": datasets.Value("string"), "label": label, "votes": datasets.List(label), "one": inner}
+    features["many"] = datasets.List(inner)
+    told = [
+        {"prompt": "p", "label": 0, "votes": [1, 0], "one": {"text": "x", "label": 1}},
+        {"prompt": "q", "label": -1, "votes": None, "one": None},
+    ]
+    more = {"many": [{"text": "x", "label": 0}]}
+    saved = datasets.Dataset.from_list([{**row, **more} for row in told], features=datasets.Features(features))
+    saved.to_parquet(str(tmp_path / "files" / "a.parquet"))
+    saved.save_to_disk(str(tmp_path / "saved"))
+    rest = {"many": [{"text": "x", "label": "good"}]}
+    expected = [
+        {"prompt": "p", "label": "good", "votes": ["bad", "good"], "one": {"text": "x", "label": "bad"}, **rest},
+        {"prompt": "q", "label": None, "votes": None, "one": None, **rest},
+    ]
+    streamed = reading.streamed_rows("a", str(tmp_path / "files"), None, None, str)
+    for found in (values(read(tmp_path / "files")), values(read(tmp_path / "saved")), values(list(streamed()))):
+        assert found == expected
+    objects = {"_type": "Sequence", "feature": {"text": {}, "label": {"_type": "ClassLabel", "names": ["good", "bad"]}}}
+    kept = {"text": ["x"], "label": [1]}
+    assert reading.with_words(kept, objects) == {"text": ["x"], "label": ["bad"]}, "as earlier versions kept them"
+
+
 def test_every_column_of_parquet_is_read_or_said_to_be_unread(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -376,6 +405,13 @@ def test_paths_that_lead_to_no_file_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             open_path(path)
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.tab", "a.TSV.gz"])
+def test_a_file_named_after_tabs_has_nothing_else_between_its_fields(tmp_path: Path, name: str) -> None:
+    content = b"prompt\nHello, world; and more\n"
+    path = write(tmp_path, name, packed(content) if name.endswith(".gz") else content)
+    assert values(read(path)) == [{"prompt": "Hello, world; and more"}]
 
 
 def test_names_are_shown_without_separators_and_control_characters(tmp_path: Path) -> None:

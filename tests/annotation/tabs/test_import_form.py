@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,12 @@ class Session:
         self.listeners = {block.api_name: block for block in pages.fns.values()}
         self.name, self.path = name, ""
         self.looked: Any = None
+        self.columns: dict[str, str] = {}
 
     def call(self, name: str) -> str:
         """Press a button, or be asked whether something is new; all that was sent."""
         block = self.listeners[name]
-        values = {"Path on this server": self.path, "Source": "server", "Import as": "auto", "Rows": ""}
+        values = {"Path on this server": self.path, "Source": "server", "Import as": "auto", "Rows": "", **self.columns}
         asked = [self.looked if isinstance(one, gr.State) else values.get(one.label, "") for one in block.inputs]
         sent = block.fn(*asked_by(self.name, block.fn), *asked)
         self.looked = next(value for one, value in zip(block.outputs, sent, strict=True) if isinstance(one, gr.State))
@@ -104,6 +106,30 @@ def test_what_was_not_looked_at_is_not_imported(pages: gr.Blocks, db: Database) 
     olga.call("import-import")
     end(db, {"outcome": OUTCOME})
     assert "This is import 1" in olga.call("import-follow")
+
+
+def test_a_column_that_nobody_has_chosen_is_left_to_be_proposed_beside_those_that_are_chosen(
+    pages: gr.Blocks, db: Database
+) -> None:
+    """A label that the first look had no answers for is not left out by whoever then chooses the answers."""
+    olga = Session(pages, "olga")
+
+    def mapped(button: str, **columns: str) -> list[str]:
+        olga.columns = columns
+        olga.call(button)
+        spec = json.loads(str(db.value("SELECT spec FROM job ORDER BY id DESC LIMIT 1")))
+        return [one for one in spec["arguments"] if one.startswith("--map=")]
+
+    olga.look("/data/rows.jsonl")
+    end(db, {"look": LOOK})
+    olga.call("import-follow")
+    assert mapped("import-again", prompt="prompt", completion="reply") == ["--map=completion=reply"]
+    labelled = {"prompt": "prompt", "completion": "reply", "label": "label"}
+    end(db, {"look": {**LOOK, "proposed": labelled}})
+    olga.call("import-follow")
+    assert mapped("import-import", **labelled) == ["--map=completion=reply"]
+    end(db, {"outcome": OUTCOME})
+    assert mapped("import-import", **{**labelled, "label": ""}) == ["--map=completion=reply", "--map=label="]
 
 
 def test_an_import_says_whose_it_is_and_when_it_was(pages: gr.Blocks, db: Database) -> None:
