@@ -35,6 +35,10 @@ WEIGHTS: Final[tuple[Weights, ...]] = ("nf4", "bf16", "fp32")
 CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 SPARE_BYTES: Final = 100_000_000
+# Settings of adapters that change layers under them, or apply to some of the tokens only.
+UNUSABLE: Final = ("layer_replication", "alora_invocation_tokens", "kasa_config", "arrow_config")
+# How an adapter may have begun without changing the weights under it whenever it is loaded.
+HARMLESS_BEGINNINGS: Final = ("gaussian", "eva", "mica")
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,8 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
     """What an adapter is and lies on. Raises UserError where it is of no use here."""
     config = read_object(directory / "adapter_config.json")
     form, kind = FORMS.get(str(config.get("peft_type"))), TASKS.get(str(config.get("task_type")))
+    if form == "lora" and config.get("task_type") is None:
+        kind = "policy"  # PEFT needs no task for it
     if form is None or kind is None:
         raise UserError(
             _("{source} is an adapter of type {kind} for {task}; Prefloop uses {forms} for {tasks}.").format(
@@ -229,6 +235,7 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
                 tasks=", ".join(TASKS),
             )
         )
+    check_settings(config, found)
     if kind == "reward":
         check_reward(directory, found)
     ground = ground_of(db, config, found)
@@ -238,6 +245,24 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
         check_shapes(under, config, adapter, found)
     check_ranks(config, adapter, found)
     return RegistryEntry(kind, form, None if ground is None else ground.id)
+
+
+def check_settings(config: Mapping[str, Any], found: HubRevision) -> None:
+    """Raises UserError where PEFT, loading an adapter, would change weights that others share, or compute otherwise."""
+    named = [name for name in UNUSABLE if config.get(name)]
+    began, bias = config.get("init_lora_weights"), config.get("bias") or "none"
+    if isinstance(began, str) and began.lower() not in HARMLESS_BEGINNINGS:
+        named.append(f"init_lora_weights {began[:40]}")
+    if bias != "none":
+        named.append(f"bias {str(bias)[:40]}")
+    if named:
+        raise UserError(
+            _(
+                "{source} has settings that can't be used here ({named}): loading it would change the weights under "
+                "it, which other policies share, or it would compute something else. Ask its owner for a plain LoRA "
+                "adapter, or for merged weights."
+            ).format(source=found.source, named=", ".join(named))
+        )
 
 
 def check_reward(directory: Path, found: HubRevision) -> None:
@@ -382,6 +407,15 @@ def saved_of(name: str) -> tuple[str, str] | None:
     return (layer, kind) if name.startswith(WRAPPED) and layer and kind in KINDS_OF_VALUES else None
 
 
+def is_stray(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a tensor is a value of a layer that is not said to be trained beside the adapter."""
+    if part_of(name) is not None or (found := saved_of(name)) is None:
+        return False
+    told = config.get("modules_to_save")
+    scores = SCORES if config.get("task_type") == "SEQ_CLS" else ()
+    return not any(f"{one}." in f"{found[0]}." for one in (*scores, *(told if isinstance(told, list) else ())))
+
+
 def numbered(layer: str) -> str:
     """A layer's name from the word before the first number on: models differ in what stands before. Else its last."""
     words = layer.split(".")
@@ -409,6 +443,14 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, 
     described = read_object(under / CONFIG)
     layers = Layers(known, bool(base_model.quantisation(under)), described)
     for name, shape in adapter.items():
+        if is_stray(name, config):
+            raise UserError(
+                _(
+                    "{source} brings a value of the weights under it ({name}) without naming its layer in "
+                    "modules_to_save: it would change these for other policies, too. Ask its owner for the adapter "
+                    "alone (save_embedding_layers=False)."
+                ).format(source=found.source, name=name[:200])
+            )
         if name.endswith("prompt_embeddings"):
             fits = layers.width is None or shape[-1:] == (layers.width,)
         else:

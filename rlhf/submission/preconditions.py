@@ -308,7 +308,8 @@ def linear_layers(db: Database, policy: Policy) -> set[str]:
 # What an adapter may have that no job here could give it: it would be left out, or mean something else, in going on.
 BEYOND: tuple[str, ...] = (
     *("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication", "exclude_modules", "lora_bias"),
-    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config"),
+    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config", "layers_pattern"),
+    *("kasa_config", "monteclora_config", "velora_config", "use_bdlora", "use_qalora"),
 )
 
 

@@ -440,9 +440,11 @@ SAME: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "q
         ),
         ({"target_modules": "all-linear"}, "has lora_targets all-linear"),
         ({"target_modules": r".*\.q_proj"}, r"has settings that training here has not \(target_modules\)"),
+        ({"init_lora_weights": "mica"}, ""),
+        ({"task_type": None}, ""),
         (
-            {"rank_pattern": {"q_proj": 8}, "bias": "all"},
-            r"\(rank_pattern, bias\), so it can't be continued\. Merge it",
+            {"rank_pattern": {"q_proj": 8}, "use_qalora": True},
+            r"\(rank_pattern, use_qalora\), so it can't be continued\. Merge it",
         ),
         ({"modules_to_save": ["embed_tokens"]}, r"\(modules_to_save\)"),
         (
@@ -497,6 +499,8 @@ TURNED = {"fan_in_fan_out": True}
 UP = "model.layers.0.up.lora_A.weight"
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 OTHER = LAYER.replace("lora_A", "lora_B")
+NORM = "base_model.model.model.norm.weight"
+CHANGING = ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "orthogonal", "unheard-of")
 
 
 def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) -> dict[str, bytes]:
@@ -526,8 +530,17 @@ def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) 
             r"layers\.29\..* is 4×64, and there is nothing",
         ),
         (adapter({"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight": (4, 64)}), "nothing of that name"),
-        (adapter({"base_model.model.score.weight": (1, 64)}), "nothing of that name"),
+        (adapter({"base_model.model.score.weight": (1, 64)}), "brings a value"),
         (adapter({LAYER: (4, 64), "other": (4, 64)}), "other is 4×64"),
+        (adapter({LAYER: (4, 64), OTHER: (64, 4), NORM: (64,)}), r"brings a value .*norm\.weight\) .* modules_to_save"),
+        (
+            adapter({LAYER: (4, 64), OTHER: (64, 4), NORM: (64,)}, modules_to_save=["embed_tokens"]),
+            r"brings a value .*norm\.weight\) .* modules_to_save",
+        ),
+        *((adapter(init_lora_weights=name), rf"can't be used here \(init_lora_weights {name}\)") for name in CHANGING),
+        (adapter(layer_replication=[[0, 2], [0, 2]]), r"can't be used here \(layer_replication\)"),
+        (adapter(alora_invocation_tokens=[5, 6]), r"can't be used here \(alora_invocation_tokens\)"),
+        (adapter(kasa_config={"a": 1}, bias="lora_only"), r"can't be used here \(kasa_config, bias lora_only\)"),
         (adapter({"prompt_embeddings": ()}), "is a single number"),
         (adapter({LAYER: (4, 64)}), "the two matrices of model.layers.0.self_attn.q_proj are not both there"),
         (adapter({OTHER: (64, 4)}), "are not both there"),
@@ -613,7 +626,7 @@ def test_a_layer_is_named_from_before_its_number_on(layer: str, tail: str) -> No
         ({"wte.weight": (50, 8)}, {}, "transformer.wte.lora_embedding_A", (2, 50), {}),
         ({"wte.weight": (50, 8)}, {}, "transformer.wte.lora_embedding_B", (8, 2), {}),
         ({"wte.weight": (50, 8)}, {"vocab_size": 50, "n_embd": 8}, "lm_head.lora_B.weight", (50, 2), {}),
-        ({"a.embed.weight": (50, 8)}, {}, "model.embed.weight", (50, 8), {}),
+        ({"a.embed.weight": (50, 8)}, {}, "model.embed.weight", (50, 8), {"modules_to_save": ["embed"]}),
         ({"a.layers.0.up.weight": (9, 8)}, {}, "model.layers.0.up.lora_magnitude_vector", (9,), {}),
         ({"layers.0.up.weight": (36, 1)}, {"quantization_config": {"load_in_4bit": True}}, UP, (2, 8), {}),
         ({"layers.0.up.qweight": (3, 8)}, {"quantization_config": {"quant_method": "gptq"}}, UP, (2, 8), {}),
