@@ -23,7 +23,16 @@ from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.jobs.descriptions import Made
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
-from rlhf.models.model_files import CONFIG, LARGEST_FILE, check_architecture, check_weights, read_header, read_object
+from rlhf.models.model_files import (
+    CONFIG,
+    LARGEST_FILE,
+    OUTPUTS,
+    check_architecture,
+    check_weights,
+    is_tied,
+    read_header,
+    read_object,
+)
 from rlhf.models.registry import Policy, PolicyForm, Weights
 from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
 
@@ -243,6 +252,14 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
     under = base_path(db, data_dir) if ground is None else data_dir / str(ground.path)
     if under is not None:
         check_shapes(under, config, adapter, found)
+        if config.get("trainable_token_indices") and is_tied(under):
+            raise UserError(
+                _(
+                    "{source} has rows of its own for some tokens (trainable_token_indices), and the model under it "
+                    "uses the same rows for what it reads and writes: that can't be computed here. Ask its owner for "
+                    "an adapter without, or for merged weights."
+                ).format(source=found.source)
+            )
     check_ranks(config, adapter, found)
     return RegistryEntry(kind, form, None if ground is None else ground.id)
 
@@ -380,8 +397,6 @@ PARTS: Final = (
     *("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "trainable_tokens_delta"),
 )
 KINDS_OF_VALUES: Final = ("weight", "bias")
-# Layers by which the words come out: where they are tied to the embeddings, no file has them.
-OUTPUTS: Final = ("lm_head", "embed_out")
 # The rank of an adapter that says none.
 PEFT_RANK: Final = 8
 # Layers that a reward model brings along.

@@ -27,6 +27,8 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 DESERIALISING: Final = "Error while deserializing header: "
 INDEX: Final = "model.safetensors.index.json"
+# Layers by which the words come out: where they are tied to the embeddings, files need not have them.
+OUTPUTS: Final = ("lm_head", "embed_out")
 UNKNOWN_KIND: Final = N_(
     "The installed transformers can't load a '{kind}' model as a causal language model: it has none. Choose another "
     "model, or update Prefloop."
@@ -120,6 +122,20 @@ def tensor_of(entry: Mapping[str, Any], start: int) -> Tensor:
     """A tensor as the header has it; `start` is where the header ends."""
     begin, end = entry["data_offsets"]
     return Tensor(tuple(entry["shape"]), start + begin, start + end)
+
+
+def is_tied(directory: Path) -> bool:
+    """Whether a model's words come out by its embeddings: its files have no output matrix, or it says so.
+
+    Raises UserError where its files can't be read.
+    """
+    config = read_json(directory / CONFIG)
+    text = config.get("text_config")
+    if {**config, **(text if isinstance(text, Mapping) else {})}.get("tie_word_embeddings"):
+        return True
+    return not any(
+        part in OUTPUTS for file in weight_files(directory) for name in read_header(file) for part in name.split(".")
+    )
 
 
 def weight_files(directory: Path) -> list[Path]:

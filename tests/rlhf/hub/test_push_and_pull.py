@@ -578,6 +578,23 @@ def test_what_can_not_be_used_is_refused_and_leaves_nothing(
     assert list((fresh.path.parent / "adapters").glob("*")) == []
 
 
+def test_rows_of_some_tokens_are_refused_where_the_model_reads_and_writes_by_the_same(
+    hub: HubServer, tmp_path: Path, tiny_model: Path
+) -> None:
+    tied = shutil.copytree(tiny_model, tmp_path / "tied")
+    config = json.loads((tied / "config.json").read_text("utf-8"))
+    (tied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}), "utf-8")
+    for base, refused in ((tiny_model, False), (tied, True)):
+        db = open_database(tmp_path / f"data-{refused}")
+        registry.ensure_base(db, str(base))
+        hub.add_repo(
+            "model", f"{REPO}-{refused}", adapter(base_model_name_or_path=base.name, **{"trainable_token_indices": [5]})
+        )
+        with pytest.raises(UserError, match="has rows of its own for some tokens") if refused else nullcontext():
+            pull(hub, db, f"{REPO}-{refused}")
+        db.close()
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [
