@@ -18,6 +18,7 @@ from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, Training, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
+from rlhf.models.model_files import is_tied, read_header
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
 
@@ -419,7 +420,30 @@ def merge_problem(db: Database, policy: Policy) -> list[str]:
                 revision=policy.revision, how=_(how)
             )
         )
-    return found
+    return found or unmergeable(db, policy, ground)
+
+
+def unmergeable(db: Database, policy: Policy, ground: Path | None) -> list[str]:
+    """Why an adapter from elsewhere would be merged into weights that answer otherwise; nothing where it is not here.
+
+    Its rows for some tokens are not added to any matrix, nor is a bias to a layer without one. And a matrix by which
+    words are read and written, of which it changes one use, can't be both.
+    """
+    with suppress(UserError):
+        config = configuration(db, policy)
+        has = [name for name in ("trainable_token_indices", "lora_bias") if config.get(name)]
+        if ground is not None and is_tied(ground):
+            embeddings = {*memory.INPUT_EMBEDDINGS, *memory.OUTPUT_EMBEDDINGS}
+            adapted = read_header(db.path.parent / str(policy.path) / "adapter_model.safetensors")
+            words = {word for name in adapted if ".lora_" in name for word in name.split(".")}
+            has += sorted(words & embeddings)
+        if has:
+            return [
+                _("{revision} changes what can't be merged into weights ({named}), so it stays an adapter.").format(
+                    revision=policy.revision, named=", ".join(has)
+                )
+            ]
+    return []
 
 
 def needed_by(db: Database, policy: Policy) -> list[str]:
