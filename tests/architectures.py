@@ -38,7 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "exaone4": BOTH_KINDS,
     "falcon_h1": {
         **{"lm_head_multiplier": 0.3, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8},
-        "mamba_chunk_size": 8,
+        **{"mamba_chunk_size": 8, "embedding_multiplier": 2.0},
     },
     "gemma": {},
     "gemma2": {"final_logit_softcapping": 4.0, "attn_logit_softcapping": 4.0, **BOTH_KINDS},

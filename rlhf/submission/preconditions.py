@@ -21,6 +21,7 @@ from rlhf.models import base_model, memory, registry
 from rlhf.models.model_files import is_tied, read_header
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
+from rlhf.models.self_test.kept_results import kept_result
 
 
 def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
@@ -63,6 +64,8 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
     if directory is None:
         return []
     found = quantised_problem(spec, base_model.quantisation(directory))
+    if spec.method == "prompt":
+        found += virtual_problem(db.path.parent, parent.base)
     if spec.method not in ("lora", "qlora"):
         return found
     try:
@@ -89,6 +92,20 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
                 ).format(lora_r=spec.lora_r, sides=min(sides))
             )
     return found
+
+
+def virtual_problem(data_dir: Path, base: str) -> list[str]:
+    """Why virtual tokens can't be put before prompts, by the base's self-test; nothing where there was none."""
+    directory = base_model.on_this_machine(data_dir, base)
+    tried = None if directory is None else kept_result(data_dir, directory)
+    if tried is None or tried.virtual_tokens:
+        return []
+    return [
+        _(
+            "This base model does not take virtual tokens as it takes words, or answers don't go on from them, so "
+            "prompt tuning would not make what is trained: use the method lora or qlora."
+        )
+    ]
 
 
 def quantised_problem(spec: TrainingSpec, how: str) -> list[str]:

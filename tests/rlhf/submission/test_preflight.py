@@ -24,6 +24,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Made, Policy, PolicyForm
+from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.submission import form_fields, job_submission, preconditions, preflight
 from rlhf.submission.preflight import Preflight
 from tests import quantised_model
@@ -203,6 +204,19 @@ def test_what_a_base_in_eight_bits_cannot_do_is_refused(
     assert "DoRA needs them in" in refusal(judged, DPOSpec(method="lora", dora=True))
     assert "only those in 16 or 32 bits" in refusal(judged, SFTSpec(method="full"))
     assert refusal(judged, DPOSpec(method="lora")) == refusal(judged, SFTSpec(method="prompt")) == ""
+
+
+def test_prompt_tuning_is_refused_on_a_base_that_does_not_take_virtual_tokens(
+    judged: Database, on: Callable[[Path], None], tiny_model: Path
+) -> None:
+    on(tiny_model)
+    for takes, said in ((True, ""), (False, "does not take virtual tokens as it takes words")):
+        keep_result(
+            judged.path.parent, tiny_model, SelfTestResult(packs=True, shares_prompts=True, virtual_tokens=takes)
+        )
+        assert said in refusal(judged, SFTSpec(method="prompt"))
+        assert bool(refusal(judged, DPOSpec(method="prompt"))) != takes
+        assert refusal(judged, SFTSpec(method="lora")) == ""
 
 
 def test_it_is_the_weights_under_the_parent_that_count(
