@@ -23,6 +23,7 @@ from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.jobs.descriptions import Made
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
+from rlhf.models.chat_template import ANSWER, ASKED, TOKENIZER_FILE, has_template, read_backend, read_format
 from rlhf.models.model_files import (
     CONFIG,
     LARGEST_FILE,
@@ -35,6 +36,7 @@ from rlhf.models.model_files import (
 )
 from rlhf.models.registry import Policy, PolicyForm, Weights
 from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
+from rlhf.models.template_process import TemplateRefused, conversation
 
 PULLED: Final = "pulled"
 TASKS: Final[Mapping[str, Made]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward"}
@@ -365,10 +367,41 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntr
                     "directory of their own: `pull --base` with another --data DIR."
                 ).format(base=base, told=told)
             )
+        check_words(path, directory, public_name(registry.by_revision(db, "base").base))
     check_architecture(directory)
     check_weights(directory)
     base_model.self_test(directory)
     return RegistryEntry("policy", "full")
+
+
+def check_words(path: Path, directory: Path, base: str) -> None:
+    """Raises UserError where whole weights were trained with other words, or another template, than the base's at path.
+
+    It is the base's tokenizer and template that they are given here. Tokens that they have besides do no harm.
+    """
+    named = ""
+    if (path / TOKENIZER_FILE).is_file() and (directory / TOKENIZER_FILE).is_file():
+        theirs = read_backend(directory / TOKENIZER_FILE).get_vocab()
+        if any(theirs.get(word) != number for word, number in read_backend(path / TOKENIZER_FILE).get_vocab().items()):
+            named = _("vocabulary")
+    if not named and has_template(directory) and written(directory) != written(path):
+        named = _("chat template")
+    if named:
+        raise UserError(
+            _(
+                "These weights have another {named} than {base}, whose tokenizer and template they would be given "
+                "here. Use a data directory of their own: `pull --base` with another --data DIR."
+            ).format(named=named, base=base)
+        )
+
+
+def written(directory: Path) -> str:
+    """How a model's template writes a short conversation; why it does not, where it refuses it."""
+    try:
+        told = [ASKED, {"role": "assistant", "content": ANSWER}, ASKED]
+        return conversation(read_format(directory), told, begins=True)
+    except TemplateRefused as refused:
+        return refused.reason
 
 
 def base_path(db: Database, data_dir: Path) -> Path | None:

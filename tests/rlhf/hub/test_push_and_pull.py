@@ -750,6 +750,28 @@ def test_whole_weights_become_a_policy_and_adapters_on_them_find_them(
     assert pull(hub, fresh).ground_id == whole.id
 
 
+def test_whole_weights_of_other_words_or_another_template_are_refused(tmp_path: Path, tiny_model: Path) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    pull_model.check_words(tiny_model, other, "base")
+    tokenizer, template = other / "tokenizer.json", other / "chat_template.jinja"
+    content = json.loads(tokenizer.read_text("utf-8"))
+    numbers = content["model"]["vocab"]
+    more = [{**content["added_tokens"][0], "id": len(numbers), "content": "<|more|>"}]
+    tokenizer.write_text(json.dumps({**content, "added_tokens": content["added_tokens"] + more}), "utf-8")
+    template.write_text(template.read_text("utf-8") + "{# without another word #}", "utf-8")
+    pull_model.check_words(tiny_model, other, "base")
+    template.write_text(template.read_text("utf-8").replace("<|im_end|>", "<|im_end|>!"), "utf-8")
+    with pytest.raises(UserError, match="have another chat template than base"):
+        pull_model.check_words(tiny_model, other, "base")
+    numbers["a"], numbers["b"] = numbers["b"], numbers["a"]
+    tokenizer.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(UserError, match="have another vocabulary than base"):
+        pull_model.check_words(tiny_model, other, "base")
+    for path in other.iterdir():
+        path.unlink()
+    pull_model.check_words(tiny_model, other, "base")
+
+
 def test_a_base_from_the_hub_stays_at_its_commit_and_its_adapters_say_so(
     hub: HubServer, kitchen: Machine, tmp_path: Path
 ) -> None:
