@@ -31,6 +31,8 @@ from rlhf.models.model_files import read_header, weight_files
 GB = 1e9
 INPUT_EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions")
 OUTPUT_EMBEDDINGS = ("lm_head", "embed_out")
+# The ends of the names of tables with a row for each word.
+TABLES = (["embed_tokens"], ["wte"], ["embed_in"], ["word_embeddings"])
 # What files hold besides parameters: rotary frequencies, which are computed, and how quantised weights are unpacked.
 BESIDES = ("inv_freq", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
 # Where bitsandbytes writes the shape of a weight that it packed into 4 bits.
@@ -128,7 +130,7 @@ def read_shapes(directory: Path) -> Shapes:
 def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> Shapes:
     """The shapes in files that were last changed at these times: read once."""
     config = json.loads(config_file.read_text("utf-8"))
-    text = {**config, **config.get("text_config", {})}
+    text = {**config, **(config.get("text_config") or {})}
     tensors: dict[str, tuple[int, ...]] = {}
     for file, _size in files:
         tensors |= shapes_in(file)
@@ -140,14 +142,15 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
         }
     hidden = first_of(text, "hidden_size", "n_embd", "d_model")
     heads = first_of(text, "num_attention_heads", "n_head")
-    per_head = text.get("head_dim") or hidden // heads
+    per_head = number_in(text, "head_dim") or hidden // heads
+    words = [shape[0] for name, shape in tensors.items() if name.split(".")[-2:-1] in TABLES and len(shape) == 2]
     return Shapes(
         tensors=tensors,
         hidden=hidden,
         layers=first_of(text, "num_hidden_layers", "n_layer"),
-        inner=text.get("intermediate_size") or text.get("n_inner") or 4 * hidden,
-        key_value=(text.get("num_key_value_heads") or heads) * per_head,
-        vocabulary=text["vocab_size"],
+        inner=number_in(text, "intermediate_size", "n_inner") or 4 * hidden,
+        key_value=(number_in(text, "num_key_value_heads") or heads) * per_head,
+        vocabulary=max(words, default=0) or first_of(text, "vocab_size"),
         heads=heads,
         stored=sum(file.stat().st_size for file, _ in files) if config.get("quantization_config") else 0,
     )
@@ -168,10 +171,20 @@ def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
 
 def first_of(config: Mapping[str, Any], *names: str) -> int:
     """The number under the first of these names that a configuration has. Raises UserError if it has none."""
-    for name in names:
-        if config.get(name):
-            return int(config[name])
+    found = number_in(config, *names)
+    if found:
+        return found
     raise UserError(_("The model's config.json names no {names}, so nothing can be estimated.").format(names=names[0]))
+
+
+def number_in(config: Mapping[str, Any], *names: str) -> int:
+    """The number under the first of these names that a configuration has, of several by layer the largest; else 0."""
+    for name in names:
+        values = config.get(name)
+        numbers = [value for value in (values if isinstance(values, list) else [values]) if isinstance(value, int)]
+        if any(numbers):
+            return max(numbers)
+    return 0
 
 
 # ---------------------------------------------------------------------------------------------------------- parameters

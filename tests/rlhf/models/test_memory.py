@@ -7,11 +7,14 @@ import math
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from annotation.database import Database
 from annotation.jobs import job_table
@@ -185,6 +188,31 @@ def test_a_tied_embedding_is_counted_once(tiny_model: Path, tmp_path: Path) -> N
     assert counted(AutoModelForCausalLM.from_pretrained(tmp_path)) == (once.total, once.total)
     assert twice.tensors.keys() == once.tensors.keys()
     assert memory.read_shapes(tiny_model).total == once.total + 320 * 64
+
+
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_hidden_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "inner"),
+    [
+        ({"text_config": SIZES}, 24),  # Gemma 3, whose words are as many as usual for it
+        ({**SIZES, "text_config": None, "vocab_size": 32}, 24),
+        ({**SIZES, "intermediate_size": [8, 24]}, 24),  # Gemma 3n: by layer
+        ({**SIZES, "num_attention_heads": [4, 2], "num_key_value_heads": [2, 1]}, 24),
+        ({**SIZES, "intermediate_size": None}, 64),
+        ({**SIZES, "num_attention_heads": "four"}, None),
+    ],
+)
+def test_sizes_are_found_however_a_configuration_says_them(
+    tmp_path: Path, config: dict[str, Any], inner: int | None
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    tensors = {"model.embed_tokens.weight": torch.zeros(32, 16), "model.layers.0.q.weight": torch.zeros(16, 16)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="names no num_attention_heads") if inner is None else nullcontext():
+        found = memory.read_shapes(tmp_path)
+        assert (found.hidden, found.heads, found.inner, found.vocabulary) == (16, 4, inner, 32)
 
 
 def test_weights_in_several_files_are_read_by_their_index(tiny_model: Path, tmp_path: Path) -> None:
