@@ -37,6 +37,13 @@ TABLES = (["embed_tokens"], ["wte"], ["embed_in"], ["word_embeddings"])
 BESIDES = ("inv_freq", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
 # Where bitsandbytes writes the shape of a weight that it packed into 4 bits.
 PACKED = ".quant_state.bitsandbytes__"
+# Linear layers that get no adapter, by the kind of model: PEFT refuses what Mamba's kernels compute by themselves, and
+# routers return more than their product.
+WITHOUT_ADAPTER: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), ("out_proj",)),
+    **dict.fromkeys(("llama4", "llama4_text"), ("router",)),
+    "phimoe": ("router", "block_sparse_moe.gate"),  # in its modules and in its files
+}
 # NF4 with double quantisation: 4 bits and, per block of 64, a scale of 8 bits, itself scaled per 256 blocks by 32 bits
 # (Dettmers et al. 2023, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
@@ -96,6 +103,8 @@ class Shapes:
     """Of attention, in one layer."""
     stored: int = 0
     """Bytes of its files, where its weights are quantised already and are loaded as they are; else 0."""
+    without_adapter: tuple[str, ...] = ()
+    """Names of linear layers that get no adapter."""
 
     @property
     def total(self) -> int:
@@ -111,6 +120,12 @@ class Shapes:
             for name, shape in self.tensors.items()
             if len(shape) == 2 and name.endswith(".weight") and not any(part in others for part in name.split("."))
         }
+
+    @cached_property
+    def adaptable(self) -> dict[str, tuple[int, int]]:
+        """The linear layers that may get an adapter."""
+        others = self.without_adapter
+        return {name: shape for name, shape in self.linear.items() if not any(ends(name, other) for other in others)}
 
     @property
     def own_head(self) -> int:
@@ -152,6 +167,7 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
         key_value=(number_in(text, "num_key_value_heads") or heads) * per_head,
         vocabulary=max(words, default=0) or first_of(text, "vocab_size"),
         heads=heads,
+        without_adapter=WITHOUT_ADAPTER.get(str(config.get("model_type")), ()),
         stored=sum(file.stat().st_size for file, _ in files) if config.get("quantization_config") else 0,
     )
 
@@ -238,13 +254,13 @@ def targets(shapes: Shapes, spec: TrainingSpec) -> dict[str, tuple[int, int]]:
     """The linear layers that get an adapter."""
     wanted = target_layers(spec)
     if not wanted:
-        return shapes.linear
-    return {name: shape for name, shape in shapes.linear.items() if any(ends(name, end) for end in wanted)}
+        return shapes.adaptable
+    return {name: shape for name, shape in shapes.adaptable.items() if any(ends(name, end) for end in wanted)}
 
 
 def missing_targets(shapes: Shapes, spec: TrainingSpec) -> list[str]:
-    """What a spec wants adapters on and the model has no linear layer of."""
-    return [end for end in target_layers(spec) if not any(ends(name, end) for name in shapes.linear)]
+    """What a spec wants adapters on and the model has no linear layer of that can have one."""
+    return [end for end in target_layers(spec) if not any(ends(name, end) for name in shapes.adaptable)]
 
 
 def ends(weight: str, end: str) -> bool:

@@ -74,7 +74,7 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
         return found  # of a kind whose layers are not known before it is loaded
     missing = memory.missing_targets(shapes, spec)
     if missing:
-        layers = sorted({name.split(".")[-2] for name in shapes.linear})
+        layers = sorted({name.split(".")[-2] for name in shapes.adaptable})
         found.append(
             _(
                 "lora_targets '{lora_targets}' needs layers named {missing}, and this model has none: its "
@@ -318,7 +318,7 @@ def linear_layers(db: Database, policy: Policy) -> set[str]:
     """The linear layers of the weights that a policy lies on; none where these are not known."""
     directory = ground_directory(db, policy)
     try:
-        return set() if directory is None else {*memory.read_shapes(directory).linear}
+        return set() if directory is None else {*memory.read_shapes(directory).adaptable}
     except UserError:
         return set()
 

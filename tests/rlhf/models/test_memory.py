@@ -29,6 +29,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.models import memory
 from rlhf.models.memory import NOTHING_KNOWN, Machine, Shapes, Workload
+from tests.architectures import built
 from tests.machine_fixtures import ROOT
 
 PROCESSOR = Machine("8 processors", 16_000_000_000, 12_000_000_000, bf16=True)
@@ -142,6 +143,23 @@ def test_layers_with_other_names_are_missed_and_can_be_named(tmp_path: Path) -> 
     assert memory.missing_targets(shapes, named) == []
     found = memory.parameters(shapes, named)
     assert (found.trainable, found.total) == counted(get_peft_model(model, adapter_config(named, tmp_path)))
+
+
+@pytest.mark.parametrize(("family", "left_out"), [("falcon_h1", "out_proj"), ("phimoe", "router")])
+def test_layers_that_can_have_no_adapter_get_none(tmp_path: Path, family: str, left_out: str) -> None:
+    """PEFT refuses them, or their router's result would be taken for a product."""
+    from peft import get_peft_model
+
+    from rlhf.models.loading import adapter_config
+
+    built(family).save_pretrained(tmp_path)
+    shapes = memory.read_shapes(tmp_path)
+    model = get_peft_model(built(family), adapter_config(DPOSpec(method="lora"), tmp_path))
+    assert left_out not in {name.split(".")[-1] for name in model.targeted_module_names}
+    model(input_ids=torch.tensor([[3, 4, 5]]))
+    assert not any(memory.ends(name, left_out) for name in memory.targets(shapes, DPOSpec(method="lora")))
+    named = DPOSpec(method="lora", lora_targets="named", lora_layers=f"{left_out}, o_proj")
+    assert memory.missing_targets(shapes, named) == [left_out]
 
 
 def test_a_reward_models_head_is_counted(tiny_model: Path) -> None:
