@@ -219,7 +219,7 @@ def tokens_known(directory: Path) -> int | None:
 def check_architecture(directory: Path) -> None:
     """Raises UserError where the installed transformers has no causal language model of this kind of its own."""
     config = read_object(directory / CONFIG)
-    kind, known = config.get("model_type"), causal_models()
+    kind, known = config.get("model_type"), kinds_in(CAUSAL)
     if not isinstance(kind, str) or not kind:
         raise UserError(
             _("{directory} names no model_type, so nobody can tell what to load. Restore it.").format(
@@ -230,9 +230,18 @@ def check_architecture(directory: Path) -> None:
         raise UserError(_(NEEDS_CODE if config.get("auto_map") else UNKNOWN_KIND).format(kind=kind[:80]))
 
 
-@lru_cache(maxsize=1)
-def causal_models() -> frozenset[str]:
-    """The `model_type`s for which transformers has a causal language model; none where it is not installed.
+def has_scores(directory: Path) -> bool:
+    """Whether the installed transformers can put a scalar head on a model of this kind; also where it isn't installed.
+
+    Raises UserError where its configuration can't be read.
+    """
+    known = kinds_in(SCORED)
+    return not known or read_object(directory / CONFIG).get("model_type") in known
+
+
+@lru_cache
+def kinds_in(mapping: str) -> frozenset[str]:
+    """The `model_type`s for which transformers has a model by this mapping; none where it is not installed.
 
     Read from its source: importing it would load torch, which a process that serves pages does without.
     """
@@ -242,10 +251,11 @@ def causal_models() -> frozenset[str]:
         with PARSING:
             tree = ast.parse(path.read_text("utf-8")) if path.is_file() else ast.Module([], [])
         for node in tree.body:
-            if isinstance(node, ast.Assign) and [ast.unparse(name) for name in node.targets] == [CAUSAL]:
+            if isinstance(node, ast.Assign) and [ast.unparse(name) for name in node.targets] == [mapping]:
                 assert isinstance(node.value, ast.Call)
                 return frozenset(kind for kind, _ in ast.literal_eval(node.value.args[0]))
     return frozenset()
 
 
 CAUSAL: Final = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
+SCORED: Final = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"

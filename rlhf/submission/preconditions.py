@@ -18,7 +18,7 @@ from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, Training, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
-from rlhf.models.model_files import is_tied, read_header
+from rlhf.models.model_files import has_scores, is_tied, read_header
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
 from rlhf.models.self_test.kept_results import kept_result
@@ -64,6 +64,13 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
     if directory is None:
         return []
     found = quantised_problem(spec, base_model.quantisation(directory))
+    if spec.makes == "reward" and not has_scores(directory):
+        found.append(
+            _(
+                "The installed transformers has no scoring model of this base's kind, so a reward model can't grow on "
+                "it: train policies with DPO, which needs none."
+            )
+        )
     if spec.method == "prompt":
         found += virtual_problem(db.path.parent, parent.base)
     if spec.method not in ("lora", "qlora"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -217,6 +219,18 @@ def test_prompt_tuning_is_refused_on_a_base_that_does_not_take_virtual_tokens(
         assert said in refusal(judged, SFTSpec(method="prompt"))
         assert bool(refusal(judged, DPOSpec(method="prompt"))) != takes
         assert refusal(judged, SFTSpec(method="lora")) == ""
+
+
+@pytest.mark.parametrize(("kind", "scored"), [("llama", True), ("granite", False), ("gemma3", True)])
+def test_a_reward_model_is_refused_where_transformers_can_make_none(
+    judged: Database, on: Callable[[Path], None], tiny_model: Path, tmp_path: Path, kind: str, scored: bool
+) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text("utf-8"))
+    (other / "config.json").write_text(json.dumps({**config, "model_type": kind}), "utf-8")
+    on(other)
+    assert ("has no scoring model of this base's kind" in refusal(judged, RewardModelSpec())) != scored
+    assert refusal(judged, DPOSpec()) == ""
 
 
 def test_it_is_the_weights_under_the_parent_that_count(
