@@ -286,7 +286,7 @@ def states_at(causal: Any, depth: float, **inputs: Any) -> Tensor:
         return last
     layers = backbone(causal)(**inputs, use_cache=False, output_hidden_states=True).hidden_states
     found: Tensor = layers[round(depth * (len(layers) - 1))]
-    return found
+    return found[0] if found.ndim == 4 else found  # Gemma 3n's layers have several; the first one is computed with
 
 
 def packed_states(

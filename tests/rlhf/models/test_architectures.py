@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.models.hidden_states import summed_logps
+from rlhf.models.hidden_states import mean_states, summed_logps
 from rlhf.models.loading import context_of, leave_nothing_to_chance
 from rlhf.models.packing import pad
 from rlhf.models.self_test.trial import try_loaded
@@ -50,6 +50,15 @@ def test_log_probabilities_are_those_of_the_models_own_logits(family: str) -> No
     with torch.no_grad():
         ours = summed_logps(model, *pad(sequences(), 0), [0, 0, 1])
     torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gemma3n_text", "llama", "mamba"])
+def test_an_answers_states_at_any_depth_do_not_depend_on_what_is_beside_it(family: str) -> None:
+    model = tiny(family)
+    for depth in (0.0, 0.5, 1.0):
+        alone = torch.cat([mean_states(model, [one], 0, depth) for one in sequences()])
+        assert alone.shape == (3, 32)
+        torch.testing.assert_close(mean_states(model, sequences(), 0, depth), alone, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
