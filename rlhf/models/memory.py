@@ -44,6 +44,8 @@ WITHOUT_ADAPTER: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("llama4", "llama4_text"), ("router",)),
     "phimoe": ("router", "block_sparse_moe.gate"),  # in its modules and in its files
 }
+# Tables with a row for each place in a text.
+POSITIONS = ("wpe", "embed_positions", "position_embeddings")
 # NF4 with double quantisation: 4 bits and, per block of 64, a scale of 8 bits, itself scaled per 256 blocks by 32 bits
 # (Dettmers et al. 2023, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
@@ -105,6 +107,8 @@ class Shapes:
     """Bytes of its files, where its weights are quantised already and are loaded as they are; else 0."""
     without_adapter: tuple[str, ...] = ()
     """Names of linear layers that get no adapter."""
+    positions: int = 0
+    """Tokens of a text, where it has learnt its places one by one; 0 where it computes them."""
 
     @property
     def total(self) -> int:
@@ -159,6 +163,7 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
     heads = first_of(text, "num_attention_heads", "n_head")
     per_head = number_in(text, "head_dim") or hidden // heads
     words = [shape[0] for name, shape in tensors.items() if name.split(".")[-2:-1] in TABLES and len(shape) == 2]
+    learnt = [shape[0] for name, shape in tensors.items() if any(part in POSITIONS for part in name.split("."))]
     return Shapes(
         tensors=tensors,
         hidden=hidden,
@@ -168,6 +173,8 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
         vocabulary=max(words, default=0) or first_of(text, "vocab_size"),
         heads=heads,
         without_adapter=WITHOUT_ADAPTER.get(str(config.get("model_type")), ()),
+        # A table may have rows besides, as OPT's has.
+        positions=number_in(text, "n_positions", "max_position_embeddings") or learnt[0] if learnt else 0,
         stored=sum(file.stat().st_size for file, _ in files) if config.get("quantization_config") else 0,
     )
 

@@ -73,12 +73,24 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
         )
     if spec.method == "prompt":
         found += virtual_problem(db.path.parent, parent.base)
-    if spec.method not in ("lora", "qlora"):
-        return found
     try:
         shapes = memory.read_shapes(directory)
     except UserError:
         return found  # of a kind whose layers are not known before it is loaded
+    longest = spec.max_length + (spec.virtual_tokens if spec.method == "prompt" else 0)
+    if 0 < shapes.positions < longest:
+        found.append(
+            _(
+                "This base model has places for {positions} tokens, and an item may have {longest}: lower max_length "
+                "({max_length})."
+            ).format(positions=shapes.positions, longest=longest, max_length=spec.max_length)
+        )
+    return found + adapter_problem(shapes, spec) if spec.method in ("lora", "qlora") else found
+
+
+def adapter_problem(shapes: memory.Shapes, spec: TrainingSpec) -> list[str]:
+    """Why the adapter that a job asks for can't be put on layers of these shapes."""
+    found = []
     missing = memory.missing_targets(shapes, spec)
     if missing:
         layers = sorted({name.split(".")[-2] for name in shapes.adaptable})
