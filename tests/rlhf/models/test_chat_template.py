@@ -211,6 +211,18 @@ def test_a_template_without_a_token_that_ends_an_answer_is_refused(tiny_model: P
             read(other)
 
 
+def test_an_answer_may_end_with_what_begins_the_next_turn(tiny_model: Path, tmp_path: Path) -> None:
+    """As GLM-4's do."""
+    other = copy_of(tiny_model, tmp_path)
+    backend = ChatTokenizer(other).backend
+    backend.add_tokens([AddedToken(f"<|{role}|>", special=True) for role in ("user", "assistant")])
+    backend.save(str(other / "tokenizer.json"))
+    template = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+    (other / "chat_template.jinja").write_text(template, "utf-8")
+    for read in (ChatTokenizer, transformers_tokenizer):
+        assert read(other).eos_token == "<|user|>"
+
+
 @pytest.mark.parametrize("special", [True, False])
 def test_the_end_of_an_answer_is_found_whatever_its_letters(tiny_model: Path, tmp_path: Path, special: bool) -> None:
     """An end that has the letters of an answer, and one that was added without being called special."""
