@@ -193,7 +193,8 @@ def download(name: str) -> Path:
                 repo,
                 revision=revision or None,
                 allow_patterns=patterns,
-                ignore_patterns="*/*",  # in directories lie other forms of the same weights; to a pattern / is a letter
+                # Other forms of the same weights lie in directories (to a pattern / is a letter) and in Mistral's file.
+                ignore_patterns=["*/*", "consolidated*"],
             )
             return Path(found)
     except UserError as error:
@@ -332,9 +333,9 @@ def check(base: BaseModel, room: bool = True) -> BaseModel:
         raise UserError(
             _("{path} holds no model: there is no {config}. Choose another one.").format(path=base.path, config=CONFIG)
         )
-    weight_files(base.path)  # says what is missing before the memory is looked at
+    files = weight_files(base.path)  # says what is missing before the memory is looked at
     if room:
-        check_memory(base, sum(file.stat().st_size for file in base.path.glob("*.safetensors")))
+        check_memory(base, sum(file.stat().st_size for file in files if file.is_file()))
     check_architecture(base.path)
     check_weights(base.path)
     return replace(base, takes_system=takes_system(base.path), answers_plainly=answers_plainly(base.path))

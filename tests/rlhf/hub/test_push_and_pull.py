@@ -778,7 +778,7 @@ def test_a_base_from_the_hub_stays_at_its_commit_and_its_adapters_say_so(
     """A whole way round: base and adapter to the Hub, into another directory, and from there to the Hub again."""
     model, other = kitchen.model, tmp_path / "other"
     files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
-    beside = {"onnx/config.json": b"{}", "original/model.safetensors": b"gigabytes"}
+    beside = {"onnx/config.json": b"{}", "original/model.safetensors": b"gigabytes", "consolidated.safetensors": b"x"}
     sha = hub.add_repo("model", f"ann/{model.name}", {**files, **beside})
     publish(hub, kitchen)
     there = ("--data", str(other))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -170,3 +171,15 @@ def test_a_program_that_starts_again_asks_for_no_memory_that_its_workers_may_sti
     for ask in (base_model.prepare, base_model.ready):
         with pytest.raises(UserError, match=r"needs about 1\.0 GB of memory and 0\.0 GB are free"):
             ask(data_dir, str(tiny_model))
+
+
+def test_a_second_form_of_the_weights_asks_for_no_memory(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Mistral's models have it beside their shards."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "consolidated.safetensors").write_bytes(b"0" * 10_000_000)
+    asked: list[int] = []
+    monkeypatch.setattr(base_model, "check_memory", lambda base, weights: asked.append(weights))
+    base_model.check(BaseModel("model", model))
+    assert asked == [(model / "model.safetensors").stat().st_size]
