@@ -271,9 +271,9 @@ def check_settings(config: Mapping[str, Any], found: HubRevision) -> None:
     named = [name for name in UNUSABLE if config.get(name)]
     began, bias = config.get("init_lora_weights"), config.get("bias") or "none"
     if isinstance(began, str) and began.lower() not in HARMLESS_BEGINNINGS:
-        named.append(f"init_lora_weights {began[:40]}")
+        named.append(f"init_lora_weights={began[:40]}")
     if bias != "none":
-        named.append(f"bias {str(bias)[:40]}")
+        named.append(f"bias={str(bias)[:40]}")
     if named:
         raise UserError(
             _(
@@ -379,19 +379,16 @@ def check_words(path: Path, directory: Path, base: str) -> None:
 
     It is the base's tokenizer and template that they are given here. Tokens that they have besides do no harm.
     """
-    named = ""
-    if (path / TOKENIZER_FILE).is_file() and (directory / TOKENIZER_FILE).is_file():
-        theirs = read_backend(directory / TOKENIZER_FILE).get_vocab()
-        if any(theirs.get(word) != number for word, number in read_backend(path / TOKENIZER_FILE).get_vocab().items()):
-            named = _("vocabulary")
-    if not named and has_template(directory) and written(directory) != written(path):
-        named = _("chat template")
-    if named:
+    differs = has_template(directory) and written(directory) != written(path)
+    if not differs and all((place / TOKENIZER_FILE).is_file() for place in (path, directory)):
+        own, theirs = (read_backend(place / TOKENIZER_FILE).get_vocab() for place in (path, directory))
+        differs = any(theirs.get(word) != number for word, number in own.items())
+    if differs:
         raise UserError(
             _(
-                "These weights have another {named} than {base}, whose tokenizer and template they would be given "
-                "here. Use a data directory of their own: `pull --base` with another --data DIR."
-            ).format(named=named, base=base)
+                "These weights have another vocabulary or chat template than {base}, whose tokenizer and template "
+                "they would be given here. Use a data directory of their own: `pull --base` with another --data DIR."
+            ).format(base=base)
         )
 
 

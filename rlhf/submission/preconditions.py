@@ -459,6 +459,10 @@ def merge_problem(db: Database, policy: Policy) -> list[str]:
     return found or unmergeable(db, policy, ground)
 
 
+# Settings of an adapter for what is added to no matrix.
+UNMERGED = ("trainable_token_indices", "lora_bias")
+
+
 def unmergeable(db: Database, policy: Policy, ground: Path | None) -> list[str]:
     """Why an adapter from elsewhere would be merged into weights that answer otherwise; nothing where it is not here.
 
@@ -467,7 +471,7 @@ def unmergeable(db: Database, policy: Policy, ground: Path | None) -> list[str]:
     """
     with suppress(UserError):
         config = configuration(db, policy)
-        has = [name for name in ("trainable_token_indices", "lora_bias") if config.get(name)]
+        has = [name for name in UNMERGED if config.get(name)]
         if ground is not None and is_tied(ground):
             embeddings = {*memory.INPUT_EMBEDDINGS, *memory.OUTPUT_EMBEDDINGS}
             adapted = read_header(db.path.parent / str(policy.path) / "adapter_model.safetensors")

@@ -537,10 +537,10 @@ def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) 
             adapter({LAYER: (4, 64), OTHER: (64, 4), NORM: (64,)}, modules_to_save=["embed_tokens"]),
             r"brings a value .*norm\.weight\) .* modules_to_save",
         ),
-        *((adapter(init_lora_weights=name), rf"can't be used here \(init_lora_weights {name}\)") for name in CHANGING),
+        *((adapter(init_lora_weights=name), rf"can't be used here \(init_lora_weights={name}\)") for name in CHANGING),
         (adapter(layer_replication=[[0, 2], [0, 2]]), r"can't be used here \(layer_replication\)"),
         (adapter(alora_invocation_tokens=[5, 6]), r"can't be used here \(alora_invocation_tokens\)"),
-        (adapter(kasa_config={"a": 1}, bias="lora_only"), r"can't be used here \(kasa_config, bias lora_only\)"),
+        (adapter(kasa_config={"a": 1}, bias="lora_only"), r"can't be used here \(kasa_config, bias=lora_only\)"),
         (adapter({"prompt_embeddings": ()}), "is a single number"),
         (adapter({LAYER: (4, 64)}), "the two matrices of model.layers.0.self_attn.q_proj are not both there"),
         (adapter({OTHER: (64, 4)}), "are not both there"),
@@ -760,12 +760,14 @@ def test_whole_weights_of_other_words_or_another_template_are_refused(tmp_path: 
     tokenizer.write_text(json.dumps({**content, "added_tokens": content["added_tokens"] + more}), "utf-8")
     template.write_text(template.read_text("utf-8") + "{# without another word #}", "utf-8")
     pull_model.check_words(tiny_model, other, "base")
-    template.write_text(template.read_text("utf-8").replace("<|im_end|>", "<|im_end|>!"), "utf-8")
-    with pytest.raises(UserError, match="have another chat template than base"):
+    own = template.read_text("utf-8")
+    template.write_text(own.replace("<|im_end|>", "<|im_end|>!"), "utf-8")
+    with pytest.raises(UserError, match="have another vocabulary or chat template than base"):
         pull_model.check_words(tiny_model, other, "base")
+    template.write_text(own, "utf-8")
     numbers["a"], numbers["b"] = numbers["b"], numbers["a"]
     tokenizer.write_text(json.dumps(content), "utf-8")
-    with pytest.raises(UserError, match="have another vocabulary than base"):
+    with pytest.raises(UserError, match="have another vocabulary or chat template than base"):
         pull_model.check_words(tiny_model, other, "base")
     for path in other.iterdir():
         path.unlink()
