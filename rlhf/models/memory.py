@@ -432,11 +432,10 @@ def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Compon
             shapes.total * width,
             _("{total:,} in {width} bits").format(total=shapes.total, width=8 * width),
         )
-    packed = sum(outputs * inputs for outputs, inputs in shapes.linear.values())
+    # Experts are held together in memory, as parameters that bitsandbytes leaves as they are.
+    packed = sum(math.prod(shape) for name, shape in shapes.linear.items() if ".experts." not in name)
     rest = shapes.total - packed
-    why = _("{packed:,} in 4 bits, the embeddings ({rest:,}) in {width}").format(
-        packed=packed, rest=rest, width=8 * width
-    )
+    why = _("{packed:,} in 4 bits, the others ({rest:,}) in {width}").format(packed=packed, rest=rest, width=8 * width)
     return Component(N_("Frozen weights"), packed * NF4_BYTES + rest * width, why)
 
 

@@ -162,6 +162,17 @@ def test_layers_that_can_have_no_adapter_get_none(tmp_path: Path, family: str, l
     assert memory.missing_targets(shapes, named) == [left_out]
 
 
+def test_experts_that_are_held_together_are_not_held_in_four_bits(tmp_path: Path) -> None:
+    from rlhf.models.loading import load_quantised
+
+    built("qwen3_moe").save_pretrained(tmp_path)
+    held = load_quantised(tmp_path, torch.bfloat16).named_parameters()
+    plain = [value.numel() for name, value in held if type(value).__name__ != "Params4bit" and "norm" not in name]
+    parts = memory.memory(memory.read_shapes(tmp_path), SFTSpec(method="qlora"), PROCESSOR)
+    (size,) = (part.size for part in parts if part.name == "Frozen weights")
+    assert 0.9 * 2 * sum(plain) < size
+
+
 def test_a_reward_models_head_is_counted(tiny_model: Path) -> None:
     from peft import get_peft_model
     from transformers import AutoModelForSequenceClassification
