@@ -38,7 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "exaone4": BOTH_KINDS,
     "falcon_h1": {
         **{"lm_head_multiplier": 0.3, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8},
-        "mamba_chunk_size": 8,
+        **{"mamba_chunk_size": 8, "embedding_multiplier": 2.0},
     },
     "gemma": {},
     "gemma2": {"final_logit_softcapping": 4.0, "attn_logit_softcapping": 4.0, **BOTH_KINDS},
@@ -99,6 +99,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+def with_eyes(**settings: Any) -> dict[str, Any]:
+    """What a Gemma 3 has that also sees: sizes of its words and of its pictures, each in a configuration of its own."""
+    eyes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return {
+        "text_config": {**TINY, **BOTH_KINDS, **settings},
+        "vision_config": {**eyes, "image_size": 28, "patch_size": 14},
+        "mm_tokens_per_image": 4,
+        **{"image_token_index": 60, "boi_token_index": 59, "eoi_token_index": 58},
+    }
+
+
 @cache
 def tiny(family: str) -> Any:
     """A model of this family in eval mode, float32; the same one each time, so leave it as it is."""
@@ -107,7 +118,8 @@ def tiny(family: str) -> Any:
 
 def built(family: str, **settings: Any) -> Any:
     """A new model of this family in eval mode, float32, all of whose weights are random, biases too."""
-    config = AutoConfig.for_model(family, **{**TINY, **SETTINGS.get(family, {}), **settings})
+    own = {} if "text_config" in settings else {**TINY, **SETTINGS.get(family, {})}
+    config = AutoConfig.for_model(family, **{**own, **settings})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

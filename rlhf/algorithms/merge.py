@@ -73,7 +73,8 @@ def merged(ground: Path, adapter: Path, run: Run) -> tuple[Any, float | None]:
 @torch.no_grad()
 def merge_layer(layer: Any) -> tuple[Tensor, Tensor]:
     """Add a layer's adapter to its weight; squared norms of the change and of what rounding to bfloat16 did to it."""
-    weight = layer.get_base_layer().weight
+    # Of experts that are held together PEFT adapts their module's parameters by name.
+    weight = getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))
     before_OI = weight.data.float()
     weight.data = before_OI
     layer.merge(safe_merge=True)

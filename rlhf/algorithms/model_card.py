@@ -324,7 +324,7 @@ def loading(about: Subject, record: PublishedFacts | None = None) -> str:
     ground = (under or Address(about.ground)).arguments if adapter else own.arguments
     quantised = adapter and about.weights == "nf4"
     names = sorted([model_class, "AutoTokenizer", *(["BitsAndBytesConfig"] if quantised else [])])
-    arguments = [ground, *(["num_labels=1", "pad_token_id=tokenizer.pad_token_id"] if reward else [])]
+    arguments = [ground, *(["num_labels=1"] if reward else [])]
     dtype = "float32" if about.weights == "fp32" else "bfloat16"
     lines = [
         *(["import json", "from pathlib import Path", ""] if reward else []),
@@ -343,6 +343,8 @@ def loading(about: Subject, record: PublishedFacts | None = None) -> str:
         ]
         arguments.append("quantization_config=four_bits")
     lines.append(f'model = {model_class}.from_pretrained({", ".join(arguments)}, dtype="{dtype}")')
+    if reward:
+        lines.append("model.config.get_text_config().pad_token_id = tokenizer.pad_token_id")
     if adapter:
         lines.append(f"model = PeftModel.from_pretrained(model, {own.arguments})")
     beside = f'"{about.revision}/reward.json"'

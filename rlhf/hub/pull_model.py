@@ -24,9 +24,20 @@ from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.jobs.descriptions import Made
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
-from rlhf.models.model_files import CONFIG, LARGEST_FILE, check_architecture, check_weights, read_header, read_object
+from rlhf.models.chat_template import ANSWER, ASKED, TOKENIZER_FILE, has_template, read_backend, read_format
+from rlhf.models.model_files import (
+    CONFIG,
+    LARGEST_FILE,
+    OUTPUTS,
+    check_architecture,
+    check_weights,
+    is_tied,
+    read_header,
+    read_object,
+)
 from rlhf.models.registry import Policy, PolicyForm, Weights
 from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
+from rlhf.models.template_process import TemplateRefused, conversation
 
 PULLED: Final = "pulled"
 TASKS: Final[Mapping[str, Made]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward"}
@@ -36,6 +47,10 @@ WEIGHTS: Final[tuple[Weights, ...]] = ("nf4", "bf16", "fp32")
 CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 SPARE_BYTES: Final = 100_000_000
+# Settings of adapters that change layers under them, or apply to some of the tokens only.
+UNUSABLE: Final = ("layer_replication", "alora_invocation_tokens", "kasa_config", "arrow_config")
+# How an adapter may have begun without changing the weights under it whenever it is loaded.
+HARMLESS_BEGINNINGS: Final = ("gaussian", "eva", "mica")
 
 
 @dataclass(frozen=True)
@@ -221,6 +236,8 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
     """What an adapter is and lies on. Raises UserError where it is of no use here."""
     config = read_object(directory / "adapter_config.json")
     form, kind = FORMS.get(str(config.get("peft_type"))), TASKS.get(str(config.get("task_type")))
+    if form == "lora" and config.get("task_type") is None:
+        kind = "policy"  # PEFT needs no task for it
     if form is None or kind is None:
         raise UserError(
             _("{source} is an adapter of type {kind} for {task}; Prefloop uses {forms} for {tasks}.").format(
@@ -231,6 +248,7 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
                 tasks=", ".join(TASKS),
             )
         )
+    check_settings(config, found)
     if kind == "reward":
         check_reward(directory, found)
     ground = ground_of(db, config, found)
@@ -238,8 +256,34 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
     under = base_path(db, data_dir) if ground is None else data_dir / str(ground.path)
     if under is not None:
         check_shapes(under, config, adapter, found)
+        if config.get("trainable_token_indices") and is_tied(under):
+            raise UserError(
+                _(
+                    "{source} has rows of its own for some tokens (trainable_token_indices), and the model under it "
+                    "uses the same rows for what it reads and writes: that can't be computed here. Ask its owner for "
+                    "an adapter without, or for merged weights."
+                ).format(source=found.source)
+            )
     check_ranks(config, adapter, found)
     return RegistryEntry(kind, form, None if ground is None else ground.id)
+
+
+def check_settings(config: Mapping[str, Any], found: HubRevision) -> None:
+    """Raises UserError where PEFT, loading an adapter, would change weights that others share, or compute otherwise."""
+    named = [name for name in UNUSABLE if config.get(name)]
+    began, bias = config.get("init_lora_weights"), config.get("bias") or "none"
+    if isinstance(began, str) and began.lower() not in HARMLESS_BEGINNINGS:
+        named.append(f"init_lora_weights={began[:40]}")
+    if bias != "none":
+        named.append(f"bias={str(bias)[:40]}")
+    if named:
+        raise UserError(
+            _(
+                "{source} has settings that can't be used here ({named}): loading it would change the weights under "
+                "it, which other policies share, or it would compute something else. Ask its owner for a plain LoRA "
+                "adapter, or for merged weights."
+            ).format(source=found.source, named=", ".join(named))
+        )
 
 
 def check_reward(directory: Path, found: HubRevision) -> None:
@@ -325,10 +369,38 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntr
                     "directory of their own: `pull --base` with another --data DIR."
                 ).format(base=base, told=told)
             )
+        check_words(path, directory, public_name(registry.by_revision(db, "base").base))
     check_architecture(directory)
     check_weights(directory)
     base_model.self_test(directory)
     return RegistryEntry("policy", "full")
+
+
+def check_words(path: Path, directory: Path, base: str) -> None:
+    """Raises UserError where whole weights were trained with other words, or another template, than the base's at path.
+
+    It is the base's tokenizer and template that they are given here. Tokens that they have besides do no harm.
+    """
+    differs = has_template(directory) and written(directory) != written(path)
+    if not differs and all((place / TOKENIZER_FILE).is_file() for place in (path, directory)):
+        own, theirs = (read_backend(place / TOKENIZER_FILE).get_vocab() for place in (path, directory))
+        differs = any(theirs.get(word) != number for word, number in own.items())
+    if differs:
+        raise UserError(
+            _(
+                "These weights have another vocabulary or chat template than {base}, whose tokenizer and template "
+                "they would be given here. Use a data directory of their own: `pull --base` with another --data DIR."
+            ).format(base=base)
+        )
+
+
+def written(directory: Path) -> str:
+    """How a model's template writes a short conversation; why it does not, where it refuses it."""
+    try:
+        told = [ASKED, {"role": "assistant", "content": ANSWER}, ASKED]
+        return conversation(read_format(directory), told, begins=True)
+    except TemplateRefused as refused:
+        return refused.reason
 
 
 def base_path(db: Database, data_dir: Path) -> Path | None:
@@ -357,8 +429,6 @@ PARTS: Final = (
     *("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "trainable_tokens_delta"),
 )
 KINDS_OF_VALUES: Final = ("weight", "bias")
-# Layers by which the words come out: where they are tied to the embeddings, no file has them.
-OUTPUTS: Final = ("lm_head", "embed_out")
 # The rank of an adapter that says none.
 PEFT_RANK: Final = 8
 # Layers that a reward model brings along.
@@ -382,6 +452,15 @@ def saved_of(name: str) -> tuple[str, str] | None:
     """The layer that was trained whole beside an adapter, and which of its values this is; None for other tensors."""
     layer, _, kind = name.removeprefix(WRAPPED).rpartition(".")
     return (layer, kind) if name.startswith(WRAPPED) and layer and kind in KINDS_OF_VALUES else None
+
+
+def is_stray(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a tensor is a value of a layer that is not said to be trained beside the adapter."""
+    if part_of(name) is not None or (found := saved_of(name)) is None:
+        return False
+    told = config.get("modules_to_save")
+    scores = SCORES if config.get("task_type") == "SEQ_CLS" else ()
+    return not any(f"{one}." in f"{found[0]}." for one in (*scores, *(told if isinstance(told, list) else ())))
 
 
 def numbered(layer: str) -> str:
@@ -411,6 +490,14 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, 
     described = read_object(under / CONFIG)
     layers = Layers(known, bool(base_model.quantisation(under)), described)
     for name, shape in adapter.items():
+        if is_stray(name, config):
+            raise UserError(
+                _(
+                    "{source} brings a value of the weights under it ({name}) without naming its layer in "
+                    "modules_to_save: it would change these for other policies, too. Ask its owner for the adapter "
+                    "alone (save_embedding_layers=False)."
+                ).format(source=found.source, name=name[:200])
+            )
         if name.endswith("prompt_embeddings"):
             fits = layers.width is None or shape[-1:] == (layers.width,)
         else:

@@ -271,7 +271,10 @@ def base_sha256(db: Database, data_dir: Path, base: str) -> str:
     weights are written here. Computed once; a base of 14 GB takes about half a minute.
     """
     found = None if base == EMBEDDED_NAME else on_this_machine(data_dir, base)
-    files = [] if found is None else sorted(found.glob("*.safetensors"))
+    weights = [] if found is None else sorted(found.glob("*.safetensors"))
+    files = [
+        file for file in weights if not file.name.startswith("consolidated")
+    ]  # the same again, not fetched any more
     if not files:
         return ""
     mark = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

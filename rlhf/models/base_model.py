@@ -60,6 +60,8 @@ class BaseModel:
     path: Path
     takes_system: bool = True
     """Whether its chat template takes system messages."""
+    answers_plainly: bool = True
+    """Whether its chat template writes an answer as it begins one, so that people's answers are learnt as they read."""
     untried: str = ""
     """Why it could not be tried on this machine; empty where it was, and where it was not asked for."""
 
@@ -67,12 +69,16 @@ class BaseModel:
     def remark(self) -> str:
         """What to know of it before prompts are gathered, after a blank; empty for most models."""
         system = _("Its chat template takes no system messages: prompts with one are left out with this model.")
+        otherwise = _(
+            "Its chat template writes an answer that was given otherwise than it begins one (it has the model think "
+            "first, say, or name a channel): from answers that people wrote the model learns to leave that out."
+        )
         untried = _(
             "It is stored quantised and could not be tried on this machine ({reason}): whether it is computed rightly "
             "is not known. Look at its first answers, or prepare it where it can be computed."
         ).format(reason=self.untried)
-        said = (*(() if self.takes_system else (system,)), *((untried,) if self.untried else ()))
-        return "".join(f" {sentence}" for sentence in said)
+        said = {system: not self.takes_system, otherwise: not self.answers_plainly, untried: self.untried}
+        return "".join(f" {sentence}" for sentence, holds in said.items() if holds)
 
 
 def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
@@ -200,7 +206,8 @@ def download(name: str) -> Path:
                 repo,
                 revision=revision or None,
                 allow_patterns=patterns,
-                ignore_patterns="*/*",  # in directories lie other forms of the same weights; to a pattern / is a letter
+                # Other forms of the same weights lie in directories (to a pattern / is a letter) and in Mistral's file.
+                ignore_patterns=["*/*", "consolidated*"],
             )
             return Path(found)
     except UserError as error:
@@ -339,12 +346,23 @@ def check(base: BaseModel, room: bool = True) -> BaseModel:
         raise UserError(
             _("{path} holds no model: there is no {config}. Choose another one.").format(path=base.path, config=CONFIG)
         )
-    weight_files(base.path)  # says what is missing before the memory is looked at
+    files = weight_files(base.path)  # says what is missing before the memory is looked at
     if room:
-        check_memory(base, sum(file.stat().st_size for file in base.path.glob("*.safetensors")))
+        check_memory(base, sum(file.stat().st_size for file in files if file.is_file()))
     check_architecture(base.path)
     check_weights(base.path)
-    return replace(base, takes_system=takes_system(base.path))
+    return replace(base, takes_system=takes_system(base.path), answers_plainly=answers_plainly(base.path))
+
+
+def answers_plainly(path: Path) -> bool:
+    """Whether a model's chat template, told not to let it think, writes an answer as it begins one, but for blanks.
+
+    Raises TemplateRefused where it writes none.
+    """
+    known = read_format(path, no_thinking=True)
+    answered = conversation(known, [ASKED, {"role": "assistant", "content": ANSWER}])
+    begun = conversation(known, [ASKED], begins=True) + ANSWER
+    return "".join(answered.split()).startswith("".join(begun.split()))
 
 
 def takes_system(path: Path) -> bool:

@@ -182,15 +182,24 @@ def end_of_turn(tokenizer: Any) -> str:
     _before, answer, rest = conversation(tokenizer, turn).rpartition(ANSWER)
     if not answer:
         raise TemplateRefused(_("it leaves out what the assistant says."))
-    after = tokenizer(rest, add_special_tokens=False)["input_ids"]
-    special, added = special_ids(tokenizer), tokenizer.added_tokens_decoder
-    # Some models' end of a turn was added to the vocabulary and not called special.
-    ends = [token for token in after if token in special] or [token for token in after if token in added]
+    ends = marks_in(tokenizer, rest)
+    if not ends:
+        # GLM-4's end an answer with what begins the user's next turn.
+        following = conversation(tokenizer, [*turn, ASKED]).rpartition(ANSWER)[2]
+        ends = marks_in(tokenizer, following.partition(QUESTION)[0])
     if not ends:
         raise TemplateRefused(
             _("it has no token that ends an answer: put {{ eos_token }} behind what the assistant says.")
         )
     return str(tokenizer.convert_ids_to_tokens(ends[0]))
+
+
+def marks_in(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text that are no words."""
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    special, added = special_ids(tokenizer), tokenizer.added_tokens_decoder
+    # Some models' end of a turn was added to the vocabulary and not called special.
+    return [token for token in tokens if token in special] or [token for token in tokens if token in added]
 
 
 def has_row(directory: Path, token: int) -> bool:

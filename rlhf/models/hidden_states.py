@@ -195,6 +195,30 @@ def virtual_ids(causal: Any, virtual_KH: Tensor | None) -> list[int]:
     return list(range(first, first + len(virtual_KH)))
 
 
+@torch.no_grad()
+def takes_embeddings(causal: Any) -> bool:
+    """Whether a model makes of virtual tokens what it makes of the tokens whose embeddings they have, if any's.
+
+    Some multiply embeddings where they look them up, or look up more by the ids of tokens.
+    """
+    device, table = causal.device, causal.get_input_embeddings()
+    (ids,) = random_ids(causal, (8,))
+    ids_1T = torch.tensor([ids], device=device)
+    with torch.autocast(device.type, enabled=False):
+        expected = states_at(causal, 1.0, input_ids=ids_1T).float()
+        try:
+            rows_KH = table(ids_1T[0, :2])
+            virtual_1T = ids_1T.clone()
+            virtual_1T[0, :2] = torch.tensor(virtual_ids(causal, rows_KH))
+            found = states_at(causal, 1.0, **embed(causal, virtual_1T, rows_KH)).float()
+            states_at(causal, 1.0, **embed(causal, virtual_1T, rows_KH.flip(-1) / 2))
+        except torch.OutOfMemoryError:
+            raise  # says nothing of the model
+        except FAILURES:
+            return False
+    return bool((found - expected).norm() <= AGREEMENT.get(causal.dtype, 0.05) * expected.norm())
+
+
 def completions(
     model: Any,
     ids_BT: Tensor,
@@ -262,7 +286,7 @@ def states_at(causal: Any, depth: float, **inputs: Any) -> Tensor:
         return last
     layers = backbone(causal)(**inputs, use_cache=False, output_hidden_states=True).hidden_states
     found: Tensor = layers[round(depth * (len(layers) - 1))]
-    return found
+    return found[0] if found.ndim == 4 else found  # Gemma 3n's layers have several; the first one is computed with
 
 
 def packed_states(

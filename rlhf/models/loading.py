@@ -23,7 +23,8 @@ from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
 from rlhf.models import registry
 from rlhf.models.chat_template import end_of_turn, has_row, options_of, read_format
 from rlhf.models.hidden_states import PACKS
-from rlhf.models.model_files import CONFIG
+from rlhf.models.memory import WITHOUT_ADAPTER
+from rlhf.models.model_files import CONFIG, read_json
 from rlhf.models.registry import Policy, Weights
 from rlhf.models.sampling import SHARES
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
@@ -199,8 +200,8 @@ def stay_in_eval_mode(module: torch.nn.Module) -> None:
     module.train = train  # type: ignore[method-assign]
 
 
-def adapter_config(spec: TrainingSpec, tokenizer_path: Path, task: str = "CAUSAL_LM") -> Any:
-    """PEFT's configuration of the adapter that a spec asks for; None for full fine-tuning."""
+def adapter_config(spec: TrainingSpec, base_path: Path, task: str = "CAUSAL_LM") -> Any:
+    """PEFT's configuration of the adapter that a spec asks for on this base; None for full fine-tuning."""
     from peft import LoraConfig, PromptTuningConfig, PromptTuningInit
 
     if spec.method == "full":
@@ -213,13 +214,14 @@ def adapter_config(spec: TrainingSpec, tokenizer_path: Path, task: str = "CAUSAL
             # Not PEFT's RANDOM, whose vectors lie far from those of any token.
             prompt_tuning_init=PromptTuningInit.TEXT if by_text else PromptTuningInit.SAMPLE_VOCAB,
             prompt_tuning_init_text=spec.virtual_text if by_text else None,
-            tokenizer_name_or_path=str(tokenizer_path) if by_text else None,
+            tokenizer_name_or_path=str(base_path) if by_text else None,
         )
     return LoraConfig(
         task_type=task,
         r=spec.lora_r,
         lora_alpha=spec.lora_alpha,
         target_modules=list(target_layers(spec)) or "all-linear",
+        exclude_modules=list(WITHOUT_ADAPTER.get(str(read_json(base_path / CONFIG).get("model_type")), ())) or None,
         use_dora=spec.dora,
         use_rslora=spec.rslora,
         init_lora_weights=True if spec.lora_init == "default" else spec.lora_init,

@@ -31,10 +31,21 @@ from rlhf.models.model_files import read_header, weight_files
 GB = 1e9
 INPUT_EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions")
 OUTPUT_EMBEDDINGS = ("lm_head", "embed_out")
+# The ends of the names of tables with a row for each word.
+TABLES = (["embed_tokens"], ["wte"], ["embed_in"], ["word_embeddings"])
 # What files hold besides parameters: rotary frequencies, which are computed, and how quantised weights are unpacked.
 BESIDES = ("inv_freq", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
 # Where bitsandbytes writes the shape of a weight that it packed into 4 bits.
 PACKED = ".quant_state.bitsandbytes__"
+# Linear layers that get no adapter, by the kind of model: PEFT refuses what Mamba's kernels compute by themselves, and
+# routers return more than their product.
+WITHOUT_ADAPTER: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), ("out_proj",)),
+    **dict.fromkeys(("llama4", "llama4_text"), ("router",)),
+    "phimoe": ("router", "block_sparse_moe.gate"),  # in its modules and in its files
+}
+# Tables with a row for each place in a text.
+POSITIONS = ("wpe", "embed_positions", "position_embeddings")
 # NF4 with double quantisation: 4 bits and, per block of 64, a scale of 8 bits, itself scaled per 256 blocks by 32 bits
 # (Dettmers et al. 2023, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
@@ -94,6 +105,10 @@ class Shapes:
     """Of attention, in one layer."""
     stored: int = 0
     """Bytes of its files, where its weights are quantised already and are loaded as they are; else 0."""
+    without_adapter: tuple[str, ...] = ()
+    """Names of linear layers that get no adapter."""
+    positions: int = 0
+    """Tokens of a text, where it has learnt its places one by one; 0 where it computes them."""
 
     @property
     def total(self) -> int:
@@ -109,6 +124,12 @@ class Shapes:
             for name, shape in self.tensors.items()
             if len(shape) == 2 and name.endswith(".weight") and not any(part in others for part in name.split("."))
         }
+
+    @cached_property
+    def adaptable(self) -> dict[str, tuple[int, int]]:
+        """The linear layers that may get an adapter."""
+        others = self.without_adapter
+        return {name: shape for name, shape in self.linear.items() if not any(ends(name, other) for other in others)}
 
     @property
     def own_head(self) -> int:
@@ -128,7 +149,7 @@ def read_shapes(directory: Path) -> Shapes:
 def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> Shapes:
     """The shapes in files that were last changed at these times: read once."""
     config = json.loads(config_file.read_text("utf-8"))
-    text = {**config, **config.get("text_config", {})}
+    text = {**config, **(config.get("text_config") or {})}
     tensors: dict[str, tuple[int, ...]] = {}
     for file, _size in files:
         tensors |= shapes_in(file)
@@ -140,15 +161,20 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
         }
     hidden = first_of(text, "hidden_size", "n_embd", "d_model")
     heads = first_of(text, "num_attention_heads", "n_head")
-    per_head = text.get("head_dim") or hidden // heads
+    per_head = number_in(text, "head_dim") or hidden // heads
+    words = [shape[0] for name, shape in tensors.items() if name.split(".")[-2:-1] in TABLES and len(shape) == 2]
+    learnt = [shape[0] for name, shape in tensors.items() if any(part in POSITIONS for part in name.split("."))]
     return Shapes(
         tensors=tensors,
         hidden=hidden,
         layers=first_of(text, "num_hidden_layers", "n_layer"),
-        inner=text.get("intermediate_size") or text.get("n_inner") or 4 * hidden,
-        key_value=(text.get("num_key_value_heads") or heads) * per_head,
-        vocabulary=text["vocab_size"],
+        inner=number_in(text, "intermediate_size", "n_inner") or 4 * hidden,
+        key_value=(number_in(text, "num_key_value_heads") or heads) * per_head,
+        vocabulary=max(words, default=0) or first_of(text, "vocab_size"),
         heads=heads,
+        without_adapter=WITHOUT_ADAPTER.get(str(config.get("model_type")), ()),
+        # A table may have rows besides, as OPT's has.
+        positions=number_in(text, "n_positions", "max_position_embeddings") or learnt[0] if learnt else 0,
         stored=sum(file.stat().st_size for file, _ in files) if config.get("quantization_config") else 0,
     )
 
@@ -168,10 +194,20 @@ def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
 
 def first_of(config: Mapping[str, Any], *names: str) -> int:
     """The number under the first of these names that a configuration has. Raises UserError if it has none."""
-    for name in names:
-        if config.get(name):
-            return int(config[name])
+    found = number_in(config, *names)
+    if found:
+        return found
     raise UserError(_("The model's config.json names no {names}, so nothing can be estimated.").format(names=names[0]))
+
+
+def number_in(config: Mapping[str, Any], *names: str) -> int:
+    """The number under the first of these names that a configuration has, of several by layer the largest; else 0."""
+    for name in names:
+        values = config.get(name)
+        numbers = [value for value in (values if isinstance(values, list) else [values]) if isinstance(value, int)]
+        if any(numbers):
+            return max(numbers)
+    return 0
 
 
 # ---------------------------------------------------------------------------------------------------------- parameters
@@ -225,13 +261,13 @@ def targets(shapes: Shapes, spec: TrainingSpec) -> dict[str, tuple[int, int]]:
     """The linear layers that get an adapter."""
     wanted = target_layers(spec)
     if not wanted:
-        return shapes.linear
-    return {name: shape for name, shape in shapes.linear.items() if any(ends(name, end) for end in wanted)}
+        return shapes.adaptable
+    return {name: shape for name, shape in shapes.adaptable.items() if any(ends(name, end) for end in wanted)}
 
 
 def missing_targets(shapes: Shapes, spec: TrainingSpec) -> list[str]:
-    """What a spec wants adapters on and the model has no linear layer of."""
-    return [end for end in target_layers(spec) if not any(ends(name, end) for name in shapes.linear)]
+    """What a spec wants adapters on and the model has no linear layer of that can have one."""
+    return [end for end in target_layers(spec) if not any(ends(name, end) for name in shapes.adaptable)]
 
 
 def ends(weight: str, end: str) -> bool:
@@ -396,11 +432,10 @@ def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Compon
             shapes.total * width,
             _("{total:,} in {width} bits").format(total=shapes.total, width=8 * width),
         )
-    packed = sum(outputs * inputs for outputs, inputs in shapes.linear.values())
+    # Experts are held together in memory, as parameters that bitsandbytes leaves as they are.
+    packed = sum(math.prod(shape) for name, shape in shapes.linear.items() if ".experts." not in name)
     rest = shapes.total - packed
-    why = _("{packed:,} in 4 bits, the embeddings ({rest:,}) in {width}").format(
-        packed=packed, rest=rest, width=8 * width
-    )
+    why = _("{packed:,} in 4 bits, the others ({rest:,}) in {width}").format(packed=packed, rest=rest, width=8 * width)
     return Component(N_("Frozen weights"), packed * NF4_BYTES + rest * width, why)
 
 

@@ -27,6 +27,8 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 DESERIALISING: Final = "Error while deserializing header: "
 INDEX: Final = "model.safetensors.index.json"
+# Layers by which the words come out: where they are tied to the embeddings, files need not have them.
+OUTPUTS: Final = ("lm_head", "embed_out")
 UNKNOWN_KIND: Final = N_(
     "The installed transformers can't load a '{kind}' model as a causal language model: it has none. Choose another "
     "model, or update Prefloop."
@@ -122,6 +124,20 @@ def tensor_of(entry: Mapping[str, Any], start: int) -> Tensor:
     return Tensor(tuple(entry["shape"]), start + begin, start + end)
 
 
+def is_tied(directory: Path) -> bool:
+    """Whether a model's words come out by its embeddings: its files have no output matrix, or it says so.
+
+    Raises UserError where its files can't be read.
+    """
+    config = read_json(directory / CONFIG)
+    text = config.get("text_config")
+    if {**config, **(text if isinstance(text, Mapping) else {})}.get("tie_word_embeddings"):
+        return True
+    return not any(
+        part in OUTPUTS for file in weight_files(directory) for name in read_header(file) for part in name.split(".")
+    )
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files that transformers loads from a model's directory. Raises UserError if there are none."""
     if (directory / WEIGHTS).is_file():
@@ -203,7 +219,7 @@ def tokens_known(directory: Path) -> int | None:
 def check_architecture(directory: Path) -> None:
     """Raises UserError where the installed transformers has no causal language model of this kind of its own."""
     config = read_object(directory / CONFIG)
-    kind, known = config.get("model_type"), causal_models()
+    kind, known = config.get("model_type"), kinds_in(CAUSAL)
     if not isinstance(kind, str) or not kind:
         raise UserError(
             _("{directory} names no model_type, so nobody can tell what to load. Restore it.").format(
@@ -214,9 +230,18 @@ def check_architecture(directory: Path) -> None:
         raise UserError(_(NEEDS_CODE if config.get("auto_map") else UNKNOWN_KIND).format(kind=kind[:80]))
 
 
-@lru_cache(maxsize=1)
-def causal_models() -> frozenset[str]:
-    """The `model_type`s for which transformers has a causal language model; none where it is not installed.
+def has_scores(directory: Path) -> bool:
+    """Whether the installed transformers can put a scalar head on a model of this kind; also where it isn't installed.
+
+    Raises UserError where its configuration can't be read.
+    """
+    known = kinds_in(SCORED)
+    return not known or read_object(directory / CONFIG).get("model_type") in known
+
+
+@lru_cache
+def kinds_in(mapping: str) -> frozenset[str]:
+    """The `model_type`s for which transformers has a model by this mapping; none where it is not installed.
 
     Read from its source: importing it would load torch, which a process that serves pages does without.
     """
@@ -226,10 +251,11 @@ def causal_models() -> frozenset[str]:
         with PARSING:
             tree = ast.parse(path.read_text("utf-8")) if path.is_file() else ast.Module([], [])
         for node in tree.body:
-            if isinstance(node, ast.Assign) and [ast.unparse(name) for name in node.targets] == [CAUSAL]:
+            if isinstance(node, ast.Assign) and [ast.unparse(name) for name in node.targets] == [mapping]:
                 assert isinstance(node.value, ast.Call)
                 return frozenset(kind for kind, _ in ast.literal_eval(node.value.args[0]))
     return frozenset()
 
 
 CAUSAL: Final = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
+SCORED: Final = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"

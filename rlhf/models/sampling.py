@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, Literal
@@ -284,7 +285,6 @@ def draw(
     if written is not None:
         criteria.append(StreamCallback(tokenizer, ids_BT.shape[1], ends, samples, written, show_seconds))
     settings = GenerationConfig(
-        # The model's own settings (a repetition penalty, say) would shape answers without being recorded.
         max_new_tokens=sampling.max_new_tokens,
         do_sample=False,  # the sampler's noise is in the scores already: their largest is the draw
         eos_token_id=sorted(ends),
@@ -343,14 +343,15 @@ def continued(
     while left and len(alive):
         settings.max_new_tokens = min(left, SPELL) if cache and not watched else left
         before = ids_BT.shape[1]
-        ids_BT = causal.generate(
-            input_ids=ids_BT,
-            attention_mask=mask_BT,
-            **cache,
-            generation_config=settings,
-            logits_processor=LogitsProcessorList([sampler]),
-            stopping_criteria=StoppingCriteriaList(criteria),
-        )
+        with own_settings_aside(causal):
+            ids_BT = causal.generate(
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                **cache,
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([sampler]),
+                stopping_criteria=StoppingCriteriaList(criteria),
+            )
         new_BT = ids_BT[:, before:]
         for row, ids in zip(alive.tolist(), new_BT.tolist(), strict=True):
             answers[row] += ids
@@ -363,6 +364,21 @@ def continued(
         sampler.seeds_B = sampler.seeds_B[going.cpu()]
         cache["past_key_values"].reorder_cache(going)
     return answers
+
+
+@contextmanager
+def own_settings_aside(causal: Any) -> Iterator[None]:
+    """Inside, a model has no settings of its own for drawing, with which transformers fills in all that ours leave out.
+
+    A repetition penalty, say, would shape answers without being recorded. Where it ends an answer is kept: a draw
+    between two tokens of this one asks for it.
+    """
+    own = causal.generation_config
+    causal.generation_config = GenerationConfig(eos_token_id=own.eos_token_id)
+    try:
+        yield
+    finally:
+        causal.generation_config = own
 
 
 # Of the models in memory, which can go on from prompts that were computed once for several answers.
@@ -393,9 +409,10 @@ def sharing_agrees(causal: Any) -> bool:
     with torch.autocast(causal.device.type, enabled=False), narrow_window(causal.config.get_text_config()):
         try:
             cache = prefilled(causal, ids_PT, mask_PT, None, 2)
-            made = causal.generate(
-                input_ids=ids_BT, attention_mask=mask_BT, past_key_values=cache, generation_config=settings
-            )
+            with own_settings_aside(causal):
+                made = causal.generate(
+                    input_ids=ids_BT, attention_mask=mask_BT, past_key_values=cache, generation_config=settings
+                )
         except torch.OutOfMemoryError:
             raise  # says nothing of the model
         except FAILURES:

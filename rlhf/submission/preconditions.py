@@ -18,8 +18,10 @@ from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, Training, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
+from rlhf.models.model_files import has_scores, is_tied, read_header
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
+from rlhf.models.self_test.kept_results import kept_result
 
 
 def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
@@ -62,15 +64,36 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
     if directory is None:
         return []
     found = quantised_problem(spec, base_model.quantisation(directory))
-    if spec.method not in ("lora", "qlora"):
-        return found
+    if spec.makes == "reward" and not has_scores(directory):
+        found.append(
+            _(
+                "The installed transformers has no scoring model of this base's kind, so a reward model can't grow on "
+                "it: train policies with DPO, which needs none."
+            )
+        )
+    if spec.method == "prompt":
+        found += virtual_problem(db.path.parent, parent.base)
     try:
         shapes = memory.read_shapes(directory)
     except UserError:
         return found  # of a kind whose layers are not known before it is loaded
+    longest = spec.max_length + (spec.virtual_tokens if spec.method == "prompt" else 0)
+    if 0 < shapes.positions < longest:
+        found.append(
+            _(
+                "This base model has places for {positions} tokens, and an item may have {longest}: lower max_length "
+                "({max_length})."
+            ).format(positions=shapes.positions, longest=longest, max_length=spec.max_length)
+        )
+    return found + adapter_problem(shapes, spec) if spec.method in ("lora", "qlora") else found
+
+
+def adapter_problem(shapes: memory.Shapes, spec: TrainingSpec) -> list[str]:
+    """Why the adapter that a job asks for can't be put on layers of these shapes."""
+    found = []
     missing = memory.missing_targets(shapes, spec)
     if missing:
-        layers = sorted({name.split(".")[-2] for name in shapes.linear})
+        layers = sorted({name.split(".")[-2] for name in shapes.adaptable})
         found.append(
             _(
                 "lora_targets '{lora_targets}' needs layers named {missing}, and this model has none: its "
@@ -88,6 +111,20 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
                 ).format(lora_r=spec.lora_r, sides=min(sides))
             )
     return found
+
+
+def virtual_problem(data_dir: Path, base: str) -> list[str]:
+    """Why virtual tokens can't be put before prompts, by the base's self-test; nothing where there was none."""
+    directory = base_model.on_this_machine(data_dir, base)
+    tried = None if directory is None else kept_result(data_dir, directory)
+    if tried is None or tried.virtual_tokens:
+        return []
+    return [
+        _(
+            "This base model does not take virtual tokens as it takes words, or answers don't go on from them, so "
+            "prompt tuning would not make what is trained: use the method lora or qlora."
+        )
+    ]
 
 
 def quantised_problem(spec: TrainingSpec, how: str) -> list[str]:
@@ -300,7 +337,7 @@ def linear_layers(db: Database, policy: Policy) -> set[str]:
     """The linear layers of the weights that a policy lies on; none where these are not known."""
     directory = ground_directory(db, policy)
     try:
-        return set() if directory is None else {*memory.read_shapes(directory).linear}
+        return set() if directory is None else {*memory.read_shapes(directory).adaptable}
     except UserError:
         return set()
 
@@ -308,7 +345,8 @@ def linear_layers(db: Database, policy: Policy) -> set[str]:
 # What an adapter may have that no job here could give it: it would be left out, or mean something else, in going on.
 BEYOND: tuple[str, ...] = (
     *("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication", "exclude_modules", "lora_bias"),
-    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config"),
+    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config", "layers_pattern"),
+    *("kasa_config", "monteclora_config", "velora_config", "use_bdlora", "use_qalora"),
 )
 
 
@@ -418,7 +456,34 @@ def merge_problem(db: Database, policy: Policy) -> list[str]:
                 revision=policy.revision, how=_(how)
             )
         )
-    return found
+    return found or unmergeable(db, policy, ground)
+
+
+# Settings of an adapter for what is added to no matrix.
+UNMERGED = ("trainable_token_indices", "lora_bias")
+
+
+def unmergeable(db: Database, policy: Policy, ground: Path | None) -> list[str]:
+    """Why an adapter from elsewhere would be merged into weights that answer otherwise; nothing where it is not here.
+
+    Its rows for some tokens are not added to any matrix, nor is a bias to a layer without one. And a matrix by which
+    words are read and written, of which it changes one use, can't be both.
+    """
+    with suppress(UserError):
+        config = configuration(db, policy)
+        has = [name for name in UNMERGED if config.get(name)]
+        if ground is not None and is_tied(ground):
+            embeddings = {*memory.INPUT_EMBEDDINGS, *memory.OUTPUT_EMBEDDINGS}
+            adapted = read_header(db.path.parent / str(policy.path) / "adapter_model.safetensors")
+            words = {word for name in adapted if ".lora_" in name for word in name.split(".")}
+            has += sorted(words & embeddings)
+        if has:
+            return [
+                _("{revision} changes what can't be merged into weights ({named}), so it stays an adapter.").format(
+                    revision=policy.revision, named=", ".join(has)
+                )
+            ]
+    return []
 
 
 def needed_by(db: Database, policy: Policy) -> list[str]:

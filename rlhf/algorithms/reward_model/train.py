@@ -102,8 +102,8 @@ def build_trainer(
     run: Run | None = None,
 ) -> ComparisonTrainer:
     """The trainer with its adapter and head, which hold the parent's weights where it is a reward model."""
-    head = {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
-    model = load_for_training(start.ground, spec, AutoModelForSequenceClassification, tried=start.tried, **head)
+    # TRL says which token pads, wherever the configuration has that.
+    model = load_for_training(start.ground, spec, AutoModelForSequenceClassification, tried=start.tried, num_labels=1)
     torch.nn.init.zeros_(model.score.weight)
     trainer = ComparisonTrainer(
         spec,

@@ -18,7 +18,7 @@ DIRECTORY: Final = "self-tests"
 # Whose versions decide what is computed with a model's files.
 COMPUTING: Final = ("torch", "transformers")
 # Raised whenever something else is tried, or computed in another way.
-TRIAL: Final = 2
+TRIAL: Final = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class SelfTestResult:
     """Several sequences in one row are computed as if they were alone; else training pads them."""
     shares_prompts: bool
     """A prompt is computed once for several answers; else each answer begins with its own."""
+    virtual_tokens: bool = True
+    """Virtual tokens are computed as words are, and answers go on from them; else there is no prompt tuning."""
 
 
 def mark_of(directory: Path) -> str:

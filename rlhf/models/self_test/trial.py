@@ -1,4 +1,4 @@
-"""A model's self-test: padded and packed answers, the model's own logits, and answers drawn with and without a cache.
+"""A model's self-test: padded, packed, virtual tokens, the model's own logits, answers drawn with and without a cache.
 
 `python -m rlhf.models.self_test.trial DIRECTORY` loads the model, on the processor, and prints what is true of it, or
 says on stderr why it can't be used. What is learnt, checked and judged stands on log-probabilities of hidden states,
@@ -24,7 +24,7 @@ from annotation.environment import keep_private
 from annotation.records import Sampling, UserError
 from annotation.translation import _
 from rlhf.models import base_model
-from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps
+from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps, takes_embeddings
 from rlhf.models.loading import leave_nothing_to_chance, load_whole, placement
 from rlhf.models.model_files import check_weights
 from rlhf.models.packing import pad
@@ -113,7 +113,8 @@ def tried(model: Any) -> SelfTestResult:
         answering_B = torch.stack([own_logp(model, *sequence) for sequence in sequences])
         demand(model, own_B, answering_B, _("When it answers it computes something else than in training."))
         demand_drawn(model, [one, other])
-    return SelfTestResult(packs, shares_prompts(model))
+    shares = shares_prompts(model)
+    return SelfTestResult(packs, shares, shares and takes_embeddings(model))
 
 
 def padded(model: Any, sequences: Sequence[tuple[Ids, Ids]]) -> tuple[Tensor, Tensor, Tensor]:

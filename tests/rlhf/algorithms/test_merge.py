@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
+from annotation.database import Database
 from annotation.records import Sampling, UserError
+from rlhf.algorithms import merge
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -22,9 +25,12 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run, perform
 from rlhf.models import registry
-from rlhf.models.loading import LoadedPolicies, load_plain
+from rlhf.models.hidden_states import random_ids
+from rlhf.models.loading import LoadedPolicies, adapter_config, load_plain
 from rlhf.models.sampling import draw
 from rlhf.submission import job_submission
+from rlhf.submission.preconditions import merge_problem
+from tests.architectures import built
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
 
@@ -231,6 +237,76 @@ def test_what_is_no_lora_adapter_is_refused_with_the_reason(taught: Machine) -> 
             taught.submit(MergeSpec(revision=policy.revision))
     with pytest.raises(UserError, match="no policy 'nothing'"):
         taught.submit(MergeSpec(revision="nothing"))
+
+
+@pytest.mark.parametrize(
+    ("config", "tied", "named"),
+    [
+        ({"target_modules": ["q_proj", "embed_tokens", "lm_head"]}, False, ""),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, True, "embed_tokens"),
+        ({"target_modules": ["q_proj", "lm_head"]}, True, "lm_head"),
+        ({"trainable_token_indices": [5]}, False, "trainable_token_indices"),
+        ({"lora_bias": True}, False, "lora_bias"),
+    ],
+)
+def test_an_adapter_that_would_answer_otherwise_once_it_is_merged_is_refused(
+    db: Database, tmp_path: Path, config: dict[str, Any], tied: bool, named: str
+) -> None:
+    base = built("llama", tie_word_embeddings=tied)
+    base.save_pretrained(tmp_path / "base")
+    files = db.path.parent / "adapters" / "from-elsewhere"
+    settings: dict[str, Any] = {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **config}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        get_peft_model(base, LoraConfig(**settings)).save_pretrained(files)
+    with db.transaction() as connection:
+        connection.execute("UPDATE model SET base = ?", (str(tmp_path / "base"),))
+    policy = registry.add(
+        db,
+        revision="from-elsewhere",
+        algorithm="pulled",
+        base=str(tmp_path / "base"),
+        parent_id=1,
+        job_id=None,
+        path="adapters/from-elsewhere",
+        sha256="",
+        kind="policy",
+        form="lora",
+        weights="bf16",
+        source="a/b@c",
+    )
+    said = f"from-elsewhere changes what can't be merged into weights ({named}), so it stays an adapter."
+    assert merge_problem(db, policy) == ([said] if named else [])
+
+
+class Silent(Run):
+    """A run of no job."""
+
+    def __init__(self) -> None:
+        pass
+
+    def report(self, *_: Any, **__: Any) -> None:
+        """Nobody asks."""
+
+    def raise_if_stopped(self) -> None:
+        """Nobody stops it."""
+
+
+@pytest.mark.filterwarnings("ignore:.*did not match any targeted module:RuntimeWarning")
+def test_experts_that_are_held_together_are_merged(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = built("qwen3_moe")
+    model.save_pretrained(tmp_path / "base")
+    ids = torch.tensor(random_ids(model, (12,)))
+    plain = model(ids).logits.detach()
+    adapted = get_peft_model(model, adapter_config(DPOSpec(method="lora", lora_r=4), tmp_path))
+    with torch.no_grad():
+        for value in adapted.parameters():
+            value += 0.1 * value.requires_grad * torch.randn_like(value)
+    adapted.eval().save_pretrained(tmp_path / "adapter")
+    merged, _ = merge.merged(tmp_path / "base", tmp_path / "adapter", Silent())
+    expected, found = adapted(ids).logits, merged.float().eval()(ids).logits
+    assert (found - expected).norm() < 0.05 * (plain - expected).norm()
 
 
 def test_an_adapter_that_was_deleted_or_damaged_meanwhile_fails_the_job(taught: Machine) -> None:

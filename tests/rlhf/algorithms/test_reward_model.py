@@ -36,8 +36,10 @@ from rlhf.models.reward_model_quality import SCALE_FILE
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenise import load_snapshot, of_split, tokenise_comparisons
 from rlhf.submission import job_submission, preconditions
+from tests.architectures import built, with_eyes
 from tests.machine_fixtures import Machine, make_machine
 from tests.rlhf.algorithms.pair_losses import slow_order_loss
+from tests.tiny_model import VOCABULARY
 
 pytestmark = pytest.mark.slow
 
@@ -347,6 +349,17 @@ def test_a_continued_reward_model_starts_from_the_weights_of_its_parent_to_the_b
         registry.by_revision(judged.db, again["revision"]).parent_id
         == registry.by_revision(judged.db, result["revision"]).id
     )
+
+
+def test_a_base_that_also_sees_can_be_grown_on(judged: Machine, tmp_path: Path) -> None:
+    """Its configuration has in a part of its own which token pads."""
+    built("gemma3", **with_eyes(vocab_size=VOCABULARY)).save_pretrained(tmp_path)
+    spec = job_submission.freeze_training(judged.db, judged.data_dir, QUICK)
+    items = with_targets(items_of(judged, spec.snapshot), spec.annotator_noise)
+    start = replace(judged.start("base"), ground=tmp_path, tried=None)
+    trainer = build_trainer(spec, start, judged.tokenizer, items, judged.data_dir / "checkpoints")
+    assert trainer.model.config.get_text_config().pad_token_id == judged.tokenizer.pad_token_id
+    assert scores_of(trainer.model, batch_of(trainer, [0])).tolist() == [0.0, 0.0]
 
 
 def test_a_reward_model_of_merged_or_fully_trained_weights_lies_on_them(judged: Machine) -> None:

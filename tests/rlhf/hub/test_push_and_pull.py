@@ -441,9 +441,11 @@ SAME: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "q
         ),
         ({"target_modules": "all-linear"}, "has lora_targets all-linear"),
         ({"target_modules": r".*\.q_proj"}, r"has settings that training here has not \(target_modules\)"),
+        ({"init_lora_weights": "mica"}, ""),
+        ({"task_type": None}, ""),
         (
-            {"rank_pattern": {"q_proj": 8}, "bias": "all"},
-            r"\(rank_pattern, bias\), so it can't be continued\. Merge it",
+            {"rank_pattern": {"q_proj": 8}, "use_qalora": True},
+            r"\(rank_pattern, use_qalora\), so it can't be continued\. Merge it",
         ),
         ({"modules_to_save": ["embed_tokens"]}, r"\(modules_to_save\)"),
         (
@@ -498,6 +500,8 @@ TURNED = {"fan_in_fan_out": True}
 UP = "model.layers.0.up.lora_A.weight"
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 OTHER = LAYER.replace("lora_A", "lora_B")
+NORM = "base_model.model.model.norm.weight"
+CHANGING = ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "orthogonal", "unheard-of")
 
 
 def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) -> dict[str, bytes]:
@@ -527,8 +531,17 @@ def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) 
             r"layers\.29\..* is 4×64, and there is nothing",
         ),
         (adapter({"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight": (4, 64)}), "nothing of that name"),
-        (adapter({"base_model.model.score.weight": (1, 64)}), "nothing of that name"),
+        (adapter({"base_model.model.score.weight": (1, 64)}), "brings a value"),
         (adapter({LAYER: (4, 64), "other": (4, 64)}), "other is 4×64"),
+        (adapter({LAYER: (4, 64), OTHER: (64, 4), NORM: (64,)}), r"brings a value .*norm\.weight\) .* modules_to_save"),
+        (
+            adapter({LAYER: (4, 64), OTHER: (64, 4), NORM: (64,)}, modules_to_save=["embed_tokens"]),
+            r"brings a value .*norm\.weight\) .* modules_to_save",
+        ),
+        *((adapter(init_lora_weights=name), rf"can't be used here \(init_lora_weights={name}\)") for name in CHANGING),
+        (adapter(layer_replication=[[0, 2], [0, 2]]), r"can't be used here \(layer_replication\)"),
+        (adapter(alora_invocation_tokens=[5, 6]), r"can't be used here \(alora_invocation_tokens\)"),
+        (adapter(kasa_config={"a": 1}, bias="lora_only"), r"can't be used here \(kasa_config, bias=lora_only\)"),
         (adapter({"prompt_embeddings": ()}), "is a single number"),
         (adapter({LAYER: (4, 64)}), "the two matrices of model.layers.0.self_attn.q_proj are not both there"),
         (adapter({OTHER: (64, 4)}), "are not both there"),
@@ -564,6 +577,23 @@ def test_what_can_not_be_used_is_refused_and_leaves_nothing(
         pull(hub, fresh)
     assert registry.all_policies(fresh) == before
     assert list((fresh.path.parent / "adapters").glob("*")) == []
+
+
+def test_rows_of_some_tokens_are_refused_where_the_model_reads_and_writes_by_the_same(
+    hub: HubServer, tmp_path: Path, tiny_model: Path
+) -> None:
+    tied = shutil.copytree(tiny_model, tmp_path / "tied")
+    config = json.loads((tied / "config.json").read_text("utf-8"))
+    (tied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}), "utf-8")
+    for base, refused in ((tiny_model, False), (tied, True)):
+        db = open_database(tmp_path / f"data-{refused}")
+        registry.ensure_base(db, str(base))
+        hub.add_repo(
+            "model", f"{REPO}-{refused}", adapter(base_model_name_or_path=base.name, **{"trainable_token_indices": [5]})
+        )
+        with pytest.raises(UserError, match="has rows of its own for some tokens") if refused else nullcontext():
+            pull(hub, db, f"{REPO}-{refused}")
+        db.close()
 
 
 @pytest.mark.parametrize(
@@ -614,7 +644,7 @@ def test_a_layer_is_named_from_before_its_number_on(layer: str, tail: str) -> No
         ({"wte.weight": (50, 8)}, {}, "transformer.wte.lora_embedding_A", (2, 50), {}),
         ({"wte.weight": (50, 8)}, {}, "transformer.wte.lora_embedding_B", (8, 2), {}),
         ({"wte.weight": (50, 8)}, {"vocab_size": 50, "n_embd": 8}, "lm_head.lora_B.weight", (50, 2), {}),
-        ({"a.embed.weight": (50, 8)}, {}, "model.embed.weight", (50, 8), {}),
+        ({"a.embed.weight": (50, 8)}, {}, "model.embed.weight", (50, 8), {"modules_to_save": ["embed"]}),
         ({"a.layers.0.up.weight": (9, 8)}, {}, "model.layers.0.up.lora_magnitude_vector", (9,), {}),
         ({"layers.0.up.weight": (36, 1)}, {"quantization_config": {"load_in_4bit": True}}, UP, (2, 8), {}),
         ({"layers.0.up.qweight": (3, 8)}, {"quantization_config": {"quant_method": "gptq"}}, UP, (2, 8), {}),
@@ -737,13 +767,37 @@ def test_whole_weights_become_a_policy_and_adapters_on_them_find_them(
     assert pull(hub, fresh).ground_id == whole.id
 
 
+def test_whole_weights_of_other_words_or_another_template_are_refused(tmp_path: Path, tiny_model: Path) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    pull_model.check_words(tiny_model, other, "base")
+    tokenizer, template = other / "tokenizer.json", other / "chat_template.jinja"
+    content = json.loads(tokenizer.read_text("utf-8"))
+    numbers = content["model"]["vocab"]
+    more = [{**content["added_tokens"][0], "id": len(numbers), "content": "<|more|>"}]
+    tokenizer.write_text(json.dumps({**content, "added_tokens": content["added_tokens"] + more}), "utf-8")
+    template.write_text(template.read_text("utf-8") + "{# without another word #}", "utf-8")
+    pull_model.check_words(tiny_model, other, "base")
+    own = template.read_text("utf-8")
+    template.write_text(own.replace("<|im_end|>", "<|im_end|>!"), "utf-8")
+    with pytest.raises(UserError, match="have another vocabulary or chat template than base"):
+        pull_model.check_words(tiny_model, other, "base")
+    template.write_text(own, "utf-8")
+    numbers["a"], numbers["b"] = numbers["b"], numbers["a"]
+    tokenizer.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(UserError, match="have another vocabulary or chat template than base"):
+        pull_model.check_words(tiny_model, other, "base")
+    for path in other.iterdir():
+        path.unlink()
+    pull_model.check_words(tiny_model, other, "base")
+
+
 def test_a_base_from_the_hub_stays_at_its_commit_and_its_adapters_say_so(
     hub: HubServer, kitchen: Machine, tmp_path: Path
 ) -> None:
     """A whole way round: base and adapter to the Hub, into another directory, and from there to the Hub again."""
     model, other = kitchen.model, tmp_path / "other"
     files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
-    beside = {"onnx/config.json": b"{}", "original/model.safetensors": b"gigabytes"}
+    beside = {"onnx/config.json": b"{}", "original/model.safetensors": b"gigabytes", "consolidated.safetensors": b"x"}
     sha = hub.add_repo("model", f"ann/{model.name}", {**files, **beside})
     publish(hub, kitchen)
     there = ("--data", str(other))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.models.hidden_states import summed_logps
+from rlhf.models.hidden_states import mean_states, summed_logps
 from rlhf.models.loading import context_of, leave_nothing_to_chance
 from rlhf.models.packing import pad
 from rlhf.models.self_test.trial import try_loaded
@@ -20,6 +20,8 @@ from tests.architectures import SETTINGS, VOCABULARY, built, tiny
 REFUSED = {"bert", "electra", "recurrent_gemma"}
 FAMILIES = sorted({*SETTINGS} - REFUSED)
 PADDED = {"bloom", "falcon_h1", "gpt_neo", "lfm2", "mamba", "qwen3_5_text"}
+# Do not take virtual tokens as they take words, or don't go on from them.
+WORDS_ONLY = {"falcon_h1", "gemma3n_text", "gemma4_text", "mamba"}
 # Prompts of different lengths, of which the first has two answers; some reach far beyond `architectures.WINDOW`.
 LENGTHS = ((9, 7), (9, 14), (4, 11))
 
@@ -50,6 +52,15 @@ def test_log_probabilities_are_those_of_the_models_own_logits(family: str) -> No
     torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["gemma3n_text", "llama", "mamba"])
+def test_an_answers_states_at_any_depth_do_not_depend_on_what_is_beside_it(family: str) -> None:
+    model = tiny(family)
+    for depth in (0.0, 0.5, 1.0):
+        alone = torch.cat([mean_states(model, [one], 0, depth) for one in sequences()])
+        assert alone.shape == (3, 32)
+        torch.testing.assert_close(mean_states(model, sequences(), 0, depth), alone, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_calls_in_train_mode_agree_with_each_other_and_with_eval_mode(family: str) -> None:
     """In values and in gradients: no dropout, no jitter, no expert is drawn, whatever a model calls it."""
@@ -74,7 +85,9 @@ def test_a_model_of_each_family_passes_its_self_test(family: str) -> None:
     """Packed are those that neither read a row in its order nor have windows of their own."""
     model = built(family)
     leave_nothing_to_chance(model.train())
-    assert try_loaded(model).packs == (family not in PADDED)
+    result = try_loaded(model)
+    assert result.packs == (family not in PADDED)
+    assert result.virtual_tokens == (family not in WORDS_ONLY)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -195,3 +196,15 @@ def test_a_base_of_the_hub_stays_what_it_is_under_its_adapters_until_somebody_pr
     assert base_model.ready(data_dir, "ann/tiny").path.name == second, "what is not whole is fetched"
     third = commit(b"third")
     assert base_model.prepare(data_dir, "ann/tiny").path.name == third
+
+
+def test_a_second_form_of_the_weights_asks_for_no_memory(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Mistral's models have it beside their shards."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "consolidated.safetensors").write_bytes(b"0" * 10_000_000)
+    asked: list[int] = []
+    monkeypatch.setattr(base_model, "check_memory", lambda base, weights: asked.append(weights))
+    base_model.check(BaseModel("model", model))
+    assert asked == [(model / "model.safetensors").stat().st_size]

@@ -13,6 +13,7 @@ import pytest
 from tokenizers import AddedToken
 
 from annotation.records import Message, UserError
+from rlhf.models import base_model
 from rlhf.models.base_model import takes_system
 from rlhf.models.chat_template import ChatTokenizer, can_be_told, chat_tokenizer
 from rlhf.models.template_process import TemplateRefused, conversation
@@ -210,6 +211,18 @@ def test_a_template_without_a_token_that_ends_an_answer_is_refused(tiny_model: P
             read(other)
 
 
+def test_an_answer_may_end_with_what_begins_the_next_turn(tiny_model: Path, tmp_path: Path) -> None:
+    """As GLM-4's do."""
+    other = copy_of(tiny_model, tmp_path)
+    backend = ChatTokenizer(other).backend
+    backend.add_tokens([AddedToken(f"<|{role}|>", special=True) for role in ("user", "assistant")])
+    backend.save(str(other / "tokenizer.json"))
+    template = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+    (other / "chat_template.jinja").write_text(template, "utf-8")
+    for read in (ChatTokenizer, transformers_tokenizer):
+        assert read(other).eos_token == "<|user|>"
+
+
 @pytest.mark.parametrize("special", [True, False])
 def test_the_end_of_an_answer_is_found_whatever_its_letters(tiny_model: Path, tmp_path: Path, special: bool) -> None:
     """An end that has the letters of an answer, and one that was added without being called special."""
@@ -292,3 +305,32 @@ def copy_of(model: Path, tmp_path: Path) -> Path:
     for file in (*model.glob("tokenizer*"), *model.glob("*.jinja"), model / "config.json"):
         shutil.copy(file, other)
     return other
+
+
+CHANNELS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}{% if m.role == 'assistant' %}<|channel|>final{% endif %}\n"
+    "{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}"
+)
+QWEN3 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and loop.last %}<think></think>\n"
+    "{% endif %}{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}{% endif %}"
+)
+INST = (
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]{% else %} {{ m.content }}</s>"
+    "{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(("template", "plainly"), [(CHANNELS, False), (THINKS, False), (QWEN3, True), (INST, True)])
+def test_it_is_said_where_a_template_begins_an_answer_otherwise_than_it_writes_one(
+    tiny_model: Path, tmp_path: Path, template: str, plainly: bool
+) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "model")
+    (other / "chat_template.jinja").write_text(template, "utf-8")
+    base = base_model.BaseModel("other", other, answers_plainly=base_model.answers_plainly(other))
+    assert ("writes an answer that was given otherwise" in base.remark) != plainly

@@ -7,11 +7,14 @@ import math
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from annotation.database import Database
 from annotation.jobs import job_table
@@ -26,6 +29,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.models import memory
 from rlhf.models.memory import NOTHING_KNOWN, Machine, Shapes, Workload
+from tests.architectures import built
 from tests.machine_fixtures import ROOT
 
 PROCESSOR = Machine("8 processors", 16_000_000_000, 12_000_000_000, bf16=True)
@@ -141,6 +145,34 @@ def test_layers_with_other_names_are_missed_and_can_be_named(tmp_path: Path) -> 
     assert (found.trainable, found.total) == counted(get_peft_model(model, adapter_config(named, tmp_path)))
 
 
+@pytest.mark.parametrize(("family", "left_out"), [("falcon_h1", "out_proj"), ("phimoe", "router")])
+def test_layers_that_can_have_no_adapter_get_none(tmp_path: Path, family: str, left_out: str) -> None:
+    """PEFT refuses them, or their router's result would be taken for a product."""
+    from peft import get_peft_model
+
+    from rlhf.models.loading import adapter_config
+
+    built(family).save_pretrained(tmp_path)
+    shapes = memory.read_shapes(tmp_path)
+    model = get_peft_model(built(family), adapter_config(DPOSpec(method="lora"), tmp_path))
+    assert left_out not in {name.split(".")[-1] for name in model.targeted_module_names}
+    model(input_ids=torch.tensor([[3, 4, 5]]))
+    assert not any(memory.ends(name, left_out) for name in memory.targets(shapes, DPOSpec(method="lora")))
+    named = DPOSpec(method="lora", lora_targets="named", lora_layers=f"{left_out}, o_proj")
+    assert memory.missing_targets(shapes, named) == [left_out]
+
+
+def test_experts_that_are_held_together_are_not_held_in_four_bits(tmp_path: Path) -> None:
+    from rlhf.models.loading import load_quantised
+
+    built("qwen3_moe").save_pretrained(tmp_path)
+    held = load_quantised(tmp_path, torch.bfloat16).named_parameters()
+    plain = [value.numel() for name, value in held if type(value).__name__ != "Params4bit" and "norm" not in name]
+    parts = memory.memory(memory.read_shapes(tmp_path), SFTSpec(method="qlora"), PROCESSOR)
+    (size,) = (part.size for part in parts if part.name == "Frozen weights")
+    assert 0.9 * 2 * sum(plain) < size
+
+
 def test_a_reward_models_head_is_counted(tiny_model: Path) -> None:
     from peft import get_peft_model
     from transformers import AutoModelForSequenceClassification
@@ -185,6 +217,31 @@ def test_a_tied_embedding_is_counted_once(tiny_model: Path, tmp_path: Path) -> N
     assert counted(AutoModelForCausalLM.from_pretrained(tmp_path)) == (once.total, once.total)
     assert twice.tensors.keys() == once.tensors.keys()
     assert memory.read_shapes(tiny_model).total == once.total + 320 * 64
+
+
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_hidden_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "inner"),
+    [
+        ({"text_config": SIZES}, 24),  # Gemma 3, whose words are as many as usual for it
+        ({**SIZES, "text_config": None, "vocab_size": 32}, 24),
+        ({**SIZES, "intermediate_size": [8, 24]}, 24),  # Gemma 3n: by layer
+        ({**SIZES, "num_attention_heads": [4, 2], "num_key_value_heads": [2, 1]}, 24),
+        ({**SIZES, "intermediate_size": None}, 64),
+        ({**SIZES, "num_attention_heads": "four"}, None),
+    ],
+)
+def test_sizes_are_found_however_a_configuration_says_them(
+    tmp_path: Path, config: dict[str, Any], inner: int | None
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    tensors = {"model.embed_tokens.weight": torch.zeros(32, 16), "model.layers.0.q.weight": torch.zeros(16, 16)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="names no num_attention_heads") if inner is None else nullcontext():
+        found = memory.read_shapes(tmp_path)
+        assert (found.hidden, found.heads, found.inner, found.vocabulary) == (16, 4, inner, 32)
 
 
 def test_weights_in_several_files_are_read_by_their_index(tiny_model: Path, tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import pytest
 
 from annotation.records import UserError
 from rlhf.models.model_files import (
+    CAUSAL,
     INDEX,
     LONGEST_NAME,
+    SCORED,
     WEIGHTS,
-    causal_models,
     check_architecture,
     check_weights,
+    kinds_in,
     read_header,
     read_object,
     weight_files,
@@ -147,9 +149,13 @@ def test_weights_under_another_name_are_named(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------------- architecture
 def test_the_models_that_transformers_knows_are_read_without_loading_it() -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    )
 
-    assert causal_models() == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    assert kinds_in(CAUSAL) == set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    assert kinds_in(SCORED) == set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
 
 
 @pytest.mark.parametrize(

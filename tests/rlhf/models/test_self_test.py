@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from annotation.records import UserError
 from rlhf.models import base_model
 from rlhf.models.loading import leave_nothing_to_chance, load_whole
+from rlhf.models.sampling import draw
 from rlhf.models.self_test import kept_results
 from rlhf.models.self_test.kept_results import COMPUTING, DIRECTORY, SelfTestResult, kept_result
-from rlhf.models.self_test.trial import try_loaded
+from rlhf.models.self_test.trial import SAMPLING, Numbers, try_loaded
 from tests import quantised_model
 from tests.architectures import built
 from tests.tiny_model import build_tokenizer
@@ -94,6 +96,34 @@ def test_a_model_that_draws_unlikely_tokens_now_and_then_is_not_refused_for_it()
     torch.nn.init.zeros_(model.lm_head.weight)
     model.lm_head.bias = torch.nn.Parameter(torch.cat([torch.zeros(1), torch.full((99_999,), -11.6)]))
     assert try_loaded(model.train()) == SelfTestResult(packs=True, shares_prompts=True)
+
+
+SHAPING: dict[str, dict[str, Any]] = {
+    "scores": {"repetition_penalty": 1.3},
+    "words": {"suppress_tokens": [*range(5, 40)], "bad_words_ids": [[7], [8, 9]]},
+    "places": {"no_repeat_ngram_size": 1, "min_length": 20, "begin_suppress_tokens": [*range(5, 40)]},
+    "cache": {"use_cache": False},
+    "kind of cache": {"cache_implementation": "static"},
+    "search": {"num_beams": 2, "num_return_sequences": 2},
+    "end": {"stop_strings": ["x"], "max_time": 1e-9},
+    "result": {"return_dict_in_generate": True},
+}
+
+
+@pytest.mark.parametrize("settings", SHAPING.values(), ids=SHAPING)
+def test_what_a_model_says_of_how_to_draw_from_it_changes_nothing_and_stays(settings: dict[str, Any]) -> None:
+    """It would shape answers without being recorded; a file that is saved has it still."""
+    prompt, seeds = "5 6 7 8 5 6 7", [[1, 2, 3]]
+    model = built("llama")
+    expected = draw(model, Numbers(), [prompt], seeds, SAMPLING)
+    model = built("llama")
+    model.generation_config = GenerationConfig(**{"eos_token_id": 2, "pad_token_id": 0, **settings})
+    model.config.use_cache = settings.get("use_cache", True)
+    said = model.generation_config.to_dict()
+    assert draw(model, Numbers(), [prompt], seeds, SAMPLING) == expected
+    leave_nothing_to_chance(model.train())
+    assert try_loaded(model) == SelfTestResult(packs=True, shares_prompts=True)
+    assert model.generation_config.to_dict() == said
 
 
 def saved(directory: Path, family: str, **settings: Any) -> Path:

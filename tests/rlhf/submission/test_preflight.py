@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +26,11 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Made, Policy, PolicyForm
+from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.submission import form_fields, job_submission, preconditions, preflight
 from rlhf.submission.preflight import Preflight
 from tests import quantised_model
+from tests.architectures import built
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
 BY_NAME = {form.name: form for form in form_fields.forms()}
@@ -205,6 +209,44 @@ def test_what_a_base_in_eight_bits_cannot_do_is_refused(
     assert refusal(judged, DPOSpec(method="lora")) == refusal(judged, SFTSpec(method="prompt")) == ""
 
 
+def test_prompt_tuning_is_refused_on_a_base_that_does_not_take_virtual_tokens(
+    judged: Database, on: Callable[[Path], None], tiny_model: Path
+) -> None:
+    on(tiny_model)
+    for takes, said in ((True, ""), (False, "does not take virtual tokens as it takes words")):
+        keep_result(
+            judged.path.parent, tiny_model, SelfTestResult(packs=True, shares_prompts=True, virtual_tokens=takes)
+        )
+        assert said in refusal(judged, SFTSpec(method="prompt"))
+        assert bool(refusal(judged, DPOSpec(method="prompt"))) != takes
+        assert refusal(judged, SFTSpec(method="lora")) == ""
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_more_tokens_than_a_base_has_places_for_are_refused(
+    judged: Database, on: Callable[[Path], None], tmp_path: Path, family: str
+) -> None:
+    built(family).save_pretrained(tmp_path / family)
+    on(tmp_path / family)
+    said = "has places for 256 tokens, and an item may have {}: lower max_length"
+    for method in ("lora", "full"):
+        assert refusal(judged, DPOSpec(method=method, max_length=256)) == ""
+        assert said.format(257) in refusal(judged, DPOSpec(method=method, max_length=257))
+    assert said.format(258) in refusal(judged, DPOSpec(method="prompt", max_length=250, virtual_tokens=8))
+
+
+@pytest.mark.parametrize(("kind", "scored"), [("llama", True), ("granite", False), ("gemma3", True)])
+def test_a_reward_model_is_refused_where_transformers_can_make_none(
+    judged: Database, on: Callable[[Path], None], tiny_model: Path, tmp_path: Path, kind: str, scored: bool
+) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text("utf-8"))
+    (other / "config.json").write_text(json.dumps({**config, "model_type": kind}), "utf-8")
+    on(other)
+    assert ("has no scoring model of this base's kind" in refusal(judged, RewardModelSpec())) != scored
+    assert refusal(judged, DPOSpec()) == ""
+
+
 def test_it_is_the_weights_under_the_parent_that_count(
     known: Preflight, judged: Database, on: Callable[[Path], None], tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -242,7 +284,7 @@ def test_layers_that_the_model_has_not_are_refused_with_those_that_it_has(
 
     named = SFTSpec(lora_targets="named", lora_layers="c_attn, q_proj")
     assert "needs layers named c_attn, and this model has none" in refusal(judged, named)
-    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=50)
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=512, vocab_size=50)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     on(tmp_path)
     said = refusal(judged, SFTSpec(lora_targets="attention"))
