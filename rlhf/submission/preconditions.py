@@ -68,7 +68,7 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
         found.append(
             _(
                 "The installed transformers has no scoring model of this base's kind, so a reward model can't grow on "
-                "it: train policies with DPO, which needs none."
+                "it: train policies by an algorithm that needs none."
             )
         )
     if spec.method == "prompt":
