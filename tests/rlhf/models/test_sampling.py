@@ -152,17 +152,18 @@ def test_prompts_with_nothing_to_save_are_computed_as_they_are(
 
 def test_a_layer_with_room_holds_what_a_copied_one_holds_and_is_written_into() -> None:
     roomy, copied = RoomyLayer(), DynamicLayer()
-    places: list[int] = []
+    keys: list[torch.Tensor] = []  # held, so that no memory is given out again
     for step, tokens in enumerate((5, *([1] * 3 * SPELL))):
         new = [torch.randn(4 if step < SPELL else 2, 2, tokens, 3) for _ in range(2)]
         for found, expected in zip(roomy.update(*new), copied.update(*new), strict=True):
             assert torch.equal(found, expected)
-        places.append(roomy.keys.data_ptr())
+        keys.append(roomy.keys)
         if step == SPELL - 1:
             for layer in (roomy, copied):
                 layer.reorder_cache(torch.tensor([3, 1]))
             assert not roomy.wholes, "what a batch was stays in memory beside what it is"
-    moved = [step for step, (one, other) in enumerate(pairwise(places), start=1) if one != other]
+    places = pairwise(one.data_ptr() for one in keys)
+    moved = [step for step, (one, other) in enumerate(places, start=1) if one != other]
     assert moved == [SPELL, 2 * SPELL + 1], "once for rows that left the batch, once where the room was full"
 
 
