@@ -648,8 +648,12 @@ def test_a_model_without_safetensors_is_refused_pickled_weights_or_not(copied: B
 
 def test_a_model_that_does_not_fit_in_memory_is_refused_before_it_is_read(copied: BaseModel) -> None:
     """Two weight files with holes, 8 TB on paper and nothing on the disk."""
-    for part in (1, 2):
-        with (copied.path / f"model-0000{part}-of-00002.safetensors").open("wb") as weights:
+    (copied.path / "model.safetensors").unlink()
+    names = [f"model-0000{part}-of-00002.safetensors" for part in (1, 2)]
+    for name in names:
+        with (copied.path / name).open("wb") as weights:
             weights.truncate(4 * 10**12)
+    index = {"weight_map": {f"layer {number}": name for number, name in enumerate(names)}}
+    (copied.path / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
     with pytest.raises(UserError, match=r"needs about 12001\.0 GB of memory and \d+\.\d GB are free"):
         base_model.check(copied)
