@@ -151,8 +151,7 @@ def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
 
 def refuse_other_formats(checkpoints: Path) -> None:
     """Raises UserError where a run has checkpoints of another version: to begin anew is for a person to decide."""
-    formats = {json.loads((one.path / MANIFEST).read_text("utf-8"))["format"] for one in whole(checkpoints)}
-    if formats - {FORMAT} or any(checkpoints.glob(f"checkpoint-*/{EARLIER_MARK}")):
+    if any(of_other_versions(checkpoints)):
         raise UserError(
             _(
                 "The checkpoints in checkpoints/{name} were written by another version of this program, and "
@@ -162,11 +161,20 @@ def refuse_other_formats(checkpoints: Path) -> None:
         )
 
 
+def of_other_versions(checkpoints: Path) -> Iterator[Path]:
+    """What other versions have written, whatever a whole checkpoint of theirs is made of."""
+    for path in checkpoints.glob("checkpoint-*"):
+        manifest = path / MANIFEST
+        another = manifest.is_file() and json.loads(manifest.read_text("utf-8"))["format"] != FORMAT
+        if another or (path / EARLIER_MARK).is_file():
+            yield path
+
+
 def forget_broken_checkpoints(checkpoints: Path) -> None:
     """Remove what a process that was killed while it wrote has left."""
-    kept = {one.path for one in whole(checkpoints)}
+    kept = {*(one.path for one in whole(checkpoints)), *of_other_versions(checkpoints)}
     for path in checkpoints.glob("checkpoint-*"):
-        if path not in kept and not (path / EARLIER_MARK).is_file():
+        if path not in kept:
             shutil.rmtree(path)
 
 

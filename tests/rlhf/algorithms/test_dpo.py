@@ -955,6 +955,7 @@ def test_a_run_with_checkpoints_of_another_version_is_refused_until_they_are_del
     directory = judged.data_dir / "checkpoints" / f"job-{job_id}"
     other = directory / "checkpoint-2"
     other.mkdir(parents=True)
+    judged.db.connection.execute("UPDATE job SET attempt = 1 WHERE id = ?", (job_id,))  # another one wrote them
     (other / "adapter_model.safetensors").write_bytes(b"weights")
     (other / name).write_text(content, "utf-8")
     job = judged.perform(job_id)
