@@ -784,8 +784,9 @@ LENGTHS = f"""SELECT cr.comparison_id, length(r.text) AS length
     WHERE cr.comparison_id {JUDGED_TOO} ORDER BY cr.comparison_id, cr.position"""
 RANKED = f"""FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
     WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.ranking NOT NULL AND NOT {OUTDATED}"""
-RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why {RANKED} AND {UNSEEN} AND {OLDER} AND c.answers_by IS NOT 'heads'
-    ORDER BY c.id"""
+# What people judged though the draw left it to judges was given to them for certain.
+RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why, iif(c.people_drawn = 0, 1.0, c.people_chance) AS people_chance
+    {RANKED} AND {UNSEEN} AND {OLDER} AND c.answers_by IS NOT 'heads' ORDER BY c.id"""
 
 
 def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> list[JudgedComparison]:
@@ -818,6 +819,7 @@ def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> lis
             chances=both_orders(chances.get(row["id"], {})),
             lengths=tuple(lengths[row["id"]]),
             picked=row["asks_why"] not in (None, "audit"),
+            people_chance=row["people_chance"],
         )
         for row in db.rows(RANKINGS, {**only, "frozen": frozen_before(db, judge)})
         if row["id"] in people

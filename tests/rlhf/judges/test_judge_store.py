@@ -199,6 +199,28 @@ def test_trust_rests_on_random_comparisons_alone(db: Database, ann: Annotator) -
     assert [case.comparison_id for case in judge_store.jointly_judged(db, judge)] == [random, unknown]
 
 
+def test_trust_knows_by_what_chance_people_got_a_comparison(db: Database, ann: Annotator) -> None:
+    """What the draw left to judges and an admin gave to people all the same stands for nothing but itself."""
+    (judge,) = panel(db, "j")
+    certain, drawn, given, unknown = made = seed_comparisons(db, 4)
+    for _ in made:
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    for comparison in made:
+        assert say(db, judge, comparison, FIRST_BETTER, "judged")
+    for comparison, chance, came in ((drawn, 0.25, 1), (given, 0.25, 0), (unknown, None, None)):
+        db.connection.execute(
+            "UPDATE comparison SET people_chance = ?, people_drawn = ? WHERE id = ?", (chance, came, comparison)
+        )
+    assert {case.comparison_id: case.people_chance for case in judge_store.jointly_judged(db, judge)} == {
+        certain: 1.0,
+        drawn: 0.25,
+        given: 1.0,
+        unknown: None,
+    }
+
+
 def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database, ann: Annotator) -> None:
     """After a change it is another judge, until it has judged the same again; its first word is taken back then."""
     (judge,) = panel(db, "j")
