@@ -53,6 +53,10 @@ def basis_sentence(basis: TrustBasis) -> str:
                 "held-out prompts and those first judged after the data of {model} were frozen ({frozen})."
             ).format(model=basis.model, frozen=moment(basis.frozen))
         )
+        if basis.version is None:
+            said.append(
+                _("Its calibration leaves out all that was judged before: its temperature may be fitted on that.")
+            )
         if basis.seen:
             seen = ngettext(
                 "Left out: {count:,} comparison that it may have learnt from.",

@@ -293,7 +293,9 @@ def test_the_card_says_that_what_the_model_was_trained_on_does_not_count() -> No
     basis = TrustBasis(version=None, left_out=0, model="dpo-1", frozen="2026-05-04T03:02:01.000000+00:00", seen=12)
     said = card("tester", full(), 0.6, basis)
     assert "Only what the model has not been trained on counts" in said
-    assert "after the data of dpo-1 were frozen (2026-05-04 03:02). Left out: 12 comparisons" in said
+    assert "after the data of dpo-1 were frozen (2026-05-04 03:02). Its calibration" in said
+    assert "Left out: 12 comparisons" in said
+    assert "Its calibration" not in card("tester", full(), 0.6, replace(basis, version=1)), "it has no temperature"
     assert "Let people judge more" in card("tester", trust([]), 0.6, basis)
 
 
@@ -316,7 +318,7 @@ def test_the_card_shows_people_beside_the_judge_and_says_when_comparisons_are_ha
 def test_the_card_says_what_was_drawn_by_lot() -> None:
     said = card("tester", trust(mixed(90, 10)), 0.6)
     assert "People were asked about 40 of these 140 because judges" in said
-    assert "Drawn by lot with a known chance: 100. In agreement and kappa each of these counts for those as well" in said
+    assert "Drawn by lot with a known chance: 100. In agreement and kappa each of these counts for those" in said
     assert "agree more often" not in said
 
 
