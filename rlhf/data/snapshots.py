@@ -22,7 +22,7 @@ from rlhf.jobs.artifacts import write_lines
 from rlhf.jobs.descriptions import UNITS, LeftOut, Rows, Unit
 from rlhf.jobs.job_spec import Scope, TrainingSpec
 from rlhf.judges import judge_store
-from rlhf.judges.judge_agreement import PairAgreement, trust
+from rlhf.judges.judge_agreement import PairAgreement, agreement_alone
 from rlhf.models import registry
 from rlhf.models.base_model import on_this_machine
 from rlhf.models.chat_template import ChatFormat, read_format
@@ -181,15 +181,15 @@ def collect(
     """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
 
     Each has its chance of error by its annotators' reliability as it is estimated today; an AI judge's is its agreement
-    with people. Without `judges_too`, and where people alone are to judge, what AI judges say is left out. No accuracy
-    is measured on prompts that are the gate's own, so they have no rows. With `latest` only so many comparisons to
-    train on: those judged last.
+    with people on such comparisons as it labels without them. Without `judges_too`, and where people alone are to
+    judge, what AI judges say is left out. No accuracy is measured on prompts that are the gate's own, so they have no
+    rows. With `latest` only so many comparisons to train on: those judged last.
     """
     until = trained_until(db, parent) if scope == "new" else 0
     reliability = {name: measured.estimate for name, measured in quality.reliabilities(db).items()}
     panel = judge_store.judges(db)
     reliability |= {
-        judge.name: judges_reliability(trust(judge_store.jointly_judged(db, judge)).with_people) for judge in panel
+        judge.name: judges_reliability(agreement_alone(judge_store.jointly_judged(db, judge))) for judge in panel
     }
     judges_too = judges_too and store.feedback(db).mode != "people"
     excluded = {*store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}

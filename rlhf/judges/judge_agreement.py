@@ -54,6 +54,13 @@ class JudgedComparison:
     """Of the answers, in characters."""
     picked: bool = False
     """Whether people were asked because judges contradicted themselves or each other or were unsure."""
+    people_chance: float | None = None
+    """By which a draw gave it to people; 1 without a draw, None where nobody noted it."""
+
+    @property
+    def weight(self) -> float:
+        """How many comparisons it stands for, those among them that the draw did not give to people."""
+        return 1 / (self.people_chance or 1.0)
 
     @property
     def pairs(self) -> list[ResponsePair]:
@@ -78,7 +85,7 @@ def order(ranking: Ranking, pair: ResponsePair) -> int:
 # ------------------------------------------------------------------------------------------------------------ figures
 @dataclass(frozen=True)
 class PairAgreement:
-    """How far two sides agree on the order of two answers; n counts comparisons, each of which has one say."""
+    """How far two sides agree on the order of two answers; n counts comparisons, however many each stands for."""
 
     share: Estimate
     """The mean credit: 1 for the same order, 1/2 where one of both is a tie, 0 for opposite orders."""
@@ -104,6 +111,8 @@ class Trust:
     """The same of people, on the same pairs."""
     picked: int
     """Comparisons that people were asked about because judges could not settle them."""
+    drawn: int
+    """Those that people got by lot and not for certain."""
 
 
 def trust(cases: Sequence[JudgedComparison], verdicts: Iterable[VerdictPair] = ()) -> Trust:
@@ -111,15 +120,25 @@ def trust(cases: Sequence[JudgedComparison], verdicts: Iterable[VerdictPair] = (
     longer = [longer_chosen(case) for case in cases]
     flips, firsts = by_place(verdicts)
     return Trust(
-        with_people=agreement(judge_trials(case) for case in cases),
-        each_other=agreement(people_trials(case) for case in cases),
+        with_people=agreement((case.weight, judge_trials(case)) for case in cases),
+        each_other=agreement((case.weight, people_trials(case)) for case in cases),
         calibration=judges_calibration(cases),
         flips=one_say(flips),
         first_place=one_say(firsts),
         longer=one_say(judge for judge, _ in longer),
         longer_people=one_say(people for _, people in longer),
         picked=sum(case.picked for case in cases),
+        drawn=sum(case.weight > 1 for case in cases),
     )
+
+
+def agreement_alone(cases: Iterable[JudgedComparison]) -> PairAgreement | None:
+    """A judge's agreement with people on such comparisons as it labels without them; None without any.
+
+    Those that judges could not settle are people's, and its ties are no labels. What is left is all alike, whatever
+    share of it people got, so each counts once.
+    """
+    return agreement((1.0, [trial for trial in judge_trials(case) if trial[0]]) for case in cases if not case.picked)
 
 
 def one_say(groups: Iterable[Sequence[float]]) -> Estimate | None:
@@ -154,16 +173,20 @@ def people_trials(case: JudgedComparison) -> list[Trial]:
     return trials
 
 
-def agreement(cases: Iterable[Sequence[Trial]]) -> PairAgreement | None:
-    """Agreement over the trials of each comparison; None without any."""
-    met = [contingency(trials) for trials in cases if trials]
+def agreement(cases: Iterable[tuple[float, Sequence[Trial]]]) -> PairAgreement | None:
+    """Agreement over the trials of each comparison, which has this weight; None without any.
+
+    The interval is that of as many comparisons as are worth as much where all weigh the same (Kish 1965).
+    """
+    met = [(weight, contingency(trials)) for weight, trials in cases if trials]
     if not met:
         return None
-    tables = np.stack(met)
-    trials: Array = tables.sum(axis=(1, 2))
-    share = share_of(float(((tables * CREDITS).sum(axis=(1, 2)) / trials).sum()), len(tables))
-    assert share is not None
-    return PairAgreement(share, kappa(tables / trials[:, None, None]))
+    weights, tables = np.array([weight for weight, _ in met]), np.stack([table for _, table in met])
+    tables /= tables.sum(axis=(1, 2), keepdims=True)
+    worth = float(weights.sum() ** 2 / (weights**2).sum())
+    value = float(np.average((tables * CREDITS).sum(axis=(1, 2)), weights=weights))
+    share = Estimate(value, *wilson_interval(value * worth, worth), len(met))
+    return PairAgreement(share, kappa(tables, weights, worth))
 
 
 def contingency(trials: Sequence[Trial]) -> Array:
@@ -174,21 +197,22 @@ def contingency(trials: Sequence[Trial]) -> Array:
     return found
 
 
-def kappa(tables: Array) -> Estimate | None:
+def kappa(tables: Array, weights: Array, worth: float) -> Estimate | None:
     """Cohen's kappa of comparisons' contingency tables together, with a percentile bootstrap over comparisons.
 
     Comparisons with the same table are drawn together as a multinomial, which is the same bootstrap, only faster.
     Where all agree, every resample does; there the lower end of Wilson's interval for their share takes its place.
     None where only one order was ever given, and where all tables are the same, which tells no spread.
     """
-    count, whole = len(tables), tables.sum(axis=0)
+    count, weighted = len(tables), tables * weights[:, None, None]
+    whole = weighted.sum(axis=0)
     if np.count_nonzero(whole.sum(axis=0) + whole.sum(axis=1)) < 2:
         return None
     if not np.any(whole - np.diag(np.diag(whole))):
-        return Estimate(1.0, wilson_interval(count, count)[0], 1.0, count)
-    patterns, times = np.unique(tables.reshape(count, -1), axis=0, return_counts=True)
-    if len(patterns) == 1:
+        return Estimate(1.0, wilson_interval(worth, worth)[0], 1.0, count)
+    if np.all(tables == tables[0]):
         return None
+    patterns, times = np.unique(weighted.reshape(count, -1), axis=0, return_counts=True)
     drawn = np.random.default_rng(SEED).multinomial(count, times / count, size=RESAMPLES)
     return Estimate(float(kappas(whole)), *percentiles(kappas((drawn @ patterns).reshape(-1, *whole.shape))), count)
 

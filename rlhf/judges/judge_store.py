@@ -784,8 +784,10 @@ LENGTHS = f"""SELECT cr.comparison_id, length(r.text) AS length
     WHERE cr.comparison_id {JUDGED_TOO} ORDER BY cr.comparison_id, cr.position"""
 RANKED = f"""FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
     WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.ranking NOT NULL AND NOT {OUTDATED}"""
-RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why {RANKED} AND {UNSEEN} AND {OLDER} AND c.answers_by IS NOT 'heads'
-    ORDER BY c.id"""
+# What people judged though the draw left it to judges was given to them for certain.
+RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why, iif(c.people_drawn = 0, 1.0, c.people_chance) AS people_chance,
+        EXISTS (SELECT 1 FROM judgement e WHERE e.comparison_id = c.id AND e.created <= :frozen) AS frozen
+    {RANKED} AND {UNSEEN} AND {OLDER} AND c.answers_by IS NOT 'heads' ORDER BY c.id"""
 
 
 def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> list[JudgedComparison]:
@@ -794,11 +796,13 @@ def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> lis
     All of them, or as far as that was said `before` a judgement.
 
     Of the judge: what it has judged by the present version of the rubric; by another one it was another judge. Of what
-    its own model can have been trained on, nothing; nor where heads chose the answers, as those are no random ones.
+    its own model can have been trained on, nothing; nor where heads chose the answers, as those are no random ones. Of
+    what a reward model's temperature can have been fitted on, no chances.
     Of people: own, settling and imported rankings, not those of gold comparisons, none made before the answers were
     complete, and none of annotators who are left out. Of several by one person the last counts.
     """
     excluded, only = store.excluded_annotators(db), {"judge": judge.id, "before": before}
+    fitted = judge.backend == "reward-model"
     people: dict[int, dict[str, PersonRanking]] = defaultdict(dict)
     for row in db.rows(OPINIONS, only):
         if row["name"] not in excluded:
@@ -815,9 +819,10 @@ def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> lis
             comparison_id=row["id"],
             judged=tuple(json.loads(row["ranking"])),
             people=tuple(people[row["id"]].values()),
-            chances=both_orders(chances.get(row["id"], {})),
+            chances=both_orders({} if fitted and row["frozen"] else chances.get(row["id"], {})),
             lengths=tuple(lengths[row["id"]]),
             picked=row["asks_why"] not in (None, "audit"),
+            people_chance=row["people_chance"],
         )
         for row in db.rows(RANKINGS, {**only, "frozen": frozen_before(db, judge)})
         if row["id"] in people

@@ -24,7 +24,7 @@ def card(name: str, found: Trust, threshold: float, basis: TrustBasis = NO_RUBRI
     own = "trust-" + sha256(name.encode()).hexdigest()[:8]
     said = card_title(verdict(name, found, threshold, may_decide, bool(basis.seen))) + basis_sentence(basis)
     if found.with_people is not None and found.picked:
-        said += paragraph(picked_sentence(found.picked, found.with_people.share.n))
+        said += paragraph(picked_sentence(found.picked, found.drawn, found.with_people.share.n))
     drawn = [
         reward_model_card.calibration_plot(own, found.calibration) if found.calibration else "",
         position_plot(own, found),
@@ -53,6 +53,10 @@ def basis_sentence(basis: TrustBasis) -> str:
                 "held-out prompts and those first judged after the data of {model} were frozen ({frozen})."
             ).format(model=basis.model, frozen=moment(basis.frozen))
         )
+        if basis.version is None:
+            said.append(
+                _("Its calibration leaves out all that was judged before: its temperature may be fitted on that.")
+            )
         if basis.seen:
             seen = ngettext(
                 "Left out: {count:,} comparison that it may have learnt from.",
@@ -95,8 +99,14 @@ def verdict(name: str, found: Trust, threshold: float, may_decide: bool = True, 
     return reached.format(name=name, threshold=percent(threshold))
 
 
-def picked_sentence(picked: int, count: int) -> str:
-    """That the comparisons are harder than most, where people got what judges could not settle."""
+def picked_sentence(picked: int, drawn: int, count: int) -> str:
+    """That people got what judges could not settle, and whether anything that was drawn makes up for it."""
+    if drawn:
+        return _(
+            "People were asked about {picked:,} of these {count:,} because judges contradicted themselves or "
+            "each other, or were unsure. Drawn by lot with a known chance: {drawn:,}. In agreement and kappa each of "
+            "these counts for those as well that were not drawn, all others for themselves."
+        ).format(picked=picked, drawn=drawn, count=count)
     return _(
         "People were asked about {picked:,} of these {count:,} because judges contradicted themselves or "
         "each other, or were unsure. Those are harder than most, so over all comparisons it is likely to "
@@ -122,7 +132,8 @@ def agreement_table(found: Trust) -> str:
     note = _(
         "Agreement on which of two answers is better: a tie against a preference counts half. People's with each other "
         "is as much as can be asked of a judge. Kappa (Cohen 1960) is 0 where they agree as often as chance would have "
-        "it, 1 where always. Intervals: 95%."
+        "it, 1 where always. A comparison that people got by lot counts as often as 1 over its chance; where that is "
+        "not known, once. Intervals: 95%."
     )
     shown = table((_("Agreement"), _("Comparisons"), _("Same order"), _("Kappa")), rows, "", (_("Comparisons"),))
     return shown + unfold(_("How agreement is measured"), paragraph(note))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 from xml.etree import ElementTree
@@ -23,6 +24,7 @@ from rlhf.judges.judge_agreement import (
     Trust,
     TrustBasis,
     VerdictPair,
+    agreement_alone,
     trust,
 )
 from rlhf.tabs.judges.judge_card import card
@@ -114,6 +116,50 @@ def test_kappa_is_none_where_nothing_tells_it(group: tuple[int, Any, Any]) -> No
     found = trust(cases(group))
     assert found.with_people is not None
     assert found.with_people.kappa is None
+
+
+def mixed(right: int, wrong: int, picked: int = 40) -> list[JudgedComparison]:
+    """Of “Mixed”: what it flipped on, all of which people got, and what they got one in ten of."""
+    flipped = [case(n, TIE, FIRST, people_chance=1.0, picked=True) for n in range(picked)]
+    audited = [case(100 + n, FIRST, FIRST if n < right else SECOND, people_chance=0.1) for n in range(right + wrong)]
+    return flipped + audited
+
+
+def test_what_people_got_by_lot_stands_for_the_rest_as_well() -> None:
+    """40 halves of weight 1, nine right and one wrong of weight 10: (20 + 90) / 140, as sure as 140² / 1040 are."""
+    found = trust(mixed(9, 1))
+    assert found.with_people is not None
+    share, kappa = found.with_people.share, found.with_people.kappa
+    assert (share.value, share.n) == (pytest.approx(110 / 140), 50)
+    for bound in (share.low, share.high):
+        assert abs(share.value - bound) == pytest.approx(Z_95 * math.sqrt(bound * (1 - bound) * 1040 / 140**2))
+    assert kappa is not None
+    assert kappa.value == pytest.approx(float(kappas(np.array([[0, 0, 0], [0, 0, 40], [10, 0, 90.0]]))))
+    assert (found.picked, found.drawn) == (40, 10)
+
+
+@pytest.mark.parametrize("chance", [None, 0.0, 1.0])
+def test_what_nobody_drew_stands_for_itself(chance: float | None) -> None:
+    """Of earlier data no chance is known; and what people were to get for certain or never stands for nothing else."""
+    changed = [replace(one, people_chance=chance) for one in cases((3, FIRST, FIRST), (1, FIRST, SECOND))]
+    found = trust(changed)
+    assert (found.with_people, found.drawn) == (trust(cases((3, FIRST, FIRST), (1, FIRST, SECOND))).with_people, 0)
+
+
+def test_chances_that_differ_tell_no_spread_of_kappa() -> None:
+    found = trust([case(n, FIRST, SECOND, people_chance=chance) for n, chance in enumerate((1.0, 0.5, 0.1))])
+    assert found.with_people is not None
+    assert found.with_people.kappa is None
+
+
+def test_of_what_it_labels_alone_neither_picked_comparisons_nor_ties_tell() -> None:
+    """Its ties are no labels, and people got all that it flipped on: of the rest it is right on 9 of 10."""
+    tied = [case(200 + n, TIE, FIRST, people_chance=1.0) for n in range(5)]
+    unsure = [case(300 + n, FIRST, SECOND, people_chance=1.0, picked=True) for n in range(5)]
+    found = agreement_alone([*mixed(9, 1), *tied, *unsure])
+    assert found is not None
+    assert (found.share.value, found.share.n) == (0.9, 10)
+    assert agreement_alone(mixed(0, 0)) is None
 
 
 def test_a_best_of_several_says_nothing_about_the_others() -> None:
@@ -247,7 +293,9 @@ def test_the_card_says_that_what_the_model_was_trained_on_does_not_count() -> No
     basis = TrustBasis(version=None, left_out=0, model="dpo-1", frozen="2026-05-04T03:02:01.000000+00:00", seen=12)
     said = card("tester", full(), 0.6, basis)
     assert "Only what the model has not been trained on counts" in said
-    assert "after the data of dpo-1 were frozen (2026-05-04 03:02). Left out: 12 comparisons" in said
+    assert "after the data of dpo-1 were frozen (2026-05-04 03:02). Its calibration" in said
+    assert "Left out: 12 comparisons" in said
+    assert "Its calibration" not in card("tester", full(), 0.6, replace(basis, version=1)), "it has no temperature"
     assert "Let people judge more" in card("tester", trust([]), 0.6, basis)
 
 
@@ -265,6 +313,13 @@ def test_the_card_shows_people_beside_the_judge_and_says_when_comparisons_are_ha
     cells = [cell.text for cell in tree(said).iter("td")]
     assert cells[0:3] == ["With people", "30", "67% (49–81%)"]
     assert cells[4:7] == ["People with each other", "30", "100% (89–100%)"]
+
+
+def test_the_card_says_what_was_drawn_by_lot() -> None:
+    said = card("tester", trust(mixed(90, 10)), 0.6)
+    assert "People were asked about 40 of these 140 because judges" in said
+    assert "Drawn by lot with a known chance: 100. In agreement and kappa each of these counts for those" in said
+    assert "agree more often" not in said
 
 
 def test_a_judge_that_ties_everything_has_no_position() -> None:

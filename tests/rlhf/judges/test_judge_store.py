@@ -21,6 +21,7 @@ from annotation.workbench import bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import ComparisonFilter
 from rlhf.__main__ import main as command_line
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
 from rlhf.judges import judge_history, judge_store
 from rlhf.judges.judge_agreement import TrustBasis
@@ -29,7 +30,7 @@ from rlhf.judges.judge_store import Judge, StoredVerdict
 from rlhf.judges.openai_client import Failure
 from rlhf.judges.verdicts import Verdict
 from rlhf.models import registry
-from tests.conftest import act, make_response, seed_comparisons, seed_prompts
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.frozen_in_memory import current_judgements
 
 pytestmark = pytest.mark.slow
@@ -68,6 +69,13 @@ def say(
         )  # type: ignore[arg-type]
         judge_store.add_verdict(db, judge, comparison_id, pair, verdict, version, (), None)
     return judge_store.judge_comparison(db, judge, found[0])
+
+
+def judge_first_better(db: Database, ann: Annotator) -> None:
+    """A person judges the next comparison as FIRST_BETTER does."""
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act(f"{'left' if claim.shown_order[0] == 0 else 'right'}-clearly"))
 
 
 def asks(db: Database, comparison_id: int) -> tuple[str, str | None]:
@@ -197,6 +205,50 @@ def test_trust_rests_on_random_comparisons_alone(db: Database, ann: Annotator) -
     db.connection.execute("UPDATE comparison SET answers_by = 'heads', answers_chance = 0.2 WHERE id = ?", (chosen,))
     db.connection.execute("UPDATE comparison SET answers_by = NULL WHERE id = ?", (unknown,))
     assert [case.comparison_id for case in judge_store.jointly_judged(db, judge)] == [random, unknown]
+
+
+def test_trust_knows_by_what_chance_people_got_a_comparison(db: Database, ann: Annotator) -> None:
+    """What the draw left to judges and an admin gave to people all the same stands for nothing but itself."""
+    (judge,) = panel(db, "j")
+    certain, drawn, given, unknown = made = seed_comparisons(db, 4)
+    for _ in made:
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    for comparison in made:
+        assert say(db, judge, comparison, FIRST_BETTER, "judged")
+    for comparison, chance, came in ((drawn, 0.25, 1), (given, 0.25, 0), (unknown, None, None)):
+        db.connection.execute(
+            "UPDATE comparison SET people_chance = ?, people_drawn = ? WHERE id = ?", (chance, came, comparison)
+        )
+    assert {case.comparison_id: case.people_chance for case in judge_store.jointly_judged(db, judge)} == {
+        certain: 1.0,
+        drawn: 0.25,
+        given: 1.0,
+        unknown: None,
+    }
+
+
+@pytest.mark.parametrize(("backend", "told"), [("reward-model", 1), ("local", 2)])
+def test_chances_are_not_checked_on_what_their_temperature_was_fitted_on(
+    db: Database, ann: Annotator, backend: judge_store.Backend, told: int
+) -> None:
+    """A reward model's, on the held-out comparisons that its data held; those tell how far it agrees all the same."""
+    (fitted,) = seed_comparisons(db, 1, "held-out")
+    judge_first_better(db, ann)
+    job_id = job_store.enqueue(db, RewardModelSpec(), "owner")
+    registry.add(
+        db, revision="made", algorithm="reward_model", base=BASE_NAME, parent_id=1, job_id=job_id, path="p", sha256="s"
+    )
+    (later,) = seed_comparisons(db, 1, "held-out")
+    judge_first_better(db, ann)
+    judge = judge_store.add(db, "j", backend, {"model": "made"}, "owner")
+    for comparison in (fitted, later):
+        assert say(db, judge, comparison, FIRST_BETTER, "judged")
+    found = judge_history.trust_in(db, judge)
+    assert found.with_people is not None
+    assert found.calibration is not None
+    assert (found.with_people.share.n, found.calibration.pairs) == (2, told)
 
 
 def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database, ann: Annotator) -> None:
