@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from annotation.imports.conversations import SPEAKERS, conversation, list_of
 from annotation.imports.labels import SCALES, SIGNED, Columns, UnusableRow, number_of, plain_name, says_good
-from annotation.imports.reading import NotJson, SourceRow, parse_json
+from annotation.imports.reading import PICTURES, NotJson, SourceRow, parse_json
 from annotation.translation import N_
 
 # Each role a column can play: what it is for, and the names by which it is recognised, likeliest first.
@@ -100,7 +100,6 @@ SCORE_STEMS: Final = ("score", "rating", "reward", "winner_model")
 LISTS: Final = ("messages", "responses", "scores", "ranks", "history")
 
 # Columns that change what a row means beside those that have a role: nothing is made of them, which people must know.
-PICTURES: Final = ("image", "images", "video", "videos", "audio", "audios")
 TELLING: Final = frozenset(
     {
         *(alias for _, aliases in ROLES.values() for alias in aliases),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from annotation.exports import transcripts
@@ -25,6 +26,8 @@ THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
 SAID: Final = ("content", "value", "text")
 # By which of a message's keys an answer is not to be learned where they are false or 0.
 LEARNED: Final = ("weight", "train", "training", "loss")
+# How text says that there is nothing.
+NOTHING: Final = ("", "null", "none", "nan", "n/a")
 # How chat templates mark turns within one text, with the name of who has the turn, and names that they give.
 MARKS: Final = (
     *("<[|｜]{}[|｜]>", r"<\|im_{}\|>", r"\[\|{}\|\]", r"<\|im_start\|>{}", r"<\|start_header_id\|>{}"),
@@ -138,7 +141,7 @@ def message_of(entry: Any, column: str) -> Message:
             _("column '{column}' may only hold the roles user, assistant and system; found: {shown}"),
             shown=shown,
         )
-    called = next((key for key in CALLS if entry.get(key) not in (None, "", [], {})), None)
+    called = next((key for key in CALLS if holds_something(entry.get(key))), None)
     if called is not None:
         raise UnusableRow(
             column, _("column '{column}' holds a message with '{called}'; only text can be imported"), called=called
@@ -169,6 +172,16 @@ def message_of(entry: Any, column: str) -> Message:
             display_name=display_name(other[:40]),
         )
     return {"role": role, "content": text_of(content, column)}
+
+
+def holds_something(value: Any) -> bool:
+    """Whether there is anything in a value: no list of nothing, no object of it, and no text that says so."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        with suppress(NotJson):
+            value = parse_json(value.strip())
+    if isinstance(value, dict | list):
+        return any(map(holds_something, value.values() if isinstance(value, dict) else value))
+    return value.strip().casefold() not in NOTHING if isinstance(value, str) else bool(value)
 
 
 def has_thoughts(value: Any) -> bool:

@@ -15,7 +15,6 @@ from annotation.exports.transcripts import is_transcript
 from annotation.imports.columns import (
     CHANCES,
     EMPTY,
-    PICTURES,
     QUALITIES,
     ROLES,
     at_path,
@@ -32,6 +31,7 @@ from annotation.imports.conversations import (
     conversation,
     earlier_turns,
     has_thoughts,
+    holds_something,
     list_of,
     message_of,
     refuse_turns_within,
@@ -65,7 +65,7 @@ from annotation.imports.labels import (
 )
 from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.printable import display_name, listed
-from annotation.imports.reading import SourceRow
+from annotation.imports.reading import PICTURES, SourceRow
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
 from annotation.translation import N_, _, joined, numeral
 from annotation.ui.formatting import cut
@@ -780,8 +780,7 @@ def chance_of(values: Mapping[str, Any], columns: Columns, role: str) -> float |
 def without_pictures(record: MappedRow, values: Mapping[str, Any]) -> MappedRow:
     """The record. Raises UnusableRow where pictures or sound come with its texts; a mere mark of one is remarked."""
     for column, value in values.items():
-        held = any(value.values()) if isinstance(value, dict) else value
-        if held and plain_name(str(column)) in PICTURES:
+        if plain_name(str(column)) in PICTURES and holds_something(value):
             raise UnusableRow(
                 column, _("column '{column}' holds pictures or sound that the text is about; only text can be imported")
             )

@@ -58,6 +58,7 @@ UNPACKABLE = {
 }
 # Keys by which the objects in a list are told to be rows rather than turns of a conversation or answers to a prompt.
 ROW_KEYS = {"prompt", "messages", "conversations", "chosen", "question", "instruction"}
+PICTURES = ("image", "images", "video", "videos", "audio", "audios")
 
 
 @dataclass(frozen=True)
@@ -743,7 +744,8 @@ def parquet_file(path: Path, name: str) -> ImportSource:
         done[:] = [0, max(metadata.num_rows, 1)]
         try:
             file = open_file()
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(types.read)):
+            columns = [*types.read, *(leaf_of(file.metadata, column) for column in types.pictures)]
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
                 yield from arrow_rows(batch, types, done[0])
                 done[0] += batch.num_rows
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -761,6 +763,16 @@ def parquet_file(path: Path, name: str) -> ImportSource:
         share=lambda: done[0] / done[1],
         checksum=lambda: file_sha256(path, name),
     )
+
+
+def leaf_of(metadata: Any, column: str) -> str:
+    """The smallest part of a column that is read as bytes; each part tells as well in which rows there is something."""
+    leaves = [
+        (metadata.row_group(0).column(place).total_compressed_size, metadata.schema.column(place).path)
+        for place in range(metadata.num_columns if metadata.num_row_groups else 0)
+        if f"{metadata.schema.column(place).path}.".startswith(f"{column}.")
+    ]
+    return min(leaves, default=(0, column))[1]
 
 
 def refuse_unpacked(sizes: Sequence[int], name: str) -> None:
@@ -788,6 +800,11 @@ class ColumnTypes:
     unread: Mapping[str, Unread]
     labelled: Mapping[str, Any]
     """What `datasets` says of the columns in which numbers stand for words."""
+
+    @property
+    def pictures(self) -> list[str]:
+        """Those of the unread columns of which it counts in which rows they hold something."""
+        return [column for column in self.unread if column.strip().casefold() in PICTURES]
 
 
 def column_types(schema: Any, name: str) -> ColumnTypes:
@@ -849,11 +866,13 @@ def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
     import pyarrow as pa
 
     plain = [table.column(column).cast(kind) for column, kind in types.read.items()]
+    held = {column: places_held(table.column(column)) for column in types.pictures}
     table = pa.Table.from_arrays(plain, names=list(types.read))
 
     def row(place: int, value: dict[str, Any]) -> SourceRow:
         words = {column: with_words(value[column], told) for column, told in types.labelled.items()}
-        return SourceRow(before + place + 1, {**value, **words, **types.unread})
+        empty = {column: None for column, places in held.items() if place not in places}
+        return SourceRow(before + place + 1, {**value, **words, **types.unread, **empty})
 
     try:
         values = table.to_pylist()
@@ -868,6 +887,20 @@ def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
                 )
         return
     yield from (row(place, value) for place, value in enumerate(values))
+
+
+def places_held(column: Any) -> set[int]:
+    """The places at which a column holds something, in lists at any depth something that is not null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if not (types.is_list(column.type) or types.is_large_list(column.type) or types.is_fixed_size_list(column.type)):
+        return set(pc.indices_nonzero(column.is_valid()).to_pylist())
+    within, parents = places_held(pc.list_flatten(column)), pc.list_parent_indices(column).to_pylist()
+    return {parents[place] for place in within}
 
 
 def plain_type(kind: Any) -> Any:
@@ -1071,7 +1104,7 @@ def streamed_rows(
         part = loaded[choose_split(name, list(loaded), split)]
         types = None if part.features is None else column_types(part.features.arrow_schema, name)
         if types is not None:
-            part = part.select_columns(list(types.read))
+            part = part.select_columns([*types.read, *types.pictures])
     except (UserError, MemoryError):
         raise
     except Exception as error:  # whatever a library makes of somebody's card and files

@@ -606,8 +606,10 @@ CASES: dict[str, Case | Refused] = {
     "pictures in columns of their own": Case(
         [{**PICTURED, "image": Unread("struct<bytes: binary, path: string>")}, {**PICTURED, "image": "a.png"},
          {**PICTURED, "images": ["a.png"]}, {**PICTURED, "image": {"bytes": None, "path": "a.png"}},
-         {**PICTURED, "image": {"bytes": None, "path": None}}, {**PICTURED, "image": None}],
-        [*["column 'image"] * 4, *[told("What is it?", "x", "y", ranking=FIRST)] * 2], telling=["image", "images"],
+         {**PICTURED, "images": '["a.png"]'},
+         *({**PICTURED, "image": one} for one in ({"bytes": None, "path": None}, None, "", "null", "n/a")),
+         *({**PICTURED, "images": some} for some in ([None], [], "[]", [{"bytes": None}], '[{"bytes": null}]'))],
+        [*["column 'image"] * 5, *[told("What is it?", "x", "y", ranking=FIRST)] * 10], telling=["image", "images"],
     ),
 }  # fmt: skip
 

@@ -196,6 +196,26 @@ def test_every_column_of_parquet_is_read_or_said_to_be_unread(tmp_path: Path) ->
     ]
 
 
+@pytest.mark.parametrize("in_lists", [True, False])
+def test_pictures_are_only_where_there_are_some(tmp_path: Path, in_lists: bool) -> None:
+    """Of what is not read, the rows in which there is nothing come in."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    held = [None, [], [None], [{"bytes": b"x", "path": None}], None, [{"bytes": None, "path": "a.png"}]]
+    kind, name = (pa.list_(picture), "images") if in_lists else (picture, "image")
+    array = pa.array(held if in_lists else [one[0] if one else None for one in held], kind)
+    table = pa.table({"prompt": ["p"] * len(held), name: array, "views": pa.array([[b"x"]] * len(held))})
+    pq.write_table(table, str(tmp_path / "a.parquet"), row_group_size=4)
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    for file_name in ("a.parquet", "a.arrow"):
+        rows = values(read(tmp_path / file_name))
+        assert [type(row[name]) is Unread for row in rows] == [False, False, False, True, False, True]
+        assert all(type(row["views"]) is Unread for row in rows)
+
+
 def test_texts_as_polars_writes_them_are_read(tmp_path: Path) -> None:
     import pyarrow as pa
 
@@ -228,6 +248,16 @@ def test_streamed_rows_without_known_types_may_differ_in_them(monkeypatch: pytes
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: {"train": Part(rows)})
     found = reading.streamed_rows("a set", "somewhere", None, "train", str)
     assert values(list(found())) == rows
+
+
+def test_streamed_pictures_are_only_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    features = datasets.Features({"prompt": datasets.Value("string"), "image": datasets.Image()})
+    saved = datasets.Dataset.from_dict({"prompt": ["p", "q"], "image": [None, {"bytes": b"x", "path": None}]}, features)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: {"train": saved.to_iterable_dataset()})
+    rows = values(list(reading.streamed_rows("a set", "somewhere", None, "train", str)()))
+    assert [type(row["image"]) is Unread for row in rows] == [False, True]
 
 
 @pytest.mark.parametrize("names", [["prompt", "chosen", "rejected", "chosen"], [str(n) for n in range(1001)]])
