@@ -164,7 +164,8 @@ def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns
     chosen = find("chosen") | find("rejected")
     ends, pair = said_pair(said) or find_pair(names)
     responses = find("responses")
-    question = ("prompt" not in said and find_question(rows, find("messages"))) or find("prompt")
+    beside = not find("prompt") and bool(pair or responses or len(chosen) == 2 or find("completion"))
+    question = ("prompt" not in said and find_question(rows, find("messages"), beside)) or find("prompt")
     question |= find("history", question.values()) if "prompt" in question else {}
     question |= find("system")
     if plain_name(question.get("prompt", "")) == "instruction":
@@ -193,13 +194,17 @@ def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns
     return question | find_speaker(rows, question, find("speaker"), find("parent"))
 
 
-def find_question(rows: Sequence[SourceRow], messages: dict[str, str]) -> dict[str, str]:
-    """A column of conversations, where these end with the user: it is the whole prompt, a mere text beside it less."""
-    ends = set()
+def find_question(rows: Sequence[SourceRow], messages: dict[str, str], beside: bool = False) -> dict[str, str]:
+    """A column of conversations, where most end with the user: it is the whole prompt, a mere text beside it less.
+
+    With answers `beside` it and no other prompt, any that ends so tells: others are not what the answers answer.
+    """
+    ends = []
     for row in rows if messages else ():
         with suppress(UnusableRow):
-            ends.add(conversation(row.values.get(messages["messages"]), messages["messages"])[-1]["role"])
-    return messages if "user" in ends and "assistant" not in ends else {}
+            ends.append(conversation(row.values.get(messages["messages"]), messages["messages"])[-1]["role"])
+    asked = ends.count("user")
+    return messages if asked and (beside or asked > ends.count("assistant")) else {}
 
 
 def said_pair(said: Columns) -> tuple[tuple[str, str], dict[str, str]] | None:

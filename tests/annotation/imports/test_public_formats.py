@@ -503,6 +503,20 @@ CASES: dict[str, Case | Refused] = {
          {"conversations": [said("human", "q"), said("gpt", "x")]}],
         ["column 'conversations' does not end with the assistant's turn", told("q", "x")], "demonstrations",
     ),
+    "messages of which one ends with an answer, beside the answers": Case(
+        [*({"messages": [user(f"q{n}")], "completion": f"x{n}", "label": True} for n in range(3)),
+         {"messages": [user("q"), assistant("old")], "completion": "new", "label": False}],
+        [*(told(f"q{n}", f"x{n}", label=True) for n in range(3)),
+         "column 'messages' does not end with the user's turn"],
+    ),
+    "messages of which one ends with the user, beside the answers": Case(
+        [{"messages": [user("q"), assistant("old")], "chosen": "x", "rejected": "y"}] * 2
+        + [{"messages": [user("q")], "chosen": "x", "rejected": "y"}],
+        [*["column 'messages' does not end with the user's turn"] * 2, told("q", "x", "y", ranking=FIRST)],
+    ),
+    "messages of which one ends with an answer": Case(
+        [{"messages": [user("q")]}] * 2 + [{"messages": [user("q"), assistant("x")]}], [told("q")] * 3, "prompts",
+    ),
     "whole conversations without the system message of their prompt": Case(
         [{"prompt": [system("Be rude."), user("q")], "chosen": [user("q"), assistant("x")],
           "rejected": [user("q"), assistant("y")]},
