@@ -127,6 +127,15 @@ QUALITY_WORDS: Final = frozenset(
         *("hallucination", "desirable", "undesirable"),
     }
 )
+# Words in the names of columns that may hold the prompt: 'user_prompt', 'dialogue_history'.
+PROMPT_WORDS: Final = frozenset(
+    {
+        *("prompt", "prompts", "question", "questions", "query", "queries", "instruction", "instructions", "request"),
+        *("input", "inputs", "history", "context", "dialogue", "dialog", "conversation", "messages", "chat", "problem"),
+        *("task", "user", "post"),
+    }
+)
+LIKELY_WORDS: Final = 4
 EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
 MAXIMUM_KNOWN: Final = 1_000
 
@@ -293,6 +302,24 @@ def hold_texts(rows: Sequence[SourceRow], column: str) -> bool:
 def may_say_bad(column: str) -> bool:
     """Whether a column's name lets one expect that it says which answers are bad."""
     return not QUALITY_WORDS.isdisjoint(words_of(column))
+
+
+def may_ask(rows: Sequence[SourceRow], column: str) -> bool:
+    """Whether a column may hold the prompt: by its name and some words in it, or by longer texts that mostly differ."""
+    found = [value for row in rows if (value := asked_in(row.values.get(column), column))]
+    if found and not PROMPT_WORDS.isdisjoint(words_of(column)):
+        return True
+    longer = [value for value in found if not isinstance(value, str) or len(value.split()) >= LIKELY_WORDS]
+    return 2 * len(set(map(str, longer))) > len(rows)
+
+
+def asked_in(value: Any, column: str) -> Any:
+    """What may be a prompt, of several words, or messages; nothing of anything else."""
+    if isinstance(value, str):
+        return value if len(value.split()) > 1 else ""
+    with suppress(UnusableRow):
+        return conversation(value, column)
+    return ""
 
 
 def is_turned_round(column: str) -> bool:

@@ -21,6 +21,7 @@ from annotation.imports.columns import (
     columns_of,
     find_question,
     is_turned_round,
+    may_ask,
     may_say_bad,
     propose,
 )
@@ -28,7 +29,6 @@ from annotation.imports.conversations import (
     SPEAKERS,
     as_turns,
     checked,
-    conversation,
     earlier_turns,
     has_thoughts,
     holds_something,
@@ -252,18 +252,23 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
 
 
 def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
-    """Raises UnclearColumn for answers of mere text without a prompt beside them that may not begin with it."""
-    columns, texts = plan.columns, []
+    """Raises UnclearColumn for answers of mere text without a prompt beside them that may not begin with it.
+
+    So it is where another column may hold it, or where half of them or more don't begin alike.
+    """
+    columns, texts, conversations = plan.columns, [], 0
     sides = [columns[role] for role in ("chosen", "rejected", "a", "b") if columns.get(role) in plan.used]
     if len(sides) != 2 or columns.keys() & {"prompt", "messages"}:
         return
     for row in rows:
         with suppress(UnusableRow):
             if any(answer_turns(row.values, columns, side) is not None for side in sides):
-                return
-            texts.append([str(row.values[side]) for side in sides])
-    likely = [name for name in columns_of(rows) if name not in plan.used and any(may_ask(row, name) for row in rows)]
-    if texts and (likely or not all(shared_prompt(*pair) for pair in texts)):
+                conversations += 1
+            else:
+                texts.append([str(row.values[side]) for side in sides])
+    likely = [name for name in columns_of(rows) if name not in plan.used and may_ask(rows, name)]
+    alike = sum(bool(shared_prompt(*pair)) for pair in texts)
+    if len(texts) > conversations and (likely or 2 * alike <= len(texts)):
         raise UnclearColumn(
             joined(
                 _("There is no column with the prompt.")
@@ -292,14 +297,6 @@ def refuse_third_answer(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                 "their names). Nothing was imported."
             ).format(answers=listed([plan.columns["a"], plan.columns["b"], more[0]]))
         )
-
-
-def may_ask(row: SourceRow, column: str) -> bool:
-    """Whether a row's column holds what may be a prompt: several words, or messages."""
-    value = row.values.get(column)
-    with suppress(UnusableRow):
-        return len(value.split()) > 1 if isinstance(value, str) else bool(conversation(value, column))
-    return False
 
 
 def refuse_unread(plan: ImportPlan, columns: Sequence[str]) -> None:

@@ -463,6 +463,8 @@ def test_a_label_that_could_not_be_read_is_not_passed_over(name: str) -> None:
         [{"chosen": "Why? So.", "rejected": "Why? No."}, {"chosen": "The rain.", "rejected": "The moon."}],
         [{"user_prompt": "Is it raining?", "chosen": "The rain has stopped.", "rejected": "The moon is cheese."}],
         [{"user_prompt": "Is it?", "chosen": "I see. It is.", "rejected": "I see. It is not."}],
+        [{"chosen": f"{HH} x", "rejected": f"{HH} y"}, *[{"chosen": "The rain.", "rejected": "The moon."}] * 2],
+        [{"notes": f"a text of {n} words", "chosen": "I see. It is.", "rejected": "I see. No."} for n in range(3)],
         [{"dialogue_history": [user("q")], "response_a": "I see. It is.", "response_b": "I see. No.", "winner": "a"}],
     ],
 )
@@ -477,9 +479,18 @@ def test_that_the_answers_begin_with_the_prompt_can_be_said() -> None:
     assert plan.reader(value) == ranked([user("Why?")], ["So.", "No."], [1, 2])
     with pytest.raises(UnusableRow, match="don't begin alike"):
         plan.reader({"chosen": "The rain.", "rejected": "The moon."})
-    later = make_plan(rows(PAIR_ONLY)).reader
+
+
+@pytest.mark.parametrize(
+    "beside", [{}, {"source": "Open Orca"}, {"source": "a book of mine"}, {"source_url": "x"}, {"prompt_id": "7"}]
+)
+def test_most_answers_that_begin_alike_are_enough(beside: dict[str, Any]) -> None:
+    odd = {"chosen": "Ah.", "rejected": "Oh."}
+    found = rows(*({**beside, "chosen": f"Why {n}? So.", "rejected": f"Why {n}? No."} for n in range(6)), odd)
+    read = make_plan(found).reader
+    assert read(found[0].values).messages == (user("Why 0?"),)
     with pytest.raises(UnusableRow, match="don't begin alike"):
-        later({"chosen": "The rain.", "rejected": "The moon."})
+        read(odd)
 
 
 # ------------------------------------------------------------------------------------------------------------ arbitrary
