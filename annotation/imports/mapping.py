@@ -129,6 +129,8 @@ class ImportPlan:
     """Those of the columns that are paths into objects, as 'question.full_text'."""
     ranks_said: bool = False
     """Whether a person has named the column with ranks."""
+    prompt_within: bool = False
+    """Whether a person has said that no column has the prompt, so that answers begin with it."""
     largest_preference: float = math.inf
     """The largest number that can be a preference, by the first rows; a larger one stands for something else."""
 
@@ -183,6 +185,7 @@ def make_plan(
         good_from=good_from,
         paths=tuple(paths),
         ranks_said=bool(said.get("ranks")),
+        prompt_within=said.get("prompt") == "",
         largest_preference=largest_preference(rows, columns),
     )
     if plan.target != "preferences" and verdict != "judged":
@@ -527,7 +530,7 @@ def read_chosen(plan: ImportPlan) -> RowReader:
     scored = {"score_a", "score_b"} <= columns.keys()
 
     def read(values: Mapping[str, Any]) -> MappedRow:
-        messages, answers = two_answers(values, columns, columns["chosen"], columns["rejected"])
+        messages, answers = two_answers(values, columns, columns["chosen"], columns["rejected"], plan.prompt_within)
         status = cell(values, columns, "status")
         if isinstance(status, str) and word_of(status) in TIES:
             return MappedRow(messages, answers, *TIED, 0, remark=_(SAID_TIE))
@@ -554,7 +557,7 @@ def read_pair(plan: ImportPlan) -> RowReader:
     judge: VerdictReader = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(plan)
 
     def read(values: Mapping[str, Any]) -> MappedRow:
-        messages, answers = two_answers(values, columns, columns["a"], columns["b"])
+        messages, answers = two_answers(values, columns, columns["a"], columns["b"], plan.prompt_within)
         verdict, strength, remark = judge(values)
         outcome, ranking = verdict or (None, None)
         return MappedRow(
@@ -899,7 +902,7 @@ def without_system(turns: Sequence[Message]) -> list[Message]:
 
 # ---------------------------------------------------------------------------------------------------- two answers
 def two_answers(
-    values: Mapping[str, Any], columns: Columns, first: str, second: str
+    values: Mapping[str, Any], columns: Columns, first: str, second: str, prompt_within: bool = False
 ) -> tuple[tuple[Message, ...], tuple[str, str]]:
     """The prompt and two answers to it. Raises UnusableRow, also if the answers are the same."""
     values = without_lists_of_turns(values, columns, first, second)
@@ -912,7 +915,7 @@ def two_answers(
         )
         raise UnusableRow(second, unlike, first=display_name(first))
     if one is None or other is None:
-        messages, answers = plain_answers(values, columns, first, second)
+        messages, answers = plain_answers(values, columns, first, second, prompt_within)
     else:
         messages, answers = answers_of_conversations(values, columns, (one, first), (other, second))
     if answers[0].strip() == answers[1].strip():
@@ -952,9 +955,12 @@ def answer_turns(values: Mapping[str, Any], columns: Columns, column: str) -> li
 
 
 def plain_answers(
-    values: Mapping[str, Any], columns: Columns, first: str, second: str
+    values: Mapping[str, Any], columns: Columns, first: str, second: str, prompt_within: bool
 ) -> tuple[tuple[Message, ...], tuple[str, str]]:
-    """Two texts. Without a prompt beside them it is what both begin with, up to the end of a line or sentence."""
+    """Two texts. Without a prompt beside them it is what both begin with, up to the end of a line or sentence.
+
+    Where somebody has said that it is there, and no line or sentence is, up to the last blank, as TRL takes it.
+    """
     one, other = str(values[first]), str(values[second])
     if "prompt" in columns or "messages" in columns:
         prompt_value = cell(values, columns, "prompt")
@@ -962,7 +968,7 @@ def plain_answers(
             one, other = one.removeprefix(" "), other.removeprefix(" ")  # the space after "Assistant:"
         return context_of(values, columns), (one, other)
     refuse_turns_within(one, first)  # before they are cut
-    shared = shared_prompt(one, other)
+    shared = shared_prompt(one, other, prompt_within)
     if not shared:
         raise UnusableRow(first, _("column '{column}' has no prompt beside it, and the two answers don't begin alike"))
     prompt: list[Message] = [{"role": "user", "content": shared}]
@@ -1019,12 +1025,12 @@ def with_prompt(turns: list[Message], column: str, values: Mapping[str, Any], co
     return turns
 
 
-def shared_prompt(one: str, other: str) -> str:
-    """The lines and sentences that two texts begin with alike; empty for none."""
+def shared_prompt(one: str, other: str, words: bool = False) -> str:
+    """The lines and sentences that two texts begin with alike, or else, if these count, the words; empty for none."""
     pairs = enumerate(zip(one, other, strict=False))
     shared = one[: next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))]
     ends = [found.end() for found in ENDS.finditer(shared)]
-    return shared[: max(ends, default=0)].rstrip()
+    return shared[: max(ends, default=shared.rfind(" ") + 1 if words else 0)].rstrip()
 
 
 def with_texts(record: MappedRow, shorten: int) -> MappedRow:

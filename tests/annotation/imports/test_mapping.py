@@ -478,7 +478,14 @@ def test_that_the_answers_begin_with_the_prompt_can_be_said() -> None:
     plan = make_plan(rows(value), "auto", {"prompt": ""})
     assert plan.reader(value) == ranked([user("Why?")], ["So.", "No."], [1, 2])
     with pytest.raises(UnusableRow, match="don't begin alike"):
-        plan.reader({"chosen": "The rain.", "rejected": "The moon."})
+        plan.reader({"chosen": "Rain.", "rejected": "Rails."})
+
+
+def test_where_it_is_said_that_they_do_they_part_at_a_blank_as_trl_has_it() -> None:
+    value = {"chosen": "The sky is blue.", "rejected": "The sky is black."}
+    with pytest.raises(UnclearColumn, match="no column with the prompt"):
+        make_plan(rows(value))
+    assert record(value, "auto", {"prompt": ""})[1] == ranked([user("The sky is")], ["blue.", "black."], [1, 2])
 
 
 @pytest.mark.parametrize(
