@@ -190,6 +190,8 @@ def make_plan(
     )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
+    if not said.get("a") or not said.get("b"):
+        refuse_third_answer(plan, rows)
     try:
         read = plan.reader
     except UnclearColumn:
@@ -202,8 +204,6 @@ def make_plan(
     check_meaning(plan, rows)
     if "prompt" not in said:
         refuse_without_prompt(plan, rows)
-    if not said.get("a") or not said.get("b"):
-        refuse_third_answer(plan, rows)
     if target == "auto":
         left_out = QUALITIES if said.keys() & {"label", "rating"} else ()
         refuse_unread(plan, [name for name in filled_columns(rows) if plain_name(name) not in left_out])
@@ -279,26 +279,45 @@ def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                 else _("No column is known to hold the prompt; it may be {likely}.").format(likely=listed(likely)),
                 _(
                     "Say which one holds it (--map prompt= with its name), or, where both answers begin with the "
-                    "prompt's lines or sentences, that none does (--map prompt=). Nothing was imported."
+                    "prompt, that none does (--map prompt=). On the page say so under “Columns”. Nothing was imported."
                 ),
             )
         )
 
 
+def third_answer(columns: Columns, rows: Sequence[SourceRow]) -> str:
+    """The column with a third answer beside two, numbered on from theirs; empty for none.
+
+    None is one where the winner is always one of the two, and none where letters alone are their names.
+    """
+    second = plain_name(columns.get("b", ""))
+    if len(second) < 2 or not second[-1].isalnum() or names_two(columns, rows):
+        return ""
+    third = second[:-1] + chr(ord(second[-1]) + 1)
+    more = [name for name in filled_columns(rows) if plain_name(name) == third and name not in columns.values()]
+    return more[0] if more and any(isinstance(row.values.get(more[0]), str | list) for row in rows) else ""
+
+
+def names_two(columns: Columns, rows: Sequence[SourceRow]) -> bool:
+    """Whether all that the first rows say of a winner is said of two answers."""
+    if not columns.keys() >= {"a", "b", "winner"}:
+        return False
+    read, said = winner_reader(columns), [row.values.get(columns["winner"]) for row in rows]
+    with suppress(UserError):
+        return any([read(value) for value in said if value not in EMPTY])
+    return False
+
+
 def refuse_third_answer(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
     """Raises UnclearColumn for two answers beside which there are more, in columns that are numbered on."""
-    second = plain_name(plan.columns.get("b", ""))
-    if plan.columns.get("b") not in plan.used or not second[-1].isalnum():
-        return
-    third = second[:-1] + chr(ord(second[-1]) + 1)
-    more = [name for name in filled_columns(rows) if plain_name(name) == third and name not in plan.used]
-    if more and any(isinstance(row.values.get(more[0]), str | list) for row in rows):
+    third = third_answer(plan.columns, rows) if form_of(plan) == "pair" else ""
+    if third:
         raise UnclearColumn(
             _(
                 "There are more than two answers, in columns of their own: {answers}. Put them into one list "
                 "('responses', with 'scores' or 'ranks'), or say which two are meant (--map a= and --map b= with "
-                "their names). Nothing was imported."
-            ).format(answers=listed([plan.columns["a"], plan.columns["b"], more[0]]))
+                "their names, “Columns” on the page). Nothing was imported."
+            ).format(answers=listed([plan.columns["a"], plan.columns["b"], third]))
         )
 
 
@@ -681,12 +700,13 @@ def perhaps_order(ranks: Sequence[Any], column: str) -> bool:
 
 def unsaid(columns: Columns, rows: Sequence[SourceRow], said: Columns) -> list[str]:
     """The roles that a person has to say of columns, though the rows that were read suggest one."""
+    pair = [] if (said.get("a") and said.get("b")) or not third_answer(columns, rows) else ["a", "b"]
     column = columns.get("ranks", "")
     for row in rows if column and not said.get("ranks") else ():
         with suppress(UnusableRow):
             if perhaps_order(list_of(row.values.get(column), column), column):
-                return ["ranks"]
-    return []
+                return [*pair, "ranks"]
+    return pair
 
 
 def refuse_order(ranks: Sequence[float], column: str) -> None:

@@ -556,6 +556,18 @@ CASES: dict[str, Case | Refused] = {
         [{"prompt": "p", **{f"response_{n}": f"x{n}" for n in (1, 2, 3)}, **{f"score_{n}": n for n in (1, 2, 3)}}],
         "more than two answers, in columns of their own: 'response_1', 'response_2', 'response_3'",
     ),
+    "two answers that are called by letters": Case(
+        [{"prompt": "p", "a": "x", "b": "y", "winner": "b", "c": "notes"}], [told("p", "x", "y", ranking=SECOND)],
+    ),
+    "a third answer that nothing is said of": Case(
+        [{"prompt": "p", "response_1": "x", "response_2": "y", "response_3": "z", "winner": said} for said in
+         ("1", "tie", None)],
+        [told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=TIE, strength=0), "column 'winner' must name"],
+    ),
+    "a third answer that may win": Refused(
+        [{"prompt": "p", "response_1": "x", "response_2": "y", "response_3": "z", "winner": said} for said in "123"],
+        "more than two answers, in columns of their own",
+    ),
     "three answers, of which two are meant": Case(
         [{"prompt": "p", **{f"response_{n}": f"x{n}" for n in "abc"}, **{f"score_{n}": ord(n) for n in "abc"}}],
         [told("p", "xa", "xb", ranking=SECOND)], columns={"a": "response_a", "b": "response_b"},
