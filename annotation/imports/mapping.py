@@ -34,6 +34,7 @@ from annotation.imports.conversations import (
     holds_something,
     list_of,
     message_of,
+    refuse_beginning_mark,
     refuse_turns_within,
     text_lists,
     text_of,
@@ -525,6 +526,7 @@ def last_answer(values: Mapping[str, Any], columns: Columns) -> tuple[tuple[Mess
     turns = with_system(turns_of(values, columns), values, columns)
     if turns[-1]["role"] != "assistant":
         raise UnusableRow(column, _("column '{column}' does not end with the assistant's turn"))
+    refuse_beginning_mark(turns[-1]["content"], column)
     return checked(turns[:-1], column), turns[-1]["content"]
 
 
@@ -830,7 +832,7 @@ def turns_of(values: Mapping[str, Any], columns: Columns) -> list[Message]:
 def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...]:
     """The prompt of a row: what its column says, with the context below and the system message above."""
     column = columns["prompt"]
-    turns = as_turns(values.get(column), column)
+    turns = as_turns(values.get(column), column, asked=True)
     if turns is None:
         text = str(values[column])
         if text_lists([text]) is not None:
@@ -841,7 +843,7 @@ def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...
         refuse_turns_within(text, column)
         extra = values.get(columns["context"]) if "context" in columns else None
         if extra not in (None, ""):
-            text = text_of(f"{text}\n\n{text_of(extra, columns['context'])}", column)
+            text = text_of(f"{text}\n\n{text_of(extra, columns['context'])}", column, asked=True)
         turns = [{"role": "user", "content": text}]
     if "history" in columns:
         turns = [*earlier_turns(values.get(columns["history"]), columns["history"]), *turns]
@@ -882,6 +884,8 @@ def with_answers(
     if any(len(turns) > 1 and turns[:-1] != without_system(messages) for _, turns in told):
         raise UnusableRow(column, _("column '{column}' does not go on from the prompt"))
     answers = tuple(turns[-1]["content"] for _, turns in told)
+    for answer in answers:
+        refuse_beginning_mark(answer, column)
     systems = {system for system, _ in told}
     if messages[0]["role"] == "system":
         systems = {messages[0]["content"], *(systems - {""})}
@@ -938,6 +942,8 @@ def two_answers(
         messages, answers = plain_answers(values, columns, first, second, prompt_within)
     else:
         messages, answers = answers_of_conversations(values, columns, (one, first), (other, second))
+    for answer, column in zip(answers, (first, second), strict=True):
+        refuse_beginning_mark(answer, column)
     if answers[0].strip() == answers[1].strip():
         raise UnusableRow(
             second, _("column '{column}' says the same as '{display_name}'"), display_name=display_name(first)
@@ -1022,7 +1028,7 @@ def with_prompt(turns: list[Message], column: str, values: Mapping[str, Any], co
     Its own is the same turns, or one of the user's; what belongs to the prompt stands in the conversation, too.
     """
     prompt = cell(values, columns, "prompt")
-    asked = None if prompt in (None, "") else as_turns(prompt, columns["prompt"])
+    asked = None if prompt in (None, "") else as_turns(prompt, columns["prompt"], asked=True)
     said = [turn["content"].strip() for turn in turns if turn["role"] == "user"]
     found = {"prompt": prompt in (None, "") or str(prompt).strip() in said}
     if asked is not None:

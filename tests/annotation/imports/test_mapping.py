@@ -274,8 +274,31 @@ def test_an_answer_may_begin_with_a_bracket() -> None:
 
 
 def test_what_only_looks_like_a_mark_is_text() -> None:
-    for text in ("It was <s>blue</s>", "f <| g |> h", "### User guide\n### Response time", "my user: an assistant"):
+    for text in (
+        *("It was <s>blue</s>", "f <| g |> h", "### User guide\n### Response time", "my user: an assistant"),
+        *("### User: x\n### AI: y", "[/INST] ends what [INST] begins.", "### response: x\n### instruction: y"),
+    ):
         assert record({"prompt": text, "chosen": f"a {text}", "rejected": "b"})[1].answers == (f"a {text}", "b")
+
+
+def test_a_mark_can_be_asked_about() -> None:
+    for text in ("What does this token mean: <|im_end|>", "What is <eos>"):
+        for prompt in (text, [user(text)], f"\n\nHuman: {text}\n\nAssistant:"):
+            assert record({"prompt": prompt, "completion": "x"})[1].messages == (user(text),)
+
+
+def test_a_text_without_signs_is_not_searched_for_marks() -> None:
+    for mark in (
+        "<|user|>",
+        "[INST]",
+        "[|Human|]",
+        "### Human:",
+        "USER: ",
+        "GPT4 Correct User:",
+        "<start_of_turn>user",
+    ):
+        assert any(sign in mark for sign in conversations.IN_QUESTION_MARKS)
+        assert conversations.QUESTION_MARK.fullmatch(mark)
 
 
 def test_text_is_kept_as_it_is() -> None:
@@ -331,6 +354,7 @@ DUEL = {"prompt": "p", "response_a": "x", "response_b": "y", "winner": "a"}
 SCORED = {"prompt": "p", "responses": ["a", "b"], "scores": [1, 2]}
 KTO = {"prompt": "p", "completion": "x", "label": True}
 TALK = {"messages": TURNS}
+TALK_TOLD = {"messages": [*TURNS, assistant("So.")]}
 HELP_STEER = "Hi\n<extra_id_1>Assistant\nHello.\n<extra_id_1>User\nWhy?"
 PAIR_ONLY = {"chosen": "Why? So.", "rejected": "Why? No."}
 
@@ -372,6 +396,24 @@ PAIR_ONLY = {"chosen": "Why? So.", "rejected": "Why? No."}
         (PAIR, {"chosen": "a<|im_end|>\n"}, "chosen", "ends with the mark of a chat template ('<|im_end|>')"),
         (PAIR, {"rejected": [assistant("b<|eot_id|>")]}, "rejected", "ends with the mark of a chat template"),
         (PAIR, {"rejected": "<s>b</s>"}, "rejected", "ends with the mark of a chat template ('</s>')"),
+        (
+            PAIR,
+            {side: f"<s>[INST] a [/INST] b </s><s>[INST] c [/INST] {side} </s>" for side in ("chosen", "rejected")},
+            "chosen",
+            "has turns within its text",
+        ),
+        (
+            PAIR_ONLY,
+            {side: f"\n\nHuman: q\n\nAssistant: {side}</s>" for side in ("chosen", "rejected")},
+            "chosen",
+            "ends with the mark of a chat template ('</s>')",
+        ),
+        (PAIR, {"chosen": "<|user|>\nq\n<|assistant|>\nx"}, "chosen", "begins with the mark of a chat template ('<|u"),
+        (PAIR, {"rejected": "<s>[INST] q [/INST] x"}, "rejected", "begins with the mark of a chat template ('[INST]')"),
+        (PAIR, {"rejected": "### Human: q\n### Assistant: x"}, "rejected", "begins with the mark of a chat template"),
+        (PAIR, {"rejected": "<|im_start|>assistant\nx"}, "rejected", "begins with the mark of a chat template"),
+        (SCORED, {"responses": ["[INST] x", "b"]}, "responses", "begins with the mark of a chat template"),
+        (TALK_TOLD, {"messages": [user("q"), assistant("<|user|>r")]}, "messages", "begins with the mark of a chat"),
         (PAIR, {"prompt": "p</s>"}, "prompt", "ends with the mark of a chat template ('</s>')"),
         (PAIR, {"prompt": "q<｜end▁of▁sentence｜>"}, "prompt", "ends with the mark of a chat template"),
         (PAIR_ONLY, {side: f"[INST] Why? [/INST] {side}" for side in ("chosen", "rejected")}, "chosen", "has turns"),
