@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from statistics import median_low
 from typing import Any, Final, Literal, get_args
 
 from annotation.exports.formats import UNKNOWN
@@ -132,8 +131,8 @@ class ImportPlan:
     """Whether a person has named the column with ranks."""
     prompt_within: bool = False
     """Whether a person has said that no column has the prompt, so that answers begin with it."""
-    largest_preference: float = math.inf
-    """The largest number that can be a preference, by the first rows; a larger one stands for something else."""
+    no_preference: float | None = None
+    """The number in the column of preferences that stands for none, by the first rows."""
 
     @property
     def reader(self) -> RowReader:
@@ -187,7 +186,7 @@ def make_plan(
         paths=tuple(paths),
         ranks_said=bool(said.get("ranks")),
         prompt_within=said.get("prompt") == "",
-        largest_preference=largest_preference(rows, columns),
+        no_preference=None if said.get("preference") else no_preference(rows, columns),
     )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
@@ -216,11 +215,12 @@ def filled_columns(rows: Sequence[SourceRow]) -> list[str]:
     return [column for column in columns_of(rows) if any(row.values.get(column) not in EMPTY for row in rows)]
 
 
-def largest_preference(rows: Sequence[SourceRow], columns: Columns) -> float:
-    """Of whole numbers ten times what is usual in the first rows: HelpSteer2 has -100 for none, on a scale up to 3."""
-    given = [number_of(cell(row.values, columns, "preference")) for row in rows]
-    sizes = [abs(number) for number in given if number]
-    return 10 * median_low(sizes) if sizes and all(size.is_integer() for size in sizes) else math.inf
+def no_preference(rows: Sequence[SourceRow], columns: Columns) -> float | None:
+    """A number that returns in the first rows, ten times as large as any other: HelpSteer2 has -100 for none."""
+    given = Counter(number for row in rows if (number := number_of(cell(row.values, columns, "preference"))))
+    largest = max(given, key=abs, default=0.0)
+    others = max((abs(number) for number in given if number != largest), default=0.0)
+    return largest if given[largest] > 1 and others and abs(largest) >= 10 * others else None
 
 
 def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
@@ -592,7 +592,7 @@ def pair_verdict(plan: ImportPlan) -> VerdictReader:
     """What a row's columns say of two answers, with strength and remark, in whichever way they say it."""
     columns = plan.columns
     if "preference" in columns:
-        signed = preference_reader(columns["preference"], plan.largest_preference)
+        signed = preference_reader(columns["preference"], plan.no_preference)
         return lambda values: signed(values.get(columns["preference"]))
     if "winner" in columns:
         words = winner_reader(columns)

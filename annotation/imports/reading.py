@@ -850,15 +850,6 @@ def with_words(value: Any, feature: Any) -> Any:
     if isinstance(value, dict) and isinstance(within, dict):  # also one of lists: so a sequence of objects was kept
         return {key: with_words(one, within.get(key)) for key, one in value.items()}
     return value
-    names, within = feature.get("names"), feature.get("feature")
-    if feature.get("_type") == "ClassLabel" and isinstance(names, list) and isinstance(value, int):
-        return names[value] if 0 <= value < len(names) else None if value == -1 else value
-    if isinstance(value, list):
-        return [with_words(one, within if "feature" in feature else feature) for one in value]
-    if isinstance(value, dict):  # also one of lists, as which a sequence of objects is kept
-        parts = within if isinstance(within, dict) else feature
-        return {key: with_words(one, parts.get(key)) for key, one in value.items()}
-    return value
 
 
 def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:

@@ -548,9 +548,19 @@ CASES: dict[str, Case | Refused] = {
         ["column 'input' is not part of the conversation in 'chosen'"],
     ),
     "HelpSteer2, people who contradict each other": Case(
-        [*HELPSTEER_2_PREFERENCE[:2], {**HELPSTEER_2_PREFERENCE[0], "preference_strength": -100}],
+        [*HELPSTEER_2_PREFERENCE[:2], *[{**HELPSTEER_2_PREFERENCE[0], "preference_strength": -100}] * 2],
         [told("p", "x-3", "y-3", ranking=FIRST, strength=3), told("p", "x-2", "y-2", ranking=FIRST, strength=2),
-         "column 'preference_strength' is -100, far from the scale"], telling=["split"],
+         *["column 'preference_strength' is -100, far from the scale"] * 2], telling=["split"],
+    ),
+    "a preference that is much larger than the others": Case(
+        [{**HELPSTEER_2_PREFERENCE[0], "preference_strength": n} for n in (1, 1, -1, 40)],
+        [told("p", "x-3", "y-3", ranking=SECOND, strength=1)] * 2 + [told("p", "x-3", "y-3", ranking=FIRST, strength=1),
+         told("p", "x-3", "y-3", ranking=SECOND, remark=labels.OTHER_MARGIN)], telling=["split"],
+    ),
+    "preferences that are the difference of votes": Case(
+        [{"prompt": "p", "response_a": "x", "response_b": "y", "diff": n} for n in (-1, 40, 40)],
+        [told("p", "x", "y", ranking=FIRST, strength=1),
+         *[told("p", "x", "y", ranking=SECOND, remark=labels.OTHER_MARGIN)] * 2], columns={"preference": "diff"},
     ),
     "three answers in columns of their own": Refused(
         [{"prompt": "p", **{f"response_{n}": f"x{n}" for n in (1, 2, 3)}, **{f"score_{n}": n for n in (1, 2, 3)}}],
