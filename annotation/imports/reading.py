@@ -173,7 +173,7 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
     kind = next((suffix for suffix in reversed(suffixes) if suffix not in (".gz", ".gzip")), "")
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     if kind in (".csv", ".tsv", ".tab"):
-        parse = csv_rows if kind == ".csv" else partial(csv_rows, between="\t")
+        parse = partial(csv_rows, likely=",;\t" if kind == ".csv" else "\t,;")
         return from_stream(path, name, "CSV", _("rows, the header is row 1, as a spreadsheet counts"), parse)
     if kind in (".jsonl", ".ndjson"):
         return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
@@ -607,8 +607,8 @@ class CsvLines:
         return wrong
 
 
-def csv_rows(stream: Stream, between: str = "") -> Iterator[RawRow]:
-    """The rows of a CSV file under its header, which tells what is between the fields unless the file's name does.
+def csv_rows(stream: Stream, likely: str = ",;\t") -> Iterator[RawRow]:
+    """The rows of a CSV file under its header, which tells what is between the fields, `likely` ones first.
 
     A row that does not fit the header is a bad row.
     """
@@ -623,7 +623,7 @@ def csv_rows(stream: Stream, between: str = "") -> Iterator[RawRow]:
         raise UserError(
             _("{name} ends its lines as old Macs do, with CR alone. Save it with LF or CRLF.").format(name=stream.name)
         )
-    delimiter = told[1] if told else between or delimiter_of(first)
+    delimiter = told[1] if told else delimiter_of(first, likely)
     reader = csv.reader(chain_first(first, source), delimiter=delimiter, strict=True)
     header = read_header(stream.name, reader, lines)
     ours = OUR_CSV.issubset(header)
@@ -676,10 +676,10 @@ def chain_first(first: str, rest: Iterable[str]) -> Iterator[str]:
     yield from rest
 
 
-def delimiter_of(header: str) -> str:
-    """What separates the fields: of comma, semicolon and tab the one that the header has most of."""
+def delimiter_of(header: str, likely: str) -> str:
+    """What separates the fields: of the likely ones that which the header has most of; a tab, if likeliest, any of."""
     unquoted = re.sub(r'"[^"]*"', "", header)
-    return max(",;\t", key=unquoted.count)
+    return "\t" if likely[0] == "\t" and "\t" in unquoted else max(likely, key=unquoted.count)
 
 
 def read_header(name: str, reader: Iterator[list[str]], lines: CsvLines) -> list[str]:
@@ -815,17 +815,16 @@ def column_types(schema: Any, name: str) -> ColumnTypes:
     if not read:
         raise UserError(_("{name} has no column of text, numbers or lists. Nothing was imported.").format(name=name))
     left = {entry.name: Unread(display_name(str(entry.type)[:80])) for entry in schema if entry.name not in read}
-    labelled = {column: told for column, told in features_of(schema).items() if column in read and has_labels(told)}
-    return ColumnTypes(read, left, labelled)
+    return ColumnTypes(read, left, {column: told for column, told in labelled_in(schema).items() if column in read})
 
 
-def features_of(schema: Any) -> Mapping[str, Any]:
-    """What `datasets` notes of a table's columns; nothing where it did not write it."""
+def labelled_in(schema: Any) -> Mapping[str, Any]:
+    """What `datasets` notes of a table's columns with words for numbers; nothing where it did not write it."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError, RecursionError):
+        return {column: told for column, told in features.items() if has_labels(told)}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return {}
-    return features if isinstance(features, dict) else {}
 
 
 def has_labels(feature: Any) -> bool:

@@ -229,6 +229,16 @@ def test_texts_as_polars_writes_them_are_read(tmp_path: Path) -> None:
     assert values(read(tmp_path / "a.arrow")) == [{**row, **left} for row in table.to_pylist()]
 
 
+@pytest.mark.parametrize("depth", [500, 5_000])
+@pytest.mark.parametrize("told", ['{"prompt": %s}', "[%s]"])
+def test_notes_of_any_depth_on_a_table_are_passed_over(depth: int, told: str) -> None:
+    import pyarrow as pa
+
+    notes = told % ('{"a":' * depth + "1" + "}" * depth)
+    metadata = {b"huggingface": f'{{"info": {{"features": {notes}}}}}'.encode()}
+    assert reading.column_types(pa.schema([("prompt", pa.string())], metadata), "a").labelled == {}
+
+
 def test_what_stands_in_a_column_as_json_is_not_taken_for_its_text(tmp_path: Path) -> None:
     import pyarrow as pa
 
@@ -442,6 +452,11 @@ def test_a_file_named_after_tabs_has_nothing_else_between_its_fields(tmp_path: P
     content = b"prompt\nHello, world; and more\n"
     path = write(tmp_path, name, packed(content) if name.endswith(".gz") else content)
     assert values(read(path)) == [{"prompt": "Hello, world; and more"}]
+
+
+def test_a_file_named_after_tabs_may_have_commas_all_the_same(tmp_path: Path) -> None:
+    assert values(read(write(tmp_path, "a.tsv", b'prompt,"a\tb"\nq,x\n'))) == [{"prompt": "q", "a\tb": "x"}]
+    assert values(read(write(tmp_path, "b.tsv", b"prompt\ta, b, c\nq\tx\n"))) == [{"prompt": "q", "a, b, c": "x"}]
 
 
 def test_names_are_shown_without_separators_and_control_characters(tmp_path: Path) -> None:
