@@ -190,10 +190,10 @@ def make_plan(
     )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
-    if not said.get("a") or not said.get("b"):
-        refuse_third_answer(plan, rows)
     try:
         read = plan.reader
+        if not said.get("a") or not said.get("b"):
+            refuse_third_answer(plan, rows)
     except UnclearColumn:
         raise
     except UserError as error:
@@ -269,9 +269,9 @@ def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
             if any(answer_turns(row.values, columns, side) is not None for side in sides):
                 conversations += 1
             else:
-                texts.append([str(row.values[side]) for side in sides])
+                texts.append((str(row.values[sides[0]]), str(row.values[sides[1]])))
     likely = [name for name in columns_of(rows) if name not in plan.used and may_ask(rows, name)]
-    alike = sum(bool(shared_prompt(*pair)) for pair in texts)
+    alike = sum(bool(shared_prompt(one, other)) for one, other in texts)
     if len(texts) > conversations and (likely or 2 * alike <= len(texts)):
         raise UnclearColumn(
             joined(

@@ -320,7 +320,7 @@ def test_columns_can_be_given_and_left_out() -> None:
     [
         ({"promt": "x"}, "auto", "'promt' is no role of a column. There are: prompt, context"),
         ({"prompt": "nothing"}, "auto", "There is no column 'nothing'. There are: 'x', 'y'"),
-        ({}, "auto", "No column with prompts was found"),
+        ({}, "auto", "name one as 'prompt' or 'messages'. The columns are: 'x', 'y'."),
         ({}, "demonstrations", "need the columns 'prompt' and 'completion'"),
         ({"prompt": "x"}, "preferences", "No preferences in these columns"),
         ({"prompt": "x", "a": "x", "b": "y"}, "preferences", "no column that says which is better"),
