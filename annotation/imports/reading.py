@@ -856,7 +856,8 @@ def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
     import pyarrow as pa
 
     plain = [table.column(column).cast(kind) for column, kind in types.read.items()]
-    held = {column: places_held(table.column(column)) for column in types.pictures}
+    # A column whose name goes on from another's with a dot may have been read in its place.
+    held = {column: places_held(table.column(column)) for column in types.pictures if column in table.schema.names}
     table = pa.Table.from_arrays(plain, names=list(types.read))
 
     def row(place: int, value: dict[str, Any]) -> SourceRow:

@@ -260,6 +260,16 @@ def test_streamed_rows_without_known_types_may_differ_in_them(monkeypatch: pytes
     assert values(list(found())) == rows
 
 
+def test_names_with_dots_hide_no_pictures(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"image": pa.array([{"bytes": b"x" * 999}]), "image.name": ["a"]})
+    pq.write_table(table, str(tmp_path / "a.parquet"))
+    (row,) = values(read(tmp_path / "a.parquet"))
+    assert (type(row["image"]), row["image.name"]) == (Unread, "a")
+
+
 def test_streamed_pictures_are_only_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
