@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from annotation.imports.conversations import SPEAKERS, conversation, list_of
 from annotation.imports.labels import SCALES, SIGNED, Columns, UnusableRow, number_of, plain_name, says_good
-from annotation.imports.reading import NotJson, SourceRow, parse_json
+from annotation.imports.reading import PICTURES, NotJson, SourceRow, parse_json
 from annotation.translation import N_
 
 # Each role a column can play: what it is for, and the names by which it is recognised, likeliest first.
@@ -100,7 +100,6 @@ SCORE_STEMS: Final = ("score", "rating", "reward", "winner_model")
 LISTS: Final = ("messages", "responses", "scores", "ranks", "history")
 
 # Columns that change what a row means beside those that have a role: nothing is made of them, which people must know.
-PICTURES: Final = ("image", "images", "video", "videos", "audio", "audios")
 TELLING: Final = frozenset(
     {
         *(alias for _, aliases in ROLES.values() for alias in aliases),
@@ -128,6 +127,15 @@ QUALITY_WORDS: Final = frozenset(
         *("hallucination", "desirable", "undesirable"),
     }
 )
+# Words in the names of columns that may hold the prompt: 'user_prompt', 'dialogue_history'.
+PROMPT_WORDS: Final = frozenset(
+    {
+        *("prompt", "prompts", "question", "questions", "query", "queries", "instruction", "instructions", "request"),
+        *("input", "inputs", "history", "context", "dialogue", "dialog", "conversation", "messages", "chat", "problem"),
+        *("task", "user", "post"),
+    }
+)
+LIKELY_WORDS: Final = 4
 EMPTY: Final[tuple[Any, ...]] = (None, "", [], {})
 MAXIMUM_KNOWN: Final = 1_000
 
@@ -165,7 +173,8 @@ def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns
     chosen = find("chosen") | find("rejected")
     ends, pair = said_pair(said) or find_pair(names)
     responses = find("responses")
-    question = ("prompt" not in said and find_question(rows, find("messages"))) or find("prompt")
+    beside = not find("prompt") and bool(pair or responses or len(chosen) == 2 or find("completion"))
+    question = ("prompt" not in said and find_question(rows, find("messages"), beside)) or find("prompt")
     question |= find("history", question.values()) if "prompt" in question else {}
     question |= find("system")
     if plain_name(question.get("prompt", "")) == "instruction":
@@ -194,13 +203,17 @@ def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns
     return question | find_speaker(rows, question, find("speaker"), find("parent"))
 
 
-def find_question(rows: Sequence[SourceRow], messages: dict[str, str]) -> dict[str, str]:
-    """A column of conversations, where these end with the user: it is the whole prompt, a mere text beside it less."""
-    ends = set()
+def find_question(rows: Sequence[SourceRow], messages: dict[str, str], beside: bool = False) -> dict[str, str]:
+    """A column of conversations, where most end with the user: it is the whole prompt, a mere text beside it less.
+
+    With answers `beside` it and no other prompt, any that ends so tells: others are not what the answers answer.
+    """
+    ends = []
     for row in rows if messages else ():
         with suppress(UnusableRow):
-            ends.add(conversation(row.values.get(messages["messages"]), messages["messages"])[-1]["role"])
-    return messages if "user" in ends and "assistant" not in ends else {}
+            ends.append(conversation(row.values.get(messages["messages"]), messages["messages"])[-1]["role"])
+    asked = ends.count("user")
+    return messages if asked and (beside or asked > ends.count("assistant")) else {}
 
 
 def said_pair(said: Columns) -> tuple[tuple[str, str], dict[str, str]] | None:
@@ -289,6 +302,24 @@ def hold_texts(rows: Sequence[SourceRow], column: str) -> bool:
 def may_say_bad(column: str) -> bool:
     """Whether a column's name lets one expect that it says which answers are bad."""
     return not QUALITY_WORDS.isdisjoint(words_of(column))
+
+
+def may_ask(rows: Sequence[SourceRow], column: str) -> bool:
+    """Whether a column may hold the prompt: by its name and some words in it, or by longer texts that mostly differ."""
+    found = [value for row in rows if (value := asked_in(row.values.get(column), column))]
+    if found and not PROMPT_WORDS.isdisjoint(words_of(column)):
+        return True
+    longer = [value for value in found if not isinstance(value, str) or len(value.split()) >= LIKELY_WORDS]
+    return 2 * len(set(map(str, longer))) > len(rows)
+
+
+def asked_in(value: Any, column: str) -> Any:
+    """What may be a prompt, of several words, or messages; nothing of anything else."""
+    if isinstance(value, str):
+        return value if len(value.split()) > 1 else ""
+    with suppress(UnusableRow):
+        return conversation(value, column)
+    return ""
 
 
 def is_turned_round(column: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from annotation.exports import transcripts
@@ -25,17 +26,26 @@ THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
 SAID: Final = ("content", "value", "text")
 # By which of a message's keys an answer is not to be learned where they are false or 0.
 LEARNED: Final = ("weight", "train", "training", "loss")
-# How chat templates mark turns within one text, with the name of who has the turn, and names that they give.
+# How text says that there is nothing.
+NOTHING: Final = ("", "null", "none", "nan", "n/a")
+# How chat templates mark turns within one text, with the name of who has the turn, and as text that people write, too.
 MARKS: Final = (
     *("<[|｜]{}[|｜]>", r"<\|im_{}\|>", r"\[\|{}\|\]", r"<\|im_start\|>{}", r"<\|start_header_id\|>{}"),
-    *("<start_of_turn>{}", "<extra_id_1>{}", "### ?{}:", r"GPT4\sCorrect\s{}:"),
+    *("<start_of_turn>{}", "<extra_id_1>{}"),
 )
-ASKING: Final = "(?:user|human|prompter|instruction)"
-ANSWERING: Final = "(?:assistant|model|ai|bot|gpt|response)"
-QUESTION_MARK: Final = re.compile("|".join((*(one.format(ASKING) for one in MARKS), r"\[INST\]", "(?-i:USER: )")), re.I)
-ANSWER_MARK: Final = re.compile(
-    "|".join((*(one.format(ANSWERING) for one in MARKS), r"\[/INST\]", "(?-i:ASSISTANT:)")), re.I
+QUESTION_SIGN: Final = "|".join(
+    (*(f"(?i:{one})".format("(?:user|human|prompter|system)") for one in MARKS), r"\[INST\]")
 )
+ANSWER_SIGN: Final = "|".join(
+    (*(f"(?i:{one})".format("(?:assistant|model|ai|bot|gpt)") for one in MARKS), r"\[/INST\]")
+)
+QUESTION_MARK: Final = re.compile(QUESTION_SIGN + r"|### ?(?:Human|User|Instruction):|GPT4\sCorrect\sUser:|USER: ")
+ANSWER_MARK: Final = re.compile(ANSWER_SIGN + r"|### ?(?:Assistant|Response):|GPT4\sCorrect\sAssistant:|ASSISTANT:")
+# One of these is in every text with a mark of a question: looking for them is quicker.
+IN_QUESTION_MARKS: Final = ("<", "[", "#", "GPT4", "USER")
+# HelpSteer's prompts begin without a mark.
+LATER_MARK: Final = "<extra_id_1>Assistant"
+BEGINNING_MARK: Final = re.compile(rf"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*({QUESTION_MARK.pattern}|{ANSWER_SIGN})")
 # What they put behind a turn; HTML has </s>, too, behind text that is struck out.
 END_MARK: Final = re.compile(r"(<[|｜][^<>\s]{1,40}[|｜]>|</s>|<end_of_turn>|<eos>)\s*\Z")
 # How Python prints messages, and with it a table of them that was saved as CSV.
@@ -47,8 +57,11 @@ SPEAKERS: Mapping[str, str] = {
 }
 
 
-def text_of(value: Any, column: str) -> str:
-    """A text that can be stored and shown. Raises UnusableRow for anything else; nothing is mended silently."""
+def text_of(value: Any, column: str, asked: bool = False) -> str:
+    """A text that can be stored and shown, maybe one that is `asked` for an answer. Raises UnusableRow for any other.
+
+    Nothing is mended silently.
+    """
     if not isinstance(value, str):
         raise UnusableRow(column, _("column '{column}' must be text; found: {kind_of}"), kind_of=kind_of(value))
     if not value.strip():
@@ -59,11 +72,11 @@ def text_of(value: Any, column: str) -> str:
         )
     if "\x00" in value:
         raise UnusableRow(column, _("column '{column}' holds a NUL character"))
-    if end_mark(value):
-        refuse_turns_within(value, column)
-        raise UnusableRow(
-            column, _("column '{column}' ends with the mark of a chat template ('{mark}')"), mark=end_mark(value)
-        )
+    mark = end_mark(value, asked)
+    if mark:
+        if not transcripts.is_transcript(value):
+            refuse_turns_within(value, column)
+        raise UnusableRow(column, _("column '{column}' ends with the mark of a chat template ('{mark}')"), mark=mark)
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -138,7 +151,7 @@ def message_of(entry: Any, column: str) -> Message:
             _("column '{column}' may only hold the roles user, assistant and system; found: {shown}"),
             shown=shown,
         )
-    called = next((key for key in CALLS if entry.get(key) not in (None, "", [], {})), None)
+    called = next((key for key in CALLS if holds_something(entry.get(key))), None)
     if called is not None:
         raise UnusableRow(
             column, _("column '{column}' holds a message with '{called}'; only text can be imported"), called=called
@@ -168,7 +181,17 @@ def message_of(entry: Any, column: str) -> Message:
             _("column '{column}' holds a part of the type '{display_name}'; only text can be imported"),
             display_name=display_name(other[:40]),
         )
-    return {"role": role, "content": text_of(content, column)}
+    return {"role": role, "content": text_of(content, column, role == "user")}
+
+
+def holds_something(value: Any) -> bool:
+    """Whether there is anything in a value: no list of nothing, no object of it, and no text that says so."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        with suppress(NotJson):
+            value = parse_json(value.strip())
+    if isinstance(value, dict | list):
+        return any(map(holds_something, value.values() if isinstance(value, dict) else value))
+    return value.strip().casefold() not in NOTHING if isinstance(value, str) else bool(value)
 
 
 def has_thoughts(value: Any) -> bool:
@@ -186,9 +209,12 @@ def is_off(value: Any) -> bool:
 
 def template_mark(text: str) -> str:
     """By what a text is told to be a conversation that a chat template has written; empty where nothing says so."""
-    answer = ANSWER_MARK.search(text)
-    if answer and QUESTION_MARK.search(text):
+    question = QUESTION_MARK.search(text) if any(sign in text for sign in IN_QUESTION_MARKS) else None
+    answer = ANSWER_MARK.search(text, question.end()) if question else None
+    if answer:
         return answer[0]
+    if f"\n{LATER_MARK}\n" in text:
+        return LATER_MARK
     return "Assistant:" if re.match(r"\s*(Human|User):.*\sAssistant:", text, re.DOTALL) else ""
 
 
@@ -203,12 +229,25 @@ def refuse_turns_within(text: str, column: str) -> None:
         )
 
 
-def end_mark(text: str) -> str:
-    """The mark of a chat template with which a text ends; empty for none."""
+def refuse_beginning_mark(text: str, column: str) -> None:
+    """Raises UnusableRow for an answer that begins as a turn does that a chat template has written."""
+    found = BEGINNING_MARK.match(text)
+    if found and (found[1][0] in "<[" or template_mark(text)):
+        raise UnusableRow(
+            column, _("column '{column}' begins with the mark of a chat template ('{mark}')"), mark=found[1].strip()
+        )
+
+
+def end_mark(text: str, asked: bool = False) -> str:
+    """The mark of a chat template with which a text ends; empty for none, and for one that is asked about."""
     found = END_MARK.search(text, max(0, len(text) - 100))
-    if found is None or (found[1] == "</s>" and "<s>" in text.lstrip()[1:]):
+    if found is None:
         return ""
-    return found[1]
+    if found[1] == "</s>":
+        opened = text.rfind("<s>")
+        struck_out = text[:opened].strip() and not QUESTION_MARK.search(text, opened)
+        return "" if opened >= 0 and struck_out else found[1]
+    return "" if asked and text[: found.start()].endswith(" ") else found[1]
 
 
 def is_text_part(part: Any) -> bool:
@@ -233,8 +272,8 @@ def checked(turns: Sequence[Message], column: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-def as_turns(value: Any, column: str) -> list[Message] | None:
-    """A conversation in whatever form; None for plain text. Raises UnusableRow for what is neither."""
+def as_turns(value: Any, column: str, asked: bool = False) -> list[Message] | None:
+    """A conversation in whatever form; None for plain text, maybe `asked` for an answer. Raises UnusableRow."""
     if isinstance(value, str):
         if transcripts.is_transcript(value):
             return transcript(text_of(value, column), column)
@@ -244,7 +283,7 @@ def as_turns(value: Any, column: str) -> list[Message] | None:
                 _("column '{column}' holds messages as Python prints them, not JSON; save them as JSON lines"),
             )
         if not looks_like_messages(value):
-            text_of(value, column)
+            text_of(value, column, asked)
             return None
     elif not isinstance(value, list):
         refuse_object(value, column)
@@ -262,7 +301,7 @@ def transcript(text: str, column: str) -> list[Message]:
             column, _("column '{column}' has more than {maximum_turns} turns"), maximum_turns=MAXIMUM_TURNS
         )
     for turn in turns:
-        text_of(turn["content"], column)
+        text_of(turn["content"], column, turn["role"] == "user")
     return turns
 
 

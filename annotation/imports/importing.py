@@ -109,8 +109,14 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
     order.check()
     rows, bad = beginning(source)
     columns = tuple(columns_of(rows))
-    named = propose(rows, {role: column for role, column in order.columns.items() if role in ROLES})
-    proposed = {role: column for role, column in named.items() if column in columns}
+    said = {role: column for role, column in order.columns.items() if role in ROLES}
+    read_into = [mapping.with_paths(row.values, filter(None, said.values())) for row in rows]
+    named = propose([SourceRow(row.number, values) for row, values in zip(rows, read_into, strict=True)], said)
+    proposed = {
+        role: column
+        for role, column in named.items()
+        if column in columns or any(values.get(column) is not None for values in read_into)
+    }
     target: Target | None = None
     problem = ""
     records: list[MappedRow | str] = []

@@ -217,8 +217,11 @@ def verdict_of(text: str, words: Mapping[str, int]) -> ParsedVerdict | None:
     return (FIRST, SECOND)[left if duel[2][0] in ">≫" else right]
 
 
-def preference_reader(column: str, largest: float) -> Callable[[Any], tuple[ParsedVerdict, int | None, str]]:
-    """What a number with a sign says: below 0 the first is better, above 0 the second, by how much; 0 is a tie."""
+def preference_reader(column: str, none: float | None) -> Callable[[Any], tuple[ParsedVerdict, int | None, str]]:
+    """What a number with a sign says: below 0 the first is better, above 0 the second, by how much; 0 is a tie.
+
+    `none` stands for no preference that is known.
+    """
 
     def read(value: Any) -> tuple[ParsedVerdict, int | None, str]:
         number = number_of(value)
@@ -229,7 +232,7 @@ def preference_reader(column: str, largest: float) -> Callable[[Any], tuple[Pars
         if number == 0:
             return TIED, 0, ""
         size = abs(number)
-        if size > largest:
+        if number == none:
             raise UnusableRow(
                 column, _("column '{column}' is {shown}, far from the scale of the others"), shown=shown(value)
             )

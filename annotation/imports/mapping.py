@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from statistics import median_low
 from typing import Any, Final, Literal, get_args
 
 from annotation.exports.formats import UNKNOWN
@@ -15,13 +14,13 @@ from annotation.exports.transcripts import is_transcript
 from annotation.imports.columns import (
     CHANCES,
     EMPTY,
-    PICTURES,
     QUALITIES,
     ROLES,
     at_path,
     columns_of,
     find_question,
     is_turned_round,
+    may_ask,
     may_say_bad,
     propose,
 )
@@ -29,11 +28,12 @@ from annotation.imports.conversations import (
     SPEAKERS,
     as_turns,
     checked,
-    conversation,
     earlier_turns,
     has_thoughts,
+    holds_something,
     list_of,
     message_of,
+    refuse_beginning_mark,
     refuse_turns_within,
     text_lists,
     text_of,
@@ -65,7 +65,7 @@ from annotation.imports.labels import (
 )
 from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.printable import display_name, listed
-from annotation.imports.reading import SourceRow
+from annotation.imports.reading import PICTURES, SourceRow
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
 from annotation.translation import N_, _, joined, numeral
 from annotation.ui.formatting import cut
@@ -129,8 +129,10 @@ class ImportPlan:
     """Those of the columns that are paths into objects, as 'question.full_text'."""
     ranks_said: bool = False
     """Whether a person has named the column with ranks."""
-    largest_preference: float = math.inf
-    """The largest number that can be a preference, by the first rows; a larger one stands for something else."""
+    prompt_within: bool = False
+    """Whether a person has said that no column has the prompt, so that answers begin with it."""
+    no_preference: float | None = None
+    """The number in the column of preferences that stands for none, by the first rows."""
 
     @property
     def reader(self) -> RowReader:
@@ -183,12 +185,15 @@ def make_plan(
         good_from=good_from,
         paths=tuple(paths),
         ranks_said=bool(said.get("ranks")),
-        largest_preference=largest_preference(rows, columns),
+        prompt_within=said.get("prompt") == "",
+        no_preference=None if said.get("preference") else no_preference(rows, columns),
     )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
     try:
         read = plan.reader
+        if not said.get("a") or not said.get("b"):
+            refuse_third_answer(plan, rows)
     except UnclearColumn:
         raise
     except UserError as error:
@@ -199,8 +204,6 @@ def make_plan(
     check_meaning(plan, rows)
     if "prompt" not in said:
         refuse_without_prompt(plan, rows)
-    if not said.get("a") or not said.get("b"):
-        refuse_third_answer(plan, rows)
     if target == "auto":
         left_out = QUALITIES if said.keys() & {"label", "rating"} else ()
         refuse_unread(plan, [name for name in filled_columns(rows) if plain_name(name) not in left_out])
@@ -212,11 +215,12 @@ def filled_columns(rows: Sequence[SourceRow]) -> list[str]:
     return [column for column in columns_of(rows) if any(row.values.get(column) not in EMPTY for row in rows)]
 
 
-def largest_preference(rows: Sequence[SourceRow], columns: Columns) -> float:
-    """Of whole numbers ten times what is usual in the first rows: HelpSteer2 has -100 for none, on a scale up to 3."""
-    given = [number_of(cell(row.values, columns, "preference")) for row in rows]
-    sizes = [abs(number) for number in given if number]
-    return 10 * median_low(sizes) if sizes and all(size.is_integer() for size in sizes) else math.inf
+def no_preference(rows: Sequence[SourceRow], columns: Columns) -> float | None:
+    """A number that returns in the first rows, ten times as large as any other: HelpSteer2 has -100 for none."""
+    given = Counter(number for row in rows if (number := number_of(cell(row.values, columns, "preference"))))
+    largest = max(given, key=abs, default=0.0)
+    others = max((abs(number) for number in given if number != largest), default=0.0)
+    return largest if given[largest] > 1 and others and abs(largest) >= 10 * others else None
 
 
 def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
@@ -252,18 +256,23 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
 
 
 def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
-    """Raises UnclearColumn for answers of mere text without a prompt beside them that may not begin with it."""
-    columns, texts = plan.columns, []
+    """Raises UnclearColumn for answers of mere text without a prompt beside them that may not begin with it.
+
+    So it is where another column may hold it, or where half of them or more don't begin alike.
+    """
+    columns, texts, conversations = plan.columns, [], 0
     sides = [columns[role] for role in ("chosen", "rejected", "a", "b") if columns.get(role) in plan.used]
     if len(sides) != 2 or columns.keys() & {"prompt", "messages"}:
         return
     for row in rows:
         with suppress(UnusableRow):
             if any(answer_turns(row.values, columns, side) is not None for side in sides):
-                return
-            texts.append([str(row.values[side]) for side in sides])
-    likely = [name for name in columns_of(rows) if name not in plan.used and any(may_ask(row, name) for row in rows)]
-    if texts and (likely or not all(shared_prompt(*pair) for pair in texts)):
+                conversations += 1
+            else:
+                texts.append((str(row.values[sides[0]]), str(row.values[sides[1]])))
+    likely = [name for name in columns_of(rows) if name not in plan.used and may_ask(rows, name)]
+    alike = sum(bool(shared_prompt(one, other)) for one, other in texts)
+    if len(texts) > conversations and (likely or 2 * alike <= len(texts)):
         raise UnclearColumn(
             joined(
                 _("There is no column with the prompt.")
@@ -271,35 +280,46 @@ def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                 else _("No column is known to hold the prompt; it may be {likely}.").format(likely=listed(likely)),
                 _(
                     "Say which one holds it (--map prompt= with its name), or, where both answers begin with the "
-                    "prompt's lines or sentences, that none does (--map prompt=). Nothing was imported."
+                    "prompt, that none does (--map prompt=). On the page say so under “Columns”. Nothing was imported."
                 ),
             )
         )
 
 
+def third_answer(columns: Columns, rows: Sequence[SourceRow]) -> str:
+    """The column with a third answer beside two, numbered on from theirs; empty for none.
+
+    None is one where the winner is always one of the two, and none where letters alone are their names.
+    """
+    second = plain_name(columns.get("b", ""))
+    if len(second) < 2 or not second[-1].isalnum() or names_two(columns, rows):
+        return ""
+    third = second[:-1] + chr(ord(second[-1]) + 1)
+    more = [name for name in filled_columns(rows) if plain_name(name) == third and name not in columns.values()]
+    return more[0] if more and any(isinstance(row.values.get(more[0]), str | list) for row in rows) else ""
+
+
+def names_two(columns: Columns, rows: Sequence[SourceRow]) -> bool:
+    """Whether all that the first rows say of a winner is said of two answers."""
+    if not columns.keys() >= {"a", "b", "winner"}:
+        return False
+    read, said = winner_reader(columns), [row.values.get(columns["winner"]) for row in rows]
+    with suppress(UserError):
+        return any([read(value) for value in said if value not in EMPTY])
+    return False
+
+
 def refuse_third_answer(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
     """Raises UnclearColumn for two answers beside which there are more, in columns that are numbered on."""
-    second = plain_name(plan.columns.get("b", ""))
-    if plan.columns.get("b") not in plan.used or not second[-1].isalnum():
-        return
-    third = second[:-1] + chr(ord(second[-1]) + 1)
-    more = [name for name in filled_columns(rows) if plain_name(name) == third and name not in plan.used]
-    if more and any(isinstance(row.values.get(more[0]), str | list) for row in rows):
+    third = third_answer(plan.columns, rows) if form_of(plan) == "pair" else ""
+    if third:
         raise UnclearColumn(
             _(
                 "There are more than two answers, in columns of their own: {answers}. Put them into one list "
                 "('responses', with 'scores' or 'ranks'), or say which two are meant (--map a= and --map b= with "
-                "their names). Nothing was imported."
-            ).format(answers=listed([plan.columns["a"], plan.columns["b"], more[0]]))
+                "their names, “Columns” on the page). Nothing was imported."
+            ).format(answers=listed([plan.columns["a"], plan.columns["b"], third]))
         )
-
-
-def may_ask(row: SourceRow, column: str) -> bool:
-    """Whether a row's column holds what may be a prompt: several words, or messages."""
-    value = row.values.get(column)
-    with suppress(UnusableRow):
-        return len(value.split()) > 1 if isinstance(value, str) else bool(conversation(value, column))
-    return False
 
 
 def refuse_unread(plan: ImportPlan, columns: Sequence[str]) -> None:
@@ -506,6 +526,7 @@ def last_answer(values: Mapping[str, Any], columns: Columns) -> tuple[tuple[Mess
     turns = with_system(turns_of(values, columns), values, columns)
     if turns[-1]["role"] != "assistant":
         raise UnusableRow(column, _("column '{column}' does not end with the assistant's turn"))
+    refuse_beginning_mark(turns[-1]["content"], column)
     return checked(turns[:-1], column), turns[-1]["content"]
 
 
@@ -530,7 +551,7 @@ def read_chosen(plan: ImportPlan) -> RowReader:
     scored = {"score_a", "score_b"} <= columns.keys()
 
     def read(values: Mapping[str, Any]) -> MappedRow:
-        messages, answers = two_answers(values, columns, columns["chosen"], columns["rejected"])
+        messages, answers = two_answers(values, columns, columns["chosen"], columns["rejected"], plan.prompt_within)
         status = cell(values, columns, "status")
         if isinstance(status, str) and word_of(status) in TIES:
             return MappedRow(messages, answers, *TIED, 0, remark=_(SAID_TIE))
@@ -557,7 +578,7 @@ def read_pair(plan: ImportPlan) -> RowReader:
     judge: VerdictReader = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(plan)
 
     def read(values: Mapping[str, Any]) -> MappedRow:
-        messages, answers = two_answers(values, columns, columns["a"], columns["b"])
+        messages, answers = two_answers(values, columns, columns["a"], columns["b"], plan.prompt_within)
         verdict, strength, remark = judge(values)
         outcome, ranking = verdict or (None, None)
         return MappedRow(
@@ -571,7 +592,7 @@ def pair_verdict(plan: ImportPlan) -> VerdictReader:
     """What a row's columns say of two answers, with strength and remark, in whichever way they say it."""
     columns = plan.columns
     if "preference" in columns:
-        signed = preference_reader(columns["preference"], plan.largest_preference)
+        signed = preference_reader(columns["preference"], plan.no_preference)
         return lambda values: signed(values.get(columns["preference"]))
     if "winner" in columns:
         words = winner_reader(columns)
@@ -681,12 +702,13 @@ def perhaps_order(ranks: Sequence[Any], column: str) -> bool:
 
 def unsaid(columns: Columns, rows: Sequence[SourceRow], said: Columns) -> list[str]:
     """The roles that a person has to say of columns, though the rows that were read suggest one."""
+    pair = [] if (said.get("a") and said.get("b")) or not third_answer(columns, rows) else ["a", "b"]
     column = columns.get("ranks", "")
     for row in rows if column and not said.get("ranks") else ():
         with suppress(UnusableRow):
             if perhaps_order(list_of(row.values.get(column), column), column):
-                return ["ranks"]
-    return []
+                return [*pair, "ranks"]
+    return pair
 
 
 def refuse_order(ranks: Sequence[float], column: str) -> None:
@@ -780,8 +802,7 @@ def chance_of(values: Mapping[str, Any], columns: Columns, role: str) -> float |
 def without_pictures(record: MappedRow, values: Mapping[str, Any]) -> MappedRow:
     """The record. Raises UnusableRow where pictures or sound come with its texts; a mere mark of one is remarked."""
     for column, value in values.items():
-        held = any(value.values()) if isinstance(value, dict) else value
-        if held and plain_name(str(column)) in PICTURES:
+        if plain_name(str(column)) in PICTURES and holds_something(value):
             raise UnusableRow(
                 column, _("column '{column}' holds pictures or sound that the text is about; only text can be imported")
             )
@@ -811,7 +832,7 @@ def turns_of(values: Mapping[str, Any], columns: Columns) -> list[Message]:
 def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...]:
     """The prompt of a row: what its column says, with the context below and the system message above."""
     column = columns["prompt"]
-    turns = as_turns(values.get(column), column)
+    turns = as_turns(values.get(column), column, asked=True)
     if turns is None:
         text = str(values[column])
         if text_lists([text]) is not None:
@@ -822,7 +843,7 @@ def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...
         refuse_turns_within(text, column)
         extra = values.get(columns["context"]) if "context" in columns else None
         if extra not in (None, ""):
-            text = text_of(f"{text}\n\n{text_of(extra, columns['context'])}", column)
+            text = text_of(f"{text}\n\n{text_of(extra, columns['context'])}", column, asked=True)
         turns = [{"role": "user", "content": text}]
     if "history" in columns:
         turns = [*earlier_turns(values.get(columns["history"]), columns["history"]), *turns]
@@ -863,6 +884,8 @@ def with_answers(
     if any(len(turns) > 1 and turns[:-1] != without_system(messages) for _, turns in told):
         raise UnusableRow(column, _("column '{column}' does not go on from the prompt"))
     answers = tuple(turns[-1]["content"] for _, turns in told)
+    for answer in answers:
+        refuse_beginning_mark(answer, column)
     systems = {system for system, _ in told}
     if messages[0]["role"] == "system":
         systems = {messages[0]["content"], *(systems - {""})}
@@ -903,7 +926,7 @@ def without_system(turns: Sequence[Message]) -> list[Message]:
 
 # ---------------------------------------------------------------------------------------------------- two answers
 def two_answers(
-    values: Mapping[str, Any], columns: Columns, first: str, second: str
+    values: Mapping[str, Any], columns: Columns, first: str, second: str, prompt_within: bool = False
 ) -> tuple[tuple[Message, ...], tuple[str, str]]:
     """The prompt and two answers to it. Raises UnusableRow, also if the answers are the same."""
     values = without_lists_of_turns(values, columns, first, second)
@@ -916,9 +939,11 @@ def two_answers(
         )
         raise UnusableRow(second, unlike, first=display_name(first))
     if one is None or other is None:
-        messages, answers = plain_answers(values, columns, first, second)
+        messages, answers = plain_answers(values, columns, first, second, prompt_within)
     else:
         messages, answers = answers_of_conversations(values, columns, (one, first), (other, second))
+    for answer, column in zip(answers, (first, second), strict=True):
+        refuse_beginning_mark(answer, column)
     if answers[0].strip() == answers[1].strip():
         raise UnusableRow(
             second, _("column '{column}' says the same as '{display_name}'"), display_name=display_name(first)
@@ -956,9 +981,12 @@ def answer_turns(values: Mapping[str, Any], columns: Columns, column: str) -> li
 
 
 def plain_answers(
-    values: Mapping[str, Any], columns: Columns, first: str, second: str
+    values: Mapping[str, Any], columns: Columns, first: str, second: str, prompt_within: bool
 ) -> tuple[tuple[Message, ...], tuple[str, str]]:
-    """Two texts. Without a prompt beside them it is what both begin with, up to the end of a line or sentence."""
+    """Two texts. Without a prompt beside them it is what both begin with, up to the end of a line or sentence.
+
+    Where somebody has said that it is there, and no line or sentence is, up to the last blank, as TRL takes it.
+    """
     one, other = str(values[first]), str(values[second])
     if "prompt" in columns or "messages" in columns:
         prompt_value = cell(values, columns, "prompt")
@@ -966,7 +994,7 @@ def plain_answers(
             one, other = one.removeprefix(" "), other.removeprefix(" ")  # the space after "Assistant:"
         return context_of(values, columns), (one, other)
     refuse_turns_within(one, first)  # before they are cut
-    shared = shared_prompt(one, other)
+    shared = shared_prompt(one, other, prompt_within)
     if not shared:
         raise UnusableRow(first, _("column '{column}' has no prompt beside it, and the two answers don't begin alike"))
     prompt: list[Message] = [{"role": "user", "content": shared}]
@@ -1000,7 +1028,7 @@ def with_prompt(turns: list[Message], column: str, values: Mapping[str, Any], co
     Its own is the same turns, or one of the user's; what belongs to the prompt stands in the conversation, too.
     """
     prompt = cell(values, columns, "prompt")
-    asked = None if prompt in (None, "") else as_turns(prompt, columns["prompt"])
+    asked = None if prompt in (None, "") else as_turns(prompt, columns["prompt"], asked=True)
     said = [turn["content"].strip() for turn in turns if turn["role"] == "user"]
     found = {"prompt": prompt in (None, "") or str(prompt).strip() in said}
     if asked is not None:
@@ -1023,12 +1051,12 @@ def with_prompt(turns: list[Message], column: str, values: Mapping[str, Any], co
     return turns
 
 
-def shared_prompt(one: str, other: str) -> str:
-    """The lines and sentences that two texts begin with alike; empty for none."""
+def shared_prompt(one: str, other: str, words: bool = False) -> str:
+    """The lines and sentences that two texts begin with alike, or else, if these count, the words; empty for none."""
     pairs = enumerate(zip(one, other, strict=False))
     shared = one[: next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))]
     ends = [found.end() for found in ENDS.finditer(shared)]
-    return shared[: max(ends, default=0)].rstrip()
+    return shared[: max(ends, default=shared.rfind(" ") + 1 if words else 0)].rstrip()
 
 
 def with_texts(record: MappedRow, shorten: int) -> MappedRow:

@@ -58,6 +58,7 @@ UNPACKABLE = {
 }
 # Keys by which the objects in a list are told to be rows rather than turns of a conversation or answers to a prompt.
 ROW_KEYS = {"prompt", "messages", "conversations", "chosen", "question", "instruction"}
+PICTURES = ("image", "images", "video", "videos", "audio", "audios")
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
     kind = next((suffix for suffix in reversed(suffixes) if suffix not in (".gz", ".gzip")), "")
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     if kind in (".csv", ".tsv", ".tab"):
-        parse = csv_rows if kind == ".csv" else partial(csv_rows, between="\t")
+        parse = partial(csv_rows, likely=",;\t" if kind == ".csv" else "\t,;")
         return from_stream(path, name, "CSV", _("rows, the header is row 1, as a spreadsheet counts"), parse)
     if kind in (".jsonl", ".ndjson"):
         return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
@@ -606,8 +607,8 @@ class CsvLines:
         return wrong
 
 
-def csv_rows(stream: Stream, between: str = "") -> Iterator[RawRow]:
-    """The rows of a CSV file under its header, which tells what is between the fields unless the file's name does.
+def csv_rows(stream: Stream, likely: str = ",;\t") -> Iterator[RawRow]:
+    """The rows of a CSV file under its header, which tells what is between the fields, `likely` ones first.
 
     A row that does not fit the header is a bad row.
     """
@@ -622,7 +623,7 @@ def csv_rows(stream: Stream, between: str = "") -> Iterator[RawRow]:
         raise UserError(
             _("{name} ends its lines as old Macs do, with CR alone. Save it with LF or CRLF.").format(name=stream.name)
         )
-    delimiter = told[1] if told else between or delimiter_of(first)
+    delimiter = told[1] if told else delimiter_of(first, likely)
     reader = csv.reader(chain_first(first, source), delimiter=delimiter, strict=True)
     header = read_header(stream.name, reader, lines)
     ours = OUR_CSV.issubset(header)
@@ -675,10 +676,10 @@ def chain_first(first: str, rest: Iterable[str]) -> Iterator[str]:
     yield from rest
 
 
-def delimiter_of(header: str) -> str:
-    """What separates the fields: of comma, semicolon and tab the one that the header has most of."""
+def delimiter_of(header: str, likely: str) -> str:
+    """What separates the fields: of the likely ones that which the header has most of; a tab, if likeliest, any of."""
     unquoted = re.sub(r'"[^"]*"', "", header)
-    return max(",;\t", key=unquoted.count)
+    return "\t" if likely[0] == "\t" and "\t" in unquoted else max(likely, key=unquoted.count)
 
 
 def read_header(name: str, reader: Iterator[list[str]], lines: CsvLines) -> list[str]:
@@ -743,7 +744,8 @@ def parquet_file(path: Path, name: str) -> ImportSource:
         done[:] = [0, max(metadata.num_rows, 1)]
         try:
             file = open_file()
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(types.read)):
+            columns = [*types.read, *(leaf_of(file.metadata, column) for column in types.pictures)]
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
                 yield from arrow_rows(batch, types, done[0])
                 done[0] += batch.num_rows
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -761,6 +763,16 @@ def parquet_file(path: Path, name: str) -> ImportSource:
         share=lambda: done[0] / done[1],
         checksum=lambda: file_sha256(path, name),
     )
+
+
+def leaf_of(metadata: Any, column: str) -> str:
+    """The smallest part of a column that is read as bytes; each part tells as well in which rows there is something."""
+    leaves = [
+        (metadata.row_group(0).column(place).total_compressed_size, metadata.schema.column(place).path)
+        for place in range(metadata.num_columns if metadata.num_row_groups else 0)
+        if f"{metadata.schema.column(place).path}.".startswith(f"{column}.")
+    ]
+    return min(leaves, default=(0, column))[1]
 
 
 def refuse_unpacked(sizes: Sequence[int], name: str) -> None:
@@ -789,6 +801,11 @@ class ColumnTypes:
     labelled: Mapping[str, Any]
     """What `datasets` says of the columns in which numbers stand for words."""
 
+    @property
+    def pictures(self) -> list[str]:
+        """Those of the unread columns of which it counts in which rows they hold something."""
+        return [column for column in self.unread if column.strip().casefold() in PICTURES]
+
 
 def column_types(schema: Any, name: str) -> ColumnTypes:
     """How the columns of a table are read. Raises UserError for columns that can't be told apart, or none to read."""
@@ -798,17 +815,16 @@ def column_types(schema: Any, name: str) -> ColumnTypes:
     if not read:
         raise UserError(_("{name} has no column of text, numbers or lists. Nothing was imported.").format(name=name))
     left = {entry.name: Unread(display_name(str(entry.type)[:80])) for entry in schema if entry.name not in read}
-    labelled = {column: told for column, told in features_of(schema).items() if column in read and has_labels(told)}
-    return ColumnTypes(read, left, labelled)
+    return ColumnTypes(read, left, {column: told for column, told in labelled_in(schema).items() if column in read})
 
 
-def features_of(schema: Any) -> Mapping[str, Any]:
-    """What `datasets` notes of a table's columns; nothing where it did not write it."""
+def labelled_in(schema: Any) -> Mapping[str, Any]:
+    """What `datasets` notes of a table's columns with words for numbers; nothing where it did not write it."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError, RecursionError):
+        return {column: told for column, told in features.items() if has_labels(told)}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return {}
-    return features if isinstance(features, dict) else {}
 
 
 def has_labels(feature: Any) -> bool:
@@ -833,15 +849,6 @@ def with_words(value: Any, feature: Any) -> Any:
     if isinstance(value, dict) and isinstance(within, dict):  # also one of lists: so a sequence of objects was kept
         return {key: with_words(one, within.get(key)) for key, one in value.items()}
     return value
-    names, within = feature.get("names"), feature.get("feature")
-    if feature.get("_type") == "ClassLabel" and isinstance(names, list) and isinstance(value, int):
-        return names[value] if 0 <= value < len(names) else None if value == -1 else value
-    if isinstance(value, list):
-        return [with_words(one, within if "feature" in feature else feature) for one in value]
-    if isinstance(value, dict):  # also one of lists, as which a sequence of objects is kept
-        parts = within if isinstance(within, dict) else feature
-        return {key: with_words(one, parts.get(key)) for key, one in value.items()}
-    return value
 
 
 def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
@@ -849,11 +856,14 @@ def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
     import pyarrow as pa
 
     plain = [table.column(column).cast(kind) for column, kind in types.read.items()]
+    # A column whose name goes on from another's with a dot may have been read in its place.
+    held = {column: places_held(table.column(column)) for column in types.pictures if column in table.schema.names}
     table = pa.Table.from_arrays(plain, names=list(types.read))
 
     def row(place: int, value: dict[str, Any]) -> SourceRow:
         words = {column: with_words(value[column], told) for column, told in types.labelled.items()}
-        return SourceRow(before + place + 1, {**value, **words, **types.unread})
+        empty = {column: None for column, places in held.items() if place not in places}
+        return SourceRow(before + place + 1, {**value, **words, **types.unread, **empty})
 
     try:
         values = table.to_pylist()
@@ -868,6 +878,20 @@ def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
                 )
         return
     yield from (row(place, value) for place, value in enumerate(values))
+
+
+def places_held(column: Any) -> set[int]:
+    """The places at which a column holds something, in lists at any depth something that is not null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if not (types.is_list(column.type) or types.is_large_list(column.type) or types.is_fixed_size_list(column.type)):
+        return set(pc.indices_nonzero(column.is_valid()).to_pylist())
+    within, parents = places_held(pc.list_flatten(column)), pc.list_parent_indices(column).to_pylist()
+    return {parents[place] for place in within}
 
 
 def plain_type(kind: Any) -> Any:
@@ -1071,7 +1095,7 @@ def streamed_rows(
         part = loaded[choose_split(name, list(loaded), split)]
         types = None if part.features is None else column_types(part.features.arrow_schema, name)
         if types is not None:
-            part = part.select_columns(list(types.read))
+            part = part.select_columns([*types.read, *types.pictures])
     except (UserError, MemoryError):
         raise
     except Exception as error:  # whatever a library makes of somebody's card and files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -51,6 +51,8 @@ SPLIT_CHOICES = [
     (N_("Held out, to check with"), "held-out"),
     (N_("A share held out"), "share"),
 ]
+# Chosen for a role that no column has, where "–" leaves it open; no column is called so.
+NONE = "\n"
 EXPLANATION = N_(
     "Prompts, demonstrations or preferences are imported, also from gzipped files. What is there already is not "
     "imported twice."
@@ -266,7 +268,7 @@ class Looked:
     def chosen(self, columns: Mapping[str, str]) -> dict[str, str]:
         """What a person has chosen of a form's columns: a role that was left as it came is not left out by anybody."""
         return {
-            role: column
+            role: column.removeprefix(NONE)
             for role, column in columns.items()
             if role in self.said or column != self.proposed.get(role, "")
         }
@@ -332,7 +334,7 @@ def build_columns() -> dict[str, gr.Dropdown]:
         return {
             role: gr.Dropdown(
                 # The columns come with a look; a choice that the app no longer knows is refused by the command.
-                [("–", "")],
+                choices_of(role, ()),
                 value="",
                 label=role,
                 info=_(meaning),
@@ -342,6 +344,12 @@ def build_columns() -> dict[str, gr.Dropdown]:
             )
             for role, (meaning, _names) in ROLES.items()
         }
+
+
+def choices_of(role: str, columns: Iterable[str]) -> list[tuple[str, str]]:
+    """What a role can be played by."""
+    none = [(_("none: the answers begin with it"), NONE)] if role == "prompt" else []
+    return [("–", ""), *none, *((visible(column), column) for column in columns)]
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
@@ -485,7 +493,10 @@ def standing_parts(page: ImportFormPage, state: State, looked: Looked) -> list[A
     ]
     rest = [*(gr.skip() for _ in range(len(page.followed) - 3 - len(buttons))), asdict(looked)]
     if state.status == "finished" and state.number == looked.waits:
-        rest = [*look_parts(page, state), asdict(replace(looked, waits=0, proposed=state.result["proposed"]))]
+        rest = [
+            *look_parts(page, state, looked.said),
+            asdict(replace(looked, waits=0, proposed=state.result["proposed"])),
+        ]
     return [status_card(state), again(POLL_SECONDS if running else None), *buttons, *rest]
 
 
@@ -506,10 +517,12 @@ def asked_for(state: State) -> str:
     return paragraph(said, "quiet")
 
 
-def look_parts(page: ImportFormPage, state: State) -> list[Any]:
-    """The form as a finished look fills it."""
+def look_parts(page: ImportFormPage, state: State, said: Mapping[str, str]) -> list[Any]:
+    """The form as a finished look fills it, with what a person has said."""
     look = state.result
-    choices = [("–", ""), *((visible(column), column) for column in look["columns"])]
-    columns = [gr.update(choices=choices, value=look["proposed"].get(role, "")) for role in page.columns]
+    filled = look["proposed"] | ({"prompt": NONE} if said.get("prompt") == "" else {})
+    columns = [
+        gr.update(choices=choices_of(role, look["columns"]), value=filled.get(role, "")) for role in page.columns
+    ]
     target = gr.update() if look["target"] is None else gr.update(value=look["target"])
     return [gr.update(visible=True), look_card(look), meaning_card(look), target, *columns]

@@ -499,6 +499,15 @@ def test_a_look_does_not_choose_where_a_person_has_to_say_what_a_ranking_is(tmp_
     assert importing.preview(open_path(write(tmp_path, from_1)), ImportRequest()).proposed["ranks"] == "ranking"
 
 
+def test_a_look_keeps_the_paths_that_a_person_has_named(tmp_path: Path) -> None:
+    """Also where something else is unclear, and labels are found beside them."""
+    row = {"data": {"q": "p", "answers": ["x", "y"], "ranking": [1, 0]}}
+    paths = {"prompt": "data.q", "responses": "data.answers", "ranks": "data.none"}
+    found = importing.preview(open_path(write(tmp_path, [row])), ImportRequest(columns=paths))
+    assert "no column 'data.none'" in found.problem
+    assert found.proposed == {"prompt": "data.q", "responses": "data.answers"}
+
+
 # --------------------------------------------------------------------------------------------------- in small pieces
 @pytest.fixture
 def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1029,6 +1038,35 @@ def test_the_form_is_filled_by_a_look_and_can_be_changed(page: gr.Blocks, db: Da
     assert "2 rows read. Imported: 1 new prompt, 2 comparisons to be judged by people." in sent[0]
     assert [prompt.text for prompt in store.prompts(db, "held-out")] == ["t"]
     assert db.value("SELECT requested_by FROM import") == "kim"
+
+
+@pytest.mark.parametrize(
+    ("row", "answers", "imported"),
+    [
+        ({"user_prompt": "Open Orca", "chosen": "Why? So.", "rejected": "Why? No."}, {"prompt": tab.NONE}, "Why?"),
+        ({"user_prompt": "Why so?", "chosen": "So.", "rejected": "No."}, {"prompt": "user_prompt"}, "Why so?"),
+        (
+            {"prompt": "p", **{f"response_{n}": f"x{n}" for n in (1, 2, 3)}, **{f"score_{n}": n for n in (1, 2, 3)}},
+            {"a": "response_1", "b": "response_2"},
+            "p",
+        ),
+    ],
+)
+def test_what_is_unclear_can_be_answered_on_the_page(
+    page: gr.Blocks, db: Database, tmp_path: Path, row: Any, answers: Any, imported: str
+) -> None:
+    kim = gr.Request(username="kim")
+    source = ["server", None, str(write(tmp_path, [row])), "", "", ""]
+    sent = follow(page, handler(page, "import-look")(kim, *source)[-1])
+    for button in ("import-again", "import-import"):
+        filled = dict(zip(tab.ROLES, (update["value"] for update in sent[-len(tab.ROLES) - 1 : -1]), strict=True))
+        assert {role: filled[role] for role in answers} == (
+            dict.fromkeys(answers, "") if button == "import-again" else answers
+        )
+        form = ["auto", "judged", "train", 0, "", None, *(filled | answers).values()]
+        sent = follow(page, handler(page, button)(kim, sent[-1], *source, *form)[-1])
+    assert "1 row read. Imported: 1 new prompt, 1 comparison with a verdict." in sent[0]
+    assert [prompt.text for prompt in store.prompts(db, "train")] == [imported]
 
 
 @pytest.mark.parametrize(

@@ -274,8 +274,31 @@ def test_an_answer_may_begin_with_a_bracket() -> None:
 
 
 def test_what_only_looks_like_a_mark_is_text() -> None:
-    for text in ("It was <s>blue</s>", "f <| g |> h", "### User guide\n### Response time", "my user: an assistant"):
+    for text in (
+        *("It was <s>blue</s>", "f <| g |> h", "### User guide\n### Response time", "my user: an assistant"),
+        *("### User: x\n### AI: y", "[/INST] ends what [INST] begins.", "### response: x\n### instruction: y"),
+    ):
         assert record({"prompt": text, "chosen": f"a {text}", "rejected": "b"})[1].answers == (f"a {text}", "b")
+
+
+def test_a_mark_can_be_asked_about() -> None:
+    for text in ("What does this token mean: <|im_end|>", "What is <eos>"):
+        for prompt in (text, [user(text)], f"\n\nHuman: {text}\n\nAssistant:"):
+            assert record({"prompt": prompt, "completion": "x"})[1].messages == (user(text),)
+
+
+def test_a_text_without_signs_is_not_searched_for_marks() -> None:
+    for mark in (
+        "<|user|>",
+        "[INST]",
+        "[|Human|]",
+        "### Human:",
+        "USER: ",
+        "GPT4 Correct User:",
+        "<start_of_turn>user",
+    ):
+        assert any(sign in mark for sign in conversations.IN_QUESTION_MARKS)
+        assert conversations.QUESTION_MARK.fullmatch(mark)
 
 
 def test_text_is_kept_as_it_is() -> None:
@@ -297,7 +320,7 @@ def test_columns_can_be_given_and_left_out() -> None:
     [
         ({"promt": "x"}, "auto", "'promt' is no role of a column. There are: prompt, context"),
         ({"prompt": "nothing"}, "auto", "There is no column 'nothing'. There are: 'x', 'y'"),
-        ({}, "auto", "No column with prompts was found"),
+        ({}, "auto", "name one as 'prompt' or 'messages'. The columns are: 'x', 'y'."),
         ({}, "demonstrations", "need the columns 'prompt' and 'completion'"),
         ({"prompt": "x"}, "preferences", "No preferences in these columns"),
         ({"prompt": "x", "a": "x", "b": "y"}, "preferences", "no column that says which is better"),
@@ -331,6 +354,7 @@ DUEL = {"prompt": "p", "response_a": "x", "response_b": "y", "winner": "a"}
 SCORED = {"prompt": "p", "responses": ["a", "b"], "scores": [1, 2]}
 KTO = {"prompt": "p", "completion": "x", "label": True}
 TALK = {"messages": TURNS}
+TALK_TOLD = {"messages": [*TURNS, assistant("So.")]}
 HELP_STEER = "Hi\n<extra_id_1>Assistant\nHello.\n<extra_id_1>User\nWhy?"
 PAIR_ONLY = {"chosen": "Why? So.", "rejected": "Why? No."}
 
@@ -372,6 +396,24 @@ PAIR_ONLY = {"chosen": "Why? So.", "rejected": "Why? No."}
         (PAIR, {"chosen": "a<|im_end|>\n"}, "chosen", "ends with the mark of a chat template ('<|im_end|>')"),
         (PAIR, {"rejected": [assistant("b<|eot_id|>")]}, "rejected", "ends with the mark of a chat template"),
         (PAIR, {"rejected": "<s>b</s>"}, "rejected", "ends with the mark of a chat template ('</s>')"),
+        (
+            PAIR,
+            {side: f"<s>[INST] a [/INST] b </s><s>[INST] c [/INST] {side} </s>" for side in ("chosen", "rejected")},
+            "chosen",
+            "has turns within its text",
+        ),
+        (
+            PAIR_ONLY,
+            {side: f"\n\nHuman: q\n\nAssistant: {side}</s>" for side in ("chosen", "rejected")},
+            "chosen",
+            "ends with the mark of a chat template ('</s>')",
+        ),
+        (PAIR, {"chosen": "<|user|>\nq\n<|assistant|>\nx"}, "chosen", "begins with the mark of a chat template ('<|u"),
+        (PAIR, {"rejected": "<s>[INST] q [/INST] x"}, "rejected", "begins with the mark of a chat template ('[INST]')"),
+        (PAIR, {"rejected": "### Human: q\n### Assistant: x"}, "rejected", "begins with the mark of a chat template"),
+        (PAIR, {"rejected": "<|im_start|>assistant\nx"}, "rejected", "begins with the mark of a chat template"),
+        (SCORED, {"responses": ["[INST] x", "b"]}, "responses", "begins with the mark of a chat template"),
+        (TALK_TOLD, {"messages": [user("q"), assistant("<|user|>r")]}, "messages", "begins with the mark of a chat"),
         (PAIR, {"prompt": "p</s>"}, "prompt", "ends with the mark of a chat template ('</s>')"),
         (PAIR, {"prompt": "q<｜end▁of▁sentence｜>"}, "prompt", "ends with the mark of a chat template"),
         (PAIR_ONLY, {side: f"[INST] Why? [/INST] {side}" for side in ("chosen", "rejected")}, "chosen", "has turns"),
@@ -463,6 +505,8 @@ def test_a_label_that_could_not_be_read_is_not_passed_over(name: str) -> None:
         [{"chosen": "Why? So.", "rejected": "Why? No."}, {"chosen": "The rain.", "rejected": "The moon."}],
         [{"user_prompt": "Is it raining?", "chosen": "The rain has stopped.", "rejected": "The moon is cheese."}],
         [{"user_prompt": "Is it?", "chosen": "I see. It is.", "rejected": "I see. It is not."}],
+        [{"chosen": f"{HH} x", "rejected": f"{HH} y"}, *[{"chosen": "The rain.", "rejected": "The moon."}] * 2],
+        [{"notes": f"a text of {n} words", "chosen": "I see. It is.", "rejected": "I see. No."} for n in range(3)],
         [{"dialogue_history": [user("q")], "response_a": "I see. It is.", "response_b": "I see. No.", "winner": "a"}],
     ],
 )
@@ -476,10 +520,26 @@ def test_that_the_answers_begin_with_the_prompt_can_be_said() -> None:
     plan = make_plan(rows(value), "auto", {"prompt": ""})
     assert plan.reader(value) == ranked([user("Why?")], ["So.", "No."], [1, 2])
     with pytest.raises(UnusableRow, match="don't begin alike"):
-        plan.reader({"chosen": "The rain.", "rejected": "The moon."})
-    later = make_plan(rows(PAIR_ONLY)).reader
+        plan.reader({"chosen": "Rain.", "rejected": "Rails."})
+
+
+def test_where_it_is_said_that_they_do_they_part_at_a_blank_as_trl_has_it() -> None:
+    value = {"chosen": "The sky is blue.", "rejected": "The sky is black."}
+    with pytest.raises(UnclearColumn, match="no column with the prompt"):
+        make_plan(rows(value))
+    assert record(value, "auto", {"prompt": ""})[1] == ranked([user("The sky is")], ["blue.", "black."], [1, 2])
+
+
+@pytest.mark.parametrize(
+    "beside", [{}, {"source": "Open Orca"}, {"source": "a book of mine"}, {"source_url": "x"}, {"prompt_id": "7"}]
+)
+def test_most_answers_that_begin_alike_are_enough(beside: dict[str, Any]) -> None:
+    odd = {"chosen": "Ah.", "rejected": "Oh."}
+    found = rows(*({**beside, "chosen": f"Why {n}? So.", "rejected": f"Why {n}? No."} for n in range(6)), odd)
+    read = make_plan(found).reader
+    assert read(found[0].values).messages == (user("Why 0?"),)
     with pytest.raises(UnusableRow, match="don't begin alike"):
-        later({"chosen": "The rain.", "rejected": "The moon."})
+        read(odd)
 
 
 # ------------------------------------------------------------------------------------------------------------ arbitrary

@@ -503,6 +503,20 @@ CASES: dict[str, Case | Refused] = {
          {"conversations": [said("human", "q"), said("gpt", "x")]}],
         ["column 'conversations' does not end with the assistant's turn", told("q", "x")], "demonstrations",
     ),
+    "messages of which one ends with an answer, beside the answers": Case(
+        [*({"messages": [user(f"q{n}")], "completion": f"x{n}", "label": True} for n in range(3)),
+         {"messages": [user("q"), assistant("old")], "completion": "new", "label": False}],
+        [*(told(f"q{n}", f"x{n}", label=True) for n in range(3)),
+         "column 'messages' does not end with the user's turn"],
+    ),
+    "messages of which one ends with the user, beside the answers": Case(
+        [{"messages": [user("q"), assistant("old")], "chosen": "x", "rejected": "y"}] * 2
+        + [{"messages": [user("q")], "chosen": "x", "rejected": "y"}],
+        [*["column 'messages' does not end with the user's turn"] * 2, told("q", "x", "y", ranking=FIRST)],
+    ),
+    "messages of which one ends with an answer": Case(
+        [{"messages": [user("q")]}] * 2 + [{"messages": [user("q"), assistant("x")]}], [told("q")] * 3, "prompts",
+    ),
     "whole conversations without the system message of their prompt": Case(
         [{"prompt": [system("Be rude."), user("q")], "chosen": [user("q"), assistant("x")],
           "rejected": [user("q"), assistant("y")]},
@@ -534,13 +548,35 @@ CASES: dict[str, Case | Refused] = {
         ["column 'input' is not part of the conversation in 'chosen'"],
     ),
     "HelpSteer2, people who contradict each other": Case(
-        [*HELPSTEER_2_PREFERENCE[:2], {**HELPSTEER_2_PREFERENCE[0], "preference_strength": -100}],
+        [*HELPSTEER_2_PREFERENCE[:2], *[{**HELPSTEER_2_PREFERENCE[0], "preference_strength": -100}] * 2],
         [told("p", "x-3", "y-3", ranking=FIRST, strength=3), told("p", "x-2", "y-2", ranking=FIRST, strength=2),
-         "column 'preference_strength' is -100, far from the scale"], telling=["split"],
+         *["column 'preference_strength' is -100, far from the scale"] * 2], telling=["split"],
+    ),
+    "a preference that is much larger than the others": Case(
+        [{**HELPSTEER_2_PREFERENCE[0], "preference_strength": n} for n in (1, 1, -1, 40)],
+        [told("p", "x-3", "y-3", ranking=SECOND, strength=1)] * 2 + [told("p", "x-3", "y-3", ranking=FIRST, strength=1),
+         told("p", "x-3", "y-3", ranking=SECOND, remark=labels.OTHER_MARGIN)], telling=["split"],
+    ),
+    "preferences that are the difference of votes": Case(
+        [{"prompt": "p", "response_a": "x", "response_b": "y", "diff": n} for n in (-1, 40, 40)],
+        [told("p", "x", "y", ranking=FIRST, strength=1),
+         *[told("p", "x", "y", ranking=SECOND, remark=labels.OTHER_MARGIN)] * 2], columns={"preference": "diff"},
     ),
     "three answers in columns of their own": Refused(
         [{"prompt": "p", **{f"response_{n}": f"x{n}" for n in (1, 2, 3)}, **{f"score_{n}": n for n in (1, 2, 3)}}],
         "more than two answers, in columns of their own: 'response_1', 'response_2', 'response_3'",
+    ),
+    "two answers that are called by letters": Case(
+        [{"prompt": "p", "a": "x", "b": "y", "winner": "b", "c": "notes"}], [told("p", "x", "y", ranking=SECOND)],
+    ),
+    "a third answer that nothing is said of": Case(
+        [{"prompt": "p", "response_1": "x", "response_2": "y", "response_3": "z", "winner": said} for said in
+         ("1", "tie", None)],
+        [told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=TIE, strength=0), "column 'winner' must name"],
+    ),
+    "a third answer that may win": Refused(
+        [{"prompt": "p", "response_1": "x", "response_2": "y", "response_3": "z", "winner": said} for said in "123"],
+        "more than two answers, in columns of their own",
     ),
     "three answers, of which two are meant": Case(
         [{"prompt": "p", **{f"response_{n}": f"x{n}" for n in "abc"}, **{f"score_{n}": ord(n) for n in "abc"}}],
@@ -606,8 +642,10 @@ CASES: dict[str, Case | Refused] = {
     "pictures in columns of their own": Case(
         [{**PICTURED, "image": Unread("struct<bytes: binary, path: string>")}, {**PICTURED, "image": "a.png"},
          {**PICTURED, "images": ["a.png"]}, {**PICTURED, "image": {"bytes": None, "path": "a.png"}},
-         {**PICTURED, "image": {"bytes": None, "path": None}}, {**PICTURED, "image": None}],
-        [*["column 'image"] * 4, *[told("What is it?", "x", "y", ranking=FIRST)] * 2], telling=["image", "images"],
+         {**PICTURED, "images": '["a.png"]'},
+         *({**PICTURED, "image": one} for one in ({"bytes": None, "path": None}, None, "", "null", "n/a")),
+         *({**PICTURED, "images": some} for some in ([None], [], "[]", [{"bytes": None}], '[{"bytes": null}]'))],
+        [*["column 'image"] * 5, *[told("What is it?", "x", "y", ranking=FIRST)] * 10], telling=["image", "images"],
     ),
 }  # fmt: skip
 

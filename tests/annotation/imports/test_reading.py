@@ -196,6 +196,26 @@ def test_every_column_of_parquet_is_read_or_said_to_be_unread(tmp_path: Path) ->
     ]
 
 
+@pytest.mark.parametrize("in_lists", [True, False])
+def test_pictures_are_only_where_there_are_some(tmp_path: Path, in_lists: bool) -> None:
+    """Of what is not read, the rows in which there is nothing come in."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    held = [None, [], [None], [{"bytes": b"x", "path": None}], None, [{"bytes": None, "path": "a.png"}]]
+    kind, name = (pa.list_(picture), "images") if in_lists else (picture, "image")
+    array = pa.array(held if in_lists else [one[0] if one else None for one in held], kind)
+    table = pa.table({"prompt": ["p"] * len(held), name: array, "views": pa.array([[b"x"]] * len(held))})
+    pq.write_table(table, str(tmp_path / "a.parquet"), row_group_size=4)
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    for file_name in ("a.parquet", "a.arrow"):
+        rows = values(read(tmp_path / file_name))
+        assert [type(row[name]) is Unread for row in rows] == [False, False, False, True, False, True]
+        assert all(type(row["views"]) is Unread for row in rows)
+
+
 def test_texts_as_polars_writes_them_are_read(tmp_path: Path) -> None:
     import pyarrow as pa
 
@@ -207,6 +227,16 @@ def test_texts_as_polars_writes_them_are_read(tmp_path: Path) -> None:
         writer.write_table(whole)
     left = {name: Unread(str(whole.schema.field(name).type)) for name in ("sort", "views")}
     assert values(read(tmp_path / "a.arrow")) == [{**row, **left} for row in table.to_pylist()]
+
+
+@pytest.mark.parametrize("depth", [500, 5_000])
+@pytest.mark.parametrize("told", ['{"prompt": %s}', "[%s]"])
+def test_notes_of_any_depth_on_a_table_are_passed_over(depth: int, told: str) -> None:
+    import pyarrow as pa
+
+    notes = told % ('{"a":' * depth + "1" + "}" * depth)
+    metadata = {b"huggingface": f'{{"info": {{"features": {notes}}}}}'.encode()}
+    assert reading.column_types(pa.schema([("prompt", pa.string())], metadata), "a").labelled == {}
 
 
 def test_what_stands_in_a_column_as_json_is_not_taken_for_its_text(tmp_path: Path) -> None:
@@ -228,6 +258,26 @@ def test_streamed_rows_without_known_types_may_differ_in_them(monkeypatch: pytes
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: {"train": Part(rows)})
     found = reading.streamed_rows("a set", "somewhere", None, "train", str)
     assert values(list(found())) == rows
+
+
+def test_names_with_dots_hide_no_pictures(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"image": pa.array([{"bytes": b"x" * 999}]), "image.name": ["a"]})
+    pq.write_table(table, str(tmp_path / "a.parquet"))
+    (row,) = values(read(tmp_path / "a.parquet"))
+    assert (type(row["image"]), row["image.name"]) == (Unread, "a")
+
+
+def test_streamed_pictures_are_only_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    features = datasets.Features({"prompt": datasets.Value("string"), "image": datasets.Image()})
+    saved = datasets.Dataset.from_dict({"prompt": ["p", "q"], "image": [None, {"bytes": b"x", "path": None}]}, features)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: {"train": saved.to_iterable_dataset()})
+    rows = values(list(reading.streamed_rows("a set", "somewhere", None, "train", str)()))
+    assert [type(row["image"]) is Unread for row in rows] == [False, True]
 
 
 @pytest.mark.parametrize("names", [["prompt", "chosen", "rejected", "chosen"], [str(n) for n in range(1001)]])
@@ -412,6 +462,11 @@ def test_a_file_named_after_tabs_has_nothing_else_between_its_fields(tmp_path: P
     content = b"prompt\nHello, world; and more\n"
     path = write(tmp_path, name, packed(content) if name.endswith(".gz") else content)
     assert values(read(path)) == [{"prompt": "Hello, world; and more"}]
+
+
+def test_a_file_named_after_tabs_may_have_commas_all_the_same(tmp_path: Path) -> None:
+    assert values(read(write(tmp_path, "a.tsv", b'prompt,"a\tb"\nq,x\n'))) == [{"prompt": "q", "a\tb": "x"}]
+    assert values(read(write(tmp_path, "b.tsv", b"prompt\ta, b, c\nq\tx\n"))) == [{"prompt": "q", "a, b, c": "x"}]
 
 
 def test_names_are_shown_without_separators_and_control_characters(tmp_path: Path) -> None:
