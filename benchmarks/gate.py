@@ -10,8 +10,9 @@ names how the chance to win varies by prompt (alike; Beta(0.2, 0.2); the same wi
 there are, whether further checks put the same prompts again, and what the judge is worth: `biased` finds six of ten
 candidates' answers better while people are even, `trained-in` nine of ten, `hostile` says mostly the opposite; all of
 them with a card that says 85%, as a `flattered coin` has. Of `two`, one of 85% and one trained in, the second compares
-only what was left to judges. A `shy` one gives no verdict on half of what the candidate loses. With 20 prompts the rule
-decides nothing: the cell is of the evidence without that.
+only what was left to judges. A `shy` one gives no verdict on half of what the candidate loses. Where people skip a part
+of the prompts, judges find the candidate better on each of these. With 20 prompts the rule decides nothing: the cell is
+of the evidence without that.
 **Right promotions**: candidates that win 60 of 100, 200 prompts, judges with a card of what they are worth. A judge of
 85% says of 85 of 100 comparisons what people say (won, tied, lost), of the others one of the other two.
 `people_median` is over all candidates, of which those that were not promoted count with all that they took; it counts
@@ -101,13 +102,17 @@ class Cell:
     """Further checks that put the same prompts again, with other seeds."""
     seed: int = TUNED_ON
     ties: float = TIES
+    skipped: float = 0.0
+    """The part of the prompts that people skip, of which judges like the candidate's answers."""
 
     @property
     def name(self) -> str:
         """In words."""
         again = f", {self.repeats} times again" if self.repeats else ""
         tied = f", {self.ties:.0%} ties" if self.ties != TIES else ""
-        return f"{self.win_rate:.0%}, {self.prompts} prompts{again}, {self.clusters}{tied}, judge: {self.judge}"
+        skipped = f", people skip {self.skipped:.0%}" if self.skipped else ""
+        kind = f"{self.prompts} prompts{again}, {self.clusters}{tied}{skipped}"
+        return f"{self.win_rate:.0%}, {kind}, judge: {self.judge}"
 
     @property
     def panel(self) -> tuple[Panel, ...]:
@@ -139,10 +144,11 @@ def chances(cell: Cell, source: np.random.Generator) -> np.ndarray[Any, Any]:
 
 
 def compared(cell: Cell, chance: np.ndarray[Any, Any], source: np.random.Generator) -> np.ndarray[Any, Any]:
-    """What people would say of one comparison on each prompt."""
+    """What people would say of one comparison on each prompt; not a number where they skip it."""
     won = (source.random(len(chance)) < chance).astype(float)
     tied = (source.random(len(chance)) < cell.ties) & (cell.clusters != "same winner")
-    return np.where(tied, 0.5, won)
+    says = np.where(tied, 0.5, won)
+    return np.where(source.random(len(chance)) < cell.skipped, np.nan, says) if cell.skipped else says
 
 
 def judged(judge: Panel, people: np.ndarray[Any, Any], source: np.random.Generator) -> np.ndarray[Any, Any]:
@@ -153,7 +159,7 @@ def judged(judge: Panel, people: np.ndarray[Any, Any], source: np.random.Generat
     others = (2 * says + source.integers(1, 3, size=len(people))) % 3 / 2  # one of the other two verdicts
     heard = np.where(source.random(len(people)) < AGREES[judge], says, others)
     silent = (judge == "shy") & (people == 0) & (source.random(len(people)) < 0.5)
-    return np.where(silent, np.nan, heard)
+    return np.where(silent, np.nan, np.where(np.isnan(people), 1.0, heard))
 
 
 # ----------------------------------------------------------------------------------------------------------- the gate
@@ -203,7 +209,8 @@ def people_compare_the_rest(found: Findings, cell: Cell, number: int, luck: Luck
     asked, spent = 1 + number * 10 * cell.prompts, corrected_by_judges(found).spent
     rest = [replace(one, at=asked + place) for place, one in enumerate(luck.kept, 1) if one.prompt_id not in spent]
     given = {one.prompt_id: asked for one in rest}
-    return replace(found, people=(*found.people, *rest), left_to_judges={**found.left_to_judges, **given})
+    said = [one for one in rest if not math.isnan(one.outcome)]
+    return replace(found, people=(*found.people, *said), left_to_judges={**found.left_to_judges, **given})
 
 
 def checked(
@@ -221,7 +228,9 @@ def checked(
     asked = 1 + number * 10 * cell.prompts  # when, among all judgements
     people = [
         DecidedOutcome(int(prompt), float(outcome), probability=share, at=asked + cell.prompts + place)
-        for place, (prompt, outcome) in enumerate(zip(prompts[by_lot], says[by_lot], strict=True))
+        for place, (prompt, outcome) in enumerate(
+            zip(prompts[by_lot], np.nan_to_num(says[by_lot], nan=0.5), strict=True)  # skipped, it is a tie
+        )
     ]
     given = {one.prompt_id for one in people}
     heard: dict[str, list[DecidedOutcome]] = {
@@ -281,7 +290,9 @@ def cells() -> list[Cell]:
     few = [Cell(EVEN, prompts, "beta", judge) for prompts in (20, 60, 120) for judge in panels]
     tied = [Cell(EVEN, 200, judge=judge, ties=ties) for ties in (0.0, 0.6) for judge in ("none", "85", "biased")]
     failing = [Cell(EVEN, prompts, "alike", judge) for prompts in (120, 200) for judge in ("two", "shy")]
-    return [*alone, *again, *helped, *few, *tied, *failing, Cell(0.45, 200), Cell(0.45, 200, judge="trained-in")]
+    skipping = [Cell(EVEN, 200, "alike", judge, skipped=0.25) for judge in ("85", "95")]
+    worse = [Cell(0.45, 200, judge=judge) for judge in ("none", "trained-in")]
+    return [*alone, *again, *helped, *few, *tied, *failing, *skipping, *worse]
 
 
 def measure(rule: Rule, cell: Cell, candidates: int) -> tuple[dict[str, Any], list[Course]]:

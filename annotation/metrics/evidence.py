@@ -10,10 +10,11 @@ recorded probability, judges see all of them. A prompt that people have compared
     P - w (J - mean of J over prompts that were left to judges)
 
 with P what people say and J what the judges do. Both kinds of prompts were drawn alike, so the second part is 0 in
-expectation whatever the judges are worth, and what enters has the mean of P: prediction-powered inference
-(Angelopoulos et al. 2023) as a bet (Csillag et al. 2025, "Prediction-powered e-values", arXiv 2502.04294). A good judge
-takes most of the chance out of P, so the same evidence takes fewer people. The weight w is learnt from prompts that
-people compared before (as in R-AutoEval+, Park et al. 2025, arXiv 2505.18659): a useless or hostile judge gets none.
+expectation whatever the judges are worth, as long as all that was drawn for people enters: what they skip as a tie, for
+they may skip what judges like. So what enters has the mean of P: prediction-powered inference (Angelopoulos et al.
+2023) as a bet (Csillag et al. 2025, "Prediction-powered e-values", arXiv 2502.04294). A good judge takes most of the
+chance out of P, so the same evidence takes fewer people. The weight w is learnt from prompts that people compared
+before (as in R-AutoEval+, Park et al. 2025, arXiv 2505.18659): a useless or hostile judge gets none.
 
 Judges fail on some prompts, and these may be other prompts than the rest. So J and its mean are of the very same
 judges; how much is bet is settled before it is looked at who has judged the prompt; and a prompt that was passed over
@@ -236,8 +237,8 @@ class CorrectedPrompts:
     explained: float
     """The part of the variance of people's outcomes that the judges explain, as far as is known by now."""
     spent: frozenset[int]
-    """Prompts left to judges that corrected some, or on which they failed meanwhile: what people say of them later
-    counts no more."""
+    """Prompts left to judges that corrected some, or were looked at for that: what people say of them later counts no
+    more."""
     helped: int
     """How many corrected some."""
 
@@ -263,7 +264,7 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
     counted: list[PromptOutcome] = []
     due = 0.0
     for one in prompts:
-        if one.prompt_id in waiting.used:
+        if one.prompt_id in waiting.looked_at:
             continue
         due += 1 / one.probability - 1 if one.probability and one.prompt_id not in panel.left else 0.0
         coming = waiting.first(max(int(due), 0), one)
@@ -282,7 +283,7 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
         outcomes=tuple(entered),
         prompts=tuple(counted),
         explained=explained,
-        spent=frozenset(waiting.used),
+        spent=frozenset(waiting.looked_at),
         helped=waiting.helped,
     )
 
@@ -295,6 +296,7 @@ class WaitingPrompts:
         given = {prompt: at for prompt, at in panel.left.items() if at is not None}
         self.taken = {one.prompt_id: one.at for one in compared} | given
         self.used: set[int] = set()
+        self.looked_at: set[int] = set()
         self.helped = 0
 
     def first(self, number: int, wanted_by: PromptOutcome) -> list[Prediction]:
@@ -304,13 +306,14 @@ class WaitingPrompts:
     def spend(self, number: int, wanted_by: PromptOutcome, by: frozenset[str]) -> list[float]:
         """What these very judges had said of the first so many of which they had; each is used once.
 
-        Those before them on which all judges failed are used up as well, for these may be other prompts than the rest:
-        else people would be given more of them.
+        Those before them on which all judges failed are used up as well. What else was looked at, as one judge failed
+        on it, may correct another. People are given none of it, for these may be other prompts than the rest.
         """
         found, gone, failed = list[float](), list[int](), list[int]()
         for other, said in islice(self.before(wanted_by), number + FURTHER):
             if len(found) == number:
                 break
+            self.looked_at.add(other)
             if said is None:
                 failed.append(other)
             elif said.by == by:

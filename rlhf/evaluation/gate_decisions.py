@@ -154,14 +154,19 @@ def place_of(db: Database, policy: Policy) -> int:
     """The place of a policy against its opponent among all pairs that were checked, by their first check's end.
 
     The next one if there was none yet. Whether a candidate is better than another policy is another question, with a
-    chance of its own to be wrong; so it is where both think, or do not any more. Deleted ones count: that chance was
-    spent.
+    chance of its own to be wrong; so it is where both think, or do not any more, and where the other answers in another
+    precision. Deleted ones count: that chance was spent.
     """
-    now = told_as_now(db)
-    ended = sorted((job for job in job_store.checks(db) if job.status == "finished"), key=job_store.ended_at)
-    pairs = [(job.spec.candidate, job.spec.against, job.id in now) for job in ended if isinstance(job.spec, CheckSpec)]
-    known, pair = list(dict.fromkeys(pairs)), (policy.revision, opponent(db, policy).revision, True)
-    return known.index(pair) + 1 if pair in known else len(known) + 1
+    now, against, checks = told_as_now(db), opponent(db, policy), checks_of(db, policy)
+    policies = {one.revision: one for one in registry.all_policies(db)}
+    known: dict[tuple[str, str, bool, str], None] = {}
+    for check in reversed(finished_checks(db)):
+        spec = check.spec
+        weights = opponent_weights(check, policies.get(spec.against, against))
+        known.setdefault((spec.candidate, spec.against, check.job_id in now, weights))
+    weights = opponent_weights(checks[0], against) if checks else against.weights
+    pair = (policy.revision, against.revision, True, weights)
+    return list(known).index(pair) + 1 if pair in known else len(known) + 1
 
 
 def hacking(report: CheckReport, people: Sequence[DecidedOutcome], asked: Sequence[JudgeFindings]) -> Hacked:

@@ -258,8 +258,8 @@ class CheckReport:
 # 2: evidence counts prompts, and distinct-2 is compared at equal lengths. 3: so is the likelihood, and the base is what
 # the limits are against also under a policy on other whole weights. 4: where an answer ends is no part of its
 # likelihood. 5: KL is taken at equal lengths; a prompt counts by what was said of it first, corrected by the very
-# judges that judged it.
-RULE_VERSION = 5
+# judges that judged it. 6: what was drawn for people and skipped ties, and none is given to them for a judge's failing.
+RULE_VERSION = 6
 PROMPTS_ARE_COUNTED = 5
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")

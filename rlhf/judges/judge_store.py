@@ -662,20 +662,22 @@ class PairOutcome:
 
 
 def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[PairOutcome]:
-    """How a candidate's answers did against another policy's, in the order of the first judgements.
+    """How a candidate's answers did against another policy's, in the order of the first judgements that count.
 
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
     answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
-    flag that ranks nothing does not say which answer it means, and counts as a tie.
+    flag that ranks nothing does not say which answer it means, and counts as a tie. So does, until somebody judges it,
+    what was skipped where a draw left others to judges: people may skip what judges like, and those others hold it too.
     """
     by_comparison: dict[int, list[dict[str, Any]]] = {}
     for row in judgements_of_pair(db, candidate_id, against_id, judge_id):
         by_comparison.setdefault(row["id"], []).append(row)
-    return [pair_outcome(rows) for rows in by_comparison.values()]
+    return sorted((pair_outcome(rows) for rows in by_comparison.values()), key=lambda one: one.at)
 
 
 def pair_outcome(rows: Sequence[Mapping[str, Any]]) -> PairOutcome:
     """What the judgements of a comparison come to; the oldest stands first."""
+    rows = [row for row in rows if row["outcome"] != "skip" or row["flag"]] or rows
     first, answers = rows[0], json.loads(rows[0]["sides"])
     if not first["ours"]:  # it was measured the other way round
         answers = answers[::-1]
@@ -710,14 +712,15 @@ def judgements_of_pair(db: Database, candidate_id: int, against_id: int, judge_i
     """
     return db.rows(
         f"""SELECT c.id, c.prompt_id, c.people_chance, j.id AS judgement_id, j.ranking, j.purpose, j.outcome,
-               c.candidate_id = :candidate AS ours,
+               j.flag, c.candidate_id = :candidate AS ours,
                (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
                    FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                    WHERE cr.comparison_id = c.id ORDER BY cr.position)) AS sides
            FROM comparison c JOIN current_judgement j ON j.comparison_id = c.id
            WHERE (c.candidate_id = :candidate AND c.against_id = :against
                   OR c.candidate_id = :against AND c.against_id = :candidate)
-             AND (j.outcome != 'skip' OR j.flag NOT NULL) AND NOT j.early
+             AND (j.outcome != 'skip' OR j.flag NOT NULL
+                  OR c.people_drawn = 1 AND c.people_chance > 0 AND c.people_chance < 1) AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
              AND NOT EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                  JOIN model m ON m.id = r.model_id WHERE cr.comparison_id = c.id

@@ -168,6 +168,26 @@ def test_the_bet_is_fair_when_judges_fail_on_some_prompts(fails: str) -> None:
     assert expected == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("fails_where", [0.0, 1.0])
+def test_what_people_are_given_of_what_was_left_is_no_other_than_the_rest(fails_where: float) -> None:
+    """Bob gives no verdict where it wins, or loses: people are not given more of these."""
+    expected = means = 0.0
+    for finds in product((0.0, 1.0), repeat=5):
+        ada = [one for place, one in enumerate(finds) for one in judge(one, first=place)]
+        bob = [replace(one, by="Bob") for one in ada if one.outcome != fails_where]
+        panel = JudgePanel((*ada, *bob), {"Ada": CARD, "Bob": CARD}, left(2, 3, 4))
+        own = people(*finds[:2])
+        spent = corrected(by_prompt(own), panel).spent
+        rest = [replace(people(finds[place], first=place)[0], at=3000 + place) for place in (2, 3, 4)]
+        rest = [one for one in rest if one.prompt_id not in spent]
+        given = {place: 2000 if any(one.prompt_id == place for one in rest) else None for place in (2, 3, 4)}
+        found = corrected(by_prompt((*own, *rest)), replace(panel, left=given))
+        expected += math.exp(log_capitals(stakes(found.outcomes))[-1]) / 32
+        means += sum(one.value - 0.5 for one in found.outcomes)
+    assert expected == pytest.approx(1.0)
+    assert means == pytest.approx(0.0)
+
+
 def test_a_judge_asked_later_changes_no_bet_that_was_made() -> None:
     """Nor what a judge says later of an answer that it failed on first."""
     said = by_prompt(people(1.0, 0.0, 1.0))

@@ -542,6 +542,12 @@ def test_at_most_alpha_is_promoted_with_the_same_winner_for_every_seed(judge: be
     assert found["promoted"] <= ASKED.alpha
 
 
+def test_at_most_alpha_is_promoted_where_people_skip_what_judges_like() -> None:
+    cell = benchmark.Cell(0.5, 120, judge="85", skipped=0.25)
+    found, _courses = benchmark.measure(ASKED, cell, 40)
+    assert found["promoted"] <= ASKED.alpha
+
+
 def test_the_benchmark_draws_what_it_names() -> None:
     source = np.random.default_rng(1)
     for clusters in benchmark.CLUSTERED:
@@ -551,6 +557,9 @@ def test_the_benchmark_draws_what_it_names() -> None:
     agreed = benchmark.judged("85", says, source) == says
     assert float(agreed.mean()) == pytest.approx(0.85, abs=0.02)
     assert float(benchmark.judged("biased", says, source).mean()) == pytest.approx(0.6, abs=0.03)
+    skips = benchmark.compared(benchmark.Cell(0.6, 4000, skipped=0.25), np.full(4000, 0.5), source)
+    assert float(np.isnan(skips).mean()) == pytest.approx(0.25, abs=0.03)
+    assert set(benchmark.judged("85", skips, source)[np.isnan(skips)]) == {1.0}
 
 
 def test_the_benchmark_counts_those_that_were_not_promoted_with_all_that_they_took() -> None:

@@ -769,6 +769,26 @@ def test_of_a_check_in_two_precisions_nothing_of_the_candidates_answers_is_left(
     assert gate_decisions.measured_in_one_precision(report, replace(made, weights="nf4")) == report
 
 
+def test_alpha_is_spent_for_each_precision_of_what_serves(db: Database, data_dir: Path) -> None:
+    """In another one the base answers as another policy, against which there is evidence anew."""
+    first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
+    held = registry.serving(db).weights
+    assert held == "nf4"
+    finish_check(db, data_dir, first)  # one of an earlier version, which does not say so
+    finish_check(db, data_dir, first, against={"revision": "base", "weights": "nf4", **SOUND})
+    registry.set_precision(db, "bf16", "ann")
+    assert gate_decisions.findings(db, first).number == 2, "before its check against what serves now"
+    for one in (first, second):
+        finish_check(db, data_dir, one, against={"revision": "base", "weights": "bf16", **SOUND})
+    assert [gate_decisions.findings(db, one).number for one in (first, second)] == [2, 3]
+    registry.set_precision(db, "nf4", "ann")
+    assert [gate_decisions.findings(db, one).number for one in (first, second)] == [1, 4]
+    registry.promote(db, first.revision, "ann")
+    registry.set_precision(db, "bf16", "ann")
+    promoted = registry.by_revision(db, first.revision)
+    assert gate_decisions.findings(db, promoted).number == 2, "by its newest check"
+
+
 def test_limits_are_against_the_anchor_that_the_rule_names(db: Database, data_dir: Path) -> None:
     style, made = make_candidate(db, data_dir, "sft-1"), make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, made)

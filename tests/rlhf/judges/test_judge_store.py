@@ -581,6 +581,30 @@ def test_people_compare_a_candidate_blind_and_the_outcome_is_seen_from_its_side(
     assert {(one.length, one.other_length) for one in other} == {(3, 15), (7, 3)}
 
 
+def test_what_was_drawn_for_people_and_skipped_is_a_tie_until_somebody_judges_it(db: Database, ann: Annotator) -> None:
+    """Where a draw left others to judges: what is skipped may be what judges like, and these others hold it too."""
+    duel(db, [("new", "old"), ("new one", "old one"), ("new two", "old two"), ("new three", "old three")])
+    first, second, third, fourth = (row["id"] for row in db.rows("SELECT id FROM comparison ORDER BY id"))
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET people_chance = 0.5")
+        connection.execute("UPDATE comparison SET people_drawn = 0 WHERE id = ?", (second,))  # given all the same
+        connection.execute("UPDATE comparison SET people_chance = 1 WHERE id = ?", (third,))
+    for word in ("skip", "skip", "skip", "left-much"):
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act(word))
+    found = {one.comparison_id: (one.first, one.outcome) for one in judge_store.pair_outcomes(db, 2, 1)}
+    assert (found.pop(first), list(found)) == ((0.5, 0.5), [fourth])
+    eve = access.add_account(db, "eve", "annotator", "eve's password")
+    claim = claims.claim_next(db, eve.id)
+    assert claim is not None
+    assert claim.comparison_id == first
+    claims.judge(db, eve.id, claim.nonce, act("left-much" if claim.shown_order[0] == 0 else "right-much"))
+    after = judge_store.pair_outcomes(db, 2, 1)
+    assert [one.comparison_id for one in after] == [fourth, first], "it counts from when it was judged"
+    assert (after[1].first, after[1].outcome) == (1.0, 1.0)
+
+
 def test_the_first_that_was_said_stays_what_is_bet_on(db: Database, ann: Annotator) -> None:
     """A flag that ranks nothing is a tie; who ranks it later, or settles it, changes what is shown alone."""
     duel(db, [("new", "old"), ("new one", "old one")])

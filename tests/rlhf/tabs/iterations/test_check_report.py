@@ -23,7 +23,7 @@ from rlhf.evaluation import gate_words
 from rlhf.evaluation.gate import BOUNDS, LimitedFigure, Rule, within_limits
 from rlhf.evaluation.gate_decisions import THE_GATE
 from rlhf.evaluation.probes import ProbeFigures
-from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls
+from rlhf.evaluation.report import RULE_VERSION, AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.verdicts import LetterShare, ScoreTemperature
@@ -79,14 +79,15 @@ def test_a_report_bears_missing_figures_and_names_each_policy_once() -> None:
 def test_a_report_says_by_which_rule_it_was_made_and_how_far_it_is_from_other_weights() -> None:
     said = {
         rule: check_report.report_card(replace(REPORT, rule=rule, kl_to_ground=0.012), Rule())
-        for rule in (None, 2, 3, 4, 5)
+        for rule in (None, *range(2, RULE_VERSION + 1))
     }
     earlier = ("counted every comparison by itself" in said[None], "compared the likelihood whatever" in said[2])
     assert earlier == (True, True)
     assert "the end of a short answer" in said[3]
     assert "KL over whole answers" in said[4]
-    assert "Made for the earlier rule" not in said[5]
-    assert "adapter hangs on it has moved 0.012 nats a token" in said[5]
+    assert "what people skipped counted for nothing" in said[5]
+    assert "Made for the earlier rule" not in said[RULE_VERSION]
+    assert "adapter hangs on it has moved 0.012 nats a token" in said[RULE_VERSION]
 
 
 def test_the_kl_that_the_limit_is_on_has_its_mark_and_that_of_whole_answers_has_none() -> None:
