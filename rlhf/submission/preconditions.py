@@ -21,7 +21,7 @@ from rlhf.models import base_model, memory, registry
 from rlhf.models.model_files import has_scores, is_tied, read_header
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
-from rlhf.models.self_test.kept_results import kept_result
+from rlhf.models.self_test.kept_results import NO_VIRTUAL_TOKENS, kept_result
 
 
 def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
@@ -117,14 +117,7 @@ def virtual_problem(data_dir: Path, base: str) -> list[str]:
     """Why virtual tokens can't be put before prompts, by the base's self-test; nothing where there was none."""
     directory = base_model.on_this_machine(data_dir, base)
     tried = None if directory is None else kept_result(data_dir, directory)
-    if tried is None or tried.virtual_tokens:
-        return []
-    return [
-        _(
-            "This base model does not take virtual tokens as it takes words, or answers don't go on from them, so "
-            "prompt tuning would not make what is trained: use the method lora or qlora."
-        )
-    ]
+    return [] if tried is None or tried.virtual_tokens else [_(NO_VIRTUAL_TOKENS)]
 
 
 def quantised_problem(spec: TrainingSpec, how: str) -> list[str]:
