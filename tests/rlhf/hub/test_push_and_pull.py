@@ -39,7 +39,7 @@ from rlhf.evaluation.report import CheckReport
 from rlhf.hub import pull_model, push_dataset, push_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, file_sha256
-from rlhf.models import registry
+from rlhf.models import memory, registry
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.registry import Policy
 from rlhf.models.tokenise import snapshot_content
@@ -466,6 +466,23 @@ def test_a_pulled_adapter_is_continued_in_its_own_shape_only(
     found = preconditions.check(fresh, spec)
     assert len(found) == bool(trouble)
     assert not trouble or re.search(trouble, found[0])
+
+
+@pytest.mark.parametrize(("left_out", "trouble"), [(["router", "gate"], 0), (["gate"], 1)])
+def test_a_pulled_adapter_that_leaves_out_what_training_here_leaves_out_is_continued(
+    hub: HubServer,
+    fresh: Database,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    left_out: list[str],
+    trouble: int,
+) -> None:
+    kind = json.loads((tiny_model / "config.json").read_text("utf-8"))["model_type"]
+    monkeypatch.setitem(memory.WITHOUT_ADAPTER, kind, ("gate", "router"))  # type: ignore[arg-type]
+    named = {**SAME, "exclude_modules": left_out, "base_model_name_or_path": tiny_model.name}
+    hub.add_repo("model", REPO, adapter(**named))
+    policy = pull(hub, fresh)
+    assert preconditions.beyond(fresh, policy) == ["exclude_modules"] * trouble
 
 
 def test_a_pulled_reward_model_needs_a_word_and_says_where_its_figures_are(
