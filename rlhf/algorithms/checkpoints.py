@@ -26,7 +26,7 @@ from torch import Tensor
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.jobs import job_store
-from rlhf.jobs.artifacts import checkpoints_directory, new_directory
+from rlhf.jobs.artifacts import checkpoints_directory, new_directory, put_back
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run
 
@@ -164,6 +164,7 @@ def refuse_other_formats(checkpoints: Path) -> None:
 
 def forget_broken_checkpoints(checkpoints: Path) -> None:
     """Remove what a process that was killed while it wrote has left."""
+    put_back(checkpoints)
     kept = {one.path for one in whole(checkpoints)}
     for path in checkpoints.glob("checkpoint-*"):
         if path not in kept and not (path / EARLIER_MARK).is_file():
