@@ -24,7 +24,7 @@ Topics = Any
 
 def add_parsers(topics: Topics, shared: argparse.ArgumentParser) -> None:
     """The three commands; `shared` brings --data."""
-    copies = topics.add_parser("copies", help="safe copies of the database and of the adapters that serve")
+    copies = topics.add_parser("copies", help="safe copies of the database, models needed to go on and frozen data")
     verbs = copies.add_subparsers(dest="verb", required=True)
     placed = argparse.ArgumentParser(add_help=False, parents=[shared])
     placed.add_argument(

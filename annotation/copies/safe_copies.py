@@ -1,4 +1,4 @@
-"""Safe copies of the live database and of the adapters that serve: when one is due, making it, and how it stands.
+"""Safe copies of the database, the models needed to go on and frozen data: when one is due, making it, how it stands.
 
 The numbers that people are told come from copies that their place has confirmed. So whatever happens to this machine
 loses at most what the page said was not yet safe.
@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from annotation import store
 from annotation.copies.copy_reasons import BEGINNING, CHOICE, SAFE_WORK, TRAINING, work
-from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, aside_name, digest_of
+from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, FileDigest, aside_name, digest_of
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
 from annotation.records import Role, UserError, now, seconds_between
@@ -206,7 +207,7 @@ def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> S
     files = {FILE_NAME: folder / FILE_NAME}
     for path in paths:
         files |= {file.relative_to(data_dir).as_posix(): file for file in files_below(data_dir / path)}
-    marks = {path: digest_of(file) for path, file in files.items()}
+    marks = {path: digest_of(file) if path == FILE_NAME else digest_once(file) for path, file in files.items()}
     return SafeCopy(
         CopyManifest(
             run=run,
@@ -220,6 +221,18 @@ def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> S
         files,
         done,
     )
+
+
+def digest_once(file: Path) -> FileDigest:
+    """The digest of a file that hardly ever changes: read by this program only while its size or time is another."""
+    status = file.stat()
+    return digest_as_of(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(10_000)
+def digest_as_of(file: Path, size: int, time_ns: int) -> FileDigest:
+    """The digest of a file of this size and time."""
+    return digest_of(file)
 
 
 def judged(db: Database) -> tuple[int, int]:
@@ -305,7 +318,7 @@ def put(db: Database, target: CopyTarget, copy: SafeCopy, alone: bool) -> str:
         target.prepare()
     elif not alone:
         with suppress(Conflict):
-            return target.put(copy.manifest, copy.files, before.version)
+            return target.put(copy.manifest, copy.files, before.version, ours=before.state == "safe")
         # Perhaps only the answer to an earlier copy was lost, or somebody changed a page beside the copies.
     return target.put(copy.manifest, copy.files, target.head() if alone else known_head(db, target))
 

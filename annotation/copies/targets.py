@@ -37,9 +37,9 @@ license: other
 pretty_name: Safe copies of a Prefloop project
 ---
 
-Safe copies of a Prefloop project: its database and the adapters that serve. They hold accounts with their password
-hashes, so this repository must stay private. Each commit is a whole copy; Prefloop restores the newest valid one when
-it starts. Please change nothing here by hand.
+Safe copies of a Prefloop project: its database, the models that are needed to go on, and what trainings were frozen
+with. They hold accounts with their password hashes, so this repository must stay private. Each commit is a whole copy;
+Prefloop restores the newest valid one when it starts. Please change nothing here by hand.
 """
 
 
@@ -134,8 +134,11 @@ class CopyTarget(Protocol):
     def fetch(self, version: str, path: str, mark: FileDigest, target: Path) -> None:
         """Download a copy's file to `target`, unchecked. Raises DamagedCopy if it is gone."""
 
-    def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str) -> str:
-        """Add a copy and return its version. Raises Conflict if the newest version is not `parent` (any more)."""
+    def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str, ours: bool = False) -> str:
+        """Add a copy and return its version. Raises Conflict if the newest version is not `parent` (any more).
+
+        Where that is one of `ours`, nobody has taken out what it names.
+        """
 
     def aside(self, run: str) -> CopyTarget:
         """A place beside this one, for the copies of a run that lost a conflict."""
@@ -254,7 +257,7 @@ class DirectoryTarget:
         with explained_directory(self.path):
             shutil.copyfile(source, target)
 
-    def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str) -> str:
+    def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str, ours: bool = False) -> str:
         """The files that are not there yet, then the manifest."""
         if self.head() != parent:
             raise conflict(self.path)
@@ -421,11 +424,22 @@ class HubTarget:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
-    def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str) -> str:
-        """One commit. Its manifest differs from any other: a commit that changes nothing would not be checked."""
-        told: dict[str, Path | bytes] = {MANIFEST: manifest.to_bytes(), "README.md": ABOUT.encode(), **files}
+    def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str, ours: bool = False) -> str:
+        """One commit of what has changed. Its manifest differs from any other: a commit that changes nothing would not
+        be checked."""
+        there = self.named_in(parent) if ours else {}
+        changed = {path: file for path, file in files.items() if there.get(path) != manifest.files[path]}
+        told: dict[str, Path | bytes] = {MANIFEST: manifest.to_bytes(), "README.md": ABOUT.encode(), **changed}
         said = f"Safe copy {manifest.number} of run {manifest.run[:8]}, {manifest.judgements} judgements"
         return commit(self.hub, self.repo, "dataset", told, said, parent or None, branch=self.branch)
+
+    def named_in(self, version: str) -> Mapping[str, FileDigest]:
+        """The files that a version names; none where it can't be read, as after its history was squashed."""
+        try:
+            found = self.manifest(version)
+        except UserError:
+            return {}
+        return {} if found is None else found.files
 
     def aside(self, run: str) -> CopyTarget:
         """A branch."""

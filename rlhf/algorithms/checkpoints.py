@@ -26,7 +26,7 @@ from torch import Tensor
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.jobs import job_store
-from rlhf.jobs.artifacts import checkpoints_directory, new_directory
+from rlhf.jobs.artifacts import checkpoints_directory, new_directory, put_back
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run
 
@@ -172,6 +172,7 @@ def of_other_versions(checkpoints: Path) -> Iterator[Path]:
 
 def forget_broken_checkpoints(checkpoints: Path) -> None:
     """Remove what a process that was killed while it wrote has left."""
+    put_back(checkpoints)
     kept = {*(one.path for one in whole(checkpoints)), *of_other_versions(checkpoints)}
     for path in checkpoints.glob("checkpoint-*"):
         if path not in kept:

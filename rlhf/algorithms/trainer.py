@@ -50,7 +50,7 @@ from rlhf.models.loading import ground_path, verified, weights_of
 from rlhf.models.memory import pass_tokens, read_shapes, recomputes, this_machine
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
-from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
+from rlhf.models.self_test.kept_results import NO_VIRTUAL_TOKENS, SelfTestResult, kept_result
 from rlhf.models.tokenise import render
 
 SAMPLE_TOKENS = 64
@@ -80,8 +80,12 @@ class Start:
 
 
 def start_of(run: Run, spec: TrainingSpec) -> Start:
-    """Where a run starts, its files checked. Raises UserError if they are gone or damaged."""
+    """Where a run starts, its files checked. Raises UserError if they are gone or damaged, or the base takes no virtual
+    tokens: where it was tried by `ready` only now, nobody could say so before."""
     base = ready(run.data_dir, spec.model)
+    tried = kept_result(run.data_dir, base.path)
+    if spec.method == "prompt" and tried is not None and not tried.virtual_tokens:
+        raise UserError(_(NO_VIRTUAL_TOKENS))
     parent = registry.by_revision(run.db, spec.parent)
     adapter = verified(run.data_dir, parent) if parent.form in ("lora", "prompt") else None
     ground = ground_path(run.db, run.data_dir, base.path, parent.lies_on)
@@ -91,7 +95,7 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
         ground=ground,
         ground_id=parent.lies_on,
         adapter=adapter,
-        tried=kept_result(run.data_dir, base.path),
+        tried=tried,
     )
 
 
@@ -229,8 +233,6 @@ def begin(run: Run, spec: TrainingSpec) -> None:
     """Say that the run begins, and clear away what no run goes on from. Raises UserError where this one can't go on."""
     if run.rank == 0:
         forget_old_checkpoints(run)
-        if run.number == 1:  # another database's, whose jobs had these numbers too
-            shutil.rmtree(checkpoints_of(run), ignore_errors=True)
         forget_broken_checkpoints(checkpoints_of(run))
         if not run.measured_steps:
             checkpoints_of(run).mkdir(parents=True, exist_ok=True)

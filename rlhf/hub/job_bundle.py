@@ -74,6 +74,7 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
         "job": job.id,
         "spec": json.loads(to_json(replace(spec, model="base"))),
         "base": Path(base.base).name if own_base(base) else base.base,
+        "base_commit": store.setting(db, base_model.BASE_COMMIT, {}),
         "models": [row_of(policy, base) for policy in models],
         "snapshot": snapshot,
         "prompts": [asdict(prompt) for prompt in sample_prompts(db)],
@@ -158,10 +159,11 @@ def unpack(source: Path, data_dir: Path) -> tuple[Database, Job]:
         directory.parent.mkdir(exist_ok=True)
         shutil.move(source / DATA / OWN_BASE, directory)
         base = str(directory.resolve())
+    db = open_database(data_dir)
+    store.set_setting(db, base_model.BASE_COMMIT, manifest["base_commit"])
     prepared = base_model.prepare(data_dir, base, known=True)
     if manifest.get("self_test"):  # it was tried where the job was packed
         keep_result(data_dir, prepared.path, SelfTestResult(**manifest["self_test"]))
-    db = open_database(data_dir)
     fill(db, manifest, prepared.name)
     return db, get(db, manifest["job"])
 

@@ -49,7 +49,8 @@ ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 SPARE_BYTES: Final = 100_000_000
 # Settings of adapters that change layers under them, or apply to some of the tokens only.
 UNUSABLE: Final = ("layer_replication", "alora_invocation_tokens", "kasa_config", "arrow_config")
-# How an adapter may have begun without changing the weights under it whenever it is loaded.
+# How an adapter may have begun without changing the weights under it whenever it is loaded. Not "orthogonal": it leaves
+# them alone, too, but PEFT can't begin so on weights in 4 bits.
 HARMLESS_BEGINNINGS: Final = ("gaussian", "eva", "mica")
 
 
@@ -412,7 +413,7 @@ def check_base(db: Database, data_dir: Path, told: object, found: HubRevision) -
     """Raises UserError where an adapter's card says that it lies on other weights of the base's name."""
     base = registry.by_revision(db, "base").base
     own = base_sha256(db, data_dir, base) if isinstance(told, str) else ""
-    if own and told != own:
+    if own and told != own and told != base_sha256(db, data_dir, base, earlier=True):
         raise UserError(
             _(
                 "{source} lies on weights that are called {public_name} but are not those of this data "

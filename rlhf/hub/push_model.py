@@ -264,17 +264,16 @@ def licence_of(hub: Hub, address: Address, kind: RepoKind = "model") -> str:
     return said if isinstance(said, str) and is_licence(said) else ""
 
 
-def base_sha256(db: Database, data_dir: Path, base: str) -> str:
+def base_sha256(db: Database, data_dir: Path, base: str, earlier: bool = False) -> str:
     """What tells a base's weights from others of its name: a hash of the sha256 of each of its files of weights.
 
     Empty where they are not on this machine, and of the embedded model, whose package has one version, while its
-    weights are written here. Computed once; a base of 14 GB takes about half a minute.
+    weights are written here. Computed once; a base of 14 GB takes about half a minute. A second form of the weights,
+    which is not fetched any more, counts only as `earlier` cards have it.
     """
     found = None if base == EMBEDDED_NAME else on_this_machine(data_dir, base)
     weights = [] if found is None else sorted(found.glob("*.safetensors"))
-    files = [
-        file for file in weights if not file.name.startswith("consolidated")
-    ]  # the same again, not fetched any more
+    files = [file for file in weights if earlier or not file.name.startswith("consolidated")]
     if not files:
         return ""
     mark = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

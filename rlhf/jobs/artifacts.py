@@ -17,6 +17,8 @@ from annotation.translation import _
 
 # How the name of a directory begins into which files are fetched from the Hub.
 FETCHED: Final = ".fetched-"
+# How the name of a directory ends that gives way to another.
+BEFORE: Final = ".before.part"
 # Where files are half written for a while.
 HALF_WRITTEN_IN: Final = ("adapters", "models", "snapshots", "references", "self-tests")
 
@@ -61,8 +63,17 @@ def write_small(path: Path, text: str) -> None:
 def clear_half_written(data_dir: Path) -> None:
     """Remove what processes have left that were killed while they wrote it, or fetched it."""
     for name in HALF_WRITTEN_IN:
+        put_back(data_dir / name)
         found = (data_dir / name).glob("*")
         remove_leftover(path for path in found if path.name.endswith(".part") or path.name.startswith(FETCHED))
+
+
+def put_back(directory: Path) -> None:
+    """Give directories their name again that were to give way to another, which a kill kept from taking it."""
+    for before in directory.glob(f"*{BEFORE}"):
+        path = before.with_name(before.name.removesuffix(BEFORE))
+        if not path.exists():
+            before.rename(path)
 
 
 def file_sha256(path: Path) -> str:
@@ -85,7 +96,7 @@ def bytes_within(directory: Path) -> int:
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Fill the directory that is handed out; it gets its name when everything in it is on disk, and else goes."""
-    temporary, before = (path.with_name(path.name + ending) for ending in (".part", ".before.part"))
+    temporary, before = (path.with_name(path.name + ending) for ending in (".part", BEFORE))
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with explain_write_errors(path):

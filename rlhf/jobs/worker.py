@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from annotation.jobs.attempt import Stopped
 from annotation.records import UserError
 from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.run import Run, attend, record_failure, run_algorithm
 
 # How long a process may take to save and end once the program that started it is gone.
@@ -82,6 +84,8 @@ def work(db: Database, data_dir: Path, job_id: int, worker: str, terminated: thr
     """Claim a job for this worker id and run it to its end; returns the process's exit code."""
     rank = int(os.environ.get("RANK", "0"))
     job = job_store.claim(db, job_id, worker) if rank == 0 and not terminated.is_set() else None
+    if job is not None and job.attempt == 1:  # another database's, whose jobs had these numbers too
+        shutil.rmtree(checkpoints_directory(data_dir, job_id), ignore_errors=True)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         claimed = agreed(job is not None)
         if rank:

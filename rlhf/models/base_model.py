@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import cast, get_args
 
 import psutil
 
-from annotation import hub_client
-from annotation.database import Database
+from annotation import hub_client, store
+from annotation.database import FILE_NAME, Database, existing_database
 from annotation.environment import child_environment
 from annotation.records import UserError
 from annotation.translation import N_, _
@@ -45,6 +46,8 @@ MEMORY_FLOOR = 1_000_000_000
 BYTES: Mapping[Weights, int] = {"bf16": 2, "fp32": 4}
 # How `quantisation` names weights that bitsandbytes stored in 4 bits, as QLoRA holds them.
 FOUR_BITS = N_("4 bits")
+# The setting that says at which commit a name on the Hub is the base, by that name.
+BASE_COMMIT = "base_commit"
 # What a template is given to see whether it takes system messages.
 SYSTEM = "Answer in one word."
 ROOT = Path(__file__).parents[2]
@@ -86,16 +89,16 @@ def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
 
     One that is not `known` from an earlier time, for which the first job does that, is also tried: whether it can be
     loaded and computed rightly (`rlhf.models.self_test`), which takes some seconds and is kept. A known one stays as it
-    is on this machine. Weights that are stored
-    quantised may need a device of another kind: then the model says that it was not tried. Imports no torch: what needs
-    it runs in a process of its own. Raises UserError saying what is missing.
+    is on this machine. Weights that are stored quantised may need a device of another kind: then the model says that it
+    was not tried. Imports no torch: what needs it runs in a process of its own. Raises UserError saying what is
+    missing.
     """
     embedded = data_dir / "models" / EMBEDDED_NAME
     if model in (EMBEDDED, EMBEDDED_NAME) and not embedded.is_dir():
         convert_embedded(embedded)
     if known:
         return kept(data_dir, model, room=False)  # workers of a program that was killed may still have the memory
-    return tried(data_dir, check(locate(data_dir, model)))
+    return tried(data_dir, check(locate(data_dir, model, anew=True)))
 
 
 def ready(data_dir: Path, model: str) -> BaseModel:
@@ -116,9 +119,12 @@ def kept(data_dir: Path, model: str, room: bool = True) -> BaseModel:
     Adapters lie on what is here, and the branch that a name on the Hub means may have moved on since.
     """
     try:
-        return present(data_dir, model, room)
+        base = present(data_dir, model, room=False)
     except UserError:
-        return check(locate(data_dir, model), room)
+        base = check(locate(data_dir, model), room=False)
+    if room:
+        check_room(base)
+    return base
 
 
 def tried(data_dir: Path, base: BaseModel) -> BaseModel:
@@ -152,10 +158,11 @@ def present(data_dir: Path, model: str, room: bool = True) -> BaseModel:
     return check(base, room)
 
 
-def locate(data_dir: Path, model: str) -> BaseModel:
+def locate(data_dir: Path, model: str, anew: bool = False) -> BaseModel:
     """Where a model's files are: the embedded one's directory, a local directory, or the Hub's cache (downloading).
 
-    Raises UserError if there is no such model.
+    A name on the Hub stays at the commit at which it is the base here, unless that is to be chosen `anew`. Raises
+    UserError if there is no such model.
     """
     if model in (EMBEDDED, EMBEDDED_NAME):
         return BaseModel(EMBEDDED_NAME, data_dir / "models" / EMBEDDED_NAME)
@@ -175,7 +182,20 @@ def locate(data_dir: Path, model: str) -> BaseModel:
                 "(OWNER/NAME). Check the path, or leave --model out for the embedded model."
             ).format(model=model)
         )
-    return BaseModel(model, download(model))
+    return BaseModel(model, download(model if anew else pinned(data_dir, model)))
+
+
+def pinned(data_dir: Path, name: str) -> str:
+    """A name on the Hub at the commit at which it is the base of this data directory; as it is where it is not.
+
+    The cache is others' too: its branches move on with every download. Raises UserError where the database can't be
+    read.
+    """
+    if not (data_dir / FILE_NAME).is_file():
+        return name
+    with closing(existing_database(data_dir)) as db:
+        commit = store.setting(db, BASE_COMMIT, {}).get(name)
+    return f"{name.partition('@')[0]}@{commit}" if commit else name
 
 
 def is_hub_name(name: str) -> bool:
@@ -296,9 +316,14 @@ def on_this_machine(data_dir: Path, name: str) -> Path | None:
     if name == EMBEDDED_NAME or Path(name).is_absolute():
         directory = data_dir / "models" / name  # an absolute name stays as it is
         return directory if (directory / "config.json").is_file() else None
-    repo, _at, revision = name.partition("@")
+    repo, _at, revision = pinned(data_dir, name).partition("@")
     cached = try_to_load_from_cache(repo, "config.json", revision=revision or None)
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def directory_of(data_dir: Path, name: str) -> Path:
+    """Where the files of the base model of this name are; only one that is not here is fetched. Raises UserError."""
+    return on_this_machine(data_dir, name) or locate(data_dir, name).path
 
 
 def can_be_told(data_dir: Path, name: str) -> bool:
@@ -346,9 +371,9 @@ def check(base: BaseModel, room: bool = True) -> BaseModel:
         raise UserError(
             _("{path} holds no model: there is no {config}. Choose another one.").format(path=base.path, config=CONFIG)
         )
-    files = weight_files(base.path)  # says what is missing before the memory is looked at
+    weight_files(base.path)  # says what is missing before the memory is looked at
     if room:
-        check_memory(base, sum(file.stat().st_size for file in files if file.is_file()))
+        check_room(base)
     check_architecture(base.path)
     check_weights(base.path)
     return replace(base, takes_system=takes_system(base.path), answers_plainly=answers_plainly(base.path))
@@ -433,17 +458,29 @@ def bytes_in(directory: Path, plain: Weights) -> int:
 
 
 def register(db: Database, base: BaseModel) -> Policy:
-    """The row of a base model; one that is new here is held in the precision that the memory asks for.
+    """The row of a base model, which stays at this commit of the Hub from now on; one that is new here is held in the
+    precision that the memory asks for.
 
     Raises UserError if the data directory has another base.
     """
-    if not registry.all_policies(db):
-        return registry.ensure_base(db, base.name, precision_by_need(base.path, memory.this_machine()))
-    policy = registry.ensure_base(db, base.name)
+    new = not registry.all_policies(db)
+    weights = precision_by_need(base.path, memory.this_machine()) if new else "nf4"
+    policy = registry.ensure_base(db, base.name, weights)
+    pin(db, base)
+    if new:
+        return policy
     if policy.weights == "nf4" and quantisation(base.path) not in ("", FOUR_BITS):
         # Earlier versions called every base one in NF4; this one never was, and a method would be chosen by it.
         return registry.set_precision(db, precision_by_need(base.path, memory.this_machine()), "Prefloop")
     return policy
+
+
+def pin(db: Database, base: BaseModel) -> None:
+    """Keep at which commit a name on the Hub is the base: the name of its directory in the cache."""
+    commit = {base.name: base.path.name}
+    of_hub = base.path.parent.name == "snapshots" and not Path(base.name).is_absolute()
+    if of_hub and store.setting(db, BASE_COMMIT, {}) != commit:
+        store.set_setting(db, BASE_COMMIT, commit)
 
 
 def change_precision(db: Database, weights: str, decided_by: str) -> Policy:
@@ -479,6 +516,11 @@ def precision_problem(directory: Path, weights: str, machine: Machine) -> list[s
             "or take a larger machine."
         ).format(weights=weights, need=need / 1e9, total=machine.total / 1e9)
     ]
+
+
+def check_room(base: BaseModel) -> None:
+    """Raises UserError where the memory is too small for a model."""
+    check_memory(base, sum(file.stat().st_size for file in weight_files(base.path) if file.is_file()))
 
 
 def check_memory(base: BaseModel, weights: int) -> None:

@@ -46,6 +46,8 @@ WITHOUT_ADAPTER: Mapping[str, tuple[str, ...]] = {
 }
 # Tables with a row for each place in a text.
 POSITIONS = ("wpe", "embed_positions", "position_embeddings")
+# What names of layers have that look at a picture or hear a sound.
+SENSES = ("vision", "visual", "image", "audio")
 # NF4 with double quantisation: 4 bits and, per block of 64, a scale of 8 bits, itself scaled per 256 blocks by 32 bits
 # (Dettmers et al. 2023, section 3).
 NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
@@ -163,7 +165,7 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
     heads = first_of(text, "num_attention_heads", "n_head")
     per_head = number_in(text, "head_dim") or hidden // heads
     words = [shape[0] for name, shape in tensors.items() if name.split(".")[-2:-1] in TABLES and len(shape) == 2]
-    learnt = [shape[0] for name, shape in tensors.items() if any(part in POSITIONS for part in name.split("."))]
+    learnt = [shape[0] for name, shape in tensors.items() if is_places_table(name, shape)]
     return Shapes(
         tensors=tensors,
         hidden=hidden,
@@ -177,6 +179,13 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
         positions=number_in(text, "n_positions", "max_position_embeddings") or learnt[0] if learnt else 0,
         stored=sum(file.stat().st_size for file, _ in files) if config.get("quantization_config") else 0,
     )
+
+
+def is_places_table(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor has a row for each place in a text."""
+    *parts, last = name.split(".")
+    senses = any(sense in name for sense in SENSES)
+    return len(shape) == 2 and last == "weight" and any(part in POSITIONS for part in parts) and not senses
 
 
 def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:

@@ -21,7 +21,7 @@ from rlhf.models import base_model, memory, registry
 from rlhf.models.model_files import has_scores, is_tied, read_header
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
-from rlhf.models.self_test.kept_results import kept_result
+from rlhf.models.self_test.kept_results import NO_VIRTUAL_TOKENS, kept_result
 
 
 def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
@@ -117,14 +117,7 @@ def virtual_problem(data_dir: Path, base: str) -> list[str]:
     """Why virtual tokens can't be put before prompts, by the base's self-test; nothing where there was none."""
     directory = base_model.on_this_machine(data_dir, base)
     tried = None if directory is None else kept_result(data_dir, directory)
-    if tried is None or tried.virtual_tokens:
-        return []
-    return [
-        _(
-            "This base model does not take virtual tokens as it takes words, or answers don't go on from them, so "
-            "prompt tuning would not make what is trained: use the method lora or qlora."
-        )
-    ]
+    return [] if tried is None or tried.virtual_tokens else [_(NO_VIRTUAL_TOKENS)]
 
 
 def quantised_problem(spec: TrainingSpec, how: str) -> list[str]:
@@ -335,11 +328,17 @@ def targets_of(db: Database, policy: Policy, modules: Any) -> dict[str, str]:
 
 def linear_layers(db: Database, policy: Policy) -> set[str]:
     """The linear layers of the weights that a policy lies on; none where these are not known."""
+    shapes = shapes_under(db, policy)
+    return set() if shapes is None else {*shapes.adaptable}
+
+
+def shapes_under(db: Database, policy: Policy) -> memory.Shapes | None:
+    """The weights that a policy lies on; None where these are not known."""
     directory = ground_directory(db, policy)
     try:
-        return set() if directory is None else {*memory.read_shapes(directory).adaptable}
+        return None if directory is None else memory.read_shapes(directory)
     except UserError:
-        return set()
+        return None
 
 
 # What an adapter may have that no job here could give it: it would be left out, or mean something else, in going on.
@@ -350,12 +349,20 @@ BEYOND: tuple[str, ...] = (
 )
 
 
+def leaves_out_the_same(db: Database, policy: Policy, excluded: Any) -> bool:
+    """Whether an adapter leaves out the layers that training here leaves out of it, too."""
+    shapes = shapes_under(db, policy)
+    return shapes is not None and isinstance(excluded, list) and {*map(str, excluded)} == {*shapes.without_adapter}
+
+
 def beyond(db: Database, policy: Policy) -> list[str]:
     """The settings of a LoRA adapter that was not trained here with which no job could go on."""
     if policy.form != "lora":
         return []
     config = configuration(db, policy)
     found = [name for name in BEYOND if config.get(name)]
+    if "exclude_modules" in found and leaves_out_the_same(db, policy, config["exclude_modules"]):
+        found.remove("exclude_modules")
     if config.get("bias", "none") != "none":
         found.append("bias")
     if config.get("modules_to_save") and policy.kind == "policy":

@@ -187,7 +187,7 @@ class Preflight:
 
     def base_directory(self) -> Path:
         """Where the base model is; a name on the Hub is looked up once."""
-        found: Path = self._keep("base", float("inf"), lambda: base_model.locate(self.data_dir, self.model).path)
+        found: Path = self._keep("base", float("inf"), lambda: base_model.directory_of(self.data_dir, self.model))
         return found
 
     def machine(self) -> Machine:

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Final
 
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.validation import read
 from rlhf.jobs.artifacts import write_small
 
 DIRECTORY: Final = "self-tests"
 # Whose versions decide what is computed with a model's files.
 COMPUTING: Final = ("torch", "transformers")
+NO_VIRTUAL_TOKENS: Final = N_(
+    "This base model does not take virtual tokens as it takes words, or answers don't go on from them, so "
+    "prompt tuning would not make what is trained: use the method lora or qlora."
+)
 # Raised whenever something else is tried, or computed in another way.
 TRIAL: Final = 3
 

@@ -119,7 +119,7 @@ def comparison_in(db: Database, number: Any) -> PromptComparison:
 def tokenizer_of(context: Context, judge: Judge) -> ChatTokenizer:
     """The tokenizer of a local judge. Raises UserError if it has none that can be read here."""
     directory = judge.settings.get("directory")
-    path = Path(directory) if directory else base_model.locate(context.data_dir, context.model).path
+    path = Path(directory) if directory else base_model.directory_of(context.data_dir, context.model)
     return chat_tokenizer(path, no_thinking=True)
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.api import AnnotationApi
-from annotation.copies import copy_reasons, restoration, safe_copies
+from annotation.copies import copy_reasons, restoration, safe_copies, targets
 from annotation.copies.safe_copies import Schedule
 from annotation.copies.targets import (
     KEPT,
@@ -276,6 +276,42 @@ def test_what_judges_waiting_runs_and_the_way_back_need_is_copied_too(
     there = {path.name for path in (tmp_path / "new" / "adapters").iterdir()}
     assert there == {"before", "serves", "judges", "is-continued"}
     assert (tmp_path / "new" / "snapshots" / "frozen.jsonl").read_text() == "{}"
+
+
+def test_the_next_copy_reads_and_sends_only_what_has_changed(
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = add_model(db, data_dir, "serves", "serving") / "adapter_model.safetensors"
+    restoration.begin(place, data_dir)
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    read, sent = [], []
+    digest_of, commit = safe_copies.digest_of, targets.commit
+    monkeypatch.setattr(safe_copies, "digest_of", lambda path: read.append(path.name) or digest_of(path))
+    monkeypatch.setattr(targets, "commit", lambda *told, **more: sent.append(set(told[3])) or commit(*told, **more))
+    always = {MANIFEST, "README.md", FILE_NAME}
+    judge(db, ann, 1)
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    assert (read, sent) == ([FILE_NAME], [always] if isinstance(place, HubTarget) else [])
+    weights.write_bytes(b"moved on")
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    assert read == [FILE_NAME, FILE_NAME, weights.name]
+    restoration.begin(place, tmp_path / "new")
+    assert (tmp_path / "new" / "adapters" / "serves" / weights.name).read_bytes() == b"moved on"
+
+
+def test_a_file_that_somebody_took_out_of_the_place_is_sent_again(
+    db: Database, data_dir: Path, hub: HubServer, tmp_path: Path
+) -> None:
+    add_model(db, data_dir, "serves", "serving")
+    place = on_hub(hub)
+    restoration.begin(place, data_dir)
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    repo = hub.repos["dataset", REPO]
+    tree = {path: entry for path, entry in repo.head.tree.items() if not path.startswith("adapters/")}
+    repo.add("main", "By hand", tree, repo.branches["main"])
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    assert restoration.begin(place, tmp_path / "new").startswith("Restored")
+    assert (tmp_path / "new" / "adapters" / "serves").is_dir()
 
 
 def test_after_a_restore_onto_an_empty_disk_candidates_can_be_checked(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +13,15 @@ import torch
 
 from annotation.database import Database
 from annotation.jobs import job_table
+from annotation.records import UserError
 from rlhf.algorithms.model_card import TrainedModel
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.algorithms.trainer import TrainingProgress, begin, store_made
-from rlhf.jobs import job_store
+from rlhf.algorithms.trainer import TrainingProgress, begin, start_of, store_made
+from rlhf.jobs import job_store, worker
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.run import Run
 from rlhf.models import registry
+from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from tests.conftest import BASE_NAME
 
 
@@ -45,30 +49,45 @@ def test_what_is_trained_takes_neither_name_nor_files_of_a_model_that_was_restor
     assert registry.free_name(db, "sft", job) == made.revision, "whoever resumes it finds it"
 
 
-def claimed(db: Database, data_dir: Path, number: int | None = None) -> Run:
-    """A run of a job, a new one or that of a number, at its next attempt."""
-    number = job_store.enqueue(db, SFTSpec(samples=0), "kim") if number is None else number
-    job = job_store.claim(db, number, "w")
+def claimed(db: Database, data_dir: Path) -> Run:
+    """A run of a new job."""
+    job = job_store.claim(db, job_store.enqueue(db, SFTSpec(samples=0), "kim"), "w")
     assert job is not None
     return Run(db, data_dir, job, "w")
 
 
-def test_a_run_has_a_directory_from_its_beginning_and_goes_on_from_none_but_its_own_checkpoints(
-    db: Database, data_dir: Path
+def test_a_job_goes_on_from_none_but_its_own_checkpoints(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of this number may be left of another database."""
-    left = checkpoints_directory(data_dir, 1) / "checkpoint-4"
+    """Some of its number may be left of another database, however early its first attempt ends."""
+    number = job_store.enqueue(db, SFTSpec(samples=0), "kim")
+    left = checkpoints_directory(data_dir, number) / "checkpoint-4"
     left.mkdir(parents=True)
     for name in ("checkpoint.json", "weights.safetensors", "state.pt"):
         (left / name).write_text('{"format": 1}', "utf-8")
-    first = claimed(db, data_dir)
-    begin(first, SFTSpec())
-    assert list(checkpoints_directory(data_dir, 1).iterdir()) == []
-    progress_of(first).save(5, 9)
-    job_table.stop(db, first.job_id, "w", "lost", "")
-    job_store.resume(db, first.job_id)
-    begin(claimed(db, data_dir, first.job_id), SFTSpec())
-    assert [path.name for path in checkpoints_directory(data_dir, 1).iterdir()] == ["checkpoint-5"]
+    runs: list[Run] = []
+    monkeypatch.setattr(worker, "attend", lambda run, spec: runs.append(run) or 0)
+    for attempt in (1, 2, 3):
+        assert worker.work(db, data_dir, number, "w", threading.Event()) == 0
+        kept = [path.name for path in checkpoints_directory(data_dir, number).glob("*")]
+        assert kept == (["checkpoint-5"] if attempt == 3 else [])
+        if attempt == 2:
+            begin(runs[-1], SFTSpec())
+            assert checkpoints_directory(data_dir, number).is_dir(), "from its beginning"
+            progress_of(runs[-1]).save(5, 9)
+        job_table.stop(db, number, "w", "lost", "")
+        job_store.resume(db, number)
+
+
+def test_prompt_tuning_is_refused_where_only_the_job_finds_that_the_base_can_not_take_it(
+    db: Database, data_dir: Path, tiny_model: Path
+) -> None:
+    """A form asks for what a test has said before, and there may have been none."""
+    keep_result(data_dir, tiny_model, SelfTestResult(packs=True, shares_prompts=True, virtual_tokens=False))
+    run, spec = claimed(db, data_dir), SFTSpec(model=str(tiny_model), parent="base", method="prompt")
+    with pytest.raises(UserError, match="does not take virtual tokens"):
+        start_of(run, spec)
+    assert start_of(run, replace(spec, method="lora")).tried is not None
 
 
 @pytest.mark.parametrize(("happens", "kept"), [("cancelled", True), ("taken over", False)])

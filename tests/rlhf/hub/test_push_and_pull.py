@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta, tzinfo
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.evaluation.report import CheckReport
 from rlhf.hub import pull_model, push_dataset, push_model
 from rlhf.jobs import job_store
-from rlhf.jobs.artifacts import directory_sha256
-from rlhf.models import registry
+from rlhf.jobs.artifacts import directory_sha256, file_sha256
+from rlhf.models import memory, registry
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.registry import Policy
 from rlhf.models.tokenise import snapshot_content
@@ -467,6 +468,23 @@ def test_a_pulled_adapter_is_continued_in_its_own_shape_only(
     assert not trouble or re.search(trouble, found[0])
 
 
+@pytest.mark.parametrize(("left_out", "trouble"), [(["router", "gate"], 0), (["gate"], 1)])
+def test_a_pulled_adapter_that_leaves_out_what_training_here_leaves_out_is_continued(
+    hub: HubServer,
+    fresh: Database,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    left_out: list[str],
+    trouble: int,
+) -> None:
+    kind = json.loads((tiny_model / "config.json").read_text("utf-8"))["model_type"]
+    monkeypatch.setitem(memory.WITHOUT_ADAPTER, kind, ("gate", "router"))  # type: ignore[arg-type]
+    named = {**SAME, "exclude_modules": left_out, "base_model_name_or_path": tiny_model.name}
+    hub.add_repo("model", REPO, adapter(**named))
+    policy = pull(hub, fresh)
+    assert preconditions.beyond(fresh, policy) == ["exclude_modules"] * trouble
+
+
 def test_a_pulled_reward_model_needs_a_word_and_says_where_its_figures_are(
     hub: HubServer, fresh: Database, tiny_model: Path
 ) -> None:
@@ -498,6 +516,27 @@ ADAPTER: dict[str, Any] = {
 Shapes = Mapping[str, tuple[int, ...]]
 TURNED = {"fan_in_fan_out": True}
 UP = "model.layers.0.up.lora_A.weight"
+
+
+def test_a_card_from_when_a_second_form_of_the_weights_was_counted_still_names_the_same_base(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "consolidated.safetensors").write_bytes(b"the same again")
+    lines = {path.name: f"{file_sha256(path)}  {path.name}\n" for path in sorted(model.glob("*.safetensors"))}
+    told = {"earlier": "".join(lines.values()), "now": lines["model.safetensors"], "another": "another"}
+    sums = {name: sha256(text.encode()).hexdigest() for name, text in told.items()}
+    db = open_database(tmp_path / "data")
+    registry.ensure_base(db, str(model))
+    assert push_model.base_sha256(db, tmp_path / "data", str(model)) == sums["now"]
+    found = pull_model.HubRevision("ann/adapter", "0" * 40, {}, {})
+    for name in ("earlier", "now"):
+        pull_model.check_base(db, tmp_path / "data", sums[name], found)
+    with pytest.raises(UserError, match="another sha256"):
+        pull_model.check_base(db, tmp_path / "data", sums["another"], found)
+    db.close()
+
+
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 OTHER = LAYER.replace("lora_A", "lora_B")
 NORM = "base_model.model.model.norm.weight"

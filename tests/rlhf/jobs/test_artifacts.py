@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.jobs.artifacts import directory_sha256, new_directory
+from rlhf.jobs.artifacts import clear_half_written, directory_sha256, new_directory
 
 
 def test_the_sum_of_a_directory_is_made_of_names_and_contents_and_no_file_is_in_memory_as_a_whole(
@@ -46,3 +46,13 @@ def test_a_directory_is_there_all_the_while_it_gives_way_to_another(
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == [
         "checkpoint-4", "checkpoint-4/weights"
     ]  # fmt: skip
+
+
+def test_what_was_to_give_way_comes_back_where_a_kill_left_nothing_in_its_place(tmp_path: Path) -> None:
+    adapters = tmp_path / "adapters"
+    for name in ("dpo-1.before.part", "dpo-1.part", "dpo-2.before.part", "dpo-2"):
+        (adapters / name).mkdir(parents=True)
+        (adapters / name / "weights").write_text(name, "utf-8")
+    clear_half_written(tmp_path)
+    kept = {path.name: (path / "weights").read_text("utf-8") for path in adapters.iterdir() if path.suffix != ".part"}
+    assert kept == {"dpo-1": "dpo-1.before.part", "dpo-2": "dpo-2"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -26,6 +27,8 @@ from rlhf.models.base_model import BaseModel
 from rlhf.models.memory import Machine
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
+from rlhf.submission.preflight import Preflight
+from rlhf.tabs.judges import rubric_form
 from tests.conftest import act, make_response, seed_prompts
 from tests.fakes.hub_server import HubServer
 
@@ -175,27 +178,55 @@ def test_a_program_that_starts_again_asks_for_no_memory_that_its_workers_may_sti
             ask(data_dir, str(tiny_model))
 
 
-def test_a_base_of_the_hub_stays_what_it_is_under_its_adapters_until_somebody_prepares_it_anew(
-    tiny_model: Path, data_dir: Path, tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def commit(tiny_model: Path, tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], str]:
+    """Make a commit of the tiny model as ann/tiny on the Hub, from which an empty cache is filled."""
     files = {path.name: path.read_bytes() for path in tiny_model.iterdir() if path.is_file()}
     address = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     told = {"HF_HUB_CACHE": str(tmp_path / "cache"), "ENDPOINT": hub.url, "HUGGINGFACE_CO_URL_TEMPLATE": address}
     for name, value in told.items():
         monkeypatch.setattr(huggingface_hub.constants, name, value)
+    return lambda remark: hub.add_repo("model", "ann/tiny", {**files, "notes.txt": remark})
 
-    def commit(remark: bytes) -> str:
-        return hub.add_repo("model", "ann/tiny", {**files, "notes.txt": remark})
 
-    first = commit(b"first")
-    assert base_model.prepare(data_dir, "ann/tiny").path.name == first
+def test_a_base_of_the_hub_stays_what_it_is_under_its_adapters_until_somebody_prepares_it_anew(
+    data_dir: Path, commit: Callable[[bytes], str]
+) -> None:
+    db, first = open_database(data_dir), commit(b"first")
+    made = base_model.prepare(data_dir, "ann/tiny")
+    assert made.path.name == first
+    base_model.register(db, made)
     second = commit(b"second")
     assert base_model.ready(data_dir, "ann/tiny").path.name == first
     assert base_model.prepare(data_dir, "ann/tiny", known=True).path.name == first
-    (base_model.ready(data_dir, "ann/tiny").path / "model.safetensors").unlink()
-    assert base_model.ready(data_dir, "ann/tiny").path.name == second, "what is not whole is fetched"
+    assert base_model.prepare(data_dir.parent / "other", "ann/tiny").path.name == second, "moves the cache's branch"
+    assert base_model.on_this_machine(data_dir, "ann/tiny") == made.path
+    assert base_model.locate(data_dir, "ann/tiny") == BaseModel("ann/tiny", made.path)
+    (made.path / "model.safetensors").unlink()
+    assert base_model.ready(data_dir, "ann/tiny").path.name == first, "what is not whole is fetched as it was"
     third = commit(b"third")
-    assert base_model.prepare(data_dir, "ann/tiny").path.name == third
+    anew = base_model.prepare(data_dir, "ann/tiny")
+    base_model.register(db, anew)
+    assert (anew.path.name, base_model.ready(data_dir, "ann/tiny").path) == (third, anew.path)
+    db.close()
+
+
+def test_too_little_memory_fetches_no_other_base(
+    data_dir: Path, commit: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a page that looks at what is here."""
+    first = commit(b"first")
+    base_model.prepare(data_dir, "ann/tiny")
+    commit(b"second")
+    with monkeypatch.context() as full:
+        full.setattr(psutil, "virtual_memory", lambda: Mock(available=1))
+        with pytest.raises(UserError, match="GB are free"):
+            base_model.ready(data_dir, "ann/tiny")
+    assert base_model.ready(data_dir, "ann/tiny").path.name == first
+    context = Mock(data_dir=data_dir, model="ann/tiny")
+    rubric_form.tokenizer_of(context, Mock(settings={}))
+    Preflight(Mock(), data_dir, "ann/tiny").base_directory()
+    assert base_model.ready(data_dir, "ann/tiny").path.name == first
 
 
 def test_a_second_form_of_the_weights_asks_for_no_memory(

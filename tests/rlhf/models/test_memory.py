@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from annotation.database import Database
 from annotation.jobs import job_table
@@ -125,6 +125,29 @@ def gpt2(directory: Path) -> Any:
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=50))
     model.save_pretrained(directory)
     return model
+
+
+@pytest.mark.parametrize(
+    ("named", "shape", "places"),
+    [
+        ("model.embed_positions.weight", (66, 64), 66),
+        ("model.audio_tower.embed_positions.weight", (1500, 64), 0),
+        ("model.vision_tower.embeddings.position_embeddings.weight", (577, 64), 0),
+        ("model.embeddings.position_embeddings", (1, 577, 64), 0),
+        ("model.position_embeddings.bias", (64,), 0),
+    ],
+)
+def test_places_are_those_of_a_text(
+    tiny_model: Path, tmp_path: Path, named: str, shape: tuple[int, ...], places: int
+) -> None:
+    """Not those of a picture or a sound, beside a text whose places are computed."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    del config["max_position_embeddings"]
+    (model / "config.json").write_text(json.dumps(config), "utf-8")
+    weights = model / "model.safetensors"
+    save_file({**load_file(weights), named: torch.zeros(shape)}, weights)
+    assert memory.read_shapes(model).positions == places
 
 
 def test_layers_with_other_names_are_missed_and_can_be_named(tmp_path: Path) -> None:
