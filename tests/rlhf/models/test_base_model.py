@@ -20,7 +20,9 @@ from annotation.records import UserError
 from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.jobs import job_spec
+from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
+from rlhf.hub import job_bundle
+from rlhf.jobs import job_spec, job_store
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
 from rlhf.models.base_model import BaseModel
@@ -227,6 +229,26 @@ def test_too_little_memory_fetches_no_other_base(
     rubric_form.tokenizer_of(context, Mock(settings={}))
     Preflight(Mock(), data_dir, "ann/tiny").base_directory()
     assert base_model.ready(data_dir, "ann/tiny").path.name == first
+
+
+def test_what_is_sent_away_is_trained_on_the_same_commit(
+    data_dir: Path, tmp_path: Path, commit: Callable[[bytes], str]
+) -> None:
+    db, first = open_database(data_dir), commit(b"first")
+    base_model.register(db, base_model.prepare(data_dir, "ann/tiny"))
+    seed_prompts(db, 3)
+    spec = SFTSpec(parent="base", snapshot=store_snapshot(db, data_dir, CountedRows(prompt_rows(db))))
+    job = job_store.get(db, job_store.enqueue(db, spec, "kim"))
+    for name, content in job_bundle.pack(db, data_dir, job).items():
+        (tmp_path / "sent" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sent" / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+    second = commit(b"second")
+    assert base_model.prepare(tmp_path / "other", "ann/tiny").path.name == second
+    there, arrived = job_bundle.unpack(tmp_path / "sent", tmp_path / "there")
+    assert arrived.spec == replace(spec, model="ann/tiny")
+    assert base_model.ready(tmp_path / "there", "ann/tiny").path.name == first
+    there.close()
+    db.close()
 
 
 def test_a_second_form_of_the_weights_asks_for_no_memory(
