@@ -540,6 +540,9 @@ def test_people_are_heard_on_hacking_first_then_the_judge_that_surely_agrees_wit
     lucky = JudgeFindings("lucky", better, Estimate(0.9, 0.4, 1.0, 5))
     assert gate_decisions.hacking(hacked, (), (lucky, best)) is True
     assert gate_decisions.hacking(hacked, better, (lucky, best)) is False
+    skips = tuple(replace(one, skipped=True) for one in each((0.5,) * 20))
+    assert gate_decisions.hacking(hacked, skips, (lucky, best)) is True
+    assert gate_decisions.hacking(hacked, (*each((1.0,) * 4), *skips[4:]), ()) is False
     assert gate_decisions.hacking(hacked, (), (replace(best, informs="optimised-against"), lucky)) is False
     assert gate_decisions.hacking(hacked, (), (replace(lucky, trust=None),)) == "open", (
         "nobody knows for whom it speaks"
