@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from math import isclose, nan
+from math import ceil, isclose, nan
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 from annotated_types import Interval
@@ -481,6 +481,7 @@ def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int
     if standing != "open":
         return said
     first, left, expected = least - count, most - count, more_needed(stakes, alpha)
+    expected = expected and ceil(expected * count / len(prompts.prompts))  # of so many some will be skipped
     likely = expected is not None and expected <= left
     more = max(first, expected or 1) if likely else first if first > 0 else left
     return replace(said, more=more, likely=likely)

@@ -132,6 +132,7 @@ def test_what_is_said_of_people_is_of_what_they_have_judged() -> None:
         assert (people.count, people.found.value) == (plain.count, plain.found.value)
         assert (people.standing, people.leaning) == (plain.standing, plain.leaning)
         assert people.found.low < people.found.value < people.found.high
+        assert (people.more, people.likely) == (pytest.approx(plain.more, rel=0.2), plain.likely)
 
 
 def test_people_decide_as_soon_as_the_evidence_reaches_one_over_alpha() -> None:
