@@ -668,9 +668,9 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
 
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
     answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
-    flag that ranks nothing does not say which answer it means, and counts as a tie. So does what was
-    skipped first where a draw left others to judges: people may skip what judges like, and those others hold it too.
-    Whoever judges it later changes, as a second opinion does, what is shown alone.
+    flag that ranks nothing does not say which answer it means, and counts as a tie. What was skipped first where a draw
+    left others to judges is bet on as one: people may skip what judges like, and those others hold it too. Whoever
+    judges it later changes, as a second opinion does, what is shown alone.
     """
     by_comparison: dict[int, list[dict[str, Any]]] = {}
     for row in judgements_of_pair(db, candidate_id, against_id, judge_id):
