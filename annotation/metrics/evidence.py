@@ -53,6 +53,8 @@ class DecidedOutcome:
     """Its place among all judgements; 0 where nobody had to judge."""
     shown: float | None = None
     """What it has come to by now, of several annotators; None: the same."""
+    skipped: bool = False
+    """Whether people have only skipped it: that is bet on, and is no verdict."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,14 @@ class PromptOutcome:
     """What it came to when it was first decided. That is bet on, and never again: were the bet changed by what comes
     later, the same prompt would be looked at twice, and the capital would be no martingale."""
     outcomes: tuple[float, ...]
-    """Everything that came, which the win rate shows."""
+    """Everything that was said, which the win rate shows; nothing where people have only skipped it."""
     probability: float | None = None
     at: int = 0
+
+    @property
+    def skipped(self) -> bool:
+        """Whether nobody has judged it."""
+        return not self.outcomes
 
     @property
     def mean(self) -> float:
@@ -84,22 +91,24 @@ def by_prompt(decided: Iterable[DecidedOutcome]) -> tuple[PromptOutcome, ...]:
     found: dict[int, PromptOutcome] = {}
     for one in decided:
         seen, shown = found.get(one.prompt_id), one.outcome if one.shown is None else one.shown
+        said = () if one.skipped else (shown,)
         if seen is None:
             found[one.prompt_id] = PromptOutcome(
                 prompt_id=one.prompt_id,
                 entered=one.outcome,
-                outcomes=(shown,),
+                outcomes=said,
                 probability=one.probability,
                 at=one.at,
             )
         else:
-            found[one.prompt_id] = replace(seen, outcomes=(*seen.outcomes, shown))
+            found[one.prompt_id] = replace(seen, outcomes=(*seen.outcomes, *said))
     return tuple(found.values())
 
 
 def win_rate(prompts: Sequence[PromptOutcome]) -> float | None:
-    """The mean over prompts of the win rate on each; None without any."""
-    return fmean(one.mean for one in prompts) if prompts else None
+    """The mean over prompts of the win rate on each; None where nobody has judged any."""
+    means = [one.mean for one in prompts if not one.skipped]
+    return fmean(means) if means else None
 
 
 # -------------------------------------------------------------------------------------------------------- predictions
@@ -243,10 +252,20 @@ class CorrectedPrompts:
     """How many corrected some."""
 
     @property
+    def judged(self) -> int:
+        """How many of these prompts somebody has judged."""
+        return sum(not one.skipped for one in self.prompts)
+
+    @property
     def win_rate(self) -> float | None:
-        """The win rate on these prompts, corrected as what entered was; None without any."""
+        """The win rate on those, corrected as what entered was; None without any."""
         found, pairs = win_rate(self.prompts), zip(self.outcomes, self.prompts, strict=True)
-        return None if found is None else found + fmean(one.value - prompt.entered for one, prompt in pairs)
+        return None if found is None else found + sum(one.value - prompt.entered for one, prompt in pairs) / self.judged
+
+
+def without_skipped(mean: float, prompts: int, judged: int) -> float:
+    """A mean over prompts on which what was skipped is a tie, as one over those judged; it stays on its side of 1/2."""
+    return mean if judged == prompts else min(max(0.5 + (mean - 0.5) * prompts / judged, 0.0), 1.0)
 
 
 def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedPrompts:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from math import isclose, nan
+from math import ceil, isclose, nan
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 from annotated_types import Interval
@@ -27,6 +27,7 @@ from annotation.metrics.evidence import (
     corrected,
     telling_share,
     win_rate,
+    without_skipped,
 )
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_testing import Stakes, anytime_mean, log_capitals, more_needed
@@ -371,7 +372,7 @@ class EvidenceSource:
     judge: str | None
     """A judge's name; None for people."""
     found: Estimate | None
-    """The win rate, with the interval that decides; it counts prompts."""
+    """The win rate, with the interval that decides; it counts prompts that somebody has judged."""
     standing: EvidenceState
     alpha: float
     least: int
@@ -459,7 +460,7 @@ def weigh_judge(judge: JudgeFindings, alpha: float, least: int, most: int) -> Ev
 
 def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int, most: int) -> EvidenceSource:
     """What so many outcomes show, with `alpha` for the error on either side."""
-    stakes, count = stakes_of(prompts), len(prompts.outcomes)
+    stakes, count = stakes_of(prompts), prompts.judged
     found = anytime_win_rate(prompts, 2 * alpha)
     standing: EvidenceState = "open"
     if found is not None and count >= least:
@@ -480,20 +481,23 @@ def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int
     if standing != "open":
         return said
     first, left, expected = least - count, most - count, more_needed(stakes, alpha)
+    expected = expected and ceil(expected * count / len(prompts.prompts))  # of so many some will be skipped
     likely = expected is not None and expected <= left
     more = max(first, expected or 1) if likely else first if first > 0 else left
     return replace(said, more=more, likely=likely)
 
 
 def anytime_win_rate(prompts: CorrectedPrompts, alpha: float) -> Estimate | None:
-    """The win rate of all that came, with the interval of what was bet on, which it may lie beside.
+    """The win rate of all that was said, with the interval of what was bet on, which it may lie beside.
 
-    The interval misses it with a chance of `alpha`, however often one looks.
+    The interval misses it with a chance of `alpha`, however often one looks. What was skipped is bet on as a tie and
+    counts for neither.
     """
     bet_on, value = anytime_mean(stakes_of(prompts), alpha), prompts.win_rate
     if bet_on is None or value is None:
         return None
-    return replace(bet_on, value=min(max(value, bet_on.low), bet_on.high))
+    low, high = (without_skipped(end, len(prompts.prompts), prompts.judged) for end in (bet_on.low, bet_on.high))
+    return Estimate(min(max(value, low), high), low, high, prompts.judged)
 
 
 @dataclass(frozen=True)

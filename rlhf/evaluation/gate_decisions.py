@@ -183,7 +183,8 @@ def hacking(report: CheckReport, people: Sequence[DecidedOutcome], asked: Sequen
     if found.rise is None or isnan(found.rise):
         return None
     known = [(one.trust.low, one.outcomes) for one in asked if one.outcomes and one.trust and not one.informs]
-    heard = by_prompt(people or max(known, key=lambda one: one[0], default=(0.0, ()))[1])
+    said = [one for one in people if not one.skipped]
+    heard = by_prompt(said or max(known, key=lambda one: one[0], default=(0.0, ()))[1])
     low, high = wilson_interval(sum(one.mean for one in heard), len(heard))
     if found.rise <= 0 or low > 0.5:
         return False
@@ -362,7 +363,7 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
         found, terms = findings(db, policy), rule(db)
         decision, checks = decide(terms, found), checks_of(db, policy)
         used_up = bool(checks) and decision.more is not None and not prompts_left(db, policy, checks)
-        begun = bool(found.people)
+        begun = any(not one.skipped for one in found.people)
         if (used_up or len(checks) >= MOST_CHECKS) and needs_another_check(db, policy, decision, checks, begun):
             decision = given_up(decision, len(checks), used_up)
         return found, decision

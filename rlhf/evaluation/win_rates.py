@@ -159,7 +159,8 @@ def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
     With an interval that holds however often one looks: what is published stopped when it was ahead.
     """
     checks = [check for check in finished_checks(db, policy.revision) if check.spec.against == other.revision]
-    people = people_outcomes(db, policy, other, prompts_that_count(db, checks))
+    said = people_outcomes(db, policy, other, prompts_that_count(db, checks))
+    people = [one for one in said if not one.skipped]
     return anytime_win_rate(corrected(by_prompt(people), JudgePanel()), MISSED)
 
 
@@ -174,11 +175,11 @@ def people_outcomes(
     """What came of a policy's answers beside another's by people, in the order in which they said it.
 
     Of all, or of those `on` these prompts. What needs nobody to compare counts as it does beside a judge's verdicts,
-    with the comparison that it `enters_with`.
+    with the comparison that it `enters_with`: of one that was only skipped it is bet on, and is no verdict either.
     """
     found, settled = judge_store.pair_outcomes(db, policy.id, other.id), enters_with(db, policy, other, on)
     return tuple(
-        DecidedOutcome(prompt, first, probability=one.people_chance, at=one.at, shown=shown)
+        DecidedOutcome(prompt, first, probability=one.people_chance, at=one.at, shown=shown, skipped=one.skipped)
         for one in found
         if on is None or one.prompt_id in on
         for prompt, first, shown in (

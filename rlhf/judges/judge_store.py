@@ -659,6 +659,8 @@ class PairOutcome:
     """The first judgement on it."""
     people_chance: float | None
     """The chance with which people were to get it (`annotation.selection`); None where that was not noted."""
+    skipped: bool
+    """Whether people have only skipped it."""
 
 
 def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[PairOutcome]:
@@ -666,8 +668,9 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
 
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
     answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
-    flag that ranks nothing does not say which answer it means, and counts as a tie. So does, until somebody judges it,
-    what was skipped where a draw left others to judges: people may skip what judges like, and those others hold it too.
+    flag that ranks nothing does not say which answer it means, and counts as a tie. What was skipped first where a draw
+    left others to judges is bet on as one: people may skip what judges like, and those others hold it too. Whoever
+    judges it later changes, as a second opinion does, what is shown alone.
     """
     by_comparison: dict[int, list[dict[str, Any]]] = {}
     for row in judgements_of_pair(db, candidate_id, against_id, judge_id):
@@ -677,7 +680,6 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
 
 def pair_outcome(rows: Sequence[Mapping[str, Any]]) -> PairOutcome:
     """What the judgements of a comparison come to; the oldest stands first."""
-    rows = [row for row in rows if row["outcome"] != "skip" or row["flag"]] or rows
     first, answers = rows[0], json.loads(rows[0]["sides"])
     if not first["ours"]:  # it was measured the other way round
         answers = answers[::-1]
@@ -695,6 +697,7 @@ def pair_outcome(rows: Sequence[Mapping[str, Any]]) -> PairOutcome:
         other_length=answers[1][1],
         at=first["judgement_id"],
         people_chance=first["people_chance"],
+        skipped=all(row["outcome"] == "skip" and not row["flag"] for row in rows),
     )
 
 
@@ -787,8 +790,8 @@ LENGTHS = f"""SELECT cr.comparison_id, length(r.text) AS length
     WHERE cr.comparison_id {JUDGED_TOO} ORDER BY cr.comparison_id, cr.position"""
 RANKED = f"""FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
     WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.ranking NOT NULL AND NOT {OUTDATED}"""
-# What people judged though the draw left it to judges was given to them for certain.
-RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why, iif(c.people_drawn = 0, 1.0, c.people_chance) AS people_chance,
+# What people judged though the draw left it to judges was given to them for certain; what was imported nobody drew.
+RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why, iif(c.people_drawn = 1, c.people_chance, 1.0) AS people_chance,
         EXISTS (SELECT 1 FROM judgement e WHERE e.comparison_id = c.id AND e.created <= :frozen) AS frozen
     {RANKED} AND {UNSEEN} AND {OLDER} AND c.answers_by IS NOT 'heads' ORDER BY c.id"""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from annotation.metrics.evidence import CorrectedPrompts
+from annotation.metrics.evidence import CorrectedPrompts, without_skipped
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_testing import running_interval
 from annotation.translation import N_, _, ngettext
@@ -101,15 +101,19 @@ def level_sentence(alpha: float) -> str:
 
 def running_chart(people: CorrectedPrompts, rule: Rule, alpha: float, against: str) -> str:
     """People's running win rate `against` another policy, with the interval of their part `alpha`; or a sentence."""
-    if not people.outcomes:
+    if not people.judged:
         return paragraph(
             _("No annotator has compared its answers with those of {against}.").format(against=against), "quiet"
         )
     entered = [one.value for one in people.outcomes]
     ends = running_interval(stakes_of(people), 2 * alpha).tolist()
     shares = [sum(entered[: count + 1]) / (count + 1) for count in range(len(entered))]
+    judged = [place for place, one in enumerate(people.prompts, 1) if not one.skipped]
     lines = [
-        Line(name, [(float(place), value) for place, value in enumerate(values, 1)])
+        Line(
+            name,
+            [(float(count), without_skipped(values[place - 1], place, count)) for count, place in enumerate(judged, 1)],
+        )
         for name, values in (
             (_("won so far"), shares),
             (_("lower limit"), [low for low, _ in ends]),
@@ -120,7 +124,7 @@ def running_chart(people: CorrectedPrompts, rule: Rule, alpha: float, against: s
     label = running.label.format(against)
     curve = replace(running, label=label, caption=f"{running.caption} {level_sentence(alpha)}")
     return line_plots.plots(
-        [line_plots.plot("gate", curve, lines, max(len(entered), rule.people_least), _("prompt compared by people"))]
+        [line_plots.plot("gate", curve, lines, max(len(judged), rule.people_least), _("prompt compared by people"))]
     )
 
 

@@ -21,6 +21,7 @@ from annotation.metrics.evidence import (
     covariance_of,
     telling_share,
     win_rate,
+    without_skipped,
 )
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_testing import Stakes, log_capitals
@@ -206,6 +207,16 @@ def test_what_people_are_given_of_what_was_left_counts_and_corrects_no_other() -
     assert ([one.prompt_id for one in found.prompts], found.helped) == ([0, 1, 3, 4, 5], 1)
     unnoted = corrected(said, panel)
     assert ([one.prompt_id for one in unnoted.prompts], unnoted.helped) == ([0, 1, 4, 5], 2)
+
+
+def test_what_was_skipped_is_bet_on_and_counts_for_no_win_rate() -> None:
+    skips = tuple(replace(one, skipped=True) for one in people(0.5, 0.5, first=2))
+    found = corrected(by_prompt((*people(1.0, 0.0), *skips, DecidedOutcome(3, 0.5, shown=1.0))), JudgePanel())
+    assert [one.value for one in found.outcomes] == [1.0, 0.0, 0.5, 0.5]
+    assert (found.judged, found.win_rate) == (3, pytest.approx(2 / 3))
+    assert corrected(by_prompt(skips), JudgePanel()).win_rate is None
+    assert without_skipped(0.7, 4, 2) == pytest.approx(0.9)
+    assert (without_skipped(0.5, 4, 1), without_skipped(0.3, 4, 1)) == (0.5, 0.0)
 
 
 def stakes(outcomes) -> Stakes:  # type: ignore[no-untyped-def]

@@ -108,6 +108,33 @@ def test_what_people_find_better_no_judge_can_stop() -> None:
     assert decide(WITH_JUDGE, found(outcomes(60, 20), judge(WORSE))).verdict == "promote"
 
 
+def skipped(count: int) -> tuple[DecidedOutcome, ...]:
+    """So many prompts that people have skipped."""
+    return tuple(DecidedOutcome(1000 + place, 0.5, skipped=True) for place in range(count))
+
+
+def test_skips_alone_decide_nothing_and_stop_no_judge() -> None:
+    decision = decide(Rule(), replace(found(), people=skipped(200)))
+    people = decision.weighed.people
+    assert (decision.verdict, people.verdict, people.count) == ("not enough evidence", "missing", 0)
+    ahead = found(FEW, judge(outcomes(200, 10)))
+    assert decide(WITH_JUDGE, ahead).source.judge == "Ada"
+    assert decide(WITH_JUDGE, replace(ahead, people=(*ahead.people, *skipped(20)))).source.judge == "Ada"
+    assert decide(WITH_JUDGE, replace(ahead, people=skipped(20))).source.judge == "Ada"
+
+
+def test_what_is_said_of_people_is_of_what_they_have_judged() -> None:
+    for says in (BETTER, WORSE, OPEN):
+        plain = decide(ASKED, found(says)).weighed.people
+        people = decide(ASKED, replace(found(says), people=(*each(says), *skipped(60)))).weighed.people
+        assert people.found is not None
+        assert plain.found is not None
+        assert (people.count, people.found.value) == (plain.count, plain.found.value)
+        assert (people.standing, people.leaning) == (plain.standing, plain.leaning)
+        assert people.found.low < people.found.value < people.found.high
+        assert (people.more, people.likely) == (pytest.approx(plain.more, rel=0.2), plain.likely)
+
+
 def test_people_decide_as_soon_as_the_evidence_reaches_one_over_alpha() -> None:
     for won in range(15, 60):
         people = outcomes(won, 15, 5)

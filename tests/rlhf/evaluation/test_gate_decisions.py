@@ -398,6 +398,21 @@ def test_where_a_judge_is_nearer_people_who_have_begun_are_asked_and_waited_for(
     assert gate_decisions.decision_on(db, made).used_up, "nothing is left to ask"
 
 
+def test_whoever_only_skips_has_not_begun(db: Database, data_dir: Path) -> None:
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    agreeing_people(db, judge, 30)
+    gate_decisions.set_rule(db, {"judge_may_decide": True})
+    made, kim = make_candidate(db, data_dir, number=12), access.add_account(db, "kim", "annotator", "kim's password")
+    db.connection.execute("UPDATE comparison SET people_chance = 0.5 WHERE candidate_id = ?", (made.id,))
+    judge_says(db, judge, made)
+    finish_check(db, data_dir, made, "j", judged={"j": {"judged": 12, "left_open": 0, "failed": {}, "gave_up": ""}})
+    skip(db, kim.id)
+    assert [one.skipped for one in gate_decisions.findings(db, made).people] == [True]
+    assert gate_decisions.decision_on(db, made).verdict == "reject"
+    people_say(db, 1, "candidate")
+    assert gate_decisions.decision_on(db, made).more_by == "j"
+
+
 def test_people_are_not_waited_for_where_it_is_a_figure_that_is_missing(db: Database, data_dir: Path) -> None:
     """They have said enough: what was left to judges would change nothing."""
     made = make_candidate(db, data_dir)
@@ -540,6 +555,9 @@ def test_people_are_heard_on_hacking_first_then_the_judge_that_surely_agrees_wit
     lucky = JudgeFindings("lucky", better, Estimate(0.9, 0.4, 1.0, 5))
     assert gate_decisions.hacking(hacked, (), (lucky, best)) is True
     assert gate_decisions.hacking(hacked, better, (lucky, best)) is False
+    skips = tuple(replace(one, skipped=True) for one in each((0.5,) * 20))
+    assert gate_decisions.hacking(hacked, skips, (lucky, best)) is True
+    assert gate_decisions.hacking(hacked, (*each((1.0,) * 4), *skips[4:]), ()) is False
     assert gate_decisions.hacking(hacked, (), (replace(best, informs="optimised-against"), lucky)) is False
     assert gate_decisions.hacking(hacked, (), (replace(lucky, trust=None),)) == "open", (
         "nobody knows for whom it speaks"

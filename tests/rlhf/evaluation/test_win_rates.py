@@ -12,6 +12,7 @@ from annotation.database import Database
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Prompt
 from annotation.ui.formatting import percent_with_interval
+from annotation.web import access
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.finished_checks import newest_check
 from rlhf.evaluation.gate import Rule, decide, weigh_people
@@ -22,7 +23,7 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import check_report
 from tests.conftest import make_response, seed_prompts
-from tests.rlhf.evaluation.test_gate_decisions import finish_check, judge_says, make_candidate, people_say
+from tests.rlhf.evaluation.test_gate_decisions import finish_check, judge_says, make_candidate, people_say, skip
 
 # (the candidate's answer, the other's): three ties by the text, a loss and a win by an answer that is none.
 SETTLED = (("Yes.", "Yes."), ("Yes.", "Yes.\n"), ("", " "), (" ", "Yes."), ("Yes.", ""))
@@ -139,6 +140,24 @@ def test_what_is_published_of_people_is_what_the_gate_shows_on_the_prompts_that_
     again = win_rates.by_people(db, made, base)
     assert again is not None
     assert again.n == 5 == len(gate_decisions.findings(db, made).people)
+
+
+def test_a_win_rate_by_people_leaves_out_what_they_only_skipped(db: Database, checked: Policy) -> None:
+    """And the answers that nobody has to compare, with which that enters."""
+    base, bob = registry.by_revision(db, "base"), access.add_account(db, "bob", "annotator", "bob's password")
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET people_chance = 0.5, people_drawn = 1")
+    for _ in range(3):
+        skip(db, bob.id)
+    skips = win_rates.people_outcomes(db, checked, base)
+    assert len(skips) >= 3
+    assert all(one.skipped for one in skips)
+    assert win_rates.by_people(db, checked, base) is None
+    people_say(db, 5, "candidate")
+    judged = [one for one in win_rates.people_outcomes(db, checked, base) if not one.skipped]
+    found = win_rates.by_people(db, checked, base)
+    assert found is not None
+    assert 5 <= found.n == len(judged) < 13
 
 
 def test_a_judges_win_rate_counts_prompts(db: Database, checked: Policy) -> None:

@@ -208,16 +208,16 @@ def test_trust_rests_on_random_comparisons_alone(db: Database, ann: Annotator) -
 
 
 def test_trust_knows_by_what_chance_people_got_a_comparison(db: Database, ann: Annotator) -> None:
-    """What the draw left to judges and an admin gave to people all the same stands for nothing but itself."""
+    """What an admin gave to people though the draw had not, or was imported, stands for nothing but itself."""
     (judge,) = panel(db, "j")
-    certain, drawn, given, unknown = made = seed_comparisons(db, 4)
+    certain, drawn, given, imported = made = seed_comparisons(db, 4)
     for _ in made:
         claim = claims.claim_next(db, ann.id)
         assert claim is not None
         claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
     for comparison in made:
         assert say(db, judge, comparison, FIRST_BETTER, "judged")
-    for comparison, chance, came in ((drawn, 0.25, 1), (given, 0.25, 0), (unknown, None, None)):
+    for comparison, chance, came in ((drawn, 0.25, 1), (given, 0.25, 0), (imported, 1e-9, None)):
         db.connection.execute(
             "UPDATE comparison SET people_chance = ?, people_drawn = ? WHERE id = ?", (chance, came, comparison)
         )
@@ -225,7 +225,7 @@ def test_trust_knows_by_what_chance_people_got_a_comparison(db: Database, ann: A
         certain: 1.0,
         drawn: 0.25,
         given: 1.0,
-        unknown: None,
+        imported: 1.0,
     }
 
 
@@ -581,7 +581,7 @@ def test_people_compare_a_candidate_blind_and_the_outcome_is_seen_from_its_side(
     assert {(one.length, one.other_length) for one in other} == {(3, 15), (7, 3)}
 
 
-def test_what_was_drawn_for_people_and_skipped_is_a_tie_until_somebody_judges_it(db: Database, ann: Annotator) -> None:
+def test_what_was_drawn_for_people_and_skipped_is_bet_on_as_a_tie_for_good(db: Database, ann: Annotator) -> None:
     """Where a draw left others to judges: what is skipped may be what judges like, and these others hold it too."""
     duel(db, [("new", "old"), ("new one", "old one"), ("new two", "old two"), ("new three", "old three")])
     first, second, third, fourth = (row["id"] for row in db.rows("SELECT id FROM comparison ORDER BY id"))
@@ -593,16 +593,43 @@ def test_what_was_drawn_for_people_and_skipped_is_a_tie_until_somebody_judges_it
         claim = claims.claim_next(db, ann.id)
         assert claim is not None
         claims.judge(db, ann.id, claim.nonce, act(word))
-    found = {one.comparison_id: (one.first, one.outcome) for one in judge_store.pair_outcomes(db, 2, 1)}
-    assert (found.pop(first), list(found)) == ((0.5, 0.5), [fourth])
+    skipped, judged = judge_store.pair_outcomes(db, 2, 1)
+    assert (skipped.comparison_id, skipped.first, skipped.outcome, skipped.skipped) == (first, 0.5, 0.5, True)
+    assert (judged.comparison_id, judged.skipped) == (fourth, False)
     eve = access.add_account(db, "eve", "annotator", "eve's password")
     claim = claims.claim_next(db, eve.id)
     assert claim is not None
     assert claim.comparison_id == first
     claims.judge(db, eve.id, claim.nonce, act("left-much" if claim.shown_order[0] == 0 else "right-much"))
     after = judge_store.pair_outcomes(db, 2, 1)
-    assert [one.comparison_id for one in after] == [fourth, first], "it counts from when it was judged"
-    assert (after[1].first, after[1].outcome) == (1.0, 1.0)
+    assert after == [replace(skipped, outcome=1.0, skipped=False), judged], "only what is shown has changed"
+
+
+def test_a_skip_is_no_verdict_until_somebody_flags_or_judges_and_one_taken_back_is_nothing(
+    db: Database, ann: Annotator
+) -> None:
+    duel(db, [("new", "old")])
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET people_chance = 0.5")
+
+    def skip(annotator_id: int, flag: str | None = None) -> None:
+        claim = claims.claim_next(db, annotator_id)
+        assert claim is not None
+        claims.judge(db, annotator_id, claim.nonce, act("skip", flag=flag))
+
+    skip(ann.id)
+    claims.undo(db, ann.id, "")
+    assert judge_store.pair_outcomes(db, 2, 1) == []
+    held = claims.held_claim(db, ann.id)
+    assert held is not None
+    claims.judge(db, ann.id, held.nonce, act("skip"))
+    (alone,) = judge_store.pair_outcomes(db, 2, 1)
+    bob, eve = (access.add_account(db, name, "annotator", f"{name}'s password") for name in ("bob", "eve"))
+    skip(bob.id)
+    assert judge_store.pair_outcomes(db, 2, 1) == [alone]
+    assert alone.skipped
+    skip(eve.id, "harmful")
+    assert judge_store.pair_outcomes(db, 2, 1) == [replace(alone, skipped=False)]
 
 
 def test_the_first_that_was_said_stays_what_is_bet_on(db: Database, ann: Annotator) -> None:

@@ -56,6 +56,17 @@ def test_the_running_interval_says_how_sure_it_is(rule: Rule, both: str, one: st
     assert "one-sided test" in chart
 
 
+def test_what_people_skipped_is_no_prompt_of_the_running_chart() -> None:
+    skips = [DecidedOutcome(prompt, 0.5, skipped=True) for prompt in (2, 3)]
+    judged = [DecidedOutcome(prompt, 1.0) for prompt in range(2)]
+    charts = [
+        iteration_card.running_chart(corrected(by_prompt(decided), JudgePanel()), Rule(), 0.05, "dpo-3")
+        for decided in (skips, judged, [*judged, *skips])
+    ]
+    assert "No annotator has compared" in charts[0]
+    assert charts[1] == charts[2]
+
+
 def test_people_come_first_then_the_most_trusted_judge_and_the_table_has_all() -> None:
     rows = [
         checked("dpo-1", judges=("new", "best", "few")),

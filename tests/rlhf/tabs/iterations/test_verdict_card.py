@@ -10,6 +10,7 @@ import pytest
 
 from annotation.metrics.evidence import DecidedOutcome
 from annotation.metrics.intervals_and_bias import Estimate
+from rlhf.evaluation import gate_words
 from rlhf.evaluation.gate import Findings, GateDecision, JudgeFindings, Rule, decide, given_up
 from rlhf.tabs.iterations import verdict_card
 from rlhf.tabs.iterations.verdict_card import Headline
@@ -88,6 +89,19 @@ def test_what_was_compared_to_the_end_waits_for_nothing() -> None:
     assert decision.verdict == "reject"
     assert (found.state, found.saying, found.then) == ("open", "Not shown to be better than dpo-1.", "")
     assert given_up(decision, 8).verdict == "reject"
+
+
+def test_skips_alone_are_no_comparison_by_people() -> None:
+    skips = tuple(DecidedOutcome(prompt, 0.5, skipped=True) for prompt in range(12))
+    findings = Findings(skips, **KEPT)
+    found = verdict_card.verdict_of(findings, decide(Rule(), findings), "dpo-1", given=True)
+    assert found.saying == "Nobody has compared it with dpo-1 yet."
+    assert "People prefer" not in verdict_card.verdict_card(found)
+    asked = replace(findings, judges=(judge([1.0] * 40),))
+    decision = decide(WITH_JUDGE, asked)
+    assert "No person has compared it" in verdict_card.verdict_of(asked, decision, "dpo-1", given=True).saying
+    assert "No person has compared it" in gate_words.sentence(decision)
+    assert "has not been compared" in gate_words.in_words(decision.weighed.people).why
 
 
 WITH_JUDGE = Rule(judge_may_decide=True, judge_least=10, judge_most=40)
