@@ -24,7 +24,8 @@ BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 FOUND = next((path for path in map(shutil.which, BROWSERS) if path), None)
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
+    # One process for all pages: they find each other's compiled scripts.
+    *("--disable-component-update", "--disable-sync", "--renderer-process-limit=1"),
 )
 
 # After these, what was told to the page before is drawn.
