@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from annotation.metrics.rankings import bits
-from rlhf.algorithms.losses import expected_loss
 from rlhf.jobs.descriptions import Item
 from rlhf.jobs.job_spec import NoiseUse
-from rlhf.models.orders.plackett_luce import Rankings
+from rlhf.models.orders.plackett_luce import Rankings, plackett_luce
 from rlhf.models.packing import pad
 from rlhf.models.tokenise import with_noise
 
@@ -102,7 +101,7 @@ def of_comparisons(values_P: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def order_loss(scores_B: Tensor, batch: Mapping[str, Tensor], offset: float) -> Tensor:
-    """The loss of the order of each comparison in a batch (`losses.expected_loss`), times its weight. Returns (C,).
+    """The loss of the order of each comparison in a batch (`expected_loss`), times its weight. Returns (C,).
 
     `offset` is by how much more the better answer is to score where it is much better. A comparison's chance of error
     and weight are the means of its pairs'.
@@ -118,3 +117,20 @@ def order_loss(scores_B: Tensor, batch: Mapping[str, Tensor], offset: float) -> 
     bits_C = of_comparisons(batch["share"], batch)
     flip_C, weight_C = (of_comparisons(batch["share"] * batch[name], batch) / bits_C for name in ("flip", "weight"))
     return weight_C * expected_loss(scores_B[places_CK], Rankings(above_CKK, offset_CKK, size_C), flip_C)
+
+
+def expected_loss(scores_CK: Tensor, rankings: Rankings, flip_C: Tensor) -> Tensor:
+    """`plackett_luce` of comparisons whose order is, with chance `flip`, the opposite one. Returns (C,).
+
+    Of two answers' implicit rewards it is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences &
+    relationship to IPO", equation 3, with an epsilon for each comparison), without a chance of error DPO itself
+    (Rafailov et al. 2023, equation 7). It pulls the margin to log((1 - flip) / flip) and no further, and from zero by
+    1/2 - flip: unsure ones pull less. The unbiased estimator of Chowdhury et al. 2024 ("Provably Robust DPO") divides
+    by 1 - 2 flip: right for one error rate of many pairs, but here those that are nearly a coin's would pull the
+    hardest, and without an end. Of two scores it is the loss of Ouyang et al. 2022, equation 1, and the offset the
+    margin of Touvron et al. 2023, equation 2.
+    """
+    loss_C = plackett_luce(scores_CK, rankings)
+    if not flip_C.any():
+        return loss_C
+    return (1 - flip_C) * loss_C + flip_C * plackett_luce(scores_CK, rankings.turned())

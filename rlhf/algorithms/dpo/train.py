@@ -3,9 +3,9 @@
 Rafailov et al. 2023, "Direct Preference Optimization", equation 7; Dettmers et al. 2023, "QLoRA", sections 3 and 4.
 Departures, besides those of all our TRL trainers (`rlhf.algorithms.trl_trainer`):
 
-- The losses are ours (`rlhf.algorithms.losses`, tested against TRL's). An item is a comparison: its prompt and each of
-  its answers are computed once, whatever the number of its pairs, batches carry no padding, and only answer positions
-  meet the vocabulary; on a CPU that more than halves the time of a step. Metric names are TRL's.
+- The losses are ours (`rlhf.algorithms.dpo.losses`, tested against TRL's). An item is a comparison: its prompt and each
+  of its answers are computed once, whatever the number of its pairs, batches carry no padding, and only answer
+  positions meet the vocabulary; on a CPU that more than halves the time of a step. Metric names are TRL's.
 - A ranking is learnt as one, ties as what they leave open (Plackett 1975; Tang et al. 2025, "Beyond Pairwise", for the
   policy's own loss): of two answers that is equation 7. Comparisons weigh by what they decide, in bits
   (`rlhf.algorithms.comparisons`). Stronger preferences can ask for more (Amini et al. 2024).
@@ -43,10 +43,9 @@ from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.comparisons import collate, order_loss, with_targets
 from rlhf.algorithms.dpo.drift import DriftMeter
-from rlhf.algorithms.dpo.named_losses import implicit_rewards, pairwise_loss
+from rlhf.algorithms.dpo.losses import AnswerLogps, PairLogps, expected_better, implicit_rewards, pairwise_loss
 from rlhf.algorithms.dpo.reference import answer_logps, reference_of, with_reference
 from rlhf.algorithms.dpo.spec import DPOSpec, PairwiseLoss
-from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_better
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import left_out_sentence, shortage
@@ -128,7 +127,7 @@ def build_trainer(
 
 
 class PreferenceTrainer(JobTrainer, DPOTrainer):
-    """TRL's trainer with the losses of `rlhf.algorithms.losses`."""
+    """TRL's trainer with the losses of `rlhf.algorithms.dpo.losses`."""
 
     drift: DriftMeter | None = None
     """What measures how far the policy has moved; None where nothing depends on it."""
@@ -147,7 +146,7 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
         pairs = answers.pairs(batch["better"], batch["worse"])
         if spec.loss in get_args(PairwiseLoss):
             loss_C = weight_P * pairwise_loss(spec.loss, pairs, spec.beta, spec.flip_rate)
-        else:  # `losses.expected_loss` of each comparison's rewards: of two answers equation 7
+        else:  # the loss of each comparison's order, by its rewards: of two answers equation 7
             loss_C = order_loss(rewards_B, batch, spec.offset)
         loss: Tensor = loss_C.sum() / bits
         if spec.sft_weight:

@@ -3,7 +3,7 @@
 Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equation 7; Ziegler et al. 2019, "Fine-Tuning Language
 Models from Human Preferences", section 2.2; Ouyang et al. 2022, equation 2. One base model in memory carries four
 roles (`rlhf.algorithms.ppo.roles`): the policy (an adapter), the reference (no adapter, or the parent's), the reward
-model and the critic (adapters with a scalar head). The losses are those of `rlhf.algorithms.losses`.
+model and the critic (adapters with a scalar head). The losses are those of `rlhf.algorithms.ppo.losses`.
 
 Of the details that Huang et al. 2024 list in "The N Implementation Details of RLHF with PPO", these are kept:
 
@@ -41,7 +41,7 @@ These are not:
 How a reward model is trained, and so the start of its head, is the business of
 `rlhf.algorithms.reward_model.train`. What else stands apart: the four roles of one model (`rlhf.algorithms.ppo.roles`),
 which can be tested one by one and read stored reward models without a loop; the mathematics, tensors in and out
-(`rlhf.algorithms.losses`), tested by hand and against slow versions; drawing answers (`rlhf.models.sampling`), as
+(`rlhf.algorithms.ppo.losses`), tested by hand and against slow versions; drawing answers (`rlhf.models.sampling`), as
 everywhere; and the way of a run, with its checkpoints (`rlhf.algorithms.trainer`).
 """
 
@@ -63,8 +63,8 @@ from annotation.exports.frozen_rows import PromptRow
 from annotation.jobs.attempt import Stopped
 from annotation.records import UserError
 from annotation.translation import _
-from rlhf.algorithms import losses
-from rlhf.algorithms.losses import AdaptiveKL
+from rlhf.algorithms.ppo import losses
+from rlhf.algorithms.ppo.losses import AdaptiveKL
 from rlhf.algorithms.ppo.roles import TRAINED, AdapterRole, Roles, SampledResponse, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import (

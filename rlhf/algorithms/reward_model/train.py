@@ -42,7 +42,6 @@ from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.comparisons import collate, order_loss, with_targets
-from rlhf.algorithms.losses import centring
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
@@ -137,6 +136,14 @@ class ComparisonTrainer(JobTrainer, RewardTrainer):
         self.note("score", (share_P * (better_P + worse_P) / 2).sum(), items)
         loss: Tensor = (loss_C.sum() + self.spec.centre * (share_P * centring(better_P, worse_P)).sum()) / items
         return loss
+
+
+def centring(better_P: Tensor, worse_P: Tensor) -> Tensor:
+    """(r_w + r_l)^2, which keeps scores about zero (Eisenstein et al. 2023). Returns (P,).
+
+    Bradley-Terry fixes only differences. It ties each pair's mean, not each score, to zero.
+    """
+    return (better_P + worse_P) ** 2
 
 
 def scores_of(model: Any, batch: Any) -> Tensor:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from rlhf.algorithms.comparisons import collate, order_loss, part_of, with_targets
-from rlhf.algorithms.dpo.named_losses import implicit_rewards
+from rlhf.algorithms.dpo.losses import PairLogps, implicit_rewards
 from rlhf.algorithms.dpo.reference import answer_logps, collate_answers
 from rlhf.algorithms.dpo.train import logps_of
-from rlhf.algorithms.losses import PairLogps
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.packing import pad
 from tests.architectures import VOCABULARY, built
