@@ -1,7 +1,7 @@
 """What supervised, reward and preference training share: TRL's trainers with an algorithm's own loss, on a run's way.
 
 TRL brings batching, data order and optimiser, through what it and transformers promise; the little that they
-don't is in `rlhf.algorithms.trl_private`. Departures from it, in all three:
+don't is in `rlhf.algorithms.private_members`. Departures from it, in all three:
 
 - An algorithm says how many items a batch has and what their loss is; that is divided by the items of a whole optimiser
   step, in all its passes and processes.
@@ -35,6 +35,7 @@ from annotation.records import Prompt
 from rlhf.algorithms.checkpoints import Checkpoint
 from rlhf.algorithms.comparisons import part_of
 from rlhf.algorithms.low_rank import compute_adapters_at_once
+from rlhf.algorithms.private_members import WithoutPreparation
 from rlhf.algorithms.trainer import (
     RunCost,
     Start,
@@ -47,7 +48,6 @@ from rlhf.algorithms.trainer import (
     refuse_missing_optimiser,
     share_of_peak,
 )
-from rlhf.algorithms.trl_private import WithoutPreparation
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.run import Run
