@@ -90,7 +90,7 @@ from rlhf.models.loading import load_tokenizer
 from rlhf.models.log_probabilities import token_entropy, token_logps
 from rlhf.models.sampling import draw
 from rlhf.models.stored_reward_model import read_reward_model
-from rlhf.models.tokenise import load_snapshot, of_split, tokenise_prompts
+from rlhf.models.tokenise import load_snapshot, of_split
 
 MAX_GRAD_NORM = 1.0
 # The reward of answers, (B,): a reward model's scores, or a test's own idea of a good answer.
@@ -115,9 +115,8 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ the data
 def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[Item], LeftOut]:
     """The prompts to answer, and what is left out. Raises UserError if there is none."""
-    room = spec.max_length - spec.sampling.max_new_tokens
     rows = of_split(load_snapshot(run.data_dir, spec.snapshot, PromptRow), "train")
-    items, left_out = tokenise_prompts(tokenizer, rows, room)
+    items, left_out = spec.tokenise(tokenizer, rows)
     if not items and left_out["template"]:
         raise UserError(shortage("prompts", 0, 1, left_out))
     if not items:
