@@ -148,7 +148,7 @@ class JobTrainer(WithoutPreparation):
     def note(self, name: str, total: Tensor, items: Tensor) -> None:
         """Add a batch's part of a mean over the items of an optimiser step to the coming log."""
         before, _ = self.noted.get(name, (0.0, items))
-        self.noted[name] = (before + total.detach().float(), items)
+        self.noted[name] = (before + total.detach().to(torch.promote_types(total.dtype, torch.float32)), items)
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """What TRL says of a step, and what was noted in it."""

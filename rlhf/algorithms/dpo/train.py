@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -121,16 +121,13 @@ def build_trainer(
     trainer.train_dataset = with_reference(trainer, parents, reference_of(trainer, start, parents, run), run)
     trainer.start_from(start)
     if run is not None and spec.stop_kl:  # while measuring, for the time that it takes
-        trainer.drift = DriftMeter(trainer, items, math.inf if run.measured_steps else spec.stop_kl, run.log)
-        trainer.add_callback(trainer.drift)
+        most = math.inf if run.measured_steps else spec.stop_kl
+        trainer.add_callback(DriftMeter(trainer, items, most, run.log))
     return trainer
 
 
 class PreferenceTrainer(JobTrainer, DPOTrainer):
     """TRL's trainer with the losses of `rlhf.algorithms.dpo.losses`."""
-
-    drift: DriftMeter | None = None
-    """What measures how far the policy has moved; None where nothing depends on it."""
 
     def items_in(self, batch: Any) -> Tensor:
         """Bits that are decided, one for a pair, and tokens of the best answers, (2,)."""
@@ -170,11 +167,6 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
         }
         for name, values_P in noted.items():
             self.note(name, (batch["share"] * values_P).sum(), bits)
-
-    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
-        """What TRL says of a step, and how far the policy has moved by then."""
-        moved = asdict(self.drift.moved) if self.drift is not None and self.drift.moved.kl and "loss" in logs else {}
-        super().log({**logs, **moved}, *arguments, **keywords)
 
 
 def best_of(batch: Any) -> Tensor:
