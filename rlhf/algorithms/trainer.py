@@ -40,7 +40,7 @@ from rlhf.algorithms.model_card import TrainedModel, describe_directory, subject
 from rlhf.data.held_out_sets import sample_prompts
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
-from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.descriptions import Item, LeftOut
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run
 from rlhf.models import registry
@@ -97,6 +97,19 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
         adapter=adapter,
         tried=tried,
     )
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run learns from: the rows of its snapshot as token ids."""
+
+    items: Sequence[Item]
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """What gives no tokens, by reason."""
+    held_out: Sequence[Item] = ()
+    """Those that it is scored on when it is stored."""
+    asked: Sequence[Prompt] | None = None
+    """The prompts of its sample answers; None for the project's."""
 
 
 # ------------------------------------------------------------------------------------------------- what memory holds

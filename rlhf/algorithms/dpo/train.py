@@ -26,15 +26,13 @@ Departures, besides those of all our TRL trainers (`rlhf.algorithms.trl_trainer`
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
@@ -46,10 +44,9 @@ from rlhf.algorithms.dpo.drift import DriftMeter
 from rlhf.algorithms.dpo.losses import AnswerLogps, PairLogps, expected_better, implicit_rewards, pairwise_loss
 from rlhf.algorithms.dpo.reference import answer_logps, reference_of, with_reference
 from rlhf.algorithms.dpo.spec import DPOSpec, PairwiseLoss
-from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
+from rlhf.algorithms.trainer import Start, TrainingData, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import left_out_sentence, shortage
-from rlhf.jobs.descriptions import Item, LeftOut
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
@@ -60,27 +57,36 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     """Train a policy from frozen preferences and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
-    items, spec, left_out = read_data(run, spec, tokenizer)
-    pairs = sum(len(item["better"]) for item in items)
-    filled: dict[str, Any] = {"accumulation": spec.accumulation, "planned_steps": spec.steps_over(len(items))}
+    data = read_data(run, spec, tokenizer)
+    spec = settled(run, spec, data)
+    pairs = sum(len(item["better"]) for item in data.items)
+    filled: dict[str, Any] = {"accumulation": spec.accumulation, "planned_steps": spec.steps_over(len(data.items))}
     filled |= {"flip_rate": spec.flip_rate} if spec.loss == "robust" else {}
     run.log(
-        f"{pairs} pairs in {len(items)} comparisons; parent {start.parent.revision}; {spec.method}; reference "
+        f"{pairs} pairs in {len(data.items)} comparisons; parent {start.parent.revision}; {spec.method}; reference "
         f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}. "
-        f"{left_out_sentence(left_out)}".rstrip()
+        f"{left_out_sentence(data.left_out)}".rstrip()
     )
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)
-        trainer = build_trainer(spec, start, tokenizer, items, checkpoints_of(run), run)
+        trainer = build_trainer(spec, start, tokenizer, data, checkpoints_of(run), run)
         figures = learn(run, spec, trainer)
         trained = conclude(run, spec, start, trainer.save, figures)
-    return {**trained.told(spec, pairs, left_out), **filled}
+    return {**trained.told(spec, pairs, data.left_out), **filled}
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
-def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> tuple[list[Item], DPOSpec, LeftOut]:
-    """Comparisons to train on, the spec with the wrong labels to expect, and what is left out. Raises UserError."""
+@dataclass(frozen=True)
+class PreferenceData(TrainingData):
+    """Comparisons, and how often their pairs are the wrong way round."""
+
+    flip_rate: float = 0.0
+    """The mean chance by their annotators' reliability; 0 where it is not known."""
+
+
+def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> PreferenceData:
+    """Comparisons to train on. Raises UserError without a pair."""
     rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
     items, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
     if spec.loss in get_args(PairwiseLoss):  # defined for two answers, of which each has tokens
@@ -88,31 +94,32 @@ def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> tuple[list[Item], DPOS
         items = [item for item in items if all(item["answers"])]
     if not any(all(item["answers"]) for item in items):
         raise UserError(shortage("pairs", 0, 1, left_out))
-    sized = spec if run.measured_steps else spec.over(len(items))  # what is measured is scaled by who foretells
-    expecting = replace(sized, flip_rate=spec.flip_rate or suggested_flip_rate(items))
-    return with_targets(items, spec.annotator_noise, spec.ai_weight), expecting, left_out
+    flips = [flip for item in items for *_, flip, _ in item["pairs"] if flip is not None]
+    items = with_targets(items, spec.annotator_noise, spec.ai_weight)
+    return PreferenceData(items, left_out, flip_rate=min(fmean(flips), 0.49) if flips else 0.0)
 
 
-def suggested_flip_rate(items: Sequence[Item]) -> float:
-    """The mean chance that a pair is the wrong way round, by its annotators' reliability; 0 where it is not known."""
-    known = [flip for item in items for *_, flip, _ in item["pairs"] if flip is not None]
-    return min(fmean(known), 0.49) if known else 0.0
+def settled(run: Run, spec: DPOSpec, data: PreferenceData) -> DPOSpec:
+    """The spec with what it leaves to the data: the passes of a step, and the wrong labels to expect."""
+    sized = spec if run.measured_steps else spec.over(len(data.items))  # what is measured is scaled by who foretells
+    return replace(sized, flip_rate=spec.flip_rate or data.flip_rate)
 
 
 # --------------------------------------------------------------------------------------------------------- the trainer
 def build_trainer(
-    spec: DPOSpec, start: Start, tokenizer: Any, items: Sequence[Item], checkpoints: Path, run: Run | None = None
+    spec: DPOSpec, start: Start, tokenizer: Any, data: TrainingData, checkpoints: Path, run: Run | None = None
 ) -> PreferenceTrainer:
     """The trainer with its adapter, and the reference's log-probabilities beside each answer."""
     # Measured steps need no more items than they take, and the reference is computed for every one that is given.
     used = run.measured_steps * spec.batch_size * spec.accumulated() if run is not None else 0
     trainer = PreferenceTrainer(
         spec,
+        replace(data, items=data.items[: used or None]),
+        run,
         model=load_for_training(start.ground, spec, tried=start.tried),
         # TRL is to hold no second model as its reference.
         args=DPOConfig(**arguments(spec, checkpoints, run), precompute_ref_log_probs=True),
         data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
-        train_dataset=Dataset.from_list(list(items[: used or None])),
         processing_class=tokenizer,
         peft_config=adapter_config(spec, start.base.path),
     )
@@ -122,7 +129,7 @@ def build_trainer(
     trainer.start_from(start)
     if run is not None and spec.stop_kl:  # while measuring, for the time that it takes
         most = math.inf if run.measured_steps else spec.stop_kl
-        trainer.add_callback(DriftMeter(trainer, items, most, run.log))
+        trainer.add_callback(DriftMeter(trainer, data.items, most, run.log))
     return trainer
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -98,11 +97,6 @@ class Roles:
         """The reward model's scores of answers, (B,)."""
         scores_B: Tensor = self.reward_head(self.states("reward", answers).last_BH.float())[:, 0]
         return scores_B
-
-    def save_policy(self, directory: Path) -> dict[str, Any]:
-        """Write the policy's adapter; nothing further is to be said of it in the job's result."""
-        self.model.save_pretrained(directory, selected_adapters=[ADAPTERS["policy"]], safe_serialization=True)
-        return {}
 
 
 def load_roles(spec: PPOSpec, start: Start, reward_model: RewardModel | None, pad_id: int) -> Roles:

@@ -52,6 +52,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -65,11 +66,12 @@ from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms.ppo import losses
 from rlhf.algorithms.ppo.losses import AdaptiveKL
-from rlhf.algorithms.ppo.roles import TRAINED, AdapterRole, Roles, SampledResponse, load_roles
+from rlhf.algorithms.ppo.roles import ADAPTERS, TRAINED, AdapterRole, Roles, SampledResponse, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import (
     RunCost,
     Start,
+    TrainingData,
     TrainingProgress,
     average_gradients,
     begin,
@@ -82,7 +84,7 @@ from rlhf.algorithms.trainer import (
     stored_before,
 )
 from rlhf.data.snapshots import left_out_sentence, shortage
-from rlhf.jobs.descriptions import Item, LeftOut
+from rlhf.jobs.descriptions import Item
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.run import Run
 from rlhf.models import registry
@@ -101,20 +103,20 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
     """Train a policy against a reward model and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
-    items, left_out = read_data(run, spec, tokenizer)
-    run.log(f"{len(items)} prompts; reward model {spec.reward_model}. {left_out_sentence(left_out)}".rstrip())
+    data = read_data(run, spec, tokenizer)
+    run.log(f"{len(data.items)} prompts; reward model {spec.reward_model}. {left_out_sentence(data.left_out)}".rstrip())
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)
-        learner = build_learner(spec, start, tokenizer, items, run)
-        figures = learner.learn()
-        trained = conclude(run, spec, start, learner.roles.save_policy, figures)
-    return trained.told(spec, len(items), left_out)
+        trainer = build_trainer(spec, start, tokenizer, data, run)
+        figures = trainer.learn()
+        trained = conclude(run, spec, start, trainer.save, figures)
+    return trained.told(spec, len(data.items), data.left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
-def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[Item], LeftOut]:
-    """The prompts to answer, and what is left out. Raises UserError if there is none."""
+def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> TrainingData:
+    """The prompts to answer. Raises UserError if there is none."""
     rows = of_split(load_snapshot(run.data_dir, spec.snapshot, PromptRow), "train")
     items, left_out = spec.tokenise(tokenizer, rows)
     if not items and left_out["template"]:
@@ -126,7 +128,7 @@ def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[Item], Left
                 "{max_length}. Add prompts, raise max_length, or lower sampling.max_new_tokens."
             ).format(count=len(rows), max_new_tokens=spec.sampling.max_new_tokens, max_length=spec.max_length)
         )
-    return items, left_out
+    return TrainingData(items, left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ a round
@@ -200,12 +202,12 @@ def targets(rollouts: Rollouts, spec: PPOSpec, coefficient: float) -> tuple[Tens
     return rewards_BT, losses.whiten(advantages_BT, rollouts.mask_BT), returns_BT
 
 
-# -------------------------------------------------------------------------------------------------------- the learner
-def build_learner(spec: PPOSpec, start: Start, tokenizer: Any, items: Sequence[Item], run: Run) -> Learner:
+# --------------------------------------------------------------------------------------------------------- the trainer
+def build_trainer(spec: PPOSpec, start: Start, tokenizer: Any, data: TrainingData, run: Run) -> Learner:
     """The loop with its four roles on one model."""
     reward_model = read_reward_model(run, spec.reward_model)
     roles = load_roles(spec, start, reward_model, tokenizer.pad_token_id)
-    return Learner(run, spec, roles, tokenizer, items, roles.score)
+    return Learner(run, spec, roles, tokenizer, data.items, roles.score)
 
 
 @dataclass
@@ -458,6 +460,11 @@ class Learner:
     def policy(self) -> Any:
         """The model as the policy."""
         return self.roles.act_as("policy")
+
+    def save(self, directory: Path) -> dict[str, Any]:
+        """Write the policy's adapter. The job's result says no more of it."""
+        self.model.save_pretrained(directory, selected_adapters=[ADAPTERS["policy"]], safe_serialization=True)
+        return {}
 
     def leave_if_stopped(self) -> None:
         """Save a checkpoint and end, in all processes, where one of them was told to stop."""
