@@ -185,7 +185,7 @@ def learn(data_dir: Path, job_id: int, worker_id: str) -> None:
     prompts = read_data(run, spec, tokenizer).items
     roles = load_roles(spec, start, None, tokenizer.pad_token_id)
     figures = Learner(run, spec, roles, tokenizer, prompts, closeness).learn()
-    job_table.finish(db, job_id, worker_id, figures.result())
+    job_table.finish(db, job_id, worker_id, figures.result().to_json())
 
 
 def closeness(answers: Sequence[Any]) -> Any:

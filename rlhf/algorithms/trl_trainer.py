@@ -51,6 +51,7 @@ from rlhf.algorithms.trainer import (
     refuse_missing_optimiser,
     share_of_peak,
 )
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.run import Run
@@ -192,7 +193,7 @@ class JobTrainer(WithoutPreparation):
         """The model."""
         return self.model
 
-    def save(self, directory: Path) -> dict[str, Any]:
+    def save(self, directory: Path) -> FinishedTraining:
         """Write an adapter for the untouched base, or a whole model that can be loaded like it.
 
         Returns what else the job's result says of it.
@@ -207,11 +208,11 @@ class JobTrainer(WithoutPreparation):
                 safe_serialization=True,
                 path_initial_model_for_weight_conversion=began,
             )
-            return {}
+            return FinishedTraining()
         # What it computes in is what it is: the float32 copies served only to take small steps.
         self.model.to(dtype_of(self.spec.precision)).save_pretrained(directory, safe_serialization=True)
         self.tokenizer.save_pretrained(directory)
-        return {}
+        return FinishedTraining()
 
 
 def arguments(spec: TrainingSpec, checkpoints: Path, run: Run | None = None) -> dict[str, Any]:

@@ -60,8 +60,6 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     data = read_data(run, spec, tokenizer)
     spec = settled(run, spec, data)
     pairs = sum(len(item["better"]) for item in data.items)
-    filled: dict[str, Any] = {"accumulation": spec.accumulation, "planned_steps": spec.steps_over(len(data.items))}
-    filled |= {"flip_rate": spec.flip_rate} if spec.loss == "robust" else {}
     run.log(
         f"{pairs} pairs in {len(data.items)} comparisons; parent {start.parent.revision}; {spec.method}; reference "
         f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}. "
@@ -73,7 +71,10 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
         trainer = build_trainer(spec, start, tokenizer, data, checkpoints_of(run), run)
         figures = learn(run, spec, trainer)
         trained = conclude(run, spec, start, trainer.save, figures)
-    return {**trained.told(spec, pairs, data.left_out), **filled}
+    expected = spec.flip_rate if spec.loss == "robust" else None
+    planned = spec.steps_over(len(data.items))
+    trained = replace(trained, accumulation=spec.accumulation, planned_steps=planned, flip_rate=expected)
+    return trained.told(spec.snapshot, pairs, data.left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data

@@ -85,6 +85,7 @@ from rlhf.algorithms.trainer import (
 )
 from rlhf.data.snapshots import left_out_sentence, shortage
 from rlhf.jobs.descriptions import Item
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.run import Run
 from rlhf.models import registry
@@ -111,7 +112,7 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
         trainer = build_trainer(spec, start, tokenizer, data, run)
         figures = trainer.learn()
         trained = conclude(run, spec, start, trainer.save, figures)
-    return trained.told(spec, len(data.items), data.left_out)
+    return trained.told(spec.snapshot, len(data.items), data.left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
@@ -461,10 +462,10 @@ class Learner:
         """The model as the policy."""
         return self.roles.act_as("policy")
 
-    def save(self, directory: Path) -> dict[str, Any]:
+    def save(self, directory: Path) -> FinishedTraining:
         """Write the policy's adapter. The job's result says no more of it."""
         self.model.save_pretrained(directory, selected_adapters=[ADAPTERS["policy"]], safe_serialization=True)
-        return {}
+        return FinishedTraining()
 
     def leave_if_stopped(self) -> None:
         """Save a checkpoint and end, in all processes, where one of them was told to stop."""

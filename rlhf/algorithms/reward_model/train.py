@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -46,6 +46,7 @@ from rlhf.algorithms.trainer import Start, TrainingData, begin, conclude, start_
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
 from rlhf.jobs.descriptions import Item
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.hidden_states import completions, inner_model
@@ -74,7 +75,7 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
         trainer = build_trainer(spec, start, tokenizer, data, checkpoints_of(run), run)
         figures = learn(run, spec, trainer)
         trained = conclude(run, spec, start, trainer.save, figures)
-    return trained.told(spec, pairs, data.left_out)
+    return trained.told(spec.snapshot, pairs, data.left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
@@ -132,7 +133,7 @@ class ComparisonTrainer(JobTrainer, RewardTrainer):
         loss: Tensor = (loss_C.sum() + self.spec.centre * (share_P * centring(better_P, worse_P)).sum()) / items
         return loss
 
-    def save(self, directory: Path) -> dict[str, Any]:
+    def save(self, directory: Path) -> FinishedTraining:
         """Write the adapter with its head, and how it scores what it was trained on. Returns its quality."""
         if self.run is not None:
             self.run.report(self.state.global_step, self.state.max_steps, {}, _("It scores the comparisons."))
@@ -144,7 +145,7 @@ class ComparisonTrainer(JobTrainer, RewardTrainer):
         scale = ScoreScale(mean=fmean(scores), std=pstdev(scores), pairs=pairs, temperature=quality.temperature)
         told = super().save(directory)
         (directory / SCALE_FILE).write_text(json.dumps(asdict(scale)), "utf-8")
-        return {**told, "quality": quality.to_json()}
+        return replace(told, quality=quality.to_json())
 
 
 def centring(better_P: Tensor, worse_P: Tensor) -> Tensor:

@@ -66,12 +66,12 @@ def score(trainer: JobTrainer, items: Sequence[Item]) -> dict[str, Any]:
     return {"loss": loss, "perplexity": math.exp(loss), "token_accuracy": right / tokens, "n": len(items)}
 
 
-def score_before(trainer: JobTrainer, run: Run) -> dict[str, Any] | None:
-    """The held-out demonstrations' `score` before training, where that costs little beside it; None where not."""
+def score_before(trainer: JobTrainer, run: Run) -> dict[str, Any]:
+    """The held-out demonstrations' `score` before training, where that costs little beside it; empty where not."""
     data = trainer.data
     cheap = FORWARD_SHARE * len(data.held_out) <= BEFORE_SHARE * len(data.items) * trainer.spec.epochs
     # Several processes would have to wait for it, longer than they may.
     if run.measured_steps or not cheap or trainer.accelerator.num_processes > 1:
-        return None
+        return {}
     run.report(0, 0, {}, _("It scores the held-out demonstrations."))
     return score(trainer, data.held_out)

@@ -15,7 +15,8 @@ virtual tokens (Lester et al. 2021) or every weight. Departures, besides those o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.held_out_sets import SAMPLE_PROMPTS
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, left_out_sentence, shortage
 from rlhf.jobs.descriptions import Item
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
@@ -56,7 +58,7 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
         trainer.before = score_before(trainer, run)
         figures = learn(run, spec, trainer)
         trained = conclude(run, spec, start, trainer.save, figures)
-    return trained.told(spec, len(data.items), data.left_out)
+    return trained.told(spec.snapshot, len(data.items), data.left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
@@ -108,8 +110,8 @@ def build_trainer(
 class DemonstrationTrainer(JobTrainer, SFTTrainer):
     """TRL's trainer with our loss, on answers only."""
 
-    before: dict[str, Any] | None = None
-    """How it scored the held-out demonstrations before it was trained, where that was measured."""
+    before: Mapping[str, Any] = {}
+    """How it scored the held-out demonstrations before it was trained; empty where that was not measured."""
 
     def items_in(self, batch: Any) -> Tensor:
         """Tokens of the answers."""
@@ -122,7 +124,7 @@ class DemonstrationTrainer(JobTrainer, SFTTrainer):
         self.note("token_accuracy", right_N.sum(), items)
         return -logps_N.sum() / items
 
-    def save(self, directory: Path) -> dict[str, Any]:
+    def save(self, directory: Path) -> FinishedTraining:
         """Write what was trained. Returns the figures on held-out demonstrations."""
         held_out = score(self, self.data.held_out)
-        return {**super().save(directory), "held_out": held_out, "held_out_before": self.before}
+        return replace(super().save(directory), held_out=held_out, held_out_before=self.before)

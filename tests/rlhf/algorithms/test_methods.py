@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
 from annotation.exports.frozen_rows import DemonstrationRow, PreferenceRow
 from annotation.records import Sampling, UserError
@@ -292,6 +293,20 @@ def test_pissa_of_a_higher_rank_than_a_layer_has_is_refused(judged: Machine) -> 
     assert not preconditions.check(judged.db, spec)
     (sentence,) = preconditions.check(judged.db, replace(spec, lora_r=256))
     assert "PiSSA takes lora_r 256 directions out of each layer, and the smallest here has" in sentence
+
+
+@pytest.mark.parametrize("quick", [QUICK, QUICK_SFT], ids=lambda spec: spec.kind)
+def test_whatever_starts_from_pissa_stores_a_plain_adapter_for_the_untouched_base(
+    judged: Machine, quick: TrainingSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(type(quick), "base_may_change", True)
+    trainer = trainer_of(judged, replace(quick, method="lora", lora_init="pissa", precision="fp32"))
+    one_step(trainer)
+    trained = answer_logps(judged, trainer.model.eval())
+    trainer.save(tmp_path / "stored")
+    stored = PeftModel.from_pretrained(load_plain(judged.model, torch.float32), tmp_path / "stored")
+    assert stored.peft_config["default"].r == 2 * quick.lora_r
+    assert answer_logps(judged, stored.eval()) == pytest.approx(trained, abs=1e-4)
 
 
 def test_the_reference_of_an_undecided_candidate_is_kept(judged: Machine) -> None:
