@@ -81,7 +81,7 @@ class JobTrainer(WithoutPreparation):
         self.pass_tokens, self.recompute = math.inf, False
         with warnings.catch_warnings():  # names whose new ones TRL and PEFT do not know yet
             warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
-            super().__init__(train_dataset=Dataset.from_list(list(data.items)), **arguments)
+            super().__init__(train_dataset=Dataset.from_list(list(data.items)), **arguments)  # type: ignore[call-arg]
         compute_adapters_at_once(self.model)
 
     def start_from(self, start: Start) -> None:

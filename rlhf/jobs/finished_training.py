@@ -58,11 +58,7 @@ class FinishedTraining:
 
         A rented machine may send anything: what is not of its field's type, in a mapping too, is not read.
         """
-        told = dict(result or {})
-        for name, earlier in EARLIER_NAMES.items():
-            values = (told.get(one) for one in (name, *earlier))
-            told[name] = next((value for value in values if meant(value, kinds(cls)[name]) is not None), None)
-        return cls(**told_fields(cls, told))
+        return cls(**told_fields(cls, result or {}, EARLIER_NAMES))
 
     def told(self, snapshot: str, trained_on: int, left_out: Mapping[str, int]) -> dict[str, Any]:
         """The result of the job, which learnt from so many rows of this frozen data."""
@@ -83,10 +79,13 @@ class FinishedTraining:
         return {name: value for name, value in asdict(self).items() if value not in (None, "", {})}
 
 
-def told_fields(record: type, told: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stored result says of a record's fields, as far as it can be meant."""
-    known = {name: meant(told.get(name), kind) for name, kind in kinds(record).items()}
-    return {name: value for name, value in known.items() if value is not None}
+def told_fields(record: type, told: Mapping[str, Any], earlier: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What a stored result says of a record's fields, by their names or `earlier` ones, as far as it can be meant."""
+    found: dict[str, Any] = {}
+    for name, kind in kinds(record).items():
+        values = (meant(told.get(one), kind) for one in (name, *earlier.get(name, ())))
+        found[name] = next((value for value in values if value is not None), None)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @cache
