@@ -101,7 +101,7 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
 
 
 @dataclass(frozen=True)
-class TrainingData:
+class TokenisedData:
     """What a run learns from: the rows of its snapshot as token ids."""
 
     items: Sequence[Item]

@@ -41,7 +41,7 @@ from rlhf.algorithms.private_members import WithoutPreparation
 from rlhf.algorithms.trainer import (
     RunCost,
     Start,
-    TrainingData,
+    TokenisedData,
     TrainingProgress,
     average_gradients,
     diverged_sentence,
@@ -75,7 +75,7 @@ class JobTrainer(WithoutPreparation):
     # The loss is divided by the items of the whole optimiser step.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, spec: Any, data: TrainingData, run: Run | None, **arguments: Any) -> None:
+    def __init__(self, spec: Any, data: TokenisedData, run: Run | None, **arguments: Any) -> None:
         self.spec, self.data, self.run = spec, data, run
         self.noted: dict[str, tuple[Any, Tensor]] = {}
         self.pass_tokens, self.recompute = math.inf, False

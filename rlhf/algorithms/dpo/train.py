@@ -44,7 +44,7 @@ from rlhf.algorithms.dpo.drift import DriftMeter
 from rlhf.algorithms.dpo.losses import AnswerLogps, PairLogps, expected_better, implicit_rewards, pairwise_loss
 from rlhf.algorithms.dpo.reference import answer_logps, reference_of, with_reference
 from rlhf.algorithms.dpo.spec import DPOSpec, PairwiseLoss
-from rlhf.algorithms.trainer import Start, TrainingData, begin, conclude, start_of, stored_before
+from rlhf.algorithms.trainer import Start, TokenisedData, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import left_out_sentence, shortage
 from rlhf.jobs.run import Run
@@ -79,7 +79,7 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------------ the data
 @dataclass(frozen=True)
-class PreferenceData(TrainingData):
+class PreferenceData(TokenisedData):
     """Comparisons, and how often their pairs are the wrong way round."""
 
     flip_rate: float = 0.0
@@ -108,7 +108,7 @@ def settled(run: Run, spec: DPOSpec, data: PreferenceData) -> DPOSpec:
 
 # --------------------------------------------------------------------------------------------------------- the trainer
 def build_trainer(
-    spec: DPOSpec, start: Start, tokenizer: Any, data: TrainingData, checkpoints: Path, run: Run | None = None
+    spec: DPOSpec, start: Start, tokenizer: Any, data: TokenisedData, checkpoints: Path, run: Run | None = None
 ) -> PreferenceTrainer:
     """The trainer with its adapter, and the reference's log-probabilities beside each answer."""
     # Measured steps need no more items than they take, and the reference is computed for every one that is given.

@@ -71,7 +71,7 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import (
     RunCost,
     Start,
-    TrainingData,
+    TokenisedData,
     TrainingProgress,
     average_gradients,
     begin,
@@ -116,7 +116,7 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
-def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> TrainingData:
+def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> TokenisedData:
     """The prompts to answer. Raises UserError if there is none."""
     rows = of_split(load_snapshot(run.data_dir, spec.snapshot, PromptRow), "train")
     items, left_out = spec.tokenise(tokenizer, rows)
@@ -129,7 +129,7 @@ def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> TrainingData:
                 "{max_length}. Add prompts, raise max_length, or lower sampling.max_new_tokens."
             ).format(count=len(rows), max_new_tokens=spec.sampling.max_new_tokens, max_length=spec.max_length)
         )
-    return TrainingData(items, left_out)
+    return TokenisedData(items, left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ a round
@@ -204,7 +204,7 @@ def targets(rollouts: Rollouts, spec: PPOSpec, coefficient: float) -> tuple[Tens
 
 
 # --------------------------------------------------------------------------------------------------------- the trainer
-def build_trainer(spec: PPOSpec, start: Start, tokenizer: Any, data: TrainingData, run: Run) -> Learner:
+def build_trainer(spec: PPOSpec, start: Start, tokenizer: Any, data: TokenisedData, run: Run) -> Learner:
     """The loop with its four roles on one model."""
     reward_model = read_reward_model(run, spec.reward_model)
     roles = load_roles(spec, start, reward_model, tokenizer.pad_token_id)

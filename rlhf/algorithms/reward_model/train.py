@@ -42,7 +42,7 @@ from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.comparisons import collate, order_loss, with_targets
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
-from rlhf.algorithms.trainer import Start, TrainingData, begin, conclude, start_of, stored_before
+from rlhf.algorithms.trainer import Start, TokenisedData, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
 from rlhf.jobs.descriptions import Item
@@ -79,7 +79,7 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
-def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> TrainingData:
+def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> TokenisedData:
     """Comparisons to train on and held-out ones. Raises UserError for too few pairs."""
     rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
     items, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
@@ -88,12 +88,12 @@ def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> TrainingData:
     if pairs < MIN_PAIRS:
         raise UserError(shortage("pairs", pairs, MIN_PAIRS, left_out))
     items = with_targets(items, spec.annotator_noise, spec.ai_weight)
-    return TrainingData(items, left_out, with_targets(held_out))
+    return TokenisedData(items, left_out, with_targets(held_out))
 
 
 # --------------------------------------------------------------------------------------------------------- the trainer
 def build_trainer(
-    spec: RewardModelSpec, start: Start, tokenizer: Any, data: TrainingData, checkpoints: Path, run: Run | None = None
+    spec: RewardModelSpec, start: Start, tokenizer: Any, data: TokenisedData, checkpoints: Path, run: Run | None = None
 ) -> ComparisonTrainer:
     """The trainer with its adapter and head, which hold the parent's weights where it is a reward model."""
     # TRL says which token pads, wherever the configuration has that.

@@ -29,7 +29,7 @@ from annotation.records import Prompt, UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.sft.predictions import predictions, score, score_before
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.algorithms.trainer import Start, TrainingData, begin, conclude, start_of, stored_before
+from rlhf.algorithms.trainer import Start, TokenisedData, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.held_out_sets import SAMPLE_PROMPTS
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, left_out_sentence, shortage
@@ -62,14 +62,14 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
-def read_data(run: Run, spec: SFTSpec, tokenizer: Any) -> TrainingData:
+def read_data(run: Run, spec: SFTSpec, tokenizer: Any) -> TokenisedData:
     """Demonstrations to train on and held-out ones. Raises UserError for too few."""
     rows = load_snapshot(run.data_dir, spec.snapshot, DemonstrationRow)
     items, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
     held_out, _ = spec.tokenise(tokenizer, of_split(rows, "held-out"))
     if len(items) < MIN_DEMONSTRATIONS:
         raise UserError(shortage("demonstrations", len(items), MIN_DEMONSTRATIONS, left_out))
-    return TrainingData(items, left_out, held_out, shown_prompts(spec, tokenizer, rows))
+    return TokenisedData(items, left_out, held_out, shown_prompts(spec, tokenizer, rows))
 
 
 def shown_prompts(spec: SFTSpec, tokenizer: Any, rows: Sequence[DemonstrationRow]) -> list[Prompt]:
@@ -90,7 +90,7 @@ def collate(items: Sequence[Item], pad_id: int) -> dict[str, Tensor]:
 
 # --------------------------------------------------------------------------------------------------------- the trainer
 def build_trainer(
-    spec: SFTSpec, start: Start, tokenizer: Any, data: TrainingData, checkpoints: Path, run: Run | None = None
+    spec: SFTSpec, start: Start, tokenizer: Any, data: TokenisedData, checkpoints: Path, run: Run | None = None
 ) -> DemonstrationTrainer:
     """The trainer with its adapter, which holds the parent's weights where it has one."""
     trainer = DemonstrationTrainer(

@@ -19,7 +19,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft import train as sft
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.algorithms.trainer import TrainingData
+from rlhf.algorithms.trainer import TokenisedData
 from rlhf.jobs.job_spec import Precision, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import ready
@@ -63,11 +63,11 @@ def trainer_of(machine: Machine, spec: TrainingSpec) -> Any:
     if isinstance(frozen, SFTSpec):
         shown = of_split(load_snapshot(machine.data_dir, frozen.snapshot, DemonstrationRow), "train")
         items, _ = tokenise_demonstrations(machine.tokenizer, shown, spec.max_length)
-        return sft.build_trainer(frozen, start, machine.tokenizer, TrainingData(items), checkpoints)
+        return sft.build_trainer(frozen, start, machine.tokenizer, TokenisedData(items), checkpoints)
     assert isinstance(frozen, DPOSpec)
     rows = of_split(load_snapshot(machine.data_dir, frozen.snapshot, PreferenceRow), "train")
     items, _ = tokenise_comparisons(machine.tokenizer, rows, spec.max_length)
-    return dpo.build_trainer(frozen, start, machine.tokenizer, TrainingData(with_targets(items)), checkpoints)
+    return dpo.build_trainer(frozen, start, machine.tokenizer, TokenisedData(with_targets(items)), checkpoints)
 
 
 def one_step(trainer: Any) -> None:

@@ -27,7 +27,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.predictions import predict, score
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.sft.train import DemonstrationTrainer, build_trainer
-from rlhf.algorithms.trainer import TrainingData
+from rlhf.algorithms.trainer import TokenisedData
 from rlhf.data import snapshots
 from rlhf.data.snapshots import CountedRows
 from rlhf.evaluation.check_spec import CheckSpec
@@ -83,7 +83,7 @@ def trainer_of(machine: Machine, spec: SFTSpec) -> DemonstrationTrainer:
         frozen,
         machine.start(frozen.parent),
         machine.tokenizer,
-        TrainingData(items_of(machine, frozen, "train")),
+        TokenisedData(items_of(machine, frozen, "train")),
         machine.data_dir / "checkpoints",
     )
 
