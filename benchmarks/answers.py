@@ -85,7 +85,7 @@ def sequence_kl(models: Any, policy: Any, reference: Any, answers: Sequence[Mapp
     """KL(policy || reference) summed over the tokens of each answer, in nats."""
     import torch
 
-    from rlhf.algorithms.losses import compare_policies
+    from rlhf.algorithms.ppo.losses import compare_policies
     from rlhf.models.hidden_states import completions, head_of
     from rlhf.models.log_probabilities import sum_by_row
     from rlhf.models.packing import pad

@@ -68,7 +68,7 @@ def compare(lab: Laboratory, ground: Ground, sizes: Sizes) -> dict[str, Any]:
         name: lab.run(name, MeasureSpec(training=to_json(spec), steps=sizes.steps))
         for name, spec in ((SFT, sft), (PPO, ppo))
     }
-    peaks = {name: float((job.result or {})["peak_rss_mb"]) for name, job in measured.items()}
+    peaks = {name: float((job.result or {})["peak_memory_mb"]) for name, job in measured.items()}
     drawn = fmean(entry["length"] for entry in job_store.metrics(lab.db, measured[PPO].id))
     memory = {
         "ppo_peak_rss_mb": peaks[PPO],

@@ -161,7 +161,7 @@ def figures(runs: Sequence[Trained], before: tuple[list[float], float]) -> dict[
     return {
         "trainable": results[0]["trainable"],
         "trainable_percent": results[0]["trainable_percent"],
-        "peak_rss_mb": round(median(result["peak_rss_mb"] for result in results), 1),
+        "peak_memory_mb": round(median(result["peak_memory_mb"] for result in results), 1),
         "seconds_per_step": round(median(result["seconds_per_step"] for result in results), 3),
         "checkpoint_bytes": results[0]["checkpoint_bytes"],
         "accuracy_before": round(base.value, 4),
@@ -199,7 +199,7 @@ def table(methods: Mapping[str, Mapping[str, Any]]) -> tuple[Sequence[str], list
             f"{found['learning_rate']:g}",
             f"{found['trainable']:,}",
             f"{found['trainable_percent']:.3g}%",
-            f"{found['peak_rss_mb']:,.0f} MB",
+            f"{found['peak_memory_mb']:,.0f} MB",
             f"{found['seconds_per_step']:.2f}",
             f"{found['checkpoint_bytes'] / 1e6:,.2f} MB",
             interval_cell(Interval(found["accuracy_before"], found["before_low"], found["before_high"])),

@@ -180,12 +180,13 @@ def our_side(case: Case, model: Path, found: Sequence[Mapping[str, Any]], direct
     """Ours, as a job builds it."""
     from importlib import import_module
 
+    from rlhf.algorithms.trainer import TokenisedData
     from rlhf.models.loading import load_tokenizer
 
     spec, tokenizer = with_defaults(case.spec), load_tokenizer(model)
     start: Any = Start(model)
     build = import_module(spec.runner()).build_trainer
-    trainer = build(spec, start, tokenizer, our_items(case, found), directory)
+    trainer = build(spec, start, tokenizer, TokenisedData(our_items(case, found)), directory)
     rows = list(trainer.train_dataset)
     randomise(trainer.model)
     return Side(trainer, [[rows[at : at + case.items]] for at in range(0, len(rows), case.items)])

@@ -33,7 +33,7 @@ IN_ENGLISH = {
     "rlhf/algorithms/model_card.py": "a card",
     "rlhf/hub/snapshot_card.py": "a card",
     "rlhf/judges/rubrics.py": "what models are told",
-    "rlhf/algorithms/trl_private.py": "for who brings TRL up to date",
+    "rlhf/algorithms/private_members.py": "for who brings the libraries up to date",
     "annotation/translation.py": "what is wrong with a translation",
     "annotation/schema.py": "SQL, and what earlier versions said",
 }

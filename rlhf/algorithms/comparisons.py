@@ -13,17 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from annotation.metrics.rankings import bits
-from rlhf.algorithms.losses import expected_loss
+from annotation.records import UserError
+from annotation.translation import _
 from rlhf.jobs.descriptions import Item
 from rlhf.jobs.job_spec import NoiseUse
-from rlhf.models.orders.plackett_luce import Rankings
+from rlhf.models.orders.plackett_luce import Rankings, plackett_luce
 from rlhf.models.packing import pad
-from rlhf.models.tokenise import with_noise
 
 # The strongest preference that annotators can give.
 MUCH = 3
@@ -40,17 +41,48 @@ def with_targets(items: Sequence[Item], noise: NoiseUse = "ignore", ai_weight: f
     known: list[Item] = [
         {"ai": ai} if flip is None else {"flip": flip, "ai": ai} for item in items for *_, flip, ai in item["pairs"]
     ]
-    noisy = iter(with_noise(known, noise, ai_weight))
+    used = iter(with_noise(known, noise, ai_weight))
     made = []
     for item in items:
         better, worse, strengths, *_ = zip(*item["pairs"], strict=True)
-        own = [next(noisy) for _ in better]
+        own = [next(used) for _ in better]
         columns = {name: [float(pair[name]) for pair in own] for name in ("flip", "weight")}
         columns["strength"] = [float(strength or 0) for strength in strengths]
         kept = {name: item[name] for name in ("prompt_ids", "answers")}
         decided = bits(len(item["answers"]), zip(better, worse, strict=True))
         made.append({**kept, "better": list(better), "worse": list(worse), "bits": decided, **columns})
     return weighing_one(made)
+
+
+def with_noise(pairs: Sequence[Mapping[str, Any]], noise: NoiseUse, ai_weight: float = 1.0) -> list[dict[str, Any]]:
+    """The pairs with the columns `flip` and `weight` as the loss is to use them: 0 and 1 where noise is ignored.
+
+    Weights are 1 - 2 flip over their mean: what a coin would have said weighs nothing, and the mean is 1, so that the
+    learning rate means the same as without weights. Pairs that AI judges alone prefer (column `ai`, which goes) weigh
+    `ai_weight` times as much. Raises UserError if every pair is a coin's, or has no estimate.
+    """
+    made = noisy([{name: value for name, value in pair.items() if name != "ai"} for pair in pairs], noise)
+    if ai_weight == 1.0:
+        return made
+    weights = [pair["weight"] * (ai_weight if by.get("ai") else 1.0) for pair, by in zip(made, pairs, strict=True)]
+    mean = fmean(weights)
+    if mean <= 0:
+        raise UserError(_("All pairs are AI judges', and ai_weight is 0, so nothing is left to train with."))
+    return [{**pair, "weight": weight / mean} for pair, weight in zip(made, weights, strict=True)]
+
+
+def noisy(pairs: Sequence[Mapping[str, Any]], noise: NoiseUse) -> list[dict[str, Any]]:
+    """`with_noise` for judgements of people and judges alike."""
+    if noise == "ignore":
+        return [{**pair, "flip": 0.0, "weight": 1.0} for pair in pairs]
+    if any("flip" not in pair for pair in pairs):
+        raise UserError(_("This frozen data says nothing of annotators' reliability. Freeze it anew, in a new run."))
+    if noise == "smooth":
+        return [{**pair, "weight": 1.0} for pair in pairs]
+    mean = fmean(1 - 2 * pair["flip"] for pair in pairs)
+    if mean <= 0:
+        raise UserError(_("By the annotators' reliability every pair is a guess, so no weight is left to train with."))
+    return [{**pair, "flip": 0.0, "weight": (1 - 2 * pair["flip"]) / mean} for pair in pairs]
 
 
 def weighing_one(items: Sequence[Item]) -> list[Item]:
@@ -102,7 +134,7 @@ def of_comparisons(values_P: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def order_loss(scores_B: Tensor, batch: Mapping[str, Tensor], offset: float) -> Tensor:
-    """The loss of the order of each comparison in a batch (`losses.expected_loss`), times its weight. Returns (C,).
+    """The loss of the order of each comparison in a batch (`expected_loss`), times its weight. Returns (C,).
 
     `offset` is by how much more the better answer is to score where it is much better. A comparison's chance of error
     and weight are the means of its pairs'.
@@ -118,3 +150,20 @@ def order_loss(scores_B: Tensor, batch: Mapping[str, Tensor], offset: float) -> 
     bits_C = of_comparisons(batch["share"], batch)
     flip_C, weight_C = (of_comparisons(batch["share"] * batch[name], batch) / bits_C for name in ("flip", "weight"))
     return weight_C * expected_loss(scores_B[places_CK], Rankings(above_CKK, offset_CKK, size_C), flip_C)
+
+
+def expected_loss(scores_CK: Tensor, rankings: Rankings, flip_C: Tensor) -> Tensor:
+    """`plackett_luce` of comparisons whose order is, with chance `flip`, the opposite one. Returns (C,).
+
+    Of two answers' implicit rewards it is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences &
+    relationship to IPO", equation 3, with an epsilon for each comparison), without a chance of error DPO itself
+    (Rafailov et al. 2023, equation 7). It pulls the margin to log((1 - flip) / flip) and no further, and from zero by
+    1/2 - flip: unsure ones pull less. The unbiased estimator of Chowdhury et al. 2024 ("Provably Robust DPO") divides
+    by 1 - 2 flip: right for one error rate of many pairs, but here those that are nearly a coin's would pull the
+    hardest, and without an end. Of two scores it is the loss of Ouyang et al. 2022, equation 1, and the offset the
+    margin of Touvron et al. 2023, equation 2.
+    """
+    loss_C = plackett_luce(scores_CK, rankings)
+    if not flip_C.any():
+        return loss_C
+    return (1 - flip_C) * loss_C + flip_C * plackett_luce(scores_CK, rankings.turned())

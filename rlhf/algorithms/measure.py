@@ -9,10 +9,9 @@ from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec, from_row
 from rlhf.jobs.run import Run, run_algorithm
-
-FIGURES = ("seconds_per_step", "steps", "peak_rss_mb", "trainable", "trainable_percent")
 
 
 def run(run: Run, spec: MeasureSpec) -> dict[str, Any]:
@@ -31,4 +30,4 @@ def run(run: Run, spec: MeasureSpec) -> dict[str, Any]:
     finally:
         if run.rank == 0:
             shutil.rmtree(checkpoints_of(run), ignore_errors=True)
-    return {"measured": training.kind, **{name: result[name] for name in FIGURES}}
+    return {"measured": training.kind, **FinishedTraining.of(result).cost().to_json()}

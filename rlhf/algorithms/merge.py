@@ -47,7 +47,7 @@ def run(run: Run, spec: MergeSpec) -> dict[str, Any]:
         load_tokenizer(base.path).save_pretrained(directory)
         return {"merged": adapter.revision, "adapter_sha256": adapter.sha256, "ground": on, "rounding": rounding}
 
-    policy, result = store_made(run, TrainedModel(base.name, adapter.id, "full", "bf16"), save, {})
+    policy, result = store_made(run, TrainedModel(base.name, adapter.id, "full", "bf16"), save)
     return {"revision": policy.revision, **result, "seconds": run.seconds()}
 
 

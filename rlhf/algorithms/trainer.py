@@ -40,7 +40,8 @@ from rlhf.algorithms.model_card import TrainedModel, describe_directory, subject
 from rlhf.data.held_out_sets import sample_prompts
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
-from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.descriptions import Item, LeftOut
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run
 from rlhf.models import registry
@@ -97,6 +98,19 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
         adapter=adapter,
         tried=tried,
     )
+
+
+@dataclass(frozen=True)
+class TokenisedData:
+    """What a run learns from: the rows of its snapshot as token ids."""
+
+    items: Sequence[Item]
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """What gives no tokens, by reason."""
+    held_out: Sequence[Item] = ()
+    """Those that it is scored on when it is stored."""
+    asked: Sequence[Prompt] | None = None
+    """The prompts of its sample answers; None for the project's."""
 
 
 # ------------------------------------------------------------------------------------------------- what memory holds
@@ -180,16 +194,16 @@ class RunCost:
     trainable: int = 0
     total: int = 0
 
-    def result(self) -> dict[str, Any]:
-        """The entries of a job's result. The first step warms up, so it counts only if there is no other."""
+    def result(self) -> FinishedTraining:
+        """What the job's result says of it. The first step warms up, so it counts only if there is no other."""
         steps = self.step_seconds[1:] or self.step_seconds
-        return {
-            "seconds_per_step": round(statistics.median(steps), 4) if steps else None,
-            "steps": len(self.step_seconds),
-            "peak_rss_mb": peak_memory_mb(),
-            "trainable": self.trainable,
-            "trainable_percent": round(100 * self.trainable / max(self.total, 1), 4),
-        }
+        return FinishedTraining(
+            seconds_per_step=round(statistics.median(steps), 4) if steps else None,
+            steps=len(self.step_seconds),
+            peak_memory_mb=peak_memory_mb(),
+            trainable=self.trainable,
+            trainable_percent=round(100 * self.trainable / max(self.total, 1), 4),
+        )
 
 
 def count_parameters(model: Any) -> int:
@@ -218,17 +232,6 @@ def peak_memory_mb() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
-@dataclass(frozen=True)
-class TrainingResult:
-    """What a training gives: the entries of the job's result."""
-
-    result: dict[str, Any]
-
-    def told(self, spec: TrainingSpec, trained_on: int, left_out: LeftOut) -> dict[str, Any]:
-        """The whole result, with how many rows were trained on; `rlhf.jobs.finished_training` reads it."""
-        return {"snapshot": spec.snapshot, "trained_on": trained_on, "left_out": left_out, **self.result}
-
-
 def begin(run: Run, spec: TrainingSpec) -> None:
     """Say that the run begins, and clear away what no run goes on from. Raises UserError where this one can't go on."""
     if run.rank == 0:
@@ -241,22 +244,22 @@ def begin(run: Run, spec: TrainingSpec) -> None:
     torch.manual_seed(spec.seed)
 
 
-def stored_before(run: Run) -> TrainingResult | None:
+def stored_before(run: Run) -> FinishedTraining | None:
     """What an earlier worker of this job has stored that was killed before it could say so; None if none has."""
     known = registry.of_job(run.db, run.job_id)
     if known is None:
         return None
     shutil.rmtree(checkpoints_of(run), ignore_errors=True)
-    return TrainingResult({"revision": known.revision, **stored_result(run, known), **last_metrics(run)})
+    return ended(run, known, stored_result(run, known))
 
 
 def conclude(
     run: Run,
     spec: TrainingSpec,
     start: Start,
-    save: Callable[[Path], dict[str, Any]],
+    save: Callable[[Path], FinishedTraining],
     figures: RunCost,
-) -> TrainingResult:
+) -> FinishedTraining:
     """Store what was trained and register it, unless it was only measured or this is one of a job's further processes.
 
     Raises Stopped when the job was stopped: its checkpoints are still there.
@@ -264,12 +267,18 @@ def conclude(
     run.beat()  # a worker that slept while its job was given to another must not touch that one's files
     run.raise_if_stopped()
     if run.measured_steps:
-        return TrainingResult(figures.result())
+        return figures.result()
     if run.rank:
-        return TrainingResult({})
-    policy, extra = store_policy(run, spec, start, save, figures.result())
+        return FinishedTraining()
+    policy, stored = store_policy(run, spec, start, save, figures.result())
     shutil.rmtree(checkpoints_of(run), ignore_errors=True)
-    return TrainingResult({"revision": policy.revision, **extra, **last_metrics(run)})
+    return ended(run, policy, stored)
+
+
+def ended(run: Run, policy: Policy, stored: Mapping[str, Any]) -> FinishedTraining:
+    """What is stored beside a policy's weights, with the run's last metrics and its time."""
+    done = FinishedTraining.of(stored)
+    return replace(done, revision=policy.revision, final=last_metrics(run), seconds=run.seconds())
 
 
 RESULT = "prefloop.json"
@@ -279,8 +288,8 @@ def store_policy(
     run: Run,
     spec: TrainingSpec,
     start: Start,
-    save: Callable[[Path], dict[str, Any]],
-    figures: Mapping[str, Any],
+    save: Callable[[Path], FinishedTraining],
+    cost: FinishedTraining,
 ) -> tuple[Policy, dict[str, Any]]:
     """Write what was trained, whole or not at all, and register it; returns the entries of the job's result too."""
     made = TrainedModel(
@@ -291,21 +300,24 @@ def store_policy(
         kind=spec.makes,
     )
     ground_id = None if spec.method == "full" else start.ground_id
-    return store_made(run, replace(made, ground_id=ground_id), save, figures)
+
+    def write(directory: Path) -> dict[str, Any]:
+        return {**cost.to_json(), **save(directory).to_json()}
+
+    return store_made(run, replace(made, ground_id=ground_id), write)
 
 
-def store_made(
-    run: Run, made: TrainedModel, save: Callable[[Path], dict[str, Any]], figures: Mapping[str, Any]
-) -> tuple[Policy, dict[str, Any]]:
+def store_made(run: Run, made: TrainedModel, save: Callable[[Path], dict[str, Any]]) -> tuple[Policy, dict[str, Any]]:
     """Write a policy's files, whole or not at all, and register it; returns the entries of the job's result too."""
     revision = registry.free_name(run.db, run.kind, run.job_id)
     relative = f"adapters/{revision}"
     (run.data_dir / "adapters").mkdir(exist_ok=True)
     about = subject_of(run.db, run.job_id, revision, made)
     with new_directory(run.data_dir / relative) as directory:
-        result = {**figures, **save(directory)}
-        describe_directory(directory, about, {**last_metrics(run), **result})
-        result["checkpoint_bytes"] = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+        result = save(directory)
+        describe_directory(directory, about, {**FinishedTraining(final=last_metrics(run)).to_json(), **result})
+        size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+        result |= FinishedTraining(checkpoint_bytes=size).to_json()
         (directory / RESULT).write_text(json.dumps(result), "utf-8")
         sha256 = directory_sha256(directory)  # which takes a while: a kill until here leaves nothing that looks whole
     policy = registry.add(
@@ -326,10 +338,10 @@ def stored_result(run: Run, policy: Policy) -> dict[str, Any]:
     return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
 
-def last_metrics(run: Run) -> dict[str, Any]:
-    """The metrics of the last step, as the entry 'final' of a job's result, and the time that the run took."""
+def last_metrics(run: Run) -> dict[str, float | None]:
+    """The metrics of the last step."""
     last: dict[str, Any] = next(reversed(job_store.metrics(run.db, run.job_id)), {})
-    return {"final": {name: value for name, value in last.items() if name != "step"}, "seconds": run.seconds()}
+    return {name: value for name, value in last.items() if name != "step"}
 
 
 # ----------------------------------------------------------------------------------------------------- the way of a run

@@ -1,7 +1,7 @@
 """What supervised, reward and preference training share: TRL's trainers with an algorithm's own loss, on a run's way.
 
 TRL brings batching, data order and optimiser, through what it and transformers promise; the little that they
-don't is in `rlhf.algorithms.trl_private`. Departures from it, in all three:
+don't is in `rlhf.algorithms.private_members`. Departures from it, in all three:
 
 - An algorithm says how many items a batch has and what their loss is; that is divided by the items of a whole optimiser
   step, in all its passes and processes.
@@ -12,6 +12,8 @@ don't is in `rlhf.algorithms.trl_private`. Departures from it, in all three:
   rates are below bfloat16's resolution and would be lost. There is no dropout.
 - A continued adapter is a fresh one that gets its parent's weights. Plain LoRA is computed by
   `rlhf.algorithms.low_rank`.
+- PiSSA (Meng et al. 2024) takes the principal directions out of the base. What is stored is the difference to the
+  start, as a plain adapter of twice the rank for the untouched base (their appendix C).
 - Checkpoints are the run's (`rlhf.algorithms.checkpoints`); transformers is only told at which step to go on.
 """
 
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -27,17 +29,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerState
 
-from annotation.records import Prompt
 from rlhf.algorithms.checkpoints import Checkpoint
 from rlhf.algorithms.comparisons import part_of
 from rlhf.algorithms.low_rank import compute_adapters_at_once
+from rlhf.algorithms.private_members import WithoutPreparation
 from rlhf.algorithms.trainer import (
     RunCost,
     Start,
+    TokenisedData,
     TrainingProgress,
     average_gradients,
     diverged_sentence,
@@ -47,7 +51,7 @@ from rlhf.algorithms.trainer import (
     refuse_missing_optimiser,
     share_of_peak,
 )
-from rlhf.algorithms.trl_private import WithoutPreparation
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.run import Run
@@ -71,13 +75,13 @@ class JobTrainer(WithoutPreparation):
     # The loss is divided by the items of the whole optimiser step.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, spec: Any, **arguments: Any) -> None:
-        self.spec = spec
+    def __init__(self, spec: Any, data: TokenisedData, run: Run | None, **arguments: Any) -> None:
+        self.spec, self.data, self.run = spec, data, run
         self.noted: dict[str, tuple[Any, Tensor]] = {}
         self.pass_tokens, self.recompute = math.inf, False
         with warnings.catch_warnings():  # names whose new ones TRL and PEFT do not know yet
             warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
-            super().__init__(**arguments)
+            super().__init__(train_dataset=Dataset.from_list(list(data.items)), **arguments)  # type: ignore[call-arg]
         compute_adapters_at_once(self.model)
 
     def start_from(self, start: Start) -> None:
@@ -86,6 +90,13 @@ class JobTrainer(WithoutPreparation):
         self.pass_tokens, self.recompute = passes_here(start.ground, self.spec)
         if start.adapter is not None:
             load_adapter(self.model, start.adapter)
+        if self.spec.lora_init == "pissa" and self.accelerator.is_main_process:
+            self.model.save_pretrained(self.pissa_start)
+
+    @property
+    def pissa_start(self) -> Path:
+        """Where a PiSSA run keeps the adapter that it began with, among its checkpoints."""
+        return Path(self.args.output_dir) / "pissa-start"
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The learning rate by the step. That of transformers is 0 in the first, whose items would teach nothing."""
@@ -148,7 +159,7 @@ class JobTrainer(WithoutPreparation):
     def note(self, name: str, total: Tensor, items: Tensor) -> None:
         """Add a batch's part of a mean over the items of an optimiser step to the coming log."""
         before, _ = self.noted.get(name, (0.0, items))
-        self.noted[name] = (before + total.detach().float(), items)
+        self.noted[name] = (before + total.detach().to(torch.promote_types(total.dtype, torch.float32)), items)
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """What TRL says of a step, and what was noted in it."""
@@ -182,15 +193,26 @@ class JobTrainer(WithoutPreparation):
         """The model."""
         return self.model
 
-    def save(self, directory: Path) -> dict[str, Any]:
-        """Write an adapter, or a whole model that can be loaded like the base. The job's result says no more of it."""
+    def save(self, directory: Path) -> FinishedTraining:
+        """Write an adapter for the untouched base, or a whole model that can be loaded like it.
+
+        Returns what else the job's result says of it.
+        """
         if self.spec.method != "full":
-            self.model.save_pretrained(directory, selected_adapters=["default"], safe_serialization=True)
-            return {}
+            # W + dW = W_res + B A and W = W_res + B_0 A_0, so dW = B A - B_0 A_0. A resumed run has taken the same
+            # B_0 A_0 out.
+            began = str(self.pissa_start) if self.spec.lora_init == "pissa" else None
+            self.model.save_pretrained(
+                directory,
+                selected_adapters=["default"],
+                safe_serialization=True,
+                path_initial_model_for_weight_conversion=began,
+            )
+            return FinishedTraining()
         # What it computes in is what it is: the float32 copies served only to take small steps.
         self.model.to(dtype_of(self.spec.precision)).save_pretrained(directory, safe_serialization=True)
         self.tokenizer.save_pretrained(directory)
-        return {}
+        return FinishedTraining()
 
 
 def arguments(spec: TrainingSpec, checkpoints: Path, run: Run | None = None) -> dict[str, Any]:
@@ -219,12 +241,9 @@ def arguments(spec: TrainingSpec, checkpoints: Path, run: Run | None = None) -> 
 
 
 # ----------------------------------------------------------------------------------------------------- the way of a run
-def learn(run: Run, spec: TrainingSpec, trainer: Any, asked: Sequence[Prompt] | None = None) -> RunCost:
-    """Train from the last checkpoint or from the beginning; returns what it cost.
-
-    `asked` are the prompts of the sample answers, if not the project's.
-    """
-    progress = TrainingProgress(run, spec, trainer, asked)
+def learn(run: Run, spec: TrainingSpec, trainer: Any) -> RunCost:
+    """Train from the last checkpoint or from the beginning; returns what it cost."""
+    progress = TrainingProgress(run, spec, trainer, trainer.data.asked)
     trainer.add_callback(ProgressCallback(progress, trainer))
     if progress.over():
         return progress.figures

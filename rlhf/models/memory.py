@@ -637,7 +637,7 @@ class StepTime:
     seconds_per_step: float
     measured: str
     job_id: int
-    peak_rss_mb: float | None
+    peak_memory_mb: float | None
 
 
 def step_time_of(spec: TrainingSpec, finished: Sequence[Job], items: int = 0) -> StepTime | None:
@@ -652,7 +652,7 @@ def step_time_of(spec: TrainingSpec, finished: Sequence[Job], items: int = 0) ->
         done = FinishedTraining.of(job.result)
         if job.status == "finished" and done.seconds_per_step:
             passes = spec.over(items).accumulated() / (done.accumulation or spec.accumulated()) if items else 1.0
-            return StepTime(done.seconds_per_step * passes, job.finished or job.created, job.id, done.peak_rss_mb)
+            return StepTime(done.seconds_per_step * passes, job.finished or job.created, job.id, done.peak_memory_mb)
     return None
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from annotation.exports.frozen_rows import AnyRow, DemonstrationRow, PreferenceRow, PromptRow, read_rows
@@ -12,7 +11,6 @@ from annotation.metrics.rankings import MOST_ANSWERS, decided
 from annotation.records import TokenIds, UserError
 from annotation.translation import _
 from rlhf.jobs.descriptions import LeftOut
-from rlhf.jobs.job_spec import NoiseUse
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.template_process import TemplateRefused, conversation
 
@@ -109,37 +107,6 @@ def tokenise_pairs(
         ids = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
         pairs.append({**ids, "comparison": row.comparison, **noise})
     return pairs, left_out
-
-
-def with_noise(pairs: Sequence[Mapping[str, Any]], noise: NoiseUse, ai_weight: float = 1.0) -> list[dict[str, Any]]:
-    """The pairs with the columns `flip` and `weight` as the loss is to use them: 0 and 1 where noise is ignored.
-
-    Weights are 1 - 2 flip over their mean: what a coin would have said weighs nothing, and the mean is 1, so that the
-    learning rate means the same as without weights. Pairs that AI judges alone prefer (column `ai`, which goes) weigh
-    `ai_weight` times as much. Raises UserError if every pair is a coin's, or has no estimate.
-    """
-    made = noisy([{name: value for name, value in pair.items() if name != "ai"} for pair in pairs], noise)
-    if ai_weight == 1.0:
-        return made
-    weights = [pair["weight"] * (ai_weight if by.get("ai") else 1.0) for pair, by in zip(made, pairs, strict=True)]
-    mean = fmean(weights)
-    if mean <= 0:
-        raise UserError(_("All pairs are AI judges', and ai_weight is 0, so nothing is left to train with."))
-    return [{**pair, "weight": weight / mean} for pair, weight in zip(made, weights, strict=True)]
-
-
-def noisy(pairs: Sequence[Mapping[str, Any]], noise: NoiseUse) -> list[dict[str, Any]]:
-    """`with_noise` for judgements of people and judges alike."""
-    if noise == "ignore":
-        return [{**pair, "flip": 0.0, "weight": 1.0} for pair in pairs]
-    if any("flip" not in pair for pair in pairs):
-        raise UserError(_("This frozen data says nothing of annotators' reliability. Freeze it anew, in a new run."))
-    if noise == "smooth":
-        return [{**pair, "weight": 1.0} for pair in pairs]
-    mean = fmean(1 - 2 * pair["flip"] for pair in pairs)
-    if mean <= 0:
-        raise UserError(_("By the annotators' reliability every pair is a guess, so no weight is left to train with."))
-    return [{**pair, "flip": 0.0, "weight": (1 - 2 * pair["flip"]) / mean} for pair in pairs]
 
 
 def tokenise_comparisons(

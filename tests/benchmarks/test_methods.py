@@ -282,7 +282,7 @@ def test_each_start_adds_its_part_and_all_promised_keys_are_there(figures: dict[
     assert figures["methods"]["full"]["learning_rate"] == rates.RATES["full"][0]
     assert set(figures["methods"]) == {"full", "lora", "qlora", "prompt"}
     for found in figures["methods"].values():
-        promised = ("trainable", "trainable_percent", "peak_rss_mb", "seconds_per_step", "checkpoint_bytes")
+        promised = ("trainable", "trainable_percent", "peak_memory_mb", "seconds_per_step", "checkpoint_bytes")
         assert all(found[name] > 0 for name in promised)
         assert 0 <= found["accuracy_before"] <= 1
         assert 0 <= found["low"] <= found["accuracy"] <= found["high"] <= 1

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any, Final
 
@@ -42,15 +42,15 @@ TOGETHER: Final = 32
 class Drift:
     """Where a policy has come to from where its training began."""
 
-    kl: float = 0.0
+    kl: float
     """Nats a token from the beginning."""
-    surprise: float = 1.0
+    surprise: float
     """How much what it says surprises the beginning, over how much the beginning's own words do: cross-entropy over
     entropy."""
 
 
 class DriftMeter(TrainerCallback):
-    """Measures from the moment it is made: before the first step, with the weights that training starts from.
+    """Notes how far a policy has moved since this was made: before the first step, with the weights it starts from.
 
     Of the beginning all words' log-probabilities are kept in 16 bits, at as many positions as are counted in the
     estimate of memory.
@@ -59,18 +59,19 @@ class DriftMeter(TrainerCallback):
     def __init__(self, trainer: Any, items: Sequence[Any], most: float, log: Callable[[str], None]) -> None:
         self.trainer, self.most, self.log = trainer, most, log
         self.batch = answers_of(items, trainer.spec.seed, trainer.processing_class.pad_token_id)
-        self.moved = Drift()
         self.beginning = [part_NV.to(torch.float16) for part_NV in self.logps()]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Each comparison has its say, also where fewer would be enough; but for small steps, that somebody asked for.
         if state.epoch < 1 and state.global_step < STEPS_A_PASS and math.isfinite(self.most):
             return
-        self.moved, step, steps = self.measure(), state.global_step, state.max_steps
-        if far_enough(self.moved.kl, self.moved.surprise, self.most) and step < steps:
+        moved, step, steps = self.measure(), state.global_step, state.max_steps
+        for name, value in asdict(moved).items():
+            self.trainer.note(name, torch.tensor(value, dtype=torch.float64), torch.ones(()))
+        if far_enough(moved.kl, moved.surprise, self.most) and step < steps:
             self.log(
-                f"ends after step {step} of {steps}: {self.moved.kl:.2f} nats a token from where it began "
-                f"(stop_kl {self.most:g}), where its words surprise {self.moved.surprise:.2f} times as much as those "
+                f"ends after step {step} of {steps}: {moved.kl:.2f} nats a token from where it began "
+                f"(stop_kl {self.most:g}), where its words surprise {moved.surprise:.2f} times as much as those "
                 "it began with"
             )
             control.should_training_stop = True

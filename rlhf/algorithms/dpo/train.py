@@ -3,9 +3,9 @@
 Rafailov et al. 2023, "Direct Preference Optimization", equation 7; Dettmers et al. 2023, "QLoRA", sections 3 and 4.
 Departures, besides those of all our TRL trainers (`rlhf.algorithms.trl_trainer`):
 
-- The losses are ours (`rlhf.algorithms.losses`, tested against TRL's). An item is a comparison: its prompt and each of
-  its answers are computed once, whatever the number of its pairs, batches carry no padding, and only answer positions
-  meet the vocabulary; on a CPU that more than halves the time of a step. Metric names are TRL's.
+- The losses are ours (`rlhf.algorithms.dpo.losses`, tested against TRL's). An item is a comparison: its prompt and each
+  of its answers are computed once, whatever the number of its pairs, batches carry no padding, and only answer
+  positions meet the vocabulary; on a CPU that more than halves the time of a step. Metric names are TRL's.
 - A ranking is learnt as one, ties as what they leave open (Plackett 1975; Tang et al. 2025, "Beyond Pairwise", for the
   policy's own loss): of two answers that is equation 7. Comparisons weigh by what they decide, in bits
   (`rlhf.algorithms.comparisons`). Stronger preferences can ask for more (Amini et al. 2024).
@@ -26,15 +26,13 @@ Departures, besides those of all our TRL trainers (`rlhf.algorithms.trl_trainer`
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 
@@ -43,14 +41,12 @@ from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.comparisons import collate, order_loss, with_targets
 from rlhf.algorithms.dpo.drift import DriftMeter
-from rlhf.algorithms.dpo.named_losses import implicit_rewards, pairwise_loss
+from rlhf.algorithms.dpo.losses import AnswerLogps, PairLogps, expected_better, implicit_rewards, pairwise_loss
 from rlhf.algorithms.dpo.reference import answer_logps, reference_of, with_reference
 from rlhf.algorithms.dpo.spec import DPOSpec, PairwiseLoss
-from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_better
-from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
+from rlhf.algorithms.trainer import Start, TokenisedData, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import left_out_sentence, shortage
-from rlhf.jobs.descriptions import Item, LeftOut
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
@@ -61,27 +57,37 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     """Train a policy from frozen preferences and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
-    items, spec, left_out = read_data(run, spec, tokenizer)
-    pairs = sum(len(item["better"]) for item in items)
-    filled: dict[str, Any] = {"accumulation": spec.accumulation, "planned_steps": spec.steps_over(len(items))}
-    filled |= {"flip_rate": spec.flip_rate} if spec.loss == "robust" else {}
+    data = read_data(run, spec, tokenizer)
+    spec = settled(run, spec, data)
+    pairs = sum(len(item["better"]) for item in data.items)
     run.log(
-        f"{pairs} pairs in {len(items)} comparisons; parent {start.parent.revision}; {spec.method}; reference "
+        f"{pairs} pairs in {len(data.items)} comparisons; parent {start.parent.revision}; {spec.method}; reference "
         f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}. "
-        f"{left_out_sentence(left_out)}".rstrip()
+        f"{left_out_sentence(data.left_out)}".rstrip()
     )
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)
-        trainer = build_trainer(spec, start, tokenizer, items, checkpoints_of(run), run)
+        trainer = build_trainer(spec, start, tokenizer, data, checkpoints_of(run), run)
         figures = learn(run, spec, trainer)
         trained = conclude(run, spec, start, trainer.save, figures)
-    return {**trained.told(spec, pairs, left_out), **filled}
+    expected = spec.flip_rate if spec.loss == "robust" else None
+    planned = spec.steps_over(len(data.items))
+    trained = replace(trained, accumulation=spec.accumulation, planned_steps=planned, flip_rate=expected)
+    return trained.told(spec.snapshot, pairs, data.left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
-def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> tuple[list[Item], DPOSpec, LeftOut]:
-    """Comparisons to train on, the spec with the wrong labels to expect, and what is left out. Raises UserError."""
+@dataclass(frozen=True)
+class PreferenceData(TokenisedData):
+    """Comparisons, and how often their pairs are the wrong way round."""
+
+    flip_rate: float = 0.0
+    """The mean chance by their annotators' reliability; 0 where it is not known."""
+
+
+def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> PreferenceData:
+    """Comparisons to train on. Raises UserError without a pair."""
     rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
     items, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
     if spec.loss in get_args(PairwiseLoss):  # defined for two answers, of which each has tokens
@@ -89,31 +95,32 @@ def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> tuple[list[Item], DPOS
         items = [item for item in items if all(item["answers"])]
     if not any(all(item["answers"]) for item in items):
         raise UserError(shortage("pairs", 0, 1, left_out))
-    sized = spec if run.measured_steps else spec.over(len(items))  # what is measured is scaled by who foretells
-    expecting = replace(sized, flip_rate=spec.flip_rate or suggested_flip_rate(items))
-    return with_targets(items, spec.annotator_noise, spec.ai_weight), expecting, left_out
+    flips = [flip for item in items for *_, flip, _ in item["pairs"] if flip is not None]
+    items = with_targets(items, spec.annotator_noise, spec.ai_weight)
+    return PreferenceData(items, left_out, flip_rate=min(fmean(flips), 0.49) if flips else 0.0)
 
 
-def suggested_flip_rate(items: Sequence[Item]) -> float:
-    """The mean chance that a pair is the wrong way round, by its annotators' reliability; 0 where it is not known."""
-    known = [flip for item in items for *_, flip, _ in item["pairs"] if flip is not None]
-    return min(fmean(known), 0.49) if known else 0.0
+def settled(run: Run, spec: DPOSpec, data: PreferenceData) -> DPOSpec:
+    """The spec with what it leaves to the data: the passes of a step, and the wrong labels to expect."""
+    sized = spec if run.measured_steps else spec.over(len(data.items))  # what is measured is scaled by who foretells
+    return replace(sized, flip_rate=spec.flip_rate or data.flip_rate)
 
 
 # --------------------------------------------------------------------------------------------------------- the trainer
 def build_trainer(
-    spec: DPOSpec, start: Start, tokenizer: Any, items: Sequence[Item], checkpoints: Path, run: Run | None = None
+    spec: DPOSpec, start: Start, tokenizer: Any, data: TokenisedData, checkpoints: Path, run: Run | None = None
 ) -> PreferenceTrainer:
     """The trainer with its adapter, and the reference's log-probabilities beside each answer."""
     # Measured steps need no more items than they take, and the reference is computed for every one that is given.
     used = run.measured_steps * spec.batch_size * spec.accumulated() if run is not None else 0
     trainer = PreferenceTrainer(
         spec,
+        replace(data, items=data.items[: used or None]),
+        run,
         model=load_for_training(start.ground, spec, tried=start.tried),
         # TRL is to hold no second model as its reference.
         args=DPOConfig(**arguments(spec, checkpoints, run), precompute_ref_log_probs=True),
         data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
-        train_dataset=Dataset.from_list(list(items[: used or None])),
         processing_class=tokenizer,
         peft_config=adapter_config(spec, start.base.path),
     )
@@ -122,16 +129,13 @@ def build_trainer(
     trainer.train_dataset = with_reference(trainer, parents, reference_of(trainer, start, parents, run), run)
     trainer.start_from(start)
     if run is not None and spec.stop_kl:  # while measuring, for the time that it takes
-        trainer.drift = DriftMeter(trainer, items, math.inf if run.measured_steps else spec.stop_kl, run.log)
-        trainer.add_callback(trainer.drift)
+        most = math.inf if run.measured_steps else spec.stop_kl
+        trainer.add_callback(DriftMeter(trainer, data.items, most, run.log))
     return trainer
 
 
 class PreferenceTrainer(JobTrainer, DPOTrainer):
-    """TRL's trainer with the losses of `rlhf.algorithms.losses`."""
-
-    drift: DriftMeter | None = None
-    """What measures how far the policy has moved; None where nothing depends on it."""
+    """TRL's trainer with the losses of `rlhf.algorithms.dpo.losses`."""
 
     def items_in(self, batch: Any) -> Tensor:
         """Bits that are decided, one for a pair, and tokens of the best answers, (2,)."""
@@ -147,7 +151,7 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
         pairs = answers.pairs(batch["better"], batch["worse"])
         if spec.loss in get_args(PairwiseLoss):
             loss_C = weight_P * pairwise_loss(spec.loss, pairs, spec.beta, spec.flip_rate)
-        else:  # `losses.expected_loss` of each comparison's rewards: of two answers equation 7
+        else:  # the loss of each comparison's order, by its rewards: of two answers equation 7
             loss_C = order_loss(rewards_B, batch, spec.offset)
         loss: Tensor = loss_C.sum() / bits
         if spec.sft_weight:
@@ -171,11 +175,6 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
         }
         for name, values_P in noted.items():
             self.note(name, (batch["share"] * values_P).sum(), bits)
-
-    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
-        """What TRL says of a step, and how far the policy has moved by then."""
-        moved = asdict(self.drift.moved) if self.drift is not None and self.drift.moved.kl and "loss" in logs else {}
-        super().log({**logs, **moved}, *arguments, **keywords)
 
 
 def best_of(batch: Any) -> Tensor:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from peft import get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from rlhf.algorithms.low_rank import compute_adapters_at_once
 from rlhf.algorithms.ppo.spec import PPOSpec
+from rlhf.algorithms.private_members import compute_with, forget_precision
 from rlhf.algorithms.trainer import Start, passes_here
 from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
 from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_adapter, load_for_training
@@ -51,7 +50,7 @@ class Roles:
         self, spec: PPOSpec, model: Any, reward_model: RewardModel | None, pad_id: int, passes: tuple[float, bool]
     ) -> None:
         """`passes`: how many tokens are computed together, and whether layers are computed again (`passes_here`)."""
-        AcceleratorState._reset_state()  # an earlier job of this process may have computed in another precision
+        forget_precision()  # that of an earlier job of this process
         bf16 = dtype_of(spec.precision) == torch.bfloat16
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if bf16 else "no")
         self.model, self.pad_id = model, pad_id
@@ -66,14 +65,10 @@ class Roles:
         compute_adapters_at_once(model)
 
     def act_as(self, role: AdapterRole) -> Any:
-        """The model that computes as this role. What is trained stays trainable, whichever adapter is active.
-
-        PEFT's own switch goes through the whole model four times, to say of each parameter whether it is trained.
-        """
-        there = ADAPTERS[role] in self.model.peft_config
+        """The model that computes as this role. What is trained stays trainable, whichever adapter is active."""
+        adapter = ADAPTERS[role] if ADAPTERS[role] in self.model.peft_config else None
         for layer in self.adapted:
-            layer._disable_adapters = not there
-            layer._active_adapter = [ADAPTERS[role]] if there else layer._active_adapter
+            compute_with(layer, adapter)
         return self.model
 
     def parameters_of(self, role: AdapterRole) -> dict[str, nn.Parameter]:
@@ -102,11 +97,6 @@ class Roles:
         """The reward model's scores of answers, (B,)."""
         scores_B: Tensor = self.reward_head(self.states("reward", answers).last_BH.float())[:, 0]
         return scores_B
-
-    def save_policy(self, directory: Path) -> dict[str, Any]:
-        """Write the policy's adapter; nothing further is to be said of it in the job's result."""
-        self.model.save_pretrained(directory, selected_adapters=[ADAPTERS["policy"]], safe_serialization=True)
-        return {}
 
 
 def load_roles(spec: PPOSpec, start: Start, reward_model: RewardModel | None, pad_id: int) -> Roles:

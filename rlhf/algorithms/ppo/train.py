@@ -3,7 +3,7 @@
 Schulman et al. 2017, "Proximal Policy Optimization Algorithms", equation 7; Ziegler et al. 2019, "Fine-Tuning Language
 Models from Human Preferences", section 2.2; Ouyang et al. 2022, equation 2. One base model in memory carries four
 roles (`rlhf.algorithms.ppo.roles`): the policy (an adapter), the reference (no adapter, or the parent's), the reward
-model and the critic (adapters with a scalar head). The losses are those of `rlhf.algorithms.losses`.
+model and the critic (adapters with a scalar head). The losses are those of `rlhf.algorithms.ppo.losses`.
 
 Of the details that Huang et al. 2024 list in "The N Implementation Details of RLHF with PPO", these are kept:
 
@@ -41,7 +41,7 @@ These are not:
 How a reward model is trained, and so the start of its head, is the business of
 `rlhf.algorithms.reward_model.train`. What else stands apart: the four roles of one model (`rlhf.algorithms.ppo.roles`),
 which can be tested one by one and read stored reward models without a loop; the mathematics, tensors in and out
-(`rlhf.algorithms.losses`), tested by hand and against slow versions; drawing answers (`rlhf.models.sampling`), as
+(`rlhf.algorithms.ppo.losses`), tested by hand and against slow versions; drawing answers (`rlhf.models.sampling`), as
 everywhere; and the way of a run, with its checkpoints (`rlhf.algorithms.trainer`).
 """
 
@@ -52,6 +52,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -63,13 +64,14 @@ from annotation.exports.frozen_rows import PromptRow
 from annotation.jobs.attempt import Stopped
 from annotation.records import UserError
 from annotation.translation import _
-from rlhf.algorithms import losses
-from rlhf.algorithms.losses import AdaptiveKL
-from rlhf.algorithms.ppo.roles import TRAINED, AdapterRole, Roles, SampledResponse, load_roles
+from rlhf.algorithms.ppo import losses
+from rlhf.algorithms.ppo.losses import AdaptiveKL
+from rlhf.algorithms.ppo.roles import ADAPTERS, TRAINED, AdapterRole, Roles, SampledResponse, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import (
     RunCost,
     Start,
+    TokenisedData,
     TrainingProgress,
     average_gradients,
     begin,
@@ -82,7 +84,8 @@ from rlhf.algorithms.trainer import (
     stored_before,
 )
 from rlhf.data.snapshots import left_out_sentence, shortage
-from rlhf.jobs.descriptions import Item, LeftOut
+from rlhf.jobs.descriptions import Item
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.run import Run
 from rlhf.models import registry
@@ -90,7 +93,7 @@ from rlhf.models.loading import load_tokenizer
 from rlhf.models.log_probabilities import token_entropy, token_logps
 from rlhf.models.sampling import draw
 from rlhf.models.stored_reward_model import read_reward_model
-from rlhf.models.tokenise import load_snapshot, of_split, tokenise_prompts
+from rlhf.models.tokenise import load_snapshot, of_split
 
 MAX_GRAD_NORM = 1.0
 # The reward of answers, (B,): a reward model's scores, or a test's own idea of a good answer.
@@ -101,23 +104,22 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
     """Train a policy against a reward model and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
-    items, left_out = read_data(run, spec, tokenizer)
-    run.log(f"{len(items)} prompts; reward model {spec.reward_model}. {left_out_sentence(left_out)}".rstrip())
+    data = read_data(run, spec, tokenizer)
+    run.log(f"{len(data.items)} prompts; reward model {spec.reward_model}. {left_out_sentence(data.left_out)}".rstrip())
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)
-        learner = build_learner(spec, start, tokenizer, items, run)
-        figures = learner.learn()
-        trained = conclude(run, spec, start, learner.roles.save_policy, figures)
-    return trained.told(spec, len(items), left_out)
+        trainer = build_trainer(spec, start, tokenizer, data, run)
+        figures = trainer.learn()
+        trained = conclude(run, spec, start, trainer.save, figures)
+    return trained.told(spec.snapshot, len(data.items), data.left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
-def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[Item], LeftOut]:
-    """The prompts to answer, and what is left out. Raises UserError if there is none."""
-    room = spec.max_length - spec.sampling.max_new_tokens
+def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> TokenisedData:
+    """The prompts to answer. Raises UserError if there is none."""
     rows = of_split(load_snapshot(run.data_dir, spec.snapshot, PromptRow), "train")
-    items, left_out = tokenise_prompts(tokenizer, rows, room)
+    items, left_out = spec.tokenise(tokenizer, rows)
     if not items and left_out["template"]:
         raise UserError(shortage("prompts", 0, 1, left_out))
     if not items:
@@ -127,7 +129,7 @@ def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[Item], Left
                 "{max_length}. Add prompts, raise max_length, or lower sampling.max_new_tokens."
             ).format(count=len(rows), max_new_tokens=spec.sampling.max_new_tokens, max_length=spec.max_length)
         )
-    return items, left_out
+    return TokenisedData(items, left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ a round
@@ -201,12 +203,12 @@ def targets(rollouts: Rollouts, spec: PPOSpec, coefficient: float) -> tuple[Tens
     return rewards_BT, losses.whiten(advantages_BT, rollouts.mask_BT), returns_BT
 
 
-# -------------------------------------------------------------------------------------------------------- the learner
-def build_learner(spec: PPOSpec, start: Start, tokenizer: Any, items: Sequence[Item], run: Run) -> Learner:
+# --------------------------------------------------------------------------------------------------------- the trainer
+def build_trainer(spec: PPOSpec, start: Start, tokenizer: Any, data: TokenisedData, run: Run) -> Learner:
     """The loop with its four roles on one model."""
     reward_model = read_reward_model(run, spec.reward_model)
     roles = load_roles(spec, start, reward_model, tokenizer.pad_token_id)
-    return Learner(run, spec, roles, tokenizer, items, roles.score)
+    return Learner(run, spec, roles, tokenizer, data.items, roles.score)
 
 
 @dataclass
@@ -459,6 +461,11 @@ class Learner:
     def policy(self) -> Any:
         """The model as the policy."""
         return self.roles.act_as("policy")
+
+    def save(self, directory: Path) -> FinishedTraining:
+        """Write the policy's adapter. The job's result says no more of it."""
+        self.model.save_pretrained(directory, selected_adapters=[ADAPTERS["policy"]], safe_serialization=True)
+        return FinishedTraining()
 
     def leave_if_stopped(self) -> None:
         """Save a checkpoint and end, in all processes, where one of them was told to stop."""

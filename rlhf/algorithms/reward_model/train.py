@@ -24,15 +24,14 @@ on some processors a pass in eval mode computes with other 4-bit weights (see `l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig, RewardTrainer
@@ -42,12 +41,12 @@ from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.comparisons import collate, order_loss, with_targets
-from rlhf.algorithms.losses import centring
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
-from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
+from rlhf.algorithms.trainer import Start, TokenisedData, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
-from rlhf.jobs.descriptions import Item, LeftOut
+from rlhf.jobs.descriptions import Item
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.hidden_states import completions, inner_model
@@ -63,43 +62,38 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
     """Train a reward model on frozen comparisons and register it. Returns the job's result, with its quality."""
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
-    items, held_out, left_out = read_data(run, spec, tokenizer)
-    pairs = sum(len(item["better"]) for item in items)
+    data = read_data(run, spec, tokenizer)
+    pairs = sum(len(item["better"]) for item in data.items)
     run.log(
-        f"{pairs} pairs in {len(items)} comparisons, {len(held_out)} held out; parent {start.parent.revision}; "
-        f"{spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: {spec.annotator_noise}. "
-        f"{left_out_sentence(left_out)}".rstrip()
+        f"{pairs} pairs in {len(data.items)} comparisons, {len(data.held_out)} held out; parent "
+        f"{start.parent.revision}; {spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: "
+        f"{spec.annotator_noise}. {left_out_sentence(data.left_out)}".rstrip()
     )
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)
-        trainer = build_trainer(spec, start, tokenizer, items, checkpoints_of(run), run)
+        trainer = build_trainer(spec, start, tokenizer, data, checkpoints_of(run), run)
         figures = learn(run, spec, trainer)
-        save_it = partial(save, trainer, items=items, held_out=held_out, run=run)
-        trained = conclude(run, spec, start, save_it, figures)
-    return trained.told(spec, pairs, left_out)
+        trained = conclude(run, spec, start, trainer.save, figures)
+    return trained.told(spec.snapshot, pairs, data.left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
-def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> tuple[list[Item], list[Item], LeftOut]:
-    """Comparisons to train on, held-out ones, and what is left out. Raises UserError for too few pairs."""
+def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> TokenisedData:
+    """Comparisons to train on and held-out ones. Raises UserError for too few pairs."""
     rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
     items, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
     held_out, _ = spec.tokenise(tokenizer, of_split(rows, "held-out"))
     pairs = sum(len(item["pairs"]) for item in items if all(item["answers"]))
     if pairs < MIN_PAIRS:
         raise UserError(shortage("pairs", pairs, MIN_PAIRS, left_out))
-    return with_targets(items, spec.annotator_noise, spec.ai_weight), with_targets(held_out), left_out
+    items = with_targets(items, spec.annotator_noise, spec.ai_weight)
+    return TokenisedData(items, left_out, with_targets(held_out))
 
 
 # --------------------------------------------------------------------------------------------------------- the trainer
 def build_trainer(
-    spec: RewardModelSpec,
-    start: Start,
-    tokenizer: Any,
-    items: Sequence[Item],
-    checkpoints: Path,
-    run: Run | None = None,
+    spec: RewardModelSpec, start: Start, tokenizer: Any, data: TokenisedData, checkpoints: Path, run: Run | None = None
 ) -> ComparisonTrainer:
     """The trainer with its adapter and head, which hold the parent's weights where it is a reward model."""
     # TRL says which token pads, wherever the configuration has that.
@@ -107,10 +101,11 @@ def build_trainer(
     torch.nn.init.zeros_(model.score.weight)
     trainer = ComparisonTrainer(
         spec,
+        data,
+        run,
         model=model,
         args=RewardConfig(**arguments(spec, checkpoints, run)),
         data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
-        train_dataset=Dataset.from_list(list(items)),
         processing_class=tokenizer,
         peft_config=adapter_config(spec, start.base.path, "SEQ_CLS"),
     )
@@ -138,6 +133,28 @@ class ComparisonTrainer(JobTrainer, RewardTrainer):
         loss: Tensor = (loss_C.sum() + self.spec.centre * (share_P * centring(better_P, worse_P)).sum()) / items
         return loss
 
+    def save(self, directory: Path) -> FinishedTraining:
+        """Write the adapter with its head, and how it scores what it was trained on. Returns its quality."""
+        if self.run is not None:
+            self.run.report(self.state.global_step, self.state.max_steps, {}, _("It scores the comparisons."))
+        answered = [item for item in self.data.items if all(item["answers"])]
+        trained_on, checked_on = score(self, answered), score(self, self.data.held_out)
+        scores = [value for one in trained_on for value in one.scores]
+        quality = measure(trained_on, checked_on)
+        pairs = sum(len(one.pairs) for one in trained_on)
+        scale = ScoreScale(mean=fmean(scores), std=pstdev(scores), pairs=pairs, temperature=quality.temperature)
+        told = super().save(directory)
+        (directory / SCALE_FILE).write_text(json.dumps(asdict(scale)), "utf-8")
+        return replace(told, quality=quality.to_json())
+
+
+def centring(better_P: Tensor, worse_P: Tensor) -> Tensor:
+    """(r_w + r_l)^2, which keeps scores about zero (Eisenstein et al. 2023). Returns (P,).
+
+    Bradley-Terry fixes only differences. It ties each pair's mean, not each score, to zero.
+    """
+    return (better_P + worse_P) ** 2
+
 
 def scores_of(model: Any, batch: Any) -> Tensor:
     """The score of each answer in a batch, (B,), float32; 0 of none at all, which is better than what is all bad."""
@@ -154,33 +171,16 @@ def scalar_head(model: Any) -> Tensor:
     return head_H
 
 
-# ------------------------------------------------------------------------------------------------------ what is stored
 @torch.no_grad()
-def score(trainer: ComparisonTrainer, items: Iterable[Item], run: Run | None = None) -> list[ScoredComparison]:
+def score(trainer: ComparisonTrainer, items: Iterable[Item]) -> list[ScoredComparison]:
     """Comparisons with the scores of their answers. Raises Stopped when the job is told to stop."""
     found = []
     for item in items:
-        if run is not None:
-            run.raise_if_stopped()
+        if trainer.run is not None:
+            trainer.run.raise_if_stopped()
         inputs = {name: part.to(trainer.accelerator.device) for name, part in trainer.data_collator([item]).items()}
         with trainer.accelerator.autocast():
             scores = scores_of(trainer.model, inputs).tolist()
         lengths = tuple(len(ids) for ids in item["answers"])
         found.append(ScoredComparison(tuple(scores), lengths, tuple(zip(item["better"], item["worse"], strict=True))))
     return found
-
-
-def save(
-    trainer: ComparisonTrainer, directory: Path, items: Sequence[Item], held_out: Sequence[Item], run: Run
-) -> dict[str, Any]:
-    """Write the adapter with its head, and how it scores what it was trained on. Returns its quality."""
-    run.report(trainer.state.global_step, trainer.state.max_steps, {}, _("It scores the comparisons."))
-    answered = [item for item in items if all(item["answers"])]
-    trained_on, checked_on = score(trainer, answered, run), score(trainer, held_out, run)
-    trainer.save(directory)
-    scores = [value for one in trained_on for value in one.scores]
-    quality = measure(trained_on, checked_on)
-    pairs = sum(len(one.pairs) for one in trained_on)
-    scale = ScoreScale(mean=fmean(scores), std=pstdev(scores), pairs=pairs, temperature=quality.temperature)
-    (directory / SCALE_FILE).write_text(json.dumps(asdict(scale)), "utf-8")
-    return {"quality": quality.to_json()}

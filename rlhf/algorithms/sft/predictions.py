@@ -45,7 +45,7 @@ def predict(hidden_NH: Tensor, head: Head, labels_N: Tensor) -> tuple[Tensor, Te
 
 # ------------------------------------------------------------------------------------------------------------ held out
 @torch.no_grad()
-def score(trainer: JobTrainer, items: Sequence[Item], run: Run | None = None) -> dict[str, Any]:
+def score(trainer: JobTrainer, items: Sequence[Item]) -> dict[str, Any]:
     """Loss (nats a token), perplexity and token accuracy on demonstrations, over all their answers' tokens together.
 
     All None without any. Raises Stopped when the job is told to stop.
@@ -55,8 +55,8 @@ def score(trainer: JobTrainer, items: Sequence[Item], run: Run | None = None) ->
     nll = right = tokens = 0.0
     size = trainer.args.per_device_train_batch_size
     for first in range(0, len(items), size):
-        if run is not None:
-            run.raise_if_stopped()
+        if trainer.run is not None:
+            trainer.run.raise_if_stopped()
         batch = trainer.data_collator(items[first : first + size])
         inputs = {name: part.to(trainer.accelerator.device) for name, part in batch.items()}
         with trainer.accelerator.autocast():
@@ -66,13 +66,12 @@ def score(trainer: JobTrainer, items: Sequence[Item], run: Run | None = None) ->
     return {"loss": loss, "perplexity": math.exp(loss), "token_accuracy": right / tokens, "n": len(items)}
 
 
-def score_before(
-    trainer: JobTrainer, held_out: Sequence[Item], items: Sequence[Item], run: Run
-) -> dict[str, Any] | None:
-    """The held-out demonstrations' `score` before training, where that costs little beside it; None where not."""
-    cheap = FORWARD_SHARE * len(held_out) <= BEFORE_SHARE * len(items) * trainer.spec.epochs
+def score_before(trainer: JobTrainer, run: Run) -> dict[str, Any]:
+    """The held-out demonstrations' `score` before training, where that costs little beside it; empty where not."""
+    data = trainer.data
+    cheap = FORWARD_SHARE * len(data.held_out) <= BEFORE_SHARE * len(data.items) * trainer.spec.epochs
     # Several processes would have to wait for it, longer than they may.
     if run.measured_steps or not cheap or trainer.accelerator.num_processes > 1:
-        return None
+        return {}
     run.report(0, 0, {}, _("It scores the held-out demonstrations."))
-    return score(trainer, held_out, run)
+    return score(trainer, data.held_out)

@@ -217,7 +217,7 @@ COSTS: Mapping[str, tuple[Callable[[FinishedTraining], float | None], Callable[[
     N_("Trainable parameters"): (lambda done: done.trainable, lambda count: numeral(count)),
     N_("Trainable, % of all"): (lambda done: done.trainable_percent, lambda percent: f"{numeral(percent, '.3g')}%"),
     N_("Seconds a step"): (lambda done: done.seconds_per_step, lambda seconds: numeral(seconds, ".2f")),
-    N_("Peak memory"): (lambda done: done.peak_rss_mb, lambda megabytes: size(1e6 * megabytes)),
+    N_("Peak memory"): (lambda done: done.peak_memory_mb, lambda megabytes: size(1e6 * megabytes)),
     N_("Size on disk"): (lambda done: done.checkpoint_bytes, size),
     N_("Seconds in all"): (lambda done: done.seconds, lambda seconds: numeral(seconds, ".0f")),
 }

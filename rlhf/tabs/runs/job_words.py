@@ -144,8 +144,8 @@ def result_facts(done: FinishedTraining) -> Facts:
         found.append((_("Trainable parameters"), count))
     if done.seconds_per_step is not None:
         found.append((_("Time for a step"), f"{numeral(done.seconds_per_step, '.2f')} s"))
-    if done.peak_rss_mb is not None:
-        found.append((_("Peak memory"), size(1e6 * done.peak_rss_mb)))
+    if done.peak_memory_mb is not None:
+        found.append((_("Peak memory"), size(1e6 * done.peak_memory_mb)))
     if done.checkpoint_bytes is not None:
         found.append((_(SIZE_ON_DISK), size(done.checkpoint_bytes)))
     return found

@@ -271,8 +271,8 @@ def cost_card(cost: CostEstimate) -> str:
         (_("Free now"), _("{size} of {size_2}").format(size=size(machine.free), size_2=size(machine.total))),
         (_("Machine"), machine.called),
     ]
-    if step_time is not None and step_time.peak_rss_mb:
-        numbers.append((_("Peak of memory, measured"), size(step_time.peak_rss_mb * 1e6)))
+    if step_time is not None and step_time.peak_memory_mb:
+        numbers.append((_("Peak of memory, measured"), size(step_time.peak_memory_mb * 1e6)))
     if fit.processes > 1:
         numbers.append((_("Processes, each with all of it"), str(fit.processes)))
     fits = paragraph(fit.sentence, "" if fit.fits else "warning") + paragraph(length_sentence(cost), "quiet")

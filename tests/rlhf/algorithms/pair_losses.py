@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlhf.algorithms.dpo.named_losses import implicit_rewards, pairwise_loss
+from rlhf.algorithms.comparisons import expected_loss
+from rlhf.algorithms.dpo.losses import AnswerLogps, PairLogps, implicit_rewards, pairwise_loss
 from rlhf.algorithms.dpo.spec import PreferenceLoss
-from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_loss
 from rlhf.models.orders.plackett_luce import Rankings
 
 

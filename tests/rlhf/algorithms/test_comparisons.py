@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.comparisons import collate, order_loss, part_of, with_targets
-from rlhf.algorithms.dpo.named_losses import implicit_rewards
+from annotation.records import UserError
+from rlhf.algorithms.comparisons import collate, order_loss, part_of, with_noise, with_targets
+from rlhf.algorithms.dpo.losses import PairLogps, implicit_rewards
 from rlhf.algorithms.dpo.reference import answer_logps, collate_answers
 from rlhf.algorithms.dpo.train import logps_of
-from rlhf.algorithms.losses import PairLogps
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.packing import pad
 from tests.architectures import VOCABULARY, built
@@ -163,3 +163,45 @@ def test_a_part_of_a_batch_is_the_batch_of_its_comparisons() -> None:
         assert found.keys() == alone.keys()
         for name, column in found.items():
             assert torch.equal(column, alone[name]), name
+
+
+# ----------------------------------------------------------------------------------------------------- annotator noise
+FLIPS = ({"flip": 0.1}, {"flip": 0.3}, {"flip": 0.5})
+
+
+def test_weights_worked_out_by_hand() -> None:
+    """1 - 2 flip is 0.8, 0.4 and 0, on average 0.4; a coin's pair weighs nothing, and the mean weight is 1."""
+    pairs = with_noise(FLIPS, "weight")
+    assert [pair["weight"] for pair in pairs] == pytest.approx([2.0, 1.0, 0.0])
+    assert [pair["flip"] for pair in pairs] == [0.0, 0.0, 0.0], "a pair that is weighed is not smoothed as well"
+
+
+def test_pairs_that_are_equally_sure_weigh_the_same() -> None:
+    assert [pair["weight"] for pair in with_noise([{"flip": 0.27}] * 3, "weight")] == pytest.approx([1.0] * 3)
+
+
+def test_smoothing_leaves_weights_alone_and_ignoring_leaves_both() -> None:
+    smoothed, ignored = with_noise(FLIPS, "smooth"), with_noise(FLIPS, "ignore")
+    assert [(pair["flip"], pair["weight"]) for pair in smoothed] == [(0.1, 1.0), (0.3, 1.0), (0.5, 1.0)]
+    assert [(pair["flip"], pair["weight"]) for pair in ignored] == [(0.0, 1.0)] * 3
+
+
+def test_data_without_an_estimate_or_without_a_sure_pair_is_refused_in_words() -> None:
+    """Data frozen by an earlier version has no estimate; where noise is ignored it needs none."""
+    old = [{"prompt_ids": [1]}]
+    assert with_noise(old, "ignore") == [{"prompt_ids": [1], "flip": 0.0, "weight": 1.0}]
+    for noise in ("weight", "smooth"):
+        with pytest.raises(UserError, match="says nothing of annotators' reliability"):
+            with_noise(old, noise)
+    with pytest.raises(UserError, match="every pair is a guess"):
+        with_noise([{"flip": 0.5}], "weight")
+
+
+def test_what_ai_judges_alone_prefer_weighs_as_much_as_the_spec_says() -> None:
+    """Weights 1, 1 and 1/2, on average 5/6; with noise 0.8, 0.4 and 0 / 2, on average 0.4."""
+    pairs = [{"flip": 0.1}, {"flip": 0.3, "ai": False}, {"flip": 0.5, "ai": True}]
+    assert [pair["weight"] for pair in with_noise(pairs, "ignore", 0.5)] == pytest.approx([1.2, 1.2, 0.6])
+    assert [pair["weight"] for pair in with_noise(pairs, "weight", 0.5)] == pytest.approx([2.0, 1.0, 0.0])
+    assert all("ai" not in pair for pair in (*with_noise(pairs, "ignore"), *with_noise(pairs, "ignore", 0.5)))
+    with pytest.raises(UserError, match="All pairs are AI judges'"):
+        with_noise([{"ai": True}], "ignore", 0.0)

@@ -39,6 +39,7 @@ from rlhf.algorithms.dpo.drift import Drift, DriftMeter
 from rlhf.algorithms.dpo.reference import answer_logps
 from rlhf.algorithms.dpo.spec import DPOSpec, far_enough, with_ends_to_learn
 from rlhf.algorithms.dpo.train import PreferenceTrainer, best_of, build_trainer
+from rlhf.algorithms.trainer import TokenisedData
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import Precision, with_defaults
@@ -79,10 +80,10 @@ def trainer_of(machine: Machine, spec: DPOSpec, parent: str = "base") -> Prefere
     """The trainer as the job builds it, on the machine's judgements."""
     job_store.cancel(machine.db, machine.submit(replace(spec, parent=parent)))
     items, _ = spec.tokenise(machine.tokenizer, frozen_rows(machine))
-    items = with_targets(items, spec.annotator_noise)
+    data = TokenisedData(with_targets(items, spec.annotator_noise))
     torch.manual_seed(spec.seed)
     start = machine.start(parent)
-    return build_trainer(with_defaults(spec), start, machine.tokenizer, items, machine.data_dir / "checkpoints")
+    return build_trainer(with_defaults(spec), start, machine.tokenizer, data, machine.data_dir / "checkpoints")
 
 
 def stock_trainer(machine: Machine, spec: DPOSpec, loss: Mapping[str, float]) -> DPOTrainer:

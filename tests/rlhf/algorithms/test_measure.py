@@ -47,11 +47,11 @@ def test_a_measured_run_leaves_its_figures_and_no_policy_or_file(ready: Machine,
     assert job.status == "finished", job.message
     result = dict(job.result or {})
     assert result.keys() == {
-        "measured", "seconds_per_step", "steps", "peak_rss_mb", "trainable", "trainable_percent"
+        "measured", "seconds_per_step", "steps", "peak_memory_mb", "trainable", "trainable_percent"
     }  # fmt: skip
     assert (result["measured"], result["steps"], job.steps) == (spec.kind, 3, 3)
     assert result["seconds_per_step"] > 0
-    assert result["peak_rss_mb"] > 100
+    assert result["peak_memory_mb"] > 100
     assert [policy.revision for policy in registry.all_policies(ready.db)] == ["base"]
     assert files(ready.data_dir) - before <= {ready.data_dir / "checkpoints"}
     assert job_store.samples(ready.db, job.id) == {}

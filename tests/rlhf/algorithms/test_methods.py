@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
 from annotation.exports.frozen_rows import DemonstrationRow, PreferenceRow
 from annotation.records import Sampling, UserError
@@ -18,6 +19,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft import train as sft
 from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.algorithms.trainer import TokenisedData
 from rlhf.jobs.job_spec import Precision, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import ready
@@ -61,11 +63,11 @@ def trainer_of(machine: Machine, spec: TrainingSpec) -> Any:
     if isinstance(frozen, SFTSpec):
         shown = of_split(load_snapshot(machine.data_dir, frozen.snapshot, DemonstrationRow), "train")
         items, _ = tokenise_demonstrations(machine.tokenizer, shown, spec.max_length)
-        return sft.build_trainer(frozen, start, machine.tokenizer, items, checkpoints)
+        return sft.build_trainer(frozen, start, machine.tokenizer, TokenisedData(items), checkpoints)
     assert isinstance(frozen, DPOSpec)
     rows = of_split(load_snapshot(machine.data_dir, frozen.snapshot, PreferenceRow), "train")
     items, _ = tokenise_comparisons(machine.tokenizer, rows, spec.max_length)
-    return dpo.build_trainer(frozen, start, machine.tokenizer, with_targets(items), checkpoints)
+    return dpo.build_trainer(frozen, start, machine.tokenizer, TokenisedData(with_targets(items)), checkpoints)
 
 
 def one_step(trainer: Any) -> None:
@@ -291,6 +293,20 @@ def test_pissa_of_a_higher_rank_than_a_layer_has_is_refused(judged: Machine) -> 
     assert not preconditions.check(judged.db, spec)
     (sentence,) = preconditions.check(judged.db, replace(spec, lora_r=256))
     assert "PiSSA takes lora_r 256 directions out of each layer, and the smallest here has" in sentence
+
+
+@pytest.mark.parametrize("quick", [QUICK, QUICK_SFT], ids=lambda spec: spec.kind)
+def test_whatever_starts_from_pissa_stores_a_plain_adapter_for_the_untouched_base(
+    judged: Machine, quick: TrainingSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(type(quick), "base_may_change", True)
+    trainer = trainer_of(judged, replace(quick, method="lora", lora_init="pissa", precision="fp32"))
+    one_step(trainer)
+    trained = answer_logps(judged, trainer.model.eval())
+    trainer.save(tmp_path / "stored")
+    stored = PeftModel.from_pretrained(load_plain(judged.model, torch.float32), tmp_path / "stored")
+    assert stored.peft_config["default"].r == 2 * quick.lora_r
+    assert answer_logps(judged, stored.eval()) == pytest.approx(trained, abs=1e-4)
 
 
 def test_the_reference_of_an_undecided_candidate_is_kept(judged: Machine) -> None:

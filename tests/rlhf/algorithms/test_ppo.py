@@ -135,8 +135,8 @@ def learner_of(machine: Machine, spec: PPOSpec, score: Score | None = None, run:
     spec = spec_of(run)
     reward_model = None if score else read_reward_model(run, spec.reward_model)
     roles = load_roles(spec, machine.start(spec.parent), reward_model, machine.tokenizer.pad_token_id)
-    prompts, _ = read_data(run, spec, machine.tokenizer)
-    return Learner(run, spec, roles, machine.tokenizer, prompts, score or roles.score)
+    data = read_data(run, spec, machine.tokenizer)
+    return Learner(run, spec, roles, machine.tokenizer, data.items, score or roles.score)
 
 
 def weights_now(learner: Learner) -> dict[str, Tensor]:

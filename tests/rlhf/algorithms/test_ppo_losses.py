@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlhf.algorithms.losses import (
+from rlhf.algorithms.ppo.losses import (
     AdaptiveKL,
     clipped_policy_loss,
     clipped_value_loss,

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rlhf.algorithms.dpo.losses import PairLogps, ipo, robust_dpo
 from rlhf.algorithms.dpo.spec import BETAS, PreferenceLoss
-from rlhf.algorithms.losses import PairLogps, centring, ipo, robust_dpo
+from rlhf.algorithms.reward_model.train import centring
 from tests.rlhf.algorithms.pair_losses import bradley_terry, conservative_dpo, dpo, preference_loss, rewards_of
 
 # The chosen answer gained 10 nats over 5 tokens, the rejected one lost 5 over 10: log-ratios 10 and -5, or 2 and -0.5.

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from annotation.metrics.rankings import bits
-from rlhf.algorithms.losses import PairLogps, expected_loss
+from rlhf.algorithms.comparisons import expected_loss
+from rlhf.algorithms.dpo.losses import PairLogps
 from rlhf.models.orders.plackett_luce import Rankings, plackett_luce
 from tests.rlhf.algorithms.pair_losses import dpo
 

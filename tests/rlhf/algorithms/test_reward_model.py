@@ -26,6 +26,7 @@ from rlhf.algorithms.ppo.roles import SampledResponse, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.reward_model.train import ComparisonTrainer, build_trainer, score, scores_of
+from rlhf.algorithms.trainer import TokenisedData
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run, perform
@@ -85,7 +86,8 @@ def trainer_of(machine: Machine, spec: RewardModelSpec) -> tuple[ComparisonTrain
     torch.manual_seed(spec.seed)
     start = machine.start(spec.parent)
     directory = machine.data_dir / "checkpoints"
-    return build_trainer(spec, start, machine.tokenizer, with_targets(items, spec.annotator_noise), directory), items
+    data = TokenisedData(with_targets(items, spec.annotator_noise))
+    return build_trainer(spec, start, machine.tokenizer, data, directory), items
 
 
 def randomise(trainer: ComparisonTrainer, scale: float = 0.1) -> None:
@@ -355,9 +357,9 @@ def test_a_base_that_also_sees_can_be_grown_on(judged: Machine, tmp_path: Path) 
     """Its configuration has in a part of its own which token pads."""
     built("gemma3", **with_eyes(vocab_size=VOCABULARY)).save_pretrained(tmp_path)
     spec = job_submission.freeze_training(judged.db, judged.data_dir, QUICK)
-    items = with_targets(items_of(judged, spec.snapshot), spec.annotator_noise)
+    data = TokenisedData(with_targets(items_of(judged, spec.snapshot), spec.annotator_noise))
     start = replace(judged.start("base"), ground=tmp_path, tried=None)
-    trainer = build_trainer(spec, start, judged.tokenizer, items, judged.data_dir / "checkpoints")
+    trainer = build_trainer(spec, start, judged.tokenizer, data, judged.data_dir / "checkpoints")
     assert trainer.model.config.get_text_config().pad_token_id == judged.tokenizer.pad_token_id
     assert scores_of(trainer.model, batch_of(trainer, [0])).tolist() == [0.0, 0.0]
 

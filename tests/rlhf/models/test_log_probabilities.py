@@ -141,6 +141,39 @@ def test_the_kl_of_states_is_that_of_their_logits_chunk_by_chunk(positions: int)
     torch.testing.assert_close(logps_N, token_logps(base_NH, base, labels_N))
 
 
+# ---------------------------------------------------------------------------------------------------------- exact_kl
+def slow_kl(policy: list[float], base: list[float]) -> float:
+    """KL between the softmaxes of two rows of logits, from the definition."""
+    p, q = ([math.exp(logit) / sum(map(math.exp, row)) for logit in row] for row in (policy, base))
+    return sum(p_i * math.log(p_i / q_i) for p_i, q_i in zip(p, q, strict=True))
+
+
+def test_kl_of_two_coins_worked_out_by_hand() -> None:
+    # KL(3/4, 1/4 || 1/2, 1/2) = 3/4 ln 3/2 + 1/4 ln 1/2.
+    policy_NV, base_NV = torch.tensor([[0.75, 0.25]]).log(), torch.tensor([[0.5, 0.5]]).log()
+    by_hand = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert exact_kl(policy_NV, base_NV).item() == pytest.approx(by_hand)
+    # The other direction is another number: 1/2 ln 2/3 + 1/2 ln 2.
+    assert exact_kl(base_NV, policy_NV).item() == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2))
+
+
+def test_kl_equals_a_loop_over_the_definition_and_is_zero_for_equal_policies() -> None:
+    policy_NV, base_NV = random_tensors((6, 9), (6, 9))
+    expected = [slow_kl(policy, base) for policy, base in zip(policy_NV.tolist(), base_NV.tolist(), strict=True)]
+    assert exact_kl(policy_NV, base_NV).tolist() == pytest.approx(expected, rel=1e-4)
+    # Adding a constant to the logits is the same policy.
+    assert exact_kl(policy_NV, policy_NV + 3.0).abs().max().item() < 1e-6
+
+
+def test_kl_is_the_expectation_of_the_sampled_log_ratio() -> None:
+    policy_NV, base_NV = random_tensors((1, 9), (1, 9))
+    draws = torch.multinomial(policy_NV.softmax(-1)[0], 200_000, True, generator=torch.Generator().manual_seed(0))
+    log_ratio = policy_NV.log_softmax(-1)[0] - base_NV.log_softmax(-1)[0]
+    sampled = log_ratio[draws]
+    standard_error = sampled.std().item() / math.sqrt(len(draws))
+    assert abs(sampled.mean().item() - exact_kl(policy_NV, base_NV).item()) < 4 * standard_error
+
+
 # -------------------------------------------------------------------------------------------------------- sum_by_row
 def test_values_are_summed_into_the_row_that_owns_them() -> None:
     sums = sum_by_row(torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([2, 0, 2, 0]), 4)

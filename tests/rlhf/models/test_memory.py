@@ -566,14 +566,14 @@ def test_the_pace_is_the_newest_one_measured_with_the_same_settings(db: Database
     run = finish(db, DPOSpec(parent="base", snapshot="a" * 64, epochs=7, learning_rate=7e-5), {"seconds_per_step": 2.0})
     by_run = step_time(db, spec)
     assert by_run is not None
-    assert (by_run.seconds_per_step, by_run.job_id, by_run.peak_rss_mb) == (2.0, run, None)
+    assert (by_run.seconds_per_step, by_run.job_id, by_run.peak_memory_mb) == (2.0, run, None)
     measure = MeasureSpec(training=to_json(DPOSpec(parent="base", snapshot="b" * 64)))
-    finish(db, measure, {"seconds_per_step": 1.5, "peak_rss_mb": 900.0})
+    finish(db, measure, {"seconds_per_step": 1.5, "peak_memory_mb": 900.0})
     finish(db, DPOSpec(), {"seconds_per_step": 3.0})
     finish(db, CheckSpec(), {"seconds": 3.0})
     found = step_time(db, spec)
     assert found is not None
-    assert (found.seconds_per_step, found.peak_rss_mb) == (1.5, 900.0), "a measurement goes before a run"
+    assert (found.seconds_per_step, found.peak_memory_mb) == (1.5, 900.0), "a measurement goes before a run"
     assert found.measured.startswith("20")
     job_store.enqueue(db, measure, "a test")
     assert step_time(db, spec) == found, "one that has not ended says nothing yet"

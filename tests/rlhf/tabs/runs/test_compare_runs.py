@@ -114,7 +114,7 @@ def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
             "held_out": {"loss": 0.52, "perplexity": 1.68, "token_accuracy": 0.9, "n": 9},
             "trainable": 4800,
             "checkpoint_bytes": 19_600_000,
-            "peak_rss_mb": 640.0,
+            "peak_memory_mb": 640.0,
         },
     )
     check = CheckReport.from_json(
@@ -148,7 +148,7 @@ def test_every_figure_has_its_place_in_the_order() -> None:
             "held_out": {"loss": 1.0, "perplexity": 2.7, "token_accuracy": 0.5},
             "quality": {"accuracy": {"value": 0.7}},
             **dict.fromkeys(("trainable", "trainable_percent", "seconds_per_step", "seconds"), 1),
-            **dict.fromkeys(("peak_rss_mb", "checkpoint_bytes"), 1),
+            **dict.fromkeys(("peak_memory_mb", "checkpoint_bytes"), 1),
         },
         check=CheckReport(
             candidate=AnswerFigures("dpo-1", mean_length=1, distinct_2=1, kl_to_anchor=0),

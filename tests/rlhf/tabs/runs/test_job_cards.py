@@ -270,7 +270,7 @@ def test_an_outcome_says_what_was_made_and_what_it_cost() -> None:
         "trainable": 460_800,
         "trainable_percent": 0.3414,
         "seconds_per_step": 1.234,
-        "peak_rss_mb": 1234.0,
+        "peak_memory_mb": 1234.0,
         "checkpoint_bytes": 1_900_000,
     }
     finished = replace(JOB, status="finished", result=result)

@@ -91,7 +91,7 @@ def finished(db: Database) -> int:
     assert job_store.claim(db, job_id, "w") is not None
     for step, loss in ((1, 0.75), (2, 0.5)):
         assert job_table.report(db, job_id, "w", step, 2, {"loss": loss}, "Training")
-    assert job_table.finish(db, job_id, "w", {"peak_rss_mb": 120})
+    assert job_table.finish(db, job_id, "w", {"peak_memory_mb": 120})
     return job_id
 
 

@@ -1,113 +1,13 @@
-"""The mathematics of training: tensors in, tensors out; shapes in the names, equations beside the lines.
-
-By algorithm: preferences (DPO); rankings (DPO and reward model); reward model; policies compared; PPO.
-"""
+"""The mathematics of PPO: tensors in, tensors out; shapes in the names, equations beside the lines."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rlhf.models.log_probabilities import CHUNK, Head, label_logps
-from rlhf.models.orders.plackett_luce import Rankings, plackett_luce
-
-
-# ----------------------------------------------------------------------------------------- preferences: DPO and its kin
-@dataclass(frozen=True)
-class AnswerLogps:
-    """Summed log-probabilities of B answers under policy and reference, and their lengths in tokens."""
-
-    policy_B: Tensor
-    reference_B: Tensor
-    tokens_B: Tensor
-
-    def pairs(self, better_P: Tensor, worse_P: Tensor) -> PairLogps:
-        """Those of P pairs, by the places of the better and the worse answer."""
-        sides = [
-            side_B[places_P]
-            for side_B in (self.policy_B, self.reference_B, self.tokens_B)
-            for places_P in (better_P, worse_P)
-        ]
-        return PairLogps(*sides)
-
-
-@dataclass(frozen=True)
-class PairLogps:
-    """Summed log-probabilities of P pairs under policy and reference, and the lengths of their answers in tokens."""
-
-    chosen_P: Tensor
-    rejected_P: Tensor
-    ref_chosen_P: Tensor
-    ref_rejected_P: Tensor
-    chosen_tokens_P: Tensor
-    rejected_tokens_P: Tensor
-
-
-def ipo(pairs: PairLogps, beta: float) -> Tensor:
-    """IPO loss of each pair (Azar et al. 2024, equation 17, with beta for their tau). Returns (P,).
-
-    Log-ratios are averaged over an answer's tokens, as in TRL and, by what its authors told TRL's, in the paper's own
-    experiments: sums would make the square grow with the length of the answers.
-    """
-    chosen_mean_P = (pairs.chosen_P - pairs.ref_chosen_P) / pairs.chosen_tokens_P
-    rejected_mean_P = (pairs.rejected_P - pairs.ref_rejected_P) / pairs.rejected_tokens_P
-    return (chosen_mean_P - rejected_mean_P - 1 / (2 * beta)) ** 2
-
-
-def robust_dpo(pairs: PairLogps, beta: float, flip_rate: float) -> Tensor:
-    """DPO loss that wrong labels, at one rate below 1/2, leave unbiased (Chowdhury et al. 2024, eq. 11). Returns (P,).
-
-    Its expectation over flipped labels is the DPO loss of the right ones. It has no lower bound: past a margin of
-    log((1 - flip_rate) / flip_rate) a single pair would still be pushed on, more slowly.
-    """
-    chosen_P = implicit_reward(pairs.chosen_P, pairs.ref_chosen_P, beta)
-    margin_P = chosen_P - implicit_reward(pairs.rejected_P, pairs.ref_rejected_P, beta)
-    as_said_P, flipped_P = -F.logsigmoid(margin_P), -F.logsigmoid(-margin_P)
-    return ((1 - flip_rate) * as_said_P - flip_rate * flipped_P) / (1 - 2 * flip_rate)
-
-
-def expected_better(chosen_P: Tensor, rejected_P: Tensor, flip_P: Tensor) -> Tensor:
-    """What each pair's better answer has, be it log-probability or length: the chosen one's but for `flip`. (P,).
-
-    Log-probabilities over lengths, summed, are what the likelihood term beside the DPO loss raises (Pang et al. 2024,
-    equation 1).
-    """
-    return (1 - flip_P) * chosen_P + flip_P * rejected_P
-
-
-def implicit_reward(policy_P: Tensor, reference_P: Tensor, beta: float) -> Tensor:
-    """beta log(pi(y|x) / pi_ref(y|x)), the reward a DPO policy implies up to a term of x (equation 5). Returns (P,)."""
-    return beta * (policy_P - reference_P)
-
-
-# ----------------------------------------------------------------------------- rankings: preferences and reward models
-def expected_loss(scores_CK: Tensor, rankings: Rankings, flip_C: Tensor) -> Tensor:
-    """`plackett_luce` of comparisons whose order is, with chance `flip`, the opposite one. Returns (C,).
-
-    Of two answers' implicit rewards it is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences &
-    relationship to IPO", equation 3, with an epsilon for each comparison), without a chance of error DPO itself
-    (Rafailov et al. 2023, equation 7). It pulls the margin to log((1 - flip) / flip) and no further, and from zero by
-    1/2 - flip: unsure ones pull less. The unbiased estimator of Chowdhury et al. 2024 ("Provably Robust DPO") divides
-    by 1 - 2 flip: right for one error rate of many pairs, but here those that are nearly a coin's would pull the
-    hardest, and without an end. Of two scores it is the loss of Ouyang et al. 2022, equation 1, and the offset the
-    margin of Touvron et al. 2023, equation 2.
-    """
-    loss_C = plackett_luce(scores_CK, rankings)
-    if not flip_C.any():
-        return loss_C
-    return (1 - flip_C) * loss_C + flip_C * plackett_luce(scores_CK, rankings.turned())
-
-
-# ------------------------------------------------------------------------------------------------------ reward models
-def centring(better_P: Tensor, worse_P: Tensor) -> Tensor:
-    """(r_w + r_l)^2, which keeps scores about zero (Eisenstein et al. 2023). Returns (P,).
-
-    Bradley-Terry fixes only differences. It ties each pair's mean, not each score, to zero.
-    """
-    return (better_P + worse_P) ** 2
 
 
 # ---------------------------------------------------------------------------------------------------- policies compared

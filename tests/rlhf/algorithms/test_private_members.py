@@ -1,0 +1,67 @@
+"""The libraries still ask the private members that our trainers put in the place of theirs, set or call."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from rlhf.algorithms import private_members
+from rlhf.algorithms.private_members import RELIED_ON, PrivateDependency
+from tests.machine_fixtures import ROOT
+from tests.syntax_trees import nodes_of
+
+
+def asked_by(owner: type, caller: str) -> set[str]:
+    """The members of its own object or class that a method's or a property's source asks; none where it is gone."""
+    found = inspect.getattr_static(owner, caller, None)
+    function = getattr(found, "fget", None) or getattr(found, "__func__", found)
+    tree = ast.parse("" if function is None else textwrap.dedent(inspect.getsource(function)))
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("self", owner.__name__)
+    }
+
+
+@pytest.mark.parametrize("dependency", RELIED_ON, ids=lambda one: f"{one.owner.__name__}.{one.member}")
+def test_the_libraries_still_ask_what_we_put_in_place_of_theirs_or_set(dependency: PrivateDependency) -> None:
+    owner = dependency.owner
+    library = owner.__module__.partition(".")[0]
+    assert dependency.member in asked_by(owner, dependency.caller), (
+        f"{library} {version(library)} is not the version that rlhf/algorithms/private_members.py was written for: "
+        f"there {owner.__name__}.{dependency.caller} asks {dependency.member}. Where it does not, "
+        f"{dependency.otherwise}. Find what it asks now, put that in its place there, and change RELIED_ON; until then "
+        "hold requirements.txt to the version before."
+    )
+
+
+def private(name: str) -> bool:
+    """Whether a name is a private one."""
+    return name.startswith("_") and not name.startswith("__")
+
+
+def test_the_table_names_every_private_member_that_is_used_and_no_other() -> None:
+    known = [{one.member, one.caller} for one in RELIED_ON]
+    nodes = nodes_of(Path(private_members.__file__))
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute) and private(node.attr)}
+    used |= {node.name for node in nodes if isinstance(node, ast.FunctionDef) and private(node.name)}
+    assert used <= set().union(*known)
+    assert [names for names in known if not names & used] == []
+
+
+def test_what_trains_asks_private_members_of_libraries_in_that_one_module() -> None:
+    found = [
+        f"{path.name}:{node.lineno} {ast.unparse(node)}"
+        for path in (ROOT / "rlhf" / "algorithms").rglob("*.py")
+        if path != Path(private_members.__file__)
+        for node in nodes_of(path)
+        if isinstance(node, ast.Attribute) and private(node.attr)
+    ]
+    assert found == []
