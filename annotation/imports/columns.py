@@ -29,8 +29,8 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "prompt": (
         N_("the question: text, messages, or a Human/Assistant transcript"),
         (
-            *("prompt", "question", "instruction", "query", "problem", "history", "input", "text", "content", "context"),
-            "user",
+            *("prompt", "question", "instruction", "query", "problem", "history", "input", "text", "content"),
+            *("context", "user"),
         ),
     ),
     "context": (N_("text that belongs below the prompt (Alpaca's 'input')"), ("input", "context")),

@@ -373,9 +373,7 @@ def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str
         name = display_name(column)
         said = _("The column '{name}' rates the answers, and bad ones must not be learned.").format(name=name)
         otherwise = _("Or leave it out (--map rating=) where all of them are good.")
-        raise UnclearColumn(
-            joined(said, _(HOW_RATINGS).format(column=name), otherwise, _("Nothing was imported."))
-        )
+        raise UnclearColumn(joined(said, _(HOW_RATINGS).format(column=name), otherwise, _("Nothing was imported.")))
 
     def read(values: Mapping[str, Any]) -> bool:
         number = number_of(values.get(column))

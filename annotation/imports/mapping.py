@@ -70,7 +70,7 @@ from annotation.imports.labels import (
 from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.printable import display_name, listed
 from annotation.imports.reading import PICTURES, SourceRow
-from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
+from annotation.records import MAXIMUM_ANSWERS, Message, UserError
 from annotation.translation import N_, _, joined, numeral
 from annotation.ui.formatting import cut
 
@@ -271,7 +271,7 @@ def refuse_unsigned(plan: ImportPlan, said: Columns, rows: Sequence[SourceRow]) 
 def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
     """Raises UnclearColumn for answers of mere text without a prompt beside them that may not begin with it.
 
-    So it is where another column may hold it, or where half of them or more don't begin alike, each pair in its own way.
+    So it is where another column may hold it, or where half of them or more don't begin alike, each pair differently.
     """
     columns, texts, conversations = plan.columns, [], 0
     sides = [columns[role] for role in ("chosen", "rejected", "a", "b") if columns.get(role) in plan.used]

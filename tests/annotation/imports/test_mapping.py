@@ -543,28 +543,30 @@ def test_most_answers_that_begin_alike_are_enough(beside: dict[str, Any]) -> Non
 
 
 # ----------------------------------------------------------------------------------------------------------- odd texts
-LONG = 100_000
+LONG = 99_990  # with what stands around it, a text of 100,000 characters is read
 
 
 @pytest.mark.parametrize(
     "piece",
     [
         *(" ", "\n", "\u3000", "<s>", "<s> ", "[INST", "<|im_start|>", "### ", "Human: ", "\n\nHuman: ", "User: \n"),
-        *(">", "a>", "=", "A=", "<", "a<b", "≫", "[", "]", "[[", "1", "1.", "-", "_", "a_", "_-", ")", ") ", ". ", ".)"),
+        *(">", "a>", "=", "A=", "<", "a<b", "≫", "[", "]", "[[", "1", "1.", "-", "_", "a_", "_-", ")", ") ", ". "),
+        ".)",
         *("{", "}", "[{", "}] ", "[{'role':} ", '{"a":', '"', "\\", "a ", "\x1f"),
     ],
 )
 def test_no_text_takes_more_than_a_look(piece: str) -> None:
     """What takes time with the square of the length takes minutes here."""
     shapes = [
-        (PAIR, "chosen"), (PAIR, "prompt"), (TALK_TOLD, "messages"), (DUEL, "winner"), (DUEL, "response_a"), (KTO, "label"),
-        (SCORED, "scores"), ({**SCORED, "winner": "a", "scores": None}, "winner"), ({**PAIR, "strength": 1}, "strength"),
+        (PAIR, "chosen"), (PAIR, "prompt"), (TALK_TOLD, "messages"), (DUEL, "winner"), (DUEL, "response_a"),
+        (KTO, "label"), (SCORED, "scores"), ({**SCORED, "winner": "a", "scores": None}, "winner"),
+        ({**PAIR, "strength": 1}, "strength"),
         ({**PAIR, "score_chosen": 2, "score_rejected": 1}, "score_chosen"), ({**PAIR, "status": "x"}, "status"),
     ]  # fmt: skip
     many = piece * (LONG // len(piece))
     for text in (many, f"{many}x", f"x{many}", f"x{many}\nx", f"[{many}]"):
         for shape, column in shapes:
-            value = {**shape, column: text[:LONG]}
+            value = {**shape, column: text}
             with suppress(UserError):
                 make_plan(rows(shape)).reader(value)
             with suppress(UserError):

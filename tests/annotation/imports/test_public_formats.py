@@ -454,9 +454,9 @@ CASES: dict[str, Case | Refused] = {
         [{**BAD_ANSWER, "label": {"value": "good"}}], "the part of it that is one under “Columns”, as 'label.value'"
     ),
     "a label that is an object in JSON": Refused(
-        [{**BAD_ANSWER, "label": '[{"value": "good"}]'}], "the part of it that is one under “Columns”, as 'label[0].value'"
+        [{**BAD_ANSWER, "label": '[{"value": "good"}]'}], "part of it that is one under “Columns”, as 'label[0].value'"
     ),
-    "ratings without a threshold": Refused([{**BAD_ANSWER, "rating": 4}], "all of them are good. Nothing was imported."),
+    "ratings without a threshold": Refused([{**BAD_ANSWER, "rating": 4}], "are good. Nothing was imported."),
     "a user's name beside the text": Case([{"user": "bob", "text": "Why?"}], [told("Why?")], "prompts",
                                           telling=["user"]),
     "what the user said": Case([{"user": "Why?"}], [told("Why?")], "prompts"),
