@@ -181,12 +181,17 @@ def message_of(entry: Any, column: str) -> Message:
 
 def holds_something(value: Any) -> bool:
     """Whether there is anything in a value: no list of nothing, no object of it, and no text that says so."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        with suppress(NotJson):
-            value = parse_json(value.strip())
-    if isinstance(value, dict | list):
-        return any(map(holds_something, value.values() if isinstance(value, dict) else value))
-    return value.strip().casefold() not in NOTHING if isinstance(value, str) else bool(value)
+    within = [value]
+    while within:
+        one = within.pop()
+        if isinstance(one, str) and one.lstrip()[:1] in ("[", "{"):
+            with suppress(NotJson):
+                one = parse_json(one.strip())
+        if isinstance(one, dict | list):
+            within.extend(one.values() if isinstance(one, dict) else one)
+        elif one.strip().casefold() not in NOTHING if isinstance(one, str) else one:
+            return True
+    return False
 
 
 def entries_with(keys: Sequence[str], value: Any) -> list[Mapping[str, Any]]:

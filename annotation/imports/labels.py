@@ -74,13 +74,14 @@ def part_of(value: Any) -> str:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         with suppress(NotJson):
             value = parse_json(value.strip())
-    if isinstance(value, list):
-        return f"[0]{part_of(value[0])}" if len(value) == 1 else ""
+    path = ""
+    while isinstance(value, list) and len(value) == 1:
+        path, value = f"{path}[0]", value[0]
     found = (
         [key for key, held in value.items() if held and isinstance(held, str | list)] if isinstance(value, dict) else []
     )
     key = next((key for key in TEXTS if key in found), max(found, key=lambda key: len(value[key]), default=None))
-    return "" if key is None else f".{key}"
+    return path if key is None else f"{path}.{key}"
 
 
 def refuse_object(value: Any, column: str) -> None:

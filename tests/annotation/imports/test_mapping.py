@@ -573,6 +573,21 @@ def test_no_text_takes_more_than_a_look(piece: str) -> None:
                 make_plan(rows(value))
 
 
+@pytest.mark.parametrize(
+    ("shape", "column"), [(KTO, "images"), (KTO, "label"), (KTO, "prompt"), (DUEL, "winner"), (TALK, "messages")]
+)
+def test_any_depth_gives_a_record_or_a_reason(shape: dict[str, Any], column: str) -> None:
+    nested: Any = ""
+    for _ in range(5_000):
+        nested = [nested]
+    objects = "[" + '{"role": [' * 400 + "]}" * 400 + "]"
+    for value in (nested, objects):
+        with suppress(UnusableRow):
+            make_plan(rows(shape)).reader({**shape, column: value})
+        with suppress(UserError):
+            make_plan(rows({**shape, column: value}))
+
+
 # ------------------------------------------------------------------------------------------------------------ arbitrary
 KEYS = st.sampled_from(
     [alias for _, aliases in ROLES.values() for alias in aliases]
