@@ -8,8 +8,20 @@ from contextlib import suppress
 from typing import Any, Final
 
 from annotation.imports.conversations import SPEAKERS, conversation, list_of
-from annotation.imports.labels import SCALES, SIGNED, Columns, UnusableRow, number_of, plain_name, says_good
+from annotation.imports.labels import (
+    SCALES,
+    SIGNED,
+    TIED,
+    Columns,
+    UnusableRow,
+    compared,
+    number_of,
+    plain_name,
+    says_good,
+    winner_reader,
+)
 from annotation.imports.reading import PICTURES, NotJson, SourceRow, parse_json
+from annotation.records import UserError
 from annotation.translation import N_
 
 # Each role a column can play: what it is for, and the names by which it is recognised, likeliest first.
@@ -17,8 +29,8 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "prompt": (
         N_("the question: text, messages, or a Human/Assistant transcript"),
         (
-            *("prompt", "question", "instruction", "query", "user", "problem", "history", "input", "text", "content"),
-            "context",
+            *("prompt", "question", "instruction", "query", "problem", "history", "input", "text", "content"),
+            *("context", "user"),
         ),
     ),
     "context": (N_("text that belongs below the prompt (Alpaca's 'input')"), ("input", "context")),
@@ -64,7 +76,10 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "b": (N_("the second of two answers"), ()),
     "winner": (
         N_("which of two answers is better: a, b, tie, both bad, or the name of its column"),
-        ("winner", "preference", "preferred", "better_response_id", "better", "choice", "verdict", "label", "labels"),
+        (
+            *("winner", "preference", "preferred", "better_response_id", "better", "choice", "chosen", "verdict"),
+            *("label", "labels"),
+        ),
     ),
     "preference": (N_("which of two answers is better by its sign: below 0 the first, above 0 the second"), SIGNED),
     "winner_from_0": (N_("the number of the best answer, where the first has 0"), ()),
@@ -173,23 +188,22 @@ def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns
     chosen = find("chosen") | find("rejected")
     ends, pair = said_pair(said) or find_pair(names)
     responses = find("responses")
-    beside = not find("prompt") and bool(pair or responses or len(chosen) == 2 or find("completion"))
-    question = ("prompt" not in said and find_question(rows, find("messages"), beside)) or find("prompt")
+    question = ("prompt" not in said and find_question(rows, find("messages"))) or find("prompt")
     question |= find("history", question.values()) if "prompt" in question else {}
     question |= find("system")
     if plain_name(question.get("prompt", "")) == "instruction":
         question |= find("context")
     if len(chosen) == 2:
-        scores = find_scores(names, ("chosen", "rejected"))
+        scores = find_scores(rows, names, ("chosen", "rejected"))
         return without_columns(question, chosen) | chosen | find("strength") | scores | find("status") | chances
     if pair:
         question = without_columns(question, pair)
         taken = [*pair.values(), *question.values()]
-        signed = find("preference", taken)
+        numbers = find("preference", taken) or find_scores(rows, names, ends)
         winner = find("winner", taken)
-        if winner:
+        if winner and ("winner" in said or not numbers or names_one(rows, pair | winner)):
             return question | pair | winner | find("strength", taken) | chances
-        return question | pair | (signed or find_scores(names, ends) or find("strength", taken)) | chances
+        return question | pair | (numbers or find("strength", taken)) | chances
     if responses:
         judged = find("outcome") and find("outcome") | find("strength")
         given = find("scores") or find("ranks") or (find("winner") if hold_texts(rows, responses["responses"]) else {})
@@ -203,17 +217,13 @@ def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns
     return question | find_speaker(rows, question, find("speaker"), find("parent"))
 
 
-def find_question(rows: Sequence[SourceRow], messages: dict[str, str], beside: bool = False) -> dict[str, str]:
-    """A column of conversations, where most end with the user: it is the whole prompt, a mere text beside it less.
-
-    With answers `beside` it and no other prompt, any that ends so tells: others are not what the answers answer.
-    """
+def find_question(rows: Sequence[SourceRow], messages: dict[str, str]) -> dict[str, str]:
+    """A column of conversations, where most end with the user: it is the whole prompt, a mere text beside it less."""
     ends = []
     for row in rows if messages else ():
         with suppress(UnusableRow):
             ends.append(conversation(row.values.get(messages["messages"]), messages["messages"])[-1]["role"])
-    asked = ends.count("user")
-    return messages if asked and (beside or asked > ends.count("assistant")) else {}
+    return messages if ends.count("user") > ends.count("assistant") else {}
 
 
 def said_pair(said: Columns) -> tuple[tuple[str, str], dict[str, str]] | None:
@@ -236,13 +246,34 @@ def find_pair(names: Mapping[str, str]) -> tuple[tuple[str, str], dict[str, str]
     return ("", ""), {}
 
 
-def find_scores(names: Mapping[str, str], ends: tuple[str, str]) -> dict[str, str]:
+def find_scores(rows: Sequence[SourceRow], names: Mapping[str, str], ends: tuple[str, str]) -> dict[str, str]:
     """Two columns that say how good the two answers are; of one-hot verdicts, 1 for the better one."""
     for stem in SCORE_STEMS:
         for first, second in ((f"{stem}_{ends[0]}", f"{stem}_{ends[1]}"), (f"{ends[0]}_{stem}", f"{ends[1]}_{stem}")):
             if first in names and second in names:
-                return {"score_a": names[first], "score_b": names[second]}
+                scores = {"score_a": names[first], "score_b": names[second]}
+                if not are_equal(rows, scores):
+                    return scores
     return {}
+
+
+def are_equal(rows: Sequence[SourceRow], scores: Columns) -> bool:
+    """Whether two scores are the same in each row that has some: so they are where nobody has filled them in."""
+    said = set()
+    for row in rows:
+        with suppress(UnusableRow):
+            said.add(compared(row.values, scores))
+    return said - {None} == {TIED}
+
+
+def names_one(rows: Sequence[SourceRow], columns: Columns) -> bool:
+    """Whether the winner of any of the first rows is one that can be read."""
+    read = winner_reader(columns)
+    for row in rows:
+        with suppress(UserError):
+            read(row.values.get(columns["winner"]))
+            return True
+    return False
 
 
 def find_quality(
@@ -273,10 +304,8 @@ def find_speaker(
 ) -> dict[str, str]:
     """Who speaks, in a table of single messages rather than of prompts, and which message stands before each."""
     said = [row.values[speaker["speaker"]] for row in rows if row.values.get(speaker["speaker"])] if speaker else []
-    if "prompt" not in question or not said:
-        return {}
-    known = all(isinstance(value, str) and value.strip().casefold() in SPEAKERS for value in said)
-    return speaker | parent if known else {}
+    known = mostly(isinstance(value, str) and value.strip().casefold() in SPEAKERS for value in said)
+    return speaker | parent if known and "prompt" in question else {}
 
 
 def without_columns(roles: dict[str, str], others: Columns) -> dict[str, str]:
@@ -284,19 +313,25 @@ def without_columns(roles: dict[str, str], others: Columns) -> dict[str, str]:
     return {role: column for role, column in roles.items() if column not in others.values()}
 
 
+def mostly(found: Iterable[bool]) -> bool:
+    """Whether something is so of half the values or more: a row that is odd turns no file round."""
+    values = list(found)
+    return 0 < len(values) <= 2 * sum(values)
+
+
 def holds_lists(rows: Sequence[SourceRow], column: str) -> bool:
-    """Whether the first value of a column is a list, or text that is one in JSON."""
-    value = next((row.values[column] for row in rows if row.values.get(column) not in (None, "")), None)
-    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
+    """Whether a column's values are lists, or texts that are one in JSON."""
+    held = [row.values[column] for row in rows if row.values.get(column) not in (None, "")]
+    return mostly(isinstance(one, list) or (isinstance(one, str) and one.lstrip().startswith("[")) for one in held)
 
 
 def hold_texts(rows: Sequence[SourceRow], column: str) -> bool:
     """Whether the lists of a column hold mere texts, which can't have their scores or ranks with them."""
+    held = []
     for row in rows:
         with suppress(UnusableRow):
-            if not all(isinstance(one, str) for one in list_of(row.values.get(column), column)):
-                return False
-    return True
+            held.append(list_of(row.values.get(column), column))
+    return mostly(all(isinstance(one, str) for one in entries) for entries in held)
 
 
 def may_say_bad(column: str) -> bool:
@@ -338,6 +373,12 @@ STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d{1,4})\]")
 def head_of(columns: Iterable[str], path: str) -> str:
     """The column that a path begins with, as 'question' of 'question.full_text': the longest one; empty for none."""
     return max((one for one in columns if path == one or path.startswith((f"{one}.", f"{one}["))), key=len, default="")
+
+
+def last_part(columns: Iterable[str], path: str) -> str:
+    """What lies at the end of a path is called, as 'full_text' of 'question.full_text'."""
+    head = head_of(columns, path)
+    return next((name for name, _ in reversed(STEP.findall(path, len(head))) if name), head)
 
 
 def at_path(values: Mapping[str, Any], path: str) -> Any:

@@ -45,7 +45,9 @@ ANSWER_MARK: Final = re.compile(ANSWER_SIGN + r"|### ?(?:Assistant|Response):|GP
 IN_QUESTION_MARKS: Final = ("<", "[", "#", "GPT4", "USER")
 # HelpSteer's prompts begin without a mark.
 LATER_MARK: Final = "<extra_id_1>Assistant"
-BEGINNING_MARK: Final = re.compile(rf"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*({QUESTION_MARK.pattern}|{ANSWER_SIGN})")
+BEGINNING_MARK: Final = re.compile(
+    rf"\s*(?:(?:<s>|<bos>|<\|begin_of_text\|>)\s*)?({QUESTION_MARK.pattern}|{ANSWER_SIGN})"
+)
 # What they put behind a turn; HTML has </s>, too, behind text that is struck out.
 END_MARK: Final = re.compile(r"(<[|｜][^<>\s]{1,40}[|｜]>|</s>|<end_of_turn>|<eos>)\s*\Z")
 # How Python prints messages, and with it a table of them that was saved as CSV.
@@ -156,13 +158,6 @@ def message_of(entry: Any, column: str) -> Message:
         raise UnusableRow(
             column, _("column '{column}' holds a message with '{called}'; only text can be imported"), called=called
         )
-    unlearned = next((key for key in LEARNED if role == "assistant" and is_off(entry.get(key))), None)
-    if unlearned is not None:
-        raise UnusableRow(
-            column,
-            _("column '{column}' holds an answer that is not to be learned ('{unlearned}' is off)"),
-            unlearned=unlearned,
-        )
     content = content_of(entry)
     if content is None and entry.keys().isdisjoint(SAID):
         raise UnusableRow(
@@ -186,20 +181,41 @@ def message_of(entry: Any, column: str) -> Message:
 
 def holds_something(value: Any) -> bool:
     """Whether there is anything in a value: no list of nothing, no object of it, and no text that says so."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        with suppress(NotJson):
-            value = parse_json(value.strip())
-    if isinstance(value, dict | list):
-        return any(map(holds_something, value.values() if isinstance(value, dict) else value))
-    return value.strip().casefold() not in NOTHING if isinstance(value, str) else bool(value)
+    within = [value]
+    while within:
+        one = within.pop()
+        if isinstance(one, str) and one.lstrip()[:1] in ("[", "{"):
+            with suppress(NotJson):
+                one = parse_json(one.strip())
+        if isinstance(one, dict | list):
+            within.extend(one.values() if isinstance(one, dict) else one)
+        elif one.strip().casefold() not in NOTHING if isinstance(one, str) else one:
+            return True
+    return False
+
+
+def entries_with(keys: Sequence[str], value: Any) -> list[Mapping[str, Any]]:
+    """A message, or those of several, that may have some of these keys."""
+    if isinstance(value, str) and any(f'"{key}"' in value for key in keys) and looks_like_messages(value):
+        value = parse_json(value.strip())
+    return [entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, dict)]
 
 
 def has_thoughts(value: Any) -> bool:
     """Whether a message, or one of several, comes with what was thought before it."""
-    if isinstance(value, str) and any(f'"{key}"' in value for key in THOUGHTS) and looks_like_messages(value):
-        value = parse_json(value.strip())
-    entries = value if isinstance(value, list) else [value]
-    return any(isinstance(entry, dict) and any(entry.get(key) for key in THOUGHTS) for entry in entries)
+    return any(entry.get(key) for entry in entries_with(THOUGHTS, value) for key in THOUGHTS)
+
+
+def refuse_unlearned(value: Any, column: str) -> None:
+    """Raises UnusableRow for a conversation, or a message, with an answer that is not to be learned."""
+    answers = [entry for entry in entries_with(LEARNED, value) if role_of(entry) == "assistant"]
+    unlearned = next((key for answer in answers for key in LEARNED if is_off(answer.get(key))), None)
+    if unlearned is not None:
+        raise UnusableRow(
+            column,
+            _("column '{column}' holds an answer that is not to be learned ('{unlearned}' is off)"),
+            unlearned=unlearned,
+        )
 
 
 def is_off(value: Any) -> bool:

@@ -238,7 +238,7 @@ def run_import(
         staging = Staging(directory, plan.target, plan.verdict, order.split)
         try:
             read_rows(source, order, plan, staging, met, progress)
-            mapping.refuse_unread(plan, met.late(mapping.filled_columns(rows)))
+            mapping.refuse_unread(plan, order.columns, met.late(mapping.filled_columns(rows)))
             checksum = "" if dry_run else (source.checksum or staging.checksum)()
             progress(_("comparing with what is there"), staging.counts.rows, None)
             staging.finish(db, KEPT_SKIPPED)

@@ -29,28 +29,32 @@ TIES: Final = ("tie", "draw", "equal", "same", "both", "both_good", "tie_(bothgo
 ALL_BAD: Final = ("tie_(bothbad)", "tie_(both_bad)", "bothbad", "both_bad", "all_bad", "neither")
 GOOD: Final[Mapping[str, bool]] = {
     **dict.fromkeys(("true", "yes", "good", "desirable", "up", "thumbs_up", "👍", "like", "liked", "positive"), True),
-    **dict.fromkeys(("accept", "accepted", "chosen", "helpful", "correct", "pass"), True),
+    **dict.fromkeys(("accept", "accepted", "chosen", "helpful", "correct", "pass", "pos"), True),
     **dict.fromkeys(("false", "no", "bad", "undesirable", "down", "thumbs_down", "👎", "dislike", "disliked"), False),
-    **dict.fromkeys(("negative", "reject", "rejected", "unhelpful", "incorrect", "wrong", "fail"), False),
+    **dict.fromkeys(("negative", "reject", "rejected", "unhelpful", "incorrect", "wrong", "fail", "neg"), False),
 }
+BARE: Final = ("true", "false", "yes", "no", "positive", "negative", "pos", "neg")
 STRENGTH_WORDS: Final = {"slightly": 1, "clearly": 2, "better": 2, "much": 3, "significantly": 3}
 OTHER_MARGIN: Final = N_("strength or margin on another scale: imported without it")
 
 # Columns whose numbers say with their sign which of two answers is better, below 0 the first (HelpSteer 2 and 3).
 SIGNED: Final = ("overall_preference", "preference_strength")
+# What stands in these where people contradict each other.
+NO_PREFERENCE: Final = -100
 # Columns whose numbers are how good an answer is on a scale: 1 may be the worst of it.
 SCALES: Final = (
     *("rating", "ratings", "score", "scores", "overall_score", "overall_rating", "average_rating", "stars", "grade"),
     *("helpfulness", "quality", "reward", "correctness", "coherence", "usefulness", "satisfaction", "likert"),
 )
 MINUS: Final = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-") | {"\uff0b": "+"})
-NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 # What the text, the messages or the verdict of an object are called.
 TEXTS: Final = ("messages", "content", "text", "full_text", "value", "turns")
 # What an answer is called with a letter behind it.
 CALLED: Final = ("model", "response", "answer", "assistant", "output", "completion", "conversation")
 LETTERED: Final = re.compile(rf"(?:(?:{'|'.join(CALLED)})_)?([a-h])")
 DUEL: Final = re.compile(r"(.+?)(>+|<+|=+|≫|≪)(.+)")
+LONGEST_WINNER: Final = 100
 
 
 class UnusableRow(UserError):
@@ -67,26 +71,27 @@ class UnclearColumn(UserError):
 
 def part_of(value: Any) -> str:
     """The way to what is likeliest to be meant of an object or a list of one, as '[0].value'; empty for none."""
-    if isinstance(value, list):
-        return f"[0]{part_of(value[0])}" if len(value) == 1 else ""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        with suppress(NotJson):
+            value = parse_json(value.strip())
+    path = ""
+    while isinstance(value, list) and len(value) == 1:
+        path, value = f"{path}[0]", value[0]
     found = (
         [key for key, held in value.items() if held and isinstance(held, str | list)] if isinstance(value, dict) else []
     )
     key = next((key for key in TEXTS if key in found), max(found, key=lambda key: len(value[key]), default=None))
-    return "" if key is None else f".{key}"
+    return path if key is None else f"{path}.{key}"
 
 
 def refuse_object(value: Any, column: str) -> None:
     """Raises UnusableRow for an object, or a list of one thing, that names the part which may be meant."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        with suppress(NotJson):
-            value = parse_json(value.strip())
     path = part_of(value)
     if not path:
         return
     sentence = (
         _("column '{column}' is a list; name the part of it that is meant, as '{path}'")
-        if isinstance(value, list)
+        if path[0] == "["
         else _("column '{column}' is an object; name the part of it that is meant, as '{path}'")
     )
     raise UnusableRow(column, sentence, path=display_name(column + path))
@@ -199,6 +204,8 @@ def unclear_number(column: str, value: Any) -> UnclearColumn:
 def verdict_of(text: str, words: Mapping[str, int]) -> ParsedVerdict | None:
     """What a word says: a side, a tie, both bad, 'A>B', or one of these in brackets, as '[[A]]'; None for no such."""
     word = text.strip()
+    if len(word) > LONGEST_WINNER:
+        return None
     while word[:1] == "[" and word[-1:] == "]":
         word = word[1:-1].strip()
     plain = word_of(word)
@@ -217,11 +224,14 @@ def verdict_of(text: str, words: Mapping[str, int]) -> ParsedVerdict | None:
     return (FIRST, SECOND)[left if duel[2][0] in ">≫" else right]
 
 
-def preference_reader(column: str, none: float | None) -> Callable[[Any], tuple[ParsedVerdict, int | None, str]]:
-    """What a number with a sign says: below 0 the first is better, above 0 the second, by how much; 0 is a tie.
+def known_preference(value: Any, column: str) -> float | None:
+    """A number that says by its sign which answer is better; None for none, as for HelpSteer 2's -100."""
+    number = number_of(value)
+    return None if number == NO_PREFERENCE and plain_name(column).endswith(SIGNED) else number
 
-    `none` stands for no preference that is known.
-    """
+
+def preference_reader(column: str) -> Callable[[Any], tuple[ParsedVerdict, int | None, str]]:
+    """What a number with a sign says: below 0 the first is better, above 0 the second, by how much; 0 is a tie."""
 
     def read(value: Any) -> tuple[ParsedVerdict, int | None, str]:
         number = number_of(value)
@@ -231,11 +241,11 @@ def preference_reader(column: str, none: float | None) -> Callable[[Any], tuple[
             raise UnusableRow(column, _("column '{column}' must be a number; found: {what}"), what=what)
         if number == 0:
             return TIED, 0, ""
-        size = abs(number)
-        if number == none:
+        if known_preference(value, column) is None:
             raise UnusableRow(
-                column, _("column '{column}' is {shown}, far from the scale of the others"), shown=shown(value)
+                column, _("column '{column}' is {number:g}, which stands for no preference"), number=number
             )
+        size = abs(number)
         strength = int(size) if size in (1, 2, 3) else None
         return (FIRST if number < 0 else SECOND), strength, "" if strength else _(OTHER_MARGIN)
 
@@ -258,12 +268,17 @@ def index_of(value: Any, column: str, first: int, size: int) -> int:
     return int(number) - first
 
 
+def score_of(value: Any) -> float | None:
+    """How good an answer is: a number, or 1 and 0 for true and false."""
+    return number_of(int(value) if isinstance(value, bool) else value)
+
+
 def compared(values: Mapping[str, Any], columns: Columns) -> ParsedVerdict | None:
     """What the scores of two answers say, the higher the better; None where one is missing. Raises UnusableRow."""
     found = []
     for role in ("score_a", "score_b"):
         value = values.get(columns[role])
-        number = number_of(int(value) if isinstance(value, bool) else value)
+        number = score_of(value)
         if number is None and value not in (None, ""):
             raise UnusableRow(columns[role], _("column '{column}' must be a number; found: {what}"), what=shown(value))
         found.append(number)
@@ -306,6 +321,12 @@ def says_good(value: Any) -> bool | None:
     if isinstance(value, bool):
         return value
     return GOOD.get(word_of(value)) if isinstance(value, str) else None
+
+
+def is_bare(value: Any) -> bool:
+    """Whether a label says only together with its column's name what is good: a number, true, yes, positive."""
+    word = word_of(value) if isinstance(value, str) else str(value).casefold()
+    return number_of(value) is not None or word in BARE
 
 
 def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping[str, Any]], bool]:
@@ -353,7 +374,7 @@ def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str
         name = display_name(column)
         said = _("The column '{name}' rates the answers, and bad ones must not be learned.").format(name=name)
         otherwise = _("Or leave it out (--map rating=) where all of them are good.")
-        raise UnclearColumn(joined(said, _(HOW_RATINGS).format(column=name), otherwise))
+        raise UnclearColumn(joined(said, _(HOW_RATINGS).format(column=name), otherwise, _("Nothing was imported.")))
 
     def read(values: Mapping[str, Any]) -> bool:
         number = number_of(values.get(column))
@@ -385,13 +406,15 @@ def strength_of(values: Mapping[str, Any], columns: Columns) -> tuple[int | None
     return (whole, "") if abs(degree - whole) < 0.02 and whole in (1, 2, 3) else (None, _(OTHER_MARGIN))
 
 
-def numbers(found: Sequence[Any], column: str, wanted: int) -> list[float]:
+def numbers(
+    found: Sequence[Any], column: str, wanted: int, read_one: Callable[[Any], float | None] = number_of
+) -> list[float]:
     """One number for each answer. Raises UnusableRow."""
     if len(found) != wanted:
         raise UnusableRow(
             column, _("column '{column}' has {count} numbers for {wanted} answers"), count=len(found), wanted=wanted
         )
-    read = [number_of(number) for number in found]
+    read = [read_one(number) for number in found]
     wrong = [number for number, value in zip(found, read, strict=True) if value is None]
     if wrong:
         what = kind_of(wrong[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,12 +13,12 @@ from annotation.exports.transcripts import is_transcript
 from annotation.imports.columns import (
     CHANCES,
     EMPTY,
-    QUALITIES,
     ROLES,
     at_path,
     columns_of,
     find_question,
     is_turned_round,
+    last_part,
     may_ask,
     may_say_bad,
     propose,
@@ -35,6 +34,7 @@ from annotation.imports.conversations import (
     message_of,
     refuse_beginning_mark,
     refuse_turns_within,
+    refuse_unlearned,
     text_lists,
     text_of,
 )
@@ -52,12 +52,16 @@ from annotation.imports.labels import (
     compared,
     dense,
     index_of,
+    is_bare,
+    known_preference,
     label_reader,
     number_of,
     numbers,
+    part_of,
     plain_name,
     preference_reader,
     says_good,
+    score_of,
     shown,
     strength_of,
     winner_reader,
@@ -66,7 +70,7 @@ from annotation.imports.labels import (
 from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.printable import display_name, listed
 from annotation.imports.reading import PICTURES, SourceRow
-from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
+from annotation.records import MAXIMUM_ANSWERS, Message, UserError
 from annotation.translation import N_, _, joined, numeral
 from annotation.ui.formatting import cut
 
@@ -131,8 +135,6 @@ class ImportPlan:
     """Whether a person has named the column with ranks."""
     prompt_within: bool = False
     """Whether a person has said that no column has the prompt, so that answers begin with it."""
-    no_preference: float | None = None
-    """The number in the column of preferences that stands for none, by the first rows."""
 
     @property
     def reader(self) -> RowReader:
@@ -140,11 +142,14 @@ class ImportPlan:
 
         It raises UnclearColumn where the rows that it has read so far can't mean what the plan takes them for.
         """
-        read, used = FORMS[form_of(self)](self), self.used
+        form, used = form_of(self), self.used
+        read = FORMS[form](self)
 
         def of(values: Mapping[str, Any]) -> MappedRow:
             values = with_paths(values, self.paths) if self.paths else values
             record = without_pictures(with_chances(read(values), values, self), values)
+            for column in used if form in LEARNED_FORMS else ():
+                refuse_unlearned(values.get(column), column)
             return remarked(record, _(THOUGHTS_LEFT)) if any(has_thoughts(values.get(one)) for one in used) else record
 
         return of
@@ -153,7 +158,7 @@ class ImportPlan:
     def used(self) -> list[str]:
         """The columns that something is made of."""
         roles = ROLES_OF_FORMS[form_of(self)]
-        if "prompt" in self.columns:
+        if "prompt" in self.columns and "prompt" in roles:
             roles = tuple(role for role in roles if role != "messages")
         if self.verdict == "open":
             roles = tuple(role for role in roles if role not in (*VERDICT_ROLES, *RANKING_ROLES))
@@ -186,7 +191,6 @@ def make_plan(
         paths=tuple(paths),
         ranks_said=bool(said.get("ranks")),
         prompt_within=said.get("prompt") == "",
-        no_preference=None if said.get("preference") else no_preference(rows, columns),
     )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
@@ -202,11 +206,10 @@ def make_plan(
         with suppress(UnusableRow):
             read(row.values)
     check_meaning(plan, rows)
+    refuse_unsigned(plan, said, rows)
     if "prompt" not in said:
         refuse_without_prompt(plan, rows)
-    if target == "auto":
-        left_out = QUALITIES if said.keys() & {"label", "rating"} else ()
-        refuse_unread(plan, [name for name in filled_columns(rows) if plain_name(name) not in left_out])
+    refuse_unread(plan, said, filled_columns(rows))
     return plan
 
 
@@ -215,27 +218,28 @@ def filled_columns(rows: Sequence[SourceRow]) -> list[str]:
     return [column for column in columns_of(rows) if any(row.values.get(column) not in EMPTY for row in rows)]
 
 
-def no_preference(rows: Sequence[SourceRow], columns: Columns) -> float | None:
-    """A number that returns in the first rows, ten times as large as any other: HelpSteer2 has -100 for none."""
-    given = Counter(number for row in rows if (number := number_of(cell(row.values, columns, "preference"))))
-    largest = max(given, key=abs, default=0.0)
-    others = max((abs(number) for number in given if number != largest), default=0.0)
-    return largest if given[largest] > 1 and others and abs(largest) >= 10 * others else None
-
-
 def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
-    """Raises UnclearColumn where the first rows' labels or preferences are none that can be read."""
-    label, preference = plan.columns.get("label", ""), plan.columns.get("preference", "")
+    """Raises UnclearColumn where the first rows' labels are none that can be read."""
+    label = plan.columns.get("label", "")
     quality = label or plan.columns.get("rating", "")
-    if quality in plan.used and is_turned_round(quality):
+    held = [row.values[quality] for row in rows if row.values.get(quality) not in EMPTY]
+    name = last_part((one for one in columns_of(rows) if one not in plan.paths), quality)
+    if quality in plan.used and is_turned_round(name) and (not held or any(map(is_bare, held))):
         raise UnclearColumn(
             _(
                 "By its name, '{display_name}' is true or high for bad answers; a label or rating is so for "
                 "good ones. Turn it round in the file and give it another name. Nothing was imported."
             ).format(display_name=display_name(quality))
         )
-    held = [row.values[label] for row in rows if row.values.get(label) not in EMPTY] if label in plan.used else []
-    if held and all(says_good(value) is None and number_of(value) is None for value in held):
+    if label in plan.used and held and all(says_good(value) is None and number_of(value) is None for value in held):
+        part = part_of(held[0])
+        if part:
+            raise UnclearColumn(
+                _(
+                    "The column '{display_name}' holds no label; choose the part of it that is one under “Columns”, "
+                    "as '{path}'. Nothing was imported."
+                ).format(display_name=display_name(label), path=display_name(label + part))
+            )
         raise UnclearColumn(
             _(
                 "The column '{display_name}' holds {shown}, which says neither good nor bad, and bad answers "
@@ -243,22 +247,31 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                 "of them are good. Nothing was imported."
             ).format(display_name=display_name(label), shown=shown(held[0]))
         )
-    given = [number_of(row.values.get(preference)) for row in rows] if preference in plan.used else []
-    numbers_given = [number for number in given if number is not None]
-    if numbers_given and min(numbers_given) > 0 and max(numbers_given) > max(STRENGTHS):
+
+
+def is_unsigned(column: str, rows: Sequence[SourceRow]) -> bool:
+    """Whether numbers that are to say by their sign which answer is better are never below 0."""
+    given = [number for row in rows if (number := known_preference(row.values.get(column), column)) is not None]
+    return bool(given) and min(given) >= 0
+
+
+def refuse_unsigned(plan: ImportPlan, said: Columns, rows: Sequence[SourceRow]) -> None:
+    """Raises UnclearColumn for preferences of which 0 may not be the middle, unless a person has named them."""
+    column = plan.columns.get("preference", "")
+    if column in plan.used and not said.get("preference") and is_unsigned(column, rows):
         raise UnclearColumn(
             _(
-                "The column '{display_name}' holds {numbers_given:g} and nothing up to 0, so its middle is not "
-                "0, and which answer its numbers prefer can't be told. Subtract the middle. Nothing was "
-                "imported."
-            ).format(display_name=display_name(preference), numbers_given=max(numbers_given))
+                "The column '{display_name}' holds nothing below 0, so which answer its numbers prefer can't be told. "
+                "Subtract the middle, or let a row below 0 stand among the first 100; or, where numbers above 0 prefer "
+                "the second answer, choose it under “Columns” as preference. Nothing was imported."
+            ).format(display_name=display_name(column))
         )
 
 
 def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
     """Raises UnclearColumn for answers of mere text without a prompt beside them that may not begin with it.
 
-    So it is where another column may hold it, or where half of them or more don't begin alike.
+    So it is where another column may hold it, or where half of them or more don't begin alike, each pair differently.
     """
     columns, texts, conversations = plan.columns, [], 0
     sides = [columns[role] for role in ("chosen", "rejected", "a", "b") if columns.get(role) in plan.used]
@@ -271,7 +284,7 @@ def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
             else:
                 texts.append((str(row.values[sides[0]]), str(row.values[sides[1]])))
     likely = [name for name in columns_of(rows) if name not in plan.used and may_ask(rows, name)]
-    alike = sum(bool(shared_prompt(one, other)) for one, other in texts)
+    alike = len({shared_prompt(one, other) for one, other in texts} - {""})
     if len(texts) > conversations and (likely or 2 * alike <= len(texts)):
         raise UnclearColumn(
             joined(
@@ -322,18 +335,20 @@ def refuse_third_answer(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
         )
 
 
-def refuse_unread(plan: ImportPlan, columns: Sequence[str]) -> None:
-    """Raises UnclearColumn where answers would be learned beside columns, unused, that may say that they are bad."""
-    if plan.target != "demonstrations" or plan.columns.keys() & {"label", "rating"}:
+def refuse_unread(plan: ImportPlan, said: Columns, columns: Sequence[str]) -> None:
+    """Raises UnclearColumn where answers would be learned beside columns, unused, that may say that they are bad.
+
+    Not where a person has said which column does, or that none does.
+    """
+    if plan.target != "demonstrations" or {*plan.columns, *said} & {"label", "rating"}:
         return
     doubtful = [name for name in columns if name not in plan.used and may_say_bad(name)]
     if doubtful:
         raise UnclearColumn(
             _(
-                "By its name, {listed} may say which answers are bad, and bad ones must not be learned. Say "
-                "which column does (--map label= or --map rating= with its name); or take bad answers out of "
-                "the file, and import the others --as demonstrations (“Import as” on the page). Nothing was "
-                "imported."
+                "By its name, {listed} may say which answers are bad, and bad ones must not be learned. Choose "
+                "under “Columns” which column does, as label or as rating, or, where all of them are good, none "
+                "as label. Nothing was imported."
             ).format(listed=listed(doubtful[:1]))
         )
 
@@ -564,8 +579,6 @@ def read_chosen(plan: ImportPlan) -> RowReader:
                 _("column '{column}' is lower than '{display_name}': which is better?"),
                 display_name=display_name(columns["score_b"]),
             )
-        if (number_of(cell(values, columns, "strength")) or 0) < 0:
-            raise UnusableRow(columns["strength"], _("column '{column}' is below 0: which is better?"))
         strength, remark = strength_of(values, columns)
         return MappedRow(messages, answers, *FIRST, strength, remark=remark)
 
@@ -592,7 +605,7 @@ def pair_verdict(plan: ImportPlan) -> VerdictReader:
     """What a row's columns say of two answers, with strength and remark, in whichever way they say it."""
     columns = plan.columns
     if "preference" in columns:
-        signed = preference_reader(columns["preference"], plan.no_preference)
+        signed = preference_reader(columns["preference"])
         return lambda values: signed(values.get(columns["preference"]))
     if "winner" in columns:
         words = winner_reader(columns)
@@ -683,13 +696,14 @@ def ranking_of(values: Mapping[str, Any], plan: ImportPlan, entries: Sequence[An
             refuse_order(ranks, columns["ranks"])
         return dense(ranks)
     if "scores" in columns:
-        scores = numbers(list_of(values.get(columns["scores"]), columns["scores"]), columns["scores"], size)
+        scores = numbers(list_of(values.get(columns["scores"]), columns["scores"]), columns["scores"], size, score_of)
         return dense([-score for score in scores])
     column = columns["responses"]
-    for keys, sign in ((RANK_KEYS, 1), (SCORE_KEYS, -1)):
+    for keys, sign, read in ((RANK_KEYS, 1, number_of), (SCORE_KEYS, -1, score_of)):
         for key in keys:
             if all(isinstance(entry, dict) and key in entry for entry in entries):
-                return dense([sign * number for number in numbers([entry[key] for entry in entries], column, size)])
+                found = numbers([entry[key] for entry in entries], column, size, read)
+                return dense([sign * number for number in found])
     raise UnusableRow(column, _("column '{column}' has answers without scores or ranks"))
 
 
@@ -703,6 +717,8 @@ def perhaps_order(ranks: Sequence[Any], column: str) -> bool:
 def unsaid(columns: Columns, rows: Sequence[SourceRow], said: Columns) -> list[str]:
     """The roles that a person has to say of columns, though the rows that were read suggest one."""
     pair = [] if (said.get("a") and said.get("b")) or not third_answer(columns, rows) else ["a", "b"]
+    if not said.get("preference") and is_unsigned(columns.get("preference", ""), rows):
+        pair.append("preference")
     column = columns.get("ranks", "")
     for row in rows if column and not said.get("ranks") else ():
         with suppress(UnusableRow):
@@ -732,6 +748,8 @@ def ranks_by_order(found: Sequence[Any], column: str, size: int) -> tuple[int, .
     return tuple(order.index(first + place) + 1 for place in range(size))
 
 
+# Those whose answers are learned where they are good, and with them the earlier ones of their conversation.
+LEARNED_FORMS: Final = ("answer", "last turn", "labelled answer", "labelled last turn")
 RANKING_ROLES: Final = ("scores", "ranks", "order", "outcome", "strength", "score_a", "score_b")
 FORMS: Final[Mapping[str, Callable[[ImportPlan], RowReader]]] = {
     "prompt": read_prompt,

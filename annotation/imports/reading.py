@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, Final, NoReturn
+from typing import IO, Any, Final
 
 from annotation import hub_client
 from annotation.exports.formats import unescape_cell, unflattened
@@ -175,7 +175,7 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
     if kind in (".csv", ".tsv", ".tab"):
         parse = partial(csv_rows, likely=",;\t" if kind == ".csv" else "\t,;")
         return from_stream(path, name, "CSV", _("rows, the header is row 1, as a spreadsheet counts"), parse)
-    if kind in (".jsonl", ".ndjson"):
+    if kind in (".jsonl", ".ndjson") and (start != b"[" or holds_json_lines(path, name)):
         return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
     if start == b"[":
         return from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
@@ -213,9 +213,9 @@ def from_stream(
 
 
 def holds_json_lines(path: Path, name: str) -> bool:
-    """Whether a file that begins with '{' has a whole object on its first line, and isn't one object with a list."""
+    """Whether a file has a whole object or list on its first line, and isn't one list, or one object with a list."""
     with Stream(path, name) as stream:
-        first: dict[str, Any] = {}
+        first: Any = None
         number_of_lines = 0
         for _, line, whole in stream.lines():
             if not line.strip():
@@ -224,12 +224,13 @@ def holds_json_lines(path: Path, name: str) -> bool:
             if number_of_lines == 2:
                 return True
             try:
-                value = parse_json(line.decode("utf-8-sig")) if whole else None
+                first = parse_json(line.decode("utf-8-sig")) if whole else None
             except (UnicodeDecodeError, UserError):
                 return False
-            if not isinstance(value, dict):
+            if not isinstance(first, dict | list):
                 return False
-            first = value
+    if not isinstance(first, dict):
+        return False
     lists = [value for value in first.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
     return len(lists) != 1 or ROW_KEYS.isdisjoint(lists[0][0])
 
@@ -325,11 +326,6 @@ def wrong_byte(error: UnicodeDecodeError, start: int = 0) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- JSON
-def refuse_constant(constant: str) -> NoReturn:
-    """NaN and Infinity are Python's, not JSON's."""
-    raise ValueError(_("{constant} is no JSON number").format(constant=constant))
-
-
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object. One that says two things under one key says neither."""
     found = dict(pairs)
@@ -340,7 +336,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-DECODER = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=unique_keys)
+# NaN and Infinity are Python's, not JSON's, and stand where there is nothing.
+DECODER = json.JSONDecoder(parse_constant=lambda _: None, object_pairs_hook=unique_keys)
 
 
 class NotJson(UserError):
@@ -360,7 +357,7 @@ def parse_json(text: str) -> Any:
         raise NotJson(said, error) from error
     except RecursionError as error:
         raise NotJson(_("the line is nested too deeply"), error) from error
-    except ValueError as error:  # a constant that isn't JSON, or an integer of thousands of digits
+    except ValueError as error:  # a key that says two things, or an integer of thousands of digits
         raise NotJson(_("the line is not JSON: {msg}").format(msg=str(error).split(";")[0]), error) from error
 
 

@@ -53,6 +53,7 @@ SPLIT_CHOICES = [
 ]
 # Chosen for a role that no column has, where "–" leaves it open; no column is called so.
 NONE = "\n"
+NONE_MEANS = {"prompt": N_("none: the answers begin with it"), "label": N_("none: all are good")}
 EXPLANATION = N_(
     "Prompts, demonstrations or preferences are imported, also from gzipped files. What is there already is not "
     "imported twice."
@@ -264,6 +265,8 @@ class Looked:
     """The columns by role that the form was filled with."""
     said: Mapping[str, str] = field(default_factory=dict)
     """Those that were a person's choice."""
+    target: str = "auto"
+    """What a person has chosen to make of the rows."""
 
     def chosen(self, columns: Mapping[str, str]) -> dict[str, str]:
         """What a person has chosen of a form's columns: a role that was left as it came is not left out by anybody."""
@@ -348,7 +351,7 @@ def build_columns() -> dict[str, gr.Dropdown]:
 
 def choices_of(role: str, columns: Iterable[str]) -> list[tuple[str, str]]:
     """What a role can be played by."""
-    none = [(_("none: the answers begin with it"), NONE)] if role == "prompt" else []
+    none = [(_(NONE_MEANS[role]), NONE)] if role in NONE_MEANS else []
     return [("–", ""), *none, *((visible(column), column) for column in columns)]
 
 
@@ -455,7 +458,10 @@ def starter(page: ImportFormPage, importer: Importer, kind: Any) -> Any:
         order = replace(order, columns=seen.chosen(order.columns))
         arguments = [*arguments_of(order), f"--by={annotator.name}"]
         state = importer.start(kind, source, arguments, annotator.name)
-        seen = replace(seen, waits=state.number, said=order.columns) if kind == "look" else replace(seen, waits=0)
+        if kind == "look":
+            seen = replace(seen, waits=state.number, said=order.columns, target=order.target)
+        else:
+            seen = replace(seen, waits=0)
         return standing_parts(page, state, seen)
 
     return start
@@ -494,7 +500,7 @@ def standing_parts(page: ImportFormPage, state: State, looked: Looked) -> list[A
     rest = [*(gr.skip() for _ in range(len(page.followed) - 3 - len(buttons))), asdict(looked)]
     if state.status == "finished" and state.number == looked.waits:
         rest = [
-            *look_parts(page, state, looked.said),
+            *look_parts(page, state, looked),
             asdict(replace(looked, waits=0, proposed=state.result["proposed"])),
         ]
     return [status_card(state), again(POLL_SECONDS if running else None), *buttons, *rest]
@@ -517,12 +523,12 @@ def asked_for(state: State) -> str:
     return paragraph(said, "quiet")
 
 
-def look_parts(page: ImportFormPage, state: State, said: Mapping[str, str]) -> list[Any]:
+def look_parts(page: ImportFormPage, state: State, looked: Looked) -> list[Any]:
     """The form as a finished look fills it, with what a person has said."""
     look = state.result
-    filled = look["proposed"] | ({"prompt": NONE} if said.get("prompt") == "" else {})
+    filled = look["proposed"] | {role: NONE for role in NONE_MEANS if looked.said.get(role) == ""}
     columns = [
         gr.update(choices=choices_of(role, look["columns"]), value=filled.get(role, "")) for role in page.columns
     ]
-    target = gr.update() if look["target"] is None else gr.update(value=look["target"])
+    target = gr.update(value=looked.target)
     return [gr.update(visible=True), look_card(look), meaning_card(look), target, *columns]

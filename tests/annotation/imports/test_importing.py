@@ -1050,6 +1050,11 @@ def test_the_form_is_filled_by_a_look_and_can_be_changed(page: gr.Blocks, db: Da
             {"a": "response_1", "b": "response_2"},
             "p",
         ),
+        (
+            {"prompt": "p", "response_a": "x", "response_b": "y", "preference_strength": 1},
+            {"preference": "preference_strength"},
+            "p",
+        ),
     ],
 )
 def test_what_is_unclear_can_be_answered_on_the_page(
@@ -1159,9 +1164,12 @@ def test_labels_that_come_late_are_not_passed_over(
 ) -> None:
     """The first rows, by which columns are chosen, say nothing of labels; a later one says that its answer is bad."""
     rows = [{"prompt": f"p {n}", "completion": "x", **early} for n in range(importing.LOOKED_AT)]
-    with pytest.raises(UserError, match="'label' may say which answers are bad"):
-        bring([*rows, {"prompt": "p", "completion": "bad", "label": False}])
+    rows.append({"prompt": "p", "completion": "bad", "label": False})
+    for target in ("auto", "demonstrations"):
+        with pytest.raises(UserError, match="'label' may say which answers are bad"):
+            bring(rows, target=target)
     assert sizes(db)["prompt"] == 0
+    assert counts(bring(rows, columns={"label": ""}))["demonstrations"] == len(rows), "somebody says that all are good"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much counts")

@@ -466,7 +466,6 @@ PAIR_ONLY = {"chosen": "Why? So.", "rejected": "Why? No."}
         (SCORED, {"scores": [1, None]}, "scores", "must hold finite numbers; found: empty (null)"),
         (SCORED, {"scores": [1, math.nan]}, "scores", "must hold finite numbers; found: a number that is not finite"),
         (SCORED, {"scores": [1, 10**400]}, "scores", "must hold finite numbers; found: a number that is not finite"),
-        (SCORED, {"scores": [1, True]}, "scores", "must hold finite numbers; found: true or false"),
         (SCORED, {"scores": [1, "good"]}, "scores", "must hold finite numbers; found: text"),
         (KTO, {"label": "maybe"}, "label", "must say yes or no, such as true or false; found: 'maybe'"),
         (KTO, {"label": None}, "label", "must say yes or no, such as true or false; found: empty (null)"),
@@ -508,6 +507,7 @@ def test_a_label_that_could_not_be_read_is_not_passed_over(name: str) -> None:
         [{"chosen": f"{HH} x", "rejected": f"{HH} y"}, *[{"chosen": "The rain.", "rejected": "The moon."}] * 2],
         [{"notes": f"a text of {n} words", "chosen": "I see. It is.", "rejected": "I see. No."} for n in range(3)],
         [{"dialogue_history": [user("q")], "response_a": "I see. It is.", "response_b": "I see. No.", "winner": "a"}],
+        [{"chosen": f"Sure! It is {n}.", "rejected": f"Sure! No, it is {n + 1}."} for n in range(3)],
     ],
 )
 def test_what_two_answers_begin_with_is_no_prompt_unless_it_can_be_one(values: list[dict[str, Any]]) -> None:
@@ -540,6 +540,49 @@ def test_most_answers_that_begin_alike_are_enough(beside: dict[str, Any]) -> Non
     assert read(found[0].values).messages == (user("Why 0?"),)
     with pytest.raises(UnusableRow, match="don't begin alike"):
         read(odd)
+
+
+# ----------------------------------------------------------------------------------------------------------- odd texts
+LONG = 99_990  # with what stands around it, a text of 100,000 characters is read
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *(" ", "\n", "\u3000", "<s>", "<s> ", "[INST", "<|im_start|>", "### ", "Human: ", "\n\nHuman: ", "User: \n"),
+        *(">", "a>", "=", "A=", "<", "a<b", "≫", "[", "]", "[[", "1", "1.", "-", "_", "a_", "_-", ")", ") ", ". "),
+        ".)",
+        *("{", "}", "[{", "}] ", "[{'role':} ", '{"a":', '"', "\\", "a ", "\x1f"),
+    ],
+)
+def test_no_text_takes_more_than_a_look(piece: str) -> None:
+    """What takes time with the square of the length takes minutes here."""
+    shapes = [
+        (PAIR, "chosen"), (PAIR, "prompt"), (TALK_TOLD, "messages"), (DUEL, "winner"), (DUEL, "response_a"),
+        (KTO, "label"), (SCORED, "scores"), ({**SCORED, "winner": "a", "scores": None}, "winner"),
+        ({**PAIR, "strength": 1}, "strength"),
+        ({**PAIR, "score_chosen": 2, "score_rejected": 1}, "score_chosen"), ({**PAIR, "status": "x"}, "status"),
+    ]  # fmt: skip
+    many = piece * (LONG // len(piece))
+    for text in (many, f"{many}x", f"x{many}", f"x{many}\nx", f"[{many}]"):
+        for shape, column in shapes:
+            with suppress(UserError):
+                make_plan(rows(shape, {**shape, column: text}))
+
+
+@pytest.mark.parametrize(
+    ("shape", "column"), [(KTO, "images"), (KTO, "label"), (KTO, "prompt"), (DUEL, "winner"), (TALK, "messages")]
+)
+def test_any_depth_gives_a_record_or_a_reason(shape: dict[str, Any], column: str) -> None:
+    nested: Any = ""
+    for _ in range(5_000):
+        nested = [nested]
+    objects = "[" + '{"role": [' * 400 + "]}" * 400 + "]"
+    for value in (nested, objects):
+        with suppress(UnusableRow):
+            make_plan(rows(shape)).reader({**shape, column: value})
+        with suppress(UserError):
+            make_plan(rows({**shape, column: value}))
 
 
 # ------------------------------------------------------------------------------------------------------------ arbitrary

@@ -83,6 +83,9 @@ WEB_GPT = [
 ]  # fmt: skip
 KAGGLE = {"id": "1", "model_a": "m", "model_b": "n"}
 BAD_ANSWER = {"prompt": "q", "response": "x"}
+TWO = {"prompt": "p", "response_a": "x", "response_b": "y"}
+PAIR = {"prompt": "p", "chosen": "x", "rejected": "y"}
+UNLEARNED = [user("a"), {**assistant("b"), "train": False}, user("q")]
 KTO_TURNS = [[user("q"), assistant("good")], [user("q"), assistant("bad")]]
 ULTRA = {"instruction": "Why?", "source": "evol"}
 RANKED = {"prompt": "p", "responses": ["x", "y", "z"], "ranking": [2, 0, 1]}
@@ -374,12 +377,140 @@ CASES: dict[str, Case | Refused] = {
         [{"conversation": KTO_TURNS[1], "toxic": True, "turn": 1}], "'toxic' may say which answers are bad"
     ),
     "a scale with the middle 3": Refused(
-        [{"prompt": "p", "response_a": f"x{n}", "response_b": f"y{n}", "overall_preference": n} for n in range(1, 6)],
-        "nothing up to 0",
+        [{**TWO, "overall_preference": n} for n in range(1, 6)], "nothing below 0"
     ),
+    **{
+        f"{column} that is never below 0": Refused(
+            [{**TWO, column: n} for n in numbers], f"The column '{column}' holds nothing below 0"
+        )
+        for column, numbers in (("preference_strength", (1, 2, 3)), ("overall_preference", (0, 1, 2)),
+                                ("overall_preference", (1, -100)))
+    },
+    "a preference that is never below 0, said to be one": Case(
+        [{**TWO, "overall_preference": n} for n in (0, 1, 5)],
+        [told("p", "x", "y", ranking=TIE, strength=0), told("p", "x", "y", ranking=SECOND, strength=1),
+         told("p", "x", "y", ranking=SECOND, remark=labels.OTHER_MARGIN)],
+        columns={"preference": "overall_preference"},
+    ),
+    "the better one's letter called chosen": Case(
+        [{**TWO, "chosen": word} for word in ("A", "B")],
+        [told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=SECOND)],
+    ),
+    **{
+        f"a category called {column} beside scores": Case(
+            [{**TWO, column: "science", "score_a": 1, "score_b": 2}], [told("p", "x", "y", ranking=SECOND)],
+            telling=[column],
+        )
+        for column in ("label", "verdict", "choice")
+    },
+    "a category called label beside a preference": Case(
+        [{**TWO, "label": "science", "overall_preference": -1}],
+        [told("p", "x", "y", ranking=FIRST, strength=1)], telling=["label"],
+    ),
+    "a winner beside scores": Case(
+        [{**TWO, "winner": word, "score_a": 1, "score_b": 2} for word in ("?", "a")],
+        ["column 'winner' is '?'", told("p", "x", "y", ranking=FIRST)],
+    ),
+    "scores that say nothing": Case(
+        [{**PAIR, "score_chosen": 0.0, "score_rejected": 0.0}] * 2, [told("p", "x", "y", ranking=FIRST)] * 2,
+        telling=["score_chosen", "score_rejected"],
+    ),
+    "scores that say nothing of two answers": Refused(
+        [{**TWO, "score_a": 0.0, "score_b": "0"}] * 2, "no column that says which is better"
+    ),
+    "scores that are true or false": Case(
+        [{"prompt": "p", "responses": ["x", "y"], "scores": [True, False]},
+         {"prompt": "p", "responses": [{"text": "x", "score": False}, {"text": "y", "score": True}], "scores": None},
+         {"prompt": "p", "responses": ["x", "y"], "scores": [0.5, True]}],
+        [told("p", "x", "y", ranking=FIRST), "column 'scores' must be a list",
+         told("p", "x", "y", ranking=SECOND)],
+    ),
+    "scores within answers that are true or false": Case(
+        [{"prompt": "p", "responses": [{"text": "x", "score": False}, {"text": "y", "score": True}]}],
+        [told("p", "x", "y", ranking=SECOND)],
+    ),
+    "ranks that are true or false": Case(
+        [{"prompt": "p", "responses": ["x", "y"], "ranks": [True, False]}],
+        ["column 'ranks' must hold finite numbers; found: true or false"],
+    ),
+    "pos and neg": Case(
+        [{**BAD_ANSWER, "label": "pos"}, {**BAD_ANSWER, "response": "y", "label": "neg"}],
+        [told("q", "x", label=True), told("q", "y", label=False)],
+    ),
+    "a label whose words are plain, whatever its name": Case(
+        [{**BAD_ANSWER, "toxicity": word} for word in ("good", "bad")],
+        [told("q", "x", label=True), told("q", "x", label=False)], columns={"label": "toxicity"},
+    ),
+    "a label within an object that is called after bad ones": Case(
+        [{**BAD_ANSWER, "harmful": {"good": True}}], [told("q", "x", label=True)], columns={"label": "harmful.good"},
+    ),
+    **{
+        f"{path} as a label": Refused([{**BAD_ANSWER, "checks": [{"toxic": value}], "toxic": [value]}],
+                                      "high for bad answers", {"label": path})
+        for path, value in (("checks[0].toxic", True), ("toxic[0]", "yes"), ("checks[0].toxic", "0"),
+                            ("toxic[0]", "negative"))
+    },
+    "a label that is an object": Refused(
+        [{**BAD_ANSWER, "label": {"value": "good"}}], "the part of it that is one under “Columns”, as 'label.value'"
+    ),
+    "a label that is an object in JSON": Refused(
+        [{**BAD_ANSWER, "label": '[{"value": "good"}]'}], "part of it that is one under “Columns”, as 'label[0].value'"
+    ),
+    "ratings without a threshold": Refused([{**BAD_ANSWER, "rating": 4}], "are good. Nothing was imported."),
+    "a user's name beside the text": Case([{"user": "bob", "text": "Why?"}], [told("Why?")], "prompts",
+                                          telling=["user"]),
+    "what the user said": Case([{"user": "Why?"}], [told("Why?")], "prompts"),
+    "a title beside a conversation": Case(
+        [{"title": "A title", "messages": [user("q"), {**assistant("x"), "thinking": "hm"}]}],
+        [told("q", "x", remark=THOUGHTS_LEFT)], "demonstrations", {"prompt": "title"},
+    ),
+    "answers beside a conversation that ends with one": Case(
+        [*[{"messages": [user("q"), assistant("x")], "answer": "42"}] * 2, {"messages": [user("q")], "answer": "42"}],
+        [*[told("q", "x")] * 2, "column 'messages' does not end with the assistant's turn"], "demonstrations",
+        telling=["answer"],
+    ),
+    "a first conversation that is none": Case(
+        [{"messages": "error"}, *[{"messages": [user("q")]}] * 2],
+        ["column 'messages' is plain text", *[told("q")] * 2], "prompts",
+    ),
+    "first answers that are none": Case(
+        [{"prompt": "p", "responses": "n/a", "scores": "n/a"},
+         *[{"prompt": "p", "responses": ["x", "y"], "scores": [1, 2]}] * 2],
+        ["column 'responses' must be a list", *[told("p", "x", "y", ranking=SECOND)] * 2],
+    ),
+    "a list with an answer that is none, beside the winner's letter": Case(
+        [{"prompt": "p", "responses": ["x", None], "winner": "b"},
+         *[{"prompt": "p", "responses": ["x", "y"], "winner": "b"}] * 2],
+        ["column 'responses' must be text", *[told("p", "x", "y", ranking=SECOND)] * 2],
+    ),
+    "messages in a table, one of them a tool's": Case(
+        [{"text": "q", "role": "user"}, {"text": "x", "role": "assistant"}, {"text": "4", "role": "tool"}],
+        [told("q"), "column 'role' says that this is a message of the assistant",
+         "column 'role' says that this is a message of the tool"], "prompts",
+    ),
+    "earlier answers that are not to be learned, before a question": Case(
+        [{"messages": UNLEARNED}], [told([user("a"), assistant("b"), user("q")])], "prompts",
+    ),
+    "earlier answers that are not to be learned, before two answers": Case(
+        [{"chosen": [*UNLEARNED, assistant("x")], "rejected": [*UNLEARNED, {**assistant("y"), "weight": 0}]}],
+        [told([user("a"), assistant("b"), user("q")], "x", "y", ranking=FIRST)],
+    ),
+    **{
+        f"earlier answers that are not to be learned, before a demonstration in {list(row)}": Case(
+            [row], [f"column '{next(iter(row))}' holds an answer that is not to be learned ('train' is off)"],
+            "preferences" if "label" in row else "demonstrations",
+        )
+        for row in ({"messages": [*UNLEARNED, assistant("x")]}, {"messages": UNLEARNED, "completion": "x"},
+                    {"messages": json.dumps([*UNLEARNED, assistant("x")]), "label": True},
+                    {"prompt": UNLEARNED, "completion": "x", "label": True})
+    },
     "a margin below 0": Case(
-        [{"prompt": "p", "chosen": "x", "rejected": "y", "margin": -0.5}],
-        ["column 'margin' is below 0: which is better?"],
+        [{**PAIR, "margin": -0.5}], [told("p", "x", "y", ranking=FIRST, remark=labels.OTHER_MARGIN)],
+    ),
+    "strengths with a sign": Case(
+        [{**PAIR, "strength": number} for number in (-2, 2)],
+        [told("p", "x", "y", ranking=FIRST, remark=labels.OTHER_MARGIN),
+         told("p", "x", "y", ranking=FIRST, strength=2)],
     ),
     "OpenAI's preferences": Case(
         [{"input": {"messages": [system("s"), user("q")]}, "preferred_output": [assistant("x")],
@@ -509,10 +640,10 @@ CASES: dict[str, Case | Refused] = {
         [*(told(f"q{n}", f"x{n}", label=True) for n in range(3)),
          "column 'messages' does not end with the user's turn"],
     ),
-    "messages of which one ends with the user, beside the answers": Case(
+    "messages of which one ends with the user, beside the answers": Refused(
         [{"messages": [user("q"), assistant("old")], "chosen": "x", "rejected": "y"}] * 2
         + [{"messages": [user("q")], "chosen": "x", "rejected": "y"}],
-        [*["column 'messages' does not end with the user's turn"] * 2, told("q", "x", "y", ranking=FIRST)],
+        "No column is known to hold the prompt; it may be 'messages'",
     ),
     "messages of which one ends with an answer": Case(
         [{"messages": [user("q")]}] * 2 + [{"messages": [user("q"), assistant("x")]}], [told("q")] * 3, "prompts",
@@ -548,9 +679,14 @@ CASES: dict[str, Case | Refused] = {
         ["column 'input' is not part of the conversation in 'chosen'"],
     ),
     "HelpSteer2, people who contradict each other": Case(
-        [*HELPSTEER_2_PREFERENCE[:2], *[{**HELPSTEER_2_PREFERENCE[0], "preference_strength": -100}] * 2],
+        [*HELPSTEER_2_PREFERENCE[:2], {**HELPSTEER_2_PREFERENCE[0], "preference_strength": -100}],
         [told("p", "x-3", "y-3", ranking=FIRST, strength=3), told("p", "x-2", "y-2", ranking=FIRST, strength=2),
-         *["column 'preference_strength' is -100, far from the scale"] * 2], telling=["split"],
+         "column 'preference_strength' is -100, which stands for no preference"], telling=["split"],
+    ),
+    "HelpSteer2, people who contradict each other, named": Case(
+        [{"prompt": "p", "response_1": "x", "response_2": "y", "by": {"preference_strength": n}} for n in (-1, -100)],
+        [told("p", "x", "y", ranking=FIRST, strength=1), "column 'by.preference_strength' is -100"],
+        columns={"preference": "by.preference_strength"},
     ),
     "a preference that is much larger than the others": Case(
         [{**HELPSTEER_2_PREFERENCE[0], "preference_strength": n} for n in (1, 1, -1, 40)],
@@ -775,6 +911,21 @@ def test_a_label_that_turns_out_to_be_a_scale_ends_the_import() -> None:
     assert read({**rows[0].values, "label": 0}).label is False
     with pytest.raises(labels.UnclearColumn, match="holds -1, 0: numbers of a scale"):
         read({**rows[0].values, "label": -1})
+
+
+def test_no_preference_is_none_also_where_it_stands_late() -> None:
+    read = make_plan([SourceRow(n, row) for n, row in enumerate(HELPSTEER_2_PREFERENCE)]).reader
+    with pytest.raises(UnusableRow, match="-100, which stands for no preference"):
+        read({**HELPSTEER_2_PREFERENCE[0], "preference_strength": "-100"})
+
+
+def test_bad_answers_are_asked_about_whatever_the_rows_are_to_become() -> None:
+    rows = [SourceRow(1, {**BAD_ANSWER, "toxic": True, "upvotes": 0})]
+    for target in ("auto", "demonstrations"):
+        with pytest.raises(labels.UnclearColumn, match="'toxic' may say which answers are bad"):
+            make_plan(rows, target)
+        assert make_plan(rows, target, {"label": ""}).target == "demonstrations"
+    assert make_plan(rows, "prompts").reader(rows[0].values) == told("q")
 
 
 def test_answers_that_are_json_are_not_turns() -> None:

@@ -55,14 +55,18 @@ class Session:
         self.name, self.path = name, ""
         self.looked: Any = None
         self.columns: dict[str, str] = {}
+        self.target = "auto"
 
     def call(self, name: str) -> str:
         """Press a button, or be asked whether something is new; all that was sent."""
         block = self.listeners[name]
-        values = {"Path on this server": self.path, "Source": "server", "Import as": "auto", "Rows": "", **self.columns}
+        form = {"Path on this server": self.path, "Source": "server", "Import as": self.target, "Rows": ""}
+        values = {**form, **self.columns}
         asked = [self.looked if isinstance(one, gr.State) else values.get(one.label, "") for one in block.inputs]
         sent = block.fn(*asked_by(self.name, block.fn), *asked)
         self.looked = next(value for one, value in zip(block.outputs, sent, strict=True) if isinstance(one, gr.State))
+        (target,) = [value for one, value in zip(block.outputs, sent, strict=True) if isinstance(one, gr.Radio)]
+        self.target = target.get("value", self.target)
         return str(sent[:-1])
 
     def look(self, path: str) -> str:
@@ -130,6 +134,49 @@ def test_a_column_that_nobody_has_chosen_is_left_to_be_proposed_beside_those_tha
     assert mapped("import-import", **labelled) == ["--map=completion=reply"]
     end(db, {"outcome": OUTCOME})
     assert mapped("import-import", **{**labelled, "label": ""}) == ["--map=completion=reply", "--map=label="]
+
+
+def test_what_a_file_is_taken_for_is_nobodys_choice(pages: gr.Blocks, db: Database) -> None:
+    """Else answers that are bad come in from the file after it, or a label that is found later is not looked at."""
+    olga = Session(pages, "olga")
+
+    def asked() -> str:
+        spec = json.loads(str(db.value("SELECT spec FROM job ORDER BY id DESC LIMIT 1")))
+        return next(one for one in spec["arguments"] if one.startswith("--as="))
+
+    olga.look("/data/a.jsonl")
+    end(db, {"look": {**LOOK, "target": "demonstrations"}})
+    olga.call("import-follow")
+    olga.call("import-again")
+    assert asked() == "--as=auto"
+    end(db, {"look": {**LOOK, "target": "demonstrations"}})
+    olga.call("import-follow")
+    olga.target = "prompts"
+    olga.call("import-again")
+    end(db, {"look": LOOK})
+    olga.call("import-follow")
+    olga.call("import-check")
+    assert asked() == "--as=prompts", "somebody has chosen it"
+    end(db, {"outcome": OUTCOME})
+    olga.look("/data/b.jsonl")
+    end(db, {"look": LOOK})
+    olga.call("import-follow")
+    olga.call("import-import")
+    assert asked() == "--as=auto", "for another file"
+
+
+def test_that_all_answers_are_good_can_be_said(pages: gr.Blocks, db: Database) -> None:
+    olga = Session(pages, "olga")
+    olga.look("/data/rows.jsonl")
+    end(db, {"look": LOOK})
+    olga.call("import-follow")
+    assert ("none: all are good", import_form.NONE) in import_form.choices_of("label", ())
+    olga.columns = {"prompt": "prompt", "label": import_form.NONE}
+    olga.call("import-again")
+    end(db, {"look": LOOK})
+    assert str(olga.call("import-follow")).count(repr(import_form.NONE)) == 3, "as a choice twice, and chosen once"
+    olga.call("import-import")
+    assert "--map=label=" in json.loads(str(db.value("SELECT spec FROM job ORDER BY id DESC LIMIT 1")))["arguments"]
 
 
 def test_an_import_says_whose_it_is_and_when_it_was(pages: gr.Blocks, db: Database) -> None:
