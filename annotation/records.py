@@ -144,7 +144,7 @@ class Response:
     id: int = 0
     token_ids: TokenIds | None = None
     """None where they are unknown: then the text is tokenised."""
-    weights: str = ""
+    precision: str = ""
     """Precision of the weights that drew it; empty for that of its policy."""
 
 

@@ -188,6 +188,13 @@ def m028_words_of_the_page(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m029_one_word_in_rows_too(db: sqlite_utils.Database) -> None:
+    """Rows say it as page and code do: the precision that weights are held in."""
+    for statement in ONE_WORD_IN_ROWS_TOO:
+        db.execute(statement)
+
+
 WITHDRAWN_BY_THINKING = """UPDATE comparison SET state = 'closed'
     WHERE purpose = 'preference' AND state = 'ready' AND taken = 0 AND asks = 'nobody' AND asks_why IS NULL
       AND candidate_id IS NULL AND model_id IS NOT NULL AND import_id IS NULL
@@ -847,4 +854,18 @@ WORDS_OF_THE_PAGE = (
     """CREATE INDEX comparison_standing
         ON comparison (purpose, opinion, judged, assigned, state, asks, candidate_id)""",
     GOLD_OF_WITHDRAWN,
+)
+
+
+# `weights` was the precision that they are held in.
+HELD_PRECISION = """UPDATE {table} SET {column} = json_set(json_remove({column}, '$.weights'),
+        '$.precision', json_extract({column}, '$.weights'))
+    WHERE {where} json_type({column}, '$.weights') NOT NULL"""
+
+
+ONE_WORD_IN_ROWS_TOO = (
+    "ALTER TABLE model RENAME COLUMN weights TO precision",
+    "ALTER TABLE response RENAME COLUMN weights TO precision",
+    HELD_PRECISION.format(table="judge", column="settings", where=""),
+    HELD_PRECISION.format(table="job", column="spec", where="kind IN ('precisions', 'pull') AND"),
 )

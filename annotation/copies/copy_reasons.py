@@ -63,7 +63,7 @@ WATCHED: Final[Mapping[str, WatchedRows]] = {
     "annotator_group": WatchedRows(("name", "annotator_id")),
     "invitation": WatchedRows(("id", "used", "withdrawn")),
     "bulk_change": WatchedRows(("id", "undone")),
-    "model": WatchedRows(("id", "status", "deleted", "weights", "thinking")),
+    "model": WatchedRows(("id", "status", "deleted", "precision", "thinking")),
     "judge": WatchedRows(("annotator_id", "active")),
     # Of what the Hub's and the web server's lanes do, what came of it is in tables of its own.
     "job": WatchedRows(("id", "status", "position"), f"{TRAINING} AND kind != 'generate'"),
@@ -103,7 +103,7 @@ NOT_WATCHED: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         (
             *("response.state", "response.text", "response.tokens", "response.prompt_tokens", "response.token_ids"),
-            *("response.finish_reason", "response.dropped", "response.weights"),
+            *("response.finish_reason", "response.dropped", "response.precision"),
         ),
         "as an answer is written, after its row is",
     ),

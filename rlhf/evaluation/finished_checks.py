@@ -73,5 +73,5 @@ def measured_before(db: Database, policy: Policy) -> Iterator[AnswerFigures]:
         if check.job_id not in now:
             continue
         for figures in (check.report.candidate, check.report.against, check.report.anchor):
-            if (figures.revision, figures.weights) == (policy.revision, policy.weights):
+            if (figures.revision, figures.precision) == (policy.revision, policy.precision):
                 yield figures

@@ -177,7 +177,7 @@ def made_of(policy: Policy) -> TrainedModel:
         base=policy.base,
         parent_id=parent,
         form=policy.form,
-        weights=policy.weights,
+        precision=policy.precision,
         kind=policy.kind,
         ground_id=policy.ground_id,
     )

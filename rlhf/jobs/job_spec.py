@@ -309,13 +309,13 @@ class TrainingSpec(JobSpec):
         return {}
 
     # ------------------------------------------------------------------------------------------ what it can be run with
-    def on_weights(self, weights: str) -> Self:
+    def on_weights(self, precision: str) -> Self:
         """The spec with the method and the precision that it leaves to the weights that it starts from."""
         method: Method = self.method
         if method == "auto":
-            method = "qlora" if weights == "nf4" else "lora"
-        held = self.precision == "auto" and method != "qlora" and weights != "nf4"
-        return replace(self, method=method, precision=cast(Precision, weights) if held else self.precision)
+            method = "qlora" if precision == "nf4" else "lora"
+        held = self.precision == "auto" and method != "qlora" and precision != "nf4"
+        return replace(self, method=method, precision=cast(Precision, precision) if held else self.precision)
 
     def held_in(self) -> str:
         """The precision of the weights under what it trains; 'auto' where that is left open."""

@@ -727,7 +727,7 @@ def judgements_of_pair(db: Database, candidate_id: int, against_id: int, judge_i
              AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
              AND NOT EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                  JOIN model m ON m.id = r.model_id WHERE cr.comparison_id = c.id
-                     AND (r.weights IS NOT m.weights OR NOT {store.as_told_now(db, "response", "r")}))
+                     AND (r.precision IS NOT m.precision OR NOT {store.as_told_now(db, "response", "r")}))
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",

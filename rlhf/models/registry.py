@@ -23,8 +23,8 @@ from rlhf.jobs.job_store import Job
 # Under which a project keeps the gate's rule.
 RULE_SETTING = "gate"
 PolicyForm = Literal["base", "lora", "prompt", "full"]
-Weights = Literal["nf4", "bf16", "fp32"]
-WEIGHTS_WORDS: Mapping[str, str] = {"nf4": N_("4-bit (NF4)"), "bf16": "bf16", "fp32": "fp32"}
+HeldPrecision = Literal["nf4", "bf16", "fp32"]
+PRECISION_WORDS: Mapping[str, str] = {"nf4": N_("4-bit (NF4)"), "bf16": "bf16", "fp32": "fp32"}
 # Whether the base is told not to think before it answers, where its template can be told, or has it as it likes.
 Thinking = Literal["off", "template"]
 STATUS_WORDS: Mapping[str, str] = {
@@ -41,7 +41,7 @@ FORM_OF: Mapping[str, PolicyForm] = {"qlora": "lora", "lora": "lora", "prompt": 
 class Policy:
     """The base model (no path), an adapter, or weights of its own. `path` is relative to the data directory.
 
-    `weights` is the precision of what an adapter lies on, or of its own weights; `ground_id` names the fully trained
+    `precision` is that of what an adapter lies on, or of its own weights; `ground_id` names the fully trained
     model that an adapter lies on, if it is not the base. A reward model is kept like a policy, and never serves.
     `source` is where on the Hub one comes from that was not trained here, as OWNER/NAME@COMMIT.
     """
@@ -58,7 +58,7 @@ class Policy:
     created: str
     kind: Made
     form: PolicyForm
-    weights: Weights
+    precision: HeldPrecision
     ground_id: int | None
     deleted: str | None
     source: str | None = None
@@ -86,12 +86,12 @@ class Policy:
         return self.status == "candidate" and self.can_answer
 
     @property
-    def version(self) -> tuple[int, Weights]:
+    def version(self) -> tuple[int, HeldPrecision]:
         """What tells its answers from others: whose they are, and the precision of the weights that drew them."""
-        return self.id, self.weights
+        return self.id, self.precision
 
 
-def ensure_base(db: Database, base: str, weights: Weights = "nf4") -> Policy:
+def ensure_base(db: Database, base: str, precision: HeldPrecision = "nf4") -> Policy:
     """The row of the base model; on first use it is made, is held in this precision, serves, and is told not to think.
 
     Raises UserError if the file has another base.
@@ -100,7 +100,14 @@ def ensure_base(db: Database, base: str, weights: Weights = "nf4") -> Policy:
         row = db.row("SELECT * FROM model WHERE algorithm = 'base'")
         if row is None:
             named = dict.fromkeys(("revision", "algorithm", "form"), "base")
-            row = {**named, "base": base, "weights": weights, "status": "serving", "thinking": "off", "created": now()}
+            row = {
+                **named,
+                "base": base,
+                "precision": precision,
+                "status": "serving",
+                "thinking": "off",
+                "created": now(),
+            }
             db.insert("model", row)
             row = db.row("SELECT * FROM model WHERE algorithm = 'base'")
     assert row is not None
@@ -117,13 +124,13 @@ def ensure_base(db: Database, base: str, weights: Weights = "nf4") -> Policy:
 PRECISION_SETTING = "precision"
 
 
-def set_precision(db: Database, weights: Weights, decided_by: str) -> Policy:
+def set_precision(db: Database, precision: HeldPrecision, decided_by: str) -> Policy:
     """Hold the base in this precision from now on: it answers as another policy, so nobody is asked any more about a
     candidate against what it was. Adapters stay on the weights that they were trained on."""
     with db.transaction() as connection:
         base = by_revision(db, "base")
-        if base.weights != weights:
-            connection.execute("UPDATE model SET weights = ? WHERE id = ?", (weights, base.id))
+        if base.precision != precision:
+            connection.execute("UPDATE model SET precision = ? WHERE id = ?", (precision, base.id))
             store.set_setting(db, PRECISION_SETTING, {"by": decided_by, "at": now()})
             store.withdraw_candidate(db, base.id)
     return by_revision(db, "base")
@@ -147,7 +154,7 @@ def add(
     sha256: str,
     kind: Made = "policy",
     form: PolicyForm = "lora",
-    weights: Weights = "nf4",
+    precision: HeldPrecision = "nf4",
     ground_id: int | None = None,
     source: str | None = None,
 ) -> Policy:
@@ -162,7 +169,7 @@ def add(
         "sha256": sha256,
         "kind": kind,
         "form": form,
-        "weights": weights,
+        "precision": precision,
         "ground_id": ground_id,
         "source": source,
         "status": "candidate",
@@ -282,7 +289,7 @@ def own_ground(db: Database, policy: Policy) -> Policy:
     between them would be taken for one that training has made.
     """
     under = by_revision(db, "base") if policy.form == "full" or policy.lies_on is None else by_id(db, policy.lies_on)
-    return replace(under, weights=policy.weights)
+    return replace(under, precision=policy.precision)
 
 
 def ancestors(db: Database, policy: Policy) -> list[Policy]:

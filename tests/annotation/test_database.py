@@ -21,10 +21,12 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import AnsweringSpec
+from rlhf.hub.hub_requests import REQUESTS, PullModel
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
 from rlhf.models import registry
+from rlhf.submission.precisions_spec import PrecisionsSpec
 from tests.conftest import act, judgement_count, make_response, seed_comparisons, seed_prompts, shown_texts
 from tests.frozen_in_memory import current_judgements
 
@@ -302,7 +304,7 @@ def test_answers_of_earlier_versions_are_in_the_precision_of_their_policy(data_d
     old["response"].insert_all([*drawn, {**answer, "origin": "import", "model_id": None, "purpose": "compare"}])
     old.close()
     db = open_database(data_dir)
-    assert [row["weights"] for row in db.rows("SELECT weights FROM response ORDER BY id")] == ["nf4", "bf16", None]
+    assert [row["precision"] for row in db.rows("SELECT precision FROM response ORDER BY id")] == ["nf4", "bf16", None]
 
 
 def test_what_was_called_by_another_word_is_called_as_everywhere_else(data_dir: Path) -> None:
@@ -526,6 +528,7 @@ def test_the_state_of_an_old_comparison_says_what_the_page_said_of_it(data_dir: 
     )
     decided = {"action": "make", "decided_by": "kim", "previous_state": "closed", **moment}
     old["gold_decision"].insert_all({**decided, "comparison_id": number} for number in (6, 7))
+    migrations.apply(old, stop_before="m029_one_word_in_rows_too")
     whole = {
         row["name"]: row["sql"] for row in old.query("SELECT name, sql FROM sqlite_master WHERE name != 'comparison'")
     }
@@ -546,6 +549,54 @@ def test_the_state_of_an_old_comparison_says_what_the_page_said_of_it(data_dir: 
         db.insert("comparison", {**preference, "state": "unfit"})
     with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
         db.connection.execute("DELETE FROM comparison WHERE id = 1")
+
+
+def test_rows_say_what_page_and_code_say(data_dir: Path) -> None:
+    """With all that refers to what is renamed, as the version before left it."""
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m029_one_word_in_rows_too")
+    moment = {"created": "2026-01-01"}
+    model = {"algorithm": "dpo", "base": "b", "status": "candidate", **moment}
+    old["model"].insert_all(
+        [
+            {**model, "revision": "base", "algorithm": "base", "form": "base", "weights": "nf4", "status": "serving"},
+            {**model, "revision": "dpo-1", "weights": "bf16"},
+        ]
+    )
+    old["annotator"].insert_all(
+        {"name": name, "role": "annotator", **moment} for name in ("ann", "kim", "local", "remote")
+    )
+    old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", **moment})
+    answer = {"prompt_id": 1, "origin": "policy", "purpose": "compare", "text": "x", **moment}
+    old["response"].insert_all({**answer, "model_id": one, "weights": held} for one, held in ((1, "nf4"), (2, "bf16")))
+    judge = {"backend": "local", "created_by": "kim", **moment}
+    settings = ({"directory": "/d", "weights": "fp32"}, {"model": "base"})
+    old["judge"].insert_all(
+        {**judge, "annotator_id": number, "settings": json.dumps(told)} for number, told in enumerate(settings, 3)
+    )
+    specs = (
+        {"kind": "precisions", "other": "bf16", "weights": "nf4"},
+        {"kind": "pull", "address": "ann/model", "weights": "bf16"},
+    )
+    job = {"status": "finished", "requested_by": "kim", **moment}
+    old["job"].insert_all(
+        {**job, "kind": spec["kind"], "spec": json.dumps(spec), "lane": "hub" if spec["kind"] == "pull" else "device"}
+        for spec in specs
+    )
+    old.close()
+    db = open_database(data_dir)
+    assert {one.revision: one.precision for one in registry.all_policies(db)} == {"base": "nf4", "dpo-1": "bf16"}
+    assert [row["precision"] for row in db.rows("SELECT precision FROM response ORDER BY id")] == ["nf4", "bf16"]
+    found = [json.loads(row["settings"]) for row in db.rows("SELECT settings FROM judge ORDER BY annotator_id")]
+    assert found == [{"directory": "/d", "precision": "fp32"}, {"model": "base"}]
+    assert REQUESTS.recent(db, 9)[0].spec == PullModel("ann/model", "bf16")
+    assert [job.spec for job in reversed(job_store.recent(db, tuple(KINDS)))] == [
+        PrecisionsSpec(precision="nf4", other="bf16")
+    ]
+    assert (db.rows("PRAGMA foreign_key_check"), db.value("PRAGMA integrity_check")) == ([], "ok")
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        db.connection.execute("UPDATE model SET precision = 'int8'")
 
 
 def test_what_answering_jobs_of_earlier_versions_kept_ready_is_their_stock(data_dir: Path) -> None:

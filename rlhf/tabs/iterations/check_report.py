@@ -37,7 +37,7 @@ from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
-from rlhf.models.registry import WEIGHTS_WORDS, Decision, Policy
+from rlhf.models.registry import PRECISION_WORDS, Decision, Policy
 from rlhf.tabs.runs import job_words
 from rlhf.tabs.runs.job_cards import answer_box
 
@@ -358,7 +358,7 @@ def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Crite
         f"{paragraph(f'{answered} {apart}'.strip(), 'quiet')}"
         f"{ground_note(report)}"
         f"{paragraph(_(EARLIER_RULES[report.rule]), 'quiet') if report.rule in EARLIER_RULES else ''}"
-        f"{'' if report.candidate.weights else paragraph(_(EARLIER), 'quiet')}"
+        f"{'' if report.candidate.precision else paragraph(_(EARLIER), 'quiet')}"
     )
 
 
@@ -532,9 +532,12 @@ def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
     if report.against.revision and report.against != anchor:
         sides.append((_("{revision} (compared with)").format(revision=report.against.revision), report.against))
     sides.append((anchor.revision or "base", anchor))
-    if len({figures.weights for _title, figures in sides}) == 1:
+    if len({figures.precision for _title, figures in sides}) == 1:
         return sides
-    return [(f"{title}, {_(WEIGHTS_WORDS.get(figures.weights, figures.weights))}", figures) for title, figures in sides]
+    return [
+        (f"{title}, {_(PRECISION_WORDS.get(figures.precision, figures.precision))}", figures)
+        for title, figures in sides
+    ]
 
 
 EARLIER = N_(

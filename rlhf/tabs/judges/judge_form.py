@@ -115,8 +115,8 @@ def what_it_is(judge: Judge) -> str:
         return _("reward model {model}").format(model=settings["model"])
     if judge.backend == "local":
         return (
-            _("model in {directory}, {weights}").format(
-                directory=settings["directory"], weights=settings.get("weights", "nf4")
+            _("model in {directory}, {precision}").format(
+                directory=settings["directory"], precision=settings.get("precision", "nf4")
             )
             if settings.get("directory")
             else _("model {model}").format(model=settings["model"])

@@ -33,7 +33,7 @@ from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental
-from rlhf.models.registry import WEIGHTS_WORDS, Policy
+from rlhf.models.registry import PRECISION_WORDS, Policy
 from rlhf.submission.form_fields import in_labels
 from rlhf.tabs.runs.job_words import (
     SIZE_ON_DISK,
@@ -374,7 +374,7 @@ ADAPTERS = {"lora": "LoRA adapter", "prompt": N_("virtual tokens")}
 
 def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
     """What a policy or reward model is made of, and how large it is on disk."""
-    precision = _(WEIGHTS_WORDS[policy.weights])
+    precision = _(PRECISION_WORDS[policy.precision])
     form = (
         _("whole weights, {precision}").format(precision=precision)
         if policy.form == "full"

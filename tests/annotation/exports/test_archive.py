@@ -337,17 +337,40 @@ def test_an_archive_from_before_there_were_other_models_than_adapters_is_read(co
     with fresh() as db:
         restored(db, sealed(earlier))
         assert registry.by_revision(db, "base").form == "base"
-        held = "SELECT DISTINCT m.weights AS own, r.weights FROM response r LEFT JOIN model m ON m.id = r.model_id"
-        assert all(row["own"] == row["weights"] for row in db.rows(held))
+        held = "SELECT DISTINCT m.precision AS own, r.precision FROM response r LEFT JOIN model m ON m.id = r.model_id"
+        assert all(row["own"] == row["precision"] for row in db.rows(held))
         assert db.value("SELECT count(*) FROM response WHERE purpose = 'check'") == 1
         adapter = registry.by_revision(db, "dpo-1")
         assert adapter.algorithm == "dpo"
-        assert (adapter.kind, adapter.form, adapter.weights, adapter.ground_id) == ("policy", "lora", "nf4", None)
+        assert (adapter.kind, adapter.form, adapter.precision, adapter.ground_id) == ("policy", "lora", "nf4", None)
+
+
+def in_earlier_words(line: Line) -> Line:
+    """A row as the version before rows said what page and code say had it."""
+    if line.get("table") in ("model", "response"):
+        return {"weights" if name == "precision" else name: value for name, value in line.items()}
+    if line.get("table") == "judge":
+        return {**line, "settings": line["settings"].replace('"precision"', '"weights"')}
+    return line
+
+
+def test_an_archive_in_earlier_words_is_the_same_in_those_of_now(content: bytes) -> None:
+    lines = lines_of(content)[:-1]
+    judge = next(line for line in lines if line.get("table") == "judge")
+    judge["settings"] = json.dumps({"directory": "/models/judge", "precision": "bf16"})
+    earlier = [in_earlier_words(line) for line in lines]
+    assert earlier != lines
+    found = []
+    for version in (lines, earlier):
+        with fresh() as db:
+            restored(db, sealed(version))
+            found.append(archived(db))
+    assert found[0] == found[1]
 
 
 ARE_NEW: Mapping[str | None, tuple[str, ...]] = {
-    "model": ("kind", "form", "weights", "ground_id", "deleted"),
-    "response": ("weights",),
+    "model": ("kind", "form", "precision", "ground_id", "deleted"),
+    "response": ("precision",),
     "judgement": ("imported_chance",),
 }
 

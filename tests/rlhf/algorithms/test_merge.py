@@ -131,7 +131,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_merged_weights_are_the_plain_ones_and_the_change_rounded_once(pair: Pair) -> None:
     machine, adapter, merged = pair.machine, pair.adapter, pair.merged
-    assert (merged.kind, merged.form, merged.weights, merged.ground_id) == ("policy", "full", "bf16", None)
+    assert (merged.kind, merged.form, merged.precision, merged.ground_id) == ("policy", "full", "bf16", None)
     assert (merged.parent_id, merged.status, merged.algorithm) == (adapter.id, "candidate", "merge")
     assert merged.sha256 == directory_sha256(files(machine, merged))
 
@@ -166,7 +166,7 @@ def test_the_merged_policy_answers_as_the_adapter_on_plain_weights(pair: Pair) -
     base = logps(machine, load_plain(machine.model, torch.float32).eval())
     assert mean_kl(logps(machine, exact), served) < 2e-3
     assert mean_kl(base, served) > 0.1, "the adapter does nothing, so the comparison would prove nothing"
-    if adapter.weights != "nf4":
+    if adapter.precision != "nf4":
         assert mean_kl(logps(machine, models.use(adapter)), served) < 2e-3
     in_float32 = logps(machine, load_plain(files(machine, merged), torch.float32).eval())
     assert mean_kl(logps(machine, exact), in_float32) < 2e-4, "rounded weights, computed with exactly"
@@ -272,7 +272,7 @@ def test_an_adapter_that_would_answer_otherwise_once_it_is_merged_is_refused(
         sha256="",
         kind="policy",
         form="lora",
-        weights="bf16",
+        precision="bf16",
         source="a/b@c",
     )
     said = f"from-elsewhere changes what can't be merged into weights ({named}), so it stays an adapter."

@@ -46,7 +46,7 @@ from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed
 
 pytestmark = pytest.mark.slow
 
-PROBED = {"asked": "a", "weights": "bf16", "chances": {"knowledge": [0.9, 0.7], "refusals": [1.0, 0.9]}}
+PROBED = {"asked": "a", "precision": "bf16", "chances": {"knowledge": [0.9, 0.7], "refusals": [1.0, 0.9]}}
 SOUND = {
     "kl_to_anchor": 0.05, "nll_under_anchor": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0,
     "probes": PROBED,
@@ -779,25 +779,25 @@ def test_the_base_is_the_anchor_under_other_weights_too(db: Database, data_dir: 
 
 
 def test_of_a_check_in_two_precisions_nothing_of_the_candidates_answers_is_left(db: Database, data_dir: Path) -> None:
-    made = replace(make_candidate(db, data_dir), weights="bf16")
+    made = replace(make_candidate(db, data_dir), precision="bf16")
     equal = {"equal_length_kl": 0.1, "equal_length_distinct": 1.0, "equal_length_nll_ratio": 1.0}
-    report = CheckReport.from_json({"candidate": {**SOUND, "weights": ""}, "anchor": SOUND, **equal})
+    report = CheckReport.from_json({"candidate": {**SOUND, "precision": ""}, "anchor": SOUND, **equal})
     found = gate_decisions.measured_in_one_precision(report, made)
     assert [found.kl_per_token, found.distinct_ratio, found.nll_ratio, found.perplexity_ratio] == [None] * 4
-    assert gate_decisions.measured_in_one_precision(report, replace(made, weights="nf4")) == report
+    assert gate_decisions.measured_in_one_precision(report, replace(made, precision="nf4")) == report
 
 
 def test_alpha_is_spent_for_each_precision_of_what_serves(db: Database, data_dir: Path) -> None:
     """In another one the base answers as another policy, against which there is evidence anew."""
     first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
-    held = registry.serving(db).weights
+    held = registry.serving(db).precision
     assert held == "nf4"
     finish_check(db, data_dir, first)  # one of an earlier version, which does not say so
-    finish_check(db, data_dir, first, against={"revision": "base", "weights": "nf4", **SOUND})
+    finish_check(db, data_dir, first, against={"revision": "base", "precision": "nf4", **SOUND})
     registry.set_precision(db, "bf16", "ann")
     assert gate_decisions.findings(db, first).number == 2, "before its check against what serves now"
     for one in (first, second):
-        finish_check(db, data_dir, one, against={"revision": "base", "weights": "bf16", **SOUND})
+        finish_check(db, data_dir, one, against={"revision": "base", "precision": "bf16", **SOUND})
     assert [gate_decisions.findings(db, one).number for one in (first, second)] == [2, 3]
     registry.set_precision(db, "nf4", "ann")
     assert [gate_decisions.findings(db, one).number for one in (first, second)] == [1, 4]

@@ -63,7 +63,7 @@ def register(machine: Machine, revision: str, form: PolicyForm, seed: int = 0) -
         path=f"adapters/{revision}",
         sha256=directory_sha256(directory),
         form=form,
-        weights="bf16" if form == "full" else "nf4",
+        precision="bf16" if form == "full" else "nf4",
     )
 
 

@@ -78,7 +78,7 @@ def finish_training(db: Database, job_id: int, promoted: bool = True, form: Poli
         path="x",
         sha256="x",
         form=form,
-        weights="nf4" if spec.method == "qlora" else "bf16",
+        precision="nf4" if spec.method == "qlora" else "bf16",
     )
     job_table.finish(db, job_id, "w", {"revision": revision})
     if promoted:

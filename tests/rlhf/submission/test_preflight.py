@@ -89,7 +89,7 @@ def made(
         sha256="0" * 64,
         kind=kind,
         form=form,
-        weights="nf4" if getattr(spec, "method", "") == "qlora" else "bf16",
+        precision="nf4" if getattr(spec, "method", "") == "qlora" else "bf16",
         ground_id=None if ground is None else ground.id,
     )
 

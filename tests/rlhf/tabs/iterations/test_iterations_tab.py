@@ -131,7 +131,7 @@ def check_candidate(context: Context, policy: Policy, prompts: int = 12, sound: 
         figures |= {
             "ended_share": 0.9,
             "perplexity": 14.0,
-            "probes": {"asked": "a", "weights": "nf4", "chances": {"x": [0.9, 0.7]}},
+            "probes": {"asked": "a", "precision": "nf4", "chances": {"x": [0.9, 0.7]}},
         }
     result: dict[str, Any] = {
         "candidate": {"revision": policy.revision, "ended_share": 0.9, **figures},

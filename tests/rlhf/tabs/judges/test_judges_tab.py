@@ -250,9 +250,9 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
     assert left["Reward model"]["value"] is None
     made = {judge.name: (judge.backend, dict(judge.settings)) for judge in judge_store.judges(db)}
     assert made["by letters"] == ("local", {"model": "base"})
-    weights = precision_by_need(tiny_judge, this_machine())
-    assert weights != "nf4"
-    assert made["elsewhere"] == ("local", {"directory": str(tiny_judge), "weights": weights})
+    precision = precision_by_need(tiny_judge, this_machine())
+    assert precision != "nf4"
+    assert made["elsewhere"] == ("local", {"directory": str(tiny_judge), "precision": precision})
     assert made["scores"] == ("reward-model", {"model": "reward_model-1"})
     settings = EndpointSettings("http://127.0.0.1:8000/v1", "tiny", "PREFLOOP_JUDGE_KEY", calls=50)
     assert made["remote"] == ("endpoint", json.loads(json.dumps(vars(settings))))

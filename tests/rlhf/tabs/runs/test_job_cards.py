@@ -40,7 +40,7 @@ BASE = policy(
     sha256=None,
     status="retired",
     form="base",
-    weights="bf16",
+    precision="bf16",
 )
 ADAPTER = policy()
 
@@ -285,7 +285,7 @@ def test_an_outcome_says_what_was_made_and_what_it_cost() -> None:
     assert html.count("Size on disk") == 1
     assert "dpo-7" not in html, "the line above says it"
     assert job_cards.outcome_card(replace(JOB, status="failed"), None, "") == ""
-    whole = replace(ADAPTER, revision="merge-9", form="full", weights="bf16")
+    whole = replace(ADAPTER, revision="merge-9", form="full", precision="bf16")
     merged = replace(finished, kind="merge", spec=MergeSpec(revision="dpo-7"), result={})
     assert "<dt>Form</dt><dd>whole weights, bf16</dd>" in job_cards.outcome_card(merged, whole, "0.27 GB")
 

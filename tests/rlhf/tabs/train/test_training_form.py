@@ -234,7 +234,7 @@ def add_reward(machine: Machine, accuracy: float | None, method: str = "lora") -
         path=f"adapters/reward-model-{job_id}",
         sha256="0" * 64,
         kind="reward",
-        weights="nf4" if method == "qlora" else "bf16",
+        precision="nf4" if method == "qlora" else "bf16",
     )
 
 
@@ -630,7 +630,7 @@ def add_adapter(machine: Machine, spec: SFTSpec, form: PolicyForm) -> str:
         path=f"adapters/sft-{job_id}",
         sha256="0" * 64,
         form=form,
-        weights="bf16",
+        precision="bf16",
     ).revision
 
 
@@ -663,7 +663,7 @@ def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> Non
         job_id=job_id,
         path="adapters/sft-1",
         sha256="0",
-        weights="bf16",
+        precision="bf16",
     )
     registry.promote(machine.db, made.revision, OWNER)
     said = opened(machine, "dpo").call("open_auto_train")[-1]
