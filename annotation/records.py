@@ -16,8 +16,7 @@ Split = Literal["train", "held-out"]
 Role = Literal["annotator", "admin"]
 Outcome = Literal["ranked", "all-bad", "skip", "undone"]
 Kind = Literal["pair", "best", "rank"]
-# 'adjudication' is what is made to settle a comparison; rows and archives say it so.
-Purpose = Literal["own", "gold", "re-ask", "adjudication", "import", "judge"]
+Purpose = Literal["own", "gold", "re-ask", "settle", "import", "judge"]
 Asks = Literal["people", "judges", "nobody"]
 Flag = Literal["harmful", "personal-data", "broken"]
 Message = Mapping[str, str]
@@ -239,7 +238,7 @@ class Feedback:
     mode: Literal["people", "ai", "mixed"] = "people"
     """'people' only; 'ai' only (RLAIF); 'mixed': people get what judges disagree on, flip on or are unsure of."""
     audit_share: float = 0.1
-    """Of what judges settle when mixed, the share that people judge too, to see whether the judges can be trusted."""
+    """Of what judges label when mixed, the share that people judge too, to see whether the judges can be trusted."""
     unsure_below: float = 0.6
     """A judge whose probability for its choice is lower is unsure."""
     check_share: float = 0.25

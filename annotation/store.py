@@ -258,7 +258,7 @@ def add_mixed_comparison(db: Database, prompt: Prompt, responses: Sequence[Respo
 def insert_comparison(db: Database, prompt_id: int | None, **columns: Any) -> int:
     """A comparison of answers to a prompt, still without them, inside the caller's transaction; returns its id.
 
-    Unless it says with what chance people are to judge it, they judge it for certain, or once judges have settled that;
+    Unless it says with what chance people are to judge it, they judge it for certain, or once judges have decided that;
     unless it says what chose its answers, these are the first that were drawn.
     """
     certain = columns.get("asked_by") is not None or feedback(db).mode == "people"
@@ -439,7 +439,7 @@ class PairedAnswers:
     """When the later of them was stored."""
 
     @property
-    def settled(self) -> float | None:
+    def known_outcome(self) -> float | None:
         """Whether the first won, where nobody has to be asked: the same text ties, and an answer beats none."""
         own, other = (text.strip() for text in self.texts)
         if own == other:
@@ -535,7 +535,7 @@ def compare_policies(
     lot = secrets.SystemRandom()
     with db.transaction():
         answered = paired_answers(db, candidate_id, against_id)
-        pairs = [pair for pair in answered if pair.settled is None and not pair.compared]
+        pairs = [pair for pair in answered if pair.known_outcome is None and not pair.compared]
         random.Random(candidate_id).shuffle(pairs)
         for pair in pairs:
             chance = share if asks == "people" and (on is None or pair.prompt_id in on) else 0.0
@@ -887,7 +887,7 @@ def new_to_train_on(db: Database, since: str) -> int:
                          WHERE f.comparison_id = j.comparison_id AND f.flag NOT NULL
                            AND f.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator))
                      AND j.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)
-                     AND c.purpose = 'preference' AND (j.purpose IN ('own', 'adjudication') OR :judges AND
+                     AND c.purpose = 'preference' AND (j.purpose IN ('own', 'settle') OR :judges AND
                          j.purpose = 'judge' AND NOT EXISTS (SELECT 1 FROM current_judgement o
                              WHERE o.comparison_id = j.comparison_id AND o.purpose != 'judge')))""",
             {"since": since, "judges": feedback(db).mode != "people"},

@@ -322,6 +322,8 @@ def in_present_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
     row = {renamed.get(name, name): value for name, value in row.items()}
     if table == "response" and row.get("purpose") == "evaluate":
         return {**row, "purpose": "check"}
+    if table in ("claim", "judgement") and row.get("purpose") == "adjudication":
+        return {**row, "purpose": "settle"}
     settings = parsed(row["settings"]) if table == "judge" and isinstance(row.get("settings"), str) else None
     if isinstance(settings, dict) and "weights" in settings:
         settings["precision"] = settings.pop("weights")

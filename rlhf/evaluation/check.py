@@ -717,4 +717,4 @@ def win_rates(
 def same_answers(db: Database, candidate: Policy, against: Policy, own: Collection[int]) -> int:
     """On how many prompts of this check the two policies gave the same answer."""
     pairs = store.paired_answers(db, candidate.id, against.id)
-    return sum(pair.first in own and pair.settled == 0.5 for pair in pairs)
+    return sum(pair.first in own and pair.known_outcome == 0.5 for pair in pairs)

@@ -289,7 +289,7 @@ def agreement_before(db: Database, judge: judge_store.Judge, policy: Policy) -> 
     """The same as of when people first compared the policy: what was said later, bets on it must not know."""
     first = db.value(
         """SELECT min(j.id) FROM judgement j JOIN comparison c ON c.id = j.comparison_id
-           WHERE c.candidate_id = ? AND j.purpose IN ('own', 'adjudication')""",
+           WHERE c.candidate_id = ? AND j.purpose IN ('own', 'settle')""",
         (policy.id,),
     )
 

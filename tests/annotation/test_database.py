@@ -362,9 +362,9 @@ JUDGED = (
     (3, 3, "own", "ranked", "[2, 1]", None, 0, None),
     (4, 1, "own", "ranked", "[1, 2]", None, 0, None),
     (4, 2, "own", "ranked", "[2, 1]", None, 0, None),
-    (4, 4, "adjudication", "ranked", "[1, 2]", None, 0, None),
+    (4, 4, "settle", "ranked", "[1, 2]", None, 0, None),
     (5, 1, "own", "ranked", "[1, 2]", None, 0, None),
-    (5, 3, "adjudication", "ranked", "[2, 1]", None, 0, None),
+    (5, 3, "settle", "ranked", "[2, 1]", None, 0, None),
     (6, 1, "own", "ranked", "[1, 2]", None, 1, None),
     (6, 2, "own", "all-bad", None, None, 0, None),
     (7, 1, "own", "skip", None, "personal-data", 0, None),
@@ -378,7 +378,7 @@ JUDGED = (
 )
 
 
-def with_judgements(db: Any) -> None:
+def with_judgements(db: Any, settle: str = "settle") -> None:
     """Insert `JUDGED`, the judgements of two who were excluded, one of whom was taken back in."""
     moment = {"created": "2026-01-01"}
     rows: dict[str, list[dict[str, Any]]] = {
@@ -395,7 +395,8 @@ def with_judgements(db: Any) -> None:
         ],
     }
     for number, (comparison, who, purpose, outcome, ranking, flag, early, supersedes) in enumerate(JUDGED, 1):
-        asked = {"comparison_id": comparison, "annotator_id": who, "purpose": purpose, "kind": "pair"}
+        said_so = settle if purpose == "settle" else purpose
+        asked = {"comparison_id": comparison, "annotator_id": who, "purpose": said_so, "kind": "pair"}
         asked |= {"shown_order": "[0, 1]", "created": f"2026-01-{number:02}"}
         claimed = purpose not in ("import", "judge")
         if claimed:
@@ -417,7 +418,7 @@ def test_how_old_comparisons_stand_is_what_it_would_be_had_they_been_judged_toda
     data_dir.mkdir()
     old = sqlite_utils.Database(data_dir / FILE_NAME)
     migrations.apply(old, stop_before="m017_workbench")
-    with_judgements(old)
+    with_judgements(old, "adjudication")
     old.close()
     today = open_database(data_dir.with_name("today"))
     with today.transaction() as connection:
@@ -597,6 +598,35 @@ def test_rows_say_what_page_and_code_say(data_dir: Path) -> None:
     assert (db.rows("PRAGMA foreign_key_check"), db.value("PRAGMA integrity_check")) == ([], "ok")
     with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
         db.connection.execute("UPDATE model SET precision = 'int8'")
+
+
+def test_what_settled_comparisons_is_called_so_and_still_does(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m029_one_word_in_rows_too")
+    with_judgements(old, "adjudication")
+    before = {table: list(old.query(f"SELECT * FROM {table} ORDER BY id")) for table in ("claim", "judgement")}
+    stood = list(old.query("SELECT id, judged, last_judged, flagged, opinion FROM comparison ORDER BY id"))
+    whole = {row["name"]: row["sql"] for row in old.query("SELECT name, sql FROM sqlite_master")}
+    old.close()
+    db = open_database(data_dir)
+    for table, rows in before.items():
+        renamed = [{**row, "purpose": row["purpose"].replace("adjudication", "settle")} for row in rows]
+        assert db.rows(f"SELECT * FROM {table} ORDER BY id") == renamed
+    assert standings(db) == [tuple(row.values()) for row in stood]
+    named = {row["name"]: row["sql"] for row in db.rows("SELECT name, sql FROM sqlite_master")}
+    for name in ("claim", "judgement", "judgement_counts", "exclusion_counts"):
+        assert named[name] == whole[name].replace("'adjudication'", "'settle'") != whole[name]
+    # Who settled the fourth is left out, who settled the fifth is taken back in.
+    for who, excluded in ((4, 1), (3, 0)):
+        told = {"annotator_id": who, "excluded": excluded, "reason": "", "decided_by": "kim", "created": "2"}
+        db.insert("exclusion", told)
+    assert [row[-1] for row in standings(db)][3:5] == ["disputed", "settled"]
+    for change in ("UPDATE judgement SET note = 'x'", "DELETE FROM judgement"):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            db.connection.execute(change)
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        db.insert("claim", {**before["claim"][0], "id": None, "nonce": "x", "purpose": "adjudication"})
 
 
 def test_what_answering_jobs_of_earlier_versions_kept_ready_is_their_stock(data_dir: Path) -> None:

@@ -90,7 +90,7 @@ def status_card(
     counts = [
         (_("Waiting for AI judges"), numeral(found.judges)),
         (_("Waiting for people"), numeral(found.people)),
-        (_("Settled by judges alone"), numeral(found.settled)),
+        (_("Labelled by judges alone"), numeral(found.labelled)),
     ]
     lines = [_(meaning)]
     if feedback.mode == "ai" and not judge_may_decide:
@@ -584,7 +584,9 @@ def lay_out_feedback() -> dict[str, Any]:
     fields: dict[str, Any] = {"mode": gr.Radio(modes, label=_("Who judges"), elem_id="judges-mode")}
     with gr.Accordion(_("How much people get"), open=False), gr.Row():
         fields["audit"] = gr.Number(
-            label=_("Audit share, %"), info=_("Mixed: of what judges settle, how much people judge too."), min_width=240
+            label=_("Audit share, %"),
+            info=_("Mixed: of what judges can label, how much people judge too."),
+            min_width=240,
         )
         fields["unsure"] = gr.Number(
             label=_("Unsure below, %"),

@@ -113,7 +113,7 @@ def test_the_generated_databases_have_all_that_the_property_is_about() -> None:
                 seen |= {"tags"} if row["tags"] != "[]" else set()
                 seen |= {"early"} if row["early"] else set()
     assert seen >= {
-        *("own", "gold", "re-ask", "adjudication", "import", "pair", "best", "rank", "ranked", "all-bad", "skip"),
+        *("own", "gold", "re-ask", "settle", "import", "pair", "best", "rank", "ranked", "all-bad", "skip"),
         *("undone", "flag", "edited_response_id", "supersedes", "re_ask_of", "tie", "tags", "early"),
     }
 
@@ -351,6 +351,8 @@ def in_earlier_words(line: Line) -> Line:
         return {"weights" if name == "precision" else name: value for name, value in line.items()}
     if line.get("table") == "judge":
         return {**line, "settings": line["settings"].replace('"precision"', '"weights"')}
+    if line.get("table") in ("claim", "judgement") and line["purpose"] == "settle":
+        return {**line, "purpose": "adjudication"}
     return line
 
 
