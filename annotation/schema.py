@@ -194,15 +194,17 @@ def m028_words_of_the_page(db: sqlite_utils.Database) -> None:
 
 @migrations()
 def m029_one_word_in_rows_too(db: sqlite_utils.Database) -> None:
-    """Rows say it as page and code do: the precision that weights are held in, to settle a comparison."""
+    """Rows say it as page and code do: the precision that weights are held in, to settle a comparison, what was decided
+    on a policy."""
     for statement in ONE_WORD_IN_ROWS_TOO:
         db.execute(statement)
     # They name tables that are built anew, and words.
     made = list(db.query("SELECT * FROM sqlite_master WHERE type IN ('view', 'trigger') ORDER BY rowid"))
     for one in made:
         db.execute(f"DROP {one['type']} {one['name']}")
-    for table, column, words in (("claim", "purpose", SETTLE), ("judgement", "purpose", SETTLE)):
+    for table, column, words in OTHER_WORDS:
         build_with_other_words(db, table, column, words)
+    db.execute("ALTER TABLE promotion RENAME TO decision")
     for one in made:
         db.execute(with_words(one["sql"], SETTLE))
 
@@ -907,6 +909,12 @@ HELD_PRECISION = """UPDATE {table} SET {column} = json_set(json_remove({column},
 
 # What is made to settle a comparison.
 SETTLE: Final = {"adjudication": "settle"}
+# In these columns.
+OTHER_WORDS: Final = (
+    ("claim", "purpose", SETTLE),
+    ("judgement", "purpose", SETTLE),
+    ("promotion", "action", {"rollback": "go-back", "reopen": "take-back-rejection"}),
+)
 
 
 ONE_WORD_IN_ROWS_TOO = (

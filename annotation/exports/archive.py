@@ -117,7 +117,7 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "run_label": "of jobs, which are the machines'",
     "event": "the machines'",
     "snapshot": "the machines'",
-    "promotion": "the machines'",
+    "decision": "the machines'",
     "chat": "tried out and gone",
     "publication": "the Hub's",
     "safe_copy": "the machines'",

@@ -335,7 +335,7 @@ def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> C
     """
     stamp = db.row(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
-               (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'check')
+               (SELECT max(id) FROM decision) AS decision, (SELECT max(finished) FROM job WHERE kind = 'check')
                AS checked, (SELECT count(*) FROM job WHERE kind = 'check' AND status = 'finished') AS checks,
                (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
                    AND taken = 0) AS open,

@@ -1,4 +1,4 @@
-"""The registry of models: the base and its adapters, which one serves, promotion, rejection, rollback."""
+"""The registry of models: the base and its adapters, which one serves, and what was decided on them."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ STATUS_WORDS: Mapping[str, str] = {
     "retired": N_("retired"),
     "rejected": N_("rejected"),
 }
+DecisionAction = Literal["promote", "go-back", "reject", "take-back-rejection", "delete"]
 # What each method leaves behind.
 FORM_OF: Mapping[str, PolicyForm] = {"qlora": "lora", "lora": "lora", "prompt": "prompt", "full": "full"}
 
@@ -358,7 +359,7 @@ def require_files(policy: Policy) -> None:
 
 
 def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> Policy:
-    """Let a policy serve; the one that served is retired. Going back to an earlier one is recorded as a rollback.
+    """Let a policy serve; the one that served is retired. Going back to an earlier one is recorded as that.
 
     People and the gate decide by `rlhf.evaluation.gate_decisions`, which has its files verified before. Raises
     UserError if it serves already, can't serve, or there is none of that name.
@@ -368,7 +369,7 @@ def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> P
         require_answering(policy)
         if policy.id == current.id:
             raise UserError(_("'{revision}' serves already.").format(revision=policy.revision))
-        action = "rollback" if policy.status == "retired" else "promote"
+        action: DecisionAction = "go-back" if policy.status == "retired" else "promote"
         connection.execute("UPDATE model SET status = 'retired' WHERE id = ?", (current.id,))
         connection.execute("UPDATE model SET status = 'serving' WHERE id = ?", (policy.id,))
         record_decision(db, policy.id, current.id, action, decided_by, reason)
@@ -393,7 +394,7 @@ def reject(db: Database, revision: str, decided_by: str, reason: str = "") -> Po
     return by_revision(db, policy.revision)
 
 
-def reopen(db: Database, revision: str, decided_by: str) -> Policy:
+def take_back_rejection(db: Database, revision: str, decided_by: str) -> Policy:
     """Take a rejection back: the policy is a candidate again. Raises UserError where it is not rejected any more."""
     with db.transaction() as connection:
         policy = by_revision(db, revision)
@@ -404,7 +405,7 @@ def reopen(db: Database, revision: str, decided_by: str) -> Policy:
                 )
             )
         connection.execute("UPDATE model SET status = 'candidate' WHERE id = ?", (policy.id,))
-        record_decision(db, policy.id, serving(db).id, "reopen", decided_by)
+        record_decision(db, policy.id, serving(db).id, "take-back-rejection", decided_by)
     return by_revision(db, policy.revision)
 
 
@@ -452,9 +453,9 @@ def clear_leftovers(db: Database, data_dir: Path) -> None:
 
 
 def record_decision(
-    db: Database, model_id: int, previous_id: int, action: str, decided_by: str, reason: str = ""
+    db: Database, model_id: int, previous_id: int, action: DecisionAction, decided_by: str, reason: str = ""
 ) -> None:
-    """Append to the record of promotions, rejections and rollbacks: who and, where it was said, why."""
+    """Append to the record of what was decided: who and, where it was said, why."""
     row = {
         "model_id": model_id,
         "previous_id": previous_id,
@@ -463,13 +464,13 @@ def record_decision(
         "reason": reason,
         "created": now(),
     }
-    db.insert("promotion", row)
+    db.insert("decision", row)
 
 
 def decided_against(db: Database, policy: Policy) -> Policy | None:
     """What served until a policy was last promoted or rejected; None of one that was not decided on."""
     row = db.row(
-        """SELECT previous_id FROM promotion WHERE model_id = ? AND action IN ('promote', 'reject')
+        """SELECT previous_id FROM decision WHERE model_id = ? AND action IN ('promote', 'reject')
            ORDER BY id DESC LIMIT 1""",
         (policy.id,),
     )
@@ -479,24 +480,24 @@ def decided_against(db: Database, policy: Policy) -> Policy | None:
 def gone_back_from(db: Database, policy: Policy) -> bool:
     """Whether a policy was promoted, and serves no more because one from before it was gone back to."""
     row = db.row(
-        """SELECT action, model_id FROM promotion WHERE previous_id = ? AND action IN ('promote', 'rollback')
+        """SELECT action, model_id FROM decision WHERE previous_id = ? AND action IN ('promote', 'go-back')
            ORDER BY id DESC LIMIT 1""",
         (policy.id,),
     )
-    if policy.status != "retired" or row is None or row["action"] != "rollback":
+    if policy.status != "retired" or row is None or row["action"] != "go-back":
         return False
     return first_promoted(db, row["model_id"]) < first_promoted(db, policy.id)
 
 
 def first_promoted(db: Database, model_id: int) -> int:
     """The number of a policy's first promotion, which grow; 0 without any, as of the base."""
-    promotion = "SELECT min(id) FROM promotion WHERE model_id = ? AND action = 'promote'"
-    return int(db.value(promotion, (model_id,)) or 0)
+    first = "SELECT min(id) FROM decision WHERE model_id = ? AND action = 'promote'"
+    return int(db.value(first, (model_id,)) or 0)
 
 
 def rejection(db: Database, policy: Policy) -> str:
     """Who rejected a policy, when and why, as a sentence; empty where nobody has."""
-    row = db.row("SELECT * FROM promotion WHERE model_id = ? AND action = 'reject' ORDER BY id DESC", (policy.id,))
+    row = db.row("SELECT * FROM decision WHERE model_id = ? AND action = 'reject' ORDER BY id DESC", (policy.id,))
     if row is None:
         return ""
     return _("{who} rejected it on {day}: {reason}").format(
@@ -514,11 +515,11 @@ def why(reason: str) -> str:
 
 @dataclass(frozen=True)
 class Decision:
-    """A promotion, rejection, rollback or deletion: who decided and, where it was said, why."""
+    """What was decided on a policy: who did and, where it was said, why."""
 
     id: int
     created: str
-    action: str
+    action: DecisionAction
     revision: str
     previous: str | None
     """What served until then."""
@@ -527,11 +528,11 @@ class Decision:
 
 
 def decisions(db: Database, limit: int = 50) -> list[Decision]:
-    """The latest promotions, rejections and rollbacks, newest first."""
+    """The latest ones, newest first."""
     rows = db.rows(
-        """SELECT p.id, p.created, p.action, m.revision, previous.revision AS previous, p.decided_by, p.reason
-           FROM promotion p JOIN model m ON m.id = p.model_id LEFT JOIN model previous ON previous.id = p.previous_id
-           ORDER BY p.id DESC LIMIT ?""",
+        """SELECT d.id, d.created, d.action, m.revision, previous.revision AS previous, d.decided_by, d.reason
+           FROM decision d JOIN model m ON m.id = d.model_id LEFT JOIN model previous ON previous.id = d.previous_id
+           ORDER BY d.id DESC LIMIT ?""",
         (limit,),
     )
     return [Decision(**row) for row in rows]
@@ -543,7 +544,7 @@ def undoable(db: Database) -> dict[int, Decision]:
     newest: dict[str, Decision] = {}
     for one in decisions(db):
         newest.setdefault(one.revision, one)
-    made = {"promote": "serving", "rollback": "serving", "reject": "rejected"}
+    made = {"promote": "serving", "go-back": "serving", "reject": "rejected"}
     return {
         one.id: one
         for one in newest.values()
@@ -570,7 +571,7 @@ def to_take_back(db: Database, number: int) -> Decision:
 
 def newest_decision(db: Database) -> int:
     """A number that is another after each decision; 0 before the first."""
-    return int(db.value("SELECT coalesce(max(id), 0) FROM promotion"))
+    return int(db.value("SELECT coalesce(max(id), 0) FROM decision"))
 
 
 def from_source(db: Database, source: str) -> Policy | None:

@@ -571,6 +571,9 @@ def test_rows_say_what_page_and_code_say(data_dir: Path) -> None:
     old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", **moment})
     answer = {"prompt_id": 1, "origin": "policy", "purpose": "compare", "text": "x", **moment}
     old["response"].insert_all({**answer, "model_id": one, "weights": held} for one, held in ((1, "nf4"), (2, "bf16")))
+    decided = {"model_id": 2, "previous_id": 1, "decided_by": "kim", "reason": "why", **moment}
+    actions = ("promote", "rollback", "reject", "reopen", "delete")
+    old["promotion"].insert_all({**decided, "action": action} for action in actions)
     judge = {"backend": "local", "created_by": "kim", **moment}
     settings = ({"directory": "/d", "weights": "fp32"}, {"model": "base"})
     old["judge"].insert_all(
@@ -589,15 +592,21 @@ def test_rows_say_what_page_and_code_say(data_dir: Path) -> None:
     db = open_database(data_dir)
     assert {one.revision: one.precision for one in registry.all_policies(db)} == {"base": "nf4", "dpo-1": "bf16"}
     assert [row["precision"] for row in db.rows("SELECT precision FROM response ORDER BY id")] == ["nf4", "bf16"]
-    found = [json.loads(row["settings"]) for row in db.rows("SELECT settings FROM judge ORDER BY annotator_id")]
-    assert found == [{"directory": "/d", "precision": "fp32"}, {"model": "base"}]
+    settings_now = [json.loads(row["settings"]) for row in db.rows("SELECT settings FROM judge ORDER BY annotator_id")]
+    assert settings_now == [{"directory": "/d", "precision": "fp32"}, {"model": "base"}]
     assert REQUESTS.recent(db, 9)[0].spec == PullModel("ann/model", "bf16")
     assert [job.spec for job in reversed(job_store.recent(db, tuple(KINDS)))] == [
         PrecisionsSpec(precision="nf4", other="bf16")
     ]
+    found = registry.decisions(db)[::-1]
+    assert [one.action for one in found] == ["promote", "go-back", "reject", "take-back-rejection", "delete"]
+    assert {(one.revision, one.previous, one.decided_by, one.reason) for one in found} == {
+        ("dpo-1", "base", "kim", "why")
+    }
     assert (db.rows("PRAGMA foreign_key_check"), db.value("PRAGMA integrity_check")) == ([], "ok")
-    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
-        db.connection.execute("UPDATE model SET precision = 'int8'")
+    for change in ("UPDATE model SET precision = 'int8'", "UPDATE decision SET action = 'rollback'"):
+        with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            db.connection.execute(change)
 
 
 def test_what_settled_comparisons_is_called_so_and_still_does(data_dir: Path) -> None:

@@ -177,16 +177,16 @@ def history_row(
 
 ACTIONS: Mapping[str, str] = {
     "promote": N_("promote"),
-    "rollback": N_("go back"),
+    "go-back": N_("go back"),
     "reject": N_("reject"),
-    "reopen": N_("take back the rejection"),
+    "take-back-rejection": N_("take back the rejection"),
     "delete": N_("delete the files"),
 }
 LATEST: Mapping[str, str] = {
     "promote": N_("Latest decision: {who} promoted {revision}, {when} UTC."),
-    "rollback": N_("Latest decision: {who} went back to {revision}, {when} UTC."),
+    "go-back": N_("Latest decision: {who} went back to {revision}, {when} UTC."),
     "reject": N_("Latest decision: {who} rejected {revision}, {when} UTC."),
-    "reopen": N_("Latest decision: {who} took back the rejection of {revision}, {when} UTC."),
+    "take-back-rejection": N_("Latest decision: {who} took back the rejection of {revision}, {when} UTC."),
     "delete": N_("Latest decision: {who} deleted the files of {revision}, {when} UTC."),
 }
 

@@ -265,7 +265,7 @@ def test_a_candidate_that_the_gate_has_looked_at_counts_once_for_each_set(db: Da
     for _ in range(2):
         checked(db, data_dir, made)
         registry.reject(db, made.revision, "ann", "no")
-        registry.reopen(db, made.revision, "ann")
+        registry.take_back_rejection(db, made.revision, "ann")
     assert len(held_out_sets.weighed(db, 1)) == 1
     assert gate_decisions.findings(db, made).carried == 0, "others, before it"
     checked(db, data_dir, other)

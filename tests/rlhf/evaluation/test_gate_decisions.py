@@ -922,7 +922,7 @@ def test_what_was_decided_on_can_be_looked_at_afterwards(db: Database, data_dir:
     registry.promote(db, "base", "ann")
     retired = registry.by_revision(db, first.revision)
     assert registry.decided_against(db, retired) == registry.by_revision(db, "base")
-    assert registry.decided_against(db, registry.by_revision(db, "base")) is None, "a rollback is no such decision"
+    assert registry.decided_against(db, registry.by_revision(db, "base")) is None, "to go back is no such decision"
 
 
 # ------------------------------------------------------------------------------------------ what comes to nothing
@@ -1211,7 +1211,7 @@ def test_what_the_rule_says_to_promote_needs_no_reason_and_going_back_never_does
     gate_decisions.promote(db, data_dir, made.revision, "ann")
     gate_decisions.promote(db, data_dir, "base", "ann")
     gate_decisions.promote(db, data_dir, made.revision, "ann")
-    assert [row.action for row in registry.decisions(db)] == ["rollback", "rollback", "promote"]
+    assert [row.action for row in registry.decisions(db)] == ["go-back", "go-back", "promote"]
     again, back, _first = (row.reason for row in registry.decisions(db))
     assert again.startswith("The rule said: promote.")
     assert back == "no reason given"

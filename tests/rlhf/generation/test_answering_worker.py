@@ -416,7 +416,7 @@ def prompt_of(machine: Machine, comparison_id: int) -> int:
 
 # ------------------------------------------------------------------------------------------------- a process of its own
 def test_the_answering_worker_fills_swaps_and_ends_when_told(stocked: Machine) -> None:
-    """From start to SIGTERM: the base's answers, a promotion, a rollback, each within seconds and without a restart."""
+    """From start to SIGTERM: the base's answers, promoting and going back, each within seconds and without a restart."""
     job_id = stocked.submit(ANSWERING)
     with stocked.start_worker(job_id) as worker:
         try:
@@ -431,7 +431,7 @@ def test_the_answering_worker_fills_swaps_and_ends_when_told(stocked: Machine) -
             by_base = len(responses(stocked, "base"))
 
             registry.promote(stocked.db, "base", "ann")
-            wait_until("the rollback", lambda: stocked.output(job_id).count("answering as base") == 2)
+            wait_until("the going back", lambda: stocked.output(job_id).count("answering as base") == 2)
             assert [line[10:] for line in job_store.log_tail(stocked.db, job_id)] == [
                 "answering as base",
                 "answering as next",

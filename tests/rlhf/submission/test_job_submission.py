@@ -478,7 +478,7 @@ def test_promotion_rejection_and_rollback_are_recorded(db: Database, data_dir: P
     registry.promote(db, "base", "ann")
     assert registry.serving(db).revision == "base"
     assert [(row.action, row.revision, row.previous) for row in registry.decisions(db)] == [
-        ("rollback", "base", first),
+        ("go-back", "base", first),
         ("reject", second, first),
         ("promote", first, "base"),
     ]

@@ -323,7 +323,7 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
     rejected = str(newest().id)
     assert f"{policy.revision} is a candidate again" in undo(rejected)
     assert registry.by_revision(context.db, policy.revision).status == "candidate"
-    assert (newest().action, newest().decided_by) == ("reopen", "owner")
+    assert (newest().action, newest().decided_by) == ("take-back-rejection", "owner")
     with pytest.raises(gr.Error, match=r"Nothing was undone: .* owner decided last; base serves now"):
         undo(rejected)
     gate_decisions.reject(context.db, policy.revision, "owner")
@@ -377,7 +377,7 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     assert registry.serving(context.db).revision == policy.revision
     assert iterations_tab.view(context, "base", 0, {})[0]["promote"]["value"] == "Roll back to this one"
     promote(owner, "base", "", {})
-    assert [row.action for row in registry.decisions(context.db)] == ["rollback", "promote"]
+    assert [row.action for row in registry.decisions(context.db)] == ["go-back", "promote"]
     assert {row.decided_by for row in registry.decisions(context.db)} == {"owner"}
     with pytest.raises(gr.Error, match="serves already"):
         promote(owner, "base", "", {})
