@@ -195,7 +195,7 @@ def m028_words_of_the_page(db: sqlite_utils.Database) -> None:
 @migrations()
 def m029_one_word_in_rows_too(db: sqlite_utils.Database) -> None:
     """Rows say it as page and code do: the precision that weights are held in, to settle a comparison, what was decided
-    on a policy."""
+    on a policy, the jobs that answer."""
     for statement in ONE_WORD_IN_ROWS_TOO:
         db.execute(statement)
     # They name tables that are built anew, and words.
@@ -922,4 +922,8 @@ ONE_WORD_IN_ROWS_TOO = (
     "ALTER TABLE response RENAME COLUMN weights TO precision",
     HELD_PRECISION.format(table="judge", column="settings", where=""),
     HELD_PRECISION.format(table="job", column="spec", where="kind IN ('precisions', 'pull') AND"),
+    *(
+        f"UPDATE job SET kind = '{now}', spec = json_set(spec, '$.kind', '{now}') WHERE kind = '{before}'"
+        for before, now in (("generate", "answering"), ("answer", "prompt-set"))
+    ),
 )

@@ -13,11 +13,11 @@ from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.submission.precisions_spec import PrecisionsSpec
 
 KINDS: dict[str, type[JobSpec]] = {
-    "generate": AnsweringSpec,
+    "answering": AnsweringSpec,
     **ALGORITHMS,
     "check": CheckSpec,
     "judge": JudgeSpec,
-    "answer": PromptSetSpec,
+    "prompt-set": PromptSetSpec,
     "measure": MeasureSpec,
     "merge": MergeSpec,
     "precisions": PrecisionsSpec,

@@ -66,7 +66,7 @@ WATCHED: Final[Mapping[str, WatchedRows]] = {
     "model": WatchedRows(("id", "status", "deleted", "precision", "thinking")),
     "judge": WatchedRows(("annotator_id", "active")),
     # Of what the Hub's and the web server's lanes do, what came of it is in tables of its own.
-    "job": WatchedRows(("id", "status", "position"), f"{TRAINING} AND kind != 'generate'"),
+    "job": WatchedRows(("id", "status", "position"), f"{TRAINING} AND kind != 'answering'"),
     "run_label": WatchedRows(("job_id", "changed")),
     "rental": WatchedRows(("job_id", "namespace", "hub_job")),
 }

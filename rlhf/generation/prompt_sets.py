@@ -53,7 +53,7 @@ WHICH: Final[Mapping[Answered, tuple[str, str]]] = {
 class PromptSetSpec(JobSpec):
     """Let a policy answer a prompt set, and write the answers to a file, a JSON object a line."""
 
-    kind: ClassVar = "answer"
+    kind: ClassVar = "prompt-set"
     title: ClassVar = N_("answers to a prompt set")
     revision: str = "serving"
     """Revision of the policy that answers: 'base', 'serving' or another revision."""

@@ -544,7 +544,8 @@ def from_row(text: str) -> JobSpec:
         return from_json(text)
 
 
-# What specs of earlier versions say for it, in files and on cards: a kind, and a field.
+# What specs of earlier versions say in files and on cards: kinds, and a field.
+KINDS_CALLED_SINCE: Mapping[str, str] = {"evaluate": "check", "generate": "answering", "answer": "prompt-set"}
 CALLED_CHECK_SINCE = "evaluate"
 
 
@@ -562,7 +563,7 @@ def from_json(text: str) -> JobSpec:
             )
         ) from error
     kind = values.pop("kind", None) if isinstance(values, dict) else None
-    kind = "check" if kind == CALLED_CHECK_SINCE else kind
+    kind = KINDS_CALLED_SINCE.get(kind, kind) if isinstance(kind, str) else kind
     if isinstance(values, dict) and CALLED_CHECK_SINCE in values:
         values["check"] = values.pop(CALLED_CHECK_SINCE)
     if not isinstance(kind, str) or kind not in kinds():

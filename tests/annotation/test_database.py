@@ -21,6 +21,7 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import AnsweringSpec
+from rlhf.generation.prompt_sets import PromptSetSpec
 from rlhf.hub.hub_requests import REQUESTS, PullModel
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
@@ -582,6 +583,8 @@ def test_rows_say_what_page_and_code_say(data_dir: Path) -> None:
     specs = (
         {"kind": "precisions", "other": "bf16", "weights": "nf4"},
         {"kind": "pull", "address": "ann/model", "weights": "bf16"},
+        {"kind": "generate", "stock": 7},
+        {"kind": "answer", "each": 2},
     )
     job = {"status": "finished", "requested_by": "kim", **moment}
     old["job"].insert_all(
@@ -596,8 +599,13 @@ def test_rows_say_what_page_and_code_say(data_dir: Path) -> None:
     assert settings_now == [{"directory": "/d", "precision": "fp32"}, {"model": "base"}]
     assert REQUESTS.recent(db, 9)[0].spec == PullModel("ann/model", "bf16")
     assert [job.spec for job in reversed(job_store.recent(db, tuple(KINDS)))] == [
-        PrecisionsSpec(precision="nf4", other="bf16")
+        PrecisionsSpec(precision="nf4", other="bf16"),
+        AnsweringSpec(stock=7),
+        PromptSetSpec(each=2),
     ]
+    kinds = [row["kind"] for row in db.rows("SELECT kind FROM job ORDER BY id")]
+    assert kinds == ["precisions", "pull", "answering", "prompt-set"]
+    assert kinds == [row["kind"] for row in db.rows("SELECT json_extract(spec, '$.kind') AS kind FROM job ORDER BY id")]
     found = registry.decisions(db)[::-1]
     assert [one.action for one in found] == ["promote", "go-back", "reject", "take-back-rejection", "delete"]
     assert {(one.revision, one.previous, one.decided_by, one.reason) for one in found} == {
@@ -647,7 +655,7 @@ def test_what_answering_jobs_of_earlier_versions_kept_ready_is_their_stock(data_
     old["job"].insert_all({**job, "spec": json.dumps(spec)} for spec in specs)
     old.close()
     db = open_database(data_dir)
-    assert [job.spec for job in reversed(job_store.recent(db, ("generate",)))] == [
+    assert [job.spec for job in reversed(job_store.recent(db, ("answering",)))] == [
         *(AnsweringSpec(stock=7, until_full=True), AnsweringSpec())
     ]
 

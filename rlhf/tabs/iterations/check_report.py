@@ -31,7 +31,8 @@ from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import Criterion, LimitedFigure, Passed, Requirement, Rule, past_limits
 from rlhf.evaluation.probes import ALL
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
-from rlhf.jobs import job_spec, job_store
+from rlhf.generation.answering_spec import STARTS_WITHIN_SECONDS
+from rlhf.jobs import job_spec
 from rlhf.jobs.descriptions import UNITS
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
@@ -73,7 +74,7 @@ def serving_card(
 def worker_sentence(worker: Job | None, at: str) -> str:
     """Whether the answering worker lives, and what it says."""
     waiting = worker is not None and worker.status == "queued"
-    if worker is None or (waiting and seconds_between(worker.created, at) > job_store.STARTS_WITHIN_SECONDS):
+    if worker is None or (waiting and seconds_between(worker.created, at) > STARTS_WITHIN_SECONDS):
         return _("No answering worker runs: with --no-workers none is started, on ZeroGPU a button writes answers.")
     if worker.status == "running":
         silent = seconds_between(worker.heartbeat or at, at)

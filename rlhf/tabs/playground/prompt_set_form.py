@@ -41,7 +41,7 @@ OPENED = ("revision", "source")
 def files_table(context: Context) -> str:
     """The answers that can be fetched, newest first; nothing before the first."""
     rows = []
-    for job in job_store.recent(context.db, ("answer",), LISTED_FILES):
+    for job in job_store.recent(context.db, (PromptSetSpec.kind,), LISTED_FILES):
         result, spec = job.result or {}, job.spec
         there = job.status == "finished" and prompt_sets.file_of(context.data_dir, job.id).is_file()
         if there and isinstance(spec, PromptSetSpec):

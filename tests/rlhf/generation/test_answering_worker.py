@@ -416,7 +416,7 @@ def prompt_of(machine: Machine, comparison_id: int) -> int:
 
 # ------------------------------------------------------------------------------------------------- a process of its own
 def test_the_answering_worker_fills_swaps_and_ends_when_told(stocked: Machine) -> None:
-    """From start to SIGTERM: the base's answers, promoting and going back, each within seconds and without a restart."""
+    """From start to SIGTERM: the base's answers, promoted and gone back from, within seconds and without a restart."""
     job_id = stocked.submit(ANSWERING)
     with stocked.start_worker(job_id) as worker:
         try:
@@ -582,7 +582,7 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         return next((job.id for job in job_store.active(db, (kind,)) if job.status == "running"), None)
 
     try:
-        answering = wait_until("the answering worker", lambda: running("generate"))
+        answering = wait_until("the answering worker", lambda: running("answering"))
         training = stocked.submit(QUICK_DPO)
         wait_until("the training worker", lambda: running("dpo") == training)
 
@@ -598,7 +598,7 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         check = wait_until("the check", lambda: job_store.recent(db, ("check",), 1))[0]
         assert isinstance(check.spec, CheckSpec)
         assert (check.spec.candidate, check.requested_by) == (f"dpo-{training}", "the loop")
-        again = wait_until("another answering worker", lambda: running("generate"))
+        again = wait_until("another answering worker", lambda: running("answering"))
         assert again != answering
         wait_until("the check's end", lambda: job_store.get(db, check.id).status == "finished")
         assert (stocked.data_dir / "logs" / f"job-{training}.log").stat().st_size > 0
@@ -607,7 +607,7 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         supervisor.stop()
     assert children
     assert all(child.process.returncode is not None for child in supervisor.children.values())
-    assert job_store.active(db, ("generate", "dpo", "check")) == []
+    assert job_store.active(db, ("answering", "dpo", "check")) == []
 
 
 def test_an_answering_worker_that_fails_again_and_again_is_started_ever_more_rarely(

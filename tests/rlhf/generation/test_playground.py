@@ -489,12 +489,12 @@ def test_a_job_that_was_broken_off_draws_only_what_is_missing(long: Machine) -> 
 
 def test_a_job_from_the_command_line_answers_as_what_served_when_it_was_made(stocked: Machine, tmp_path: Path) -> None:
     registry.promote(stocked.db, "lora", "kim")
-    spec = {"kind": "answer", "split": "held-out", "sampling": {"max_new_tokens": 8}}
+    spec = {"kind": "prompt-set", "split": "held-out", "sampling": {"max_new_tokens": 8}}
     done = stocked.command("run", str(write_spec(tmp_path / "spec.json", spec)))
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout[done.stdout.index("\n{") :])
     assert (result["revision"], result["prompts"], result["answers"]) == ("lora", 4, 4)
-    (job,) = job_store.recent(stocked.db, ("answer",))
+    (job,) = job_store.recent(stocked.db, (PromptSetSpec.kind,))
     assert isinstance(job.spec, PromptSetSpec)
     assert job.spec.revision == "lora", "resumed after a promotion it goes on with the same policy"
     assert (stocked.data_dir / result["file"]).is_file()

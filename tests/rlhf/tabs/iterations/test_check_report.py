@@ -255,7 +255,7 @@ def test_a_conversation_says_who_said_what() -> None:
     [("running", "The answering worker runs."), ("queued", "starting"), ("failed", "does not run (failed)")],
 )
 def test_the_answering_workers_state(status: str, words: str) -> None:
-    worker = replace(JOB, kind="generate", spec=AnsweringSpec(), status=status, created=AT)
+    worker = replace(JOB, kind="answering", spec=AnsweringSpec(), status=status, created=AT)
     assert words in check_report.worker_sentence(worker, AT)
     for nobodys in (None, replace(worker, status="queued", created="2026-01-01T00:00:00+00:00")):
         assert "with --no-workers none is started" in check_report.worker_sentence(nobodys, AT)
