@@ -195,7 +195,7 @@ def m028_words_of_the_page(db: sqlite_utils.Database) -> None:
 @migrations()
 def m029_one_word_in_rows_too(db: sqlite_utils.Database) -> None:
     """Rows say it as page and code do: the precision that weights are held in, to settle a comparison, what was decided
-    on a policy, the jobs that answer."""
+    on a policy, the jobs that answer, reward models."""
     for statement in ONE_WORD_IN_ROWS_TOO:
         db.execute(statement)
     # They name tables that are built anew, and words.
@@ -913,6 +913,7 @@ SETTLE: Final = {"adjudication": "settle"}
 OTHER_WORDS: Final = (
     ("claim", "purpose", SETTLE),
     ("judgement", "purpose", SETTLE),
+    ("model", "kind", {"reward": "reward-model"}),
     ("promotion", "action", {"rollback": "go-back", "reopen": "take-back-rejection"}),
 )
 

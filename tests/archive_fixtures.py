@@ -85,7 +85,7 @@ def add_adapter(db: Database) -> None:
     )  # fmt: skip
     judge = registry.add(
         db, revision="reward-model-3", algorithm="reward_model", base=BASE_NAME, parent_id=1, job_id=1,
-        path="adapters/reward-model-3", sha256="ef", kind="reward", precision="bf16", ground_id=3,
+        path="adapters/reward-model-3", sha256="ef", kind="reward-model", precision="bf16", ground_id=3,
     )  # fmt: skip
     registry.mark_deleted(db, judge, "kim")
 

@@ -324,6 +324,8 @@ def in_present_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "purpose": "check"}
     if table in ("claim", "judgement") and row.get("purpose") == "adjudication":
         return {**row, "purpose": "settle"}
+    if table == "model" and row.get("kind") == "reward":
+        return {**row, "kind": "reward-model"}
     settings = parsed(row["settings"]) if table == "judge" and isinstance(row.get("settings"), str) else None
     if isinstance(settings, dict) and "weights" in settings:
         settings["precision"] = settings.pop("weights")

@@ -228,7 +228,7 @@ def front_matter(about: Subject, record: PublishedFacts | None = None) -> str:
             **({"license": record.licence} if record is not None and record.licence else {}),
             **({"datasets": [record.data.repo]} if record is not None and record.data is not None else {}),
             "library_name": "peft" if about.adapter else "transformers",
-            "pipeline_tag": "text-classification" if about.kind == "reward" else "text-generation",
+            "pipeline_tag": "text-classification" if about.kind == "reward-model" else "text-generation",
             "tags": tags,
             **({} if record is None else {FACTS: facts(about, record), **model_index(about, record)}),
         }
@@ -268,7 +268,7 @@ def model_index(about: Subject, record: PublishedFacts) -> dict[str, Any]:
 def introduction(about: Subject) -> str:
     """What it is, in a sentence or two."""
     what = {"lora": "A LoRA adapter", "prompt": "A prompt-tuning adapter", "full": "A language model"}[about.form]
-    if about.kind == "reward":
+    if about.kind == "reward-model":
         what = "A reward model (a LoRA adapter with a scalar head)"
     if about.merged is not None:
         return f"{what}: the adapter {code(about.merged.revision)}, added by Prefloop to the weights it belongs to."
@@ -317,7 +317,7 @@ def needs_on_hub(about: Subject, record: PublishedFacts) -> str:
 
 def loading(about: Subject, record: PublishedFacts | None = None) -> str:
     """Code for transformers and PEFT that loads it and uses it once."""
-    reward, adapter = about.kind == "reward", about.adapter
+    reward, adapter = about.kind == "reward-model", about.adapter
     model_class = "AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM"
     own = Address(about.revision) if record is None else record.address
     under = None if record is None else record.ground
@@ -445,7 +445,7 @@ def figures(about: Subject, result: Mapping[str, Any]) -> str:
 def evaluation(about: Subject, record: PublishedFacts) -> Sequence[str]:
     """How it did against other policies and in its check, and how far people agreed who judged its training data."""
     agreed = ("### Agreement of those who judged the training data", record.agreement) if record.agreement else ()
-    if about.kind == "reward":  # what is known of it is among the figures
+    if about.kind == "reward-model":  # what is known of it is among the figures
         return ("## Evaluation", *agreed) if agreed else ()
     units = dict.fromkeys(one.unit for one in record.evaluation)
     rows = [

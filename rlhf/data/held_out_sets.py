@@ -403,7 +403,7 @@ def nothing_to_check(db: Database, spec: TrainingSpec, held_out: int) -> str:
 
     `held_out`: items of its data.
     """
-    if spec.makes == "reward":
+    if spec.makes == "reward-model":
         return "" if held_out else NO_PAIRS_TO_CHECK
     return "" if db.value("SELECT 1 FROM prompt WHERE split = 'held-out' LIMIT 1") else NOTHING_TO_CHECK
 

@@ -40,7 +40,7 @@ from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
 from rlhf.models.template_process import TemplateRefused, conversation
 
 PULLED: Final = "pulled"
-TASKS: Final[Mapping[str, Made]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward"}
+TASKS: Final[Mapping[str, Made]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward-model"}
 FORMS: Final[Mapping[str, PolicyForm]] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
 PRECISIONS: Final[tuple[HeldPrecision, ...]] = ("nf4", "bf16", "fp32")
 # Fields by which PEFT would import a module that the file names, or wait for code beside it.
@@ -252,7 +252,7 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
             )
         )
     check_settings(config, found)
-    if kind == "reward":
+    if kind == "reward-model":
         check_reward(directory, found)
     ground = ground_of(db, config, found)
     adapter = shapes_in(directory / ADAPTER_WEIGHTS)

@@ -189,7 +189,7 @@ class RewardScorer:
         from peft import get_peft_model, set_peft_model_state_dict
 
         policy = registry.by_revision(run.db, judge.settings["model"])
-        if policy.kind != "reward":
+        if policy.kind != "reward-model":
             raise UserError(
                 _("'{revision}' is no reward model. Choose one that a reward model training made.").format(
                     revision=policy.revision

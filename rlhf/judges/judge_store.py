@@ -135,7 +135,7 @@ def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]
         )
     if "model" in settings:
         policy = registry.by_revision(db, str(settings["model"]))
-        if (policy.kind == "reward") != (backend == "reward-model"):
+        if (policy.kind == "reward-model") != (backend == "reward-model"):
             other = _("'{revision}' is no policy.") if backend == "local" else _("'{revision}' is no reward model.")
             raise UserError(other.format(revision=policy.revision))
         return {"model": policy.revision}

@@ -341,7 +341,7 @@ def verify(data_dir: Path, policy: Policy) -> None:
 
 def require_answering(policy: Policy) -> None:
     """Raises UserError for a model that can't give answers (any more)."""
-    if policy.kind == "reward":
+    if policy.kind == "reward-model":
         raise UserError(
             _("'{revision}' is a reward model: it scores answers and can't give them.").format(revision=policy.revision)
         )

@@ -64,7 +64,7 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
     if directory is None:
         return []
     found = quantised_problem(spec, base_model.quantisation(directory))
-    if spec.makes == "reward" and not has_scores(directory):
+    if spec.makes == "reward-model" and not has_scores(directory):
         found.append(
             _(
                 "The installed transformers has no scoring model of this base's kind, so a reward model can't grow on "
@@ -176,9 +176,9 @@ def parent_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
                 revision=parent.revision, deleted=parent.deleted[:10]
             )
         ]
-    if parent.kind == "reward" and spec.makes == "policy":
+    if parent.kind == "reward-model" and spec.makes == "policy":
         return [_("{revision} is a reward model; choose a policy as the parent.").format(revision=parent.revision)]
-    if spec.makes == "reward" and parent.kind == "policy" and parent.form not in ("base", "full"):
+    if spec.makes == "reward-model" and parent.kind == "policy" and parent.form not in ("base", "full"):
         adapter = _("A reward model grows on whole weights, and {revision} is an adapter.").format(
             revision=parent.revision
         )
@@ -268,7 +268,7 @@ def on_parent(db: Database, spec: Training, parent: Policy) -> Training:
     why.
     """
     made, shape = trained_as(db, parent), {}
-    if parent.kind == ("reward" if spec.makes == "reward" else "policy") and (
+    if parent.kind == ("reward-model" if spec.makes == "reward-model" else "policy") and (
         made is None or made.lora_init != "pissa"
     ):
         with suppress(UserError):
@@ -445,7 +445,9 @@ NOT_MERGED: Mapping[str, str] = {
     "prompt": N_(
         "{revision} is virtual tokens before the prompt, which change no weight, so they can't be merged into any."
     ),
-    "reward": N_("{revision} is a reward model: it scores answers, and merging makes a policy, which gives them."),
+    "reward-model": N_(
+        "{revision} is a reward model: it scores answers, and merging makes a policy, which gives them."
+    ),
 }
 
 

@@ -564,6 +564,7 @@ def test_rows_say_what_page_and_code_say(data_dir: Path) -> None:
         [
             {**model, "revision": "base", "algorithm": "base", "form": "base", "weights": "nf4", "status": "serving"},
             {**model, "revision": "dpo-1", "weights": "bf16"},
+            {**model, "revision": "reward_model-2", "weights": "fp32", "kind": "reward", "parent_id": 1},
         ]
     )
     old["annotator"].insert_all(
@@ -593,7 +594,11 @@ def test_rows_say_what_page_and_code_say(data_dir: Path) -> None:
     )
     old.close()
     db = open_database(data_dir)
-    assert {one.revision: one.precision for one in registry.all_policies(db)} == {"base": "nf4", "dpo-1": "bf16"}
+    assert [(one.revision, one.precision, one.kind) for one in registry.all_policies(db)] == [
+        ("base", "nf4", "policy"),
+        ("dpo-1", "bf16", "policy"),
+        ("reward_model-2", "fp32", "reward-model"),
+    ]
     assert [row["precision"] for row in db.rows("SELECT precision FROM response ORDER BY id")] == ["nf4", "bf16"]
     settings_now = [json.loads(row["settings"]) for row in db.rows("SELECT settings FROM judge ORDER BY annotator_id")]
     assert settings_now == [{"directory": "/d", "precision": "fp32"}, {"model": "base"}]

@@ -160,7 +160,7 @@ class PPOSpec(TrainingSpec):
         *(name for name in TrainingSpec.pace_free if name != "epochs"),  # they are passes over a round's answers
         *("steps", "accepted_accuracy", "reward_model"),
     )
-    lists: ClassVar = {"reward_model": "reward"}
+    lists: ClassVar = {"reward_model": "reward-model"}
     unasked: ClassVar = ("accepted_accuracy",)
     labels: ClassVar = {
         "kl_control": N_("KL control"),
@@ -319,7 +319,7 @@ class PPOSpec(TrainingSpec):
         if not self.reward_model:
             return [_("PPO needs a reward model: train one first, then choose it.")]
         reward, parent = registry.by_revision(db, self.reward_model), registry.by_revision(db, self.parent)
-        if reward.kind != "reward":
+        if reward.kind != "reward-model":
             return [_("{revision} is no reward model. Train one, then choose it.").format(revision=reward.revision)]
         if reward.deleted:
             return [

@@ -195,7 +195,7 @@ def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
     """The models with files, newest first."""
     names = {
         "policy": _("{revision} ({algorithm}, {status})"),
-        "reward": _("{revision} ({algorithm}, reward model, {status})"),
+        "reward-model": _("{revision} ({algorithm}, reward model, {status})"),
     }
     return [
         (

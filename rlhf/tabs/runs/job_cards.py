@@ -192,7 +192,7 @@ def made_sentence(made: Policy | None) -> str:
     if made.deleted:
         gone = _("It made {revision}, whose files were deleted on {day}.")
         return gone.format(revision=made.revision, day=made.deleted[:10])
-    if made.kind == "reward":
+    if made.kind == "reward-model":
         return _("It made the reward model {revision}.").format(revision=made.revision)
     return _("It made the policy {revision} ({status}).").format(revision=made.revision, status=made.status_word)
 

@@ -348,7 +348,8 @@ def test_an_archive_from_before_there_were_other_models_than_adapters_is_read(co
 def in_earlier_words(line: Line) -> Line:
     """A row as the version before rows said what page and code say had it."""
     if line.get("table") in ("model", "response"):
-        return {"weights" if name == "precision" else name: value for name, value in line.items()}
+        line = {"weights" if name == "precision" else name: value for name, value in line.items()}
+        return {**line, "kind": "reward"} if line.get("kind") == "reward-model" else line
     if line.get("table") == "judge":
         return {**line, "settings": line["settings"].replace('"precision"', '"weights"')}
     if line.get("table") in ("claim", "judgement") and line["purpose"] == "settle":

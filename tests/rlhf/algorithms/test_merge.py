@@ -225,7 +225,7 @@ def test_what_is_no_lora_adapter_is_refused_with_the_reason(taught: Machine) -> 
         job_id=int(lora.job_id or 0),
         path="adapters/reward-model-9",
         sha256="",
-        kind="reward",
+        kind="reward-model",
     )
     for policy, reason in (
         (prompt, "virtual tokens before the prompt, which change no weight"),

@@ -323,7 +323,7 @@ def test_only_named_files_go_up_and_nothing_private_is_in_them(stall: Stall, nam
         assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
         assert "adapter_config.json" not in files, "those of another tag are gone"
     else:
-        scale = {"reward.json"} if policy.kind == "reward" else set()
+        scale = {"reward.json"} if policy.kind == "reward-model" else set()
         assert set(files) == {"README.md", "adapter_config.json", "adapter_model.safetensors"} | scale
     assert not {"prefloop.json", "training_args.bin", "optimizer.pt"} & set(files)
     machine = stall.shelf.machine

@@ -109,7 +109,7 @@ def add_reward_model(machine: Machine, spec: PPOSpec) -> None:
         job_id=job_id,
         path="adapters/reward",
         sha256=directory_sha256(directory),
-        kind="reward",
+        kind="reward-model",
         precision=held_precision(trained),
     )
 

@@ -576,7 +576,7 @@ def judge_says(db: Database, judge: judge_store.Judge, policy: Policy) -> None:
 def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(db: Database, data_dir: Path) -> None:
     registry.add(
         db, revision="rm-1", algorithm="reward_model", base=BASE_NAME, parent_id=1,
-        job_id=job_store.enqueue(db, RewardModelSpec(), "a"), path="x", sha256="x", kind="reward",
+        job_id=job_store.enqueue(db, RewardModelSpec(), "a"), path="x", sha256="x", kind="reward-model",
     )  # fmt: skip
     made = make_candidate(db, data_dir)
     with db.transaction() as connection:  # as if PPO had made it
@@ -643,7 +643,7 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     # A reward model that has learnt the same judge's labels says what that says.
     registry.add(
         db, revision="rm-1", algorithm="reward_model", base=BASE_NAME, parent_id=1,
-        job_id=job_store.enqueue(db, RewardModelSpec(snapshot="s"), "a"), path="x", sha256="x", kind="reward",
+        job_id=job_store.enqueue(db, RewardModelSpec(snapshot="s"), "a"), path="x", sha256="x", kind="reward-model",
     )  # fmt: skip
     pupil = judge_store.add(db, "pupil", "reward-model", {"model": "rm-1"}, "owner")
     serving = registry.serving(db)
@@ -1371,7 +1371,7 @@ def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Data
     second, whole = train(DPOSpec(scope="new"), first.revision), train(DPOSpec(scope="all"), first.revision)
     assert [win_rates.judged_for(db, one) for one in (base, first, second, whole)] == [0, 10, 19, 19]
     judge(2)
-    reward = train(RewardModelSpec(scope="all"), "base", "reward")
+    reward = train(RewardModelSpec(scope="all"), "base", "reward-model")
     by_ppo = train(PPOSpec(reward_model=reward.revision, accepted_accuracy=0.01), first.revision)
     assert win_rates.judged_for(db, by_ppo) == 21
 

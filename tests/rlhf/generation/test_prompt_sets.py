@@ -67,7 +67,7 @@ def test_jobs_of_one_policy_have_other_names_for_other_sources() -> None:
         (PromptSetSpec(split="train"), {}, r"no such prompts \(prompts to train on\)"),
         (PromptSetSpec(source="songs"), {}, r"no such prompts \(held-out prompts from 'songs'\)"),
         (PromptSetSpec(revision="dpo-9"), {}, "no policy 'dpo-9'"),
-        (PromptSetSpec(), {"kind": "reward"}, "can't give them"),
+        (PromptSetSpec(), {"kind": "reward-model"}, "can't give them"),
         (PromptSetSpec(), {"deleted": "2026-01-02T03"}, "were deleted on 2026-01-02"),
     ],
 )

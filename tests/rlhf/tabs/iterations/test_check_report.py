@@ -215,7 +215,7 @@ def test_every_method_has_its_row() -> None:
 def test_only_a_policy_whose_files_are_there_can_serve() -> None:
     assert check_report.can_serve(ADAPTER)
     assert check_report.can_serve(BASE), "to go back to"
-    reward = replace(ADAPTER, kind="reward")
+    reward = replace(ADAPTER, kind="reward-model")
     for policy in (replace(ADAPTER, status="serving"), replace(ADAPTER, deleted=AT), reward):
         assert not check_report.can_serve(policy)
 

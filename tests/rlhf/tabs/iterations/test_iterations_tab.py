@@ -778,7 +778,7 @@ def test_the_warnings_follow_the_rule_on_a_page_that_is_open(context: Context) -
 def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Context) -> None:
     policy = make_candidate(context)
     with context.db.transaction() as connection:
-        connection.execute("UPDATE model SET kind = 'reward' WHERE id = ?", (policy.id,))
+        connection.execute("UPDATE model SET kind = 'reward-model' WHERE id = ?", (policy.id,))
     parts, _ = iterations_tab.view(context, None, 0, {})
     assert policy.revision not in str(parts)
     with context.db.transaction() as connection:

@@ -232,7 +232,7 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
     with db.transaction() as connection:
         connection.execute(
             """INSERT INTO model (revision, algorithm, base, parent_id, path, kind, status, created)
-               VALUES ('reward_model-1', 'reward_model', ?, 1, 'adapters/r', 'reward', 'candidate', ?)""",
+               VALUES ('reward_model-1', 'reward_model', ?, 1, 'adapters/r', 'reward-model', 'candidate', ?)""",
             (BASE_NAME, now()),
         )
     keep_result(context.data_dir, tiny_judge, SelfTestResult(packs=True, shares_prompts=True))

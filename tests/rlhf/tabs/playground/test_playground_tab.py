@@ -33,7 +33,7 @@ def context(db: Database, data_dir: Path) -> Context:
     with db.transaction() as connection:
         for name, role in (("owner", "admin"), ("kim", "admin"), ("ann", "annotator")):
             connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
-        for number, kind in ((1, "policy"), (2, "policy"), (3, "reward")):
+        for number, kind in ((1, "policy"), (2, "policy"), (3, "reward-model")):
             connection["model"].insert(
                 {"revision": f"dpo-{number}", "algorithm": "dpo", "base": BASE_NAME, "status": "candidate",
                  "kind": kind, "path": f"adapters/dpo-{number}", "created": ""}
