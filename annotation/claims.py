@@ -20,6 +20,7 @@ from annotation.records import (
     MAXIMUM_NOTE,
     Act,
     Claim,
+    ClaimState,
     Edit,
     Flag,
     Kind,
@@ -67,7 +68,7 @@ class StoredClaim:
     shown_order: tuple[int, ...]
     chance: float | None
     assigned_by: int | None
-    state: Literal["held", "judged", "skipped", "released"]
+    state: ClaimState
     created: str
     expires: str
 
@@ -151,7 +152,7 @@ class ChosenComparison:
     """What is to be shown next, why, in which order, and by what chance (`annotation.selection` says of which draw)."""
 
     comparison_id: int
-    purpose: str
+    purpose: Purpose
     order: Sequence[int]
     slot: int | None = None
     re_ask_of: int | None = None

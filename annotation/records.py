@@ -17,7 +17,12 @@ Role = Literal["annotator", "admin"]
 Outcome = Literal["ranked", "all-bad", "skip", "undone"]
 Kind = Literal["pair", "best", "rank"]
 Purpose = Literal["own", "gold", "re-ask", "settle", "import", "judge"]
+AnnotatorKind = Literal["person", "ai", "import"]
+AnswerState = Literal["writing", "done", "failed"]
+ComparisonState = Literal["asked", "writing", "ready", "failed", "dropped", "withdrawn", "closed"]
+ClaimState = Literal["held", "judged", "skipped", "released"]
 Asks = Literal["people", "judges", "nobody"]
+AsksWhy = Literal["audit", "flip", "disagreement", "unsure"]
 Flag = Literal["harmful", "personal-data", "broken"]
 Message = Mapping[str, str]
 
@@ -251,7 +256,7 @@ class ShownAnswer:
     """An answer as an annotator sees it. One being written grows; one that failed can't be judged."""
 
     text: str
-    state: Literal["writing", "done", "failed"] = "done"
+    state: AnswerState = "done"
 
 
 @dataclass(frozen=True)
@@ -267,7 +272,7 @@ class Claim:
     shown_order: tuple[int, ...]
     messages: tuple[Message, ...]
     answers: tuple[ShownAnswer, ...]
-    comparison_state: str = "ready"
+    comparison_state: ComparisonState = "ready"
 
     @property
     def shown(self) -> tuple[ShownAnswer, ...]:
@@ -344,7 +349,7 @@ class Judgement:
     split: Split
     messages: tuple[Message, ...]
     annotator: str
-    annotator_kind: Literal["person", "ai", "import"]
+    annotator_kind: AnnotatorKind
     purpose: Purpose
     kind: Kind
     outcome: Outcome

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, get_args
 
 from annotation import claims, project, store
 from annotation.database import Database, explain_bad_rows
-from annotation.records import MAXIMUM_ANSWERS, Tag, UserError, is_time
+from annotation.records import MAXIMUM_ANSWERS, ComparisonState, Tag, UserError, is_time
 from annotation.schema import GOLD_OF_WITHDRAWN, STANDING, STATE_SINCE, WITHDRAWN_BY_THINKING
 from annotation.translation import N_, _, numeral
 from annotation.web.access import NAME
@@ -459,7 +459,7 @@ def is_project(text: str) -> bool:
     return True
 
 
-STATES: Final = ("asked", "writing", "ready", "failed", "dropped", "withdrawn", "closed")
+STATES: Final = get_args(ComparisonState)
 CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "prompt.messages": is_messages,
     "judgement.ranking": is_ranking,

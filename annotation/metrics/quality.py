@@ -24,7 +24,7 @@ from annotation.metrics.agreement import Agreement, ClearCase, Dispute, Period
 from annotation.metrics.bradley_terry import Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate, Vote
 from annotation.metrics.reliability import Reliability
-from annotation.records import Claim, Message, UserError, now
+from annotation.records import Claim, ComparisonState, Message, Outcome, Purpose, UserError, now
 from annotation.store import excluded_annotators
 from annotation.translation import N_, _, ngettext
 
@@ -417,8 +417,8 @@ class ReviewedJudgement:
     """One judgement on a comparison, as an admin reads it."""
 
     annotator: str
-    purpose: str
-    outcome: str
+    purpose: Purpose
+    outcome: Outcome
     ranking: tuple[int, ...] | None
     strength: int | None
 
@@ -428,7 +428,7 @@ class ComparisonReview:
     """A comparison with all that was said of it."""
 
     comparison_id: int
-    state: str
+    state: ComparisonState
     messages: tuple[Message, ...]
     answers: tuple[str, ...]
     opinions: tuple[ReviewedJudgement, ...]

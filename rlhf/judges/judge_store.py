@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.records import Feedback, Message, TokenIds, UserError, now, read_token_ids
+from annotation.records import AsksWhy, Feedback, Message, TokenIds, UserError, now, read_token_ids
 from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -624,7 +624,7 @@ def why_not_labelled(
     said: Sequence[Sequence[StoredVerdict]],
     rankings: Sequence[Sequence[int]],
     failed: int,
-) -> str | None:
+) -> AsksWhy | None:
     """Why judges, of whom so many failed, have not labelled a comparison; None if they have."""
     if feedback.mode != "mixed":
         return None if rankings else "unsure"

@@ -27,7 +27,8 @@ HeldPrecision = Literal["nf4", "bf16", "fp32"]
 PRECISION_WORDS: Mapping[str, str] = {"nf4": N_("4-bit (NF4)"), "bf16": "bf16", "fp32": "fp32"}
 # Whether the base is told not to think before it answers, where its template can be told, or has it as it likes.
 Thinking = Literal["off", "template"]
-STATUS_WORDS: Mapping[str, str] = {
+PolicyStatus = Literal["candidate", "serving", "retired", "rejected"]
+STATUS_WORDS: Mapping[PolicyStatus, str] = {
     "candidate": N_("candidate"),
     "serving": N_("serving"),
     "retired": N_("retired"),
@@ -55,7 +56,7 @@ class Policy:
     job_id: int | None
     path: str | None
     sha256: str | None
-    status: str
+    status: PolicyStatus
     created: str
     kind: Made
     form: PolicyForm
