@@ -7,18 +7,21 @@ from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import AnsweringSpec
-from rlhf.generation.prompt_sets import PromptSetSpec
+from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.submission.precisions_spec import PrecisionsSpec
 
 KINDS: dict[str, type[JobSpec]] = {
-    "answering": AnsweringSpec,
-    **ALGORITHMS,
-    "check": CheckSpec,
-    "judge": JudgeSpec,
-    "prompt-set": PromptSetSpec,
-    "measure": MeasureSpec,
-    "merge": MergeSpec,
-    "precisions": PrecisionsSpec,
+    spec.kind: spec
+    for spec in (
+        AnsweringSpec,
+        *ALGORITHMS.values(),
+        CheckSpec,
+        JudgeSpec,
+        PromptSetSpec,
+        MeasureSpec,
+        MergeSpec,
+        PrecisionsSpec,
+    )
 }

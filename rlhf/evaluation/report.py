@@ -137,7 +137,7 @@ class CheckReport:
     against: AnswerFigures
     """Of the policy that it was compared with."""
     anchor: AnswerFigures
-    """Of what the candidate is measured against, in its precision (`Anchors` in `rlhf.evaluation.check`)."""
+    """Of what the candidate is measured against, in its precision (`Anchors` in `rlhf.evaluation.check_job`)."""
     prompts: int
     """Held-out prompts that were answered."""
     compared_apart: int = 0

@@ -1,4 +1,4 @@
-"""The job that answers for annotators, described, and whether it is at work; `answering_worker` does it. Torch-free."""
+"""The job that answers for annotators, described, and whether it is at work; `answering_job` does it. Torch-free."""
 
 from __future__ import annotations
 
@@ -49,11 +49,6 @@ class AnsweringSpec(JobSpec):
     """End when the stock is full, instead of waiting for it to empty."""
     sampling: Drawing = field(default_factory=Sampling)
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
-
-    @classmethod
-    def runner(cls) -> str:
-        """The worker that stays."""
-        return "rlhf.generation.answering_worker"
 
     def facts(self) -> Facts:
         """How much it keeps in stock."""

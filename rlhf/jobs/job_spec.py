@@ -77,8 +77,9 @@ class JobSpec:
 
     @classmethod
     def runner(cls) -> str:
-        """The module whose `run` does it, in the worker: `train` beside the module that defines the spec."""
-        return cls.__module__.rpartition(".")[0] + ".train"
+        """The module whose `run` does it, in the worker: `train` beside a `spec`, `X_job` beside an `X_spec`."""
+        package, _dot, name = cls.__module__.rpartition(".")
+        return f"{package}.train" if name == "spec" else f"{package}.{name.removesuffix('_spec')}_job"
 
     def about(self) -> str:
         """What it does and with which policy, for lists."""

@@ -36,9 +36,8 @@ class PrecisionsSpec(JobSpec):
 
     @classmethod
     def runner(cls) -> str:
-        """Among the algorithms: it loads torch and reads the text of checks, which lies above this; `preflight` asks
-        this, so the spec stays below."""
-        return "rlhf.algorithms.precisions"
+        """Not beside this: it reads the text of checks, which lies above, and `preflight` asks this."""
+        return "rlhf.algorithms.precisions_job"
 
     def about(self) -> str:
         """Which weights, and in which precisions."""

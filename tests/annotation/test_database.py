@@ -21,7 +21,7 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import AnsweringSpec
-from rlhf.generation.prompt_sets import PromptSetSpec
+from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.hub.hub_requests import REQUESTS, PullModel
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel

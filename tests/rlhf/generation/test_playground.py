@@ -22,11 +22,11 @@ import app
 from annotation import store
 from annotation.records import Message, Prompt, Sampling
 from annotation.web import access
-from rlhf.generation import answering_worker, playground_store, prompt_sets
+from rlhf.generation import answering_job, playground_store, prompt_set_spec, prompt_sets
+from rlhf.generation.answering_job import AnsweringWorker, policies_to_keep
 from rlhf.generation.answering_spec import AnsweringSpec
-from rlhf.generation.answering_worker import AnsweringWorker, policies_to_keep
 from rlhf.generation.playground_store import Chat
-from rlhf.generation.prompt_sets import PromptSetSpec
+from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run
@@ -37,7 +37,7 @@ from rlhf.models.sampling import draw
 from tests.builders import policy
 from tests.e2e.conftest import running_app
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine, wait_until, write_spec
-from tests.rlhf.generation.test_answering_worker import answering, ask, state_of, stock
+from tests.rlhf.generation.test_answering_job import answering, ask, state_of, stock
 
 pytestmark = pytest.mark.slow
 
@@ -178,7 +178,7 @@ def test_a_batch_that_a_chat_interrupts_goes_on_as_if_nothing_had_been(
     stocked: Machine, monkeypatch: pytest.MonkeyPatch, serving: str, asked: str
 ) -> None:
     """Which adapter is active is global; the interrupted draw must find its own again."""
-    monkeypatch.setattr(answering_worker, "GLANCE_SECONDS", 0.0)
+    monkeypatch.setattr(answering_job, "GLANCE_SECONDS", 0.0)
     register(stocked, "other", "lora", seed=1)
     if serving != "base":
         registry.promote(stocked.db, serving, "kim")
@@ -424,7 +424,7 @@ def test_every_prompt_is_answered_as_often_as_asked_by_the_chosen_policy(stocked
     assert job.status == "finished", job.message
     assert job.result is not None
     rows = rows_of(stocked, job.id)
-    prompts = [prompt for split in prompt_sets.SPLITS for prompt in store.prompts(stocked.db, split)]
+    prompts = [prompt for split in prompt_set_spec.SPLITS for prompt in store.prompts(stocked.db, split)]
     assert [tuple(row["messages"]) for row in rows] == [prompt.messages for prompt in prompts for _ in range(2)]
     assert len({row["seed"] for row in rows}) == 32
     assert {row["revision"] for row in rows} == {revision}

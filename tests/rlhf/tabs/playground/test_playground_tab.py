@@ -15,7 +15,7 @@ from annotation.records import Feedback, Sampling, now
 from annotation.tabs.guard import Context
 from rlhf.generation import playground_store, prompt_sets
 from rlhf.generation.playground_store import FinishedAnswer
-from rlhf.generation.prompt_sets import PromptSetSpec
+from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs import job_store
 from rlhf.tabs.playground import playground_tab, prompt_set_form
 from tests.conftest import BASE_NAME, dump, seed_prompts

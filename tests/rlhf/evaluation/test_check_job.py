@@ -22,9 +22,9 @@ from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
-from rlhf.evaluation import check as checking
+from rlhf.evaluation import check_job as checking
 from rlhf.evaluation import gate_decisions, probe_scores
-from rlhf.evaluation.check import (
+from rlhf.evaluation.check_job import (
     TokenScores,
     ask_judges,
     ask_people_instead,

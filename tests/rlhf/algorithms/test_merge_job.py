@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from annotation.database import Database
 from annotation.records import Sampling, UserError
-from rlhf.algorithms import merge
+from rlhf.algorithms import merge_job
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -304,7 +304,7 @@ def test_experts_that_are_held_together_are_merged(tmp_path: Path) -> None:
         for value in adapted.parameters():
             value += 0.1 * value.requires_grad * torch.randn_like(value)
     adapted.eval().save_pretrained(tmp_path / "adapter")
-    merged, _ = merge.merged(tmp_path / "base", tmp_path / "adapter", Silent())
+    merged, _ = merge_job.merged(tmp_path / "base", tmp_path / "adapter", Silent())
     expected, found = adapted(ids).logits, merged.float().eval()(ids).logits
     assert (found - expected).norm() < 0.05 * (plain - expected).norm()
 

@@ -12,7 +12,7 @@ import torch
 
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
-from rlhf.algorithms.precisions import MOST_SCORES
+from rlhf.algorithms.precisions_job import MOST_SCORES
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import memory, registry
 from rlhf.models.loading import load_for_answering

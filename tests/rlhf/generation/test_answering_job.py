@@ -25,9 +25,9 @@ from annotation.records import Claim, Prompt, Sampling, Split, UserError, read_t
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation import answering_worker
+from rlhf.generation import answering_job
+from rlhf.generation.answering_job import next_splits, seed_of
 from rlhf.generation.answering_spec import AnsweringSpec
-from rlhf.generation.answering_worker import next_splits, seed_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run, perform
@@ -237,9 +237,9 @@ def answering(machine: Machine, spec: AnsweringSpec, *tokens: int) -> Iterator[P
 
     thread = threading.Thread(target=work)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(answering_worker, "draw", pace.draw)
-        patched.setattr(answering_worker, "LOOK_SECONDS", 0.0)
-        patched.setattr(answering_worker, "GLANCE_SECONDS", 0.001)
+        patched.setattr(answering_job, "draw", pace.draw)
+        patched.setattr(answering_job, "LOOK_SECONDS", 0.0)
+        patched.setattr(answering_job, "GLANCE_SECONDS", 0.001)
         thread.start()
         try:
             yield pace

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from annotation.translation import _
-from rlhf.evaluation.check import PLAIN_TEXT
+from rlhf.evaluation.check_job import PLAIN_TEXT
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
