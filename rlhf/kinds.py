@@ -12,16 +12,14 @@ from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.submission.precisions_spec import PrecisionsSpec
 
-KINDS: dict[str, type[JobSpec]] = {
-    spec.kind: spec
-    for spec in (
-        AnsweringSpec,
-        *ALGORITHMS.values(),
-        CheckSpec,
-        JudgeSpec,
-        PromptSetSpec,
-        MeasureSpec,
-        MergeSpec,
-        PrecisionsSpec,
-    )
-}
+SPECS: tuple[type[JobSpec], ...] = (
+    AnsweringSpec,
+    *ALGORITHMS.values(),
+    CheckSpec,
+    JudgeSpec,
+    PromptSetSpec,
+    MeasureSpec,
+    MergeSpec,
+    PrecisionsSpec,
+)
+KINDS: dict[str, type[JobSpec]] = {spec.kind: spec for spec in SPECS}
