@@ -244,7 +244,7 @@ class AnnotationApi:
 
     def handed_out(self, annotator: Annotator, asked: RequestBody, claim: Claim | None, notice: str = "") -> Card:
         """The card of a comparison in hand, or one that says what is waited for."""
-        if claim is not None and claim.purpose == "adjudication":
+        if claim is not None and claim.purpose == "settle":
             notice = notice or _("To settle: annotators disagree on this comparison. Your judgement will stand for it.")
         return self.card_of(annotator, asked, claim, notice)
 

@@ -20,6 +20,7 @@ from annotation.records import (
     MAXIMUM_NOTE,
     Act,
     Claim,
+    ClaimState,
     Edit,
     Flag,
     Kind,
@@ -67,7 +68,7 @@ class StoredClaim:
     shown_order: tuple[int, ...]
     chance: float | None
     assigned_by: int | None
-    state: Literal["held", "judged", "skipped", "released"]
+    state: ClaimState
     created: str
     expires: str
 
@@ -151,7 +152,7 @@ class ChosenComparison:
     """What is to be shown next, why, in which order, and by what chance (`annotation.selection` says of which draw)."""
 
     comparison_id: int
-    purpose: str
+    purpose: Purpose
     order: Sequence[int]
     slot: int | None = None
     re_ask_of: int | None = None
@@ -171,7 +172,7 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
     settling = standing_assignment(db, annotator_id, "settle", project.overlap)
     if settling is not None:
         order = selection.draw_order(size_of(db, settling[0]), source)
-        return ChosenComparison(settling[0], "adjudication", order, chance=None, assigned_by=settling[1])
+        return ChosenComparison(settling[0], "settle", order, chance=None, assigned_by=settling[1])
     own = db.row(
         f"""SELECT c.id FROM comparison c WHERE c.asked_by = :annotator AND c.purpose = 'preference'
               AND c.state IN ('writing', 'ready') AND c.taken = 0 AND {UNSEEN} ORDER BY c.id LIMIT 1""",
@@ -871,7 +872,7 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
 
 def refuse_skipped(db: Database, claim: StoredClaim) -> None:
     """Raises UserError where what was skipped is not to be judged by this person any more."""
-    if claim.purpose != "adjudication" and quota_reached(db, claim.annotator_id):
+    if claim.purpose != "settle" and quota_reached(db, claim.annotator_id):
         raise UserError(_("You have judged all that you were asked for; your skip stays."))
     if claim.purpose != "own":
         return
@@ -889,7 +890,7 @@ def refuse_skipped(db: Database, claim: StoredClaim) -> None:
 
 def refuse_settling(db: Database, claim: StoredClaim) -> None:
     """Raises UserError where what stands for everybody would be changed by somebody who is no admin any more."""
-    if claim.purpose == "adjudication" and not db.value(
+    if claim.purpose == "settle" and not db.value(
         "SELECT 1 FROM annotator WHERE id = ? AND role = 'admin'", (claim.annotator_id,)
     ):
         raise UserError(_(ONLY_ADMINS))
@@ -973,7 +974,7 @@ def take_to_settle(db: Database, annotator_id: int, comparison_id: int) -> Claim
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
         )
         order = selection.draw_order(size_of(db, comparison_id), secrets.SystemRandom())
-        insert_claim(db, store.project(db), annotator_id, ChosenComparison(comparison_id, "adjudication", order))
+        insert_claim(db, store.project(db), annotator_id, ChosenComparison(comparison_id, "settle", order))
     held = held_claim(db, annotator_id)
     assert held is not None
     return held
@@ -1070,7 +1071,7 @@ def waiting_for(db: Database, annotator_id: int) -> Waiting:
     in_hand = db.row(
         """SELECT c.candidate_id FROM claim k JOIN comparison c ON c.id = k.comparison_id
            WHERE k.annotator_id = ? AND k.state = 'held'
-             AND (k.purpose != 'adjudication' OR k.assigned_by IS NULL)""",
+             AND (k.purpose != 'settle' OR k.assigned_by IS NULL)""",
         (annotator_id,),
     )
     count = sum(row["n"] for row in rows) + given_to(db, annotator_id, asked["overlap"])
@@ -1101,7 +1102,7 @@ def waiting_for_others(db: Database, annotator_id: int) -> int:
 BY_JUDGES = {
     "people": "",
     "ai": N_("AI judges judge the comparisons. What takes a person appears here by itself."),
-    "mixed": N_("AI judges judge the comparisons; you are asked where they can't settle one."),
+    "mixed": N_("AI judges judge the comparisons; you are asked where they can't label one."),
 }
 
 

@@ -16,9 +16,13 @@ Split = Literal["train", "held-out"]
 Role = Literal["annotator", "admin"]
 Outcome = Literal["ranked", "all-bad", "skip", "undone"]
 Kind = Literal["pair", "best", "rank"]
-# 'adjudication' is what is made to settle a comparison; rows and archives say it so.
-Purpose = Literal["own", "gold", "re-ask", "adjudication", "import", "judge"]
+Purpose = Literal["own", "gold", "re-ask", "settle", "import", "judge"]
+AnnotatorKind = Literal["person", "ai", "import"]
+AnswerState = Literal["writing", "done", "failed"]
+ComparisonState = Literal["asked", "writing", "ready", "failed", "dropped", "withdrawn", "closed"]
+ClaimState = Literal["held", "judged", "skipped", "released"]
 Asks = Literal["people", "judges", "nobody"]
+AsksWhy = Literal["audit", "flip", "disagreement", "unsure"]
 Flag = Literal["harmful", "personal-data", "broken"]
 Message = Mapping[str, str]
 
@@ -144,7 +148,7 @@ class Response:
     id: int = 0
     token_ids: TokenIds | None = None
     """None where they are unknown: then the text is tokenised."""
-    weights: str = ""
+    precision: str = ""
     """Precision of the weights that drew it; empty for that of its policy."""
 
 
@@ -239,7 +243,7 @@ class Feedback:
     mode: Literal["people", "ai", "mixed"] = "people"
     """'people' only; 'ai' only (RLAIF); 'mixed': people get what judges disagree on, flip on or are unsure of."""
     audit_share: float = 0.1
-    """Of what judges settle when mixed, the share that people judge too, to see whether the judges can be trusted."""
+    """Of what judges label when mixed, the share that people judge too, to see whether the judges can be trusted."""
     unsure_below: float = 0.6
     """A judge whose probability for its choice is lower is unsure."""
     check_share: float = 0.25
@@ -252,7 +256,7 @@ class ShownAnswer:
     """An answer as an annotator sees it. One being written grows; one that failed can't be judged."""
 
     text: str
-    state: Literal["writing", "done", "failed"] = "done"
+    state: AnswerState = "done"
 
 
 @dataclass(frozen=True)
@@ -268,7 +272,7 @@ class Claim:
     shown_order: tuple[int, ...]
     messages: tuple[Message, ...]
     answers: tuple[ShownAnswer, ...]
-    comparison_state: str = "ready"
+    comparison_state: ComparisonState = "ready"
 
     @property
     def shown(self) -> tuple[ShownAnswer, ...]:
@@ -345,7 +349,7 @@ class Judgement:
     split: Split
     messages: tuple[Message, ...]
     annotator: str
-    annotator_kind: Literal["person", "ai", "import"]
+    annotator_kind: AnnotatorKind
     purpose: Purpose
     kind: Kind
     outcome: Outcome

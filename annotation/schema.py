@@ -5,6 +5,10 @@ Numbers that are missing among them were never released.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Final
+
 from annotation.sqlite import Migrations, sqlite_utils
 
 migrations = Migrations("prefloop")
@@ -186,6 +190,50 @@ def m028_words_of_the_page(db: sqlite_utils.Database) -> None:
     """What the answering worker keeps ready is its stock; the state of a comparison says what the page says of it."""
     for statement in WORDS_OF_THE_PAGE:
         db.execute(statement)
+
+
+@migrations()
+def m029_one_word_in_rows_too(db: sqlite_utils.Database) -> None:
+    """Rows say it as page and code do: the precision that weights are held in, to settle a comparison, what was decided
+    on a policy, the jobs that answer, reward models."""
+    for statement in ONE_WORD_IN_ROWS_TOO:
+        db.execute(statement)
+    # They name tables that are built anew, and words.
+    made = list(db.query("SELECT * FROM sqlite_master WHERE type IN ('view', 'trigger') ORDER BY rowid"))
+    for one in made:
+        db.execute(f"DROP {one['type']} {one['name']}")
+    for table, column, words in OTHER_WORDS:
+        build_with_other_words(db, table, column, words)
+    db.execute("ALTER TABLE promotion RENAME TO decision")
+    for one in made:
+        db.execute(with_words(one["sql"], SETTLE))
+
+
+def build_with_other_words(db: sqlite_utils.Database, table: str, column: str, words: Mapping[str, str]) -> None:
+    """Build a table anew, with its indexes, whose rows and constraints say other words in a column. No view or trigger
+    may name it meanwhile."""
+    parts = db.query(
+        "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('table', 'index') AND sql NOT NULL "
+        "ORDER BY type = 'index', rowid",
+        [table],
+    )
+    definition, *indexes = (with_words(row["sql"], words) for row in parts)
+    db.execute(re.sub(r"^CREATE TABLE \S+", f"CREATE TABLE new_{table}", definition))
+    names = [one.name for one in db[table].columns]
+    said = "".join(f" WHEN '{old}' THEN '{new}'" for old, new in words.items())
+    values = [f"CASE {name}{said} ELSE {name} END" if name == column else name for name in names]
+    db.execute(f"INSERT INTO new_{table} ({', '.join(names)}) SELECT {', '.join(values)} FROM {table}")
+    db.execute(f"DROP TABLE {table}")
+    db.execute(f"ALTER TABLE new_{table} RENAME TO {table}")
+    for index in indexes:
+        db.execute(index)
+
+
+def with_words(sql: str, words: Mapping[str, str]) -> str:
+    """A statement with other words for these texts."""
+    for old, new in words.items():
+        sql = sql.replace(f"'{old}'", f"'{new}'")
+    return sql
 
 
 WITHDRAWN_BY_THINKING = """UPDATE comparison SET state = 'closed'
@@ -706,7 +754,7 @@ STANDING = """(judged, last_judged, flagged, opinion) = (
             AND j.outcome != 'skip' AND j.purpose != 'judge'),
         EXISTS (SELECT 1 FROM current_judgement j WHERE j.comparison_id = comparison.id AND j.flag NOT NULL),
         CASE WHEN EXISTS (SELECT 1 FROM current_judgement j WHERE j.comparison_id = comparison.id
-                AND j.purpose = 'adjudication' AND j.outcome != 'skip'
+                AND j.purpose = 'settle' AND j.outcome != 'skip'
                 AND j.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)) THEN 'settled'
             WHEN EXISTS (SELECT 1 FROM opinion a JOIN opinion b
                     ON b.comparison_id = a.comparison_id AND b.annotator_id > a.annotator_id,
@@ -715,6 +763,8 @@ STANDING = """(judged, last_judged, flagged, opinion) = (
                     AND x.value < y.value AND v.value > w.value) THEN 'disputed'
             WHEN EXISTS (SELECT 1 FROM opinion o WHERE o.comparison_id = comparison.id) THEN 'agreed'
             ELSE 'none' END)"""
+# The same as earlier versions said it.
+STANDING_BEFORE = STANDING.replace("'settle'", "'adjudication'")
 # The words of a prompt `p`: what its turns say, without their roles.
 PROMPT_WORDS = (
     """(SELECT group_concat(json_extract(turn.value, '$.content'), char(10)) FROM json_each({}.messages) turn)"""
@@ -735,12 +785,13 @@ WORKBENCH = (
     """CREATE VIEW opinion AS SELECT comparison_id, annotator_id, ranking FROM current_judgement
         WHERE purpose IN ('own', 'import') AND ranking NOT NULL AND NOT early
             AND annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)""",
-    f"UPDATE comparison SET {STANDING} WHERE id IN (SELECT comparison_id FROM judgement WHERE purpose != 'judge')",
+    f"""UPDATE comparison SET {STANDING_BEFORE}
+        WHERE id IN (SELECT comparison_id FROM judgement WHERE purpose != 'judge')""",
     # An import says so itself: row by row it would hold the database for seconds.
     f"""CREATE TRIGGER judgement_counts AFTER INSERT ON judgement WHEN new.purpose NOT IN ('judge', 'import')
-        BEGIN UPDATE comparison SET {STANDING} WHERE id = new.comparison_id; END""",
+        BEGIN UPDATE comparison SET {STANDING_BEFORE} WHERE id = new.comparison_id; END""",
     f"""CREATE TRIGGER exclusion_counts AFTER INSERT ON exclusion
-        BEGIN UPDATE comparison SET {STANDING}
+        BEGIN UPDATE comparison SET {STANDING_BEFORE}
             WHERE id IN (SELECT comparison_id FROM judgement WHERE annotator_id = new.annotator_id); END""",
     "CREATE INDEX comparison_last_judged ON comparison (last_judged)",
     "CREATE INDEX comparison_judged ON comparison (judged)",
@@ -847,4 +898,33 @@ WORDS_OF_THE_PAGE = (
     """CREATE INDEX comparison_standing
         ON comparison (purpose, opinion, judged, assigned, state, asks, candidate_id)""",
     GOLD_OF_WITHDRAWN,
+)
+
+
+# `weights` was the precision that they are held in.
+HELD_PRECISION = """UPDATE {table} SET {column} = json_set(json_remove({column}, '$.weights'),
+        '$.precision', json_extract({column}, '$.weights'))
+    WHERE {where} json_type({column}, '$.weights') NOT NULL"""
+
+
+# What is made to settle a comparison.
+SETTLE: Final = {"adjudication": "settle"}
+# In these columns.
+OTHER_WORDS: Final = (
+    ("claim", "purpose", SETTLE),
+    ("judgement", "purpose", SETTLE),
+    ("model", "kind", {"reward": "reward-model"}),
+    ("promotion", "action", {"rollback": "go-back", "reopen": "take-back-rejection"}),
+)
+
+
+ONE_WORD_IN_ROWS_TOO = (
+    "ALTER TABLE model RENAME COLUMN weights TO precision",
+    "ALTER TABLE response RENAME COLUMN weights TO precision",
+    HELD_PRECISION.format(table="judge", column="settings", where=""),
+    HELD_PRECISION.format(table="job", column="spec", where="kind IN ('precisions', 'pull') AND"),
+    *(
+        f"UPDATE job SET kind = '{now}', spec = json_set(spec, '$.kind', '{now}') WHERE kind = '{before}'"
+        for before, now in (("generate", "answering"), ("answer", "prompt-set"))
+    ),
 )

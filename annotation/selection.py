@@ -11,7 +11,7 @@ when it was drawn by. NULL is unknown: an earlier version, or who made the data 
   was. 1 where nothing was chosen: the first that differ are taken, which is random as well.
 - `comparison.people_chance`: that people were to judge it, and `people_drawn`, whether that came out. 1 where people
   judge everything, 0 where they judge nothing; with judges first, 1 where these flipped, differed or were unsure, else
-  the audit's share; in a check, the share that people get. Unknown until judges have settled it. What an admin has
+  the audit's share; in a check, the share that people get. Unknown as long as it waits for judges. What an admin has
   people judge beyond that keeps the record of its draw.
 - `claim.chance`: that this very comparison was what this annotator was shown then, of all that could have been: the
   share of its purpose (gold, re-ask, candidate, own), with that of purposes that had nothing to offer; halved where

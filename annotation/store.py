@@ -160,7 +160,8 @@ def add_response(db: Database, response: Response, purpose: str, dropped: str | 
             "finish_reason": response.finish_reason,
             "token_ids": write_token_ids(response.token_ids),
             "dropped": dropped,
-            "weights": response.weights or db.value("SELECT weights FROM model WHERE id = ?", (response.model_id,)),
+            "precision": response.precision
+            or db.value("SELECT precision FROM model WHERE id = ?", (response.model_id,)),
             "created": now(),
         },
     )
@@ -173,14 +174,14 @@ def add_checked_answer(db: Database, response: Response) -> None:
             """SELECT 1 FROM response r JOIN model m ON m.id = r.model_id
                WHERE r.prompt_id = :prompt AND r.model_id = :model AND r.purpose = 'check' AND r.seed = :seed
                  AND r.sampling = :sampling AND r.rendered_prompt = :rendered
-                 AND r.weights = coalesce(nullif(:weights, ''), m.weights)""",
+                 AND r.precision = coalesce(nullif(:precision, ''), m.precision)""",
             {
                 "prompt": response.prompt_id,
                 "model": response.model_id,
                 "seed": response.seed,
                 "sampling": json.dumps(asdict(response.sampling)),
                 "rendered": response.rendered_prompt,
-                "weights": response.weights,
+                "precision": response.precision,
             },
         )
         if known is None:
@@ -257,7 +258,7 @@ def add_mixed_comparison(db: Database, prompt: Prompt, responses: Sequence[Respo
 def insert_comparison(db: Database, prompt_id: int | None, **columns: Any) -> int:
     """A comparison of answers to a prompt, still without them, inside the caller's transaction; returns its id.
 
-    Unless it says with what chance people are to judge it, they judge it for certain, or once judges have settled that;
+    Unless it says with what chance people are to judge it, they judge it for certain, or once judges have decided that;
     unless it says what chose its answers, these are the first that were drawn.
     """
     certain = columns.get("asked_by") is not None or feedback(db).mode == "people"
@@ -438,7 +439,7 @@ class PairedAnswers:
     """When the later of them was stored."""
 
     @property
-    def settled(self) -> float | None:
+    def known_outcome(self) -> float | None:
         """Whether the first won, where nobody has to be asked: the same text ties, and an answer beats none."""
         own, other = (text.strip() for text in self.texts)
         if own == other:
@@ -485,10 +486,10 @@ def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAns
                max(a.created, b.created) AS answered,
                EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
                    ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id) AS compared
-           FROM response a JOIN model m ON m.id = a.model_id AND m.weights = a.weights
+           FROM response a JOIN model m ON m.id = a.model_id AND m.precision = a.precision
                JOIN response b ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
                    AND b.rendered_prompt = a.rendered_prompt
-               JOIN model n ON n.id = b.model_id AND n.weights = b.weights
+               JOIN model n ON n.id = b.model_id AND n.precision = b.precision
            WHERE a.purpose = 'check' AND b.purpose = 'check' AND a.model_id = ? AND b.model_id = ?
                AND {as_told_now(db, "response", "a")}
            ORDER BY a.prompt_id, a.seed""",
@@ -534,7 +535,7 @@ def compare_policies(
     lot = secrets.SystemRandom()
     with db.transaction():
         answered = paired_answers(db, candidate_id, against_id)
-        pairs = [pair for pair in answered if pair.settled is None and not pair.compared]
+        pairs = [pair for pair in answered if pair.known_outcome is None and not pair.compared]
         random.Random(candidate_id).shuffle(pairs)
         for pair in pairs:
             chance = share if asks == "people" and (on is None or pair.prompt_id in on) else 0.0
@@ -610,21 +611,21 @@ def withdraw_open(db: Database) -> int:
         ).rowcount
 
 
-def checked_answers(db: Database, model_id: int, weights: str | None = None) -> list[CheckedAnswer]:
+def checked_answers(db: Database, model_id: int, precision: str | None = None) -> list[CheckedAnswer]:
     """A policy's answers to the held-out prompts, each with prompt and scores, in prompt and seed order.
 
-    Those in the precision `weights`, or in that in which it answers now.
+    Those in this precision, or in that in which it answers now.
     """
     rows = db.rows(
         """SELECT r.id, r.prompt_id, r.model_id, r.text, r.sampling, r.seed, r.rendered_prompt, r.prompt_tokens,
-               r.tokens, r.finish_reason, r.weights, r.token_ids, p.messages,
+               r.tokens, r.finish_reason, r.precision, r.token_ids, p.messages,
                (SELECT json_group_object(scorer, value) FROM score s WHERE s.response_id = r.id) AS scores,
                (SELECT json_group_object(scorer, json(per_token)) FROM score s
                 WHERE s.response_id = r.id AND per_token IS NOT NULL) AS token_scores
            FROM response r JOIN prompt p ON p.id = r.prompt_id JOIN model m ON m.id = r.model_id
-           WHERE r.model_id = :model AND r.purpose = 'check' AND r.weights = coalesce(:weights, m.weights)
+           WHERE r.model_id = :model AND r.purpose = 'check' AND r.precision = coalesce(:precision, m.precision)
            ORDER BY r.prompt_id, r.seed""",
-        {"model": model_id, "weights": weights},
+        {"model": model_id, "precision": precision},
     )
     return [
         CheckedAnswer(
@@ -648,17 +649,17 @@ def answers_of_check(
     seed: int,
     sampling: Sampling,
     rendered: Mapping[int, str] | None = None,
-    weights: str | None = None,
+    precision: str | None = None,
 ) -> list[CheckedAnswer]:
     """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms.
 
     With `rendered`, the text that is fed today by prompt id, only answers to that very text: a template may write the
-    date into it, and may have been told something else before. `weights` as in `checked_answers`.
+    date into it, and may have been told something else before. `precision` as in `checked_answers`.
     """
     wanted = {(prompt.id, seed + place) for place, prompt in enumerate(prompts)}
     return [
         answer
-        for answer in checked_answers(db, model_id, weights)
+        for answer in checked_answers(db, model_id, precision)
         if (answer.prompt_id, answer.seed) in wanted
         and answer.sampling == sampling
         and (rendered is None or rendered.get(answer.prompt_id) == answer.rendered_prompt)
@@ -886,7 +887,7 @@ def new_to_train_on(db: Database, since: str) -> int:
                          WHERE f.comparison_id = j.comparison_id AND f.flag NOT NULL
                            AND f.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator))
                      AND j.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)
-                     AND c.purpose = 'preference' AND (j.purpose IN ('own', 'adjudication') OR :judges AND
+                     AND c.purpose = 'preference' AND (j.purpose IN ('own', 'settle') OR :judges AND
                          j.purpose = 'judge' AND NOT EXISTS (SELECT 1 FROM current_judgement o
                              WHERE o.comparison_id = j.comparison_id AND o.purpose != 'judge')))""",
             {"since": since, "judges": feedback(db).mode != "people"},

@@ -37,9 +37,9 @@ def answer(data_dir: Path, request: Mapping[str, Any]) -> list[list[list[dict[st
     models = LoadedPolicies(db, data_dir, ready(data_dir, request["model"]).path)
     reference = request["reference"] and registry.by_revision(db, request["reference"])
     found = []
-    for revision, weights in request["policies"]:
+    for revision, precision in request["policies"]:
         policy = registry.by_revision(db, revision)
-        policy = replace(policy, weights=weights) if weights else policy
+        policy = replace(policy, precision=precision) if precision else policy
         if not reference:
             models.keep_only(policy)
         found.append(answers_of(models, policy, request, reference))

@@ -80,7 +80,7 @@ QUICK = Plan(
 
 # ---------------------------------------------------------------------------------------------------------- preparing
 def fill(data_dir: Path, model: str, plan: Plan) -> None:
-    """A data directory as the first start makes it, with the stock filled by a generate job."""
+    """A data directory as the first start makes it, with the stock filled by an answering job."""
     db = open_database(data_dir)
     base = base_model.prepare(data_dir, model)
     registry.ensure_base(db, base.name)
@@ -88,7 +88,7 @@ def fill(data_dir: Path, model: str, plan: Plan) -> None:
     driver.measure_nobody(db)
     say(f"drawing answers for {plan.comparisons} comparisons")
     spec = {
-        "kind": "generate",
+        "kind": "answering",
         "stock": plan.comparisons,
         "spare": 0,
         "until_full": True,
@@ -155,7 +155,7 @@ def wait_for_answering_worker(app: App) -> None:
     """Wait until the answering worker has loaded the model, so that this is over before anything is measured."""
     db, began = app.database, time.monotonic()
     while time.monotonic() - began < JOB_SECONDS:
-        answering = job_store.active(db, ("generate",))
+        answering = job_store.active(db, ("answering",))
         if answering and job_store.log_tail(db, answering[-1].id):
             return
         time.sleep(0.5)

@@ -56,7 +56,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models import base_model, registry
-from rlhf.models.registry import Weights
+from rlhf.models.registry import HeldPrecision
 
 # No comparison for this long means that the answering worker is dead or stuck.
 DRY_SECONDS = 300.0
@@ -408,7 +408,7 @@ def measure(db: Database, rule: str, collected: Collected, trained: Trained, pro
     counts = snapshot_counts(db, learnt_from.spec.snapshot)
     return Iteration(
         revision=own.revision,
-        precision=own.weights,
+        precision=own.precision,
         win_rate=round(win_rate, 4),
         low=round(low, 4),
         high=round(high, 4),
@@ -617,7 +617,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--annotators", type=int, metavar="N", default=2, help="(default: %(default)s)")
     parser.add_argument("--model", metavar="NAME_OR_DIR", help="base model, as for app.py")
     parser.add_argument(
-        "--precision", choices=get_args(Weights), help="hold the base in this precision (default: what memory asks for)"
+        "--precision",
+        choices=get_args(HeldPrecision),
+        help="hold the base in this precision (default: what memory asks for)",
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="a new data directory, which is kept")
     parser.add_argument("--keep", action="store_true", help="keep the temporary data directory")

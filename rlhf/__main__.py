@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
             command.add_argument("--half-batch", action="store_true", help="in smaller pieces, where memory ran out")
             command.add_argument("--yes", action="store_true", help="agree to rent what could not be rented before")
     precision = commands.add_parser("precision", help="in which precision the base is held, or hold it in another")
-    precision.add_argument("weights", nargs="?", choices=get_args(registry.Weights))
+    precision.add_argument("precision", nargs="?", choices=get_args(registry.HeldPrecision))
     precision.set_defaults(act=run_precision)
     commands.add_parser("policies", help="list the base model and its adapters")
     for name, text in (
@@ -117,17 +117,17 @@ def prepare(data_dir: Path, model: str) -> int:
     base = base_model.prepare(data_dir, model)
     policy = base_model.register(open_database(data_dir), base)
     thinking = base_model.thinking_sentence(data_dir, policy)
-    said = f"The base model {base.name} is ready in {base.path}, held in {policy.weights}.{base.remark} {thinking}"
+    said = f"The base model {base.name} is ready in {base.path}, held in {policy.precision}.{base.remark} {thinking}"
     print(said.rstrip())
     return 0
 
 
 def run_precision(options: argparse.Namespace, db: Database) -> None:
     """Print in which precision the base is held; with another one, hold it in that first. Raises UserError."""
-    if options.weights is not None:
-        base_model.change_precision(db, options.weights, "the command line")
+    if options.precision is not None:
+        base_model.change_precision(db, options.precision, "the command line")
     base = registry.by_revision(db, "base")
-    print(f"{base.base} is held in {base.weights}.")
+    print(f"{base.base} is held in {base.precision}.")
 
 
 def dispatch(db: Database, options: argparse.Namespace) -> int:

@@ -7,18 +7,19 @@ from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import AnsweringSpec
-from rlhf.generation.prompt_sets import PromptSetSpec
+from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.submission.precisions_spec import PrecisionsSpec
 
-KINDS: dict[str, type[JobSpec]] = {
-    "generate": AnsweringSpec,
-    **ALGORITHMS,
-    "check": CheckSpec,
-    "judge": JudgeSpec,
-    "answer": PromptSetSpec,
-    "measure": MeasureSpec,
-    "merge": MergeSpec,
-    "precisions": PrecisionsSpec,
-}
+SPECS: tuple[type[JobSpec], ...] = (
+    AnsweringSpec,
+    *ALGORITHMS.values(),
+    CheckSpec,
+    JudgeSpec,
+    PromptSetSpec,
+    MeasureSpec,
+    MergeSpec,
+    PrecisionsSpec,
+)
+KINDS: dict[str, type[JobSpec]] = {spec.kind: spec for spec in SPECS}

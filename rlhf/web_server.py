@@ -50,6 +50,7 @@ from annotation.web.gradio_allowlist import AccountHoldings
 from annotation.web.settings import Settings
 from annotation.web.space import LOOPBACK_NAMES, PROXIES
 from annotation.web.watches import Watches
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.hub import token_launcher
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import VISIBLE
@@ -317,7 +318,7 @@ def health_route(settings: Settings, db: Database, pages: DeferredApp) -> Callab
 def latest_answering_job(db: Database) -> list[job_store.Job]:
     """The job of the answering worker, if there ever was one. Raises UserError where the database can't be read."""
     with explain_disk_errors(db.path):
-        return job_store.recent(db, ("generate",), 1)
+        return job_store.recent(db, (AnsweringSpec.kind,), 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- serving

@@ -81,11 +81,11 @@ def add_adapter(db: Database) -> None:
     registry.promote(db, "dpo-1", "kim")
     registry.add(
         db, revision="sft-2", algorithm="sft", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/sft-2",
-        sha256="cd", form="full", weights="fp32",
+        sha256="cd", form="full", precision="fp32",
     )  # fmt: skip
     judge = registry.add(
         db, revision="reward-model-3", algorithm="reward_model", base=BASE_NAME, parent_id=1, job_id=1,
-        path="adapters/reward-model-3", sha256="ef", kind="reward", weights="bf16", ground_id=3,
+        path="adapters/reward-model-3", sha256="ef", kind="reward-model", precision="bf16", ground_id=3,
     )  # fmt: skip
     registry.mark_deleted(db, judge, "kim")
 

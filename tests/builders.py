@@ -94,7 +94,7 @@ def policy(**changes: Any) -> Policy:
         created="2026-01-02T10:10:00.000000+00:00",
         kind="policy",
         form="lora",
-        weights="nf4",
+        precision="nf4",
         ground_id=None,
         deleted=None,
     )

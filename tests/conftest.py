@@ -233,7 +233,7 @@ def judgement_count(db: Database, annotator: Annotator | None = None) -> int:
     return int(
         db.value(
             """SELECT count(*) FROM current_judgement
-               WHERE outcome != 'skip' AND purpose IN ('own', 'adjudication')
+               WHERE outcome != 'skip' AND purpose IN ('own', 'settle')
                  AND (:annotator IS NULL OR annotator_id = :annotator)""",
             {"annotator": annotator.id if annotator else None},
         )

@@ -54,7 +54,7 @@ ASKED_OF_CANDIDATES: Final = """SELECT count(*) FROM comparison WHERE asks = 'pe
     AND candidate_id IN (SELECT id FROM model WHERE status = 'candidate')"""
 # What a copy is made for; every other table, and column that changes in place, is in NOT_WATCHED.
 WATCHED: Final[Mapping[str, WatchedRows]] = {
-    **dict.fromkeys(("judgement", "prompt", "response", "comparison", "promotion", "import", "guidelines"), ADDED),
+    **dict.fromkeys(("judgement", "prompt", "response", "comparison", "decision", "import", "guidelines"), ADDED),
     **dict.fromkeys(("exclusion", "gold_decision", "rubric", "verdict", "snapshot", "score", "publication"), ADDED),
     "setting": WatchedRows(("key", "value"), f"key != '{SAFE_WORK}'"),
     "annotator": WatchedRows(
@@ -63,10 +63,10 @@ WATCHED: Final[Mapping[str, WatchedRows]] = {
     "annotator_group": WatchedRows(("name", "annotator_id")),
     "invitation": WatchedRows(("id", "used", "withdrawn")),
     "bulk_change": WatchedRows(("id", "undone")),
-    "model": WatchedRows(("id", "status", "deleted", "weights", "thinking")),
+    "model": WatchedRows(("id", "status", "deleted", "precision", "thinking")),
     "judge": WatchedRows(("annotator_id", "active")),
     # Of what the Hub's and the web server's lanes do, what came of it is in tables of its own.
-    "job": WatchedRows(("id", "status", "position"), f"{TRAINING} AND kind != 'generate'"),
+    "job": WatchedRows(("id", "status", "position"), f"{TRAINING} AND kind != 'answering'"),
     "run_label": WatchedRows(("job_id", "changed")),
     "rental": WatchedRows(("job_id", "namespace", "hub_job")),
 }
@@ -94,7 +94,7 @@ NOT_WATCHED: Final[Mapping[str, str]] = {
             *("comparison.asks", "comparison.asks_why", "comparison.people_chance", "comparison.people_drawn"),
             "comparison.people_given",
         ),
-        "change with a bulk change, a setting, a promotion, a judge, a verdict, a job, or ASKED_OF_CANDIDATES",
+        "change with a bulk change, a setting, a decision, a judge, a verdict, a job, or ASKED_OF_CANDIDATES",
     ),
     "prompt.split": "changes with a job",
     "prompt.held_for": "changes with a setting",
@@ -103,7 +103,7 @@ NOT_WATCHED: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         (
             *("response.state", "response.text", "response.tokens", "response.prompt_tokens", "response.token_ids"),
-            *("response.finish_reason", "response.dropped", "response.weights"),
+            *("response.finish_reason", "response.dropped", "response.precision"),
         ),
         "as an answer is written, after its row is",
     ),
@@ -133,7 +133,7 @@ OWN_SETTINGS: Final = (
 # What people do beside judging: nothing in a database that a program has only just set up. What else is watched is in
 # NOT_WORK.
 WORK: Final[Mapping[str, WatchedRows]] = {
-    **dict.fromkeys(("import", "promotion", "guidelines", "rubric", "exclusion", "gold_decision"), ADDED),
+    **dict.fromkeys(("import", "decision", "guidelines", "rubric", "exclusion", "gold_decision"), ADDED),
     "publication": ADDED,
     "rental": WatchedRows(("job_id",)),
     "prompt": WatchedRows(where="source != 'starter'"),

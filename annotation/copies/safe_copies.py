@@ -251,9 +251,9 @@ def model_paths(db: Database) -> list[str]:
     rows = db.rows(
         f"""WITH RECURSIVE needed(id) AS (
                SELECT id FROM model WHERE kind = 'policy' AND status IN ('serving', 'candidate')
-               UNION SELECT max(id) FROM model WHERE kind = 'reward' AND deleted IS NULL
-               UNION SELECT previous_id FROM promotion WHERE id = (
-                   SELECT max(id) FROM promotion WHERE action IN ('promote', 'rollback'))
+               UNION SELECT max(id) FROM model WHERE kind = 'reward-model' AND deleted IS NULL
+               UNION SELECT previous_id FROM decision WHERE id = (
+                   SELECT max(id) FROM decision WHERE action IN ('promote', 'go-back'))
                UNION SELECT m.id FROM judge j, json_each(j.settings) told JOIN model m ON m.revision = told.value
                    WHERE j.active
                UNION SELECT m.id FROM job j, json_each(j.spec) told JOIN model m ON m.revision = told.value

@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, get_args
 
 from annotation import claims, project, store
 from annotation.database import Database, explain_bad_rows
-from annotation.records import MAXIMUM_ANSWERS, Tag, UserError, is_time
+from annotation.records import MAXIMUM_ANSWERS, ComparisonState, Tag, UserError, is_time
 from annotation.schema import GOLD_OF_WITHDRAWN, STANDING, STATE_SINCE, WITHDRAWN_BY_THINKING
 from annotation.translation import N_, _, numeral
 from annotation.web.access import NAME
@@ -52,7 +52,7 @@ TABLES: Final[Mapping[str, Table]] = {
     "exclusion": Table(("id", "annotator_id", "excluded", "reason", "decided_by", "created")),
     "model": Table(
         (
-            *("id", "revision", "algorithm", "base", "parent_id", "path", "sha256", "kind", "form", "weights"),
+            *("id", "revision", "algorithm", "base", "parent_id", "path", "sha256", "kind", "form", "precision"),
             *("ground_id", "deleted", "source", "thinking", "created"),
         )
     ),
@@ -61,7 +61,7 @@ TABLES: Final[Mapping[str, Table]] = {
         (
             *("id", "prompt_id", "origin", "model_id", "annotator_id", "edited_from", "import_id", "purpose", "text"),
             *("state", "sampling", "seed", "rendered_prompt", "prompt_tokens", "tokens", "finish_reason", "dropped"),
-            *("weights", "created"),
+            *("precision", "created"),
         )
     ),
     "comparison": Table(
@@ -117,7 +117,7 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "run_label": "of jobs, which are the machines'",
     "event": "the machines'",
     "snapshot": "the machines'",
-    "promotion": "the machines'",
+    "decision": "the machines'",
     "chat": "tried out and gone",
     "publication": "the Hub's",
     "safe_copy": "the machines'",
@@ -281,8 +281,8 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
         counts[table] += 1
     # Archives that do not say it are of a time in which each policy answered in its own precision only.
     db.connection.execute(
-        """UPDATE response SET weights = (SELECT weights FROM model m WHERE m.id = response.model_id)
-           WHERE weights IS NULL AND model_id IS NOT NULL"""
+        """UPDATE response SET precision = (SELECT precision FROM model m WHERE m.id = response.model_id)
+           WHERE precision IS NULL AND model_id IS NOT NULL"""
     )
     end = {"end": True, "rows": sum(counts.values()), "sha256": reader.digest.hexdigest()}
     if value != end or file.read(1):
@@ -309,12 +309,27 @@ def recomputed_columns(table: str, row: TableRow) -> dict[str, Any]:
     return {}
 
 
+# Columns of earlier archives, and what they are called since.
+CALLED_SINCE: Final[Mapping[str, Mapping[str, str]]] = {
+    "model": {"method": "algorithm", "weights": "precision"},
+    "response": {"weights": "precision"},
+}
+
+
 def in_present_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
     """A row of an earlier archive with what is called otherwise since."""
-    if table == "model" and "method" in row:
-        return {"algorithm" if name == "method" else name: value for name, value in row.items()}
+    renamed = CALLED_SINCE.get(table, {})
+    row = {renamed.get(name, name): value for name, value in row.items()}
     if table == "response" and row.get("purpose") == "evaluate":
         return {**row, "purpose": "check"}
+    if table in ("claim", "judgement") and row.get("purpose") == "adjudication":
+        return {**row, "purpose": "settle"}
+    if table == "model" and row.get("kind") == "reward":
+        return {**row, "kind": "reward-model"}
+    settings = parsed(row["settings"]) if table == "judge" and isinstance(row.get("settings"), str) else None
+    if isinstance(settings, dict) and "weights" in settings:
+        settings["precision"] = settings.pop("weights")
+        return {**row, "settings": json.dumps(settings, sort_keys=True)}
     return row
 
 
@@ -331,11 +346,11 @@ def default_columns(table: str, row: TableRow) -> dict[str, Any]:
     if table == "judgement":
         return {"imported_chance": None}
     if table == "response":
-        return {"weights": None}
+        return {"precision": None}
     if table != "model":
         return {}
     form = "base" if row.get("algorithm") == "base" else "lora"
-    older = {"kind": "policy", "form": form, "weights": "nf4", "ground_id": None, "deleted": None, "source": None}
+    older = {"kind": "policy", "form": form, "precision": "nf4", "ground_id": None, "deleted": None, "source": None}
     return {**older, "thinking": None}
 
 
@@ -444,7 +459,7 @@ def is_project(text: str) -> bool:
     return True
 
 
-STATES: Final = ("asked", "writing", "ready", "failed", "dropped", "withdrawn", "closed")
+STATES: Final = get_args(ComparisonState)
 CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "prompt.messages": is_messages,
     "judgement.ranking": is_ranking,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.jobs.job_table import OPEN, PLACE, Job, Lane
+from annotation.jobs.job_table import OPEN, PLACE, Job, Lane, Status
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class JobQueue(Generic[AnyRequest]):
         """The latest jobs, newest first."""
         return self.select(db, "ORDER BY id DESC LIMIT ?", limit)
 
-    def newest(self, db: Database, *kinds: str, status: str | None = None) -> Job[AnyRequest] | None:
+    def newest(self, db: Database, *kinds: str, status: Status | None = None) -> Job[AnyRequest] | None:
         """The newest job, of these kinds and in this state where such are named."""
         latest = self.select(db, "AND status = coalesce(?, status) ORDER BY id DESC LIMIT 1", status, kinds=kinds)
         return next(iter(latest), None)

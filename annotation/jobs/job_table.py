@@ -48,7 +48,7 @@ class Job(Generic[Spec]):
     id: int
     kind: str
     spec: Spec
-    status: str
+    status: Status
     attempt: int
     worker: str | None
     requested_by: str
@@ -64,7 +64,7 @@ class Job(Generic[Spec]):
     """Jobs that wait start in the order of their positions, or ids where there is none."""
     flavor: str | None = None
     """The rented hardware that it is for; None for this machine."""
-    lane: str = "device"
+    lane: Lane = "device"
     reason: Reason | None = None
 
     @property

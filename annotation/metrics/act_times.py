@@ -65,7 +65,7 @@ def act_times(db: Database) -> list[ActTime]:
         """SELECT j.kind, json_array_length(j.shown_order), j.seconds
            FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id
            WHERE j.outcome IN ('ranked', 'all-bad') AND NOT j.early AND j.seconds > 0
-             AND j.purpose IN ('own', 'gold', 're-ask', 'adjudication') AND a.kind = 'person'"""
+             AND j.purpose IN ('own', 'gold', 're-ask', 'settle') AND a.kind = 'person'"""
     )
     seconds: dict[tuple[Kind, int], list[float]] = defaultdict(list)
     for kind, answers, taken in rows:

@@ -96,7 +96,7 @@ def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[li
             reasons.append(reason)
     if any(judgement.flag and judgement.annotator not in left_out for judgement in group):
         return [], [*reasons, *("flagged" for _ in counted)]
-    settled = [entry for entry in counted if entry.purpose == "adjudication" and entry.outcome != "skip"]
+    settled = [entry for entry in counted if entry.purpose == "settle" and entry.outcome != "skip"]
     if settled:
         return settled[-1:], [*reasons, *("settled" for _ in range(len(counted) - 1))]
     return counted, reasons

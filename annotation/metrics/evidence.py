@@ -17,7 +17,7 @@ chance out of P, so the same evidence takes fewer people. The weight w is learnt
 before (as in R-AutoEval+, Park et al. 2025, arXiv 2505.18659): a useless or hostile judge gets none.
 
 Judges fail on some prompts, and these may be other prompts than the rest. So J and its mean are of the very same
-judges; how much is bet is settled before it is looked at who has judged the prompt; and a prompt that was passed over
+judges; how much is bet is fixed before it is looked at who has judged the prompt; and a prompt that was passed over
 because judges failed on it is not given to people in place of one that was not.
 
 Departures from these papers: each prompt has its own prompts to correct it by, none twice, instead of 1 / probability

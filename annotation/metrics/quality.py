@@ -24,7 +24,7 @@ from annotation.metrics.agreement import Agreement, ClearCase, Dispute, Period
 from annotation.metrics.bradley_terry import Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate, Vote
 from annotation.metrics.reliability import Reliability
-from annotation.records import Claim, Message, UserError, now
+from annotation.records import Claim, ComparisonState, Message, Outcome, Purpose, UserError, now
 from annotation.store import excluded_annotators
 from annotation.translation import N_, _, ngettext
 
@@ -249,7 +249,7 @@ def assemble(db: Database, stamp: tuple[Any, ...]) -> QualityReport:
     """All figures from the rows. Overall figures and lists leave out the annotators who are left out of training."""
     everything, known, excluded = votes(db), known_answers(db), excluded_annotators(db)
     trusted = [vote for vote in everything if vote.annotator not in excluded]
-    settled = {vote.comparison_id for vote in trusted if vote.purpose == "adjudication"}
+    settled = {vote.comparison_id for vote in trusted if vote.purpose == "settle"}
     # A flagged comparison gives no training pair, so there is nothing to settle; nor is it fit to measure people.
     flagged = flagged_comparisons(db)
     unfit = set(known) | flagged
@@ -295,7 +295,7 @@ def to_train_on(trusted: Sequence[Vote], not_on: Container[int]) -> list[Vote]:
         for vote in trusted
         if vote.purpose not in ("gold", "re-ask") and not vote.early and vote.comparison_id not in not_on
     ]
-    last = {vote.comparison_id: vote.id for vote in counted if vote.purpose == "adjudication"}
+    last = {vote.comparison_id: vote.id for vote in counted if vote.purpose == "settle"}
     return [vote for vote in counted if last.get(vote.comparison_id, vote.id) == vote.id]
 
 
@@ -417,8 +417,8 @@ class ReviewedJudgement:
     """One judgement on a comparison, as an admin reads it."""
 
     annotator: str
-    purpose: str
-    outcome: str
+    purpose: Purpose
+    outcome: Outcome
     ranking: tuple[int, ...] | None
     strength: int | None
 
@@ -428,7 +428,7 @@ class ComparisonReview:
     """A comparison with all that was said of it."""
 
     comparison_id: int
-    state: str
+    state: ComparisonState
     messages: tuple[Message, ...]
     answers: tuple[str, ...]
     opinions: tuple[ReviewedJudgement, ...]
@@ -607,12 +607,12 @@ def settle_next(db: Database, annotator_id: int) -> Claim:
     Not one that another person is settling or that this person has passed over. Raises UserError if there is none.
     """
     held = claims.held_claim(db, annotator_id)
-    if held is not None and held.purpose == "adjudication":
+    if held is not None and held.purpose == "settle":
         return held
     disputed = report(db).disputes
     with db.transaction():
         rows = db.rows(
-            """SELECT comparison_id FROM claim WHERE purpose = 'adjudication'
+            """SELECT comparison_id FROM claim WHERE purpose = 'settle'
                AND (state = 'held' AND expires > :now OR state = 'skipped' AND annotator_id = :annotator)""",
             {"now": now(), "annotator": annotator_id},
         )

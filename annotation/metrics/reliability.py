@@ -118,7 +118,7 @@ def weighted_best(votes: Iterable[Vote], reliability: Mapping[str, float] | None
     What settles it stands alone. None where the weights are even, or nobody chose one.
     """
     counted = [vote for vote in votes if vote.purpose not in ("gold", "re-ask") and not vote.early]
-    settled = [vote for vote in counted if vote.purpose == "adjudication"]
+    settled = [vote for vote in counted if vote.purpose == "settle"]
     weights: dict[int, float] = defaultdict(float)
     for vote in settled[-1:] or counted:
         choice = chosen(vote)

@@ -14,7 +14,7 @@ time, which is allowed and a little tighter, but depends on the order and may le
 
 Outcomes that judges' verdicts correct (`annotation.metrics.evidence`) reach beyond [0, 1] by a weight w and vary less:
 they are bet on as (x + w) / (1 + 2 w), with a share that is larger as their spread is smaller. Weight and spread of
-each are settled before it is seen, so the bets stay fair; what corrects it, and so the capital, depends on the order.
+each are fixed before it is seen, so the bets stay fair; what corrects it, and so the capital, depends on the order.
 """
 
 from __future__ import annotations

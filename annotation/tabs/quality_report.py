@@ -43,7 +43,7 @@ PURPOSES: Mapping[str, str] = {
     "own": N_("to learn from"),
     "gold": N_("gold"),
     "re-ask": N_("asked again"),
-    "adjudication": N_("to settle"),
+    "settle": N_("to settle"),
     "import": N_("imported"),
     "judge": N_("AI judge"),
 }

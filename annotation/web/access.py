@@ -121,7 +121,7 @@ def change_role(db: Database, annotator_id: int, role: Role) -> None:
     """Give another role, inside the caller's transaction: sessions end, and what only admins do is taken back."""
     db.connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (role, annotator_id))
     db.connection.execute(
-        "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held' AND purpose = 'adjudication'",
+        "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held' AND purpose = 'settle'",
         (annotator_id,),
     )
     end_sessions(db, annotator_id)

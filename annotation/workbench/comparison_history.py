@@ -10,11 +10,26 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from annotation.database import Database
-from annotation.records import Message, UserError, now
+from annotation.jobs.job_table import Status
+from annotation.records import (
+    AnnotatorKind,
+    AnswerState,
+    Asks,
+    AsksWhy,
+    ClaimState,
+    ComparisonState,
+    Flag,
+    Message,
+    Outcome,
+    Purpose,
+    UserError,
+    now,
+)
 from annotation.translation import _
+from annotation.workbench.bulk_changes import ChangeKind
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import ListedComparison, list_page
 
@@ -26,9 +41,9 @@ class HistoryAnswer:
     text: str
     writer: str
     """A policy's revision, 'import' or 'person'."""
-    state: str
+    state: AnswerState
     tokens: int | None
-    finish_reason: str | None
+    finish_reason: Literal["stop", "length"] | None
 
 
 @dataclass(frozen=True)
@@ -37,8 +52,8 @@ class HandOut:
 
     when: str
     annotator: str
-    purpose: str
-    state: str
+    purpose: Purpose
+    state: ClaimState
     chance: float | None
     assigned_by: str | None
     """The admin who assigned it; None where it was drawn."""
@@ -51,15 +66,14 @@ class SaidJudgement:
     id: int
     when: str
     annotator: str
-    kind: str
-    """Of the annotator: 'person', 'ai' or 'import'."""
-    purpose: str
-    outcome: str
+    kind: AnnotatorKind
+    purpose: Purpose
+    outcome: Outcome
     ranking: tuple[int, ...] | None
     strength: int | None
     tags: tuple[str, ...]
     note: str
-    flag: str | None
+    flag: Flag | None
     edited: str | None
     seconds: float | None
     early: bool
@@ -75,7 +89,7 @@ class JudgeVerdict:
     judge: str
     first: int
     second: int
-    choice: str
+    choice: Literal["first", "second", "tie"]
     chance: float | None
     reply: str
 
@@ -86,7 +100,7 @@ class AdminAct:
 
     when: str
     who: str
-    kind: str
+    kind: ChangeKind | Literal["gold-make", "gold-retire", "gold-reinstate", "gold-release"]
     whom: str
     undone_by: str | None
     undone: str | None
@@ -100,7 +114,7 @@ class UsedBy:
     created: str
     job: int | None
     kind: str | None
-    status: str | None
+    status: Status | None
     revision: str | None
     """What the job made, if it did."""
 
@@ -117,9 +131,9 @@ class ComparisonHistory:
     import_name: str | None
     candidate: str | None
     against: str | None
-    state: str
-    asks: str
-    asks_why: str | None
+    state: ComparisonState
+    asks: Asks
+    asks_why: AsksWhy | None
     formed_chance: float | None
     people_chance: float | None
     people_drawn: bool | None

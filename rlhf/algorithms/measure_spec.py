@@ -1,4 +1,4 @@
-"""A few steps of a training, to know what they cost, described; `measure` does it. Torch-free."""
+"""A few steps of a training, to know what they cost, described; `measure_job` does it. Torch-free."""
 
 from __future__ import annotations
 
@@ -25,11 +25,6 @@ class MeasureSpec(JobSpec):
     """The training job's spec, as JSON."""
     steps: PositiveInt = 3
     """Optimiser steps to run; the first is not counted, because it warms up."""
-
-    @classmethod
-    def runner(cls) -> str:
-        """Beside the trainings."""
-        return "rlhf.algorithms.measure"
 
     def about(self) -> str:
         """What is measured."""

@@ -1,4 +1,4 @@
-"""Adding an adapter to the weights that it lies on, described; `merge` does it. Torch-free."""
+"""Adding an adapter to the weights that it lies on, described; `merge_job` does it. Torch-free."""
 
 from __future__ import annotations
 
@@ -24,11 +24,6 @@ class MergeSpec(JobSpec):
     short: ClassVar = "merged"
     revision: str = ""
     """Revision of the adapter."""
-
-    @classmethod
-    def runner(cls) -> str:
-        """Beside the trainings."""
-        return "rlhf.algorithms.merge"
 
     def about(self) -> str:
         """Which adapter is merged."""

@@ -26,7 +26,7 @@ from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE, can_be_told
 from rlhf.models.chat_template import NO_THINKING
-from rlhf.models.registry import Policy, PolicyForm, Weights
+from rlhf.models.registry import HeldPrecision, Policy, PolicyForm
 from rlhf.models.reward_model_quality import quality_in
 
 EMBEDDED_HUB_NAME: Final = f"HuggingFaceTB/{EMBEDDED_NAME}"
@@ -45,7 +45,7 @@ class TrainedModel:
     base: str
     parent_id: int
     form: PolicyForm
-    weights: Weights
+    precision: HeldPrecision
     kind: Made = "policy"
     ground_id: int | None = None
 
@@ -122,7 +122,7 @@ class Subject:
     revision: str
     kind: Made
     form: PolicyForm
-    weights: Weights
+    precision: HeldPrecision
     """The precision of what an adapter lies on, or of weights of its own."""
     base: str
     """The base model's public name."""
@@ -162,13 +162,13 @@ def subject_of(
     if merged is not None and merged.job_id is not None:
         spec = job_store.get(db, merged.job_id).spec
     trained = made if merged is None else merged
-    training = spec.on_weights(trained.weights) if isinstance(spec, TrainingSpec) else None
+    training = spec.on_weights(trained.precision) if isinstance(spec, TrainingSpec) else None
     base = public_name(made.base)
     return Subject(
         revision=revision,
         kind=made.kind,
         form=made.form,
-        weights=made.weights,
+        precision=made.precision,
         base=base,
         ground=base if made.ground_id is None else registry.by_id(db, made.ground_id).revision,
         training=training,
@@ -228,7 +228,7 @@ def front_matter(about: Subject, record: PublishedFacts | None = None) -> str:
             **({"license": record.licence} if record is not None and record.licence else {}),
             **({"datasets": [record.data.repo]} if record is not None and record.data is not None else {}),
             "library_name": "peft" if about.adapter else "transformers",
-            "pipeline_tag": "text-classification" if about.kind == "reward" else "text-generation",
+            "pipeline_tag": "text-classification" if about.kind == "reward-model" else "text-generation",
             "tags": tags,
             **({} if record is None else {FACTS: facts(about, record), **model_index(about, record)}),
         }
@@ -243,7 +243,7 @@ BASE_SHA256: Final = "base_sha256"
 
 def facts(about: Subject, record: PublishedFacts) -> dict[str, str]:
     """What another data directory has to know to use it as it was used here."""
-    known = {"revision": about.revision, "kind": about.kind, "form": about.form, "weights": about.weights}
+    known = {"revision": about.revision, "kind": about.kind, "form": about.form, "precision": about.precision}
     return {**known, **({BASE_SHA256: record.base_sha256} if record.base_sha256 else {})}
 
 
@@ -268,7 +268,7 @@ def model_index(about: Subject, record: PublishedFacts) -> dict[str, Any]:
 def introduction(about: Subject) -> str:
     """What it is, in a sentence or two."""
     what = {"lora": "A LoRA adapter", "prompt": "A prompt-tuning adapter", "full": "A language model"}[about.form]
-    if about.kind == "reward":
+    if about.kind == "reward-model":
         what = "A reward model (a LoRA adapter with a scalar head)"
     if about.merged is not None:
         return f"{what}: the adapter {code(about.merged.revision)}, added by Prefloop to the weights it belongs to."
@@ -317,15 +317,15 @@ def needs_on_hub(about: Subject, record: PublishedFacts) -> str:
 
 def loading(about: Subject, record: PublishedFacts | None = None) -> str:
     """Code for transformers and PEFT that loads it and uses it once."""
-    reward, adapter = about.kind == "reward", about.adapter
+    reward, adapter = about.kind == "reward-model", about.adapter
     model_class = "AutoModelForSequenceClassification" if reward else "AutoModelForCausalLM"
     own = Address(about.revision) if record is None else record.address
     under = None if record is None else record.ground
     ground = (under or Address(about.ground)).arguments if adapter else own.arguments
-    quantised = adapter and about.weights == "nf4"
+    quantised = adapter and about.precision == "nf4"
     names = sorted([model_class, "AutoTokenizer", *(["BitsAndBytesConfig"] if quantised else [])])
     arguments = [ground, *(["num_labels=1"] if reward else [])]
-    dtype = "float32" if about.weights == "fp32" else "bfloat16"
+    dtype = "float32" if about.precision == "fp32" else "bfloat16"
     lines = [
         *(["import json", "from pathlib import Path", ""] if reward else []),
         *(["from huggingface_hub import hf_hub_download"] if reward and record is not None else []),
@@ -445,7 +445,7 @@ def figures(about: Subject, result: Mapping[str, Any]) -> str:
 def evaluation(about: Subject, record: PublishedFacts) -> Sequence[str]:
     """How it did against other policies and in its check, and how far people agreed who judged its training data."""
     agreed = ("### Agreement of those who judged the training data", record.agreement) if record.agreement else ()
-    if about.kind == "reward":  # what is known of it is among the figures
+    if about.kind == "reward-model":  # what is known of it is among the figures
         return ("## Evaluation", *agreed) if agreed else ()
     units = dict.fromkeys(one.unit for one in record.evaluation)
     rows = [

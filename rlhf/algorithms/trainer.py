@@ -47,7 +47,7 @@ from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import BaseModel, ready
 from rlhf.models.hidden_states import inner_model
-from rlhf.models.loading import ground_path, verified, weights_of
+from rlhf.models.loading import ground_path, held_precision, verified
 from rlhf.models.memory import pass_tokens, read_shapes, recomputes, this_machine
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
@@ -296,7 +296,7 @@ def store_policy(
         base=start.base.name,
         parent_id=start.parent.id,
         form=registry.FORM_OF[spec.method],
-        weights=weights_of(spec),
+        precision=held_precision(spec),
         kind=spec.makes,
     )
     ground_id = None if spec.method == "full" else start.ground_id

@@ -31,7 +31,7 @@ def add_parsers(commands: Commands) -> None:
     pull.set_defaults(act=run_pull)
     pull.add_argument("address", metavar="OWNER/NAME[@REVISION]", help="the commit that it is now is kept to")
     pull.add_argument("--base", action="store_true", help="let it be the base model of this data directory")
-    pull.add_argument("--weights", choices=pull_model.WEIGHTS, help="the precision that an adapter was trained on")
+    pull.add_argument("--precision", choices=pull_model.PRECISIONS, help="the precision that an adapter was trained on")
     push = commands.add_parser(
         "push-data", help="push judgements, or a run's frozen data, to the Hub as a dataset with its card"
     )
@@ -58,7 +58,7 @@ def run_publish(options: argparse.Namespace, db: Database) -> None:
 def run_pull(options: argparse.Namespace, db: Database) -> None:
     """Take a model. Raises UserError."""
     here = hub_client.connect(hub_client.token_here())
-    policy = pull_model.pull(here, db, options.data, options.address, options.weights)
+    policy = pull_model.pull(here, db, options.data, options.address, options.precision)
     print(f"'{policy.revision}' is in the registry, from {policy.source}.")
 
 

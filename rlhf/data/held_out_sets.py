@@ -351,7 +351,7 @@ def never_compared(db: Database, candidate: Policy, against: Policy, version: in
 def compared_before(db: Database, candidate: Policy, against: Policy) -> Counter[int]:
     """How often two policies were compared on each prompt, in whoever's eyes; answers that are alike count."""
     pairs = store.paired_answers(db, candidate.id, against.id)
-    return Counter(pair.prompt_id for pair in pairs if pair.compared or pair.settled is not None)
+    return Counter(pair.prompt_id for pair in pairs if pair.compared or pair.known_outcome is not None)
 
 
 # ------------------------------------------------------------------------------------------------------------- growing
@@ -403,7 +403,7 @@ def nothing_to_check(db: Database, spec: TrainingSpec, held_out: int) -> str:
 
     `held_out`: items of its data.
     """
-    if spec.makes == "reward":
+    if spec.makes == "reward-model":
         return "" if held_out else NO_PAIRS_TO_CHECK
     return "" if db.value("SELECT 1 FROM prompt WHERE split = 'held-out' LIMIT 1") else NOTHING_TO_CHECK
 

@@ -1,4 +1,4 @@
-"""The check of a policy, described; `check` does it. Torch-free."""
+"""The check of a policy, described; `check_job` does it. Torch-free."""
 
 from __future__ import annotations
 
@@ -62,11 +62,6 @@ class CheckSpec(JobSpec):
     """Prompts answered together."""
     sampling: Drawing = field(default_factory=Sampling)
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
-
-    @classmethod
-    def runner(cls) -> str:
-        """Beside the report and the gate."""
-        return "rlhf.evaluation.check"
 
     def about(self) -> str:
         """Which policy is checked."""

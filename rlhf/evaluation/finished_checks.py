@@ -38,7 +38,7 @@ def check_of(job: Job | None) -> FinishedCheck | None:
 def finished_checks(db: Database, revision: str | None = None) -> list[FinishedCheck]:
     """The finished checks, of one policy or of all, the last to end first: one that was resumed ends after later ones.
 
-    Whoever looks at a policy sees the first of them; who may decide on it is settled by the last.
+    Whoever looks at a policy sees the first of them; who may decide on it hangs on the last.
     """
     ended = sorted(job_store.checks(db, revision), key=ended_at, reverse=True)
     return [check for job in ended if (check := check_of(job)) is not None]
@@ -73,5 +73,5 @@ def measured_before(db: Database, policy: Policy) -> Iterator[AnswerFigures]:
         if check.job_id not in now:
             continue
         for figures in (check.report.candidate, check.report.against, check.report.anchor):
-            if (figures.revision, figures.weights) == (policy.revision, policy.weights):
+            if (figures.revision, figures.precision) == (policy.revision, policy.precision):
                 yield figures

@@ -183,7 +183,7 @@ class Findings:
     """People's outcomes against the policy that serves, one for each comparison, in the order in which they came. A
     judgement that is taken back and made anew is looked at twice, which alpha does not allow for."""
     judges: tuple[JudgeFindings, ...] = ()
-    """Every judge that was asked about this candidate. Who of them may decide is settled before any has answered."""
+    """Every judge that was asked about this candidate. Who of them may decide is fixed before any has answered."""
     number: int = 1
     """Its place among the project's candidates, in the order in which they were first checked; the first is 1. One
     that is checked against another policy that serves by then is another: what is claimed of it is."""

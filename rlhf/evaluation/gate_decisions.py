@@ -75,12 +75,12 @@ def checks_of(db: Database, policy: Policy) -> list[FinishedCheck]:
     if policy.status != "candidate":
         return found
     now = told_as_now(db)
-    return [check for check in found if check.job_id in now and opponent_weights(check, against) == against.weights]
+    return [check for check in found if check.job_id in now and opponent_precision(check, against) == against.precision]
 
 
-def opponent_weights(check: FinishedCheck, against: Policy) -> str:
+def opponent_precision(check: FinishedCheck, against: Policy) -> str:
     """The precision in which a check's opponent answered; earlier versions held the base in NF4."""
-    return check.report.against.weights or ("nf4" if against.form == "base" else against.weights)
+    return check.report.against.precision or ("nf4" if against.form == "base" else against.precision)
 
 
 def findings(db: Database, policy: Policy) -> Findings:
@@ -116,7 +116,7 @@ def findings(db: Database, policy: Policy) -> Findings:
 
 def measured_in_one_precision(report: CheckReport, policy: Policy) -> CheckReport:
     """A report without the figures that an earlier version took of a policy and of its ground in two precisions."""
-    if report.in_one_precision(policy.weights):
+    if report.in_one_precision(policy.precision):
         return report
     return without_figures(report)
 
@@ -162,10 +162,10 @@ def place_of(db: Database, policy: Policy) -> int:
     known: dict[tuple[str, str, bool, str], None] = {}
     for check in reversed(finished_checks(db)):
         spec = check.spec
-        weights = opponent_weights(check, policies.get(spec.against, against))
-        known.setdefault((spec.candidate, spec.against, check.job_id in now, weights))
-    weights = opponent_weights(checks[0], against) if checks else against.weights
-    pair = (policy.revision, against.revision, True, weights)
+        precision = opponent_precision(check, policies.get(spec.against, against))
+        known.setdefault((spec.candidate, spec.against, check.job_id in now, precision))
+    precision = opponent_precision(checks[0], against) if checks else against.precision
+    pair = (policy.revision, against.revision, True, precision)
     return list(known).index(pair) + 1 if pair in known else len(known) + 1
 
 
@@ -289,7 +289,7 @@ def agreement_before(db: Database, judge: judge_store.Judge, policy: Policy) -> 
     """The same as of when people first compared the policy: what was said later, bets on it must not know."""
     first = db.value(
         """SELECT min(j.id) FROM judgement j JOIN comparison c ON c.id = j.comparison_id
-           WHERE c.candidate_id = ? AND j.purpose IN ('own', 'adjudication')""",
+           WHERE c.candidate_id = ? AND j.purpose IN ('own', 'settle')""",
         (policy.id,),
     )
 
@@ -335,7 +335,7 @@ def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> C
     """
     stamp = db.row(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
-               (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'check')
+               (SELECT max(id) FROM decision) AS decision, (SELECT max(finished) FROM job WHERE kind = 'check')
                AS checked, (SELECT count(*) FROM job WHERE kind = 'check' AND status = 'finished') AS checks,
                (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
                    AND taken = 0) AS open,
@@ -343,7 +343,7 @@ def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> C
                (SELECT value FROM setting WHERE key = 'gate') AS rule,
                (SELECT max(version) FROM rubric) AS rubric,
                (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out,
-               (SELECT weights || coalesce(thinking, '') FROM model WHERE algorithm = 'base') AS answers"""
+               (SELECT precision || coalesce(thinking, '') FROM model WHERE algorithm = 'base') AS answers"""
     )
     found = _cache.get(db)
     if found is None or found[0] != stamp:

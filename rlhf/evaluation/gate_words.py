@@ -92,7 +92,7 @@ RECUSALS: Mapping[Recusal, str] = {
         "It and the candidate were trained on the labels of the same judge. It helps people's verdict, and does not "
         "decide alone."
     ),
-    "late": N_("It was asked after the first check, which settles who may decide."),
+    "late": N_("It was asked after the first check, which fixes who may decide."),
 }
 
 

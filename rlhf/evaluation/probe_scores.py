@@ -75,7 +75,7 @@ def probe_figures(
     """
     asked = name_of(probes)
     for before in measured_before(db, policy):
-        if before.probes and (before.probes.weights, before.probes.asked) == (policy.weights, asked):
+        if before.probes and (before.probes.precision, before.probes.asked) == (policy.precision, asked):
             return before.probes
     model = models.use(policy)
     chances: dict[str, list[float]] = {family: [] for family in FAMILIES}
@@ -84,7 +84,7 @@ def probe_figures(
         batch = probes[start : start + PROBES_PER_BATCH]
         for one, logps in zip(batch, logps_of_batch(model, models.tokenizer.pad_token_id, batch), strict=True):
             chances[one.probe.family].append(one.probe.chance(logps))
-    return ProbeFigures(asked, policy.weights, {family: tuple(found) for family, found in chances.items()})
+    return ProbeFigures(asked, policy.precision, {family: tuple(found) for family, found in chances.items()})
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ class ProbeFigures:
 
     asked: str
     """sha256 of the token ids that were scored: figures of others can't be compared, probe by probe."""
-    weights: str
+    precision: str
     """The precision that the policy computed in."""
     chances: Mapping[str, tuple[float, ...]]
 
@@ -90,7 +90,7 @@ class ProbeFigures:
     def from_json(cls, values: Mapping[str, Any]) -> ProbeFigures:
         """Stored figures."""
         chances = {family: tuple(found) for family, found in values["chances"].items()}
-        return cls(values["asked"], values["weights"], chances)
+        return cls(values["asked"], values["precision"] if "precision" in values else values["weights"], chances)
 
     def sets(self) -> dict[str, tuple[float, ...]]:
         """The chances of all probes together, then by family."""

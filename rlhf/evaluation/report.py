@@ -15,11 +15,13 @@ from rlhf.evaluation.probes import ProbeFigures, falls, sure_fall
 from rlhf.judges.verdicts import ChanceBasis, LetterShare, ScoreTemperature
 
 CountedIn: TypeAlias = Literal["prompts", "comparisons"]
-# What is stored of earlier versions by another name: they said base also where it was other weights.
+# What is stored of earlier versions by another name: they said base also where it was other weights, and weights of the
+# precision that these are held in.
 CALLED_SINCE: Mapping[str, str] = {
     "base": "anchor",
     "kl_to_base": "kl_to_anchor",
     "nll_under_base": "nll_under_anchor",
+    "weights": "precision",
 }
 
 
@@ -28,7 +30,7 @@ class AnswerFigures:
     """What one policy's answers to the held-out prompts are like; None is what was not measured."""
 
     revision: str = ""
-    weights: str = ""
+    precision: str = ""
     """Precision of the weights that answered; empty of an earlier version, which measured all against the base in
     NF4."""
     mean_length: float | None = None
@@ -135,7 +137,7 @@ class CheckReport:
     against: AnswerFigures
     """Of the policy that it was compared with."""
     anchor: AnswerFigures
-    """Of what the candidate is measured against, in its precision (`Anchors` in `rlhf.evaluation.check`)."""
+    """Of what the candidate is measured against, in its precision (`Anchors` in `rlhf.evaluation.check_job`)."""
     prompts: int
     """Held-out prompts that were answered."""
     compared_apart: int = 0
@@ -164,9 +166,9 @@ class CheckReport:
     rule: int | None = None
     """The version of the gate's rule that the check was made for; None of one that counted comparisons, not prompts."""
 
-    def in_one_precision(self, weights: str) -> bool:
+    def in_one_precision(self, precision: str) -> bool:
         """Whether a candidate with these weights was measured against its anchor in its own precision."""
-        return bool(self.candidate.weights) or weights == "nf4"
+        return bool(self.candidate.precision) or precision == "nf4"
 
     # What the gate's limits bound: ratios are to the anchor's own figures, so that no step is too small to be seen.
     @property

@@ -42,7 +42,7 @@ class PairedOutcomes:
     """Who says so."""
     compared: tuple[PairOutcome, ...]
     """What the judge has said."""
-    settled: tuple[SettledPair, ...]
+    uncompared: tuple[UncomparedPair, ...]
     """What came of answers that nobody has to compare."""
     answered: int
     """Prompts and seeds that both have answered."""
@@ -53,10 +53,10 @@ class PairedOutcomes:
 
         None where the judge has said nothing and there was something to say.
         """
-        if not self.compared and len(self.settled) < self.answered:
+        if not self.compared and len(self.uncompared) < self.answered:
             return ()
         first_said = min((one.at for one in self.compared), default=0)
-        every: list[PairOutcome | SettledPair] = [*self.compared, *self.settled]
+        every: list[PairOutcome | UncomparedPair] = [*self.compared, *self.uncompared]
         ordered = sorted(every, key=lambda one: one.response_id)
         return tuple(
             DecidedOutcome(one.prompt_id, one.outcome, self.judge, at=max(one.at, first_said)) for one in ordered
@@ -65,7 +65,7 @@ class PairedOutcomes:
     @property
     def left_open(self) -> int:
         """What there is to say that the judge has not said."""
-        return self.answered - len(self.compared) - len(self.settled)
+        return self.answered - len(self.compared) - len(self.uncompared)
 
     def at_equal_lengths(self, level: float = 0.95) -> Estimate | None:
         """The win rate if the answers that were compared had been of equal lengths (Dubois et al. 2024)."""
@@ -87,7 +87,7 @@ class PairedOutcomes:
 
 
 @dataclass(frozen=True)
-class SettledPair:
+class UncomparedPair:
     """What came of a candidate's answer beside another's where nobody has to compare them."""
 
     prompt_id: int
@@ -129,23 +129,23 @@ def outcomes_by(
     wanted = [pair for pair in store.paired_answers(db, policy.id, other.id) if counts(pair.first, pair.prompt_id)]
     paired = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
     compared = tuple(one for one in paired if counts(one.response_id, one.prompt_id))
-    settled = settled_pairs(wanted)
-    before = {time: store.last_judgement_before(db, time) for time in {one.answered for one in settled}}
-    known = tuple(replace(one, at=before[one.answered]) for one in settled)
+    uncompared = uncompared_pairs(wanted)
+    before = {time: store.last_judgement_before(db, time) for time in {one.answered for one in uncompared}}
+    known = tuple(replace(one, at=before[one.answered]) for one in uncompared)
     return PairedOutcomes(judge.name, compared, known, len(wanted))
 
 
-def settled_pairs(pairs: Sequence[PairedAnswers]) -> tuple[SettledPair, ...]:
+def uncompared_pairs(pairs: Sequence[PairedAnswers]) -> tuple[UncomparedPair, ...]:
     """Those of the pairs that nobody has to compare and nobody has compared."""
     return tuple(
-        SettledPair(
+        UncomparedPair(
             prompt_id=pair.prompt_id,
             response_id=pair.first,
-            outcome=pair.settled,
+            outcome=pair.known_outcome,
             answered=pair.answered,
         )
         for pair in pairs
-        if pair.settled is not None and not pair.compared
+        if pair.known_outcome is not None and not pair.compared
     )
 
 
@@ -165,7 +165,7 @@ def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
 
 
 def prompts_that_count(db: Database, checks: Sequence[FinishedCheck]) -> frozenset[int] | None:
-    """The ids of the prompts whose outcomes count; None for all. The first check (the last here) settles that."""
+    """The ids of the prompts whose outcomes count; None for all. The first check (the last here) decides that."""
     return held_out_sets.that_count(db, checks[-1].spec.gate_set) if checks else None
 
 
@@ -177,14 +177,14 @@ def people_outcomes(
     Of all, or of those `on` these prompts. What needs nobody to compare counts as it does beside a judge's verdicts,
     with the comparison that it `enters_with`: of one that was only skipped it is bet on, and is no verdict either.
     """
-    found, settled = judge_store.pair_outcomes(db, policy.id, other.id), enters_with(db, policy, other, on)
+    found, uncompared = judge_store.pair_outcomes(db, policy.id, other.id), enters_with(db, policy, other, on)
     return tuple(
         DecidedOutcome(prompt, first, probability=one.people_chance, at=one.at, shown=shown, skipped=one.skipped)
         for one in found
         if on is None or one.prompt_id in on
         for prompt, first, shown in (
             (one.prompt_id, one.first, one.outcome),
-            *((pair.prompt_id, pair.outcome, None) for pair in settled.get(one.comparison_id, ())),
+            *((pair.prompt_id, pair.outcome, None) for pair in uncompared.get(one.comparison_id, ())),
         )
     )
 
@@ -197,17 +197,17 @@ def left_to_judges(
     Each with the last judgement before people were given it all the same, where they were. With those that nobody has
     to compare, as in `people_outcomes`.
     """
-    settled = enters_with(db, policy, other, on)
+    uncompared = enters_with(db, policy, other, on)
     return {
         prompt: left.given
         for left in judge_store.left_to_judges(db, policy.id, other.id)
-        for prompt in (left.prompt_id, *(one.prompt_id for one in settled.get(left.comparison_id, ())))
+        for prompt in (left.prompt_id, *(one.prompt_id for one in uncompared.get(left.comparison_id, ())))
     }
 
 
 def enters_with(
     db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
-) -> dict[int, list[SettledPair]]:
+) -> dict[int, list[UncomparedPair]]:
     """What came of answers that nobody has to compare, by the comparison with which it enters what people say.
 
     Each enters with a comparison of its own check (the first that made any once both had answered), drawn by its
@@ -216,8 +216,8 @@ def enters_with(
     long as people have said little: an opponent's few missing answers would promote a candidate that is no better.
     """
     pairs = [pair for pair in store.paired_answers(db, policy.id, other.id) if on is None or pair.prompt_id in on]
-    settled = settled_pairs(pairs)
-    if not settled:
+    uncompared = uncompared_pairs(pairs)
+    if not uncompared:
         return {}
     rows = db.rows(
         """SELECT c.id, c.created, x.response_id FROM comparison c JOIN comparison_response x ON x.comparison_id = c.id
@@ -232,8 +232,8 @@ def enters_with(
     for row in rows:
         if row["response_id"] in own:
             checks.setdefault(bisect_right(times, row["created"]), []).append(row["id"])
-    found: dict[int, list[SettledPair]] = {}
-    for one in settled:
+    found: dict[int, list[UncomparedPair]] = {}
+    for one in uncompared:
         known = bisect_right(times, one.answered)
         check = next((numbers for there, numbers in checks.items() if there >= known), None)
         if check is not None:

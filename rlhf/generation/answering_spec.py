@@ -1,18 +1,25 @@
-"""The job that answers for annotators, described; `answering_worker` does it. Torch-free."""
+"""The job that answers for annotators, described, and whether it is at work; `answering_job` does it. Torch-free."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from annotated_types import Predicate, doc
 
+from annotation.database import Database
+from annotation.jobs import job_table
+from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import MAXIMUM_ANSWERS, Sampling
 from annotation.translation import N_, _
 from annotation.validation import NonNegativeInt, PositiveInt
+from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
+from rlhf.jobs.job_store import Job
 
+# A worker that was started has taken its job by then; where none was, nobody takes it.
+STARTS_WITHIN_SECONDS: Final = 300.0
 Comparable = Annotated[
     NonNegativeInt,
     Predicate(lambda answers: answers == 0 or 2 <= answers <= MAXIMUM_ANSWERS),
@@ -25,7 +32,7 @@ Comparable = Annotated[
 class AnsweringSpec(JobSpec):
     """Keep a stock of comparisons ahead of the annotators (the answering worker), or fill it once and end."""
 
-    kind: ClassVar = "generate"
+    kind: ClassVar = "answering"
     title: ClassVar = N_("answering")
     waits: ClassVar = False
     seed: NonNegativeInt = 0
@@ -43,11 +50,21 @@ class AnsweringSpec(JobSpec):
     sampling: Drawing = field(default_factory=Sampling)
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
 
-    @classmethod
-    def runner(cls) -> str:
-        """The worker that stays."""
-        return "rlhf.generation.answering_worker"
-
     def facts(self) -> Facts:
         """How much it keeps in stock."""
         return [(_("Stock"), str(self.stock)), (_("Seed"), str(self.seed))]
+
+
+def newest_answering(db: Database) -> Job | None:
+    """The job that answers, or did last."""
+    return next(iter(job_store.recent(db, (AnsweringSpec.kind,), 1)), None)
+
+
+def answers_come(db: Database) -> bool:
+    """Whether a worker writes answers to compare, or is about to; not one that failed, or found too few of them."""
+    job = newest_answering(db)
+    if job is None or not job.is_open:
+        return False
+    about_to = job.status == "queued" and job.created > job_table.moment(-STARTS_WITHIN_SECONDS)
+    alive = about_to or (job.heartbeat or "") > job_table.moment(-LOST_AFTER_SECONDS)
+    return alive and job.reason != "too-few-answers"

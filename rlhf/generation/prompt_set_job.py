@@ -8,8 +8,8 @@ from typing import Any
 
 from annotation.records import Prompt, UserError
 from annotation.translation import _
-from rlhf.generation import prompt_sets
-from rlhf.generation.prompt_sets import PromptSetSpec
+from rlhf.generation import prompt_set_spec, prompt_sets
+from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
@@ -26,18 +26,18 @@ def run(run: Run, spec: PromptSetSpec) -> dict[str, Any]:
     policy = registry.by_revision(run.db, spec.revision)
     registry.require_answering(policy)
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
-    prompts = prompt_sets.prompts_of(run.db, spec)
+    prompts = prompt_set_spec.prompts_of(run.db, spec)
     rendered = what_to_feed(run, spec, models, prompts)
     draft = prompt_sets.draft_of(run.data_dir, run.job_id)
     drawn = prompt_sets.read_draft(draft)
-    missing = [entry for entry in rendered if not drawn.keys() >= set(prompt_sets.seeds_of(spec, entry[0]))]
+    missing = [entry for entry in rendered if not drawn.keys() >= set(prompt_set_spec.seeds_of(spec, entry[0]))]
     model = models.use(policy)
     said = _("{revision} answers.").format(revision=policy.revision)
     for start in range(0, len(missing), spec.prompts_per_batch):
         run.report(len(rendered) - len(missing) + start, len(rendered), {}, said)
         run.raise_if_stopped()
         batch = missing[start : start + spec.prompts_per_batch]
-        seeds = [prompt_sets.seeds_of(spec, prompt) for prompt, _ in batch]
+        seeds = [prompt_set_spec.seeds_of(spec, prompt) for prompt, _ in batch]
         groups = draw(model, models.tokenizer, [text for _, text in batch], seeds, spec.sampling, lambda: run.stopped)
         run.raise_if_stopped()
         rows = [
@@ -47,7 +47,7 @@ def run(run: Run, spec: PromptSetSpec) -> dict[str, Any]:
         ]
         prompt_sets.add_to_draft(draft, rows)
         drawn |= {row["seed"]: row for row in rows}
-    wanted = [seed for prompt, _ in rendered for seed in prompt_sets.seeds_of(spec, prompt)]
+    wanted = [seed for prompt, _ in rendered for seed in prompt_set_spec.seeds_of(spec, prompt)]
     digest = prompt_sets.publish(run.data_dir, run.job_id, [drawn[seed] for seed in wanted])
     run.report(len(rendered), len(rendered), {}, _("The answers are written."))
     return {

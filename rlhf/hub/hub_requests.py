@@ -21,7 +21,7 @@ from annotation.records import UserError
 from annotation.translation import _, ngettext
 from rlhf.hub import pull_model, push_dataset, push_model, space_upload
 from rlhf.hub.space_upload import SpaceFinding
-from rlhf.models.registry import Weights
+from rlhf.models.registry import HeldPrecision
 
 
 # ---------------------------------------------------------------------------------------------------------- vocabulary
@@ -63,13 +63,13 @@ class PullModel(JobRequest):
 
     kind = "pull"
     address: str
-    weights: str = ""
+    precision: str = ""
     """The precision of what an adapter lies on; empty for what its card says."""
 
     def check(self) -> None:
         """Raises UserError for what can't be meant."""
         hubs.split_address(self.address)
-        weights_of(self.weights)
+        precision_named(self.precision)
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,11 @@ REQUESTS: Final[JobQueue[Request]] = JobQueue(
 )
 
 
-def weights_of(text: str) -> Weights | None:
+def precision_named(text: str) -> HeldPrecision | None:
     """A precision, or None for none. Raises UserError for anything else."""
-    found: Weights | None = next((one for one in get_args(Weights) if one == text), None)
+    found: HeldPrecision | None = next((one for one in get_args(HeldPrecision) if one == text), None)
     if text and found is None:
-        known = ", ".join(get_args(Weights))
+        known = ", ".join(get_args(HeldPrecision))
         raise UserError(_("'{text}' is no precision. Choose one of: {known}.").format(text=text[:40], known=known))
     return found
 
@@ -155,8 +155,8 @@ def perform(attempt: Attempt, job: Job[Request]) -> JobOutcome:
         case PublishModel(revision, repo, private, licence):
             made = push_model.publish(hub, db, data_dir, revision, repo, private, licence, by)
             return JobOutcome(push_model.described(made), asdict(made))
-        case PullModel(address, weights):
-            policy = pull_model.pull(hub, db, data_dir, address, weights_of(weights))
+        case PullModel(address, precision):
+            policy = pull_model.pull(hub, db, data_dir, address, precision_named(precision))
             told = _("'{revision}' is in the registry, from {source}.")
             return JobOutcome(
                 told.format(revision=policy.revision, source=policy.source), {"revision": policy.revision}

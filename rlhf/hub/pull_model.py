@@ -35,14 +35,14 @@ from rlhf.models.model_files import (
     read_header,
     read_object,
 )
-from rlhf.models.registry import Policy, PolicyForm, Weights
+from rlhf.models.registry import HeldPrecision, Policy, PolicyForm
 from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
 from rlhf.models.template_process import TemplateRefused, conversation
 
 PULLED: Final = "pulled"
-TASKS: Final[Mapping[str, Made]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward"}
+TASKS: Final[Mapping[str, Made]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward-model"}
 FORMS: Final[Mapping[str, PolicyForm]] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
-WEIGHTS: Final[tuple[Weights, ...]] = ("nf4", "bf16", "fp32")
+PRECISIONS: Final[tuple[HeldPrecision, ...]] = ("nf4", "bf16", "fp32")
 # Fields by which PEFT would import a module that the file names, or wait for code beside it.
 CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
@@ -90,10 +90,10 @@ def pull_base(hub: Hub, data_dir: Path, address: str) -> BaseModel:
 
 
 # ------------------------------------------------------------------------------------------------------------ policies
-def pull(hub: Hub, db: Database, data_dir: Path, address: str, weights: Weights | None = None) -> Policy:
+def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPrecision | None = None) -> Policy:
     """Take an adapter, a reward model or whole weights from the Hub into the registry, as a candidate.
 
-    `weights` is the precision of what an adapter lies on; by default what its card says, if it is one of ours. What
+    `precision` is that of what an adapter lies on; by default what its card says, if it is one of ours. What
     was pulled already is not pulled again. Raises UserError, and then the registry is as it was.
     """
     found = look_up(hub, *hubs.split_address(address))
@@ -124,8 +124,10 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, weights: Weights 
         card = directory / CARD
         said = hubs.front_matter(card.read_text("utf-8", errors="replace") if card.is_file() else "").get(FACTS)
         facts = said if isinstance(said, dict) else {}
-        by_card: list[Weights] = [one for one in WEIGHTS if facts.get("weights") == one]
-        stored: Weights = weights or (by_card[0] if by_card else "bf16")
+        by_card: list[HeldPrecision] = [
+            one for one in PRECISIONS if facts.get("precision", facts.get("weights")) == one
+        ]
+        stored: HeldPrecision = precision or (by_card[0] if by_card else "bf16")
         entry = checked_adapter(db, data_dir, directory, found) if adapter else checked_whole(db, data_dir, directory)
         if adapter and entry.ground_id is None:
             check_base(db, data_dir, facts.get(BASE_SHA256), found)
@@ -141,7 +143,7 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, weights: Weights 
         sha256=sha256,
         kind=entry.kind,
         form=entry.form,
-        weights=stored,
+        precision=stored,
         ground_id=entry.ground_id,
         source=found.source,
     )
@@ -250,7 +252,7 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
             )
         )
     check_settings(config, found)
-    if kind == "reward":
+    if kind == "reward-model":
         check_reward(directory, found)
     ground = ground_of(db, config, found)
     adapter = shapes_in(directory / ADAPTER_WEIGHTS)

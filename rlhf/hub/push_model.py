@@ -177,7 +177,7 @@ def made_of(policy: Policy) -> TrainedModel:
         base=policy.base,
         parent_id=parent,
         form=policy.form,
-        weights=policy.weights,
+        precision=policy.precision,
         kind=policy.kind,
         ground_id=policy.ground_id,
     )
@@ -288,7 +288,7 @@ def base_sha256(db: Database, data_dir: Path, base: str, earlier: bool = False) 
 # ------------------------------------------------------------------------------------------------- what the record says
 def published_win_rates(db: Database, policy: Policy) -> list[PublishedWinRate]:
     """How it did against the base, its parent and whatever it was checked against, by people and by every judge."""
-    if policy.kind == "reward" or policy.parent_id is None:
+    if policy.kind == "reward-model" or policy.parent_id is None:
         return []
     known = [registry.by_revision(db, "base"), registry.by_id(db, policy.parent_id)]
     checks = finished_checks(db, policy.revision)
@@ -306,7 +306,7 @@ def published_win_rates(db: Database, policy: Policy) -> list[PublishedWinRate]:
 def newest_report(db: Database, policy: Policy) -> CheckReport | None:
     """The report of a policy's newest check; None where it was not checked."""
     check = newest_check(db, policy.revision)
-    return None if policy.kind == "reward" or check is None else check.report
+    return None if policy.kind == "reward-model" or check is None else check.report
 
 
 def judge_win_rates(checks: Sequence[FinishedCheck], other: Policy) -> Iterator[PublishedWinRate]:

@@ -40,7 +40,7 @@ from rlhf.jobs.rental_store import Rental, Terms
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.model_files import read_header
-from rlhf.models.registry import Weights
+from rlhf.models.registry import HeldPrecision
 
 IMAGE: Final = "python:3.12"
 # One line of commands that read variables. The time that is paid for begins with it.
@@ -452,7 +452,7 @@ class RentedRun:
             sha256=ending.sha256,
             kind=spec.makes,
             form=registry.FORM_OF[spec.method],
-            weights=ending.weights,
+            precision=ending.precision,
             ground_id=None if spec.method == "full" else under,
         )
 
@@ -582,7 +582,7 @@ class Ending:
     message: str
     result: Mapping[str, Any] | None = None
     sha256: str = ""
-    weights: Weights = "bf16"
+    precision: HeldPrecision = "bf16"
     files: Mapping[str, str] = field(default_factory=dict)
     """By name, the sha256 of each file of what was made."""
     batch: Any = None
@@ -595,11 +595,13 @@ def checked_ending(told: Any) -> Ending:
         if ending.status != "finished":
             return ending
         files = {text_of(name): text_of(known) for name, known in told["files"].items()}
-        weights = next(one for one in get_args(Weights) if one == told["model"]["weights"])
+        model = told["model"]
+        held = model["precision"] if "precision" in model else model["weights"]  # where an earlier version runs
+        precision = next(one for one in get_args(HeldPrecision) if one == held)
         batch, result = told["spec"]["batch_size"], dict(told["result"] or {})
         result = {name: as_it_stands(value) if isinstance(value, str) else value for name, value in result.items()}
         ending = replace(
-            ending, result=result, sha256=text_of(told["model"]["sha256"]), weights=weights, files=files, batch=batch
+            ending, result=result, sha256=text_of(model["sha256"]), precision=precision, files=files, batch=batch
         )
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise RentalEnded(

@@ -17,7 +17,7 @@ Unit = Literal["pairs", "demonstrations", "prompts"]
 # An adapter of a reward model's shape beside the one that answers; a trained one has a head and an optimiser's state.
 Beside = Literal["frozen", "trained"]
 # What a training makes, as a model's row says it.
-Made = Literal["policy", "reward"]
+Made = Literal["policy", "reward-model"]
 Part = Literal["virtual", "context", "raised", "lowered", "scored"]
 
 

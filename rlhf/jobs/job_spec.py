@@ -77,8 +77,9 @@ class JobSpec:
 
     @classmethod
     def runner(cls) -> str:
-        """The module whose `run` does it, in the worker: `train` beside the module that defines the spec."""
-        return cls.__module__.rpartition(".")[0] + ".train"
+        """The module whose `run` does it, in the worker: `train` beside a `spec`, `X_job` beside an `X_spec`."""
+        package, _dot, name = cls.__module__.rpartition(".")
+        return f"{package}.train" if name == "spec" else f"{package}.{name.removesuffix('_spec')}_job"
 
     def about(self) -> str:
         """What it does and with which policy, for lists."""
@@ -309,13 +310,13 @@ class TrainingSpec(JobSpec):
         return {}
 
     # ------------------------------------------------------------------------------------------ what it can be run with
-    def on_weights(self, weights: str) -> Self:
+    def on_weights(self, precision: str) -> Self:
         """The spec with the method and the precision that it leaves to the weights that it starts from."""
         method: Method = self.method
         if method == "auto":
-            method = "qlora" if weights == "nf4" else "lora"
-        held = self.precision == "auto" and method != "qlora" and weights != "nf4"
-        return replace(self, method=method, precision=cast(Precision, weights) if held else self.precision)
+            method = "qlora" if precision == "nf4" else "lora"
+        held = self.precision == "auto" and method != "qlora" and precision != "nf4"
+        return replace(self, method=method, precision=cast(Precision, precision) if held else self.precision)
 
     def held_in(self) -> str:
         """The precision of the weights under what it trains; 'auto' where that is left open."""
@@ -544,7 +545,8 @@ def from_row(text: str) -> JobSpec:
         return from_json(text)
 
 
-# What specs of earlier versions say for it, in files and on cards: a kind, and a field.
+# What specs of earlier versions say in files and on cards: kinds, and a field.
+KINDS_CALLED_SINCE: Mapping[str, str] = {"evaluate": "check", "generate": "answering", "answer": "prompt-set"}
 CALLED_CHECK_SINCE = "evaluate"
 
 
@@ -562,7 +564,7 @@ def from_json(text: str) -> JobSpec:
             )
         ) from error
     kind = values.pop("kind", None) if isinstance(values, dict) else None
-    kind = "check" if kind == CALLED_CHECK_SINCE else kind
+    kind = KINDS_CALLED_SINCE.get(kind, kind) if isinstance(kind, str) else kind
     if isinstance(values, dict) and CALLED_CHECK_SINCE in values:
         values["check"] = values.pop(CALLED_CHECK_SINCE)
     if not isinstance(kind, str) or kind not in kinds():

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from annotation.database import Database
 from annotation.jobs import job_table
@@ -27,8 +27,6 @@ NOT_BEGUN = N_("It had not begun.")
 # How the record of a job says that it goes on with other settings.
 SMALLER = N_("Queued again with a smaller batch: {changes}.")
 SLOWER = N_("Queued again with half the learning rate: {changes}.")
-# A worker that was started has taken its job by then; where none was, nobody takes it.
-STARTS_WITHIN_SECONDS: Final = 300.0
 
 
 class Diverged(UserError):
@@ -337,21 +335,6 @@ def note_start(db: Database, job_id: int) -> None:
     """That a worker is started for a job which may have been in the queue since an earlier start of the program."""
     with db.transaction() as connection:
         connection.execute("UPDATE job SET created = ? WHERE id = ? AND status = 'queued'", (now(), job_id))
-
-
-def newest_answering(db: Database) -> Job | None:
-    """The job that answers, or did last."""
-    return next(iter(recent(db, ("generate",), 1)), None)
-
-
-def answers_come(db: Database) -> bool:
-    """Whether a worker writes answers to compare, or is about to; not one that failed, or found too few of them."""
-    job = newest_answering(db)
-    if job is None or not job.is_open:
-        return False
-    about_to = job.status == "queued" and job.created > job_table.moment(-STARTS_WITHIN_SECONDS)
-    alive = about_to or (job.heartbeat or "") > job_table.moment(-LOST_AFTER_SECONDS)
-    return alive and job.reason != "too-few-answers"
 
 
 def ended(db: Database, kinds: Sequence[str], limit: int) -> list[Job]:

@@ -96,7 +96,7 @@ class LocalModel:
         self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
         policy = registry.by_revision(run.db, "base" if directory else judge.settings.get("model", "base"))
         if directory:  # held as when the judge was made; earlier versions held all in 4 bits and kept no word of it
-            policy = replace(policy, weights=judge.settings.get("weights", "nf4"))
+            policy = replace(policy, precision=judge.settings.get("precision", "nf4"))
         self.model = self.models.use(policy)
         tokenizer = self.models.tokenizer
         self.special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
@@ -189,7 +189,7 @@ class RewardScorer:
         from peft import get_peft_model, set_peft_model_state_dict
 
         policy = registry.by_revision(run.db, judge.settings["model"])
-        if policy.kind != "reward":
+        if policy.kind != "reward-model":
             raise UserError(
                 _("'{revision}' is no reward model. Choose one that a reward model training made.").format(
                     revision=policy.revision

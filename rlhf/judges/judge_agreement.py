@@ -110,7 +110,7 @@ class Trust:
     longer_people: Estimate | None
     """The same of people, on the same pairs."""
     picked: int
-    """Comparisons that people were asked about because judges could not settle them."""
+    """Comparisons that people were asked about because judges could not label them."""
     drawn: int
     """Those that people got by lot and not for certain."""
 
@@ -135,7 +135,7 @@ def trust(cases: Sequence[JudgedComparison], verdicts: Iterable[VerdictPair] = (
 def agreement_alone(cases: Iterable[JudgedComparison]) -> PairAgreement | None:
     """A judge's agreement with people on such comparisons as it labels without them; None without any.
 
-    Those that judges could not settle are people's, and its ties are no labels. What is left is all alike, whatever
+    Those that judges could not label are people's, and its ties are no labels. What is left is all alike, whatever
     share of it people got, so each counts once.
     """
     return agreement((1.0, [trial for trial in judge_trials(case) if trial[0]]) for case in cases if not case.picked)

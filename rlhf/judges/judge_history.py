@@ -144,7 +144,7 @@ class JudgingStatus:
     """They wait for people."""
     why: Mapping[str, int]
     """Those of them that judges came before, by why: 'flip', 'disagreement', 'unsure' or 'audit'."""
-    settled: int
+    labelled: int
     """By judges, without people."""
     given_up: int
     """Nobody is asked, because no judge could judge them."""
@@ -167,7 +167,7 @@ def judging_status(db: Database) -> JudgingStatus:
         judges=sum(n for (asks, _), n in found.items() if asks == "judges"),
         people=sum(row["n"] for row in people),
         why={row["why"]: row["n"] for row in people if row["why"] is not None},
-        settled=found.get(("nobody", None), 0),
+        labelled=found.get(("nobody", None), 0),
         given_up=found.get(("nobody", "unsure"), 0),
     )
 

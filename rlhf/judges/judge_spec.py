@@ -36,11 +36,6 @@ class JudgeSpec(JobSpec):
     batch_size: PositiveInt = 8
     """Prompts that a local judge reads together."""
 
-    @classmethod
-    def runner(cls) -> str:
-        """Beside the judges."""
-        return "rlhf.judges.judge_job"
-
     def about(self) -> str:
         """Who judges."""
         return _("judging by {judge}").format(judge=self.judge)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.records import Feedback, Message, TokenIds, UserError, now, read_token_ids
+from annotation.records import AsksWhy, Feedback, Message, TokenIds, UserError, now, read_token_ids
 from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -135,7 +135,7 @@ def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]
         )
     if "model" in settings:
         policy = registry.by_revision(db, str(settings["model"]))
-        if (policy.kind == "reward") != (backend == "reward-model"):
+        if (policy.kind == "reward-model") != (backend == "reward-model"):
             other = _("'{revision}' is no policy.") if backend == "local" else _("'{revision}' is no reward model.")
             raise UserError(other.format(revision=policy.revision))
         return {"model": policy.revision}
@@ -160,7 +160,7 @@ def set_active(db: Database, name: str, active: bool) -> None:
         waiting = """SELECT id FROM comparison WHERE asks = 'judges' AND id IN (
             SELECT comparison_id FROM current_judgement WHERE purpose = 'judge')"""
         for row in db.rows(waiting):
-            settle(db, row["id"])
+            decide_who_is_asked(db, row["id"])
 
 
 def model_of(db: Database, judge: Judge) -> Policy | None:
@@ -253,7 +253,7 @@ class Comparison:
 
 # By people: judgements of annotators and imported ones.
 JUDGED_BY_PEOPLE = """EXISTS (SELECT 1 FROM current_judgement p WHERE p.comparison_id = c.id AND p.outcome != 'skip'
-    AND p.purpose IN ('own', 'adjudication', 'import'))"""
+    AND p.purpose IN ('own', 'settle', 'import'))"""
 SCOPES: Mapping[JudgeScope, str] = {
     "open": f"c.asks = 'judges' AND NOT {JUDGED_BY_PEOPLE}",
     "judged": JUDGED_BY_PEOPLE,
@@ -454,14 +454,14 @@ def ask_people_instead(db: Database, judge: Judge) -> None:
     with db.transaction():
         if store.feedback(db).mode == "mixed":
             for row in db.rows(f"SELECT c.id FROM comparison c WHERE {wanted('open')}", {"judge": judge.id}):
-                settle(db, row["id"], without=judge.id)
+                decide_who_is_asked(db, row["id"], without=judge.id)
 
 
 def pass_over(db: Database, comparison_ids: Iterable[int]) -> None:
     """Decide on comparisons on which a judge has just failed, where it is waited for no more."""
     with db.transaction():
         for comparison_id in comparison_ids:
-            settle(db, comparison_id)
+            decide_who_is_asked(db, comparison_id)
 
 
 # -------------------------------------------------------------------------------------------------- calls of endpoints
@@ -574,12 +574,12 @@ def judge_comparison(db: Database, judge: Judge, comparison: Comparison) -> bool
                     "created": now(),
                 },
             )
-        settle(db, comparison.id)
+        decide_who_is_asked(db, comparison.id)
     return True
 
 
 # ------------------------------------------------------------------------------------------------------ who comes next
-def settle(db: Database, comparison_id: int, without: int | None = None) -> None:
+def decide_who_is_asked(db: Database, comparison_id: int, without: int | None = None) -> None:
     """Once every active judge has judged an open comparison, decide whether people are asked too, and why.
 
     A judge that fails on it again and again is waited for no more, nor is the one with the id `without`. With “AI only”
@@ -603,7 +603,7 @@ def settle(db: Database, comparison_id: int, without: int | None = None) -> None
     feedback = store.feedback(db)
     said = [verdicts_on(db, judge, comparison_id) for judge in answered]
     rows = [tuple(json.loads(rankings[judge.id])) for judge in answered]
-    why = why_not_settled(feedback, comparison_id, said, rows, len(missing))
+    why = why_not_labelled(feedback, comparison_id, said, rows, len(missing))
     asked, by_lot = why is not None and feedback.mode == "mixed", why in (None, "audit")
     db.connection.execute(
         """UPDATE comparison SET asks = :asks, asks_why = :why, people_chance = :chance, people_drawn = :drawn
@@ -618,14 +618,14 @@ def settle(db: Database, comparison_id: int, without: int | None = None) -> None
     )
 
 
-def why_not_settled(
+def why_not_labelled(
     feedback: Feedback,
     comparison_id: int,
     said: Sequence[Sequence[StoredVerdict]],
     rankings: Sequence[Sequence[int]],
     failed: int,
-) -> str | None:
-    """Why judges, of whom so many failed, have not settled a comparison; None if they have."""
+) -> AsksWhy | None:
+    """Why judges, of whom so many failed, have not labelled a comparison; None if they have."""
     if feedback.mode != "mixed":
         return None if rankings else "unsure"
     if any(outcome.flipped for one in said for outcome in outcomes_of(one).values()):
@@ -686,7 +686,7 @@ def pair_outcome(rows: Sequence[Mapping[str, Any]]) -> PairOutcome:
     # A flag alone tells nothing of who is better where somebody has ranked them.
     said = [row for row in rows if row["outcome"] != "skip"] or rows
     # From what an admin says on, which settles it.
-    settled = [number for number, row in enumerate(said) if row["purpose"] == "adjudication"]
+    settled = [number for number, row in enumerate(said) if row["purpose"] == "settle"]
     return PairOutcome(
         comparison_id=first["id"],
         prompt_id=first["prompt_id"],
@@ -724,10 +724,10 @@ def judgements_of_pair(db: Database, candidate_id: int, against_id: int, judge_i
                   OR c.candidate_id = :against AND c.against_id = :candidate)
              AND (j.outcome != 'skip' OR j.flag NOT NULL
                   OR c.people_drawn = 1 AND c.people_chance > 0 AND c.people_chance < 1) AND NOT j.early
-             AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
+             AND iif(:judge IS NULL, j.purpose IN ('own', 'settle'), j.annotator_id = :judge AND NOT {OUTDATED})
              AND NOT EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                  JOIN model m ON m.id = r.model_id WHERE cr.comparison_id = c.id
-                     AND (r.weights IS NOT m.weights OR NOT {store.as_told_now(db, "response", "r")}))
+                     AND (r.precision IS NOT m.precision OR NOT {store.as_told_now(db, "response", "r")}))
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",
@@ -782,7 +782,7 @@ JUDGED_TOO = "IN (SELECT comparison_id FROM current_judgement WHERE annotator_id
 OLDER = "(:before IS NULL OR j.id < :before)"
 OPINIONS = f"""SELECT j.comparison_id, a.name, j.ranking, j.kind
     FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id
-    WHERE j.purpose IN ('own', 'adjudication', 'import') AND j.ranking NOT NULL AND NOT j.early
+    WHERE j.purpose IN ('own', 'settle', 'import') AND j.ranking NOT NULL AND NOT j.early
       AND j.comparison_id {JUDGED_TOO} AND {OLDER} ORDER BY j.id"""
 CHANCES = "SELECT comparison_id, first, second, chance FROM verdict WHERE annotator_id = :judge AND chance NOT NULL"
 LENGTHS = f"""SELECT cr.comparison_id, length(r.text) AS length

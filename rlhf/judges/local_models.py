@@ -30,7 +30,7 @@ def settings_of_directory(data_dir: Path, directory: str) -> dict[str, Any]:
     prepare_directory(data_dir, str(path))
     if (path / TOKENIZER_FILE).is_file():
         letter_tokens(ChatTokenizer(path).get_vocab())
-    return {"directory": str(path), "weights": base_model.precision_by_need(path, memory.this_machine())}
+    return {"directory": str(path), "precision": base_model.precision_by_need(path, memory.this_machine())}
 
 
 def prepare_directory(data_dir: Path, directory: str) -> BaseModel:

@@ -433,7 +433,7 @@ def automatic_spec(db: Database, step: Step, kind: type[TrainingSpec]) -> Traini
     serving = registry.serving(db)
     needed = kind.trained_first()
     if step.action == "train first" and needed is not None:
-        return kind_making(needed)(parent=registry.ground(db, serving).revision).on_weights(serving.weights)
+        return kind_making(needed)(parent=registry.ground(db, serving).revision).on_weights(serving.precision)
     named: dict[str, Any] = {
         name: step.subject if made == needed else serving.revision for name, made in kind.lists.items()
     }

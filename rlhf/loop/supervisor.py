@@ -169,7 +169,7 @@ class Supervisor:
 
     def keep_answering(self) -> None:
         """Start the answering worker if none is alive."""
-        active = job_store.active(self.db, ("generate",))
+        active = job_store.active(self.db, (AnsweringSpec.kind,))
         if any(job.status != "queued" for job in active):
             return
         if active and active[0].id in self.children:

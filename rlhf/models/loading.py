@@ -25,7 +25,7 @@ from rlhf.models.chat_template import end_of_turn, has_row, options_of, read_for
 from rlhf.models.hidden_states import PACKS
 from rlhf.models.memory import WITHOUT_ADAPTER
 from rlhf.models.model_files import CONFIG, read_json
-from rlhf.models.registry import Policy, Weights
+from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling import SHARES
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
 from rlhf.models.tokenise import render
@@ -63,7 +63,7 @@ def dtype_of(precision: Precision) -> torch.dtype:
     return {"auto": compute_dtype(), "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 
 
-def weights_of(spec: TrainingSpec) -> Weights:
+def held_precision(spec: TrainingSpec) -> HeldPrecision:
     """The precision of the weights under an adapter, or of fully trained ones once they are stored."""
     if spec.method == "qlora":
         return "nf4"
@@ -253,14 +253,14 @@ def load_adapter(model: Any, path: Path, adapter: str = "default") -> None:
         ) from error
 
 
-def load_for_answering(path: Path, weights: Weights = "nf4") -> Any:
+def load_for_answering(path: Path, precision: HeldPrecision = "nf4") -> Any:
     """A model for generation and scoring, in eval mode.
 
     The policy that answers must be the policy that is trained, so 4-bit weights are those of `load_quantised`. On a
     CPU they are unpacked to 16 bits: the 4-bit kernels save no time there, and only some CPUs have them.
     """
-    if weights != "nf4":
-        model = load_plain(path, torch.bfloat16 if weights == "bf16" else torch.float32)
+    if precision != "nf4":
+        model = load_plain(path, torch.bfloat16 if precision == "bf16" else torch.float32)
     else:
         model = load_quantised(path)
         if not torch.cuda.is_available():
@@ -335,7 +335,7 @@ class LoadedPolicies:
         self.db, self.data_dir, self.base_path = db, data_dir, base_path
         self.no_thinking = registry.no_thinking(db) if no_thinking is None else no_thinking
         self.tokenizer = load_tokenizer(base_path, self.no_thinking)
-        self.grounds: dict[tuple[int | None, Weights], LoadedWeights] = {}
+        self.grounds: dict[tuple[int | None, HeldPrecision], LoadedWeights] = {}
         self.context = context_of(base_path)
 
     def tell(self, no_thinking: bool) -> None:
@@ -393,9 +393,9 @@ def context_of(path: Path) -> float:
     return next(filter(None, limits), math.inf)
 
 
-def ground_key(policy: Policy) -> tuple[int | None, Weights]:
+def ground_key(policy: Policy) -> tuple[int | None, HeldPrecision]:
     """What identifies the weights under a policy: whose they are (None: the base's), and in which precision."""
-    return policy.lies_on, policy.weights
+    return policy.lies_on, policy.precision
 
 
 def ground_path(db: Database, data_dir: Path, base_path: Path, ground_id: int | None) -> Path:

@@ -241,7 +241,7 @@ def parameters(shapes: Shapes, spec: TrainingSpec, reward: TrainingSpec | None =
     adapter = adapter_parameters(shapes, spec)
     if spec.method == "full":
         return Parameters(shapes.total, shapes.total)
-    if spec.makes == "reward":
+    if spec.makes == "reward-model":
         # The scalar head takes the place of the output embedding; PEFT keeps an untouched copy of it beside.
         return Parameters(adapter + shapes.hidden, shapes.total - shapes.own_head + adapter + 2 * shapes.hidden)
     judge = adapter_parameters(shapes, reward or spec)
@@ -545,7 +545,7 @@ def item_tokens(spec: TrainingSpec, load: Workload) -> int:
 
 def logits(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
     """The part of the vocabulary's scores that is in memory at once; a reward model has none."""
-    positions = 0 if spec.makes == "reward" else min(LOGIT_POSITIONS, batch_tokens(spec, load))
+    positions = 0 if spec.makes == "reward-model" else min(LOGIT_POSITIONS, batch_tokens(spec, load))
     why = _("{positions} positions at a time, {vocabulary:,} tokens in the vocabulary").format(
         positions=positions, vocabulary=shapes.vocabulary
     )

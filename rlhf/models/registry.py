@@ -1,4 +1,4 @@
-"""The registry of models: the base and its adapters, which one serves, promotion, rejection, rollback."""
+"""The registry of models: the base and its adapters, which one serves, and what was decided on them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ from rlhf.jobs.job_store import Job
 # Under which a project keeps the gate's rule.
 RULE_SETTING = "gate"
 PolicyForm = Literal["base", "lora", "prompt", "full"]
-Weights = Literal["nf4", "bf16", "fp32"]
-WEIGHTS_WORDS: Mapping[str, str] = {"nf4": N_("4-bit (NF4)"), "bf16": "bf16", "fp32": "fp32"}
+HeldPrecision = Literal["nf4", "bf16", "fp32"]
+PRECISION_WORDS: Mapping[str, str] = {"nf4": N_("4-bit (NF4)"), "bf16": "bf16", "fp32": "fp32"}
 # Whether the base is told not to think before it answers, where its template can be told, or has it as it likes.
 Thinking = Literal["off", "template"]
-STATUS_WORDS: Mapping[str, str] = {
+PolicyStatus = Literal["candidate", "serving", "retired", "rejected"]
+STATUS_WORDS: Mapping[PolicyStatus, str] = {
     "candidate": N_("candidate"),
     "serving": N_("serving"),
     "retired": N_("retired"),
     "rejected": N_("rejected"),
 }
+DecisionAction = Literal["promote", "go-back", "reject", "take-back-rejection", "delete"]
 # What each method leaves behind.
 FORM_OF: Mapping[str, PolicyForm] = {"qlora": "lora", "lora": "lora", "prompt": "prompt", "full": "full"}
 
@@ -41,7 +43,7 @@ FORM_OF: Mapping[str, PolicyForm] = {"qlora": "lora", "lora": "lora", "prompt": 
 class Policy:
     """The base model (no path), an adapter, or weights of its own. `path` is relative to the data directory.
 
-    `weights` is the precision of what an adapter lies on, or of its own weights; `ground_id` names the fully trained
+    `precision` is that of what an adapter lies on, or of its own weights; `ground_id` names the fully trained
     model that an adapter lies on, if it is not the base. A reward model is kept like a policy, and never serves.
     `source` is where on the Hub one comes from that was not trained here, as OWNER/NAME@COMMIT.
     """
@@ -54,11 +56,11 @@ class Policy:
     job_id: int | None
     path: str | None
     sha256: str | None
-    status: str
+    status: PolicyStatus
     created: str
     kind: Made
     form: PolicyForm
-    weights: Weights
+    precision: HeldPrecision
     ground_id: int | None
     deleted: str | None
     source: str | None = None
@@ -86,12 +88,12 @@ class Policy:
         return self.status == "candidate" and self.can_answer
 
     @property
-    def version(self) -> tuple[int, Weights]:
+    def version(self) -> tuple[int, HeldPrecision]:
         """What tells its answers from others: whose they are, and the precision of the weights that drew them."""
-        return self.id, self.weights
+        return self.id, self.precision
 
 
-def ensure_base(db: Database, base: str, weights: Weights = "nf4") -> Policy:
+def ensure_base(db: Database, base: str, precision: HeldPrecision = "nf4") -> Policy:
     """The row of the base model; on first use it is made, is held in this precision, serves, and is told not to think.
 
     Raises UserError if the file has another base.
@@ -100,7 +102,14 @@ def ensure_base(db: Database, base: str, weights: Weights = "nf4") -> Policy:
         row = db.row("SELECT * FROM model WHERE algorithm = 'base'")
         if row is None:
             named = dict.fromkeys(("revision", "algorithm", "form"), "base")
-            row = {**named, "base": base, "weights": weights, "status": "serving", "thinking": "off", "created": now()}
+            row = {
+                **named,
+                "base": base,
+                "precision": precision,
+                "status": "serving",
+                "thinking": "off",
+                "created": now(),
+            }
             db.insert("model", row)
             row = db.row("SELECT * FROM model WHERE algorithm = 'base'")
     assert row is not None
@@ -117,13 +126,13 @@ def ensure_base(db: Database, base: str, weights: Weights = "nf4") -> Policy:
 PRECISION_SETTING = "precision"
 
 
-def set_precision(db: Database, weights: Weights, decided_by: str) -> Policy:
+def set_precision(db: Database, precision: HeldPrecision, decided_by: str) -> Policy:
     """Hold the base in this precision from now on: it answers as another policy, so nobody is asked any more about a
     candidate against what it was. Adapters stay on the weights that they were trained on."""
     with db.transaction() as connection:
         base = by_revision(db, "base")
-        if base.weights != weights:
-            connection.execute("UPDATE model SET weights = ? WHERE id = ?", (weights, base.id))
+        if base.precision != precision:
+            connection.execute("UPDATE model SET precision = ? WHERE id = ?", (precision, base.id))
             store.set_setting(db, PRECISION_SETTING, {"by": decided_by, "at": now()})
             store.withdraw_candidate(db, base.id)
     return by_revision(db, "base")
@@ -147,7 +156,7 @@ def add(
     sha256: str,
     kind: Made = "policy",
     form: PolicyForm = "lora",
-    weights: Weights = "nf4",
+    precision: HeldPrecision = "nf4",
     ground_id: int | None = None,
     source: str | None = None,
 ) -> Policy:
@@ -162,7 +171,7 @@ def add(
         "sha256": sha256,
         "kind": kind,
         "form": form,
-        "weights": weights,
+        "precision": precision,
         "ground_id": ground_id,
         "source": source,
         "status": "candidate",
@@ -282,7 +291,7 @@ def own_ground(db: Database, policy: Policy) -> Policy:
     between them would be taken for one that training has made.
     """
     under = by_revision(db, "base") if policy.form == "full" or policy.lies_on is None else by_id(db, policy.lies_on)
-    return replace(under, weights=policy.weights)
+    return replace(under, precision=policy.precision)
 
 
 def ancestors(db: Database, policy: Policy) -> list[Policy]:
@@ -333,7 +342,7 @@ def verify(data_dir: Path, policy: Policy) -> None:
 
 def require_answering(policy: Policy) -> None:
     """Raises UserError for a model that can't give answers (any more)."""
-    if policy.kind == "reward":
+    if policy.kind == "reward-model":
         raise UserError(
             _("'{revision}' is a reward model: it scores answers and can't give them.").format(revision=policy.revision)
         )
@@ -351,7 +360,7 @@ def require_files(policy: Policy) -> None:
 
 
 def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> Policy:
-    """Let a policy serve; the one that served is retired. Going back to an earlier one is recorded as a rollback.
+    """Let a policy serve; the one that served is retired. Going back to an earlier one is recorded as that.
 
     People and the gate decide by `rlhf.evaluation.gate_decisions`, which has its files verified before. Raises
     UserError if it serves already, can't serve, or there is none of that name.
@@ -361,7 +370,7 @@ def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> P
         require_answering(policy)
         if policy.id == current.id:
             raise UserError(_("'{revision}' serves already.").format(revision=policy.revision))
-        action = "rollback" if policy.status == "retired" else "promote"
+        action: DecisionAction = "go-back" if policy.status == "retired" else "promote"
         connection.execute("UPDATE model SET status = 'retired' WHERE id = ?", (current.id,))
         connection.execute("UPDATE model SET status = 'serving' WHERE id = ?", (policy.id,))
         record_decision(db, policy.id, current.id, action, decided_by, reason)
@@ -386,7 +395,7 @@ def reject(db: Database, revision: str, decided_by: str, reason: str = "") -> Po
     return by_revision(db, policy.revision)
 
 
-def reopen(db: Database, revision: str, decided_by: str) -> Policy:
+def take_back_rejection(db: Database, revision: str, decided_by: str) -> Policy:
     """Take a rejection back: the policy is a candidate again. Raises UserError where it is not rejected any more."""
     with db.transaction() as connection:
         policy = by_revision(db, revision)
@@ -397,7 +406,7 @@ def reopen(db: Database, revision: str, decided_by: str) -> Policy:
                 )
             )
         connection.execute("UPDATE model SET status = 'candidate' WHERE id = ?", (policy.id,))
-        record_decision(db, policy.id, serving(db).id, "reopen", decided_by)
+        record_decision(db, policy.id, serving(db).id, "take-back-rejection", decided_by)
     return by_revision(db, policy.revision)
 
 
@@ -445,9 +454,9 @@ def clear_leftovers(db: Database, data_dir: Path) -> None:
 
 
 def record_decision(
-    db: Database, model_id: int, previous_id: int, action: str, decided_by: str, reason: str = ""
+    db: Database, model_id: int, previous_id: int, action: DecisionAction, decided_by: str, reason: str = ""
 ) -> None:
-    """Append to the record of promotions, rejections and rollbacks: who and, where it was said, why."""
+    """Append to the record of what was decided: who and, where it was said, why."""
     row = {
         "model_id": model_id,
         "previous_id": previous_id,
@@ -456,13 +465,13 @@ def record_decision(
         "reason": reason,
         "created": now(),
     }
-    db.insert("promotion", row)
+    db.insert("decision", row)
 
 
 def decided_against(db: Database, policy: Policy) -> Policy | None:
     """What served until a policy was last promoted or rejected; None of one that was not decided on."""
     row = db.row(
-        """SELECT previous_id FROM promotion WHERE model_id = ? AND action IN ('promote', 'reject')
+        """SELECT previous_id FROM decision WHERE model_id = ? AND action IN ('promote', 'reject')
            ORDER BY id DESC LIMIT 1""",
         (policy.id,),
     )
@@ -472,24 +481,24 @@ def decided_against(db: Database, policy: Policy) -> Policy | None:
 def gone_back_from(db: Database, policy: Policy) -> bool:
     """Whether a policy was promoted, and serves no more because one from before it was gone back to."""
     row = db.row(
-        """SELECT action, model_id FROM promotion WHERE previous_id = ? AND action IN ('promote', 'rollback')
+        """SELECT action, model_id FROM decision WHERE previous_id = ? AND action IN ('promote', 'go-back')
            ORDER BY id DESC LIMIT 1""",
         (policy.id,),
     )
-    if policy.status != "retired" or row is None or row["action"] != "rollback":
+    if policy.status != "retired" or row is None or row["action"] != "go-back":
         return False
     return first_promoted(db, row["model_id"]) < first_promoted(db, policy.id)
 
 
 def first_promoted(db: Database, model_id: int) -> int:
     """The number of a policy's first promotion, which grow; 0 without any, as of the base."""
-    promotion = "SELECT min(id) FROM promotion WHERE model_id = ? AND action = 'promote'"
-    return int(db.value(promotion, (model_id,)) or 0)
+    first = "SELECT min(id) FROM decision WHERE model_id = ? AND action = 'promote'"
+    return int(db.value(first, (model_id,)) or 0)
 
 
 def rejection(db: Database, policy: Policy) -> str:
     """Who rejected a policy, when and why, as a sentence; empty where nobody has."""
-    row = db.row("SELECT * FROM promotion WHERE model_id = ? AND action = 'reject' ORDER BY id DESC", (policy.id,))
+    row = db.row("SELECT * FROM decision WHERE model_id = ? AND action = 'reject' ORDER BY id DESC", (policy.id,))
     if row is None:
         return ""
     return _("{who} rejected it on {day}: {reason}").format(
@@ -507,11 +516,11 @@ def why(reason: str) -> str:
 
 @dataclass(frozen=True)
 class Decision:
-    """A promotion, rejection, rollback or deletion: who decided and, where it was said, why."""
+    """What was decided on a policy: who did and, where it was said, why."""
 
     id: int
     created: str
-    action: str
+    action: DecisionAction
     revision: str
     previous: str | None
     """What served until then."""
@@ -520,11 +529,11 @@ class Decision:
 
 
 def decisions(db: Database, limit: int = 50) -> list[Decision]:
-    """The latest promotions, rejections and rollbacks, newest first."""
+    """The latest ones, newest first."""
     rows = db.rows(
-        """SELECT p.id, p.created, p.action, m.revision, previous.revision AS previous, p.decided_by, p.reason
-           FROM promotion p JOIN model m ON m.id = p.model_id LEFT JOIN model previous ON previous.id = p.previous_id
-           ORDER BY p.id DESC LIMIT ?""",
+        """SELECT d.id, d.created, d.action, m.revision, previous.revision AS previous, d.decided_by, d.reason
+           FROM decision d JOIN model m ON m.id = d.model_id LEFT JOIN model previous ON previous.id = d.previous_id
+           ORDER BY d.id DESC LIMIT ?""",
         (limit,),
     )
     return [Decision(**row) for row in rows]
@@ -536,7 +545,7 @@ def undoable(db: Database) -> dict[int, Decision]:
     newest: dict[str, Decision] = {}
     for one in decisions(db):
         newest.setdefault(one.revision, one)
-    made = {"promote": "serving", "rollback": "serving", "reject": "rejected"}
+    made = {"promote": "serving", "go-back": "serving", "reject": "rejected"}
     return {
         one.id: one
         for one in newest.values()
@@ -563,7 +572,7 @@ def to_take_back(db: Database, number: int) -> Decision:
 
 def newest_decision(db: Database) -> int:
     """A number that is another after each decision; 0 before the first."""
-    return int(db.value("SELECT coalesce(max(id), 0) FROM promotion"))
+    return int(db.value("SELECT coalesce(max(id), 0) FROM decision"))
 
 
 def from_source(db: Database, source: str) -> Policy | None:

@@ -87,7 +87,7 @@ class Draw:
             tokens=self.tokens,
             finish_reason=self.finish_reason,
             token_ids=self.token_ids,
-            weights=policy.weights,
+            precision=policy.precision,
         )
 
 

@@ -137,7 +137,7 @@ class Form:
     def never(self, name: str) -> bool:
         """Whether a field means nothing with any method that the form offers, or for this kind of job."""
         if name == "samples":
-            return self.spec_type.makes == "reward"
+            return self.spec_type.makes == "reward-model"
         other, values = self.only_with.get(name, ("", ()))
         return (
             not set(values) & set(self.methods) if other == "method" else other in self.only_with and self.never(other)

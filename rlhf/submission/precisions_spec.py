@@ -15,7 +15,7 @@ from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import memory, registry
 from rlhf.models.memory import Machine
-from rlhf.models.registry import Policy, Weights
+from rlhf.models.registry import HeldPrecision, Policy
 
 # Of this many measurements the newest of a pair is found.
 REMEMBERED = 200
@@ -29,26 +29,25 @@ class PrecisionsSpec(JobSpec):
     title: ClassVar = N_("comparing precisions")
     revision: str = "base"
     """Revision of the weights: 'base', or fully trained or merged ones."""
-    weights: Weights = "nf4"
+    precision: HeldPrecision = "nf4"
     """The precision in which they answer."""
-    other: Weights = "bf16"
+    other: HeldPrecision = "bf16"
     """The precision in which they would be trained."""
 
     @classmethod
     def runner(cls) -> str:
-        """Among the algorithms: it loads torch and reads the text of checks, which lies above this; `preflight` asks
-        this, so the spec stays below."""
-        return "rlhf.algorithms.precisions"
+        """Not beside this: it reads the text of checks, which lies above, and `preflight` asks this."""
+        return "rlhf.algorithms.precisions_job"
 
     def about(self) -> str:
         """Which weights, and in which precisions."""
-        return _("comparing {revision} in {weights} and {other}").format(
-            revision=self.revision, weights=self.weights, other=self.other
+        return _("comparing {revision} in {precision} and {other}").format(
+            revision=self.revision, precision=self.precision, other=self.other
         )
 
     def facts(self) -> Facts:
         """The two precisions."""
-        return [(_("Answers in"), self.weights), (_("Would be trained in"), self.other)]
+        return [(_("Answers in"), self.precision), (_("Would be trained in"), self.other)]
 
     def depends_on(self) -> tuple[str, ...]:
         """The weights."""
@@ -61,8 +60,8 @@ class PrecisionsSpec(JobSpec):
             raise UserError(
                 _("{revision} is an adapter: compare the weights that it lies on.").format(revision=policy.revision)
             )
-        if self.weights == self.other:
-            raise UserError(_("Both precisions are {weights}: name two.").format(weights=self.weights))
+        if self.precision == self.other:
+            raise UserError(_("Both precisions are {precision}: name two.").format(precision=self.precision))
         return replace(self, revision=policy.revision)
 
 
@@ -84,7 +83,7 @@ class PrecisionMismatch:
     """A training that holds its parent's whole weights in another precision than they answer in."""
 
     parent: Policy
-    held_in: Weights
+    held_in: HeldPrecision
     gap: PrecisionGap | None
     """None before it was measured."""
     measuring: bool
@@ -93,17 +92,17 @@ class PrecisionMismatch:
     @property
     def spec(self) -> PrecisionsSpec:
         """What measures it."""
-        return PrecisionsSpec(revision=self.parent.revision, weights=self.parent.weights, other=self.held_in)
+        return PrecisionsSpec(revision=self.parent.revision, precision=self.parent.precision, other=self.held_in)
 
     def sentence(self) -> str:
         """What that costs: how far apart the two policies are, as far as it was measured."""
         said = _(
-            "This holds the weights of {revision} in {held_in}, and {revision} answers in {weights}: another policy "
+            "This holds the weights of {revision} in {held_in}, and {revision} answers in {precision}: another policy "
             "before the first step."
         ).format(
             revision=self.parent.revision,
-            held_in=_(registry.WEIGHTS_WORDS[self.held_in]),
-            weights=_(registry.WEIGHTS_WORDS[self.parent.weights]),
+            held_in=_(registry.PRECISION_WORDS[self.held_in]),
+            precision=_(registry.PRECISION_WORDS[self.parent.precision]),
         )
         if self.gap is not None:
             apart = _(
@@ -134,15 +133,15 @@ def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> PrecisionMis
     if parent is None or parent.form not in ("base", "full") or parent.kind != "policy":
         return None
     held_in = spec.held_in() if spec.held_in() != "auto" else memory.precision_of(spec, machine)
-    if held_in == parent.weights:
+    if held_in == parent.precision:
         return None
-    found = PrecisionMismatch(parent, cast(Weights, held_in), None, measuring=False)
+    found = PrecisionMismatch(parent, cast(HeldPrecision, held_in), None, measuring=False)
     jobs = [
         job
         for job in job_store.recent(db, (PrecisionsSpec.kind,), REMEMBERED)
         if isinstance(job.spec, PrecisionsSpec)
-        and (job.spec.revision, job.spec.weights, job.spec.other)
-        == (found.spec.revision, found.spec.weights, found.spec.other)
+        and (job.spec.revision, job.spec.precision, job.spec.other)
+        == (found.spec.revision, found.spec.precision, found.spec.other)
     ]
     done = next((job for job in jobs if job.status == "finished" and job.result), None)
     gap = None

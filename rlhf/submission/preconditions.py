@@ -64,7 +64,7 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
     if directory is None:
         return []
     found = quantised_problem(spec, base_model.quantisation(directory))
-    if spec.makes == "reward" and not has_scores(directory):
+    if spec.makes == "reward-model" and not has_scores(directory):
         found.append(
             _(
                 "The installed transformers has no scoring model of this base's kind, so a reward model can't grow on "
@@ -176,9 +176,9 @@ def parent_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
                 revision=parent.revision, deleted=parent.deleted[:10]
             )
         ]
-    if parent.kind == "reward" and spec.makes == "policy":
+    if parent.kind == "reward-model" and spec.makes == "policy":
         return [_("{revision} is a reward model; choose a policy as the parent.").format(revision=parent.revision)]
-    if spec.makes == "reward" and parent.kind == "policy" and parent.form not in ("base", "full"):
+    if spec.makes == "reward-model" and parent.kind == "policy" and parent.form not in ("base", "full"):
         adapter = _("A reward model grows on whole weights, and {revision} is an adapter.").format(
             revision=parent.revision
         )
@@ -251,7 +251,7 @@ def shape_of(db: Database, policy: Policy) -> dict[str, Any]:
     if policy.form == "prompt":
         return {"method": "prompt", "virtual_tokens": config.get("num_virtual_tokens")}
     return {
-        "method": "qlora" if policy.weights == "nf4" else "lora",
+        "method": "qlora" if policy.precision == "nf4" else "lora",
         "lora_r": config.get("r", PEFT_DEFAULT),
         "lora_alpha": config.get("lora_alpha", PEFT_DEFAULT),
         **targets_of(db, policy, config.get("target_modules")),
@@ -268,14 +268,14 @@ def on_parent(db: Database, spec: Training, parent: Policy) -> Training:
     why.
     """
     made, shape = trained_as(db, parent), {}
-    if parent.kind == ("reward" if spec.makes == "reward" else "policy") and (
+    if parent.kind == ("reward-model" if spec.makes == "reward-model" else "policy") and (
         made is None or made.lora_init != "pissa"
     ):
         with suppress(UserError):
             shape = shape_of(db, parent)
     if spec.method == "auto" and parent.form == "prompt" and "prompt" in spec.methods:
         spec = replace(spec, method="prompt")
-    spec = spec.on_weights(parent.weights)
+    spec = spec.on_weights(parent.precision)
     if parent.form != ("prompt" if spec.method == "prompt" else "lora") or spec.method == "full":
         return spec
     default = type(spec)()
@@ -382,7 +382,7 @@ def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]
             else _("The parent {revision} is an adapter of the kind {shape} and can't be continued with {method}.")
         ).format(revision=parent.revision, shape=shape["method"], method=spec.method)
         return [f"{what} {instead(db, spec, parent)}"]
-    if spec.held_in() != parent.weights:
+    if spec.held_in() != parent.precision:
         return [across_precisions(db, spec, parent)]
     if made is not None and made.lora_init == "pissa":
         began = _("The parent {revision} began with PiSSA, and was stored as an adapter of twice the rank.").format(
@@ -409,21 +409,21 @@ def across_precisions(db: Database, spec: TrainingSpec, parent: Policy) -> str:
     """Why a parent's adapter can't be continued on weights in another precision, and what can be done instead."""
     if spec.method == "qlora":
         said = _(
-            "The parent {revision} was trained on {weights} weights, and in another precision these are other "
+            "The parent {revision} was trained on {precision} weights, and in another precision these are other "
             "weights: use the method lora to continue it."
         )
-    elif parent.weights == "nf4":
+    elif parent.precision == "nf4":
         said = _(
-            "The parent {revision} was trained on {weights} weights, and in another precision these are other "
+            "The parent {revision} was trained on {precision} weights, and in another precision these are other "
             "weights: use the method qlora to continue it."
         )
     else:
         said = _(
-            "The parent {revision} was trained on {weights} weights, and in another precision these are other "
-            "weights: use precision {weights} to continue it."
+            "The parent {revision} was trained on {precision} weights, and in another precision these are other "
+            "weights: use precision {precision} to continue it."
         )
     otherwise = _(START) if parent.form == "prompt" else instead(db, spec, parent)
-    return joined(said.format(revision=parent.revision, weights=parent.weights), otherwise)
+    return joined(said.format(revision=parent.revision, precision=parent.precision), otherwise)
 
 
 def same_setting(name: str, value: Any, spec: TrainingSpec) -> bool:
@@ -445,7 +445,9 @@ NOT_MERGED: Mapping[str, str] = {
     "prompt": N_(
         "{revision} is virtual tokens before the prompt, which change no weight, so they can't be merged into any."
     ),
-    "reward": N_("{revision} is a reward model: it scores answers, and merging makes a policy, which gives them."),
+    "reward-model": N_(
+        "{revision} is a reward model: it scores answers, and merging makes a policy, which gives them."
+    ),
 }
 
 

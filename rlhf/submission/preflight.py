@@ -254,7 +254,11 @@ def what_decides_lengths(spec: TrainingSpec) -> tuple[Any, ...]:
 def scorer_of(db: Database, spec: TrainingSpec) -> Policy | None:
     """The reward model that a job names to be trained against; None if it names none that there is."""
     return next(
-        (one for one in registry.all_policies(db) if one.revision in spec.trained_against() and one.kind == "reward"),
+        (
+            one
+            for one in registry.all_policies(db)
+            if one.revision in spec.trained_against() and one.kind == "reward-model"
+        ),
         None,
     )
 
@@ -277,8 +281,8 @@ def fits(form: Form, policy: Policy) -> bool:
     if policy.deleted:
         return False
     whole = policy.form in ("base", "full")
-    if form.spec_type.makes == "reward":
-        return policy.kind == "reward" or whole
+    if form.spec_type.makes == "reward-model":
+        return policy.kind == "reward-model" or whole
     return policy.kind == "policy" and (whole or form.methods != ("full",))
 
 
@@ -295,7 +299,7 @@ def description_of(db: Database, policy: Policy) -> str:
     made = preconditions.trained_as(db, policy)
     others = _("merged") if policy.source is None else _("from the Hub")
     how = others if made is None else _(form_fields.WORDS["method"][made.method])
-    accuracy = preconditions.accuracy_of(db, policy) if policy.kind == "reward" else None
+    accuracy = preconditions.accuracy_of(db, policy) if policy.kind == "reward-model" else None
     good = None if accuracy is None else _("right on {accuracy:.0%}").format(accuracy=accuracy)
     state = policy.status_word if policy.kind == "policy" else None
     return " · ".join(filter(None, (policy.revision, how, good, state, policy.created[:10])))

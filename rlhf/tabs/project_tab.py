@@ -16,7 +16,7 @@ from annotation.translation import N_, _
 from annotation.ui.formatting import moment
 from annotation.ui.markup import paragraph, status
 from rlhf.models import base_model, registry
-from rlhf.models.registry import WEIGHTS_WORDS
+from rlhf.models.registry import PRECISION_WORDS
 
 EXPLANATION = N_(
     "Answers, trainings whose method is left to “Automatic” and checks use it alike. In 16 bits a model answers best; "
@@ -32,7 +32,9 @@ def build(demo: gr.Blocks, context: Context) -> None:
     with gr.Accordion(_("Precision of the base"), open=False, elem_id="precision"):
         standing = html_box()
         choice = gr.Radio(
-            [(_(name), weights) for weights, name in WEIGHTS_WORDS.items()], label=_("Held in"), info=_(EXPLANATION)
+            [(_(name), precision) for precision, name in PRECISION_WORDS.items()],
+            label=_("Held in"),
+            info=_(EXPLANATION),
         )
         save = gr.Button(_("Save the precision"), scale=0, min_width=240, elem_id="precision-save")
     with gr.Column(visible=False) as can_think:
@@ -50,9 +52,9 @@ def build(demo: gr.Blocks, context: Context) -> None:
         """What holds."""
         return shown(db)
 
-    def save_precision(annotator: Annotator, weights: Any) -> list[Any]:
+    def save_precision(annotator: Annotator, precision: Any) -> list[Any]:
         """Hold the base so from now on. Raises UserError where it can't be."""
-        base_model.change_precision(db, str(weights), annotator.name)
+        base_model.change_precision(db, str(precision), annotator.name)
         return shown(db)
 
     def open_thinking(annotator: Annotator) -> list[Any]:
@@ -80,15 +82,15 @@ def build(demo: gr.Blocks, context: Context) -> None:
 def shown(db: Database) -> list[Any]:
     """In which precision the base is held and who chose it, and the choice as it stands."""
     base, decided = registry.by_revision(db, "base"), registry.precision_set(db)
-    name = _(WEIGHTS_WORDS[base.weights])
+    name = _(PRECISION_WORDS[base.precision])
     if decided is None:
         said = _("{base} is held in {name}, as when it was registered.").format(base=base.base, name=name)
     else:
         said = _("{base} is held in {name}: {by} chose it on {at} UTC.").format(
             base=base.base, name=name, by=decided[0], at=moment(decided[1])
         )
-    others = sum(one.form == "lora" and one.weights != base.weights for one in registry.all_policies(db))
+    others = sum(one.form == "lora" and one.precision != base.precision for one in registry.all_policies(db))
     more = _("Adapters on weights in another precision, which go on being served on these: {others}.").format(
         others=others
     )
-    return [status(said) + (paragraph(more, "quiet") if others else ""), gr.update(value=base.weights)]
+    return [status(said) + (paragraph(more, "quiet") if others else ""), gr.update(value=base.precision)]

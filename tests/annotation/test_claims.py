@@ -668,9 +668,9 @@ def test_what_settles_is_a_judgement_beside_the_slots(db: Database, ann: Annotat
     judge_all(db, bob, "left-much")
     judge = access.add_account(db, "judge", "admin", "the judge's word")
     claim = claims.take_to_settle(db, judge.id, made)
-    assert claim.purpose == "adjudication"
+    assert claim.purpose == "settle"
     claims.judge(db, judge.id, claim.nonce, act("right-much"))
-    assert [row["purpose"] for row in judgements(db)] == ["own", "own", "adjudication"]
+    assert [row["purpose"] for row in judgements(db)] == ["own", "own", "settle"]
     assert db.value("SELECT taken FROM comparison") == 2
     with pytest.raises(UserError, match="Nobody has judged"):
         claims.take_to_settle(db, judge.id, 999)

@@ -21,10 +21,13 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import AnsweringSpec
+from rlhf.generation.prompt_set_spec import PromptSetSpec
+from rlhf.hub.hub_requests import REQUESTS, PullModel
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
 from rlhf.models import registry
+from rlhf.submission.precisions_spec import PrecisionsSpec
 from tests.conftest import act, judgement_count, make_response, seed_comparisons, seed_prompts, shown_texts
 from tests.frozen_in_memory import current_judgements
 
@@ -302,7 +305,7 @@ def test_answers_of_earlier_versions_are_in_the_precision_of_their_policy(data_d
     old["response"].insert_all([*drawn, {**answer, "origin": "import", "model_id": None, "purpose": "compare"}])
     old.close()
     db = open_database(data_dir)
-    assert [row["weights"] for row in db.rows("SELECT weights FROM response ORDER BY id")] == ["nf4", "bf16", None]
+    assert [row["precision"] for row in db.rows("SELECT precision FROM response ORDER BY id")] == ["nf4", "bf16", None]
 
 
 def test_what_was_called_by_another_word_is_called_as_everywhere_else(data_dir: Path) -> None:
@@ -360,9 +363,9 @@ JUDGED = (
     (3, 3, "own", "ranked", "[2, 1]", None, 0, None),
     (4, 1, "own", "ranked", "[1, 2]", None, 0, None),
     (4, 2, "own", "ranked", "[2, 1]", None, 0, None),
-    (4, 4, "adjudication", "ranked", "[1, 2]", None, 0, None),
+    (4, 4, "settle", "ranked", "[1, 2]", None, 0, None),
     (5, 1, "own", "ranked", "[1, 2]", None, 0, None),
-    (5, 3, "adjudication", "ranked", "[2, 1]", None, 0, None),
+    (5, 3, "settle", "ranked", "[2, 1]", None, 0, None),
     (6, 1, "own", "ranked", "[1, 2]", None, 1, None),
     (6, 2, "own", "all-bad", None, None, 0, None),
     (7, 1, "own", "skip", None, "personal-data", 0, None),
@@ -376,7 +379,7 @@ JUDGED = (
 )
 
 
-def with_judgements(db: Any) -> None:
+def with_judgements(db: Any, settle: str = "settle") -> None:
     """Insert `JUDGED`, the judgements of two who were excluded, one of whom was taken back in."""
     moment = {"created": "2026-01-01"}
     rows: dict[str, list[dict[str, Any]]] = {
@@ -393,7 +396,8 @@ def with_judgements(db: Any) -> None:
         ],
     }
     for number, (comparison, who, purpose, outcome, ranking, flag, early, supersedes) in enumerate(JUDGED, 1):
-        asked = {"comparison_id": comparison, "annotator_id": who, "purpose": purpose, "kind": "pair"}
+        said_so = settle if purpose == "settle" else purpose
+        asked = {"comparison_id": comparison, "annotator_id": who, "purpose": said_so, "kind": "pair"}
         asked |= {"shown_order": "[0, 1]", "created": f"2026-01-{number:02}"}
         claimed = purpose not in ("import", "judge")
         if claimed:
@@ -415,7 +419,7 @@ def test_how_old_comparisons_stand_is_what_it_would_be_had_they_been_judged_toda
     data_dir.mkdir()
     old = sqlite_utils.Database(data_dir / FILE_NAME)
     migrations.apply(old, stop_before="m017_workbench")
-    with_judgements(old)
+    with_judgements(old, "adjudication")
     old.close()
     today = open_database(data_dir.with_name("today"))
     with today.transaction() as connection:
@@ -529,6 +533,9 @@ def test_the_state_of_an_old_comparison_says_what_the_page_said_of_it(data_dir: 
     whole = {
         row["name"]: row["sql"] for row in old.query("SELECT name, sql FROM sqlite_master WHERE name != 'comparison'")
     }
+    migrations.apply(old, stop_before="m029_one_word_in_rows_too")
+    now = {row["name"]: row["sql"] for row in old.query("SELECT name, sql FROM sqlite_master")}
+    assert now.items() >= whole.items()
     old.close()
     db = open_database(data_dir)
     assert [row["state"] for row in db.rows("SELECT state FROM comparison ORDER BY id")] == [
@@ -537,7 +544,6 @@ def test_the_state_of_an_old_comparison_says_what_the_page_said_of_it(data_dir: 
     assert [row["previous_state"] for row in db.rows("SELECT previous_state FROM gold_decision ORDER BY id")] == [
         *("closed", "withdrawn")
     ]
-    assert {row["name"]: row["sql"] for row in db.rows("SELECT name, sql FROM sqlite_master")}.items() >= whole.items()
     assert (db.rows("PRAGMA foreign_key_check"), db.value("PRAGMA integrity_check")) == ([], "ok")
     claim = {"nonce": "n", "comparison_id": 1, "annotator_id": 1, "purpose": "own", "kind": "pair", "slot": 0}
     db.insert("claim", {**claim, "shown_order": "[0, 1]", "state": "held", "expires": "2100", **moment})
@@ -546,6 +552,104 @@ def test_the_state_of_an_old_comparison_says_what_the_page_said_of_it(data_dir: 
         db.insert("comparison", {**preference, "state": "unfit"})
     with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
         db.connection.execute("DELETE FROM comparison WHERE id = 1")
+
+
+def test_rows_say_what_page_and_code_say(data_dir: Path) -> None:
+    """With all that refers to what is renamed, as the version before left it."""
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m029_one_word_in_rows_too")
+    moment = {"created": "2026-01-01"}
+    model = {"base": "b", "status": "candidate", "kind": "policy", "parent_id": 1, **moment}
+    old["model"].insert_all(
+        [
+            {**model, "revision": "base", "algorithm": "base", "weights": "nf4", "parent_id": None},
+            {**model, "revision": "dpo-1", "algorithm": "dpo", "weights": "bf16"},
+            {**model, "revision": "reward_model-2", "algorithm": "reward_model", "weights": "fp32", "kind": "reward"},
+        ]
+    )
+    old["annotator"].insert_all(
+        {"name": name, "role": "annotator", **moment} for name in ("ann", "kim", "local", "remote")
+    )
+    old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", **moment})
+    answer = {"prompt_id": 1, "origin": "policy", "purpose": "compare", "text": "x", **moment}
+    old["response"].insert_all({**answer, "model_id": one, "weights": held} for one, held in ((1, "nf4"), (2, "bf16")))
+    decided = {"model_id": 2, "previous_id": 1, "decided_by": "kim", "reason": "why", **moment}
+    actions = ("promote", "rollback", "reject", "reopen", "delete")
+    old["promotion"].insert_all({**decided, "action": action} for action in actions)
+    judge = {"backend": "local", "created_by": "kim", **moment}
+    settings = ({"directory": "/d", "weights": "fp32"}, {"model": "base"})
+    old["judge"].insert_all(
+        {**judge, "annotator_id": number, "settings": json.dumps(told)} for number, told in enumerate(settings, 3)
+    )
+    specs = (
+        {"kind": "precisions", "other": "bf16", "weights": "nf4"},
+        {"kind": "pull", "address": "ann/model", "weights": "bf16"},
+        {"kind": "generate", "stock": 7},
+        {"kind": "answer", "each": 2},
+    )
+    job = {"status": "finished", "requested_by": "kim", **moment}
+    old["job"].insert_all(
+        {**job, "kind": spec["kind"], "spec": json.dumps(spec), "lane": "hub" if spec["kind"] == "pull" else "device"}
+        for spec in specs
+    )
+    old.close()
+    db = open_database(data_dir)
+    assert [(one.revision, one.precision, one.kind) for one in registry.all_policies(db)] == [
+        ("base", "nf4", "policy"),
+        ("dpo-1", "bf16", "policy"),
+        ("reward_model-2", "fp32", "reward-model"),
+    ]
+    assert [row["precision"] for row in db.rows("SELECT precision FROM response ORDER BY id")] == ["nf4", "bf16"]
+    settings_now = [json.loads(row["settings"]) for row in db.rows("SELECT settings FROM judge ORDER BY annotator_id")]
+    assert settings_now == [{"directory": "/d", "precision": "fp32"}, {"model": "base"}]
+    assert REQUESTS.recent(db, 9)[0].spec == PullModel("ann/model", "bf16")
+    assert [job.spec for job in reversed(job_store.recent(db, tuple(KINDS)))] == [
+        PrecisionsSpec(precision="nf4", other="bf16"),
+        AnsweringSpec(stock=7),
+        PromptSetSpec(each=2),
+    ]
+    kinds = [row["kind"] for row in db.rows("SELECT kind FROM job ORDER BY id")]
+    assert kinds == ["precisions", "pull", "answering", "prompt-set"]
+    assert kinds == [row["kind"] for row in db.rows("SELECT json_extract(spec, '$.kind') AS kind FROM job ORDER BY id")]
+    found = registry.decisions(db)[::-1]
+    assert [one.action for one in found] == ["promote", "go-back", "reject", "take-back-rejection", "delete"]
+    assert {(one.revision, one.previous, one.decided_by, one.reason) for one in found} == {
+        ("dpo-1", "base", "kim", "why")
+    }
+    assert (db.rows("PRAGMA foreign_key_check"), db.value("PRAGMA integrity_check")) == ([], "ok")
+    for change in ("UPDATE model SET precision = 'int8'", "UPDATE decision SET action = 'rollback'"):
+        with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            db.connection.execute(change)
+
+
+def test_what_settled_comparisons_is_called_so_and_still_does(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m029_one_word_in_rows_too")
+    with_judgements(old, "adjudication")
+    before = {table: list(old.query(f"SELECT * FROM {table} ORDER BY id")) for table in ("claim", "judgement")}
+    stood = list(old.query("SELECT id, judged, last_judged, flagged, opinion FROM comparison ORDER BY id"))
+    whole = {row["name"]: row["sql"] for row in old.query("SELECT name, sql FROM sqlite_master")}
+    old.close()
+    db = open_database(data_dir)
+    for table, rows in before.items():
+        renamed = [{**row, "purpose": row["purpose"].replace("adjudication", "settle")} for row in rows]
+        assert db.rows(f"SELECT * FROM {table} ORDER BY id") == renamed
+    assert standings(db) == [tuple(row.values()) for row in stood]
+    named = {row["name"]: row["sql"] for row in db.rows("SELECT name, sql FROM sqlite_master")}
+    for name in ("claim", "judgement", "judgement_counts", "exclusion_counts"):
+        assert named[name] == whole[name].replace("'adjudication'", "'settle'") != whole[name]
+    # Who settled the fourth is left out, who settled the fifth is taken back in.
+    for who, excluded in ((4, 1), (3, 0)):
+        told = {"annotator_id": who, "excluded": excluded, "reason": "", "decided_by": "kim", "created": "2"}
+        db.insert("exclusion", told)
+    assert [row[-1] for row in standings(db)][3:5] == ["disputed", "settled"]
+    for change in ("UPDATE judgement SET note = 'x'", "DELETE FROM judgement"):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            db.connection.execute(change)
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        db.insert("claim", {**before["claim"][0], "id": None, "nonce": "x", "purpose": "adjudication"})
 
 
 def test_what_answering_jobs_of_earlier_versions_kept_ready_is_their_stock(data_dir: Path) -> None:
@@ -557,7 +661,7 @@ def test_what_answering_jobs_of_earlier_versions_kept_ready_is_their_stock(data_
     old["job"].insert_all({**job, "spec": json.dumps(spec)} for spec in specs)
     old.close()
     db = open_database(data_dir)
-    assert [job.spec for job in reversed(job_store.recent(db, ("generate",)))] == [
+    assert [job.spec for job in reversed(job_store.recent(db, ("answering",)))] == [
         *(AnsweringSpec(stock=7, until_full=True), AnsweringSpec())
     ]
 

@@ -1420,4 +1420,4 @@ def test_what_was_put_into_hand_on_another_tab_is_there_on_coming_back(site: Sit
     admin.page.get_by_role("tab", name="Annotate").click()
     admin.wait_status("To settle")
     assert sorted(admin.texts()) == ["judged one", "judged two"]
-    assert admin.judge("7").purpose == "adjudication"
+    assert admin.judge("7").purpose == "settle"

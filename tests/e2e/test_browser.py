@@ -30,7 +30,7 @@ class Site:
 
     def wait_until(self, true: Callable[[], Any], what: str) -> None:
         """Wait for the rows to say something; fails with what was waited for and the jobs as they stand."""
-        wait_for(self.page, what, true, lambda: job_store.recent(self.db, ("dpo", "check", "generate")))
+        wait_for(self.page, what, true, lambda: job_store.recent(self.db, ("dpo", "check", "answering")))
 
     def judged(self) -> int:
         """Judgements that count."""

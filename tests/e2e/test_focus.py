@@ -149,7 +149,7 @@ def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tup
     page.evaluate("document.activeElement.blur()")
     settle(page)
     subject = undo.get_attribute("data-subject")
-    registry.reopen(db, "dpo-9", "kim")
+    registry.take_back_rejection(db, "dpo-9", "kim")
     gate_decisions.reject(db, "dpo-9", "kim", "")
     page.wait_for_selector(f"#decisions button:enabled:not([data-subject='{subject}'])")
     settle(page)

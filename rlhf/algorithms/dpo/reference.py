@@ -30,7 +30,7 @@ from rlhf.algorithms.trl_trainer import JobTrainer
 from rlhf.jobs.artifacts import write_small
 from rlhf.jobs.run import Run
 from rlhf.models.hidden_states import summed_logps
-from rlhf.models.loading import dtype_of, weights_of
+from rlhf.models.loading import dtype_of, held_precision
 from rlhf.models.packing import pad
 from rlhf.models.self_test.kept_results import mark_of
 
@@ -90,7 +90,7 @@ def kept_reference(data_dir: Path, spec: DPOSpec, start: Start, parents: bool, d
     facts: Mapping[str, Any] = {
         "ground": mark_of(start.ground),
         "adapter": start.parent.sha256 if parents else "",
-        "held": "fp32" if spec.method == "full" else weights_of(spec),
+        "held": "fp32" if spec.method == "full" else held_precision(spec),
         "computed": str(dtype_of(spec.precision)),
         "device": device,
     }

@@ -160,7 +160,7 @@ class PPOSpec(TrainingSpec):
         *(name for name in TrainingSpec.pace_free if name != "epochs"),  # they are passes over a round's answers
         *("steps", "accepted_accuracy", "reward_model"),
     )
-    lists: ClassVar = {"reward_model": "reward"}
+    lists: ClassVar = {"reward_model": "reward-model"}
     unasked: ClassVar = ("accepted_accuracy",)
     labels: ClassVar = {
         "kl_control": N_("KL control"),
@@ -319,7 +319,7 @@ class PPOSpec(TrainingSpec):
         if not self.reward_model:
             return [_("PPO needs a reward model: train one first, then choose it.")]
         reward, parent = registry.by_revision(db, self.reward_model), registry.by_revision(db, self.parent)
-        if reward.kind != "reward":
+        if reward.kind != "reward-model":
             return [_("{revision} is no reward model. Train one, then choose it.").format(revision=reward.revision)]
         if reward.deleted:
             return [
@@ -336,14 +336,14 @@ class PPOSpec(TrainingSpec):
                 ).format(revision=reward.revision, parent_revision=parent.revision)
             ]
         # A form asks for the confirmation with the method as it was chosen, which may be 'auto'.
-        if (reward.weights == "nf4") != (self.on_weights(parent.weights).method == "qlora"):
+        if (reward.precision == "nf4") != (self.on_weights(parent.precision).method == "qlora"):
             other = _(
-                "The reward model {revision} was trained on {weights} weights: use the method {method} here, so that "
+                "The reward model {revision} was trained on {precision} weights: use the method {method} here, so that "
                 "it "
                 "judges with the weights it knows."
             )
-            method = "qlora" if reward.weights == "nf4" else "lora"
-            return [other.format(revision=reward.revision, weights=reward.weights, method=method)]
+            method = "qlora" if reward.precision == "nf4" else "lora"
+            return [other.format(revision=reward.revision, precision=reward.precision, method=method)]
         return self.doubts(reward, accuracy_of(db, reward))
 
     def doubts(self, reward: Policy, accuracy: float | None) -> list[str]:

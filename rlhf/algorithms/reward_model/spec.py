@@ -88,7 +88,7 @@ class RewardModelSpec(TrainingSpec):
     last_step: ClassVar = {"loss": "loss", "accuracy": "accuracy"}
     items: ClassVar = COMPARISONS
     at_least: ClassVar = MIN_PAIRS
-    makes: ClassVar[Made] = "reward"
+    makes: ClassVar[Made] = "reward-model"
     methods: ClassVar = {"qlora": LearningRate(1e-3, MEASURED), "lora": LearningRate(1e-3, MEASURED)}
     answers_per_item: ClassVar = MAXIMUM_ANSWERS
     pace_free: ClassVar = (*TrainingSpec.pace_free, "scope")

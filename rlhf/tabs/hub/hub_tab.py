@@ -47,7 +47,7 @@ from rlhf.hub.hub_requests import (
     PushData,
     Request,
 )
-from rlhf.hub.pull_model import WEIGHTS
+from rlhf.hub.pull_model import PRECISIONS
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec, short_of, trainings
@@ -195,7 +195,7 @@ def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
     """The models with files, newest first."""
     names = {
         "policy": _("{revision} ({algorithm}, {status})"),
-        "reward": _("{revision} ({algorithm}, reward model, {status})"),
+        "reward-model": _("{revision} ({algorithm}, reward model, {status})"),
     }
     return [
         (
@@ -398,15 +398,15 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
     """The form that pulls a model."""
     with gr.Row():
         source = address(_("Repository"), "hub-pull-repo", _("OWNER/NAME, or OWNER/NAME@REVISION"))
-        weights = gr.Radio(
-            [(_("as its card says"), ""), *((name, name) for name in WEIGHTS)],
+        precision = gr.Radio(
+            [(_("as its card says"), ""), *((name, name) for name in PRECISIONS)],
             value="",
             min_width=240,
             label=_("Precision of the adapter's base"),
         )
     buttons["pull"] = button(_("Pull"), "hub-pull-go", "primary")
     parts["said pull"] = html_box()
-    forms["pull"] = [source, weights]
+    forms["pull"] = [source, precision]
 
 
 def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
@@ -529,8 +529,8 @@ def publish_of(revision: Any, repo: Any, private: Any, licence: Any) -> PublishM
     return PublishModel(text_in(revision), text_in(repo).strip(), private is not False, text_in(licence).strip())
 
 
-def pull_of(source: Any, weights: Any) -> PullModel:
-    return PullModel(text_in(source).strip(), text_in(weights))
+def pull_of(source: Any, precision: Any) -> PullModel:
+    return PullModel(text_in(source).strip(), text_in(precision))
 
 
 def push_of(data: Any, repo: Any, chosen: Any, private: Any, names: Any, licence: Any) -> PushData:

@@ -31,13 +31,14 @@ from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import Criterion, LimitedFigure, Passed, Requirement, Rule, past_limits
 from rlhf.evaluation.probes import ALL
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
-from rlhf.jobs import job_spec, job_store
+from rlhf.generation.answering_spec import STARTS_WITHIN_SECONDS
+from rlhf.jobs import job_spec
 from rlhf.jobs.descriptions import UNITS
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
-from rlhf.models.registry import WEIGHTS_WORDS, Decision, Policy
+from rlhf.models.registry import PRECISION_WORDS, Decision, Policy
 from rlhf.tabs.runs import job_words
 from rlhf.tabs.runs.job_cards import answer_box
 
@@ -73,7 +74,7 @@ def serving_card(
 def worker_sentence(worker: Job | None, at: str) -> str:
     """Whether the answering worker lives, and what it says."""
     waiting = worker is not None and worker.status == "queued"
-    if worker is None or (waiting and seconds_between(worker.created, at) > job_store.STARTS_WITHIN_SECONDS):
+    if worker is None or (waiting and seconds_between(worker.created, at) > STARTS_WITHIN_SECONDS):
         return _("No answering worker runs: with --no-workers none is started, on ZeroGPU a button writes answers.")
     if worker.status == "running":
         silent = seconds_between(worker.heartbeat or at, at)
@@ -177,16 +178,16 @@ def history_row(
 
 ACTIONS: Mapping[str, str] = {
     "promote": N_("promote"),
-    "rollback": N_("go back"),
+    "go-back": N_("go back"),
     "reject": N_("reject"),
-    "reopen": N_("take back the rejection"),
+    "take-back-rejection": N_("take back the rejection"),
     "delete": N_("delete the files"),
 }
 LATEST: Mapping[str, str] = {
     "promote": N_("Latest decision: {who} promoted {revision}, {when} UTC."),
-    "rollback": N_("Latest decision: {who} went back to {revision}, {when} UTC."),
+    "go-back": N_("Latest decision: {who} went back to {revision}, {when} UTC."),
     "reject": N_("Latest decision: {who} rejected {revision}, {when} UTC."),
-    "reopen": N_("Latest decision: {who} took back the rejection of {revision}, {when} UTC."),
+    "take-back-rejection": N_("Latest decision: {who} took back the rejection of {revision}, {when} UTC."),
     "delete": N_("Latest decision: {who} deleted the files of {revision}, {when} UTC."),
 }
 
@@ -358,7 +359,7 @@ def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Crite
         f"{paragraph(f'{answered} {apart}'.strip(), 'quiet')}"
         f"{ground_note(report)}"
         f"{paragraph(_(EARLIER_RULES[report.rule]), 'quiet') if report.rule in EARLIER_RULES else ''}"
-        f"{'' if report.candidate.weights else paragraph(_(EARLIER), 'quiet')}"
+        f"{'' if report.candidate.precision else paragraph(_(EARLIER), 'quiet')}"
     )
 
 
@@ -532,9 +533,12 @@ def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
     if report.against.revision and report.against != anchor:
         sides.append((_("{revision} (compared with)").format(revision=report.against.revision), report.against))
     sides.append((anchor.revision or "base", anchor))
-    if len({figures.weights for _title, figures in sides}) == 1:
+    if len({figures.precision for _title, figures in sides}) == 1:
         return sides
-    return [(f"{title}, {_(WEIGHTS_WORDS.get(figures.weights, figures.weights))}", figures) for title, figures in sides]
+    return [
+        (f"{title}, {_(PRECISION_WORDS.get(figures.precision, figures.precision))}", figures)
+        for title, figures in sides
+    ]
 
 
 EARLIER = N_(

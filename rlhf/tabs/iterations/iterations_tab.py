@@ -36,6 +36,7 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import FinishedCheck, newest_check, newest_checks
 from rlhf.evaluation.gate import Criterion, GateVerdict, alphas, corrected_by_judges
 from rlhf.evaluation.gate_decisions import CheckStatus
+from rlhf.generation import answering_spec
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
 from rlhf.loop import controller
@@ -74,7 +75,7 @@ def serving_part(db: Database) -> Update:
     policy = registry.serving(db)
     card = check_report.serving_card(
         policy,
-        job_store.newest_answering(db),
+        answering_spec.newest_answering(db),
         store.stock_sizes(db, policy.id),
         store.waiting_elsewhere(db, policy.id),
         store.answer_counts(db),
@@ -135,8 +136,8 @@ def standing_part(db: Database, state: LoopState) -> Update:
     """Where the iteration stands and what comes next."""
     hindered = controller.automatic_problems(db) if controller.due(state) else ()
     status = loop_standing.loop_status(state, hindered)
-    if not job_store.answers_come(db) and not any(store.stock_sizes(db, registry.serving(db).id).values()):
-        silent = check_report.worker_sentence(job_store.newest_answering(db), now())
+    if not answering_spec.answers_come(db) and not any(store.stock_sizes(db, registry.serving(db).id).values()):
+        silent = check_report.worker_sentence(answering_spec.newest_answering(db), now())
         status = replace(status, problems=(*status.problems, silent))
     return gr.update(value=iteration_card.status_card(status))
 

@@ -37,7 +37,7 @@ def undo(context: Context, number: int, decided_by: str) -> str:
     with context.db.transaction():
         row = registry.to_take_back(context.db, number)
         if row.action == "reject":
-            registry.reopen(context.db, row.revision, decided_by)
+            registry.take_back_rejection(context.db, row.revision, decided_by)
     if row.action == "reject" or row.previous is None:
         return _("{revision} is a candidate again. “Let people compare” puts its answers before them again.").format(
             revision=row.revision

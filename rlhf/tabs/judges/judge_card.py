@@ -100,7 +100,7 @@ def verdict(name: str, found: Trust, threshold: float, may_decide: bool = True, 
 
 
 def picked_sentence(picked: int, drawn: int, count: int) -> str:
-    """That people got what judges could not settle, and whether anything that was drawn makes up for it."""
+    """That people got what judges could not label, and whether anything that was drawn makes up for it."""
     if drawn:
         return _(
             "People were asked about {picked:,} of these {count:,} because judges contradicted themselves or "

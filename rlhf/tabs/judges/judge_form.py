@@ -76,7 +76,7 @@ def settings_of(db: Database, values: Values) -> tuple[Backend, dict[str, Any]]:
     if backend == "reward-model":
         if not text_in(values["reward"]):
             raise UserError(_("Choose a reward model. The Train tab makes them."))
-        return "reward-model", {"model": revision_of(db, values["reward"], "reward")}
+        return "reward-model", {"model": revision_of(db, values["reward"], "reward-model")}
     if backend != "local":
         raise UserError(_("Choose what judges: a chat model, a reward model, or an endpoint."))
     directory = text_in(values["directory"]).strip()
@@ -91,7 +91,7 @@ def revision_of(db: Database, revision: Any, kind: Made) -> str:
     if found.kind != kind:
         other = (
             _("'{revision}' is no reward model. Choose another.")
-            if kind == "reward"
+            if kind == "reward-model"
             else _("'{revision}' is no policy. Choose another.")
         )
         raise UserError(other.format(revision=found.revision))
@@ -115,8 +115,8 @@ def what_it_is(judge: Judge) -> str:
         return _("reward model {model}").format(model=settings["model"])
     if judge.backend == "local":
         return (
-            _("model in {directory}, {weights}").format(
-                directory=settings["directory"], weights=settings.get("weights", "nf4")
+            _("model in {directory}, {precision}").format(
+                directory=settings["directory"], precision=settings.get("precision", "nf4")
             )
             if settings.get("directory")
             else _("model {model}").format(model=settings["model"])
@@ -208,5 +208,5 @@ def choice_parts(db: Database) -> dict[str, dict[str, Any]]:
     answering = [one for one in registry.all_policies(db) if one.can_answer]
     return {
         "model": gr.update(choices=[(preflight.description_of(db, one), one.revision) for one in answering]),
-        "reward": gr.update(choices=preflight.models_of(db, "reward")),
+        "reward": gr.update(choices=preflight.models_of(db, "reward-model")),
     }

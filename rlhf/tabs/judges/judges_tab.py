@@ -90,7 +90,7 @@ def status_card(
     counts = [
         (_("Waiting for AI judges"), numeral(found.judges)),
         (_("Waiting for people"), numeral(found.people)),
-        (_("Settled by judges alone"), numeral(found.settled)),
+        (_("Labelled by judges alone"), numeral(found.labelled)),
     ]
     lines = [_(meaning)]
     if feedback.mode == "ai" and not judge_may_decide:
@@ -256,7 +256,7 @@ def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: 
     """Queue a job that lets a judge judge. Raises UserError while one like it waits or runs."""
     if isinstance(most, bool) or not isinstance(most, int | float) or not 1 <= most < 1e6 or most != int(most):
         raise UserError(_("The number of comparisons must be a whole number of at least 1."))
-    for job in job_store.active(context.db, ("judge",)):
+    for job in job_store.active(context.db, (JudgeSpec.kind,)):
         spec = job.spec
         if isinstance(spec, JudgeSpec) and (spec.judge, spec.scope, spec.candidate) == (judge.name, scope, candidate):
             raise UserError(_("{name} is at that already, in job {id}.").format(name=judge.name, id=job.id))
@@ -271,7 +271,7 @@ def awaited(db: Database, judges: Sequence[Judge]) -> list[Judge]:
 
 def not_at(db: Database, judges: Sequence[Judge], scope: JudgeScope) -> list[Judge]:
     """Those of the judges for which no job of this scope waits or runs."""
-    specs = [job.spec for job in job_store.active(db, ("judge",))]
+    specs = [job.spec for job in job_store.active(db, (JudgeSpec.kind,))]
     busy = {spec.judge for spec in specs if isinstance(spec, JudgeSpec) and spec.scope == scope}
     return [judge for judge in judges if judge.name not in busy]
 
@@ -324,9 +324,9 @@ def judge_candidate(context: Context, judge: Judge, revision: Any, most: Any, re
 
 def job_to_show(db: Database) -> Job | None:
     """The judging that runs, else the one that is next, else the last one."""
-    waiting = job_store.active(db, ("judge",))
+    waiting = job_store.active(db, (JudgeSpec.kind,))
     running = [job for job in waiting if job.status != "queued"]
-    return next(iter([*running, *waiting, *job_store.recent(db, ("judge",), 1)]), None)
+    return next(iter([*running, *waiting, *job_store.recent(db, (JudgeSpec.kind,), 1)]), None)
 
 
 def job_parts(db: Database, job: Job | None, known: Sequence[Judge], at: str) -> dict[str, Update]:
@@ -584,7 +584,9 @@ def lay_out_feedback() -> dict[str, Any]:
     fields: dict[str, Any] = {"mode": gr.Radio(modes, label=_("Who judges"), elem_id="judges-mode")}
     with gr.Accordion(_("How much people get"), open=False), gr.Row():
         fields["audit"] = gr.Number(
-            label=_("Audit share, %"), info=_("Mixed: of what judges settle, how much people judge too."), min_width=240
+            label=_("Audit share, %"),
+            info=_("Mixed: of what judges can label, how much people judge too."),
+            min_width=240,
         )
         fields["unsure"] = gr.Number(
             label=_("Unsure below, %"),

@@ -8,6 +8,7 @@ from annotation import claims, store
 from annotation.database import Database
 from annotation.metrics.act_times import act_times, richer_act
 from annotation.records import now
+from rlhf.generation import answering_spec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.loop import controller
@@ -39,7 +40,7 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
         wanted=state.auto_train.wanted,
         running=running,
         left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
-        steps=tuple(next_steps(state, claims.waiting_for(db, annotator_id), more, job_store.answers_come(db))),
+        steps=tuple(next_steps(state, claims.waiting_for(db, annotator_id), more, answering_spec.answers_come(db))),
         offer=richer_offer(project, richer, sum(store.stock_sizes(db, serving.id).values())),
     )
 

@@ -38,7 +38,7 @@ MODES = {LITERAL: False, RENDERED: True}
 WHO_JUDGES = {
     "people": N_("It is in the annotators' queue."),
     "ai": N_("AI judges judge it, and people do not."),
-    "mixed": N_("AI judges judge it first, and people where these don't settle it or a lot is drawn."),
+    "mixed": N_("AI judges judge it first, and people where these can't label it or a lot is drawn."),
 }
 ROLES = {"system": N_("System prompt"), "user": N_("User"), "assistant": N_("Answer")}
 Update = dict[str, Any]

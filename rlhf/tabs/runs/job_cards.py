@@ -33,7 +33,7 @@ from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental
-from rlhf.models.registry import WEIGHTS_WORDS, Policy
+from rlhf.models.registry import PRECISION_WORDS, Policy
 from rlhf.submission.form_fields import in_labels
 from rlhf.tabs.runs.job_words import (
     SIZE_ON_DISK,
@@ -192,7 +192,7 @@ def made_sentence(made: Policy | None) -> str:
     if made.deleted:
         gone = _("It made {revision}, whose files were deleted on {day}.")
         return gone.format(revision=made.revision, day=made.deleted[:10])
-    if made.kind == "reward":
+    if made.kind == "reward-model":
         return _("It made the reward model {revision}.").format(revision=made.revision)
     return _("It made the policy {revision} ({status}).").format(revision=made.revision, status=made.status_word)
 
@@ -374,7 +374,7 @@ ADAPTERS = {"lora": "LoRA adapter", "prompt": N_("virtual tokens")}
 
 def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
     """What a policy or reward model is made of, and how large it is on disk."""
-    precision = _(WEIGHTS_WORDS[policy.weights])
+    precision = _(PRECISION_WORDS[policy.precision])
     form = (
         _("whole weights, {precision}").format(precision=precision)
         if policy.form == "full"

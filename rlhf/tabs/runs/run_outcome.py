@@ -130,7 +130,7 @@ def parts_of(
 
 def report(context: Context, job: Job | None, subject: Policy | None) -> str:
     """The check of the job's policy; a job that is a check shows its own. Of a reward model its quality is shown."""
-    if job is None or subject is None or subject.kind == "reward":
+    if job is None or subject is None or subject.kind == "reward-model":
         return ""
     if isinstance(job.spec, CheckSpec):
         own = check_of(job)
@@ -178,7 +178,7 @@ def objection_line(against: str) -> str:
 
 def use_of(subject: Policy | None) -> str:
     """Where a policy is trained against a reward model, which does nothing by itself; of all else nothing."""
-    if subject is None or subject.kind != "reward" or subject.deleted:
+    if subject is None or subject.kind != "reward-model" or subject.deleted:
         return ""
     forms = (form for spec in ALGORITHMS.values() if subject.kind in spec.lists.values() for form in spec.forms)
     said = _("Train a policy against it: {form}")

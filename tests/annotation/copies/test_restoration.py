@@ -38,6 +38,8 @@ from annotation.hub_client import Conflict, connect
 from annotation.imports import importing
 from annotation.jobs import job_table
 from annotation.records import Annotator, UserError
+from annotation.schema import migrations
+from annotation.sqlite import sqlite_utils
 from annotation.web import access, invitations
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets
@@ -824,6 +826,33 @@ def test_a_copy_of_a_newer_program_is_refused_and_not_passed_over(
     with pytest.raises(UserError, match=r"newer Prefloop.*m999_from_the_future.*Nothing was changed"):
         restoration.begin(place, tmp_path / "new")
     assert not (tmp_path / "new" / FILE_NAME).exists()
+
+
+def test_a_copy_of_an_earlier_program_says_what_page_and_code_say_once_it_is_restored(
+    db: Database, data_dir: Path, place: CopyTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_an_earlier_program(_now: Database, target: Path) -> None:
+        old = sqlite_utils.Database(target)
+        migrations.apply(old, stop_before="m029_one_word_in_rows_too")
+        moment = {"created": "2026-01-01T00:00:00.000000+00:00"}
+        old["annotator"].insert({"name": "ann", "role": "admin", **moment})
+        base = {"revision": "base", "algorithm": "base", "form": "base", "base": BASE_NAME, "status": "serving"}
+        old["model"].insert({**base, "weights": "bf16", **moment})
+        old["promotion"].insert({"model_id": 1, "previous_id": 1, "action": "rollback", "decided_by": "ann", **moment})
+        old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", **moment})
+        old["comparison"].insert({"prompt_id": 1, "purpose": "preference", **moment})
+        held = {"comparison_id": 1, "annotator_id": 1, "purpose": "adjudication", "kind": "pair", "state": "held"}
+        old["claim"].insert({**held, "nonce": "n", "shown_order": "[0, 1]", "expires": "2100", **moment})
+        old.close()
+
+    restoration.begin(place, data_dir)
+    monkeypatch.setattr(safe_copies, "copy_database", of_an_earlier_program)
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    restoration.begin(place, tmp_path / "new")
+    with closing(open_database(tmp_path / "new")) as restored:
+        assert registry.serving(restored).precision == "bf16"
+        assert [one.action for one in registry.decisions(restored)] == ["go-back"]
+        assert restored.value("SELECT purpose FROM claim") == "settle"
 
 
 def test_a_broken_database_here_is_left_alone_until_a_copy_is_chosen_instead(

@@ -113,7 +113,7 @@ def test_the_generated_databases_have_all_that_the_property_is_about() -> None:
                 seen |= {"tags"} if row["tags"] != "[]" else set()
                 seen |= {"early"} if row["early"] else set()
     assert seen >= {
-        *("own", "gold", "re-ask", "adjudication", "import", "pair", "best", "rank", "ranked", "all-bad", "skip"),
+        *("own", "gold", "re-ask", "settle", "import", "pair", "best", "rank", "ranked", "all-bad", "skip"),
         *("undone", "flag", "edited_response_id", "supersedes", "re_ask_of", "tie", "tags", "early"),
     }
 
@@ -337,17 +337,43 @@ def test_an_archive_from_before_there_were_other_models_than_adapters_is_read(co
     with fresh() as db:
         restored(db, sealed(earlier))
         assert registry.by_revision(db, "base").form == "base"
-        held = "SELECT DISTINCT m.weights AS own, r.weights FROM response r LEFT JOIN model m ON m.id = r.model_id"
-        assert all(row["own"] == row["weights"] for row in db.rows(held))
+        held = "SELECT DISTINCT m.precision AS own, r.precision FROM response r LEFT JOIN model m ON m.id = r.model_id"
+        assert all(row["own"] == row["precision"] for row in db.rows(held))
         assert db.value("SELECT count(*) FROM response WHERE purpose = 'check'") == 1
         adapter = registry.by_revision(db, "dpo-1")
         assert adapter.algorithm == "dpo"
-        assert (adapter.kind, adapter.form, adapter.weights, adapter.ground_id) == ("policy", "lora", "nf4", None)
+        assert (adapter.kind, adapter.form, adapter.precision, adapter.ground_id) == ("policy", "lora", "nf4", None)
+
+
+def in_earlier_words(line: Line) -> Line:
+    """A row as the version before rows said what page and code say had it."""
+    if line.get("table") in ("model", "response"):
+        line = {"weights" if name == "precision" else name: value for name, value in line.items()}
+        return {**line, "kind": "reward"} if line.get("kind") == "reward-model" else line
+    if line.get("table") == "judge":
+        return {**line, "settings": line["settings"].replace('"precision"', '"weights"')}
+    if line.get("table") in ("claim", "judgement") and line["purpose"] == "settle":
+        return {**line, "purpose": "adjudication"}
+    return line
+
+
+def test_an_archive_in_earlier_words_is_the_same_in_those_of_now(content: bytes) -> None:
+    lines = lines_of(content)[:-1]
+    judge = next(line for line in lines if line.get("table") == "judge")
+    judge["settings"] = json.dumps({"directory": "/models/judge", "precision": "bf16"})
+    earlier = [in_earlier_words(line) for line in lines]
+    assert earlier != lines
+    found = []
+    for version in (lines, earlier):
+        with fresh() as db:
+            restored(db, sealed(version))
+            found.append(archived(db))
+    assert found[0] == found[1]
 
 
 ARE_NEW: Mapping[str | None, tuple[str, ...]] = {
-    "model": ("kind", "form", "weights", "ground_id", "deleted"),
-    "response": ("weights",),
+    "model": ("kind", "form", "precision", "ground_id", "deleted"),
+    "response": ("precision",),
     "judgement": ("imported_chance",),
 }
 

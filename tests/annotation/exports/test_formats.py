@@ -498,7 +498,7 @@ def test_rows_follow_the_majority_counted_by_hand(ranks: list[tuple[int, ...]]) 
     assert {text for text, label in labels(group).items() if label} == good
 
 
-@given(st.lists(st.sampled_from(["own", "gold", "re-ask", "adjudication"]), min_size=1, max_size=5))
+@given(st.lists(st.sampled_from(["own", "gold", "re-ask", "settle"]), min_size=1, max_size=5))
 def test_every_reason_has_words_for_the_card(purposes: list[Any]) -> None:
     group = [judged(PEOPLE[place], (1, 2), place, purpose=purpose) for place, purpose in enumerate(purposes)]
     counted, reasons = usable(group)

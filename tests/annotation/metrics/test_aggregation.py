@@ -106,13 +106,13 @@ def test_who_is_left_out_takes_no_comparison_out_by_flags() -> None:
 
 
 def test_an_admin_who_skips_settles_nothing() -> None:
-    skipping = judgement("judge", None, 3, purpose="adjudication", outcome="skip")
+    skipping = judgement("judge", None, 3, purpose="settle", outcome="skip")
     counted, _ = usable([judgement("ann", (1, 2), 1), judgement("bob", (1, 2), 2), skipping])
     assert ids(pairs_of(counted)[0]) == [(0, 1)]
 
 
 def test_what_settles_a_comparison_stands_alone() -> None:
-    settling = judgement("judge", (2, 1), 3, purpose="adjudication")
+    settling = judgement("judge", (2, 1), 3, purpose="settle")
     counted, reasons = usable([judgement("ann", (1, 2), 1), judgement("bob", (1, 2), 2), settling])
     assert (counted, reasons) == ([settling], ["settled", "settled"])
 

@@ -143,7 +143,7 @@ def test_duels_are_between_answers_of_different_policies_that_were_compared() ->
     votes = [
         vote(1, "a", FIRST, revisions=sides),
         vote(2, "a", TIE, revisions=sides),
-        vote(3, "a", SECOND, revisions=sides, purpose="adjudication"),
+        vote(3, "a", SECOND, revisions=sides, purpose="settle"),
         vote(4, "a", FIRST),  # one policy
         vote(5, "a", FIRST, revisions=("base", None)),  # imported
         vote(6, "a", FIRST, revisions=sides, purpose="gold"),

@@ -133,7 +133,7 @@ def test_only_independent_rankings_of_complete_answers_overlap() -> None:
     votes = [
         vote(1, "a", FIRST),
         vote(1, "b", SECOND),
-        vote(1, "c", FIRST, purpose="adjudication"),
+        vote(1, "c", FIRST, purpose="settle"),
         vote(2, "a", FIRST),
         vote(2, "b", FIRST, early=True),
         vote(3, "a", FIRST, purpose="gold"),

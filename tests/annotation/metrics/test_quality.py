@@ -523,7 +523,7 @@ def test_the_most_disputed_is_settled_first_and_stands(db: Database, owner: Anno
     assert pool is not None
     assert [dispute.comparison_id for dispute in quality.report(db).disputes] == [numbers[1], numbers[2], numbers[0]]
     claim = quality.settle_next(db, owner.id)
-    assert (claim.comparison_id, claim.purpose) == (numbers[1], "adjudication")
+    assert (claim.comparison_id, claim.purpose) == (numbers[1], "settle")
     assert db.value("SELECT state FROM claim WHERE nonce = ?", (pool.nonce,)) == "released"
     assert quality.settle_next(db, owner.id) == claim  # pressed twice
     assert prefer(db, owner.id, 1, "slightly").nonce == claim.nonce
@@ -773,7 +773,7 @@ def test_buttons_do_what_they_say(pages: gr.Blocks, context: Context) -> None:
     settled = text_of(press(pages, "settle_next_comparison"))
     held = claims.claim_next(context.db, access.authorise(context.db, "owner", "admin").id)
     assert held is not None
-    assert held.purpose == "adjudication"
+    assert held.purpose == "settle"
     assert f"Comparison {held.comparison_id} is in your hands" in settled
 
 

@@ -307,7 +307,7 @@ def test_what_counts_as_evidence() -> None:
     votes = [
         vote(1, "a", FIRST),
         vote(1, "b", SECOND),
-        vote(1, "b", FIRST, purpose="adjudication"),  # in place of b's own
+        vote(1, "b", FIRST, purpose="settle"),  # in place of b's own
         vote(2, "a", TIE),
         vote(3, "a", None),
         vote(4, "a", FIRST, early=True),
@@ -339,7 +339,7 @@ def test_the_best_answer_by_weight() -> None:
     assert weighted_best(votes[:2]) is None
     assert weighted_best([vote(1, "a", TIE), vote(1, "b", None)]) is None
     assert weighted_best(votes, {"a": 0.5, "b": 0.3, "c": 0.5}) is None  # nobody better than a coin
-    settled = [*votes, vote(1, "owner", FIRST, purpose="adjudication")]
+    settled = [*votes, vote(1, "owner", FIRST, purpose="settle")]
     assert weighted_best(settled) == 0
     assert weighted_best([*votes[:1], vote(1, "b", SECOND, purpose="gold"), vote(1, "c", SECOND, early=True)]) == 0
 

@@ -166,9 +166,7 @@ def test_what_is_put_aside_to_settle_comes_blind_one_after_the_other(
     made = bulk_changes.make(db, asked, people["eve"], 2)
     assert judge_all(db, people["ann"], most=1) == ids[2:], "nobody else is kept from anything"
     assert judge_all(db, people["eve"]) == ids[:2]
-    assert {row["purpose"] for row in db.rows("SELECT purpose FROM judgement WHERE annotator_id = 5 - 1")} == {
-        "adjudication"
-    }
+    assert {row["purpose"] for row in db.rows("SELECT purpose FROM judgement WHERE annotator_id = 5 - 1")} == {"settle"}
     assert statuses(db) == ["settled", "settled", "judged"]
     undone = bulk_changes.undo(db, made, "eve")
     assert statuses(db) == ["settled", "settled", "judged"], "what was judged stays"
@@ -182,7 +180,7 @@ def test_who_is_no_admin_any_more_settles_nothing(db: Database, people: dict[str
     judge_all(db, people["ann"])
     change(db, eve, "settle", ids)
     judge_all(db, eve, most=1)
-    settled = db.value("SELECT id FROM judgement WHERE purpose = 'adjudication'")
+    settled = db.value("SELECT id FROM judgement WHERE purpose = 'settle'")
     held = claims.claim_next(db, eve.id)
     assert held is not None
     access.add_account(db, "fay", "admin", "long enough words")

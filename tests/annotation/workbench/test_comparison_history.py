@@ -57,7 +57,7 @@ def test_the_history_has_every_act_in_order(db: Database) -> None:
     assert [(one.outcome, one.stands) for one in found.judgements] == [
         ("ranked", False), ("ranked", False), ("undone", False), ("ranked", True), ("all-bad", True),
     ]  # fmt: skip
-    assert [one.purpose for one in found.hand_outs] == ["own", "own", "adjudication"]
+    assert [one.purpose for one in found.hand_outs] == ["own", "own", "settle"]
     assert [(one.kind, one.undone_by) for one in found.acts] == [("withdraw", "ann")]
     assert (found.formed_chance, found.people_chance, found.asks) == (0.25, 1.0, "people")
     assert found.judgements[3].edited == "better"

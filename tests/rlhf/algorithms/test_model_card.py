@@ -164,7 +164,7 @@ def computes_as(shelf: Shelf, name: str, found: torch.Tensor) -> None:
     served = shelf.computed_here(policy.revision)
     others = [found, shelf.computed_here("base")]
     distances = [float((served.exp() * (served - other)).sum(-1).mean()) for other in others]
-    assert distances[0] < (1e-6 if policy.weights == "fp32" else 2e-3)
+    assert distances[0] < (1e-6 if policy.precision == "fp32" else 2e-3)
     assert distances[1] > max(0.02, 10 * distances[0]), "it does nothing, so the comparison would prove nothing"
 
 
@@ -323,7 +323,7 @@ def test_only_named_files_go_up_and_nothing_private_is_in_them(stall: Stall, nam
         assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
         assert "adapter_config.json" not in files, "those of another tag are gone"
     else:
-        scale = {"reward.json"} if policy.kind == "reward" else set()
+        scale = {"reward.json"} if policy.kind == "reward-model" else set()
         assert set(files) == {"README.md", "adapter_config.json", "adapter_model.safetensors"} | scale
     assert not {"prefloop.json", "training_args.bin", "optimizer.pt"} & set(files)
     machine = stall.shelf.machine
@@ -339,7 +339,7 @@ def test_the_hub_can_read_a_published_card(stall: Stall, name: str) -> None:
     assert data.license == "apache-2.0"
     # A base in a directory has no name on the Hub.
     assert data.base_model == (REPO if name == "on full" else None)
-    assert data.to_dict()["prefloop"]["weights"] == stall.shelf.made[name].weights
+    assert data.to_dict()["prefloop"]["precision"] == stall.shelf.made[name].precision
 
 
 def test_a_published_card_says_what_it_grew_from(stall: Stall) -> None:

@@ -36,7 +36,7 @@ from rlhf.jobs.job_spec import Method, Precision
 from rlhf.jobs.run import Run, perform
 from rlhf.jobs.worker_process import worker_command
 from rlhf.models import hidden_states, registry
-from rlhf.models.loading import weights_of
+from rlhf.models.loading import held_precision
 from rlhf.models.sampling import end_token_ids
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.tabs.runs.curves import plots_of
@@ -109,8 +109,8 @@ def add_reward_model(machine: Machine, spec: PPOSpec) -> None:
         job_id=job_id,
         path="adapters/reward",
         sha256=directory_sha256(directory),
-        kind="reward",
-        weights=weights_of(trained),
+        kind="reward-model",
+        precision=held_precision(trained),
     )
 
 
@@ -509,7 +509,7 @@ def test_a_job_in_4_bits_leaves_a_policy_that_can_serve(machine: Machine) -> Non
     run = begin(machine, spec)
     result = ppo.run(run, spec_of(run))
     policy = registry.by_revision(machine.db, result["revision"])
-    assert (policy.kind, policy.form, policy.weights, policy.status) == ("policy", "lora", "nf4", "candidate")
+    assert (policy.kind, policy.form, policy.precision, policy.status) == ("policy", "lora", "nf4", "candidate")
     weights = machine.adapter(policy.revision)
     assert all("lora_A" in name or "lora_B" in name for name in weights)
     assert all(value.any() for value in weights.values())

@@ -257,7 +257,7 @@ def test_it_learns_that_the_shorter_answer_is_preferred(judged: Machine) -> None
     assert result["quality"]["length"]["longer_wins"]["value"] == 0.0
     assert result["quality"]["length"]["spearman"] < -0.5
     reward = registry.by_revision(judged.db, result["revision"])
-    assert (reward.kind, reward.form, reward.weights, reward.status) == ("reward", "lora", "fp32", "candidate")
+    assert (reward.kind, reward.form, reward.precision, reward.status) == ("reward-model", "lora", "fp32", "candidate")
     assert preconditions.accuracy_of(judged.db, reward) == accuracy["value"]
     ppo = PPOSpec(reward_model=reward.revision, method="lora", parent="base")
     assert preconditions.check(judged.db, ppo) == []
@@ -384,7 +384,7 @@ def test_a_reward_model_of_merged_or_fully_trained_weights_lies_on_them(judged: 
         path="adapters/full",
         sha256=directory_sha256(directory),
         form="full",
-        weights="fp32",
+        precision="fp32",
     )
     _, result = finished(judged, replace(QUICK, parent="full", epochs=1))
     reward = registry.by_revision(judged.db, result["revision"])

@@ -260,7 +260,7 @@ def test_it_learns_what_is_demonstrated_and_says_so(taught: Machine) -> None:
     assert all(list(answers) == [0, 15, 30] for answers in samples.values())
 
     policy = made_by(taught, job)
-    assert (policy.algorithm, policy.form, policy.weights, policy.status) == ("sft", "lora", "fp32", "candidate")
+    assert (policy.algorithm, policy.form, policy.precision, policy.status) == ("sft", "lora", "fp32", "candidate")
     assert not list((taught.data_dir / "checkpoints").iterdir())
 
 
@@ -353,7 +353,7 @@ def test_the_stored_policy_computes_what_the_trained_model_did(taught: Machine, 
     policy = made_by(taught, job)
     loss, accuracy = by_hand(models.use(policy), items)
     held_out = (job.result or {})["held_out"]
-    exact = policy.weights == "fp32"
+    exact = policy.precision == "fp32"
     assert held_out["loss"] == pytest.approx(loss, rel=1e-5 if exact else 5e-3)
     assert held_out["token_accuracy"] == pytest.approx(accuracy, abs=1e-6 if exact else 0.06)
     untouched, _ = by_hand(models.use(registry.by_revision(taught.db, "base")), items)

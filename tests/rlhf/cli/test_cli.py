@@ -167,7 +167,7 @@ def test_a_training_says_before_it_starts_what_another_precision_costs(
 def test_a_directory_without_a_model_says_how_to_set_it_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from rlhf.__main__ import main
 
-    spec = write_spec(tmp_path / "spec.json", {"kind": "generate"})
+    spec = write_spec(tmp_path / "spec.json", {"kind": "answering"})
     assert main(["--data", str(tmp_path / "new"), "run", str(spec)]) == 2
     assert "There is no database in" in sentence(capsys.readouterr().err)
     open_database(tmp_path / "new").close()

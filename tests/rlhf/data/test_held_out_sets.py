@@ -18,8 +18,8 @@ from rlhf.data.held_out_sets import LEAST, MOST_WEIGHED
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation import prompt_sets
-from rlhf.generation.prompt_sets import PromptSetSpec
+from rlhf.generation import prompt_set_spec
+from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
 from rlhf.loop import controller
@@ -169,7 +169,7 @@ def test_the_gates_own_prompts_are_compared_and_shown_nowhere(db: Database, data
     # Neither ordinary comparisons nor answers to a prompt set nor sample answers of runs.
     for shown in (
         [prompt for prompt, _, _ in store.prompts_to_answer(db, 1, "held-out", 200)],
-        prompt_sets.prompts_of(db, PromptSetSpec(split="held-out")),
+        prompt_set_spec.prompts_of(db, PromptSetSpec(split="held-out")),
         held_out_sets.sample_prompts(db),
         held_out_sets.open_prompts(db),
     ):
@@ -265,7 +265,7 @@ def test_a_candidate_that_the_gate_has_looked_at_counts_once_for_each_set(db: Da
     for _ in range(2):
         checked(db, data_dir, made)
         registry.reject(db, made.revision, "ann", "no")
-        registry.reopen(db, made.revision, "ann")
+        registry.take_back_rejection(db, made.revision, "ann")
     assert len(held_out_sets.weighed(db, 1)) == 1
     assert gate_decisions.findings(db, made).carried == 0, "others, before it"
     checked(db, data_dir, other)

@@ -13,6 +13,7 @@ from annotation.jobs import job_table
 from annotation.metrics.intervals_and_bias import Estimate
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import finished_checks, newest_check, newest_checks
+from rlhf.evaluation.probes import ProbeFigures
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, RewardChange, WinRate
 from rlhf.jobs import job_store
 from rlhf.judges.verdicts import LetterShare, ScoreTemperature
@@ -103,6 +104,14 @@ def test_reports_of_earlier_versions_are_read_and_lack_what_came_later(
     assert (found.kl_per_token, found.anchor.revision, found.anchor.nll_under_anchor) == (0.0, "base", 1.2)
     assert found.win_rates is found.same_answers is found.identical is found.perplexity_ratio is None
     assert (found.judged, found.reward, found.reward_known) == ({}, None, False)
+
+
+def test_a_report_that_called_the_precision_weights_is_read() -> None:
+    probes = {"asked": "a", "weights": "bf16", "chances": {"x": [0.9]}}
+    found = CheckReport.from_json({**OLD, "candidate": {**SIDE, "weights": "bf16", "probes": probes}})
+    assert found.candidate.precision == "bf16"
+    assert found.candidate.probes == ProbeFigures("a", "bf16", {"x": (0.9,)})
+    assert CheckReport.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def test_a_report_that_judged_reward_hacking_by_itself_is_read() -> None:

@@ -46,7 +46,7 @@ from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed
 
 pytestmark = pytest.mark.slow
 
-PROBED = {"asked": "a", "weights": "bf16", "chances": {"knowledge": [0.9, 0.7], "refusals": [1.0, 0.9]}}
+PROBED = {"asked": "a", "precision": "bf16", "chances": {"knowledge": [0.9, 0.7], "refusals": [1.0, 0.9]}}
 SOUND = {
     "kl_to_anchor": 0.05, "nll_under_anchor": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0,
     "probes": PROBED,
@@ -576,7 +576,7 @@ def judge_says(db: Database, judge: judge_store.Judge, policy: Policy) -> None:
 def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(db: Database, data_dir: Path) -> None:
     registry.add(
         db, revision="rm-1", algorithm="reward_model", base=BASE_NAME, parent_id=1,
-        job_id=job_store.enqueue(db, RewardModelSpec(), "a"), path="x", sha256="x", kind="reward",
+        job_id=job_store.enqueue(db, RewardModelSpec(), "a"), path="x", sha256="x", kind="reward-model",
     )  # fmt: skip
     made = make_candidate(db, data_dir)
     with db.transaction() as connection:  # as if PPO had made it
@@ -643,7 +643,7 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     # A reward model that has learnt the same judge's labels says what that says.
     registry.add(
         db, revision="rm-1", algorithm="reward_model", base=BASE_NAME, parent_id=1,
-        job_id=job_store.enqueue(db, RewardModelSpec(snapshot="s"), "a"), path="x", sha256="x", kind="reward",
+        job_id=job_store.enqueue(db, RewardModelSpec(snapshot="s"), "a"), path="x", sha256="x", kind="reward-model",
     )  # fmt: skip
     pupil = judge_store.add(db, "pupil", "reward-model", {"model": "rm-1"}, "owner")
     serving = registry.serving(db)
@@ -779,25 +779,25 @@ def test_the_base_is_the_anchor_under_other_weights_too(db: Database, data_dir: 
 
 
 def test_of_a_check_in_two_precisions_nothing_of_the_candidates_answers_is_left(db: Database, data_dir: Path) -> None:
-    made = replace(make_candidate(db, data_dir), weights="bf16")
+    made = replace(make_candidate(db, data_dir), precision="bf16")
     equal = {"equal_length_kl": 0.1, "equal_length_distinct": 1.0, "equal_length_nll_ratio": 1.0}
-    report = CheckReport.from_json({"candidate": {**SOUND, "weights": ""}, "anchor": SOUND, **equal})
+    report = CheckReport.from_json({"candidate": {**SOUND, "precision": ""}, "anchor": SOUND, **equal})
     found = gate_decisions.measured_in_one_precision(report, made)
     assert [found.kl_per_token, found.distinct_ratio, found.nll_ratio, found.perplexity_ratio] == [None] * 4
-    assert gate_decisions.measured_in_one_precision(report, replace(made, weights="nf4")) == report
+    assert gate_decisions.measured_in_one_precision(report, replace(made, precision="nf4")) == report
 
 
 def test_alpha_is_spent_for_each_precision_of_what_serves(db: Database, data_dir: Path) -> None:
     """In another one the base answers as another policy, against which there is evidence anew."""
     first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
-    held = registry.serving(db).weights
+    held = registry.serving(db).precision
     assert held == "nf4"
     finish_check(db, data_dir, first)  # one of an earlier version, which does not say so
-    finish_check(db, data_dir, first, against={"revision": "base", "weights": "nf4", **SOUND})
+    finish_check(db, data_dir, first, against={"revision": "base", "precision": "nf4", **SOUND})
     registry.set_precision(db, "bf16", "ann")
     assert gate_decisions.findings(db, first).number == 2, "before its check against what serves now"
     for one in (first, second):
-        finish_check(db, data_dir, one, against={"revision": "base", "weights": "bf16", **SOUND})
+        finish_check(db, data_dir, one, against={"revision": "base", "precision": "bf16", **SOUND})
     assert [gate_decisions.findings(db, one).number for one in (first, second)] == [2, 3]
     registry.set_precision(db, "nf4", "ann")
     assert [gate_decisions.findings(db, one).number for one in (first, second)] == [1, 4]
@@ -922,7 +922,7 @@ def test_what_was_decided_on_can_be_looked_at_afterwards(db: Database, data_dir:
     registry.promote(db, "base", "ann")
     retired = registry.by_revision(db, first.revision)
     assert registry.decided_against(db, retired) == registry.by_revision(db, "base")
-    assert registry.decided_against(db, registry.by_revision(db, "base")) is None, "a rollback is no such decision"
+    assert registry.decided_against(db, registry.by_revision(db, "base")) is None, "to go back is no such decision"
 
 
 # ------------------------------------------------------------------------------------------ what comes to nothing
@@ -1211,7 +1211,7 @@ def test_what_the_rule_says_to_promote_needs_no_reason_and_going_back_never_does
     gate_decisions.promote(db, data_dir, made.revision, "ann")
     gate_decisions.promote(db, data_dir, "base", "ann")
     gate_decisions.promote(db, data_dir, made.revision, "ann")
-    assert [row.action for row in registry.decisions(db)] == ["rollback", "rollback", "promote"]
+    assert [row.action for row in registry.decisions(db)] == ["go-back", "go-back", "promote"]
     again, back, _first = (row.reason for row in registry.decisions(db))
     assert again.startswith("The rule said: promote.")
     assert back == "no reason given"
@@ -1371,7 +1371,7 @@ def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Data
     second, whole = train(DPOSpec(scope="new"), first.revision), train(DPOSpec(scope="all"), first.revision)
     assert [win_rates.judged_for(db, one) for one in (base, first, second, whole)] == [0, 10, 19, 19]
     judge(2)
-    reward = train(RewardModelSpec(scope="all"), "base", "reward")
+    reward = train(RewardModelSpec(scope="all"), "base", "reward-model")
     by_ppo = train(PPOSpec(reward_model=reward.revision, accepted_accuracy=0.01), first.revision)
     assert win_rates.judged_for(db, by_ppo) == 21
 

@@ -26,7 +26,7 @@ from tests.conftest import make_response, seed_prompts
 from tests.rlhf.evaluation.test_gate_decisions import finish_check, judge_says, make_candidate, people_say, skip
 
 # (the candidate's answer, the other's): three ties by the text, a loss and a win by an answer that is none.
-SETTLED = (("Yes.", "Yes."), ("Yes.", "Yes.\n"), ("", " "), (" ", "Yes."), ("Yes.", ""))
+UNCOMPARED = (("Yes.", "Yes."), ("Yes.", "Yes.\n"), ("", " "), (" ", "Yes."), ("Yes.", ""))
 
 
 def answer(db: Database, prompt: Prompt, policy: Policy, text: str) -> None:
@@ -38,7 +38,7 @@ def answer(db: Database, prompt: Prompt, policy: Policy, text: str) -> None:
 def checked(db: Database, data_dir: Path) -> Policy:
     """A candidate that a judge prefers on eight prompts, on five of which nobody has to be asked."""
     made, base = make_candidate(db, data_dir, number=0), registry.by_revision(db, "base")
-    texts = (*SETTLED, *((f"Long, {number}.", f"Short, {number}.") for number in range(8)))
+    texts = (*UNCOMPARED, *((f"Long, {number}.", f"Short, {number}.") for number in range(8)))
     for prompt, (own, other) in zip(seed_prompts(db, 13, "held-out")[-13:], texts, strict=True):
         answer(db, prompt, made, own)
         answer(db, prompt, base, other)
@@ -74,14 +74,14 @@ def test_answers_that_differ_in_blanks_alone_are_the_same_and_count_once(db: Dat
     """SQLite's trim leaves newlines, so such a pair was compared, and counted as a tie beside its verdict."""
     judge, base = judge_store.by_name(db, "j"), registry.by_revision(db, "base")
     found = win_rates.outcomes_by(db, judge, checked, base)
-    assert (len(found.compared), len(found.settled), found.answered) == (8, 5, 13)
+    assert (len(found.compared), len(found.uncompared), found.answered) == (8, 5, 13)
 
 
 def test_a_pair_that_an_earlier_version_let_a_judge_compare_counts_by_its_verdict(
     db: Database, checked: Policy
 ) -> None:
     judge, base = judge_store.by_name(db, "j"), registry.by_revision(db, "base")
-    pair = next(one for one in store.paired_answers(db, checked.id, base.id) if one.texts == SETTLED[1])
+    pair = next(one for one in store.paired_answers(db, checked.id, base.id) if one.texts == UNCOMPARED[1])
     with db.transaction() as connection:
         connection.execute(
             "INSERT INTO comparison (prompt_id, purpose, candidate_id, against_id, asks, created) "
@@ -91,7 +91,7 @@ def test_a_pair_that_an_earlier_version_let_a_judge_compare_counts_by_its_verdic
         store.place_responses(db, db.value("SELECT max(id) FROM comparison"), [pair.first, pair.second])
     judge_says(db, judge, checked)
     found = win_rates.outcomes_by(db, judge, checked, base)
-    assert (len(found.compared), len(found.settled), len(found.decided)) == (9, 4, 13)
+    assert (len(found.compared), len(found.uncompared), len(found.decided)) == (9, 4, 13)
 
 
 def test_a_judge_that_said_nothing_has_no_win_rate_unless_there_was_nothing_to_say(
@@ -103,7 +103,7 @@ def test_a_judge_that_said_nothing_has_no_win_rate_unless_there_was_nothing_to_s
     answer(db, prompt, made, "Yes.")
     answer(db, prompt, base, "Yes.")
     assert win_rates.outcomes_by(db, silent, made, base).rate().value is None
-    own = {pair.first for pair in store.paired_answers(db, made.id, base.id) if pair.settled is not None}
+    own = {pair.first for pair in store.paired_answers(db, made.id, base.id) if pair.known_outcome is not None}
     assert win_rates.outcomes_by(db, silent, made, base, own).rate().value == 0.5
 
 

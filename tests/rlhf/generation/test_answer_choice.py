@@ -13,7 +13,7 @@ from annotation.metrics import quality
 from annotation.records import Sampling
 from rlhf.data import label_noise
 from rlhf.data.label_noise import Noise
-from rlhf.generation import answering_worker
+from rlhf.generation import answering_job
 from rlhf.generation.answering_spec import AnsweringSpec
 from tests.conftest import act
 from tests.machine_fixtures import Machine
@@ -88,7 +88,7 @@ def test_nothing_is_chosen_while_a_training_wants_the_processors(
     doubting: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refilled(doubting)
-    monkeypatch.setattr(answering_worker, "training", lambda run: True)
+    monkeypatch.setattr(answering_job, "training", lambda run: True)
     assert how(refilled(doubting, judged=11)) == {("random", 1.0)}
 
 

@@ -22,11 +22,11 @@ import app
 from annotation import store
 from annotation.records import Message, Prompt, Sampling
 from annotation.web import access
-from rlhf.generation import answering_worker, playground_store, prompt_sets
+from rlhf.generation import answering_job, playground_store, prompt_set_spec, prompt_sets
+from rlhf.generation.answering_job import AnsweringWorker, policies_to_keep
 from rlhf.generation.answering_spec import AnsweringSpec
-from rlhf.generation.answering_worker import AnsweringWorker, policies_to_keep
 from rlhf.generation.playground_store import Chat
-from rlhf.generation.prompt_sets import PromptSetSpec
+from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run
@@ -37,7 +37,7 @@ from rlhf.models.sampling import draw
 from tests.builders import policy
 from tests.e2e.conftest import running_app
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine, wait_until, write_spec
-from tests.rlhf.generation.test_answering_worker import answering, ask, state_of, stock
+from tests.rlhf.generation.test_answering_job import answering, ask, state_of, stock
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def register(machine: Machine, revision: str, form: PolicyForm, seed: int = 0) -
         path=f"adapters/{revision}",
         sha256=directory_sha256(directory),
         form=form,
-        weights="bf16" if form == "full" else "nf4",
+        precision="bf16" if form == "full" else "nf4",
     )
 
 
@@ -178,7 +178,7 @@ def test_a_batch_that_a_chat_interrupts_goes_on_as_if_nothing_had_been(
     stocked: Machine, monkeypatch: pytest.MonkeyPatch, serving: str, asked: str
 ) -> None:
     """Which adapter is active is global; the interrupted draw must find its own again."""
-    monkeypatch.setattr(answering_worker, "GLANCE_SECONDS", 0.0)
+    monkeypatch.setattr(answering_job, "GLANCE_SECONDS", 0.0)
     register(stocked, "other", "lora", seed=1)
     if serving != "base":
         registry.promote(stocked.db, serving, "kim")
@@ -424,7 +424,7 @@ def test_every_prompt_is_answered_as_often_as_asked_by_the_chosen_policy(stocked
     assert job.status == "finished", job.message
     assert job.result is not None
     rows = rows_of(stocked, job.id)
-    prompts = [prompt for split in prompt_sets.SPLITS for prompt in store.prompts(stocked.db, split)]
+    prompts = [prompt for split in prompt_set_spec.SPLITS for prompt in store.prompts(stocked.db, split)]
     assert [tuple(row["messages"]) for row in rows] == [prompt.messages for prompt in prompts for _ in range(2)]
     assert len({row["seed"] for row in rows}) == 32
     assert {row["revision"] for row in rows} == {revision}
@@ -489,12 +489,12 @@ def test_a_job_that_was_broken_off_draws_only_what_is_missing(long: Machine) -> 
 
 def test_a_job_from_the_command_line_answers_as_what_served_when_it_was_made(stocked: Machine, tmp_path: Path) -> None:
     registry.promote(stocked.db, "lora", "kim")
-    spec = {"kind": "answer", "split": "held-out", "sampling": {"max_new_tokens": 8}}
+    spec = {"kind": "prompt-set", "split": "held-out", "sampling": {"max_new_tokens": 8}}
     done = stocked.command("run", str(write_spec(tmp_path / "spec.json", spec)))
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout[done.stdout.index("\n{") :])
     assert (result["revision"], result["prompts"], result["answers"]) == ("lora", 4, 4)
-    (job,) = job_store.recent(stocked.db, ("answer",))
+    (job,) = job_store.recent(stocked.db, (PromptSetSpec.kind,))
     assert isinstance(job.spec, PromptSetSpec)
     assert job.spec.revision == "lora", "resumed after a promotion it goes on with the same policy"
     assert (stocked.data_dir / result["file"]).is_file()

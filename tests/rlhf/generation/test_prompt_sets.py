@@ -12,8 +12,8 @@ import pytest
 from annotation import store
 from annotation.database import Database
 from annotation.records import Prompt, Sampling, UserError
-from rlhf.generation import prompt_sets
-from rlhf.generation.prompt_sets import PromptSetSpec
+from rlhf.generation import prompt_set_spec, prompt_sets
+from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.models import registry
 from tests.conftest import seed_prompts
 
@@ -23,7 +23,7 @@ def test_prompts_are_chosen_by_split_and_source(db: Database) -> None:
     seed_prompts(db, 2, "held-out")
     store.add_prompts(db, [Prompt(({"role": "user", "content": "Sing."},), "held-out", "songs")])
     counts = {
-        (split, source): len(prompt_sets.prompts_of(db, PromptSetSpec(split=split, source=source)))
+        (split, source): len(prompt_set_spec.prompts_of(db, PromptSetSpec(split=split, source=source)))
         for split in ("all", "train", "held-out")
         for source in ("", "test", "songs")
     }
@@ -44,10 +44,10 @@ def test_prompts_are_chosen_by_split_and_source(db: Database) -> None:
 def test_no_two_answers_have_the_same_seed_and_later_imports_change_none(db: Database) -> None:
     seed_prompts(db, 5)
     spec = PromptSetSpec(split="train", each=3, seed=100)
-    seeds = {prompt.id: prompt_sets.seeds_of(spec, prompt) for prompt in prompt_sets.prompts_of(db, spec)}
+    seeds = {prompt.id: prompt_set_spec.seeds_of(spec, prompt) for prompt in prompt_set_spec.prompts_of(db, spec)}
     assert len({seed for row in seeds.values() for seed in row}) == 15
     seed_prompts(db, 4)
-    later = {prompt.id: prompt_sets.seeds_of(spec, prompt) for prompt in prompt_sets.prompts_of(db, spec)}
+    later = {prompt.id: prompt_set_spec.seeds_of(spec, prompt) for prompt in prompt_set_spec.prompts_of(db, spec)}
     assert {number: later[number] for number in seeds} == seeds
 
 
@@ -67,7 +67,7 @@ def test_jobs_of_one_policy_have_other_names_for_other_sources() -> None:
         (PromptSetSpec(split="train"), {}, r"no such prompts \(prompts to train on\)"),
         (PromptSetSpec(source="songs"), {}, r"no such prompts \(held-out prompts from 'songs'\)"),
         (PromptSetSpec(revision="dpo-9"), {}, "no policy 'dpo-9'"),
-        (PromptSetSpec(), {"kind": "reward"}, "can't give them"),
+        (PromptSetSpec(), {"kind": "reward-model"}, "can't give them"),
         (PromptSetSpec(), {"deleted": "2026-01-02T03"}, "were deleted on 2026-01-02"),
     ],
 )

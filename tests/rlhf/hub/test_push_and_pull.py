@@ -404,7 +404,7 @@ def test_what_was_pulled_computes_as_what_was_pushed(hub: HubServer, kitchen: Ma
     policy = pull(hub, fresh, f"{REPO}@{made(kitchen).revision}")
     original = made(kitchen)
     assert (policy.source, policy.status) == (f"{REPO}@{done.commit_sha}", "candidate")
-    assert (policy.kind, policy.form, policy.weights) == (original.kind, original.form, original.weights)
+    assert (policy.kind, policy.form, policy.precision) == (original.kind, original.form, original.precision)
     there = logits(fresh, kitchen.model, policy)
     assert torch.equal(there, logits(kitchen.db, kitchen.model, original))
     assert not torch.equal(there, logits(fresh, kitchen.model, registry.by_revision(fresh, "base")))
@@ -423,6 +423,15 @@ def test_what_was_pulled_has_the_shape_of_what_was_pushed(hub: HubServer, kitche
     for words in (f"The parent {policy.revision} has", f"lora_r {shape['lora_r']}", "dora False"):
         assert words in sentence
     assert preconditions.check(fresh, replace(spec, **shape)) == []
+
+
+@pytest.mark.parametrize("word", ["precision", "weights"])
+def test_a_card_says_in_which_precision_an_adapter_was_trained_also_in_an_earlier_word(
+    hub: HubServer, fresh: Database, tiny_model: Path, word: str
+) -> None:
+    card = f"---\nprefloop:\n  {word}: fp32\n---\n".encode()
+    hub.add_repo("model", REPO, {**adapter(**SAME, base_model_name_or_path=tiny_model.name), "README.md": card})
+    assert pull(hub, fresh).precision == "fp32"
 
 
 SAME: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "q_proj"], "use_dora": True}

@@ -145,7 +145,12 @@ def test_a_training_comes_back_as_the_candidate_that_it_would_be_here_whatever_t
     assert made is not None
     assert twin is not None
     assert made.status == "candidate"
-    assert (made.base, made.form, made.weights, made.parent_id) == (twin.base, twin.form, twin.weights, twin.parent_id)
+    assert (made.base, made.form, made.precision, made.parent_id) == (
+        twin.base,
+        twin.form,
+        twin.precision,
+        twin.parent_id,
+    )
     assert made.sha256 == directory_sha256(machine.data_dir / str(made.path))
     assert json.loads((machine.data_dir / str(made.path) / "prefloop.json").read_text())["steps"] == here.steps
     # The same spec, data and code: the same weights.
@@ -198,7 +203,10 @@ def test_what_can_be_shown_of_a_report_is_shown_and_what_can_not_breaks_no_page(
     files = {"../x.safetensors": "0", "training_args.bin": "0"}
     told = {"status": "finished", "message": "", "result": {}, "spec": {"batch_size": 2}, "files": files}
     with pytest.raises(rental_client.RentalEnded, match="no model has here"):
-        rental_client.checked_ending({**told, "model": {"weights": "nf4", "sha256": "0"}})
+        rental_client.checked_ending({**told, "model": {"precision": "nf4", "sha256": "0"}})
+    for precision in ("precision", "weights"):  # the second where an earlier version runs there
+        ending = rental_client.checked_ending({**told, "model": {precision: "fp32", "sha256": "0"}, "files": {}})
+        assert ending.precision == "fp32"
 
 
 def test_only_what_the_job_needs_goes_up_in_private_and_no_path_account_or_token(

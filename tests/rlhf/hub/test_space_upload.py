@@ -423,7 +423,7 @@ def test_answers_are_written_by_a_function_that_could_be_lent_a_gpu_and_needs_on
         cwd=uploaded(tmp_path / "app"), env=here, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (job,) = job_store.recent(machine.db, ("generate",))
+    (job,) = job_store.recent(machine.db, ("answering",))
     assert job.status == "finished", job.message
     assert machine.db.value("SELECT count(*) FROM comparison") > before
 
@@ -443,7 +443,7 @@ def test_a_job_waits_for_no_gpu_that_was_refused(machine: Machine, monkeypatch: 
     monkeypatch.setattr(zero_gpu, "write_stock", zero_gpu.lent(60)(zero_gpu.write_stock))
     with pytest.raises(UserError, match="ZeroGPU lent no GPU"):
         zero_gpu.write_answers(machine.db, machine.data_dir, "ann")
-    assert job_store.active(machine.db, ("generate",)) == []
+    assert job_store.active(machine.db, ("answering",)) == []
     assert job_store.get(machine.db, forgotten).status == "cancelled"
 
 

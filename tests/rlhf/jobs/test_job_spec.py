@@ -22,6 +22,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Rule
 from rlhf.generation.answering_spec import AnsweringSpec
+from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, from_row, target_layers, to_json, with_defaults
 from rlhf.judges.openai_client import EndpointSettings
 from rlhf.kinds import KINDS
@@ -46,7 +47,7 @@ def test_fields_left_out_keep_their_defaults_and_whole_numbers_pass_for_floats()
     assert spec == replace(DPOSpec(), beta=1.0)
     assert isinstance(spec, DPOSpec)
     assert isinstance(spec.beta, float)
-    nested = from_json('{"kind": "generate", "sampling": {"temperature": 1}}')
+    nested = from_json('{"kind": "answering", "sampling": {"temperature": 1}}')
     assert isinstance(nested, AnsweringSpec)
     assert nested.sampling == Sampling(temperature=1.0)
 
@@ -57,8 +58,10 @@ def test_the_text_of_a_spec_does_not_depend_on_the_order_of_its_fields() -> None
     )
 
 
-def test_a_spec_of_when_a_check_was_called_otherwise_is_read() -> None:
+def test_a_spec_of_when_a_kind_was_called_otherwise_is_read() -> None:
     for read_back in (from_json, from_row):
+        assert read_back('{"kind": "generate", "stock": 7}') == AnsweringSpec(stock=7)
+        assert read_back('{"kind": "answer", "each": 2}') == PromptSetSpec(each=2)
         assert read_back('{"kind": "evaluate", "candidate": "dpo-2"}') == CheckSpec(candidate="dpo-2")
         assert read_back('{"kind": "dpo", "evaluate": false, "beta": 0.2}') == DPOSpec(check=False, beta=0.2)
 
@@ -69,8 +72,8 @@ MISTAKES: list[tuple[Any, str]] = [
     ({"beta": 0.1}, '"kind"'),
     ({"kind": "nothing"}, ", ".join(KINDS)),
     ({"kind": "dpo", "betta": 0.1}, "no field 'betta'"),
-    ({"kind": "generate", "sampling": {"temprature": 1}}, "no field 'sampling.temprature'"),
-    ({"kind": "generate", "sampling": 1}, "'sampling' must be an object"),
+    ({"kind": "answering", "sampling": {"temprature": 1}}, "no field 'sampling.temprature'"),
+    ({"kind": "answering", "sampling": 1}, "'sampling' must be an object"),
     ({"kind": "dpo", "beta": "0.1"}, "'beta' must be of type float"),
     ({"kind": "dpo", "beta": None}, "'beta' must be of type float"),
     ({"kind": "dpo", "epochs": 1.5}, "'epochs' must be of type int"),
@@ -86,12 +89,12 @@ MISTAKES: list[tuple[Any, str]] = [
     ({"kind": "dpo", "seed": -1}, "'seed' must not be negative"),
     ({"kind": "dpo", "sft_weight": float("nan")}, "'sft_weight' must not be negative"),
     ({"kind": "dpo", "beta": float("inf")}, "'beta' must not be negative"),
-    ({"kind": "generate", "sampling": {"min_p": 1}}, "'sampling.min_p' must be below 1"),
-    ({"kind": "generate", "sampling": {"temperature": 0}}, "'sampling.temperature' must be above zero"),
-    ({"kind": "generate", "sampling": {"max_new_tokens": 0}}, "'sampling.max_new_tokens' must be above zero"),
+    ({"kind": "answering", "sampling": {"min_p": 1}}, "'sampling.min_p' must be below 1"),
+    ({"kind": "answering", "sampling": {"temperature": 0}}, "'sampling.temperature' must be above zero"),
+    ({"kind": "answering", "sampling": {"max_new_tokens": 0}}, "'sampling.max_new_tokens' must be above zero"),
     ({"kind": "dpo", "annotator_noise": "flip"}, "'annotator_noise' must be one of ignore, weight, smooth"),
-    ({"kind": "generate", "answers": 1}, "between 2 and 8, or 0 for the project's"),
-    ({"kind": "generate", "answers": 9}, "between 2 and 8"),
+    ({"kind": "answering", "answers": 1}, "between 2 and 8, or 0 for the project's"),
+    ({"kind": "answering", "answers": 9}, "between 2 and 8"),
     ({"kind": "check", "prompts": 0}, "'prompts' must be above zero"),
 ]
 
@@ -238,10 +241,10 @@ def test_a_row_of_another_version_says_what_is_not_known_of_it() -> None:
     with pytest.raises(UserError, match="There is no field 'gone'"):
         from_row('{"kind": "dpo", "gone": 1}')
     with pytest.raises(UserError, match=r"There is no field 'sampling\.gone'"):
-        from_row('{"kind": "generate", "sampling": {"gone": 1}}')
-    with pytest.raises(UserError, match='needs a field "kind", one of: generate'):
+        from_row('{"kind": "answering", "sampling": {"gone": 1}}')
+    with pytest.raises(UserError, match='needs a field "kind", one of: answering'):
         from_row('{"kind": "gone"}')
-    assert from_row('{"kind": "generate", "sampling": {"min_p": 0.2}}') == AnsweringSpec(sampling=Sampling(min_p=0.2))
+    assert from_row('{"kind": "answering", "sampling": {"min_p": 0.2}}') == AnsweringSpec(sampling=Sampling(min_p=0.2))
 
 
 def test_what_is_no_json_or_no_kind_is_refused_in_a_sentence() -> None:

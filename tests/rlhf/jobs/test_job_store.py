@@ -616,7 +616,7 @@ def test_active_jobs_are_those_that_have_not_ended_oldest_first(db: Database, jo
     assert [entry.id for entry in job_store.active(db, ("dpo",))] == [job, second]
     job_store.claim(db, job, "w")
     job_table.finish(db, job, "w", {})
-    assert [entry.id for entry in job_store.active(db, ("dpo", "generate"))] == [second, other_kind]
+    assert [entry.id for entry in job_store.active(db, ("dpo", "answering"))] == [second, other_kind]
     assert [entry.id for entry in job_store.recent(db, ("dpo",), 1)] == [second]
 
 

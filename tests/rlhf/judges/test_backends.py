@@ -230,14 +230,14 @@ def test_a_local_directory_is_a_judge_of_its_own_in_the_precision_of_its_making(
     machine: Machine, tiny_judge: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By need; one that an earlier version made goes on in 4 bits, as its verdicts were given."""
-    for total, weights in ((1e12, "bf16"), (1, "nf4")):
+    for total, precision in ((1e12, "bf16"), (1, "nf4")):
         asked = memory.Machine("a machine", int(total), int(total), bf16=True)
         monkeypatch.setattr(memory, "this_machine", lambda asked=asked: asked)
         settings = judge_store.checked_settings(machine.db, "local", {"directory": str(tiny_judge)})
-        assert settings == {"directory": str(tiny_judge), "weights": weights}
-        judge = judge_store.add(machine.db, f"held in {weights}", "local", settings, "owner")
+        assert settings == {"directory": str(tiny_judge), "precision": precision}
+        judge = judge_store.add(machine.db, f"held in {precision}", "local", settings, "owner")
         bench = LocalModel(run_of(machine), judge, BRIEF, machine.model, 3)
-        assert [key[1] for key in bench.models.grounds] == [weights]
+        assert [key[1] for key in bench.models.grounds] == [precision]
     older = judge_store.add(machine.db, "by directory", "local", {"directory": str(tiny_judge)}, "owner")
     assert [key[1] for key in LocalModel(run_of(machine), older, BRIEF, machine.model, 3).models.grounds] == ["nf4"]
     job = work(machine, older, scope="judged", comparisons=3)

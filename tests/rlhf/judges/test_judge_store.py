@@ -376,7 +376,7 @@ def test_a_judge_that_never_gave_a_verdict_fails_by_itself(db: Database) -> None
     assert asks(db, comparison) == ("judges", None)
 
 
-def test_another_judges_word_settles_it_where_people_are_not_asked(db: Database) -> None:
+def test_another_judges_word_decides_it_where_people_are_not_asked(db: Database) -> None:
     store.set_feedback(db, Feedback(mode="ai"))
     one, two = panel(db, "one", "two")
     (comparison,) = seed_comparisons(db, 1)
@@ -466,7 +466,7 @@ def test_sureness_is_that_of_both_orders_together() -> None:
         (FIRST_BETTER, UNSURE, ("people", "unsure")),
     ],
 )
-def test_people_get_what_judges_can_not_settle(
+def test_people_get_what_judges_can_not_label(
     db: Database, ann: Annotator, first: Said_of, second: Said_of, expected: tuple[str, str | None]
 ) -> None:
     store.set_feedback(db, MIXED)
@@ -481,7 +481,7 @@ def test_people_get_what_judges_can_not_settle(
     assert (claims.claim_next(db, ann.id) is not None) == (expected[0] == "people")
 
 
-def test_people_are_asked_about_a_share_of_what_judges_settle(db: Database) -> None:
+def test_people_are_asked_about_a_share_of_what_judges_label(db: Database) -> None:
     (judge,) = panel(db, "j")
     store.set_feedback(db, Feedback(mode="mixed", audit_share=0.25))
     made = seed_comparisons(db, 200)
@@ -510,7 +510,7 @@ def test_with_judges_only_people_are_asked_nothing_and_back_again_everything(db:
     assert claims.claim_next(db, ann.id) is None
     say(db, judge, before[0], FLIPPED)
     assert asks(db, before[0]) == ("nobody", None)
-    assert sum(store.stock_sizes(db, 1).values()) == 2, "what judges have settled makes room for new ones"
+    assert sum(store.stock_sizes(db, 1).values()) == 2, "what judges have labelled makes room for new ones"
     store.set_feedback(db, Feedback(mode="people"))
     claim = claims.claim_next(db, ann.id)
     assert claim is not None
@@ -541,7 +541,7 @@ def test_what_people_have_judged_is_there_to_measure_a_judge_by_the_newest_first
     assert [one.id for one in judge_store.to_judge(db, judge, "judged", 10)] == [made[1], made[0]]
     assert judge_store.to_judge(db, judge, "open", 10) == []
     say(db, judge, made[0], FIRST_BETTER, "judged")
-    assert asks(db, made[0])[0] == "people", "measuring a judge settles nothing"
+    assert asks(db, made[0])[0] == "people", "measuring a judge decides nothing"
     (case,) = judge_store.jointly_judged(db, judge)
     assert (case.comparison_id, case.judged, case.chances) == (made[0], (1, 2), {(0, 1): pytest.approx(0.9)})
 

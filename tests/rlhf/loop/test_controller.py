@@ -161,7 +161,7 @@ class ScoredSpec(TaughtSpec):
     """One that a reward model scores besides."""
 
     kind: ClassVar = "scored"
-    lists: ClassVar = {"teacher": "policy", "reward_model": "reward"}
+    lists: ClassVar = {"teacher": "policy", "reward_model": "reward-model"}
     reward_model: str = ""
 
 
@@ -179,7 +179,7 @@ def test_what_a_training_names_is_a_model_of_the_kind_that_it_lists(
     assert made.trained_first() is None
     scored = replace(taught, auto_train=replace(ON, algorithm="scored"))
     assert next_step(scored) == Step("train first")
-    assert automatic_spec(db, Step("train first"), ScoredSpec).makes == "reward"
+    assert automatic_spec(db, Step("train first"), ScoredSpec).makes == "reward-model"
     assert next_step(replace(scored, needed_model="rm-4")) == Step("train", "rm-4")
     made = automatic_spec(db, Step("train", "rm-4"), ScoredSpec)
     assert isinstance(made, ScoredSpec)

@@ -24,7 +24,7 @@ from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation.answering_spec import AnsweringSpec
+from rlhf.generation.answering_spec import AnsweringSpec, answers_come
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.job_spec import JobSpec, to_json
@@ -408,9 +408,9 @@ def test_an_answering_job_of_an_earlier_start_counts_as_begun_when_its_worker_is
     job = job_store.enqueue(db, AnsweringSpec(), "the program")
     with db.transaction() as connection:
         connection.execute("UPDATE job SET created = '2026-01-01T00:00:00+00:00' WHERE id = ?", (job,))
-    assert not job_store.answers_come(db)
+    assert not answers_come(db)
     supervisor.keep_answering()
-    assert job_store.answers_come(db)
+    assert answers_come(db)
 
 
 def test_after_a_sleep_of_the_machine_what_was_rented_is_followed_further(

@@ -75,12 +75,12 @@ def test_a_base_is_asked_once_and_an_earlier_data_directory_keeps_nf4(
         for times in (first, 101 - first):
             machine = with_memory(times * bytes_in_16_bits)
             monkeypatch.setattr(memory, "this_machine", lambda machine=machine: machine)
-            assert base_model.register(db, base).weights == chosen
+            assert base_model.register(db, base).precision == chosen
         db.close()
     earlier = open_database(tmp_path / "earlier")
     registry.ensure_base(earlier, base.name)
     monkeypatch.setattr(memory, "this_machine", lambda: with_memory(1e12))
-    assert base_model.register(earlier, base).weights == "nf4"
+    assert base_model.register(earlier, base).precision == "nf4"
     earlier.close()
 
 
@@ -93,11 +93,11 @@ def test_a_quantised_base_that_an_earlier_version_called_nf4_is_trained_by_lora(
     (tmp_path / "config.json").write_text("{}", "utf-8")
     base = BaseModel(str(tmp_path), tmp_path)
     registry.ensure_base(db, base.name)
-    assert base_model.register(db, base).weights == "nf4"
+    assert base_model.register(db, base).precision == "nf4"
     for how in ({"load_in_8bit": True}, {"quant_method": "gptq"}):
         registry.set_precision(db, "nf4", "a test")
         (tmp_path / "config.json").write_text(json.dumps({"quantization_config": how}), "utf-8")
-        spec = DPOSpec().on_weights(base_model.register(db, base).weights)
+        spec = DPOSpec().on_weights(base_model.register(db, base).precision)
         assert (spec.method, preconditions.quantised_problem(spec, base_model.quantisation(tmp_path))) == ("lora", [])
     db.close()
 
@@ -108,14 +108,14 @@ def test_a_precision_that_can_not_be_held_is_refused_and_nothing_changes(
     db = open_database(tmp_path)
     registry.ensure_base(db, str(tiny_model))
     monkeypatch.setattr(memory, "this_machine", lambda: with_memory(bytes_in_16_bits - 1))
-    for weights, said in (("int8", "not in 'int8'"), ("bf16", "Hold it in nf4"), ("fp32", "Hold it in nf4")):
+    for precision, said in (("int8", "not in 'int8'"), ("bf16", "Hold it in nf4"), ("fp32", "Hold it in nf4")):
         with pytest.raises(UserError, match=said):
-            base_model.change_precision(db, weights, "kim")
-    assert (registry.serving(db).weights, registry.precision_set(db)) == ("nf4", None)
+            base_model.change_precision(db, precision, "kim")
+    assert (registry.serving(db).precision, registry.precision_set(db)) == ("nf4", None)
     monkeypatch.setattr(memory, "this_machine", lambda: with_memory(bytes_in_16_bits))
     assert base_model.change_precision(db, "bf16", "kim") == registry.serving(db)
     found = registry.precision_set(db)
-    assert (registry.serving(db).weights, found and found[0]) == ("bf16", "kim")
+    assert (registry.serving(db).precision, found and found[0]) == ("bf16", "kim")
     db.close()
 
 
@@ -149,9 +149,9 @@ def test_in_another_precision_the_base_is_another_policy(db: Database) -> None:
     assert store.checked_answers(db, 1) == []
     assert len(store.checked_answers(db, 1, "nf4")) == 4
     assert judge_store.open_to_people(db, candidate.id, 1) == 0
-    assert registry.by_revision(db, "dpo-1").weights == "nf4", "it goes on being served on what it was trained on"
+    assert registry.by_revision(db, "dpo-1").precision == "nf4", "it goes on being served on what it was trained on"
     measured_on = registry.own_ground(db, registry.by_revision(db, "dpo-1"))
-    assert (measured_on.revision, measured_on.weights) == ("base", "nf4")
+    assert (measured_on.revision, measured_on.precision) == ("base", "nf4")
 
     registry.set_precision(db, "nf4", "kim")
     assert judge_store.pair_outcomes(db, candidate.id, 1) == before
@@ -162,8 +162,8 @@ def test_every_training_is_left_to_the_precision_of_what_it_starts_from() -> Non
         spec = spec_type()
         assert (spec.method, spec.precision) == ("auto", "auto"), kind
         assert (spec.on_weights("nf4").method, spec.on_weights("nf4").held_in()) == ("qlora", "nf4")
-        for weights in ("bf16", "fp32"):
-            assert (spec.on_weights(weights).method, spec.on_weights(weights).held_in()) == ("lora", weights)
+        for precision in ("bf16", "fp32"):
+            assert (spec.on_weights(precision).method, spec.on_weights(precision).held_in()) == ("lora", precision)
     assert DPOSpec(method="qlora").on_weights("bf16").method == "qlora", "the recipe stays, one click away"
     assert SFTSpec(method="prompt").on_weights("fp32").precision == "fp32"
     assert SFTSpec(method="lora", precision="bf16").on_weights("fp32").precision == "bf16"

@@ -402,7 +402,7 @@ def test_empty_and_identical_answers_are_dropped_and_counted(model: Any, machine
         tokens=len(ended[0].ids),
         finish_reason="stop",
         token_ids=TokenIds(vocabulary_of(machine.tokenizer), ended[0].ids),
-        weights=serving.weights,
+        precision=serving.precision,
     )
     assert store.add_comparison(machine.db, responses) is not None
     assert store.answer_counts(machine.db) == store.AnswerCounts(total=4, ended=3, empty=1, duplicate=1)

@@ -14,8 +14,8 @@ import pytest
 from annotation import store
 from annotation.records import now
 from rlhf.data import snapshots
+from rlhf.generation.answering_job import AnsweringWorker
 from rlhf.generation.answering_spec import AnsweringSpec
-from rlhf.generation.answering_worker import AnsweringWorker
 from rlhf.judges import judge_store
 from rlhf.judges.backends import LocalModel
 from rlhf.judges.rubrics import DEFAULT

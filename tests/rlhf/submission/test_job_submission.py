@@ -78,7 +78,7 @@ def finish_training(db: Database, job_id: int, promoted: bool = True, form: Poli
         path="x",
         sha256="x",
         form=form,
-        weights="nf4" if spec.method == "qlora" else "bf16",
+        precision="nf4" if spec.method == "qlora" else "bf16",
     )
     job_table.finish(db, job_id, "w", {"revision": revision})
     if promoted:
@@ -478,7 +478,7 @@ def test_promotion_rejection_and_rollback_are_recorded(db: Database, data_dir: P
     registry.promote(db, "base", "ann")
     assert registry.serving(db).revision == "base"
     assert [(row.action, row.revision, row.previous) for row in registry.decisions(db)] == [
-        ("rollback", "base", first),
+        ("go-back", "base", first),
         ("reject", second, first),
         ("promote", first, "base"),
     ]

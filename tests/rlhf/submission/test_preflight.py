@@ -89,7 +89,7 @@ def made(
         sha256="0" * 64,
         kind=kind,
         form=form,
-        weights="nf4" if getattr(spec, "method", "") == "qlora" else "bf16",
+        precision="nf4" if getattr(spec, "method", "") == "qlora" else "bf16",
         ground_id=None if ground is None else ground.id,
     )
 
@@ -97,7 +97,7 @@ def made(
 def reward(db: Database, accuracy: float | None) -> Policy:
     """A reward model that is right so often."""
     quality = {"quality": {"accuracy": {"value": accuracy, "low": 0.0, "high": 1.0, "n": 40}}}
-    return made(db, RewardModelSpec(method="lora"), quality, "reward")
+    return made(db, RewardModelSpec(method="lora"), quality, "reward-model")
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -477,7 +477,7 @@ def test_parents_are_named_so_that_people_know_them(judged: Database) -> None:
     assert dict(found[1:]) == expected
     assert [revision for _, revision in found[2:]] == [merged.revision, second.revision, first.revision]
     judges = {f"{judge_model.revision} · LoRA · right on 62% · {day}": judge_model.revision}
-    assert dict(preflight.models_of(judged, "reward")) == judges
+    assert dict(preflight.models_of(judged, "reward-model")) == judges
     grown = dict(preflight.parents(judged, BY_NAME["reward_model"]))
     assert grown.keys() == expected.keys() - {serving} | judges.keys()
     assert first.revision not in dict(preflight.parents(judged, BY_NAME["full"])).values()

@@ -43,12 +43,12 @@ def test_an_admin_sees_and_changes_the_precision_of_the_base(held: Database) -> 
     assert choice["value"] == "nf4"
     said, choice = pages["precision-save"](owner, "bf16")
     assert "is held in bf16: owner chose it on" in said
-    assert (choice["value"], registry.serving(held).weights) == ("bf16", "bf16")
+    assert (choice["value"], registry.serving(held).precision) == ("bf16", "bf16")
     assert not pages["thinking-open"](owner)[0]["visible"]  # its template can't be told
     for wrong in (None, "int8", ["bf16"], "<b>"):
         with pytest.raises(gr.Error, match="can be held in nf4, bf16 or fp32"):
             pages["precision-save"](owner, wrong)
-    assert registry.serving(held).weights == "bf16"
+    assert registry.serving(held).precision == "bf16"
 
 
 def test_an_annotator_changes_nothing(held: Database) -> None:
@@ -56,4 +56,4 @@ def test_an_annotator_changes_nothing(held: Database) -> None:
     for name, inputs in (("precision-open", []), ("precision-save", ["bf16"])):
         with pytest.raises(gr.Error, match="Only an admin"):
             pages[name](gr.Request(username="ann"), *inputs)
-    assert registry.serving(held).weights == "nf4"
+    assert registry.serving(held).precision == "nf4"

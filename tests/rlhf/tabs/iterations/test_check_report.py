@@ -215,7 +215,7 @@ def test_every_method_has_its_row() -> None:
 def test_only_a_policy_whose_files_are_there_can_serve() -> None:
     assert check_report.can_serve(ADAPTER)
     assert check_report.can_serve(BASE), "to go back to"
-    reward = replace(ADAPTER, kind="reward")
+    reward = replace(ADAPTER, kind="reward-model")
     for policy in (replace(ADAPTER, status="serving"), replace(ADAPTER, deleted=AT), reward):
         assert not check_report.can_serve(policy)
 
@@ -255,7 +255,7 @@ def test_a_conversation_says_who_said_what() -> None:
     [("running", "The answering worker runs."), ("queued", "starting"), ("failed", "does not run (failed)")],
 )
 def test_the_answering_workers_state(status: str, words: str) -> None:
-    worker = replace(JOB, kind="generate", spec=AnsweringSpec(), status=status, created=AT)
+    worker = replace(JOB, kind="answering", spec=AnsweringSpec(), status=status, created=AT)
     assert words in check_report.worker_sentence(worker, AT)
     for nobodys in (None, replace(worker, status="queued", created="2026-01-01T00:00:00+00:00")):
         assert "with --no-workers none is started" in check_report.worker_sentence(nobodys, AT)

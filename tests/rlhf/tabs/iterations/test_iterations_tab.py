@@ -131,7 +131,7 @@ def check_candidate(context: Context, policy: Policy, prompts: int = 12, sound: 
         figures |= {
             "ended_share": 0.9,
             "perplexity": 14.0,
-            "probes": {"asked": "a", "weights": "nf4", "chances": {"x": [0.9, 0.7]}},
+            "probes": {"asked": "a", "precision": "nf4", "chances": {"x": [0.9, 0.7]}},
         }
     result: dict[str, Any] = {
         "candidate": {"revision": policy.revision, "ended_share": 0.9, **figures},
@@ -323,7 +323,7 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
     rejected = str(newest().id)
     assert f"{policy.revision} is a candidate again" in undo(rejected)
     assert registry.by_revision(context.db, policy.revision).status == "candidate"
-    assert (newest().action, newest().decided_by) == ("reopen", "owner")
+    assert (newest().action, newest().decided_by) == ("take-back-rejection", "owner")
     with pytest.raises(gr.Error, match=r"Nothing was undone: .* owner decided last; base serves now"):
         undo(rejected)
     gate_decisions.reject(context.db, policy.revision, "owner")
@@ -377,7 +377,7 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     assert registry.serving(context.db).revision == policy.revision
     assert iterations_tab.view(context, "base", 0, {})[0]["promote"]["value"] == "Roll back to this one"
     promote(owner, "base", "", {})
-    assert [row.action for row in registry.decisions(context.db)] == ["rollback", "promote"]
+    assert [row.action for row in registry.decisions(context.db)] == ["go-back", "promote"]
     assert {row.decided_by for row in registry.decisions(context.db)} == {"owner"}
     with pytest.raises(gr.Error, match="serves already"):
         promote(owner, "base", "", {})
@@ -778,7 +778,7 @@ def test_the_warnings_follow_the_rule_on_a_page_that_is_open(context: Context) -
 def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Context) -> None:
     policy = make_candidate(context)
     with context.db.transaction() as connection:
-        connection.execute("UPDATE model SET kind = 'reward' WHERE id = ?", (policy.id,))
+        connection.execute("UPDATE model SET kind = 'reward-model' WHERE id = ?", (policy.id,))
     parts, _ = iterations_tab.view(context, None, 0, {})
     assert policy.revision not in str(parts)
     with context.db.transaction() as connection:

@@ -152,8 +152,8 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context, local: J
 
 # --------------------------------------------------------------------------------------------------------- who judges
 def waiting(card: str) -> list[int]:
-    """How many comparisons wait for judges and for people, and how many judges alone have settled."""
-    names = ("Waiting for AI judges", "Waiting for people", "Settled by judges alone")
+    """How many comparisons wait for judges and for people, and how many judges alone have labelled."""
+    names = ("Waiting for AI judges", "Waiting for people", "Labelled by judges alone")
     return [int(card.split(f"<dt>{name}</dt><dd>")[1].split("<")[0]) for name in names]
 
 
@@ -209,13 +209,13 @@ def test_who_judges_is_refused_where_it_means_nothing(
 
 
 def test_the_page_counts_what_waits_for_whom_and_why(context: Context, local: Judge) -> None:
-    """Of five: one flipped, one unsure, one settled, one audited (its number draws it), one that waits."""
+    """Of five: one flipped, one unsure, one labelled, one audited (its number draws it), one that waits."""
     db = context.db
     store.set_feedback(db, Feedback("mixed", audit_share=0.0, unsure_below=0.7))
-    flipped, unsure, settled, audited, _ = seed_comparisons(db, 5)
+    flipped, unsure, labelled, audited, _ = seed_comparisons(db, 5)
     say(db, local, flipped, ("first", "first"), 0.5)
     say(db, local, unsure, ("first", "second"), 0.65)
-    say(db, local, settled, ("first", "second"), 0.9)
+    say(db, local, labelled, ("first", "second"), 0.9)
     store.set_feedback(db, Feedback("mixed", audit_share=1.0, unsure_below=0.7))
     say(db, local, audited, ("first", "second"), 0.9)
     card = tab.view(context, None, {})[0]["standing"]["value"]
@@ -232,7 +232,7 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
     with db.transaction() as connection:
         connection.execute(
             """INSERT INTO model (revision, algorithm, base, parent_id, path, kind, status, created)
-               VALUES ('reward_model-1', 'reward_model', ?, 1, 'adapters/r', 'reward', 'candidate', ?)""",
+               VALUES ('reward_model-1', 'reward_model', ?, 1, 'adapters/r', 'reward-model', 'candidate', ?)""",
             (BASE_NAME, now()),
         )
     keep_result(context.data_dir, tiny_judge, SelfTestResult(packs=True, shares_prompts=True))
@@ -250,9 +250,9 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
     assert left["Reward model"]["value"] is None
     made = {judge.name: (judge.backend, dict(judge.settings)) for judge in judge_store.judges(db)}
     assert made["by letters"] == ("local", {"model": "base"})
-    weights = precision_by_need(tiny_judge, this_machine())
-    assert weights != "nf4"
-    assert made["elsewhere"] == ("local", {"directory": str(tiny_judge), "weights": weights})
+    precision = precision_by_need(tiny_judge, this_machine())
+    assert precision != "nf4"
+    assert made["elsewhere"] == ("local", {"directory": str(tiny_judge), "precision": precision})
     assert made["scores"] == ("reward-model", {"model": "reward_model-1"})
     settings = EndpointSettings("http://127.0.0.1:8000/v1", "tiny", "PREFLOOP_JUDGE_KEY", calls=50)
     assert made["remote"] == ("endpoint", json.loads(json.dumps(vars(settings))))
@@ -461,7 +461,7 @@ def test_a_case_holds_what_people_said_independently(context: Context, local: Ju
     assert judge_store.jointly_judged(db, local)[0].people == (PersonRanking("ann", (1, 2), "pair"),)
 
 
-def test_what_judges_could_not_settle_is_told_from_what_was_drawn_by_lot(context: Context, local: Judge) -> None:
+def test_what_judges_could_not_label_is_told_from_what_was_drawn_by_lot(context: Context, local: Judge) -> None:
     db = context.db
     store.set_feedback(db, Feedback("mixed", audit_share=1.0))
     flipped, audited = seed_comparisons(db, 2)

@@ -423,7 +423,7 @@ def test_the_overview_draws_how_those_did_that_were_decided_on(context: Context)
     iterations_tab.ask_people(context.db, undecided.revision)
     judge(context.db, 40, "left-clearly")
     registry.reject(context.db, undecided.revision, "owner")
-    registry.reopen(context.db, undecided.revision, "owner")
+    registry.take_back_rejection(context.db, undecided.revision, "owner")
     assert overview_tab.overview_of(context.db, OWNER).count('class="interval"') == 2
 
 

@@ -15,7 +15,7 @@ from annotation.records import Feedback, Sampling, now
 from annotation.tabs.guard import Context
 from rlhf.generation import playground_store, prompt_sets
 from rlhf.generation.playground_store import FinishedAnswer
-from rlhf.generation.prompt_sets import PromptSetSpec
+from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs import job_store
 from rlhf.tabs.playground import playground_tab, prompt_set_form
 from tests.conftest import BASE_NAME, dump, seed_prompts
@@ -33,7 +33,7 @@ def context(db: Database, data_dir: Path) -> Context:
     with db.transaction() as connection:
         for name, role in (("owner", "admin"), ("kim", "admin"), ("ann", "annotator")):
             connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
-        for number, kind in ((1, "policy"), (2, "policy"), (3, "reward")):
+        for number, kind in ((1, "policy"), (2, "policy"), (3, "reward-model")):
             connection["model"].insert(
                 {"revision": f"dpo-{number}", "algorithm": "dpo", "base": BASE_NAME, "status": "candidate",
                  "kind": kind, "path": f"adapters/dpo-{number}", "created": ""}

@@ -40,7 +40,7 @@ BASE = policy(
     sha256=None,
     status="retired",
     form="base",
-    weights="bf16",
+    precision="bf16",
 )
 ADAPTER = policy()
 
@@ -150,7 +150,7 @@ def test_a_jobs_facts_name_its_reference_data_and_what_was_left_out() -> None:
 def test_a_job_card_says_what_it_made_and_how_that_stands() -> None:
     finished = replace(JOB, status="finished", finished=AT)
     assert "It made the policy dpo-7 (candidate)." in job_cards.job_card(finished, None, ADAPTER, AT)
-    reward = replace(ADAPTER, revision="reward-model-7", kind="reward")
+    reward = replace(ADAPTER, revision="reward-model-7", kind="reward-model")
     assert "It made the reward model reward-model-7." in job_cards.job_card(finished, None, reward, AT)
     gone = replace(ADAPTER, deleted=AT)
     assert "It made dpo-7, whose files were deleted on 2026-01-02." in job_cards.job_card(finished, None, gone, AT)
@@ -285,7 +285,7 @@ def test_an_outcome_says_what_was_made_and_what_it_cost() -> None:
     assert html.count("Size on disk") == 1
     assert "dpo-7" not in html, "the line above says it"
     assert job_cards.outcome_card(replace(JOB, status="failed"), None, "") == ""
-    whole = replace(ADAPTER, revision="merge-9", form="full", weights="bf16")
+    whole = replace(ADAPTER, revision="merge-9", form="full", precision="bf16")
     merged = replace(finished, kind="merge", spec=MergeSpec(revision="dpo-7"), result={})
     assert "<dt>Form</dt><dd>whole weights, bf16</dd>" in job_cards.outcome_card(merged, whole, "0.27 GB")
 
@@ -297,7 +297,7 @@ def test_what_would_be_deleted_is_named_with_its_size() -> None:
     assert (ends in question) == (ADAPTER.status == "candidate")
     assert ends in job_cards.delete_question(replace(ADAPTER, status="candidate"), "1.9 MB")
     assert ends not in job_cards.delete_question(replace(ADAPTER, status="retired"), "1.9 MB")
-    assert ends not in job_cards.delete_question(replace(ADAPTER, status="candidate", kind="reward"), "1.9 MB")
+    assert ends not in job_cards.delete_question(replace(ADAPTER, status="candidate", kind="reward-model"), "1.9 MB")
 
 
 def test_samples_stand_side_by_side_over_the_steps() -> None:

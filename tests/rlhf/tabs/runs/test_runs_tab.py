@@ -682,7 +682,7 @@ def test_deleting_asks_names_the_size_and_deletes_the_files(browser: Browser, pl
 def test_what_serves_or_is_needed_is_not_deleted_and_the_reason_is_told(browser: Browser, place: Context) -> None:
     serving = make_policy(place)
     registry.promote(place.db, serving.revision, OWNER)
-    ground = make_policy(place, replace(QUICK_SFT, method="full"), form="full", weights="bf16")
+    ground = make_policy(place, replace(QUICK_SFT, method="full"), form="full", precision="bf16")
     grown = make_policy(place, ground_id=ground.id)
     parent = make_policy(place)
     needing = job_store.enqueue(place.db, replace(QUICK_SFT, parent=parent.revision), OWNER)
@@ -780,7 +780,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     assert not browser.can("promote")
     with pytest.raises(gr.Error, match="serves already"):
         browser.do("run_promote")
-    whole = make_policy(place, replace(QUICK_SFT, method="full"), form="full", weights="bf16")
+    whole = make_policy(place, replace(QUICK_SFT, method="full"), form="full", precision="bf16")
     browser.look_at(int(whole.job_id or 0))
     assert browser.shown["new_run"]["value"] == "Start a new run from this model"
     assert browser.shown["merge"]["visible"] is False

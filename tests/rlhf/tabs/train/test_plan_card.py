@@ -307,15 +307,15 @@ def test_a_default_learning_rate_is_named_with_its_source(spec: SFTSpec) -> None
 
 
 @pytest.mark.parametrize(
-    ("weights", "said"),
+    ("precision", "said"),
     [
         ("nf4", "QLoRA here: the parent's weights are held in 4 bits"),
         ("bf16", "LoRA here: the parent's weights are held in bf16"),
     ],
 )
-def test_what_automatic_means_is_said(weights: str, said: str) -> None:
+def test_what_automatic_means_is_said(precision: str, said: str) -> None:
     spec = DPOSpec()
-    assert f"Automatic means {said}" in unescape(plan_card.rate_note(spec, spec.on_weights(weights)))
+    assert f"Automatic means {said}" in unescape(plan_card.rate_note(spec, spec.on_weights(precision)))
     assert "Automatic" not in plan_card.rate_note(replace(spec, method="qlora"), spec.on_weights("nf4"))
 
 

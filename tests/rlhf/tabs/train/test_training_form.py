@@ -233,8 +233,8 @@ def add_reward(machine: Machine, accuracy: float | None, method: str = "lora") -
         job_id=job_id,
         path=f"adapters/reward-model-{job_id}",
         sha256="0" * 64,
-        kind="reward",
-        weights="nf4" if method == "qlora" else "bf16",
+        kind="reward-model",
+        precision="nf4" if method == "qlora" else "bf16",
     )
 
 
@@ -546,7 +546,7 @@ def test_all_rows_are_looked_through_and_the_longest_is_estimated_with(machine: 
 # -------------------------------------------------------------------------------------------------------------- measure
 @EVERY_FORM
 def test_a_measured_step_has_the_parameters_that_were_estimated_and_gives_the_time(machine: Machine, name: str) -> None:
-    if "reward" in FORMS[name].spec_type.lists.values():
+    if "reward-model" in FORMS[name].spec_type.lists.values():
         judge = machine.perform(machine.submit(RewardModelSpec(method="lora", lora_r=4, epochs=1)))
         assert judge.status == "finished", judge.message
     session = opened(machine, name)
@@ -630,7 +630,7 @@ def add_adapter(machine: Machine, spec: SFTSpec, form: PolicyForm) -> str:
         path=f"adapters/sft-{job_id}",
         sha256="0" * 64,
         form=form,
-        weights="bf16",
+        precision="bf16",
     ).revision
 
 
@@ -663,7 +663,7 @@ def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> Non
         job_id=job_id,
         path="adapters/sft-1",
         sha256="0",
-        weights="bf16",
+        precision="bf16",
     )
     registry.promote(machine.db, made.revision, OWNER)
     said = opened(machine, "dpo").call("open_auto_train")[-1]
@@ -726,7 +726,7 @@ def test_annotators_are_refused_and_the_page_they_are_sent_tells_nothing(ready: 
             handler_of(block)(*asked_by("ann", handler_of(block)), *(None for _ in block.inputs))
     assert job_store.recent(ready.db, job_store.waiting_kinds()) == before
     sent = str(session.demo.get_config_file())
-    judge = preflight.models_of(ready.db, "reward")[0][1]
+    judge = preflight.models_of(ready.db, "reward-model")[0][1]
     for secret in (judge, str(ready.data_dir), str(ready.model), OWNER):
         assert secret not in sent
 

@@ -213,7 +213,7 @@ def measure(
 
 
 def figures_of(
-    policies: CheckedPolicies, found: Mapping[tuple[int, registry.Weights], MeasuredPolicy], inputs: CheckInputs
+    policies: CheckedPolicies, found: Mapping[tuple[int, registry.HeldPrecision], MeasuredPolicy], inputs: CheckInputs
 ) -> CheckReport:
     """What the report says of the answers; who is found better, people and judges have yet to say."""
     candidate, anchor, against = (found[one.version] for one in (policies.candidate, policies.anchor, policies.against))
@@ -321,7 +321,7 @@ def answers_of(
 ) -> list[CheckedAnswer]:
     """The policy's answers on the terms of this check, to the very text that it feeds, in its precision."""
     return store.answers_of_check(
-        run.db, policy.id, prompts, spec.seed, spec.sampling, rendered=rendered, weights=policy.weights
+        run.db, policy.id, prompts, spec.seed, spec.sampling, rendered=rendered, precision=policy.precision
     )
 
 
@@ -396,7 +396,7 @@ class Anchors:
         """In the policy's precision: what the rule has chosen, or the base."""
         if not self.spec.anchor and not self.base_fits:
             return registry.own_ground(self.db, policy)
-        return replace(registry.by_revision(self.db, self.spec.anchor or "base"), weights=policy.weights)
+        return replace(registry.by_revision(self.db, self.spec.anchor or "base"), precision=policy.precision)
 
     def scores(self, policy: Policy) -> tuple[str, str]:
         """The names of the scores of its answers by that."""
@@ -425,7 +425,7 @@ def room_for_both(run: Run, base_path: Path, candidate: Policy) -> bool:
     if not on_other_weights(candidate):
         return True
     free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
-    taken = 2 * bytes_in(base_path, "fp32" if candidate.weights == "fp32" else "bf16")
+    taken = 2 * bytes_in(base_path, "fp32" if candidate.precision == "fp32" else "bf16")
     if taken <= TWO_MODELS_SHARE * free:
         return True
     run.log(
@@ -440,13 +440,15 @@ def room_for_both(run: Run, base_path: Path, candidate: Policy) -> bool:
 def refuse_anchor(db: Database, spec: CheckSpec, candidate: Policy) -> None:
     """Raises UserError where the rule's anchor was trained on another precision: it would not be itself on this one."""
     anchor = registry.by_revision(db, spec.anchor or "base")
-    if anchor.form != "base" and anchor.weights != candidate.weights:
+    if anchor.form != "base" and anchor.precision != candidate.precision:
         raise UserError(
             _(
                 "The gate's limits are against {anchor}, which computes in {its}, and {candidate} in {own}: the "
                 "figures would also be of the difference between the two. Choose the base, or one in {own}, in the "
                 "gate's rule."
-            ).format(anchor=anchor.revision, its=anchor.weights, candidate=candidate.revision, own=candidate.weights)
+            ).format(
+                anchor=anchor.revision, its=anchor.precision, candidate=candidate.revision, own=candidate.precision
+            )
         )
 
 
@@ -537,7 +539,7 @@ def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, 
     if not isinstance(spec, TrainingSpec) or to is None:
         return ground, TrainingSpec.max_length
     if to == "parent" or spec.method == "full":
-        return replace(registry.by_revision(db, spec.parent), weights=candidate.weights), spec.max_length
+        return replace(registry.by_revision(db, spec.parent), precision=candidate.precision), spec.max_length
     return ground, spec.max_length
 
 
@@ -546,7 +548,7 @@ def summarise(policy: Policy, answers: Sequence[CheckedAnswer], names: tuple[str
     texts = [answer.text for answer in answers]
     return AnswerFigures(
         revision=policy.revision,
-        weights=policy.weights,
+        precision=policy.precision,
         mean_length=fmean(len(text.split()) for text in texts),
         # Of answers of one word there are no pairs of words to count.
         distinct_1=distinct_n(texts, 1) or None,
@@ -715,4 +717,4 @@ def win_rates(
 def same_answers(db: Database, candidate: Policy, against: Policy, own: Collection[int]) -> int:
     """On how many prompts of this check the two policies gave the same answer."""
     pairs = store.paired_answers(db, candidate.id, against.id)
-    return sum(pair.first in own and pair.settled == 0.5 for pair in pairs)
+    return sum(pair.first in own and pair.known_outcome == 0.5 for pair in pairs)

@@ -39,7 +39,7 @@ def run(run: Run, spec: MergeSpec) -> dict[str, Any]:
     path = verified(run.data_dir, adapter)
     ground = ground_path(run.db, run.data_dir, base.path, adapter.lies_on)
     on = registry.ground(run.db, adapter).revision
-    run.log(f"merging {adapter.revision}, which was trained on {adapter.weights} weights, into those of {on}")
+    run.log(f"merging {adapter.revision}, which was trained on {adapter.precision} weights, into those of {on}")
     model, rounding = merged(ground, path, run)
 
     def save(directory: Path) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
-from rlhf.evaluation import check as checking
+from rlhf.evaluation import check_job as checking
 from rlhf.evaluation import gate_decisions, probe_scores
-from rlhf.evaluation.check import (
+from rlhf.evaluation.check_job import (
     TokenScores,
     ask_judges,
     ask_people_instead,
@@ -116,7 +116,7 @@ def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
         "perplexity_of",
         "repetition",
         "probes",
-        "weights",
+        "precision",
     }
     assert [set(report[side]) for side in ("candidate", "against", "anchor")] == [figures] * 3
     assert [report[side]["revision"] for side in ("candidate", "against", "anchor")] == ["dpo-1", "base", "base"]
@@ -250,7 +250,7 @@ def test_in_float32_every_figure_of_a_pass_is_that_of_its_answers_read_one_by_on
     """Answers of several lengths, some to one prompt, all in few passes; also by a model that can't pack."""
     machine, random = checked.machine, torch.Generator().manual_seed(3)
     models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
-    candidate, base = (replace(registry.by_revision(machine.db, name), weights="fp32") for name in ("dpo-1", "base"))
+    candidate, base = (replace(registry.by_revision(machine.db, name), precision="fp32") for name in ("dpo-1", "base"))
     prompts = [machine.tokenizer(machine.render([{"role": "user", "content": f"{n}?"}]))["input_ids"] for n in (1, 22)]
     lengths = [(prompts[number % 2], length) for number, length in enumerate([3, 40, 1, 7, 25, 2])]
     answers = [
@@ -361,16 +361,18 @@ def test_an_untrained_adapter_answers_and_scores_exactly_like_the_base(checked: 
     found = CheckReport.from_json(report)
     assert set(found.probe_falls) == {ALL, *FAMILIES}
     assert all(fall.value == pytest.approx(0, abs=1e-6) for fall in found.probe_falls.values())
-    own, ground = ({**report[side], "revision": "", "weights": "", "probes": None} for side in ("candidate", "anchor"))
+    own, ground = (
+        {**report[side], "revision": "", "precision": "", "probes": None} for side in ("candidate", "anchor")
+    )
     assert own == pytest.approx(ground)
 
 
 UNTRAINED: dict[str, dict[str, Any]] = {
-    "lora": {"weights": "bf16"},
-    "lora in fp32": {"weights": "fp32"},
-    "dora": {"weights": "bf16", "use_dora": True},
-    "on whole weights": {"weights": "bf16", "on": "copy"},
-    "on whole weights in 4 bits": {"weights": "nf4", "on": "copy"},
+    "lora": {"precision": "bf16"},
+    "lora in fp32": {"precision": "fp32"},
+    "dora": {"precision": "bf16", "use_dora": True},
+    "on whole weights": {"precision": "bf16", "on": "copy"},
+    "on whole weights in 4 bits": {"precision": "nf4", "on": "copy"},
     "full": {},
 }
 
@@ -388,7 +390,7 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
         add_fresh_adapter(machine, named, **settings)
     report = CheckReport.from_json(check(machine, replace(CHECK, candidate=named, against="base")))
     policy = registry.by_revision(machine.db, named)
-    assert (report.candidate.weights, report.anchor.weights) == (policy.weights, policy.weights)
+    assert (report.candidate.precision, report.anchor.precision) == (policy.precision, policy.precision)
     assert report.anchor.revision == "base"
     assert report.kl_to_ground == (pytest.approx(0, abs=1e-3) if "on" in settings else None)
     assert report.kl_per_token == pytest.approx(0, abs=1e-3)
@@ -443,7 +445,7 @@ def test_limits_are_against_the_base_also_under_trained_weights(checked: Checked
     assert (found["on-moved"].kl_per_token, found["on-moved"].nll_ratio) == (
         pytest.approx(kl, rel=0.02), pytest.approx(found["moved"].nll_ratio, rel=0.02),
     )  # fmt: skip
-    assert (found["on-moved"].anchor.revision, found["on-moved"].anchor.weights) == ("base", "bf16")
+    assert (found["on-moved"].anchor.revision, found["on-moved"].anchor.precision) == ("base", "bf16")
     assert (found["moved"].kl_to_ground, found["on-moved"].kl_to_ground) == (None, pytest.approx(0, abs=1e-3))
 
 
@@ -463,7 +465,7 @@ def test_the_base_answers_anew_in_another_precision_and_what_it_has_answered_is_
     machine = checked.machine
     add_fresh_adapter(machine, "sixteen", "bf16")
     check(machine, replace(CHECK, candidate="sixteen", seed=900))
-    kept = {weights: base_answers(machine, weights) for weights in ("nf4", "bf16")}
+    kept = {precision: base_answers(machine, precision) for precision in ("nf4", "bf16")}
     assert [len(rows) for rows in kept.values()] == [6, 6]
     assert [row.text for row in kept["bf16"]] == [
         row.text for row in answers(machine, "sixteen") if row.seed in range(900, 906)
@@ -473,12 +475,12 @@ def test_the_base_answers_anew_in_another_precision_and_what_it_has_answered_is_
     pairs = store.paired_answers(machine.db, registry.by_revision(machine.db, "sixteen").id, 1)
     assert {pair.second for pair in pairs} == {row.id for row in kept["nf4"]}
     check(machine, replace(CHECK, candidate="sixteen", seed=900))
-    assert {weights: base_answers(machine, weights) for weights in kept} == kept
+    assert {precision: base_answers(machine, precision) for precision in kept} == kept
 
 
-def base_answers(machine: Machine, weights: str) -> list[CheckedAnswer]:
+def base_answers(machine: Machine, precision: str) -> list[CheckedAnswer]:
     """What the base has answered in this precision to the prompts of a check with seeds from 900."""
-    return [row for row in store.checked_answers(machine.db, 1, weights) if row.seed in range(900, 906)]
+    return [row for row in store.checked_answers(machine.db, 1, precision) if row.seed in range(900, 906)]
 
 
 @pytest.mark.parametrize(
@@ -832,27 +834,27 @@ class LoggedRun:
 
 
 def add_fresh_adapter(
-    machine: Machine, revision: str, weights: registry.Weights = "nf4", on: str | None = None, **settings: Any
+    machine: Machine, revision: str, precision: registry.HeldPrecision = "nf4", on: str | None = None, **settings: Any
 ) -> None:
     """Register an adapter that changes nothing: its B matrices are zero."""
-    add_adapter(machine, revision, lambda _model, _machine: None, weights, on, **settings)
+    add_adapter(machine, revision, lambda _model, _machine: None, precision, on, **settings)
 
 
 def add_adapter(
     machine: Machine,
     revision: str,
     train: Callable[[Any, Machine], None],
-    weights: registry.Weights = "nf4",
+    precision: registry.HeldPrecision = "nf4",
     on: str | None = None,
     **settings: Any,
 ) -> None:
     """Register a new adapter after `train` has had it."""
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", **settings)
-    plain = load_quantised(machine.model) if weights == "nf4" else load_plain(machine.model, DTYPES[weights])
+    plain = load_quantised(machine.model) if precision == "nf4" else load_plain(machine.model, DTYPES[precision])
     model = get_peft_model(plain, config)
     train(model, machine)
     model.save_pretrained(machine.data_dir / "adapters" / revision)
-    register(machine, revision, "lora", weights, None if on is None else registry.by_revision(machine.db, on).id)
+    register(machine, revision, "lora", precision, None if on is None else registry.by_revision(machine.db, on).id)
 
 
 def add_copy_of_base(machine: Machine, revision: str) -> None:
@@ -864,7 +866,7 @@ def add_copy_of_base(machine: Machine, revision: str) -> None:
 
 
 def register(
-    machine: Machine, revision: str, form: registry.PolicyForm, weights: registry.Weights, on: int | None = None
+    machine: Machine, revision: str, form: registry.PolicyForm, precision: registry.HeldPrecision, on: int | None = None
 ) -> None:
     """Register what lies in the directory of this name as a candidate."""
     path = f"adapters/{revision}"
@@ -878,6 +880,6 @@ def register(
         path=path,
         sha256=directory_sha256(machine.data_dir / path),
         form=form,
-        weights=weights,
+        precision=precision,
         ground_id=on,
     )

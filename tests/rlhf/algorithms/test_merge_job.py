@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from annotation.database import Database
 from annotation.records import Sampling, UserError
-from rlhf.algorithms import merge
+from rlhf.algorithms import merge_job
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -131,7 +131,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_merged_weights_are_the_plain_ones_and_the_change_rounded_once(pair: Pair) -> None:
     machine, adapter, merged = pair.machine, pair.adapter, pair.merged
-    assert (merged.kind, merged.form, merged.weights, merged.ground_id) == ("policy", "full", "bf16", None)
+    assert (merged.kind, merged.form, merged.precision, merged.ground_id) == ("policy", "full", "bf16", None)
     assert (merged.parent_id, merged.status, merged.algorithm) == (adapter.id, "candidate", "merge")
     assert merged.sha256 == directory_sha256(files(machine, merged))
 
@@ -166,7 +166,7 @@ def test_the_merged_policy_answers_as_the_adapter_on_plain_weights(pair: Pair) -
     base = logps(machine, load_plain(machine.model, torch.float32).eval())
     assert mean_kl(logps(machine, exact), served) < 2e-3
     assert mean_kl(base, served) > 0.1, "the adapter does nothing, so the comparison would prove nothing"
-    if adapter.weights != "nf4":
+    if adapter.precision != "nf4":
         assert mean_kl(logps(machine, models.use(adapter)), served) < 2e-3
     in_float32 = logps(machine, load_plain(files(machine, merged), torch.float32).eval())
     assert mean_kl(logps(machine, exact), in_float32) < 2e-4, "rounded weights, computed with exactly"
@@ -225,7 +225,7 @@ def test_what_is_no_lora_adapter_is_refused_with_the_reason(taught: Machine) -> 
         job_id=int(lora.job_id or 0),
         path="adapters/reward-model-9",
         sha256="",
-        kind="reward",
+        kind="reward-model",
     )
     for policy, reason in (
         (prompt, "virtual tokens before the prompt, which change no weight"),
@@ -272,7 +272,7 @@ def test_an_adapter_that_would_answer_otherwise_once_it_is_merged_is_refused(
         sha256="",
         kind="policy",
         form="lora",
-        weights="bf16",
+        precision="bf16",
         source="a/b@c",
     )
     said = f"from-elsewhere changes what can't be merged into weights ({named}), so it stays an adapter."
@@ -304,7 +304,7 @@ def test_experts_that_are_held_together_are_merged(tmp_path: Path) -> None:
         for value in adapted.parameters():
             value += 0.1 * value.requires_grad * torch.randn_like(value)
     adapted.eval().save_pretrained(tmp_path / "adapter")
-    merged, _ = merge.merged(tmp_path / "base", tmp_path / "adapter", Silent())
+    merged, _ = merge_job.merged(tmp_path / "base", tmp_path / "adapter", Silent())
     expected, found = adapted(ids).logits, merged.float().eval()(ids).logits
     assert (found - expected).norm() < 0.05 * (plain - expected).norm()
 

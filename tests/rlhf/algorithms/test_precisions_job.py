@@ -12,11 +12,11 @@ import torch
 
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
-from rlhf.algorithms.precisions import MOST_SCORES
+from rlhf.algorithms.precisions_job import MOST_SCORES
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import memory, registry
 from rlhf.models.loading import load_for_answering
-from rlhf.models.registry import Weights
+from rlhf.models.registry import HeldPrecision
 from rlhf.submission import preflight
 from rlhf.submission.precisions_spec import PrecisionMismatch, PrecisionsSpec, crossing
 from rlhf.tabs.train import plan_card
@@ -26,9 +26,9 @@ pytestmark = pytest.mark.slow
 
 
 @torch.no_grad()
-def log_probabilities(machine: Machine, weights: Weights) -> tuple[torch.Tensor, torch.Tensor]:
+def log_probabilities(machine: Machine, precision: HeldPrecision) -> tuple[torch.Tensor, torch.Tensor]:
     """(tokens, vocabulary) of the plain text, paragraph by paragraph, by a head that rounds nothing; and the tokens."""
-    model, tokenizer = load_for_answering(machine.model, weights), machine.tokenizer
+    model, tokenizer = load_for_answering(machine.model, precision), machine.tokenizer
     found, tokens = [], []
     for paragraph in Path("annotation/examples/plain_text.txt").read_text("utf-8").strip().split("\n\n"):
         ids = tokenizer(paragraph.strip(), add_special_tokens=False)["input_ids"]
@@ -47,7 +47,7 @@ def test_the_gap_is_the_kl_from_what_would_be_trained_to_what_answers(machine: M
     spec = DPOSpec(method="lora", precision="bf16")
     before = crossing_of(machine, spec)
     assert before is not None
-    assert (before.parent.weights, before.held_in, before.gap, before.measuring) == ("nf4", "bf16", None, False)
+    assert (before.parent.precision, before.held_in, before.gap, before.measuring) == ("nf4", "bf16", None, False)
     assert "has not been measured" in plan_card.crossing_note(before)
     job_id = machine.submit(before.spec)
     waits = crossing_of(machine, spec)
@@ -83,13 +83,13 @@ def test_on_a_base_in_16_bits_the_recipe_in_4_says_what_it_costs(machine: Machin
     registry.set_precision(machine.db, "bf16", "kim")
     found = crossing_of(machine, DPOSpec(method="qlora"))
     assert found is not None
-    assert found.spec == PrecisionsSpec(revision="base", weights="bf16", other="nf4")
+    assert found.spec == PrecisionsSpec(revision="base", precision="bf16", other="nf4")
     assert crossing_of(machine, DPOSpec()) is None
     assert preflight.resolved(machine.db, DPOSpec()).method == "lora"
 
 
 def test_there_is_nothing_to_compare_within_one_precision_or_of_an_adapter(machine: Machine) -> None:
     with pytest.raises(UserError, match="Both precisions are bf16"):
-        machine.submit(PrecisionsSpec(weights="bf16", other="bf16"))
+        machine.submit(PrecisionsSpec(precision="bf16", other="bf16"))
     with pytest.raises(UserError, match="There is no policy 'dpo-9'"):
         machine.submit(PrecisionsSpec(revision="dpo-9"))

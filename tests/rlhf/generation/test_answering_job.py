@@ -25,9 +25,9 @@ from annotation.records import Claim, Prompt, Sampling, Split, UserError, read_t
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation import answering_worker
+from rlhf.generation import answering_job
+from rlhf.generation.answering_job import next_splits, seed_of
 from rlhf.generation.answering_spec import AnsweringSpec
-from rlhf.generation.answering_worker import next_splits, seed_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run, perform
@@ -237,9 +237,9 @@ def answering(machine: Machine, spec: AnsweringSpec, *tokens: int) -> Iterator[P
 
     thread = threading.Thread(target=work)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(answering_worker, "draw", pace.draw)
-        patched.setattr(answering_worker, "LOOK_SECONDS", 0.0)
-        patched.setattr(answering_worker, "GLANCE_SECONDS", 0.001)
+        patched.setattr(answering_job, "draw", pace.draw)
+        patched.setattr(answering_job, "LOOK_SECONDS", 0.0)
+        patched.setattr(answering_job, "GLANCE_SECONDS", 0.001)
         thread.start()
         try:
             yield pace
@@ -416,7 +416,7 @@ def prompt_of(machine: Machine, comparison_id: int) -> int:
 
 # ------------------------------------------------------------------------------------------------- a process of its own
 def test_the_answering_worker_fills_swaps_and_ends_when_told(stocked: Machine) -> None:
-    """From start to SIGTERM: the base's answers, a promotion, a rollback, each within seconds and without a restart."""
+    """From start to SIGTERM: the base's answers, promoted and gone back from, within seconds and without a restart."""
     job_id = stocked.submit(ANSWERING)
     with stocked.start_worker(job_id) as worker:
         try:
@@ -431,7 +431,7 @@ def test_the_answering_worker_fills_swaps_and_ends_when_told(stocked: Machine) -
             by_base = len(responses(stocked, "base"))
 
             registry.promote(stocked.db, "base", "ann")
-            wait_until("the rollback", lambda: stocked.output(job_id).count("answering as base") == 2)
+            wait_until("the going back", lambda: stocked.output(job_id).count("answering as base") == 2)
             assert [line[10:] for line in job_store.log_tail(stocked.db, job_id)] == [
                 "answering as base",
                 "answering as next",
@@ -582,7 +582,7 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         return next((job.id for job in job_store.active(db, (kind,)) if job.status == "running"), None)
 
     try:
-        answering = wait_until("the answering worker", lambda: running("generate"))
+        answering = wait_until("the answering worker", lambda: running("answering"))
         training = stocked.submit(QUICK_DPO)
         wait_until("the training worker", lambda: running("dpo") == training)
 
@@ -598,7 +598,7 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         check = wait_until("the check", lambda: job_store.recent(db, ("check",), 1))[0]
         assert isinstance(check.spec, CheckSpec)
         assert (check.spec.candidate, check.requested_by) == (f"dpo-{training}", "the loop")
-        again = wait_until("another answering worker", lambda: running("generate"))
+        again = wait_until("another answering worker", lambda: running("answering"))
         assert again != answering
         wait_until("the check's end", lambda: job_store.get(db, check.id).status == "finished")
         assert (stocked.data_dir / "logs" / f"job-{training}.log").stat().st_size > 0
@@ -607,7 +607,7 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         supervisor.stop()
     assert children
     assert all(child.process.returncode is not None for child in supervisor.children.values())
-    assert job_store.active(db, ("generate", "dpo", "check")) == []
+    assert job_store.active(db, ("answering", "dpo", "check")) == []
 
 
 def test_an_answering_worker_that_fails_again_and_again_is_started_ever_more_rarely(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from annotation.translation import _
-from rlhf.evaluation.check import PLAIN_TEXT
+from rlhf.evaluation.check_job import PLAIN_TEXT
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
@@ -23,7 +23,7 @@ from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.loading import ground_path, load_for_answering, load_tokenizer
 from rlhf.models.log_probabilities import exact_kl
 from rlhf.models.packing import pad
-from rlhf.models.registry import Weights
+from rlhf.models.registry import HeldPrecision
 from rlhf.models.tokenise import text_ids
 from rlhf.submission.precisions_spec import PrecisionsSpec
 
@@ -37,7 +37,7 @@ def run(run: Run, spec: PrecisionsSpec) -> dict[str, Any]:
     policy = registry.by_revision(run.db, spec.revision)
     path = ground_path(run.db, run.data_dir, base.path, policy.lies_on)
     sequences = token_ids(load_tokenizer(base.path))
-    run.report(0, 2, {}, _("It reads in {weights}.").format(weights=spec.other))
+    run.report(0, 2, {}, _("It reads in {precision}.").format(precision=spec.other))
     trained, labels = [], []
     for logits_NV, labels_N in read(path, spec.other, sequences):
         trained.append(logits_NV)
@@ -45,9 +45,9 @@ def run(run: Run, spec: PrecisionsSpec) -> dict[str, Any]:
         run.raise_if_stopped()
         if sum(map(Tensor.numel, trained)) + logits_NV.numel() > MOST_SCORES:
             break
-    run.report(1, 2, {}, _("It reads in {weights}.").format(weights=spec.weights))
+    run.report(1, 2, {}, _("It reads in {precision}.").format(precision=spec.precision))
     kl_sum = other_nll = nll = 0.0
-    answering = read(path, spec.weights, sequences[: len(trained)])
+    answering = read(path, spec.precision, sequences[: len(trained)])
     for trained_NV, (answering_NV, labels_N) in zip(trained, answering, strict=True):
         kl_sum += float(exact_kl(trained_NV, answering_NV).sum())
         other_nll += surprise(trained_NV, labels_N)
@@ -57,7 +57,7 @@ def run(run: Run, spec: PrecisionsSpec) -> dict[str, Any]:
     run.report(2, 2, {}, "")
     return {
         "revision": policy.revision,
-        "weights": spec.weights,
+        "precision": spec.precision,
         "other": spec.other,
         "kl": kl_sum / tokens,
         "perplexity": math.exp(nll / tokens),
@@ -74,9 +74,9 @@ def token_ids(tokenizer: Any) -> list[list[int]]:
 
 
 @torch.no_grad()
-def read(path: Path, weights: Weights, sequences: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+def read(path: Path, precision: HeldPrecision, sequences: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (N, V) before each token of each sequence, by a float32 head, and the tokens (N,), off the GPU."""
-    model = load_for_answering(path, weights)
+    model = load_for_answering(path, precision)
     head = head_of(model, float32=True)
     for ids in sequences:
         ids_1T, attention_1T, completion_1T = (part.to(model.device) for part in pad([(ids[:1], ids[1:])], 0))
