@@ -12,7 +12,7 @@ from annotation.database import Database
 from annotation.imports.importing import starter_prompts
 from annotation.jobs import job_table
 from annotation.metrics.evidence import LeftPrompt
-from annotation.records import Feedback, UserError
+from annotation.records import Feedback, UserError, now
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets, snapshots
 from rlhf.data.held_out_sets import LEAST, MOST_WEIGHED
@@ -189,7 +189,7 @@ def judge_everything(db: Database, made: Policy, flag: str | None = None) -> Non
         db.insert(
             "judgement",
             {**said, "claim_id": claim_id, "comparison_id": row["id"], "annotator_id": 90, "purpose": "own",
-             "kind": "pair", "seconds": 1.0, "created": "2026-01-01"},
+             "kind": "pair", "seconds": 1.0, "created": now()},
         )  # fmt: skip
 
 

@@ -800,6 +800,19 @@ def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, 
     assert gate_decisions.agreement_before(db, judge, made) == before
 
 
+def test_a_judge_is_believed_by_what_its_comparisons_are_worth(db: Database, data_dir: Path) -> None:
+    """One that a draw seldom gave to people stands for many others, and all together tell less than their number."""
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    agreeing_people(db, judge, 30)
+    rare = "UPDATE comparison SET people_chance = 0.1, people_drawn = 1 WHERE id = (SELECT min(id) FROM comparison)"
+    db.connection.execute(rare)
+    made = make_candidate(db, data_dir, number=1)
+    before, now = gate_decisions.agreement_before(db, judge, made), gate_decisions.agreement_of(db, judge)
+    assert before is not None
+    assert now is not None
+    assert (before.n, now.n) == (round((29 + 10) ** 2 / (29 + 10**2)), 30)
+
+
 def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Path) -> None:
     """A candidate's harmful answers are its worst: without them it would seem better than it is."""
     made, ann = make_candidate(db, data_dir, number=3), access.add_account(db, "ann", "annotator", "ann's password")
