@@ -219,7 +219,8 @@ def choose_of_candidate(db: Database, annotator_id: int) -> tuple[int, float] | 
     """
     found = db.value(
         f"""SELECT c.id FROM comparison c WHERE c.candidate_id IS NOT NULL AND c.asks = 'people' AND c.state = 'ready'
-              AND c.assigned = 0 AND c.taken = 0 AND {UNSEEN} ORDER BY c.candidate_id DESC, c.id LIMIT 1""",
+              AND c.assigned = 0 AND c.taken = 0 AND {UNSEEN} AND NOT {store.SKIPPED_FOR_GOOD}
+            ORDER BY c.candidate_id DESC, c.id LIMIT 1""",
         {"annotator": annotator_id},
     )
     return None if found is None else (int(found), 1.0)
@@ -447,7 +448,8 @@ STILL_TO_JUDGE = f"""SELECT EXISTS (SELECT 1 FROM annotator a WHERE a.active AND
         AND (SELECT count(*) FROM claim k WHERE k.comparison_id = i.comparison_id AND k.state = 'judged'
             AND k.slot IS NOT NULL) >= :overlap
         AND EXISTS (SELECT 1 FROM claim k JOIN annotator_group g ON g.annotator_id = k.annotator_id
-            WHERE g.name = x.group_name AND k.comparison_id = i.comparison_id AND k.state = 'judged'))"""
+            WHERE g.name = x.group_name AND k.comparison_id = i.comparison_id AND k.state = 'judged'))
+    AND NOT EXISTS (SELECT 1 FROM comparison c WHERE c.id = i.comparison_id AND {store.SKIPPED_FOR_GOOD})"""
 SETTLED = """SELECT EXISTS (SELECT 1 FROM claim k WHERE k.assigned_by = x.id AND k.comparison_id = i.comparison_id
     AND k.state IN ('judged', 'skipped'))"""
 
@@ -456,7 +458,8 @@ def follow_assignments(db: Database, comparison_id: int | None = None) -> None:
     """Note which assignments of a comparison, or of all, still stand, inside the caller's transaction.
 
     One ends when everybody whom it names has judged or skipped the comparison, can't sign in any more, or has reached
-    their quota. While one stands nobody else gets the comparison. What was taken back never stands again.
+    their quota, or when somebody skips it for good. While one stands nobody else gets the comparison. What was taken
+    back never stands again.
     """
     if (
         comparison_id
@@ -543,8 +546,9 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
         connection.execute(
             "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim.id)
         )
+        made = insert_judgement(db, claim, act, seconds_between(claim.created, now()))
         follow_act(db, annotator_id, claim.comparison_id)
-        return insert_judgement(db, claim, act, seconds_between(claim.created, now()))
+        return made
 
 
 def claim_under(db: Database, annotator_id: int, nonce: str) -> StoredClaim | None:
@@ -865,9 +869,10 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
             slot = free_slot(db, claim.comparison_id) if claim.purpose == "own" else None
             connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim.id))
         connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim.id))
-        follow_act(db, annotator_id, claim.comparison_id)
         claim = replace(claim, guidelines_version=store.guidelines(db).version or None)  # the page shows today's
-        return insert_judgement(db, claim, act, made.seconds, supersedes=judgement_id)
+        revised = insert_judgement(db, claim, act, made.seconds, supersedes=judgement_id)
+        follow_act(db, annotator_id, claim.comparison_id)
+        return revised
 
 
 def refuse_skipped(db: Database, claim: StoredClaim) -> None:
@@ -1018,8 +1023,8 @@ def judged_by_all(db: Database) -> int:
 
 
 # Of a comparison `c`: that people may still be given it; parameters as `asked_of` has them.
-TO_HAND_OUT = """(c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.asks = 'people'
-    AND c.taken < iif(c.candidate_id IS NULL, :overlap, :measured))"""
+TO_HAND_OUT = f"""(c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.asks = 'people'
+    AND c.taken < iif(c.candidate_id IS NULL, :overlap, :measured) AND NOT {store.SKIPPED_FOR_GOOD})"""
 # That it waits for people: it is to be handed out, is in somebody's hands, or is assigned.
 WAITS_FOR_PEOPLE = f"""({TO_HAND_OUT} OR c.purpose = 'preference' AND (c.assigned = 1
     OR c.id IN (SELECT comparison_id FROM claim WHERE state = 'held' AND slot IS NOT NULL)))"""

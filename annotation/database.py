@@ -243,14 +243,15 @@ def open_database(data_dir: Path) -> Database:
         migrate(database)
     except sqlite3.DatabaseError as error:
         if "not a database" in str(error) or "malformed" in str(error):
-            raise UserError(
-                _(
-                    "{path} is not a readable SQLite database ({error}). Move it away or restore a copy; "
-                    "nothing was changed."
-                ).format(path=database.path, error=error)
-            ) from error
+            raise unreadable(database.path, error) from error
         raise
     return database
+
+
+def unreadable(path: Path, error: sqlite3.DatabaseError) -> UserError:
+    """That a file is no database, or a damaged one."""
+    said = _("{path} is not a readable SQLite database ({error}). Move it away or restore a copy; nothing was changed.")
+    return UserError(said.format(path=path, error=error))
 
 
 def restrict_data_directory(data_dir: Path) -> None:
@@ -295,6 +296,22 @@ def existing_database(data_dir: Path) -> Database:
             ).format(data_dir=data_dir)
         )
     return open_database(data_dir)
+
+
+def read_only(path: Path, sql: str, params: Params = ()) -> Any:
+    """The first column of the first row of a query on a database file, which is neither made, migrated nor written.
+
+    None without such a file or row. Raises UserError where it can't be read.
+    """
+    if not path.is_file():
+        return None
+    address = f"{path.resolve().as_uri()}?mode=ro"
+    try:
+        with explain_disk_errors(path), closing(sqlite3.connect(address, uri=True, timeout=WAIT_SECONDS)) as found:
+            row = found.execute(sql, params).fetchone()
+    except sqlite3.DatabaseError as error:
+        raise unreadable(path, error) from error
+    return None if row is None else row[0]
 
 
 def hold_data_directory(data_dir: Path) -> FileLock:

@@ -236,6 +236,12 @@ def with_words(sql: str, words: Mapping[str, str]) -> str:
     return sql
 
 
+@migrations()
+def m030_held_out_prompts(db: sqlite_utils.Database) -> None:
+    """Counting the held-out prompts, which every look at the gate does, must not slow down as others are imported."""
+    db.execute("CREATE INDEX prompt_held_out ON prompt (split) WHERE split = 'held-out'")
+
+
 WITHDRAWN_BY_THINKING = """UPDATE comparison SET state = 'closed'
     WHERE purpose = 'preference' AND state = 'ready' AND taken = 0 AND asks = 'nobody' AND asks_why IS NULL
       AND candidate_id IS NULL AND model_id IS NOT NULL AND import_id IS NULL

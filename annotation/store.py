@@ -451,15 +451,20 @@ class PairedAnswers:
 BEGAN: Final = {"response": "created", "job": "started"}
 
 
-def note_change_of_thinking(db: Database, told_before: bool) -> None:
-    """Note that from now on policies answer otherwise; `told_before`: whether they were told not to think until now."""
+def note_change_of_answers(db: Database, told_before: bool | None) -> None:
+    """Note that from now on policies answer otherwise; `told_before`: whether they were told not to think until now.
+
+    None: they lie on other weights from now on.
+    """
     newest = {table: db.value(f"SELECT coalesce(max(id), 0) FROM {table}") for table in BEGAN}
     change = {"told": told_before, "until": now(), "newest": newest}
     set_setting(db, "thinking_changes", [*setting(db, "thinking_changes", []), change])
 
 
 def as_told_now(db: Database, table: Literal["response", "job"], row: str) -> str:
-    """SQL: whether a row, of this name there, is of a time in which policies thought or did not think as now.
+    """SQL: whether a row, of this name there, is of a time in which policies answered as now.
+
+    That is, on the same weights, and thinking or not as now.
 
     One that was made after the last change is, whatever the clock says, which may have been set back.
     """
@@ -467,7 +472,9 @@ def as_told_now(db: Database, table: Literal["response", "job"], row: str) -> st
     began, since, when = f"{row}.{BEGAN[table]}", "", list[str]()
     changes = setting(db, "thinking_changes", [])
     for change in changes:
-        if change["told"] == now_told:
+        if change["told"] is None:
+            when.clear()
+        elif change["told"] == now_told:
             when.append(f"{began} BETWEEN '{since}' AND '{change['until']}'")
         since = change["until"]
     when.append(f"{began} > '{since}'")
@@ -516,6 +523,24 @@ def last_judgement_before(db: Database, time: str) -> int:
         return db.value("SELECT created FROM judgement WHERE id <= ? ORDER BY id DESC LIMIT 1", (judgement,)) or ""
 
     return bisect_right(range(newest_judgement(db) + 1), time, key=stored) - 1  # times have no index of their own
+
+
+def last_judgements_before(db: Database, times: Iterable[str]) -> dict[str, int]:
+    """The same for each of these times."""
+    found, last, until = dict[str, int](), 0, ""
+    for time in sorted(set(times)):
+        if until is not None and time >= until:
+            last = last_judgement_before(db, time)
+            until = db.value("SELECT created FROM judgement WHERE id > ? ORDER BY id LIMIT 1", (last,))
+        found[time] = last
+    return found
+
+
+# Of a comparison `c` of a candidate: that a draw gave it to people and left others to judges.
+DRAWN_FOR_PEOPLE = "(c.people_drawn = 1 AND c.people_chance > 0 AND c.people_chance < 1)"
+# That somebody skipped it, which is bet on as a tie where it was drawn, or flagged: what is said later could not count.
+SKIPPED_FOR_GOOD = f"""(c.candidate_id NOT NULL AND (c.flagged = 1 OR {DRAWN_FOR_PEOPLE})
+    AND EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped'))"""
 
 
 def compare_policies(
@@ -570,12 +595,13 @@ def ask_people_of_candidate(
     with db.transaction() as connection:
         compare_policies(db, candidate_id, against_id, "nobody")
         return connection.execute(
-            """UPDATE comparison SET asks = 'people', people_chance = iif(people_chance = 0, 1, people_chance),
+            f"""UPDATE comparison AS c SET asks = 'people', people_chance = iif(people_chance = 0, 1, people_chance),
                    people_drawn = iif(people_chance = 0, 1, people_drawn),
                    people_given = coalesce(people_given, iif(people_chance > 0 AND people_drawn = 0,
                        (SELECT coalesce(max(id), 0) FROM judgement), NULL))
                WHERE candidate_id = :candidate AND against_id = :against AND asks = 'nobody' AND taken = 0
                  AND state = 'ready' AND prompt_id NOT IN (SELECT value FROM json_each(:but))
+                 AND NOT {SKIPPED_FOR_GOOD}
                  AND (:on IS NULL OR prompt_id IN (SELECT value FROM json_each(:on)))""",
             {
                 "candidate": candidate_id,

@@ -11,8 +11,8 @@ there are, whether further checks put the same prompts again, and what the judge
 candidates' answers better while people are even, `trained-in` nine of ten, `hostile` says mostly the opposite; all of
 them with a card that says 85%, as a `flattered coin` has. Of `two`, one of 85% and one trained in, the second compares
 only what was left to judges. A `shy` one gives no verdict on half of what the candidate loses. Where people skip a part
-of the prompts, judges find the candidate better on each of these. With 20 prompts the rule decides nothing: the cell is
-of the evidence without that.
+of the prompts, judges find the candidate better on each of these; where others judge these later, they do as ever. With
+20 prompts the rule decides nothing: the cell is of the evidence without that.
 **Right promotions**: candidates that win 60 of 100, 200 prompts, judges with a card of what they are worth. A judge of
 85% says of 85 of 100 comparisons what people say (won, tied, lost), of the others one of the other two.
 `people_median` is over all candidates, of which those that were not promoted count with all that they took; it counts
@@ -41,7 +41,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from annotation.metrics.evidence import DecidedOutcome
+from annotation.metrics.evidence import CorrectedPrompts, DecidedOutcome, LeftPrompt
 from annotation.metrics.intervals_and_bias import Estimate, share_of
 from annotation.metrics.sequential_testing import log_capitals
 from benchmarks import driver
@@ -104,13 +104,16 @@ class Cell:
     ties: float = TIES
     skipped: float = 0.0
     """The part of the prompts that people skip, of which judges like the candidate's answers."""
+    judged_later: bool = False
+    """Whether others judge what was skipped, as an earlier version had it: that is shown, and the bets stay."""
 
     @property
     def name(self) -> str:
         """In words."""
         again = f", {self.repeats} times again" if self.repeats else ""
         tied = f", {self.ties:.0%} ties" if self.ties != TIES else ""
-        skipped = f", people skip {self.skipped:.0%}" if self.skipped else ""
+        later = " and others judge it later" if self.judged_later else ""
+        skipped = f", people skip {self.skipped:.0%}{later}" if self.skipped else ""
         kind = f"{self.prompts} prompts{again}, {self.clusters}{tied}{skipped}"
         return f"{self.win_rate:.0%}, {kind}, judge: {self.judge}"
 
@@ -144,15 +147,20 @@ def chances(cell: Cell, source: np.random.Generator) -> np.ndarray[Any, Any]:
 
 
 def compared(cell: Cell, chance: np.ndarray[Any, Any], source: np.random.Generator) -> np.ndarray[Any, Any]:
-    """What people would say of one comparison on each prompt; not a number where they skip it."""
+    """What people would say of one comparison on each prompt."""
     won = (source.random(len(chance)) < chance).astype(float)
     tied = (source.random(len(chance)) < cell.ties) & (cell.clusters != "same winner")
-    says = np.where(tied, 0.5, won)
-    return np.where(source.random(len(chance)) < cell.skipped, np.nan, says) if cell.skipped else says
+    return np.where(tied, 0.5, won)
+
+
+def passed_over(cell: Cell, prompts: int, source: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Which of so many prompts people skip first."""
+    return source.random(prompts) < cell.skipped if cell.skipped else np.zeros(prompts, bool)
 
 
 def judged(judge: Panel, people: np.ndarray[Any, Any], source: np.random.Generator) -> np.ndarray[Any, Any]:
-    """What a judge says of comparisons of which people would say this; not a number where it gives no verdict."""
+    """What a judge says of comparisons of which people would say this, not a number of what they would skip; not a
+    number where it gives no verdict."""
     if judge in DEAF:
         return source.choice((1.0, 0.5, 0.0), size=len(people), p=DEAF[judge])
     says = 1 - people if judge == "hostile" else people
@@ -170,7 +178,7 @@ class Luck:
     people: np.random.Generator
     judges: np.random.Generator
     kept: list[DecidedOutcome] = field(default_factory=list)
-    """What people would have said of prompts that were left to judges."""
+    """What people would have said of prompts that were left to judges; not a number where they would skip them."""
 
     @classmethod
     def of(cls, cell: Cell, number: int) -> Luck:
@@ -208,7 +216,7 @@ def people_compare_the_rest(found: Findings, cell: Cell, number: int, luck: Luck
     """No new prompt is left, so people get what was left to judges, with the chance of the draw as it was recorded."""
     asked, spent = 1 + number * 10 * cell.prompts, corrected_by_judges(found).spent
     rest = [replace(one, at=asked + place) for place, one in enumerate(luck.kept, 1) if one.prompt_id not in spent]
-    given = {one.prompt_id: asked for one in rest}
+    given = {one.prompt_id: replace(found.left_to_judges[one.prompt_id], given=asked) for one in rest}
     said = [one for one in rest if not math.isnan(one.outcome)]
     return replace(found, people=(*found.people, *said), left_to_judges={**found.left_to_judges, **given})
 
@@ -224,19 +232,28 @@ def checked(
 ) -> Findings:
     """One more check: judges compare all its prompts, then people a part of them drawn by lot."""
     says = compared(cell, chance[prompts], luck.people)
+    passed = passed_over(cell, len(prompts), luck.people)
+    first_said = np.where(passed, np.nan, says)
     by_lot = luck.judges.random(len(prompts)) < share
     asked = 1 + number * 10 * cell.prompts  # when, among all judgements
     people = [
-        DecidedOutcome(int(prompt), float(outcome), probability=share, at=asked + cell.prompts + place)
-        for place, (prompt, outcome) in enumerate(
-            zip(prompts[by_lot], np.nan_to_num(says[by_lot], nan=0.5), strict=True)  # skipped, it is a tie
+        DecidedOutcome(
+            int(prompt),
+            0.5 if skips else float(outcome),
+            probability=share,
+            at=asked + cell.prompts + place,
+            shown=float(outcome),
+            skipped=bool(skips) and not cell.judged_later,
+        )
+        for place, (prompt, outcome, skips) in enumerate(
+            zip(prompts[by_lot], says[by_lot], passed[by_lot], strict=True)
         )
     ]
     given = {one.prompt_id for one in people}
     heard: dict[str, list[DecidedOutcome]] = {
         judge: [
             DecidedOutcome(int(prompt), float(outcome), judge, at=asked)
-            for prompt, outcome in zip(prompts, judged(judge, says, luck.judges), strict=True)
+            for prompt, outcome in zip(prompts, judged(judge, first_said, luck.judges), strict=True)
             if not np.isnan(outcome) and not (judge == TWO[1] and cell.judge == "two" and int(prompt) in given)
         ]
         for judge in cell.panel
@@ -244,9 +261,9 @@ def checked(
     judges = tuple(replace(one, outcomes=(*one.outcomes, *heard[one.name])) for one in found.judges)
     luck.kept.extend(
         DecidedOutcome(int(prompt), float(outcome), probability=share)
-        for prompt, outcome in zip(prompts[~by_lot], says[~by_lot], strict=True)
+        for prompt, outcome in zip(prompts[~by_lot], (says if cell.judged_later else first_said)[~by_lot], strict=True)
     )
-    left = {**found.left_to_judges, **{int(prompt): None for prompt in prompts[~by_lot]}}
+    left = {**found.left_to_judges, **{int(prompt): LeftPrompt(since=asked) for prompt in prompts[~by_lot]}}
     return replace(found, people=(*found.people, *people), judges=judges, left_to_judges=left)
 
 
@@ -256,10 +273,13 @@ def look(rule: Rule, found: Findings) -> Course:
     # Comparisons by people until each prompt that counts was compared.
     place = {one.prompt_id: number for number, one in reversed(list(enumerate(found.people, 1)))}
     asked = [place[one.prompt_id] for one in prompts.prompts]
+    judged = np.cumsum([not one.skipped for one in prompts.prompts])
+    end = first_over(judged, rule.people_most) + 1
     stakes = stakes_of(prompts)
-    better, worse = (log_capitals(side)[: rule.people_most] for side in (stakes, stakes.mirrored))
-    before = np.arange(1, len(better) + 1) < rule.people_least
-    better[before], worse[before] = -math.inf, -math.inf
+    better, worse = (log_capitals(side)[:end] for side in (stakes, stakes.mirrored))
+    ahead = ahead_by_then(prompts)[:end]
+    before = judged[:end] < rule.people_least
+    better[before | (ahead <= 0)], worse[before | (ahead >= 0)] = -math.inf, -math.inf
     wanted = -math.log(rule.alpha)
     first_worse = first_over(worse, wanted)
     seen = better[:first_worse]
@@ -267,15 +287,22 @@ def look(rule: Rule, found: Findings) -> Course:
     highest = float(seen.max(initial=-math.inf))
     if promoted < len(seen):
         return Course(highest, asked[promoted], asked[promoted])
-    if first_worse < len(worse) or len(better) >= rule.people_most:
+    if first_worse < len(worse) or judged.max(initial=0) >= rule.people_most:
         return Course(highest, None, asked[min(first_worse, len(better) - 1)])
     return Course(highest, None, len(found.people), decided=False)
 
 
-def first_over(capitals: np.ndarray[Any, Any], wanted: float) -> int:
+def ahead_by_then(prompts: CorrectedPrompts) -> np.ndarray[Any, Any]:
+    """How many wins the corrected win rate was above a half after each prompt, of what was shown of them at first."""
+    shown = [0.0 if one.skipped else one.outcomes[0] - 0.5 for one in prompts.prompts]
+    moved = [one.value - prompt.entered for one, prompt in zip(prompts.outcomes, prompts.prompts, strict=True)]
+    return np.cumsum(np.add(shown, moved))
+
+
+def first_over(amounts: np.ndarray[Any, Any], wanted: float) -> int:
     """The first place at which there is as much; their number where there never is."""
-    over = np.flatnonzero(capitals >= wanted)
-    return int(over[0]) if len(over) else len(capitals)
+    over = np.flatnonzero(amounts >= wanted)
+    return int(over[0]) if len(over) else len(amounts)
 
 
 # --------------------------------------------------------------------------------------------------------- simulation
@@ -290,7 +317,11 @@ def cells() -> list[Cell]:
     few = [Cell(EVEN, prompts, "beta", judge) for prompts in (20, 60, 120) for judge in panels]
     tied = [Cell(EVEN, 200, judge=judge, ties=ties) for ties in (0.0, 0.6) for judge in ("none", "85", "biased")]
     failing = [Cell(EVEN, prompts, "alike", judge) for prompts in (120, 200) for judge in ("two", "shy")]
-    skipping = [Cell(EVEN, 200, "alike", judge, skipped=0.25) for judge in ("85", "95")]
+    skipping = [
+        Cell(EVEN, 200, "alike", judge, skipped=0.25, judged_later=later)
+        for later in (False, True)
+        for judge in ("85", "95")
+    ]
     worse = [Cell(0.45, 200, judge=judge) for judge in ("none", "trained-in")]
     return [*alone, *again, *helped, *few, *tied, *failing, *skipping, *worse]
 

@@ -53,6 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     rent_command.add_arguments(run)
     prepare = commands.add_parser("prepare", help="set up a base model in the data directory, as the first start does")
     prepare.add_argument("--model", default=base_model.EMBEDDED, help="'embedded', a directory, or a name on the Hub")
+    prepare.add_argument(
+        "--anew", action="store_true", help="take what the Hub has now; policies on the commit before are to be checked"
+    )
     commands.add_parser("jobs", help="list the latest jobs")
     for name, text in (
         ("show", "show one job: spec, progress, result and log"),
@@ -102,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "space":
             return space_command.run(options)
         if options.command == "prepare":
-            return prepare(options.data, options.model)
+            return prepare(options.data, options.model, options.anew)
         if options.command == "pull" and options.base:
             hub_command.run_pull_base(options)
             return 0
@@ -112,9 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def prepare(data_dir: Path, model: str) -> int:
+def prepare(data_dir: Path, model: str, anew: bool = False) -> int:
     """Set up a base model; a database is begun once the model is there."""
-    base = base_model.prepare(data_dir, model)
+    base = base_model.prepare(data_dir, model, anew=anew)
     policy = base_model.register(open_database(data_dir), base)
     thinking = base_model.thinking_sentence(data_dir, policy)
     said = f"The base model {base.name} is ready in {base.path}, held in {policy.precision}.{base.remark} {thinking}"

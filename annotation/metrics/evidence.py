@@ -58,6 +58,16 @@ class DecidedOutcome:
 
 
 @dataclass(frozen=True)
+class LeftPrompt:
+    """A prompt that a draw left to judges; its times are places among all judgements."""
+
+    since: int = -1
+    """The last before it was left: bets on what people compared by then knew nothing of it."""
+    given: int | None = None
+    """The last before people were given it all the same; None where they were not, or nobody noted it."""
+
+
+@dataclass(frozen=True)
 class PromptOutcome:
     """What came of all comparisons on one prompt."""
 
@@ -129,9 +139,9 @@ class JudgePanel:
     trust: Mapping[str, Estimate] = field(default_factory=dict)
     """Agreement of a judge with people, as it was when people first compared the candidate: did what was said later
     count, the bets would know what is to come."""
-    left: Mapping[int, int | None] = field(default_factory=dict)
-    """Prompts that were left to judges, in an order that says nothing about them. Each with the last judgement before
-    people were given it all the same, where that was noted: from then on it corrects no other, and counts by people."""
+    left: Mapping[int, LeftPrompt] = field(default_factory=dict)
+    """Prompts that were left to judges, in an order that says nothing about them. From when people were given one,
+    where that was noted, it corrects no other, and counts by people."""
 
     @property
     def covariances(self) -> dict[str, float]:
@@ -142,7 +152,8 @@ class JudgePanel:
 def covariance_of(trust: Estimate) -> float:
     """Of people's outcomes with a judge's that agrees with them so often; ties count half, and 0 is the least.
 
-    A few comparisons on which they agreed promise little.
+    A few comparisons on which they agreed promise little; of those that a draw weighs differently, n is what they are
+    worth (Kish).
     """
     surely = 0.5 + (trust.value - 0.5) * trust.n / (trust.n + KNOWN_BEFOREHAND)
     return max(0.0, USUAL_VARIANCE - (1 - surely) * DISTANCE / 2)
@@ -312,7 +323,8 @@ class WaitingPrompts:
 
     def __init__(self, panel: JudgePanel, predictions: Predictions, compared: Iterable[PromptOutcome]) -> None:
         self.left, self.predictions = list(panel.left), predictions
-        given = {prompt: at for prompt, at in panel.left.items() if at is not None}
+        self.since = {prompt: one.since for prompt, one in panel.left.items()}
+        given = {prompt: one.given for prompt, one in panel.left.items() if one.given is not None}
         self.taken = {one.prompt_id: one.at for one in compared} | given
         self.used: set[int] = set()
         self.looked_at: set[int] = set()
@@ -345,10 +357,11 @@ class WaitingPrompts:
         return found
 
     def before(self, wanted_by: PromptOutcome) -> Iterator[tuple[int, Prediction | None]]:
-        """Those that people had not been given when they compared this one, with what judges had said by then."""
+        """Those left by when people compared this one, and not given to them by then, with what judges had said."""
+        at = wanted_by.at
         for other in self.left:
-            if other != wanted_by.prompt_id and self.taken.get(other, wanted_by.at) >= wanted_by.at:
-                yield other, self.predictions.of(other, wanted_by.at)
+            if other != wanted_by.prompt_id and self.since[other] < at <= self.taken.get(other, at):
+                yield other, self.predictions.of(other, at)
 
 
 def correct(

@@ -34,7 +34,7 @@ ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
     "release": f"EXISTS ({STANDS.format('1', 'assign')})",
     "settle": f"""c.purpose = 'preference' AND c.state IN ('ready', 'closed', 'withdrawn') AND c.judged > 0
         AND NOT EXISTS ({STANDS.format("1", "settle")} AND x.annotator_id = :annotator)""",
-    "skip": f"{CAN_BE_JUDGED} AND {claims.UNSEEN}",
+    "skip": f"{CAN_BE_JUDGED} AND c.candidate_id IS NULL AND {claims.UNSEEN}",
     "withdraw": "c.purpose = 'preference' AND c.candidate_id IS NULL AND c.state IN ('ready', 'asked')",
 }
 # What a change of this kind leaves out of what was chosen, and why.
@@ -45,7 +45,10 @@ LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
     ),
     "release": N_("What is assigned to nobody can't be given back."),
     "settle": N_("What nobody has judged, what is gold, and what is in your list already is not put aside."),
-    "skip": N_("What you have judged or skipped already, what is gold or not fit to be judged is not skipped."),
+    "skip": N_(
+        "What you have judged or skipped already, what is gold, measures a candidate or is not fit to be judged is not "
+        "skipped."
+    ),
     "withdraw": N_(
         "What is gold, withdrawn or judged elsewhere already, being answered, or measures a candidate is not withdrawn."
     ),

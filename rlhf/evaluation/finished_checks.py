@@ -45,7 +45,7 @@ def finished_checks(db: Database, revision: str | None = None) -> list[FinishedC
 
 
 def told_as_now(db: Database) -> set[int]:
-    """The jobs of checks that began when policies thought, or were told not to, as now."""
+    """The jobs of checks that began when policies answered as now, on the same weights, and thinking or not."""
     rows = db.rows(f"SELECT id FROM job WHERE kind = 'check' AND {store.as_told_now(db, 'job', 'job')}")
     return {row["id"] for row in rows}
 
@@ -66,7 +66,7 @@ def newest_checks(db: Database) -> dict[str, FinishedCheck]:
 def measured_before(db: Database, policy: Policy) -> Iterator[AnswerFigures]:
     """What finished checks found of a policy in its precision, the newest first: a policy never changes.
 
-    But for whether it thinks: of checks from when it did otherwise there is nothing.
+    But for whether it thinks, and on what its base is: of checks from when it did otherwise there is nothing.
     """
     now = told_as_now(db)
     for check in finished_checks(db):

@@ -23,6 +23,7 @@ from annotation.metrics.evidence import (
     CorrectedPrompts,
     DecidedOutcome,
     JudgePanel,
+    LeftPrompt,
     by_prompt,
     corrected,
     telling_share,
@@ -189,9 +190,8 @@ class Findings:
     that is checked against another policy that serves by then is another: what is claimed of it is."""
     carried: int | None = None
     """Candidates that the gate had looked at on the same held-out prompts before; None where that is not known."""
-    left_to_judges: Mapping[int, int | None] = field(default_factory=dict)
-    """Prompts that a draw left to judges, in an order that says nothing about them. Each with the last judgement before
-    people were given it all the same; None where they were not, or nobody noted it."""
+    left_to_judges: Mapping[int, LeftPrompt] = field(default_factory=dict)
+    """Prompts that a draw left to judges, in an order that says nothing about them."""
     prompts: int | None = None
     """Held-out prompts that the figures were measured on."""
     kl_per_token: float | None = None
@@ -459,12 +459,16 @@ def weigh_judge(judge: JudgeFindings, alpha: float, least: int, most: int) -> Ev
 
 
 def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int, most: int) -> EvidenceSource:
-    """What so many outcomes show, with `alpha` for the error on either side."""
+    """What so many outcomes show, with `alpha` for the error on either side.
+
+    What was said later moves no bet, but where it speaks against what the bets show, that is not shown.
+    """
     stakes, count = stakes_of(prompts), prompts.judged
     found = anytime_win_rate(prompts, 2 * alpha)
     standing: EvidenceState = "open"
     if found is not None and count >= least:
-        shown = "better" if found.low > 0.5 else "worse" if found.high < 0.5 else None
+        better, worse = min(found.value, found.low) > 0.5, max(found.value, found.high) < 0.5
+        shown = "better" if better else "worse" if worse else None
         standing = cast(EvidenceState, shown or ("spent" if count >= most else "open"))
     said = EvidenceSource(
         judge=judge,
@@ -480,7 +484,8 @@ def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int
     )
     if standing != "open":
         return said
-    first, left, expected = least - count, most - count, more_needed(stakes, alpha)
+    first, left = least - count, most - count
+    expected = more_needed(stakes, alpha) if found is not None and found.value > 0.5 else None
     expected = expected and ceil(expected * count / len(prompts.prompts))  # of so many some will be skipped
     likely = expected is not None and expected <= left
     more = max(first, expected or 1) if likely else first if first > 0 else left
@@ -497,7 +502,7 @@ def anytime_win_rate(prompts: CorrectedPrompts, alpha: float) -> Estimate | None
     if bet_on is None or value is None:
         return None
     low, high = (without_skipped(end, len(prompts.prompts), prompts.judged) for end in (bet_on.low, bet_on.high))
-    return Estimate(min(max(value, low), high), low, high, prompts.judged)
+    return Estimate(min(max(value, 0.0), 1.0), low, high, prompts.judged)
 
 
 @dataclass(frozen=True)

@@ -157,16 +157,21 @@ def place_of(db: Database, policy: Policy) -> int:
     chance of its own to be wrong; so it is where both think, or do not any more, and where the other answers in another
     precision. Deleted ones count: that chance was spent.
     """
-    now, against, checks = told_as_now(db), opponent(db, policy), checks_of(db, policy)
-    policies = {one.revision: one for one in registry.all_policies(db)}
-    known: dict[tuple[str, str, bool, str], None] = {}
+    against, checks = opponent(db, policy), checks_of(db, policy)
+    precision = opponent_precision(checks[0], against) if checks else against.precision
+    known = cached(db, ("places",), lambda: places(db))
+    return known.get((policy.revision, against.revision, True, precision), len(known) + 1)
+
+
+def places(db: Database) -> dict[tuple[str, str, bool, str], int]:
+    """The places of all pairs that were checked: candidate, opponent, whether they answer so now, its precision."""
+    now, policies = told_as_now(db), {one.revision: one for one in registry.all_policies(db)}
+    known: dict[tuple[str, str, bool, str], int] = {}
     for check in reversed(finished_checks(db)):
         spec = check.spec
-        precision = opponent_precision(check, policies.get(spec.against, against))
-        known.setdefault((spec.candidate, spec.against, check.job_id in now, precision))
-    precision = opponent_precision(checks[0], against) if checks else against.precision
-    pair = (policy.revision, against.revision, True, precision)
-    return list(known).index(pair) + 1 if pair in known else len(known) + 1
+        precision = opponent_precision(check, policies[spec.against])
+        known.setdefault((spec.candidate, spec.against, check.job_id in now, precision), len(known) + 1)
+    return known
 
 
 def hacking(report: CheckReport, people: Sequence[DecidedOutcome], asked: Sequence[JudgeFindings]) -> Hacked:
@@ -286,7 +291,10 @@ def agreement_of(db: Database, judge: judge_store.Judge) -> Estimate | None:
 
 
 def agreement_before(db: Database, judge: judge_store.Judge, policy: Policy) -> Estimate | None:
-    """The same as of when people first compared the policy: what was said later, bets on it must not know."""
+    """The same as of when people first compared the policy: what was said later, bets on it must not know.
+
+    Of as many comparisons as they are worth, by which the bets believe it.
+    """
     first = db.value(
         """SELECT min(j.id) FROM judgement j JOIN comparison c ON c.id = j.comparison_id
            WHERE c.candidate_id = ? AND j.purpose IN ('own', 'settle')""",
@@ -297,7 +305,7 @@ def agreement_before(db: Database, judge: judge_store.Judge, policy: Policy) -> 
         return trust(judge_store.jointly_judged(db, judge, first)).with_people
 
     found = cached(db, (f"trust before {policy.revision}", judge.name), measure)
-    return None if found is None else found.share
+    return None if found is None else replace(found.share, n=round(found.worth))
 
 
 def share_of_next_check(db: Database, policy: Policy, judges: Sequence[judge_store.Judge], prompts_left: int) -> float:
@@ -343,7 +351,8 @@ def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> C
                (SELECT value FROM setting WHERE key = 'gate') AS rule,
                (SELECT max(version) FROM rubric) AS rubric,
                (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out,
-               (SELECT precision || coalesce(thinking, '') FROM model WHERE algorithm = 'base') AS answers"""
+               (SELECT precision || coalesce(thinking, '') FROM model WHERE algorithm = 'base') AS answers,
+               (SELECT value FROM setting WHERE key = 'base_commit') AS base_commit"""
     )
     found = _cache.get(db)
     if found is None or found[0] != stamp:
@@ -530,7 +539,7 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
         again = _("Check it again, or resume job {id}.").format(id=job.id)
         return CheckStatus(" ".join(filter(None, (failure_of(job), again, before))), False)
     if right and not counting:
-        said = _("Its check (job {number}) is of when policies thought otherwise than now. Check it again.")
+        said = _("Its check (job {number}) is of when policies answered otherwise than now. Check it again.")
         return CheckStatus(said.format(number=right[-1].id), False)
     if not counting:
         elsewhere = _(

@@ -261,7 +261,8 @@ class CheckReport:
 # the limits are against also under a policy on other whole weights. 4: where an answer ends is no part of its
 # likelihood. 5: KL is taken at equal lengths; a prompt counts by what was said of it first, corrected by the very
 # judges that judged it. 6: what was drawn for people and skipped ties, and none is given to them for a judge's failing.
-RULE_VERSION = 6
+# 7: nor is it given to others then; what later verdicts speak against is not shown.
+RULE_VERSION = 7
 PROMPTS_ARE_COUNTED = 5
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from annotation import store
 from annotation.database import Database
-from annotation.metrics.evidence import DecidedOutcome, JudgePanel, by_prompt, corrected, win_rate
+from annotation.metrics.evidence import DecidedOutcome, JudgePanel, LeftPrompt, by_prompt, corrected, win_rate
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.metrics.sequential_testing import length_controlled
 from annotation.store import PairedAnswers
@@ -130,7 +130,7 @@ def outcomes_by(
     paired = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
     compared = tuple(one for one in paired if counts(one.response_id, one.prompt_id))
     uncompared = uncompared_pairs(wanted)
-    before = {time: store.last_judgement_before(db, time) for time in {one.answered for one in uncompared}}
+    before = store.last_judgements_before(db, (one.answered for one in uncompared))
     known = tuple(replace(one, at=before[one.answered]) for one in uncompared)
     return PairedOutcomes(judge.name, compared, known, len(wanted))
 
@@ -159,8 +159,7 @@ def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
     With an interval that holds however often one looks: what is published stopped when it was ahead.
     """
     checks = [check for check in finished_checks(db, policy.revision) if check.spec.against == other.revision]
-    said = people_outcomes(db, policy, other, prompts_that_count(db, checks))
-    people = [one for one in said if not one.skipped]
+    people = people_outcomes(db, policy, other, prompts_that_count(db, checks), skips=False)
     return anytime_win_rate(corrected(by_prompt(people), JudgePanel()), MISSED)
 
 
@@ -170,36 +169,38 @@ def prompts_that_count(db: Database, checks: Sequence[FinishedCheck]) -> frozens
 
 
 def people_outcomes(
-    db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
+    db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None, skips: bool = True
 ) -> tuple[DecidedOutcome, ...]:
     """What came of a policy's answers beside another's by people, in the order in which they said it.
 
     Of all, or of those `on` these prompts. What needs nobody to compare counts as it does beside a judge's verdicts,
-    with the comparison that it `enters_with`: of one that was only skipped it is bet on, and is no verdict either.
+    with the comparison that it `enters_with`, also where that was only skipped; as a verdict once people have judged
+    any. `skips`: whether these are bet on where a draw left others to judges, as `judge_store.pair_outcomes` has it;
+    without judges they are nothing.
     """
-    found, uncompared = judge_store.pair_outcomes(db, policy.id, other.id), enters_with(db, policy, other, on)
+    every, uncompared = judge_store.pair_outcomes(db, policy.id, other.id, skips=skips), enters_with(db, policy, other, on)
+    found = [one for one in every if on is None or one.prompt_id in on]
+    begun = any(not one.skipped for one in found)
     return tuple(
-        DecidedOutcome(prompt, first, probability=one.people_chance, at=one.at, shown=shown, skipped=one.skipped)
+        DecidedOutcome(prompt, first, probability=one.people_chance, at=one.at, shown=shown, skipped=skipped)
         for one in found
-        if on is None or one.prompt_id in on
-        for prompt, first, shown in (
-            (one.prompt_id, one.first, one.outcome),
-            *((pair.prompt_id, pair.outcome, None) for pair in uncompared.get(one.comparison_id, ())),
+        for prompt, first, shown, skipped in (
+            (one.prompt_id, one.first, one.outcome, one.skipped),
+            *((pair.prompt_id, pair.outcome, None, not begun) for pair in uncompared.get(one.comparison_id, ())),
         )
     )
 
 
 def left_to_judges(
     db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
-) -> dict[int, int | None]:
+) -> dict[int, LeftPrompt]:
     """The prompts that a draw left to judges and not to people, in an order that says nothing about them.
 
-    Each with the last judgement before people were given it all the same, where they were. With those that nobody has
-    to compare, as in `people_outcomes`.
+    With those that nobody has to compare, as in `people_outcomes`.
     """
     uncompared = enters_with(db, policy, other, on)
     return {
-        prompt: left.given
+        prompt: LeftPrompt(left.since, left.given)
         for left in judge_store.left_to_judges(db, policy.id, other.id)
         for prompt in (left.prompt_id, *(one.prompt_id for one in uncompared.get(left.comparison_id, ())))
     }
@@ -273,8 +274,8 @@ def could_be_asked(
     `on` these prompts, `but` not on those.
     """
     rows = db.rows(
-        """SELECT prompt_id FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
-             AND taken = 0 AND state = 'ready'""",
+        f"""SELECT prompt_id FROM comparison c WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
+             AND taken = 0 AND state = 'ready' AND NOT {store.SKIPPED_FOR_GOOD}""",
         (policy.id, other.id),
     )
     return sum((on is None or row["prompt_id"] in on) and row["prompt_id"] not in but for row in rows)

@@ -91,6 +91,8 @@ class PairAgreement:
     """The mean credit: 1 for the same order, 1/2 where one of both is a tie, 0 for opposite orders."""
     kappa: Estimate | None
     """Cohen's kappa of first, tie and second; None where it is not defined or nothing tells its spread."""
+    worth: float
+    """As many comparisons that all weigh the same tell as much (Kish 1965)."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def people_trials(case: JudgedComparison) -> list[Trial]:
 def agreement(cases: Iterable[tuple[float, Sequence[Trial]]]) -> PairAgreement | None:
     """Agreement over the trials of each comparison, which has this weight; None without any.
 
-    The interval is that of as many comparisons as are worth as much where all weigh the same (Kish 1965).
+    The interval is that of as many comparisons as they are worth.
     """
     met = [(weight, contingency(trials)) for weight, trials in cases if trials]
     if not met:
@@ -186,7 +188,7 @@ def agreement(cases: Iterable[tuple[float, Sequence[Trial]]]) -> PairAgreement |
     worth = float(weights.sum() ** 2 / (weights**2).sum())
     value = float(np.average((tables * CREDITS).sum(axis=(1, 2)), weights=weights))
     share = Estimate(value, *wilson_interval(value * worth, worth), len(met))
-    return PairAgreement(share, kappa(tables, weights, worth))
+    return PairAgreement(share, kappa(tables, weights, worth), worth)
 
 
 def contingency(trials: Sequence[Trial]) -> Array:

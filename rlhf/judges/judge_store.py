@@ -524,12 +524,13 @@ def sureness(said: Iterable[StoredVerdict]) -> float | None:
 def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
     """How many comparisons of two policies are still before people.
 
-    Not those that were skipped by everybody who could judge them: whoever may sign in and has not reached their quota.
+    Not those that are skipped for good, nor those that were skipped by everybody who could judge them: whoever may sign
+    in and has not reached their quota.
     """
     return int(
         db.value(
-            """SELECT count(*) FROM comparison c WHERE candidate_id = ? AND against_id = ? AND asks = 'people'
-                 AND taken = 0 AND state = 'ready' AND (
+            f"""SELECT count(*) FROM comparison c WHERE candidate_id = ? AND against_id = ? AND asks = 'people'
+                 AND taken = 0 AND state = 'ready' AND NOT {store.SKIPPED_FOR_GOOD} AND (
                      NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
                      OR EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person'
                          AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id
@@ -663,17 +664,20 @@ class PairOutcome:
     """Whether people have only skipped it."""
 
 
-def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[PairOutcome]:
+def pair_outcomes(
+    db: Database, candidate_id: int, against_id: int, judge_id: int | None = None, skips: bool = True
+) -> list[PairOutcome]:
     """How a candidate's answers did against another policy's, in the order of the first judgements that count.
 
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
     answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
-    flag that ranks nothing does not say which answer it means, and counts as a tie. What was skipped first where a draw
-    left others to judges is bet on as one: people may skip what judges like, and those others hold it too. Whoever
-    judges it later changes, as a second opinion does, what is shown alone.
+    flag that ranks nothing does not say which answer it means, and counts as a tie. With `skips`, what was skipped
+    first where a draw left others to judges is bet on as one: people may skip what judges like, and those others hold
+    it too. It is given to nobody else; what an earlier version had others say of it changes, as a second opinion does,
+    what is shown alone.
     """
     by_comparison: dict[int, list[dict[str, Any]]] = {}
-    for row in judgements_of_pair(db, candidate_id, against_id, judge_id):
+    for row in judgements_of_pair(db, candidate_id, against_id, judge_id, skips):
         by_comparison.setdefault(row["id"], []).append(row)
     return sorted((pair_outcome(rows) for rows in by_comparison.values()), key=lambda one: one.at)
 
@@ -708,7 +712,9 @@ def win_of(row: Mapping[str, Any]) -> float:
     return 0.5 + (other > own) / 2 - (other < own) / 2
 
 
-def judgements_of_pair(db: Database, candidate_id: int, against_id: int, judge_id: int | None) -> list[dict[str, Any]]:
+def judgements_of_pair(
+    db: Database, candidate_id: int, against_id: int, judge_id: int | None, skips: bool
+) -> list[dict[str, Any]]:
     """The judgements of answers by two policies, oldest first.
 
     Answers in another precision than the policy has now, or of when it thought and now does not, are another policy's.
@@ -722,8 +728,7 @@ def judgements_of_pair(db: Database, candidate_id: int, against_id: int, judge_i
            FROM comparison c JOIN current_judgement j ON j.comparison_id = c.id
            WHERE (c.candidate_id = :candidate AND c.against_id = :against
                   OR c.candidate_id = :against AND c.against_id = :candidate)
-             AND (j.outcome != 'skip' OR j.flag NOT NULL
-                  OR c.people_drawn = 1 AND c.people_chance > 0 AND c.people_chance < 1) AND NOT j.early
+             AND (j.outcome != 'skip' OR j.flag NOT NULL OR :skips AND {store.DRAWN_FOR_PEOPLE}) AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'settle'), j.annotator_id = :judge AND NOT {OUTDATED})
              AND NOT EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                  JOIN model m ON m.id = r.model_id WHERE cr.comparison_id = c.id
@@ -731,7 +736,7 @@ def judgements_of_pair(db: Database, candidate_id: int, against_id: int, judge_i
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",
-        {"candidate": candidate_id, "against": against_id, "judge": judge_id},
+        {"candidate": candidate_id, "against": against_id, "judge": judge_id, "skips": skips},
     )
 
 
@@ -741,6 +746,8 @@ class LeftToJudges:
 
     comparison_id: int
     prompt_id: int
+    since: int
+    """The last judgement before it was left to them."""
     given: int | None
     """The last judgement before people were given it all the same; None where they were not, or nobody noted it."""
 
@@ -751,7 +758,7 @@ def left_to_judges(db: Database, candidate_id: int, against_id: int) -> list[Lef
     By the first draw of each prompt: what people compare of it later changes no bet that was made with it.
     """
     rows = db.rows(
-        f"""SELECT c.id AS comparison_id, c.prompt_id, c.people_given AS given FROM comparison c
+        f"""SELECT c.id AS comparison_id, c.prompt_id, c.created, c.people_given AS given FROM comparison c
            WHERE c.people_drawn = 0 AND c.people_chance > 0 AND c.id IN (SELECT min(f.id) FROM comparison f
                JOIN comparison_response x ON x.comparison_id = f.id JOIN response r ON r.id = x.response_id
                WHERE f.candidate_id = :candidate AND f.against_id = :against
@@ -759,7 +766,8 @@ def left_to_judges(db: Database, candidate_id: int, against_id: int) -> list[Lef
            ORDER BY c.id""",
         {"candidate": candidate_id, "against": against_id},
     )
-    return [LeftToJudges(**row) for row in rows]
+    before = store.last_judgements_before(db, (row["created"] for row in rows))
+    return [LeftToJudges(since=before[row.pop("created")], **row) for row in rows]
 
 
 def labels_until(db: Database, judge: Judge, judgement_id: int) -> int:
@@ -784,16 +792,20 @@ OPINIONS = f"""SELECT j.comparison_id, a.name, j.ranking, j.kind
     FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id
     WHERE j.purpose IN ('own', 'settle', 'import') AND j.ranking NOT NULL AND NOT j.early
       AND j.comparison_id {JUDGED_TOO} AND {OLDER} ORDER BY j.id"""
-CHANCES = "SELECT comparison_id, first, second, chance FROM verdict WHERE annotator_id = :judge AND chance NOT NULL"
+# Of all that a judge has judged people have judged a small part.
+BY_PEOPLE_TOO = "IN (SELECT value FROM json_each(:people))"
+CHANCES = f"""SELECT comparison_id, first, second, chance FROM verdict
+    WHERE annotator_id = :judge AND chance NOT NULL AND comparison_id {BY_PEOPLE_TOO}"""
 LENGTHS = f"""SELECT cr.comparison_id, length(r.text) AS length
     FROM comparison_response cr JOIN response r ON r.id = cr.response_id
-    WHERE cr.comparison_id {JUDGED_TOO} ORDER BY cr.comparison_id, cr.position"""
+    WHERE cr.comparison_id {BY_PEOPLE_TOO} ORDER BY cr.comparison_id, cr.position"""
 RANKED = f"""FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
     WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.ranking NOT NULL AND NOT {OUTDATED}"""
 # What people judged though the draw left it to judges was given to them for certain; what was imported nobody drew.
 RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why, iif(c.people_drawn = 1, c.people_chance, 1.0) AS people_chance,
         EXISTS (SELECT 1 FROM judgement e WHERE e.comparison_id = c.id AND e.created <= :frozen) AS frozen
-    {RANKED} AND {UNSEEN} AND {OLDER} AND c.answers_by IS NOT 'heads' ORDER BY c.id"""
+    {RANKED} AND j.comparison_id {BY_PEOPLE_TOO} AND {UNSEEN} AND {OLDER} AND c.answers_by IS NOT 'heads'
+    ORDER BY c.id"""
 
 
 def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> list[JudgedComparison]:
@@ -807,13 +819,14 @@ def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> lis
     Of people: own, settling and imported rankings, not those of gold comparisons, none made before the answers were
     complete, and none of annotators who are left out. Of several by one person the last counts.
     """
-    excluded, only = store.excluded_annotators(db), {"judge": judge.id, "before": before}
-    fitted = judge.backend == "reward-model"
+    only: dict[str, Any] = {"judge": judge.id, "before": before}
+    excluded, fitted = store.excluded_annotators(db), judge.backend == "reward-model"
     people: dict[int, dict[str, PersonRanking]] = defaultdict(dict)
     for row in db.rows(OPINIONS, only):
         if row["name"] not in excluded:
             said = PersonRanking(row["name"], tuple(json.loads(row["ranking"])), row["kind"])
             people[row["comparison_id"]][said.name] = said
+    only["people"] = json.dumps(list(people))
     chances: dict[int, dict[tuple[int, int], float | None]] = defaultdict(dict)
     for row in db.rows(CHANCES, only):
         chances[row["comparison_id"]][row["first"], row["second"]] = row["chance"]
@@ -831,5 +844,4 @@ def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> lis
             people_chance=row["people_chance"],
         )
         for row in db.rows(RANKINGS, {**only, "frozen": frozen_before(db, judge)})
-        if row["id"] in people
     ]

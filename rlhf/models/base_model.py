@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import cast, get_args
 import psutil
 
 from annotation import hub_client, store
-from annotation.database import FILE_NAME, Database, existing_database
+from annotation.database import FILE_NAME, Database, read_only
 from annotation.environment import child_environment
 from annotation.records import UserError
 from annotation.translation import N_, _
@@ -84,8 +84,10 @@ class BaseModel:
         return "".join(f" {sentence}" for sentence, holds in said.items() if holds)
 
 
-def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
+def prepare(data_dir: Path, model: str, known: bool = False, anew: bool = False) -> BaseModel:
     """Locate the model, converting the embedded one on first use (about half a minute), and check that it can be used.
+
+    A name on the Hub stays at its commit, as `locate` has it, unless it is wanted `anew`.
 
     One that is not `known` from an earlier time, for which the first job does that, is also tried: whether it can be
     loaded and computed rightly (`rlhf.models.self_test`), which takes some seconds and is kept. A known one stays as it
@@ -98,7 +100,7 @@ def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
         convert_embedded(embedded)
     if known:
         return kept(data_dir, model, room=False)  # workers of a program that was killed may still have the memory
-    return tried(data_dir, check(locate(data_dir, model, anew=True)))
+    return tried(data_dir, check(locate(data_dir, model, anew)))
 
 
 def ready(data_dir: Path, model: str) -> BaseModel:
@@ -191,10 +193,8 @@ def pinned(data_dir: Path, name: str) -> str:
     The cache is others' too: its branches move on with every download. Raises UserError where the database can't be
     read.
     """
-    if not (data_dir / FILE_NAME).is_file():
-        return name
-    with closing(existing_database(data_dir)) as db:
-        commit = store.setting(db, BASE_COMMIT, {}).get(name)
+    kept = read_only(data_dir / FILE_NAME, "SELECT value FROM setting WHERE key = ?", (BASE_COMMIT,))
+    commit = json.loads(kept).get(name) if kept else None
     return f"{name.partition('@')[0]}@{commit}" if commit else name
 
 
@@ -476,11 +476,18 @@ def register(db: Database, base: BaseModel) -> Policy:
 
 
 def pin(db: Database, base: BaseModel) -> None:
-    """Keep at which commit a name on the Hub is the base: the name of its directory in the cache."""
+    """Keep at which commit a name on the Hub is the base: the name of its directory in the cache.
+
+    At another one than before all policies answer otherwise. Raises UserError then while a check runs.
+    """
     commit = {base.name: base.path.name}
     of_hub = base.path.parent.name == "snapshots" and not Path(base.name).is_absolute()
-    if of_hub and store.setting(db, BASE_COMMIT, {}) != commit:
-        store.set_setting(db, BASE_COMMIT, commit)
+    with db.transaction():
+        before = store.setting(db, BASE_COMMIT, {})
+        if of_hub and before != commit:
+            store.set_setting(db, BASE_COMMIT, commit)
+            if base.name in before:
+                registry.answer_otherwise(db)
 
 
 def change_precision(db: Database, precision: str, decided_by: str) -> Policy:

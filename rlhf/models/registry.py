@@ -254,12 +254,29 @@ def set_thinking(db: Database, thinking: Thinking) -> int:
         before = by_revision(db, "base").thinking
         if before == thinking:
             return 0
-        if db.value("SELECT 1 FROM job WHERE kind = 'check' AND status IN ('running', 'cancelling')"):
-            raise UserError(_("A check is running. Wait until it has ended, or cancel it on the Runs tab."))
+        refuse_during_a_check(db)
         if (before == "off") != (thinking == "off"):
-            store.note_change_of_thinking(db, before == "off")
+            store.note_change_of_answers(db, before == "off")
         connection.execute("UPDATE model SET thinking = ? WHERE revision = 'base'", (thinking,))
         return store.withdraw_open(db)
+
+
+def answer_otherwise(db: Database) -> None:
+    """Note that under the name of the base lie other weights from now on, which all policies but whole ones lie on.
+
+    What they have answered and what was found of them decides nothing any more, as after `set_thinking`, and for good.
+    Raises UserError while a check runs.
+    """
+    with db.transaction():
+        refuse_during_a_check(db)
+        store.note_change_of_answers(db, None)
+        store.withdraw_open(db)
+
+
+def refuse_during_a_check(db: Database) -> None:
+    """Raises UserError while a check runs: it would measure policies before and after a change of their answers."""
+    if db.value("SELECT 1 FROM job WHERE kind = 'check' AND status IN ('running', 'cancelling')"):
+        raise UserError(_("A check is running. Wait until it has ended, or cancel it on the Runs tab."))
 
 
 def withdrawn_sentence(count: int) -> str:

@@ -803,3 +803,8 @@ def test_what_is_deleted_is_gone_from_the_file_and_so_from_its_copies(db: Databa
         connection.execute("DELETE FROM secret")
     copy_database(db, tmp_path / "copy.db")
     assert b"nobody's business" not in (tmp_path / "copy.db").read_bytes()
+
+
+def test_counting_the_held_out_prompts_reads_no_other(db: Database) -> None:
+    (plan,) = db.rows("EXPLAIN QUERY PLAN SELECT count(*) FROM prompt WHERE split = 'held-out'")
+    assert "COVERING INDEX prompt_held_out" in plan["detail"]

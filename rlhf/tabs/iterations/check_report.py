@@ -456,10 +456,6 @@ EARLIER_RULES: Mapping[int | None, str] = {
         "later of a prompt changed what it counted for, and other judges could correct it than had judged it. What "
         "people say is counted by today's."
     ),
-    5: N_(
-        "Made for the earlier rule, by which what people skipped counted for nothing also where judges correct what "
-        "they say. What people say is counted by today's."
-    ),
 }
 
 

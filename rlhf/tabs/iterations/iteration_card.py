@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from annotation.metrics.evidence import CorrectedPrompts, without_skipped
 from annotation.metrics.intervals_and_bias import Estimate
@@ -108,11 +109,12 @@ def running_chart(people: CorrectedPrompts, rule: Rule, alpha: float, against: s
     entered = [one.value for one in people.outcomes]
     ends = running_interval(stakes_of(people), 2 * alpha).tolist()
     shares = [sum(entered[: count + 1]) / (count + 1) for count in range(len(entered))]
-    judged = [place for place, one in enumerate(people.prompts, 1) if not one.skipped]
+    counts = accumulate(not one.skipped for one in people.prompts)
+    last = {count: place for place, count in enumerate(counts, 1) if count}  # what is skipped moves the last point
     lines = [
         Line(
             name,
-            [(float(count), without_skipped(values[place - 1], place, count)) for count, place in enumerate(judged, 1)],
+            [(float(count), without_skipped(values[place - 1], place, count)) for count, place in last.items()],
         )
         for name, values in (
             (_("won so far"), shares),
@@ -124,7 +126,7 @@ def running_chart(people: CorrectedPrompts, rule: Rule, alpha: float, against: s
     label = running.label.format(against)
     curve = replace(running, label=label, caption=f"{running.caption} {level_sentence(alpha)}")
     return line_plots.plots(
-        [line_plots.plot("gate", curve, lines, max(len(judged), rule.people_least), _("prompt compared by people"))]
+        [line_plots.plot("gate", curve, lines, max(people.judged, rule.people_least), _("prompt compared by people"))]
     )
 
 

@@ -13,6 +13,7 @@ from annotation.metrics.evidence import (
     LEAST_SHARE,
     DecidedOutcome,
     JudgePanel,
+    LeftPrompt,
     Moments,
     Prediction,
     Predictions,
@@ -42,9 +43,9 @@ def judge(*outcomes: float, first: int = 0, name: str = "Ada", at: int = 1) -> t
     return tuple(DecidedOutcome(first + place, one, name, at=at) for place, one in enumerate(outcomes))
 
 
-def left(*prompts: int) -> dict[int, int | None]:
+def left(*prompts: int, since: int = 0) -> dict[int, LeftPrompt]:
     """Prompts that were left to judges, and not given to people."""
-    return dict.fromkeys(prompts)
+    return dict.fromkeys(prompts, LeftPrompt(since))
 
 
 def test_a_prompt_enters_once_with_what_came_first() -> None:
@@ -181,7 +182,10 @@ def test_what_people_are_given_of_what_was_left_is_no_other_than_the_rest(fails_
         spent = corrected(by_prompt(own), panel).spent
         rest = [replace(people(finds[place], first=place)[0], at=3000 + place) for place in (2, 3, 4)]
         rest = [one for one in rest if one.prompt_id not in spent]
-        given = {place: 2000 if any(one.prompt_id == place for one in rest) else None for place in (2, 3, 4)}
+        given = {
+            place: LeftPrompt(given=2000 if any(one.prompt_id == place for one in rest) else None)
+            for place in (2, 3, 4)
+        }
         found = corrected(by_prompt((*own, *rest)), replace(panel, left=given))
         expected += math.exp(log_capitals(stakes(found.outcomes))[-1]) / 32
         means += sum(one.value - 0.5 for one in found.outcomes)
@@ -198,12 +202,25 @@ def test_a_judge_asked_later_changes_no_bet_that_was_made() -> None:
     assert corrected(said, after).outcomes == corrected(said, panel).outcomes
 
 
+def test_what_a_later_check_leaves_to_judges_was_not_looked_at_by_bets_before_it() -> None:
+    """People's own prompt wants two others, of which judge Bob failed on the second: the next check has more."""
+    own = by_prompt(people(1.0, probability=1 / 3))
+    ada, bob = judge(1.0, 1.0, 1.0), judge(1.0, 1.0, name="Bob")
+    panel = JudgePanel((*ada, *bob), {"Ada": CARD, "Bob": CARD}, left(1, 2))
+    later = [one for name in ("Ada", "Bob") for one in judge(*[1.0] * 30, first=100, name=name, at=2000)]
+    more = left(*range(100, 130), since=1500)
+    after = replace(panel, outcomes=(*panel.outcomes, *later), left=panel.left | more)
+    before, found = corrected(own, panel), corrected(own, after)
+    assert before.spent == {1, 2}
+    assert (found.spent, found.outcomes) == (before.spent, before.outcomes)
+
+
 def test_what_people_are_given_of_what_was_left_counts_and_corrects_no_other() -> None:
     """Given at 1000, before the second of people's own: it spends none, and those given ask for none either."""
     panel = JudgePanel(judge(*[1.0] * 6), {"Ada": CARD}, left(2, 3, 4, 5))
     rest = people(1.0, 0.0, 1.0, first=3)
     said = by_prompt((*people(1.0, 0.0), *(replace(one, at=2000 + one.prompt_id) for one in rest)))
-    found = corrected(said, replace(panel, left={2: None, 3: 1000, 4: 1000, 5: 1000}))
+    found = corrected(said, replace(panel, left=left(2) | dict.fromkeys((3, 4, 5), LeftPrompt(given=1000))))
     assert ([one.prompt_id for one in found.prompts], found.helped) == ([0, 1, 3, 4, 5], 1)
     unnoted = corrected(said, panel)
     assert ([one.prompt_id for one in unnoted.prompts], unnoted.helped) == ([0, 1, 4, 5], 2)

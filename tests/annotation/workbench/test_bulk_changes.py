@@ -11,7 +11,7 @@ from annotation import claims, store
 from annotation.database import Database
 from annotation.metrics import quality
 from annotation.records import Annotator, UserError
-from annotation.tabs.comparisons import comparison_table
+from annotation.tabs.comparisons import comparison_table, words
 from annotation.web import access
 from annotation.workbench import annotator_groups, bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest, ChangeKind
@@ -208,6 +208,15 @@ def test_skips_are_acts_in_the_record_and_can_be_taken_back(db: Database, people
     undone = bulk_changes.undo(db, made, "ann")
     assert "Taken back. Skipped: 2 comparisons." in comparison_table.taken_back(*undone)
     assert judge_all(db, people["ann"]) == ids[:2]
+
+
+def test_what_measures_a_candidate_is_not_skipped_by_the_score(db: Database, people: dict[str, Annotator]) -> None:
+    """Each would be bet on as a tie, though nobody has looked at it."""
+    ids = seed_comparisons(db, 2)
+    db.connection.execute("UPDATE comparison SET candidate_id = 1, against_id = 1 WHERE id = ?", (ids[1],))
+    asked = BulkRequest("skip", ComparisonFilter())
+    assert bulk_changes.plan(db, asked, people["eve"]) == bulk_changes.Plan(1, 1)
+    assert "measures a candidate" in words.left_out("skip", 1)
 
 
 def test_an_undo_after_a_bulk_skip_takes_the_last_own_judgement_back(

@@ -11,7 +11,8 @@ from annotation import store
 from annotation.database import Database
 from annotation.imports.importing import starter_prompts
 from annotation.jobs import job_table
-from annotation.records import Feedback, UserError
+from annotation.metrics.evidence import LeftPrompt
+from annotation.records import Feedback, UserError, now
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets, snapshots
 from rlhf.data.held_out_sets import LEAST, MOST_WEIGHED
@@ -188,7 +189,7 @@ def judge_everything(db: Database, made: Policy, flag: str | None = None) -> Non
         db.insert(
             "judgement",
             {**said, "claim_id": claim_id, "comparison_id": row["id"], "annotator_id": 90, "purpose": "own",
-             "kind": "pair", "seconds": 1.0, "created": "2026-01-01"},
+             "kind": "pair", "seconds": 1.0, "created": now()},
         )  # fmt: skip
 
 
@@ -223,7 +224,8 @@ def test_the_gate_is_given_the_chance_of_each_outcome_and_what_was_left_to_judge
     judge_everything(db, made)
     found = gate_decisions.findings(db, made)
     assert list(found.left_to_judges) == list(left)
-    assert (set(left.values()), set(found.left_to_judges.values())) == ({None}, {0}), "before any judgement"
+    assert set(left.values()) == {LeftPrompt(since=0)}
+    assert set(found.left_to_judges.values()) == {LeftPrompt(since=0, given=0)}, "before any judgement"
     assert [one.probability for one in found.people] == [0.4] * 60
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from annotation.metrics.evidence import DecidedOutcome
+from annotation.metrics.evidence import DecidedOutcome, LeftPrompt
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import UserError
 from benchmarks import gate as benchmark
@@ -133,6 +133,36 @@ def test_what_is_said_of_people_is_of_what_they_have_judged() -> None:
         assert (people.standing, people.leaning) == (plain.standing, plain.leaning)
         assert people.found.low < people.found.value < people.found.high
         assert (people.more, people.likely) == (pytest.approx(plain.more, rel=0.2), plain.likely)
+
+
+def judged_later(count: int, outcome: float) -> tuple[DecidedOutcome, ...]:
+    """So many prompts that one person skipped, and another judged then; an earlier version handed them out again."""
+    return tuple(DecidedOutcome(2000 + place, 0.5, shown=outcome) for place in range(count))
+
+
+def test_nothing_is_promoted_or_found_worse_that_later_verdicts_speak_against() -> None:
+    """Bets on the tie that a skip was show what the verdicts, with those that came later, do not."""
+    for first, later in ((1.0, 0.0), (0.0, 1.0)):
+        says = (*[first] * 40, *[1 - first] * 10)
+        assert decide(ASKED, found(says)).verdict != "not enough evidence"
+        decision = decide(ASKED, replace(found(says), people=(*each(says), *judged_later(50, later))))
+        people = decision.weighed.people
+        assert (decision.verdict, people.count) == ("not enough evidence", 100)
+        assert people.found is not None
+        assert people.found.value == pytest.approx(0.5 + (first - 0.5) * -0.2), "as it was said, beside its interval"
+        assert not people.found.low <= people.found.value <= people.found.high
+        assert (people.more, people.likely) == (100, False)
+
+
+def test_what_is_expected_is_said_of_verdicts_alone() -> None:
+    """Judges dislike what people skipped: that lifts what the bets hold, and nobody has compared anything."""
+    says = tuple(DecidedOutcome(place, 0.5, probability=0.5, at=100, skipped=True) for place in range(12))
+    ada = tuple(DecidedOutcome(place, float(place >= 12), "Ada", at=1) for place in range(40))
+    judges = (JudgeFindings("Ada", ada, trust_before=Estimate(0.9, 0.8, 0.95, 100)),)
+    left = dict.fromkeys(range(12, 40), LeftPrompt())
+    people = decide(ASKED, replace(found(), people=says, judges=judges, left_to_judges=left)).weighed.people
+    assert (people.count, people.helped > 0) == (0, True)
+    assert (people.more, people.likely) == (ASKED.people_least, False)
 
 
 def test_people_decide_as_soon_as_the_evidence_reaches_one_over_alpha() -> None:
@@ -430,7 +460,7 @@ def helped(people: tuple[float, ...], agreed: float = 1.0, **changed: Any) -> Fi
         "Ada", tuple(DecidedOutcome(place, one, "Ada", at=1) for place, one in enumerate(says)),
         trust_before=Estimate(0.9, 0.8, 0.95, 100), **changed,
     )  # fmt: skip
-    return replace(SOUND, people=given, judges=(ada,), left_to_judges=dict.fromkeys(left))
+    return replace(SOUND, people=given, judges=(ada,), left_to_judges=dict.fromkeys(left, LeftPrompt()))
 
 
 MIXED = tuple(float(one) for one in random.Random(3).choices((1.0, 0.5, 0.0), (58, 20, 22), k=40))
@@ -448,7 +478,7 @@ def test_a_judge_that_may_not_decide_helps_all_the_same() -> None:
     conflicted = helped(MIXED, informs="its-labels")
     for rule in (ASKED, WITH_JUDGE):
         assert decide(rule, conflicted).weighed.people.helped
-    alone = replace(conflicted, people=(), left_to_judges=dict.fromkeys(range(120)))
+    alone = replace(conflicted, people=(), left_to_judges=dict.fromkeys(range(120), LeftPrompt()))
     assert decide(WITH_JUDGE, alone).verdict == "not enough evidence"
 
 
@@ -542,15 +572,19 @@ def test_every_field_of_the_rule_can_be_set_and_is_heeded() -> None:
 def test_the_benchmark_promotes_when_the_gate_does() -> None:
     """It looks at all courses at once, the gate at one comparison more each time."""
     verdicts = set()
-    for seed in range(8):
-        cell = benchmark.Cell(0.6, 60, judge="85" if seed % 2 else "none", clusters="beta")
+    for seed in range(12):
+        cell = benchmark.Cell(
+            0.6, 60, judge="85" if seed % 2 else "none", clusters="beta", skipped=0.3 * (seed > 3),
+            judged_later=seed > 5,
+        )  # fmt: skip
+        rule = replace(ASKED, people_most=20) if seed > 7 else ASKED
         findings = benchmark.checked(
             Findings(judges=(JudgeFindings("85"),) if seed % 2 else ()), cell, np.full(60, 0.75), np.arange(60), 0.5, 0,
             benchmark.Luck.of(cell, seed),
         )  # fmt: skip
-        looked = benchmark.look(ASKED, findings)
+        looked = benchmark.look(rule, findings)
         decisions = [
-            decide(ASKED, replace(SOUND, people=findings.people[:count], judges=findings.judges,
+            decide(rule, replace(SOUND, people=findings.people[:count], judges=findings.judges,
                                   left_to_judges=findings.left_to_judges)).verdict
             for count in range(1, len(findings.people) + 1)
         ]  # fmt: skip
@@ -584,9 +618,9 @@ def test_the_benchmark_draws_what_it_names() -> None:
     agreed = benchmark.judged("85", says, source) == says
     assert float(agreed.mean()) == pytest.approx(0.85, abs=0.02)
     assert float(benchmark.judged("biased", says, source).mean()) == pytest.approx(0.6, abs=0.03)
-    skips = benchmark.compared(benchmark.Cell(0.6, 4000, skipped=0.25), np.full(4000, 0.5), source)
-    assert float(np.isnan(skips).mean()) == pytest.approx(0.25, abs=0.03)
-    assert set(benchmark.judged("85", skips, source)[np.isnan(skips)]) == {1.0}
+    passed = benchmark.passed_over(benchmark.Cell(0.6, 4000, skipped=0.25), 4000, source)
+    assert float(passed.mean()) == pytest.approx(0.25, abs=0.03)
+    assert set(benchmark.judged("85", np.where(passed, np.nan, says), source)[passed]) == {1.0}
 
 
 def test_the_benchmark_counts_those_that_were_not_promoted_with_all_that_they_took() -> None:

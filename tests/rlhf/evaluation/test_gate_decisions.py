@@ -30,6 +30,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, gate_words, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import JudgeFindings, corrected_by_judges
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
@@ -212,6 +213,27 @@ def test_alpha_is_spent_for_each_policy_that_a_candidate_is_checked_against(db: 
     finish_check(db, data_dir, made)
     promoted = registry.by_revision(db, "sft-2")
     assert [gate_decisions.findings(db, one).number for one in (first, promoted, made)] == [3, 2, 4]
+
+
+def test_the_places_of_all_candidates_are_read_once(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [make_candidate(db, data_dir, f"sft-{number}", number=1) for number in range(1, 5)]
+    for one in made:
+        finish_check(db, data_dir, one)
+    asked = list[str | None]()
+    read = gate_decisions.finished_checks
+
+    def counted(db: Database, revision: str | None = None) -> list[FinishedCheck]:
+        asked.append(revision)
+        return read(db, revision)
+
+    monkeypatch.setattr(gate_decisions, "finished_checks", counted)
+    assert [gate_decisions.place_of(db, one) for one in made] == [1, 2, 3, 4]
+    assert asked.count(None) == 1
+    finish_check(db, data_dir, make_candidate(db, data_dir, "sft-5", number=1))
+    assert gate_decisions.place_of(db, made[0]) == 1
+    assert asked.count(None) == 2, "what is kept goes by the checks that there are"
 
 
 def test_a_judge_decides_only_when_it_may_and_agrees_with_people(db: Database, data_dir: Path) -> None:
@@ -499,6 +521,37 @@ def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data
     assert controller.advance(db, data_dir) is not None, "a further check"
 
 
+def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_show_it(
+    db: Database, data_dir: Path
+) -> None:
+    """What was drawn is given to nobody else then: others are not waited for, and the next check has other prompts."""
+    made, kim = make_candidate(db, data_dir, number=12), access.add_account(db, "kim", "annotator", "kim's password")
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    drawn = "UPDATE comparison SET people_chance = 0.5 WHERE candidate_id = ?"
+    db.connection.execute(drawn, (made.id,))
+    finish_check(db, data_dir, made)
+    access.add_account(db, "ann", "annotator", "ann's password")
+    for left in range(11, -1, -1):
+        skip(db, kim.id)
+        assert judge_store.open_to_people(db, made.id, 1) == left
+    assert gate_decisions.decision_on(db, made).used_up, "no prompt is left"
+    prompts = seed_prompts(db, 15, "held-out")[-15:]
+    pending = gate_decisions.pending(db)
+    assert pending is not None
+    assert (pending.exhausted, pending.decision.more) == (True, 10)
+    job_id = controller.advance(db, data_dir)
+    assert job_id is not None
+    for prompt in prompts:
+        for model_id in (1, made.id):
+            text = f"policy {model_id} answers {prompt.text}"
+            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
+    store.compare_policies(db, made.id, 1)
+    db.connection.execute(drawn, (made.id,))
+    finish_job(db, job_id)
+    people_say(db, 12, "candidate")
+    assert gate_decisions.decision_on(db, made).verdict == "promote"
+
+
 def test_whoever_has_judged_as_many_as_they_shall_is_not_waited_for(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=2)
     people_say(db, 1, "candidate")
@@ -680,7 +733,7 @@ def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw
         {0.4},
         list(found.left_to_judges),
     )
-    assert {prompt for prompt, given in later.left_to_judges.items() if given is None} == spent
+    assert {prompt for prompt, one in later.left_to_judges.items() if one.given is None} == spent
     assert corrected_by_judges(later) == prompts
     # All that people are asked for now counts.
     people_say(db, 5, "serving")
@@ -745,6 +798,19 @@ def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, 
     claims.judge(db, ann["id"], claim.nonce, act("tie"))
     assert gate_decisions.agreement_of(db, judge) != now
     assert gate_decisions.agreement_before(db, judge, made) == before
+
+
+def test_a_judge_is_believed_by_what_its_comparisons_are_worth(db: Database, data_dir: Path) -> None:
+    """One that a draw seldom gave to people stands for many others, and all together tell less than their number."""
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    agreeing_people(db, judge, 30)
+    rare = "UPDATE comparison SET people_chance = 0.1, people_drawn = 1 WHERE id = (SELECT min(id) FROM comparison)"
+    db.connection.execute(rare)
+    made = make_candidate(db, data_dir, number=1)
+    before, now = gate_decisions.agreement_before(db, judge, made), gate_decisions.agreement_of(db, judge)
+    assert before is not None
+    assert now is not None
+    assert (before.n, now.n) == (round((29 + 10) ** 2 / (29 + 10**2)), 30)
 
 
 def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Path) -> None:
@@ -1414,7 +1480,7 @@ def test_a_check_counts_by_when_it_ran_and_where_it_does_not_the_loop_makes_anot
     assert gate_decisions.findings(db, made).prompts is None
     assert controller.unchecked_candidates(db, job_store.checks(db)) == [made.revision]
     said = gate_decisions.check_status(db, made).sentence
-    assert said == f"Its check (job {queued}) is of when policies thought otherwise than now. Check it again."
+    assert said == f"Its check (job {queued}) is of when policies answered otherwise than now. Check it again."
 
 
 def test_what_comes_after_a_change_counts_though_the_clock_was_set_back(

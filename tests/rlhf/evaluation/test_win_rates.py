@@ -143,21 +143,37 @@ def test_what_is_published_of_people_is_what_the_gate_shows_on_the_prompts_that_
 
 
 def test_a_win_rate_by_people_leaves_out_what_they_only_skipped(db: Database, checked: Policy) -> None:
-    """And the answers that nobody has to compare, with which that enters."""
+    """And the answers that nobody has to compare, with which that enters; for the gate these count."""
     base, bob = registry.by_revision(db, "base"), access.add_account(db, "bob", "annotator", "bob's password")
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET people_chance = 0.5, people_drawn = 1")
     for _ in range(3):
         skip(db, bob.id)
     skips = win_rates.people_outcomes(db, checked, base)
-    assert len(skips) >= 3
+    assert len(skips) > 3
     assert all(one.skipped for one in skips)
     assert win_rates.by_people(db, checked, base) is None
     people_say(db, 5, "candidate")
-    judged = [one for one in win_rates.people_outcomes(db, checked, base) if not one.skipped]
+    every, judged = (win_rates.people_outcomes(db, checked, base, skips=skips) for skips in (True, False))
+    assert [one.outcome for one in every if one.skipped] == [0.5] * 3, "what nobody has to compare is none of them"
+    assert [one.outcome for one in every] == [one.outcome for one in (*skips, *judged)]
     found = win_rates.by_people(db, checked, base)
     assert found is not None
     assert 5 <= found.n == len(judged) < 13
+
+
+def test_a_win_rate_by_people_is_of_what_was_judged_after_a_skip(db: Database, checked: Policy) -> None:
+    """An earlier version gave to others what one had skipped. No judge takes part here, so it counts as any other."""
+    base, bob = registry.by_revision(db, "base"), access.add_account(db, "bob", "annotator", "bob's password")
+    for _ in range(8):
+        skip(db, bob.id)
+    people_say(db, 8, "candidate")
+    before = win_rates.by_people(db, checked, base)
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET people_chance = 0.5, people_drawn = 1")
+    entered = [one.outcome for one in win_rates.people_outcomes(db, checked, base) if one.shown is not None]
+    assert entered == [0.5] * 8
+    assert win_rates.by_people(db, checked, base) == before
 
 
 def test_a_judges_win_rate_counts_prompts(db: Database, checked: Policy) -> None:

@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 
 from annotation import claims, store
-from annotation.database import Database
+from annotation.database import Database, Params
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics import quality
 from annotation.metrics.aggregation import people_first
 from annotation.records import Annotator, Feedback, UserError
 from annotation.web import access
-from annotation.workbench import bulk_changes
+from annotation.workbench import annotator_groups, bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import ComparisonFilter
 from rlhf.__main__ import main as command_line
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.evaluation import win_rates
 from rlhf.jobs import job_store
 from rlhf.judges import judge_history, judge_store
 from rlhf.judges.judge_agreement import TrustBasis
@@ -205,6 +206,30 @@ def test_trust_rests_on_random_comparisons_alone(db: Database, ann: Annotator) -
     db.connection.execute("UPDATE comparison SET answers_by = 'heads', answers_chance = 0.2 WHERE id = ?", (chosen,))
     db.connection.execute("UPDATE comparison SET answers_by = NULL WHERE id = ?", (unknown,))
     assert [case.comparison_id for case in judge_store.jointly_judged(db, judge)] == [random, unknown]
+
+
+def test_trust_reads_nothing_of_what_the_judge_alone_has_judged(
+    db: Database, ann: Annotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (judge,) = panel(db, "j")
+    made = seed_comparisons(db, 6)
+    db.connection.execute("UPDATE comparison SET asks = 'judges'")
+    for comparison in made:
+        assert say(db, judge, comparison, FIRST_BETTER)
+    db.connection.execute("UPDATE comparison SET asks = 'people'")
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act("tie"))
+    read, rows = list[int](), db.rows
+
+    def counted(sql: str, params: Params = ()) -> list[dict[str, Any]]:
+        found = rows(sql, params)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(db, "rows", counted)
+    assert len(judge_store.jointly_judged(db, judge)) == 1
+    assert max(read) <= 2, "a verdict in each order"
 
 
 def test_trust_knows_by_what_chance_people_got_a_comparison(db: Database, ann: Annotator) -> None:
@@ -596,40 +621,96 @@ def test_what_was_drawn_for_people_and_skipped_is_bet_on_as_a_tie_for_good(db: D
     skipped, judged = judge_store.pair_outcomes(db, 2, 1)
     assert (skipped.comparison_id, skipped.first, skipped.outcome, skipped.skipped) == (first, 0.5, 0.5, True)
     assert (judged.comparison_id, judged.skipped) == (fourth, False)
+    # An earlier version gave it to others then.
     eve = access.add_account(db, "eve", "annotator", "eve's password")
+    db.connection.execute("UPDATE comparison SET people_chance = 1")
     claim = claims.claim_next(db, eve.id)
     assert claim is not None
     assert claim.comparison_id == first
     claims.judge(db, eve.id, claim.nonce, act("left-much" if claim.shown_order[0] == 0 else "right-much"))
+    db.connection.execute("UPDATE comparison SET people_chance = 0.5 WHERE id != ?", (third,))
     after = judge_store.pair_outcomes(db, 2, 1)
     assert after == [replace(skipped, outcome=1.0, skipped=False), judged], "only what is shown has changed"
+    later = judge_store.pair_outcomes(db, 2, 1, skips=False)
+    assert [(one.comparison_id, one.first) for one in later] == [(fourth, judged.first), (first, 1.0)]
 
 
-def test_a_skip_is_no_verdict_until_somebody_flags_or_judges_and_one_taken_back_is_nothing(
+def test_a_skip_is_no_verdict_unless_it_flags_and_one_taken_back_is_nothing(db: Database, ann: Annotator) -> None:
+    duel(db, [("new", "old")])
+    db.connection.execute("UPDATE comparison SET people_chance = 0.5")
+    claim = claims.claim_next(db, ann.id)
+    for flag in (None, "harmful"):
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act("skip", flag=flag))
+        (alone,) = judge_store.pair_outcomes(db, 2, 1)
+        assert (alone.first, alone.skipped) == (0.5, flag is None)
+        claims.undo(db, ann.id, "")
+        assert judge_store.pair_outcomes(db, 2, 1) == []
+        claim = claims.held_claim(db, ann.id)
+
+
+@pytest.mark.parametrize(("chance", "flag"), [(0.5, None), (1.0, "harmful")])
+def test_nobody_else_is_given_what_is_skipped_for_good(
+    db: Database, ann: Annotator, chance: float, flag: str | None
+) -> None:
+    """What they said could not count: the bets hold a tie. Whoever takes the skip back gets it again."""
+    duel(db, [("new", "old")])
+    db.connection.execute("UPDATE comparison SET people_chance = ?", (chance,))
+    bob, eve = (access.add_account(db, name, "admin", f"{name}'s password") for name in ("bob", "eve"))
+    for one in (ann, bob):
+        annotator_groups.set_groups(db, one.id, ("team",))
+    asked = BulkRequest("assign", ComparisonFilter(), "group:team")
+    bulk_changes.make(db, asked, eve, 1)
+
+    def open_now() -> tuple[int, ...]:
+        waits = [claims.waiting_for(db, one.id).count for one in (bob, eve)]
+        return judge_store.open_to_people(db, 2, 1), *waits, sum(claims.waiting_for_people(db).values())
+
+    assert open_now() == (1, 1, 0, 1), "it is their group's"
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act("skip", flag=flag))
+    assert open_now() == (0, 0, 0, 0)
+    assert [claims.claim_next(db, one.id) for one in (ann, bob, eve)] == [None] * 3
+    for whom in ("group:team", "person:eve"):
+        assert bulk_changes.plan(db, replace(asked, whom=whom), eve).changed == 0
+    store.withdraw_candidate(db, 2)
+    policies = [registry.by_revision(db, revision) for revision in ("dpo-1", "base")]
+    assert win_rates.could_be_asked(db, *policies) == store.ask_people_of_candidate(db, 2, 1) == 0
+    db.connection.execute("UPDATE comparison SET asks = 'people'")
+    claims.undo(db, ann.id, "")
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET expires = '2020' WHERE state = 'held'")
+        claims.release_unfit(db)
+    assert open_now() == (1, 1, 0, 1)
+    assert claims.claim_next(db, bob.id) is not None
+
+
+def test_what_one_person_skipped_of_a_check_that_people_get_whole_is_open_to_the_others(
     db: Database, ann: Annotator
 ) -> None:
     duel(db, [("new", "old")])
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET people_chance = 0.5")
-
-    def skip(annotator_id: int, flag: str | None = None) -> None:
-        claim = claims.claim_next(db, annotator_id)
-        assert claim is not None
-        claims.judge(db, annotator_id, claim.nonce, act("skip", flag=flag))
-
-    skip(ann.id)
-    claims.undo(db, ann.id, "")
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act("skip"))
     assert judge_store.pair_outcomes(db, 2, 1) == []
-    held = claims.held_claim(db, ann.id)
-    assert held is not None
-    claims.judge(db, ann.id, held.nonce, act("skip"))
-    (alone,) = judge_store.pair_outcomes(db, 2, 1)
-    bob, eve = (access.add_account(db, name, "annotator", f"{name}'s password") for name in ("bob", "eve"))
-    skip(bob.id)
-    assert judge_store.pair_outcomes(db, 2, 1) == [alone]
-    assert alone.skipped
-    skip(eve.id, "harmful")
-    assert judge_store.pair_outcomes(db, 2, 1) == [replace(alone, skipped=False)]
+    eve = access.add_account(db, "eve", "admin", "eve's password")
+    assert judge_store.open_to_people(db, 2, 1) == claims.waiting_for(db, eve.id).count == 1
+    assert claims.claim_next(db, eve.id) is not None
+
+
+def test_what_was_left_to_judges_was_so_from_when_its_check_was_made(db: Database, ann: Annotator) -> None:
+    duel(db, [("new", "old"), ("new one", "old one")])
+    db.connection.execute("UPDATE comparison SET people_chance = 0.5")
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    said = claims.judge(db, ann.id, claim.nonce, act("tie"))
+    for prompt in seed_prompts(db, 2, "held-out")[-2:]:
+        for model_id in (2, 1):
+            store.add_response(db, make_response(prompt, f"{model_id} later", model_id, seed=prompt.id), "check")
+    store.compare_policies(db, 2, 1)
+    db.connection.execute("UPDATE comparison SET people_chance = 0.5, people_drawn = 0")
+    assert [one.since for one in judge_store.left_to_judges(db, 2, 1)] == [0, 0, said, said]
 
 
 def test_the_first_that_was_said_stays_what_is_bet_on(db: Database, ann: Annotator) -> None:

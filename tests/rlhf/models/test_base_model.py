@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,16 @@ import pytest
 from safetensors.torch import load_file
 
 from annotation import claims, store
-from annotation.database import Database, open_database
+from annotation.database import FILE_NAME, Database, open_database
+from annotation.jobs import job_table
 from annotation.records import UserError
 from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
+from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.finished_checks import measured_before
 from rlhf.hub import job_bundle
 from rlhf.jobs import job_spec, job_store
 from rlhf.judges import judge_store
@@ -33,6 +38,7 @@ from rlhf.submission.preflight import Preflight
 from rlhf.tabs.judges import rubric_form
 from tests.conftest import act, make_response, seed_prompts
 from tests.fakes.hub_server import HubServer
+from tests.rlhf.evaluation.test_gate_decisions import finish_check, make_candidate, people_say
 
 
 def with_memory(total: float, bf16: bool = True) -> Machine:
@@ -207,10 +213,61 @@ def test_a_base_of_the_hub_stays_what_it_is_under_its_adapters_until_somebody_pr
     (made.path / "model.safetensors").unlink()
     assert base_model.ready(data_dir, "ann/tiny").path.name == first, "what is not whole is fetched as it was"
     third = commit(b"third")
-    anew = base_model.prepare(data_dir, "ann/tiny")
+    again = base_model.prepare(data_dir, "ann/tiny")
+    assert again.path.name == first, "nor does a command that a message recommends"
+    base_model.register(db, again)
+    anew = base_model.prepare(data_dir, "ann/tiny", anew=True)
     base_model.register(db, anew)
     assert (anew.path.name, base_model.ready(data_dir, "ann/tiny").path) == (third, anew.path)
     db.close()
+
+
+def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decides(
+    data_dir: Path, commit: Callable[[bytes], str]
+) -> None:
+    """Whatever policies were told of thinking meanwhile: these weights do not come back."""
+    db = open_database(data_dir)
+    commit(b"first")
+    base_model.register(db, base_model.prepare(data_dir, "ann/tiny"))
+    made = make_candidate(db, data_dir, number=12)
+    base = registry.by_revision(db, "base")
+    finish_check(db, data_dir, made, against={"revision": "base", "precision": base.precision})
+    people_say(db, 2, "candidate")
+    before = gate_decisions.findings(db, made)
+    assert (len(before.people), before.prompts) == (2, 60)
+    assert gate_decisions.place_of(db, made) == len(list(measured_before(db, base))) == 1
+    running = job_store.enqueue(db, CheckSpec(candidate=made.revision), "ann")
+    job_store.claim(db, running, "w")
+    commit(b"second")
+    anew = base_model.prepare(data_dir, "ann/tiny", anew=True)
+    with pytest.raises(UserError, match="A check is running"):
+        base_model.register(db, anew)
+    assert base_model.ready(data_dir, "ann/tiny") != anew
+    job_table.stop(db, running, "w", "failed", "for the test")
+    base_model.register(db, anew)
+    assert judge_store.open_to_people(db, made.id, 1) == 0
+    registry.set_thinking(db, "template")
+    registry.set_thinking(db, "off")
+    found = gate_decisions.findings(db, made)
+    assert (found.people, found.prompts, gate_decisions.place_of(db, made)) == ((), None, 2)
+    assert list(measured_before(db, base)) == []
+    db.close()
+
+
+def test_looking_for_the_commit_neither_writes_to_a_database_nor_brings_it_up_to_date(
+    data_dir: Path, commit: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, db = commit(b"first"), open_database(data_dir)
+    base_model.register(db, base_model.prepare(data_dir, "ann/tiny"))
+    db.connection.execute("DELETE FROM _sqlite_migrations WHERE name = (SELECT max(name) FROM _sqlite_migrations)")
+    known = db.value("SELECT count(*) FROM _sqlite_migrations")
+    monkeypatch.setattr(tempfile, "TemporaryFile", Mock(side_effect=OSError("no space left")))
+    assert base_model.pinned(data_dir, "ann/tiny") == f"ann/tiny@{first}"
+    assert db.value("SELECT count(*) FROM _sqlite_migrations") == known
+    db.close()
+    (data_dir / FILE_NAME).write_bytes(b"no database, and longer than the header of one is" * 9)
+    with pytest.raises(UserError, match="not a readable SQLite database"):
+        base_model.pinned(data_dir, "ann/tiny")
 
 
 def test_too_little_memory_fetches_no_other_base(

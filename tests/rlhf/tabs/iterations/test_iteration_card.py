@@ -9,8 +9,10 @@ import pytest
 
 from annotation.metrics.evidence import DecidedOutcome, JudgePanel, by_prompt, corrected
 from annotation.metrics.intervals_and_bias import Estimate
+from annotation.ui import line_plots
+from annotation.ui.line_plots import Line
 from rlhf.evaluation import gate_words
-from rlhf.evaluation.gate import Rule, alphas
+from rlhf.evaluation.gate import Rule, alphas, anytime_win_rate
 from rlhf.evaluation.report import AnswerFigures, CheckReport, WinRate
 from rlhf.tabs.iterations import iteration_card
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
@@ -56,15 +58,28 @@ def test_the_running_interval_says_how_sure_it_is(rule: Rule, both: str, one: st
     assert "one-sided test" in chart
 
 
-def test_what_people_skipped_is_no_prompt_of_the_running_chart() -> None:
+def test_what_people_skipped_is_no_prompt_of_the_running_chart(monkeypatch: pytest.MonkeyPatch) -> None:
     skips = [DecidedOutcome(prompt, 0.5, skipped=True) for prompt in (2, 3)]
-    judged = [DecidedOutcome(prompt, 1.0) for prompt in range(2)]
-    charts = [
-        iteration_card.running_chart(corrected(by_prompt(decided), JudgePanel()), Rule(), 0.05, "dpo-3")
-        for decided in (skips, judged, [*judged, *skips])
-    ]
-    assert "No annotator has compared" in charts[0]
-    assert charts[1] == charts[2]
+    judged = [DecidedOutcome(prompt, 1.0) for prompt in (0, 1)]
+    drawn: list[Sequence[Line]] = []
+
+    def plot(_name: str, _curve: object, lines: Sequence[Line], *_rest: object) -> dict[str, object]:
+        drawn.append(lines)
+        return {}
+
+    monkeypatch.setattr(line_plots, "plot", plot)
+    monkeypatch.setattr(line_plots, "plots", lambda plots: "")
+    found = [corrected(by_prompt(decided), JudgePanel()) for decided in (skips, judged, [*judged, *skips])]
+    said = [iteration_card.running_chart(people, Rule(), 0.05, "dpo-3") for people in found]
+    assert "No annotator has compared" in said[0]
+    before, after = drawn
+    assert [[place for place, _ in line.points] for line in after] == [[1.0, 2.0]] * 3
+    assert [line.points[0] for line in after] == [line.points[0] for line in before]
+    shown = anytime_win_rate(found[2], 0.1)
+    assert shown is not None
+    assert [line.points[-1][1] for line in after] == [shown.value, shown.low, shown.high], (
+        "the end is what is decided on"
+    )
 
 
 def test_people_come_first_then_the_most_trusted_judge_and_the_table_has_all() -> None:
