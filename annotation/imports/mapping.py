@@ -239,8 +239,8 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
         raise UnclearColumn(
             _(
                 "The column '{display_name}' holds {shown}, which says neither good nor bad, and bad answers "
-                "must not be learned. Write true and false into it, or leave it out (--map label=) where all "
-                "of them are good. Nothing was imported."
+                "must not be learned. Write true and false into it, or, where all of them are good, choose no "
+                "label under “Columns”. Nothing was imported."
             ).format(display_name=display_name(label), shown=shown(held[0]))
         )
     given = [number_of(row.values.get(preference)) for row in rows] if preference in plan.used else []
@@ -279,8 +279,8 @@ def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                 if not likely
                 else _("No column is known to hold the prompt; it may be {likely}.").format(likely=listed(likely)),
                 _(
-                    "Say which one holds it (--map prompt= with its name), or, where both answers begin with the "
-                    "prompt, that none does (--map prompt=). On the page say so under “Columns”. Nothing was imported."
+                    "Say under “Columns” which one holds it, or, where both answers begin with the prompt, that none "
+                    "does. Nothing was imported."
                 ),
             )
         )
@@ -316,8 +316,8 @@ def refuse_third_answer(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
         raise UnclearColumn(
             _(
                 "There are more than two answers, in columns of their own: {answers}. Put them into one list "
-                "('responses', with 'scores' or 'ranks'), or say which two are meant (--map a= and --map b= with "
-                "their names, “Columns” on the page). Nothing was imported."
+                "('responses', with 'scores' or 'ranks'), or choose under “Columns” which two are meant, as a and "
+                "as b. Nothing was imported."
             ).format(answers=listed([plan.columns["a"], plan.columns["b"], third]))
         )
 
@@ -330,10 +330,9 @@ def refuse_unread(plan: ImportPlan, columns: Sequence[str]) -> None:
     if doubtful:
         raise UnclearColumn(
             _(
-                "By its name, {listed} may say which answers are bad, and bad ones must not be learned. Say "
-                "which column does (--map label= or --map rating= with its name); or take bad answers out of "
-                "the file, and import the others --as demonstrations (“Import as” on the page). Nothing was "
-                "imported."
+                "By its name, {listed} may say which answers are bad, and bad ones must not be learned. Choose "
+                "under “Columns” which column does, as label or as rating; or take bad answers out of the file, "
+                "and choose demonstrations under “Import as”. Nothing was imported."
             ).format(listed=listed(doubtful[:1]))
         )
 
@@ -376,8 +375,8 @@ def proposed_or_said(rows: Sequence[SourceRow], said: Columns) -> dict[str, str]
         name = display_name(columns["winner"])
         raise UserError(
             _(
-                "The numbers in '{name}' say by their sign which answer is better, and name none: --map "
-                "preference={name}."
+                "The numbers in '{name}' say by their sign which answer is better, and name none: choose it as "
+                "preference under “Columns”, not as winner."
             ).format(name=name)
         )
     return columns
@@ -718,7 +717,7 @@ def refuse_order(ranks: Sequence[float], column: str) -> None:
         raise UnclearColumn(
             _(
                 "The column '{name}' holds {numbers}: ranks of the answers, or the answers' numbers with the best "
-                "one's first? Say which: --map ranks={name} or --map order={name}. Nothing was imported."
+                "one's first? Choose it under “Columns” as ranks or as order. Nothing was imported."
             ).format(name=display_name(column), numbers=", ".join(numeral(rank, "g") for rank in ranks))
         )
 

@@ -239,13 +239,15 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
     press(pages, "add_judge", None, {}, *form(name="by letters"))
     press(pages, "add_judge", None, {}, *form(name="elsewhere", directory=str(tiny_judge)))
     press(pages, "add_judge", None, {}, *form(name="scores", backend="reward-model", reward="reward_model-1"))
-    sent = press(pages, "add_judge", None, {}, *form(name="remote", backend="endpoint", **ENDPOINT, calls=50.0))
+    endless = dict.fromkeys(judge_form.LEFT_OUT)
+    sent = press(pages, "add_judge", None, {}, *form(name="remote", backend="endpoint", **ENDPOINT, **endless, calls=50.0))
     assert "remote is there and switched on" in str(sent)
     outputs = next(block.outputs for block in pages.fns.values() if block.fn.__name__ == "add_judge")
     assert len({one._id for one in outputs}) == len(outputs) == len(sent)
     left = {getattr(one, "label", None): update for one, update in zip(outputs, sent, strict=True)}
     assert left["Make a judge"]["open"] is False
     first = {"Name": None, "Address": None, "What judges": "local", "Calls in a job, at most": EndpointSettings.calls}
+    first["Calls in all jobs, at most"] = None
     assert {field: left[field]["value"] for field in first} == first, "the form is as it was before"
     assert left["Reward model"]["value"] is None
     made = {judge.name: (judge.backend, dict(judge.settings)) for judge in judge_store.judges(db)}
@@ -313,6 +315,34 @@ def test_a_judge_that_can_not_work_is_refused(
 def test_the_form_shows_the_fields_of_the_chosen_backend(pages: gr.Blocks) -> None:
     shown = [column["visible"] for column in press(pages, "choose_backend", "endpoint")]
     assert shown == [False, False, True]
+
+
+def test_a_judge_that_there_is_not_is_said_to_be_none(pages: gr.Blocks, context: Context) -> None:
+    """By an address, or typed; where there is no judge, its column is hidden, and what is said in it."""
+    names = {block.fn.__name__: block for block in pages.fns.values()}
+    visit, choose = names["open_judges"], names["choose_judge"]
+    told = next(one for one in visit.outputs if one.elem_id == "judge-made")
+    chosen = next(one for one in visit.outputs if one.elem_id == "judge-selector")
+    beside = next(one for one in visit.outputs if one.elem_id == "judge-said")
+    bar = choose.outputs[-1]
+
+    def shown(block: Any, sent: Sequence[Any]) -> dict[Any, Any]:
+        return dict(zip((one._id for one in block.outputs), sent, strict=True))
+
+    asked = asked_by("owner", visit.fn, part="/nobody")
+    for judges, box in ((0, told), (1, beside)):
+        found = shown(visit, visit.fn(*asked, {}, "people", 10, 60, 33))
+        assert "There is no judge nobody." in found[box._id]
+        assert json.loads(found[bar._id])[2] == "", "the address of none goes"
+        if not judges:
+            judge_store.add(context.db, "local", "local", {"model": "base"}, "owner")
+    seen = next(one for one in shown(visit, visit.fn(*asked, {}, "people", 10, 60, 33)).values() if "figures" in one)
+    found = shown(choose, press(pages, "choose_judge", "locla", seen))
+    assert "There is no judge locla." in found[beside._id]
+    assert found[chosen._id]["value"] == "local"
+    assert json.loads(found[bar._id])[2] == ""
+    with pytest.raises(gr.Error, match="There is no judge locla"):
+        press(pages, "switch_judge", "locla", {}, "Switch it off")
 
 
 def test_a_judge_is_switched_off_and_on_again(pages: gr.Blocks, context: Context, local: Judge) -> None:
@@ -629,17 +659,20 @@ def test_a_job_of_a_judge_that_there_is_not_is_shown_all_the_same(context: Conte
 def test_the_rubric_is_kept_in_versions(pages: gr.Blocks, context: Context) -> None:
     opened = press(pages, "open_rubric", {}, None, None, None)
     assert "Version 0, Prefloop&#x27;s own, holds." in opened[0]
-    assert opened[2] == rubrics.DEFAULT.instruction
+    assert opened[2]["value"] == rubrics.DEFAULT.instruction
     saved = press(pages, "save_rubric", {}, "Be fair.", "Short\n\n- Correct\n", 1)
     assert "Version 1 holds from now on" in saved[-1]
-    assert saved[2:5] == ["Be fair.", "Short\nCorrect", 1]
+    assert [one["value"] for one in saved[2:5]] == ["Be fair.", "Short\nCorrect", 1]
     assert "no version was added" in press(pages, "save_rubric", {}, "Be fair.", "Short\nCorrect", 1)[-1]
     latest = judge_store.rubric(context.db)
     assert (latest.version, latest.principles, latest.drawn, latest.written_by) == (1, ("Short", "Correct"), 1, "owner")
     assert press(pages, "read_rubric", 1) == "Be fair.\n\n- Short\n- Correct\n\nDrawn for each comparison: 1"
     assert rubrics.DEFAULT.principles[0] in press(pages, "read_rubric", 0)
     assert press(pages, "read_rubric", "9") == ""
-    assert press(pages, "edit_rubric", 1) == ["Be fair.", "Short\nCorrect", 1]
+    assert [one["value"] for one in press(pages, "edit_rubric", 1)] == ["Be fair.", "Short\nCorrect", 1]
+    saved = press(pages, "save_rubric", {}, "Be fair.", "Short\nCorrect", None)
+    assert judge_store.rubric(context.db).drawn == 0, "all of them"
+    assert [one["value"] for one in saved[2:5]] == ["Be fair.", "Short\nCorrect", None]
     assert press(pages, "edit_rubric", "9") == [gr.skip()] * 3, "a draft stays"
 
 
@@ -648,8 +681,7 @@ def test_the_rubric_is_kept_in_versions(pages: gr.Blocks, context: Context) -> N
     [
         (("", "Short", 0), "needs an instruction"),
         (("Be fair.", "Short", 2), "can't be drawn from 1"),
-        (("Be fair.", "Short", None), "whole number; 0 for all"),
-        (("Be fair.", "Short", float("nan")), "whole number; 0 for all"),
+        (("Be fair.", "Short", float("nan")), "whole number; leave it empty for all"),
         ((None, None, 0), "needs an instruction"),
     ],
 )
