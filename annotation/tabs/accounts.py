@@ -166,9 +166,7 @@ def page_of(db: Database, outcome: str = "", account: str | None = None, secret:
 
 def shown_once(name: str, password: str) -> Any:
     """A new password, which nobody can be told again."""
-    return gr.Textbox(
-        value=password, label=_("Password of {name}, shown once").format(name=name), visible=True
-    )
+    return gr.Textbox(value=password, label=_("Password of {name}, shown once").format(name=name), visible=True)
 
 
 def accounts_table(db: Database) -> tuple[str, list[str]]:

@@ -210,7 +210,7 @@ def decided(found: ComparisonHistory) -> str:
 
 def job_with(one: UsedBy) -> Way:
     """A job that was given frozen data, and how it stands: one that failed has learnt nothing."""
-    said = _("job {number}, {kind}: {state}").format(number=one.job, kind=one.kind, state=_(one.status or ""))
+    said = _("job {number}, {kind}: {state}").format(number=one.job, kind=one.kind, state=_(str(one.status)))
     return Way(link("runs", Place((str(one.job),))), said)
 
 

@@ -230,8 +230,9 @@ def lay_out() -> RubricFormPage:
 
 
 def fields_with(values: Mapping[str, Any]) -> list[Any]:
-    """What the fields are set to; those without a value here stay. Gradio draws a number of None as 0."""
-    return [gr.update(value=values[name]) if name in values else gr.skip() for name in FIELDS]
+    """What the fields are set to; those without a value here stay. Gradio draws a number that is just None as 0."""
+    sent = {name: gr.update(value=None) if value is None else value for name, value in values.items()}
+    return [sent.get(name, gr.skip()) for name in FIELDS]
 
 
 def held(db: Database) -> list[Any]:

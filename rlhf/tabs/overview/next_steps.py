@@ -55,7 +55,8 @@ def troubles(state: LoopState) -> list[NextStep]:
 def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
     """What the newest candidate waits for."""
     if state.unchecked and not state.measurable:
-        return [NextStep(_("Import held-out prompts to check {revision}").format(revision=state.unchecked), "/data/import")]
+        words = _("Import held-out prompts to check {revision}").format(revision=state.unchecked)
+        return [NextStep(words, "/data/import")]
     if state.unchecked and not state.active and not checked_by_loop(state, state.unchecked):
         return [NextStep(_("Check {revision} again").format(revision=state.unchecked), iteration(state.unchecked))]
     if state.pending is None:

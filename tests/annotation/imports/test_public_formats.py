@@ -465,7 +465,7 @@ CASES: dict[str, Case | Refused] = {
         [told("q", "good", label=True), told("q", "bad", label=False)], columns={"messages": "exchange"},
     ),
     "a mapped answer beside ratings": Refused(
-        [{"prompt": "q", "reply": "x", "rating": 5}], "Choose 'rating' as rating under “Columns”", {"completion": "reply"},
+        [{"prompt": "q", "reply": "x", "rating": 5}], "'rating' as rating under “Columns”", {"completion": "reply"},
     ),
     "mapped better and worse answers beside scores": Case(
         [{"prompt": "q", "best": "x", "worst": "y", "score_chosen": 2, "score_rejected": 1, "strength": 3},

@@ -83,7 +83,7 @@ def test_an_opening_that_is_answered_late_takes_nothing_away(db: Database, data_
     drawn = [*events["accounts"].outputs, *events["invitations"].outputs]
     make, ask = events["invitation-make"], events["account-deactivate"]
     assert not [one for one in (*make.inputs, make.outputs[0], *ask.outputs) if one in drawn]
-    (password,) = [one for one in events["account-add"].outputs if one.label == "Password, shown once"]
+    (password,) = [one for one in events["account-add"].outputs if one.elem_id == "new-password"]
     assert password not in [*drawn, *events["account-visit"].outputs]
 
 

@@ -333,6 +333,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
 def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, context: Context) -> None:
     policy, owner = make_candidate(context), gr.Request(username="owner")
     check_candidate(context, policy)
+    store.compare_policies(context.db, policy.id, 1, "nobody")
     take_back = handler(pages, "take_back")
 
     def undo(number: Any, act: Any = "undo") -> str:
