@@ -892,9 +892,9 @@ def refuse_skipped(db: Database, claim: StoredClaim) -> None:
 
 
 # Far more than anybody needs. Each change is a row for ever, and for each skip the model writes another comparison.
-MOST_ROWS: Final = 100
-MOST_SKIPS: Final = 200
-FAILED_ANSWER: Final = """EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+MOST_ROWS = 100
+MOST_SKIPS = 200
+FAILED_ANSWER = """EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
     WHERE cr.comparison_id = {} AND r.state = 'failed')"""
 
 

@@ -1,4 +1,4 @@
-"""The Hub tab in a real browser beside a Hub on loopback: a Space is checked, agreed to, made and brought up to date."""
+"""The Hub tab in a real browser, beside a Hub on loopback: a Space is checked, agreed to, made and updated."""
 
 from __future__ import annotations
 

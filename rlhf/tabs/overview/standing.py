@@ -21,7 +21,7 @@ from rlhf.tabs.overview.overview_card import Standing
 from rlhf.tabs.runs import job_cards
 
 ENDED_JOBS: Final = 10
-# What is done outside the queue of this machine's devices, by the kind of its job. What only asks the Hub takes seconds.
+# What is done outside the devices' queue, by the kind of its job. What only asks the Hub takes seconds.
 ELSEWHERE: Final[Mapping[str, str]] = {
     "import": N_("An import is at work"),
     "export": N_("An export is at work"),
