@@ -543,6 +543,8 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
         if claim.state != "held" or claim.expires <= now():
             raise UserError(why_closed(db, claim))
         act = parse_for(db, claim, value)
+        if act.outcome == "skip":
+            refuse_skipping_on(db, claim)
         connection.execute(
             "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim.id)
         )
@@ -692,6 +694,7 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
             raise UserError(_("There is no judgement of yours to undo."))
         claim = claim_judged(db, last)
         refuse_settling(db, claim)
+        refuse_changing_on(db, claim)
         if claim.state == "skipped":
             refuse_skipped(db, claim)
         connection.execute("UPDATE claim SET state = 'released' WHERE id = ?", (claim.id,))
@@ -862,6 +865,7 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
         if made.id != judgement_id:
             return same_or_refused(db, made, value, seen)
         refuse_settling(db, claim)
+        refuse_changing_on(db, claim)
         act = reordered(parse_for(db, claim, value), seen, order)
         state = "skipped" if act.outcome == "skip" else "judged"
         if state == "judged" and claim.state == "skipped":
@@ -891,6 +895,44 @@ def refuse_skipped(db: Database, claim: StoredClaim) -> None:
         (claim.comparison_id, claim.created, claim.annotator_id),
     ):
         raise UserError(_("The comparison you skipped is assigned to others by now; your skip stays."))
+
+
+# Far more than anybody needs. Each change is a row for ever, and for each skip the model writes another comparison.
+MOST_ROWS = 100
+MOST_SKIPS = 200
+FAILED_ANSWER = """EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+    WHERE cr.comparison_id = {} AND r.state = 'failed')"""
+
+
+def refuse_changing_on(db: Database, claim: StoredClaim) -> None:
+    """Raises UserError where somebody has judged a comparison, changed and taken back what they said, for ever."""
+    rows = db.value(
+        "SELECT count(*) FROM judgement WHERE annotator_id = ? AND comparison_id = ?",
+        (claim.annotator_id, claim.comparison_id),
+    )
+    if rows >= MOST_ROWS:
+        raise UserError(
+            _("You have changed this judgement {count} times; it stays as it is now.").format(count=MOST_ROWS)
+        )
+
+
+def refuse_skipping_on(db: Database, claim: StoredClaim) -> None:
+    """Raises UserError where somebody only skips what could be judged."""
+    if db.value(f"SELECT {FAILED_ANSWER.format('?')}", (claim.comparison_id,)):
+        return
+    skips = db.value(
+        f"""SELECT count(*) FROM judgement j WHERE annotator_id = :annotator AND outcome = 'skip' AND {MADE_IN_HAND}
+             AND NOT {FAILED_ANSWER.format("j.comparison_id")}
+             AND id > coalesce((SELECT max(id) FROM judgement
+                 WHERE annotator_id = :annotator AND outcome IN ('ranked', 'all-bad')), 0)""",
+        {"annotator": claim.annotator_id},
+    )
+    if skips >= MOST_SKIPS:
+        raise UserError(
+            _("You have skipped {count} comparisons and judged none since. Judge this one, or ask an admin.").format(
+                count=MOST_SKIPS
+            )
+        )
 
 
 def refuse_settling(db: Database, claim: StoredClaim) -> None:

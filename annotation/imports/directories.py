@@ -166,7 +166,7 @@ def chosen_config(name: str, configs: Sequence[Mapping[str, Any]], wanted: str |
     if default or len(known) <= 1:
         return next(iter([*default, *known.values()]), {})
     raise UserError(
-        _("{name} has several configurations. Choose one of {listed} (--config).").format(
+        _("{name} has several configurations. Choose one of {listed} under “Configuration”.").format(
             name=name, listed=listed(tuple(known))
         )
     )

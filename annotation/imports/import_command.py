@@ -22,7 +22,7 @@ from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
 from annotation.imports.printable import display_name, listed
 from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import cut
 from annotation.ui.invisible import visible
 
@@ -34,6 +34,15 @@ NOTHING_USABLE: Final = 1
 """The exit status where something was read, and nothing could be made of any row."""
 BAR: Final = 30
 NO_COLUMN: Final = "no column that is known"
+# The fields of the page's form that sentences name, and the option that stands for each here.
+OPTIONS: Final = {
+    N_("“Columns”"): "--map ROLE=COLUMN, --map ROLE= for none",
+    N_("“Good from”"): "--good-from N",
+    N_("“Import as”"): f"--as {{{','.join(TARGETS)}}}",
+    N_("“Rows”"): "--rows FIRST-LAST",
+    N_("“Split to read”"): "--source-split NAME",
+    N_("“Configuration”"): "--config NAME",
+}
 Topics = Any
 """What `argparse.ArgumentParser.add_subparsers` returns."""
 
@@ -181,6 +190,10 @@ def run(options: argparse.Namespace, db: Database) -> int:
             outcome = importing.run_import(db, source, order, options.by, printer.progress, options.dry_run)
             printer.outcome(outcome, options.dry_run)
             return NOTHING_USABLE if outcome.nothing_usable else 0
+        except UserError as error:
+            if options.json_progress:  # the page, which has the fields
+                raise
+            raise UserError(with_options(str(error))) from error
         except MemoryError as error:
             raise UserError(
                 _(
@@ -255,7 +268,7 @@ class Printer:
         print(f"{found.name}: {found.format}")
         print(f"Columns: {listed(found.columns)}")
         print(f"Taken for: {columns_line(found.proposed) or NO_COLUMN}")
-        print(found.problem or f"To be imported as {found.target}.")
+        print(with_options(found.problem) or f"To be imported as {found.target}.")
         for note in found.notes:
             print(note)
         for row, record in zip(found.rows, found.records, strict=False):
@@ -271,7 +284,7 @@ class Printer:
         print(f"{outcome.name}: {outcome.format}, as {outcome.target}, with {columns}")
         print("\n".join(importing.summary(outcome, "--split says how many.")))
         for reason, count in outcome.reasons:
-            print(f"  {count:,} × {reason}")
+            print(f"  {count:,} × {with_options(reason)}")
         if outcome.skipped and self.shown:
             print(f"First of them ({outcome.counted}):")
         for entry in outcome.skipped[: self.shown]:
@@ -318,6 +331,12 @@ class JsonPrinter(Printer):
         held_out_by = _("Before you import, “New prompts are” says how many.") if dry_run else ""
         summary = importing.summary(outcome, held_out_by)
         self.say("outcome", {**told, "dry_run": dry_run, "summary": summary})
+
+
+def with_options(said: str) -> str:
+    """What is said to somebody who has a command line and not the page: with the options for the fields it names."""
+    named = [f"{_(field)}: {option}" for field, option in OPTIONS.items() if _(field) in said]
+    return f"{said} ({'; '.join(named)})" if named else said
 
 
 def columns_line(columns: Mapping[str, str]) -> str:

@@ -104,6 +104,11 @@ class Importer:
         """How the latest run stands."""
         return state_of(self.latest)
 
+    def state_of(self, number: int) -> State:
+        """How the run of this number stands, whatever was begun since."""
+        found = [job for queue in (HERE, FROM_HUB) for job in queue.select(self.db, "AND id = ?", number)]
+        return state_of(next(iter(found), None))
+
     def start(
         self, kind: ImportStep, source: Sequence[str], arguments: Sequence[str], by: str = N_("the import form")
     ) -> State:
@@ -113,8 +118,8 @@ class Importer:
             latest = self.latest
             if latest is not None and latest.is_open:
                 raise UserError(_("An import is at work. Wait until it is done, or cancel it."))
-            # First rows of somebody's data, which nobody looks at any more.
-            job_table.clear_results(self.db, spec.kind)
+            # First rows of somebody's data, at which they don't look any more.
+            job_table.clear_results(self.db, spec.kind, by)
             queue = FROM_HUB if self.token_held and spec.is_on_hub else HERE
             queue.enqueue(self.db, spec, by)
         return self.state

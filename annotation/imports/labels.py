@@ -182,14 +182,13 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
 
 NO_WINNER: Final = N_("column '{column}' is {shown}: neither 'a' ('{first}') nor 'b' ('{second}') nor 'tie'")
 NUMBER_NO_WINNER: Final = N_(
-    "column '{column}' is {shown}: neither 'a' ('{first}') nor 'b' ('{second}') nor 'tie'; if it is a number, say "
-    "which, with --map winner_from_0={column} (0 is the first answer, 1 the second), --map winner_from_1={column} (1 "
-    "is the first), or --map preference={column} (below 0 the first is better, above 0 the second)"
+    "column '{column}' is {shown}: neither 'a' ('{first}') nor 'b' ('{second}') nor 'tie'; if it is a number, choose "
+    "it under “Columns” as winner_from_0 (0 is the first answer, 1 the second), winner_from_1 (1 is the first) or "
+    "preference (below 0 the first is better, above 0 the second)"
 )
 HOW_NUMBERS: Final = N_(
-    "If it is a number, say which: --map winner_from_0={column} (0 is the first answer, 1 the second), --map "
-    "winner_from_1={column} (1 is the first), or --map preference={column} (below 0 the first is better, above 0 the "
-    "second)."
+    "If it is a number, choose it under “Columns” as winner_from_0 (0 is the first answer, 1 the second), "
+    "winner_from_1 (1 is the first) or preference (below 0 the first is better, above 0 the second)."
 )
 
 
@@ -197,7 +196,7 @@ def unclear_number(column: str, value: Any) -> UnclearColumn:
     """The refusal of a column of numbers that name no answers."""
     name = display_name(column)
     said = _("The column '{name}' holds {shown}, so its numbers are no names of the two answers.")
-    how = _(HOW_NUMBERS).format(column=name)
+    how = _(HOW_NUMBERS)
     return UnclearColumn(joined(said.format(name=name, shown=shown(value)), how, _("Nothing was imported.")))
 
 
@@ -295,7 +294,7 @@ def best_of(value: Any, column: str, size: int) -> ParsedVerdict:
     if number_of(value) is not None:
         name = display_name(column)
         said = _("The column '{name}' holds {shown}: an answer's number, counted from 0 or from 1?")
-        how = _("Say which: --map winner_from_0={name} or --map winner_from_1={name}.").format(name=name)
+        how = _("Choose it under “Columns” as winner_from_0 or as winner_from_1.")
         raise UnclearColumn(joined(said.format(name=name, shown=shown(value)), how, _("Nothing was imported.")))
     word = word_of(value) if isinstance(value, str) else ""
     if word in TIES:
@@ -363,8 +362,8 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
 
 
 HOW_RATINGS: Final = N_(
-    "Say from which number on an answer is good, for example --map rating={column} --good-from 3 (“Good from” "
-    "on the page); answers below it are bad ones."
+    "Choose '{column}' as rating under “Columns”, and say under “Good from” from which number on an answer is good; "
+    "answers below it are bad ones."
 )
 
 
@@ -373,7 +372,7 @@ def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str
     if good_from is None:
         name = display_name(column)
         said = _("The column '{name}' rates the answers, and bad ones must not be learned.").format(name=name)
-        otherwise = _("Or leave it out (--map rating=) where all of them are good.")
+        otherwise = _("Or choose no rating where all of them are good.")
         raise UnclearColumn(joined(said, _(HOW_RATINGS).format(column=name), otherwise, _("Nothing was imported.")))
 
     def read(values: Mapping[str, Any]) -> bool:

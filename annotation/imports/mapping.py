@@ -243,8 +243,8 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
         raise UnclearColumn(
             _(
                 "The column '{display_name}' holds {shown}, which says neither good nor bad, and bad answers "
-                "must not be learned. Write true and false into it, or leave it out (--map label=) where all "
-                "of them are good. Nothing was imported."
+                "must not be learned. Write true and false into it, or, where all of them are good, choose no "
+                "label under “Columns”. Nothing was imported."
             ).format(display_name=display_name(label), shown=shown(held[0]))
         )
 
@@ -292,8 +292,8 @@ def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                 if not likely
                 else _("No column is known to hold the prompt; it may be {likely}.").format(likely=listed(likely)),
                 _(
-                    "Say which one holds it (--map prompt= with its name), or, where both answers begin with the "
-                    "prompt, that none does (--map prompt=). On the page say so under “Columns”. Nothing was imported."
+                    "Say under “Columns” which one holds it, or, where both answers begin with the prompt, that none "
+                    "does. Nothing was imported."
                 ),
             )
         )
@@ -329,8 +329,8 @@ def refuse_third_answer(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
         raise UnclearColumn(
             _(
                 "There are more than two answers, in columns of their own: {answers}. Put them into one list "
-                "('responses', with 'scores' or 'ranks'), or say which two are meant (--map a= and --map b= with "
-                "their names, “Columns” on the page). Nothing was imported."
+                "('responses', with 'scores' or 'ranks'), or choose under “Columns” which two are meant, as a and "
+                "as b. Nothing was imported."
             ).format(answers=listed([plan.columns["a"], plan.columns["b"], third]))
         )
 
@@ -391,8 +391,8 @@ def proposed_or_said(rows: Sequence[SourceRow], said: Columns) -> dict[str, str]
         name = display_name(columns["winner"])
         raise UserError(
             _(
-                "The numbers in '{name}' say by their sign which answer is better, and name none: --map "
-                "preference={name}."
+                "The numbers in '{name}' say by their sign which answer is better, and name none: choose it as "
+                "preference under “Columns”, not as winner."
             ).format(name=name)
         )
     return columns
@@ -734,7 +734,7 @@ def refuse_order(ranks: Sequence[float], column: str) -> None:
         raise UnclearColumn(
             _(
                 "The column '{name}' holds {numbers}: ranks of the answers, or the answers' numbers with the best "
-                "one's first? Say which: --map ranks={name} or --map order={name}. Nothing was imported."
+                "one's first? Choose it under “Columns” as ranks or as order. Nothing was imported."
             ).format(name=display_name(column), numbers=", ".join(numeral(rank, "g") for rank in ranks))
         )
 

@@ -138,8 +138,8 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
     if head.startswith(ARCHIVE):
         raise UserError(
             _(
-                "{name} is an archive of a whole Prefloop. It goes into a fresh data directory: python -m "
-                "annotation restore FILE --data DIR. Nothing was imported."
+                "{name} is an archive of a whole Prefloop. It goes into a fresh data directory, on the command "
+                "line: `python -m annotation restore FILE --data DIR`. Nothing was imported."
             ).format(name=name)
         )
     if head.startswith(GZIP):
@@ -1034,7 +1034,7 @@ def choose_split(name: str, known: list[str], wanted: str | None) -> str:
             if wanted is None
             else _("{name} has no split '{split}'.").format(name=name, split=display_name(wanted))
         )
-        choose = _("Choose one of {listed} as the split to read (--source-split).").format(listed=listed)
+        choose = _("Choose one of {listed} under “Split to read”.").format(listed=listed)
         raise UserError(joined(problem, choose))
     return wanted
 

@@ -220,7 +220,7 @@ class Staging:
                 _(
                     "This is too much for one import: the first {rows:,} rows come to {verdict_rows:,} rows of "
                     "tables, and annotators would have to wait too long while they are written. Import it in "
-                    "parts (a range of rows at a time, --rows). Nothing was imported."
+                    "parts (a range at a time, under “Rows”). Nothing was imported."
                 ).format(rows=self.counts.rows, verdict_rows=self.verdict_rows)
             )
 

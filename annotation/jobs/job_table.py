@@ -210,10 +210,19 @@ def stop(db: Database, job_id: int, worker: str, status: Status, message: str, r
         )
 
 
-def clear_results(db: Database, kind: str) -> None:
-    """Forget what jobs of a kind found."""
+def clear_results(db: Database, kind: str, by: str) -> None:
+    """Forget what somebody's jobs of a kind found."""
     with db.transaction() as connection:
-        connection.execute("UPDATE job SET result = NULL WHERE kind = ? AND result IS NOT NULL", (kind,))
+        connection.execute(
+            "UPDATE job SET result = NULL WHERE kind = ? AND requested_by = ? AND result IS NOT NULL", (kind, by)
+        )
+
+
+def kinds_at_work(db: Database, *lanes: Lane) -> list[str]:
+    """The kinds of the jobs that wait or are at work in these lanes, those on rented hardware apart, oldest first."""
+    marks, states = ", ".join("?" * len(lanes)), f"status IN {OPEN}"
+    rows = db.rows(f"SELECT kind FROM job WHERE lane IN ({marks}) AND flavor IS NULL AND {states} ORDER BY id", lanes)
+    return [row["kind"] for row in rows]
 
 
 # ------------------------------------------------------------------------------------------------- ended from outside

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -128,7 +129,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     bar, fields, admin = place_bar(), [groups, quota, language, *acts], guarded(context, "admin")
     asking = [confirm, question, asked]
     page = [listed, account, outcome, secret, *fields, bar, *asking]
-    looked_at = [account, outcome, secret, *fields, *asking, changing]
+    looked_at = [account, outcome, *fields, *asking, changing]
     visits(bar, context, visiting(db), [], looked_at, api_name="account-visit")
     account.input(admin(choosing(db)), account, [*fields, bar, *asking], api_name="account-choose", **QUIET)
     language.input(admin(changing_language(db)), [account, language], page, api_name="account-language", **QUEUED)
@@ -151,16 +152,21 @@ def act_button(words: str, variant: Any = "secondary") -> gr.Button:
     return gr.Button(words, variant=variant, size="md", min_width=130, interactive=False)
 
 
-def page_of(db: Database, outcome: str = "", account: str | None = None, password: str = "") -> tuple[Any, ...]:
+def page_of(db: Database, outcome: str = "", account: str | None = None, secret: Any = None) -> tuple[Any, ...]:
     """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied.
 
     Then `fields_of` the account that is chosen now, and its address; last that nothing is asked any more.
     """
     shown, names = accounts_table(db)
-    password_box = gr.Textbox(value=password, visible=bool(password))
+    password_box = gr.skip() if secret is None else secret  # one that is there may not be written down yet
     chosen = gr.Dropdown(names, value=account)
     fields = fields_of(db, entry_of(db, account))
     return (shown, chosen, done(outcome), password_box, *fields, told(place_of(account)), *unasked())
+
+
+def shown_once(name: str, password: str) -> Any:
+    """A new password, which nobody can be told again."""
+    return gr.Textbox(value=password, label=_("Password of {name}, shown once").format(name=name), visible=True)
 
 
 def accounts_table(db: Database) -> tuple[str, list[str]]:
@@ -251,9 +257,8 @@ def visiting(db: Database) -> Any:
         entry = entry_of(db, place.first)
         unknown = _("There is no account {name}.").format(name=place.first) if place.first and entry is None else ""
         chosen = gr.update(value=None if entry is None else entry.name)
-        secret = gr.Textbox(value="", visible=False)
         unfolded = gr.skip() if entry is None else gr.update(open=True)
-        return [chosen, status(unknown, "warning"), secret, *fields_of(db, entry), *unasked(), unfolded]
+        return [chosen, status(unknown, "warning"), *fields_of(db, entry), *unasked(), unfolded]
 
     return visit_account
 
@@ -265,7 +270,8 @@ def adding(db: Database) -> Any:
         called, typed = text_in(name).strip(), text_in(password)
         chosen = typed or access.generate_password()
         access.add_account(db, called, text_in(role), chosen)
-        return page_of(db, _("Added {name}.").format(name=called), password="" if typed else chosen)
+        secret = None if typed else shown_once(called, chosen)
+        return page_of(db, _("Added {name}.").format(name=called), secret=secret)
 
     return add
 
@@ -338,7 +344,7 @@ def resetting(db: Database) -> Any:
         password = access.generate_password()
         access.set_password(db, account or "", password)
         said = _("{account} was signed out and has a new password.").format(account=account)
-        return page_of(db, said, account, password)
+        return page_of(db, said, account, shown_once(account or "", password))
 
     return reset
 
@@ -471,16 +477,19 @@ def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, op
         return [link_card(path), invitations_table(invitations.invitations(db))]
 
     @guarded_event(context, "admin")
-    def withdraw_invitation(annotator: Annotator, event: Any) -> list[Any]:
+    def withdraw_invitation(annotator: Annotator, event: Any, link: Any) -> list[Any]:
+        """The link that is shown goes if it is this one's."""
         _act, subject = pressed(event, {"withdraw": "withdraw"})
         invitations.withdraw(db, row_number(subject) or 0)
-        return ["", invitations_table(invitations.invitations(db))]
+        token = re.search(r"token=([\w-]+)", text_in(link))
+        other = token is not None and invitations.is_open(db, token[1])
+        return [gr.skip() if other else "", invitations_table(invitations.invitations(db))]
 
     shown = [form.link, listed]
     opening(open_invitations, None, listed, api_name="invitations", **QUIET)
     asked = [form.uses, form.days, form.group, form.quota]
     form.make.click(make_invitation, asked, shown, api_name="invitation-make", **QUEUED)
-    listed.act(withdraw_invitation, None, shown, api_name="invitation-withdraw", **QUEUED)
+    listed.act(withdraw_invitation, form.link, shown, api_name="invitation-withdraw", **QUEUED)
 
 
 def link_card(path: str) -> str:

@@ -133,12 +133,24 @@ function draftNames() {
 // Notices who is signed in now.
 function meet(name) {
   if (name === me) return;
+  const first = !me;
   me = name;
   judged = null;
   refreshKeys();
   guidelines = ""; // so that it is looked up whether this person has read them
+  const field = find("#own-prompt"), own = kept(OWN_PROMPT);
+  if (!first || !field.value) field.value = own ? own.text : ""; // what another was writing is not theirs
+  if (own) find(".ask").open = true;
+  else keepOwnPrompt();
 }
 
+// The own prompt that is being written outlives a reload, and a sign-in between.
+function keepOwnPrompt() {
+  const text = find("#own-prompt").value;
+  keep(OWN_PROMPT, text.trim() ? { text, at: Date.now() } : null);
+}
+
+const OWN_PROMPT = "draft.own-prompt";
 const draftName = (of) => `draft.${of.revising ? `change-${of.revising.id}` : of.nonce}`;
 
 function saveDraft() {
@@ -275,7 +287,8 @@ function complain({ sure, unsure }, error) {
   say(sentences.filter(Boolean).join(" "), true);
   if (!error.signedOut) return;
   const link = make("a", { href: `login?next=${encodeURIComponent(location.pathname + location.search)}` }, _("Sign in again."));
-  find(".status").append(" ", _("Your draft is kept."), " ", link);
+  const drafted = kept(OWN_PROMPT) || (card && kept(draftName(card)));
+  find(".status").append(" ", ...(drafted ? [_("Your draft is kept."), " "] : []), link);
 }
 
 // ---------------------------------------------------------------------------------------------------------------- DOM
@@ -1045,7 +1058,7 @@ async function leave() {
   if (next === null) return;
   keep(draftName(card), null);
   show(next);
-  say(_("The earlier judgement stays as it was."));
+  say(_("Nothing was changed here."));
 }
 
 // ------------------------------------------------------------------------------------ guidelines, own prompts, reading
@@ -1124,6 +1137,7 @@ async function askOwn() {
   const next = await act("ask", { prompt: field.value, nonce: card.nonce, differences: isMarked() }, NOT_ASKED);
   if (next === null) return;
   field.value = "";
+  keepOwnPrompt();
   find(".ask").open = false;
   const revising = card.revising ? card : null;
   show(revising ? { ...revising, asked: next.asked } : next);
@@ -1223,9 +1237,9 @@ function tellNothing() {
 async function showSafety() {
   if (!card || signedOut || document.hidden || element.offsetParent === null) return;
   const said = await ask("safety").catch((error) => (error instanceof Problem ? null : Promise.reject(error)));
-  if (said === null) return; // the polls say that the server can't be reached
   const line = find(".safety");
-  line.hidden = !said.text;
+  line.hidden = !said?.text; // what it said is not so any more; the polls say that the server can't be reached
+  if (said === null) return;
   line.classList.toggle("bad", said.trouble);
   if (line.textContent !== said.text) line.textContent = said.text;
 }
@@ -1284,6 +1298,7 @@ find(".tools").append(
 );
 find("#single-keys").addEventListener("change", switchKeys);
 find(".ask").append(button("", _("Ask"), askOwn));
+find("#own-prompt").addEventListener("input", keepOwnPrompt);
 find(".ask").before(make("p", { class: "unanswered", role: "status" }));
 find(".guidelines").addEventListener("toggle", onGuidelines);
 find(".guidelines").append(moreButton());

@@ -67,8 +67,8 @@ def source_of(kind: Any, upload: Any, path: Any, repository: Any, config: Any, s
     if not isinstance(chosen, str) or not chosen:
         raise UserError(_("Choose what to import first: upload a file, or give a path or the name of a dataset."))
     arguments = [f"--source-split={text_in(split).strip()}"] if text_in(split).strip() else []
-    if kind == HUB:
-        arguments += ["--hub", *([f"--config={text_in(config).strip()}"] if text_in(config).strip() else [])]
+    arguments += ["--hub"] if kind == HUB else []
+    arguments += [f"--config={text_in(config).strip()}"] if text_in(config).strip() else []
     return [*arguments, "--", chosen]
 
 
@@ -224,6 +224,7 @@ class ImportFormPage:
     source: Mapping[str, Any]
     form: Mapping[str, Any]
     columns: Mapping[str, gr.Dropdown]
+    folded: gr.Accordion
     buttons: Mapping[str, gr.Button]
     group: gr.Column
     first_rows: gr.HTML
@@ -247,6 +248,7 @@ class ImportFormPage:
             self.group,
             self.first_rows,
             self.meaning,
+            self.folded,
             self.form["target"],
             *self.columns.values(),
             self.looked,
@@ -331,10 +333,10 @@ def build_form() -> dict[str, Any]:
     return form
 
 
-def build_columns() -> dict[str, gr.Dropdown]:
-    """A choice of column for every role."""
-    with gr.Accordion(_("Columns"), open=False, elem_id="import-columns"), gr.Row():
-        return {
+def build_columns() -> tuple[gr.Accordion, dict[str, gr.Dropdown]]:
+    """A choice of column for every role, folded."""
+    with gr.Accordion(_("Columns"), open=False, elem_id="import-columns") as folded, gr.Row():
+        return folded, {
             role: gr.Dropdown(
                 # The columns come with a look; a choice that the app no longer knows is refused by the command.
                 choices_of(role, ()),
@@ -364,7 +366,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
                      visible=False)  # fmt: skip
     with gr.Column(visible=False) as group:
         first_rows, meaning = html_box(), html_box()
-        form, columns = build_form(), build_columns()
+        form, (folded, columns) = build_form(), build_columns()
         with gr.Row():
             again = gr.Button(_("Read the first rows again"), min_width=200, elem_id="import-again")
             check = gr.Button(_("Check all rows"), min_width=200, elem_id="import-check")
@@ -376,6 +378,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         source=source,
         form=form,
         columns=columns,
+        folded=folded,
         buttons=buttons,
         group=group,
         first_rows=first_rows,
@@ -414,14 +417,12 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
 
 # ------------------------------------------------------------------------------------------------------------ handlers
 def choose_source(annotator: Annotator, kind: Any) -> list[Any]:
-    hub = kind == HUB
+    elsewhere = gr.update(visible=kind in (SERVER, HUB))  # an upload is looked at by itself
     return [
         gr.update(visible=kind == UPLOAD),
         gr.update(visible=kind == SERVER),
-        gr.update(visible=hub),
-        gr.update(visible=hub),
-        gr.update(visible=kind in (SERVER, HUB)),
-        gr.update(visible=kind in (SERVER, HUB)),  # an upload is looked at by itself
+        gr.update(visible=kind == HUB),
+        *(elsewhere for _name in ("config", "split", "look")),
     ]
 
 
@@ -441,7 +442,7 @@ def looker(page: ImportFormPage, importer: Importer) -> Any:
     def look(annotator: Annotator, *values: Any) -> list[Any]:
         source = source_of(*values)
         state = importer.start("look", source, [], annotator.name)
-        return standing_parts(page, state, Looked(tuple(source), state.number))
+        return standing_parts(page, importer, Looked(tuple(source), state.number))
 
     return look
 
@@ -462,7 +463,7 @@ def starter(page: ImportFormPage, importer: Importer, kind: Any) -> Any:
             seen = replace(seen, waits=state.number, said=order.columns, target=order.target)
         else:
             seen = replace(seen, waits=0)
-        return standing_parts(page, state, seen)
+        return standing_parts(page, importer, seen)
 
     return start
 
@@ -481,7 +482,7 @@ def follower(page: ImportFormPage, importer: Importer) -> Any:
     """The handler of polls and of the opened tab."""
 
     def follow(annotator: Annotator, looked: Any) -> list[Any]:
-        return standing_parts(page, importer.state, looked_in(looked))
+        return standing_parts(page, importer, looked_in(looked))
 
     return follow
 
@@ -491,19 +492,26 @@ def looked_in(value: Any) -> Looked:
     return Looked(**value) if isinstance(value, dict) else Looked()
 
 
-def standing_parts(page: ImportFormPage, state: State, looked: Looked) -> list[Any]:
+def standing_parts(page: ImportFormPage, importer: Importer, looked: Looked) -> list[Any]:
     """What the page shows of a run, whoever began it; a finished look fills the form of the session that asked."""
-    running = state.status == "running"
+    state = importer.state
+    mine = state if looked.waits in (0, state.number) else importer.state_of(looked.waits)
+    running, said = state.status == "running", status_card(state)
+    if mine is not state and mine.status == "failed":  # and somebody has begun another meanwhile
+        said = status_card(mine) + said
     buttons = [
         gr.update(visible=running) if name == "cancel" else gr.update(interactive=not running) for name in page.buttons
     ]
-    rest = [*(gr.skip() for _ in range(len(page.followed) - 3 - len(buttons))), asdict(looked)]
-    if state.status == "finished" and state.number == looked.waits:
+    unclear = state.status == "failed" and state.kind != "look" and _("“Columns”") in state.error
+    unfolded = gr.update(open=True) if unclear else gr.skip()
+    target_and_columns = (gr.skip() for _ in range(1 + len(page.columns)))
+    rest = [*(gr.skip() for _ in range(3)), unfolded, *target_and_columns, asdict(looked)]
+    if mine.status == "finished" and mine.number == looked.waits:
         rest = [
-            *look_parts(page, state, looked),
-            asdict(replace(looked, waits=0, proposed=state.result["proposed"])),
+            *look_parts(page, mine, looked),
+            asdict(replace(looked, waits=0, proposed=mine.result["proposed"])),
         ]
-    return [status_card(state), again(POLL_SECONDS if running else None), *buttons, *rest]
+    return [said, again(POLL_SECONDS if running else None), *buttons, *rest]
 
 
 def status_card(state: State) -> str:
@@ -530,5 +538,6 @@ def look_parts(page: ImportFormPage, state: State, looked: Looked) -> list[Any]:
     columns = [
         gr.update(choices=choices_of(role, look["columns"]), value=filled.get(role, "")) for role in page.columns
     ]
+    unfolded = gr.update(open=True) if look["problem"] else gr.skip()
     target = gr.update(value=looked.target)
-    return [gr.update(visible=True), look_card(look), meaning_card(look), target, *columns]
+    return [gr.update(visible=True), look_card(look), meaning_card(look), unfolded, target, *columns]

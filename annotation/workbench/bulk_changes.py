@@ -164,6 +164,8 @@ def make(db: Database, asked: BulkRequest, by: Annotator, expected: int) -> int:
 
 
 OF_CHANGE: Final = "SELECT comparison_id FROM bulk_change_comparison WHERE change_id = :change"
+# Of a withdrawal those that have not been given back.
+REST_OF_CHANGE: Final = f"{OF_CHANGE} AND state IS NULL"
 
 
 def follow(db: Database, change_id: int) -> None:
@@ -227,15 +229,17 @@ MADE: Final[Mapping[ChangeKind, Callable[[Database, int], None]]] = {
 def undo(db: Database, change_id: int, by: str) -> tuple[Change, int]:
     """Take a change back as far as nothing else has come of it: what was judged meanwhile stays judged.
 
-    Returns the change, and of how many of its comparisons it was taken back. Raises UserError where there is no such
-    change, or it was taken back, or can't be while policies are told otherwise whether to think.
+    Returns the change, and of how many of its comparisons it was taken back; it is not undone while it can be taken
+    back of more later. Raises UserError where there is no such change, or it was taken back, or can't be while policies
+    are told otherwise whether to think.
     """
     with db.transaction() as connection:
         made = change(db, change_id)
         if made is None or made.undone_by is not None:
             raise UserError(_("This was taken back already. Nothing was changed now."))
         count = UNDONE[made.kind](db, change_id)
-        connection.execute("UPDATE bulk_change SET undone_by = ?, undone = ? WHERE id = ?", (by, now(), change_id))
+        if made.kind != "withdraw" or not db.value(f"{REST_OF_CHANGE} LIMIT 1", {"change": change_id}):
+            connection.execute("UPDATE bulk_change SET undone_by = ?, undone = ? WHERE id = ?", (by, now(), change_id))
     found = change(db, change_id)
     assert found is not None
     return found, count
@@ -270,12 +274,13 @@ def undo_releasing(db: Database, change_id: int) -> int:
 def undo_withdrawing(db: Database, change_id: int) -> int:
     """Those that are still withdrawn are handed out as before, to whoever judges by now; gold, once it is none again.
 
-    Answers of the other kind stay withdrawn, where policies have been told since to think or not to.
+    Answers of the other kind stay withdrawn, where policies have been told since to think or not to; these can be given
+    back later.
     """
     answers = f"""SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
         WHERE cr.comparison_id = {{}} AND r.model_id NOT NULL AND NOT {store.as_told_now(db, "response", "r")}"""
     was = "FROM bulk_change_comparison i WHERE i.change_id = :change AND i.comparison_id ="
-    withdrawn = f"""id IN ({OF_CHANGE}) AND 'withdrawn' = iif(purpose != 'gold', state, (SELECT previous_state
+    withdrawn = f"""id IN ({REST_OF_CHANGE}) AND 'withdrawn' = iif(purpose != 'gold', state, (SELECT previous_state
         FROM gold_decision d WHERE d.comparison_id = comparison.id AND d.action = 'make' ORDER BY d.id DESC LIMIT 1))"""
     count = db.connection.execute(
         f"""UPDATE comparison SET (state, asks, asks_why) = (
@@ -294,11 +299,16 @@ def undo_withdrawing(db: Database, change_id: int) -> int:
     db.connection.execute(
         f"""UPDATE gold_decision AS d
             SET previous_state = (SELECT json_extract(before, '$.state') {was} d.comparison_id)
-            WHERE action = 'make' AND previous_state = 'withdrawn' AND comparison_id IN ({OF_CHANGE})
+            WHERE action = 'make' AND previous_state = 'withdrawn' AND comparison_id IN ({REST_OF_CHANGE})
               AND NOT EXISTS ({answers.format("d.comparison_id")})""",
         {"change": change_id},
     )
-    store.hand_to_judging(db, OF_CHANGE, {"change": change_id})
+    store.hand_to_judging(db, REST_OF_CHANGE, {"change": change_id})
+    db.connection.execute(
+        f"""UPDATE bulk_change_comparison SET state = 'released' WHERE change_id = :change
+            AND comparison_id NOT IN (SELECT id FROM comparison WHERE {withdrawn})""",
+        {"change": change_id},
+    )
     return count
 
 

@@ -178,7 +178,10 @@ def people_outcomes(
     any. `skips`: whether these are bet on where a draw left others to judges, as `judge_store.pair_outcomes` has it;
     without judges they are nothing.
     """
-    every, uncompared = judge_store.pair_outcomes(db, policy.id, other.id, skips=skips), enters_with(db, policy, other, on)
+    every, uncompared = (
+        judge_store.pair_outcomes(db, policy.id, other.id, skips=skips),
+        enters_with(db, policy, other, on),
+    )
     found = [one for one in every if on is None or one.prompt_id in on]
     begun = any(not one.skipped for one in found)
     return tuple(

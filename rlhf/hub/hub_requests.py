@@ -228,6 +228,7 @@ def check_space(hub: Hub, asked: CheckSpace) -> JobOutcome:
     found = space_upload.check(plan, hub)
     errors = len(errors_of(found))
     files = len(space_upload.contents(plan))
+    hardware, price = (plan.hardware, 0.0) if errors else price_of(hub, plan)
     mend = ngettext("{count} error to be mended first.", "{count} errors to be mended first.", errors)
     verdict = mend.format(count=errors) if errors else _("Nothing would fail.")
     return JobOutcome(
@@ -235,10 +236,10 @@ def check_space(hub: Hub, asked: CheckSpace) -> JobOutcome:
         {
             "findings": [[one.level, one.text] for one in found],
             "errors": errors,
-            "price": 0.0 if errors else price_of(hub, plan),
+            "price": price,
             "public": plan.public,
             "shuts_out": plan.shuts_out,
-            "hardware": plan.hardware,
+            "hardware": hardware,
         },
     )
 
@@ -249,13 +250,13 @@ def make_space(hub: Hub, asked: MakeSpace) -> JobOutcome:
     found = errors_of(space_upload.check(plan, hub))
     if found:
         raise UserError(_("Nothing was uploaded. {why}").format(why=" ".join(one.text for one in found)))
-    price = price_of(hub, plan)
+    hardware, price = price_of(hub, plan)
     if price > asked.price:
         raise UserError(
             _(
                 "Nothing was uploaded or spent: {hardware} costs ${price:.2f} an hour, and ${agreed:.2f} was agreed "
                 "to. Check it again."
-            ).format(hardware=plan.hardware, price=price, agreed=asked.price)
+            ).format(hardware=hardware, price=price, agreed=asked.price)
         )
     made = space_upload.create(plan, hub, os.environ.get(SPACE_TOKEN, ""))
     told = (
@@ -274,6 +275,7 @@ def errors_of(found: Sequence[SpaceFinding]) -> list[SpaceFinding]:
     return [one for one in found if one.level == "error"]
 
 
-def price_of(hub: Hub, plan: space_upload.SpacePlan) -> float:
-    """What a Space's hardware costs in dollars an hour, where one is asked for. Raises UserError."""
-    return space_upload.hourly_prices(hub).get(plan.hardware, 0.0) if plan.hardware else 0.0
+def price_of(hub: Hub, plan: space_upload.SpacePlan) -> tuple[str, float]:
+    """The hardware that a Space will have, asked for or its own, and what it costs an hour. Raises UserError."""
+    hardware = space_upload.hardware_of(plan, hub)
+    return hardware, space_upload.hourly_prices(hub).get(hardware, 0.0)

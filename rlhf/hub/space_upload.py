@@ -538,22 +538,23 @@ def changes(plan: SpacePlan, variables: Mapping[str, str], runtime: Any) -> Iter
 
 
 def check_hardware(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
-    """Whether there is such hardware, and what it costs."""
-    if not plan.hardware or plan.zero_gpu:
+    """Whether there is such hardware, and what it costs, or that which the Space has."""
+    hardware = hardware_of(plan, hub)
+    if plan.zero_gpu or hardware == FREE:
         return
     prices = hourly_prices(hub)
-    if plan.hardware not in prices:
+    if plan.hardware and plan.hardware not in prices:
         yield SpaceFinding(
             "error",
             _("The Hub has no hardware '{hardware}'. It has: {known}.").format(
                 hardware=plan.hardware, known=", ".join(prices)
             ),
         )
-    elif prices[plan.hardware]:
+    elif prices.get(hardware):
         yield SpaceFinding(
             "note",
             _("{hardware} costs ${price:.2f} an hour while the Space runs.").format(
-                hardware=plan.hardware, price=prices[plan.hardware]
+                hardware=hardware, price=prices[hardware]
             ),
         )
 

@@ -81,7 +81,7 @@ def parse_rubric(instruction: str, principles_text: str, drawn: int) -> Rubric:
             )
     if not 0 <= drawn <= len(principles):
         raise UserError(
-            _("{drawn} principles can't be drawn from {count}. Draw fewer, or 0 for all.").format(
+            _("{drawn} principles can't be drawn from {count}. Draw fewer, or all of them.").format(
                 drawn=drawn, count=len(principles)
             )
         )

@@ -56,6 +56,50 @@ def judge_all(db: Database, annotator: Annotator, word: str = "tie") -> list[int
     return served
 
 
+def test_nobody_changes_a_judgement_for_ever(db: Database, ann: Annotator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "MOST_ROWS", 5)
+    seed_comparisons(db, 2)
+    last = claims.judge(db, ann.id, in_hand(db, ann).nonce, act("tie"))
+    for word in ("left-much", "right-much", "left-much"):
+        last = claims.revise(db, ann.id, last, act(word))
+    claims.undo(db, ann.id, "")
+    assert len(judgements(db)) == 5
+    last = claims.judge(db, ann.id, in_hand(db, ann).nonce, act("tie"))
+    with pytest.raises(UserError, match="changed this judgement 5 times"):
+        claims.revise(db, ann.id, last, act("left-much"))
+    with pytest.raises(UserError, match="changed this judgement 5 times"):
+        claims.undo(db, ann.id, "")
+
+
+def test_nobody_skips_for_ever(db: Database, ann: Annotator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model writes another comparison for each. What can't be judged can always be skipped."""
+    monkeypatch.setattr(claims, "MOST_SKIPS", 3)
+    seed_comparisons(db, 9)
+
+    def fail(claim: Claim) -> None:
+        with db.transaction() as connection:
+            connection.execute(
+                """UPDATE response SET state = 'failed' WHERE id IN
+                     (SELECT response_id FROM comparison_response WHERE comparison_id = ?)""",
+                (claim.comparison_id,),
+            )
+
+    failing = in_hand(db, ann)
+    fail(failing)
+    claims.judge(db, ann.id, failing.nonce, act("skip"))
+    for _ in range(3):
+        claims.judge(db, ann.id, in_hand(db, ann).nonce, act("skip"))
+    claim = in_hand(db, ann)
+    with pytest.raises(UserError, match="skipped 3 comparisons and judged none since"):
+        claims.judge(db, ann.id, claim.nonce, act("skip"))
+    claims.judge(db, ann.id, claim.nonce, act("tie"))
+    for _ in range(3):
+        claims.judge(db, ann.id, in_hand(db, ann).nonce, act("skip"))
+    failing = in_hand(db, ann)
+    fail(failing)
+    claims.judge(db, ann.id, failing.nonce, act("skip"))
+
+
 def set_project(db: Database, **changes: Any) -> None:
     store.set_project(db, replace(store.project(db), **changes))
 

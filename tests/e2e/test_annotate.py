@@ -605,7 +605,31 @@ def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: S
     ann.press("2")
     ann.wait_status("You are not signed in any more")
     assert ann.page.get_attribute(".status a", "href") == "login?next=%2Fannotate"
+    assert "draft is kept" not in ann.page.inner_text(".status"), "there is none"
+    ann.press("a")
+    ann.press("2")
+    ann.wait_status("Your draft is kept.")
     assert len(ann.rows()) == 1
+
+
+def test_an_own_prompt_outlives_a_session(site: Site) -> None:
+    ann = site.open()
+    ann.page.wait_for_selector("text=No model is writing answers at the moment.")
+    cookies = ann.page.context.cookies()
+    ann.page.click("text=Write a prompt of your own")
+    ann.page.fill("#own-prompt", "What is 1 + 1?")
+    ann.page.context.clear_cookies()
+    ann.page.click(".ask button")
+    ann.wait_status("Your draft is kept.")
+    ann.page.context.add_cookies(cookies)
+    ann.page.reload()
+    ann.page.wait_for_function("document.querySelector('#own-prompt').value === 'What is 1 + 1?'")
+    assert ann.page.is_visible("#own-prompt")
+    ann.page.click(".ask button")
+    ann.page.wait_for_selector("text=Your prompt is kept till then.")
+    ann.page.reload()
+    ann.page.wait_for_selector("text=Your prompt is kept till then.")
+    assert ann.page.input_value("#own-prompt") == ""
 
 
 def test_a_page_whose_person_is_signed_out_asks_nothing_more_by_itself(site: Site) -> None:
@@ -791,7 +815,7 @@ def test_own_judgements_are_listed_and_changed(site: Site) -> None:
     assert ann.texts() == [first.responses[position].text for position in first.shown_order]
     ann.ready()
     ann.press("Escape")
-    ann.wait_status("stays as it was")
+    ann.wait_status("Nothing was changed here.")
     assert ann.texts() == in_hand
     assert [row.strength for row in ann.rows()] == [3, 3]
 

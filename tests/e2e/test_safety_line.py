@@ -30,3 +30,7 @@ def test_the_page_says_how_old_the_last_safe_copy_is_and_what_came_since(
         page.wait_for_timeout(500)  # a comparison that has only just appeared can't be judged
         page.keyboard.press("1")
         line.filter(has_text="ago, 1 judgement since.").wait_for()
+        page.route("**/annotate/safety", lambda route: route.abort())
+        line.wait_for(state="hidden")  # what it said is not known to be so
+        page.unroute("**/annotate/safety")
+        line.filter(has_text="since.").wait_for()

@@ -12,7 +12,8 @@ from annotation.tabs.quality_report import FLAG_NAMES, PURPOSES
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.differences import marked
 from annotation.ui.formatting import NOTHING, count_words, duration, moment, percent
-from annotation.ui.markup import Row, card, chip, escape, facts, paragraph, table, way
+from annotation.ui.markup import Row, Way, card, chip, escape, facts, paragraph, table, way
+from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.comparison_history import ComparisonHistory, HistoryAnswer, SaidJudgement, UsedBy
 from annotation.workbench.comparison_list import FilterChoices
 
@@ -207,13 +208,19 @@ def decided(found: ComparisonHistory) -> str:
     return card(_("What admins did"), table(headers, rows)) if rows else ""
 
 
+def job_with(one: UsedBy) -> Way:
+    """A job that was given frozen data, and how it stands: one that failed has learnt nothing."""
+    said = _("job {number}, {kind}: {state}").format(number=one.job, kind=one.kind, state=_(str(one.status)))
+    return Way(link("runs", Place((str(one.job),))), said)
+
+
 def learnt(used: Sequence[UsedBy]) -> str:
     """The frozen data and the jobs that had it."""
     if not used:
         return card(_("Used by"), paragraph(_("No training has used it."), "quiet"))
     rows: list[Row] = [
         (
-            NOTHING if one.job is None else _("job {number}, {kind}").format(number=one.job, kind=one.kind),
+            NOTHING if one.job is None else job_with(one),
             one.revision or NOTHING,
             f"{one.snapshot[:12]}\n{moment(one.created)} UTC",
         )

@@ -206,7 +206,12 @@ def made(change: Change) -> str:
 def taken_back(change: Change, count: int) -> str:
     """That a change was taken back, and of how many comparisons where something came of the others meanwhile."""
     said = words.outcome(change.kind, change.comparisons, change.whom)
-    if count < change.comparisons:
+    if change.undone_by is None:
+        of_these = _(
+            "Taken back for {count:,} of them; policies are told otherwise by now whether to think, so the answers of "
+            "the others stay withdrawn. Once they are told as before, “Undo” gives those back too. {what}"
+        )
+    elif count < change.comparisons:
         of_these = _("Taken back for {count:,} of them; the others were judged or changed meanwhile. {what}")
     else:
         of_these = _("Taken back. {what}")

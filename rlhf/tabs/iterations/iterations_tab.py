@@ -97,11 +97,9 @@ def those_that_answer(db: Database) -> list[Policy]:
 
 def selected_policy(db: Database, revision: str | None) -> Policy:
     """The policy to look at: the chosen one, else the newest that waits for a decision, else what serves."""
-    if revision:
-        return registry.by_revision(db, revision)
-    serving = registry.serving(db)
-    first = check_report.policy_order(those_that_answer(db))[0]
-    return first if first.undecided else serving
+    known = check_report.policy_order(those_that_answer(db))
+    named = [policy for policy in known if policy.revision == revision]
+    return named[0] if named else known[0] if known[0].undecided else registry.serving(db)
 
 
 def policy_at(db: Database, place: Place) -> tuple[str | None, str]:
@@ -205,8 +203,11 @@ def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple
 
 def report_parts(
     db: Database, data_dir: Path, policy: Policy, check: FinishedCheck | None, page: int
-) -> dict[str, Update]:
-    """The check of a policy: figures, and a page of its answers beside those of the policy it was compared with."""
+) -> tuple[dict[str, Update], int]:
+    """The check of a policy: figures, and a page of its answers beside those of the policy it was compared with.
+
+    With the number of that page: the last where there are not so many.
+    """
     report = None if check is None else check.report
     against = compared_with(check) or "base"
     other = registry.by_revision(db, against)
@@ -217,13 +218,14 @@ def report_parts(
     except UserError as error:  # the prompts are gone, say; all else is there
         pairs, missing = [], markup.paragraph(str(error), "warning")
     names = (_("{revision} (this)").format(revision=policy.revision), against)
+    page = min(page, max(0, len(pairs) - 1) // PAGE_SIZE)
     return {
         "report": gr.update(value=check_report.report_card(report, gate_decisions.rule(db), criteria_of(db, policy))),
         "answers": gr.update(value=missing or check_report.answers_page(pairs, page, PAGE_SIZE, names)),
         "where": gr.update(value=markup.notice(check_report.page_label(len(pairs), page, PAGE_SIZE))),
         "previous": gr.update(interactive=page > 0),
         "next": gr.update(interactive=(page + 1) * PAGE_SIZE < len(pairs)),
-    }
+    }, page
 
 
 def criteria_of(db: Database, policy: Policy) -> Sequence[Criterion]:
@@ -336,16 +338,11 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     marks: Seen = job_cards.fingerprints(parts)
     # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
     criteria = [(one.verdict, *astuple(gate_words.in_words(one))) for one in criteria_of(db, policy)]
-    drawn = [
-        policy.revision,
-        None if check is None else check.job_id,
-        page,
-        gate_decisions.rule(db).to_setting(),
-        criteria,
-    ]
+    named = [policy.revision, None if check is None else check.job_id, gate_decisions.rule(db).to_setting(), criteria]
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
-    if seen.get("drawn") != drawn:
-        changed |= report_parts(db, context.data_dir, policy, check, page)
+    if seen.get("drawn") != [*named, page]:
+        report, page = report_parts(db, context.data_dir, policy, check, page)
+        changed |= report
     decided = [registry.newest_decision(db), policy.revision, stands.sentence]
     if "decided" in seen and seen["decided"] != decided:
         changed["said"] = gr.update(value="")  # what a button said is not so any more, here or in another tab
@@ -356,7 +353,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     confirming = policy.revision if parts["confirm"]["visible"] else None
     return changed, {
         **marks,
-        "drawn": drawn,
+        "drawn": [*named, page],
         "decided": decided,
         "page": page,
         "confirming": confirming,
@@ -518,26 +515,33 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         if "page" in place.query:
             shown["side_by_side"] = gr.update(open=True)
         shows = place_of(selected_policy(context.db, revision).revision, page_of(seen))
-        return [*page.sent(shown, seen), told(Place() if unknown else place, step=False, shows=shows)]
+        address = Place() if unknown else place_of(revision, page_of(seen))
+        return [*page.sent(shown, seen), told(address, step=False, shows=shows)]
 
     def poll_iterations(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
         return page.sent(*view(context, revision, page_of(was), was))
 
     @guarded(context, "admin")
     def choose_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        changed, seen = view(context, revision, 0, was)
-        sent = page.sent({"said": "", **changed, **policy_decisions.emptied(changed)}, seen)
-        return [*sent, told(place_of(revision, 0))]
+        found, unknown = policy_at(context.db, place_of(text_in(revision), 0))
+        changed, seen = view(context, found, 0, was)
+        if unknown:
+            there = selected_policy(context.db, None).revision
+            changed["selector"] = {**changed.get("selector", gr.update()), "value": there}
+        sent = page.sent({**changed, **policy_decisions.emptied(changed), "said": unknown}, seen)
+        return [*sent, told(place_of(found, 0))]
+
+    def turned_to(number: int, revision: str | None, was: Seen) -> list[Any]:
+        changed, seen = view(context, revision, number, was)
+        return [*page.sent(changed, seen), told(place_of(revision, page_of(seen)))]
 
     @guarded(context, "admin")
     def previous_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        before = max(0, page_of(was) - 1)
-        return [*page.sent(*view(context, revision, before, was)), told(place_of(revision, before))]
+        return turned_to(max(0, page_of(was) - 1), revision, was)
 
     @guarded(context, "admin")
     def next_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        after = page_of(was) + 1
-        return [*page.sent(*view(context, revision, after, was)), told(place_of(revision, after))]
+        return turned_to(page_of(was) + 1, revision, was)
 
     followed = [*page.followed, page.bar]
     visits(page.bar, context, open_iterations, [], followed)

@@ -39,9 +39,12 @@ def undo(context: Context, number: int, decided_by: str) -> str:
         if row.action == "reject":
             registry.take_back_rejection(context.db, row.revision, decided_by)
     if row.action == "reject" or row.previous is None:
-        return _("{revision} is a candidate again. “Let people compare” puts its answers before them again.").format(
-            revision=row.revision
-        )
+        policy = registry.by_revision(context.db, row.revision)
+        check = gate_decisions.check_to_ask_about(context.db, policy)
+        said = _("{revision} is a candidate again.")
+        if check is not None and gate_decisions.can_be_asked(context.db, policy, check):
+            said = _("{revision} is a candidate again. “Let people compare” puts its answers before them again.")
+        return said.format(revision=row.revision)
     with speaking(of_server()):  # everybody reads it
         why = _("{revision} was taken back.").format(revision=row.revision)
     return promote(context, row.previous, decided_by, why, undoes=number)

@@ -33,11 +33,17 @@ NUMBERS: Mapping[str, tuple[str, str]] = {
     "retries": (N_("Retries"), N_("Of a call that failed for a reason that may pass.")),
     "concurrency": (N_("Calls at a time"), N_("As many as the endpoint stands.")),
     "calls": (N_("Calls in a job, at most"), N_("Repeated ones included.")),
-    "total_calls": (N_("Calls in all jobs, at most"), N_("Failed and repeated ones included; 0 for no limit.")),
+    "total_calls": (N_("Calls in all jobs, at most"), N_("Failed and repeated ones included.")),
     "max_tokens": (N_("Tokens of a reply, at most"), N_("A model that thinks first needs thousands.")),
     "temperature": (N_("Temperature"), N_("0 for the likeliest reply.")),
-    "price_in": (N_("Price of a million tokens of prompts"), N_("0 where it is not known.")),
-    "price_out": (N_("Price of a million tokens of replies"), N_("0 where it is not known.")),
+    "price_in": (N_("Price of a million tokens of prompts"), ""),
+    "price_out": (N_("Price of a million tokens of replies"), ""),
+}
+# Of these numbers those that can be left out, and what stands in the empty field then.
+LEFT_OUT: Mapping[str, str] = {
+    "total_calls": N_("no limit"),
+    "price_in": N_("not known"),
+    "price_out": N_("not known"),
 }
 TEXTS = ("address", "endpoint_model", "key_variable")
 FIELDS = ("name", "backend", "model", "directory", "reward", *TEXTS, *NUMBERS, "no_thinking")
@@ -101,7 +107,7 @@ def revision_of(db: Database, revision: Any, kind: Made) -> str:
 
 def endpoint_settings(values: Values) -> dict[str, Any]:
     """An endpoint's settings. Raises UserError naming the one at fault."""
-    numbers = from_form({name: values[name] for name in NUMBERS})
+    numbers = from_form({name: values[name] for name in NUMBERS if values[name] is not None or name not in LEFT_OUT})
     address, model, key = (text_in(values[name]).strip() for name in TEXTS)
     texts = {"address": address, "model": model, "key_variable": key, "no_thinking": text_in(values["no_thinking"])}
     labels = {name: _(label) for name, (label, _info) in NUMBERS.items()}
@@ -192,7 +198,13 @@ def lay_out_endpoint() -> dict[str, Any]:
         )
     with gr.Row():
         for name, (label, info) in NUMBERS.items():
-            fields[name] = gr.Number(getattr(EndpointSettings, name), label=_(label), info=_(info), min_width=220)
+            fields[name] = gr.Number(
+                None if name in LEFT_OUT else getattr(EndpointSettings, name),
+                label=_(label),
+                info=_(info) or None,
+                placeholder=_(LEFT_OUT.get(name, "")) or None,
+                min_width=220,
+            )
         fields["no_thinking"] = gr.Dropdown(
             [(_(label), name) for name, label in NO_THINKING.items()],
             value=EndpointSettings.no_thinking,

@@ -387,10 +387,18 @@ def chosen_judge(known: Sequence[Judge], selected: Any) -> Judge | None:
 
 def the_judge(db: Database, selected: Any) -> Judge:
     """The judge to look at. Raises UserError where there is none."""
+    if said := unknown_judge(db, selected):
+        raise UserError(said)
     judge = chosen_judge(judge_store.judges(db), selected)
     if judge is None:
         raise UserError(_("There is no judge yet. Make one first."))
     return judge
+
+
+def unknown_judge(db: Database, name: Any) -> str:
+    """What is to be said where a judge was named, typed or by an address, and there is none of that name."""
+    unknown = text_in(name) and text_in(name) not in {judge.name for judge in judge_store.judges(db)}
+    return _("There is no judge {name}.").format(name=name) if unknown else ""
 
 
 def judge_parts(db: Database, known: Sequence[Judge], judge: Judge | None) -> dict[str, Update]:
@@ -618,9 +626,13 @@ def wire_views(page: JudgesPage, context: Context) -> None:
             if name not in sent or value == sent[name]
         }
         drafts = [fresh.get(name, gr.skip()) for name in FEEDBACK]
-        unknown = place.first and place.first not in {judge.name for judge in judge_store.judges(context.db)}
-        said = _("There is no judge {name}.").format(name=place.first) if unknown else ""
-        return [*page.sent(changed, {**seen, "sent": {**sent, **fresh}}, "jobs" if said else "", said), *drafts]
+        unknown = unknown_judge(context.db, place.first)
+        shown = page.sent(changed, {**seen, "sent": {**sent, **fresh}}, said_where(unknown), unknown)
+        return [*shown, *drafts, told(Place() if unknown else place, step=False)]
+
+    def said_where(unknown: str) -> str:
+        """Beside the choice of a judge; where there is none to choose, that is hidden."""
+        return "" if not unknown else "jobs" if judge_store.judges(context.db) else "add"
 
     def look_at_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
         changed, seen = view(context, selected, was)
@@ -644,10 +656,15 @@ def wire_views(page: JudgesPage, context: Context) -> None:
 
     @admin
     def choose_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
-        return [*look_at_judge(annotator, selected, was), told(Place((text_in(selected),)))]
+        if not (unknown := unknown_judge(context.db, selected)):
+            return [*look_at_judge(annotator, selected, was), told(Place((text_in(selected),)))]
+        changed, seen = view(context, None, was)
+        first = chosen_judge(judge_store.judges(context.db), None)
+        changed["selector"] = {**changed.get("selector", gr.update()), "value": None if first is None else first.name}
+        return [*page.sent(changed, seen, said_where(unknown), unknown), told(Place())]
 
     bar = place_bar()
-    visits(bar, context, open_judges, [page.seen, *fields], [*page.followed, *fields])
+    visits(bar, context, open_judges, [page.seen, *fields], [*page.followed, *fields, bar])
     page.parts["selector"].input(choose_judge, page.looked, [*page.followed, bar], **QUIET)
     poll(page.pulse, context, look_at_judge, page.looked, page.followed)
     page.save.click(save_feedback, [*page.looked, *fields], [*page.followed, *fields], **QUEUED)

@@ -49,7 +49,8 @@ def text_of(found: Rubric) -> str:
 
 def form_of(found: Rubric) -> FieldValues:
     """A rubric as the form's fields show it."""
-    return {"instruction": found.instruction, "principles": "\n".join(found.principles), "drawn": found.drawn}
+    drawn = found.drawn or None  # all of them
+    return {"instruction": found.instruction, "principles": "\n".join(found.principles), "drawn": drawn}
 
 
 def versions(db: Database) -> list[Rubric]:
@@ -59,9 +60,9 @@ def versions(db: Database) -> list[Rubric]:
 
 def write(db: Database, values: Mapping[str, Any], written_by: str) -> str:
     """Add a version, and say so. Raises UserError naming what can't be meant."""
-    drawn = values["drawn"]
+    drawn = 0 if values["drawn"] is None else values["drawn"]
     if isinstance(drawn, bool) or not isinstance(drawn, int | float) or not 0 <= drawn < 1e6 or drawn != int(drawn):
-        raise UserError(_("The number of principles drawn must be a whole number; 0 for all of them."))
+        raise UserError(_("The number of principles drawn must be a whole number; leave it empty for all of them."))
     asked = rubrics.parse_rubric(text_in(values["instruction"]), text_in(values["principles"]), int(drawn))
     before = judge_store.rubric(db).version
     version = judge_store.write_rubric(db, asked.instruction, asked.principles, asked.drawn, written_by)
@@ -194,7 +195,7 @@ def lay_out() -> RubricFormPage:
             max_length=rubrics.MAXIMUM_PRINCIPLES * (rubrics.MAXIMUM_PRINCIPLE + 1),
             elem_id="rubric-principles",
         )
-        form["drawn"] = whole_number(_("Principles drawn"), info=_("By lot for each comparison; 0 for all."))
+        form["drawn"] = whole_number(_("Principles drawn"), info=_("By lot for each comparison."), placeholder=_("all"))
         save = gr.Button(
             _("Save as a new version"), variant="primary", size="md", scale=0, min_width=240, elem_id="rubric-save"
         )
@@ -228,6 +229,12 @@ def lay_out() -> RubricFormPage:
     )
 
 
+def fields_with(values: Mapping[str, Any]) -> list[Any]:
+    """What the fields are set to; those without a value here stay. Gradio draws a number that is just None as 0."""
+    sent = {name: gr.update(value=None) if value is None else value for name, value in values.items()}
+    return [sent.get(name, gr.skip()) for name in FIELDS]
+
+
 def held(db: Database) -> list[Any]:
     """Which version holds, and the choice of versions."""
     choices = [(title_of(one), one.version) for one in versions(db)]
@@ -248,7 +255,7 @@ def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], se
         fresh = {
             name: holds[name] for name, value in zip(FIELDS, here, strict=True) if name not in was or value == was[name]
         }
-        return [*held(db), *(fresh.get(name, gr.skip()) for name in FIELDS), {**was, **fresh}]
+        return [*held(db), *fields_with(fresh), {**was, **fresh}]
 
     @admin
     def save_rubric(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
@@ -259,7 +266,7 @@ def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], se
                 return [*held(db), *(gr.skip() for _field in FIELDS), draft.sent, draft.refusal]
             said = write(db, draft.values, annotator.name)
         holds = form_of(judge_store.rubric(db))
-        return [*held(db), *holds.values(), holds, status(said, "quiet") + draft.remark]
+        return [*held(db), *fields_with(holds), holds, status(said, "quiet") + draft.remark]
 
     @admin
     def read_rubric(annotator: Annotator, version: Any) -> str:
@@ -268,7 +275,7 @@ def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], se
     @admin
     def edit_rubric(annotator: Annotator, version: Any) -> list[Any]:
         found = next((form_of(one) for one in versions(db) if one.version == version), {})
-        return [found.get(name, gr.skip()) for name in FIELDS]
+        return fields_with(found)
 
     @admin
     def show_prompt(annotator: Annotator, selected: Any, number: Any) -> str:

@@ -34,13 +34,17 @@ def iteration(revision: str) -> str:
     return link("iterations", Place((revision,)))
 
 
-def next_steps(state: LoopState, waiting: Waiting, more: bool = False, written: bool = True) -> list[NextStep]:
+def next_steps(
+    state: LoopState, waiting: Waiting, more: bool = False, written: bool = True, hindered: bool = False
+) -> list[NextStep]:
     """Every step that can be done now; `waiting` for whom it is said. What has failed hides nothing that goes on.
 
-    `more`: whether the model's next answers come to them; `written`: whether any are being written.
+    `more`: whether the model's next answers come to them; `written`: whether any are being written; `hindered`: whether
+    a training is due by itself and can't start.
     """
     judging = about_judgements(state, waiting.count, more, written)
-    return [*about_the_candidate(state, waiting), *judging, *troubles(state)]
+    stuck = [NextStep(_("See why no training starts"), "/iterations")] if hindered else []
+    return [*about_the_candidate(state, waiting), *stuck, *judging, *troubles(state)]
 
 
 def troubles(state: LoopState) -> list[NextStep]:
@@ -51,7 +55,8 @@ def troubles(state: LoopState) -> list[NextStep]:
 def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
     """What the newest candidate waits for."""
     if state.unchecked and not state.measurable:
-        return [NextStep(_("Import held-out prompts to check {revision}").format(revision=state.unchecked), "/data")]
+        words = _("Import held-out prompts to check {revision}").format(revision=state.unchecked)
+        return [NextStep(words, "/data/import")]
     if state.unchecked and not state.active and not checked_by_loop(state, state.unchecked):
         return [NextStep(_("Check {revision} again").format(revision=state.unchecked), iteration(state.unchecked))]
     if state.pending is None:
@@ -84,7 +89,7 @@ def about_judgements(state: LoopState, waiting: int, more: bool, written: bool) 
         if more:
             no_worker = NextStep(_("No answers are being written: see why"), "/iterations")
             steps.append(NextStep(_("The next answers are on their way"), "") if written else no_worker)
-        steps.append(NextStep(_("Import prompts or answers"), "/data"))
+        steps.append(NextStep(_("Import prompts or answers"), "/data/import"))
     return steps
 
 

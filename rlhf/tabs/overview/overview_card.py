@@ -44,6 +44,8 @@ class Standing:
     steps: tuple[NextStep, ...]
     offer: NextStep | None = None
     """What would teach more, which nothing waits for."""
+    elsewhere: str = ""
+    """What is at work that is none of these jobs: an import, an export, an upload."""
 
 
 def strip(standing: Standing) -> str:
@@ -51,7 +53,7 @@ def strip(standing: Standing) -> str:
     parts = [
         _("{revision} serves").format(revision=standing.serves),
         judged_words(standing),
-        running_words(standing.running, standing.left),
+        running_words(standing),
     ]
     said = "".join(f"<span>{escape(part)}</span>" for part in parts)
     if standing.offer is not None:
@@ -102,10 +104,11 @@ def judged_words(standing: Standing) -> str:
     return said.format(judged=standing.judged, wanted=standing.wanted)
 
 
-def running_words(job: Job | None, left: float | None) -> str:
+def running_words(standing: Standing) -> str:
     """What runs, how far it is and how long it will take."""
+    job, left = standing.running, standing.left
     if job is None:
-        return _("Nothing runs")
+        return standing.elsewhere or _("Nothing runs")
     done = f"{100 * job.step // job.steps}%" if job.steps else _("preparing")
     if job.status in ("queued", "cancelling"):
         done = _("waiting") if job.status == "queued" else _("stopping")
@@ -191,9 +194,9 @@ def today_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def running_part(standing: Standing, latest: str) -> str:
     """What runs with its progress, else what ran last."""
     job = standing.running
+    words = running_words(standing)
     if job is None:
-        return paragraph(_("Nothing runs.")) + (paragraph(latest, "quiet") if latest else "")
-    words = running_words(job, standing.left)
+        return paragraph(words) + (paragraph(latest, "quiet") if latest else "")
     if job.status == "queued":
         return paragraph(words)
     return paragraph(words) + progress_bar(words, 100 * job.step // job.steps if job.steps else None)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from annotation import claims, store
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.metrics.act_times import act_times, richer_act
 from annotation.records import now
+from annotation.translation import N_, _
 from rlhf.generation import answering_spec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -19,6 +22,13 @@ from rlhf.tabs.overview.overview_card import Standing
 from rlhf.tabs.runs import job_cards
 
 ENDED_JOBS: Final = 10
+# What is done outside the devices' queue, by the kind of its job. What only asks the Hub takes seconds.
+ELSEWHERE: Final[Mapping[str, str]] = {
+    "import": N_("An import is at work"),
+    "export": N_("An export is at work"),
+    "pull": N_("A model is fetched from the Hub"),
+    **dict.fromkeys(("publish", "push-data", "make-space"), N_("An upload to the Hub is at work")),
+}
 
 
 def open_jobs(db: Database) -> list[Job]:
@@ -34,14 +44,18 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
     by_people = store.feedback(db).mode != "ai" and store.has_prompts(db, "train")
     more = by_people and not claims.quota_reached(db, annotator_id)
     richer = richer_act(act_times(db)) if project.kind == "pair" else None
+    others = [ELSEWHERE[kind] for kind in job_table.kinds_at_work(db, "web", "hub") if kind in ELSEWHERE]
+    hindered = controller.due(state) and bool(controller.automatic_problems(db))
+    steps = next_steps(state, claims.waiting_for(db, annotator_id), more, answering_spec.answers_come(db), hindered)
     return Standing(
         serves=serving.revision,
         judged=state.towards_next,
         wanted=state.auto_train.wanted,
         running=running,
         left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
-        steps=tuple(next_steps(state, claims.waiting_for(db, annotator_id), more, answering_spec.answers_come(db))),
+        steps=tuple(steps),
         offer=richer_offer(project, richer, sum(store.stock_sizes(db, serving.id).values())),
+        elsewhere=_(others[0]) if others else "",
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from statistics import fmean, median
+from typing import Any, Final
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between, who
@@ -46,6 +48,8 @@ from rlhf.tabs.runs.job_words import (
     spec_text,
 )
 
+# A step that took so many times as long as others did not only take its steps' time.
+FAR: Final = 20
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
 
@@ -68,13 +72,29 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
     """
     if job.status != "running" or not job.steps or job.step >= job.steps or job.started is None:
         return None
-    if len(step_times) >= 2 and step_times[-1][0] > step_times[0][0]:
-        (first, first_time), (last, last_time) = step_times[0], step_times[-1]
-        pace, since = seconds_between(first_time, last_time) / (last - first), seconds_between(last_time, at)
+    pace = pace_of(step_times)
+    if pace is not None:
+        last, last_time = step_times[-1]
+        since = max(0.0, seconds_between(last_time, at))
         return pace * (job.steps - last) - min(since, pace)  # a step that takes longer than the others is still one
-    if not step_times and job.attempt == 1 and job.step:
-        return seconds_between(job.started, at) / job.step * (job.steps - job.step)
+    age = seconds_between(job.started, at)
+    if not step_times and job.attempt == 1 and job.step and age > 0:
+        return age / job.step * (job.steps - job.step)
     return None
+
+
+def pace_of(step_times: Sequence[tuple[int, str]]) -> float | None:
+    """Seconds for a step; None while no step is known to have taken any.
+
+    An interval far from the others says nothing of steps: the machine slept in it, or its clock was set.
+    """
+    begun: dict[int, str] = {}
+    for step, when in step_times:
+        begun.setdefault(step, when)
+    paces = [seconds_between(when, then) / (later - step) for (step, when), (later, then) in pairwise(begun.items())]
+    usual = median(paces) if paces else 0.0
+    kept = [pace for pace in paces if 0 <= pace <= FAR * usual]
+    return fmean(kept) if kept else None
 
 
 # How a job for rented hardware stands that does not run yet, or is to end.

@@ -13,6 +13,7 @@ from annotation.ui.markup import Cell, Chip, Way, paragraph, table
 from annotation.ui.tab_addresses import Place, link
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import NONE, RunLabel
+from rlhf.models.registry import Policy
 from rlhf.tabs.runs.job_cards import seconds_taken, setback
 from rlhf.tabs.runs.job_words import STATUS_WORDS, about, message
 
@@ -35,8 +36,8 @@ class Listed:
 
     job: Job
     label: RunLabel
-    made: str
-    """The policy or reward model that it made; empty for none."""
+    made: Policy | None
+    """The policy or reward model that it made, if any."""
     seconds: float
 
     @property
@@ -52,7 +53,7 @@ class Listed:
             about(job),
             _(STATUS_WORDS[job.status]),
             who(job.requested_by),
-            self.made,
+            "" if self.made is None else self.made.revision,
             label.name,
             *label.tags,
             label.notes,
@@ -60,9 +61,9 @@ class Listed:
         return "\n".join(texts).casefold()
 
 
-def listed(jobs: Sequence[Job], labels: Mapping[int, RunLabel], made: Mapping[int, str], at: str) -> list[Listed]:
+def listed(jobs: Sequence[Job], labels: Mapping[int, RunLabel], made: Mapping[int, Policy], at: str) -> list[Listed]:
     """Jobs with all that the list says of them."""
-    return [Listed(job, labels.get(job.id, NONE), made.get(job.id, ""), seconds_taken(job, at)) for job in jobs]
+    return [Listed(job, labels.get(job.id, NONE), made.get(job.id), seconds_taken(job, at)) for job in jobs]
 
 
 KEYS: Mapping[str, Callable[[Listed], Any]] = {
@@ -97,12 +98,15 @@ def row(run: Listed) -> Sequence[Cell]:
     """One run."""
     job, worse = run.job, setback(run.job)
     status = _(STATUS_WORDS[job.status])
+    made: Cell = NOTHING if run.made is None else run.made.revision
+    if run.made is not None and run.made.kind == "policy":
+        made = Way(link("iterations", Place((run.made.revision,))), run.made.revision)
     return (
         str(job.id),
         Way(link("runs", Place((str(job.id),))), run.name),
         ", ".join(run.label.tags) or NOTHING,
         Chip(status, "bad") if worse else status,
-        Way(link("iterations", Place((run.made,))), run.made) if run.made else NOTHING,
+        made,
         moment(job.started),
         NOTHING if job.started is None else numeral(run.seconds / 60, ".1f"),
         who(job.requested_by),

@@ -148,7 +148,7 @@ def list_parts(db: Database, looked: RunsSelection, at: str) -> dict[str, Update
     everything = bool(search.strip()) or order != NEWEST
     jobs = job_store.recent(db, job_store.waiting_kinds(), SEARCHED_JOBS if everything else LISTED_JOBS)
     known = run_labels.labels(db)
-    made = {one.job_id: one.revision for one in registry.all_policies(db) if one.job_id is not None}
+    made = {one.job_id: one for one in registry.all_policies(db) if one.job_id is not None}
     runs = run_list.found(run_list.listed(jobs, known, made, at), search, order)
     named = ((job, known.get(job.id, run_labels.NONE).name) for job in jobs[:LISTED_JOBS])
     titles = [
@@ -230,17 +230,29 @@ class RunsSelection:
 
 def selection_at(db: Database, place: Place) -> tuple[RunsSelection, str]:
     """What an address names, and what is to be said of it where there is no such job."""
-    compared = [number for number in place.query.get("compare", "").split(",") if row_number(number) is not None]
+    compared = [number for number in place.query.get("compare", "").split(",") if number]
     order = place.query.get("sort", NEWEST)
     order = order if order in run_list.ORDERS else NEWEST
-    looked = RunsSelection(compared=compared, search=place.query.get("q", ""), order=order)
-    if not place.first:
-        return looked, ""
-    number = row_number(place.first)
-    if number is not None and (found := job_store.with_ids(db, [number])) and found[0].spec.waits:
-        return replace(looked, job=str(number)), ""
-    said = _("There is no job {number}; this is what runs now, or ran last.").format(number=place.first)
-    return looked, markup.notice(said)
+    looked = RunsSelection(place.first or LATEST, None, compared, search=place.query.get("q", ""), order=order)
+    return there_of(db, looked)
+
+
+def there_of(db: Database, looked: RunsSelection) -> tuple[RunsSelection, str]:
+    """What there is of what was typed, or named by an address, and what is to be said of the rest."""
+    said = []
+    job, number = str(looked.job or LATEST), row_number(looked.job)
+    if job != LATEST and not (number and (found := job_store.with_ids(db, [number])) and found[0].spec.waits):
+        job, other = LATEST, _("There is no job {number}; this is what runs now, or ran last.")
+        none = _("There is no job {number}.")
+        said.append((other if find_job(db, LATEST) else none).format(number=looked.job))
+    elif number is not None:
+        job = str(number)
+    typed = looked.compared if isinstance(looked.compared, list) else []
+    compared = [str(run.id) for run in compare_runs_form.chosen_jobs(db, typed)]
+    missing = [str(one) for one in typed[: compare_runs_form.MOST] if str(row_number(one)) not in compared]
+    if missing:
+        said.append(_("There is no training {numbers} to compare.").format(numbers=", ".join(missing)))
+    return replace(looked, job=job, compared=compared), markup.notice(" ".join(said)) if said else ""
 
 
 def place_of(looked: RunsSelection) -> Place:
@@ -521,10 +533,15 @@ def wire_views(page: RunsPage, context: Context) -> None:
         return page.sent(changed, seen)
 
     def look(sent: Sequence[Any], chosen: bool) -> list[Any]:
-        looked, was = read(sent)
+        asked, was = read(sent)
+        looked, unknown = there_of(context.db, asked)
         changed, seen = live(context, looked, was, chosen)
+        values = {"selector": (asked.job, looked.job), "compared": (asked.compared, looked.compared)}
+        for name, (typed, value) in values.items() if unknown else ():
+            if typed != value:
+                changed[name] = {**changed.get(name, gr.update()), "value": value}
         address = told(place_of(looked), shows=in_view(looked, seen))
-        return page.sent({ADDRESS: address, **changed, "said": "", "acted": ""}, seen)
+        return page.sent({ADDRESS: address, **changed, "said": unknown, "acted": ""}, seen)
 
     @guarded(context, "admin")
     def choose_run(annotator: Annotator, *sent: Any) -> list[Any]:

@@ -782,7 +782,9 @@ def test_a_scale_with_a_sign_comes_in_the_right_way_round(db: Database, tmp_path
     path = str(write(tmp_path, HELPSTEER))
     refused = run(db, "--map=winner=overall_preference", path)
     assert (refused.returncode, sizes(db)["judgement"]) == (2, 0)
-    assert "--map preference=overall_preference" in refused.stderr
+    assert "choose it as preference under “Columns”" in refused.stderr
+    assert "(“Columns”: --map ROLE=COLUMN, --map ROLE= for none)" in refused.stderr
+    assert "--map" not in run(db, "--json-progress", "--map=winner=overall_preference", path).stderr, "on the page"
     done = run(db, "--map=history=", path)
     assert done.returncode == 0
     note = "Not used, though it may change what the rows mean: 'history'."
@@ -1094,6 +1096,9 @@ def test_a_form_that_cannot_be_meant_is_refused(
 
 def test_what_was_typed_cannot_become_an_option() -> None:
     assert tab.source_of("server", None, "--hub", "", "", "") == ["--", "--hub"]
+    assert tab.source_of("server", None, "/data/both", "", "a", "train") == [
+        "--source-split=train", "--config=a", "--", "/data/both",
+    ]  # fmt: skip
     assert tab.source_of("hub", None, "", "--by=x", "--data=/", "-x") == [
         "--source-split=-x", "--hub", "--config=--data=/", "--", "--by=x",
     ]  # fmt: skip

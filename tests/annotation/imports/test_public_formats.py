@@ -202,7 +202,7 @@ CASES: dict[str, Case | Refused] = {
         telling=["split"],
     ),
     "HelpSteer2 preference by --map winner": Refused(
-        HELPSTEER_2_PREFERENCE, "--map preference=preference_strength", {"winner": "preference_strength"}
+        HELPSTEER_2_PREFERENCE, "as preference under “Columns”", {"winner": "preference_strength"}
     ),
     "HelpSteer3": Case(
         HELPSTEER_3,
@@ -212,7 +212,7 @@ CASES: dict[str, Case | Refused] = {
         ],
     ),
     "HelpSteer3 by --map winner": Refused(
-        HELPSTEER_3[4:6], "--map preference=overall_preference", {"prompt": "context", "winner": "overall_preference"}
+        HELPSTEER_3[4:6], "as preference under “Columns”", {"prompt": "context", "winner": "overall_preference"}
     ),
     "Chatbot Arena": Case(
         [
@@ -596,7 +596,7 @@ CASES: dict[str, Case | Refused] = {
         [told("q", "good", label=True), told("q", "bad", label=False)], columns={"messages": "exchange"},
     ),
     "a mapped answer beside ratings": Refused(
-        [{"prompt": "q", "reply": "x", "rating": 5}], "--map rating=rating --good-from 3", {"completion": "reply"},
+        [{"prompt": "q", "reply": "x", "rating": 5}], "'rating' as rating under “Columns”", {"completion": "reply"},
     ),
     "mapped better and worse answers beside scores": Case(
         [{"prompt": "q", "best": "x", "worst": "y", "score_chosen": 2, "score_rejected": 1, "strength": 3},
@@ -740,7 +740,7 @@ CASES: dict[str, Case | Refused] = {
          "column 'winner' is 'c', which is the letter of none of the 2 answers"],
     ),
     "a list of answers beside the winner's number": Refused(
-        [{"prompt": "p", "responses": ["x", "y"], "winner": 1}], "--map winner_from_0=winner or --map winner_from_1=",
+        [{"prompt": "p", "responses": ["x", "y"], "winner": 1}], "as winner_from_0 or as winner_from_1",
     ),
     "Stack Exchange preferences": Case(
         [{"question": "q", "answers": [{"text": "x", "pm_score": 2, "selected": True}, {"text": "y", "pm_score": 4}]}],
@@ -866,7 +866,7 @@ def test_numbers_are_names_only_where_the_columns_have_them(names: Any, values: 
     [[1, -1], ["1", "-2"], [-1, 0, 1], ["1", "−2"], ["1", "–1"], ["+1"], [0, 1, 2], [1, 2, 3], [1, 0.5], ["-1.0"]],
 )
 def test_a_column_whose_numbers_fit_no_names_is_refused_as_a_whole(names: Any, values: list[Any]) -> None:
-    with pytest.raises(UserError, match="--map preference=which") as refusal:
+    with pytest.raises(UserError, match="under “Columns” as winner_from_0") as refusal:
         verdict(*names, *values)
     assert not isinstance(refusal.value, UnusableRow)
 

@@ -701,7 +701,7 @@ def test_directories_are_read_as_load_dataset_lays_them_out(tmp_path: Path) -> N
     several = "configs:\n- config_name: a\n  data_files: a.jsonl\n- config_name: b\n  data_files: '**/b.jsonl'"
     both = directory(tmp_path / "6", {"a.jsonl": one, "deep/er/b.jsonl": two, "b.jsonl": b""}, several)
     assert values(read(both, config="a")) == PAIRS[:1]
-    with pytest.raises(UserError, match=r"Choose one of 'a', 'b' \(--config\)"):
+    with pytest.raises(UserError, match="Choose one of 'a', 'b' under “Configuration”"):
         read(both)
     with pytest.raises(UserError, match="has no configuration 'c'"):
         read(both, config="c")

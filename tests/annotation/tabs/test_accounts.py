@@ -44,9 +44,9 @@ def test_groups_and_judgements_are_those_of_the_account_that_is_chosen(db: Datab
     groups, quota = listeners["account-activate"](OLGA, "mira")[4:6]
     assert (groups, quota["value"]) == ("red", 50)
     visit = listeners["account-visit"]
-    account, said, _secret, groups, quota = visit(*asked_by("olga", visit, part="/mira"))[:5]
+    account, said, groups, quota = visit(*asked_by("olga", visit, part="/mira"))[:4]
     assert (account["value"], said, groups, quota["value"]) == ("mira", "", "red", 50)
-    account, said, _secret, groups, quota = visit(*asked_by("olga", visit, part="/nobody%3Cb%3E"))[:5]
+    account, said, groups, quota = visit(*asked_by("olga", visit, part="/nobody%3Cb%3E"))[:4]
     assert (account["value"], groups, quota["value"]) == (None, "", None)
     assert "There is no account nobody&lt;b&gt;." in said
 
@@ -68,7 +68,7 @@ def test_an_account_can_be_changed_once_one_is_chosen(db: Database, data_dir: Pa
     visit = listeners["account-visit"]
     for name, there in (("", False), ("/mira", True), ("/nobody", False)):
         sent = visit(*asked_by("olga", visit, part=name))
-        assert [one["interactive"] for one in sent[6:12]] == [there] * len(words)
+        assert [one["interactive"] for one in sent[5:11]] == [there] * len(words)
         assert sent[-2].get("open", False) == there, "what can be changed is unfolded"
     for name, there in (("mi", False), ("mira", True)):
         acts = listeners["account-choose"](OLGA, name)[3:9]
@@ -83,6 +83,33 @@ def test_an_opening_that_is_answered_late_takes_nothing_away(db: Database, data_
     drawn = [*events["accounts"].outputs, *events["invitations"].outputs]
     make, ask = events["invitation-make"], events["account-deactivate"]
     assert not [one for one in (*make.inputs, make.outputs[0], *ask.outputs) if one in drawn]
+    (password,) = [one for one in events["account-add"].outputs if one.elem_id == "new-password"]
+    assert password not in [*drawn, *events["account-visit"].outputs]
+
+
+def test_a_password_that_is_shown_once_stays_until_another_is(db: Database, listeners: Listeners) -> None:
+    made = listeners["account-add"](OLGA, "zoe", "annotator", "")[3]
+    assert (made.label, made.visible) == ("Password of zoe, shown once", True)
+    assert access.check_password(db, "zoe", made.value)
+    for name, sent in (
+        ("account-add", ("eve", "annotator", "long enough words")),
+        ("account-activate", ("mira",)),
+        ("account-groups", ("mira", "red", None)),
+        ("account-language", ("mira", "de")),
+    ):
+        assert listeners[name](OLGA, *sent)[3] == gr.skip()
+    asked = listeners["account-reset"](OLGA, "mira")[2]
+    anew = listeners["account-really"](OLGA, "mira", asked)[3]
+    assert (anew.label, anew.visible) == ("Password of mira, shown once", True)
+
+
+def test_withdrawing_an_invitation_leaves_the_link_of_another(listeners: Listeners) -> None:
+    make, withdraw = listeners["invitation-make"], listeners["invitation-withdraw"]
+    make(OLGA, 1, 7, "", None)
+    link = make(OLGA, 1, 7, "", None)[0]
+    for subject, left in (("1", gr.skip()), ("2", "")):
+        shown, _table = withdraw(*asked_by("olga", withdraw, act="withdraw", subject=subject), link)
+        assert shown == left
 
 
 @pytest.mark.parametrize("act", accounts.QUESTIONS)

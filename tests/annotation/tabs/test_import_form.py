@@ -56,6 +56,7 @@ class Session:
         self.looked: Any = None
         self.columns: dict[str, str] = {}
         self.target = "auto"
+        self.unfolded = False
 
     def call(self, name: str) -> str:
         """Press a button, or be asked whether something is new; all that was sent."""
@@ -64,6 +65,8 @@ class Session:
         values = {**form, **self.columns}
         asked = [self.looked if isinstance(one, gr.State) else values.get(one.label, "") for one in block.inputs]
         sent = block.fn(*asked_by(self.name, block.fn), *asked)
+        (folded,) = [two for one, two in zip(block.outputs, sent, strict=True) if isinstance(one, gr.Accordion)]
+        self.unfolded = folded.get("open", False)
         self.looked = next(value for one, value in zip(block.outputs, sent, strict=True) if isinstance(one, gr.State))
         (target,) = [value for one, value in zip(block.outputs, sent, strict=True) if isinstance(one, gr.Radio)]
         self.target = target.get("value", self.target)
@@ -81,6 +84,13 @@ def end(db: Database, result: dict[str, Any]) -> None:
     assert job_table.finish(db, job.id, "w", result)
 
 
+def fail(db: Database, why: str) -> None:
+    """The newest run comes to nothing."""
+    job = HERE.claim_next(db, "w")
+    assert job is not None
+    assert job_table.stop(db, job.id, "w", "failed", why)
+
+
 def test_the_rows_that_another_looks_at_are_not_shown_to_me(pages: gr.Blocks, db: Database) -> None:
     olga, mira = Session(pages, "olga"), Session(pages, "mira")
     olga.look("/data/olga.jsonl")
@@ -93,6 +103,49 @@ def test_the_rows_that_another_looks_at_are_not_shown_to_me(pages: gr.Blocks, db
     end(db, {"look": {**LOOK, "name": "mira.jsonl"}})
     assert "mira.jsonl" not in olga.call("import-follow")
     assert "mira.jsonl: JSON lines. The first rows" in mira.call("import-follow")
+
+
+def test_a_look_is_shown_also_where_another_has_begun_one_meanwhile(pages: gr.Blocks, db: Database) -> None:
+    """Her page asks now and then, and only while it is in view."""
+    olga, mira = Session(pages, "olga"), Session(pages, "mira")
+    olga.look("/data/olga.jsonl")
+    end(db, {"look": {**LOOK, "name": "olga.jsonl"}})
+    mira.look("/data/mira.jsonl")
+    assert "olga.jsonl: JSON lines. The first rows" in olga.call("import-follow")
+    assert "olga.jsonl" not in olga.call("import-follow")
+    end(db, {"look": {**LOOK, "name": "mira.jsonl"}})
+    olga.look("/data/nothing.jsonl")
+    fail(db, "There is no file nothing.jsonl.")
+    mira.look("/data/other.jsonl")
+    shown = olga.call("import-follow")
+    assert "There is no file nothing.jsonl." in shown
+    assert "Asked for by mira." in shown
+
+
+def test_where_columns_are_to_be_chosen_they_are_unfolded(pages: gr.Blocks, db: Database) -> None:
+    olga = Session(pages, "olga")
+    olga.look("/data/rows.jsonl")
+    end(db, {"look": LOOK})
+    olga.call("import-follow")
+    assert not olga.unfolded
+    olga.call("import-again")
+    end(db, {"look": {**LOOK, "problem": "There is no column with the prompt."}})
+    olga.call("import-follow")
+    assert olga.unfolded
+    for why, unfolded in (
+        ("Choose it under “Columns” as ranks or as order.", True),
+        ("The disk is full.", False),
+    ):
+        olga.call("import-check")
+        assert not olga.unfolded
+        fail(db, why)
+        olga.call("import-follow")
+        assert olga.unfolded == unfolded
+
+
+def test_a_directory_on_this_server_is_asked_for_its_configuration() -> None:
+    shown = [one["visible"] for one in import_form.choose_source(Annotator(1, "olga", "admin"), "server")]
+    assert shown == [False, True, False, True, True, True]
 
 
 def test_what_was_not_looked_at_is_not_imported(pages: gr.Blocks, db: Database) -> None:

@@ -399,6 +399,28 @@ def test_answers_of_the_other_kind_stay_withdrawn_until_policies_think_so_again(
     assert len(judge_all(db, people["ann"])) == 2
 
 
+def test_what_an_undo_could_not_give_back_is_given_back_by_another(db: Database, people: dict[str, Annotator]) -> None:
+    ids = seed_comparisons(db, 1)
+    registry.set_thinking(db, "template")
+    ids += seed_comparisons(db, 1)
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET state = 'ready', asks = 'people' WHERE id = ?", (ids[0],))
+    made = change(db, people["eve"], "withdraw", ids)
+    found, count = bulk_changes.undo(db, made, "eve")
+    assert (found.undone_by, count) == (None, 1)
+    assert "“Undo” gives those back too" in comparison_table.taken_back(found, count)
+    assert 'data-act="undo"' in comparison_table.changes_table([found])
+    again = change(db, people["eve"], "withdraw", ids[1:])
+    registry.set_thinking(db, "off")
+    found, count = bulk_changes.undo(db, made, "eve")
+    assert (found.undone_by, count) == ("eve", 1)
+    assert judge_all(db, people["ann"]) == ids[:1], "what another change has withdrawn since stays so"
+    with pytest.raises(UserError, match="taken back already"):
+        bulk_changes.undo(db, made, "eve")
+    registry.set_thinking(db, "template")
+    assert bulk_changes.undo(db, again, "eve")[1] == 1
+
+
 def test_gold_of_what_was_withdrawn_and_given_back_is_handed_out_once_it_is_no_gold_any_more(
     db: Database, people: dict[str, Annotator]
 ) -> None:

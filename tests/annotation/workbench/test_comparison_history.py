@@ -152,6 +152,11 @@ def test_trainings_that_used_it_are_found_in_the_frozen_data(db: Database, data_
     db.insert("job", {**job, "spec": json.dumps({"snapshot": "own"})})
     found = used_by(db, data_dir, comparison)
     assert {(one.snapshot, one.kind) for one in found} == {("own", "dpo"), ("edited", None)}
+    shown = comparison_card.learnt(found)
+    assert '<a href="/runs/1">job 1, dpo: finished</a>' in shown
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET status = 'failed'")
+    assert "job 1, dpo: failed" in comparison_card.learnt(used_by(db, data_dir, comparison))
 
 
 def test_statistics_are_of_what_is_filtered(db: Database) -> None:

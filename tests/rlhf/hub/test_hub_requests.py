@@ -235,6 +235,10 @@ def test_a_space_is_made_for_no_more_than_was_agreed_to(
     made = done(db, MakeSpace("ann/loop", "cpu-upgrade", public=True, price=checked.result["price"]))
     assert made.message.startswith(f"{hub.url}/spaces/ann/loop is made at ")
     assert hub.repos["space", "ann/loop"].secrets == {"HF_TOKEN": "hf_of_the_space"}
+    kept = done(db, CheckSpace("ann/loop", public=True))
+    assert (kept.result["hardware"], kept.result["price"]) == ("cpu-upgrade", checked.result["price"]), "it stays"
+    assert any("cpu-upgrade costs" in words for _level, words in kept.result["findings"])
+    assert "cpu-upgrade costs" in done(db, MakeSpace("ann/loop", public=True)).message
     wrong = done(db, CheckSpace("ann/loop", "huge", public=True))
     assert (wrong.status, wrong.result["errors"]) == ("finished", 1)
     assert "1 error to be mended first" in wrong.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -212,6 +213,30 @@ def test_a_checked_candidate_is_reported_with_answers_side_by_side(context: Cont
     assert iterations_tab.page_of(seen) == 1
 
 
+def test_there_are_no_more_pages_of_answers_than_there_are(pages: gr.Blocks, context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    visit = handler(pages, "open_iterations")
+    *parts, _seen, told = visit(*asked_by("owner", visit, part=f"/{policy.revision}?page=99"))
+    assert "Prompts 11 to 12 of 12" in str(parts)
+    assert json.loads(told)[2] == f"/{policy.revision}?page=2"
+    (_parts, seen), again = iterations_tab.view(context, policy.revision, 99, {}), iterations_tab.page_of
+    assert again(seen) == 1
+    assert "answers" not in iterations_tab.view(context, policy.revision, again(seen), seen)[0]
+
+
+def test_a_policy_that_was_typed_and_is_none_is_said_to_be_none(pages: gr.Blocks, context: Context) -> None:
+    policy = make_candidate(context)
+    choose = next(block for block in pages.fns.values() if block.fn.__name__ == "choose_policy")
+    seen = iterations_tab.view(context, policy.revision, 0, {})[1]
+    *sent, told = choose.fn(*asked_by("owner", choose.fn), "of mine", seen)
+    assert "There is no policy of mine; this is another one." in str(sent)
+    assert sent[choose.outputs.index(choose.inputs[0])]["value"] == policy.revision
+    assert json.loads(told)[2] == ""
+    follow = handler(pages, "poll_iterations")
+    follow(*asked_by("owner", follow), "of mi", seen)  # while it is typed
+
+
 def test_what_waits_is_told_by_who_wrote_it(context: Context) -> None:
     """After a promotion the earlier policy's comparisons wait behind the new one's."""
     seed_comparisons(context.db, 3)
@@ -308,6 +333,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
 def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, context: Context) -> None:
     policy, owner = make_candidate(context), gr.Request(username="owner")
     check_candidate(context, policy)
+    store.compare_policies(context.db, policy.id, 1, "nobody")
     take_back = handler(pages, "take_back")
 
     def undo(number: Any, act: Any = "undo") -> str:
@@ -321,7 +347,8 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
     shown = iterations_tab.view(context, policy.revision, 0, {})[0]["decisions"]["value"]
     assert f"Undo: {policy.revision} is a candidate again" in shown
     rejected = str(newest().id)
-    assert f"{policy.revision} is a candidate again" in undo(rejected)
+    assert f"{policy.revision} is a candidate again. “Let people compare” puts" in undo(rejected)
+    assert iterations_tab.view(context, policy.revision, 0, {})[0]["ask"]["visible"]
     assert registry.by_revision(context.db, policy.revision).status == "candidate"
     assert (newest().action, newest().decided_by) == ("take-back-rejection", "owner")
     with pytest.raises(gr.Error, match=r"Nothing was undone: .* owner decided last; base serves now"):
@@ -347,6 +374,14 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
         with pytest.raises(gr.Error, match="reload the page"):
             undo(number, name)
     assert registry.serving(context.db).revision == "base"
+
+
+def test_undoing_a_rejection_names_no_button_that_is_not_there(context: Context) -> None:
+    policy = make_candidate(context)
+    gate_decisions.reject(context.db, policy.revision, "owner")
+    said = policy_decisions.undo(context, registry.decisions(context.db)[0].id, "owner")
+    assert said == f"{policy.revision} is a candidate again.", "nothing of it has been checked"
+    assert not iterations_tab.view(context, policy.revision, 0, {})[0]["ask"]["visible"]
 
 
 def test_a_promotion_by_the_rule_needs_no_reason_and_what_is_typed_stays_until_another_is_chosen(

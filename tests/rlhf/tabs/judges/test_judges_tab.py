@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -239,13 +240,16 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
     press(pages, "add_judge", None, {}, *form(name="by letters"))
     press(pages, "add_judge", None, {}, *form(name="elsewhere", directory=str(tiny_judge)))
     press(pages, "add_judge", None, {}, *form(name="scores", backend="reward-model", reward="reward_model-1"))
-    sent = press(pages, "add_judge", None, {}, *form(name="remote", backend="endpoint", **ENDPOINT, calls=50.0))
+    endless = dict.fromkeys(judge_form.LEFT_OUT)
+    values = form(name="remote", backend="endpoint", **ENDPOINT, **endless, calls=50.0)
+    sent = press(pages, "add_judge", None, {}, *values)
     assert "remote is there and switched on" in str(sent)
     outputs = next(block.outputs for block in pages.fns.values() if block.fn.__name__ == "add_judge")
     assert len({one._id for one in outputs}) == len(outputs) == len(sent)
     left = {getattr(one, "label", None): update for one, update in zip(outputs, sent, strict=True)}
     assert left["Make a judge"]["open"] is False
     first = {"Name": None, "Address": None, "What judges": "local", "Calls in a job, at most": EndpointSettings.calls}
+    first["Calls in all jobs, at most"] = None
     assert {field: left[field]["value"] for field in first} == first, "the form is as it was before"
     assert left["Reward model"]["value"] is None
     made = {judge.name: (judge.backend, dict(judge.settings)) for judge in judge_store.judges(db)}
@@ -313,6 +317,34 @@ def test_a_judge_that_can_not_work_is_refused(
 def test_the_form_shows_the_fields_of_the_chosen_backend(pages: gr.Blocks) -> None:
     shown = [column["visible"] for column in press(pages, "choose_backend", "endpoint")]
     assert shown == [False, False, True]
+
+
+def test_a_judge_that_there_is_not_is_said_to_be_none(pages: gr.Blocks, context: Context) -> None:
+    """By an address, or typed; where there is no judge, its column is hidden, and what is said in it."""
+    names = {block.fn.__name__: block for block in pages.fns.values()}
+    visit, choose = names["open_judges"], names["choose_judge"]
+    told = next(one for one in visit.outputs if one.elem_id == "judge-made")
+    chosen = next(one for one in visit.outputs if one.elem_id == "judge-selector")
+    beside = next(one for one in visit.outputs if one.elem_id == "judge-said")
+    bar = choose.outputs[-1]
+
+    def shown(block: Any, sent: Sequence[Any]) -> dict[Any, Any]:
+        return dict(zip((one._id for one in block.outputs), sent, strict=True))
+
+    asked = asked_by("owner", visit.fn, part="/nobody")
+    for judges, box in ((0, told), (1, beside)):
+        found = shown(visit, visit.fn(*asked, {}, "people", 10, 60, 33))
+        assert "There is no judge nobody." in found[box._id]
+        assert json.loads(found[bar._id])[2] == "", "the address of none goes"
+        if not judges:
+            judge_store.add(context.db, "local", "local", {"model": "base"}, "owner")
+    seen = next(one for one in shown(visit, visit.fn(*asked, {}, "people", 10, 60, 33)).values() if "figures" in one)
+    found = shown(choose, press(pages, "choose_judge", "locla", seen))
+    assert "There is no judge locla." in found[beside._id]
+    assert found[chosen._id]["value"] == "local"
+    assert json.loads(found[bar._id])[2] == ""
+    with pytest.raises(gr.Error, match="There is no judge locla"):
+        press(pages, "switch_judge", "locla", {}, "Switch it off")
 
 
 def test_a_judge_is_switched_off_and_on_again(pages: gr.Blocks, context: Context, local: Judge) -> None:
@@ -640,6 +672,9 @@ def test_the_rubric_is_kept_in_versions(pages: gr.Blocks, context: Context) -> N
     assert rubrics.DEFAULT.principles[0] in press(pages, "read_rubric", 0)
     assert press(pages, "read_rubric", "9") == ""
     assert press(pages, "edit_rubric", 1) == ["Be fair.", "Short\nCorrect", 1]
+    saved = press(pages, "save_rubric", {}, "Be fair.", "Short\nCorrect", None)
+    assert judge_store.rubric(context.db).drawn == 0, "all of them"
+    assert saved[2:5] == ["Be fair.", "Short\nCorrect", gr.update(value=None)]
     assert press(pages, "edit_rubric", "9") == [gr.skip()] * 3, "a draft stays"
 
 
@@ -648,8 +683,7 @@ def test_the_rubric_is_kept_in_versions(pages: gr.Blocks, context: Context) -> N
     [
         (("", "Short", 0), "needs an instruction"),
         (("Be fair.", "Short", 2), "can't be drawn from 1"),
-        (("Be fair.", "Short", None), "whole number; 0 for all"),
-        (("Be fair.", "Short", float("nan")), "whole number; 0 for all"),
+        (("Be fair.", "Short", float("nan")), "whole number; leave it empty for all"),
         ((None, None, 0), "needs an instruction"),
     ],
 )
@@ -662,12 +696,12 @@ def test_a_rubric_that_means_nothing_is_refused(
 
 
 def test_a_rubric_that_another_admin_has_changed_meanwhile_is_not_put_back(pages: gr.Blocks, context: Context) -> None:
-    *_, instruction, principles, drawn, sent = press(pages, "open_rubric", {}, None, None, None)
+    *_, instruction, principles, _all, sent = press(pages, "open_rubric", {}, None, None, None)
     judge_store.write_rubric(context.db, "Theirs.", ["Correct", "Short"], 1, "kim")
-    said = press(pages, "save_rubric", sent, instruction, principles + "\nKind", drawn)
+    said = press(pages, "save_rubric", sent, instruction, principles + "\nKind", None)
     assert "Not saved: somebody has changed this meanwhile (Principles, one a line)" in str(said[-1])
     assert judge_store.rubric(context.db).version == 1
-    said = press(pages, "save_rubric", said[-2], instruction, "Correct\nKind", drawn)
+    said = press(pages, "save_rubric", said[-2], instruction, "Correct\nKind", None)
     assert "stays: Instruction, Principles drawn." in str(said[-1])
     held = judge_store.rubric(context.db)
     assert (held.instruction, held.principles, held.drawn) == ("Theirs.", ("Correct", "Kind"), 1)
@@ -675,7 +709,7 @@ def test_a_rubric_that_another_admin_has_changed_meanwhile_is_not_put_back(pages
 
 def test_a_draft_stays_when_the_tab_is_opened_again(pages: gr.Blocks, context: Context) -> None:
     *_, instruction, principles, drawn, sent = press(pages, "open_rubric", {}, None, None, None)
-    again = press(pages, "open_rubric", sent, "My draft", principles, drawn)
+    again = press(pages, "open_rubric", sent, "My draft", principles, None)
     assert again[2] == gr.skip()
     assert again[3:5] == [principles, drawn]
     *opened, _place = press(pages, "open_judges", {}, None, None, None, None)

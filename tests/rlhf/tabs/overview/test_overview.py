@@ -35,6 +35,7 @@ from rlhf.tabs.iterations import iterations_tab
 from rlhf.tabs.judges import judges_tab
 from rlhf.tabs.overview import follow_endpoint, overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
+from rlhf.tabs.train import automatic_training
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.rlhf.evaluation.test_gate import DECIDED
 from tests.rlhf.loop.test_controller import QUIET
@@ -57,7 +58,7 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
     [
         ({}, 3, "Judge: 3 comparisons wait for you", "/annotate"),
         ({}, 1, "Judge: 1 comparison waits for you", "/annotate"),
-        ({}, 0, "Import prompts or answers", "/data"),
+        ({}, 0, "Import prompts or answers", "/data/import"),
         ({"new": 20}, 3, "Train on 20 new judgements", "/train"),
         (
             {"new": 20, "auto_train": replace(QUIET.auto_train, on=True)},
@@ -96,7 +97,32 @@ def test_in_every_state_the_next_step_is_a_link_to_where_it_is_done(
 
 def test_where_nothing_is_held_out_to_check_on_the_way_leads_to_the_import() -> None:
     (step, *_) = next_steps(replace(QUIET, unchecked="dpo-7", measurable=False), Waiting(3, {}))
-    assert (step.words, step.address) == ("Import held-out prompts to check dpo-7", "/data")
+    assert (step.words, step.address) == ("Import held-out prompts to check dpo-7", "/data/import")
+
+
+def test_a_training_that_is_due_and_can_not_start_is_told_of_on_every_page(db: Database) -> None:
+    db.insert("annotator", {"name": "owner", "role": "admin", "created": now()})
+    automatic_training.store(db, True, 1, "dpo")
+    judge(db, 9, "tie")  # nothing to learn from
+    stuck = standing.standing_of(db, OWNER).steps[0]
+    assert (stuck.words, stuck.address) == ("See why no training starts", "/iterations")
+    judge(db, 8, "left-clearly")
+    assert stuck not in standing.standing_of(db, OWNER).steps
+
+
+def test_an_import_an_export_and_an_upload_are_called_at_work(context: Context) -> None:
+    assert "Nothing runs" in standing.strip_of(context.db, OWNER)["html"]
+    for lane, kind, said in (
+        ("web", "import", "An import is at work"),
+        ("web", "export", "An export is at work"),
+        ("hub", "publish", "An upload to the Hub is at work"),
+    ):
+        number = job_table.enqueue(context.db, lane, kind, "{}", "owner")
+        for html in (standing.strip_of(context.db, OWNER)["html"], overview_tab.overview_of(context.db, OWNER)):
+            assert said in html
+            assert "Nothing runs" not in html
+        assert job_table.take_out(context.db, number, "")
+    assert "Nothing runs" in overview_tab.overview_of(context.db, OWNER)
 
 
 def test_after_a_training_that_came_to_nothing_a_person_can_train_where_none_starts_by_itself() -> None:

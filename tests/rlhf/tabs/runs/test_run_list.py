@@ -22,6 +22,7 @@ from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.tabs.downloads import ModelDownloads, report_address
 from rlhf.tabs.runs import run_list, run_report
+from tests import builders
 from tests.rlhf.tabs.runs.test_job_cards import AT, JOB
 
 LABELS = {
@@ -31,10 +32,12 @@ LABELS = {
 }
 JOBS = [replace(JOB, id=number, status=status) for number, status in ((3, "running"), (2, "failed"), (1, "finished"))]
 
+MADE = {1: builders.policy(revision="sft-1"), 2: builders.policy(revision="reward-model-2", kind="reward")}
+
 
 def numbers(search: str = "", order: str = "newest") -> list[int]:
     """The jobs that a search finds, in their order."""
-    return [run.job.id for run in run_list.found(run_list.listed(JOBS, LABELS, {1: "sft-1"}, AT), search, order)]
+    return [run.job.id for run in run_list.found(run_list.listed(JOBS, LABELS, MADE, AT), search, order)]
 
 
 @pytest.mark.parametrize(
@@ -61,10 +64,11 @@ def test_each_order(order: str, found: list[int]) -> None:
 
 
 def test_the_table_links_each_run_and_says_how_many_more_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = run_list.found(run_list.listed(JOBS, LABELS, {1: "sft-1"}, AT), "", "newest")
+    runs = run_list.found(run_list.listed(JOBS, LABELS, MADE, AT), "", "newest")
     table = run_list.runs_table(runs, "")
     for words in ('<a href="/runs/1">Zebra</a>', '<a href="/iterations/sft-1">sft-1</a>', "fast, old"):
         assert words in table
+    assert "<td>reward-model-2</td>" in table, "which answers nothing, so that no page of policies has it"
     with translation.speaking(translation.language_of("de")):
         german = run_list.found(run_list.listed(JOBS, LABELS, {}, AT), "gescheitert", "newest")
         assert german, "runs are found by the word that is shown, too"

@@ -395,6 +395,24 @@ def test_before_the_first_run_the_page_says_where_to_start_one(browser: Browser)
     assert browser.shown["actions"]["visible"] is False
 
 
+def test_a_run_that_there_is_not_is_said_to_be_none(browser: Browser, place: Context) -> None:
+    """By an address, or typed; also before there is any."""
+    browser.chosen |= {"selector": "99", "compared": ["998", "999"]}
+    browser.open()
+    assert "There is no job 99. There is no training 998, 999 to compare." in browser.text("said")
+    assert (browser.address, browser.text("selector"), browser.shown["compared"]["value"]) == ("", "latest", [])
+    first, second = begin(place), begin(place)
+    browser.chosen |= {"selector": "of mine", "compared": None}
+    browser.do("choose_run")
+    assert "There is no job of mine; this is what runs now, or ran last." in browser.text("said")
+    assert browser.text("selector") == "latest"
+    browser.chosen |= {"selector": str(first), "compared": [str(second), "best"]}
+    browser.do("list_runs")
+    assert "There is no training best to compare." in browser.text("said")
+    assert browser.shown["compared"]["value"] == [str(second)]
+    assert browser.address == f"/{first}?compare={second}"
+
+
 def test_only_what_changed_is_sent_again(browser: Browser, place: Context) -> None:
     job_id = begin(place, steps=3)
     browser.open()

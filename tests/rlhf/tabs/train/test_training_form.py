@@ -692,11 +692,20 @@ def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monk
     with pytest.raises(gr.Error, match="Nobody has a token for the Hub here"):
         session.call("ask_to_rent_sft", "t4-small", 0.4, 2, "")
     monkeypatch.setenv(HELD, "1")
+    failed = hub_requests.REQUESTS.enqueue(machine.db, hub_requests.AskPrices(), "kim")
+    assert "open the list again" in session.call("list_sft")[1]
+    hub_requests.REQUESTS.claim_next(machine.db, "w")
+    job_table.stop(machine.db, failed, "w", "failed", "The Hub has trouble of its own.")
+    said = session.call("list_sft")[1]
+    assert "The Hub has told no prices. The Hub has trouble of its own." in said
+    assert "open the list again" not in said
     asked = hub_requests.REQUESTS.enqueue(machine.db, hub_requests.AskPrices(), "kim")
     flavor = {"name": "t4-small", "label": "Nvidia T4 - small", "price_per_hour": 0.4}
     hub_requests.REQUESTS.claim_next(machine.db, "w")
     job_table.finish(machine.db, asked, "w", {"flavors": [flavor]})
-    assert session.call("list_sft")["choices"] == [("Nvidia T4 - small (t4-small): $0.40 an hour", "t4-small")]
+    listed, said = session.call("list_sft")
+    assert listed["choices"] == [("Nvidia T4 - small (t4-small): $0.40 an hour", "t4-small")]
+    assert said == ""
     assert session.call("price_sft", "t4-small")[0] == 0.4
     for wrong in (float("nan"), -1, None, "1"):
         with pytest.raises(gr.Error, match="The price must be in dollars an hour"):
