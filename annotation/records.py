@@ -18,7 +18,7 @@ Outcome = Literal["ranked", "all-bad", "skip", "undone"]
 Kind = Literal["pair", "best", "rank"]
 Purpose = Literal["own", "gold", "re-ask", "settle", "import", "judge"]
 AnnotatorKind = Literal["person", "ai", "import"]
-AnswerState = Literal["writing", "done", "failed"]
+ResponseState = Literal["writing", "done", "failed"]
 ComparisonState = Literal["asked", "writing", "ready", "failed", "dropped", "withdrawn", "closed"]
 ClaimState = Literal["held", "judged", "skipped", "released"]
 Asks = Literal["people", "judges", "nobody"]
@@ -256,7 +256,7 @@ class ShownAnswer:
     """An answer as an annotator sees it. One being written grows; one that failed can't be judged."""
 
     text: str
-    state: AnswerState = "done"
+    state: ResponseState = "done"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from annotation.database import Database
 from annotation.jobs.job_table import Status
 from annotation.records import (
     AnnotatorKind,
-    AnswerState,
     Asks,
     AsksWhy,
     ClaimState,
@@ -25,6 +24,7 @@ from annotation.records import (
     Message,
     Outcome,
     Purpose,
+    ResponseState,
     UserError,
     now,
 )
@@ -41,7 +41,7 @@ class HistoryAnswer:
     text: str
     writer: str
     """A policy's revision, 'import' or 'person'."""
-    state: AnswerState
+    state: ResponseState
     tokens: int | None
     finish_reason: Literal["stop", "length"] | None
 

@@ -234,7 +234,7 @@ def test_who_has_only_skipped_can_take_it_back(db: Database, ann: Ask) -> None:
     assert ann("undo", nonce="")["undo"] is False
 
 
-@pytest.mark.parametrize(("mode", "said"), [("ai", "What takes a person appears here"), ("mixed", "can't settle one")])
+@pytest.mark.parametrize(("mode", "said"), [("ai", "What takes a person appears here"), ("mixed", "can't label one")])
 def test_where_ai_judges_judge_nobody_is_promised_the_next_answers(
     db: Database, ann: Ask, mode: Any, said: str
 ) -> None:
