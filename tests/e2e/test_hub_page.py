@@ -34,7 +34,7 @@ def test_a_space_is_checked_agreed_to_made_and_brought_up_to_date(
 
             def checked(hardware: str) -> Any:
                 """What is to be agreed to of the Space of the form, once it is checked."""
-                page.fill("#hub-space-hardware input", hardware)
+                page.fill("#hub-space-hardware textarea", hardware)
                 page.click("#hub-space-check")
                 page.wait_for_selector("#hub-space >> text=Nothing would fail.")
                 agreed = page.locator("#hub-space-agreed")
@@ -45,7 +45,7 @@ def test_a_space_is_checked_agreed_to_made_and_brought_up_to_date(
                 page.click("#hub-space-make")
                 page.wait_for_selector(f"#hub-space >> text={said}")
 
-            page.fill("#hub-space-repo input", "ann/loop")
+            page.fill("#hub-space-repo textarea", "ann/loop")
             space.get_by_label("Base model").fill(MODEL)
             agreed = checked("cpu-upgrade")
             page.click("#hub-space-make")
