@@ -197,8 +197,19 @@ def test_what_can_be_shown_of_a_report_is_shown_and_what_can_not_breaks_no_page(
             rental_client.checked_ending(bad)
     files = {"../x.safetensors": "0", "training_args.bin": "0"}
     told = {"status": "finished", "message": "", "result": {}, "spec": {"batch_size": 2}, "files": files}
+    model = {"weights": "nf4", "sha256": "0"}
     with pytest.raises(rental_client.RentalEnded, match="no model has here"):
-        rental_client.checked_ending({**told, "model": {"weights": "nf4", "sha256": "0"}})
+        rental_client.checked_ending({**told, "model": model})
+    told = {**told, "files": {"adapter_model.safetensors": "0"}, "model": model}
+    for wrong in ({"spec": {"batch_size": "2"}}, {"files": {"adapter_model.safetensors": 0}}, {"result": [1]}):
+        with pytest.raises(rental_client.RentalEnded, match="can't be read"):
+            rental_client.checked_ending({**told, **wrong})
+    for wrong in ({"weights": "int1", "sha256": "0"}, {"weights": "nf4"}):
+        with pytest.raises(rental_client.RentalEnded, match="can't be read"):
+            rental_client.checked_ending({**told, "model": wrong})
+    ending = rental_client.checked_ending({**told, "more": 1, "result": None})
+    assert isinstance(ending, rental_client.FinishedEnding)
+    assert (ending.spec.batch_size, ending.model.weights, ending.result) == (2, "nf4", {})
 
 
 def test_only_what_the_job_needs_goes_up_in_private_and_no_path_account_or_token(
