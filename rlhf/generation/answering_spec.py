@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Predicate, doc
 
@@ -11,6 +12,7 @@ from annotation.records import MAXIMUM_ANSWERS, Sampling
 from annotation.translation import N_, _
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.jobs.descriptions import Facts
+from rlhf.jobs.finished_training import told_fields
 from rlhf.jobs.job_spec import Drawing, JobSpec
 
 Comparable = Annotated[
@@ -51,3 +53,16 @@ class AnsweringSpec(JobSpec):
     def facts(self) -> Facts:
         """How much it keeps in stock."""
         return [(_("Stock"), str(self.stock)), (_("Seed"), str(self.seed))]
+
+
+@dataclass(frozen=True)
+class AnsweringResult:
+    """What came of a job that answers: the comparisons that it made, and how long it took."""
+
+    comparisons: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> AnsweringResult:
+        """The result of a job."""
+        return cls(**told_fields(cls, result))

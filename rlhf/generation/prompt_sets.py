@@ -19,6 +19,7 @@ from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.data.held_out_sets import without
 from rlhf.jobs.artifacts import explain_write_errors
 from rlhf.jobs.descriptions import Facts
+from rlhf.jobs.finished_training import told_fields
 from rlhf.jobs.job_spec import Drawing, JobSpec
 from rlhf.models import registry
 
@@ -99,6 +100,26 @@ class PromptSetSpec(JobSpec):
             none = _("There are no such prompts ({prompts}). Import some, or choose others.")
             raise UserError(none.format(prompts=described(self)))
         return replace(self, revision=policy.revision)
+
+
+@dataclass(frozen=True)
+class PromptSetResult:
+    """What came of a job that answers a prompt set; as before it began where its result does not say."""
+
+    revision: str = ""
+    prompts: int = 0
+    left_out: int = 0
+    """Prompts that the model does not take."""
+    answers: int = 0
+    file: str = ""
+    """Where it can be fetched."""
+    sha256: str = ""
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any] | None) -> PromptSetResult:
+        """The result of a job."""
+        return cls(**told_fields(cls, result or {}))
 
 
 def prompts_of(db: Database, spec: PromptSetSpec) -> list[Prompt]:
