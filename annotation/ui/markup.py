@@ -184,7 +184,7 @@ def beside(parts: Iterable[str]) -> str:
 
 def decided(said: str, undo: str) -> str:
     """HTML that says what somebody decided, and beside it the button that takes it back, where there is one."""
-    return f'<div class="decided">{said}{f"<span>{undo}</span>" if undo else ""}</div>'
+    return f'<div class="decided"><div>{said}</div>{f"<span>{undo}</span>" if undo else ""}</div>'
 
 
 def points(sentences: Sequence[str]) -> str:

@@ -103,7 +103,7 @@ def change_card(change: RuleChange | None, rule: Rule, labels: Mapping[str, str]
         return ""
     said = _("{who} changed the rule, {when} UTC.").format(who=who(change.changed_by), when=moment(change.created))
     undo = markup.act_button(_("Undo: put the rule back"), "undo-rule", str(change.number))
-    return markup.decided(f"<div>{markup.paragraph(said)}{markup.points(changed)}</div>", undo)
+    return markup.decided(markup.paragraph(said) + markup.points(changed), undo)
 
 
 def value_in_words(value: Any) -> str:

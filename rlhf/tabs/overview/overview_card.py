@@ -163,8 +163,7 @@ def record_of(revision: str, rate: Estimate | None) -> str:
         "What serves, {revision}, against the base: preferred in {value} of {n} comparisons ({span}).",
         rate.n,
     ).format(revision=revision, value=percent(rate.value), n=rate.n, span=percent_span(rate.low, rate.high))
-    shade = "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "plain"
-    return f'{paragraph(said)}<div class="evidence {shade}">{interval_bar(rate, said)}</div>'
+    return paragraph(said) + interval_bar(rate, said)
 
 
 def course(rates: Sequence[tuple[str, Estimate]]) -> str:

@@ -30,7 +30,7 @@ def card(quality: RewardModelQuality) -> str:
     if quality.length is not None and quality.accuracy.value is not None:
         said += paragraph(length_sentence(quality.length, quality.accuracy.value))
     said += paragraph(temperature_sentence(quality.temperature))
-    return said + line_plots.plots([f"<div>{one}</div>" for one in drawn if one])
+    return said + line_plots.boxed(drawn)
 
 
 def verdict(quality: RewardModelQuality) -> str:

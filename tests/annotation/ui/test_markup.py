@@ -10,6 +10,7 @@ from html import unescape
 import pytest
 
 from annotation import translation
+from annotation.imports.import_report import look_read
 from annotation.metrics.quality import AdminDecision, ComparisonReview, FlaggedCase, ReviewedJudgement
 from annotation.tabs import import_form, quality_report
 from annotation.ui import charts, invisible, markup
@@ -107,8 +108,8 @@ PLACES = {
     "train, rows": lambda: plan_card.sequence_box(TokenSequence(HIDING, [TokenSpan("raised", [(HIDING, 2)])])),
     "playground, literal": lambda: playground_tab.turn(HIDING, HIDING, False),
     "playground, rendered": lambda: playground_tab.turn(HIDING, HIDING, True),
-    "data, first rows": lambda: import_form.look_card(LOOK),
-    "data, what they become": lambda: import_form.meaning_card(LOOK),
+    "data, first rows": lambda: import_form.look_card(look_read(LOOK)),
+    "data, what they become": lambda: import_form.meaning_card(look_read(LOOK)),
     "a table": lambda: table((HIDING,), [(HIDING,), (Download(HIDING, HIDING),)], HIDING),
     "sentences": lambda: markup.paragraph(HIDING) + markup.status(HIDING) + progress_bar(HIDING, 1),
     "a chart": lambda: charts.figure(charts.Frame(HIDING, HIDING, HIDING), "", 10, HIDING, "upright"),

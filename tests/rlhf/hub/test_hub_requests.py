@@ -323,7 +323,7 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
         assert look.status == "finished", look.error
         assert look.result["columns"] == ["prompt", "chosen", "rejected"]
         importer.start("import", source, ["--map=prompt=prompt", "--by=kim"])
-        assert finished(importer).result["counts"]["judged"] == 3
+        assert finished(importer).outcome.result.counts.judged == 3
         (entry,) = store.imports(db)
         assert entry["name"] == f"ann/secret@{hub.repos['dataset', 'ann/secret'].head.sha}"
         assert db.value("SELECT requested_by FROM import") == "kim"
