@@ -525,5 +525,14 @@ MISFITS: Final[Sequence[tuple[str, str]]] = (
                OR max(v.first, v.second)
                    >= (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = v.comparison_id)""",
     ),
+    (
+        N_("judge {id} does not say what it is."),
+        """SELECT annotator_id AS id FROM judge WHERE CASE backend
+               WHEN 'endpoint' THEN json_type(settings, '$.address') IS NOT 'text'
+                   OR json_type(settings, '$.model') IS NOT 'text'
+               WHEN 'local' THEN coalesce(json_type(settings, '$.directory'), json_type(settings, '$.model'))
+                   IS NOT 'text'
+               ELSE json_type(settings, '$.model') IS NOT 'text' END""",
+    ),
     (N_("there is more than one base model."), "SELECT 1 AS id FROM model WHERE algorithm = 'base' LIMIT 1 OFFSET 1"),
 )

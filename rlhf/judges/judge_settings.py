@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -105,5 +105,7 @@ def kind_of(backend: Backend, values: Mapping[str, Any]) -> type[JudgeSettings]:
 
 
 def from_row(backend: Backend, values: Mapping[str, Any]) -> JudgeSettings:
-    """What a row keeps, which was checked before it was kept."""
-    return kind_of(backend, values)(**values)
+    """What a row keeps, checked before it was kept, without what a program of another version says more."""
+    kind = kind_of(backend, values)
+    names = {entry.name for entry in fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in names})

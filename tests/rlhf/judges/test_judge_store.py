@@ -125,7 +125,8 @@ def test_settings_are_read_by_their_backend_and_others_are_refused(db: Database)
     for number, (backend, kept, expected) in enumerate(known):
         made = judge_store.add(db, f"judge {number}", backend, kept, "owner")
         assert judge_store.by_name(db, made.name).settings == expected
-        db.connection.execute("UPDATE judge SET settings = ? WHERE annotator_id = ?", (json.dumps(kept), made.id))
+        more = json.dumps({**kept, "of": "another version"})
+        db.connection.execute("UPDATE judge SET settings = ? WHERE annotator_id = ?", (more, made.id))
         assert judge_store.by_name(db, made.name).settings == expected
     refused: list[tuple[Backend, dict[str, Any], str]] = [
         ("local", {}, "'model' is missing"),
