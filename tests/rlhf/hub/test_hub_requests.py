@@ -321,7 +321,8 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
         seen.set()
         look = finished(importer)
         assert look.status == "finished", look.error
-        assert look.result["columns"] == ["prompt", "chosen", "rejected"]
+        assert look.look is not None
+        assert look.look.columns == ("prompt", "chosen", "rejected")
         importer.start("import", source, ["--map=prompt=prompt", "--by=kim"])
         assert finished(importer).outcome.result.counts.judged == 3
         (entry,) = store.imports(db)
