@@ -9,7 +9,8 @@ from typing import Any
 from annotation.records import Prompt, UserError
 from annotation.translation import _
 from rlhf.generation import prompt_set_spec, prompt_sets
-from rlhf.generation.prompt_set_spec import PromptSetResult, PromptSetSpec
+from rlhf.generation.prompt_set_spec import PromptSetSpec
+from rlhf.generation.prompt_sets import PromptSetResult
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 
 from annotation import store
 from annotation.database import Database
@@ -14,7 +14,6 @@ from annotation.translation import N_, _
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.data.held_out_sets import without
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.finished_training import told_fields
 from rlhf.jobs.job_spec import Drawing, JobSpec
 from rlhf.models import registry
 
@@ -87,26 +86,6 @@ class PromptSetSpec(JobSpec):
             none = _("There are no such prompts ({prompts}). Import some, or choose others.")
             raise UserError(none.format(prompts=described(self)))
         return replace(self, revision=policy.revision)
-
-
-@dataclass(frozen=True)
-class PromptSetResult:
-    """What came of a job that answers a prompt set; as before it began where its result does not say."""
-
-    revision: str = ""
-    prompts: int = 0
-    left_out: int = 0
-    """Prompts that the model does not take."""
-    answers: int = 0
-    file: str = ""
-    """Where it can be fetched."""
-    sha256: str = ""
-    seconds: float = 0.0
-
-    @classmethod
-    def of(cls, result: Mapping[str, Any] | None) -> PromptSetResult:
-        """The result of a job."""
-        return cls(**told_fields(cls, result or {}))
 
 
 def prompts_of(db: Database, spec: PromptSetSpec) -> list[Prompt]:

@@ -767,7 +767,7 @@ def pair_judgement(row: Mapping[str, Any]) -> PairJudgement:
         win=0.5 + (ranks[1] > ranks[0]) / 2 - (ranks[1] < ranks[0]) / 2,
         is_skip=row["outcome"] == "skip",
         flagged=row["flag"] is not None,
-        settles=row["purpose"] == "adjudication",
+        settles=row["purpose"] == "settle",
     )
 
 

@@ -18,7 +18,8 @@ from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from annotation.ui.markup import Download, paragraph, table
 from rlhf.generation import playground_store, prompt_set_spec, prompt_sets
-from rlhf.generation.prompt_set_spec import PromptSetResult, PromptSetSpec
+from rlhf.generation.prompt_set_spec import PromptSetSpec
+from rlhf.generation.prompt_sets import PromptSetResult
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.submission import job_submission
