@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from annotation.records import UserError
-from annotation.translation import N_, _, joined
+from annotation.translation import N_, _, joined, ngettext
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -186,7 +186,11 @@ def refusal(response: Any, error: BaseException) -> str:
         seconds = waiting_seconds(response.headers)
         if not seconds:
             return _("The Hub's rate limit is reached. Repeat it later.")
-        return _("The Hub's rate limit is reached. Repeat it in {seconds} seconds.").format(seconds=seconds)
+        return ngettext(
+            "The Hub's rate limit is reached. Repeat it in {seconds} second.",
+            "The Hub's rate limit is reached. Repeat it in {seconds} seconds.",
+            seconds,
+        ).format(seconds=seconds)
     if status >= 500:
         return _("The Hub has trouble of its own (status {status}). Repeat it later.").format(status=status)
     if status in REFUSED:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +24,7 @@ from rlhf.evaluation import gate_decisions, gate_words
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, kinds, to_json
 from rlhf.jobs.worker_process import run_to_end
-from rlhf.judges import judge_store
+from rlhf.judges import judge_settings, judge_store
 from rlhf.models import base_model, memory, registry
 from rlhf.submission import job_submission
 from rlhf.submission.precisions_spec import crossing
@@ -88,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("judges", help="list the AI judges")
     judge = commands.add_parser("add-judge", help="make an AI judge")
     judge.add_argument("name")
-    judge.add_argument("backend", choices=get_args(judge_store.Backend))
+    judge.add_argument("backend", choices=get_args(judge_settings.Backend))
     judge.add_argument("settings", help='as JSON, say {"model": "base"} or {"address": "http://…/v1", "model": "…"}')
     hub_command.add_parsers(commands)
     space_command.add_parser(commands)
@@ -175,9 +176,8 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
         print(gate_text(db, options.revision))
     elif options.command == "judges":
         for one in judge_store.judges(db):
-            print(
-                f"{one.name:<30} {one.backend:<12} {'active' if one.active else 'aside':<6} {json.dumps(one.settings)}"
-            )
+            kept = json.dumps(asdict(one.settings))
+            print(f"{one.name:<30} {one.backend:<12} {'active' if one.active else 'aside':<6} {kept}")
     elif options.command == "add-judge":
         settings = judge_store.checked_settings(db, options.backend, read_object(options.settings))
         added = judge_store.add(db, options.name, options.backend, settings, "the command line")

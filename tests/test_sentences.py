@@ -349,6 +349,63 @@ def gaps_of(*texts: str) -> set[str]:
     return {re.split("[!:}]", gap[1:])[0] for text in texts for gap in FIELD.findall(text)}
 
 
+# A count, and the noun behind it; of a share of something the number is another one.
+COUNTED = re.compile(
+    r"(?<!of )(?<!of the )\{(\w+)(?::[^{}]*)?\} (?:(?!(?:of|to|in|by|can|with|over|the)\b)[a-z-]+ ){0,2}?([a-z]+s)\b"
+)
+# What has no form for one though a noun that has one stands behind a gap, and why.
+NO_COUNT = {"revision": "a name, which answers"}
+NEVER_ONE = {
+    "a limit of the program's": {
+        *("most", "limit", "least", "people_least", "fewest_evidence", "most_failed_jobs", "after", "minutes"),
+        *("retry_seconds", "per_state"),
+    },
+    "so many at least": {
+        *("answers, answers", "count, answers", "size, answers", "shared, judgements", "shared, others"),
+        *("new, judgements", "today, prompts", "prompts, others", "wanted, answers", "judgements, judgements"),
+        *("rows, rows", "verdict_rows, rows"),
+    },
+    "what there are too many of, or all of a run's rows": {
+        *(
+            "others are still to judge more than {count}",
+            "All {count}",
+            "In all {count} pairs",
+            "max_new_tokens, tokens",
+        ),
+        "up to {tokens:,} tokens in a forward pass",
+    },
+    "thousands, where it is said": {
+        *("given, bytes", "size, bytes", "sizes, bytes", "longest, tokens", "positions, tokens", "vocabulary, tokens"),
+    },
+}
+
+
+def test_what_is_counted_has_a_form_for_one() -> None:
+    """Nouns are those that have one somewhere."""
+    counts = [message for message in extracted() if not isinstance(message, str)]
+    nouns = {
+        noun
+        for one, several, *_ in counts
+        for _gap, noun in COUNTED.findall(several)
+        if noun not in re.findall("[a-z]+", FIELD.sub("", one))
+    }
+    assert {"comparisons", "tokens", "files"} <= nouns
+    alone = [
+        (message, gap, noun)
+        for message in extracted()
+        if isinstance(message, str)
+        for gap, noun in COUNTED.findall(message)
+        if noun in nouns and gap not in NO_COUNT and not gap.startswith("maximum_")
+    ]
+    known = set().union(*NEVER_ONE.values())
+    excepted = [
+        {one for one in known if (one in message if "{" in one else one in (gap, f"{gap}, {noun}"))}
+        for message, gap, noun in alone
+    ]
+    assert [one for one, why in zip(alone, excepted, strict=True) if not why] == []
+    assert known == set().union(*excepted), "every exception is needed"
+
+
 WORD = re.compile(r"[A-Za-z]{3,}")
 CHANGE_CASE = {"lower", "upper", "title", "capitalize", "casefold", "swapcase"}
 # Names of files, keys, variables and parts of addresses, which no language has a word for.
@@ -594,9 +651,17 @@ def test_no_sentence_is_filled_with_a_part_of_one(path: Path) -> None:
                 local = said_before(function, node.lineno)
                 for before, part in pairwise(node.values):
                     outside = before.value if isinstance(before, ast.Constant) else ""
-                    if isinstance(part, ast.FormattedValue) and re.search(r"(^|[\w,)']) $", str(outside)):
-                        said = {text for text in phrases(part.value, local, known) if not is_whole(text)}
-                        found |= {f"line {node.lineno} {text!r}" for text in said - NAMES}
+                    # What was said before goes on with it, without a space too, or its end stands outside of it.
+                    touches = isinstance(before, ast.FormattedValue)
+                    goes_on = touches or re.search(r"(^|[\w,)']) $", str(outside))
+                    ended = isinstance(part, ast.Constant) and str(part.value).startswith(".")
+                    one = part if isinstance(part, ast.FormattedValue) and goes_on else before if ended else None
+                    if isinstance(one, ast.FormattedValue):
+                        least = 1 if touches and one is part else 3
+                        said = {text for text in phrases(one.value, local, known, least) if not is_whole(text)}
+                        # What begins a line of its own stands for itself.
+                        said = {text for text in said - NAMES if not text.startswith("\n")}
+                        found |= {f"line {node.lineno} {text!r}" for text in said}
     assert found == set(), sorted(found)
 
 

@@ -15,7 +15,7 @@ from annotation.copies import restoration, safe_copies
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, target_of
 from annotation.database import FILE_NAME, existing_database, hold_data_directory, open_database
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import _, ngettext
 
 LISTED: Final = 50
 Topics = Any
@@ -97,9 +97,13 @@ def refuse_to_replace(target: CopyTarget, data_dir: Path, versions: list[str]) -
     copied = "none" if wanted is None else str(wanted.judgements)
     older = "The copy is older. " if wanted is not None and wanted.judgements < there else ""
     raise UserError(
-        _(
+        ngettext(
+            "{data_dir} has a database with {there} judgement, and the copy has {copied}. {older}Nothing was "
+            "changed. Restore it into another directory with --data DIR, or add --aside to move what is there "
+            "to {aside} first.",
             "{data_dir} has a database with {there} judgements, and the copy has {copied}. {older}Nothing was "
             "changed. Restore it into another directory with --data DIR, or add --aside to move what is there "
-            "to {aside} first."
+            "to {aside} first.",
+            there,
         ).format(data_dir=data_dir, there=there, copied=copied, older=older, aside=data_dir / restoration.ASIDE)
     )

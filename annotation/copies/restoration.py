@@ -19,7 +19,7 @@ from annotation.copies import copy_reasons, safe_copies
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, digest_of
 from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
 from annotation.records import UserError, now
-from annotation.translation import N_, _, joined
+from annotation.translation import N_, _, joined, ngettext
 from annotation.web import access
 
 VARIABLE: Final = "PREFLOOP_RESTORE"
@@ -121,14 +121,22 @@ def refuse_fork(target: CopyTarget, data_dir: Path, local: Database, version: st
     unsafe = safe_copies.judgements_after(local, safe.last_judgement_id if safe else 0)
     if unsafe or safe_copies.has_unsafe_work(local):
         has = (
-            _("{data_dir} has {unsafe} judgements that no copy in {name} has.")
+            ngettext(
+                "{data_dir} has {unsafe} judgement that no copy in {name} has.",
+                "{data_dir} has {unsafe} judgements that no copy in {name} has.",
+                unsafe,
+            )
             if unsafe
             else _("{data_dir} has accounts, imports, settings, runs or decisions that no copy in {name} has.")
         ).format(data_dir=data_dir, unsafe=unsafe, name=target.name)
-        forked = _(
+        forked = ngettext(
+            "The newest copy there ({judgements} judgement, {created} UTC) was made by another running copy of this "
+            "project. Nothing was changed. To go on with what is here, start with {variable}={here}; to take the "
+            "copy, start with {variable}={version}, which moves what is here aside.",
             "The newest copy there ({judgements} judgements, {created} UTC) was made by another running copy of this "
             "project. Nothing was changed. To go on with what is here, start with {variable}={here}; to take the "
-            "copy, start with {variable}={version}, which moves what is here aside."
+            "copy, start with {variable}={version}, which moves what is here aside.",
+            manifest.judgements,
         ).format(
             judgements=manifest.judgements,
             created=manifest.created[:16],
@@ -191,11 +199,14 @@ def restore(
         except DamagedCopy as error:
             skipped.append(str(error))
             if isinstance(manifest, CopyManifest):
-                skipped.append(_("It has {judgements} judgements.").format(judgements=manifest.judgements))
+                has = ngettext("It has {judgements} judgement.", "It has {judgements} judgements.", manifest.judgements)
+                skipped.append(has.format(judgements=manifest.judgements))
             continue
-        said = _("Restored {judgements} judgements from {name} as of {created} UTC.").format(
-            judgements=manifest.judgements, name=target.name, created=manifest.created[:16]
-        )
+        said = ngettext(
+            "Restored {judgements} judgement from {name} as of {created} UTC.",
+            "Restored {judgements} judgements from {name} as of {created} UTC.",
+            manifest.judgements,
+        ).format(judgements=manifest.judgements, name=target.name, created=manifest.created[:16])
         left = [] if not gone else [_(LEFT_OUT).format(names=", ".join(gone))]
         newer = newer_than(target, manifest) if choice else []
         message = " ".join(
@@ -238,9 +249,12 @@ def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:
         return []
     version, copy = newest
     return [
-        _(
+        ngettext(
+            "A newer copy there has {judgements} judgement ({created} UTC): to take it, start with "
+            "{variable}={version}, which moves what is here aside.",
             "A newer copy there has {judgements} judgements ({created} UTC): to take it, start with "
-            "{variable}={version}, which moves what is here aside."
+            "{variable}={version}, which moves what is here aside.",
+            copy.judgements,
         ).format(judgements=copy.judgements, created=copy.created[:16], variable=VARIABLE, version=version)
     ]
 

@@ -334,21 +334,20 @@ def known_head(db: Database, target: CopyTarget) -> str:
     else:
         ours = newest is None or knows(db, target.name, head, newest)
     if not ours:
-        damaged, whole = (
-            _(
+        if newest is None:
+            damaged = _(
                 "Another running copy of this project has put a safe copy into {name}, which is damaged. Stop one of "
                 "the two."
-            ),
-            _(
-                "Another running copy of this project has put a safe copy into {name} ({judgements} judgements, "
-                "{created} UTC). Stop one of the two."
-            ),
+            )
+            raise Conflict(damaged.format(name=target.name))
+        whole = ngettext(
+            "Another running copy of this project has put a safe copy into {name} ({judgements} judgement, "
+            "{created} UTC). Stop one of the two.",
+            "Another running copy of this project has put a safe copy into {name} ({judgements} judgements, "
+            "{created} UTC). Stop one of the two.",
+            newest.judgements,
         )
-        raise Conflict(
-            damaged.format(name=target.name)
-            if newest is None
-            else whole.format(name=target.name, judgements=newest.judgements, created=newest.created[:16])
-        )
+        raise Conflict(whole.format(name=target.name, judgements=newest.judgements, created=newest.created[:16]))
     return head
 
 

@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 from annotation.hub_client import Conflict, Hub, check_name, commit, ensure_repo, explained, is_missing_file
 from annotation.records import UserError
 from annotation.translation import _
+from annotation.validation import FromMapping, read
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = "prefloop copy"
@@ -68,7 +69,7 @@ class CopyManifest:
     judgements: int
     choice: str
     """The last PREFLOOP_RESTORE that its data directory has carried out."""
-    files: Mapping[str, FileDigest]
+    files: dict[str, Annotated[FileDigest, FromMapping()]]
     """By path within the data directory."""
 
     def to_bytes(self) -> bytes:
@@ -86,17 +87,20 @@ def read_manifest(content: bytes, what: str) -> CopyManifest:
         told = json.loads(content)
         if told.pop("format") != FORMAT:
             raise ValueError("another format")
-        if told.pop("version") != 1:
-            raise UserError(
-                _("{what} was made by a newer Prefloop. Update Prefloop; nothing was changed.").format(what=what)
-            )
-        marks = {path: FileDigest(str(mark["sha256"]), int(mark["size"])) for path, mark in told.pop("files").items()}
-        manifest = CopyManifest(**told, files=marks)
+        version = told.pop("version")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DamagedCopy(
             _("{what} is damaged: its manifest can't be read ({error}).").format(what=what, error=error)
         ) from error
-    for path, mark in marks.items():
+    if version != 1:
+        raise UserError(
+            _("{what} was made by a newer Prefloop. Update Prefloop; nothing was changed.").format(what=what)
+        )
+    try:
+        manifest = read(CopyManifest, told, _("The manifest"))
+    except UserError as error:
+        raise DamagedCopy(_("{what} is damaged. {error}").format(what=what, error=error)) from error
+    for path, mark in manifest.files.items():
         inside = not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
         if not inside or not re.fullmatch("[0-9a-f]{64}", mark.sha256):
             raise DamagedCopy(_("{what} is damaged: its manifest names '{path}'.").format(what=what, path=path))

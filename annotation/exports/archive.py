@@ -496,17 +496,17 @@ def check_whole(db: Database, name: str) -> None:
     for what, query in MISFITS:
         row = db.row(query)
         if row is not None:
-            raise UserError(f"{name}: {_(what).format(**row)}. {_(ADVICE)}")
+            raise UserError(f"{name}: {_(what).format(**row)} {_(ADVICE)}")
 
 
 MISFITS: Final[Sequence[tuple[str, str]]] = (
     (
-        N_("comparison {id} has gaps between its answers, or too many"),
+        N_("comparison {id} has gaps between its answers, or too many."),
         f"""SELECT comparison_id AS id FROM comparison_response GROUP BY comparison_id
             HAVING min(position) != 0 OR max(position) != count(*) - 1 OR count(*) > {MAXIMUM_ANSWERS}""",
     ),
     (
-        N_("judgement {id} does not fit its comparison's answers"),
+        N_("judgement {id} does not fit its comparison's answers."),
         """SELECT j.id FROM judgement j
            WHERE json_array_length(j.shown_order)
                    != (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = j.comparison_id)
@@ -514,31 +514,40 @@ MISFITS: Final[Sequence[tuple[str, str]]] = (
                OR (j.outcome = 'ranked') != (j.ranking IS NOT NULL)""",
     ),
     (
-        N_("claim {id} does not fit its comparison's answers"),
+        N_("claim {id} does not fit its comparison's answers."),
         """SELECT k.id FROM claim k WHERE json_array_length(k.shown_order)
                != (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = k.comparison_id)""",
     ),
     (
-        N_("comparison {id} has an expected ranking that does not fit its answers"),
+        N_("comparison {id} has an expected ranking that does not fit its answers."),
         """SELECT c.id FROM comparison c WHERE json_array_length(c.expected)
                != (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = c.id)""",
     ),
     (
-        N_("judgement {id} names an edit of an answer that its comparison does not have"),
+        N_("judgement {id} names an edit of an answer that its comparison does not have."),
         """SELECT j.id FROM judgement j LEFT JOIN response e ON e.id = j.edited_response_id
            WHERE j.edited_response_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM comparison_response r
                WHERE r.comparison_id = j.comparison_id AND r.response_id = e.edited_from)""",
     ),
     (
-        N_("judgement {id} supersedes one of another comparison or annotator"),
+        N_("judgement {id} supersedes one of another comparison or annotator."),
         """SELECT j.id FROM judgement j JOIN judgement s ON s.id = j.supersedes
            WHERE s.comparison_id != j.comparison_id OR s.annotator_id != j.annotator_id OR s.id >= j.id""",
     ),
     (
-        N_("verdict {id} is on answers that its comparison does not have"),
+        N_("verdict {id} is on answers that its comparison does not have."),
         """SELECT v.id FROM verdict v WHERE v.first = v.second OR min(v.first, v.second) < 0
                OR max(v.first, v.second)
                    >= (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = v.comparison_id)""",
     ),
-    (N_("there is more than one base model"), "SELECT 1 AS id FROM model WHERE algorithm = 'base' LIMIT 1 OFFSET 1"),
+    (
+        N_("judge {id} does not say what it is."),
+        """SELECT annotator_id AS id FROM judge WHERE CASE backend
+               WHEN 'endpoint' THEN json_type(settings, '$.address') IS NOT 'text'
+                   OR json_type(settings, '$.model') IS NOT 'text'
+               WHEN 'local' THEN coalesce(json_type(settings, '$.directory'), json_type(settings, '$.model'))
+                   IS NOT 'text'
+               ELSE json_type(settings, '$.model') IS NOT 'text' END""",
+    ),
+    (N_("there is more than one base model."), "SELECT 1 AS id FROM model WHERE algorithm = 'base' LIMIT 1 OFFSET 1"),
 )

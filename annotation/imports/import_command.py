@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Literal
@@ -17,19 +16,18 @@ from typing import Any, Final, Literal
 from annotation.database import Database
 from annotation.imports import importing, mapping, reading
 from annotation.imports.columns import ROLES
+from annotation.imports.import_report import SHOWN_TEXT, ImportOutcome, look_told, outcome_told
 from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
 from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
 from annotation.imports.printable import display_name, listed
 from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
 from annotation.translation import N_, _
-from annotation.ui.formatting import cut
 from annotation.ui.invisible import visible
 
 PROGRAM: Final = ("-m", "annotation", "import")
 # A last resort: whatever a file unpacks to inside a library, this process ends before the machine is short of memory.
 MEMORY_BYTES: Final = 4 * 2**30
-SHOWN_TEXT: Final = 400
 NOTHING_USABLE: Final = 1
 """The exit status where something was read, and nothing could be made of any row."""
 BAR: Final = 30
@@ -310,27 +308,13 @@ class JsonPrinter(Printer):
 
     def look(self, found: ImportPreview) -> None:
         """What the first rows are, with long values cut."""
-        cells = [
-            {"number": row.number, "cells": {str(key): shortened(value) for key, value in row.values.items()}}
-            for row in found.rows
-        ]
-        records = [
-            record if isinstance(record, str) else asdict(mapping.with_texts(record, SHOWN_TEXT))
-            for record in found.records
-        ]
-        told = {**vars(found), "rows": cells, "records": records, "bad": [asdict(bad) for bad in found.bad]}
-        self.say("look", {**told, "proposed": dict(found.proposed)})
+        self.say("look", look_told(found))
 
     def outcome(self, outcome: ImportResult, dry_run: bool) -> None:
         """What was imported, or would be."""
-        told = {
-            **asdict(outcome),
-            "columns": dict(outcome.columns),
-            "skipped": [asdict(row) for row in outcome.skipped],
-        }
         held_out_by = _("Before you import, “New prompts are” says how many.") if dry_run else ""
         summary = importing.summary(outcome, held_out_by)
-        self.say("outcome", {**told, "dry_run": dry_run, "summary": summary})
+        self.say("outcome", outcome_told(ImportOutcome(outcome, dry_run, summary)))
 
 
 def with_options(said: str) -> str:
@@ -342,12 +326,6 @@ def with_options(said: str) -> str:
 def columns_line(columns: Mapping[str, str]) -> str:
     """Roles and their columns, as a list; empty without any."""
     return ", ".join(f"{role} = '{display_name(column)}'" for role, column in columns.items())
-
-
-def shortened(value: Any) -> str:
-    """A value of a row as text of bounded length."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return cut(text.encode("utf-8", "replace").decode(), SHOWN_TEXT)
 
 
 def indented(record: MappedRow) -> str:

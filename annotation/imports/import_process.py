@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -19,6 +19,8 @@ from annotation.environment import child_environment
 from annotation.imports import importing
 from annotation.imports.commit import has_imported_since
 from annotation.imports.import_command import NOTHING_USABLE, PROGRAM
+from annotation.imports.import_report import ImportOutcome, look_read, outcome_read
+from annotation.imports.importing import ImportPreview
 from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped
 from annotation.jobs.job_process import REFUSED, TIED, run_command
@@ -66,6 +68,18 @@ FROM_HUB: Final[JobQueue[ImportData]] = JobQueue("hub", named(ImportData))
 
 # ----------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
+class ImportProgress:
+    """How far a run is."""
+
+    what: str
+    """What is being done."""
+    rows: int
+    """Those that were read."""
+    share: float | None
+    """Of the whole, where that is known."""
+
+
+@dataclass(frozen=True)
 class State:
     """How the latest run stands."""
 
@@ -73,10 +87,12 @@ class State:
     """The job's; 0 before the first."""
     kind: ImportStep = "look"
     status: Literal["none", "running", "finished", "failed"] = "none"
-    progress: Mapping[str, Any] = field(default_factory=dict)
-    """What is being done, the rows read, and the share of the whole or None."""
-    result: Mapping[str, Any] = field(default_factory=dict)
-    """Of a finished run: a look or an outcome, as the command prints it."""
+    progress: ImportProgress | None = None
+    """Of a run that has begun."""
+    look: ImportPreview | None = None
+    """Of a look that has finished."""
+    outcome: ImportOutcome | None = None
+    """Of a check or an import that has finished."""
     error: str = ""
     """Why a run failed, for the person who started it."""
     by: str = ""
@@ -139,11 +155,13 @@ def state_of(job: Job[ImportData] | None) -> State:
     state = State(number=job.id, kind=job.spec.form, by=job.requested_by, ended=job.finished)
     if job.is_open:
         share = min(1.0, job.step / job.steps) if job.steps else None
-        progress = {"what": _(job.message), "rows": job.step, "share": share} if job.message else {}
+        progress = ImportProgress(_(job.message), job.step, share) if job.message else None
         return replace(state, status="running", progress=progress)
-    result = (job.result or {}).get("look") or (job.result or {}).get("outcome")
-    if job.status == "finished" and result is not None:
-        return replace(state, status="finished", result=result)
+    result = job.result or {}
+    if job.status == "finished" and result.get("look"):
+        return replace(state, status="finished", look=look_read(result["look"]))
+    if job.status == "finished" and result.get("outcome"):
+        return replace(state, status="finished", outcome=outcome_read(result["outcome"]))
     if job.status == "finished":  # what it found was cleared, since somebody has begun another
         return State()
     return replace(state, status="failed", error=_(WAS_CANCELLED if job.status == "cancelled" else job.message))

@@ -173,8 +173,13 @@ def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
     if not raw:
         raise UserError(_("{name} holds no rows. Nothing was imported.").format(name=source.name))
     if not rows:
+        none = ngettext(
+            "The first row of {name} can't be read as {format}, and there is no other. Row {number}: {reason}.",
+            "None of the first {count} rows of {name} can be read as {format}. Row {number}: {reason}.",
+            len(bad),
+        )
         raise UserError(
-            _("None of the first {count} rows of {name} can be read as {format}. Row {number}: {reason}.").format(
+            none.format(
                 count=len(bad), name=source.name, format=source.format, number=bad[0].number, reason=bad[0].reason
             )
         )

@@ -21,7 +21,7 @@ from annotation.exports.formats import unescape_cell, unflattened
 from annotation.imports import directories
 from annotation.imports.printable import display_name
 from annotation.records import UserError
-from annotation.translation import N_, _, joined
+from annotation.translation import N_, _, joined, ngettext
 
 MEGABYTE = 1024 * 1024
 # One line, one CSV field and one element of a JSON list may be this long; what is longer is never loaded.
@@ -39,7 +39,6 @@ FORMATS = N_(
     "This can be imported: CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of "
     "a dataset."
 )
-RE_SAVE = N_("Save the file as UTF-8; no other encoding is guessed.")
 # A CSV file with these columns is an export of ours, in which `formats.escape_cell` has defused formulas.
 OUR_CSV = {"judgement_id", "comparison_id", "prompt_id", "shown_order", "guidelines_version"}
 GZIP = b"\x1f\x8b"
@@ -161,7 +160,7 @@ def refuse_other_formats(name: str, head: bytes) -> None:
             raise UserError(joined(refused, _("Unpack or convert it first."), _(FORMATS)))
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         refused = _("{name} is UTF-16: it begins with the bytes {hex}.").format(name=name, hex=head[:2].hex(" "))
-        raise UserError(joined(refused, _(RE_SAVE)))
+        raise UserError(joined(refused, _("Save the file as UTF-8; no other encoding is guessed.")))
     if b"\x00" in head:
         refused = _("{name} is no text: byte {at:,} is NUL.").format(name=name, at=head.index(b"\x00"))
         raise UserError(joined(refused, _(FORMATS)))
@@ -319,10 +318,11 @@ class Stream:
 
 
 def wrong_byte(error: UnicodeDecodeError, start: int = 0) -> str:
-    """Which byte is not UTF-8, counted from the start of the file."""
-    return _("byte 0x{byte:02X} at offset {start:,} of the file is not UTF-8").format(
-        byte=error.object[error.start], start=start + error.start
-    )
+    """Which byte is not UTF-8, counted from the start of the file, and what helps."""
+    return _(
+        "byte 0x{byte:02X} at offset {start:,} of the file is not UTF-8. Save the file as UTF-8; no other encoding is "
+        "guessed."
+    ).format(byte=error.object[error.start], start=start + error.start)
 
 
 # ---------------------------------------------------------------------------------------------------------- JSON
@@ -404,7 +404,7 @@ def jsonl_rows(stream: Stream) -> Iterator[RawRow]:
         try:
             yield as_row(number, parse_json(line.decode().strip()))
         except UnicodeDecodeError as error:
-            yield BadRow(number, f"{wrong_byte(error, start)}. {_(RE_SAVE)}")
+            yield BadRow(number, wrong_byte(error, start))
         except UserError as error:
             yield BadRow(number, str(error))
 
@@ -451,7 +451,7 @@ class Document:
         try:
             text = self.decode.decode(chunk, final=self.ended)
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.stream.name}: {wrong_byte(error, start)}. {_(RE_SAVE)}") from error
+            raise UserError(f"{self.stream.name}: {wrong_byte(error, start)}") from error
         if start == 0:
             text = text.removeprefix("\ufeff")
         self.text = self.text[self.at :] + text
@@ -645,15 +645,17 @@ def csv_rows(stream: Stream, likely: str = ",;\t") -> Iterator[RawRow]:
             continue
         wrong = lines.wrong_byte()
         if wrong:
-            yield BadRow(number, f"{wrong}. {_(RE_SAVE)}")
+            yield BadRow(number, wrong)
         elif len(cells) == len(header):
             values = dict(zip(header, cells, strict=True))
             yield our_row(number, values) if ours else SourceRow(number, values)
         elif cells:
-            yield BadRow(
-                number,
-                _("the row has {count} fields, but the header has {heads}").format(count=len(cells), heads=len(header)),
+            fields = ngettext(
+                "the row has {count} field, but the header has {heads}",
+                "the row has {count} fields, but the header has {heads}",
+                len(cells),
             )
+            yield BadRow(number, fields.format(count=len(cells), heads=len(header)))
 
 
 def our_row(number: int, cells: Mapping[str, str]) -> RawRow:
@@ -689,7 +691,7 @@ def read_header(name: str, reader: Iterator[list[str]], lines: CsvLines) -> list
         ) from error
     wrong = lines.wrong_byte()
     if wrong:
-        raise UserError(f"{name}: {wrong}. {_(RE_SAVE)}")
+        raise UserError(f"{name}: {wrong}")
     if not header:
         raise UserError(_("{name} is empty: there is no header and no row. Nothing was imported.").format(name=name))
     refuse_columns(header, name)

@@ -11,8 +11,9 @@ import gradio as gr
 from annotation.imports.columns import ROLES
 from annotation.imports.import_command import arguments_of, columns_line, rows_of
 from annotation.imports.import_process import Importer, State
-from annotation.imports.importing import HELD_OUT_SHARE, ImportRequest
-from annotation.imports.mapping import TARGETS
+from annotation.imports.import_report import ImportOutcome
+from annotation.imports.importing import HELD_OUT_SHARE, ImportPreview, ImportRequest, ImportResult
+from annotation.imports.mapping import TARGETS, MappedRow
 from annotation.imports.reading import FORMATS
 from annotation.records import Annotator, UserError, who
 from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, opening_of, text_in
@@ -21,7 +22,7 @@ from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, joined, ngettext, numeral
 from annotation.ui.formatting import cut, moment
 from annotation.ui.invisible import visible
-from annotation.ui.markup import paragraph, progress_bar, status, table, unfold, way
+from annotation.ui.markup import acts, conversation_text, paragraph, progress_bar, status, table, unfold, way
 from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.comparison_filter import ComparisonFilter
 
@@ -102,61 +103,56 @@ def is_number(value: Any) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------ what is shown
-def look_card(look: Mapping[str, Any]) -> str:
+def look_card(look: ImportPreview) -> str:
     """The first rows as they are."""
-    columns = look["columns"]
-    heads = [_("row"), *columns]
+    heads = [_("row"), *look.columns]
     rows = [
-        [str(row["number"]), *(cut(row["cells"].get(column, ""), SHOWN_CELL) for column in columns)]
-        for row in look["rows"]
+        [str(row.number), *(cut(row.values.get(column, ""), SHOWN_CELL) for column in look.columns)]
+        for row in look.rows
     ]
     bad = "".join(
-        status(
-            _("Row {number} can't be read: {reason}").format(number=entry["number"], reason=entry["reason"]), "warning"
-        )
-        for entry in look["bad"]
+        status(_("Row {number} can't be read: {reason}").format(number=entry.number, reason=entry.reason), "warning")
+        for entry in look.bad
     )
-    said = _("{name}: {format}. The first rows").format(name=look["name"], format=look["format"])
+    said = _("{name}: {format}. The first rows").format(name=look.name, format=look.format)
     shown = table(heads, rows, data=True)
     # What they become says the same, where they can be read.
-    return (status(said, "headline") + shown if look["problem"] else unfold(said, shown)) + bad
+    return (status(said, "headline") + shown if look.problem else unfold(said, shown)) + bad
 
 
-def meaning_card(look: Mapping[str, Any]) -> str:
+def meaning_card(look: ImportPreview) -> str:
     """What the first rows are taken for."""
-    notes = "".join(status(note, "warning") for note in look["notes"])
-    if look["problem"]:
-        return status(look["problem"], "warning") + notes
-    proposed = columns_line(look["proposed"])
-    pairs = zip(look["rows"], look["records"], strict=True)
-    rows = [[str(row["number"]), *record_cells(record)] for row, record in pairs]
+    notes = "".join(status(note, "warning") for note in look.notes)
+    if look.problem:
+        return status(look.problem, "warning") + notes
+    proposed = columns_line(look.proposed)
+    pairs = zip(look.rows, look.records, strict=True)
+    rows = [[str(row.number), *record_cells(record)] for row, record in pairs]
     read = (
         _("Read as {target}, with {proposed}. They become:")
         if proposed
         else _("Read as {target}, without a column that is known. They become:")
     )
-    headline = status(read.format(target=look["target"], proposed=proposed), "headline")
+    headline = status(read.format(target=look.target, proposed=proposed), "headline")
     return headline + table((_("Row"), _("Prompt"), _("Answers")), rows, data=True) + notes
 
 
-def record_cells(record: Any) -> tuple[str, str]:
+def record_cells(record: MappedRow | str) -> tuple[str, str]:
     """Prompt and answers of a record, or why there is none."""
     if isinstance(record, str):
         return _("can't be used"), record
-    turns = record["messages"]
-    spoken = [f"{turn['role']}: {turn['content']}" for turn in turns]
-    prompt = "\n".join(spoken) if len(turns) > 1 else turns[0]["content"]
-    ranks = record["ranking"] or [None] * len(record["answers"])
-    pairs = zip(ranks, record["answers"], strict=True)
+    prompt = conversation_text(record.messages)
+    ranks = record.ranking or (None,) * len(record.answers)
+    pairs = zip(ranks, record.answers, strict=True)
     answers = [verdict_on(rank, record).format(answer=cut(answer, SHOWN_CELL)) for rank, answer in pairs]
-    return cut(prompt, SHOWN_CELL), "\n".join([*answers, *([f"({record['remark']})"] if record["remark"] else [])])
+    return cut(prompt, SHOWN_CELL), "\n".join([*answers, *([f"({record.remark})"] if record.remark else [])])
 
 
-def verdict_on(rank: int | None, record: Mapping[str, Any]) -> str:
+def verdict_on(rank: int | None, record: MappedRow) -> str:
     """What a verdict says of an answer, with a gap for it."""
-    if record["label"] is not None:
-        return _("good: {answer}") if record["label"] else _("bad: {answer}")
-    if record["outcome"] == "all-bad":
+    if record.label is not None:
+        return _("good: {answer}") if record.label else _("bad: {answer}")
+    if record.outcome == "all-bad":
         return _("all bad: {answer}")
     return "{answer}" if rank is None else f"{rank}. {{answer}}"
 
@@ -165,52 +161,50 @@ def progress_card(state: State) -> str:
     """How far a run is."""
     progress = state.progress
     doing = {"look": _("Looking at the file …"), "check": _("Checking …"), "import": _("Importing …")}[state.kind]
-    if not progress:
+    if progress is None:
         return status(doing) + progress_bar(_("Import"), None)
-    share, count = progress["share"], progress["rows"]
+    share, count = progress.share, progress.rows
     counted = ngettext("{count:,} row", "{count:,} rows", count).format(count=count) if count else ""
-    now = paragraph(" · ".join(filter(None, (progress["what"], counted))), "quiet")
+    now = paragraph(" · ".join(filter(None, (progress.what, counted))), "quiet")
     return status(doing) + now + progress_bar(_("Import"), None if share is None else round(100 * share))
 
 
-def way_to(outcome: Mapping[str, Any]) -> str:
+def way_to(result: ImportResult) -> str:
     """Where the comparisons that came in are; nothing where none did."""
-    counts = outcome.get("counts", {})
-    if not any(counts.get(kind) for kind in ("judged", "gold", "open")):
+    counts = result.counts
+    if not (counts.judged or counts.gold or counts.open):
         return ""
-    source = "import {import_id}: {name}".format_map(outcome)
+    source = f"import {result.import_id}: {result.name}"
     address = link("data/comparisons", Place((), ComparisonFilter(source=(source,)).query))
     words = _("Look at the comparisons that came in")
-    return f'<p class="acts">{way(address, words)}</p>'
+    return acts(way(address, words))
 
 
-def outcome_card(outcome: Mapping[str, Any]) -> str:
+def outcome_card(outcome: ImportOutcome) -> str:
     """What was imported, or would be, and what not and why."""
-    columns = columns_line(outcome["columns"])
+    result = outcome.result
+    columns = columns_line(result.columns)
     named = (
         _("{name}: {format}, as {target}, with {columns}.")
         if columns
         else _("{name}: {format}, as {target}, without a column that is known.")
     )
-    name = named.format(name=outcome["name"], format=outcome["format"], target=outcome["target"], columns=columns)
-    text = "".join(status(line, "" if place else "headline") for place, line in enumerate(outcome["summary"]))
-    if outcome["dry_run"]:
+    name = named.format(name=result.name, format=result.format, target=result.target, columns=columns)
+    text = "".join(status(line, "" if place else "headline") for place, line in enumerate(outcome.summary))
+    if outcome.dry_run:
         text += status(_("This was a check: nothing has been written."))
-    elif outcome["import_id"] is not None:
+    elif result.import_id is not None:
         text += status(
             _("This is import {import_id}; it took {seconds:.1f} s.").format(
-                import_id=outcome["import_id"], seconds=outcome["seconds"]
+                import_id=result.import_id, seconds=result.seconds
             )
         )
-        text += way_to(outcome)
-    if outcome["reasons"]:
-        # Of an import by an earlier version the column stands beside what is said of it; now that names it.
-        apart = len(outcome["reasons"][0]) == 3
-        reasons = [(numeral(count), " ".join(filter(None, said))) for *said, count in outcome["reasons"]]
+        text += way_to(result)
+    if result.reasons:
+        reasons = [(numeral(count), reason) for reason, count in result.reasons]
         text += table((_("rows"), _("can't be used because")), reasons)
-        shown = [(str(one["row"]), (one["column"] if apart else "", one["reason"])) for one in outcome["skipped"]]
-        rows = [(number, " ".join(filter(None, said))) for number, said in shown[:SHOWN_SKIPPED]]
-        text += status(_("The first of them ({counted}):").format(counted=outcome["counted"])) + table(
+        rows = [(str(one.row), one.reason) for one in result.skipped[:SHOWN_SKIPPED]]
+        text += status(_("The first of them ({counted}):").format(counted=result.counted)) + table(
             (_("row"), _("reason")), rows
         )
     return status(name) + text
@@ -506,10 +500,10 @@ def standing_parts(page: ImportFormPage, importer: Importer, looked: Looked) -> 
     unfolded = gr.update(open=True) if unclear else gr.skip()
     target_and_columns = (gr.skip() for _ in range(1 + len(page.columns)))
     rest = [*(gr.skip() for _ in range(3)), unfolded, *target_and_columns, asdict(looked)]
-    if mine.status == "finished" and mine.number == looked.waits:
+    if mine.look is not None and mine.number == looked.waits:
         rest = [
-            *look_parts(page, mine, looked),
-            asdict(replace(looked, waits=0, proposed=mine.result["proposed"])),
+            *look_parts(page, mine.look, looked),
+            asdict(replace(looked, waits=0, proposed=mine.look.proposed)),
         ]
     return [said, again(POLL_SECONDS if running else None), *buttons, *rest]
 
@@ -520,7 +514,7 @@ def status_card(state: State) -> str:
         return progress_card(state) + asked_for(state)
     if state.status == "failed":
         return status(state.error, "warning") + asked_for(state)
-    return outcome_card(state.result) + asked_for(state) if state.status == "finished" and state.kind != "look" else ""
+    return "" if state.outcome is None else outcome_card(state.outcome) + asked_for(state)
 
 
 def asked_for(state: State) -> str:
@@ -531,13 +525,10 @@ def asked_for(state: State) -> str:
     return paragraph(said, "quiet")
 
 
-def look_parts(page: ImportFormPage, state: State, looked: Looked) -> list[Any]:
+def look_parts(page: ImportFormPage, look: ImportPreview, looked: Looked) -> list[Any]:
     """The form as a finished look fills it, with what a person has said."""
-    look = state.result
-    filled = look["proposed"] | {role: NONE for role in NONE_MEANS if looked.said.get(role) == ""}
-    columns = [
-        gr.update(choices=choices_of(role, look["columns"]), value=filled.get(role, "")) for role in page.columns
-    ]
-    unfolded = gr.update(open=True) if look["problem"] else gr.skip()
+    filled = {**look.proposed, **{role: NONE for role in NONE_MEANS if looked.said.get(role) == ""}}
+    columns = [gr.update(choices=choices_of(role, look.columns), value=filled.get(role, "")) for role in page.columns]
+    unfolded = gr.update(open=True) if look.problem else gr.skip()
     target = gr.update(value=looked.target)
     return [gr.update(visible=True), look_card(look), meaning_card(look), unfolded, target, *columns]

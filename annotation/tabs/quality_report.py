@@ -15,7 +15,6 @@ from annotation.metrics.quality import (
     FlaggedCase,
     Gold,
     QualityReport,
-    ReviewedJudgement,
 )
 from annotation.metrics.reliability import Reliability
 from annotation.records import Project
@@ -31,7 +30,21 @@ from annotation.ui.formatting import (
     percent_span,
     percent_with_interval,
 )
-from annotation.ui.markup import Row, Way, escape, facts, paragraph, points, table, telling, unfold
+from annotation.ui.markup import (
+    Row,
+    Way,
+    beside,
+    conversation,
+    escape,
+    facts,
+    paragraph,
+    points,
+    sides,
+    table,
+    telling,
+    text_box,
+    unfold,
+)
 from annotation.ui.tab_addresses import Place, link
 
 FLAG_NAMES: Mapping[str, str] = {
@@ -385,7 +398,7 @@ def agreement_table(found: Sequence[Agreement]) -> str:
 
 def over_time(periods: Sequence[Period], per_day: Sequence[tuple[str, int]]) -> str:
     """Agreement and judgements over time, beside each other where there is room."""
-    return f'<div class="beside">{agreement_chart(periods)}{days_chart(per_day)}</div>'
+    return beside([agreement_chart(periods), days_chart(per_day)])
 
 
 def agreement_chart(periods: Sequence[Period]) -> str:
@@ -425,7 +438,7 @@ def bias_meters(position: Sequence[Bias], length: Sequence[Bias]) -> str:
         meter("position", _("Position bias"), position, _(POSITION_SENTENCE)),
         meter("length", _("Length bias"), length, _(LENGTH_SENTENCE)),
     ]
-    return f'<div class="beside">{"".join(parts)}</div>'
+    return beside(parts)
 
 
 POSITION_SENTENCE = N_(
@@ -656,19 +669,21 @@ def decisions_table(decisions: Sequence[AdminDecision]) -> str:
 
 def case_view(case: ComparisonReview) -> str:
     """A comparison with what was said of it."""
-    asked = "".join(f"<h3>{escape(m['role'])}</h3><pre>{escape(m['content'])}</pre>" for m in case.messages)
-    answers = "".join(
-        f"<div><h3>{escape(answer_title(case, number))}</h3><pre>{escape(answer)}</pre></div>"
+    answers = [
+        text_box(answer_title(case, number), escape(answer), scrolls=True)
         for number, answer in enumerate(case.answers, 1)
-    )
-    rows = [(one.annotator, opinion_text(one), _(PURPOSES[one.purpose])) for one in case.opinions]
+    ]
+    rows = [
+        (one.annotator, verdict(one.outcome, one.ranking, one.strength), _(PURPOSES[one.purpose]))
+        for one in case.opinions
+    ]
     said_of_it = table(
         (_("Annotator"), _("Judgement"), _("Purpose")),
         rows,
         _("Nobody has judged it yet."),
         caption=_("Judgements on comparison {comparison_id}").format(comparison_id=case.comparison_id),
     )
-    return f'{asked}<div class="sides">{answers}</div>{said_of_it}'
+    return conversation(case.messages) + sides(answers) + said_of_it
 
 
 def answer_title(case: ComparisonReview, number: int) -> str:
@@ -678,12 +693,12 @@ def answer_title(case: ComparisonReview, number: int) -> str:
     return title.format(number=number)
 
 
-def opinion_text(opinion: ReviewedJudgement) -> str:
-    """A judgement in words, by the answers' numbers."""
-    if opinion.ranking is None:
-        return _(OUTCOME_NAMES[opinion.outcome])
-    levels: Mapping[int, list[str]] = {rank: [] for rank in sorted(set(opinion.ranking))}
-    for number, rank in enumerate(opinion.ranking, 1):
+def verdict(outcome: str, ranking: Sequence[int] | None, strength: int | None) -> str:
+    """A judgement in words, by the answers' numbers: '1 > 2, clearly', '1 = 2', 'all bad'."""
+    if ranking is None:
+        return _(OUTCOME_NAMES[outcome])
+    levels: dict[int, list[str]] = {rank: [] for rank in sorted(set(ranking))}
+    for number, rank in enumerate(ranking, 1):
         levels[rank].append(str(number))
     order = " > ".join(" = ".join(level) for level in levels.values())
-    return f"{order}, {_(DEGREES[opinion.strength])}" if opinion.strength else order
+    return f"{order}, {_(DEGREES[strength])}" if strength else order

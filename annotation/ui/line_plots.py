@@ -66,6 +66,11 @@ def plots(drawn: Sequence[str]) -> str:
     return f'<div class="plots">{"".join(there)}</div>' if there else ""
 
 
+def boxed(drawn: Sequence[str]) -> str:
+    """Charts beside each other, as many as fit, each in a box of its own."""
+    return plots([f"<div>{one}</div>" for one in drawn if one])
+
+
 def plot(where: str, axes: Axes, lines: Sequence[Line], steps: int, across: str) -> str:
     """One plot with its caption and the last value of each line; nothing without data. `where` is part of its ids."""
     hued = [(number % len(HUES), line) for number, line in enumerate(lines) if line.points]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import NOTHING
 from annotation.ui.invisible import visible
 
 # Characters from which a table's cell is a sentence and may wrap.
 WORDY = 32
+# Who says a message of a conversation.
+ROLES: Final[Mapping[str, str]] = {"system": N_("Instructions"), "user": N_("User"), "assistant": N_("Assistant")}
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,66 @@ def folded_card(title: str, inside: str) -> str:
 def label(words: str) -> str:
     """What stands above a text or a box."""
     return paragraph(words, "label")
+
+
+def role_name(role: str) -> str:
+    """Who says a message; a role of another name as it stands."""
+    return _(ROLES[role]) if role in ROLES else role
+
+
+def conversation(messages: Iterable[Mapping[str, str]]) -> str:
+    """Every message with who said it."""
+    return "".join(text_box(role_name(one["role"]), escape(one["content"])) for one in messages)
+
+
+def conversation_text(messages: Sequence[Mapping[str, str]]) -> str:
+    """A prompt as text: its one question, or every message with who said it."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n".join(f"{role_name(one['role'])}: {one['content']}" for one in messages)
+
+
+def text_box(title: str, inside: str, scrolls: bool = False) -> str:
+    """HTML of a text, letter for letter, below what it is."""
+    # Only what has the focus scrolls by keyboard.
+    focus = ' tabindex="0"' if scrolls else ""
+    return f'<h3>{escape(title)}</h3><pre dir="auto"{focus}>{inside}</pre>'
+
+
+def sides(boxes: Iterable[str], strip: bool = False) -> str:
+    """Boxes beside each other; a strip of them scrolls."""
+    start = '<div class="sides strip" tabindex="0">' if strip else '<div class="sides">'
+    return f"{start}{''.join(f'<div>{inside}</div>' for inside in boxes)}</div>"
+
+
+def answers_to(prompt: str, boxes: Iterable[str], strip: bool = False) -> str:
+    """A prompt, and below it answers beside each other."""
+    return f'<div class="pair"><pre class="prompt">{escape(prompt)}</pre>{sides(boxes, strip)}</div>'
+
+
+def acts(ways: str) -> str:
+    """Links and buttons below what they are about; nothing for none."""
+    return f'<p class="acts">{ways}</p>' if ways else ""
+
+
+def pages(said: str, before: str = "", after: str = "") -> str:
+    """Where somebody is in a list or in its pages, with the ways around it; nothing of it may be said."""
+    return f'<p class="pages">{before}{f"<span>{escape(said)}</span>" if said else ""}{after}</p>'
+
+
+def cards(shown: Iterable[str]) -> str:
+    """Cards, as many beside each other as fit."""
+    return f'<div class="cards">{"".join(shown)}</div>'
+
+
+def beside(parts: Iterable[str]) -> str:
+    """Parts beside each other where there is room."""
+    return f'<div class="beside">{"".join(parts)}</div>'
+
+
+def decided(said: str, undo: str) -> str:
+    """HTML that says what somebody decided, and beside it the button that takes it back, where there is one."""
+    return f'<div class="decided"><div>{said}</div>{f"<span>{undo}</span>" if undo else ""}</div>'
 
 
 def points(sentences: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, cast, get_args
 from annotation import claims, store
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import condition_of, prepare, terms
 
@@ -155,8 +155,10 @@ def make(db: Database, asked: BulkRequest, by: Annotator, expected: int) -> int:
             raise UserError(_("None of these comparisons can be changed so. Nothing was changed."))
         if found != expected:
             raise UserError(
-                _(
-                    "Meanwhile it would be {found:,} comparisons, not {expected:,}. Nothing was changed; look again."
+                ngettext(
+                    "Meanwhile it would be {found:,} comparison, not {expected:,}. Nothing was changed; look again.",
+                    "Meanwhile it would be {found:,} comparisons, not {expected:,}. Nothing was changed; look again.",
+                    found,
                 ).format(found=found, expected=expected)
             )
         MADE[asked.kind](db, change_id)

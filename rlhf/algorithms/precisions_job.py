@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rlhf.models.log_probabilities import exact_kl
 from rlhf.models.packing import pad
 from rlhf.models.registry import HeldPrecision
 from rlhf.models.tokenise import text_ids
-from rlhf.submission.precisions_spec import PrecisionsSpec
+from rlhf.submission.precisions_spec import PrecisionGap, PrecisionsSpec
 
 # Scores kept of the one precision while the other is loaded: a quarter of a gigabyte in float32.
 MOST_SCORES = 1 << 26
@@ -55,13 +56,12 @@ def run(run: Run, spec: PrecisionsSpec) -> dict[str, Any]:
         run.raise_if_stopped()
     tokens = sum(map(len, labels))
     run.report(2, 2, {}, "")
+    gap = PrecisionGap(kl_sum / tokens, math.exp(nll / tokens), math.exp(other_nll / tokens))
     return {
         "revision": policy.revision,
         "precision": spec.precision,
         "other": spec.other,
-        "kl": kl_sum / tokens,
-        "perplexity": math.exp(nll / tokens),
-        "other_perplexity": math.exp(other_nll / tokens),
+        **asdict(gap),
         "tokens": tokens,
         "seconds": run.seconds(),
     }

@@ -504,12 +504,7 @@ def record_samples(
     if checkpointing:
         model.activation_checkpointing_enable()
     answers = [
-        {
-            "prompt": prompt.text,
-            "answer": answer.text,
-            "finish_reason": answer.finish_reason,
-            "tokens": answer.tokens,
-        }
+        job_store.SampleAnswer(prompt.text, answer.text, answer.finish_reason, answer.tokens)
         for (prompt, _), (answer,) in zip(asked, drawn, strict=False)
     ]
     run.sample(step, answers)

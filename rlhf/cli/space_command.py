@@ -9,7 +9,7 @@ from typing import Any
 
 from annotation.hub_client import Hub, connect, token_here
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import _, joined, ngettext
 from annotation.ui import terminal
 from rlhf.hub import space_upload
 from rlhf.hub.space_upload import GIVEN_TOKEN, SpacePlan
@@ -67,7 +67,8 @@ def run(options: argparse.Namespace) -> int:
         return 2 if errors else 0
     assert hub is not None
     if errors:
-        raise UserError(_("Nothing was uploaded. {count} errors have to be mended first.").format(count=len(errors)))
+        mend = ngettext("{count} error to be mended first.", "{count} errors to be mended first.", len(errors))
+        raise UserError(joined(_("Nothing was uploaded."), mend.format(count=len(errors))))
     if not options.yes:
         ask_before_spending(plan, hub)
     made = space_upload.create(plan, hub, os.environ.get(GIVEN_TOKEN, ""))

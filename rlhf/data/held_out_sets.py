@@ -250,14 +250,10 @@ def fresh_prompts(db: Database, seen: bool) -> list[Prompt]:
     return without(map(store.read_prompt, rows), sample_prompts(db))
 
 
-SHARED, OF_ITS_OWN = (
-    N_("The gate goes by the same prompts."),
-    N_("For a set of its own, which no report shows, {missing} more held-out prompts are needed."),
-)
+SHARED = N_("The gate goes by the same prompts.")
 OWN = N_("The gate goes by {prompts} others, which no report shows (version {version}, drawn on {created}).")
 SEEN = N_("{seen} of them people or judges had compared answers to before, though in no check.")
 SEEN_UNKNOWN = N_("What of them had been compared before was not looked at.")
-WORN = N_("That is enough: import {missing} more held-out prompts, and the next candidate has a new version.")
 
 
 def gate_sentence(db: Database) -> str:
@@ -271,13 +267,23 @@ def gate_sentence(db: Database) -> str:
         ).format(count=carried)
     ]
     if not made:
-        return " ".join((_(SHARED), *said, _(OF_ITS_OWN).format(missing=missing))) if missing else ""
+        needed = ngettext(
+            "For a set of its own, which no report shows, {missing} more held-out prompt is needed.",
+            "For a set of its own, which no report shows, {missing} more held-out prompts are needed.",
+            missing,
+        )
+        return " ".join((_(SHARED), *said, needed.format(missing=missing))) if missing else ""
     last = made[-1]
     said.insert(0, _(OWN).format(prompts=last.prompts, version=last.version, created=last.created[:10]))
     if last.seen != 0:
         said.append(_(SEEN_UNKNOWN) if last.seen is None else _(SEEN).format(seen=last.seen))
     if missing and carried >= MOST_WEIGHED:
-        said.append(_(WORN).format(missing=missing))
+        worn = ngettext(
+            "That is enough: import {missing} more held-out prompt, and the next candidate has a new version.",
+            "That is enough: import {missing} more held-out prompts, and the next candidate has a new version.",
+            missing,
+        )
+        said.append(worn.format(missing=missing))
     return " ".join(said)
 
 

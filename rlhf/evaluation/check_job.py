@@ -31,7 +31,7 @@ from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics.intervals_and_bias import distinct_n, distinct_ratio, wilson_interval
 from annotation.records import CheckedAnswer, Prompt, UserError
-from annotation.translation import _
+from annotation.translation import _, ngettext
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
@@ -703,7 +703,12 @@ def ask_people_instead(run: Run, spec: CheckSpec, candidate: Policy, judged: Map
         on = held_out_sets.that_count(run.db, spec.gate_set)
         spent = gate_decisions.spent_prompts(run.db, candidate, against)
         count = store.ask_people_of_candidate(run.db, candidate.id, against.id, on, spent)
-    run.log(_("No judge has compared anything, so people get {count} comparisons more.").format(count=count))
+    more = ngettext(
+        "No judge has compared anything, so people get {count} comparison more.",
+        "No judge has compared anything, so people get {count} comparisons more.",
+        count,
+    )
+    run.log(more.format(count=count))
 
 
 def win_rates(

@@ -290,29 +290,27 @@ def given_up(decision: GateDecision) -> str:
 
 def past_a_limit(weighed: Weighed) -> str:
     """Which limits are not kept."""
-    listed = "; ".join(failure(one) for one in weighed.limits if one.verdict == "fail")
+    failed = [failure(one) for one in weighed.limits if one.verdict == "fail"]
     better = _("People find it better all the same.") if weighed.people.standing == "better" else ""
-    return in_a_row(_("It is past a limit: {listed}.").format(listed=listed), better)
+    return in_a_row(_("It is past a limit."), *failed, better)
 
 
 # What it means that a limit is not kept, for who does not know its name.
 FAILURES: Mapping[RequirementKey, str] = {
-    "kl_per_token": N_("it has moved too far"),
-    "nll_ratio": N_("its answers may be no proper language any more"),
-    "distinct_ratio": N_("its answers repeat themselves"),
-    "truncated_more": N_("too many of its answers come to no end"),
-    "perplexity_ratio": N_("it forgets what it was not trained on"),
-    "probes_fall": N_("it has lost what it could do"),
+    "kl_per_token": N_("It has moved too far ({name}: {value}, asked for: {threshold})."),
+    "nll_ratio": N_("Its answers may be no proper language any more ({name}: {value}, asked for: {threshold})."),
+    "distinct_ratio": N_("Its answers repeat themselves ({name}: {value}, asked for: {threshold})."),
+    "truncated_more": N_("Too many of its answers come to no end ({name}: {value}, asked for: {threshold})."),
+    "perplexity_ratio": N_("It forgets what it was not trained on ({name}: {value}, asked for: {threshold})."),
+    "probes_fall": N_("It has lost what it could do ({name}: {value}, asked for: {threshold})."),
 }
 
 
 def failure(one: Requirement) -> str:
     """A limit that is not kept: what that means, with the figure."""
     said = in_words(one)
-    figures = _("{name}: {value}, asked for: {threshold}").format(
-        name=said.name, value=said.value, threshold=said.threshold
-    )
-    return f"{_(FAILURES[one.asks])} ({figures})" if one.asks in FAILURES else figures
+    meant = _(FAILURES[one.asks]) if one.asks in FAILURES else _("{name}: {value}, asked for: {threshold}.")
+    return meant.format(name=said.name, value=said.value, threshold=said.threshold)
 
 
 def unmeasured(limits: Sequence[Requirement]) -> str:
@@ -321,11 +319,11 @@ def unmeasured(limits: Sequence[Requirement]) -> str:
     said = _("Not measured, so not passed: {missing}.").format(missing="; ".join(missing)) if missing else ""
     if missing and len(missing) == sum(one.verdict != "inapplicable" for one in limits):
         said = _("Nothing was measured of its answers, so nothing has passed.")
-    few = _(
-        "{count} held-out prompts are too few to tell (asked for: {wanted}). Import more, and make a new version of "
-        "the held-out set."
-    )
     rests_on = [in_words(one) for one in limits if one.verdict == "few"]
+    few = _(
+        "Too few held-out prompts to tell ({count}; asked for: {wanted}). Import more, and make a new version of the "
+        "held-out set."
+    )
     return in_a_row(said, *(few.format(count=one.value, wanted=one.threshold) for one in rests_on))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from annotation import store
@@ -19,7 +19,7 @@ from annotation.selection import HELD_OUT_SHARE
 from annotation.translation import _
 from rlhf.generation import playground_store
 from rlhf.generation.answer_choice import DRAWN, AnswerChoice
-from rlhf.generation.answering_spec import AnsweringSpec
+from rlhf.generation.answering_spec import AnsweringResult, AnsweringSpec
 from rlhf.generation.playground_store import Chat, FinishedAnswer
 from rlhf.jobs import job_store
 from rlhf.jobs.run import Run
@@ -51,7 +51,7 @@ def run(run: Run, spec: AnsweringSpec) -> dict[str, Any]:
     worker = AnsweringWorker(run, spec)
     worker.work()
     run.raise_if_stopped()
-    return {"comparisons": worker.made, "seconds": run.seconds()}
+    return asdict(AnsweringResult(worker.made, run.seconds()))
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from annotated_types import Predicate, doc
 
@@ -15,6 +16,7 @@ from annotation.translation import N_, _
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
+from rlhf.jobs.finished_training import told_fields
 from rlhf.jobs.job_spec import Drawing, JobSpec
 from rlhf.jobs.job_store import Job
 
@@ -53,6 +55,19 @@ class AnsweringSpec(JobSpec):
     def facts(self) -> Facts:
         """How much it keeps in stock."""
         return [(_("Stock"), str(self.stock)), (_("Seed"), str(self.seed))]
+
+
+@dataclass(frozen=True)
+class AnsweringResult:
+    """What came of a job that answers: the comparisons that it made, and how long it took."""
+
+    comparisons: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> AnsweringResult:
+        """The result of a job."""
+        return cls(**told_fields(cls, result))
 
 
 def newest_answering(db: Database) -> Job | None:

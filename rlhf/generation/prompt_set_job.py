@@ -10,6 +10,7 @@ from annotation.records import Prompt, UserError
 from annotation.translation import _
 from rlhf.generation import prompt_set_spec, prompt_sets
 from rlhf.generation.prompt_set_spec import PromptSetSpec
+from rlhf.generation.prompt_sets import PromptSetResult
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
@@ -50,15 +51,16 @@ def run(run: Run, spec: PromptSetSpec) -> dict[str, Any]:
     wanted = [seed for prompt, _ in rendered for seed in prompt_set_spec.seeds_of(spec, prompt)]
     digest = prompt_sets.publish(run.data_dir, run.job_id, [drawn[seed] for seed in wanted])
     run.report(len(rendered), len(rendered), {}, _("The answers are written."))
-    return {
-        "revision": policy.revision,
-        "prompts": len(rendered),
-        "left_out": len(prompts) - len(rendered),
-        "answers": len(wanted),
-        "file": prompt_sets.address(run.job_id),
-        "sha256": digest,
-        "seconds": run.seconds(),
-    }
+    answered = PromptSetResult(
+        revision=policy.revision,
+        prompts=len(rendered),
+        left_out=len(prompts) - len(rendered),
+        answers=len(wanted),
+        file=prompt_sets.address(run.job_id),
+        sha256=digest,
+        seconds=run.seconds(),
+    )
+    return asdict(answered)
 
 
 def what_to_feed(

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -14,10 +14,31 @@ from typing import Any, Final
 from annotation.records import Prompt, Sampling, UserError
 from annotation.translation import _
 from rlhf.jobs.artifacts import explain_write_errors
+from rlhf.jobs.finished_training import told_fields
 
 DIRECTORY: Final = "answers"
 # No separators, and nothing but a job's number.
 NAME: Final = re.compile(r"job-(\d{1,18})\.jsonl")
+
+
+@dataclass(frozen=True)
+class PromptSetResult:
+    """What came of a job that answers a prompt set; as before it began where its result does not say."""
+
+    revision: str = ""
+    prompts: int = 0
+    left_out: int = 0
+    """Prompts that the model does not take."""
+    answers: int = 0
+    file: str = ""
+    """Where it can be fetched."""
+    sha256: str = ""
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any] | None) -> PromptSetResult:
+        """The result of a job."""
+        return cls(**told_fields(cls, result or {}))
 
 
 def row_of(prompt: Prompt, answer: Mapping[str, Any], sampling: Sampling, revision: str) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 from annotation import hub_client as hubs
 from annotation.database import Database
@@ -21,6 +21,7 @@ from annotation.records import UserError
 from annotation.translation import _, ngettext
 from rlhf.hub import pull_model, push_dataset, push_model, space_upload
 from rlhf.hub.space_upload import SpaceFinding
+from rlhf.jobs.finished_training import told_fields
 from rlhf.models.registry import HeldPrecision
 
 
@@ -191,19 +192,9 @@ def ask_prices(hub: Hub) -> JobOutcome:
     """What the hardware of jobs costs."""
     with hubs.explained(_("Asking the Hub for its hardware failed.")):
         listed = hub.api.list_jobs_hardware()
-    found = [
-        {
-            "name": one.name,
-            "label": one.pretty_name,
-            "price_per_hour": hubs.hourly_price(one),
-            "memory": one.ram,
-            "accelerator": ""
-            if one.accelerator is None
-            else f"{one.accelerator.quantity} × {one.accelerator.model}, {one.accelerator.vram}",
-        }
-        for one in listed
-    ]
-    return JobOutcome(_("The Hub rents {count} kinds of hardware.").format(count=len(found)), {"flavors": found})
+    found = [Flavor(one.name, one.pretty_name, hubs.hourly_price(one)) for one in listed]
+    rents = ngettext("The Hub rents {count} kind of hardware.", "The Hub rents {count} kinds of hardware.", len(found))
+    return JobOutcome(rents.format(count=len(found)), {"flavors": [asdict(one) for one in found]})
 
 
 @dataclass(frozen=True)
@@ -219,7 +210,34 @@ def prices(db: Database) -> list[Flavor]:
     """What rented hardware costs, as the Hub said last; empty where it has not been asked."""
     told = REQUESTS.newest(db, "prices", status="finished")
     listed = () if told is None or told.result is None else told.result["flavors"]
-    return [Flavor(one["name"], one["label"], one["price_per_hour"]) for one in listed]
+    return [Flavor(**told_fields(Flavor, one)) for one in listed]
+
+
+@dataclass(frozen=True)
+class SpaceCheck:
+    """What a check of a Space found, and what has to be agreed to before it is made."""
+
+    findings: tuple[SpaceFinding, ...] = ()
+    errors: int = 0
+    """Findings that have to be mended first."""
+    price: float = 0.0
+    """Of the hardware that was asked for, in dollars an hour."""
+    public: bool = False
+    shuts_out: str = ""
+    """The setting that lets people in who could not open it; empty where none does."""
+    hardware: str = ""
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any] | None) -> SpaceCheck | None:
+        """The result of a job; None where it has none."""
+        if result is None:
+            return None
+        findings = tuple(SpaceFinding(level, text) for level, text in result["findings"])
+        return cls(**told_fields(cls, result) | {"findings": findings})
+
+    def stored(self) -> dict[str, Any]:
+        """What `of` reads."""
+        return {**vars(self), "findings": [[one.level, one.text] for one in self.findings]}
 
 
 def check_space(hub: Hub, asked: CheckSpace) -> JobOutcome:
@@ -231,17 +249,16 @@ def check_space(hub: Hub, asked: CheckSpace) -> JobOutcome:
     hardware, price = (plan.hardware, 0.0) if errors else price_of(hub, plan)
     mend = ngettext("{count} error to be mended first.", "{count} errors to be mended first.", errors)
     verdict = mend.format(count=errors) if errors else _("Nothing would fail.")
-    return JobOutcome(
-        _("{files} files would go to {repo}. {verdict}").format(files=files, repo=plan.repo, verdict=verdict),
-        {
-            "findings": [[one.level, one.text] for one in found],
-            "errors": errors,
-            "price": price,
-            "public": plan.public,
-            "shuts_out": plan.shuts_out,
-            "hardware": hardware,
-        },
+    told = ngettext("{files} file would go to {repo}. {verdict}", "{files} files would go to {repo}. {verdict}", files)
+    checked = SpaceCheck(
+        findings=tuple(found),
+        errors=errors,
+        price=price,
+        public=plan.public,
+        shuts_out=plan.shuts_out,
+        hardware=hardware,
     )
+    return JobOutcome(told.format(files=files, repo=plan.repo, verdict=verdict), checked.stored())
 
 
 def make_space(hub: Hub, asked: MakeSpace) -> JobOutcome:

@@ -15,11 +15,11 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import Annotated, Any, Final, TypeVar
 
 from annotation import hub_client as hubs
 from annotation.database import Database
@@ -29,6 +29,7 @@ from annotation.jobs.attempt import beating
 from annotation.records import UserError, now, seconds_between
 from annotation.translation import N_, _, as_it_stands, ngettext
 from annotation.ui import formatting
+from annotation.validation import FromMapping, adapter
 from rlhf.hub import job_bundle
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
@@ -36,6 +37,7 @@ from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.artifacts import FETCHED, directory_sha256, new_directory
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.jobs.job_store import Job
+from rlhf.jobs.rental_reports import AS_REPORTED
 from rlhf.jobs.rental_store import Rental, Terms
 from rlhf.jobs.run import Run
 from rlhf.models import registry
@@ -227,7 +229,7 @@ class RentedRun:
             raise RentalEnded(_(ANEW))
         ending = checked_ending(self.wait())
         self.see_it_leave()
-        if ending.status != "finished":
+        if not isinstance(ending, FinishedEnding):
             raise RentalEnded(f"{_(ending.message)} {_(ANEW)}")
         self.retry(_("Taking in what was made is tried again: {error}"), lambda: self.take_in(ending))
         dollars = formatting.dollars(self.rental.cost)
@@ -419,7 +421,7 @@ class RentedRun:
         return [hubs.without_tokens(line.strip())[:200] for line in lines[-LAST_LINES:] if line.strip()]
 
     # --------------------------------------------------------------------------------------------------------- take in
-    def take_in(self, ending: Ending) -> None:
+    def take_in(self, ending: FinishedEnding) -> None:
         """Fetch what was made, check it, and register it as a candidate. Raises UserError."""
         if registry.of_job(self.db, self.job.id) is not None:
             return  # an earlier follower was interrupted after this
@@ -432,7 +434,7 @@ class RentedRun:
         (self.data_dir / "adapters").mkdir(exist_ok=True)
         with new_directory(self.data_dir / relative) as directory:
             self.fetch(directory, ending.files)
-            if directory_sha256(directory) != ending.sha256:
+            if directory_sha256(directory) != ending.model.sha256:
                 raise UserError(
                     _("What the rented job made arrived damaged. Nothing was kept; Resume fetches it again.")
                 )
@@ -440,7 +442,7 @@ class RentedRun:
                 read_header(weights)
         parent = registry.by_revision(self.db, spec.parent)
         under = parent.lies_on
-        rental_store.trained_with(self.db, self.job.id, as_trained(self.job.spec, ending.batch))
+        rental_store.trained_with(self.db, self.job.id, as_trained(self.job.spec, ending.spec.batch_size))
         registry.add(
             self.db,
             revision=revision,
@@ -449,10 +451,10 @@ class RentedRun:
             parent_id=parent.id,
             job_id=self.job.id,
             path=relative,
-            sha256=ending.sha256,
+            sha256=ending.model.sha256,
             kind=spec.makes,
             form=registry.FORM_OF[spec.method],
-            precision=ending.precision,
+            precision=ending.model.precision,
             ground_id=None if spec.method == "full" else under,
         )
 
@@ -576,55 +578,64 @@ class RentedRun:
 # -------------------------------------------------------------------------------------------------------------- the end
 @dataclass(frozen=True)
 class Ending:
-    """How a job has ended there, checked: whoever can write to its dataset could have written it."""
+    """How a job has ended there: whoever can write to its dataset could have written it."""
 
+    __pydantic_config__ = AS_REPORTED
     status: str
     message: str
-    result: Mapping[str, Any] | None = None
-    sha256: str = ""
-    precision: HeldPrecision = "bf16"
-    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MadeModel:
+    """What is said there of the model that was made."""
+
+    __pydantic_config__ = AS_REPORTED
+    sha256: str
+    precision: HeldPrecision
+
+
+@dataclass(frozen=True)
+class EndedSpec:
+    """What may have become of the spec."""
+
+    __pydantic_config__ = AS_REPORTED
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class FinishedEnding(Ending):
+    """The end of a job that has made something."""
+
+    result: Mapping[str, Any] | None
+    model: Annotated[MadeModel, FromMapping({"weights": "precision"})]
+    spec: Annotated[EndedSpec, FromMapping()]
+    files: Mapping[str, str]
     """By name, the sha256 of each file of what was made."""
-    batch: Any = None
 
 
 def checked_ending(told: Any) -> Ending:
-    """What a job says of its end. Raises RentalEnded for what can't be meant."""
+    """What a job says of its end, a FinishedEnding of one that has finished. Raises RentalEnded for what is amiss."""
     try:
-        ending = Ending(text_of(told["status"]), text_of(told["message"]))
+        ending: Ending = adapter(Ending).validate_python(told)
         if ending.status != "finished":
             return ending
-        files = {text_of(name): text_of(known) for name, known in told["files"].items()}
-        model = told["model"]
-        held = model["precision"] if "precision" in model else model["weights"]  # where an earlier version runs
-        precision = next(one for one in get_args(HeldPrecision) if one == held)
-        batch, result = told["spec"]["batch_size"], dict(told["result"] or {})
-        result = {name: as_it_stands(value) if isinstance(value, str) else value for name, value in result.items()}
-        ending = replace(
-            ending, result=result, sha256=text_of(model["sha256"]), precision=precision, files=files, batch=batch
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        finished: FinishedEnding = adapter(FinishedEnding).validate_python(told)
+    except ValueError as error:
         raise RentalEnded(
             _("What the rented job says of its end can't be read, so nothing was taken in. {anew}").format(anew=_(ANEW))
         ) from error
-    odd = [name for name in files if not any(fnmatch(name, pattern) for pattern in MADE_FILES) or "/" in name]
+    odd = [name for name in finished.files if not any(fnmatch(name, one) for one in MADE_FILES) or "/" in name]
     if odd:
         raise RentalEnded(
             _("The rented job made files that no model has here ({odd}). Nothing was kept.").format(
                 odd=", ".join(odd)[:200]
             )
         )
-    return ending
+    said = {name: as_it_stands(one) if isinstance(one, str) else one for name, one in (finished.result or {}).items()}
+    return replace(finished, result=said)
 
 
-def text_of(value: Any) -> str:
-    """A text. Raises ValueError for anything else."""
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")
-    return value
-
-
-def as_trained(spec: JobSpec, batch: Any) -> JobSpec:
+def as_trained(spec: JobSpec, batch: int) -> JobSpec:
     """The spec with the batch that it ended with: there memory may have run out, and the batch been halved."""
     found: JobSpec | None = spec
     while isinstance(found, TrainingSpec) and found.batch_size != batch:

@@ -13,6 +13,7 @@ EARLIER_NAMES: Final[Mapping[str, Sequence[str]]] = {
     "quality": ("health",),
     "peak_memory_mb": ("peak_rss_mb",),
 }
+NONE_EARLIER: Final[Mapping[str, Sequence[str]]] = {}
 # No number that anybody means is as great.
 MOST: Final = 2**63
 
@@ -79,7 +80,9 @@ class FinishedTraining:
         return {name: value for name, value in asdict(self).items() if value not in (None, "", {})}
 
 
-def told_fields(record: type, told: Mapping[str, Any], earlier: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def told_fields(
+    record: type, told: Mapping[str, Any], earlier: Mapping[str, Sequence[str]] = NONE_EARLIER
+) -> dict[str, Any]:
     """What a stored result says of a record's fields, by their names or `earlier` ones, as far as it can be meant."""
     found: dict[str, Any] = {}
     for name, kind in kinds(record).items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal, TypeAlias
 
@@ -394,22 +394,33 @@ def metrics(db: Database, job_id: int) -> list[dict[str, Any]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def sample(db: Database, job_id: int, step: int, answers: Sequence[Mapping[str, Any]]) -> None:
-    """Keep what a run answered to its fixed prompts at a step: prompt, answer, finish_reason and tokens of each."""
+@dataclass(frozen=True)
+class SampleAnswer:
+    """What a model answered during a run to one of its fixed prompts."""
+
+    prompt: str
+    answer: str
+    finish_reason: str
+    tokens: int
+
+
+def sample(db: Database, job_id: int, step: int, answers: Sequence[SampleAnswer]) -> None:
+    """Keep what a run answered to its fixed prompts at a step."""
     with db.transaction():
         for answer in answers:
-            job_table.add_event(db, job_id, "sample", step, dict(answer))
+            job_table.add_event(db, job_id, "sample", step, asdict(answer))
 
 
-def samples(db: Database, job_id: int) -> dict[str, dict[int, dict[str, Any]]]:
+def samples(db: Database, job_id: int) -> dict[str, dict[int, SampleAnswer]]:
     """A run's sample answers by prompt and step, in the order in which they came first; the last at a step counts."""
     rows = db.rows("SELECT step, data FROM event WHERE job_id = ? AND kind = 'sample' ORDER BY id", (job_id,))
-    found: dict[str, dict[int, dict[str, Any]]] = {}
+    found: dict[str, dict[int, SampleAnswer]] = {}
     for row in rows:
-        answer = json.loads(row["data"])
-        if "prompt" not in answer:
+        told = json.loads(row["data"])
+        if "prompt" not in told:
             continue  # what an AI judge gave in vain
-        found.setdefault(answer["prompt"], {})[row["step"]] = answer
+        answer = SampleAnswer(**told)
+        found.setdefault(answer.prompt, {})[row["step"]] = answer
     return {prompt: dict(sorted(by_step.items())) for prompt, by_step in found.items()}
 
 

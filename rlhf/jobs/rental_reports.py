@@ -11,6 +11,7 @@ from annotated_types import Interval, Predicate
 from annotation.records import is_time, now
 from annotation.translation import _
 from annotation.validation import FromMapping, adapter
+from rlhf.jobs.job_store import SampleAnswer
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
 AS_REPORTED: ConfigDict = {"strict": True, "extra": "ignore"}
 StepCount = Annotated[int, Interval(ge=0, lt=2**31)]
 Moment = Annotated[str, Predicate(is_time)]
-
-
-@dataclass(frozen=True)
-class ReportedSample:
-    """What a model answered during a run."""
-
-    __pydantic_config__ = AS_REPORTED
-    prompt: str
-    answer: str
-    finish_reason: str
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -61,7 +51,7 @@ class SampleEvent:
     __pydantic_config__ = AS_REPORTED
     kind: Literal["sample"]
     step: StepCount
-    data: Annotated[ReportedSample, FromMapping()]
+    data: Annotated[SampleAnswer, FromMapping()]
     created: Moment
 
 

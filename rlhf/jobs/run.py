@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -14,6 +14,7 @@ from annotation.records import UserError
 from annotation.translation import N_, _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
+from rlhf.jobs.job_store import SampleAnswer
 from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
 
 LEFT_ALONE = N_("One of its processes ended, and the others with it.")
@@ -27,7 +28,7 @@ class Run(Attempt):
     measured_steps = 0
     """How many steps to run and to keep nothing but their figures; 0 for a run in earnest."""
 
-    def sample(self, step: int, answers: Sequence[Mapping[str, Any]]) -> None:
+    def sample(self, step: int, answers: Sequence[SampleAnswer]) -> None:
         """Record what the model that is being trained answers at this step."""
         job_store.sample(self.db, self.job_id, step, answers)
 

@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from annotation.database import Database, open_database
 from annotation.environment import keep_private
@@ -23,6 +22,7 @@ from annotation.records import UserError
 from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory
+from rlhf.jobs.job_store import SampleAnswer
 from rlhf.jobs.run import Run, attend, record_failure, run_algorithm
 
 # How long a process may take to save and end once the program that started it is gone.
@@ -48,7 +48,7 @@ class ReplicaRun(Run):
         """Add a line to the log file."""
         print(f"[process {self.rank}] {text}", flush=True)
 
-    def sample(self, step: int, answers: Sequence[Mapping[str, Any]]) -> None:
+    def sample(self, step: int, answers: Sequence[SampleAnswer]) -> None:
         """Nothing: the first process draws samples."""
 
 

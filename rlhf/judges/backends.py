@@ -18,12 +18,13 @@ from torch import Tensor
 
 from annotation.database import Database
 from annotation.records import Message, UserError
-from annotation.translation import _
+from annotation.translation import _, ngettext
 from annotation.ui.formatting import percent
 from rlhf.jobs.run import Run
 from rlhf.judges import judge_store, local_models, rubrics
+from rlhf.judges.judge_settings import DirectorySettings, EndpointSettings, LocalSettings, RewardModelSettings
 from rlhf.judges.judge_store import TOO_LONG, Comparison, Judge
-from rlhf.judges.openai_client import Endpoint, EndpointSettings, Failure, Reply
+from rlhf.judges.openai_client import Endpoint, Failure, Reply
 from rlhf.judges.rubrics import Rubric
 from rlhf.judges.verdicts import (
     ChanceBasis,
@@ -88,15 +89,24 @@ class LocalModel:
 
     spent = ""
 
-    def __init__(self, run: Run, judge: Judge, rubric: Rubric, base_path: Path, batch_size: int) -> None:
+    def __init__(
+        self,
+        run: Run,
+        name: str,
+        settings: LocalSettings | DirectorySettings,
+        rubric: Rubric,
+        base_path: Path,
+        batch_size: int,
+    ) -> None:
         self.run, self.rubric, self.batch_size = run, rubric, batch_size
-        directory = judge.settings.get("directory", "")
-        path = self.own_path(judge, directory) if directory else base_path
+        match settings:
+            case LocalSettings(revision):
+                path, policy = base_path, registry.by_revision(run.db, revision)
+            case DirectorySettings(directory, precision):
+                path = self.own_path(name, directory)
+                policy = replace(registry.by_revision(run.db, "base"), precision=precision)
         # What it thought would stand where its letter is read.
         self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
-        policy = registry.by_revision(run.db, "base" if directory else judge.settings.get("model", "base"))
-        if directory:  # held as when the judge was made; earlier versions held all in 4 bits and kept no word of it
-            policy = replace(policy, precision=judge.settings.get("precision", "nf4"))
         self.model = self.models.use(policy)
         tokenizer = self.models.tokenizer
         self.special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
@@ -104,11 +114,11 @@ class LocalModel:
         self.said_letters: list[float] = []
         """P(A) + P(B) of each prompt that was read."""
 
-    def own_path(self, judge: Judge, directory: str) -> Path:
+    def own_path(self, name: str, directory: str) -> Path:
         """Where its own model is; that it could not be tried goes into the log."""
         found = local_models.prepare_directory(self.run.data_dir, directory)
         if found.untried:
-            self.run.log(f"{judge.name}:{found.remark}")
+            self.run.log(f"{name}:{found.remark}")
         return found.path
 
     @property
@@ -185,10 +195,10 @@ class RewardScorer:
 
     spent = ""
 
-    def __init__(self, run: Run, judge: Judge, base_path: Path) -> None:
+    def __init__(self, run: Run, revision: str, base_path: Path) -> None:
         from peft import get_peft_model, set_peft_model_state_dict
 
-        policy = registry.by_revision(run.db, judge.settings["model"])
+        policy = registry.by_revision(run.db, revision)
         if policy.kind != "reward-model":
             raise UserError(
                 _("'{revision}' is no reward model. Choose one that a reward model training made.").format(
@@ -261,10 +271,9 @@ class RemoteModel:
 
     basis = None
 
-    def __init__(self, run: Run, judge: Judge, rubric: Rubric) -> None:
+    def __init__(self, run: Run, judge: Judge, settings: EndpointSettings, rubric: Rubric) -> None:
         """Raises UserError where the calls of all jobs together are spent."""
         self.run, self.judge, self.rubric = run, judge, rubric
-        settings = EndpointSettings(**judge.settings)
         self.made = judge_store.calls_made(run.db, judge)
         """Calls of earlier jobs, and those of this one that are counted with them."""
         self.total = settings.total_calls
@@ -277,9 +286,12 @@ class RemoteModel:
     @property
     def all_spent(self) -> str:
         """What is said where no job may ask it any more."""
-        return _(
+        return ngettext(
+            "The {total:,} call that {name} may make is made. Switch it off, and make a judge with a "
+            "larger limit to go on.",
             "All {total:,} calls that {name} may make are made. Switch it off, and make a judge with a "
-            "larger limit to go on."
+            "larger limit to go on.",
+            self.total,
         ).format(total=self.total, name=self.judge.name)
 
     @property
@@ -289,9 +301,12 @@ class RemoteModel:
             return ""
         if self.total and self.made >= self.total:
             return self.all_spent
-        return _("The budget of {calls:,} calls is spent; the next job goes on.").format(
-            calls=self.endpoint.settings.calls
-        )
+        calls = self.endpoint.settings.calls
+        return ngettext(
+            "The budget of {calls:,} call is spent; the next job goes on.",
+            "The budget of {calls:,} calls is spent; the next job goes on.",
+            calls,
+        ).format(calls=calls)
 
     def verdicts(self, requests: Sequence[JudgeRequest], stopped: IsStopped = lambda: False) -> Iterator[JudgeReply]:
         """What is read from each reply; a reply that says nothing clear is a failure."""
@@ -342,13 +357,16 @@ def prompt_of(
 
 def backend_for(run: Run, judge: Judge, rubric: Rubric, model: str, batch_size: int) -> JudgeBackend:
     """What answers for a judge. Raises UserError where its model or address is of no use."""
-    if judge.backend == "endpoint":
-        return RemoteModel(run, judge, rubric)
+    settings = judge.settings
+    if isinstance(settings, EndpointSettings):
+        return RemoteModel(run, judge, settings, rubric)
     try:
         base_path = ready(run.data_dir, model).path
-        if judge.backend == "reward-model":
-            return RewardScorer(run, judge, base_path)
-        return LocalModel(run, judge, rubric, base_path, batch_size)
+        match settings:
+            case RewardModelSettings(revision):
+                return RewardScorer(run, revision, base_path)
+            case LocalSettings() | DirectorySettings():
+                return LocalModel(run, judge.name, settings, rubric, base_path, batch_size)
     except (OSError, ValueError, SafetensorError, UserError) as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {shortened(str(error))}."
         raise UserError(
@@ -382,9 +400,11 @@ class JudgingCounts:
         self.failed[failure.reason] += 1
         self.failed_in_a_row += failure.reason != TOO_LONG  # which is the comparison's fault
         if self.failed_in_a_row >= most and not self.gave_up:
-            self.gave_up = _("{in_a_row} verdicts failed one after the other. {sentence}").format(
-                in_a_row=self.failed_in_a_row, sentence=failure.sentence
-            )
+            self.gave_up = ngettext(
+                "{in_a_row} verdict failed. {sentence}",
+                "{in_a_row} verdicts failed one after the other. {sentence}",
+                self.failed_in_a_row,
+            ).format(in_a_row=self.failed_in_a_row, sentence=failure.sentence)
 
 
 def run_judge(

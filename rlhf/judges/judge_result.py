@@ -34,4 +34,4 @@ class JudgeResult:
     @classmethod
     def of(cls, result: Mapping[str, Any] | None) -> JudgeResult:
         """The result of a job; what is not of its field's type is not read."""
-        return cls(**told_fields(cls, result or {}, {}))
+        return cls(**told_fields(cls, result or {}))

@@ -10,7 +10,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,11 +20,22 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import AsksWhy, Feedback, Message, TokenIds, UserError, now, read_token_ids
 from annotation.translation import _
+from annotation.validation import read
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.judges import local_models
 from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking
 from rlhf.judges.judge_result import JudgeResult
+from rlhf.judges.judge_settings import (
+    Backend,
+    DirectorySettings,
+    EndpointSettings,
+    JudgeSettings,
+    LocalSettings,
+    RewardModelSettings,
+    from_row,
+    kind_of,
+)
 from rlhf.judges.rubrics import DEFAULT, Rubric
 from rlhf.judges.verdicts import Choice, CombinedVerdict, Verdict, both_orders, combine, ranking_of
 from rlhf.models import registry
@@ -33,7 +44,6 @@ from rlhf.models.registry import Policy
 if TYPE_CHECKING:
     from rlhf.judges.openai_client import Failure
 
-Backend = Literal["local", "reward-model", "endpoint"]
 JudgeScope = Literal["open", "judged", "candidate"]
 MAXIMUM_NAME = 60
 # In the place of judges' names: all that label open comparisons.
@@ -51,7 +61,7 @@ class Judge:
     id: int
     name: str
     backend: Backend
-    settings: Mapping[str, Any]
+    settings: JudgeSettings
     active: bool
     """Whether it labels open comparisons; one that does not can still be asked for its verdicts."""
 
@@ -61,7 +71,8 @@ JUDGES = """SELECT j.annotator_id AS id, a.name, j.backend, j.settings, j.active
 
 
 def read_judge(row: Mapping[str, Any]) -> Judge:
-    return Judge(**{**row, "settings": json.loads(row["settings"]), "active": bool(row["active"])})
+    settings = from_row(row["backend"], json.loads(row["settings"]))
+    return Judge(**{**row, "settings": settings, "active": bool(row["active"])})
 
 
 def judges(db: Database, active: bool | None = None) -> list[Judge]:
@@ -86,7 +97,10 @@ def judges_named(db: Database, names: str) -> list[Judge]:
 
 
 def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], created_by: str) -> Judge:
-    """Make a judge. Raises UserError for a name that is taken, empty, too long or a word for all judges."""
+    """Make a judge. Raises UserError for a name that is taken, empty, too long or a word for all judges.
+
+    Also for settings that are none of its backend's; whether it can judge with them is not looked at.
+    """
     name = " ".join(name.split())
     if name.casefold() == ACTIVE:
         raise UserError(
@@ -105,13 +119,14 @@ def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], 
             raise UserError(
                 _("There is an annotator '{name}' already. Choose another name for the judge.").format(name=name)
             )
+        kept = asdict(read(kind_of(backend, settings), settings, _("The judge")))
         annotator_id = db.insert("annotator", {"name": name, "role": "annotator", "kind": "ai", "created": now()})
         db.insert(
             "judge",
             {
                 "annotator_id": annotator_id,
                 "backend": backend,
-                "settings": json.dumps(dict(settings), sort_keys=True),
+                "settings": json.dumps(kept, sort_keys=True),
                 "created_by": created_by,
                 "created": now(),
             },
@@ -133,13 +148,14 @@ def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]
                 backend=backend, known=", ".join(sorted(known))
             )
         )
-    if "model" in settings:
-        policy = registry.by_revision(db, str(settings["model"]))
-        if (policy.kind == "reward-model") != (backend == "reward-model"):
-            other = _("'{revision}' is no policy.") if backend == "local" else _("'{revision}' is no reward model.")
-            raise UserError(other.format(revision=policy.revision))
-        return {"model": policy.revision}
-    return local_models.settings_of_directory(db.path.parent, str(settings["directory"]))
+    given = read(kind_of(backend, settings), settings, _("The judge"))
+    if isinstance(given, DirectorySettings):
+        return asdict(local_models.settings_of_directory(db.path.parent, given.directory))
+    policy = registry.by_revision(db, given.model)
+    if (policy.kind == "reward-model") != (backend == "reward-model"):
+        other = _("'{revision}' is no policy.") if backend == "local" else _("'{revision}' is no reward model.")
+        raise UserError(other.format(revision=policy.revision))
+    return asdict(replace(given, model=policy.revision))
 
 
 def set_active(db: Database, name: str, active: bool) -> None:
@@ -165,15 +181,22 @@ def set_active(db: Database, name: str, active: bool) -> None:
 
 def model_of(db: Database, judge: Judge) -> Policy | None:
     """The policy or reward model of this data directory that judges; None for an endpoint and a model elsewhere."""
-    if judge.backend == "endpoint":  # whose model may have any name
-        return None
-    return next((one for one in registry.all_policies(db) if one.revision == judge.settings.get("model")), None)
+    match judge.settings:
+        case LocalSettings(model) | RewardModelSettings(model):
+            return next((one for one in registry.all_policies(db) if one.revision == model), None)
+        case DirectorySettings() | EndpointSettings():  # whose model may have any name
+            return None
 
 
 def what_judges(judge: Judge) -> tuple[str, ...]:
     """What is behind a judge's name, alike for all that were made of the same model whatever else was set of them."""
-    settings = (str(judge.settings.get(name, "")).rstrip("/") for name in ("address", "directory", "model"))
-    return judge.backend, *settings
+    match judge.settings:
+        case LocalSettings(model) | RewardModelSettings(model):
+            return judge.backend, model
+        case DirectorySettings(directory):
+            return judge.backend, "", directory.rstrip("/")
+        case EndpointSettings(address, model):
+            return judge.backend, address.rstrip("/"), model.rstrip("/")
 
 
 def frozen_before(db: Database, judge: Judge) -> str | None:
@@ -184,10 +207,10 @@ def frozen_before(db: Database, judge: Judge) -> str | None:
 
 def cost(judge: Judge, prompt_tokens: int, completion_tokens: int) -> float | None:
     """What so many tokens cost by the prices that a judge was given, in its currency; None without prices."""
-    prices = [float(judge.settings.get(name) or 0) for name in ("price_in", "price_out")]
-    if not any(prices):
-        return None
-    return round((prices[0] * prompt_tokens + prices[1] * completion_tokens) / 1e6, 6)
+    match judge.settings:
+        case EndpointSettings(price_in=price_in, price_out=price_out) if price_in or price_out:
+            return round((price_in * prompt_tokens + price_out * completion_tokens) / 1e6, 6)
+    return None
 
 
 # ------------------------------------------------------------------------------------------------------------ rubrics
@@ -676,51 +699,91 @@ def pair_outcomes(
     it too. It is given to nobody else; what an earlier version had others say of it changes, as a second opinion does,
     what is shown alone.
     """
-    by_comparison: dict[int, list[dict[str, Any]]] = {}
-    for row in judgements_of_pair(db, candidate_id, against_id, judge_id, skips):
-        by_comparison.setdefault(row["id"], []).append(row)
-    return sorted((pair_outcome(rows) for rows in by_comparison.values()), key=lambda one: one.at)
+    by_comparison: dict[int, list[PairJudgement]] = {}
+    for one in judgements_of_pair(db, candidate_id, against_id, judge_id, skips):
+        by_comparison.setdefault(one.comparison_id, []).append(one)
+    return sorted((pair_outcome(of_one) for of_one in by_comparison.values()), key=lambda one: one.at)
 
 
-def pair_outcome(rows: Sequence[Mapping[str, Any]]) -> PairOutcome:
+def pair_outcome(judgements: Sequence[PairJudgement]) -> PairOutcome:
     """What the judgements of a comparison come to; the oldest stands first."""
-    first, answers = rows[0], json.loads(rows[0]["sides"])
-    if not first["ours"]:  # it was measured the other way round
-        answers = answers[::-1]
+    first = judgements[0]
     # A flag alone tells nothing of who is better where somebody has ranked them.
-    said = [row for row in rows if row["outcome"] != "skip"] or rows
+    said = [one for one in judgements if not one.is_skip] or judgements
     # From what an admin says on, which settles it.
-    settled = [number for number, row in enumerate(said) if row["purpose"] == "settle"]
+    settled = [number for number, one in enumerate(said) if one.settles]
     return PairOutcome(
-        comparison_id=first["id"],
-        prompt_id=first["prompt_id"],
-        response_id=answers[0][0],
-        first=win_of(first),
-        outcome=fmean(map(win_of, said[settled[-1] :] if settled else said)),
-        length=answers[0][1],
-        other_length=answers[1][1],
-        at=first["judgement_id"],
-        people_chance=first["people_chance"],
-        skipped=all(row["outcome"] == "skip" and not row["flag"] for row in rows),
+        comparison_id=first.comparison_id,
+        prompt_id=first.prompt_id,
+        response_id=first.own.response_id,
+        first=first.win,
+        outcome=fmean(one.win for one in (said[settled[-1] :] if settled else said)),
+        length=first.own.length,
+        other_length=first.other.length,
+        at=first.id,
+        people_chance=first.people_chance,
+        skipped=all(one.is_skip and not one.flagged for one in judgements),
     )
 
 
-def win_of(row: Mapping[str, Any]) -> float:
-    """1 where a judgement prefers the candidate's answer, 0 for the other one, and a half for a tie."""
-    ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad, or flagged: neither is better
-    own, other = ranks if row["ours"] else ranks[::-1]
-    return 0.5 + (other > own) / 2 - (other < own) / 2
+@dataclass(frozen=True)
+class PairAnswer:
+    """One of the two answers of a comparison of policies."""
+
+    response_id: int
+    length: int
+    """In characters."""
+
+
+@dataclass(frozen=True)
+class PairJudgement:
+    """A judgement of a candidate's answer beside another policy's to the same prompt."""
+
+    id: int
+    comparison_id: int
+    prompt_id: int
+    people_chance: float | None
+    own: PairAnswer
+    """The candidate's."""
+    other: PairAnswer
+    win: float
+    """1 where the candidate's answer is preferred, 0 for the other one; a half for a tie, and where nothing is ranked:
+    both bad, skipped or only flagged."""
+    is_skip: bool
+    flagged: bool
+    settles: bool
+    """Whether an admin has settled by it what annotators said."""
+
+
+def pair_judgement(row: Mapping[str, Any]) -> PairJudgement:
+    """A row of `judgements_of_pair`, whose answers and ranks stand by position."""
+    answers = [PairAnswer(*side) for side in json.loads(row["sides"])]
+    ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]
+    if not row["ours"]:  # it was measured the other way round
+        answers, ranks = answers[::-1], ranks[::-1]
+    return PairJudgement(
+        id=row["id"],
+        comparison_id=row["comparison_id"],
+        prompt_id=row["prompt_id"],
+        people_chance=row["people_chance"],
+        own=answers[0],
+        other=answers[1],
+        win=0.5 + (ranks[1] > ranks[0]) / 2 - (ranks[1] < ranks[0]) / 2,
+        is_skip=row["outcome"] == "skip",
+        flagged=row["flag"] is not None,
+        settles=row["purpose"] == "settle",
+    )
 
 
 def judgements_of_pair(
     db: Database, candidate_id: int, against_id: int, judge_id: int | None, skips: bool
-) -> list[dict[str, Any]]:
+) -> list[PairJudgement]:
     """The judgements of answers by two policies, oldest first.
 
     Answers in another precision than the policy has now, or of when it thought and now does not, are another policy's.
     """
-    return db.rows(
-        f"""SELECT c.id, c.prompt_id, c.people_chance, j.id AS judgement_id, j.ranking, j.purpose, j.outcome,
+    rows = db.rows(
+        f"""SELECT c.id AS comparison_id, c.prompt_id, c.people_chance, j.id, j.ranking, j.purpose, j.outcome,
                j.flag, c.candidate_id = :candidate AS ours,
                (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
                    FROM comparison_response cr JOIN response r ON r.id = cr.response_id
@@ -738,6 +801,7 @@ def judgements_of_pair(
            ORDER BY j.id""",
         {"candidate": candidate_id, "against": against_id, "judge": judge_id, "skips": skips},
     )
+    return [pair_judgement(row) for row in rows]
 
 
 @dataclass(frozen=True)

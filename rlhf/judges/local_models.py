@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from annotation.records import UserError
 from annotation.translation import _
+from rlhf.judges.judge_settings import DirectorySettings
 from rlhf.models import base_model, memory
 from rlhf.models.base_model import BaseModel
 from rlhf.models.chat_template import TOKENIZER_FILE, ChatTokenizer
@@ -17,7 +17,7 @@ LETTERS = ("A", "B")
 SPACES = ("", " ", "Ġ", "▁")
 
 
-def settings_of_directory(data_dir: Path, directory: str) -> dict[str, Any]:
+def settings_of_directory(data_dir: Path, directory: str) -> DirectorySettings:
     """The settings of a judge that is the model in a directory: also the precision in which it is held, for good.
 
     By need, as a base's. Some seconds, for it is tried. Raises UserError where it can't judge.
@@ -30,7 +30,7 @@ def settings_of_directory(data_dir: Path, directory: str) -> dict[str, Any]:
     prepare_directory(data_dir, str(path))
     if (path / TOKENIZER_FILE).is_file():
         letter_tokens(ChatTokenizer(path).get_vocab())
-    return {"directory": str(path), "precision": base_model.precision_by_need(path, memory.this_machine())}
+    return DirectorySettings(str(path), base_model.precision_by_need(path, memory.this_machine()))
 
 
 def prepare_directory(data_dir: Path, directory: str) -> BaseModel:

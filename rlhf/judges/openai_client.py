@@ -15,18 +15,17 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
-from annotated_types import Interval
 
 from annotation.records import Message, UserError, storable
 from annotation.translation import _, ngettext
 from annotation.validation import read
+from rlhf.judges.judge_settings import EndpointSettings
 
 FailureReason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "no verdict", "refused"]
-PATH = "/chat/completions"
 KEY_VARIABLE = re.compile(r"PREFLOOP_JUDGE_[A-Z0-9_]{1,80}|OPENAI_API_KEY")
 # Shorter ones are placeholders such as EMPTY for servers that check none, and are words of the language.
 SHORTEST_KEY = 12
@@ -43,58 +42,6 @@ for name in ("httpx", "httpcore"):
 
 
 # --------------------------------------------------------------------------------------------------------- settings
-NoThinking = Literal["", "enable_thinking", "none", "minimal", "low"]
-Price = Annotated[float, Interval(ge=0, le=1_000_000)]
-
-
-@dataclass(frozen=True)
-class EndpointSettings:
-    """Where a judge answers and what may be asked of it. Holds no secret: the key is named, not given."""
-
-    address: str
-    """Without the /chat/completions at its end: https://api.openai.com/v1"""
-    model: str
-    key_variable: str = ""
-    """The environment variable, where Prefloop runs, that holds the key; empty for none."""
-    temperature: Annotated[float, Interval(ge=0, le=2)] = 0.0
-    max_tokens: Annotated[int, Interval(ge=1, le=100_000)] = 400
-    """Tokens of a reply. A model that thinks before it answers needs thousands."""
-    timeout_seconds: Annotated[float, Interval(ge=1, le=600)] = 60.0
-    retries: Annotated[int, Interval(ge=0, le=10)] = 4
-    """How often a call is repeated that failed for a reason that may pass."""
-    concurrency: Annotated[int, Interval(ge=1, le=32)] = 4
-    """Calls under way at the same time."""
-    calls: Annotated[int, Interval(ge=1, le=1_000_000)] = 2_000
-    """The most calls of one job, repeated ones included."""
-    total_calls: Annotated[int, Interval(ge=0, le=1_000_000_000)] = 0
-    """The most calls of all jobs together; 0 for no limit."""
-    no_thinking: NoThinking = ""
-    """How it is told not to think before it answers: 'enable_thinking' as servers with a chat template take it (vLLM,
-    SGLang, llama.cpp), or 'none', 'minimal' or 'low' as the reasoning_effort of others. Empty where it is not known
-    what the endpoint takes: nothing is said then."""
-    price_in: Price = 0.0
-    """Price of a million tokens of prompts; 0 where it is not known."""
-    price_out: Price = 0.0
-    """Price of a million tokens of replies."""
-
-    @property
-    def url(self) -> str:
-        """Where calls go."""
-        return self.address.rstrip("/").removesuffix(PATH) + PATH
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """What calls say of thinking; nothing where nothing is to be said."""
-        if self.no_thinking == "enable_thinking":
-            return {"chat_template_kwargs": {"enable_thinking": False}}
-        return {"reasoning_effort": self.no_thinking} if self.no_thinking else {}
-
-    @property
-    def host(self) -> str:
-        """The endpoint's name in sentences."""
-        return urlsplit(self.address).netloc
-
-
 def settings_of(values: Mapping[str, Any], labels: Mapping[str, str] | None = None) -> EndpointSettings:
     """Given settings, which a form may call by `labels`.
 
@@ -270,7 +217,11 @@ class Endpoint:
         """Take a call from the budget. Raises RequestsStopped if none is left."""
         with self._counting:
             if self.exhausted:
-                raise RequestsStopped(_("The budget of {calls:,} calls is spent.").format(calls=self.settings.calls))
+                calls = self.settings.calls
+                spent = ngettext(
+                    "The budget of {calls:,} call is spent.", "The budget of {calls:,} calls is spent.", calls
+                )
+                raise RequestsStopped(spent.format(calls=calls))
             self.calls += 1
 
     def _call(self, client: httpx.Client, messages: Sequence[Message]) -> Reply:

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from annotation.records import UserError
-from annotation.translation import N_, _, numeral
+from annotation.translation import N_, _, ngettext, numeral
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import COMPARISONS
 from rlhf.jobs.devices import query_graphics
@@ -304,7 +304,8 @@ class Machine:
     @property
     def called(self) -> str:
         """What it is, for people."""
-        return self.name or _("{cpu_count} processors").format(cpu_count=self.processors)
+        count = ngettext("{cpu_count} processor", "{cpu_count} processors", self.processors)
+        return self.name or count.format(cpu_count=self.processors)
 
 
 def this_machine() -> Machine:
@@ -457,7 +458,8 @@ def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Work
         drawn = spec.drawn_together * spec.batch_size
         cache = drawn * spec.max_length * shapes.layers * 2 * shapes.key_value * width
         if cache > size:
-            return Component(CACHE, cache, _("{drawn} answers drawn together").format(drawn=drawn))
+            together = ngettext("{drawn} answer drawn at a time", "{drawn} answers drawn together", drawn)
+            return Component(CACHE, cache, together.format(drawn=drawn))
     return Component(N_("Activations"), size, _("up to {tokens:,} tokens in a forward pass").format(tokens=tokens))
 
 

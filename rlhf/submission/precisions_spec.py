@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from annotation.database import Database
 from annotation.records import UserError
@@ -12,6 +13,7 @@ from annotation.translation import N_, _
 from annotation.ui.formatting import moment
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
+from rlhf.jobs.finished_training import told_fields
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import memory, registry
 from rlhf.models.memory import Machine
@@ -74,8 +76,11 @@ class PrecisionGap:
     perplexity: float
     """Of the plain text, in the precision that answers."""
     other_perplexity: float
-    measured: str
-    """When."""
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> PrecisionGap:
+        """The result of a job that has measured it, which says more."""
+        return cls(**told_fields(cls, result))
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,8 @@ class PrecisionMismatch:
     held_in: HeldPrecision
     gap: PrecisionGap | None
     """None before it was measured."""
+    measured: str | None
+    """When."""
     measuring: bool
     """Whether a job that measures it waits or runs."""
 
@@ -112,7 +119,7 @@ class PrecisionMismatch:
                 kl=self.gap.kl,
                 other=self.gap.other_perplexity,
                 perplexity=self.gap.perplexity,
-                measured=moment(self.gap.measured),
+                measured=moment(self.measured),
             )
         elif self.measuring:
             apart = _("How far apart they are is being measured.")
@@ -135,7 +142,7 @@ def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> PrecisionMis
     held_in = spec.held_in() if spec.held_in() != "auto" else memory.precision_of(spec, machine)
     if held_in == parent.precision:
         return None
-    found = PrecisionMismatch(parent, cast(HeldPrecision, held_in), None, measuring=False)
+    found = PrecisionMismatch(parent, cast(HeldPrecision, held_in), None, None, measuring=False)
     jobs = [
         job
         for job in job_store.recent(db, (PrecisionsSpec.kind,), REMEMBERED)
@@ -144,10 +151,6 @@ def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> PrecisionMis
         == (found.spec.revision, found.spec.precision, found.spec.other)
     ]
     done = next((job for job in jobs if job.status == "finished" and job.result), None)
-    gap = None
     if done is not None and done.result is not None:
-        result = done.result
-        gap = PrecisionGap(
-            result["kl"], result["perplexity"], result["other_perplexity"], done.finished or done.created
-        )
-    return replace(found, gap=gap, measuring=any(job.is_open for job in jobs))
+        found = replace(found, gap=PrecisionGap.of(done.result), measured=done.finished or done.created)
+    return replace(found, measuring=any(job.is_open for job in jobs))

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from annotation.project import reason_as_read
 from annotation.tabs.comparisons import words
 from annotation.tabs.comparisons.comparison_table import acts
-from annotation.tabs.quality_report import FLAG_NAMES, PURPOSES
-from annotation.translation import N_, _, ngettext, numeral
+from annotation.tabs.quality_report import FLAG_NAMES, PURPOSES, verdict
+from annotation.translation import _, ngettext, numeral
 from annotation.ui.differences import marked
 from annotation.ui.formatting import NOTHING, count_words, duration, moment, percent
-from annotation.ui.markup import Row, Way, card, chip, escape, facts, paragraph, table, way
+from annotation.ui.markup import (
+    Row,
+    Way,
+    card,
+    chip,
+    conversation,
+    escape,
+    facts,
+    pages,
+    paragraph,
+    sides,
+    table,
+    text_box,
+    way,
+)
 from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.comparison_history import ComparisonHistory, HistoryAnswer, SaidJudgement, UsedBy
 from annotation.workbench.comparison_list import FilterChoices
-
-ROLES: Final = {"system": N_("Instructions"), "user": N_("User"), "assistant": N_("Assistant")}
 
 
 def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoices, back_to: str) -> str:
@@ -36,7 +47,7 @@ def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoic
         learnt(used),
     )
     return (
-        f'<div class="workbench one" data-only="{number}"><p class="pages">{back}</p>'
+        f'<div class="workbench one" data-only="{number}">{pages("", back)}'
         f"<h2>{escape(title)} {chip(words.status_chip(found.listed.status))}</h2>{bar}"
         f"{asked(found)}{''.join(parts)}</div>"
     )
@@ -44,28 +55,25 @@ def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoic
 
 def asked(found: ComparisonHistory) -> str:
     """The prompt and the answers, those of a pair with the words marked in which they differ."""
-    turns = "".join(
-        f'<h3>{escape(_(ROLES.get(turn["role"], turn["role"])))}</h3><pre dir="auto">{escape(turn["content"])}</pre>'
-        for turn in found.messages
-    )
     texts = [escape(answer.text) for answer in found.answers]
     if len(found.answers) == 2:
         texts = list(marked(found.answers[0].text, found.answers[1].text))
-    sides = "".join(
-        f'<div><h3>{escape(answer_title(number, answer))}</h3><pre dir="auto" tabindex="0">{text}</pre></div>'
-        for number, (answer, text) in enumerate(zip(found.answers, texts, strict=True), 1)
-    )
-    return f'{turns}<div class="sides">{sides}</div>'
+    answers = enumerate(zip(found.answers, texts, strict=True), 1)
+    boxes = [text_box(answer_title(number, answer), text, scrolls=True) for number, (answer, text) in answers]
+    return conversation(found.messages) + sides(boxes)
 
 
 def answer_title(number: int, answer: HistoryAnswer) -> str:
     """What stands above an answer: who wrote it and how long it is."""
     count = count_words(answer.text)
-    long = ngettext("{count:,} word", "{count:,} words", count).format(count=count)
-    cut = _(", cut off") if answer.finish_reason == "length" else ""
-    state = {"writing": _(", being written"), "failed": _(", not written to its end")}.get(answer.state, "")
-    said_of = _("Answer {number} · {writer} · {long}").format(number=number, writer=answer.writer, long=long)
-    return f"{said_of}{cut}{state}"
+    parts = [
+        _("Answer {number}").format(number=number),
+        answer.writer,
+        ngettext("{count:,} word", "{count:,} words", count).format(count=count),
+        _("cut off") if answer.finish_reason == "length" else "",
+        {"writing": _("being written"), "failed": _("not written to its end")}.get(answer.state, ""),
+    ]
+    return " · ".join(filter(None, parts))
 
 
 def formed(found: ComparisonHistory) -> str:
@@ -108,8 +116,8 @@ def people(found: ComparisonHistory) -> str:
     """The chance that people were to get it, and what came of it."""
     if found.people_drawn is None or found.people_chance in (0, 1):
         return chance(found.people_chance)
-    drawn = _("it did") if found.people_drawn else _("it did not")
-    return f"{chance(found.people_chance)}: {drawn}"
+    drawn = _("{chance}: people got it") if found.people_drawn else _("{chance}: people did not get it")
+    return drawn.format(chance=chance(found.people_chance))
 
 
 def chance(value: float | None) -> str:
@@ -152,7 +160,7 @@ def judgement_row(one: SaidJudgement, found: ComparisonHistory) -> Row:
     return (
         f"{one.annotator}\n{_(PURPOSES[one.purpose])}",
         moment(one.when),
-        words.verdict(one.outcome, one.ranking, one.strength),
+        verdict(one.outcome, one.ranking, one.strength),
         stands(one, found.judgements),
         f"{', '.join(along) or NOTHING}{note}{edited}",
         duration(one.seconds) if one.seconds else NOTHING,

@@ -18,6 +18,7 @@ from annotation.ui.markup import (
     Way,
     act_button,
     escape,
+    pages,
     paragraph,
     status,
     table,
@@ -96,7 +97,7 @@ def filter_line(looked: ListPlace) -> str:
         if value
     )
     said = _("Filtered. Press one to leave it out:")
-    return f'<p class="pages"><span>{escape(said)}</span>{ways}</p>' if ways else ""
+    return pages(said, after=ways) if ways else ""
 
 
 def without(looked: ListPlace, name: str) -> str:
@@ -108,7 +109,7 @@ def without(looked: ListPlace, name: str) -> str:
 def as_of(time: str) -> str:
     """When what is below was looked up, and the button that looks again: it does not follow what others do."""
     said, button = _("As of {time} UTC").format(time=clock(time)), act_button(_("Refresh"), "again", "")
-    return f'<p class="pages"><span>{escape(said)}</span>{button}</p>'
+    return pages(said, after=button)
 
 
 def row_of(one: ListedComparison) -> Row:
@@ -167,7 +168,7 @@ def pager(page: ListPage, looked: ListPlace) -> str:
     said = _("Page {number:,} of {pages:,}").format(number=page.number, pages=page.pages)
     back = way(replace(looked, page=page.number - 1).address, _("Previous")) if page.number > 1 else ""
     on = way(replace(looked, page=page.number + 1).address, _("Next")) if page.number < page.pages else ""
-    return f'<p class="pages">{back}<span>{escape(said)}</span>{on}</p>'
+    return pages(said, back, on)
 
 
 def confirmation(asked: BulkRequest, planned: Plan) -> str:

@@ -10,7 +10,19 @@ from annotation.translation import _, ngettext, numeral
 from annotation.ui import charts
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, duration, percent
-from annotation.ui.markup import Bar, Row, card, escape, figures, folded_card, paragraph, table, telling, way
+from annotation.ui.markup import (
+    Bar,
+    Row,
+    card,
+    cards,
+    figures,
+    folded_card,
+    pages,
+    paragraph,
+    table,
+    telling,
+    way,
+)
 from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.comparison_filter import SPLITS
 from annotation.workbench.data_statistics import LENGTH_EDGES, DataStatistics, NamedCounts
@@ -23,7 +35,7 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
     if filtered:
         ways = way(looked.address, _("The list")) + way(link(STATISTICS, Place()), _("Of all"))
         said = _("Of the comparisons of one list.")
-        top = f'<p class="pages"><span>{escape(said)}</span>{ways}</p>'
+        top = pages(said, after=ways)
     if not found.comparisons:
         return top + paragraph(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
     numbers = figures(
@@ -49,7 +61,7 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
         counted(_("By split"), found.by_split, found.comparisons, lambda name: _(SPLITS[name]), folded_card),
         counted(_("By number of answers"), found.by_answers, found.comparisons, framed=folded_card),
     )
-    return f'{top}{numbers}{people(found)}{days(found)}<div class="cards">{"".join(tables)}</div>'
+    return f"{top}{numbers}{people(found)}{days(found)}{cards(tables)}"
 
 
 def counted(

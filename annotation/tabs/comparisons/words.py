@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from annotation.tabs.quality_report import DEGREES, OUTCOME_NAMES
 from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import cut
 from annotation.ui.markup import Chip
@@ -74,17 +73,6 @@ def field_value(name: str, value: str | Sequence[Any]) -> str:
     said = {one: word for one, (word, _sql) in SAID.items()}
     known = {**STATUSES, **said, **SPLITS} if name in ("status", "said", "split") else {}
     return cut(", ".join(_(known[one]) if one in known else str(one) for one in value), SHOWN_VALUE)
-
-
-def verdict(outcome: str, ranking: Sequence[int] | None, strength: int | None) -> str:
-    """A judgement in words, by the answers' numbers: '1 > 2, clearly', '1 = 2', 'all bad'."""
-    if ranking is None:
-        return _(OUTCOME_NAMES[outcome])
-    levels: dict[int, list[str]] = {rank: [] for rank in sorted(set(ranking))}
-    for number, rank in enumerate(ranking, 1):
-        levels[rank].append(str(number))
-    order = " > ".join(" = ".join(level) for level in levels.values())
-    return f"{order}, {_(DEGREES[strength])}" if strength else order
 
 
 def question(kind: ChangeKind, count: int, whom: str) -> str:

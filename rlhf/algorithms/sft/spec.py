@@ -83,7 +83,7 @@ class SFTSpec(TrainingSpec):
     }
     base_may_change: ClassVar = True
     held_out: ClassVar = HeldOutFigures(
-        N_("On {n} held-out demonstrations"),
+        N_("Held-out demonstrations: {n}"),
         N_("There were no held-out demonstrations to check it with."),
         (
             HeldOutFigure(

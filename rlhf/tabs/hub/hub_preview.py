@@ -8,12 +8,13 @@ from pathlib import Path
 
 from annotation.copies.safe_copies import Schedule
 from annotation.database import Database
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import duration, size
 from annotation.ui.markup import Chip, paragraph, points, status, table
 from rlhf.hub import space_upload
 from rlhf.hub.hub_requests import CheckSpace, PublishModel
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
+from rlhf.hub.space_upload import SpaceFinding
 from rlhf.models import registry
 from rlhf.tabs import downloads
 
@@ -51,12 +52,21 @@ def space_preview(asked: CheckSpace) -> str:
     asked.check()
     plan = asked.plan(None)
     found = space_upload.check(plan, None)
-    into = _("{files} files of the program would go to the private Space {repo}. Nothing was sent.")
+    files = len(space_upload.contents(plan))
+    into = ngettext(
+        "{files} file of the program would go to the private Space {repo}. Nothing was sent.",
+        "{files} files of the program would go to the private Space {repo}. Nothing was sent.",
+        files,
+    )
     if plan.public:
-        into = _("{files} files of the program would go to the public Space {repo}. Nothing was sent.")
-    said = status(into.format(files=len(space_upload.contents(plan)), repo=plan.repo))
+        into = ngettext(
+            "{files} file of the program would go to the public Space {repo}. Nothing was sent.",
+            "{files} files of the program would go to the public Space {repo}. Nothing was sent.",
+            files,
+        )
+    said = status(into.format(files=files, repo=plan.repo))
     settings = [*plan.variables.items(), (_("Hardware"), plan.hardware or space_upload.FREE)]
-    return said + table((_("Setting"), _("Value")), settings) + findings_table([(one.level, one.text) for one in found])
+    return said + table((_("Setting"), _("Value")), settings) + findings_table(found)
 
 
 # How bad what a check of a Space found is, the worst first, with its colour.
@@ -67,10 +77,13 @@ LEVELS: Mapping[str, Chip] = {
 }
 
 
-def findings_table(found: Sequence[Sequence[str]]) -> str:
+def findings_table(found: Sequence[SpaceFinding]) -> str:
     """What a check of a Space found, what must be mended first."""
     rows = [
-        (Chip(_(chip.words), chip.state), text) for one, chip in LEVELS.items() for level, text in found if level == one
+        (Chip(_(chip.words), chip.state), one.text)
+        for level, chip in LEVELS.items()
+        for one in found
+        if one.level == level
     ]
     return table((_("Level"), _("What the check found")), rows)
 

@@ -46,6 +46,7 @@ from rlhf.hub.hub_requests import (
     PullModel,
     PushData,
     Request,
+    SpaceCheck,
 )
 from rlhf.hub.pull_model import PRECISIONS
 from rlhf.hub.token_launcher import PLACE
@@ -124,8 +125,8 @@ def request_card(job: HubJob | None, held: bool = True) -> str:
         text = _("Waits for its turn: {what} …") if waits else _("At work: {what} …")
         return status(text.format(what=about(job)))
     said = status(_(job.message), "" if job.status == "finished" else "warning")
-    found = (job.result or {}).get("findings", [])
-    return said + (hub_preview.findings_table(found) if found else "")
+    found = SpaceCheck.of(job.result) if job.kind == "check-space" else None
+    return said + (hub_preview.findings_table(found.findings) if found is not None and found.findings else "")
 
 
 def about(job: HubJob) -> str:
@@ -229,24 +230,26 @@ def run_choices(found: Sequence[Job]) -> list[tuple[str, str]]:
 # ----------------------------------------------------------------------------------------------------------- the Space
 def agreement(checked: HubJob | None) -> str:
     """What somebody who makes the checked Space agrees to; empty where it can't be made."""
-    if checked is None or checked.result is None or checked.result["errors"]:
+    found = None if checked is None else SpaceCheck.of(checked.result)
+    if checked is None or found is None or found.errors:
         return ""
-    asked, found = checked.spec, checked.result
+    asked = checked.spec
     assert isinstance(asked, CheckSpace)
-    if found["public"]:
+    if found.public:
         seen = _("{repo} will be public: everybody can open it and read the program's files and settings.")
-    elif found.get("shuts_out"):
+    elif found.shuts_out:
         seen = _(
             "{repo} will be private: only its owner, or the members of its organisation, can open it, though {setting} "
             "lets others in."
         )
     else:
         seen = _("{repo} will be private: only its owner, or the members of its organisation, can open it.")
-    price = found["price"]
     cost = (
-        _("{hardware} costs ${price:.2f} an hour while it runs.") if price else _("No paid hardware is asked for.")
-    ).format(hardware=found["hardware"], price=price)
-    return " ".join([_("I agree."), seen.format(repo=asked.repo, setting=found.get("shuts_out")), cost])
+        _("{hardware} costs ${price:.2f} an hour while it runs.")
+        if found.price
+        else _("No paid hardware is asked for.")
+    ).format(hardware=found.hardware, price=found.price)
+    return " ".join([_("I agree."), seen.format(repo=asked.repo, setting=found.shuts_out), cost])
 
 
 def valid_check(db: Database) -> HubJob | None:
@@ -259,13 +262,14 @@ def space_to_make(db: Database, asked: CheckSpace, agreed: Any) -> MakeSpace:
     """The Space of the form, as it was checked and agreed to. Raises UserError where it was not."""
     asked.check()
     checked = valid_check(db)
-    if checked is None or checked.result is None or not agreement(checked):
+    found = None if checked is None else SpaceCheck.of(checked.result)
+    if checked is None or found is None or not agreement(checked):
         raise UserError(_(CHECK_FIRST))
     if checked.spec != asked:
         raise UserError(_(STALE))
     if agreed is not True:
         raise UserError(_(UNAGREED))
-    return MakeSpace(**asdict(asked), price=checked.result["price"])
+    return MakeSpace(**asdict(asked), price=found.price)
 
 
 def space_of(*values: Any) -> CheckSpace:

@@ -12,7 +12,7 @@ from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer, Split, seconds_between, who
 from annotation.store import AnswerCounts
-from annotation.translation import N_, _, numeral
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import differences, markup
 from annotation.ui.formatting import (
     NOT_MEASURED,
@@ -25,7 +25,7 @@ from annotation.ui.formatting import (
     percent_with_interval,
     share,
 )
-from annotation.ui.markup import Button, Chip, Explained, Row, card_title, escape, facts, paragraph, table
+from annotation.ui.markup import Button, Chip, Explained, Row, card_title, facts, paragraph, table
 from rlhf.evaluation import gate_words
 from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import Criterion, LimitedFigure, Passed, Requirement, Rule, past_limits
@@ -201,8 +201,8 @@ def decisions_card(decisions: Sequence[Decision], undoable: Mapping[int, Button]
         who=who(latest.decided_by), revision=latest.revision, when=moment(latest.created)
     )
     undo = undoable.get(latest.id)
-    beside = f"<span>{markup.act_button(undo.words, undo.act, undo.subject)}</span>" if undo else ""
-    first = f'<div class="decided"><p>{escape(said)}</p>{beside}</div>'
+    button = markup.act_button(undo.words, undo.act, undo.subject) if undo else ""
+    first = markup.decided(paragraph(said), button)
     return first + markup.unfold(_("Latest decisions"), decisions_table(decisions, undoable))
 
 
@@ -351,8 +351,16 @@ def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Crite
     if report is None:
         return ""  # why there is none, `gate_decisions.check_status` says
     warned = "".join(paragraph(sentence, "warning") for sentence in warnings(report, rule))
-    answered = _("{prompts} held-out prompts, the same random numbers for every policy.").format(prompts=report.prompts)
-    apart = _("People and judges have compared answers to {count} others, which are not shown.")
+    answered = ngettext(
+        "{prompts} held-out prompt, the same random numbers for every policy.",
+        "{prompts} held-out prompts, the same random numbers for every policy.",
+        report.prompts,
+    ).format(prompts=report.prompts)
+    apart = ngettext(
+        "People and judges have compared answers to {count} other, which is not shown.",
+        "People and judges have compared answers to {count} others, which are not shown.",
+        report.compared_apart,
+    )
     apart = apart.format(count=report.compared_apart) if report.compared_apart else ""
     return (
         f"{warned}{win_rates(report)}{reward_sentence(report.reward)}{figures_table(report, criteria)}"
@@ -504,9 +512,11 @@ def win_rates(report: CheckReport) -> str:
                 rows.append((other, judge, found, at_equal, str(rate.n), str(rate.ties)))
     missing = "".join(
         paragraph(
-            _("{judge} left {left_open} comparisons open. {gave_up}").format(
-                judge=judge, left_open=calls.left_open, gave_up=calls.gave_up
-            ),
+            ngettext(
+                "{judge} left {left_open} comparison open. {gave_up}",
+                "{judge} left {left_open} comparisons open. {gave_up}",
+                calls.left_open,
+            ).format(judge=judge, left_open=calls.left_open, gave_up=calls.gave_up),
             "warning",
         )
         for judge, calls in report.judged.items()
@@ -649,17 +659,10 @@ def answer_pairs(left: Sequence[CheckedAnswer], right: Sequence[CheckedAnswer]) 
     newest_right = {(answer.prompt_id, answer.seed): answer for answer in right}
     newest_left = {(answer.prompt_id, answer.seed): answer for answer in left}
     return [
-        AnswerPair(conversation(answer.messages), answer, newest_right[key])
+        AnswerPair(markup.conversation_text(answer.messages), answer, newest_right[key])
         for key, answer in newest_left.items()
         if key in newest_right
     ]
-
-
-def conversation(messages: Sequence[Mapping[str, str]]) -> str:
-    """A prompt as text: its one question, or every turn with who said it."""
-    if len(messages) == 1:
-        return messages[0]["content"]
-    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def answers_page(pairs: Sequence[AnswerPair], page: int, size: int, names: tuple[str, str]) -> str:
@@ -674,13 +677,13 @@ def answers_page(pairs: Sequence[AnswerPair], page: int, size: int, names: tuple
 
 def pair_box(names: tuple[str, str], pair: AnswerPair) -> str:
     """A prompt and the two answers to it."""
-    sides = (pair.left, pair.right)
-    marked = differences.marked(*(side.text for side in sides))
-    boxes = "".join(
+    both = (pair.left, pair.right)
+    marked = differences.marked(*(side.text for side in both))
+    boxes = [
         answer_box(name, inside, side.tokens, side.finish_reason, as_html=True)
-        for name, inside, side in zip(names, marked, sides, strict=True)
-    )
-    return f'<div class="pair"><pre class="prompt">{escape(pair.prompt)}</pre><div class="sides">{boxes}</div></div>'
+        for name, inside, side in zip(names, marked, both, strict=True)
+    ]
+    return markup.answers_to(pair.prompt, boxes)
 
 
 def page_label(total: int, page: int, size: int) -> str:

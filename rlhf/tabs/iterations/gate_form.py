@@ -21,7 +21,7 @@ from annotation.tabs.components import (
     whole_number,
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
-from annotation.translation import N_, _, joined, numeral
+from annotation.translation import N_, _, joined, ngettext, numeral
 from annotation.ui import markup
 from annotation.ui.formatting import moment
 from annotation.validation import hint_at, limits_of, whole
@@ -103,7 +103,7 @@ def change_card(change: RuleChange | None, rule: Rule, labels: Mapping[str, str]
         return ""
     said = _("{who} changed the rule, {when} UTC.").format(who=who(change.changed_by), when=moment(change.created))
     undo = markup.act_button(_("Undo: put the rule back"), "undo-rule", str(change.number))
-    return f'<div class="decided"><div>{markup.paragraph(said)}{markup.points(changed)}</div><span>{undo}</span></div>'
+    return markup.decided(markup.paragraph(said) + markup.points(changed), undo)
 
 
 def value_in_words(value: Any) -> str:
@@ -307,7 +307,10 @@ def renewed(context: Context, wanted: int) -> str:
                 prompts=made.prompts, version=made.version
             )
         )
-    return _(
+    return ngettext(
+        "Version {version} has {prompts} prompt. Figures of earlier checks can't be compared with "
+        "those to come: check again what you want to compare.",
         "Version {version} has {prompts} prompts. Figures of earlier checks can't be compared with "
-        "those to come: check again what you want to compare."
+        "those to come: check again what you want to compare.",
+        made.prompts,
     ).format(version=made.version, prompts=made.prompts)

@@ -27,7 +27,7 @@ from annotation.tabs.components import (
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.tabs.polling import ANSWERS, poll, pulse
-from annotation.translation import N_, _, spoken
+from annotation.translation import N_, _, ngettext, spoken
 from annotation.ui import markup
 from annotation.ui.tab_addresses import Place
 from rlhf.data import held_out_sets
@@ -405,14 +405,18 @@ def ask_people(db: Database, revision: str | None) -> str:
         )
         spent = gate_decisions.spent_prompts(db, policy, registry.by_revision(db, against))
         raise UserError((counted if spent else queued).format(revision=policy.revision, against=against))
-    said = _(
-        "{made} comparisons of {revision} with {against} take turns with the others in the annotators' "
-        "queue, blind. They are on held-out prompts, so nothing is trained on them; the Quality tab shows "
-        "who wins."
-    )
+    ready = ngettext(
+        "{made} comparison of {revision} with {against} is ready.",
+        "{made} comparisons of {revision} with {against} are ready.",
+        made,
+    ).format(made=made, revision=policy.revision, against=against)
     if not gate_decisions.given_to_people(db):
-        said = _("{made} comparisons of {revision} with {against} are ready.") + " " + _(verdict_card.NOT_GIVEN)
-    return said.format(made=made, revision=policy.revision, against=against)
+        return f"{ready} {_(verdict_card.NOT_GIVEN)}"
+    blind = _(
+        "People get them in turn with the others, blind. They are on held-out prompts, so nothing is trained on them; "
+        "the Quality tab shows who wins."
+    )
+    return f"{ready} {blind}"
 
 
 def chosen(revision: str | None) -> str:

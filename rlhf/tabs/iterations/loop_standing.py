@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 from rlhf.evaluation import gate_words
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Mode
@@ -58,9 +58,11 @@ def judges_rest(state: LoopState) -> str:
     waits = any(count >= JUDGE_AT_LEAST for count in state.waiting.values())
     if state.active or not waits or not enough_labels(state):
         return ""
-    return _("Judges label no more until the next training: {new} judgements wait for it already.").format(
-        new=state.towards_next
-    )
+    return ngettext(
+        "Judges label no more until the next training: {new} judgement waits for it already.",
+        "Judges label no more until the next training: {new} judgements wait for it already.",
+        state.towards_next,
+    ).format(new=state.towards_next)
 
 
 def stage_of(state: LoopState) -> LoopStatus:

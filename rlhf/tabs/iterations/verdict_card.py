@@ -141,12 +141,8 @@ def score(found: Estimate | None) -> str:
 def verdict_card(verdict: Headline, more: Sequence[str] = ()) -> str:
     """The verdict in one line, large and in its colour, the interval as a bar, what would tell, and more sentences."""
     said = score(verdict.found)
-    bar = ""
-    if verdict.found is not None:
-        ends = "".join(f"<span>{escape(end)}</span>" for end in (_("worse"), _("even"), _("better")))
-        shade = "good" if verdict.found.low > 0.5 else "bad" if verdict.found.high < 0.5 else "plain"
-        drawn = interval_bar(verdict.found, said)
-        bar = f'<div class="evidence {shade}">{drawn}<p class="ends" aria-hidden="true">{ends}</p></div>'
+    ends = (_("worse"), _("even"), _("better"))
+    bar = "" if verdict.found is None else interval_bar(verdict.found, said, ends)
     sentences = "".join(paragraph(sentence) for sentence in (verdict.then, *more) if sentence)
     style = class_of(" ".join(filter(None, ("verdict", verdict.state))))
     line = f"{escape(verdict.saying)} <span>{escape(said)}</span>" if said else escape(verdict.saying)

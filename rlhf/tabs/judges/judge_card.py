@@ -30,7 +30,7 @@ def card(name: str, found: Trust, threshold: float, basis: TrustBasis = NO_RUBRI
         position_plot(own, found),
         length_plot(own, found),
     ]
-    plotted = line_plots.plots([f"<div>{one}</div>" for one in drawn if one])
+    plotted = line_plots.boxed(drawn)
     return said + agreement_table(found) + (unfold(_("Charts"), plotted) if plotted else "")
 
 

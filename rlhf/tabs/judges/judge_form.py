@@ -15,8 +15,15 @@ from annotation.translation import N_, _
 from annotation.validation import from_form
 from rlhf.jobs.descriptions import Made
 from rlhf.judges import judge_store, local_models, openai_client
-from rlhf.judges.judge_store import Backend, Judge
-from rlhf.judges.openai_client import EndpointSettings, NoThinking
+from rlhf.judges.judge_settings import (
+    Backend,
+    DirectorySettings,
+    EndpointSettings,
+    LocalSettings,
+    NoThinking,
+    RewardModelSettings,
+)
+from rlhf.judges.judge_store import Judge
 from rlhf.models import registry
 from rlhf.submission import preflight
 
@@ -87,7 +94,7 @@ def settings_of(db: Database, values: Values) -> tuple[Backend, dict[str, Any]]:
         raise UserError(_("Choose what judges: a chat model, a reward model, or an endpoint."))
     directory = text_in(values["directory"]).strip()
     if directory:
-        return "local", local_models.settings_of_directory(db.path.parent, directory)
+        return "local", asdict(local_models.settings_of_directory(db.path.parent, directory))
     return "local", {"model": revision_of(db, text_in(values["model"]) or "base", "policy")}
 
 
@@ -116,23 +123,19 @@ def endpoint_settings(values: Values) -> dict[str, Any]:
 
 def what_it_is(judge: Judge) -> str:
     """A judge's backend and settings in a few words."""
-    settings = judge.settings
-    if judge.backend == "reward-model":
-        return _("reward model {model}").format(model=settings["model"])
-    if judge.backend == "local":
-        return (
-            _("model in {directory}, {precision}").format(
-                directory=settings["directory"], precision=settings.get("precision", "nf4")
+    match judge.settings:
+        case RewardModelSettings(model):
+            return _("reward model {model}").format(model=model)
+        case LocalSettings(model):
+            return _("model {model}").format(model=model)
+        case DirectorySettings(directory, precision):
+            return _("model in {directory}, {precision}").format(directory=directory, precision=precision)
+        case EndpointSettings(model=model, key_variable="") as known:
+            return _("{model} at {host}, without a key").format(model=model, host=known.host)
+        case EndpointSettings(model=model, key_variable=key) as known:
+            return _("{model} at {host}, key from {key_variable}").format(
+                model=model, host=known.host, key_variable=key
             )
-            if settings.get("directory")
-            else _("model {model}").format(model=settings["model"])
-        )
-    known = EndpointSettings(**settings)
-    if not known.key_variable:
-        return _("{model} at {host}, without a key").format(model=known.model, host=known.host)
-    return _("{model} at {host}, key from {key_variable}").format(
-        model=known.model, host=known.host, key_variable=known.key_variable
-    )
 
 
 # ---------------------------------------------------------------------------------------------------------- the page

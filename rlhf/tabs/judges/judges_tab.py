@@ -28,6 +28,7 @@ from rlhf.judges import judge_history, judge_store
 from rlhf.judges.judge_agreement import Trust
 from rlhf.judges.judge_history import JudgeUsage, JudgingStatus, VerdictView
 from rlhf.judges.judge_result import JudgeResult
+from rlhf.judges.judge_settings import EndpointSettings
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge, JudgeScope
 from rlhf.models import registry
@@ -195,10 +196,12 @@ def share_text(share: Estimate | None) -> str:
 
 def what_it_is(judge: Judge, spent: JudgeUsage) -> str:
     """What a judge is, and how many of its calls are made, where there is a limit over all jobs."""
-    is_what, total = judge_form.what_it_is(judge), judge.settings.get("total_calls")
-    if not total:
-        return is_what
-    return _("{what}, {calls:,} of {total:,} calls made").format(what=is_what, calls=spent.calls, total=total)
+    is_what = judge_form.what_it_is(judge)
+    match judge.settings:
+        case EndpointSettings(total_calls=total) if total:
+            made = _("{calls:,} of {total:,} calls made").format(calls=spent.calls, total=total)
+            return f"{is_what} · {made}"
+    return is_what
 
 
 # Why there is no verdict, by the kinds that are counted.

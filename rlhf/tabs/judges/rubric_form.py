@@ -14,9 +14,10 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, row_number, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
-from annotation.ui.markup import label, log, paragraph, status
+from annotation.ui.markup import label, log, paragraph, sides, status
 from rlhf.judges import judge_history, judge_store, rubrics
 from rlhf.judges.judge_history import PromptComparison
+from rlhf.judges.judge_settings import DirectorySettings
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.rubrics import Rubric
 from rlhf.models import base_model
@@ -31,7 +32,7 @@ FieldValues = dict[str, Any]
 # ------------------------------------------------------------------------------------------------------- the versions
 def title_of(found: Rubric) -> str:
     if not found.version:
-        return _("Version 0, Prefloop's own,")
+        return _("Version 0 (Prefloop's own)")
     return _("Version {version} of {created} by {written_by}").format(
         version=found.version, created=found.created[:10], written_by=found.written_by
     )
@@ -89,10 +90,10 @@ def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
         )
     found, rubric = comparison_in(db, number), judge_store.rubric(db)
     tokenizer = tokenizer_of(context, judge) if judge is not None and judge.backend == "local" else None
-    boxes = "".join(
-        f"<div>{label(_(FIRST).format(number=pair[0] + 1))}{log(prompt_of(rubric, found, pair, tokenizer))}</div>"
+    boxes = [
+        label(_(FIRST).format(number=pair[0] + 1)) + log(prompt_of(rubric, found, pair, tokenizer))
         for pair in ((0, 1), (1, 0))
-    )
+    ]
     sent = (
         _("Comparison {number} by version {version} of the rubric, as an endpoint is sent it.")
         if judge is None
@@ -103,7 +104,7 @@ def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
         _("Its chat template and special tokens stand around it.") if tokenizer is not None else "",
         _("Every two of its answers are asked about; these are 1 and 2.") if len(found.answers) > 2 else "",
     ]
-    return paragraph(" ".join(filter(None, sentences)), "quiet") + f'<div class="sides">{boxes}</div>'
+    return paragraph(" ".join(filter(None, sentences)), "quiet") + sides(boxes)
 
 
 def comparison_in(db: Database, number: Any) -> PromptComparison:
@@ -119,8 +120,11 @@ def comparison_in(db: Database, number: Any) -> PromptComparison:
 
 def tokenizer_of(context: Context, judge: Judge) -> ChatTokenizer:
     """The tokenizer of a local judge. Raises UserError if it has none that can be read here."""
-    directory = judge.settings.get("directory")
-    path = Path(directory) if directory else base_model.directory_of(context.data_dir, context.model)
+    match judge.settings:
+        case DirectorySettings(directory):
+            path = Path(directory)
+        case _:
+            path = base_model.directory_of(context.data_dir, context.model)
     return chat_tokenizer(path, no_thinking=True)
 
 

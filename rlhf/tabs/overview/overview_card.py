@@ -11,7 +11,7 @@ from annotation.translation import N_, _, ngettext
 from annotation.ui import charts
 from annotation.ui.charts import interval_bar
 from annotation.ui.formatting import moment, percent, percent_span
-from annotation.ui.markup import Way, card, escape, paragraph, progress_bar, table, way, within
+from annotation.ui.markup import Way, acts, card, cards, escape, paragraph, progress_bar, table, way, within
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
@@ -121,14 +121,14 @@ def overview(standing: Standing, verdict: str, record: str, today: Sequence[Mapp
     """Cards: what waits for the admin, whether the model gets better, what came in today, what runs."""
     offered = (standing.offer,) if standing.offer else ()
     steps = "".join(map(way_to, (*standing.steps, *offered)))
-    waits = f'<p class="acts">{steps}</p>' if steps else paragraph(_("Nothing waits for you."), "quiet")
-    cards = (
+    waits = acts(steps) or paragraph(_("Nothing waits for you."), "quiet")
+    parts = (
         (_("Waits for you"), waits + judged_bar(standing)),
         (_("Does the model get better?"), verdict + record),
         (_("Came in today"), today_table(today)),
         (_("Runs"), running_part(standing, latest)),
     )
-    return f'<div class="cards">{"".join(card(title, inside) for title, inside in cards)}</div>'
+    return cards(card(title, inside) for title, inside in parts)
 
 
 def judged_bar(standing: Standing) -> str:
@@ -166,8 +166,7 @@ def record_of(revision: str, rate: Estimate | None) -> str:
         "What serves, {revision}, against the base: preferred in {value} of {n} comparisons ({span}).",
         rate.n,
     ).format(revision=revision, value=percent(rate.value), n=rate.n, span=percent_span(rate.low, rate.high))
-    shade = "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "plain"
-    return f'{paragraph(said)}<div class="evidence {shade}">{interval_bar(rate, said)}</div>'
+    return paragraph(said) + interval_bar(rate, said)
 
 
 def course(rates: Sequence[tuple[str, Estimate]]) -> str:

@@ -16,10 +16,10 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, QUIET, html_box, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 from annotation.ui import markdown, markdown_process, markup
 from annotation.ui.invisible import visible
-from annotation.ui.markup import escape, label, paragraph
+from annotation.ui.markup import escape, label, paragraph, role_name
 from annotation.ui.tab_addresses import Place
 from rlhf.generation import playground_store
 from rlhf.generation.playground_store import Chat
@@ -40,7 +40,6 @@ WHO_JUDGES = {
     "ai": N_("AI judges judge it, and people do not."),
     "mixed": N_("AI judges judge it first, and people where these can't label it or a lot is drawn."),
 }
-ROLES = {"system": N_("System prompt"), "user": N_("User"), "assistant": N_("Answer")}
 Update = dict[str, Any]
 
 
@@ -67,7 +66,7 @@ def column(chat: Chat, rendered: bool, problem: str) -> str:
 def turn(role: str, text: str, rendered: bool) -> str:
     """What one side has said."""
     shown = markdown_process.to_html(text) if rendered else markdown.literal(visible(text))
-    said = f'{label(_(ROLES.get(role, role)))}<div class="rendered" dir="auto">{shown}</div>'
+    said = f'{label(role_name(role))}<div class="rendered" dir="auto">{shown}</div>'
     return f'<div class="turn {escape(role)}">{said}</div>'
 
 
@@ -91,7 +90,8 @@ def status_sentence(chat: Chat, problem: str) -> str:
             else _("Writes …")
         )
         return " · ".join([word, *known])
-    count = [] if chat.tokens is None else [_("{tokens} tokens").format(tokens=chat.tokens)]
+    tokens = chat.tokens
+    count = [] if tokens is None else [ngettext("{tokens} token", "{tokens} tokens", tokens).format(tokens=tokens)]
     return " · ".join(filter(None, [*count, *known, _(ENDS.get(chat.finish_reason or "", ""))]))
 
 

@@ -19,6 +19,7 @@ from annotation.ui.invisible import visible
 from annotation.ui.markup import Download, paragraph, table
 from rlhf.generation import playground_store, prompt_set_spec, prompt_sets
 from rlhf.generation.prompt_set_spec import PromptSetSpec
+from rlhf.generation.prompt_sets import PromptSetResult
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.submission import job_submission
@@ -42,12 +43,12 @@ def files_table(context: Context) -> str:
     """The answers that can be fetched, newest first; nothing before the first."""
     rows = []
     for job in job_store.recent(context.db, (PromptSetSpec.kind,), LISTED_FILES):
-        result, spec = job.result or {}, job.spec
+        result, spec = PromptSetResult.of(job.result), job.spec
         there = job.status == "finished" and prompt_sets.file_of(context.data_dir, job.id).is_file()
         if there and isinstance(spec, PromptSetSpec):
             fetched = Download(prompt_sets.address(job.id), f"job-{job.id}.jsonl")
-            prompts = f"{numeral(result['prompts'])} · {prompt_set_spec.described(spec)}"
-            rows.append((str(job.id), spec.revision, prompts, str(result["answers"]), moment(job.finished), fetched))
+            prompts = f"{numeral(result.prompts)} · {prompt_set_spec.described(spec)}"
+            rows.append((str(job.id), spec.revision, prompts, str(result.answers), moment(job.finished), fetched))
     headers = (_("Job"), _("Policy"), _("Prompts"), _("Answers"), _("Finished (UTC)"), _("File"))
     return table(headers, rows, "", (_("Answers"),)) if rows else ""
 

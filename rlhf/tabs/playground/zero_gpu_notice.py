@@ -9,8 +9,9 @@ import gradio as gr
 from annotation.records import Annotator
 from annotation.tabs.components import QUEUED
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import _
+from annotation.translation import _, ngettext
 from annotation.web.space import ZERO_GPU_NOTICE
+from rlhf.generation.answering_spec import AnsweringResult
 from rlhf.loop import zero_gpu
 
 
@@ -31,9 +32,12 @@ def writing(context: Context) -> Any:
         """Fill the stock of comparisons on the lent GPU."""
         job = zero_gpu.write_answers(context.db, context.data_dir, annotator.name)
         if job.status == "finished" and job.result is not None:
-            return _("{comparisons} comparisons in {seconds:.0f} s.").format(
-                comparisons=job.result["comparisons"], seconds=job.result["seconds"]
-            )
+            made = AnsweringResult.of(job.result)
+            return ngettext(
+                "{comparisons} comparison in {seconds:.0f} s.",
+                "{comparisons} comparisons in {seconds:.0f} s.",
+                made.comparisons,
+            ).format(comparisons=made.comparisons, seconds=made.seconds)
         return _(job.message) or _("The answers were not all written. The Runs tab has job {id}.").format(id=job.id)
 
     return write_answers

@@ -11,11 +11,12 @@ from typing import Any, Final
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between, who
-from annotation.translation import N_, _, joined
+from annotation.translation import N_, _, joined, ngettext
 from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars
 from annotation.ui.markup import (
     Explained,
     Row,
+    answers_to,
     class_of,
     escape,
     explained,
@@ -33,7 +34,7 @@ from rlhf.data.snapshots import SnapshotCounts
 from rlhf.jobs.descriptions import HeldOutFigures
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
-from rlhf.jobs.job_store import Job
+from rlhf.jobs.job_store import Job, SampleAnswer
 from rlhf.jobs.rental_store import Rental
 from rlhf.models.registry import PRECISION_WORDS, Policy
 from rlhf.submission.form_fields import in_labels
@@ -125,8 +126,8 @@ def headline(job: Job, at: str) -> str:
         taken = _("Finished in {duration}.") if job.attempt <= 1 else _("Finished; its last attempt took {duration}.")
         taken = taken.format(duration=duration(seconds_taken(job, at)))
         return " ".join(filter(None, (taken, early_end(job), setback(job))))
-    word = {"lost": _("Lost"), "failed": _("Failed"), "cancelled": _("Cancelled")}[job.status]
-    return f"{word}. {message(job)}".strip()
+    word = {"lost": _("Lost."), "failed": _("Failed."), "cancelled": _("Cancelled.")}[job.status]
+    return f"{word} {message(job)}".strip()
 
 
 def early_end(job: Job) -> str:
@@ -316,22 +317,24 @@ SAMPLES = N_(
 )
 
 
-def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
+def samples_box(samples: Mapping[str, Mapping[int, SampleAnswer]]) -> str:
     """What a run answered to its fixed prompts: a row for each prompt, a box for each recorded step, literally."""
     if not samples:
         return ""
     rows = "".join(
-        f'<div class="pair"><pre class="prompt">{escape(prompt)}</pre><div class="sides strip" tabindex="0">'
-        + "".join(
-            answer_box(
-                _("step {step}").format(step=step) if step else _("before training"),
-                answer["answer"],
-                answer["tokens"],
-                answer["finish_reason"],
-            )
-            for step, answer in by_step.items()
+        answers_to(
+            prompt,
+            [
+                answer_box(
+                    _("step {step}").format(step=step) if step else _("before training"),
+                    answer.answer,
+                    answer.tokens,
+                    answer.finish_reason,
+                )
+                for step, answer in by_step.items()
+            ],
+            strip=True,
         )
-        + "</div></div>"
         for prompt, by_step in samples.items()
     )
     title = explained(Explained(_("Sample answers"), _(SAMPLES)))
@@ -341,12 +344,14 @@ def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
 def answer_box(name: str, text: str, tokens: int, finish_reason: str, as_html: bool = False) -> str:
     """One answer, literally, with its length and whether it was cut off; `as_html`: the text is escaped already."""
     length = (
-        _("{name} · {tokens} tokens, cut off at the limit")
+        ngettext(
+            "{name} · {tokens} token, cut off at the limit", "{name} · {tokens} tokens, cut off at the limit", tokens
+        )
         if finish_reason == "length"
-        else _("{name} · {tokens} tokens")
+        else ngettext("{name} · {tokens} token", "{name} · {tokens} tokens", tokens)
     )
     above = label(length.format(name=name, tokens=tokens))
-    return f"<div>{above}<pre>{text if as_html else escape(text)}</pre></div>"
+    return f"{above}<pre>{text if as_html else escape(text)}</pre>"
 
 
 def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:

@@ -30,7 +30,7 @@ def card(quality: RewardModelQuality) -> str:
     if quality.length is not None and quality.accuracy.value is not None:
         said += paragraph(length_sentence(quality.length, quality.accuracy.value))
     said += paragraph(temperature_sentence(quality.temperature))
-    return said + line_plots.plots([f"<div>{one}</div>" for one in drawn if one])
+    return said + line_plots.boxed(drawn)
 
 
 def verdict(quality: RewardModelQuality) -> str:
@@ -68,11 +68,11 @@ def unmeasured(number: int) -> str:
     """Why there is no accuracy."""
     if number == 0:
         return _("No held-out comparison was there to check it with.")
-    there = (
-        _("There was only one held-out comparison to check it with.")
-        if number == 1
-        else _("There were only {number} held-out comparisons to check it with.").format(number=number)
-    )
+    there = ngettext(
+        "There was only {number} held-out comparison to check it with.",
+        "There were only {number} held-out comparisons to check it with.",
+        number,
+    ).format(number=number)
     too_few = _("With fewer than {fewest}, even being right on all would not tell it from {reward_threshold}.")
     return joined(there, too_few.format(fewest=FEWEST, reward_threshold=percent(REWARD_THRESHOLD)))
 

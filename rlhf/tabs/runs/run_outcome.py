@@ -13,7 +13,7 @@ from annotation.tabs.components import acting_box, asking_box, html_box
 from annotation.tabs.guard import Context
 from annotation.translation import N_, _
 from annotation.ui import formatting
-from annotation.ui.markup import Explained, download_button, hint, paragraph, way
+from annotation.ui.markup import Explained, acts, download_button, hint, paragraph, way
 from annotation.ui.tab_addresses import Place, link
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.merge_spec import MergeSpec
@@ -183,7 +183,7 @@ def use_of(subject: Policy | None) -> str:
     forms = (form for spec in ALGORITHMS.values() if subject.kind in spec.lists.values() for form in spec.forms)
     said = _("Train a policy against it: {form}")
     ways = "".join(way(link("train", Place((form.name,))), said.format(form=_(form.label))) for form in forms)
-    return f'<p class="acts">{ways}</p>'
+    return acts(ways)
 
 
 ELSEWHERE = N_("The Iterations tab says why, and lets it serve all the same.")

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from annotation.database import Database
 from annotation.records import now, who
-from annotation.translation import _
+from annotation.translation import _, ngettext
 from annotation.ui.invisible import visible
 from rlhf.data.snapshots import SnapshotCounts, snapshot_counts
 from rlhf.evaluation import gate_decisions
@@ -79,7 +79,9 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
     ]
     accuracy = [_("Accuracy on held-out judgements"), check_report.held_out_accuracy(check.report)]
     rows.append([*accuracy, *("" for _side in sides[1:])])
-    asked = _("Job {id}: {prompts} held-out prompts.").format(id=check.job_id, prompts=check.report.prompts)
+    prompts = check.report.prompts
+    asked = ngettext("Job {id}: {prompts} held-out prompt.", "Job {id}: {prompts} held-out prompts.", prompts)
+    asked = asked.format(id=check.job_id, prompts=prompts)
     warned = [f"- {plain(sentence)}" for sentence in check_report.warnings(check.report, gate_decisions.rule(db))]
     return "\n\n".join(filter(None, (plain(verdict), asked, "\n".join(warned), grid(head, rows))))
 

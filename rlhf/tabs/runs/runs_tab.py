@@ -645,7 +645,7 @@ def wire_actions(page: RunsPage, context: Context) -> None:
             shown = markup.notice(said)
             if name == "promote":
                 undo = markup.way(link("iterations", Place((shown_revision(was),))), _("Undo it on the Iterations tab"))
-                shown = f'{markup.done(said)}<p class="acts">{undo}</p>'
+                shown = markup.done(said) + markup.acts(undo)
             changed, seen = live(context, looked, was)
             return page.sent({**changed, where: shown}, seen)
 

@@ -11,7 +11,7 @@ from annotation.records import Split
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import invisible, markup
 from annotation.ui.formatting import cut, duration, moment, percent, share, short_number, size
-from annotation.ui.markup import Bar, Row, class_of, escape, facts, notice, paragraph, points, table
+from annotation.ui.markup import Bar, Row, card_title, class_of, escape, facts, notice, paragraph, points, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
 from rlhf.data.snapshots import left_out_list, left_out_sentence, reason_text, template_sentences
 from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan, Unit
@@ -54,7 +54,7 @@ def summary_line(run: PlannedRun) -> str:
         parts.append(_("time not measured yet") if taken is None else _("about {duration}").format(duration=taken))
         parts.append(_("fits in memory") if run.cost.fit.fits else _("more memory than there is"))
     memory = "" if run.cost is None or run.cost.fit.fits else run.cost.fit.sentence
-    line = f'<p class="headline"><b>{escape(" · ".join(parts))}</b></p>' if parts else ""
+    line = card_title(" · ".join(parts)) if parts else ""
     rest = "" if run.data is None else where_the_rest_is(run.data, run.spec)
     return line + rest + "".join(paragraph(one, "warning") for one in (memory, rate_warning(run.spec)) if one)
 
@@ -224,9 +224,13 @@ def sequence_box(sequence: TokenSequence) -> str:
     """One sequence, token by token."""
     trained = sum(span.tokens for span in sequence.spans if span.part in ("raised", "lowered"))
     titled = (
-        _("{title} · {tokens:,} tokens, {trained:,} of them trained on")
+        ngettext(
+            "{title} · {tokens:,} token, {trained:,} of them trained on",
+            "{title} · {tokens:,} tokens, {trained:,} of them trained on",
+            sequence.tokens,
+        )
         if trained
-        else _("{title} · {tokens:,} tokens")
+        else ngettext("{title} · {tokens:,} token", "{title} · {tokens:,} tokens", sequence.tokens)
     )
     label = titled.format(title=sequence.title, tokens=sequence.tokens, trained=trained)
     body = "".join(span_html(span) for span in sequence.spans)
@@ -238,7 +242,8 @@ def sequence_box(sequence: TokenSequence) -> str:
 def span_html(span: TokenSpan) -> str:
     """Successive tokens, each in a box of its own, literally."""
     if span.part == "virtual":
-        virtual = _("[{tokens} virtual tokens]").format(tokens=span.tokens)
+        virtual = ngettext("[{tokens} virtual token]", "[{tokens} virtual tokens]", span.tokens)
+        virtual = virtual.format(tokens=span.tokens)
         return f'<span class="virtual">{escape(virtual)}</span>'
     return "".join(
         f"<span{class_of(span.part)}{several(tokens)}>{escape(visible(text))}</span>" for text, tokens in span.pieces
@@ -247,7 +252,7 @@ def span_html(span: TokenSpan) -> str:
 
 def several(tokens: int) -> str:
     """Says of a character that it takes several tokens."""
-    title = _("{tokens} tokens").format(tokens=tokens)
+    title = ngettext("{tokens} token", "{tokens} tokens", tokens).format(tokens=tokens)
     return f' title="{escape(title)}"' if tokens > 1 else ""
 
 

@@ -13,7 +13,7 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, FollowedPage, html_box, meanings, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
-from annotation.translation import _
+from annotation.translation import _, ngettext
 from annotation.ui import markup
 from annotation.ui.markup import paragraph
 from rlhf.algorithms.measure_spec import MeasureSpec
@@ -378,9 +378,12 @@ def begin_measuring(
     spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))
     measuring = MeasureSpec(training=to_json(spec))
     job_id = queued(known, measuring, by)
-    return _(
+    return ngettext(
+        "Job {job_id} was queued: it runs {steps} step and keeps nothing but its time and memory, which "
+        "are shown below when it has ended.",
         "Job {job_id} was queued: it runs {steps} steps and keeps nothing but their time and memory, which "
-        "are shown below when it has ended."
+        "are shown below when it has ended.",
+        measuring.steps,
     ).format(job_id=job_id, steps=measuring.steps)
 
 

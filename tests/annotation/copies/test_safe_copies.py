@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,6 +133,24 @@ def test_a_manifest_that_names_a_file_outside_is_refused(path: str) -> None:
 def test_what_is_no_manifest_is_damaged(content: bytes) -> None:
     with pytest.raises(DamagedCopy, match=r"The copy is damaged"):
         read_manifest(content, "The copy")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"number": "4"}, "The manifest's 'number' must be of type int, not '4'"),
+        ({"run": None}, "'run' must be of type str"),
+        ({"more": 1}, "no field 'more'"),
+        ({"files": {"a": {"sha256": "0" * 64, "size": "1"}}}, "'files.a.size' must be of type int"),
+        ({"files": {"a": {"sha256": "0" * 64}}}, "'files.a.size' is missing"),
+        ({"files": {"a": {"sha256": "0" * 63, "size": 1}}}, "names 'a'"),
+    ],
+)
+def test_what_a_manifest_says_amiss_is_named(wrong: dict[str, Any], words: str) -> None:
+    told = json.loads(MANIFEST.to_bytes()) | wrong
+    with pytest.raises(DamagedCopy, match=words) as refused:
+        read_manifest(json.dumps(told).encode(), "The copy")
+    assert str(refused.value).startswith("The copy is damaged")
 
 
 def test_a_manifest_of_a_newer_program_is_not_called_damaged() -> None:

@@ -940,19 +940,22 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
         importer.start("look", ["--", path], [])
     looked = ended(importer)
     assert (looked.status, looked.number) == ("finished", 1)
-    assert looked.result["proposed"] == {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
+    assert looked.look is not None
+    assert looked.look.proposed == {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
     importer.start("check", ["--", path], ["--split=0.5"])
     checked = ended(importer)
-    assert checked.result["counts"]["judged"] == 6
-    said = " ".join(checked.result["summary"])
+    assert checked.outcome is not None
+    assert checked.outcome.result.counts.judged == 6
+    said = " ".join(checked.outcome.summary)
     assert "held out, to check with. Before you import, “New prompts are” says how many." in said
     assert "--" not in said, "there is no command line on the page"
-    assert checked.result["import_id"] is None
+    assert checked.outcome.result.import_id is None
     assert sizes(db)["prompt"] == 0
     importer.start("import", ["--", path], ["--by=kim"])
-    imported = ended(importer).result
-    assert imported["import_id"] == 1
-    assert "Before you import" not in " ".join(imported["summary"])
+    imported = ended(importer).outcome
+    assert imported is not None
+    assert imported.result.import_id == 1
+    assert "Before you import" not in " ".join(imported.summary)
     assert db.value("SELECT requested_by FROM import") == "kim"
     importer.start("import", ["--", str(tmp_path / "none.csv")], [])
     failed = ended(importer)

@@ -367,10 +367,14 @@ def test_a_csv_row_that_does_not_fit_is_a_bad_row(tmp_path: Path) -> None:
     content = b'prompt,answer\na,b\nonly\nx,y,z\n\n"a"b,c\n"caf\xe9","d\ne"\nlast,one\n'
     rows = read(write(tmp_path, "a.csv", content))
     assert [(row.number, row.reason) for row in rows if isinstance(row, BadRow)] == [
-        (3, "the row has 1 fields, but the header has 2"),
+        (3, "the row has 1 field, but the header has 2"),
         (4, "the row has 3 fields, but the header has 2"),
         (6, "the row is not CSV: ',' expected after '\"'"),
-        (7, f"byte 0xE9 at offset {content.index(0xE9)} of the file is not UTF-8. {reading.RE_SAVE}"),
+        (
+            7,
+            f"byte 0xE9 at offset {content.index(0xE9)} of the file is not UTF-8. Save the file as UTF-8; "
+            "no other encoding is guessed.",
+        ),
     ]
     assert values([row for row in rows if isinstance(row, SourceRow)]) == [
         {"prompt": "a", "answer": "b"},

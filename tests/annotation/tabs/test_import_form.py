@@ -11,10 +11,13 @@ import pytest
 
 from annotation.database import Database
 from annotation.imports.import_process import HERE
+from annotation.imports.import_report import look_read, outcome_read
+from annotation.imports.mapping import MappedRow
 from annotation.jobs import job_table
 from annotation.records import Annotator
 from annotation.tabs import import_form
 from annotation.tabs.guard import Context
+from annotation.translation import language_of, speaking
 from annotation.web import access
 from tests.conftest import BASE_NAME
 from tests.handlers import asked_by
@@ -245,20 +248,23 @@ def test_an_import_says_whose_it_is_and_when_it_was(pages: gr.Blocks, db: Databa
 
 def test_an_import_leads_to_what_came_in_where_it_can_be_withdrawn() -> None:
     counts = {"judged": 0, "gold": 0, "open": 2}
-    assert import_form.way_to({**OUTCOME, "counts": counts}) == (
+    assert import_form.way_to(outcome_read({**OUTCOME, "counts": counts}).result) == (
         '<p class="acts"><a class="button" href="/data/comparisons?source=import+1%3A+rows.jsonl">'
         "Look at the comparisons that came in</a></p>"
     )
-    assert import_form.way_to({**OUTCOME, "counts": {**counts, "open": 0}}) == "", "only prompts"
+    only_prompts = outcome_read({**OUTCOME, "counts": {**counts, "open": 0}})
+    assert import_form.way_to(only_prompts.result) == ""
 
 
 def test_a_row_that_was_skipped_names_its_column_once() -> None:
     """In what is said of it; of an import by an earlier version, beside that."""
     skipped = {"counted": "rows from 1", "skipped": [{"row": 3, "column": "a", "reason": "column 'a' is empty"}]}
-    shown = import_form.outcome_card({**OUTCOME, **skipped, "reasons": [["column 'a' is empty", 1]]})
+    told = outcome_read({**OUTCOME, **skipped, "reasons": [["column 'a' is empty", 1]]})
+    shown = import_form.outcome_card(told)
     assert shown.count("column") == 2, "once for the reason, once for the row"
     earlier = {**skipped, "skipped": [{"row": 3, "column": "a", "reason": "is empty"}]}
-    assert "a is empty" in import_form.outcome_card({**OUTCOME, **earlier, "reasons": [["a", "is empty", 1]]})
+    told = outcome_read({**OUTCOME, **earlier, "reasons": [["a", "is empty", 1]]})
+    assert import_form.outcome_card(told).count("a is empty") == 2
 
 
 @pytest.mark.parametrize(
@@ -280,5 +286,13 @@ def test_an_upload_is_looked_at_by_itself_and_other_sources_have_a_button(pages:
 
 
 def test_the_rows_as_they_are_are_folded_where_they_can_be_read(pages: gr.Blocks) -> None:
-    assert "<details>" in import_form.look_card(LOOK)
-    assert "<details>" not in import_form.look_card({**LOOK, "problem": "There is no prompt in it."})
+    assert "<details>" in import_form.look_card(look_read(LOOK))
+    problem = look_read({**LOOK, "problem": "There is no prompt in it."})
+    assert "<details>" not in import_form.look_card(problem)
+
+
+def test_turns_of_a_row_are_named_in_the_readers_language() -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    with speaking(language_of("de")):
+        prompt, _answers = import_form.record_cells(MappedRow(tuple(turns)))
+    assert prompt == "Mensch: Hi\nAssistent: Hello"

@@ -298,9 +298,7 @@ def test_strangers_text_stays_text() -> None:
 
 def test_rankings_are_written_by_the_answers_numbers() -> None:
     def text(ranking: tuple[int, ...] | None, strength: int | None = None, outcome: str = "ranked") -> str:
-        return quality_report.opinion_text(
-            ReviewedJudgement(annotator="ann", purpose="own", outcome=outcome, ranking=ranking, strength=strength)
-        )
+        return quality_report.verdict(outcome, ranking, strength)
 
     assert text((2, 1, 2)) == "2 > 1 = 3"
     assert text((2, 1), 1) == "2 > 1, slightly"

@@ -9,11 +9,14 @@ from html import unescape
 
 import pytest
 
+from annotation import translation
+from annotation.imports.import_report import look_read
 from annotation.metrics.quality import AdminDecision, ComparisonReview, FlaggedCase, ReviewedJudgement
 from annotation.tabs import import_form, quality_report
 from annotation.ui import charts, invisible, markup
 from annotation.ui.markup import Download, progress_bar, table
 from rlhf.jobs.descriptions import TokenSequence, TokenSpan
+from rlhf.jobs.job_store import SampleAnswer
 from rlhf.tabs.iterations import check_report
 from rlhf.tabs.iterations.check_report import AnswerPair
 from rlhf.tabs.playground import playground_tab
@@ -66,7 +69,7 @@ def test_a_finished_file_can_be_fetched() -> None:
 # ------------------------------------------------------------------------------------------------------- what is unseen
 HIDING = "pay\u202eyap\u200b\U000e0041\ufe0f\u2028\u3164end"
 SAID = {"role": HIDING, "content": HIDING}
-SAMPLE = {"answer": HIDING, "tokens": 3, "finish_reason": "stop"}
+SAMPLE = SampleAnswer(HIDING, HIDING, "stop", tokens=3)
 ANSWER = checked_answer(text=HIDING, rendered_prompt=HIDING)
 LOOK = {
     "name": HIDING, "format": HIDING, "columns": [HIDING], "problem": "", "target": "preferences", "proposed": {},
@@ -105,8 +108,8 @@ PLACES = {
     "train, rows": lambda: plan_card.sequence_box(TokenSequence(HIDING, [TokenSpan("raised", [(HIDING, 2)])])),
     "playground, literal": lambda: playground_tab.turn(HIDING, HIDING, False),
     "playground, rendered": lambda: playground_tab.turn(HIDING, HIDING, True),
-    "data, first rows": lambda: import_form.look_card(LOOK),
-    "data, what they become": lambda: import_form.meaning_card(LOOK),
+    "data, first rows": lambda: import_form.look_card(look_read(LOOK)),
+    "data, what they become": lambda: import_form.meaning_card(look_read(LOOK)),
     "a table": lambda: table((HIDING,), [(HIDING,), (Download(HIDING, HIDING),)], HIDING),
     "sentences": lambda: markup.paragraph(HIDING) + markup.status(HIDING) + progress_bar(HIDING, 1),
     "a chart": lambda: charts.figure(charts.Frame(HIDING, HIDING, HIDING), "", 10, HIDING, "upright"),
@@ -146,6 +149,19 @@ def test_a_bar_says_how_far_it_is_where_that_is_known() -> None:
     unknown = progress_bar("Import", None)
     assert "aria-valuenow" not in unknown
     assert "width: 0%" in unknown
+
+
+def test_a_conversation_says_who_said_what_in_the_readers_language() -> None:
+    turns = [
+        *({"role": "system", "content": "Be <b>brief</b>."}, {"role": "user", "content": "Hi"}),
+        *({"role": "assistant", "content": "Hello"}, {"role": "tool", "content": "{}"}),
+    ]
+    assert markup.conversation_text(turns[1:3]) == "User: Hi\nAssistant: Hello"
+    assert markup.conversation_text(turns[1:2]) == "Hi"
+    with translation.speaking(translation.language_of("de")):
+        html = markup.conversation(turns)
+    assert re.findall("<h3>(.*?)</h3>", html) == ["Anweisungen", "Mensch", "Assistent", "tool"]
+    assert '<pre dir="auto">Be &lt;b&gt;brief' in html
 
 
 def test_a_share_is_said_as_well_as_drawn() -> None:

@@ -59,7 +59,7 @@ PROMOTED, REJECTED = outcomes(60, 20), outcomes(20, 60)
             found(FEW, judge(outcomes(205, 195))),
             "The comparisons of the judge Ada do not show that it is better: it won 51% on 400 ",
         ),
-        (ASKED, found(BETTER, reward_hacking=True), "It is past a limit: No reward hacking: no, asked for: yes."),
+        (ASKED, found(BETTER, reward_hacking=True), "It is past a limit. No reward hacking: no, asked for: yes."),
         (ASKED, found((), identical_to_serving=True), "It does not differ from what serves: it answers every "),
     ],
 )
@@ -162,9 +162,8 @@ def test_a_criterions_verdict_agrees_with_its_number_and_its_threshold(figure: s
 def test_what_is_past_a_limit_is_named_with_its_bound(figure: str) -> None:
     past = 0.5 if figure == "distinct_ratio" else 5.0
     read = said(ASKED, found(BETTER, **{figure: past}))
-    assert read.startswith(
-        f"It is past a limit: {gate_words.FAILURES[figure]} ({NAMES[figure]}: {past:.2g}, asked for: "
-    )
+    begins, _, _ = gate_words.FAILURES[figure].partition("{threshold}")
+    assert read.startswith(f"It is past a limit. {begins.format(name=NAMES[figure], value=f'{past:.2g}')}")
     assert read.endswith("People find it better all the same.")
     assert row(ASKED, found(BETTER, **{figure: math.nan}), NAMES[figure]).value == "not a number"
 
@@ -189,7 +188,7 @@ def test_too_few_prompts_are_said_to_be_few_and_not_to_be_missing() -> None:
     few = found(BETTER, prompts=12)
     assert row(ASKED, few, "Held-out prompts").value == "12"
     assert row(ASKED, few, "Held-out prompts").why.startswith("Too few to tell. Import more")
-    assert "12 held-out prompts are too few to tell (asked for: at least 60). Import more" in said(ASKED, few)
+    assert "Too few held-out prompts to tell (12; asked for: at least 60). Import more" in said(ASKED, few)
     assert "not measured" not in said(ASKED, few).lower()
 
 

@@ -155,7 +155,7 @@ def test_what_has_lost_an_ability_is_stopped_though_it_wins_60_of_60() -> None:
         decision = decide(Rule(), replace(won, probes_fall=found))
         assert decision.verdict == "reject"
         said = gate_words.sentence(decision)
-        assert said.startswith("It is past a limit: it has lost what it could do (Lost on the probes: 0.")
+        assert said.startswith("It is past a limit. It has lost what it could do (Lost on the probes: 0.")
         assert said.endswith("People find it better all the same.")
     assert decide(Rule(), replace(won, probes_fall=report(figures(**able), figures(**able)).probes_fall)) == decide(
         Rule(), won

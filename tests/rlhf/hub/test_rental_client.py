@@ -202,11 +202,23 @@ def test_what_can_be_shown_of_a_report_is_shown_and_what_can_not_breaks_no_page(
             rental_client.checked_ending(bad)
     files = {"../x.safetensors": "0", "training_args.bin": "0"}
     told = {"status": "finished", "message": "", "result": {}, "spec": {"batch_size": 2}, "files": files}
+    model = {"precision": "nf4", "sha256": "0"}
     with pytest.raises(rental_client.RentalEnded, match="no model has here"):
-        rental_client.checked_ending({**told, "model": {"precision": "nf4", "sha256": "0"}})
-    for precision in ("precision", "weights"):  # the second where an earlier version runs there
-        ending = rental_client.checked_ending({**told, "model": {precision: "fp32", "sha256": "0"}, "files": {}})
-        assert ending.precision == "fp32"
+        rental_client.checked_ending({**told, "model": model})
+    told = {**told, "files": {"adapter_model.safetensors": "0"}, "model": model}
+    for wrong in ({"spec": {"batch_size": "2"}}, {"files": {"adapter_model.safetensors": 0}}, {"result": [1]}):
+        with pytest.raises(rental_client.RentalEnded, match="can't be read"):
+            rental_client.checked_ending({**told, **wrong})
+    for wrong in ({"precision": "int1", "sha256": "0"}, {"precision": "nf4"}):
+        with pytest.raises(rental_client.RentalEnded, match="can't be read"):
+            rental_client.checked_ending({**told, "model": wrong})
+    ending = rental_client.checked_ending({**told, "more": 1, "result": None})
+    assert isinstance(ending, rental_client.FinishedEnding)
+    assert (ending.spec.batch_size, ending.model.precision, ending.result) == (2, "nf4", {})
+    for called in ("precision", "weights"):  # the second where an earlier version runs there
+        ending = rental_client.checked_ending({**told, "model": {called: "fp32", "sha256": "0"}})
+        assert isinstance(ending, rental_client.FinishedEnding)
+        assert ending.model.precision == "fp32"
 
 
 def test_only_what_the_job_needs_goes_up_in_private_and_no_path_account_or_token(

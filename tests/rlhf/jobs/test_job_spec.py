@@ -24,7 +24,7 @@ from rlhf.evaluation.gate import Rule
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, from_row, target_layers, to_json, with_defaults
-from rlhf.judges.openai_client import EndpointSettings
+from rlhf.judges.judge_settings import EndpointSettings
 from rlhf.kinds import KINDS
 
 CHANGED: list[JobSpec] = [

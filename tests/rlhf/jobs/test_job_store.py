@@ -29,6 +29,7 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import JobSpec, to_json
+from rlhf.jobs.job_store import SampleAnswer
 from rlhf.jobs.out_of_memory import KILLED
 from rlhf.jobs.worker_process import WorkerProcess, record_death
 from tests.machine_fixtures import PATIENCE_SECONDS
@@ -439,16 +440,16 @@ def test_the_tail_of_the_log_is_its_last_lines_oldest_first(db: Database, job: i
 
 
 def test_samples_are_kept_by_prompt_and_step_and_the_last_at_a_step_counts(db: Database, job: int) -> None:
-    def answer(prompt: str, text: str) -> dict[str, object]:
-        return {"prompt": prompt, "answer": text, "finish_reason": "stop", "tokens": 3}
+    def answer(prompt: str, text: str) -> SampleAnswer:
+        return SampleAnswer(prompt, text, "stop", tokens=3)
 
     job_store.sample(db, job, 0, [answer("b", "b0"), answer("a", "a0")])
     job_store.sample(db, job, 10, [answer("b", "b10 of a killed run"), answer("a", "a10")])
     job_store.sample(db, job, 10, [answer("b", "b10")])
     found = job_store.samples(db, job)
     assert list(found) == ["b", "a"]
-    assert {step: one["answer"] for step, one in found["b"].items()} == {0: "b0", 10: "b10"}
-    assert {step: one["answer"] for step, one in found["a"].items()} == {0: "a0", 10: "a10"}
+    assert {step: one.answer for step, one in found["b"].items()} == {0: "b0", 10: "b10"}
+    assert {step: one.answer for step, one in found["a"].items()} == {0: "a0", 10: "a10"}
     assert job_store.samples(db, job + 1) == {}
 
 

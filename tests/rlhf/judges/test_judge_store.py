@@ -26,6 +26,15 @@ from rlhf.evaluation import win_rates
 from rlhf.jobs import job_store
 from rlhf.judges import judge_history, judge_store
 from rlhf.judges.judge_agreement import TrustBasis
+from rlhf.judges.judge_settings import (
+    Backend,
+    DirectorySettings,
+    EndpointSettings,
+    JudgeSettings,
+    LocalSettings,
+    RewardModelSettings,
+    from_row,
+)
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge, StoredVerdict
 from rlhf.judges.openai_client import Failure
@@ -103,6 +112,35 @@ def test_a_judge_is_an_annotator_who_can_not_sign_in_and_whose_name_is_its_own(d
     assert [one.name for one in judge_store.judges_named(db, "careful judge")] == ["careful judge"]
     with pytest.raises(UserError, match="no judge 'other'"):
         judge_store.judges_named(db, "careful judge, other")
+
+
+def test_settings_are_read_by_their_backend_and_others_are_refused(db: Database) -> None:
+    """Also those of a directory that an earlier version kept: held in 4 bits, or in what it called its weights."""
+    here = {"address": "http://127.0.0.1/v1", "model": "m"}
+    known: list[tuple[Backend, dict[str, Any], JudgeSettings]] = [
+        ("local", {"model": "base"}, LocalSettings("base")),
+        ("local", {"directory": "/m"}, DirectorySettings("/m", "nf4")),
+        ("local", {"directory": "/m", "precision": "fp32"}, DirectorySettings("/m", "fp32")),
+        ("reward-model", {"model": "rm-1"}, RewardModelSettings("rm-1")),
+        ("endpoint", here, EndpointSettings(**here)),
+    ]
+    for number, (backend, kept, expected) in enumerate(known):
+        made = judge_store.add(db, f"judge {number}", backend, kept, "owner")
+        assert judge_store.by_name(db, made.name).settings == expected
+        more = json.dumps({**kept, "of": "another version"})
+        db.connection.execute("UPDATE judge SET settings = ? WHERE annotator_id = ?", (more, made.id))
+        assert judge_store.by_name(db, made.name).settings == expected
+    assert from_row("local", {"directory": "/m", "weights": "fp32"}) == DirectorySettings("/m", "fp32")
+    refused: list[tuple[Backend, dict[str, Any], str]] = [
+        ("local", {}, "'model' is missing"),
+        ("local", {"model": 3}, "'model' must be of type str"),
+        ("local", {"directory": "/m", "precision": "int8"}, "'precision' must be one of nf4, bf16, fp32"),
+        ("reward-model", {"model": "rm-1", "directory": "/m"}, "no field 'directory'"),
+        ("endpoint", {"address": "http://x"}, "'model' is missing"),
+    ]
+    for backend, wrong, words in refused:
+        with pytest.raises(UserError, match=words):
+            judge_store.add(db, "another", backend, wrong, "owner")
 
 
 def test_a_judge_whose_models_files_are_deleted_can_not_be_switched_on(db: Database) -> None:
@@ -791,8 +829,8 @@ def test_judges_are_made_and_listed_from_the_command_line(
     settings = {"address": "http://127.0.0.1:9/v1", "model": "m", "retries": 1}
     assert command_line([*run, "add-judge", "far", "endpoint", json.dumps(settings)]) == 0
     assert command_line([*run, "add-judge", "near", "local", '{"model": "serving"}']) == 0
-    assert judge_store.by_name(db, "near").settings == {"model": "base"}
-    assert judge_store.by_name(db, "far").settings["timeout_seconds"] == 60.0
+    assert judge_store.by_name(db, "near").settings == LocalSettings("base")
+    assert judge_store.by_name(db, "far").settings == EndpointSettings("http://127.0.0.1:9/v1", "m", retries=1)
     capsys.readouterr()
     assert command_line([*run, "judges"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["far", "near"]

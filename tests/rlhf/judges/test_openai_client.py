@@ -17,10 +17,10 @@ import pytest
 
 from annotation.records import Message, UserError
 from rlhf.judges import openai_client
+from rlhf.judges.judge_settings import EndpointSettings
 from rlhf.judges.openai_client import (
     Endpoint,
     EndpointError,
-    EndpointSettings,
     Failure,
     Reply,
     RequestsStopped,

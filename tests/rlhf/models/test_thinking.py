@@ -16,8 +16,8 @@ from annotation.records import now
 from rlhf.data import snapshots
 from rlhf.generation.answering_job import AnsweringWorker
 from rlhf.generation.answering_spec import AnsweringSpec
-from rlhf.judges import judge_store
 from rlhf.judges.backends import LocalModel
+from rlhf.judges.judge_settings import LocalSettings
 from rlhf.judges.rubrics import DEFAULT
 from rlhf.kinds import KINDS
 from rlhf.models import base_model, registry
@@ -65,9 +65,7 @@ def test_every_side_is_fed_the_same_text(thinker: Machine, told: bool) -> None:
     assert chat is not None
     assert render(chat, ASKED) == expected
     assert render(Preflight(db, data_dir, str(thinker.model)).tokenizer(), ASKED) == expected
-    judge = judge_store.by_name(db, "letters") if judge_store.judges(db) else None
-    judge = judge or judge_store.add(db, "letters", "local", {"model": "base"}, "owner")
-    bench = LocalModel(RunOf(thinker), judge, DEFAULT, thinker.model, 1)
+    bench = LocalModel(RunOf(thinker), "letters", LocalSettings("base"), DEFAULT, thinker.model, 1)
     assert bench.models.feed(ASKED, 1) == thinker.render(ASKED) + THOUGHT
 
 

@@ -19,6 +19,7 @@ from annotation.records import now
 from annotation.tabs.guard import Context
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.hub.hub_requests import REQUESTS, CheckSpace, CheckToken, MakeSpace, PublishModel, PullModel, PushData
+from rlhf.hub.space_upload import SpaceFinding
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
 from rlhf.models import registry
@@ -229,9 +230,9 @@ def test_without_a_token_the_forms_show_what_they_would_do_and_ask_nobody(contex
 
 
 def test_what_must_be_mended_comes_first_of_what_a_check_found_in_the_readers_language() -> None:
-    found = [["warning", "No copies."], ["note", "It is new."], ["error", "No model."]]
+    found = [SpaceFinding("warning", "No copies."), SpaceFinding("note", "New."), SpaceFinding("error", "No model.")]
     shown = hub_preview.findings_table(found)
-    places = [shown.index(words) for words in ("No model.", "No copies.", "It is new.")]
+    places = [shown.index(words) for words in ("No model.", "No copies.", "New.")]
     assert places == sorted(places)
     with translation.speaking(translation.language_of("de")):
         german = hub_preview.findings_table(found)

@@ -244,12 +244,6 @@ def test_answers_are_paired_by_prompt_and_seed_and_the_newest_count() -> None:
     assert check_report.page_label(0, 0, 10) == ""
 
 
-def test_a_conversation_says_who_said_what() -> None:
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    assert check_report.conversation(turns) == "user: Hi\nassistant: Hello"
-    assert check_report.conversation(turns[:1]) == "Hi"
-
-
 @pytest.mark.parametrize(
     ("status", "words"),
     [("running", "The answering worker runs."), ("queued", "starting"), ("failed", "does not run (failed)")],

@@ -865,7 +865,7 @@ def test_where_annotators_are_given_no_candidates_nobody_is_told_that_they_compa
     share = "on the Project tab the share “Candidate against serving” is 0%"
     asked = iterations_tab.ask_people(context.db, policy.revision)
     assert share in asked
-    assert "take turns" not in asked
+    assert "in turn with the others" not in asked
     parts, _ = iterations_tab.view(context, policy.revision, 0, {})
     assert share in parts["gate"]["value"]
     assert "People compare" not in parts["standing"]["value"]

@@ -24,9 +24,10 @@ from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.judges import judge_history, judge_store, rubrics
 from rlhf.judges.judge_agreement import PersonRanking
+from rlhf.judges.judge_settings import DirectorySettings, EndpointSettings, LocalSettings, RewardModelSettings
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge
-from rlhf.judges.openai_client import EndpointSettings, Failure
+from rlhf.judges.openai_client import Failure
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
 from rlhf.models.base_model import precision_by_need
@@ -252,14 +253,14 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
     first["Calls in all jobs, at most"] = None
     assert {field: left[field]["value"] for field in first} == first, "the form is as it was before"
     assert left["Reward model"]["value"] is None
-    made = {judge.name: (judge.backend, dict(judge.settings)) for judge in judge_store.judges(db)}
-    assert made["by letters"] == ("local", {"model": "base"})
+    made = {judge.name: (judge.backend, judge.settings) for judge in judge_store.judges(db)}
+    assert made["by letters"] == ("local", LocalSettings("base"))
     precision = precision_by_need(tiny_judge, this_machine())
     assert precision != "nf4"
-    assert made["elsewhere"] == ("local", {"directory": str(tiny_judge), "precision": precision})
-    assert made["scores"] == ("reward-model", {"model": "reward_model-1"})
+    assert made["elsewhere"] == ("local", DirectorySettings(str(tiny_judge), precision))
+    assert made["scores"] == ("reward-model", RewardModelSettings("reward_model-1"))
     settings = EndpointSettings("http://127.0.0.1:8000/v1", "tiny", "PREFLOOP_JUDGE_KEY", calls=50)
-    assert made["remote"] == ("endpoint", json.loads(json.dumps(vars(settings))))
+    assert made["remote"] == ("endpoint", settings)
     parts, _ = tab.view(context, "remote", {})
     assert parts["selector"] == gr.update(choices=["by letters", "elsewhere", "scores", "remote"], value="remote")
     for words in ("reward model reward_model-1", "tiny at 127.0.0.1:8000, key from PREFLOOP_JUDGE_KEY", "model base"):
@@ -660,7 +661,7 @@ def test_a_job_of_a_judge_that_there_is_not_is_shown_all_the_same(context: Conte
 # ------------------------------------------------------------------------------------------------- rubric and verdicts
 def test_the_rubric_is_kept_in_versions(pages: gr.Blocks, context: Context) -> None:
     opened = press(pages, "open_rubric", {}, None, None, None)
-    assert "Version 0, Prefloop&#x27;s own, holds." in opened[0]
+    assert "Version 0 (Prefloop&#x27;s own) holds." in opened[0]
     assert opened[2] == rubrics.DEFAULT.instruction
     saved = press(pages, "save_rubric", {}, "Be fair.", "Short\n\n- Correct\n", 1)
     assert "Version 1 holds from now on" in saved[-1]

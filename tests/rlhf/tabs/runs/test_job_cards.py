@@ -20,7 +20,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import SnapshotCounts
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.job_spec import to_json
-from rlhf.jobs.job_store import Job
+from rlhf.jobs.job_store import Job, SampleAnswer
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.tabs.iterations import check_report, loop_standing
 from rlhf.tabs.runs import job_cards, run_list
@@ -215,7 +215,7 @@ def test_held_out_figures_stand_before_and_after() -> None:
         return job_cards.outcome_card(done, None, "")
 
     html = table(AFTER, BEFORE)
-    assert "On 60 held-out demonstrations" in html
+    assert "Held-out demonstrations: 60" in html
     for before, after in (("1.800", "0.432"), ("6.05", "1.54"), ("61%", "88%")):
         assert f'<td class="number">{before}</td><td class="number">{after}</td>' in html
     alone = table(AFTER, None)
@@ -314,8 +314,8 @@ def test_what_would_be_deleted_is_named_with_its_size() -> None:
 
 
 def test_samples_stand_side_by_side_over_the_steps() -> None:
-    def answer(text: str, reason: str = "stop") -> dict[str, Any]:
-        return {"prompt": "Why?", "answer": text, "finish_reason": reason, "tokens": 5}
+    def answer(text: str, reason: str = "stop") -> SampleAnswer:
+        return SampleAnswer("Why?", text, reason, tokens=5)
 
     html = job_cards.samples_box({"Why?": {0: answer("So."), 10: answer("Because", "length")}})
     assert html.index("before training · 5 tokens") < html.index("step 10 · 5 tokens, cut off at the limit")
@@ -325,7 +325,7 @@ def test_samples_stand_side_by_side_over_the_steps() -> None:
 
 def test_whatever_was_written_is_shown_literally() -> None:
     nasty = "<img src=x onerror=alert(1)> <think>hm</think> ${alert(1)} {{value}}"
-    sample = {"answer": nasty, "tokens": 3, "finish_reason": "length"}
+    sample = SampleAnswer(nasty, nasty, "length", tokens=3)
     answer = replace(ANSWER, text=nasty, finish_reason="length")
     pair = check_report.AnswerPair(nasty, answer, answer)
     spec = DPOSpec(virtual_text=nasty)

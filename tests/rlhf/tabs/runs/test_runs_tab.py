@@ -28,6 +28,7 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
+from rlhf.jobs.job_store import SampleAnswer
 from rlhf.jobs.run import Run, perform
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.models import registry
@@ -314,7 +315,7 @@ def test_samples_of_a_real_run_stand_side_by_side_over_its_steps(trained: Machin
 def test_a_supervised_run_shows_held_out_figures_its_data_and_its_seed(trained: Machine) -> None:
     job = newest(trained, "sft")
     browser = browser_of(context_of(trained)).open().look_at(job.id)
-    assert "On 4 held-out demonstrations" in browser.text("outcome")
+    assert "Held-out demonstrations: 4" in browser.text("outcome")
     assert "Perplexity" in browser.text("outcome")
     facts = browser.text("facts")
     snapshot = job.spec.snapshot  # type: ignore[union-attr]
@@ -428,8 +429,7 @@ def test_only_what_changed_is_sent_again(browser: Browser, place: Context) -> No
 
 def test_a_closed_page_finds_everything_again_from_another_browser_too(browser: Browser, place: Context) -> None:
     job_id = begin(place, steps=3)
-    answer = {"prompt": "Why?", "answer": "So.", "finish_reason": "stop", "tokens": 2}
-    job_store.sample(place.db, job_id, 0, [answer])
+    job_store.sample(place.db, job_id, 0, [SampleAnswer("Why?", "So.", "stop", 2)])
     job_table.log(place.db, job_id, "a <b>line</b>")
     browser.open()
     other = browser_of(place).open()

@@ -1,0 +1,111 @@
+"""What an import's process tells the page of what it has found: written as JSON, and read into records again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, TypeVar
+
+from annotation.imports import mapping
+from annotation.imports.importing import ImportPreview, ImportResult
+from annotation.imports.mapping import MappedRow
+from annotation.imports.reading import BadRow, SourceRow
+from annotation.imports.scratch import Counts, Skipped
+from annotation.ui.formatting import cut
+
+T = TypeVar("T")
+SHOWN_TEXT: Final = 400
+
+
+@dataclass(frozen=True)
+class ImportOutcome:
+    """What was imported, or would be, and what is said of it."""
+
+    result: ImportResult
+    dry_run: bool
+    summary: Sequence[str]
+
+
+def look_told(found: ImportPreview) -> dict[str, Any]:
+    """What the first rows are, with long values cut."""
+    cells = [
+        {"number": row.number, "cells": {str(key): shortened(value) for key, value in row.values.items()}}
+        for row in found.rows
+    ]
+    records = [one if isinstance(one, str) else asdict(mapping.with_texts(one, SHOWN_TEXT)) for one in found.records]
+    told = {**vars(found), "rows": cells, "records": records, "bad": [asdict(bad) for bad in found.bad]}
+    return {**told, "proposed": dict(found.proposed)}
+
+
+def look_read(told: Mapping[str, Any]) -> ImportPreview:
+    """What `look_told` gave; the values of rows are texts."""
+    return ImportPreview(
+        name=told["name"],
+        format=told["format"],
+        counted=told.get("counted", ""),
+        columns=tuple(told["columns"]),
+        proposed=told["proposed"],
+        target=told["target"],
+        problem=told["problem"] or "",
+        rows=tuple(SourceRow(row["number"], row["cells"]) for row in told["rows"]),
+        records=tuple(one if isinstance(one, str) else record_read(one) for one in told["records"]),
+        bad=tuple(known(BadRow, row) for row in told["bad"]),
+        usable=told.get("usable", True),
+        notes=tuple(told["notes"]),
+    )
+
+
+def record_read(told: Mapping[str, Any]) -> MappedRow:
+    """What a row says."""
+    ranking = told.get("ranking")
+    parts = {
+        "messages": tuple(told["messages"]),
+        "answers": tuple(told.get("answers", ())),
+        "ranking": None if ranking is None else tuple(ranking),
+    }
+    return known(MappedRow, {**told, **parts})
+
+
+def outcome_told(outcome: ImportOutcome) -> dict[str, Any]:
+    """What was imported, or would be."""
+    result = outcome.result
+    told = {**asdict(result), "columns": dict(result.columns), "skipped": [asdict(row) for row in result.skipped]}
+    return {**told, "dry_run": outcome.dry_run, "summary": outcome.summary}
+
+
+def outcome_read(told: Mapping[str, Any]) -> ImportOutcome:
+    """What `outcome_told` gave, of an earlier version too."""
+    # Then the column stood beside what was said of it; now that names it.
+    apart = any(len(entry) == 3 for entry in told["reasons"])
+    skipped = [
+        known(Skipped, {**row, "reason": f"{row['column']} {row['reason']}".strip()} if apart else row)
+        for row in told.get("skipped", ())
+    ]
+    result = ImportResult(
+        name=told["name"],
+        format=told["format"],
+        counted=told.get("counted", ""),
+        target=told["target"],
+        columns=told["columns"],
+        counts=known(Counts, told.get("counts", {})),
+        reasons=[(" ".join(filter(None, said)), count) for *said, count in told["reasons"]],
+        skipped=skipped,
+        import_id=told["import_id"],
+        seconds=told["seconds"],
+        locked_seconds=told.get("locked_seconds", 0.0),
+        notes=told.get("notes", ()),
+    )
+    return ImportOutcome(result, told["dry_run"], told["summary"])
+
+
+def known(kind: type[T], told: Mapping[str, Any]) -> T:
+    """A record of what was told, without what a program of another version says more."""
+    names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in told.items() if name in names})
+
+
+def shortened(value: Any) -> str:
+    """A value of a row as text of bounded length."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return cut(text.encode("utf-8", "replace").decode(), SHOWN_TEXT)
