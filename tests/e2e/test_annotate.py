@@ -623,7 +623,7 @@ def test_an_own_prompt_outlives_a_session(site: Site) -> None:
     ann.wait_status("Your draft is kept.")
     ann.page.context.add_cookies(cookies)
     ann.page.reload()
-    ann.page.wait_for_function("document.querySelector('#own-prompt').value === 'What is 1 + 1?'")
+    ann.page.wait_for_function("document.querySelector('#own-prompt')?.value === 'What is 1 + 1?'")
     assert ann.page.is_visible("#own-prompt")
     ann.page.click(".ask button")
     ann.page.wait_for_selector("text=Your prompt is kept till then.")
