@@ -139,7 +139,9 @@ def test_what_an_address_names_is_unfolded_or_said_not_to_be_there(running: Any,
     go(page, "/data/export?annotators=kim")
     page.locator("#export-since").wait_for()
     for link, said in (
-        ("/runs/99", "There is no job 99;"),
+        ("/runs/99", "There is no job 99."),
+        ("/runs?compare=998,999", "There is no training 998, 999 to compare."),
+        ("/judges/nobody", "There is no judge nobody."),
         ("/iterations/nope", "There is no policy nope;"),
         ("/data/comparisons/99999", "There is no comparison 99999."),
         ("/playground?models=nope", "There is no model 'nope'."),
