@@ -545,8 +545,8 @@ MISFITS: Final[Sequence[tuple[str, str]]] = (
         """SELECT annotator_id AS id FROM judge WHERE CASE backend
                WHEN 'endpoint' THEN json_type(settings, '$.address') IS NOT 'text'
                    OR json_type(settings, '$.model') IS NOT 'text'
-               WHEN 'local' THEN coalesce(json_type(settings, '$.directory'), json_type(settings, '$.model'))
-                   IS NOT 'text'
+               WHEN 'local' THEN coalesce(json_type(settings, '$.directory'), json_type(settings, '$.model'), 'text')
+                   != 'text'
                ELSE json_type(settings, '$.model') IS NOT 'text' END""",
     ),
     (N_("there is more than one base model."), "SELECT 1 AS id FROM model WHERE algorithm = 'base' LIMIT 1 OFFSET 1"),

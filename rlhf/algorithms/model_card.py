@@ -244,6 +244,7 @@ BASE_SHA256: Final = "base_sha256"
 def facts(about: Subject, record: PublishedFacts) -> dict[str, str]:
     """What another data directory has to know to use it as it was used here."""
     known = {"revision": about.revision, "kind": about.kind, "form": about.form, "precision": about.precision}
+    known["weights"] = about.precision  # as versions that may pull it call it
     return {**known, **({BASE_SHA256: record.base_sha256} if record.base_sha256 else {})}
 
 

@@ -201,9 +201,9 @@ def ask_prices(hub: Hub) -> JobOutcome:
 class Flavor:
     """Hardware that the Hub rents, and its price in dollars."""
 
-    name: str
-    label: str
-    price_per_hour: float
+    name: str = ""
+    label: str = ""
+    price_per_hour: float = 0.0
 
 
 def prices(db: Database) -> list[Flavor]:

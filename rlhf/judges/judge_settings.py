@@ -69,7 +69,7 @@ class EndpointSettings:
 class LocalSettings:
     """A policy of this data directory, or the base model, that judges by its next token."""
 
-    model: str
+    model: str = "base"
     """Its revision."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,11 +72,11 @@ class PrecisionsSpec(JobSpec):
 class PrecisionGap:
     """How far apart the same weights are in two precisions."""
 
-    kl: float
+    kl: float = math.nan
     """KL of the policy in the other precision to the one that answers, nats a token."""
-    perplexity: float
+    perplexity: float = math.nan
     """Of the plain text, in the precision that answers."""
-    other_perplexity: float
+    other_perplexity: float = math.nan
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> PrecisionGap:

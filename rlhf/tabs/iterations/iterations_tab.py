@@ -537,7 +537,7 @@ def wire_views(page: IterationsPage, context: Context) -> None:
 
     def turned_to(number: int, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, number, was)
-        return [*page.sent(changed, seen), told(place_of(revision, page_of(seen)))]
+        return [*page.sent(changed, seen), told(place_of(text_in(revision), page_of(seen)))]
 
     @guarded(context, "admin")
     def previous_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:

@@ -119,6 +119,7 @@ def test_settings_are_read_by_their_backend_and_others_are_refused(db: Database)
     here = {"address": "http://127.0.0.1/v1", "model": "m"}
     known: list[tuple[Backend, dict[str, Any], JudgeSettings]] = [
         ("local", {"model": "base"}, LocalSettings("base")),
+        ("local", {}, LocalSettings("base")),
         ("local", {"directory": "/m"}, DirectorySettings("/m", "nf4")),
         ("local", {"directory": "/m", "precision": "fp32"}, DirectorySettings("/m", "fp32")),
         ("reward-model", {"model": "rm-1"}, RewardModelSettings("rm-1")),
@@ -132,7 +133,6 @@ def test_settings_are_read_by_their_backend_and_others_are_refused(db: Database)
         assert judge_store.by_name(db, made.name).settings == expected
     assert from_row("local", {"directory": "/m", "weights": "fp32"}) == DirectorySettings("/m", "fp32")
     refused: list[tuple[Backend, dict[str, Any], str]] = [
-        ("local", {}, "'model' is missing"),
         ("local", {"model": 3}, "'model' must be of type str"),
         ("local", {"directory": "/m", "precision": "int8"}, "'precision' must be one of nf4, bf16, fp32"),
         ("reward-model", {"model": "rm-1", "directory": "/m"}, "no field 'directory'"),
