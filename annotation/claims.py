@@ -931,7 +931,7 @@ def refuse_skipping_on(db: Database, claim: StoredClaim) -> None:
     )
     if skips >= MOST_SKIPS:
         raise UserError(
-            _("You have skipped {count} comparisons today. Judge this one, or go on tomorrow.").format(count=MOST_SKIPS)
+            _("You have skipped {most} comparisons today. Judge this one, or go on tomorrow.").format(most=MOST_SKIPS)
         )
 
 

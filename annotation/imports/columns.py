@@ -259,8 +259,9 @@ def find_scores(rows: Sequence[SourceRow], names: Mapping[str, str], ends: tuple
 
 def are_equal(rows: Sequence[SourceRow], scores: Columns) -> bool:
     """Whether two scores are one and the same number in all rows, of 0 or below: nobody has filled them in."""
-    found = {score_of(row.values.get(column)) for row in rows for column in scores.values()} - {None}
-    return len(found) == 1 and all(number <= 0 for number in found)
+    read = (score_of(row.values.get(column)) for row in rows for column in scores.values())
+    found = {number for number in read if number is not None}
+    return len(found) == 1 and max(found) <= 0
 
 
 def names_one(rows: Sequence[SourceRow], columns: Columns) -> bool:
