@@ -543,7 +543,7 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
         if claim.state != "held" or claim.expires <= now():
             raise UserError(why_closed(db, claim))
         act = parse_for(db, claim, value)
-        if act.outcome == "skip":
+        if act.outcome == "skip" and act.flag is None:
             refuse_skipping_on(db, claim)
         connection.execute(
             "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim.id)
@@ -911,27 +911,27 @@ def refuse_changing_on(db: Database, claim: StoredClaim) -> None:
         (claim.annotator_id, claim.comparison_id),
     )
     if rows >= MOST_ROWS:
-        raise UserError(
-            _("You have changed this judgement {count} times; it stays as it is now.").format(count=MOST_ROWS)
-        )
+        raise UserError(_("This judgement has been changed and taken back so often that it stays as it is now."))
 
 
 def refuse_skipping_on(db: Database, claim: StoredClaim) -> None:
-    """Raises UserError where somebody only skips what could be judged."""
+    """Raises UserError where somebody has only skipped for a day what could be judged, and says nothing of it."""
     if db.value(f"SELECT {FAILED_ANSWER.format('?')}", (claim.comparison_id,)):
         return
     skips = db.value(
         f"""SELECT count(*) FROM judgement j WHERE annotator_id = :annotator AND outcome = 'skip' AND {MADE_IN_HAND}
+             AND flag IS NULL AND created > :since
              AND NOT {FAILED_ANSWER.format("j.comparison_id")}
              AND id > coalesce((SELECT max(id) FROM judgement
                  WHERE annotator_id = :annotator AND outcome IN ('ranked', 'all-bad')), 0)""",
-        {"annotator": claim.annotator_id},
+        {
+            "annotator": claim.annotator_id,
+            "since": (datetime.fromisoformat(now()) - timedelta(days=1)).isoformat(timespec="microseconds"),
+        },
     )
     if skips >= MOST_SKIPS:
         raise UserError(
-            _("You have skipped {count} comparisons and judged none since. Judge this one, or ask an admin.").format(
-                count=MOST_SKIPS
-            )
+            _("You have skipped {most} comparisons today. Judge this one, or go on tomorrow.").format(most=MOST_SKIPS)
         )
 
 

@@ -11,13 +11,12 @@ from annotation.imports.conversations import SPEAKERS, conversation, list_of
 from annotation.imports.labels import (
     SCALES,
     SIGNED,
-    TIED,
     Columns,
     UnusableRow,
-    compared,
     number_of,
     plain_name,
     says_good,
+    score_of,
     winner_reader,
 )
 from annotation.imports.reading import PICTURES, NotJson, SourceRow, parse_json
@@ -29,8 +28,8 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "prompt": (
         N_("the question: text, messages, or a Human/Assistant transcript"),
         (
-            *("prompt", "question", "instruction", "query", "problem", "history", "input", "text", "content"),
-            *("context", "user"),
+            *("prompt", "question", "instruction", "query", "user", "problem", "history", "input", "text", "content"),
+            "context",
         ),
     ),
     "context": (N_("text that belongs below the prompt (Alpaca's 'input')"), ("input", "context")),
@@ -176,11 +175,12 @@ def propose(rows: Sequence[SourceRow], said: Columns | None = None) -> dict[str,
 def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns) -> dict[str, str]:
     """The roles of the likeliest shape, by the columns' plain names; those that are said come first."""
     lists = {column for column in names.values() if holds_lists(rows, column)}
+    callers = {names["user"]} if "user" in names and holds_single_words(rows, names["user"]) else set()  # who asks
 
     def find(role: str, taken: Iterable[str] = ()) -> dict[str, str]:
         if role in said:
             return {role: said[role]} if said[role] else {}
-        wanted = [names[alias] for alias in ROLES[role][1] if alias in names]
+        wanted = sorted((names[alias] for alias in ROLES[role][1] if alias in names), key=callers.__contains__)
         fitting = [column for column in wanted if column not in taken and (role not in LISTS or column in lists)]
         return {role: fitting[0]} if fitting else {}
 
@@ -258,12 +258,10 @@ def find_scores(rows: Sequence[SourceRow], names: Mapping[str, str], ends: tuple
 
 
 def are_equal(rows: Sequence[SourceRow], scores: Columns) -> bool:
-    """Whether two scores are the same in each row that has some: so they are where nobody has filled them in."""
-    said = set()
-    for row in rows:
-        with suppress(UnusableRow):
-            said.add(compared(row.values, scores))
-    return said - {None} == {TIED}
+    """Whether two scores are one and the same number in all rows, of 0 or below: nobody has filled them in."""
+    read = (score_of(row.values.get(column)) for row in rows for column in scores.values())
+    found = {number for number in read if number is not None}
+    return len(found) == 1 and max(found) <= 0
 
 
 def names_one(rows: Sequence[SourceRow], columns: Columns) -> bool:
@@ -323,6 +321,11 @@ def holds_lists(rows: Sequence[SourceRow], column: str) -> bool:
     """Whether a column's values are lists, or texts that are one in JSON."""
     held = [row.values[column] for row in rows if row.values.get(column) not in (None, "")]
     return mostly(isinstance(one, list) or (isinstance(one, str) and one.lstrip().startswith("[")) for one in held)
+
+
+def holds_single_words(rows: Sequence[SourceRow], column: str) -> bool:
+    """Whether a column's values are single words, as names of people are."""
+    return mostly(len(str(row.values[column]).split()) == 1 for row in rows if row.values.get(column) not in EMPTY)
 
 
 def hold_texts(rows: Sequence[SourceRow], column: str) -> bool:

@@ -155,6 +155,8 @@ def chosen_config(name: str, configs: Sequence[Mapping[str, Any]], wanted: str |
     """The configuration to read; none in a directory that has none. Raises UserError where it has to be chosen."""
     known = {str(one.get("config_name", "default")): one for one in configs}
     if wanted is not None:
+        if not known:
+            raise UserError(_("{name} has no configurations; leave “Configuration” empty.").format(name=name))
         if wanted not in known:
             raise UserError(
                 _("{name} has no configuration '{display_name}'. There are: {listed}.").format(

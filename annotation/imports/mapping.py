@@ -717,7 +717,7 @@ def perhaps_order(ranks: Sequence[Any], column: str) -> bool:
 def unsaid(columns: Columns, rows: Sequence[SourceRow], said: Columns) -> list[str]:
     """The roles that a person has to say of columns, though the rows that were read suggest one."""
     pair = [] if (said.get("a") and said.get("b")) or not third_answer(columns, rows) else ["a", "b"]
-    if not said.get("preference") and is_unsigned(columns.get("preference", ""), rows):
+    if "preference" in columns and not said.get("preference") and is_unsigned(columns["preference"], rows):
         pair.append("preference")
     column = columns.get("ranks", "")
     for row in rows if column and not said.get("ranks") else ():

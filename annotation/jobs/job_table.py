@@ -211,17 +211,22 @@ def stop(db: Database, job_id: int, worker: str, status: Status, message: str, r
 
 
 def clear_results(db: Database, kind: str, by: str) -> None:
-    """Forget what somebody's jobs of a kind found."""
+    """Forget what somebody's jobs of a kind found, and others' a day after their end."""
     with db.transaction() as connection:
         connection.execute(
-            "UPDATE job SET result = NULL WHERE kind = ? AND requested_by = ? AND result IS NOT NULL", (kind, by)
+            """UPDATE job SET result = NULL
+               WHERE kind = ? AND (requested_by = ? OR finished < ?) AND result IS NOT NULL""",
+            (kind, by, moment(-24 * 60 * 60)),
         )
 
 
 def kinds_at_work(db: Database, *lanes: Lane) -> list[str]:
-    """The kinds of the jobs that wait or are at work in these lanes, those on rented hardware apart, oldest first."""
-    marks, states = ", ".join("?" * len(lanes)), f"status IN {OPEN}"
-    rows = db.rows(f"SELECT kind FROM job WHERE lane IN ({marks}) AND flavor IS NULL AND {states} ORDER BY id", lanes)
+    """The kinds of the jobs at work in these lanes, oldest first; those on rented hardware and mere looks apart."""
+    marks, looks = ", ".join("?" * len(lanes)), "json_extract(spec, '$.arguments[1]') IS '--look'"
+    rows = db.rows(
+        f"SELECT kind FROM job WHERE lane IN ({marks}) AND flavor IS NULL AND {AT_WORK} AND NOT {looks} ORDER BY id",
+        lanes,
+    )
     return [row["kind"] for row in rows]
 
 

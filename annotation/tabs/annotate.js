@@ -1134,11 +1134,12 @@ async function askOwn() {
     say(_("Write a prompt first."), true);
     return;
   }
-  const next = await act("ask", { prompt: field.value, nonce: card.nonce, differences: isMarked() }, NOT_ASKED);
+  const prompt = field.value;
+  const next = await act("ask", { prompt, nonce: card.nonce, differences: isMarked() }, NOT_ASKED);
   if (next === null) return;
-  field.value = "";
+  if (field.value === prompt) field.value = ""; // what was written meanwhile stays
   keepOwnPrompt();
-  find(".ask").open = false;
+  find(".ask").open = field.value !== "";
   const revising = card.revising ? card : null;
   show(revising ? { ...revising, asked: next.asked } : next);
   say(next.notice);

@@ -393,8 +393,9 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
     form["target"].change(admin(choose_target), form["target"], form["verdict"], api_name="import-target", **QUIET)
     form["prompts"].change(admin(choose_split), form["prompts"], form["share"], api_name="import-split", **QUIET)
     fresh = admin(looker(page, importer))
-    source["upload"].upload(fresh, [*source.values()], page.followed, api_name="import-uploaded", **QUEUED)
-    page.buttons["look"].click(fresh, [*source.values()], page.followed, api_name="import-look", **QUEUED)
+    looking = [form["verdict"], form["rows"], form["good_from"], *page.followed]
+    source["upload"].upload(fresh, [*source.values()], looking, api_name="import-uploaded", **QUEUED)
+    page.buttons["look"].click(fresh, [*source.values()], looking, api_name="import-look", **QUEUED)
     for button, kind in (("again", "look"), ("check", "check"), ("import", "import")):
         page.buttons[button].click(
             admin(starter(page, importer, kind)),
@@ -431,12 +432,12 @@ def choose_split(annotator: Annotator, split: Any) -> Any:
 
 
 def looker(page: ImportFormPage, importer: Importer) -> Any:
-    """The handler of an upload and of "Look": another source, so the columns are proposed anew."""
+    """The handler of an upload and of "Look": another source, of which nothing has been chosen yet."""
 
     def look(annotator: Annotator, *values: Any) -> list[Any]:
         source = source_of(*values)
         state = importer.start("look", source, [], annotator.name)
-        return standing_parts(page, importer, Looked(tuple(source), state.number))
+        return ["judged", "", None, *standing_parts(page, importer, Looked(tuple(source), state.number))]
 
     return look
 
@@ -493,13 +494,17 @@ def standing_parts(page: ImportFormPage, importer: Importer, looked: Looked) -> 
     running, said = state.status == "running", status_card(state)
     if mine is not state and mine.status == "failed":  # and somebody has begun another meanwhile
         said = status_card(mine) + said
+    if mine.status == "none" and looked.waits:
+        said = (
+            status(_("The rows that were read are not kept any more. Look at the first rows again."), "warning") + said
+        )
     buttons = [
         gr.update(visible=running) if name == "cancel" else gr.update(interactive=not running) for name in page.buttons
     ]
-    unclear = state.status == "failed" and state.kind != "look" and _("“Columns”") in state.error
-    unfolded = gr.update(open=True) if unclear else gr.skip()
+    unfolded = gr.update(open=True) if state.status == "failed" and state.kind != "look" else gr.skip()
     target_and_columns = (gr.skip() for _ in range(1 + len(page.columns)))
-    rest = [*(gr.skip() for _ in range(3)), unfolded, *target_and_columns, asdict(looked)]
+    told = looked if "running" in (mine.status, state.status) else replace(looked, waits=0)
+    rest = [*(gr.skip() for _ in range(3)), unfolded, *target_and_columns, asdict(told)]
     if mine.look is not None and mine.number == looked.waits:
         rest = [
             *look_parts(page, mine.look, looked),
@@ -529,6 +534,6 @@ def look_parts(page: ImportFormPage, look: ImportPreview, looked: Looked) -> lis
     """The form as a finished look fills it, with what a person has said."""
     filled = {**look.proposed, **{role: NONE for role in NONE_MEANS if looked.said.get(role) == ""}}
     columns = [gr.update(choices=choices_of(role, look.columns), value=filled.get(role, "")) for role in page.columns]
-    unfolded = gr.update(open=True) if look.problem else gr.skip()
+    unfolded = gr.update(open=True) if look.problem or not look.usable else gr.skip()
     target = gr.update(value=looked.target)
     return [gr.update(visible=True), look_card(look), meaning_card(look), unfolded, target, *columns]

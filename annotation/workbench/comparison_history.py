@@ -104,6 +104,8 @@ class AdminAct:
     whom: str
     undone_by: str | None
     undone: str | None
+    state: str | None
+    """What came of it for this comparison: 'released' where it was given back."""
 
 
 @dataclass(frozen=True)
@@ -238,11 +240,12 @@ def acts(db: Database, comparison_id: int) -> tuple[AdminAct, ...]:
     """What admins did with it, oldest first."""
     rows = db.rows(
         """SELECT x.created AS "when", x.decided_by AS who, x.kind, coalesce(a.name, x.group_name, '') AS whom,
-               x.undone_by, x.undone
+               x.undone_by, x.undone, i.state
            FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id
                LEFT JOIN annotator a ON a.id = x.annotator_id WHERE i.comparison_id = :id
            UNION ALL
-           SELECT created, decided_by, 'gold-' || action, '', NULL, NULL FROM gold_decision WHERE comparison_id = :id
+           SELECT created, decided_by, 'gold-' || action, '', NULL, NULL, NULL FROM gold_decision
+           WHERE comparison_id = :id
            ORDER BY 1""",
         {"id": comparison_id},
     )

@@ -65,9 +65,9 @@ def test_nobody_changes_a_judgement_for_ever(db: Database, ann: Annotator, monke
     claims.undo(db, ann.id, "")
     assert len(judgements(db)) == 5
     last = claims.judge(db, ann.id, in_hand(db, ann).nonce, act("tie"))
-    with pytest.raises(UserError, match="changed this judgement 5 times"):
+    with pytest.raises(UserError, match="changed and taken back so often that it stays"):
         claims.revise(db, ann.id, last, act("left-much"))
-    with pytest.raises(UserError, match="changed this judgement 5 times"):
+    with pytest.raises(UserError, match="changed and taken back so often that it stays"):
         claims.undo(db, ann.id, "")
 
 
@@ -90,7 +90,7 @@ def test_nobody_skips_for_ever(db: Database, ann: Annotator, monkeypatch: pytest
     for _ in range(3):
         claims.judge(db, ann.id, in_hand(db, ann).nonce, act("skip"))
     claim = in_hand(db, ann)
-    with pytest.raises(UserError, match="skipped 3 comparisons and judged none since"):
+    with pytest.raises(UserError, match=r"skipped 3 comparisons today\. .* or go on tomorrow"):
         claims.judge(db, ann.id, claim.nonce, act("skip"))
     claims.judge(db, ann.id, claim.nonce, act("tie"))
     for _ in range(3):
@@ -98,6 +98,26 @@ def test_nobody_skips_for_ever(db: Database, ann: Annotator, monkeypatch: pytest
     failing = in_hand(db, ann)
     fail(failing)
     claims.judge(db, ann.id, failing.nonce, act("skip"))
+
+
+def test_who_says_what_is_wrong_or_comes_back_the_next_day_skips_on(
+    db: Database, ann: Annotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "MOST_SKIPS", 2)
+    seed_comparisons(db, 9)
+    for _ in range(3):
+        claims.judge(db, ann.id, in_hand(db, ann).nonce, act("skip", flag="broken"))
+    for _ in range(2):
+        claims.judge(db, ann.id, in_hand(db, ann).nonce, act("skip"))
+    claims.judge(db, ann.id, in_hand(db, ann).nonce, act("skip", flag="broken"))
+    nonce = in_hand(db, ann).nonce
+    with pytest.raises(UserError, match="skipped 2 comparisons"):
+        claims.judge(db, ann.id, nonce, act("skip"))
+    a_day_later = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="microseconds")
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET expires = '2099'")
+    monkeypatch.setattr(claims, "now", lambda: a_day_later)
+    claims.judge(db, ann.id, nonce, act("skip"))
 
 
 def set_project(db: Database, **changes: Any) -> None:

@@ -632,6 +632,24 @@ def test_an_own_prompt_outlives_a_session(site: Site) -> None:
     assert ann.page.input_value("#own-prompt") == ""
 
 
+def test_what_is_written_while_an_own_prompt_is_on_its_way_stays(site: Site) -> None:
+    ann = site.open()
+    ann.page.wait_for_selector("text=No model is writing answers at the moment.")
+    ann.page.click("text=Write a prompt of your own")
+    ann.page.fill("#own-prompt", "What is 1 + 1?")
+    ann.page.evaluate(
+        """() => {
+            document.querySelector(".ask button").click();
+            const field = document.querySelector("#own-prompt");
+            field.value = "And 2 + 2?";
+            field.dispatchEvent(new Event("input"));
+        }"""
+    )
+    ann.page.wait_for_selector("text=Your prompt is kept till then.")
+    assert ann.page.input_value("#own-prompt") == "And 2 + 2?"
+    assert ann.page.is_visible("#own-prompt")
+
+
 def test_a_page_whose_person_is_signed_out_asks_nothing_more_by_itself(site: Site) -> None:
     site.compare(*letters(2))
     ann = site.open(clock=True)

@@ -208,6 +208,8 @@ def decided(found: ComparisonHistory) -> str:
             moment(one.when),
             _("taken back by {name}, {when}").format(name=one.undone_by, when=moment(one.undone))
             if one.undone_by
+            else _("given back")
+            if one.state == "released"
             else NOTHING,
         )
         for one in found.acts

@@ -213,7 +213,9 @@ def taken_back(change: Change, count: int) -> str:
             "the others stay withdrawn. Once they are told as before, “Undo” gives those back too. {what}"
         )
     elif count < change.comparisons:
-        of_these = _("Taken back for {count:,} of them; the others were judged or changed meanwhile. {what}")
+        of_these = _(
+            "Taken back for {count:,} of them; the others were given back before, judged or changed meanwhile. {what}"
+        )
     else:
         of_these = _("Taken back. {what}")
     back = status(of_these.format(count=count, what=said), "headline")

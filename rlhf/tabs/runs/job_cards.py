@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from statistics import fmean, median
+from statistics import median
 from typing import Any, Final
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
@@ -49,8 +49,9 @@ from rlhf.tabs.runs.job_words import (
     spec_text,
 )
 
-# A step that took so many times as long as others did not only take its steps' time.
+# An interval of so many times what a step takes otherwise, and of so many seconds, was not its steps' alone.
 FAR: Final = 20
+LONG: Final = 600
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
 
@@ -87,15 +88,17 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
 def pace_of(step_times: Sequence[tuple[int, str]]) -> float | None:
     """Seconds for a step; None while no step is known to have taken any.
 
-    An interval far from the others says nothing of steps: the machine slept in it, or its clock was set.
+    A long interval far from the others says nothing of steps: the machine slept in it, or its clock was set.
     """
     begun: dict[int, str] = {}
     for step, when in step_times:
         begun.setdefault(step, when)
-    paces = [seconds_between(when, then) / (later - step) for (step, when), (later, then) in pairwise(begun.items())]
-    usual = median(paces) if paces else 0.0
-    kept = [pace for pace in paces if 0 <= pace <= FAR * usual]
-    return fmean(kept) if kept else None
+    found = [(seconds_between(when, then), later - step) for (step, when), (later, then) in pairwise(begun.items())]
+    forward = [(seconds, steps) for seconds, steps in found if seconds >= 0]
+    far = FAR * median(seconds / steps for seconds, steps in forward) if forward else 0.0
+    kept = [(seconds, steps) for seconds, steps in forward if seconds <= LONG or seconds / steps <= far]
+    taken = sum(seconds for seconds, _steps in kept)
+    return taken / sum(steps for _seconds, steps in kept) if taken else None
 
 
 # How a job for rented hardware stands that does not run yet, or is to end.

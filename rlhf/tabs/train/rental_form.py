@@ -135,16 +135,20 @@ def price_known(db: Database, flavor: Any) -> float | None:
     return next((one.price_per_hour for one in hub_requests.prices(db) if one.name == flavor), None)
 
 
-def asking(db: Database) -> Any:
-    """What became of asking for prices; of what else was said of the form, nothing is taken away before."""
+def asking(db: Database, said: Any) -> Any:
+    """What became of asking for prices; of what else was `said` of the form, nothing is taken away before."""
     latest = hub_requests.REQUESTS.newest(db, "prices")
     if latest is None:
         return gr.skip()
     if latest.is_open:
         return markup.notice(_(ASKING))
     if latest.status == "finished":
-        return ""
-    return status(_("The Hub has told no prices. {why}").format(why=latest.message), "warning")
+        return "" if said == markup.notice(_(ASKING)) else gr.skip()
+    told = hub_requests.REQUESTS.newest(db, "prices", status="finished")
+    if told is None:
+        return status(_("The Hub has told no prices. {why}").format(why=latest.message), "warning")
+    words = _("The Hub has told no new prices. These prices are of {when} UTC. {why}")
+    return status(words.format(when=formatting.moment(told.finished), why=latest.message), "warning")
 
 
 def question_about(terms: Terms) -> str:
@@ -168,8 +172,8 @@ def wire(
     def no_question() -> list[Any]:
         return ["", gr.update(visible=False), gr.skip(), None]
 
-    def opened(annotator: Annotator) -> list[Any]:
-        return [gr.update(choices=choices(context.db)), asking(context.db)]
+    def opened(annotator: Annotator, said: Any) -> list[Any]:
+        return [gr.update(choices=choices(context.db)), asking(context.db, said)]
 
     def chosen(annotator: Annotator, flavor: Any) -> list[Any]:
         price = price_known(context.db, flavor)
@@ -203,8 +207,8 @@ def wire(
     for handler, verb in ((opened, "list"), (chosen, "price"), (ask_prices, "ask_prices"), (ask, "ask_to_rent")):
         handler.__name__ = f"{verb}_{name}"
     refuse.__name__, spend.__name__ = f"refuse_to_rent_{name}", f"rent_{name}"
-    asked.section.expand(admin(opened), None, [asked.flavor, asked.said], **QUIET)
-    asked.flavor.focus(admin(opened), None, [asked.flavor, asked.said], **QUIET)
+    asked.section.expand(admin(opened), asked.said, [asked.flavor, asked.said], **QUIET)
+    asked.flavor.focus(admin(opened), asked.said, [asked.flavor, asked.said], **QUIET)
     asked.flavor.input(admin(chosen), asked.flavor, [asked.price, *question], **QUIET)
     asked.prices.click(admin(ask_prices), None, asked.said, **QUEUED)
     terms = [asked.flavor, asked.price, asked.hours, asked.payer]

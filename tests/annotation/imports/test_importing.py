@@ -1022,6 +1022,13 @@ def test_every_listener_is_for_admins(page: gr.Blocks) -> None:
             block.fn(*asked_by("ann", block.fn), *(None for _ in block.inputs))
 
 
+def test_a_column_without_a_name_is_no_preference(tmp_path: Path) -> None:
+    """Its name is that of no column at all."""
+    rows = [{"": "0", "prompt": "p", "response_a": "x", "response_b": "y", "winner": "a"}]
+    found = importing.preview(open_path(write(tmp_path, rows)), ImportRequest())
+    assert (found.problem, found.proposed["winner"]) == ("", "winner")
+
+
 def test_the_form_is_filled_by_a_look_and_can_be_changed(page: gr.Blocks, db: Database, tmp_path: Path) -> None:
     kim = gr.Request(username="kim")
     path = str(write(tmp_path, [{"title": "t", **pair, "<b>x</b>": "${alert(1)}"} for pair in PAIRS]))

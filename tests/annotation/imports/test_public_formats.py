@@ -415,6 +415,18 @@ CASES: dict[str, Case | Refused] = {
         [{**PAIR, "score_chosen": 0.0, "score_rejected": 0.0}] * 2, [told("p", "x", "y", ranking=FIRST)] * 2,
         telling=["score_chosen", "score_rejected"],
     ),
+    "scores that nobody has filled in": Case(
+        [{**PAIR, "score_chosen": -1, "score_rejected": -1.0}] * 2, [told("p", "x", "y", ranking=FIRST)] * 2,
+        telling=["score_chosen", "score_rejected"],
+    ),
+    "scores that are equal": Case(
+        [{**PAIR, "score_chosen": 7, "score_rejected": 7}] * 2,
+        [told("p", "x", "y", ranking=TIE, strength=0, remark=EQUAL_SCORES)] * 2,
+    ),
+    "scores that are equal and differ from row to row": Case(
+        [{**PAIR, "score_chosen": n, "score_rejected": n} for n in (0, -1)],
+        [told("p", "x", "y", ranking=TIE, strength=0, remark=EQUAL_SCORES)] * 2,
+    ),
     "scores that say nothing of two answers": Refused(
         [{**TWO, "score_a": 0.0, "score_b": "0"}] * 2, "no column that says which is better"
     ),
@@ -459,6 +471,8 @@ CASES: dict[str, Case | Refused] = {
     "ratings without a threshold": Refused([{**BAD_ANSWER, "rating": 4}], "are good. Nothing was imported."),
     "a user's name beside the text": Case([{"user": "bob", "text": "Why?"}], [told("Why?")], "prompts",
                                           telling=["user"]),
+    "what the user said, beside a page": Case([{"context": "A page.", "user": "What is it?"}], [told("What is it?")],
+                                              "prompts", telling=["context"]),
     "what the user said": Case([{"user": "Why?"}], [told("Why?")], "prompts"),
     "a title beside a conversation": Case(
         [{"title": "A title", "messages": [user("q"), {**assistant("x"), "thinking": "hm"}]}],

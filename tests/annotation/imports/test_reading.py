@@ -709,6 +709,8 @@ def test_directories_are_read_as_load_dataset_lays_them_out(tmp_path: Path) -> N
         read(both)
     with pytest.raises(UserError, match="has no configuration 'c'"):
         read(both, config="c")
+    with pytest.raises(UserError, match="has no configurations; leave “Configuration” empty"):
+        read(directory(tmp_path / "7", {"a.jsonl": one}), config="c")
 
 
 def test_files_in_a_snapshot_of_the_hubs_cache_are_links_to_its_blobs(tmp_path: Path) -> None:

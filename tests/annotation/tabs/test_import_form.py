@@ -60,6 +60,7 @@ class Session:
         self.columns: dict[str, str] = {}
         self.target = "auto"
         self.unfolded = False
+        self.emptied: dict[str, Any] = {}
 
     def call(self, name: str) -> str:
         """Press a button, or be asked whether something is new; all that was sent."""
@@ -71,8 +72,9 @@ class Session:
         (folded,) = [two for one, two in zip(block.outputs, sent, strict=True) if isinstance(one, gr.Accordion)]
         self.unfolded = folded.get("open", False)
         self.looked = next(value for one, value in zip(block.outputs, sent, strict=True) if isinstance(one, gr.State))
-        (target,) = [value for one, value in zip(block.outputs, sent, strict=True) if isinstance(one, gr.Radio)]
-        self.target = target.get("value", self.target)
+        filled = {getattr(one, "label", None): value for one, value in zip(block.outputs, sent, strict=True)}
+        self.target = filled["Import as"].get("value", self.target)
+        self.emptied = {name: filled.get(name) for name in ("Verdicts of preferences become", "Rows", "Good from")}
         return str(sent[:-1])
 
     def look(self, path: str) -> str:
@@ -135,15 +137,52 @@ def test_where_columns_are_to_be_chosen_they_are_unfolded(pages: gr.Blocks, db: 
     end(db, {"look": {**LOOK, "problem": "There is no column with the prompt."}})
     olga.call("import-follow")
     assert olga.unfolded
-    for why, unfolded in (
-        ("Choose it under “Columns” as ranks or as order.", True),
-        ("The disk is full.", False),
-    ):
-        olga.call("import-check")
+    olga.call("import-again")
+    end(db, {"look": {**LOOK, "usable": False}})
+    olga.call("import-follow")
+    assert olga.unfolded
+    for button in ("import-check", "import-import"):
+        olga.call(button)
         assert not olga.unfolded
-        fail(db, why)
+        fail(db, "Wählen Sie sie unter „Spalten“.")
         olga.call("import-follow")
-        assert olga.unfolded == unfolded
+        assert olga.unfolded, "in whatever language that is said"
+
+
+def test_what_was_chosen_for_the_file_before_is_not_meant_for_the_next(pages: gr.Blocks, db: Database) -> None:
+    olga = Session(pages, "olga")
+    olga.look("/data/first.jsonl")
+    assert olga.emptied == {"Verdicts of preferences become": "judged", "Rows": "", "Good from": None}
+    end(db, {"look": LOOK})
+    olga.call("import-follow")
+    assert olga.call("import-again")
+    assert olga.emptied["Verdicts of preferences become"] is None, "of the same file it stays"
+
+
+def test_a_look_that_failed_is_told_of_once(pages: gr.Blocks, db: Database) -> None:
+    olga, mira = Session(pages, "olga"), Session(pages, "mira")
+    olga.look("/data/nothing.jsonl")
+    fail(db, "There is no file nothing.jsonl.")
+    mira.look("/data/other.jsonl")
+    for _poll in range(2):
+        assert "There is no file nothing.jsonl." in olga.call("import-follow"), "while the page follows another's"
+    end(db, {"look": LOOK})
+    assert "There is no file nothing.jsonl." in olga.call("import-follow")
+    assert "There is no file nothing.jsonl." not in olga.call("import-open")
+
+
+def test_a_look_whose_rows_are_gone_is_to_be_asked_for_again(pages: gr.Blocks, db: Database) -> None:
+    """First rows of somebody's data are kept for a day at most once others go on."""
+    olga, mira = Session(pages, "olga"), Session(pages, "mira")
+    olga.look("/data/rows.jsonl")
+    end(db, {"look": LOOK})
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET finished = '2026-01-02T10:00:00.000000+00:00'")
+    mira.look("/data/other.jsonl")
+    assert db.value("SELECT count(*) FROM job WHERE result NOT NULL") == 0
+    end(db, {"look": LOOK})
+    assert "Look at the first rows again." in olga.call("import-follow")
+    assert "Look at the first rows again." not in olga.call("import-open")
 
 
 def test_a_directory_on_this_server_is_asked_for_its_configuration() -> None:

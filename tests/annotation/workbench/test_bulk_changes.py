@@ -11,11 +11,12 @@ from annotation import claims, store
 from annotation.database import Database
 from annotation.metrics import quality
 from annotation.records import Annotator, UserError
-from annotation.tabs.comparisons import comparison_table, words
+from annotation.tabs.comparisons import comparison_card, comparison_table, words
 from annotation.web import access
 from annotation.workbench import annotator_groups, bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest, ChangeKind
 from annotation.workbench.comparison_filter import ComparisonFilter
+from annotation.workbench.comparison_history import history
 from annotation.workbench.comparison_list import list_page
 from rlhf.models import registry
 from tests.conftest import act, seed_comparisons
@@ -171,7 +172,10 @@ def test_what_is_put_aside_to_settle_comes_blind_one_after_the_other(
     undone = bulk_changes.undo(db, made, "eve")
     assert statuses(db) == ["settled", "settled", "judged"], "what was judged stays"
     assert undone[1] == 0
-    assert "Taken back for 0 of them; the others were judged or changed" in comparison_table.taken_back(*undone)
+    assert (
+        "Taken back for 0 of them; the others were given back before, judged or changed"
+        in comparison_table.taken_back(*undone)
+    )
 
 
 def test_who_is_no_admin_any_more_settles_nothing(db: Database, people: dict[str, Annotator]) -> None:
@@ -408,12 +412,16 @@ def test_what_an_undo_could_not_give_back_is_given_back_by_another(db: Database,
     made = change(db, people["eve"], "withdraw", ids)
     found, count = bulk_changes.undo(db, made, "eve")
     assert (found.undone_by, count) == (None, 1)
+    given_back, still = (comparison_card.decided(history(db, number)) for number in reversed(ids))
+    assert "given back" in given_back
+    assert "given back" not in still
     assert "“Undo” gives those back too" in comparison_table.taken_back(found, count)
     assert 'data-act="undo"' in comparison_table.changes_table([found])
     again = change(db, people["eve"], "withdraw", ids[1:])
     registry.set_thinking(db, "off")
     found, count = bulk_changes.undo(db, made, "eve")
     assert (found.undone_by, count) == ("eve", 1)
+    assert "the others were given back before, judged or changed" in comparison_table.taken_back(found, count)
     assert judge_all(db, people["ann"]) == ids[:1], "what another change has withdrawn since stays so"
     with pytest.raises(UserError, match="taken back already"):
         bulk_changes.undo(db, made, "eve")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -112,16 +113,22 @@ def test_a_training_that_is_due_and_can_not_start_is_told_of_on_every_page(db: D
 
 def test_an_import_an_export_and_an_upload_are_called_at_work(context: Context) -> None:
     assert "Nothing runs" in standing.strip_of(context.db, OWNER)["html"]
+    looking = json.dumps({"kind": "import", "arguments": ["--json-progress", "--look", "--", "a.jsonl"]})
+    assert job_table.claim(context.db, job_table.enqueue(context.db, "web", "import", looking, "owner"), "w")
     for lane, kind, said in (
         ("web", "import", "An import is at work"),
         ("web", "export", "An export is at work"),
         ("hub", "publish", "An upload to the Hub is at work"),
     ):
-        number = job_table.enqueue(context.db, lane, kind, "{}", "owner")
+        number = job_table.enqueue(
+            context.db, lane, kind, '{"arguments": ["--json-progress", "--", "--look"]}', "owner"
+        )
+        assert said not in standing.strip_of(context.db, OWNER)["html"], "it waits"
+        assert job_table.claim(context.db, number, "w")
         for html in (standing.strip_of(context.db, OWNER)["html"], overview_tab.overview_of(context.db, OWNER)):
             assert said in html
             assert "Nothing runs" not in html
-        assert job_table.take_out(context.db, number, "")
+        assert job_table.finish(context.db, number, "w", {})
     assert "Nothing runs" in overview_tab.overview_of(context.db, OWNER)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -78,6 +80,18 @@ def test_time_left_does_not_count_what_the_machine_slept_or_its_clock_was_set() 
     set_back = [*enumerate([*steady, "2026-01-02T09:01:00.000000+00:00", "2026-01-02T09:02:00.000000+00:00"], 1)]
     assert job_cards.seconds_left(set_back, running, "2026-01-02T09:02:00.000000+00:00") == pytest.approx(13 * 60)
     assert job_cards.seconds_left([], JOB, "2026-01-02T09:59:00.000000+00:00") is None, "it began later than now"
+
+
+def test_the_pace_is_that_of_all_steps_and_a_slow_one_is_one_of_them() -> None:
+    def left(*seconds: int, each: int = 1) -> float | None:
+        whens = [datetime(2026, 1, 2, tzinfo=UTC) + timedelta(seconds=one) for one in accumulate(seconds, initial=0)]
+        times = [(1 + (number and 1 + (number - 1) * each), when.isoformat()) for number, when in enumerate(whens)]
+        return job_cards.seconds_left(times, replace(JOB, steps=times[-1][0] + 10), times[-1][1])
+
+    assert left(100, 100, 100, each=10) == pytest.approx(10 * 300 / 21), "a first step that took long is one of many"
+    assert left(1, 1, 1, 297) == pytest.approx(10 * 75), "samples are written every few steps"
+    assert left(1, 1, 1, 28_000) == pytest.approx(10), "it slept"
+    assert left(0, 0, 0) is None, "the clock says nothing"
 
 
 def test_a_first_attempt_without_events_is_judged_by_its_age() -> None:
