@@ -169,7 +169,8 @@ def places(db: Database) -> dict[tuple[str, str, bool, str], int]:
     known: dict[tuple[str, str, bool, str], int] = {}
     for check in reversed(finished_checks(db)):
         spec = check.spec
-        precision = opponent_precision(check, policies[spec.against])
+        other = policies.get(spec.against)
+        precision = opponent_precision(check, other) if other is not None else ""
         known.setdefault((spec.candidate, spec.against, check.job_id in now, precision), len(known) + 1)
     return known
 
