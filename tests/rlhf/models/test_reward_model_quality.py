@@ -81,7 +81,7 @@ def test_few_held_out_comparisons_give_no_figures_and_the_card_says_so(number: i
     assert quality.accuracy == Share(None, None, None, number)
     assert quality.calibration is quality.length is quality.scores is None
     said = card(quality)
-    assert ("No held-out" if number == 0 else f"only {'one' if number == 1 else number} held-out") in said
+    assert ("No held-out" if number == 0 else f"only {number} held-out") in said
     assert "On held-out comparisons" not in said
     assert "On its training data" in said
 
