@@ -215,11 +215,12 @@ def for_learning(db: Database, comparison_id: int, source: random.Random, chance
 def choose_of_candidate(db: Database, annotator_id: int) -> tuple[int, float] | None:
     """A candidate's answer beside one of the policy that it would replace; the newest candidate's first, each once.
 
-    With the chance of it, which is 1.
+    With the chance of it, which is 1. Whoever is left out gets none that were drawn for people.
     """
     found = db.value(
         f"""SELECT c.id FROM comparison c WHERE c.candidate_id IS NOT NULL AND c.asks = 'people' AND c.state = 'ready'
               AND c.assigned = 0 AND c.taken = 0 AND {UNSEEN} AND NOT {store.SKIPPED_FOR_GOOD}
+              AND NOT {store.WOULD_NOT_COUNT.format(":annotator")}
             ORDER BY c.candidate_id DESC, c.id LIMIT 1""",
         {"annotator": annotator_id},
     )
@@ -404,7 +405,7 @@ STANDING = f"""FROM bulk_change x
     WHERE x.kind = :kind AND :annotator IN ({GIVEN_TO}) AND c.purpose = 'preference'
       AND (:kind = 'assign' OR (SELECT role FROM annotator WHERE id = :annotator) = 'admin')
       AND c.state IN ('ready', 'writing', 'closed', 'withdrawn')
-      AND (:kind = 'settle' OR c.state != 'withdrawn' AND {UNSEEN} AND (
+      AND (:kind = 'settle' OR c.state != 'withdrawn' AND NOT {store.SKIPPED_FOR_GOOD} AND {UNSEEN} AND (
           x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
               JOIN annotator_group g ON g.annotator_id = k.annotator_id
               WHERE g.name = x.group_name AND k.comparison_id = c.id AND k.state IN ('held', 'judged'))))"""
@@ -1109,7 +1110,7 @@ def waiting_for(db: Database, annotator_id: int) -> Waiting:
     asked = asked_of(db)
     rows = db.rows(
         f"""SELECT c.candidate_id, count(*) AS n FROM comparison c
-            WHERE {TO_HAND_OUT} AND c.assigned = 0 AND ({UNSEEN})
+            WHERE {TO_HAND_OUT} AND c.assigned = 0 AND ({UNSEEN}) AND NOT {store.WOULD_NOT_COUNT.format(":annotator")}
               AND (c.asked_by IS NULL OR c.taken > 0 OR c.asked_by = :annotator)
             GROUP BY c.candidate_id""",
         {"annotator": annotator_id, **asked},
@@ -1138,6 +1139,7 @@ def waiting_for_others(db: Database, annotator_id: int) -> int:
             f"""SELECT count(*) FROM (SELECT 1 FROM comparison c WHERE {WAITS_FOR_PEOPLE}
                   AND EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person' AND a.id != :annotator
                       AND (c.asked_by IS NULL OR c.taken > 0 OR c.asked_by = a.id) AND a.id NOT IN ({REACHED_QUOTA})
+                      AND NOT {store.WOULD_NOT_COUNT.format("a.id")}
                       AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id AND k.comparison_id = c.id
                           AND k.state IN ('judged', 'skipped')))
                 LIMIT {MOST_COUNTED + 1})""",

@@ -536,11 +536,15 @@ def last_judgements_before(db: Database, times: Iterable[str]) -> dict[str, int]
     return found
 
 
-# Of a comparison `c` of a candidate: that a draw gave it to people and left others to judges.
-DRAWN_FOR_PEOPLE = "(c.people_drawn = 1 AND c.people_chance > 0 AND c.people_chance < 1)"
+# Of a comparison `c` of a candidate: that a draw gave it to people and left others to judges. Old ones may lack both.
+DRAWN_FOR_PEOPLE = "(c.people_drawn IS 1 AND coalesce(c.people_chance, 0) > 0 AND c.people_chance < 1)"
 # That somebody skipped it, which is bet on as a tie where it was drawn, or flagged: what is said later could not count.
 SKIPPED_FOR_GOOD = f"""(c.candidate_id NOT NULL AND (c.flagged = 1 OR {DRAWN_FOR_PEOPLE})
-    AND EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped'))"""
+    AND EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped'
+        AND k.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)))"""
+# That it was drawn and this annotator is left out: what they say is bet on by nobody, and would take it from others.
+WOULD_NOT_COUNT = f"""(c.candidate_id NOT NULL AND {DRAWN_FOR_PEOPLE}
+    AND {{}} IN (SELECT annotator_id FROM excluded_annotator))"""
 
 
 def compare_policies(

@@ -55,7 +55,10 @@ def build_parser() -> argparse.ArgumentParser:
     prepare = commands.add_parser("prepare", help="set up a base model in the data directory, as the first start does")
     prepare.add_argument("--model", default=base_model.EMBEDDED, help="'embedded', a directory, or a name on the Hub")
     prepare.add_argument(
-        "--anew", action="store_true", help="take what the Hub has now; policies on the commit before are to be checked"
+        "--anew",
+        action="store_true",
+        help="take what the Hub has now; policies on the commit before are to be checked, and judges that run here are "
+        "other judges from then on",
     )
     commands.add_parser("jobs", help="list the latest jobs")
     for name, text in (
@@ -119,10 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def prepare(data_dir: Path, model: str, anew: bool = False) -> int:
     """Set up a base model; a database is begun once the model is there."""
     base = base_model.prepare(data_dir, model, anew=anew)
+    before = base_model.pinned(data_dir, base.name)
     policy = base_model.register(open_database(data_dir), base)
     thinking = base_model.thinking_sentence(data_dir, policy)
     said = f"The base model {base.name} is ready in {base.path}, held in {policy.precision}.{base.remark} {thinking}"
     print(said.rstrip())
+    if before not in (base.name, base_model.pinned(data_dir, base.name)):
+        print(
+            "It is on another commit than before. Check its policies again. Judges that run here are other judges from "
+            "now on: add them under new names, for what they have said so far still counts under the old ones."
+        )
     return 0
 
 

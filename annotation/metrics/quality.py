@@ -409,6 +409,7 @@ def decide_on(db: Database, name: str, excluded: bool, reason: str, decided_by: 
                 "created": now(),
             },
         )
+        claims.follow_assignments(db)  # of what they have skipped
 
 
 # ---------------------------------------------------------------------------------------------------------------- gold

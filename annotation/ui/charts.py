@@ -58,7 +58,7 @@ def figure(frame: Frame, body: str, height: float, described: str, shape: str) -
 def interval_bar(share: Estimate, words: str, ends: Sequence[str] = ()) -> str:
     """A share with its interval on a line from 0% to 100%, whose middle is marked; `words` say it to who can't see.
 
-    In its colour where the whole interval is on one side. `ends`: what stands below the line.
+    In its colour where the share and its whole interval are on one side. `ends`: what stands below the line.
     """
     low, high, value = 100 * share.low, 100 * share.high, 100 * share.value
     marks = (
@@ -67,7 +67,7 @@ def interval_bar(share: Estimate, words: str, ends: Sequence[str] = ()) -> str:
         '<line class="even" x1="50%" x2="50%" y1="0" y2="28"/>'
         f'<circle class="point" cx="{value:.1f}%" cy="14" r="8"/>'
     )
-    shade = "good" if share.low > 0.5 else "bad" if share.high < 0.5 else "plain"
+    shade = "good" if min(low, value) > 50 else "bad" if max(high, value) < 50 else "plain"
     below = "".join(f"<span>{escape(end)}</span>" for end in ends)
     return (
         f'<div class="evidence {shade}"><svg class="span" role="img" aria-label="{escape(words)}">{marks}</svg>'

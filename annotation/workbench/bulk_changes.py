@@ -41,7 +41,7 @@ ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
 LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
     "assign": N_(
         "What they have judged, skipped or been assigned already, what is past their “Judgements in all”, gold, left "
-        "to judges, or not fit to be judged is not assigned."
+        "to judges, skipped by anybody where the gate bets on it, or not fit to be judged is not assigned."
     ),
     "release": N_("What is assigned to nobody can't be given back."),
     "settle": N_("What nobody has judged, what is gold, and what is in your list already is not put aside."),
@@ -294,8 +294,8 @@ def undo_withdrawing(db: Database, change_id: int) -> int:
     if not count and db.value(f"SELECT 1 FROM comparison WHERE {withdrawn}", {"change": change_id}):
         raise UserError(
             _(
-                "Policies are told otherwise by now whether to think: these answers stay withdrawn until they are told "
-                "as before. Nothing was changed now."
+                "Policies answer otherwise by now: these answers stay withdrawn. Where that is because they are told "
+                "otherwise whether to think, it is until they are told as before. Nothing was changed now."
             )
         )
     db.connection.execute(

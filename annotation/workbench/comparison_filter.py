@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from annotation.records import UserError
 from annotation.schema import PROMPT_WORDS
+from annotation.store import SKIPPED_FOR_GOOD
 from annotation.translation import N_, _
 
 LONGEST_SEARCH: Final = 200
@@ -37,7 +38,7 @@ STATUSES: Final[Mapping[str, str]] = {
     "withdrawn": N_("withdrawn"),
 }
 # Of a comparison `c`, in one word; the parameters are `overlap`, how many annotators one has, and `now`.
-STATUS: Final = """CASE
+STATUS: Final = f"""CASE
     WHEN c.purpose = 'gold' THEN 'gold'
     WHEN c.state IN ('asked', 'writing') THEN 'writing'
     WHEN c.state = 'withdrawn' THEN 'withdrawn'
@@ -49,7 +50,7 @@ STATUS: Final = """CASE
     WHEN c.judged >= iif(c.candidate_id IS NULL, :overlap, 1) OR (c.state = 'closed' AND c.judged > 0) THEN 'judged'
     WHEN c.judged > 0 THEN 'begun'
     WHEN c.asks = 'judges' THEN 'judges'
-    WHEN c.asks = 'nobody' THEN 'unasked'
+    WHEN c.asks = 'nobody' OR c.id IN (SELECT c.id FROM comparison c WHERE {SKIPPED_FOR_GOOD}) THEN 'unasked'
     ELSE 'open' END"""
 
 # What can be read off an index and holds of every comparison of a status: so that no other is looked at.
@@ -62,7 +63,7 @@ NECESSARY: Final[Mapping[str, str]] = {
     "disputed": "c.purpose = 'preference' AND c.opinion = 'disputed'",
     "settled": "c.purpose = 'preference' AND c.opinion = 'settled'",
     "judges": "c.purpose = 'preference' AND c.judged = 0 AND c.asks = 'judges'",
-    "unasked": "c.purpose = 'preference' AND c.judged = 0 AND c.asks = 'nobody'",
+    "unasked": "c.purpose = 'preference' AND c.judged = 0 AND (c.asks = 'nobody' OR c.candidate_id NOT NULL)",
     "gold": "c.purpose = 'gold'",
     "writing": "c.purpose = 'preference' AND c.state IN ('asked', 'writing')",
     "unfit": "c.purpose = 'preference' AND c.state IN ('failed', 'dropped')",

@@ -399,6 +399,12 @@ class EvidenceSource:
         return self.found is not None and self.ties == self.count
 
     @property
+    def contradicted(self) -> bool:
+        """Whether the interval, which is of what was said first, would tell, and all that was said does not."""
+        found, told = self.found, self.standing in ("better", "worse")
+        return found is not None and self.count >= self.least and not told and not found.low <= 0.5 <= found.high
+
+    @property
     def leaning(self) -> EvidenceState:
         """What they find so far, from as many comparisons on as can decide: better, worse, or open."""
         value = self.found.value if self.found and self.count >= self.least else 0.5

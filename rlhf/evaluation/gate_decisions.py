@@ -68,7 +68,7 @@ def opponent(db: Database, policy: Policy) -> Policy:
 def checks_of(db: Database, policy: Policy) -> list[FinishedCheck]:
     """The finished checks of a policy against its opponent, newest first; others tell nothing about a promotion.
 
-    Before a decision, nor do those of when the opponent answered in another precision, or both thought otherwise.
+    Before a decision, nor do those of when the opponent answered in another precision, or policies answered otherwise.
     """
     against = opponent(db, policy)
     found = [check for check in finished_checks(db, policy.revision) if check.spec.against == against.revision]

@@ -155,6 +155,7 @@ def preference(source: EvidenceSource) -> CriterionWords:
     """Whether people, or a judge, prefer the candidate."""
     name = _("Preferred by people") if source.judge is None else _("Preferred by the judge {judge}")
     standing = _(STANDINGS[source.standing]).format(most=source.most)
+    apart = _("What was said first would tell; all that was said does not.") if source.contradicted else ""
     ties = _("Every prompt was a tie.") if source.all_ties else ""
     sure = f"{numeral(100 * (1 - source.alpha), '.4g')}%"
     held = _("Each end of the interval is right with {sure}, however often one looks.").format(sure=sure)
@@ -162,8 +163,8 @@ def preference(source: EvidenceSource) -> CriterionWords:
     return CriterionWords(
         name=name.format(judge=source.judge),
         value=score(source),
-        threshold=_("the whole interval above 50%, after {least} prompts").format(least=source.least),
-        why=in_a_row(standing, ties, held, judges_help(source)) if source.found else not_compared,
+        threshold=_("win rate and whole interval above 50%, after {least} prompts").format(least=source.least),
+        why=in_a_row(standing, apart, ties, held, judges_help(source)) if source.found else not_compared,
     )
 
 

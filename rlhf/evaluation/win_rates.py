@@ -178,10 +178,10 @@ def people_outcomes(
     any. `skips`: whether these are bet on where a draw left others to judges, as `judge_store.pair_outcomes` has it;
     without judges they are nothing.
     """
-    every, uncompared = (
-        judge_store.pair_outcomes(db, policy.id, other.id, skips=skips),
-        enters_with(db, policy, other, on),
-    )
+    every, uncompared = judge_store.pair_outcomes(db, policy.id, other.id), enters_with(db, policy, other, on)
+    if not skips:
+        later = {one.comparison_id: one for one in judge_store.pair_outcomes(db, policy.id, other.id, skips=False)}
+        every = sorted((later.get(one.comparison_id, one) for one in every), key=lambda one: one.at)
     found = [one for one in every if on is None or one.prompt_id in on]
     begun = any(not one.skipped for one in found)
     return tuple(
@@ -191,6 +191,7 @@ def people_outcomes(
             (one.prompt_id, one.first, one.outcome, one.skipped),
             *((pair.prompt_id, pair.outcome, None, not begun) for pair in uncompared.get(one.comparison_id, ())),
         )
+        if skips or not skipped
     )
 
 

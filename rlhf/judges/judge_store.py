@@ -545,17 +545,20 @@ def sureness(said: Iterable[StoredVerdict]) -> float | None:
 
 
 def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
-    """How many comparisons of two policies are still before people.
+    """How many comparisons of two policies are still before people, in somebody's hands too.
 
     Not those that are skipped for good, nor those that were skipped by everybody who could judge them: whoever may sign
-    in and has not reached their quota.
+    in and has not reached their quota, and whose word counts.
     """
     return int(
         db.value(
             f"""SELECT count(*) FROM comparison c WHERE candidate_id = ? AND against_id = ? AND asks = 'people'
-                 AND taken = 0 AND state = 'ready' AND NOT {store.SKIPPED_FOR_GOOD} AND (
+                 AND state = 'ready' AND NOT EXISTS (SELECT 1 FROM claim k
+                     WHERE k.comparison_id = c.id AND k.state = 'judged' AND k.slot NOT NULL)
+                 AND NOT {store.SKIPPED_FOR_GOOD} AND (
                      NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
                      OR EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person'
+                         AND NOT {store.WOULD_NOT_COUNT.format("a.id")}
                          AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id
                              AND k.comparison_id = c.id AND k.state = 'skipped')
                          AND (a.quota IS NULL OR a.quota > (SELECT count(*) FROM claim k

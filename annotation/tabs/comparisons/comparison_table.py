@@ -209,8 +209,9 @@ def taken_back(change: Change, count: int) -> str:
     said = words.outcome(change.kind, change.comparisons, change.whom)
     if change.undone_by is None:
         of_these = _(
-            "Taken back for {count:,} of them; policies are told otherwise by now whether to think, so the answers of "
-            "the others stay withdrawn. Once they are told as before, “Undo” gives those back too. {what}"
+            "Taken back for {count:,} of them; policies answer otherwise by now, so the answers of the others stay "
+            "withdrawn. Where they are only told otherwise whether to think, “Undo” gives those back too once they are "
+            "told as before. {what}"
         )
     elif count < change.comparisons:
         of_these = _(

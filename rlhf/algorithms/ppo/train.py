@@ -254,6 +254,8 @@ class Learner:
 
     def learn(self) -> RunCost:
         """All rounds, from the last checkpoint or from the beginning. Raises Stopped when told to stop."""
+        if self.progress.over():
+            return self.progress.figures
         values = self.progress.restore()
         if values is not None:
             self.state = PPOState.from_values(values)

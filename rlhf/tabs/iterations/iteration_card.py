@@ -81,8 +81,8 @@ RUNNING = Curve(
     axis=N_("share won, ties as half"),
     series={},
     caption=N_(
-        "The running share that the candidate has won of people's blind comparisons, each prompt counted once, and an "
-        "interval that "
+        "The running share that the candidate has won of people's blind comparisons, each prompt counted once, by what "
+        "was said of it first, and an interval that "
         "holds at every moment at once (a confidence sequence by betting, Waudby-Smith and Ramdas 2024), so "
         "that looking early is no cheating."
     ),
@@ -96,7 +96,7 @@ def level_sentence(alpha: float) -> str:
     return _(
         "Both limits hold together with {both:.4g}%, the lower one by itself with {lower:.4g}%: once it is above one "
         "half, the candidate has passed the one-sided test at an alpha of {alpha:g}, which is what the rule asks of "
-        "people's comparisons."
+        "people's comparisons, if by all that was said it has won more than half too."
     ).format(both=100 * (1 - 2 * alpha), lower=100 * (1 - alpha), alpha=alpha)
 
 

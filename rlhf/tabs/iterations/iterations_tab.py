@@ -160,7 +160,7 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus, state: LoopSta
         newest = newest_check(db, policy.revision)
         elsewhere = against_now if newest is not None and newest.spec.against != against_now else ""
         verdict = verdict_card.unchecked(verdict, stands.active, elsewhere)
-        if newest is not None and not elsewhere and not stands.active:  # of when policies thought otherwise
+        if newest is not None and not elsewhere and not stands.active:  # of when policies answered otherwise
             verdict = replace(verdict, saying=stands.sentence)
         more = [one for one in [*(more[:-1] if against else ()), stands.sentence] if one != verdict.saying]
         if state.active and not stands.active and controller.will_check(db, state, policy):

@@ -6,7 +6,18 @@ from xml.etree import ElementTree
 
 import pytest
 
-from annotation.ui.charts import HEIGHT, ChartMark, Frame, columns, intervals, nice_ticks, series, spread
+from annotation.metrics.intervals_and_bias import Estimate
+from annotation.ui.charts import (
+    HEIGHT,
+    ChartMark,
+    Frame,
+    columns,
+    interval_bar,
+    intervals,
+    nice_ticks,
+    series,
+    spread,
+)
 
 FRAME = Frame("name", "Title", "What there is to see.")
 HOSTILE = '<img src=x onerror="window.ran=1">${window.ran=1}{{value}}</svg>'
@@ -34,6 +45,20 @@ def test_intervals_lie_where_their_numbers_are() -> None:
     assert attributes(chart, "line", "reference", "x1") == [50]
     words = [element.text for element in drawn(chart).iter("text")]
     assert {"ann", "bob", "share", "0%", "50%", "100%", "0.8 (0.7 to 0.9)"} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shade"),
+    [
+        (0.7, 0.6, 0.8, "good"),
+        (0.3, 0.2, 0.4, "bad"),
+        (0.6, 0.4, 0.8, "plain"),
+        (0.4, 0.6, 0.9, "plain"),
+        (0.6, 0.1, 0.4, "plain"),
+    ],
+)
+def test_a_bar_has_its_colour_where_share_and_interval_agree(value: float, low: float, high: float, shade: str) -> None:
+    assert interval_bar(Estimate(value, low, high, 20), "").startswith(f'<div class="evidence {shade}">')
 
 
 def test_a_scale_of_its_own_keeps_marks_inside() -> None:

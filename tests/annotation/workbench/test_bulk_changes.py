@@ -395,7 +395,7 @@ def test_answers_of_the_other_kind_stay_withdrawn_until_policies_think_so_again(
 ) -> None:
     made = change(db, people["eve"], "withdraw", seed_comparisons(db, 2))
     registry.set_thinking(db, "template")
-    with pytest.raises(UserError, match="stay withdrawn until"):
+    with pytest.raises(UserError, match="Policies answer otherwise by now"):
         bulk_changes.undo(db, made, "eve")
     assert judge_all(db, people["ann"]) == []
     registry.set_thinking(db, "off")

@@ -94,6 +94,17 @@ def test_every_status_is_found_by_its_filter_and_shown_in_its_row(db: Database) 
     assert found(db, "status=gold,writing") == [ids[5], ids[10]]
 
 
+def test_a_candidates_comparison_that_is_skipped_for_good_is_asked_of_nobody(db: Database) -> None:
+    ann = access.add_account(db, "ann", "admin", "long enough words")
+    ids = seed_comparisons(db, 2)
+    skipped = judge_next(db, ann.id, "skip")
+    assert found(db, "status=open") == ids
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET candidate_id = 1, people_chance = 0.5, people_drawn = 1")
+    assert found(db, "status=unasked") == [skipped]
+    assert found(db, "status=open") == [one for one in ids if one != skipped]
+
+
 def test_what_is_withdrawn_after_a_change_of_thinking_is_so_in_the_list_and_comes_to_nobody(db: Database) -> None:
     ann = access.add_account(db, "ann", "admin", "long enough words")
     ordinary, candidates, held_back, unfit = seed_comparisons(db, 4)

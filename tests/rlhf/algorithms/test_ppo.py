@@ -559,6 +559,21 @@ def test_a_reward_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_is
 
 
 # ------------------------------------------------------------------------------------------------- broken off, resumed
+def test_a_run_that_was_told_to_stop_after_all_its_rounds_is_over(ready: Machine) -> None:
+    spec = replace(QUICK, steps=2, samples=2)
+    run = begin(ready, spec)
+    learner = learner_of(ready, spec, length_near(8), run)
+    learner.learn()
+    drawn = "SELECT count(*) FROM event WHERE job_id = ? AND kind = 'sample'"
+    before = ready.db.value(drawn, (run.job_id,))
+    assert before
+    again = learner_of(ready, spec, length_near(8), run)
+    again.learn()
+    assert ready.db.value(drawn, (run.job_id,)) == before, "nothing is answered once more"
+    for name, value in weights_now(learner).items():
+        torch.testing.assert_close(weights_now(again)[name], value, rtol=0, atol=0)
+
+
 @dataclass
 class Unbroken:
     """A run that nobody disturbed, to measure the others by."""

@@ -552,6 +552,22 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
     assert gate_decisions.decision_on(db, made).verdict == "promote"
 
 
+def test_what_is_in_somebodys_hands_is_waited_for(db: Database, data_dir: Path) -> None:
+    """What they find may be what tells."""
+    made = make_candidate(db, data_dir, number=12)
+    finish_check(db, data_dir, made)
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    people_say(db, 9, "candidate")
+    people_say(db, 1, "serving")
+    ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
+    assert ann is not None
+    held = [claims.claim_next(db, annotator_id) for annotator_id in (ann["id"], bob.id)]
+    assert None not in held
+    assert judge_store.open_to_people(db, made.id, 1) == 2
+    assert controller.advance(db, data_dir) is None
+    assert registry.by_revision(db, made.revision).status == "candidate"
+
+
 def test_whoever_has_judged_as_many_as_they_shall_is_not_waited_for(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=2)
     people_say(db, 1, "candidate")

@@ -233,6 +233,19 @@ def test_how_many_prompts_and_ties_people_compared_is_said() -> None:
         assert "Every prompt was a tie." in row(ASKED, found((0.5,) * count), "Preferred by people").why
 
 
+@pytest.mark.parametrize("first", [1.0, 0.0])
+def test_where_all_that_was_said_speaks_against_what_is_bet_on_that_is_said(first: float) -> None:
+    against = "What was said first would tell; all that was said does not."
+    for number in (9, 20, 200):
+        people = tuple(replace(one, shown=1 - first) for one in each((first,) * number))
+        why = row(ASKED, replace(SOUND, people=people), "Preferred by people").why
+        assert (against in why) == (number > ASKED.people_least)
+    for people in (outcomes(60, 20), outcomes(20, 60), outcomes(11, 10)):
+        assert against not in row(ASKED, found(people), "Preferred by people").why
+    threshold = row(ASKED, found(BETTER), "Preferred by people").threshold
+    assert threshold == "win rate and whole interval above 50%, after 10 prompts"
+
+
 def test_what_judges_did_to_peoples_evidence_is_said() -> None:
     helps = "It is what people say; 80 prompts that judges alone compared helped to tell."
     for rule, findings in ((ASKED, helped(MIXED)), (WITH_JUDGE, helped(MIXED, informs="its-labels"))):

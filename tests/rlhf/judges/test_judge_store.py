@@ -724,10 +724,46 @@ def test_nobody_else_is_given_what_is_skipped_for_good(
     assert claims.claim_next(db, bob.id) is not None
 
 
+def test_skips_of_who_is_left_out_keep_nothing_from_others(db: Database, ann: Annotator) -> None:
+    """They bet on nothing. Nor do they get what was drawn for people: what they said of it would not count."""
+    duel(db, [("new", "old"), ("new one", "old one")])
+    db.connection.execute("UPDATE comparison SET people_chance = 0.5")
+    bob = access.add_account(db, "bob", "annotator", "bob's password")
+    claim = claims.claim_next(db, bob.id)
+    assert claim is not None
+    claims.judge(db, bob.id, claim.nonce, act("skip"))
+
+    def open_now() -> tuple[int, ...]:
+        waits = [claims.waiting_for(db, one.id).count for one in (ann, bob)]
+        others = claims.waiting_for_others(db, ann.id)
+        return judge_store.open_to_people(db, 2, 1), *waits, others, sum(claims.waiting_for_people(db).values())
+
+    assert open_now() == (1, 1, 1, 1, 1)
+    quality.leave_out(db, "bob", "skips everything", "ann")
+    assert open_now() == (2, 2, 0, 0, 2)
+    assert claims.claim_next(db, bob.id) is None
+    bulk_changes.make(db, BulkRequest("assign", ComparisonFilter(ids=(claim.comparison_id,)), "person:ann"), ann, 1)
+    assert open_now() == (2, 2, 0, 0, 2)
+    quality.take_back(db, "bob", "a mistake", "ann")
+    assert open_now() == (1, 1, 1, 1, 1)
+    with db.transaction() as connection:  # by an earlier version
+        connection.execute("UPDATE bulk_change_comparison SET state = 'stands'")
+    assert open_now()[:3] == (1, 1, 1)
+    quality.leave_out(db, "bob", "skips everything", "ann")
+    db.connection.execute("UPDATE annotator SET active = 0 WHERE name = 'ann'")
+    assert judge_store.open_to_people(db, 2, 1) == 1, "nobody else is there for what he skipped"
+    db.connection.execute("UPDATE comparison SET people_chance = 1, assigned = 0")
+    assert claims.waiting_for(db, bob.id).count == 1
+    assert claims.claim_next(db, bob.id) is not None
+
+
+@pytest.mark.parametrize(("chance", "drawn"), [(1.0, 1), (None, None), (None, 1), (0.5, None)])
 def test_what_one_person_skipped_of_a_check_that_people_get_whole_is_open_to_the_others(
-    db: Database, ann: Annotator
+    db: Database, ann: Annotator, chance: float | None, drawn: int | None
 ) -> None:
+    """So it is with what an earlier version made, which noted no chance, or no draw."""
     duel(db, [("new", "old")])
+    db.connection.execute("UPDATE comparison SET people_chance = ?, people_drawn = ?", (chance, drawn))
     claim = claims.claim_next(db, ann.id)
     assert claim is not None
     claims.judge(db, ann.id, claim.nonce, act("skip"))

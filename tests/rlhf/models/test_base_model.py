@@ -20,6 +20,7 @@ from annotation.database import FILE_NAME, Database, open_database
 from annotation.jobs import job_table
 from annotation.records import UserError
 from annotation.web import access
+from rlhf.__main__ import prepare
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
@@ -252,6 +253,19 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
     assert (found.people, found.prompts, gate_decisions.place_of(db, made)) == ((), None, 2)
     assert list(measured_before(db, base)) == []
     db.close()
+
+
+def test_preparing_another_commit_says_what_is_another_from_then_on(
+    data_dir: Path, commit: Callable[[bytes], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "Judges that run here are other judges from now on"
+    commit(b"first")
+    for anew in (False, True):
+        assert prepare(data_dir, "ann/tiny", anew) == 0
+        assert other not in capsys.readouterr().out
+    commit(b"second")
+    assert prepare(data_dir, "ann/tiny", anew=True) == 0
+    assert other in capsys.readouterr().out
 
 
 def test_looking_for_the_commit_neither_writes_to_a_database_nor_brings_it_up_to_date(
