@@ -73,9 +73,10 @@ class FromMapping:
         cast(dict[str, Any], handler.resolve_ref_schema(schema))["strict"] = False
         if not self.called_since:
             return schema
-        from pydantic_core import core_schema
+        from pydantic import BeforeValidator
 
-        return core_schema.no_info_before_validator_function(self.renamed, schema)
+        made = cast("GetCoreSchemaHandler", lambda _: schema)
+        return BeforeValidator(self.renamed).__get_pydantic_core_schema__(source, made)
 
     def renamed(self, values: Any) -> Any:
         """What is said by a field's earlier name said by its own; where both are there, its own counts."""
