@@ -405,7 +405,8 @@ STANDING = f"""FROM bulk_change x
     WHERE x.kind = :kind AND :annotator IN ({GIVEN_TO}) AND c.purpose = 'preference'
       AND (:kind = 'assign' OR (SELECT role FROM annotator WHERE id = :annotator) = 'admin')
       AND c.state IN ('ready', 'writing', 'closed', 'withdrawn')
-      AND (:kind = 'settle' OR c.state != 'withdrawn' AND NOT {store.SKIPPED_FOR_GOOD} AND {UNSEEN} AND (
+      AND (:kind = 'settle' OR c.state != 'withdrawn' AND NOT {store.SKIPPED_FOR_GOOD} AND {UNSEEN}
+        AND NOT {store.WOULD_NOT_COUNT.format(":annotator")} AND (
           x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
               JOIN annotator_group g ON g.annotator_id = k.annotator_id
               WHERE g.name = x.group_name AND k.comparison_id = c.id AND k.state IN ('held', 'judged'))))"""
@@ -932,7 +933,10 @@ def refuse_skipping_on(db: Database, claim: StoredClaim) -> None:
     )
     if skips >= MOST_SKIPS:
         raise UserError(
-            _("You have skipped {most} comparisons today. Judge this one, or go on tomorrow.").format(most=MOST_SKIPS)
+            _(
+                "You have skipped {most} comparisons within a day and judged none since. Judge this one, or wait until "
+                "a day has passed."
+            ).format(most=MOST_SKIPS)
         )
 
 

@@ -539,7 +539,11 @@ def last_judgements_before(db: Database, times: Iterable[str]) -> dict[str, int]
 # Of a comparison `c` of a candidate: that a draw gave it to people and left others to judges. Old ones may lack both.
 DRAWN_FOR_PEOPLE = "(c.people_drawn IS 1 AND coalesce(c.people_chance, 0) > 0 AND c.people_chance < 1)"
 # That somebody skipped it, which is bet on as a tie where it was drawn, or flagged: what is said later could not count.
-SKIPPED_FOR_GOOD = f"""(c.candidate_id NOT NULL AND (c.flagged = 1 OR {DRAWN_FOR_PEOPLE})
+# Who is left out neither skips nor flags here.
+SKIPPED_FOR_GOOD = f"""(c.candidate_id NOT NULL
+    AND ({DRAWN_FOR_PEOPLE} OR c.flagged = 1 AND EXISTS (SELECT 1 FROM current_judgement f
+        WHERE f.comparison_id = c.id AND f.flag NOT NULL
+          AND f.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)))
     AND EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped'
         AND k.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)))"""
 # That it was drawn and this annotator is left out: what they say is bet on by nobody, and would take it from others.

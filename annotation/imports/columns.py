@@ -28,7 +28,7 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "prompt": (
         N_("the question: text, messages, or a Human/Assistant transcript"),
         (
-            *("prompt", "question", "instruction", "query", "user", "problem", "history", "input", "text", "content"),
+            *("prompt", "question", "instruction", "query", "problem", "input", "text", "content", "user", "history"),
             "context",
         ),
     ),
@@ -46,7 +46,7 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "completion": (
         N_("one answer: a demonstration, or with a label a good or bad answer"),
-        ("completion", "response", "answer", "output", "target", "demonstration", "solution"),
+        ("completion", "response", "answer", "output", "target", "demonstration", "solution", "assistant"),
     ),
     "label": (
         N_("whether the completion, or the conversation's last turn, is good (KTO)"),
@@ -175,12 +175,12 @@ def propose(rows: Sequence[SourceRow], said: Columns | None = None) -> dict[str,
 def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns) -> dict[str, str]:
     """The roles of the likeliest shape, by the columns' plain names; those that are said come first."""
     lists = {column for column in names.values() if holds_lists(rows, column)}
-    callers = {names["user"]} if "user" in names and holds_single_words(rows, names["user"]) else set()  # who asks
+    asks = names.get("user") if "assistant" in names else None  # else it may be who asks, by name
 
     def find(role: str, taken: Iterable[str] = ()) -> dict[str, str]:
         if role in said:
             return {role: said[role]} if said[role] else {}
-        wanted = sorted((names[alias] for alias in ROLES[role][1] if alias in names), key=callers.__contains__)
+        wanted = sorted((names[alias] for alias in ROLES[role][1] if alias in names), key=lambda column: column != asks)
         fitting = [column for column in wanted if column not in taken and (role not in LISTS or column in lists)]
         return {role: fitting[0]} if fitting else {}
 
@@ -321,11 +321,6 @@ def holds_lists(rows: Sequence[SourceRow], column: str) -> bool:
     """Whether a column's values are lists, or texts that are one in JSON."""
     held = [row.values[column] for row in rows if row.values.get(column) not in (None, "")]
     return mostly(isinstance(one, list) or (isinstance(one, str) and one.lstrip().startswith("[")) for one in held)
-
-
-def holds_single_words(rows: Sequence[SourceRow], column: str) -> bool:
-    """Whether a column's values are single words, as names of people are."""
-    return mostly(len(str(row.values[column]).split()) == 1 for row in rows if row.values.get(column) not in EMPTY)
 
 
 def hold_texts(rows: Sequence[SourceRow], column: str) -> bool:

@@ -90,7 +90,7 @@ def test_nobody_skips_for_ever(db: Database, ann: Annotator, monkeypatch: pytest
     for _ in range(3):
         claims.judge(db, ann.id, in_hand(db, ann).nonce, act("skip"))
     claim = in_hand(db, ann)
-    with pytest.raises(UserError, match=r"skipped 3 comparisons today\. .* or go on tomorrow"):
+    with pytest.raises(UserError, match=r"skipped 3 comparisons within a day .* until a day has passed"):
         claims.judge(db, ann.id, claim.nonce, act("skip"))
     claims.judge(db, ann.id, claim.nonce, act("tie"))
     for _ in range(3):

@@ -207,7 +207,7 @@ def decided(found: ComparisonHistory) -> str:
             one.who,
             moment(one.when),
             _("taken back by {name}, {when}").format(name=one.undone_by, when=moment(one.undone))
-            if one.undone_by
+            if one.undone_by and one.state != "done"
             else _("given back")
             if one.state == "released"
             else NOTHING,

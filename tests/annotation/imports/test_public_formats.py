@@ -469,8 +469,10 @@ CASES: dict[str, Case | Refused] = {
         [{**BAD_ANSWER, "label": '[{"value": "good"}]'}], "part of it that is one under “Columns”, as 'label[0].value'"
     ),
     "ratings without a threshold": Refused([{**BAD_ANSWER, "rating": 4}], "are good. Nothing was imported."),
-    "a user's name beside the text": Case([{"user": "bob", "text": "Why?"}], [told("Why?")], "prompts",
+    "a user's name beside the text": Case([{"user": "Ann Lee", "text": "Why?"}], [told("Why?")], "prompts",
                                           telling=["user"]),
+    "a chat's two sides beside all of it": Case([{"user": "Why?", "assistant": "So.", "text": "Why? So."}],
+                                                [told("Why?", "So.")], "demonstrations", telling=["text"]),
     "what the user said, beside a page": Case([{"context": "A page.", "user": "What is it?"}], [told("What is it?")],
                                               "prompts", telling=["context"]),
     "what the user said": Case([{"user": "Why?"}], [told("Why?")], "prompts"),

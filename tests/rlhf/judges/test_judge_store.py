@@ -757,6 +757,22 @@ def test_skips_of_who_is_left_out_keep_nothing_from_others(db: Database, ann: An
     assert claims.claim_next(db, bob.id) is not None
 
 
+def test_a_flag_of_who_is_left_out_keeps_nothing_from_others(db: Database, ann: Annotator) -> None:
+    """Somebody else's plain skip of what people get whole closes it no more for that."""
+    duel(db, [("new", "old")])
+    bob = access.add_account(db, "bob", "annotator", "bob's password")
+    access.add_account(db, "carl", "annotator", "carl's password")
+    for one, said in ((bob, {**act("skip"), "flag": "broken"}), (ann, act("skip"))):
+        claim = claims.claim_next(db, one.id)
+        assert claim is not None
+        claims.judge(db, one.id, claim.nonce, said)
+        if one is bob:
+            quality.leave_out(db, "bob", "flags everything", "ann")
+        assert judge_store.open_to_people(db, 2, 1) == 1
+    quality.take_back(db, "bob", "a mistake", "ann")
+    assert judge_store.open_to_people(db, 2, 1) == 0
+
+
 @pytest.mark.parametrize(("chance", "drawn"), [(1.0, 1), (None, None), (None, 1), (0.5, None)])
 def test_what_one_person_skipped_of_a_check_that_people_get_whole_is_open_to_the_others(
     db: Database, ann: Annotator, chance: float | None, drawn: int | None
