@@ -89,6 +89,12 @@ class FromMapping:
         }
 
 
+def known(kind: type[T], told: Mapping[str, Any]) -> T:
+    """A dataclass of what was checked before it was kept, without what a program of another version says more."""
+    names = {entry.name for entry in fields(cast(Any, kind))}
+    return kind(**{name: value for name, value in told.items() if name in names})
+
+
 def read(kind: type[T], values: Any, whole: str, labels: Mapping[str, str] | None = None) -> T:
     """Values as a dataclass (or another type), with defaults for what is left out; sentences call it `whole`.
 

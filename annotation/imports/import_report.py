@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Final, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 from annotation.imports import mapping
 from annotation.imports.importing import ImportPreview, ImportResult
@@ -13,8 +13,8 @@ from annotation.imports.mapping import MappedRow
 from annotation.imports.reading import BadRow, SourceRow
 from annotation.imports.scratch import Counts, Skipped
 from annotation.ui.formatting import cut
+from annotation.validation import known
 
-T = TypeVar("T")
 SHOWN_TEXT: Final = 400
 
 
@@ -97,12 +97,6 @@ def outcome_read(told: Mapping[str, Any]) -> ImportOutcome:
         notes=told.get("notes", ()),
     )
     return ImportOutcome(result, told["dry_run"], told["summary"])
-
-
-def known(kind: type[T], told: Mapping[str, Any]) -> T:
-    """A record of what was told, without what a program of another version says more."""
-    names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in told.items() if name in names})
 
 
 def shortened(value: Any) -> str:

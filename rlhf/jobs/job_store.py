@@ -17,6 +17,7 @@ from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, HEARD, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
 from annotation.records import UserError, now
 from annotation.translation import N_, _, joined, kept, of_server, retold, speaking
+from annotation.validation import known
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
 
@@ -419,7 +420,7 @@ def samples(db: Database, job_id: int) -> dict[str, dict[int, SampleAnswer]]:
         told = json.loads(row["data"])
         if "prompt" not in told:
             continue  # what an AI judge gave in vain
-        answer = SampleAnswer(**told)
+        answer = known(SampleAnswer, told)
         found.setdefault(answer.prompt, {})[row["step"]] = answer
     return {prompt: dict(sorted(by_step.items())) for prompt, by_step in found.items()}
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Final, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from annotated_types import Interval
 
+from annotation.validation import known
 from rlhf.models.registry import HeldPrecision
 
 Backend = Literal["local", "reward-model", "endpoint"]
@@ -93,10 +94,6 @@ class RewardModelSettings:
 JudgeSettings = LocalSettings | DirectorySettings | RewardModelSettings | EndpointSettings
 
 
-# What rows of earlier versions call a field.
-CALLED_SINCE: Final[Mapping[str, str]] = {"weights": "precision"}
-
-
 def kind_of(backend: Backend, values: Mapping[str, Any]) -> type[JudgeSettings]:
     """What a judge's settings are read into."""
     match backend:
@@ -109,8 +106,5 @@ def kind_of(backend: Backend, values: Mapping[str, Any]) -> type[JudgeSettings]:
 
 
 def from_row(backend: Backend, values: Mapping[str, Any]) -> JudgeSettings:
-    """What a row keeps, checked before it was kept, without what a program of another version says more."""
-    kind = kind_of(backend, values)
-    names = {entry.name for entry in fields(kind)}
-    said = {CALLED_SINCE.get(name, name): value for name, value in values.items()}
-    return kind(**{name: value for name, value in said.items() if name in names})
+    """What a row keeps."""
+    return known(kind_of(backend, values), values)

@@ -33,7 +33,6 @@ from rlhf.judges.judge_settings import (
     JudgeSettings,
     LocalSettings,
     RewardModelSettings,
-    from_row,
 )
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge, StoredVerdict
@@ -115,7 +114,7 @@ def test_a_judge_is_an_annotator_who_can_not_sign_in_and_whose_name_is_its_own(d
 
 
 def test_settings_are_read_by_their_backend_and_others_are_refused(db: Database) -> None:
-    """Also those of a directory that an earlier version kept: held in 4 bits, or in what it called its weights."""
+    """Also those of a directory that an earlier version kept: held in 4 bits."""
     here = {"address": "http://127.0.0.1/v1", "model": "m"}
     known: list[tuple[Backend, dict[str, Any], JudgeSettings]] = [
         ("local", {"model": "base"}, LocalSettings("base")),
@@ -131,7 +130,6 @@ def test_settings_are_read_by_their_backend_and_others_are_refused(db: Database)
         more = json.dumps({**kept, "of": "another version"})
         db.connection.execute("UPDATE judge SET settings = ? WHERE annotator_id = ?", (more, made.id))
         assert judge_store.by_name(db, made.name).settings == expected
-    assert from_row("local", {"directory": "/m", "weights": "fp32"}) == DirectorySettings("/m", "fp32")
     refused: list[tuple[Backend, dict[str, Any], str]] = [
         ("local", {"model": 3}, "'model' must be of type str"),
         ("local", {"directory": "/m", "precision": "int8"}, "'precision' must be one of nf4, bf16, fp32"),
