@@ -22,7 +22,7 @@ from rlhf.models import base_model, registry
 from rlhf.models.hidden_states import mean_states
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.orders.heads import DEPTH
-from rlhf.models.sampling import draw
+from rlhf.models.sampling.drawing import draw
 from rlhf.models.tokenise import text_ids
 
 PROMPTS_TOGETHER = 12

@@ -49,7 +49,7 @@ def answer(data_dir: Path, request: Mapping[str, Any]) -> list[list[list[dict[st
 
 def answers_of(models: Any, policy: Any, request: Mapping[str, Any], reference: Any) -> list[list[dict[str, Any]]]:
     """One policy's answers by prompt and sample."""
-    from rlhf.models.sampling import draw
+    from rlhf.models.sampling.drawing import draw
 
     samples, sampling = request["samples"], Sampling(**request["sampling"])
     texts = [models.feed(messages, sampling.max_new_tokens) for messages in request["prompts"]]

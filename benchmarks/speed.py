@@ -447,7 +447,7 @@ class Answering:
 
     def ours(self) -> int:
         """By our sampler."""
-        from rlhf.models.sampling import draw
+        from rlhf.models.sampling.drawing import draw
 
         seeds = [[place * self.answers + one for one in range(self.answers)] for place in range(len(self.texts))]
         drawn = draw(self.model, self.tokenizer, self.texts, seeds, self.sampling)

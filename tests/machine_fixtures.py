@@ -377,8 +377,8 @@ class Pace:
         written: Any = None,
         show_seconds: float = 0.0,
     ) -> Any:
-        """As rlhf.models.sampling.draw, but each token is shown at once."""
-        from rlhf.models.sampling import draw
+        """As rlhf.models.sampling.drawing.draw, but each token is shown at once."""
+        from rlhf.models.sampling.drawing import draw
 
         drawn = itertools.count(1)
 

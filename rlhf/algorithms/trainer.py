@@ -50,7 +50,7 @@ from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading import ground_path, held_precision, verified
 from rlhf.models.memory import pass_tokens, read_shapes, recomputes, this_machine
 from rlhf.models.registry import Policy
-from rlhf.models.sampling import draw
+from rlhf.models.sampling.drawing import draw
 from rlhf.models.self_test.kept_results import NO_VIRTUAL_TOKENS, SelfTestResult, kept_result
 from rlhf.models.tokenise import render
 

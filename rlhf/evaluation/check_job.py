@@ -59,7 +59,7 @@ from rlhf.models.loading import LoadedPolicies
 from rlhf.models.log_probabilities import Head, kl_and_logps, sum_by_row, token_logps
 from rlhf.models.packing import pad, prompt_groups
 from rlhf.models.registry import Policy
-from rlhf.models.sampling import draw
+from rlhf.models.sampling.drawing import draw
 from rlhf.models.tokenise import answer_ids, load_snapshot, of_split, text_ids, tokenise_pairs
 
 # Comparisons that a judge in this process reads together.

@@ -25,7 +25,7 @@ from rlhf.models.hidden_states import mean_states
 from rlhf.models.loading import LoadedPolicies, ground_key
 from rlhf.models.orders.heads import DEPTH, StateScale, ensemble, rankings_of, votes
 from rlhf.models.registry import Policy
-from rlhf.models.sampling import Draw
+from rlhf.models.sampling.drawing import Draw
 from rlhf.models.tokenise import text_ids, tokenise_comparisons
 
 # So many answers are drawn to a prompt where some of them are to be chosen.

@@ -27,7 +27,7 @@ from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.loading import LoadedPolicies, ground_key
 from rlhf.models.registry import Policy
-from rlhf.models.sampling import Draw, Written, draw, undrawn
+from rlhf.models.sampling.drawing import Draw, Written, draw, undrawn
 from rlhf.models.tokenise import text_ids
 
 IDLE_SECONDS = 0.5

@@ -15,7 +15,7 @@ from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.loading import LoadedPolicies
-from rlhf.models.sampling import draw
+from rlhf.models.sampling.drawing import draw
 
 
 def run(run: Run, spec: PromptSetSpec) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from rlhf.models.hidden_states import PACKS
 from rlhf.models.memory import WITHOUT_ADAPTER
 from rlhf.models.model_files import CONFIG, read_json
 from rlhf.models.registry import HeldPrecision, Policy
-from rlhf.models.sampling import SHARES
+from rlhf.models.sampling.prompt_cache import SHARES
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
 from rlhf.models.tokenise import render
 

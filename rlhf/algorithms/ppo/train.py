@@ -91,7 +91,7 @@ from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import load_tokenizer
 from rlhf.models.log_probabilities import token_entropy, token_logps
-from rlhf.models.sampling import draw
+from rlhf.models.sampling.drawing import draw
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenise import load_snapshot, of_split
 

@@ -28,7 +28,9 @@ from rlhf.models.hidden_states import narrow_window, packable, random_ids, summe
 from rlhf.models.loading import leave_nothing_to_chance, load_whole, placement
 from rlhf.models.model_files import check_weights
 from rlhf.models.packing import pad
-from rlhf.models.sampling import PLAUSIBLE, SeededSampler, draw, shares_prompts
+from rlhf.models.sampling.drawing import draw
+from rlhf.models.sampling.prompt_cache import shares_prompts
+from rlhf.models.sampling.seeded_sampler import PLAUSIBLE, SeededSampler
 from rlhf.models.self_test.kept_results import SelfTestResult
 
 # How many tokens the answers have that are computed in every way.

@@ -27,7 +27,7 @@ from rlhf.jobs.run import Run, perform
 from rlhf.models import registry
 from rlhf.models.hidden_states import random_ids
 from rlhf.models.loading import LoadedPolicies, adapter_config, load_plain
-from rlhf.models.sampling import draw
+from rlhf.models.sampling.drawing import draw
 from rlhf.submission import job_submission
 from rlhf.submission.preconditions import merge_problem
 from tests.architectures import built

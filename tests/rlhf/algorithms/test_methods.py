@@ -25,7 +25,7 @@ from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, virtual_tokens
 from rlhf.models.loading import LoadedPolicies, load_for_answering, load_plain, load_quantised
-from rlhf.models.sampling import draw
+from rlhf.models.sampling.drawing import draw
 from rlhf.models.tokenise import load_snapshot, of_split, tokenise_comparisons, tokenise_demonstrations
 from rlhf.submission import job_submission, preconditions
 from tests import quantised_model

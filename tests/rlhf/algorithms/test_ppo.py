@@ -37,7 +37,7 @@ from rlhf.jobs.run import Run, perform
 from rlhf.jobs.worker_process import worker_command
 from rlhf.models import hidden_states, registry
 from rlhf.models.loading import held_precision
-from rlhf.models.sampling import end_token_ids
+from rlhf.models.sampling.drawing import end_token_ids
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.tabs.runs.curves import plots_of
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine

@@ -33,7 +33,7 @@ from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
 from rlhf.models.registry import Policy, PolicyForm
-from rlhf.models.sampling import draw
+from rlhf.models.sampling.drawing import draw
 from tests.builders import policy
 from tests.e2e.conftest import running_app
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine, wait_until, write_spec

@@ -18,7 +18,7 @@ from rlhf.jobs import job_store
 from rlhf.models import base_model
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
 from rlhf.models.loading import load_for_answering, load_quantised, load_tokenizer
-from rlhf.models.sampling import draw
+from rlhf.models.sampling.drawing import draw
 from rlhf.models.tokenise import render
 from tests.machine_fixtures import make_machine
 

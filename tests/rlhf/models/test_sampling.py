@@ -22,18 +22,9 @@ from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import random_ids
 from rlhf.models.loading import load_for_answering, load_tokenizer
-from rlhf.models.sampling import (
-    SPELL,
-    Draw,
-    RoomyLayer,
-    SeededSampler,
-    StreamCallback,
-    draw,
-    end_token_ids,
-    padded_left,
-    prefilled,
-    read_draw,
-)
+from rlhf.models.sampling.drawing import Draw, StreamCallback, draw, end_token_ids, read_draw
+from rlhf.models.sampling.prompt_cache import SPELL, RoomyLayer, padded_left, prefilled
+from rlhf.models.sampling.seeded_sampler import SeededSampler
 from rlhf.models.tokenise import render
 from tests.conftest import shown_texts
 from tests.machine_fixtures import Machine
@@ -120,7 +111,7 @@ def test_prompts_are_computed_without_padding_and_what_they_begin_with_once(
     model: Any, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     """Also where one of them is no longer than that; their last tokens are left to what goes on from them."""
-    monkeypatch.setattr("rlhf.models.sampling.ROW_TOKENS", room)
+    monkeypatch.setattr("rlhf.models.sampling.prompt_cache.ROW_TOKENS", room)
     begin, *rest = random_ids(model, (16, 9, 1, 17))
     ids_PT, mask_PT = padded_left([[*begin, *ids] for ids in rest], 0, model.device)
     computed: list[int] = []
@@ -130,7 +121,7 @@ def test_prompts_are_computed_without_padding_and_what_they_begin_with_once(
     found = prefilled(model, ids_PT, mask_PT, None, 2)
     watch.remove()
     assert computed == {1: [24, 16, 32], 39: [24, 32], 4096: [40]}[room]
-    monkeypatch.setattr("rlhf.models.sampling.packable", lambda causal: False)
+    monkeypatch.setattr("rlhf.models.sampling.prompt_cache.packable", lambda causal: False)
     padded = prefilled(model, ids_PT, mask_PT, None, 2)
     own_BT = mask_PT[:, :-1].repeat_interleave(2, 0).bool()
     for one, other in zip(found.layers, padded.layers, strict=True):
@@ -144,8 +135,8 @@ def test_prompts_with_nothing_to_save_are_computed_as_they_are(
     model: Any, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...]
 ) -> None:
     """A mask of a packed row would take the place of the fast way to compute what comes before."""
-    monkeypatch.setattr("rlhf.models.sampling.fill_by_rows", pytest.fail)
-    monkeypatch.setattr("rlhf.models.sampling.ROW_TOKENS", 10)
+    monkeypatch.setattr("rlhf.models.sampling.prompt_cache.fill_by_rows", pytest.fail)
+    monkeypatch.setattr("rlhf.models.sampling.prompt_cache.ROW_TOKENS", 10)
     cache = prefilled(model, *padded_left(random_ids(model, lengths), 0, model.device), None, 3)
     assert cache.get_seq_length() == max(lengths) - 1
 
@@ -185,14 +176,14 @@ def test_answers_that_have_ended_leave_the_batch_and_change_none_of_the_others(
     model: Any, tokenizer: Any, prompts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds, sampling = [[10 * place + sample for sample in range(6)] for place in range(3)], Sampling(max_new_tokens=40)
-    monkeypatch.setattr("rlhf.models.sampling.SPELL", 40)
+    monkeypatch.setattr("rlhf.models.sampling.drawing.SPELL", 40)
     together = draw(model, tokenizer, prompts, seeds, sampling)
     lengths = {answer.tokens for row in together for answer in row}
     assert min(lengths) < 20, "some end early"
     assert 40 in lengths, "others not at all"
     rows: list[int] = []
     watch = model.model.embed_tokens.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
-    monkeypatch.setattr("rlhf.models.sampling.SPELL", 3)
+    monkeypatch.setattr("rlhf.models.sampling.drawing.SPELL", 3)
     assert draw(model, tokenizer, prompts, seeds, sampling) == together
     watch.remove()
     # The prompts are computed once each, in one row.
@@ -248,7 +239,9 @@ def test_min_p_keeps_tokens_of_at_least_that_share_of_the_likeliest_and_no_other
 def test_unlikely_tokens_are_drawn_as_often_as_they_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of 400 tokens is hardly possible, all of them together are a quarter of the draws."""
     rare, draws, plausible = 400, 5000, 1e-3
-    monkeypatch.setattr("rlhf.models.sampling.PLAUSIBLE", plausible)  # with its own it would take 40,000 tokens
+    monkeypatch.setattr(
+        "rlhf.models.sampling.seeded_sampler.PLAUSIBLE", plausible
+    )  # with its own it would take 40,000 tokens
     logits = [0.0, *([math.log(0.9 * plausible)] * rare)]
     first, second = sampled(logits, Sampling(temperature=1.0, min_p=0.0), draws, steps=2)
     together = 0.9 * plausible * rare / (1 + 0.9 * plausible * rare)

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from annotation.records import UserError
 from rlhf.models import base_model
 from rlhf.models.loading import leave_nothing_to_chance, load_whole
-from rlhf.models.sampling import draw
+from rlhf.models.sampling.drawing import draw
 from rlhf.models.self_test import kept_results
 from rlhf.models.self_test.kept_results import COMPUTING, DIRECTORY, SelfTestResult, kept_result
 from rlhf.models.self_test.trial import SAMPLING, Numbers, try_loaded

@@ -1,0 +1,96 @@
+"""The random numbers of a draw: each token by the seed of its answer, whatever else is in the batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from annotation.records import Sampling
+
+# Of the likeliest token's probability: what less likely ones come to is a few in a thousand of a model's draws.
+PLAUSIBLE = 1e-5
+# Numbers of which a few copies fit into the cache of a processor's core.
+CACHED = 2**18
+
+
+class SeededSampler(LogitsProcessor):
+    """Sampling by the Gumbel-max trick, each row with random numbers of its own (Gumbel 1954; Maddison et al. 2014).
+
+    argmax(logit / T + g) with Gumbel noise g is a sample from softmax(logit / T). The noise is a function of the
+    answer's seed, the step and the token, so an answer can be drawn again without its batch, and two policies given
+    the same seeds share their random numbers: their answers differ only where the policies do.
+
+    Tokens of less than PLAUSIBLE of the likeliest are first drawn as one: the largest of their perturbed logits has
+    Gumbel noise around the logarithm of what they come to (Maddison et al. 2014, section 3). Only where they win are
+    they told apart, so that noise costs next to nothing however large the vocabulary.
+    """
+
+    def __init__(self, seeds: Sequence[int], sampling: Sampling) -> None:
+        self.seeds_B = torch.tensor(seeds, dtype=torch.int64)
+        self.sampling = sampling
+        self.step = 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """scores (rows, vocabulary) → perturbed scores whose argmax is the sample."""
+        seeds_B = self.seeds_B.to(scores.device)
+        # A few rows at a time take a fraction of the time where they stay in the processor's cache.
+        rows = max(1, CACHED // scores.shape[-1]) if scores.device.type == "cpu" else len(scores)
+        parts = zip(torch.split(scores, rows), torch.split(seeds_B, rows), strict=True)
+        perturbed_BV = torch.cat([self.perturbed(scores_RV.float(), seeds_R) for scores_RV, seeds_R in parts])
+        self.step += 1
+        return perturbed_BV
+
+    def perturbed(self, scores_RV: Tensor, seeds_R: Tensor) -> Tensor:
+        """Of some rows: scores with noise, of tokens that may win."""
+        logits_RV = scores_RV / self.sampling.temperature
+        floor_R1 = logits_RV.amax(dim=-1, keepdim=True) + math.log(max(self.sampling.min_p, PLAUSIBLE))
+        rows_N, tokens_N = (logits_RV >= floor_R1).nonzero(as_tuple=True)
+        logits_N = logits_RV[rows_N, tokens_N]
+        perturbed_RV = torch.full_like(logits_RV, -math.inf)
+        perturbed_RV[rows_N, tokens_N] = logits_N + gumbel(seeds_R[rows_N], self.step, tokens_N)
+        if self.sampling.min_p < PLAUSIBLE:
+            all_R = logits_RV.logsumexp(dim=-1)
+            tail_R = 1 - torch.zeros_like(all_R).index_add_(0, rows_N, (logits_N - all_R[rows_N]).exp())
+            beyond_R = torch.full_like(seeds_R, logits_RV.shape[-1])  # the noise of a tail is that of one token more
+            best_R = all_R + tail_R.clamp(min=0).log() + gumbel(seeds_R, self.step, beyond_R)
+            for row in (best_R > perturbed_RV.amax(dim=-1)).nonzero().flatten().tolist():
+                tokens_N = (logits_RV[row] < floor_R1[row]).nonzero().flatten()
+                noise_N = gumbel(seeds_R[row].expand_as(tokens_N), self.step, tokens_N)
+                perturbed_RV[row, tokens_N[(logits_RV[row, tokens_N] + noise_N).argmax()]] = math.inf
+        return perturbed_RV
+
+
+def gumbel(seeds_N: Tensor, step: int, tokens_N: Tensor) -> Tensor:
+    """Gumbel noise as a pure function of (seed, step, token): counter-based random numbers (Salmon et al. 2011).
+
+    The bits come from two rounds of SplitMix64 (Steele et al. 2014) in wrapping 64-bit arithmetic. Returns (N,).
+    """
+    bits_N = mix(mix(seeds_N + wrap(step * GOLDEN)) + tokens_N * GOLDEN)
+    uniform_N = (shift(bits_N, 11).double() + 0.5) * 2.0**-53
+    return -(-uniform_N.log()).log().float()
+
+
+# 2^64 / golden ratio, and SplitMix64's multipliers, as signed 64-bit numbers.
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+FIRST, SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+
+
+def mix(x_N: Tensor) -> Tensor:
+    """SplitMix64's finaliser."""
+    x_N = (x_N ^ shift(x_N, 30)) * FIRST
+    x_N = (x_N ^ shift(x_N, 27)) * SECOND
+    return x_N ^ shift(x_N, 31)
+
+
+def wrap(x: int) -> int:
+    """A Python integer as a signed 64-bit one."""
+    return (x + 2**63) % 2**64 - 2**63
+
+
+def shift(x_N: Tensor, bits: int) -> Tensor:
+    """Logical right shift; torch's keeps the sign."""
+    return (x_N >> bits) & ((1 << (64 - bits)) - 1)
