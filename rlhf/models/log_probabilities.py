@@ -5,6 +5,8 @@ Shapes stand in the names: N positions of completions, H hidden units, V words o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +79,9 @@ class LiftedProduct(torch.autograd.Function):
         ctx.save_for_backward(hidden_NH, weight_VH)
         product_NV = hidden_NH.new_empty(len(hidden_NH), len(weight_VH), dtype=torch.float32)
         lifted_NH = hidden_NH.float()
-        for rows in pieces(len(weight_VH)):
-            product_NV[:, rows] = lifted_NH @ weight_VH[rows].float().T
+        with factors_in_bfloat16(hidden_NH, weight_VH):
+            for rows in pieces(len(weight_VH)):
+                product_NV[:, rows] = lifted_NH @ weight_VH[rows].float().T
         return product_NV
 
     @staticmethod
@@ -96,6 +99,21 @@ class LiftedProduct(torch.autograd.Function):
             for rows in pieces(len(weight_VH)):
                 for_weight_VH[rows] = (gradient_NV[:, rows].T @ hidden_NH.float()).to(weight_VH.dtype)
         return for_hidden_NH, for_weight_VH
+
+
+@contextmanager
+def factors_in_bfloat16(*factors: Tensor) -> Iterator[None]:
+    """Inside, oneDNN rounds float32 factors to bfloat16 and adds up in float32, if that is what all of these are.
+
+    Then nothing is lost, and a processor that multiplies bfloat16 takes half of the time.
+    """
+    matmul, exact = torch.backends.mkldnn.matmul, all(factor.dtype == torch.bfloat16 for factor in factors)
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16" if exact else before
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def pieces(length: int) -> list[slice]:

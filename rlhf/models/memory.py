@@ -322,11 +322,14 @@ def this_machine() -> Machine:
             devices=len(graphics),
             gpu=True,
         )
-    memory = psutil.virtual_memory()
+    total = min(psutil.virtual_memory().total, container_limit()[0])
+    return Machine("", total, free_memory(), processor_has_bf16(), processors=psutil.cpu_count() or 1)
+
+
+def free_memory() -> int:
+    """Bytes of this machine's memory, or of its container's, that nobody uses now."""
     limit, used = container_limit()
-    total = min(memory.total, limit)
-    free = min(memory.available, max(0, limit - used))
-    return Machine("", total, free, processor_has_bf16(), processors=psutil.cpu_count() or 1)
+    return min(psutil.virtual_memory().available, max(0, limit - used))
 
 
 def container_limit() -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from rlhf.models.hidden_states import (
     virtual_tokens,
 )
 from rlhf.models.registry import Policy
+from rlhf.models.sampling.laid_out_weights import weights_laid_out
 from rlhf.models.sampling.prompt_cache import SPELL, left_padded, own_settings_aside, prefilled, shares_prompts
 from rlhf.models.sampling.seeded_sampler import SeededSampler
 
@@ -156,7 +158,10 @@ def draw(
         eos_token_id=sorted(ends),
         pad_token_id=tokenizer.pad_token_id,
     )
-    answers = continued(causal, ids_BT, mask_BT, cache, settings, SeededSampler(flat_seeds, sampling), criteria)
+    sampler = SeededSampler(flat_seeds, sampling)
+    # Who watches waits for the first word.
+    with nullcontext() if written is not None else weights_laid_out(causal):
+        answers = continued(causal, ids_BT, mask_BT, cache, settings, sampler, criteria)
     if stop():  # what was cut off would be taken for answers that ran into the limit
         return []
     prompt_tokens = (mask_PT.sum(-1) - (0 if virtual_KH is None else len(virtual_KH))).tolist()

@@ -96,6 +96,18 @@ def test_a_float32_head_rounds_nothing_of_16_bit_weights_nor_of_their_gradients(
         torch.testing.assert_close(found.grad, expected.grad.to(dtype))  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_products_large_enough_for_the_processors_16_bit_units_are_as_exact(dtype: torch.dtype) -> None:
+    """Of factors that have 16 bits nothing is rounded, of others neither, and what is set for the process stays."""
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    hidden_NH, weight_VH = random_tensors((64, 512), (1000, 512))
+    weight_VH = weight_VH.bfloat16()
+    hidden_NH = hidden_NH.to(dtype)
+    found_NV = Head(weight_VH, float32=True).logits(hidden_NH)
+    torch.testing.assert_close(found_NV.double(), hidden_NH.double() @ weight_VH.double().T, rtol=1e-5, atol=2e-4)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
 class Largest(TorchDispatchMode):
     """Notes how many numbers the largest float32 tensor had that was made meanwhile."""
 

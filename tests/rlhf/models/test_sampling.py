@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
@@ -22,7 +23,9 @@ from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import random_ids
 from rlhf.models.loading import load_for_answering, load_tokenizer
+from rlhf.models.sampling import laid_out_weights
 from rlhf.models.sampling.drawing import Draw, StreamCallback, draw, end_token_ids, read_draw
+from rlhf.models.sampling.laid_out_weights import laid_out, weights_laid_out
 from rlhf.models.sampling.prompt_cache import SPELL, RoomyLayer, padded_left, prefilled
 from rlhf.models.sampling.seeded_sampler import SeededSampler
 from rlhf.models.tokenise import render
@@ -405,3 +408,38 @@ def test_empty_and_identical_answers_are_dropped_and_counted(model: Any, machine
     # With nothing left to compare, no comparison is made, and the answers are still counted.
     assert store.add_comparison(machine.db, responses[:3]) is None
     assert store.answer_counts(machine.db).total == 7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_compute_the_same_with_their_weights_laid_out(dtype: torch.dtype) -> None:
+    """With a bias and without, under a LoRA adapter; afterwards they are what they were."""
+    plain = torch.nn.Sequential(torch.nn.Linear(64, 96, bias=False), torch.nn.Linear(96, 32)).to(dtype)
+    model = get_peft_model(plain, LoraConfig(target_modules=["0"], init_lora_weights=False))
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
+    with torch.no_grad():
+        expected = model(x)
+        with weights_laid_out(model):
+            assert all("forward" in vars(layer) for layer in (model.model[0].base_layer, model.model[1]))
+            found = model(x)
+    apart = 1e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found, expected, rtol=apart, atol=apart)
+    assert not any("forward" in vars(layer) for layer in model.modules())
+
+
+def test_weights_are_laid_out_only_where_a_copy_has_room_and_nobody_watches(
+    model: Any, tokenizer: Any, prompts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(laid_out_weights, "laid_out", lambda layer: made.append(layer) or laid_out(layer))
+
+    def draws(**arguments: Any) -> list[list[Draw]]:
+        made.clear()
+        return draw(model, tokenizer, prompts, [[1], [2], [3]], SAMPLING, **arguments)
+
+    expected = draws(written=lambda texts: None)
+    assert not made
+    assert draws() == expected
+    assert made
+    monkeypatch.setattr(laid_out_weights, "free_memory", lambda: 1000)
+    assert draws() == expected
+    assert not made

@@ -1,0 +1,59 @@
+"""Weights as the processor reads them, while answers are drawn: few rows at a time meet all of a model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from rlhf.models.memory import free_memory
+
+# Of the free memory, what a second copy of the weights may take.
+SHARE_OF_FREE: Final = 0.25
+
+
+@contextmanager
+def weights_laid_out(causal: Any) -> Iterator[None]:
+    """Inside, a model's plain layers compute with a copy of their weights in blocks, as oneDNN's kernels want them.
+
+    It lays them out anew at each call otherwise, which takes longer than to multiply a few rows by them; of the
+    embedded model's it takes as long as two tokens of a batch. Adapters, which may change between draws, stay as they
+    are. Nothing is done where there is no memory for the copy, or no kernel of oneDNN.
+    """
+    layers = [layer for layer in causal.modules() if to_lay_out(layer)]
+    if sum(layer.weight.nbytes for layer in layers) > SHARE_OF_FREE * free_memory():
+        layers = []
+    for layer in layers:
+        layer.forward = laid_out(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def to_lay_out(layer: nn.Module) -> bool:
+    """Whether a layer is a plain one on a processor whose weights have a type that oneDNN multiplies here."""
+    if type(layer) is not nn.Linear or "forward" in vars(layer) or layer.weight.device.type != "cpu":
+        return False
+    if not torch.backends.mkldnn.is_available():
+        return False
+    dtype = layer.weight.dtype
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def laid_out(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """What computes a layer with its weights laid out; in another type than theirs, or with gradients, it does."""
+    weight, bias, own = layer.weight.detach(), layer.bias, layer.forward
+    blocks = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+
+    def forward(x: Tensor) -> Tensor:
+        if x.dtype != weight.dtype or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+            return own(x)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
+        return product
+
+    return forward
