@@ -7,7 +7,7 @@ import random
 
 from annotation import store
 from annotation.imports.importing import ImportRequest, run_import
-from annotation.imports.reading import open_path
+from annotation.imports.sources.opening import open_path
 from tests.machine_fixtures import WORDS, Machine
 
 

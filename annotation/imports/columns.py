@@ -19,7 +19,8 @@ from annotation.imports.labels import (
     score_of,
     winner_reader,
 )
-from annotation.imports.reading import PICTURES, NotJson, SourceRow, parse_json
+from annotation.imports.sources.json_values import NotJson, parse_json
+from annotation.imports.sources.raw_rows import PICTURES, SourceRow
 from annotation.records import UserError
 from annotation.translation import N_
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 from annotation.exports import transcripts
 from annotation.imports.labels import UnusableRow, number_of, refuse_object, says_good
 from annotation.imports.printable import display_name, listed
-from annotation.imports.reading import NotJson, kind_of, parse_json
+from annotation.imports.sources.json_values import NotJson, parse_json
+from annotation.imports.sources.raw_rows import kind_of
 from annotation.records import Message, UserError
 from annotation.translation import _
 

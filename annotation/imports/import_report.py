@@ -10,8 +10,8 @@ from typing import Any, Final
 from annotation.imports import mapping
 from annotation.imports.importing import ImportPreview, ImportResult
 from annotation.imports.mapping import MappedRow
-from annotation.imports.reading import BadRow, SourceRow
 from annotation.imports.scratch import Counts, Skipped
+from annotation.imports.sources.raw_rows import BadRow, SourceRow
 from annotation.ui.formatting import cut
 from annotation.validation import known
 

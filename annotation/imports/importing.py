@@ -24,8 +24,8 @@ from annotation.imports.commit import ImportCommit, clear_unfinished
 from annotation.imports.labels import Columns, UnusableRow
 from annotation.imports.mapping import ImportPlan, MappedRow, RowReader, Target, VerdictUse
 from annotation.imports.printable import listed
-from annotation.imports.reading import BadRow, ImportSource, RawRow, SourceRow
 from annotation.imports.scratch import Counts, Skipped, Staging
+from annotation.imports.sources.raw_rows import BadRow, ImportSource, RawRow, SourceRow
 from annotation.records import Prompt, Split, UserError
 from annotation.translation import _, ngettext, numeral
 

@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import Any, Final, Literal
 
 from annotation.imports.printable import display_name
-from annotation.imports.reading import NotJson, finite, kind_of, parse_json
+from annotation.imports.sources.json_values import NotJson, parse_json
+from annotation.imports.sources.raw_rows import finite, kind_of
 from annotation.records import UserError
 from annotation.translation import N_, _, joined
 

@@ -69,7 +69,7 @@ from annotation.imports.labels import (
 )
 from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.printable import display_name, listed
-from annotation.imports.reading import PICTURES, SourceRow
+from annotation.imports.sources.raw_rows import PICTURES, SourceRow
 from annotation.records import MAXIMUM_ANSWERS, Message, UserError
 from annotation.translation import N_, _, joined, numeral
 from annotation.ui.formatting import cut

@@ -14,7 +14,8 @@ from annotation.exports.formats import FORMATS, ExportContext, ExportRequest, Fi
 from annotation.exports.transcripts import can_be_told
 from annotation.exports.writing import Csv, JsonLines, Parquet
 from annotation.imports.mapping import MappedRow, make_plan
-from annotation.imports.reading import SourceRow, open_path
+from annotation.imports.sources.opening import open_path
+from annotation.imports.sources.raw_rows import SourceRow
 from annotation.records import JudgedAnswer, Judgement
 from tests.builders import judgement as judgement_of
 

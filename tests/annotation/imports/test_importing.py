@@ -28,7 +28,7 @@ from annotation.database import Database, open_database
 from annotation.imports import commit, import_process, importing, scratch
 from annotation.imports.import_process import HERE, Importer, State
 from annotation.imports.importing import ImportRequest, ImportResult
-from annotation.imports.reading import open_path
+from annotation.imports.sources.opening import open_path
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import Prompt, UserError
 from annotation.tabs import import_form as tab

@@ -16,7 +16,7 @@ from annotation.imports import conversations, labels
 from annotation.imports.columns import ROLES, propose
 from annotation.imports.labels import UnclearColumn, UnusableRow
 from annotation.imports.mapping import TARGETS, MappedRow, make_plan
-from annotation.imports.reading import SourceRow, Unread
+from annotation.imports.sources.raw_rows import SourceRow, Unread
 from annotation.records import UserError
 
 

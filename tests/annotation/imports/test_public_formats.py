@@ -19,7 +19,7 @@ from annotation.imports.mapping import (
     MappedRow,
     make_plan,
 )
-from annotation.imports.reading import SourceRow, Unread
+from annotation.imports.sources.raw_rows import SourceRow, Unread
 from annotation.records import UserError
 from tests.annotation.imports.test_mapping import assistant, system, user
 

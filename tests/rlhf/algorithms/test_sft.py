@@ -20,7 +20,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.imports.importing import ImportRequest, run_import
-from annotation.imports.reading import open_path
+from annotation.imports.sources.opening import open_path
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.checkpoints import WEIGHTS
 from rlhf.algorithms.dpo.spec import DPOSpec

@@ -20,7 +20,7 @@ from typing import Any, Final
 from annotation import hub_client
 from annotation.imports.printable import display_name, listed
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import _, joined
 
 DATA_ENDINGS: Final = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow")
 PACKED_ENDINGS: Final = (".gz", ".gzip")
@@ -333,3 +333,19 @@ def inside_of(directory: Path, path: str, name: str) -> Path:
             )
         )
     return directory / path
+
+
+def choose_split(name: str, known: list[str], wanted: str | None) -> str:
+    """The split to read. Raises UserError where it has to be chosen."""
+    if wanted is None and len(known) == 1:
+        return known[0]
+    if wanted not in known:
+        listed = ", ".join(f"'{display_name(split)}'" for split in known)
+        problem = (
+            _("{name} has several splits.").format(name=name)
+            if wanted is None
+            else _("{name} has no split '{split}'.").format(name=name, split=display_name(wanted))
+        )
+        choose = _("Choose one of {listed} under “Split to read”.").format(listed=listed)
+        raise UserError(joined(problem, choose))
+    return wanted
