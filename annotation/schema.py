@@ -784,7 +784,7 @@ WORKBENCH = (
     "ALTER TABLE comparison ADD COLUMN flagged INTEGER NOT NULL DEFAULT 0",
     """ALTER TABLE comparison ADD COLUMN opinion TEXT NOT NULL DEFAULT 'none'
         CHECK (opinion IN ('none', 'agreed', 'disputed', 'settled'))""",
-    # Whether only those may have it whom it was assigned to; `annotation.claims.follow_assignments` keeps it.
+    # Whether only those may have it whom it was assigned to; `annotation.claims.assignments` keeps it.
     "ALTER TABLE comparison ADD COLUMN assigned INTEGER NOT NULL DEFAULT 0",
     """CREATE VIEW excluded_annotator AS SELECT annotator_id FROM exclusion e
         WHERE excluded AND id = (SELECT max(id) FROM exclusion later WHERE later.annotator_id = e.annotator_id)""",

@@ -35,7 +35,8 @@ from typing import Any
 
 import psutil
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.imports import importing
 from annotation.records import Annotator, UserError, now
@@ -466,9 +467,9 @@ def judge_some(data_dir: Path, person: Annotator) -> None:
     """Judge enough to train on."""
     db = open_database(data_dir)
     for number in range(TRAINED_ON):
-        claim = claims.claim_next(db, person.id)
+        claim = handing_out.claim_next(db, person.id)
         assert claim is not None
-        claims.judge(db, person.id, claim.nonce, act_of("left-clearly" if number % 2 else "right-clearly"))
+        judging.judge(db, person.id, claim.nonce, act_of("left-clearly" if number % 2 else "right-clearly"))
     release_all(db)
     db.close()
 

@@ -34,7 +34,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.imports.importing import starter_prompts
 from annotation.records import Feedback, Sampling, UserError
@@ -121,10 +122,10 @@ def people_judge(lab: Laboratory, most: int) -> None:
     row = access.find(lab.db, name)
     person = access.add_account(lab.db, name, "annotator", "a password") if row is None else access.read_annotator(row)
     for _ in range(most):
-        claim = claims.claim_next(lab.db, person.id)
+        claim = handing_out.claim_next(lab.db, person.id)
         if claim is None:
             return
-        claims.judge(lab.db, person.id, claim.nonce, act_of(taste(*(answer.text for answer in claim.shown))))
+        judging.judge(lab.db, person.id, claim.nonce, act_of(taste(*(answer.text for answer in claim.shown))))
 
 
 def judge_simulated(lab: Laboratory, judge: Judge, agreement: float, seed: int, most: int) -> None:

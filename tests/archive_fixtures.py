@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
-from annotation import claims, selection, store
+from annotation import selection, store
+from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database
 from annotation.records import Flag, Prompt, UserError, now
 from annotation.web import access
@@ -162,23 +163,23 @@ def act_once(db: Database, source: random.Random, texts: Sequence[str]) -> None:
     annotator = person(db, source.choice(["ann", "bob", "kim"]))
     try:
         if source.random() < 0.1:
-            held = claims.held_claim(db, annotator)
-            claims.undo(db, annotator, held.nonce if held else "")
+            held = handing_out.held_claim(db, annotator)
+            changing.undo(db, annotator, held.nonce if held else "")
         elif source.random() < 0.1:
-            mine = [row["id"] for row in claims.latest(db, annotator)]
+            mine = [row["id"] for row in own_judgements.latest(db, annotator)]
             if mine:
                 chosen = source.choice(mine)
-                size = len(claims.reopen(db, annotator, chosen)[0].answers)
-                claims.revise(db, annotator, chosen, random_act(db, source, texts, size, "rank"))
+                size = len(changing.reopen(db, annotator, chosen)[0].answers)
+                changing.revise(db, annotator, chosen, random_act(db, source, texts, size, "rank"))
         else:
             if source.random() < 0.1:
-                claims.take_to_settle(
+                handing_out.take_to_settle(
                     db, annotator, int(db.value("SELECT comparison_id FROM current_judgement LIMIT 1"))
                 )
-            claim = claims.claim_next(db, annotator, source)
+            claim = handing_out.claim_next(db, annotator, source)
             if claim is not None:
                 act = random_act(db, source, texts, len(claim.answers), claim.kind)
-                claims.judge(db, annotator, claim.nonce, act)
+                judging.judge(db, annotator, claim.nonce, act)
     except UserError:
         return
 

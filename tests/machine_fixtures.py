@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, copy_database, open_database
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.imports.importing import starter_prompts
@@ -130,11 +131,11 @@ class Machine:
             )
             made = store.add_comparison(self.db, [self.response(prompt, text) for text in texts])
             assert made is not None
-            claim = claims.claim_next(self.db, annotator.id)
+            claim = handing_out.claim_next(self.db, annotator.id)
             assert claim is not None
             left, right = shown_texts(claim)
             shorter, longer = ("left-clearly", "right-clearly")[:: 1 if len(left) < len(right) else -1]
-            claims.judge(
+            judging.judge(
                 self.db, annotator.id, claim.nonce, act({"shorter": shorter, "longer": longer}.get(word, word))
             )
 
@@ -144,10 +145,10 @@ class Machine:
         for number, prompt in enumerate(store.prompts(self.db, "train")[:count]):
             texts = [" ".join(WORDS[(number + place) % 12] for place in range(words)) for words in (2, 4, 6, 8)]
             assert store.add_comparison(self.db, [self.response(prompt, text) for text in texts], 4) is not None
-            claim = claims.claim_next(self.db, self.annotator.id)
+            claim = handing_out.claim_next(self.db, self.annotator.id)
             assert claim is not None
             ranks = [min(len(text.split()) // 2, 3) for text in shown_texts(claim)]
-            claims.judge(self.db, self.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
+            judging.judge(self.db, self.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
 
     def annotator_named(self, name: str) -> Annotator:
         """The annotator of this name; an account is made where there is none."""

@@ -18,7 +18,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Final, get_args
 
-from annotation import claims, project, store
+from annotation import project, store
+from annotation.claims import assignments
 from annotation.database import Database, explain_bad_rows
 from annotation.records import MAXIMUM_ANSWERS, ComparisonState, Tag, UserError, is_time
 from annotation.schema import GOLD_OF_WITHDRAWN, STANDING, STATE_SINCE, WITHDRAWN_BY_THINKING
@@ -189,7 +190,7 @@ def restore(db: Database, path: Path) -> dict[str, int]:
                 f"""UPDATE comparison SET {STANDING}
                     WHERE id IN (SELECT comparison_id FROM judgement WHERE purpose = 'import')"""
             )
-            claims.follow_assignments(db)
+            assignments.follow_assignments(db)
     except OSError as error:
         raise UserError(
             _("{path} can't be read ({strerror}). Give the path of an archive.").format(

@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import claims, project, store
+from annotation import project, store
+from annotation.claims import assignments, backlog
 from annotation.database import Database
 from annotation.metrics.act_times import act_times
 from annotation.records import MAXIMUM_ANSWERS, Annotator, Kind, Project
@@ -78,7 +79,7 @@ def share_of(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------ what is shown
 def counts_card(db: Database) -> str:
     """Who can judge and what there is to judge, in a sentence each."""
-    people, sizes, gold = access.active_people(db), claims.waiting_for_people(db), claims.gold_comparisons(db)
+    people, sizes, gold = access.active_people(db), backlog.waiting_for_people(db), backlog.gold_comparisons(db)
     by_size = ", ".join(
         _("{count:,} with {size} answers").format(count=count, size=size) for size, count in sizes.items()
     ) or _("none")
@@ -327,7 +328,7 @@ def saver(db: Database, labels: Mapping[str, str]) -> Any:
             asked = project_of(dict(draft.values), access.active_people(db))
             changed = asked != store.project(db)
             store.set_project(db, asked)
-            claims.follow_assignments(db)
+            assignments.follow_assignments(db)
         form = form_of(asked)
         told = (
             _("Saved. It holds for every comparison handed out from now on; those made keep their number of answers.")

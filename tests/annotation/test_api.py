@@ -16,7 +16,8 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from annotation import api, claims, project, records, selection, store
+from annotation import api, project, records, selection, store
+from annotation.claims import handing_out, own_prompts
 from annotation.database import Database
 from annotation.records import Annotator, Feedback, Kind, Project, Prompt, Tag
 from annotation.ui.differences import MOST_WORDS
@@ -93,7 +94,7 @@ def test_a_card_shows_the_conversation_and_the_answers_in_the_claims_order(
     set_project(db, kind=kind, answers=count)
     seed_answers(db, count)
     card = ann("card")
-    claim = claims.held_claim(db, access.authorise(db, "ann", "annotator").id)
+    claim = handing_out.held_claim(db, access.authorise(db, "ann", "annotator").id)
     assert claim is not None
     assert card["nonce"] == claim.nonce
     assert card["kind"] == kind
@@ -199,7 +200,7 @@ def test_gold_and_re_asked_comparisons_look_like_any_other(db: Database, ann: As
 def test_a_comparison_to_settle_says_so(db: Database, ann: Ask) -> None:
     comparison_id = seed_comparisons(db, 1)[0]
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
-    claims.take_to_settle(db, access.add_account(db, "kim", "admin", "a long enough password").id, comparison_id)
+    handing_out.take_to_settle(db, access.add_account(db, "kim", "admin", "a long enough password").id, comparison_id)
     kim = access.authorise(db, "kim", "admin")
     assert "annotators disagree" in api.AnnotationApi(db).card(kim, api.RequestBody())["notice"]
 
@@ -352,7 +353,7 @@ def test_what_gave_way_to_another_comparison_in_another_tab_has_not_run_out(db: 
     if press == "undo":
         ann("undo", nonce=shown)
     else:
-        claims.take_to_settle(db, 1, made[0])
+        handing_out.take_to_settle(db, 1, made[0])
     let_expire(db)  # of what was taken up
     for answer in (ann("judge", nonce=shown, act=act("tie")), ann("card", nonce=shown)):
         assert "You have taken up another comparison in another tab." in answer["notice"]
@@ -391,7 +392,7 @@ def test_what_another_tab_shows_to_settle_is_still_said(db: Database, ann: Ask) 
     made = seed_comparisons(db, 2)
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
     shown = ann("card")["nonce"]
-    claims.take_to_settle(db, 1, made[0])
+    handing_out.take_to_settle(db, 1, made[0])
     told = ann("card", nonce=shown)["notice"]
     assert "in another tab" in told
     assert "To settle" in told
@@ -886,7 +887,7 @@ def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: C
     set_project(db, own_prompts=False)
     assert ann("card")["unanswered"] == ""
     set_project(db, own_prompts=True)
-    old = datetime.now(UTC) - timedelta(minutes=claims.UNANSWERED_MINUTES + 1)
+    old = datetime.now(UTC) - timedelta(minutes=own_prompts.UNANSWERED_MINUTES + 1)
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET created = ?", (old.isoformat(timespec="microseconds"),))
     assert ann("card")["unanswered"] == ""

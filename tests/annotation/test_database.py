@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, copy_database, existing_database, migrate, open_database
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import Prompt, UserError
@@ -124,12 +125,12 @@ def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(dat
     assert (judged.formed_chance, judged.people_chance, judged.shown_chance) == (None, None, None), "unknown"
     assert (judged.answers_by, judged.answers_chance) == (None, None), "unknown"
     assert [row["taken"] for row in db.rows("SELECT taken FROM comparison ORDER BY id")] == [1, 0, 1, 0]
-    held = claims.claim_next(db, 1)
+    held = handing_out.claim_next(db, 1)
     assert held is not None
     assert (held.nonce, held.kind, shown_texts(held)) == ("n3", "pair", ("3.1", "3.0"))
-    claims.judge(db, 1, held.nonce, act("left-much"))
+    judging.judge(db, 1, held.nonce, act("left-much"))
     assert judgement_count(db) == 2
-    last = claims.claim_next(db, 1)
+    last = handing_out.claim_next(db, 1)
     assert last is not None
     assert last.comparison_id == 4
     with pytest.raises(sqlite3.IntegrityError, match="append-only"), db.transaction() as connection:

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.records import Annotator, Feedback
 from annotation.web import access
@@ -46,7 +47,7 @@ def test_empty_and_repeated_answers_are_kept_marked_and_never_offered(db: Databa
     prompt = seed_prompts(db, 1)[0]
     texts = ["  \n", "Blue  light scatters.", "blue light\nscatters. ", "It scatters."]
     assert store.add_comparison(db, [make_response(prompt, text) for text in texts]) is not None
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
     assert sorted(shown_texts(claim)) == ["Blue  light scatters.", "It scatters."]
     counts = store.answer_counts(db)
@@ -81,10 +82,10 @@ def test_what_two_policies_answered_in_a_check_is_compared_once(db: Database, an
     store.set_project(db, replace(store.project(db), candidate_share=0.5))
     assert store.compare_policies(db, 2, 1) == 2
     assert store.compare_policies(db, 2, 1) == store.compare_policies(db, 1, 2) == 0
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
     assert sorted(shown_texts(claim)) in (["base one", "dpo one"], ["base two", "dpo two"])  # in no telling order
-    claims.judge(db, ann.id, claim.nonce, act("left-much"))
+    judging.judge(db, ann.id, claim.nonce, act("left-much"))
     judged = next(current_judgements(db))
     assert (judged.split, {response.revision for response in judged.responses}) == ("held-out", {"base", "dpo-1"})
 

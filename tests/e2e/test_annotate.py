@@ -15,7 +15,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 import app
-from annotation import claims, project, store
+from annotation import project, store
+from annotation.claims import handing_out, judging
 from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.records import Judgement, Kind, Project, Prompt, Tag
@@ -303,8 +304,8 @@ def test_earlier_judgements_are_a_press_away(site: Site) -> None:
     for _ in range(51):
         site.compare(*letters(2))
     annotator = site.db.value("SELECT id FROM annotator WHERE name = ?", (ann.name,))
-    while (claim := claims.claim_next(site.db, annotator)) is not None:
-        claims.judge(site.db, annotator, claim.nonce, act("tie"))
+    while (claim := handing_out.claim_next(site.db, annotator)) is not None:
+        judging.judge(site.db, annotator, claim.nonce, act("tie"))
     ann.page.reload()  # it may have taken one of them before all were judged
     ann.page.wait_for_selector(".judging[data-state=waiting]")
     ann.press("m")
@@ -545,7 +546,7 @@ def test_the_draft_of_a_change_is_not_taken_for_one_of_a_comparison_in_hand(site
     ann.page.keyboard.type("of the change")
     with site.db.transaction() as connection:  # the same comparison comes into hand, as when it is to be settled
         connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held'")
-    claims.take_to_settle(site.db, access.authorise(site.db, ann.name, "annotator").id, comparison)
+    handing_out.take_to_settle(site.db, access.authorise(site.db, ann.name, "annotator").id, comparison)
     ann.page.goto(f"{site.address}annotate")  # a reload would lead back to the change
     ann.ready()
     assert ann.page.input_value("#judgement-note") == ""
@@ -1278,7 +1279,7 @@ def test_what_differs_stays_marked_till_the_person_says_otherwise(site: Site) ->
     admin.press("Escape", "r")
     admin.wait_status("Answers are shown rendered.")
     assert (marks.count(), admin.page.locator(".answer strong").count()) == (0, 2)
-    claim = claims.held_claim(site.db, access.authorise(site.db, admin.name, "admin").id)
+    claim = handing_out.held_claim(site.db, access.authorise(site.db, admin.name, "admin").id)
     assert claim is not None
     with site.db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'dropped' WHERE id = ?", [claim.comparison_id])
@@ -1430,7 +1431,7 @@ def test_the_page_sends_the_nonce_and_the_act(site: Site) -> None:
     ann.ready()
     sent: list[dict[str, Any]] = []
     ann.page.on("request", lambda request: sent.append(json.loads(request.post_data)) if "judge" in request.url else 0)
-    claim = claims.held_claim(site.db, access.authorise(site.db, ann.name, "annotator").id)
+    claim = handing_out.held_claim(site.db, access.authorise(site.db, ann.name, "annotator").id)
     ann.judge("t", "4")
     assert claim is not None
     assert len(sent) == 1
@@ -1449,7 +1450,7 @@ def test_what_was_put_into_hand_on_another_tab_is_there_on_coming_back(site: Sit
     disputed = ann.judge("1").comparison_id
     ann.page.close()
     site.compare("ann's one", "ann's two")
-    claims.claim_next(site.db, access.authorise(site.db, ann.name, "annotator").id)
+    handing_out.claim_next(site.db, access.authorise(site.db, ann.name, "annotator").id)
     site.compare("in hand one", "in hand two")
     admin = site.open(role="admin")
     admin.ready()
@@ -1458,7 +1459,7 @@ def test_what_was_put_into_hand_on_another_tab_is_there_on_coming_back(site: Sit
     admin.page.wait_for_selector(".judging", state="hidden")
     # By the page's own clock, so that its poll has noticed that it is out of sight.
     admin.page.evaluate("() => new Promise(done => setTimeout(done, 300))")
-    claims.take_to_settle(site.db, access.authorise(site.db, admin.name, "admin").id, disputed)
+    handing_out.take_to_settle(site.db, access.authorise(site.db, admin.name, "admin").id, disputed)
     admin.page.get_by_role("tab", name="Annotate").click()
     admin.wait_status("To settle")
     assert sorted(admin.texts()) == ["judged one", "judged two"]

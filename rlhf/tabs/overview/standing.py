@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import backlog, judged_counts
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics.act_times import act_times, richer_act
@@ -42,11 +43,11 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
     running = next(iter(open_jobs(db)), None)
     serving, project = registry.serving(db), store.project(db)
     by_people = store.feedback(db).mode != "ai" and store.has_prompts(db, "train")
-    more = by_people and not claims.quota_reached(db, annotator_id)
+    more = by_people and not judged_counts.quota_reached(db, annotator_id)
     richer = richer_act(act_times(db)) if project.kind == "pair" else None
     others = [ELSEWHERE[kind] for kind in job_table.kinds_at_work(db, "web", "hub") if kind in ELSEWHERE]
     hindered = controller.due(state) and bool(controller.automatic_problems(db))
-    steps = next_steps(state, claims.waiting_for(db, annotator_id), more, answering_spec.answers_come(db), hindered)
+    steps = next_steps(state, backlog.waiting_for(db, annotator_id), more, answering_spec.answers_come(db), hindered)
     return Standing(
         serves=serving.revision,
         judged=state.towards_next,

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from annotation import claims, schema, store
+from annotation import schema, store
+from annotation.claims import handing_out, judging
 from annotation.copies import copy_reasons, safe_copies
 from annotation.copies.copy_reasons import NOT_WATCHED, NOT_WORK, WATCHED, WORK
 from annotation.database import Database
@@ -124,9 +125,9 @@ def test_what_is_taken_back_and_changed_again_is_copied_and_missed(
 
 
 def judge(db: Database, ann: Annotator) -> None:
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("tie"))
+    judging.judge(db, ann.id, claim.nonce, act("tie"))
 
 
 def take_job(db: Database, ann: Annotator) -> None:
@@ -171,8 +172,8 @@ def test_what_changes_all_the_time_makes_no_copies(db: Database, ann: Annotator)
     access.owner_link_token(db)
     answering = job_store.enqueue(db, AnsweringSpec(), "the program")
     mark, work = copy_reasons.state_mark(db), copy_reasons.work(db)
-    assert claims.claim_next(db, ann.id) is not None
-    claims.release_unfit(db)
+    assert handing_out.claim_next(db, ann.id) is not None
+    handing_out.release_unfit(db)
     access.open_session(db, ann)
     access.owner_link_token(db)
     assert job_store.claim(db, answering, "another") is not None

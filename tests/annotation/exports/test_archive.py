@@ -208,7 +208,7 @@ def test_after_a_restore_people_have_no_password_and_the_base_serves(content: by
 
 
 def test_after_a_restore_nobody_sees_a_comparison_twice(content: bytes) -> None:
-    from annotation import claims
+    from annotation.claims import handing_out, judging
 
     with fresh() as db:
         restored(db, content)
@@ -216,12 +216,12 @@ def test_after_a_restore_nobody_sees_a_comparison_twice(content: bytes) -> None:
         seen = {
             row["comparison_id"] for row in db.rows("SELECT comparison_id FROM claim WHERE annotator_id = ?", (ann,))
         }
-        claim = claims.claim_next(db, ann)
+        claim = handing_out.claim_next(db, ann)
         while claim is not None:
             assert claim.purpose == "re-ask" or claim.comparison_id not in seen
             seen.add(claim.comparison_id)
-            claims.judge(db, ann, claim.nonce, {"outcome": "skip"})
-            claim = claims.claim_next(db, ann)
+            judging.judge(db, ann, claim.nonce, {"outcome": "skip"})
+            claim = handing_out.claim_next(db, ann)
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

@@ -24,7 +24,8 @@ import psutil
 import pytest
 
 import app
-from annotation import claims, store
+from annotation import store
+from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database, open_database
 from annotation.exports import export_command, export_files, writing
 from annotation.exports.dataset_card import NOTES
@@ -66,14 +67,14 @@ def judge_all(db: Database) -> None:
         assert made is not None
     for name in ("ann", "bob", "zoe"):
         annotator = access.add_account(db, name, "annotator", "a long enough password")
-        while (claim := claims.claim_next(db, annotator.id, random.Random(1))) is not None:
+        while (claim := handing_out.claim_next(db, annotator.id, random.Random(1))) is not None:
             short = "left" if shown_texts(claim)[0].startswith("=") else "right"
             long = "right" if short == "left" else "left"
             number = int(claim.messages[0]["content"].split()[1].rstrip(","))
             side = long if name == "zoe" and number % 2 else short
             place = 0 if side == "left" else 1
             edit = {"edit": {"place": place, "text": f"mended {number}"}} if name == "ann" and number == 1 else {}
-            claims.judge(db, annotator.id, claim.nonce, act(f"{side}-much", note="@note", **edit))
+            judging.judge(db, annotator.id, claim.nonce, act(f"{side}-much", note="@note", **edit))
     prompt = store.prompts(db, "train")[0]
     db.connection.execute(
         """INSERT INTO response (prompt_id, origin, purpose, text, created)
@@ -414,8 +415,8 @@ def test_what_is_judged_meanwhile_is_in_the_next_export(tmp_path: Path, monkeypa
     wrote = []
 
     def change_all() -> None:
-        for row in claims.latest(db, ann):
-            claims.revise(db, ann, row["id"], act("tie"))
+        for row in own_judgements.latest(db, ann):
+            changing.revise(db, ann, row["id"], act("tie"))
         wrote.append(True)
 
     def meanwhile(done: int, total: int) -> None:

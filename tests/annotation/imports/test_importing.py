@@ -22,8 +22,9 @@ import psutil
 import pytest
 
 import app
-from annotation import claims, store
+from annotation import store
 from annotation.__main__ import main
+from annotation.claims import handing_out, judging
 from annotation.database import Database, open_database
 from annotation.imports import commit, import_process, importing, scratch
 from annotation.imports.import_process import HERE, Importer, State
@@ -140,7 +141,7 @@ def test_preferences_become_judgements_that_training_uses(db: Database, bring: C
         db.value("SELECT count(*) FROM response WHERE origin = 'import' AND model_id IS NULL AND tokens IS NULL") == 12
     )
     assert not db.value("SELECT active FROM annotator WHERE name = 'import-1'")
-    assert claims.claim_next(db, person(db)) is None, "what is judged already is not handed out"
+    assert handing_out.claim_next(db, person(db)) is None, "what is judged already is not handed out"
     assert sound(db)
 
 
@@ -221,7 +222,7 @@ def test_gold_measures_annotators(db: Database, bring: Callable[..., ImportResul
     outcome = bring([{**tie, "prompt": "p", "winner": "b"}, tie, {**tie, "winner": "bothbad"}], verdict="gold")
     assert counts(outcome) == {"prompts": 1, "gold": 1, "skipped": 2}
     store.set_project(db, replace(store.project(db), gold_share=1.0))
-    claim = claims.claim_next(db, person(db))
+    claim = handing_out.claim_next(db, person(db))
     assert claim is not None
     assert claim.purpose == "gold"
     assert db.value("SELECT expected FROM comparison WHERE id = ?", (claim.comparison_id,)) == "[2, 1]"
@@ -233,10 +234,10 @@ def test_open_comparisons_are_judged_by_people(db: Database, bring: Callable[...
     outcome = bring([{"prompt": "p", "responses": ["a", "b"], "scores": [2, 1]}], verdict="open")
     assert counts(outcome) == {"prompts": 1, "open": 1}
     annotator = person(db)
-    claim = claims.claim_next(db, annotator)
+    claim = handing_out.claim_next(db, annotator)
     assert claim is not None
     assert sorted(shown_texts(claim)) == ["a", "b"]
-    claims.judge(db, annotator, claim.nonce, act("left-much"))
+    judging.judge(db, annotator, claim.nonce, act("left-much"))
     assert [j.annotator for j in current_judgements(db)] == ["ann"]
 
 
@@ -308,9 +309,9 @@ def test_what_people_have_judged_is_known(db: Database, bring: Callable[..., Imp
     made = store.add_comparison(db, [make_response(prompt, text) for text in ("bad 0", "good 0")])
     assert made is not None
     annotator = person(db)
-    claim = claims.claim_next(db, annotator)
+    claim = handing_out.claim_next(db, annotator)
     assert claim is not None
-    claims.judge(db, annotator, claim.nonce, act("left-much" if shown_texts(claim)[0] == "good 0" else "right-much"))
+    judging.judge(db, annotator, claim.nonce, act("left-much" if shown_texts(claim)[0] == "good 0" else "right-much"))
     assert counts(bring(PAIRS[:2])) == {"prompts": 1, "judged": 1, "known": 1}
 
 
@@ -452,9 +453,9 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
     annotator, words = person(db), {"a": "left-much", "b": "right-slightly", "c": "left-clearly"}
     for prompt in store.prompts(db, "train"):
         store.add_comparison(db, [make_response(prompt, f"=1+1 {text}\n{prompt.text} ") for text in ("one", "two")])
-        claim = claims.claim_next(db, annotator)
+        claim = handing_out.claim_next(db, annotator)
         assert claim is not None
-        claims.judge(db, annotator, claim.nonce, act(words[claim.messages[-1]["content"][-2]]))
+        judging.judge(db, annotator, claim.nonce, act(words[claim.messages[-1]["content"][-2]]))
     target = tmp_path / ("out.csv" if format == "csv" else "out")
     export = [sys.executable, "-m", "annotation", "export", f"--format={format}", f"--as={container}", f"--to={target}"]
     subprocess.run(

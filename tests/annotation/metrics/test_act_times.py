@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.metrics.act_times import PAIRS_AN_ACT, ActTime, RicherAct, act_times, richer_act
 from annotation.records import Kind, now
@@ -23,11 +24,11 @@ BEST = [2, 2, 1, 2]
 
 def judge(db: Database, annotator: int, seconds: float, said: dict[str, Any]) -> None:
     """Judge the next comparison as somebody does who was shown it so long ago."""
-    claim = claims.claim_next(db, annotator)
+    claim = handing_out.claim_next(db, annotator)
     assert claim is not None
     shown = (datetime.fromisoformat(now()) - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
     db.connection.execute("UPDATE claim SET created = ? WHERE nonce = ?", (shown, claim.nonce))
-    claims.judge(db, annotator, claim.nonce, said)
+    judging.judge(db, annotator, claim.nonce, said)
 
 
 def judge_all(db: Database, kind: Kind, answers: int, seconds: Sequence[float], said: dict[str, Any]) -> None:

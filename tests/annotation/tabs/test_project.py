@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import claims, project, store
+from annotation import project, store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.records import Project, Tag, UserError, now
 from annotation.tabs import project as tab
@@ -189,9 +190,9 @@ def test_what_waits_for_people_is_counted_by_size_until_its_annotators_are_full(
     assert "waiting for people: 3 with 2 answers, 1 with 4 answers ·" in admin.counts
     for name in ("ann", "kim"):
         person = access.authorise(context.db, name, "annotator").id
-        claim = claims.claim_next(context.db, person)
+        claim = handing_out.claim_next(context.db, person)
         assert claim is not None
-        claims.judge(context.db, person, claim.nonce, act("tie"))
+        judging.judge(context.db, person, claim.nonce, act("tie"))
     admin.open()
     assert "waiting for people: 1 with 2 answers, 1 with 4 answers ·" in admin.counts
     admin.fields["overlap"] = 2
@@ -206,10 +207,10 @@ def test_a_saved_project_is_what_annotators_are_asked(context: Context, admin: A
     assert "Saved" in admin.save()
     assert admin.fields["tags"] == "a: accurate\nx: exact"
     ann = access.authorise(context.db, "ann", "annotator").id
-    claim = claims.claim_next(context.db, ann)
+    claim = handing_out.claim_next(context.db, ann)
     assert claim is not None
     assert (claim.kind, len(claim.answers)) == ("best", 3)
-    claims.judge(context.db, ann, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 2], "tags": ["exact"]})
+    judging.judge(context.db, ann, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 2], "tags": ["exact"]})
     (judged,) = current_judgements(context.db)
     assert (judged.kind, judged.tags) == ("best", ("exact",))
 
@@ -411,9 +412,9 @@ def test_a_judgement_names_the_version_that_held_when_it_was_handed_out(context:
     ann = access.authorise(context.db, "ann", "annotator").id
     for text in ("First.", "Second."):
         admin.write(text)
-        claim = claims.claim_next(context.db, ann)
+        claim = handing_out.claim_next(context.db, ann)
         assert claim is not None
-        claims.judge(context.db, ann, claim.nonce, act("tie"))
+        judging.judge(context.db, ann, claim.nonce, act("tie"))
     assert [judged.guidelines_version for judged in current_judgements(context.db)] == [1, 2]
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import changing, handing_out, judging
 from annotation.database import Database, open_database
 from annotation.exports import writing
 from annotation.exports.formats import ExportRequest, Filters
@@ -61,9 +62,9 @@ def found(db: Database, text: str) -> list[int]:
 
 
 def judge_next(db: Database, annotator: int, word: str, **extras: object) -> int:
-    claim = claims.claim_next(db, annotator)
+    claim = handing_out.claim_next(db, annotator)
     assert claim is not None
-    claims.judge(db, annotator, claim.nonce, act(word, **extras))
+    judging.judge(db, annotator, claim.nonce, act(word, **extras))
     return claim.comparison_id
 
 
@@ -81,7 +82,7 @@ def test_every_status_is_found_by_its_filter_and_shown_in_its_row(db: Database) 
         connection.execute("UPDATE comparison SET asks = 'nobody' WHERE id = ?", (ids[6],))
         connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id = ?", (ids[5],))
     assert agreed == ids[0]
-    held = claims.claim_next(db, bob)
+    held = handing_out.claim_next(db, bob)
     assert held is not None
     assert held.comparison_id == ids[0]
     statuses = {row.id: row.status for row in list_page(db, ComparisonFilter(), "oldest").rows}
@@ -116,7 +117,7 @@ def test_what_is_withdrawn_after_a_change_of_thinking_is_so_in_the_list_and_come
     assert found(db, "status=withdrawn") == [ordinary, candidates, held_back]
     assert found(db, "status=unfit") == [unfit]
     assert found(db, "status=unasked") == []
-    assert claims.claim_next(db, ann.id) is None
+    assert handing_out.claim_next(db, ann.id) is None
     with pytest.raises(UserError, match="None of these"):
         bulk_changes.make(db, BulkRequest("withdraw", ComparisonFilter()), ann, 3)
 
@@ -127,10 +128,10 @@ def contradict(db: Database) -> tuple[int, int, int]:
     ann, bob = (access.add_account(db, name, "admin", "long enough words").id for name in ("ann", "bob"))
     comparison = seed_comparisons(db, 1)[0]
     for annotator, best in ((ann, 0), (bob, 1)):
-        claim = claims.claim_next(db, annotator)
+        claim = handing_out.claim_next(db, annotator)
         assert claim is not None
         side = "left" if claim.shown_order[0] == best else "right"
-        claims.judge(db, annotator, claim.nonce, act(f"{side}-much"))
+        judging.judge(db, annotator, claim.nonce, act(f"{side}-much"))
     return comparison, ann, bob
 
 
@@ -143,10 +144,10 @@ def test_disputed_is_what_the_quality_page_has_to_settle(db: Database) -> None:
     assert found(db, "status=judged") == [comparison]
     quality.take_back(db, "bob", "", "ann")
     assert found(db, "status=disputed") == [comparison]
-    claim = claims.take_to_settle(db, ann, comparison)
-    claims.judge(db, ann, claim.nonce, act("tie"))
+    claim = handing_out.take_to_settle(db, ann, comparison)
+    judging.judge(db, ann, claim.nonce, act("tie"))
     assert found(db, "status=settled") == [comparison]
-    claims.undo(db, bob, "")
+    changing.undo(db, bob, "")
     assert found(db, "status=disputed") == []
 
 
@@ -163,7 +164,7 @@ def test_what_was_said_and_by_whom(db: Database) -> None:
     assert found(db, "person=ann&said=tie,flag") == [tie, flagged]
     row = list_page(db, ComparisonFilter(ids=(flagged,))).rows[0]
     assert (row.flagged, row.judges, row.judged, row.wanted) == (True, "ann", 1, 1)
-    claims.undo(db, ann, "")  # the skip
+    changing.undo(db, ann, "")  # the skip
     assert found(db, "said=skip") == []
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow, FrozenAnswer, PreferenceRow, line_of
 from annotation.metrics import quality
@@ -35,14 +36,14 @@ def lived(db: Database) -> int:
     prompt = seed_prompts(db, 1)[0]
     comparison = store.add_comparison(db, [make_response(prompt, EVIL), make_response(prompt, "plain")], chance=0.25)
     assert comparison is not None
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    first = claims.judge(db, ann.id, claim.nonce, act("left-much", note=EVIL, flag="broken", tags=["clear"]))
-    claims.revise(db, ann.id, first, act("tie"))
-    again = claims.undo(db, ann.id, "")
-    claims.judge(db, ann.id, again.nonce, act("right-slightly", edit={"place": 1, "text": "better"}))
-    settling = claims.take_to_settle(db, ann.id, comparison)
-    claims.judge(db, ann.id, settling.nonce, act("all-bad"))
+    first = judging.judge(db, ann.id, claim.nonce, act("left-much", note=EVIL, flag="broken", tags=["clear"]))
+    changing.revise(db, ann.id, first, act("tie"))
+    again = changing.undo(db, ann.id, "")
+    judging.judge(db, ann.id, again.nonce, act("right-slightly", edit={"place": 1, "text": "better"}))
+    settling = handing_out.take_to_settle(db, ann.id, comparison)
+    judging.judge(db, ann.id, settling.nonce, act("all-bad"))
     for kind, whom in (("withdraw", ""), ("release", "")):
         asked = BulkRequest(bulk_changes.check_kind(kind), ComparisonFilter(ids=(comparison,)), whom)
         if bulk_changes.plan(db, asked, ann).changed:
@@ -87,9 +88,9 @@ def test_who_is_asked_now_is_who_can_get_it(db: Database) -> None:
     ann = access.add_account(db, "ann", "admin", "long enough words")
     access.add_account(db, "bob", "annotator", "long enough words")
     judged, waiting, failed, gold = seed_comparisons(db, 4)
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("left-much"))
+    judging.judge(db, ann.id, claim.nonce, act("left-much"))
 
     def asked_now(number: int) -> str:
         return comparison_card.asked_now(history(db, number))
@@ -114,7 +115,7 @@ def test_what_was_not_judged_in_time_is_in_nobodys_hands(db: Database) -> None:
     """Nobody has asked for another comparison since, so that its row still says that it is held."""
     ann = access.add_account(db, "ann", "admin", "long enough words")
     (number,) = seed_comparisons(db, 1)
-    claims.claim_next(db, ann.id)
+    handing_out.claim_next(db, ann.id)
     assert "in hand" in comparison_card.given(history(db, number))
     with db.transaction() as connection:
         connection.execute("UPDATE claim SET expires = '2020'")
@@ -163,9 +164,9 @@ def test_statistics_are_of_what_is_filtered(db: Database) -> None:
     ann = access.add_account(db, "ann", "annotator", "long enough words")
     ids = seed_comparisons(db, 5)
     for word in ("tie", "left-much", "all-bad", "skip"):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act(word))
+        judging.judge(db, ann.id, claim.nonce, act(word))
     everything = statistics(db, ComparisonFilter())
     assert (everything.comparisons, everything.judgements, everything.ties, everything.all_bad) == (5, 3, 1, 1)
     assert dict(everything.by_status) == {"judged": 3, "open": 2}
@@ -183,15 +184,15 @@ def test_ones_own_agreement_is_with_others_on_opinions_alone(db: Database) -> No
     seed_comparisons(db, 12)
     for annotator in people:
         for turn in range(12):
-            claim = claims.claim_next(db, annotator.id)
+            claim = handing_out.claim_next(db, annotator.id)
             assert claim is not None
             best = 0 if annotator is people[0] or turn else 1  # they differ on the first
-            claims.judge(db, annotator.id, claim.nonce, verdict(best, claim.shown_order))
+            judging.judge(db, annotator.id, claim.nonce, verdict(best, claim.shown_order))
             if annotator is people[1]:
                 found = own_standing.own_agreement(db, annotator.id)
                 assert (found.shared, found.same) == ((0, 0) if turn < 9 else (10, 9))
-    first = claims.latest(db, people[1].id)[-1]
-    claims.revise(db, people[1].id, first["id"], verdict(0, json.loads(first["shown_order"])))
+    first = own_judgements.latest(db, people[1].id)[-1]
+    changing.revise(db, people[1].id, first["id"], verdict(0, json.loads(first["shown_order"])))
     found = own_standing.own_agreement(db, people[1].id)
     assert (found.shared, found.same) == (10, 9)
 

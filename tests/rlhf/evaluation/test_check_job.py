@@ -15,7 +15,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow, PromptRow
 from annotation.metrics.intervals_and_bias import wilson_interval
@@ -723,10 +724,10 @@ def test_the_pairs_of_a_ranking_are_one_observation(checked: Checked) -> None:
     short, middle, long = ("sun rain", "sun rain stone river light bread quiet", "rain stone river light bread " * 4)
     texts = (middle, short, long)
     assert store.add_comparison(machine.db, [machine.response(prompt, text) for text in texts], 3) is not None
-    claim = claims.claim_next(machine.db, machine.annotator.id)
+    claim = handing_out.claim_next(machine.db, machine.annotator.id)
     assert claim is not None
     ranks = [texts.index(text) + 1 for text in shown_texts(claim)]
-    claims.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
+    judging.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
 
     accuracy = check(machine, CHECK)["implicit_accuracy"]
     right = pairs_right(machine)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics.evidence import DecidedOutcome
@@ -118,11 +119,11 @@ def people_say(db: Database, count: int, side: str) -> None:
     row = access.find(db, "ann")
     ann = access.add_account(db, "ann", "annotator", "ann's password") if row is None else access.read_annotator(row)
     for _ in range(count):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
         first_is_candidate = claim.shown_order[0] == 0
         left = first_is_candidate == (side == "candidate")
-        claims.judge(db, ann.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
+        judging.judge(db, ann.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
 
 
 def test_people_promote_and_the_record_says_who_and_why(db: Database, data_dir: Path) -> None:
@@ -153,7 +154,7 @@ def test_people_reject_and_are_not_asked_about_it_any_more(db: Database, data_di
     assert registry.decisions(db)[0].reason.startswith("People find it worse")
     ann = access.find(db, "ann")
     assert ann is not None
-    assert claims.claim_next(db, ann["id"]) is None
+    assert handing_out.claim_next(db, ann["id"]) is None
 
 
 @pytest.mark.parametrize("mode", ["ask", "never"])
@@ -262,11 +263,11 @@ def agreeing_people(db: Database, judge: judge_store.Judge, count: int) -> None:
     store.set_project(db, replace(store.project(db), candidate_share=0.0))
     for prompt in seed_prompts(db, count)[-count:]:
         made = store.add_comparison(db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")])
-        claim = claims.claim_next(db, bob.id)
+        claim = handing_out.claim_next(db, bob.id)
         assert claim is not None
         assert claim.comparison_id == made
         left = claim.shown_order[0] == 0
-        claims.judge(db, bob.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
+        judging.judge(db, bob.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
     for comparison in judge_store.to_judge(db, judge, "judged", count):
         for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
             verdict = Verdict(choice=choice, chance=None, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
@@ -504,7 +505,7 @@ def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data
     ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
     assert ann is not None
     skip(db, ann["id"])
-    assert claims.claim_next(db, ann["id"]) is None
+    assert handing_out.claim_next(db, ann["id"]) is None
     assert judge_store.open_to_people(db, made.id, 1) == 1, "somebody else may judge it"
     assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
     access.deactivate(db, "bob")
@@ -561,7 +562,7 @@ def test_what_is_in_somebodys_hands_is_waited_for(db: Database, data_dir: Path) 
     people_say(db, 1, "serving")
     ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
     assert ann is not None
-    held = [claims.claim_next(db, annotator_id) for annotator_id in (ann["id"], bob.id)]
+    held = [handing_out.claim_next(db, annotator_id) for annotator_id in (ann["id"], bob.id)]
     assert None not in held
     assert judge_store.open_to_people(db, made.id, 1) == 2
     assert controller.advance(db, data_dir) is None
@@ -576,15 +577,15 @@ def test_whoever_has_judged_as_many_as_they_shall_is_not_waited_for(db: Database
     skip(db, bob.id)
     assert judge_store.open_to_people(db, made.id, 1) == 1
     db.connection.execute("UPDATE annotator SET quota = 1 WHERE name = 'ann'")
-    assert claims.claim_next(db, ann["id"]) is None
+    assert handing_out.claim_next(db, ann["id"]) is None
     assert judge_store.open_to_people(db, made.id, 1) == 0
 
 
 def skip(db: Database, annotator_id: int) -> None:
     """An annotator skips what is shown next."""
-    claim = claims.claim_next(db, annotator_id)
+    claim = handing_out.claim_next(db, annotator_id)
     assert claim is not None
-    claims.judge(db, annotator_id, claim.nonce, act("skip"))
+    judging.judge(db, annotator_id, claim.nonce, act("skip"))
 
 
 def each(outcomes: tuple[float, ...]) -> tuple[DecidedOutcome, ...]:
@@ -809,9 +810,9 @@ def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, 
     ann = access.find(db, "ann")
     assert ann is not None
     store.set_project(db, replace(project, overlap=2, candidate_share=0.0))
-    claim = claims.claim_next(db, ann["id"])
+    claim = handing_out.claim_next(db, ann["id"])
     assert claim is not None
-    claims.judge(db, ann["id"], claim.nonce, act("tie"))
+    judging.judge(db, ann["id"], claim.nonce, act("tie"))
     assert gate_decisions.agreement_of(db, judge) != now
     assert gate_decisions.agreement_before(db, judge, made) == before
 
@@ -832,14 +833,14 @@ def test_a_judge_is_believed_by_what_its_comparisons_are_worth(db: Database, dat
 def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Path) -> None:
     """A candidate's harmful answers are its worst: without them it would seem better than it is."""
     made, ann = make_candidate(db, data_dir, number=3), access.add_account(db, "ann", "annotator", "ann's password")
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
     worse = "right-much" if claim.shown_order[0] == 0 else "left-much"
-    claims.judge(db, ann.id, claim.nonce, act(worse, flag="harmful"))
+    judging.judge(db, ann.id, claim.nonce, act(worse, flag="harmful"))
     for word in ("all-bad", "skip"):  # of which answer, nobody says
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act(word, flag="broken"))
+        judging.judge(db, ann.id, claim.nonce, act(word, flag="broken"))
     assert [one.outcome for one in gate_decisions.findings(db, made).people] == [0.0, 0.5, 0.5]
 
 
@@ -1433,9 +1434,9 @@ def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Data
     def judge(count: int) -> None:
         for prompt in seed_prompts(db, count)[-count:]:
             store.add_comparison(db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")])
-            claim = claims.claim_next(db, ann.id)
+            claim = handing_out.claim_next(db, ann.id)
             assert claim is not None
-            claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+            judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
 
     def train(spec: TrainingSpec, parent: str, kind: Any = "policy") -> Policy:
         job_id = job_submission.submit(db, data_dir, replace(spec, parent=parent), "ann")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.metrics import quality
 from annotation.records import Sampling
 from rlhf.data import label_noise
@@ -35,11 +36,11 @@ def doubting(machine: Machine) -> Machine:
 def judge(machine: Machine, count: int) -> None:
     """Rank the next comparisons by length."""
     for _ in range(count):
-        claim = claims.claim_next(machine.db, machine.annotator.id)
+        claim = handing_out.claim_next(machine.db, machine.annotator.id)
         assert claim is not None
         order = sorted(range(len(claim.shown)), key=lambda place: len(claim.shown[place].text))
         ranks = [order.index(place) + 1 for place in range(len(order))]
-        claims.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
+        judging.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
 
 
 def refilled(machine: Machine, judged: int = 6, spec: AnsweringSpec = FILLING) -> list[Mapping[str, Any]]:
@@ -118,11 +119,11 @@ def test_agreement_rests_on_random_comparisons_alone(doubting: Machine) -> None:
     doubting.db.connection.execute("UPDATE comparison SET answers_by = 'heads' WHERE id > ?", (made[3],))
     for name in ("ann", "bob"):
         for _ in made:
-            claim = claims.claim_next(doubting.db, doubting.annotator_named(name).id)
+            claim = handing_out.claim_next(doubting.db, doubting.annotator_named(name).id)
             assert claim is not None
             wants = 0 if name == "ann" or claim.comparison_id <= (made[3] or 0) else 1
             side = "left" if claim.shown_order[0] == wants else "right"
-            claims.judge(doubting.db, claim.annotator_id, claim.nonce, act(f"{side}-clearly"))
+            judging.judge(doubting.db, claim.annotator_id, claim.nonce, act(f"{side}-clearly"))
     found = quality.report(doubting.db)
     assert {(one.comparisons, one.percent.value) for one in found.agreement} == {(4, 1.0)}
     assert {one.agreement.value for one in found.annotators if one.agreement is not None} == {1.0}

@@ -20,7 +20,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.records import Claim, Prompt, Sampling, Split, UserError, read_token_ids
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
@@ -130,10 +131,10 @@ def test_a_stock_is_filled_once_and_topped_up_with_new_answers(stocked: Machine)
 
     judged = 3
     for _ in range(judged):
-        claim = claims.claim_next(stocked.db, stocked.annotator.id)
+        claim = handing_out.claim_next(stocked.db, stocked.annotator.id)
         assert claim is not None
         assert len({text.strip().casefold() for text in shown_texts(claim)}) == 2
-        claims.judge(stocked.db, stocked.annotator.id, claim.nonce, act("left-clearly"))
+        judging.judge(stocked.db, stocked.annotator.id, claim.nonce, act("left-clearly"))
     frozen = list(snapshots.collect(stocked.db, registry.by_revision(stocked.db, "base"), "all", 1000))
     of_row = {row["id"]: read_token_ids(row["token_ids"]) for row in drawn}
     assert len(frozen) == judged
@@ -276,14 +277,14 @@ def test_with_nothing_to_judge_the_first_comparison_is_written_before_peoples_ey
     with answering(long, replace(LONG, prompts_per_batch=6), 2, 6, 14) as pace:
         for _ in range(3):
             pace.until_held()
-            claim = claims.claim_next(long.db, long.annotator.id)
+            claim = handing_out.claim_next(long.db, long.annotator.id)
             assert claim is not None
             assert claim.comparison_state == "writing"
             assert {answer.state for answer in claim.answers} == {"writing"}
             shown.append(claim)
             pace.go_on()
         wait_until("its end", lambda: state_of(long, shown[0].comparison_id) == "ready")
-        whole = claims.claim_next(long.db, long.annotator.id)
+        whole = handing_out.claim_next(long.db, long.annotator.id)
     assert whole is not None
     assert {claim.nonce for claim in shown} == {whole.nonce}
     for place, text in enumerate(shown_texts(whole)):
@@ -301,7 +302,7 @@ def test_what_an_annotator_asks_is_answered_while_the_stock_is_full(stocked: Mac
         wait_until("a full stock", lambda: sum(stock(stocked).values()) == 12)
         asked = ask(stocked, "What is a riddle?")
         wait_until("its answers", lambda: state_of(stocked, asked) == "ready")
-        claim = claims.claim_next(stocked.db, stocked.annotator.id)
+        claim = handing_out.claim_next(stocked.db, stocked.annotator.id)
         assert claim is not None
         assert (claim.comparison_id, claim.messages[-1]["content"]) == (asked, "What is a riddle?")
     rows = answers_of(stocked, asked)
@@ -335,15 +336,15 @@ def test_what_is_asked_while_a_batch_is_drawn_comes_first_and_the_batch_loses_no
 def test_an_answer_that_is_broken_off_is_marked_and_leaves_the_annotators_hands(long: Machine) -> None:
     with answering(long, LONG, 5) as pace:
         pace.until_held()
-        claim = claims.claim_next(long.db, long.annotator.id)
+        claim = handing_out.claim_next(long.db, long.annotator.id)
         assert claim is not None
     assert state_of(long, claim.comparison_id) == "failed"
     rows = answers_of(long, claim.comparison_id)
     assert [(row["state"], row["finish_reason"]) for row in rows] == [("failed", None)] * 2
     assert all(row["text"] for row in rows), "what was written stays in the record"
     with pytest.raises(UserError, match="could not be written to its end"):
-        claims.judge(long.db, long.annotator.id, claim.nonce, act("tie"))
-    assert claims.claim_next(long.db, long.annotator.id) is None
+        judging.judge(long.db, long.annotator.id, claim.nonce, act("tie"))
+    assert handing_out.claim_next(long.db, long.annotator.id) is None
 
 
 def test_what_a_killed_worker_was_writing_is_marked_by_the_next_one(stocked: Machine) -> None:
@@ -372,14 +373,14 @@ def test_a_promotion_lets_the_answers_that_people_watch_end(long: Machine) -> No
     add_adapter(long, "next")
     with answering(long, replace(LONG, prompts_per_batch=6), 3) as pace:
         pace.until_held()
-        claim = claims.claim_next(long.db, long.annotator.id)
+        claim = handing_out.claim_next(long.db, long.annotator.id)
         assert claim is not None
         registry.promote(long.db, "next", "ann")
         pace.go_on()
         wait_until("its end", lambda: state_of(long, claim.comparison_id) == "ready")
         assert {row["model_id"] for row in answers_of(long, claim.comparison_id)} == {1}
-        claims.judge(long.db, long.annotator.id, claim.nonce, act("tie"))
-        later = wait_until("the next policy's", lambda: claims.claim_next(long.db, long.annotator.id))
+        judging.judge(long.db, long.annotator.id, claim.nonce, act("tie"))
+        later = wait_until("the next policy's", lambda: handing_out.claim_next(long.db, long.annotator.id))
         assert {row["model_id"] for row in answers_of(long, later.comparison_id)} == {2}
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out
 from annotation.database import Database, open_database
 from annotation.records import Message, Sampling, TokenIds, UserError, write_token_ids
 from annotation.web import access
@@ -253,7 +254,7 @@ def test_answers_of_two_policies_become_a_comparison_of_no_single_one(two: Datab
         {"model_id": 2, "text": "It is the sea.", "tokens": 5, "finish_reason": "length", "token_ids": ids[1], **same},
     ]
     ann = access.add_account(two, "ann", "annotator", "ann's password")
-    claim = claims.claim_next(two, ann.id)
+    claim = handing_out.claim_next(two, ann.id)
     assert claim is not None
     assert (claim.comparison_id, sorted(shown_texts(claim))) == (number, ["It is the sea.", "It scatters."])
 

@@ -19,7 +19,8 @@ import pyarrow.parquet as parquet
 import pytest
 from huggingface_hub import constants
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.imports import import_process
 from annotation.imports.import_process import FROM_HUB, HERE, ImportData, Importer, State
@@ -186,9 +187,9 @@ def test_judgements_are_pushed_with_pseudonyms_or_names(
     project: Path, db: Database, hub: SpaceHub, with_token: None
 ) -> None:
     ann = db.value("SELECT id FROM annotator WHERE name = 'ann'")
-    claim = claims.claim_next(db, ann)
+    claim = handing_out.claim_next(db, ann)
     assert claim is not None
-    claims.judge(db, ann, claim.nonce, act("left-clearly"))
+    judging.judge(db, ann, claim.nonce, act("left-clearly"))
     for names, repo in ((False, "ann/data"), (True, "ann/named")):
         pushed = done(db, PushData(repo, names=names, licence="cc-by-4.0"))
         assert pushed.message.startswith(f"Published {repo}"), pushed.message

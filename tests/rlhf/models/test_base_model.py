@@ -15,7 +15,8 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.jobs import job_table
 from annotation.records import UserError
@@ -144,9 +145,9 @@ def test_in_another_precision_the_base_is_another_policy(db: Database) -> None:
     assert store.compare_policies(db, candidate.id, 1) == 4
     ann = access.add_account(db, "ann", "annotator", "ann's password")
     for _ in range(2):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+        judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     before = judge_store.pair_outcomes(db, candidate.id, 1)
     assert (len(before), len(store.paired_answers(db, candidate.id, 1))) == (2, 4)
 

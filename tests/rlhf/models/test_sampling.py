@@ -16,7 +16,8 @@ import torch
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out
 from annotation.records import Response, Sampling, TokenIds
 from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
@@ -406,7 +407,7 @@ def test_empty_and_identical_answers_are_dropped_and_counted(model: Any, machine
     )
     assert store.add_comparison(machine.db, responses) is not None
     assert store.answer_counts(machine.db) == store.AnswerCounts(total=4, ended=3, empty=1, duplicate=1)
-    claim = claims.claim_next(machine.db, machine.annotator.id)
+    claim = handing_out.claim_next(machine.db, machine.annotator.id)
     assert claim is not None
     assert sorted(shown_texts(claim)) == sorted([ended[0].text, cut.text])
     # With nothing left to compare, no comparison is made, and the answers are still counted.

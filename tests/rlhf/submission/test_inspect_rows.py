@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.records import Prompt
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -144,9 +145,9 @@ def test_an_answer_that_was_cut_off_is_not_taught_to_end(machine: Machine) -> No
 
 def judge_first(machine: Machine) -> None:
     """Judge the comparison that waits, whichever answer is on the left."""
-    claim = claims.claim_next(machine.db, machine.annotator.id)
+    claim = handing_out.claim_next(machine.db, machine.annotator.id)
     assert claim is not None
-    claims.judge(machine.db, machine.annotator.id, claim.nonce, act("left-much"))
+    judging.judge(machine.db, machine.annotator.id, claim.nonce, act("left-much"))
 
 
 def test_a_row_that_is_too_long_says_so_and_shows_its_prompt(ready: Machine) -> None:

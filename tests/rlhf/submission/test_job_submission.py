@@ -10,7 +10,8 @@ from statistics import fmean
 
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PreferenceRow
 from annotation.jobs import job_table
@@ -48,9 +49,9 @@ def judge(db: Database) -> Judge:
     def judge_some(count: int, word: str = "left-clearly", split: str = "train") -> None:
         seed_comparisons(db, count, split, registry.serving(db).id)  # type: ignore[arg-type]
         for _ in range(count):
-            claim = claims.claim_next(db, annotator.id)
+            claim = handing_out.claim_next(db, annotator.id)
             assert claim is not None
-            claims.judge(db, annotator.id, claim.nonce, act(word))
+            judging.judge(db, annotator.id, claim.nonce, act(word))
 
     return judge_some
 
@@ -137,9 +138,9 @@ def test_a_ranking_of_three_is_frozen_as_its_pairs_together(db: Database, data_d
         prompt = seed_prompts(db, 1)[-1]
         texts = [f"{word} answer {number}" for word in ("short", "a longer", "the longest of all the")]
         assert store.add_comparison(db, [make_response(prompt, text) for text in texts], 3) is not None
-        claim = claims.claim_next(db, annotator)
+        claim = handing_out.claim_next(db, annotator)
         assert claim is not None
-        claims.judge(db, annotator, claim.nonce, {"outcome": "ranked", "ranks": ranks})
+        judging.judge(db, annotator, claim.nonce, {"outcome": "ranked", "ranks": ranks})
     assert preview(db, data_dir, DPOSpec()) == training_preview(MIN_PAIRS + 5, 0, left_out={"tie": 1})
     rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot, PreferenceRow)
     groups = [row.comparison for row in rows]
@@ -155,11 +156,11 @@ def test_what_overlap_tells_of_the_annotators_goes_into_the_frozen_pairs(db: Dat
         store.set_project(db, replace(store.project(db), overlap=len(names)))
         seed_comparisons(db, count)
         for name, _ in itertools.product(names, range(count)):
-            claim = claims.claim_next(db, people[name].id)
+            claim = handing_out.claim_next(db, people[name].id)
             assert claim is not None
             better = "A" if name != "eve" else "B"
             side = "left" if shown_texts(claim)[0].startswith(f"Answer {better}") else "right"
-            claims.judge(db, people[name].id, claim.nonce, act(f"{side}-clearly"))
+            judging.judge(db, people[name].id, claim.nonce, act(f"{side}-clearly"))
 
     judge_all(20, ("ann", "bob", "eve"))
     judge_all(8, ("ann",))
@@ -189,10 +190,10 @@ def test_what_is_only_assumed_of_the_annotators_is_no_estimate(db: Database, dat
         store.set_project(db, replace(store.project(db), overlap=len(names)))
         seed_comparisons(db, count)
         for name, _ in itertools.product(names, range(count)):
-            claim = claims.claim_next(db, people[name])
+            claim = handing_out.claim_next(db, people[name])
             assert claim is not None
             side = "left" if shown_texts(claim)[0].startswith("Answer A") else "right"
-            claims.judge(db, people[name], claim.nonce, act(f"{side}-clearly"))
+            judging.judge(db, people[name], claim.nonce, act(f"{side}-clearly"))
 
     for count, names, measured in ((MIN_PAIRS, ("ann",), 0), (9, ("ann", "bob"), 0), (1, ("ann", "bob"), 18)):
         judge_all(count, names)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics import quality
@@ -60,9 +61,9 @@ def judge(db: Database, count: int, word: str = "left-clearly") -> None:
     annotator = db.value("SELECT id FROM annotator WHERE name = 'ann'")
     seed_comparisons(db, count)
     for _ in range(count):
-        claim = claims.claim_next(db, annotator)
+        claim = handing_out.claim_next(db, annotator)
         assert claim is not None
-        claims.judge(db, annotator, claim.nonce, act(word))
+        judging.judge(db, annotator, claim.nonce, act(word))
 
 
 def made(
@@ -355,9 +356,9 @@ def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Preflight,
     pairs = known.of(RewardModelSpec())
     store.set_project(judged, replace(store.project(judged), kind="rank", answers=5))
     assert store.add_comparison(judged, [make_response(prompt, f"Answer {place}") for place in "ABCDE"], 5) is not None
-    claim = claims.claim_next(judged, annotator)
+    claim = handing_out.claim_next(judged, annotator)
     assert claim is not None
-    claims.judge(judged, annotator, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 3, 4, 5]})
+    judging.judge(judged, annotator, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 3, 4, 5]})
     ranked = known.of(RewardModelSpec())
     assert pairs.data is not None
     assert ranked.data is not None

@@ -11,7 +11,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import backlog, handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics import quality
@@ -69,9 +70,9 @@ def judge(db: Database, count: int, word: str) -> None:
     owner = db.value("SELECT id FROM annotator WHERE name = 'owner'")
     seed_comparisons(db, count)
     for _ in range(count):
-        claim = claims.claim_next(db, owner)
+        claim = handing_out.claim_next(db, owner)
         assert claim is not None
-        claims.judge(db, owner, claim.nonce, act(word))
+        judging.judge(db, owner, claim.nonce, act(word))
 
 
 def run_job(context: Context, job_id: int, steps: int, total: int = 20) -> None:
@@ -601,11 +602,11 @@ def test_people_are_asked_to_compare_a_checks_answers_and_their_verdicts_give_st
         iterations_tab.ask_people(context.db, policy.revision)
     owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
     judged = 0
-    while (claim := claims.claim_next(context.db, owner)) is not None:
+    while (claim := handing_out.claim_next(context.db, owner)) is not None:
         by_policy = [policy.revision in text for text in shown_texts(claim)]
         wins = judged % 3 != 0
         judged += any(by_policy)
-        claims.judge(context.db, owner, claim.nonce, act("left-much" if by_policy[0] == wins else "right-much"))
+        judging.judge(context.db, owner, claim.nonce, act("left-much" if by_policy[0] == wins else "right-much"))
     assert judged == made
     strength = {placed.policy: placed.estimate.value for placed in quality.report(context.db).policies.placed}
     assert strength[policy.revision] > strength["base"]
@@ -833,9 +834,9 @@ def test_of_a_candidate_whose_files_are_deleted_nothing_is_asked_any_more(contex
     store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
     iterations_tab.ask_people(context.db, policy.revision)
     owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
-    assert claims.waiting_for(context.db, owner).of_candidates
+    assert backlog.waiting_for(context.db, owner).of_candidates
     job_submission.delete_policy(context.db, context.data_dir, policy.revision, "owner")
-    assert not claims.waiting_for(context.db, owner).of_candidates
+    assert not backlog.waiting_for(context.db, owner).of_candidates
     parts, _ = iterations_tab.view(context, None, 0, {})
     assert parts["selector"]["value"] == "base"
     parts, _ = iterations_tab.view(context, policy.revision, 0, {})
@@ -888,8 +889,8 @@ def test_of_what_was_decided_no_more_comparisons_are_said_to_be_needed(context: 
 
     store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
     owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
-    while (claim := claims.claim_next(context.db, owner)) is not None:
-        claims.judge(context.db, owner, claim.nonce, act("tie"))
+    while (claim := handing_out.claim_next(context.db, owner)) is not None:
+        judging.judge(context.db, owner, claim.nonce, act("tie"))
         if policy.revision in str(shown_texts(claim)):
             break
     assert needed in gate()

@@ -11,7 +11,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import claims, store
+from annotation import store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics import quality
@@ -111,10 +112,10 @@ def say(
 def prefer(db: Database, name: str, position: int) -> int:
     """A person judges the next comparison for the answer at a position; returns its number."""
     annotator = db.value("SELECT id FROM annotator WHERE name = ?", (name,))
-    claim = claims.claim_next(db, annotator)
+    claim = handing_out.claim_next(db, annotator)
     assert claim is not None
     side = "left" if claim.shown_order[0] == position else "right"
-    claims.judge(db, annotator, claim.nonce, act(f"{side}-clearly"))
+    judging.judge(db, annotator, claim.nonce, act(f"{side}-clearly"))
     return claim.comparison_id
 
 
