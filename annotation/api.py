@@ -23,12 +23,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from annotation import store
 from annotation.claims import backlog, changing, handing_out, judged_counts, judging, own_judgements, own_prompts
 from annotation.copies import safe_copies
 from annotation.database import Database
 from annotation.project import as_read, follows, reason_as_read
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
+from annotation.store import project_store
 from annotation.translation import _, ngettext
 from annotation.ui import markdown_process
 from annotation.ui.differences import is_long, marked
@@ -182,7 +182,7 @@ class AnnotationApi:
     def ask(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Have the annotator's own prompt answered before all others."""
         text = asked.prompt.strip()
-        if not store.project(self.db).own_prompts:
+        if not project_store.project(self.db).own_prompts:
             raise UserError(_("This project takes no prompts from annotators."))
         if not text or len(text) > MAXIMUM_PROMPT:
             raise UserError(
@@ -190,12 +190,12 @@ class AnnotationApi:
             )
         if judged_counts.quota_reached(self.db, annotator.id):
             raise UserError(_("You have judged all that you were asked for, so its answers would not reach you."))
-        comparison_id = store.ask(self.db, annotator.id, [{"role": "user", "content": text}])
+        comparison_id = own_prompts.ask(self.db, annotator.id, [{"role": "user", "content": text}])
         return self.next_card(annotator, asked, self.when_answered(comparison_id))
 
     def when_answered(self, comparison_id: int) -> str:
         """When a prompt of somebody's own is answered, as far as that is known."""
-        problem, waiting = self.problem(), [number for number, _prompt in store.asked(self.db)]
+        problem, waiting = self.problem(), [number for number, _prompt in own_prompts.asked(self.db)]
         if problem:
             return _("Your prompt waits for its answers. {problem}").format(problem=problem)
         if comparison_id not in waiting:
@@ -210,7 +210,7 @@ class AnnotationApi:
         ).format(count=before)
 
     def guidelines(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
-        latest, kind = store.guidelines(self.db), store.project(self.db).kind
+        latest, kind = project_store.guidelines(self.db), project_store.project(self.db).kind
         text = as_read(latest.text, kind)
         html = MarkdownSource(text) if text else ""
         return {"version": latest.version, "follow": follows(latest.text, kind), "html": html}
@@ -251,14 +251,14 @@ class AnnotationApi:
 
     def card_of(self, annotator: Annotator, asked: RequestBody, claim: Claim | None, notice: str) -> Card:
         """All that the browser gets: answers in the order shown and the nonce; nothing of ids, policies or purposes."""
-        project, guidelines = store.project(self.db), store.guidelines(self.db)
+        project, guidelines = project_store.project(self.db), project_store.guidelines(self.db)
         card: Card = {
             "me": annotator.name,
             "nonce": "",
             "notice": notice,
             "trouble": self.problem() if claim is None else "",
             "elsewhere": backlog.why_none(self.db, annotator.id) if claim is None else "",
-            "by_judges": store.feedback(self.db).mode != "people",
+            "by_judges": project_store.feedback(self.db).mode != "people",
             "tags": [{"key": tag.key, "label": tag.label, "name": reason_as_read(tag.label)} for tag in project.tags],
             "rendered": bool(project.rendered),
             "own_prompts": project.own_prompts,

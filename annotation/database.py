@@ -437,3 +437,7 @@ def damage(path: Path) -> str:
         connection.close()
     refuse_newer(path, applied)
     return ""
+
+
+def marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))

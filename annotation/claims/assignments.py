@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from annotation import store
 from annotation.claims.judged_counts import REACHED_QUOTA, judged_by, quota_of
 from annotation.claims.stored_claims import UNSEEN
 from annotation.database import Database
+from annotation.store import project_store
+from annotation.store.policy_comparisons import SKIPPED_FOR_GOOD, WOULD_NOT_COUNT
 
 # The annotators to whom a bulk change `x` gives comparisons, by name or as those of a group.
 GIVEN_TO = "SELECT x.annotator_id UNION ALL SELECT annotator_id FROM annotator_group WHERE name = x.group_name"
@@ -20,8 +21,8 @@ STANDING = f"""FROM bulk_change x
     WHERE x.kind = :kind AND :annotator IN ({GIVEN_TO}) AND c.purpose = 'preference'
       AND (:kind = 'assign' OR (SELECT role FROM annotator WHERE id = :annotator) = 'admin')
       AND c.state IN ('ready', 'writing', 'closed', 'withdrawn')
-      AND (:kind = 'settle' OR c.state != 'withdrawn' AND NOT {store.SKIPPED_FOR_GOOD} AND {UNSEEN}
-        AND NOT {store.WOULD_NOT_COUNT.format(":annotator")} AND (
+      AND (:kind = 'settle' OR c.state != 'withdrawn' AND NOT {SKIPPED_FOR_GOOD} AND {UNSEEN}
+        AND NOT {WOULD_NOT_COUNT.format(":annotator")} AND (
           x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
               JOIN annotator_group g ON g.annotator_id = k.annotator_id
               WHERE g.name = x.group_name AND k.comparison_id = c.id AND k.state IN ('held', 'judged'))))"""
@@ -63,7 +64,7 @@ STILL_TO_JUDGE = f"""SELECT EXISTS (SELECT 1 FROM annotator a WHERE a.active AND
             AND k.slot IS NOT NULL) >= :overlap
         AND EXISTS (SELECT 1 FROM claim k JOIN annotator_group g ON g.annotator_id = k.annotator_id
             WHERE g.name = x.group_name AND k.comparison_id = i.comparison_id AND k.state = 'judged'))
-    AND NOT EXISTS (SELECT 1 FROM comparison c WHERE c.id = i.comparison_id AND {store.SKIPPED_FOR_GOOD})"""
+    AND NOT EXISTS (SELECT 1 FROM comparison c WHERE c.id = i.comparison_id AND {SKIPPED_FOR_GOOD})"""
 SETTLED = """SELECT EXISTS (SELECT 1 FROM claim k WHERE k.assigned_by = x.id AND k.comparison_id = i.comparison_id
     AND k.state IN ('judged', 'skipped'))"""
 
@@ -86,7 +87,7 @@ def follow_assignments(db: Database, comparison_id: int | None = None) -> None:
                 CASE x.kind WHEN 'settle' THEN NOT ({SETTLED}) ELSE ({STILL_TO_JUDGE}) END, 'stands', 'done')
             FROM bulk_change x WHERE x.id = i.change_id) WHERE state IN ('stands', 'done') AND {mine}
               AND change_id IN (SELECT id FROM bulk_change WHERE undone IS NULL)""",
-        {"overlap": store.project(db).overlap, "comparison": comparison_id},
+        {"overlap": project_store.project(db).overlap, "comparison": comparison_id},
     )
     among = f"SELECT comparison_id FROM bulk_change_comparison WHERE state IS NOT NULL AND {mine}"
     hold_back(db, among, {"comparison": comparison_id})

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from annotation import store
 from annotation.claims.assignments import given_to
 from annotation.claims.judged_counts import REACHED_QUOTA, quota_reached
 from annotation.claims.stored_claims import UNSEEN
 from annotation.database import Database
+from annotation.store import project_store
+from annotation.store.policy_comparisons import SKIPPED_FOR_GOOD, WOULD_NOT_COUNT
 from annotation.translation import N_, _, ngettext
 
 # Of a comparison `c`: that people may still be given it; parameters as `asked_of` has them.
 TO_HAND_OUT = f"""(c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.asks = 'people'
-    AND c.taken < iif(c.candidate_id IS NULL, :overlap, :measured) AND NOT {store.SKIPPED_FOR_GOOD})"""
+    AND c.taken < iif(c.candidate_id IS NULL, :overlap, :measured) AND NOT {SKIPPED_FOR_GOOD})"""
 # That it waits for people: it is to be handed out, is in somebody's hands, or is assigned.
 WAITS_FOR_PEOPLE = f"""({TO_HAND_OUT} OR c.purpose = 'preference' AND (c.assigned = 1
     OR c.id IN (SELECT comparison_id FROM claim WHERE state = 'held' AND slot IS NOT NULL)))"""
@@ -22,7 +23,7 @@ WAITS_FOR_PEOPLE = f"""({TO_HAND_OUT} OR c.purpose = 'preference' AND (c.assigne
 
 def asked_of(db: Database) -> dict[str, int]:
     """How many annotators a comparison has, and one of a candidate."""
-    project = store.project(db)
+    project = project_store.project(db)
     return {"overlap": project.overlap, "measured": int(project.candidate_share > 0)}
 
 
@@ -57,7 +58,7 @@ def waiting_for(db: Database, annotator_id: int) -> Waiting:
     asked = asked_of(db)
     rows = db.rows(
         f"""SELECT c.candidate_id, count(*) AS n FROM comparison c
-            WHERE {TO_HAND_OUT} AND c.assigned = 0 AND ({UNSEEN}) AND NOT {store.WOULD_NOT_COUNT.format(":annotator")}
+            WHERE {TO_HAND_OUT} AND c.assigned = 0 AND ({UNSEEN}) AND NOT {WOULD_NOT_COUNT.format(":annotator")}
               AND (c.asked_by IS NULL OR c.taken > 0 OR c.asked_by = :annotator)
             GROUP BY c.candidate_id""",
         {"annotator": annotator_id, **asked},
@@ -86,7 +87,7 @@ def waiting_for_others(db: Database, annotator_id: int) -> int:
             f"""SELECT count(*) FROM (SELECT 1 FROM comparison c WHERE {WAITS_FOR_PEOPLE}
                   AND EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person' AND a.id != :annotator
                       AND (c.asked_by IS NULL OR c.taken > 0 OR c.asked_by = a.id) AND a.id NOT IN ({REACHED_QUOTA})
-                      AND NOT {store.WOULD_NOT_COUNT.format("a.id")}
+                      AND NOT {WOULD_NOT_COUNT.format("a.id")}
                       AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id AND k.comparison_id = c.id
                           AND k.state IN ('judged', 'skipped')))
                 LIMIT {MOST_COUNTED + 1})""",
@@ -104,7 +105,7 @@ BY_JUDGES = {
 
 def why_none(db: Database, annotator_id: int) -> str:
     """Who judges what this annotator, who has nothing in hand, is not given; empty where nobody does."""
-    by_judges, count = _(BY_JUDGES[store.feedback(db).mode]), waiting_for_others(db, annotator_id)
+    by_judges, count = _(BY_JUDGES[project_store.feedback(db).mode]), waiting_for_others(db, annotator_id)
     if by_judges or not count:
         return by_judges
     if count > MOST_COUNTED:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from annotation import store
 from annotation.claims.assignments import GIVEN_TO, follow_act
 from annotation.claims.choosing import ChosenComparison, free_slot
 from annotation.claims.handing_out import held_claim, insert_claim, read_claim
@@ -24,6 +23,7 @@ from annotation.claims.stored_claims import (
 )
 from annotation.database import Database
 from annotation.records import Act, Claim, UserError, now
+from annotation.store import project_store
 from annotation.translation import N_, _
 
 ONLY_ADMINS = N_("Only an admin may do this. Ask one of them.")
@@ -64,7 +64,7 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
             chance=claim.chance,
             assigned_by=claim.assigned_by,
         )
-        insert_claim(db, store.project(db), annotator_id, again)
+        insert_claim(db, project_store.project(db), annotator_id, again)
         follow_act(db, annotator_id, claim.comparison_id)
     held = held_claim(db, annotator_id)
     assert held is not None
@@ -137,7 +137,9 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
             slot = free_slot(db, claim.comparison_id) if claim.purpose == "own" else None
             connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim.id))
         connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim.id))
-        claim = replace(claim, guidelines_version=store.guidelines(db).version or None)  # the page shows today's
+        claim = replace(
+            claim, guidelines_version=project_store.guidelines(db).version or None
+        )  # the page shows today's
         revised = insert_judgement(db, claim, act, made.seconds, supersedes=judgement_id)
         follow_act(db, annotator_id, claim.comparison_id)
         return revised
@@ -157,7 +159,7 @@ def refuse_skipped(db: Database, claim: StoredClaim) -> None:
     if claim.purpose != "own":
         return
     taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim.comparison_id,))
-    if claim.assigned_by is None and taken >= store.project(db).overlap:
+    if claim.assigned_by is None and taken >= project_store.project(db).overlap:
         raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
     if db.value(
         f"""SELECT 1 FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from annotation import selection, store
+from annotation import selection
 from annotation.claims.assignments import standing_assignment
 from annotation.claims.judged_counts import quota_reached
 from annotation.claims.stored_claims import UNSEEN
 from annotation.database import Database
 from annotation.records import Project, Purpose
+from annotation.store.policy_comparisons import SKIPPED_FOR_GOOD, WOULD_NOT_COUNT
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ def choose_of_candidate(db: Database, annotator_id: int) -> tuple[int, float] | 
     """
     found = db.value(
         f"""SELECT c.id FROM comparison c WHERE c.candidate_id IS NOT NULL AND c.asks = 'people' AND c.state = 'ready'
-              AND c.assigned = 0 AND c.taken = 0 AND {UNSEEN} AND NOT {store.SKIPPED_FOR_GOOD}
-              AND NOT {store.WOULD_NOT_COUNT.format(":annotator")}
+              AND c.assigned = 0 AND c.taken = 0 AND {UNSEEN} AND NOT {SKIPPED_FOR_GOOD}
+              AND NOT {WOULD_NOT_COUNT.format(":annotator")}
             ORDER BY c.candidate_id DESC, c.id LIMIT 1""",
         {"annotator": annotator_id},
     )

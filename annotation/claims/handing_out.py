@@ -7,11 +7,12 @@ import random
 import secrets
 from datetime import UTC, datetime, timedelta
 
-from annotation import selection, store
+from annotation import selection
 from annotation.claims.choosing import ChosenComparison, choose, size_of
 from annotation.claims.stored_claims import StoredClaim, read_row
 from annotation.database import Database
 from annotation.records import Claim, Project, ShownAnswer, UserError, now
+from annotation.store import project_store
 from annotation.translation import N_, _
 
 UNFIT = {
@@ -38,7 +39,7 @@ def claim_next(db: Database, annotator_id: int, source: random.Random | None = N
         held = held_claim(db, annotator_id)
         if held is not None:
             return held
-        project = store.project(db)
+        project = project_store.project(db)
         chosen = choose(db, annotator_id, project, source)
         if chosen is None:
             return None
@@ -100,7 +101,7 @@ def read_claim(db: Database, claim: StoredClaim) -> Claim:
 
 def show_todays_guidelines(db: Database, claim: Claim) -> None:
     """A comparison in hand is judged under the guidelines that the page shows now, not those of when it was claimed."""
-    latest = store.guidelines(db).version or None
+    latest = project_store.guidelines(db).version or None
     if claim.guidelines_version != latest:
         with db.transaction() as connection:
             connection.execute(
@@ -136,7 +137,7 @@ def take_to_settle(db: Database, annotator_id: int, comparison_id: int) -> Claim
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
         )
         order = selection.draw_order(size_of(db, comparison_id), secrets.SystemRandom())
-        insert_claim(db, store.project(db), annotator_id, ChosenComparison(comparison_id, "settle", order))
+        insert_claim(db, project_store.project(db), annotator_id, ChosenComparison(comparison_id, "settle", order))
     held = held_claim(db, annotator_id)
     assert held is not None
     return held
@@ -144,5 +145,5 @@ def take_to_settle(db: Database, annotator_id: int, comparison_id: int) -> Claim
 
 def kinds_by_size(db: Database) -> dict[str, str]:
     """What is asked about a comparison of two answers, and of several."""
-    project = store.project(db)
+    project = project_store.project(db)
     return {"two": selection.kind_of(project, 2), "several": selection.kind_of(project, 3)}

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from annotation import store
 from annotation.claims.assignments import follow_act
 from annotation.claims.handing_out import UNFIT, held_claim, read_claim
 from annotation.claims.own_judgements import whole_act_of
@@ -23,6 +22,7 @@ from annotation.claims.stored_claims import (
 )
 from annotation.database import Database
 from annotation.records import Act, UserError, now, seconds_between
+from annotation.store import project_store
 from annotation.translation import N_, _
 
 NOT_IN_HAND = N_("This comparison is not in your hands. Nothing was recorded; here is your next one.")
@@ -118,7 +118,7 @@ def parse_for(db: Database, claim: StoredClaim, value: Any) -> Act:
     shown = read_claim(db, claim)
     if shown.comparison_state in UNFIT:
         raise UserError(_(UNFIT[shown.comparison_state]))
-    act = parse_act(value, shown.kind, len(shown.answers), [tag.label for tag in store.project(db).tags])
+    act = parse_act(value, shown.kind, len(shown.answers), [tag.label for tag in project_store.project(db).tags])
     if any(answer.state == "failed" for answer in shown.answers) and act.outcome != "skip":
         raise UserError(_(UNFIT["failed"]))
     return act

@@ -25,7 +25,7 @@ from annotation.metrics.bradley_terry import Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate, Vote
 from annotation.metrics.reliability import Reliability
 from annotation.records import Claim, ComparisonState, Message, Outcome, Purpose, UserError, now
-from annotation.store import excluded_annotators
+from annotation.store.judgement_store import excluded_annotators
 from annotation.translation import N_, _, ngettext
 
 MAXIMUM_REASON = 500

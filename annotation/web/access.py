@@ -18,10 +18,10 @@ from typing import Any, Final
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from annotation import store
 from annotation.claims import assignments, changing
 from annotation.database import Database
 from annotation.records import ROLES, Annotator, Role, UserError, now
+from annotation.store import setting_store
 from annotation.translation import _, codes
 from annotation.web.space import HubUser
 
@@ -406,7 +406,7 @@ def follow_rules(db: Database, rules: Sequence[str]) -> None:
     What they have sent is withdrawn: whoever is no admin any more may never come back to be told so.
     """
     with db.transaction() as connection:
-        if store.setting(db, RULES, None) == list(rules):
+        if setting_store.setting(db, RULES, None) == list(rules):
             return
         for table in ("session", "sign_in_link"):
             connection.execute(
@@ -414,7 +414,7 @@ def follow_rules(db: Database, rules: Sequence[str]) -> None:
             )
         for row in db.rows("SELECT name FROM annotator WHERE hub_id IS NOT NULL"):
             withdraw_invitations(db, row["name"])
-        store.set_setting(db, RULES, list(rules))
+        setting_store.set_setting(db, RULES, list(rules))
 
 
 def owner_link_token(db: Database) -> str:

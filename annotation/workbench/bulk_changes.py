@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
 
-from annotation import store
 from annotation.claims import assignments, handing_out, stored_claims
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
+from annotation.store import project_store
+from annotation.store.answer_changes import as_told_now
 from annotation.translation import N_, _, ngettext
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import condition_of, prepare, terms
@@ -281,7 +282,7 @@ def undo_withdrawing(db: Database, change_id: int) -> int:
     back later.
     """
     answers = f"""SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
-        WHERE cr.comparison_id = {{}} AND r.model_id NOT NULL AND NOT {store.as_told_now(db, "response", "r")}"""
+        WHERE cr.comparison_id = {{}} AND r.model_id NOT NULL AND NOT {as_told_now(db, "response", "r")}"""
     was = "FROM bulk_change_comparison i WHERE i.change_id = :change AND i.comparison_id ="
     withdrawn = f"""id IN ({REST_OF_CHANGE}) AND 'withdrawn' = iif(purpose != 'gold', state, (SELECT previous_state
         FROM gold_decision d WHERE d.comparison_id = comparison.id AND d.action = 'make' ORDER BY d.id DESC LIMIT 1))"""
@@ -306,7 +307,7 @@ def undo_withdrawing(db: Database, change_id: int) -> int:
               AND NOT EXISTS ({answers.format("d.comparison_id")})""",
         {"change": change_id},
     )
-    store.hand_to_judging(db, REST_OF_CHANGE, {"change": change_id})
+    project_store.hand_to_judging(db, REST_OF_CHANGE, {"change": change_id})
     db.connection.execute(
         f"""UPDATE bulk_change_comparison SET state = 'released' WHERE change_id = :change
             AND comparison_id NOT IN (SELECT id FROM comparison WHERE {withdrawn})""",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from annotation import store
 from annotation.claims import backlog, judged_counts
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics.act_times import act_times, richer_act
 from annotation.records import now
+from annotation.store import project_store, prompt_store, stock_counts
 from annotation.translation import N_, _
 from rlhf.generation import answering_spec
 from rlhf.jobs import job_store
@@ -41,8 +41,8 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
     """Where things stand now, for this annotator."""
     state, at = controller.state_of(db), now()
     running = next(iter(open_jobs(db)), None)
-    serving, project = registry.serving(db), store.project(db)
-    by_people = store.feedback(db).mode != "ai" and store.has_prompts(db, "train")
+    serving, project = registry.serving(db), project_store.project(db)
+    by_people = project_store.feedback(db).mode != "ai" and prompt_store.has_prompts(db, "train")
     more = by_people and not judged_counts.quota_reached(db, annotator_id)
     richer = richer_act(act_times(db)) if project.kind == "pair" else None
     others = [ELSEWHERE[kind] for kind in job_table.kinds_at_work(db, "web", "hub") if kind in ELSEWHERE]
@@ -55,7 +55,7 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
         running=running,
         left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
         steps=tuple(steps),
-        offer=richer_offer(project, richer, sum(store.stock_sizes(db, serving.id).values())),
+        offer=richer_offer(project, richer, sum(stock_counts.stock_sizes(db, serving.id).values())),
         elsewhere=_(others[0]) if others else "",
     )
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from annotation import store
-from annotation.claims import handing_out, judging
+from annotation.claims import handing_out, judging, own_prompts
 from annotation.database import Database
 from annotation.records import Annotator, Claim
+from annotation.store import comparison_store, project_store
 from tests.conftest import act, make_response, seed_prompts
 
 
@@ -35,7 +35,7 @@ def judge_all(db: Database, annotator: Annotator, word: str = "tie") -> list[int
 
 
 def set_project(db: Database, **changes: Any) -> None:
-    store.set_project(db, replace(store.project(db), **changes))
+    project_store.set_project(db, replace(project_store.project(db), **changes))
 
 
 def let_claims_expire(db: Database) -> None:
@@ -53,5 +53,5 @@ def run_threads(work: Callable[[], None], count: int) -> None:
 
 
 def begin(db: Database, texts: tuple[str, str] = ("", ""), asked: int | None = None) -> tuple[int, list[int]]:
-    prompt = seed_prompts(db, 1)[-1] if asked is None else store.asked(db)[0][1]
-    return store.begin_answers(db, [make_response(prompt, text) for text in texts], asked)
+    prompt = seed_prompts(db, 1)[-1] if asked is None else own_prompts.asked(db)[0][1]
+    return comparison_store.begin_answers(db, [make_response(prompt, text) for text in texts], asked)

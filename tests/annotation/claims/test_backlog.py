@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from annotation import store
-from annotation.claims import backlog, handing_out, judging
+from annotation.claims import backlog, handing_out, judging, own_prompts
 from annotation.database import Database
 from annotation.records import Annotator
+from annotation.store import project_store, stock_counts
 from annotation.web import access
 from tests.annotation.claims.people import begin, in_hand
 from tests.conftest import act, seed_comparisons
@@ -23,14 +23,14 @@ def test_a_skipped_comparison_is_no_stock(db: Database, ann: Annotator) -> None:
     for _ in range(3):
         judging.judge(db, ann.id, in_hand(db, ann).nonce, act("skip"))
     assert handing_out.claim_next(db, ann.id) is None
-    assert store.stock_sizes(db, 1) == {"train": 0, "held-out": 0}
+    assert stock_counts.stock_sizes(db, 1) == {"train": 0, "held-out": 0}
 
 
 def test_what_waits_for_people_is_all_that_some_are_still_to_judge(
     db: Database, ann: Annotator, bob: Annotator
 ) -> None:
     """Also what is in somebody's hands, until as many as shall have judged it."""
-    store.set_project(db, replace(store.project(db), overlap=2))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2))
     seed_comparisons(db, 2)
     assert backlog.waiting_for_people(db) == {2: 2}
     first = in_hand(db, ann)
@@ -45,7 +45,7 @@ def test_what_waits_for_people_is_all_that_some_are_still_to_judge(
 
 def test_an_own_prompt_that_nobody_comes_back_to_is_no_stock(db: Database, ann: Annotator, bob: Annotator) -> None:
     """Nobody else gets it before its asker: counted as stock, it would keep everybody waiting for answers."""
-    begin(db, ("One way.", "Another."), store.ask(db, ann.id, [{"role": "user", "content": "My own question?"}]))
+    begin(db, ("One way.", "Another."), own_prompts.ask(db, ann.id, [{"role": "user", "content": "My own question?"}]))
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'ready', model_id = 1")
     assert handing_out.claim_next(db, bob.id) is None
@@ -53,5 +53,5 @@ def test_an_own_prompt_that_nobody_comes_back_to_is_no_stock(db: Database, ann: 
     access.add_account(db, "eve", "admin", "eve's password")
     access.deactivate(db, "ann")
     assert backlog.waiting_for_others(db, bob.id) == 0, "eve would not get it either"
-    assert store.stock_sizes(db, 1) == {"train": 0, "held-out": 0}
-    assert store.waiting_elsewhere(db, 2) == 0
+    assert stock_counts.stock_sizes(db, 1) == {"train": 0, "held-out": 0}
+    assert stock_counts.waiting_elsewhere(db, 2) == 0

@@ -9,10 +9,10 @@ from collections import Counter
 
 import pytest
 
-from annotation import store
 from annotation.claims import changing, choosing, handing_out, judging
 from annotation.database import Database
 from annotation.records import Annotator
+from annotation.store import comparison_store, project_store
 from annotation.web import access
 from rlhf.models import registry
 from tests.annotation.claims.people import begin, in_hand, judge_all, run_threads, set_project
@@ -114,8 +114,8 @@ def test_prompts_are_judged_evenly(db: Database, ann: Annotator) -> None:
     """A prompt with three comparisons waits while others have had fewer judgements."""
     prompts = seed_prompts(db, 2)
     for number in range(3):
-        store.add_comparison(db, [make_response(prompts[0], f"{place} {number}") for place in "AB"])
-    store.add_comparison(db, [make_response(prompts[1], place) for place in "AB"])
+        comparison_store.add_comparison(db, [make_response(prompts[0], f"{place} {number}") for place in "AB"])
+    comparison_store.add_comparison(db, [make_response(prompts[1], place) for place in "AB"])
     served = judge_all(db, ann)
     of_prompt = {row["id"]: row["prompt_id"] for row in db.rows("SELECT id, prompt_id FROM comparison")}
     assert [of_prompt[entry] for entry in served[:2]] == [prompts[0].id, prompts[1].id]
@@ -125,7 +125,7 @@ def test_many_comparisons_of_few_prompts_are_spread_over_the_prompts(db: Databas
     """As an import of several comparisons a prompt makes them: in the file's order, a prompt's side by side."""
     for prompt in seed_prompts(db, 20):
         for number in range(8):
-            store.add_comparison(db, [make_response(prompt, f"{place} {number}") for place in "AB"])
+            comparison_store.add_comparison(db, [make_response(prompt, f"{place} {number}") for place in "AB"])
     for _ in range(20):
         judging.judge(db, ann.id, in_hand(db, ann).nonce, act("tie"))
     judged = db.value("SELECT count(DISTINCT prompt_id) FROM comparison WHERE taken")
@@ -196,15 +196,15 @@ def test_the_chance_of_what_is_shown_is_that_with_which_it_is_drawn(db: Database
     seed_comparisons(db, 12)
     judge_all(db, ann)  # of which one can be asked again by now
     seed_comparisons(db, 3)
-    imported = store.add_comparison(db, [make_response(seed_prompts(db, 1)[-1], place) for place in "AB"])
-    gold = store.add_comparison(db, [make_response(seed_prompts(db, 1)[-1], place) for place in "AB"])
-    measuring = store.add_comparison(db, [make_response(seed_prompts(db, 1)[-1], place) for place in "AB"])
+    imported = comparison_store.add_comparison(db, [make_response(seed_prompts(db, 1)[-1], place) for place in "AB"])
+    gold = comparison_store.add_comparison(db, [make_response(seed_prompts(db, 1)[-1], place) for place in "AB"])
+    measuring = comparison_store.add_comparison(db, [make_response(seed_prompts(db, 1)[-1], place) for place in "AB"])
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET model_id = NULL WHERE id = ?", (imported,))
         connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id = ?", (gold,))
         connection.execute("UPDATE comparison SET candidate_id = 1, against_id = 1 WHERE id = ?", (measuring,))
     set_project(db, gold_share=0.1, re_ask_share=0.2, candidate_share=0.3)
-    source, project = random.Random(11), store.project(db)
+    source, project = random.Random(11), project_store.project(db)
     drawn = [choosing.choose(db, ann.id, project, source) for _ in range(800)]
     counts = Counter((one.comparison_id, one.purpose, one.chance) for one in drawn if one is not None)
     assert sorted(chance for _, _, chance in counts) == pytest.approx([0.1, 0.2, 0.2, 0.2, 0.3])

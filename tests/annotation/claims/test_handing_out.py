@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from annotation import store
 from annotation.claims import changing, handing_out, judging
 from annotation.database import Database
 from annotation.records import Annotator, UserError
+from annotation.store import comparison_store, project_store, prompt_store
 from annotation.web import access
 from tests.annotation.claims.people import (
     begin,
@@ -112,10 +112,10 @@ def test_the_guidelines_that_were_shown_last_are_recorded(db: Database, ann: Ann
     """Claimed before there were any, shown again under the first, judged, and changed under the second."""
     seed_comparisons(db, 1)
     claim = in_hand(db, ann)
-    store.write_guidelines(db, "Be kind.", "owner")
+    project_store.write_guidelines(db, "Be kind.", "owner")
     in_hand(db, ann)
     made = judging.judge(db, ann.id, claim.nonce, act("tie"))
-    store.write_guidelines(db, "Be brief.", "owner")
+    project_store.write_guidelines(db, "Be brief.", "owner")
     changing.revise(db, ann.id, made, act("left-much"))
     assert [row["guidelines_version"] for row in judgements(db)] == [1, 2]
 
@@ -141,28 +141,30 @@ def test_answers_can_be_watched_and_a_judgement_before_their_end_is_recorded_as_
     made, ids = begin(db)
     claim = in_hand(db, ann)
     assert [answer.state for answer in claim.answers] == ["writing", "writing"]
-    store.update_answers(db, {ids[0]: "It is", ids[1]: "Well,"})
+    comparison_store.update_answers(db, {ids[0]: "It is", ids[1]: "Well,"})
     assert sorted(shown_texts(in_hand(db, ann))) == ["It is", "Well,"]
     judging.judge(db, ann.id, claim.nonce, act("left-much"))
     (judged,) = current_judgements(db)
     assert judged.early
-    (prompt,) = store.prompts(db, "train")
+    (prompt,) = prompt_store.prompts(db, "train")
     ends = {ids[0]: make_response(prompt, "It is so."), ids[1]: make_response(prompt, "Well, no.")}
-    assert store.finish_answers(db, made, ends) == "ready"
+    assert comparison_store.finish_answers(db, made, ends) == "ready"
     assert [response.text for response in next(current_judgements(db)).responses] == ["It is so.", "Well, no."]
 
 
 def test_answers_that_failed_or_came_out_the_same_can_not_be_judged(db: Database, ann: Annotator) -> None:
     failed, _ = begin(db)
     claim = in_hand(db, ann)
-    assert store.fail_answers(db) == 1
+    assert comparison_store.fail_answers(db) == 1
     with pytest.raises(UserError, match="could not be written"):
         judging.judge(db, ann.id, claim.nonce, act("left-much"))
     same, ids = begin(db)
     claim = in_hand(db, ann)
     assert claim.comparison_id == same
-    prompt = store.prompts(db, "train")[-1]
-    assert store.finish_answers(db, same, {entry: make_response(prompt, "Same.") for entry in ids}) == "dropped"
+    prompt = prompt_store.prompts(db, "train")[-1]
+    assert (
+        comparison_store.finish_answers(db, same, {entry: make_response(prompt, "Same.") for entry in ids}) == "dropped"
+    )
     with pytest.raises(UserError, match="came out the same"):
         judging.judge(db, ann.id, claim.nonce, act("left-much"))
     assert handing_out.claim_next(db, ann.id) is None

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from annotation import store
 from annotation.claims import judging
 from annotation.database import Database
 from annotation.records import Annotator, Claim, UserError
 from annotation.sqlite import sqlite3
+from annotation.store import comparison_store, project_store
 from tests.annotation.claims.people import in_hand, judgements, run_threads, set_project
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts, shown_texts
 from tests.frozen_in_memory import current_judgements
@@ -140,7 +140,9 @@ def test_what_was_judged_comes_out_with_all_that_training_needs(db: Database, an
 # --------------------------------------------------------------------------------------- rankings, reasons and edits
 def seed_ranking(db: Database, size: int = 4) -> int:
     (prompt,) = seed_prompts(db, 1)[-1:]
-    made = store.add_comparison(db, [make_response(prompt, f"answer {place}") for place in range(size)], size)
+    made = comparison_store.add_comparison(
+        db, [make_response(prompt, f"answer {place}") for place in range(size)], size
+    )
     assert made is not None
     return made
 
@@ -159,10 +161,10 @@ def test_a_ranking_is_recorded_by_position(db: Database, ann: Annotator) -> None
 
 
 def test_what_goes_along_with_a_verdict_is_kept(db: Database, ann: Annotator) -> None:
-    store.write_guidelines(db, "Be kind.", "owner")
+    project_store.write_guidelines(db, "Be kind.", "owner")
     seed_comparisons(db, 1)
     claim = in_hand(db, ann)
-    store.write_guidelines(db, "Be brief.", "owner")
+    project_store.write_guidelines(db, "Be brief.", "owner")
     sent = act(
         "right-much",
         tags=["clear", "accurate"],

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from annotation import store
-from annotation.claims import judging
+from annotation.claims import judging, own_prompts
 from annotation.database import Database
 from annotation.records import Annotator, UserError
+from annotation.store import comparison_store, prompt_store
 from tests.annotation.claims.people import begin, in_hand, judge_all, run_threads, set_project
 from tests.conftest import act, seed_comparisons
 
@@ -21,7 +21,7 @@ def test_an_own_prompt_comes_first_and_others_get_it_only_then(db: Database, ann
     set_project(db, overlap=2)
     seed_comparisons(db, 2)
     held = in_hand(db, ann)
-    asked = store.ask(db, ann.id, [{"role": "user", "content": "My own question?"}])
+    asked = own_prompts.ask(db, ann.id, [{"role": "user", "content": "My own question?"}])
     begin(db, ("One way.", "Another."), asked)
     judging.judge(db, ann.id, held.nonce, act("tie"))
     assert asked not in judge_all(db, bob)
@@ -33,16 +33,16 @@ def test_an_own_prompt_comes_first_and_others_get_it_only_then(db: Database, ann
 
 def test_the_same_own_prompt_is_asked_again_once_it_is_answered(db: Database, ann: Annotator, bob: Annotator) -> None:
     messages = [{"role": "user", "content": "My own question?"}]
-    first = store.ask(db, ann.id, messages)
-    assert store.ask(db, ann.id, messages) == first, "it waits already"
+    first = own_prompts.ask(db, ann.id, messages)
+    assert own_prompts.ask(db, ann.id, messages) == first, "it waits already"
     begin(db, ("One way.", "Another."), first)
-    assert store.ask(db, ann.id, messages) == first, "it is being answered"
+    assert own_prompts.ask(db, ann.id, messages) == first, "it is being answered"
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'ready'")
-    assert store.ask(db, ann.id, messages) != first
-    assert store.ask(db, bob.id, messages) != first
-    assert len(store.asked(db)) == 2
-    assert len(store.prompts(db, "train")) == 1
+    assert own_prompts.ask(db, ann.id, messages) != first
+    assert own_prompts.ask(db, bob.id, messages) != first
+    assert len(own_prompts.asked(db)) == 2
+    assert len(prompt_store.prompts(db, "train")) == 1
 
 
 def question(number: int) -> list[dict[str, str]]:
@@ -58,32 +58,32 @@ def test_an_annotator_has_few_own_prompts_waiting_however_many_requests_come_at_
     def post() -> None:
         for _ in range(5):
             try:
-                asked.append(store.ask(db, ann.id, question(next(numbers))))
+                asked.append(own_prompts.ask(db, ann.id, question(next(numbers))))
             except UserError as error:
                 refused.append(str(error))
         db.close()
 
     run_threads(post, 6)
-    assert len(asked) == store.MOST_UNANSWERED
-    assert len(refused) == 30 - store.MOST_UNANSWERED
+    assert len(asked) == own_prompts.MOST_UNANSWERED
+    assert len(refused) == 30 - own_prompts.MOST_UNANSWERED
     assert set(refused) == {"3 of your prompts wait for their answers. Ask again when one is answered."}
-    assert len(store.prompts(db, "train")) == store.MOST_UNANSWERED, "nothing stays of what was refused"
-    bobs = store.ask(db, bob.id, question(100))
-    assert [entry for entry, _ in store.asked(db)] == [asked[0], bobs, *asked[1:]], "each one's first comes first"
+    assert len(prompt_store.prompts(db, "train")) == own_prompts.MOST_UNANSWERED, "nothing stays of what was refused"
+    bobs = own_prompts.ask(db, bob.id, question(100))
+    assert [entry for entry, _ in own_prompts.asked(db)] == [asked[0], bobs, *asked[1:]], "each one's first comes first"
     begin(db, ("One way.", "Another."), asked[0])
     with pytest.raises(UserError, match="wait for their answers"):
-        store.ask(db, ann.id, question(101))
-    store.fail_answers(db, asked[0])
-    store.ask(db, ann.id, question(101))
+        own_prompts.ask(db, ann.id, question(101))
+    comparison_store.fail_answers(db, asked[0])
+    own_prompts.ask(db, ann.id, question(101))
 
 
 def test_an_annotator_asks_so_many_prompts_a_day(db: Database, ann: Annotator, bob: Annotator) -> None:
-    for number in range(store.MOST_A_DAY):
-        store.refuse_asked(db, store.ask(db, ann.id, question(number)))
+    for number in range(own_prompts.MOST_A_DAY):
+        own_prompts.refuse_asked(db, own_prompts.ask(db, ann.id, question(number)))
     with pytest.raises(UserError, match="asked 50 prompts in the last 24 hours"):
-        store.ask(db, ann.id, question(1000))
-    store.ask(db, bob.id, question(1000))
+        own_prompts.ask(db, ann.id, question(1000))
+    own_prompts.ask(db, bob.id, question(1000))
     yesterday = (datetime.now(UTC) - timedelta(hours=25)).isoformat(timespec="microseconds")
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET created = ? WHERE id = 1", (yesterday,))
-    store.ask(db, ann.id, question(1001))
+    own_prompts.ask(db, ann.id, question(1001))

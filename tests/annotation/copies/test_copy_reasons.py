@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import pytest
 
-from annotation import schema, store
-from annotation.claims import handing_out, judging
+from annotation import schema
+from annotation.claims import handing_out, judging, own_prompts
 from annotation.copies import copy_reasons, safe_copies
 from annotation.copies.copy_reasons import NOT_WATCHED, NOT_WORK, WATCHED, WORK
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Annotator, Feedback
+from annotation.store import policy_comparisons, project_store, prompt_store, setting_store
 from annotation.web import access, invitations
 from annotation.workbench import annotator_groups, bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest, ChangeKind
@@ -66,7 +67,7 @@ def invite(db: Database, ann: Annotator) -> None:
 
 
 def ask_own(db: Database, ann: Annotator) -> None:
-    store.ask(db, ann.id, [dict(message) for message in store.prompts(db, "train")[-1].messages])
+    own_prompts.ask(db, ann.id, [dict(message) for message in prompt_store.prompts(db, "train")[-1].messages])
 
 
 def publish(db: Database, ann: Annotator) -> None:
@@ -91,11 +92,11 @@ DONE_BY_PEOPLE: dict[str, Callable[[Database, Annotator], object]] = {
     "order": lambda db, ann: job_store.move(db, 2, up=True),
     "own prompt": ask_own,
     "publication": publish,
-    "feedback": lambda db, ann: store.set_feedback(db, Feedback(mode="ai")),
+    "feedback": lambda db, ann: project_store.set_feedback(db, Feedback(mode="ai")),
     "thinking": lambda db, ann: registry.set_thinking(db, "template"),
     "precision": lambda db, ann: registry.set_precision(db, "bf16", "ann"),
     "rejected": lambda db, ann: registry.reject(db, "tuned", "ann"),
-    "overlap": lambda db, ann: store.set_project(db, replace(store.project(db), overlap=3)),
+    "overlap": lambda db, ann: project_store.set_project(db, replace(project_store.project(db), overlap=3)),
 }
 
 
@@ -140,9 +141,9 @@ NOT_MISSED: dict[str, Callable[[Database, Annotator], object]] = {
     "language": lambda db, ann: access.set_language(db, "ann", "de"),
     "the loop's run": lambda db, ann: job_store.enqueue(db, DPOSpec(), "the loop"),
     "run taken up": take_job,
-    "held-out prompts": lambda db, ann: store.set_setting(db, held_out_sets.SETTING, [1]),
-    "gate's prompts": lambda db, ann: store.set_setting(db, held_out_sets.GATE_SETTING, [1]),
-    "a base's hash": lambda db, ann: store.set_setting(db, push_model.HASHED, {"model.safetensors": "0"}),
+    "held-out prompts": lambda db, ann: setting_store.set_setting(db, held_out_sets.SETTING, [1]),
+    "gate's prompts": lambda db, ann: setting_store.set_setting(db, held_out_sets.GATE_SETTING, [1]),
+    "a base's hash": lambda db, ann: setting_store.set_setting(db, push_model.HASHED, {"model.safetensors": "0"}),
     "a judge's calls": lambda db, ann: judge_store.count_calls(db, judge_store.judges(db)[0], 5),
 }
 
@@ -163,7 +164,7 @@ def test_that_people_are_asked_of_a_candidate_is_copied(db: Database, ann: Annot
         "UPDATE comparison SET candidate_id = ?, against_id = 1, asks = 'nobody' WHERE id = 1", (candidate.id,)
     )
     mark = copy_reasons.state_mark(db)
-    assert store.ask_people_of_candidate(db, candidate.id, 1) == 1
+    assert policy_comparisons.ask_people_of_candidate(db, candidate.id, 1) == 1
     assert copy_reasons.state_mark(db) != mark
 
 

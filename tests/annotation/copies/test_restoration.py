@@ -18,7 +18,6 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from annotation import store
 from annotation.api import AnnotationApi
 from annotation.claims import handing_out, judging
 from annotation.copies import copy_reasons, restoration, safe_copies, targets
@@ -41,6 +40,7 @@ from annotation.jobs import job_table
 from annotation.records import Annotator, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite_utils
+from annotation.store import prompt_store
 from annotation.web import access, invitations
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets
@@ -435,7 +435,7 @@ def test_where_both_sides_have_judgements_nothing_is_chosen_for_people(
 def test_a_program_that_has_only_been_started_has_no_work_to_lose(tmp_path: Path) -> None:
     db = open_database(tmp_path / "fresh")
     registry.ensure_base(db, BASE_NAME)
-    store.add_prompts(db, importing.starter_prompts())
+    prompt_store.add_prompts(db, importing.starter_prompts())
     access.owner_link_token(db)
     access.follow_rules(db, ["ann"])
     assert not safe_copies.has_unsafe_work(db)

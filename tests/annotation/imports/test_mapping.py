@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation import store
 from annotation.imports import conversations, labels
 from annotation.imports.columns import ROLES, propose
 from annotation.imports.labels import UnclearColumn, UnusableRow
 from annotation.imports.mapping import TARGETS, MappedRow, make_plan
 from annotation.imports.sources.raw_rows import SourceRow, Unread
 from annotation.records import UserError
+from annotation.store import prompt_store
 
 
 def user(text: str) -> dict[str, str]:
@@ -635,7 +635,7 @@ def test_a_changed_row_of_a_known_shape_gives_a_record_or_a_reason(name: str, da
 
 def check_storable(found: MappedRow) -> None:
     """What the tables and their readers take for granted."""
-    _, messages = store.fingerprint_of(found.messages)
+    _, messages = prompt_store.fingerprint_of(found.messages)
     turns = [turn["role"] for turn in json.loads(messages) if turn["role"] != "system"]
     assert turns == (["user", "assistant"] * len(turns))[: len(turns)]
     assert turns[-1] == "user"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from annotation import store
 from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.metrics.act_times import PAIRS_AN_ACT, ActTime, RicherAct, act_times, richer_act
 from annotation.records import Kind, now
+from annotation.store import comparison_store, project_store
 from annotation.tabs.act_table import acts_table
 from tests.conftest import make_response, seed_prompts
 
@@ -34,10 +34,10 @@ def judge(db: Database, annotator: int, seconds: float, said: dict[str, Any]) ->
 def judge_all(db: Database, kind: Kind, answers: int, seconds: Sequence[float], said: dict[str, Any]) -> None:
     """As many comparisons of a kind as there are times."""
     plain = {"gold_share": 0.0, "re_ask_share": 0.0, "candidate_share": 0.0}
-    store.set_project(db, replace(store.project(db), kind=kind, answers=answers, **plain))
+    project_store.set_project(db, replace(project_store.project(db), kind=kind, answers=answers, **plain))
     for prompt, taken in zip(seed_prompts(db, len(seconds))[-len(seconds) :], seconds, strict=True):
         texts = [f"{kind} {place}" for place in range(answers)]
-        assert store.add_comparison(db, [make_response(prompt, text) for text in texts], answers) is not None
+        assert comparison_store.add_comparison(db, [make_response(prompt, text) for text in texts], answers) is not None
         judge(db, annotator_of(db), taken, said)
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import store
 from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import FILE_NAME, Database, copy_database, open_database
 from annotation.metrics import quality
 from annotation.metrics.intervals_and_bias import Vote, wilson_interval
 from annotation.records import Annotator, Claim, UserError, now
+from annotation.store import comparison_store, judgement_store, project_store, training_data
 from annotation.tabs import quality as tab
 from annotation.tabs.guard import Context
 from annotation.web import access
@@ -47,7 +47,7 @@ def people(db: Database, *names: str, role: str = "annotator") -> dict[str, int]
 
 
 def set_project(db: Database, **changes: Any) -> None:
-    store.set_project(db, replace(store.project(db), **changes))
+    project_store.set_project(db, replace(project_store.project(db), **changes))
 
 
 def judge(db: Database, annotator_id: int, word: str, **extras: Any) -> Claim:
@@ -69,7 +69,7 @@ def prefer(db: Database, annotator_id: int, position: int, degree: str = "clearl
 
 def frozen(db: Database, **options: Any) -> Frozen:
     """What training would get."""
-    return freeze(current_judgements(db), 512, excluded=store.excluded_annotators(db), **options)
+    return freeze(current_judgements(db), 512, excluded=judgement_store.excluded_annotators(db), **options)
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_two_annotators_by_hand(db: Database) -> None:
     assert figures.policies.placed == ()
     quality.decide_on(db, "bob", True, "Flags everything.", "kim")
     after = quality.report(db)
-    assert after.comparisons == store.new_to_train_on(db, "") == 4, "a flag of somebody left out counts no more"
+    assert after.comparisons == training_data.new_to_train_on(db, "") == 4, "a flag of somebody left out counts no more"
 
 
 def test_an_empty_database_has_no_figures(db: Database) -> None:
@@ -330,7 +330,9 @@ def test_policies_are_placed_by_comparisons_of_their_answers(db: Database) -> No
     registry.add(db, revision="dpo-1", algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="p", sha256="0")
     assert not quality.report(db).policies.placed
     for prompt in seed_prompts(db, 20):
-        store.add_comparison(db, [make_response(prompt, "old answer"), make_response(prompt, "new answer", 2)])
+        comparison_store.add_comparison(
+            db, [make_response(prompt, "old answer"), make_response(prompt, "new answer", 2)]
+        )
     for number in range(20):
         prefer(db, ids["ann"], int(number < 15))
     (best, base) = quality.report(db).policies.placed
@@ -347,7 +349,7 @@ def test_leaving_out_is_recorded_reversible_and_deletes_nothing(db: Database) ->
         prefer(db, ids[name], 0)
     assert len(frozen(db).rows) == 2
     quality.leave_out(db, "Ann", " clicks without reading ", "owner")
-    assert store.excluded_annotators(db) == {"ann": "clicks without reading"}
+    assert judgement_store.excluded_annotators(db) == {"ann": "clicks without reading"}
     assert [row.annotators for row in frozen(db).rows] == [("bob",)]
     assert frozen(db).left_out["excluded"] == 1
     assert db.value("SELECT count(*) FROM judgement") == 2

@@ -7,11 +7,11 @@ from typing import Literal
 
 import pytest
 
-from annotation import store
 from annotation.claims import backlog, changing, choosing, handing_out, judged_counts, judging, own_judgements
 from annotation.database import Database
 from annotation.metrics import quality
 from annotation.records import Annotator, UserError
+from annotation.store import project_store, stock_counts
 from annotation.tabs.comparisons import comparison_card, comparison_table, words
 from annotation.web import access
 from annotation.workbench import annotator_groups, bulk_changes
@@ -105,7 +105,7 @@ def test_what_a_draw_left_to_judges_is_assigned_to_nobody(db: Database, people: 
 def test_a_group_shares_what_is_assigned_up_to_the_number_of_annotators(
     db: Database, people: dict[str, Annotator]
 ) -> None:
-    store.set_project(db, replace(store.project(db), overlap=2))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2))
     ids = seed_comparisons(db, 2)
     for name in ("ann", "bob"):
         annotator_groups.set_groups(db, people[name].id, ("Medics",))
@@ -140,9 +140,9 @@ def test_an_assigned_stock_does_not_keep_the_model_from_writing_for_the_others(
 ) -> None:
     ids = seed_comparisons(db, 3)
     change(db, people["eve"], "assign", ids, "person:ann")
-    assert store.stock_sizes(db, 1)["train"] == 0
+    assert stock_counts.stock_sizes(db, 1)["train"] == 0
     change(db, people["eve"], "release", ids[:1])
-    assert store.stock_sizes(db, 1)["train"] == 1
+    assert stock_counts.stock_sizes(db, 1)["train"] == 1
 
 
 def test_releasing_and_its_undo(db: Database, people: dict[str, Annotator]) -> None:
@@ -268,7 +268,7 @@ def test_nobody_is_asked_about_what_is_withdrawn_and_an_undo_gives_it_back(
     assert judge_all(db, people["ann"]) == ids[3:]
     judging.judge(db, people["bob"].id, held.nonce, act("tie"))  # what was in hand is not lost
     assert statuses(db) == ["withdrawn"] * 3 + ["judged"]
-    assert store.stock_sizes(db, 1)["train"] == 0
+    assert stock_counts.stock_sizes(db, 1)["train"] == 0
     assert bulk_changes.undo(db, made, "eve")[1] == 3
     assert judge_all(db, people["ann"]) == ids[1:3]
 
@@ -370,7 +370,7 @@ def test_gold_and_re_asks_go_on_while_somebody_works_on_what_is_assigned(
     db: Database, people: dict[str, Annotator]
 ) -> None:
     ids = seed_comparisons(db, 30)
-    store.set_project(db, replace(store.project(db), gold_share=0.5))
+    project_store.set_project(db, replace(project_store.project(db), gold_share=0.5))
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id > ?", (ids[19],))
     change(db, people["eve"], "assign", ids[:20], "person:ann")
@@ -433,7 +433,7 @@ def test_what_an_undo_could_not_give_back_is_given_back_by_another(db: Database,
 def test_gold_of_what_was_withdrawn_and_given_back_is_handed_out_once_it_is_no_gold_any_more(
     db: Database, people: dict[str, Annotator]
 ) -> None:
-    store.set_project(db, replace(store.project(db), overlap=2))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2))
     ids = seed_comparisons(db, 2)
     judge_all(db, people["bob"], "left-clearly")
     made = change(db, people["eve"], "withdraw", ids)
@@ -543,10 +543,10 @@ def test_what_was_withdrawn_comes_back_to_whoever_is_asked_by_now(
     db: Database, people: dict[str, Annotator], before: Mode, after: Mode, asks: str,
     chance: float | None, drawn: int | None,
 ) -> None:  # fmt: skip
-    store.set_feedback(db, replace(store.feedback(db), mode=before))
+    project_store.set_feedback(db, replace(project_store.feedback(db), mode=before))
     ids = seed_comparisons(db, 1)
     made = change(db, people["eve"], "withdraw", ids)
-    store.set_feedback(db, replace(store.feedback(db), mode=after))
+    project_store.set_feedback(db, replace(project_store.feedback(db), mode=after))
     assert statuses(db) == ["withdrawn"]
     bulk_changes.undo(db, made, "eve")
     assert db.rows("SELECT state, asks, people_chance, people_drawn FROM comparison") == [

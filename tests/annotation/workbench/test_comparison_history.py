@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from annotation import store
 from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow, FrozenAnswer, PreferenceRow, line_of
 from annotation.metrics import quality
 from annotation.records import UserError, now
+from annotation.store import comparison_store, project_store
 from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card
 from annotation.tabs.comparisons.comparison_table import ListPlace
 from annotation.web import access
@@ -34,7 +34,9 @@ def lived(db: Database) -> int:
     """A comparison that was judged, changed, taken back, judged again, settled, assigned and withdrawn."""
     ann = access.add_account(db, "ann", "admin", "long enough words")
     prompt = seed_prompts(db, 1)[0]
-    comparison = store.add_comparison(db, [make_response(prompt, EVIL), make_response(prompt, "plain")], chance=0.25)
+    comparison = comparison_store.add_comparison(
+        db, [make_response(prompt, EVIL), make_response(prompt, "plain")], chance=0.25
+    )
     assert comparison is not None
     claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
@@ -107,7 +109,7 @@ def test_who_is_asked_now_is_who_can_get_it(db: Database) -> None:
     assigned = BulkRequest("assign", ComparisonFilter(ids=(waiting,)), "person:bob")
     bulk_changes.make(db, assigned, ann, 1)
     assert asked_now(waiting) == "bob"
-    store.set_project(db, replace(store.project(db), overlap=2))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2))
     assert asked_now(judged) == "people"
 
 
@@ -179,7 +181,7 @@ def test_statistics_are_of_what_is_filtered(db: Database) -> None:
 
 def test_ones_own_agreement_is_with_others_on_opinions_alone(db: Database) -> None:
     """And on the first ones, ten at a time: who judges anew to match others finds out nothing and gains nothing."""
-    store.set_project(db, replace(store.project(db), overlap=2))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2))
     people = [access.add_account(db, name, "annotator", "long enough words") for name in ("ann", "bob")]
     seed_comparisons(db, 12)
     for annotator in people:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from annotation import store
 from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.records import Feedback
+from annotation.store import project_store
 from annotation.web import access
 from rlhf.data import label_noise, snapshots
 from rlhf.data.label_noise import NoiseEvidence
@@ -53,7 +53,7 @@ def test_what_people_judged_because_a_judge_could_not_tells_nothing_of_the_label
     ann = access.add_account(db, "ann", "annotator", "a long enough password")
 
     def label(count: int, audit_share: float, both: tuple[Choice, Choice]) -> None:
-        store.set_feedback(db, Feedback("mixed", audit_share))
+        project_store.set_feedback(db, Feedback("mixed", audit_share))
         seed_comparisons(db, count)
         for waiting in judge_store.to_judge(db, judge, "open", count):
             for pair, choice in zip(waiting.missing, both, strict=True):

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from annotation import store
 from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics.evidence import DecidedOutcome
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
+from annotation.store import answer_changes, comparison_store, policy_comparisons, project_store, prompt_store
 from annotation.tabs.guard import Context
 from annotation.translation import Language, speaking
 from annotation.web import access
@@ -81,9 +81,9 @@ def make_candidate(
     for prompt in seed_prompts(db, number, "held-out")[-number:]:
         for model_id in (1, made.id):
             text = f"policy {model_id} answers {prompt.text}"
-            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
-    store.compare_policies(db, made.id, registry.serving(db).id, share=share)
-    store.set_project(db, replace(store.project(db), candidate_share=0.5))
+            comparison_store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
+    policy_comparisons.compare_policies(db, made.id, registry.serving(db).id, share=share)
+    project_store.set_project(db, replace(project_store.project(db), candidate_share=0.5))
     return made
 
 
@@ -260,9 +260,11 @@ def test_a_judge_decides_only_when_it_may_and_agrees_with_people(db: Database, d
 def agreeing_people(db: Database, judge: judge_store.Judge, count: int) -> None:
     """Comparisons on which a person and the judge say the same."""
     bob = access.add_account(db, "bob", "annotator", "bob's password")
-    store.set_project(db, replace(store.project(db), candidate_share=0.0))
+    project_store.set_project(db, replace(project_store.project(db), candidate_share=0.0))
     for prompt in seed_prompts(db, count)[-count:]:
-        made = store.add_comparison(db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")])
+        made = comparison_store.add_comparison(
+            db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")]
+        )
         claim = handing_out.claim_next(db, bob.id)
         assert claim is not None
         assert claim.comparison_id == made
@@ -287,7 +289,7 @@ def test_the_held_out_set_stays_what_it_was_until_a_new_version_is_made(db: Data
     assert (first.version, first.prompts, second.version, second.prompts) == (1, 3, 2, 7)
     assert held_out_sets.renew(db, data_dir, 8) == second == held_out_sets.current(db, data_dir, 5)
     assert [prompt.id for prompt in held_out_sets.prompts_of(data_dir, first.sha256)] == [
-        prompt.id for prompt in store.prompts(db, "held-out")[:3]
+        prompt.id for prompt in prompt_store.prompts(db, "held-out")[:3]
     ]
     path = data_dir / "snapshots" / f"{first.sha256}.jsonl"
     path.write_text(path.read_text() + "\n")
@@ -303,7 +305,7 @@ def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_linea
     from rlhf.data.snapshots import demonstrations, store_snapshot
 
     shown = next(row for row in read_example("medical-answers") if row.split == "train")
-    store.add_prompts(db, [Prompt(shown.messages, "held-out", "import")])
+    prompt_store.add_prompts(db, [Prompt(shown.messages, "held-out", "import")])
     seed_prompts(db, 1, "held-out")
     prompts = held_out_sets.prompts_of(data_dir, held_out_sets.current(db, data_dir, 10).sha256)
     snapshot = store_snapshot(db, data_dir, demonstrations(db, "example:medical-answers"))
@@ -545,8 +547,8 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
     for prompt in prompts:
         for model_id in (1, made.id):
             text = f"policy {model_id} answers {prompt.text}"
-            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
-    store.compare_policies(db, made.id, 1)
+            comparison_store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
+    policy_comparisons.compare_policies(db, made.id, 1)
     db.connection.execute(drawn, (made.id,))
     finish_job(db, job_id)
     people_say(db, 12, "candidate")
@@ -688,7 +690,7 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     )
     other = judge_store.add(db, "other", "local", {"model": "base"}, "owner")
     (prompt,) = seed_prompts(db, 1)
-    labelled = store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
+    labelled = comparison_store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
     with db.transaction():
         db.insert(
             "judgement",
@@ -724,7 +726,8 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
 def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw(
     db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("annotation.store.secrets.SystemRandom", lambda: Random(3))  # enough of both are drawn
+    # Enough of both are drawn.
+    monkeypatch.setattr("annotation.store.policy_comparisons.secrets.SystemRandom", lambda: Random(3))
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     made = make_candidate(db, data_dir, number=40, share=0.4)
     judge_says(db, judge, made)
@@ -761,7 +764,7 @@ def test_what_answers_show_without_anybody_changes_no_bet_that_was_made_before_t
     db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same answers tie for every judge; were they taken as said from the start, a later check would change bets."""
-    monkeypatch.setattr("annotation.store.secrets.SystemRandom", lambda: Random(3))
+    monkeypatch.setattr("annotation.store.policy_comparisons.secrets.SystemRandom", lambda: Random(3))
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     made = make_candidate(db, data_dir, number=40, share=0.4)
     judge_says(db, judge, made)
@@ -771,8 +774,8 @@ def test_what_answers_show_without_anybody_changes_no_bet_that_was_made_before_t
     for prompt in seed_prompts(db, 30, "held-out")[-30:]:
         for model_id in (1, made.id):
             text = "The same." if prompt.id % 2 else f"policy {model_id} answers {prompt.text}"
-            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
-    store.compare_policies(db, made.id, 1, share=0.4)
+            comparison_store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
+    policy_comparisons.compare_policies(db, made.id, 1, share=0.4)
     finish_check(db, data_dir, made, "j")
     assert corrected_by_judges(gate_decisions.findings(db, made)) == before
     # Nor does the first word of a judge that is asked later.
@@ -803,13 +806,13 @@ def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, 
     assert (before.n, now.n) == (30, 35)
     # Nor what somebody says later of comparisons that are older than the candidate.
     (prompt,) = seed_prompts(db, 1)[-1:]
-    store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
-    bob, project = access.find(db, "bob"), store.project(db)
+    comparison_store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
+    bob, project = access.find(db, "bob"), project_store.project(db)
     assert bob is not None
-    store.set_project(db, replace(project, overlap=2))
+    project_store.set_project(db, replace(project, overlap=2))
     ann = access.find(db, "ann")
     assert ann is not None
-    store.set_project(db, replace(project, overlap=2, candidate_share=0.0))
+    project_store.set_project(db, replace(project, overlap=2, candidate_share=0.0))
     claim = handing_out.claim_next(db, ann["id"])
     assert claim is not None
     judging.judge(db, ann["id"], claim.nonce, act("tie"))
@@ -1433,7 +1436,9 @@ def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Data
 
     def judge(count: int) -> None:
         for prompt in seed_prompts(db, count)[-count:]:
-            store.add_comparison(db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")])
+            comparison_store.add_comparison(
+                db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")]
+            )
             claim = handing_out.claim_next(db, ann.id)
             assert claim is not None
             judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
@@ -1505,7 +1510,7 @@ def test_what_comes_after_a_change_counts_though_the_clock_was_set_back(
 ) -> None:
     made = make_candidate(db, data_dir, checked=True)
     with monkeypatch.context() as ahead:
-        ahead.setattr(store, "now", lambda: "2999-01-01")
+        ahead.setattr(answer_changes, "now", lambda: "2999-01-01")
         registry.set_thinking(db, "template")
     assert gate_decisions.findings(db, made).prompts is None
     finish_check(db, data_dir, made)
@@ -1539,7 +1544,10 @@ def test_whether_a_base_thinks_withdraws_what_was_answered_otherwise(db: Databas
     asked = {row["id"]: row["asks"] for row in db.rows("SELECT id, asks FROM comparison WHERE taken = 0")}
     assert (asked.pop(imported), asked[policies_own], set(asked.values())) == ("people", "nobody", {"nobody"})
     # Nobody takes them up again who has people compare what was left to judges, and what was said stays said.
-    assert (store.ask_people_of_candidate(db, made.id, 1), judge_store.open_to_people(db, made.id, 1)) == (0, 0)
+    assert (policy_comparisons.ask_people_of_candidate(db, made.id, 1), judge_store.open_to_people(db, made.id, 1)) == (
+        0,
+        0,
+    )
     assert win_rates.could_be_asked(db, made, registry.by_revision(db, "base")) == 0
     assert db.value("SELECT count(*) FROM current_judgement") == 1
 

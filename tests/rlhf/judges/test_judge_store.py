@@ -10,13 +10,21 @@ from typing import Any
 
 import pytest
 
-from annotation import store
-from annotation.claims import backlog, changing, handing_out, judging
+from annotation.claims import backlog, changing, handing_out, judging, own_prompts
 from annotation.database import Database, Params
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics import quality
 from annotation.metrics.aggregation import people_first
 from annotation.records import Annotator, Feedback, UserError
+from annotation.store import (
+    comparison_store,
+    data_sources,
+    judgement_store,
+    policy_comparisons,
+    project_store,
+    stock_counts,
+    training_data,
+)
 from annotation.web import access
 from annotation.workbench import annotator_groups, bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest
@@ -98,7 +106,7 @@ def asks(db: Database, comparison_id: int) -> tuple[str, str | None]:
 def test_a_judge_is_an_annotator_who_can_not_sign_in_and_whose_name_is_its_own(db: Database) -> None:
     (judge,) = panel(db, "  careful   judge ")
     assert judge.name == "careful judge"
-    assert {"name": "careful judge", "kind": "ai", "id": judge.id} in store.annotators(db)
+    assert {"name": "careful judge", "kind": "ai", "id": judge.id} in data_sources.annotators(db)
     assert "careful judge" not in [account.name for account in access.accounts(db)]
     for name, expected in (
         ("Careful Judge", "already"),
@@ -171,7 +179,7 @@ def test_a_rubric_is_a_new_version_only_when_it_says_something_else(db: Database
 
 # ------------------------------------------------------------------------------------------------------------- verdicts
 def test_both_orders_make_one_judgement_and_a_resumed_job_makes_no_second(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)})
@@ -195,13 +203,13 @@ def test_whether_any_comparison_waits_for_a_judge_is_whether_it_would_get_one(db
 
     (for_people,) = seed_comparisons(db, 1)
     assert waits() == [False, False], "people are asked"
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     assert waits() == [True, True]
     assert say(db, early, for_people, FIRST_BETTER)
     assert waits() == [False, True]
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
     assert waits() == [False, True], "a label is bought once"
-    store.set_feedback(db, Feedback("people"))
+    project_store.set_feedback(db, Feedback("people"))
     claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
     judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
@@ -212,7 +220,7 @@ def test_whether_any_comparison_waits_for_a_judge_is_whether_it_would_get_one(db
 
 def test_both_orders_go_by_one_version_of_the_rubric(db: Database) -> None:
     """One order was asked before a change: it is asked again, and no late verdict by the old rubric comes between."""
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)})
@@ -356,7 +364,7 @@ def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:
 
 
 def test_what_made_room_for_another_verdict_keeps_its_text_and_its_cost(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     old, new = (
@@ -416,7 +424,7 @@ def fail(db: Database, judge: Judge, comparison: int, times: int, reason: str = 
 def test_a_comparison_on_which_a_judge_fails_in_three_jobs_is_waited_for_no_more(
     db: Database, mode: Any, expected: tuple[str, str]
 ) -> None:
-    store.set_feedback(db, Feedback(mode=mode, audit_share=0.0))
+    project_store.set_feedback(db, Feedback(mode=mode, audit_share=0.0))
     (judge,) = panel(db, "j")
     stuck, other = seed_comparisons(db, 2)
     fail(db, judge, stuck, 2)
@@ -428,7 +436,7 @@ def test_a_comparison_on_which_a_judge_fails_in_three_jobs_is_waited_for_no_more
 
 def test_a_judge_that_never_gave_a_verdict_fails_by_itself(db: Database) -> None:
     """Say one whose model is the wrong one: what it can't judge stays for a judge that can."""
-    store.set_feedback(db, Feedback(mode="ai"))
+    project_store.set_feedback(db, Feedback(mode="ai"))
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     for _ in range(5):
@@ -439,7 +447,7 @@ def test_a_judge_that_never_gave_a_verdict_fails_by_itself(db: Database) -> None
 
 
 def test_another_judges_word_decides_it_where_people_are_not_asked(db: Database) -> None:
-    store.set_feedback(db, Feedback(mode="ai"))
+    project_store.set_feedback(db, Feedback(mode="ai"))
     one, two = panel(db, "one", "two")
     (comparison,) = seed_comparisons(db, 1)
     fail(db, two, comparison, 3)
@@ -449,7 +457,7 @@ def test_another_judges_word_decides_it_where_people_are_not_asked(db: Database)
 
 
 def test_a_refusal_is_the_comparisons_fault_only_where_the_service_answered_others(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     refused, *fine = seed_comparisons(db, 4)
     fail(db, judge, refused, 3, "refused")
@@ -471,7 +479,7 @@ def test_a_refusal_is_the_comparisons_fault_only_where_the_service_answered_othe
 
 
 def test_a_flip_is_a_tie_and_gives_no_pair_to_train_on(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     say(db, judge, comparison, FLIPPED)
@@ -480,10 +488,10 @@ def test_a_flip_is_a_tie_and_gives_no_pair_to_train_on(db: Database) -> None:
 
 
 def test_a_comparison_of_three_is_ranked_by_all_its_pairs_in_both_orders(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     prompt = seed_prompts(db, 1)[0]
-    made = store.add_comparison(db, [make_response(prompt, text) for text in ("one", "two", "three")], 3)
+    made = comparison_store.add_comparison(db, [make_response(prompt, text) for text in ("one", "two", "three")], 3)
     assert made is not None
     order = (2, 0, 1)  # the third is best, then the first
     better = {
@@ -531,7 +539,7 @@ def test_sureness_is_that_of_both_orders_together() -> None:
 def test_people_get_what_judges_can_not_label(
     db: Database, ann: Annotator, first: Said_of, second: Said_of, expected: tuple[str, str | None]
 ) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     one, two = panel(db, "one", "two")
     (comparison,) = seed_comparisons(db, 1)
     assert asks(db, comparison) == ("judges", None)
@@ -545,7 +553,7 @@ def test_people_get_what_judges_can_not_label(
 
 def test_people_are_asked_about_a_share_of_what_judges_label(db: Database) -> None:
     (judge,) = panel(db, "j")
-    store.set_feedback(db, Feedback(mode="mixed", audit_share=0.25))
+    project_store.set_feedback(db, Feedback(mode="mixed", audit_share=0.25))
     made = seed_comparisons(db, 200)
     for comparison in made:
         say(db, judge, comparison, FIRST_BETTER)
@@ -556,7 +564,7 @@ def test_people_are_asked_about_a_share_of_what_judges_label(db: Database) -> No
     assert [row["id"] for row in rows if row["people_drawn"]] == audited
     (flipped,) = seed_comparisons(db, 1)
     say(db, judge, flipped, FLIPPED)
-    store.set_feedback(db, Feedback(mode="ai", audit_share=0.25))
+    project_store.set_feedback(db, Feedback(mode="ai", audit_share=0.25))
     (labelled,) = seed_comparisons(db, 1)
     say(db, judge, labelled, FIRST_BETTER)
     rows = db.rows("SELECT people_chance, people_drawn FROM comparison WHERE id IN (?, ?)", (flipped, labelled))
@@ -566,26 +574,26 @@ def test_people_are_asked_about_a_share_of_what_judges_label(db: Database) -> No
 def test_with_judges_only_people_are_asked_nothing_and_back_again_everything(db: Database, ann: Annotator) -> None:
     (judge,) = panel(db, "j")
     before = seed_comparisons(db, 2)
-    store.set_feedback(db, Feedback(mode="ai"))
+    project_store.set_feedback(db, Feedback(mode="ai"))
     after = seed_comparisons(db, 1)
     assert [asks(db, comparison)[0] for comparison in (*before, *after)] == ["judges"] * 3
     assert handing_out.claim_next(db, ann.id) is None
     say(db, judge, before[0], FLIPPED)
     assert asks(db, before[0]) == ("nobody", None)
-    assert sum(store.stock_sizes(db, 1).values()) == 2, "what judges have labelled makes room for new ones"
-    store.set_feedback(db, Feedback(mode="people"))
+    assert sum(stock_counts.stock_sizes(db, 1).values()) == 2, "what judges have labelled makes room for new ones"
+    project_store.set_feedback(db, Feedback(mode="people"))
     claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
     assert claim.comparison_id == before[1]
 
 
 def test_a_prompt_of_an_annotators_own_is_always_theirs(db: Database, ann: Annotator) -> None:
-    store.set_feedback(db, Feedback(mode="ai"))
-    assert asks(db, store.ask(db, ann.id, [{"role": "user", "content": "Mine?"}])) == ("people", None)
+    project_store.set_feedback(db, Feedback(mode="ai"))
+    assert asks(db, own_prompts.ask(db, ann.id, [{"role": "user", "content": "Mine?"}])) == ("people", None)
 
 
 def test_a_judge_that_is_put_aside_is_waited_for_no_more(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     one, _ = panel(db, "one", "two")
     (comparison,) = seed_comparisons(db, 1)
     say(db, one, comparison, FIRST_BETTER)
@@ -615,11 +623,11 @@ def duel(db: Database, texts: Sequence[tuple[str, str]]) -> int:
         connection["model"].insert(
             {"id": 2, "revision": "dpo-1", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
-    store.set_project(db, replace(store.project(db), candidate_share=0.2))
+    project_store.set_project(db, replace(project_store.project(db), candidate_share=0.2))
     for prompt, pair in zip(seed_prompts(db, len(texts), "held-out"), texts, strict=True):
         for model_id, text in zip((2, 1), pair, strict=True):
-            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
-    return store.compare_policies(db, 2, 1)
+            comparison_store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
+    return policy_comparisons.compare_policies(db, 2, 1)
 
 
 def test_people_compare_a_candidate_blind_and_the_outcome_is_seen_from_its_side(db: Database, ann: Annotator) -> None:
@@ -711,9 +719,9 @@ def test_nobody_else_is_given_what_is_skipped_for_good(
     assert [handing_out.claim_next(db, one.id) for one in (ann, bob, eve)] == [None] * 3
     for whom in ("group:team", "person:eve"):
         assert bulk_changes.plan(db, replace(asked, whom=whom), eve).changed == 0
-    store.withdraw_candidate(db, 2)
+    policy_comparisons.withdraw_candidate(db, 2)
     policies = [registry.by_revision(db, revision) for revision in ("dpo-1", "base")]
-    assert win_rates.could_be_asked(db, *policies) == store.ask_people_of_candidate(db, 2, 1) == 0
+    assert win_rates.could_be_asked(db, *policies) == policy_comparisons.ask_people_of_candidate(db, 2, 1) == 0
     db.connection.execute("UPDATE comparison SET asks = 'people'")
     changing.undo(db, ann.id, "")
     with db.transaction() as connection:
@@ -796,8 +804,10 @@ def test_what_was_left_to_judges_was_so_from_when_its_check_was_made(db: Databas
     said = judging.judge(db, ann.id, claim.nonce, act("tie"))
     for prompt in seed_prompts(db, 2, "held-out")[-2:]:
         for model_id in (2, 1):
-            store.add_response(db, make_response(prompt, f"{model_id} later", model_id, seed=prompt.id), "check")
-    store.compare_policies(db, 2, 1)
+            comparison_store.add_response(
+                db, make_response(prompt, f"{model_id} later", model_id, seed=prompt.id), "check"
+            )
+    policy_comparisons.compare_policies(db, 2, 1)
     db.connection.execute("UPDATE comparison SET people_chance = 0.5, people_drawn = 0")
     assert [one.since for one in judge_store.left_to_judges(db, 2, 1)] == [0, 0, said, said]
 
@@ -834,7 +844,7 @@ def test_judges_are_measured_on_what_is_withdrawn_but_asked_of_no_withdrawn_cand
     bulk_changes.make(db, asked, ann, 1)
     duel(db, [("new", "old")])
     assert len(judge_store.to_judge(db, judge, "candidate", 10, 2)) == 1
-    store.withdraw_open(db)
+    policy_comparisons.withdraw_open(db)
     assert judge_store.to_judge(db, judge, "candidate", 10, 2) == []
     assert [one.id for one in judge_store.to_judge(db, judge, "judged", 10)] == [judged]
 
@@ -863,7 +873,7 @@ def test_a_candidate_takes_its_share_of_what_annotators_see(db: Database, ann: A
 
 
 def test_the_ranking_is_stored_as_json_by_position(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     say(db, judge, comparison, SECOND_BETTER)
@@ -913,34 +923,36 @@ def test_only_what_a_training_could_learn_from_counts_towards_the_next(db: Datab
             judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
         assert judge_store.judge_comparison(db, judge, comparison)
     seed_comparisons(db, 1, "held-out")
-    assert store.new_to_train_on(db, "") == 0
-    store.set_project(db, replace(store.project(db), candidate_share=0.0))
+    assert training_data.new_to_train_on(db, "") == 0
+    project_store.set_project(db, replace(project_store.project(db), candidate_share=0.0))
     (by_person,) = seed_comparisons(db, 1)
     while (claim := handing_out.claim_next(db, ann.id)) is not None:
         judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
-    assert store.new_to_train_on(db, "") == 1
+    assert training_data.new_to_train_on(db, "") == 1
     say(db, judge, by_person, FIRST_BETTER, "judged")
-    store.set_feedback(db, MIXED)
-    assert store.new_to_train_on(db, "") == 1, "a judge's word beside a person's is no second one"
+    project_store.set_feedback(db, MIXED)
+    assert training_data.new_to_train_on(db, "") == 1, "a judge's word beside a person's is no second one"
     (by_judge,) = seed_comparisons(db, 1)
     say(db, judge, by_judge, FIRST_BETTER)
-    assert store.new_to_train_on(db, "") == 2
-    store.set_feedback(db, Feedback(mode="people"))
-    assert store.new_to_train_on(db, "") == 1
+    assert training_data.new_to_train_on(db, "") == 2
+    project_store.set_feedback(db, Feedback(mode="people"))
+    assert training_data.new_to_train_on(db, "") == 1
 
 
 def test_what_is_left_out_of_training_does_not_count_towards_the_next_training(db: Database, ann: Annotator) -> None:
     made = seed_comparisons(db, 3)
     while (claim := handing_out.claim_next(db, ann.id)) is not None:
         judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
-    assert store.new_to_train_on(db, "") == 3
+    assert training_data.new_to_train_on(db, "") == 3
     quality.decide_on(db, "ann", True, "guesses", "owner")
-    assert store.new_to_train_on(db, "") == 0
+    assert training_data.new_to_train_on(db, "") == 0
     quality.decide_on(db, "ann", False, "", "owner")
     db.connection.execute("DROP TRIGGER judgement_no_update")
     db.connection.execute("UPDATE judgement SET flag = 'harmful' WHERE comparison_id = ?", (made[0],))
     db.connection.execute("UPDATE judgement SET early = 1 WHERE comparison_id = ?", (made[1],))
-    assert store.new_to_train_on(db, "") == 1, "what is flagged, or was judged before its answers ended, is left out"
+    assert training_data.new_to_train_on(db, "") == 1, (
+        "what is flagged, or was judged before its answers ended, is left out"
+    )
 
 
 def test_where_people_have_judged_a_judge_does_not_vote(db: Database, ann: Annotator) -> None:
@@ -951,21 +963,21 @@ def test_where_people_have_judged_a_judge_does_not_vote(db: Database, ann: Annot
     left = "left-much" if claim.shown_order[0] == 0 else "right-much"
     judging.judge(db, ann.id, claim.nonce, act(left))
     say(db, judge, comparison, SECOND_BETTER, "judged")
-    (group,) = store.judged_comparisons(db)
+    (group,) = judgement_store.judged_comparisons(db)
     counted, reasons = people_first(group)
     assert ([one.annotator for one in counted], reasons) == (["ann"], ["judge"])
-    frozen = PreferenceRows(store.judged_comparisons(db), 512)
+    frozen = PreferenceRows(judgement_store.judged_comparisons(db), 512)
     (row,) = list(frozen)
     assert (row.annotators, frozen.left_out) == (("ann",), {"judge": 1})
 
 
 def test_a_change_back_to_people_hands_over_what_one_of_two_judges_has_judged(db: Database, ann: Annotator) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     one, _ = panel(db, "one", "two")
     (comparison,) = seed_comparisons(db, 1)
     say(db, one, comparison, FIRST_BETTER)
     assert handing_out.claim_next(db, ann.id) is None
-    store.set_feedback(db, Feedback(mode="people"))
+    project_store.set_feedback(db, Feedback(mode="people"))
     assert handing_out.claim_next(db, ann.id) is not None
 
 

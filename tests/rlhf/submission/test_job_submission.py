@@ -10,13 +10,13 @@ from statistics import fmean
 
 import pytest
 
-from annotation import store
 from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PreferenceRow
 from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.records import Annotator, UserError
+from annotation.store import comparison_store, project_store, setting_store
 from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -132,12 +132,12 @@ def exclude(db: Database, name: str, excluded: bool) -> None:
 def test_a_ranking_of_three_is_frozen_as_its_pairs_together(db: Database, data_dir: Path, judge: Judge) -> None:
     """1 > 2 > 3 is three pairs; with the best two tied it is two and a tie."""
     judge(MIN_PAIRS)
-    store.set_project(db, replace(store.project(db), kind="rank", answers=3))
+    project_store.set_project(db, replace(project_store.project(db), kind="rank", answers=3))
     annotator = db.value("SELECT id FROM annotator WHERE name = 'ann'")
     for number, ranks in enumerate(([1, 2, 3], [1, 1, 2])):
         prompt = seed_prompts(db, 1)[-1]
         texts = [f"{word} answer {number}" for word in ("short", "a longer", "the longest of all the")]
-        assert store.add_comparison(db, [make_response(prompt, text) for text in texts], 3) is not None
+        assert comparison_store.add_comparison(db, [make_response(prompt, text) for text in texts], 3) is not None
         claim = handing_out.claim_next(db, annotator)
         assert claim is not None
         judging.judge(db, annotator, claim.nonce, {"outcome": "ranked", "ranks": ranks})
@@ -153,7 +153,7 @@ def test_what_overlap_tells_of_the_annotators_goes_into_the_frozen_pairs(db: Dat
     people = {name: access.add_account(db, name, "annotator", f"{name}'s password") for name in ("ann", "bob", "eve")}
 
     def judge_all(count: int, names: Sequence[str]) -> None:
-        store.set_project(db, replace(store.project(db), overlap=len(names)))
+        project_store.set_project(db, replace(project_store.project(db), overlap=len(names)))
         seed_comparisons(db, count)
         for name, _ in itertools.product(names, range(count)):
             claim = handing_out.claim_next(db, people[name].id)
@@ -187,7 +187,7 @@ def test_what_is_only_assumed_of_the_annotators_is_no_estimate(db: Database, dat
     people = {name: access.add_account(db, name, "annotator", f"{name}'s password").id for name in ("ann", "bob")}
 
     def judge_all(count: int, names: Sequence[str]) -> None:
-        store.set_project(db, replace(store.project(db), overlap=len(names)))
+        project_store.set_project(db, replace(project_store.project(db), overlap=len(names)))
         seed_comparisons(db, count)
         for name, _ in itertools.product(names, range(count)):
             claim = handing_out.claim_next(db, people[name])
@@ -337,7 +337,7 @@ def test_a_training_that_wants_no_check_or_was_rejected_gets_none(db: Database, 
 def test_automatic_training_begins_after_every_so_many_new_judgements(
     db: Database, data_dir: Path, judge: Judge
 ) -> None:
-    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    setting_store.set_setting(db, "auto_train", {"on": True, "every": 10})
     judge(9)
     assert advance(db, data_dir) is None
     judge(1)
@@ -356,7 +356,7 @@ def test_automatic_training_begins_after_every_so_many_new_judgements(
 def test_automatic_training_does_not_repeat_a_training_that_failed_on_the_same_judgements(
     db: Database, data_dir: Path, judge: Judge
 ) -> None:
-    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    setting_store.set_setting(db, "auto_train", {"on": True, "every": 10})
     judge(10)
     first = advance(db, data_dir)
     assert first is not None
@@ -427,7 +427,7 @@ def test_what_is_left_at_its_default_is_as_in_the_adapter_that_is_continued(
 def test_automatic_training_goes_on_from_what_serves_in_its_own_shape(
     db: Database, data_dir: Path, judge: Judge, made: SFTSpec, form: PolicyForm
 ) -> None:
-    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    setting_store.set_setting(db, "auto_train", {"on": True, "every": 10})
     revision = finish_training(db, job_store.enqueue(db, replace(made, parent="base"), "ann"), form=form)
     judge(10)
     job_id = advance(db, data_dir)
@@ -439,7 +439,7 @@ def test_automatic_training_goes_on_from_what_serves_in_its_own_shape(
 
 
 def test_automatic_training_lays_a_new_adapter_on_whole_weights(db: Database, data_dir: Path, judge: Judge) -> None:
-    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    setting_store.set_setting(db, "auto_train", {"on": True, "every": 10})
     finish_training(db, job_store.enqueue(db, SFTSpec(method="full"), "ann"), form="full")
     judge(10)
     job_id = advance(db, data_dir)
@@ -450,7 +450,7 @@ def test_automatic_training_lays_a_new_adapter_on_whole_weights(db: Database, da
 def test_automatic_training_that_is_refused_starts_nothing_and_goes_on_when_it_can(
     db: Database, data_dir: Path, judge: Judge
 ) -> None:
-    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    setting_store.set_setting(db, "auto_train", {"on": True, "every": 10})
     finish_training(db, job_store.enqueue(db, SFTSpec(method="lora", lora_init="pissa"), "ann"))
     judge(10)
     assert advance(db, data_dir) is None
@@ -460,7 +460,7 @@ def test_automatic_training_that_is_refused_starts_nothing_and_goes_on_when_it_c
 
 
 def test_automatic_training_waits_when_too_few_judgements_are_pairs(db: Database, data_dir: Path, judge: Judge) -> None:
-    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    setting_store.set_setting(db, "auto_train", {"on": True, "every": 10})
     judge(12, "tie")
     assert advance(db, data_dir) is None
     judge(MIN_PAIRS)

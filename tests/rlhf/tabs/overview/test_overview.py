@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from annotation import store
-from annotation.claims import backlog, handing_out, judged_counts, judging
+from annotation.claims import backlog, handing_out, judged_counts, judging, own_prompts
 from annotation.claims.backlog import Waiting
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics.act_times import RicherAct
 from annotation.records import Annotator, Feedback, Project, now
+from annotation.store import comparison_store, project_store
 from annotation.tabs import project
 from annotation.tabs.guard import Context
 from annotation.web.middleware import ANNOTATOR_KEY
@@ -195,11 +195,11 @@ def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Contex
     job_store.enqueue(context.db, AnsweringSpec(), "the program")
     strip = standing.strip_of(context.db, OWNER)["html"]
     assert "<span>The next answers are on their way</span>" in strip
-    store.set_feedback(context.db, Feedback(mode="ai"))
+    project_store.set_feedback(context.db, Feedback(mode="ai"))
     assert "The next answers are on their way" not in standing.strip_of(context.db, OWNER)["html"], (
         "those are for the judges"
     )
-    store.set_feedback(context.db, Feedback())
+    project_store.set_feedback(context.db, Feedback())
     with context.db.transaction() as connection:
         connection.execute("UPDATE prompt SET split = 'held-out'")
     assert "The next answers are on their way" not in standing.strip_of(context.db, OWNER)["html"], "there will be none"
@@ -264,13 +264,13 @@ def test_what_was_judged_today_counts_for_today_whenever_it_was_handed_out(conte
 def test_the_strip_counts_what_its_reader_would_be_given(context: Context) -> None:
     """Neither what they judged or is assigned to others, nor what others asked, are to decide or have skipped."""
     db, ann = context.db, 2
-    store.set_project(db, replace(store.project(db), overlap=2, candidate_share=0.0))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2, candidate_share=0.0))
     made = seed_comparisons(db, 4)
     while (claim := handing_out.claim_next(db, OWNER)) is not None and claim.comparison_id != made[-1]:
         judging.judge(db, OWNER, claim.nonce, act("tie"))
     (prompt,) = seed_prompts(db, 1)[-1:]
-    asked = store.ask(db, ann, list(prompt.messages))
-    store.begin_answers(db, [make_response(prompt, f"Way {seed}", seed=seed) for seed in range(2)], asked)
+    asked = own_prompts.ask(db, ann, list(prompt.messages))
+    comparison_store.begin_answers(db, [make_response(prompt, f"Way {seed}", seed=seed) for seed in range(2)], asked)
     assert backlog.waiting_for(db, OWNER).count == 1, "what is in hand"
     assert "Judge: 1 comparison waits for you" in standing.strip_of(db, OWNER)["html"]
     assert backlog.waiting_for(db, ann).count == len(judged_in_turn(db, ann))
@@ -441,7 +441,7 @@ def test_every_candidate_is_named_that_nobody_has_decided_on_with_what_it_waits_
 
 def test_the_overview_draws_how_those_did_that_were_decided_on(context: Context) -> None:
     """Each against what served then."""
-    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
+    project_store.set_project(context.db, replace(project_store.project(context.db), candidate_share=0.5))
     for _candidate in range(2):
         policy = make_candidate(context)
         check_candidate(context, policy)
