@@ -124,7 +124,7 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
     try:
         plan = mapping.make_plan(rows, order.target, order.columns, order.verdict, order.good_from)
         proposed, target = dict(plan.columns), plan.target
-        read = plan.reader
+        read = mapping.reader_of(plan)
         records = [read_or_reason(read, row) for row in rows]
         notes = tuple(notes_on(source, plan, rows))
     except UserError as error:
@@ -277,7 +277,7 @@ def read_rows(
     source: ImportSource, order: ImportRequest, plan: ImportPlan, staging: Staging, met: ColumnUsage, progress: Progress
 ) -> None:
     """Read every row into the scratch file."""
-    read = plan.reader
+    read = mapping.reader_of(plan)
     reported = time.monotonic()
     with explain_disk_errors(staging.path):
         for row in rows_of(source, order):

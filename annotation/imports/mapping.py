@@ -137,24 +137,6 @@ class ImportPlan:
     """Whether a person has said that no column has the prompt, so that answers begin with it."""
 
     @property
-    def reader(self) -> RowReader:
-        """A function that makes a record of a row's values, or raises UnusableRow.
-
-        It raises UnclearColumn where the rows that it has read so far can't mean what the plan takes them for.
-        """
-        form, used = form_of(self), self.used
-        read = FORMS[form](self)
-
-        def of(values: Mapping[str, Any]) -> MappedRow:
-            values = with_paths(values, self.paths) if self.paths else values
-            record = without_pictures(with_chances(read(values), values, self), values)
-            for column in used if form in LEARNED_FORMS else ():
-                refuse_unlearned(values.get(column), column)
-            return remarked(record, _(THOUGHTS_LEFT)) if any(has_thoughts(values.get(one)) for one in used) else record
-
-        return of
-
-    @property
     def used(self) -> list[str]:
         """The columns that something is made of."""
         roles = ROLES_OF_FORMS[form_of(self)]
@@ -195,7 +177,7 @@ def make_plan(
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
     try:
-        read = plan.reader
+        read = reader_of(plan)
         if not said.get("a") or not said.get("b"):
             refuse_third_answer(plan, rows)
     except UnclearColumn:
@@ -780,6 +762,24 @@ ROLES_OF_FORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "labelled answer": (*QUESTION, "completion", "label", "rating"),
     "labelled last turn": ("messages", "system", "label", "rating"),
 }
+
+
+def reader_of(plan: ImportPlan) -> RowReader:
+    """A function that makes a record of a row's values, or raises UnusableRow.
+
+    It raises UnclearColumn where the rows that it has read so far can't mean what the plan takes them for.
+    """
+    form, used = form_of(plan), plan.used
+    read = FORMS[form](plan)
+
+    def of(values: Mapping[str, Any]) -> MappedRow:
+        values = with_paths(values, plan.paths) if plan.paths else values
+        record = without_pictures(with_chances(read(values), values, plan), values)
+        for column in used if form in LEARNED_FORMS else ():
+            refuse_unlearned(values.get(column), column)
+        return remarked(record, _(THOUGHTS_LEFT)) if any(has_thoughts(values.get(one)) for one in used) else record
+
+    return of
 
 
 # ------------------------------------------------------------------------------------------------------ texts of a row

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from annotation.exports.formats import FORMATS, ExportContext, ExportRequest, Filters, aggregate, export_rows
 from annotation.exports.transcripts import can_be_told
 from annotation.exports.writing import Csv, JsonLines, Parquet
-from annotation.imports.mapping import MappedRow, make_plan
+from annotation.imports.mapping import MappedRow, make_plan, reader_of
 from annotation.imports.sources.opening import open_path
 from annotation.imports.sources.raw_rows import SourceRow
 from annotation.records import JudgedAnswer, Judgement
@@ -113,7 +113,7 @@ def read_back(rows: list[Any], name: str, container: str) -> list[MappedRow]:
         found = list(open_path(path).rows())
     good = [row for row in found if isinstance(row, SourceRow)]
     assert len(good) == len(rows)
-    read = make_plan(good).reader
+    read = reader_of(make_plan(good))
     return [read(row.values) for row in good]
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from annotation.imports import conversations, labels
 from annotation.imports.columns import ROLES, propose
 from annotation.imports.labels import UnclearColumn, UnusableRow
-from annotation.imports.mapping import TARGETS, MappedRow, make_plan
+from annotation.imports.mapping import TARGETS, MappedRow, make_plan, reader_of
 from annotation.imports.sources.raw_rows import SourceRow, Unread
 from annotation.records import UserError
 from annotation.store import prompt_store
@@ -43,7 +43,7 @@ def rows(*values: dict[str, Any]) -> list[SourceRow]:
 def record(value: dict[str, Any], *more: Any, **named: Any) -> tuple[str, MappedRow]:
     """The target that is proposed for a row, and what the row becomes."""
     plan = make_plan(rows(value), *more, **named)
-    return plan.target, plan.reader(value)
+    return plan.target, reader_of(plan)(value)
 
 
 def ranked(messages: list[dict[str, str]], answers: list[str], ranking: list[int], **more: Any) -> MappedRow:
@@ -334,7 +334,7 @@ def test_a_plan_that_cannot_work_is_refused(columns: dict[str, str], target: Any
 
 def test_answers_for_people_to_judge_need_no_verdict() -> None:
     plan = make_plan(rows({"prompt": "p", "responses": ["a", "b"]}), verdict="open")
-    assert plan.reader({"prompt": "p", "responses": ["a", "b"]}) == MappedRow((user("p"),), ("a", "b"))
+    assert reader_of(plan)({"prompt": "p", "responses": ["a", "b"]}) == MappedRow((user("p"),), ("a", "b"))
     with pytest.raises(UserError, match="can't be gold or judged"):
         make_plan(rows({"prompt": "p", "completion": "c", "label": True}), verdict="open")
     with pytest.raises(UserError, match="Only preference data"):
@@ -343,9 +343,9 @@ def test_answers_for_people_to_judge_need_no_verdict() -> None:
 
 def test_bad_answers_are_no_demonstrations() -> None:
     plan = make_plan(rows({"prompt": "p", "completion": "c", "label": True}), "demonstrations")
-    assert plan.reader({"prompt": "p", "completion": "c", "label": 1}).answers == ("c",)
+    assert reader_of(plan)({"prompt": "p", "completion": "c", "label": 1}).answers == ("c",)
     with pytest.raises(UnusableRow, match="says that the answer is bad"):
-        plan.reader({"prompt": "p", "completion": "c", "label": 0})
+        reader_of(plan)({"prompt": "p", "completion": "c", "label": 0})
 
 
 # ------------------------------------------------------------------------------------------------------------- reasons
@@ -485,7 +485,7 @@ def test_a_row_that_cannot_be_used_says_which_column_and_why(
 ) -> None:
     plan = make_plan(rows(shape))
     with pytest.raises(UnusableRow) as refusal:
-        plan.reader({**shape, **changes})
+        reader_of(plan)({**shape, **changes})
     assert refusal.value.column == column
     assert str(refusal.value).startswith(f"column '{column}' {reason}")
 
@@ -518,9 +518,9 @@ def test_what_two_answers_begin_with_is_no_prompt_unless_it_can_be_one(values: l
 def test_that_the_answers_begin_with_the_prompt_can_be_said() -> None:
     value = {"source": "a book of mine", "chosen": "Why? So.", "rejected": "Why? No."}
     plan = make_plan(rows(value), "auto", {"prompt": ""})
-    assert plan.reader(value) == ranked([user("Why?")], ["So.", "No."], [1, 2])
+    assert reader_of(plan)(value) == ranked([user("Why?")], ["So.", "No."], [1, 2])
     with pytest.raises(UnusableRow, match="don't begin alike"):
-        plan.reader({"chosen": "Rain.", "rejected": "Rails."})
+        reader_of(plan)({"chosen": "Rain.", "rejected": "Rails."})
 
 
 def test_where_it_is_said_that_they_do_they_part_at_a_blank_as_trl_has_it() -> None:
@@ -536,7 +536,7 @@ def test_where_it_is_said_that_they_do_they_part_at_a_blank_as_trl_has_it() -> N
 def test_most_answers_that_begin_alike_are_enough(beside: dict[str, Any]) -> None:
     odd = {"chosen": "Ah.", "rejected": "Oh."}
     found = rows(*({**beside, "chosen": f"Why {n}? So.", "rejected": f"Why {n}? No."} for n in range(6)), odd)
-    read = make_plan(found).reader
+    read = reader_of(make_plan(found))
     assert read(found[0].values).messages == (user("Why 0?"),)
     with pytest.raises(UnusableRow, match="don't begin alike"):
         read(odd)
@@ -580,7 +580,7 @@ def test_any_depth_gives_a_record_or_a_reason(shape: dict[str, Any], column: str
     objects = "[" + '{"role": [' * 400 + "]}" * 400 + "]"
     for value in (nested, objects):
         with suppress(UnusableRow):
-            make_plan(rows(shape)).reader({**shape, column: value})
+            reader_of(make_plan(rows(shape)))({**shape, column: value})
         with suppress(UserError):
             make_plan(rows({**shape, column: value}))
 
@@ -620,7 +620,7 @@ def test_arbitrary_rows_give_records_or_the_error_for_people(values: list[Any], 
         plan = make_plan(found, target, verdict=verdict)
         for row in found:
             with suppress(UnusableRow):
-                check_storable(plan.reader(row.values))
+                check_storable(reader_of(plan)(row.values))
 
 
 @given(st.sampled_from(sorted(SHAPES)), st.data())
@@ -630,7 +630,7 @@ def test_a_changed_row_of_a_known_shape_gives_a_record_or_a_reason(name: str, da
     plan = make_plan(rows(value))
     column = data.draw(st.sampled_from(sorted(value)))
     with suppress(UnusableRow, UnclearColumn):  # of the row, or, with labels of a scale, of the whole file
-        check_storable(plan.reader({**value, column: data.draw(VALUES)}))
+        check_storable(reader_of(plan)({**value, column: data.draw(VALUES)}))
 
 
 def check_storable(found: MappedRow) -> None:
