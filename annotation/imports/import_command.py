@@ -14,11 +14,13 @@ from types import FrameType
 from typing import Any, Final, Literal
 
 from annotation.database import Database
-from annotation.imports import importing, mapping
-from annotation.imports.columns import ROLES
+from annotation.imports import importing
 from annotation.imports.import_report import SHOWN_TEXT, ImportOutcome, look_told, outcome_told
 from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
-from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
+from annotation.imports.mapping import mapped_rows
+from annotation.imports.mapping.columns import ROLES
+from annotation.imports.mapping.import_plan import TARGETS, VerdictUse
+from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.printable import display_name, listed
 from annotation.imports.sources import hub_datasets, opening
 from annotation.jobs.job_process import TIED, end_with_starter
@@ -331,7 +333,7 @@ def columns_line(columns: Mapping[str, str]) -> str:
 
 def indented(record: MappedRow) -> str:
     """A record to look at; control characters can't move a terminal's cursor."""
-    short = mapping.with_texts(record, SHOWN_TEXT)
+    short = mapped_rows.with_texts(record, SHOWN_TEXT)
     lines = [f"{turn['role']}: {turn['content']}" for turn in short.messages]
     ranks = short.ranking or (None,) * len(short.answers)
     for rank, answer in zip(ranks, short.answers, strict=True):

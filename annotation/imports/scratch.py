@@ -11,9 +11,10 @@ from itertools import groupby
 from pathlib import Path
 
 from annotation.database import Database, explain_disk_errors, scratch_database
-from annotation.imports.columns import CHANCES
-from annotation.imports.labels import UnusableRow
-from annotation.imports.mapping import MappedRow, Target, VerdictUse
+from annotation.imports.mapping.columns import CHANCES
+from annotation.imports.mapping.import_plan import Target, VerdictUse
+from annotation.imports.mapping.labels import UnusableRow
+from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.printable import display_name
 from annotation.records import MAXIMUM_ANSWERS, Split, UserError
 from annotation.store import prompt_store

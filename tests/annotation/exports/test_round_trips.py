@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from annotation.exports.formats import FORMATS, ExportContext, ExportRequest, Filters, aggregate, export_rows
 from annotation.exports.transcripts import can_be_told
 from annotation.exports.writing import Csv, JsonLines, Parquet
-from annotation.imports.mapping import MappedRow, make_plan, reader_of
+from annotation.imports.mapping.mapped_rows import MappedRow
+from annotation.imports.mapping.planning import make_plan
+from annotation.imports.mapping.row_readers import reader_of
 from annotation.imports.sources.opening import open_path
 from annotation.imports.sources.raw_rows import SourceRow
 from annotation.records import JudgedAnswer, Judgement

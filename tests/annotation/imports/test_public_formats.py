@@ -8,21 +8,16 @@ from typing import Any
 
 import pytest
 
-from annotation.imports import labels
-from annotation.imports.columns import ColumnUsage
-from annotation.imports.labels import UnusableRow
-from annotation.imports.mapping import (
-    EQUAL_SCORES,
-    OTHER_SYSTEMS,
-    SAID_TIE,
-    THOUGHTS_LEFT,
-    MappedRow,
-    make_plan,
-    reader_of,
-)
+from annotation.imports.mapping import labels
+from annotation.imports.mapping.columns import ColumnUsage
+from annotation.imports.mapping.labels import UnusableRow
+from annotation.imports.mapping.mapped_rows import MappedRow
+from annotation.imports.mapping.planning import make_plan
+from annotation.imports.mapping.prompt_and_answers import OTHER_SYSTEMS
+from annotation.imports.mapping.row_readers import EQUAL_SCORES, SAID_TIE, THOUGHTS_LEFT, reader_of
 from annotation.imports.sources.raw_rows import SourceRow, Unread
 from annotation.records import UserError
-from tests.annotation.imports.test_mapping import assistant, system, user
+from tests.annotation.imports.mapping.test_mapping import assistant, system, user
 
 
 def said(who: str, text: str) -> dict[str, str]:

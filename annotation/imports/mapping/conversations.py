@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from annotation.exports import transcripts
-from annotation.imports.labels import UnusableRow, number_of, refuse_object, says_good
+from annotation.imports.mapping.labels import UnusableRow, number_of, refuse_object, says_good
 from annotation.imports.printable import display_name, listed
 from annotation.imports.sources.json_values import NotJson, parse_json
 from annotation.imports.sources.raw_rows import kind_of

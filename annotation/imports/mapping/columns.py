@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from annotation.imports.conversations import SPEAKERS, conversation, list_of
-from annotation.imports.labels import (
+from annotation.imports.mapping.conversations import SPEAKERS, conversation, list_of
+from annotation.imports.mapping.labels import (
     SCALES,
     SIGNED,
     Columns,
@@ -159,6 +159,11 @@ MAXIMUM_KNOWN: Final = 1_000
 def columns_of(rows: Sequence[SourceRow]) -> list[str]:
     """All columns that the rows have, in the order in which they are met."""
     return list(dict.fromkeys(str(column) for row in rows for column in row.values))
+
+
+def filled_columns(rows: Sequence[SourceRow]) -> list[str]:
+    """The columns that hold anything in these rows."""
+    return [column for column in columns_of(rows) if any(row.values.get(column) not in EMPTY for row in rows)]
 
 
 def propose(rows: Sequence[SourceRow], said: Columns | None = None) -> dict[str, str]:
@@ -397,6 +402,11 @@ def at_path(values: Mapping[str, Any], path: str) -> Any:
             found = found.get(step[1]) if isinstance(found, Mapping) else None
         at = step.end()
     return found
+
+
+def with_paths(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:
+    """A row's values, and what lies at paths into them as columns of their own."""
+    return {**values, **{path: at_path(values, path) for path in paths}}
 
 
 # --------------------------------------------------------------------------------------------------------------- unused

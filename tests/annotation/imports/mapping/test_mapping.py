@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation.imports import conversations, labels
-from annotation.imports.columns import ROLES, propose
-from annotation.imports.labels import UnclearColumn, UnusableRow
-from annotation.imports.mapping import TARGETS, MappedRow, make_plan, reader_of
+from annotation.imports.mapping import conversations, labels
+from annotation.imports.mapping.columns import ROLES, propose
+from annotation.imports.mapping.import_plan import TARGETS
+from annotation.imports.mapping.labels import UnclearColumn, UnusableRow
+from annotation.imports.mapping.mapped_rows import MappedRow
+from annotation.imports.mapping.planning import make_plan
+from annotation.imports.mapping.row_readers import reader_of
 from annotation.imports.sources.raw_rows import SourceRow, Unread
 from annotation.records import UserError
 from annotation.store import prompt_store
