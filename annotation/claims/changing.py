@@ -22,11 +22,10 @@ from annotation.claims.stored_claims import (
     read_row,
 )
 from annotation.database import Database
-from annotation.records import Act, Claim, UserError, now
+from annotation.records import ONLY_ADMINS, Act, Claim, UserError, now
 from annotation.store import project_store
 from annotation.translation import N_, _
 
-ONLY_ADMINS = N_("Only an admin may do this. Ask one of them.")
 CHANGED_SINCE = N_("This judgement has been changed or taken back since. Look at your list again.")
 
 

@@ -18,9 +18,9 @@ from typing import Any, Final
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from annotation.claims import assignments, changing
+from annotation.claims import assignments
 from annotation.database import Database
-from annotation.records import ROLES, Annotator, Role, UserError, now
+from annotation.records import ONLY_ADMINS, ROLES, Annotator, Role, UserError, now
 from annotation.store import setting_store
 from annotation.translation import _, codes
 from annotation.web.space import HubUser
@@ -237,7 +237,7 @@ def authorise(db: Database, username: str | None, role: Role) -> Annotator:
     if row is None or not row["active"]:
         raise UserError(_("Your account can't be used any more. Sign in again, or ask an admin."))
     if role == "admin" and row["role"] != "admin":
-        raise UserError(_(changing.ONLY_ADMINS))
+        raise UserError(_(ONLY_ADMINS))
     return read_annotator(row)
 
 

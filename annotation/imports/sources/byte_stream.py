@@ -14,7 +14,7 @@ from annotation.records import UserError
 from annotation.translation import _
 
 MEGABYTE = 1024 * 1024
-# One line, one CSV field and one element of a JSON list may be this long; what is longer is never loaded.
+# One line and one element of a JSON list may be this long; what is longer is never loaded.
 MAXIMUM_LINE = 16 * MEGABYTE
 
 # What a file may come to once it is unpacked: a bomb of zeros ends here.

@@ -13,6 +13,7 @@ from annotation.imports.sources.raw_rows import BadRow, RawRow, SourceRow, refus
 from annotation.records import UserError
 from annotation.translation import _, ngettext
 
+# One field may have so many characters; what is longer is never loaded.
 MAXIMUM_FIELD = 1_000_000
 
 # A CSV file with these columns is an export of ours, in which `formats.escape_cell` has defused formulas.

@@ -131,6 +131,22 @@ def split_named(path: str) -> str:
     return next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), "")
 
 
+def choose_split(name: str, known: list[str], wanted: str | None) -> str:
+    """The split to read. Raises UserError where it has to be chosen."""
+    if wanted is None and len(known) == 1:
+        return known[0]
+    if wanted not in known:
+        listed = ", ".join(f"'{display_name(split)}'" for split in known)
+        problem = (
+            _("{name} has several splits.").format(name=name)
+            if wanted is None
+            else _("{name} has no split '{split}'.").format(name=name, split=display_name(wanted))
+        )
+        choose = _("Choose one of {listed} under “Split to read”.").format(listed=listed)
+        raise UserError(joined(problem, choose))
+    return wanted
+
+
 # ----------------------------------------------------------------------------------------------------------- the card
 def configs_of(directory: Path) -> list[Mapping[str, Any]]:
     """The configurations in the card of a directory. What is no configuration is none."""
@@ -333,19 +349,3 @@ def inside_of(directory: Path, path: str, name: str) -> Path:
             )
         )
     return directory / path
-
-
-def choose_split(name: str, known: list[str], wanted: str | None) -> str:
-    """The split to read. Raises UserError where it has to be chosen."""
-    if wanted is None and len(known) == 1:
-        return known[0]
-    if wanted not in known:
-        listed = ", ".join(f"'{display_name(split)}'" for split in known)
-        problem = (
-            _("{name} has several splits.").format(name=name)
-            if wanted is None
-            else _("{name} has no split '{split}'.").format(name=name, split=display_name(wanted))
-        )
-        choose = _("Choose one of {listed} under “Split to read”.").format(listed=listed)
-        raise UserError(joined(problem, choose))
-    return wanted
