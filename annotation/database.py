@@ -440,4 +440,5 @@ def damage(path: Path) -> str:
 
 
 def marks(values: Sequence[Any]) -> str:
+    """So many placeholders, for what stands between the brackets of IN."""
     return ", ".join("?" * len(values))
