@@ -525,7 +525,7 @@ AI_FEEDBACK = (
             WHERE a.comparison_id = comparison.id AND a.position = 0 AND b.position = 1)
         WHERE model_id IS NULL AND id IN (SELECT cr.comparison_id FROM comparison_response cr
             JOIN response r ON r.id = cr.response_id WHERE r.purpose = 'evaluate')""",
-    # In the modes in which judges come first, whatever makes a comparison: `store.set_feedback` sees to earlier ones.
+    # In the modes in which judges come first, whatever makes a comparison: `set_feedback` sees to earlier ones.
     """CREATE TRIGGER comparison_asks_judges AFTER INSERT ON comparison
         WHEN new.purpose = 'preference' AND new.asked_by IS NULL AND new.candidate_id IS NULL
             AND (SELECT json_extract(value, '$.mode') FROM setting WHERE key = 'feedback') IN ('ai', 'mixed')
@@ -784,7 +784,7 @@ WORKBENCH = (
     "ALTER TABLE comparison ADD COLUMN flagged INTEGER NOT NULL DEFAULT 0",
     """ALTER TABLE comparison ADD COLUMN opinion TEXT NOT NULL DEFAULT 'none'
         CHECK (opinion IN ('none', 'agreed', 'disputed', 'settled'))""",
-    # Whether only those may have it whom it was assigned to; `annotation.claims.follow_assignments` keeps it.
+    # Whether only those may have it whom it was assigned to; `annotation.claims.assignments` keeps it.
     "ALTER TABLE comparison ADD COLUMN assigned INTEGER NOT NULL DEFAULT 0",
     """CREATE VIEW excluded_annotator AS SELECT annotator_id FROM exclusion e
         WHERE excluded AND id = (SELECT max(id) FROM exclusion later WHERE later.annotator_id = e.annotator_id)""",

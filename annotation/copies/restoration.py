@@ -14,11 +14,11 @@ from typing import Final, Literal
 
 from filelock import ReadWriteLock, Timeout
 
-from annotation import store
 from annotation.copies import copy_reasons, safe_copies
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, digest_of
 from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
 from annotation.records import UserError, now
+from annotation.store import setting_store
 from annotation.translation import N_, _, joined, ngettext
 from annotation.web import access
 
@@ -95,15 +95,15 @@ def choices_made(target: CopyTarget, versions: Iterable[str], local: Database | 
     """The choices that the newest copy whose manifest is whole and the directory here have carried out last."""
     readable = (copy.choice for _, copy in copies_in(target, versions) if isinstance(copy, CopyManifest))
     made = set(islice(readable, 1))
-    return made if local is None else {*made, str(store.setting(local, copy_reasons.CHOICE, ""))}
+    return made if local is None else {*made, str(setting_store.setting(local, copy_reasons.CHOICE, ""))}
 
 
 def continue_here(data_dir: Path, target: CopyTarget, head: str, choice: str) -> str:
     """Go on with what is here, because the place has nothing or because that was chosen."""
     db = open_database(data_dir)
     try:
-        store.set_setting(db, copy_reasons.CHOICE, choice)
-        store.set_setting(db, copy_reasons.BEGINNING, "")
+        setting_store.set_setting(db, copy_reasons.CHOICE, choice)
+        setting_store.set_setting(db, copy_reasons.BEGINNING, "")
         safe_copies.record_start(db, target.name, head, None)
     finally:
         db.close()
@@ -234,7 +234,7 @@ def continue_from(
     kept = safe_copies.start_notice(local) if safe is not None and safe.state == "begun" else ""
     said = _("{data_dir} has all that the newest valid copy in {name} has.").format(data_dir=data_dir, name=target.name)
     message = " ".join([said, *skipped])
-    store.set_setting(local, copy_reasons.BEGINNING, kept or (message if skipped else ""))
+    setting_store.set_setting(local, copy_reasons.BEGINNING, kept or (message if skipped else ""))
     safe_copies.record_start(local, target.name, head, manifest)
     goes_on = _("Prefloop goes on with what is in {data_dir}.").format(data_dir=data_dir)
     return f"{goes_on} {kept}" if kept else message
@@ -262,7 +262,7 @@ def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:
 def leave_notice(data_dir: Path, message: str) -> None:
     """Keep for the admins what they should know of a database that was just restored."""
     with closing(open_database(data_dir)) as db:
-        store.set_setting(db, copy_reasons.BEGINNING, message)
+        setting_store.set_setting(db, copy_reasons.BEGINNING, message)
 
 
 def restore_version(
@@ -374,7 +374,7 @@ def bring_up_to_date(
                     connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), row["id"]))
             if choice:  # what was ended or withdrawn since would be open again
                 access.close_doors(db)
-            store.set_setting(db, copy_reasons.CHOICE, choice or manifest.choice)
+            setting_store.set_setting(db, copy_reasons.CHOICE, choice or manifest.choice)
             safe_copies.record_start(db, target.name, head, manifest, safe_copies.RESTORED)
     finally:
         db.close()

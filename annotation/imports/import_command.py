@@ -14,12 +14,15 @@ from types import FrameType
 from typing import Any, Final, Literal
 
 from annotation.database import Database
-from annotation.imports import importing, mapping, reading
-from annotation.imports.columns import ROLES
+from annotation.imports import importing
 from annotation.imports.import_report import SHOWN_TEXT, ImportOutcome, look_told, outcome_told
 from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
-from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
+from annotation.imports.mapping import mapped_rows
+from annotation.imports.mapping.columns import ROLES
+from annotation.imports.mapping.import_plan import TARGETS, VerdictUse
+from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.printable import display_name, listed
+from annotation.imports.sources import hub_datasets, opening
 from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
 from annotation.translation import N_, _
@@ -56,7 +59,7 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
         epilog=f"Roles of --map: {roles}.",
     )
     command.set_defaults(act=run)
-    source = f"a file or a directory, with --hub a dataset's name on the Hub. {reading.FORMATS}"
+    source = f"a file or a directory, with --hub a dataset's name on the Hub. {opening.FORMATS}"
     command.add_argument("source", metavar="SOURCE", help=source)
     command.add_argument("--hub", action="store_true", help="SOURCE is a dataset on the Hugging Face Hub")
     command.add_argument("--config", metavar="NAME", help="configuration of a dataset")
@@ -178,9 +181,9 @@ def run(options: argparse.Namespace, db: Database) -> int:
         try:
             if options.hub:
                 printer.progress(_("asking the Hub"), 0, None)
-                source = reading.hub_dataset(options.source, options.config, options.source_split)
+                source = hub_datasets.hub_dataset(options.source, options.config, options.source_split)
             else:
-                source = reading.open_path(Path(options.source), options.source_split, options.config)
+                source = opening.open_path(Path(options.source), options.source_split, options.config)
             if options.look:
                 found = importing.preview(source, order)
                 printer.look(found)
@@ -330,7 +333,7 @@ def columns_line(columns: Mapping[str, str]) -> str:
 
 def indented(record: MappedRow) -> str:
     """A record to look at; control characters can't move a terminal's cursor."""
-    short = mapping.with_texts(record, SHOWN_TEXT)
+    short = mapped_rows.with_texts(record, SHOWN_TEXT)
     lines = [f"{turn['role']}: {turn['content']}" for turn in short.messages]
     ranks = short.ranking or (None,) * len(short.answers)
     for rank, answer in zip(ranks, short.answers, strict=True):

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from annotation.imports import mapping
 from annotation.imports.importing import ImportPreview, ImportResult
-from annotation.imports.mapping import MappedRow
-from annotation.imports.reading import BadRow, SourceRow
+from annotation.imports.mapping import mapped_rows
+from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.scratch import Counts, Skipped
+from annotation.imports.sources.raw_rows import BadRow, SourceRow
 from annotation.ui.formatting import cut
 from annotation.validation import known
 
@@ -33,7 +33,9 @@ def look_told(found: ImportPreview) -> dict[str, Any]:
         {"number": row.number, "cells": {str(key): shortened(value) for key, value in row.values.items()}}
         for row in found.rows
     ]
-    records = [one if isinstance(one, str) else asdict(mapping.with_texts(one, SHOWN_TEXT)) for one in found.records]
+    records = [
+        one if isinstance(one, str) else asdict(mapped_rows.with_texts(one, SHOWN_TEXT)) for one in found.records
+    ]
     told = {**vars(found), "rows": cells, "records": records, "bad": [asdict(bad) for bad in found.bad]}
     return {**told, "proposed": dict(found.proposed)}
 

@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from annotation import store
 from annotation.database import Database
 from annotation.exports import export_files
 from annotation.exports.export_command import shell_command
@@ -29,6 +28,7 @@ from annotation.exports.formats import (
 )
 from annotation.jobs.job_table import Job
 from annotation.records import Annotator, UserError, who
+from annotation.store import data_sources
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
@@ -100,8 +100,8 @@ def request_of(db: Database, *values: Any) -> ExportRequest:
     )
     if request.format == "raw":
         request = ExportRequest("raw")
-    people = {row["name"]: row["name"] for row in store.annotators(db)}
-    check_request(request, ExportContext(iterations_of(store.models(db)), people))
+    people = {row["name"]: row["name"] for row in data_sources.annotators(db)}
+    check_request(request, ExportContext(iterations_of(data_sources.models(db)), people))
     return request
 
 
@@ -416,11 +416,11 @@ def opener(context: Context) -> Any:
 
     def open_exports(annotator: Annotator) -> list[Any]:
         """Fill the choices and show the exports that are there."""
-        policies = iterations_of(store.models(context.db))
+        policies = iterations_of(data_sources.models(context.db))
         filters = [
             gr.update(choices=list(policies)),
             gr.update(choices=[str(number) for number in sorted(set(policies.values()))]),
-            gr.update(choices=[row["name"] for row in store.annotators(context.db)]),
+            gr.update(choices=[row["name"] for row in data_sources.annotators(context.db)]),
         ]
         return [*filters, *standing(context)]
 

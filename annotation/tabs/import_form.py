@@ -8,13 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.imports.columns import ROLES
 from annotation.imports.import_command import arguments_of, columns_line, rows_of
 from annotation.imports.import_process import Importer, State
 from annotation.imports.import_report import ImportOutcome
 from annotation.imports.importing import HELD_OUT_SHARE, ImportPreview, ImportRequest, ImportResult
-from annotation.imports.mapping import TARGETS, MappedRow
-from annotation.imports.reading import FORMATS
+from annotation.imports.mapping.columns import ROLES
+from annotation.imports.mapping.import_plan import TARGETS
+from annotation.imports.mapping.mapped_rows import MappedRow
+from annotation.imports.sources.opening import FORMATS
 from annotation.records import Annotator, UserError, who
 from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, opening_of, text_in
 from annotation.tabs.guard import Context, guarded

@@ -8,13 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import store
 from annotation.database import Database
 from annotation.metrics import quality
 from annotation.metrics.act_times import act_times
 from annotation.metrics.agreement import ClearCase
 from annotation.metrics.quality import QualityReport
 from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError, now
+from annotation.store import project_store
 from annotation.tabs import act_table, quality_report
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, html_box, row_number
@@ -48,7 +48,7 @@ EXCLUSION_EXPLANATION = N_(
 # ------------------------------------------------------------------------------------------------ what the page shows
 def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
     """Every part of the page that follows the figures."""
-    project = store.project(db)
+    project = project_store.project(db)
     known = any(one.evidence for one in figures.reliabilities.values())
     several, per_day = figures.over_time, figures.per_day
     over_time = quality_report.over_time(several, per_day) if several else quality_report.days_chart(per_day)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from annotation import claims
+from annotation.claims import backlog
 from annotation.database import Database
 from annotation.records import Message
 from rlhf.judges import judge_store
@@ -160,8 +160,8 @@ def judging_status(db: Database) -> JudgingStatus:
     found = {(row["asks"], row["asks_why"]): row["n"] for row in rows}
     people = db.rows(
         f"""SELECT iif(asks = 'people', asks_why, NULL) AS why, count(*) AS n FROM comparison c
-            WHERE {claims.WAITS_FOR_PEOPLE} GROUP BY why""",
-        claims.asked_of(db),
+            WHERE {backlog.WAITS_FOR_PEOPLE} GROUP BY why""",
+        backlog.asked_of(db),
     )
     return JudgingStatus(
         judges=sum(n for (asks, _), n in found.items() if asks == "judges"),

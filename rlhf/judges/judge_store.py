@@ -15,10 +15,11 @@ from itertools import permutations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from annotation import store
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import AsksWhy, Feedback, Message, TokenIds, UserError, now, read_token_ids
+from annotation.store import answer_changes, judgement_store, policy_comparisons, project_store, setting_store
+from annotation.store.policy_comparisons import DRAWN_FOR_PEOPLE
 from annotation.translation import _
 from annotation.validation import read
 from rlhf.jobs import job_store
@@ -475,7 +476,7 @@ def ask_people_instead(db: Database, judge: Judge) -> None:
     if len(before) < MOST_FAILED_JOBS - 1 or not all(gave_no_verdict(db, job) for job in before):
         return
     with db.transaction():
-        if store.feedback(db).mode == "mixed":
+        if project_store.feedback(db).mode == "mixed":
             for row in db.rows(f"SELECT c.id FROM comparison c WHERE {wanted('open')}", {"judge": judge.id}):
                 decide_who_is_asked(db, row["id"], without=judge.id)
 
@@ -490,13 +491,13 @@ def pass_over(db: Database, comparison_ids: Iterable[int]) -> None:
 # -------------------------------------------------------------------------------------------------- calls of endpoints
 def calls_made(db: Database, judge: Judge) -> int:
     """How many calls all jobs have made to a judge's endpoint, failed and repeated ones included."""
-    return int(store.setting(db, calls_key(judge), 0))
+    return int(setting_store.setting(db, calls_key(judge), 0))
 
 
 def count_calls(db: Database, judge: Judge, calls: int) -> None:
     """Add calls to those made."""
     with db.transaction():
-        store.set_setting(db, calls_key(judge), calls_made(db, judge) + calls)
+        setting_store.set_setting(db, calls_key(judge), calls_made(db, judge) + calls)
 
 
 def calls_key(judge: Judge) -> str:
@@ -555,10 +556,10 @@ def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
             f"""SELECT count(*) FROM comparison c WHERE candidate_id = ? AND against_id = ? AND asks = 'people'
                  AND state = 'ready' AND NOT EXISTS (SELECT 1 FROM claim k
                      WHERE k.comparison_id = c.id AND k.state = 'judged' AND k.slot NOT NULL)
-                 AND NOT {store.SKIPPED_FOR_GOOD} AND (
+                 AND NOT {policy_comparisons.SKIPPED_FOR_GOOD} AND (
                      NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
                      OR EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person'
-                         AND NOT {store.WOULD_NOT_COUNT.format("a.id")}
+                         AND NOT {policy_comparisons.WOULD_NOT_COUNT.format("a.id")}
                          AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id
                              AND k.comparison_id = c.id AND k.state = 'skipped')
                          AND (a.quota IS NULL OR a.quota > (SELECT count(*) FROM claim k
@@ -627,7 +628,7 @@ def decide_who_is_asked(db: Database, comparison_id: int, without: int | None = 
     missing = [judge for judge in panel if judge.id not in rankings]
     if not panel or any(judge.id != without and not fails_on(db, judge, comparison_id) for judge in missing):
         return
-    feedback = store.feedback(db)
+    feedback = project_store.feedback(db)
     said = [verdicts_on(db, judge, comparison_id) for judge in answered]
     rows = [tuple(json.loads(rankings[judge.id])) for judge in answered]
     why = why_not_labelled(feedback, comparison_id, said, rows, len(missing))
@@ -794,11 +795,11 @@ def judgements_of_pair(
            FROM comparison c JOIN current_judgement j ON j.comparison_id = c.id
            WHERE (c.candidate_id = :candidate AND c.against_id = :against
                   OR c.candidate_id = :against AND c.against_id = :candidate)
-             AND (j.outcome != 'skip' OR j.flag NOT NULL OR :skips AND {store.DRAWN_FOR_PEOPLE}) AND NOT j.early
+             AND (j.outcome != 'skip' OR j.flag NOT NULL OR :skips AND {DRAWN_FOR_PEOPLE}) AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'settle'), j.annotator_id = :judge AND NOT {OUTDATED})
              AND NOT EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                  JOIN model m ON m.id = r.model_id WHERE cr.comparison_id = c.id
-                     AND (r.precision IS NOT m.precision OR NOT {store.as_told_now(db, "response", "r")}))
+                     AND (r.precision IS NOT m.precision OR NOT {answer_changes.as_told_now(db, "response", "r")}))
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",
@@ -829,11 +830,11 @@ def left_to_judges(db: Database, candidate_id: int, against_id: int) -> list[Lef
            WHERE c.people_drawn = 0 AND c.people_chance > 0 AND c.id IN (SELECT min(f.id) FROM comparison f
                JOIN comparison_response x ON x.comparison_id = f.id JOIN response r ON r.id = x.response_id
                WHERE f.candidate_id = :candidate AND f.against_id = :against
-                   AND {store.as_told_now(db, "response", "r")} GROUP BY f.prompt_id)
+                   AND {answer_changes.as_told_now(db, "response", "r")} GROUP BY f.prompt_id)
            ORDER BY c.id""",
         {"candidate": candidate_id, "against": against_id},
     )
-    before = store.last_judgements_before(db, (row["created"] for row in rows))
+    before = judgement_store.last_judgements_before(db, (row["created"] for row in rows))
     return [LeftToJudges(since=before[row.pop("created")], **row) for row in rows]
 
 
@@ -887,7 +888,7 @@ def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> lis
     complete, and none of annotators who are left out. Of several by one person the last counts.
     """
     only: dict[str, Any] = {"judge": judge.id, "before": before}
-    excluded, fitted = store.excluded_annotators(db), judge.backend == "reward-model"
+    excluded, fitted = judgement_store.excluded_annotators(db), judge.backend == "reward-model"
     people: dict[int, dict[str, PersonRanking]] = defaultdict(dict)
     for row in db.rows(OPINIONS, only):
         if row["name"] not in excluded:

@@ -14,10 +14,11 @@ from typing import cast, get_args
 
 import psutil
 
-from annotation import hub_client, store
+from annotation import hub_client
 from annotation.database import FILE_NAME, Database, read_only
 from annotation.environment import child_environment
 from annotation.records import UserError
+from annotation.store import setting_store
 from annotation.translation import N_, _
 from rlhf.models import chat_template, memory, registry
 from rlhf.models.chat_template import (
@@ -483,9 +484,9 @@ def pin(db: Database, base: BaseModel) -> None:
     commit = {base.name: base.path.name}
     of_hub = base.path.parent.name == "snapshots" and not Path(base.name).is_absolute()
     with db.transaction():
-        before = store.setting(db, BASE_COMMIT, {})
+        before = setting_store.setting(db, BASE_COMMIT, {})
         if of_hub and before != commit:
-            store.set_setting(db, BASE_COMMIT, commit)
+            setting_store.set_setting(db, BASE_COMMIT, commit)
             if base.name in before:
                 registry.answer_otherwise(db)
 

@@ -12,9 +12,10 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 
 import app
-from annotation import project, store
+from annotation import project
 from annotation.database import open_database
 from annotation.jobs import job_table
+from annotation.store import project_store
 from annotation.tabs.guard import Context
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -98,7 +99,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator
     machine = make_machine(tmp_path_factory.mktemp("accessible") / "data", tiny_model)
     machine.add_prompts(train=12, held_out=6)
     machine.judge("train", 8)
-    store.write_guidelines(machine.db, project.FIRST_GUIDELINES, "Prefloop")
+    project_store.write_guidelines(machine.db, project.FIRST_GUIDELINES, "Prefloop")
     judge = judge_store.add(machine.db, "local", "local", {"model": "base"}, "owner")
     for comparison in judge_store.to_judge(machine.db, judge, "judged", 4):
         say(machine.db, judge, comparison.id, ("first", "second"), 0.8)

@@ -11,7 +11,7 @@ from typing import Final
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer, Split, seconds_between, who
-from annotation.store import AnswerCounts
+from annotation.store.stock_counts import AnswerCounts
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import differences, markup
 from annotation.ui.formatting import (

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, CheckedAnswer, UserError, now
+from annotation.store import check_store, prompt_store, stock_counts
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
@@ -76,9 +76,9 @@ def serving_part(db: Database) -> Update:
     card = check_report.serving_card(
         policy,
         answering_spec.newest_answering(db),
-        store.stock_sizes(db, policy.id),
-        store.waiting_elsewhere(db, policy.id),
-        store.answer_counts(db),
+        stock_counts.stock_sizes(db, policy.id),
+        stock_counts.waiting_elsewhere(db, policy.id),
+        stock_counts.answer_counts(db),
         now(),
     )
     return gr.update(value=card)
@@ -126,15 +126,15 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedChec
     if check.spec.prompt_set:
         prompts = held_out_sets.prompts_of(data_dir, check.spec.prompt_set)
     else:  # an earlier version's check
-        prompts = store.prompts(db, "held-out")[: check.spec.prompts]
-    return store.answers_of_check(db, policy.id, prompts, check.spec.seed, check.spec.sampling)
+        prompts = prompt_store.prompts(db, "held-out")[: check.spec.prompts]
+    return check_store.answers_of_check(db, policy.id, prompts, check.spec.seed, check.spec.sampling)
 
 
 def standing_part(db: Database, state: LoopState) -> Update:
     """Where the iteration stands and what comes next."""
     hindered = controller.automatic_problems(db) if controller.due(state) else ()
     status = loop_standing.loop_status(state, hindered)
-    if not answering_spec.answers_come(db) and not any(store.stock_sizes(db, registry.serving(db).id).values()):
+    if not answering_spec.answers_come(db) and not any(stock_counts.stock_sizes(db, registry.serving(db).id).values()):
         silent = check_report.worker_sentence(answering_spec.newest_answering(db), now())
         status = replace(status, problems=(*status.problems, silent))
     return gr.update(value=iteration_card.status_card(status))

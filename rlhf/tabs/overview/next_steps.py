@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from annotation.claims import Waiting
+from annotation.claims.backlog import Waiting
 from annotation.metrics.act_times import MEASURED_ANSWERS, RicherAct
 from annotation.records import Project
 from annotation.translation import _, ngettext

@@ -12,7 +12,7 @@ import pytest
 from annotation.database import Database
 from annotation.imports.import_process import HERE
 from annotation.imports.import_report import look_read, outcome_read
-from annotation.imports.mapping import MappedRow
+from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.jobs import job_table
 from annotation.records import Annotator
 from annotation.tabs import import_form

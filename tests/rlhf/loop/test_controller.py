@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from annotation import claims
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Annotator
@@ -361,9 +361,9 @@ def judge(db: Database, annotator: Annotator, count: int) -> None:
     """Have somebody judge so many new comparisons."""
     seed_comparisons(db, count)
     for _ in range(count):
-        claim = claims.claim_next(db, annotator.id)
+        claim = handing_out.claim_next(db, annotator.id)
         assert claim is not None
-        claims.judge(db, annotator.id, claim.nonce, act("left-clearly"))
+        judging.judge(db, annotator.id, claim.nonce, act("left-clearly"))
 
 
 @pytest.mark.parametrize("status", ["failed", "lost", "cancelled"])

@@ -15,10 +15,11 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.jobs import job_table
 from annotation.records import UserError
+from annotation.store import check_store, comparison_store, policy_comparisons, project_store
 from annotation.web import access
 from rlhf.__main__ import prepare
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -136,25 +137,25 @@ def candidate_of(db: Database) -> Policy:
 def test_in_another_precision_the_base_is_another_policy(db: Database) -> None:
     """What people said against it as it was is about that, and nobody is asked any more; it comes back with it."""
     candidate = candidate_of(db)
-    store.set_project(db, replace(store.project(db), candidate_share=0.5))
+    project_store.set_project(db, replace(project_store.project(db), candidate_share=0.5))
     prompts = seed_prompts(db, 4, "held-out")
     for prompt in prompts:
         for model_id in (1, candidate.id):
-            store.add_response(db, make_response(prompt, f"{prompt.id} by {model_id}", model_id), "check")
-    assert store.compare_policies(db, candidate.id, 1) == 4
+            comparison_store.add_response(db, make_response(prompt, f"{prompt.id} by {model_id}", model_id), "check")
+    assert policy_comparisons.compare_policies(db, candidate.id, 1) == 4
     ann = access.add_account(db, "ann", "annotator", "ann's password")
     for _ in range(2):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+        judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     before = judge_store.pair_outcomes(db, candidate.id, 1)
-    assert (len(before), len(store.paired_answers(db, candidate.id, 1))) == (2, 4)
+    assert (len(before), len(policy_comparisons.paired_answers(db, candidate.id, 1))) == (2, 4)
 
     registry.set_precision(db, "bf16", "kim")
     assert judge_store.pair_outcomes(db, candidate.id, 1) == []
-    assert store.paired_answers(db, candidate.id, 1) == []
-    assert store.checked_answers(db, 1) == []
-    assert len(store.checked_answers(db, 1, "nf4")) == 4
+    assert policy_comparisons.paired_answers(db, candidate.id, 1) == []
+    assert check_store.checked_answers(db, 1) == []
+    assert len(check_store.checked_answers(db, 1, "nf4")) == 4
     assert judge_store.open_to_people(db, candidate.id, 1) == 0
     assert registry.by_revision(db, "dpo-1").precision == "nf4", "it goes on being served on what it was trained on"
     measured_on = registry.own_ground(db, registry.by_revision(db, "dpo-1"))

@@ -9,13 +9,14 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import store, translation
+from annotation import translation
 from annotation.copies import copy_reasons, safe_copies
 from annotation.copies.targets import DirectoryTarget
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import Job
 from annotation.records import now
+from annotation.store import setting_store
 from annotation.tabs.guard import Context
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.hub.hub_requests import REQUESTS, CheckSpace, CheckToken, MakeSpace, PublishModel, PullModel, PushData
@@ -290,5 +291,5 @@ def test_how_safe_copies_stand(
     changed = [part for part in sent if part != gr.skip()]
     assert len(changed) == 1, "nothing else is redrawn"
     assert "failed" not in str(changed)
-    store.set_setting(context.db, copy_reasons.BEGINNING, f"{HOSTILE} was passed over.")
+    setting_store.set_setting(context.db, copy_reasons.BEGINNING, f"{HOSTILE} was passed over.")
     assert "&lt;img" in shown(context, "copies")

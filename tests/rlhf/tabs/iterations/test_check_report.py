@@ -13,7 +13,7 @@ import pytest
 from annotation import translation
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer
-from annotation.store import AnswerCounts
+from annotation.store.stock_counts import AnswerCounts
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec

@@ -15,11 +15,11 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import store
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.records import Prompt, UserError, now
+from annotation.store import prompt_store, setting_store
 from annotation.tabs import address
 from annotation.tabs.guard import Context
 from annotation.ui.formatting import short_number
@@ -525,9 +525,9 @@ def test_previous_and_next_turn_to_other_rows(ready: Machine) -> None:
 
 def test_a_rows_text_can_do_nothing_to_the_page(machine: Machine) -> None:
     hostile = "<script>alert(1)</script> <img src=x onerror=alert(1)>"
-    store.add_prompts(machine.db, [Prompt(({"role": "user", "content": hostile},), "train", "test")])
+    prompt_store.add_prompts(machine.db, [Prompt(({"role": "user", "content": hostile},), "train", "test")])
     session = opened(machine, "ppo")
-    last = len(store.prompts(machine.db, "train"))
+    last = len(prompt_store.prompts(machine.db, "train"))
     html = session.call("show_ppo", "train", last, *session.values.values())[1]
     assert "<script" not in html
     assert "<img" not in html
@@ -637,7 +637,7 @@ def add_adapter(machine: Machine, spec: SFTSpec, form: PolicyForm) -> str:
 # ----------------------------------------------------------------------------------------------------------- the rest
 def test_the_automatic_training_is_stored(machine: Machine) -> None:
     automatic_training.store(machine.db, True, 30, "dpo")
-    assert store.setting(machine.db, "auto_train", None) == {"on": True, "every": 30, "algorithm": "dpo"}
+    assert setting_store.setting(machine.db, "auto_train", None) == {"on": True, "every": 30, "algorithm": "dpo"}
     for wrong in (None, 0, 2.5):
         with pytest.raises(UserError, match="whole number"):
             automatic_training.store(machine.db, True, wrong, "dpo")
@@ -679,12 +679,12 @@ def test_automatic_training_is_not_put_back_by_an_admin_who_saw_it_before(machin
     automatic_training.store(machine.db, False, 40, "dpo")
     *_, said = session.call("save_auto_train", sent, True, 30, "ppo")
     assert "stays: Train automatically, After so many new judgements." in said
-    assert store.setting(machine.db, "auto_train", None) == {"on": False, "every": 40, "algorithm": "ppo"}
+    assert setting_store.setting(machine.db, "auto_train", None) == {"on": False, "every": 40, "algorithm": "ppo"}
     sent, *_, said = session.call("save_auto_train", sent, True, 50, "ppo")
     assert "Not saved: somebody has changed this meanwhile (After so many new judgements)" in said
-    assert store.setting(machine.db, "auto_train", None) == {"on": False, "every": 40, "algorithm": "ppo"}
+    assert setting_store.setting(machine.db, "auto_train", None) == {"on": False, "every": 40, "algorithm": "ppo"}
     assert "stays: Train automatically." in session.call("save_auto_train", sent, True, 50, "ppo")[-1]
-    assert store.setting(machine.db, "auto_train", None) == {"on": False, "every": 50, "algorithm": "ppo"}
+    assert setting_store.setting(machine.db, "auto_train", None) == {"on": False, "every": 50, "algorithm": "ppo"}
 
 
 def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
