@@ -568,16 +568,28 @@ def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
     )
 
 
+def taken_up_by_people(db: Database, candidate_id: int, against_id: int) -> bool:
+    """Whether anybody has judged or skipped a comparison of two policies, whether or not their word counts."""
+    return bool(
+        db.value(
+            """SELECT EXISTS (SELECT 1 FROM comparison c JOIN claim k ON k.comparison_id = c.id
+                   WHERE c.candidate_id = ? AND c.against_id = ? AND k.state IN ('judged', 'skipped'))""",
+            (candidate_id, against_id),
+        )
+    )
+
+
 def judge_comparison(db: Database, judge: Judge, comparison: Comparison) -> bool:
     """Make the judgement that a judge's verdicts on a comparison come to; False while some are missing.
 
-    Verdicts by different versions of the rubric make none. What follows from it (who is asked next) is decided with it,
-    in one transaction.
+    Verdicts by different versions of the rubric, or on different weights, make none. What follows from it (who is asked
+    next) is decided with it, in one transaction.
     """
     size = len(comparison.answers)
     with db.transaction():
         said = verdicts_on(db, judge, comparison.id)
-        mixed = judge.backend != "reward-model" and len({one.rubric_version for one in said}) > 1
+        rubrics_of = {one.rubric_version for one in said if judge.backend != "reward-model"}
+        mixed = len(rubrics_of) > 1 or len({one.on_other_weights for one in said}) > 1
         if len(said) < size * (size - 1) or mixed:
             return False
         last = db.row(

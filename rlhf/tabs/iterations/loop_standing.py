@@ -203,6 +203,9 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
     revision, decided = pending.policy.revision, pending.decision.verdict != "not enough evidence"
     if pending.exhausted:
         return goes_on(state, pending).format(revision=revision)
+    if pending.decision.unheard:
+        said = _("{revision} stays a candidate: decide yourself, or give people more of it to compare.")
+        return said.format(revision=revision)
     if not decided:
         said = _("People compare {revision} with what serves, blind, among their other comparisons.").format(
             revision=revision

@@ -69,6 +69,12 @@ def used_up() -> PendingDecision:
     return replace(exhausted(), askable=True, used_up=True)
 
 
+def unheard() -> PendingDecision:
+    """One of which people have skipped all there is."""
+    waits = candidate("not enough evidence")
+    return replace(waits, used_up=True, decision=replace(waits.decision, unheard=True))
+
+
 def job_of(spec: JobSpec, status: str = "running") -> Job:
     """A job that waits or runs."""
     return job(id=9, kind=spec.kind, spec=spec, status=status)
@@ -136,6 +142,8 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
         ({"pending": used_up(), "gate": "ask"}, None),
         ({"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 50}, None),
         ({"pending": candidate("not enough evidence"), "gate": "ask", "auto_train": ON, "new": 50}, Step("train")),
+        ({"pending": unheard(), "gate": "automatic"}, None),
+        ({"pending": unheard(), "gate": "automatic", "auto_train": ON, "new": 50}, Step("train")),
         # reward model and PPO
         ({"auto_train": PPO, "new": 20}, Step("train first")),
         ({"auto_train": PPO, "new": 20, "needed_tried": True}, None),
@@ -260,6 +268,11 @@ def test_what_a_training_names_is_a_model_of_the_kind_that_it_lists(
         ),
         ({"pending": used_up(), "gate": "automatic"}, "deciding", ("People are given what was left to judges.",)),
         ({"pending": used_up()}, "deciding", ("let them compare what was left to judges.",)),
+        (
+            {"pending": unheard(), "gate": "automatic"},
+            "deciding",
+            ("Nobody has been heard:", "dpo-7 stays a candidate:"),
+        ),
         (
             {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 40}
             | {"waiting": {"j": 8}},
