@@ -215,7 +215,7 @@ def for_learning(db: Database, comparison_id: int, source: random.Random, chance
 def choose_of_candidate(db: Database, annotator_id: int) -> tuple[int, float] | None:
     """A candidate's answer beside one of the policy that it would replace; the newest candidate's first, each once.
 
-    With the chance of it, which is 1. Whoever is left out gets none that were drawn for people.
+    With the chance of it, which is 1. Whoever is left out gets none.
     """
     found = db.value(
         f"""SELECT c.id FROM comparison c WHERE c.candidate_id IS NOT NULL AND c.asks = 'people' AND c.state = 'ready'
@@ -383,8 +383,15 @@ def show_todays_guidelines(db: Database, claim: Claim) -> None:
 
 
 def release_unfit(db: Database) -> None:
-    """Take comparisons out of hands whose time is over, or that can't be judged any more."""
+    """Take comparisons out of hands whose time is over, of which a word would not count, or that can't be judged any
+    more."""
     with db.transaction() as connection:
+        connection.execute(
+            f"""UPDATE claim SET expires = ? WHERE state = 'held' AND slot NOT NULL
+                AND EXISTS (SELECT 1 FROM comparison c WHERE c.id = claim.comparison_id
+                    AND {store.WOULD_NOT_COUNT.format("claim.annotator_id")})""",
+            (now(),),
+        )
         connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held' AND expires <= ?", (now(),))
         connection.execute(
             """UPDATE claim SET state = 'released' WHERE state = 'held' AND EXISTS (
@@ -445,7 +452,9 @@ REACHED_QUOTA = """SELECT id FROM annotator q WHERE q.quota <=
 STILL_TO_JUDGE = f"""SELECT EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.id IN ({GIVEN_TO})
         AND a.id NOT IN ({REACHED_QUOTA})
         AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id AND k.comparison_id = i.comparison_id
-            AND k.state IN ('judged', 'skipped')))
+            AND k.state IN ('judged', 'skipped'))
+        AND NOT EXISTS (SELECT 1 FROM comparison c
+            WHERE c.id = i.comparison_id AND {store.WOULD_NOT_COUNT.format("a.id")}))
     AND NOT (x.group_name IS NOT NULL
         AND (SELECT count(*) FROM claim k WHERE k.comparison_id = i.comparison_id AND k.state = 'judged'
             AND k.slot IS NOT NULL) >= :overlap
@@ -460,8 +469,8 @@ def follow_assignments(db: Database, comparison_id: int | None = None) -> None:
     """Note which assignments of a comparison, or of all, still stand, inside the caller's transaction.
 
     One ends when everybody whom it names has judged or skipped the comparison, can't sign in any more, or has reached
-    their quota, or when somebody skips it for good. While one stands nobody else gets the comparison. What was taken
-    back never stands again.
+    their quota, would not count, or when somebody skips it for good. While one stands nobody else gets the comparison.
+    What was taken back never stands again.
     """
     if (
         comparison_id

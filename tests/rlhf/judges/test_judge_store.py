@@ -723,7 +723,7 @@ def test_nobody_else_is_given_what_is_skipped_for_good(
 
 
 def test_skips_of_who_is_left_out_keep_nothing_from_others(db: Database, ann: Annotator) -> None:
-    """They bet on nothing. Nor do they get what was drawn for people: what they said of it would not count."""
+    """They bet on nothing. Nor do they get any of a candidate: what they said of it would not count."""
     duel(db, [("new", "old"), ("new one", "old one")])
     db.connection.execute("UPDATE comparison SET people_chance = 0.5")
     bob = access.add_account(db, "bob", "annotator", "bob's password")
@@ -751,8 +751,30 @@ def test_skips_of_who_is_left_out_keep_nothing_from_others(db: Database, ann: An
     db.connection.execute("UPDATE annotator SET active = 0 WHERE name = 'ann'")
     assert judge_store.open_to_people(db, 2, 1) == 1, "nobody else is there for what he skipped"
     db.connection.execute("UPDATE comparison SET people_chance = 1, assigned = 0")
-    assert claims.waiting_for(db, bob.id).count == 1
-    assert claims.claim_next(db, bob.id) is not None
+    assert claims.waiting_for(db, bob.id).count == 0
+    assert claims.claim_next(db, bob.id) is None
+
+
+@pytest.mark.parametrize("chance", [0.5, 1.0])
+def test_what_somebody_holds_or_is_assigned_who_is_left_out_is_others_at_once(
+    db: Database, ann: Annotator, chance: float
+) -> None:
+    duel(db, [("new", "old"), ("new one", "old one")])
+    db.connection.execute("UPDATE comparison SET people_chance = ?", (chance,))
+    bob = access.add_account(db, "bob", "annotator", "bob's password")
+    held = claims.claim_next(db, bob.id)
+    assert held is not None
+    other = db.value("SELECT id FROM comparison WHERE id != ?", (held.comparison_id,))
+    to_bob = BulkRequest("assign", ComparisonFilter(ids=(other,)), "person:bob")
+    bulk_changes.make(db, to_bob, ann, 1)
+    assert claims.claim_next(db, ann.id) is None
+    quality.leave_out(db, "bob", "clicks without reading", "ann")
+    for _ in range(2):
+        judge_first_better(db, ann)
+    assert len(judge_store.pair_outcomes(db, 2, 1)) == 2
+    with pytest.raises(UserError, match="went back to the pool"):
+        claims.judge(db, bob.id, held.nonce, act("tie"))
+    assert bulk_changes.plan(db, to_bob, ann).changed == 0, "what they said of it would not count"
 
 
 def test_a_flag_of_who_is_left_out_keeps_nothing_from_others(db: Database, ann: Annotator) -> None:
