@@ -171,10 +171,11 @@ def add_checked_answer(db: Database, response: Response) -> None:
     """Store an answer that a check has drawn, unless another check has stored the same one meanwhile."""
     with db.transaction():
         known = db.value(
-            """SELECT 1 FROM response r JOIN model m ON m.id = r.model_id
+            f"""SELECT 1 FROM response r JOIN model m ON m.id = r.model_id
                WHERE r.prompt_id = :prompt AND r.model_id = :model AND r.purpose = 'check' AND r.seed = :seed
                  AND r.sampling = :sampling AND r.rendered_prompt = :rendered
-                 AND r.precision = coalesce(nullif(:precision, ''), m.precision)""",
+                 AND r.precision = coalesce(nullif(:precision, ''), m.precision)
+                 AND {as_told_now(db, "response", "r")}""",
             {
                 "prompt": response.prompt_id,
                 "model": response.model_id,
@@ -456,7 +457,7 @@ def note_change_of_answers(db: Database, told_before: bool | None) -> None:
 
     None: they lie on other weights from now on.
     """
-    newest = {table: db.value(f"SELECT coalesce(max(id), 0) FROM {table}") for table in BEGAN}
+    newest = {table: db.value(f"SELECT coalesce(max(id), 0) FROM {table}") for table in (*BEGAN, "verdict")}
     change = {"told": told_before, "until": now(), "newest": newest}
     set_setting(db, "thinking_changes", [*setting(db, "thinking_changes", []), change])
 
@@ -498,7 +499,7 @@ def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAns
                    AND b.rendered_prompt = a.rendered_prompt
                JOIN model n ON n.id = b.model_id AND n.precision = b.precision
            WHERE a.purpose = 'check' AND b.purpose = 'check' AND a.model_id = ? AND b.model_id = ?
-               AND {as_told_now(db, "response", "a")}
+               AND {as_told_now(db, "response", "a")} AND {as_told_now(db, "response", "b")}
            ORDER BY a.prompt_id, a.seed""",
         (model_id, other_id),
     )
@@ -644,21 +645,25 @@ def withdraw_open(db: Database) -> int:
         ).rowcount
 
 
-def checked_answers(db: Database, model_id: int, precision: str | None = None) -> list[CheckedAnswer]:
+def checked_answers(
+    db: Database, model_id: int, precision: str | None = None, as_now: bool = False, until: str | None = None
+) -> list[CheckedAnswer]:
     """A policy's answers to the held-out prompts, each with prompt and scores, in prompt and seed order.
 
-    Those in this precision, or in that in which it answers now.
+    Those in this precision, or in that in which it answers now; `as_now`: those alone that it would give today, too;
+    `until`: those stored by then.
     """
     rows = db.rows(
-        """SELECT r.id, r.prompt_id, r.model_id, r.text, r.sampling, r.seed, r.rendered_prompt, r.prompt_tokens,
+        f"""SELECT r.id, r.prompt_id, r.model_id, r.text, r.sampling, r.seed, r.rendered_prompt, r.prompt_tokens,
                r.tokens, r.finish_reason, r.precision, r.token_ids, p.messages,
                (SELECT json_group_object(scorer, value) FROM score s WHERE s.response_id = r.id) AS scores,
                (SELECT json_group_object(scorer, json(per_token)) FROM score s
                 WHERE s.response_id = r.id AND per_token IS NOT NULL) AS token_scores
            FROM response r JOIN prompt p ON p.id = r.prompt_id JOIN model m ON m.id = r.model_id
            WHERE r.model_id = :model AND r.purpose = 'check' AND r.precision = coalesce(:precision, m.precision)
-           ORDER BY r.prompt_id, r.seed""",
-        {"model": model_id, "precision": precision},
+             AND (:until IS NULL OR r.created <= :until) AND {as_told_now(db, "response", "r") if as_now else True}
+           ORDER BY r.prompt_id, r.seed, r.id""",
+        {"model": model_id, "precision": precision, "until": until},
     )
     return [
         CheckedAnswer(
@@ -683,16 +688,18 @@ def answers_of_check(
     sampling: Sampling,
     rendered: Mapping[int, str] | None = None,
     precision: str | None = None,
+    until: str | None = None,
 ) -> list[CheckedAnswer]:
     """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms.
 
     With `rendered`, the text that is fed today by prompt id, only answers to that very text: a template may write the
-    date into it, and may have been told something else before. `precision` as in `checked_answers`.
+    date into it, and may have been told something else before; and none that it gave on other weights. `precision` and
+    `until` as in `checked_answers`.
     """
     wanted = {(prompt.id, seed + place) for place, prompt in enumerate(prompts)}
     return [
         answer
-        for answer in checked_answers(db, model_id, precision)
+        for answer in checked_answers(db, model_id, precision, as_now=rendered is not None, until=until)
         if (answer.prompt_id, answer.seed) in wanted
         and answer.sampling == sampling
         and (rendered is None or rendered.get(answer.prompt_id) == answer.rendered_prompt)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from annotation import claims, store
 from annotation.database import Database
-from annotation.records import Annotator, Feedback
+from annotation.records import Annotator, Feedback, now
 from annotation.web import access
 from tests.conftest import act, make_response, seed_prompts, shown_texts
 from tests.frozen_in_memory import current_judgements
@@ -40,6 +41,33 @@ def test_kept_answers_of_a_check_are_those_to_the_very_text_that_is_fed(db: Data
     assert [one.text for one in store.answers_of_check(*terms, {prompt.id: "Tuesday: Why?"})] == ["Tuesday 1"]
     assert store.answers_of_check(*terms, {prompt.id: "Wednesday: Why?"}) == store.answers_of_check(*terms, {}) == []
     assert [pair.texts for pair in store.paired_answers(db, 2, 1)] == [("Monday 2", "Monday 1")]
+
+
+def test_what_was_answered_on_other_weights_is_answered_anew(db: Database) -> None:
+    """Neither is it what a check speaks of, nor is an answer of now compared with it."""
+    with db.transaction() as connection:
+        connection["model"].insert(
+            {"id": 2, "revision": "dpo-1", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
+        )
+    prompt = seed_prompts(db, 1, "held-out")[0]
+
+    def answer(model_id: int, text: str) -> None:
+        store.add_checked_answer(db, replace(make_response(prompt, text, model_id), rendered_prompt="Why?"))
+
+    def kept(**asked: Any) -> list[str]:
+        terms = (db, 1, [prompt], make_response(prompt, "").seed, make_response(prompt, "").sampling)
+        return [one.text for one in store.answers_of_check(*terms, **asked)]
+
+    answer(1, "base before")
+    before = now()
+    store.note_change_of_answers(db, None)
+    assert kept(rendered={prompt.id: "Why?"}) == []
+    answer(2, "candidate")
+    assert store.paired_answers(db, 2, 1) == []
+    answer(1, "base now")
+    assert kept(rendered={prompt.id: "Why?"}) == ["base now"]
+    assert [pair.texts for pair in store.paired_answers(db, 2, 1)] == [("candidate", "base now")]
+    assert (kept(), kept(until=before)) == (["base before", "base now"], ["base before"])
 
 
 def test_empty_and_repeated_answers_are_kept_marked_and_never_offered(db: Database, ann: Annotator) -> None:

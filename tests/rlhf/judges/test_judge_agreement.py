@@ -278,8 +278,8 @@ def test_the_card_does_not_say_that_the_gate_goes_by_a_judge_where_its_rule_lets
     ("basis", "words"),
     [
         (TrustBasis(0, 0), ""),
-        (TrustBasis(3, 1), "Left out: 1 verdict by versions of the rubric before 3."),
-        (TrustBasis(3, 2000), "Left out: 2,000 verdicts by versions of the rubric before 3."),
+        (TrustBasis(3, 1), "Left out: 1 verdict by another rubric than now, or on other weights"),
+        (TrustBasis(3, 2000), "Left out: 2,000 verdicts by another rubric than now, or on other weights"),
         (TrustBasis(None, 0), ""),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -339,6 +339,49 @@ def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database
     outcomes = db.rows("SELECT outcome FROM judgement WHERE purpose = 'judge' AND comparison_id = ?", (comparison,))
     assert [row["outcome"] for row in outcomes] == ["ranked", "undone", "ranked"]
     assert judge_history.basis(db, judge) == TrustBasis(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("backend", "settings", "change", "another"),
+    [
+        ("local", {"model": "base"}, registry.answer_otherwise, True),
+        ("local", {"model": "base"}, lambda db: registry.set_precision(db, "bf16", "owner"), True),
+        ("local", {"model": "base"}, lambda db: registry.set_thinking(db, "template"), False),
+        ("reward-model", {"model": "reward"}, registry.answer_otherwise, True),
+        ("reward-model", {"model": "reward"}, lambda db: registry.set_precision(db, "bf16", "owner"), False),
+        ("local", {"model": "whole"}, registry.answer_otherwise, False),
+        ("local", {"directory": "/a/model"}, registry.answer_otherwise, False),
+        ("endpoint", {"address": "http://a/v1", "model": "base"}, registry.answer_otherwise, False),
+    ],
+)
+def test_a_judge_on_other_weights_is_another_judge(
+    db: Database, ann: Annotator, backend: Backend, settings: Mapping[str, Any],
+    change: Callable[[Database], object], another: bool,
+) -> None:  # fmt: skip
+    """As under another rubric, where it runs on what lies under the base's name; only its labels stay."""
+    files = dict.fromkeys(("algorithm", "path", "sha256"), "x")
+    made: dict[str, Any] = {"base": BASE_NAME, "parent_id": 1, "job_id": None, **files}
+    registry.add(db, revision="reward", kind="reward-model", **made)
+    registry.add(db, revision="whole", form="full", **made)
+    judge = judge_store.add(db, "j", backend, settings, "owner")
+    comparison, labelled = seed_comparisons(db, 2)
+    judge_first_better(db, ann)
+    assert say(db, judge, comparison, FIRST_BETTER, "judged")
+    store.set_feedback(db, Feedback(mode="ai"))
+    assert say(db, judge, labelled, FIRST_BETTER)
+    change(db)
+    assert judge_history.basis(db, judge).left_out == (4 if another else 0)
+    assert (judge_store.jointly_judged(db, judge) == []) == another
+    assert judge_store.any_to_judge(db, judge, "judged") == another
+    assert judge_store.count_open(db, judge) == 0
+    if another:
+        (asked,) = judge_store.to_judge(db, judge, "judged", 10)
+        assert len(asked.missing) == 2
+        verdict = Verdict(choice="second", chance=0.2, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)
+        judge_store.add_verdict(db, judge, comparison, (0, 1), verdict, 0, (), None)
+        assert not judge_store.judge_comparison(db, judge, asked), "one order is of before"
+        assert say(db, judge, comparison, SECOND_BETTER, "judged")
+        assert [case.judged for case in judge_store.jointly_judged(db, judge)] == [(2, 1)]
 
 
 def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:

@@ -258,7 +258,7 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
 def test_preparing_another_commit_says_what_is_another_from_then_on(
     data_dir: Path, commit: Callable[[bytes], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = "Judges that run here are other judges from now on"
+    other = "let judges that run on it judge again what people have judged"
     commit(b"first")
     for anew in (False, True):
         assert prepare(data_dir, "ann/tiny", anew) == 0
