@@ -431,8 +431,9 @@ def run_some(candidates: int, seed: int, names: Sequence[str]) -> dict[str, Any]
     """The figures of those cells of candidates that are no better of whose names any of these words are a part."""
     rule = Rule()
     some = [replace(cell, seed=seed) for cell in cells() if any(name in cell.name for name in names)]
-    found = {"cells": [wrongly(rule, cell, candidates) for cell in some], "candidates": candidates, "seed": seed}
-    return {**found, "missed": promoted_wrongly(found["cells"], rule.alpha)}
+    measured = [wrongly(rule, cell, candidates) for cell in some]
+    said = promoted_wrongly(measured, rule.alpha)
+    return {"cells": measured, "candidates": candidates, "seed": seed, "missed": said}
 
 
 def promoted_wrongly(measured: Sequence[Mapping[str, Any]], nominal: float) -> list[str]:
