@@ -383,13 +383,14 @@ def show_todays_guidelines(db: Database, claim: Claim) -> None:
 
 
 def release_unfit(db: Database) -> None:
-    """Take comparisons out of hands whose time is over, of which a word would not count, or that can't be judged any
-    more."""
+    """Take comparisons out of hands whose time is over, whose account is shut out, of whom a word would not count, or
+    that can't be judged any more."""
     with db.transaction() as connection:
         connection.execute(
-            f"""UPDATE claim SET expires = ? WHERE state = 'held' AND slot NOT NULL
-                AND EXISTS (SELECT 1 FROM comparison c WHERE c.id = claim.comparison_id
-                    AND {store.WOULD_NOT_COUNT.format("claim.annotator_id")})""",
+            f"""UPDATE claim SET expires = ? WHERE state = 'held' AND (
+                    annotator_id IN (SELECT id FROM annotator WHERE NOT active)
+                    OR slot NOT NULL AND EXISTS (SELECT 1 FROM comparison c WHERE c.id = claim.comparison_id
+                        AND {store.WOULD_NOT_COUNT.format("claim.annotator_id")}))""",
             (now(),),
         )
         connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held' AND expires <= ?", (now(),))

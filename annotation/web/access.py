@@ -159,6 +159,7 @@ def deactivate(db: Database, name: str) -> None:
         end_sessions(db, row["id"])
         withdraw_invitations(db, row["name"])
         claims.follow_assignments(db)
+        claims.release_unfit(db)
 
 
 def activate(db: Database, name: str) -> None:

@@ -240,7 +240,7 @@ def fresh_prompts(db: Database, seen: bool) -> list[Prompt]:
     Those of which people or judges have `seen` answers in other comparisons, or the others, which are better.
     """
     rows = db.rows(
-        """SELECT * FROM prompt p WHERE split = 'held-out' AND held_for IS NULL
+        f"""SELECT * FROM prompt p WHERE split = 'held-out' AND held_for IS NULL AND NOT {store.arriving("p")}
              AND :seen = EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id)
              AND NOT EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id AND c.candidate_id IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM response r WHERE r.prompt_id = p.id AND r.purpose = 'check')

@@ -662,6 +662,14 @@ def test_the_benchmark_counts_those_that_were_not_promoted_with_all_that_they_to
     assert figures["people_median_promoted"] == median(promoted) < 60
 
 
+def test_some_cells_of_the_benchmark_can_be_measured_alone() -> None:
+    found = benchmark.run_some(2, 1, ["50%, 60 prompts, beta, judge: n", "50%, 60 prompts, alike", "no such cell"])
+    assert [(cell["name"], cell["seed"]) for cell in found["cells"]] == [
+        ("50%, 60 prompts, alike, judge: none", 1),
+        ("50%, 60 prompts, beta, judge: none", 1),
+    ]
+
+
 def test_the_benchmark_says_what_it_misses() -> None:
     cell = {"name": "c", "win_rate": 0.5, "promoted": 0.06, "candidates": 400}
     medians = {"none": 90, "coin": 96, "flattered coin": 99, "hostile": 90, "85": 46, "75": 61}

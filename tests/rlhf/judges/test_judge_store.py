@@ -798,6 +798,20 @@ def test_skips_of_who_is_left_out_keep_nothing_from_others(db: Database, ann: An
     assert claims.claim_next(db, bob.id) is None
 
 
+def test_what_somebody_holds_who_is_shut_out_is_others_at_once(db: Database, ann: Annotator) -> None:
+    seed_comparisons(db, 1)
+    bob = access.add_account(db, "bob", "annotator", "bob's password")
+    held = claims.claim_next(db, bob.id)
+    assert held is not None
+    assert claims.claim_next(db, ann.id) is None
+    access.deactivate(db, "bob")
+    assert claims.waiting_for(db, ann.id).count == 1
+    judge_first_better(db, ann)
+    access.activate(db, "bob")
+    with pytest.raises(UserError, match="went back to the pool"):
+        claims.judge(db, bob.id, held.nonce, act("tie"))
+
+
 @pytest.mark.parametrize("chance", [0.5, 1.0])
 def test_what_somebody_holds_or_is_assigned_who_is_left_out_is_others_at_once(
     db: Database, ann: Annotator, chance: float
