@@ -561,6 +561,17 @@ def sureness(said: Iterable[StoredVerdict]) -> float | None:
     return min((max(mean, 1 - mean) for mean in means), default=None)
 
 
+# Of an annotator `a`: that they may be given comparisons of candidates, and what they say counts.
+MAY_COMPARE = """(a.active AND a.kind = 'person' AND a.id NOT IN (SELECT annotator_id FROM excluded_annotator)
+    AND (a.quota IS NULL OR a.quota > (SELECT count(*) FROM claim k
+        WHERE k.annotator_id = a.id AND k.state = 'judged')))"""
+
+
+def can_be_compared(db: Database) -> bool:
+    """Whether there is anybody who may be given comparisons of candidates."""
+    return bool(db.value(f"SELECT EXISTS (SELECT 1 FROM annotator a WHERE {MAY_COMPARE})"))
+
+
 def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
     """How many comparisons of two policies are still before people, in somebody's hands too.
 
@@ -574,12 +585,8 @@ def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
                      WHERE k.comparison_id = c.id AND k.state = 'judged' AND k.slot NOT NULL)
                  AND NOT {store.SKIPPED_FOR_GOOD} AND (
                      NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
-                     OR EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person'
-                         AND NOT {store.WOULD_NOT_COUNT.format("a.id")}
-                         AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id
-                             AND k.comparison_id = c.id AND k.state = 'skipped')
-                         AND (a.quota IS NULL OR a.quota > (SELECT count(*) FROM claim k
-                             WHERE k.annotator_id = a.id AND k.state = 'judged'))))""",
+                     OR EXISTS (SELECT 1 FROM annotator a WHERE {MAY_COMPARE} AND NOT EXISTS (SELECT 1 FROM claim k
+                         WHERE k.annotator_id = a.id AND k.comparison_id = c.id AND k.state = 'skipped')))""",
             (candidate_id, against_id),
         )
     )

@@ -107,7 +107,7 @@ class LoopState:
     rented: tuple[Job, ...] = ()
     """Trainings on rented hardware, beside which all else goes on here."""
     given: bool = True
-    """Whether annotators are given comparisons of candidates."""
+    """Whether annotators are given comparisons of candidates, and there is anybody who can compare them."""
     measurable: bool = True
     """Whether there is a held-out prompt to check a candidate on."""
     spent: int = 0
@@ -146,7 +146,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         broken=broken,
         saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
         rented=tuple(job_store.rented_jobs(db)),
-        given=gate_decisions.given_to_people(db),
+        given=gate_decisions.given_to_people(db) and judge_store.can_be_compared(db),
         measurable=held_out_sets.can_measure(db),
         spent=new - unspent,
     )

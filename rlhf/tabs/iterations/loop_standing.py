@@ -212,6 +212,8 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
         )
         if not state.given:
             said = _("{revision} waits for comparisons that people are not given.").format(revision=revision)
+        if pending.decision.more is None:
+            said = _("{revision} waits for what was not measured: check it again.").format(revision=revision)
         waiting = _("The next training waits for it.")
         return f"{said} {waiting}" if state.gate == "automatic" and state.auto_train.on else said
     if state.gate == "never":

@@ -617,6 +617,22 @@ def test_whoever_has_judged_as_many_as_they_shall_is_not_waited_for(db: Database
     assert judge_store.open_to_people(db, made.id, 1) == 0
 
 
+def test_where_nobody_can_compare_it_is_not_said_that_people_do(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, number=12)
+    finish_check(db, data_dir, made)
+    people_say(db, 3, "candidate")
+    assert controller.state_of(db).given
+    quality.leave_out(db, "ann", "clicks without reading", "owner")
+    assert not controller.state_of(db).given
+    quality.take_back(db, "ann", "", "owner")
+    db.connection.execute("UPDATE annotator SET quota = 3 WHERE name = 'ann'")
+    assert not controller.state_of(db).given
+    access.add_account(db, "bob", "annotator", "bob's password")
+    assert controller.state_of(db).given
+    store.set_project(db, replace(store.project(db), candidate_share=0.0))
+    assert not controller.state_of(db).given
+
+
 def skip(db: Database, annotator_id: int) -> None:
     """An annotator skips what is shown next."""
     claim = claims.claim_next(db, annotator_id)
