@@ -58,7 +58,9 @@ def given_to(db: Database, annotator_id: int, overlap: int) -> int:
 STILL_TO_JUDGE = f"""SELECT EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.id IN ({GIVEN_TO})
         AND a.id NOT IN ({REACHED_QUOTA})
         AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id AND k.comparison_id = i.comparison_id
-            AND k.state IN ('judged', 'skipped')))
+            AND k.state IN ('judged', 'skipped'))
+        AND NOT EXISTS (SELECT 1 FROM comparison c
+            WHERE c.id = i.comparison_id AND {WOULD_NOT_COUNT.format("a.id")}))
     AND NOT (x.group_name IS NOT NULL
         AND (SELECT count(*) FROM claim k WHERE k.comparison_id = i.comparison_id AND k.state = 'judged'
             AND k.slot IS NOT NULL) >= :overlap
@@ -73,8 +75,8 @@ def follow_assignments(db: Database, comparison_id: int | None = None) -> None:
     """Note which assignments of a comparison, or of all, still stand, inside the caller's transaction.
 
     One ends when everybody whom it names has judged or skipped the comparison, can't sign in any more, or has reached
-    their quota, or when somebody skips it for good. While one stands nobody else gets the comparison. What was taken
-    back never stands again.
+    their quota, would not count, or when somebody skips it for good. While one stands nobody else gets the comparison.
+    What was taken back never stands again.
     """
     if (
         comparison_id

@@ -85,7 +85,7 @@ def for_learning(db: Database, comparison_id: int, source: random.Random, chance
 def choose_of_candidate(db: Database, annotator_id: int) -> tuple[int, float] | None:
     """A candidate's answer beside one of the policy that it would replace; the newest candidate's first, each once.
 
-    With the chance of it, which is 1. Whoever is left out gets none that were drawn for people.
+    With the chance of it, which is 1. Whoever is left out gets none.
     """
     found = db.value(
         f"""SELECT c.id FROM comparison c WHERE c.candidate_id IS NOT NULL AND c.asks = 'people' AND c.state = 'ready'

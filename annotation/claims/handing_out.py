@@ -13,6 +13,7 @@ from annotation.claims.stored_claims import StoredClaim, read_row
 from annotation.database import Database
 from annotation.records import Claim, Project, ShownAnswer, UserError, now
 from annotation.store import project_store
+from annotation.store.policy_comparisons import WOULD_NOT_COUNT
 from annotation.translation import N_, _
 
 UNFIT = {
@@ -110,8 +111,16 @@ def show_todays_guidelines(db: Database, claim: Claim) -> None:
 
 
 def release_unfit(db: Database) -> None:
-    """Take comparisons out of hands whose time is over, or that can't be judged any more."""
+    """Take comparisons out of hands whose time is over, whose account is shut out, of whom a word would not count, or
+    that can't be judged any more."""
     with db.transaction() as connection:
+        connection.execute(
+            f"""UPDATE claim SET expires = ? WHERE state = 'held' AND (
+                    annotator_id IN (SELECT id FROM annotator WHERE NOT active)
+                    OR slot NOT NULL AND EXISTS (SELECT 1 FROM comparison c WHERE c.id = claim.comparison_id
+                        AND {WOULD_NOT_COUNT.format("claim.annotator_id")}))""",
+            (now(),),
+        )
         connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held' AND expires <= ?", (now(),))
         connection.execute(
             """UPDATE claim SET state = 'released' WHERE state = 'held' AND EXISTS (

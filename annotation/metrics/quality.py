@@ -409,7 +409,8 @@ def decide_on(db: Database, name: str, excluded: bool, reason: str, decided_by: 
                 "created": now(),
             },
         )
-        assignments.follow_assignments(db)  # of what they have skipped
+        assignments.follow_assignments(db)  # of what they have skipped, or are to judge in vain
+        handing_out.release_unfit(db)  # of which others are to have what they hold
 
 
 # ---------------------------------------------------------------------------------------------------------------- gold

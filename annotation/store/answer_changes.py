@@ -17,7 +17,7 @@ def note_change_of_answers(db: Database, told_before: bool | None) -> None:
 
     None: they lie on other weights from now on.
     """
-    newest = {table: db.value(f"SELECT coalesce(max(id), 0) FROM {table}") for table in BEGAN}
+    newest = {table: db.value(f"SELECT coalesce(max(id), 0) FROM {table}") for table in (*BEGAN, "verdict")}
     change = {"told": told_before, "until": now(), "newest": newest}
     set_setting(db, "thinking_changes", [*setting(db, "thinking_changes", []), change])
 

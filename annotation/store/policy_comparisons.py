@@ -52,7 +52,7 @@ def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAns
                    AND b.rendered_prompt = a.rendered_prompt
                JOIN model n ON n.id = b.model_id AND n.precision = b.precision
            WHERE a.purpose = 'check' AND b.purpose = 'check' AND a.model_id = ? AND b.model_id = ?
-               AND {as_told_now(db, "response", "a")}
+               AND {as_told_now(db, "response", "a")} AND {as_told_now(db, "response", "b")}
            ORDER BY a.prompt_id, a.seed""",
         (model_id, other_id),
     )
@@ -79,9 +79,8 @@ SKIPPED_FOR_GOOD = f"""(c.candidate_id NOT NULL
           AND f.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)))
     AND EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped'
         AND k.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)))"""
-# That it was drawn and this annotator is left out: what they say is bet on by nobody, and would take it from others.
-WOULD_NOT_COUNT = f"""(c.candidate_id NOT NULL AND {DRAWN_FOR_PEOPLE}
-    AND {{}} IN (SELECT annotator_id FROM excluded_annotator))"""
+# Of one of a candidate, that this annotator is left out: what they say is bet on by nobody, and takes it from others.
+WOULD_NOT_COUNT = "(c.candidate_id NOT NULL AND {} IN (SELECT annotator_id FROM excluded_annotator))"
 
 
 def compare_policies(

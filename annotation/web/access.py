@@ -18,7 +18,7 @@ from typing import Any, Final
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from annotation.claims import assignments
+from annotation.claims import assignments, handing_out
 from annotation.database import Database
 from annotation.records import ONLY_ADMINS, ROLES, Annotator, Role, UserError, now
 from annotation.store import setting_store
@@ -160,6 +160,7 @@ def deactivate(db: Database, name: str) -> None:
         end_sessions(db, row["id"])
         withdraw_invitations(db, row["name"])
         assignments.follow_assignments(db)
+        handing_out.release_unfit(db)
 
 
 def activate(db: Database, name: str) -> None:

@@ -43,7 +43,8 @@ ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
 LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
     "assign": N_(
         "What they have judged, skipped or been assigned already, what is past their “Judgements in all”, gold, left "
-        "to judges, skipped by anybody where the gate bets on it, or not fit to be judged is not assigned."
+        "to judges, skipped by anybody where the gate bets on it, of a candidate where they are left out, or not fit "
+        "to be judged is not assigned."
     ),
     "release": N_("What is assigned to nobody can't be given back."),
     "settle": N_("What nobody has judged, what is gold, and what is in your list already is not put aside."),

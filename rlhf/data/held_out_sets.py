@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -240,7 +240,7 @@ def fresh_prompts(db: Database, seen: bool) -> list[Prompt]:
     Those of which people or judges have `seen` answers in other comparisons, or the others, which are better.
     """
     rows = db.rows(
-        """SELECT * FROM prompt p WHERE split = 'held-out' AND held_for IS NULL
+        f"""SELECT * FROM prompt p WHERE split = 'held-out' AND held_for IS NULL AND NOT {setting_store.arriving("p")}
              AND :seen = EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id)
              AND NOT EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id AND c.candidate_id IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM response r WHERE r.prompt_id = p.id AND r.purpose = 'check')
@@ -330,17 +330,22 @@ def to_compare(
     if not version and not checks:
         return ComparedSet()
     asked = compared_before(db, candidate, against) if checks else Counter[int]()
-    pool = pool_of(db, version)
-    order = sorted(pool, key=lambda prompt: prompt.id)
+    pool = {prompt.id: prompt for prompt in pool_of(db, version)}
+    order = sorted(pool)
     random.Random(candidate.id).shuffle(order)  # the same again for a check that is repeated because it failed
-    fresh = [prompt for prompt in order if not asked[prompt.id]]
-    chosen = (fresh or sorted(order, key=lambda one: asked[one.id]))[:most]
+    chosen = least_compared(order, asked, most)
     return ComparedSet(
-        sha256=freeze(db, data_dir, sorted(chosen, key=lambda prompt: prompt.id)) if chosen else "",
+        sha256=freeze(db, data_dir, [pool[number] for number in sorted(chosen)]) if chosen else "",
         seeds=SEEDS_APART * checks,
         gate_set=version,
-        repeated=not fresh,
+        repeated=all(asked[number] for number in chosen),
     )
+
+
+def least_compared(order: Sequence[int], asked: Mapping[int, int], most: int) -> list[int]:
+    """Of prompts in a drawn order those that a check compares on: up to `most` never asked, or asked least often."""
+    fresh = [number for number in order if not asked.get(number)]
+    return (fresh or sorted(order, key=lambda number: asked[number]))[:most]
 
 
 def pool_of(db: Database, version: int) -> list[Prompt]:

@@ -366,7 +366,9 @@ def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> C
 def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
     """What was measured of this policy, and what the project's rule makes of it.
 
-    Where comparisons are wanted that no check will make any more, a rejection.
+    Where comparisons are wanted that no check will make any more, a rejection; but not where people were given some and
+    nobody, no judge either, has said anything that counts. To wait longer is safe: that promotes nothing, and what
+    people still say is bet on as before.
     """
 
     def look() -> tuple[Findings, GateDecision]:
@@ -375,7 +377,11 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
         used_up = bool(checks) and decision.more is not None and not prompts_left(db, policy, checks)
         begun = any(not one.skipped for one in found.people)
         if (used_up or len(checks) >= MOST_CHECKS) and needs_another_check(db, policy, decision, checks, begun):
-            decision = given_up(decision, len(checks), used_up)
+            heard = begun or any(one.outcomes for one in found.judges)
+            if not heard and judge_store.taken_up_by_people(db, policy.id, opponent(db, policy).id):
+                decision = replace(decision, unheard=True)
+            else:
+                decision = given_up(decision, len(checks), used_up)
         return found, decision
 
     return cached(db, ("decision", policy.revision), look)

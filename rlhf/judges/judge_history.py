@@ -21,7 +21,7 @@ def trust_in(db: Database, judge: Judge) -> Trust:
 
 
 def verdict_pairs(db: Database, judge: Judge) -> list[VerdictPair]:
-    """What a judge said, by the present rubric, of each two answers that it was asked about in both orders."""
+    """What a judge said, as it is now, of each two answers that it was asked about in both orders."""
     rows = db.rows(
         f"""WITH said AS (SELECT * FROM verdict v WHERE v.annotator_id = ? AND NOT {EARLIER})
             SELECT f.comparison_id, f.choice AS forward, b.choice AS backward FROM said f JOIN said b

@@ -245,10 +245,23 @@ def write_rubric(db: Database, instruction: str, principles: Sequence[str], draw
         )
 
 
-# Of a verdict `v`: that its judge gave it by another version of the rubric than holds. A reward model goes by none.
-EARLIER = """(v.rubric_version IS NOT (SELECT max(version) FROM rubric)
+# Of a verdict `v`: that its judge runs here on the base, and gave it when other weights lay under that name or, where
+# it is the base itself, when that was held in another precision.
+ON_OTHER_WEIGHTS = """EXISTS (SELECT 1 FROM judge b JOIN model m
+        ON m.revision = coalesce(json_extract(b.settings, '$.model'), 'base')
+    WHERE b.annotator_id = v.annotator_id AND b.backend != 'endpoint'
+      AND json_extract(b.settings, '$.directory') IS NULL AND m.form != 'full' AND m.ground_id IS NULL
+      AND (EXISTS (SELECT 1 FROM setting s, json_each(s.value) c
+              WHERE s.key = 'thinking_changes' AND json_extract(c.value, '$.told') IS NULL
+                AND v.created <= json_extract(c.value, '$.until')
+                AND v.id <= coalesce(json_extract(c.value, '$.newest.verdict'), v.id))
+          OR m.form = 'base' AND EXISTS (SELECT 1 FROM setting s
+              WHERE s.key = 'precision' AND v.created <= json_extract(s.value, '$.at'))))"""
+# That this is so, or that it goes by another version of the rubric than holds. A reward model goes by none.
+EARLIER = f"""({ON_OTHER_WEIGHTS} OR v.rubric_version IS NOT (SELECT max(version) FROM rubric)
     AND v.annotator_id NOT IN (SELECT annotator_id FROM judge WHERE backend = 'reward-model'))"""
-# Of a judgement `j` by a judge: that it rests on such verdicts. A judge whose rubric was changed is another judge.
+# Of a judgement `j` by a judge: that it rests on such verdicts. On other weights, or by another rubric, a judge is
+# another judge.
 OUTDATED = f"""EXISTS (SELECT 1 FROM verdict v
     WHERE v.annotator_id = j.annotator_id AND v.comparison_id = j.comparison_id AND {EARLIER})"""
 
@@ -263,7 +276,7 @@ class Comparison:
     answers: tuple[str, ...]
     finish_reasons: tuple[str | None, ...]
     asked: frozenset[tuple[int, int]]
-    """Pairs of positions, in the order shown, of which this judge's verdict by the present rubric is there already."""
+    """Pairs of positions, in the order shown, of which this judge's verdict, as it is now, is there already."""
     token_ids: tuple[TokenIds | None, ...] = ()
     """Of the answers; empty where none are known."""
     rendered_prompt: str | None = None
@@ -296,7 +309,7 @@ UNSEEN = """(:frozen IS NULL OR p.split = 'held-out' OR NOT EXISTS
 def wanted(scope: JudgeScope) -> str:
     """The condition by which a judge gets a comparison `c`.
 
-    A label is bought once. What measures a judge or a candidate is asked again after a change of the rubric.
+    A label is bought once. What measures a judge or a candidate is asked again once the judge is another (`EARLIER`).
     """
     return OPEN_TO_JUDGE.format(scope=SCOPES[scope], counts=True if scope == "open" else f"NOT {OUTDATED}")
 
@@ -308,7 +321,7 @@ def to_judge(
 
     Of those that people have judged the newest come first, because they are by policies like those to come; and before
     them those that the judge's own model can't have been trained on. Of these and of a candidate's, what it has judged
-    by an earlier version of the rubric is to be judged again.
+    by an earlier version of the rubric, or on other weights, is to be judged again.
     """
     newest = f"NOT {UNSEEN}, c.id DESC" if scope == "judged" else "c.id"
     rows = db.rows(
@@ -386,7 +399,7 @@ def add_verdict(
 ) -> None:
     """Keep what a judge said of a pair of answers shown in this order; once for each version of the rubric.
 
-    A verdict by an earlier version makes room, and the judgement that rests on it is taken back.
+    A verdict by an earlier version, or on other weights, makes room, and the judgement that rests on it is taken back.
     """
     with db.transaction() as connection:
         make_room(db, judge, (comparison_id, *pair), rubric_version, job_id)
@@ -416,15 +429,17 @@ def heard_in(db: Database, judge: Judge, job_id: int) -> set[int]:
 
 
 def make_room(db: Database, judge: Judge, where: tuple[int, int, int], version: int, job_id: int | None) -> None:
-    """Take away the verdict on (comparison, first, second) if it is by a version of the rubric before this one.
+    """Take away the verdict on (comparison, first, second) if it is by a version of the rubric before this one, or on
+    other weights.
 
     Its text and its cost stay in the record of its job.
     """
-    old = db.row(
-        "SELECT * FROM verdict WHERE annotator_id = ? AND comparison_id = ? AND first = ? AND second = ?",
-        (judge.id, *where),
-    )
-    if old is None or judge.backend == "reward-model" or (old["rubric_version"] or 0) >= version:
+    found = "annotator_id = ? AND comparison_id = ? AND first = ? AND second = ?"
+    old = db.row(f"SELECT * FROM verdict WHERE {found}", (judge.id, *where))
+    if old is None:
+        return
+    by_newer = judge.backend == "reward-model" or (old["rubric_version"] or 0) >= version
+    if by_newer and not db.value(f"SELECT {ON_OTHER_WEIGHTS} FROM verdict v WHERE v.id = ?", (old["id"],)):
         return
     known_job = old["job_id"] or job_id
     if known_job is not None:
@@ -516,16 +531,18 @@ class StoredVerdict:
     chance: float | None
     seconds: float
     rubric_version: int | None = None
+    on_other_weights: bool = False
+    """Whether its judge was another by its weights."""
 
 
 def verdicts_on(db: Database, judge: Judge, comparison_id: int) -> list[StoredVerdict]:
     """What a judge has said of a comparison's pairs."""
     rows = db.rows(
-        """SELECT first, second, choice, chance, seconds, rubric_version FROM verdict
-           WHERE annotator_id = ? AND comparison_id = ?""",
+        f"""SELECT first, second, choice, chance, seconds, rubric_version, {ON_OTHER_WEIGHTS} AS on_other_weights
+            FROM verdict v WHERE annotator_id = ? AND comparison_id = ?""",
         (judge.id, comparison_id),
     )
-    return [StoredVerdict(**row) for row in rows]
+    return [StoredVerdict(**{**row, "on_other_weights": bool(row["on_other_weights"])}) for row in rows]
 
 
 def outcomes_of(said: Iterable[StoredVerdict]) -> dict[tuple[int, int], CombinedVerdict]:
@@ -545,6 +562,17 @@ def sureness(said: Iterable[StoredVerdict]) -> float | None:
     return min((max(mean, 1 - mean) for mean in means), default=None)
 
 
+# Of an annotator `a`: that they may be given comparisons of candidates, and what they say counts.
+MAY_COMPARE = """(a.active AND a.kind = 'person' AND a.id NOT IN (SELECT annotator_id FROM excluded_annotator)
+    AND (a.quota IS NULL OR a.quota > (SELECT count(*) FROM claim k
+        WHERE k.annotator_id = a.id AND k.state = 'judged')))"""
+
+
+def can_be_compared(db: Database) -> bool:
+    """Whether there is anybody who may be given comparisons of candidates."""
+    return bool(db.value(f"SELECT EXISTS (SELECT 1 FROM annotator a WHERE {MAY_COMPARE})"))
+
+
 def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
     """How many comparisons of two policies are still before people, in somebody's hands too.
 
@@ -558,12 +586,19 @@ def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
                      WHERE k.comparison_id = c.id AND k.state = 'judged' AND k.slot NOT NULL)
                  AND NOT {policy_comparisons.SKIPPED_FOR_GOOD} AND (
                      NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
-                     OR EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person'
-                         AND NOT {policy_comparisons.WOULD_NOT_COUNT.format("a.id")}
-                         AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id
-                             AND k.comparison_id = c.id AND k.state = 'skipped')
-                         AND (a.quota IS NULL OR a.quota > (SELECT count(*) FROM claim k
-                             WHERE k.annotator_id = a.id AND k.state = 'judged'))))""",
+                     OR EXISTS (SELECT 1 FROM annotator a WHERE {MAY_COMPARE} AND NOT EXISTS (SELECT 1 FROM claim k
+                         WHERE k.annotator_id = a.id AND k.comparison_id = c.id AND k.state = 'skipped')))""",
+            (candidate_id, against_id),
+        )
+    )
+
+
+def taken_up_by_people(db: Database, candidate_id: int, against_id: int) -> bool:
+    """Whether anybody has judged or skipped a comparison of two policies, whether or not their word counts."""
+    return bool(
+        db.value(
+            """SELECT EXISTS (SELECT 1 FROM comparison c JOIN claim k ON k.comparison_id = c.id
+                   WHERE c.candidate_id = ? AND c.against_id = ? AND k.state IN ('judged', 'skipped'))""",
             (candidate_id, against_id),
         )
     )
@@ -572,13 +607,14 @@ def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
 def judge_comparison(db: Database, judge: Judge, comparison: Comparison) -> bool:
     """Make the judgement that a judge's verdicts on a comparison come to; False while some are missing.
 
-    Verdicts by different versions of the rubric make none. What follows from it (who is asked next) is decided with it,
-    in one transaction.
+    Verdicts by different versions of the rubric, or on different weights, make none. What follows from it (who is asked
+    next) is decided with it, in one transaction.
     """
     size = len(comparison.answers)
     with db.transaction():
         said = verdicts_on(db, judge, comparison.id)
-        mixed = judge.backend != "reward-model" and len({one.rubric_version for one in said}) > 1
+        rubrics_of = {one.rubric_version for one in said if judge.backend != "reward-model"}
+        mixed = len(rubrics_of) > 1 or len({one.on_other_weights for one in said}) > 1
         if len(said) < size * (size - 1) or mixed:
             return False
         last = db.row(
@@ -696,7 +732,7 @@ def pair_outcomes(
 ) -> list[PairOutcome]:
     """How a candidate's answers did against another policy's, in the order of the first judgements that count.
 
-    By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
+    By one judge as it is now (`OUTDATED`); or by people (without `judge_id`) who are not left out, once the
     answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
     flag that ranks nothing does not say which answer it means, and counts as a tie. With `skips`, what was skipped
     first where a draw left others to judges is bet on as one: people may skip what judges like, and those others hold
@@ -881,7 +917,7 @@ def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> lis
 
     All of them, or as far as that was said `before` a judgement.
 
-    Of the judge: what it has judged by the present version of the rubric; by another one it was another judge. Of what
+    Of the judge: what it has judged as it is now, by the present rubric and on its present weights. Of what
     its own model can have been trained on, nothing; nor where heads chose the answers, as those are no random ones. Of
     what a reward model's temperature can have been fitted on, no chances.
     Of people: own, settling and imported rankings, not those of gold comparisons, none made before the answers were

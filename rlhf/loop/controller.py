@@ -107,7 +107,7 @@ class LoopState:
     rented: tuple[Job, ...] = ()
     """Trainings on rented hardware, beside which all else goes on here."""
     given: bool = True
-    """Whether annotators are given comparisons of candidates."""
+    """Whether annotators are given comparisons of candidates, and there is anybody who can compare them."""
     measurable: bool = True
     """Whether there is a held-out prompt to check a candidate on."""
     spent: int = 0
@@ -146,7 +146,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         broken=broken,
         saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
         rented=tuple(job_store.rented_jobs(db)),
-        given=gate_decisions.given_to_people(db),
+        given=gate_decisions.given_to_people(db) and judge_store.can_be_compared(db),
         measurable=held_out_sets.can_measure(db),
         spent=new - unspent,
     )
@@ -315,7 +315,8 @@ def next_step(state: LoopState) -> Step | None:
     A fresh candidate is checked first, and decided on as soon as the evidence is there; judges label what waits for
     them; then, when switched on, every N new judgements start a training. Where the gate decides by itself, the next
     training waits for its decision, because it starts from whoever serves then; where no check shows more of it, people
-    are given what was left to judges. A check that failed is tried once more.
+    are given what was left to judges, and one of which nobody was heard then is waited for no more. A check that failed
+    is tried once more.
     """
     if state.active:
         return None
@@ -332,7 +333,7 @@ def next_step(state: LoopState) -> Step | None:
         if count >= JUDGE_AT_LEAST and not enough_labels(state):
             return Step("judge", name)
     to_check = state.unchecked is not None and state.measurable and checked_by_loop(state, state.unchecked)
-    awaited = state.pending is not None or to_check
+    awaited = (state.pending is not None and not state.pending.decision.unheard) or to_check
     if state.rented or not due(state) or (awaited and state.gate == "automatic"):
         return None
     step = training_step(state)

@@ -479,7 +479,7 @@ def register(db: Database, base: BaseModel) -> Policy:
 def pin(db: Database, base: BaseModel) -> None:
     """Keep at which commit a name on the Hub is the base: the name of its directory in the cache.
 
-    At another one than before all policies answer otherwise. Raises UserError then while a check runs.
+    At another one than before all policies answer otherwise. Raises UserError then while a check or a judge runs.
     """
     commit = {base.name: base.path.name}
     of_hub = base.path.parent.name == "snapshots" and not Path(base.name).is_absolute()

@@ -264,11 +264,13 @@ def set_thinking(db: Database, thinking: Thinking) -> int:
 def answer_otherwise(db: Database) -> None:
     """Note that under the name of the base lie other weights from now on, which all policies but whole ones lie on.
 
-    What they have answered and what was found of them decides nothing any more, as after `set_thinking`, and for good.
-    Raises UserError while a check runs.
+    What they have answered and what was found of them decides nothing any more, as after `set_thinking`, and for good;
+    nor do verdicts of judges that ran on these weights. Raises UserError while a check runs, or a judge.
     """
     with db.transaction():
         refuse_during_a_check(db)
+        if db.value("SELECT 1 FROM job WHERE kind = 'judge' AND status IN ('running', 'cancelling')"):
+            raise UserError(_("A judge is at work. Wait until it has ended, or cancel it on the Runs tab."))
         answer_changes.note_change_of_answers(db, None)
         policy_comparisons.withdraw_open(db)
 

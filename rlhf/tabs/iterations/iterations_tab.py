@@ -127,7 +127,9 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedChec
         prompts = held_out_sets.prompts_of(data_dir, check.spec.prompt_set)
     else:  # an earlier version's check
         prompts = prompt_store.prompts(db, "held-out")[: check.spec.prompts]
-    return check_store.answers_of_check(db, policy.id, prompts, check.spec.seed, check.spec.sampling)
+    until = job_store.get(db, check.job_id).finished
+    found = check_store.answers_of_check(db, policy.id, prompts, check.spec.seed, check.spec.sampling, until=until)
+    return list({(one.prompt_id, one.seed): one for one in found}.values())  # it may have answered anew since the first
 
 
 def standing_part(db: Database, state: LoopState) -> Update:

@@ -35,17 +35,17 @@ def card(name: str, found: Trust, threshold: float, basis: TrustBasis = NO_RUBRI
 
 
 def basis_sentence(basis: TrustBasis) -> str:
-    """By which version of the rubric the judge is measured, and what is left out."""
+    """What is left out of a judge's figures."""
     said = []
-    if basis.version is not None and basis.left_out:
+    if basis.left_out:
         left_out = ngettext(
-            "Left out: {count:,} verdict by versions of the rubric before {version}. Let it judge what people "
-            "have judged, and it is measured anew.",
-            "Left out: {count:,} verdicts by versions of the rubric before {version}. Let it judge what people "
-            "have judged, and it is measured anew.",
+            "Left out: {count:,} verdict by another rubric than now, or on other weights under the base's name. Let "
+            "it judge what people have judged, and it is measured anew.",
+            "Left out: {count:,} verdicts by another rubric than now, or on other weights under the base's name. Let "
+            "it judge what people have judged, and it is measured anew.",
             basis.left_out,
         )
-        said.append(left_out.format(count=basis.left_out, version=basis.version))
+        said.append(left_out.format(count=basis.left_out))
     if basis.model:
         said.append(
             _(

@@ -296,6 +296,21 @@ def test_what_was_decided_by_or_shown_is_not_reserved(db: Database, data_dir: Pa
     assert not reserved & set(held_out_sets.compared_before(db, made, base))
 
 
+def test_what_has_not_arrived_as_a_whole_is_not_reserved(db: Database) -> None:
+    """Were the import given up, its prompts would be gone out of the set."""
+    seed_prompts(db, 60 + held_out_sets.SAMPLE_PROMPTS, "held-out")
+    with db.transaction() as connection:
+        words = dict.fromkeys(("name", "sha256", "format", "counts", "requested_by", "created"), "")
+        connection["import"].insert({"id": 7, **words})
+        connection.execute("UPDATE prompt SET import_id = 7")
+    setting_store.set_setting(db, setting_store.UNFINISHED, 7)
+    assert (held_out_sets.reserve(db), held_out_sets.can_measure(db)) == (None, False)
+    db.connection.execute("DELETE FROM setting WHERE key = ?", (setting_store.UNFINISHED,))
+    made = held_out_sets.reserve(db)
+    assert made is not None
+    assert (made.prompts, held_out_sets.can_measure(db)) == (60, True)
+
+
 def test_what_people_have_compared_otherwise_is_reserved_last_and_that_is_said(db: Database) -> None:
     seen = seed_prompts(db, 70, "held-out")[3:60]  # the first three are what runs are asked
     for prompt in seen:

@@ -893,3 +893,15 @@ def register(
         precision=precision,
         ground_id=on,
     )
+
+
+def test_on_other_weights_a_check_takes_no_answer_of_before(checked: Checked) -> None:
+    """The last one here: nothing that was answered before it counts any more."""
+    machine, seeds = checked.machine, range(CHECK.seed, CHECK.seed + 6)
+    before = {row.id for revision in ("dpo-1", "base") for row in answers(machine, revision)}
+    registry.answer_otherwise(machine.db)
+    check(machine, CHECK)
+    for revision in ("dpo-1", "base"):
+        assert [row.seed for row in answers(machine, revision) if row.id not in before and row.seed in seeds] == [
+            *seeds
+        ]

@@ -16,6 +16,7 @@ import pytest
 from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
+from annotation.metrics import quality
 from annotation.metrics.evidence import DecidedOutcome
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
@@ -537,7 +538,9 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
     for left in range(11, -1, -1):
         skip(db, kim.id)
         assert judge_store.open_to_people(db, made.id, 1) == left
-    assert gate_decisions.decision_on(db, made).used_up, "no prompt is left"
+    decision = gate_decisions.decision_on(db, made)
+    assert (decision.verdict, decision.unheard) == ("not enough evidence", True), "no prompt is left"
+    assert controller.advance(db, data_dir) is None
     prompts = seed_prompts(db, 15, "held-out")[-15:]
     pending = gate_decisions.pending(db)
     assert pending is not None
@@ -553,6 +556,40 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
     finish_job(db, job_id)
     people_say(db, 12, "candidate")
     assert gate_decisions.decision_on(db, made).verdict == "promote"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize("then", ["nothing", "judged", "left out", "heard by a judge", "checked eight times"])
+def test_nobody_is_rejected_by_skips_alone(db: Database, data_dir: Path, share: float, then: str) -> None:
+    """It waits, and is bet on as before: so no more candidates are promoted that are no better."""
+    made, kim = make_candidate(db, data_dir, number=12), access.add_account(db, "kim", "annotator", "kim's password")
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    db.connection.execute("UPDATE comparison SET people_chance = ? WHERE candidate_id = ?", (share, made.id))
+    for _ in range(gate_decisions.MOST_CHECKS if then == "checked eight times" else 1):
+        finish_check(db, data_dir, made)
+    if then == "judged":
+        people_say(db, 1, "candidate")
+        access.deactivate(db, "ann")
+    if then == "left out":
+        people_say(db, 12, "candidate")
+        quality.leave_out(db, "ann", "clicks without reading", "owner")
+    else:
+        for _ in range(judge_store.open_to_people(db, made.id, 1)):
+            skip(db, kim.id)
+    if then == "heard by a judge":
+        judge = judge_store.add(db, "other", "local", {"model": "base"}, "owner")
+        judge_says(db, judge, made)
+        finish_check(db, data_dir, made, "other")
+    controller.advance(db, data_dir)
+    decision = gate_decisions.decision_on(db, registry.by_revision(db, made.revision))
+    heard = then in ("judged", "heard by a judge")
+    assert (decision.unheard, registry.by_revision(db, made.revision).status) == (
+        (False, "rejected") if heard else (True, "candidate")
+    )
+    if not heard:
+        pending = gate_decisions.pending(db)
+        assert pending is not None
+        assert (pending.exhausted, pending.askable) == (False, False), "no check would show more"
 
 
 def test_what_is_in_somebodys_hands_is_waited_for(db: Database, data_dir: Path) -> None:
@@ -581,6 +618,22 @@ def test_whoever_has_judged_as_many_as_they_shall_is_not_waited_for(db: Database
     db.connection.execute("UPDATE annotator SET quota = 1 WHERE name = 'ann'")
     assert handing_out.claim_next(db, ann["id"]) is None
     assert judge_store.open_to_people(db, made.id, 1) == 0
+
+
+def test_where_nobody_can_compare_it_is_not_said_that_people_do(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, number=12)
+    finish_check(db, data_dir, made)
+    people_say(db, 3, "candidate")
+    assert controller.state_of(db).given
+    quality.leave_out(db, "ann", "clicks without reading", "owner")
+    assert not controller.state_of(db).given
+    quality.take_back(db, "ann", "", "owner")
+    db.connection.execute("UPDATE annotator SET quota = 3 WHERE name = 'ann'")
+    assert not controller.state_of(db).given
+    access.add_account(db, "bob", "annotator", "bob's password")
+    assert controller.state_of(db).given
+    project_store.set_project(db, replace(project_store.project(db), candidate_share=0.0))
+    assert not controller.state_of(db).given
 
 
 def skip(db: Database, annotator_id: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -348,6 +348,49 @@ def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database
     outcomes = db.rows("SELECT outcome FROM judgement WHERE purpose = 'judge' AND comparison_id = ?", (comparison,))
     assert [row["outcome"] for row in outcomes] == ["ranked", "undone", "ranked"]
     assert judge_history.basis(db, judge) == TrustBasis(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("backend", "settings", "change", "another"),
+    [
+        ("local", {"model": "base"}, registry.answer_otherwise, True),
+        ("local", {"model": "base"}, lambda db: registry.set_precision(db, "bf16", "owner"), True),
+        ("local", {"model": "base"}, lambda db: registry.set_thinking(db, "template"), False),
+        ("reward-model", {"model": "reward"}, registry.answer_otherwise, True),
+        ("reward-model", {"model": "reward"}, lambda db: registry.set_precision(db, "bf16", "owner"), False),
+        ("local", {"model": "whole"}, registry.answer_otherwise, False),
+        ("local", {"directory": "/a/model"}, registry.answer_otherwise, False),
+        ("endpoint", {"address": "http://a/v1", "model": "base"}, registry.answer_otherwise, False),
+    ],
+)
+def test_a_judge_on_other_weights_is_another_judge(
+    db: Database, ann: Annotator, backend: Backend, settings: Mapping[str, Any],
+    change: Callable[[Database], object], another: bool,
+) -> None:  # fmt: skip
+    """As under another rubric, where it runs on what lies under the base's name; only its labels stay."""
+    files = dict.fromkeys(("algorithm", "path", "sha256"), "x")
+    made: dict[str, Any] = {"base": BASE_NAME, "parent_id": 1, "job_id": None, **files}
+    registry.add(db, revision="reward", kind="reward-model", **made)
+    registry.add(db, revision="whole", form="full", **made)
+    judge = judge_store.add(db, "j", backend, settings, "owner")
+    comparison, labelled = seed_comparisons(db, 2)
+    judge_first_better(db, ann)
+    assert say(db, judge, comparison, FIRST_BETTER, "judged")
+    project_store.set_feedback(db, Feedback(mode="ai"))
+    assert say(db, judge, labelled, FIRST_BETTER)
+    change(db)
+    assert judge_history.basis(db, judge).left_out == (4 if another else 0)
+    assert (judge_store.jointly_judged(db, judge) == []) == another
+    assert judge_store.any_to_judge(db, judge, "judged") == another
+    assert judge_store.count_open(db, judge) == 0
+    if another:
+        (asked,) = judge_store.to_judge(db, judge, "judged", 10)
+        assert len(asked.missing) == 2
+        verdict = Verdict(choice="second", chance=0.2, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)
+        judge_store.add_verdict(db, judge, comparison, (0, 1), verdict, 0, (), None)
+        assert not judge_store.judge_comparison(db, judge, asked), "one order is of before"
+        assert say(db, judge, comparison, SECOND_BETTER, "judged")
+        assert [case.judged for case in judge_store.jointly_judged(db, judge)] == [(2, 1)]
 
 
 def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:
@@ -732,7 +775,7 @@ def test_nobody_else_is_given_what_is_skipped_for_good(
 
 
 def test_skips_of_who_is_left_out_keep_nothing_from_others(db: Database, ann: Annotator) -> None:
-    """They bet on nothing. Nor do they get what was drawn for people: what they said of it would not count."""
+    """They bet on nothing. Nor do they get any of a candidate: what they said of it would not count."""
     duel(db, [("new", "old"), ("new one", "old one")])
     db.connection.execute("UPDATE comparison SET people_chance = 0.5")
     bob = access.add_account(db, "bob", "annotator", "bob's password")
@@ -760,8 +803,44 @@ def test_skips_of_who_is_left_out_keep_nothing_from_others(db: Database, ann: An
     db.connection.execute("UPDATE annotator SET active = 0 WHERE name = 'ann'")
     assert judge_store.open_to_people(db, 2, 1) == 1, "nobody else is there for what he skipped"
     db.connection.execute("UPDATE comparison SET people_chance = 1, assigned = 0")
-    assert backlog.waiting_for(db, bob.id).count == 1
-    assert handing_out.claim_next(db, bob.id) is not None
+    assert backlog.waiting_for(db, bob.id).count == 0
+    assert handing_out.claim_next(db, bob.id) is None
+
+
+def test_what_somebody_holds_who_is_shut_out_is_others_at_once(db: Database, ann: Annotator) -> None:
+    seed_comparisons(db, 1)
+    bob = access.add_account(db, "bob", "annotator", "bob's password")
+    held = handing_out.claim_next(db, bob.id)
+    assert held is not None
+    assert handing_out.claim_next(db, ann.id) is None
+    access.deactivate(db, "bob")
+    assert backlog.waiting_for(db, ann.id).count == 1
+    judge_first_better(db, ann)
+    access.activate(db, "bob")
+    with pytest.raises(UserError, match="went back to the pool"):
+        judging.judge(db, bob.id, held.nonce, act("tie"))
+
+
+@pytest.mark.parametrize("chance", [0.5, 1.0])
+def test_what_somebody_holds_or_is_assigned_who_is_left_out_is_others_at_once(
+    db: Database, ann: Annotator, chance: float
+) -> None:
+    duel(db, [("new", "old"), ("new one", "old one")])
+    db.connection.execute("UPDATE comparison SET people_chance = ?", (chance,))
+    bob = access.add_account(db, "bob", "annotator", "bob's password")
+    held = handing_out.claim_next(db, bob.id)
+    assert held is not None
+    other = db.value("SELECT id FROM comparison WHERE id != ?", (held.comparison_id,))
+    to_bob = BulkRequest("assign", ComparisonFilter(ids=(other,)), "person:bob")
+    bulk_changes.make(db, to_bob, ann, 1)
+    assert handing_out.claim_next(db, ann.id) is None
+    quality.leave_out(db, "bob", "clicks without reading", "ann")
+    for _ in range(2):
+        judge_first_better(db, ann)
+    assert len(judge_store.pair_outcomes(db, 2, 1)) == 2
+    with pytest.raises(UserError, match="went back to the pool"):
+        judging.judge(db, bob.id, held.nonce, act("tie"))
+    assert bulk_changes.plan(db, to_bob, ann).changed == 0, "what they said of it would not count"
 
 
 def test_a_flag_of_who_is_left_out_keeps_nothing_from_others(db: Database, ann: Annotator) -> None:

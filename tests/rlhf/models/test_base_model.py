@@ -31,6 +31,7 @@ from rlhf.evaluation.finished_checks import measured_before
 from rlhf.hub import job_bundle
 from rlhf.jobs import job_spec, job_store
 from rlhf.judges import judge_store
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import base_model, memory, registry
 from rlhf.models.base_model import BaseModel
 from rlhf.models.memory import Machine
@@ -246,6 +247,11 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
         base_model.register(db, anew)
     assert base_model.ready(data_dir, "ann/tiny") != anew
     job_table.stop(db, running, "w", "failed", "for the test")
+    judging = job_store.enqueue(db, JudgeSpec(judge="j"), "ann")
+    job_store.claim(db, judging, "w")
+    with pytest.raises(UserError, match="A judge is at work"):
+        base_model.register(db, anew)
+    job_table.stop(db, judging, "w", "failed", "for the test")
     base_model.register(db, anew)
     assert judge_store.open_to_people(db, made.id, 1) == 0
     registry.set_thinking(db, "template")
@@ -259,7 +265,7 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
 def test_preparing_another_commit_says_what_is_another_from_then_on(
     data_dir: Path, commit: Callable[[bytes], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = "Judges that run here are other judges from now on"
+    other = "let judges that run on it judge again what people have judged"
     commit(b"first")
     for anew in (False, True):
         assert prepare(data_dir, "ann/tiny", anew) == 0

@@ -416,7 +416,7 @@ def test_the_card_says_by_which_rubric_and_what_is_left_out(context: Context) ->
     say(db, judge, first, ("first", "second"))
     judge_store.write_rubric(db, "Be fair.", [], 0, "owner")
     parts, seen = tab.view(context, None, {})
-    assert "Left out: 2 verdicts by versions of the rubric before 1." in parts["card"]["value"]
+    assert "Left out: 2 verdicts by another rubric than now" in parts["card"]["value"]
     assert "no comparison has been judged both by it and by people" in parts["card"]["value"]
     say(db, judge, second, ("first", "second"), version=1)
     changed, _ = tab.view(context, None, seen)

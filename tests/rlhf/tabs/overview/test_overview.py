@@ -40,7 +40,7 @@ from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
 from rlhf.tabs.train import automatic_training
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.rlhf.evaluation.test_gate import DECIDED
-from tests.rlhf.loop.test_controller import QUIET
+from tests.rlhf.loop.test_controller import QUIET, unheard, unmeasured
 from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, judge, make_candidate
 from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, JOB
 
@@ -77,6 +77,9 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
         ({"pending": pending("not enough evidence")}, 3, "Compare answers of dpo-7", "/annotate"),
         ({"pending": pending("not enough evidence")}, 0, "Look at dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("not enough evidence", True)}, 3, "Check dpo-7 again", "/iterations/dpo-7"),
+        ({"pending": unmeasured(), "gate": "automatic"}, 3, "Check dpo-7 again", "/iterations/dpo-7"),
+        ({"pending": unmeasured(), "active": (CHECK,)}, 3, "Compare answers of dpo-7", "/annotate"),
+        ({"pending": unheard(), "gate": "automatic"}, 3, "Decide on dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("not enough evidence", True, True)}, 0, "Look at dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("not enough evidence", True), "active": (CHECK,)}, 0, "Watch job 7", "/runs/7"),
         ({"pending": pending("not enough evidence"), "active": (CHECK,)}, 0, "Watch job 7", "/runs/7"),
