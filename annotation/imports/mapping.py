@@ -45,6 +45,7 @@ from annotation.imports.labels import (
     SIGNED,
     TIED,
     TIES,
+    AskedColumn,
     Columns,
     UnclearColumn,
     UnusableRow,
@@ -201,7 +202,8 @@ def make_plan(
     except UnclearColumn:
         raise
     except UserError as error:
-        raise UserError(_("{error} The columns are: {listed}.").format(error=error, listed=listed(known))) from error
+        said_too = _("{error} The columns are: {listed}.").format(error=error, listed=listed(known))
+        raise AskedColumn(said_too, *roles_asked(error)) from error
     for row in rows:
         with suppress(UnusableRow):
             read(row.values)
@@ -211,6 +213,11 @@ def make_plan(
         refuse_without_prompt(plan, rows)
     refuse_unread(plan, said, filled_columns(rows))
     return plan
+
+
+def roles_asked(error: UserError) -> tuple[str, ...]:
+    """What a refusal asks for under “Columns”."""
+    return error.roles if isinstance(error, AskedColumn) else ()
 
 
 def filled_columns(rows: Sequence[SourceRow]) -> list[str]:
@@ -238,14 +245,16 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                 _(
                     "The column '{display_name}' holds no label; choose the part of it that is one under “Columns”, "
                     "as '{path}'. Nothing was imported."
-                ).format(display_name=display_name(label), path=display_name(label + part))
+                ).format(display_name=display_name(label), path=display_name(label + part)),
+                "label",
             )
         raise UnclearColumn(
             _(
                 "The column '{display_name}' holds {shown}, which says neither good nor bad, and bad answers "
                 "must not be learned. Write true and false into it, or, where all of them are good, choose no "
                 "label under “Columns”. Nothing was imported."
-            ).format(display_name=display_name(label), shown=shown(held[0]))
+            ).format(display_name=display_name(label), shown=shown(held[0])),
+            "label",
         )
 
 
@@ -264,7 +273,8 @@ def refuse_unsigned(plan: ImportPlan, said: Columns, rows: Sequence[SourceRow]) 
                 "The column '{display_name}' holds nothing below 0, so which answer its numbers prefer can't be told. "
                 "Subtract the middle, or let a row below 0 stand among the first 100; or, where numbers above 0 prefer "
                 "the second answer, choose it under “Columns” as preference. Nothing was imported."
-            ).format(display_name=display_name(column))
+            ).format(display_name=display_name(column)),
+            "preference",
         )
 
 
@@ -295,7 +305,8 @@ def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                     "Say under “Columns” which one holds it, or, where both answers begin with the prompt, that none "
                     "does. Nothing was imported."
                 ),
-            )
+            ),
+            "prompt",
         )
 
 
@@ -331,7 +342,8 @@ def refuse_third_answer(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                 "There are more than two answers, in columns of their own: {answers}. Put them into one list "
                 "('responses', with 'scores' or 'ranks'), or choose under “Columns” which two are meant, as a and "
                 "as b. Nothing was imported."
-            ).format(answers=listed([plan.columns["a"], plan.columns["b"], third]))
+            ).format(answers=listed([plan.columns["a"], plan.columns["b"], third])),
+            *("a", "b"),
         )
 
 
@@ -349,7 +361,8 @@ def refuse_unread(plan: ImportPlan, said: Columns, columns: Sequence[str]) -> No
                 "By its name, {listed} may say which answers are bad, and bad ones must not be learned. Choose "
                 "under “Columns” which column does, as label or as rating, or, where all of them are good, none "
                 "as label. Nothing was imported."
-            ).format(listed=listed(doubtful[:1]))
+            ).format(listed=listed(doubtful[:1])),
+            *("label", "rating"),
         )
 
 
@@ -389,11 +402,12 @@ def proposed_or_said(rows: Sequence[SourceRow], said: Columns) -> dict[str, str]
         columns.pop("rating" if said.get("label") else "label")
     if plain_name(columns.get("winner", "")) in SIGNED:
         name = display_name(columns["winner"])
-        raise UserError(
+        raise AskedColumn(
             _(
                 "The numbers in '{name}' say by their sign which answer is better, and name none: choose it as "
                 "preference under “Columns”, not as winner."
-            ).format(name=name)
+            ).format(name=name),
+            *("preference", "winner"),
         )
     return columns
 
@@ -420,11 +434,16 @@ def form_of(plan: ImportPlan) -> str:
             return "conversation"
         if {"chosen", "rejected"} <= roles:
             return "shared prompt"
-        raise UserError(_("No column with prompts was found: name one as 'prompt' or 'messages'."))
+        raise AskedColumn(
+            _("No column with prompts was found: name one as 'prompt' or 'messages'."), "prompt", "messages"
+        )
     if plan.target == "demonstrations":
         if answered or "messages" in roles:
             return "answer" if answered else "last turn"
-        raise UserError(_("Demonstrations need the columns 'prompt' and 'completion', or 'messages'."))
+        raise AskedColumn(
+            _("Demonstrations need the columns 'prompt' and 'completion', or 'messages'."),
+            *("prompt", "completion", "messages"),
+        )
     return form_of_preferences(plan, answered)
 
 
@@ -435,12 +454,13 @@ def form_of_preferences(plan: ImportPlan, answered: bool) -> str:
         return "chosen"
     if {"a", "b"} <= roles:
         if plan.verdict != "open" and not roles & set(VERDICT_ROLES) and not {"score_a", "score_b"} <= roles:
-            raise UserError(
+            raise AskedColumn(
                 _(
                     "There are two answers but no column that says which is better: name it as 'winner' (or "
                     "'preference', 'winner_from_0', 'winner_from_1', or 'score_a' and 'score_b'), or have "
                     "people judge them."
-                )
+                ),
+                *("winner", "preference", "winner_from_0", "winner_from_1", "score_a", "score_b"),
             )
         return "pair"
     if "responses" in roles:
@@ -451,11 +471,12 @@ def form_of_preferences(plan: ImportPlan, answered: bool) -> str:
                 _("Single answers with a label are no comparisons: they can't be gold or judged by people.")
             )
         return "labelled answer" if answered else "labelled last turn"
-    raise UserError(
+    raise AskedColumn(
         _(
             "No preferences in these columns. They need 'chosen' and 'rejected'; or 'a', 'b' and 'winner'; or "
             "'responses' with 'scores' or 'ranks'; or 'prompt', 'completion' and 'label'."
-        )
+        ),
+        *("prompt", "chosen", "rejected", "a", "b", "winner", "responses", "scores", "ranks", "completion", "label"),
     )
 
 
@@ -735,7 +756,8 @@ def refuse_order(ranks: Sequence[float], column: str) -> None:
             _(
                 "The column '{name}' holds {numbers}: ranks of the answers, or the answers' numbers with the best "
                 "one's first? Choose it under “Columns” as ranks or as order. Nothing was imported."
-            ).format(name=display_name(column), numbers=", ".join(numeral(rank, "g") for rank in ranks))
+            ).format(name=display_name(column), numbers=", ".join(numeral(rank, "g") for rank in ranks)),
+            *("ranks", "order"),
         )
 
 
