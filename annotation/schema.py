@@ -242,6 +242,12 @@ def m030_held_out_prompts(db: sqlite_utils.Database) -> None:
     db.execute("CREATE INDEX prompt_held_out ON prompt (split) WHERE split = 'held-out'")
 
 
+@migrations()
+def m031_partly_undone(db: sqlite_utils.Database) -> None:
+    """Of how many comparisons a bulk change was taken back; NULL where it was not, or by an earlier version."""
+    db.execute("ALTER TABLE bulk_change ADD COLUMN undone_for INTEGER CHECK (undone_for >= 0)")
+
+
 WITHDRAWN_BY_THINKING = """UPDATE comparison SET state = 'closed'
     WHERE purpose = 'preference' AND state = 'ready' AND taken = 0 AND asks = 'nobody' AND asks_why IS NULL
       AND candidate_id IS NULL AND model_id IS NOT NULL AND import_id IS NULL

@@ -52,6 +52,8 @@ def populate(db: Database, seed: int, texts: Sequence[str] = TEXTS, acts: int = 
            VALUES (1, 'make', '[1, 2]', 'ready', 'kim', ?)""",
         (now(),),
     )
+    undone = {"undone_by": "kim", "undone": now(), "undone_for": 0}
+    db.insert("bulk_change", {"kind": "withdraw", "decided_by": "kim", "created": now(), **undone})
 
 
 def add_judge(db: Database) -> None:

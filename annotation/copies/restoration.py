@@ -20,6 +20,7 @@ from annotation.database import FILE_NAME, Database, damage, explain_disk_errors
 from annotation.records import UserError, now
 from annotation.store import setting_store
 from annotation.translation import N_, _, joined, ngettext
+from annotation.ui import formatting
 from annotation.web import access
 
 VARIABLE: Final = "PREFLOOP_RESTORE"
@@ -139,7 +140,7 @@ def refuse_fork(target: CopyTarget, data_dir: Path, local: Database, version: st
             manifest.judgements,
         ).format(
             judgements=manifest.judgements,
-            created=manifest.created[:16],
+            created=formatting.moment(manifest.created),
             variable=VARIABLE,
             here=HERE,
             version=version,
@@ -206,7 +207,7 @@ def restore(
             "Restored {judgements} judgement from {name} as of {created} UTC.",
             "Restored {judgements} judgements from {name} as of {created} UTC.",
             manifest.judgements,
-        ).format(judgements=manifest.judgements, name=target.name, created=manifest.created[:16])
+        ).format(judgements=manifest.judgements, name=target.name, created=formatting.moment(manifest.created))
         left = [] if not gone else [_(LEFT_OUT).format(names=", ".join(gone))]
         newer = newer_than(target, manifest) if choice else []
         message = " ".join(
@@ -234,7 +235,8 @@ def continue_from(
     kept = safe_copies.start_notice(local) if safe is not None and safe.state == "begun" else ""
     said = _("{data_dir} has all that the newest valid copy in {name} has.").format(data_dir=data_dir, name=target.name)
     message = " ".join([said, *skipped])
-    setting_store.set_setting(local, copy_reasons.BEGINNING, kept or (message if skipped else ""))
+    if not kept:
+        safe_copies.leave_notice(local, message if skipped else "")
     safe_copies.record_start(local, target.name, head, manifest)
     goes_on = _("Prefloop goes on with what is in {data_dir}.").format(data_dir=data_dir)
     return f"{goes_on} {kept}" if kept else message
@@ -255,14 +257,16 @@ def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:
             "A newer copy there has {judgements} judgements ({created} UTC): to take it, start with "
             "{variable}={version}, which moves what is here aside.",
             copy.judgements,
-        ).format(judgements=copy.judgements, created=copy.created[:16], variable=VARIABLE, version=version)
+        ).format(
+            judgements=copy.judgements, created=formatting.moment(copy.created), variable=VARIABLE, version=version
+        )
     ]
 
 
 def leave_notice(data_dir: Path, message: str) -> None:
     """Keep for the admins what they should know of a database that was just restored."""
     with closing(open_database(data_dir)) as db:
-        setting_store.set_setting(db, copy_reasons.BEGINNING, message)
+        safe_copies.leave_notice(db, message)
 
 
 def restore_version(

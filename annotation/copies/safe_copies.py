@@ -22,6 +22,7 @@ from annotation.hub_client import Conflict, without_tokens
 from annotation.records import Role, UserError, now, seconds_between
 from annotation.store import setting_store
 from annotation.translation import N_, _, ngettext
+from annotation.ui import formatting
 
 NOT_COPIED: Final = N_(
     "Judgements are lost when this Space restarts: no place for safe copies is set (PREFLOOP_COPIES in its settings)."
@@ -163,7 +164,19 @@ def start_notice(db: Database) -> str:
 
     Empty for nothing. It stays until the program starts again after a copy.
     """
-    return str(setting_store.setting(db, BEGINNING, ""))
+    stored = setting_store.setting(db, BEGINNING, "")
+    return str(stored["said"] if isinstance(stored, dict) else stored)
+
+
+def noticed(db: Database) -> str | None:
+    """When the program began as `start_notice` says; None where an earlier version did not note it."""
+    stored = setting_store.setting(db, BEGINNING, "")
+    return str(stored["when"]) if isinstance(stored, dict) else None
+
+
+def leave_notice(db: Database, message: str) -> None:
+    """Keep for the admins what they should know of how this database begins; nothing where it is empty."""
+    setting_store.set_setting(db, BEGINNING, {"said": message, "when": now()} if message else "")
 
 
 def is_as_restored(db: Database) -> bool:
@@ -347,7 +360,9 @@ def known_head(db: Database, target: CopyTarget) -> str:
             "{created} UTC). Stop one of the two.",
             newest.judgements,
         )
-        raise Conflict(whole.format(name=target.name, judgements=newest.judgements, created=newest.created[:16]))
+        raise Conflict(
+            whole.format(name=target.name, judgements=newest.judgements, created=formatting.moment(newest.created))
+        )
     return head
 
 

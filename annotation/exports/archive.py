@@ -75,7 +75,12 @@ TABLES: Final[Mapping[str, Table]] = {
     ),
     "comparison_response": Table(("comparison_id", "position", "response_id"), order="comparison_id, position"),
     "gold_decision": Table(("id", "comparison_id", "action", "expected", "previous_state", "decided_by", "created")),
-    "bulk_change": Table(("id", "kind", "annotator_id", "group_name", "decided_by", "created", "undone_by", "undone")),
+    "bulk_change": Table(
+        (
+            *("id", "kind", "annotator_id", "group_name", "decided_by", "created", "undone_by", "undone"),
+            "undone_for",
+        )
+    ),
     "bulk_change_comparison": Table(
         ("change_id", "comparison_id", "before", "state"), order="change_id, comparison_id"
     ),
@@ -345,6 +350,8 @@ def default_columns(table: str, row: TableRow) -> dict[str, Any]:
         return {"chance": None, "assigned_by": None}
     if table == "annotator":
         return {"quota": None}
+    if table == "bulk_change":
+        return {"undone_for": None}
     if table == "judgement":
         return {"imported_chance": None}
     if table == "response":

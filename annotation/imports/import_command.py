@@ -25,7 +25,7 @@ from annotation.imports.printable import display_name, listed
 from annotation.imports.sources import hub_datasets, opening
 from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, language_of, speaking
 from annotation.ui.invisible import visible
 
 PROGRAM: Final = ("-m", "annotation", "import")
@@ -99,6 +99,7 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
     command.add_argument("--json-progress", action="store_true", help="print progress and outcome as JSON lines")
     command.add_argument(TIED, action="store_true", help=argparse.SUPPRESS)
     command.add_argument("--by", default="command line", metavar="NAME", help=argparse.SUPPRESS)
+    command.add_argument("--language", metavar="CODE", help=argparse.SUPPRESS)
 
 
 def order_of(options: argparse.Namespace) -> ImportRequest:
@@ -169,6 +170,12 @@ def arguments_of(order: ImportRequest) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------------ running
 def run(options: argparse.Namespace, db: Database) -> int:
+    """As `run_spoken`, in the language of whoever asked on the page, else in the server's."""
+    with speaking(language_of(options.language)):
+        return run_spoken(options, db)
+
+
+def run_spoken(options: argparse.Namespace, db: Database) -> int:
     """Look, check or import, and print what came of it; 1 where no row can be used. Raises UserError on refusal."""
     order = order_of(options)
     order.check()

@@ -50,6 +50,7 @@ def look_read(told: Mapping[str, Any]) -> ImportPreview:
         proposed=told["proposed"],
         target=told["target"],
         problem=told["problem"] or "",
+        asked=tuple(told.get("asked", ())),
         rows=tuple(SourceRow(row["number"], row["cells"]) for row in told["rows"]),
         records=tuple(one if isinstance(one, str) else record_read(one) for one in told["records"]),
         bad=tuple(known(BadRow, row) for row in told["bad"]),

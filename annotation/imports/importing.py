@@ -95,6 +95,8 @@ class ImportPreview:
     target: Target | None
     problem: str
     """Why nothing can be imported without choosing columns; empty where something can."""
+    asked: tuple[str, ...]
+    """The roles by which that can be mended."""
     rows: tuple[SourceRow, ...]
     records: tuple[MappedRow | str, ...]
     """What becomes of the rows, or the reason why nothing does."""
@@ -119,7 +121,7 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
         if column in columns or any(values.get(column) is not None for values in read_into)
     }
     target: Target | None = None
-    problem = ""
+    problem, asked = "", tuple[str, ...]()
     records: list[MappedRow | str] = []
     notes: tuple[str, ...] = ()
     try:
@@ -129,7 +131,7 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
         records = [read_or_reason(read, row) for row in rows]
         notes = tuple(notes_on(source, plan, rows))
     except UserError as error:
-        problem = str(error)
+        problem, asked = str(error), planning.roles_asked(error)
     for role in unclear_columns.unsaid(proposed, rows, order.columns):
         del proposed[role]
     return ImportPreview(
@@ -140,6 +142,7 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
         proposed=proposed,
         target=target,
         problem=problem,
+        asked=asked,
         rows=tuple(rows[:shown]),
         records=tuple(records[:shown]),
         bad=tuple(bad[:shown]),

@@ -267,6 +267,7 @@ class ExportFormPage:
     chosen: gr.Dropdown
     delete: gr.Button
     deletion: gr.Accordion
+    deleted: gr.HTML
     pulse: gr.HTML
 
     @property
@@ -353,6 +354,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     with gr.Accordion(_("Delete an export"), open=False, visible=False) as deletion, gr.Row():
         chosen = gr.Dropdown([], label=_("Export"), allow_custom_value=True, min_width=240)
         delete = gr.Button(_("Delete"), variant="stop", scale=0, min_width=160)
+    deleted = html_box()
     page = ExportFormPage(
         form=form,
         folded=folded,
@@ -365,6 +367,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         chosen=chosen,
         delete=delete,
         deletion=deletion,
+        deleted=deleted,
         pulse=pulse(),
     )
     wire(page, context, opening_of(demo))
@@ -397,7 +400,8 @@ def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
     page.write.click(admin(writer(context)), page.fields, page.shown, api_name="export-write", **QUEUED)
     page.cancel.click(admin(canceller(context)), None, page.shown, api_name="export-cancel", **QUEUED)
     poll(page.pulse, context, follower(context), [], page.shown, api_name="export-follow")
-    page.delete.click(admin(deleter(context)), page.chosen, page.shown, api_name="export-delete", **QUEUED)
+    told = [page.deleted, *page.shown]
+    page.delete.click(admin(deleter(context)), page.chosen, told, api_name="export-delete", **QUEUED)
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers
@@ -532,6 +536,6 @@ def deleter(context: Context) -> Any:
             raise UserError(_("Choose an export first."))
         export_files.remove(context.data_dir, text_in(name))
         said = status(_("{file} is deleted.").format(file=text_in(name)))
-        return [said, *standing(context)[1:]]
+        return [said, *standing(context)]
 
     return delete_export

@@ -264,7 +264,7 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
         **QUEUED,
     )
     # Guidelines that nobody has written say what is asked now.
-    saved.success(admin(opener(db)), given, shown, api_name="project-saved", **QUIET)
+    saved.success(admin(follower(db)), given, shown, api_name="project-saved", **QUIET)
     page.preview.click(admin(preview_guidelines), page.text, page.preview_box, api_name="guidelines-preview", **QUEUED)
     page.write.click(
         admin(writer(db)),
@@ -295,6 +295,18 @@ def opener(db: Database) -> Any:
         return [counts_card(db), acts, *updates, standing(latest), *choose_version(db, None), {**was, **fresh}]
 
     return open_project
+
+
+def follower(db: Database) -> Any:
+    """The handler of a project that was saved."""
+    open_project = opener(db)
+
+    def follow_project(annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
+        """As when the tab is opened; what was said of the guidelines that somebody wrote is still to be read."""
+        *before, _standing, versions, earlier, news = open_project(annotator, sent, *drafted)
+        return [*before, gr.skip(), versions, earlier, news]
+
+    return follow_project
 
 
 def known(sent: Any) -> FieldValues:

@@ -347,6 +347,12 @@ def check_password(db: Database, name: str, password: str) -> Annotator | None:
     return read_annotator(row) if row is not None and usable and right else None
 
 
+def password_hash(db: Database, name: str) -> str | None:
+    """What the password of an active account is checked by; None where nobody can sign in with one."""
+    found: str | None = db.value("SELECT password_hash FROM annotator WHERE name = ? AND active", (name,))
+    return found
+
+
 def is_hash_of(stored: str, password: str) -> bool:
     """Whether this is the password."""
     try:

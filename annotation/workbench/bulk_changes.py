@@ -91,6 +91,8 @@ class Change:
     decided_by: str
     created: str
     undone_by: str | None
+    undone_for: int | None
+    """Of how many of its comparisons it was taken back; None where an earlier version did not count them."""
 
 
 def check_kind(word: Any) -> ChangeKind:
@@ -243,6 +245,9 @@ def undo(db: Database, change_id: int, by: str) -> tuple[Change, int]:
         if made is None or made.undone_by is not None:
             raise UserError(_("This was taken back already. Nothing was changed now."))
         count = UNDONE[made.kind](db, change_id)
+        connection.execute(
+            "UPDATE bulk_change SET undone_for = coalesce(undone_for, 0) + ? WHERE id = ?", (count, change_id)
+        )
         if made.kind != "withdraw" or not db.value(f"{REST_OF_CHANGE} LIMIT 1", {"change": change_id}):
             connection.execute("UPDATE bulk_change SET undone_by = ?, undone = ? WHERE id = ?", (by, now(), change_id))
     found = change(db, change_id)
@@ -345,7 +350,7 @@ UNDONE: Final[Mapping[ChangeKind, Callable[[Database, int], int]]] = {
 
 
 CHANGES: Final = """SELECT x.id, x.kind, coalesce(a.name, x.group_name, '') AS whom, x.decided_by, x.created,
-        x.undone_by,
+        x.undone_by, x.undone_for,
         (SELECT count(*) FROM bulk_change_comparison i WHERE i.change_id = x.id) AS comparisons
     FROM bulk_change x LEFT JOIN annotator a ON a.id = x.annotator_id WHERE {} ORDER BY x.id DESC LIMIT {}"""
 

@@ -17,6 +17,7 @@ from annotation.records import Prompt, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite3, sqlite_utils
 from annotation.store import comparison_store, prompt_store, setting_store
+from annotation.workbench import bulk_changes
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -665,6 +666,16 @@ def test_what_answering_jobs_of_earlier_versions_kept_ready_is_their_stock(data_
     assert [job.spec for job in reversed(job_store.recent(db, ("answering",)))] == [
         *(AnsweringSpec(stock=7, until_full=True), AnsweringSpec())
     ]
+
+
+def test_of_how_many_comparisons_an_earlier_version_took_a_change_back_is_not_known(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m031_partly_undone")
+    old["bulk_change"].insert({"kind": "skip", "decided_by": "kim", "created": "1", "undone_by": "eve", "undone": "2"})
+    old.close()
+    db = open_database(data_dir)
+    assert [(one.undone_by, one.undone_for) for one in bulk_changes.changes(db)] == [("eve", None)]
 
 
 def test_two_processes_may_create_the_file_at_once(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
+from rlhf.submission.form_fields import forms
 from tests.e2e.conftest import go, running_app, wait_for
 from tests.machine_fixtures import make_machine
 from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, make_candidate
@@ -61,12 +62,13 @@ UNFOLD = """() => {
   for (const one of shown) one.matches("details") ? (one.open = true) : one.click();
   return shown.length;
 }"""
-# Within the Data tab.
+# Within the Data tab, and the forms of the Train tab beside the first.
 PLACES = {
     "/data/comparisons/1": "How it was formed",
     "/data/statistics": "By status",
     "/data/import": "Upload a file",
     "/data/export": "Write the export",
+    **{f"/train/{form.name}": form.layout.start for form in forms()[1:]},
 }
 HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")].filter((one) => one.offsetParent)
   .map((one) => Number(one.tagName[1]))"""
@@ -166,7 +168,7 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
         load(page, address)  # all is folded again
         for name in names:
             turn(page, name)
-            look(page, f"{name}, {size['width']}", found, unfolded=size is PHONE)
+            look(page, f"{name}, {size['width']}", found)
             levels = page.evaluate(HEADINGS)
             jumps = [f"h{a} h{b}" for a, b in pairwise(levels) if b > a + 1]
             small = page.evaluate(SMALL_TARGETS, TARGETS) if size is PHONE else []
@@ -176,7 +178,7 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
         for place, words in PLACES.items():
             go(page, place)
             page.locator(f"text={words}").locator("visible=true").first.wait_for()
-            look(page, f"{place}, {size['width']}", found, unfolded=size is PHONE)
+            look(page, f"{place}, {size['width']}", found)
             if size is PHONE:
                 found["light"][f"{place}, {size['width']}"] += page.evaluate(SMALL_TARGETS, TARGETS)
             found["light"][f"{place}, {size['width']}"] += page.evaluate(UNDER_ARROWS)
@@ -191,13 +193,12 @@ def load(page: Any, address: str) -> None:
     page.evaluate(AXE_SCRIPT)
 
 
-def look(page: Any, where: str, found: dict[str, dict[str, list[str]]], unfolded: bool) -> None:
-    """Note which rules what the page shows breaks in each theme, the light one last, for which it may be unfolded."""
+def look(page: Any, where: str, found: dict[str, dict[str, list[str]]]) -> None:
+    """Note which rules what the page shows, with all unfolded, breaks in each theme, the light one last."""
+    unfold(page)
     for theme in reversed(THEMES):
         page.emulate_media(color_scheme=theme)
         page.wait_for_selector("body.dark" if theme == "dark" else "body:not(.dark)")
-        if theme == "light" and unfolded:
-            unfold(page)
         found[theme][where] = broken(page, THEMES[theme])
 
 

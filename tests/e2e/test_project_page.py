@@ -13,7 +13,7 @@ from annotation.records import Project, Tag
 from annotation.store import project_store
 from annotation.web import access
 from tests.annotation.tabs.test_project import HOSTILE
-from tests.e2e.conftest import TWO_FRAMES
+from tests.e2e.conftest import TWO_FRAMES, go
 
 pytestmark = pytest.mark.browser
 
@@ -70,10 +70,19 @@ def test_a_refusal_is_shown_and_mended(db: Database, page: Any) -> None:
     assert (asked.kind, asked.answers, asked.tags) == ("rank", 4, (Tag("o", "sound"),))
 
 
-def test_a_draft_survives_another_tab(page: Any) -> None:
+def test_a_draft_survives_another_tab_where_a_password_goes_with_its_account(page: Any) -> None:
     page.fill("#guidelines-text textarea", "A draft.")
     page.get_by_role("tab", name="Accounts").click()
-    page.wait_for_timeout(300)
+    page.get_by_label("Name", exact=True).locator("visible=true").fill("zoe")
+    page.click("#account-add")
+    page.wait_for_selector("text=Password of zoe, shown once")
+    go(page, "/accounts/zoe")
+    page.get_by_role("button", name="Save groups and judgements").click()
+    page.wait_for_selector("text=Saved for zoe.")
+    page.get_by_role("button", name="Deactivate", exact=True).click()
+    assert page.is_visible("#new-password")
+    page.click("#account-really")
+    page.wait_for_selector("#new-password", state="hidden")
     page.get_by_role("tab", name="Project").click()
     page.wait_for_timeout(700)
     assert page.input_value("#guidelines-text textarea") == "A draft."

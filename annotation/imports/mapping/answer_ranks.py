@@ -65,7 +65,8 @@ def refuse_order(ranks: Sequence[float], column: str) -> None:
             _(
                 "The column '{name}' holds {numbers}: ranks of the answers, or the answers' numbers with the best "
                 "one's first? Choose it under “Columns” as ranks or as order. Nothing was imported."
-            ).format(name=display_name(column), numbers=", ".join(numeral(rank, "g") for rank in ranks))
+            ).format(name=display_name(column), numbers=", ".join(numeral(rank, "g") for rank in ranks)),
+            *("ranks", "order"),
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from annotation.imports.mapping.columns import CHANCES
-from annotation.imports.mapping.labels import Columns
+from annotation.imports.mapping.labels import AskedColumn, Columns
 from annotation.records import UserError
 from annotation.translation import _
 
@@ -60,11 +60,16 @@ def form_of(plan: ImportPlan) -> str:
             return "conversation"
         if {"chosen", "rejected"} <= roles:
             return "shared prompt"
-        raise UserError(_("No column with prompts was found: name one as 'prompt' or 'messages'."))
+        raise AskedColumn(
+            _("No column with prompts was found: name one as 'prompt' or 'messages'."), "prompt", "messages"
+        )
     if plan.target == "demonstrations":
         if answered or "messages" in roles:
             return "answer" if answered else "last turn"
-        raise UserError(_("Demonstrations need the columns 'prompt' and 'completion', or 'messages'."))
+        raise AskedColumn(
+            _("Demonstrations need the columns 'prompt' and 'completion', or 'messages'."),
+            *("prompt", "completion", "messages"),
+        )
     return form_of_preferences(plan, answered)
 
 
@@ -75,12 +80,13 @@ def form_of_preferences(plan: ImportPlan, answered: bool) -> str:
         return "chosen"
     if {"a", "b"} <= roles:
         if plan.verdict != "open" and not roles & set(VERDICT_ROLES) and not {"score_a", "score_b"} <= roles:
-            raise UserError(
+            raise AskedColumn(
                 _(
                     "There are two answers but no column that says which is better: name it as 'winner' (or "
                     "'preference', 'winner_from_0', 'winner_from_1', or 'score_a' and 'score_b'), or have "
                     "people judge them."
-                )
+                ),
+                *("winner", "preference", "winner_from_0", "winner_from_1", "score_a", "score_b"),
             )
         return "pair"
     if "responses" in roles:
@@ -91,11 +97,12 @@ def form_of_preferences(plan: ImportPlan, answered: bool) -> str:
                 _("Single answers with a label are no comparisons: they can't be gold or judged by people.")
             )
         return "labelled answer" if answered else "labelled last turn"
-    raise UserError(
+    raise AskedColumn(
         _(
             "No preferences in these columns. They need 'chosen' and 'rejected'; or 'a', 'b' and 'winner'; or "
             "'responses' with 'scores' or 'ranks'; or 'prompt', 'completion' and 'label'."
-        )
+        ),
+        *("prompt", "chosen", "rejected", "a", "b", "winner", "responses", "scores", "ranks", "completion", "label"),
     )
 
 

@@ -66,7 +66,15 @@ class UnusableRow(UserError):
         self.column = column
 
 
-class UnclearColumn(UserError):
+class AskedColumn(UserError):
+    """A column is missing, or can't be told; `roles` are those by which a person can say it under “Columns”."""
+
+    def __init__(self, sentence: str, *roles: str) -> None:
+        super().__init__(sentence)
+        self.roles = roles
+
+
+class UnclearColumn(AskedColumn):
     """What a whole column means can't be told, so nothing of the file can be imported as it is."""
 
 
@@ -197,8 +205,8 @@ def unclear_number(column: str, value: Any) -> UnclearColumn:
     """The refusal of a column of numbers that name no answers."""
     name = display_name(column)
     said = _("The column '{name}' holds {shown}, so its numbers are no names of the two answers.")
-    how = _(HOW_NUMBERS)
-    return UnclearColumn(joined(said.format(name=name, shown=shown(value)), how, _("Nothing was imported.")))
+    told = joined(said.format(name=name, shown=shown(value)), _(HOW_NUMBERS), _("Nothing was imported."))
+    return UnclearColumn(told, "winner_from_0", "winner_from_1", "preference")
 
 
 def verdict_of(text: str, words: Mapping[str, int]) -> ParsedVerdict | None:
@@ -296,7 +304,8 @@ def best_of(value: Any, column: str, size: int) -> ParsedVerdict:
         name = display_name(column)
         said = _("The column '{name}' holds {shown}: an answer's number, counted from 0 or from 1?")
         how = _("Choose it under “Columns” as winner_from_0 or as winner_from_1.")
-        raise UnclearColumn(joined(said.format(name=name, shown=shown(value)), how, _("Nothing was imported.")))
+        told = joined(said.format(name=name, shown=shown(value)), how, _("Nothing was imported."))
+        raise UnclearColumn(told, "winner_from_0", "winner_from_1")
     word = word_of(value) if isinstance(value, str) else ""
     if word in TIES:
         return "ranked", (1,) * size
@@ -354,9 +363,8 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
             scale = _("The column '{column}' holds {numbers}: numbers of a scale, not labels.")
             numbers = ", ".join(f"{one:g}" for one in sorted(seen))
             said = scale.format(column=display_name(column), numbers=numbers)
-            raise UnclearColumn(
-                " ".join([said, _(HOW_RATINGS).format(column=display_name(column)), _("Nothing was imported.")])
-            )
+            how = _(HOW_RATINGS).format(column=display_name(column))
+            raise UnclearColumn(" ".join([said, how, _("Nothing was imported.")]), "rating", "label")
         return number == 1
 
     return read
@@ -374,7 +382,8 @@ def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str
         name = display_name(column)
         said = _("The column '{name}' rates the answers, and bad ones must not be learned.").format(name=name)
         otherwise = _("Or choose no rating where all of them are good.")
-        raise UnclearColumn(joined(said, _(HOW_RATINGS).format(column=name), otherwise, _("Nothing was imported.")))
+        how = _(HOW_RATINGS).format(column=name)
+        raise UnclearColumn(joined(said, how, otherwise, _("Nothing was imported.")), "rating")
 
     def read(values: Mapping[str, Any]) -> bool:
         number = number_of(values.get(column))

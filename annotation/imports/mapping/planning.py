@@ -16,7 +16,7 @@ from annotation.imports.mapping.columns import (
     with_paths,
 )
 from annotation.imports.mapping.import_plan import VERDICT_ROLES, ImportPlan, Target, VerdictUse
-from annotation.imports.mapping.labels import SIGNED, Columns, UnclearColumn, UnusableRow, plain_name
+from annotation.imports.mapping.labels import SIGNED, AskedColumn, Columns, UnclearColumn, UnusableRow, plain_name
 from annotation.imports.mapping.row_readers import reader_of
 from annotation.imports.mapping.unclear_columns import (
     check_meaning,
@@ -64,7 +64,8 @@ def make_plan(
     except UnclearColumn:
         raise
     except UserError as error:
-        raise UserError(_("{error} The columns are: {listed}.").format(error=error, listed=listed(known))) from error
+        said_too = _("{error} The columns are: {listed}.").format(error=error, listed=listed(known))
+        raise AskedColumn(said_too, *roles_asked(error)) from error
     for row in rows:
         with suppress(UnusableRow):
             read(row.values)
@@ -74,6 +75,11 @@ def make_plan(
         refuse_without_prompt(plan, rows)
     refuse_unread(plan, said, filled_columns(rows))
     return plan
+
+
+def roles_asked(error: UserError) -> tuple[str, ...]:
+    """What a refusal asks for under “Columns”."""
+    return error.roles if isinstance(error, AskedColumn) else ()
 
 
 def paths_in(rows: Sequence[SourceRow], known: Sequence[str], said: Columns) -> list[str]:
@@ -107,11 +113,12 @@ def proposed_or_said(rows: Sequence[SourceRow], said: Columns) -> dict[str, str]
         columns.pop("rating" if said.get("label") else "label")
     if plain_name(columns.get("winner", "")) in SIGNED:
         name = display_name(columns["winner"])
-        raise UserError(
+        raise AskedColumn(
             _(
                 "The numbers in '{name}' say by their sign which answer is better, and name none: choose it as "
                 "preference under “Columns”, not as winner."
-            ).format(name=name)
+            ).format(name=name),
+            *("preference", "winner"),
         )
     return columns
 

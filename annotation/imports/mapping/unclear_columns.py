@@ -57,14 +57,16 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                 _(
                     "The column '{display_name}' holds no label; choose the part of it that is one under “Columns”, "
                     "as '{path}'. Nothing was imported."
-                ).format(display_name=display_name(label), path=display_name(label + part))
+                ).format(display_name=display_name(label), path=display_name(label + part)),
+                "label",
             )
         raise UnclearColumn(
             _(
                 "The column '{display_name}' holds {shown}, which says neither good nor bad, and bad answers "
                 "must not be learned. Write true and false into it, or, where all of them are good, choose no "
                 "label under “Columns”. Nothing was imported."
-            ).format(display_name=display_name(label), shown=shown(held[0]))
+            ).format(display_name=display_name(label), shown=shown(held[0])),
+            "label",
         )
 
 
@@ -83,7 +85,8 @@ def refuse_unsigned(plan: ImportPlan, said: Columns, rows: Sequence[SourceRow]) 
                 "The column '{display_name}' holds nothing below 0, so which answer its numbers prefer can't be told. "
                 "Subtract the middle, or let a row below 0 stand among the first 100; or, where numbers above 0 prefer "
                 "the second answer, choose it under “Columns” as preference. Nothing was imported."
-            ).format(display_name=display_name(column))
+            ).format(display_name=display_name(column)),
+            "preference",
         )
 
 
@@ -114,7 +117,8 @@ def refuse_without_prompt(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                     "Say under “Columns” which one holds it, or, where both answers begin with the prompt, that none "
                     "does. Nothing was imported."
                 ),
-            )
+            ),
+            "prompt",
         )
 
 
@@ -150,7 +154,8 @@ def refuse_third_answer(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                 "There are more than two answers, in columns of their own: {answers}. Put them into one list "
                 "('responses', with 'scores' or 'ranks'), or choose under “Columns” which two are meant, as a and "
                 "as b. Nothing was imported."
-            ).format(answers=listed([plan.columns["a"], plan.columns["b"], third]))
+            ).format(answers=listed([plan.columns["a"], plan.columns["b"], third])),
+            *("a", "b"),
         )
 
 
@@ -168,7 +173,8 @@ def refuse_unread(plan: ImportPlan, said: Columns, columns: Sequence[str]) -> No
                 "By its name, {listed} may say which answers are bad, and bad ones must not be learned. Choose "
                 "under “Columns” which column does, as label or as rating, or, where all of them are good, none "
                 "as label. Nothing was imported."
-            ).format(listed=listed(doubtful[:1]))
+            ).format(listed=listed(doubtful[:1])),
+            *("label", "rating"),
         )
 
 

@@ -346,8 +346,9 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         report, page = report_parts(db, context.data_dir, policy, check, page)
         changed |= report
     decided = [registry.newest_decision(db), policy.revision, stands.sentence]
-    if "decided" in seen and seen["decided"] != decided:
-        changed["said"] = gr.update(value="")  # what a button said is not so any more, here or in another tab
+    # What a button said is not so any more, here or in another tab; not what one has said since this was asked for.
+    if seen.get("noticed") and seen["decided"] != decided:
+        changed["said"] = gr.update(value="")
     look = seen.get(LOOK)
     if "over" in changed:
         close, look = plot_zoom.updates(LOOK, curves, (), look)
@@ -357,6 +358,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         **marks,
         "drawn": [*named, page],
         "decided": decided,
+        "noticed": seen.get("noticed", False),
         "page": page,
         "confirming": confirming,
         LOOK: look,
@@ -445,6 +447,12 @@ class IterationsPage(FollowedPage):
     def selector(self) -> Any:
         """The choice of a policy."""
         return self.parts["selector"]
+
+    def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
+        """As of every page; noted is whether a button has said something."""
+        said = changed.get("said")
+        noticed = bool(said) if isinstance(said, str) else said is None and seen["noticed"]
+        return super().sent(changed, {**seen, "noticed": noticed})
 
 
 def lay_out() -> IterationsPage:

@@ -469,7 +469,8 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
         changed |= figure_parts(db, known, judge, idle)
     shown = None if job is None else job.id
     state = None if job is None else [job.id, job.status]
-    return changed, {**marks, "figures": figures, "shown_job": shown, "state": state, "sent": seen.get("sent", {})}
+    kept = {name: seen[name] for name in ("noticed", "sent") if name in seen}
+    return changed, {**marks, "figures": figures, "shown_job": shown, "state": state, "sent": {}, **kept}
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -510,6 +511,7 @@ class JudgesPage:
         """What goes to the browser: the changed parts, and a sentence and HTML beside the button that was pressed."""
         said = (status(sentence, "quiet") if sentence else "") + more
         words = {name: said if name == where else "" for name in self.said} if where else {}
+        seen = {**seen, "noticed": where if said else ""} if where else seen
         return [
             *(changed.get(name, gr.skip()) for name in self.parts),
             *(words.get(name, gr.skip()) for name in self.said),
@@ -639,8 +641,8 @@ def wire_views(page: JudgesPage, context: Context) -> None:
 
     def look_at_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
         changed, seen = view(context, selected, was)
-        # What a button said of a job is not so any more once that has gone on.
-        overtaken = isinstance(was, dict) and "state" in was and was["state"] != seen["state"]
+        # What a button said of a job is not so any more once that has gone on; not what was said since this was asked.
+        overtaken = seen.get("noticed") == "jobs" and was["state"] != seen["state"]
         return page.sent(changed, seen, "jobs" if overtaken else "")
 
     @admin

@@ -41,6 +41,7 @@ from annotation.records import Annotator, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite_utils
 from annotation.store import prompt_store
+from annotation.ui import formatting
 from annotation.web import access, invitations
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets
@@ -736,9 +737,11 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
     assert "PREFLOOP_RESTORE=VERSION" in found
     restored = open_database(tmp_path / "new")
     assert safe_copies.start_notice(restored) == found
+    when = safe_copies.noticed(restored)
     assert not safe_copies.has_unsafe_work(restored)
     restoration.begin(place, tmp_path / "new")
     assert safe_copies.start_notice(restored) == found, "nothing was copied since"
+    assert safe_copies.noticed(restored) == when is not None
     judge(restored, ann, 5)
     safe_copies.make_copy(restored, tmp_path / "new", place, OTHER)
     assert newest(place).judgements == 7
@@ -754,7 +757,7 @@ def test_whoever_takes_an_older_copy_is_told_of_the_newer_one_and_so_are_admins(
     judge(db, ann, 3)
     newer = safe_copies.make_copy(db, data_dir, place, RUN)
     found = restoration.begin(place, tmp_path / "new", older)
-    assert f"A newer copy there has 3 judgements ({newest(place).created[:16]} UTC)" in found
+    assert f"A newer copy there has 3 judgements ({formatting.moment(newest(place).created)} UTC)" in found
     assert f"PREFLOOP_RESTORE={newer}" in found
     back = open_database(tmp_path / "new")
     annotation_api = AnnotationApi(back, copies=place.name)

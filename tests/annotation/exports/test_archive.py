@@ -375,6 +375,7 @@ ARE_NEW: Mapping[str | None, tuple[str, ...]] = {
     "model": ("kind", "form", "precision", "ground_id", "deleted"),
     "response": ("precision",),
     "judgement": ("imported_chance",),
+    "bulk_change": ("undone_for",),
 }
 
 

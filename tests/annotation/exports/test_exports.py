@@ -650,8 +650,9 @@ def test_the_page_counts_writes_offers_and_deletes(
         assert packed.testzip() is None
     with pytest.raises(gr.Error, match="Choose an export first"):
         page.call("export-delete", None)
-    progress, files, *_, deletion = page.call("export-delete", made.name)
-    assert f"{made.name} is deleted." in progress
+    said, progress, files, *_, deletion = page.call("export-delete", made.name)
+    assert f"{made.name} is deleted." in said
+    assert "is deleted" not in progress, "which a poll draws anew"
     assert "no exports yet" in files
     assert not deletion["visible"], "there is nothing to delete"
     with pytest.raises(gr.Error, match="no such export"):

@@ -34,6 +34,7 @@ from annotation.records import Prompt, UserError
 from annotation.store import comparison_store, project_store, prompt_store, setting_store, training_data
 from annotation.tabs import import_form as tab
 from annotation.tabs.guard import Context
+from annotation.translation import language_of, speaking
 from annotation.web import access
 from annotation.workbench import comparison_list
 from annotation.workbench.comparison_filter import ComparisonFilter
@@ -972,6 +973,11 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
     importer.start("import", ["--", str(tmp_path / "none.csv")], [])
     failed = ended(importer)
     assert (failed.status, failed.error) == ("failed", f"There is no file {tmp_path / 'none.csv'}. Check the path.")
+    with speaking(language_of("de")):
+        importer.start("check", ["--", path], ["--as=prompts"])
+    told = ended(importer).outcome
+    assert told is not None
+    assert told.summary[0].startswith("7 Zeilen gelesen."), "whoever asked is told in their language"
 
 
 def test_a_run_can_be_cancelled(db: Database, importer: Importer, tmp_path: Path) -> None:

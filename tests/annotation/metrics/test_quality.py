@@ -696,6 +696,10 @@ def pages(context: Context) -> Iterator[gr.Blocks]:
     return demo
 
 
+# What the boxes beside the buttons say as the page is opened.
+SILENT = ("", "", "", "")
+
+
 def press(pages: gr.Blocks, name: str, *inputs: Any, by: str = "owner", **said: Any) -> dict[str, Any]:
     """Call a registered function as Gradio does; what it sends, by the component's label or its place."""
     block = next(block for block in pages.fns.values() if block.fn.__name__ == name)
@@ -726,7 +730,7 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(pages: gr.Blocks) -> None:
 
 
 def test_opening_the_tab_fills_it(pages: gr.Blocks) -> None:
-    said = text_of(press(pages, "open_quality"))
+    said = text_of(press(pages, "open_quality", *SILENT))
     for words in (
         "Judgements that train the model",
         "eve",
@@ -743,19 +747,26 @@ def test_opening_the_tab_fills_it(pages: gr.Blocks) -> None:
     assert "Kinds of acts</summary>" in said
     assert "&lt;img" in said
     assert "<img" not in said
-    assert text_of(press(pages, "refresh_quality")) in said
+    assert text_of(press(pages, "refresh_quality", *SILENT)) in said
+
+
+def test_what_a_button_said_before_goes_and_not_what_one_says_meanwhile(pages: gr.Blocks) -> None:
+    for name in ("refresh_quality", "open_quality"):
+        sent = [*press(pages, name, "It is settled.", *SILENT[1:]).values()]
+        told = sent.index("")
+        assert sent[told : told + len(SILENT)] == ["", *[gr.skip()] * 3]
 
 
 def test_the_address_leads_to_the_comparison_that_is_looked_at(pages: gr.Blocks, context: Context) -> None:
     clear = quality.report(context.db).clear[0].comparison_id
     *_, told = press(pages, "look_at_comparison", clear).values()
     assert f'"/{clear}"' in told
-    *sent, view, form, _told = press(pages, "open_quality", part=f"/{clear}").values()
+    *sent, view, form, _told = press(pages, "open_quality", *SILENT, part=f"/{clear}").values()
     assert "what the annotators agree on" in view
     assert form["open"]
     assert str(clear) in [part.get("value") for part in sent if isinstance(part, dict) and "choices" in part]
     for wrong, words in (("/99999999999", "no comparison"), ("/seven", "Choose a comparison")):
-        assert words in press(pages, "open_quality", part=wrong)[str(len(sent))]
+        assert words in press(pages, "open_quality", *SILENT, part=wrong)[str(len(sent))]
 
 
 def test_buttons_do_what_they_say(pages: gr.Blocks, context: Context) -> None:

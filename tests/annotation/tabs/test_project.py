@@ -89,7 +89,7 @@ class Admin:
         values = [self.fields[name] for name in tab.FIELDS]
         self.counts, *updates, said, self.sent = self.call("project-save", self.sent, *values)
         self.take(list(tab.FIELDS), updates)
-        self.fill("project-saved")
+        assert self.fill("project-saved")[0] == gr.skip(), "what was said of guidelines is still to be read"
         return str(said)
 
     def write(self, text: str) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from annotation.claims import backlog, changing, choosing, handing_out, judged_counts, judging, own_judgements
+from annotation.copies import copy_reasons
 from annotation.database import Database
 from annotation.metrics import quality
 from annotation.records import Annotator, UserError
@@ -411,17 +412,23 @@ def test_what_an_undo_could_not_give_back_is_given_back_by_another(db: Database,
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'ready', asks = 'people' WHERE id = ?", (ids[0],))
     made = change(db, people["eve"], "withdraw", ids)
+    mark = copy_reasons.state_mark(db)
     found, count = bulk_changes.undo(db, made, "eve")
     assert (found.undone_by, count) == (None, 1)
+    assert copy_reasons.state_mark(db) != mark
     given_back, still = (comparison_card.decided(history(db, number)) for number in reversed(ids))
     assert "given back" in given_back
     assert "given back" not in still
     assert "“Undo” gives those back too" in comparison_table.taken_back(found, count)
-    assert 'data-act="undo"' in comparison_table.changes_table([found])
+    listed = comparison_table.changes_table([found])
+    assert 'data-act="undo"' in listed
+    assert "undone for 1 of 2" in listed
     again = change(db, people["eve"], "withdraw", ids[1:])
     registry.set_thinking(db, "off")
     found, count = bulk_changes.undo(db, made, "eve")
-    assert (found.undone_by, count) == ("eve", 1)
+    assert (found.undone_by, count, found.undone_for) == ("eve", 1, 2)
+    assert "undone for" not in comparison_table.changes_table([found])
+    assert "undone for" not in comparison_table.changes_table([replace(found, undone_for=None)]), "of before"
     assert "the others were given back before, judged or changed" in comparison_table.taken_back(found, count)
     assert judge_all(db, people["ann"]) == ids[:1], "what another change has withdrawn since stays so"
     with pytest.raises(UserError, match="taken back already"):

@@ -318,7 +318,7 @@ def test_the_card_shows_people_beside_the_judge_and_says_when_comparisons_are_ha
 def test_the_card_says_what_was_drawn_by_lot() -> None:
     said = card("tester", trust(mixed(90, 10)), 0.6)
     assert "People were asked about 40 of these 140 because judges" in said
-    assert "Drawn by lot with a known chance: 100. In agreement and kappa each of these counts for those" in said
+    assert "Drawn by lot with a known chance: 100; in agreement and kappa each of these counts for those" in said
     assert "agree more often" not in said
 
 

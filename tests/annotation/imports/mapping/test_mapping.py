@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from annotation.imports.mapping import conversations, labels
 from annotation.imports.mapping.columns import ROLES, propose
 from annotation.imports.mapping.import_plan import TARGETS
-from annotation.imports.mapping.labels import UnclearColumn, UnusableRow
+from annotation.imports.mapping.labels import AskedColumn, UnclearColumn, UnusableRow
 from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.mapping.planning import make_plan
 from annotation.imports.mapping.row_readers import reader_of
@@ -516,6 +516,24 @@ def test_a_label_that_could_not_be_read_is_not_passed_over(name: str) -> None:
 def test_what_two_answers_begin_with_is_no_prompt_unless_it_can_be_one(values: list[dict[str, Any]]) -> None:
     with pytest.raises(UnclearColumn, match=r"no column with the prompt|No column is known to hold"):
         make_plan(rows(*values))
+
+
+@pytest.mark.parametrize(
+    ("value", "asked"),
+    [
+        ({"chosen": "Yes.", "rejected": "No."}, {"prompt"}),
+        ({"prompt": "p", "completion": "a", "Quality (1-5)": Unread("binary")}, {"label", "rating"}),
+        ({"prompt": "p", "completion": "a", "label": "x"}, {"label"}),
+        ({"prompt": "p", "completion": "a", "helpfulness": 3}, {"rating"}),
+        ({"prompt": "p", "response_1": "x", "response_2": "y", "winner": -1}, {"winner_from_0", "preference"}),
+        ({"prompt": "p", "response_1": "x", "response_2": "y"}, {"winner", "score_a", "score_b"}),
+        ({"prompt": "p", "responses": ["x", "y", "z"], "rankings": [1, 2, 0]}, {"ranks", "order"}),
+    ],
+)
+def test_a_refusal_says_which_columns_it_asks_for(value: dict[str, Any], asked: set[str]) -> None:
+    with pytest.raises(AskedColumn) as refused:
+        make_plan(rows(value))
+    assert asked <= set(refused.value.roles) <= {*ROLES}
 
 
 def test_that_the_answers_begin_with_the_prompt_can_be_said() -> None:

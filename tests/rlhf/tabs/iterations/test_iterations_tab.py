@@ -430,6 +430,22 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     assert "<b>lies" not in shown
 
 
+def test_what_a_button_said_goes_with_the_next_decision_and_not_with_a_late_poll(
+    pages: gr.Blocks, context: Context
+) -> None:
+    policy, owner, follow = make_candidate(context), gr.Request(username="owner"), handler(pages, "poll_iterations")
+
+    def poll(seen: Any) -> Any:
+        return follow(*asked_by("owner", follow), policy.revision, seen)[said]
+
+    before = iterations_tab.view(context, policy.revision, 0, {})[1]
+    *sent, after = handler(pages, "reject_policy")(owner, policy.revision, "Lies", before)
+    (said,) = [place for place, one in enumerate(sent) if isinstance(one, str) and "was rejected" in one]
+    assert poll(before) == poll(after) == gr.skip()
+    registry.take_back_rejection(context.db, policy.revision, "owner")
+    assert poll(after) == gr.update(value="")
+
+
 def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_says_so(
     pages: gr.Blocks, context: Context
 ) -> None:
@@ -513,7 +529,7 @@ def test_a_rule_that_another_admin_has_made_stricter_meanwhile_is_not_put_back(
     pages: gr.Blocks, context: Context
 ) -> None:
     owner, save, opened = gr.Request(username="owner"), handler(pages, "save_rule"), handler(pages, "open_rule")
-    sent, here = opened(owner)[0], gate_form.values_of(Rule())
+    sent, here = opened(owner, None)[0], gate_form.values_of(Rule())
     gate_decisions.set_rule(context.db, {**here, "alpha": 0.01})
     said = save(owner, sent, *{**here, "people_least": 12}.values())
     assert "stays: " in said[-1]
@@ -530,7 +546,7 @@ def test_a_rule_that_another_admin_has_made_stricter_meanwhile_is_not_put_back(
 
 def test_a_change_of_the_rule_is_taken_back_where_it_is_made_and_once_only(pages: gr.Blocks, context: Context) -> None:
     owner, save, opened = gr.Request(username="owner"), handler(pages, "save_rule"), handler(pages, "open_rule")
-    undo_rule, sent = handler(pages, "undo_rule"), opened(owner)
+    undo_rule, sent = handler(pages, "undo_rule"), opened(owner, None)
     assert sent[2] == "", "nothing was changed"
     stricter = {**gate_form.values_of(Rule()), "mode": "automatic", "alpha": 0.01, "judge_may_decide": True}
 
@@ -542,7 +558,7 @@ def test_a_change_of_the_rule_is_taken_back_where_it_is_made_and_once_only(pages
         assert said in shown
     assert 'data-subject="1"' in shown
     save(owner, {}, *stricter.values())
-    assert opened(owner)[2] == shown, "saved again as it is, nothing has changed"
+    assert opened(owner, None)[2] == shown, "saved again as it is, nothing has changed"
     access.set_language(context.db, "owner", "de")
     undone = undo("1")
     access.set_language(context.db, "owner", "en")
@@ -568,8 +584,9 @@ def test_the_rule_in_a_sentence_rounds_nothing_away() -> None:
 def test_a_new_version_of_the_held_out_prompts_has_as_many_as_are_asked_for(pages: gr.Blocks, context: Context) -> None:
     seed_comparisons(context.db, 70, "held-out")
     owner, renew, opened = gr.Request(username="owner"), handler(pages, "renew_held_out"), handler(pages, "open_rule")
-    *_rule, offered_first, confirm, _question, asked = opened(owner)
+    *_rule, offered_first, confirm, _question, asked = opened(owner, 7)
     assert (offered_first, confirm["visible"], asked) == (CheckSpec.prompts, False, None)
+    assert opened(owner, None)[-3:] == [gr.skip()] * 3, "a question may have been asked meanwhile"
     for number, offered in ((65, 65), (5.0, CheckSpec.prompts)):
         shown, question, asked = handler(pages, "ask_renewal")(owner, number)
         assert shown["visible"]

@@ -629,10 +629,13 @@ def test_a_job_is_followed_with_its_cost_and_cancelled(pages: gr.Blocks, context
     for words in ("25%", "step 1 of 4", "2 of 8 verdicts", "200 · 20", "0.0006", "what people have judged"):
         assert words in parts["job"]["value"]
     assert parts["cancel"]["visible"]
-    assert "was asked to stop" in str(press(pages, "cancel_judging", "remote", seen))
+    sent = press(pages, "cancel_judging", "remote", seen)
+    (said,) = [place for place, one in enumerate(sent) if isinstance(one, str) and "was asked to stop" in one]
     assert job_store.get(db, 1).status == "cancelling"
+    assert press(pages, "look_at_judge", "remote", seen)[said] == gr.skip(), "a poll that was asked for before is late"
     assert "See why" not in parts["job"]["value"]
     assert job_table.stop(db, 1, "w", "cancelled", "")
+    assert press(pages, "look_at_judge", "remote", sent[-1])[said] == "", "it is not so any more"
     job = tab.view(context, "remote", {})[0]["job"]["value"]
     assert 'href="/runs/1">See why job 1 ended</a>' in job, "where it can be resumed"
     with pytest.raises(gr.Error, match="No job is shown"):

@@ -462,9 +462,12 @@ def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place
     job_id = begin(place, steps=2)
     browser.open()
     assert (browser.can("cancel"), browser.can("resume")) == (True, False)
-    waiting = job_store.enqueue(place.db, QUICK_SFT, OWNER)
+    waiting, before = job_store.enqueue(place.db, QUICK_SFT, OWNER), browser.seen
     browser.do("run_cancel")
-    assert f"Job {job_id} was asked to stop" in browser.text("said")
+    after, browser.seen = browser.seen, before
+    browser.do("poll_runs")
+    assert f"Job {job_id} was asked to stop" in browser.text("said"), "though a poll that was asked for before is late"
+    browser.seen = after
     assert [job_store.get(place.db, number).status for number in (job_id, waiting)] == ["cancelling", "queued"]
     job_table.stop(place.db, job_id, "w", "cancelled", "Resume goes on from the last checkpoint.")
     browser.do("poll_runs")
