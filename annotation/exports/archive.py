@@ -92,7 +92,7 @@ TABLES: Final[Mapping[str, Table]] = {
             *("seconds", "import_id", "supersedes", "created", "imported_chance"),
         )
     ),
-    "judge": Table(("annotator_id", "backend", "settings", "active", "created_by", "created"), order="annotator_id"),
+    "judge": Table(("annotator_id", "backend", "settings", "created_by", "created"), order="annotator_id"),
     "rubric": Table(("version", "instruction", "principles", "drawn", "written_by", "created"), order="version"),
     "verdict": Table(
         (
@@ -136,6 +136,7 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "score.per_token": "of the tokens that are not in it either, and measured anew",
     "verdict.job_id": "the machines'",
     "model.status": "the base serves after a restore",
+    "judge.active": "where judges send prompts and which key goes along may be anybody's word: an admin looks first",
 }
 
 
@@ -177,8 +178,8 @@ def encode(value: Mapping[str, Any]) -> bytes:
 def restore(db: Database, path: Path) -> dict[str, int]:
     """Fill a fresh database from an archive; returns how many rows each table got.
 
-    People keep their names and roles, without passwords; the base model serves. Raises UserError for a database in
-    use, for a file that is no archive, and for a damaged one; then nothing has changed.
+    People keep their names and roles, without passwords; the base model serves; AI judges are switched off. Raises
+    UserError for a database in use, for a file that is no archive, and for a damaged one; then nothing has changed.
     """
     try:
         with path.open("rb") as file, db.transaction():
@@ -306,6 +307,8 @@ def recomputed_columns(table: str, row: TableRow) -> dict[str, Any]:
         return {"nonce": secrets.token_urlsafe(16)}
     if table == "model":
         return {"status": "serving" if row["algorithm"] == "base" else "retired"}
+    if table == "judge":
+        return {"active": 0}
     return {}
 
 
@@ -326,6 +329,8 @@ def in_present_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "purpose": "settle"}
     if table == "model" and row.get("kind") == "reward":
         return {**row, "kind": "reward-model"}
+    if table == "judge":
+        row.pop("active", None)
     settings = parsed(row["settings"]) if table == "judge" and isinstance(row.get("settings"), str) else None
     if isinstance(settings, dict) and "weights" in settings:
         settings["precision"] = settings.pop("weights")
