@@ -20,9 +20,10 @@ from typing import IO, Any, Final, get_args
 
 from annotation import claims, project, store
 from annotation.database import Database, explain_bad_rows
-from annotation.records import MAXIMUM_ANSWERS, ComparisonState, Tag, UserError, is_time
+from annotation.records import MAXIMUM_ANSWERS, ComparisonState, Sampling, Tag, UserError, is_time
 from annotation.schema import GOLD_OF_WITHDRAWN, STANDING, STATE_SINCE, WITHDRAWN_BY_THINKING
 from annotation.translation import N_, _, numeral
+from annotation.validation import read
 from annotation.web.access import NAME
 
 HEADER: Final = {"format": "prefloop archive", "version": 2}
@@ -441,6 +442,14 @@ def is_object(text: str) -> bool:
     return isinstance(parsed(text), dict)
 
 
+def is_sampling(text: str) -> bool:
+    """Whether it can say how an answer was drawn."""
+    try:
+        return read(Sampling, parsed(text), "") is not None
+    except UserError:
+        return False
+
+
 def is_revision(text: str) -> bool:
     """Whether it can be a policy's name."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None
@@ -474,7 +483,7 @@ CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "judgement.shown_order": is_order,
     "claim.shown_order": is_order,
     "judgement.tags": is_tags,
-    "response.sampling": is_object,
+    "response.sampling": is_sampling,
     "import.counts": is_object,
     "judge.settings": is_object,
     "rubric.principles": is_tags,

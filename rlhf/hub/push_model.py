@@ -18,7 +18,7 @@ from typing import Final
 from annotation import hub_client as hubs
 from annotation import store
 from annotation.database import Database
-from annotation.exports.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_table, vote_of
+from annotation.exports.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_table, code, vote_of
 from annotation.exports.formats import check_licence, is_licence
 from annotation.hub_client import Hub, RepoKind
 from annotation.records import UserError
@@ -316,7 +316,7 @@ def judge_win_rates(checks: Sequence[FinishedCheck], other: Policy) -> Iterator[
         return
     for name, rate in report.rates_against(other.revision).items():
         if rate.estimate is not None:
-            yield PublishedWinRate(other.revision, f"the AI judge {name}", rate.estimate, report.counted_in)
+            yield PublishedWinRate(other.revision, f"the AI judge {code(name)}", rate.estimate, report.counted_in)
 
 
 def agreement(db: Database, policy: Policy) -> str:

@@ -410,6 +410,8 @@ ARE_NEW: Mapping[str | None, tuple[str, ...]] = {
         ("model", {"deleted": "yesterday"}, "deleted is malformed"),
         ("response", {"prompt_id": 999_999}, "refer to others that are not there"),
         ("response", {"sampling": "[]"}, "sampling is malformed"),
+        ("response", {"sampling": '{"min_p": 0.1, "x\\n\\n# Evil": 1}'}, "sampling is malformed"),
+        ("response", {"sampling": '{"temperature": "<b>"}'}, "sampling is malformed"),
         ("response", {"text": None}, "does not fit the database"),
         ("comparison", {"expected": "[1]"}, "expected ranking that does not fit"),
         ("comparison_response", {"position": 7}, "gaps between its answers"),
