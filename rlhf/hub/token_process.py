@@ -22,7 +22,7 @@ from annotation.copies import copy_reasons, restoration, safe_copies
 from annotation.copies.safe_copies import PendingCopy, Schedule
 from annotation.copies.targets import CopyTarget, refuse_shared_fate, target_of
 from annotation.database import Database, hold_data_directory, open_database
-from annotation.environment import keep_private
+from annotation.environment import keep_private, without_judge_keys
 from annotation.imports import import_process
 from annotation.imports.import_process import ImportData
 from annotation.jobs.attempt import Attempt
@@ -163,7 +163,7 @@ def runners(data_dir: Path) -> list[LaneRunner[Any]]:
 
 def import_data(attempt: Attempt, job: Job[ImportData]) -> JobOutcome:
     """Run an import in a process of its own that has the token. Raises UserError, Stopped."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**without_judge_keys(os.environ), "PYTHONPATH": str(ROOT)}
     return import_process.follow(attempt, job, import_command(attempt.data_dir, job.spec.arguments), environment)
 
 
