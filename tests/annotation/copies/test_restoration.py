@@ -723,8 +723,10 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
     add_model(db, data_dir, "serves", "serving")
     restoration.begin(place, data_dir)
     judge(db, ann, 2)
+    session, invited = access.open_session(db, ann), invitations.invite(db, {"uses": 2}, ann.name)
     safe_copies.make_copy(db, data_dir, place, RUN)
     (data_dir / "adapters" / "serves" / "adapter_model.safetensors").write_bytes(b"as if trained on")
+    access.end_sessions(db, ann.id)
     judge(db, ann, 2)
     safe_copies.make_copy(db, data_dir, place, RUN)
     spoil(place, hub, path, content)
@@ -733,7 +735,10 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
     assert found.startswith("Restored 2 judgements")
     assert "is damaged" in found
     assert "PREFLOOP_RESTORE=VERSION" in found
+    assert "Accounts and passwords are those of then" in found
     restored = open_database(tmp_path / "new")
+    assert access.session_annotator(restored, session) is None
+    assert not invitations.is_open(restored, invited.partition("=")[2])
     assert safe_copies.start_notice(restored) == found
     assert not safe_copies.has_unsafe_work(restored)
     restoration.begin(place, tmp_path / "new")
