@@ -424,7 +424,7 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
         with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
             with hubs.explained(_("Reading the card of {repo} failed."), repo=repo):
                 path = hub.api.hf_hub_download(repo, CARD, repo_type=kind, local_dir=directory)
-            said = hubs.front_matter(Path(path).read_text("utf-8", errors="replace"))
+            said = hubs.card_head(Path(path))
     tagged, marks = said.get("tags"), said.get(MARK)
     if not isinstance(tagged, list) or PROGRAM not in tagged:
         raise UserError(
