@@ -26,7 +26,7 @@ from annotation.records import Annotator, Role, storable
 from annotation.translation import _
 from annotation.web.middleware import ANNOTATOR_KEY, BODY_SECONDS
 
-MAXIMUM_EVENT: Final = {"annotator": 64 * 1024, "admin": 8 * 1024 * 1024}
+MAXIMUM_EVENT: Final = {"annotator": 64 * 1024, "admin": 1024 * 1024}
 """Bytes that an event's body may have."""
 MAXIMUM_DEPTH: Final = 40
 MAXIMUM_UPLOADS: Final = 100

@@ -388,6 +388,8 @@ class SignIn:
 
     async def follow_link(self, request: Request) -> Response:
         """Sign the owner in with the one-time link from the terminal."""
+        if request.method != "GET":  # a HEAD, by which programs look at a link, spends nothing
+            return Response(status_code=405, headers={"Allow": "GET"})
         token = request.query_params.get("token", "")
         try:
             annotator = await waiting_write(access.use_link, self.db, token)

@@ -180,7 +180,7 @@ def begin(data_dir: Path, place: CopyTarget | None, model: str) -> None:
         refuse_shared_fate(place, data_dir, Space.from_environment(os.environ) is not None)
         with hold_data_directory(data_dir), closing(restoration.exclusive_lock(data_dir)):
             begun = restoration.begin(place, data_dir, os.environ.get(restoration.VARIABLE, "").strip())
-            logger.warning("%s", begun)
+            logger.warning("%s", visible(begun))
     try:
         base_model.present(data_dir, model, room=False)
     except UserError:

@@ -20,7 +20,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.api import AnnotationApi
-from annotation.copies import copy_reasons, restoration, safe_copies, targets
+from annotation.copies import copies_command, copy_reasons, restoration, safe_copies, targets
 from annotation.copies.safe_copies import Schedule
 from annotation.copies.targets import (
     KEPT,
@@ -1068,6 +1068,18 @@ def test_the_command_line_lists_takes_and_restores(
     assert done.returncode == 0, done.stderr
     assert judgements(data_dir) == 2
     assert judgements(next((data_dir / restoration.ASIDE).iterdir())) == 3
+
+
+def test_what_a_copys_manifest_says_does_nothing_to_a_terminal(
+    db: Database, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = DirectoryTarget(tmp_path / "bucket")
+    version = safe_copies.make_copy(db, data_dir, place, RUN)
+    manifest = place.copies / f"{version}.json"
+    told = json.loads(manifest.read_text("utf-8"))
+    manifest.write_text(json.dumps({**told, "created": "\x1b[2J", "run": "\x1b[31m"}), "utf-8")
+    copies_command.show(place)
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_the_command_line_asks_for_a_place() -> None:
