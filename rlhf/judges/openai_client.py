@@ -102,17 +102,17 @@ def check_host(variable: str, host: str) -> None:
     OpenAI's key is for OpenAI and its regions; any other for whatever host an admin names, unless it is said.
     """
     if variable == OPENAI_KEY:
-        where, told = OPENAI_ADDRESS, (OPENAI_HOST, urlsplit(os.environ.get(OPENAI_ADDRESS, "")).hostname)
-        regional = host.endswith(f".{OPENAI_HOST}")
+        where, regional = OPENAI_ADDRESS, host.endswith(f".{OPENAI_HOST}")
+        hosts = [OPENAI_HOST, urlsplit(os.environ.get(where, "")).hostname or OPENAI_HOST]
     else:
-        where, told, regional = variable + HOST, (os.environ.get(variable + HOST, "").strip().lower(),), False
-    hosts = [one for one in told if one]
-    if hosts and host not in hosts and not regional:
+        where, regional = variable + HOST, False
+        hosts = [os.environ.get(where, "").strip().lower() or host]
+    if host not in hosts and not regional:
         raise UserError(
             _(
                 "The key in {variable} is for {hosts} and would go to {host}. If that is right, whoever starts "
                 "Prefloop says so in its environment with {where}."
-            ).format(variable=variable, hosts=", ".join(hosts), host=host, where=where)
+            ).format(variable=variable, hosts=", ".join(dict.fromkeys(hosts)), host=host, where=where)
         )
 
 
