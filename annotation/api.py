@@ -10,11 +10,12 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Annotated, Any
 from weakref import WeakValueDictionary
 
@@ -35,11 +36,13 @@ from annotation.ui.differences import is_long, marked
 from annotation.ui.formatting import cut, moment
 from annotation.ui.invisible import visible
 from annotation.validation import read
-from annotation.web.middleware import ANNOTATOR_KEY
+from annotation.web.middleware import ANNOTATOR_KEY, read_body
 from annotation.workbench.own_standing import own_agreement
 
 Card = dict[str, Any]
 MAXIMUM_BODY = 6 * (MAXIMUM_EDIT + MAXIMUM_NOTE)  # JSON may need six bytes for a character
+# Values in a request; a judgement has some fifty. Each may be wrong, and what is wrong takes long to say.
+MAXIMUM_VALUES = 1_000
 MAXIMUM_PROMPT = 4_000
 COUNT_SECONDS = 5.0
 # One thread for all: judgements are written one at a time anyway, and many threads would mostly wait for the
@@ -379,14 +382,16 @@ def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Cal
         annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
         if annotator is None:
             return JSONResponse({"error": _("Sign in first.")}, 401)
-        sent = await read_json(request)
-        if sent is None:
-            return JSONResponse({"error": _("This request is no JSON object, or too large.")}, 400)
+        is_json = request.headers.get("content-type", "").split(";")[0] == "application/json"
+        body = await read_body(request, MAXIMUM_BODY) if is_json else None
+        answered: dict[str, Any] | None = None
         try:
-            asked = RequestBody.of(sent)
             loop, run = asyncio.get_running_loop(), copy_context().run  # the language goes along
-            async with TURNS.setdefault(annotator.id, asyncio.Lock()):
-                answered = await loop.run_in_executor(API_THREAD, run, handler, annotator, asked)
+            if body is not None:
+                async with TURNS.setdefault(annotator.id, asyncio.Lock()):
+                    answered = await loop.run_in_executor(API_THREAD, run, answer_to, handler, annotator, body)
+            if answered is None:
+                return JSONResponse({"error": _("This request is no JSON object, or too large.")}, 400)
             if has_source(answered):
                 answered = await loop.run_in_executor(RENDERING_THREADS, run, rendered_whole, answered)
             return ApiResponse(answered)
@@ -396,20 +401,25 @@ def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Cal
     return answer
 
 
-async def read_json(request: Request) -> dict[str, Any] | None:
-    """The request's JSON object; None if it is none, or larger than a judgement can be."""
-    if request.headers.get("content-type", "").split(";")[0] != "application/json":
-        return None
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAXIMUM_BODY:
-            return None
+def answer_to(
+    handler: Callable[[Annotator, RequestBody], dict[str, Any]], annotator: Annotator, body: bytes
+) -> dict[str, Any] | None:
+    """What a handler answers; None to what is no JSON object, or holds more than a judgement can."""
     try:
-        value = whole_characters(json.loads(body))
+        sent = json.loads(body)
+        if not isinstance(sent, dict) or len(list(islice(values_in(sent), MAXIMUM_VALUES + 1))) > MAXIMUM_VALUES:
+            return None
+        whole = whole_characters(sent)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, dict) else None
+    return handler(annotator, RequestBody.of(whole))
+
+
+def values_in(value: Any) -> Iterator[Any]:
+    """Something that was sent, and all that is in it."""
+    yield value
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from values_in(one)
 
 
 def whole_characters(value: Any) -> Any:

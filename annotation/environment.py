@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,8 @@ TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 # The token that a Space gets when it is made from here.
 SPACE_TOKEN: Final = "PREFLOOP_SPACE_TOKEN"
 SECRETS: Final = (*TOKENS, SPACE_TOKEN, "OAUTH_CLIENT_SECRET")
+# Names of the keys of AI judges: only who asks these gets them, and a judge may name no other variable.
+JUDGE_KEY: Final = re.compile(r"PREFLOOP_JUDGE_[A-Z0-9_]{1,80}|OPENAI_API_KEY")
 # After which nobody is at a half-written file any more.
 LEFTOVER_SECONDS: Final = 24 * 3600.0
 
@@ -53,8 +56,17 @@ def without_variables(names: Iterable[str], environment: Mapping[str, str]) -> d
     return {name: value for name, value in environment.items() if name not in names}
 
 
+def without_judge_keys(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not JUDGE_KEY.fullmatch(name)}
+
+
 def child_environment() -> dict[str, str]:
-    """The environment of a worker, an import or an export: all but the secrets, which none of them needs."""
+    """The environment of an import, an export, or what renders or tries a model: all but the secrets."""
+    return without_judge_keys(worker_environment())
+
+
+def worker_environment() -> dict[str, str]:
+    """That of a worker, which asks AI judges: with their keys."""
     return without_variables(SECRETS, os.environ)
 
 

@@ -23,6 +23,7 @@ CONNECT_SECONDS: Final = 30.0
 READ_SECONDS: Final = 120.0
 NAME_PART: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 LONGEST_NAME: Final = 96
+MAXIMUM_CARD: Final = 1024 * 1024
 TOKENS_PAGE: Final = "https://huggingface.co/settings/tokens"
 TOKEN: Final = re.compile(r"\bhf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}(?:[\w.-]*\w)?|(?<=Bearer )[^\s.]+(?:\.[^\s.]+)*")
 REFUSED: Final[Mapping[int, str]] = {
@@ -257,9 +258,15 @@ def front_matter(text: str) -> dict[str, Any]:
         return {}
     try:
         found = yaml.safe_load(text[4:].split("\n---", 1)[0])
-    except (yaml.YAMLError, RecursionError, ValueError):  # of a date that is none
+    except Exception:  # a value that is not what it is tagged as fails in ways of its own
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def card_head(path: Path) -> dict[str, Any]:
+    """The same of a card in a file, which is read no further than any card goes."""
+    with path.open("rb") as file:
+        return front_matter(file.read(MAXIMUM_CARD).decode("utf-8", "replace"))
 
 
 def to_front_matter(fields: Mapping[str, Any]) -> str:

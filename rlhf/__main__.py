@@ -165,28 +165,30 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
     elif options.command == "jobs":
         for job in job_store.recent(db, tuple(kinds()), 30):
             print(
-                f"{job.id:>5}  {job.kind:<9} {job.status:<10} {job.step}/{job.steps}  {job.created[:19]}  {job.message}"
+                f"{job.id:>5}  {job.kind:<9} {job.status:<10} {job.step}/{job.steps}  {job.created[:19]}  "
+                f"{visible(job.message)}"
             )
     elif options.command == "show":
-        print(show(db, options.job))
+        print(visible(show(db, options.job)))
     elif options.command == "policies":
         for policy in registry.all_policies(db):
             state = f"{policy.status:<10} {policy.algorithm:<6}"
             check = f"  {gate_decisions.check_status(db, policy).sentence}" if policy.undecided else ""
-            print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}{check}".rstrip())
+            line = f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}{check}"
+            print(visible(line.rstrip()))
     elif options.command == "promote":
-        print(promote(db, options))
+        print(visible(promote(db, options)))
     elif options.command == "thinking":
         withdrawn = 0 if options.wish is None else registry.set_thinking(db, options.wish)
         said = base_model.thinking_sentence(options.data, registry.by_revision(db, "base"))
         said = said or _("Its chat template can't be told whether to think.")
         print(said + registry.withdrawn_sentence(withdrawn))
     elif options.command == "gate":
-        print(gate_text(db, options.revision))
+        print(visible(gate_text(db, options.revision)))
     elif options.command == "judges":
         for one in judge_store.judges(db):
             kept = json.dumps(asdict(one.settings))
-            print(f"{one.name:<30} {one.backend:<12} {'active' if one.active else 'aside':<6} {kept}")
+            print(f"{visible(one.name):<30} {one.backend:<12} {'active' if one.active else 'aside':<6} {kept}")
     elif options.command == "add-judge":
         settings = judge_store.checked_settings(db, options.backend, read_object(options.settings))
         added = judge_store.add(db, options.name, options.backend, settings, "the command line")
@@ -258,7 +260,7 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
         job = job_store.get(db, job_id)
     finally:
         signal.signal(signal.SIGTERM, before)
-    print(f"job {job_id} {job.status}. {job.message}".strip())
+    print(visible(f"job {job_id} {job.status}. {job.message}".strip()))
     if job.result is not None:
         print(json.dumps(job.result, indent=2))
     return 0 if job.status == "finished" else 1
@@ -280,7 +282,7 @@ def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
         ahead = job_store.jobs_ahead(db, job) if job.status == "queued" else []
         if job.status == "queued" and not ahead:
             if job.message:  # it goes on, with other settings
-                print(f"job {job.id}: {job.message}", flush=True)
+                print(visible(f"job {job.id}: {job.message}"), flush=True)
             run_to_end(db, data_dir, job)
         else:
             waits = waiting_sentence(job, ahead)

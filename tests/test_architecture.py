@@ -264,6 +264,7 @@ OF_NO_ONE_MODULE = {
     "tests/annotation/web/test_field_types.py": "what is sent in any field, to every endpoint",
     "tests/annotation/web/test_files_in_events.py": "files in events, by every way to every function",
     "tests/annotation/web/test_hosts.py": "what requests say of hosts, whoever reads it",
+    "tests/annotation/web/test_limits.py": "how long a body may take, whoever reads it, and how much comes at once",
     "tests/rlhf/algorithms/test_adding_an_algorithm.py": "docs/adding-an-algorithm.md, followed",
     "tests/rlhf/algorithms/test_methods.py": "every method and precision, by several algorithms",
     "tests/rlhf/algorithms/test_processes.py": "several processes, by every algorithm",

@@ -16,6 +16,7 @@ from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, cop
 from annotation.database import FILE_NAME, existing_database, hold_data_directory, open_database
 from annotation.records import UserError
 from annotation.translation import _, ngettext
+from annotation.ui.invisible import visible
 
 LISTED: Final = 50
 Topics = Any
@@ -63,7 +64,7 @@ def show(target: CopyTarget) -> None:
     if not found:
         print(f"There is no copy in {target.name}.")
     for version, copy in found:
-        print(f"{version}  {copy if isinstance(copy, DamagedCopy) else in_short(copy)}")
+        print(visible(f"{version}  {copy if isinstance(copy, DamagedCopy) else in_short(copy)}"))
 
 
 def in_short(copy: CopyManifest) -> str:
@@ -85,7 +86,7 @@ def restore(target: CopyTarget, data_dir: Path, version: str | None, aside: bool
         versions = [version] if version else target.versions()
         if (data_dir / FILE_NAME).exists() and not aside:
             refuse_to_replace(target, data_dir, versions)
-        print(restoration.restore(target, data_dir, versions, target.head(), version or "", None))
+        print(visible(restoration.restore(target, data_dir, versions, target.head(), version or "", None)))
 
 
 def refuse_to_replace(target: CopyTarget, data_dir: Path, versions: list[str]) -> None:

@@ -39,6 +39,10 @@ DAMAGED: Final = N_(
     "What only a damaged copy has is not here; to try one again, start with {variable}=VERSION, which "
     "moves what is here aside."
 )
+CLOSED: Final = N_(
+    "Accounts and passwords are those of then, so look whether somebody has one who was shut out since; everybody "
+    "signs in anew."
+)
 LOCK: Final = "prefloop.open.lock"
 # A program that has just been told to end may still have the database open.
 LOCK_SECONDS: Final = 1.5
@@ -196,7 +200,8 @@ def restore(
                     return continue_from(local, target, data_dir, head, manifest, skipped)
                 refuse_fork(target, data_dir, local, version, manifest)
                 local.close()  # its file is about to be moved
-            gone = restore_version(target, version, manifest, data_dir, head, choice)
+            older = bool(choice or skipped)
+            gone = restore_version(target, version, manifest, data_dir, head, choice, older)
         except DamagedCopy as error:
             skipped.append(str(error))
             if isinstance(manifest, CopyManifest):
@@ -210,8 +215,9 @@ def restore(
         ).format(judgements=manifest.judgements, name=target.name, created=formatting.moment(manifest.created))
         left = [] if not gone else [_(LEFT_OUT).format(names=", ".join(gone))]
         newer = newer_than(target, manifest) if choice else []
+        doors = [_(CLOSED)] if older else []
         message = " ".join(
-            [said, *left, *newer, *skipped, *([_(DAMAGED).format(variable=VARIABLE)] if skipped else [])]
+            [said, *doors, *left, *newer, *skipped, *([_(DAMAGED).format(variable=VARIABLE)] if skipped else [])]
         )
         leave_notice(data_dir, message if left or newer or skipped else "")
         return message
@@ -270,10 +276,11 @@ def leave_notice(data_dir: Path, message: str) -> None:
 
 
 def restore_version(
-    target: CopyTarget, version: str, manifest: CopyManifest, data_dir: Path, head: str, choice: str = ""
+    target: CopyTarget, version: str, manifest: CopyManifest, data_dir: Path, head: str, choice: str, older: bool
 ) -> list[str]:
     """Download a copy, check all of it, and only then put it in place of what is here, which is moved aside.
 
+    `older`: it may not be the newest, so that what was ended or withdrawn since would be open again.
     Returns the models whose files did not come along. Raises DamagedCopy for a copy that is not whole, UserError
     where the disk is full or a newer Prefloop made it.
     """
@@ -304,7 +311,7 @@ def restore_version(
                     version=version, name=target.name, file_name=FILE_NAME, found=found
                 )
             )
-        gone, unknown = bring_up_to_date(stage, data_dir, target, head, manifest, choice)
+        gone, unknown = bring_up_to_date(stage, data_dir, target, head, manifest, choice, older)
         for path in manifest.files:
             with (stage / path).open("rb") as handle:
                 os.fsync(handle.fileno())
@@ -361,7 +368,7 @@ def explained_disk(data_dir: Path, manifest: CopyManifest) -> Iterator[None]:
 
 
 def bring_up_to_date(
-    stage: Path, data_dir: Path, target: CopyTarget, head: str, manifest: CopyManifest, choice: str
+    stage: Path, data_dir: Path, target: CopyTarget, head: str, manifest: CopyManifest, choice: str, older: bool
 ) -> tuple[list[str], list[str]]:
     """Migrate a restored database before it is used, and record in it what it is and which files did not come along.
 
@@ -376,7 +383,7 @@ def bring_up_to_date(
                 if not (stage / row["path"]).is_dir() and not (data_dir / row["path"]).is_dir():
                     gone.append(row["revision"])
                     connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), row["id"]))
-            if choice:  # what was ended or withdrawn since would be open again
+            if older:
                 access.close_doors(db)
             setting_store.set_setting(db, copy_reasons.CHOICE, choice or manifest.choice)
             safe_copies.record_start(db, target.name, head, manifest, safe_copies.RESTORED)

@@ -21,10 +21,11 @@ from typing import IO, Any, Final, get_args
 from annotation import project
 from annotation.claims import assignments
 from annotation.database import Database, explain_bad_rows
-from annotation.records import MAXIMUM_ANSWERS, ComparisonState, Tag, UserError, is_time
+from annotation.records import MAXIMUM_ANSWERS, ComparisonState, Sampling, Tag, UserError, is_time
 from annotation.schema import GOLD_OF_WITHDRAWN, STANDING, STATE_SINCE, WITHDRAWN_BY_THINKING
 from annotation.store import prompt_store
 from annotation.translation import N_, _, numeral
+from annotation.validation import read
 from annotation.web.access import NAME
 
 HEADER: Final = {"format": "prefloop archive", "version": 2}
@@ -99,7 +100,7 @@ TABLES: Final[Mapping[str, Table]] = {
             *("seconds", "import_id", "supersedes", "created", "imported_chance"),
         )
     ),
-    "judge": Table(("annotator_id", "backend", "settings", "active", "created_by", "created"), order="annotator_id"),
+    "judge": Table(("annotator_id", "backend", "settings", "created_by", "created"), order="annotator_id"),
     "rubric": Table(("version", "instruction", "principles", "drawn", "written_by", "created"), order="version"),
     "verdict": Table(
         (
@@ -143,6 +144,7 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "score.per_token": "of the tokens that are not in it either, and measured anew",
     "verdict.job_id": "the machines'",
     "model.status": "the base serves after a restore",
+    "judge.active": "where judges send prompts and which key goes along may be anybody's word: an admin looks first",
 }
 
 
@@ -184,8 +186,8 @@ def encode(value: Mapping[str, Any]) -> bytes:
 def restore(db: Database, path: Path) -> dict[str, int]:
     """Fill a fresh database from an archive; returns how many rows each table got.
 
-    People keep their names and roles, without passwords; the base model serves. Raises UserError for a database in
-    use, for a file that is no archive, and for a damaged one; then nothing has changed.
+    People keep their names and roles, without passwords; the base model serves; AI judges are switched off. Raises
+    UserError for a database in use, for a file that is no archive, and for a damaged one; then nothing has changed.
     """
     try:
         with path.open("rb") as file, db.transaction():
@@ -313,6 +315,8 @@ def recomputed_columns(table: str, row: TableRow) -> dict[str, Any]:
         return {"nonce": secrets.token_urlsafe(16)}
     if table == "model":
         return {"status": "serving" if row["algorithm"] == "base" else "retired"}
+    if table == "judge":
+        return {"active": 0}
     return {}
 
 
@@ -333,6 +337,8 @@ def in_present_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "purpose": "settle"}
     if table == "model" and row.get("kind") == "reward":
         return {**row, "kind": "reward-model"}
+    if table == "judge":
+        row.pop("active", None)
     settings = parsed(row["settings"]) if table == "judge" and isinstance(row.get("settings"), str) else None
     if isinstance(settings, dict) and "weights" in settings:
         settings["precision"] = settings.pop("weights")
@@ -445,6 +451,14 @@ def is_object(text: str) -> bool:
     return isinstance(parsed(text), dict)
 
 
+def is_sampling(text: str) -> bool:
+    """Whether it can say how an answer was drawn."""
+    try:
+        return read(Sampling, parsed(text), "") is not None
+    except UserError:
+        return False
+
+
 def is_revision(text: str) -> bool:
     """Whether it can be a policy's name."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None
@@ -478,7 +492,7 @@ CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "judgement.shown_order": is_order,
     "claim.shown_order": is_order,
     "judgement.tags": is_tags,
-    "response.sampling": is_object,
+    "response.sampling": is_sampling,
     "import.counts": is_object,
     "judge.settings": is_object,
     "rubric.principles": is_tags,

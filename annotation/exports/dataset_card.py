@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from annotation.project import as_read, follows
 from annotation.records import Demonstration, Judgement, Kind, Project
 from annotation.translation import ENGLISH, speaking
 from annotation.ui.formatting import number_with_interval, percent_with_interval
+from annotation.workbench.comparison_filter import ComparisonFilter
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
@@ -127,6 +128,8 @@ class Provenance:
     """All versions, with version, text and created."""
     imports: Sequence[Mapping[str, Any]] = ()
     """What was imported, with name, format and created."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What each annotator is called in the export."""
 
 
 def front_matter(request: ExportRequest, figures: CardStatistics, files: Mapping[str, str]) -> str:
@@ -381,7 +384,7 @@ def origin(request: ExportRequest, figures: CardStatistics, provenance: Provenan
     lines = [
         f"- Judged from {figures.first_day} to {figures.last_day} (UTC).",
         f"- Annotators are {'named' if request.names else 'pseudonyms'}.",
-        f"- Filters: {filters_text(request.filters)}.",
+        f"- Filters: {filters_text(called(request, provenance.names))}.",
         f"- Project: {project_text(provenance.project)}.",
     ]
     used = [model for model in provenance.models if figures.written_by[model["revision"]]]
@@ -424,6 +427,17 @@ def base_name(base: str) -> str:
     return path.name if path.is_absolute() else base
 
 
+def called(request: ExportRequest, names: Mapping[str, str]) -> Filters:
+    """The filters of an export with annotators as it calls them; of a list by people or groups what it is by."""
+    if request.names:
+        return request.filters
+    annotators = tuple(names[name] for name in request.filters.annotators)
+    wanted = ComparisonFilter.of(request.filters.comparisons)
+    by_people = bool(wanted.person or wanted.assigned)
+    comparisons = ", ".join(wanted.query) if by_people else request.filters.comparisons
+    return replace(request.filters, annotators=annotators, comparisons=comparisons)
+
+
 def filters_text(filters: Filters) -> str:
     """The filters that are set."""
     default = Filters()
@@ -451,7 +465,7 @@ def project_text(project: Project) -> str:
 
 def sampling_text(sampling: str) -> str:
     """Sampling parameters in words, from JSON."""
-    return ", ".join(f"{name} {value}" for name, value in json.loads(sampling).items())
+    return ", ".join(f"{code(name)} {code(str(value))}" for name, value in json.loads(sampling).items())
 
 
 def guidelines_part(figures: CardStatistics, provenance: Provenance) -> str:

@@ -169,6 +169,11 @@ def run_restore(options: argparse.Namespace, db: Database) -> None:
         f"Restored {rows}. Nobody has a password yet: set one with `python -m annotation accounts password NAME`. "
         "Adapters' weights are not part of an archive: copy the directory 'adapters' as well to use them."
     )
+    if counts["judge"]:
+        print(
+            "All AI judges are switched off: switch them on on the AI judges tab, once you have looked at where each "
+            "sends prompts and with which key."
+        )
 
 
 def counted(figures: CardStatistics) -> dict[str, Any]:

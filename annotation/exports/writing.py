@@ -292,7 +292,7 @@ def write_directory(
             splits.write(split, row)
     refuse_nothing(figures)
     files = {split: splits.files[split] for split in sorted(splits.files, reverse=True)}
-    text = card(request, figures, provenance(db), files)
+    text = card(request, figures, provenance(db, known), files)
     with (directory / "README.md").open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
@@ -330,7 +330,7 @@ def refuse_nothing(figures: CardStatistics) -> None:
         raise UserError(_("Nothing is left to export ({reasons}). Nothing was written.").format(reasons=reasons))
 
 
-def provenance(db: Database) -> Provenance:
+def provenance(db: Database, known: ExportContext) -> Provenance:
     """Where the data comes from."""
     return Provenance(
         project=project_store.project(db),
@@ -338,6 +338,7 @@ def provenance(db: Database) -> Provenance:
         sampling=data_sources.sampling_counts(db),
         guidelines=[asdict(entry) for entry in project_store.guidelines_versions(db)],
         imports=data_sources.imports(db),
+        names=known.names,
     )
 
 

@@ -26,7 +26,7 @@ from annotation.jobs.attempt import Attempt, Stopped
 from annotation.jobs.job_process import REFUSED, TIED, run_command
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
-from annotation.jobs.lane_runner import JobOutcome, LaneRunner
+from annotation.jobs.lane_runner import JobOutcome, LaneRunner, without_token
 from annotation.records import UserError
 from annotation.translation import N_, _, spoken
 
@@ -201,7 +201,7 @@ def follow(
         if has_imported_since(attempt.db, job.created):
             raise UserError(said_of(attempt.db, job, _("The run was cancelled.")))
         raise Stopped
-    logger.error("An import ended with status %s: %s", ended.status, ended.words)
+    logger.error("An import ended with status %s: %s", ended.status, without_token(ended.words))
     why = _("The run ended unexpectedly (status {status}; the log has its last words).").format(status=ended.status)
     raise UserError(said_of(attempt.db, job, why))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import traceback
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from annotation import hub_client
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import Job, Reason
@@ -98,4 +100,4 @@ def keep_beating(attempt: Attempt, ended: threading.Event) -> None:
             attempt.beat()
         except Exception:
             # A database that is busy or full for a moment must not silence a worker that lives; the next beat tries.
-            traceback.print_exc()
+            print(hub_client.without_tokens(traceback.format_exc()), file=sys.stderr)

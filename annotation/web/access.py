@@ -429,6 +429,7 @@ def owner_link_token(db: Database) -> str:
 
     Whoever starts the program owns its data directory, so this is for a server on loopback only. The owner is the
     account of that name, made on first use without a password; if it may not act any more, the oldest active admin.
+    Raises UserError where there is none.
     """
     token = secrets.token_urlsafe(32)
     with db.transaction() as connection:
@@ -438,6 +439,13 @@ def owner_link_token(db: Database) -> str:
         owner_id = db.value(
             "SELECT id FROM annotator WHERE active AND role = 'admin' ORDER BY name != ?, id LIMIT 1", (OWNER,)
         )
+        if owner_id is None:
+            raise UserError(
+                _(
+                    "There is no active admin, so nobody can be signed in as the owner. Make one: "
+                    "python -m annotation accounts add NAME --role admin --data {directory}"
+                ).format(directory=db.path.parent)
+            )
         connection.execute("DELETE FROM sign_in_link")
         expires = later(timedelta(hours=LINK_HOURS))
         db.insert("sign_in_link", {"token_sha256": digest(token), "annotator_id": owner_id, "expires": expires})

@@ -54,8 +54,9 @@ class TimeoutProtocol(H11Protocol):
     def wait_for_more(self) -> None:
         """Set the clock by what the client has still to send."""
         state = self.conn.their_state
-        if state is h11.IDLE and self.waiting_for is h11.IDLE:
-            return  # a head that comes byte by byte gets no more time for that
+        answered = state is h11.SEND_BODY and self.conn.our_state is not h11.SEND_RESPONSE
+        if self.waiting_for is state and (state is h11.IDLE or answered):
+            return  # a head that comes byte by byte gets no more time for that, nor does what was refused already
         self.stop_waiting()
         if state in (h11.IDLE, h11.SEND_BODY):
             seconds = HEAD_SECONDS if state is h11.IDLE else PART_SECONDS

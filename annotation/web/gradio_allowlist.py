@@ -23,15 +23,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from annotation.records import ONLY_ADMINS, Annotator, Role, storable
 from annotation.translation import _
-from annotation.web.middleware import ANNOTATOR_KEY
+from annotation.web.middleware import ANNOTATOR_KEY, BODY_SECONDS
 
-MAXIMUM_EVENT: Final = {"annotator": 64 * 1024, "admin": 8 * 1024 * 1024}
+MAXIMUM_EVENT: Final = {"annotator": 64 * 1024, "admin": 1024 * 1024}
 """Bytes that an event's body may have."""
-BODY_SECONDS: Final = 60.0
 MAXIMUM_DEPTH: Final = 40
 MAXIMUM_UPLOADS: Final = 100
-# A page has two or three, and a browser opens no more than six connections to a server that speaks HTTP/1.1.
-MAXIMUM_STREAMS: Final = 200
+# A page has two or three, and a browser opens no more than six connections to a server that speaks HTTP/1.1. Fewer
+# than an account may have under way altogether.
+MAXIMUM_STREAMS: Final = 30
 # Random texts of eleven characters in a browser; a program may choose its own.
 SESSION: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
 # A dict with one of these is a file to one part of Gradio or another; nothing else that a page sends has them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -14,7 +15,8 @@ from urllib.parse import parse_qs
 from weakref import WeakValueDictionary
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request, cookie_parser
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,6 +58,11 @@ SPACE_SESSION_DAYS = 1
 ANNOTATOR_KEY = "prefloop.annotator"
 # A name and the longest password, each of whose characters may take twelve bytes in a form.
 MAXIMUM_FORM_BYTES = 16_384
+# For the whole body of a request, however often a part of it comes.
+BODY_SECONDS = 60.0
+# Requests under way of one account, or of one place where nobody is signed in: a page is made of some eighty files,
+# which a proxy that speaks HTTP/2 asks for at once.
+MAXIMUM_AT_ONCE = 100
 # For how long a browser is known to be that of somebody who has signed in.
 BROWSER_DAYS = 180
 
@@ -199,7 +206,7 @@ class OutOfFrames:
 
 class SignedIn:
     """Lets only people with a session through, says who they are under ANNOTATOR_KEY in the scope, and speaks their
-    language.
+    language. Nobody can have all connections that there may be.
     """
 
     def __init__(self, app: ASGIApp, db: Database, cookie: str, open_paths: Sequence[str] = OPEN_PATHS) -> None:
@@ -207,10 +214,16 @@ class SignedIn:
         self.db = db
         self.cookie = cookie
         self.open_paths = open_paths
+        self.under_way: Counter[int | str] = Counter()
+        """Requests by account, or by place."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (scope["type"] == "http" and scope["path"] in self.open_paths):
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
+            return
+        if scope["type"] == "http" and scope["path"] in self.open_paths:
+            place = access.network_of(scope["client"][0] if scope.get("client") else "")
+            await self.pass_on(place, scope, receive, send)
             return
         if scope["type"] == "websocket":
             await receive()
@@ -220,9 +233,24 @@ class SignedIn:
         annotator = access.session_annotator(self.db, session_token(headers, self.cookie))
         if annotator is not None:
             with speaking(await heard(annotator.language)) as language:
-                await self.app({**scope, ANNOTATOR_KEY: annotator}, receive, naming(language, send))
+                scope = {**scope, ANNOTATOR_KEY: annotator}
+                await self.pass_on(annotator.id, scope, receive, naming(language, send))
             return
         await refusal(scope, headers)(scope, receive, send)
+
+    async def pass_on(self, asker: int | str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, unless too many of whoever asks are under way."""
+        if self.under_way[asker] >= MAXIMUM_AT_ONCE:
+            sentence = _("Too much is asked for at once. Try again in a moment.")
+            await JSONResponse({"error": sentence}, 429, {"Retry-After": "1"})(scope, receive, send)
+            return
+        self.under_way[asker] += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.under_way[asker] -= 1
+            if not self.under_way[asker]:
+                del self.under_way[asker]
 
 
 def refusal(scope: Scope, headers: Headers) -> Response:
@@ -360,6 +388,8 @@ class SignIn:
 
     async def follow_link(self, request: Request) -> Response:
         """Sign the owner in with the one-time link from the terminal."""
+        if request.method != "GET":  # a HEAD, by which programs look at a link, spends nothing
+            return Response(status_code=405, headers={"Allow": "GET"})
         token = request.query_params.get("token", "")
         try:
             annotator = await waiting_write(access.use_link, self.db, token)
@@ -412,11 +442,25 @@ class SignIn:
         )
 
 
+async def read_body(request: Request, limit: int) -> bytes | None:
+    """All that a request brings; None if it is more than that. Raises HTTPException where it does not arrive."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    return None
+    except TimeoutError:
+        raise HTTPException(408, _("The request did not arrive."), {"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPException(400, _("The request ended early.")) from None
+    return bytes(body)
+
+
 async def read_form(request: Request) -> dict[str, str] | None:
     """The fields of a small form; None if it is larger than a name and a password can be."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAXIMUM_FORM_BYTES:
-            return None
+    body = await read_body(request, MAXIMUM_FORM_BYTES)
+    if body is None:
+        return None
     return {key: values[-1] for key, values in parse_qs(body.decode("utf-8", "replace")).items()}

@@ -74,6 +74,7 @@ class PublishedWinRate:
 
     against: str
     judge: str
+    """As Markdown."""
     share: Estimate
     unit: CountedIn = "prompts"
     """What `share.n` counts."""

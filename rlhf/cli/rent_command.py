@@ -13,6 +13,7 @@ from annotation.database import Database
 from annotation.records import UserError
 from annotation.translation import _
 from annotation.ui import terminal
+from annotation.ui.invisible import visible
 from rlhf.data import held_out_sets
 from rlhf.hub import rental_client
 from rlhf.jobs import job_store, rental_store
@@ -91,7 +92,7 @@ def follow(db: Database, data_dir: Path, job_id: int) -> int:
     follower.stop(rental_client.POLL_SECONDS)
     rental_client.clear_up(hub, db)
     job = job_store.get(db, job_id)
-    print(f"job {job_id} {job.status}. {job.message}".strip())
+    print(visible(f"job {job_id} {job.status}. {job.message}".strip()))
     if job.result is not None:
         print(json.dumps(job.result, indent=2))
     return 0 if job.status == "finished" else 1

@@ -24,7 +24,15 @@ from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.jobs.descriptions import Made
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
-from rlhf.models.chat_template import ANSWER, ASKED, TOKENIZER_FILE, has_template, read_backend, read_format
+from rlhf.models.chat_template import (
+    ANSWER,
+    ASKED,
+    LARGEST_TOKENIZER,
+    TOKENIZER_FILE,
+    has_template,
+    read_backend,
+    read_format,
+)
 from rlhf.models.model_files import (
     CONFIG,
     LARGEST_FILE,
@@ -117,12 +125,13 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPr
             ).format(source=found.source)
         )
     refuse_too_large(data_dir, sum(found.sizes[name] for name in names))
+    refuse_large_texts(found, names)
     revision = name_for(db, found)
     relative = f"adapters/{revision}"
     with new_directory(data_dir / relative) as directory:
         fetch(hub, found, names, directory)
         card = directory / CARD
-        said = hubs.front_matter(card.read_text("utf-8", errors="replace") if card.is_file() else "").get(FACTS)
+        said = hubs.card_head(card).get(FACTS) if card.is_file() else None
         facts = said if isinstance(said, dict) else {}
         by_card: list[HeldPrecision] = [
             one for one in PRECISIONS if facts.get("precision", facts.get("weights")) == one
@@ -184,15 +193,19 @@ def refuse_code(hub: Hub, found: HubRevision, *names: str) -> None:
             with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
                 with hubs.explained(_("Fetching {name} of {repo} failed."), name=name, repo=found.repo):
                     path = hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
-                config = read_object(Path(path))
-            named = [key for key in CODE if config.get(key)]
-            if named:
-                raise UserError(
-                    _(
-                        "{source} wants to run code of its own ({name} has {named}), and Prefloop runs none "
-                        "that comes with a model. Choose one that transformers and PEFT know by themselves."
-                    ).format(source=found.source, name=name, named=", ".join(named))
-                )
+                check_code(read_object(Path(path)), name, found.source)
+
+
+def check_code(config: Mapping[str, Any], name: str, source: str) -> None:
+    """Raises UserError where a configuration names code by which alone its model can be loaded."""
+    named = [key for key in CODE if config.get(key)]
+    if named:
+        raise UserError(
+            _(
+                "{source} wants to run code of its own ({name} has {named}), and Prefloop runs none "
+                "that comes with a model. Choose one that transformers and PEFT know by themselves."
+            ).format(source=source, name=name, named=", ".join(named))
+        )
 
 
 def refuse_too_large(data_dir: Path, size: int) -> None:
@@ -205,6 +218,18 @@ def refuse_too_large(data_dir: Path, size: int) -> None:
                 "then repeat."
             ).format(size=size / 1000000000.0, free=free / 1000000000.0, data_dir=data_dir)
         )
+
+
+def refuse_large_texts(found: HubRevision, names: Sequence[str]) -> None:
+    """Raises UserError where a file that is read whole, as all but weights are, is larger than any such file."""
+    for name in names:
+        limit = LARGEST_TOKENIZER if name == TOKENIZER_FILE else LARGEST_FILE
+        if found.sizes[name] > limit and not name.endswith(".safetensors"):
+            raise UserError(
+                _("{name} of {source} has {sizes:,} bytes, and no model's has over {most:,}.").format(
+                    name=name, source=found.source, sizes=found.sizes[name], most=limit
+                )
+            )
 
 
 def name_for(db: Database, found: HubRevision) -> str:
@@ -251,7 +276,7 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
                 tasks=", ".join(TASKS),
             )
         )
-    check_settings(config, found)
+    check_settings(config, found.source)
     if kind == "reward-model":
         check_reward(directory, found)
     ground = ground_of(db, config, found)
@@ -271,7 +296,7 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
     return RegistryEntry(kind, form, None if ground is None else ground.id)
 
 
-def check_settings(config: Mapping[str, Any], found: HubRevision) -> None:
+def check_settings(config: Mapping[str, Any], source: str) -> None:
     """Raises UserError where PEFT, loading an adapter, would change weights that others share, or compute otherwise."""
     named = [name for name in UNUSABLE if config.get(name)]
     began, bias = config.get("init_lora_weights"), config.get("bias") or "none"
@@ -285,7 +310,7 @@ def check_settings(config: Mapping[str, Any], found: HubRevision) -> None:
                 "{source} has settings that can't be used here ({named}): loading it would change the weights under "
                 "it, which other policies share, or it would compute something else. Ask its owner for a plain LoRA "
                 "adapter, or for merged weights."
-            ).format(source=found.source, named=", ".join(named))
+            ).format(source=source, named=", ".join(named))
         )
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from annotation import hub_client as hubs
 from annotation.database import Database
-from annotation.exports.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_table, vote_of
+from annotation.exports.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_table, code, vote_of
 from annotation.exports.formats import check_licence, is_licence
 from annotation.hub_client import Hub, RepoKind
 from annotation.records import UserError
@@ -316,7 +316,7 @@ def judge_win_rates(checks: Sequence[FinishedCheck], other: Policy) -> Iterator[
         return
     for name, rate in report.rates_against(other.revision).items():
         if rate.estimate is not None:
-            yield PublishedWinRate(other.revision, f"the AI judge {name}", rate.estimate, report.counted_in)
+            yield PublishedWinRate(other.revision, f"the AI judge {code(name)}", rate.estimate, report.counted_in)
 
 
 def agreement(db: Database, policy: Policy) -> str:
@@ -426,7 +426,7 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
         with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
             with hubs.explained(_("Reading the card of {repo} failed."), repo=repo):
                 path = hub.api.hf_hub_download(repo, CARD, repo_type=kind, local_dir=directory)
-            said = hubs.front_matter(Path(path).read_text("utf-8", errors="replace"))
+            said = hubs.card_head(Path(path))
     tagged, marks = said.get("tags"), said.get(MARK)
     if not isinstance(tagged, list) or PROGRAM not in tagged:
         raise UserError(

@@ -30,7 +30,7 @@ from annotation.records import UserError, now, seconds_between
 from annotation.translation import N_, _, as_it_stands, ngettext
 from annotation.ui import formatting
 from annotation.validation import FromMapping, adapter
-from rlhf.hub import job_bundle
+from rlhf.hub import job_bundle, pull_model
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs import job_store, rental_store
@@ -41,7 +41,7 @@ from rlhf.jobs.rental_reports import AS_REPORTED
 from rlhf.jobs.rental_store import Rental, Terms
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.model_files import read_header
+from rlhf.models.model_files import CONFIG, read_header, read_object
 from rlhf.models.registry import HeldPrecision
 
 IMAGE: Final = "python:3.12"
@@ -440,6 +440,7 @@ class RentedRun:
                 )
             for weights in directory.glob("*.safetensors"):
                 read_header(weights)
+            self.check_configurations(directory)
         parent = registry.by_revision(self.db, spec.parent)
         under = parent.lies_on
         rental_store.trained_with(self.db, self.job.id, as_trained(self.job.spec, ending.spec.batch_size))
@@ -457,6 +458,15 @@ class RentedRun:
             precision=ending.model.precision,
             ground_id=None if spec.method == "full" else under,
         )
+
+    def check_configurations(self, directory: Path) -> None:
+        """Raises UserError for what `pull` refuses: whoever can write to the job's dataset could have made it."""
+        for name in ("adapter_config.json", CONFIG):
+            if (directory / name).is_file():
+                config = read_object(directory / name)
+                pull_model.check_code(config, name, self.rental.repo)
+                if name != CONFIG:
+                    pull_model.check_settings(config, self.rental.repo)
 
     def fetch(self, directory: Path, expected: Mapping[str, str]) -> None:
         """The files of a directory, each compared with its sha256. Raises UserError."""

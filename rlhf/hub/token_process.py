@@ -22,7 +22,7 @@ from annotation.copies import copy_reasons, restoration, safe_copies
 from annotation.copies.safe_copies import PendingCopy, Schedule
 from annotation.copies.targets import CopyTarget, refuse_shared_fate, target_of
 from annotation.database import Database, hold_data_directory, open_database
-from annotation.environment import keep_private
+from annotation.environment import keep_private, without_judge_keys
 from annotation.imports import import_process
 from annotation.imports.import_process import ImportData
 from annotation.jobs.attempt import Attempt
@@ -163,7 +163,7 @@ def runners(data_dir: Path) -> list[LaneRunner[Any]]:
 
 def import_data(attempt: Attempt, job: Job[ImportData]) -> JobOutcome:
     """Run an import in a process of its own that has the token. Raises UserError, Stopped."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**without_judge_keys(os.environ), "PYTHONPATH": str(ROOT)}
     return import_process.follow(attempt, job, import_command(attempt.data_dir, job.spec.arguments), environment)
 
 
@@ -180,7 +180,7 @@ def begin(data_dir: Path, place: CopyTarget | None, model: str) -> None:
         refuse_shared_fate(place, data_dir, Space.from_environment(os.environ) is not None)
         with hold_data_directory(data_dir), closing(restoration.exclusive_lock(data_dir)):
             begun = restoration.begin(place, data_dir, os.environ.get(restoration.VARIABLE, "").strip())
-            logger.warning("%s", begun)
+            logger.warning("%s", visible(begun))
     try:
         base_model.present(data_dir, model, room=False)
     except UserError:

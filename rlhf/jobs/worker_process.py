@@ -16,7 +16,7 @@ from typing import IO
 import psutil
 
 from annotation.database import Database
-from annotation.environment import child_environment
+from annotation.environment import worker_environment
 from annotation.jobs.job_process import life_line
 from annotation.jobs.job_table import Reason
 from annotation.translation import _, joined
@@ -101,7 +101,7 @@ def start_worker(
         stderr=None if output is None else subprocess.STDOUT,
         stdin=life_line(),
         cwd=Path(__file__).parents[2],
-        env={**child_environment(), **seen},
+        env={**worker_environment(), **seen},
         start_new_session=True,
     )
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from annotation.database import Database
 from annotation.jobs import job_table
+from annotation.project import invisible
 from annotation.records import AsksWhy, Feedback, Message, TokenIds, UserError, now, read_token_ids
 from annotation.store import answer_changes, judgement_store, policy_comparisons, project_store, setting_store
 from annotation.store.policy_comparisons import DRAWN_FOR_PEOPLE
@@ -98,7 +99,7 @@ def judges_named(db: Database, names: str) -> list[Judge]:
 
 
 def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], created_by: str) -> Judge:
-    """Make a judge. Raises UserError for a name that is taken, empty, too long or a word for all judges.
+    """Make a judge. Raises UserError for a name that is taken, empty, too long, hidden or a word for all judges.
 
     Also for settings that are none of its backend's; whether it can judge with them is not looked at.
     """
@@ -114,6 +115,10 @@ def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], 
             _("A judge has a name of 1 to {maximum_name} characters, without a comma.").format(
                 maximum_name=MAXIMUM_NAME
             )
+        )
+    if wrong := invisible(name):
+        raise UserError(
+            _("The judge's name has a character that can't be seen ({wrong}). Remove it.").format(wrong=wrong)
         )
     with db.transaction():
         if db.value("SELECT 1 FROM annotator WHERE name = ?", (name,)):

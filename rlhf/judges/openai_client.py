@@ -20,13 +20,17 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from annotation.environment import JUDGE_KEY
 from annotation.records import Message, UserError, storable
 from annotation.translation import _, ngettext
 from annotation.validation import read
 from rlhf.judges.judge_settings import EndpointSettings
 
 FailureReason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "no verdict", "refused"]
-KEY_VARIABLE = re.compile(r"PREFLOOP_JUDGE_[A-Z0-9_]{1,80}|OPENAI_API_KEY")
+OPENAI_KEY, OPENAI_HOST = "OPENAI_API_KEY", "api.openai.com"
+# Where the environment says whose an OpenAI key is instead, as OpenAI's own library reads it; and behind the name of
+# any other variable.
+OPENAI_ADDRESS, HOST = "OPENAI_BASE_URL", "_HOST"
 # Shorter ones are placeholders such as EMPTY for servers that check none, and are words of the language.
 SHORTEST_KEY = 12
 MOST_BYTES = 1_000_000
@@ -51,7 +55,7 @@ def settings_of(values: Mapping[str, Any], labels: Mapping[str, str] | None = No
     check_address(settings.address, bool(settings.key_variable))
     if not 0 < len(settings.model.strip()) <= 200:
         raise UserError(_("Name the model that the endpoint is to answer with, in up to 200 characters."))
-    if settings.key_variable and not KEY_VARIABLE.fullmatch(settings.key_variable):
+    if settings.key_variable and not JUDGE_KEY.fullmatch(settings.key_variable):
         # Whoever may name an address could have any secret of this process sent to it.
         raise UserError(
             _(
@@ -59,6 +63,8 @@ def settings_of(values: Mapping[str, Any], labels: Mapping[str, str] | None = No
                 "no other secret can be sent to an endpoint. Give the variable's name here, never the key."
             )
         )
+    if settings.key_variable:
+        check_host(settings.key_variable, httpx.URL(settings.address).host)
     return settings
 
 
@@ -90,12 +96,36 @@ def check_address(address: str, has_key: bool) -> None:
         raise UserError(_("The key would go to {host} unencrypted. Use https://, or no key.").format(host=parsed.host))
 
 
+def check_host(variable: str, host: str) -> None:
+    """Raises UserError where a key would go to another host than the environment says it is for.
+
+    OpenAI's key is for OpenAI and its regions; any other for whatever host an admin names, unless it is said.
+    """
+    if variable == OPENAI_KEY:
+        where, regional = OPENAI_ADDRESS, host.endswith(f".{OPENAI_HOST}")
+        hosts = [OPENAI_HOST, urlsplit(os.environ.get(where, "")).hostname or OPENAI_HOST]
+    else:
+        where, regional = variable + HOST, False
+        hosts = [os.environ.get(where, "").strip().lower() or host]
+    if host not in hosts and not regional:
+        raise UserError(
+            _(
+                "The key in {variable} is for {hosts} and would go to {host}. If that is right, whoever starts "
+                "Prefloop says so in its environment with {where}."
+            ).format(variable=variable, hosts=", ".join(dict.fromkeys(hosts)), host=host, where=where)
+        )
+
+
 def is_near(host: str) -> bool:
     """Whether a host is this machine or one of its own network, as far as its name says."""
     try:
-        return ipaddress.ip_address(host).is_private
+        found = ipaddress.ip_address(host)
     except ValueError:
-        return "." not in host or host.endswith((".localhost", ".local", ".internal"))
+        # A number is an address anywhere, to whoever looks it up.
+        named = "." not in host and not re.fullmatch(r"\d+|0x[0-9a-f]*", host, re.IGNORECASE)
+        return named or host.endswith((".localhost", ".local", ".internal"))
+    found = getattr(found, "ipv4_mapped", None) or found
+    return found.is_private and not found.is_link_local  # where clouds hand out secrets
 
 
 # --------------------------------------------------------------------------------------------------------- failures

@@ -24,6 +24,8 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token",
 INCOMPLETE = "\ufffd"
 CHARACTER_TOKENS = 4
 TOKENIZER_FILE = "tokenizer.json"
+# Bytes; the largest vocabularies, of a quarter of a million tokens, take a third of that.
+LARGEST_TOKENIZER = 100_000_000
 # Files of which transformers can make a tokenizer.
 TOKENIZERS = (TOKENIZER_FILE, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
@@ -222,6 +224,8 @@ def read_backend(path: Path) -> Tokenizer:
             _("There is no preview: {path} is missing. Training works with the model's other files.").format(path=path)
         )
     try:
+        if path.stat().st_size > LARGEST_TOKENIZER:
+            raise ValueError(_("it has over {most:,} bytes").format(most=LARGEST_TOKENIZER))
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing more special
         raise UserError(

@@ -325,6 +325,43 @@ def test_an_act_that_does_not_fit_is_not_saved_and_the_comparison_stays(db: Data
     assert db.value("SELECT count(*) FROM judgement") == 0
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"act": {"outcome": "ranked", "ranks": [0] * 40_000}},
+        {"act": {"outcome": "ranked", "tags": [0] * 40_000}},
+        {"act": {f"field{number}": 0 for number in range(9_000)}},
+        {"act": [[]] * 30_000},
+        {f"field{number}": 0 for number in range(9_000)},
+    ],
+)
+def test_a_request_with_more_in_it_than_a_judgement_has_is_refused_before_it_is_looked_at(
+    db: Database, ann: Ask, monkeypatch: pytest.MonkeyPatch, sent: Any
+) -> None:
+    seed_answers(db, 2)
+    card = ann("card")
+    looked_at: list[Any] = []
+    monkeypatch.setattr(api, "whole_characters", looked_at.append)
+    refused = ann("judge", **{"nonce": card["nonce"], **sent})
+    assert refused == {"status": 400, "error": "This request is no JSON object, or too large."}
+    assert looked_at == []
+
+
+def test_what_is_sent_is_read_where_judgements_are_made_and_holds_up_no_other_request(
+    db: Database, ann: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    whole = api.whole_characters
+
+    def noted(value: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return whole(value)
+
+    monkeypatch.setattr(api, "whole_characters", noted)
+    ann("card")
+    assert {name.rpartition("_")[0] for name in threads} == {"annotation-api"}
+
+
 def test_a_judgement_after_the_time_has_run_out_is_not_saved(db: Database, ann: Ask) -> None:
     seed_comparisons(db, 1)
     card = ann("card")

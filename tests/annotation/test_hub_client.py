@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+from pathlib import Path
 
 import pytest
 
@@ -182,8 +183,17 @@ def test_a_private_repository_is_not_there_for_others(hub: HubServer) -> None:
 
 def test_the_head_of_any_card_can_be_read() -> None:
     assert hubs.front_matter("---\nlicense: mit\n---\ntext") == {"license": "mit"}
-    for text in ("", "text", "---\n- a\n---\n", "---\na: [\n---\n", "---\n!!python/object:os.system x\n---\n"):
+    odd = ("!!int ''", "!!bool x", "!!timestamp x", "!!float '-'", "!!timestamp 2001-13-01", "!!python/object:os.f x")
+    for text in ("", "text", "---\n- a\n---\n", "---\na: [\n---\n", *(f"---\na: {value}\n---\n" for value in odd)):
         assert hubs.front_matter(text) == {}
+
+
+def test_a_card_is_read_no_further_than_any_card_goes(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_bytes(b"---\nlicense: mit\n---\n" + b"\xff" * hubs.MAXIMUM_CARD)
+    assert hubs.card_head(card) == {"license": "mit"}
+    card.write_bytes(b"---\n" + b"#" * hubs.MAXIMUM_CARD + b"\nlicense: mit\n---\n")
+    assert hubs.card_head(card) == {}
 
 
 def test_what_may_be_gone_soon_is_known_through_every_sentence_about_it(hub: HubServer) -> None:

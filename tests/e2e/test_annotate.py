@@ -1097,6 +1097,21 @@ def test_people_who_share_a_browser_share_no_drafts_and_no_habits(site: Site) ->
     assert [name.split("/")[0] for name in names] == [f"prefloop.{ann.name}"]
 
 
+def test_what_was_being_written_leaves_the_browser_with_who_signs_out(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    ann.press("n")
+    ann.page.keyboard.type("private")
+    others = "prefloop.somebody/draft.own"
+    ann.page.evaluate("key => localStorage.setItem(key, JSON.stringify({at: Date.now()}))", others)
+    drafts = "Object.keys(localStorage).filter(key => key.includes('/draft.'))"
+    assert len(ann.page.evaluate(drafts)) == 2
+    ann.page.get_by_role("button", name="Sign out").click()
+    ann.page.wait_for_url("**/login")
+    assert ann.page.evaluate(drafts) == [others]
+
+
 # ---------------------------------------------------------------------------------------------------- readable for all
 def serious(page: Any) -> list[str]:
     """What axe-core finds serious or critical on the page as it is."""

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from annotation import hub_client
+from annotation.hub_client import MAXIMUM_CARD
 from annotation.imports.printable import display_name, listed
 from annotation.records import UserError
 from annotation.translation import _, joined
@@ -32,7 +33,6 @@ SPLIT_WORDS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 SHARD: Final = re.compile(r"data/([\w.-]+?)-\d{5}-of-\d{5}[^/]*")
-MAXIMUM_CARD: Final = 1024 * 1024
 MAXIMUM_FILES: Final = 10_000
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from annotation.api import AnnotationApi
 from annotation.claims import handing_out, judging
-from annotation.copies import copy_reasons, restoration, safe_copies, targets
+from annotation.copies import copies_command, copy_reasons, restoration, safe_copies, targets
 from annotation.copies.safe_copies import Schedule
 from annotation.copies.targets import (
     KEPT,
@@ -725,8 +725,10 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
     add_model(db, data_dir, "serves", "serving")
     restoration.begin(place, data_dir)
     judge(db, ann, 2)
+    session, invited = access.open_session(db, ann), invitations.invite(db, {"uses": 2}, ann.name)
     safe_copies.make_copy(db, data_dir, place, RUN)
     (data_dir / "adapters" / "serves" / "adapter_model.safetensors").write_bytes(b"as if trained on")
+    access.end_sessions(db, ann.id)
     judge(db, ann, 2)
     safe_copies.make_copy(db, data_dir, place, RUN)
     spoil(place, hub, path, content)
@@ -735,7 +737,10 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
     assert found.startswith("Restored 2 judgements")
     assert "is damaged" in found
     assert "PREFLOOP_RESTORE=VERSION" in found
+    assert "Accounts and passwords are those of then" in found
     restored = open_database(tmp_path / "new")
+    assert access.session_annotator(restored, session) is None
+    assert not invitations.is_open(restored, invited.partition("=")[2])
     assert safe_copies.start_notice(restored) == found
     when = safe_copies.noticed(restored)
     assert not safe_copies.has_unsafe_work(restored)
@@ -1067,6 +1072,18 @@ def test_the_command_line_lists_takes_and_restores(
     assert done.returncode == 0, done.stderr
     assert judgements(data_dir) == 2
     assert judgements(next((data_dir / restoration.ASIDE).iterdir())) == 3
+
+
+def test_what_a_copys_manifest_says_does_nothing_to_a_terminal(
+    db: Database, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = DirectoryTarget(tmp_path / "bucket")
+    version = safe_copies.make_copy(db, data_dir, place, RUN)
+    manifest = place.copies / f"{version}.json"
+    told = json.loads(manifest.read_text("utf-8"))
+    manifest.write_text(json.dumps({**told, "created": "\x1b[2J", "run": "\x1b[31m"}), "utf-8")
+    copies_command.show(place)
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_the_command_line_asks_for_a_place() -> None:

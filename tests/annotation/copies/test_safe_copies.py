@@ -21,7 +21,7 @@ from annotation.copies.targets import (
     read_manifest,
     target_of,
 )
-from annotation.environment import child_environment
+from annotation.environment import child_environment, worker_environment
 from annotation.hub_client import connect
 from annotation.records import UserError
 from rlhf.hub.token_launcher import HELD, LAUNCHER, PLACE, holds_token, wanted, web_environment
@@ -214,17 +214,23 @@ def test_a_stored_token_is_found_where_the_client_finds_it_and_hidden_from_the_w
         assert done.stdout.strip() == found
 
 
-def test_workers_imports_and_exports_get_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imports_and_exports_get_no_secret_and_workers_the_judges_keys_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PREFLOOP_SPACE_TOKEN", "OAUTH_CLIENT_SECRET"):
         monkeypatch.setenv(name, "secret")
-    monkeypatch.setenv("OPENAI_API_KEY", "a judge's")
-    told = child_environment()
-    assert "secret" not in told.values()
-    assert told["OPENAI_API_KEY"] == "a judge's"
+    keys = dict.fromkeys(("OPENAI_API_KEY", "PREFLOOP_JUDGE_KEY"), "a judge's")
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    workers, others = worker_environment(), child_environment()
+    assert "secret" not in workers.values()
+    assert workers.items() >= keys.items()
+    assert others == {name: value for name, value in workers.items() if name not in keys}
     root = Path(__file__).parents[3]
-    for module in (
-        "rlhf/jobs/worker_process.py",
-        "annotation/imports/import_process.py",
-        "annotation/exports/export_files.py",
+    for module, environment in (
+        ("rlhf/jobs/worker_process.py", "worker_environment()"),
+        ("rlhf/models/base_model.py", "child_environment()"),
+        ("rlhf/hub/token_process.py", "without_judge_keys(os.environ)"),
+        ("annotation/ui/markdown_process.py", "child_environment()"),
+        ("annotation/imports/import_process.py", "child_environment()"),
+        ("annotation/exports/export_files.py", "child_environment()"),
     ):
-        assert "child_environment()" in (root / module).read_text("utf-8")
+        assert environment in (root / module).read_text("utf-8")

@@ -24,6 +24,7 @@ from annotation.metrics import quality
 from annotation.records import UserError, now
 from annotation.store import judgement_store, project_store, training_data
 from annotation.web import access
+from rlhf.judges import judge_store
 from rlhf.models import registry
 from tests.archive_fixtures import TEXTS, has_password, populate
 from tests.conftest import dump, new_database
@@ -205,6 +206,14 @@ def test_after_a_restore_people_have_no_password_and_the_base_serves(content: by
         assert not has_password(db, "kim")
         access.set_password(db, "kim", "a long enough password")
         assert access.check_password(db, "kim", "a long enough password") is not None
+
+
+def test_after_a_restore_no_judge_is_asked_until_somebody_switches_it_on(content: bytes) -> None:
+    settings = {"address": "https://evil.example/v1", "model": "gpt-5", "key_variable": "OPENAI_API_KEY"}
+    with fresh() as db:
+        restored(db, change(content, "judge", active=1, settings=json.dumps(settings)))
+        assert judge_store.judges(db, active=True) == []
+        assert [judge.name for judge in judge_store.judges(db)] == ["a judge"]
 
 
 def test_after_a_restore_nobody_sees_a_comparison_twice(content: bytes) -> None:
@@ -402,6 +411,8 @@ ARE_NEW: Mapping[str | None, tuple[str, ...]] = {
         ("model", {"deleted": "yesterday"}, "deleted is malformed"),
         ("response", {"prompt_id": 999_999}, "refer to others that are not there"),
         ("response", {"sampling": "[]"}, "sampling is malformed"),
+        ("response", {"sampling": '{"min_p": 0.1, "x\\n\\n# Evil": 1}'}, "sampling is malformed"),
+        ("response", {"sampling": '{"temperature": "<b>"}'}, "sampling is malformed"),
         ("response", {"text": None}, "does not fit the database"),
         ("comparison", {"expected": "[1]"}, "expected ranking that does not fit"),
         ("comparison_response", {"position": 7}, "gaps between its answers"),
@@ -526,6 +537,7 @@ def test_there_and_back_on_the_command_line(data_dir: Path, tmp_path: Path) -> N
     done = command("restore", str(first), "--data", str(moved))
     assert done.returncode == 0, done.stderr
     assert "Restored import 1, " in done.stdout
+    assert "All AI judges are switched off" in done.stdout
     assert command("export", "--format", "raw", "--to", str(second), "--data", str(moved)).returncode == 0
     assert first.read_bytes() == second.read_bytes()
     again = command("restore", str(first), "--data", str(moved))

@@ -27,14 +27,14 @@ import app
 from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database, open_database
 from annotation.exports import export_command, export_files, writing
-from annotation.exports.dataset_card import NOTES
+from annotation.exports.dataset_card import NOTES, called
 from annotation.exports.export_files import EXPORTS, WriteExport
 from annotation.exports.formats import CONTAINERS, FORMATS, LICENCES, ONE_FILE, ExportRequest, Filters, unescape_cell
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.project import FIRST_GUIDELINES, as_read
 from annotation.records import Project, Prompt, UserError, now
-from annotation.store import comparison_store, judgement_store, project_store, prompt_store
+from annotation.store import comparison_store, data_sources, judgement_store, project_store, prompt_store
 from annotation.tabs import export_form as tab
 from annotation.tabs.guard import Context
 from annotation.web import access
@@ -211,7 +211,7 @@ def test_the_card_states_counts_agreement_biases_guidelines_and_where_it_comes_f
         "```text\nPrefer the *clear* answer.\n```",
         f"- Base model: `{BASE_NAME}`.",
         "| `base` | base |  | 20",
-        "temperature 1.0, min_p 0.1, max_new_tokens 96",
+        "`temperature` `1.0`, `min_p` `0.1`, `max_new_tokens` `96`",
         "- Filters: agreement `0.9`.",
         "- Annotators are pseudonyms.",
         "3 annotators each",
@@ -220,6 +220,27 @@ def test_the_card_states_counts_agreement_biases_guidelines_and_where_it_comes_f
         "| `margin` | strength / 3",
     ):
         assert expected in card, expected
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_a_card_names_in_its_filters_nobody_who_has_a_pseudonym(db: Database, tmp_path: Path, names: bool) -> None:
+    ann = next(row for row in data_sources.annotators(db) if row["name"] == "ann")
+    for number, (filters, pseudonymous, named) in enumerate(
+        (
+            (Filters(annotators=("ann",)), f"annotators `annotator-{ann['id']}`", "annotators `ann`"),
+            (
+                Filters(comparisons="person=ann&split=train"),
+                "comparisons `person, split`",
+                "comparisons `person=ann&split=train`",
+            ),
+            (Filters(comparisons="split=train"), "comparisons `split=train`", "comparisons `split=train`"),
+        )
+    ):
+        writing.export(db, ExportRequest(filters=filters, names=names), tmp_path / str(number))
+        card = (tmp_path / str(number) / "README.md").read_text("utf-8")
+        assert f"- Filters: {named if names else pseudonymous}." in card
+    assigned = ExportRequest(filters=Filters(comparisons="assigned=ann&status=judged"), names=names)
+    assert called(assigned, {}).comparisons == (assigned.filters.comparisons if names else "status, assigned")
 
 
 def test_the_card_has_the_first_guidelines_as_annotators_of_this_project_read_them(
@@ -258,6 +279,7 @@ def test_a_card_of_hostile_text_stays_a_card(tmp_path: Path) -> None:
     db = new_database(tmp_path / "data")
     populate(db, 3, ["```\n# Not a heading\n```\n| a | b |", "---\nlicense: evil\n---"])
     db.connection.execute("UPDATE model SET base = 'a`b|c\n# d' WHERE algorithm = 'base'")
+    db.connection.execute("""UPDATE response SET sampling = json_object('x' || char(10, 10) || '# Evil', '|')""")
     writing.export(db, ExportRequest("preference"), tmp_path / "out")
     db.close()
     card = (tmp_path / "out" / "README.md").read_text("utf-8")

@@ -21,6 +21,7 @@ from annotation.exports.export_files import EXPORTS
 from annotation.exports.formats import ExportRequest, Filters
 from annotation.imports import import_process
 from annotation.imports.import_process import FROM_HUB, HERE, ImportData, Importer
+from annotation.jobs import attempt as attempt_module
 from annotation.jobs import job_table, lane_runner
 from annotation.jobs.attempt import Attempt, Stopped
 from annotation.jobs.job_process import run_command
@@ -331,3 +332,34 @@ def test_what_a_look_has_shown_is_forgotten_when_the_next_begins(db: Database, d
     assert any("a secret of ann" in str(row) for row in db.rows("SELECT result FROM job"))
     importer.start("look", ["--", "elsewhere.jsonl"], [])
     assert not any("a secret of ann" in str(row) for row in db.rows("SELECT result FROM job"))
+
+
+def test_no_token_is_in_the_log_of_an_import_that_failed_or_of_a_heart_that_did(
+    db: Database,
+    data_dir: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    secret = f"hf_{'a1' * 17}"
+    HERE.enqueue(db, ImportData(("--look", "--", "x.csv")), "kim")
+    job = HERE.claim_next(db, "worker")
+    assert job is not None
+    attempt = Attempt(db, data_dir, job, "worker")
+    fails = [sys.executable, "-c", f"raise RuntimeError('no way with {secret}')"]
+    with pytest.raises(UserError, match="ended unexpectedly"):
+        import_process.follow(attempt, job, fails, {})
+    assert "no way with [token]" in caplog.text
+
+    ended = threading.Event()
+
+    def breaks() -> None:
+        ended.set()
+        raise RuntimeError(f"no way with {secret}")
+
+    monkeypatch.setattr(attempt, "beat", breaks)
+    monkeypatch.setattr(attempt_module, "BEAT_SECONDS", 0.0)
+    attempt_module.keep_beating(attempt, ended)
+    said = capsys.readouterr().err
+    assert "RuntimeError: no way with [token]" in said
+    assert secret not in said + caplog.text

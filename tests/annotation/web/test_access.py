@@ -257,6 +257,15 @@ def test_the_link_is_for_an_admin_who_may_still_act(db: Database, kim: Annotator
     assert access.use_link(db, access.owner_link_token(db)) == kim
 
 
+def test_where_there_is_no_admin_a_sentence_says_how_to_make_one(db: Database) -> None:
+    """As in an archive in which the owner is an annotator."""
+    db.connection.execute("INSERT INTO annotator (name, role, created) VALUES ('owner', 'annotator', '2026-01-01')")
+    with pytest.raises(UserError, match=r"no active admin.* accounts add NAME --role admin --data "):
+        access.owner_link_token(db)
+    access.add_account(db, "kim", "admin", "a long enough password")
+    assert access.use_link(db, access.owner_link_token(db)).name == "kim"
+
+
 # ---------------------------------------------------------------------------------------------------------- throttle
 class Clock:
     """A clock that a test moves."""

@@ -106,6 +106,29 @@ def test_a_head_that_comes_byte_by_byte_gets_no_more_time(address: tuple[str, in
     raise AssertionError("it is still open")
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("length", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"])
+def test_what_was_answered_already_gets_no_more_time_for_each_part(address: tuple[str, int], length: bytes) -> None:
+    with closing(socket.create_connection(address)) as connection:
+        connection.sendall(b"PUT /x HTTP/1.1\r\nHost: localhost\r\n" + length + b"\r\n\r\n")
+        connection.settimeout(0.05)
+        received = b""
+        for _ in range(200):
+            try:
+                part = connection.recv(65536)
+                if not part:
+                    break
+                received += part
+            except TimeoutError:
+                with suppress(ConnectionError):  # closed while this was on its way
+                    connection.sendall(b"x" if b"Length" in length else b"1\r\nx\r\n")
+            except ConnectionError:
+                break
+        else:
+            raise AssertionError("it is still open")
+    assert received.startswith(b"HTTP/1.1 200")
+
+
 def test_a_second_request_that_does_not_arrive_is_given_up_too(address: tuple[str, int], program: Program) -> None:
     with closing(socket.create_connection(address)) as connection:
         connection.sendall(POST + b"0123456789" + HEAD)

@@ -196,6 +196,12 @@ def test_an_event_that_is_no_small_json_object_is_refused(
     assert gradio.seen == []
 
 
+def test_an_admins_event_holds_up_others_no_longer_than_a_megabyte_takes(door: GradioGuard, gradio: Listener) -> None:
+    lists = b'{"data": [' + b"[]," * 350_000 + b"[]]}"
+    assert ask(door, KIM, "POST", "/gradio_api/run/greet", lists, JSON) == 413
+    assert gradio.seen == []
+
+
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "a/b"])
 def test_an_event_that_says_to_be_something_else_is_refused(door: GradioGuard, gradio: Listener, kind: str) -> None:
     headers = {"content-type": kind} if kind else {}

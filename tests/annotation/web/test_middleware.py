@@ -627,6 +627,7 @@ def test_checking_passwords_does_not_hold_up_the_others(db: Database, monkeypatc
 def test_the_owners_link_signs_in_once(site: Site) -> None:
     token = access.owner_link_token(site.db)
     with site.client() as client:
+        assert client.head("/signin", params={"token": token}).status_code == 405, "whoever only looks spends nothing"
         assert client.get("/signin", params={"token": token}).status_code == 303
         assert "owner · admin" in run(client, "greet").text
     with site.client() as client:

@@ -453,7 +453,7 @@ def copied(tiny_model: Path, tmp_path: Path) -> BaseModel:
         (("promote", "\udcff"), "characters that are none"),
         (("reject", "\udcff"), "characters that are none"),
         (("gate", "\udcff"), "characters that are none"),
-        (("add-judge", "\udcff", "local", '{"model": "base"}'), "characters that are none"),
+        (("add-judge", "\udcff", "local", '{"model": "base"}'), "a character that can't be seen (U+DCFF)"),
         (("add-judge", "x", "local", '{"model": "\\ud800"}'), "characters that are none"),
     ],
 )

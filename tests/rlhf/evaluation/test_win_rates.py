@@ -67,7 +67,7 @@ def test_the_report_the_gate_the_page_and_the_card_show_one_win_rate(
     assert f"<td>{percent_with_interval(rate.estimate)}</td>" in page
     assert percent_with_interval(rate.estimate).startswith("81% (")
     (on_card,) = push_model.published_win_rates(db, checked)
-    assert (on_card.against, on_card.judge, on_card.share) == ("base", "the AI judge j", rate.estimate)
+    assert (on_card.against, on_card.judge, on_card.share) == ("base", "the AI judge `j`", rate.estimate)
 
 
 def test_answers_that_differ_in_blanks_alone_are_the_same_and_count_once(db: Database, checked: Policy) -> None:

@@ -236,7 +236,7 @@ def test_the_card_has_the_evaluation_by_people_and_by_judges(hub: HubServer, db:
     text = hub.file("model", REPO, "README.md").decode()
     assert "| against | judged by | prompts | won" in text
     assert "| `base` | people | 8 | 100% (41–100%) |" in text
-    assert "| `base` | the AI judge sharp | 40 | 75% (60–86%) |" in text
+    assert "| `base` | the AI judge `sharp` | 40 | 75% (60–86%) |" in text
     found = ModelCard(text).data.eval_results or []
     assert [(one.metric_type, one.metric_value) for one in found] == [("win_rate", 1.0), ("win_rate", 0.75)]
     assert "adapter.txt" not in hub.files("model", REPO)
@@ -245,7 +245,15 @@ def test_the_card_has_the_evaluation_by_people_and_by_judges(hub: HubServer, db:
     text = hub.file("model", REPO, "README.md").decode()
     assert "| against | judged by | prompts or comparisons | won" in text
     assert "| `base` | people | 8 prompts |" in text
-    assert "| `base` | the AI judge sharp | 40 comparisons |" in text
+    assert "| `base` | the AI judge `sharp` | 40 comparisons |" in text
+
+
+def test_a_judges_name_stays_a_name_on_the_card(db: Database, data_dir: Path) -> None:
+    policy = make_candidate(db, data_dir)
+    rate = {"value": 0.75, "low": 0.6, "high": 0.86, "n": 40, "ties": 0, "length_controlled": None}
+    finish_check(db, data_dir, policy, win_rates={"base": {"[here](http://evil.example)\n\n# x|": rate}}, rule=5)
+    (found,) = push_model.published_win_rates(db, policy)
+    assert found.judge == "the AI judge `[here](http://evil.example) # x|`"
 
 
 def test_the_card_has_the_figures_of_a_check_that_no_judge_took_part_in(
@@ -293,7 +301,7 @@ def test_the_card_has_win_rates_against_whatever_it_was_checked_against(
     finish_check(db, data_dir, policy, win_rates={other.revision: {"sharp": rate}})
     push_model.publish(client(hub), db, data_dir, policy.revision, REPO)
     text = hub.file("model", REPO, "README.md").decode()
-    assert f"| `{other.revision}` | the AI judge sharp | 40 | 75% (60–86%) |" in text
+    assert f"| `{other.revision}` | the AI judge `sharp` | 40 | 75% (60–86%) |" in text
     assert "Nobody has compared" not in text
 
 
@@ -613,6 +621,7 @@ def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) 
         ({"config.json": b"{}", "pytorch_model.bin": b"pickle"}, "no safetensors weights"),
         ({"config.json": b'{"model_type": "gpt2"}', "model.safetensors": safetensors({"a": (1, 1)})}, "not those of a"),
         ({"config.json": b'{"quantization_config": {"load_in_4bit": true}}', "model.safetensors": b"x"}, "quantised"),
+        ({**adapter(), "README.md": b"#" * 16_000_001}, r"README\.md of .* has 16,000,001 bytes, and no model's has"),
     ],
 )
 def test_what_can_not_be_used_is_refused_and_leaves_nothing(

@@ -31,6 +31,7 @@ from rlhf.hub.token_launcher import module
 from rlhf.jobs import job_store, rental_reports, rental_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.rental_store import Terms
+from rlhf.jobs.run import Run
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.submission import job_submission
@@ -473,6 +474,41 @@ def test_the_loop_goes_on_beside_a_rented_training_but_trains_nothing_itself(jud
         connection.execute("UPDATE job SET status = 'running', started = '2026-01-01', heartbeat = ''")
     rental_store.give_up(judged.db)
     assert job_store.get(judged.db, job_id).status == "lost"
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "said"),
+    [
+        ("adapter_config.json", {"auto_mapping": {"parent_library": "os"}}, "wants to run code of its own"),
+        ("adapter_config.json", {"layer_replication": [[0, 2], [0, 2]]}, "has settings that can't be used here"),
+        ("config.json", {"auto_map": {"AutoModel": "x.py"}}, "wants to run code of its own"),
+    ],
+)
+def test_what_a_job_made_is_not_taken_in_where_pull_would_refuse_it(
+    judged: Machine,
+    hub: JobHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    config: dict[str, Any],
+    said: str,
+) -> None:
+    def fetched(_rented: Any, directory: Path, _expected: Any) -> None:
+        (directory / name).write_text(json.dumps(config), "utf-8")
+
+    monkeypatch.setattr(rental_client.RentedRun, "fetch", fetched)
+    there = tmp_path / "made"
+    there.mkdir()
+    fetched(None, there, None)
+    job = job_store.get(judged.db, rent(judged))
+    run = Run(judged.db, judged.data_dir, job, "worker")
+    rented = rental_client.RentedRun(api(hub), run, job, threading.Event(), POLL, print)
+    told = {"sha256": directory_sha256(there), "precision": "nf4"}
+    ending = {"status": "finished", "message": "", "result": None, "model": told, "spec": {"batch_size": 1}}
+    with pytest.raises(UserError, match=said):
+        rented.take_in(rental_client.checked_ending({**ending, "files": {name: ""}}))
+    assert registry.of_job(judged.db, job.id) is None
+    assert not list((judged.data_dir / "adapters").iterdir())
 
 
 def test_a_batch_that_was_halved_there_is_in_the_record_here() -> None:

@@ -974,6 +974,11 @@ def test_judges_are_made_and_listed_from_the_command_line(
     capsys.readouterr()
     assert command_line([*run, "judges"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["far", "near"]
+    assert command_line([*run, "add-judge", "f\x1b[2Jar", "local", '{"model": "base"}']) == 2
+    assert "can't be seen (U+001B)" in capsys.readouterr().err
+    db.connection.execute("UPDATE annotator SET name = 'f' || char(27) || '[2Jar' WHERE name = 'far'")
+    assert command_line([*run, "judges"]) == 0
+    assert capsys.readouterr().out.startswith("f⟨U+001B⟩[2Jar ")
     for backend, wrong, expected in (
         ("endpoint", '{"address": "ftp://x", "model": "m"}', "http"),
         ("endpoint", '{"addres": "http://x"}', "no field 'addres'"),

@@ -442,6 +442,11 @@ def test_sound_addresses_are_taken_and_lead_to_chat_completions(address: str) ->
         ({"address": "https://example.com/v1 hush"}, "no name, password, query"),
         ({"address": "http://api.example.com/v1"}, "unencrypted"),
         ({"address": "http://8.8.8.8/v1"}, "unencrypted"),
+        ({"address": "http://134744072/v1"}, "unencrypted"),
+        ({"address": "http://0x08080808/v1"}, "unencrypted"),
+        ({"address": "http://01002004010/v1"}, "unencrypted"),
+        ({"address": "http://169.254.169.254/v1"}, "unencrypted"),
+        ({"address": "http://[::ffff:169.254.169.254]/v1"}, "unencrypted"),
         ({"model": " "}, "Name the model"),
         ({"model": "x" * 201}, "Name the model"),
         ({"key_variable": "HF_TOKEN"}, "begin with PREFLOOP_JUDGE_"),
@@ -474,7 +479,32 @@ def test_settings_that_can_not_work_or_would_leak_are_refused(changes: dict[str,
 
 def test_without_a_key_any_http_address_will_do() -> None:
     check(replace(SOUND, address="http://judge.example.com/v1", key_variable=""))
-    check(replace(SOUND, key_variable="OPENAI_API_KEY", temperature=1, price_in=3))
+
+
+OPENAI = replace(SOUND, address="https://api.openai.com/v1", key_variable="OPENAI_API_KEY", temperature=1, price_in=3)
+PROXY = "https://models.example.com/v1"
+
+
+def test_openais_key_goes_to_openai_or_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    check(OPENAI)
+    check(replace(OPENAI, address="https://eu.api.openai.com/v1"))
+    for other in (PROXY, "https://api.openai.com.example.com/v1", "https://notapi.openai.com/v1", "http://10.0.0.1/v1"):
+        with pytest.raises(UserError, match=r"is for api\.openai\.com and would go to .*OPENAI_BASE_URL"):
+            check(replace(OPENAI, address=other))
+        with pytest.raises(UserError, match="would go to"):
+            Endpoint(replace(OPENAI, address=other))
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://Models.example.com/v1")
+    check(replace(OPENAI, address=PROXY))
+    check(OPENAI)
+
+
+def test_another_key_goes_anywhere_unless_the_environment_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(replace(SOUND, address=PROXY))
+    monkeypatch.setenv(f"{SOUND.key_variable}_HOST", "models.example.com")
+    check(replace(SOUND, address=PROXY))
+    with pytest.raises(UserError, match=r"is for models\.example\.com and would go to api\.example\.com"):
+        check(SOUND)
 
 
 def test_settings_of_rows_and_commands_are_read_as_they_are_given() -> None:

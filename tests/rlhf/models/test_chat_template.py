@@ -13,7 +13,7 @@ import pytest
 from tokenizers import AddedToken
 
 from annotation.records import Message, UserError
-from rlhf.models import base_model
+from rlhf.models import base_model, chat_template
 from rlhf.models.base_model import takes_system
 from rlhf.models.chat_template import ChatTokenizer, can_be_told, chat_tokenizer
 from rlhf.models.template_process import TemplateRefused, conversation
@@ -199,6 +199,18 @@ def test_files_that_are_damaged_or_hostile_have_a_sentence(
     other = copy_of(tiny_model, tmp_path)
     (other / name).write_bytes(content)
     with pytest.raises(UserError):
+        ChatTokenizer(other)
+
+
+def test_a_tokenizer_larger_than_any_is_not_read(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    monkeypatch.setattr(chat_template, "LARGEST_TOKENIZER", (other / "tokenizer.json").stat().st_size)
+    ChatTokenizer(other)
+    with (other / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(UserError, match="it has over"):
         ChatTokenizer(other)
 
 
