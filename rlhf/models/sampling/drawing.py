@@ -136,7 +136,8 @@ def draw(
 
     Where the model can, the prompts are prefilled once each and their cache is repeated for the samples. After each
     token `stop` is asked whether to end; then the list that is returned is empty. `written`, where given, gets the
-    texts so far by prompt and sample, at most every `show_seconds`; it changes nothing of what is drawn.
+    texts so far by prompt and sample, at most every `show_seconds`; but for rounding it changes nothing of what
+    is drawn.
     """
     samples = len(seeds[0])
     if any(len(row) != samples for row in seeds):

@@ -21,18 +21,20 @@ def weights_laid_out(causal: Any) -> Iterator[None]:
 
     It lays them out anew at each call otherwise, which takes longer than to multiply a few rows by them; of the
     embedded model's it takes as long as two tokens of a batch. Adapters, which may change between draws, stay as they
-    are. Nothing is done where there is no memory for the copy, or no kernel of oneDNN.
+    are. Nothing is done where there is no memory for the copy or no kernel of oneDNN, nor under autocast, which has
+    kernels of its own choice.
     """
     layers = [layer for layer in causal.modules() if to_lay_out(layer)]
-    if sum(layer.weight.nbytes for layer in layers) > SHARE_OF_FREE * free_memory():
+    room = SHARE_OF_FREE * free_memory()
+    if torch.is_autocast_enabled("cpu") or sum(layer.weight.nbytes for layer in layers) > room:
         layers = []
-    for layer in layers:
-        layer.forward = laid_out(layer)
     try:
+        for layer in layers:
+            layer.forward = laid_out(layer)
         yield
     finally:
         for layer in layers:
-            del layer.forward
+            vars(layer).pop("forward", None)
 
 
 def to_lay_out(layer: nn.Module) -> bool:
@@ -46,12 +48,12 @@ def to_lay_out(layer: nn.Module) -> bool:
 
 
 def laid_out(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    """What computes a layer with its weights laid out; in another type than theirs, or with gradients, it does."""
+    """What computes a layer with its weights laid out; where types differ or gradients are wanted, the layer does."""
     weight, bias, own = layer.weight.detach(), layer.bias, layer.forward
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight, None)
 
     def forward(x: Tensor) -> Tensor:
-        if x.dtype != weight.dtype or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        if x.dtype != weight.dtype or torch.is_grad_enabled():
             return own(x)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
         return product

@@ -98,7 +98,10 @@ def test_a_float32_head_rounds_nothing_of_16_bit_weights_nor_of_their_gradients(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_products_large_enough_for_the_processors_16_bit_units_are_as_exact(dtype: torch.dtype) -> None:
-    """Of factors that have 16 bits nothing is rounded, of others neither, and what is set for the process stays."""
+    """Of factors that have 16 bits nothing is rounded, of others neither, and what is set for the process stays.
+
+    Only a processor with such units would round.
+    """
     before = torch.backends.mkldnn.matmul.fp32_precision
     hidden_NH, weight_VH = random_tensors((64, 512), (1000, 512))
     weight_VH = weight_VH.bfloat16()

@@ -26,7 +26,7 @@ from rlhf.models.hidden_states import random_ids
 from rlhf.models.loading import load_for_answering, load_tokenizer
 from rlhf.models.sampling import laid_out_weights
 from rlhf.models.sampling.drawing import Draw, StreamCallback, draw, end_token_ids, read_draw
-from rlhf.models.sampling.laid_out_weights import laid_out, weights_laid_out
+from rlhf.models.sampling.laid_out_weights import laid_out, to_lay_out, weights_laid_out
 from rlhf.models.sampling.prompt_cache import SPELL, RoomyLayer, padded_left, prefilled
 from rlhf.models.sampling.seeded_sampler import SeededSampler
 from rlhf.models.tokenise import render
@@ -416,18 +416,20 @@ def test_layers_compute_the_same_with_their_weights_laid_out(dtype: torch.dtype)
     """With a bias and without, under a LoRA adapter; afterwards they are what they were."""
     plain = torch.nn.Sequential(torch.nn.Linear(64, 96, bias=False), torch.nn.Linear(96, 32)).to(dtype)
     model = get_peft_model(plain, LoraConfig(target_modules=["0"], init_lora_weights=False))
+    expects = to_lay_out(torch.nn.Linear(1, 1).to(dtype))
     x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.no_grad():
         expected = model(x)
         with weights_laid_out(model):
-            assert all("forward" in vars(layer) for layer in (model.model[0].base_layer, model.model[1]))
+            assert {"forward" in vars(layer) for layer in (model.model[0].base_layer, model.model[1])} == {expects}
             found = model(x)
     apart = 1e-2 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(found, expected, rtol=apart, atol=apart)
     assert not any("forward" in vars(layer) for layer in model.modules())
 
 
-def test_weights_are_laid_out_only_where_a_copy_has_room_and_nobody_watches(
+@pytest.mark.skipif(not to_lay_out(torch.nn.Linear(1, 1)), reason="oneDNN computes nothing here")
+def test_weights_are_laid_out_only_where_that_helps_a_copy_has_room_and_nobody_watches(
     model: Any, tokenizer: Any, prompts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Any] = []
@@ -441,6 +443,25 @@ def test_weights_are_laid_out_only_where_a_copy_has_room_and_nobody_watches(
     assert not made
     assert draws() == expected
     assert made
+    with torch.autocast("cpu", torch.bfloat16):
+        draws()
+    assert not made
     monkeypatch.setattr(laid_out_weights, "free_memory", lambda: 1000)
     assert draws() == expected
     assert not made
+
+
+def test_layers_are_what_they_were_where_their_weights_could_not_be_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy left behind would answer with the weights of before once they are trained."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+
+    def fails_at_the_second(layer: Any) -> Any:
+        if layer is model[1]:
+            raise MemoryError
+        return laid_out_weights.laid_out
+
+    monkeypatch.setattr(laid_out_weights, "to_lay_out", lambda layer: layer in (model[0], model[1]))
+    monkeypatch.setattr(laid_out_weights, "laid_out", fails_at_the_second)
+    with pytest.raises(MemoryError), weights_laid_out(model):
+        pass
+    assert not any("forward" in vars(layer) for layer in model)
