@@ -438,18 +438,24 @@ def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:
 
 # 16 bits where they take no more of the memory: training, its activations and a second policy want the rest.
 SHARE_OF_MEMORY = 0.25
+# NF4 costs quality, so it is to save at least so much of the weights' bytes.
+NF4_SAVES = 0.5
 
 
 def precision_by_need(directory: Path, machine: Machine) -> HeldPrecision:
     """The precision in which this machine should hold a model: 16 bits where they fit into a quarter of its memory.
 
-    32 where it does not compute in 16, NF4 where neither fits. What is quantised already is held as it is stored.
+    32 where it does not compute in 16, NF4 where neither fits, unless that saves too little: of experts, embeddings
+    nothing. What is quantised already is held as it is stored.
     """
     plain: HeldPrecision = "bf16" if machine.bf16 else "fp32"
     how = quantisation(directory)
     if how:
         return "nf4" if how == FOUR_BITS else plain
-    return plain if bytes_in(directory, plain) <= SHARE_OF_MEMORY * machine.total else "nf4"
+    if bytes_in(directory, plain) <= SHARE_OF_MEMORY * machine.total:
+        return plain
+    shapes = {name: tensor.shape for name, tensor in check_weights(directory).items()}
+    return "nf4" if memory.share_in_nf4(shapes, BYTES[plain]) <= 1 - NF4_SAVES else plain
 
 
 def bytes_in(directory: Path, plain: HeldPrecision) -> int:

@@ -37,6 +37,7 @@ from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 from rlhf.submission.preflight import Preflight
 from rlhf.tabs.judges import rubric_form
+from tests.architectures import built
 from tests.conftest import act, make_response, seed_prompts
 from tests.fakes.hub_server import HubServer
 from tests.rlhf.evaluation.test_gate_decisions import finish_check, make_candidate, people_say
@@ -48,9 +49,16 @@ def with_memory(total: float, bf16: bool = True) -> Machine:
 
 
 @pytest.fixture
-def bytes_in_16_bits(tiny_model: Path) -> int:
-    """What the tiny model's weights take in 16 bits, counted one by one."""
-    return 2 * sum(weight.numel() for weight in load_file(tiny_model / "model.safetensors").values())
+def few_words(tmp_path: Path) -> Path:
+    """A model whose embeddings, which NF4 leaves as they are, are small beside its layers."""
+    built("llama", vocab_size=10).save_pretrained(tmp_path / "few-words")
+    return tmp_path / "few-words"
+
+
+@pytest.fixture
+def bytes_in_16_bits(few_words: Path) -> int:
+    """What that model's weights take in 16 bits, counted one by one."""
+    return 2 * sum(weight.numel() for weight in load_file(few_words / "model.safetensors").values())
 
 
 @pytest.mark.parametrize(
@@ -58,9 +66,19 @@ def bytes_in_16_bits(tiny_model: Path) -> int:
     [(4.01, True, "bf16"), (3.99, True, "nf4"), (8.01, False, "fp32"), (7.99, False, "nf4")],
 )
 def test_16_bits_are_chosen_where_they_fit_into_a_quarter_of_the_memory(
-    tiny_model: Path, bytes_in_16_bits: int, times: float, bf16: bool, chosen: str
+    few_words: Path, bytes_in_16_bits: int, times: float, bf16: bool, chosen: str
 ) -> None:
-    assert base_model.precision_by_need(tiny_model, with_memory(times * bytes_in_16_bits, bf16)) == chosen
+    assert base_model.precision_by_need(few_words, with_memory(times * bytes_in_16_bits, bf16)) == chosen
+
+
+def test_nf4_is_not_chosen_where_it_saves_little(tmp_path: Path) -> None:
+    """Experts stay in 16 bits all the same, so it would cost quality for nothing."""
+    tiny = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    for family, settings, chosen in (("mixtral", tiny, "bf16"), ("llama", {}, "nf4")):
+        model = built(family, **settings, vocab_size=10)
+        model.save_pretrained(tmp_path / family)
+        small = with_memory(2 * sum(weight.numel() for weight in model.parameters()))
+        assert base_model.precision_by_need(tmp_path / family, small) == chosen
 
 
 @pytest.mark.parametrize(("how", "chosen"), [({"load_in_4bit": True}, "nf4"), ({"quant_method": "gptq"}, "bf16")])
@@ -74,9 +92,9 @@ def test_what_is_stored_quantised_is_held_as_it_is(tmp_path: Path, how: dict[str
 
 
 def test_a_base_is_asked_once_and_an_earlier_data_directory_keeps_nf4(
-    tmp_path: Path, tiny_model: Path, bytes_in_16_bits: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, few_words: Path, bytes_in_16_bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = BaseModel(str(tiny_model), tiny_model)
+    base = BaseModel(str(few_words), few_words)
     for name, first, chosen in (("large", 100, "bf16"), ("small", 1, "nf4")):
         db = open_database(tmp_path / name)
         for times in (first, 101 - first):
