@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from unittest.mock import Mock
 import huggingface_hub.constants
 import psutil
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from annotation import claims, store
 from annotation.database import FILE_NAME, Database, open_database
@@ -128,10 +129,10 @@ def test_a_quantised_base_that_an_earlier_version_called_nf4_is_trained_by_lora(
 
 
 def test_a_precision_that_can_not_be_held_is_refused_and_nothing_changes(
-    tmp_path: Path, tiny_model: Path, bytes_in_16_bits: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, few_words: Path, bytes_in_16_bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db = open_database(tmp_path)
-    registry.ensure_base(db, str(tiny_model))
+    registry.ensure_base(db, str(few_words))
     monkeypatch.setattr(memory, "this_machine", lambda: with_memory(bytes_in_16_bits - 1))
     for precision, said in (("int8", "not in 'int8'"), ("bf16", "Hold it in nf4"), ("fp32", "Hold it in nf4")):
         with pytest.raises(UserError, match=said):
@@ -270,6 +271,44 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
     found = gate_decisions.findings(db, made)
     assert (found.people, found.prompts, gate_decisions.place_of(db, made)) == ((), None, 2)
     assert list(measured_before(db, base)) == []
+    db.close()
+
+
+def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_on(
+    data_dir: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its chat template or by its weights, not by the time of its files; what nobody noted before is no change."""
+    directory = shutil.copytree(tiny_model, tmp_path / "base")
+    base, db = BaseModel(str(directory), directory), open_database(data_dir)
+    registry.ensure_base(db, base.name)  # as an earlier version did
+    base_model.register(db, base)
+    made = make_candidate(db, data_dir, number=12)
+    precision = registry.by_revision(db, "base").precision
+    finish_check(db, data_dir, made, against={"revision": "base", "precision": precision})
+    people_say(db, 2, "candidate")
+    os.utime(directory / "model.safetensors")
+    base_model.register(db, base)
+    assert (gate_decisions.place_of(db, made), judge_store.open_to_people(db, made.id, 1) > 0) == (1, True)
+    decided = gate_decisions.decided(db, made)
+    assert "others than before" not in capsys.readouterr().out
+    template = directory / "chat_template.jinja"
+    template.write_text(template.read_text("utf-8").replace("assistant\n", "assistant\n\n"), "utf-8")
+    running = job_store.enqueue(db, CheckSpec(candidate=made.revision), "ann")
+    job_store.claim(db, running, "w")
+    with pytest.raises(UserError, match="A check is running"):
+        base_model.register(db, base)
+    job_table.stop(db, running, "w", "failed", "for the test")
+    base_model.register(db, base)
+    assert f"{directory}: its chat template or its weights are others than before" in capsys.readouterr().out
+    assert (gate_decisions.place_of(db, made), judge_store.open_to_people(db, made.id, 1)) == (2, 0)
+    assert gate_decisions.decided(db, made) != decided
+    changes = len(store.setting(db, "thinking_changes", []))
+    weights = load_file(directory / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    for _again in range(2):
+        base_model.register(db, base)
+        assert len(store.setting(db, "thinking_changes", [])) == changes + 1
     db.close()
 
 
