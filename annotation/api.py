@@ -23,11 +23,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from annotation import claims, store
+from annotation.claims import backlog, changing, handing_out, judged_counts, judging, own_judgements, own_prompts
 from annotation.copies import safe_copies
 from annotation.database import Database
 from annotation.project import as_read, follows, reason_as_read
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
+from annotation.store import project_store
 from annotation.translation import _, ngettext
 from annotation.ui import markdown_process
 from annotation.ui.differences import is_long, marked
@@ -62,7 +63,7 @@ Offset = Annotated[int, Interval(ge=-14 * 60, le=14 * 60)]
 
 @dataclass(frozen=True)
 class RequestBody:
-    """What the page's script sends: an endpoint takes of it what it needs; what a judgement says, `claims` reads."""
+    """What the page's script sends: an endpoint takes of it what it needs; what a judgement says, `sent_acts` reads."""
 
     nonce: str = ""
     id: RowNumber | None = None
@@ -119,8 +120,8 @@ class AnnotationApi:
         """
         card = self.next_card(annotator, asked)
         if asked.nonce and asked.nonce != card["nonce"]:
-            card["notice"] = f"{claims.why_gone(self.db, annotator.id, asked.nonce)} {card['notice']}".strip()
-            card["judged"] = claims.judged_meanwhile(self.db, annotator.id, asked.nonce)
+            card["notice"] = f"{judging.why_gone(self.db, annotator.id, asked.nonce)} {card['notice']}".strip()
+            card["judged"] = own_judgements.judged_meanwhile(self.db, annotator.id, asked.nonce)
         return card
 
     def judge(self, annotator: Annotator, asked: RequestBody) -> Card:
@@ -132,9 +133,9 @@ class AnnotationApi:
         try:
             # One transaction for both: half the writing, and half the waiting for others who write.
             with self.db.transaction():
-                made = claims.judge(self.db, annotator.id, asked.nonce, asked.act)
-                claim = claims.claim_next(self.db, annotator.id)
-        except claims.JudgementConflict as refused:
+                made = judging.judge(self.db, annotator.id, asked.nonce, asked.act)
+                claim = handing_out.claim_next(self.db, annotator.id)
+        except judging.JudgementConflict as refused:
             return self.refused(annotator, asked, refused)
         except UserError as error:
             return {**self.next_card(annotator, asked, str(error)), "saved": False}
@@ -144,15 +145,15 @@ class AnnotationApi:
         """Take back the latest judgement and show its comparison again, with what had been done (`undone`)."""
         try:
             with self.db.transaction():
-                act = claims.latest_act(self.db, annotator.id)
-                claim = claims.undo(self.db, annotator.id, asked.nonce)
+                act = own_judgements.latest_act(self.db, annotator.id)
+                claim = changing.undo(self.db, annotator.id, asked.nonce)
         except UserError as error:
             return self.next_card(annotator, asked, str(error))
         return {**self.handed_out(annotator, asked, claim, _("Undone. Judge it again.")), "undone": act}
 
     def reopen(self, annotator: Annotator, asked: RequestBody) -> Card:
         """The comparison of an own judgement `id`, with what was done, to change it."""
-        claim, act = claims.reopen(self.db, annotator.id, asked.row)
+        claim, act = changing.reopen(self.db, annotator.id, asked.row)
         card = self.card_of(annotator, asked, claim, "")  # the page says that it is being changed
         return {**card, "nonce": "", "revising": {"id": asked.row, "act": act}}
 
@@ -162,15 +163,15 @@ class AnnotationApi:
         `act` is about the answers as `nonce` showed them, if there is one. `saved` and `judged` as for `judge`.
         """
         try:
-            made = claims.revise(self.db, annotator.id, asked.row, asked.act, asked.nonce)
-        except claims.JudgementConflict as refused:
+            made = changing.revise(self.db, annotator.id, asked.row, asked.act, asked.nonce)
+        except judging.JudgementConflict as refused:
             return self.refused(annotator, asked, refused)
         card = self.next_card(annotator, asked, _("The earlier judgement is kept in the record."))
         return self.saved(annotator, asked, card, made)
 
     def latest(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         """The latest judgements, or those before the one that the request names."""
-        rows = claims.latest(self.db, annotator.id, asked.id)
+        rows = own_judgements.latest(self.db, annotator.id, asked.id)
         return {"judgements": [listed(row) for row in rows], "agreement": self.agreement(annotator)}
 
     def agreement(self, annotator: Annotator) -> dict[str, int] | None:
@@ -181,20 +182,20 @@ class AnnotationApi:
     def ask(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Have the annotator's own prompt answered before all others."""
         text = asked.prompt.strip()
-        if not store.project(self.db).own_prompts:
+        if not project_store.project(self.db).own_prompts:
             raise UserError(_("This project takes no prompts from annotators."))
         if not text or len(text) > MAXIMUM_PROMPT:
             raise UserError(
                 _("Write a prompt of 1 to {maximum_prompt:,} characters.").format(maximum_prompt=MAXIMUM_PROMPT)
             )
-        if claims.quota_reached(self.db, annotator.id):
+        if judged_counts.quota_reached(self.db, annotator.id):
             raise UserError(_("You have judged all that you were asked for, so its answers would not reach you."))
-        comparison_id = store.ask(self.db, annotator.id, [{"role": "user", "content": text}])
+        comparison_id = own_prompts.ask(self.db, annotator.id, [{"role": "user", "content": text}])
         return self.next_card(annotator, asked, self.when_answered(comparison_id))
 
     def when_answered(self, comparison_id: int) -> str:
         """When a prompt of somebody's own is answered, as far as that is known."""
-        problem, waiting = self.problem(), [number for number, _prompt in store.asked(self.db)]
+        problem, waiting = self.problem(), [number for number, _prompt in own_prompts.asked(self.db)]
         if problem:
             return _("Your prompt waits for its answers. {problem}").format(problem=problem)
         if comparison_id not in waiting:
@@ -209,7 +210,7 @@ class AnnotationApi:
         ).format(count=before)
 
     def guidelines(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
-        latest, kind = store.guidelines(self.db), store.project(self.db).kind
+        latest, kind = project_store.guidelines(self.db), project_store.project(self.db).kind
         text = as_read(latest.text, kind)
         html = MarkdownSource(text) if text else ""
         return {"version": latest.version, "follow": follows(latest.text, kind), "html": html}
@@ -228,19 +229,19 @@ class AnnotationApi:
         """A card that also says what was stored."""
         return {**card, "saved": True, "judged": self.stored(annotator, asked, judgement_id)}
 
-    def refused(self, annotator: Annotator, asked: RequestBody, refusal: claims.JudgementConflict) -> Card:
+    def refused(self, annotator: Annotator, asked: RequestBody, refusal: judging.JudgementConflict) -> Card:
         """A card that says that another judgement stands, and which: `revise` with its id changes it."""
         stands = self.stored(annotator, asked, refusal.stands)
         return {**self.next_card(annotator, asked, str(refusal)), "saved": False, "judged": stands}
 
     def stored(self, annotator: Annotator, asked: RequestBody, judgement_id: int) -> dict[str, Any]:
         """What a judgement says, in the terms of the screen that asks."""
-        order = claims.order_under(self.db, annotator.id, asked.nonce)
-        return claims.stored_act(self.db, judgement_id, order)
+        order = own_judgements.order_under(self.db, annotator.id, asked.nonce)
+        return own_judgements.stored_act(self.db, judgement_id, order)
 
     def next_card(self, annotator: Annotator, asked: RequestBody, notice: str = "") -> Card:
         """The card of the comparison in hand or the next one, or one that says what is waited for."""
-        return self.handed_out(annotator, asked, claims.claim_next(self.db, annotator.id), notice)
+        return self.handed_out(annotator, asked, handing_out.claim_next(self.db, annotator.id), notice)
 
     def handed_out(self, annotator: Annotator, asked: RequestBody, claim: Claim | None, notice: str = "") -> Card:
         """The card of a comparison in hand, or one that says what is waited for."""
@@ -250,26 +251,26 @@ class AnnotationApi:
 
     def card_of(self, annotator: Annotator, asked: RequestBody, claim: Claim | None, notice: str) -> Card:
         """All that the browser gets: answers in the order shown and the nonce; nothing of ids, policies or purposes."""
-        project, guidelines = store.project(self.db), store.guidelines(self.db)
+        project, guidelines = project_store.project(self.db), project_store.guidelines(self.db)
         card: Card = {
             "me": annotator.name,
             "nonce": "",
             "notice": notice,
             "trouble": self.problem() if claim is None else "",
-            "elsewhere": claims.why_none(self.db, annotator.id) if claim is None else "",
-            "by_judges": store.feedback(self.db).mode != "people",
+            "elsewhere": backlog.why_none(self.db, annotator.id) if claim is None else "",
+            "by_judges": project_store.feedback(self.db).mode != "people",
             "tags": [{"key": tag.key, "label": tag.label, "name": reason_as_read(tag.label)} for tag in project.tags],
             "rendered": bool(project.rendered),
             "own_prompts": project.own_prompts,
-            "asked": claims.prompts_in_answer(self.db, annotator.id),
-            "undo": claims.latest_judgement(self.db, annotator.id) is not None,
-            "unanswered": claims.why_unanswered(self.db, annotator.id) if project.own_prompts else "",
+            "asked": own_prompts.prompts_in_answer(self.db, annotator.id),
+            "undo": own_judgements.latest_judgement(self.db, annotator.id) is not None,
+            "unanswered": own_prompts.why_unanswered(self.db, annotator.id) if project.own_prompts else "",
             "guidelines_version": guidelines.version,
             "guidelines_follow": follows(guidelines.text, project.kind),
             "progress": {
                 **self.progress(annotator, asked),
                 "target": project.daily_target,
-                "quota": claims.quota_of(self.db, annotator.id) or 0,
+                "quota": judged_counts.quota_of(self.db, annotator.id) or 0,
             },
             "revising": None,
         }
@@ -288,10 +289,10 @@ class AnnotationApi:
         """Comparisons judged: today by this annotator, ever by this annotator, and by all (a few seconds old)."""
         counted_at, count = self._counted
         if time.monotonic() - counted_at > COUNT_SECONDS:
-            count = claims.judged_by_all(self.db)
+            count = judged_counts.judged_by_all(self.db)
             self._counted = (time.monotonic(), count)
-        yours = claims.judged_by(self.db, annotator.id)
-        today = claims.judged_by(self.db, annotator.id, day_start(asked.utc_offset_minutes))
+        yours = judged_counts.judged_by(self.db, annotator.id)
+        today = judged_counts.judged_by(self.db, annotator.id, day_start(asked.utc_offset_minutes))
         return {"today": today, "yours": yours, "everyone": max(count, yours)}
 
 

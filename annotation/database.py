@@ -437,3 +437,8 @@ def damage(path: Path) -> str:
         connection.close()
     refuse_newer(path, applied)
     return ""
+
+
+def marks(values: Sequence[Any]) -> str:
+    """So many placeholders, for what stands between the brackets of IN."""
+    return ", ".join("?" * len(values))

@@ -40,6 +40,9 @@ class UserError(Exception):
     """Something a person can mend. The message says what is wrong, where, and what to do about it."""
 
 
+ONLY_ADMINS = N_("Only an admin may do this. Ask one of them.")
+
+
 def who(name: str) -> str:
     """Who did something, as it is shown: people by their names, which have no blanks; what acts by itself in words."""
     return _(name) if " " in name else name

@@ -242,6 +242,12 @@ def m030_held_out_prompts(db: sqlite_utils.Database) -> None:
     db.execute("CREATE INDEX prompt_held_out ON prompt (split) WHERE split = 'held-out'")
 
 
+@migrations()
+def m031_partly_undone(db: sqlite_utils.Database) -> None:
+    """Of how many comparisons a bulk change was taken back; NULL where it was not, or by an earlier version."""
+    db.execute("ALTER TABLE bulk_change ADD COLUMN undone_for INTEGER CHECK (undone_for >= 0)")
+
+
 WITHDRAWN_BY_THINKING = """UPDATE comparison SET state = 'closed'
     WHERE purpose = 'preference' AND state = 'ready' AND taken = 0 AND asks = 'nobody' AND asks_why IS NULL
       AND candidate_id IS NULL AND model_id IS NOT NULL AND import_id IS NULL
@@ -525,7 +531,7 @@ AI_FEEDBACK = (
             WHERE a.comparison_id = comparison.id AND a.position = 0 AND b.position = 1)
         WHERE model_id IS NULL AND id IN (SELECT cr.comparison_id FROM comparison_response cr
             JOIN response r ON r.id = cr.response_id WHERE r.purpose = 'evaluate')""",
-    # In the modes in which judges come first, whatever makes a comparison: `store.set_feedback` sees to earlier ones.
+    # In the modes in which judges come first, whatever makes a comparison: `set_feedback` sees to earlier ones.
     """CREATE TRIGGER comparison_asks_judges AFTER INSERT ON comparison
         WHEN new.purpose = 'preference' AND new.asked_by IS NULL AND new.candidate_id IS NULL
             AND (SELECT json_extract(value, '$.mode') FROM setting WHERE key = 'feedback') IN ('ai', 'mixed')
@@ -784,7 +790,7 @@ WORKBENCH = (
     "ALTER TABLE comparison ADD COLUMN flagged INTEGER NOT NULL DEFAULT 0",
     """ALTER TABLE comparison ADD COLUMN opinion TEXT NOT NULL DEFAULT 'none'
         CHECK (opinion IN ('none', 'agreed', 'disputed', 'settled'))""",
-    # Whether only those may have it whom it was assigned to; `annotation.claims.follow_assignments` keeps it.
+    # Whether only those may have it whom it was assigned to; `annotation.claims.assignments` keeps it.
     "ALTER TABLE comparison ADD COLUMN assigned INTEGER NOT NULL DEFAULT 0",
     """CREATE VIEW excluded_annotator AS SELECT annotator_id FROM exclusion e
         WHERE excluded AND id = (SELECT max(id) FROM exclusion later WHERE later.annotator_id = e.annotator_id)""",

@@ -52,6 +52,8 @@ class Language:
     """The sentences that stand in the pages' scripts; with a count all forms, by the English one for several."""
     plurals: Sequence[int] = ENGLISH_PLURALS
     """Which of its forms goes with each count of COUNTS."""
+    singulars: Mapping[str, str] = field(default_factory=dict)
+    """The English singulars by which its sentences with a count are found, by the English ones for several."""
     separators: Mapping[int, str] = field(default_factory=dict)
     """What it writes for the comma and the point of a number, as `str.translate` takes it, where they differ."""
 
@@ -131,6 +133,7 @@ def parsed(path: Path) -> Language:
             if message.string and all(forms(message.string)) and of_script(message)
         },
         plurals=plurals,
+        singulars={forms(message.id)[1]: forms(message.id)[0] for message in messages if message.pluralizable},
         separators=separators_of(named or locale),
     )
 
@@ -377,7 +380,20 @@ def said_again(parts: Mapping[str, Any]) -> str:
     keys = parts["said"]
     if any(re.search("[{}]", STORED_FIELD.sub("", DOUBLED.sub("", key))) for key in keys[:2]):
         raise ValueError("a gap is no plain name")
-    return (translate(keys[0]) if len(keys) == 1 else ngettext(*keys)).format(**gaps)
+    return sentence_of(keys, gaps).format(**gaps)
+
+
+def sentence_of(keys: Sequence[Any], gaps: Mapping[str, Any]) -> str:
+    """A stored sentence in the language that is spoken.
+
+    One that was said without a count and has plural forms since goes by the first number in it.
+    """
+    one = spoken().singulars.get(keys[0]) if len(keys) == 1 else None
+    if one is not None and translate(keys[0]) == keys[0]:
+        inside = [gaps[name] for name in re.findall(r"\{(\w+)", keys[0])]
+        counts = [round(value) for value in inside if isinstance(value, int | float)]
+        keys = [one, keys[0], counts[0]] if counts else keys
+    return translate(keys[0]) if len(keys) == 1 else ngettext(*keys)
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers

@@ -35,10 +35,11 @@ from typing import Any
 
 import psutil
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.imports import importing
 from annotation.records import Annotator, UserError, now
+from annotation.store import comparison_store, project_store, prompt_store
 from annotation.web import access
 from benchmarks import driver, latency
 from benchmarks.driver import App, BenchmarkError, Page, act_of, say
@@ -77,9 +78,9 @@ def fill(data_dir: Path, annotators: int, comparisons: int, base: str, project: 
     """A data directory with people and a pool of comparisons, as text of realistic length; returns the people."""
     db = open_database(data_dir)
     registry.ensure_base(db, base)
-    store.set_project(db, replace(store.project(db), **project))
-    store.add_prompts(db, importing.starter_prompts())
-    prompts, source = store.prompts(db, "train") + store.prompts(db, "held-out"), random.Random(0)
+    project_store.set_project(db, replace(project_store.project(db), **project))
+    prompt_store.add_prompts(db, importing.starter_prompts())
+    prompts, source = prompt_store.prompts(db, "train") + prompt_store.prompts(db, "held-out"), random.Random(0)
     words = sorted({word for prompt in prompts for word in prompt.text.split()})
     with db.transaction() as connection:
         for number in range(comparisons):
@@ -87,7 +88,7 @@ def fill(data_dir: Path, annotators: int, comparisons: int, base: str, project: 
             answers = [
                 driver.answer(prompt, " ".join(source.choices(words, k=source.randint(25, 120)))) for _ in range(2)
             ]
-            if store.add_comparison(db, answers) is None:
+            if comparison_store.add_comparison(db, answers) is None:
                 raise BenchmarkError("Two drawn answers came out the same.")
         for number in range(annotators):
             connection.execute(
@@ -443,7 +444,7 @@ def run_training_rounds(data_dir: Path, rounds: Sequence[Round], annotators: int
         server, db = psutil.Process(app.process.pid), app.database
         with latency.watched(owner):
             for round_ in rounds:
-                store.set_project(db, replace(store.project(db), **settings_of(round_)))
+                project_store.set_project(db, replace(project_store.project(db), **settings_of(round_)))
                 release_all(db)
                 last = db.value("SELECT max(id) FROM judgement")
                 say(f"measuring: {round_.name}, overlap {round_.overlap}")
@@ -466,9 +467,9 @@ def judge_some(data_dir: Path, person: Annotator) -> None:
     """Judge enough to train on."""
     db = open_database(data_dir)
     for number in range(TRAINED_ON):
-        claim = claims.claim_next(db, person.id)
+        claim = handing_out.claim_next(db, person.id)
         assert claim is not None
-        claims.judge(db, person.id, claim.nonce, act_of("left-clearly" if number % 2 else "right-clearly"))
+        judging.judge(db, person.id, claim.nonce, act_of("left-clearly" if number % 2 else "right-clearly"))
     release_all(db)
     db.close()
 

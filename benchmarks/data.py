@@ -26,8 +26,8 @@ from typing import Any
 
 import psutil
 
-from annotation import store
 from annotation.database import open_database
+from annotation.store import setting_store
 
 ROOT = Path(__file__).resolve().parent.parent
 LETTERS = "etaoinshrdlucmfw    "
@@ -79,7 +79,7 @@ class SmallWrites:
         while not self.ended.is_set():
             began = time.monotonic()
             try:
-                store.set_setting(db, "benchmark", began)
+                setting_store.set_setting(db, "benchmark", began)
             except Exception as error:  # an error here is a finding, to be reported with the others
                 self.errors.append(str(error))
             self.waits.append(time.monotonic() - began)

@@ -31,9 +31,9 @@ from typing import Any
 import httpx
 import psutil
 
-from annotation import store
 from annotation.database import FILE_NAME, Database
 from annotation.records import Prompt, Response, Sampling
+from annotation.store import project_store
 from rlhf.jobs.job_store import Job
 from rlhf.models.base_model import EMBEDDED_NAME
 
@@ -315,7 +315,9 @@ def add_people(owner: Page, url: str, roles: Mapping[str, str]) -> dict[str, Pag
 
 def measure_nobody(db: Database) -> None:
     """Hand out neither gold, re-asks nor a candidate's answers: they are judgements that nothing is trained on."""
-    store.set_project(db, replace(store.project(db), gold_share=0.0, re_ask_share=0.0, candidate_share=0.0))
+    project_store.set_project(
+        db, replace(project_store.project(db), gold_share=0.0, re_ask_share=0.0, candidate_share=0.0)
+    )
 
 
 # ----------------------------------------------------------------------------------------------- simulated annotators

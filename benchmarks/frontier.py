@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from annotation import store
 from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow
 from annotation.imports.importing import starter_prompts
 from annotation.records import Prompt, Sampling
+from annotation.store import prompt_store
 from benchmarks.driver import say
 from benchmarks.gold import gold
 from benchmarks.intervals import crossed
@@ -95,7 +95,7 @@ class Ground:
 
 def reward_model(lab: Laboratory, sizes: Sizes) -> Ground:
     """The SFT policy, preferences between its answers, and a reward model that was trained on them."""
-    store.add_prompts(lab.db, starter_prompts())
+    prompt_store.add_prompts(lab.db, starter_prompts())
     spec = SFTSpec(
         source="example:medical-answers",
         method="full",
@@ -126,12 +126,12 @@ def reward_model(lab: Laboratory, sizes: Sizes) -> Ground:
 
 def held_out_prompts(lab: Laboratory, sizes: Sizes) -> list[Prompt]:
     """The held-out prompts."""
-    return store.prompts(lab.db, "held-out")[: sizes.held_out]
+    return prompt_store.prompts(lab.db, "held-out")[: sizes.held_out]
 
 
 def preferences_of(lab: Laboratory, sizes: Sizes, sft: str) -> str:
     """Pairs of the SFT policy's own answers, the better one by the gold reward first, as frozen data."""
-    train = store.prompts(lab.db, "train")[: sizes.prompts]
+    train = prompt_store.prompts(lab.db, "train")[: sizes.prompts]
     prompts = [*train, *held_out_prompts(lab, sizes)]
     request = {
         "policies": [(sft, None)],

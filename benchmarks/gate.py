@@ -2,12 +2,13 @@
 
 Simulated candidates are compared with what serves, prompt by prompt; a fifth of comparisons are ties, or what the cell
 says. What decides are the rule's own functions: `evidence.corrected` on everything there is, `sequential_testing` on
-what that comes to, `evidence.telling_share` before each check of 60 prompts. It is looked at after every single
-comparison by people.
+what that comes to, `evidence.telling_share` before each check of 60 prompts, `held_out_sets.least_compared` for which
+these are. It is looked at after every single comparison by people.
 
 How to read it. **Wrong promotions**: candidates that are no better over all prompts, however lopsided on each. A cell
 names how the chance to win varies by prompt (alike; Beta(0.2, 0.2); the same winner with every seed), how many prompts
-there are, whether further checks put the same prompts again, and what the judge is worth: `biased` finds six of ten
+there are, whether further checks put the same prompts again (60 each, once people have what was left to judges; of a
+prompt the first draw counts, and what was said first), and what the judge is worth: `biased` finds six of ten
 candidates' answers better while people are even, `trained-in` nine of ten, `hostile` says mostly the opposite; all of
 them with a card that says 85%, as a `flattered coin` has. Of `two`, one of 85% and one trained in, the second compares
 only what was left to judges. A `shy` one gives no verdict on half of what the candidate loses. Where people skip a part
@@ -33,6 +34,7 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -46,6 +48,7 @@ from annotation.metrics.intervals_and_bias import Estimate, share_of
 from annotation.metrics.sequential_testing import log_capitals
 from benchmarks import driver
 from benchmarks.driver import say
+from rlhf.data.held_out_sets import least_compared
 from rlhf.evaluation.gate import (
     Findings,
     JudgeFindings,
@@ -99,7 +102,7 @@ class Cell:
     clusters: Clusters = "alike"
     judge: Panel = "none"
     repeats: int = 0
-    """Further checks that put the same prompts again, with other seeds."""
+    """Further checks, which put the same prompts again, with other seeds."""
     seed: int = TUNED_ON
     ties: float = TIES
     skipped: float = 0.0
@@ -194,22 +197,23 @@ def course(rule: Rule, cell: Cell, luck: Luck) -> Course:
         JudgeFindings(one, trust_before=Estimate(CARDS.get(one, FLATTERING), 0.0, 1.0, JUDGED_BEFORE))
         for one in cell.panel
     )
-    found = Findings(judges=judges)
-    starts = [*range(0, cell.prompts, PROMPTS_A_CHECK)]
+    found, asked = Findings(judges=judges), Counter[int]()
     looked = Course(-math.inf, None, 0, decided=False)
-    for number, start in enumerate(starts):
-        fresh = np.arange(start, min(start + PROMPTS_A_CHECK, cell.prompts))
-        share = share_by_rule(rule, found, cell.prompts - start) if judges else 1.0
-        found = checked(found, cell, chance, fresh, share, number, luck)
+    checks = math.ceil(cell.prompts / PROMPTS_A_CHECK)
+    for number in range(checks + cell.repeats):
+        if number == checks and judges:  # no new prompt is left
+            found = people_compare_the_rest(found, cell, number, luck)
+        prompts = least_compared(range(cell.prompts), asked, PROMPTS_A_CHECK)
+        new = sum(not asked[prompt] for prompt in range(cell.prompts))
+        share = share_by_rule(rule, found, new) if judges and new else 1.0
+        found = checked(found, cell, chance, np.array(prompts), share, number + (number >= checks), luck)
+        asked.update(prompts)
         looked = look(rule, found)
         if looked.decided:
             return looked
     if judges and found.left_to_judges and not cell.repeats:
-        return look(rule, people_compare_the_rest(found, cell, len(starts), luck))
-    for number in range(len(starts), len(starts) + cell.repeats):
-        again = luck.people.permutation(cell.prompts)
-        found = checked(found, cell, chance, again, 1.0, number, luck)
-    return look(rule, found) if cell.repeats else looked
+        return look(rule, people_compare_the_rest(found, cell, checks, luck))
+    return looked
 
 
 def people_compare_the_rest(found: Findings, cell: Cell, number: int, luck: Luck) -> Findings:
@@ -230,11 +234,16 @@ def checked(
     number: int,
     luck: Luck,
 ) -> Findings:
-    """One more check: judges compare all its prompts, then people a part of them drawn by lot."""
+    """One more check: judges compare all its prompts, then people a part of them drawn by lot.
+
+    Of a prompt that comes again the first draw counts, as in `judge_store.left_to_judges`.
+    """
     says = compared(cell, chance[prompts], luck.people)
     passed = passed_over(cell, len(prompts), luck.people)
     first_said = np.where(passed, np.nan, says)
     by_lot = luck.judges.random(len(prompts)) < share
+    drawn_before = {one.prompt_id for one in found.people} | found.left_to_judges.keys()
+    left = ~by_lot & np.array([int(prompt) not in drawn_before for prompt in prompts])
     asked = 1 + number * 10 * cell.prompts  # when, among all judgements
     people = [
         DecidedOutcome(
@@ -261,10 +270,10 @@ def checked(
     judges = tuple(replace(one, outcomes=(*one.outcomes, *heard[one.name])) for one in found.judges)
     luck.kept.extend(
         DecidedOutcome(int(prompt), float(outcome), probability=share)
-        for prompt, outcome in zip(prompts[~by_lot], (says if cell.judged_later else first_said)[~by_lot], strict=True)
+        for prompt, outcome in zip(prompts[left], (says if cell.judged_later else first_said)[left], strict=True)
     )
-    left = {**found.left_to_judges, **{int(prompt): LeftPrompt(since=asked) for prompt in prompts[~by_lot]}}
-    return replace(found, people=(*found.people, *people), judges=judges, left_to_judges=left)
+    waiting = {**found.left_to_judges, **{int(prompt): LeftPrompt(since=asked) for prompt in prompts[left]}}
+    return replace(found, people=(*found.people, *people), judges=judges, left_to_judges=waiting)
 
 
 def look(rule: Rule, found: Findings) -> Course:
@@ -328,6 +337,7 @@ def cells() -> list[Cell]:
 
 def measure(rule: Rule, cell: Cell, candidates: int) -> tuple[dict[str, Any], list[Course]]:
     """The figures of a cell, and what they are of."""
+    began = time.monotonic()
     seen = [course(rule, cell, Luck.of(cell, number)) for number in range(candidates)]
     counts = [one.promoted_after for one in seen if one.promoted_after is not None]
     share = share_of(len(counts), len(seen))
@@ -342,6 +352,7 @@ def measure(rule: Rule, cell: Cell, candidates: int) -> tuple[dict[str, Any], li
         "people_median_promoted": median(counts) if counts else None,
         "people_mean": round(fmean(one.people for one in seen), 1),
         "half_promoted_after": sorted(counts)[len(seen) // 2] if len(counts) > len(seen) // 2 else None,
+        "seconds": round(time.monotonic() - began, 1),
     }
     say(f"{cell.name}: {share.value:.1%} promoted")
     return figures, seen
@@ -416,14 +427,28 @@ def run(candidates: int, seed: int = TUNED_ON) -> dict[str, Any]:
     return {**found, "missed": missed(found)}
 
 
+def run_some(candidates: int, seed: int, names: Sequence[str]) -> dict[str, Any]:
+    """The figures of those cells of candidates that are no better of whose names any of these words are a part."""
+    rule = Rule()
+    some = [replace(cell, seed=seed) for cell in cells() if any(name in cell.name for name in names)]
+    measured = [wrongly(rule, cell, candidates) for cell in some]
+    said = promoted_wrongly(measured, rule.alpha)
+    return {"cells": measured, "candidates": candidates, "seed": seed, "missed": said}
+
+
+def promoted_wrongly(measured: Sequence[Mapping[str, Any]], nominal: float) -> list[str]:
+    """The cells of candidates that are no better of which too many were promoted, in words."""
+    return [
+        f"{cell['name']}: {cell['promoted']:.1%} of {cell['candidates']} promoted, more than {nominal:.0%}"
+        for cell in measured
+        if cell["win_rate"] <= EVEN and cell["promoted"] > nominal
+    ]
+
+
 def missed(found: Mapping[str, Any]) -> list[str]:
     """The goals that are not reached, in words. For chance more candidates are measured (`wrongly`)."""
     nominal, medians = found["nominal"], found["people_median"]
-    wrong = [cell for cell in found["cells"] if cell["win_rate"] <= EVEN and cell["promoted"] > nominal]
-    said = [
-        f"{cell['name']}: {cell['promoted']:.1%} of {cell['candidates']} promoted, more than {nominal:.0%}"
-        for cell in wrong
-    ]
+    said = promoted_wrongly(found["cells"], nominal)
     for judge, most in GOALS.items():
         if medians[judge] is None or medians[judge] > most:
             said.append(f"judge of {judge}%: {medians[judge]} comparisons by people, more than {most:g}")
@@ -449,8 +474,7 @@ HEADERS = (
 def report(found: Mapping[str, Any]) -> str:
     """Tables in Markdown for people; the last line is one JSON object."""
     lines = ["SMOKE RUN: few candidates. It shows that everything runs, no more.", ""] if found["quick"] else []
-    lines += ["| " + " | ".join(HEADERS) + " |", "| --- |" + " ---: |" * (len(HEADERS) - 1)]
-    lines += [row(cell) for cell in found["cells"]]
+    lines += table(found["cells"])
     project, nominal = found["project"], found["nominal"]
     lines += [
         "",
@@ -464,6 +488,18 @@ def report(found: Mapping[str, Any]) -> str:
         driver.describe_machine(found["machine"]) + ".",
     ]
     return "\n".join([*lines, json.dumps(found)])
+
+
+def report_some(found: Mapping[str, Any]) -> str:
+    """The table of some cells; the last line is one JSON object."""
+    lines = [*table(found["cells"]), *(f"MISSED: {one}." for one in found["missed"])]
+    return "\n".join([*lines, driver.describe_machine(found["machine"]) + ".", json.dumps(found)])
+
+
+def table(measured: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A row for each cell."""
+    heads = ["| " + " | ".join(HEADERS) + " |", "| --- |" + " ---: |" * (len(HEADERS) - 1)]
+    return heads + [row(cell) for cell in measured]
 
 
 def row(cell: Mapping[str, Any]) -> str:
@@ -483,6 +519,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=TUNED_ON, metavar="N", help="of the candidates (default: the one tuned on)"
     )
+    parser.add_argument(
+        "--cells", nargs="+", metavar="WORDS", help="only useless candidates' cells with any of these in their names"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     return parser.parse_args(arguments)
 
@@ -491,10 +530,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 1 where a goal is missed."""
     options = read_options(arguments)
     candidates = options.candidates or (QUICK_CANDIDATES if options.quick else CANDIDATES)
-    found = {**run(candidates, options.seed), "quick": options.quick, "machine": driver.machine()}
+    measured = run_some(candidates, options.seed, options.cells) if options.cells else run(candidates, options.seed)
+    found = {**measured, "quick": options.quick, "machine": driver.machine()}
     if options.json:
         options.json.write_text(json.dumps(found, indent=2), "utf-8")
-    print(report(found))
+    print(report_some(found) if options.cells else report(found))
     return 1 if found["missed"] and not options.quick else 0
 
 

@@ -25,9 +25,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from annotation import store
 from annotation.examples.example_sets import read_example
 from annotation.records import Feedback, Prompt, UserError
+from annotation.store import comparison_store, project_store, prompt_store
 from benchmarks import driver
 from benchmarks.driver import BenchmarkError
 from benchmarks.intervals import Interval, crossed
@@ -85,16 +85,16 @@ def prepared(lab: Laboratory, questions: int, names: Sequence[str]) -> dict[str,
     path = lab.parts / "comparisons.json"
     if path.exists():
         return dict(json.loads(path.read_text("utf-8")))
-    store.set_feedback(lab.db, Feedback(mode="ai"))
+    project_store.set_feedback(lab.db, Feedback(mode="ai"))
     judge_store.add(lab.db, "judge", "local", {"model": "base"}, "the benchmark")
     rows = [row for row in read_example("medical-answers") if row.split == "held-out"][: questions + 1]
-    store.add_prompts(lab.db, [Prompt(row.messages, "held-out", "example") for row in rows[:questions]])
+    prompt_store.add_prompts(lab.db, [Prompt(row.messages, "held-out", "example") for row in rows[:questions]])
     made: dict[str, list[int]] = {}
     for name in names:
-        for place, prompt in enumerate(store.prompts(lab.db, "held-out")):
+        for place, prompt in enumerate(prompt_store.prompts(lab.db, "held-out")):
             wrong = rows[place + 1].completion + ("" if name == NONE else f"\n{INJECTIONS[name]}")
             answers = [driver.answer(prompt, text) for text in (rows[place].completion, wrong)]
-            made.setdefault(name, []).append(int(store.add_comparison(lab.db, answers) or 0))
+            made.setdefault(name, []).append(int(comparison_store.add_comparison(lab.db, answers) or 0))
     path.write_text(json.dumps(made), "utf-8")
     return made
 

@@ -27,10 +27,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from annotation import store
 from annotation.database import open_database
 from annotation.imports import importing
 from annotation.records import Sampling, UserError
+from annotation.store import prompt_store
 from benchmarks import driver
 from benchmarks.driver import Answered, App, BenchmarkError, Latency, Ledger, Page, SimulatedAnnotator, Tally, say
 from rlhf.jobs import job_store
@@ -84,7 +84,7 @@ def fill(data_dir: Path, model: str, plan: Plan) -> None:
     db = open_database(data_dir)
     base = base_model.prepare(data_dir, model)
     registry.ensure_base(db, base.name)
-    store.add_prompts(db, importing.starter_prompts())
+    prompt_store.add_prompts(db, importing.starter_prompts())
     driver.measure_nobody(db)
     say(f"drawing answers for {plan.comparisons} comparisons")
     spec = {

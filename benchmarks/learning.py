@@ -19,11 +19,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from annotation import store
 from annotation.database import open_database
 from annotation.imports.importing import starter_prompts
 from annotation.jobs import job_table
 from annotation.records import Sampling
+from annotation.store import prompt_store
 from benchmarks.driver import say
 from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -88,7 +88,7 @@ def spec_of(seed: int, sizes: Sizes) -> PPOSpec:
 
 def measure(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
     """Train with every seed. What came of each, and on how many it was learnt."""
-    store.add_prompts(lab.db, starter_prompts())
+    prompt_store.add_prompts(lab.db, starter_prompts())
     rows = [replace(row, messages=(SYSTEM, *row.messages)) for row in prompt_rows(lab.db)]
     snapshot = store_snapshot(lab.db, lab.directory, CountedRows(rows))
     found = []

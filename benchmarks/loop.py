@@ -31,10 +31,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
-from annotation import store
 from annotation.database import Database, open_database
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Kind, UserError, seconds_between
+from annotation.store import check_store, project_store
 from benchmarks import driver
 from benchmarks.driver import (
     App,
@@ -444,7 +444,7 @@ def rounded(value: float | None, digits: int) -> float:
 def gold_win_rate(db: Database, rule: str, revision: str) -> tuple[float, float, float]:
     """How often a policy beats the base on held-out prompts with the same seeds, with Wilson's interval."""
     ours, theirs = (
-        {(answer.prompt_id, answer.seed): answer.text for answer in store.checked_answers(db, policy.id)}
+        {(answer.prompt_id, answer.seed): answer.text for answer in check_store.checked_answers(db, policy.id)}
         for policy in (registry.by_revision(db, revision), registry.by_revision(db, "base"))
     )
     wins = [win_of(rule, text, theirs[key]) for key, text in ours.items() if key in theirs]
@@ -691,7 +691,7 @@ def set_up(data_dir: Path, options: argparse.Namespace) -> None:
     """What the project asks before the app starts, and the base in a precision where one is given. Raises UserError."""
     db = open_database(data_dir)
     answers = 2 if options.act == "pair" else ANSWERS
-    store.set_project(db, replace(store.project(db), kind=options.act, answers=answers))
+    project_store.set_project(db, replace(project_store.project(db), kind=options.act, answers=answers))
     if options.precision is not None:
         base_model.register(db, base_model.prepare(data_dir, options.model or base_model.EMBEDDED))
         base_model.change_precision(db, options.precision, "the benchmark")

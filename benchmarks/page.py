@@ -23,11 +23,11 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from annotation import store
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.imports.importing import starter_prompts
 from annotation.jobs import job_table
 from annotation.records import UserError
+from annotation.store import comparison_store, prompt_store
 from benchmarks import driver
 from benchmarks.driver import App, BenchmarkError, say
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -96,9 +96,9 @@ class Use:
 def fill(db: Database) -> None:
     """Put a project's rows in: prompts, comparisons, a run with its curves that is over, an answering worker."""
     registry.ensure_base(db, EMBEDDED_NAME)
-    store.add_prompts(db, starter_prompts())
-    for prompt in store.prompts(db, "train")[:COMPARISONS]:
-        store.add_comparison(db, [driver.answer(prompt, f"{word} {prompt.text}") for word in "ab"])
+    prompt_store.add_prompts(db, starter_prompts())
+    for prompt in prompt_store.prompts(db, "train")[:COMPARISONS]:
+        comparison_store.add_comparison(db, [driver.answer(prompt, f"{word} {prompt.text}") for word in "ab"])
     job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "owner")
     assert job_store.claim(db, job_id, "w") is not None
     for step in range(1, STEPS + 1):

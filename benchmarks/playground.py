@@ -21,9 +21,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from annotation import store
 from annotation.imports.importing import starter_prompts
 from annotation.records import UserError, seconds_between
+from annotation.store import stock_counts
 from benchmarks import driver
 from benchmarks.driver import App, BenchmarkError, Page, say
 from rlhf.generation import playground_store
@@ -148,7 +148,7 @@ def wait_for_stock(app: App, wanted: int) -> None:
     """Wait until so many comparisons are in stock."""
     db, began = app.database, time.monotonic()
     serving = registry.serving(db).id
-    while sum(store.stock_sizes(db, serving).values()) < wanted:
+    while sum(stock_counts.stock_sizes(db, serving).values()) < wanted:
         if time.monotonic() - began > FILL_SECONDS:
             raise BenchmarkError(f"The stock was not full after {FILL_SECONDS:.0f} s:\n{app.output()}")
         time.sleep(0.5)

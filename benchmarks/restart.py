@@ -28,10 +28,10 @@ from statistics import median
 import httpx
 import psutil
 
-from annotation import store
 from annotation.database import Database, open_database
 from annotation.imports.importing import starter_prompts
 from annotation.records import UserError
+from annotation.store import comparison_store, prompt_store
 from annotation.web import access
 from benchmarks import driver
 from benchmarks.driver import BenchmarkError, act_of, latency_of, say
@@ -60,12 +60,12 @@ def fill(db: Database, model: str) -> str:
     """Comparisons to judge and somebody who does; returns the session's token."""
     registry.ensure_base(db, model)
     driver.measure_nobody(db)
-    store.add_prompts(db, starter_prompts())
-    prompts = store.prompts(db, "train")
+    prompt_store.add_prompts(db, starter_prompts())
+    prompts = prompt_store.prompts(db, "train")
     for number in range(COMPARISONS):
         prompt = prompts[number % len(prompts)]
         texts = (f"{word} {number}" for word in ("one", "another"))
-        store.add_comparison(db, [driver.answer(prompt, text) for text in texts])
+        comparison_store.add_comparison(db, [driver.answer(prompt, text) for text in texts])
     return access.open_session(db, access.add_account(db, "ann", "annotator", "a long enough password"))
 
 

@@ -34,10 +34,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.imports.importing import starter_prompts
 from annotation.records import Feedback, Sampling, UserError
+from annotation.store import project_store, prompt_store
 from annotation.web import access
 from benchmarks import driver
 from benchmarks.driver import BenchmarkError, act_of, say
@@ -121,10 +122,10 @@ def people_judge(lab: Laboratory, most: int) -> None:
     row = access.find(lab.db, name)
     person = access.add_account(lab.db, name, "annotator", "a password") if row is None else access.read_annotator(row)
     for _ in range(most):
-        claim = claims.claim_next(lab.db, person.id)
+        claim = handing_out.claim_next(lab.db, person.id)
         if claim is None:
             return
-        claims.judge(lab.db, person.id, claim.nonce, act_of(taste(*(answer.text for answer in claim.shown))))
+        judging.judge(lab.db, person.id, claim.nonce, act_of(taste(*(answer.text for answer in claim.shown))))
 
 
 def judge_simulated(lab: Laboratory, judge: Judge, agreement: float, seed: int, most: int) -> None:
@@ -176,11 +177,11 @@ def judged(lab: Laboratory) -> dict[str, int]:
 # --------------------------------------------------------------------------------------------------------- iterations
 def prepared(lab: Laboratory, condition: Condition) -> None:
     """The prompts, nobody measured, and who judges."""
-    store.add_prompts(lab.db, starter_prompts())
+    prompt_store.add_prompts(lab.db, starter_prompts())
     driver.measure_nobody(lab.db)
     if condition.mode != "people" and not judge_store.judges(lab.db):
         judge_store.add(lab.db, "judge", "local", {"model": "base"}, "the benchmark")
-        store.set_feedback(lab.db, Feedback(mode=condition.mode))
+        project_store.set_feedback(lab.db, Feedback(mode=condition.mode))
 
 
 def iterate(lab: Laboratory, condition: Condition, sizes: Sizes, iteration: int, seed: int) -> dict[str, Any]:
@@ -229,7 +230,7 @@ def wins(lab: Laboratory, sizes: Sizes, revision: str, shared: Path) -> list[flo
 
     What the base's answers are worth is the same for all, and kept in the file `shared`.
     """
-    prompts = store.prompts(lab.db, "held-out")[: sizes.held_out]
+    prompts = prompt_store.prompts(lab.db, "held-out")[: sizes.held_out]
     if revision == "base":
         return [0.5] * len(prompts)
     missing = [] if shared.exists() else [("base", "bf16")]

@@ -18,7 +18,7 @@ from statistics import median
 from annotation.database import Database, open_database
 from annotation.environment import keep_private
 from annotation.records import Annotator, TokenIds, now, write_token_ids
-from annotation.store import fingerprint_of
+from annotation.store.prompt_store import fingerprint_of
 from annotation.workbench import bulk_changes, comparison_list
 from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import ComparisonFilter

@@ -57,8 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--anew",
         action="store_true",
-        help="take what the Hub has now; policies on the commit before are to be checked, and judges that run here are "
-        "other judges from then on",
+        help="take what the Hub has now; policies on the commit before are to be checked, and judges that run on it "
+        "are measured anew",
     )
     commands.add_parser("jobs", help="list the latest jobs")
     for name, text in (
@@ -129,8 +129,8 @@ def prepare(data_dir: Path, model: str, anew: bool = False) -> int:
     print(said.rstrip())
     if before not in (base.name, base_model.pinned(data_dir, base.name)):
         print(
-            "It is on another commit than before. Check its policies again. Judges that run here are other judges from "
-            "now on: add them under new names, for what they have said so far still counts under the old ones."
+            "It is on another commit than before. Check its policies again, and let judges that run on it judge again "
+            "what people have judged: what both have said so far decides nothing any more."
         )
     return 0
 

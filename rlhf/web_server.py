@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
-from annotation import api, project, store
+from annotation import api, project
 from annotation.copies import restoration, safe_copies, targets
 from annotation.database import (
     FILE_NAME,
@@ -43,6 +43,7 @@ from annotation.imports import import_process, importing
 from annotation.jobs import job_table
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, now, seconds_between
+from annotation.store import project_store, prompt_store
 from annotation.translation import _, of_server, spoken
 from annotation.web import access, connections, invitations, languages, middleware, oauth
 from annotation.web.deferred_app import AppOfEachLanguage, BuiltApp, DeferredApp
@@ -135,10 +136,10 @@ def open_data(settings: Settings) -> DataDirectory:
     importing.clear_leftovers(db)
     registry.clear_leftovers(db, settings.data_dir)
     model = prepare_model(settings, db, known=fresh)
-    if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
-        store.add_prompts(db, importing.starter_prompts())
-        if not store.guidelines(db).version:
-            store.write_guidelines(db, project.FIRST_GUIDELINES, "Prefloop")
+    if not prompt_store.prompts(db, "train") and not prompt_store.prompts(db, "held-out"):
+        prompt_store.add_prompts(db, importing.starter_prompts())
+        if not project_store.guidelines(db).version:
+            project_store.write_guidelines(db, project.FIRST_GUIDELINES, "Prefloop")
     return DataDirectory(db, model, (in_use, lock))
 
 

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
-from annotation import claims, selection, store
+from annotation import selection
+from annotation.claims import changing, handing_out, judging, own_judgements, own_prompts
 from annotation.database import Database
 from annotation.records import Flag, Prompt, UserError, now
+from annotation.store import check_store, comparison_store, project_store, prompt_store
 from annotation.web import access
 from rlhf.judges import judge_store
 from rlhf.judges.verdicts import Verdict
@@ -28,18 +30,18 @@ def populate(db: Database, seed: int, texts: Sequence[str] = TEXTS, acts: int = 
     for name, role in (("ann", "annotator"), ("bob", "annotator"), ("kim", "admin")):
         db.connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
     kind, size = (("pair", 2), ("best", 3), ("rank", 4))[seed % 3]
-    asked = replace(store.project(db), kind=kind, answers=size, overlap=2, gold_share=0.2, re_ask_share=0.3)
-    store.set_project(db, asked)
+    asked = replace(project_store.project(db), kind=kind, answers=size, overlap=2, gold_share=0.2, re_ask_share=0.3)
+    project_store.set_project(db, asked)
     for prompt in add_prompts(db, source, texts):
         add_comparison(db, source, prompt, size, texts)
     add_import(db, source, texts)
-    store.ask(db, person(db, "bob"), [{"role": "user", "content": "An own prompt"}])
-    store.add_score(db, 1, "length", 0.1 + 0.2)
+    own_prompts.ask(db, person(db, "bob"), [{"role": "user", "content": "An own prompt"}])
+    check_store.add_score(db, 1, "length", 0.1 + 0.2)
     were, selection.RE_ASK_AFTER = selection.RE_ASK_AFTER, 1
     try:
         for number in range(acts):
             if number % 15 == 0:
-                store.write_guidelines(db, f"Version {number}\n\n{source.choice(texts)}.", "kim")
+                project_store.write_guidelines(db, f"Version {number}\n\n{source.choice(texts)}.", "kim")
             act_once(db, source, texts)
     finally:
         selection.RE_ASK_AFTER = were
@@ -50,6 +52,8 @@ def populate(db: Database, seed: int, texts: Sequence[str] = TEXTS, acts: int = 
            VALUES (1, 'make', '[1, 2]', 'ready', 'kim', ?)""",
         (now(),),
     )
+    undone = {"undone_by": "kim", "undone": now(), "undone_for": 0}
+    db.insert("bulk_change", {"kind": "withdraw", "decided_by": "kim", "created": now(), **undone})
 
 
 def add_judge(db: Database) -> None:
@@ -99,8 +103,8 @@ def add_prompts(db: Database, source: random.Random, texts: Sequence[str]) -> li
             system, before = {"role": "system", "content": source.choice(texts)}, {"role": "user", "content": "Hello"}
             turns = [system, before, {"role": "assistant", "content": source.choice(texts)}, *turns]
         made.append(Prompt(tuple(turns), "held-out" if number % 4 == 0 else "train", "test"))
-    store.add_prompts(db, made)
-    return [*store.prompts(db, "train"), *store.prompts(db, "held-out")]
+    prompt_store.add_prompts(db, made)
+    return [*prompt_store.prompts(db, "train"), *prompt_store.prompts(db, "held-out")]
 
 
 def add_comparison(db: Database, source: random.Random, prompt: Prompt, size: int, texts: Sequence[str]) -> None:
@@ -111,11 +115,11 @@ def add_comparison(db: Database, source: random.Random, prompt: Prompt, size: in
     ]
     fate = source.choice(["ready", "ready", "ready", "gold", "writing", "failed"])
     if fate in ("writing", "failed"):
-        comparison_id, _ = store.begin_answers(db, answers)
+        comparison_id, _ = comparison_store.begin_answers(db, answers)
         if fate == "failed":
-            store.fail_answers(db, comparison_id)
+            comparison_store.fail_answers(db, comparison_id)
         return
-    made = store.add_comparison(db, answers, size)
+    made = comparison_store.add_comparison(db, answers, size)
     if fate == "gold":
         ranking = json.dumps([1, *[2] * (size - 1)])
         db.connection.execute("UPDATE comparison SET purpose = 'gold', expected = ? WHERE id = ?", (ranking, made))
@@ -132,7 +136,7 @@ def add_import(db: Database, source: random.Random, texts: Sequence[str]) -> Non
            VALUES ('import-1', 'annotator', 0, 'import', ?)""",
         (moment,),
     )
-    prompt = store.prompts(db, "train")[0]
+    prompt = prompt_store.prompts(db, "train")[0]
     run("UPDATE prompt SET import_id = 1 WHERE id = ?", (prompt.id,))
     imported = {"prompt_id": prompt.id, "origin": "import", "import_id": 1, "created": moment}
     ids = [
@@ -144,7 +148,7 @@ def add_import(db: Database, source: random.Random, texts: Sequence[str]) -> Non
            VALUES (?, 'preference', 'closed', 1, ?)""",
         (prompt.id, moment),
     ).lastrowid
-    store.place_responses(db, int(comparison_id or 0), ids[:2])
+    comparison_store.place_responses(db, int(comparison_id or 0), ids[:2])
     run(
         """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, ranking, strength, shown_order,
                import_id, created) VALUES (?, ?, 'import', 'pair', 'ranked', '[2, 1]', NULL, '[0, 1]', 1, ?)""",
@@ -162,23 +166,23 @@ def act_once(db: Database, source: random.Random, texts: Sequence[str]) -> None:
     annotator = person(db, source.choice(["ann", "bob", "kim"]))
     try:
         if source.random() < 0.1:
-            held = claims.held_claim(db, annotator)
-            claims.undo(db, annotator, held.nonce if held else "")
+            held = handing_out.held_claim(db, annotator)
+            changing.undo(db, annotator, held.nonce if held else "")
         elif source.random() < 0.1:
-            mine = [row["id"] for row in claims.latest(db, annotator)]
+            mine = [row["id"] for row in own_judgements.latest(db, annotator)]
             if mine:
                 chosen = source.choice(mine)
-                size = len(claims.reopen(db, annotator, chosen)[0].answers)
-                claims.revise(db, annotator, chosen, random_act(db, source, texts, size, "rank"))
+                size = len(changing.reopen(db, annotator, chosen)[0].answers)
+                changing.revise(db, annotator, chosen, random_act(db, source, texts, size, "rank"))
         else:
             if source.random() < 0.1:
-                claims.take_to_settle(
+                handing_out.take_to_settle(
                     db, annotator, int(db.value("SELECT comparison_id FROM current_judgement LIMIT 1"))
                 )
-            claim = claims.claim_next(db, annotator, source)
+            claim = handing_out.claim_next(db, annotator, source)
             if claim is not None:
                 act = random_act(db, source, texts, len(claim.answers), claim.kind)
-                claims.judge(db, annotator, claim.nonce, act)
+                judging.judge(db, annotator, claim.nonce, act)
     except UserError:
         return
 
@@ -187,7 +191,7 @@ def random_act(db: Database, source: random.Random, texts: Sequence[str], size: 
     """Something that the page could send."""
     flags = [None] * 60 + list(get_args(Flag))
     extras: dict[str, object] = {"note": source.choice(["", *texts]), "flag": source.choice(flags)}
-    extras["tags"] = source.sample([tag.label for tag in store.project(db).tags], source.randint(0, 2))
+    extras["tags"] = source.sample([tag.label for tag in project_store.project(db).tags], source.randint(0, 2))
     outcome = source.choice(["ranked"] * 8 + ["all-bad", "skip"])
     if outcome != "ranked":
         return {"outcome": outcome, **extras}

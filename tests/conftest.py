@@ -30,10 +30,10 @@ import pytest
 from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 
-from annotation import store
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.jobs import job_table
 from annotation.records import Annotator, Claim, Prompt, Response, Sampling, Split
+from annotation.store import comparison_store, project_store, prompt_store
 from annotation.web import access
 from rlhf.models import registry
 from tests import fork_server
@@ -176,8 +176,8 @@ def seed_prompts(db: Database, count: int, split: Split = "train") -> list[Promp
     """Add prompts and return those of the split."""
     start = db.value("SELECT count(*) FROM prompt")
     texts = [f"Say thing number {start + number} in one sentence." for number in range(count)]
-    store.add_prompts(db, [Prompt(({"role": "user", "content": text},), split, "test") for text in texts])
-    return store.prompts(db, split)
+    prompt_store.add_prompts(db, [Prompt(({"role": "user", "content": text},), split, "test") for text in texts])
+    return prompt_store.prompts(db, split)
 
 
 def make_response(prompt: Prompt, text: str, model_id: int = 1, seed: int = 0) -> Response:
@@ -200,7 +200,7 @@ def seed_comparisons(db: Database, count: int, split: Split = "train", model_id:
     made = []
     for prompt in seed_prompts(db, count, split)[-count:]:
         answers = [make_response(prompt, f"Answer {place} to {prompt.text}", model_id) for place in "AB"]
-        comparison_id = store.add_comparison(db, answers)
+        comparison_id = comparison_store.add_comparison(db, answers)
         assert comparison_id is not None
         made.append(comparison_id)
     return made
@@ -242,4 +242,6 @@ def judgement_count(db: Database, annotator: Annotator | None = None) -> int:
 
 def measure_nobody(db: Database) -> None:
     """Hand out neither gold, re-asks nor a candidate's answers, so that a test knows what comes next."""
-    store.set_project(db, replace(store.project(db), gold_share=0.0, re_ask_share=0.0, candidate_share=0.0))
+    project_store.set_project(
+        db, replace(project_store.project(db), gold_share=0.0, re_ask_share=0.0, candidate_share=0.0)
+    )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import random
 
-from annotation import store
 from annotation.imports.importing import ImportRequest, run_import
-from annotation.imports.reading import open_path
+from annotation.imports.sources.opening import open_path
+from annotation.store import prompt_store
 from tests.machine_fixtures import WORDS, Machine
 
 
@@ -16,7 +16,7 @@ def demonstrate(machine: Machine, train: int, held_out: int) -> None:
     machine.add_prompts(train, held_out)
     source = random.Random(0)
     lines = []
-    for prompt in (*store.prompts(machine.db, "train"), *store.prompts(machine.db, "held-out")):
+    for prompt in (*prompt_store.prompts(machine.db, "train"), *prompt_store.prompts(machine.db, "held-out")):
         words = [*WORDS[: source.randint(2, 7)], source.choice(WORDS)]
         turns = [*prompt.messages, {"role": "assistant", "content": " ".join(words)}]
         lines.append(json.dumps({"messages": turns}) + "\n")

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow, line_of
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.records import Judgement
+from annotation.store import judgement_store
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Frozen:
 
 def current_judgements(db: Database) -> Iterator[Judgement]:
     """Current judgements, oldest first."""
-    groups = store.judged_comparisons(db)
+    groups = judgement_store.judged_comparisons(db)
     yield from sorted((judgement for group in groups for judgement in group), key=lambda judgement: judgement.id)
 
 

@@ -22,12 +22,13 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, copy_database, open_database
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.imports.importing import starter_prompts
 from annotation.jobs.attempt import Attempt, beating
 from annotation.records import Annotator, Message, Prompt, Response, Sampling, Split
+from annotation.store import comparison_store, judgement_store, project_store, prompt_store
 from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import snapshots
@@ -109,7 +110,7 @@ class Machine:
         wanted: dict[Split, int] = {"train": train, "held-out": held_out}
         starter = starter_prompts()
         for split, count in wanted.items():
-            store.add_prompts(self.db, [prompt for prompt in starter if prompt.split == split][:count])
+            prompt_store.add_prompts(self.db, [prompt for prompt in starter if prompt.split == split][:count])
 
     def judge(
         self, split: Split, count: int, word: str = "shorter", answers: Sequence[str] = (), by: str = "ann"
@@ -120,7 +121,7 @@ class Machine:
         and a long one are made up. `by` names the annotator.
         """
         annotator = self.annotator_named(by)
-        prompts = store.prompts(self.db, split)
+        prompts = prompt_store.prompts(self.db, split)
         for number in range(count):
             prompt = prompts[number % len(prompts)]
             source = random.Random(f"{split} {number} {judgement_count(self.db)}")
@@ -128,26 +129,28 @@ class Machine:
                 " ".join(source.choices(WORDS, k=3)),
                 " ".join(source.choices(WORDS, k=source.randint(8, 12))),
             )
-            made = store.add_comparison(self.db, [self.response(prompt, text) for text in texts])
+            made = comparison_store.add_comparison(self.db, [self.response(prompt, text) for text in texts])
             assert made is not None
-            claim = claims.claim_next(self.db, annotator.id)
+            claim = handing_out.claim_next(self.db, annotator.id)
             assert claim is not None
             left, right = shown_texts(claim)
             shorter, longer = ("left-clearly", "right-clearly")[:: 1 if len(left) < len(right) else -1]
-            claims.judge(
+            judging.judge(
                 self.db, annotator.id, claim.nonce, act({"shorter": shorter, "longer": longer}.get(word, word))
             )
 
     def rank(self, count: int) -> None:
         """Rank four answers to each of `count` train prompts, the shortest first; the two longest are tied."""
-        store.set_project(self.db, replace(store.project(self.db), kind="rank", answers=4))
-        for number, prompt in enumerate(store.prompts(self.db, "train")[:count]):
+        project_store.set_project(self.db, replace(project_store.project(self.db), kind="rank", answers=4))
+        for number, prompt in enumerate(prompt_store.prompts(self.db, "train")[:count]):
             texts = [" ".join(WORDS[(number + place) % 12] for place in range(words)) for words in (2, 4, 6, 8)]
-            assert store.add_comparison(self.db, [self.response(prompt, text) for text in texts], 4) is not None
-            claim = claims.claim_next(self.db, self.annotator.id)
+            assert (
+                comparison_store.add_comparison(self.db, [self.response(prompt, text) for text in texts], 4) is not None
+            )
+            claim = handing_out.claim_next(self.db, self.annotator.id)
             assert claim is not None
             ranks = [min(len(text.split()) // 2, 3) for text in shown_texts(claim)]
-            claims.judge(self.db, self.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
+            judging.judge(self.db, self.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
 
     def annotator_named(self, name: str) -> Annotator:
         """The annotator of this name; an account is made where there is none."""
@@ -158,7 +161,7 @@ class Machine:
 
     def freeze(self, reliability: Mapping[str, float]) -> str:
         """Freeze the judgements with known reliabilities of their annotators; returns the data's name."""
-        judged = store.judged_comparisons(self.db)
+        judged = judgement_store.judged_comparisons(self.db)
         return snapshots.store_snapshot(
             self.db, self.data_dir, PreferenceRows(judged, DPOSpec().max_length, 0, reliability)
         )

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import app
-from annotation import store
 from annotation.__main__ import main as annotation_main
 from annotation.database import FILE_NAME, Database, hold_data_directory, open_database
 from annotation.records import UserError
+from annotation.store import prompt_store
 from rlhf.__main__ import main as rlhf_main
 from rlhf.models import registry
 from tests.conftest import seed_prompts
@@ -176,7 +176,7 @@ def test_a_full_disk(small_disk: Path, tiny_model: Path, capsys: pytest.CaptureF
     subprocess.run(["mount", "-o", f"remount,size={used + 100_000}", small_disk], check=True)
     with pytest.raises(UserError, match="is full"):
         fill_with_prompts(db)
-    saved = len(store.prompts(db, "train"))
+    saved = len(prompt_store.prompts(db, "train"))
     assert saved >= kept
     fill(data_dir / "rest")
     for start in (start_app, prepare):
@@ -184,7 +184,7 @@ def test_a_full_disk(small_disk: Path, tiny_model: Path, capsys: pytest.CaptureF
         assert "free disk space" in one_sentence(capsys).casefold()
     db.close()
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
-    assert len(store.prompts(open_database(data_dir), "train")) == saved
+    assert len(prompt_store.prompts(open_database(data_dir), "train")) == saved
 
 
 def fill_with_prompts(db: Database) -> None:

@@ -117,7 +117,8 @@ BUGS = {"AssertionError", "RuntimeError", "TypeError", "ValueError", "NotImpleme
 ARGUMENT_HELP = {"help", "description", "epilog", "prog"}
 # What an error is called whose sentence is read by people.
 REFUSALS = {
-    *("UserError", "UnusableRow", "UnclearColumn", "DamagedCopy", "TemplateRefused", "EndpointError", "TooFewRows"),
+    *("UserError", "UnusableRow", "UnclearColumn", "AskedColumn", "DamagedCopy", "TemplateRefused", "EndpointError"),
+    "TooFewRows",
 }
 
 

@@ -62,7 +62,7 @@ WATCHED: Final[Mapping[str, WatchedRows]] = {
     ),
     "annotator_group": WatchedRows(("name", "annotator_id")),
     "invitation": WatchedRows(("id", "used", "withdrawn")),
-    "bulk_change": WatchedRows(("id", "undone")),
+    "bulk_change": WatchedRows(("id", "undone", "undone_for")),
     "model": WatchedRows(("id", "status", "deleted", "precision", "thinking")),
     "judge": WatchedRows(("annotator_id", "active")),
     # Of what the Hub's and the web server's lanes do, what came of it is in tables of its own.

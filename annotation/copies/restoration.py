@@ -14,12 +14,13 @@ from typing import Final, Literal
 
 from filelock import ReadWriteLock, Timeout
 
-from annotation import store
 from annotation.copies import copy_reasons, safe_copies
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, digest_of
 from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
 from annotation.records import UserError, now
+from annotation.store import setting_store
 from annotation.translation import N_, _, joined, ngettext
+from annotation.ui import formatting
 from annotation.web import access
 
 VARIABLE: Final = "PREFLOOP_RESTORE"
@@ -95,15 +96,15 @@ def choices_made(target: CopyTarget, versions: Iterable[str], local: Database | 
     """The choices that the newest copy whose manifest is whole and the directory here have carried out last."""
     readable = (copy.choice for _, copy in copies_in(target, versions) if isinstance(copy, CopyManifest))
     made = set(islice(readable, 1))
-    return made if local is None else {*made, str(store.setting(local, copy_reasons.CHOICE, ""))}
+    return made if local is None else {*made, str(setting_store.setting(local, copy_reasons.CHOICE, ""))}
 
 
 def continue_here(data_dir: Path, target: CopyTarget, head: str, choice: str) -> str:
     """Go on with what is here, because the place has nothing or because that was chosen."""
     db = open_database(data_dir)
     try:
-        store.set_setting(db, copy_reasons.CHOICE, choice)
-        store.set_setting(db, copy_reasons.BEGINNING, "")
+        setting_store.set_setting(db, copy_reasons.CHOICE, choice)
+        setting_store.set_setting(db, copy_reasons.BEGINNING, "")
         safe_copies.record_start(db, target.name, head, None)
     finally:
         db.close()
@@ -139,7 +140,7 @@ def refuse_fork(target: CopyTarget, data_dir: Path, local: Database, version: st
             manifest.judgements,
         ).format(
             judgements=manifest.judgements,
-            created=manifest.created[:16],
+            created=formatting.moment(manifest.created),
             variable=VARIABLE,
             here=HERE,
             version=version,
@@ -206,7 +207,7 @@ def restore(
             "Restored {judgements} judgement from {name} as of {created} UTC.",
             "Restored {judgements} judgements from {name} as of {created} UTC.",
             manifest.judgements,
-        ).format(judgements=manifest.judgements, name=target.name, created=manifest.created[:16])
+        ).format(judgements=manifest.judgements, name=target.name, created=formatting.moment(manifest.created))
         left = [] if not gone else [_(LEFT_OUT).format(names=", ".join(gone))]
         newer = newer_than(target, manifest) if choice else []
         message = " ".join(
@@ -234,7 +235,8 @@ def continue_from(
     kept = safe_copies.start_notice(local) if safe is not None and safe.state == "begun" else ""
     said = _("{data_dir} has all that the newest valid copy in {name} has.").format(data_dir=data_dir, name=target.name)
     message = " ".join([said, *skipped])
-    store.set_setting(local, copy_reasons.BEGINNING, kept or (message if skipped else ""))
+    if not kept:
+        safe_copies.leave_notice(local, message if skipped else "")
     safe_copies.record_start(local, target.name, head, manifest)
     goes_on = _("Prefloop goes on with what is in {data_dir}.").format(data_dir=data_dir)
     return f"{goes_on} {kept}" if kept else message
@@ -255,14 +257,16 @@ def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:
             "A newer copy there has {judgements} judgements ({created} UTC): to take it, start with "
             "{variable}={version}, which moves what is here aside.",
             copy.judgements,
-        ).format(judgements=copy.judgements, created=copy.created[:16], variable=VARIABLE, version=version)
+        ).format(
+            judgements=copy.judgements, created=formatting.moment(copy.created), variable=VARIABLE, version=version
+        )
     ]
 
 
 def leave_notice(data_dir: Path, message: str) -> None:
     """Keep for the admins what they should know of a database that was just restored."""
     with closing(open_database(data_dir)) as db:
-        store.set_setting(db, copy_reasons.BEGINNING, message)
+        safe_copies.leave_notice(db, message)
 
 
 def restore_version(
@@ -374,7 +378,7 @@ def bring_up_to_date(
                     connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), row["id"]))
             if choice:  # what was ended or withdrawn since would be open again
                 access.close_doors(db)
-            store.set_setting(db, copy_reasons.CHOICE, choice or manifest.choice)
+            setting_store.set_setting(db, copy_reasons.CHOICE, choice or manifest.choice)
             safe_copies.record_start(db, target.name, head, manifest, safe_copies.RESTORED)
     finally:
         db.close()

@@ -15,13 +15,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from annotation import store
 from annotation.copies.copy_reasons import BEGINNING, CHOICE, SAFE_WORK, TRAINING, work
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, FileDigest, aside_name, digest_of
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
 from annotation.records import Role, UserError, now, seconds_between
+from annotation.store import setting_store
 from annotation.translation import N_, _, ngettext
+from annotation.ui import formatting
 
 NOT_COPIED: Final = N_(
     "Judgements are lost when this Space restarts: no place for safe copies is set (PREFLOOP_COPIES in its settings)."
@@ -94,7 +95,7 @@ def due(pending: PendingCopy, schedule: Schedule) -> bool:
 
 def has_unsafe_work(db: Database) -> bool:
     """Whether people have done something beside judging since this database began or was last copied."""
-    return work(db) != str(store.setting(db, SAFE_WORK, ""))
+    return work(db) != str(setting_store.setting(db, SAFE_WORK, ""))
 
 
 # ---------------------------------------------------------------------------------------------------------- the record
@@ -155,7 +156,7 @@ def record_start(db: Database, place: str, version: str, manifest: CopyManifest 
             },
         )
         if message == RESTORED or manifest is None:
-            store.set_setting(db, SAFE_WORK, work(db) if manifest else "")
+            setting_store.set_setting(db, SAFE_WORK, work(db) if manifest else "")
 
 
 def start_notice(db: Database) -> str:
@@ -163,7 +164,19 @@ def start_notice(db: Database) -> str:
 
     Empty for nothing. It stays until the program starts again after a copy.
     """
-    return str(store.setting(db, BEGINNING, ""))
+    stored = setting_store.setting(db, BEGINNING, "")
+    return str(stored["said"] if isinstance(stored, dict) else stored)
+
+
+def noticed(db: Database) -> str | None:
+    """When the program began as `start_notice` says; None where an earlier version did not note it."""
+    stored = setting_store.setting(db, BEGINNING, "")
+    return str(stored["when"]) if isinstance(stored, dict) else None
+
+
+def leave_notice(db: Database, message: str) -> None:
+    """Keep for the admins what they should know of how this database begins; nothing where it is empty."""
+    setting_store.set_setting(db, BEGINNING, {"said": message, "when": now()} if message else "")
 
 
 def is_as_restored(db: Database) -> bool:
@@ -202,7 +215,7 @@ def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> S
     with db.reading():
         last, judgements = judged(db)
         done, paths = work(db), [*model_paths(db), *snapshot_paths(db)]
-        choice = store.setting(db, CHOICE, "")
+        choice = setting_store.setting(db, CHOICE, "")
         copy_database(db, folder / FILE_NAME)
     files = {FILE_NAME: folder / FILE_NAME}
     for path in paths:
@@ -347,7 +360,9 @@ def known_head(db: Database, target: CopyTarget) -> str:
             "{created} UTC). Stop one of the two.",
             newest.judgements,
         )
-        raise Conflict(whole.format(name=target.name, judgements=newest.judgements, created=newest.created[:16]))
+        raise Conflict(
+            whole.format(name=target.name, judgements=newest.judgements, created=formatting.moment(newest.created))
+        )
     return head
 
 
@@ -380,7 +395,7 @@ def record_safe(db: Database, row_id: int, version: str, copy: SafeCopy) -> None
     """Say that a place has confirmed a copy, and forget rows that nothing depends on any more."""
     manifest = copy.manifest
     with db.transaction() as connection:
-        store.set_setting(db, SAFE_WORK, copy.work)
+        setting_store.set_setting(db, SAFE_WORK, copy.work)
         connection.execute(
             """UPDATE safe_copy SET state = 'safe', version = :version, created = :created,
                    last_judgement_id = :last_judgement_id, judgements = :judgements WHERE id = :id""",

@@ -18,10 +18,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Final, get_args
 
-from annotation import claims, project, store
+from annotation import project
+from annotation.claims import assignments
 from annotation.database import Database, explain_bad_rows
 from annotation.records import MAXIMUM_ANSWERS, ComparisonState, Tag, UserError, is_time
 from annotation.schema import GOLD_OF_WITHDRAWN, STANDING, STATE_SINCE, WITHDRAWN_BY_THINKING
+from annotation.store import prompt_store
 from annotation.translation import N_, _, numeral
 from annotation.web.access import NAME
 
@@ -73,7 +75,12 @@ TABLES: Final[Mapping[str, Table]] = {
     ),
     "comparison_response": Table(("comparison_id", "position", "response_id"), order="comparison_id, position"),
     "gold_decision": Table(("id", "comparison_id", "action", "expected", "previous_state", "decided_by", "created")),
-    "bulk_change": Table(("id", "kind", "annotator_id", "group_name", "decided_by", "created", "undone_by", "undone")),
+    "bulk_change": Table(
+        (
+            *("id", "kind", "annotator_id", "group_name", "decided_by", "created", "undone_by", "undone"),
+            "undone_for",
+        )
+    ),
     "bulk_change_comparison": Table(
         ("change_id", "comparison_id", "before", "state"), order="change_id, comparison_id"
     ),
@@ -189,7 +196,7 @@ def restore(db: Database, path: Path) -> dict[str, int]:
                 f"""UPDATE comparison SET {STANDING}
                     WHERE id IN (SELECT comparison_id FROM judgement WHERE purpose = 'import')"""
             )
-            claims.follow_assignments(db)
+            assignments.follow_assignments(db)
     except OSError as error:
         raise UserError(
             _("{path} can't be read ({strerror}). Give the path of an archive.").format(
@@ -343,6 +350,8 @@ def default_columns(table: str, row: TableRow) -> dict[str, Any]:
         return {"chance": None, "assigned_by": None}
     if table == "annotator":
         return {"quota": None}
+    if table == "bulk_change":
+        return {"undone_for": None}
     if table == "judgement":
         return {"imported_chance": None}
     if table == "response":
@@ -374,7 +383,7 @@ def check_row(reader: Reader, table: str, row: TableRow, types: Mapping[str, str
         if misplaced or (check is not None and not check(value)):
             reader.refuse(_("the value of {column} is malformed").format(column=column))
     if table == "prompt" and row["messages"] is not None:
-        fingerprint, messages = store.fingerprint_of(json.loads(row["messages"]))
+        fingerprint, messages = prompt_store.fingerprint_of(json.loads(row["messages"]))
         if (row["fingerprint"], row["messages"]) != (fingerprint, messages):
             reader.refuse(_("the fingerprint does not fit the messages"))
     if table == "annotator" and row["kind"] == "person" and not NAME.fullmatch(row["name"] or ""):

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Protocol, Self
 
-from annotation import store
 from annotation.database import Database
 from annotation.exports import archive
 from annotation.exports.dataset_card import CardStatistics, Provenance, card
@@ -40,6 +39,7 @@ from annotation.exports.formats import (
 )
 from annotation.metrics import quality
 from annotation.records import UserError
+from annotation.store import data_sources, judgement_store, project_store, training_data
 from annotation.translation import _, numeral
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import matching, prepare
@@ -237,21 +237,23 @@ def count(db: Database, request: ExportRequest, report: Report = lambda done, to
 
 def what_is_known(db: Database, request: ExportRequest) -> ExportContext:
     """Policies, people, exclusions and reliabilities, as rows need them."""
-    annotators = store.annotators(db)
+    annotators = data_sources.annotators(db)
     names = {row["name"]: row["name"] for row in annotators} if request.names else pseudonyms(annotators)
     estimated = {} if request.format == "raw" else quality.reliabilities(db)
     reliability = {name: measured.estimate for name, measured in estimated.items()}
-    return ExportContext(iterations_of(store.models(db)), names, frozenset(store.excluded_annotators(db)), reliability)
+    return ExportContext(
+        iterations_of(data_sources.models(db)), names, frozenset(judgement_store.excluded_annotators(db)), reliability
+    )
 
 
 def rows(
     db: Database, request: ExportRequest, known: ExportContext, figures: CardStatistics, report: Report
 ) -> Iterator[tuple[str, ExportRow]]:
     """Every row with its split, counted in `figures`, comparison for comparison."""
-    total, done, said = store.judged_count(db), 0, 0.0
+    total, done, said = judgement_store.judged_count(db), 0, 0.0
     wanted = ComparisonFilter.of(request.filters.comparisons)
     only = matching(db, wanted) if wanted.text else None
-    for group in store.judged_comparisons(db):
+    for group in judgement_store.judged_comparisons(db):
         if only is not None and group[0].comparison_id not in only:
             continue
         aggregated = aggregate(group, request.filters, known)
@@ -272,7 +274,7 @@ def demonstrations(
     db: Database, request: ExportRequest, known: ExportContext, figures: CardStatistics
 ) -> Iterator[tuple[str, ExportRow]]:
     """The demonstrations that were written or imported without a comparison, as rows to imitate."""
-    for shown in store.demonstrations(db):
+    for shown in training_data.demonstrations(db):
         split = SPLIT_NAMES[shown.split]
         made = demonstration(shown, request.filters, known)
         figures.see_demonstration(shown, split, made if isinstance(made, str) else None)
@@ -300,7 +302,7 @@ def write_directory(
 
 def write_csv(db: Database, request: ExportRequest, known: ExportContext, path: Path, report: Report) -> CardStatistics:
     """One flat file. Columns for answers that no comparison has are left away."""
-    size = max(store.largest_comparison(db), 2)
+    size = max(judgement_store.largest_comparison(db), 2)
     columns = {
         name: kind
         for name, kind in FORMATS[request.format].columns.items()
@@ -331,11 +333,11 @@ def refuse_nothing(figures: CardStatistics) -> None:
 def provenance(db: Database) -> Provenance:
     """Where the data comes from."""
     return Provenance(
-        project=store.project(db),
-        models=store.models(db),
-        sampling=store.sampling_counts(db),
-        guidelines=[asdict(entry) for entry in store.guidelines_versions(db)],
-        imports=store.imports(db),
+        project=project_store.project(db),
+        models=data_sources.models(db),
+        sampling=data_sources.sampling_counts(db),
+        guidelines=[asdict(entry) for entry in project_store.guidelines_versions(db)],
+        imports=data_sources.imports(db),
     )
 
 

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from annotation import store
 from annotation.database import Database
 from annotation.imports.scratch import FIND_KNOWN, POINT_TO_KNOWN, Staging
 from annotation.records import now
+from annotation.store import project_store, setting_store
 from annotation.workbench.word_index import index_imports, index_prompts
 
 ONE_PIECE = 64 * 1024 * 1024
@@ -77,7 +77,7 @@ class ImportCommit:
         """Texts first, a little at a time; what makes them count at the end, at once."""
         with self.locked():
             self.insert_import()
-            store.set_setting(self.db, store.UNFINISHED, self.import_id)
+            setting_store.set_setting(self.db, setting_store.UNFINISHED, self.import_id)
         prompts, answers = self.highest("staged.prompt"), self.highest("staged.answer")
         size = max(1, round((prompts + answers) * PIECE / self.staging.text))
         for first in range(1, prompts + 1, size):
@@ -89,7 +89,7 @@ class ImportCommit:
             self.insert_piece(self.insert_answers, first, min(first + size - 1, answers), share)
         with self.locked():
             self.insert_verdicts()
-            self.sql.execute("DELETE FROM main.setting WHERE key = ?", (store.UNFINISHED,))
+            self.sql.execute("DELETE FROM main.setting WHERE key = ?", (setting_store.UNFINISHED,))
 
     def insert_piece(self, insert: Callable[[int, int], None], first: int, last: int, share: float) -> None:
         """One small transaction, and time for others after it."""
@@ -152,7 +152,7 @@ class ImportCommit:
     def insert_verdicts(self) -> None:
         """Comparisons of the answers, and the judgements on them."""
         comparison, judgement = self.highest("main.comparison"), self.highest("main.judgement")
-        people = store.feedback(self.db).mode == "people"
+        people = project_store.feedback(self.db).mode == "people"
         self.sql.execute(INSERT_COMPARISONS, self.values(comparison=comparison, people=people))
         for first, last, offset in self.pieces:
             self.sql.execute(PLACE_ANSWERS, self.values(comparison=comparison, first=first, last=last, offset=offset))
@@ -221,7 +221,7 @@ def references_unguarded(db: Database) -> Iterator[None]:
 # ----------------------------------------------------------------------------------------------------------- clearing
 def clear_unfinished(db: Database) -> None:
     """Delete what an import left that died between its pieces. No import may be at work."""
-    import_id = store.setting(db, store.UNFINISHED, None)
+    import_id = setting_store.setting(db, setting_store.UNFINISHED, None)
     if import_id is None:
         return
     with references_unguarded(db):
@@ -238,12 +238,12 @@ def clear_unfinished(db: Database) -> None:
         index_prompts(db, import_id)
         connection.execute("UPDATE prompt SET import_id = NULL WHERE import_id = ?", (import_id,))
         connection.execute("DELETE FROM import WHERE id = ?", (import_id,))
-        connection.execute("DELETE FROM setting WHERE key = ?", (store.UNFINISHED,))
+        connection.execute("DELETE FROM setting WHERE key = ?", (setting_store.UNFINISHED,))
 
 
 def has_imported_since(db: Database, moment: str) -> bool:
     """Whether an import is there as a whole that was begun after this moment."""
-    unfinished = store.setting(db, store.UNFINISHED, None)
+    unfinished = setting_store.setting(db, setting_store.UNFINISHED, None)
     return db.value("SELECT 1 FROM import WHERE created > ? AND id IS NOT ?", (moment, unfinished)) is not None
 
 

@@ -14,15 +14,18 @@ from types import FrameType
 from typing import Any, Final, Literal
 
 from annotation.database import Database
-from annotation.imports import importing, mapping, reading
-from annotation.imports.columns import ROLES
+from annotation.imports import importing
 from annotation.imports.import_report import SHOWN_TEXT, ImportOutcome, look_told, outcome_told
 from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
-from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
+from annotation.imports.mapping import mapped_rows
+from annotation.imports.mapping.columns import ROLES
+from annotation.imports.mapping.import_plan import TARGETS, VerdictUse
+from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.printable import display_name, listed
+from annotation.imports.sources import hub_datasets, opening
 from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, language_of, speaking
 from annotation.ui.invisible import visible
 
 PROGRAM: Final = ("-m", "annotation", "import")
@@ -56,7 +59,7 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
         epilog=f"Roles of --map: {roles}.",
     )
     command.set_defaults(act=run)
-    source = f"a file or a directory, with --hub a dataset's name on the Hub. {reading.FORMATS}"
+    source = f"a file or a directory, with --hub a dataset's name on the Hub. {opening.FORMATS}"
     command.add_argument("source", metavar="SOURCE", help=source)
     command.add_argument("--hub", action="store_true", help="SOURCE is a dataset on the Hugging Face Hub")
     command.add_argument("--config", metavar="NAME", help="configuration of a dataset")
@@ -96,6 +99,7 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
     command.add_argument("--json-progress", action="store_true", help="print progress and outcome as JSON lines")
     command.add_argument(TIED, action="store_true", help=argparse.SUPPRESS)
     command.add_argument("--by", default="command line", metavar="NAME", help=argparse.SUPPRESS)
+    command.add_argument("--language", metavar="CODE", help=argparse.SUPPRESS)
 
 
 def order_of(options: argparse.Namespace) -> ImportRequest:
@@ -166,6 +170,12 @@ def arguments_of(order: ImportRequest) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------------ running
 def run(options: argparse.Namespace, db: Database) -> int:
+    """As `run_spoken`, in the language of whoever asked on the page, else in the server's."""
+    with speaking(language_of(options.language)):
+        return run_spoken(options, db)
+
+
+def run_spoken(options: argparse.Namespace, db: Database) -> int:
     """Look, check or import, and print what came of it; 1 where no row can be used. Raises UserError on refusal."""
     order = order_of(options)
     order.check()
@@ -178,9 +188,9 @@ def run(options: argparse.Namespace, db: Database) -> int:
         try:
             if options.hub:
                 printer.progress(_("asking the Hub"), 0, None)
-                source = reading.hub_dataset(options.source, options.config, options.source_split)
+                source = hub_datasets.hub_dataset(options.source, options.config, options.source_split)
             else:
-                source = reading.open_path(Path(options.source), options.source_split, options.config)
+                source = opening.open_path(Path(options.source), options.source_split, options.config)
             if options.look:
                 found = importing.preview(source, order)
                 printer.look(found)
@@ -330,7 +340,7 @@ def columns_line(columns: Mapping[str, str]) -> str:
 
 def indented(record: MappedRow) -> str:
     """A record to look at; control characters can't move a terminal's cursor."""
-    short = mapping.with_texts(record, SHOWN_TEXT)
+    short = mapped_rows.with_texts(record, SHOWN_TEXT)
     lines = [f"{turn['role']}: {turn['content']}" for turn in short.messages]
     ranks = short.ranking or (None,) * len(short.answers)
     for rank, answer in zip(ranks, short.answers, strict=True):

@@ -28,7 +28,7 @@ from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, spoken
 
 ImportStep = Literal["look", "check", "import"]
 KIND_ARGUMENTS: Final[Mapping[ImportStep, tuple[str, ...]]] = {
@@ -129,7 +129,8 @@ class Importer:
         self, kind: ImportStep, source: Sequence[str], arguments: Sequence[str], by: str = N_("the import form")
     ) -> State:
         """Begin. `source` is what to import with what belongs to it. Raises UserError while another run is at work."""
-        spec = ImportData(("--json-progress", *KIND_ARGUMENTS[kind], *arguments, *source))
+        told = ("--json-progress", f"--language={spoken().code}")
+        spec = ImportData((*told, *KIND_ARGUMENTS[kind], *arguments, *source))
         with self.db.transaction():
             latest = self.latest
             if latest is not None and latest.is_open:

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from annotation.imports import mapping
 from annotation.imports.importing import ImportPreview, ImportResult
-from annotation.imports.mapping import MappedRow
-from annotation.imports.reading import BadRow, SourceRow
+from annotation.imports.mapping import mapped_rows
+from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.scratch import Counts, Skipped
+from annotation.imports.sources.raw_rows import BadRow, SourceRow
 from annotation.ui.formatting import cut
 from annotation.validation import known
 
@@ -33,7 +33,9 @@ def look_told(found: ImportPreview) -> dict[str, Any]:
         {"number": row.number, "cells": {str(key): shortened(value) for key, value in row.values.items()}}
         for row in found.rows
     ]
-    records = [one if isinstance(one, str) else asdict(mapping.with_texts(one, SHOWN_TEXT)) for one in found.records]
+    records = [
+        one if isinstance(one, str) else asdict(mapped_rows.with_texts(one, SHOWN_TEXT)) for one in found.records
+    ]
     told = {**vars(found), "rows": cells, "records": records, "bad": [asdict(bad) for bad in found.bad]}
     return {**told, "proposed": dict(found.proposed)}
 
@@ -48,6 +50,7 @@ def look_read(told: Mapping[str, Any]) -> ImportPreview:
         proposed=told["proposed"],
         target=told["target"],
         problem=told["problem"] or "",
+        asked=tuple(told.get("asked", ())),
         rows=tuple(SourceRow(row["number"], row["cells"]) for row in told["rows"]),
         records=tuple(one if isinstance(one, str) else record_read(one) for one in told["records"]),
         bad=tuple(known(BadRow, row) for row in told["bad"]),

@@ -18,14 +18,15 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from annotation.database import Database, explain_disk_errors
-from annotation.imports import mapping
-from annotation.imports.columns import ROLES, ColumnUsage, columns_of, propose
 from annotation.imports.commit import ImportCommit, clear_unfinished
-from annotation.imports.labels import Columns, UnusableRow
-from annotation.imports.mapping import ImportPlan, MappedRow, RowReader, Target, VerdictUse
+from annotation.imports.mapping import planning, row_readers, unclear_columns
+from annotation.imports.mapping.columns import ROLES, ColumnUsage, columns_of, filled_columns, propose, with_paths
+from annotation.imports.mapping.import_plan import ImportPlan, Target, VerdictUse
+from annotation.imports.mapping.labels import Columns, UnusableRow
+from annotation.imports.mapping.mapped_rows import MappedRow, RowReader
 from annotation.imports.printable import listed
-from annotation.imports.reading import BadRow, ImportSource, RawRow, SourceRow
 from annotation.imports.scratch import Counts, Skipped, Staging
+from annotation.imports.sources.raw_rows import BadRow, ImportSource, RawRow, SourceRow
 from annotation.records import Prompt, Split, UserError
 from annotation.translation import _, ngettext, numeral
 
@@ -94,6 +95,8 @@ class ImportPreview:
     target: Target | None
     problem: str
     """Why nothing can be imported without choosing columns; empty where something can."""
+    asked: tuple[str, ...]
+    """The roles by which that can be mended."""
     rows: tuple[SourceRow, ...]
     records: tuple[MappedRow | str, ...]
     """What becomes of the rows, or the reason why nothing does."""
@@ -110,7 +113,7 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
     rows, bad = beginning(source)
     columns = tuple(columns_of(rows))
     said = {role: column for role, column in order.columns.items() if role in ROLES}
-    read_into = [mapping.with_paths(row.values, filter(None, said.values())) for row in rows]
+    read_into = [with_paths(row.values, filter(None, said.values())) for row in rows]
     named = propose([SourceRow(row.number, values) for row, values in zip(rows, read_into, strict=True)], said)
     proposed = {
         role: column
@@ -118,18 +121,18 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
         if column in columns or any(values.get(column) is not None for values in read_into)
     }
     target: Target | None = None
-    problem = ""
+    problem, asked = "", tuple[str, ...]()
     records: list[MappedRow | str] = []
     notes: tuple[str, ...] = ()
     try:
-        plan = mapping.make_plan(rows, order.target, order.columns, order.verdict, order.good_from)
+        plan = planning.make_plan(rows, order.target, order.columns, order.verdict, order.good_from)
         proposed, target = dict(plan.columns), plan.target
-        read = plan.reader
+        read = row_readers.reader_of(plan)
         records = [read_or_reason(read, row) for row in rows]
         notes = tuple(notes_on(source, plan, rows))
     except UserError as error:
-        problem = str(error)
-    for role in mapping.unsaid(proposed, rows, order.columns):
+        problem, asked = str(error), planning.roles_asked(error)
+    for role in unclear_columns.unsaid(proposed, rows, order.columns):
         del proposed[role]
     return ImportPreview(
         name=source.name,
@@ -139,6 +142,7 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
         proposed=proposed,
         target=target,
         problem=problem,
+        asked=asked,
         rows=tuple(rows[:shown]),
         records=tuple(records[:shown]),
         bad=tuple(bad[:shown]),
@@ -237,13 +241,13 @@ def run_import(
     order.check()
     began = time.monotonic()
     rows, _bad = beginning(source)
-    plan = mapping.make_plan(rows, order.target, order.columns, order.verdict, order.good_from)
+    plan = planning.make_plan(rows, order.target, order.columns, order.verdict, order.good_from)
     met = ColumnUsage()
     with only_import(db) as directory:
         staging = Staging(directory, plan.target, plan.verdict, order.split)
         try:
             read_rows(source, order, plan, staging, met, progress)
-            mapping.refuse_unread(plan, order.columns, met.late(mapping.filled_columns(rows)))
+            unclear_columns.refuse_unread(plan, order.columns, met.late(filled_columns(rows)))
             checksum = "" if dry_run else (source.checksum or staging.checksum)()
             progress(_("comparing with what is there"), staging.counts.rows, None)
             staging.finish(db, KEPT_SKIPPED)
@@ -277,7 +281,7 @@ def read_rows(
     source: ImportSource, order: ImportRequest, plan: ImportPlan, staging: Staging, met: ColumnUsage, progress: Progress
 ) -> None:
     """Read every row into the scratch file."""
-    read = plan.reader
+    read = row_readers.reader_of(plan)
     reported = time.monotonic()
     with explain_disk_errors(staging.path):
         for row in rows_of(source, order):

@@ -25,3 +25,8 @@ def listed(names: Sequence[str]) -> str:
     if len(names) > 30:
         return _("{names} and {more} more").format(names=shown, more=len(names) - 30)
     return shown or _("none")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, bounded."""
+    return display_name(str(error).strip().split("\n")[0][:200]) or type(error).__name__

@@ -10,13 +10,14 @@ from hashlib import blake2b, sha256
 from itertools import groupby
 from pathlib import Path
 
-from annotation import store
 from annotation.database import Database, explain_disk_errors, scratch_database
-from annotation.imports.columns import CHANCES
-from annotation.imports.labels import UnusableRow
-from annotation.imports.mapping import MappedRow, Target, VerdictUse
+from annotation.imports.mapping.columns import CHANCES
+from annotation.imports.mapping.import_plan import Target, VerdictUse
+from annotation.imports.mapping.labels import UnusableRow
+from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.printable import display_name
 from annotation.records import MAXIMUM_ANSWERS, Split, UserError
+from annotation.store import prompt_store
 from annotation.translation import N_, _
 
 # Comparisons, their places and judgements have to be written at once: that many rows take well under the time for which
@@ -145,7 +146,7 @@ class Staging:
 
     def prompt_id(self, record: MappedRow) -> tuple[int, str, bool]:
         """The staged prompt's id and fingerprint, and whether it is new in this file."""
-        fingerprint, messages = store.fingerprint_of(record.messages)
+        fingerprint, messages = prompt_store.fingerprint_of(record.messages)
         added = self.sql.execute(
             "INSERT OR IGNORE INTO prompt (fingerprint, messages, split) VALUES (?, ?, ?) RETURNING id",
             (fingerprint, messages, split_of(fingerprint, self.split)),

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-from annotation import claims
+from annotation.claims import assignments, handing_out
 from annotation.database import Database
 from annotation.metrics import agreement, bradley_terry, intervals_and_bias
 from annotation.metrics import reliability as reliability_of
@@ -25,7 +25,7 @@ from annotation.metrics.bradley_terry import Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate, Vote
 from annotation.metrics.reliability import Reliability
 from annotation.records import Claim, ComparisonState, Message, Outcome, Purpose, UserError, now
-from annotation.store import excluded_annotators
+from annotation.store.judgement_store import excluded_annotators
 from annotation.translation import N_, _, ngettext
 
 MAXIMUM_REASON = 500
@@ -409,7 +409,8 @@ def decide_on(db: Database, name: str, excluded: bool, reason: str, decided_by: 
                 "created": now(),
             },
         )
-        claims.follow_assignments(db)  # of what they have skipped
+        assignments.follow_assignments(db)  # of what they have skipped, or are to judge in vain
+        handing_out.release_unfit(db)  # of which others are to have what they hold
 
 
 # ---------------------------------------------------------------------------------------------------------------- gold
@@ -607,7 +608,7 @@ def settle_next(db: Database, annotator_id: int) -> Claim:
 
     Not one that another person is settling or that this person has passed over. Raises UserError if there is none.
     """
-    held = claims.held_claim(db, annotator_id)
+    held = handing_out.held_claim(db, annotator_id)
     if held is not None and held.purpose == "settle":
         return held
     disputed = report(db).disputes
@@ -621,7 +622,7 @@ def settle_next(db: Database, annotator_id: int) -> Claim:
         waiting = [dispute.comparison_id for dispute in disputed if dispute.comparison_id not in busy]
         if not waiting:
             raise UserError(nothing_to_settle(len(disputed)))
-        return claims.take_to_settle(db, annotator_id, waiting[0])
+        return handing_out.take_to_settle(db, annotator_id, waiting[0])
 
 
 def nothing_to_settle(disputed: int) -> str:

@@ -118,7 +118,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
             with gr.Row():
                 really = gr.Button(_("Yes"), variant="stop", min_width=100, elem_id="account-really")
                 keep = gr.Button(_("No"), min_width=100, elem_id="account-not")
-        asked = gr.State({})
+        asked, given = gr.State({}), gr.State(None)
         language = gr.Dropdown([], label=_("Language"))
         with gr.Row():
             groups = gr.Textbox(label=_("Groups"), info=_("Separated by commas."))
@@ -128,22 +128,26 @@ def build(demo: gr.Blocks, context: Context) -> None:
     acts = [reset, make_admin, make_annotator, shut_out, let_in, save]
     bar, fields, admin = place_bar(), [groups, quota, language, *acts], guarded(context, "admin")
     asking = [confirm, question, asked]
-    page = [listed, account, outcome, secret, *fields, bar, *asking]
+    page = [listed, account, outcome, secret, *fields, bar, given, *asking]
     looked_at = [account, outcome, *fields, *asking, changing]
     visits(bar, context, visiting(db), [], looked_at, api_name="account-visit")
     account.input(admin(choosing(db)), account, [*fields, bar, *asking], api_name="account-choose", **QUIET)
-    language.input(admin(changing_language(db)), [account, language], page, api_name="account-language", **QUEUED)
-    save.click(admin(saving(db)), [account, groups, quota], page, api_name="account-groups", **QUEUED)
     common: dict[str, Any] = {"outputs": page, **QUEUED}
+    answered = [
+        language.input(admin(changing_language(db)), [account, language], api_name="account-language", **common),
+        save.click(admin(saving(db)), [account, groups, quota], api_name="account-groups", **common),
+        add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common),
+        really.click(admin(confirming(db)), [account, asked], api_name="account-really", **common),
+        let_in.click(admin(activating(db)), account, api_name="account-activate", **common),
+    ]
+    for one in answered:  # not at once: it could take away the password that the act brings
+        one.then(admin(minding(db)), given, [secret, given], **QUIET)
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
     opening_of(demo)(admin(opening(db)), outputs=[listed, account, problem], api_name="accounts", **QUIET)
-    add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
     buttons = {"reset": reset, "make-admin": make_admin, "make-annotator": make_annotator, "deactivate": shut_out}
     for act, button in buttons.items():
         button.click(admin(ask_first(db, act)), account, asking, api_name=f"account-{act}", **QUEUED)
-    really.click(admin(confirming(db)), [account, asked], page, api_name="account-really", **QUEUED)
     keep.click(admin(kept), None, asking, api_name="account-not", **QUEUED)
-    let_in.click(admin(activating(db)), account, api_name="account-activate", **common)
     poll(pulse(FOLLOW_SECONDS), context, following(db), [], [listed, account, made], api_name="accounts-follow")
 
 
@@ -152,21 +156,34 @@ def act_button(words: str, variant: Any = "secondary") -> gr.Button:
     return gr.Button(words, variant=variant, size="md", min_width=130, interactive=False)
 
 
-def page_of(db: Database, outcome: str = "", account: str | None = None, secret: Any = None) -> tuple[Any, ...]:
+def page_of(
+    db: Database, outcome: str = "", account: str | None = None, secret: tuple[str, str] | None = None
+) -> tuple[Any, ...]:
     """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied.
 
-    Then `fields_of` the account that is chosen now, and its address; last that nothing is asked any more.
+    Then `fields_of` the account that is chosen now, its address, and whose password it is; last that nothing is asked
+    any more. `secret`: the name and the new password, which nobody can be told again.
     """
     shown, names = accounts_table(db)
-    password_box = gr.skip() if secret is None else secret  # one that is there may not be written down yet
+    box, given = gr.skip(), gr.skip()  # one that is there may not be written down yet
+    if secret is not None:
+        name, password = secret
+        box = gr.Textbox(value=password, label=_("Password of {name}, shown once").format(name=name), visible=True)
+        given = (name, access.password_hash(db, name))
     chosen = gr.Dropdown(names, value=account)
     fields = fields_of(db, entry_of(db, account))
-    return (shown, chosen, done(outcome), password_box, *fields, told(place_of(account)), *unasked())
+    return (shown, chosen, done(outcome), box, *fields, told(place_of(account)), given, *unasked())
 
 
-def shown_once(name: str, password: str) -> Any:
-    """A new password, which nobody can be told again."""
-    return gr.Textbox(value=password, label=_("Password of {name}, shown once").format(name=name), visible=True)
+def minding(db: Database) -> Any:
+    """The handler that follows each act: a password that was shown goes once nobody can sign in with it any more."""
+
+    def mind_password(annotator: Annotator, given: tuple[str, str] | None) -> list[Any]:
+        if given is None or access.password_hash(db, given[0]) == given[1]:
+            return [gr.skip(), gr.skip()]
+        return [gr.Textbox(value="", visible=False), None]
+
+    return mind_password
 
 
 def accounts_table(db: Database) -> tuple[str, list[str]]:
@@ -270,7 +287,7 @@ def adding(db: Database) -> Any:
         called, typed = text_in(name).strip(), text_in(password)
         chosen = typed or access.generate_password()
         access.add_account(db, called, text_in(role), chosen)
-        secret = None if typed else shown_once(called, chosen)
+        secret = None if typed else (called, chosen)
         return page_of(db, _("Added {name}.").format(name=called), secret=secret)
 
     return add
@@ -344,7 +361,7 @@ def resetting(db: Database) -> Any:
         password = access.generate_password()
         access.set_password(db, account or "", password)
         said = _("{account} was signed out and has a new password.").format(account=account)
-        return page_of(db, said, account, shown_once(account or "", password))
+        return page_of(db, said, account, (account or "", password))
 
     return reset
 

@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from annotation import store
 from annotation.database import Database
 from annotation.exports import export_files
 from annotation.exports.export_command import shell_command
@@ -29,6 +28,7 @@ from annotation.exports.formats import (
 )
 from annotation.jobs.job_table import Job
 from annotation.records import Annotator, UserError, who
+from annotation.store import data_sources
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
@@ -100,8 +100,8 @@ def request_of(db: Database, *values: Any) -> ExportRequest:
     )
     if request.format == "raw":
         request = ExportRequest("raw")
-    people = {row["name"]: row["name"] for row in store.annotators(db)}
-    check_request(request, ExportContext(iterations_of(store.models(db)), people))
+    people = {row["name"]: row["name"] for row in data_sources.annotators(db)}
+    check_request(request, ExportContext(iterations_of(data_sources.models(db)), people))
     return request
 
 
@@ -267,6 +267,7 @@ class ExportFormPage:
     chosen: gr.Dropdown
     delete: gr.Button
     deletion: gr.Accordion
+    deleted: gr.HTML
     pulse: gr.HTML
 
     @property
@@ -353,6 +354,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     with gr.Accordion(_("Delete an export"), open=False, visible=False) as deletion, gr.Row():
         chosen = gr.Dropdown([], label=_("Export"), allow_custom_value=True, min_width=240)
         delete = gr.Button(_("Delete"), variant="stop", scale=0, min_width=160)
+    deleted = html_box()
     page = ExportFormPage(
         form=form,
         folded=folded,
@@ -365,6 +367,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         chosen=chosen,
         delete=delete,
         deletion=deletion,
+        deleted=deleted,
         pulse=pulse(),
     )
     wire(page, context, opening_of(demo))
@@ -397,7 +400,8 @@ def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
     page.write.click(admin(writer(context)), page.fields, page.shown, api_name="export-write", **QUEUED)
     page.cancel.click(admin(canceller(context)), None, page.shown, api_name="export-cancel", **QUEUED)
     poll(page.pulse, context, follower(context), [], page.shown, api_name="export-follow")
-    page.delete.click(admin(deleter(context)), page.chosen, page.shown, api_name="export-delete", **QUEUED)
+    told = [page.deleted, *page.shown]
+    page.delete.click(admin(deleter(context)), page.chosen, told, api_name="export-delete", **QUEUED)
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers
@@ -416,11 +420,11 @@ def opener(context: Context) -> Any:
 
     def open_exports(annotator: Annotator) -> list[Any]:
         """Fill the choices and show the exports that are there."""
-        policies = iterations_of(store.models(context.db))
+        policies = iterations_of(data_sources.models(context.db))
         filters = [
             gr.update(choices=list(policies)),
             gr.update(choices=[str(number) for number in sorted(set(policies.values()))]),
-            gr.update(choices=[row["name"] for row in store.annotators(context.db)]),
+            gr.update(choices=[row["name"] for row in data_sources.annotators(context.db)]),
         ]
         return [*filters, *standing(context)]
 
@@ -532,6 +536,6 @@ def deleter(context: Context) -> Any:
             raise UserError(_("Choose an export first."))
         export_files.remove(context.data_dir, text_in(name))
         said = status(_("{file} is deleted.").format(file=text_in(name)))
-        return [said, *standing(context)[1:]]
+        return [said, *standing(context)]
 
     return delete_export

@@ -8,13 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.imports.columns import ROLES
 from annotation.imports.import_command import arguments_of, columns_line, rows_of
 from annotation.imports.import_process import Importer, State
 from annotation.imports.import_report import ImportOutcome
 from annotation.imports.importing import HELD_OUT_SHARE, ImportPreview, ImportRequest, ImportResult
-from annotation.imports.mapping import TARGETS, MappedRow
-from annotation.imports.reading import FORMATS
+from annotation.imports.mapping.columns import ROLES
+from annotation.imports.mapping.import_plan import TARGETS
+from annotation.imports.mapping.mapped_rows import MappedRow
+from annotation.imports.sources.opening import FORMATS
 from annotation.records import Annotator, UserError, who
 from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
@@ -219,6 +220,8 @@ class ImportFormPage:
     form: Mapping[str, Any]
     columns: Mapping[str, gr.Dropdown]
     folded: gr.Accordion
+    more: gr.Button
+    """Shows the columns that nothing was said of yet."""
     buttons: Mapping[str, gr.Button]
     group: gr.Column
     first_rows: gr.HTML
@@ -243,6 +246,7 @@ class ImportFormPage:
             self.first_rows,
             self.meaning,
             self.folded,
+            self.more,
             self.form["target"],
             *self.columns.values(),
             self.looked,
@@ -327,22 +331,25 @@ def build_form() -> dict[str, Any]:
     return form
 
 
-def build_columns() -> tuple[gr.Accordion, dict[str, gr.Dropdown]]:
-    """A choice of column for every role, folded."""
-    with gr.Accordion(_("Columns"), open=False, elem_id="import-columns") as folded, gr.Row():
-        return folded, {
-            role: gr.Dropdown(
-                # The columns come with a look; a choice that the app no longer knows is refused by the command.
-                choices_of(role, ()),
-                value="",
-                label=role,
-                info=_(meaning),
-                allow_custom_value=True,
-                min_width=260,
-                elem_id=f"import-column-{role}",
-            )
-            for role, (meaning, _names) in ROLES.items()
-        }
+def build_columns() -> tuple[gr.Accordion, gr.Button, dict[str, gr.Dropdown]]:
+    """A choice of column for every role, folded, and the button that shows those which a look has left out."""
+    with gr.Accordion(_("Columns"), open=False, elem_id="import-columns") as folded:
+        with gr.Row():
+            columns = {
+                role: gr.Dropdown(
+                    # The columns come with a look; a choice that the app no longer knows is refused by the command.
+                    choices_of(role, ()),
+                    value="",
+                    label=role,
+                    info=_(meaning),
+                    allow_custom_value=True,
+                    min_width=260,
+                    elem_id=f"import-column-{role}",
+                )
+                for role, (meaning, _names) in ROLES.items()
+            }
+        more = gr.Button(_("More columns"), size="md", scale=0, min_width=160, elem_id="import-more")
+    return folded, more, columns
 
 
 def choices_of(role: str, columns: Iterable[str]) -> list[tuple[str, str]]:
@@ -360,7 +367,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
                      visible=False)  # fmt: skip
     with gr.Column(visible=False) as group:
         first_rows, meaning = html_box(), html_box()
-        form, (folded, columns) = build_form(), build_columns()
+        form, (folded, more, columns) = build_form(), build_columns()
         with gr.Row():
             again = gr.Button(_("Read the first rows again"), min_width=200, elem_id="import-again")
             check = gr.Button(_("Check all rows"), min_width=200, elem_id="import-check")
@@ -373,6 +380,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         form=form,
         columns=columns,
         folded=folded,
+        more=more,
         buttons=buttons,
         group=group,
         first_rows=first_rows,
@@ -404,6 +412,8 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
             api_name=f"import-{button}",
             **QUEUED,
         )
+    all_of_them = [page.more, *page.columns.values()]
+    page.more.click(admin(shower(page)), None, all_of_them, api_name="import-more", **QUIET)
     page.buttons["cancel"].click(admin(canceller(importer)), None, None, api_name="import-cancel", **QUEUED)
     follow = follower(page, importer)
     poll(page.pulse, context, follow, [page.looked], page.followed, api_name="import-follow")
@@ -429,6 +439,15 @@ def choose_target(annotator: Annotator, target: Any) -> Any:
 def choose_split(annotator: Annotator, split: Any) -> Any:
     """Show the share where one is to be given."""
     return gr.update(visible=split == "share")
+
+
+def shower(page: ImportFormPage) -> Any:
+    """The handler of "More columns"."""
+
+    def show_columns(annotator: Annotator) -> list[Any]:
+        return [gr.update(visible=False), *(gr.update(visible=True) for _role in page.columns)]
+
+    return show_columns
 
 
 def looker(page: ImportFormPage, importer: Importer) -> Any:
@@ -502,9 +521,9 @@ def standing_parts(page: ImportFormPage, importer: Importer, looked: Looked) -> 
         gr.update(visible=running) if name == "cancel" else gr.update(interactive=not running) for name in page.buttons
     ]
     unfolded = gr.update(open=True) if state.status == "failed" and state.kind != "look" else gr.skip()
-    target_and_columns = (gr.skip() for _ in range(1 + len(page.columns)))
+    more_and_choices = (gr.skip() for _ in range(2 + len(page.columns)))
     told = looked if "running" in (mine.status, state.status) else replace(looked, waits=0)
-    rest = [*(gr.skip() for _ in range(3)), unfolded, *target_and_columns, asdict(told)]
+    rest = [*(gr.skip() for _ in range(3)), unfolded, *more_and_choices, asdict(told)]
     if mine.look is not None and mine.number == looked.waits:
         rest = [
             *look_parts(page, mine.look, looked),
@@ -531,9 +550,13 @@ def asked_for(state: State) -> str:
 
 
 def look_parts(page: ImportFormPage, look: ImportPreview, looked: Looked) -> list[Any]:
-    """The form as a finished look fills it, with what a person has said."""
+    """The form as a finished look fills it, with what a person has said; of columns what is asked for, or filled."""
     filled = {**look.proposed, **{role: NONE for role in NONE_MEANS if looked.said.get(role) == ""}}
-    columns = [gr.update(choices=choices_of(role, look.columns), value=filled.get(role, "")) for role in page.columns]
+    shown = {*(look.asked or filled), *looked.said} or {*page.columns}
+    columns = [
+        gr.update(choices=choices_of(role, look.columns), value=filled.get(role, ""), visible=role in shown)
+        for role in page.columns
+    ]
     unfolded = gr.update(open=True) if look.problem or not look.usable else gr.skip()
-    target = gr.update(value=looked.target)
-    return [gr.update(visible=True), look_card(look), meaning_card(look), unfolded, target, *columns]
+    more, target = gr.update(visible=len(shown) < len(columns)), gr.update(value=looked.target)
+    return [gr.update(visible=True), look_card(look), meaning_card(look), unfolded, more, target, *columns]

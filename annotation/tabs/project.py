@@ -8,11 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import claims, project, store
+from annotation import project
+from annotation.claims import assignments, backlog
 from annotation.database import Database
 from annotation.metrics.act_times import act_times
 from annotation.records import MAXIMUM_ANSWERS, Annotator, Kind, Project
-from annotation.store import Guidelines
+from annotation.store import project_store
+from annotation.store.project_store import Guidelines
 from annotation.tabs import act_table
 from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
@@ -78,7 +80,7 @@ def share_of(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------ what is shown
 def counts_card(db: Database) -> str:
     """Who can judge and what there is to judge, in a sentence each."""
-    people, sizes, gold = access.active_people(db), claims.waiting_for_people(db), claims.gold_comparisons(db)
+    people, sizes, gold = access.active_people(db), backlog.waiting_for_people(db), backlog.gold_comparisons(db)
     by_size = ", ".join(
         _("{count:,} with {size} answers").format(count=count, size=size) for size, count in sizes.items()
     ) or _("none")
@@ -87,7 +89,7 @@ def counts_card(db: Database) -> str:
             people=people, by_size=by_size, gold=gold
         ),
     ]
-    wanted = store.project(db).overlap
+    wanted = project_store.project(db).overlap
     if wanted > people:
         lines.append(
             _(
@@ -123,11 +125,11 @@ def standing(latest: Guidelines) -> str:
 
 def choose_version(db: Database, selected: Any) -> tuple[Any, str]:
     """The choice of versions, and the text of the selected one (the latest if there is no such version)."""
-    versions = store.guidelines_versions(db)
+    versions = project_store.guidelines_versions(db)
     shown = next((version for version in versions if version.version == selected), versions[0] if versions else None)
     choices = [(title_of(version), version.version) for version in versions]
     value = None if shown is None else shown.version
-    text = "" if shown is None else project.as_read(shown.text, store.project(db).kind)
+    text = "" if shown is None else project.as_read(shown.text, project_store.project(db).kind)
     return gr.update(choices=choices, value=value), text
 
 
@@ -262,7 +264,7 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
         **QUEUED,
     )
     # Guidelines that nobody has written say what is asked now.
-    saved.success(admin(opener(db)), given, shown, api_name="project-saved", **QUIET)
+    saved.success(admin(follower(db)), given, shown, api_name="project-saved", **QUIET)
     page.preview.click(admin(preview_guidelines), page.text, page.preview_box, api_name="guidelines-preview", **QUEUED)
     page.write.click(
         admin(writer(db)),
@@ -281,7 +283,7 @@ def opener(db: Database) -> Any:
 
     def open_project(annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
         """Show what holds; a draft that was begun on this page and not saved stays."""
-        latest, asked, was = store.guidelines(db), store.project(db), known(sent)
+        latest, asked, was = project_store.guidelines(db), project_store.project(db), known(sent)
         holds = {**form_of(asked), "text": project.as_read(latest.text, asked.kind)}
         here = dict(zip((*FIELDS, "text"), drafted, strict=True))
         fresh = {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
@@ -293,6 +295,18 @@ def opener(db: Database) -> Any:
         return [counts_card(db), acts, *updates, standing(latest), *choose_version(db, None), {**was, **fresh}]
 
     return open_project
+
+
+def follower(db: Database) -> Any:
+    """The handler of a project that was saved."""
+    open_project = opener(db)
+
+    def follow_project(annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
+        """As when the tab is opened; what was said of the guidelines that somebody wrote is still to be read."""
+        *before, _standing, versions, earlier, news = open_project(annotator, sent, *drafted)
+        return [*before, gr.skip(), versions, earlier, news]
+
+    return follow_project
 
 
 def known(sent: Any) -> FieldValues:
@@ -320,14 +334,14 @@ def saver(db: Database, labels: Mapping[str, str]) -> Any:
     def save_project(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
         """Store what was changed on this page; what somebody else has changed meanwhile stays, or is asked about."""
         with db.transaction():
-            here, holds = dict(zip(FIELDS, values, strict=True)), form_of(store.project(db))
+            here, holds = dict(zip(FIELDS, values, strict=True)), form_of(project_store.project(db))
             draft = drafted(sent, here, holds, labels)
             if draft.both:
                 return [counts_card(db), *(gr.skip() for _name in FIELDS), draft.refusal, draft.sent]
             asked = project_of(dict(draft.values), access.active_people(db))
-            changed = asked != store.project(db)
-            store.set_project(db, asked)
-            claims.follow_assignments(db)
+            changed = asked != project_store.project(db)
+            project_store.set_project(db, asked)
+            assignments.follow_assignments(db)
         form = form_of(asked)
         told = (
             _("Saved. It holds for every comparison handed out from now on; those made keep their number of answers.")
@@ -349,19 +363,21 @@ def writer(db: Database) -> Any:
 
     def write_guidelines(annotator: Annotator, sent: Any, text: Any) -> list[Any]:
         """Add a version; one that somebody else has added meanwhile is said first."""
-        was, before, kind = known(sent), store.guidelines(db), store.project(db).kind
+        was, before, kind = known(sent), project_store.guidelines(db), project_store.project(db).kind
         written = project.as_stored(project.check_guidelines(text))
         if project.as_stored(was.get("text", before.text)) != before.text != written:
             said = _("Not saved. {version} came meanwhile: read it below. Save again to put yours in its place.")
             told = status(said.format(version=title_of(before)), "warning")
             stood = project.as_read(before.text, kind)
             return [gr.skip(), told, *choose_version(db, None), gr.skip(), {**was, "text": stood}]
-        version = before.version if written == before.text else store.write_guidelines(db, written, annotator.name)
+        version = (
+            before.version if written == before.text else project_store.write_guidelines(db, written, annotator.name)
+        )
         plain = project.as_read(written, kind)
         told = (
             status(_("This is the text that holds; no version was added."))
             if version == before.version
-            else standing(store.guidelines(db))
+            else standing(project_store.guidelines(db))
         )
         return [plain, told, *choose_version(db, version), preview_of(plain), {**was, "text": plain}]
 
@@ -381,7 +397,7 @@ def editor(db: Database) -> Any:
     """The handler of "Edit this version": what is being written stays where none is chosen."""
 
     def edit_version(annotator: Annotator, version: Any) -> Any:
-        chosen = any(one.version == version for one in store.guidelines_versions(db))
+        chosen = any(one.version == version for one in project_store.guidelines_versions(db))
         return choose_version(db, version)[1] if chosen else gr.skip()
 
     return edit_version

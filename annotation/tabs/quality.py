@@ -8,13 +8,13 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import store
 from annotation.database import Database
 from annotation.metrics import quality
 from annotation.metrics.act_times import act_times
 from annotation.metrics.agreement import ClearCase
 from annotation.metrics.quality import QualityReport
 from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError, now
+from annotation.store import project_store
 from annotation.tabs import act_table, quality_report
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, html_box, row_number
@@ -29,26 +29,26 @@ NO_COMPARISON = N_("Choose a comparison first, or type its number.")
 NO_GOLD = N_("Choose a gold comparison first, or type its number.")
 CONSENSUS = N_("What its annotators agree on")
 GOLD_EXPLANATION = N_(
-    "A gold comparison has a known answer. It is handed out now and then, looking like any other, to "
-    "annotators who have not seen it (how often: Project tab). Judgements made before it became gold stay what "
-    "they were and are trained on; those made from then on only measure, and training leaves them out. Nothing "
-    "is deleted: a gold comparison can be retired, handed out again, or made an ordinary one again."
+    "A gold comparison has a known answer and looks like any other; annotators who have not seen it get "
+    "it now and then (how often: Project tab). Judgements made before it became gold are still trained "
+    "on; later ones only measure. It can be retired, handed out again, or made an ordinary one again; "
+    "nothing is deleted."
 )
 SETTLE_EXPLANATION = N_(
-    'Annotators contradict each other on these. "Settle the next one" puts the one with the most disagreement '
-    "into your hands, blind and in a drawn order; what you hold now goes back to the pool. Open the Annotate "
-    "tab and judge it: your judgement then stands for the comparison, and the others stay in the record."
+    "Annotators contradict each other on these. “Settle the next one” gives you the one with the most "
+    "disagreement on the Annotate tab, blind; what you hold now goes back. Your judgement then stands for "
+    "the comparison; the others stay in the record."
 )
 EXCLUSION_EXPLANATION = N_(
-    "Leaving an annotator out takes their judgements and flags out of training and agreement from now "
-    "on; models trained before keep what they learned. Nothing is deleted, and you can take them back in."
+    "Their judgements and flags leave training and agreement from now on; models trained before keep what "
+    "they learned. Nothing is deleted, and you can take them back in."
 )
 
 
 # ------------------------------------------------------------------------------------------------ what the page shows
 def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
     """Every part of the page that follows the figures."""
-    project = store.project(db)
+    project = project_store.project(db)
     known = any(one.evidence for one in figures.reliabilities.values())
     several, per_day = figures.over_time, figures.per_day
     over_time = quality_report.over_time(several, per_day) if several else quality_report.days_chart(per_day)
@@ -151,10 +151,15 @@ class QualityPage:
         """What every handler that changes something redraws."""
         return [*self.parts.values(), *self.said.values()]
 
-    def sent(self, db: Database, where: str = "", sentence: str = "") -> list[Any]:
+    def sent(self, db: Database, where: str, sentence: str) -> list[Any]:
         """The whole page as it stands now, with a sentence (HTML) beside the button that was pressed."""
         parts = parts_of(db, quality.report(db))
         return [*(parts[name] for name in self.parts), *(sentence if name == where else "" for name in self.said)]
+
+    def sent_anew(self, db: Database, *said: Any) -> list[Any]:
+        """The same without a press: what was `said` goes; a button may have said something since this was asked for."""
+        parts = parts_of(db, quality.report(db))
+        return [*(parts[name] for name in self.parts), *("" if before else gr.skip() for before in said)]
 
 
 def lay_out() -> QualityPage:
@@ -246,8 +251,8 @@ def build(demo: gr.Blocks, context: Context) -> None:
 def wire_views(page: QualityPage, context: Context) -> None:
     """Fill the page when it is opened and on request; look at one comparison, which the address names."""
 
-    def open_quality(annotator: Annotator, place: Place) -> list[Any]:
-        sent = page.sent(context.db)
+    def open_quality(annotator: Annotator, place: Place, *said: Any) -> list[Any]:
+        sent = page.sent_anew(context.db, *said)
         if not place.first:
             return [*sent, gr.skip(), gr.skip()]
         case = [*page.parts].index("case")
@@ -255,8 +260,8 @@ def wire_views(page: QualityPage, context: Context) -> None:
         return [*sent, case_at(context.db, place.first), gr.update(open=True)]
 
     @guarded(context, "admin")
-    def refresh_quality(annotator: Annotator) -> list[Any]:
-        return page.sent(context.db)
+    def refresh_quality(annotator: Annotator, *said: Any) -> list[Any]:
+        return page.sent_anew(context.db, *said)
 
     @guarded(context, "admin")
     def look_at_comparison(annotator: Annotator, number: Any) -> list[Any]:
@@ -264,8 +269,9 @@ def wire_views(page: QualityPage, context: Context) -> None:
         view = quality_report.case_view(quality.review(context.db, comparison))
         return [view, told(Place((str(comparison),)))]
 
-    visits(page.bar, context, open_quality, [], [*page.outputs, page.view, page.gold_form], **QUEUED)
-    page.buttons["refresh"].click(refresh_quality, None, page.outputs, **QUEUED)
+    said = [*page.said.values()]
+    visits(page.bar, context, open_quality, said, [*page.outputs, page.view, page.gold_form], **QUEUED)
+    page.buttons["refresh"].click(refresh_quality, said, page.outputs, **QUEUED)
     page.buttons["look"].click(look_at_comparison, page.parts["case"], [page.view, page.bar], **QUEUED)
 
 

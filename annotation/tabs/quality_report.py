@@ -289,36 +289,29 @@ def evidence_text(reliability: Reliability) -> str:
 
 
 TABLE_EXPLANATION = N_(
-    "Reliability rests on comparisons shared with others, gold ones, and own ones asked again. Right on "
-    "gold: a tie with the known answer in it counts half. Same when asked again: an own earlier "
-    "comparison, shown in the opposite order; a tie once and a preference once counts half. Agrees with "
-    "others: names the same best answer, a tie being an answer of its own. Far too fast: a judgement "
-    "faster than both the annotator's own median and everybody's by more than 3.5 robust standard "
-    "deviations of the logarithm of seconds (Iglewicz and Hoaglin 1993)."
+    "Right on gold: a tie with the known answer in it counts half. Same when asked again: an own earlier "
+    "comparison, in the opposite order; a tie once and a preference once counts half. Agrees with others: "
+    "names the same best answer, or a tie as they do. Far too fast: by more than 3.5 robust standard "
+    "deviations of log seconds below both their own median and everybody's (Iglewicz and Hoaglin 1993)."
 )
 RELIABILITY_EXPLANATION = (
     N_(
-        "The chance that this annotator, choosing between the better answer and another one, chooses the "
-        "better. Nobody knows which answer is better, so it is estimated from three things together: "
-        "comparisons that others have judged as well (the one-coin model of Dawid and Skene 1979: whoever "
-        "agrees with reliable people is reliable), gold comparisons, whose answer is known, and own "
-        "comparisons asked again (somebody who often contradicts themself can't be right often; somebody who "
-        "never does may still be wrong every time, so consistency raises the number only a little)."
+        "The chance that this annotator picks the better of two answers, estimated from comparisons that "
+        "others judged too (the one-coin model of Dawid and Skene 1979), gold ones, and own ones asked again: "
+        "whoever often contradicts themself can't be right often; consistency alone says little."
     ),
     N_(
-        "Without evidence no number is shown, and training assumes 73%, which is how often the labellers of "
-        "InstructGPT agreed with each other; the estimate begins there and moves away as evidence comes in, "
-        "and the interval says how sure it is. Ties and “all bad” choose nothing and do not count. It measures "
-        "agreement with what most reliable people here find better, so a person with a taste of their own gets "
-        "a lower number without being careless."
+        "Without evidence no number is shown, and training assumes 73%, as often as InstructGPT's labellers "
+        "agreed with each other; evidence moves it from there. Ties and “all bad” do not count. It measures "
+        "agreement with what most reliable people here prefer, so a taste of one's own lowers it, without "
+        "being careless."
     ),
     N_(
-        "When a comparison is turned into training data, each vote weighs as much as its annotator is "
-        "reliable, and each preference carries the chance that it is the wrong way round: 27% after one "
-        "annotator of whom nothing is known, far less after three who agree. What training does with that "
-        "chance is chosen on the Train tab: nothing (Ignore), a smaller weight for unsure preferences "
-        "(Weight), or a loss that expects some of them to be wrong (Smooth). Nobody is believed to be worse "
-        "than guessing or better than 99%."
+        "Each vote weighs as much as its annotator is reliable, and each preference carries the chance that "
+        "it is the wrong way round: 27% after one annotator of whom nothing is known, far less after three "
+        "who agree. The Train tab says what training does with it: nothing (Ignore), a smaller weight "
+        "(Weight), or a loss that expects errors (Smooth). Nobody counts as worse than guessing or better "
+        "than 99%."
     ),
 )
 
@@ -385,10 +378,9 @@ def agreement_table(found: Sequence[Agreement]) -> str:
     headers = (_("Question"), _("Comparisons"), _("Say the same"), _("Krippendorff's alpha"), _("What counts"))
     note = paragraph(
         _(
-            "Alpha is 1 where all agree and 0 where they agree as often as chance would have it. Intervals: "
-            "95%, over resampled comparisons. Only independent judgements count: not gold, not asked again, "
-            "not settled ones, not “all bad”, none made before the answers were complete, none of answers that "
-            "were chosen by doubt, none of annotators who are left out."
+            "Alpha: 1 where all agree, 0 as by chance. Intervals: 95%, over resampled comparisons. Left out: "
+            "gold, asked again, settled, “all bad”, judged before the answers were complete, answers chosen by "
+            "doubt, and annotators who are left out."
         ),
         "quiet",
     )

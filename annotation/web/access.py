@@ -18,9 +18,10 @@ from typing import Any, Final
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from annotation import claims, store
+from annotation.claims import assignments, handing_out
 from annotation.database import Database
-from annotation.records import ROLES, Annotator, Role, UserError, now
+from annotation.records import ONLY_ADMINS, ROLES, Annotator, Role, UserError, now
+from annotation.store import setting_store
 from annotation.translation import _, codes
 from annotation.web.space import HubUser
 
@@ -158,14 +159,15 @@ def deactivate(db: Database, name: str) -> None:
         connection.execute("UPDATE annotator SET active = 0 WHERE id = ?", (row["id"],))
         end_sessions(db, row["id"])
         withdraw_invitations(db, row["name"])
-        claims.follow_assignments(db)
+        assignments.follow_assignments(db)
+        handing_out.release_unfit(db)
 
 
 def activate(db: Database, name: str) -> None:
     """Let a deactivated account in again. Raises UserError for an unknown name."""
     with db.transaction() as connection:
         connection.execute("UPDATE annotator SET active = 1 WHERE id = ?", (existing(db, name)["id"],))
-        claims.follow_assignments(db)
+        assignments.follow_assignments(db)
 
 
 def accounts(db: Database) -> list[Account]:
@@ -236,7 +238,7 @@ def authorise(db: Database, username: str | None, role: Role) -> Annotator:
     if row is None or not row["active"]:
         raise UserError(_("Your account can't be used any more. Sign in again, or ask an admin."))
     if role == "admin" and row["role"] != "admin":
-        raise UserError(_(claims.ONLY_ADMINS))
+        raise UserError(_(ONLY_ADMINS))
     return read_annotator(row)
 
 
@@ -345,6 +347,12 @@ def check_password(db: Database, name: str, password: str) -> Annotator | None:
     return read_annotator(row) if row is not None and usable and right else None
 
 
+def password_hash(db: Database, name: str) -> str | None:
+    """What the password of an active account is checked by; None where nobody can sign in with one."""
+    found: str | None = db.value("SELECT password_hash FROM annotator WHERE name = ? AND active", (name,))
+    return found
+
+
 def is_hash_of(stored: str, password: str) -> bool:
     """Whether this is the password."""
     try:
@@ -405,7 +413,7 @@ def follow_rules(db: Database, rules: Sequence[str]) -> None:
     What they have sent is withdrawn: whoever is no admin any more may never come back to be told so.
     """
     with db.transaction() as connection:
-        if store.setting(db, RULES, None) == list(rules):
+        if setting_store.setting(db, RULES, None) == list(rules):
             return
         for table in ("session", "sign_in_link"):
             connection.execute(
@@ -413,7 +421,7 @@ def follow_rules(db: Database, rules: Sequence[str]) -> None:
             )
         for row in db.rows("SELECT name FROM annotator WHERE hub_id IS NOT NULL"):
             withdraw_invitations(db, row["name"])
-        store.set_setting(db, RULES, list(rules))
+        setting_store.set_setting(db, RULES, list(rules))
 
 
 def owner_link_token(db: Database) -> str:

@@ -21,8 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotation.claims import ONLY_ADMINS
-from annotation.records import Annotator, Role, storable
+from annotation.records import ONLY_ADMINS, Annotator, Role, storable
 from annotation.translation import _
 from annotation.web.middleware import ANNOTATOR_KEY
 

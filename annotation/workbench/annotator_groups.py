@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from annotation import claims
+from annotation.claims import assignments
 from annotation.database import Database
 from annotation.records import UserError
 from annotation.translation import _
@@ -29,7 +29,7 @@ def set_groups(db: Database, annotator_id: int, names: tuple[str, ...]) -> None:
                VALUES (coalesce((SELECT name FROM annotator_group WHERE name = :name LIMIT 1), :name), :annotator)""",
             [{"name": name, "annotator": annotator_id} for name in names],
         )
-        claims.follow_assignments(db)
+        assignments.follow_assignments(db)
 
 
 def groups_of_each(db: Database) -> dict[int, tuple[str, ...]]:
@@ -44,4 +44,4 @@ def set_quota(db: Database, annotator_id: int, quota: int | None) -> None:
     """How many comparisons somebody shall judge in all; None for no end."""
     with db.transaction() as connection:
         connection.execute("UPDATE annotator SET quota = ? WHERE id = ?", (quota, annotator_id))
-        claims.follow_assignments(db)
+        assignments.follow_assignments(db)

@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
 
-from annotation import claims, store
+from annotation.claims import assignments, handing_out, stored_claims
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
+from annotation.store import project_store
+from annotation.store.answer_changes import as_told_now
 from annotation.translation import N_, _, ngettext
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import condition_of, prepare, terms
@@ -27,21 +29,22 @@ STANDS: Final = """SELECT {} FROM bulk_change_comparison i JOIN bulk_change x ON
 LEFT_TO_JUDGES: Final = "(c.candidate_id IS NOT NULL AND c.asks != 'people')"
 # Which comparisons each kind changes; `annotator` is whom it is for.
 ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
-    "assign": f"""{CAN_BE_JUDGED} AND NOT {LEFT_TO_JUDGES} AND (:annotator IS NULL OR {claims.UNSEEN})
-        AND ({claims.STILL_TO_JUDGE} FROM (SELECT :annotator AS annotator_id, :group AS group_name) x
+    "assign": f"""{CAN_BE_JUDGED} AND NOT {LEFT_TO_JUDGES} AND (:annotator IS NULL OR {stored_claims.UNSEEN})
+        AND ({assignments.STILL_TO_JUDGE} FROM (SELECT :annotator AS annotator_id, :group AS group_name) x
             CROSS JOIN (SELECT c.id AS comparison_id) i)
         AND NOT EXISTS ({STANDS.format("1", "assign")} AND x.annotator_id IS :annotator AND x.group_name IS :group)""",
     "release": f"EXISTS ({STANDS.format('1', 'assign')})",
     "settle": f"""c.purpose = 'preference' AND c.state IN ('ready', 'closed', 'withdrawn') AND c.judged > 0
         AND NOT EXISTS ({STANDS.format("1", "settle")} AND x.annotator_id = :annotator)""",
-    "skip": f"{CAN_BE_JUDGED} AND c.candidate_id IS NULL AND {claims.UNSEEN}",
+    "skip": f"{CAN_BE_JUDGED} AND c.candidate_id IS NULL AND {stored_claims.UNSEEN}",
     "withdraw": "c.purpose = 'preference' AND c.candidate_id IS NULL AND c.state IN ('ready', 'asked')",
 }
 # What a change of this kind leaves out of what was chosen, and why.
 LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
     "assign": N_(
         "What they have judged, skipped or been assigned already, what is past their “Judgements in all”, gold, left "
-        "to judges, skipped by anybody where the gate bets on it, or not fit to be judged is not assigned."
+        "to judges, skipped by anybody where the gate bets on it, of a candidate where they are left out, or not fit "
+        "to be judged is not assigned."
     ),
     "release": N_("What is assigned to nobody can't be given back."),
     "settle": N_("What nobody has judged, what is gold, and what is in your list already is not put aside."),
@@ -88,6 +91,8 @@ class Change:
     decided_by: str
     created: str
     undone_by: str | None
+    undone_for: int | None
+    """Of how many of its comparisons it was taken back; None where an earlier version did not count them."""
 
 
 def check_kind(word: Any) -> ChangeKind:
@@ -172,7 +177,7 @@ REST_OF_CHANGE: Final = f"{OF_CHANGE} AND state IS NULL"
 
 def follow(db: Database, change_id: int) -> None:
     """What is assigned now is held back for those whom it was assigned to."""
-    claims.hold_back(db, OF_CHANGE, {"change": change_id})
+    assignments.hold_back(db, OF_CHANGE, {"change": change_id})
 
 
 def release(db: Database, change_id: int) -> None:
@@ -183,7 +188,7 @@ def release(db: Database, change_id: int) -> None:
               AND change_id IN (SELECT id FROM bulk_change WHERE kind = 'assign')""",
         {"change": change_id},
     )
-    claims.hold_back(db, OF_CHANGE, {"change": change_id})
+    assignments.hold_back(db, OF_CHANGE, {"change": change_id})
 
 
 def withdraw(db: Database, change_id: int) -> None:
@@ -197,7 +202,7 @@ def withdraw(db: Database, change_id: int) -> None:
 def skip(db: Database, change_id: int) -> None:
     """Pass comparisons over as one does while annotating: an act in the record, and others still get them."""
     size = "(SELECT count(*) FROM comparison_response cr WHERE cr.comparison_id = i.comparison_id)"
-    values = {"change": change_id, "now": now(), **claims.kinds_by_size(db)}
+    values = {"change": change_id, "now": now(), **handing_out.kinds_by_size(db)}
     db.connection.execute(
         f"""INSERT INTO claim (nonce, comparison_id, annotator_id, purpose, kind, slot, guidelines_version, shown_order,
                 assigned_by, state, created, expires)
@@ -215,7 +220,7 @@ def skip(db: Database, change_id: int) -> None:
            FROM claim WHERE assigned_by = :change ORDER BY id""",
         values,
     )
-    claims.follow_assignments(db)
+    assignments.follow_assignments(db)
 
 
 MADE: Final[Mapping[ChangeKind, Callable[[Database, int], None]]] = {
@@ -240,6 +245,9 @@ def undo(db: Database, change_id: int, by: str) -> tuple[Change, int]:
         if made is None or made.undone_by is not None:
             raise UserError(_("This was taken back already. Nothing was changed now."))
         count = UNDONE[made.kind](db, change_id)
+        connection.execute(
+            "UPDATE bulk_change SET undone_for = coalesce(undone_for, 0) + ? WHERE id = ?", (count, change_id)
+        )
         if made.kind != "withdraw" or not db.value(f"{REST_OF_CHANGE} LIMIT 1", {"change": change_id}):
             connection.execute("UPDATE bulk_change SET undone_by = ?, undone = ? WHERE id = ?", (by, now(), change_id))
     found = change(db, change_id)
@@ -252,7 +260,7 @@ def undo_assigning(db: Database, change_id: int) -> int:
     count = db.connection.execute(
         "UPDATE bulk_change_comparison SET state = 'released' WHERE change_id = ? AND state = 'stands'", (change_id,)
     ).rowcount
-    claims.hold_back(db, OF_CHANGE, {"change": change_id})
+    assignments.hold_back(db, OF_CHANGE, {"change": change_id})
     return count
 
 
@@ -266,7 +274,7 @@ def undo_releasing(db: Database, change_id: int) -> int:
            RETURNING comparison_id""",
         {"change": change_id},
     ).fetchall()
-    claims.follow_assignments(db)  # some may have been judged meanwhile
+    assignments.follow_assignments(db)  # some may have been judged meanwhile
     ids = json.dumps([row[0] for row in again])
     return int(
         db.value("SELECT count(*) FROM comparison WHERE assigned AND id IN (SELECT value FROM json_each(?))", (ids,))
@@ -280,7 +288,7 @@ def undo_withdrawing(db: Database, change_id: int) -> int:
     back later.
     """
     answers = f"""SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
-        WHERE cr.comparison_id = {{}} AND r.model_id NOT NULL AND NOT {store.as_told_now(db, "response", "r")}"""
+        WHERE cr.comparison_id = {{}} AND r.model_id NOT NULL AND NOT {as_told_now(db, "response", "r")}"""
     was = "FROM bulk_change_comparison i WHERE i.change_id = :change AND i.comparison_id ="
     withdrawn = f"""id IN ({REST_OF_CHANGE}) AND 'withdrawn' = iif(purpose != 'gold', state, (SELECT previous_state
         FROM gold_decision d WHERE d.comparison_id = comparison.id AND d.action = 'make' ORDER BY d.id DESC LIMIT 1))"""
@@ -305,7 +313,7 @@ def undo_withdrawing(db: Database, change_id: int) -> int:
               AND NOT EXISTS ({answers.format("d.comparison_id")})""",
         {"change": change_id},
     )
-    store.hand_to_judging(db, REST_OF_CHANGE, {"change": change_id})
+    project_store.hand_to_judging(db, REST_OF_CHANGE, {"change": change_id})
     db.connection.execute(
         f"""UPDATE bulk_change_comparison SET state = 'released' WHERE change_id = :change
             AND comparison_id NOT IN (SELECT id FROM comparison WHERE {withdrawn})""",
@@ -327,7 +335,7 @@ def undo_skipping(db: Database, change_id: int) -> int:
     db.connection.execute(
         "UPDATE claim SET state = 'released' WHERE assigned_by = ? AND state = 'skipped'", (change_id,)
     )
-    claims.follow_assignments(db)
+    assignments.follow_assignments(db)
     return count
 
 
@@ -342,7 +350,7 @@ UNDONE: Final[Mapping[ChangeKind, Callable[[Database, int], int]]] = {
 
 
 CHANGES: Final = """SELECT x.id, x.kind, coalesce(a.name, x.group_name, '') AS whom, x.decided_by, x.created,
-        x.undone_by,
+        x.undone_by, x.undone_for,
         (SELECT count(*) FROM bulk_change_comparison i WHERE i.change_id = x.id) AS comparisons
     FROM bulk_change x LEFT JOIN annotator a ON a.id = x.annotator_id WHERE {} ORDER BY x.id DESC LIMIT {}"""
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from annotation.records import UserError
 from annotation.schema import PROMPT_WORDS
-from annotation.store import SKIPPED_FOR_GOOD
+from annotation.store.policy_comparisons import SKIPPED_FOR_GOOD
 from annotation.translation import N_, _
 
 LONGEST_SEARCH: Final = 200

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import UserError, now
+from annotation.store import data_sources, project_store, prompt_store
 from annotation.translation import N_, _
 from annotation.workbench.comparison_filter import STATUS, ComparisonFilter
 from annotation.workbench.word_index import index_imports
@@ -87,7 +87,7 @@ ROWS: Final = f"""SELECT c.id, {STATUS} AS status, p.source, p.split, c.judged, 
 
 def terms(db: Database) -> dict[str, Any]:
     """The parameters of STATUS."""
-    return {"overlap": store.project(db).overlap, "now": now()}
+    return {"overlap": project_store.project(db).overlap, "now": now()}
 
 
 def condition_of(db: Database, wanted: ComparisonFilter) -> tuple[str, dict[str, Any]]:
@@ -161,14 +161,14 @@ class FilterChoices:
 
 def choices(db: Database) -> FilterChoices:
     """What the filters offer."""
-    people = [row["name"] for row in store.annotators(db)]
+    people = [row["name"] for row in data_sources.annotators(db)]
     active = db.rows("SELECT name FROM annotator WHERE kind = 'person' AND active ORDER BY name")
     groups = tuple(row["name"] for row in db.rows("SELECT DISTINCT name FROM annotator_group ORDER BY name"))
     policies = db.rows("SELECT revision FROM model WHERE kind = 'policy' ORDER BY id")
     return FilterChoices(
         people=tuple(people),
         policies=tuple(row["revision"] for row in policies),
-        sources=tuple(sorted(store.prompt_sources(db))),
+        sources=tuple(sorted(prompt_store.prompt_sources(db))),
         active=tuple(row["name"] for row in active),
         groups=groups,
     )

@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from annotation import store
 from annotation.database import Database
 from annotation.schema import PROMPT_WORDS
+from annotation.store import setting_store
 
 INDEXED: Final = "words_of_imports"
 """The setting that says up to which import all words are there."""
@@ -30,14 +30,16 @@ def index_imports(db: Database) -> None:
     """
     if db.connection.conn.in_transaction:
         return
-    unfinished = store.setting(db, store.UNFINISHED, None)  # it is indexed as a whole, once all of it is there
+    unfinished = setting_store.setting(
+        db, setting_store.UNFINISHED, None
+    )  # it is indexed as a whole, once all of it is there
     newest = int(
         db.value(
             "SELECT coalesce(max(id), 0) FROM import WHERE :unfinished IS NULL OR id < :unfinished",
             {"unfinished": unfinished},
         )
     )
-    done = int(store.setting(db, INDEXED, 0))
+    done = int(setting_store.setting(db, INDEXED, 0))
     if newest <= done:
         return
     for table, index, words, there in INDEXES:
@@ -63,7 +65,7 @@ def index_imports(db: Database) -> None:
             after = ids[-1]
             time.sleep(PAUSE_SECONDS)
     with db.transaction():
-        store.set_setting(db, INDEXED, max(newest, int(store.setting(db, INDEXED, 0))))
+        setting_store.set_setting(db, INDEXED, max(newest, int(setting_store.setting(db, INDEXED, 0))))
 
 
 def index_prompts(db: Database, import_id: int) -> None:

@@ -15,14 +15,14 @@ from __future__ import annotations
 import random
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PromptRow
 from annotation.records import Prompt, UserError, now
+from annotation.store import policy_comparisons, prompt_store, setting_store
 from annotation.translation import N_, _, ngettext
 from rlhf.data.snapshots import CountedRows, snapshot_counts, store_snapshot
 from rlhf.jobs import job_store
@@ -99,7 +99,7 @@ class ComparedSet:
 # ----------------------------------------------------------------------------------------------- what reports speak of
 def versions(db: Database) -> list[HeldOut]:
     """Every version, oldest first."""
-    return [HeldOut(**values) for values in store.setting(db, SETTING, [])]
+    return [HeldOut(**values) for values in setting_store.setting(db, SETTING, [])]
 
 
 def current(db: Database, data_dir: Path, most: int) -> HeldOut:
@@ -131,7 +131,7 @@ def name_of_current(db: Database, data_dir: Path, most: int) -> str:
 
 def can_measure(db: Database) -> bool:
     """Whether a check finds prompts to measure on, or can hold some out."""
-    return bool(versions(db)) or store.has_prompts(db, "held-out") or may_hold_out(db) >= LEAST
+    return bool(versions(db)) or prompt_store.has_prompts(db, "held-out") or may_hold_out(db) >= LEAST
 
 
 def renew(db: Database, data_dir: Path, most: int) -> HeldOut:
@@ -165,8 +165,8 @@ def record(db: Database, data_dir: Path, prompts: Sequence[Prompt], wanted: int 
         new = HeldOut(
             version=len(made) + 1, sha256=sha256, prompts=len(prompts), created=now(), wanted=wanted, seed=seed
         )
-        store.set_setting(db, SETTING, [asdict(version) for version in (*made, new)])
-        store.hold_for(db, [prompt.id for prompt in prompts], 0)
+        setting_store.set_setting(db, SETTING, [asdict(version) for version in (*made, new)])
+        prompt_store.hold_for(db, [prompt.id for prompt in prompts], 0)
     return new
 
 
@@ -178,7 +178,7 @@ def freeze(db: Database, data_dir: Path, prompts: Iterable[Prompt]) -> str:
 
 def open_prompts(db: Database) -> list[Prompt]:
     """The held-out prompts that the gate does not have for itself now, oldest first."""
-    return without(store.prompts(db, "held-out"), store.reserved_prompts(db))
+    return without(prompt_store.prompts(db, "held-out"), prompt_store.reserved_prompts(db))
 
 
 def without(prompts: Iterable[Prompt], others: Iterable[Prompt]) -> list[Prompt]:
@@ -202,7 +202,7 @@ def drawn(prompts: Sequence[Prompt], number: int, seed: int) -> list[Prompt]:
 # --------------------------------------------------------------------------------------------------- the gate's own set
 def gate_sets(db: Database) -> list[GateSet]:
     """Every version of the gate's own set, oldest first."""
-    return [GateSet(**values) for values in store.setting(db, GATE_SETTING, [])]
+    return [GateSet(**values) for values in setting_store.setting(db, GATE_SETTING, [])]
 
 
 def gate_set(db: Database) -> GateSet | None:
@@ -229,8 +229,8 @@ def reserve(db: Database) -> GateSet | None:
         seen = drawn(others, max(LEAST - len(chosen), 0), seed)
         new = GateSet(version=len(made) + 1, prompts=len(chosen) + len(seen), seed=seed, created=now(), seen=len(seen))
         chosen += seen
-        store.hold_for(db, [prompt.id for prompt in chosen], new.version)
-        store.set_setting(db, GATE_SETTING, [asdict(version) for version in (*made, new)])
+        prompt_store.hold_for(db, [prompt.id for prompt in chosen], new.version)
+        setting_store.set_setting(db, GATE_SETTING, [asdict(version) for version in (*made, new)])
     return new
 
 
@@ -240,14 +240,14 @@ def fresh_prompts(db: Database, seen: bool) -> list[Prompt]:
     Those of which people or judges have `seen` answers in other comparisons, or the others, which are better.
     """
     rows = db.rows(
-        """SELECT * FROM prompt p WHERE split = 'held-out' AND held_for IS NULL
+        f"""SELECT * FROM prompt p WHERE split = 'held-out' AND held_for IS NULL AND NOT {setting_store.arriving("p")}
              AND :seen = EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id)
              AND NOT EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id AND c.candidate_id IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM response r WHERE r.prompt_id = p.id AND r.purpose = 'check')
            ORDER BY id""",
         {"seen": int(seen)},
     )
-    return without(map(store.read_prompt, rows), sample_prompts(db))
+    return without(map(prompt_store.read_prompt, rows), sample_prompts(db))
 
 
 SHARED = N_("The gate goes by the same prompts.")
@@ -292,7 +292,7 @@ def that_count(db: Database, version: int) -> frozenset[int] | None:
 
     None, for whichever prompts, where gate and reports share one set (version 0).
     """
-    return frozenset(prompt.id for prompt in store.reserved_prompts(db, version)) if version else None
+    return frozenset(prompt.id for prompt in prompt_store.reserved_prompts(db, version)) if version else None
 
 
 def weighed(db: Database, version: int) -> list[str]:
@@ -330,22 +330,27 @@ def to_compare(
     if not version and not checks:
         return ComparedSet()
     asked = compared_before(db, candidate, against) if checks else Counter[int]()
-    pool = pool_of(db, version)
-    order = sorted(pool, key=lambda prompt: prompt.id)
+    pool = {prompt.id: prompt for prompt in pool_of(db, version)}
+    order = sorted(pool)
     random.Random(candidate.id).shuffle(order)  # the same again for a check that is repeated because it failed
-    fresh = [prompt for prompt in order if not asked[prompt.id]]
-    chosen = (fresh or sorted(order, key=lambda one: asked[one.id]))[:most]
+    chosen = least_compared(order, asked, most)
     return ComparedSet(
-        sha256=freeze(db, data_dir, sorted(chosen, key=lambda prompt: prompt.id)) if chosen else "",
+        sha256=freeze(db, data_dir, [pool[number] for number in sorted(chosen)]) if chosen else "",
         seeds=SEEDS_APART * checks,
         gate_set=version,
-        repeated=not fresh,
+        repeated=all(asked[number] for number in chosen),
     )
+
+
+def least_compared(order: Sequence[int], asked: Mapping[int, int], most: int) -> list[int]:
+    """Of prompts in a drawn order those that a check compares on: up to `most` never asked, or asked least often."""
+    fresh = [number for number in order if not asked.get(number)]
+    return (fresh or sorted(order, key=lambda number: asked[number]))[:most]
 
 
 def pool_of(db: Database, version: int) -> list[Prompt]:
     """The prompts that decide: of a version of the gate's own set, or those that it shares with the reports (0)."""
-    return store.reserved_prompts(db, version) if version else open_prompts(db)
+    return prompt_store.reserved_prompts(db, version) if version else open_prompts(db)
 
 
 def never_compared(db: Database, candidate: Policy, against: Policy, version: int) -> int:
@@ -356,7 +361,7 @@ def never_compared(db: Database, candidate: Policy, against: Policy, version: in
 
 def compared_before(db: Database, candidate: Policy, against: Policy) -> Counter[int]:
     """How often two policies were compared on each prompt, in whoever's eyes; answers that are alike count."""
-    pairs = store.paired_answers(db, candidate.id, against.id)
+    pairs = policy_comparisons.paired_answers(db, candidate.id, against.id)
     return Counter(pair.prompt_id for pair in pairs if pair.compared or pair.known_outcome is not None)
 
 
@@ -380,7 +385,7 @@ def hold_out_more(db: Database, data_dir: Path) -> int:
     with db.transaction() as connection:
         chosen = drawn(unused, wanted, new_seed())
         moved = connection.conn.executemany(
-            f"UPDATE prompt AS p SET split = 'held-out' WHERE id = ? AND {store.UNUSED}",
+            f"UPDATE prompt AS p SET split = 'held-out' WHERE id = ? AND {prompt_store.UNUSED}",
             [(prompt.id,) for prompt in chosen],
         ).rowcount
     return int(moved)
@@ -391,13 +396,13 @@ def unused_prompts(db: Database, data_dir: Path) -> list[Prompt]:
 
     None where frozen data is gone: what was in it can't be told.
     """
-    rows = db.rows(f"SELECT * FROM prompt p WHERE {store.UNUSED} ORDER BY id")
-    found = {row["fingerprint"]: store.read_prompt(row) for row in rows}
+    rows = db.rows(f"SELECT * FROM prompt p WHERE {prompt_store.UNUSED} ORDER BY id")
+    found = {row["fingerprint"]: prompt_store.read_prompt(row) for row in rows}
     frozen = db.rows("SELECT sha256 FROM snapshot WHERE json_extract(counts, '$.train') > 0") if found else []
     try:
         for snapshot in frozen:
             for row in of_split(load_snapshot(data_dir, snapshot["sha256"], FrozenRow), "train"):
-                found.pop(store.fingerprint_of(row.messages)[0], None)
+                found.pop(prompt_store.fingerprint_of(row.messages)[0], None)
     except UserError:
         return []
     return list(found.values())
@@ -426,7 +431,7 @@ def sample_prompts(db: Database) -> list[Prompt]:
 
     New prompts stand behind these, so a run that is resumed asks the same ones.
     """
-    return (store.prompts(db, "held-out") or store.prompts(db, "train"))[:SAMPLE_PROMPTS]
+    return (prompt_store.prompts(db, "held-out") or prompt_store.prompts(db, "train"))[:SAMPLE_PROMPTS]
 
 
 def prompts_of(data_dir: Path, sha256: str) -> list[Prompt]:
@@ -446,14 +451,14 @@ def trained_on(db: Database, data_dir: Path, policy: Policy, prompts: Sequence[P
     judge was trained on is not followed. Training data takes training prompts only; this would catch an example set or
     an import that repeats them. Raises UserError where the frozen data is gone.
     """
-    held_out = {store.fingerprint_of(prompt.messages)[0]: prompt for prompt in prompts}
+    held_out = {prompt_store.fingerprint_of(prompt.messages)[0]: prompt for prompt in prompts}
     found: dict[int, Prompt] = {}
     for one in registry.family(db, policy):
         spec = None if one.job_id is None else job_store.get(db, one.job_id).spec
         if not isinstance(spec, TrainingSpec) or not spec.snapshot:
             continue
         for row in of_split(load_snapshot(data_dir, spec.snapshot, FrozenRow), "train"):
-            prompt = held_out.get(store.fingerprint_of(row.messages)[0])
+            prompt = held_out.get(prompt_store.fingerprint_of(row.messages)[0])
             if prompt is not None:
                 found[prompt.id] = prompt
     return list(found.values())

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from annotation import store
 from annotation.database import Database
 from annotation.examples.example_sets import EXAMPLES, read_example
 from annotation.exports.frozen_rows import DemonstrationRow, FrozenRow, PromptRow, line_of
@@ -16,6 +15,7 @@ from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics import quality
 from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY, usable
 from annotation.records import Demonstration, Split, UserError, now
+from annotation.store import judgement_store, project_store, prompt_store, training_data
 from annotation.translation import N_, _, numeral
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import write_lines
@@ -127,8 +127,8 @@ def demonstration_rows(db: Database) -> Iterator[DemonstrationRow]:
     held-out prompt is held out, also where that is the beginning of a conversation whose end is not.
     """
     known: set[int] = set()
-    held_out = {json.dumps(prompt.messages) for prompt in store.prompts(db, "held-out")}
-    for shown in (*store.demonstrations(db), *edited_answers(db)):
+    held_out = {json.dumps(prompt.messages) for prompt in prompt_store.prompts(db, "held-out")}
+    for shown in (*training_data.demonstrations(db), *edited_answers(db)):
         turns = [dict(message) for message in shown.messages]
         answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
         turns.append({"role": "assistant", "content": shown.text})
@@ -143,8 +143,8 @@ def demonstration_rows(db: Database) -> Iterator[DemonstrationRow]:
 
 def edited_answers(db: Database) -> list[Demonstration]:
     """What annotators made of answers in judgements that count, oldest first."""
-    excluded = store.excluded_annotators(db)
-    groups = store.judged_comparisons(db, reserved=False, edited=True)
+    excluded = judgement_store.excluded_annotators(db)
+    groups = judgement_store.judged_comparisons(db, reserved=False, edited=True)
     found = [
         Demonstration(
             id=one.edited.id,
@@ -165,7 +165,7 @@ def edited_answers(db: Database) -> list[Demonstration]:
 
 def prompt_rows(db: Database) -> Iterator[PromptRow]:
     """Every prompt to train on."""
-    for prompt in store.prompts(db, "train"):
+    for prompt in prompt_store.prompts(db, "train"):
         yield PromptRow("train", prompt.messages, prompt.id)
 
 
@@ -191,9 +191,9 @@ def collect(
     reliability |= {
         judge.name: judges_reliability(agreement_alone(judge_store.jointly_judged(db, judge))) for judge in panel
     }
-    judges_too = judges_too and store.feedback(db).mode != "people"
-    excluded = {*store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}
-    judged = store.judged_comparisons(db, reserved=False, token_ids=True, latest=latest)
+    judges_too = judges_too and project_store.feedback(db).mode != "people"
+    excluded = {*judgement_store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}
+    judged = judgement_store.judged_comparisons(db, reserved=False, token_ids=True, latest=latest)
     return PreferenceRows(
         comparisons=judged, max_length=max_length, trained_until=until, reliability=reliability, excluded=excluded
     )

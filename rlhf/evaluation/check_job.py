@@ -26,11 +26,11 @@ from typing import Any, Final
 import psutil
 import torch
 
-from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics.intervals_and_bias import distinct_n, distinct_ratio, wilson_interval
 from annotation.records import CheckedAnswer, Prompt, UserError
+from annotation.store import check_store, policy_comparisons
 from annotation.translation import _, ngettext
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
@@ -256,10 +256,10 @@ def put_before_people(db: Database, spec: CheckSpec, candidate: Policy, others: 
         for other in others:
             wanted = pending and other.id == registry.serving(db).id
             share = people_share(db, spec, candidate, other) if wanted else 1.0
-            store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody", on, share)
+            policy_comparisons.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody", on, share)
             if wanted and spec.people_share == 1:
                 spent = gate_decisions.spent_prompts(db, candidate, other)
-                store.ask_people_of_candidate(db, candidate.id, other.id, on, spent)
+                policy_comparisons.ask_people_of_candidate(db, candidate.id, other.id, on, spent)
 
 
 def people_share(db: Database, spec: CheckSpec, candidate: Policy, other: Policy) -> float:
@@ -320,7 +320,7 @@ def answers_of(
     run: Run, spec: CheckSpec, policy: Policy, prompts: Sequence[Prompt], rendered: Mapping[int, str]
 ) -> list[CheckedAnswer]:
     """The policy's answers on the terms of this check, to the very text that it feeds, in its precision."""
-    return store.answers_of_check(
+    return check_store.answers_of_check(
         run.db, policy.id, prompts, spec.seed, spec.sampling, rendered=rendered, precision=policy.precision
     )
 
@@ -346,7 +346,7 @@ def answer_prompts(
         draws = draw(model, models.tokenizer, texts, [[seed] for _, seed in batch], spec.sampling, lambda: run.stopped)
         run.raise_if_stopped()
         for (prompt, _seed), text, (drawn,) in zip(batch, texts, draws, strict=True):
-            store.add_checked_answer(run.db, drawn.response(prompt, policy, text, spec.sampling))
+            check_store.add_checked_answer(run.db, drawn.response(prompt, policy, text, spec.sampling))
         progress.advance(len(batch), _("{revision} answers.").format(revision=policy.revision))
 
 
@@ -372,8 +372,8 @@ def score_answers(
         found = score(models, policy, anchors, [sequences[place] for place in places])
         for (kl_score, nll_score), scores in zip(measured_by, found, strict=True):
             for place, (kls, nlls) in zip(places, scores, strict=True):
-                store.add_score(db, unscored[place].id, kl_score, fmean(kls), kls)
-                store.add_score(db, unscored[place].id, nll_score, fmean(nlls), nlls)
+                check_store.add_score(db, unscored[place].id, kl_score, fmean(kls), kls)
+                check_store.add_score(db, unscored[place].id, nll_score, fmean(nlls), nlls)
         done = len(places) * len(anchors)
         progress.advance(done, _("It scores the answers of {revision}.").format(revision=policy.revision))
 
@@ -708,7 +708,7 @@ def ask_people_instead(run: Run, spec: CheckSpec, candidate: Policy, judged: Map
             return
         on = held_out_sets.that_count(run.db, spec.gate_set)
         spent = gate_decisions.spent_prompts(run.db, candidate, against)
-        count = store.ask_people_of_candidate(run.db, candidate.id, against.id, on, spent)
+        count = policy_comparisons.ask_people_of_candidate(run.db, candidate.id, against.id, on, spent)
     more = ngettext(
         "No judge has compared anything, so people get {count} comparison more.",
         "No judge has compared anything, so people get {count} comparisons more.",
@@ -727,5 +727,5 @@ def win_rates(
 
 def same_answers(db: Database, candidate: Policy, against: Policy, own: Collection[int]) -> int:
     """On how many prompts of this check the two policies gave the same answer."""
-    pairs = store.paired_answers(db, candidate.id, against.id)
+    pairs = policy_comparisons.paired_answers(db, candidate.id, against.id)
     return sum(pair.first in own and pair.known_outcome == 0.5 for pair in pairs)

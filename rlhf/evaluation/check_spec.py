@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Self
 
 from annotated_types import Interval
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import Sampling
+from annotation.store import project_store, setting_store
 from annotation.translation import N_, _
 from annotation.ui.formatting import percent
 from annotation.validation import NonNegativeInt, PositiveInt
@@ -124,7 +124,7 @@ class CheckSpec(JobSpec):
             snapshot=snapshot,
             judges=", ".join(judge.name for judge in panel),
             anchor=self.anchor or chosen_anchor(db),
-            people_share=self.people_share or (store.feedback(db).check_share if panel else 1.0),
+            people_share=self.people_share or (project_store.feedback(db).check_share if panel else 1.0),
         )
         return named if self.prompt_set else named.with_prompts(db, data_dir, candidate, against)
 
@@ -146,7 +146,7 @@ class CheckSpec(JobSpec):
 
 def chosen_anchor(db: Database) -> str:
     """The policy that the gate's limits are against; empty for the base, and where the chosen one's files are gone."""
-    anchor = registry.by_revision(db, Rule.stored(store.setting(db, registry.RULE_SETTING, {})).anchor)
+    anchor = registry.by_revision(db, Rule.stored(setting_store.setting(db, registry.RULE_SETTING, {})).anchor)
     return "" if anchor.revision == "base" or anchor.deleted else anchor.revision
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from annotation import store
 from annotation.database import Database
+from annotation.store import answer_changes
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.jobs import job_store
@@ -46,7 +46,7 @@ def finished_checks(db: Database, revision: str | None = None) -> list[FinishedC
 
 def told_as_now(db: Database) -> set[int]:
     """The jobs of checks that began when policies answered as now, on the same weights, and thinking or not."""
-    rows = db.rows(f"SELECT id FROM job WHERE kind = 'check' AND {store.as_told_now(db, 'job', 'job')}")
+    rows = db.rows(f"SELECT id FROM job WHERE kind = 'check' AND {answer_changes.as_told_now(db, 'job', 'job')}")
     return {row["id"] for row in rows}
 
 

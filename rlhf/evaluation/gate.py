@@ -229,6 +229,8 @@ class GateDecision:
     """So many checks, after which no more comparisons are waited for."""
     used_up: bool = False
     """Whether that is so because every held-out prompt has been compared."""
+    unheard: bool = False
+    """Whether no check will make more comparisons, and of those made nobody has said anything that counts."""
 
     @property
     def verdict(self) -> GateVerdict:

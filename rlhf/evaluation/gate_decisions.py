@@ -10,11 +10,11 @@ from typing import Any, TypeVar, cast
 from unicodedata import category
 from weakref import WeakKeyDictionary
 
-from annotation import store
 from annotation.database import Database
 from annotation.metrics.evidence import DecidedOutcome, by_prompt
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.records import UserError, storable
+from annotation.store import policy_comparisons, project_store, setting_store
 from annotation.translation import N_, _, of_server, speaking
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_words, win_rates
@@ -47,14 +47,14 @@ THE_GATE = N_("the gate")
 
 def rule(db: Database) -> Rule:
     """The project's rule."""
-    return Rule.stored(store.setting(db, registry.RULE_SETTING, {}))
+    return Rule.stored(setting_store.setting(db, registry.RULE_SETTING, {}))
 
 
 def set_rule(db: Database, values: Mapping[str, Any]) -> Rule:
     """Store a rule; what is left out has its default. Raises UserError for values that make no sense."""
     new = Rule.from_setting(values)
     registry.require_answering(registry.by_revision(db, new.anchor))
-    store.set_setting(db, registry.RULE_SETTING, new.to_setting())
+    setting_store.set_setting(db, registry.RULE_SETTING, new.to_setting())
     return new
 
 
@@ -366,7 +366,9 @@ def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> C
 def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
     """What was measured of this policy, and what the project's rule makes of it.
 
-    Where comparisons are wanted that no check will make any more, a rejection.
+    Where comparisons are wanted that no check will make any more, a rejection; but not where people were given some and
+    nobody, no judge either, has said anything that counts. To wait longer is safe: that promotes nothing, and what
+    people still say is bet on as before.
     """
 
     def look() -> tuple[Findings, GateDecision]:
@@ -375,7 +377,11 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
         used_up = bool(checks) and decision.more is not None and not prompts_left(db, policy, checks)
         begun = any(not one.skipped for one in found.people)
         if (used_up or len(checks) >= MOST_CHECKS) and needs_another_check(db, policy, decision, checks, begun):
-            decision = given_up(decision, len(checks), used_up)
+            heard = begun or any(one.outcomes for one in found.judges)
+            if not heard and judge_store.taken_up_by_people(db, policy.id, opponent(db, policy).id):
+                decision = replace(decision, unheard=True)
+            else:
+                decision = given_up(decision, len(checks), used_up)
         return found, decision
 
     return cached(db, ("decision", policy.revision), look)
@@ -458,7 +464,7 @@ def ask_people(db: Database, policy: Policy, check: FinishedCheck) -> int:
     """Put before people what they have not been asked of a check's comparisons; returns how many these are."""
     other = registry.by_revision(db, check.report.against.revision)
     on = held_out_sets.that_count(db, check.spec.gate_set)
-    return store.ask_people_of_candidate(db, policy.id, other.id, on, spent_prompts(db, policy, other))
+    return policy_comparisons.ask_people_of_candidate(db, policy.id, other.id, on, spent_prompts(db, policy, other))
 
 
 def ask_what_is_left(db: Database, revision: str) -> None:
@@ -493,7 +499,7 @@ def needs_new_answers(decision: GateDecision, checks: Sequence[FinishedCheck]) -
 
 def given_to_people(db: Database) -> bool:
     """Whether annotators are given comparisons of candidates among their others."""
-    return store.project(db).candidate_share > 0
+    return project_store.project(db).candidate_share > 0
 
 
 def nothing_open(db: Database, policy: Policy) -> bool:

@@ -260,7 +260,7 @@ def sentence(decision: GateDecision) -> str:
         case "past-a-limit":
             said = past_a_limit(weighed)
         case "open":
-            said = waiting(weighed)
+            said = in_a_row(_(UNHEARD) if decision.unheard else "", waiting(weighed))
         case "better":
             alone = _("No person has compared it: this says what a judge prefers.")
             said = in_a_row(finding(source), "" if weighed.people.count else alone, _("It keeps within every limit."))
@@ -271,6 +271,12 @@ def sentence(decision: GateDecision) -> str:
             tell = _("But it takes more comparisons to tell: {criterion}.").format(criterion=untold)
             said = in_a_row(finding(source), tell)
     return said if decision.given_up_after is None else in_a_row(given_up(decision), said)
+
+
+UNHEARD = N_(
+    "Nobody has been heard: what people were given was skipped, or judged by somebody who is left out. That alone "
+    "rejects nothing."
+)
 
 
 def finding(source: EvidenceSource) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import UserError, now, who
+from annotation.store import setting_store
 from annotation.translation import _
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.gate import Rule
@@ -29,7 +29,7 @@ class RuleChange:
 
 def newest(db: Database) -> RuleChange | None:
     """The newest change of the rule; None where it is as it always was."""
-    kept = store.setting(db, CHANGE_SETTING, None)
+    kept = setting_store.setting(db, CHANGE_SETTING, None)
     return None if kept is None else RuleChange(**kept)
 
 
@@ -40,7 +40,7 @@ def change(db: Database, values: Mapping[str, Any], changed_by: str) -> Rule:
         rule = gate_decisions.set_rule(db, values)
         if rule != before:
             made = RuleChange(last.number + 1 if last else 1, changed_by, now(), before.to_setting())
-            store.set_setting(db, CHANGE_SETTING, asdict(made))
+            setting_store.set_setting(db, CHANGE_SETTING, asdict(made))
     return rule
 
 

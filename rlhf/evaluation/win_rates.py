@@ -8,12 +8,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from annotation import store
 from annotation.database import Database
 from annotation.metrics.evidence import DecidedOutcome, JudgePanel, LeftPrompt, by_prompt, corrected, win_rate
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.metrics.sequential_testing import length_controlled
-from annotation.store import PairedAnswers
+from annotation.store import judgement_store, policy_comparisons
+from annotation.store.policy_comparisons import PairedAnswers
 from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
 from rlhf.evaluation.gate import anytime_win_rate
@@ -126,11 +126,15 @@ def outcomes_by(
     def counts(response_id: int, prompt_id: int) -> bool:
         return (responses is None or response_id in responses) and (on is None or prompt_id in on)
 
-    wanted = [pair for pair in store.paired_answers(db, policy.id, other.id) if counts(pair.first, pair.prompt_id)]
+    wanted = [
+        pair
+        for pair in policy_comparisons.paired_answers(db, policy.id, other.id)
+        if counts(pair.first, pair.prompt_id)
+    ]
     paired = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
     compared = tuple(one for one in paired if counts(one.response_id, one.prompt_id))
     uncompared = uncompared_pairs(wanted)
-    before = store.last_judgements_before(db, (one.answered for one in uncompared))
+    before = judgement_store.last_judgements_before(db, (one.answered for one in uncompared))
     known = tuple(replace(one, at=before[one.answered]) for one in uncompared)
     return PairedOutcomes(judge.name, compared, known, len(wanted))
 
@@ -220,7 +224,11 @@ def enters_with(
     It changes nothing that people had said before. All at once they would be most of the evidence as
     long as people have said little: an opponent's few missing answers would promote a candidate that is no better.
     """
-    pairs = [pair for pair in store.paired_answers(db, policy.id, other.id) if on is None or pair.prompt_id in on]
+    pairs = [
+        pair
+        for pair in policy_comparisons.paired_answers(db, policy.id, other.id)
+        if on is None or pair.prompt_id in on
+    ]
     uncompared = uncompared_pairs(pairs)
     if not uncompared:
         return {}
@@ -279,7 +287,7 @@ def could_be_asked(
     """
     rows = db.rows(
         f"""SELECT prompt_id FROM comparison c WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
-             AND taken = 0 AND state = 'ready' AND NOT {store.SKIPPED_FOR_GOOD}""",
+             AND taken = 0 AND state = 'ready' AND NOT {policy_comparisons.SKIPPED_FOR_GOOD}""",
         (policy.id, other.id),
     )
     return sum((on is None or row["prompt_id"] in on) and row["prompt_id"] not in but for row in rows)

@@ -16,10 +16,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import ChosenAnswers
 from annotation.selection import choose_answers
+from annotation.store import comparison_store, judgement_store, project_store
 from rlhf.data import label_noise, snapshots
 from rlhf.models.hidden_states import mean_states
 from rlhf.models.loading import LoadedPolicies, ground_key
@@ -67,7 +67,7 @@ class AnswerChoice:
     @property
     def share(self) -> float:
         """In which share of comparisons heads choose the answers, as the project has it now."""
-        return store.project(self.db).doubt_share
+        return project_store.project(self.db).doubt_share
 
     @property
     def state(self) -> str:
@@ -79,7 +79,7 @@ class AnswerChoice:
         """Whether so much was judged since the heads were fitted, or they are of other weights, that it is time."""
         if time.monotonic() - self._renewed < self._took / MOST_TIME:
             return False
-        last = store.newest_judgement(self.db)
+        last = judgement_store.newest_judgement(self.db)
         grown = last - self.judged >= min(self.judged, FURTHER_JUDGEMENTS)
         return last >= FIRST_JUDGEMENTS and (grown or self._ground != ground_key(policy))
 
@@ -91,7 +91,7 @@ class AnswerChoice:
         begun = time.monotonic()
         if self._ground != ground_key(policy):
             self._ground, self._states, self.heads_MH = ground_key(policy), {}, None
-        last, items = store.newest_judgement(self.db), self.judged_items(policy)
+        last, items = judgement_store.newest_judgement(self.db), self.judged_items(policy)
         answers = [[(tuple(item["prompt_ids"]), tuple(ids)) for ids in item["answers"]] for item in items]
         if not self.know({answer for group in answers for answer in group if answer[1]}, policy, pause):
             return
@@ -134,7 +134,7 @@ class AnswerChoice:
 
         Leaves the weights under the policy active, without its adapter.
         """
-        reasons = store.reasons_to_drop(one.text for one in drawn)
+        reasons = comparison_store.reasons_to_drop(one.text for one in drawn)
         places = [place for place, reason in enumerate(reasons) if reason is None]
         if self.heads_MH is None or self.scale is None or len(places) <= wanted:
             return None

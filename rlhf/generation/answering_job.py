@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from annotation import store
+from annotation.claims import own_prompts
 from annotation.records import ChosenAnswers, Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
+from annotation.store import comparison_store, project_store, prompt_store, stock_counts
 from annotation.translation import _
 from rlhf.generation import playground_store
 from rlhf.generation.answer_choice import DRAWN, AnswerChoice
@@ -46,7 +47,7 @@ REDRAWS = 2
 
 def run(run: Run, spec: AnsweringSpec) -> dict[str, Any]:
     """Fill the stock, and refill it whenever annotators or a promotion have emptied it, until told to stop."""
-    store.fail_answers(run.db)  # what a worker that died was writing
+    comparison_store.fail_answers(run.db)  # what a worker that died was writing
     playground_store.fail_all(run.db)
     worker = AnsweringWorker(run, spec)
     worker.work()
@@ -103,11 +104,11 @@ class AnsweringWorker:
 
     def stock(self) -> int:
         """Comparisons by the serving policy that nobody has judged or holds."""
-        return sum(store.stock_sizes(self.db, self.serving.id).values())
+        return sum(stock_counts.stock_sizes(self.db, self.serving.id).values())
 
     def answers(self) -> int:
         """How many answers a comparison needs, as the project has it now."""
-        project = store.project(self.db)
+        project = project_store.project(self.db)
         return self.spec.answers or (2 if project.kind == "pair" else project.answers)
 
     # ------------------------------------------------------------------------------------------------ what comes next
@@ -135,7 +136,7 @@ class AnsweringWorker:
     def draw_batch(self, batch: Sequence[Task], stock: int) -> None:
         """Draw comparisons, before people's eyes while they have nothing to judge, and say that there are some."""
         # After answers that came out the same before people's eyes, the next are drawn unseen, with some to spare.
-        watched = not (stock or self._fruitless or store.waiting_elsewhere(self.db, self.serving.id))
+        watched = not (stock or self._fruitless or stock_counts.waiting_elsewhere(self.db, self.serving.id))
         new = self.write(batch, self.stopped_after_asked).count("ready") if watched else self.draw_unseen(batch, stock)
         self.made += new
         self._fruitless = not new
@@ -157,14 +158,14 @@ class AnsweringWorker:
     def next_batch(self, missing: int, stock: int) -> list[Task]:
         """The prompts to answer next; few while nobody has anything to judge."""
         room = self.spec.prompts_per_batch if stock else max(1, self.spec.prompts_per_batch // 6)
-        shares = next_splits(store.comparison_counts(self.db), min(missing, room))
+        shares = next_splits(stock_counts.comparison_counts(self.db), min(missing, room))
         return [task for split, count in shares.items() for task in self.tasks(split, count)]
 
     def tasks(self, split: Split, count: int) -> list[Task]:
         """Prompts of a split that the model takes, those compared least often first."""
         while True:
             refused_before = len(self._refused)
-            found = store.prompts_to_answer(self.db, self.serving.id, split, count, self._refused)
+            found = prompt_store.prompts_to_answer(self.db, self.serving.id, split, count, self._refused)
             taken = [(self.task(prompt, attempts), chance) for prompt, attempts, chance in found]
             made = [replace(task, chance=chance) for task, chance in taken if task is not None]
             if made or len(self._refused) == refused_before:
@@ -266,23 +267,23 @@ class AnsweringWorker:
             return
         self._answering = True
         try:
-            while not self.outdated() and (waiting := store.asked(self.db)):
+            while not self.outdated() and (waiting := own_prompts.asked(self.db)):
                 self.answer_one(*waiting[0])
         finally:
             self._answering, self._looked = False, time.monotonic()
 
     def answer_one(self, comparison_id: int, prompt: Prompt) -> None:
         """Answer one of them, again with other seeds while the answers come out the same or empty."""
-        task = self.task(prompt, store.attempts(self.db, self.serving.id, prompt.id), comparison_id)
+        task = self.task(prompt, stock_counts.attempts(self.db, self.serving.id, prompt.id), comparison_id)
         if task is None:
-            store.refuse_asked(self.db, comparison_id)
+            own_prompts.refuse_asked(self.db, comparison_id)
             return
         states = self.write([task], self.stopped_after_chats)
         for _redraw in range(REDRAWS):
             if states != ["dropped"]:
                 break
-            comparison_id = store.ask_again(self.db, comparison_id)
-            drawn = store.attempts(self.db, self.serving.id, prompt.id)
+            comparison_id = own_prompts.ask_again(self.db, comparison_id)
+            drawn = stock_counts.attempts(self.db, self.serving.id, prompt.id)
             states = self.write([replace(task, attempts=drawn, asked=comparison_id)], self.stopped_after_chats)
         self.made += states.count("ready")
 
@@ -340,7 +341,7 @@ class AnsweringWorker:
                 self.answer_asked()
             chosen = self.chosen(task, group, wanted) if choosing else None
             answers = [self.response(task, drawn) for drawn in group]
-            made += store.add_comparison(self.db, answers, wanted, task.chance, chosen) is not None
+            made += comparison_store.add_comparison(self.db, answers, wanted, task.chance, chosen) is not None
         return made
 
     def write(self, batch: Sequence[Task], stop: Callable[[], bool]) -> list[str]:
@@ -359,7 +360,7 @@ class AnsweringWorker:
             answer_ids = [ids for _, _, ids in begun]
             draws = self.draw([task for task, _, _ in begun], count, stop, lambda texts: self.show(answer_ids, texts))
             return [
-                store.finish_answers(
+                comparison_store.finish_answers(
                     self.db,
                     comparison_id,
                     {number: self.response(task, drawn) for number, drawn in zip(ids, group, strict=True)},
@@ -368,20 +369,22 @@ class AnsweringWorker:
             ]
         finally:
             for _, comparison_id, _ in begun:
-                store.fail_answers(self.db, comparison_id)  # changes nothing of one that has ended
+                comparison_store.fail_answers(self.db, comparison_id)  # changes nothing of one that has ended
 
     def begin(self, task: Task, count: int) -> list[tuple[Task, int, list[int]]]:
         """Put empty answers where people can see them grow; none if another worker has taken what was asked."""
         blank = [self.response(task, undrawn(seed)) for seed in self.seeds(task, count)]
         with self.db.transaction():
-            if task.asked is not None and task.asked not in {waiting for waiting, _ in store.asked(self.db)}:
+            if task.asked is not None and task.asked not in {waiting for waiting, _ in own_prompts.asked(self.db)}:
                 return []
-            return [(task, *store.begin_answers(self.db, blank, task.asked, task.chance))]
+            return [(task, *comparison_store.begin_answers(self.db, blank, task.asked, task.chance))]
 
     def show(self, answer_ids: Sequence[Sequence[int]], texts: Sequence[Sequence[str]]) -> None:
         """Store what has been written so far."""
         numbers = (number for ids in answer_ids for number in ids)
-        store.update_answers(self.db, dict(zip(numbers, (text for row in texts for text in row), strict=True)))
+        comparison_store.update_answers(
+            self.db, dict(zip(numbers, (text for row in texts for text in row), strict=True))
+        )
 
     def draw(
         self, batch: Sequence[Task], count: int, stop: Callable[[], bool], written: Written | None = None

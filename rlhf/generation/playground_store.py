@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from annotation import store
-from annotation.database import Database
+from annotation.database import Database, marks
 from annotation.records import (
     Message,
     Prompt,
@@ -26,6 +25,7 @@ from annotation.records import (
     storable,
     write_token_ids,
 )
+from annotation.store import comparison_store
 from annotation.translation import N_, _
 
 AnswerState = Literal["asked", "writing", "stopping", "done", "failed"]
@@ -141,7 +141,7 @@ def ask(
 
 def with_ids(db: Database, chat_ids: Sequence[int]) -> list[Chat]:
     """The chats of these ids, oldest first."""
-    found = db.rows(f"{CHATS} WHERE c.id IN ({store.marks(chat_ids)}) ORDER BY c.id", tuple(chat_ids))
+    found = db.rows(f"{CHATS} WHERE c.id IN ({marks(chat_ids)}) ORDER BY c.id", tuple(chat_ids))
     return [read_chat(row) for row in found]
 
 
@@ -161,7 +161,7 @@ def stop(db: Database, chat_ids: Sequence[int]) -> None:
         connection.execute(
             f"""UPDATE chat SET state = iif(state = 'asked', 'done', 'stopping'),
                     finish_reason = iif(state = 'asked', 'stopped', NULL), finished = iif(state = 'asked', ?, NULL)
-                WHERE state IN ('asked', 'writing') AND id IN ({store.marks(chat_ids)})""",
+                WHERE state IN ('asked', 'writing') AND id IN ({marks(chat_ids)})""",
             (now(), *chat_ids),
         )
 
@@ -196,7 +196,7 @@ def compare(db: Database, chat_ids: Sequence[int]) -> tuple[int, int]:
             )
         )
     prompt = Prompt(answers[0].messages, "train", SOURCE)
-    comparison_id = store.add_mixed_comparison(db, prompt, [response_of(chat) for chat in answers])
+    comparison_id = comparison_store.add_mixed_comparison(db, prompt, [response_of(chat) for chat in answers])
     if comparison_id is None:
         raise UserError(_("These answers have been sent to annotation already."))
     return comparison_id, len(answers)
@@ -249,7 +249,7 @@ def begin(db: Database, chat_ids: Sequence[int]) -> list[int]:
     """Take chats to answer them; returns those that nobody else has taken, and nobody has stopped."""
     with db.transaction() as connection:
         rows = connection.query(
-            f"UPDATE chat SET state = 'writing' WHERE state = 'asked' AND id IN ({store.marks(chat_ids)}) RETURNING id",
+            f"UPDATE chat SET state = 'writing' WHERE state = 'asked' AND id IN ({marks(chat_ids)}) RETURNING id",
             tuple(chat_ids),
         )
         return sorted(row["id"] for row in rows)
@@ -266,7 +266,7 @@ def show(db: Database, texts: Mapping[int, str]) -> None:
 
 def states(db: Database, chat_ids: Sequence[int]) -> dict[int, AnswerState]:
     """How each of these chats stands."""
-    rows = db.rows(f"SELECT id, state FROM chat WHERE id IN ({store.marks(chat_ids)})", tuple(chat_ids))
+    rows = db.rows(f"SELECT id, state FROM chat WHERE id IN ({marks(chat_ids)})", tuple(chat_ids))
     return {row["id"]: row["state"] for row in rows}
 
 
@@ -296,7 +296,7 @@ def fail(db: Database, chat_ids: Sequence[int], message: str) -> None:
     with db.transaction() as connection:
         connection.execute(
             f"""UPDATE chat SET state = 'failed', message = ?, finished = ?
-                WHERE state IN ('writing', 'stopping') AND id IN ({store.marks(chat_ids)})""",
+                WHERE state IN ('writing', 'stopping') AND id IN ({marks(chat_ids)})""",
             (message, now(), *chat_ids),
         )
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import Prompt, Sampling, Split, UserError
+from annotation.store import prompt_store
 from annotation.translation import N_, _
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.data.held_out_sets import without
@@ -91,8 +91,10 @@ class PromptSetSpec(JobSpec):
 def prompts_of(db: Database, spec: PromptSetSpec) -> list[Prompt]:
     """The prompts that a job answers, in the order of its file; not those that are the gate's own."""
     splits = SPLITS if spec.split == "all" else (spec.split,)
-    found = [prompt for split in splits for prompt in store.prompts(db, split) if spec.source in ("", prompt.source)]
-    return without(found, store.reserved_prompts(db))
+    found = [
+        prompt for split in splits for prompt in prompt_store.prompts(db, split) if spec.source in ("", prompt.source)
+    ]
+    return without(found, prompt_store.reserved_prompts(db))
 
 
 def described(spec: PromptSetSpec) -> str:

@@ -15,9 +15,9 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from annotation import store
 from annotation.database import Database, open_database
 from annotation.records import Prompt, UserError, now
+from annotation.store import prompt_store, setting_store
 from annotation.translation import _
 from rlhf.data.held_out_sets import sample_prompts
 from rlhf.hub import space_upload
@@ -74,7 +74,7 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
         "job": job.id,
         "spec": json.loads(to_json(replace(spec, model="base"))),
         "base": Path(base.base).name if own_base(base) else base.base,
-        "base_commit": store.setting(db, base_model.BASE_COMMIT, {}),
+        "base_commit": setting_store.setting(db, base_model.BASE_COMMIT, {}),
         "models": [row_of(policy, base) for policy in models],
         "snapshot": snapshot,
         "prompts": [asdict(prompt) for prompt in sample_prompts(db)],
@@ -160,7 +160,7 @@ def unpack(source: Path, data_dir: Path) -> tuple[Database, Job]:
         shutil.move(source / DATA / OWN_BASE, directory)
         base = str(directory.resolve())
     db = open_database(data_dir)
-    store.set_setting(db, base_model.BASE_COMMIT, manifest["base_commit"])
+    setting_store.set_setting(db, base_model.BASE_COMMIT, manifest["base_commit"])
     prepared = base_model.prepare(data_dir, base, known=True)
     if manifest.get("self_test"):  # it was tried where the job was packed
         keep_result(data_dir, prepared.path, SelfTestResult(**manifest["self_test"]))
@@ -180,7 +180,7 @@ def fill(db: Database, manifest: Mapping[str, Any], base: str) -> None:
     """The rows that the job looks up, under the ids that they have where it comes from."""
     spec = replace(from_json(json.dumps(manifest["spec"])), model=base)
     prompts = [Prompt(tuple(one["messages"]), one["split"], one["source"]) for one in manifest["prompts"]]
-    store.add_prompts(db, prompts)
+    prompt_store.add_prompts(db, prompts)
     with db.transaction() as connection:
         for row in manifest["models"]:
             connection.table("model").insert({**row, "base": base})

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from annotation import hub_client as hubs
-from annotation import store
 from annotation.database import Database
 from annotation.exports import writing
 from annotation.exports.formats import FORMATS, ONE_FILE, SPLIT_NAMES, ExportRequest, check_licence, pseudonyms
 from annotation.hub_client import Hub
 from annotation.records import Split, UserError
+from annotation.store import data_sources
 from annotation.translation import N_, _
 from rlhf.algorithms.model_card import Address, public_name
 from rlhf.data.snapshots import snapshot_counts
@@ -164,7 +164,7 @@ def snapshot_files(db: Database, data_dir: Path, pushed: Snapshot) -> Files:
             _("The frozen data of run {id} names no annotator. Leave the names out.").format(id=pushed.job.id)
         )
     if not pushed.names:
-        rows = list(without_names(rows, pseudonyms(store.annotators(db))))
+        rows = list(without_names(rows, pseudonyms(data_sources.annotators(db))))
     files: Files = {}
     for split, path in PATHS.items():
         lines = [snapshot_card.line_of(row, unit) for row in rows if row["split"] == split]

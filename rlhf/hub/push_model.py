@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Final
 
 from annotation import hub_client as hubs
-from annotation import store
 from annotation.database import Database
 from annotation.exports.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_table, vote_of
 from annotation.exports.formats import check_licence, is_licence
 from annotation.hub_client import Hub, RepoKind
 from annotation.records import UserError
+from annotation.store import judgement_store
 from annotation.translation import N_, _
 from rlhf.algorithms.model_card import (
     EMBEDDED_HUB_NAME,
@@ -307,7 +307,9 @@ def agreement_on(db: Database, snapshot: str) -> str:
     last = last_judgement(db, snapshot)
     if not last:
         return ""
-    seen = (judgement for group in store.judged_comparisons(db) for judgement in group if judgement.id <= last)
+    seen = (
+        judgement for group in judgement_store.judged_comparisons(db) for judgement in group if judgement.id <= last
+    )
     votes = [vote_of(judgement) for judgement in seen if judgement.outcome != "skip"]
     return agreement_table(votes) or AGREEMENT_UNKNOWN
 

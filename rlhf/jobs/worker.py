@@ -125,6 +125,8 @@ def prepare_process() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["TQDM_DISABLE"] = "1"
+    # Nothing is compiled here; what would do it takes a second of a processor to import.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     # Two workers share the processors. OpenMP's threads spin at every barrier while they wait for one that the other
     # worker has pushed aside; asleep they leave it the processor: ten times faster on two busy cores. Read once, when
     # torch is imported.

@@ -274,7 +274,7 @@ class TrustBasis:
     version: int | None
     """Of the rubric that it goes by; None for a reward model, which goes by none."""
     left_out: int
-    """Verdicts by other versions."""
+    """Verdicts by other versions, or on other weights."""
     model: str = ""
     """The revision that judges, where it was trained here."""
     frozen: str = ""

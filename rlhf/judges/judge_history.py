@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from annotation import claims
+from annotation.claims import backlog
 from annotation.database import Database
 from annotation.records import Message
 from rlhf.judges import judge_store
@@ -21,7 +21,7 @@ def trust_in(db: Database, judge: Judge) -> Trust:
 
 
 def verdict_pairs(db: Database, judge: Judge) -> list[VerdictPair]:
-    """What a judge said, by the present rubric, of each two answers that it was asked about in both orders."""
+    """What a judge said, as it is now, of each two answers that it was asked about in both orders."""
     rows = db.rows(
         f"""WITH said AS (SELECT * FROM verdict v WHERE v.annotator_id = ? AND NOT {EARLIER})
             SELECT f.comparison_id, f.choice AS forward, b.choice AS backward FROM said f JOIN said b
@@ -160,8 +160,8 @@ def judging_status(db: Database) -> JudgingStatus:
     found = {(row["asks"], row["asks_why"]): row["n"] for row in rows}
     people = db.rows(
         f"""SELECT iif(asks = 'people', asks_why, NULL) AS why, count(*) AS n FROM comparison c
-            WHERE {claims.WAITS_FOR_PEOPLE} GROUP BY why""",
-        claims.asked_of(db),
+            WHERE {backlog.WAITS_FOR_PEOPLE} GROUP BY why""",
+        backlog.asked_of(db),
     )
     return JudgingStatus(
         judges=sum(n for (asks, _), n in found.items() if asks == "judges"),

@@ -15,10 +15,11 @@ from itertools import permutations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from annotation import store
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import AsksWhy, Feedback, Message, TokenIds, UserError, now, read_token_ids
+from annotation.store import answer_changes, judgement_store, policy_comparisons, project_store, setting_store
+from annotation.store.policy_comparisons import DRAWN_FOR_PEOPLE
 from annotation.translation import _
 from annotation.validation import read
 from rlhf.jobs import job_store
@@ -244,10 +245,23 @@ def write_rubric(db: Database, instruction: str, principles: Sequence[str], draw
         )
 
 
-# Of a verdict `v`: that its judge gave it by another version of the rubric than holds. A reward model goes by none.
-EARLIER = """(v.rubric_version IS NOT (SELECT max(version) FROM rubric)
+# Of a verdict `v`: that its judge runs here on the base, and gave it when other weights lay under that name or, where
+# it is the base itself, when that was held in another precision.
+ON_OTHER_WEIGHTS = """EXISTS (SELECT 1 FROM judge b JOIN model m
+        ON m.revision = coalesce(json_extract(b.settings, '$.model'), 'base')
+    WHERE b.annotator_id = v.annotator_id AND b.backend != 'endpoint'
+      AND json_extract(b.settings, '$.directory') IS NULL AND m.form != 'full' AND m.ground_id IS NULL
+      AND (EXISTS (SELECT 1 FROM setting s, json_each(s.value) c
+              WHERE s.key = 'thinking_changes' AND json_extract(c.value, '$.told') IS NULL
+                AND v.created <= json_extract(c.value, '$.until')
+                AND v.id <= coalesce(json_extract(c.value, '$.newest.verdict'), v.id))
+          OR m.form = 'base' AND EXISTS (SELECT 1 FROM setting s
+              WHERE s.key = 'precision' AND v.created <= json_extract(s.value, '$.at'))))"""
+# That this is so, or that it goes by another version of the rubric than holds. A reward model goes by none.
+EARLIER = f"""({ON_OTHER_WEIGHTS} OR v.rubric_version IS NOT (SELECT max(version) FROM rubric)
     AND v.annotator_id NOT IN (SELECT annotator_id FROM judge WHERE backend = 'reward-model'))"""
-# Of a judgement `j` by a judge: that it rests on such verdicts. A judge whose rubric was changed is another judge.
+# Of a judgement `j` by a judge: that it rests on such verdicts. On other weights, or by another rubric, a judge is
+# another judge.
 OUTDATED = f"""EXISTS (SELECT 1 FROM verdict v
     WHERE v.annotator_id = j.annotator_id AND v.comparison_id = j.comparison_id AND {EARLIER})"""
 
@@ -262,7 +276,7 @@ class Comparison:
     answers: tuple[str, ...]
     finish_reasons: tuple[str | None, ...]
     asked: frozenset[tuple[int, int]]
-    """Pairs of positions, in the order shown, of which this judge's verdict by the present rubric is there already."""
+    """Pairs of positions, in the order shown, of which this judge's verdict, as it is now, is there already."""
     token_ids: tuple[TokenIds | None, ...] = ()
     """Of the answers; empty where none are known."""
     rendered_prompt: str | None = None
@@ -295,7 +309,7 @@ UNSEEN = """(:frozen IS NULL OR p.split = 'held-out' OR NOT EXISTS
 def wanted(scope: JudgeScope) -> str:
     """The condition by which a judge gets a comparison `c`.
 
-    A label is bought once. What measures a judge or a candidate is asked again after a change of the rubric.
+    A label is bought once. What measures a judge or a candidate is asked again once the judge is another (`EARLIER`).
     """
     return OPEN_TO_JUDGE.format(scope=SCOPES[scope], counts=True if scope == "open" else f"NOT {OUTDATED}")
 
@@ -307,7 +321,7 @@ def to_judge(
 
     Of those that people have judged the newest come first, because they are by policies like those to come; and before
     them those that the judge's own model can't have been trained on. Of these and of a candidate's, what it has judged
-    by an earlier version of the rubric is to be judged again.
+    by an earlier version of the rubric, or on other weights, is to be judged again.
     """
     newest = f"NOT {UNSEEN}, c.id DESC" if scope == "judged" else "c.id"
     rows = db.rows(
@@ -385,7 +399,7 @@ def add_verdict(
 ) -> None:
     """Keep what a judge said of a pair of answers shown in this order; once for each version of the rubric.
 
-    A verdict by an earlier version makes room, and the judgement that rests on it is taken back.
+    A verdict by an earlier version, or on other weights, makes room, and the judgement that rests on it is taken back.
     """
     with db.transaction() as connection:
         make_room(db, judge, (comparison_id, *pair), rubric_version, job_id)
@@ -415,15 +429,17 @@ def heard_in(db: Database, judge: Judge, job_id: int) -> set[int]:
 
 
 def make_room(db: Database, judge: Judge, where: tuple[int, int, int], version: int, job_id: int | None) -> None:
-    """Take away the verdict on (comparison, first, second) if it is by a version of the rubric before this one.
+    """Take away the verdict on (comparison, first, second) if it is by a version of the rubric before this one, or on
+    other weights.
 
     Its text and its cost stay in the record of its job.
     """
-    old = db.row(
-        "SELECT * FROM verdict WHERE annotator_id = ? AND comparison_id = ? AND first = ? AND second = ?",
-        (judge.id, *where),
-    )
-    if old is None or judge.backend == "reward-model" or (old["rubric_version"] or 0) >= version:
+    found = "annotator_id = ? AND comparison_id = ? AND first = ? AND second = ?"
+    old = db.row(f"SELECT * FROM verdict WHERE {found}", (judge.id, *where))
+    if old is None:
+        return
+    by_newer = judge.backend == "reward-model" or (old["rubric_version"] or 0) >= version
+    if by_newer and not db.value(f"SELECT {ON_OTHER_WEIGHTS} FROM verdict v WHERE v.id = ?", (old["id"],)):
         return
     known_job = old["job_id"] or job_id
     if known_job is not None:
@@ -475,7 +491,7 @@ def ask_people_instead(db: Database, judge: Judge) -> None:
     if len(before) < MOST_FAILED_JOBS - 1 or not all(gave_no_verdict(db, job) for job in before):
         return
     with db.transaction():
-        if store.feedback(db).mode == "mixed":
+        if project_store.feedback(db).mode == "mixed":
             for row in db.rows(f"SELECT c.id FROM comparison c WHERE {wanted('open')}", {"judge": judge.id}):
                 decide_who_is_asked(db, row["id"], without=judge.id)
 
@@ -490,13 +506,13 @@ def pass_over(db: Database, comparison_ids: Iterable[int]) -> None:
 # -------------------------------------------------------------------------------------------------- calls of endpoints
 def calls_made(db: Database, judge: Judge) -> int:
     """How many calls all jobs have made to a judge's endpoint, failed and repeated ones included."""
-    return int(store.setting(db, calls_key(judge), 0))
+    return int(setting_store.setting(db, calls_key(judge), 0))
 
 
 def count_calls(db: Database, judge: Judge, calls: int) -> None:
     """Add calls to those made."""
     with db.transaction():
-        store.set_setting(db, calls_key(judge), calls_made(db, judge) + calls)
+        setting_store.set_setting(db, calls_key(judge), calls_made(db, judge) + calls)
 
 
 def calls_key(judge: Judge) -> str:
@@ -515,16 +531,18 @@ class StoredVerdict:
     chance: float | None
     seconds: float
     rubric_version: int | None = None
+    on_other_weights: bool = False
+    """Whether its judge was another by its weights."""
 
 
 def verdicts_on(db: Database, judge: Judge, comparison_id: int) -> list[StoredVerdict]:
     """What a judge has said of a comparison's pairs."""
     rows = db.rows(
-        """SELECT first, second, choice, chance, seconds, rubric_version FROM verdict
-           WHERE annotator_id = ? AND comparison_id = ?""",
+        f"""SELECT first, second, choice, chance, seconds, rubric_version, {ON_OTHER_WEIGHTS} AS on_other_weights
+            FROM verdict v WHERE annotator_id = ? AND comparison_id = ?""",
         (judge.id, comparison_id),
     )
-    return [StoredVerdict(**row) for row in rows]
+    return [StoredVerdict(**{**row, "on_other_weights": bool(row["on_other_weights"])}) for row in rows]
 
 
 def outcomes_of(said: Iterable[StoredVerdict]) -> dict[tuple[int, int], CombinedVerdict]:
@@ -544,6 +562,17 @@ def sureness(said: Iterable[StoredVerdict]) -> float | None:
     return min((max(mean, 1 - mean) for mean in means), default=None)
 
 
+# Of an annotator `a`: that they may be given comparisons of candidates, and what they say counts.
+MAY_COMPARE = """(a.active AND a.kind = 'person' AND a.id NOT IN (SELECT annotator_id FROM excluded_annotator)
+    AND (a.quota IS NULL OR a.quota > (SELECT count(*) FROM claim k
+        WHERE k.annotator_id = a.id AND k.state = 'judged')))"""
+
+
+def can_be_compared(db: Database) -> bool:
+    """Whether there is anybody who may be given comparisons of candidates."""
+    return bool(db.value(f"SELECT EXISTS (SELECT 1 FROM annotator a WHERE {MAY_COMPARE})"))
+
+
 def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
     """How many comparisons of two policies are still before people, in somebody's hands too.
 
@@ -555,14 +584,21 @@ def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
             f"""SELECT count(*) FROM comparison c WHERE candidate_id = ? AND against_id = ? AND asks = 'people'
                  AND state = 'ready' AND NOT EXISTS (SELECT 1 FROM claim k
                      WHERE k.comparison_id = c.id AND k.state = 'judged' AND k.slot NOT NULL)
-                 AND NOT {store.SKIPPED_FOR_GOOD} AND (
+                 AND NOT {policy_comparisons.SKIPPED_FOR_GOOD} AND (
                      NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
-                     OR EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person'
-                         AND NOT {store.WOULD_NOT_COUNT.format("a.id")}
-                         AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id
-                             AND k.comparison_id = c.id AND k.state = 'skipped')
-                         AND (a.quota IS NULL OR a.quota > (SELECT count(*) FROM claim k
-                             WHERE k.annotator_id = a.id AND k.state = 'judged'))))""",
+                     OR EXISTS (SELECT 1 FROM annotator a WHERE {MAY_COMPARE} AND NOT EXISTS (SELECT 1 FROM claim k
+                         WHERE k.annotator_id = a.id AND k.comparison_id = c.id AND k.state = 'skipped')))""",
+            (candidate_id, against_id),
+        )
+    )
+
+
+def taken_up_by_people(db: Database, candidate_id: int, against_id: int) -> bool:
+    """Whether anybody has judged or skipped a comparison of two policies, whether or not their word counts."""
+    return bool(
+        db.value(
+            """SELECT EXISTS (SELECT 1 FROM comparison c JOIN claim k ON k.comparison_id = c.id
+                   WHERE c.candidate_id = ? AND c.against_id = ? AND k.state IN ('judged', 'skipped'))""",
             (candidate_id, against_id),
         )
     )
@@ -571,13 +607,14 @@ def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
 def judge_comparison(db: Database, judge: Judge, comparison: Comparison) -> bool:
     """Make the judgement that a judge's verdicts on a comparison come to; False while some are missing.
 
-    Verdicts by different versions of the rubric make none. What follows from it (who is asked next) is decided with it,
-    in one transaction.
+    Verdicts by different versions of the rubric, or on different weights, make none. What follows from it (who is asked
+    next) is decided with it, in one transaction.
     """
     size = len(comparison.answers)
     with db.transaction():
         said = verdicts_on(db, judge, comparison.id)
-        mixed = judge.backend != "reward-model" and len({one.rubric_version for one in said}) > 1
+        rubrics_of = {one.rubric_version for one in said if judge.backend != "reward-model"}
+        mixed = len(rubrics_of) > 1 or len({one.on_other_weights for one in said}) > 1
         if len(said) < size * (size - 1) or mixed:
             return False
         last = db.row(
@@ -627,7 +664,7 @@ def decide_who_is_asked(db: Database, comparison_id: int, without: int | None = 
     missing = [judge for judge in panel if judge.id not in rankings]
     if not panel or any(judge.id != without and not fails_on(db, judge, comparison_id) for judge in missing):
         return
-    feedback = store.feedback(db)
+    feedback = project_store.feedback(db)
     said = [verdicts_on(db, judge, comparison_id) for judge in answered]
     rows = [tuple(json.loads(rankings[judge.id])) for judge in answered]
     why = why_not_labelled(feedback, comparison_id, said, rows, len(missing))
@@ -695,7 +732,7 @@ def pair_outcomes(
 ) -> list[PairOutcome]:
     """How a candidate's answers did against another policy's, in the order of the first judgements that count.
 
-    By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
+    By one judge as it is now (`OUTDATED`); or by people (without `judge_id`) who are not left out, once the
     answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
     flag that ranks nothing does not say which answer it means, and counts as a tie. With `skips`, what was skipped
     first where a draw left others to judges is bet on as one: people may skip what judges like, and those others hold
@@ -794,11 +831,11 @@ def judgements_of_pair(
            FROM comparison c JOIN current_judgement j ON j.comparison_id = c.id
            WHERE (c.candidate_id = :candidate AND c.against_id = :against
                   OR c.candidate_id = :against AND c.against_id = :candidate)
-             AND (j.outcome != 'skip' OR j.flag NOT NULL OR :skips AND {store.DRAWN_FOR_PEOPLE}) AND NOT j.early
+             AND (j.outcome != 'skip' OR j.flag NOT NULL OR :skips AND {DRAWN_FOR_PEOPLE}) AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'settle'), j.annotator_id = :judge AND NOT {OUTDATED})
              AND NOT EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                  JOIN model m ON m.id = r.model_id WHERE cr.comparison_id = c.id
-                     AND (r.precision IS NOT m.precision OR NOT {store.as_told_now(db, "response", "r")}))
+                     AND (r.precision IS NOT m.precision OR NOT {answer_changes.as_told_now(db, "response", "r")}))
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",
@@ -829,11 +866,11 @@ def left_to_judges(db: Database, candidate_id: int, against_id: int) -> list[Lef
            WHERE c.people_drawn = 0 AND c.people_chance > 0 AND c.id IN (SELECT min(f.id) FROM comparison f
                JOIN comparison_response x ON x.comparison_id = f.id JOIN response r ON r.id = x.response_id
                WHERE f.candidate_id = :candidate AND f.against_id = :against
-                   AND {store.as_told_now(db, "response", "r")} GROUP BY f.prompt_id)
+                   AND {answer_changes.as_told_now(db, "response", "r")} GROUP BY f.prompt_id)
            ORDER BY c.id""",
         {"candidate": candidate_id, "against": against_id},
     )
-    before = store.last_judgements_before(db, (row["created"] for row in rows))
+    before = judgement_store.last_judgements_before(db, (row["created"] for row in rows))
     return [LeftToJudges(since=before[row.pop("created")], **row) for row in rows]
 
 
@@ -880,14 +917,14 @@ def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> lis
 
     All of them, or as far as that was said `before` a judgement.
 
-    Of the judge: what it has judged by the present version of the rubric; by another one it was another judge. Of what
+    Of the judge: what it has judged as it is now, by the present rubric and on its present weights. Of what
     its own model can have been trained on, nothing; nor where heads chose the answers, as those are no random ones. Of
     what a reward model's temperature can have been fitted on, no chances.
     Of people: own, settling and imported rankings, not those of gold comparisons, none made before the answers were
     complete, and none of annotators who are left out. Of several by one person the last counts.
     """
     only: dict[str, Any] = {"judge": judge.id, "before": before}
-    excluded, fitted = store.excluded_annotators(db), judge.backend == "reward-model"
+    excluded, fitted = judgement_store.excluded_annotators(db), judge.backend == "reward-model"
     people: dict[int, dict[str, PersonRanking]] = defaultdict(dict)
     for row in db.rows(OPINIONS, only):
         if row["name"] not in excluded:

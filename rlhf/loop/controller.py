@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import now, seconds_between
+from annotation.store import project_store, setting_store, training_data
 from annotation.translation import N_, _, spoken
 from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation import gate_decisions
@@ -107,7 +107,7 @@ class LoopState:
     rented: tuple[Job, ...] = ()
     """Trainings on rented hardware, beside which all else goes on here."""
     given: bool = True
-    """Whether annotators are given comparisons of candidates."""
+    """Whether annotators are given comparisons of candidates, and there is anybody who can compare them."""
     measurable: bool = True
     """Whether there is a held-out prompt to check a candidate on."""
     spent: int = 0
@@ -129,9 +129,9 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     tried = None if needed is None else tried_since(db, needed, since)
     checks = job_store.checks(db)
     failed, broken = failed_checks(checks), broken_jobs(db, checks)
-    unspent = store.new_to_train_on(db, since) if counted else 0
+    unspent = training_data.new_to_train_on(db, since) if counted else 0
     learnt = learnt_until(db)
-    new = store.new_to_train_on(db, learnt) if counted and learnt != since else unspent
+    new = training_data.new_to_train_on(db, learnt) if counted and learnt != since else unspent
     return LoopState(
         auto_train=auto_train,
         new=new,
@@ -141,12 +141,12 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         pending=gate_decisions.pending(db),
         gate=gate_decisions.rule(db).mode,
         needed_model=None if needed is None else newest_model(db, needed, since),
-        needed_tried=tried is not None and store.new_to_train_on(db, tried) < auto_train.wanted,
+        needed_tried=tried is not None and training_data.new_to_train_on(db, tried) < auto_train.wanted,
         failed_checks=failed,
         broken=broken,
         saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
         rented=tuple(job_store.rented_jobs(db)),
-        given=gate_decisions.given_to_people(db),
+        given=gate_decisions.given_to_people(db) and judge_store.can_be_compared(db),
         measurable=held_out_sets.can_measure(db),
         spent=new - unspent,
     )
@@ -243,7 +243,7 @@ def is_candidate(db: Database, revision: str) -> bool:
 
 def waiting_judges(db: Database) -> dict[str, int]:
     """How many open comparisons wait for each judge that labels them and has not failed a moment ago."""
-    if store.feedback(db).mode == "people":
+    if project_store.feedback(db).mode == "people":
         return {}
     found = {}
     for judge in judge_store.judges(db, active=True):
@@ -296,12 +296,12 @@ def kind_making(made: Made) -> type[TrainingSpec]:
 def automatic_training(db: Database) -> AutomaticTraining:
     """Whether, how often and by which kind of training the loop trains without being asked."""
     usual = {"on": False, "every": 60, "algorithm": next(iter(automatic_kinds()))}
-    return AutomaticTraining(**{**usual, **store.setting(db, "auto_train", {})})
+    return AutomaticTraining(**{**usual, **setting_store.setting(db, "auto_train", {})})
 
 
 def save_automatic_training(db: Database, setting: AutomaticTraining) -> None:
     """Go by this from now on."""
-    store.set_setting(db, "auto_train", asdict(setting))
+    setting_store.set_setting(db, "auto_train", asdict(setting))
 
 
 def kind_to_train(state: LoopState) -> type[TrainingSpec]:
@@ -315,7 +315,8 @@ def next_step(state: LoopState) -> Step | None:
     A fresh candidate is checked first, and decided on as soon as the evidence is there; judges label what waits for
     them; then, when switched on, every N new judgements start a training. Where the gate decides by itself, the next
     training waits for its decision, because it starts from whoever serves then; where no check shows more of it, people
-    are given what was left to judges. A check that failed is tried once more.
+    are given what was left to judges, and one of which nobody was heard then is waited for no more. A check that failed
+    is tried once more.
     """
     if state.active:
         return None
@@ -332,7 +333,7 @@ def next_step(state: LoopState) -> Step | None:
         if count >= JUDGE_AT_LEAST and not enough_labels(state):
             return Step("judge", name)
     to_check = state.unchecked is not None and state.measurable and checked_by_loop(state, state.unchecked)
-    awaited = state.pending is not None or to_check
+    awaited = (state.pending is not None and not state.pending.decision.unheard) or to_check
     if state.rented or not due(state) or (awaited and state.gate == "automatic"):
         return None
     step = training_step(state)
@@ -395,7 +396,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
     """Do the step that is due, if any; returns the id of the job that it made, if it made one."""
     if job_store.at_work(db) or job_store.queue(db):  # the common case, without reading the rest
         return None
-    counted = automatic_training(db).on or store.feedback(db).mode != "people"
+    counted = automatic_training(db).on or project_store.feedback(db).mode != "people"
     state = state_of(db, counted)
     step = next_step(state)
     if step is None:

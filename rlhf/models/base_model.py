@@ -16,10 +16,11 @@ from typing import cast, get_args
 
 import psutil
 
-from annotation import hub_client, store
+from annotation import hub_client
 from annotation.database import FILE_NAME, Database, read_only
 from annotation.environment import child_environment
 from annotation.records import UserError
+from annotation.store import setting_store
 from annotation.translation import N_, _
 from rlhf.jobs.artifacts import file_sha256
 from rlhf.models import chat_template, memory, registry
@@ -492,17 +493,17 @@ def pin(db: Database, base: BaseModel) -> None:
     """Keep at which commit a name on the Hub is the base, the name of its directory in the cache, and what is in it.
 
     At another one than before, or with another chat template or other weights, all policies answer otherwise. Raises
-    UserError then while a check runs.
+    UserError then while a check or a judge runs.
     """
     commit = {base.name: base.path.name}
     of_hub = base.path.parent.name == "snapshots" and not Path(base.name).is_absolute()
     content = {base.name: [template_sha256(base.path), "" if of_hub else base_sha256(db, db.path.parent, base.name)]}
     with db.transaction():
-        before, known = store.setting(db, BASE_COMMIT, {}), store.setting(db, BASE_CONTENT, {})
+        before, known = setting_store.setting(db, BASE_COMMIT, {}), setting_store.setting(db, BASE_CONTENT, {})
         if of_hub and before != commit:
-            store.set_setting(db, BASE_COMMIT, commit)
+            setting_store.set_setting(db, BASE_COMMIT, commit)
         if known != content:
-            store.set_setting(db, BASE_CONTENT, content)
+            setting_store.set_setting(db, BASE_CONTENT, content)
         moved = of_hub and before.get(base.name, base.path.name) != base.path.name
         changed = known.get(base.name, content[base.name]) != content[base.name]
         if moved or changed:
@@ -510,8 +511,9 @@ def pin(db: Database, base: BaseModel) -> None:
     if changed and not moved:
         print(
             _(
-                "{name}: its chat template or its weights are others than before. Check its policies again. Judges "
-                "that run here are other judges from now on: add them under new names."
+                "{name}: its chat template or its weights are others than before. Check its policies again, and let "
+                "judges that run on it judge again what people have judged: what both have said so far decides nothing "
+                "any more."
             ).format(name=base.name),
             flush=True,
         )
@@ -537,11 +539,11 @@ def base_sha256(db: Database, data_dir: Path, base: str, earlier: bool = False) 
     if not files:
         return ""
     mark = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    known = store.setting(db, HASHED, {})
+    known = setting_store.setting(db, HASHED, {})
     if known.get("files") != mark:
         lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
         known = {"files": mark, "sha256": sha256(lines.encode()).hexdigest()}
-        store.set_setting(db, HASHED, known)
+        setting_store.set_setting(db, HASHED, known)
     return str(known["sha256"])
 
 

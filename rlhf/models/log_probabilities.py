@@ -107,7 +107,8 @@ def factors_in_bfloat16(*factors: Tensor) -> Iterator[None]:
 
     Then nothing is lost, and a processor that multiplies bfloat16 takes half of the time.
     """
-    matmul, exact = torch.backends.mkldnn.matmul, all(factor.dtype == torch.bfloat16 for factor in factors)
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    exact = all(factor.dtype == torch.bfloat16 for factor in factors)
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16" if exact else before
     try:

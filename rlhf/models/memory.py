@@ -373,7 +373,7 @@ def this_machine() -> Machine:
 def free_memory() -> int:
     """Bytes of this machine's memory, or of its container's, that nobody uses now."""
     limit, used = container_limit()
-    return min(psutil.virtual_memory().available, max(0, limit - used))
+    return int(min(psutil.virtual_memory().available, max(0, limit - used)))
 
 
 def container_limit() -> tuple[int, int]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from annotation import store
 from annotation.database import Database
 from annotation.environment import remove_leftover
 from annotation.jobs.job_table import ENDED
 from annotation.records import UserError, ancestors_of, now, who
+from annotation.store import answer_changes, policy_comparisons, setting_store
 from annotation.translation import N_, _, ngettext
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import bytes_within, clear_half_written, verify_directory
@@ -133,14 +133,14 @@ def set_precision(db: Database, precision: HeldPrecision, decided_by: str) -> Po
         base = by_revision(db, "base")
         if base.precision != precision:
             connection.execute("UPDATE model SET precision = ? WHERE id = ?", (precision, base.id))
-            store.set_setting(db, PRECISION_SETTING, {"by": decided_by, "at": now()})
-            store.withdraw_candidate(db, base.id)
+            setting_store.set_setting(db, PRECISION_SETTING, {"by": decided_by, "at": now()})
+            policy_comparisons.withdraw_candidate(db, base.id)
     return by_revision(db, "base")
 
 
 def precision_set(db: Database) -> tuple[str, str] | None:
     """Who last set the precision of the base, and when; None where it is as it was when the base was registered."""
-    found = store.setting(db, PRECISION_SETTING, None)
+    found = setting_store.setting(db, PRECISION_SETTING, None)
     return None if found is None else (found["by"], found["at"])
 
 
@@ -256,21 +256,23 @@ def set_thinking(db: Database, thinking: Thinking) -> int:
             return 0
         refuse_during_a_check(db)
         if (before == "off") != (thinking == "off"):
-            store.note_change_of_answers(db, before == "off")
+            answer_changes.note_change_of_answers(db, before == "off")
         connection.execute("UPDATE model SET thinking = ? WHERE revision = 'base'", (thinking,))
-        return store.withdraw_open(db)
+        return policy_comparisons.withdraw_open(db)
 
 
 def answer_otherwise(db: Database) -> None:
     """Note that under the name of the base lie other weights from now on, which all policies but whole ones lie on.
 
-    What they have answered and what was found of them decides nothing any more, as after `set_thinking`, and for good.
-    Raises UserError while a check runs.
+    What they have answered and what was found of them decides nothing any more, as after `set_thinking`, and for good;
+    nor do verdicts of judges that ran on these weights. Raises UserError while a check runs, or a judge.
     """
     with db.transaction():
         refuse_during_a_check(db)
-        store.note_change_of_answers(db, None)
-        store.withdraw_open(db)
+        if db.value("SELECT 1 FROM job WHERE kind = 'judge' AND status IN ('running', 'cancelling')"):
+            raise UserError(_("A judge is at work. Wait until it has ended, or cancel it on the Runs tab."))
+        answer_changes.note_change_of_answers(db, None)
+        policy_comparisons.withdraw_open(db)
 
 
 def refuse_during_a_check(db: Database) -> None:
@@ -292,7 +294,7 @@ def withdrawn_sentence(count: int) -> str:
 # ------------------------------------------------------------------------------------------------------------- lineage
 def limits_are_against(db: Database) -> str:
     """The revision that the gate's rule names as its anchor; empty where no rule was set."""
-    rule = store.setting(db, RULE_SETTING, {})
+    rule = setting_store.setting(db, RULE_SETTING, {})
     return str(rule.get("anchor", "")) if isinstance(rule, dict) else ""
 
 
@@ -392,7 +394,7 @@ def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> P
         connection.execute("UPDATE model SET status = 'serving' WHERE id = ?", (policy.id,))
         record_decision(db, policy.id, current.id, action, decided_by, reason)
         for decided in (policy, current):
-            store.withdraw_candidate(db, decided.id)
+            policy_comparisons.withdraw_candidate(db, decided.id)
     return by_revision(db, policy.revision)
 
 
@@ -408,7 +410,7 @@ def reject(db: Database, revision: str, decided_by: str, reason: str = "") -> Po
             )
         connection.execute("UPDATE model SET status = 'rejected' WHERE id = ?", (policy.id,))
         record_decision(db, policy.id, serving(db).id, "reject", decided_by, reason)
-        store.withdraw_candidate(db, policy.id)
+        policy_comparisons.withdraw_candidate(db, policy.id)
     return by_revision(db, policy.revision)
 
 
@@ -432,7 +434,7 @@ def mark_deleted(db: Database, policy: Policy, decided_by: str) -> None:
     with db.transaction() as connection:
         connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), policy.id))
         record_decision(db, policy.id, serving(db).id, "delete", decided_by)
-        store.withdraw_candidate(db, policy.id)
+        policy_comparisons.withdraw_candidate(db, policy.id)
 
 
 def gone(policy: Policy) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import Split, UserError
+from annotation.store import training_data
 from annotation.translation import _
 from rlhf.data import held_out_sets, snapshots
 from rlhf.jobs import job_store
@@ -132,7 +132,7 @@ class Preflight:
         """
         key = spec.data_key()
         with self._counting:
-            mark = store.data_mark(self.db)
+            mark = training_data.data_mark(self.db)
             counted, rests_until, data = self._data.get(key, (None, 0.0, None))
             if data is not None and (counted == mark or time.monotonic() < rests_until):
                 return data

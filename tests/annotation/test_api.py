@@ -16,9 +16,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from annotation import api, claims, project, records, selection, store
+from annotation import api, project, records, selection
+from annotation.claims import handing_out, own_prompts
 from annotation.database import Database
 from annotation.records import Annotator, Feedback, Kind, Project, Prompt, Tag
+from annotation.store import comparison_store, project_store, prompt_store
 from annotation.ui.differences import MOST_WORDS
 from annotation.web import access
 from annotation.web.middleware import ANNOTATOR_KEY, SignedIn
@@ -67,14 +69,14 @@ def ann(person: Callable[[str], Ask]) -> Ask:
 
 
 def set_project(db: Database, **values: Any) -> None:
-    store.set_project(db, replace(store.project(db), **values))
+    project_store.set_project(db, replace(project_store.project(db), **values))
 
 
 def seed_answers(db: Database, count: int, texts: tuple[str, ...] = ()) -> int:
     """A comparison of `count` answers; its id."""
     prompt = seed_prompts(db, 1)[-1]
     answers = [make_response(prompt, text) for text in texts or [f"Answer {place}" for place in range(count)]]
-    made = store.add_comparison(db, answers, wanted=count)
+    made = comparison_store.add_comparison(db, answers, wanted=count)
     assert made is not None
     return made
 
@@ -93,7 +95,7 @@ def test_a_card_shows_the_conversation_and_the_answers_in_the_claims_order(
     set_project(db, kind=kind, answers=count)
     seed_answers(db, count)
     card = ann("card")
-    claim = claims.held_claim(db, access.authorise(db, "ann", "annotator").id)
+    claim = handing_out.held_claim(db, access.authorise(db, "ann", "annotator").id)
     assert claim is not None
     assert card["nonce"] == claim.nonce
     assert card["kind"] == kind
@@ -199,7 +201,7 @@ def test_gold_and_re_asked_comparisons_look_like_any_other(db: Database, ann: As
 def test_a_comparison_to_settle_says_so(db: Database, ann: Ask) -> None:
     comparison_id = seed_comparisons(db, 1)[0]
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
-    claims.take_to_settle(db, access.add_account(db, "kim", "admin", "a long enough password").id, comparison_id)
+    handing_out.take_to_settle(db, access.add_account(db, "kim", "admin", "a long enough password").id, comparison_id)
     kim = access.authorise(db, "kim", "admin")
     assert "annotators disagree" in api.AnnotationApi(db).card(kim, api.RequestBody())["notice"]
 
@@ -238,7 +240,7 @@ def test_who_has_only_skipped_can_take_it_back(db: Database, ann: Ask) -> None:
 def test_where_ai_judges_judge_nobody_is_promised_the_next_answers(
     db: Database, ann: Ask, mode: Any, said: str
 ) -> None:
-    store.set_feedback(db, Feedback(mode=mode))
+    project_store.set_feedback(db, Feedback(mode=mode))
     seed_comparisons(db, 1)
     card = ann("card")
     assert (card["nonce"], card["by_judges"]) == ("", True)
@@ -352,7 +354,7 @@ def test_what_gave_way_to_another_comparison_in_another_tab_has_not_run_out(db: 
     if press == "undo":
         ann("undo", nonce=shown)
     else:
-        claims.take_to_settle(db, 1, made[0])
+        handing_out.take_to_settle(db, 1, made[0])
     let_expire(db)  # of what was taken up
     for answer in (ann("judge", nonce=shown, act=act("tie")), ann("card", nonce=shown)):
         assert "You have taken up another comparison in another tab." in answer["notice"]
@@ -391,7 +393,7 @@ def test_what_another_tab_shows_to_settle_is_still_said(db: Database, ann: Ask) 
     made = seed_comparisons(db, 2)
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
     shown = ann("card")["nonce"]
-    claims.take_to_settle(db, 1, made[0])
+    handing_out.take_to_settle(db, 1, made[0])
     told = ann("card", nonce=shown)["notice"]
     assert "in another tab" in told
     assert "To settle" in told
@@ -657,14 +659,14 @@ def test_a_request_with_a_field_that_is_wrong_or_unknown_is_refused_by_every_end
 def begin(db: Database) -> tuple[int, list[int]]:
     """A comparison whose answers are being written."""
     prompt = seed_prompts(db, 1)[-1]
-    return store.begin_answers(db, [make_response(prompt, "Once", seed=seed) for seed in range(2)])
+    return comparison_store.begin_answers(db, [make_response(prompt, "Once", seed=seed) for seed in range(2)])
 
 
 def test_growing_answers_are_shown_and_a_judgement_before_their_end_is_early(db: Database, ann: Ask) -> None:
     _, (first, second) = begin(db)
     card = ann("card")
     assert [(answer["text"], answer["state"]) for answer in card["answers"]] == [("Once", "writing")] * 2
-    store.update_answers(db, {first: "Once upon", second: "Once more"})
+    comparison_store.update_answers(db, {first: "Once upon", second: "Once more"})
     grown = ann("card", nonce=card["nonce"])
     assert grown["nonce"] == card["nonce"]
     assert {answer["text"] for answer in grown["answers"]} == {"Once upon", "Once more"}
@@ -675,7 +677,7 @@ def test_growing_answers_are_shown_and_a_judgement_before_their_end_is_early(db:
 def test_an_answer_that_failed_can_not_be_judged_and_the_page_is_told_why_it_is_gone(db: Database, ann: Ask) -> None:
     comparison_id, _ = begin(db)
     card = ann("card")
-    store.fail_answers(db, comparison_id)
+    comparison_store.fail_answers(db, comparison_id)
     gone = ann("card", nonce=card["nonce"])
     assert gone["nonce"] == ""
     assert "could not be written to its end" in gone["notice"]
@@ -798,10 +800,10 @@ def test_nobody_opens_or_changes_the_judgements_of_others(db: Database, person: 
 
 def test_the_list_holds_the_last_fifty_with_prompts_in_short(db: Database, ann: Ask) -> None:
     long = Prompt(({"role": "user", "content": "long\u202e " * 400},), "train", "test")
-    store.add_prompts(db, [long])
-    prompt = store.prompts(db, "train")[-1]
+    prompt_store.add_prompts(db, [long])
+    prompt = prompt_store.prompts(db, "train")[-1]
     for number in range(52):
-        store.add_comparison(db, [make_response(prompt, f"{number} {place}") for place in "AB"])
+        comparison_store.add_comparison(db, [make_response(prompt, f"{number} {place}") for place in "AB"])
         ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
     listed = ann("latest")["judgements"]
     assert [row["id"] for row in listed] == list(range(52, 2, -1))
@@ -817,20 +819,20 @@ def test_an_own_prompt_is_answered_and_shown_to_who_asked_it_first(db: Database,
     asked = ann("ask", prompt="  What is love?  ")
     assert (asked["nonce"], asked["asked"]) == (held, 1)
     assert bob("card")["asked"] == 0
-    ((comparison_id, prompt),) = store.asked(db)
+    ((comparison_id, prompt),) = own_prompts.asked(db)
     assert prompt.text == "What is love?"
-    store.begin_answers(db, [make_response(prompt, "Love", seed=seed) for seed in range(2)], comparison_id)
+    comparison_store.begin_answers(db, [make_response(prompt, "Love", seed=seed) for seed in range(2)], comparison_id)
     shown = ann("judge", nonce=held, act=act("tie"))
     assert shown["messages"][-1]["text"] == "What is love?"
     assert shown["asked"] == 0
 
 
 def test_too_many_own_prompts_are_refused_in_words(db: Database, ann: Ask) -> None:
-    waiting = [ann("ask", prompt=f"Question {number}?") for number in range(store.MOST_UNANSWERED)]
+    waiting = [ann("ask", prompt=f"Question {number}?") for number in range(own_prompts.MOST_UNANSWERED)]
     assert [card["asked"] for card in waiting] == [1, 2, 3]
     refused = ann("ask", prompt="One more?")
     assert (refused["status"], refused["error"][:18]) == (409, "3 of your prompts ")
-    assert ann("ask", prompt="Question 0?")["asked"] == store.MOST_UNANSWERED, "the same request again"
+    assert ann("ask", prompt="Question 0?")["asked"] == own_prompts.MOST_UNANSWERED, "the same request again"
 
 
 def test_who_asks_is_told_when_it_is_answered_and_not_that_it_is_next_where_it_is_not(db: Database) -> None:
@@ -843,8 +845,8 @@ def test_who_asks_is_told_when_it_is_answered_and_not_that_it_is_next_where_it_i
     assert ask(endpoint, ann, "One?") == "Your prompt is answered next."
     assert ask(endpoint, bob, "Two?") == "Your prompt is answered after 1 other that was asked before."
     assert ask(endpoint, bob, "Three?") == "Your prompt is answered after 2 others that were asked before."
-    comparison_id, prompt = store.asked(db)[0]
-    store.begin_answers(db, [make_response(prompt, "1", seed=seed) for seed in range(2)], comparison_id)
+    comparison_id, prompt = own_prompts.asked(db)[0]
+    comparison_store.begin_answers(db, [make_response(prompt, "1", seed=seed) for seed in range(2)], comparison_id)
     assert ask(endpoint, ann, "One?") == "Your prompt is being answered."
     assert ask(sleeping, bob, "Two?") == "Your prompt waits for its answers. The model sleeps."
 
@@ -857,36 +859,36 @@ def test_who_would_not_be_given_the_answers_asks_for_none(db: Database, ann: Ask
     refused = ann("ask", prompt="What is love?")
     assert refused["status"] == 409
     assert refused["error"] == "You have judged all that you were asked for, so its answers would not reach you."
-    assert store.asked(db) == []
+    assert own_prompts.asked(db) == []
 
 
 def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: Callable[[str], Ask]) -> None:
     ann, bob = person("ann"), person("bob")
     ann("ask", prompt="Too long?")
-    ((comparison_id, _),) = store.asked(db)
+    ((comparison_id, _),) = own_prompts.asked(db)
     assert ann("card")["unanswered"] == ""
-    store.refuse_asked(db, comparison_id)
+    own_prompts.refuse_asked(db, comparison_id)
     assert "the model can't take it" in ann("card")["unanswered"]
     assert "Write it in another way" in ann("card")["unanswered"]
     assert bob("card")["unanswered"] == ""
     assert ann("ask", prompt="What is love?")["unanswered"] == "", "something newer is asked"
 
-    ((comparison_id, prompt),) = store.asked(db)
+    ((comparison_id, prompt),) = own_prompts.asked(db)
     responses = [make_response(prompt, "Love", seed=seed) for seed in range(2)]
-    _, ids = store.begin_answers(db, responses, comparison_id)
+    _, ids = comparison_store.begin_answers(db, responses, comparison_id)
     assert ann("card")["unanswered"] == ""
-    assert store.finish_answers(db, comparison_id, dict(zip(ids, responses, strict=True))) == "dropped"
+    assert comparison_store.finish_answers(db, comparison_id, dict(zip(ids, responses, strict=True))) == "dropped"
     assert "came out the same" in ann("card")["unanswered"]
-    again = store.ask_again(db, comparison_id)
+    again = own_prompts.ask_again(db, comparison_id)
     assert ann("card")["unanswered"] == "", "it is drawn once more"
-    store.begin_answers(db, responses, again)
-    store.fail_answers(db, again)
+    comparison_store.begin_answers(db, responses, again)
+    comparison_store.fail_answers(db, again)
     assert "Ask it again" in ann("card")["unanswered"]
 
     set_project(db, own_prompts=False)
     assert ann("card")["unanswered"] == ""
     set_project(db, own_prompts=True)
-    old = datetime.now(UTC) - timedelta(minutes=claims.UNANSWERED_MINUTES + 1)
+    old = datetime.now(UTC) - timedelta(minutes=own_prompts.UNANSWERED_MINUTES + 1)
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET created = ?", (old.isoformat(timespec="microseconds"),))
     assert ann("card")["unanswered"] == ""
@@ -906,12 +908,12 @@ def test_prompts_that_are_empty_too_long_or_not_wanted_are_refused(db: Database,
     set_project(db, own_prompts=False)
     assert ann("card")["own_prompts"] is False
     assert "takes no prompts" in ann("ask", prompt="Hello?")["error"]
-    assert store.asked(db) == []
+    assert own_prompts.asked(db) == []
 
 
 def test_guidelines_come_rendered_with_their_version(db: Database, ann: Ask) -> None:
     assert ann("guidelines") == {"version": 0, "follow": "", "html": ""}
-    store.write_guidelines(db, "Be **fair**. <script>alert(1)</script>", "owner")
+    project_store.write_guidelines(db, "Be **fair**. <script>alert(1)</script>", "owner")
     card = ann("card")
     assert (card["guidelines_version"], card["guidelines_follow"]) == (1, "")
     page = ann("guidelines")
@@ -921,13 +923,13 @@ def test_guidelines_come_rendered_with_their_version(db: Database, ann: Ask) -> 
 
 
 def test_untouched_guidelines_come_in_the_language_of_the_account(db: Database, ann: Ask) -> None:
-    store.write_guidelines(db, project.FIRST_GUIDELINES, "Prefloop")
+    project_store.write_guidelines(db, project.FIRST_GUIDELINES, "Prefloop")
     assert "Read the prompt, then every answer to its end." in ann("guidelines")["html"]
     access.set_language(db, "ann", "de")
     assert "Lies den Prompt, dann jede Antwort bis zum Ende." in ann("guidelines")["html"]
-    store.set_project(db, Project(kind="best", answers=4))
+    project_store.set_project(db, Project(kind="best", answers=4))
     assert "Wähle die beste Antwort" in ann("guidelines")["html"]
-    store.write_guidelines(db, "Read both.", "owner")
+    project_store.write_guidelines(db, "Read both.", "owner")
     assert "Read both." in ann("guidelines")["html"]
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, copy_database, existing_database, migrate, open_database
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import Prompt, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite3, sqlite_utils
+from annotation.store import comparison_store, prompt_store, setting_store
+from annotation.workbench import bulk_changes
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -63,11 +65,11 @@ def test_a_row_is_inserted_by_column_within_the_transaction_around_it(db: Databa
 def test_migrating_again_changes_nothing(data_dir: Path) -> None:
     first = open_database(data_dir)
     before = schema(first)
-    store.add_prompts(first, [prompt("kept?")])
+    prompt_store.add_prompts(first, [prompt("kept?")])
     again = open_database(data_dir)
     migrate(again)
     assert schema(again) == before
-    assert [entry.text for entry in store.prompts(again, "train")] == ["kept?"]
+    assert [entry.text for entry in prompt_store.prompts(again, "train")] == ["kept?"]
     assert again.value("PRAGMA integrity_check") == "ok"
 
 
@@ -124,12 +126,12 @@ def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(dat
     assert (judged.formed_chance, judged.people_chance, judged.shown_chance) == (None, None, None), "unknown"
     assert (judged.answers_by, judged.answers_chance) == (None, None), "unknown"
     assert [row["taken"] for row in db.rows("SELECT taken FROM comparison ORDER BY id")] == [1, 0, 1, 0]
-    held = claims.claim_next(db, 1)
+    held = handing_out.claim_next(db, 1)
     assert held is not None
     assert (held.nonce, held.kind, shown_texts(held)) == ("n3", "pair", ("3.1", "3.0"))
-    claims.judge(db, 1, held.nonce, act("left-much"))
+    judging.judge(db, 1, held.nonce, act("left-much"))
     assert judgement_count(db) == 2
-    last = claims.claim_next(db, 1)
+    last = handing_out.claim_next(db, 1)
     assert last is not None
     assert last.comparison_id == 4
     with pytest.raises(sqlite3.IntegrityError, match="append-only"), db.transaction() as connection:
@@ -345,8 +347,8 @@ def test_what_was_called_by_another_word_is_called_as_everywhere_else(data_dir: 
         ("merge", MergeSpec(revision="dpo-1")),
     ]
     assert db.value("SELECT count(*) FROM job WHERE spec LIKE '%evaluate%'") == 0
-    assert store.setting(db, "auto_train", None) == {"on": True, "every": 30, "algorithm": "dpo"}
-    assert store.setting(db, "gate", None) == {"mode": "ask"}
+    assert setting_store.setting(db, "auto_train", None) == {"on": True, "every": 30, "algorithm": "dpo"}
+    assert setting_store.setting(db, "gate", None) == {"mode": "ask"}
 
 
 WORDS_OF_A_PAIR = '[{"content": "Which?", "role": "user"}]'
@@ -473,7 +475,7 @@ def test_old_scores_keep_their_mean_and_have_none_by_token(data_dir: Path) -> No
 def test_what_a_change_of_thinking_took_out_is_called_withdrawn(db: Database, data_dir: Path) -> None:
     """An earlier version left it ready, as what judges have settled stays; that is told from it by their judgement."""
     made = [
-        store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
+        comparison_store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
         for prompt in seed_prompts(db, 4)
     ]
     db.connection.execute("UPDATE comparison SET asks = 'nobody'")
@@ -666,6 +668,16 @@ def test_what_answering_jobs_of_earlier_versions_kept_ready_is_their_stock(data_
     ]
 
 
+def test_of_how_many_comparisons_an_earlier_version_took_a_change_back_is_not_known(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m031_partly_undone")
+    old["bulk_change"].insert({"kind": "skip", "decided_by": "kim", "created": "1", "undone_by": "eve", "undone": "2"})
+    old.close()
+    db = open_database(data_dir)
+    assert [(one.undone_by, one.undone_for) for one in bulk_changes.changes(db)] == [("eve", None)]
+
+
 def test_two_processes_may_create_the_file_at_once(tmp_path: Path) -> None:
     """Often, because one in ten failed: SQLite waits for nobody while a new file is turned to write ahead."""
     failures: list[BaseException] = []
@@ -734,10 +746,10 @@ def test_a_full_disk_saves_nothing_of_the_transaction_and_says_so(db: Database) 
     before = db.value("SELECT count(*) FROM prompt")
     db.connection.execute(f"PRAGMA max_page_count = {db.value('PRAGMA page_count')}")
     with pytest.raises(UserError, match=r"disk .* is full\. Nothing was saved"):
-        store.add_prompts(db, [prompt(f"{number} " + "x" * 3000) for number in range(200)])
+        prompt_store.add_prompts(db, [prompt(f"{number} " + "x" * 3000) for number in range(200)])
     db.connection.execute("PRAGMA max_page_count = 1000000")
     assert db.value("SELECT count(*) FROM prompt") == before
-    assert store.add_prompts(db, [prompt("after the disk was cleared")]) == 1
+    assert prompt_store.add_prompts(db, [prompt("after the disk was cleared")]) == 1
 
 
 def test_a_write_waits_longer_for_another_process_than_a_worker_may_be_silent(db: Database) -> None:
@@ -748,12 +760,12 @@ def test_a_write_waits_longer_for_another_process_than_a_worker_may_be_silent(db
 def test_a_transaction_is_all_or_nothing_and_nests(db: Database) -> None:
     def fail_half_way() -> None:
         with db.transaction():
-            store.add_prompts(db, [prompt("half done")])
+            prompt_store.add_prompts(db, [prompt("half done")])
             raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
         fail_half_way()
-    assert store.prompts(db, "train") == []
+    assert prompt_store.prompts(db, "train") == []
 
 
 def test_a_copy_of_the_live_file_is_whole(db: Database, tmp_path: Path) -> None:
@@ -775,7 +787,7 @@ def test_no_commit_is_lost_where_connections_write_and_reset_the_log_at_the_same
         try:
             own.connection.execute("PRAGMA wal_autocheckpoint = 1")
             for number in range(100):
-                store.add_prompts(own, [prompt(f"{writer} {number}")])
+                prompt_store.add_prompts(own, [prompt(f"{writer} {number}")])
                 if number % 5 == writer:
                     own.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except BaseException as error:  # reported by the assertion below
@@ -790,7 +802,7 @@ def test_no_commit_is_lost_where_connections_write_and_reset_the_log_at_the_same
         thread.join()
     assert failures == []
     db = open_database(data_dir)
-    written = {entry.text for entry in store.prompts(db, "train")}
+    written = {entry.text for entry in prompt_store.prompts(db, "train")}
     assert written == {f"{writer} {number}" for writer in range(4) for number in range(100)}
     assert db.value("PRAGMA integrity_check") == "ok"
     db.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from annotation import claims
+from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.web import access
 from tests.conftest import act, seed_comparisons
@@ -35,9 +35,9 @@ def wide(db: Database, data_dir: Path) -> Path:
     """A data directory as an earlier release left it: judged, and readable by everybody."""
     seed_comparisons(db, 1)
     ann = access.add_account(db, "ann", "annotator", "a long enough password")
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("left-much"))
+    judging.judge(db, ann.id, claim.nonce, act("left-much"))
     db.close()
     for path in (data_dir, data_dir / FILE_NAME):
         path.chmod(0o755)

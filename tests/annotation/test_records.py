@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation.claims import parse_act
+from annotation.claims.sent_acts import parse_act
 from annotation.records import Act, UserError, now, seconds_between
 from tests.conftest import act
 

@@ -128,6 +128,24 @@ def test_what_is_stored_is_told_in_the_language_of_whoever_reads_it(tmp_path: Pa
     assert translation.kept(said) == said, "what was said long ago is stored as it reads"
 
 
+def test_what_was_stored_without_a_count_is_told_in_the_plural_that_its_sentence_has_by_now(tmp_path: Path) -> None:
+    text = """msgid "{name} has {count:,} row."
+msgid_plural "{name} has {count:,} rows."
+msgstr[0] "{name} hat eine Zeile."
+msgstr[1] "{name} hat {count:,} Zeilen."
+"""
+    german = translation.chosen(str(file_of(tmp_path, text)))
+    said = ["{name} has {count:,} rows."]
+    stored = [json.dumps({"said": said, "gaps": {"name": "It", "count": count}}) for count in (1, 1.0, 1200)]
+    stored.append(json.dumps({"said": ["{name} has {count} rows."], "gaps": {"name": "It", "count": "some"}}))
+    assert translation.retold(stored[2]) == "It has 1,200 rows."
+    with translation.speaking(german):
+        assert [translation.retold(one) for one in stored] == [
+            *("It hat eine Zeile.", "It hat eine Zeile.", "It hat 1.200 Zeilen."),
+            "It has some rows.",
+        ]
+
+
 @pytest.mark.parametrize(
     "text",
     [

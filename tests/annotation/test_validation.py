@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from annotation.claims import SentAct
+from annotation.claims.sent_acts import SentAct
 from annotation.project import Project
 from annotation.validation import adapter, describe, sentences_in
 from rlhf.kinds import KINDS

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from annotation import store
 from annotation.records import Judgement
+from annotation.store import comparison_store, prompt_store
 from benchmarks import rlaif
 from benchmarks.gold import gold
 from benchmarks.laboratory import Laboratory
@@ -31,9 +31,9 @@ def lab(tmp_path: Path, tiny_model: Path) -> Iterator[Laboratory]:
 def draw(lab: Laboratory, count: int) -> None:
     """Comparisons of a good and a bad answer by the gold rule, in both orders."""
     assert gold(GOOD) > gold(BAD)
-    for number, prompt in enumerate(store.prompts(lab.db, "train")[:count]):
+    for number, prompt in enumerate(prompt_store.prompts(lab.db, "train")[:count]):
         texts = [f"{GOOD} {number}.", f"{BAD} {number}"][:: 1 if number % 2 else -1]
-        store.add_comparison(lab.db, [make_response(prompt, text) for text in texts])
+        comparison_store.add_comparison(lab.db, [make_response(prompt, text) for text in texts])
 
 
 def test_every_condition_spends_the_same() -> None:

@@ -12,14 +12,16 @@ import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 
 import app
-from annotation import project, store
+from annotation import project
 from annotation.database import open_database
 from annotation.jobs import job_table
+from annotation.store import project_store
 from annotation.tabs.guard import Context
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
+from rlhf.submission.form_fields import forms
 from tests.e2e.conftest import go, running_app, wait_for
 from tests.machine_fixtures import make_machine
 from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, make_candidate
@@ -67,6 +69,8 @@ PLACES = {
     "/data/import": "Upload a file",
     "/data/export": "Write the export",
 }
+# The forms of the Train tab beside the first, alike enough to be looked at in one size.
+FORMS = {f"/train/{form.name}": form.layout.start for form in forms()[1:]}
 HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")].filter((one) => one.offsetParent)
   .map((one) => Number(one.tagName[1]))"""
 # What is touched, but for links within a text, and parts of a larger one that is touched as well.
@@ -98,7 +102,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator
     machine = make_machine(tmp_path_factory.mktemp("accessible") / "data", tiny_model)
     machine.add_prompts(train=12, held_out=6)
     machine.judge("train", 8)
-    store.write_guidelines(machine.db, project.FIRST_GUIDELINES, "Prefloop")
+    project_store.write_guidelines(machine.db, project.FIRST_GUIDELINES, "Prefloop")
     judge = judge_store.add(machine.db, "local", "local", {"model": "base"}, "owner")
     for comparison in judge_store.to_judge(machine.db, judge, "judged", 4):
         say(machine.db, judge, comparison.id, ("first", "second"), 0.8)
@@ -172,7 +176,7 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
             small += page.evaluate(UNDER_ARROWS)
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             found["light"][f"{name}, {size['width']}"] += [*jumps, *small, *(["wider than the screen"] * (wide > 1))]
-        for place, words in PLACES.items():
+        for place, words in (PLACES | FORMS if size is PHONE else PLACES).items():
             go(page, place)
             page.locator(f"text={words}").locator("visible=true").first.wait_for()
             look(page, f"{place}, {size['width']}", found, unfolded=size is PHONE)
@@ -191,16 +195,16 @@ def load(page: Any, address: str) -> None:
 
 
 def look(page: Any, where: str, found: dict[str, dict[str, list[str]]], unfolded: bool) -> None:
-    """Note which rules what the page shows breaks in each theme, the light one last, for which it may be unfolded."""
+    """Note which rules what the page shows, perhaps with all unfolded, breaks in each theme, the light one last."""
+    if unfolded:
+        unfold(page)
     for theme in reversed(THEMES):
         page.emulate_media(color_scheme=theme)
         page.wait_for_selector("body.dark" if theme == "dark" else "body:not(.dark)")
-        if theme == "light" and unfolded:
-            unfold(page)
         found[theme][where] = broken(page, THEMES[theme])
 
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_axe_finds_nothing_on_any_tab_at_either_size(wrong: dict[str, dict[str, list[str]]], theme: str) -> None:
-    assert len(wrong[theme]) == 2 * (12 + len(PLACES))
+    assert len(wrong[theme]) == 2 * (12 + len(PLACES)) + len(FORMS)
     assert {where: found for where, found in wrong[theme].items() if found} == {}

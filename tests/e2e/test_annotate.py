@@ -15,10 +15,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 import app
-from annotation import claims, project, store
+from annotation import project
+from annotation.claims import handing_out, judging, own_prompts
 from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.records import Judgement, Kind, Project, Prompt, Tag
+from annotation.store import comparison_store, project_store, prompt_store
 from annotation.ui.formatting import count_words
 from annotation.web import access
 from rlhf.generation.answering_spec import AnsweringSpec
@@ -84,7 +86,7 @@ class Site:
     def project(self, kind: Kind = "pair", answers: int = 2, **values: Any) -> None:
         """Set what is asked, and put away what is left of other tests."""
         asked = Project(kind=kind, answers=answers, gold_share=0.0, re_ask_share=0.0, rendered=False)
-        store.set_project(self.db, replace(asked, **values))
+        project_store.set_project(self.db, replace(asked, **values))
         with self.db.transaction() as connection:
             connection.execute("UPDATE comparison SET state = 'dropped'")
 
@@ -92,7 +94,7 @@ class Site:
         """A comparison of these answers to a prompt of its own; its id."""
         prompt = self.prompt(*turns)
         answers = [make_response(prompt, text) for text in texts]
-        made = store.add_comparison(self.db, answers, wanted=len(texts))
+        made = comparison_store.add_comparison(self.db, answers, wanted=len(texts))
         assert made is not None
         return made
 
@@ -102,8 +104,8 @@ class Site:
         messages = tuple(
             {"role": "assistant" if place % 2 else "user", "content": text} for place, text in enumerate(said)
         )
-        store.add_prompts(self.db, [Prompt(messages, "train", "test")])
-        return store.prompts(self.db, "train")[-1]
+        prompt_store.add_prompts(self.db, [Prompt(messages, "train", "test")])
+        return prompt_store.prompts(self.db, "train")[-1]
 
 
 @dataclass
@@ -303,8 +305,8 @@ def test_earlier_judgements_are_a_press_away(site: Site) -> None:
     for _ in range(51):
         site.compare(*letters(2))
     annotator = site.db.value("SELECT id FROM annotator WHERE name = ?", (ann.name,))
-    while (claim := claims.claim_next(site.db, annotator)) is not None:
-        claims.judge(site.db, annotator, claim.nonce, act("tie"))
+    while (claim := handing_out.claim_next(site.db, annotator)) is not None:
+        judging.judge(site.db, annotator, claim.nonce, act("tie"))
     ann.page.reload()  # it may have taken one of them before all were judged
     ann.page.wait_for_selector(".judging[data-state=waiting]")
     ann.press("m")
@@ -545,7 +547,7 @@ def test_the_draft_of_a_change_is_not_taken_for_one_of_a_comparison_in_hand(site
     ann.page.keyboard.type("of the change")
     with site.db.transaction() as connection:  # the same comparison comes into hand, as when it is to be settled
         connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held'")
-    claims.take_to_settle(site.db, access.authorise(site.db, ann.name, "annotator").id, comparison)
+    handing_out.take_to_settle(site.db, access.authorise(site.db, ann.name, "annotator").id, comparison)
     ann.page.goto(f"{site.address}annotate")  # a reload would lead back to the change
     ann.ready()
     assert ann.page.input_value("#judgement-note") == ""
@@ -914,21 +916,21 @@ def test_a_conversation_is_shown_with_its_roles(site: Site) -> None:
 
 def test_answers_grow_while_they_are_written_and_a_judgement_is_early(site: Site) -> None:
     prompt = site.prompt()
-    _, ids = store.begin_answers(site.db, [make_response(prompt, "Once", seed=seed) for seed in range(2)])
+    _, ids = comparison_store.begin_answers(site.db, [make_response(prompt, "Once", seed=seed) for seed in range(2)])
     ann = site.open()
     ann.ready()
     ann.page.wait_for_selector("text=a judgement now is recorded as early")
     ann.press("e", "1")
     ann.page.fill("#answer-edit", "My own end")
     ann.press("Escape", "a")
-    store.update_answers(site.db, {ids[0]: "Once upon a time " * 300, ids[1]: "Once more"})
+    comparison_store.update_answers(site.db, {ids[0]: "Once upon a time " * 300, ids[1]: "Once more"})
     ann.page.wait_for_function(
         "[...document.querySelectorAll('.answer .shown')].some(box => box.textContent.startsWith('Once upon a time'))"
     )
     assert ann.page.input_value("#answer-edit") == "My own end"
     box = ann.page.locator(".answer .shown", has_text="Once upon").first
     box.evaluate("box => { box.scrollTop = 120; }")
-    store.update_answers(site.db, {ids[0]: "Once upon a time " * 400})
+    comparison_store.update_answers(site.db, {ids[0]: "Once upon a time " * 400})
     ann.page.wait_for_function(
         "length => [...document.querySelectorAll('.answer .shown')].some(box => box.textContent.length >= length)",
         arg=len("Once upon a time " * 400),
@@ -942,7 +944,9 @@ def test_answers_grow_while_they_are_written_and_a_judgement_is_early(site: Site
 
 def test_failed_answers_can_not_be_judged(site: Site) -> None:
     prompt = site.prompt()
-    comparison_id, ids = store.begin_answers(site.db, [make_response(prompt, "Once", seed=seed) for seed in range(2)])
+    comparison_id, ids = comparison_store.begin_answers(
+        site.db, [make_response(prompt, "Once", seed=seed) for seed in range(2)]
+    )
     ann = site.open()
     ann.ready()
     with site.db.transaction() as connection:
@@ -953,14 +957,16 @@ def test_failed_answers_can_not_be_judged(site: Site) -> None:
     ann.press("1", "0")
     ann.page.wait_for_timeout(400)
     assert ann.rows() == []
-    store.fail_answers(site.db, comparison_id)
+    comparison_store.fail_answers(site.db, comparison_id)
     ann.wait_status("could not be written to its end, so this comparison can't be judged")
     ann.page.wait_for_selector(".judging[data-state=waiting]")
 
 
 def test_failed_answers_can_not_be_ranked(site: Site) -> None:
     site.project("rank", 3)
-    _, ids = store.begin_answers(site.db, [make_response(site.prompt(), "Once", seed=seed) for seed in range(3)])
+    _, ids = comparison_store.begin_answers(
+        site.db, [make_response(site.prompt(), "Once", seed=seed) for seed in range(3)]
+    )
     ann = site.open()
     ann.ready()
     assert ann.page.locator(".ranking button:enabled").count() == 3
@@ -981,9 +987,11 @@ def test_an_own_prompt_is_asked_and_waited_for(site: Site) -> None:
     ann.page.wait_for_selector("text=Your prompt is kept till then.")
     with at_work(site.db):
         ann.page.wait_for_selector("text=Your prompt is being answered.")
-    ((comparison_id, prompt),) = store.asked(site.db)
+    ((comparison_id, prompt),) = own_prompts.asked(site.db)
     assert prompt.text == "What is 1 + 1?"
-    store.begin_answers(site.db, [make_response(prompt, "Two", seed=seed) for seed in range(2)], comparison_id)
+    comparison_store.begin_answers(
+        site.db, [make_response(prompt, "Two", seed=seed) for seed in range(2)], comparison_id
+    )
     ann.page.wait_for_selector(f"{COMPARING} >> text=What is 1 + 1?")
     site.project(own_prompts=False)
     ann.page.reload()
@@ -1007,9 +1015,9 @@ def test_an_own_prompt_that_came_to_nothing_is_told_to_who_asked(site: Site) -> 
         ann.page.wait_for_selector("text=The model is writing the next answers.")
         for person in (ann, bob):
             assert person.page.locator(".unanswered").inner_text() == ""
-        comparison_id = store.ask(site.db, access.authorise(site.db, ann.name, "annotator").id, [LONG])
+        comparison_id = own_prompts.ask(site.db, access.authorise(site.db, ann.name, "annotator").id, [LONG])
         ann.page.wait_for_selector("text=Your prompt is being answered.")
-        store.refuse_asked(site.db, comparison_id)
+        own_prompts.refuse_asked(site.db, comparison_id)
         ann.page.wait_for_selector(".unanswered >> text=the model can't take it")
         assert "Write it in another way" in ann.page.locator(".unanswered").inner_text()
         ann.page.click("text=Write a prompt of your own")
@@ -1026,7 +1034,7 @@ def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> No
     ann = site.open()
     ann.ready()
     ann.page.wait_for_selector(".guidelines[open] >> text=Read the prompt, then every answer")
-    store.write_guidelines(site.db, "Be **fair**.", "owner")
+    project_store.write_guidelines(site.db, "Be **fair**.", "owner")
     ann.judge("2")
     ann.page.wait_for_selector(".guidelines:not([open])")  # whoever judges has read them
     ann.page.wait_for_selector("text=changed since you last read them")
@@ -1035,7 +1043,7 @@ def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> No
     ann.press("g")
     ann.page.wait_for_selector(".guidelines:not([open])")
     ann.wait(lambda: ann.page.locator(".guidelines .news").text_content() == "", "the news to be gone")
-    store.write_guidelines(site.db, "Be fair and *quick*.", "owner")
+    project_store.write_guidelines(site.db, "Be fair and *quick*.", "owner")
     ann.judge("2")
     ann.page.wait_for_selector("text=changed since you last read them")
     ann.press("g")
@@ -1048,13 +1056,13 @@ def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> No
 
 
 def test_the_first_guidelines_change_on_an_open_page_with_what_is_asked(site: Site) -> None:
-    store.write_guidelines(site.db, project.FIRST_GUIDELINES, "Prefloop")
+    project_store.write_guidelines(site.db, project.FIRST_GUIDELINES, "Prefloop")
     for _ in range(2):
         site.compare(*letters(2))
     ann = site.open()
     ann.ready()
     ann.page.wait_for_selector(".guidelines[open] >> text=Both bad")
-    store.set_project(site.db, replace(store.project(site.db), kind="rank", answers=4))
+    project_store.set_project(site.db, replace(project_store.project(site.db), kind="rank", answers=4))
     ann.judge("2")
     ann.page.wait_for_selector("text=changed since you last read them")
     ann.press("g")
@@ -1063,7 +1071,7 @@ def test_the_first_guidelines_change_on_an_open_page_with_what_is_asked(site: Si
 
 
 def test_people_who_share_a_browser_share_no_drafts_and_no_habits(site: Site) -> None:
-    store.write_guidelines(site.db, "Be fair.", "owner")
+    project_store.write_guidelines(site.db, "Be fair.", "owner")
     site.project(overlap=2)
     site.compare("**A**", "**B**")
     ann = site.open()
@@ -1103,7 +1111,7 @@ def serious(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(site: Site, theme: str) -> None:
-    store.write_guidelines(site.db, "# Title\n\n" + "Be *fair*.\n\n" * 12, "owner")
+    project_store.write_guidelines(site.db, "# Title\n\n" + "Be *fair*.\n\n" * 12, "owner")
     code = "# Title\n\n```python\ndef f(x):  # why\n    return x + 1, 'a'\n```\n\n[link](http://x.test) $x$\n\n" * 8
     for _ in range(2):
         site.compare(code, f"{code} b", turns=("Hello?", "word " * 900))
@@ -1278,7 +1286,7 @@ def test_what_differs_stays_marked_till_the_person_says_otherwise(site: Site) ->
     admin.press("Escape", "r")
     admin.wait_status("Answers are shown rendered.")
     assert (marks.count(), admin.page.locator(".answer strong").count()) == (0, 2)
-    claim = claims.held_claim(site.db, access.authorise(site.db, admin.name, "admin").id)
+    claim = handing_out.held_claim(site.db, access.authorise(site.db, admin.name, "admin").id)
     assert claim is not None
     with site.db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'dropped' WHERE id = ?", [claim.comparison_id])
@@ -1379,7 +1387,7 @@ MIXED = "Don't well-known हिन्दी में – 好的のabc 2.5 한�
 
 @pytest.mark.parametrize("role", ["annotator", "admin"])
 def test_below_open_guidelines_both_answers_are_seen_to_go_on(site: Site, role: str) -> None:
-    store.write_guidelines(site.db, "- Be fair.\n" * 12, "owner")
+    project_store.write_guidelines(site.db, "- Be fair.\n" * 12, "owner")
     site.compare("word " * 900, "other " * 900)
     ann = site.open("annotate" if role == "admin" else "", role, viewport={"width": 1280, "height": 900})
     ann.ready()
@@ -1390,7 +1398,7 @@ def test_below_open_guidelines_both_answers_are_seen_to_go_on(site: Site, role: 
 
 
 def test_a_phone_shows_guidelines_and_where_the_answers_begin(site: Site) -> None:
-    store.write_guidelines(site.db, project.FIRST_GUIDELINES, "Prefloop")
+    project_store.write_guidelines(site.db, project.FIRST_GUIDELINES, "Prefloop")
     site.compare("word " * 900, "other " * 900)
     ann = site.open(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     ann.ready()
@@ -1406,10 +1414,12 @@ def test_a_phone_shows_guidelines_and_where_the_answers_begin(site: Site) -> Non
 
 def test_what_is_cut_says_so_and_a_phone_shows_one_long_answer_at_a_time(site: Site) -> None:
     prompt = site.prompt()
-    _, (first, second) = store.begin_answers(site.db, [make_response(prompt, text) for text in ("word", "Short.")])
+    _, (first, second) = comparison_store.begin_answers(
+        site.db, [make_response(prompt, text) for text in ("word", "Short.")]
+    )
     ann = site.open(viewport={"width": 1280, "height": 800})
     ann.ready()
-    store.update_answers(site.db, {first: "word " * 700, second: MIXED})
+    comparison_store.update_answers(site.db, {first: "word " * 700, second: MIXED})
     ann.page.wait_for_selector("text=700 words")
     counts = sorted(ann.page.locator(".answer .words").all_inner_texts())
     assert counts == [f"{count_words(MIXED)} words", "700 words"]
@@ -1430,7 +1440,7 @@ def test_the_page_sends_the_nonce_and_the_act(site: Site) -> None:
     ann.ready()
     sent: list[dict[str, Any]] = []
     ann.page.on("request", lambda request: sent.append(json.loads(request.post_data)) if "judge" in request.url else 0)
-    claim = claims.held_claim(site.db, access.authorise(site.db, ann.name, "annotator").id)
+    claim = handing_out.held_claim(site.db, access.authorise(site.db, ann.name, "annotator").id)
     ann.judge("t", "4")
     assert claim is not None
     assert len(sent) == 1
@@ -1449,7 +1459,7 @@ def test_what_was_put_into_hand_on_another_tab_is_there_on_coming_back(site: Sit
     disputed = ann.judge("1").comparison_id
     ann.page.close()
     site.compare("ann's one", "ann's two")
-    claims.claim_next(site.db, access.authorise(site.db, ann.name, "annotator").id)
+    handing_out.claim_next(site.db, access.authorise(site.db, ann.name, "annotator").id)
     site.compare("in hand one", "in hand two")
     admin = site.open(role="admin")
     admin.ready()
@@ -1458,7 +1468,7 @@ def test_what_was_put_into_hand_on_another_tab_is_there_on_coming_back(site: Sit
     admin.page.wait_for_selector(".judging", state="hidden")
     # By the page's own clock, so that its poll has noticed that it is out of sight.
     admin.page.evaluate("() => new Promise(done => setTimeout(done, 300))")
-    claims.take_to_settle(site.db, access.authorise(site.db, admin.name, "admin").id, disputed)
+    handing_out.take_to_settle(site.db, access.authorise(site.db, admin.name, "admin").id, disputed)
     admin.page.get_by_role("tab", name="Annotate").click()
     admin.wait_status("To settle")
     assert sorted(admin.texts()) == ["judged one", "judged two"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from annotation import store
 from annotation.database import Database, open_database
 from annotation.imports import importing
+from annotation.store import prompt_store, stock_counts
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import judgement_count, measure_nobody
@@ -51,8 +51,8 @@ def site(tmp_path: Path, tiny_model: Path, browser: Any) -> Iterator[Site]:
     db = open_database(data_dir)
     measure_nobody(db)  # a re-ask would be judged and not counted
     starter = importing.starter_prompts()
-    store.add_prompts(db, [p for p in starter if p.split == "train"][:20])
-    store.add_prompts(db, [p for p in starter if p.split == "held-out"][:4])
+    prompt_store.add_prompts(db, [p for p in starter if p.split == "train"][:20])
+    prompt_store.add_prompts(db, [p for p in starter if p.split == "held-out"][:4])
     with running_app(data_dir, "--model", str(tiny_model)) as (_, link):
         context = browser.new_context()
         yield Site(link, db, context.new_page())
@@ -104,6 +104,6 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     assert adapter.algorithm == "dpo"
 
     page.get_by_role("tab", name="Annotate").click()
-    site.wait_until(lambda: sum(store.stock_sizes(site.db, adapter.id).values()), "comparison by the new policy")
+    site.wait_until(lambda: sum(stock_counts.stock_sizes(site.db, adapter.id).values()), "comparison by the new policy")
     site.judge("2")
     assert errors == []

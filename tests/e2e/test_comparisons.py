@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from annotation import claims
+from annotation.claims import changing, handing_out, judging
 from annotation.database import Database, open_database
 from annotation.web import access
 from annotation.workbench import bulk_changes
@@ -107,9 +107,9 @@ def one_judged(db: Database) -> int:
     kim = access.authorise(db, "kim", "admin")
     seed_comparisons(db, 6)
     *_others, assigned = seed_comparisons(db, 4, "held-out")
-    claim = claims.claim_next(db, kim.id)
+    claim = handing_out.claim_next(db, kim.id)
     assert claim is not None
-    claims.judge(db, kim.id, claim.nonce, act("tie"))
+    judging.judge(db, kim.id, claim.nonce, act("tie"))
     bulk_changes.make(db, BulkRequest("assign", ComparisonFilter(ids=(assigned,)), "person:kim"), kim, 1)
     return claim.comparison_id
 
@@ -167,7 +167,7 @@ def test_a_comparison_that_is_in_view_is_looked_up_again(running: tuple[Database
     db, address = running
     kim = access.authorise(db, "kim", "admin")
     seed_comparisons(db, 1)
-    claim = claims.claim_next(db, kim.id)
+    claim = handing_out.claim_next(db, kim.id)
     assert claim is not None
     page = browser.new_context().new_page()
     page.goto(f"{address}data/comparisons/{claim.comparison_id}")
@@ -176,7 +176,7 @@ def test_a_comparison_that_is_in_view_is_looked_up_again(running: tuple[Database
     page.keyboard.press("Enter")
     page.wait_for_selector("text=Nobody has judged it yet.")
     page.wait_for_selector("text=/As of \\d\\d:\\d\\d UTC/")
-    claims.judge(db, kim.id, claim.nonce, act("tie"))
+    judging.judge(db, kim.id, claim.nonce, act("tie"))
     again = page.locator("#comparisons-box >> text=Refresh")
     again.click()
     page.wait_for_selector("text=Nobody has judged it yet.", state="hidden")
@@ -185,7 +185,7 @@ def test_a_comparison_that_is_in_view_is_looked_up_again(running: tuple[Database
     go(page, f"/data/statistics?ids={claim.comparison_id}")
     figures = page.locator(".figures").locator("visible=true")
     expect(figures).to_contain_text("Judgements 1", use_inner_text=True)
-    claims.undo(db, kim.id, "")
+    changing.undo(db, kim.id, "")
     page.wait_for_selector("button:text('Refresh'):not([aria-disabled]) >> visible=true").press("Enter")
     expect(figures).to_contain_text("Judgements 0", use_inner_text=True)
     expect(page.locator("button:text('Refresh')").locator("visible=true")).to_be_focused()

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from annotation import store
 from annotation.database import open_database
 from annotation.imports import importing
+from annotation.store import prompt_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
 from tests.e2e.conftest import go, running_app
@@ -24,7 +24,7 @@ def test_a_file_is_uploaded_checked_and_imported(tmp_path: Path, browser: Any) -
     data_dir = tmp_path / "data"
     db = open_database(data_dir)
     registry.ensure_base(db, BASE_NAME)
-    store.add_prompts(db, importing.starter_prompts()[:3])
+    prompt_store.add_prompts(db, importing.starter_prompts()[:3])
     rows = [
         {"prompt": f"{n} {EVIL}", "title": f"title {n}", "chosen": f"good {EVIL}", "rejected": "bad"} for n in range(9)
     ]
@@ -43,6 +43,10 @@ def test_a_file_is_uploaded_checked_and_imported(tmp_path: Path, browser: Any) -
         page.wait_for_selector("text=Read as preferences, with prompt = 'prompt'")
         page.click("#import-columns button")
         page.wait_for_function("document.querySelector('#import-column-prompt input')?.value === 'prompt'")
+        assert page.locator("#import-columns input").count() == len(("prompt", "chosen", "rejected"))
+        page.click("#import-more")
+        page.wait_for_selector("#import-column-strength input")
+        assert not page.is_visible("#import-more")
         page.fill("#import-column-prompt input", "title")
         page.keyboard.press("Enter")
         page.click("#import-again")

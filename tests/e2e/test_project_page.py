@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 import app
-from annotation import store
 from annotation.database import Database
 from annotation.records import Project, Tag
+from annotation.store import project_store
 from annotation.web import access
 from tests.annotation.tabs.test_project import HOSTILE
-from tests.e2e.conftest import TWO_FRAMES
+from tests.e2e.conftest import TWO_FRAMES, go
 
 pytestmark = pytest.mark.browser
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture
 def db(running: tuple[Database, str]) -> Database:
     """The program's database, with a project as at the beginning."""
-    store.set_project(running[0], Project())
+    project_store.set_project(running[0], Project())
     return running[0]
 
 
@@ -53,7 +53,7 @@ def test_hostile_guidelines_are_shown_and_do_not_run(db: Database, page: Any) ->
     assert page.evaluate("window.ran") is None
     assert page.locator(".guidelines-preview :is(script, form, img)").count() == 0
     assert "${window.ran = 1}" in page.inner_text(".guidelines-preview")
-    assert store.guidelines(db).text == HOSTILE
+    assert project_store.guidelines(db).text == HOSTILE
 
 
 def test_a_refusal_is_shown_and_mended(db: Database, page: Any) -> None:
@@ -66,14 +66,23 @@ def test_a_refusal_is_shown_and_mended(db: Database, page: Any) -> None:
     page.fill("#project-tags textarea", "sound")
     page.click("#project-save")
     page.wait_for_selector("text=Saved. It holds")
-    asked = store.project(db)
+    asked = project_store.project(db)
     assert (asked.kind, asked.answers, asked.tags) == ("rank", 4, (Tag("o", "sound"),))
 
 
-def test_a_draft_survives_another_tab(page: Any) -> None:
+def test_a_draft_survives_another_tab_where_a_password_goes_with_its_account(page: Any) -> None:
     page.fill("#guidelines-text textarea", "A draft.")
     page.get_by_role("tab", name="Accounts").click()
-    page.wait_for_timeout(300)
+    page.get_by_label("Name", exact=True).locator("visible=true").fill("zoe")
+    page.click("#account-add")
+    page.wait_for_selector("text=Password of zoe, shown once")
+    go(page, "/accounts/zoe")
+    page.get_by_role("button", name="Save groups and judgements").click()
+    page.wait_for_selector("text=Saved for zoe.")
+    page.get_by_role("button", name="Deactivate", exact=True).click()
+    assert page.is_visible("#new-password")
+    page.click("#account-really")
+    page.wait_for_selector("#new-password", state="hidden")
     page.get_by_role("tab", name="Project").click()
     page.wait_for_timeout(700)
     assert page.input_value("#guidelines-text textarea") == "A draft."

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from annotation import store
 from annotation.database import Database
+from annotation.store import comparison_store
 from tests.conftest import make_response, seed_prompts
 from tests.e2e.conftest import running_app
 from tests.sentences import POLISH
@@ -28,7 +28,7 @@ def test_somebody_chooses_a_language_and_each_of_their_pages_is_opened_in_it(
     browser: Any, data_dir: Path, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for lengths, prompt in zip(LENGTHS, seed_prompts(db, len(LENGTHS)), strict=True):
-        store.add_comparison(db, [make_response(prompt, "so " * count, 1) for count in lengths])
+        comparison_store.add_comparison(db, [make_response(prompt, "so " * count, 1) for count in lengths])
     (tmp_path / "pl.po").write_text(POLISH, "utf-8")
     monkeypatch.setenv("PREFLOOP_LANGUAGE", str(tmp_path / "pl.po"))
     with running_app(data_dir, "--no-workers") as (address, link):

@@ -209,9 +209,9 @@ def taken_back(change: Change, count: int) -> str:
     said = words.outcome(change.kind, change.comparisons, change.whom)
     if change.undone_by is None:
         of_these = _(
-            "Taken back for {count:,} of them; policies answer otherwise by now, so the answers of the others stay "
-            "withdrawn. Where they are only told otherwise whether to think, “Undo” gives those back too once they are "
-            "told as before. {what}"
+            "Taken back for {count:,} of them. Policies answer otherwise by now, so the others' answers stay "
+            "withdrawn; if they are only told otherwise whether to think, “Undo” gives those back too once that "
+            "is as before. {what}"
         )
     elif count < change.comparisons:
         of_these = _(
@@ -223,13 +223,20 @@ def taken_back(change: Change, count: int) -> str:
     return f'<div class="confirm">{back}</div>'
 
 
+def partly_undone(change: Change) -> str:
+    """Of how many comparisons a change was taken back, where that is not known to be all or none."""
+    if change.undone_for in (None, change.comparisons):
+        return ""
+    return _("undone for {undone:,} of {count:,}").format(undone=change.undone_for, count=change.comparisons)
+
+
 def changes_table(changes: Sequence[Change]) -> str:
     """The latest bulk changes, each to be taken back; nothing where there is none."""
     if not changes:
         return ""
     rows: list[Row] = [
         (
-            words.outcome(one.kind, one.comparisons, one.whom),
+            "\n".join(filter(None, (words.outcome(one.kind, one.comparisons, one.whom), partly_undone(one)))),
             one.decided_by,
             moment(one.created),
             Button(_("Undo"), "undo", str(one.id))

@@ -39,7 +39,7 @@ def to_lay_out(layer: nn.Module) -> bool:
     """Whether a layer is a plain one on a processor whose weights have a type that oneDNN multiplies here."""
     if type(layer) is not nn.Linear or "forward" in vars(layer) or layer.weight.device.type != "cpu":
         return False
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     dtype = layer.weight.dtype
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

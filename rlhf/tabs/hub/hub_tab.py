@@ -64,9 +64,8 @@ SHOWN_REQUESTS = 10
 # The buttons that do nothing without a token; those that only look say what they can.
 NEED_TOKEN = ("token", "publish", "pull", "push")
 NO_TOKEN = N_(
-    "Nobody has a token for the Hub here: set HF_TOKEN to one that may write, or run “hf auth login”, then "
-    "start Prefloop again. On the command line “python -m rlhf publish”, “pull”, “push-data” and “space” "
-    "do the same as this tab."
+    "Nobody has a token for the Hub here: set HF_TOKEN to one that may write, or run “hf auth login”, "
+    "then start Prefloop again."
 )
 JUDGEMENTS = "judgements"
 SPACE_FIELDS = (
@@ -125,6 +124,8 @@ def request_card(job: HubJob | None, held: bool = True) -> str:
         text = _("Waits for its turn: {what} …") if waits else _("At work: {what} …")
         return status(text.format(what=about(job)))
     said = status(_(job.message), "" if job.status == "finished" else "warning")
+    asked = _("Asked for by {name}; it ended on {when} UTC.")
+    said += paragraph(asked.format(name=who(job.requested_by), when=moment(job.finished)), "quiet")
     found = SpaceCheck.of(job.result) if job.kind == "check-space" else None
     return said + (hub_preview.findings_table(found.findings) if found is not None and found.findings else "")
 
@@ -184,6 +185,9 @@ def copies_card(db: Database, environment: Mapping[str, str]) -> str:
     card = paragraph(
         _("To {place}. {said}").format(place=place, said=said), "warning" if found is not None and found.problem else ""
     )
+    when = safe_copies.noticed(db)
+    if when is not None:
+        began = _("When Prefloop started, on {when} UTC: {notice}").format(when=moment(when), notice=began)
     return card + (paragraph(began, "warning") if began else "")
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer, Split, seconds_between, who
-from annotation.store import AnswerCounts
+from annotation.store.stock_counts import AnswerCounts
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import differences, markup
 from annotation.ui.formatting import (
@@ -460,9 +460,9 @@ EARLIER_RULES: Mapping[int | None, str] = {
     2: N_("Made for the earlier rule, which compared the likelihood whatever the lengths."),
     3: N_("Made for the earlier rule, which took the end of a short answer for words that surprise."),
     4: N_(
-        "Made for the earlier rule, which took KL over whole answers, whatever their lengths; by which what was said "
-        "later of a prompt changed what it counted for, and other judges could correct it than had judged it. What "
-        "people say is counted by today's."
+        "Made for the earlier rule: KL was over whole answers of any length, what was said later of a prompt "
+        "changed what it counted for, and judges who had not judged it could correct it. What people say is "
+        "counted by today's."
     ),
 }
 
@@ -548,8 +548,8 @@ def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
 
 
 EARLIER = N_(
-    "An earlier version measured this, every policy against the base in 4 bits (NF4): of a policy on 16-bit weights "
-    "the figures are also of the difference between the two precisions. Check it again to have it measured in its own."
+    "An earlier version measured this against the base in 4 bits (NF4): of a policy on 16-bit weights the "
+    "figures are also of the difference between the two precisions. Check it again."
 )
 # What is said of a figure that is past its limit, by the figure's name: measured against the base, and another policy.
 WARNINGS: Mapping[LimitedFigure, tuple[str, str]] = {

@@ -241,8 +241,10 @@ def wire_rule(page: GateFormPage, opening: Callable[..., Any]) -> None:
     context, filled = page.context, page.filled
 
     @guarded(context, "admin")
-    def open_rule(annotator: Annotator) -> list[Any]:
-        return [*filled(gate_decisions.rule(context.db)), *unasked()]
+    def open_rule(annotator: Annotator, asked: Any) -> list[Any]:
+        """A question of an earlier visit goes; one may have been asked since this visit was asked for."""
+        question = [gr.skip() for _part in page.asking] if asked is None else unasked()
+        return [*filled(gate_decisions.rule(context.db)), *question]
 
     @guarded(context, "admin")
     def save_rule(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
@@ -265,7 +267,7 @@ def wire_rule(page: GateFormPage, opening: Callable[..., Any]) -> None:
             return [*updates, markup.status(str(error), "warning")]
         return [*filled(gate_decisions.rule(context.db)), markup.notice(_("The rule is as it was before."))]
 
-    opening(open_rule, None, [*page.filled_in, *page.asking], **QUIET)
+    opening(open_rule, page.asked, [*page.filled_in, *page.asking], **QUIET)
     page.save.click(save_rule, [page.sent_before, *page.shown], [*page.filled_in, page.said], **QUEUED)
     page.changed.act(undo_rule, [], [*page.filled_in, page.said], **QUEUED)
 

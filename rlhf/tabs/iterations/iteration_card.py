@@ -81,10 +81,9 @@ RUNNING = Curve(
     axis=N_("share won, ties as half"),
     series={},
     caption=N_(
-        "The running share that the candidate has won of people's blind comparisons, each prompt counted once, by what "
-        "was said of it first, and an interval that "
-        "holds at every moment at once (a confidence sequence by betting, Waudby-Smith and Ramdas 2024), so "
-        "that looking early is no cheating."
+        "The candidate's running share of people's blind comparisons, each prompt counted once, by what was "
+        "said of it first. The interval holds at every moment at once (a confidence sequence by betting, "
+        "Waudby-Smith and Ramdas 2024), so looking early is no cheating."
     ),
     limits=(0.0, 1.0),
     reference=(0.5, N_("even")),
@@ -94,9 +93,9 @@ RUNNING = Curve(
 def level_sentence(alpha: float) -> str:
     """How sure the running interval is, and what of it decides."""
     return _(
-        "Both limits hold together with {both:.4g}%, the lower one by itself with {lower:.4g}%: once it is above one "
-        "half, the candidate has passed the one-sided test at an alpha of {alpha:g}, which is what the rule asks of "
-        "people's comparisons, if by all that was said it has won more than half too."
+        "Both limits hold together with {both:.4g}%, the lower one by itself with {lower:.4g}%: above one "
+        "half the candidate has passed the rule's test (one-sided, alpha {alpha:g}), if by all that was said "
+        "it has won more than half too."
     ).format(both=100 * (1 - 2 * alpha), lower=100 * (1 - alpha), alpha=alpha)
 
 
@@ -230,11 +229,11 @@ def most_trusted_first(checked: Sequence[CheckedPolicy], trust: Mapping[str, Est
 
 
 NO_RATES = N_(
-    "Nobody has compared these policies with the base, so there is no win rate to show: the AI judges tab has judges."
+    "Nobody has compared these policies with the base, so there is no win rate to show. AI judges can compare them too."
 )
 BY_PEOPLE = N_(
     "Blind comparisons: people are asked about a candidate only against what serves, so after the first "
-    "promotion this goes on only where 'Let people compare' puts the serving policy beside the base."
+    "promotion this goes on only where “Let people compare” puts the serving policy beside the base."
 )
 INTERVALS = N_(
     "Ties count half, and each prompt counts once. 95% intervals: people's holds however often one looks, a judge's "

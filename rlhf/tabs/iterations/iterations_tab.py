@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, CheckedAnswer, UserError, now
+from annotation.store import check_store, prompt_store, stock_counts
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
@@ -76,9 +76,9 @@ def serving_part(db: Database) -> Update:
     card = check_report.serving_card(
         policy,
         answering_spec.newest_answering(db),
-        store.stock_sizes(db, policy.id),
-        store.waiting_elsewhere(db, policy.id),
-        store.answer_counts(db),
+        stock_counts.stock_sizes(db, policy.id),
+        stock_counts.waiting_elsewhere(db, policy.id),
+        stock_counts.answer_counts(db),
         now(),
     )
     return gr.update(value=card)
@@ -126,15 +126,17 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedChec
     if check.spec.prompt_set:
         prompts = held_out_sets.prompts_of(data_dir, check.spec.prompt_set)
     else:  # an earlier version's check
-        prompts = store.prompts(db, "held-out")[: check.spec.prompts]
-    return store.answers_of_check(db, policy.id, prompts, check.spec.seed, check.spec.sampling)
+        prompts = prompt_store.prompts(db, "held-out")[: check.spec.prompts]
+    until = job_store.get(db, check.job_id).finished
+    found = check_store.answers_of_check(db, policy.id, prompts, check.spec.seed, check.spec.sampling, until=until)
+    return list({(one.prompt_id, one.seed): one for one in found}.values())  # it may have answered anew since the first
 
 
 def standing_part(db: Database, state: LoopState) -> Update:
     """Where the iteration stands and what comes next."""
     hindered = controller.automatic_problems(db) if controller.due(state) else ()
     status = loop_standing.loop_status(state, hindered)
-    if not answering_spec.answers_come(db) and not any(store.stock_sizes(db, registry.serving(db).id).values()):
+    if not answering_spec.answers_come(db) and not any(stock_counts.stock_sizes(db, registry.serving(db).id).values()):
         silent = check_report.worker_sentence(answering_spec.newest_answering(db), now())
         status = replace(status, problems=(*status.problems, silent))
     return gr.update(value=iteration_card.status_card(status))
@@ -344,8 +346,9 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         report, page = report_parts(db, context.data_dir, policy, check, page)
         changed |= report
     decided = [registry.newest_decision(db), policy.revision, stands.sentence]
-    if "decided" in seen and seen["decided"] != decided:
-        changed["said"] = gr.update(value="")  # what a button said is not so any more, here or in another tab
+    # What a button said is not so any more, here or in another tab; not what one has said since this was asked for.
+    if seen.get("noticed") and seen["decided"] != decided:
+        changed["said"] = gr.update(value="")
     look = seen.get(LOOK)
     if "over" in changed:
         close, look = plot_zoom.updates(LOOK, curves, (), look)
@@ -355,6 +358,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         **marks,
         "drawn": [*named, page],
         "decided": decided,
+        "noticed": seen.get("noticed", False),
         "page": page,
         "confirming": confirming,
         LOOK: look,
@@ -443,6 +447,12 @@ class IterationsPage(FollowedPage):
     def selector(self) -> Any:
         """The choice of a policy."""
         return self.parts["selector"]
+
+    def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
+        """As of every page; noted is whether a button has said something."""
+        said = changed.get("said")
+        noticed = bool(said) if isinstance(said, str) else said is None and seen["noticed"]
+        return super().sent(changed, {**seen, "noticed": noticed})
 
 
 def lay_out() -> IterationsPage:

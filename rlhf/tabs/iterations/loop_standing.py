@@ -203,12 +203,17 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
     revision, decided = pending.policy.revision, pending.decision.verdict != "not enough evidence"
     if pending.exhausted:
         return goes_on(state, pending).format(revision=revision)
+    if pending.decision.unheard:
+        said = _("{revision} stays a candidate: decide yourself, or give people more of it to compare.")
+        return said.format(revision=revision)
     if not decided:
         said = _("People compare {revision} with what serves, blind, among their other comparisons.").format(
             revision=revision
         )
         if not state.given:
             said = _("{revision} waits for comparisons that people are not given.").format(revision=revision)
+        if pending.decision.more is None:
+            said = _("{revision} waits for what was not measured: check it again.").format(revision=revision)
         waiting = _("The next training waits for it.")
         return f"{said} {waiting}" if state.gate == "automatic" and state.auto_train.on else said
     if state.gate == "never":

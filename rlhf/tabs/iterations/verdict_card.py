@@ -11,6 +11,7 @@ from annotation.translation import N_, _, ngettext
 from annotation.ui.charts import interval_bar
 from annotation.ui.formatting import percent, percent_span
 from annotation.ui.markup import class_of, escape, paragraph
+from rlhf.evaluation import gate_words
 from rlhf.evaluation.gate import EvidenceSource, Findings, GateDecision
 
 HeadlineState = Literal["good", "bad", "open", ""]
@@ -45,6 +46,7 @@ def verdict_of(findings: Findings, decision: GateDecision, against: str, given: 
     named = saying.format(against=against, judge=decision.source.judge)
     waits = decision.verdict == "not enough evidence"
     then = would_tell(people, decision) if waits else ""
+    then = f"{_(gate_words.UNHEARD)} {then}" if decision.unheard else then
     return Headline(state, named, people.found, then if given or not then else f"{then} {_(NOT_GIVEN)}")
 
 

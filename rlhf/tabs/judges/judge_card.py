@@ -35,17 +35,17 @@ def card(name: str, found: Trust, threshold: float, basis: TrustBasis = NO_RUBRI
 
 
 def basis_sentence(basis: TrustBasis) -> str:
-    """By which version of the rubric the judge is measured, and what is left out."""
+    """What is left out of a judge's figures."""
     said = []
-    if basis.version is not None and basis.left_out:
+    if basis.left_out:
         left_out = ngettext(
-            "Left out: {count:,} verdict by versions of the rubric before {version}. Let it judge what people "
-            "have judged, and it is measured anew.",
-            "Left out: {count:,} verdicts by versions of the rubric before {version}. Let it judge what people "
-            "have judged, and it is measured anew.",
+            "Left out: {count:,} verdict by another rubric than now, or on other weights under the base's name. Let "
+            "it judge what people have judged, and it is measured anew.",
+            "Left out: {count:,} verdicts by another rubric than now, or on other weights under the base's name. Let "
+            "it judge what people have judged, and it is measured anew.",
             basis.left_out,
         )
-        said.append(left_out.format(count=basis.left_out, version=basis.version))
+        said.append(left_out.format(count=basis.left_out))
     if basis.model:
         said.append(
             _(
@@ -103,14 +103,13 @@ def picked_sentence(picked: int, drawn: int, count: int) -> str:
     """That people got what judges could not label, and whether anything that was drawn makes up for it."""
     if drawn:
         return _(
-            "People were asked about {picked:,} of these {count:,} because judges contradicted themselves or "
-            "each other, or were unsure. Drawn by lot with a known chance: {drawn:,}. In agreement and kappa each of "
-            "these counts for those as well that were not drawn, all others for themselves."
+            "People were asked about {picked:,} of these {count:,} because judges contradicted themselves or each "
+            "other, or were unsure. Drawn by lot with a known chance: {drawn:,}; in agreement and kappa each of "
+            "these counts for those that were not drawn too."
         ).format(picked=picked, drawn=drawn, count=count)
     return _(
-        "People were asked about {picked:,} of these {count:,} because judges contradicted themselves or "
-        "each other, or were unsure. Those are harder than most, so over all comparisons it is likely to "
-        "agree more often."
+        "People were asked about {picked:,} of these {count:,} because judges contradicted themselves or each "
+        "other, or were unsure. Over all comparisons, most of them easier, it is likely to agree more often."
     ).format(picked=picked, count=count)
 
 
@@ -130,10 +129,10 @@ def agreement_table(found: Trust) -> str:
     if not rows:
         return ""
     note = _(
-        "Agreement on which of two answers is better: a tie against a preference counts half. People's with each other "
-        "is as much as can be asked of a judge. Kappa (Cohen 1960) is 0 where they agree as often as chance would have "
-        "it, 1 where always. A comparison that people got by lot counts as often as 1 over its chance; where that is "
-        "not known, once. Intervals: 95%."
+        "Agreement on which of two answers is better; a tie against a preference counts half. People's with "
+        "each other is as much as can be asked of a judge. Kappa (Cohen 1960): 0 is as by chance, 1 always. A "
+        "comparison that people got by lot counts 1 over its chance, once where that is not known. Intervals: "
+        "95%."
     )
     shown = table((_("Agreement"), _("Comparisons"), _("Same order"), _("Kappa")), rows, "", (_("Comparisons"),))
     return shown + unfold(_("How agreement is measured"), paragraph(note))

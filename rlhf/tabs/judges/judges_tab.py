@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import store
 from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Annotator, Feedback, UserError, now
+from annotation.store import project_store
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, QUIET, acting_box, drafted, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
@@ -451,7 +451,7 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
         "standing": gr.update(
             value=status_card(
                 judge_history.judging_status(db),
-                store.feedback(db),
+                project_store.feedback(db),
                 active,
                 decides,
                 judge_history.waiting_without_verdict(db),
@@ -469,7 +469,8 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
         changed |= figure_parts(db, known, judge, idle)
     shown = None if job is None else job.id
     state = None if job is None else [job.id, job.status]
-    return changed, {**marks, "figures": figures, "shown_job": shown, "state": state, "sent": seen.get("sent", {})}
+    kept = {name: seen[name] for name in ("noticed", "sent") if name in seen}
+    return changed, {**marks, "figures": figures, "shown_job": shown, "state": state, "sent": {}, **kept}
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -510,6 +511,7 @@ class JudgesPage:
         """What goes to the browser: the changed parts, and a sentence and HTML beside the button that was pressed."""
         said = (status(sentence, "quiet") if sentence else "") + more
         words = {name: said if name == where else "" for name in self.said} if where else {}
+        seen = {**seen, "noticed": where if said else ""} if where else seen
         return [
             *(changed.get(name, gr.skip()) for name in self.parts),
             *(words.get(name, gr.skip()) for name in self.said),
@@ -622,7 +624,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
 
     def open_judges(annotator: Annotator, place: Place, was: Any, *here: Any) -> list[Any]:
         changed, seen = view(context, place.first, {})
-        sent, holds = was.get("sent", {}) if isinstance(was, dict) else {}, form_of(store.feedback(context.db))
+        sent, holds = was.get("sent", {}) if isinstance(was, dict) else {}, form_of(project_store.feedback(context.db))
         fresh = {
             name: holds[name]
             for name, value in zip(FEEDBACK, here, strict=True)
@@ -639,22 +641,22 @@ def wire_views(page: JudgesPage, context: Context) -> None:
 
     def look_at_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
         changed, seen = view(context, selected, was)
-        # What a button said of a job is not so any more once that has gone on.
-        overtaken = isinstance(was, dict) and "state" in was and was["state"] != seen["state"]
+        # What a button said of a job is not so any more once that has gone on; not what was said since this was asked.
+        overtaken = seen.get("noticed") == "jobs" and was["state"] != seen["state"]
         return page.sent(changed, seen, "jobs" if overtaken else "")
 
     @admin
     def save_feedback(annotator: Annotator, selected: Any, was: Any, *values: Any) -> list[Any]:
         here, sent = dict(zip(FEEDBACK, values, strict=True)), was.get("sent", {}) if isinstance(was, dict) else {}
         with context.db.transaction():
-            draft = drafted(sent, here, form_of(store.feedback(context.db)), labels)
+            draft = drafted(sent, here, form_of(project_store.feedback(context.db)), labels)
             if not draft.both:
-                store.set_feedback(context.db, feedback_of(*(draft.values[name] for name in FEEDBACK)))
+                project_store.set_feedback(context.db, feedback_of(*(draft.values[name] for name in FEEDBACK)))
         changed, seen = view(context, selected, was)
         if draft.both:
             shown = page.sent(changed, {**seen, "sent": draft.sent}, "save", more=draft.refusal)
             return [*shown, *(gr.skip() for _name in FEEDBACK)]
-        form = form_of(store.feedback(context.db))
+        form = form_of(project_store.feedback(context.db))
         return [*page.sent(changed, {**seen, "sent": form}, "save", _(SAVED), draft.remark), *form.values()]
 
     @admin

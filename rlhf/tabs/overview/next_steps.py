@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from annotation.claims import Waiting
+from annotation.claims.backlog import Waiting
 from annotation.metrics.act_times import MEASURED_ANSWERS, RicherAct
 from annotation.records import Project
 from annotation.translation import _, ngettext
@@ -63,9 +63,13 @@ def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
         return []
     revision = state.pending.policy.revision
     in_check = any(candidate_of(job) == revision for job in state.active)
-    if state.pending.exhausted and not state.pending.askable and state.gate != "automatic" and not in_check:
+    decision = state.pending.decision
+    decided = decision.verdict != "not enough evidence"
+    unmeasured = not decided and decision.more is None
+    exhausted = state.pending.exhausted and not state.pending.askable and state.gate != "automatic"
+    if (exhausted or unmeasured) and not in_check:
         return [NextStep(_("Check {revision} again").format(revision=revision), iteration(revision))]
-    if state.pending.decision.verdict != "not enough evidence" and state.gate != "automatic":
+    if decision.unheard or (decided and state.gate != "automatic"):
         return [NextStep(_("Decide on {revision}").format(revision=revision), iteration(revision))]
     if waiting.of_candidates.get(state.pending.policy.id):
         return [NextStep(_("Compare answers of {revision}").format(revision=revision), "/annotate")]

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import claims
+from annotation.claims import judged_counts
 from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Annotator, now
@@ -42,7 +42,7 @@ def overview_of(db: Database, annotator_id: int) -> str:
         standing_of(db, annotator_id),
         candidates_part(db),
         ("" if serving.id == base.id else overview_card.record_of(serving.revision, rate)) + course_of(db),
-        claims.judged_by_each(db, at[:10]),
+        judged_counts.judged_by_each(db, at[:10]),
         f"{job_cards.name_of(latest[0])} {job_cards.headline(latest[0], at)}" if latest else "",
     )
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from annotation import claims, store
+from annotation.claims import backlog, judged_counts
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics.act_times import act_times, richer_act
 from annotation.records import now
+from annotation.store import project_store, prompt_store, stock_counts
 from annotation.translation import N_, _
 from rlhf.generation import answering_spec
 from rlhf.jobs import job_store
@@ -40,13 +41,13 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
     """Where things stand now, for this annotator."""
     state, at = controller.state_of(db), now()
     running = next(iter(open_jobs(db)), None)
-    serving, project = registry.serving(db), store.project(db)
-    by_people = store.feedback(db).mode != "ai" and store.has_prompts(db, "train")
-    more = by_people and not claims.quota_reached(db, annotator_id)
+    serving, project = registry.serving(db), project_store.project(db)
+    by_people = project_store.feedback(db).mode != "ai" and prompt_store.has_prompts(db, "train")
+    more = by_people and not judged_counts.quota_reached(db, annotator_id)
     richer = richer_act(act_times(db)) if project.kind == "pair" else None
     others = [ELSEWHERE[kind] for kind in job_table.kinds_at_work(db, "web", "hub") if kind in ELSEWHERE]
     hindered = controller.due(state) and bool(controller.automatic_problems(db))
-    steps = next_steps(state, claims.waiting_for(db, annotator_id), more, answering_spec.answers_come(db), hindered)
+    steps = next_steps(state, backlog.waiting_for(db, annotator_id), more, answering_spec.answers_come(db), hindered)
     return Standing(
         serves=serving.revision,
         judged=state.towards_next,
@@ -54,7 +55,7 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
         running=running,
         left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
         steps=tuple(steps),
-        offer=richer_offer(project, richer, sum(store.stock_sizes(db, serving.id).values())),
+        offer=richer_offer(project, richer, sum(stock_counts.stock_sizes(db, serving.id).values())),
         elsewhere=_(others[0]) if others else "",
     )
 

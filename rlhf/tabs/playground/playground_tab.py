@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
+from annotation.store import project_store
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, QUIET, html_box, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
@@ -347,7 +347,7 @@ def wire_talk(page: PlaygroundPage, context: Context) -> None:
             _(
                 "{count} answers are comparison {number}, blind. {who_judges} Their prompt joins those to "
                 "train on, unless it is held out already."
-            ).format(count=count, number=number, who_judges=_(WHO_JUDGES[store.feedback(db).mode]))
+            ).format(count=count, number=number, who_judges=_(WHO_JUDGES[project_store.feedback(db).mode]))
         )
 
     inputs = [page.talk, page.parts["mode"], page.seen]

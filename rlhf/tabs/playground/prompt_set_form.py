@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError
+from annotation.store import prompt_store
 from annotation.tabs.components import QUEUED, html_box, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _, numeral
@@ -55,7 +55,7 @@ def files_table(context: Context) -> str:
 
 def sources(db: Database) -> list[tuple[str, str]]:
     """Where prompts have come from, to choose from."""
-    found = store.prompt_sources(db)
+    found = prompt_store.prompt_sources(db)
     return [
         (_("Whatever source"), ""),
         *((f"{visible(name)} ({numeral(count)})", name) for name, count in sorted(found.items())),

@@ -147,9 +147,9 @@ def accuracy_plot(name: str, quality: RewardModelQuality) -> str:
     if not marks:
         return ""
     sentence = _(
-        "How often the answer that people prefer gets the higher score, with 95% intervals. Dashed: the "
-        "{reward_threshold} that training a policy against it asks for; one half is guessing. Far more on its "
-        "training data than on held-out comparisons means that it has learnt them by heart."
+        "How often the answer that people prefer scores higher, with 95% intervals. Dashed: the "
+        "{reward_threshold} that training a policy against it asks for; one half is guessing. Far more on "
+        "training data than on held-out comparisons: it has learnt them by heart."
     ).format(reward_threshold=percent(REWARD_THRESHOLD))
     frame = Frame(f"{name}-accuracy", _("Accuracy"), sentence)
     return charts.intervals(frame, marks, _("share of comparisons"), reference=REWARD_THRESHOLD)
@@ -187,10 +187,9 @@ def calibration_sentence(found: Calibration) -> str:
 def scores_plot(name: str, found: ScoreHistogram) -> str:
     """The scores of chosen and of rejected answers."""
     sentence = _(
-        "Scores of held-out answers that people preferred in a pair, and of those they did not. The "
-        "further the two lie apart, the better; where they cover each other it can't tell them apart. Below zero, "
-        "an answer is worse than none if some were judged all bad; otherwise only differences count. Mean {mean}, "
-        "standard deviation {deviation}."
+        "Scores of held-out answers that people preferred in a pair, and of the others: the further apart, "
+        "the better it can tell them. Below zero, an answer is worse than none if some were judged all bad; "
+        "otherwise only differences count. Mean {mean}, standard deviation {deviation}."
     ).format(mean=short_number(found.mean), deviation=short_number(found.std))
     frame = Frame(f"{name}-scores", _("Scores"), sentence)
     sides = {_("chosen answers"): found.chosen, _("rejected answers"): found.rejected}

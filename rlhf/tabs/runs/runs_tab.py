@@ -314,12 +314,14 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         keys["label"] = stored(label_shown(db, job))
     else:
         keys["label"] = seen.get("label")
-    changed |= overtaken(seen, keys)
+    gone = overtaken(seen, keys)
+    changed |= gone
     there = subject is not None and subject.deleted is None
     return changed, {
         **marks,
         **keys,
         **looks,
+        "noticed": [part for part in seen.get("noticed", ()) if part not in gone],
         "job": None if job is None else job.id,
         "revision": subject.revision if subject is not None and there else None,
         "files": None if files is None else files.name,
@@ -341,10 +343,18 @@ def fields_of(label: Any) -> list[str]:
     return [name, ", ".join(tags), notes]
 
 
+# What a button said holds while this stays as it is.
+NOTICES: Mapping[str, str] = {"said": "state", "queue_said": "order", "acted": "decided"}
+
+
 def overtaken(seen: Seen, keys: Mapping[str, Any]) -> dict[str, Update]:
-    """What an earlier press of a button said and is not so any more, taken away."""
-    said = {"state": "said", "order": "queue_said", "decided": "acted"}
-    return {part: gr.update(value="") for key, part in said.items() if key in seen and seen[key] != keys[key]}
+    """What an earlier press of a button said and is not so any more, taken away.
+
+    Not what a press has said since this was asked for. What the Train tab says of the queue is noticed by nobody.
+    """
+    there = {*seen.get("noticed", ()), "queue_said"} & NOTICES.keys()
+    gone = [part for part in there if NOTICES[part] in seen and seen[NOTICES[part]] != keys[NOTICES[part]]]
+    return {part: gr.update(value="") for part in gone}
 
 
 def cancel_shown(db: Database, seen: Any) -> str:
@@ -443,7 +453,9 @@ class RunsPage(FollowedPage):
 
     def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
         """What goes to the browser: the changed parts and address, and nothing for the others."""
-        return [*super().sent(changed, seen), changed.get(ADDRESS, gr.skip())]
+        said = [part for part in NOTICES if isinstance(changed.get(part), str) and changed[part]]
+        noticed = [*{**dict.fromkeys(seen["noticed"]), **dict.fromkeys(said)}]
+        return [*super().sent(changed, {**seen, "noticed": noticed}), changed.get(ADDRESS, gr.skip())]
 
     def looked_at(self, name: str) -> list[Any]:
         """The outputs of a handler that looks closely at another plot."""

@@ -113,10 +113,9 @@ def noise_sentence(noise: Noise | None) -> str:
     evidence = noise.evidence
     if noise.share is None:
         return _(
-            "How many are labelled wrong is not known: of nobody who judged them are there "
-            "{fewest_evidence} comparisons that others judged too, gold ones or ones asked again. Where a "
-            "training goes by it, it assumes {unknown_reliability} after one annotator of whom nothing is "
-            "known."
+            "How many are labelled wrong is not known: nobody who judged them has {fewest_evidence} comparisons "
+            "that others judged too, gold ones or ones asked again. Training that goes by it assumes "
+            "{unknown_reliability} after one such annotator."
         ).format(fewest_evidence=FEWEST_EVIDENCE, unknown_reliability=percent(1 - UNKNOWN_RELIABILITY))
     rest = noise.pairs - noise.measured
     said = _(

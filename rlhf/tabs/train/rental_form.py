@@ -22,10 +22,10 @@ from rlhf.jobs import rental_store
 from rlhf.jobs.rental_store import Terms
 
 EXPLANATION = N_(
-    "This training can run on hardware that the Hub rents out by the minute (Hugging Face Jobs), with the "
-    "same spec and data. They go there, with the annotators' names, and what it makes comes back, through a "
-    "private dataset that is deleted once nothing more can come back; its progress is on the Runs page. "
-    "Prefloop's token goes along as a secret of the job."
+    "Runs this training on hardware that the Hub rents out by the minute (Hugging Face Jobs). Spec and "
+    "data go there with the annotators' names, and what it makes comes back, through a private dataset "
+    "that is deleted once nothing more can come; Prefloop's token goes along as a secret. The Runs tab "
+    "shows how far it is."
 )
 NO_TOKEN = N_(
     "Nobody has a token for the Hub here, so nothing can be rented. Set HF_TOKEN to one that may write and "
@@ -50,6 +50,8 @@ class RentalFormPage:
     answers: gr.Row
     yes: gr.Button
     no: gr.Button
+    told: gr.HTML
+    """What became of asking for prices."""
     said: gr.HTML
     agreed: gr.State
     section: gr.Accordion
@@ -92,6 +94,7 @@ def lay_out(name: str) -> RentalFormPage:
         with gr.Row():
             prices = gr.Button(_("Ask the Hub for its prices"), size="md", scale=0, min_width=270)
             rent = gr.Button(_("Rent and train"), size="md", scale=0, min_width=160, elem_id=f"{name}-rent")
+        told = html_box()
         question = asking_box()
         with gr.Row(visible=False) as answers:
             yes = gr.Button(
@@ -110,6 +113,7 @@ def lay_out(name: str) -> RentalFormPage:
         answers=answers,
         yes=yes,
         no=no,
+        told=told,
         said=said,
         agreed=gr.State(None),
         section=section,
@@ -135,15 +139,13 @@ def price_known(db: Database, flavor: Any) -> float | None:
     return next((one.price_per_hour for one in hub_requests.prices(db) if one.name == flavor), None)
 
 
-def asking(db: Database, said: Any) -> Any:
-    """What became of asking for prices; of what else was `said` of the form, nothing is taken away before."""
+def asking(db: Database) -> str:
+    """What became of asking for prices; nothing where the list has them."""
     latest = hub_requests.REQUESTS.newest(db, "prices")
-    if latest is None:
-        return gr.skip()
+    if latest is None or latest.status == "finished":
+        return ""
     if latest.is_open:
         return markup.notice(_(ASKING))
-    if latest.status == "finished":
-        return "" if said == markup.notice(_(ASKING)) else gr.skip()
     told = hub_requests.REQUESTS.newest(db, "prices", status="finished")
     if told is None:
         return status(_("The Hub has told no prices. {why}").format(why=latest.message), "warning")
@@ -172,8 +174,8 @@ def wire(
     def no_question() -> list[Any]:
         return ["", gr.update(visible=False), gr.skip(), None]
 
-    def opened(annotator: Annotator, said: Any) -> list[Any]:
-        return [gr.update(choices=choices(context.db)), asking(context.db, said)]
+    def opened(annotator: Annotator) -> list[Any]:
+        return [gr.update(choices=choices(context.db)), asking(context.db)]
 
     def chosen(annotator: Annotator, flavor: Any) -> list[Any]:
         price = price_known(context.db, flavor)
@@ -207,10 +209,10 @@ def wire(
     for handler, verb in ((opened, "list"), (chosen, "price"), (ask_prices, "ask_prices"), (ask, "ask_to_rent")):
         handler.__name__ = f"{verb}_{name}"
     refuse.__name__, spend.__name__ = f"refuse_to_rent_{name}", f"rent_{name}"
-    asked.section.expand(admin(opened), asked.said, [asked.flavor, asked.said], **QUIET)
-    asked.flavor.focus(admin(opened), asked.said, [asked.flavor, asked.said], **QUIET)
+    asked.section.expand(admin(opened), None, [asked.flavor, asked.told], **QUIET)
+    asked.flavor.focus(admin(opened), None, [asked.flavor, asked.told], **QUIET)
     asked.flavor.input(admin(chosen), asked.flavor, [asked.price, *question], **QUIET)
-    asked.prices.click(admin(ask_prices), None, asked.said, **QUEUED)
+    asked.prices.click(admin(ask_prices), None, asked.told, **QUEUED)
     terms = [asked.flavor, asked.price, asked.hours, asked.payer]
     asked.rent.click(admin(ask), terms, [*question, asked.said], **QUEUED)
     asked.no.click(admin(refuse), None, question, **QUIET)

@@ -324,8 +324,9 @@ def wire(page: TrainingFormPage, context: Context, known: Preflight, opening: Ca
     def view(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
         return page.sent(*live(form, known, page.values(sent), ticked, seen))
 
-    def open_form(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
-        return [*view(annotator, ticked, seen, *sent), ""]
+    def open_form(annotator: Annotator, said: Any, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
+        """What was said at an earlier visit goes; a button may have been pressed since this one was asked for."""
+        return [*view(annotator, ticked, seen, *sent), "" if said else gr.skip()]
 
     def measure(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> str:
         return markup.notice(begin_measuring(page, known, annotator.name, ticked, seen, sent))
@@ -335,7 +336,7 @@ def wire(page: TrainingFormPage, context: Context, known: Preflight, opening: Ca
 
     for handler, name in ((view, "view"), (open_form, "open"), (measure, "measure"), (compare, "compare")):
         handler.__name__ = f"{name}_{form.name}"
-    opening(admin(open_form), page.asked, [*page.followed, page.said], **QUIET)
+    opening(admin(open_form), [page.said, *page.asked], [*page.followed, page.said], **QUIET)
     redraw = admin(view)
     touched = [component.input for component in (*page.inputs.values(), page.parts["accept"])]
     gr.on(touched, redraw, page.asked, page.followed, trigger_mode="always_last", **QUIET)

@@ -9,12 +9,14 @@ from dataclasses import replace
 
 import pytest
 
-from annotation import claims, schema, store
+from annotation import schema
+from annotation.claims import handing_out, judging, own_prompts
 from annotation.copies import copy_reasons, safe_copies
 from annotation.copies.copy_reasons import NOT_WATCHED, NOT_WORK, WATCHED, WORK
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Annotator, Feedback
+from annotation.store import policy_comparisons, project_store, prompt_store, setting_store
 from annotation.web import access, invitations
 from annotation.workbench import annotator_groups, bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest, ChangeKind
@@ -64,7 +66,7 @@ def invite(db: Database, ann: Annotator) -> None:
 
 
 def ask_own(db: Database, ann: Annotator) -> None:
-    store.ask(db, ann.id, [dict(message) for message in store.prompts(db, "train")[-1].messages])
+    own_prompts.ask(db, ann.id, [dict(message) for message in prompt_store.prompts(db, "train")[-1].messages])
 
 
 def publish(db: Database, ann: Annotator) -> None:
@@ -89,11 +91,11 @@ DONE_BY_PEOPLE: dict[str, Callable[[Database, Annotator], object]] = {
     "order": lambda db, ann: job_store.move(db, 2, up=True),
     "own prompt": ask_own,
     "publication": publish,
-    "feedback": lambda db, ann: store.set_feedback(db, Feedback(mode="ai")),
+    "feedback": lambda db, ann: project_store.set_feedback(db, Feedback(mode="ai")),
     "thinking": lambda db, ann: registry.set_thinking(db, "template"),
     "precision": lambda db, ann: registry.set_precision(db, "bf16", "ann"),
     "rejected": lambda db, ann: registry.reject(db, "tuned", "ann"),
-    "overlap": lambda db, ann: store.set_project(db, replace(store.project(db), overlap=3)),
+    "overlap": lambda db, ann: project_store.set_project(db, replace(project_store.project(db), overlap=3)),
 }
 
 
@@ -123,9 +125,9 @@ def test_what_is_taken_back_and_changed_again_is_copied_and_missed(
 
 
 def judge(db: Database, ann: Annotator) -> None:
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("tie"))
+    judging.judge(db, ann.id, claim.nonce, act("tie"))
 
 
 def take_job(db: Database, ann: Annotator) -> None:
@@ -138,10 +140,10 @@ NOT_MISSED: dict[str, Callable[[Database, Annotator], object]] = {
     "language": lambda db, ann: access.set_language(db, "ann", "de"),
     "the loop's run": lambda db, ann: job_store.enqueue(db, DPOSpec(), "the loop"),
     "run taken up": take_job,
-    "held-out prompts": lambda db, ann: store.set_setting(db, held_out_sets.SETTING, [1]),
-    "gate's prompts": lambda db, ann: store.set_setting(db, held_out_sets.GATE_SETTING, [1]),
-    "a base's hash": lambda db, ann: store.set_setting(db, base_model.HASHED, {"model.safetensors": "0"}),
-    "a base's template": lambda db, ann: store.set_setting(db, base_model.BASE_CONTENT, {"base": ["0", "0"]}),
+    "held-out prompts": lambda db, ann: setting_store.set_setting(db, held_out_sets.SETTING, [1]),
+    "gate's prompts": lambda db, ann: setting_store.set_setting(db, held_out_sets.GATE_SETTING, [1]),
+    "a base's hash": lambda db, ann: setting_store.set_setting(db, base_model.HASHED, {"model.safetensors": "0"}),
+    "a base's template": lambda db, ann: setting_store.set_setting(db, base_model.BASE_CONTENT, {"base": ["0", "0"]}),
     "a judge's calls": lambda db, ann: judge_store.count_calls(db, judge_store.judges(db)[0], 5),
 }
 
@@ -162,7 +164,7 @@ def test_that_people_are_asked_of_a_candidate_is_copied(db: Database, ann: Annot
         "UPDATE comparison SET candidate_id = ?, against_id = 1, asks = 'nobody' WHERE id = 1", (candidate.id,)
     )
     mark = copy_reasons.state_mark(db)
-    assert store.ask_people_of_candidate(db, candidate.id, 1) == 1
+    assert policy_comparisons.ask_people_of_candidate(db, candidate.id, 1) == 1
     assert copy_reasons.state_mark(db) != mark
 
 
@@ -171,8 +173,8 @@ def test_what_changes_all_the_time_makes_no_copies(db: Database, ann: Annotator)
     access.owner_link_token(db)
     answering = job_store.enqueue(db, AnsweringSpec(), "the program")
     mark, work = copy_reasons.state_mark(db), copy_reasons.work(db)
-    assert claims.claim_next(db, ann.id) is not None
-    claims.release_unfit(db)
+    assert handing_out.claim_next(db, ann.id) is not None
+    handing_out.release_unfit(db)
     access.open_session(db, ann)
     access.owner_link_token(db)
     assert job_store.claim(db, answering, "another") is not None

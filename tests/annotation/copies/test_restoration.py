@@ -18,8 +18,8 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from annotation import claims, store
 from annotation.api import AnnotationApi
+from annotation.claims import handing_out, judging
 from annotation.copies import copy_reasons, restoration, safe_copies, targets
 from annotation.copies.safe_copies import Schedule
 from annotation.copies.targets import (
@@ -40,6 +40,8 @@ from annotation.jobs import job_table
 from annotation.records import Annotator, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite_utils
+from annotation.store import prompt_store
+from annotation.ui import formatting
 from annotation.web import access, invitations
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets
@@ -90,9 +92,9 @@ def ann(db: Database) -> Annotator:
 
 def judge(db: Database, annotator: Annotator, count: int) -> None:
     for _ in range(count):
-        claim = claims.claim_next(db, annotator.id)
+        claim = handing_out.claim_next(db, annotator.id)
         assert claim is not None
-        claims.judge(db, annotator.id, claim.nonce, act("left-clearly"))
+        judging.judge(db, annotator.id, claim.nonce, act("left-clearly"))
 
 
 def judgements(data_dir: Path) -> int:
@@ -228,7 +230,7 @@ def test_where_the_newest_copy_is_known_what_is_here_stays_with_all_that_came_af
 
 def test_what_nobody_changed_is_not_marked_as_changed(db: Database, ann: Annotator) -> None:
     before = copy_reasons.state_mark(db)
-    assert claims.claim_next(db, ann.id) is not None
+    assert handing_out.claim_next(db, ann.id) is not None
     assert copy_reasons.state_mark(db) == before
     judge(db, ann, 1)
     after = copy_reasons.state_mark(db)
@@ -434,7 +436,7 @@ def test_where_both_sides_have_judgements_nothing_is_chosen_for_people(
 def test_a_program_that_has_only_been_started_has_no_work_to_lose(tmp_path: Path) -> None:
     db = open_database(tmp_path / "fresh")
     registry.ensure_base(db, BASE_NAME)
-    store.add_prompts(db, importing.starter_prompts())
+    prompt_store.add_prompts(db, importing.starter_prompts())
     access.owner_link_token(db)
     access.follow_rules(db, ["ann"])
     assert not safe_copies.has_unsafe_work(db)
@@ -735,9 +737,11 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
     assert "PREFLOOP_RESTORE=VERSION" in found
     restored = open_database(tmp_path / "new")
     assert safe_copies.start_notice(restored) == found
+    when = safe_copies.noticed(restored)
     assert not safe_copies.has_unsafe_work(restored)
     restoration.begin(place, tmp_path / "new")
     assert safe_copies.start_notice(restored) == found, "nothing was copied since"
+    assert safe_copies.noticed(restored) == when is not None
     judge(restored, ann, 5)
     safe_copies.make_copy(restored, tmp_path / "new", place, OTHER)
     assert newest(place).judgements == 7
@@ -753,7 +757,7 @@ def test_whoever_takes_an_older_copy_is_told_of_the_newer_one_and_so_are_admins(
     judge(db, ann, 3)
     newer = safe_copies.make_copy(db, data_dir, place, RUN)
     found = restoration.begin(place, tmp_path / "new", older)
-    assert f"A newer copy there has 3 judgements ({newest(place).created[:16]} UTC)" in found
+    assert f"A newer copy there has 3 judgements ({formatting.moment(newest(place).created)} UTC)" in found
     assert f"PREFLOOP_RESTORE={newer}" in found
     back = open_database(tmp_path / "new")
     annotation_api = AnnotationApi(back, copies=place.name)

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation import store
 from annotation.database import Database, open_database
 from annotation.exports import archive, writing
 from annotation.exports.formats import FORMATS, ExportRequest
 from annotation.metrics import quality
 from annotation.records import UserError, now
+from annotation.store import judgement_store, project_store, training_data
 from annotation.web import access
 from rlhf.models import registry
 from tests.archive_fixtures import TEXTS, has_password, populate
@@ -87,10 +87,10 @@ def test_there_and_back_is_the_same_for_any_database(seed: int, texts: list[str]
         assert counts == archive.count(db)
         assert archived(other) == before
         assert list(current_judgements(other)) == list(current_judgements(db))
-        assert list(store.demonstrations(other)) == list(store.demonstrations(db))
-        assert store.excluded_annotators(other) == store.excluded_annotators(db)
-        assert store.project(other) == store.project(db)
-        assert store.guidelines_versions(other) == store.guidelines_versions(db)
+        assert list(training_data.demonstrations(other)) == list(training_data.demonstrations(db))
+        assert judgement_store.excluded_annotators(other) == judgement_store.excluded_annotators(db)
+        assert project_store.project(other) == project_store.project(db)
+        assert project_store.guidelines_versions(other) == project_store.guidelines_versions(db)
         held = {row["comparison_id"] for row in db.rows("SELECT comparison_id FROM claim WHERE state = 'held'")}
         taken = {
             row["id"]: row["taken"] for row in db.rows("SELECT id, taken FROM comparison") if row["id"] not in held
@@ -208,7 +208,7 @@ def test_after_a_restore_people_have_no_password_and_the_base_serves(content: by
 
 
 def test_after_a_restore_nobody_sees_a_comparison_twice(content: bytes) -> None:
-    from annotation import claims
+    from annotation.claims import handing_out, judging
 
     with fresh() as db:
         restored(db, content)
@@ -216,12 +216,12 @@ def test_after_a_restore_nobody_sees_a_comparison_twice(content: bytes) -> None:
         seen = {
             row["comparison_id"] for row in db.rows("SELECT comparison_id FROM claim WHERE annotator_id = ?", (ann,))
         }
-        claim = claims.claim_next(db, ann)
+        claim = handing_out.claim_next(db, ann)
         while claim is not None:
             assert claim.purpose == "re-ask" or claim.comparison_id not in seen
             seen.add(claim.comparison_id)
-            claims.judge(db, ann, claim.nonce, {"outcome": "skip"})
-            claim = claims.claim_next(db, ann)
+            judging.judge(db, ann, claim.nonce, {"outcome": "skip"})
+            claim = handing_out.claim_next(db, ann)
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
@@ -375,6 +375,7 @@ ARE_NEW: Mapping[str | None, tuple[str, ...]] = {
     "model": ("kind", "form", "precision", "ground_id", "deleted"),
     "response": ("precision",),
     "judgement": ("imported_chance",),
+    "bulk_change": ("undone_for",),
 }
 
 
@@ -461,7 +462,7 @@ def test_whatever_a_row_says_is_restored_or_refused_and_what_is_restored_can_be_
         archived(db)
         for name in FORMATS:
             writing.count(db, ExportRequest(name))
-        assert len(list(current_judgements(db))) == store.judged_count(db)
+        assert len(list(current_judgements(db))) == judgement_store.judged_count(db)
 
 
 CACHE: list[bytes] = []

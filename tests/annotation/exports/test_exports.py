@@ -24,7 +24,7 @@ import psutil
 import pytest
 
 import app
-from annotation import claims, store
+from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database, open_database
 from annotation.exports import export_command, export_files, writing
 from annotation.exports.dataset_card import NOTES
@@ -33,7 +33,8 @@ from annotation.exports.formats import CONTAINERS, FORMATS, LICENCES, ONE_FILE, 
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.project import FIRST_GUIDELINES, as_read
-from annotation.records import Prompt, UserError, now
+from annotation.records import Project, Prompt, UserError, now
+from annotation.store import comparison_store, judgement_store, project_store, prompt_store
 from annotation.tabs import export_form as tab
 from annotation.tabs.guard import Context
 from annotation.web import access
@@ -54,27 +55,27 @@ def judge_all(db: Database) -> None:
     """Three annotators judge nine comparisons: six trained on, three held out; one edits, one demonstrates."""
     registry.ensure_base(db, BASE_NAME)
     measure_nobody(db)
-    store.set_project(db, store.Project(overlap=3, gold_share=0, re_ask_share=0))
-    store.write_guidelines(db, "Prefer the *clear* answer.", "kim")
+    project_store.set_project(db, Project(overlap=3, gold_share=0, re_ask_share=0))
+    project_store.write_guidelines(db, "Prefer the *clear* answer.", "kim")
     for number in range(9):
         split = "held-out" if number % 3 == 2 else "train"
         messages = ({"role": "user", "content": f"Question {number}, über Straße?"},)
-        store.add_prompts(db, [Prompt(messages, split, "test")])
-        prompt = store.prompts(db, split)[-1]
+        prompt_store.add_prompts(db, [Prompt(messages, split, "test")])
+        prompt = prompt_store.prompts(db, split)[-1]
         texts = (f"=short {number}", f"A longer answer to question {number}")
-        made = store.add_comparison(db, [make_response(prompt, text) for text in texts])
+        made = comparison_store.add_comparison(db, [make_response(prompt, text) for text in texts])
         assert made is not None
     for name in ("ann", "bob", "zoe"):
         annotator = access.add_account(db, name, "annotator", "a long enough password")
-        while (claim := claims.claim_next(db, annotator.id, random.Random(1))) is not None:
+        while (claim := handing_out.claim_next(db, annotator.id, random.Random(1))) is not None:
             short = "left" if shown_texts(claim)[0].startswith("=") else "right"
             long = "right" if short == "left" else "left"
             number = int(claim.messages[0]["content"].split()[1].rstrip(","))
             side = long if name == "zoe" and number % 2 else short
             place = 0 if side == "left" else 1
             edit = {"edit": {"place": place, "text": f"mended {number}"}} if name == "ann" and number == 1 else {}
-            claims.judge(db, annotator.id, claim.nonce, act(f"{side}-much", note="@note", **edit))
-    prompt = store.prompts(db, "train")[0]
+            judging.judge(db, annotator.id, claim.nonce, act(f"{side}-much", note="@note", **edit))
+    prompt = prompt_store.prompts(db, "train")[0]
     db.connection.execute(
         """INSERT INTO response (prompt_id, origin, purpose, text, created)
            VALUES (?, 'import', 'demonstrate', 'shown', ?)""",
@@ -88,7 +89,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("exports") / "data"
     db = new_database(directory)
     judge_all(db)
-    assert store.judged_count(db) == EVERYTHING
+    assert judgement_store.judged_count(db) == EVERYTHING
     db.close()
     return directory
 
@@ -225,7 +226,7 @@ def test_the_card_has_the_first_guidelines_as_annotators_of_this_project_read_th
     db: Database, tmp_path: Path
 ) -> None:
     db.connection.execute("UPDATE guidelines SET text = ?", (FIRST_GUIDELINES,))
-    store.set_project(db, replace(store.project(db), kind="rank", answers=4))
+    project_store.set_project(db, replace(project_store.project(db), kind="rank", answers=4))
     writing.export(db, ExportRequest("preference", "dataset"), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     follow = "Its words follow what is asked of annotators, which now is rank:"
@@ -414,8 +415,8 @@ def test_what_is_judged_meanwhile_is_in_the_next_export(tmp_path: Path, monkeypa
     wrote = []
 
     def change_all() -> None:
-        for row in claims.latest(db, ann):
-            claims.revise(db, ann, row["id"], act("tie"))
+        for row in own_judgements.latest(db, ann):
+            changing.revise(db, ann, row["id"], act("tie"))
         wrote.append(True)
 
     def meanwhile(done: int, total: int) -> None:
@@ -649,8 +650,9 @@ def test_the_page_counts_writes_offers_and_deletes(
         assert packed.testzip() is None
     with pytest.raises(gr.Error, match="Choose an export first"):
         page.call("export-delete", None)
-    progress, files, *_, deletion = page.call("export-delete", made.name)
-    assert f"{made.name} is deleted." in progress
+    said, progress, files, *_, deletion = page.call("export-delete", made.name)
+    assert f"{made.name} is deleted." in said
+    assert "is deleted" not in progress, "which a poll draws anew"
     assert "no exports yet" in files
     assert not deletion["visible"], "there is nothing to delete"
     with pytest.raises(gr.Error, match="no such export"):

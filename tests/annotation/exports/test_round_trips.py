@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from annotation.exports.formats import FORMATS, ExportContext, ExportRequest, Filters, aggregate, export_rows
 from annotation.exports.transcripts import can_be_told
 from annotation.exports.writing import Csv, JsonLines, Parquet
-from annotation.imports.mapping import MappedRow, make_plan
-from annotation.imports.reading import SourceRow, open_path
+from annotation.imports.mapping.mapped_rows import MappedRow
+from annotation.imports.mapping.planning import make_plan
+from annotation.imports.mapping.row_readers import reader_of
+from annotation.imports.sources.opening import open_path
+from annotation.imports.sources.raw_rows import SourceRow
 from annotation.records import JudgedAnswer, Judgement
 from tests.builders import judgement as judgement_of
 
@@ -112,7 +115,7 @@ def read_back(rows: list[Any], name: str, container: str) -> list[MappedRow]:
         found = list(open_path(path).rows())
     good = [row for row in found if isinstance(row, SourceRow)]
     assert len(good) == len(rows)
-    read = make_plan(good).reader
+    read = reader_of(make_plan(good))
     return [read(row.values) for row in good]
 
 

@@ -10,7 +10,7 @@ import pytest
 from annotation.database import Database
 from annotation.imports.import_report import ImportOutcome, look_read, look_told, outcome_read, outcome_told
 from annotation.imports.importing import ImportRequest, preview, run_import
-from annotation.imports.reading import open_path
+from annotation.imports.sources.opening import open_path
 
 ROWS = [
     {"prompt": "Why?", "chosen": "So.", "rejected": "No."},

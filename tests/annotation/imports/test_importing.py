@@ -22,17 +22,19 @@ import psutil
 import pytest
 
 import app
-from annotation import claims, store
 from annotation.__main__ import main
+from annotation.claims import handing_out, judging, own_prompts
 from annotation.database import Database, open_database
 from annotation.imports import commit, import_process, importing, scratch
 from annotation.imports.import_process import HERE, Importer, State
 from annotation.imports.importing import ImportRequest, ImportResult
-from annotation.imports.reading import open_path
+from annotation.imports.sources.opening import open_path
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import Prompt, UserError
+from annotation.store import comparison_store, project_store, prompt_store, setting_store, training_data
 from annotation.tabs import import_form as tab
 from annotation.tabs.guard import Context
+from annotation.translation import language_of, speaking
 from annotation.web import access
 from annotation.workbench import comparison_list
 from annotation.workbench.comparison_filter import ComparisonFilter
@@ -140,7 +142,7 @@ def test_preferences_become_judgements_that_training_uses(db: Database, bring: C
         db.value("SELECT count(*) FROM response WHERE origin = 'import' AND model_id IS NULL AND tokens IS NULL") == 12
     )
     assert not db.value("SELECT active FROM annotator WHERE name = 'import-1'")
-    assert claims.claim_next(db, person(db)) is None, "what is judged already is not handed out"
+    assert handing_out.claim_next(db, person(db)) is None, "what is judged already is not handed out"
     assert sound(db)
 
 
@@ -201,18 +203,23 @@ def test_demonstrations_are_answers_without_a_comparison(db: Database, bring: Ca
 def test_prompts_are_split_by_their_text_and_a_known_one_stays_where_it_is(
     db: Database, bring: Callable[..., ImportResult]
 ) -> None:
-    store.add_prompts(db, [Prompt(({"role": "user", "content": "Question 3?"},), "held-out", "test")])
+    prompt_store.add_prompts(db, [Prompt(({"role": "user", "content": "Question 3?"},), "held-out", "test")])
     first = bring([{"prompt": f"Question {number}?"} for number in range(400)], split=0.25)
     assert counts(first) == {"prompts": 399, "held_out": first.counts.held_out, "known": 1}
     assert 70 <= first.counts.held_out <= 130, "about a quarter"
-    held_out = {prompt.text for prompt in store.prompts(db, "held-out")} - {"Question 3?"}
+    held_out = {prompt.text for prompt in prompt_store.prompts(db, "held-out")} - {"Question 3?"}
     other = open_database(db.path.parent / "other")
     shuffled = write(db.path.parent, [{"prompt": f"Question {number}?"} for number in reversed(range(800))], "b.jsonl")
     importing.run_import(other, open_path(shuffled), ImportRequest(split=0.25), "kim", quiet)
-    assert held_out <= {prompt.text for prompt in store.prompts(other, "held-out")}, "the same ones in another file"
+    assert held_out <= {prompt.text for prompt in prompt_store.prompts(other, "held-out")}, (
+        "the same ones in another file"
+    )
     again = bring([{"prompt": f"Question {number}?"} for number in range(401)], split="held-out")
     assert counts(again) == {"prompts": 1, "held_out": 1, "known": 400}
-    assert {prompt.text for prompt in store.prompts(db, "held-out")} == held_out | {"Question 3?", "Question 400?"}
+    assert {prompt.text for prompt in prompt_store.prompts(db, "held-out")} == held_out | {
+        "Question 3?",
+        "Question 400?",
+    }
     other.close()
 
 
@@ -220,8 +227,8 @@ def test_gold_measures_annotators(db: Database, bring: Callable[..., ImportResul
     tie = {"prompt": "tied", "response_a": "x", "response_b": "y", "winner": "tie"}
     outcome = bring([{**tie, "prompt": "p", "winner": "b"}, tie, {**tie, "winner": "bothbad"}], verdict="gold")
     assert counts(outcome) == {"prompts": 1, "gold": 1, "skipped": 2}
-    store.set_project(db, replace(store.project(db), gold_share=1.0))
-    claim = claims.claim_next(db, person(db))
+    project_store.set_project(db, replace(project_store.project(db), gold_share=1.0))
+    claim = handing_out.claim_next(db, person(db))
     assert claim is not None
     assert claim.purpose == "gold"
     assert db.value("SELECT expected FROM comparison WHERE id = ?", (claim.comparison_id,)) == "[2, 1]"
@@ -233,10 +240,10 @@ def test_open_comparisons_are_judged_by_people(db: Database, bring: Callable[...
     outcome = bring([{"prompt": "p", "responses": ["a", "b"], "scores": [2, 1]}], verdict="open")
     assert counts(outcome) == {"prompts": 1, "open": 1}
     annotator = person(db)
-    claim = claims.claim_next(db, annotator)
+    claim = handing_out.claim_next(db, annotator)
     assert claim is not None
     assert sorted(shown_texts(claim)) == ["a", "b"]
-    claims.judge(db, annotator, claim.nonce, act("left-much"))
+    judging.judge(db, annotator, claim.nonce, act("left-much"))
     assert [j.annotator for j in current_judgements(db)] == ["ann"]
 
 
@@ -263,7 +270,7 @@ def test_labelled_answers_to_one_prompt_are_compared(db: Database, bring: Callab
         ("three", ["good", "bad", "better"], (1, 2, 1), "rank"),
     ]
     assert db.value("SELECT text FROM response WHERE purpose = 'demonstrate'") == "kept"
-    assert [prompt.text for prompt in store.prompts(db, "train")] == ["two", "lonely good", "three"]
+    assert [prompt.text for prompt in prompt_store.prompts(db, "train")] == ["two", "lonely good", "three"]
     assert sound(db)
 
 
@@ -303,14 +310,14 @@ def test_what_says_the_same_is_imported_once(db: Database, bring: Callable[..., 
 
 
 def test_what_people_have_judged_is_known(db: Database, bring: Callable[..., ImportResult]) -> None:
-    store.add_prompts(db, [Prompt(({"role": "user", "content": "Question 0?"},), "train", "test")])
-    prompt = store.prompts(db, "train")[0]
-    made = store.add_comparison(db, [make_response(prompt, text) for text in ("bad 0", "good 0")])
+    prompt_store.add_prompts(db, [Prompt(({"role": "user", "content": "Question 0?"},), "train", "test")])
+    prompt = prompt_store.prompts(db, "train")[0]
+    made = comparison_store.add_comparison(db, [make_response(prompt, text) for text in ("bad 0", "good 0")])
     assert made is not None
     annotator = person(db)
-    claim = claims.claim_next(db, annotator)
+    claim = handing_out.claim_next(db, annotator)
     assert claim is not None
-    claims.judge(db, annotator, claim.nonce, act("left-much" if shown_texts(claim)[0] == "good 0" else "right-much"))
+    judging.judge(db, annotator, claim.nonce, act("left-much" if shown_texts(claim)[0] == "good 0" else "right-much"))
     assert counts(bring(PAIRS[:2])) == {"prompts": 1, "judged": 1, "known": 1}
 
 
@@ -332,7 +339,7 @@ def test_prompts_added_meanwhile_are_not_added_twice(
     plain = commit.ImportCommit.run
 
     def run(move: commit.ImportCommit) -> None:
-        store.ask(db, annotator, [{"role": "user", "content": "Question 2?"}])
+        own_prompts.ask(db, annotator, [{"role": "user", "content": "Question 2?"}])
         plain(move)
 
     monkeypatch.setattr(commit.ImportCommit, "run", run)
@@ -446,15 +453,17 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hello."},
     ]
-    store.add_prompts(
+    prompt_store.add_prompts(
         db, [Prompt((*turns, {"role": "user", "content": f"Question {n}?"}), "train", "x") for n in "abc"]
     )
     annotator, words = person(db), {"a": "left-much", "b": "right-slightly", "c": "left-clearly"}
-    for prompt in store.prompts(db, "train"):
-        store.add_comparison(db, [make_response(prompt, f"=1+1 {text}\n{prompt.text} ") for text in ("one", "two")])
-        claim = claims.claim_next(db, annotator)
+    for prompt in prompt_store.prompts(db, "train"):
+        comparison_store.add_comparison(
+            db, [make_response(prompt, f"=1+1 {text}\n{prompt.text} ") for text in ("one", "two")]
+        )
+        claim = handing_out.claim_next(db, annotator)
         assert claim is not None
-        claims.judge(db, annotator, claim.nonce, act(words[claim.messages[-1]["content"][-2]]))
+        judging.judge(db, annotator, claim.nonce, act(words[claim.messages[-1]["content"][-2]]))
     target = tmp_path / ("out.csv" if format == "csv" else "out")
     export = [sys.executable, "-m", "annotation", "export", f"--format={format}", f"--as={container}", f"--to={target}"]
     subprocess.run(
@@ -546,7 +555,7 @@ def test_in_pieces_the_same_is_written_as_at_once(
     registry.ensure_base(other, BASE_NAME)
     measure_nobody(other)
     for database in (db, other):
-        store.add_prompts(database, [Prompt(({"role": "user", "content": "p 3"},), "held-out", "test")])
+        prompt_store.add_prompts(database, [Prompt(({"role": "user", "content": "p 3"},), "held-out", "test")])
     path = write(tmp_path, mixed(20))
     importing.run_import(other, open_path(path), ImportRequest(split="train"), "kim", quiet)
     request.getfixturevalue("in_pieces")
@@ -596,9 +605,11 @@ def test_others_write_between_the_pieces(
         plain(move, *rest)
         number = sizes(db)["prompt"]
         annotator = person(db, f"ann{number}")  # nobody may have many prompts waiting
-        store.ask(db, annotator, [{"role": "user", "content": f"asked {number}"}])
-        store.ask(db, annotator, [{"role": "user", "content": "p 19"}])
-        store.add_response(db, make_response(store.prompts(db, "train")[-1], "by a policy"), "compare")
+        own_prompts.ask(db, annotator, [{"role": "user", "content": f"asked {number}"}])
+        own_prompts.ask(db, annotator, [{"role": "user", "content": "p 19"}])
+        comparison_store.add_response(
+            db, make_response(prompt_store.prompts(db, "train")[-1], "by a policy"), "compare"
+        )
 
     monkeypatch.setattr(commit.ImportCommit, "insert_piece", insert_piece)
     assert counts(bring(mixed(20))) == {"prompts": 20, "judged": 10, "demonstrations": 10}
@@ -621,9 +632,11 @@ def test_nobody_uses_what_has_not_arrived_as_a_whole(
     there: list[tuple[int, ...]] = []
 
     def look() -> None:
-        unused = db.value(f"SELECT count(*) FROM prompt p WHERE {store.UNUSED}")
-        to_answer = store.prompts_to_answer(db, 1, "train", 100)
-        there.append((len(store.prompts(db, "train")), len(to_answer), len([*store.demonstrations(db)]), unused))
+        unused = db.value(f"SELECT count(*) FROM prompt p WHERE {prompt_store.UNUSED}")
+        to_answer = prompt_store.prompts_to_answer(db, 1, "train", 100)
+        there.append(
+            (len(prompt_store.prompts(db, "train")), len(to_answer), len([*training_data.demonstrations(db)]), unused)
+        )
 
     plain = commit.ImportCommit.insert_piece
 
@@ -744,11 +757,11 @@ def test_a_process_killed_between_the_pieces_is_cleared_away(db: Database, tmp_p
     assert db.value("SELECT count(*) FROM response")
     assert list(current_judgements(db)) == []
     assert sizes(db)["comparison"] == 0
-    answered = store.read_prompt(db.rows("SELECT * FROM prompt ORDER BY id")[0])
-    store.add_response(db, make_response(answered, "somebody answered it meanwhile"), "compare")
+    answered = prompt_store.read_prompt(db.rows("SELECT * FROM prompt ORDER BY id")[0])
+    comparison_store.add_response(db, make_response(answered, "somebody answered it meanwhile"), "compare")
     importing.clear_leftovers(db)
     assert sizes(db) == {**before, "prompt": 1, "response": 1}
-    assert store.prompts(db, "train") == [answered]
+    assert prompt_store.prompts(db, "train") == [answered]
     assert db.rows("SELECT rowid FROM prompt_words WHERE prompt_words MATCH 'p'") == [{"rowid": answered.id}]
     assert sound(db)
     assert counts(importing.run_import(db, open_path(path), ImportRequest(split="train"), "kim", quiet))["judged"] == 10
@@ -766,7 +779,7 @@ def test_the_command_says_what_it_does(db: Database, tmp_path: Path) -> None:
     assert sizes(db)["prompt"] == 0
     done = start(db, "--rows=1-3", "--split=held-out", str(path))
     assert done.stdout.splitlines()[1] == "3 rows read. Imported: 3 new prompts, 3 comparisons with their verdicts."
-    assert len(store.prompts(db, "held-out")) == 3
+    assert len(prompt_store.prompts(db, "held-out")) == 3
     told = [json.loads(line) for line in start(db, "--json-progress", "--as=prompts", str(path)).stdout.splitlines()]
     assert told[-1]["outcome"]["counts"]["prompts"] == 4
     assert told[-1]["outcome"]["columns"]["prompt"] == "prompt"
@@ -836,7 +849,7 @@ def test_a_share_is_held_out_unless_somebody_says_otherwise(db: Database, tmp_pa
 
     path = write(tmp_path, [{"prompt": f"Question {n}?", "chosen": "a", "rejected": "b"} for n in range(200)])
     first = run(db, str(path))
-    held_out = len(store.prompts(db, "held-out"))
+    held_out = len(prompt_store.prompts(db, "held-out"))
     assert 5 <= held_out <= 40
     assert f"{held_out} new prompts are held out, to check with. --split says how many." in first.stdout
     before = sides()
@@ -960,6 +973,11 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
     importer.start("import", ["--", str(tmp_path / "none.csv")], [])
     failed = ended(importer)
     assert (failed.status, failed.error) == ("failed", f"There is no file {tmp_path / 'none.csv'}. Check the path.")
+    with speaking(language_of("de")):
+        importer.start("check", ["--", path], ["--as=prompts"])
+    told = ended(importer).outcome
+    assert told is not None
+    assert told.summary[0].startswith("7 Zeilen gelesen."), "whoever asked is told in their language"
 
 
 def test_a_run_can_be_cancelled(db: Database, importer: Importer, tmp_path: Path) -> None:
@@ -1048,7 +1066,7 @@ def test_the_form_is_filled_by_a_look_and_can_be_changed(page: gr.Blocks, db: Da
     handler(page, "import-import")(kim, sent[-1], *source, *form)
     sent = follow(page, sent[-1])
     assert "2 rows read. Imported: 1 new prompt, 2 comparisons to be judged by people." in sent[0]
-    assert [prompt.text for prompt in store.prompts(db, "held-out")] == ["t"]
+    assert [prompt.text for prompt in prompt_store.prompts(db, "held-out")] == ["t"]
     assert db.value("SELECT requested_by FROM import") == "kim"
 
 
@@ -1083,7 +1101,7 @@ def test_what_is_unclear_can_be_answered_on_the_page(
         form = ["auto", "judged", "train", 0, "", None, *(filled | answers).values()]
         sent = follow(page, handler(page, button)(kim, sent[-1], *source, *form)[-1])
     assert "1 row read. Imported: 1 new prompt, 1 comparison with a verdict." in sent[0]
-    assert [prompt.text for prompt in store.prompts(db, "train")] == [imported]
+    assert [prompt.text for prompt in prompt_store.prompts(db, "train")] == [imported]
 
 
 @pytest.mark.parametrize(
@@ -1231,7 +1249,7 @@ def test_others_can_write_while_a_file_is_read(db: Database, tmp_path: Path, mon
     thread = threading.Thread(target=bring_it)
     thread.start()
     assert reading.wait(PATIENCE_SECONDS)
-    store.set_setting(db, "clock", 1)
+    setting_store.set_setting(db, "clock", 1)
     written.set()
     thread.join()
     assert outcomes[0].counts.judged == 500

@@ -8,20 +8,16 @@ from typing import Any
 
 import pytest
 
-from annotation.imports import labels
-from annotation.imports.columns import ColumnUsage
-from annotation.imports.labels import UnusableRow
-from annotation.imports.mapping import (
-    EQUAL_SCORES,
-    OTHER_SYSTEMS,
-    SAID_TIE,
-    THOUGHTS_LEFT,
-    MappedRow,
-    make_plan,
-)
-from annotation.imports.reading import SourceRow, Unread
+from annotation.imports.mapping import labels
+from annotation.imports.mapping.columns import ColumnUsage
+from annotation.imports.mapping.labels import UnusableRow
+from annotation.imports.mapping.mapped_rows import MappedRow
+from annotation.imports.mapping.planning import make_plan
+from annotation.imports.mapping.prompt_and_answers import OTHER_SYSTEMS
+from annotation.imports.mapping.row_readers import EQUAL_SCORES, SAID_TIE, THOUGHTS_LEFT, reader_of
+from annotation.imports.sources.raw_rows import SourceRow, Unread
 from annotation.records import UserError
-from tests.annotation.imports.test_mapping import assistant, system, user
+from tests.annotation.imports.mapping.test_mapping import assistant, system, user
 
 
 def said(who: str, text: str) -> dict[str, str]:
@@ -817,7 +813,7 @@ def test_a_public_format_becomes_what_it_says_or_is_refused(name: str) -> None:
     if name.endswith("good ones only"):
         plan = make_plan(rows, "demonstrations", case.columns)
     assert plan.target == case.target
-    read, met = plan.reader, ColumnUsage()
+    read, met = reader_of(plan), ColumnUsage()
     for row, expected in zip(rows, case.becomes, strict=True):
         met.see(row.values)
         if isinstance(expected, MappedRow):
@@ -834,7 +830,7 @@ def verdict(a: str, b: str, *values: Any, role: str = "winner") -> list[Any]:
     """The rankings that values of a column come to, beside answers in columns of these names; None for both bad."""
     rows = [SourceRow(n, {"prompt": "p", a: f"x{n}", b: f"y{n}", "which": value}) for n, value in enumerate(values)]
     plan = make_plan(rows, "preferences", {"a": a, "b": b, "winner": "", role: "which"})
-    read = plan.reader
+    read = reader_of(plan)
     return [read(row.values).ranking for row in rows]
 
 
@@ -889,7 +885,7 @@ def test_a_column_whose_numbers_fit_no_names_is_refused_as_a_whole(names: Any, v
 
 def test_a_number_that_fits_no_name_is_found_wherever_it_stands() -> None:
     rows = [SourceRow(n, {"prompt": "p", "response_1": "x", "response_2": "y", "winner": n % 2 + 1}) for n in range(5)]
-    read = make_plan(rows).reader
+    read = reader_of(make_plan(rows))
     with pytest.raises(labels.UnclearColumn, match="holds -2, so its numbers are no names"):
         read({**rows[0].values, "winner": -2})
 
@@ -923,14 +919,14 @@ def test_numbers_that_are_none_of_those(role: str, value: Any) -> None:
 
 def test_a_label_that_turns_out_to_be_a_scale_ends_the_import() -> None:
     rows = [SourceRow(n, {"prompt": "p", "completion": str(n), "label": n % 2}) for n in range(4)]
-    read = make_plan(rows).reader
+    read = reader_of(make_plan(rows))
     assert read({**rows[0].values, "label": 0}).label is False
     with pytest.raises(labels.UnclearColumn, match="holds -1, 0: numbers of a scale"):
         read({**rows[0].values, "label": -1})
 
 
 def test_no_preference_is_none_also_where_it_stands_late() -> None:
-    read = make_plan([SourceRow(n, row) for n, row in enumerate(HELPSTEER_2_PREFERENCE)]).reader
+    read = reader_of(make_plan([SourceRow(n, row) for n, row in enumerate(HELPSTEER_2_PREFERENCE)]))
     with pytest.raises(UnusableRow, match="-100, which stands for no preference"):
         read({**HELPSTEER_2_PREFERENCE[0], "preference_strength": "-100"})
 
@@ -941,10 +937,10 @@ def test_bad_answers_are_asked_about_whatever_the_rows_are_to_become() -> None:
         with pytest.raises(labels.UnclearColumn, match="'toxic' may say which answers are bad"):
             make_plan(rows, target)
         assert make_plan(rows, target, {"label": ""}).target == "demonstrations"
-    assert make_plan(rows, "prompts").reader(rows[0].values) == told("q")
+    assert reader_of(make_plan(rows, "prompts"))(rows[0].values) == told("q")
 
 
 def test_answers_that_are_json_are_not_turns() -> None:
     """Only where the prompt and both answers are lists of as many texts are these turns."""
     row = {"prompt": "Give me a list.", "response_a": '["x"]', "response_b": json.dumps(["y"]), "winner": "a"}
-    assert make_plan([SourceRow(1, row)]).reader(row).answers == ('["x"]', '["y"]')
+    assert reader_of(make_plan([SourceRow(1, row)]))(row).answers == ('["x"]', '["y"]')

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.metrics.act_times import PAIRS_AN_ACT, ActTime, RicherAct, act_times, richer_act
 from annotation.records import Kind, now
+from annotation.store import comparison_store, project_store
 from annotation.tabs.act_table import acts_table
 from tests.conftest import make_response, seed_prompts
 
@@ -23,20 +24,20 @@ BEST = [2, 2, 1, 2]
 
 def judge(db: Database, annotator: int, seconds: float, said: dict[str, Any]) -> None:
     """Judge the next comparison as somebody does who was shown it so long ago."""
-    claim = claims.claim_next(db, annotator)
+    claim = handing_out.claim_next(db, annotator)
     assert claim is not None
     shown = (datetime.fromisoformat(now()) - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
     db.connection.execute("UPDATE claim SET created = ? WHERE nonce = ?", (shown, claim.nonce))
-    claims.judge(db, annotator, claim.nonce, said)
+    judging.judge(db, annotator, claim.nonce, said)
 
 
 def judge_all(db: Database, kind: Kind, answers: int, seconds: Sequence[float], said: dict[str, Any]) -> None:
     """As many comparisons of a kind as there are times."""
     plain = {"gold_share": 0.0, "re_ask_share": 0.0, "candidate_share": 0.0}
-    store.set_project(db, replace(store.project(db), kind=kind, answers=answers, **plain))
+    project_store.set_project(db, replace(project_store.project(db), kind=kind, answers=answers, **plain))
     for prompt, taken in zip(seed_prompts(db, len(seconds))[-len(seconds) :], seconds, strict=True):
         texts = [f"{kind} {place}" for place in range(answers)]
-        assert store.add_comparison(db, [make_response(prompt, text) for text in texts], answers) is not None
+        assert comparison_store.add_comparison(db, [make_response(prompt, text) for text in texts], answers) is not None
         judge(db, annotator_of(db), taken, said)
 
 

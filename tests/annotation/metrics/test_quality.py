@@ -16,11 +16,12 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import claims, store
+from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import FILE_NAME, Database, copy_database, open_database
 from annotation.metrics import quality
 from annotation.metrics.intervals_and_bias import Vote, wilson_interval
 from annotation.records import Annotator, Claim, UserError, now
+from annotation.store import comparison_store, judgement_store, project_store, training_data
 from annotation.tabs import quality as tab
 from annotation.tabs.guard import Context
 from annotation.web import access
@@ -46,29 +47,29 @@ def people(db: Database, *names: str, role: str = "annotator") -> dict[str, int]
 
 
 def set_project(db: Database, **changes: Any) -> None:
-    store.set_project(db, replace(store.project(db), **changes))
+    project_store.set_project(db, replace(project_store.project(db), **changes))
 
 
 def judge(db: Database, annotator_id: int, word: str, **extras: Any) -> Claim:
     """Judge the next comparison with one word."""
-    claim = claims.claim_next(db, annotator_id)
+    claim = handing_out.claim_next(db, annotator_id)
     assert claim is not None
-    claims.judge(db, annotator_id, claim.nonce, act(word, **extras))
+    judging.judge(db, annotator_id, claim.nonce, act(word, **extras))
     return claim
 
 
 def prefer(db: Database, annotator_id: int, position: int, degree: str = "clearly", **extras: Any) -> Claim:
     """Judge the next comparison for the answer at a position, wherever it is shown."""
-    claim = claims.claim_next(db, annotator_id)
+    claim = handing_out.claim_next(db, annotator_id)
     assert claim is not None
     side = "left" if claim.shown_order[0] == position else "right"
-    claims.judge(db, annotator_id, claim.nonce, act(f"{side}-{degree}", **extras))
+    judging.judge(db, annotator_id, claim.nonce, act(f"{side}-{degree}", **extras))
     return claim
 
 
 def frozen(db: Database, **options: Any) -> Frozen:
     """What training would get."""
-    return freeze(current_judgements(db), 512, excluded=store.excluded_annotators(db), **options)
+    return freeze(current_judgements(db), 512, excluded=judgement_store.excluded_annotators(db), **options)
 
 
 @pytest.fixture
@@ -91,14 +92,14 @@ def simulate(db: Database, reliabilities: Mapping[str, float], comparisons: int,
     waiting = sorted(reliabilities)
     while waiting:
         name = source.choice(waiting)
-        claim = claims.claim_next(db, ids[name], source)
+        claim = handing_out.claim_next(db, ids[name], source)
         if claim is None:
             waiting.remove(name)
             continue
         best = truth[claim.comparison_id] if source.random() < reliabilities[name] else 1 - truth[claim.comparison_id]
         side = "left" if claim.shown_order[0] == best else "right"
         word = "tie" if source.random() < 0.06 else f"{side}-{source.choice(('slightly', 'clearly', 'much'))}"
-        claims.judge(db, ids[name], claim.nonce, act(word))
+        judging.judge(db, ids[name], claim.nonce, act(word))
     return truth
 
 
@@ -209,7 +210,7 @@ def test_figures_are_kept_until_something_changes(simulated: Database) -> None:
     assert second is not first
     assert second.reliabilities == measured
     ann = simulated.value("SELECT id FROM annotator WHERE name = 'ann'")
-    claims.undo(simulated, ann, "")
+    changing.undo(simulated, ann, "")
     third = quality.report(simulated)
     assert third is not second
     quality.make_gold(simulated, third.clear[0].comparison_id, None, "owner")
@@ -254,7 +255,7 @@ def test_two_annotators_by_hand(db: Database) -> None:
     assert figures.policies.placed == ()
     quality.decide_on(db, "bob", True, "Flags everything.", "kim")
     after = quality.report(db)
-    assert after.comparisons == store.new_to_train_on(db, "") == 4, "a flag of somebody left out counts no more"
+    assert after.comparisons == training_data.new_to_train_on(db, "") == 4, "a flag of somebody left out counts no more"
 
 
 def test_an_empty_database_has_no_figures(db: Database) -> None:
@@ -268,13 +269,13 @@ def test_skips_and_undone_judgements_count_nowhere(db: Database) -> None:
     seed_comparisons(db, 3)
     judge(db, ids["ann"], "skip")
     prefer(db, ids["ann"], 0)
-    held = claims.claim_next(db, ids["ann"])
+    held = handing_out.claim_next(db, ids["ann"])
     assert held is not None
-    claims.undo(db, ids["ann"], held.nonce)
+    changing.undo(db, ids["ann"], held.nonce)
     assert quality.votes(db) == []
     prefer(db, ids["ann"], 1)
-    changed = claims.latest(db, ids["ann"])[0]["id"]
-    claims.revise(db, ids["ann"], changed, act("tie"))
+    changed = own_judgements.latest(db, ids["ann"])[0]["id"]
+    changing.revise(db, ids["ann"], changed, act("tie"))
     assert [vote.ranking for vote in quality.votes(db)] == [(1, 1)]
 
 
@@ -294,8 +295,8 @@ def test_what_training_does_not_count_is_not_said_to_train(db: Database, owner: 
             """UPDATE prompt SET split = 'held-out' WHERE id = (SELECT prompt_id FROM comparison WHERE id = ?)""",
             (held_out,),
         )
-    claim = claims.take_to_settle(db, owner.id, flagged)
-    claims.judge(db, owner.id, claim.nonce, act("left-much", flag="broken"))
+    claim = handing_out.take_to_settle(db, owner.id, flagged)
+    judging.judge(db, owner.id, claim.nonce, act("left-much", flag="broken"))
     figures = quality.report(db)
     assert (figures.judgements, figures.people, figures.comparisons) == (3, 3, 2)
     assert figures.flags == len(figures.flagged) == 1
@@ -307,14 +308,14 @@ def test_a_re_ask_is_compared_with_what_was_said_then(db: Database) -> None:
     set_project(db, re_ask_share=0.5)
     seed_comparisons(db, 40)
     source = random.Random(1)
-    while (claim := claims.claim_next(db, ids["ann"], source)) is not None:
+    while (claim := handing_out.claim_next(db, ids["ann"], source)) is not None:
         left = claim.shown_order[0] == (0 if claim.purpose == "own" else 1)
-        claims.judge(db, ids["ann"], claim.nonce, act("left-much" if left else "right-much"))
+        judging.judge(db, ids["ann"], claim.nonce, act("left-much" if left else "right-much"))
     again = [vote for vote in quality.votes(db) if vote.purpose == "re-ask"]
     assert len(again) >= 3
     assert {(vote.first_ranking, vote.ranking) for vote in again} == {((1, 2), (2, 1))}
     first = db.value("SELECT re_ask_of FROM judgement WHERE id = ?", (again[0].id,))
-    claims.revise(db, ids["ann"], first, act("tie"))
+    changing.revise(db, ids["ann"], first, act("tie"))
     consistency = quality.report(db).annotators[0].consistency
     assert consistency is not None
     assert (consistency.value, consistency.n) == (0.0, len(again))
@@ -329,7 +330,9 @@ def test_policies_are_placed_by_comparisons_of_their_answers(db: Database) -> No
     registry.add(db, revision="dpo-1", algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="p", sha256="0")
     assert not quality.report(db).policies.placed
     for prompt in seed_prompts(db, 20):
-        store.add_comparison(db, [make_response(prompt, "old answer"), make_response(prompt, "new answer", 2)])
+        comparison_store.add_comparison(
+            db, [make_response(prompt, "old answer"), make_response(prompt, "new answer", 2)]
+        )
     for number in range(20):
         prefer(db, ids["ann"], int(number < 15))
     (best, base) = quality.report(db).policies.placed
@@ -346,7 +349,7 @@ def test_leaving_out_is_recorded_reversible_and_deletes_nothing(db: Database) ->
         prefer(db, ids[name], 0)
     assert len(frozen(db).rows) == 2
     quality.leave_out(db, "Ann", " clicks without reading ", "owner")
-    assert store.excluded_annotators(db) == {"ann": "clicks without reading"}
+    assert judgement_store.excluded_annotators(db) == {"ann": "clicks without reading"}
     assert [row.annotators for row in frozen(db).rows] == [("bob",)]
     assert frozen(db).left_out["excluded"] == 1
     assert db.value("SELECT count(*) FROM judgement") == 2
@@ -386,7 +389,7 @@ def test_a_comparison_becomes_gold_and_measures_those_who_have_not_seen_it(db: D
     prefer(db, ids["ann"], 1)
     assert quality.make_gold(db, number, None, "owner") == 1
     set_project(db, gold_share=1.0)
-    assert claims.claim_next(db, ids["ann"]) is None
+    assert handing_out.claim_next(db, ids["ann"]) is None
     assert prefer(db, ids["bob"], 0).purpose == "gold"
     figures = quality.report(db)
     assert [(gold.comparison_id, gold.best, gold.retired, gold.made_by) for gold in figures.golds] == [
@@ -411,17 +414,17 @@ def test_gold_can_be_retired_handed_out_again_and_made_ordinary(db: Database) ->
     prefer(db, ids["ann"], 0)
     quality.make_gold(db, number, 1, "owner")
     quality.retire_gold(db, number, "owner")
-    assert claims.claim_next(db, ids["bob"]) is None
+    assert handing_out.claim_next(db, ids["bob"]) is None
     assert quality.report(db).golds[0].retired
     with pytest.raises(UserError, match="retired already"):
         quality.retire_gold(db, number, "owner")
     quality.reinstate_gold(db, number, "second")
     with pytest.raises(UserError, match="handed out already"):
         quality.reinstate_gold(db, number, "owner")
-    held = claims.claim_next(db, ids["bob"])
+    held = handing_out.claim_next(db, ids["bob"])
     assert held is not None
     assert held.purpose == "gold"
-    claims.judge(db, ids["bob"], held.nonce, act("skip"))
+    judging.judge(db, ids["bob"], held.nonce, act("skip"))
     quality.release_gold(db, number, "owner")
     assert db.row("SELECT purpose, state, expected FROM comparison WHERE id = ?", (number,)) == {
         "purpose": "preference",
@@ -519,7 +522,7 @@ def contradict(db: Database, degrees: tuple[str, ...]) -> tuple[dict[str, int], 
 def test_the_most_disputed_is_settled_first_and_stands(db: Database, owner: Annotator) -> None:
     _, numbers = contradict(db, ("slightly", "much", "clearly"))
     seed_comparisons(db, 1)
-    pool = claims.claim_next(db, owner.id)
+    pool = handing_out.claim_next(db, owner.id)
     assert pool is not None
     assert [dispute.comparison_id for dispute in quality.report(db).disputes] == [numbers[1], numbers[2], numbers[0]]
     claim = quality.settle_next(db, owner.id)
@@ -540,7 +543,7 @@ def test_settling_goes_on_past_what_was_passed_over_or_is_in_others_hands(db: Da
     assert quality.settle_next(db, second).comparison_id == numbers[0]
     first = quality.settle_next(db, owner.id)
     assert first.comparison_id == numbers[1]
-    claims.judge(db, owner.id, first.nonce, act("skip"))
+    judging.judge(db, owner.id, first.nonce, act("skip"))
     assert prefer(db, owner.id, 0) if quality.settle_next(db, owner.id).comparison_id == numbers[2] else False
     with pytest.raises(UserError, match=r"2 comparisons wait to be settled: other admins have them in hand, or you"):
         quality.settle_next(db, owner.id)
@@ -555,8 +558,8 @@ def test_what_was_passed_over_is_settled_after_all_whatever_was_asked_of_the_adm
     seed_comparisons(db, 1)
     prefer(db, owner.id, 0)
     annotator_groups.set_quota(db, owner.id, 1)
-    claims.judge(db, owner.id, quality.settle_next(db, owner.id).nonce, act("skip"))
-    assert claims.undo(db, owner.id, "").comparison_id == numbers[0]
+    judging.judge(db, owner.id, quality.settle_next(db, owner.id).nonce, act("skip"))
+    assert changing.undo(db, owner.id, "").comparison_id == numbers[0]
 
 
 def test_where_nobody_contradicts_anybody_nothing_is_to_be_settled(db: Database, owner: Annotator) -> None:
@@ -693,6 +696,10 @@ def pages(context: Context) -> Iterator[gr.Blocks]:
     return demo
 
 
+# What the boxes beside the buttons say as the page is opened.
+SILENT = ("", "", "", "")
+
+
 def press(pages: gr.Blocks, name: str, *inputs: Any, by: str = "owner", **said: Any) -> dict[str, Any]:
     """Call a registered function as Gradio does; what it sends, by the component's label or its place."""
     block = next(block for block in pages.fns.values() if block.fn.__name__ == name)
@@ -723,7 +730,7 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(pages: gr.Blocks) -> None:
 
 
 def test_opening_the_tab_fills_it(pages: gr.Blocks) -> None:
-    said = text_of(press(pages, "open_quality"))
+    said = text_of(press(pages, "open_quality", *SILENT))
     for words in (
         "Judgements that train the model",
         "eve",
@@ -740,19 +747,26 @@ def test_opening_the_tab_fills_it(pages: gr.Blocks) -> None:
     assert "Kinds of acts</summary>" in said
     assert "&lt;img" in said
     assert "<img" not in said
-    assert text_of(press(pages, "refresh_quality")) in said
+    assert text_of(press(pages, "refresh_quality", *SILENT)) in said
+
+
+def test_what_a_button_said_before_goes_and_not_what_one_says_meanwhile(pages: gr.Blocks) -> None:
+    for name in ("refresh_quality", "open_quality"):
+        sent = [*press(pages, name, "It is settled.", *SILENT[1:]).values()]
+        told = sent.index("")
+        assert sent[told : told + len(SILENT)] == ["", *[gr.skip()] * 3]
 
 
 def test_the_address_leads_to_the_comparison_that_is_looked_at(pages: gr.Blocks, context: Context) -> None:
     clear = quality.report(context.db).clear[0].comparison_id
     *_, told = press(pages, "look_at_comparison", clear).values()
     assert f'"/{clear}"' in told
-    *sent, view, form, _told = press(pages, "open_quality", part=f"/{clear}").values()
+    *sent, view, form, _told = press(pages, "open_quality", *SILENT, part=f"/{clear}").values()
     assert "what the annotators agree on" in view
     assert form["open"]
     assert str(clear) in [part.get("value") for part in sent if isinstance(part, dict) and "choices" in part]
     for wrong, words in (("/99999999999", "no comparison"), ("/seven", "Choose a comparison")):
-        assert words in press(pages, "open_quality", part=wrong)[str(len(sent))]
+        assert words in press(pages, "open_quality", *SILENT, part=wrong)[str(len(sent))]
 
 
 def test_buttons_do_what_they_say(pages: gr.Blocks, context: Context) -> None:
@@ -771,7 +785,7 @@ def test_buttons_do_what_they_say(pages: gr.Blocks, context: Context) -> None:
         press(pages, "make_comparison_gold", other.comparison_id, wrong)
     )
     settled = text_of(press(pages, "settle_next_comparison"))
-    held = claims.claim_next(context.db, access.authorise(context.db, "owner", "admin").id)
+    held = handing_out.claim_next(context.db, access.authorise(context.db, "owner", "admin").id)
     assert held is not None
     assert held.purpose == "settle"
     assert f"Comparison {held.comparison_id} is in your hands" in settled

@@ -103,6 +103,26 @@ def test_a_password_that_is_shown_once_stays_until_another_is(db: Database, list
     assert (anew.label, anew.visible) == ("Password of mira, shown once", True)
 
 
+def test_a_password_that_was_shown_goes_once_nobody_can_sign_in_with_it(db: Database, listeners: Listeners) -> None:
+    *_page, given, _confirm, _question, _asked = listeners["account-add"](OLGA, "zoe", "annotator", "")
+    minds = [handler for name, handler in listeners.items() if str(name).startswith("mind_password")]
+    assert len(minds) == len(("add", "really", "activate", "groups", "language"))
+    kept = [gr.skip(), gr.skip()]
+    for change in (
+        lambda: access.deactivate(db, "mira"),
+        lambda: access.set_role(db, "zoe", "admin"),
+        lambda: access.set_language(db, "zoe", "de"),
+    ):
+        change()
+        assert [mind(OLGA, given) for mind in minds] == [kept] * len(minds)
+    assert minds[0](OLGA, None) == kept
+    for change in (lambda: access.deactivate(db, "zoe"), lambda: access.set_password(db, "zoe", "other long words")):
+        access.activate(db, "zoe")
+        change()
+        box, left = minds[0](OLGA, given)
+        assert (box.visible, box.value, left) == (False, "", None)
+
+
 def test_withdrawing_an_invitation_leaves_the_link_of_another(listeners: Listeners) -> None:
     make, withdraw = listeners["invitation-make"], listeners["invitation-withdraw"]
     make(OLGA, 1, 7, "", None)

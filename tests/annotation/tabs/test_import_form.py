@@ -12,7 +12,7 @@ import pytest
 from annotation.database import Database
 from annotation.imports.import_process import HERE
 from annotation.imports.import_report import look_read, outcome_read
-from annotation.imports.mapping import MappedRow
+from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.jobs import job_table
 from annotation.records import Annotator
 from annotation.tabs import import_form
@@ -60,6 +60,7 @@ class Session:
         self.columns: dict[str, str] = {}
         self.target = "auto"
         self.unfolded = False
+        self.shown: list[str] = []
         self.emptied: dict[str, Any] = {}
 
     def call(self, name: str) -> str:
@@ -73,6 +74,7 @@ class Session:
         self.unfolded = folded.get("open", False)
         self.looked = next(value for one, value in zip(block.outputs, sent, strict=True) if isinstance(one, gr.State))
         filled = {getattr(one, "label", None): value for one, value in zip(block.outputs, sent, strict=True)}
+        self.shown = [role for role in import_form.ROLES if (filled[role] or {}).get("visible")]
         self.target = filled["Import as"].get("value", self.target)
         self.emptied = {name: filled.get(name) for name in ("Verdicts of preferences become", "Rows", "Good from")}
         return str(sent[:-1])
@@ -147,6 +149,31 @@ def test_where_columns_are_to_be_chosen_they_are_unfolded(pages: gr.Blocks, db: 
         fail(db, "Wählen Sie sie unter „Spalten“.")
         olga.call("import-follow")
         assert olga.unfolded, "in whatever language that is said"
+
+
+def test_of_columns_what_is_asked_for_is_shown_and_the_rest_when_somebody_wants_more(
+    pages: gr.Blocks, db: Database
+) -> None:
+    olga = Session(pages, "olga")
+    olga.look("/data/rows.jsonl")
+    end(db, {"look": LOOK})
+    olga.call("import-follow")
+    assert olga.shown == ["prompt"], "what is filled"
+    proposed = {"prompt": "prompt", "completion": "reply"}
+    olga.columns = {**proposed, "history": "before"}
+    olga.call("import-again")
+    asking = {"problem": "May be bad.", "asked": ["label", "rating"], "proposed": proposed}
+    end(db, {"look": {**LOOK, **asking}})
+    olga.call("import-follow")
+    assert olga.shown == ["history", "completion", "label", "rating"], "what was chosen too"
+    more = olga.listeners["import-more"]
+    hidden, *columns = more.fn(*asked_by("olga", more.fn))
+    assert (hidden["visible"], {one["visible"] for one in columns}) == (False, {True})
+    assert [one.label for one in more.outputs[1:]] == [*import_form.ROLES]
+    olga.look("/data/others.jsonl")
+    end(db, {"look": {**LOOK, "proposed": {}}})
+    olga.call("import-follow")
+    assert olga.shown == [*import_form.ROLES], "nothing else is known"
 
 
 def test_what_was_chosen_for_the_file_before_is_not_meant_for_the_next(pages: gr.Blocks, db: Database) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import claims, project, store
+from annotation import project
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.records import Project, Tag, UserError, now
+from annotation.store import comparison_store, project_store
 from annotation.tabs import project as tab
 from annotation.tabs.guard import Context
 from annotation.web import access
@@ -87,7 +89,7 @@ class Admin:
         values = [self.fields[name] for name in tab.FIELDS]
         self.counts, *updates, said, self.sent = self.call("project-save", self.sent, *values)
         self.take(list(tab.FIELDS), updates)
-        self.fill("project-saved")
+        assert self.fill("project-saved")[0] == gr.skip(), "what was said of guidelines is still to be read"
         return str(said)
 
     def write(self, text: str) -> list[Any]:
@@ -115,8 +117,8 @@ def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -
 
 
 def test_the_page_that_everyone_is_sent_holds_nothing_of_the_project(context: Context) -> None:
-    store.set_project(context.db, Project(tags=(Tag("z", "zebra"),), gold_share=0.4321))
-    store.write_guidelines(context.db, "Prefer the giraffe.", "owner")
+    project_store.set_project(context.db, Project(tags=(Tag("z", "zebra"),), gold_share=0.4321))
+    project_store.write_guidelines(context.db, "Prefer the giraffe.", "owner")
     with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Project"):
         tab.build(demo, context)
     sent = str(demo.get_config_file())
@@ -138,7 +140,7 @@ def test_opening_shows_what_holds_and_what_there_is(context: Context, pages: gr.
         own_prompts=False,
         tags=(Tag("a", "accurate"), Tag("c", "clear")),
     )
-    store.set_project(context.db, wanted)
+    project_store.set_project(context.db, wanted)
     admin = Admin(pages)
     admin.open()
     assert admin.fields == {
@@ -162,36 +164,36 @@ def test_opening_shows_what_holds_and_what_there_is(context: Context, pages: gr.
 
 def test_what_was_opened_is_stored_unchanged(context: Context, admin: Admin) -> None:
     for share in (0.0, 0.05, 0.07, 0.29, 1 / 3):
-        wanted = replace(store.project(context.db), gold_share=round(share, 8))
-        store.set_project(context.db, wanted)
+        wanted = replace(project_store.project(context.db), gold_share=round(share, 8))
+        project_store.set_project(context.db, wanted)
         admin.open()
         assert "Nothing was changed" in admin.save()
-        assert store.project(context.db) == wanted
+        assert project_store.project(context.db) == wanted
 
 
 def test_an_empty_field_for_the_daily_target_means_none(context: Context, admin: Admin) -> None:
     admin.open()
     admin.fields["daily_target"] = None
     assert "Saved" in admin.save()
-    assert store.project(context.db).daily_target == 0
+    assert project_store.project(context.db).daily_target == 0
     admin.open()
     assert admin.fields["daily_target"] is None
     admin.fields["daily_target"] = 12
     assert "Saved" in admin.save()
-    assert store.project(context.db).daily_target == 12
+    assert project_store.project(context.db).daily_target == 12
 
 
 def test_what_waits_for_people_is_counted_by_size_until_its_annotators_are_full(context: Context, admin: Admin) -> None:
     seed_comparisons(context.db, 3)
     (prompt,) = seed_prompts(context.db, 1)[-1:]
-    store.add_comparison(context.db, [make_response(prompt, f"{letter} as such") for letter in "ABCD"], 4)
+    comparison_store.add_comparison(context.db, [make_response(prompt, f"{letter} as such") for letter in "ABCD"], 4)
     admin.open()
     assert "waiting for people: 3 with 2 answers, 1 with 4 answers ·" in admin.counts
     for name in ("ann", "kim"):
         person = access.authorise(context.db, name, "annotator").id
-        claim = claims.claim_next(context.db, person)
+        claim = handing_out.claim_next(context.db, person)
         assert claim is not None
-        claims.judge(context.db, person, claim.nonce, act("tie"))
+        judging.judge(context.db, person, claim.nonce, act("tie"))
     admin.open()
     assert "waiting for people: 1 with 2 answers, 1 with 4 answers ·" in admin.counts
     admin.fields["overlap"] = 2
@@ -201,15 +203,15 @@ def test_what_waits_for_people_is_counted_by_size_until_its_annotators_are_full(
 
 def test_a_saved_project_is_what_annotators_are_asked(context: Context, admin: Admin) -> None:
     (prompt,) = seed_prompts(context.db, 1)[-1:]
-    store.add_comparison(context.db, [make_response(prompt, f"{letter} as such") for letter in "ABC"], 3)
+    comparison_store.add_comparison(context.db, [make_response(prompt, f"{letter} as such") for letter in "ABC"], 3)
     admin.fields |= {"kind": "best", "answers": 3, "claim_minutes": 7, "tags": "accurate\nx: exact"}
     assert "Saved" in admin.save()
     assert admin.fields["tags"] == "a: accurate\nx: exact"
     ann = access.authorise(context.db, "ann", "annotator").id
-    claim = claims.claim_next(context.db, ann)
+    claim = handing_out.claim_next(context.db, ann)
     assert claim is not None
     assert (claim.kind, len(claim.answers)) == ("best", 3)
-    claims.judge(context.db, ann, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 2], "tags": ["exact"]})
+    judging.judge(context.db, ann, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 2], "tags": ["exact"]})
     (judged,) = current_judgements(context.db)
     assert (judged.kind, judged.tags) == ("best", ("exact",))
 
@@ -227,12 +229,12 @@ def test_a_saved_project_is_what_annotators_are_asked(context: Context, admin: A
     ],
 )
 def test_a_refused_form_stores_nothing(context: Context, admin: Admin, changed: dict[str, Any], sentence: str) -> None:
-    before = store.project(context.db)
+    before = project_store.project(context.db)
     admin.fields |= changed
     with pytest.raises(gr.Error) as refusal:
         admin.save()
     assert sentence in str(refusal.value)
-    assert store.project(context.db) == before
+    assert project_store.project(context.db) == before
 
 
 def test_the_number_of_answers_follows_the_kind(admin: Admin) -> None:
@@ -244,13 +246,13 @@ def test_the_number_of_answers_follows_the_kind(admin: Admin) -> None:
 
 def test_a_draft_stays_when_the_tab_is_opened_again_and_the_rest_follows(context: Context, admin: Admin) -> None:
     admin.fields |= {"claim_minutes": 99, "text": "A draft."}
-    store.set_project(context.db, replace(store.project(context.db), overlap=3, claim_minutes=5))
+    project_store.set_project(context.db, replace(project_store.project(context.db), overlap=3, claim_minutes=5))
     admin.open()
     assert (admin.fields["claim_minutes"], admin.fields["overlap"], admin.fields["text"]) == (99, 3, "A draft.")
     assert "Not saved" in admin.save(), "it would put back what somebody else has saved"
     admin.save()
-    assert (store.project(context.db).claim_minutes, store.project(context.db).overlap) == (99, 3)
-    store.set_project(context.db, replace(store.project(context.db), claim_minutes=6))
+    assert (project_store.project(context.db).claim_minutes, project_store.project(context.db).overlap) == (99, 3)
+    project_store.set_project(context.db, replace(project_store.project(context.db), claim_minutes=6))
     admin.open()
     assert admin.fields["claim_minutes"] == 6
 
@@ -265,7 +267,7 @@ def test_what_another_admin_saved_meanwhile_is_not_put_back(context: Context, pa
     said = owner.save()
     assert "Saved." in said
     assert "stays: Annotators for each comparison, Minutes to judge." in said
-    now_asked = store.project(context.db)
+    now_asked = project_store.project(context.db)
     assert (now_asked.overlap, now_asked.claim_minutes, now_asked.gold_share) == (2, 11, 0.2)
     assert owner.fields["overlap"] == 2
     assert "meanwhile" not in owner.save()
@@ -279,10 +281,16 @@ def test_what_two_admins_change_is_asked_about_before_it_is_lost(context: Contex
     kim.save()
     owner.fields |= {"tags": "t: true", "overlap": 3}
     assert "Not saved: somebody has changed this meanwhile (Reasons that" in owner.save()
-    assert (store.project(context.db).tags, store.project(context.db).overlap) == ((Tag("k", "kind"),), 1)
+    assert (project_store.project(context.db).tags, project_store.project(context.db).overlap) == (
+        (Tag("k", "kind"),),
+        1,
+    )
     assert owner.fields["tags"] == "t: true"
     assert "Saved." in owner.save()
-    assert (store.project(context.db).tags, store.project(context.db).overlap) == ((Tag("t", "true"),), 3)
+    assert (project_store.project(context.db).tags, project_store.project(context.db).overlap) == (
+        (Tag("t", "true"),),
+        3,
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- guidelines
@@ -299,7 +307,7 @@ def test_guidelines_that_another_wrote_meanwhile_are_said_before_they_are_replac
     assert text == gr.skip()
     assert "Not saved. Version 1 of" in said
     assert [number for _, number in versions["choices"]] == [1]
-    assert store.guidelines(context.db).text == "Kim's."
+    assert project_store.guidelines(context.db).text == "Kim's."
     standing, *_ = owner.write("Mine.")
     assert "Version 2 of" in standing
 
@@ -331,7 +339,7 @@ def test_guidelines_are_versioned_and_every_version_stays_readable(context: Cont
 def test_the_first_guidelines_stand_in_the_admins_language_and_saving_them_unchanged_adds_no_version(
     context: Context, pages: gr.Blocks
 ) -> None:
-    store.write_guidelines(context.db, project.FIRST_GUIDELINES, "Prefloop")
+    project_store.write_guidelines(context.db, project.FIRST_GUIDELINES, "Prefloop")
     access.set_language(context.db, "kim", "de")
     kim, owner = Admin(pages, "kim"), Admin(pages)
     _standing, _versions, earlier = kim.open()
@@ -339,10 +347,10 @@ def test_the_first_guidelines_stand_in_the_admins_language_and_saving_them_uncha
     assert german.startswith("- Lies den Prompt")
     assert earlier == kim.call("guidelines-version", 1) == german
     kim.write(german)
-    assert store.guidelines(context.db).text == project.FIRST_GUIDELINES
+    assert project_store.guidelines(context.db).text == project.FIRST_GUIDELINES
     mended = f"{german}\n- Sei freundlich."
     kim.write(mended)
-    assert store.guidelines(context.db).text == mended
+    assert project_store.guidelines(context.db).text == mended
     owner.open()
     assert owner.fields["text"] == mended
     assert owner.call("guidelines-version", 1) == project.FIRST_GUIDELINES
@@ -351,7 +359,7 @@ def test_the_first_guidelines_stand_in_the_admins_language_and_saving_them_uncha
 def test_the_first_guidelines_follow_what_is_asked_and_what_somebody_wrote_stays(
     context: Context, pages: gr.Blocks
 ) -> None:
-    store.write_guidelines(context.db, project.FIRST_GUIDELINES, "Prefloop")
+    project_store.write_guidelines(context.db, project.FIRST_GUIDELINES, "Prefloop")
     owner, kim = Admin(pages), Admin(pages, "kim")
     owner.open()
     kim.open()
@@ -371,7 +379,7 @@ def test_the_first_guidelines_follow_what_is_asked_and_what_somebody_wrote_stays
 
 
 def test_what_is_written_while_the_project_is_saved_stays(context: Context, pages: gr.Blocks) -> None:
-    store.write_guidelines(context.db, "Be fair.", "owner")
+    project_store.write_guidelines(context.db, "Be fair.", "owner")
     owner = Admin(pages)
     owner.open()
     owner.fields["kind"] = "rank"
@@ -385,7 +393,7 @@ def test_what_is_written_while_the_project_is_saved_stays(context: Context, page
     owner.take(list(owner.fields), updates)
     assert owner.fields["text"] == "Be fair and quick."
     owner.write(owner.fields["text"])
-    assert store.guidelines(context.db).text == "Be fair and quick."
+    assert project_store.guidelines(context.db).text == "Be fair and quick."
 
 
 def test_whether_the_number_of_answers_can_be_chosen_follows_what_somebody_else_asks(
@@ -394,7 +402,7 @@ def test_whether_the_number_of_answers_can_be_chosen_follows_what_somebody_else_
     owner = Admin(pages)
     owner.open()
     assert not owner.interactive
-    store.set_project(context.db, replace(store.project(context.db), kind="rank", answers=2))
+    project_store.set_project(context.db, replace(project_store.project(context.db), kind="rank", answers=2))
     owner.open()
     assert (owner.fields["kind"], owner.fields["answers"], owner.interactive) == ("rank", 2, True)
 
@@ -403,7 +411,7 @@ def test_the_same_text_is_no_new_version(context: Context, admin: Admin) -> None
     admin.write("Be fair.")
     standing, *_ = admin.write("Be fair. ")
     assert "no version was added" in standing
-    assert store.guidelines(context.db).version == 1
+    assert project_store.guidelines(context.db).version == 1
 
 
 def test_a_judgement_names_the_version_that_held_when_it_was_handed_out(context: Context, admin: Admin) -> None:
@@ -411,9 +419,9 @@ def test_a_judgement_names_the_version_that_held_when_it_was_handed_out(context:
     ann = access.authorise(context.db, "ann", "annotator").id
     for text in ("First.", "Second."):
         admin.write(text)
-        claim = claims.claim_next(context.db, ann)
+        claim = handing_out.claim_next(context.db, ann)
         assert claim is not None
-        claims.judge(context.db, ann, claim.nonce, act("tie"))
+        judging.judge(context.db, ann, claim.nonce, act("tie"))
     assert [judged.guidelines_version for judged in current_judgements(context.db)] == [1, 2]
 
 
@@ -422,7 +430,7 @@ def test_guidelines_that_cannot_be_kept_are_refused(context: Context, admin: Adm
     for button in ("guidelines-save", "guidelines-preview"):
         with pytest.raises(gr.Error, match="uidelines"):
             admin.call(button, *([admin.sent] if button == "guidelines-save" else []), text)
-    assert store.guidelines(context.db).version == 0
+    assert project_store.guidelines(context.db).version == 0
 
 
 def test_the_preview_writes_nothing_and_escapes(context: Context, admin: Admin) -> None:
@@ -430,7 +438,7 @@ def test_the_preview_writes_nothing_and_escapes(context: Context, admin: Admin) 
     for opening in ("<script", "<img", "<form"):
         assert opening not in shown
     assert "<em>with care</em>" in shown
-    assert store.guidelines(context.db).version == 0
+    assert project_store.guidelines(context.db).version == 0
     assert "no text yet" in admin.call("guidelines-preview", " ")
 
 

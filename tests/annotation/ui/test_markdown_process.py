@@ -19,9 +19,10 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from annotation import api, store
+from annotation import api
 from annotation.database import Database
 from annotation.records import Prompt
+from annotation.store import comparison_store, prompt_store
 from annotation.ui import markdown, markdown_process
 from annotation.ui.markdown_process import RenderPool
 from annotation.web import access
@@ -116,8 +117,8 @@ def test_judging_goes_on_while_a_text_is_rendered(db: Database, monkeypatch: pyt
     """The rendering of one page is held up until another annotator has judged."""
     measure_nobody(db)
     slow = Prompt(({"role": "user", "content": "slow"},), "train", "test")
-    store.add_prompts(db, [slow])
-    store.add_comparison(db, [make_response(store.prompts(db, "train")[-1], place) for place in "AB"])
+    prompt_store.add_prompts(db, [slow])
+    comparison_store.add_comparison(db, [make_response(prompt_store.prompts(db, "train")[-1], place) for place in "AB"])
     seed_comparisons(db, 5)
     begun, judged = threading.Event(), threading.Event()
 

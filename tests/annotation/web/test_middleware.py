@@ -22,10 +22,10 @@ from starlette.applications import Starlette
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import app
-from annotation import store
 from annotation.api import AnnotationApi
 from annotation.database import FILE_NAME, SQLITE_IN_USE, Database, open_database
 from annotation.records import ROLES
+from annotation.store import comparison_store, prompt_store
 from annotation.tabs.guard import Context
 from annotation.web import access
 from annotation.web.middleware import SECURITY_HEADERS, SignIn
@@ -410,7 +410,7 @@ def test_hostile_answers_reach_the_page_as_data_only(site: Site) -> None:
     with site.db.transaction() as connection:  # nothing else is left for Sam
         connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held'")
     prompt = seed_prompts(site.db, 1)[-1]
-    store.add_comparison(site.db, [make_response(prompt, hostile, 2), make_response(prompt, "fine", 2)])
+    comparison_store.add_comparison(site.db, [make_response(prompt, hostile, 2), make_response(prompt, "fine", 2)])
     with site.client("sam") as sam:
         card = show(sam)
         while hostile not in [answer["text"] for answer in card["answers"]]:
@@ -725,7 +725,7 @@ def test_the_program_starts_prints_its_link_and_stops_on_a_signal(db: Database, 
                 process.wait(PATIENCE_SECONDS)
         assert process.stderr.read() == ""
     assert [*temporary.glob("prefloop-*")] == []
-    assert len(store.prompts(db, "train")) >= 150
+    assert len(prompt_store.prompts(db, "train")) >= 150
 
 
 @pytest.mark.own_start

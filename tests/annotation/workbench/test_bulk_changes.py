@@ -7,10 +7,12 @@ from typing import Literal
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import backlog, changing, choosing, handing_out, judged_counts, judging, own_judgements
+from annotation.copies import copy_reasons
 from annotation.database import Database
 from annotation.metrics import quality
 from annotation.records import Annotator, UserError
+from annotation.store import project_store, stock_counts
 from annotation.tabs.comparisons import comparison_card, comparison_table, words
 from annotation.web import access
 from annotation.workbench import annotator_groups, bulk_changes
@@ -35,9 +37,9 @@ def change(db: Database, by: Annotator, kind: ChangeKind, ids: list[int], whom: 
 
 def judge_all(db: Database, annotator: Annotator, word: str = "tie", most: int = 99) -> list[int]:
     served: list[int] = []
-    while len(served) < most and (claim := claims.claim_next(db, annotator.id)) is not None:
+    while len(served) < most and (claim := handing_out.claim_next(db, annotator.id)) is not None:
         served.append(claim.comparison_id)
-        claims.judge(db, annotator.id, claim.nonce, act(word))
+        judging.judge(db, annotator.id, claim.nonce, act(word))
     return served
 
 
@@ -61,18 +63,18 @@ def test_the_assigned_stay_theirs_when_they_expire_and_when_an_act_is_undone(
 ) -> None:
     ids = seed_comparisons(db, 1)
     change(db, people["eve"], "assign", ids, "person:ann")
-    held = claims.claim_next(db, people["ann"].id)
+    held = handing_out.claim_next(db, people["ann"].id)
     assert held is not None
     with db.transaction() as connection:
         connection.execute("UPDATE claim SET expires = '2020' WHERE state = 'held'")
     assert judge_all(db, people["bob"]) == []
     assert judge_all(db, people["ann"], most=1) == ids
     assert statuses(db) == ["judged"]
-    claims.undo(db, people["ann"].id, "")
+    changing.undo(db, people["ann"].id, "")
     assert judge_all(db, people["bob"]) == []
-    again = claims.claim_next(db, people["ann"].id)
+    again = handing_out.claim_next(db, people["ann"].id)
     assert again is not None
-    claims.judge(db, people["ann"].id, again.nonce, act("skip"))
+    judging.judge(db, people["ann"].id, again.nonce, act("skip"))
     assert judge_all(db, people["bob"]) == ids, "who is asked may pass, and then it is everybody's"
 
 
@@ -85,9 +87,9 @@ def test_a_second_opinion_can_be_assigned_on_what_has_its_full_number(
     assert bulk_changes.plan(db, asked, people["eve"]) == bulk_changes.Plan(0, 2), "judged by them already"
     change(db, people["eve"], "assign", ids, "person:ann")
     assert judge_all(db, people["ann"], most=1) == ids[:1]
-    undone = claims.undo(db, people["ann"].id, "")
+    undone = changing.undo(db, people["ann"].id, "")
     assert undone.comparison_id == ids[0], "though another has judged it"
-    claims.judge(db, people["ann"].id, undone.nonce, act("tie"))
+    judging.judge(db, people["ann"].id, undone.nonce, act("tie"))
     assert judge_all(db, people["ann"]) == ids[1:]
 
 
@@ -104,7 +106,7 @@ def test_what_a_draw_left_to_judges_is_assigned_to_nobody(db: Database, people: 
 def test_a_group_shares_what_is_assigned_up_to_the_number_of_annotators(
     db: Database, people: dict[str, Annotator]
 ) -> None:
-    store.set_project(db, replace(store.project(db), overlap=2))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2))
     ids = seed_comparisons(db, 2)
     for name in ("ann", "bob"):
         annotator_groups.set_groups(db, people[name].id, ("Medics",))
@@ -139,9 +141,9 @@ def test_an_assigned_stock_does_not_keep_the_model_from_writing_for_the_others(
 ) -> None:
     ids = seed_comparisons(db, 3)
     change(db, people["eve"], "assign", ids, "person:ann")
-    assert store.stock_sizes(db, 1)["train"] == 0
+    assert stock_counts.stock_sizes(db, 1)["train"] == 0
     change(db, people["eve"], "release", ids[:1])
-    assert store.stock_sizes(db, 1)["train"] == 1
+    assert stock_counts.stock_sizes(db, 1)["train"] == 1
 
 
 def test_releasing_and_its_undo(db: Database, people: dict[str, Annotator]) -> None:
@@ -185,17 +187,17 @@ def test_who_is_no_admin_any_more_settles_nothing(db: Database, people: dict[str
     change(db, eve, "settle", ids)
     judge_all(db, eve, most=1)
     settled = db.value("SELECT id FROM judgement WHERE purpose = 'settle'")
-    held = claims.claim_next(db, eve.id)
+    held = handing_out.claim_next(db, eve.id)
     assert held is not None
     access.add_account(db, "fay", "admin", "long enough words")
     access.set_role(db, "eve", "annotator")
-    assert (claims.claim_next(db, eve.id), claims.waiting_for(db, eve.id).count) == (None, 0)
+    assert (handing_out.claim_next(db, eve.id), backlog.waiting_for(db, eve.id).count) == (None, 0)
     with pytest.raises(UserError):
-        claims.judge(db, eve.id, held.nonce, act("tie"))
+        judging.judge(db, eve.id, held.nonce, act("tie"))
     with pytest.raises(UserError, match="Only an admin"):
-        claims.revise(db, eve.id, settled, act("left-clearly"))
+        changing.revise(db, eve.id, settled, act("left-clearly"))
     with pytest.raises(UserError, match="Only an admin"):
-        claims.undo(db, eve.id, "")
+        changing.undo(db, eve.id, "")
     assert statuses(db) == ["settled", "judged", "judged"]
     access.set_role(db, "eve", "admin")
     assert judge_all(db, eve) == ids[1:]
@@ -207,7 +209,7 @@ def test_skips_are_acts_in_the_record_and_can_be_taken_back(db: Database, people
     assert judge_all(db, people["ann"]) == ids[2:]
     rows = db.rows("SELECT outcome, shown_order, kind FROM judgement ORDER BY id")
     assert rows[0] == {"outcome": "skip", "shown_order": "[0,1]", "kind": "pair"}
-    assert len(claims.latest(db, people["ann"].id)) == 1, "the change is taken back as one"
+    assert len(own_judgements.latest(db, people["ann"].id)) == 1, "the change is taken back as one"
     assert judge_all(db, people["ann"], most=1) == []
     undone = bulk_changes.undo(db, made, "ann")
     assert "Taken back. Skipped: 2 comparisons." in comparison_table.taken_back(*undone)
@@ -230,14 +232,14 @@ def test_an_undo_after_a_bulk_skip_takes_the_last_own_judgement_back(
     ann = people["ann"].id
     change(db, people["ann"], "skip", ids[3:])
     with pytest.raises(UserError, match="no judgement of yours"):
-        claims.undo(db, ann, "")
+        changing.undo(db, ann, "")
     assert judge_all(db, people["ann"], most=1) == ids[:1]
     change(db, people["ann"], "skip", ids[1:2])
-    last = claims.latest_act(db, ann)
+    last = own_judgements.latest_act(db, ann)
     assert last is not None
     assert last["outcome"] == "ranked"
-    assert claims.undo(db, ann, "").comparison_id == ids[0]
-    assert claims.latest(db, ann) == []
+    assert changing.undo(db, ann, "").comparison_id == ids[0]
+    assert own_judgements.latest(db, ann) == []
     assert judge_all(db, people["ann"]) == [ids[0], ids[2]]
 
 
@@ -261,13 +263,13 @@ def test_nobody_is_asked_about_what_is_withdrawn_and_an_undo_gives_it_back(
     db: Database, people: dict[str, Annotator]
 ) -> None:
     ids = seed_comparisons(db, 4)
-    held = claims.claim_next(db, people["bob"].id)
+    held = handing_out.claim_next(db, people["bob"].id)
     assert held is not None
     made = change(db, people["eve"], "withdraw", ids[:3])
     assert judge_all(db, people["ann"]) == ids[3:]
-    claims.judge(db, people["bob"].id, held.nonce, act("tie"))  # what was in hand is not lost
+    judging.judge(db, people["bob"].id, held.nonce, act("tie"))  # what was in hand is not lost
     assert statuses(db) == ["withdrawn"] * 3 + ["judged"]
-    assert store.stock_sizes(db, 1)["train"] == 0
+    assert stock_counts.stock_sizes(db, 1)["train"] == 0
     assert bulk_changes.undo(db, made, "eve")[1] == 3
     assert judge_all(db, people["ann"]) == ids[1:3]
 
@@ -290,9 +292,9 @@ def test_nothing_more_is_handed_out_once_the_quota_is_reached(db: Database, peop
     change(db, people["eve"], "assign", ids[3:], "person:ann")
     annotator_groups.set_quota(db, people["ann"].id, 2)
     assert judge_all(db, people["ann"]) == [ids[3], ids[0]]
-    undone = claims.undo(db, people["ann"].id, "")
-    claims.judge(db, people["ann"].id, undone.nonce, act("tie"))
-    assert claims.claim_next(db, people["ann"].id) is None
+    undone = changing.undo(db, people["ann"].id, "")
+    judging.judge(db, people["ann"].id, undone.nonce, act("tie"))
+    assert handing_out.claim_next(db, people["ann"].id) is None
     annotator_groups.set_quota(db, people["ann"].id, None)
     assert judge_all(db, people["ann"]) == ids[1:3]
 
@@ -301,16 +303,16 @@ def test_a_skip_that_becomes_a_judgement_counts_for_the_quota_too(db: Database, 
     seed_comparisons(db, 3)
     ann = people["ann"].id
     annotator_groups.set_quota(db, ann, 2)
-    held = claims.claim_next(db, ann)
+    held = handing_out.claim_next(db, ann)
     assert held is not None
-    skipped = claims.judge(db, ann, held.nonce, act("skip"))
+    skipped = judging.judge(db, ann, held.nonce, act("skip"))
     assert len(judge_all(db, people["ann"])) == 2
     with pytest.raises(UserError, match="judged all that you were asked for"):
-        claims.revise(db, ann, skipped, act("tie"))
-    assert claims.judged_by(db, ann) == 2
+        changing.revise(db, ann, skipped, act("tie"))
+    assert judged_counts.judged_by(db, ann) == 2
     annotator_groups.set_quota(db, ann, 3)
-    claims.revise(db, ann, skipped, act("tie"))
-    assert claims.judged_by(db, ann) == 3
+    changing.revise(db, ann, skipped, act("tie"))
+    assert judged_counts.judged_by(db, ann) == 3
 
 
 def test_what_somebody_skipped_and_their_group_is_given_can_be_judged(
@@ -319,12 +321,12 @@ def test_what_somebody_skipped_and_their_group_is_given_can_be_judged(
     ids, ann = seed_comparisons(db, 1), people["ann"].id
     for name in ("ann", "bob"):
         annotator_groups.set_groups(db, people[name].id, ("team",))
-    held = claims.claim_next(db, ann)
+    held = handing_out.claim_next(db, ann)
     assert held is not None
-    skipped = claims.judge(db, ann, held.nonce, act("skip"))
+    skipped = judging.judge(db, ann, held.nonce, act("skip"))
     change(db, people["eve"], "assign", ids, "group:team")
-    claims.revise(db, ann, skipped, act("tie"))
-    assert claims.judged_by(db, ann) == 1
+    changing.revise(db, ann, skipped, act("tie"))
+    assert judged_counts.judged_by(db, ann) == 1
 
 
 @pytest.mark.parametrize("before", ["", "person:ann"])
@@ -334,16 +336,16 @@ def test_what_somebody_skipped_that_is_assigned_to_others_since_is_theirs(
     ids, ann = seed_comparisons(db, 1), people["ann"].id
     if before:
         change(db, people["eve"], "assign", ids, before)
-    held = claims.claim_next(db, ann)
+    held = handing_out.claim_next(db, ann)
     assert held is not None
-    skipped = claims.judge(db, ann, held.nonce, act("skip"))
+    skipped = judging.judge(db, ann, held.nonce, act("skip"))
     made = change(db, people["eve"], "assign", ids, "person:bob")
     with pytest.raises(UserError, match="assigned to others by now"):
-        claims.undo(db, ann, "")
+        changing.undo(db, ann, "")
     with pytest.raises(UserError, match="assigned to others by now"):
-        claims.revise(db, ann, skipped, act("tie"))
+        changing.revise(db, ann, skipped, act("tie"))
     bulk_changes.undo(db, made, "eve")
-    claims.revise(db, ann, skipped, act("tie"))
+    changing.revise(db, ann, skipped, act("tie"))
 
 
 @pytest.mark.parametrize("revised", [False, True])
@@ -353,15 +355,15 @@ def test_a_skip_of_what_was_assigned_to_two_is_taken_back_like_any_other(
     ids, ann = seed_comparisons(db, 1), people["ann"].id
     for name in ("ann", "bob"):
         change(db, people["eve"], "assign", ids, f"person:{name}")
-    held = claims.claim_next(db, ann)
+    held = handing_out.claim_next(db, ann)
     assert held is not None
-    skipped = claims.judge(db, ann, held.nonce, act("skip"))
+    skipped = judging.judge(db, ann, held.nonce, act("skip"))
     if revised:
-        claims.revise(db, ann, skipped, act("tie"))
+        changing.revise(db, ann, skipped, act("tie"))
     else:
-        assert claims.undo(db, ann, "").comparison_id == ids[0]
+        assert changing.undo(db, ann, "").comparison_id == ids[0]
         assert judge_all(db, people["ann"]) == ids
-    assert claims.judged_by(db, ann) == 1
+    assert judged_counts.judged_by(db, ann) == 1
     assert judge_all(db, people["bob"]) == ids
 
 
@@ -369,7 +371,7 @@ def test_gold_and_re_asks_go_on_while_somebody_works_on_what_is_assigned(
     db: Database, people: dict[str, Annotator]
 ) -> None:
     ids = seed_comparisons(db, 30)
-    store.set_project(db, replace(store.project(db), gold_share=0.5))
+    project_store.set_project(db, replace(project_store.project(db), gold_share=0.5))
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id > ?", (ids[19],))
     change(db, people["eve"], "assign", ids[:20], "person:ann")
@@ -410,17 +412,23 @@ def test_what_an_undo_could_not_give_back_is_given_back_by_another(db: Database,
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'ready', asks = 'people' WHERE id = ?", (ids[0],))
     made = change(db, people["eve"], "withdraw", ids)
+    mark = copy_reasons.state_mark(db)
     found, count = bulk_changes.undo(db, made, "eve")
     assert (found.undone_by, count) == (None, 1)
+    assert copy_reasons.state_mark(db) != mark
     given_back, still = (comparison_card.decided(history(db, number)) for number in reversed(ids))
     assert "given back" in given_back
     assert "given back" not in still
     assert "“Undo” gives those back too" in comparison_table.taken_back(found, count)
-    assert 'data-act="undo"' in comparison_table.changes_table([found])
+    listed = comparison_table.changes_table([found])
+    assert 'data-act="undo"' in listed
+    assert "undone for 1 of 2" in listed
     again = change(db, people["eve"], "withdraw", ids[1:])
     registry.set_thinking(db, "off")
     found, count = bulk_changes.undo(db, made, "eve")
-    assert (found.undone_by, count) == ("eve", 1)
+    assert (found.undone_by, count, found.undone_for) == ("eve", 1, 2)
+    assert "undone for" not in comparison_table.changes_table([found])
+    assert "undone for" not in comparison_table.changes_table([replace(found, undone_for=None)]), "of before"
     assert "the others were given back before, judged or changed" in comparison_table.taken_back(found, count)
     assert judge_all(db, people["ann"]) == ids[:1], "what another change has withdrawn since stays so"
     with pytest.raises(UserError, match="taken back already"):
@@ -432,7 +440,7 @@ def test_what_an_undo_could_not_give_back_is_given_back_by_another(db: Database,
 def test_gold_of_what_was_withdrawn_and_given_back_is_handed_out_once_it_is_no_gold_any_more(
     db: Database, people: dict[str, Annotator]
 ) -> None:
-    store.set_project(db, replace(store.project(db), overlap=2))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2))
     ids = seed_comparisons(db, 2)
     judge_all(db, people["bob"], "left-clearly")
     made = change(db, people["eve"], "withdraw", ids)
@@ -452,12 +460,12 @@ def test_nobody_is_asked_again_about_what_is_withdrawn(
     monkeypatch.setattr("annotation.selection.RE_ASK_AFTER", 0)
     ids = seed_comparisons(db, 1)
     assert judge_all(db, people["ann"]) == ids
-    asked = claims.choose_re_ask(db, people["ann"].id)
+    asked = choosing.choose_re_ask(db, people["ann"].id)
     assert asked is not None
     made = change(db, people["eve"], "withdraw", ids)
-    assert claims.choose_re_ask(db, people["ann"].id) is None
+    assert choosing.choose_re_ask(db, people["ann"].id) is None
     bulk_changes.undo(db, made, "eve")
-    assert claims.choose_re_ask(db, people["ann"].id) == asked
+    assert choosing.choose_re_ask(db, people["ann"].id) == asked
 
 
 def test_an_assignment_that_was_taken_back_stays_so_when_somebody_returns_or_undoes(
@@ -472,7 +480,7 @@ def test_an_assignment_that_was_taken_back_stays_so_when_somebody_returns_or_und
     made = change(db, people["eve"], "assign", ids[1:], "person:bob")
     assert judge_all(db, people["bob"], most=1) == ids[1:]
     bulk_changes.undo(db, made, "eve")
-    claims.undo(db, people["bob"].id, "")
+    changing.undo(db, people["bob"].id, "")
     assert judge_all(db, people["cat"]) == ids[:1], "bob has the other in hand"
     with db.transaction() as connection:
         connection.execute("UPDATE claim SET expires = '2020' WHERE state = 'held'")
@@ -508,7 +516,7 @@ def test_what_is_assigned_to_somebody_whose_quota_is_reached_goes_to_all_until_i
     assert statuses(db)[3:] == ["assigned"] * 2
     annotator_groups.set_quota(db, people["ann"].id, 1)
     assert statuses(db)[3:] == ["open"] * 2
-    claims.undo(db, people["ann"].id, "")
+    changing.undo(db, people["ann"].id, "")
     assert judge_all(db, people["cat"], most=1) == [ids[3]], "one judged is what was wanted"
     annotator_groups.set_quota(db, people["ann"].id, 2)
     assert statuses(db)[4:] == ["assigned"]
@@ -520,12 +528,12 @@ def test_undoing_below_the_quota_takes_the_assigned_up_again(db: Database, peopl
     change(db, people["eve"], "assign", ids, "person:ann")
     assert judge_all(db, people["ann"]) == ids[:1]
     assert statuses(db) == ["judged", "open"]
-    undone = claims.undo(db, people["ann"].id, "")
+    undone = changing.undo(db, people["ann"].id, "")
     assert statuses(db) == ["in-hand", "assigned"]
-    claims.judge(db, people["ann"].id, undone.nonce, act("skip"))
-    skipped = claims.latest(db, people["ann"].id)[0]["id"]
+    judging.judge(db, people["ann"].id, undone.nonce, act("skip"))
+    skipped = own_judgements.latest(db, people["ann"].id)[0]["id"]
     assert statuses(db) == ["open", "assigned"]
-    claims.revise(db, people["ann"].id, skipped, act("tie"))
+    changing.revise(db, people["ann"].id, skipped, act("tie"))
     assert statuses(db) == ["judged", "open"]
 
 
@@ -542,10 +550,10 @@ def test_what_was_withdrawn_comes_back_to_whoever_is_asked_by_now(
     db: Database, people: dict[str, Annotator], before: Mode, after: Mode, asks: str,
     chance: float | None, drawn: int | None,
 ) -> None:  # fmt: skip
-    store.set_feedback(db, replace(store.feedback(db), mode=before))
+    project_store.set_feedback(db, replace(project_store.feedback(db), mode=before))
     ids = seed_comparisons(db, 1)
     made = change(db, people["eve"], "withdraw", ids)
-    store.set_feedback(db, replace(store.feedback(db), mode=after))
+    project_store.set_feedback(db, replace(project_store.feedback(db), mode=after))
     assert statuses(db) == ["withdrawn"]
     bulk_changes.undo(db, made, "eve")
     assert db.rows("SELECT state, asks, people_chance, people_drawn FROM comparison") == [

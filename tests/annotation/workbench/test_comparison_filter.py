@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation import claims, store
+from annotation.claims import changing, handing_out, judging
 from annotation.database import Database, open_database
 from annotation.exports import writing
 from annotation.exports.formats import ExportRequest, Filters
 from annotation.metrics import quality
 from annotation.records import Prompt, UserError
+from annotation.store import comparison_store, policy_comparisons, project_store, prompt_store, setting_store
 from annotation.web import access
 from annotation.workbench import bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest
@@ -61,14 +62,14 @@ def found(db: Database, text: str) -> list[int]:
 
 
 def judge_next(db: Database, annotator: int, word: str, **extras: object) -> int:
-    claim = claims.claim_next(db, annotator)
+    claim = handing_out.claim_next(db, annotator)
     assert claim is not None
-    claims.judge(db, annotator, claim.nonce, act(word, **extras))
+    judging.judge(db, annotator, claim.nonce, act(word, **extras))
     return claim.comparison_id
 
 
 def test_every_status_is_found_by_its_filter_and_shown_in_its_row(db: Database) -> None:
-    store.set_project(db, replace(store.project(db), overlap=2))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2))
     ann, bob = (access.add_account(db, name, "admin", "long enough words").id for name in ("ann", "bob"))
     ids = seed_comparisons(db, 12)
     agreed = judge_next(db, ann, "left-clearly")
@@ -81,7 +82,7 @@ def test_every_status_is_found_by_its_filter_and_shown_in_its_row(db: Database) 
         connection.execute("UPDATE comparison SET asks = 'nobody' WHERE id = ?", (ids[6],))
         connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id = ?", (ids[5],))
     assert agreed == ids[0]
-    held = claims.claim_next(db, bob)
+    held = handing_out.claim_next(db, bob)
     assert held is not None
     assert held.comparison_id == ids[0]
     statuses = {row.id: row.status for row in list_page(db, ComparisonFilter(), "oldest").rows}
@@ -112,25 +113,25 @@ def test_what_is_withdrawn_after_a_change_of_thinking_is_so_in_the_list_and_come
         connection.execute("UPDATE comparison SET candidate_id = 1, against_id = 1 WHERE id = ?", (candidates,))
         connection.execute("UPDATE comparison SET state = 'dropped' WHERE id = ?", (unfit,))  # answers are the same
     bulk_changes.make(db, BulkRequest("assign", ComparisonFilter(ids=(held_back,)), "person:ann"), ann, 1)
-    assert store.withdraw_open(db) == 3
+    assert policy_comparisons.withdraw_open(db) == 3
     assert found(db, "status=withdrawn") == [ordinary, candidates, held_back]
     assert found(db, "status=unfit") == [unfit]
     assert found(db, "status=unasked") == []
-    assert claims.claim_next(db, ann.id) is None
+    assert handing_out.claim_next(db, ann.id) is None
     with pytest.raises(UserError, match="None of these"):
         bulk_changes.make(db, BulkRequest("withdraw", ComparisonFilter()), ann, 3)
 
 
 def contradict(db: Database) -> tuple[int, int, int]:
     """A comparison on which ann and bob contradict each other, with their ids."""
-    store.set_project(db, replace(store.project(db), overlap=2))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2))
     ann, bob = (access.add_account(db, name, "admin", "long enough words").id for name in ("ann", "bob"))
     comparison = seed_comparisons(db, 1)[0]
     for annotator, best in ((ann, 0), (bob, 1)):
-        claim = claims.claim_next(db, annotator)
+        claim = handing_out.claim_next(db, annotator)
         assert claim is not None
         side = "left" if claim.shown_order[0] == best else "right"
-        claims.judge(db, annotator, claim.nonce, act(f"{side}-much"))
+        judging.judge(db, annotator, claim.nonce, act(f"{side}-much"))
     return comparison, ann, bob
 
 
@@ -143,10 +144,10 @@ def test_disputed_is_what_the_quality_page_has_to_settle(db: Database) -> None:
     assert found(db, "status=judged") == [comparison]
     quality.take_back(db, "bob", "", "ann")
     assert found(db, "status=disputed") == [comparison]
-    claim = claims.take_to_settle(db, ann, comparison)
-    claims.judge(db, ann, claim.nonce, act("tie"))
+    claim = handing_out.take_to_settle(db, ann, comparison)
+    judging.judge(db, ann, claim.nonce, act("tie"))
     assert found(db, "status=settled") == [comparison]
-    claims.undo(db, bob, "")
+    changing.undo(db, bob, "")
     assert found(db, "status=disputed") == []
 
 
@@ -163,7 +164,7 @@ def test_what_was_said_and_by_whom(db: Database) -> None:
     assert found(db, "person=ann&said=tie,flag") == [tie, flagged]
     row = list_page(db, ComparisonFilter(ids=(flagged,))).rows[0]
     assert (row.flagged, row.judges, row.judged, row.wanted) == (True, "ann", 1, 1)
-    claims.undo(db, ann, "")  # the skip
+    changing.undo(db, ann, "")  # the skip
     assert found(db, "said=skip") == []
 
 
@@ -176,9 +177,9 @@ def test_words_are_found_in_prompts_and_answers_as_they_begin_and_in_any_script(
     }
     made = {}
     for prompt, answers in texts.items():
-        store.add_prompts(db, [Prompt(({"role": "user", "content": prompt},), "train", "mine")])
-        asked = store.prompts(db, "train")[-1]
-        made[prompt] = store.add_comparison(db, [make_response(asked, answer) for answer in answers])
+        prompt_store.add_prompts(db, [Prompt(({"role": "user", "content": prompt},), "train", "mine")])
+        asked = prompt_store.prompts(db, "train")[-1]
+        made[prompt] = comparison_store.add_comparison(db, [make_response(asked, answer) for answer in answers])
     rice, practice, food, lines = made.values()
     for query, expected in {
         "rice": [rice], "RIC": [rice], "twelve cook": [], "cook rice": [rice], "twel": [rice], "ubung": [practice],
@@ -193,10 +194,12 @@ def test_words_are_found_in_prompts_and_answers_as_they_begin_and_in_any_script(
 
 def test_words_follow_the_texts(db: Database) -> None:
     prompt = seed_prompts(db, 1)[0]
-    comparison, answers = store.begin_answers(db, [make_response(prompt, ""), make_response(prompt, "", seed=1)])
-    store.update_answers(db, {answers[0]: "half a zeb"})
+    comparison, answers = comparison_store.begin_answers(
+        db, [make_response(prompt, ""), make_response(prompt, "", seed=1)]
+    )
+    comparison_store.update_answers(db, {answers[0]: "half a zeb"})
     assert found(db, "q=zeb") == []
-    store.finish_answers(
+    comparison_store.finish_answers(
         db,
         comparison,
         {answers[0]: make_response(prompt, "a whole zebra"), answers[1]: make_response(prompt, "two")},
@@ -230,14 +233,14 @@ def test_words_are_indexed_before_rows_are_read_and_never_while_others_are_kept_
         matching(db, ComparisonFilter(q="rice"))
         with open_database(db.path.parent).transaction():
             """Nobody else waits for what only reads."""
-    assert store.setting(db, INDEXED, 0) == 0
+    assert setting_store.setting(db, INDEXED, 0) == 0
     writing.count(db, ExportRequest("csv", filters=Filters(comparisons="q=rice")))
-    assert store.setting(db, INDEXED, 0) == 1
+    assert setting_store.setting(db, INDEXED, 0) == 1
     db.insert("import", imported)
     by = access.add_account(db, "eve", "admin", "long enough words")
     with pytest.raises(UserError, match="None of these"):
         bulk_changes.make(db, BulkRequest("withdraw", ComparisonFilter(q="rice")), by, 1)
-    assert store.setting(db, INDEXED, 0) == 2, "it is not rolled back with what was refused"
+    assert setting_store.setting(db, INDEXED, 0) == 2, "it is not rolled back with what was refused"
 
 
 def test_policies_sets_splits_and_days(db: Database) -> None:

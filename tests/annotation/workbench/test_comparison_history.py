@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow, FrozenAnswer, PreferenceRow, line_of
 from annotation.metrics import quality
 from annotation.records import UserError, now
+from annotation.store import comparison_store, project_store
 from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card
 from annotation.tabs.comparisons.comparison_table import ListPlace
 from annotation.web import access
@@ -33,16 +34,18 @@ def lived(db: Database) -> int:
     """A comparison that was judged, changed, taken back, judged again, settled, assigned and withdrawn."""
     ann = access.add_account(db, "ann", "admin", "long enough words")
     prompt = seed_prompts(db, 1)[0]
-    comparison = store.add_comparison(db, [make_response(prompt, EVIL), make_response(prompt, "plain")], chance=0.25)
+    comparison = comparison_store.add_comparison(
+        db, [make_response(prompt, EVIL), make_response(prompt, "plain")], chance=0.25
+    )
     assert comparison is not None
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    first = claims.judge(db, ann.id, claim.nonce, act("left-much", note=EVIL, flag="broken", tags=["clear"]))
-    claims.revise(db, ann.id, first, act("tie"))
-    again = claims.undo(db, ann.id, "")
-    claims.judge(db, ann.id, again.nonce, act("right-slightly", edit={"place": 1, "text": "better"}))
-    settling = claims.take_to_settle(db, ann.id, comparison)
-    claims.judge(db, ann.id, settling.nonce, act("all-bad"))
+    first = judging.judge(db, ann.id, claim.nonce, act("left-much", note=EVIL, flag="broken", tags=["clear"]))
+    changing.revise(db, ann.id, first, act("tie"))
+    again = changing.undo(db, ann.id, "")
+    judging.judge(db, ann.id, again.nonce, act("right-slightly", edit={"place": 1, "text": "better"}))
+    settling = handing_out.take_to_settle(db, ann.id, comparison)
+    judging.judge(db, ann.id, settling.nonce, act("all-bad"))
     for kind, whom in (("withdraw", ""), ("release", "")):
         asked = BulkRequest(bulk_changes.check_kind(kind), ComparisonFilter(ids=(comparison,)), whom)
         if bulk_changes.plan(db, asked, ann).changed:
@@ -87,9 +90,9 @@ def test_who_is_asked_now_is_who_can_get_it(db: Database) -> None:
     ann = access.add_account(db, "ann", "admin", "long enough words")
     access.add_account(db, "bob", "annotator", "long enough words")
     judged, waiting, failed, gold = seed_comparisons(db, 4)
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("left-much"))
+    judging.judge(db, ann.id, claim.nonce, act("left-much"))
 
     def asked_now(number: int) -> str:
         return comparison_card.asked_now(history(db, number))
@@ -106,7 +109,7 @@ def test_who_is_asked_now_is_who_can_get_it(db: Database) -> None:
     assigned = BulkRequest("assign", ComparisonFilter(ids=(waiting,)), "person:bob")
     bulk_changes.make(db, assigned, ann, 1)
     assert asked_now(waiting) == "bob"
-    store.set_project(db, replace(store.project(db), overlap=2))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2))
     assert asked_now(judged) == "people"
 
 
@@ -114,7 +117,7 @@ def test_what_was_not_judged_in_time_is_in_nobodys_hands(db: Database) -> None:
     """Nobody has asked for another comparison since, so that its row still says that it is held."""
     ann = access.add_account(db, "ann", "admin", "long enough words")
     (number,) = seed_comparisons(db, 1)
-    claims.claim_next(db, ann.id)
+    handing_out.claim_next(db, ann.id)
     assert "in hand" in comparison_card.given(history(db, number))
     with db.transaction() as connection:
         connection.execute("UPDATE claim SET expires = '2020'")
@@ -163,9 +166,9 @@ def test_statistics_are_of_what_is_filtered(db: Database) -> None:
     ann = access.add_account(db, "ann", "annotator", "long enough words")
     ids = seed_comparisons(db, 5)
     for word in ("tie", "left-much", "all-bad", "skip"):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act(word))
+        judging.judge(db, ann.id, claim.nonce, act(word))
     everything = statistics(db, ComparisonFilter())
     assert (everything.comparisons, everything.judgements, everything.ties, everything.all_bad) == (5, 3, 1, 1)
     assert dict(everything.by_status) == {"judged": 3, "open": 2}
@@ -178,20 +181,20 @@ def test_statistics_are_of_what_is_filtered(db: Database) -> None:
 
 def test_ones_own_agreement_is_with_others_on_opinions_alone(db: Database) -> None:
     """And on the first ones, ten at a time: who judges anew to match others finds out nothing and gains nothing."""
-    store.set_project(db, replace(store.project(db), overlap=2))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2))
     people = [access.add_account(db, name, "annotator", "long enough words") for name in ("ann", "bob")]
     seed_comparisons(db, 12)
     for annotator in people:
         for turn in range(12):
-            claim = claims.claim_next(db, annotator.id)
+            claim = handing_out.claim_next(db, annotator.id)
             assert claim is not None
             best = 0 if annotator is people[0] or turn else 1  # they differ on the first
-            claims.judge(db, annotator.id, claim.nonce, verdict(best, claim.shown_order))
+            judging.judge(db, annotator.id, claim.nonce, verdict(best, claim.shown_order))
             if annotator is people[1]:
                 found = own_standing.own_agreement(db, annotator.id)
                 assert (found.shared, found.same) == ((0, 0) if turn < 9 else (10, 9))
-    first = claims.latest(db, people[1].id)[-1]
-    claims.revise(db, people[1].id, first["id"], verdict(0, json.loads(first["shown_order"])))
+    first = own_judgements.latest(db, people[1].id)[-1]
+    changing.revise(db, people[1].id, first["id"], verdict(0, json.loads(first["shown_order"])))
     found = own_standing.own_agreement(db, people[1].id)
     assert (found.shared, found.same) == (10, 9)
 

@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import DPOConfig, DPOTrainer
 
-from annotation import store
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
+from annotation.store import prompt_store
 from rlhf.algorithms import trl_trainer
 from rlhf.algorithms.checkpoints import (
     MANIFEST,
@@ -627,7 +627,7 @@ def test_training_raises_the_margin_and_the_candidate_prefers_what_was_preferred
     assert all(tensor.dtype == torch.float32 and tensor.any() for tensor in weights.values())
     assert not list((judged.data_dir / "checkpoints").iterdir())
     asked = list(job_store.samples(judged.db, job.id))
-    assert asked == [prompt.text for prompt in store.prompts(judged.db, "held-out")[:3]]
+    assert asked == [prompt.text for prompt in prompt_store.prompts(judged.db, "held-out")[:3]]
 
 
 def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine) -> None:

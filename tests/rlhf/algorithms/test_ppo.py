@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from annotation import store
 from annotation.records import Sampling, UserError
+from annotation.store import prompt_store
 from rlhf.algorithms.checkpoints import MANIFEST, STATE, WEIGHTS, checkpoints_of
 from rlhf.algorithms.ppo import train as ppo
 from rlhf.algorithms.ppo.roles import SampledResponse, load_roles
@@ -535,7 +535,9 @@ def test_a_job_in_4_bits_leaves_a_policy_that_can_serve(machine: Machine) -> Non
     assert result["steps"] == 3
     assert not checkpoints_of(run).exists()
     samples = job_store.samples(machine.db, run.job_id)
-    assert list(samples) == [prompt.text for prompt in store.prompts(machine.db, "train")[:3]], "none is held out"
+    assert list(samples) == [prompt.text for prompt in prompt_store.prompts(machine.db, "train")[:3]], (
+        "none is held out"
+    )
     assert [list(answers) for answers in samples.values()] == [[0, 3]] * 3
     machine.db.connection.execute("UPDATE job SET status = 'queued' WHERE id = ?", (run.job_id,))
     again = begin(machine, spec, run.job_id)

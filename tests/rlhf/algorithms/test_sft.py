@@ -16,12 +16,12 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.imports.importing import ImportRequest, run_import
-from annotation.imports.reading import open_path
+from annotation.imports.sources.opening import open_path
 from annotation.records import Prompt, UserError
+from annotation.store import prompt_store
 from rlhf.algorithms.checkpoints import WEIGHTS
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.predictions import predict, score
@@ -256,7 +256,7 @@ def test_it_learns_what_is_demonstrated_and_says_so(taught: Machine) -> None:
         assert {"loss", "token_accuracy", "learning_rate", "grad_norm", "memory_gb"} <= entry.keys()
         assert 0 <= entry["token_accuracy"] <= 1
     samples = job_store.samples(taught.db, job.id)
-    assert list(samples) == [prompt.text for prompt in store.prompts(taught.db, "held-out")[:3]]
+    assert list(samples) == [prompt.text for prompt in prompt_store.prompts(taught.db, "held-out")[:3]]
     assert all(list(answers) == [0, 15, 30] for answers in samples.values())
 
     policy = made_by(taught, job)
@@ -267,7 +267,7 @@ def test_it_learns_what_is_demonstrated_and_says_so(taught: Machine) -> None:
 def test_an_answer_to_a_held_out_prompt_is_held_out_wherever_it_stands(db: Database, tmp_path: Path) -> None:
     """Here it is the beginning of a conversation whose end is trained on."""
     question, further = ({"role": "user", "content": text} for text in ("Name a hill.", "And another?"))
-    store.add_prompts(db, [Prompt((question,), "held-out", "test")])
+    prompt_store.add_prompts(db, [Prompt((question,), "held-out", "test")])
     turns = [question, {"role": "assistant", "content": "Ben Nevis."}, further]
     path = tmp_path / "talk.jsonl"
     path.write_text(json.dumps({"messages": [*turns, {"role": "assistant", "content": "Cat Bells."}]}), "utf-8")

@@ -288,17 +288,17 @@ def test_a_job_runs_to_its_end_from_the_command_line_alone(tiny_model: Path, tmp
     ready = rlhf_command("--data", data, "prepare", "--model", str(tiny_model))
     assert ready.returncode == 0, ready.stderr
     assert f"{tiny_model} is ready" in ready.stdout
-    from annotation import store
     from annotation.database import open_database
     from annotation.imports import importing
+    from annotation.store import prompt_store, stock_counts
 
     db = open_database(tmp_path / "data")
-    store.add_prompts(db, importing.starter_prompts())
+    prompt_store.add_prompts(db, importing.starter_prompts())
     (tmp_path / "spec.json").write_text(to_json(GENERATE_ONCE), "utf-8")
     done = rlhf_command("--data", data, "run", str(tmp_path / "spec.json"))
     assert done.returncode == 0, done.stderr
     assert "job 1 finished." in done.stdout
-    assert store.stock_sizes(db, 1) == {"train": 5, "held-out": 1}
+    assert stock_counts.stock_sizes(db, 1) == {"train": 5, "held-out": 1}
     db.close()
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from annotation import store
 from annotation.database import Database
 from annotation.imports.importing import starter_prompts
 from annotation.jobs import job_table
 from annotation.metrics.evidence import LeftPrompt
 from annotation.records import Feedback, UserError, now
+from annotation.store import comparison_store, policy_comparisons, project_store, prompt_store, setting_store
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets, snapshots
 from rlhf.data.held_out_sets import LEAST, MOST_WEIGHED
@@ -64,7 +64,7 @@ def checked(db: Database, data_dir: Path, made: Policy, against: str = "serving"
     if spec.compared_set:
         answer(db, sides, compared_prompts(data_dir, spec), spec.compared_seed)
     on = held_out_sets.that_count(db, spec.gate_set)
-    store.compare_policies(db, made.id, sides[1].id, "people", on, spec.people_share)
+    policy_comparisons.compare_policies(db, made.id, sides[1].id, "people", on, spec.people_share)
     job_table.finish(db, job_id, "w", {"win_rates": {}, "prompts": 60, "judged": {}})
     return spec
 
@@ -73,12 +73,14 @@ def answer(db: Database, sides: Sequence[Policy], prompt_ids: Sequence[int], see
     """Both policies answer, each prompt with its seed, what they have not answered with it before."""
     rows = db.rows("SELECT model_id, prompt_id, seed FROM response")
     known = {(row["model_id"], row["prompt_id"], row["seed"]) for row in rows}
-    prompts = {prompt.id: prompt for prompt in store.prompts(db, "held-out")}
+    prompts = {prompt.id: prompt for prompt in prompt_store.prompts(db, "held-out")}
     for place, prompt_id in enumerate(prompt_ids):
         for side in sides:
             if (side.id, prompt_id, seed + place) not in known:
                 text = f"{side.revision} answers {prompt_id} by {seed + place}"
-                store.add_response(db, make_response(prompts[prompt_id], text, side.id, seed + place), "check")
+                comparison_store.add_response(
+                    db, make_response(prompts[prompt_id], text, side.id, seed + place), "check"
+                )
 
 
 # ---------------------------------------------------------------------------------------------------------- the draws
@@ -115,7 +117,7 @@ def test_a_set_of_an_earlier_version_stays_as_it_is_and_says_how_it_came_about(d
         "created": "2026-01-01",
         "sha256": held_out_sets.freeze(db, data_dir, prompts[:20]),
     }
-    store.set_setting(db, held_out_sets.SETTING, [old])
+    setting_store.set_setting(db, held_out_sets.SETTING, [old])
     kept = held_out_sets.current(db, data_dir, 60)
     assert (kept.seed, kept.prompts, ids_of(data_dir, kept.sha256)) == (None, 20, [one.id for one in prompts[:20]])
 
@@ -124,14 +126,14 @@ def test_what_was_used_to_train_never_becomes_held_out(db: Database, data_dir: P
     prompts = seed_prompts(db, 400)
     answered, compared, frozen = prompts[:100], prompts[100:150], prompts[150:250]
     for prompt in answered:
-        store.add_response(db, make_response(prompt, "yes"), "compare")
+        comparison_store.add_response(db, make_response(prompt, "yes"), "compare")
     for prompt in compared:
-        store.insert_comparison(db, prompt.id)
+        comparison_store.insert_comparison(db, prompt.id)
     snapshot = store_snapshot(
         db, data_dir, CountedRows(row for row in prompt_rows(db) if row.prompt_id in {one.id for one in frozen})
     )
     assert held_out_sets.hold_out_more(db, data_dir) == 80, "a fifth of them"
-    moved = {prompt.id for prompt in store.prompts(db, "held-out")}
+    moved = {prompt.id for prompt in prompt_store.prompts(db, "held-out")}
     assert moved.isdisjoint(prompt.id for prompt in (*answered, *compared, *frozen))
     assert moved != {prompt.id for prompt in prompts[250:330]}, "not the first ones"
     assert held_out_sets.hold_out_more(db, data_dir) == 0
@@ -148,7 +150,7 @@ def test_a_small_project_keeps_its_prompts_and_is_told_that_it_takes_more(db: Da
 
 # --------------------------------------------------------------------------------------------------- the gate's own set
 def test_the_starter_prompts_make_one_set_and_that_is_said(db: Database, data_dir: Path) -> None:
-    store.add_prompts(db, starter_prompts())
+    prompt_store.add_prompts(db, starter_prompts())
     spec = checked(db, data_dir, candidate(db))
     assert (spec.compared_set, spec.gate_set) == ("", 0)
     assert len(ids_of(data_dir, spec.prompt_set)) == LEAST
@@ -160,7 +162,7 @@ def test_the_gates_own_prompts_are_compared_and_shown_nowhere(db: Database, data
     seed_prompts(db, 200, "held-out")
     made = candidate(db)
     spec = checked(db, data_dir, made)
-    own, reported = {prompt.id for prompt in store.reserved_prompts(db)}, ids_of(data_dir, spec.prompt_set)
+    own, reported = {prompt.id for prompt in prompt_store.reserved_prompts(db)}, ids_of(data_dir, spec.prompt_set)
     assert spec.gate_set == 1
     assert len(own) >= LEAST
     assert own.isdisjoint(reported)
@@ -169,7 +171,7 @@ def test_the_gates_own_prompts_are_compared_and_shown_nowhere(db: Database, data
     assert asked == set(compared_prompts(data_dir, spec)), "what people say of the others would decide nothing"
     # Neither ordinary comparisons nor answers to a prompt set nor sample answers of runs.
     for shown in (
-        [prompt for prompt, _, _ in store.prompts_to_answer(db, 1, "held-out", 200)],
+        [prompt for prompt, _, _ in prompt_store.prompts_to_answer(db, 1, "held-out", 200)],
         prompt_set_spec.prompts_of(db, PromptSetSpec(split="held-out")),
         held_out_sets.sample_prompts(db),
         held_out_sets.open_prompts(db),
@@ -212,7 +214,7 @@ def test_the_gate_is_given_the_chance_of_each_outcome_and_what_was_left_to_judge
     seed_prompts(db, 200, "held-out")
     made = candidate(db)
     judge_store.add(db, "j", "local", {"model": "base"}, "ann")
-    store.set_feedback(db, Feedback(check_share=0.4))
+    project_store.set_feedback(db, Feedback(check_share=0.4))
     spec = checked(db, data_dir, made)
     drawn = {row["prompt_id"] for row in db.rows("SELECT prompt_id FROM comparison WHERE people_drawn")}
     left = gate_decisions.findings(db, made).left_to_judges
@@ -220,7 +222,7 @@ def test_the_gate_is_given_the_chance_of_each_outcome_and_what_was_left_to_judge
     assert list(left) != sorted(left), "their order says nothing about them"
     assert 0 < len(drawn) < 60
     on = held_out_sets.that_count(db, spec.gate_set)
-    assert store.ask_people_of_candidate(db, made.id, 1, on) == len(left)
+    assert policy_comparisons.ask_people_of_candidate(db, made.id, 1, on) == len(left)
     judge_everything(db, made)
     found = gate_decisions.findings(db, made)
     assert list(found.left_to_judges) == list(left)
@@ -248,7 +250,7 @@ def test_decisions_are_counted_and_a_worn_set_is_replaced_where_prompts_suffice(
         assert len(held_out_sets.weighed(db, 1)) == min(number + 1, MOST_WEIGHED)
         registry.reject(db, made.revision, "ann", "no")
     assert used == [1] * MOST_WEIGHED + [2], "a comparison that has begun stays with its version"
-    first, second = (store.reserved_prompts(db, version) for version in (1, 2))
+    first, second = (prompt_store.reserved_prompts(db, version) for version in (1, 2))
     assert len(held_out_sets.without(first, second)) == len(first)
     for number in range(MOST_WEIGHED):
         made = candidate(db, 100 + number)
@@ -294,10 +296,27 @@ def test_what_was_decided_by_or_shown_is_not_reserved(db: Database, data_dir: Pa
     assert not reserved & set(held_out_sets.compared_before(db, made, base))
 
 
+def test_what_has_not_arrived_as_a_whole_is_not_reserved(db: Database) -> None:
+    """Were the import given up, its prompts would be gone out of the set."""
+    seed_prompts(db, 60 + held_out_sets.SAMPLE_PROMPTS, "held-out")
+    with db.transaction() as connection:
+        words = dict.fromkeys(("name", "sha256", "format", "counts", "requested_by", "created"), "")
+        connection["import"].insert({"id": 7, **words})
+        connection.execute("UPDATE prompt SET import_id = 7")
+    setting_store.set_setting(db, setting_store.UNFINISHED, 7)
+    assert (held_out_sets.reserve(db), held_out_sets.can_measure(db)) == (None, False)
+    db.connection.execute("DELETE FROM setting WHERE key = ?", (setting_store.UNFINISHED,))
+    made = held_out_sets.reserve(db)
+    assert made is not None
+    assert (made.prompts, held_out_sets.can_measure(db)) == (60, True)
+
+
 def test_what_people_have_compared_otherwise_is_reserved_last_and_that_is_said(db: Database) -> None:
     seen = seed_prompts(db, 70, "held-out")[3:60]  # the first three are what runs are asked
     for prompt in seen:
-        assert store.add_comparison(db, [make_response(prompt, f"{word} to {prompt.id}") for word in ("yes", "no")])
+        assert comparison_store.add_comparison(
+            db, [make_response(prompt, f"{word} to {prompt.id}") for word in ("yes", "no")]
+        )
     made = held_out_sets.reserve(db)
     assert made is not None
     assert (made.prompts, made.seen) == (60, 50), "10 that nobody has seen, and 50 of the others"
@@ -317,7 +336,9 @@ def test_further_checks_take_prompts_never_compared_and_repeat_when_none_is_left
     seed_prompts(db, count, "held-out")
     made = candidate(db)
     specs = [checked(db, data_dir, made) for _ in range(2)]
-    pool = held_out_sets.that_count(db, specs[0].gate_set) or {prompt.id for prompt in store.prompts(db, "held-out")}
+    pool = held_out_sets.that_count(db, specs[0].gate_set) or {
+        prompt.id for prompt in prompt_store.prompts(db, "held-out")
+    }
     first, second = (compared_prompts(data_dir, spec) for spec in specs)
     assert len(first) == 60
     assert len(second) == min(60, len(pool) - 60)
@@ -366,7 +387,7 @@ def test_a_check_against_another_policy_leaves_the_gates_own_prompts_alone(db: D
     registry.reject(db, made.revision, "ann", "no")
     specs = [checked(db, data_dir, made) for _ in range(2)]
     assert [spec.gate_set for spec in specs] == [0, 0]
-    assert store.reserved_prompts(db) == []
+    assert prompt_store.reserved_prompts(db) == []
     assert set(compared_prompts(data_dir, specs[0])).isdisjoint(compared_prompts(data_dir, specs[1]))
 
 
@@ -384,7 +405,7 @@ def test_people_get_their_share_where_judges_compare_and_all_where_none_does_or_
 ) -> None:
     seed_prompts(db, 60, "held-out")
     made = candidate(db)
-    store.set_feedback(db, Feedback(check_share=0.4))
+    project_store.set_feedback(db, Feedback(check_share=0.4))
     assert checked(db, data_dir, made).people_share == 1, "no judge"
     other = candidate(db, 2)
     judge_store.add(db, "j", "local", {"model": "base"}, "ann")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.records import Feedback
+from annotation.store import project_store
 from annotation.web import access
 from rlhf.data import label_noise, snapshots
 from rlhf.data.label_noise import NoiseEvidence
@@ -34,9 +35,9 @@ def test_edited_answers_are_learned_where_their_judgement_counts(db: Database, c
     seed_comparisons(db, 2)
     ann = access.add_account(db, "ann", "annotator", "a long enough password")
     for text in ("Mended.", "Mended too."):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act("left-much", edit={"place": 0, "text": text}))
+        judging.judge(db, ann.id, claim.nonce, act("left-much", edit={"place": 0, "text": text}))
     assert [row.text for row in snapshots.demonstration_rows(db)] == ["Mended.", "Mended too."]
     with db.transaction() as connection:
         connection.execute("DROP TRIGGER judgement_no_update")  # as another moment would have stored it
@@ -52,7 +53,7 @@ def test_what_people_judged_because_a_judge_could_not_tells_nothing_of_the_label
     ann = access.add_account(db, "ann", "annotator", "a long enough password")
 
     def label(count: int, audit_share: float, both: tuple[Choice, Choice]) -> None:
-        store.set_feedback(db, Feedback("mixed", audit_share))
+        project_store.set_feedback(db, Feedback("mixed", audit_share))
         seed_comparisons(db, count)
         for waiting in judge_store.to_judge(db, judge, "open", count):
             for pair, choice in zip(waiting.missing, both, strict=True):
@@ -62,9 +63,9 @@ def test_what_people_judged_because_a_judge_could_not_tells_nothing_of_the_label
 
     label(20, 0.0, ("first", "first"))
     label(12, 1.0, ("first", "second"))
-    while claim := claims.claim_next(db, ann.id):
+    while claim := handing_out.claim_next(db, ann.id):
         side = "left" if shown_texts(claim)[0].startswith("Answer A") else "right"
-        claims.judge(db, ann.id, claim.nonce, act(f"{side}-clearly"))
+        judging.judge(db, ann.id, claim.nonce, act(f"{side}-clearly"))
     label(3, 0.0, ("first", "second"))
     rows = list(snapshots.collect(db, registry.by_revision(db, "base"), "all", 1000))
     alone = [row.flip for row in rows if row.ai]

@@ -17,11 +17,12 @@ from peft import LoraConfig, get_peft_model
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow, PromptRow
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
+from annotation.store import check_store, comparison_store, policy_comparisons, project_store, prompt_store
 from rlhf.algorithms.dpo.spec import DPOSpec, PreferenceLoss
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
@@ -103,7 +104,7 @@ def check(machine: Machine, spec: CheckSpec) -> dict[str, Any]:
 
 def answers(machine: Machine, revision: str) -> list[CheckedAnswer]:
     """A policy's answers to held-out prompts."""
-    return store.checked_answers(machine.db, registry.by_revision(machine.db, revision).id)
+    return check_store.checked_answers(machine.db, registry.by_revision(machine.db, revision).id)
 
 
 # -------------------------------------------------------------------------------------------------------- the report
@@ -135,7 +136,7 @@ def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
 
 
 def test_every_policy_answers_every_held_out_prompt_with_the_same_seed(checked: Checked) -> None:
-    prompts = [prompt.id for prompt in store.prompts(checked.machine.db, "held-out")]
+    prompts = [prompt.id for prompt in prompt_store.prompts(checked.machine.db, "held-out")]
     expected = [(prompt_id, CHECK.seed + number) for number, prompt_id in enumerate(prompts)]
     for revision in ("dpo-1", "base"):
         rows = answers(checked.machine, revision)
@@ -478,7 +479,7 @@ def test_the_base_answers_anew_in_another_precision_and_what_it_has_answered_is_
     ]
     assert [row.text for row in kept["bf16"]] != [row.text for row in kept["nf4"]]
     # What serves is the base in 4 bits, and so it is what the candidate is compared with.
-    pairs = store.paired_answers(machine.db, registry.by_revision(machine.db, "sixteen").id, 1)
+    pairs = policy_comparisons.paired_answers(machine.db, registry.by_revision(machine.db, "sixteen").id, 1)
     assert {pair.second for pair in pairs} == {row.id for row in kept["nf4"]}
     check(machine, replace(CHECK, candidate="sixteen", seed=900))
     assert {precision: base_answers(machine, precision) for precision in kept} == kept
@@ -486,7 +487,7 @@ def test_the_base_answers_anew_in_another_precision_and_what_it_has_answered_is_
 
 def base_answers(machine: Machine, precision: str) -> list[CheckedAnswer]:
     """What the base has answered in this precision to the prompts of a check with seeds from 900."""
-    return [row for row in store.checked_answers(machine.db, 1, precision) if row.seed in range(900, 906)]
+    return [row for row in check_store.checked_answers(machine.db, 1, precision) if row.seed in range(900, 906)]
 
 
 @pytest.mark.parametrize(
@@ -494,7 +495,10 @@ def base_answers(machine: Machine, precision: str) -> list[CheckedAnswer]:
 )
 def test_a_check_with_other_terms_reports_on_its_own_answers(checked: Checked, change: dict[str, Any]) -> None:
     """Answers of an earlier check with more prompts, other seeds or another limit must not be mixed in."""
-    spec, prompts = replace(CHECK, **change), [prompt.id for prompt in store.prompts(checked.machine.db, "held-out")]
+    spec, prompts = (
+        replace(CHECK, **change),
+        [prompt.id for prompt in prompt_store.prompts(checked.machine.db, "held-out")],
+    )
     if "prompt_set" in change:
         prompts = prompts[:3]
         spec = replace(spec, prompt_set=frozen_prompts(checked.machine, prompts))
@@ -516,7 +520,7 @@ def frozen_prompts(machine: Machine, ids: Sequence[int]) -> str:
     """Some of the held-out prompts as frozen data."""
     rows = [
         PromptRow("held-out", prompt.messages, prompt.id)
-        for prompt in store.prompts(machine.db, "held-out")
+        for prompt in prompt_store.prompts(machine.db, "held-out")
         if prompt.id in ids
     ]
     return store_snapshot(machine.db, machine.data_dir, CountedRows(rows))
@@ -622,7 +626,7 @@ def learn_to_refuse(model: Any, machine: Machine) -> None:
     trained = [one.requires_grad_() for name, one in model.named_parameters() if "lora_" in name]
     steps = torch.optim.AdamW(trained, lr=0.005)
     answer = machine.tokenizer("Sorry", add_special_tokens=False)["input_ids"]
-    prompts = store.prompts(machine.db, "train")
+    prompts = prompt_store.prompts(machine.db, "train")
     losses = [math.inf]
     while max(losses[-len(prompts) :]) > 0.1:
         ids = machine.tokenizer(machine.render(prompts[len(losses) % len(prompts)].messages), add_special_tokens=False)[
@@ -646,12 +650,12 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     report = check(machine, replace(CHECK, judges="letters"))
     rate = report["win_rates"]["base"]["letters"]
     candidate, judge = registry.by_revision(machine.db, "dpo-1"), judge_store.by_name(machine.db, "letters")
-    prompts = store.prompts(machine.db, "held-out")
-    ids = {row.id for row in store.answers_of_check(machine.db, candidate.id, prompts, CHECK.seed, SAMPLING)}
+    prompts = prompt_store.prompts(machine.db, "held-out")
+    ids = {row.id for row in check_store.answers_of_check(machine.db, candidate.id, prompts, CHECK.seed, SAMPLING)}
     everything = judge_store.pair_outcomes(machine.db, candidate.id, 1, judge.id)
     paired = [one for one in everything if one.response_id in ids]
     own, other = (
-        [row.text.strip() for row in store.answers_of_check(machine.db, number, prompts, CHECK.seed, SAMPLING)]
+        [row.text.strip() for row in check_store.answers_of_check(machine.db, number, prompts, CHECK.seed, SAMPLING)]
         for number in (candidate.id, 1)
     )
     # Of an answer and none the answer is better, without asking anybody.
@@ -768,16 +772,18 @@ def test_implicit_accuracy_orders_answers_as_the_training_did(
 def test_the_pairs_of_a_ranking_are_one_observation(checked: Checked) -> None:
     """Three pairs of one comparison stand or fall together: as three observations they would narrow the interval."""
     machine = checked.machine
-    store.set_project(machine.db, replace(store.project(machine.db), kind="rank", answers=3))
-    prompt = store.prompts(machine.db, "held-out")[0]
+    project_store.set_project(machine.db, replace(project_store.project(machine.db), kind="rank", answers=3))
+    prompt = prompt_store.prompts(machine.db, "held-out")[0]
     # From best to worst; the candidate, which prefers short answers, is to get the first pair wrong.
     short, middle, long = ("sun rain", "sun rain stone river light bread quiet", "rain stone river light bread " * 4)
     texts = (middle, short, long)
-    assert store.add_comparison(machine.db, [machine.response(prompt, text) for text in texts], 3) is not None
-    claim = claims.claim_next(machine.db, machine.annotator.id)
+    assert (
+        comparison_store.add_comparison(machine.db, [machine.response(prompt, text) for text in texts], 3) is not None
+    )
+    claim = handing_out.claim_next(machine.db, machine.annotator.id)
     assert claim is not None
     ranks = [texts.index(text) + 1 for text in shown_texts(claim)]
-    claims.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
+    judging.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
 
     accuracy = check(machine, CHECK)["implicit_accuracy"]
     right = pairs_right(machine)
@@ -794,7 +800,7 @@ def test_held_out_prompts_that_the_model_can_not_be_given_are_left_out_and_logge
     """The others keep their place, and with it their seed."""
     machine = make_machine(tmp_path / "data", strict_model)
     question, system = {"role": "user", "content": "Why?"}, {"role": "system", "content": "Be brief."}
-    store.add_prompts(
+    prompt_store.add_prompts(
         machine.db, [Prompt(messages, "held-out", "import") for messages in ((system, question), (question,))]
     )
     spec = replace(CHECK, candidate="base", against="base")
@@ -817,12 +823,12 @@ def test_the_gates_own_prompts_are_answered_by_the_two_and_no_figure_is_of_them(
 ) -> None:
     machine = checked.machine
     monkeypatch.setattr(held_out_sets, "LEAST", 4)
-    store.add_prompts(
+    prompt_store.add_prompts(
         machine.db, [Prompt(({"role": "user", "content": f"Why {n}?"},), "held-out", "import") for n in range(8)]
     )
     add_fresh_adapter(machine, "apart")
     report = check(machine, replace(CHECK, candidate="apart"))
-    own = {prompt.id for prompt in store.reserved_prompts(machine.db)}
+    own = {prompt.id for prompt in prompt_store.reserved_prompts(machine.db)}
     assert (len(own), report["compared_apart"], report["prompts"]) == (4, 4, 6)
     apart = [[row for row in answers(machine, name) if row.prompt_id in own] for name in ("apart", "base")]
     assert [{(row.prompt_id, row.text) for row in rows} for rows in apart] == [
@@ -841,8 +847,10 @@ def test_people_get_all_where_no_judge_has_compared_anything(db: Database, judge
     )
     for prompt in seed_prompts(db, 2, "held-out"):
         for model_id in (1, made.id):
-            store.add_response(db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "check")
-    store.compare_policies(db, made.id, 1, "people", share=1e-9)
+            comparison_store.add_response(
+                db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "check"
+            )
+    policy_comparisons.compare_policies(db, made.id, 1, "people", share=1e-9)
     calls = {str(place): JudgeCalls(count, 5, {}, "It can't be reached.") for place, count in enumerate(judged)}
     run = LoggedRun(db)
     spec = CheckSpec(candidate="dpo-1", against="base", people_share=1e-9)
@@ -857,8 +865,10 @@ def test_a_check_that_is_resumed_counts_what_its_judges_said_before(db: Database
     )
     for prompt in seed_prompts(db, 3, "held-out"):
         for model_id in (1, made.id):
-            store.add_response(db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "check")
-    store.compare_policies(db, made.id, 1, "people")
+            comparison_store.add_response(
+                db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "check"
+            )
+    policy_comparisons.compare_policies(db, made.id, 1, "people")
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "ann")
     spec = CheckSpec(candidate="dpo-1", against="base", judges=judge.name)
     job = job_store.claim(db, job_store.enqueue(db, spec, "ann"), "w")
@@ -934,3 +944,15 @@ def register(
         precision=precision,
         ground_id=on,
     )
+
+
+def test_on_other_weights_a_check_takes_no_answer_of_before(checked: Checked) -> None:
+    """The last one here: nothing that was answered before it counts any more."""
+    machine, seeds = checked.machine, range(CHECK.seed, CHECK.seed + 6)
+    before = {row.id for revision in ("dpo-1", "base") for row in answers(machine, revision)}
+    registry.answer_otherwise(machine.db)
+    check(machine, CHECK)
+    for revision in ("dpo-1", "base"):
+        assert [row.seed for row in answers(machine, revision) if row.id not in before and row.seed in seeds] == [
+            *seeds
+        ]

@@ -28,6 +28,7 @@ from rlhf.evaluation.gate import (
     Unfinished,
     alpha_of,
     alphas,
+    corrected_by_judges,
     decide,
     given_up,
     risk_so_far,
@@ -595,6 +596,35 @@ def test_the_benchmark_promotes_when_the_gate_does() -> None:
     assert "promote" in verdicts
 
 
+def test_what_comes_again_in_the_benchmark_comes_as_in_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty a check, least asked first, once people have what was left; and each prompt by its first draw."""
+    seen: list[Findings] = []
+
+    def note(rule: Rule, findings: Findings) -> benchmark.Course:
+        seen.append(findings)
+        return benchmark.Course(-math.inf, None, 0, decided=False)
+
+    monkeypatch.setattr(benchmark, "look", note)
+    cell = benchmark.Cell(0.5, 100, judge="85", repeats=2)
+    benchmark.course(ASKED, cell, benchmark.Luck.of(cell, 1))
+    _first, before, once, twice = seen
+    left = before.left_to_judges
+    assert len(left) > 10
+    assert before.people == once.people[: len(before.people)]
+    spent = corrected_by_judges(before).spent
+    given = {prompt for prompt, one in once.left_to_judges.items() if one.given is not None}
+    assert given == left.keys() - spent
+    after = once.people[len(before.people) :]
+    assert {one.prompt_id for one in after[: len(given)]} == given
+    assert all(one.probability != 1 for one in after[: len(given)]), "by the draw that left it"
+    again = [[one.prompt_id for one in found.people[-60:]] for found in (once, twice)]
+    assert again == [[*range(60)], [*range(60, 100), *range(20)]]
+    assert twice.left_to_judges == once.left_to_judges
+    cell = benchmark.Cell(0.5, 100, judge="85")
+    drawn = benchmark.checked(before, cell, np.full(100, 0.5), np.arange(100), 0.5, 9, benchmark.Luck.of(cell, 2))
+    assert drawn.left_to_judges == left
+
+
 @pytest.mark.parametrize("judge", ["none", "trained-in", "85"])
 def test_at_most_alpha_is_promoted_with_the_same_winner_for_every_seed(judge: benchmark.Panel) -> None:
     """Twenty prompts again and again, which is where counting comparisons promoted a quarter; and with judges."""
@@ -630,6 +660,14 @@ def test_the_benchmark_counts_those_that_were_not_promoted_with_all_that_they_to
     assert 0 < len(promoted) < 20
     assert figures["people_median"] == 60
     assert figures["people_median_promoted"] == median(promoted) < 60
+
+
+def test_some_cells_of_the_benchmark_can_be_measured_alone() -> None:
+    found = benchmark.run_some(2, 1, ["50%, 60 prompts, beta, judge: n", "50%, 60 prompts, alike", "no such cell"])
+    assert [(cell["name"], cell["seed"]) for cell in found["cells"]] == [
+        ("50%, 60 prompts, alike, judge: none", 1),
+        ("50%, 60 prompts, beta, judge: none", 1),
+    ]
 
 
 def test_the_benchmark_says_what_it_misses() -> None:

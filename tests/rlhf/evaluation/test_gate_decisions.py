@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
+from annotation.metrics import quality
 from annotation.metrics.evidence import DecidedOutcome
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
+from annotation.store import answer_changes, comparison_store, policy_comparisons, project_store, prompt_store
 from annotation.tabs.guard import Context
 from annotation.translation import Language, speaking
 from annotation.web import access
@@ -80,9 +82,9 @@ def make_candidate(
     for prompt in seed_prompts(db, number, "held-out")[-number:]:
         for model_id in (1, made.id):
             text = f"policy {model_id} answers {prompt.text}"
-            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
-    store.compare_policies(db, made.id, registry.serving(db).id, share=share)
-    store.set_project(db, replace(store.project(db), candidate_share=0.5))
+            comparison_store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
+    policy_comparisons.compare_policies(db, made.id, registry.serving(db).id, share=share)
+    project_store.set_project(db, replace(project_store.project(db), candidate_share=0.5))
     return made
 
 
@@ -118,11 +120,11 @@ def people_say(db: Database, count: int, side: str) -> None:
     row = access.find(db, "ann")
     ann = access.add_account(db, "ann", "annotator", "ann's password") if row is None else access.read_annotator(row)
     for _ in range(count):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
         first_is_candidate = claim.shown_order[0] == 0
         left = first_is_candidate == (side == "candidate")
-        claims.judge(db, ann.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
+        judging.judge(db, ann.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
 
 
 def test_people_promote_and_the_record_says_who_and_why(db: Database, data_dir: Path) -> None:
@@ -153,7 +155,7 @@ def test_people_reject_and_are_not_asked_about_it_any_more(db: Database, data_di
     assert registry.decisions(db)[0].reason.startswith("People find it worse")
     ann = access.find(db, "ann")
     assert ann is not None
-    assert claims.claim_next(db, ann["id"]) is None
+    assert handing_out.claim_next(db, ann["id"]) is None
 
 
 @pytest.mark.parametrize("mode", ["ask", "never"])
@@ -259,14 +261,16 @@ def test_a_judge_decides_only_when_it_may_and_agrees_with_people(db: Database, d
 def agreeing_people(db: Database, judge: judge_store.Judge, count: int) -> None:
     """Comparisons on which a person and the judge say the same."""
     bob = access.add_account(db, "bob", "annotator", "bob's password")
-    store.set_project(db, replace(store.project(db), candidate_share=0.0))
+    project_store.set_project(db, replace(project_store.project(db), candidate_share=0.0))
     for prompt in seed_prompts(db, count)[-count:]:
-        made = store.add_comparison(db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")])
-        claim = claims.claim_next(db, bob.id)
+        made = comparison_store.add_comparison(
+            db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")]
+        )
+        claim = handing_out.claim_next(db, bob.id)
         assert claim is not None
         assert claim.comparison_id == made
         left = claim.shown_order[0] == 0
-        claims.judge(db, bob.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
+        judging.judge(db, bob.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
     for comparison in judge_store.to_judge(db, judge, "judged", count):
         for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
             verdict = Verdict(choice=choice, chance=None, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
@@ -286,7 +290,7 @@ def test_the_held_out_set_stays_what_it_was_until_a_new_version_is_made(db: Data
     assert (first.version, first.prompts, second.version, second.prompts) == (1, 3, 2, 7)
     assert held_out_sets.renew(db, data_dir, 8) == second == held_out_sets.current(db, data_dir, 5)
     assert [prompt.id for prompt in held_out_sets.prompts_of(data_dir, first.sha256)] == [
-        prompt.id for prompt in store.prompts(db, "held-out")[:3]
+        prompt.id for prompt in prompt_store.prompts(db, "held-out")[:3]
     ]
     path = data_dir / "snapshots" / f"{first.sha256}.jsonl"
     path.write_text(path.read_text() + "\n")
@@ -302,7 +306,7 @@ def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_linea
     from rlhf.data.snapshots import demonstrations, store_snapshot
 
     shown = next(row for row in read_example("medical-answers") if row.split == "train")
-    store.add_prompts(db, [Prompt(shown.messages, "held-out", "import")])
+    prompt_store.add_prompts(db, [Prompt(shown.messages, "held-out", "import")])
     seed_prompts(db, 1, "held-out")
     prompts = held_out_sets.prompts_of(data_dir, held_out_sets.current(db, data_dir, 10).sha256)
     snapshot = store_snapshot(db, data_dir, demonstrations(db, "example:medical-answers"))
@@ -504,7 +508,7 @@ def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data
     ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
     assert ann is not None
     skip(db, ann["id"])
-    assert claims.claim_next(db, ann["id"]) is None
+    assert handing_out.claim_next(db, ann["id"]) is None
     assert judge_store.open_to_people(db, made.id, 1) == 1, "somebody else may judge it"
     assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
     access.deactivate(db, "bob")
@@ -534,7 +538,9 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
     for left in range(11, -1, -1):
         skip(db, kim.id)
         assert judge_store.open_to_people(db, made.id, 1) == left
-    assert gate_decisions.decision_on(db, made).used_up, "no prompt is left"
+    decision = gate_decisions.decision_on(db, made)
+    assert (decision.verdict, decision.unheard) == ("not enough evidence", True), "no prompt is left"
+    assert controller.advance(db, data_dir) is None
     prompts = seed_prompts(db, 15, "held-out")[-15:]
     pending = gate_decisions.pending(db)
     assert pending is not None
@@ -544,12 +550,46 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
     for prompt in prompts:
         for model_id in (1, made.id):
             text = f"policy {model_id} answers {prompt.text}"
-            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
-    store.compare_policies(db, made.id, 1)
+            comparison_store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
+    policy_comparisons.compare_policies(db, made.id, 1)
     db.connection.execute(drawn, (made.id,))
     finish_job(db, job_id)
     people_say(db, 12, "candidate")
     assert gate_decisions.decision_on(db, made).verdict == "promote"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+@pytest.mark.parametrize("then", ["nothing", "judged", "left out", "heard by a judge", "checked eight times"])
+def test_nobody_is_rejected_by_skips_alone(db: Database, data_dir: Path, share: float, then: str) -> None:
+    """It waits, and is bet on as before: so no more candidates are promoted that are no better."""
+    made, kim = make_candidate(db, data_dir, number=12), access.add_account(db, "kim", "annotator", "kim's password")
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    db.connection.execute("UPDATE comparison SET people_chance = ? WHERE candidate_id = ?", (share, made.id))
+    for _ in range(gate_decisions.MOST_CHECKS if then == "checked eight times" else 1):
+        finish_check(db, data_dir, made)
+    if then == "judged":
+        people_say(db, 1, "candidate")
+        access.deactivate(db, "ann")
+    if then == "left out":
+        people_say(db, 12, "candidate")
+        quality.leave_out(db, "ann", "clicks without reading", "owner")
+    else:
+        for _ in range(judge_store.open_to_people(db, made.id, 1)):
+            skip(db, kim.id)
+    if then == "heard by a judge":
+        judge = judge_store.add(db, "other", "local", {"model": "base"}, "owner")
+        judge_says(db, judge, made)
+        finish_check(db, data_dir, made, "other")
+    controller.advance(db, data_dir)
+    decision = gate_decisions.decision_on(db, registry.by_revision(db, made.revision))
+    heard = then in ("judged", "heard by a judge")
+    assert (decision.unheard, registry.by_revision(db, made.revision).status) == (
+        (False, "rejected") if heard else (True, "candidate")
+    )
+    if not heard:
+        pending = gate_decisions.pending(db)
+        assert pending is not None
+        assert (pending.exhausted, pending.askable) == (False, False), "no check would show more"
 
 
 def test_what_is_in_somebodys_hands_is_waited_for(db: Database, data_dir: Path) -> None:
@@ -561,7 +601,7 @@ def test_what_is_in_somebodys_hands_is_waited_for(db: Database, data_dir: Path) 
     people_say(db, 1, "serving")
     ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
     assert ann is not None
-    held = [claims.claim_next(db, annotator_id) for annotator_id in (ann["id"], bob.id)]
+    held = [handing_out.claim_next(db, annotator_id) for annotator_id in (ann["id"], bob.id)]
     assert None not in held
     assert judge_store.open_to_people(db, made.id, 1) == 2
     assert controller.advance(db, data_dir) is None
@@ -576,15 +616,31 @@ def test_whoever_has_judged_as_many_as_they_shall_is_not_waited_for(db: Database
     skip(db, bob.id)
     assert judge_store.open_to_people(db, made.id, 1) == 1
     db.connection.execute("UPDATE annotator SET quota = 1 WHERE name = 'ann'")
-    assert claims.claim_next(db, ann["id"]) is None
+    assert handing_out.claim_next(db, ann["id"]) is None
     assert judge_store.open_to_people(db, made.id, 1) == 0
+
+
+def test_where_nobody_can_compare_it_is_not_said_that_people_do(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, number=12)
+    finish_check(db, data_dir, made)
+    people_say(db, 3, "candidate")
+    assert controller.state_of(db).given
+    quality.leave_out(db, "ann", "clicks without reading", "owner")
+    assert not controller.state_of(db).given
+    quality.take_back(db, "ann", "", "owner")
+    db.connection.execute("UPDATE annotator SET quota = 3 WHERE name = 'ann'")
+    assert not controller.state_of(db).given
+    access.add_account(db, "bob", "annotator", "bob's password")
+    assert controller.state_of(db).given
+    project_store.set_project(db, replace(project_store.project(db), candidate_share=0.0))
+    assert not controller.state_of(db).given
 
 
 def skip(db: Database, annotator_id: int) -> None:
     """An annotator skips what is shown next."""
-    claim = claims.claim_next(db, annotator_id)
+    claim = handing_out.claim_next(db, annotator_id)
     assert claim is not None
-    claims.judge(db, annotator_id, claim.nonce, act("skip"))
+    judging.judge(db, annotator_id, claim.nonce, act("skip"))
 
 
 def each(outcomes: tuple[float, ...]) -> tuple[DecidedOutcome, ...]:
@@ -687,7 +743,7 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     )
     other = judge_store.add(db, "other", "local", {"model": "base"}, "owner")
     (prompt,) = seed_prompts(db, 1)
-    labelled = store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
+    labelled = comparison_store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
     with db.transaction():
         db.insert(
             "judgement",
@@ -723,7 +779,8 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
 def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw(
     db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("annotation.store.secrets.SystemRandom", lambda: Random(3))  # enough of both are drawn
+    # Enough of both are drawn.
+    monkeypatch.setattr("annotation.store.policy_comparisons.secrets.SystemRandom", lambda: Random(3))
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     made = make_candidate(db, data_dir, number=40, share=0.4)
     judge_says(db, judge, made)
@@ -760,7 +817,7 @@ def test_what_answers_show_without_anybody_changes_no_bet_that_was_made_before_t
     db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same answers tie for every judge; were they taken as said from the start, a later check would change bets."""
-    monkeypatch.setattr("annotation.store.secrets.SystemRandom", lambda: Random(3))
+    monkeypatch.setattr("annotation.store.policy_comparisons.secrets.SystemRandom", lambda: Random(3))
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     made = make_candidate(db, data_dir, number=40, share=0.4)
     judge_says(db, judge, made)
@@ -770,8 +827,8 @@ def test_what_answers_show_without_anybody_changes_no_bet_that_was_made_before_t
     for prompt in seed_prompts(db, 30, "held-out")[-30:]:
         for model_id in (1, made.id):
             text = "The same." if prompt.id % 2 else f"policy {model_id} answers {prompt.text}"
-            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
-    store.compare_policies(db, made.id, 1, share=0.4)
+            comparison_store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
+    policy_comparisons.compare_policies(db, made.id, 1, share=0.4)
     finish_check(db, data_dir, made, "j")
     assert corrected_by_judges(gate_decisions.findings(db, made)) == before
     # Nor does the first word of a judge that is asked later.
@@ -802,16 +859,16 @@ def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, 
     assert (before.n, now.n) == (30, 35)
     # Nor what somebody says later of comparisons that are older than the candidate.
     (prompt,) = seed_prompts(db, 1)[-1:]
-    store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
-    bob, project = access.find(db, "bob"), store.project(db)
+    comparison_store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
+    bob, project = access.find(db, "bob"), project_store.project(db)
     assert bob is not None
-    store.set_project(db, replace(project, overlap=2))
+    project_store.set_project(db, replace(project, overlap=2))
     ann = access.find(db, "ann")
     assert ann is not None
-    store.set_project(db, replace(project, overlap=2, candidate_share=0.0))
-    claim = claims.claim_next(db, ann["id"])
+    project_store.set_project(db, replace(project, overlap=2, candidate_share=0.0))
+    claim = handing_out.claim_next(db, ann["id"])
     assert claim is not None
-    claims.judge(db, ann["id"], claim.nonce, act("tie"))
+    judging.judge(db, ann["id"], claim.nonce, act("tie"))
     assert gate_decisions.agreement_of(db, judge) != now
     assert gate_decisions.agreement_before(db, judge, made) == before
 
@@ -832,14 +889,14 @@ def test_a_judge_is_believed_by_what_its_comparisons_are_worth(db: Database, dat
 def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Path) -> None:
     """A candidate's harmful answers are its worst: without them it would seem better than it is."""
     made, ann = make_candidate(db, data_dir, number=3), access.add_account(db, "ann", "annotator", "ann's password")
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
     worse = "right-much" if claim.shown_order[0] == 0 else "left-much"
-    claims.judge(db, ann.id, claim.nonce, act(worse, flag="harmful"))
+    judging.judge(db, ann.id, claim.nonce, act(worse, flag="harmful"))
     for word in ("all-bad", "skip"):  # of which answer, nobody says
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act(word, flag="broken"))
+        judging.judge(db, ann.id, claim.nonce, act(word, flag="broken"))
     assert [one.outcome for one in gate_decisions.findings(db, made).people] == [0.0, 0.5, 0.5]
 
 
@@ -1432,10 +1489,12 @@ def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Data
 
     def judge(count: int) -> None:
         for prompt in seed_prompts(db, count)[-count:]:
-            store.add_comparison(db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")])
-            claim = claims.claim_next(db, ann.id)
+            comparison_store.add_comparison(
+                db, [make_response(prompt, f"{word} to {prompt.text}") for word in ("yes", "no")]
+            )
+            claim = handing_out.claim_next(db, ann.id)
             assert claim is not None
-            claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+            judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
 
     def train(spec: TrainingSpec, parent: str, kind: Any = "policy") -> Policy:
         job_id = job_submission.submit(db, data_dir, replace(spec, parent=parent), "ann")
@@ -1504,7 +1563,7 @@ def test_what_comes_after_a_change_counts_though_the_clock_was_set_back(
 ) -> None:
     made = make_candidate(db, data_dir, checked=True)
     with monkeypatch.context() as ahead:
-        ahead.setattr(store, "now", lambda: "2999-01-01")
+        ahead.setattr(answer_changes, "now", lambda: "2999-01-01")
         registry.set_thinking(db, "template")
     assert gate_decisions.findings(db, made).prompts is None
     finish_check(db, data_dir, made)
@@ -1538,7 +1597,10 @@ def test_whether_a_base_thinks_withdraws_what_was_answered_otherwise(db: Databas
     asked = {row["id"]: row["asks"] for row in db.rows("SELECT id, asks FROM comparison WHERE taken = 0")}
     assert (asked.pop(imported), asked[policies_own], set(asked.values())) == ("people", "nobody", {"nobody"})
     # Nobody takes them up again who has people compare what was left to judges, and what was said stays said.
-    assert (store.ask_people_of_candidate(db, made.id, 1), judge_store.open_to_people(db, made.id, 1)) == (0, 0)
+    assert (policy_comparisons.ask_people_of_candidate(db, made.id, 1), judge_store.open_to_people(db, made.id, 1)) == (
+        0,
+        0,
+    )
     assert win_rates.could_be_asked(db, made, registry.by_revision(db, "base")) == 0
     assert db.value("SELECT count(*) FROM current_judgement") == 1
 

@@ -119,6 +119,9 @@ def test_what_no_check_will_add_to_is_rejected_with_that_reason() -> None:
     assert sentence(given_up(waits, 8)) == f"{ended} {sentence(waits)}"
     ended = "No held-out prompt is new to it any more, and other answers to the same ones show no more. Import more."
     assert sentence(given_up(waits, 8, used_up=True)) == f"{ended} {sentence(waits)}"
+    unheard = sentence(replace(waits, unheard=True))
+    assert unheard.startswith("Nobody has been heard: ")
+    assert unheard.endswith(f" That alone rejects nothing. {sentence(waits)}")
 
 
 # ------------------------------------------------------------------------------------------------------------- limits

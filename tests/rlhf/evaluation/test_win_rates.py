@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from annotation import store
 from annotation.database import Database
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Prompt
+from annotation.store import comparison_store, policy_comparisons, prompt_store
 from annotation.ui.formatting import percent_with_interval
 from annotation.web import access
 from rlhf.evaluation import gate_decisions, win_rates
@@ -31,7 +31,7 @@ UNCOMPARED = (("Yes.", "Yes."), ("Yes.", "Yes.\n"), ("", " "), (" ", "Yes."), ("
 
 def answer(db: Database, prompt: Prompt, policy: Policy, text: str) -> None:
     """A policy's answer in a check."""
-    store.add_response(db, make_response(prompt, text, policy.id, seed=prompt.id), "check")
+    comparison_store.add_response(db, make_response(prompt, text, policy.id, seed=prompt.id), "check")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def checked(db: Database, data_dir: Path) -> Policy:
     for prompt, (own, other) in zip(seed_prompts(db, 13, "held-out")[-13:], texts, strict=True):
         answer(db, prompt, made, own)
         answer(db, prompt, base, other)
-    assert store.compare_policies(db, made.id, base.id) == 8, "nobody is asked about the others"
+    assert policy_comparisons.compare_policies(db, made.id, base.id) == 8, "nobody is asked about the others"
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     judge_says(db, judge, made)
     rate = win_rates.outcomes_by(db, judge, made, base).rate()
@@ -81,14 +81,14 @@ def test_a_pair_that_an_earlier_version_let_a_judge_compare_counts_by_its_verdic
     db: Database, checked: Policy
 ) -> None:
     judge, base = judge_store.by_name(db, "j"), registry.by_revision(db, "base")
-    pair = next(one for one in store.paired_answers(db, checked.id, base.id) if one.texts == UNCOMPARED[1])
+    pair = next(one for one in policy_comparisons.paired_answers(db, checked.id, base.id) if one.texts == UNCOMPARED[1])
     with db.transaction() as connection:
         connection.execute(
             "INSERT INTO comparison (prompt_id, purpose, candidate_id, against_id, asks, created) "
             "VALUES (?, 'preference', ?, ?, 'nobody', '')",
             (pair.prompt_id, checked.id, base.id),
         )
-        store.place_responses(db, db.value("SELECT max(id) FROM comparison"), [pair.first, pair.second])
+        comparison_store.place_responses(db, db.value("SELECT max(id) FROM comparison"), [pair.first, pair.second])
     judge_says(db, judge, checked)
     found = win_rates.outcomes_by(db, judge, checked, base)
     assert (len(found.compared), len(found.uncompared), len(found.decided)) == (9, 4, 13)
@@ -103,7 +103,9 @@ def test_a_judge_that_said_nothing_has_no_win_rate_unless_there_was_nothing_to_s
     answer(db, prompt, made, "Yes.")
     answer(db, prompt, base, "Yes.")
     assert win_rates.outcomes_by(db, silent, made, base).rate().value is None
-    own = {pair.first for pair in store.paired_answers(db, made.id, base.id) if pair.known_outcome is not None}
+    own = {
+        pair.first for pair in policy_comparisons.paired_answers(db, made.id, base.id) if pair.known_outcome is not None
+    }
     assert win_rates.outcomes_by(db, silent, made, base, own).rate().value == 0.5
 
 
@@ -134,7 +136,7 @@ def test_what_is_published_of_people_is_what_the_gate_shows_on_the_prompts_that_
     assert [(one.against, one.judge, one.share) for one in published] == [("base", "people", source.found)]
     assert published[0].share.low < wilson_interval(12, 12)[0]
     # Of what the gate does not go by nothing is shown as if it did.
-    store.hold_for(db, [one.prompt_id for one in found.people[:5]], 1)
+    prompt_store.hold_for(db, [one.prompt_id for one in found.people[:5]], 1)
     with db.transaction() as connection:
         connection.execute("UPDATE job SET spec = json_set(spec, '$.gate_set', 1) WHERE kind = 'check'")
     again = win_rates.by_people(db, made, base)
@@ -183,7 +185,7 @@ def test_a_judges_win_rate_counts_prompts(db: Database, checked: Policy) -> None
     before = win_rates.outcomes_by(db, judge, checked, base).rate()
     prompt = seed_prompts(db, 0, "held-out")[-1]
     for policy, text in ((checked, ""), (base, "Yes.")):
-        store.add_response(db, make_response(prompt, text, policy.id, seed=99), "check")
+        comparison_store.add_response(db, make_response(prompt, text, policy.id, seed=99), "check")
     rate = win_rates.outcomes_by(db, judge, checked, base).rate()
     assert (rate.n, rate.value) == (before.n, pytest.approx((before.value or 0) - 0.5 / 13))
 
@@ -201,7 +203,7 @@ def test_what_nobody_compares_enters_as_mixed_and_as_large_a_part_as_what_people
             answer(db, prompt, made, f"Long, {prompt.id}.")
         for prompt in asked:
             answer(db, prompt, base, f"Short, {prompt.id}." if prompt.id % 2 else "")
-        store.compare_policies(db, made.id, base.id, share=share)
+        policy_comparisons.compare_policies(db, made.id, base.id, share=share)
 
     another_check(200, 0.3)
     drawn = judge_store.open_to_people(db, made.id, base.id)

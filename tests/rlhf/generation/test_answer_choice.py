@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.metrics import quality
 from annotation.records import Sampling
+from annotation.store import comparison_store, project_store, prompt_store
 from rlhf.data import label_noise
 from rlhf.data.label_noise import Noise
 from rlhf.generation import answering_job
@@ -27,7 +28,9 @@ FILLING = AnsweringSpec(stock=12, prompts_per_batch=6, until_full=True, sampling
 def doubting(machine: Machine) -> Machine:
     """A machine that may choose answers, in half of the comparisons, and has a stock."""
     machine.add_prompts(train=12, held_out=4)
-    store.set_project(machine.db, replace(store.project(machine.db), doubt_share=0.5, kind="rank", answers=3))
+    project_store.set_project(
+        machine.db, replace(project_store.project(machine.db), doubt_share=0.5, kind="rank", answers=3)
+    )
     machine.perform(machine.submit(FILLING))
     return machine
 
@@ -35,11 +38,11 @@ def doubting(machine: Machine) -> Machine:
 def judge(machine: Machine, count: int) -> None:
     """Rank the next comparisons by length."""
     for _ in range(count):
-        claim = claims.claim_next(machine.db, machine.annotator.id)
+        claim = handing_out.claim_next(machine.db, machine.annotator.id)
         assert claim is not None
         order = sorted(range(len(claim.shown)), key=lambda place: len(claim.shown[place].text))
         ranks = [order.index(place) + 1 for place in range(len(order))]
-        claims.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
+        judging.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
 
 
 def refilled(machine: Machine, judged: int = 6, spec: AnsweringSpec = FILLING) -> list[Mapping[str, Any]]:
@@ -93,7 +96,7 @@ def test_nothing_is_chosen_while_a_training_wants_the_processors(
 
 
 def test_no_choice_without_the_setting(doubting: Machine) -> None:
-    store.set_project(doubting.db, replace(store.project(doubting.db), doubt_share=0.0))
+    project_store.set_project(doubting.db, replace(project_store.project(doubting.db), doubt_share=0.0))
     refilled(doubting)
     assert how(refilled(doubting)) == {("random", 1.0)}
 
@@ -107,22 +110,22 @@ def test_no_choice_where_too_many_labels_are_wrong(doubting: Machine, monkeypatc
 
 def test_agreement_rests_on_random_comparisons_alone(doubting: Machine) -> None:
     """Two people agree on what was random and contradict each other on what heads chose."""
-    project = replace(store.project(doubting.db), kind="pair", answers=2, overlap=2)
-    store.set_project(doubting.db, replace(project, gold_share=0.0, re_ask_share=0.0))
-    prompts = store.prompts(doubting.db, "train")
+    project = replace(project_store.project(doubting.db), kind="pair", answers=2, overlap=2)
+    project_store.set_project(doubting.db, replace(project, gold_share=0.0, re_ask_share=0.0))
+    prompts = prompt_store.prompts(doubting.db, "train")
     doubting.db.connection.execute("UPDATE comparison SET asks = 'nobody'")
     made = [
-        store.add_comparison(doubting.db, [doubting.response(prompt, text) for text in ("one", "two three")])
+        comparison_store.add_comparison(doubting.db, [doubting.response(prompt, text) for text in ("one", "two three")])
         for prompt in prompts[:8]
     ]
     doubting.db.connection.execute("UPDATE comparison SET answers_by = 'heads' WHERE id > ?", (made[3],))
     for name in ("ann", "bob"):
         for _ in made:
-            claim = claims.claim_next(doubting.db, doubting.annotator_named(name).id)
+            claim = handing_out.claim_next(doubting.db, doubting.annotator_named(name).id)
             assert claim is not None
             wants = 0 if name == "ann" or claim.comparison_id <= (made[3] or 0) else 1
             side = "left" if claim.shown_order[0] == wants else "right"
-            claims.judge(doubting.db, claim.annotator_id, claim.nonce, act(f"{side}-clearly"))
+            judging.judge(doubting.db, claim.annotator_id, claim.nonce, act(f"{side}-clearly"))
     found = quality.report(doubting.db)
     assert {(one.comparisons, one.percent.value) for one in found.agreement} == {(4, 1.0)}
     assert {one.agreement.value for one in found.annotators if one.agreement is not None} == {1.0}

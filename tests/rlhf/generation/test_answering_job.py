@@ -20,8 +20,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging, own_prompts
 from annotation.records import Claim, Prompt, Sampling, Split, UserError, read_token_ids
+from annotation.store import comparison_store, project_store, prompt_store, stock_counts
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import CheckSpec
@@ -69,7 +70,7 @@ def add_adapter(machine: Machine, revision: str) -> registry.Policy:
 
 def stock(machine: Machine, revision: str = "base") -> dict[Split, int]:
     """Comparisons by a policy that wait for a judgement."""
-    return store.stock_sizes(machine.db, registry.by_revision(machine.db, revision).id)
+    return stock_counts.stock_sizes(machine.db, registry.by_revision(machine.db, revision).id)
 
 
 def responses(machine: Machine, revision: str) -> list[dict[str, Any]]:
@@ -111,7 +112,7 @@ def test_a_stock_is_filled_once_and_topped_up_with_new_answers(stocked: Machine)
     assert (job.status, stock(stocked)) == ("finished", {"train": 10, "held-out": 2})
     assert job.result["comparisons"] == 12
     drawn = responses(stocked, "base")
-    counts = store.answer_counts(stocked.db)
+    counts = stock_counts.answer_counts(stocked.db)
     # Two before people's eyes, as there was nothing to judge, and three to each other prompt, one of them to spare.
     assert counts.total == len(drawn) >= 2 + 11 * 3
     assert counts.ended == sum(row["finish_reason"] == "stop" for row in drawn) > 0
@@ -130,10 +131,10 @@ def test_a_stock_is_filled_once_and_topped_up_with_new_answers(stocked: Machine)
 
     judged = 3
     for _ in range(judged):
-        claim = claims.claim_next(stocked.db, stocked.annotator.id)
+        claim = handing_out.claim_next(stocked.db, stocked.annotator.id)
         assert claim is not None
         assert len({text.strip().casefold() for text in shown_texts(claim)}) == 2
-        claims.judge(stocked.db, stocked.annotator.id, claim.nonce, act("left-clearly"))
+        judging.judge(stocked.db, stocked.annotator.id, claim.nonce, act("left-clearly"))
     frozen = list(snapshots.collect(stocked.db, registry.by_revision(stocked.db, "base"), "all", 1000))
     of_row = {row["id"]: read_token_ids(row["token_ids"]) for row in drawn}
     assert len(frozen) == judged
@@ -147,7 +148,7 @@ def test_a_stock_is_filled_once_and_topped_up_with_new_answers(stocked: Machine)
 
 def test_imported_and_failed_comparisons_do_not_shift_the_share_that_is_held_out(stocked: Machine) -> None:
     """Sixty imported ones on train prompts would have ten in a row drawn on held-out prompts."""
-    prompt = store.prompts(stocked.db, "train")[0]
+    prompt = prompt_store.prompts(stocked.db, "train")[0]
     with stocked.db.transaction() as connection:
         for model_id, state in ((None, "closed"), (1, "failed"), (1, "dropped"), (1, "withdrawn")):
             connection.conn.executemany(
@@ -155,7 +156,7 @@ def test_imported_and_failed_comparisons_do_not_shift_the_share_that_is_held_out
                    VALUES (?, ?, 'preference', ?, '')""",
                 [(prompt.id, model_id, state)] * 20,
             )
-    assert store.comparison_counts(stocked.db) == {"train": 0, "held-out": 0}
+    assert stock_counts.comparison_counts(stocked.db) == {"train": 0, "held-out": 0}
     stocked.perform(stocked.submit(replace(ANSWERING, until_full=True)))
     assert stock(stocked) == {"train": 10, "held-out": 2}
 
@@ -182,7 +183,7 @@ def test_a_damaged_serving_adapter_fails_the_worker_with_a_sentence(stocked: Mac
 def test_a_comparison_has_as_many_answers_as_the_project_asks_for(
     stocked: Machine, project: dict[str, Any], spec: AnsweringSpec, expected: int
 ) -> None:
-    store.set_project(stocked.db, replace(store.project(stocked.db), **project))
+    project_store.set_project(stocked.db, replace(project_store.project(stocked.db), **project))
     job = stocked.perform(stocked.submit(replace(spec, stock=6, until_full=True)))
     assert job.status == "finished", job.message
     sizes = stocked.db.rows(
@@ -202,7 +203,7 @@ def test_prompts_that_the_model_can_not_be_given_are_passed_over(strict_model: P
         ({"role": "user", "content": "sun " * 1100},),
         *((question,) for question in questions),
     ]
-    store.add_prompts(machine.db, [Prompt(messages, "train", "import") for messages in conversations])
+    prompt_store.add_prompts(machine.db, [Prompt(messages, "train", "import") for messages in conversations])
     job = machine.perform(machine.submit(replace(ANSWERING, stock=8, until_full=True)))
     assert (job.status, stock(machine)) == ("finished", {"train": 8, "held-out": 0})
     answered = machine.db.rows("SELECT DISTINCT p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id")
@@ -211,7 +212,7 @@ def test_prompts_that_the_model_can_not_be_given_are_passed_over(strict_model: P
     (line,) = [line for line in job_store.log_tail(machine.db, job.id, 40) if "can't be answered: 1" in line]
     assert "no system role" in line or "leaves no room for 12 more in a context of 1024" in line
 
-    asked = store.ask(machine.db, machine.annotator.id, conversations[4])
+    asked = own_prompts.ask(machine.db, machine.annotator.id, conversations[4])
     machine.perform(machine.submit(replace(ANSWERING, stock=8, until_full=True)))
     assert state_of(machine, asked) == "failed"
     machine.db.close()
@@ -267,7 +268,7 @@ def answers_of(machine: Machine, comparison_id: int) -> list[dict[str, Any]]:
 def ask(machine: Machine, text: str = "Sing.", by: str = "ann") -> int:
     """An annotator's own prompt."""
     annotator = machine.annotator_named(by)
-    return store.ask(machine.db, annotator.id, [{"role": "user", "content": text}])
+    return own_prompts.ask(machine.db, annotator.id, [{"role": "user", "content": text}])
 
 
 def test_with_nothing_to_judge_the_first_comparison_is_written_before_peoples_eyes(long: Machine) -> None:
@@ -276,14 +277,14 @@ def test_with_nothing_to_judge_the_first_comparison_is_written_before_peoples_ey
     with answering(long, replace(LONG, prompts_per_batch=6), 2, 6, 14) as pace:
         for _ in range(3):
             pace.until_held()
-            claim = claims.claim_next(long.db, long.annotator.id)
+            claim = handing_out.claim_next(long.db, long.annotator.id)
             assert claim is not None
             assert claim.comparison_state == "writing"
             assert {answer.state for answer in claim.answers} == {"writing"}
             shown.append(claim)
             pace.go_on()
         wait_until("its end", lambda: state_of(long, shown[0].comparison_id) == "ready")
-        whole = claims.claim_next(long.db, long.annotator.id)
+        whole = handing_out.claim_next(long.db, long.annotator.id)
     assert whole is not None
     assert {claim.nonce for claim in shown} == {whole.nonce}
     for place, text in enumerate(shown_texts(whole)):
@@ -293,7 +294,7 @@ def test_with_nothing_to_judge_the_first_comparison_is_written_before_peoples_ey
     for row in answers_of(long, whole.comparison_id):
         assert (row["state"], row["finish_reason"], row["tokens"]) == ("done", "length", 24)
         assert row["prompt_tokens"] == long.count(row["rendered_prompt"])
-    assert store.answer_counts(long.db).total >= 2
+    assert stock_counts.answer_counts(long.db).total >= 2
 
 
 def test_what_an_annotator_asks_is_answered_while_the_stock_is_full(stocked: Machine) -> None:
@@ -301,7 +302,7 @@ def test_what_an_annotator_asks_is_answered_while_the_stock_is_full(stocked: Mac
         wait_until("a full stock", lambda: sum(stock(stocked).values()) == 12)
         asked = ask(stocked, "What is a riddle?")
         wait_until("its answers", lambda: state_of(stocked, asked) == "ready")
-        claim = claims.claim_next(stocked.db, stocked.annotator.id)
+        claim = handing_out.claim_next(stocked.db, stocked.annotator.id)
         assert claim is not None
         assert (claim.comparison_id, claim.messages[-1]["content"]) == (asked, "What is a riddle?")
     rows = answers_of(stocked, asked)
@@ -314,7 +315,9 @@ def test_what_is_asked_while_a_batch_is_drawn_comes_first_and_the_batch_loses_no
 
     They are no part of the stock: nobody else is given them.
     """
-    store.add_comparison(long.db, [long.response(store.prompts(long.db, "train")[0], text) for text in ("a b", "c d")])
+    comparison_store.add_comparison(
+        long.db, [long.response(prompt_store.prompts(long.db, "train")[0], text) for text in ("a b", "c d")]
+    )
     with answering(long, LONG, 3, 3, 20) as pace:
         pace.until_held()
         assert responses(long, "base")[2:] == [], "the batch is being drawn"
@@ -335,20 +338,20 @@ def test_what_is_asked_while_a_batch_is_drawn_comes_first_and_the_batch_loses_no
 def test_an_answer_that_is_broken_off_is_marked_and_leaves_the_annotators_hands(long: Machine) -> None:
     with answering(long, LONG, 5) as pace:
         pace.until_held()
-        claim = claims.claim_next(long.db, long.annotator.id)
+        claim = handing_out.claim_next(long.db, long.annotator.id)
         assert claim is not None
     assert state_of(long, claim.comparison_id) == "failed"
     rows = answers_of(long, claim.comparison_id)
     assert [(row["state"], row["finish_reason"]) for row in rows] == [("failed", None)] * 2
     assert all(row["text"] for row in rows), "what was written stays in the record"
     with pytest.raises(UserError, match="could not be written to its end"):
-        claims.judge(long.db, long.annotator.id, claim.nonce, act("tie"))
-    assert claims.claim_next(long.db, long.annotator.id) is None
+        judging.judge(long.db, long.annotator.id, claim.nonce, act("tie"))
+    assert handing_out.claim_next(long.db, long.annotator.id) is None
 
 
 def test_what_a_killed_worker_was_writing_is_marked_by_the_next_one(stocked: Machine) -> None:
-    prompt = store.prompts(stocked.db, "train")[0]
-    orphan, _ = store.begin_answers(stocked.db, [stocked.response(prompt, "") for _ in range(2)])
+    prompt = prompt_store.prompts(stocked.db, "train")[0]
+    orphan, _ = comparison_store.begin_answers(stocked.db, [stocked.response(prompt, "") for _ in range(2)])
     job = stocked.perform(stocked.submit(replace(ANSWERING, until_full=True)))
     assert job.status == "finished"
     assert state_of(stocked, orphan) == "failed"
@@ -372,14 +375,14 @@ def test_a_promotion_lets_the_answers_that_people_watch_end(long: Machine) -> No
     add_adapter(long, "next")
     with answering(long, replace(LONG, prompts_per_batch=6), 3) as pace:
         pace.until_held()
-        claim = claims.claim_next(long.db, long.annotator.id)
+        claim = handing_out.claim_next(long.db, long.annotator.id)
         assert claim is not None
         registry.promote(long.db, "next", "ann")
         pace.go_on()
         wait_until("its end", lambda: state_of(long, claim.comparison_id) == "ready")
         assert {row["model_id"] for row in answers_of(long, claim.comparison_id)} == {1}
-        claims.judge(long.db, long.annotator.id, claim.nonce, act("tie"))
-        later = wait_until("the next policy's", lambda: claims.claim_next(long.db, long.annotator.id))
+        judging.judge(long.db, long.annotator.id, claim.nonce, act("tie"))
+        later = wait_until("the next policy's", lambda: handing_out.claim_next(long.db, long.annotator.id))
         assert {row["model_id"] for row in answers_of(long, later.comparison_id)} == {2}
 
 
@@ -397,7 +400,7 @@ def test_an_asked_prompt_whose_answers_are_the_same_is_drawn_again_and_then_left
 
 def test_a_policy_that_always_says_the_same_is_waited_for_with_a_sentence(stocked: Machine) -> None:
     """Drawn near temperature zero, three different answers are never to be had; the page says why nothing comes."""
-    store.set_project(stocked.db, replace(store.project(stocked.db), kind="best", answers=3))
+    project_store.set_project(stocked.db, replace(project_store.project(stocked.db), kind="best", answers=3))
     assert "No model is writing" in answering_problem(stocked.db)
     with answering(stocked, replace(ANSWERING, sampling=Sampling(temperature=1e-3, max_new_tokens=6))):
         wait_until("the sentence", lambda: "fewer different answers" in answering_problem(stocked.db))

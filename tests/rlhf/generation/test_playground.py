@@ -19,8 +19,8 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
 import app
-from annotation import store
 from annotation.records import Message, Prompt, Sampling
+from annotation.store import comparison_store, prompt_store
 from annotation.web import access
 from rlhf.generation import answering_job, playground_store, prompt_set_spec, prompt_sets
 from rlhf.generation.answering_job import AnsweringWorker, policies_to_keep
@@ -218,7 +218,9 @@ def test_chats_of_one_policy_are_answered_in_one_batch_of_any_lengths(stocked: M
 # ------------------------------------------------------------------------------------------------------ while watched
 def test_the_first_token_is_there_long_before_the_last_whether_the_worker_rests_or_draws(long: Machine) -> None:
     spec = replace(ANSWERING, stock=12)
-    store.add_comparison(long.db, [long.response(store.prompts(long.db, "train")[0], text) for text in ("a b", "c d")])
+    comparison_store.add_comparison(
+        long.db, [long.response(prompt_store.prompts(long.db, "train")[0], text) for text in ("a b", "c d")]
+    )
 
     def begun(number: int) -> bool:
         chat = one(long, number)
@@ -424,7 +426,7 @@ def test_every_prompt_is_answered_as_often_as_asked_by_the_chosen_policy(stocked
     assert job.status == "finished", job.message
     assert job.result is not None
     rows = rows_of(stocked, job.id)
-    prompts = [prompt for split in prompt_set_spec.SPLITS for prompt in store.prompts(stocked.db, split)]
+    prompts = [prompt for split in prompt_set_spec.SPLITS for prompt in prompt_store.prompts(stocked.db, split)]
     assert [tuple(row["messages"]) for row in rows] == [prompt.messages for prompt in prompts for _ in range(2)]
     assert len({row["seed"] for row in rows}) == 32
     assert {row["revision"] for row in rows} == {revision}
@@ -502,7 +504,7 @@ def test_a_job_from_the_command_line_answers_as_what_served_when_it_was_made(sto
 
 def test_prompts_that_the_model_can_not_take_are_left_out_and_counted(stocked: Machine) -> None:
     long = ({"role": "user", "content": "sun " * 1100},)
-    store.add_prompts(stocked.db, [Prompt(long, "train", "long")])
+    prompt_store.add_prompts(stocked.db, [Prompt(long, "train", "long")])
     job = stocked.perform(stocked.submit(replace(QUICK, each=1)))
     assert job.result is not None
     assert (job.result["prompts"], job.result["left_out"]) == (16, 1)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import handing_out
 from annotation.database import Database, open_database
 from annotation.records import Message, Sampling, TokenIds, UserError, write_token_ids
+from annotation.store import prompt_store
 from annotation.web import access
 from rlhf.generation import playground_store
 from rlhf.generation.playground_store import Chat, FinishedAnswer
@@ -238,7 +239,7 @@ def test_answers_of_two_policies_become_a_comparison_of_no_single_one(two: Datab
     comparison = two.row("SELECT * FROM comparison WHERE id = ?", (number,))
     assert comparison is not None
     assert (comparison["model_id"], comparison["purpose"], comparison["state"]) == (None, "preference", "ready")
-    (prompt,) = store.prompts(two, "train")
+    (prompt,) = prompt_store.prompts(two, "train")
     assert (list(prompt.messages), prompt.source, prompt.id) == (QUESTION, "playground", comparison["prompt_id"])
     rows = two.rows(
         """SELECT r.model_id, r.origin, r.purpose, r.text, r.seed, r.rendered_prompt, r.prompt_tokens, r.tokens,
@@ -253,7 +254,7 @@ def test_answers_of_two_policies_become_a_comparison_of_no_single_one(two: Datab
         {"model_id": 2, "text": "It is the sea.", "tokens": 5, "finish_reason": "length", "token_ids": ids[1], **same},
     ]
     ann = access.add_account(two, "ann", "annotator", "ann's password")
-    claim = claims.claim_next(two, ann.id)
+    claim = handing_out.claim_next(two, ann.id)
     assert claim is not None
     assert (claim.comparison_id, sorted(shown_texts(claim))) == (number, ["It is the sea.", "It scatters."])
 
@@ -265,7 +266,7 @@ def test_a_held_out_prompt_stays_held_out(two: Database) -> None:
     answer(two, second, "Two.")
     number, _ = playground_store.compare(two, [first, second])
     assert two.value("SELECT prompt_id FROM comparison WHERE id = ?", (number,)) == prompt.id
-    assert store.prompts(two, "train") == []
+    assert prompt_store.prompts(two, "train") == []
 
 
 def test_of_several_answers_the_different_ones_that_ended_are_compared(two: Database) -> None:

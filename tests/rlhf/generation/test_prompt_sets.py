@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import Prompt, Sampling, UserError
+from annotation.store import prompt_store
 from rlhf.generation import prompt_set_spec, prompt_sets
 from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.models import registry
@@ -21,7 +21,7 @@ from tests.conftest import seed_prompts
 def test_prompts_are_chosen_by_split_and_source(db: Database) -> None:
     seed_prompts(db, 3)
     seed_prompts(db, 2, "held-out")
-    store.add_prompts(db, [Prompt(({"role": "user", "content": "Sing."},), "held-out", "songs")])
+    prompt_store.add_prompts(db, [Prompt(({"role": "user", "content": "Sing."},), "held-out", "songs")])
     counts = {
         (split, source): len(prompt_set_spec.prompts_of(db, PromptSetSpec(split=split, source=source)))
         for split in ("all", "train", "held-out")
@@ -38,7 +38,7 @@ def test_prompts_are_chosen_by_split_and_source(db: Database) -> None:
         ("held-out", "test"): 2,
         ("held-out", "songs"): 1,
     }
-    assert store.prompt_sources(db) == {"test": 5, "songs": 1}
+    assert prompt_store.prompt_sources(db) == {"test": 5, "songs": 1}
 
 
 def test_no_two_answers_have_the_same_seed_and_later_imports_change_none(db: Database) -> None:

@@ -19,7 +19,7 @@ import pyarrow.parquet as parquet
 import pytest
 from huggingface_hub import constants
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.imports import import_process
 from annotation.imports.import_process import FROM_HUB, HERE, ImportData, Importer, State
@@ -28,6 +28,7 @@ from annotation.jobs.attempt import Attempt, Stopped
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError
+from annotation.store import data_sources
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.snapshots import CountedRows
@@ -186,9 +187,9 @@ def test_judgements_are_pushed_with_pseudonyms_or_names(
     project: Path, db: Database, hub: SpaceHub, with_token: None
 ) -> None:
     ann = db.value("SELECT id FROM annotator WHERE name = 'ann'")
-    claim = claims.claim_next(db, ann)
+    claim = handing_out.claim_next(db, ann)
     assert claim is not None
-    claims.judge(db, ann, claim.nonce, act("left-clearly"))
+    judging.judge(db, ann, claim.nonce, act("left-clearly"))
     for names, repo in ((False, "ann/data"), (True, "ann/named")):
         pushed = done(db, PushData(repo, names=names, licence="cc-by-4.0"))
         assert pushed.message.startswith(f"Published {repo}"), pushed.message
@@ -329,7 +330,7 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
         assert look.look.columns == ("prompt", "chosen", "rejected")
         importer.start("import", source, ["--map=prompt=prompt", "--by=kim"])
         assert finished(importer).outcome.result.counts.judged == 3
-        (entry,) = store.imports(db)
+        (entry,) = data_sources.imports(db)
         assert entry["name"] == f"ann/secret@{hub.repos['dataset', 'ann/secret'].head.sha}"
         assert db.value("SELECT requested_by FROM import") == "kim"
         assert TOKEN not in program.log.read_text()

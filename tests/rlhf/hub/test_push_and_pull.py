@@ -25,10 +25,10 @@ from huggingface_hub import DatasetCard, ModelCard, constants
 
 from annotation import __main__ as annotation_commands
 from annotation import hub_client as hubs
-from annotation import store
 from annotation.database import Database, open_database
 from annotation.exports.formats import ExportRequest, Filters
 from annotation.records import UserError
+from annotation.store import data_sources, prompt_store
 from annotation.web import access
 from rlhf import __main__ as rlhf_commands
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -1096,8 +1096,8 @@ def test_data_comes_back_by_the_import_at_the_commit_that_was_named(
     here = ("import", "--data", str(fresh.path.parent), "--hub", "--source-split=train", "ann/data@v1")
     done = command(hub, "hf_read_ann", "annotation", *here)
     assert done.returncode == 0, done.stderr
-    assert len(store.prompts(fresh, "train")) + len(store.prompts(fresh, "held-out")) == 4
-    (entry,) = store.imports(fresh)
+    assert len(prompt_store.prompts(fresh, "train")) + len(prompt_store.prompts(fresh, "held-out")) == 4
+    (entry,) = data_sources.imports(fresh)
     assert entry["name"] == f"ann/data@{sha}"
 
 

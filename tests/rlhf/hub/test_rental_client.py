@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from annotation import hub_client as hubs
-from annotation import store
 from annotation.database import Database, open_database
 from annotation.hub_client import Hub
 from annotation.records import UserError, now
+from annotation.store import setting_store
 from rlhf.__main__ import main
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.hub import job_bundle, rental_client, rental_worker
@@ -459,7 +459,7 @@ def test_no_token_is_in_the_log_of_an_error_of_our_own(
 
 def test_the_loop_goes_on_beside_a_rented_training_but_trains_nothing_itself(judged: Machine) -> None:
     auto = {"on": True, "every": 8, "algorithm": "dpo"}
-    store.set_setting(judged.db, "auto_train", auto)
+    setting_store.set_setting(judged.db, "auto_train", auto)
     job_id = rent(judged)
     judged.judge("train", 10, by="bob")
     state = controller.state_of(judged.db)

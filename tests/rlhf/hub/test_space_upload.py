@@ -15,10 +15,10 @@ import httpx
 import pytest
 from huggingface_hub import SpaceCard
 
-from annotation import store
 from annotation.database import Database
 from annotation.hub_client import Hub, connect
 from annotation.records import UserError
+from annotation.store import setting_store
 from annotation.web import access
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.hub import space_upload
@@ -370,7 +370,7 @@ def test_the_pages_of_a_space(hub: SpaceHub, db: Database, data_dir: Path) -> No
             foreign = {"host": "10.1.2.3:7860", "origin": origin}
             assert browser.post("/gradio_api/run/greet", json={"data": []}, headers=foreign).status_code == 403
         assert not [word for word in (SECRET, "hf_oauth_") if word in browser.get("/config").text]
-    assert store.setting(db, access.RULES, None) == ["owner", "everybody", "ann", "id-ann"]
+    assert setting_store.setting(db, access.RULES, None) == ["owner", "everybody", "ann", "id-ann"]
 
 
 def test_an_admins_page_on_zero_gpu_says_what_can_not_work(hub: SpaceHub, db: Database, data_dir: Path) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from annotation import store
 from annotation.records import Feedback, TokenIds, UserError
+from annotation.store import comparison_store, project_store, prompt_store
 from annotation.ui.formatting import percent
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
@@ -49,7 +49,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_jud
     made.add_prompts(train=24, held_out=4)
     made.judge("train", 10)
     keep_result(made.data_dir, tiny_judge, SelfTestResult(packs=True, shares_prompts=True))
-    store.set_feedback(made.db, Feedback(mode="mixed", audit_share=0.0))
+    project_store.set_feedback(made.db, Feedback(mode="mixed", audit_share=0.0))
     # Short, because the tiny model's tokens are, and so is its context.
     judge_store.write_rubric(made.db, BRIEF.instruction, BRIEF.principles, 0, "owner")
     yield made
@@ -59,9 +59,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_jud
 def open_some(machine: Machine, count: int) -> list[int]:
     """New comparisons, which wait for judges."""
     found = []
-    for number, prompt in enumerate(store.prompts(machine.db, "train")[:count]):
+    for number, prompt in enumerate(prompt_store.prompts(machine.db, "train")[:count]):
         texts = (f"sun {number}", f"a long answer about rain and stone, number {number}")
-        found.append(store.add_comparison(machine.db, [machine.response(prompt, text) for text in texts]))
+        found.append(comparison_store.add_comparison(machine.db, [machine.response(prompt, text) for text in texts]))
     return [one for one in found if one is not None]
 
 
@@ -339,10 +339,10 @@ def test_a_reward_model_scores_the_tokens_that_were_drawn(machine: Machine, rewa
     """An answer letter by letter has another score than the same text as the tokenizer would write it."""
     tokenizer = machine.tokenizer
     drawn = TokenIds(vocabulary_of(tokenizer), (*(tokenizer(letter)["input_ids"][0] for letter in "sun rain"), 0))
-    prompt = store.prompts(machine.db, "train")[0]
+    prompt = prompt_store.prompts(machine.db, "train")[0]
     made = [machine.response(prompt, text) for text in ("sun rain", "rain and the sun")]
     made[0] = replace(made[0], token_ids=drawn)
-    number = store.add_comparison(machine.db, made)
+    number = comparison_store.add_comparison(machine.db, made)
     waiting = judge_store.to_judge(machine.db, reward_judge, "open", 1000)
     comparison = next(one for one in waiting if one.id == number)
     assert comparison.token_ids == (drawn, None)
@@ -518,10 +518,10 @@ def test_what_a_judges_model_was_trained_on_does_not_tell_how_far_it_can_be_trus
     assert judge_store.jointly_judged(machine.db, reward_judge) == []
     basis = judge_history.basis(machine.db, reward_judge)
     assert (basis.model, basis.seen) == (revision_of(reward_judge), len(old))
-    store.set_feedback(machine.db, Feedback(mode="people"))
+    project_store.set_feedback(machine.db, Feedback(mode="people"))
     machine.judge("train", 1)
     machine.judge("held-out", 1)
-    store.set_feedback(machine.db, Feedback(mode="mixed", audit_share=0.0))
+    project_store.set_feedback(machine.db, Feedback(mode="mixed", audit_share=0.0))
     later = [one.id for one in judge_store.to_judge(machine.db, reward_judge, "judged", 100)]
     assert len(later) == 2
     fresh = judge_store.add(machine.db, "reward again", "reward-model", asdict(reward_judge.settings), "owner")

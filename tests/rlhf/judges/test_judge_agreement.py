@@ -278,15 +278,15 @@ def test_the_card_does_not_say_that_the_gate_goes_by_a_judge_where_its_rule_lets
     ("basis", "words"),
     [
         (TrustBasis(0, 0), ""),
-        (TrustBasis(3, 1), "Left out: 1 verdict by versions of the rubric before 3."),
-        (TrustBasis(3, 2000), "Left out: 2,000 verdicts by versions of the rubric before 3."),
+        (TrustBasis(3, 1), "Left out: 1 verdict by another rubric than now, or on other weights"),
+        (TrustBasis(3, 2000), "Left out: 2,000 verdicts by another rubric than now, or on other weights"),
         (TrustBasis(None, 0), ""),
     ],
 )
 def test_the_card_says_which_verdicts_it_rests_on(basis: TrustBasis, words: str) -> None:
     said = card("tester", full(), 0.6, basis)
     assert words in said
-    assert ("of the rubric" in said) == bool(basis.left_out)
+    assert ("another rubric" in said) == bool(basis.left_out)
 
 
 def test_the_card_says_that_what_the_model_was_trained_on_does_not_count() -> None:
@@ -318,7 +318,7 @@ def test_the_card_shows_people_beside_the_judge_and_says_when_comparisons_are_ha
 def test_the_card_says_what_was_drawn_by_lot() -> None:
     said = card("tester", trust(mixed(90, 10)), 0.6)
     assert "People were asked about 40 of these 140 because judges" in said
-    assert "Drawn by lot with a known chance: 100. In agreement and kappa each of these counts for those" in said
+    assert "Drawn by lot with a known chance: 100; in agreement and kappa each of these counts for those" in said
     assert "agree more often" not in said
 
 

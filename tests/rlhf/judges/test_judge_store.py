@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import backlog, changing, handing_out, judging, own_prompts
 from annotation.database import Database, Params
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics import quality
 from annotation.metrics.aggregation import people_first
 from annotation.records import Annotator, Feedback, UserError
+from annotation.store import (
+    comparison_store,
+    data_sources,
+    judgement_store,
+    policy_comparisons,
+    project_store,
+    stock_counts,
+    training_data,
+)
 from annotation.web import access
 from annotation.workbench import annotator_groups, bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest
@@ -82,9 +91,9 @@ def say(
 
 def judge_first_better(db: Database, ann: Annotator) -> None:
     """A person judges the next comparison as FIRST_BETTER does."""
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act(f"{'left' if claim.shown_order[0] == 0 else 'right'}-clearly"))
+    judging.judge(db, ann.id, claim.nonce, act(f"{'left' if claim.shown_order[0] == 0 else 'right'}-clearly"))
 
 
 def asks(db: Database, comparison_id: int) -> tuple[str, str | None]:
@@ -97,7 +106,7 @@ def asks(db: Database, comparison_id: int) -> tuple[str, str | None]:
 def test_a_judge_is_an_annotator_who_can_not_sign_in_and_whose_name_is_its_own(db: Database) -> None:
     (judge,) = panel(db, "  careful   judge ")
     assert judge.name == "careful judge"
-    assert {"name": "careful judge", "kind": "ai", "id": judge.id} in store.annotators(db)
+    assert {"name": "careful judge", "kind": "ai", "id": judge.id} in data_sources.annotators(db)
     assert "careful judge" not in [account.name for account in access.accounts(db)]
     for name, expected in (
         ("Careful Judge", "already"),
@@ -170,7 +179,7 @@ def test_a_rubric_is_a_new_version_only_when_it_says_something_else(db: Database
 
 # ------------------------------------------------------------------------------------------------------------- verdicts
 def test_both_orders_make_one_judgement_and_a_resumed_job_makes_no_second(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)})
@@ -194,16 +203,16 @@ def test_whether_any_comparison_waits_for_a_judge_is_whether_it_would_get_one(db
 
     (for_people,) = seed_comparisons(db, 1)
     assert waits() == [False, False], "people are asked"
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     assert waits() == [True, True]
     assert say(db, early, for_people, FIRST_BETTER)
     assert waits() == [False, True]
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
     assert waits() == [False, True], "a label is bought once"
-    store.set_feedback(db, Feedback("people"))
-    claim = claims.claim_next(db, ann.id)
+    project_store.set_feedback(db, Feedback("people"))
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     assert waits() == [False, False]
     duel(db, [("new", "old")])
     assert waits() == [False, False], "a candidate's are another scope"
@@ -211,7 +220,7 @@ def test_whether_any_comparison_waits_for_a_judge_is_whether_it_would_get_one(db
 
 def test_both_orders_go_by_one_version_of_the_rubric(db: Database) -> None:
     """One order was asked before a change: it is asked again, and no late verdict by the old rubric comes between."""
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)})
@@ -234,9 +243,9 @@ def test_trust_rests_on_random_comparisons_alone(db: Database, ann: Annotator) -
     (judge,) = panel(db, "j")
     random, chosen, unknown = seed_comparisons(db, 3)
     for _ in range(3):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+        judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     for comparison in (random, chosen, unknown):
         assert say(db, judge, comparison, FIRST_BETTER, "judged")
     db.connection.execute("UPDATE comparison SET answers_by = 'heads', answers_chance = 0.2 WHERE id = ?", (chosen,))
@@ -253,9 +262,9 @@ def test_trust_reads_nothing_of_what_the_judge_alone_has_judged(
     for comparison in made:
         assert say(db, judge, comparison, FIRST_BETTER)
     db.connection.execute("UPDATE comparison SET asks = 'people'")
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("tie"))
+    judging.judge(db, ann.id, claim.nonce, act("tie"))
     read, rows = list[int](), db.rows
 
     def counted(sql: str, params: Params = ()) -> list[dict[str, Any]]:
@@ -273,9 +282,9 @@ def test_trust_knows_by_what_chance_people_got_a_comparison(db: Database, ann: A
     (judge,) = panel(db, "j")
     certain, drawn, given, imported = made = seed_comparisons(db, 4)
     for _ in made:
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+        judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     for comparison in made:
         assert say(db, judge, comparison, FIRST_BETTER, "judged")
     for comparison, chance, came in ((drawn, 0.25, 1), (given, 0.25, 0), (imported, 1e-9, None)):
@@ -316,9 +325,9 @@ def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database
     """After a change it is another judge, until it has judged the same again; its first word is taken back then."""
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     assert say(db, judge, comparison, FIRST_BETTER, "judged")
     duel(db, [("new", "old")])
     (dueled,) = judge_store.to_judge(db, judge, "candidate", 10, 2)
@@ -341,12 +350,55 @@ def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database
     assert judge_history.basis(db, judge) == TrustBasis(1, 2)
 
 
+@pytest.mark.parametrize(
+    ("backend", "settings", "change", "another"),
+    [
+        ("local", {"model": "base"}, registry.answer_otherwise, True),
+        ("local", {"model": "base"}, lambda db: registry.set_precision(db, "bf16", "owner"), True),
+        ("local", {"model": "base"}, lambda db: registry.set_thinking(db, "template"), False),
+        ("reward-model", {"model": "reward"}, registry.answer_otherwise, True),
+        ("reward-model", {"model": "reward"}, lambda db: registry.set_precision(db, "bf16", "owner"), False),
+        ("local", {"model": "whole"}, registry.answer_otherwise, False),
+        ("local", {"directory": "/a/model"}, registry.answer_otherwise, False),
+        ("endpoint", {"address": "http://a/v1", "model": "base"}, registry.answer_otherwise, False),
+    ],
+)
+def test_a_judge_on_other_weights_is_another_judge(
+    db: Database, ann: Annotator, backend: Backend, settings: Mapping[str, Any],
+    change: Callable[[Database], object], another: bool,
+) -> None:  # fmt: skip
+    """As under another rubric, where it runs on what lies under the base's name; only its labels stay."""
+    files = dict.fromkeys(("algorithm", "path", "sha256"), "x")
+    made: dict[str, Any] = {"base": BASE_NAME, "parent_id": 1, "job_id": None, **files}
+    registry.add(db, revision="reward", kind="reward-model", **made)
+    registry.add(db, revision="whole", form="full", **made)
+    judge = judge_store.add(db, "j", backend, settings, "owner")
+    comparison, labelled = seed_comparisons(db, 2)
+    judge_first_better(db, ann)
+    assert say(db, judge, comparison, FIRST_BETTER, "judged")
+    project_store.set_feedback(db, Feedback(mode="ai"))
+    assert say(db, judge, labelled, FIRST_BETTER)
+    change(db)
+    assert judge_history.basis(db, judge).left_out == (4 if another else 0)
+    assert (judge_store.jointly_judged(db, judge) == []) == another
+    assert judge_store.any_to_judge(db, judge, "judged") == another
+    assert judge_store.count_open(db, judge) == 0
+    if another:
+        (asked,) = judge_store.to_judge(db, judge, "judged", 10)
+        assert len(asked.missing) == 2
+        verdict = Verdict(choice="second", chance=0.2, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)
+        judge_store.add_verdict(db, judge, comparison, (0, 1), verdict, 0, (), None)
+        assert not judge_store.judge_comparison(db, judge, asked), "one order is of before"
+        assert say(db, judge, comparison, SECOND_BETTER, "judged")
+        assert [case.judged for case in judge_store.jointly_judged(db, judge)] == [(2, 1)]
+
+
 def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:
     judge = judge_store.add(db, "scores", "reward-model", {"model": "reward_model-1"}, "owner")
     (comparison,) = seed_comparisons(db, 1)
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)}, "judged")
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
     assert say(db, judge, comparison, {(1, 0): ("second", 0.1)}, "judged", 1)
@@ -355,7 +407,7 @@ def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:
 
 
 def test_what_made_room_for_another_verdict_keeps_its_text_and_its_cost(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     old, new = (
@@ -415,7 +467,7 @@ def fail(db: Database, judge: Judge, comparison: int, times: int, reason: str = 
 def test_a_comparison_on_which_a_judge_fails_in_three_jobs_is_waited_for_no_more(
     db: Database, mode: Any, expected: tuple[str, str]
 ) -> None:
-    store.set_feedback(db, Feedback(mode=mode, audit_share=0.0))
+    project_store.set_feedback(db, Feedback(mode=mode, audit_share=0.0))
     (judge,) = panel(db, "j")
     stuck, other = seed_comparisons(db, 2)
     fail(db, judge, stuck, 2)
@@ -427,7 +479,7 @@ def test_a_comparison_on_which_a_judge_fails_in_three_jobs_is_waited_for_no_more
 
 def test_a_judge_that_never_gave_a_verdict_fails_by_itself(db: Database) -> None:
     """Say one whose model is the wrong one: what it can't judge stays for a judge that can."""
-    store.set_feedback(db, Feedback(mode="ai"))
+    project_store.set_feedback(db, Feedback(mode="ai"))
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     for _ in range(5):
@@ -438,7 +490,7 @@ def test_a_judge_that_never_gave_a_verdict_fails_by_itself(db: Database) -> None
 
 
 def test_another_judges_word_decides_it_where_people_are_not_asked(db: Database) -> None:
-    store.set_feedback(db, Feedback(mode="ai"))
+    project_store.set_feedback(db, Feedback(mode="ai"))
     one, two = panel(db, "one", "two")
     (comparison,) = seed_comparisons(db, 1)
     fail(db, two, comparison, 3)
@@ -448,7 +500,7 @@ def test_another_judges_word_decides_it_where_people_are_not_asked(db: Database)
 
 
 def test_a_refusal_is_the_comparisons_fault_only_where_the_service_answered_others(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     refused, *fine = seed_comparisons(db, 4)
     fail(db, judge, refused, 3, "refused")
@@ -470,7 +522,7 @@ def test_a_refusal_is_the_comparisons_fault_only_where_the_service_answered_othe
 
 
 def test_a_flip_is_a_tie_and_gives_no_pair_to_train_on(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     say(db, judge, comparison, FLIPPED)
@@ -479,10 +531,10 @@ def test_a_flip_is_a_tie_and_gives_no_pair_to_train_on(db: Database) -> None:
 
 
 def test_a_comparison_of_three_is_ranked_by_all_its_pairs_in_both_orders(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     prompt = seed_prompts(db, 1)[0]
-    made = store.add_comparison(db, [make_response(prompt, text) for text in ("one", "two", "three")], 3)
+    made = comparison_store.add_comparison(db, [make_response(prompt, text) for text in ("one", "two", "three")], 3)
     assert made is not None
     order = (2, 0, 1)  # the third is best, then the first
     better = {
@@ -530,21 +582,21 @@ def test_sureness_is_that_of_both_orders_together() -> None:
 def test_people_get_what_judges_can_not_label(
     db: Database, ann: Annotator, first: Said_of, second: Said_of, expected: tuple[str, str | None]
 ) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     one, two = panel(db, "one", "two")
     (comparison,) = seed_comparisons(db, 1)
     assert asks(db, comparison) == ("judges", None)
-    assert claims.claim_next(db, ann.id) is None
+    assert handing_out.claim_next(db, ann.id) is None
     say(db, one, comparison, first)
     assert asks(db, comparison) == ("judges", None), "the other judge has not judged yet"
     say(db, two, comparison, second)
     assert asks(db, comparison) == expected
-    assert (claims.claim_next(db, ann.id) is not None) == (expected[0] == "people")
+    assert (handing_out.claim_next(db, ann.id) is not None) == (expected[0] == "people")
 
 
 def test_people_are_asked_about_a_share_of_what_judges_label(db: Database) -> None:
     (judge,) = panel(db, "j")
-    store.set_feedback(db, Feedback(mode="mixed", audit_share=0.25))
+    project_store.set_feedback(db, Feedback(mode="mixed", audit_share=0.25))
     made = seed_comparisons(db, 200)
     for comparison in made:
         say(db, judge, comparison, FIRST_BETTER)
@@ -555,7 +607,7 @@ def test_people_are_asked_about_a_share_of_what_judges_label(db: Database) -> No
     assert [row["id"] for row in rows if row["people_drawn"]] == audited
     (flipped,) = seed_comparisons(db, 1)
     say(db, judge, flipped, FLIPPED)
-    store.set_feedback(db, Feedback(mode="ai", audit_share=0.25))
+    project_store.set_feedback(db, Feedback(mode="ai", audit_share=0.25))
     (labelled,) = seed_comparisons(db, 1)
     say(db, judge, labelled, FIRST_BETTER)
     rows = db.rows("SELECT people_chance, people_drawn FROM comparison WHERE id IN (?, ?)", (flipped, labelled))
@@ -565,26 +617,26 @@ def test_people_are_asked_about_a_share_of_what_judges_label(db: Database) -> No
 def test_with_judges_only_people_are_asked_nothing_and_back_again_everything(db: Database, ann: Annotator) -> None:
     (judge,) = panel(db, "j")
     before = seed_comparisons(db, 2)
-    store.set_feedback(db, Feedback(mode="ai"))
+    project_store.set_feedback(db, Feedback(mode="ai"))
     after = seed_comparisons(db, 1)
     assert [asks(db, comparison)[0] for comparison in (*before, *after)] == ["judges"] * 3
-    assert claims.claim_next(db, ann.id) is None
+    assert handing_out.claim_next(db, ann.id) is None
     say(db, judge, before[0], FLIPPED)
     assert asks(db, before[0]) == ("nobody", None)
-    assert sum(store.stock_sizes(db, 1).values()) == 2, "what judges have labelled makes room for new ones"
-    store.set_feedback(db, Feedback(mode="people"))
-    claim = claims.claim_next(db, ann.id)
+    assert sum(stock_counts.stock_sizes(db, 1).values()) == 2, "what judges have labelled makes room for new ones"
+    project_store.set_feedback(db, Feedback(mode="people"))
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
     assert claim.comparison_id == before[1]
 
 
 def test_a_prompt_of_an_annotators_own_is_always_theirs(db: Database, ann: Annotator) -> None:
-    store.set_feedback(db, Feedback(mode="ai"))
-    assert asks(db, store.ask(db, ann.id, [{"role": "user", "content": "Mine?"}])) == ("people", None)
+    project_store.set_feedback(db, Feedback(mode="ai"))
+    assert asks(db, own_prompts.ask(db, ann.id, [{"role": "user", "content": "Mine?"}])) == ("people", None)
 
 
 def test_a_judge_that_is_put_aside_is_waited_for_no_more(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     one, _ = panel(db, "one", "two")
     (comparison,) = seed_comparisons(db, 1)
     say(db, one, comparison, FIRST_BETTER)
@@ -596,9 +648,9 @@ def test_what_people_have_judged_is_there_to_measure_a_judge_by_the_newest_first
     (judge,) = panel(db, "j")
     made = seed_comparisons(db, 3)
     for _ in made[:2]:
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+        judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     assert [one.id for one in judge_store.to_judge(db, judge, "judged", 10)] == [made[1], made[0]]
     assert judge_store.to_judge(db, judge, "open", 10) == []
     say(db, judge, made[0], FIRST_BETTER, "judged")
@@ -614,21 +666,21 @@ def duel(db: Database, texts: Sequence[tuple[str, str]]) -> int:
         connection["model"].insert(
             {"id": 2, "revision": "dpo-1", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
-    store.set_project(db, replace(store.project(db), candidate_share=0.2))
+    project_store.set_project(db, replace(project_store.project(db), candidate_share=0.2))
     for prompt, pair in zip(seed_prompts(db, len(texts), "held-out"), texts, strict=True):
         for model_id, text in zip((2, 1), pair, strict=True):
-            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
-    return store.compare_policies(db, 2, 1)
+            comparison_store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
+    return policy_comparisons.compare_policies(db, 2, 1)
 
 
 def test_people_compare_a_candidate_blind_and_the_outcome_is_seen_from_its_side(db: Database, ann: Annotator) -> None:
     assert duel(db, [("longer new text", "old"), ("new", "old one")]) == 2
     sides = set()
     for word in ("left-much", "tie"):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
         sides.add(claim.shown_order)
-        claims.judge(db, ann.id, claim.nonce, act(word))
+        judging.judge(db, ann.id, claim.nonce, act(word))
         judged = claim.shown_order
         if word == "left-much":
             expected = 1.0 if judged[0] == 0 else 0.0
@@ -651,19 +703,19 @@ def test_what_was_drawn_for_people_and_skipped_is_bet_on_as_a_tie_for_good(db: D
         connection.execute("UPDATE comparison SET people_drawn = 0 WHERE id = ?", (second,))  # given all the same
         connection.execute("UPDATE comparison SET people_chance = 1 WHERE id = ?", (third,))
     for word in ("skip", "skip", "skip", "left-much"):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act(word))
+        judging.judge(db, ann.id, claim.nonce, act(word))
     skipped, judged = judge_store.pair_outcomes(db, 2, 1)
     assert (skipped.comparison_id, skipped.first, skipped.outcome, skipped.skipped) == (first, 0.5, 0.5, True)
     assert (judged.comparison_id, judged.skipped) == (fourth, False)
     # An earlier version gave it to others then.
     eve = access.add_account(db, "eve", "annotator", "eve's password")
     db.connection.execute("UPDATE comparison SET people_chance = 1")
-    claim = claims.claim_next(db, eve.id)
+    claim = handing_out.claim_next(db, eve.id)
     assert claim is not None
     assert claim.comparison_id == first
-    claims.judge(db, eve.id, claim.nonce, act("left-much" if claim.shown_order[0] == 0 else "right-much"))
+    judging.judge(db, eve.id, claim.nonce, act("left-much" if claim.shown_order[0] == 0 else "right-much"))
     db.connection.execute("UPDATE comparison SET people_chance = 0.5 WHERE id != ?", (third,))
     after = judge_store.pair_outcomes(db, 2, 1)
     assert after == [replace(skipped, outcome=1.0, skipped=False), judged], "only what is shown has changed"
@@ -674,15 +726,15 @@ def test_what_was_drawn_for_people_and_skipped_is_bet_on_as_a_tie_for_good(db: D
 def test_a_skip_is_no_verdict_unless_it_flags_and_one_taken_back_is_nothing(db: Database, ann: Annotator) -> None:
     duel(db, [("new", "old")])
     db.connection.execute("UPDATE comparison SET people_chance = 0.5")
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     for flag in (None, "harmful"):
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act("skip", flag=flag))
+        judging.judge(db, ann.id, claim.nonce, act("skip", flag=flag))
         (alone,) = judge_store.pair_outcomes(db, 2, 1)
         assert (alone.first, alone.skipped) == (0.5, flag is None)
-        claims.undo(db, ann.id, "")
+        changing.undo(db, ann.id, "")
         assert judge_store.pair_outcomes(db, 2, 1) == []
-        claim = claims.held_claim(db, ann.id)
+        claim = handing_out.held_claim(db, ann.id)
 
 
 @pytest.mark.parametrize(("chance", "flag"), [(0.5, None), (1.0, "harmful")])
@@ -699,47 +751,47 @@ def test_nobody_else_is_given_what_is_skipped_for_good(
     bulk_changes.make(db, asked, eve, 1)
 
     def open_now() -> tuple[int, ...]:
-        waits = [claims.waiting_for(db, one.id).count for one in (bob, eve)]
-        return judge_store.open_to_people(db, 2, 1), *waits, sum(claims.waiting_for_people(db).values())
+        waits = [backlog.waiting_for(db, one.id).count for one in (bob, eve)]
+        return judge_store.open_to_people(db, 2, 1), *waits, sum(backlog.waiting_for_people(db).values())
 
     assert open_now() == (1, 1, 0, 1), "it is their group's"
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("skip", flag=flag))
+    judging.judge(db, ann.id, claim.nonce, act("skip", flag=flag))
     assert open_now() == (0, 0, 0, 0)
-    assert [claims.claim_next(db, one.id) for one in (ann, bob, eve)] == [None] * 3
+    assert [handing_out.claim_next(db, one.id) for one in (ann, bob, eve)] == [None] * 3
     for whom in ("group:team", "person:eve"):
         assert bulk_changes.plan(db, replace(asked, whom=whom), eve).changed == 0
-    store.withdraw_candidate(db, 2)
+    policy_comparisons.withdraw_candidate(db, 2)
     policies = [registry.by_revision(db, revision) for revision in ("dpo-1", "base")]
-    assert win_rates.could_be_asked(db, *policies) == store.ask_people_of_candidate(db, 2, 1) == 0
+    assert win_rates.could_be_asked(db, *policies) == policy_comparisons.ask_people_of_candidate(db, 2, 1) == 0
     db.connection.execute("UPDATE comparison SET asks = 'people'")
-    claims.undo(db, ann.id, "")
+    changing.undo(db, ann.id, "")
     with db.transaction() as connection:
         connection.execute("UPDATE claim SET expires = '2020' WHERE state = 'held'")
-        claims.release_unfit(db)
+        handing_out.release_unfit(db)
     assert open_now() == (1, 1, 0, 1)
-    assert claims.claim_next(db, bob.id) is not None
+    assert handing_out.claim_next(db, bob.id) is not None
 
 
 def test_skips_of_who_is_left_out_keep_nothing_from_others(db: Database, ann: Annotator) -> None:
-    """They bet on nothing. Nor do they get what was drawn for people: what they said of it would not count."""
+    """They bet on nothing. Nor do they get any of a candidate: what they said of it would not count."""
     duel(db, [("new", "old"), ("new one", "old one")])
     db.connection.execute("UPDATE comparison SET people_chance = 0.5")
     bob = access.add_account(db, "bob", "annotator", "bob's password")
-    claim = claims.claim_next(db, bob.id)
+    claim = handing_out.claim_next(db, bob.id)
     assert claim is not None
-    claims.judge(db, bob.id, claim.nonce, act("skip"))
+    judging.judge(db, bob.id, claim.nonce, act("skip"))
 
     def open_now() -> tuple[int, ...]:
-        waits = [claims.waiting_for(db, one.id).count for one in (ann, bob)]
-        others = claims.waiting_for_others(db, ann.id)
-        return judge_store.open_to_people(db, 2, 1), *waits, others, sum(claims.waiting_for_people(db).values())
+        waits = [backlog.waiting_for(db, one.id).count for one in (ann, bob)]
+        others = backlog.waiting_for_others(db, ann.id)
+        return judge_store.open_to_people(db, 2, 1), *waits, others, sum(backlog.waiting_for_people(db).values())
 
     assert open_now() == (1, 1, 1, 1, 1)
     quality.leave_out(db, "bob", "skips everything", "ann")
     assert open_now() == (2, 2, 0, 0, 2)
-    assert claims.claim_next(db, bob.id) is None
+    assert handing_out.claim_next(db, bob.id) is None
     bulk_changes.make(db, BulkRequest("assign", ComparisonFilter(ids=(claim.comparison_id,)), "person:ann"), ann, 1)
     assert open_now() == (2, 2, 0, 0, 2)
     quality.take_back(db, "bob", "a mistake", "ann")
@@ -751,8 +803,44 @@ def test_skips_of_who_is_left_out_keep_nothing_from_others(db: Database, ann: An
     db.connection.execute("UPDATE annotator SET active = 0 WHERE name = 'ann'")
     assert judge_store.open_to_people(db, 2, 1) == 1, "nobody else is there for what he skipped"
     db.connection.execute("UPDATE comparison SET people_chance = 1, assigned = 0")
-    assert claims.waiting_for(db, bob.id).count == 1
-    assert claims.claim_next(db, bob.id) is not None
+    assert backlog.waiting_for(db, bob.id).count == 0
+    assert handing_out.claim_next(db, bob.id) is None
+
+
+def test_what_somebody_holds_who_is_shut_out_is_others_at_once(db: Database, ann: Annotator) -> None:
+    seed_comparisons(db, 1)
+    bob = access.add_account(db, "bob", "annotator", "bob's password")
+    held = handing_out.claim_next(db, bob.id)
+    assert held is not None
+    assert handing_out.claim_next(db, ann.id) is None
+    access.deactivate(db, "bob")
+    assert backlog.waiting_for(db, ann.id).count == 1
+    judge_first_better(db, ann)
+    access.activate(db, "bob")
+    with pytest.raises(UserError, match="went back to the pool"):
+        judging.judge(db, bob.id, held.nonce, act("tie"))
+
+
+@pytest.mark.parametrize("chance", [0.5, 1.0])
+def test_what_somebody_holds_or_is_assigned_who_is_left_out_is_others_at_once(
+    db: Database, ann: Annotator, chance: float
+) -> None:
+    duel(db, [("new", "old"), ("new one", "old one")])
+    db.connection.execute("UPDATE comparison SET people_chance = ?", (chance,))
+    bob = access.add_account(db, "bob", "annotator", "bob's password")
+    held = handing_out.claim_next(db, bob.id)
+    assert held is not None
+    other = db.value("SELECT id FROM comparison WHERE id != ?", (held.comparison_id,))
+    to_bob = BulkRequest("assign", ComparisonFilter(ids=(other,)), "person:bob")
+    bulk_changes.make(db, to_bob, ann, 1)
+    assert handing_out.claim_next(db, ann.id) is None
+    quality.leave_out(db, "bob", "clicks without reading", "ann")
+    for _ in range(2):
+        judge_first_better(db, ann)
+    assert len(judge_store.pair_outcomes(db, 2, 1)) == 2
+    with pytest.raises(UserError, match="went back to the pool"):
+        judging.judge(db, bob.id, held.nonce, act("tie"))
+    assert bulk_changes.plan(db, to_bob, ann).changed == 0, "what they said of it would not count"
 
 
 def test_a_flag_of_who_is_left_out_keeps_nothing_from_others(db: Database, ann: Annotator) -> None:
@@ -761,9 +849,9 @@ def test_a_flag_of_who_is_left_out_keeps_nothing_from_others(db: Database, ann: 
     bob = access.add_account(db, "bob", "annotator", "bob's password")
     access.add_account(db, "carl", "annotator", "carl's password")
     for one, said in ((bob, {**act("skip"), "flag": "broken"}), (ann, act("skip"))):
-        claim = claims.claim_next(db, one.id)
+        claim = handing_out.claim_next(db, one.id)
         assert claim is not None
-        claims.judge(db, one.id, claim.nonce, said)
+        judging.judge(db, one.id, claim.nonce, said)
         if one is bob:
             quality.leave_out(db, "bob", "flags everything", "ann")
         assert judge_store.open_to_people(db, 2, 1) == 1
@@ -778,25 +866,27 @@ def test_what_one_person_skipped_of_a_check_that_people_get_whole_is_open_to_the
     """So it is with what an earlier version made, which noted no chance, or no draw."""
     duel(db, [("new", "old")])
     db.connection.execute("UPDATE comparison SET people_chance = ?, people_drawn = ?", (chance, drawn))
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("skip"))
+    judging.judge(db, ann.id, claim.nonce, act("skip"))
     assert judge_store.pair_outcomes(db, 2, 1) == []
     eve = access.add_account(db, "eve", "admin", "eve's password")
-    assert judge_store.open_to_people(db, 2, 1) == claims.waiting_for(db, eve.id).count == 1
-    assert claims.claim_next(db, eve.id) is not None
+    assert judge_store.open_to_people(db, 2, 1) == backlog.waiting_for(db, eve.id).count == 1
+    assert handing_out.claim_next(db, eve.id) is not None
 
 
 def test_what_was_left_to_judges_was_so_from_when_its_check_was_made(db: Database, ann: Annotator) -> None:
     duel(db, [("new", "old"), ("new one", "old one")])
     db.connection.execute("UPDATE comparison SET people_chance = 0.5")
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    said = claims.judge(db, ann.id, claim.nonce, act("tie"))
+    said = judging.judge(db, ann.id, claim.nonce, act("tie"))
     for prompt in seed_prompts(db, 2, "held-out")[-2:]:
         for model_id in (2, 1):
-            store.add_response(db, make_response(prompt, f"{model_id} later", model_id, seed=prompt.id), "check")
-    store.compare_policies(db, 2, 1)
+            comparison_store.add_response(
+                db, make_response(prompt, f"{model_id} later", model_id, seed=prompt.id), "check"
+            )
+    policy_comparisons.compare_policies(db, 2, 1)
     db.connection.execute("UPDATE comparison SET people_chance = 0.5, people_drawn = 0")
     assert [one.since for one in judge_store.left_to_judges(db, 2, 1)] == [0, 0, said, said]
 
@@ -806,16 +896,16 @@ def test_the_first_that_was_said_stays_what_is_bet_on(db: Database, ann: Annotat
     duel(db, [("new", "old"), ("new one", "old one")])
     eve = access.add_account(db, "eve", "admin", "eve's password")
     for word, flag in (("skip", "harmful"), ("left-much", None)):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act(word, flag=flag))
+        judging.judge(db, ann.id, claim.nonce, act(word, flag=flag))
     before = {one.comparison_id: one for one in judge_store.pair_outcomes(db, 2, 1)}
     flagged, ranked = before.values()
     assert (flagged.first, flagged.outcome) == (0.5, 0.5)
     for found in (flagged, ranked):
-        claim = claims.take_to_settle(db, eve.id, found.comparison_id)
+        claim = handing_out.take_to_settle(db, eve.id, found.comparison_id)
         loses = "right-much" if claim.shown_order[0] == 0 else "left-much"
-        claims.judge(db, eve.id, claim.nonce, act(loses))
+        judging.judge(db, eve.id, claim.nonce, act(loses))
     after = {one.comparison_id: one for one in judge_store.pair_outcomes(db, 2, 1)}
     assert [(one.first, one.at) for one in after.values()] == [(one.first, one.at) for one in before.values()]
     assert [one.outcome for one in after.values()] == [0.0, 0.0]
@@ -826,25 +916,25 @@ def test_judges_are_measured_on_what_is_withdrawn_but_asked_of_no_withdrawn_cand
 ) -> None:
     (judge,) = panel(db, "j")
     (judged,) = seed_comparisons(db, 1)
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     asked = BulkRequest("withdraw", ComparisonFilter(ids=(judged,)))
     bulk_changes.make(db, asked, ann, 1)
     duel(db, [("new", "old")])
     assert len(judge_store.to_judge(db, judge, "candidate", 10, 2)) == 1
-    store.withdraw_open(db)
+    policy_comparisons.withdraw_open(db)
     assert judge_store.to_judge(db, judge, "candidate", 10, 2) == []
     assert [one.id for one in judge_store.to_judge(db, judge, "judged", 10)] == [judged]
 
 
 def test_a_decided_candidate_is_asked_about_no_more(db: Database, ann: Annotator) -> None:
     duel(db, [("new", "old"), ("new one", "old one")])
-    held = claims.claim_next(db, ann.id)
+    held = handing_out.claim_next(db, ann.id)
     assert held is not None
     registry.reject(db, "dpo-1", "owner", "worse")
-    claims.judge(db, ann.id, held.nonce, act("tie"))
-    assert claims.claim_next(db, ann.id) is None
+    judging.judge(db, ann.id, held.nonce, act("tie"))
+    assert handing_out.claim_next(db, ann.id) is None
     assert registry.decisions(db)[0].reason == "worse"
 
 
@@ -853,16 +943,16 @@ def test_a_candidate_takes_its_share_of_what_annotators_see(db: Database, ann: A
     seed_comparisons(db, 60)
     purposes = []
     for _ in range(60):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+        judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
         row = db.row("SELECT candidate_id FROM comparison WHERE id = ?", (claim.comparison_id,))
         purposes.append(row is not None and row["candidate_id"] == 2)
     assert 2 <= sum(purposes) <= 26  # 12 on average; three standard deviations are 9
 
 
 def test_the_ranking_is_stored_as_json_by_position(db: Database) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     say(db, judge, comparison, SECOND_BETTER)
@@ -903,69 +993,71 @@ def test_only_what_a_training_could_learn_from_counts_towards_the_next(db: Datab
     """People's and judges' verdicts on candidates, held-out prompts and, where people alone judge, judges' do not."""
     (judge,) = panel(db, "j")
     assert duel(db, [("new", "old"), ("newer", "older")]) == 2
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
-    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     for comparison in judge_store.to_judge(db, judge, "candidate", 10, 2):
         for pair, (choice, chance) in FIRST_BETTER.items():
             verdict = Verdict(choice=choice, chance=chance, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
             judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
         assert judge_store.judge_comparison(db, judge, comparison)
     seed_comparisons(db, 1, "held-out")
-    assert store.new_to_train_on(db, "") == 0
-    store.set_project(db, replace(store.project(db), candidate_share=0.0))
+    assert training_data.new_to_train_on(db, "") == 0
+    project_store.set_project(db, replace(project_store.project(db), candidate_share=0.0))
     (by_person,) = seed_comparisons(db, 1)
-    while (claim := claims.claim_next(db, ann.id)) is not None:
-        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
-    assert store.new_to_train_on(db, "") == 1
+    while (claim := handing_out.claim_next(db, ann.id)) is not None:
+        judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    assert training_data.new_to_train_on(db, "") == 1
     say(db, judge, by_person, FIRST_BETTER, "judged")
-    store.set_feedback(db, MIXED)
-    assert store.new_to_train_on(db, "") == 1, "a judge's word beside a person's is no second one"
+    project_store.set_feedback(db, MIXED)
+    assert training_data.new_to_train_on(db, "") == 1, "a judge's word beside a person's is no second one"
     (by_judge,) = seed_comparisons(db, 1)
     say(db, judge, by_judge, FIRST_BETTER)
-    assert store.new_to_train_on(db, "") == 2
-    store.set_feedback(db, Feedback(mode="people"))
-    assert store.new_to_train_on(db, "") == 1
+    assert training_data.new_to_train_on(db, "") == 2
+    project_store.set_feedback(db, Feedback(mode="people"))
+    assert training_data.new_to_train_on(db, "") == 1
 
 
 def test_what_is_left_out_of_training_does_not_count_towards_the_next_training(db: Database, ann: Annotator) -> None:
     made = seed_comparisons(db, 3)
-    while (claim := claims.claim_next(db, ann.id)) is not None:
-        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
-    assert store.new_to_train_on(db, "") == 3
+    while (claim := handing_out.claim_next(db, ann.id)) is not None:
+        judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    assert training_data.new_to_train_on(db, "") == 3
     quality.decide_on(db, "ann", True, "guesses", "owner")
-    assert store.new_to_train_on(db, "") == 0
+    assert training_data.new_to_train_on(db, "") == 0
     quality.decide_on(db, "ann", False, "", "owner")
     db.connection.execute("DROP TRIGGER judgement_no_update")
     db.connection.execute("UPDATE judgement SET flag = 'harmful' WHERE comparison_id = ?", (made[0],))
     db.connection.execute("UPDATE judgement SET early = 1 WHERE comparison_id = ?", (made[1],))
-    assert store.new_to_train_on(db, "") == 1, "what is flagged, or was judged before its answers ended, is left out"
+    assert training_data.new_to_train_on(db, "") == 1, (
+        "what is flagged, or was judged before its answers ended, is left out"
+    )
 
 
 def test_where_people_have_judged_a_judge_does_not_vote(db: Database, ann: Annotator) -> None:
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
-    claim = claims.claim_next(db, ann.id)
+    claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
     left = "left-much" if claim.shown_order[0] == 0 else "right-much"
-    claims.judge(db, ann.id, claim.nonce, act(left))
+    judging.judge(db, ann.id, claim.nonce, act(left))
     say(db, judge, comparison, SECOND_BETTER, "judged")
-    (group,) = store.judged_comparisons(db)
+    (group,) = judgement_store.judged_comparisons(db)
     counted, reasons = people_first(group)
     assert ([one.annotator for one in counted], reasons) == (["ann"], ["judge"])
-    frozen = PreferenceRows(store.judged_comparisons(db), 512)
+    frozen = PreferenceRows(judgement_store.judged_comparisons(db), 512)
     (row,) = list(frozen)
     assert (row.annotators, frozen.left_out) == (("ann",), {"judge": 1})
 
 
 def test_a_change_back_to_people_hands_over_what_one_of_two_judges_has_judged(db: Database, ann: Annotator) -> None:
-    store.set_feedback(db, MIXED)
+    project_store.set_feedback(db, MIXED)
     one, _ = panel(db, "one", "two")
     (comparison,) = seed_comparisons(db, 1)
     say(db, one, comparison, FIRST_BETTER)
-    assert claims.claim_next(db, ann.id) is None
-    store.set_feedback(db, Feedback(mode="people"))
-    assert claims.claim_next(db, ann.id) is not None
+    assert handing_out.claim_next(db, ann.id) is None
+    project_store.set_feedback(db, Feedback(mode="people"))
+    assert handing_out.claim_next(db, ann.id) is not None
 
 
 def test_when_another_policy_comes_to_serve_nobody_is_asked_about_the_one_before(db: Database, ann: Annotator) -> None:
@@ -975,4 +1067,4 @@ def test_when_another_policy_comes_to_serve_nobody_is_asked_about_the_one_before
             {"id": 3, "revision": "dpo-2", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
     registry.promote(db, "dpo-2", "owner")
-    assert claims.claim_next(db, ann.id) is None
+    assert handing_out.claim_next(db, ann.id) is None

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from annotation import claims
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Annotator
@@ -18,7 +18,7 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.data.snapshots import MIN_PAIRS
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.evaluation.gate import GateVerdict
+from rlhf.evaluation.gate import GateVerdict, decide
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
@@ -39,7 +39,8 @@ from rlhf.models import registry
 from rlhf.tabs.iterations.loop_standing import loop_status
 from tests.builders import job, policy
 from tests.conftest import BASE_NAME, act, seed_comparisons
-from tests.rlhf.evaluation.test_gate import DECIDED
+from tests.rlhf.evaluation.test_gate import ASKED, BETTER, DECIDED
+from tests.rlhf.evaluation.test_gate import found as findings
 
 QUIET = LoopState(
     auto_train=AutomaticTraining(on=False, every=20, algorithm="dpo"),
@@ -67,6 +68,17 @@ def exhausted() -> PendingDecision:
 def used_up() -> PendingDecision:
     """One of which no check would show more, and people have not compared all."""
     return replace(exhausted(), askable=True, used_up=True)
+
+
+def unheard() -> PendingDecision:
+    """One of which people have skipped all there is."""
+    waits = candidate("not enough evidence")
+    return replace(waits, used_up=True, decision=replace(waits.decision, unheard=True))
+
+
+def unmeasured() -> PendingDecision:
+    """One that people find better, of which a figure is missing."""
+    return replace(candidate("promote"), decision=decide(ASKED, findings(BETTER, kl_per_token=None)))
 
 
 def job_of(spec: JobSpec, status: str = "running") -> Job:
@@ -136,6 +148,8 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
         ({"pending": used_up(), "gate": "ask"}, None),
         ({"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 50}, None),
         ({"pending": candidate("not enough evidence"), "gate": "ask", "auto_train": ON, "new": 50}, Step("train")),
+        ({"pending": unheard(), "gate": "automatic"}, None),
+        ({"pending": unheard(), "gate": "automatic", "auto_train": ON, "new": 50}, Step("train")),
         # reward model and PPO
         ({"auto_train": PPO, "new": 20}, Step("train first")),
         ({"auto_train": PPO, "new": 20, "needed_tried": True}, None),
@@ -261,10 +275,20 @@ def test_what_a_training_names_is_a_model_of_the_kind_that_it_lists(
         ({"pending": used_up(), "gate": "automatic"}, "deciding", ("People are given what was left to judges.",)),
         ({"pending": used_up()}, "deciding", ("let them compare what was left to judges.",)),
         (
+            {"pending": unheard(), "gate": "automatic"},
+            "deciding",
+            ("Nobody has been heard:", "dpo-7 stays a candidate:"),
+        ),
+        (
             {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 40}
             | {"waiting": {"j": 8}},
             "deciding",
             ("Judges label no more until the next training: 40 judgements wait for it already.",),
+        ),
+        (
+            {"pending": unmeasured(), "gate": "automatic", "auto_train": ON},
+            "deciding",
+            ("dpo-7 waits for what was not measured: check it again. The next training waits for it.",),
         ),
         ({"pending": candidate("promote"), "gate": "never"}, "deciding", ("what was measured", "nobody is advised")),
         ({"unchecked": "dpo-7", "failed_checks": tried("failed", 1, False)}, "checking", ("starts within 5 minutes",)),
@@ -361,9 +385,9 @@ def judge(db: Database, annotator: Annotator, count: int) -> None:
     """Have somebody judge so many new comparisons."""
     seed_comparisons(db, count)
     for _ in range(count):
-        claim = claims.claim_next(db, annotator.id)
+        claim = handing_out.claim_next(db, annotator.id)
         assert claim is not None
-        claims.judge(db, annotator.id, claim.nonce, act("left-clearly"))
+        judging.judge(db, annotator.id, claim.nonce, act("left-clearly"))
 
 
 @pytest.mark.parametrize("status", ["failed", "lost", "cancelled"])

@@ -16,10 +16,11 @@ import psutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.jobs import job_table
 from annotation.records import UserError
+from annotation.store import check_store, comparison_store, policy_comparisons, project_store, setting_store
 from annotation.web import access
 from rlhf.__main__ import prepare
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -31,6 +32,7 @@ from rlhf.evaluation.finished_checks import measured_before
 from rlhf.hub import job_bundle
 from rlhf.jobs import job_spec, job_store
 from rlhf.judges import judge_store
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import base_model, memory, registry
 from rlhf.models.base_model import BaseModel
 from rlhf.models.memory import Machine
@@ -155,25 +157,25 @@ def candidate_of(db: Database) -> Policy:
 def test_in_another_precision_the_base_is_another_policy(db: Database) -> None:
     """What people said against it as it was is about that, and nobody is asked any more; it comes back with it."""
     candidate = candidate_of(db)
-    store.set_project(db, replace(store.project(db), candidate_share=0.5))
+    project_store.set_project(db, replace(project_store.project(db), candidate_share=0.5))
     prompts = seed_prompts(db, 4, "held-out")
     for prompt in prompts:
         for model_id in (1, candidate.id):
-            store.add_response(db, make_response(prompt, f"{prompt.id} by {model_id}", model_id), "check")
-    assert store.compare_policies(db, candidate.id, 1) == 4
+            comparison_store.add_response(db, make_response(prompt, f"{prompt.id} by {model_id}", model_id), "check")
+    assert policy_comparisons.compare_policies(db, candidate.id, 1) == 4
     ann = access.add_account(db, "ann", "annotator", "ann's password")
     for _ in range(2):
-        claim = claims.claim_next(db, ann.id)
+        claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
-        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+        judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     before = judge_store.pair_outcomes(db, candidate.id, 1)
-    assert (len(before), len(store.paired_answers(db, candidate.id, 1))) == (2, 4)
+    assert (len(before), len(policy_comparisons.paired_answers(db, candidate.id, 1))) == (2, 4)
 
     registry.set_precision(db, "bf16", "kim")
     assert judge_store.pair_outcomes(db, candidate.id, 1) == []
-    assert store.paired_answers(db, candidate.id, 1) == []
-    assert store.checked_answers(db, 1) == []
-    assert len(store.checked_answers(db, 1, "nf4")) == 4
+    assert policy_comparisons.paired_answers(db, candidate.id, 1) == []
+    assert check_store.checked_answers(db, 1) == []
+    assert len(check_store.checked_answers(db, 1, "nf4")) == 4
     assert judge_store.open_to_people(db, candidate.id, 1) == 0
     assert registry.by_revision(db, "dpo-1").precision == "nf4", "it goes on being served on what it was trained on"
     measured_on = registry.own_ground(db, registry.by_revision(db, "dpo-1"))
@@ -264,6 +266,11 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
         base_model.register(db, anew)
     assert base_model.ready(data_dir, "ann/tiny") != anew
     job_table.stop(db, running, "w", "failed", "for the test")
+    judging = job_store.enqueue(db, JudgeSpec(judge="j"), "ann")
+    job_store.claim(db, judging, "w")
+    with pytest.raises(UserError, match="A judge is at work"):
+        base_model.register(db, anew)
+    job_table.stop(db, judging, "w", "failed", "for the test")
     base_model.register(db, anew)
     assert judge_store.open_to_people(db, made.id, 1) == 0
     registry.set_thinking(db, "template")
@@ -302,20 +309,20 @@ def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_o
     assert f"{directory}: its chat template or its weights are others than before" in capsys.readouterr().out
     assert (gate_decisions.place_of(db, made), judge_store.open_to_people(db, made.id, 1)) == (2, 0)
     assert gate_decisions.decided(db, made) != decided
-    changes = len(store.setting(db, "thinking_changes", []))
+    changes = len(setting_store.setting(db, "thinking_changes", []))
     weights = load_file(directory / "model.safetensors")
     weights["model.norm.weight"][0] += 1
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
     for _again in range(2):
         base_model.register(db, base)
-        assert len(store.setting(db, "thinking_changes", [])) == changes + 1
+        assert len(setting_store.setting(db, "thinking_changes", [])) == changes + 1
     db.close()
 
 
 def test_preparing_another_commit_says_what_is_another_from_then_on(
     data_dir: Path, commit: Callable[[bytes], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = "Judges that run here are other judges from now on"
+    other = "let judges that run on it judge again what people have judged"
     commit(b"first")
     for anew in (False, True):
         assert prepare(data_dir, "ann/tiny", anew) == 0

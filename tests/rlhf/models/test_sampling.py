@@ -17,8 +17,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
-from annotation import claims, store
+from annotation.claims import handing_out
 from annotation.records import Response, Sampling, TokenIds, UserError
+from annotation.store import comparison_store, prompt_store, stock_counts
 from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import random_ids
@@ -401,7 +402,7 @@ def test_a_draw_between_two_tokens_of_another_changes_neither(model: Any, tokeni
 def test_empty_and_identical_answers_are_dropped_and_counted(model: Any, machine: Machine) -> None:
     """Drawn twice with one seed, an answer is its own duplicate; one that ends at once is empty."""
     machine.add_prompts(train=1, held_out=0)
-    prompt = store.prompts(machine.db, "train")[0]
+    prompt = prompt_store.prompts(machine.db, "train")[0]
     rendered = machine.render(prompt.messages)
     seeds = list(range(40))
     (drawn,) = draw(model, machine.tokenizer, [rendered], [seeds], SAMPLING)
@@ -426,14 +427,14 @@ def test_empty_and_identical_answers_are_dropped_and_counted(model: Any, machine
         token_ids=TokenIds(vocabulary_of(machine.tokenizer), ended[0].ids),
         precision=serving.precision,
     )
-    assert store.add_comparison(machine.db, responses) is not None
-    assert store.answer_counts(machine.db) == store.AnswerCounts(total=4, ended=3, empty=1, duplicate=1)
-    claim = claims.claim_next(machine.db, machine.annotator.id)
+    assert comparison_store.add_comparison(machine.db, responses) is not None
+    assert stock_counts.answer_counts(machine.db) == stock_counts.AnswerCounts(total=4, ended=3, empty=1, duplicate=1)
+    claim = handing_out.claim_next(machine.db, machine.annotator.id)
     assert claim is not None
     assert sorted(shown_texts(claim)) == sorted([ended[0].text, cut.text])
     # With nothing left to compare, no comparison is made, and the answers are still counted.
-    assert store.add_comparison(machine.db, responses[:3]) is None
-    assert store.answer_counts(machine.db).total == 7
+    assert comparison_store.add_comparison(machine.db, responses[:3]) is None
+    assert stock_counts.answer_counts(machine.db).total == 7
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -11,8 +11,8 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import store
 from annotation.records import now
+from annotation.store import stock_counts
 from rlhf.data import snapshots
 from rlhf.generation.answering_job import AnsweringWorker
 from rlhf.generation.answering_spec import AnsweringSpec
@@ -103,7 +103,7 @@ def test_answers_say_what_they_were_fed(thinker: Machine) -> None:
     fed = {row["rendered_prompt"] for row in thinker.db.rows("SELECT rendered_prompt FROM response")}
     assert fed
     assert all(text.endswith(f"<|im_start|>assistant\n{THOUGHT}") for text in fed)
-    assert store.answer_counts(thinker.db).total
+    assert stock_counts.answer_counts(thinker.db).total
 
 
 def test_the_worker_that_answers_follows_a_change(thinker: Machine) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.records import Prompt
+from annotation.store import comparison_store, prompt_store
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
@@ -130,12 +131,12 @@ def test_virtual_tokens_come_first_and_are_counted(ready: Machine) -> None:
 
 def test_an_answer_that_was_cut_off_is_not_taught_to_end(machine: Machine) -> None:
     machine.add_prompts(train=1, held_out=0)
-    (prompt,) = store.prompts(machine.db, "train")
+    (prompt,) = prompt_store.prompts(machine.db, "train")
     whole, cut = (
         machine.response(prompt, "It ends."),
         replace(machine.response(prompt, "It goes"), finish_reason="length"),
     )
-    assert store.add_comparison(machine.db, [whole, cut]) is not None
+    assert comparison_store.add_comparison(machine.db, [whole, cut]) is not None
     judge_first(machine)
     shown = next(shown_items(machine, DPOSpec(), "train"))
     texts = [parts_of(strip)[1][1] for strip in shown.sequences]
@@ -144,9 +145,9 @@ def test_an_answer_that_was_cut_off_is_not_taught_to_end(machine: Machine) -> No
 
 def judge_first(machine: Machine) -> None:
     """Judge the comparison that waits, whichever answer is on the left."""
-    claim = claims.claim_next(machine.db, machine.annotator.id)
+    claim = handing_out.claim_next(machine.db, machine.annotator.id)
     assert claim is not None
-    claims.judge(machine.db, machine.annotator.id, claim.nonce, act("left-much"))
+    judging.judge(machine.db, machine.annotator.id, claim.nonce, act("left-much"))
 
 
 def test_a_row_that_is_too_long_says_so_and_shows_its_prompt(ready: Machine) -> None:
@@ -221,7 +222,7 @@ def test_only_the_first_are_tokenised_and_a_few_examples_kept(machine: Machine) 
         Prompt(({"role": "user", "content": f"Number {n} " + "long " * (50 * (n % 2))},), "train", "a")
         for n in range(20)
     ]
-    store.add_prompts(machine.db, asked)
+    prompt_store.add_prompts(machine.db, asked)
     spec = replace(PPOSpec(), max_length=96 + 40)
     items: list[ItemRows] = list(inspect_rows.items_of(machine.db, spec))
     whole = inspect_rows.summarise(tokenizer_of(machine), spec, items)

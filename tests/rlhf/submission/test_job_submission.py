@@ -10,12 +10,13 @@ from statistics import fmean
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PreferenceRow
 from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.records import Annotator, UserError
+from annotation.store import comparison_store, project_store, setting_store
 from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -48,9 +49,9 @@ def judge(db: Database) -> Judge:
     def judge_some(count: int, word: str = "left-clearly", split: str = "train") -> None:
         seed_comparisons(db, count, split, registry.serving(db).id)  # type: ignore[arg-type]
         for _ in range(count):
-            claim = claims.claim_next(db, annotator.id)
+            claim = handing_out.claim_next(db, annotator.id)
             assert claim is not None
-            claims.judge(db, annotator.id, claim.nonce, act(word))
+            judging.judge(db, annotator.id, claim.nonce, act(word))
 
     return judge_some
 
@@ -131,15 +132,15 @@ def exclude(db: Database, name: str, excluded: bool) -> None:
 def test_a_ranking_of_three_is_frozen_as_its_pairs_together(db: Database, data_dir: Path, judge: Judge) -> None:
     """1 > 2 > 3 is three pairs; with the best two tied it is two and a tie."""
     judge(MIN_PAIRS)
-    store.set_project(db, replace(store.project(db), kind="rank", answers=3))
+    project_store.set_project(db, replace(project_store.project(db), kind="rank", answers=3))
     annotator = db.value("SELECT id FROM annotator WHERE name = 'ann'")
     for number, ranks in enumerate(([1, 2, 3], [1, 1, 2])):
         prompt = seed_prompts(db, 1)[-1]
         texts = [f"{word} answer {number}" for word in ("short", "a longer", "the longest of all the")]
-        assert store.add_comparison(db, [make_response(prompt, text) for text in texts], 3) is not None
-        claim = claims.claim_next(db, annotator)
+        assert comparison_store.add_comparison(db, [make_response(prompt, text) for text in texts], 3) is not None
+        claim = handing_out.claim_next(db, annotator)
         assert claim is not None
-        claims.judge(db, annotator, claim.nonce, {"outcome": "ranked", "ranks": ranks})
+        judging.judge(db, annotator, claim.nonce, {"outcome": "ranked", "ranks": ranks})
     assert preview(db, data_dir, DPOSpec()) == training_preview(MIN_PAIRS + 5, 0, left_out={"tie": 1})
     rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot, PreferenceRow)
     groups = [row.comparison for row in rows]
@@ -152,14 +153,14 @@ def test_what_overlap_tells_of_the_annotators_goes_into_the_frozen_pairs(db: Dat
     people = {name: access.add_account(db, name, "annotator", f"{name}'s password") for name in ("ann", "bob", "eve")}
 
     def judge_all(count: int, names: Sequence[str]) -> None:
-        store.set_project(db, replace(store.project(db), overlap=len(names)))
+        project_store.set_project(db, replace(project_store.project(db), overlap=len(names)))
         seed_comparisons(db, count)
         for name, _ in itertools.product(names, range(count)):
-            claim = claims.claim_next(db, people[name].id)
+            claim = handing_out.claim_next(db, people[name].id)
             assert claim is not None
             better = "A" if name != "eve" else "B"
             side = "left" if shown_texts(claim)[0].startswith(f"Answer {better}") else "right"
-            claims.judge(db, people[name].id, claim.nonce, act(f"{side}-clearly"))
+            judging.judge(db, people[name].id, claim.nonce, act(f"{side}-clearly"))
 
     judge_all(20, ("ann", "bob", "eve"))
     judge_all(8, ("ann",))
@@ -186,13 +187,13 @@ def test_what_is_only_assumed_of_the_annotators_is_no_estimate(db: Database, dat
     people = {name: access.add_account(db, name, "annotator", f"{name}'s password").id for name in ("ann", "bob")}
 
     def judge_all(count: int, names: Sequence[str]) -> None:
-        store.set_project(db, replace(store.project(db), overlap=len(names)))
+        project_store.set_project(db, replace(project_store.project(db), overlap=len(names)))
         seed_comparisons(db, count)
         for name, _ in itertools.product(names, range(count)):
-            claim = claims.claim_next(db, people[name])
+            claim = handing_out.claim_next(db, people[name])
             assert claim is not None
             side = "left" if shown_texts(claim)[0].startswith("Answer A") else "right"
-            claims.judge(db, people[name], claim.nonce, act(f"{side}-clearly"))
+            judging.judge(db, people[name], claim.nonce, act(f"{side}-clearly"))
 
     for count, names, measured in ((MIN_PAIRS, ("ann",), 0), (9, ("ann", "bob"), 0), (1, ("ann", "bob"), 18)):
         judge_all(count, names)
@@ -336,7 +337,7 @@ def test_a_training_that_wants_no_check_or_was_rejected_gets_none(db: Database, 
 def test_automatic_training_begins_after_every_so_many_new_judgements(
     db: Database, data_dir: Path, judge: Judge
 ) -> None:
-    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    setting_store.set_setting(db, "auto_train", {"on": True, "every": 10})
     judge(9)
     assert advance(db, data_dir) is None
     judge(1)
@@ -355,7 +356,7 @@ def test_automatic_training_begins_after_every_so_many_new_judgements(
 def test_automatic_training_does_not_repeat_a_training_that_failed_on_the_same_judgements(
     db: Database, data_dir: Path, judge: Judge
 ) -> None:
-    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    setting_store.set_setting(db, "auto_train", {"on": True, "every": 10})
     judge(10)
     first = advance(db, data_dir)
     assert first is not None
@@ -426,7 +427,7 @@ def test_what_is_left_at_its_default_is_as_in_the_adapter_that_is_continued(
 def test_automatic_training_goes_on_from_what_serves_in_its_own_shape(
     db: Database, data_dir: Path, judge: Judge, made: SFTSpec, form: PolicyForm
 ) -> None:
-    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    setting_store.set_setting(db, "auto_train", {"on": True, "every": 10})
     revision = finish_training(db, job_store.enqueue(db, replace(made, parent="base"), "ann"), form=form)
     judge(10)
     job_id = advance(db, data_dir)
@@ -438,7 +439,7 @@ def test_automatic_training_goes_on_from_what_serves_in_its_own_shape(
 
 
 def test_automatic_training_lays_a_new_adapter_on_whole_weights(db: Database, data_dir: Path, judge: Judge) -> None:
-    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    setting_store.set_setting(db, "auto_train", {"on": True, "every": 10})
     finish_training(db, job_store.enqueue(db, SFTSpec(method="full"), "ann"), form="full")
     judge(10)
     job_id = advance(db, data_dir)
@@ -449,7 +450,7 @@ def test_automatic_training_lays_a_new_adapter_on_whole_weights(db: Database, da
 def test_automatic_training_that_is_refused_starts_nothing_and_goes_on_when_it_can(
     db: Database, data_dir: Path, judge: Judge
 ) -> None:
-    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    setting_store.set_setting(db, "auto_train", {"on": True, "every": 10})
     finish_training(db, job_store.enqueue(db, SFTSpec(method="lora", lora_init="pissa"), "ann"))
     judge(10)
     assert advance(db, data_dir) is None
@@ -459,7 +460,7 @@ def test_automatic_training_that_is_refused_starts_nothing_and_goes_on_when_it_c
 
 
 def test_automatic_training_waits_when_too_few_judgements_are_pairs(db: Database, data_dir: Path, judge: Judge) -> None:
-    store.set_setting(db, "auto_train", {"on": True, "every": 10})
+    setting_store.set_setting(db, "auto_train", {"on": True, "every": 10})
     judge(12, "tie")
     assert advance(db, data_dir) is None
     judge(MIN_PAIRS)

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.records import UserError, now
+from annotation.store import comparison_store, project_store, training_data
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import SOME_ACCURACY, PPOSpec
@@ -60,9 +61,9 @@ def judge(db: Database, count: int, word: str = "left-clearly") -> None:
     annotator = db.value("SELECT id FROM annotator WHERE name = 'ann'")
     seed_comparisons(db, count)
     for _ in range(count):
-        claim = claims.claim_next(db, annotator)
+        claim = handing_out.claim_next(db, annotator)
         assert claim is not None
-        claims.judge(db, annotator, claim.nonce, act(word))
+        judging.judge(db, annotator, claim.nonce, act(word))
 
 
 def made(
@@ -353,11 +354,14 @@ def test_the_spec_is_the_one_that_would_be_queued(known: Preflight, judged: Data
 def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Preflight, judged: Database) -> None:
     annotator, prompt = judged.value("SELECT id FROM annotator WHERE name = 'ann'"), seed_prompts(judged, 1)[-1]
     pairs = known.of(RewardModelSpec())
-    store.set_project(judged, replace(store.project(judged), kind="rank", answers=5))
-    assert store.add_comparison(judged, [make_response(prompt, f"Answer {place}") for place in "ABCDE"], 5) is not None
-    claim = claims.claim_next(judged, annotator)
+    project_store.set_project(judged, replace(project_store.project(judged), kind="rank", answers=5))
+    assert (
+        comparison_store.add_comparison(judged, [make_response(prompt, f"Answer {place}") for place in "ABCDE"], 5)
+        is not None
+    )
+    claim = handing_out.claim_next(judged, annotator)
     assert claim is not None
-    claims.judge(judged, annotator, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 3, 4, 5]})
+    judging.judge(judged, annotator, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 3, 4, 5]})
     ranked = known.of(RewardModelSpec())
     assert pairs.data is not None
     assert ranked.data is not None
@@ -515,11 +519,11 @@ def test_what_is_filled_in_can_be_continued(judged: Database) -> None:
 
 
 def test_prompts_of_both_splits_are_shown_and_the_store_says_when_to_look_again(known: Preflight) -> None:
-    mark = store.data_mark(known.db)
+    mark = training_data.data_mark(known.db)
     shown = known.show(RewardModelSpec(), "train", 2)
     assert shown is not None
     assert (shown.number, shown.total, len(shown.sequences)) == (2, 12, 2)
     assert known.show(DPOSpec(), "held-out", 1) is None
-    assert store.data_mark(known.db) == mark
+    assert training_data.data_mark(known.db) == mark
     seed_prompts(known.db, 1, "held-out")
-    assert store.data_mark(known.db) != mark
+    assert training_data.data_mark(known.db) != mark

@@ -9,14 +9,16 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import store, translation
+from annotation import translation
 from annotation.copies import copy_reasons, safe_copies
 from annotation.copies.targets import DirectoryTarget
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import Job
 from annotation.records import now
+from annotation.store import setting_store
 from annotation.tabs.guard import Context
+from annotation.ui.formatting import moment
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.hub.hub_requests import REQUESTS, CheckSpace, CheckToken, MakeSpace, PublishModel, PullModel, PushData
 from rlhf.hub.space_upload import SpaceFinding
@@ -149,6 +151,9 @@ def test_the_page_asks_often_while_something_is_open_and_what_came_of_it_is_at_i
     changed = [part for part in sent if part != gr.skip()]
     assert len(changed) == 2, "the form and the list of what was asked"
     assert "&lt;img" in shown(context, "said pull")
+    assert f"Asked for by owner; it ended on {moment(recent(context.db)[0].finished)} UTC." in shown(
+        context, "said pull"
+    )
     assert "<img" not in str(sent)
     assert shown(context, "said push") == ""
 
@@ -290,5 +295,10 @@ def test_how_safe_copies_stand(
     changed = [part for part in sent if part != gr.skip()]
     assert len(changed) == 1, "nothing else is redrawn"
     assert "failed" not in str(changed)
-    store.set_setting(context.db, copy_reasons.BEGINNING, f"{HOSTILE} was passed over.")
-    assert "&lt;img" in shown(context, "copies")
+    setting_store.set_setting(context.db, copy_reasons.BEGINNING, f"{HOSTILE} was passed over.")
+    assert "&lt;img" in shown(context, "copies"), "as earlier versions kept it"
+    safe_copies.leave_notice(context.db, "A copy was passed over.")
+    began = moment(safe_copies.noticed(context.db))
+    assert f"When Prefloop started, on {began} UTC: A copy was passed over." in shown(context, "copies")
+    safe_copies.leave_notice(context.db, "")
+    assert "When Prefloop started" not in shown(context, "copies")

@@ -13,7 +13,7 @@ import pytest
 from annotation import translation
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer
-from annotation.store import AnswerCounts
+from annotation.store.stock_counts import AnswerCounts
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -84,7 +84,7 @@ def test_a_report_says_by_which_rule_it_was_made_and_how_far_it_is_from_other_we
     earlier = ("counted every comparison by itself" in said[None], "compared the likelihood whatever" in said[2])
     assert earlier == (True, True)
     assert "the end of a short answer" in said[3]
-    assert "KL over whole answers" in said[4]
+    assert "KL was over whole answers" in said[4]
     for rule in range(5, RULE_VERSION + 1):  # what has changed since is how people's say is counted, which is today's
         assert "Made for the earlier rule" not in said[rule]
     assert "adapter hangs on it has moved 0.012 nats a token" in said[RULE_VERSION]

@@ -55,7 +55,7 @@ def test_the_running_interval_says_how_sure_it_is(rule: Rule, both: str, one: st
     chart = iteration_card.running_chart(people, rule, alphas(rule, 1)[0], "dpo-3")
     assert "People on it against dpo-3" in chart
     assert f"hold together with {both}, the lower one by itself with {one}" in chart
-    assert "one-sided test" in chart
+    assert "(one-sided, alpha" in chart
 
 
 def test_what_people_skipped_is_no_prompt_of_the_running_chart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import claims, store
+from annotation.claims import backlog, handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.records import UserError, now
+from annotation.store import comparison_store, policy_comparisons, project_store, prompt_store
 from annotation.tabs import address
 from annotation.tabs.guard import Context
 from annotation.web import access
@@ -69,9 +70,9 @@ def judge(db: Database, count: int, word: str) -> None:
     owner = db.value("SELECT id FROM annotator WHERE name = 'owner'")
     seed_comparisons(db, count)
     for _ in range(count):
-        claim = claims.claim_next(db, owner)
+        claim = handing_out.claim_next(db, owner)
         assert claim is not None
-        claims.judge(db, owner, claim.nonce, act(word))
+        judging.judge(db, owner, claim.nonce, act(word))
 
 
 def run_job(context: Context, job_id: int, steps: int, total: int = 20) -> None:
@@ -117,10 +118,10 @@ def check_candidate(context: Context, policy: Policy, prompts: int = 12, sound: 
     assert job_store.claim(context.db, job_id, "e") is not None
     against = registry.serving(context.db)
     seed_comparisons(context.db, prompts, "held-out")
-    for number, prompt in enumerate(store.prompts(context.db, "held-out")):
+    for number, prompt in enumerate(prompt_store.prompts(context.db, "held-out")):
         for side in (policy, against):
             answer = make_response(prompt, f"<think>{side.revision}</think> answers {number}", side.id, 20_000 + number)
-            store.add_response(context.db, answer, "check")
+            comparison_store.add_response(context.db, answer, "check")
     figures: dict[str, Any] = {
         "mean_length": 20.0,
         "distinct_1": 0.3,
@@ -333,7 +334,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
 def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, context: Context) -> None:
     policy, owner = make_candidate(context), gr.Request(username="owner")
     check_candidate(context, policy)
-    store.compare_policies(context.db, policy.id, 1, "nobody")
+    policy_comparisons.compare_policies(context.db, policy.id, 1, "nobody")
     take_back = handler(pages, "take_back")
 
     def undo(number: Any, act: Any = "undo") -> str:
@@ -429,6 +430,22 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     assert "<b>lies" not in shown
 
 
+def test_what_a_button_said_goes_with_the_next_decision_and_not_with_a_late_poll(
+    pages: gr.Blocks, context: Context
+) -> None:
+    policy, owner, follow = make_candidate(context), gr.Request(username="owner"), handler(pages, "poll_iterations")
+
+    def poll(seen: Any) -> Any:
+        return follow(*asked_by("owner", follow), policy.revision, seen)[said]
+
+    before = iterations_tab.view(context, policy.revision, 0, {})[1]
+    *sent, after = handler(pages, "reject_policy")(owner, policy.revision, "Lies", before)
+    (said,) = [place for place, one in enumerate(sent) if isinstance(one, str) and "was rejected" in one]
+    assert poll(before) == poll(after) == gr.skip()
+    registry.take_back_rejection(context.db, policy.revision, "owner")
+    assert poll(after) == gr.update(value="")
+
+
 def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_says_so(
     pages: gr.Blocks, context: Context
 ) -> None:
@@ -470,11 +487,11 @@ def test_people_can_be_asked_where_there_are_comparisons_to_open(context: Contex
     def ask(revision: str) -> bool:
         return bool(iterations_tab.view(context, revision, 0, {})[0]["ask"]["visible"])
 
-    store.compare_policies(context.db, policy.id, 1, "nobody")
+    policy_comparisons.compare_policies(context.db, policy.id, 1, "nobody")
     assert ask(policy.revision)
     iterations_tab.ask_people(context.db, policy.revision)
     assert not ask(policy.revision), "they are before people already"
-    store.withdraw_candidate(context.db, policy.id)
+    policy_comparisons.withdraw_candidate(context.db, policy.id)
     assert ask(policy.revision)
     registry.promote(context.db, policy.revision, "owner")
     assert ask(policy.revision), "what serves, beside the base"
@@ -512,7 +529,7 @@ def test_a_rule_that_another_admin_has_made_stricter_meanwhile_is_not_put_back(
     pages: gr.Blocks, context: Context
 ) -> None:
     owner, save, opened = gr.Request(username="owner"), handler(pages, "save_rule"), handler(pages, "open_rule")
-    sent, here = opened(owner)[0], gate_form.values_of(Rule())
+    sent, here = opened(owner, None)[0], gate_form.values_of(Rule())
     gate_decisions.set_rule(context.db, {**here, "alpha": 0.01})
     said = save(owner, sent, *{**here, "people_least": 12}.values())
     assert "stays: " in said[-1]
@@ -529,7 +546,7 @@ def test_a_rule_that_another_admin_has_made_stricter_meanwhile_is_not_put_back(
 
 def test_a_change_of_the_rule_is_taken_back_where_it_is_made_and_once_only(pages: gr.Blocks, context: Context) -> None:
     owner, save, opened = gr.Request(username="owner"), handler(pages, "save_rule"), handler(pages, "open_rule")
-    undo_rule, sent = handler(pages, "undo_rule"), opened(owner)
+    undo_rule, sent = handler(pages, "undo_rule"), opened(owner, None)
     assert sent[2] == "", "nothing was changed"
     stricter = {**gate_form.values_of(Rule()), "mode": "automatic", "alpha": 0.01, "judge_may_decide": True}
 
@@ -541,7 +558,7 @@ def test_a_change_of_the_rule_is_taken_back_where_it_is_made_and_once_only(pages
         assert said in shown
     assert 'data-subject="1"' in shown
     save(owner, {}, *stricter.values())
-    assert opened(owner)[2] == shown, "saved again as it is, nothing has changed"
+    assert opened(owner, None)[2] == shown, "saved again as it is, nothing has changed"
     access.set_language(context.db, "owner", "de")
     undone = undo("1")
     access.set_language(context.db, "owner", "en")
@@ -567,8 +584,9 @@ def test_the_rule_in_a_sentence_rounds_nothing_away() -> None:
 def test_a_new_version_of_the_held_out_prompts_has_as_many_as_are_asked_for(pages: gr.Blocks, context: Context) -> None:
     seed_comparisons(context.db, 70, "held-out")
     owner, renew, opened = gr.Request(username="owner"), handler(pages, "renew_held_out"), handler(pages, "open_rule")
-    *_rule, offered_first, confirm, _question, asked = opened(owner)
+    *_rule, offered_first, confirm, _question, asked = opened(owner, 7)
     assert (offered_first, confirm["visible"], asked) == (CheckSpec.prompts, False, None)
+    assert opened(owner, None)[-3:] == [gr.skip()] * 3, "a question may have been asked meanwhile"
     for number, offered in ((65, 65), (5.0, CheckSpec.prompts)):
         shown, question, asked = handler(pages, "ask_renewal")(owner, number)
         assert shown["visible"]
@@ -592,7 +610,7 @@ def test_people_are_asked_to_compare_a_checks_answers_and_their_verdicts_give_st
     with pytest.raises(UserError, match="not been checked"):
         iterations_tab.ask_people(context.db, policy.revision)
     check_candidate(context, policy)
-    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
+    project_store.set_project(context.db, replace(project_store.project(context.db), candidate_share=0.5))
     asked = iterations_tab.ask_people(context.db, policy.revision)
     made = context.db.value("SELECT count(*) FROM comparison WHERE model_id IS NULL")
     assert made >= 12
@@ -601,11 +619,11 @@ def test_people_are_asked_to_compare_a_checks_answers_and_their_verdicts_give_st
         iterations_tab.ask_people(context.db, policy.revision)
     owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
     judged = 0
-    while (claim := claims.claim_next(context.db, owner)) is not None:
+    while (claim := handing_out.claim_next(context.db, owner)) is not None:
         by_policy = [policy.revision in text for text in shown_texts(claim)]
         wins = judged % 3 != 0
         judged += any(by_policy)
-        claims.judge(context.db, owner, claim.nonce, act("left-much" if by_policy[0] == wins else "right-much"))
+        judging.judge(context.db, owner, claim.nonce, act("left-much" if by_policy[0] == wins else "right-much"))
     assert judged == made
     strength = {placed.policy: placed.estimate.value for placed in quality.report(context.db).policies.placed}
     assert strength[policy.revision] > strength["base"]
@@ -759,7 +777,7 @@ def test_a_check_stands_out_where_those_before_count_for_nothing(context: Contex
     """It was against what served before; or it left out figures that the rule asks for."""
     old, policy = make_candidate(context), make_candidate(context)
     check_candidate(context, policy, sound=True)
-    store.compare_policies(context.db, policy.id, 1)
+    policy_comparisons.compare_policies(context.db, policy.id, 1)
     assert stands_out(context, policy)[0] == [], "people compare"
     check_candidate(context, policy)
     primary, said = stands_out(context, policy)
@@ -778,7 +796,7 @@ def test_a_check_stands_out_where_nothing_is_left_to_compare_unless_judges_have_
     primary, said = stands_out(context, policy)
     assert primary == ["check"]
     assert f"It takes new answers to compare: {policy.revision} has to be checked again" in said
-    store.compare_policies(context.db, policy.id, 1, "nobody")
+    policy_comparisons.compare_policies(context.db, policy.id, 1, "nobody")
     primary, said = stands_out(context, policy)
     assert primary == ["ask"]
     assert (
@@ -830,12 +848,12 @@ def test_of_a_candidate_whose_files_are_deleted_nothing_is_asked_any_more(contex
     """Neither people, who would compare what can't serve, nor whoever opens the page, nor the loop."""
     policy = make_candidate(context)
     check_candidate(context, policy)
-    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
+    project_store.set_project(context.db, replace(project_store.project(context.db), candidate_share=0.5))
     iterations_tab.ask_people(context.db, policy.revision)
     owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
-    assert claims.waiting_for(context.db, owner).of_candidates
+    assert backlog.waiting_for(context.db, owner).of_candidates
     job_submission.delete_policy(context.db, context.data_dir, policy.revision, "owner")
-    assert not claims.waiting_for(context.db, owner).of_candidates
+    assert not backlog.waiting_for(context.db, owner).of_candidates
     parts, _ = iterations_tab.view(context, None, 0, {})
     assert parts["selector"]["value"] == "base"
     parts, _ = iterations_tab.view(context, policy.revision, 0, {})
@@ -861,7 +879,7 @@ def test_a_failed_check_of_deleted_files_asks_nobody_to_check_them_again(context
 def test_where_annotators_are_given_no_candidates_nobody_is_told_that_they_compare_one(context: Context) -> None:
     policy = make_candidate(context)
     check_candidate(context, policy)
-    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.0))
+    project_store.set_project(context.db, replace(project_store.project(context.db), candidate_share=0.0))
     share = "on the Project tab the share “Candidate against serving” is 0%"
     asked = iterations_tab.ask_people(context.db, policy.revision)
     assert share in asked
@@ -870,7 +888,7 @@ def test_where_annotators_are_given_no_candidates_nobody_is_told_that_they_compa
     assert share in parts["gate"]["value"]
     assert "People compare" not in parts["standing"]["value"]
     assert "waits for comparisons that people are not given" in parts["standing"]["value"]
-    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.2))
+    project_store.set_project(context.db, replace(project_store.project(context.db), candidate_share=0.2))
     parts, _ = iterations_tab.view(context, policy.revision, 0, {})
     assert share not in parts["gate"]["value"]
     assert "People compare" in parts["standing"]["value"]
@@ -879,17 +897,17 @@ def test_where_annotators_are_given_no_candidates_nobody_is_told_that_they_compa
 def test_of_what_was_decided_no_more_comparisons_are_said_to_be_needed(context: Context) -> None:
     policy = make_candidate(context)
     check_candidate(context, policy, sound=True)
-    store.compare_policies(context.db, policy.id, 1)
+    policy_comparisons.compare_policies(context.db, policy.id, 1)
     seed_comparisons(context.db, 3, "held-out")  # which another check could draw
     needed = "more prompts compared by people"
 
     def gate() -> str:
         return str(iterations_tab.view(context, policy.revision, 0, {})[0]["gate"]["value"])
 
-    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
+    project_store.set_project(context.db, replace(project_store.project(context.db), candidate_share=0.5))
     owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
-    while (claim := claims.claim_next(context.db, owner)) is not None:
-        claims.judge(context.db, owner, claim.nonce, act("tie"))
+    while (claim := handing_out.claim_next(context.db, owner)) is not None:
+        judging.judge(context.db, owner, claim.nonce, act("tie"))
         if policy.revision in str(shown_texts(claim)):
             break
     assert needed in gate()

@@ -146,6 +146,13 @@ def found_after_giving_up(outcomes: Sequence[float], rule: Rule | None, **change
     return verdict_card.verdict_of(findings, given_up(decision, 8), "dpo-1", given=True)
 
 
+def test_where_nobody_was_heard_that_is_said() -> None:
+    findings, decision = weighed([])
+    said = verdict_card.verdict_of(findings, replace(decision, unheard=True), "dpo-1", given=True)
+    assert said.saying == "Nobody has compared it with dpo-1 yet."
+    assert said.then.startswith("Nobody has been heard: what people were given was skipped,")
+
+
 def test_comparisons_that_nobody_is_given_are_not_promised() -> None:
     findings, decision = weighed([1.0])
     assert "Annotators are not given" not in verdict_card.verdict_of(findings, decision, "dpo-1", given=True).then

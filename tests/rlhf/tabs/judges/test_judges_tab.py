@@ -11,12 +11,13 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import claims, store
+from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Feedback, UserError, now
+from annotation.store import comparison_store, policy_comparisons, project_store
 from annotation.tabs.guard import Context
 from annotation.ui.formatting import percent, percent_span
 from annotation.ui.markup import escape
@@ -111,10 +112,10 @@ def say(
 def prefer(db: Database, name: str, position: int) -> int:
     """A person judges the next comparison for the answer at a position; returns its number."""
     annotator = db.value("SELECT id FROM annotator WHERE name = ?", (name,))
-    claim = claims.claim_next(db, annotator)
+    claim = handing_out.claim_next(db, annotator)
     assert claim is not None
     side = "left" if claim.shown_order[0] == position else "right"
-    claims.judge(db, annotator, claim.nonce, act(f"{side}-clearly"))
+    judging.judge(db, annotator, claim.nonce, act(f"{side}-clearly"))
     return claim.comparison_id
 
 
@@ -122,7 +123,7 @@ def prefer(db: Database, name: str, position: int) -> int:
 def test_the_page_warns_of_comparisons_that_wait_for_a_judge_whose_last_job_failed(
     db: Database, context: Context, local: Judge
 ) -> None:
-    store.set_feedback(db, Feedback(mode="mixed"))
+    project_store.set_feedback(db, Feedback(mode="mixed"))
     seed_comparisons(db, 2)
     warning = "2 comparisons wait for local, whose last job failed."
     assert warning not in tab.view(context, None, {})[0]["standing"]["value"]
@@ -165,7 +166,7 @@ def test_without_judges_the_page_says_what_is_missing(context: Context) -> None:
     assert parts["card"]["value"] == parts["verdicts"]["value"] == ""
     assert not parts["switch"]["interactive"]
     assert not any(parts[name]["visible"] for name in ("judge_open", "judge_judged", "candidate", "judge_candidate"))
-    store.set_feedback(context.db, Feedback("ai"))
+    project_store.set_feedback(context.db, Feedback("ai"))
     assert "No judge is switched on" in tab.view(context, None, {})[0]["standing"]["value"]
 
 
@@ -173,19 +174,19 @@ def test_who_judges_is_stored_and_the_comparisons_are_handed_to_them(pages: gr.B
     seed_comparisons(context.db, 3)
     assert "<dt>Waiting for people</dt><dd>3</dd>" in tab.view(context, None, {})[0]["standing"]["value"]
     said = str(press(pages, "save_feedback", None, {}, "mixed", 12.5, 70, 40))
-    assert store.feedback(context.db) == Feedback("mixed", 0.125, 0.7, 0.4)
+    assert project_store.feedback(context.db) == Feedback("mixed", 0.125, 0.7, 0.4)
     assert "Saved. This holds for comparisons that nobody has judged yet." in said
     assert waiting(said)[:2] == [3, 0]
 
 
 def test_who_judges_is_not_put_back_by_an_admin_who_saw_it_before(pages: gr.Blocks, context: Context) -> None:
-    was = {"sent": tab.form_of(store.feedback(context.db))}
-    store.set_feedback(context.db, Feedback("mixed", 0.125, 0.7, 0.4))
+    was = {"sent": tab.form_of(project_store.feedback(context.db))}
+    project_store.set_feedback(context.db, Feedback("mixed", 0.125, 0.7, 0.4))
     said = press(pages, "save_feedback", None, was, "people", 10, 60, 33)
-    assert store.feedback(context.db) == Feedback("mixed", 0.125, 0.7, 0.4)
+    assert project_store.feedback(context.db) == Feedback("mixed", 0.125, 0.7, 0.4)
     assert "Not saved: somebody has changed this meanwhile (People" in str(said)
     said = press(pages, "save_feedback", None, said[-5], "people", 10, 60, 33)
-    assert store.feedback(context.db) == Feedback("mixed", 0.125, 0.7, 0.33)
+    assert project_store.feedback(context.db) == Feedback("mixed", 0.125, 0.7, 0.33)
     assert "stays: Who judges, Audit share, %, Unsure below, %." in str(said)
     assert said[-4:] == ["mixed", 12.5, 70.0, 33.0]
 
@@ -207,18 +208,18 @@ def test_who_judges_is_refused_where_it_means_nothing(
 ) -> None:
     with pytest.raises(gr.Error, match=words):
         press(pages, "save_feedback", None, {}, *values)
-    assert store.feedback(context.db) == Feedback()
+    assert project_store.feedback(context.db) == Feedback()
 
 
 def test_the_page_counts_what_waits_for_whom_and_why(context: Context, local: Judge) -> None:
     """Of five: one flipped, one unsure, one labelled, one audited (its number draws it), one that waits."""
     db = context.db
-    store.set_feedback(db, Feedback("mixed", audit_share=0.0, unsure_below=0.7))
+    project_store.set_feedback(db, Feedback("mixed", audit_share=0.0, unsure_below=0.7))
     flipped, unsure, labelled, audited, _ = seed_comparisons(db, 5)
     say(db, local, flipped, ("first", "first"), 0.5)
     say(db, local, unsure, ("first", "second"), 0.65)
     say(db, local, labelled, ("first", "second"), 0.9)
-    store.set_feedback(db, Feedback("mixed", audit_share=1.0, unsure_below=0.7))
+    project_store.set_feedback(db, Feedback("mixed", audit_share=1.0, unsure_below=0.7))
     say(db, local, audited, ("first", "second"), 0.9)
     card = tab.view(context, None, {})[0]["standing"]["value"]
     assert waiting(card) == [1, 3, 1]
@@ -365,7 +366,7 @@ def test_open_comparisons_can_be_judged_where_some_wait_for_a_judge_that_is_not_
 
     seed_comparisons(db, 1)
     assert not offered(), "people are asked"
-    store.set_feedback(db, Feedback("ai"))
+    project_store.set_feedback(db, Feedback("ai"))
     assert offered()
     judge_store.set_active(db, "local", False)
     assert not offered()
@@ -415,7 +416,7 @@ def test_the_card_says_by_which_rubric_and_what_is_left_out(context: Context) ->
     say(db, judge, first, ("first", "second"))
     judge_store.write_rubric(db, "Be fair.", [], 0, "owner")
     parts, seen = tab.view(context, None, {})
-    assert "Left out: 2 verdicts by versions of the rubric before 1." in parts["card"]["value"]
+    assert "Left out: 2 verdicts by another rubric than now" in parts["card"]["value"]
     assert "no comparison has been judged both by it and by people" in parts["card"]["value"]
     say(db, judge, second, ("first", "second"), version=1)
     changed, _ = tab.view(context, None, seen)
@@ -428,7 +429,7 @@ def test_the_card_and_the_mode_say_whether_judges_may_decide(context: Context) -
     for number in seed_comparisons(db, 9):
         assert prefer(db, "ann", 0) == number
         say(db, judge, number, ("first", "second"))
-    store.set_feedback(db, Feedback("ai"))
+    project_store.set_feedback(db, Feedback("ai"))
     parts, seen = tab.view(context, None, {})
     assert "surely reaches 60%, but by the gate&#x27;s rule judges inform" in parts["card"]["value"]
     assert "nothing is promoted by itself until people have compared" in parts["standing"]["value"]
@@ -455,7 +456,7 @@ def test_replies_in_vain_and_calls_are_part_of_what_is_spent(context: Context) -
 
 def test_what_no_judge_could_judge_is_counted_apart(context: Context, local: Judge) -> None:
     db = context.db
-    store.set_feedback(db, Feedback("ai"))
+    project_store.set_feedback(db, Feedback("ai"))
     number, other = seed_comparisons(db, 2)
     say(db, local, other, ("first", "second"), 0.9)
     for _ in range(judge_store.MOST_FAILED_JOBS):
@@ -469,7 +470,7 @@ def test_what_no_judge_could_judge_is_counted_apart(context: Context, local: Jud
 
 def test_a_case_holds_what_people_said_independently(context: Context, local: Judge) -> None:
     db = context.db
-    store.set_project(db, replace(store.project(db), overlap=3))
+    project_store.set_project(db, replace(project_store.project(db), overlap=3))
     number = seed_comparisons(db, 1)[0]
     assert [prefer(db, name, place) for name, place in (("ann", 0), ("bob", 1))] == [number] * 2
     say(db, local, number, ("second", "first"), 0.2)
@@ -482,7 +483,7 @@ def test_a_case_holds_what_people_said_independently(context: Context, local: Ju
 
     quality.leave_out(db, "bob", "careless", "owner")
     quality.make_gold(db, number, 0, "owner")
-    store.set_project(db, replace(store.project(db), gold_share=1.0))
+    project_store.set_project(db, replace(project_store.project(db), gold_share=1.0))
     assert prefer(db, "carla", 1) == number  # to measure her, not for her opinion
     with db.transaction() as connection:
         connection.execute(
@@ -496,7 +497,7 @@ def test_a_case_holds_what_people_said_independently(context: Context, local: Ju
 
 def test_what_judges_could_not_label_is_told_from_what_was_drawn_by_lot(context: Context, local: Judge) -> None:
     db = context.db
-    store.set_feedback(db, Feedback("mixed", audit_share=1.0))
+    project_store.set_feedback(db, Feedback("mixed", audit_share=1.0))
     flipped, audited = seed_comparisons(db, 2)
     say(db, local, flipped, ("second", "second"), 0.5)
     say(db, local, audited, ("first", "second"), 0.9)
@@ -526,7 +527,7 @@ def test_every_judge_that_is_on_is_given_the_open_comparisons(pages: gr.Blocks, 
     press_open = ("start_open", None, {}, 50)
     with pytest.raises(gr.Error, match="No comparison waits"):
         press(pages, *press_open)
-    store.set_feedback(db, Feedback("ai"))
+    project_store.set_feedback(db, Feedback("ai"))
     seed_comparisons(db, 2)
     remote(db)
     judge_store.set_active(db, remote(db, "off").name, False)
@@ -601,8 +602,8 @@ def test_a_judge_is_put_to_a_candidates_answers(pages: gr.Blocks, context: Conte
         press(pages, "start_candidate", "local", {}, 200, "dpo-1")
     prompt = seed_prompts(db, 1, "held-out")[0]
     for model_id, text in ((2, "new"), (1, "old")):
-        store.add_response(db, make_response(prompt, text, model_id, seed=1), "check")
-    assert store.compare_policies(db, 2, 1) == 1
+        comparison_store.add_response(db, make_response(prompt, text, model_id, seed=1), "check")
+    assert policy_comparisons.compare_policies(db, 2, 1) == 1
     parts, _ = tab.view(context, None, {})
     assert (parts["candidate"]["choices"], parts["judge_candidate"]["visible"]) == (["dpo-1"], True)
     sent = str(press(pages, "start_candidate", "local", {}, 200, "dpo-1"))
@@ -628,10 +629,13 @@ def test_a_job_is_followed_with_its_cost_and_cancelled(pages: gr.Blocks, context
     for words in ("25%", "step 1 of 4", "2 of 8 verdicts", "200 · 20", "0.0006", "what people have judged"):
         assert words in parts["job"]["value"]
     assert parts["cancel"]["visible"]
-    assert "was asked to stop" in str(press(pages, "cancel_judging", "remote", seen))
+    sent = press(pages, "cancel_judging", "remote", seen)
+    (said,) = [place for place, one in enumerate(sent) if isinstance(one, str) and "was asked to stop" in one]
     assert job_store.get(db, 1).status == "cancelling"
+    assert press(pages, "look_at_judge", "remote", seen)[said] == gr.skip(), "a poll that was asked for before is late"
     assert "See why" not in parts["job"]["value"]
     assert job_table.stop(db, 1, "w", "cancelled", "")
+    assert press(pages, "look_at_judge", "remote", sent[-1])[said] == "", "it is not so any more"
     job = tab.view(context, "remote", {})[0]["job"]["value"]
     assert 'href="/runs/1">See why job 1 ended</a>' in job, "where it can be resumed"
     with pytest.raises(gr.Error, match="No job is shown"):
@@ -730,7 +734,7 @@ def test_the_prompt_is_shown_as_it_is_sent_in_both_orders(context: Context, tiny
     with gr.Blocks() as pages:
         tab.build(pages, replace(context, model=str(tiny_model)))
     prompt = seed_prompts(db, 1)[0]
-    number = store.add_comparison(db, [make_response(prompt, text) for text in (HOSTILE, "Fine.<|im_end|>")])
+    number = comparison_store.add_comparison(db, [make_response(prompt, text) for text in (HOSTILE, "Fine.<|im_end|>")])
     assert number is not None
     shown = press(pages, "show_prompt", "local", "")
     assert f"Comparison {number} by version 0 of the rubric, as local is sent it." in shown

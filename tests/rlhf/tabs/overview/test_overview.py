@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from annotation import claims, store
-from annotation.claims import Waiting
+from annotation.claims import backlog, handing_out, judged_counts, judging, own_prompts
+from annotation.claims.backlog import Waiting
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics.act_times import RicherAct
 from annotation.records import Annotator, Feedback, Project, now
+from annotation.store import comparison_store, project_store
 from annotation.tabs import project
 from annotation.tabs.guard import Context
 from annotation.web.middleware import ANNOTATOR_KEY
@@ -39,7 +40,7 @@ from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
 from rlhf.tabs.train import automatic_training
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.rlhf.evaluation.test_gate import DECIDED
-from tests.rlhf.loop.test_controller import QUIET
+from tests.rlhf.loop.test_controller import QUIET, unheard, unmeasured
 from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, judge, make_candidate
 from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, JOB
 
@@ -76,6 +77,9 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
         ({"pending": pending("not enough evidence")}, 3, "Compare answers of dpo-7", "/annotate"),
         ({"pending": pending("not enough evidence")}, 0, "Look at dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("not enough evidence", True)}, 3, "Check dpo-7 again", "/iterations/dpo-7"),
+        ({"pending": unmeasured(), "gate": "automatic"}, 3, "Check dpo-7 again", "/iterations/dpo-7"),
+        ({"pending": unmeasured(), "active": (CHECK,)}, 3, "Compare answers of dpo-7", "/annotate"),
+        ({"pending": unheard(), "gate": "automatic"}, 3, "Decide on dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("not enough evidence", True, True)}, 0, "Look at dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("not enough evidence", True), "active": (CHECK,)}, 0, "Watch job 7", "/runs/7"),
         ({"pending": pending("not enough evidence"), "active": (CHECK,)}, 0, "Watch job 7", "/runs/7"),
@@ -194,11 +198,11 @@ def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Contex
     job_store.enqueue(context.db, AnsweringSpec(), "the program")
     strip = standing.strip_of(context.db, OWNER)["html"]
     assert "<span>The next answers are on their way</span>" in strip
-    store.set_feedback(context.db, Feedback(mode="ai"))
+    project_store.set_feedback(context.db, Feedback(mode="ai"))
     assert "The next answers are on their way" not in standing.strip_of(context.db, OWNER)["html"], (
         "those are for the judges"
     )
-    store.set_feedback(context.db, Feedback())
+    project_store.set_feedback(context.db, Feedback())
     with context.db.transaction() as connection:
         connection.execute("UPDATE prompt SET split = 'held-out'")
     assert "The next answers are on their way" not in standing.strip_of(context.db, OWNER)["html"], "there will be none"
@@ -236,13 +240,13 @@ def test_nobody_is_told_to_wait_for_answers_that_nothing_writes(context: Context
 
 def test_today_says_when_somebody_judged_last_and_not_when_that_was_handed_out(context: Context) -> None:
     seed_comparisons(context.db, 1)
-    claim = claims.claim_next(context.db, OWNER)
+    claim = handing_out.claim_next(context.db, OWNER)
     assert claim is not None
     today = now()[:10]
     handed_out = (f"{today}T00:00:00.000000+00:00", claim.nonce)
     context.db.connection.execute("UPDATE claim SET created = ? WHERE nonce = ?", handed_out)
-    claims.judge(context.db, OWNER, claim.nonce, act("tie"))
-    (row,) = [row for row in claims.judged_by_each(context.db, today) if row["name"] == "owner"]
+    judging.judge(context.db, OWNER, claim.nonce, act("tie"))
+    (row,) = [row for row in judged_counts.judged_by_each(context.db, today) if row["name"] == "owner"]
     judged = context.db.value("SELECT max(created) FROM judgement WHERE annotator_id = ?", (OWNER,))
     assert row["latest"] == judged
 
@@ -256,23 +260,23 @@ def test_what_was_judged_today_counts_for_today_whenever_it_was_handed_out(conte
         times = (judged, judged - timedelta(minutes=10))
         for table, at in zip(("judgement", "claim"), times, strict=True):
             db.connection.execute(f"UPDATE {table} SET created = ?", (at.isoformat(timespec="microseconds"),))
-        assert claims.judged_by(db, OWNER, midnight.isoformat(timespec="microseconds")) == today
-        assert sum(row["today"] for row in claims.judged_by_each(db, "2026-03-02")) == today
+        assert judged_counts.judged_by(db, OWNER, midnight.isoformat(timespec="microseconds")) == today
+        assert sum(row["today"] for row in judged_counts.judged_by_each(db, "2026-03-02")) == today
 
 
 def test_the_strip_counts_what_its_reader_would_be_given(context: Context) -> None:
     """Neither what they judged or is assigned to others, nor what others asked, are to decide or have skipped."""
     db, ann = context.db, 2
-    store.set_project(db, replace(store.project(db), overlap=2, candidate_share=0.0))
+    project_store.set_project(db, replace(project_store.project(db), overlap=2, candidate_share=0.0))
     made = seed_comparisons(db, 4)
-    while (claim := claims.claim_next(db, OWNER)) is not None and claim.comparison_id != made[-1]:
-        claims.judge(db, OWNER, claim.nonce, act("tie"))
+    while (claim := handing_out.claim_next(db, OWNER)) is not None and claim.comparison_id != made[-1]:
+        judging.judge(db, OWNER, claim.nonce, act("tie"))
     (prompt,) = seed_prompts(db, 1)[-1:]
-    asked = store.ask(db, ann, list(prompt.messages))
-    store.begin_answers(db, [make_response(prompt, f"Way {seed}", seed=seed) for seed in range(2)], asked)
-    assert claims.waiting_for(db, OWNER).count == 1, "what is in hand"
+    asked = own_prompts.ask(db, ann, list(prompt.messages))
+    comparison_store.begin_answers(db, [make_response(prompt, f"Way {seed}", seed=seed) for seed in range(2)], asked)
+    assert backlog.waiting_for(db, OWNER).count == 1, "what is in hand"
     assert "Judge: 1 comparison waits for you" in standing.strip_of(db, OWNER)["html"]
-    assert claims.waiting_for(db, ann).count == len(judged_in_turn(db, ann))
+    assert backlog.waiting_for(db, ann).count == len(judged_in_turn(db, ann))
     db.connection.execute("UPDATE annotator SET quota = 1 WHERE id = ?", (OWNER,))
     assert "Import prompts" in standing.strip_of(db, OWNER)["html"], "they have judged as many as they shall"
 
@@ -282,21 +286,21 @@ def test_what_waits_for_people_is_the_same_number_wherever_it_is_said(context: C
     db = context.db
     seed_comparisons(db, 3)
     for waits in (3, 2):
-        claim = claims.claim_next(db, OWNER)
+        claim = handing_out.claim_next(db, OWNER)
         assert claim is not None
         assert f"Judge: {waits} comparisons wait for you" in standing.strip_of(db, OWNER)["html"]
         assert f"waiting for people: {waits} with 2 answers ·" in project.counts_card(db)
         shown = judges_tab.view(context, None, {})[0]["standing"]["value"]
         assert f"<dt>Waiting for people</dt><dd>{waits}</dd>" in shown
-        claims.judge(db, OWNER, claim.nonce, act("tie"))
+        judging.judge(db, OWNER, claim.nonce, act("tie"))
 
 
 def judged_in_turn(db: Database, annotator_id: int) -> list[int]:
     """Judge whatever there is for an annotator; the comparisons."""
     done = []
-    while (claim := claims.claim_next(db, annotator_id)) is not None:
+    while (claim := handing_out.claim_next(db, annotator_id)) is not None:
         done.append(claim.comparison_id)
-        claims.judge(db, annotator_id, claim.nonce, act("tie"))
+        judging.judge(db, annotator_id, claim.nonce, act("tie"))
     return done
 
 
@@ -440,7 +444,7 @@ def test_every_candidate_is_named_that_nobody_has_decided_on_with_what_it_waits_
 
 def test_the_overview_draws_how_those_did_that_were_decided_on(context: Context) -> None:
     """Each against what served then."""
-    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
+    project_store.set_project(context.db, replace(project_store.project(context.db), candidate_share=0.5))
     for _candidate in range(2):
         policy = make_candidate(context)
         check_candidate(context, policy)

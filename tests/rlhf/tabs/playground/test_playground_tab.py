@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import store
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Feedback, Sampling, now
+from annotation.store import project_store, prompt_store
 from annotation.tabs.guard import Context
 from rlhf.generation import playground_store, prompt_sets
 from rlhf.generation.playground_store import FinishedAnswer
@@ -335,7 +335,7 @@ def test_answers_on_screen_are_sent_to_annotation(context: Context, admin: Admin
     assert admin.parts["compare"]["interactive"]
     said = admin.call("playground-compare", admin.talk)
     assert "2 answers are comparison 1, blind. It is in the annotators&#x27; queue." in said
-    assert [prompt.text for prompt in store.prompts(context.db, "train")] == ["Why?"]
+    assert [prompt.text for prompt in prompt_store.prompts(context.db, "train")] == ["Why?"]
     with pytest.raises(gr.Error, match="already"):
         admin.call("playground-compare", admin.talk)
 
@@ -347,7 +347,7 @@ def test_answers_on_screen_are_sent_to_annotation(context: Context, admin: Admin
 def test_the_page_says_who_judges_what_is_sent_to_annotation(
     context: Context, admin: Admin, mode: Any, words: str
 ) -> None:
-    store.set_feedback(context.db, Feedback(mode=mode))
+    project_store.set_feedback(context.db, Feedback(mode=mode))
     admin.form["models"] = ["base", "dpo-1"]
     admin.send("Why?")
     answer(context, {"base": "So.", "dpo-1": "Thus."})

@@ -13,10 +13,10 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import store
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import UserError, now
+from annotation.store import prompt_store
 from annotation.tabs.guard import Context
 from annotation.ui import line_plots
 from rlhf.algorithms import ALGORITHMS
@@ -304,7 +304,7 @@ def test_a_real_run_of_every_kind_shows_each_of_its_plots(trained: Machine, kind
 def test_samples_of_a_real_run_stand_side_by_side_over_its_steps(trained: Machine, kind: str) -> None:
     job = newest(trained, kind)
     html = browser_of(context_of(trained)).open().look_at(job.id).text("samples")
-    prompts = [prompt.text for prompt in store.prompts(trained.db, "held-out")]
+    prompts = [prompt.text for prompt in prompt_store.prompts(trained.db, "held-out")]
     if kind == "sft":  # the task is in its own data
         prompts = ["Is 12 odd or even?", "Is 13 odd or even?", "Is 14 odd or even?"]
     assert re.findall('<pre class="prompt">([^<]*)<', html) == [escape(prompt) for prompt in prompts]
@@ -462,9 +462,12 @@ def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place
     job_id = begin(place, steps=2)
     browser.open()
     assert (browser.can("cancel"), browser.can("resume")) == (True, False)
-    waiting = job_store.enqueue(place.db, QUICK_SFT, OWNER)
+    waiting, before = job_store.enqueue(place.db, QUICK_SFT, OWNER), browser.seen
     browser.do("run_cancel")
-    assert f"Job {job_id} was asked to stop" in browser.text("said")
+    after, browser.seen = browser.seen, before
+    browser.do("poll_runs")
+    assert f"Job {job_id} was asked to stop" in browser.text("said"), "though a poll that was asked for before is late"
+    browser.seen = after
     assert [job_store.get(place.db, number).status for number in (job_id, waiting)] == ["cancelling", "queued"]
     job_table.stop(place.db, job_id, "w", "cancelled", "Resume goes on from the last checkpoint.")
     browser.do("poll_runs")

@@ -15,11 +15,11 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import store
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.records import Prompt, UserError, now
+from annotation.store import prompt_store, setting_store
 from annotation.tabs import address
 from annotation.tabs.guard import Context
 from annotation.ui.formatting import short_number
@@ -101,7 +101,9 @@ class Session:
 
     def open(self) -> Session:
         """Open the form's tab."""
-        self.take(self.call(f"open_{self.page.form.name}", *self.asked))
+        *sent, said = self.call(f"open_{self.page.form.name}", "", *self.asked)
+        assert said == gr.skip(), "which a button may have said meanwhile"
+        self.take([*sent, said])
         return self
 
     def change(self, values: dict[str, Any] | None = None, ticked: bool | None = None) -> dict[str, Any]:
@@ -525,9 +527,9 @@ def test_previous_and_next_turn_to_other_rows(ready: Machine) -> None:
 
 def test_a_rows_text_can_do_nothing_to_the_page(machine: Machine) -> None:
     hostile = "<script>alert(1)</script> <img src=x onerror=alert(1)>"
-    store.add_prompts(machine.db, [Prompt(({"role": "user", "content": hostile},), "train", "test")])
+    prompt_store.add_prompts(machine.db, [Prompt(({"role": "user", "content": hostile},), "train", "test")])
     session = opened(machine, "ppo")
-    last = len(store.prompts(machine.db, "train"))
+    last = len(prompt_store.prompts(machine.db, "train"))
     html = session.call("show_ppo", "train", last, *session.values.values())[1]
     assert "<script" not in html
     assert "<img" not in html
@@ -637,7 +639,7 @@ def add_adapter(machine: Machine, spec: SFTSpec, form: PolicyForm) -> str:
 # ----------------------------------------------------------------------------------------------------------- the rest
 def test_the_automatic_training_is_stored(machine: Machine) -> None:
     automatic_training.store(machine.db, True, 30, "dpo")
-    assert store.setting(machine.db, "auto_train", None) == {"on": True, "every": 30, "algorithm": "dpo"}
+    assert setting_store.setting(machine.db, "auto_train", None) == {"on": True, "every": 30, "algorithm": "dpo"}
     for wrong in (None, 0, 2.5):
         with pytest.raises(UserError, match="whole number"):
             automatic_training.store(machine.db, True, wrong, "dpo")
@@ -679,12 +681,12 @@ def test_automatic_training_is_not_put_back_by_an_admin_who_saw_it_before(machin
     automatic_training.store(machine.db, False, 40, "dpo")
     *_, said = session.call("save_auto_train", sent, True, 30, "ppo")
     assert "stays: Train automatically, After so many new judgements." in said
-    assert store.setting(machine.db, "auto_train", None) == {"on": False, "every": 40, "algorithm": "ppo"}
+    assert setting_store.setting(machine.db, "auto_train", None) == {"on": False, "every": 40, "algorithm": "ppo"}
     sent, *_, said = session.call("save_auto_train", sent, True, 50, "ppo")
     assert "Not saved: somebody has changed this meanwhile (After so many new judgements)" in said
-    assert store.setting(machine.db, "auto_train", None) == {"on": False, "every": 40, "algorithm": "ppo"}
+    assert setting_store.setting(machine.db, "auto_train", None) == {"on": False, "every": 40, "algorithm": "ppo"}
     assert "stays: Train automatically." in session.call("save_auto_train", sent, True, 50, "ppo")[-1]
-    assert store.setting(machine.db, "auto_train", None) == {"on": False, "every": 50, "algorithm": "ppo"}
+    assert setting_store.setting(machine.db, "auto_train", None) == {"on": False, "every": 50, "algorithm": "ppo"}
 
 
 def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -693,19 +695,17 @@ def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monk
         session.call("ask_to_rent_sft", "t4-small", 0.4, 2, "")
     monkeypatch.setenv(HELD, "1")
     failed = hub_requests.REQUESTS.enqueue(machine.db, hub_requests.AskPrices(), "kim")
-    asked_for = session.call("list_sft", "")[1]
-    assert "open the list again" in asked_for
+    assert "open the list again" in session.call("list_sft")[1]
     hub_requests.REQUESTS.claim_next(machine.db, "w")
     job_table.stop(machine.db, failed, "w", "failed", "The Hub has trouble of its own.")
-    said = session.call("list_sft", asked_for)[1]
+    said = session.call("list_sft")[1]
     assert "The Hub has told no prices. The Hub has trouble of its own." in said
     assert "open the list again" not in said
     asked = hub_requests.REQUESTS.enqueue(machine.db, hub_requests.AskPrices(), "kim")
     flavor = {"name": "t4-small", "label": "Nvidia T4 - small", "price_per_hour": 0.4}
     hub_requests.REQUESTS.claim_next(machine.db, "w")
     job_table.finish(machine.db, asked, "w", {"flavors": [flavor]})
-    assert session.call("list_sft", "Job 7 is for rented hardware.")[1] == gr.skip(), "it is still to be read"
-    listed, said = session.call("list_sft", asked_for)
+    listed, said = session.call("list_sft")
     assert listed["choices"] == [("Nvidia T4 - small (t4-small): $0.40 an hour", "t4-small")]
     assert said == ""
     with machine.db.transaction() as connection:
@@ -713,7 +713,10 @@ def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monk
     failed = hub_requests.REQUESTS.enqueue(machine.db, hub_requests.AskPrices(), "kim")
     hub_requests.REQUESTS.claim_next(machine.db, "w")
     job_table.stop(machine.db, failed, "w", "failed", "The Hub is down.")
-    assert "These prices are of 2026-01-02 10:00 UTC. The Hub is down." in session.call("list_sft", "")[1]
+    assert "These prices are of 2026-01-02 10:00 UTC. The Hub is down." in session.call("list_sft")[1]
+    written = {handler_of(one).__name__: one.outputs for one in session.demo.fns.values()}
+    for list_or_ask in ("list_sft", "ask_prices_sft"):
+        assert written["rent_sft"][4] not in written[list_or_ask], "what became of renting is still to be read"
     assert session.call("price_sft", "t4-small")[0] == 0.4
     for wrong in (float("nan"), -1, None, "1"):
         with pytest.raises(gr.Error, match="The price must be in dollars an hour"):

@@ -1,0 +1,115 @@
+"""The bytes of a file: unpacked, in lines and chunks of bounded size, and never more than can be meant."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import IO
+
+from annotation.records import UserError
+from annotation.translation import _
+
+MEGABYTE = 1024 * 1024
+# One line and one element of a JSON list may be this long; what is longer is never loaded.
+MAXIMUM_LINE = 16 * MEGABYTE
+
+# What a file may come to once it is unpacked: a bomb of zeros ends here.
+MAXIMUM_BYTES = 8 * 1024 * MEGABYTE
+
+CHUNK = MEGABYTE
+
+GZIP = b"\x1f\x8b"
+
+
+class Stream:
+    """The bytes of a text file, unpacked if it is gzip; lines and chunks of bounded size, and how far it has got."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name = name
+        self.given = 0
+        try:
+            self.file = path.open("rb")
+            self.size = os.fstat(self.file.fileno()).st_size
+            packed = self.file.peek(2)[:2] == GZIP
+        except OSError as error:
+            raise UserError(
+                _("{name} can't be read ({strerror}).").format(name=name, strerror=error.strerror)
+            ) from error
+        self.bytes: IO[bytes] = gzip.GzipFile(fileobj=self.file) if packed else self.file  # type: ignore[assignment]
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+
+    def share(self) -> float:
+        """How much of the file has been read, from 0 to 1."""
+        return 1.0 if self.file.closed else min(1.0, self.file.tell() / max(self.size, 1))
+
+    def read(self, size: int) -> bytes:
+        """Up to so many bytes. Raises UserError for a damaged file or one that unpacks to too much."""
+        return self.counted(lambda: self.bytes.read(size))
+
+    def counted(self, read: Callable[[], bytes]) -> bytes:
+        """Read, and keep count of what came out."""
+        try:
+            chunk = read()
+        except (EOFError, zlib.error, OSError) as error:
+            raise UserError(
+                _("{name} is damaged after {given:,} bytes ({error}). Nothing was imported.").format(
+                    name=self.name, given=self.given, error=error
+                )
+            ) from error
+        self.given += len(chunk)
+        if self.given > MAXIMUM_BYTES:
+            limit = MAXIMUM_BYTES // (1024 * MEGABYTE)
+            raise UserError(
+                _("{name} holds more than {limit} GB of text. Split it into smaller files.").format(
+                    name=self.name, limit=limit
+                )
+            )
+        return chunk
+
+    def lines(self) -> Iterator[tuple[int, bytes, bool]]:
+        """Each line with the offset where it starts, and whether it is whole: of one too long only a piece is given."""
+        while True:
+            start = self.given
+            line = self.counted(lambda: self.bytes.readline(MAXIMUM_LINE))
+            if not line:
+                return
+            whole = line.endswith(b"\n") or len(line) < MAXIMUM_LINE
+            if not whole:
+                rest = line
+                while rest and not rest.endswith(b"\n"):
+                    rest = self.counted(lambda: self.bytes.readline(CHUNK))
+                line = line[:100]
+            yield start, line, whole
+
+
+def wrong_byte(error: UnicodeDecodeError, start: int = 0) -> str:
+    """Which byte is not UTF-8, counted from the start of the file, and what helps."""
+    return _(
+        "byte 0x{byte:02X} at offset {start:,} of the file is not UTF-8. Save the file as UTF-8; no other encoding is "
+        "guessed."
+    ).format(byte=error.object[error.start], start=start + error.start)
+
+
+def file_sha256(path: Path, name: str) -> str:
+    """The checksum of a file, read in pieces."""
+    digest = sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise UserError(
+            _("{name} can't be read any more ({strerror}). Nothing was imported.").format(
+                name=name, strerror=error.strerror
+            )
+        ) from error
+    return digest.hexdigest()

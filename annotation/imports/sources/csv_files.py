@@ -1,0 +1,145 @@
+"""CSV files: rows under a header, whatever stands between the fields; and our own exports."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from annotation.exports.formats import unescape_cell, unflattened
+from annotation.imports.sources.byte_stream import MAXIMUM_LINE, MEGABYTE, Stream, wrong_byte
+from annotation.imports.sources.raw_rows import BadRow, RawRow, SourceRow, refuse_columns
+from annotation.records import UserError
+from annotation.translation import _, ngettext
+
+# One field may have so many characters; what is longer is never loaded.
+MAXIMUM_FIELD = 1_000_000
+
+# A CSV file with these columns is an export of ours, in which `formats.escape_cell` has defused formulas.
+OUR_CSV = {"judgement_id", "comparison_id", "prompt_id", "shown_order", "guidelines_version"}
+
+
+class CsvLines:
+    """The lines of a CSV file as text for `csv.reader`, remembering bytes that are not UTF-8 and where a row began."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.wrong = ""
+
+    def __iter__(self) -> Iterator[str]:
+        for start, line, whole in self.stream.lines():
+            if not whole:
+                limit = MAXIMUM_LINE // MEGABYTE
+                raise UserError(
+                    _(
+                        "{name} has a line of more than {limit} MB at offset {start:,}. It is no CSV, or a "
+                        "quote is not closed. Nothing was imported."
+                    ).format(name=self.stream.name, limit=limit, start=start)
+                )
+            if start == 0:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                self.wrong = self.wrong or wrong_byte(error, start)
+                yield line.decode("utf-8", "replace")
+
+    def wrong_byte(self) -> str:
+        """The first wrong byte since the last call, in words; empty if there was none."""
+        wrong, self.wrong = self.wrong, ""
+        return wrong
+
+
+def csv_rows(stream: Stream, likely: str = ",;\t") -> Iterator[RawRow]:
+    """The rows of a CSV file under its header, which tells what is between the fields, `likely` ones first.
+
+    A row that does not fit the header is a bad row.
+    """
+    csv.field_size_limit(MAXIMUM_FIELD)
+    lines = CsvLines(stream)
+    source = iter(lines)
+    first = next((line for line in source if line.strip()), "")
+    told = re.fullmatch(r"sep=(.)", first.strip("\r\n"))  # how Excel is told what separates the fields
+    if told:
+        first = next((line for line in source if line.strip()), "")
+    if re.search(r"\r[^\r\n]", first):
+        raise UserError(
+            _("{name} ends its lines as old Macs do, with CR alone. Save it with LF or CRLF.").format(name=stream.name)
+        )
+    delimiter = told[1] if told else delimiter_of(first, likely)
+    reader = csv.reader(chain_first(first, source), delimiter=delimiter, strict=True)
+    header = read_header(stream.name, reader, lines)
+    ours = OUR_CSV.issubset(header)
+    number = 1
+    while True:
+        number += 1
+        before = reader.line_num
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if reader.line_num > before + 1 or "end of data" in str(error):
+                raise UserError(
+                    _(
+                        "{name}: a quote that opens in row {number:,} (line {before:,}) is not closed, or its "
+                        "field is longer than {maximum_field:,} characters. Nothing was imported."
+                    ).format(name=stream.name, number=number, before=before + 1, maximum_field=MAXIMUM_FIELD)
+                ) from error
+            lines.wrong_byte()
+            yield BadRow(number, _("the row is not CSV: {error}").format(error=error))
+            continue
+        wrong = lines.wrong_byte()
+        if wrong:
+            yield BadRow(number, wrong)
+        elif len(cells) == len(header):
+            values = dict(zip(header, cells, strict=True))
+            yield our_row(number, values) if ours else SourceRow(number, values)
+        elif cells:
+            fields = ngettext(
+                "the row has {count} field, but the header has {heads}",
+                "the row has {count} fields, but the header has {heads}",
+                len(cells),
+            )
+            yield BadRow(number, fields.format(count=len(cells), heads=len(header)))
+
+
+def our_row(number: int, cells: Mapping[str, str]) -> RawRow:
+    """A row of our own export."""
+    try:
+        return SourceRow(number, unflattened({name: unescape_cell(text) for name, text in cells.items()}))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return BadRow(
+            number, _("the row was changed since Prefloop exported it: a conversation, ranking or order is damaged")
+        )
+
+
+def chain_first(first: str, rest: Iterable[str]) -> Iterator[str]:
+    """A line that has been looked at, and those after it."""
+    if first:
+        yield first
+    yield from rest
+
+
+def delimiter_of(header: str, likely: str) -> str:
+    """What separates the fields: of the likely ones that which the header has most of; a tab, if likeliest, any of."""
+    unquoted = re.sub(r'"[^"]*"', "", header)
+    return "\t" if likely[0] == "\t" and "\t" in unquoted else max(likely, key=unquoted.count)
+
+
+def read_header(name: str, reader: Iterator[list[str]], lines: CsvLines) -> list[str]:
+    """The column names. Raises UserError for a header that can't be one."""
+    try:
+        header = [cell.strip() or f"column {place}" for place, cell in enumerate(next(reader, []), 1)]
+    except csv.Error as error:
+        raise UserError(
+            _("The header of {name} can't be read as CSV: {error}.").format(name=name, error=error)
+        ) from error
+    wrong = lines.wrong_byte()
+    if wrong:
+        raise UserError(f"{name}: {wrong}")
+    if not header:
+        raise UserError(_("{name} is empty: there is no header and no row. Nothing was imported.").format(name=name))
+    refuse_columns(header, name)
+    return header

@@ -1,0 +1,196 @@
+"""What a file or a directory is, told by its first bytes or its name, and opened as that."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+from annotation.imports.printable import display_name
+from annotation.imports.sources import directories
+from annotation.imports.sources.arrow_files import ARROW, arrow_file
+from annotation.imports.sources.byte_stream import GZIP, Stream, file_sha256
+from annotation.imports.sources.csv_files import csv_rows
+from annotation.imports.sources.directories import choose_split
+from annotation.imports.sources.json_lines import holds_json_lines, jsonl_rows
+from annotation.imports.sources.json_lists import json_rows
+from annotation.imports.sources.parquet_files import parquet_file
+from annotation.imports.sources.raw_rows import ImportSource, RawRow
+from annotation.records import UserError
+from annotation.translation import N_, _, joined
+
+FORMATS = N_(
+    "This can be imported: CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of "
+    "a dataset."
+)
+
+ARCHIVE = b'{"format":"prefloop archive"'
+UNPACKABLE = {
+    b"PK\x03\x04": N_("{name} is a ZIP archive (an .xlsx workbook is one, too)."),
+    b"PK\x05\x06": N_("{name} is an empty ZIP archive."),
+    b"\xfd7zXZ\x00": N_("{name} is an XZ archive."),
+    b"BZh": N_("{name} is a BZIP2 archive."),
+    b"\x28\xb5\x2f\xfd": N_("{name} is a Zstandard archive."),
+    b"7z\xbc\xaf\x27\x1c": N_("{name} is a 7z archive."),
+    b"Rar!": N_("{name} is a RAR archive."),
+    b"SQLite format 3": N_("{name} is an SQLite database."),
+    b"%PDF": N_("{name} is a PDF document."),
+}
+
+
+def open_path(path: Path, split: str | None = None, config: str | None = None) -> ImportSource:
+    """What a file or a directory holds. Raises UserError where it is nothing that can be imported."""
+    name = display_name(path.name or str(path))
+    try:
+        if path.is_dir():
+            return dataset_directory(path, name, split, config)
+        if not path.exists():
+            raise UserError(
+                _("There is no file {display_name}. Check the path.").format(display_name=display_name(str(path)))
+            )
+        if not path.is_file():
+            refused = _("{name} is no ordinary file (a device or a pipe). Import a file.").format(name=name)
+            raise UserError(joined(refused, _(FORMATS)))
+        with path.open("rb") as file:
+            head = file.read(4 * 1024)
+    except OSError as error:
+        raise UserError(
+            _("{name} can't be read ({strerror}). Check the file and its permissions.").format(
+                name=name, strerror=error.strerror
+            )
+        ) from error
+    if not head:
+        raise UserError(_("{name} is empty: 0 bytes. Nothing was imported.").format(name=name))
+    if head.startswith(b"PAR1"):
+        return parquet_file(path, name)
+    if head.startswith(ARROW) or path.suffix.lower() == ".arrow":
+        return arrow_file(path, name)
+    if head.startswith(ARCHIVE):
+        raise UserError(
+            _(
+                "{name} is an archive of a whole Prefloop. It goes into a fresh data directory, on the command "
+                "line: `python -m annotation restore FILE --data DIR`. Nothing was imported."
+            ).format(name=name)
+        )
+    if head.startswith(GZIP):
+        with Stream(path, name) as stream:
+            head = stream.read(4 * 1024)
+        if head.startswith((GZIP, b"PAR1")):
+            raise UserError(
+                _("{name} is packed twice. Unpack it first; only text is read from a .gz file.").format(name=name)
+            )
+    refuse_other_formats(name, head)
+    return text_file(path, name, head)
+
+
+def refuse_other_formats(name: str, head: bytes) -> None:
+    """Raises UserError for what is known not to be importable, by its first bytes."""
+    for magic, description in UNPACKABLE.items():
+        if head.startswith(magic):
+            refused = _(description).format(name=name)
+            raise UserError(joined(refused, _("Unpack or convert it first."), _(FORMATS)))
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        refused = _("{name} is UTF-16: it begins with the bytes {hex}.").format(name=name, hex=head[:2].hex(" "))
+        raise UserError(joined(refused, _("Save the file as UTF-8; no other encoding is guessed.")))
+    if b"\x00" in head:
+        refused = _("{name} is no text: byte {at:,} is NUL.").format(name=name, at=head.index(b"\x00"))
+        raise UserError(joined(refused, _(FORMATS)))
+
+
+def text_file(path: Path, name: str, head: bytes) -> ImportSource:
+    """CSV, JSON lines or JSON, by the first character and, for CSV, by the name."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    kind = next((suffix for suffix in reversed(suffixes) if suffix not in (".gz", ".gzip")), "")
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    if kind in (".csv", ".tsv", ".tab"):
+        parse = partial(csv_rows, likely=",;\t" if kind == ".csv" else "\t,;")
+        return from_stream(path, name, "CSV", _("rows, the header is row 1, as a spreadsheet counts"), parse)
+    if kind in (".jsonl", ".ndjson") and (start != b"[" or holds_json_lines(path, name)):
+        return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
+    if start == b"[":
+        return from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
+    if start == b"{":
+        if holds_json_lines(path, name):
+            return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
+        return from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
+    if kind == ".json":
+        raise UserError(
+            _("{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.").format(name=name)
+        )
+    refused = _("{name} is of no known format. Name it after its format.").format(name=name)
+    raise UserError(joined(refused, _(FORMATS)))
+
+
+def from_stream(
+    path: Path, name: str, kind: str, counted: str, parse: Callable[[Stream], Iterator[RawRow]]
+) -> ImportSource:
+    """A text format as a source; rows() may be called again and begins anew."""
+    latest: list[Stream] = []
+
+    def rows() -> Iterator[RawRow]:
+        with Stream(path, name) as stream:
+            latest[:] = [stream]
+            yield from parse(stream)
+
+    return ImportSource(
+        name=name,
+        format=kind,
+        counted=counted,
+        rows=rows,
+        share=lambda: latest[0].share() if latest else 0.0,
+        checksum=lambda: file_sha256(path, name),
+    )
+
+
+def dataset_directory(path: Path, name: str, split: str | None, config: str | None) -> ImportSource:
+    """A directory of `save_to_disk`, or one with data files as `load_dataset` has it (our own exports are such).
+
+    The files are found and read here, never by `datasets`, which would follow all that a card names.
+    Raises UserError if it is none, or has several splits and none is chosen.
+    """
+    saved = directories.saved_splits(path)
+    if saved is not None:
+        files = saved[""] if "" in saved else saved[choose_split(name, list(saved), split)]
+        return in_turn(name, "saved dataset", path, files, [arrow_file(file, name) for file in files])
+    found = directories.find_splits(path, config)
+    files = list(found.files[choose_split(name, list(found.files), split)])
+    source = in_turn(name, "dataset directory", path, files, [open_path(file) for file in files])
+    return replace(source, unread=tuple(found.unread))
+
+
+def in_turn(
+    name: str, kind: str, directory: Path, files: Sequence[Path], parts: Sequence[ImportSource]
+) -> ImportSource:
+    """The rows of several files, one after the other, as one source."""
+    done = [0]
+
+    def rows() -> Iterator[RawRow]:
+        number = 0
+        for done[0], part in enumerate(parts):
+            for row in part.rows():
+                number += 1
+                yield replace(row, number=number)
+        done[0] = len(parts)
+
+    def share() -> float | None:
+        within = parts[done[0]].share() if done[0] < len(parts) else 0.0
+        return (done[0] + (within or 0.0)) / len(parts)
+
+    def checksum() -> str:
+        digest = sha256()
+        for file in files:
+            digest.update(f"{file.relative_to(directory).as_posix()} {file_sha256(file, name)}\n".encode())
+        return digest.hexdigest()
+
+    counted = parts[0].counted if len(parts) == 1 else _("rows from 1")
+    return ImportSource(
+        name=name,
+        format=kind,
+        counted=counted,
+        rows=parts[0].rows if len(parts) == 1 else rows,
+        share=share,
+        checksum=checksum,
+    )

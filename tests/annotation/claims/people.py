@@ -1,0 +1,57 @@
+"""What annotators do, and what is asked of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from annotation.claims import handing_out, judging, own_prompts
+from annotation.database import Database
+from annotation.records import Annotator, Claim
+from annotation.store import comparison_store, project_store
+from tests.conftest import act, make_response, seed_prompts
+
+
+def in_hand(db: Database, annotator: Annotator) -> Claim:
+    claim = handing_out.claim_next(db, annotator.id)
+    assert claim is not None
+    return claim
+
+
+def judgements(db: Database) -> list[dict[str, object]]:
+    return db.rows("SELECT * FROM judgement ORDER BY id")
+
+
+def judge_all(db: Database, annotator: Annotator, word: str = "tie") -> list[int]:
+    """Judge whatever there is for an annotator; returns the comparisons in order."""
+    served = []
+    while (claim := handing_out.claim_next(db, annotator.id)) is not None:
+        served.append(claim.comparison_id)
+        judging.judge(db, annotator.id, claim.nonce, act(word))
+    return served
+
+
+def set_project(db: Database, **changes: Any) -> None:
+    project_store.set_project(db, replace(project_store.project(db), **changes))
+
+
+def let_claims_expire(db: Database) -> None:
+    past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat(timespec="microseconds")
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET expires = ? WHERE state = 'held'", (past,))
+
+
+def run_threads(work: Callable[[], None], count: int) -> None:
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def begin(db: Database, texts: tuple[str, str] = ("", ""), asked: int | None = None) -> tuple[int, list[int]]:
+    prompt = seed_prompts(db, 1)[-1] if asked is None else own_prompts.asked(db)[0][1]
+    return comparison_store.begin_answers(db, [make_response(prompt, text) for text in texts], asked)
