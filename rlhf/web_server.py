@@ -282,6 +282,7 @@ def prepare_model(settings: Settings, db: Database, known: bool) -> str:
     if not settings.workers and recorded:
         return registry.by_revision(db, "base").base
     base = find_model(settings, known or recorded)
+    job_store.mark_lost(db)  # a check that a killed program has left would stand in the way of a changed base
     policy = base_model.register(db, base)
     for said in filter(None, (base.remark.strip(), thinking_sentence(settings.data_dir, policy))):
         print(f"{base.name}: {said}", flush=True)

@@ -125,10 +125,10 @@ NOT_WATCHED: Final[Mapping[str, str]] = {
     ),
 }
 # Settings that the program writes by itself: also which prompts were held out for a check that the loop asked for, what
-# a base's files hash to, its commit on the Hub, and how often a judge was called.
+# a base's files hash to, its template too, its commit on the Hub, and how often a judge was called.
 OWN_SETTINGS: Final = (
     *(CHOICE, SAFE_WORK, BEGINNING, access.RULES, word_index.INDEXED),
-    *("held_out_sets", "gate_sets", "base_sha256", "base_commit"),
+    *("held_out_sets", "gate_sets", "base_sha256", "base_commit", "base_content"),
 )
 # What people do beside judging: nothing in a database that a program has only just set up. What else is watched is in
 # NOT_WORK.

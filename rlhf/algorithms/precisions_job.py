@@ -7,7 +7,7 @@ token of the text; both read the same tokens. One copy of the weights is in memo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from annotation.translation import _
-from rlhf.evaluation.check_job import PLAIN_TEXT
+from rlhf.evaluation.check_job import PromptAndAnswer, plain_text
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
@@ -25,7 +25,6 @@ from rlhf.models.loading import ground_path, load_for_answering, load_tokenizer
 from rlhf.models.log_probabilities import exact_kl
 from rlhf.models.packing import pad
 from rlhf.models.registry import HeldPrecision
-from rlhf.models.tokenise import text_ids
 from rlhf.submission.precisions_spec import PrecisionGap, PrecisionsSpec
 
 # Scores kept of the one precision while the other is loaded: a quarter of a gigabyte in float32.
@@ -37,7 +36,7 @@ def run(run: Run, spec: PrecisionsSpec) -> dict[str, Any]:
     base = ready(run.data_dir, spec.model)
     policy = registry.by_revision(run.db, spec.revision)
     path = ground_path(run.db, run.data_dir, base.path, policy.lies_on)
-    sequences = token_ids(load_tokenizer(base.path))
+    sequences = plain_text(load_tokenizer(base.path)).paragraphs
     run.report(0, 2, {}, _("It reads in {precision}.").format(precision=spec.other))
     trained, labels = [], []
     for logits_NV, labels_N in read(path, spec.other, sequences):
@@ -67,19 +66,13 @@ def run(run: Run, spec: PrecisionsSpec) -> dict[str, Any]:
     }
 
 
-def token_ids(tokenizer: Any) -> list[list[int]]:
-    """The paragraphs of the text, each after the end-of-text token, so that its first word counts too."""
-    paragraphs = [text.strip() for text in PLAIN_TEXT.read_text("utf-8").split("\n\n") if text.strip()]
-    return [[tokenizer.eos_token_id, *text_ids(tokenizer, text)] for text in paragraphs]
-
-
 @torch.no_grad()
-def read(path: Path, precision: HeldPrecision, sequences: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+def read(path: Path, precision: HeldPrecision, sequences: Sequence[PromptAndAnswer]) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (N, V) before each token of each sequence, by a float32 head, and the tokens (N,), off the GPU."""
     model = load_for_answering(path, precision)
     head = head_of(model, float32=True)
-    for ids in sequences:
-        ids_1T, attention_1T, completion_1T = (part.to(model.device) for part in pad([(ids[:1], ids[1:])], 0))
+    for sequence in sequences:
+        ids_1T, attention_1T, completion_1T = (part.to(model.device) for part in pad([sequence], 0))
         states = completions(model, ids_1T, attention_1T, completion_1T, packed=False)
         yield head.logits(states.before_NH).cpu(), states.labels_N.cpu()
 

@@ -175,7 +175,7 @@ def inputs_of(run: Run, spec: CheckSpec, models: LoadedPolicies, candidate: Poli
         apart=apart,
         rendered_apart=rendered_apart,
         probes=tokenise_probes(models),
-        plain=plain_text(models),
+        plain=plain_text(models.tokenizer),
     )
 
 
@@ -496,11 +496,11 @@ def implicit_accuracy(
 ) -> ImplicitAccuracy:
     """How often the candidate's implicit reward prefers the answer that annotators preferred, with its interval.
 
-    The reward is beta times a log-ratio (Rafailov et al. 2023, equation 5), and which of two is larger beta does not
-    change. The pairs of one comparison stand or fall together, so each comparison counts once, with the share that is
-    right.
+    The reward is beta times a log-ratio (Rafailov et al. 2023, equation 5), a token where its training took it so, and
+    which of two is larger beta does not change. The pairs of one comparison stand or fall together, so each comparison
+    counts once, with the share that is right.
     """
-    reference, max_length = training_terms(progress, candidate)
+    reference, max_length, per_token = training_terms(progress, candidate)
     pairs, left_out = tokenise_pairs(models.tokenizer, rows, max_length)
     sides = [[(tuple(pair["prompt_ids"]), tuple(pair[f"{side}_ids"])) for side in ("chosen", "rejected")]
              for pair in pairs]  # fmt: skip
@@ -509,7 +509,8 @@ def implicit_accuracy(
     for places in passes_of(models.use(candidate), different):
         batch = [different[place] for place in places]
         own_B, reference_B = (summed_logps(models, policy, batch) for policy in (candidate, reference))
-        gained |= zip(batch, (own_B - reference_B).tolist(), strict=True)
+        lengths = [max(len(ids), 1) if per_token else 1 for _prompt, ids in batch]
+        gained |= zip(batch, ((own_B - reference_B) / own_B.new_tensor(lengths)).tolist(), strict=True)
         progress.advance(len(rows) * len(batch) // len(different), _("implicit reward on held-out judgements"))
     scores: dict[int, list[float]] = {}
     for pair, both in zip(pairs, sides, strict=True):
@@ -530,17 +531,18 @@ def summed_logps(models: LoadedPolicies, policy: Policy, sequences: Sequence[Pro
     return sum_by_row(token_logps(states.before_NH, head, states.labels_N), states.rows_N, len(sequences))
 
 
-def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, int]:
-    """The reference policy, in the candidate's precision, and the length limit that the candidate was trained with."""
+def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, int, bool]:
+    """The reference policy, in the candidate's precision, the length limit that the candidate was trained with, and
+    whether its rewards are per token."""
     db = progress.run.db
     ground = registry.own_ground(db, candidate)
     spec = None if candidate.job_id is None else job_store.get(db, candidate.job_id).spec
     to = spec.implicit_reference() if isinstance(spec, TrainingSpec) else None
     if not isinstance(spec, TrainingSpec) or to is None:
-        return ground, TrainingSpec.max_length
+        return ground, TrainingSpec.max_length, False
     if to == "parent" or spec.method == "full":
-        return replace(registry.by_revision(db, spec.parent), precision=candidate.precision), spec.max_length
-    return ground, spec.max_length
+        ground = replace(registry.by_revision(db, spec.parent), precision=candidate.precision)
+    return ground, spec.max_length, spec.rewards_per_token()
 
 
 def summarise(policy: Policy, answers: Sequence[CheckedAnswer], names: tuple[str, str]) -> AnswerFigures:
@@ -630,11 +632,15 @@ class PlainText:
         return sha256(json.dumps([READING, self.paragraphs]).encode()).hexdigest()
 
 
-def plain_text(models: LoadedPolicies) -> PlainText:
-    """The fixed text; each paragraph comes after the end-of-text token, so that its first word counts too."""
+def plain_text(tokenizer: Any) -> PlainText:
+    """The fixed text; each paragraph comes after a token, so that its first word counts too.
+
+    After the one that begins a text where the tokenizer puts one there, else after the one that ends a text.
+    """
     paragraphs = filter(None, (text.strip() for text in PLAIN_TEXT.read_text("utf-8").split("\n\n")))
-    end = (models.tokenizer.eos_token_id,)
-    return PlainText([(end, tuple(text_ids(models.tokenizer, text))) for text in paragraphs])
+    begun = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    before = (tokenizer.bos_token_id if begun else tokenizer.eos_token_id,)
+    return PlainText([(before, tuple(text_ids(tokenizer, text))) for text in paragraphs])
 
 
 def perplexity(models: LoadedPolicies, policy: Policy, text: PlainText) -> float:
@@ -643,7 +649,7 @@ def perplexity(models: LoadedPolicies, policy: Policy, text: PlainText) -> float
         if before.perplexity is not None and before.perplexity_of == text.name:
             return before.perplexity
     logps_B = summed_logps(models, policy, text.paragraphs)
-    return math.exp(-float(logps_B.sum()) / sum(len(ids) for _end, ids in text.paragraphs))
+    return math.exp(-float(logps_B.sum()) / sum(len(ids) for _before, ids in text.paragraphs))
 
 
 def ask_probes(

@@ -353,7 +353,7 @@ def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> C
                (SELECT max(version) FROM rubric) AS rubric,
                (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out,
                (SELECT precision || coalesce(thinking, '') FROM model WHERE algorithm = 'base') AS answers,
-               (SELECT value FROM setting WHERE key = 'base_commit') AS base_commit"""
+               (SELECT value FROM setting WHERE key = 'thinking_changes') AS changes"""
     )
     found = _cache.get(db)
     if found is None or found[0] != stamp:

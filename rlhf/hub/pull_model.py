@@ -19,11 +19,11 @@ from annotation.hub_client import Hub
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms.model_card import BASE_SHA256, FACTS, public_name
-from rlhf.hub.push_model import ADAPTER, CARD, WHOLE, base_sha256
+from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.jobs.descriptions import Made
 from rlhf.models import base_model, registry
-from rlhf.models.base_model import BaseModel
+from rlhf.models.base_model import BaseModel, base_sha256
 from rlhf.models.chat_template import (
     ANSWER,
     ASKED,

@@ -21,7 +21,7 @@ from annotation.exports.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_t
 from annotation.exports.formats import check_licence, is_licence
 from annotation.hub_client import Hub, RepoKind
 from annotation.records import UserError
-from annotation.store import judgement_store, setting_store
+from annotation.store import judgement_store
 from annotation.translation import N_, _
 from rlhf.algorithms.model_card import (
     EMBEDDED_HUB_NAME,
@@ -38,10 +38,10 @@ from rlhf.evaluation import win_rates
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
-from rlhf.jobs.artifacts import file_sha256, verify_directory
+from rlhf.jobs.artifacts import verify_directory
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
-from rlhf.models.base_model import EMBEDDED_NAME, on_this_machine
+from rlhf.models.base_model import EMBEDDED_NAME, base_sha256
 from rlhf.models.registry import Policy
 
 # What may go up, by form. Never training_args.bin, an optimiser's state, or what a job says of itself (prefloop.json).
@@ -52,8 +52,6 @@ WHOLE: Final = (
     *("merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja"),
 )
 CARD: Final = "README.md"
-# The setting that keeps the hash of the base's weights, with the files' sizes and times.
-HASHED: Final = "base_sha256"
 # The tag by which the cards of what comes from here can be told.
 PROGRAM: Final = "prefloop"
 SHA256_DIGITS: Final = 64
@@ -262,27 +260,6 @@ def licence_of(hub: Hub, address: Address, kind: RepoKind = "model") -> str:
         raise
     said = (data or {}).get("license")
     return said if isinstance(said, str) and is_licence(said) else ""
-
-
-def base_sha256(db: Database, data_dir: Path, base: str, earlier: bool = False) -> str:
-    """What tells a base's weights from others of its name: a hash of the sha256 of each of its files of weights.
-
-    Empty where they are not on this machine, and of the embedded model, whose package has one version, while its
-    weights are written here. Computed once; a base of 14 GB takes about half a minute. A second form of the weights,
-    which is not fetched any more, counts only as `earlier` cards have it.
-    """
-    found = None if base == EMBEDDED_NAME else on_this_machine(data_dir, base)
-    weights = [] if found is None else sorted(found.glob("*.safetensors"))
-    files = [file for file in weights if earlier or not file.name.startswith("consolidated")]
-    if not files:
-        return ""
-    mark = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    known = setting_store.setting(db, HASHED, {})
-    if known.get("files") != mark:
-        lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
-        known = {"files": mark, "sha256": sha256(lines.encode()).hexdigest()}
-        setting_store.set_setting(db, HASHED, known)
-    return str(known["sha256"])
 
 
 # ------------------------------------------------------------------------------------------------- what the record says

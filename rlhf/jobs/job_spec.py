@@ -361,6 +361,10 @@ class TrainingSpec(JobSpec):
         """What its implicit rewards are log-ratios to; None where its loss has none."""
         return None
 
+    def rewards_per_token(self) -> bool:
+        """Whether its implicit rewards are log-ratios averaged over an answer's tokens, not summed."""
+        return False
+
     # ---------------------------------------------------------------------------------------------------------- data
     def rows(self, db: Database) -> Rows:
         """The rows of today that it trains on and is checked with. Raises UserError where there can be none."""

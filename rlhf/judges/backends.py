@@ -39,7 +39,7 @@ from rlhf.judges.verdicts import (
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, head_of, inner_model
-from rlhf.models.loading import LoadedPolicies, ground_key, ground_path, load_for_answering
+from rlhf.models.loading import LoadedPolicies, ground_key, ground_path, load_for_answering, put_weights
 from rlhf.models.packing import pad
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenise import answer_ids, text_ids
@@ -196,7 +196,7 @@ class RewardScorer:
     spent = ""
 
     def __init__(self, run: Run, revision: str, base_path: Path) -> None:
-        from peft import get_peft_model, set_peft_model_state_dict
+        from peft import get_peft_model
 
         policy = registry.by_revision(run.db, revision)
         if policy.kind != "reward-model":
@@ -212,7 +212,7 @@ class RewardScorer:
         config = copy(self.reward.config)
         config.base_model_name_or_path = None  # or PEFT warns that the base has another name where it lies here
         self.model = get_peft_model(ground, config, adapter_name="reward")
-        set_peft_model_state_dict(self.model, self.reward.weights, adapter_name="reward")
+        put_weights(self.model, self.reward.weights, "reward", policy.revision)
         self.model.eval()
 
     @property

@@ -7,7 +7,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import cast, get_args
@@ -20,6 +22,7 @@ from annotation.environment import child_environment
 from annotation.records import UserError
 from annotation.store import setting_store
 from annotation.translation import N_, _
+from rlhf.jobs.artifacts import file_sha256
 from rlhf.models import chat_template, memory, registry
 from rlhf.models.chat_template import (
     ANSWER,
@@ -49,6 +52,10 @@ BYTES: Mapping[HeldPrecision, int] = {"bf16": 2, "fp32": 4}
 FOUR_BITS = N_("4 bits")
 # The setting that says at which commit a name on the Hub is the base, by that name.
 BASE_COMMIT = "base_commit"
+# The setting that keeps what tells the base's template and weights from others of its name, by that name.
+BASE_CONTENT = "base_content"
+# The setting that keeps the hash of the base's weights, with the files' sizes and times.
+HASHED = "base_sha256"
 # What a template is given to see whether it takes system messages.
 SYSTEM = "Answer in one word."
 ROOT = Path(__file__).parents[2]
@@ -439,18 +446,24 @@ def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:
 
 # 16 bits where they take no more of the memory: training, its activations and a second policy want the rest.
 SHARE_OF_MEMORY = 0.25
+# NF4 costs quality, so it is to save at least so much of the weights' bytes.
+NF4_SAVES = 0.5
 
 
 def precision_by_need(directory: Path, machine: Machine) -> HeldPrecision:
     """The precision in which this machine should hold a model: 16 bits where they fit into a quarter of its memory.
 
-    32 where it does not compute in 16, NF4 where neither fits. What is quantised already is held as it is stored.
+    32 where it does not compute in 16, NF4 where neither fits, unless that saves too little: of experts, embeddings
+    nothing. What is quantised already is held as it is stored.
     """
     plain: HeldPrecision = "bf16" if machine.bf16 else "fp32"
     how = quantisation(directory)
     if how:
         return "nf4" if how == FOUR_BITS else plain
-    return plain if bytes_in(directory, plain) <= SHARE_OF_MEMORY * machine.total else "nf4"
+    if bytes_in(directory, plain) <= SHARE_OF_MEMORY * machine.total:
+        return plain
+    shapes = {name: tensor.shape for name, tensor in check_weights(directory).items()}
+    return "nf4" if memory.share_in_nf4(shapes, BYTES[plain]) <= 1 - NF4_SAVES else plain
 
 
 def bytes_in(directory: Path, plain: HeldPrecision) -> int:
@@ -477,18 +490,61 @@ def register(db: Database, base: BaseModel) -> Policy:
 
 
 def pin(db: Database, base: BaseModel) -> None:
-    """Keep at which commit a name on the Hub is the base: the name of its directory in the cache.
+    """Keep at which commit a name on the Hub is the base, the name of its directory in the cache, and what is in it.
 
-    At another one than before all policies answer otherwise. Raises UserError then while a check or a judge runs.
+    At another one than before, or with another chat template or other weights, all policies answer otherwise. Raises
+    UserError then while a check or a judge runs.
     """
     commit = {base.name: base.path.name}
     of_hub = base.path.parent.name == "snapshots" and not Path(base.name).is_absolute()
+    content = {base.name: [template_sha256(base.path), "" if of_hub else base_sha256(db, db.path.parent, base.name)]}
     with db.transaction():
-        before = setting_store.setting(db, BASE_COMMIT, {})
+        before, known = setting_store.setting(db, BASE_COMMIT, {}), setting_store.setting(db, BASE_CONTENT, {})
         if of_hub and before != commit:
             setting_store.set_setting(db, BASE_COMMIT, commit)
-            if base.name in before:
-                registry.answer_otherwise(db)
+        if known != content:
+            setting_store.set_setting(db, BASE_CONTENT, content)
+        moved = of_hub and before.get(base.name, base.path.name) != base.path.name
+        changed = known.get(base.name, content[base.name]) != content[base.name]
+        if moved or changed:
+            registry.answer_otherwise(db)
+    if changed and not moved:
+        print(
+            _(
+                "{name}: its chat template or its weights are others than before. Check its policies again, and let "
+                "judges that run on it judge again what people have judged: what both have said so far decides nothing "
+                "any more."
+            ).format(name=base.name),
+            flush=True,
+        )
+
+
+def template_sha256(directory: Path) -> str:
+    """What tells a model's chat template from others; empty where it has none."""
+    with suppress(UserError):
+        return sha256(read_format(directory).template.encode()).hexdigest()
+    return ""
+
+
+def base_sha256(db: Database, data_dir: Path, base: str, earlier: bool = False) -> str:
+    """What tells a base's weights from others of its name: a hash of the sha256 of each of its files of weights.
+
+    Empty where they are not on this machine, and of the embedded model, whose package has one version, while its
+    weights are written here. Computed once; a base of 14 GB takes about half a minute. A second form of the weights,
+    which is not fetched any more, counts only as `earlier` cards have it.
+    """
+    found = None if base == EMBEDDED_NAME else on_this_machine(data_dir, base)
+    weights = [] if found is None else sorted(found.glob("*.safetensors"))
+    files = [file for file in weights if earlier or not file.name.startswith("consolidated")]
+    if not files:
+        return ""
+    mark = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    known = setting_store.setting(db, HASHED, {})
+    if known.get("files") != mark:
+        lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
+        known = {"files": mark, "sha256": sha256(lines.encode()).hexdigest()}
+        setting_store.set_setting(db, HASHED, known)
+    return str(known["sha256"])
 
 
 def change_precision(db: Database, precision: str, decided_by: str) -> Policy:

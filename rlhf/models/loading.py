@@ -236,21 +236,37 @@ def hold_in_float32(model: Any) -> None:
 
 
 def load_adapter(model: Any, path: Path, adapter: str = "default") -> None:
-    """Put stored weights into an adapter that the model has. Raises UserError if the shapes differ.
+    """Put stored weights into an adapter that the model has. Raises UserError if its layers or shapes differ.
 
     PEFT can't make a stored prompt-tuning adapter trainable; a fresh one that gets its weights can be.
     """
-    from peft import load_peft_weights, set_peft_model_state_dict
+    from peft import load_peft_weights
+
+    put_weights(model, load_peft_weights(str(path), device="cpu"), adapter, path.name)
+
+
+def put_weights(model: Any, weights: dict[str, torch.Tensor], adapter: str, name: str) -> None:
+    """Put weights into an adapter that the model has, all of which must be there and fit. Raises UserError."""
+    from peft import set_peft_model_state_dict
 
     try:
-        set_peft_model_state_dict(model, load_peft_weights(str(path), device="cpu"), adapter_name=adapter)
+        found = set_peft_model_state_dict(model, weights, adapter_name=adapter)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             _(
                 "The adapter {name} has another shape than the one asked for. Use its settings (lora_r, "
                 "virtual_tokens ...), or start from the base."
-            ).format(name=path.name)
+            ).format(name=name)
         ) from error
+    # Virtual tokens are put in by themselves, after the count of what fits.
+    virtual = model.peft_config[adapter].is_prompt_learning
+    for key in () if virtual else (*found.unexpected_keys, *(k for k in found.missing_keys if f".{adapter}." in k)):
+        raise UserError(
+            _(
+                "The adapter {name} is on other layers than the one asked for ({layer}). Use its settings "
+                "(lora_targets ...) on the base that it was trained on, or start from the base."
+            ).format(name=name, layer=key)
+        )
 
 
 def load_for_answering(path: Path, precision: HeldPrecision = "nf4") -> Any:

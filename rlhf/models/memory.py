@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -41,9 +42,29 @@ PACKED = ".quant_state.bitsandbytes__"
 # routers return more than their product.
 WITHOUT_ADAPTER: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"), ("out_proj",)),
-    **dict.fromkeys(("llama4", "llama4_text"), ("router",)),
-    "phimoe": ("router", "block_sparse_moe.gate"),  # in its modules and in its files
+    **dict.fromkeys(("gpt_oss", "llama4", "llama4_text"), ("router",)),
+    "qwen2_moe": ("mlp.gate",),
+    # In modules and in files.
+    "granitemoe": ("router", "router.layer"),
+    "phimoe": ("router", "block_sparse_moe.gate"),
 }
+# By the kind of model, the names in files of experts' layers that PEFT gives adapters though they are held together in
+# memory, all of one kind in one parameter, the first two in the same (peft.utils.transformers_weight_conversion): these
+# get twice the rank together. Layers of these names that are no experts' get none there, and experts of other models.
+EXPERTS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("minimax", "minimax_m2", "mixtral"), ("w1", "w3", "w2")),
+    **dict.fromkeys(
+        (
+            *("afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe"),
+            *("exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe"),
+            *("longcat_flash", "mellum", "olmoe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text"),
+            *("qwen3_omni_moe_thinker", "solar_open"),
+        ),
+        ("gate_proj", "up_proj", "down_proj"),
+    ),
+}
+# What is in the name of an expert's layer.
+OF_EXPERTS = ".experts."
 # Tables with a row for each place in a text.
 POSITIONS = ("wpe", "embed_positions", "position_embeddings")
 # What names of layers have that look at a picture or hear a sound.
@@ -109,6 +130,8 @@ class Shapes:
     """Bytes of its files, where its weights are quantised already and are loaded as they are; else 0."""
     without_adapter: tuple[str, ...] = ()
     """Names of linear layers that get no adapter."""
+    experts: tuple[str, ...] = ()
+    """Names of experts' layers that get adapters, as in `EXPERTS`."""
     positions: int = 0
     """Tokens of a text, where it has learnt its places one by one; 0 where it computes them."""
 
@@ -120,24 +143,34 @@ class Shapes:
     @cached_property
     def linear(self) -> dict[str, tuple[int, int]]:
         """(outputs, inputs) of the linear layers between the embeddings."""
-        others = (*INPUT_EMBEDDINGS, *OUTPUT_EMBEDDINGS)
-        return {
-            name: (shape[0], shape[1])
-            for name, shape in self.tensors.items()
-            if len(shape) == 2 and name.endswith(".weight") and not any(part in others for part in name.split("."))
-        }
+        return linear_in(self.tensors)
 
     @cached_property
     def adaptable(self) -> dict[str, tuple[int, int]]:
         """The linear layers that may get an adapter."""
         others = self.without_adapter
-        return {name: shape for name, shape in self.linear.items() if not any(ends(name, other) for other in others)}
+        return {
+            name: shape
+            for name, shape in self.linear.items()
+            if (name.split(".")[-2] in self.experts) == (OF_EXPERTS in name)
+            and not any(ends(name, other) for other in others)
+        }
 
     @property
     def own_head(self) -> int:
         """Parameters of an output embedding that is not the input embedding."""
         named = (name for name in self.tensors if any(part in OUTPUT_EMBEDDINGS for part in name.split(".")))
         return sum(math.prod(self.tensors[name]) for name in named)
+
+
+def linear_in(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of the linear layers between the embeddings."""
+    others = (*INPUT_EMBEDDINGS, *OUTPUT_EMBEDDINGS)
+    return {
+        name: (shape[0], shape[1])
+        for name, shape in tensors.items()
+        if len(shape) == 2 and name.endswith(".weight") and not any(part in others for part in name.split("."))
+    }
 
 
 def read_shapes(directory: Path) -> Shapes:
@@ -175,6 +208,7 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
         vocabulary=max(words, default=0) or first_of(text, "vocab_size"),
         heads=heads,
         without_adapter=WITHOUT_ADAPTER.get(str(config.get("model_type")), ()),
+        experts=EXPERTS.get(str(config.get("model_type")), ()),
         # A table may have rows besides, as OPT's has.
         positions=number_in(text, "n_positions", "max_position_embeddings") or learnt[0] if learnt else 0,
         stored=sum(file.stat().st_size for file, _ in files) if config.get("quantization_config") else 0,
@@ -260,9 +294,10 @@ def adapter_parameters(shapes: Shapes, spec: TrainingSpec) -> int:
         return 0
     if spec.method == "prompt":
         return spec.virtual_tokens * shapes.hidden
+    fused = shapes.experts[:2]
     return sum(
-        spec.lora_r * (outputs + inputs) + (outputs if spec.dora else 0)
-        for outputs, inputs in targets(shapes, spec).values()
+        spec.lora_r * (outputs * (2 if name.split(".")[-2] in fused else 1) + inputs) + (outputs if spec.dora else 0)
+        for name, (outputs, inputs) in targets(shapes, spec).items()
     )
 
 
@@ -272,6 +307,15 @@ def targets(shapes: Shapes, spec: TrainingSpec) -> dict[str, tuple[int, int]]:
     if not wanted:
         return shapes.adaptable
     return {name: shape for name, shape in shapes.adaptable.items() if any(ends(name, end) for end in wanted)}
+
+
+def adapted_experts(shapes: Shapes, spec: TrainingSpec) -> int:
+    """Parameters of one layer's experts that get adapters, in the largest layer; 0 where none do."""
+    layers = Counter[str]()
+    for name, shape in targets(shapes, spec).items() if spec.method in ("lora", "qlora") else ():
+        layer, experts, _name = name.partition(OF_EXPERTS)
+        layers[layer] += math.prod(shape) if experts else 0
+    return max(layers.values(), default=0)
 
 
 def missing_targets(shapes: Shapes, spec: TrainingSpec) -> list[str]:
@@ -406,6 +450,7 @@ def beside_activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, loa
             trained * per_state,
             _("{per_state:g} bytes for each trained weight").format(per_state=per_state),
         ),
+        experts(shapes, spec, precision),
         logits(shapes, spec, load),
         Component(
             _("Where it began"),
@@ -413,6 +458,16 @@ def beside_activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, loa
             _("at most, to measure how far the policy moves"),
         ),
     ]
+
+
+def experts(shapes: Shapes, spec: TrainingSpec, precision: str) -> Component:
+    """The experts of one layer with their adapters' updates added, as PEFT computes them, and their gradient.
+
+    Those of all layers would be kept in each forward pass if layers were not computed again (`recomputes`).
+    """
+    width = 2 if precision == "bf16" else FP32_BYTES
+    size = 2 * width * adapted_experts(shapes, spec)
+    return Component(N_("Experts with adapters"), size, _("those of one layer, and their gradient"))
 
 
 def reward_model(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
@@ -445,11 +500,22 @@ def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Compon
             shapes.total * width,
             _("{total:,} in {width} bits").format(total=shapes.total, width=8 * width),
         )
-    # Experts are held together in memory, as parameters that bitsandbytes leaves as they are.
-    packed = sum(math.prod(shape) for name, shape in shapes.linear.items() if ".experts." not in name)
+    packed = packed_in(shapes.tensors)
     rest = shapes.total - packed
     why = _("{packed:,} in 4 bits, the others ({rest:,}) in {width}").format(packed=packed, rest=rest, width=8 * width)
     return Component(N_("Frozen weights"), packed * NF4_BYTES + rest * width, why)
+
+
+def packed_in(tensors: Mapping[str, tuple[int, ...]]) -> int:
+    """Parameters that NF4 holds in 4 bits: not those of experts, which are held together in memory, as parameters that
+    bitsandbytes leaves as they are."""
+    return sum(math.prod(shape) for name, shape in linear_in(tensors).items() if OF_EXPERTS not in name)
+
+
+def share_in_nf4(tensors: Mapping[str, tuple[int, ...]], width: int) -> float:
+    """Bytes of weights in NF4 over those where each parameter takes `width`."""
+    packed, total = packed_in(tensors), sum(map(math.prod, tensors.values()))
+    return 1 - packed / total * (1 - NF4_BYTES / width)
 
 
 def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload) -> Component:
@@ -481,8 +547,11 @@ def recomputes(shapes: Shapes, spec: TrainingSpec, machine: Machine) -> bool:
     """Whether a training computes each layer again in the backward pass instead of keeping what it made.
 
     It does where the least that is computed together, a row or one item, is more than the machine's memory holds
-    beside the weights. By all the memory, not by what is free, so a run that goes on later does the same.
+    beside the weights. By all the memory, not by what is free, so a run that goes on later does the same. And where
+    experts get adapters: each row would keep them all, with their updates added.
     """
+    if adapted_experts(shapes, spec):
+        return True
     item, row = item_tokens(spec, NOTHING_KNOWN), ROW_TOKENS_GPU if machine.gpu else ROW_TOKENS
     tokens = max(item, min(row, batch_tokens(spec, NOTHING_KNOWN)))
     kept = tokens * shapes.layers * bytes_of_a_layer(shapes, spec, machine, tokens, item)
@@ -606,6 +675,7 @@ def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
         N_("Frozen weights"),
         N_("Trained weights"),
         N_("Weights in 16 bits"),
+        N_("Experts with adapters"),
         N_("Gradients"),
         N_("Optimiser state"),
     )

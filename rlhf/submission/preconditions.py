@@ -15,7 +15,7 @@ from annotation.records import UserError
 from annotation.translation import N_, _, joined
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
-from rlhf.jobs.job_spec import ATTENTION, Training, TrainingSpec
+from rlhf.jobs.job_spec import ATTENTION, Training, TrainingSpec, target_layers
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
 from rlhf.models.model_files import has_scores, is_tied, read_header
@@ -100,6 +100,24 @@ def adapter_problem(shapes: memory.Shapes, spec: TrainingSpec) -> list[str]:
                 "linear layers are {layers}. Take lora_targets 'all-linear', or 'named' with some of these in "
                 "lora_layers."
             ).format(lora_targets=spec.lora_targets, missing=", ".join(missing), layers=", ".join(layers))
+        )
+    # Experts of these kinds and their router, `gate`, are parameters, on which PEFT puts adapters of another class.
+    if shapes.experts and spec.dora:
+        names = {name.split(".")[-2] for name in memory.targets(shapes, spec)}
+        if names & {*shapes.experts, "gate"}:
+            found.append(
+                _(
+                    "DoRA can't be put on the experts of this model or on what chooses them: train without it, or "
+                    "take lora_targets 'attention'."
+                )
+            )
+    fused = [name for name in shapes.experts[:2] if name in {end.split(".")[-1] for end in target_layers(spec)}]
+    if len(fused) == 1:
+        found.append(
+            _(
+                "The experts of this model hold {first} and {second} as one layer: name both in lora_layers, or "
+                "neither."
+            ).format(first=shapes.experts[0], second=shapes.experts[1])
         )
     if spec.lora_init == "pissa":
         sides = [min(shape) for shape in memory.targets(shapes, spec).values()]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlhf.algorithms.dpo.spec import PairwiseLoss, PreferenceLoss
+from rlhf.algorithms.dpo.spec import PER_TOKEN, PairwiseLoss, PreferenceLoss
 
 
 # -------------------------------------------------------------------------------------------------- what losses ask for
@@ -63,7 +63,7 @@ def implicit_rewards(name: PreferenceLoss, answers: AnswerLogps, beta: float) ->
     length.
     """
     reward_B = implicit_reward(answers.policy_B, answers.reference_B, beta)
-    return reward_B / answers.tokens_B.clamp(min=1) if name in ("ipo", "length-normalised") else reward_B
+    return reward_B / answers.tokens_B.clamp(min=1) if name in PER_TOKEN else reward_B
 
 
 # -------------------------------------------------------------------------------------------------------- the equations

@@ -34,6 +34,8 @@ from rlhf.models.tokenise import tokenise_comparisons
 
 PairwiseLoss = Literal["ipo", "robust"]
 PreferenceLoss = Literal["sigmoid", PairwiseLoss, "length-normalised"]
+# Losses that average log-ratios over an answer's tokens.
+PER_TOKEN: tuple[PreferenceLoss, ...] = ("ipo", "length-normalised")
 # Beta by loss, with its source. IPO's log-ratios are per token too, but its loss aims at 1 / (2 beta) of them.
 BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
     "sigmoid": (0.1, N_("Rafailov et al. 2023, appendix B")),
@@ -195,7 +197,7 @@ class DPOSpec(TrainingSpec):
     accumulation: NonNegativeInt = 0
     """Forward passes in one optimiser step. Empty for as many as let one pass over the data take six steps at most:
     how far a policy moves depends on the number of steps, and it may move so far only; then every comparison is to
-    have had its say."""
+    have had its say. With fewer a run may end after six steps, before it has."""
     check: bool = True
     """Check the candidate against the serving policy when training ends."""
 
@@ -299,6 +301,10 @@ class DPOSpec(TrainingSpec):
     def implicit_reference(self) -> Reference:
         """What its loss compares the policy with."""
         return self.reference
+
+    def rewards_per_token(self) -> bool:
+        """Whether its loss orders answers by log-ratios per token."""
+        return self.loss in PER_TOKEN
 
     def rows(self, db: Database) -> Rows:
         """The pairs of today's judgements."""

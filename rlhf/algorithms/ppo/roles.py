@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from peft import get_peft_model, set_peft_model_state_dict
+from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -17,7 +17,14 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.private_members import compute_with, forget_precision
 from rlhf.algorithms.trainer import Start, passes_here
 from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
-from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_adapter, load_for_training
+from rlhf.models.loading import (
+    adapter_config,
+    dtype_of,
+    hold_in_float32,
+    load_adapter,
+    load_for_training,
+    put_weights,
+)
 from rlhf.models.log_probabilities import Head
 from rlhf.models.packing import pad
 from rlhf.models.stored_reward_model import RewardModel, scalar_head
@@ -117,5 +124,5 @@ def load_roles(spec: PPOSpec, start: Start, reward_model: RewardModel | None, pa
     if reward_model is not None:
         model.add_adapter(ADAPTERS["reward"], replace(reward_model.config))
         for role in (ADAPTERS["reward"], ADAPTERS["critic"]):
-            set_peft_model_state_dict(model, reward_model.weights, adapter_name=role)
+            put_weights(model, reward_model.weights, role, spec.reward_model)
     return Roles(spec, model.train(), reward_model, pad_id, passes_here(start.ground, spec))

@@ -346,7 +346,7 @@ class Learner:
 
     @torch.no_grad()
     def assess(self, answers: Sequence[SampledResponse]) -> list[tuple[SampledResponse, dict[str, Tensor]]]:
-        """What the roles say of a batch of answers, for `collate`."""
+        """What the roles say of a batch of answers, for `collate`. Raises UserError for a reward that is no number."""
         policy, reference = self.roles.states("policy", answers), self.roles.states("reference", answers)
         terms = losses.compare_policies(
             policy.before_NH,
@@ -357,6 +357,13 @@ class Learner:
             self.spec.sampling.temperature,
         )
         scores_B = self.score(answers).float().cpu()
+        for score in scores_B[~scores_B.isfinite()].tolist():
+            raise UserError(
+                _(
+                    "The reward model '{revision}' scores an answer of round {step} with {score}, so nothing can be "
+                    "learnt from it, at any learning rate. Train another reward model, or use precision fp32."
+                ).format(revision=self.spec.reward_model, step=self.state.step + 1, score=score)
+            )
         by_token = {
             "logps": terms.logps_N,
             "ref_logps": terms.ref_logps_N,
@@ -385,7 +392,9 @@ class Learner:
                 passes.append(torch.stack([loss, cut, value_loss, log_ratio]))
         self.leave_if_stopped()
         norms = self.move_weights()
-        everybodys = self.accelerator.gather(torch.stack(passes))
+        # Of one shape in every process, however many passes each has made.
+        own_N4 = torch.stack(passes)
+        everybodys = self.accelerator.gather(torch.cat([own_N4[:, :3].sum(0), own_N4[:, 3:].amax(0)])[None])
         policy_loss, cuts, value_loss_sum, _ = everybodys.sum(0).tolist()
         return {
             "loss/policy": policy_loss / tokens,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from annotation.records import Sampling
+from annotation.records import Sampling, UserError
+from annotation.translation import _
 
 # Of the likeliest token's probability: what less likely ones come to is a few in a thousand of a model's draws.
 PLAUSIBLE = 1e-5
@@ -45,9 +46,18 @@ class SeededSampler(LogitsProcessor):
         return perturbed_BV
 
     def perturbed(self, scores_RV: Tensor, seeds_R: Tensor) -> Tensor:
-        """Of some rows: scores with noise, of tokens that may win."""
+        """Of some rows: scores with noise, of tokens that may win. Raises UserError where scores are no numbers."""
         logits_RV = scores_RV / self.sampling.temperature
-        floor_R1 = logits_RV.amax(dim=-1, keepdim=True) + math.log(max(self.sampling.min_p, PLAUSIBLE))
+        likeliest_R1 = logits_RV.amax(dim=-1, keepdim=True)
+        if not likeliest_R1.isfinite().all():
+            raise UserError(
+                _(
+                    "What the model says of the next word are no numbers, so nothing can be drawn. Its weights are "
+                    "damaged, or too large for the precision that it is held in: hold the base in fp32, or take "
+                    "another policy."
+                )
+            )
+        floor_R1 = likeliest_R1 + math.log(max(self.sampling.min_p, PLAUSIBLE))
         rows_N, tokens_N = (logits_RV >= floor_R1).nonzero(as_tuple=True)
         logits_N = logits_RV[rows_N, tokens_N]
         perturbed_RV = torch.full_like(logits_RV, -math.inf)
@@ -58,7 +68,10 @@ class SeededSampler(LogitsProcessor):
             beyond_R = torch.full_like(seeds_R, logits_RV.shape[-1])  # the noise of a tail is that of one token more
             best_R = all_R + tail_R.clamp(min=0).log() + gumbel(seeds_R, self.step, beyond_R)
             for row in (best_R > perturbed_RV.amax(dim=-1)).nonzero().flatten().tolist():
-                tokens_N = (logits_RV[row] < floor_R1[row]).nonzero().flatten()
+                unlikely_V = (logits_RV[row] < floor_R1[row]) & (logits_RV[row] > -math.inf)
+                tokens_N = unlikely_V.nonzero().flatten()
+                if not len(tokens_N):
+                    continue  # the tail was rounding
                 noise_N = gumbel(seeds_R[row].expand_as(tokens_N), self.step, tokens_N)
                 perturbed_RV[row, tokens_N[(logits_RV[row, tokens_N] + noise_N).argmax()]] = math.inf
         return perturbed_RV

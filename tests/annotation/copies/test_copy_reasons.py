@@ -24,10 +24,9 @@ from annotation.workbench.comparison_filter import ComparisonFilter
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import held_out_sets
 from rlhf.generation.answering_spec import AnsweringSpec
-from rlhf.hub import push_model
 from rlhf.jobs import job_store, run_labels
 from rlhf.judges import judge_store
-from rlhf.models import registry
+from rlhf.models import base_model, registry
 from tests.conftest import BASE_NAME, act, seed_comparisons, seed_prompts
 from tests.machine_fixtures import ROOT
 from tests.syntax_trees import tree_of
@@ -143,7 +142,8 @@ NOT_MISSED: dict[str, Callable[[Database, Annotator], object]] = {
     "run taken up": take_job,
     "held-out prompts": lambda db, ann: setting_store.set_setting(db, held_out_sets.SETTING, [1]),
     "gate's prompts": lambda db, ann: setting_store.set_setting(db, held_out_sets.GATE_SETTING, [1]),
-    "a base's hash": lambda db, ann: setting_store.set_setting(db, push_model.HASHED, {"model.safetensors": "0"}),
+    "a base's hash": lambda db, ann: setting_store.set_setting(db, base_model.HASHED, {"model.safetensors": "0"}),
+    "a base's template": lambda db, ann: setting_store.set_setting(db, base_model.BASE_CONTENT, {"base": ["0", "0"]}),
     "a judge's calls": lambda db, ann: judge_store.count_calls(db, judge_store.judges(db)[0], 5),
 }
 

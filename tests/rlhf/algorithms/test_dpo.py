@@ -48,10 +48,13 @@ from rlhf.models import hidden_states, packing, registry
 from rlhf.models.hidden_states import head_of
 from rlhf.models.loading import (
     LoadedPolicies,
+    adapter_config,
     compute_dtype,
     load_adapter,
     load_for_answering,
+    load_plain,
     load_quantised,
+    put_weights,
 )
 from rlhf.models.registry import Policy
 from rlhf.models.tokenise import load_snapshot, of_split, tokenise_pairs
@@ -587,6 +590,22 @@ def test_a_parent_of_another_rank_is_refused_with_a_sentence(judged: Machine) ->
         judged.submit(spec)
     with pytest.raises(UserError, match="another shape"):
         load_adapter(get_peft_model(load_quantised(judged.model), lora(spec)), judged.data_dir / str(parent.path))
+
+
+@pytest.mark.parametrize("otherwise", ["renamed", "fewer", "more"])
+def test_an_adapter_that_is_not_on_the_layers_asked_for_is_refused(tiny_model: Path, otherwise: str) -> None:
+    """PEFT leaves out what fits nothing, and what is missing as it was drawn: another adapter, without a word."""
+    spec = replace(QUICK_DPO, method="lora", lora_layers="q_proj, v_proj", lora_targets="named")
+    model = get_peft_model(load_plain(tiny_model, torch.float32), adapter_config(spec, tiny_model))
+    whole = get_peft_model_state_dict(model)
+    put_weights(model, whole, "default", "a-run")
+    weights = {
+        "renamed": {name.replace(".layers.", ".blocks."): value for name, value in whole.items()},
+        "fewer": {name: value for name, value in whole.items() if "v_proj" not in name},
+        "more": {**whole, **{name.replace("q_proj", "k_proj"): value for name, value in whole.items()}},
+    }[otherwise]
+    with pytest.raises(UserError, match=r"The adapter a-run is on other layers than the one asked for \(base_model"):
+        put_weights(model, weights, "default", "a-run")
 
 
 # ----------------------------------------------------------------------------------------------------- the whole job

@@ -286,6 +286,23 @@ def test_passes_have_no_more_tokens_than_memory_holds_and_start_with_a_ratio_of_
     assert learner.passes(range(6), rollouts.answers) == [[0, 1, 2, 3], [4, 5]]
 
 
+def test_processes_tell_each_other_as_much_however_many_passes_each_has_made(ready: Machine) -> None:
+    """What processes gather must have one shape in all of them; how many passes one makes depends on its answers."""
+    learner = learner_of(ready, replace(QUICK, batch_size=4, minibatches=1))
+    rollouts = learner.roll_out()
+    _, advantages_BT, returns_BT = targets(rollouts, learner.spec, 0.1)
+    learner.optimiser.step = lambda: None
+    gather, told = learner.accelerator.gather, list[Tensor]()
+    learner.accelerator.gather = lambda tensor: (told.append(tensor), gather(tensor))[1]
+    tallies = []
+    for pass_tokens, passes in ((math.inf, 2), (1.0, 8)):
+        learner.roles.pass_tokens = pass_tokens
+        assert len(learner.passes(range(8), rollouts.answers)) == passes
+        tallies.append(learner.update(rollouts, advantages_BT, returns_BT, range(8)))
+    assert told[0].shape == told[1].shape
+    assert tallies[1] == pytest.approx(tallies[0], rel=1e-3, abs=1e-5)
+
+
 def test_a_round_whose_layers_are_computed_again_has_the_very_same_weights(ready: Machine) -> None:
     found = []
     for recompute in (False, True):
@@ -544,7 +561,8 @@ def test_prompts_without_room_for_an_answer_are_refused_in_words(ready: Machine)
         ppo.run(run, spec_of(run))
 
 
-def test_a_reward_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_is_kept(ready: Machine) -> None:
+def test_a_reward_that_is_no_number_ends_the_run_and_the_reward_model_is_named(ready: Machine) -> None:
+    """No lower learning rate mends it, so going on does not halve that; the last good checkpoint is kept."""
     calls = Counter[str]()
 
     def score(answers: Sequence[SampledResponse]) -> Tensor:
@@ -552,7 +570,26 @@ def test_a_reward_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_is
         return torch.full((len(answers),), math.nan if calls["batches"] > 8 else 1.0)  # four batches a round
 
     learner = learner_of(ready, QUICK, score)
-    with pytest.raises(UserError, match=r"not a number at step 3.*checkpoint-2, is kept"):
+    with pytest.raises(UserError, match="'reward' scores an answer of round 3 with nan") as ended:
+        learner.learn()
+    assert not isinstance(ended.value, job_store.Diverged)
+    last = checkpoints_of(learner.run) / "checkpoint-2"
+    assert (last / MANIFEST).exists()
+    assert all(value.isfinite().all() for value in load_file(last / WEIGHTS).values())
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_and_the_last_good_checkpoint_is_kept(ready: Machine) -> None:
+    learner = learner_of(ready, QUICK, length_near(8))
+    policy_pass = learner.policy_pass
+
+    def diverging(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        found = policy_pass(*arguments)
+        if learner.state.step == 2:
+            next(iter(learner.trained["policy"].values())).grad.fill_(math.nan)
+        return found
+
+    learner.policy_pass = diverging  # type: ignore[method-assign]
+    with pytest.raises(job_store.Diverged, match=r"not a number at step 3.*checkpoint-2, is kept"):
         learner.learn()
     last = checkpoints_of(learner.run) / "checkpoint-2"
     assert (last / MANIFEST).exists()

@@ -14,6 +14,8 @@ from typing import Any, Literal, cast
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
 
 from annotation.claims import handing_out, judging
 from annotation.database import Database
@@ -21,11 +23,13 @@ from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow, PromptRo
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from annotation.store import check_store, comparison_store, policy_comparisons, project_store, prompt_store
+from rlhf.algorithms.dpo.spec import DPOSpec, PreferenceLoss
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation import check_job as checking
 from rlhf.evaluation import gate_decisions, probe_scores
 from rlhf.evaluation.check_job import (
+    PromptAndAnswer,
     TokenScores,
     ask_judges,
     ask_people_instead,
@@ -33,6 +37,7 @@ from rlhf.evaluation.check_job import (
     equal_length_nll_ratio,
     implicit_accuracy,
     of_words,
+    plain_text,
     score,
     summed_logps,
     token_ids_of,
@@ -49,7 +54,8 @@ from rlhf.judges import judge_store
 from rlhf.judges.verdicts import Verdict
 from rlhf.models import hidden_states, registry
 from rlhf.models.chat_template import vocabulary_of
-from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
+from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised, load_tokenizer
+from rlhf.models.registry import Policy
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import answer_ids, load_snapshot, of_split
 from tests.conftest import BASE_NAME, make_response, seed_prompts, shown_texts
@@ -520,6 +526,20 @@ def frozen_prompts(machine: Machine, ids: Sequence[int]) -> str:
     return store_snapshot(machine.db, machine.data_dir, CountedRows(rows))
 
 
+def test_plain_text_is_read_after_the_token_that_texts_begin_with_where_there_is_one(tiny_model: Path) -> None:
+    """After the end of a turn a model expects a turn, not a text; one that puts nothing before texts is given that."""
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.bos_token = "<|endoftext|>"
+    ended = plain_text(tokenizer)
+    assert {before for before, _ids in ended.paragraphs} == {(tokenizer.eos_token_id,)}
+    begins = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = begins
+    begun = plain_text(tokenizer)
+    assert {before for before, _ids in begun.paragraphs} == {(tokenizer.bos_token_id,)}
+    assert [ids for _before, ids in begun.paragraphs] == [ids for _before, ids in ended.paragraphs]
+    assert begun.name != ended.name, "it is read anew"
+
+
 def test_perplexity_is_that_of_the_text_read_paragraph_by_paragraph(checked: Checked) -> None:
     """Without batching or packing, token by token from plain forward passes."""
     machine = checked.machine
@@ -716,6 +736,37 @@ def test_what_another_check_has_answered_meanwhile_is_not_answered_twice(
     assert waiting == []
     for revision in ("base", "dpo-1", "beside"):
         assert sorted(seen(revision)) == [*range(700, 706)]
+
+
+@pytest.mark.parametrize(("loss", "right"), [("sigmoid", 1.0), ("length-normalised", 0.0), ("ipo", 0.0)])
+def test_implicit_accuracy_orders_answers_as_the_training_did(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch, loss: PreferenceLoss, right: float
+) -> None:
+    """The longer answer gains more, but less a token."""
+    machine = checked.machine
+    models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
+    candidate = registry.by_revision(machine.db, "dpo-1")
+    trained = job_store.get(machine.db, cast(int, candidate.job_id))
+    asked = replace(trained, spec=replace(cast(DPOSpec, trained.spec), loss=loss))
+    monkeypatch.setattr(job_store, "get", lambda db, job_id: asked)
+
+    def gains(models: LoadedPolicies, policy: Policy, batch: Sequence[PromptAndAnswer]) -> Tensor:
+        return torch.tensor([len(ids) ** 0.5 if policy == candidate else 0.0 for _prompt, ids in batch])
+
+    monkeypatch.setattr(checking, "summed_logps", gains)
+    messages = ({"role": "user", "content": "Why?"},)
+    longer, shorter = FrozenAnswer(1, "sun rain stone " * 9, "stop"), FrozenAnswer(2, "sun", "stop")
+    row = PreferenceRow(
+        split="held-out",
+        messages=messages,
+        comparison=9,
+        prompt_id=1,
+        chosen=longer,
+        rejected=shorter,
+        rendered_prompt=machine.render(messages),
+    )
+    progress = checking.CheckProgress(cast(Run, QuietRun(machine.db)), 1)
+    assert implicit_accuracy(progress, models, candidate, [row]).value == right
 
 
 def test_the_pairs_of_a_ranking_are_one_observation(checked: Checked) -> None:

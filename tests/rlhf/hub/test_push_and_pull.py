@@ -39,7 +39,7 @@ from rlhf.evaluation.report import CheckReport
 from rlhf.hub import pull_model, push_dataset, push_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, file_sha256
-from rlhf.models import memory, registry
+from rlhf.models import base_model, memory, registry
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.registry import Policy
 from rlhf.models.tokenise import snapshot_content
@@ -545,7 +545,7 @@ def test_a_card_from_when_a_second_form_of_the_weights_was_counted_still_names_t
     sums = {name: sha256(text.encode()).hexdigest() for name, text in told.items()}
     db = open_database(tmp_path / "data")
     registry.ensure_base(db, str(model))
-    assert push_model.base_sha256(db, tmp_path / "data", str(model)) == sums["now"]
+    assert base_model.base_sha256(db, tmp_path / "data", str(model)) == sums["now"]
     found = pull_model.HubRevision("ann/adapter", "0" * 40, {}, {})
     for name in ("earlier", "now"):
         pull_model.check_base(db, tmp_path / "data", sums[name], found)

@@ -242,6 +242,7 @@ def test_a_local_directory_is_a_judge_of_its_own_in_the_precision_of_its_making(
     machine: Machine, tiny_judge: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By need; one that an earlier version made goes on in 4 bits, as its verdicts were given."""
+    monkeypatch.setattr(base_model, "NF4_SAVES", 0.3)  # embeddings are much of so small a model
     for total, precision in ((1e12, "bf16"), (1, "nf4")):
         asked = memory.Machine("a machine", int(total), int(total), bf16=True)
         monkeypatch.setattr(memory, "this_machine", lambda asked=asked: asked)

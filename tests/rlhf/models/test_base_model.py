@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,13 +14,13 @@ from unittest.mock import Mock
 import huggingface_hub.constants
 import psutil
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.jobs import job_table
 from annotation.records import UserError
-from annotation.store import check_store, comparison_store, policy_comparisons, project_store
+from annotation.store import check_store, comparison_store, policy_comparisons, project_store, setting_store
 from annotation.web import access
 from rlhf.__main__ import prepare
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -39,6 +40,7 @@ from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 from rlhf.submission.preflight import Preflight
 from rlhf.tabs.judges import rubric_form
+from tests.architectures import built
 from tests.conftest import act, make_response, seed_prompts
 from tests.fakes.hub_server import HubServer
 from tests.rlhf.evaluation.test_gate_decisions import finish_check, make_candidate, people_say
@@ -50,9 +52,16 @@ def with_memory(total: float, bf16: bool = True) -> Machine:
 
 
 @pytest.fixture
-def bytes_in_16_bits(tiny_model: Path) -> int:
-    """What the tiny model's weights take in 16 bits, counted one by one."""
-    return 2 * sum(weight.numel() for weight in load_file(tiny_model / "model.safetensors").values())
+def few_words(tmp_path: Path) -> Path:
+    """A model whose embeddings, which NF4 leaves as they are, are small beside its layers."""
+    built("llama", vocab_size=10).save_pretrained(tmp_path / "few-words")
+    return tmp_path / "few-words"
+
+
+@pytest.fixture
+def bytes_in_16_bits(few_words: Path) -> int:
+    """What that model's weights take in 16 bits, counted one by one."""
+    return 2 * sum(weight.numel() for weight in load_file(few_words / "model.safetensors").values())
 
 
 @pytest.mark.parametrize(
@@ -60,9 +69,19 @@ def bytes_in_16_bits(tiny_model: Path) -> int:
     [(4.01, True, "bf16"), (3.99, True, "nf4"), (8.01, False, "fp32"), (7.99, False, "nf4")],
 )
 def test_16_bits_are_chosen_where_they_fit_into_a_quarter_of_the_memory(
-    tiny_model: Path, bytes_in_16_bits: int, times: float, bf16: bool, chosen: str
+    few_words: Path, bytes_in_16_bits: int, times: float, bf16: bool, chosen: str
 ) -> None:
-    assert base_model.precision_by_need(tiny_model, with_memory(times * bytes_in_16_bits, bf16)) == chosen
+    assert base_model.precision_by_need(few_words, with_memory(times * bytes_in_16_bits, bf16)) == chosen
+
+
+def test_nf4_is_not_chosen_where_it_saves_little(tmp_path: Path) -> None:
+    """Experts stay in 16 bits all the same, so it would cost quality for nothing."""
+    tiny = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    for family, settings, chosen in (("mixtral", tiny, "bf16"), ("llama", {}, "nf4")):
+        model = built(family, **settings, vocab_size=10)
+        model.save_pretrained(tmp_path / family)
+        small = with_memory(2 * sum(weight.numel() for weight in model.parameters()))
+        assert base_model.precision_by_need(tmp_path / family, small) == chosen
 
 
 @pytest.mark.parametrize(("how", "chosen"), [({"load_in_4bit": True}, "nf4"), ({"quant_method": "gptq"}, "bf16")])
@@ -76,9 +95,9 @@ def test_what_is_stored_quantised_is_held_as_it_is(tmp_path: Path, how: dict[str
 
 
 def test_a_base_is_asked_once_and_an_earlier_data_directory_keeps_nf4(
-    tmp_path: Path, tiny_model: Path, bytes_in_16_bits: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, few_words: Path, bytes_in_16_bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = BaseModel(str(tiny_model), tiny_model)
+    base = BaseModel(str(few_words), few_words)
     for name, first, chosen in (("large", 100, "bf16"), ("small", 1, "nf4")):
         db = open_database(tmp_path / name)
         for times in (first, 101 - first):
@@ -112,10 +131,10 @@ def test_a_quantised_base_that_an_earlier_version_called_nf4_is_trained_by_lora(
 
 
 def test_a_precision_that_can_not_be_held_is_refused_and_nothing_changes(
-    tmp_path: Path, tiny_model: Path, bytes_in_16_bits: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, few_words: Path, bytes_in_16_bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db = open_database(tmp_path)
-    registry.ensure_base(db, str(tiny_model))
+    registry.ensure_base(db, str(few_words))
     monkeypatch.setattr(memory, "this_machine", lambda: with_memory(bytes_in_16_bits - 1))
     for precision, said in (("int8", "not in 'int8'"), ("bf16", "Hold it in nf4"), ("fp32", "Hold it in nf4")):
         with pytest.raises(UserError, match=said):
@@ -259,6 +278,44 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
     found = gate_decisions.findings(db, made)
     assert (found.people, found.prompts, gate_decisions.place_of(db, made)) == ((), None, 2)
     assert list(measured_before(db, base)) == []
+    db.close()
+
+
+def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_on(
+    data_dir: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its chat template or by its weights, not by the time of its files; what nobody noted before is no change."""
+    directory = shutil.copytree(tiny_model, tmp_path / "base")
+    base, db = BaseModel(str(directory), directory), open_database(data_dir)
+    registry.ensure_base(db, base.name)  # as an earlier version did
+    base_model.register(db, base)
+    made = make_candidate(db, data_dir, number=12)
+    precision = registry.by_revision(db, "base").precision
+    finish_check(db, data_dir, made, against={"revision": "base", "precision": precision})
+    people_say(db, 2, "candidate")
+    os.utime(directory / "model.safetensors")
+    base_model.register(db, base)
+    assert (gate_decisions.place_of(db, made), judge_store.open_to_people(db, made.id, 1) > 0) == (1, True)
+    decided = gate_decisions.decided(db, made)
+    assert "others than before" not in capsys.readouterr().out
+    template = directory / "chat_template.jinja"
+    template.write_text(template.read_text("utf-8").replace("assistant\n", "assistant\n\n"), "utf-8")
+    running = job_store.enqueue(db, CheckSpec(candidate=made.revision), "ann")
+    job_store.claim(db, running, "w")
+    with pytest.raises(UserError, match="A check is running"):
+        base_model.register(db, base)
+    job_table.stop(db, running, "w", "failed", "for the test")
+    base_model.register(db, base)
+    assert f"{directory}: its chat template or its weights are others than before" in capsys.readouterr().out
+    assert (gate_decisions.place_of(db, made), judge_store.open_to_people(db, made.id, 1)) == (2, 0)
+    assert gate_decisions.decided(db, made) != decided
+    changes = len(setting_store.setting(db, "thinking_changes", []))
+    weights = load_file(directory / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    for _again in range(2):
+        base_model.register(db, base)
+        assert len(setting_store.setting(db, "thinking_changes", [])) == changes + 1
     db.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -26,10 +27,11 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
+from rlhf.jobs.job_spec import JobSpec, Precision, TrainingSpec, to_json
 from rlhf.models import memory
 from rlhf.models.memory import NOTHING_KNOWN, Machine, Shapes, Workload
-from tests.architectures import built
+from rlhf.submission.preconditions import adapter_problem
+from tests.architectures import EXPERTS, built
 from tests.machine_fixtures import ROOT
 
 PROCESSOR = Machine("8 processors", 16_000_000_000, 12_000_000_000, bf16=True)
@@ -183,6 +185,104 @@ def test_layers_that_can_have_no_adapter_get_none(tmp_path: Path, family: str, l
     assert not any(memory.ends(name, left_out) for name in memory.targets(shapes, DPOSpec(method="lora")))
     named = DPOSpec(method="lora", lora_targets="named", lora_layers=f"{left_out}, o_proj")
     assert memory.missing_targets(shapes, named) == [left_out]
+
+
+SOME_LAYERS_DENSE = {**EXPERTS, "mlp_only_layers": [0]}
+# PEFT looks for the layers with twice the rank among modules only, and finds them among parameters all the same.
+RANKS_OF_PARAMETERS = pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match")
+
+
+@RANKS_OF_PARAMETERS
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("qwen3_moe", EXPERTS),
+        ("qwen3_moe", SOME_LAYERS_DENSE),
+        ("mixtral", EXPERTS),
+        ("qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 24}),
+        ("granitemoe", EXPERTS),
+        ("phimoe", EXPERTS),
+        ("gpt_oss", EXPERTS),
+    ],
+)
+def test_experts_have_the_adapters_that_peft_gives_them(tmp_path: Path, family: str, settings: dict[str, Any]) -> None:
+    """Some kinds' get them, two layers in one of twice the rank, and what is no expert's has none; others' get none."""
+    from peft import get_peft_model
+
+    from rlhf.models.loading import adapter_config
+
+    model = built(family, **settings)
+    model.save_pretrained(tmp_path)
+    shapes = memory.read_shapes(tmp_path)
+    for spec in (DPOSpec(method="lora"), DPOSpec(method="lora", lora_r=3, lora_targets="attention")):
+        adapted = get_peft_model(copy.deepcopy(model), adapter_config(spec, tmp_path))
+        found = memory.parameters(shapes, spec)
+        assert (found.trainable, found.total) == counted(adapted)
+        names = [name for name, value in adapted.named_parameters() if value.requires_grad and ".experts." in name]
+        assert bool(names) == bool(memory.adapted_experts(shapes, spec))
+
+
+@RANKS_OF_PARAMETERS
+@pytest.mark.parametrize(("family", "layers"), [("qwen3_moe", "gate_proj, q_proj"), ("mixtral", "w3")])
+def test_adapters_that_peft_refuses_on_experts_are_refused_in_words(tmp_path: Path, family: str, layers: str) -> None:
+    from peft import get_peft_model
+
+    from rlhf.models.loading import adapter_config
+
+    model = built(family, **EXPERTS)
+    model.save_pretrained(tmp_path)
+    shapes = memory.read_shapes(tmp_path)
+    plain = DPOSpec(method="lora", lora_r=4)
+    half = replace(plain, lora_targets="named", lora_layers=layers)
+    gate = replace(plain, lora_targets="named", lora_layers="gate", dora=True)
+    for spec, sentence in (
+        (replace(plain, dora=True), "DoRA can't be put on the experts"),
+        (gate, "DoRA can't be put on the experts"),
+        (half, "as one layer: name both in lora_layers"),
+    ):
+        with pytest.raises(ValueError, match=r"use_dora|without also targeting"):
+            get_peft_model(copy.deepcopy(model), adapter_config(spec, tmp_path))
+        (problem,) = adapter_problem(shapes, spec)
+        assert sentence in problem
+    both = replace(plain, lora_targets="named", lora_layers=", ".join(shapes.experts[:2]))
+    for spec in (plain, both, replace(plain, lora_targets="attention", dora=True)):
+        get_peft_model(copy.deepcopy(model), adapter_config(spec, tmp_path))
+        assert adapter_problem(shapes, spec) == []
+
+
+@RANKS_OF_PARAMETERS
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_copy_of_the_experts_is_kept_where_they_get_adapters(tmp_path: Path, precision: Precision) -> None:
+    """For each row, so layers are computed again; then it is that of one layer, and its gradient."""
+    from peft import get_peft_model
+
+    from rlhf.models.loading import adapter_config, hold_in_float32, load_for_training
+
+    built("qwen3_moe", **EXPERTS).save_pretrained(tmp_path)
+    shapes, spec = memory.read_shapes(tmp_path), SFTSpec(method="lora", precision=precision, lora_r=4)
+    model = get_peft_model(load_for_training(tmp_path, spec), adapter_config(spec, tmp_path))
+    hold_in_float32(model)
+    experts = [value for name, value in model.named_parameters() if name.endswith(("down_proj", "gate_up_proj"))]
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        of_experts = tensor.dim() == 3 and tensor.numel() in {value.numel() for value in experts}
+        if of_experts and all(tensor.data_ptr() != value.data_ptr() for value in experts):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        model(input_ids=torch.tensor([[3, 4, 5]]))
+    layer, width = memory.adapted_experts(shapes, spec), 2 if precision == "bf16" else 4
+    assert layer == 4 * 3 * 32 * 16
+    assert sum(kept.values()) == shapes.layers * layer * width
+    assert memory.recomputes(shapes, spec, PROCESSOR)
+    assert not memory.recomputes(shapes, replace(spec, lora_targets="attention"), PROCESSOR)
+    parts = {part.name: part.size for part in memory.memory(shapes, spec, PROCESSOR)}
+    assert parts["Experts with adapters"] == 2 * width * layer
 
 
 def test_experts_that_are_held_together_are_not_held_in_four_bits(tmp_path: Path) -> None:

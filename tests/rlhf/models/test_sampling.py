@@ -18,13 +18,13 @@ from transformers import GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from annotation.claims import handing_out
-from annotation.records import Response, Sampling, TokenIds
+from annotation.records import Response, Sampling, TokenIds, UserError
 from annotation.store import comparison_store, prompt_store, stock_counts
 from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import random_ids
 from rlhf.models.loading import load_for_answering, load_tokenizer
-from rlhf.models.sampling import laid_out_weights
+from rlhf.models.sampling import laid_out_weights, seeded_sampler
 from rlhf.models.sampling.drawing import Draw, StreamCallback, draw, end_token_ids, read_draw
 from rlhf.models.sampling.laid_out_weights import laid_out, to_lay_out, weights_laid_out
 from rlhf.models.sampling.prompt_cache import SPELL, RoomyLayer, padded_left, prefilled
@@ -257,6 +257,32 @@ def test_unlikely_tokens_are_drawn_as_often_as_they_should_be(monkeypatch: pytes
     assert len({token for token in first if token}) > 350
     # min_p keeps them out, however small it is.
     assert set(sampled(logits, Sampling(temperature=1.0, min_p=plausible), 4000)[0]) == {0}
+
+
+def test_where_no_token_is_unlikely_none_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the likely ones leave of 1 is rounding then, which may win; so may a tail of tokens that can't be drawn."""
+    monkeypatch.setattr(seeded_sampler, "gumbel", lambda seeds_N, step, tokens_N: 40.0 * (tokens_N == 3))
+    sampler = SeededSampler(range(64), Sampling(min_p=0.0))
+    torch.manual_seed(0)
+    scores = torch.randn(64, 3)
+    likeliest = scores.argmax(-1)
+    assert sampler(torch.zeros(64, 0), scores).argmax(-1).equal(likeliest)
+    monkeypatch.setattr(seeded_sampler, "gumbel", lambda seeds_N, step, tokens_N: 40.0 * (tokens_N == 4))
+    impossible = torch.cat([torch.full((64, 1), -math.inf), scores], dim=-1)
+    assert sampler(torch.zeros(64, 0), impossible).argmax(-1).equal(1 + likeliest)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_no_numbers_draw_nothing(wrong: float) -> None:
+    scores = torch.randn(2, 50)
+    scores[1] = wrong
+    with pytest.raises(UserError, match="no numbers"):
+        SeededSampler([1, 2], Sampling(min_p=0.1))(torch.zeros(2, 0), scores)
+    if math.isnan(wrong):
+        scores[1] = 0.0
+        scores[1, 7] = wrong
+        with pytest.raises(UserError, match="no numbers"):
+            SeededSampler([1, 2], Sampling(min_p=0.0))(torch.zeros(2, 0), scores)
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
