@@ -128,10 +128,7 @@ def prepare(data_dir: Path, model: str, anew: bool = False) -> int:
     said = f"The base model {base.name} is ready in {base.path}, held in {policy.precision}.{base.remark} {thinking}"
     print(said.rstrip())
     if before not in (base.name, base_model.pinned(data_dir, base.name)):
-        print(
-            "It is on another commit than before. Check its policies again, and let judges that run on it judge again "
-            "what people have judged: what both have said so far decides nothing any more."
-        )
+        print(f"It is on another commit than before. {base_model.OTHERWISE}")
     return 0
 
 

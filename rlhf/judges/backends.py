@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from time import monotonic
@@ -146,6 +147,9 @@ class LocalModel:
             letters_B2 = self.letter_chances(prompts)
             seconds = (monotonic() - began) / len(prompts)
             for request, ids, (first, second) in zip(batch, prompts, letters_B2.tolist(), strict=True):
+                if not isfinite(first + second):
+                    yield request, no_number(len(ids), 1)
+                    continue
                 self.said_letters.append(first + second)
                 if first + second < LEAST_LETTERS:
                     yield request, Failure(judge_store.NO_VERDICT, no_letter(first + second), len(ids), 1)
@@ -182,6 +186,15 @@ def no_letter(letters: float) -> str:
         "P(A) + P(B) of the judge's next token is {letters}: it would say something else, so its letters mean nothing. "
         "Choose another model, or a shorter and plainer rubric."
     ).format(letters=percent(letters))
+
+
+def no_number(prompt_tokens: int = 0, completion_tokens: int = 0) -> Failure:
+    """That a judgement is no number, or none that is finite."""
+    said = _(
+        "What the judge computes is no number: its weights are damaged, or too large for the precision in which it is "
+        "held. Choose another model."
+    )
+    return Failure(judge_store.NO_VERDICT, said, prompt_tokens, completion_tokens)
 
 
 def choice_of(chance: float) -> Choice:
@@ -234,6 +247,9 @@ class RewardScorer:
                     yield request, Failure(TOO_LONG, str(error))
                     continue
             first, second = (known[comparison.id][place] for place in request.pair)
+            if not isfinite(first - second):
+                yield request, no_number()
+                continue
             chance = self.reward.scale.chance(first, second)
             yield (
                 request,

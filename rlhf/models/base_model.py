@@ -56,6 +56,13 @@ BASE_COMMIT = "base_commit"
 BASE_CONTENT = "base_content"
 # The setting that keeps the hash of the base's weights, with the files' sizes and times.
 HASHED = "base_sha256"
+# Files of so many bytes and more are not read for their hash without a word.
+LONG_TO_READ = 2_000_000_000
+# What follows from a change of the base.
+OTHERWISE = N_(
+    "Check its policies again, and let judges that run on it judge again what people have judged: what both have said "
+    "so far decides nothing any more."
+)
 # What a template is given to see whether it takes system messages.
 SYSTEM = "Answer in one word."
 ROOT = Path(__file__).parents[2]
@@ -453,17 +460,18 @@ NF4_SAVES = 0.5
 def precision_by_need(directory: Path, machine: Machine) -> HeldPrecision:
     """The precision in which this machine should hold a model: 16 bits where they fit into a quarter of its memory.
 
-    32 where it does not compute in 16, NF4 where neither fits, unless that saves too little: of experts, embeddings
-    nothing. What is quantised already is held as it is stored.
+    32 where it does not compute in 16; NF4 where neither fits, unless that saves too little (it leaves experts and
+    embeddings as they are) and is not all that fits at all. What is quantised already is held as it is stored.
     """
     plain: HeldPrecision = "bf16" if machine.bf16 else "fp32"
     how = quantisation(directory)
     if how:
         return "nf4" if how == FOUR_BITS else plain
-    if bytes_in(directory, plain) <= SHARE_OF_MEMORY * machine.total:
+    need = bytes_in(directory, plain)
+    if need <= SHARE_OF_MEMORY * machine.total:
         return plain
-    shapes = {name: tensor.shape for name, tensor in check_weights(directory).items()}
-    return "nf4" if memory.share_in_nf4(shapes, BYTES[plain]) <= 1 - NF4_SAVES else plain
+    share = memory.share_in_nf4({name: each.shape for name, each in check_weights(directory).items()}, BYTES[plain])
+    return "nf4" if share <= 1 - NF4_SAVES or share * need <= machine.total < need else plain
 
 
 def bytes_in(directory: Path, plain: HeldPrecision) -> int:
@@ -510,11 +518,9 @@ def pin(db: Database, base: BaseModel) -> None:
             registry.answer_otherwise(db)
     if changed and not moved:
         print(
-            _(
-                "{name}: its chat template or its weights are others than before. Check its policies again, and let "
-                "judges that run on it judge again what people have judged: what both have said so far decides nothing "
-                "any more."
-            ).format(name=base.name),
+            _("{name}: its chat template or its weights are others than before. {otherwise}").format(
+                name=base.name, otherwise=_(OTHERWISE)
+            ),
             flush=True,
         )
 
@@ -541,9 +547,14 @@ def base_sha256(db: Database, data_dir: Path, base: str, earlier: bool = False) 
     mark = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     known = setting_store.setting(db, HASHED, {})
     if known.get("files") != mark:
+        size = sum(length for _name, length, _changed in mark)
+        if size >= LONG_TO_READ:
+            said = _("{base}: its weights ({size:.1f} GB) are read, to tell them from others of its name.")
+            print(said.format(base=base, size=size / memory.GB), flush=True)
         lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
         known = {"files": mark, "sha256": sha256(lines.encode()).hexdigest()}
-        setting_store.set_setting(db, HASHED, known)
+        if not earlier:
+            setting_store.set_setting(db, HASHED, known)
     return str(known["sha256"])
 
 

@@ -268,9 +268,13 @@ def answer_otherwise(db: Database) -> None:
     nor do verdicts of judges that ran on these weights. Raises UserError while a check runs, or a judge.
     """
     with db.transaction():
-        refuse_during_a_check(db)
-        if db.value("SELECT 1 FROM job WHERE kind = 'judge' AND status IN ('running', 'cancelling')"):
-            raise UserError(_("A judge is at work. Wait until it has ended, or cancel it on the Runs tab."))
+        if db.value("SELECT 1 FROM job WHERE kind IN ('check', 'judge') AND status IN ('running', 'cancelling')"):
+            raise UserError(
+                _(
+                    "The base was changed, and a check or a judge is at work. Wait until it has ended, or cancel it on "
+                    "the Runs tab. If Prefloop has just been ended, start it again in a minute."
+                )
+            )
         answer_changes.note_change_of_answers(db, None)
         policy_comparisons.withdraw_open(db)
 

@@ -18,6 +18,7 @@ from datetime import datetime, timedelta, tzinfo
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -536,7 +537,7 @@ UP = "model.layers.0.up.lora_A.weight"
 
 
 def test_a_card_from_when_a_second_form_of_the_weights_was_counted_still_names_the_same_base(
-    tiny_model: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "model")
     (model / "consolidated.safetensors").write_bytes(b"the same again")
@@ -551,6 +552,8 @@ def test_a_card_from_when_a_second_form_of_the_weights_was_counted_still_names_t
         pull_model.check_base(db, tmp_path / "data", sums[name], found)
     with pytest.raises(UserError, match="another sha256"):
         pull_model.check_base(db, tmp_path / "data", sums["another"], found)
+    monkeypatch.setattr(base_model, "file_sha256", Mock(side_effect=AssertionError("that is known")))
+    assert base_model.base_sha256(db, tmp_path / "data", str(model)) == sums["now"]
     db.close()
 
 

@@ -155,6 +155,18 @@ def test_a_local_judge_that_would_say_something_else_than_a_letter_fails_in_word
     judge_store.set_active(machine.db, "wordy", False)
 
 
+def test_a_judgement_that_is_no_number_fails(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = judge_store.by_name(machine.db, "plain")
+    bench, requests = letters_of(machine, judge, 2), requests_of(machine, judge, 1)
+    chances = torch.tensor([[torch.nan, torch.nan], [0.6, 0.3]])
+    monkeypatch.setattr(bench, "letter_chances", lambda prompts: chances)
+    (_, failure), (_, verdict) = bench.verdicts(requests)
+    assert isinstance(failure, backends.Failure)
+    assert (failure.reason, "is no number" in failure.sentence) == (judge_store.NO_VERDICT, True)
+    assert isinstance(verdict, backends.Verdict)
+    assert bench.said_letters == pytest.approx([0.9])
+
+
 def test_a_judged_text_can_not_close_a_turn_or_its_fence(machine: Machine) -> None:
     judge = judge_store.by_name(machine.db, "plain")
     bench = letters_of(machine, judge, 3)
@@ -350,6 +362,18 @@ def test_a_reward_model_scores_the_tokens_that_were_drawn(machine: Machine, rewa
     own, other = bench.scores(comparison)
     again = bench.scores(replace(comparison, token_ids=()))
     assert (own == pytest.approx(again[0], abs=1e-6), other == pytest.approx(again[1], abs=1e-6)) == (False, True)
+
+
+@pytest.mark.parametrize("score", [torch.nan, torch.inf])
+def test_a_score_that_is_no_number_gives_no_verdict(
+    machine: Machine, reward_judge: Judge, monkeypatch: pytest.MonkeyPatch, score: float
+) -> None:
+    bench = RewardScorer(run_of(machine), revision_of(reward_judge), machine.model)
+    monkeypatch.setattr(bench, "scores", lambda comparison: [score, 1.0])
+    open_some(machine, 1)
+    (_, failure), _other = bench.verdicts(requests_of(machine, reward_judge, 1))
+    assert isinstance(failure, backends.Failure)
+    assert (failure.reason, "is no number" in failure.sentence) == (judge_store.NO_VERDICT, True)
 
 
 def test_a_reward_model_never_flips_and_labels_comparisons(machine: Machine, reward_judge: Judge) -> None:

@@ -272,10 +272,10 @@ def test_a_copy_of_the_experts_is_kept_where_they_get_adapters(tmp_path: Path, p
         return tensor
 
     with (
-        torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"),
+        torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
-        model(input_ids=torch.tensor([[3, 4, 5]]))
+        model(input_ids=torch.tensor([[3, 4, 5]], device=model.device))
     layer, width = memory.adapted_experts(shapes, spec), 2 if precision == "bf16" else 4
     assert layer == 4 * 3 * 32 * 16
     assert sum(kept.values()) == shapes.layers * layer * width
