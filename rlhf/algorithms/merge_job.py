@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from rlhf.algorithms.trainer import store_made, stored_result
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
-from rlhf.models.loading import ground_path, load_tokenizer, load_whole, verified
+from rlhf.models.loading import ground_path, hung_on, load_tokenizer, load_whole, verified
 
 
 def run(run: Run, spec: MergeSpec) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def merged(ground: Path, adapter: Path, run: Run) -> tuple[Any, float | None]:
     when the job is told to stop.
     """
     plain = load_whole(ground, dtype="auto")
-    model = PeftModel.from_pretrained(plain, adapter, torch_device="cpu")
+    model = hung_on(plain, adapter, torch_device="cpu")
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     change = error = torch.zeros(())
     for done, layer in enumerate(layers):

@@ -269,6 +269,30 @@ def put_weights(model: Any, weights: dict[str, torch.Tensor], adapter: str, name
         )
 
 
+def hung_on(model: Any, path: Path, adapter: str = "default", **arguments: Any) -> Any:
+    """Weights, or a PeftModel of them, with a stored LoRA adapter. Raises UserError where some of it fits nothing.
+
+    Layers for which it has nothing compute as without it, which does no harm.
+    """
+    from peft import PeftModel
+
+    held = model
+    if not isinstance(model, PeftModel):
+        held = PeftModel.from_pretrained(model, path, adapter_name=adapter, **arguments)
+    # The first is read twice: only here PEFT says what fitted nothing.
+    for key in held.load_adapter(path, adapter_name=adapter, **arguments).unexpected_keys:
+        held.delete_adapter(adapter)
+        if held is not model:
+            held.unload()
+        raise UserError(
+            _(
+                "The adapter {name} is on layers that the weights under it have not ({layer}). Use another revision, "
+                "or the base that it was trained on."
+            ).format(name=path.name, layer=key)
+        )
+    return held
+
+
 def load_for_answering(path: Path, precision: HeldPrecision = "nf4") -> Any:
     """A model for generation and scoring, in eval mode.
 
@@ -316,16 +340,13 @@ class LoadedWeights:
         return revision in self.prompts or (self.lora is not None and revision in self.lora.peft_config)
 
     def attach(self, path: Path, revision: str) -> None:
-        """Load an adapter beside those that are loaded."""
+        """Load an adapter beside those that are loaded. Raises UserError where it fits other weights than these."""
         from peft import PeftConfig, PeftModel
 
         if PeftConfig.from_pretrained(path).is_prompt_learning:
             self.prompts[revision] = PeftModel.from_pretrained(self.model, path, adapter_name=revision).eval()
-        elif self.lora is None:
-            self.lora = PeftModel.from_pretrained(self.model, path, adapter_name=revision).eval()
         else:
-            self.lora.load_adapter(path, adapter_name=revision)
-            self.lora.eval()
+            self.lora = hung_on(self.lora or self.model, path, revision).eval()
 
     def keep_only(self, revisions: Collection[str]) -> None:
         """Forget the other adapters."""

@@ -1,0 +1,63 @@
+"""Adapters that are hung on weights to answer: what fits nothing is refused, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from annotation.records import UserError
+from rlhf.models.loading import LoadedWeights, load_plain
+
+
+@pytest.fixture
+def adapters(tiny_model: Path, tmp_path: Path) -> Path:
+    """One that fits the tiny model, also in its embeddings and output, and one on layers of other names."""
+    for name in ("whole", "elsewhere"):
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=2,
+            target_modules=["q_proj", "embed_tokens"],
+            modules_to_save=["norm"],
+            init_lora_weights=False,
+            use_dora=True,
+        )
+        get_peft_model(load_plain(tiny_model, torch.float32), config).save_pretrained(tmp_path / name)
+    file = tmp_path / "elsewhere" / "adapter_model.safetensors"
+    weights = {name.replace("q_proj", "q_projection"): value for name, value in load_file(file).items()}
+    save_file(weights, file, {"format": "pt"})
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`")
+@pytest.mark.filterwarnings("ignore:Found missing adapter keys")
+def test_an_adapter_on_layers_that_the_weights_have_not_does_not_answer_as_they_do(
+    tiny_model: Path, adapters: Path
+) -> None:
+    """PEFT leaves out what fits nothing, with a warning at most."""
+    loaded = LoadedWeights(load_plain(tiny_model, torch.float32).eval())
+
+    def logits(model: Any) -> torch.Tensor:
+        with torch.no_grad():
+            found: torch.Tensor = model(input_ids=torch.tensor([[3, 4, 5]], device=model.device)).logits
+        return found
+
+    def refuse() -> None:
+        with pytest.raises(UserError, match=r"The adapter elsewhere is on layers that .* not \(base_model.*q_projecti"):
+            loaded.attach(adapters / "elsewhere", "elsewhere")
+        assert not loaded.has("elsewhere")
+
+    plain = logits(loaded.plain())
+    for _again in range(2):
+        refuse()
+    torch.testing.assert_close(logits(loaded.plain()), plain, rtol=0, atol=0)
+    loaded.attach(adapters / "whole", "whole")
+    answering = logits(loaded.with_lora("whole"))
+    assert not torch.equal(answering, plain)
+    refuse()
+    torch.testing.assert_close(logits(loaded.with_lora("whole")), answering, rtol=0, atol=0)
+    torch.testing.assert_close(logits(loaded.plain()), plain, rtol=0, atol=0)
