@@ -547,7 +547,7 @@ def base_sha256(db: Database, data_dir: Path, base: str, earlier: bool = False) 
     mark = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     known = setting_store.setting(db, HASHED, {})
     if known.get("files") != mark:
-        size = sum(length for _name, length, _changed in mark)
+        size = sum(file.stat().st_size for file in files)
         if size >= LONG_TO_READ:
             said = _("{base}: its weights ({size:.1f} GB) are read, to tell them from others of its name.")
             print(said.format(base=base, size=size / memory.GB), flush=True)
