@@ -356,6 +356,7 @@ def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database
     [
         ("local", {"model": "base"}, registry.answer_otherwise, True),
         ("local", {"model": "base"}, lambda db: registry.set_precision(db, "bf16", "owner"), True),
+        ("local", {"model": "base"}, lambda db: registry.set_precision(db, "bf16", None), False),
         ("local", {"model": "base"}, lambda db: registry.set_thinking(db, "template"), False),
         ("reward-model", {"model": "reward"}, registry.answer_otherwise, True),
         ("reward-model", {"model": "reward"}, lambda db: registry.set_precision(db, "bf16", "owner"), False),
