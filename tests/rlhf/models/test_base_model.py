@@ -127,6 +127,7 @@ def test_a_quantised_base_that_an_earlier_version_called_nf4_is_trained_by_lora(
         (tmp_path / "config.json").write_text(json.dumps({"quantization_config": how}), "utf-8")
         spec = DPOSpec().on_weights(base_model.register(db, base).precision)
         assert (spec.method, preconditions.quantised_problem(spec, base_model.quantisation(tmp_path))) == ("lora", [])
+        assert "Prefloop" not in (registry.precision_set(db) or ()), "no weights have changed, which judges ran on"
     db.close()
 
 
@@ -141,6 +142,13 @@ def test_a_precision_that_can_not_be_held_is_refused_and_nothing_changes(
             base_model.change_precision(db, precision, "kim")
     assert (registry.serving(db).precision, registry.precision_set(db)) == ("nf4", None)
     monkeypatch.setattr(memory, "this_machine", lambda: with_memory(bytes_in_16_bits))
+    for spec, said in ((CheckSpec(candidate="dpo-1"), "A check is running"), (JudgeSpec(judge="j"), "A judge is at")):
+        at_work = job_store.enqueue(db, spec, "ann")
+        job_store.claim(db, at_work, "w")
+        with pytest.raises(UserError, match=said):
+            base_model.change_precision(db, "bf16", "kim")
+        job_table.stop(db, at_work, "w", "failed", "for the test")
+    assert (registry.serving(db).precision, registry.precision_set(db)) == ("nf4", None)
     assert base_model.change_precision(db, "bf16", "kim") == registry.serving(db)
     found = registry.precision_set(db)
     assert (registry.serving(db).precision, found and found[0]) == ("bf16", "kim")
