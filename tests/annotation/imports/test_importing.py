@@ -997,10 +997,17 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
     assert told.summary[0].startswith("7 Zeilen gelesen."), "whoever asked is told in their language"
 
 
-def test_a_run_can_be_cancelled(db: Database, importer: Importer, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def many_questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that takes a while to import."""
+    lines = (f'{{"prompt": "question {number}?"}}' for number in range(400_000))
+    return write(tmp_path_factory.mktemp("many"), list(lines))
+
+
+def test_a_run_can_be_cancelled(db: Database, importer: Importer, many_questions: Path) -> None:
     with pytest.raises(UserError, match="No import is at work"):
         importer.cancel()
-    path = str(write(tmp_path, [{"prompt": f"question {number}?"} for number in range(400_000)]))
+    path = str(many_questions)
     importer.start("import", ["--", path], [])
     wait_until("that it is under way", lambda: importer.state.progress, every=0.02)
     importer.cancel()
@@ -1013,8 +1020,8 @@ def test_a_run_can_be_cancelled(db: Database, importer: Importer, tmp_path: Path
 
 
 @pytest.mark.own_start
-def test_a_process_that_dies_is_told(db: Database, importer: Importer, tmp_path: Path) -> None:
-    path = str(write(tmp_path, [{"prompt": f"question {number}?"} for number in range(400_000)]))
+def test_a_process_that_dies_is_told(db: Database, importer: Importer, many_questions: Path) -> None:
+    path = str(many_questions)
     importer.start("import", ["--", path], [])
     wait_until("that it is under way", lambda: importer.state.progress, every=0.02)
     next(one for one in psutil.Process().children() if path in one.cmdline()).kill()
