@@ -139,8 +139,10 @@ def routed(page: Any, addresses: str, answer: Callable[[Any], object]) -> Iterat
     page.route(addresses, answer)
     asks = "fetch('is-routed').then((answer) => answer.status === 204)"
     wait_for(page, "the browser to hand its requests over", lambda: page.evaluate(asks))
-    yield
-    page.unroute(addresses)
+    try:
+        yield
+    finally:
+        page.unroute(addresses)
 
 
 @contextmanager
