@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import app
 from annotation.database import Database, open_database
 from annotation.web import access
 from rlhf.models import registry
@@ -121,6 +122,13 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def wait_for(page: Any, what: str, condition: Callable[[], Any], otherwise: Callable[[], Any] = str) -> Any:
     """As `wait_until`, while the page goes on and its requests are answered."""
     return wait_until(what, condition, otherwise=otherwise, sleep=lambda seconds: page.wait_for_timeout(1000 * seconds))
+
+
+def sign_in(context: Any, db: Database, address: str, name: str = "kim") -> None:
+    """Let a browser be signed in, without the form."""
+    person = access.read_annotator(db.rows("SELECT * FROM annotator WHERE name = ?", (name,))[0])
+    cookie = app.Settings(port=int(address.rstrip("/").rsplit(":", 1)[1])).cookie
+    context.add_cookies([{"name": cookie, "value": access.open_session(db, person), "url": address}])
 
 
 def go(page: Any, place: str) -> None:
