@@ -95,8 +95,7 @@ def pytest_collection_finish() -> None:
 
     What is loaded by now stays: the libraries ask for a garbage collection after each training, which would look
     through all of it. Pages get no FastAPI application that is not served. And clients of HTTP share what they check
-    certificates with, which nothing on loopback has. And the sample answers of trainings are short: drawing them at
-    full length is a third of what a quick training costs.
+    certificates with, which nothing on loopback has. And the sample answers of trainings are short.
     """
     gc.collect()
     gc.freeze()
@@ -107,7 +106,7 @@ def pytest_collection_finish() -> None:
     if "gradio" in sys.modules:
         fork_server.build_no_needless_applications()
     if "rlhf.algorithms.trainer" in sys.modules:
-        sys.modules["rlhf.algorithms.trainer"].SAMPLE_TOKENS = 16  # type: ignore[attr-defined]
+        fork_server.draw_short_samples()
 
 
 def pytest_unconfigure() -> None:

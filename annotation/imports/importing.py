@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from annotation.database import Database, explain_disk_errors
 from annotation.imports.commit import ImportCommit, clear_unfinished
-from annotation.imports.mapping import planning, row_readers, unclear_columns
+from annotation.imports.mapping import mapped_rows, planning, row_readers, unclear_columns
 from annotation.imports.mapping.columns import ROLES, ColumnUsage, columns_of, filled_columns, propose, with_paths
 from annotation.imports.mapping.import_plan import ImportPlan, Target, VerdictUse
 from annotation.imports.mapping.labels import Columns, UnusableRow
@@ -399,7 +399,7 @@ def summary(outcome: ImportResult, held_out_by: str) -> list[str]:
     else:
         first = _("None of them can be used.") if outcome.nothing_usable else _("Nothing new in them.")
     rest = " ".join(not_made(counts))
-    remarks = [f"{numeral(count)} × {remark}." for remark, count in counts.remarks.items()]
+    remarks = [f"{numeral(count)} × {mapped_rows.in_words(remark)}." for remark, count in counts.remarks.items()]
     held_out = [f"{held_out_sentence(counts)} {held_out_by}".strip()] if counts.prompts else []
     return [f"{read} {first.format(new=new)}", *([rest] if rest else []), *held_out, *remarks, *outcome.notes]
 

@@ -69,7 +69,7 @@ class Counts:
     skipped: int = 0
     """Rows that can't be imported."""
     remarks: dict[str, int] = field(default_factory=dict)
-    """What else is to be known, with the number of rows that it is about."""
+    """What else is to be known, as `MappedRow.remark`, with the number of rows that it is about."""
 
     @property
     def new(self) -> int:
@@ -269,7 +269,7 @@ class Staging:
                 )
         if not groups:
             for _row, _good, text in goods:
-                remark = _("good answer without a bad one to the same prompt: kept as a demonstration")
+                remark = N_("good answer without a bad one to the same prompt: kept as a demonstration")
                 self.remarks[remark] += 1
                 self.add_item("demonstration", prompt, fingerprint, [text])
             for row, _good, _text in bads:
@@ -284,7 +284,7 @@ class Staging:
             self.pair_labelled()
             judged_twice = int(self.sql.execute(COUNT_JUDGED_TWICE).fetchone()[0])
             if judged_twice:
-                self.remarks[_(JUDGED_TWICE)] += judged_twice
+                self.remarks[JUDGED_TWICE] += judged_twice
             self.sql.execute("CREATE INDEX answer_by_item ON answer (item)")
             self.sql.execute("COMMIT")
             self.database.close()

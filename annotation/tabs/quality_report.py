@@ -309,7 +309,7 @@ RELIABILITY_EXPLANATION = (
     N_(
         "Each vote weighs as much as its annotator is reliable, and each preference carries the chance that "
         "it is the wrong way round: 27% after one annotator of whom nothing is known, far less after three "
-        "who agree. The Train tab says what training does with it: nothing (Ignore), a smaller weight "
+        "who agree. What training does with it is set on the Train tab: nothing (Ignore), a smaller weight "
         "(Weight), or a loss that expects errors (Smooth). Nobody counts as worse than guessing or better "
         "than 99%."
     ),

@@ -244,10 +244,14 @@ def undo(db: Database, change_id: int, by: str) -> tuple[Change, int]:
         made = change(db, change_id)
         if made is None or made.undone_by is not None:
             raise UserError(_("This was taken back already. Nothing was changed now."))
+        # Of a withdrawal whose first part an earlier version gave back nobody knows how many that were.
+        given_back = f"{OF_CHANGE} AND state = 'released' LIMIT 1"
+        unknown = made.kind == "withdraw" and made.undone_for is None and db.value(given_back, {"change": change_id})
         count = UNDONE[made.kind](db, change_id)
-        connection.execute(
-            "UPDATE bulk_change SET undone_for = coalesce(undone_for, 0) + ? WHERE id = ?", (count, change_id)
-        )
+        if not unknown:
+            connection.execute(
+                "UPDATE bulk_change SET undone_for = coalesce(undone_for, 0) + ? WHERE id = ?", (count, change_id)
+            )
         if made.kind != "withdraw" or not db.value(f"{REST_OF_CHANGE} LIMIT 1", {"change": change_id}):
             connection.execute("UPDATE bulk_change SET undone_by = ?, undone = ? WHERE id = ?", (by, now(), change_id))
     found = change(db, change_id)

@@ -189,7 +189,8 @@ def cache_key(db: Database) -> list[int | str | None]:
                (SELECT max(e.id) FROM job JOIN event e ON e.job_id = job.id AND e.kind = 'sample'
                    WHERE job.kind IN ('judge', 'check')) AS in_vain,
                (SELECT max(version) FROM rubric) AS rubric,
-               (SELECT group_concat(value) FROM setting WHERE key LIKE 'calls of judge %' OR key = 'gate') AS setting,
+               (SELECT group_concat(value) FROM setting WHERE key LIKE 'calls of judge %'
+                   OR key IN ('gate', 'precision', 'thinking_changes')) AS setting,
                (SELECT max(id) FROM exclusion) AS exclusion, (SELECT max(annotator_id) FROM judge) AS judge,
                (SELECT sum(active) FROM judge) AS active"""
     )

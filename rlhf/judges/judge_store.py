@@ -250,18 +250,20 @@ def write_rubric(db: Database, instruction: str, principles: Sequence[str], draw
         )
 
 
-# Of a verdict `v`: that its judge runs here on the base, and gave it when other weights lay under that name or, where
-# it is the base itself, when that was held in another precision.
-ON_OTHER_WEIGHTS = """EXISTS (SELECT 1 FROM judge b JOIN model m
+# Of a verdict `v`: that its judge runs here on the base, or on an adapter that lies on it.
+ON_THE_BASE = """v.annotator_id IN (SELECT b.annotator_id FROM judge b JOIN model m
         ON m.revision = coalesce(json_extract(b.settings, '$.model'), 'base')
-    WHERE b.annotator_id = v.annotator_id AND b.backend != 'endpoint'
-      AND json_extract(b.settings, '$.directory') IS NULL AND m.form != 'full' AND m.ground_id IS NULL
-      AND (EXISTS (SELECT 1 FROM setting s, json_each(s.value) c
-              WHERE s.key = 'thinking_changes' AND json_extract(c.value, '$.told') IS NULL
-                AND v.created <= json_extract(c.value, '$.until')
-                AND v.id <= coalesce(json_extract(c.value, '$.newest.verdict'), v.id))
-          OR m.form = 'base' AND EXISTS (SELECT 1 FROM setting s
-              WHERE s.key = 'precision' AND v.created <= json_extract(s.value, '$.at'))))"""
+    WHERE b.backend != 'endpoint' AND json_extract(b.settings, '$.directory') IS NULL
+      AND m.ground_id IS NULL AND m.form {form})"""
+# And that it gave it when other weights lay under that name or, where it is the base itself, when that was held in
+# another precision. What depends on no verdict is looked up once for all.
+ON_OTHER_WEIGHTS = f"""({ON_THE_BASE.format(form="!= 'full'")} AND EXISTS (
+        WITH change AS MATERIALIZED (SELECT json_extract(c.value, '$.until') AS until,
+                json_extract(c.value, '$.newest.verdict') AS newest FROM setting s, json_each(s.value) c
+            WHERE s.key = 'thinking_changes' AND json_extract(c.value, '$.told') IS NULL)
+        SELECT 1 FROM change WHERE v.created <= until AND v.id <= coalesce(newest, v.id))
+    OR {ON_THE_BASE.format(form="= 'base'")} AND v.created <= coalesce(
+        (SELECT json_extract(value, '$.at') FROM setting WHERE key = 'precision'), ''))"""
 # That this is so, or that it goes by another version of the rubric than holds. A reward model goes by none.
 EARLIER = f"""({ON_OTHER_WEIGHTS} OR v.rubric_version IS NOT (SELECT max(version) FROM rubric)
     AND v.annotator_id NOT IN (SELECT annotator_id FROM judge WHERE backend = 'reward-model'))"""

@@ -493,7 +493,7 @@ def register(db: Database, base: BaseModel) -> Policy:
         return policy
     if policy.precision == "nf4" and quantisation(base.path) not in ("", FOUR_BITS):
         # Earlier versions called every base one in NF4; this one never was, and a method would be chosen by it.
-        return registry.set_precision(db, precision_by_need(base.path, memory.this_machine()), "Prefloop")
+        return registry.set_precision(db, precision_by_need(base.path, memory.this_machine()), None)
     return policy
 
 
@@ -559,7 +559,7 @@ def base_sha256(db: Database, data_dir: Path, base: str, earlier: bool = False) 
 
 
 def change_precision(db: Database, precision: str, decided_by: str) -> Policy:
-    """Hold the base in another precision from now on. Raises UserError where it can't be held so."""
+    """Hold the base in another precision from now on. Raises UserError where that can't be, or not now."""
     base = registry.by_revision(db, "base")
     directory = on_this_machine(db.path.parent, base.base)
     if directory is None:

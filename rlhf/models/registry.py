@@ -126,14 +126,20 @@ def ensure_base(db: Database, base: str, precision: HeldPrecision = "nf4") -> Po
 PRECISION_SETTING = "precision"
 
 
-def set_precision(db: Database, precision: HeldPrecision, decided_by: str) -> Policy:
+def set_precision(db: Database, precision: HeldPrecision, decided_by: str | None) -> Policy:
     """Hold the base in this precision from now on: it answers as another policy, so nobody is asked any more about a
-    candidate against what it was. Adapters stay on the weights that they were trained on."""
+    candidate against what it was. Adapters stay on the weights that they were trained on.
+
+    Where nobody decided it the base was held so all along and only called otherwise: what judges said on it stands.
+    Raises UserError where somebody did while a check runs, or a judge.
+    """
     with db.transaction() as connection:
         base = by_revision(db, "base")
         if base.precision != precision:
+            if decided_by is not None:
+                refuse_during_judging(db)
+                setting_store.set_setting(db, PRECISION_SETTING, {"by": decided_by, "at": now()})
             connection.execute("UPDATE model SET precision = ? WHERE id = ?", (precision, base.id))
-            setting_store.set_setting(db, PRECISION_SETTING, {"by": decided_by, "at": now()})
             policy_comparisons.withdraw_candidate(db, base.id)
     return by_revision(db, "base")
 
@@ -268,13 +274,11 @@ def answer_otherwise(db: Database) -> None:
     nor do verdicts of judges that ran on these weights. Raises UserError while a check runs, or a judge.
     """
     with db.transaction():
-        if db.value("SELECT 1 FROM job WHERE kind IN ('check', 'judge') AND status IN ('running', 'cancelling')"):
-            raise UserError(
-                _(
-                    "The base was changed, and a check or a judge is at work. Wait until it has ended, or cancel it on "
-                    "the Runs tab. If Prefloop has just been ended, start it again in a minute."
-                )
-            )
+        try:
+            refuse_during_judging(db)
+        except UserError as error:
+            said = _("{error} If Prefloop has just been ended, start it again in a minute.")
+            raise UserError(said.format(error=error)) from error
         answer_changes.note_change_of_answers(db, None)
         policy_comparisons.withdraw_open(db)
 
@@ -283,6 +287,13 @@ def refuse_during_a_check(db: Database) -> None:
     """Raises UserError while a check runs: it would measure policies before and after a change of their answers."""
     if db.value("SELECT 1 FROM job WHERE kind = 'check' AND status IN ('running', 'cancelling')"):
         raise UserError(_("A check is running. Wait until it has ended, or cancel it on the Runs tab."))
+
+
+def refuse_during_judging(db: Database) -> None:
+    """Raises UserError while a check runs, or a judge, which would go on with the weights as it began with them."""
+    refuse_during_a_check(db)
+    if db.value("SELECT 1 FROM job WHERE kind = 'judge' AND status IN ('running', 'cancelling')"):
+        raise UserError(_("A judge is at work. Wait until it has ended, or cancel it on the Runs tab."))
 
 
 def withdrawn_sentence(count: int) -> str:

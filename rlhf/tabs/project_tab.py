@@ -19,9 +19,9 @@ from rlhf.models import base_model, registry
 from rlhf.models.registry import PRECISION_WORDS
 
 EXPLANATION = N_(
-    "Used by answers, checks, and trainings whose method is left to “Automatic”. 16 bits answer best; 4 "
-    "bits (NF4) take a quarter of the memory and change the answers. Adapters stay on the weights that "
-    "they were trained on, so change it before there are any."
+    "Used by answers, checks, and trainings whose method is left to “Automatic”. In 16 bits it answers "
+    "best; 4 bits (NF4) take a quarter of the memory and change the answers. Adapters stay on the weights "
+    "that they were trained on, so change it before there are any."
 )
 THINKING: Mapping[registry.Thinking, str] = {"off": N_("No"), "template": N_("As its chat template has it")}
 

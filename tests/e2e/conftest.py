@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import app
 from annotation.database import Database, open_database
 from annotation.web import access
 from rlhf.models import registry
@@ -123,6 +124,13 @@ def wait_for(page: Any, what: str, condition: Callable[[], Any], otherwise: Call
     return wait_until(what, condition, otherwise=otherwise, sleep=lambda seconds: page.wait_for_timeout(1000 * seconds))
 
 
+def sign_in(context: Any, db: Database, address: str, name: str = "kim") -> None:
+    """Let a browser be signed in, without the form."""
+    person = access.read_annotator(db.rows("SELECT * FROM annotator WHERE name = ?", (name,))[0])
+    cookie = app.Settings(port=int(address.rstrip("/").rsplit(":", 1)[1])).cookie
+    context.add_cookies([{"name": cookie, "value": access.open_session(db, person), "url": address}])
+
+
 def go(page: Any, place: str) -> None:
     """Follow a link of the page to one of its addresses, for which nothing is loaded anew."""
     page.evaluate("place => window.prefloop.address.go(place)", place)
@@ -139,8 +147,10 @@ def routed(page: Any, addresses: str, answer: Callable[[Any], object]) -> Iterat
     page.route(addresses, answer)
     asks = "fetch('is-routed').then((answer) => answer.status === 204)"
     wait_for(page, "the browser to hand its requests over", lambda: page.evaluate(asks))
-    yield
-    page.unroute(addresses)
+    try:
+        yield
+    finally:
+        page.unroute(addresses)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from annotation.database import open_database
+from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -19,7 +19,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, seed_comparisons
-from tests.e2e.conftest import go, routed, running_app, wait_for
+from tests.e2e.conftest import go, routed, running_app, sign_in, wait_for
 from tests.rlhf.evaluation.test_gate_decisions import SOUND
 
 pytestmark = pytest.mark.browser
@@ -27,7 +27,7 @@ PASSWORD = "correct horse battery"
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Database, str]]:
     """The program with an admin, an annotator, two runs that are over, and comparisons to judge."""
     data_dir: Path = tmp_path_factory.mktemp("addresses") / "data"
     db = open_database(data_dir)
@@ -39,17 +39,28 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert job_store.claim(db, job_id, "w") is not None
         assert job_table.finish(db, job_id, "w", {})
     seed_comparisons(db, 2)
-    with running_app(data_dir, "--no-workers") as (served, _):
-        yield served
+    with running_app(data_dir, "--no-workers") as (address, _):
+        yield db, address
     db.close()
 
 
-def sign_in(page: Any, name: str) -> None:
-    """Fill the form in that is shown."""
-    page.fill("input[name=name]", name)
-    page.fill("input[name=password]", PASSWORD)
-    page.keyboard.press("Enter")
-    page.get_by_text(f"{name} · ").wait_for()
+@pytest.fixture
+def address(served: tuple[Database, str]) -> str:
+    """Where the program is."""
+    return served[1]
+
+
+@pytest.fixture(scope="module")
+def page(served: tuple[Database, str], browser: Any) -> Iterator[Any]:
+    """An admin's page, which one test goes on with after the other: each leads to its first address."""
+    db, address = served
+    context = browser.new_context()
+    sign_in(context, db, address)
+    opened = context.new_page()
+    opened.goto(f"{address}runs/2")
+    opened.get_by_text("Job 2, ").first.wait_for()
+    yield opened
+    context.close()
 
 
 def selected(page: Any) -> str:
@@ -77,7 +88,10 @@ def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: st
     page = browser.new_context().new_page()
     page.goto(f"{address}runs/1?compare=1,2")
     assert re.search(r"/login\?next=%2Fruns%2F1%3Fcompare", page.url)
-    sign_in(page, "kim")
+    page.fill("input[name=name]", "kim")
+    page.fill("input[name=password]", PASSWORD)
+    page.keyboard.press("Enter")
+    page.get_by_text("kim · ").wait_for()
     expect(page).to_have_url(f"{address}runs/1?compare=1,2")
     page.get_by_text("Job 1, ").first.wait_for()
     assert selected(page) == "Runs"
@@ -126,12 +140,11 @@ LINK = """(to) => {
 def test_what_an_address_names_is_unfolded_or_said_not_to_be_there(running: Any, browser: Any) -> None:
     from playwright.sync_api import expect
 
-    _db, address = running
-    page = browser.new_context().new_page()
+    db, address = running
+    context = browser.new_context()
+    sign_in(context, db, address)
+    page = context.new_page()
     page.goto(f"{address}runs?q=nothing+like+it")
-    page.fill("input[name=name]", "kim")
-    page.fill("input[name=password]", "a long enough password")
-    page.keyboard.press("Enter")
     expect(page.locator("#run-search textarea, #run-search input")).to_have_value("nothing like it")
     page.locator("#run-search").wait_for()
     page.goto(f"{address}iterations/base?page=2")
@@ -149,16 +162,18 @@ def test_what_an_address_names_is_unfolded_or_said_not_to_be_there(running: Any,
     ):
         page.evaluate(LINK, link)
         page.get_by_text(said).locator("visible=true").first.wait_for()
-    page.context.close()
+    context.close()
 
 
-def test_the_answer_to_an_earlier_visit_leads_nobody_back(address: str, browser: Any) -> None:
+def test_the_answer_to_an_earlier_visit_leads_nobody_back(served: tuple[Database, str], browser: Any) -> None:
     """It comes when the page has long asked for the next place, and is drawn."""
     from playwright.sync_api import expect
 
-    page = browser.new_context(clock=True).new_page()
+    db, address = served
+    context = browser.new_context(clock=True)
+    sign_in(context, db, address)
+    page = context.new_page()
     page.goto(f"{address}runs")
-    sign_in(page, "kim")
     page.get_by_text("Job 2, ").first.wait_for()
     visits, waiting = [asked_for('"/1"'), asked_for('"/2"')], []
 
@@ -196,12 +211,10 @@ def held(page: Any, part: str) -> Iterator[None]:
                 route.continue_()
 
 
-def test_what_is_typed_before_the_answer_to_a_visit_comes_stays(address: str, browser: Any) -> None:
+def test_what_is_typed_before_the_answer_to_a_visit_comes_stays(address: str, page: Any) -> None:
     from playwright.sync_api import expect
 
-    page = browser.new_context().new_page()
-    page.goto(f"{address}runs/1")
-    sign_in(page, "kim")
+    go(page, "/runs/1")
     page.get_by_text("Job 1, ").first.wait_for()
     page.get_by_role("button", name="All runs").click()
     go(page, "/runs/2")
@@ -223,13 +236,17 @@ def test_what_is_typed_before_the_answer_to_a_visit_comes_stays(address: str, br
         expect(page).to_have_url(f"{address}data/comparisons?q=word")
     expect(page).to_have_url(f"{address}data/comparisons?q=word")
     expect(box).to_have_value("word")
-    page.context.close()
 
 
-def test_an_annotators_addresses_open_their_page_and_those_of_admins_say_so(address: str, browser: Any) -> None:
-    page = browser.new_context().new_page()
+def test_an_annotators_addresses_open_their_page_and_those_of_admins_say_so(
+    served: tuple[Database, str], browser: Any
+) -> None:
+    db, address = served
+    context = browser.new_context()
+    sign_in(context, db, address, "ann")
+    page = context.new_page()
     page.goto(f"{address}annotate")
-    sign_in(page, "ann")
+    page.get_by_text("ann · ").wait_for()
     assert page.url == f"{address}annotate"
     for theme in ("light", "dark"):
         page.get_by_role("button", name="Colours: ").click()
@@ -250,12 +267,10 @@ def test_an_annotators_addresses_open_their_page_and_those_of_admins_say_so(addr
     page.context.close()
 
 
-def test_the_strips_step_leads_nowhere_on_the_page_where_it_is_done(address: str, browser: Any) -> None:
+def test_the_strips_step_leads_nowhere_on_the_page_where_it_is_done(address: str, page: Any) -> None:
     from playwright.sync_api import expect
 
-    page = browser.new_context().new_page()
-    page.goto(f"{address}data")
-    sign_in(page, "kim")
+    go(page, "/data")
     step = page.locator("#standing a.button")
     expect(step).to_have_attribute("href", "/annotate")
     expect(step).to_have_text(re.compile("Judge: "))
@@ -274,7 +289,6 @@ def test_the_strips_step_leads_nowhere_on_the_page_where_it_is_done(address: str
     expect(step).to_have_attribute("href", "/annotate")
     page.go_back()
     expect(page.locator("#standing a.button:not([href])")).to_be_visible()
-    page.context.close()
 
 
 def test_the_strips_step_leads_nowhere_where_its_candidate_or_its_job_is_in_view(running: Any, browser: Any) -> None:
@@ -296,11 +310,10 @@ def test_the_strips_step_leads_nowhere_where_its_candidate_or_its_job_is_in_view
     )
     job_id = job_store.enqueue(db, CheckSpec(candidate="dpo-9", against="base", judges=""), "kim")
     assert job_store.claim(db, job_id, "w") is not None
-    page = browser.new_context().new_page()
+    context = browser.new_context()
+    sign_in(context, db, address)
+    page = context.new_page()
     page.goto(f"{address}iterations")
-    page.fill("input[name=name]", "kim")
-    page.fill("input[name=password]", "a long enough password")
-    page.keyboard.press("Enter")
     step = page.locator("#standing a.button")
     expect(step).to_have_text(f"Watch job {job_id}")
     expect(step).to_have_attribute("href", f"/runs/{job_id}")
@@ -324,4 +337,4 @@ def test_the_strips_step_leads_nowhere_where_its_candidate_or_its_job_is_in_view
     step.click()
     expect(page).to_have_url(f"{address}iterations/dpo-9")
     expect(here).to_have_text("Decide on dpo-9")
-    page.context.close()
+    context.close()

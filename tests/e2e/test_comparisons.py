@@ -16,7 +16,7 @@ from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import matching
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, seed_comparisons
-from tests.e2e.conftest import TWO_FRAMES, go, running_app, wait_for
+from tests.e2e.conftest import TWO_FRAMES, go, running_app, sign_in, wait_for
 from tests.e2e.test_addresses import unanswered
 
 pytestmark = pytest.mark.browser
@@ -132,14 +132,10 @@ def drawn_from(page: Any, waiting: set[Any]) -> str:
 def test_an_address_is_drawn_as_it_filters_on_a_fresh_page(running: tuple[Database, str], browser: Any) -> None:
     db, address = running
     number = one_judged(db)
-    page = browser.new_context().new_page()
+    context = browser.new_context()
+    sign_in(context, db, address)
+    page = context.new_page()
     waiting = unanswered(page)
-    page.goto(f"{address}data/comparisons?person=kim")
-    page.fill("input[name=name]", "kim")
-    page.fill("input[name=password]", "a long enough password")
-    page.keyboard.press("Enter")
-    page.wait_for_selector(f"text=#{number}")
-    assert drawn_from(page, waiting) == "person=kim"
     for query in FILTERS:
         waiting.clear()
         page.goto(f"{address}data/comparisons?{query}")
@@ -149,11 +145,12 @@ def test_an_address_is_drawn_as_it_filters_on_a_fresh_page(running: tuple[Databa
     page.goto(f"{address}data")
     page.wait_for_selector("text=kim · admin")
     go(page, "/data/comparisons?person=kim")
+    page.wait_for_selector(f"text=#{number}")
     assert drawn_from(page, waiting) == "person=kim"
     page.goto(f"{address}data/comparisons?colour=red")
     page.wait_for_selector("text=There is no filter 'colour'.")
     assert not page.locator("#comparisons-box .workbench").count()
-    page.goto(f"{address}data/comparisons?split=held-out&person=kim&ids={number}")
+    go(page, f"/data/comparisons?split=held-out&person=kim&ids={number}")
     page.click("text=Split: held out ×")
     page.wait_for_selector(f"text=Comparisons: {number} ×")
     page.wait_for_selector("text=Split: held out ×", state="hidden")
@@ -169,11 +166,10 @@ def test_a_comparison_that_is_in_view_is_looked_up_again(running: tuple[Database
     seed_comparisons(db, 1)
     claim = handing_out.claim_next(db, kim.id)
     assert claim is not None
-    page = browser.new_context().new_page()
+    context = browser.new_context()
+    sign_in(context, db, address)
+    page = context.new_page()
     page.goto(f"{address}data/comparisons/{claim.comparison_id}")
-    page.fill("input[name=name]", "kim")
-    page.fill("input[name=password]", "a long enough password")
-    page.keyboard.press("Enter")
     page.wait_for_selector("text=Nobody has judged it yet.")
     page.wait_for_selector("text=/As of \\d\\d:\\d\\d UTC/")
     judging.judge(db, kim.id, claim.nonce, act("tie"))

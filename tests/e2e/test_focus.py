@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-import app
 from annotation.database import Database
-from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
@@ -17,21 +16,29 @@ from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import routed, wait_for
+from tests.e2e.conftest import go, routed, sign_in, wait_for
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
-def page(running: tuple[Database, str], browser: Any) -> Any:
+@pytest.fixture(scope="module")
+def kept(running: tuple[Database, str], browser: Any) -> Iterator[Any]:
     """An admin's page, and its clock."""
     db, address = running
-    cookie = app.Settings(port=int(address.rstrip("/").rsplit(":", 1)[1])).cookie
     context = browser.new_context(clock=True)
-    session = access.open_session(db, access.authorise(db, "kim", "admin"))
-    context.add_cookies([{"name": cookie, "value": session, "url": address}])
-    yield context.new_page()
+    sign_in(context, db, address)
+    page = context.new_page()
+    page.goto(f"{address}runs")
+    page.wait_for_selector("text=kim · admin")
+    yield page
     context.close()
+
+
+@pytest.fixture
+def page(kept: Any) -> Any:
+    """That page, whose clock goes."""
+    kept.clock.resume()
+    return kept
 
 
 def press(page: Any, button: str, box: str, said: str) -> None:
@@ -48,9 +55,9 @@ def settle(page: Any) -> None:
 
 
 def test_who_cancels_or_resumes_a_run_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
-    db, address = running
+    db, _address = running
     job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")
-    page.goto(f"{address}runs/{job_id}")
+    go(page, f"/runs/{job_id}")
     press(page, "#run-cancel", "#run-said", f"Job {job_id} is cancelled: it had not begun.")
     press(page, "#run-resume", "#run-said", f"Job {job_id} is queued again")
     press(page, "#queue-take-out", "#queue-said", f"Job {job_id} is out of the queue.")
@@ -60,10 +67,10 @@ def test_who_cancels_or_resumes_a_run_goes_on_from_what_is_said_of_it(running: t
 
 
 def test_who_cancels_a_judging_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
-    db, address = running
+    db, _address = running
     judge_store.add(db, "local", "local", {"model": "base"}, "kim")
     job_id = job_store.enqueue(db, JudgeSpec(judge="local"), "kim")
-    page.goto(f"{address}judges")
+    go(page, "/judges")
     press(page, "#judge-cancel", "#judge-said", f"Job {job_id} was asked to stop.")
 
 
@@ -98,10 +105,10 @@ PRESSED_UNREAD = """async () => {
 
 
 def test_a_press_on_an_undo_that_has_just_become_another_does_nothing(running: tuple[Database, str], page: Any) -> None:
-    db, address = running
+    db, _address = running
     a_candidate(db, "dpo-8")
     gate_decisions.reject(db, "dpo-8", "kim", "")
-    page.goto(f"{address}iterations/dpo-8")
+    go(page, "/iterations/dpo-8")
     page.wait_for_selector("#decisions button[data-act] >> visible=true")
     settle(page)
     assert page.evaluate(PRESSED_UNREAD) == ["true", False], "nobody has read it: it is not sent"

@@ -50,6 +50,16 @@ class Talk:
         return playground_store.latest(self.machine.db, "owner")
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, browser: Any) -> Iterator[Talk]:
+    """Without workers, which tests stand in for; and an adapter."""
+    machine = make_machine(tmp_path_factory.mktemp("playground") / "data", tiny_model)
+    register(machine, "dpo-7", "lora")
+    with opened(machine, browser, "--no-workers") as before:
+        yield before
+    machine.db.close()
+
+
 @contextmanager
 def opened(machine: Machine, browser: Any, *flags: str) -> Iterator[Talk]:
     """The owner on the Playground tab of the running program."""
@@ -106,85 +116,74 @@ def test_two_policies_answer_side_by_side_and_go_to_annotation(talk: Talk) -> No
     assert talk.errors == []
 
 
-def test_an_answer_is_watched_and_stopped_and_the_page_found_again(
-    tmp_path: Path, tiny_model: Path, browser: Any
-) -> None:
+def test_an_answer_is_watched_and_stopped_and_the_page_found_again(alone: Talk) -> None:
     """The rows say what a worker would write, when it is time."""
-    machine = make_machine(tmp_path / "data", tiny_model)
-    with opened(machine, browser, "--no-workers") as talk:
-        page = talk.page
-        tokens = page.get_by_label("Tokens at most")
+    talk, machine = alone, alone.machine
+    page = talk.page
+    tokens = page.get_by_label("Tokens at most")
 
-        def filled() -> bool:
-            """Whether what was typed stays: in the frame after something was unfolded, Gradio fills it in anew."""
-            if tokens.input_value() != "900":
-                tokens.fill("900")
-                tokens.press("Tab")
-            page.evaluate(TWO_FRAMES)
-            return bool(tokens.input_value() == "900")
+    def filled() -> bool:
+        """Whether what was typed stays: in the frame after something was unfolded, Gradio fills it in anew."""
+        if tokens.input_value() != "900":
+            tokens.fill("900")
+            tokens.press("Tab")
+        page.evaluate(TWO_FRAMES)
+        return bool(tokens.input_value() == "900")
 
-        page.get_by_text("System prompt, sampling and seed").click()
-        wait_for(page, "what was typed to stay", filled)
-        talk.send("Sing a very long song.")
-        (chat,) = wait_for(page, "the question", lambda: talk.asked)
-        assert chat.sampling.max_new_tokens == 900
+    page.get_by_text("System prompt, sampling and seed").click()
+    wait_for(page, "what was typed to stay", filled)
+    talk.send("Sing a very long song.")
+    (chat,) = wait_for(page, "the question", lambda: talk.asked)
+    assert chat.sampling.max_new_tokens == 900
+    playground_store.begin(machine.db, [chat.id])
+    for text in ("La la", "La la, and so on"):
+        playground_store.show(machine.db, {chat.id: text})
+        page.wait_for_selector(f".talk .turn.assistant >> text={text}")
+    page.fill("#chat-message textarea", "a draft")
+    page.click("#chat-stop:not([disabled])")
+    wait_for(page, "that it is to stop", lambda: talk.asked[0].state == "stopping")
+    playground_store.finish(
+        machine.db,
+        chat.id,
+        FinishedAnswer(text="La la, and so on", rendered_prompt="", prompt_tokens=1, tokens=5, finish_reason="stopped"),
+    )
+    talk.wait("done", 1)
+    assert page.input_value("#chat-message textarea") == "a draft", "what is being typed stays"
+    page.reload()
+    page.get_by_role("tab", name="Playground").click()
+    page.wait_for_selector("text=Sing a very long song.")
+    page.click("#chat-new")
+    page.wait_for_selector("text=Choose one or more models")
+    page.wait_for_selector("#chat-models .token")  # the form is as it is sent: a field filled before is set back
+    assert talk.errors == []
+
+
+def test_on_a_phone_columns_stack_and_hostile_answers_do_nothing(alone: Talk) -> None:
+    talk, machine = alone, alone.machine
+    page = talk.page
+    page.set_viewport_size({"width": 390, "height": 800})
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    talk.choose("dpo-7 · candidate")
+    talk.send("Why?")
+    wait_until("the question", lambda: len(talk.asked) == 2)
+    for chat in talk.asked:
         playground_store.begin(machine.db, [chat.id])
-        for text in ("La la", "La la, and so on"):
-            playground_store.show(machine.db, {chat.id: text})
-            page.wait_for_selector(f".talk .turn.assistant >> text={text}")
-        page.fill("#chat-message textarea", "a draft")
-        page.click("#chat-stop:not([disabled])")
-        wait_for(page, "that it is to stop", lambda: talk.asked[0].state == "stopping")
+        hostile = f"{HOSTILE} ${{window.ran = 1}} {{{{value}}}} `${{window.ran = 1}}`"
         playground_store.finish(
             machine.db,
             chat.id,
-            FinishedAnswer(
-                text="La la, and so on", rendered_prompt="", prompt_tokens=1, tokens=5, finish_reason="stopped"
-            ),
+            FinishedAnswer(text=hostile, rendered_prompt="", prompt_tokens=1, tokens=3, finish_reason="stop"),
         )
-        talk.wait("done", 1)
-        assert page.input_value("#chat-message textarea") == "a draft", "what is being typed stays"
-        page.reload()
-        page.get_by_role("tab", name="Playground").click()
-        page.wait_for_selector("text=Sing a very long song.")
-        page.click("#chat-new")
-        page.wait_for_selector("text=Choose one or more models")
-        page.wait_for_selector("#chat-models .token")  # the form is as it is sent: a field filled before is set back
-        assert talk.errors == []
-    machine.db.close()
-
-
-def test_on_a_phone_columns_stack_and_hostile_answers_do_nothing(
-    tmp_path: Path, tiny_model: Path, browser: Any
-) -> None:
-    machine = make_machine(tmp_path / "data", tiny_model)
-    register(machine, "dpo-7", "lora")
-    with opened(machine, browser, "--no-workers") as talk:
-        page = talk.page
-        page.set_viewport_size({"width": 390, "height": 800})
-        requests: list[str] = []
-        page.on("request", lambda request: requests.append(request.url))
-        talk.choose("dpo-7 · candidate")
-        talk.send("Why?")
-        wait_until("the question", lambda: len(talk.asked) == 2)
-        for chat in talk.asked:
-            playground_store.begin(machine.db, [chat.id])
-            hostile = f"{HOSTILE} ${{window.ran = 1}} {{{{value}}}} `${{window.ran = 1}}`"
-            playground_store.finish(
-                machine.db,
-                chat.id,
-                FinishedAnswer(text=hostile, rendered_prompt="", prompt_tokens=1, tokens=3, finish_reason="stop"),
-            )
-        talk.wait("done", 2)
-        boxes = [page.locator(".talk").nth(place).bounding_box() for place in range(2)]
-        assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"], "stacked"
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert "${window.ran = 1}" in page.inner_text(".talk")
-        page.get_by_label("Rendered Markdown").check()
-        page.wait_for_selector(".talk strong")
-        assert page.locator(".talk :is(img, script, form, iframe)").count() == 0
-        assert page.evaluate("window.ran") is None
-        assert "<think>why</think>" in page.inner_text(".talk")
-        assert [url for url in requests if "example.org" in url] == []
-        assert talk.errors == []
-    machine.db.close()
+    talk.wait("done", 2)
+    boxes = [page.locator(".talk").nth(place).bounding_box() for place in range(2)]
+    assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"], "stacked"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert "${window.ran = 1}" in page.inner_text(".talk")
+    page.get_by_label("Rendered Markdown").check()
+    page.wait_for_selector(".talk strong")
+    assert page.locator(".talk :is(img, script, form, iframe)").count() == 0
+    assert page.evaluate("window.ran") is None
+    assert "<think>why</think>" in page.inner_text(".talk")
+    assert [url for url in requests if "example.org" in url] == []
+    assert talk.errors == []

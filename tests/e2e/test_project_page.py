@@ -7,40 +7,42 @@ from typing import Any
 
 import pytest
 
-import app
 from annotation.database import Database
 from annotation.records import Project, Tag
 from annotation.store import project_store
-from annotation.web import access
 from tests.annotation.tabs.test_project import HOSTILE
-from tests.e2e.conftest import TWO_FRAMES, go
+from tests.e2e.conftest import TWO_FRAMES, go, sign_in
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def db(running: tuple[Database, str]) -> Database:
     """The program's database, with a project as at the beginning."""
     project_store.set_project(running[0], Project())
     return running[0]
 
 
-@pytest.fixture
-def page(db: Database, running: tuple[Database, str], browser: Any) -> Iterator[Any]:
-    """An admin on the Project tab."""
+@pytest.fixture(scope="module")
+def opened(db: Database, running: tuple[Database, str], browser: Any) -> Iterator[Any]:
+    """An admin's page."""
     address = running[1]
-    cookie = app.Settings(port=int(address.rstrip("/").rsplit(":", 1)[1])).cookie
-    session = access.open_session(db, access.authorise(db, "kim", "admin"))
     context = browser.new_context()
-    context.add_cookies([{"name": cookie, "value": session, "url": address}])
-    opened = context.new_page()
-    opened.goto(address)
-    opened.get_by_role("tab", name="Project").click()
-    opened.wait_for_function("document.querySelector('#project-tags textarea')?.value.includes('accurate')")
-    opened.wait_for_function("document.querySelector('#guidelines-text textarea')?.value")  # which comes a moment later
-    opened.evaluate(TWO_FRAMES)  # Gradio fills in once more what it has just drawn
-    yield opened
+    sign_in(context, db, address)
+    page = context.new_page()
+    page.goto(f"{address}project")
+    page.wait_for_function("document.querySelector('#project-tags textarea')?.value.includes('accurate')")
+    page.wait_for_function("document.querySelector('#guidelines-text textarea')?.value")  # which comes a moment later
+    page.evaluate(TWO_FRAMES)  # Gradio fills in once more what it has just drawn
+    yield page
     context.close()
+
+
+@pytest.fixture
+def page(opened: Any) -> Any:
+    """That page at the Project tab."""
+    opened.get_by_role("tab", name="Project").click()
+    return opened
 
 
 def test_hostile_guidelines_are_shown_and_do_not_run(db: Database, page: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from annotation.database import Database
 from annotation.web import access
-from tests.e2e.conftest import go
+from tests.e2e.conftest import go, sign_in
 
 pytestmark = pytest.mark.browser
 
@@ -19,11 +19,9 @@ def page(running: tuple[Database, str], browser: Any) -> Any:
     db, address = running
     access.add_account(db, "lee", "annotator", "a long enough password")
     context = browser.new_context()
+    sign_in(context, db, address)
     opened = context.new_page()
-    opened.goto(f"{address}login")
-    opened.fill("input[name=name]", "kim")
-    opened.fill("input[name=password]", "a long enough password")
-    opened.keyboard.press("Enter")
+    opened.goto(address)
     opened.wait_for_selector("text=kim · admin")
     yield opened
     context.close()

@@ -255,7 +255,7 @@ def preference_reader(column: str) -> Callable[[Any], tuple[ParsedVerdict, int |
             )
         size = abs(number)
         strength = int(size) if size in (1, 2, 3) else None
-        return (FIRST if number < 0 else SECOND), strength, "" if strength else _(OTHER_MARGIN)
+        return (FIRST if number < 0 else SECOND), strength, "" if strength else OTHER_MARGIN
 
     return read
 
@@ -408,11 +408,11 @@ def strength_of(values: Mapping[str, Any], columns: Columns) -> tuple[int | None
         return STRENGTH_WORDS[value.split()[0].casefold()], ""
     number = number_of(value)
     if number is None:
-        return None, _(OTHER_MARGIN)
+        return None, OTHER_MARGIN
     # Our own exports write margins of up to 1 (annotation.exports.formats); three times that is the strength.
     degree = number * (3 if margin else 1)
     whole = round(degree)
-    return (whole, "") if abs(degree - whole) < 0.02 and whole in (1, 2, 3) else (None, _(OTHER_MARGIN))
+    return (whole, "") if abs(degree - whole) < 0.02 and whole in (1, 2, 3) else (None, OTHER_MARGIN)
 
 
 def numbers(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from annotation.records import Message
+from annotation.translation import _
 from annotation.ui.formatting import cut
 
 
@@ -21,18 +22,26 @@ class MappedRow:
     strength: int | None = None
     label: bool | None = None
     remark: str = ""
+    """As the code has it, whatever language is spoken: it is kept. `in_words` tells it."""
     formed_chance: float | None = None
     """The chances of `annotation.selection` that came with a verdict; None is unknown."""
     people_chance: float | None = None
     shown_chance: float | None = None
 
 
+# Between several remarks on a row.
+BETWEEN: Final = "; "
 RowReader = Callable[[Mapping[str, Any]], MappedRow]
 
 
 def remarked(record: MappedRow, remark: str) -> MappedRow:
     """A record with a remark more."""
-    return replace(record, remark="; ".join(filter(None, (record.remark, remark))))
+    return replace(record, remark=BETWEEN.join(filter(None, (record.remark, remark))))
+
+
+def in_words(remark: str) -> str:
+    """A remark in the language that is spoken."""
+    return BETWEEN.join(_(one) for one in remark.split(BETWEEN))
 
 
 def with_texts(record: MappedRow, shorten: int) -> MappedRow:

@@ -115,7 +115,7 @@ def with_answers(
     if messages[0]["role"] == "system":
         systems = {messages[0]["content"], *(systems - {""})}
     if len(systems) > 1:
-        return messages, answers, _(OTHER_SYSTEMS)
+        return messages, answers, OTHER_SYSTEMS
     return tuple(under_system(messages, systems.pop(), column)), answers, ""
 
 

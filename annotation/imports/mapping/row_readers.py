@@ -159,10 +159,10 @@ def read_chosen(plan: ImportPlan) -> RowReader:
         messages, answers = two_answers(values, columns, columns["chosen"], columns["rejected"], plan.prompt_within)
         status = cell(values, columns, "status")
         if isinstance(status, str) and word_of(status) in TIES:
-            return MappedRow(messages, answers, *TIED, 0, remark=_(SAID_TIE))
+            return MappedRow(messages, answers, *TIED, 0, remark=SAID_TIE)
         verdict = compared(values, columns) if scored else None
         if verdict == TIED:
-            return MappedRow(messages, answers, *TIED, 0, remark=_(EQUAL_SCORES))
+            return MappedRow(messages, answers, *TIED, 0, remark=EQUAL_SCORES)
         if verdict == SECOND:
             raise UnusableRow(
                 columns["score_a"],
@@ -214,7 +214,7 @@ def pair_verdict(plan: ImportPlan) -> VerdictReader:
                 _("column '{column}' or '{display_name}' is empty"),
                 display_name=display_name(columns["score_b"]),
             )
-        return with_strength(verdict, values, columns, _(EQUAL_SCORES) if verdict == TIED else "")
+        return with_strength(verdict, values, columns, EQUAL_SCORES if verdict == TIED else "")
 
     return by_scores
 
@@ -302,7 +302,7 @@ def reader_of(plan: ImportPlan) -> RowReader:
         record = without_pictures(with_chances(read(values), values, plan), values)
         for column in used if form in LEARNED_FORMS else ():
             refuse_unlearned(values.get(column), column)
-        return remarked(record, _(THOUGHTS_LEFT)) if any(has_thoughts(values.get(one)) for one in used) else record
+        return remarked(record, THOUGHTS_LEFT) if any(has_thoughts(values.get(one)) for one in used) else record
 
     return of
 
@@ -344,4 +344,4 @@ def without_pictures(record: MappedRow, values: Mapping[str, Any]) -> MappedRow:
                 column, _("column '{column}' holds pictures or sound that the text is about; only text can be imported")
             )
     texts = (*(turn["content"] for turn in record.messages), *record.answers)
-    return remarked(record, _(PICTURES_LEFT)) if any(PICTURE_MARK.search(text) for text in texts) else record
+    return remarked(record, PICTURES_LEFT) if any(PICTURE_MARK.search(text) for text in texts) else record

@@ -81,8 +81,8 @@ RUNNING = Curve(
     axis=N_("share won, ties as half"),
     series={},
     caption=N_(
-        "The candidate's running share of people's blind comparisons, each prompt counted once, by what was "
-        "said of it first. The interval holds at every moment at once (a confidence sequence by betting, "
+        "The running share of people's blind comparisons that the candidate has won, each prompt counted once, by "
+        "what was said of it first. The interval holds at every moment at once (a confidence sequence by betting, "
         "Waudby-Smith and Ramdas 2024), so looking early is no cheating."
     ),
     limits=(0.0, 1.0),
@@ -93,9 +93,9 @@ RUNNING = Curve(
 def level_sentence(alpha: float) -> str:
     """How sure the running interval is, and what of it decides."""
     return _(
-        "Both limits hold together with {both:.4g}%, the lower one by itself with {lower:.4g}%: above one "
-        "half the candidate has passed the rule's test (one-sided, alpha {alpha:g}), if by all that was said "
-        "it has won more than half too."
+        "Both limits hold together with {both:.4g}%, the lower one by itself with {lower:.4g}%: once that is above "
+        "one half the candidate has passed the rule's test (one-sided, alpha {alpha:g}), if by all that was said it "
+        "has won more than half too."
     ).format(both=100 * (1 - 2 * alpha), lower=100 * (1 - alpha), alpha=alpha)
 
 

@@ -346,9 +346,6 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         report, page = report_parts(db, context.data_dir, policy, check, page)
         changed |= report
     decided = [registry.newest_decision(db), policy.revision, stands.sentence]
-    # What a button said is not so any more, here or in another tab; not what one has said since this was asked for.
-    if seen.get("noticed") and seen["decided"] != decided:
-        changed["said"] = gr.update(value="")
     look = seen.get(LOOK)
     if "over" in changed:
         close, look = plot_zoom.updates(LOOK, curves, (), look)
@@ -358,7 +355,6 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         **marks,
         "drawn": [*named, page],
         "decided": decided,
-        "noticed": seen.get("noticed", False),
         "page": page,
         "confirming": confirming,
         LOOK: look,
@@ -449,10 +445,11 @@ class IterationsPage(FollowedPage):
         return self.parts["selector"]
 
     def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
-        """As of every page; noted is whether a button has said something."""
-        said = changed.get("said")
-        noticed = bool(said) if isinstance(said, str) else said is None and seen["noticed"]
-        return super().sent(changed, {**seen, "noticed": noticed})
+        """As of every page; with what is said goes what was decided then."""
+        if "said" in changed:
+            says = isinstance(changed["said"], str) and changed["said"]
+            changed = {**changed, "said_while": gr.update(value=seen["decided"] if says else None)}
+        return super().sent(changed, seen)
 
 
 def lay_out() -> IterationsPage:
@@ -492,6 +489,7 @@ def lay_out() -> IterationsPage:
             )
             parts["keep"] = gr.Button(_("No"), elem_id="promote-not", scale=0, min_width=100)
     parts["said"] = acting_box(speaks=True, elem_id="decided")
+    parts["said_while"] = gr.State()  # not in `seen`: a late poll puts back an older one of these
     parts["decisions"] = acting_box(elem_id="decisions")
     with gr.Accordion(_("Answers side by side"), open=False) as parts["side_by_side"]:
         parts["answers"] = html_box()
@@ -532,8 +530,12 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         address = Place() if unknown else place_of(revision, page_of(seen))
         return [*page.sent(shown, seen), told(address, step=False, shows=shows)]
 
-    def poll_iterations(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        return page.sent(*view(context, revision, page_of(was), was))
+    def poll_iterations(annotator: Annotator, revision: str | None, was: Seen, said_while: Any) -> list[Any]:
+        changed, seen = view(context, revision, page_of(was), was)
+        # What a button said is not so any more, here or in another tab; not what one has said since this was asked for.
+        if said_while not in (None, seen["decided"]):
+            changed["said"] = gr.update(value="")
+        return page.sent(changed, seen)
 
     @guarded(context, "admin")
     def choose_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
@@ -559,7 +561,7 @@ def wire_views(page: IterationsPage, context: Context) -> None:
 
     followed = [*page.followed, page.bar]
     visits(page.bar, context, open_iterations, [], followed)
-    poll(page.pulse, context, poll_iterations, [page.selector, page.seen], page.followed)
+    poll(page.pulse, context, poll_iterations, [page.selector, page.seen, page.parts["said_while"]], page.followed)
     listeners = (
         (page.selector.input, choose_policy),
         (page.parts["previous"].click, previous_page),

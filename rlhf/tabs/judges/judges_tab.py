@@ -468,9 +468,8 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
     if seen.get("figures") != figures:
         changed |= figure_parts(db, known, judge, idle)
     shown = None if job is None else job.id
-    state = None if job is None else [job.id, job.status]
-    kept = {name: seen[name] for name in ("noticed", "sent") if name in seen}
-    return changed, {**marks, "figures": figures, "shown_job": shown, "state": state, "sent": {}, **kept}
+    state = [] if job is None else [job.id, job.status]
+    return changed, {**marks, "figures": figures, "shown_job": shown, "state": state, "sent": seen.get("sent", {})}
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -511,7 +510,9 @@ class JudgesPage:
         """What goes to the browser: the changed parts, and a sentence and HTML beside the button that was pressed."""
         said = (status(sentence, "quiet") if sentence else "") + more
         words = {name: said if name == where else "" for name in self.said} if where else {}
-        seen = {**seen, "noticed": where if said else ""} if where else seen
+        if where:
+            state = seen["state"] if where == "jobs" and said else None
+            changed = {**changed, "said_while": gr.update(value=state)}
         return [
             *(changed.get(name, gr.skip()) for name in self.parts),
             *(words.get(name, gr.skip()) for name in self.said),
@@ -580,6 +581,7 @@ def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
         )
         parts["judge_candidate"] = button(_("Judge the candidate's answers"), "judge-candidate", visible=False)
     said["jobs"] = acting_box(speaks=True, elem_id="judge-said")
+    parts["said_while"] = gr.State()  # the job then; not in `seen`: a late poll puts back an older one of these
     parts["job"] = html_box()
     parts["cancel"] = button(_("Cancel"), "judge-cancel", "stop", visible=False)
     parts["card"] = html_box()
@@ -639,10 +641,10 @@ def wire_views(page: JudgesPage, context: Context) -> None:
         """Beside the choice of a judge; where there is none to choose, that is hidden."""
         return "" if not unknown else "jobs" if judge_store.judges(context.db) else "add"
 
-    def look_at_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
+    def look_at_judge(annotator: Annotator, selected: Any, was: Any, said_while: Any = None) -> list[Any]:
         changed, seen = view(context, selected, was)
         # What a button said of a job is not so any more once that has gone on; not what was said since this was asked.
-        overtaken = seen.get("noticed") == "jobs" and was["state"] != seen["state"]
+        overtaken = said_while not in (None, seen["state"])
         return page.sent(changed, seen, "jobs" if overtaken else "")
 
     @admin
@@ -671,7 +673,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
     bar = place_bar()
     visits(bar, context, open_judges, [page.seen, *fields], [*page.followed, *fields, bar])
     page.parts["selector"].input(choose_judge, page.looked, [*page.followed, bar], **QUIET)
-    poll(page.pulse, context, look_at_judge, page.looked, page.followed)
+    poll(page.pulse, context, look_at_judge, [*page.looked, page.parts["said_while"]], page.followed)
     page.save.click(save_feedback, [*page.looked, *fields], [*page.followed, *fields], **QUEUED)
 
 

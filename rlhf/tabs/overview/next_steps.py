@@ -69,7 +69,8 @@ def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
     exhausted = state.pending.exhausted and not state.pending.askable and state.gate != "automatic"
     if (exhausted or unmeasured) and not in_check:
         return [NextStep(_("Check {revision} again").format(revision=revision), iteration(revision))]
-    if decision.unheard or (decided and state.gate != "automatic"):
+    unheard = decision.unheard and not in_check and not state.pending.askable
+    if unheard or (decided and state.gate != "automatic"):
         return [NextStep(_("Decide on {revision}").format(revision=revision), iteration(revision))]
     if waiting.of_candidates.get(state.pending.policy.id):
         return [NextStep(_("Compare answers of {revision}").format(revision=revision), "/annotate")]

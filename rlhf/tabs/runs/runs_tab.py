@@ -293,10 +293,10 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         changed["selector"] = {**parts["selector"], "value": str(stays.id)}
         changed[ADDRESS] = told(place_of(replace(looked, job=stays.id)), step=False)
     drawn, compared = drawn_job(db, job), compare_runs_form.chosen_jobs(db, looked.compared)
-    keys = {
+    keys: dict[str, Any] = {
         "recorded": record_key(db, job, drawn),
         "comparison": compare_runs_form.key_of(db, compared),
-        "state": None if job is None else [job.id, job.status],
+        "state": [] if job is None else [job.id, job.status],
         "order": queue_view.order_of(db),
         "decided": [registry.newest_decision(db), registry.serving(db).revision],
     }
@@ -314,14 +314,13 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         keys["label"] = stored(label_shown(db, job))
     else:
         keys["label"] = seen.get("label")
-    gone = overtaken(seen, keys)
-    changed |= gone
+    if seen.get("order", keys["order"]) != keys["order"]:
+        changed["queue_said"] = gr.update(value="")  # which the Train tab writes too
     there = subject is not None and subject.deleted is None
     return changed, {
         **marks,
         **keys,
         **looks,
-        "noticed": [part for part in seen.get("noticed", ()) if part not in gone],
         "job": None if job is None else job.id,
         "revision": subject.revision if subject is not None and there else None,
         "files": None if files is None else files.name,
@@ -344,17 +343,7 @@ def fields_of(label: Any) -> list[str]:
 
 
 # What a button said holds while this stays as it is.
-NOTICES: Mapping[str, str] = {"said": "state", "queue_said": "order", "acted": "decided"}
-
-
-def overtaken(seen: Seen, keys: Mapping[str, Any]) -> dict[str, Update]:
-    """What an earlier press of a button said and is not so any more, taken away.
-
-    Not what a press has said since this was asked for. What the Train tab says of the queue is noticed by nobody.
-    """
-    there = {*seen.get("noticed", ()), "queue_said"} & NOTICES.keys()
-    gone = [part for part in there if NOTICES[part] in seen and seen[NOTICES[part]] != keys[NOTICES[part]]]
-    return {part: gr.update(value="") for part in gone}
+NOTICES: Mapping[str, str] = {"said": "state", "acted": "decided"}
 
 
 def cancel_shown(db: Database, seen: Any) -> str:
@@ -453,9 +442,10 @@ class RunsPage(FollowedPage):
 
     def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
         """What goes to the browser: the changed parts and address, and nothing for the others."""
-        said = [part for part in NOTICES if isinstance(changed.get(part), str) and changed[part]]
-        noticed = [*{**dict.fromkeys(seen["noticed"]), **dict.fromkeys(said)}]
-        return [*super().sent(changed, {**seen, "noticed": noticed}), changed.get(ADDRESS, gr.skip())]
+        for part in NOTICES.keys() & changed.keys():
+            says = isinstance(changed[part], str) and changed[part]
+            changed = {**changed, f"{part}_while": gr.update(value=seen[NOTICES[part]] if says else None)}
+        return [*super().sent(changed, seen), changed.get(ADDRESS, gr.skip())]
 
     def looked_at(self, name: str) -> list[Any]:
         """The outputs of a handler that looks closely at another plot."""
@@ -503,6 +493,8 @@ def lay_out() -> RunsPage:
         parts["keep_label"] = run_outcome.button(_("Save"), "keep-label", 110)
         parts["labelled"] = html_box()
     parts |= run_outcome.lay_out()
+    # Not in `seen`: a late poll puts back an older one of these.
+    parts |= {f"{part}_while": gr.State() for part in NOTICES}
     parts |= {"heading": html_box(), "plots": html_box()}
     parts |= plot_zoom.lay_out(LOOK, _("Look closer"))
     parts["samples"] = html_box()
@@ -538,8 +530,12 @@ def wire_views(page: RunsPage, context: Context) -> None:
         return page.sent({**changed, **shown, "said": said, "acted": "", ADDRESS: address}, seen)
 
     def poll_runs(annotator: Annotator, *sent: Any) -> list[Any]:
-        looked, was = read(sent)
+        looked, was = read(sent[: -len(NOTICES)])
         changed, seen = live(context, replace(looked, confirming=was.get("confirming")), was)
+        # What a button said is not so any more; not what one has said since this was asked for.
+        for (part, key), said_while in zip(NOTICES.items(), sent[-len(NOTICES) :], strict=True):
+            if said_while not in (None, seen[key]):
+                changed[part] = gr.update(value="")
         if "job" in was and seen["job"] != was["job"]:  # another one runs now
             changed = {ADDRESS: told_view(place_of(looked), in_view(looked, seen)), **changed}
         return page.sent(changed, seen)
@@ -569,8 +565,9 @@ def wire_views(page: RunsPage, context: Context) -> None:
     for name in ("compared", "order"):
         page.parts[name].input(list_runs, inputs, page.followed, **QUIET)
     page.parts["search"].submit(list_runs, inputs, page.followed, **QUIET)
-    page.parts["queued"].input(guarded(context, "admin")(poll_runs), inputs, page.followed, **QUIET)
-    poll(page.pulse, context, poll_runs, inputs, page.followed)
+    polled = [*inputs, *(page.parts[f"{part}_while"] for part in NOTICES)]
+    page.parts["queued"].input(guarded(context, "admin")(poll_runs), polled, page.followed, **QUIET)
+    poll(page.pulse, context, poll_runs, polled, page.followed)
 
 
 def wire_labels(page: RunsPage, context: Context) -> None:

@@ -28,6 +28,8 @@ from annotation.database import Database, open_database
 from annotation.imports import commit, import_process, importing, scratch
 from annotation.imports.import_process import HERE, Importer, State
 from annotation.imports.importing import ImportRequest, ImportResult
+from annotation.imports.mapping import row_readers
+from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.sources.opening import open_path
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import Prompt, UserError
@@ -355,6 +357,21 @@ def test_several_verdicts_on_the_same_answers_are_remarked(db: Database, bring: 
     outcome = bring([*votes, turned, {**votes[0], "prompt": "q"}, {**votes[0], "prompt": "q"}])
     assert outcome.counts.remarks == {scratch.JUDGED_TWICE: 1}
     assert counts(outcome) == {"prompts": 2, "judged": 3, "repeated": 4}
+
+
+def test_what_is_remarked_is_kept_as_the_code_has_it_and_told_in_the_language_that_is_spoken(
+    db: Database, bring: Callable[..., ImportResult]
+) -> None:
+    scores = {"chosen": "x", "chosen_score": 1, "rejected": "y", "rejected_score": 1}
+    with speaking(language_of("de")):
+        outcome = bring([{"prompt": "What is in <image>?", **scores}, {"prompt": "p", **scores}])
+        told = importing.summary(outcome, "")
+        shown = tab.record_cells(MappedRow(({"role": "user", "content": "p"},), remark=row_readers.EQUAL_SCORES))
+    tie, mark = row_readers.EQUAL_SCORES, row_readers.PICTURES_LEFT
+    assert json.loads(db.value("SELECT counts FROM import"))["remarks"] == {tie: 1, f"{tie}; {mark}": 1}
+    german = language_of("de").sentences.gettext
+    assert told[-2:] == [f"1 × {german(tie)}; {german(mark)}.", f"1 × {german(tie)}."]
+    assert shown == ("p", f"({german(tie)})")
 
 
 # ------------------------------------------------------------------------------------------------- nothing half done
@@ -980,10 +997,17 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
     assert told.summary[0].startswith("7 Zeilen gelesen."), "whoever asked is told in their language"
 
 
-def test_a_run_can_be_cancelled(db: Database, importer: Importer, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def many_questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that takes a while to import."""
+    lines = (f'{{"prompt": "question {number}?"}}' for number in range(400_000))
+    return write(tmp_path_factory.mktemp("many"), list(lines))
+
+
+def test_a_run_can_be_cancelled(db: Database, importer: Importer, many_questions: Path) -> None:
     with pytest.raises(UserError, match="No import is at work"):
         importer.cancel()
-    path = str(write(tmp_path, [{"prompt": f"question {number}?"} for number in range(400_000)]))
+    path = str(many_questions)
     importer.start("import", ["--", path], [])
     wait_until("that it is under way", lambda: importer.state.progress, every=0.02)
     importer.cancel()
@@ -996,8 +1020,8 @@ def test_a_run_can_be_cancelled(db: Database, importer: Importer, tmp_path: Path
 
 
 @pytest.mark.own_start
-def test_a_process_that_dies_is_told(db: Database, importer: Importer, tmp_path: Path) -> None:
-    path = str(write(tmp_path, [{"prompt": f"question {number}?"} for number in range(400_000)]))
+def test_a_process_that_dies_is_told(db: Database, importer: Importer, many_questions: Path) -> None:
+    path = str(many_questions)
     importer.start("import", ["--", path], [])
     wait_until("that it is under way", lambda: importer.state.progress, every=0.02)
     next(one for one in psutil.Process().children() if path in one.cmdline()).kill()

@@ -46,13 +46,23 @@ EVERY.append(replace(QUICK_SFT, lora_init="pissa", precision="fp32"))
 EVERY += [replace(quick, method=method, dora=True) for quick in (QUICK, QUICK_SFT) for method in ("lora", "qlora")]
 
 
-@pytest.fixture
-def judged(machine: Machine) -> Machine:
+@pytest.fixture(scope="module")
+def judged_once(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Machine]:
     """Eight judged pairs to train on, the shorter answer preferred, and two held-out ones."""
+    machine = make_machine(tmp_path_factory.mktemp("judged") / "data", tiny_model)
     machine.add_prompts(train=8, held_out=2)
     machine.judge("train", 8)
     machine.judge("held-out", 2)
-    return machine
+    yield machine
+    machine.db.close()
+
+
+@pytest.fixture
+def judged(judged_once: Machine, tmp_path: Path) -> Iterator[Machine]:
+    """A data directory like it, for one test."""
+    machine = judged_once.copied(tmp_path / "data")
+    yield machine
+    machine.db.close()
 
 
 def trainer_of(machine: Machine, spec: TrainingSpec) -> Any:

@@ -64,13 +64,23 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture
-def judged(machine: Machine) -> Machine:
+@pytest.fixture(scope="module")
+def judged_once(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Machine]:
     """Sixteen judged pairs to train on, the shorter answer clearly preferred, and eight held-out ones."""
+    machine = make_machine(tmp_path_factory.mktemp("judged") / "data", tiny_model)
     machine.add_prompts(train=16, held_out=8)
     machine.judge("train", 16)
     machine.judge("held-out", 8)
-    return machine
+    yield machine
+    machine.db.close()
+
+
+@pytest.fixture
+def judged(judged_once: Machine, tmp_path: Path) -> Iterator[Machine]:
+    """A data directory like it, for one test."""
+    machine = judged_once.copied(tmp_path / "data")
+    yield machine
+    machine.db.close()
 
 
 def items_of(machine: Machine, sha256: str, split: str = "train") -> list[dict[str, Any]]:

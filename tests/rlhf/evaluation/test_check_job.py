@@ -77,6 +77,22 @@ class Checked:
     report: dict[str, Any]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def probes_once() -> Iterator[None]:
+    """The hundred probes are the same token ids in every check of a model: here they are rendered once."""
+    tokenise, kept = checking.tokenise_probes, {}
+
+    def tokenise_once(models: LoadedPolicies) -> list[probe_scores.TokenisedProbe]:
+        key = (models.tokenizer.name_or_path, models.tokenizer.chat_template)
+        if key not in kept:
+            kept[key] = tokenise(models)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(checking, "tokenise_probes", tokenise_once)
+        yield
+
+
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Iterator[Checked]:
     machine = make_machine(tmp_path_factory.mktemp("checked") / "data", tiny_model)

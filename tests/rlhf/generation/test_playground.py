@@ -114,12 +114,23 @@ def expected(machine: Machine, chat: Chat) -> str:
     return draw(model, models.tokenizer, [machine.render(chat.messages)], [[chat.seed]], chat.sampling)[0][0].text
 
 
-@pytest.fixture
-def stocked(long: Machine) -> Machine:
+@pytest.fixture(scope="module")
+def every_form(tmp_path_factory: pytest.TempPathFactory, talkative: Path) -> Iterator[Machine]:
     """A machine with a policy of every form, whose answers are long enough to be interrupted on every processor."""
+    made = make_machine(tmp_path_factory.mktemp("every-form") / "data", talkative)
+    made.add_prompts(train=12, held_out=4)
     for form in FORMS:
-        register(long, form, form)
-    return long
+        register(made, form, form)
+    yield made
+    made.db.close()
+
+
+@pytest.fixture
+def stocked(every_form: Machine, tmp_path: Path) -> Iterator[Machine]:
+    """Another one like it."""
+    made = every_form.copied(tmp_path / "stocked")
+    yield made
+    made.db.close()
 
 
 @contextmanager

@@ -120,13 +120,14 @@ class Trained:
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Trained]:
     """One through all the trouble that a Hub can make meanwhile, and with the real pip."""
     machine = ready_to_learn(make_machine(tmp_path_factory.mktemp("trained") / "data", tiny_model))
-    here = machine.perform(machine.submit(QUICK_DPO))
+    spec = replace(QUICK_DPO, samples=1)
+    here = machine.perform(machine.submit(spec))
     with JobHub() as hub:
         hub.lent["PREFLOOP_REPORT_SECONDS"] = "0.5"
         hub.pip = True
         hub.fail("GET", "/api/whoami-v2", 503)
         hub.fail("GET", "/api/jobs/hardware", 429)
-        job_id = rent(machine)
+        job_id = rent(machine, spec)
         thread = in_background(hub, machine, job_id, threading.Event())
         wait_until("the start", lambda: rental_store.get(machine.db, job_id).hub_job)
         hub.fail("GET", "/api/datasets/ann/prefloop-job-.*/tree", 401, times=2)

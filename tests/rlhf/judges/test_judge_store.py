@@ -22,6 +22,7 @@ from annotation.store import (
     judgement_store,
     policy_comparisons,
     project_store,
+    setting_store,
     stock_counts,
     training_data,
 )
@@ -355,6 +356,7 @@ def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database
     [
         ("local", {"model": "base"}, registry.answer_otherwise, True),
         ("local", {"model": "base"}, lambda db: registry.set_precision(db, "bf16", "owner"), True),
+        ("local", {"model": "base"}, lambda db: registry.set_precision(db, "bf16", None), False),
         ("local", {"model": "base"}, lambda db: registry.set_thinking(db, "template"), False),
         ("reward-model", {"model": "reward"}, registry.answer_otherwise, True),
         ("reward-model", {"model": "reward"}, lambda db: registry.set_precision(db, "bf16", "owner"), False),
@@ -378,7 +380,9 @@ def test_a_judge_on_other_weights_is_another_judge(
     assert say(db, judge, comparison, FIRST_BETTER, "judged")
     project_store.set_feedback(db, Feedback(mode="ai"))
     assert say(db, judge, labelled, FIRST_BETTER)
+    drawn = judge_history.cache_key(db)
     change(db)
+    assert judge_history.cache_key(db) != drawn or not another, "the figures on the page are of before"
     assert judge_history.basis(db, judge).left_out == (4 if another else 0)
     assert (judge_store.jointly_judged(db, judge) == []) == another
     assert judge_store.any_to_judge(db, judge, "judged") == another
@@ -391,6 +395,38 @@ def test_a_judge_on_other_weights_is_another_judge(
         assert not judge_store.judge_comparison(db, judge, asked), "one order is of before"
         assert say(db, judge, comparison, SECOND_BETTER, "judged")
         assert [case.judged for case in judge_store.jointly_judged(db, judge)] == [(2, 1)]
+
+
+def test_which_verdicts_are_of_other_weights_is_looked_up_once_whatever_changed_how_often(db: Database) -> None:
+    """Of changes that earlier versions noted the time alone counts, of later ones also which verdict was the newest."""
+    (judge,) = panel(db, "j")
+    changes: list[dict[str, Any]] = [
+        {"told": None, "until": "2026-01-02"},
+        {"told": True, "until": "2026-01-31", "newest": {"verdict": 1000}},
+        {"told": None, "until": "2026-01-09", "newest": {"verdict": 200}},
+        {"told": None, "until": "2026-01-06", "newest": {"verdict": 300}},
+    ]
+    with db.transaction():
+        for number, comparison in enumerate(seed_comparisons(db, 400)):
+            said = {"annotator_id": judge.id, "comparison_id": comparison, "first": 0, "second": 1, "seconds": 0}
+            db.insert("verdict", {**said, "choice": "tie", "created": f"2026-01-{number % 11 + 1:02}"})
+    before = {row["id"]: row["created"] for row in db.rows("SELECT id, created FROM verdict")}
+
+    def of_before() -> set[int]:
+        return {row["id"] for row in db.rows(f"SELECT id FROM verdict v WHERE {judge_store.EARLIER}")}
+
+    assert db.value(f"SELECT count(*) FROM verdict v WHERE NOT {judge_store.EARLIER}") == 400
+    setting_store.set_setting(db, "thinking_changes", changes)
+    assert of_before() == {
+        number
+        for number, at in before.items()
+        if at <= "2026-01-02" or (at <= "2026-01-09" and number <= 200) or (at <= "2026-01-06" and number <= 300)
+    }
+    steps: list[int] = []
+    db.connection.conn.set_progress_handler(lambda: steps.append(1), 100)
+    of_before()
+    db.connection.conn.set_progress_handler(None, 0)
+    assert len(steps) < 240, "at most sixty operations of SQLite for each verdict, not as many again for each change"
 
 
 def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:
@@ -817,7 +853,7 @@ def test_what_somebody_holds_who_is_shut_out_is_others_at_once(db: Database, ann
     assert backlog.waiting_for(db, ann.id).count == 1
     judge_first_better(db, ann)
     access.activate(db, "bob")
-    with pytest.raises(UserError, match="went back to the pool"):
+    with pytest.raises(UserError, match=r"^This comparison went back to the pool\. Nothing was recorded\.$"):
         judging.judge(db, bob.id, held.nonce, act("tie"))
 
 
@@ -838,7 +874,7 @@ def test_what_somebody_holds_or_is_assigned_who_is_left_out_is_others_at_once(
     for _ in range(2):
         judge_first_better(db, ann)
     assert len(judge_store.pair_outcomes(db, 2, 1)) == 2
-    with pytest.raises(UserError, match="went back to the pool"):
+    with pytest.raises(UserError, match=r"^This comparison went back to the pool\. Nothing was recorded\.$"):
         judging.judge(db, bob.id, held.nonce, act("tie"))
     assert bulk_changes.plan(db, to_bob, ann).changed == 0, "what they said of it would not count"
 

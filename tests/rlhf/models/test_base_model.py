@@ -128,6 +128,7 @@ def test_a_quantised_base_that_an_earlier_version_called_nf4_is_trained_by_lora(
         (tmp_path / "config.json").write_text(json.dumps({"quantization_config": how}), "utf-8")
         spec = DPOSpec().on_weights(base_model.register(db, base).precision)
         assert (spec.method, preconditions.quantised_problem(spec, base_model.quantisation(tmp_path))) == ("lora", [])
+        assert "Prefloop" not in (registry.precision_set(db) or ()), "no weights have changed, which judges ran on"
     db.close()
 
 
@@ -142,6 +143,13 @@ def test_a_precision_that_can_not_be_held_is_refused_and_nothing_changes(
             base_model.change_precision(db, precision, "kim")
     assert (registry.serving(db).precision, registry.precision_set(db)) == ("nf4", None)
     monkeypatch.setattr(memory, "this_machine", lambda: with_memory(bytes_in_16_bits))
+    for spec, said in ((CheckSpec(candidate="dpo-1"), "A check is running"), (JudgeSpec(judge="j"), "A judge is at")):
+        at_work = job_store.enqueue(db, spec, "ann")
+        job_store.claim(db, at_work, "w")
+        with pytest.raises(UserError, match=said):
+            base_model.change_precision(db, "bf16", "kim")
+        job_table.stop(db, at_work, "w", "failed", "for the test")
+    assert (registry.serving(db).precision, registry.precision_set(db)) == ("nf4", None)
     assert base_model.change_precision(db, "bf16", "kim") == registry.serving(db)
     found = registry.precision_set(db)
     assert (registry.serving(db).precision, found and found[0]) == ("bf16", "kim")
@@ -263,13 +271,13 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
     job_store.claim(db, running, "w")
     commit(b"second")
     anew = base_model.prepare(data_dir, "ann/tiny", anew=True)
-    with pytest.raises(UserError, match="a check or a judge is at work"):
+    with pytest.raises(UserError, match="A check is running"):
         base_model.register(db, anew)
     assert base_model.ready(data_dir, "ann/tiny") != anew
     job_table.stop(db, running, "w", "failed", "for the test")
     judging = job_store.enqueue(db, JudgeSpec(judge="j"), "ann")
     job_store.claim(db, judging, "w")
-    with pytest.raises(UserError, match="a check or a judge is at work"):
+    with pytest.raises(UserError, match="A judge is at work"):
         base_model.register(db, anew)
     job_table.stop(db, judging, "w", "failed", "for the test")
     base_model.register(db, anew)
@@ -310,9 +318,7 @@ def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_o
     template.write_text(template.read_text("utf-8").replace("assistant\n", "assistant\n\n"), "utf-8")
     running = job_store.enqueue(db, CheckSpec(candidate=made.revision), "ann")
     job_store.claim(db, running, "w")
-    with pytest.raises(
-        UserError, match=r"a check or a judge is at work.* If Prefloop has just been ended, start it again in a minute"
-    ):
+    with pytest.raises(UserError, match=r"A check is running\..* If Prefloop has just been ended, start it again in a"):
         base_model.register(db, base)
     job_table.stop(db, running, "w", "failed", "for the test")
     base_model.register(db, base)

@@ -80,6 +80,8 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
         ({"pending": unmeasured(), "gate": "automatic"}, 3, "Check dpo-7 again", "/iterations/dpo-7"),
         ({"pending": unmeasured(), "active": (CHECK,)}, 3, "Compare answers of dpo-7", "/annotate"),
         ({"pending": unheard(), "gate": "automatic"}, 3, "Decide on dpo-7", "/iterations/dpo-7"),
+        ({"pending": unheard(), "active": (CHECK,)}, 0, "Watch job 7", "/runs/7"),
+        ({"pending": replace(unheard(), askable=True)}, 0, "Look at dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("not enough evidence", True, True)}, 0, "Look at dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("not enough evidence", True), "active": (CHECK,)}, 0, "Watch job 7", "/runs/7"),
         ({"pending": pending("not enough evidence"), "active": (CHECK,)}, 0, "Watch job 7", "/runs/7"),

@@ -92,7 +92,8 @@ class Browser:
     def do(self, name: str, person: str = OWNER) -> dict[str, Any]:
         """Call a registered handler with what this session has chosen; returns the parts that were sent."""
         block = next(block for block in self.demo.fns.values() if handler_of(block).__name__ == name)
-        inputs = [*self.chosen.values(), self.seen][: len(block.inputs)]
+        held = [self.shown.get(f"{part}_while", {}).get("value") for part in runs_tab.NOTICES]
+        inputs = [*self.chosen.values(), self.seen, *held][: len(block.inputs)]
         number = "" if self.chosen["selector"] == "latest" else f"/{self.chosen['selector']}"
         compared = self.chosen["compared"] if isinstance(self.chosen["compared"], list) else []
         part = f"{number}?compare={','.join(map(str, compared))}"
@@ -464,10 +465,11 @@ def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place
     assert (browser.can("cancel"), browser.can("resume")) == (True, False)
     waiting, before = job_store.enqueue(place.db, QUICK_SFT, OWNER), browser.seen
     browser.do("run_cancel")
-    after, browser.seen = browser.seen, before
+    browser.seen = before
+    told = browser.shown.pop("said_while", {})
     browser.do("poll_runs")
+    browser.shown["said_while"] = told | browser.shown.get("said_while", {})
     assert f"Job {job_id} was asked to stop" in browser.text("said"), "though a poll that was asked for before is late"
-    browser.seen = after
     assert [job_store.get(place.db, number).status for number in (job_id, waiting)] == ["cancelling", "queued"]
     job_table.stop(place.db, job_id, "w", "cancelled", "Resume goes on from the last checkpoint.")
     browser.do("poll_runs")
