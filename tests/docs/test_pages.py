@@ -141,7 +141,7 @@ def test_options_exist() -> None:
     """Those that are named by themselves."""
     known = {
         option
-        for module in ("app", "annotation", "rlhf", "benchmarks.loop", "benchmarks.speed")
+        for module in ("app", "annotation", "rlhf", "benchmarks.gate", "benchmarks.loop", "benchmarks.speed")
         for option in options_of(parser_of(module))
     }
     for path in WRITTEN:

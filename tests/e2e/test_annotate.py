@@ -146,9 +146,12 @@ class Site:
         return page
 
     def rest(self) -> None:
-        """Let all pages ask nothing more."""
-        for page in (page for pages in self.kept.values() for page in pages):
-            page.evaluate("window.prefloopAnnotate.abort()")
+        """Let all pages ask nothing more, and close those of a kind of which one went elsewhere."""
+        for kind, pages in [*self.kept.items()]:
+            if not all(page.evaluate("!!window.prefloopAnnotate") for page in pages):
+                self.kept.pop(kind)[0].context.close()
+            for page in self.kept.get(kind, ()):
+                page.evaluate("window.prefloopAnnotate.abort()")
 
     def close(self) -> None:
         """Close all pages."""
