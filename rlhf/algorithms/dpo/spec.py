@@ -197,7 +197,7 @@ class DPOSpec(TrainingSpec):
     accumulation: NonNegativeInt = 0
     """Forward passes in one optimiser step. Empty for as many as let one pass over the data take six steps at most:
     how far a policy moves depends on the number of steps, and it may move so far only; then every comparison is to
-    have had its say. With fewer a run may end after six steps, before it has."""
+    have had its say. With fewer a run may end before that, after six steps."""
     check: bool = True
     """Check the candidate against the serving policy when training ends."""
 
