@@ -435,8 +435,12 @@ class SignIn:
         """End the session. A mere link must not: any page could hold one."""
         if request.method != "POST":
             return RedirectResponse("/", 303)
-        await waiting_write(access.close_session, self.db, session_token(request.headers, self.cookie))
-        response = RedirectResponse("/login", 303)
+        token = session_token(request.headers, self.cookie)
+        annotator = access.session_annotator(self.db, token)
+        await waiting_write(access.close_session, self.db, token)
+        response: Response = RedirectResponse("/login", 303)
+        if annotator is not None:
+            response = HTMLResponse(sign_in_pages.signed_out_page(annotator.name), 200, NOT_STORED)
         response.delete_cookie(self.cookie, httponly=True, samesite="lax")
         return response
 
