@@ -417,9 +417,11 @@ def answer_to(
 
 def values_in(value: Any) -> Iterator[Any]:
     """Something that was sent, and all that is in it."""
-    yield value
-    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from values_in(one)
+    left = [value]
+    while left:
+        one = left.pop()
+        yield one
+        left += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
 
 
 def whole_characters(value: Any) -> Any:

@@ -40,8 +40,8 @@ DAMAGED: Final = N_(
     "moves what is here aside."
 )
 CLOSED: Final = N_(
-    "Accounts and passwords are those of then, so look whether somebody has one who was shut out since; everybody "
-    "signs in anew."
+    "Accounts and passwords are those of then: look whether somebody who was shut out since is in again. Everybody has "
+    "to sign in anew."
 )
 LOCK: Final = "prefloop.open.lock"
 # A program that has just been told to end may still have the database open.

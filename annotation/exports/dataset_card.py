@@ -434,7 +434,7 @@ def called(request: ExportRequest, names: Mapping[str, str]) -> Filters:
     annotators = tuple(names[name] for name in request.filters.annotators)
     wanted = ComparisonFilter.of(request.filters.comparisons)
     by_people = bool(wanted.person or wanted.assigned)
-    comparisons = ", ".join(wanted.query) if by_people else request.filters.comparisons
+    comparisons = f"by {' and '.join(wanted.query)} (not shown)" if by_people else request.filters.comparisons
     return replace(request.filters, annotators=annotators, comparisons=comparisons)
 
 

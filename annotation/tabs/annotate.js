@@ -124,14 +124,6 @@ function purgeDrafts() {
   }
 }
 
-// What was being written goes with whoever signs out, once that is on its way: others may use this browser next.
-function onSignOut(event) {
-  if (!event.target.matches("form[action='/logout']")) return;
-  const own = (key) => key.startsWith(`${keysOf(me)}draft.`);
-  const forget = () => storedKeys().filter(own).forEach((key) => write(key, null));
-  if (me) window.addEventListener("pagehide", forget, { once: true, signal });
-}
-
 // The own drafts of comparisons in hand, not those of changes to earlier judgements.
 function draftNames() {
   const own = storedKeys().filter((key) => key.startsWith(keysOf(me))).map((key) => key.slice(keysOf(me).length));
@@ -1314,7 +1306,6 @@ find(".guidelines").append(moreButton());
 find(".guidelines .shown").addEventListener("scroll", (event) => cue(event.target));
 sizes.observe(find(".guidelines .shown"));
 document.addEventListener("keydown", onKey, { signal });
-document.addEventListener("submit", onSignOut, { signal });
 const timers = [setInterval(poll, LOOK_MS), setInterval(showSafety, SAFETY_MS)];
 const unfollow = address.follow(goToPlace);
 signal.addEventListener("abort", () => {

@@ -598,6 +598,13 @@ def known_browser(db: Database, name: str, mark: str) -> str:
     return number if row is not None and known and hmac.compare_digest(seal(row, number), bytes_of(sealed)) else ""
 
 
+def account_of_mark(db: Database, mark: str) -> int | None:
+    """The account that gave a browser this mark; None for any other mark."""
+    number, _, sealed = mark.partition(".")
+    rows = db.rows("SELECT id, password_hash FROM annotator WHERE active AND password_hash IS NOT NULL")
+    return next((row["id"] for row in rows if hmac.compare_digest(seal(row, number), bytes_of(sealed))), None)
+
+
 def seal(row: dict[str, Any], number: str) -> bytes:
     """What only this program can put under a number. Who has stolen the hash, and so could, needs no more guesses."""
     return bytes_of(hmac.new(row["password_hash"].encode(), bytes_of(number), sha256).hexdigest())

@@ -31,7 +31,7 @@ MAXIMUM_DEPTH: Final = 40
 MAXIMUM_UPLOADS: Final = 100
 # A page has two or three, and a browser opens no more than six connections to a server that speaks HTTP/1.1. Fewer
 # than an account may have under way altogether.
-MAXIMUM_STREAMS: Final = 30
+MAXIMUM_STREAMS: Final = 60
 # Random texts of eleven characters in a browser; a program may choose its own.
 SESSION: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
 # A dict with one of these is a file to one part of Gradio or another; nothing else that a page sends has them.

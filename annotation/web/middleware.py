@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -60,9 +61,10 @@ ANNOTATOR_KEY = "prefloop.annotator"
 MAXIMUM_FORM_BYTES = 16_384
 # For the whole body of a request, however often a part of it comes.
 BODY_SECONDS = 60.0
-# Requests under way of one account, or of one place where nobody is signed in: a page is made of some eighty files,
-# which a proxy that speaks HTTP/2 asks for at once.
-MAXIMUM_AT_ONCE = 100
+# Requests under way of one account, or forms on their way from one place where nobody is signed in: a page is made of
+# some eighty files, which a proxy that speaks HTTP/2 asks for at once and browsers not again, and each open tab has
+# streams besides.
+MAXIMUM_AT_ONCE = 250
 # For how long a browser is known to be that of somebody who has signed in.
 BROWSER_DAYS = 180
 
@@ -206,7 +208,7 @@ class OutOfFrames:
 
 class SignedIn:
     """Lets only people with a session through, says who they are under ANNOTATOR_KEY in the scope, and speaks their
-    language. Nobody can have all connections that there may be.
+    language. No account, and no place with forms that never come to an end, can have all connections.
     """
 
     def __init__(self, app: ASGIApp, db: Database, cookie: str, open_paths: Sequence[str] = OPEN_PATHS) -> None:
@@ -215,15 +217,14 @@ class SignedIn:
         self.cookie = cookie
         self.open_paths = open_paths
         self.under_way: Counter[int | str] = Counter()
-        """Requests by account, or by place."""
+        """Requests by account, forms on their way by place."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         if scope["type"] == "http" and scope["path"] in self.open_paths:
-            place = access.network_of(scope["client"][0] if scope.get("client") else "")
-            await self.pass_on(place, scope, receive, send)
+            await self.pass_on(self.stranger(scope), scope, receive, send)
             return
         if scope["type"] == "websocket":
             await receive()
@@ -238,19 +239,53 @@ class SignedIn:
             return
         await refusal(scope, headers)(scope, receive, send)
 
-    async def pass_on(self, asker: int | str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, unless too many of whoever asks are under way."""
-        if self.under_way[asker] >= MAXIMUM_AT_ONCE:
-            sentence = _("Too much is asked for at once. Try again in a moment.")
-            await JSONResponse({"error": sentence}, 429, {"Retry-After": "1"})(scope, receive, send)
-            return
-        self.under_way[asker] += 1
-        try:
+    def stranger(self, scope: Scope) -> int | str | None:
+        """Whose a request without a session is: nobody's where no form is read, else that of its place.
+
+        A place may be all that is behind one proxy: what others leave unfinished there keeps nobody out whose browser
+        is known. It counts for its account.
+        """
+        if scope["method"] != "POST" or scope["path"] == "/logout":
+            return None
+        place = access.network_of(scope["client"][0] if scope.get("client") else "")
+        if self.under_way[place] < MAXIMUM_AT_ONCE:
+            return place
+        mark = session_token(Headers(scope=scope), browser_cookie(self.cookie))
+        return access.account_of_mark(self.db, mark) or place
+
+    async def pass_on(self, asker: int | str | None, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, unless too many of whoever asks are under way; a form is until it has come."""
+        if asker is None:
             await self.app(scope, receive, send)
-        finally:
-            self.under_way[asker] -= 1
-            if not self.under_way[asker]:
-                del self.under_way[asker]
+            return
+        if self.under_way[asker] >= MAXIMUM_AT_ONCE:
+            await too_much(Headers(scope=scope))(scope, receive, send)
+            return
+        with ExitStack() as counted:
+            self.under_way[asker] += 1
+            counted.callback(self.leave, asker)
+
+            async def receive_counted() -> Message:
+                message = await receive()
+                if ANNOTATOR_KEY not in scope and not message.get("more_body"):
+                    counted.close()
+                return message
+
+            await self.app(scope, receive_counted, send)
+
+    def leave(self, asker: int | str) -> None:
+        """One request less is under way."""
+        self.under_way[asker] -= 1
+        if not self.under_way[asker]:
+            del self.under_way[asker]
+
+
+def too_much(headers: Headers) -> Response:
+    """What whoever has too many requests under way gets: where a browser shows it, a page."""
+    sentence, again = _("Too much is asked for at once. Try again in a moment."), {"Retry-After": "1"}
+    if "text/html" in headers.get("accept", ""):
+        return HTMLResponse(sign_in_pages.dead_end(sentence), 429, {**NOT_STORED, **again})
+    return JSONResponse({"error": sentence}, 429, again)
 
 
 def refusal(scope: Scope, headers: Headers) -> Response:
@@ -279,8 +314,13 @@ def naming(language: Language, send: Send) -> Send:
     return send_with_language
 
 
+def browser_cookie(cookie: str) -> str:
+    """The name of the cookie by which a browser is known, for signing in only, beside that of the session."""
+    return f"{cookie}-browser"
+
+
 def session_token(headers: Headers, cookie: str) -> str:
-    """The session token that the browser sent; empty where it sent none."""
+    """The session token, or what else of this name, that the browser sent; empty where it sent none."""
     return cookie_parser(headers.get("cookie", "")).get(cookie, "")
 
 
@@ -334,11 +374,6 @@ class SignIn:
     hashing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
-    @property
-    def browser_cookie(self) -> str:
-        """The name of the cookie by which a browser is known, for signing in only."""
-        return f"{self.cookie}-browser"
-
     def routes(self) -> list[Route]:
         """What the server adds beside the pages."""
         routes = [
@@ -370,7 +405,7 @@ class SignIn:
             return self.page(_("This form is too large."), 413, wanted)
         name, password = form.get("name", ""), form.get("password", "")
         address = request.client.host if request.client else ""
-        browser = access.known_browser(self.db, name, request.cookies.get(self.browser_cookie, ""))
+        browser = access.known_browser(self.db, name, request.cookies.get(browser_cookie(self.cookie), ""))
         wait = self.throttle.attempt(address, name, browser)
         if wait:
             return after_waiting(self.page(waiting_said(wait), 429, wanted), wait)
@@ -381,9 +416,8 @@ class SignIn:
             return self.page(_("Name and password don't match."), 401, wanted)
         self.throttle.succeeded(address, name, browser)
         response = await self.welcome(request, annotator, wanted)
-        self.set_cookie(
-            request, response, self.browser_cookie, access.browser_mark(self.db, name), BROWSER_DAYS, "/login"
-        )
+        mark = access.browser_mark(self.db, name)
+        self.set_cookie(request, response, browser_cookie(self.cookie), mark, BROWSER_DAYS, "/login")
         return response
 
     async def follow_link(self, request: Request) -> Response:
@@ -401,8 +435,12 @@ class SignIn:
         """End the session. A mere link must not: any page could hold one."""
         if request.method != "POST":
             return RedirectResponse("/", 303)
-        await waiting_write(access.close_session, self.db, session_token(request.headers, self.cookie))
-        response = RedirectResponse("/login", 303)
+        token = session_token(request.headers, self.cookie)
+        annotator = access.session_annotator(self.db, token)
+        await waiting_write(access.close_session, self.db, token)
+        response: Response = RedirectResponse("/login", 303)
+        if annotator is not None:
+            response = HTMLResponse(sign_in_pages.signed_out_page(annotator.name), 200, NOT_STORED)
         response.delete_cookie(self.cookie, httponly=True, samesite="lax")
         return response
 

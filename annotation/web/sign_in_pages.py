@@ -40,6 +40,15 @@ async function goOn() {
 goOn();
 </script>"""
 
+# What was being written goes with whoever signs out: others may use this browser next. The keys are annotate.js's.
+FORGET: Final = """<script data-name="{name}">
+try {{
+  const drafts = `prefloop.${{encodeURIComponent(document.currentScript.dataset.name)}}/draft.`;
+  Object.keys(localStorage).filter((key) => key.startsWith(drafts)).forEach((key) => localStorage.removeItem(key));
+}} catch {{ /* no storage */ }}
+location.replace("/login");
+</script>"""
+
 
 def login_page(
     problem: str = "", author: str | None = None, hub: bool = False, passwords: bool = True, wanted: str = BEGINNING
@@ -130,6 +139,11 @@ def dead_end(said: str) -> str:
     return page(
         "Prefloop", "<h1>Prefloop</h1>", f'<p role="alert">{escape(said)}</p>', f'<p><a href="/">{escape(back)}</a></p>'
     )
+
+
+def signed_out_page(name: str) -> str:
+    """What makes the browser of who has signed out forget their drafts, and leads to the sign-in."""
+    return page(_("Sign out"), button("/login", _("Sign in")), FORGET.format(name=escape(name)))
 
 
 def notice_page(author: str) -> str:

@@ -226,7 +226,7 @@ def refuse_large_texts(found: HubRevision, names: Sequence[str]) -> None:
         limit = LARGEST_TOKENIZER if name == TOKENIZER_FILE else LARGEST_FILE
         if found.sizes[name] > limit and not name.endswith(".safetensors"):
             raise UserError(
-                _("{name} of {source} has {sizes:,} bytes, and no model's has over {most:,}.").format(
+                _("{name} of {source} has {sizes:,} bytes, more than the {most:,} that are read.").format(
                     name=name, source=found.source, sizes=found.sizes[name], most=limit
                 )
             )

@@ -41,7 +41,7 @@ from rlhf.jobs.rental_reports import AS_REPORTED
 from rlhf.jobs.rental_store import Rental, Terms
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.model_files import CONFIG, read_header, read_object
+from rlhf.models.model_files import CONFIG, check_architecture, read_header, read_object
 from rlhf.models.registry import HeldPrecision
 
 IMAGE: Final = "python:3.12"
@@ -461,12 +461,13 @@ class RentedRun:
 
     def check_configurations(self, directory: Path) -> None:
         """Raises UserError for what `pull` refuses: whoever can write to the job's dataset could have made it."""
-        for name in ("adapter_config.json", CONFIG):
-            if (directory / name).is_file():
-                config = read_object(directory / name)
-                pull_model.check_code(config, name, self.rental.repo)
-                if name != CONFIG:
-                    pull_model.check_settings(config, self.rental.repo)
+        adapter = "adapter_config.json"
+        if (directory / adapter).is_file():
+            config = read_object(directory / adapter)
+            pull_model.check_code(config, adapter, self.rental.repo)
+            pull_model.check_settings(config, self.rental.repo)
+        if (directory / CONFIG).is_file():  # keeps what the base's says of code that is never run
+            check_architecture(directory)
 
     def fetch(self, directory: Path, expected: Mapping[str, str]) -> None:
         """The files of a directory, each compared with its sha256. Raises UserError."""

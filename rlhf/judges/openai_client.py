@@ -28,8 +28,8 @@ from rlhf.judges.judge_settings import EndpointSettings
 
 FailureReason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "no verdict", "refused"]
 OPENAI_KEY, OPENAI_HOST = "OPENAI_API_KEY", "api.openai.com"
-# Where the environment says whose an OpenAI key is instead, as OpenAI's own library reads it; and behind the name of
-# any other variable.
+# Where the environment says whose an OpenAI key is as well, as OpenAI's own library reads it; and behind the name of
+# any other variable. Both hold a host or an address.
 OPENAI_ADDRESS, HOST = "OPENAI_BASE_URL", "_HOST"
 # Shorter ones are placeholders such as EMPTY for servers that check none, and are words of the language.
 SHORTEST_KEY = 12
@@ -55,12 +55,14 @@ def settings_of(values: Mapping[str, Any], labels: Mapping[str, str] | None = No
     check_address(settings.address, bool(settings.key_variable))
     if not 0 < len(settings.model.strip()) <= 200:
         raise UserError(_("Name the model that the endpoint is to answer with, in up to 200 characters."))
-    if settings.key_variable and not JUDGE_KEY.fullmatch(settings.key_variable):
+    key = settings.key_variable
+    if key and (not JUDGE_KEY.fullmatch(key) or key.endswith(HOST)):
         # Whoever may name an address could have any secret of this process sent to it.
         raise UserError(
             _(
-                "The key's environment variable must be OPENAI_API_KEY or begin with PREFLOOP_JUDGE_, so that "
-                "no other secret can be sent to an endpoint. Give the variable's name here, never the key."
+                "The key's environment variable must be OPENAI_API_KEY or begin with PREFLOOP_JUDGE_, and not end with "
+                "_HOST, so that no other secret can be sent to an endpoint. Give the variable's name here, never the "
+                "key."
             )
         )
     if settings.key_variable:
@@ -103,17 +105,32 @@ def check_host(variable: str, host: str) -> None:
     """
     if variable == OPENAI_KEY:
         where, regional = OPENAI_ADDRESS, host.endswith(f".{OPENAI_HOST}")
-        hosts = [OPENAI_HOST, urlsplit(os.environ.get(where, "")).hostname or OPENAI_HOST]
+        hosts = [OPENAI_HOST, named_host(where) or OPENAI_HOST]
     else:
         where, regional = variable + HOST, False
-        hosts = [os.environ.get(where, "").strip().lower() or host]
+        hosts = [named_host(where) or host]
     if host not in hosts and not regional:
         raise UserError(
             _(
                 "The key in {variable} is for {hosts} and would go to {host}. If that is right, whoever starts "
-                "Prefloop says so in its environment with {where}."
+                "Prefloop says so in its environment with {where}={host}."
             ).format(variable=variable, hosts=", ".join(dict.fromkeys(hosts)), host=host, where=where)
         )
+
+
+def named_host(where: str) -> str:
+    """The host that a variable of the environment names, by itself or in an address; empty where it is not set.
+
+    Raises UserError where it names none.
+    """
+    said = os.environ.get(where, "").strip()
+    try:
+        host = httpx.URL(said if "//" in said else f"//{said}").host
+    except httpx.InvalidURL:
+        host = ""
+    if said and not host:
+        raise UserError(_("{where} in the environment of Prefloop names no host.").format(where=where))
+    return host
 
 
 def is_near(host: str) -> bool:

@@ -347,6 +347,13 @@ def test_a_request_with_more_in_it_than_a_judgement_has_is_refused_before_it_is_
     assert looked_at == []
 
 
+def test_how_deep_something_lies_costs_nothing() -> None:
+    deep: Any = []
+    for _level in range(100_000):
+        deep = [deep]
+    assert sum(1 for _value in api.values_in(deep)) == 100_001
+
+
 def test_what_is_sent_is_read_where_judgements_are_made_and_holds_up_no_other_request(
     db: Database, ann: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1192,6 +1192,13 @@ def test_what_was_being_written_leaves_the_browser_with_who_signs_out(site: Site
     ann.page.evaluate("key => localStorage.setItem(key, JSON.stringify({at: Date.now()}))", others)
     drafts = "Object.keys(localStorage).filter(key => key.includes('/draft.'))"
     assert len(ann.page.evaluate(drafts)) == 2
+    ann.page.route("**/logout", lambda route: route.abort())
+    ann.page.get_by_role("button", name="Sign out").click()
+    ann.page.wait_for_url("chrome-error://**")
+    ann.page.unroute("**/logout")
+    ann.page.goto(site.address)
+    ann.ready()
+    assert len(ann.page.evaluate(drafts)) == 2, "nobody was signed out"
     ann.page.get_by_role("button", name="Sign out").click()
     ann.page.wait_for_url("**/login")
     assert ann.page.evaluate(drafts) == [others]

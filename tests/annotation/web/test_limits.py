@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
@@ -13,6 +15,7 @@ from annotation.database import Database
 from annotation.web import access, middleware
 from annotation.web.middleware import MAXIMUM_AT_ONCE, SignedIn
 from tests.annotation.web.conftest import Program
+from tests.machine_fixtures import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -22,14 +25,16 @@ JSON = (b"content-type", b"application/json")
 BODIES = ("/login", "/join", "/language", "/annotate/card", "/annotate/judge")
 
 
-def asked(path: str, token: str = "", address: str = "203.0.113.7", cookie: str = COOKIE) -> Scope:
+def asked(
+    path: str, token: str = "", address: str = "203.0.113.7", cookie: str = COOKIE, method: str = "POST"
+) -> Scope:
     """A request by whoever has this token."""
     headers = [(b"host", b"localhost"), JSON, (b"content-length", b"10000")]
     return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
-        "method": "POST",
+        "method": method,
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
@@ -58,6 +63,7 @@ async def status(app: Any, scope: Scope, *parts: Message) -> int:
 
 
 FIRST: Message = {"type": "http.request", "body": b"{", "more_body": True}
+WHOLE: Message = {"type": "http.request", "body": b"", "more_body": False}
 
 
 @pytest.mark.parametrize("path", BODIES)
@@ -77,12 +83,16 @@ def test_a_request_that_is_broken_off_is_no_error_of_the_program(program: Progra
 
 
 class Slow:
-    """Answers when a test lets it."""
+    """Answers when a test lets it; what has a body that comes is read before."""
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
+        self.there = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.there += 1
+        if scope["path"] == "/join":
+            await receive()
         await self.go_on.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
@@ -92,13 +102,15 @@ async def at_once(db: Database, many: Scope, others: Sequence[Scope]) -> tuple[l
     """What so many requests of one get, one more than there may be; and those of others meanwhile."""
     slow = Slow()
     door = SignedIn(slow, db, COOKIE)
-    own = [asyncio.create_task(status(door, many)) for _ in range(MAXIMUM_AT_ONCE + 1)]
-    others_own = [asyncio.create_task(status(door, one)) for one in others]
-    for _ in range(100):
-        await asyncio.sleep(0)
+    own = [asyncio.create_task(status(door, many, WHOLE)) for _ in range(MAXIMUM_AT_ONCE + 1)]
+    others_own = [asyncio.create_task(status(door, one, WHOLE)) for one in others]
+    tasks, deadline = [*own, *others_own], time.monotonic() + PATIENCE_SECONDS
+    while slow.there + sum(task.done() for task in tasks) < len(tasks):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.001)
     slow.go_on.set()
     found = await asyncio.gather(*own), await asyncio.gather(*others_own)
-    assert await status(door, many) == 200
+    assert await status(door, many, WHOLE) == 200
     assert not door.under_way
     return found
 
@@ -119,3 +131,45 @@ def test_one_place_can_not_have_all_connections_without_a_session(db: Database) 
     own, elsewhere = asyncio.run(at_once(db, asked("/login", address="2001:db8::1"), others))
     assert own == [*[200] * MAXIMUM_AT_ONCE, 429]
     assert elsewhere == [200, 429], "the second is in the same network"
+
+
+def test_a_place_takes_nothing_up_once_its_forms_have_come(db: Database) -> None:
+    own, others = asyncio.run(at_once(db, asked("/join"), [asked("/join")]))
+    assert own == [200] * (MAXIMUM_AT_ONCE + 1)
+    assert others == [200]
+
+
+def test_unfinished_forms_of_a_place_keep_only_forms_of_unknown_browsers_out(db: Database) -> None:
+    access.add_account(db, "ann", "annotator", PASSWORD)
+    mark = access.browser_mark(db, "ann")
+    known, made_up = (asked("/login", value, cookie=f"{COOKIE}-browser") for value in (mark, f"{mark}0"))
+    reads = [asked(path, method="GET") for path in ("/healthz", "/login", "/join", "/signin")]
+    own, others = asyncio.run(at_once(db, asked("/login"), [known, made_up, asked("/logout"), *reads]))
+    assert own == [*[200] * MAXIMUM_AT_ONCE, 429]
+    assert others == [200, 429, 200, 200, 200, 200, 200]
+
+
+def test_a_known_browser_counts_for_its_account(db: Database) -> None:
+    access.add_account(db, "ann", "annotator", PASSWORD)
+    door = SignedIn(Slow(), db, COOKIE)
+    scope = asked("/login", access.browser_mark(db, "ann"), cookie=f"{COOKIE}-browser")
+    door.under_way["203.0.113.7"] = door.under_way[access.authorise(db, "ann", "annotator").id] = MAXIMUM_AT_ONCE
+    assert asyncio.run(status(door, scope)) == 429
+
+
+@pytest.mark.parametrize("path", ["/login", "/runs"])
+def test_people_read_on_a_page_that_too_much_is_under_way(program: Program, path: str) -> None:
+    async def answer(door: SignedIn) -> httpx.Response:
+        transport = httpx.ASGITransport(door, client=("203.0.113.7", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            client.cookies.set(COOKIE, token)
+            return await client.post(path, headers={"accept": "text/html,*/*"})
+
+    ann = access.authorise(program.db, "ann", "annotator")
+    token = access.open_session(program.db, ann)
+    door = SignedIn(Slow(), program.db, COOKIE)
+    door.under_way["203.0.113.7"] = door.under_way[ann.id] = MAXIMUM_AT_ONCE
+    page = asyncio.run(answer(door))
+    assert (page.status_code, page.headers["retry-after"], page.headers["cache-control"]) == (429, "1", "no-store")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "Too much is asked for at once." in page.text

@@ -482,7 +482,10 @@ def test_signing_in_with_a_password_and_out_again(site: Site) -> None:
         assert client.get("/logout").status_code == 303
         assert run(client, "greet").status_code == 200
         stolen = dict(client.cookies)
-        assert client.post("/logout").status_code == 303
+        out = client.post("/logout")
+        assert (out.status_code, out.headers["cache-control"]) == (200, "no-store")
+        assert '<script data-name="kim">' in out.text, "their drafts go"
+        assert client.post("/logout").headers["location"] == "/login", "nobody's do"
         client.cookies.update(stolen)
         assert run(client, "greet").status_code == 401
 

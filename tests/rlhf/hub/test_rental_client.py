@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -482,7 +482,7 @@ def test_the_loop_goes_on_beside_a_rented_training_but_trains_nothing_itself(jud
     [
         ("adapter_config.json", {"auto_mapping": {"parent_library": "os"}}, "wants to run code of its own"),
         ("adapter_config.json", {"layer_replication": [[0, 2], [0, 2]]}, "has settings that can't be used here"),
-        ("config.json", {"auto_map": {"AutoModel": "x.py"}}, "wants to run code of its own"),
+        ("config.json", {"model_type": "my-own", "auto_map": {"AutoModel": "x.py"}}, "it needs code that"),
     ],
 )
 def test_what_a_job_made_is_not_taken_in_where_pull_would_refuse_it(
@@ -510,6 +510,12 @@ def test_what_a_job_made_is_not_taken_in_where_pull_would_refuse_it(
         rented.take_in(rental_client.checked_ending({**ending, "files": {name: ""}}))
     assert registry.of_job(judged.db, job.id) is None
     assert not list((judged.data_dir / "adapters").iterdir())
+
+
+def test_whole_weights_of_a_base_that_names_code_nobody_needs_are_taken_in(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "phi3", "auto_map": {"AutoModel": "x.Y"}}))
+    rented = SimpleNamespace(rental=SimpleNamespace(repo="ann/made"))
+    rental_client.RentedRun.check_configurations(cast(rental_client.RentedRun, rented), tmp_path)
 
 
 def test_a_batch_that_was_halved_there_is_in_the_record_here() -> None:

@@ -507,6 +507,32 @@ def test_another_key_goes_anywhere_unless_the_environment_says_where(monkeypatch
         check(SOUND)
 
 
+@pytest.mark.parametrize(
+    "said", ["models.example.com", " Models.Example.com:443 ", "https://models.example.com/v1", "//models.example.com"]
+)
+@pytest.mark.parametrize("settings", [OPENAI, SOUND])
+def test_the_environment_names_a_host_or_an_address(
+    monkeypatch: pytest.MonkeyPatch, settings: EndpointSettings, said: str
+) -> None:
+    where = {"OPENAI_API_KEY": "OPENAI_BASE_URL"}.get(settings.key_variable, f"{settings.key_variable}_HOST")
+    monkeypatch.setenv(where, said)
+    check(replace(settings, address=PROXY))
+    with pytest.raises(UserError, match=rf"with {where}=other\.example\.com\."):
+        check(replace(settings, address="https://other.example.com/v1"))
+    for none in ("http://x:y", "https://", "/v1"):
+        monkeypatch.setenv(where, none)
+        with pytest.raises(UserError, match=f"{where} in the environment of Prefloop names no host"):
+            check(replace(settings, address=PROXY))
+    monkeypatch.setenv(where, "http://[x")
+    with pytest.raises(UserError, match="would go to"):
+        check(replace(settings, address=PROXY))
+
+
+def test_what_says_where_a_key_goes_is_no_key() -> None:
+    with pytest.raises(UserError, match="not end with _HOST"):
+        check(replace(SOUND, key_variable=f"{SOUND.key_variable}_HOST"))
+
+
 def test_settings_of_rows_and_commands_are_read_as_they_are_given() -> None:
     given = {"address": SOUND.address, "model": SOUND.model, "temperature": 0, "price_in": 3}
     assert settings_of(given) == replace(SOUND, key_variable="", temperature=0.0, price_in=3.0)
