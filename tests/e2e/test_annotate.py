@@ -113,7 +113,7 @@ class Site:
         return person
 
     def open_beside(self, person: Person, hasty: bool = False, same: bool = True) -> Person:
-        """The page of the same annotator, or of a new one, in another tab of the same browser."""
+        """The page of the same annotator, or of a new one who signs in instead, in another tab of the same browser."""
         pages = next(pages for pages in self.kept.values() if person.page in pages)
         beside = replace(person) if same else self.sign_in(person.page.context)
         if len(pages) == 1:
@@ -1093,25 +1093,22 @@ def at_work(db: Database) -> Iterator[None]:
 
 
 def test_an_own_prompt_that_came_to_nothing_is_told_to_who_asked(site: Site) -> None:
-    ann = site.open()
+    ann, bob = site.open(), site.open(phone=True)
     with at_work(site.db):
         ann.page.wait_for_selector("text=The model is writing the next answers.")
-        assert ann.page.locator(".unanswered").inner_text() == ""
+        for person in (ann, bob):
+            assert person.page.locator(".unanswered").inner_text() == ""
         comparison_id = own_prompts.ask(site.db, access.authorise(site.db, ann.name, "annotator").id, [LONG])
         ann.page.wait_for_selector("text=Your prompt is being answered.")
         own_prompts.refuse_asked(site.db, comparison_id)
         ann.page.wait_for_selector(".unanswered >> text=the model can't take it")
         assert "Write it in another way" in ann.page.locator(".unanswered").inner_text()
-        mine = ann.page.context.cookies()
-        bob = site.open_beside(ann, same=False)
-        bob.page.wait_for_selector("text=The model is writing the next answers.")
-        assert bob.page.locator(".unanswered").inner_text() == ""
-        ann.page.context.add_cookies(mine)
         ann.page.click("text=Write a prompt of your own")
         ann.page.fill("#own-prompt", "Shorter?")
         ann.page.click(".ask button")
         ann.page.wait_for_selector("text=Your prompt is being answered.")
         assert ann.page.locator(".unanswered").inner_text() == ""
+    assert bob.page.locator(".unanswered").inner_text() == ""
 
 
 def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> None:

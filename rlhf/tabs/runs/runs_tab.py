@@ -634,7 +634,8 @@ def wire_queue(page: RunsPage, context: Context) -> None:
             looked, was = read(sent)
             said = markup.notice(queue_view.change(context.db, looked.queued, action))
             changed, seen = live(context, looked, was)
-            return page.sent({**changed, "queue_said": said}, seen)
+            # Not what was said of the run before: the same sentence said again would be no news.
+            return page.sent({**changed, "said": "", "queue_said": said}, seen)
 
         change_queue.__name__ = f"queue_{action}"
         return change_queue

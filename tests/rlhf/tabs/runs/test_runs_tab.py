@@ -483,6 +483,9 @@ def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place
     assert [job.id for job in job_store.queue(place.db)] == [waiting, job_id]
     with pytest.raises(gr.Error, match="can't be resumed"):
         browser.do("run_resume")
+    browser.chosen["queued"] = str(job_id)
+    browser.do("queue_take_out")
+    assert browser.text("said") == "", "so that the same is news when it is said again"
 
 
 def test_going_on_and_starting_anew_are_two_buttons(browser: Browser) -> None:
