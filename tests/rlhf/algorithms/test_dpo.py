@@ -75,14 +75,6 @@ def judged_once(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> I
     machine.db.close()
 
 
-@pytest.fixture
-def judged(judged_once: Machine, tmp_path: Path) -> Iterator[Machine]:
-    """A data directory like it, for one test."""
-    machine = judged_once.copied(tmp_path / "data")
-    yield machine
-    machine.db.close()
-
-
 def frozen_rows(machine: Machine) -> list[PreferenceRow]:
     """The train rows of the data frozen last."""
     sha256 = machine.db.value("SELECT sha256 FROM snapshot ORDER BY created DESC LIMIT 1")

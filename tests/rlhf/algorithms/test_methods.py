@@ -57,14 +57,6 @@ def judged_once(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> I
     machine.db.close()
 
 
-@pytest.fixture
-def judged(judged_once: Machine, tmp_path: Path) -> Iterator[Machine]:
-    """A data directory like it, for one test."""
-    machine = judged_once.copied(tmp_path / "data")
-    yield machine
-    machine.db.close()
-
-
 def trainer_of(machine: Machine, spec: TrainingSpec) -> Any:
     """The trainer as the job builds it."""
     frozen = job_submission.freeze_training(machine.db, machine.data_dir, spec)

@@ -75,14 +75,6 @@ def judged_once(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> I
     machine.db.close()
 
 
-@pytest.fixture
-def judged(judged_once: Machine, tmp_path: Path) -> Iterator[Machine]:
-    """A data directory like it, for one test."""
-    machine = judged_once.copied(tmp_path / "data")
-    yield machine
-    machine.db.close()
-
-
 def items_of(machine: Machine, sha256: str, split: str = "train") -> list[dict[str, Any]]:
     """The comparisons of frozen data as the job tokenises them."""
     rows = of_split(load_snapshot(machine.data_dir, sha256, PreferenceRow), split)
