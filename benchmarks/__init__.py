@@ -1,1 +1,1 @@
-"""What Prefloop is for, measured: each module runs the real app and ends with one line of JSON."""
+"""What Prefloop is for, measured: each module here runs the real program and ends with one line of JSON."""

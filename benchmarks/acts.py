@@ -41,9 +41,9 @@ from torch import Tensor
 
 from annotation.records import UserError
 from annotation.selection import choose_answers
-from benchmarks import driver
-from benchmarks.acts_pool import PooledPrompt, pool
-from benchmarks.driver import BenchmarkError, say
+from benchmarks.harness import driver
+from benchmarks.harness.acts_pool import PooledPrompt, pool
+from benchmarks.harness.driver import BenchmarkError, say
 from benchmarks.loop import plain, reason, shorter
 from rlhf.models.base_model import EMBEDDED
 from rlhf.models.orders.heads import RIDGE, StateScale, ensemble, fitted, votes

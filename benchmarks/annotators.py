@@ -41,9 +41,10 @@ from annotation.imports import importing
 from annotation.records import Annotator, UserError, now
 from annotation.store import comparison_store, project_store, prompt_store
 from annotation.web import access
-from benchmarks import driver, latency
-from benchmarks.driver import App, BenchmarkError, Page, act_of, say
-from benchmarks.wire import Connection
+from benchmarks import latency
+from benchmarks.harness import driver
+from benchmarks.harness.driver import App, BenchmarkError, Page, act_of, say
+from benchmarks.harness.wire import Connection
 from rlhf.jobs import job_store
 from rlhf.models import base_model, registry
 
@@ -511,7 +512,7 @@ class PlainPerson(Person):
 @contextmanager
 def plain_server(path: Path) -> Iterator[tuple[int, psutil.Process]]:
     """The plain endpoint in a process of its own: its port, and the process."""
-    command = [sys.executable, "-m", "benchmarks.bound", str(path)]
+    command = [sys.executable, "-m", "benchmarks.peers.bound", str(path)]
     with subprocess.Popen(command, cwd=driver.ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -46,8 +46,8 @@ import numpy as np
 from annotation.metrics.evidence import CorrectedPrompts, DecidedOutcome, LeftPrompt
 from annotation.metrics.intervals_and_bias import Estimate, share_of
 from annotation.metrics.sequential_testing import log_capitals
-from benchmarks import driver
-from benchmarks.driver import say
+from benchmarks.harness import driver
+from benchmarks.harness.driver import say
 from rlhf.data.held_out_sets import least_compared
 from rlhf.evaluation.gate import (
     Findings,

@@ -28,10 +28,10 @@ from typing import Any
 from annotation.examples.example_sets import read_example
 from annotation.records import Feedback, Prompt, UserError
 from annotation.store import comparison_store, project_store, prompt_store
-from benchmarks import driver
-from benchmarks.driver import BenchmarkError
-from benchmarks.intervals import Interval, crossed
-from benchmarks.laboratory import Laboratory
+from benchmarks.harness import driver
+from benchmarks.harness.driver import BenchmarkError
+from benchmarks.harness.intervals import Interval, crossed
+from benchmarks.harness.laboratory import Laboratory
 from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import StoredVerdict, outcomes_of

@@ -31,8 +31,18 @@ from annotation.database import open_database
 from annotation.imports import importing
 from annotation.records import Sampling, UserError
 from annotation.store import prompt_store
-from benchmarks import driver
-from benchmarks.driver import Answered, App, BenchmarkError, Latency, Ledger, Page, SimulatedAnnotator, Tally, say
+from benchmarks.harness import driver
+from benchmarks.harness.driver import (
+    Answered,
+    App,
+    BenchmarkError,
+    Latency,
+    Ledger,
+    Page,
+    SimulatedAnnotator,
+    Tally,
+    say,
+)
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.models import base_model, registry

@@ -35,8 +35,8 @@ from annotation.database import Database, open_database
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Kind, UserError, seconds_between
 from annotation.store import check_store, project_store
-from benchmarks import driver
-from benchmarks.driver import (
+from benchmarks.harness import driver
+from benchmarks.harness.driver import (
     App,
     BenchmarkError,
     Card,

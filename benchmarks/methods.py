@@ -1,18 +1,18 @@
 """The lesson's claims, measured: ways of fine-tuning, PPO against DPO, what PPO takes in memory and whether it learns.
 
-How to read it. First the learning rates are chosen, on training headlines that are held back (`benchmarks.rates`).
-First table: SmolLM2 learns to call the sentiment of financial headlines (`annotation/examples`), with every method from
-the same seeds, with the same epochs, batch and length, each at its own rate. Each training is a job in a process of its
-own, and `peak memory` and `s / step` (median of the optimiser steps, then of the seeds) are that process's. An answer
-is decoded greedily and its label read from the text; one that gives none, or several, counts as wrong. `before` is the
-base model under the same instructions, for QLoRA in 4 bits as it trains. The interval is over seeds and headlines
-together (`benchmarks.intervals`).
+How to read it. First the learning rates are chosen, on training headlines that are held back
+(`benchmarks.method_parts.rates`). First table: SmolLM2 learns to call the sentiment of financial headlines
+(`annotation/examples`), with every method from the same seeds, with the same epochs, batch and length, each at its own
+rate. Each training is a job in a process of its own, and `peak memory` and `s / step` (median of the optimiser steps,
+then of the seeds) are that process's. An answer is decoded greedily and its label read from the text; one that gives
+none, or several, counts as wrong. `before` is the base model under the same instructions, for QLoRA in 4 bits as it
+trains. The interval is over seeds and headlines together (`benchmarks.harness.intervals`).
 
-Second table: from one SFT policy, preferences between its own answers by one gold reward (`benchmarks.gold`) train a
-reward model for PPO, and DPO, at three betas: the KL coefficient of PPO, the beta of DPO. `KL` is from the SFT policy,
-per whole answer, `gold` the mean gold reward, both of answers that are drawn with the same seeds to held-out prompts.
-A method is the better one where it gets more gold for the same KL. PPO sees the gold reward only through its reward
-model.
+Second table: from one SFT policy, preferences between its own answers by one gold reward (`benchmarks.harness.gold`)
+train a reward model for PPO, and DPO, at three betas: the KL coefficient of PPO, the beta of DPO. `KL` is from the SFT
+policy, per whole answer, `gold` the mean gold reward, both of answers that are drawn with the same seeds to held-out
+prompts. A method is the better one where it gets more gold for the same KL. PPO sees the gold reward only through its
+reward model.
 
 `ppo_memory_ratio`: peak memory of PPO over that of SFT, LoRA on a bf16 base, passes of the same number of tokens, all
 used; 1.5 at most is what we ask for. Times are as measured: let nothing else run beside it.
@@ -38,9 +38,10 @@ from pathlib import Path
 from typing import Any
 
 from annotation.records import UserError
-from benchmarks import driver, frontier, learning, memory, rates, sentiment
-from benchmarks.driver import BenchmarkError, say
-from benchmarks.laboratory import Laboratory
+from benchmarks.harness import driver
+from benchmarks.harness.driver import BenchmarkError, say
+from benchmarks.harness.laboratory import Laboratory
+from benchmarks.method_parts import frontier, learning, memory, rates, sentiment
 from rlhf.models.base_model import EMBEDDED
 
 PARTS = ("rates", "methods", "memory", "frontier", "learning")

@@ -28,8 +28,8 @@ from annotation.imports.importing import starter_prompts
 from annotation.jobs import job_table
 from annotation.records import UserError
 from annotation.store import comparison_store, prompt_store
-from benchmarks import driver
-from benchmarks.driver import App, BenchmarkError, say
+from benchmarks.harness import driver
+from benchmarks.harness.driver import App, BenchmarkError, say
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store

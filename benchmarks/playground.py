@@ -24,8 +24,8 @@ from typing import Any
 from annotation.imports.importing import starter_prompts
 from annotation.records import UserError, seconds_between
 from annotation.store import stock_counts
-from benchmarks import driver
-from benchmarks.driver import App, BenchmarkError, Page, say
+from benchmarks.harness import driver
+from benchmarks.harness.driver import App, BenchmarkError, Page, say
 from rlhf.generation import playground_store
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.generation.playground_store import Chat

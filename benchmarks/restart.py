@@ -33,8 +33,8 @@ from annotation.imports.importing import starter_prompts
 from annotation.records import UserError
 from annotation.store import comparison_store, prompt_store
 from annotation.web import access
-from benchmarks import driver
-from benchmarks.driver import BenchmarkError, act_of, latency_of, say
+from benchmarks.harness import driver
+from benchmarks.harness.driver import BenchmarkError, act_of, latency_of, say
 from rlhf.models import registry
 
 COMPARISONS = 2_000

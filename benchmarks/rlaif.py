@@ -2,14 +2,14 @@
 
 How to read it. Every condition starts from the base model and makes two iterations: comparisons of the serving policy's
 answers, judgements, DPO (LoRA, by the defaults but for the epochs), promotion. Simulated people judge by
-`benchmarks.gold`. A simulated judge gives each verdict as they would with the stated chance, drawn anew for each order
-of the two answers, so that it also contradicts itself, which makes ties. A judgement by people costs 1, one by a judge
-(both orders) `price`; each iteration may spend `budget`. `mixed` lets the judge label first and spends the other half
-on what people are asked then: what it contradicts itself on or is unsure of, and a random share. What the budget does
-not reach is not trained on.
+`benchmarks.harness.gold`. A simulated judge gives each verdict as they would with the stated chance, drawn anew for
+each order of the two answers, so that it also contradicts itself, which makes ties. A judgement by people costs 1, one
+by a judge (both orders) `price`; each iteration may spend `budget`. `mixed` lets the judge label first and spends the
+other half on what people are asked then: what it contradicts itself on or is unsure of, and a random share. What the
+budget does not reach is not trained on.
 
 `win rate`: how often the last policy's answer to a held-out prompt beats the base's by the gold rule, same seeds, a tie
-counting half; the interval is over seeds and prompts together (`benchmarks.intervals`). `pairs` is what the two
+counting half; the interval is over seeds and prompts together (`benchmarks.harness.intervals`). `pairs` is what the two
 trainings learnt from, `right` the share of them that the gold rule would order the same way.
 
 An iteration whose judgements leave too few pairs to train on (a judge that contradicts itself makes ties) trains
@@ -40,11 +40,11 @@ from annotation.imports.importing import starter_prompts
 from annotation.records import Feedback, Sampling, UserError
 from annotation.store import project_store, prompt_store
 from annotation.web import access
-from benchmarks import driver
-from benchmarks.driver import BenchmarkError, act_of, say
-from benchmarks.gold import gold
-from benchmarks.intervals import crossed
-from benchmarks.laboratory import Laboratory
+from benchmarks.harness import driver
+from benchmarks.harness.driver import BenchmarkError, act_of, say
+from benchmarks.harness.gold import gold
+from benchmarks.harness.intervals import crossed
+from benchmarks.harness.laboratory import Laboratory
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.snapshots import TooFewRows
 from rlhf.generation.answering_spec import AnsweringSpec

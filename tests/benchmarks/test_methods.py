@@ -17,10 +17,12 @@ from annotation.database import open_database
 from annotation.examples.example_sets import read_example
 from annotation.exports.frozen_rows import DemonstrationRow, PromptRow
 from annotation.records import Prompt
-from benchmarks import answers, frontier, gold, learning, memory, methods, rates, sentiment
-from benchmarks.driver import BenchmarkError
-from benchmarks.intervals import crossed
-from benchmarks.laboratory import Laboratory
+from benchmarks import methods
+from benchmarks.harness import gold
+from benchmarks.harness.driver import BenchmarkError
+from benchmarks.harness.intervals import crossed
+from benchmarks.harness.laboratory import Laboratory
+from benchmarks.method_parts import answers, frontier, learning, memory, rates, sentiment
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.roles import SampledResponse
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -105,7 +107,7 @@ def test_syllables_and_reading_ease_by_hand() -> None:
 
 
 def drawn(text: str) -> dict[str, Any]:
-    """An answer as `benchmarks.answers` gives it."""
+    """An answer as `benchmarks.method_parts.answers` gives it."""
     return {"text": text, "ids": [1, 2], "prompt": "Q", "prompt_tokens": 1, "ended": True}
 
 

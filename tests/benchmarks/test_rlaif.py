@@ -10,8 +10,8 @@ import pytest
 from annotation.records import Judgement
 from annotation.store import comparison_store, prompt_store
 from benchmarks import rlaif
-from benchmarks.gold import gold
-from benchmarks.laboratory import Laboratory
+from benchmarks.harness.gold import gold
+from benchmarks.harness.laboratory import Laboratory
 from benchmarks.rlaif import Condition, Sizes
 from rlhf.judges import judge_store
 from tests.conftest import make_response

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import before, speed
+from benchmarks import speed
+from benchmarks.peers import before
 from benchmarks.speed import Ratio
 from rlhf.jobs.job_spec import from_json
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from annotation.database import open_database
-from benchmarks import driver
-from benchmarks.driver import BenchmarkError, say
+from benchmarks.harness import driver
+from benchmarks.harness.driver import BenchmarkError, say
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job

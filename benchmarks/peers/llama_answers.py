@@ -1,6 +1,6 @@
 """Answers by llama.cpp's server: what `benchmarks.speed` is compared with, in an environment of its own.
 
-`PYTHON benchmarks/llama_answers.py < REQUEST`, where PYTHON has xllamacpp. The request is JSON: `gguf`, `texts`,
+`PYTHON benchmarks/peers/llama_answers.py < REQUEST`, where PYTHON has xllamacpp. The request is JSON: `gguf`, `texts`,
 `answers` to each, `tokens`, `temperature`, `min_p`, `slots`, `rounds`. One line of JSON comes back: of each round, the
 tokens that were drawn and the processor seconds that they took. One thread computes, as everything beside it.
 """

@@ -10,9 +10,9 @@ from typing import Any
 from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.imports.importing import starter_prompts
 from annotation.records import Sampling
-from benchmarks.driver import BenchmarkError
-from benchmarks.frontier import Ground, accepted
-from benchmarks.laboratory import Laboratory
+from benchmarks.harness.driver import BenchmarkError
+from benchmarks.harness.laboratory import Laboratory
+from benchmarks.method_parts.frontier import Ground, accepted
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec

@@ -8,10 +8,10 @@ from statistics import fmean, median
 from typing import Any
 
 from annotation.examples.example_sets import LABELS, read_example
-from benchmarks.driver import say
-from benchmarks.gold import WORD
-from benchmarks.intervals import Interval, crossed
-from benchmarks.laboratory import Laboratory
+from benchmarks.harness.driver import say
+from benchmarks.harness.gold import WORD
+from benchmarks.harness.intervals import Interval, crossed
+from benchmarks.harness.laboratory import Laboratory
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import CountedRows, demonstrations, store_snapshot
 from rlhf.jobs.job_spec import Method

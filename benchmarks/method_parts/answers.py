@@ -1,9 +1,9 @@
 """Let policies answer prompts, in a process of its own: what `benchmarks.methods` measures accuracy, gold and KL by.
 
-`python -m benchmarks.answers DATA_DIR REQUEST RESULT`. The request names policies (revision, and the precision to
-hold the base in), prompts, how answers are drawn (`samples` each; sample k of prompt i has the seed
-`seed` + i · samples + k under every policy), and perhaps a reference; the result has, by policy, prompt and sample:
-text, tokens, whether it ended, and the KL.
+`python -m benchmarks.method_parts.answers DATA_DIR REQUEST RESULT`. The request names policies (revision, and the
+precision to hold the base in), prompts, how answers are drawn (`samples` each; sample k of prompt i has the seed `seed`
++ i · samples + k under every policy), and perhaps a reference; the result has, by policy, prompt and sample: text,
+tokens, whether it ended, and the KL.
 
 The KL is that of whole next-token distributions at the answer's own tokens, policy against reference, at temperature 1,
 summed over the answer: its mean over answers drawn at temperature 1 is the sequence KL, and it varies less than the

@@ -37,7 +37,7 @@ from annotation.store import project_store
 from rlhf.jobs.job_store import Job
 from rlhf.models.base_model import EMBEDDED_NAME
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_DATA_DIR = Path(os.environ.get("PREFLOOP_DATA", ROOT / "data"))
 OWNER_LINK = re.compile(r"https?://\S+/signin\?token=\S+")
 # The first start converts the embedded model, and a slow machine takes its time.

@@ -13,9 +13,9 @@ from statistics import fmean
 from typing import Any
 
 from annotation.examples.example_sets import read_example
-from benchmarks.driver import say
-from benchmarks.laboratory import Laboratory
-from benchmarks.sentiment import EXAMPLE, NAMES, WEIGHTS, Sizes, answers_to, graded, revision_of, spec_of
+from benchmarks.harness.driver import say
+from benchmarks.harness.laboratory import Laboratory
+from benchmarks.method_parts.sentiment import EXAMPLE, NAMES, WEIGHTS, Sizes, answers_to, graded, revision_of, spec_of
 from rlhf.data.snapshots import CountedRows, demonstrations, store_snapshot
 from rlhf.jobs.job_spec import Method
 

@@ -3,8 +3,8 @@
 The reward is a program: how close an answer's length is to a target, 1 at the target and 0 at twice that or at nothing.
 It stands in the place of the reward model, so that nothing but PPO itself is on trial.
 
-`python -m benchmarks.learning DATA_DIR --job ID --worker ID` is the worker of such a job; it leaves its curve and no
-policy.
+`python -m benchmarks.method_parts.learning DATA_DIR --job ID --worker ID` is the worker of such a job; it leaves its
+curve and no policy.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from annotation.imports.importing import starter_prompts
 from annotation.jobs import job_table
 from annotation.records import Sampling
 from annotation.store import prompt_store
-from benchmarks.driver import say
-from benchmarks.laboratory import Laboratory
+from benchmarks.harness.driver import say
+from benchmarks.harness.laboratory import Laboratory
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
 from rlhf.jobs import job_store, worker
@@ -96,7 +96,7 @@ def measure(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
         name, spec = name_of(seed), replace(spec_of(seed, sizes), model=lab.base.name, snapshot=snapshot)
         # Not through `job_submission.submit`, which refuses PPO without a reward model.
         job_id = lab.job_of(name) or job_store.enqueue(lab.db, spec, name)
-        command = [sys.executable, "-m", "benchmarks.learning", str(lab.directory), "--job", str(job_id)]
+        command = [sys.executable, "-m", "benchmarks.method_parts.learning", str(lab.directory), "--job", str(job_id)]
         job = lab.finish(name, job_id, command)
         found.append({"seed": seed, **judged(job_store.metrics(lab.db, job.id), spec.kl_target)})
         say(f"{name}: {found[-1]}")

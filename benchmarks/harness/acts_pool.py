@@ -16,8 +16,8 @@ from torch import Tensor
 from annotation.database import open_database
 from annotation.imports.importing import starter_prompts
 from annotation.records import Prompt, Sampling
-from benchmarks import driver
-from benchmarks.driver import say
+from benchmarks.harness import driver
+from benchmarks.harness.driver import say
 from rlhf.models import base_model, registry
 from rlhf.models.hidden_states import mean_states
 from rlhf.models.loading import LoadedPolicies

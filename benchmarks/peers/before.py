@@ -25,7 +25,7 @@ from typing import Any
 from annotation.database import FILE_NAME, Database
 from annotation.examples.example_sets import read_example
 from annotation.imports.importing import starter_prompts
-from benchmarks.driver import ROOT, BenchmarkError, say
+from benchmarks.harness.driver import ROOT, BenchmarkError, say
 
 TRAIN, HELD_OUT, PROMPTS = 40, 10, 30
 TRAINING, CHECK, LATER, ROUND = "train", "check", "check_later", "ppo_round"

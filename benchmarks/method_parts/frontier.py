@@ -15,11 +15,11 @@ from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow
 from annotation.imports.importing import starter_prompts
 from annotation.records import Prompt, Sampling
 from annotation.store import prompt_store
-from benchmarks.driver import say
-from benchmarks.gold import gold
-from benchmarks.intervals import crossed
-from benchmarks.laboratory import Laboratory
-from benchmarks.sentiment import revision_of
+from benchmarks.harness.driver import say
+from benchmarks.harness.gold import gold
+from benchmarks.harness.intervals import crossed
+from benchmarks.harness.laboratory import Laboratory
+from benchmarks.method_parts.sentiment import revision_of
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec

@@ -1,0 +1,1 @@
+"""What a benchmark is compared with: an earlier program, another engine, a bare write."""
