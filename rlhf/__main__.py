@@ -225,9 +225,9 @@ def gate_text(db: Database, revision: str | None) -> str:
         )
     policy = pending.policy if pending is not None and revision is None else registry.by_revision(db, revision or "")
     decision = gate_decisions.decision_on(db, policy)
-    lines = [f"{policy.revision}: {decision.verdict}. {gate_words.sentence(decision)}"]
+    lines = [f"{policy.revision}: {decision.says}. {gate_words.sentence(decision)}"]
     lines += filter(None, [gate_decisions.check_status(db, policy).sentence])
-    said = [(one.verdict, gate_words.in_words(one)) for one in decision.criteria]
+    said = [(one.passed, gate_words.in_words(one)) for one in decision.criteria]
     lines += [f"  {verdict:<12} {one.name}: {one.value} (asked for: {one.threshold})" for verdict, one in said]
     return "\n".join(lines)
 

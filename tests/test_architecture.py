@@ -216,7 +216,7 @@ PAGES = {
     *("annotation/tabs/project.py", "annotation/tabs/quality_report.py"),
     *(
         "rlhf/tabs/iterations/iteration_card.py",
-        "rlhf/tabs/iterations/verdict_card.py",
+        "rlhf/tabs/iterations/candidate_headline.py",
         "rlhf/tabs/judges/judges_tab.py",
     ),
     *("rlhf/tabs/overview/overview_card.py", "rlhf/tabs/pages.py", "rlhf/tabs/playground/playground_tab.py"),

@@ -39,7 +39,7 @@ from rlhf.evaluation.report import CheckReport
 
 Mode = Literal["ask", "automatic", "never"]
 Holds = Literal["mode", "project", "candidate"]
-GateVerdict = Literal["promote", "reject", "not enough evidence"]
+Ruling = Literal["promote", "reject", "not enough evidence"]
 GateReason = Literal["worse", "same", "past-a-limit", "not-shown", "better", "unmeasured", "untold", "open"]
 Passed = Literal["pass", "fail", "open", "few", "missing", "inapplicable", "informs"]
 """'open': there are comparisons, but not enough to tell; 'few': it rests on too little to count; 'missing': it was not
@@ -224,7 +224,7 @@ class GateDecision:
     """Whose comparisons it rests on: a judge's only where that decides."""
     weighed: Weighed
     needed: EvidenceSource | None = None
-    """Without enough evidence: whose comparisons are the shortest way to a verdict; None where none would help."""
+    """Without enough evidence: whose comparisons are the shortest way to a ruling; None where none would help."""
     given_up_after: int | None = None
     """So many checks, after which no more comparisons are waited for."""
     used_up: bool = False
@@ -233,7 +233,7 @@ class GateDecision:
     """Whether no check will make more comparisons, and of those made nobody has said anything that counts."""
 
     @property
-    def verdict(self) -> GateVerdict:
+    def says(self) -> Ruling:
         """Promote, reject or wait."""
         if self.reason == "better":
             return "promote"
@@ -335,7 +335,7 @@ class WrongPromotionRisk:
     alpha: float
     own: float | None
     """The part of alpha with which this candidate has to show that it is better; None where each has all of it."""
-    verdict: ClassVar[Passed] = "informs"
+    passed: ClassVar[Passed] = "informs"
 
 
 def over_candidates(rule: Rule, findings: Findings) -> list[WrongPromotionRisk | Requirement]:
@@ -352,7 +352,7 @@ class Requirement:
     """What the rule asks for of one figure."""
 
     asks: RequirementKey
-    verdict: Passed
+    passed: Passed
     found: Estimate | float | Hacked
     """The figure; None where it was not measured."""
     bound: float = nan
@@ -413,7 +413,7 @@ class EvidenceSource:
         return "better" if value > 0.5 else "worse" if value < 0.5 else "open"
 
     @property
-    def verdict(self) -> Passed:
+    def passed(self) -> Passed:
         """Whether they prefer the candidate."""
         if self.found is None:
             return "missing"
@@ -522,7 +522,7 @@ class Unfinished:
     asked: int
     gave_up: str
     """Why it gave up, as a sentence; empty where it did not."""
-    verdict: ClassVar[Passed] = "few"
+    passed: ClassVar[Passed] = "few"
 
 
 @dataclass(frozen=True)
@@ -533,7 +533,7 @@ class InformingJudge:
     share: float | None
     prompts: int
     why: Recusal
-    verdict: ClassVar[Passed] = "informs"
+    passed: ClassVar[Passed] = "informs"
 
     @classmethod
     def of(cls, judge: JudgeFindings, why: Recusal) -> InformingJudge:
@@ -555,9 +555,9 @@ class JudgeEvidence:
     def obstacle(self) -> Requirement | Unfinished | None:
         """Why it must not decide: it is not trusted, it failed on many, which may not be like the others, or its
         preference may be for length; None where it may."""
-        if self.trust.verdict != "pass":
+        if self.trust.passed != "pass":
             return self.trust
-        short = self.source.standing == "better" and self.equal_lengths.verdict != "pass"
+        short = self.source.standing == "better" and self.equal_lengths.passed != "pass"
         return self.unfinished or (self.equal_lengths if short else None)
 
     @property
@@ -660,7 +660,7 @@ def lies_on(value: float, bound: float) -> bool:
 
 # ------------------------------------------------------------------------------------------------------------- ruling
 Criterion: TypeAlias = EvidenceSource | Requirement | Unfinished | InformingJudge | WrongPromotionRisk
-"""One thing that the rule asks for: what was found, what is asked, and whether that is so (its `verdict`)."""
+"""One thing that the rule asks for: what was found, what is asked, and whether that is so (`passed`)."""
 
 
 @dataclass(frozen=True)
@@ -688,7 +688,7 @@ class Weighed:
 def ruling(weighed: Weighed) -> GateDecision:
     """The decision, first things first."""
     people, better, worse = weighed.people, weighed.saying("better"), weighed.saying("worse")
-    failed = {one.asks for one in weighed.limits if one.verdict == "fail"}
+    failed = {one.asks for one in weighed.limits if one.passed == "fail"}
     if people.standing == "worse":
         return GateDecision("worse", people, weighed)
     if failed:
@@ -710,9 +710,9 @@ def ruling(weighed: Weighed) -> GateDecision:
 
 def promoted(source: EvidenceSource, weighed: Weighed) -> GateDecision:
     """Promotion, unless something was not measured, or more comparisons by people have to tell it."""
-    verdicts, people = {one.verdict for one in weighed.limits}, weighed.people
-    if verdicts & {"missing", "few"}:
+    passed, people = {one.passed for one in weighed.limits}, weighed.people
+    if passed & {"missing", "few"}:
         return GateDecision("unmeasured", source, weighed)
-    if "open" in verdicts:
+    if "open" in passed:
         return GateDecision("untold", source, weighed, replace(people, more=max(people.more, 1)))
     return GateDecision("better", source, weighed)

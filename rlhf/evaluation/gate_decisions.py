@@ -23,11 +23,11 @@ from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newe
 from rlhf.evaluation.gate import (
     Findings,
     GateDecision,
-    GateVerdict,
     Hacked,
     JudgeFindings,
     Recusal,
     Rule,
+    Ruling,
     corrected_by_judges,
     decide,
     given_up,
@@ -420,7 +420,7 @@ def pending(db: Database) -> PendingDecision | None:
         checks = checks_of(db, policy)
         if checks:
             decision = decision_on(db, policy)
-            if decision.verdict != "not enough evidence" or decision.more is None:
+            if decision.says != "not enough evidence" or decision.more is None:
                 return PendingDecision(policy, decision)
             askable, used_up = left_to_ask(db, policy), shows_no_more(db, policy, checks)
             waits = needs_new_answers(decision, checks) or nothing_open(db, policy)
@@ -482,7 +482,7 @@ def needs_another_check(
 
     They are given first what was left to judges, unless no comparison would help: then it is a figure that is missing.
     """
-    if decision.verdict != "not enough evidence":
+    if decision.says != "not enough evidence":
         return False
     if needs_new_answers(decision, checks) and not begun:
         return True
@@ -561,7 +561,7 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
 
 def left_out(db: Database, policy: Policy) -> bool:
     """Whether a check of a policy left out some of what the rule asks."""
-    return any(one.verdict == "missing" for one in decision_on(db, policy).weighed.limits)
+    return any(one.passed == "missing" for one in decision_on(db, policy).weighed.limits)
 
 
 def progress_of(db: Database, job: Job) -> str:
@@ -642,17 +642,17 @@ def objection(db: Database, policy: Policy, brief: bool = False) -> str:
     if policy.status == "rejected":
         return registry.rejection(db, policy)
     decision = advice(db, policy)
-    if decision is None or decision.verdict == "promote":
+    if decision is None or decision.says == "promote":
         return ""
     return described(db, policy, decision, gate_words.RULE_SAYS, brief)
 
 
 def described(
-    db: Database, policy: Policy, decision: GateDecision, says: Mapping[GateVerdict, str], brief: bool = False
+    db: Database, policy: Policy, decision: GateDecision, says: Mapping[Ruling, str], brief: bool = False
 ) -> str:
     """A decision on a candidate, with its reasons unless `brief`, and how its check stands."""
     why = "" if brief else gate_words.sentence(decision)
-    return " ".join(filter(None, (_(says[decision.verdict]), why, check_status(db, policy).sentence)))
+    return " ".join(filter(None, (_(says[decision.says]), why, check_status(db, policy).sentence)))
 
 
 @dataclass(frozen=True)
@@ -741,13 +741,13 @@ def act(db: Database, data_dir: Path) -> PendingDecision | None:
     found = to_act_on(db)
     if found is None:
         return None
-    problem = damage(data_dir, found.policy) if found.decision.verdict == "promote" else ""
+    problem = damage(data_dir, found.policy) if found.decision.says == "promote" else ""
     with db.transaction():
         again = to_act_on(db)
-        if again is None or (again.policy, again.decision.verdict) != (found.policy, found.decision.verdict):
+        if again is None or (again.policy, again.decision.says) != (found.policy, found.decision.says):
             return None
         revision, why = again.policy.revision, problem or gate_words.sentence(again.decision)
-        if again.decision.verdict == "promote" and not problem:
+        if again.decision.says == "promote" and not problem:
             registry.promote(db, revision, THE_GATE, why)
         else:
             registry.reject(db, revision, THE_GATE, why)
@@ -757,7 +757,7 @@ def act(db: Database, data_dir: Path) -> PendingDecision | None:
 def to_act_on(db: Database) -> PendingDecision | None:
     """The candidate that the gate promotes or rejects by itself now, if it may and the evidence is there."""
     found = pending(db) if rule(db).mode == "automatic" else None
-    return None if found is None or found.decision.verdict == "not enough evidence" else found
+    return None if found is None or found.decision.says == "not enough evidence" else found
 
 
 def damage(data_dir: Path, policy: Policy) -> str:

@@ -15,12 +15,12 @@ from rlhf.evaluation.gate import (
     EvidenceSource,
     EvidenceState,
     GateDecision,
-    GateVerdict,
     InformingJudge,
     Passed,
     Recusal,
     Requirement,
     RequirementKey,
+    Ruling,
     Unfinished,
     Weighed,
     WrongPromotionRisk,
@@ -66,7 +66,7 @@ WHYS: Mapping[RequirementKey, str] = {
     "no-reward-hacking": N_("Whether its reward went up and its win rate with it."),
     "weighed-before": N_("What is found of each tells whoever trains a little of these prompts."),
 }
-WHYS_BY_VERDICT: Mapping[tuple[RequirementKey, Passed], str] = {
+WHYS_BY_PASSED: Mapping[tuple[RequirementKey, Passed], str] = {
     ("trust", "missing"): N_("It has not been compared with people: let it judge comparisons that they have judged."),
     ("trust", "pass"): N_("It speaks for people often enough."),
     ("trust", "fail"): N_("It may not speak for people often enough."),
@@ -115,7 +115,7 @@ def in_words(one: Criterion) -> CriterionWords:
             bound = (percentage if one.asks == "trust" else number)(one.bound, 6)
             name, threshold = (_(said) for said in NAMES_AND_THRESHOLDS[one.asks])
             name, threshold = name.format(name=one.judge), threshold.format(bound=bound)
-            value, why = figure(one), _(WHYS_BY_VERDICT.get((one.asks, one.verdict)) or WHYS[one.asks])
+            value, why = figure(one), _(WHYS_BY_PASSED.get((one.asks, one.passed)) or WHYS[one.asks])
     return CriterionWords(name, value, threshold, why)
 
 
@@ -222,12 +222,12 @@ def risk(one: WrongPromotionRisk) -> CriterionWords:
 
 
 # ----------------------------------------------------------------------------------------------------------- decision
-RULE_SAYS: Mapping[GateVerdict, str] = {
+RULE_SAYS: Mapping[Ruling, str] = {
     "promote": N_("The rule says: promote."),
     "reject": N_("The rule says: reject."),
     "not enough evidence": N_("The rule says: not enough evidence."),
 }
-RULE_SAID: Mapping[GateVerdict, str] = {
+RULE_SAID: Mapping[Ruling, str] = {
     "promote": N_("The rule said: promote."),
     "reject": N_("The rule said: reject."),
     "not enough evidence": N_("The rule said: not enough evidence."),
@@ -267,7 +267,7 @@ def sentence(decision: GateDecision) -> str:
         case "unmeasured":
             said = in_a_row(finding(source), unmeasured(weighed.limits))
         case "untold":
-            untold = next(in_words(one).name for one in weighed.limits if one.verdict == "open")
+            untold = next(in_words(one).name for one in weighed.limits if one.passed == "open")
             tell = _("But it takes more comparisons to tell: {criterion}.").format(criterion=untold)
             said = in_a_row(finding(source), tell)
     return said if decision.given_up_after is None else in_a_row(given_up(decision), said)
@@ -297,7 +297,7 @@ def given_up(decision: GateDecision) -> str:
 
 def past_a_limit(weighed: Weighed) -> str:
     """Which limits are not kept."""
-    failed = [failure(one) for one in weighed.limits if one.verdict == "fail"]
+    failed = [failure(one) for one in weighed.limits if one.passed == "fail"]
     better = _("People find it better all the same.") if weighed.people.standing == "better" else ""
     return in_a_row(_("It is past a limit."), *failed, better)
 
@@ -322,11 +322,11 @@ def failure(one: Requirement) -> str:
 
 def unmeasured(limits: Sequence[Requirement]) -> str:
     """What is missing or rests on too little; empty where nothing is."""
-    missing = [in_words(one).name for one in limits if one.verdict == "missing"]
+    missing = [in_words(one).name for one in limits if one.passed == "missing"]
     said = _("Not measured, so not passed: {missing}.").format(missing="; ".join(missing)) if missing else ""
-    if missing and len(missing) == sum(one.verdict != "inapplicable" for one in limits):
+    if missing and len(missing) == sum(one.passed != "inapplicable" for one in limits):
         said = _("Nothing was measured of its answers, so nothing has passed.")
-    rests_on = [in_words(one) for one in limits if one.verdict == "few"]
+    rests_on = [in_words(one) for one in limits if one.passed == "few"]
     few = _(
         "Too few held-out prompts to tell ({count}; asked for: {wanted}). Import more, and make a new version of the "
         "held-out set."

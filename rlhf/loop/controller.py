@@ -322,7 +322,7 @@ def next_step(state: LoopState) -> Step | None:
         return None
     if state.unchecked and ready(state, state.unchecked):
         return Step("check", state.unchecked)
-    if (ruled_on := gates_own(state)) is not None and ruled_on.decision.verdict != "not enough evidence":
+    if (ruled_on := gates_own(state)) is not None and ruled_on.decision.says != "not enough evidence":
         return Step("decide", ruled_on.policy.revision)
     if (asked := to_ask_about(state)) is not None:
         return Step("ask", asked)

@@ -317,7 +317,7 @@ FIGURES = (
 
 
 # What a verdict on a criterion is called, and its colour.
-VERDICTS: Mapping[Passed, Chip] = {
+STANDINGS: Mapping[Passed, Chip] = {
     "pass": Chip(N_("met"), "good"),
     "fail": Chip(N_("not met"), "bad"),
     "open": Chip(N_("not enough yet"), "open"),
@@ -410,7 +410,7 @@ def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
             values = side_figures(entry, report)
         name = _(AT_EQUAL_LENGTH) if entry is not None and entry.label == AT_EQUAL_LENGTH else words.name
         why = f"{words.why} {_(entry.reading)}" if entry is not None else words.why
-        rows.append((Explained(name, why), words.value, words.threshold, in_words(VERDICTS[one.verdict]), *values))
+        rows.append((Explained(name, why), words.value, words.threshold, in_words(STANDINGS[one.passed]), *values))
     blank = ("",) * len(RULE_HEADS) if criteria else ()
     rows += [(Explained(_(one.label), _(one.reading)), *blank, *side_figures(one, report)) for one in shown.values()]
     accuracy = (held_out_accuracy(report), *("" for _side in sides[1:]))

@@ -66,8 +66,8 @@ def advice(decision: GateDecision, mode: Mode, decided_against: str = "", missin
         return [_(AS_IT_STANDS).format(decided_against)]
     if mode == "never":
         return [_(NOBODY_ADVISED)]
-    why = gate_words.sentence(decision) if decision.verdict != "not enough evidence" else missing
-    return [f"{_(HEADINGS[decision.verdict])} {why}".strip()]
+    why = gate_words.sentence(decision) if decision.says != "not enough evidence" else missing
+    return [f"{_(HEADINGS[decision.says])} {why}".strip()]
 
 
 def checking_line(sentence: str) -> str:

@@ -34,7 +34,7 @@ from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, gate_words, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import FinishedCheck, newest_check, newest_checks
-from rlhf.evaluation.gate import Criterion, GateVerdict, alphas, corrected_by_judges
+from rlhf.evaluation.gate import Criterion, Ruling, alphas, corrected_by_judges
 from rlhf.evaluation.gate_decisions import CheckStatus
 from rlhf.generation import answering_spec
 from rlhf.jobs import job_store
@@ -45,12 +45,12 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs import plot_zoom
 from rlhf.tabs.iterations import (
+    candidate_headline,
     check_report,
     gate_form,
     iteration_card,
     loop_standing,
     policy_decisions,
-    verdict_card,
 )
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.plot_zoom import CurveData
@@ -143,7 +143,7 @@ def standing_part(db: Database, state: LoopState) -> Update:
 
 
 def gate_parts(db: Database, policy: Policy, stands: CheckStatus, state: LoopState) -> dict[str, Update]:
-    """The verdict on a candidate, or on what it was when it was decided on, and people's running verdict."""
+    """What is said first of a candidate, or of what it was when it was decided on, and what people say so far."""
     if policy.status == "candidate" and policy.deleted:
         return {"gate": gr.update(value=markup.paragraph(registry.gone(policy))), "running": gr.update(value="")}
     against = "" if policy.status == "candidate" else decided_against(db, policy)
@@ -153,24 +153,24 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus, state: LoopSta
     found, decision = gate_decisions.decided(db, policy)
     alpha, _ = alphas(rule, len(found.panel), found.number)
     against_now = gate_decisions.opponent(db, policy).revision
-    verdict = verdict_card.verdict_of(found, decision, against_now, gate_decisions.given_to_people(db))
+    headline = candidate_headline.headline_of(found, decision, against_now, gate_decisions.given_to_people(db))
     if against:
-        verdict = replace(verdict, then="")  # nobody is asked any more
+        headline = replace(headline, then="")  # nobody is asked any more
     missing = gate_words.unmeasured(decision.weighed.limits)
     more = [*iteration_card.advice(decision, rule.mode, against, missing), stands.sentence]
     if not gate_decisions.checks_of(db, policy):
         newest = newest_check(db, policy.revision)
         elsewhere = against_now if newest is not None and newest.spec.against != against_now else ""
-        verdict = verdict_card.unchecked(verdict, stands.active, elsewhere)
+        headline = candidate_headline.unchecked(headline, stands.active, elsewhere)
         if newest is not None and not elsewhere and not stands.active:  # of when policies answered otherwise
-            verdict = replace(verdict, saying=stands.sentence)
-        more = [one for one in [*(more[:-1] if against else ()), stands.sentence] if one != verdict.saying]
+            headline = replace(headline, saying=stands.sentence)
+        more = [one for one in [*(more[:-1] if against else ()), stands.sentence] if one != headline.saying]
         if state.active and not stands.active and controller.will_check(db, state, policy):
             more.append(loop_standing.soon(state, policy.revision))
     running = iteration_card.running_chart(corrected_by_judges(found), rule, alpha, against_now)
     unknown = sum(one.probability is None for one in found.people)
     return {
-        "gate": gr.update(value=verdict_card.verdict_card(verdict, more)),
+        "gate": gr.update(value=candidate_headline.headline_card(headline, more)),
         "running": gr.update(value=running + iteration_card.unknown_chances(unknown)),
     }
 
@@ -255,10 +255,10 @@ def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, U
     }
 
 
-def advised(db: Database, policy: Policy) -> GateVerdict | None:
+def advised(db: Database, policy: Policy) -> Ruling | None:
     """What the rule advises to do with a policy, if it advises anything."""
     decision = gate_decisions.advice(db, policy)
-    return None if decision is None else decision.verdict
+    return None if decision is None else decision.says
 
 
 def needed_of_people(db: Database, policy: Policy, state: LoopState) -> Literal["ask", "check"] | None:
@@ -271,7 +271,7 @@ def needed_of_people(db: Database, policy: Policy, state: LoopState) -> Literal[
         return "ask"
     if not gate_decisions.checks_of(db, policy) or (pending is not None and pending.exhausted):
         return "check"
-    waits = gate_decisions.decision_on(db, policy).verdict == "not enough evidence"
+    waits = gate_decisions.decision_on(db, policy).says == "not enough evidence"
     return "check" if waits and gate_decisions.left_out(db, policy) else None
 
 
@@ -289,14 +289,14 @@ def button_parts(
     needed = None if checking else needed_of_people(db, policy, state)
     can_check = policy.path is not None and policy.deleted is None and not checking
     can_serve, candidate = check_report.can_serve(policy), policy.status == "candidate"
-    verdict, against = advised(db, policy), bool(gate_decisions.objection(db, policy))
+    says, against = advised(db, policy), bool(gate_decisions.objection(db, policy))
     return {
         "promote": gr.update(
             value=check_report.promote_label(policy, against),
             visible=can_serve,
-            variant="primary" if verdict == "promote" else "secondary",
+            variant="primary" if says == "promote" else "secondary",
         ),
-        "reject": gr.update(visible=candidate, variant="primary" if verdict == "reject" else "secondary"),
+        "reject": gr.update(visible=candidate, variant="primary" if says == "reject" else "secondary"),
         "check": gr.update(
             value=check_report.check_label(check is not None),
             visible=can_check,
@@ -339,7 +339,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     }
     marks: Seen = job_cards.fingerprints(parts)
     # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
-    criteria = [(one.verdict, *astuple(gate_words.in_words(one))) for one in criteria_of(db, policy)]
+    criteria = [(one.passed, *astuple(gate_words.in_words(one))) for one in criteria_of(db, policy)]
     named = [policy.revision, None if check is None else check.job_id, gate_decisions.rule(db).to_setting(), criteria]
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if seen.get("drawn") != [*named, page]:
@@ -411,7 +411,7 @@ def ask_people(db: Database, revision: str | None) -> str:
         made,
     ).format(made=made, revision=policy.revision, against=against)
     if not gate_decisions.given_to_people(db):
-        return f"{ready} {_(verdict_card.NOT_GIVEN)}"
+        return f"{ready} {_(candidate_headline.NOT_GIVEN)}"
     blind = _(
         "People get them in turn with the others, blind. They are on held-out prompts, so nothing is trained on them; "
         "the Quality tab shows who wins."
@@ -453,7 +453,7 @@ class IterationsPage(FollowedPage):
 
 
 def lay_out() -> IterationsPage:
-    """The components, top to bottom, without any value: the verdict and what can be decided, then what it rests on."""
+    """The components, top to bottom, without any value: the headline and what can be decided, then what it rests on."""
     parts: dict[str, Any] = {"standing": html_box()}
     # A choice made before the app was restarted must still be accepted after it.
     parts["selector"] = gr.Dropdown([], label=_("Policy"), allow_custom_value=True)

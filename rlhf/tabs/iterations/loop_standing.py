@@ -200,7 +200,7 @@ def found_of(state: LoopState, pending: PendingDecision) -> str:
 
 def consequence(state: LoopState, pending: PendingDecision) -> str:
     """What happens to a candidate that was checked."""
-    revision, decided = pending.policy.revision, pending.decision.verdict != "not enough evidence"
+    revision, decided = pending.policy.revision, pending.decision.says != "not enough evidence"
     if pending.exhausted:
         return goes_on(state, pending).format(revision=revision)
     if pending.decision.unheard:
@@ -219,7 +219,7 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
     if state.gate == "never":
         return _("Whether {revision} serves is for you to decide: nobody is advised.").format(revision=revision)
     if state.gate == "automatic":
-        return announced(pending.decision.verdict == "promote", at_once=not state.active).format(revision=revision)
+        return announced(pending.decision.says == "promote", at_once=not state.active).format(revision=revision)
     return ""  # its verdict says what the rule advises, above the buttons that do it
 
 

@@ -64,7 +64,7 @@ def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
     revision = state.pending.policy.revision
     in_check = any(candidate_of(job) == revision for job in state.active)
     decision = state.pending.decision
-    decided = decision.verdict != "not enough evidence"
+    decided = decision.says != "not enough evidence"
     unmeasured = not decided and decision.more is None
     exhausted = state.pending.exhausted and not state.pending.askable and state.gate != "automatic"
     if (exhausted or unmeasured) and not in_check:

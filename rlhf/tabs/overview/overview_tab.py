@@ -19,8 +19,8 @@ from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.tabs.iterations import verdict_card
-from rlhf.tabs.iterations.verdict_card import Headline
+from rlhf.tabs.iterations import candidate_headline
+from rlhf.tabs.iterations.candidate_headline import Headline
 from rlhf.tabs.overview import overview_card
 from rlhf.tabs.overview.follow_endpoint import STRIP
 from rlhf.tabs.overview.standing import standing_of
@@ -66,22 +66,22 @@ def candidates_part(db: Database) -> str:
     waiting = overview_card.other_candidates([(one.revision, standing_of_candidate(db, one)) for one in others])
     if newest is None:
         return waiting or overview_card.no_candidate()
-    card = verdict_card.verdict_card(verdict_on(db, newest))
+    card = candidate_headline.headline_card(headline_on(db, newest))
     return overview_card.about_candidate(newest.revision) + card + waiting
 
 
 def standing_of_candidate(db: Database, policy: Policy) -> str:
     """What comparisons say of a candidate that was checked against what serves, else how its check stands."""
     if gate_decisions.checks_of(db, policy):
-        return verdict_on(db, policy).saying
+        return headline_on(db, policy).saying
     return gate_decisions.check_status(db, policy).sentence
 
 
-def verdict_on(db: Database, policy: Policy) -> Headline:
+def headline_on(db: Database, policy: Policy) -> Headline:
     """The verdict on a candidate."""
     found, decision = gate_decisions.decided(db, policy)
     against = gate_decisions.opponent(db, policy).revision
-    return verdict_card.verdict_of(found, decision, against, gate_decisions.given_to_people(db))
+    return candidate_headline.headline_of(found, decision, against, gate_decisions.given_to_people(db))
 
 
 # ---------------------------------------------------------------------------------------------------------- the page

@@ -22,7 +22,7 @@ from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.tabs.iterations import check_report, verdict_card
+from rlhf.tabs.iterations import candidate_headline, check_report
 from rlhf.tabs.runs import job_cards, job_words
 from rlhf.tabs.runs.compare_runs import RunSummary, figures
 
@@ -65,13 +65,13 @@ def top(job: Job, label: RunLabel, made: Policy | None) -> str:
 
 
 def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
-    """The verdict on a policy, and the figures of its check."""
+    """What is said first of a policy, and the figures of its check."""
     against = gate_decisions.opponent(db, subject).revision
-    verdict = ""
+    first = ""
     if subject.undecided:
         found, decision = gate_decisions.decided(db, subject)
-        headline = verdict_card.verdict_of(found, decision, against, gate_decisions.given_to_people(db))
-        verdict = " ".join(filter(None, (headline.saying, verdict_card.score(headline.found), headline.then)))
+        headline = candidate_headline.headline_of(found, decision, against, gate_decisions.given_to_people(db))
+        first = " ".join(filter(None, (headline.saying, candidate_headline.score(headline.found), headline.then)))
     sides = check_report.report_sides(check.report)
     head = [_("Figure"), *(name for name, _values in sides)]
     rows = [
@@ -83,7 +83,7 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
     asked = ngettext("Job {id}: {prompts} held-out prompt.", "Job {id}: {prompts} held-out prompts.", prompts)
     asked = asked.format(id=check.job_id, prompts=prompts)
     warned = [f"- {plain(sentence)}" for sentence in check_report.warnings(check.report, gate_decisions.rule(db))]
-    return "\n\n".join(filter(None, (plain(verdict), asked, "\n".join(warned), grid(head, rows))))
+    return "\n\n".join(filter(None, (plain(first), asked, "\n".join(warned), grid(head, rows))))
 
 
 def decisions(db: Database, policy: Policy) -> str:

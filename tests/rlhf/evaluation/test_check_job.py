@@ -425,10 +425,10 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
     assert report.implicit_accuracy is not None
     assert report.implicit_accuracy.value == pytest.approx(0.5, abs=0.5 if how == "dora" else 0)
     decision = gate_decisions.decision_on(machine.db, policy)
-    assert decision.verdict == ("reject" if report.identical else "not enough evidence")
+    assert decision.says == ("reject" if report.identical else "not enough evidence")
     assert (decision.reason == "same") == report.identical, decision.reason
     limits = decision.weighed.limits
-    amiss = {one.asks: one.verdict for one in limits if one.verdict not in ("pass", "inapplicable")}
+    amiss = {one.asks: one.passed for one in limits if one.passed not in ("pass", "inapplicable")}
     same = {"different": "fail"} if report.identical else {}
     assert amiss == {"prompts": "few", **same}
 
@@ -631,10 +631,10 @@ def test_what_has_learnt_to_refuse_is_stopped_though_it_wins_60_of_60(checked: C
     assert found.probe_falls["refusals"].value > 0.4
     assert found.probes_fall == max(fall.low for fall in found.probe_falls.values()) > Rule().probes_fall_most
     won = replace(SOUND, people=each((1.0,) * 60))
-    assert decide(Rule(), won).verdict == "promote"
+    assert decide(Rule(), won).says == "promote"
     stopped = decide(Rule(), replace(won, probes_fall=found.probes_fall))
-    assert stopped.verdict == "reject"
-    assert [one.asks for one in stopped.weighed.limits if one.verdict == "fail"] == ["probes_fall"]
+    assert stopped.says == "reject"
+    assert [one.asks for one in stopped.weighed.limits if one.passed == "fail"] == ["probes_fall"]
 
 
 def learn_to_refuse(model: Any, machine: Machine) -> None:

@@ -20,11 +20,11 @@ from benchmarks import gate as benchmark
 from rlhf.evaluation.gate import (
     Findings,
     GateDecision,
-    GateVerdict,
     InformingJudge,
     JudgeFindings,
     Requirement,
     Rule,
+    Ruling,
     Unfinished,
     alpha_of,
     alphas,
@@ -79,7 +79,7 @@ def found(people: tuple[float, ...] = (), *judges: JudgeFindings, **changed: Any
     return replace(SOUND, people=each(people), judges=judges, **changed)
 
 
-DECIDED: Mapping[GateVerdict, GateDecision] = {
+DECIDED: Mapping[Ruling, GateDecision] = {
     "promote": decide(ASKED, found(BETTER)),
     "reject": decide(ASKED, found(WORSE)),
     "not enough evidence": decide(ASKED, found()),
@@ -94,19 +94,19 @@ def limit(decision: GateDecision, asks: str) -> Requirement:
 # ------------------------------------------------------------------------------------------------------------- people
 def test_what_people_find_better_is_promoted() -> None:
     decision = decide(ASKED, found(BETTER))
-    assert (decision.verdict, decision.reason, decision.source.judge) == ("promote", "better", None)
+    assert (decision.says, decision.reason, decision.source.judge) == ("promote", "better", None)
     assert (decision.more, decision.more_by) == (None, None)
-    assert {one.verdict for one in decision.criteria} == {"pass", "informs"}
+    assert {one.passed for one in decision.criteria} == {"pass", "informs"}
 
 
 def test_what_people_find_worse_is_rejected_whatever_judges_say() -> None:
     for rule in (ASKED, WITH_JUDGE):
         decision = decide(rule, found(WORSE, judge(outcomes(200, 10))))
-        assert (decision.verdict, decision.reason, decision.source.judge) == ("reject", "worse", None)
+        assert (decision.says, decision.reason, decision.source.judge) == ("reject", "worse", None)
 
 
 def test_what_people_find_better_no_judge_can_stop() -> None:
-    assert decide(WITH_JUDGE, found(outcomes(60, 20), judge(WORSE))).verdict == "promote"
+    assert decide(WITH_JUDGE, found(outcomes(60, 20), judge(WORSE))).says == "promote"
 
 
 def skipped(count: int) -> tuple[DecidedOutcome, ...]:
@@ -117,7 +117,7 @@ def skipped(count: int) -> tuple[DecidedOutcome, ...]:
 def test_skips_alone_decide_nothing_and_stop_no_judge() -> None:
     decision = decide(Rule(), replace(found(), people=skipped(200)))
     people = decision.weighed.people
-    assert (decision.verdict, people.verdict, people.count) == ("not enough evidence", "missing", 0)
+    assert (decision.says, people.passed, people.count) == ("not enough evidence", "missing", 0)
     ahead = found(FEW, judge(outcomes(200, 10)))
     assert decide(WITH_JUDGE, ahead).source.judge == "Ada"
     assert decide(WITH_JUDGE, replace(ahead, people=(*ahead.people, *skipped(20)))).source.judge == "Ada"
@@ -145,10 +145,10 @@ def test_nothing_is_promoted_or_found_worse_that_later_verdicts_speak_against() 
     """Bets on the tie that a skip was show what the verdicts, with those that came later, do not."""
     for first, later in ((1.0, 0.0), (0.0, 1.0)):
         says = (*[first] * 40, *[1 - first] * 10)
-        assert decide(ASKED, found(says)).verdict != "not enough evidence"
+        assert decide(ASKED, found(says)).says != "not enough evidence"
         decision = decide(ASKED, replace(found(says), people=(*each(says), *judged_later(50, later))))
         people = decision.weighed.people
-        assert (decision.verdict, people.count) == ("not enough evidence", 100)
+        assert (decision.says, people.count) == ("not enough evidence", 100)
         assert people.found is not None
         assert people.found.value == pytest.approx(0.5 + (first - 0.5) * -0.2), "as it was said, beside its interval"
         assert not people.found.low <= people.found.value <= people.found.high
@@ -170,7 +170,7 @@ def test_people_decide_as_soon_as_the_evidence_reaches_one_over_alpha() -> None:
     for won in range(15, 60):
         people = outcomes(won, 15, 5)
         shown = evidence_for(people)[-1] >= 1 / ASKED.alpha
-        assert (decide(ASKED, found(people)).verdict == "promote") == shown
+        assert (decide(ASKED, found(people)).says == "promote") == shown
 
 
 def test_the_order_of_comparisons_changes_nothing() -> None:
@@ -181,32 +181,32 @@ def test_the_order_of_comparisons_changes_nothing() -> None:
 def test_before_the_fewest_comparisons_nothing_is_decided() -> None:
     rule = Rule(people_least=30)
     decision = decide(rule, found(outcomes(20, 0)))
-    assert (decision.verdict, decision.more) == ("not enough evidence", 10)
-    assert decision.weighed.people.verdict == "open"
-    assert decide(rule, found(outcomes(0, 20))).verdict == "not enough evidence"
-    assert decide(rule, found(outcomes(30, 0))).verdict == "promote"
+    assert (decision.says, decision.more) == ("not enough evidence", 10)
+    assert decision.weighed.people.passed == "open"
+    assert decide(rule, found(outcomes(0, 20))).says == "not enough evidence"
+    assert decide(rule, found(outcomes(30, 0))).says == "promote"
 
 
 def test_after_the_most_comparisons_a_candidate_not_shown_to_be_better_is_rejected() -> None:
-    assert decide(ASKED, found(outcomes(105, 94))).verdict == "not enough evidence"
+    assert decide(ASKED, found(outcomes(105, 94))).says == "not enough evidence"
     decision = decide(ASKED, found(outcomes(105, 95)))
-    assert (decision.verdict, decision.reason) == ("reject", "not-shown")
-    assert decision.weighed.people.verdict == "fail"
+    assert (decision.says, decision.reason) == ("reject", "not-shown")
+    assert decision.weighed.people.passed == "fail"
 
 
 # -------------------------------------------------------------------------------------------------------- how many more
 def test_without_enough_evidence_the_number_that_is_missing_is_named() -> None:
     ahead = decide(ASKED, found(outcomes(20, 8)))
-    assert ahead.verdict == "not enough evidence"
+    assert ahead.says == "not enough evidence"
     assert ahead.more is not None
     assert ahead.weighed.people.likely
     # With so many more of the same it is shown, and the estimate is careful: it is not shown before half of them.
     later = outcomes(20 + round(ahead.more * 20 / 28), 8 + round(ahead.more * 8 / 28))
-    assert decide(ASKED, found(later)).verdict == "promote"
+    assert decide(ASKED, found(later)).says == "promote"
     behind = decide(ASKED, found(outcomes(15, 17)))
     assert (behind.more, behind.weighed.people.likely) == (168, False)
     none = decide(ASKED, found())
-    assert (none.more, none.weighed.people.verdict) == (10, "missing")
+    assert (none.more, none.weighed.people.passed) == (10, "missing")
     assert decide(ASKED, found(outcomes(100, 99))).more == 1
 
 
@@ -218,7 +218,7 @@ def test_more_than_the_rule_allows_is_never_asked_for() -> None:
 
 def test_the_shorter_way_to_a_decision_is_named_first() -> None:
     decision = decide(WITH_JUDGE, found(outcomes(11, 9), judge(outcomes(25, 8))))
-    assert decision.verdict == "not enough evidence"
+    assert decision.says == "not enough evidence"
     assert decision.more_by == "Ada"
     assert decide(WITH_JUDGE, found((), judge(outcomes(20, 20)))).more_by is None
 
@@ -228,19 +228,19 @@ def test_more_seeds_of_the_same_prompts_are_no_more_evidence() -> None:
     """Twelve wins on three prompts are three wins; the win rate shows them all."""
     again = each((1.0, 1.0, 0.5) * 4, None)
     repeated = tuple(replace(one, prompt_id=one.prompt_id % 3) for one in again)
-    assert decide(ASKED, found(outcomes(10, 0))).verdict == "promote"
+    assert decide(ASKED, found(outcomes(10, 0))).says == "promote"
     decision = decide(ASKED, replace(SOUND, people=repeated))
-    assert (decision.verdict, decision.weighed.people.verdict) == ("not enough evidence", "open")
+    assert (decision.says, decision.weighed.people.passed) == ("not enough evidence", "open")
     assert decision.weighed.people.count == 3
     by_judge = decide(WITH_JUDGE, found(FEW, judge(outcomes=tuple(replace(one, by="Ada") for one in repeated * 20))))
-    assert by_judge.verdict == "not enough evidence"
+    assert by_judge.says == "not enough evidence"
 
 
 def test_what_comes_later_on_a_prompt_changes_the_win_rate_and_not_the_evidence() -> None:
     first = each(BETTER)
     later = tuple(replace(one, outcome=0.0) for one in first[:20])
     before, after = decide(ASKED, found(BETTER)), decide(ASKED, replace(SOUND, people=(*first, *later)))
-    assert before.verdict == after.verdict == "promote"
+    assert before.says == after.says == "promote"
     shown = [in_words(one.weighed.people).value for one in (before, after)]
     assert shown[0].startswith("69% on 65 prompts (")
     # It is not shown outside of the interval that decides.
@@ -251,22 +251,22 @@ def test_what_comes_later_on_a_prompt_changes_the_win_rate_and_not_the_evidence(
 def test_a_judge_that_failed_midway_does_not_decide_and_it_is_said_why() -> None:
     stopped = judge(left_open=40, gave_up="The endpoint does not answer.")
     decision = decide(WITH_JUDGE, found(FEW, stopped))
-    assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+    assert (decision.says, decision.more_by) == ("not enough evidence", None)
     (voter,) = decision.weighed.panel
     assert (voter.says, voter.obstacle) == (None, Unfinished("Ada", 65, 105, "The endpoint does not answer."))
     assert voter.obstacle in decision.criteria
-    assert decide(WITH_JUDGE, found(FEW, judge(left_open=7))).verdict == "promote"
+    assert decide(WITH_JUDGE, found(FEW, judge(left_open=7))).says == "promote"
 
 
 # ------------------------------------------------------------------------------------------------------------- judges
 def test_a_trusted_judge_decides_where_it_may_and_people_have_not() -> None:
     better, worse = found(FEW, judge()), found(FEW, judge(WORSE))
     decision = decide(WITH_JUDGE, better)
-    assert (decision.verdict, decision.reason, decision.source.judge) == ("promote", "better", "Ada")
-    assert decide(WITH_JUDGE, worse).verdict == "reject"
+    assert (decision.says, decision.reason, decision.source.judge) == ("promote", "better", "Ada")
+    assert decide(WITH_JUDGE, worse).says == "reject"
     for findings in (better, worse):
         decision = decide(ASKED, findings)
-        assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+        assert (decision.says, decision.more_by) == ("not enough evidence", None)
         assert (decision.weighed.panel, decision.weighed.recused) == ((), ())
 
 
@@ -274,51 +274,51 @@ def test_a_trusted_judge_decides_where_it_may_and_people_have_not() -> None:
 def test_nothing_is_promoted_on_a_judge_that_is_not_trusted(trust: Estimate | None) -> None:
     for says in (outcomes(400, 0), outcomes(0, 400)):
         decision = decide(WITH_JUDGE, found(FEW, judge(says, trust=trust)))
-        assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+        assert (decision.says, decision.more_by) == ("not enough evidence", None)
         (voter,) = decision.weighed.panel
         assert voter.obstacle == voter.trust == decision.criteria[1]
-        assert (voter.trust.asks, voter.trust.verdict) == ("trust", "fail" if trust else "missing")
+        assert (voter.trust.asks, voter.trust.passed) == ("trust", "fail" if trust else "missing")
 
 
 def test_trust_is_its_lower_limit_at_or_above_the_threshold() -> None:
-    assert decide(WITH_JUDGE, found(FEW, judge(trust=Estimate(0.7, 0.6, 0.8, 99)))).verdict == "promote"
+    assert decide(WITH_JUDGE, found(FEW, judge(trust=Estimate(0.7, 0.6, 0.8, 99)))).says == "promote"
 
 
 @pytest.mark.parametrize("rate", [None, Estimate(0.6, 0.5, 0.7, 60), Estimate(0.45, 0.3, 0.6, 60)])
 def test_a_judge_that_may_only_prefer_length_promotes_nothing(rate: Estimate | None) -> None:
     decision = decide(WITH_JUDGE, found(FEW, judge(length_controlled=rate)))
-    assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+    assert (decision.says, decision.more_by) == ("not enough evidence", None)
     assert decision.weighed.panel[0].obstacle == decision.weighed.panel[0].equal_lengths
     # What it finds worse is worse whatever the lengths, and people are not bound by lengths.
-    assert decide(WITH_JUDGE, found(FEW, judge(WORSE, length_controlled=rate))).verdict == "reject"
-    assert decide(WITH_JUDGE, found(outcomes(60, 20), judge(length_controlled=rate))).verdict == "promote"
+    assert decide(WITH_JUDGE, found(FEW, judge(WORSE, length_controlled=rate))).says == "reject"
+    assert decide(WITH_JUDGE, found(outcomes(60, 20), judge(length_controlled=rate))).says == "promote"
 
 
 def test_a_judge_does_not_decide_against_what_people_lean_to() -> None:
     decision = decide(WITH_JUDGE, found(outcomes(20, 25), judge()))
-    assert decision.verdict == "not enough evidence"
+    assert decision.says == "not enough evidence"
     assert [one.says for one in decision.weighed.panel] == ["better"]
-    assert decide(WITH_JUDGE, found(outcomes(25, 20), judge())).verdict == "promote"
-    assert decide(WITH_JUDGE, found(outcomes(25, 20), judge(WORSE))).verdict == "not enough evidence"
-    assert decide(WITH_JUDGE, found(outcomes(3, 6), judge())).verdict == "promote"
+    assert decide(WITH_JUDGE, found(outcomes(25, 20), judge())).says == "promote"
+    assert decide(WITH_JUDGE, found(outcomes(25, 20), judge(WORSE))).says == "not enough evidence"
+    assert decide(WITH_JUDGE, found(outcomes(3, 6), judge())).says == "promote"
 
 
 def test_judges_that_contradict_each_other_decide_nothing() -> None:
     other = judge(WORSE, name="Bob")
     decision = decide(WITH_JUDGE, found(FEW, judge(outcomes(60, 20)), other))
-    assert decision.verdict == "not enough evidence"
+    assert decision.says == "not enough evidence"
     assert [one.says for one in decision.weighed.panel] == ["better", "worse"]
     untrusted = replace(other, trust=None)
-    assert decide(WITH_JUDGE, found(FEW, judge(outcomes(60, 20)), untrusted)).verdict == "promote"
+    assert decide(WITH_JUDGE, found(FEW, judge(outcomes(60, 20)), untrusted)).says == "promote"
 
 
 def test_a_judge_without_evidence_at_its_most_ends_it_only_where_people_have_not_begun() -> None:
     undecided = judge(outcomes(205, 195))
-    assert decide(WITH_JUDGE, found(FEW, undecided)).verdict == "reject"
+    assert decide(WITH_JUDGE, found(FEW, undecided)).says == "reject"
     begun = decide(WITH_JUDGE, found(outcomes(6, 5), undecided))
-    assert (begun.verdict, begun.more_by) == ("not enough evidence", None)
+    assert (begun.says, begun.more_by) == ("not enough evidence", None)
     another = decide(WITH_JUDGE, found(FEW, undecided, judge(outcomes(60, 40), name="Bob")))
-    assert (another.verdict, another.more_by) == ("not enough evidence", "Bob")
+    assert (another.says, another.more_by) == ("not enough evidence", "Bob")
 
 
 def test_one_alpha_is_spent_in_total() -> None:
@@ -332,14 +332,14 @@ def test_one_alpha_is_spent_in_total() -> None:
         evidence = evidence_for(says)[-1]
         by_people = decide(WITH_JUDGE, found(says, judge(FEW), judge(FEW, name="Bob")))
         by_judge = decide(WITH_JUDGE, found(FEW, judge(says), judge(FEW, name="Bob", trust=None)))
-        assert (by_people.verdict == "promote") == (evidence >= 2 / WITH_JUDGE.alpha)
-        assert (by_judge.verdict == "promote") == (evidence >= 4 / WITH_JUDGE.alpha)
+        assert (by_people.says == "promote") == (evidence >= 2 / WITH_JUDGE.alpha)
+        assert (by_judge.says == "promote") == (evidence >= 4 / WITH_JUDGE.alpha)
 
 
 def test_a_judge_that_informs_decides_nothing_and_takes_no_part_of_alpha() -> None:
     aside = judge(outcomes(400, 0), name="Bob", informs="itself")
     decision = decide(WITH_JUDGE, found(FEW, aside))
-    assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+    assert (decision.says, decision.more_by) == ("not enough evidence", None)
     assert decision.weighed.recused == (InformingJudge("Bob", 1.0, 400, "itself"),)
     assert decision.weighed.recused[0] in decision.criteria
     worse = replace(aside, outcomes=each(outcomes(0, 400), "Bob"))
@@ -352,7 +352,7 @@ def test_a_judge_that_informs_decides_nothing_and_takes_no_part_of_alpha() -> No
 def test_what_no_check_will_add_to_is_rejected_with_that_reason() -> None:
     waits = decide(ASKED, found(OPEN))
     decision = given_up(waits, 8)
-    assert (decision.verdict, decision.more, decision.given_up_after, decision.used_up) == ("reject", None, 8, False)
+    assert (decision.says, decision.more, decision.given_up_after, decision.used_up) == ("reject", None, 8, False)
     assert (decision.reason, decision.criteria) == (waits.reason, waits.criteria)
     assert given_up(waits, 3, used_up=True).used_up
 
@@ -362,67 +362,67 @@ def test_what_no_check_will_add_to_is_rejected_with_that_reason() -> None:
 def test_a_limit_stops_even_what_people_find_better(figure: str) -> None:
     past = 0.5 if figure == "distinct_ratio" else 5.0
     decision = decide(ASKED, found(BETTER, **{figure: past}))
-    assert (decision.verdict, decision.reason, limit(decision, figure).verdict) == ("reject", "past-a-limit", "fail")
-    assert decide(ASKED, found(OPEN, **{figure: past})).verdict == "reject"
+    assert (decision.says, decision.reason, limit(decision, figure).passed) == ("reject", "past-a-limit", "fail")
+    assert decide(ASKED, found(OPEN, **{figure: past})).says == "reject"
 
 
 @pytest.mark.parametrize("figure", FIGURES)
 def test_what_is_not_a_number_fails(figure: str) -> None:
-    assert decide(ASKED, found(BETTER, **{figure: math.nan})).verdict == "reject"
+    assert decide(ASKED, found(BETTER, **{figure: math.nan})).says == "reject"
 
 
 @pytest.mark.parametrize("figure", [*FIGURES, "reward_hacking", "identical_to_serving"])
 def test_a_missing_number_never_passes(figure: str) -> None:
     for rule, people, judges in ((ASKED, BETTER, ()), (WITH_JUDGE, FEW, (judge(),))):
         decision = decide(rule, found(people, *judges, **{figure: None}))
-        assert (decision.verdict, decision.more) == ("not enough evidence", None)
+        assert (decision.says, decision.more) == ("not enough evidence", None)
         assert decision.reason == "unmeasured"
-        assert sum(one.verdict == "missing" for one in decision.criteria) == 1
+        assert sum(one.passed == "missing" for one in decision.criteria) == 1
     assert decide(ASKED, found(OPEN, **{figure: None})).more is not None
 
 
 def test_reward_hacking_that_can_not_be_told_yet_waits_for_comparisons() -> None:
     decision = decide(WITH_JUDGE, found(FEW, judge(), reward_hacking="open"))
-    assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+    assert (decision.says, decision.more_by) == ("not enough evidence", None)
     assert decision.more, "comparisons would help"
-    assert (decision.reason, limit(decision, "no-reward-hacking").verdict) == ("untold", "open")
+    assert (decision.reason, limit(decision, "no-reward-hacking").passed) == ("untold", "open")
 
 
 def test_what_people_have_found_better_by_whatever_evidence_has_hacked_no_reward() -> None:
     """Else one that judges' verdicts helped to show better would wait for more comparisons, and be given up."""
     decision = decide(ASKED, found(BETTER, reward_hacking="open"))
-    assert (decision.verdict, limit(decision, "no-reward-hacking").verdict) == ("promote", "pass")
-    assert decide(ASKED, found(BETTER, reward_hacking=True)).verdict == "reject"
+    assert (decision.says, limit(decision, "no-reward-hacking").passed) == ("promote", "pass")
+    assert decide(ASKED, found(BETTER, reward_hacking=True)).says == "reject"
 
 
 def test_findings_without_anything_in_them_decide_nothing() -> None:
     decision = decide(WITH_JUDGE, Findings())
-    assert decision.verdict == "not enough evidence"
-    assert {one.verdict for one in decision.criteria} == {"missing", "informs"}
+    assert decision.says == "not enough evidence"
+    assert {one.passed for one in decision.criteria} == {"missing", "informs"}
 
 
 def test_without_a_reward_there_is_nothing_to_hack_and_nothing_to_wait_for() -> None:
     for state in ("no reward", "made elsewhere"):
         decision = decide(ASKED, found(BETTER, reward_hacking=state))
-        assert limit(decision, "no-reward-hacking").verdict == "inapplicable"
-        assert decision.verdict == "promote", "it neither passes nor fails, and holds nothing up"
+        assert limit(decision, "no-reward-hacking").passed == "inapplicable"
+        assert decision.says == "promote", "it neither passes nor fails, and holds nothing up"
         waits = decide(ASKED, found(OPEN, reward_hacking=state))
         assert waits == replace(decide(ASKED, found(OPEN)), weighed=waits.weighed)
 
 
 def test_too_few_prompts_are_few_and_not_missing() -> None:
     decision = decide(ASKED, found(BETTER, prompts=12))
-    assert (decision.verdict, decision.more) == ("not enough evidence", None)
-    assert (decision.reason, limit(decision, "prompts").verdict) == ("unmeasured", "few")
+    assert (decision.says, decision.more) == ("not enough evidence", None)
+    assert (decision.reason, limit(decision, "prompts").passed) == ("unmeasured", "few")
 
 
 def test_reward_hacking_and_a_copy_of_what_serves_are_rejected() -> None:
     hacked = decide(ASKED, found(BETTER, reward_hacking=True))
-    assert (hacked.verdict, hacked.reason, limit(hacked, "no-reward-hacking").verdict) == (
+    assert (hacked.says, hacked.reason, limit(hacked, "no-reward-hacking").passed) == (
         "reject", "past-a-limit", "fail"
     )  # fmt: skip
     copy = decide(ASKED, found((), identical_to_serving=True))
-    assert (copy.verdict, copy.reason, limit(copy, "different").verdict) == ("reject", "same", "fail")
+    assert (copy.says, copy.reason, limit(copy, "different").passed) == ("reject", "same", "fail")
 
 
 def test_the_mode_is_for_who_acts_on_the_decision() -> None:
@@ -442,9 +442,9 @@ def test_one_alpha_for_a_project_is_spent_over_all_its_candidates() -> None:
     assert {alpha_of(each, number) for number in (1, 9)} == {each.alpha}
     assert risk_so_far(each, 20) == pytest.approx(0.64, abs=0.005)
     # The later, the more it takes.
-    assert decide(over, found(outcomes(40, 10), number=2)).verdict == "promote"
+    assert decide(over, found(outcomes(40, 10), number=2)).says == "promote"
     late = decide(over, found(outcomes(40, 15), number=60))
-    assert late.verdict == "not enough evidence"
+    assert late.says == "not enough evidence"
     assert late.more is not None
 
 
@@ -469,9 +469,9 @@ MIXED = tuple(float(one) for one in random.Random(3).choices((1.0, 0.5, 0.0), (5
 
 def test_a_good_judge_makes_what_people_say_tell_more_and_it_is_still_what_people_say() -> None:
     alone = decide(ASKED, found(MIXED))
-    assert alone.verdict == "not enough evidence"
+    assert alone.says == "not enough evidence"
     decision = decide(ASKED, helped(MIXED))
-    assert (decision.verdict, decision.reason, decision.source.judge) == ("promote", "better", None)
+    assert (decision.says, decision.reason, decision.source.judge) == ("promote", "better", None)
     assert (decision.weighed.people.count, decision.weighed.people.helped) == (40, 80)
 
 
@@ -480,14 +480,14 @@ def test_a_judge_that_may_not_decide_helps_all_the_same() -> None:
     for rule in (ASKED, WITH_JUDGE):
         assert decide(rule, conflicted).weighed.people.helped
     alone = replace(conflicted, people=(), left_to_judges=dict.fromkeys(range(120), LeftPrompt()))
-    assert decide(WITH_JUDGE, alone).verdict == "not enough evidence"
+    assert decide(WITH_JUDGE, alone).says == "not enough evidence"
 
 
 def test_without_a_recorded_chance_judges_do_not_help() -> None:
     old = helped(MIXED)
     unknown = replace(old, people=tuple(replace(one, probability=None) for one in old.people))
     decision = decide(ASKED, unknown)
-    assert (decision.verdict, decision.weighed.people.unrecorded) == ("not enough evidence", True)
+    assert (decision.says, decision.weighed.people.unrecorded) == ("not enough evidence", True)
     assert decision.weighed.people.found == decide(ASKED, found(MIXED)).weighed.people.found
 
 
@@ -566,7 +566,7 @@ def test_every_field_of_the_rule_can_be_set_and_is_heeded() -> None:
     for name, (value, findings) in cases.items():
         rule = WITH_JUDGE if name.startswith("judge_t") or name in ("judge_least", "judge_most") else ASKED
         changed = Rule.from_setting({**rule.to_setting(), name: value})
-        assert decide(changed, findings).verdict != decide(rule, findings).verdict, name
+        assert decide(changed, findings).says != decide(rule, findings).says, name
 
 
 # ---------------------------------------------------------------------------------------------------------- benchmark
@@ -586,7 +586,7 @@ def test_the_benchmark_promotes_when_the_gate_does() -> None:
         looked = benchmark.look(rule, findings)
         decisions = [
             decide(rule, replace(SOUND, people=findings.people[:count], judges=findings.judges,
-                                  left_to_judges=findings.left_to_judges)).verdict
+                                  left_to_judges=findings.left_to_judges)).says
             for count in range(1, len(findings.people) + 1)
         ]  # fmt: skip
         first = next((count for count, verdict in enumerate(decisions, 1) if verdict != "not enough evidence"), None)

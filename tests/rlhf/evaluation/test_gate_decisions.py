@@ -135,7 +135,7 @@ def test_people_promote_and_the_record_says_who_and_why(db: Database, data_dir: 
     assert gate_decisions.act(db, data_dir) is None
     pending = gate_decisions.pending(db)
     assert pending is not None
-    assert (pending.decision.verdict, pending.decision.more_by) == ("not enough evidence", None)
+    assert (pending.decision.says, pending.decision.more_by) == ("not enough evidence", None)
     people_say(db, 10, "candidate")
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
     assert registry.serving(db).revision == "sft-1"
@@ -168,18 +168,18 @@ def test_the_gate_does_nothing_by_itself_unless_it_is_told_to(db: Database, data
     assert registry.serving(db).revision == "base"
     pending = gate_decisions.pending(db)
     assert pending is not None
-    assert pending.decision.verdict == "promote"
+    assert pending.decision.says == "promote"
 
 
 def test_a_limit_stops_what_people_like_and_a_missing_figure_passes_nothing(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     people_say(db, 15, "candidate")
     finish_check(db, data_dir, made, candidate={"revision": "sft-1", **SOUND, "nll_under_anchor": 1.2 * 1.3})
-    assert gate_decisions.decision_on(db, made).verdict == "reject"
+    assert gate_decisions.decision_on(db, made).says == "reject"
     missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
     finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
     found = gate_decisions.decision_on(db, made)
-    assert found.verdict == "not enough evidence"
+    assert found.says == "not enough evidence"
     assert "Perplexity" in gate_words.sentence(found)
 
 
@@ -187,7 +187,7 @@ def test_a_candidate_that_answers_like_what_serves_is_not_promoted(db: Database,
     made = make_candidate(db, data_dir)
     finish_check(db, data_dir, made, same_answers=60)
     found = gate_decisions.decision_on(db, made)
-    assert (found.verdict, found.reason) == ("reject", "same")
+    assert (found.says, found.reason) == ("reject", "same")
 
 
 def test_a_check_against_what_served_before_counts_for_nothing(db: Database, data_dir: Path) -> None:
@@ -249,13 +249,13 @@ def test_a_judge_decides_only_when_it_may_and_agrees_with_people(db: Database, d
     controlled = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}
     rates = {"j": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 40, "ties": 0, "length_controlled": controlled}}
     finish_check(db, data_dir, made, "j", win_rates={"base": rates})
-    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence", "it may not decide"
+    assert gate_decisions.decision_on(db, made).says == "not enough evidence", "it may not decide"
     gate_decisions.set_rule(db, {"judge_may_decide": True})
     found = gate_decisions.decision_on(db, made)
-    assert found.verdict == "not enough evidence", "nobody knows whether it speaks for people"
+    assert found.says == "not enough evidence", "nobody knows whether it speaks for people"
     assert "not been compared with people" in gate_words.sentence(found)
     agreeing_people(db, judge, 30)
-    assert gate_decisions.decision_on(db, made).verdict == "promote"
+    assert gate_decisions.decision_on(db, made).says == "promote"
 
 
 def agreeing_people(db: Database, judge: judge_store.Judge, count: int) -> None:
@@ -355,9 +355,9 @@ def test_where_every_prompt_was_compared_a_candidate_is_not_waited_for(db: Datab
     people_say(db, 6, "candidate")
     people_say(db, 6, "serving")
     decision = gate_decisions.decision_on(db, made)
-    assert (decision.verdict, decision.used_up) == ("reject", True)
+    assert (decision.says, decision.used_up) == ("reject", True)
     seed_prompts(db, 3, "held-out")
-    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+    assert gate_decisions.decision_on(db, made).says == "not enough evidence"
 
 
 def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Database, data_dir: Path) -> None:
@@ -370,7 +370,7 @@ def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Data
     assert controller.advance(db, data_dir) is None
     assert judge_store.open_to_people(db, made.id, 1) == 3, "these come first"
     people_say(db, 3, "serving")
-    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+    assert gate_decisions.decision_on(db, made).says == "not enough evidence"
     state = controller.state_of(db)
     assert loop_standing.loop_status(state).then == "People are given what was left to judges."
     assert iterations_tab.needed_of_people(db, made, state) is None, "it is done by itself"
@@ -383,7 +383,7 @@ def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Data
     assert gate_words.sentence(gate_decisions.decision_on(db, made)).startswith("No held-out prompt is new to it")
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
     rejected = registry.by_revision(db, made.revision)
-    assert gate_decisions.decision_on(db, rejected).verdict == "reject", "what it was decided by stays"
+    assert gate_decisions.decision_on(db, rejected).says == "reject", "what it was decided by stays"
 
 
 def leave_to_judges(db: Database, policy: Policy, apart: int = 2) -> None:
@@ -405,7 +405,7 @@ def test_where_a_judge_is_nearer_people_who_have_begun_are_asked_and_waited_for(
     leave_to_judges(db, made, apart=3)
     judge_says(db, judge, made)
     finish_check(db, data_dir, made, "j", judged={"j": {"judged": 12, "left_open": 0, "failed": {}, "gave_up": ""}})
-    assert gate_decisions.decision_on(db, made).verdict == "reject", "nobody has begun to compare it"
+    assert gate_decisions.decision_on(db, made).says == "reject", "nobody has begun to compare it"
     people_say(db, 1, "candidate")
     assert judge_store.open_to_people(db, made.id, 1) == 3
     assert gate_decisions.decision_on(db, made).more_by == "j"
@@ -434,7 +434,7 @@ def test_whoever_only_skips_has_not_begun(db: Database, data_dir: Path) -> None:
     finish_check(db, data_dir, made, "j", judged={"j": {"judged": 12, "left_open": 0, "failed": {}, "gave_up": ""}})
     skip(db, kim.id)
     assert [one.skipped for one in gate_decisions.findings(db, made).people] == [True]
-    assert gate_decisions.decision_on(db, made).verdict == "reject"
+    assert gate_decisions.decision_on(db, made).says == "reject"
     people_say(db, 1, "candidate")
     assert gate_decisions.decision_on(db, made).more_by == "j"
 
@@ -447,7 +447,7 @@ def test_people_are_not_waited_for_where_it_is_a_figure_that_is_missing(db: Data
     gate_decisions.set_rule(db, {"mode": "automatic"})
     people_say(db, 20, "candidate")
     for _ in range(gate_decisions.MOST_CHECKS):
-        assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+        assert gate_decisions.decision_on(db, made).says == "not enough evidence"
         finish_check(db, data_dir, made, candidate={"revision": made.revision, **missing})
     assert gate_decisions.left_to_ask(db, made)
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
@@ -488,7 +488,7 @@ def test_a_check_against_another_policy_keeps_nothing_from_people(db: Database, 
     gate_decisions.set_rule(db, {"mode": mode})
     people_say(db, 3, "candidate")
     people_say(db, 3, "serving")
-    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+    assert gate_decisions.decision_on(db, made).says == "not enough evidence"
     if mode == "automatic":
         assert controller.advance(db, data_dir) is None, "asking makes no job"
     else:
@@ -510,10 +510,10 @@ def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data
     skip(db, ann["id"])
     assert handing_out.claim_next(db, ann["id"]) is None
     assert judge_store.open_to_people(db, made.id, 1) == 1, "somebody else may judge it"
-    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+    assert gate_decisions.decision_on(db, made).says == "not enough evidence"
     access.deactivate(db, "bob")
     assert judge_store.open_to_people(db, made.id, 1) == 0
-    assert gate_decisions.decision_on(db, made).verdict == "reject", "no prompt is left"
+    assert gate_decisions.decision_on(db, made).says == "reject", "no prompt is left"
     access.activate(db, "bob")
     assert judge_store.open_to_people(db, made.id, 1) == 1
     skip(db, bob.id)
@@ -539,7 +539,7 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
         skip(db, kim.id)
         assert judge_store.open_to_people(db, made.id, 1) == left
     decision = gate_decisions.decision_on(db, made)
-    assert (decision.verdict, decision.unheard) == ("not enough evidence", True), "no prompt is left"
+    assert (decision.says, decision.unheard) == ("not enough evidence", True), "no prompt is left"
     assert controller.advance(db, data_dir) is None
     prompts = seed_prompts(db, 15, "held-out")[-15:]
     pending = gate_decisions.pending(db)
@@ -555,7 +555,7 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
     db.connection.execute(drawn, (made.id,))
     finish_job(db, job_id)
     people_say(db, 12, "candidate")
-    assert gate_decisions.decision_on(db, made).verdict == "promote"
+    assert gate_decisions.decision_on(db, made).says == "promote"
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -733,7 +733,7 @@ def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(d
     agreeing_people(db, panel[0], 30)
     gate_decisions.set_rule(db, {"judge_may_decide": True})
     assert gate_decisions.findings(db, made).reward_hacking == "open"
-    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+    assert gate_decisions.decision_on(db, made).says == "not enough evidence"
 
 
 def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db: Database, data_dir: Path) -> None:
@@ -1048,7 +1048,7 @@ def test_a_judge_that_nobody_helps_ends_it_after_the_most_checks_too(db: Databas
         finish_check(db, data_dir, made, "j", judged=said)
     pending = gate_decisions.pending(db)
     assert pending is not None
-    assert pending.decision.verdict == "reject", "nobody has begun to compare it"
+    assert pending.decision.says == "reject", "nobody has begun to compare it"
 
 
 def test_what_was_decided_on_can_be_looked_at_afterwards(db: Database, data_dir: Path) -> None:
@@ -1057,7 +1057,7 @@ def test_what_was_decided_on_can_be_looked_at_afterwards(db: Database, data_dir:
     people_say(db, 15, "candidate")
     registry.promote(db, first.revision, "ann")
     found, decision = gate_decisions.decided(db, registry.by_revision(db, first.revision))
-    assert (len(found.people), found.kl_per_token, decision.verdict) == (15, SOUND["kl_to_anchor"], "promote")
+    assert (len(found.people), found.kl_per_token, decision.says) == (15, SOUND["kl_to_anchor"], "promote")
     registry.promote(db, "base", "ann")
     retired = registry.by_revision(db, first.revision)
     assert registry.decided_against(db, retired) == registry.by_revision(db, "base")
@@ -1385,7 +1385,7 @@ def test_the_rule_is_asked_at_the_moment_of_the_promotion(
     """Between the click and the promotion the files are read: what is judged meanwhile counts."""
     made = undecided(db, data_dir)
     people_say(db, 15, "candidate")
-    assert gate_decisions.decision_on(db, made).verdict == "promote"
+    assert gate_decisions.decision_on(db, made).says == "promote"
     verify = registry.verify
 
     def meanwhile(data_dir: Path, policy: Policy) -> None:
@@ -1526,11 +1526,11 @@ def test_what_was_found_of_policies_that_thought_decides_nothing_while_they_do_n
     people_say(db, 15, "candidate")
     finish_check(db, data_dir, made, "j")
     before, decision = gate_decisions.findings(db, made), gate_decisions.decision_on(db, made)
-    assert (before.number, decision.verdict) == (1, "promote")
+    assert (before.number, decision.says) == (1, "promote")
     registry.set_thinking(db, "template")
     after = gate_decisions.findings(db, made)
     assert (after.people, after.judges, after.prompts, after.left_to_judges) == ((), (), None, {})
-    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+    assert gate_decisions.decision_on(db, made).says == "not enough evidence"
     assert held_out_sets.compared_before(db, made, registry.serving(db)) == {}
     # A check of them as they are now is another question, with a chance of its own to be wrong.
     finish_check(db, data_dir, made)
@@ -1538,7 +1538,7 @@ def test_what_was_found_of_policies_that_thought_decides_nothing_while_they_do_n
     registry.set_thinking(db, "off")
     again = gate_decisions.findings(db, made)
     assert (again.people, again.judges, again.prompts) == (before.people, before.judges, before.prompts)
-    assert gate_decisions.decision_on(db, made).verdict == "promote"
+    assert gate_decisions.decision_on(db, made).says == "promote"
 
 
 def test_a_check_counts_by_when_it_ran_and_where_it_does_not_the_loop_makes_another(

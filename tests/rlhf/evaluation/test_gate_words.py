@@ -157,8 +157,8 @@ def test_a_criterions_verdict_agrees_with_its_number_and_its_threshold(figure: s
         assert side == ("at least" if least else "at most")
         shown, threshold = float(words.value), float(asked)
         assert threshold == bound
-        assert (one.verdict == "pass") == (shown >= threshold if least else shown <= threshold)
-        assert decision.verdict == ("promote" if one.verdict == "pass" else "reject")
+        assert (one.passed == "pass") == (shown >= threshold if least else shown <= threshold)
+        assert decision.says == ("promote" if one.passed == "pass" else "reject")
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -175,7 +175,7 @@ def test_what_is_past_a_limit_is_named_with_its_bound(figure: str) -> None:
 def test_what_was_not_measured_is_named(figure: str) -> None:
     for rule, people, judges in ((ASKED, BETTER, ()), (WITH_JUDGE, FEW, (judge(),)), (ASKED, OPEN, ())):
         decision = decide(rule, found(people, *judges, **{figure: None}))
-        (missing,) = (in_words(one) for one in decision.criteria if one.verdict == "missing")
+        (missing,) = (in_words(one) for one in decision.criteria if one.passed == "missing")
         assert missing.value == "not measured"
         assert sentence(decision).endswith(f" Not measured, so not passed: {missing.name}.")
         assert "check it again" not in sentence(decision), "a check may be running: who asks the rows says what to do"
@@ -219,11 +219,11 @@ NOTHING_FOUND = {
 
 def test_of_each_criterion_without_anything_measured_it_is_said_that_it_was_not() -> None:
     """Neither yes nor no nor a number, and it never passes."""
-    asked = [one for one in decide(WITH_JUDGE, found((), judge())).criteria if one.verdict != "informs"]
+    asked = [one for one in decide(WITH_JUDGE, found((), judge())).criteria if one.passed != "informs"]
     assert {in_words(one).name for one in asked} == set(NOTHING_FOUND)
     for name, (nothing, value) in NOTHING_FOUND.items():
         (one,) = (one for one in decide(WITH_JUDGE, nothing).criteria if in_words(one).name == name)
-        assert (in_words(one).value, one.verdict) == (value, "missing"), name
+        assert (in_words(one).value, one.passed) == (value, "missing"), name
         found_so = ("interval is", "with 95%", "speaks for people often")
         assert not any(word in in_words(one).why for word in found_so), name
 

@@ -148,12 +148,12 @@ def report(own: ProbeFigures | None, base: ProbeFigures | None) -> CheckReport:
 def test_what_has_lost_an_ability_is_stopped_though_it_wins_60_of_60() -> None:
     able = {family: tuple(0.9 - 0.01 * (place % 7) for place in range(24)) for family in FAMILIES}
     won = replace(SOUND, people=each((1.0,) * 60))
-    assert decide(Rule(), won).verdict == "promote"
+    assert decide(Rule(), won).says == "promote"
     for family in FAMILIES:
         lost = {**able, family: tuple(0.4 + 0.02 * (place % 5) for place in range(24))}
         found = report(figures(**lost), figures(**able)).probes_fall
         decision = decide(Rule(), replace(won, probes_fall=found))
-        assert decision.verdict == "reject"
+        assert decision.says == "reject"
         said = gate_words.sentence(decision)
         assert said.startswith("It is past a limit. It has lost what it could do (Lost on the probes: 0.")
         assert said.endswith("People find it better all the same.")

@@ -18,7 +18,7 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.data.snapshots import MIN_PAIRS
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.evaluation.gate import GateVerdict, decide
+from rlhf.evaluation.gate import Ruling, decide
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
@@ -55,7 +55,7 @@ ON = AutomaticTraining(on=True, every=20, algorithm="dpo")
 PPO = replace(ON, algorithm="ppo")
 
 
-def candidate(verdict: GateVerdict) -> PendingDecision:
+def candidate(verdict: Ruling) -> PendingDecision:
     """A candidate with a decision."""
     return PendingDecision(policy(), DECIDED[verdict])
 

@@ -101,7 +101,7 @@ def test_the_kl_that_the_limit_is_on_has_its_mark_and_that_of_whole_answers_has_
     assert "not met" in at_equal_length
     assert "0.300" in whole
     assert "0.100" in whole
-    assert not any(chip.words in whole for chip in check_report.VERDICTS.values())
+    assert not any(chip.words in whole for chip in check_report.STANDINGS.values())
     earlier = check_report.report_card(worse(kl_to_anchor=0.3), Rule(), within_limits(Rule(), worse(kl_to_anchor=0.3)))
     assert "at equal length" not in earlier
     assert "met" in earlier[earlier.index("KL to its anchor, nats a token<") :].partition("</tr>")[0]
@@ -151,7 +151,7 @@ def test_the_page_warns_of_what_the_projects_rule_rejects_and_of_nothing_else(ru
     fixed = replace(REPORT, anchor=replace(FIGURES, perplexity=12.0, probes=probed(0.9)))
     lost = {} if figure is None else {figure: LOST[figure]}
     report = replace(fixed, candidate=replace(fixed.anchor, revision="dpo-7", **lost))
-    failed = [one for one in within_limits(rule, report) if one.verdict == "fail"]
+    failed = [one for one in within_limits(rule, report) if one.passed == "fail"]
     said = check_report.warnings(report, rule)
     assert len(said) == len(failed)
     assert all(sentence.startswith(tuple(start for start in STARTS.values())) for sentence in said)

@@ -25,7 +25,7 @@ from annotation.web.middleware import ANNOTATOR_KEY
 from annotation.web.watches import Watches
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.evaluation.gate import GateVerdict
+from rlhf.evaluation.gate import Ruling
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
@@ -45,7 +45,7 @@ from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, judg
 from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, JOB
 
 
-def pending(verdict: GateVerdict, exhausted: bool = False, askable: bool = False) -> PendingDecision:
+def pending(verdict: Ruling, exhausted: bool = False, askable: bool = False) -> PendingDecision:
     """A candidate on which the rule says that."""
     return PendingDecision(ADAPTER, DECIDED[verdict], exhausted, askable)
 

@@ -36,7 +36,7 @@ NOT_GIVEN = N_(
 )
 
 
-def verdict_of(findings: Findings, decision: GateDecision, against: str, given: bool) -> Headline:
+def headline_of(findings: Findings, decision: GateDecision, against: str, given: bool) -> Headline:
     """What the comparisons and the rule's limits say of a candidate against another policy.
 
     `given`: whether annotators are given comparisons of candidates.
@@ -44,7 +44,7 @@ def verdict_of(findings: Findings, decision: GateDecision, against: str, given: 
     people = decision.weighed.people
     state, saying = direction(findings, decision)
     named = saying.format(against=against, judge=decision.source.judge)
-    waits = decision.verdict == "not enough evidence"
+    waits = decision.says == "not enough evidence"
     then = would_tell(people, decision) if waits else ""
     then = f"{_(gate_words.UNHEARD)} {then}" if decision.unheard else then
     return Headline(state, named, people.found, then if given or not then else f"{then} {_(NOT_GIVEN)}")
@@ -53,7 +53,7 @@ def verdict_of(findings: Findings, decision: GateDecision, against: str, given: 
 def direction(findings: Findings, decision: GateDecision) -> tuple[HeadlineState, str]:
     """The direction and the sentence, with names left out. What only a judge finds is never said of people."""
     people, judge = decision.weighed.people, decision.source.judge
-    waits = decision.verdict == "not enough evidence"
+    waits = decision.says == "not enough evidence"
     if findings.identical_to_serving:
         return "", _("It answers in the same words as {against}.")
     if decision.reason == "worse":
@@ -83,7 +83,7 @@ def better_by_judge(people: EvidenceSource) -> str:
 
 def better_as_far_as_known(decision: GateDecision) -> str:
     """That something was not measured of what is found better; whether that is waited for."""
-    waits, by_people = decision.verdict == "not enough evidence", decision.source.judge is None
+    waits, by_people = decision.says == "not enough evidence", decision.source.judge is None
     return {
         (True, True): _("People find it better than {against}, but not everything is known yet."),
         (True, False): _("The judge {judge} finds it better than {against}, but not everything is known yet."),
@@ -140,7 +140,7 @@ def score(found: Estimate | None) -> str:
     return said.format(value=percent(found.value), n=found.n, span=percent_span(found.low, found.high))
 
 
-def verdict_card(verdict: Headline, more: Sequence[str] = ()) -> str:
+def headline_card(verdict: Headline, more: Sequence[str] = ()) -> str:
     """The verdict in one line, large and in its colour, the interval as a bar, what would tell, and more sentences."""
     said = score(verdict.found)
     ends = (_("worse"), _("even"), _("better"))

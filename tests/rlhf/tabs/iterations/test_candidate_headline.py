@@ -12,8 +12,8 @@ from annotation.metrics.evidence import DecidedOutcome
 from annotation.metrics.intervals_and_bias import Estimate
 from rlhf.evaluation import gate_words
 from rlhf.evaluation.gate import Findings, GateDecision, JudgeFindings, Rule, decide, given_up
-from rlhf.tabs.iterations import verdict_card
-from rlhf.tabs.iterations.verdict_card import Headline
+from rlhf.tabs.iterations import candidate_headline
+from rlhf.tabs.iterations.candidate_headline import Headline
 
 KEPT: dict[str, Any] = {
     "prompts": 60, "kl_per_token": 0.1, "nll_ratio": 1.0, "distinct_ratio": 1.0, "truncated_more": 0.0,
@@ -31,14 +31,14 @@ def weighed(outcomes: Sequence[float], rule: Rule | None = None, **changed: Any)
 def verdict(outcomes: Sequence[float], rule: Rule | None = None, **changed: Any) -> tuple[Headline, GateDecision]:
     """What is said of a candidate of whom people said this."""
     findings, decision = weighed(outcomes, rule, **changed)
-    return verdict_card.verdict_of(findings, decision, "dpo-1", given=True), decision
+    return candidate_headline.headline_of(findings, decision, "dpo-1", given=True), decision
 
 
 def test_what_people_prefer_is_better_and_says_so_in_one_line() -> None:
     found, decision = verdict([1.0] * 20)
-    assert decision.verdict == "promote"
+    assert decision.says == "promote"
     assert (found.state, found.saying, found.then) == ("good", "Better than dpo-1.", "")
-    card = verdict_card.verdict_card(found)
+    card = candidate_headline.headline_card(found)
     assert "People prefer it on 100% of 20 prompts (" in card
     assert 'class="evidence good"' in card
     assert card.count("<svg") == 1
@@ -47,14 +47,14 @@ def test_what_people_prefer_is_better_and_says_so_in_one_line() -> None:
 def test_what_people_dislike_is_worse() -> None:
     found, _ = verdict([0.0] * 20)
     assert (found.state, found.saying) == ("bad", "Worse than dpo-1.")
-    assert 'class="evidence bad"' in verdict_card.verdict_card(found)
+    assert 'class="evidence bad"' in candidate_headline.headline_card(found)
 
 
 def test_while_nothing_is_shown_it_says_what_would_tell() -> None:
     found, _ = verdict([1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0])
     assert (found.state, found.saying) == ("open", "Not shown to be better than dpo-1 yet.")
     assert found.then == "It takes at least 3 more prompts compared by people."
-    assert "43% of 7 prompts" in verdict_card.verdict_card(found)
+    assert "43% of 7 prompts" in candidate_headline.headline_card(found)
     ahead, _ = verdict([1.0, 1.0, 0.0] * 5)
     assert ahead.then.startswith("About ")
     assert ahead.then.endswith("more prompts compared by people will tell, if it goes on like this.")
@@ -86,20 +86,20 @@ def test_a_limit_a_copy_and_what_is_not_known_are_told_apart(
 
 def test_what_was_compared_to_the_end_waits_for_nothing() -> None:
     found, decision = verdict([1.0, 0.0] * 8, Rule(people_least=10, people_most=16))
-    assert decision.verdict == "reject"
+    assert decision.says == "reject"
     assert (found.state, found.saying, found.then) == ("open", "Not shown to be better than dpo-1.", "")
-    assert given_up(decision, 8).verdict == "reject"
+    assert given_up(decision, 8).says == "reject"
 
 
 def test_skips_alone_are_no_comparison_by_people() -> None:
     skips = tuple(DecidedOutcome(prompt, 0.5, skipped=True) for prompt in range(12))
     findings = Findings(skips, **KEPT)
-    found = verdict_card.verdict_of(findings, decide(Rule(), findings), "dpo-1", given=True)
+    found = candidate_headline.headline_of(findings, decide(Rule(), findings), "dpo-1", given=True)
     assert found.saying == "Nobody has compared it with dpo-1 yet."
-    assert "People prefer" not in verdict_card.verdict_card(found)
+    assert "People prefer" not in candidate_headline.headline_card(found)
     asked = replace(findings, judges=(judge([1.0] * 40),))
     decision = decide(WITH_JUDGE, asked)
-    assert "No person has compared it" in verdict_card.verdict_of(asked, decision, "dpo-1", given=True).saying
+    assert "No person has compared it" in candidate_headline.headline_of(asked, decision, "dpo-1", given=True).saying
     assert "No person has compared it" in gate_words.sentence(decision)
     assert "has not been compared" in gate_words.in_words(decision.weighed.people).why
 
@@ -142,36 +142,38 @@ def test_no_limit_is_named_where_only_a_judge_is_not_trusted_or_a_figure_is_miss
 def found_after_giving_up(outcomes: Sequence[float], rule: Rule | None, **changed: Any) -> Headline:
     """What is said once no more checks are made."""
     findings, decision = weighed(outcomes, rule, **changed)
-    assert decision.verdict == "not enough evidence"
-    return verdict_card.verdict_of(findings, given_up(decision, 8), "dpo-1", given=True)
+    assert decision.says == "not enough evidence"
+    return candidate_headline.headline_of(findings, given_up(decision, 8), "dpo-1", given=True)
 
 
 def test_where_nobody_was_heard_that_is_said() -> None:
     findings, decision = weighed([])
-    said = verdict_card.verdict_of(findings, replace(decision, unheard=True), "dpo-1", given=True)
+    said = candidate_headline.headline_of(findings, replace(decision, unheard=True), "dpo-1", given=True)
     assert said.saying == "Nobody has compared it with dpo-1 yet."
     assert said.then.startswith("Nobody has been heard: what people were given was skipped,")
 
 
 def test_comparisons_that_nobody_is_given_are_not_promised() -> None:
     findings, decision = weighed([1.0])
-    assert "Annotators are not given" not in verdict_card.verdict_of(findings, decision, "dpo-1", given=True).then
-    then = verdict_card.verdict_of(findings, decision, "dpo-1", given=False).then
+    assert (
+        "Annotators are not given" not in candidate_headline.headline_of(findings, decision, "dpo-1", given=True).then
+    )
+    then = candidate_headline.headline_of(findings, decision, "dpo-1", given=False).then
     assert "more prompts compared by people. Annotators are not given these comparisons: on the Project tab" in then
     found, decided = weighed([1.0] * 20)
-    assert verdict_card.verdict_of(found, decided, "dpo-1", given=False).then == ""
+    assert candidate_headline.headline_of(found, decided, "dpo-1", given=False).then == ""
 
 
 def test_without_a_check_that_is_said_whatever_people_say() -> None:
     found, _ = verdict([1.0] * 20)
     for active, saying in ((True, "It is being checked."), (False, "It has not been checked yet.")):
-        unchecked = verdict_card.unchecked(found, active)
+        unchecked = candidate_headline.unchecked(found, active)
         assert (unchecked.state, unchecked.saying, unchecked.then) == ("", saying, "")
-    other = verdict_card.unchecked(found, False, "dpo-1")
+    other = candidate_headline.unchecked(found, False, "dpo-1")
     assert other.saying == "It has not been checked against dpo-1 yet.", "it was checked against another"
 
 
 def test_a_name_is_text() -> None:
-    card = verdict_card.verdict_card(Headline("open", "Not better than <b>x</b>.", None), ["<i>more</i>"])
+    card = candidate_headline.headline_card(Headline("open", "Not better than <b>x</b>.", None), ["<i>more</i>"])
     assert "&lt;b&gt;x" in card
     assert "&lt;i&gt;more" in card
