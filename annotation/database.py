@@ -116,6 +116,11 @@ class Database:
         assert added is not None
         return added
 
+    def write(self, sql: str, params: Params = ()) -> int:
+        """Run one statement that changes rows; returns how many it changed. Joins the caller's transaction."""
+        with self.transaction() as connection:
+            return int(connection.conn.execute(sql, params).rowcount)
+
     def rows(self, sql: str, params: Params = ()) -> list[dict[str, Any]]:
         """Every row of a query, as dictionaries."""
         # Not sqlite_utils' query: its savepoint around each would be two statements more.

@@ -72,8 +72,7 @@ def ask_again(db: Database, comparison_id: int) -> int:
 
 def refuse_asked(db: Database, comparison_id: int) -> None:
     """Mark a prompt that an annotator asked and that the model can't be given."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'failed' WHERE id = ? AND state = 'asked'", (comparison_id,))
+    db.write("UPDATE comparison SET state = 'failed' WHERE id = ? AND state = 'asked'", (comparison_id,))
 
 
 def prompts_in_answer(db: Database, annotator_id: int) -> int:

@@ -387,8 +387,7 @@ def add_row(db: Database, place: str, run: str) -> tuple[int, int]:
 
 def record_failure(db: Database, row_id: int, state: str, message: str) -> None:
     """Say why a copy came to nothing."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE safe_copy SET state = ?, message = ? WHERE id = ?", (state, message, row_id))
+    db.write("UPDATE safe_copy SET state = ?, message = ? WHERE id = ?", (state, message, row_id))
 
 
 def record_safe(db: Database, row_id: int, version: str, copy: SafeCopy) -> None:

@@ -107,11 +107,10 @@ def invitations(db: Database) -> list[Invitation]:
 
 def withdraw(db: Database, invitation_id: int) -> None:
     """Let nobody use it any more; accounts that were made with it stay. Raises UserError where it is not open."""
-    with db.transaction() as connection:
-        changed = connection.execute(
-            "UPDATE invitation SET withdrawn = ?1 WHERE id = ?2 AND withdrawn IS NULL AND used < uses AND expires > ?1",
-            (now(), invitation_id),
-        ).rowcount
+    changed = db.write(
+        "UPDATE invitation SET withdrawn = ?1 WHERE id = ?2 AND withdrawn IS NULL AND used < uses AND expires > ?1",
+        (now(), invitation_id),
+    )
     if not changed:
         raise UserError(_("This invitation is over already. Nothing was changed."))
 

@@ -128,16 +128,13 @@ def died(db: Database, job_id: int, worker: str, message: str, reason: Reason | 
 
     Of several processes that share a job the survivors may have said that it was lost, without knowing why.
     """
-    with db.transaction() as connection:
-        return (
-            connection.execute(
-                """UPDATE job SET status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
-                       finished = :now, message = :message, reason = :reason
-                   WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling', 'lost')""",
-                {"now": now(), "message": kept(message), "reason": reason, "id": job_id, "worker": worker},
-            ).rowcount
-            == 1
-        )
+    changed = db.write(
+        """UPDATE job SET status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
+               finished = :now, message = :message, reason = :reason
+           WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling', 'lost')""",
+        {"now": now(), "message": kept(message), "reason": reason, "id": job_id, "worker": worker},
+    )
+    return changed == 1
 
 
 def requeue_smaller(db: Database, job_id: int, worker: str, reason: Literal["out-of-memory", "killed"]) -> bool:
@@ -173,12 +170,11 @@ def retries(db: Database, job_id: int) -> list[str]:
 
 def give_up(db: Database, job_id: int, attempt: int, message: str, reason: Reason | None = None) -> None:
     """Mark a queued job failed whose worker could not even begin: nobody has claimed it since its `attempt`."""
-    with db.transaction() as connection:
-        connection.execute(
-            """UPDATE job SET status = 'failed', finished = :now, message = :message, reason = :reason
-               WHERE id = :id AND status = 'queued' AND attempt = :attempt""",
-            {"now": now(), "message": kept(message), "reason": reason, "id": job_id, "attempt": attempt},
-        )
+    db.write(
+        """UPDATE job SET status = 'failed', finished = :now, message = :message, reason = :reason
+           WHERE id = :id AND status = 'queued' AND attempt = :attempt""",
+        {"now": now(), "message": kept(message), "reason": reason, "id": job_id, "attempt": attempt},
+    )
 
 
 def cancel(db: Database, job_id: int) -> None:
@@ -334,8 +330,7 @@ def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
 
 def note_start(db: Database, job_id: int) -> None:
     """That a worker is started for a job which may have been in the queue since an earlier start of the program."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET created = ? WHERE id = ? AND status = 'queued'", (now(), job_id))
+    db.write("UPDATE job SET created = ? WHERE id = ? AND status = 'queued'", (now(), job_id))
 
 
 def ended(db: Database, kinds: Sequence[str], limit: int) -> list[Job]:
