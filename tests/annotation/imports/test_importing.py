@@ -1034,8 +1034,7 @@ def test_a_process_that_dies_is_told(db: Database, importer: Importer, many_ques
 def page(db: Database, data_dir: Path, runner: None) -> gr.Blocks:
     """The Data tab's import part, built as the app builds it, and two people."""
     person(db)
-    with db.transaction() as connection:
-        connection.execute("INSERT INTO annotator (name, role, created) VALUES ('kim', 'admin', '')")
+    db.write("INSERT INTO annotator (name, role, created) VALUES ('kim', 'admin', '')")
     with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Data"):
         tab.build(demo, Context(db, data_dir, BASE_NAME))
     return demo
@@ -1210,8 +1209,7 @@ def test_an_admins_upload_arrives(server: tuple[str, str, Database]) -> None:
 # --------------------------------------------------------------------------------------------------------------- others
 def person(db: Database, name: str = "ann") -> int:
     """An annotator."""
-    with db.transaction() as connection:
-        connection.execute("INSERT OR IGNORE INTO annotator (name, role, created) VALUES (?, 'annotator', '')", (name,))
+    db.write("INSERT OR IGNORE INTO annotator (name, role, created) VALUES (?, 'annotator', '')", (name,))
     return int(db.value("SELECT id FROM annotator WHERE name = ?", (name,)))
 
 

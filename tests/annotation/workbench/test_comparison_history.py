@@ -119,8 +119,7 @@ def test_what_was_not_judged_in_time_is_in_nobodys_hands(db: Database) -> None:
     (number,) = seed_comparisons(db, 1)
     handing_out.claim_next(db, ann.id)
     assert "in hand" in comparison_card.given(history(db, number))
-    with db.transaction() as connection:
-        connection.execute("UPDATE claim SET expires = '2020'")
+    db.write("UPDATE claim SET expires = '2020'")
     given = comparison_card.given(history(db, number))
     assert "in hand" not in given
     assert "went back unjudged" in given
@@ -157,8 +156,7 @@ def test_trainings_that_used_it_are_found_in_the_frozen_data(db: Database, data_
     assert {(one.snapshot, one.kind) for one in found} == {("own", "dpo"), ("edited", None)}
     shown = comparison_card.learnt(found)
     assert '<a href="/runs/1">job 1, dpo: finished</a>' in shown
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET status = 'failed'")
+    db.write("UPDATE job SET status = 'failed'")
     assert "job 1, dpo: failed" in comparison_card.learnt(used_by(db, data_dir, comparison))
 
 

@@ -490,8 +490,7 @@ def fail(db: Database, judge: Judge, comparison: int, times: int, reason: str = 
         (),
         None,
     )
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'dropped' WHERE id = ?", (other,))
+    db.write("UPDATE comparison SET state = 'dropped' WHERE id = ?", (other,))
     for _ in range(times):
         job_id = job_store.enqueue(db, JudgeSpec(judge=judge.name), "owner")
         for _ in range(2):  # both orders
