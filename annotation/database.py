@@ -136,6 +136,12 @@ class Database:
         found = cursor.fetchone()
         return None if found is None else dict(zip((column[0] for column in cursor.description), found, strict=True))
 
+    def one(self, sql: str, params: Params = ()) -> dict[str, Any]:
+        """The first row of a query that always finds one."""
+        found = self.row(sql, params)
+        assert found is not None
+        return found
+
     def value(self, sql: str, params: Params = ()) -> Any:
         """The first column of the first row, or None."""
         with explain_values():

@@ -250,8 +250,7 @@ def digest_as_of(file: Path, size: int, time_ns: int) -> FileDigest:
 
 def judged(db: Database) -> tuple[int, int]:
     """The newest judgement's id, and how many there are, superseded ones too."""
-    row = db.row("SELECT coalesce(max(id), 0) AS last, count(*) AS number FROM judgement")
-    assert row is not None
+    row = db.one("SELECT coalesce(max(id), 0) AS last, count(*) AS number FROM judgement")
     return row["last"], row["number"]
 
 

@@ -141,8 +141,7 @@ def accept(db: Database, token: str, name: str, password: str) -> Annotator:
         ).rowcount
         if not spent:
             raise UserError(_(NOT_VALID))
-        row = db.row("SELECT id, group_name, quota FROM invitation WHERE token_sha256 = ?", (access.digest(token),))
-        assert row is not None
+        row = db.one("SELECT id, group_name, quota FROM invitation WHERE token_sha256 = ?", (access.digest(token),))
         refuse_taken(db, name)
         annotator = access.insert_account(db, name, "annotator", hashed)
         connection.execute(

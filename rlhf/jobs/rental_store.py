@@ -148,9 +148,7 @@ def enqueue(db: Database, spec: JobSpec, requested_by: str, terms: Terms) -> int
 
 def get(db: Database, job_id: int) -> Rental:
     """A job's rental; it must have one."""
-    row = db.row("SELECT * FROM rental WHERE job_id = ?", (job_id,))
-    assert row is not None
-    return Rental(**row)
+    return Rental(**db.one("SELECT * FROM rental WHERE job_id = ?", (job_id,)))
 
 
 def found(db: Database, job_id: int) -> Rental | None:

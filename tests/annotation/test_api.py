@@ -82,9 +82,7 @@ def seed_answers(db: Database, count: int, texts: tuple[str, ...] = ()) -> int:
 
 
 def latest_row(db: Database) -> dict[str, Any]:
-    row = db.row("SELECT * FROM judgement ORDER BY id DESC LIMIT 1")
-    assert row is not None
-    return row
+    return db.one("SELECT * FROM judgement ORDER BY id DESC LIMIT 1")
 
 
 # ------------------------------------------------------------------------------------------------------------- the card
@@ -187,8 +185,7 @@ def test_gold_and_re_asked_comparisons_look_like_any_other(db: Database, ann: As
         set_project(db, gold_share=gold, re_ask_share=again)
         ann("judge", nonce=ann("card")["nonce"], act=act("tie"))  # drawn before the shares were set
         card = ann("card")
-        row = db.row("SELECT purpose FROM claim WHERE nonce = ?", (card["nonce"],))
-        assert row is not None
+        row = db.one("SELECT purpose FROM claim WHERE nonce = ?", (card["nonce"],))
         seen.add(row["purpose"])
         assert set(card) == set(own)
         assert {key: card[key] for key in ("notice", "trouble", "revising")} == {

@@ -135,8 +135,7 @@ def test_preferences_become_judgements_that_training_uses(db: Database, bring: C
     assert [(row.messages[0]["content"], row.chosen.text, row.rejected.text) for row in frozen.rows] == [
         (pair["prompt"], pair["chosen"], pair["rejected"]) for pair in PAIRS
     ]
-    row = db.row("SELECT * FROM import")
-    assert row is not None
+    row = db.one("SELECT * FROM import")
     assert (row["name"], row["format"], row["requested_by"]) == ("pairs.jsonl", "JSON lines", "kim")
     assert json.loads(row["counts"])["judged"] == 6
     assert db.value("SELECT count(*) FROM comparison WHERE state = 'closed' AND purpose = 'preference'") == 6

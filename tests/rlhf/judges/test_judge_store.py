@@ -98,8 +98,7 @@ def judge_first_better(db: Database, ann: Annotator) -> None:
 
 
 def asks(db: Database, comparison_id: int) -> tuple[str, str | None]:
-    row = db.row("SELECT asks, asks_why FROM comparison WHERE id = ?", (comparison_id,))
-    assert row is not None
+    row = db.one("SELECT asks, asks_why FROM comparison WHERE id = ?", (comparison_id,))
     return row["asks"], row["asks_why"]
 
 
@@ -991,8 +990,7 @@ def test_the_ranking_is_stored_as_json_by_position(db: Database) -> None:
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     say(db, judge, comparison, SECOND_BETTER)
-    row = db.row("SELECT ranking, shown_order, claim_id FROM judgement")
-    assert row is not None
+    row = db.one("SELECT ranking, shown_order, claim_id FROM judgement")
     assert (json.loads(row["ranking"]), json.loads(row["shown_order"]), row["claim_id"]) == ([2, 1], [0, 1], None)
 
 
