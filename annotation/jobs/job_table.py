@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from annotation.database import Database
+from annotation.database import Database, marks
 from annotation.records import UserError, now
 from annotation.translation import N_, _, kept, retold
 
@@ -207,9 +207,9 @@ def clear_results(db: Database, kind: str, by: str) -> None:
 
 def kinds_at_work(db: Database, *lanes: Lane) -> list[str]:
     """The kinds of the jobs at work in these lanes, oldest first; those on rented hardware and mere looks apart."""
-    marks, looks = ", ".join("?" * len(lanes)), "json_extract(spec, '$.arguments[1]') IS '--look'"
     rows = db.rows(
-        f"SELECT kind FROM job WHERE lane IN ({marks}) AND flavor IS NULL AND {AT_WORK} AND NOT {looks} ORDER BY id",
+        f"""SELECT kind FROM job WHERE lane IN ({marks(lanes)}) AND flavor IS NULL AND {AT_WORK}
+                AND NOT json_extract(spec, '$.arguments[1]') IS '--look' ORDER BY id""",
         lanes,
     )
     return [row["kind"] for row in rows]
