@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal, Protocol
 
@@ -109,11 +109,8 @@ def read_manifest(content: bytes, what: str) -> CopyManifest:
 
 def digest_of(path: Path) -> FileDigest:
     """A file's sha256 and size."""
-    digest = sha256()
     with path.open("rb") as handle:
-        while piece := handle.read(PIECE):
-            digest.update(piece)
-    return FileDigest(digest.hexdigest(), path.stat().st_size)
+        return FileDigest(file_digest(handle, "sha256").hexdigest(), path.stat().st_size)
 
 
 class CopyTarget(Protocol):

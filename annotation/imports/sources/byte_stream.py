@@ -6,7 +6,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import IO
 
@@ -100,16 +100,13 @@ def wrong_byte(error: UnicodeDecodeError, start: int = 0) -> str:
 
 
 def file_sha256(path: Path, name: str) -> str:
-    """The checksum of a file, read in pieces."""
-    digest = sha256()
+    """The checksum of a file."""
     try:
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
+            return file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(
             _("{name} can't be read any more ({strerror}). Nothing was imported.").format(
                 name=name, strerror=error.strerror
             )
         ) from error
-    return digest.hexdigest()
