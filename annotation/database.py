@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from annotation.records import UserError
+from annotation.records import UserError, explain_errors
 from annotation.schema import migrations
 from annotation.sqlite import IN_USE, PROBLEM, OperationalErrors, sqlite3, sqlite_utils
 from annotation.translation import _
@@ -236,19 +236,16 @@ def open_database(data_dir: Path) -> Database:
 
     Raises UserError where the directory can't be written, the file is no database, or a newer Prefloop wrote it.
     """
-    try:
+    refused = _(
+        "The data directory {data_dir} can't be written ({strerror}). Make it writable, free disk "
+        "space, or choose another one with --data DIR."
+    )
+    with explain_errors(refused, data_dir=data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_foreign(data_dir / FILE_NAME)
         restrict_data_directory(data_dir)
         with tempfile.TemporaryFile(dir=data_dir) as probe:
             probe.write(b"prefloop")
-    except OSError as error:
-        raise UserError(
-            _(
-                "The data directory {data_dir} can't be written ({strerror}). Make it writable, free disk "
-                "space, or choose another one with --data DIR."
-            ).format(data_dir=data_dir, strerror=error.strerror)
-        ) from error
     database = Database(data_dir / FILE_NAME)
     try:
         migrate(database)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -19,7 +19,7 @@ from annotation.copies.copy_reasons import BEGINNING, CHOICE, SAFE_WORK, TRAININ
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, FileDigest, aside_name, digest_of
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
-from annotation.records import Role, UserError, now, seconds_between
+from annotation.records import Role, UserError, explain_errors, now, seconds_between
 from annotation.store import setting_store
 from annotation.translation import N_, _, ngettext
 from annotation.ui import formatting
@@ -310,17 +310,10 @@ def make_copy(db: Database, data_dir: Path, target: CopyTarget, run: str, alone:
     return version
 
 
-@contextmanager
-def explained_local(data_dir: Path) -> Iterator[None]:
+def explained_local(data_dir: Path) -> AbstractContextManager[None]:
     """What this machine refuses while a copy is made, as a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            _("The safe copy could not be made in {data_dir} ({strerror}). Free disk space there.").format(
-                data_dir=data_dir, strerror=error.strerror or error
-            )
-        ) from error
+    sentence = _("The safe copy could not be made in {data_dir} ({strerror}). Free disk space there.")
+    return explain_errors(sentence, data_dir=data_dir)
 
 
 def put(db: Database, target: CopyTarget, copy: SafeCopy, alone: bool) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from annotation.database import Database
-from annotation.records import UserError
+from annotation.records import UserError, explain_errors
 from annotation.translation import N_, _, joined
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
@@ -319,12 +319,9 @@ PEFT_DEFAULT = 8
 def configuration(db: Database, policy: Policy) -> dict[str, Any]:
     """What PEFT has written of an adapter. Raises UserError where it can't be read."""
     path = db.path.parent / str(policy.path) / "adapter_config.json"
-    try:
+    unread = _("{path} can't be read ({error}). Restore it, or choose another parent.")
+    with explain_errors(unread, ValueError, path=path):
         found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            _("{path} can't be read ({error}). Restore it, or choose another parent.").format(path=path, error=error)
-        ) from error
     return dict(found)
 
 
