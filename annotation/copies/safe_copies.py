@@ -214,7 +214,9 @@ def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> S
     """Copy the database into a folder, and name the files of the models that are needed with it. Raises UserError."""
     with db.reading():
         last, judgements = judged(db)
-        done, paths = work(db), [*model_paths(db), *snapshot_paths(db)]
+        # All frozen data: a check reads what its candidate, and all that it grew from, was trained on.
+        frozen = [row["path"] for row in db.rows("SELECT path FROM snapshot ORDER BY path")]
+        done, paths = work(db), [*model_paths(db), *frozen]
         choice = setting_store.setting(db, CHOICE, "")
         copy_database(db, folder / FILE_NAME)
     files = {FILE_NAME: folder / FILE_NAME}
@@ -275,11 +277,6 @@ def model_paths(db: Database) -> list[str]:
            ORDER BY id"""
     )
     return [row["path"] for row in rows]
-
-
-def snapshot_paths(db: Database) -> list[str]:
-    """All frozen data: a check reads what its candidate, and all that it grew from, was trained on."""
-    return [row["path"] for row in db.rows("SELECT path FROM snapshot ORDER BY path")]
 
 
 def files_below(path: Path) -> Iterator[Path]:

@@ -262,7 +262,7 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
     if not (earlier or value == HEADER):
         reader.refuse(_("it is no archive of this version"))
     insert = {table: insert_statement(table) for table in TABLES}
-    types = {table: declared_types(db, table) for table in TABLES}
+    types = {table: {row["name"]: row["type"] for row in db.rows(f'PRAGMA table_info("{table}")')} for table in TABLES}
     counts: Counter[str] = Counter({table: 0 for table in TABLES})
     # References are checked as a whole at the end: a claim may refer to a judgement of a later line.
     db.connection.execute("PRAGMA defer_foreign_keys=ON")
@@ -361,10 +361,6 @@ def default_columns(table: str, row: TableRow) -> dict[str, Any]:
     form = "base" if row.get("algorithm") == "base" else "lora"
     older = {"kind": "policy", "form": form, "precision": "nf4", "ground_id": None, "deleted": None, "source": None}
     return {**older, "thinking": None}
-
-
-def declared_types(db: Database, table: str) -> dict[str, str]:
-    return {row["name"]: row["type"] for row in db.rows(f'PRAGMA table_info("{table}")')}
 
 
 # ----------------------------------------------------------------------------------------------------- checks of a row

@@ -272,11 +272,6 @@ def counted_share(figure: Estimate | None) -> str:
     )
 
 
-def reliability_text(reliability: Reliability) -> str:
-    """The chance to be right, with its interval."""
-    return f"{percent(reliability.estimate)} ({percent_span(reliability.low, reliability.high)})"
-
-
 def evidence_text(reliability: Reliability) -> str:
     if not reliability.evidence:
         return _("no evidence yet")
@@ -341,7 +336,7 @@ def reliability_chart(figures: QualityReport) -> str:
             value=r.estimate,
             low=r.low,
             high=r.high,
-            text=reliability_text(r),
+            text=f"{percent(r.estimate)} ({percent_span(r.low, r.high)})",
         )
         for name, r in order
     ]
@@ -457,7 +452,7 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
                     value=bias.share.value,
                     low=bias.share.low,
                     high=bias.share.high,
-                    text=bias_text(bias),
+                    text=percent_with_interval(bias.share),
                 )
             ],
             _("share of {n:,} decisive choices (even: {fair})").format(n=bias.share.n, fair=percent(bias.fair)),
@@ -465,10 +460,6 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
         )
         for number, bias in enumerate(biases)
     )
-
-
-def bias_text(bias: Bias) -> str:
-    return percent_with_interval(bias.share)
 
 
 # ------------------------------------------------------------------------------------------------------------ policies

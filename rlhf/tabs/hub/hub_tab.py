@@ -191,11 +191,6 @@ def copies_card(db: Database, environment: Mapping[str, str]) -> str:
     return card + (paragraph(began, "warning") if began else "")
 
 
-def can_be_published(policy: Policy) -> bool:
-    """Whether it has files of its own."""
-    return policy.path is not None and policy.deleted is None
-
-
 def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
     """The models with files, newest first."""
     names = {
@@ -208,7 +203,7 @@ def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
             one.revision,
         )
         for one in reversed(known)
-        if can_be_published(one)
+        if one.path is not None and one.deleted is None
     ]
 
 
