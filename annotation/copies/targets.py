@@ -169,9 +169,8 @@ def refuse_shared_fate(target: CopyTarget, data_dir: Path, on_space: bool) -> No
     if where.is_relative_to(data):
         raise UserError(
             _(
-                "The directory for safe copies {where} is inside the data directory {data} and would be lost "
-                "with it. Set PREFLOOP_COPIES to a directory on another disk, or to a private dataset "
-                "(OWNER/NAME-copies)."
+                "The directory for safe copies {where} is inside the data directory {data} and would be lost with it. "
+                "Set PREFLOOP_COPIES to a directory on another disk, or to a private dataset (OWNER/NAME-copies)."
             ).format(where=where, data=data)
         )
     if on_space and device_of(where) == device_of(data):

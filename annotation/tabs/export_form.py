@@ -211,8 +211,7 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
         text += status(
             _(
                 "Raw takes every judgement and what it refers to, with people's names: filters, names and licence "
-                "don't apply. "
-                "`python -m annotation restore FILE` reads it."
+                "don't apply. `python -m annotation restore FILE` reads it."
             )
         )
     if not left_out:

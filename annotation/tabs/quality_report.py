@@ -296,17 +296,15 @@ RELIABILITY_EXPLANATION = (
         "whoever often contradicts themself can't be right often; consistency alone says little."
     ),
     N_(
-        "Without evidence no number is shown, and training assumes 73%, as often as InstructGPT's labellers "
-        "agreed with each other; evidence moves it from there. Ties and “all bad” do not count. It measures "
-        "agreement with what most reliable people here prefer, so a taste of one's own lowers it, without "
-        "being careless."
+        "Without evidence no number is shown, and training assumes 73%, as often as InstructGPT's labellers agreed "
+        "with each other; evidence moves it from there. Ties and “all bad” do not count. It measures agreement with "
+        "what most reliable people here prefer, so a taste of one's own lowers it, without being careless."
     ),
     N_(
-        "Each vote weighs as much as its annotator is reliable, and each preference carries the chance that "
-        "it is the wrong way round: 27% after one annotator of whom nothing is known, far less after three "
-        "who agree. What training does with it is set on the Train tab: nothing (Ignore), a smaller weight "
-        "(Weight), or a loss that expects errors (Smooth). Nobody counts as worse than guessing or better "
-        "than 99%."
+        "Each vote weighs as much as its annotator is reliable, and each preference carries the chance that it is the "
+        "wrong way round: 27% after one annotator of whom nothing is known, far less after three who agree. What "
+        "training does with it is set on the Train tab: nothing (Ignore), a smaller weight (Weight), or a loss that "
+        "expects errors (Smooth). Nobody counts as worse than guessing or better than 99%."
     ),
 )
 
