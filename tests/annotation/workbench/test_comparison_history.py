@@ -19,7 +19,7 @@ from annotation.store import comparison_store, project_store
 from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card
 from annotation.tabs.comparisons.comparison_table import ListPlace
 from annotation.web import access
-from annotation.workbench import bulk_changes, own_standing
+from annotation.workbench import bulk_changes, own_agreement
 from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_history import history, used_by
@@ -189,11 +189,11 @@ def test_ones_own_agreement_is_with_others_on_opinions_alone(db: Database) -> No
             best = 0 if annotator is people[0] or turn else 1  # they differ on the first
             judging.judge(db, annotator.id, claim.nonce, verdict(best, claim.shown_order))
             if annotator is people[1]:
-                found = own_standing.own_agreement(db, annotator.id)
+                found = own_agreement.own_agreement(db, annotator.id)
                 assert (found.shared, found.same) == ((0, 0) if turn < 9 else (10, 9))
     first = own_judgements.latest(db, people[1].id)[-1]
     changing.revise(db, people[1].id, first["id"], verdict(0, json.loads(first["shown_order"])))
-    found = own_standing.own_agreement(db, people[1].id)
+    found = own_agreement.own_agreement(db, people[1].id)
     assert (found.shared, found.same) == (10, 9)
 
 
