@@ -37,7 +37,7 @@ from annotation.ui.formatting import cut, moment
 from annotation.ui.invisible import visible
 from annotation.validation import read
 from annotation.web.middleware import ANNOTATOR_KEY, read_body
-from annotation.workbench.own_standing import own_agreement
+from annotation.workbench.own_agreement import own_agreement
 
 Card = dict[str, Any]
 MAXIMUM_BODY = 6 * (MAXIMUM_EDIT + MAXIMUM_NOTE)  # JSON may need six bytes for a character

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from annotation.records import UserError
+from annotation.records import UserError, explain_errors
 from annotation.schema import migrations
 from annotation.sqlite import IN_USE, PROBLEM, OperationalErrors, sqlite3, sqlite_utils
 from annotation.translation import _
@@ -116,6 +116,11 @@ class Database:
         assert added is not None
         return added
 
+    def write(self, sql: str, params: Params = ()) -> int:
+        """Run one statement that changes rows; returns how many it changed. Joins the caller's transaction."""
+        with self.transaction() as connection:
+            return int(connection.conn.execute(sql, params).rowcount)
+
     def rows(self, sql: str, params: Params = ()) -> list[dict[str, Any]]:
         """Every row of a query, as dictionaries."""
         # Not sqlite_utils' query: its savepoint around each would be two statements more.
@@ -130,6 +135,12 @@ class Database:
             cursor = self.connection.conn.execute(sql, params)
         found = cursor.fetchone()
         return None if found is None else dict(zip((column[0] for column in cursor.description), found, strict=True))
+
+    def one(self, sql: str, params: Params = ()) -> dict[str, Any]:
+        """The first row of a query that always finds one."""
+        found = self.row(sql, params)
+        assert found is not None
+        return found
 
     def value(self, sql: str, params: Params = ()) -> Any:
         """The first column of the first row, or None."""
@@ -225,19 +236,16 @@ def open_database(data_dir: Path) -> Database:
 
     Raises UserError where the directory can't be written, the file is no database, or a newer Prefloop wrote it.
     """
-    try:
+    refused = _(
+        "The data directory {data_dir} can't be written ({strerror}). Make it writable, free disk "
+        "space, or choose another one with --data DIR."
+    )
+    with explain_errors(refused, data_dir=data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_foreign(data_dir / FILE_NAME)
         restrict_data_directory(data_dir)
         with tempfile.TemporaryFile(dir=data_dir) as probe:
             probe.write(b"prefloop")
-    except OSError as error:
-        raise UserError(
-            _(
-                "The data directory {data_dir} can't be written ({strerror}). Make it writable, free disk "
-                "space, or choose another one with --data DIR."
-            ).format(data_dir=data_dir, strerror=error.strerror)
-        ) from error
     database = Database(data_dir / FILE_NAME)
     try:
         migrate(database)

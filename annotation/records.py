@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
@@ -38,6 +39,17 @@ MAXIMUM_EDIT = 20_000
 
 class UserError(Exception):
     """Something a person can mend. The message says what is wrong, where, and what to do about it."""
+
+
+@contextmanager
+def explain_errors(sentence: str, *also: type[Exception], **gaps: object) -> Iterator[None]:
+    """Turn what the system refuses, and errors of other kinds, into a UserError; {error} and {strerror} are filled."""
+    kinds: tuple[type[Exception], ...] = (OSError, *also)
+    try:
+        yield
+    except kinds as error:
+        strerror = getattr(error, "strerror", None) or error
+        raise UserError(sentence.format(**gaps, error=error, strerror=strerror)) from error
 
 
 ONLY_ADMINS = N_("Only an admin may do this. Ask one of them.")

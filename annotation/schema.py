@@ -14,247 +14,18 @@ from annotation.sqlite import Migrations, sqlite_utils
 migrations = Migrations("prefloop")
 
 
-@migrations()
-def m001_first_schema(db: sqlite_utils.Database) -> None:
-    """Prompts, answers, comparisons, claims, judgements, accounts, models, jobs, snapshots, scores, settings."""
-    for statement in FIRST_SCHEMA:
-        db.execute(statement)
+def step(name: str, *statements: str) -> None:
+    """Add the step that runs these statements, one after the other."""
+
+    @migrations(name=name)
+    def run(db: sqlite_utils.Database) -> None:
+        for statement in statements:
+            db.execute(statement)
 
 
-@migrations()
-def m002_index_comparisons(db: sqlite_utils.Database) -> None:
-    """Finding a policy's or a prompt's comparisons must not slow down as they grow."""
-    db.execute("CREATE INDEX comparison_by_prompt ON comparison (prompt_id)")
-    db.execute("CREATE INDEX comparison_by_model ON comparison (model_id, id)")
-    db.execute("CREATE INDEX claim_by_comparison ON claim (comparison_id, state)")
-    db.execute("CREATE INDEX job_by_status ON job (status, kind)")
-
-
-@migrations()
-def m003_many_annotators(db: sqlite_utils.Database) -> None:
-    """Rankings of several answers, reasons, edits, streaming, overlap, gold, re-asks, guidelines and imports."""
-    for statement in MANY_ANNOTATORS:
-        db.execute(statement)
-
-
-@migrations()
-def m004_every_method(db: sqlite_utils.Database) -> None:
-    """A queue that can be reordered, sample answers of runs, reward models, and what kind of weights a model has."""
-    for statement in EVERY_METHOD:
-        db.execute(statement)
-
-
-@migrations()
-def m005_ai_feedback(db: sqlite_utils.Database) -> None:
-    """AI judges with their verdicts and rubrics, candidate against serving policy, decisions with reasons, chats."""
-    for statement in AI_FEEDBACK:
-        db.execute(statement)
-
-
-@migrations()
-def m006_published(db: sqlite_utils.Database) -> None:
-    """What went to the Hub and came from it, who signs in from there, and safe copies."""
-    for statement in PUBLISHED:
-        db.execute(statement)
-
-
-@migrations()
-def m007_errands_and_rentals(db: sqlite_utils.Database) -> None:
-    """What the page asks the holder of the Hub's token to do there, and training on rented hardware."""
-    for statement in ERRANDS_AND_RENTALS:
-        db.execute(statement)
-
-
-@migrations()
-def m008_lanes(db: sqlite_utils.Database) -> None:
-    """One table of jobs: what was asked of the holder of the Hub's token is in it too, in a lane of its own."""
-    for statement in LANES:
-        db.execute(statement)
-
-
-@migrations()
-def m009_reasons(db: sqlite_utils.Database) -> None:
-    """Why a job ended or does not get on is data, and so is a change of its settings; messages are for people only."""
-    for statement in REASONS:
-        db.execute(statement)
-
-
-@migrations()
-def m010_precisions(db: sqlite_utils.Database) -> None:
-    """The precision of the weights that drew an answer: one policy's weights can be held in several."""
-    for statement in PRECISIONS:
-        db.execute(statement)
-
-
-@migrations()
-def m011_token_ids(db: sqlite_utils.Database) -> None:
-    """Answers keep the tokens that were drawn, and the base whether it is told not to think."""
-    for statement in TOKEN_IDS:
-        db.execute(statement)
-
-
-@migrations()
-def m012_held_out_sets_and_chances(db: sqlite_utils.Database) -> None:
-    """What held-out prompts were drawn for, and the chances with which comparisons were made and handed out."""
-    for statement in HELD_OUT_SETS_AND_CHANCES:
-        db.execute(statement)
-
-
-@migrations()
-def m013_imported_chances(db: sqlite_utils.Database) -> None:
-    """An imported judgement keeps the chance with which its annotator was shown the comparison, where it is known."""
-    db.execute(IMPORTED_CHANCE)
-
-
-@migrations()
-def m014_rejections_taken_back(db: sqlite_utils.Database) -> None:
-    """A rejection can be taken back, which is a decision as well."""
-    for statement in REJECTIONS_TAKEN_BACK:
-        db.execute(statement)
-
-
-@migrations()
-def m015_one_word_for_one_thing(db: sqlite_utils.Database) -> None:
-    """What trained a policy is its algorithm, as a method is LoRA or QLoRA; what is checked is nowhere evaluated."""
-    for statement in ONE_WORD_FOR_ONE_THING:
-        db.execute(statement)
-
-
-@migrations()
-def m016_how_answers_were_chosen(db: sqlite_utils.Database) -> None:
-    """What chose the answers of a comparison, and by what chance; unknown of all that there are."""
-    for statement in HOW_ANSWERS_WERE_CHOSEN:
-        db.execute(statement)
-
-
-@migrations()
-def m017_workbench(db: sqlite_utils.Database) -> None:
-    """How each comparison stands and its words, for a table of all; bulk changes, groups, quotas, invitations."""
-    for statement in WORKBENCH:
-        db.execute(statement)
-
-
-@migrations()
-def m018_run_labels(db: sqlite_utils.Database) -> None:
-    """A run has a name, tags and notes that people give it; the runs of earlier versions have none."""
-    db.execute(RUN_LABELS)
-
-
-@migrations()
-def m019_scores_per_token(db: sqlite_utils.Database) -> None:
-    """A score that is a mean over an answer's tokens can be kept token by token, to compare answers at equal length."""
-    db.execute("ALTER TABLE score ADD COLUMN per_token TEXT")  # JSON; NULL where only the mean was kept
-
-
-@migrations()
-def m020_language_of_each(db: sqlite_utils.Database) -> None:
-    """Each account is answered in a language of its own; NULL: in the server's, as before."""
-    db.execute("ALTER TABLE annotator ADD COLUMN language TEXT")
-
-
-@migrations()
-def m021_trainings_that_end_early(db: sqlite_utils.Database) -> None:
-    """Preference training ends where its policy has moved far enough; no earlier one did."""
-    db.execute(
-        "UPDATE job SET spec = json_set(spec, '$.stop_kl', 0.0) "
-        "WHERE kind = 'dpo' AND json_type(spec, '$.stop_kl') IS NULL"
-    )
-
-
-@migrations()
-def m024_when_people_were_given_more(db: sqlite_utils.Database) -> None:
-    """When people were given a comparison of a check that a draw had left to judges; not known of earlier ones."""
-    db.execute("ALTER TABLE comparison ADD COLUMN people_given INTEGER")  # the last judgement before that
-
-
-@migrations()
-def m026_withdrawn_by_thinking(db: sqlite_utils.Database) -> None:
-    """What a change of thinking took out is withdrawn; an earlier version left it as what judges settle is left.
-
-    Nothing else that was made here is asked of nobody without a judge's judgement on it, or 'unsure' in its place.
-    """
-    db.execute(WITHDRAWN_BY_THINKING)
-
-
-@migrations()
-def m027_nobody_compares_deleted_candidates(db: sqlite_utils.Database) -> None:
-    """Nobody is asked about candidates whose files are deleted; earlier versions went on."""
-    db.execute(
-        "UPDATE comparison SET asks = 'nobody' WHERE asks = 'people' "
-        "AND candidate_id IN (SELECT id FROM model WHERE deleted IS NOT NULL)"
-    )
-
-
-@migrations()
-def m028_words_of_the_page(db: sqlite_utils.Database) -> None:
-    """What the answering worker keeps ready is its stock; the state of a comparison says what the page says of it."""
-    for statement in WORDS_OF_THE_PAGE:
-        db.execute(statement)
-
-
-@migrations()
-def m029_one_word_in_rows_too(db: sqlite_utils.Database) -> None:
-    """Rows say it as page and code do: the precision that weights are held in, to settle a comparison, what was decided
-    on a policy, the jobs that answer, reward models."""
-    for statement in ONE_WORD_IN_ROWS_TOO:
-        db.execute(statement)
-    # They name tables that are built anew, and words.
-    made = list(db.query("SELECT * FROM sqlite_master WHERE type IN ('view', 'trigger') ORDER BY rowid"))
-    for one in made:
-        db.execute(f"DROP {one['type']} {one['name']}")
-    for table, column, words in OTHER_WORDS:
-        build_with_other_words(db, table, column, words)
-    db.execute("ALTER TABLE promotion RENAME TO decision")
-    for one in made:
-        db.execute(with_words(one["sql"], SETTLE))
-
-
-def build_with_other_words(db: sqlite_utils.Database, table: str, column: str, words: Mapping[str, str]) -> None:
-    """Build a table anew, with its indexes, whose rows and constraints say other words in a column. No view or trigger
-    may name it meanwhile."""
-    parts = db.query(
-        "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('table', 'index') AND sql NOT NULL "
-        "ORDER BY type = 'index', rowid",
-        [table],
-    )
-    definition, *indexes = (with_words(row["sql"], words) for row in parts)
-    db.execute(re.sub(r"^CREATE TABLE \S+", f"CREATE TABLE new_{table}", definition))
-    names = [one.name for one in db[table].columns]
-    said = "".join(f" WHEN '{old}' THEN '{new}'" for old, new in words.items())
-    values = [f"CASE {name}{said} ELSE {name} END" if name == column else name for name in names]
-    db.execute(f"INSERT INTO new_{table} ({', '.join(names)}) SELECT {', '.join(values)} FROM {table}")
-    db.execute(f"DROP TABLE {table}")
-    db.execute(f"ALTER TABLE new_{table} RENAME TO {table}")
-    for index in indexes:
-        db.execute(index)
-
-
-def with_words(sql: str, words: Mapping[str, str]) -> str:
-    """A statement with other words for these texts."""
-    for old, new in words.items():
-        sql = sql.replace(f"'{old}'", f"'{new}'")
-    return sql
-
-
-@migrations()
-def m030_held_out_prompts(db: sqlite_utils.Database) -> None:
-    """Counting the held-out prompts, which every look at the gate does, must not slow down as others are imported."""
-    db.execute("CREATE INDEX prompt_held_out ON prompt (split) WHERE split = 'held-out'")
-
-
-@migrations()
-def m031_partly_undone(db: sqlite_utils.Database) -> None:
-    """Of how many comparisons a bulk change was taken back; NULL where it was not, or by an earlier version."""
-    db.execute("ALTER TABLE bulk_change ADD COLUMN undone_for INTEGER CHECK (undone_for >= 0)")
-
-
-WITHDRAWN_BY_THINKING = """UPDATE comparison SET state = 'closed'
-    WHERE purpose = 'preference' AND state = 'ready' AND taken = 0 AND asks = 'nobody' AND asks_why IS NULL
-      AND candidate_id IS NULL AND model_id IS NOT NULL AND import_id IS NULL
-      AND NOT EXISTS (SELECT 1 FROM judgement j JOIN annotator a ON a.id = j.annotator_id
-          WHERE j.comparison_id = comparison.id AND a.kind = 'ai')"""
-
-FIRST_SCHEMA = (
+# Prompts, answers, comparisons, claims, judgements, accounts, models, jobs, snapshots, scores, settings.
+step(
+    "m001_first_schema",
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
         split TEXT NOT NULL CHECK (split IN ('train', 'held-out')), created TEXT NOT NULL)""",
@@ -335,9 +106,19 @@ FIRST_SCHEMA = (
     "CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
 
+# Finding a policy's or a prompt's comparisons must not slow down as they grow.
+step(
+    "m002_index_comparisons",
+    "CREATE INDEX comparison_by_prompt ON comparison (prompt_id)",
+    "CREATE INDEX comparison_by_model ON comparison (model_id, id)",
+    "CREATE INDEX claim_by_comparison ON claim (comparison_id, state)",
+    "CREATE INDEX job_by_status ON job (status, kind)",
+)
 
+# Rankings of several answers, reasons, edits, streaming, overlap, gold, re-asks, guidelines and imports.
 # SQLite can't loosen a constraint, so tables are built anew and take the old one's rows and name.
-MANY_ANNOTATORS = (
+step(
+    "m003_many_annotators",
     "DROP VIEW current_judgement",
     """CREATE TABLE import (
         id INTEGER PRIMARY KEY, name TEXT NOT NULL, sha256 TEXT NOT NULL, format TEXT NOT NULL, counts TEXT NOT NULL,
@@ -452,8 +233,9 @@ MANY_ANNOTATORS = (
         AND NOT EXISTS (SELECT 1 FROM judgement later WHERE later.supersedes = j.id)""",
 )
 
-
-EVERY_METHOD = (
+# A queue that can be reordered, sample answers of runs, reward models, and what kind of weights a model has.
+step(
+    "m004_every_method",
     # Jobs wait in the order of their position; one that nobody has moved waits where its id puts it.
     "ALTER TABLE job ADD COLUMN position REAL",
     """CREATE TABLE new_event (
@@ -482,8 +264,9 @@ EVERY_METHOD = (
     "ALTER TABLE new_promotion RENAME TO promotion",
 )
 
-
-AI_FEEDBACK = (
+# AI judges with their verdicts and rubrics, candidate against serving policy, decisions with reasons, chats.
+step(
+    "m005_ai_feedback",
     "DROP VIEW current_judgement",
     # A judge's judgement has no claim: it takes no person's place.
     """CREATE TABLE new_judgement (
@@ -568,8 +351,9 @@ AI_FEEDBACK = (
     "CREATE INDEX chat_open ON chat (state) WHERE state IN ('asked', 'writing', 'stopping')",
 )
 
-
-PUBLISHED = (
+# What went to the Hub and came from it, who signs in from there, and safe copies.
+step(
+    "m006_published",
     # Where a model comes from that was not trained here: OWNER/NAME@COMMIT on the Hub.
     "ALTER TABLE model ADD COLUMN source TEXT",
     """CREATE TABLE publication (
@@ -589,8 +373,9 @@ PUBLISHED = (
     "CREATE UNIQUE INDEX annotator_by_hub_id ON annotator (hub_id)",
 )
 
-
-ERRANDS_AND_RENTALS = (
+# What the page asks the holder of the Hub's token to do there, and training on rented hardware.
+step(
+    "m007_errands_and_rentals",
     # What people ask on the page: the web server has no token, so whoever has it takes these up, one by one.
     """CREATE TABLE errand (
         id INTEGER PRIMARY KEY, kind TEXT NOT NULL, request TEXT NOT NULL,
@@ -607,8 +392,9 @@ ERRANDS_AND_RENTALS = (
         batches INTEGER NOT NULL DEFAULT 0, stage TEXT NOT NULL DEFAULT '', seconds REAL NOT NULL DEFAULT 0)""",
 )
 
-
-LANES = (
+# One table of jobs: what was asked of the holder of the Hub's token is in it too, in a lane of its own.
+step(
+    "m008_lanes",
     # Who does it: a worker on this machine's devices, whoever holds the Hub's token, or the web server.
     """ALTER TABLE job ADD COLUMN lane TEXT NOT NULL DEFAULT 'device' CHECK (lane IN ('device', 'hub', 'web'))""",
     "UPDATE job SET lane = 'hub' WHERE flavor IS NOT NULL",
@@ -632,8 +418,9 @@ LANES = (
         WHERE stage = 'CLEARED'""",
 )
 
-
-REASONS = (
+# Why a job ended or does not get on is data, and so is a change of its settings; messages are for people only.
+step(
+    "m009_reasons",
     # What the program goes by where it decides whether a job goes on, and how; none where nothing depends on it.
     """ALTER TABLE job ADD COLUMN reason TEXT
         CHECK (reason IN ('out-of-memory', 'killed', 'not-a-number', 'too-few-answers'))""",
@@ -664,16 +451,18 @@ REASONS = (
     "CREATE INDEX event_by_job ON event (job_id, kind, id)",
 )
 
-
-PRECISIONS = (
+# The precision of the weights that drew an answer: one policy's weights can be held in several.
+step(
+    "m010_precisions",
     # None of answers that no policy drew.
     "ALTER TABLE response ADD COLUMN weights TEXT CHECK (weights IN ('nf4', 'bf16', 'fp32'))",
     # Until now each policy answered in its own precision only, which never changed.
     "UPDATE response SET weights = (SELECT weights FROM model WHERE model.id = response.model_id)",
 )
 
-
-TOKEN_IDS = (
+# Answers keep the tokens that were drawn, and the base whether it is told not to think.
+step(
+    "m011_token_ids",
     # The tokens that were drawn, the one that ended the answer included, as JSON: {"vocabulary": …, "ids": […]}. The
     # vocabulary is a hash of the tokenizer's. None of earlier, imported and edited answers: these are tokenised.
     "ALTER TABLE response ADD COLUMN token_ids TEXT",
@@ -686,8 +475,9 @@ TOKEN_IDS = (
         WHERE annotator_id IN (SELECT annotator_id FROM judge WHERE backend = 'reward-model')""",
 )
 
-
-HELD_OUT_SETS_AND_CHANCES = (
+# What held-out prompts were drawn for, and the chances with which comparisons were made and handed out.
+step(
+    "m012_held_out_sets_and_chances",
     # What a held-out prompt was drawn into: 0 what reports speak of, else a version of the gate's own set.
     "ALTER TABLE prompt ADD COLUMN held_for INTEGER",
     "CREATE INDEX prompt_held_for ON prompt (held_for) WHERE held_for IS NOT NULL",
@@ -704,13 +494,17 @@ HELD_OUT_SETS_AND_CHANCES = (
     "ALTER TABLE claim ADD COLUMN chance REAL CHECK (chance > 0 AND chance <= 1)",
 )
 
+# An imported judgement keeps the chance with which its annotator was shown the comparison, where it is known.
+# It has no claim, which notes that of the others. NULL is unknown.
+step(
+    "m013_imported_chances",
+    """ALTER TABLE judgement ADD COLUMN imported_chance REAL
+    CHECK (imported_chance > 0 AND imported_chance <= 1)""",
+)
 
-# Of an imported judgement: it has no claim, which notes that of the others. NULL is unknown.
-IMPORTED_CHANCE = """ALTER TABLE judgement ADD COLUMN imported_chance REAL
-    CHECK (imported_chance > 0 AND imported_chance <= 1)"""
-
-
-REJECTIONS_TAKEN_BACK = (
+# A rejection can be taken back, which is a decision as well.
+step(
+    "m014_rejections_taken_back",
     """CREATE TABLE new_promotion (
         id INTEGER PRIMARY KEY, model_id INTEGER NOT NULL REFERENCES model, previous_id INTEGER REFERENCES model,
         action TEXT NOT NULL CHECK (action IN ('promote', 'reject', 'rollback', 'reopen', 'delete')),
@@ -721,8 +515,9 @@ REJECTIONS_TAKEN_BACK = (
     "ALTER TABLE new_promotion RENAME TO promotion",
 )
 
-
-ONE_WORD_FOR_ONE_THING = (
+# What trained a policy is its algorithm, as a method is LoRA or QLoRA; what is checked is nowhere evaluated.
+step(
+    "m015_one_word_for_one_thing",
     "ALTER TABLE model RENAME COLUMN method TO algorithm",
     """UPDATE setting SET value = json_set(json_remove(value, '$.method'),
             '$.algorithm', json_extract(value, '$.method'))
@@ -757,6 +552,13 @@ ONE_WORD_FOR_ONE_THING = (
     "CREATE INDEX response_in_progress ON response (state) WHERE state = 'writing'",
 )
 
+# What chose the answers of a comparison, and by what chance; unknown of all that there are.
+# As `annotation.selection` defines them; NULL where an earlier version, or somebody elsewhere, noted none.
+step(
+    "m016_how_answers_were_chosen",
+    "ALTER TABLE comparison ADD COLUMN answers_by TEXT CHECK (answers_by IN ('random', 'heads', 'person'))",
+    "ALTER TABLE comparison ADD COLUMN answers_chance REAL CHECK (answers_chance > 0 AND answers_chance <= 1)",
+)
 
 # What people's judgements of a comparison come to; `opinion` as `annotation.metrics.agreement.disputes` sees it.
 STANDING = """(judged, last_judged, flagged, opinion) = (
@@ -775,15 +577,18 @@ STANDING = """(judged, last_judged, flagged, opinion) = (
                     AND x.value < y.value AND v.value > w.value) THEN 'disputed'
             WHEN EXISTS (SELECT 1 FROM opinion o WHERE o.comparison_id = comparison.id) THEN 'agreed'
             ELSE 'none' END)"""
+
 # The same as earlier versions said it.
 STANDING_BEFORE = STANDING.replace("'settle'", "'adjudication'")
+
 # The words of a prompt `p`: what its turns say, without their roles.
 PROMPT_WORDS = (
     """(SELECT group_concat(json_extract(turn.value, '$.content'), char(10)) FROM json_each({}.messages) turn)"""
 )
 
-
-WORKBENCH = (
+# How each comparison stands and its words, for a table of all; bulk changes, groups, quotas, invitations.
+step(
+    "m017_workbench",
     # Annotators, re-asks and judges aside, whose judgements that say something stand; triggers keep these.
     "ALTER TABLE comparison ADD COLUMN judged INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE comparison ADD COLUMN last_judged TEXT",
@@ -868,31 +673,67 @@ WORKBENCH = (
     "ALTER TABLE annotator ADD COLUMN invitation_id INTEGER REFERENCES invitation",
 )
 
-
+# A run has a name, tags and notes that people give it; the runs of earlier versions have none.
 # Tags are words with commas between.
-RUN_LABELS = """CREATE TABLE run_label (
+step(
+    "m018_run_labels",
+    """CREATE TABLE run_label (
     job_id INTEGER PRIMARY KEY REFERENCES job, name TEXT NOT NULL DEFAULT '', tags TEXT NOT NULL DEFAULT '',
-    notes TEXT NOT NULL DEFAULT '', changed_by TEXT NOT NULL, changed TEXT NOT NULL)"""
-
-
-# As `annotation.selection` defines them; NULL where an earlier version, or somebody elsewhere, noted none.
-HOW_ANSWERS_WERE_CHOSEN = (
-    "ALTER TABLE comparison ADD COLUMN answers_by TEXT CHECK (answers_by IN ('random', 'heads', 'person'))",
-    "ALTER TABLE comparison ADD COLUMN answers_chance REAL CHECK (answers_chance > 0 AND answers_chance <= 1)",
+    notes TEXT NOT NULL DEFAULT '', changed_by TEXT NOT NULL, changed TEXT NOT NULL)""",
 )
 
+# A score that is a mean over an answer's tokens can be kept token by token, to compare answers at equal length.
+step(
+    "m019_scores_per_token",
+    "ALTER TABLE score ADD COLUMN per_token TEXT",  # JSON; NULL where only the mean was kept
+)
+
+# Each account is answered in a language of its own; NULL: in the server's, as before.
+step("m020_language_of_each", "ALTER TABLE annotator ADD COLUMN language TEXT")
+
+# Preference training ends where its policy has moved far enough; no earlier one did.
+step(
+    "m021_trainings_that_end_early",
+    "UPDATE job SET spec = json_set(spec, '$.stop_kl', 0.0) "
+    "WHERE kind = 'dpo' AND json_type(spec, '$.stop_kl') IS NULL",
+)
+
+# When people were given a comparison of a check that a draw had left to judges; not known of earlier ones.
+step(
+    "m024_when_people_were_given_more",
+    "ALTER TABLE comparison ADD COLUMN people_given INTEGER",  # the last judgement before that
+)
+
+WITHDRAWN_BY_THINKING = """UPDATE comparison SET state = 'closed'
+    WHERE purpose = 'preference' AND state = 'ready' AND taken = 0 AND asks = 'nobody' AND asks_why IS NULL
+      AND candidate_id IS NULL AND model_id IS NOT NULL AND import_id IS NULL
+      AND NOT EXISTS (SELECT 1 FROM judgement j JOIN annotator a ON a.id = j.annotator_id
+          WHERE j.comparison_id = comparison.id AND a.kind = 'ai')"""
+
+# What a change of thinking took out is withdrawn; an earlier version left it as what judges settle is left.
+# Nothing else that was made here is asked of nobody without a judge's judgement on it, or 'unsure' in its place.
+step("m026_withdrawn_by_thinking", WITHDRAWN_BY_THINKING)
+
+# Nobody is asked about candidates whose files are deleted; earlier versions went on.
+step(
+    "m027_nobody_compares_deleted_candidates",
+    "UPDATE comparison SET asks = 'nobody' WHERE asks = 'people' "
+    "AND candidate_id IN (SELECT id FROM model WHERE deleted IS NOT NULL)",
+)
 
 # What earlier versions called 'withdrawn' had useless answers, unless it measured a candidate; what was taken out was
 # 'closed' like retired gold, and asked of nobody.
 STATE_SINCE = """CASE WHEN state = 'withdrawn' AND candidate_id IS NULL THEN 'dropped'
     WHEN state = 'closed' AND purpose = 'preference' AND asks = 'nobody' THEN 'withdrawn' ELSE state END"""
+
 # Gold that was made of what had been taken out is that again when it is gold no more.
 GOLD_OF_WITHDRAWN = """UPDATE gold_decision SET previous_state = 'withdrawn'
     WHERE action = 'make' AND previous_state = 'closed'
       AND comparison_id IN (SELECT id FROM comparison WHERE asks = 'nobody')"""
 
-
-WORDS_OF_THE_PAGE = (
+# What the answering worker keeps ready is its stock; the state of a comparison says what the page says of it.
+step(
+    "m028_words_of_the_page",
     """UPDATE job SET spec = json_set(json_remove(spec, '$.buffer'), '$.stock', json_extract(spec, '$.buffer'))
         WHERE kind = 'generate' AND json_type(spec, '$.buffer') NOT NULL""",
     # 'dropped': its answers came out the same or empty; 'withdrawn': an admin or a change of thinking took it out;
@@ -912,15 +753,14 @@ WORDS_OF_THE_PAGE = (
     GOLD_OF_WITHDRAWN,
 )
 
-
 # `weights` was the precision that they are held in.
 HELD_PRECISION = """UPDATE {table} SET {column} = json_set(json_remove({column}, '$.weights'),
         '$.precision', json_extract({column}, '$.weights'))
     WHERE {where} json_type({column}, '$.weights') NOT NULL"""
 
-
 # What is made to settle a comparison.
 SETTLE: Final = {"adjudication": "settle"}
+
 # In these columns.
 OTHER_WORDS: Final = (
     ("claim", "purpose", SETTLE),
@@ -928,7 +768,6 @@ OTHER_WORDS: Final = (
     ("model", "kind", {"reward": "reward-model"}),
     ("promotion", "action", {"rollback": "go-back", "reopen": "take-back-rejection"}),
 )
-
 
 ONE_WORD_IN_ROWS_TOO = (
     "ALTER TABLE model RENAME COLUMN weights TO precision",
@@ -940,3 +779,54 @@ ONE_WORD_IN_ROWS_TOO = (
         for before, now in (("generate", "answering"), ("answer", "prompt-set"))
     ),
 )
+
+
+@migrations()
+def m029_one_word_in_rows_too(db: sqlite_utils.Database) -> None:
+    """Rows say it as page and code do: the precision that weights are held in, to settle a comparison, what was decided
+    on a policy, the jobs that answer, reward models."""
+    for statement in ONE_WORD_IN_ROWS_TOO:
+        db.execute(statement)
+    # They name tables that are built anew, and words.
+    made = list(db.query("SELECT * FROM sqlite_master WHERE type IN ('view', 'trigger') ORDER BY rowid"))
+    for one in made:
+        db.execute(f"DROP {one['type']} {one['name']}")
+    for table, column, words in OTHER_WORDS:
+        build_with_other_words(db, table, column, words)
+    db.execute("ALTER TABLE promotion RENAME TO decision")
+    for one in made:
+        db.execute(with_words(one["sql"], SETTLE))
+
+
+def build_with_other_words(db: sqlite_utils.Database, table: str, column: str, words: Mapping[str, str]) -> None:
+    """Build a table anew, with its indexes, whose rows and constraints say other words in a column. No view or trigger
+    may name it meanwhile."""
+    parts = db.query(
+        "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND type IN ('table', 'index') AND sql NOT NULL "
+        "ORDER BY type = 'index', rowid",
+        [table],
+    )
+    definition, *indexes = (with_words(row["sql"], words) for row in parts)
+    db.execute(re.sub(r"^CREATE TABLE \S+", f"CREATE TABLE new_{table}", definition))
+    names = [one.name for one in db[table].columns]
+    said = "".join(f" WHEN '{old}' THEN '{new}'" for old, new in words.items())
+    values = [f"CASE {name}{said} ELSE {name} END" if name == column else name for name in names]
+    db.execute(f"INSERT INTO new_{table} ({', '.join(names)}) SELECT {', '.join(values)} FROM {table}")
+    db.execute(f"DROP TABLE {table}")
+    db.execute(f"ALTER TABLE new_{table} RENAME TO {table}")
+    for index in indexes:
+        db.execute(index)
+
+
+def with_words(sql: str, words: Mapping[str, str]) -> str:
+    """A statement with other words for these texts."""
+    for old, new in words.items():
+        sql = sql.replace(f"'{old}'", f"'{new}'")
+    return sql
+
+
+# Counting the held-out prompts, which every look at the gate does, must not slow down as others are imported.
+step("m030_held_out_prompts", "CREATE INDEX prompt_held_out ON prompt (split) WHERE split = 'held-out'")
+
+# Of how many comparisons a bulk change was taken back; NULL where it was not, or by an earlier version.
+step("m031_partly_undone", "ALTER TABLE bulk_change ADD COLUMN undone_for INTEGER CHECK (undone_for >= 0)")

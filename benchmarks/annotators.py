@@ -102,12 +102,11 @@ def fill(data_dir: Path, annotators: int, comparisons: int, base: str, project: 
 
 def add_gold(db: Database, count: int) -> None:
     """Make the last comparisons of the pool gold: the answer in the first place is known to be the better one."""
-    with db.transaction() as connection:
-        connection.execute(
-            """UPDATE comparison SET purpose = 'gold', expected = '[1, 2]'
-               WHERE id IN (SELECT id FROM comparison ORDER BY id DESC LIMIT ?)""",
-            (count,),
-        )
+    db.write(
+        """UPDATE comparison SET purpose = 'gold', expected = '[1, 2]'
+           WHERE id IN (SELECT id FROM comparison ORDER BY id DESC LIMIT ?)""",
+        (count,),
+    )
 
 
 def sessions(db: Database, people: Sequence[Annotator]) -> list[str]:
@@ -460,8 +459,7 @@ def run_training_rounds(data_dir: Path, rounds: Sequence[Round], annotators: int
 
 def release_all(db: Database) -> None:
     """Nobody has anything in hand."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held'")
+    db.write("UPDATE claim SET state = 'released' WHERE state = 'held'")
 
 
 def judge_some(data_dir: Path, person: Annotator) -> None:

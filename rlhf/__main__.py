@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from annotation.database import Database, existing_database, open_database
 from annotation.environment import default_directory, keep_private, named_directory
-from annotation.records import UserError
+from annotation.records import UserError, explain_errors
 from annotation.translation import _
 from annotation.ui.invisible import visible
 from annotation.validation import describe
@@ -307,10 +307,8 @@ def waiting_sentence(job: job_store.Job, ahead: Sequence[job_store.Job]) -> str:
 
 def read_text(path: Path) -> str:
     """A file's text. Raises UserError if it can't be read."""
-    try:
+    with explain_errors(_("The spec file {path} can't be read: {error}."), UnicodeDecodeError, path=path):
         return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(_("The spec file {path} can't be read: {error}.").format(path=path, error=error)) from error
 
 
 def print_spec(kind: str, explain: bool) -> int:

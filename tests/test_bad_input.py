@@ -210,12 +210,11 @@ def test_a_damaged_adapter_is_not_promoted(machine: Machine, capsys: pytest.Capt
     directory.mkdir(parents=True)
     (directory / "adapter_model.safetensors").write_bytes(b"weights")
     base = registry.serving(machine.db)
-    with machine.db.transaction() as connection:
-        connection.execute(
-            "INSERT INTO model (revision, algorithm, base, parent_id, path, sha256, status, created) "
-            "VALUES ('torn', 'dpo', ?, ?, 'adapters/torn', 'another', 'candidate', '')",
-            (base.base, base.id),
-        )
+    machine.db.write(
+        "INSERT INTO model (revision, algorithm, base, parent_id, path, sha256, status, created) "
+        "VALUES ('torn', 'dpo', ?, ?, 'adapters/torn', 'another', 'candidate', '')",
+        (base.base, base.id),
+    )
     assert rlhf_main(["--data", str(machine.data_dir), "promote", "torn"]) == 2
     said = one_sentence(capsys)
     assert "damaged" in said

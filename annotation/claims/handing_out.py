@@ -104,10 +104,7 @@ def show_todays_guidelines(db: Database, claim: Claim) -> None:
     """A comparison in hand is judged under the guidelines that the page shows now, not those of when it was claimed."""
     latest = project_store.guidelines(db).version or None
     if claim.guidelines_version != latest:
-        with db.transaction() as connection:
-            connection.execute(
-                "UPDATE claim SET guidelines_version = ? WHERE nonce = ? AND state = 'held'", (latest, claim.nonce)
-            )
+        db.write("UPDATE claim SET guidelines_version = ? WHERE nonce = ? AND state = 'held'", (latest, claim.nonce))
 
 
 def release_unfit(db: Database) -> None:

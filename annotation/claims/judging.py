@@ -158,12 +158,11 @@ def insert_judgement(
 
 def insert_edit(db: Database, claim: StoredClaim, position: int, text: str) -> int:
     """Store a person's edited version of the answer at a position; returns its id."""
-    original = db.row(
+    original = db.one(
         """SELECT r.id, r.prompt_id, r.text FROM comparison_response cr JOIN response r ON r.id = cr.response_id
            WHERE cr.comparison_id = ? AND cr.position = ?""",
         (claim.comparison_id, position),
     )
-    assert original is not None
     if original["text"].strip() == text:
         raise UserError(_("The edited answer is the same as before. Change it, or judge without an edit."))
     return db.insert(

@@ -37,8 +37,7 @@ def stored_act(db: Database, judgement_id: int, order: Sequence[int] | None = No
 
     The screen is the one that showed the answers in `order`; by default the one on which it was judged.
     """
-    row = db.row("SELECT * FROM judgement WHERE id = ?", (judgement_id,))
-    assert row is not None
+    row = db.one("SELECT * FROM judgement WHERE id = ?", (judgement_id,))
     return judgement_view(db, read_row(StoredJudgement, row), order)
 
 
@@ -66,12 +65,11 @@ def whole_act_of(db: Database, made: StoredJudgement, order: Sequence[int] | Non
     act = made.act(order)
     if made.edited_response_id is None:
         return act
-    edited = db.row(
+    edited = db.one(
         """SELECT e.text, cr.position FROM response e JOIN comparison_response cr ON cr.response_id = e.edited_from
            WHERE e.id = ? AND cr.comparison_id = ?""",
         (made.edited_response_id, made.comparison_id),
     )
-    assert edited is not None
     return {**act, "edit": {"place": order.index(edited["position"]), "text": edited["text"]}}
 
 

@@ -65,15 +65,13 @@ def asked(db: Database) -> list[tuple[int, Prompt]]:
 def ask_again(db: Database, comparison_id: int) -> int:
     """Ask anew for what an annotator asked in this comparison, and got the same or no answers to."""
     with db.transaction():
-        before = db.row("SELECT prompt_id, purpose, asked_by FROM comparison WHERE id = ?", (comparison_id,))
-        assert before is not None
+        before = db.one("SELECT prompt_id, purpose, asked_by FROM comparison WHERE id = ?", (comparison_id,))
         return insert_comparison(db, **before, state="asked", formed_chance=1.0)
 
 
 def refuse_asked(db: Database, comparison_id: int) -> None:
     """Mark a prompt that an annotator asked and that the model can't be given."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'failed' WHERE id = ? AND state = 'asked'", (comparison_id,))
+    db.write("UPDATE comparison SET state = 'failed' WHERE id = ? AND state = 'asked'", (comparison_id,))
 
 
 def prompts_in_answer(db: Database, annotator_id: int) -> int:

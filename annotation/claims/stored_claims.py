@@ -88,9 +88,7 @@ def claim_under(db: Database, annotator_id: int, nonce: str) -> StoredClaim | No
 
 def claim_judged(db: Database, judgement: StoredJudgement) -> StoredClaim:
     """The claim that a person's judgement is on."""
-    row = db.row("SELECT * FROM claim WHERE id = ?", (judgement.claim_id,))
-    assert row is not None
-    return read_row(StoredClaim, row)
+    return read_row(StoredClaim, db.one("SELECT * FROM claim WHERE id = ?", (judgement.claim_id,)))
 
 
 def current_judgement(db: Database, claim: StoredClaim) -> StoredJudgement | None:

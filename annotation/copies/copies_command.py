@@ -99,12 +99,10 @@ def refuse_to_replace(target: CopyTarget, data_dir: Path, versions: list[str]) -
     older = "The copy is older. " if wanted is not None and wanted.judgements < there else ""
     raise UserError(
         ngettext(
-            "{data_dir} has a database with {there} judgement, and the copy has {copied}. {older}Nothing was "
-            "changed. Restore it into another directory with --data DIR, or add --aside to move what is there "
-            "to {aside} first.",
-            "{data_dir} has a database with {there} judgements, and the copy has {copied}. {older}Nothing was "
-            "changed. Restore it into another directory with --data DIR, or add --aside to move what is there "
-            "to {aside} first.",
+            "{data_dir} has a database with {there} judgement, and the copy has {copied}. {older}Nothing was changed. "
+            "Restore it into another directory with --data DIR, or add --aside to move what is there to {aside} first.",
+            "{data_dir} has a database with {there} judgements, and the copy has {copied}. {older}Nothing was changed. "
+            "Restore it into another directory with --data DIR, or add --aside to move what is there to {aside} first.",
             there,
         ).format(data_dir=data_dir, there=there, copied=copied, older=older, aside=data_dir / restoration.ASIDE)
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -19,7 +19,7 @@ from annotation.copies.copy_reasons import BEGINNING, CHOICE, SAFE_WORK, TRAININ
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, FileDigest, aside_name, digest_of
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
-from annotation.records import Role, UserError, now, seconds_between
+from annotation.records import Role, UserError, explain_errors, now, seconds_between
 from annotation.store import setting_store
 from annotation.translation import N_, _, ngettext
 from annotation.ui import formatting
@@ -214,7 +214,9 @@ def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> S
     """Copy the database into a folder, and name the files of the models that are needed with it. Raises UserError."""
     with db.reading():
         last, judgements = judged(db)
-        done, paths = work(db), [*model_paths(db), *snapshot_paths(db)]
+        # All frozen data: a check reads what its candidate, and all that it grew from, was trained on.
+        frozen = [row["path"] for row in db.rows("SELECT path FROM snapshot ORDER BY path")]
+        done, paths = work(db), [*model_paths(db), *frozen]
         choice = setting_store.setting(db, CHOICE, "")
         copy_database(db, folder / FILE_NAME)
     files = {FILE_NAME: folder / FILE_NAME}
@@ -250,8 +252,7 @@ def digest_as_of(file: Path, size: int, time_ns: int) -> FileDigest:
 
 def judged(db: Database) -> tuple[int, int]:
     """The newest judgement's id, and how many there are, superseded ones too."""
-    row = db.row("SELECT coalesce(max(id), 0) AS last, count(*) AS number FROM judgement")
-    assert row is not None
+    row = db.one("SELECT coalesce(max(id), 0) AS last, count(*) AS number FROM judgement")
     return row["last"], row["number"]
 
 
@@ -276,11 +277,6 @@ def model_paths(db: Database) -> list[str]:
            ORDER BY id"""
     )
     return [row["path"] for row in rows]
-
-
-def snapshot_paths(db: Database) -> list[str]:
-    """All frozen data: a check reads what its candidate, and all that it grew from, was trained on."""
-    return [row["path"] for row in db.rows("SELECT path FROM snapshot ORDER BY path")]
 
 
 def files_below(path: Path) -> Iterator[Path]:
@@ -311,17 +307,10 @@ def make_copy(db: Database, data_dir: Path, target: CopyTarget, run: str, alone:
     return version
 
 
-@contextmanager
-def explained_local(data_dir: Path) -> Iterator[None]:
+def explained_local(data_dir: Path) -> AbstractContextManager[None]:
     """What this machine refuses while a copy is made, as a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            _("The safe copy could not be made in {data_dir} ({strerror}). Free disk space there.").format(
-                data_dir=data_dir, strerror=error.strerror or error
-            )
-        ) from error
+    sentence = _("The safe copy could not be made in {data_dir} ({strerror}). Free disk space there.")
+    return explain_errors(sentence, data_dir=data_dir)
 
 
 def put(db: Database, target: CopyTarget, copy: SafeCopy, alone: bool) -> str:
@@ -387,8 +376,7 @@ def add_row(db: Database, place: str, run: str) -> tuple[int, int]:
 
 def record_failure(db: Database, row_id: int, state: str, message: str) -> None:
     """Say why a copy came to nothing."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE safe_copy SET state = ?, message = ? WHERE id = ?", (state, message, row_id))
+    db.write("UPDATE safe_copy SET state = ?, message = ? WHERE id = ?", (state, message, row_id))
 
 
 def record_safe(db: Database, row_id: int, version: str, copy: SafeCopy) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal, Protocol
 
@@ -109,11 +109,8 @@ def read_manifest(content: bytes, what: str) -> CopyManifest:
 
 def digest_of(path: Path) -> FileDigest:
     """A file's sha256 and size."""
-    digest = sha256()
     with path.open("rb") as handle:
-        while piece := handle.read(PIECE):
-            digest.update(piece)
-    return FileDigest(digest.hexdigest(), path.stat().st_size)
+        return FileDigest(file_digest(handle, "sha256").hexdigest(), path.stat().st_size)
 
 
 class CopyTarget(Protocol):
@@ -172,9 +169,8 @@ def refuse_shared_fate(target: CopyTarget, data_dir: Path, on_space: bool) -> No
     if where.is_relative_to(data):
         raise UserError(
             _(
-                "The directory for safe copies {where} is inside the data directory {data} and would be lost "
-                "with it. Set PREFLOOP_COPIES to a directory on another disk, or to a private dataset "
-                "(OWNER/NAME-copies)."
+                "The directory for safe copies {where} is inside the data directory {data} and would be lost with it. "
+                "Set PREFLOOP_COPIES to a directory on another disk, or to a private dataset (OWNER/NAME-copies)."
             ).format(where=where, data=data)
         )
     if on_space and device_of(where) == device_of(data):

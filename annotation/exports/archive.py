@@ -21,7 +21,7 @@ from typing import IO, Any, Final, get_args
 from annotation import project
 from annotation.claims import assignments
 from annotation.database import Database, explain_bad_rows
-from annotation.records import MAXIMUM_ANSWERS, ComparisonState, Sampling, Tag, UserError, is_time
+from annotation.records import MAXIMUM_ANSWERS, ComparisonState, Sampling, Tag, UserError, explain_errors, is_time
 from annotation.schema import GOLD_OF_WITHDRAWN, STANDING, STATE_SINCE, WITHDRAWN_BY_THINKING
 from annotation.store import prompt_store
 from annotation.translation import N_, _, numeral
@@ -189,22 +189,16 @@ def restore(db: Database, path: Path) -> dict[str, int]:
     People keep their names and roles, without passwords; the base model serves; AI judges are switched off. Raises
     UserError for a database in use, for a file that is no archive, and for a damaged one; then nothing has changed.
     """
-    try:
-        with path.open("rb") as file, db.transaction():
-            refuse_used(db)
-            counts = fill(db, file, path.name)
-            check_whole(db, path.name)
-            db.connection.execute(
-                f"""UPDATE comparison SET {STANDING}
-                    WHERE id IN (SELECT comparison_id FROM judgement WHERE purpose = 'import')"""
-            )
-            assignments.follow_assignments(db)
-    except OSError as error:
-        raise UserError(
-            _("{path} can't be read ({strerror}). Give the path of an archive.").format(
-                path=path, strerror=error.strerror or error
-            )
-        ) from error
+    unread = explain_errors(_("{path} can't be read ({strerror}). Give the path of an archive."), path=path)
+    with unread, path.open("rb") as file, db.transaction():
+        refuse_used(db)
+        counts = fill(db, file, path.name)
+        check_whole(db, path.name)
+        db.connection.execute(
+            f"""UPDATE comparison SET {STANDING}
+                WHERE id IN (SELECT comparison_id FROM judgement WHERE purpose = 'import')"""
+        )
+        assignments.follow_assignments(db)
     return counts
 
 
@@ -268,7 +262,7 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
     if not (earlier or value == HEADER):
         reader.refuse(_("it is no archive of this version"))
     insert = {table: insert_statement(table) for table in TABLES}
-    types = {table: declared_types(db, table) for table in TABLES}
+    types = {table: {row["name"]: row["type"] for row in db.rows(f'PRAGMA table_info("{table}")')} for table in TABLES}
     counts: Counter[str] = Counter({table: 0 for table in TABLES})
     # References are checked as a whole at the end: a claim may refer to a judgement of a later line.
     db.connection.execute("PRAGMA defer_foreign_keys=ON")
@@ -367,10 +361,6 @@ def default_columns(table: str, row: TableRow) -> dict[str, Any]:
     form = "base" if row.get("algorithm") == "base" else "lora"
     older = {"kind": "policy", "form": form, "precision": "nf4", "ground_id": None, "deleted": None, "source": None}
     return {**older, "thinking": None}
-
-
-def declared_types(db: Database, table: str) -> dict[str, str]:
-    return {row["name"]: row["type"] for row in db.rows(f'PRAGMA table_info("{table}")')}
 
 
 # ----------------------------------------------------------------------------------------------------- checks of a row

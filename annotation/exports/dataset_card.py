@@ -23,7 +23,7 @@ from annotation.exports.formats import (
 )
 from annotation.hub_client import to_front_matter
 from annotation.metrics.agreement import agreements
-from annotation.metrics.intervals_and_bias import Estimate, Vote, length_biases, position_biases
+from annotation.metrics.intervals_and_bias import Vote, length_biases, position_biases
 from annotation.project import as_read, follows
 from annotation.records import Demonstration, Judgement, Kind, Project
 from annotation.translation import ENGLISH, speaking
@@ -316,7 +316,7 @@ def agreement_table(votes: Sequence[Vote]) -> str:
             found.question,
             f"{found.comparisons:,}",
             percent_with_interval(found.percent),
-            decimal(found.alpha),
+            "not defined" if found.alpha is None else number_with_interval(found.alpha),
             found.level,
         ]
         for found in agreements(random_ones(votes))
@@ -335,11 +335,6 @@ def biases(figures: CardStatistics) -> str:
     if not rows:
         return "There are no choices to measure them on."
     return ALL_COUNTED + "\n\n" + table(["bias", "choices", "share (95% interval)", "without bias"], rows)
-
-
-def decimal(figure: Estimate | None) -> str:
-    """A coefficient with its interval."""
-    return "not defined" if figure is None else number_with_interval(figure)
 
 
 NOTES: Final[Mapping[str, str]] = {

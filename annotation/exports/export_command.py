@@ -153,8 +153,8 @@ def run_export(options: argparse.Namespace, db: Database) -> None:
         raise UserError(_("Say where the export goes: --to PATH, a directory or file that is not there yet."))
     if options.tied:
         end_with_starter()
-    say = say_json if options.json_progress else say_line
-    figures = writing.export(db, request, options.to, at_times(partial(say, unit_of(request))))
+    say = partial(say_json if options.json_progress else say_line, "rows" if request.format == "raw" else "judgements")
+    figures = writing.export(db, request, options.to, at_times(say))
     if options.json_progress:
         print(json.dumps({"outcome": sentence(figures)}), flush=True)
     else:
@@ -189,11 +189,6 @@ def sentence(figures: CardStatistics) -> str:
         return text
     reasons = ", ".join(f"{LEFT_OUT[reason]} {number:,}" for reason, number in figures.left_out.most_common())
     return f"{text} Left out: {reasons}."
-
-
-def unit_of(request: ExportRequest) -> str:
-    """What its progress counts."""
-    return "rows" if request.format == "raw" else "judgements"
 
 
 def say_line(unit: str, done: int, total: int) -> None:

@@ -11,7 +11,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +38,7 @@ from annotation.exports.formats import (
     pseudonyms,
 )
 from annotation.metrics import quality
-from annotation.records import UserError
+from annotation.records import UserError, explain_errors
 from annotation.store import data_sources, judgement_store, project_store, training_data
 from annotation.translation import _, numeral
 from annotation.workbench.comparison_filter import ComparisonFilter
@@ -382,17 +382,10 @@ def refuse_existing(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
 
 
-@contextmanager
-def explain_refusal(target: Path) -> Iterator[None]:
+def explain_refusal(target: Path) -> AbstractContextManager[None]:
     """A full or read-only disk becomes a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            _("{target} can't be written ({strerror}). Free disk space or mend the rights, then repeat.").format(
-                target=target, strerror=error.strerror or error
-            )
-        ) from error
+    sentence = _("{target} can't be written ({strerror}). Free disk space or mend the rights, then repeat.")
+    return explain_errors(sentence, target=target)
 
 
 def pack(directory: Path, target: Path) -> None:

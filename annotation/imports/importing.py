@@ -27,7 +27,7 @@ from annotation.imports.mapping.mapped_rows import MappedRow, RowReader
 from annotation.imports.printable import listed
 from annotation.imports.scratch import Counts, Skipped, Staging
 from annotation.imports.sources.raw_rows import BadRow, ImportSource, RawRow, SourceRow
-from annotation.records import Prompt, Split, UserError
+from annotation.records import Prompt, Split, UserError, explain_errors
 from annotation.translation import _, ngettext, numeral
 
 STARTER_FILE = Path(__file__).parent.parent / "starter_prompts.jsonl"
@@ -325,14 +325,8 @@ def only_import(db: Database) -> Iterator[Path]:
         for left in data_dir.glob(f"{SCRATCH}*/"):
             shutil.rmtree(left, ignore_errors=True)
         clear_unfinished(db)
-        try:
+        with explain_errors(_("{data_dir} can't be written ({strerror}). Nothing was imported."), data_dir=data_dir):
             directory = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=data_dir))
-        except OSError as error:
-            raise UserError(
-                _("{data_dir} can't be written ({strerror}). Nothing was imported.").format(
-                    data_dir=data_dir, strerror=error.strerror
-                )
-            ) from error
         try:
             yield directory
         finally:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
-from annotation.database import Database
+from annotation.database import Database, marks
 from annotation.jobs import job_table
 from annotation.jobs.job_table import OPEN, PLACE, Job, Lane, Status
 
@@ -58,8 +58,8 @@ class JobQueue(Generic[AnyRequest]):
     def select(self, db: Database, more: str, *values: Any, kinds: tuple[str, ...] = ()) -> list[Job[AnyRequest]]:
         """The jobs of these kinds, or of all of the queue, that the rest of a query picks."""
         wanted = kinds or tuple(self.kinds)
-        marks = ", ".join("?" * len(wanted))
-        rows = db.rows(f"SELECT * FROM job WHERE lane = ? AND kind IN ({marks}) {more}", (self.lane, *wanted, *values))
+        query = f"SELECT * FROM job WHERE lane = ? AND kind IN ({marks(wanted)}) {more}"
+        rows = db.rows(query, (self.lane, *wanted, *values))
         return [self.read(row) for row in rows]
 
     def get(self, db: Database, job_id: int) -> Job[AnyRequest]:

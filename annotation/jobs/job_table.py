@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, Literal, TypeVar
 
-from annotation.database import Database
+from annotation.database import Database, marks
 from annotation.records import UserError, now
 from annotation.translation import N_, _, kept, retold
 
@@ -154,12 +154,11 @@ def report(
 
 def explain(db: Database, job_id: int, worker: str, reason: Reason, message: str) -> None:
     """Record why a job that is at work does not get on, until it next reports a message."""
-    with db.transaction() as connection:
-        connection.execute(
-            f"""UPDATE job SET reason = :reason, message = :message
-                WHERE id = :id AND worker = :worker AND {AT_WORK}""",
-            {"reason": reason, "message": kept(message), "id": job_id, "worker": worker},
-        )
+    db.write(
+        f"""UPDATE job SET reason = :reason, message = :message
+            WHERE id = :id AND worker = :worker AND {AT_WORK}""",
+        {"reason": reason, "message": kept(message), "id": job_id, "worker": worker},
+    )
 
 
 def log(db: Database, job_id: int, text: str) -> None:
@@ -175,15 +174,12 @@ def add_event(db: Database, job_id: int, kind: str, step: int, data: Any) -> Non
 
 def finish(db: Database, job_id: int, worker: str, result: Mapping[str, Any], message: str = "") -> bool:
     """End a job well. False if it is no longer this worker's; then nothing is written."""
-    with db.transaction() as connection:
-        return (
-            connection.execute(
-                f"""UPDATE job SET status = 'finished', finished = :now, step = steps, result = :result,
-                        message = :message, reason = NULL WHERE id = :id AND worker = :worker AND {AT_WORK}""",
-                {"now": now(), "result": json.dumps(result), "message": kept(message), "id": job_id, "worker": worker},
-            ).rowcount
-            == 1
-        )
+    changed = db.write(
+        f"""UPDATE job SET status = 'finished', finished = :now, step = steps, result = :result,
+                message = :message, reason = NULL WHERE id = :id AND worker = :worker AND {AT_WORK}""",
+        {"now": now(), "result": json.dumps(result), "message": kept(message), "id": job_id, "worker": worker},
+    )
+    return changed == 1
 
 
 def stop(db: Database, job_id: int, worker: str, status: Status, message: str, reason: Reason | None = None) -> bool:
@@ -191,40 +187,29 @@ def stop(db: Database, job_id: int, worker: str, status: Status, message: str, r
 
     One that was to stop has stopped, and is not lost.
     """
-    with db.transaction() as connection:
-        return (
-            connection.execute(
-                f"""UPDATE job SET finished = :now, message = :message, reason = :reason,
-                        status = iif(status = 'cancelling' AND :status = 'lost', 'cancelled', :status)
-                    WHERE id = :id AND worker = :worker AND {AT_WORK}""",
-                {
-                    "status": status,
-                    "now": now(),
-                    "message": kept(message),
-                    "reason": reason,
-                    "id": job_id,
-                    "worker": worker,
-                },
-            ).rowcount
-            == 1
-        )
+    changed = db.write(
+        f"""UPDATE job SET finished = :now, message = :message, reason = :reason,
+                status = iif(status = 'cancelling' AND :status = 'lost', 'cancelled', :status)
+            WHERE id = :id AND worker = :worker AND {AT_WORK}""",
+        {"status": status, "now": now(), "message": kept(message), "reason": reason, "id": job_id, "worker": worker},
+    )
+    return changed == 1
 
 
 def clear_results(db: Database, kind: str, by: str) -> None:
     """Forget what somebody's jobs of a kind found, and others' a day after their end."""
-    with db.transaction() as connection:
-        connection.execute(
-            """UPDATE job SET result = NULL
-               WHERE kind = ? AND (requested_by = ? OR finished < ?) AND result IS NOT NULL""",
-            (kind, by, moment(-24 * 60 * 60)),
-        )
+    db.write(
+        """UPDATE job SET result = NULL
+           WHERE kind = ? AND (requested_by = ? OR finished < ?) AND result IS NOT NULL""",
+        (kind, by, moment(-24 * 60 * 60)),
+    )
 
 
 def kinds_at_work(db: Database, *lanes: Lane) -> list[str]:
     """The kinds of the jobs at work in these lanes, oldest first; those on rented hardware and mere looks apart."""
-    marks, looks = ", ".join("?" * len(lanes)), "json_extract(spec, '$.arguments[1]') IS '--look'"
     rows = db.rows(
-        f"SELECT kind FROM job WHERE lane IN ({marks}) AND flavor IS NULL AND {AT_WORK} AND NOT {looks} ORDER BY id",
+        f"""SELECT kind FROM job WHERE lane IN ({marks(lanes)}) AND flavor IS NULL AND {AT_WORK}
+                AND NOT json_extract(spec, '$.arguments[1]') IS '--look' ORDER BY id""",
         lanes,
     )
     return [row["kind"] for row in rows]
@@ -233,26 +218,17 @@ def kinds_at_work(db: Database, *lanes: Lane) -> list[str]:
 # ------------------------------------------------------------------------------------------------- ended from outside
 def take_out(db: Database, job_id: int, message: str, unless: str = "0") -> bool:
     """Take a job out of its queue; False if it does not wait there (any more). `unless`, in SQL, keeps it there."""
-    with db.transaction() as connection:
-        return (
-            connection.execute(
-                f"""UPDATE job SET status = 'cancelled', finished = ?, message = ?, reason = NULL
-                    WHERE id = ? AND status = 'queued' AND NOT {unless}""",
-                (now(), kept(message), job_id),
-            ).rowcount
-            == 1
-        )
+    changed = db.write(
+        f"""UPDATE job SET status = 'cancelled', finished = ?, message = ?, reason = NULL
+            WHERE id = ? AND status = 'queued' AND NOT {unless}""",
+        (now(), kept(message), job_id),
+    )
+    return changed == 1
 
 
 def request_cancel(db: Database, job_id: int, also: str = "0") -> bool:
     """Ask whoever is at a job to stop; False if nobody is. `also`, in SQL, says when one that waits is asked too."""
-    with db.transaction() as connection:
-        return (
-            connection.execute(
-                f"UPDATE job SET status = 'cancelling' WHERE id = ? AND ({AT_WORK} OR {also})", (job_id,)
-            ).rowcount
-            == 1
-        )
+    return db.write(f"UPDATE job SET status = 'cancelling' WHERE id = ? AND ({AT_WORK} OR {also})", (job_id,)) == 1
 
 
 def moment(seconds: float) -> str:
@@ -311,11 +287,9 @@ def take_over(db: Database, job_id: int, worker: str) -> bool:
 
 def release(db: Database, job_id: int, worker: str) -> None:
     """Leave a job to whoever comes next, who need not wait until this worker is known to be silent."""
-    with db.transaction() as connection:
-        connection.execute(
-            f"UPDATE job SET worker = NULL, heartbeat = '' WHERE id = ? AND worker = ? AND {AT_WORK}",
-            (job_id, worker),
-        )
+    db.write(
+        f"UPDATE job SET worker = NULL, heartbeat = '' WHERE id = ? AND worker = ? AND {AT_WORK}", (job_id, worker)
+    )
 
 
 def requeue_stale(db: Database, lane: Lane, kinds: Sequence[str]) -> None:

@@ -217,12 +217,11 @@ def report(db: Database) -> QualityReport:
 
 def cache_key(db: Database) -> tuple[Any, ...]:
     """What changes whenever a figure can: judgements and decisions are only ever added."""
-    row = db.row(
+    row = db.one(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
                (SELECT max(id) FROM gold_decision) AS decision,
                (SELECT count(*) FROM comparison WHERE purpose = 'gold') AS golds"""
     )
-    assert row is not None
     return tuple(row.values())
 
 

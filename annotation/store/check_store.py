@@ -105,9 +105,8 @@ def add_score(
         "value": value,
         "per_token": None if per_token is None else json.dumps([float(f"{one:.6g}") for one in per_token]),
     }
-    with db.transaction() as connection:
-        connection.execute(
-            """INSERT OR REPLACE INTO score (response_id, scorer, value, per_token)
-               VALUES (:response_id, :scorer, :value, :per_token)""",
-            row,
-        )
+    db.write(
+        """INSERT OR REPLACE INTO score (response_id, scorer, value, per_token)
+           VALUES (:response_id, :scorer, :value, :per_token)""",
+        row,
+    )

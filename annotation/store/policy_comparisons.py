@@ -157,10 +157,7 @@ def withdraw_candidate(db: Database, candidate_id: int) -> None:
 
     What is in somebody's hands stays there.
     """
-    with db.transaction() as connection:
-        connection.execute(
-            "UPDATE comparison SET asks = 'nobody' WHERE candidate_id = :id OR against_id = :id", {"id": candidate_id}
-        )
+    db.write("UPDATE comparison SET asks = 'nobody' WHERE candidate_id = :id OR against_id = :id", {"id": candidate_id})
 
 
 def withdraw_open(db: Database) -> int:
@@ -169,9 +166,8 @@ def withdraw_open(db: Database) -> int:
     What somebody has in hand or has judged stays, and so does what was imported. A comparison of two policies is never
     taken up again: they answer otherwise now.
     """
-    with db.transaction() as connection:
-        return connection.execute(
-            """UPDATE comparison SET asks = 'nobody', state = 'withdrawn'
-               WHERE purpose = 'preference' AND state = 'ready' AND taken = 0
-                 AND (candidate_id IS NOT NULL OR model_id IS NOT NULL AND asks != 'nobody')"""
-        ).rowcount
+    return db.write(
+        """UPDATE comparison SET asks = 'nobody', state = 'withdrawn'
+           WHERE purpose = 'preference' AND state = 'ready' AND taken = 0
+             AND (candidate_id IS NOT NULL OR model_id IS NOT NULL AND asks != 'nobody')"""
+    )

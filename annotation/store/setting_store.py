@@ -14,8 +14,7 @@ def setting(db: Database, key: str, default: Any) -> Any:
 
 
 def set_setting(db: Database, key: str, value: Any) -> None:
-    with db.transaction() as connection:
-        connection.execute("INSERT OR REPLACE INTO setting (key, value) VALUES (?, ?)", (key, json.dumps(value)))
+    db.write("INSERT OR REPLACE INTO setting (key, value) VALUES (?, ?)", (key, json.dumps(value)))
 
 
 # The setting that names an import which goes on in pieces, or whose rest was not cleared away yet.

@@ -76,10 +76,9 @@ class AnswerCounts:
 
 def answer_counts(db: Database) -> AnswerCounts:
     """Counts over all answers drawn for comparisons."""
-    row = db.row(
+    row = db.one(
         """SELECT count(*) AS total, coalesce(sum(finish_reason = 'stop'), 0) AS ended,
                coalesce(sum(dropped = 'empty'), 0) AS empty, coalesce(sum(dropped = 'duplicate'), 0) AS duplicate
            FROM response WHERE purpose = 'compare' AND origin = 'policy' AND state = 'done'"""
     )
-    assert row is not None
     return AnswerCounts(**row)

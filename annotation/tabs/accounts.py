@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -130,25 +131,36 @@ def build(demo: gr.Blocks, context: Context) -> None:
     asking = [confirm, question, asked]
     page = [listed, account, outcome, secret, *fields, bar, given, *asking]
     looked_at = [account, outcome, *fields, *asking, changing]
-    visits(bar, context, visiting(db), [], looked_at, api_name="account-visit")
-    account.input(admin(choosing(db)), account, [*fields, bar, *asking], api_name="account-choose", **QUIET)
+    visits(bar, context, partial(visit_account, db), [], looked_at, api_name="account-visit")
+    account.input(
+        admin(partial(choose_account, db)), account, [*fields, bar, *asking], api_name="account-choose", **QUIET
+    )
     common: dict[str, Any] = {"outputs": page, **QUEUED}
     answered = [
-        language.input(admin(changing_language(db)), [account, language], api_name="account-language", **common),
-        save.click(admin(saving(db)), [account, groups, quota], api_name="account-groups", **common),
-        add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common),
-        really.click(admin(confirming(db)), [account, asked], api_name="account-really", **common),
-        let_in.click(admin(activating(db)), account, api_name="account-activate", **common),
+        language.input(admin(partial(change_language, db)), [account, language], api_name="account-language", **common),
+        save.click(admin(partial(save_groups, db)), [account, groups, quota], api_name="account-groups", **common),
+        add.click(admin(partial(add_account, db)), [name, role, password], api_name="account-add", **common),
+        really.click(admin(partial(do_it, db)), [account, asked], api_name="account-really", **common),
+        let_in.click(admin(partial(activate, db)), account, api_name="account-activate", **common),
     ]
     for one in answered:  # not at once: it could take away the password that the act brings
-        one.then(admin(minding(db)), given, [secret, given], **QUIET)
+        one.then(admin(partial(mind_password, db)), given, [secret, given], **QUIET)
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
-    opening_of(demo)(admin(opening(db)), outputs=[listed, account, problem], api_name="accounts", **QUIET)
+    opening_of(demo)(
+        admin(partial(open_accounts, db)), outputs=[listed, account, problem], api_name="accounts", **QUIET
+    )
     buttons = {"reset": reset, "make-admin": make_admin, "make-annotator": make_annotator, "deactivate": shut_out}
     for act, button in buttons.items():
-        button.click(admin(ask_first(db, act)), account, asking, api_name=f"account-{act}", **QUEUED)
+        button.click(admin(partial(ask_whether, db, act)), account, asking, api_name=f"account-{act}", **QUEUED)
     keep.click(admin(kept), None, asking, api_name="account-not", **QUEUED)
-    poll(pulse(FOLLOW_SECONDS), context, following(db), [], [listed, account, made], api_name="accounts-follow")
+    poll(
+        pulse(FOLLOW_SECONDS),
+        context,
+        partial(follow_accounts, db),
+        [],
+        [listed, account, made],
+        api_name="accounts-follow",
+    )
 
 
 def act_button(words: str, variant: Any = "secondary") -> gr.Button:
@@ -175,15 +187,11 @@ def page_of(
     return (shown, chosen, done(outcome), box, *fields, told(place_of(account)), given, *unasked())
 
 
-def minding(db: Database) -> Any:
+def mind_password(db: Database, annotator: Annotator, given: tuple[str, str] | None) -> list[Any]:
     """The handler that follows each act: a password that was shown goes once nobody can sign in with it any more."""
-
-    def mind_password(annotator: Annotator, given: tuple[str, str] | None) -> list[Any]:
-        if given is None or access.password_hash(db, given[0]) == given[1]:
-            return [gr.skip(), gr.skip()]
-        return [gr.Textbox(value="", visible=False), None]
-
-    return mind_password
+    if given is None or access.password_hash(db, given[0]) == given[1]:
+        return [gr.skip(), gr.skip()]
+    return [gr.Textbox(value="", visible=False), None]
 
 
 def accounts_table(db: Database) -> tuple[str, list[str]]:
@@ -244,53 +252,35 @@ def signs_in_with(entry: Account) -> str:
     return ", ".join(ways) or _("link in the terminal")
 
 
-def opening(db: Database) -> Any:
-    """The handler of the opened tab."""
-
-    def open_page(annotator: Annotator) -> Any:
-        """List the accounts, and say so where what holds them may lose something."""
-        problem = gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM))
-        shown, names = accounts_table(db)
-        return shown, gr.update(choices=names), problem
-
-    return open_page
+def open_accounts(db: Database, annotator: Annotator) -> Any:
+    """List the accounts, and say so where what holds them may lose something."""
+    problem = gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM))
+    shown, names = accounts_table(db)
+    return shown, gr.update(choices=names), problem
 
 
-def following(db: Database) -> Any:
+def follow_accounts(db: Database, annotator: Annotator) -> list[Any]:
     """The handler of polls: somebody may have taken an invitation, or another admin changed an account."""
-
-    def follow_accounts(annotator: Annotator) -> list[Any]:
-        shown, names = accounts_table(db)
-        return [shown, gr.update(choices=names), invitations_table(invitations.invitations(db))]
-
-    return follow_accounts
+    shown, names = accounts_table(db)
+    return [shown, gr.update(choices=names), invitations_table(invitations.invitations(db))]
 
 
-def visiting(db: Database) -> Any:
-    """The handler of the address, which may name an account."""
-
-    def visit_account(annotator: Annotator, place: Place) -> Any:
-        """Choose that account, and unfold what can be changed; with none of that name, say so."""
-        entry = entry_of(db, place.first)
-        unknown = _("There is no account {name}.").format(name=place.first) if place.first and entry is None else ""
-        chosen = gr.update(value=None if entry is None else entry.name)
-        unfolded = gr.skip() if entry is None else gr.update(open=True)
-        return [chosen, status(unknown, "warning"), *fields_of(db, entry), *unasked(), unfolded]
-
-    return visit_account
+def visit_account(db: Database, annotator: Annotator, place: Place) -> Any:
+    """Choose that account, and unfold what can be changed; with none of that name, say so."""
+    entry = entry_of(db, place.first)
+    unknown = _("There is no account {name}.").format(name=place.first) if place.first and entry is None else ""
+    chosen = gr.update(value=None if entry is None else entry.name)
+    unfolded = gr.skip() if entry is None else gr.update(open=True)
+    return [chosen, status(unknown, "warning"), *fields_of(db, entry), *unasked(), unfolded]
 
 
-def adding(db: Database) -> Any:
+def add_account(db: Database, annotator: Annotator, name: Any, role: Any, password: Any) -> Any:
     """The handler of "Add account"."""
-
-    def add(annotator: Annotator, name: Any, role: Any, password: Any) -> Any:
-        called, typed = text_in(name).strip(), text_in(password)
-        chosen = typed or access.generate_password()
-        access.add_account(db, called, text_in(role), chosen)
-        secret = None if typed else (called, chosen)
-        return page_of(db, _("Added {name}.").format(name=called), secret=secret)
-
-    return add
+    called, typed = text_in(name).strip(), text_in(password)
+    chosen = typed or access.generate_password()
+    access.add_account(db, called, text_in(role), chosen)
+    secret = None if typed else (called, chosen)
+    return page_of(db, _("Added {name}.").format(name=called), secret=secret)
 
 
 QUESTIONS = {
@@ -323,47 +313,33 @@ def kept(annotator: Annotator) -> list[Any]:
     return unasked()
 
 
-def ask_first(db: Database, act: str) -> Any:
+def ask_whether(db: Database, act: str, annotator: Annotator, account: str | None) -> list[Any]:
     """The handler of a button that changes what somebody may do: it asks before."""
-
-    def ask_whether(annotator: Annotator, account: str | None) -> list[Any]:
-        name = chosen(db, account)
-        said = status(_(QUESTIONS[act]).format(account=name), "warning")
-        return [gr.update(visible=True), said, {"act": act, "account": name}]
-
-    return ask_whether
+    name = chosen(db, account)
+    said = status(_(QUESTIONS[act]).format(account=name), "warning")
+    return [gr.update(visible=True), said, {"act": act, "account": name}]
 
 
-def confirming(db: Database) -> Any:
-    """The handler of "Yes"."""
+def do_it(db: Database, annotator: Annotator, account: str | None, asked: Any) -> Any:
+    """Do what the question asked, if it is still about the account that is chosen."""
     acts = {
-        "reset": resetting(db),
-        "make-admin": changing_role(db, "admin"),
-        "make-annotator": changing_role(db, "annotator"),
-        "deactivate": deactivating(db),
+        "reset": partial(reset_password, db),
+        "make-admin": partial(change_role, db, "admin"),
+        "make-annotator": partial(change_role, db, "annotator"),
+        "deactivate": partial(deactivate, db),
     }
-
-    def do_it(annotator: Annotator, account: str | None, asked: Any) -> Any:
-        """Do what the question asked, if it is still about the account that is chosen."""
-        named = asked if isinstance(asked, dict) else {}
-        if named.get("act") not in acts or named.get("account") != chosen(db, account):
-            raise UserError(_("Press the button again: another account is chosen now."))
-        return acts[named["act"]](annotator, account)
-
-    return do_it
+    named = asked if isinstance(asked, dict) else {}
+    if named.get("act") not in acts or named.get("account") != chosen(db, account):
+        raise UserError(_("Press the button again: another account is chosen now."))
+    return acts[named["act"]](annotator, account)
 
 
-def resetting(db: Database) -> Any:
-    """Gives an account a new password."""
-
-    def reset(annotator: Annotator, account: str | None) -> Any:
-        """Give an account a new password and sign it out everywhere."""
-        password = access.generate_password()
-        access.set_password(db, account or "", password)
-        said = _("{account} was signed out and has a new password.").format(account=account)
-        return page_of(db, said, account, (account or "", password))
-
-    return reset
+def reset_password(db: Database, annotator: Annotator, account: str | None) -> Any:
+    """Give an account a new password and sign it out everywhere."""
+    password = access.generate_password()
+    access.set_password(db, account or "", password)
+    said = _("{account} was signed out and has a new password.").format(account=account)
+    return page_of(db, said, account, (account or "", password))
 
 
 CHANGED_ROLES = {
@@ -372,48 +348,31 @@ CHANGED_ROLES = {
 }
 
 
-def changing_role(db: Database, role: str) -> Any:
+def change_role(db: Database, role: str, annotator: Annotator, account: str | None) -> Any:
     """Makes an account one of an admin or of an annotator."""
-
-    def change_role(annotator: Annotator, account: str | None) -> Any:
-        access.set_role(db, account or "", role)
-        said = _(CHANGED_ROLES[role]).format(account=account)
-        on_hub = any(entry.name == account and entry.on_hub for entry in access.accounts(db))
-        rules = _("With Hugging Face the Space's rules decide the role anew, at each sign-in.")
-        return page_of(db, f"{said} {rules}" if on_hub else said, account)
-
-    return change_role
+    access.set_role(db, account or "", role)
+    said = _(CHANGED_ROLES[role]).format(account=account)
+    on_hub = any(entry.name == account and entry.on_hub for entry in access.accounts(db))
+    rules = _("With Hugging Face the Space's rules decide the role anew, at each sign-in.")
+    return page_of(db, f"{said} {rules}" if on_hub else said, account)
 
 
-def deactivating(db: Database) -> Any:
+def deactivate(db: Database, annotator: Annotator, account: str | None) -> Any:
     """Shuts an account out."""
-
-    def shut_out(annotator: Annotator, account: str | None) -> Any:
-        access.deactivate(db, account or "")
-        return page_of(db, _("{account} can't sign in any more. Judgements stay.").format(account=account), account)
-
-    return shut_out
+    access.deactivate(db, account or "")
+    return page_of(db, _("{account} can't sign in any more. Judgements stay.").format(account=account), account)
 
 
-def activating(db: Database) -> Any:
+def activate(db: Database, annotator: Annotator, account: str | None) -> Any:
     """The handler of "Reactivate"."""
-
-    def let_in(annotator: Annotator, account: str | None) -> Any:
-        access.activate(db, chosen(db, account))
-        return page_of(db, _("{account} can sign in again.").format(account=account), account)
-
-    return let_in
+    access.activate(db, chosen(db, account))
+    return page_of(db, _("{account} can sign in again.").format(account=account), account)
 
 
-def choosing(db: Database) -> Any:
-    """The handler of the choice of an account."""
-
-    def choose_account(annotator: Annotator, account: str | None) -> Any:
-        """What the chosen one's fields show; nothing while no whole name is typed."""
-        entry = entry_of(db, account)
-        return [*fields_of(db, entry), gr.skip() if entry is None else told(place_of(account)), *unasked()]
-
-    return choose_account
+def choose_account(db: Database, annotator: Annotator, account: str | None) -> Any:
+    """What the chosen one's fields show; nothing while no whole name is typed."""
+    entry = entry_of(db, account)
+    return [*fields_of(db, entry), gr.skip() if entry is None else told(place_of(account)), *unasked()]
 
 
 def languages() -> list[tuple[str, str]]:
@@ -424,34 +383,24 @@ def languages() -> list[tuple[str, str]]:
     return [(own, ""), *((language.name if language.code == code else code, code) for language, code in named)]
 
 
-def changing_language(db: Database) -> Any:
+def change_language(db: Database, annotator: Annotator, account: str | None, code: str | None) -> Any:
     """The handler of the choice of a language."""
-
-    def change_language(annotator: Annotator, account: str | None, code: str | None) -> Any:
-        access.set_language(db, chosen(db, account), text_in(code) or None)
-        said = _("{account} is answered in {language}.").format(
-            account=account, language=language_of(text_in(code) or None).name
-        )
-        return page_of(db, said, account)
-
-    return change_language
+    access.set_language(db, chosen(db, account), text_in(code) or None)
+    said = _("{account} is answered in {language}.").format(
+        account=account, language=language_of(text_in(code) or None).name
+    )
+    return page_of(db, said, account)
 
 
-def saving(db: Database) -> Any:
+def save_groups(db: Database, annotator: Annotator, account: str | None, groups: Any, quota: Any) -> Any:
     """The handler of "Save groups and judgements"."""
-
-    def save_groups(annotator: Annotator, account: str | None, groups: Any, quota: Any) -> Any:
-        row = access.existing(db, chosen(db, account))
-        names = annotator_groups.group_names(text_in(groups))
-        number = (
-            None if quota in (None, "", 0) else whole(quota, _("Judgements in all"), 1, invitations.MOST_JUDGEMENTS)
-        )
-        with db.transaction():
-            annotator_groups.set_groups(db, row["id"], names)
-            annotator_groups.set_quota(db, row["id"], number)
-        return page_of(db, _("Saved for {name}.").format(name=row["name"]), row["name"])
-
-    return save_groups
+    row = access.existing(db, chosen(db, account))
+    names = annotator_groups.group_names(text_in(groups))
+    number = None if quota in (None, "", 0) else whole(quota, _("Judgements in all"), 1, invitations.MOST_JUDGEMENTS)
+    with db.transaction():
+        annotator_groups.set_groups(db, row["id"], names)
+        annotator_groups.set_quota(db, row["id"], number)
+    return page_of(db, _("Saved for {name}.").format(name=row["name"]), row["name"])
 
 
 # --------------------------------------------------------------------------------------------------------- invitations

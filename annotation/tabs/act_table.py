@@ -17,9 +17,8 @@ NAMES: dict[Kind, str] = {
 }
 HEADERS = (N_("Act"), N_("Judgements here"), N_("Seconds here"), N_("An act teaches"), N_("A minute teaches, here"))
 NOTE = N_(
-    "One is what two answers, chosen at random, teach, measured with simulated people "
-    "(docs/benchmarks.md). Seconds: the median here with its quartiles, without skips and answers judged "
-    "before they were written."
+    "One is what two answers, chosen at random, teach, measured with simulated people (docs/benchmarks.md). Seconds: "
+    "the median here with its quartiles, without skips and answers judged before they were written."
 )
 Asked = tuple[Kind, int]
 

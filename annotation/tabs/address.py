@@ -28,7 +28,7 @@ from typing import Any, Final
 import gradio as gr
 
 from annotation.tabs.components import QUIET
-from annotation.tabs.guard import Context, Handler, guarded_event
+from annotation.tabs.guard import Context, Handler, function_of, guarded_event
 from annotation.tabs.polling import ANSWERS
 from annotation.translation import spoken
 from annotation.ui.tab_addresses import Place, place_in
@@ -70,7 +70,7 @@ def visits(
         at = [*outputs].index(bar)
         return [*sent[:at], answering_visit(sent[at], asked), *sent[at + 1 :]]
 
-    show.__name__ = handler.__name__
+    show.__name__ = function_of(handler).__name__
     listen: Callable[..., Any] = bar.visit
     every = outputs if bar in outputs else [*outputs, bar]
     # A visit is asked for when the one before is answered, which Gradio has not noticed yet.

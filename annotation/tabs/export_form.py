@@ -211,8 +211,7 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
         text += status(
             _(
                 "Raw takes every judgement and what it refers to, with people's names: filters, names and licence "
-                "don't apply. "
-                "`python -m annotation restore FILE` reads it."
+                "don't apply. `python -m annotation restore FILE` reads it."
             )
         )
     if not left_out:
@@ -382,11 +381,17 @@ def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
     described = [page.command, form["container"]]
     changed = partial(gr.on, [field.change for field in page.fields])
     bar = place_bar()
-    visits(bar, context, narrower(), [], [*page.fields, *page.folded], api_name="export-only")
-    opening(admin(opener(context)), None, [*filled, *page.shown], api_name="export-open", **QUIET)
+    visits(bar, context, narrow_export, [], [*page.fields, *page.folded], api_name="export-only")
+    opening(admin(partial(open_exports, context)), None, [*filled, *page.shown], api_name="export-open", **QUIET)
     # The browser runs what one event starts one after the other: what is quick comes first.
-    opening(admin(describer(context)), page.fields, described, api_name="export-describe", **QUIET)
-    changed(admin(redescriber(context)), page.fields, [*described, bar], api_name="export-redescribe", **QUIET)
+    opening(admin(partial(describe_export, context)), page.fields, described, api_name="export-describe", **QUIET)
+    changed(
+        admin(partial(redescribe_export, context)),
+        page.fields,
+        [*described, bar],
+        api_name="export-redescribe",
+        **QUIET,
+    )
     # Counting reads every judgement, so only the latest state of the form is counted, one form at a time.
     counting: Mapping[str, Any] = {
         **QUEUED,
@@ -396,12 +401,12 @@ def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
         "concurrency_limit": 1,
     }
     for event, name in ((opening, "export-count"), (changed, "export-recount")):
-        event(admin(counter(context)), page.fields, counted, api_name=name, **counting)
-    page.write.click(admin(writer(context)), page.fields, page.shown, api_name="export-write", **QUEUED)
-    page.cancel.click(admin(canceller(context)), None, page.shown, api_name="export-cancel", **QUEUED)
-    poll(page.pulse, context, follower(context), [], page.shown, api_name="export-follow")
+        event(admin(partial(count_export, context)), page.fields, counted, api_name=name, **counting)
+    page.write.click(admin(partial(write_export, context)), page.fields, page.shown, api_name="export-write", **QUEUED)
+    page.cancel.click(admin(partial(cancel_export, context)), None, page.shown, api_name="export-cancel", **QUEUED)
+    poll(page.pulse, context, partial(follow_export, context), [], page.shown, api_name="export-follow")
     told = [page.deleted, *page.shown]
-    page.delete.click(admin(deleter(context)), page.chosen, told, api_name="export-delete", **QUEUED)
+    page.delete.click(admin(partial(delete_export, context)), page.chosen, told, api_name="export-delete", **QUEUED)
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers
@@ -415,127 +420,86 @@ def standing(context: Context) -> list[Any]:
             gr.update(visible=running), gr.update(visible=bool(names))]  # fmt: skip
 
 
-def opener(context: Context) -> Any:
-    """The handler of the opened tab."""
-
-    def open_exports(annotator: Annotator) -> list[Any]:
-        """Fill the choices and show the exports that are there."""
-        policies = iterations_of(data_sources.models(context.db))
-        filters = [
-            gr.update(choices=list(policies)),
-            gr.update(choices=[str(number) for number in sorted(set(policies.values()))]),
-            gr.update(choices=[row["name"] for row in data_sources.annotators(context.db)]),
-        ]
-        return [*filters, *standing(context)]
-
-    return open_exports
+def open_exports(context: Context, annotator: Annotator) -> list[Any]:
+    """Fill the choices and show the exports that are there."""
+    policies = iterations_of(data_sources.models(context.db))
+    filters = [
+        gr.update(choices=list(policies)),
+        gr.update(choices=[str(number) for number in sorted(set(policies.values()))]),
+        gr.update(choices=[row["name"] for row in data_sources.annotators(context.db)]),
+    ]
+    return [*filters, *standing(context)]
 
 
-def narrower() -> Any:
-    """The handler of the address, which may say the form, and a list's filter."""
+def narrow_export(annotator: Annotator, place: Place) -> list[Any]:
+    """Fill the form in; what the address does not speak of stays, and `all` empties the filter.
 
-    def narrow_export(annotator: Annotator, place: Place) -> list[Any]:
-        """Fill the form in; what the address does not speak of stays, and `all` empties the filter.
-
-        A filter that can't be read stands there as it came: the export refuses it, and an empty field would mean
-        everything.
-        """
-        own, others = addressed(place.query)
-        values: dict[str, Any] = form_of(own) if own else {}
-        if place.unread:
-            values["comparisons"] = place.unread.partition("?")[2] or place.unread
-        elif place.query == ALL:
-            values["comparisons"] = ""
-        elif place.query:
-            try:
-                values["comparisons"] = ComparisonFilter.of_query(others).text
-            except UserError:
-                values["comparisons"] = urlencode(others)
-        updates = {name: gr.update(value=value) for name, value in values.items()}
-        if "comparisons" in values:
-            updates["comparisons"] = gr.update(value=values["comparisons"], visible=values["comparisons"] != "")
-        unfolded = (gr.update(open=True) if own.keys() & names else gr.skip() for names in FOLDED)
-        return [*(updates.get(name, gr.skip()) for name in DEFAULTS), *unfolded]
-
-    return narrow_export
-
-
-def counter(context: Context) -> Any:
-    """The handler that follows the form."""
-
-    def count_export(annotator: Annotator, *values: Any) -> list[Any]:
-        """What would be exported; where it can't be, why."""
+    A filter that can't be read stands there as it came: the export refuses it, and an empty field would mean
+    everything.
+    """
+    own, others = addressed(place.query)
+    values: dict[str, Any] = form_of(own) if own else {}
+    if place.unread:
+        values["comparisons"] = place.unread.partition("?")[2] or place.unread
+    elif place.query == ALL:
+        values["comparisons"] = ""
+    elif place.query:
         try:
-            request = request_of(context.db, *values)
-            counted = export_files.count(context.data_dir, request)
-        except UserError as error:
-            return [status(str(error)), gr.update(interactive=False)]
-        return [count_card(request, counted), gr.update(interactive=sum(counted["rows"].values()) > 0)]
-
-    return count_export
-
-
-def describer(context: Context) -> Any:
-    """The handler that follows the form at once, without counting."""
-
-    def describe_export(annotator: Annotator, *values: Any) -> list[Any]:
-        """The command line, where the form can be had, and whether there is a choice of files."""
-        container = gr.update(interactive=text_in(values[0]) not in ONE_FILE)
-        try:
-            return [shell_command(request_of(context.db, *values), context.data_dir), container]
-        except UserError:  # the count says why
-            return ["", container]
-
-    return describe_export
+            values["comparisons"] = ComparisonFilter.of_query(others).text
+        except UserError:
+            values["comparisons"] = urlencode(others)
+    updates = {name: gr.update(value=value) for name, value in values.items()}
+    if "comparisons" in values:
+        updates["comparisons"] = gr.update(value=values["comparisons"], visible=values["comparisons"] != "")
+    unfolded = (gr.update(open=True) if own.keys() & names else gr.skip() for names in FOLDED)
+    return [*(updates.get(name, gr.skip()) for name in DEFAULTS), *unfolded]
 
 
-def redescriber(context: Context) -> Any:
+def count_export(context: Context, annotator: Annotator, *values: Any) -> list[Any]:
+    """What would be exported; where it can't be, why."""
+    try:
+        request = request_of(context.db, *values)
+        counted = export_files.count(context.data_dir, request)
+    except UserError as error:
+        return [status(str(error)), gr.update(interactive=False)]
+    return [count_card(request, counted), gr.update(interactive=sum(counted["rows"].values()) > 0)]
+
+
+def describe_export(context: Context, annotator: Annotator, *values: Any) -> list[Any]:
+    """The command line, where the form can be had, and whether there is a choice of files."""
+    container = gr.update(interactive=text_in(values[0]) not in ONE_FILE)
+    try:
+        return [shell_command(request_of(context.db, *values), context.data_dir), container]
+    except UserError:  # the count says why
+        return ["", container]
+
+
+def redescribe_export(context: Context, annotator: Annotator, *values: Any) -> list[Any]:
     """The same once the form was changed, with its address."""
-    describe = describer(context)
-
-    def redescribe_export(annotator: Annotator, *values: Any) -> list[Any]:
-        return [*describe(annotator, *values), address_of(values)]
-
-    return redescribe_export
+    return [*describe_export(context, annotator, *values), address_of(values)]
 
 
-def writer(context: Context) -> Any:
+def write_export(context: Context, annotator: Annotator, *values: Any) -> list[Any]:
     """The handler of "Write the export"."""
-
-    def write_export(annotator: Annotator, *values: Any) -> list[Any]:
-        export_files.start(context.db, request_of(context.db, *values), annotator.name)
-        return standing(context)
-
-    return write_export
+    export_files.start(context.db, request_of(context.db, *values), annotator.name)
+    return standing(context)
 
 
-def canceller(context: Context) -> Any:
+def cancel_export(context: Context, annotator: Annotator) -> list[Any]:
     """The handler of "Cancel"."""
-
-    def cancel_export(annotator: Annotator) -> list[Any]:
-        export_files.cancel(context.db)
-        return standing(context)
-
-    return cancel_export
+    export_files.cancel(context.db)
+    return standing(context)
 
 
-def follower(context: Context) -> Any:
+def follow_export(context: Context, annotator: Annotator) -> list[Any]:
     """The handler of polls."""
-
-    def follow_export(annotator: Annotator) -> list[Any]:
-        return standing(context)
-
-    return follow_export
+    return standing(context)
 
 
-def deleter(context: Context) -> Any:
+def delete_export(context: Context, annotator: Annotator, name: Any) -> list[Any]:
     """The handler of "Delete"."""
-
-    def delete_export(annotator: Annotator, name: Any) -> list[Any]:
-        if not text_in(name):
-            raise UserError(_("Choose an export first."))
-        export_files.remove(context.data_dir, text_in(name))
-        said = status(_("{file} is deleted.").format(file=text_in(name)))
-        return [said, *standing(context)]
-
-    return delete_export
+    if not text_in(name):
+        raise UserError(_("Choose an export first."))
+    export_files.remove(context.data_dir, text_in(name))
+    said = status(_("{file} is deleted.").format(file=text_in(name)))
+    return [said, *standing(context)]

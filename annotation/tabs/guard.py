@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,7 +108,12 @@ Block.render = render  # type: ignore[method-assign]
 
 def named_after(handler: Handler, checked: Handler, role: Role) -> Handler:
     """The guarded handler with the name of its own, and the role that it asks for."""
-    checked.__name__ = handler.__name__
-    checked.__doc__ = handler.__doc__
+    checked.__name__ = function_of(handler).__name__
+    checked.__doc__ = function_of(handler).__doc__
     checked.required_role = role  # type: ignore[attr-defined]
     return checked
+
+
+def function_of(handler: Handler) -> Handler:
+    """The function that a handler is, with or without some of its arguments given."""
+    return handler.func if isinstance(handler, partial) else handler

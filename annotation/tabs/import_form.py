@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -400,22 +401,24 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
     source["kind"].change(admin(choose_source), source["kind"], choice, api_name="import-source", **QUIET)
     form["target"].change(admin(choose_target), form["target"], form["verdict"], api_name="import-target", **QUIET)
     form["prompts"].change(admin(choose_split), form["prompts"], form["share"], api_name="import-split", **QUIET)
-    fresh = admin(looker(page, importer))
+    fresh = admin(partial(look_at_source, page, importer))
     looking = [form["verdict"], form["rows"], form["good_from"], *page.followed]
     source["upload"].upload(fresh, [*source.values()], looking, api_name="import-uploaded", **QUEUED)
     page.buttons["look"].click(fresh, [*source.values()], looking, api_name="import-look", **QUEUED)
     for button, kind in (("again", "look"), ("check", "check"), ("import", "import")):
         page.buttons[button].click(
-            admin(starter(page, importer, kind)),
+            admin(partial(start_import, page, importer, kind)),
             [page.looked, *page.fields],
             page.followed,
             api_name=f"import-{button}",
             **QUEUED,
         )
     all_of_them = [page.more, *page.columns.values()]
-    page.more.click(admin(shower(page)), None, all_of_them, api_name="import-more", **QUIET)
-    page.buttons["cancel"].click(admin(canceller(importer)), None, None, api_name="import-cancel", **QUEUED)
-    follow = follower(page, importer)
+    page.more.click(admin(partial(show_columns, page)), None, all_of_them, api_name="import-more", **QUIET)
+    page.buttons["cancel"].click(
+        admin(partial(cancel_import, importer)), None, None, api_name="import-cancel", **QUEUED
+    )
+    follow = partial(follow_import, page, importer)
     poll(page.pulse, context, follow, [page.looked], page.followed, api_name="import-follow")
     opening(admin(follow), page.looked, page.followed, api_name="import-open", **QUIET)
 
@@ -441,64 +444,44 @@ def choose_split(annotator: Annotator, split: Any) -> Any:
     return gr.update(visible=split == "share")
 
 
-def shower(page: ImportFormPage) -> Any:
+def show_columns(page: ImportFormPage, annotator: Annotator) -> list[Any]:
     """The handler of "More columns"."""
-
-    def show_columns(annotator: Annotator) -> list[Any]:
-        return [gr.update(visible=False), *(gr.update(visible=True) for _role in page.columns)]
-
-    return show_columns
+    return [gr.update(visible=False), *(gr.update(visible=True) for _role in page.columns)]
 
 
-def looker(page: ImportFormPage, importer: Importer) -> Any:
+def look_at_source(page: ImportFormPage, importer: Importer, annotator: Annotator, *values: Any) -> list[Any]:
     """The handler of an upload and of "Look": another source, of which nothing has been chosen yet."""
-
-    def look(annotator: Annotator, *values: Any) -> list[Any]:
-        source = source_of(*values)
-        state = importer.start("look", source, [], annotator.name)
-        return ["judged", "", None, *standing_parts(page, importer, Looked(tuple(source), state.number))]
-
-    return look
+    source = source_of(*values)
+    state = importer.start("look", source, [], annotator.name)
+    return ["judged", "", None, *standing_parts(page, importer, Looked(tuple(source), state.number))]
 
 
-def starter(page: ImportFormPage, importer: Importer, kind: Any) -> Any:
-    """The handler of "Read again", "Check" and "Import"."""
-
-    def start(annotator: Annotator, looked: Any, *values: Any) -> list[Any]:
-        """Begin a run with what the form says, on what its first rows are of. Raises UserError for anything else."""
-        source, order = source_of(*values[: len(page.source)]), order_of(*values[len(page.source) :])
-        seen = looked_in(looked)
-        if tuple(seen.source) != tuple(source):
-            raise UserError(_("The rows shown are of another source. Look at the first rows of this one first."))
-        order = replace(order, columns=seen.chosen(order.columns))
-        arguments = [*arguments_of(order), f"--by={annotator.name}"]
-        state = importer.start(kind, source, arguments, annotator.name)
-        if kind == "look":
-            seen = replace(seen, waits=state.number, said=order.columns, target=order.target)
-        else:
-            seen = replace(seen, waits=0)
-        return standing_parts(page, importer, seen)
-
-    return start
+def start_import(
+    page: ImportFormPage, importer: Importer, kind: Any, annotator: Annotator, looked: Any, *values: Any
+) -> list[Any]:
+    """Begin a run with what the form says, on what its first rows are of. Raises UserError for anything else."""
+    source, order = source_of(*values[: len(page.source)]), order_of(*values[len(page.source) :])
+    seen = looked_in(looked)
+    if tuple(seen.source) != tuple(source):
+        raise UserError(_("The rows shown are of another source. Look at the first rows of this one first."))
+    order = replace(order, columns=seen.chosen(order.columns))
+    arguments = [*arguments_of(order), f"--by={annotator.name}"]
+    state = importer.start(kind, source, arguments, annotator.name)
+    if kind == "look":
+        seen = replace(seen, waits=state.number, said=order.columns, target=order.target)
+    else:
+        seen = replace(seen, waits=0)
+    return standing_parts(page, importer, seen)
 
 
-def canceller(importer: Importer) -> Any:
-    """The handler of "Cancel"."""
-
-    def cancel(annotator: Annotator) -> None:
-        """Ask the run to end; the next poll shows when it has."""
-        importer.cancel()
-
-    return cancel
+def cancel_import(importer: Importer, annotator: Annotator) -> None:
+    """Ask the run to end; the next poll shows when it has."""
+    importer.cancel()
 
 
-def follower(page: ImportFormPage, importer: Importer) -> Any:
+def follow_import(page: ImportFormPage, importer: Importer, annotator: Annotator, looked: Any) -> list[Any]:
     """The handler of polls and of the opened tab."""
-
-    def follow(annotator: Annotator, looked: Any) -> list[Any]:
-        return standing_parts(page, importer, looked_in(looked))
-
-    return follow
+    return standing_parts(page, importer, looked_in(looked))
 
 
 def looked_in(value: Any) -> Looked:

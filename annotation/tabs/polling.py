@@ -17,7 +17,7 @@ from typing import Any, Final
 import gradio as gr
 
 from annotation.tabs.components import QUIET
-from annotation.tabs.guard import Context, Handler, answering, guarded_event
+from annotation.tabs.guard import Context, Handler, answering, function_of, guarded_event
 from annotation.translation import spoken
 from annotation.web.watches import mark_of
 
@@ -80,7 +80,7 @@ def poll(
             context.watches.keep(annotator, key, lambda person: look(person, values), mark, live=says_when)
         return [*sent[:place], told(word, mark), *sent[place:]]
 
-    ask.__name__ = handler.__name__
+    ask.__name__ = function_of(handler).__name__
     listen: Callable[..., Any] = beating.beat
     every = outputs if says_when else [*outputs, beating]
     listen(guarded_event(context, "admin")(ask), [*inputs], [*every], **{**QUIET, **options})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -253,60 +254,51 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
     fields_and_text = [*page.fields, page.text]
     given = [page.sent, *fields_and_text]
     shown = [page.counts, page.acts, *fields_and_text, *page.holding, page.sent]
-    opening(admin(opener(db)), given, shown, api_name="project-open", **QUIET)
+    opening(admin(partial(open_project, db)), given, shown, api_name="project-open", **QUIET)
     kind, answers = page.form["kind"], page.form["answers"]
     kind.input(admin(choose_kind), [kind, answers], answers, api_name="project-kind", **QUIET)
     saved = page.save.click(
-        admin(saver(db, {name: str(field.label) for name, field in page.form.items()})),
+        admin(partial(save_project, db, {name: str(field.label) for name, field in page.form.items()})),
         [page.sent, *page.fields],
         [page.counts, *page.fields, page.saved, page.sent],
         api_name="project-save",
         **QUEUED,
     )
     # Guidelines that nobody has written say what is asked now.
-    saved.success(admin(follower(db)), given, shown, api_name="project-saved", **QUIET)
+    saved.success(admin(partial(follow_project, db)), given, shown, api_name="project-saved", **QUIET)
     page.preview.click(admin(preview_guidelines), page.text, page.preview_box, api_name="guidelines-preview", **QUEUED)
     page.write.click(
-        admin(writer(db)),
+        admin(partial(write_guidelines, db)),
         [page.sent, page.text],
         [page.text, *page.holding, page.preview_box, page.sent],
         api_name="guidelines-save",
         **QUEUED,
     )
-    page.versions.input(admin(reader(db)), page.versions, page.earlier, api_name="guidelines-version", **QUIET)
-    page.edit.click(admin(editor(db)), page.versions, page.text, api_name="guidelines-edit", **QUEUED)
+    page.versions.input(
+        admin(partial(read_version, db)), page.versions, page.earlier, api_name="guidelines-version", **QUIET
+    )
+    page.edit.click(admin(partial(edit_version, db)), page.versions, page.text, api_name="guidelines-edit", **QUEUED)
 
 
 # ----------------------------------------------------------------------------------------------------------- handlers
-def opener(db: Database) -> Any:
-    """The handler of the opened tab."""
-
-    def open_project(annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
-        """Show what holds; a draft that was begun on this page and not saved stays."""
-        latest, asked, was = project_store.guidelines(db), project_store.project(db), known(sent)
-        holds = {**form_of(asked), "text": project.as_read(latest.text, asked.kind)}
-        here = dict(zip((*FIELDS, "text"), drafted, strict=True))
-        fresh = {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
-        # Nothing for what stands there already: somebody may be typing.
-        news = {name for name, value in fresh.items() if here[name] != value}
-        news |= {"answers"} if "kind" in news and "answers" in fresh else set()
-        updates = [field_update(name, here | fresh) if name in news else gr.skip() for name in holds]
-        acts = unfold(_("What each kind of act takes and teaches"), act_table.acts_table(act_times(db)))
-        return [counts_card(db), acts, *updates, standing(latest), *choose_version(db, None), {**was, **fresh}]
-
-    return open_project
+def open_project(db: Database, annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
+    """Show what holds; a draft that was begun on this page and not saved stays."""
+    latest, asked, was = project_store.guidelines(db), project_store.project(db), known(sent)
+    holds = {**form_of(asked), "text": project.as_read(latest.text, asked.kind)}
+    here = dict(zip((*FIELDS, "text"), drafted, strict=True))
+    fresh = {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
+    # Nothing for what stands there already: somebody may be typing.
+    news = {name for name, value in fresh.items() if here[name] != value}
+    news |= {"answers"} if "kind" in news and "answers" in fresh else set()
+    updates = [field_update(name, here | fresh) if name in news else gr.skip() for name in holds]
+    acts = unfold(_("What each kind of act takes and teaches"), act_table.acts_table(act_times(db)))
+    return [counts_card(db), acts, *updates, standing(latest), *choose_version(db, None), {**was, **fresh}]
 
 
-def follower(db: Database) -> Any:
-    """The handler of a project that was saved."""
-    open_project = opener(db)
-
-    def follow_project(annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
-        """As when the tab is opened; what was said of the guidelines that somebody wrote is still to be read."""
-        *before, _standing, versions, earlier, news = open_project(annotator, sent, *drafted)
-        return [*before, gr.skip(), versions, earlier, news]
-
-    return follow_project
+def follow_project(db: Database, annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
+    """As when the tab is opened; what was said of the guidelines that somebody wrote is still to be read."""
+    *before, _standing, versions, earlier, news = open_project(db, annotator, sent, *drafted)
+    return [*before, gr.skip(), versions, earlier, news]
 
 
 def known(sent: Any) -> FieldValues:
@@ -328,76 +320,56 @@ def choose_kind(annotator: Annotator, kind: Any, answers: Any) -> Any:
     return gr.update(value=4 if answers == 2 else answers, interactive=True)
 
 
-def saver(db: Database, labels: Mapping[str, str]) -> Any:
-    """The handler of "Save the project"."""
-
-    def save_project(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
-        """Store what was changed on this page; what somebody else has changed meanwhile stays, or is asked about."""
-        with db.transaction():
-            here, holds = dict(zip(FIELDS, values, strict=True)), form_of(project_store.project(db))
-            draft = drafted(sent, here, holds, labels)
-            if draft.both:
-                return [counts_card(db), *(gr.skip() for _name in FIELDS), draft.refusal, draft.sent]
-            asked = project_of(dict(draft.values), access.active_people(db))
-            changed = asked != project_store.project(db)
-            project_store.set_project(db, asked)
-            assignments.follow_assignments(db)
-        form = form_of(asked)
-        told = (
-            _("Saved. It holds for every comparison handed out from now on; those made keep their number of answers.")
-            if changed
-            else _("Nothing was changed.")
-        )
-        updates = [field_update(name, form) for name in FIELDS]
-        return [counts_card(db), *updates, status(told) + draft.remark, {**draft.sent, **form}]
-
-    return save_project
+def save_project(db: Database, labels: Mapping[str, str], annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
+    """Store what was changed on this page; what somebody else has changed meanwhile stays, or is asked about."""
+    with db.transaction():
+        here, holds = dict(zip(FIELDS, values, strict=True)), form_of(project_store.project(db))
+        draft = drafted(sent, here, holds, labels)
+        if draft.both:
+            return [counts_card(db), *(gr.skip() for _name in FIELDS), draft.refusal, draft.sent]
+        asked = project_of(dict(draft.values), access.active_people(db))
+        changed = asked != project_store.project(db)
+        project_store.set_project(db, asked)
+        assignments.follow_assignments(db)
+    form = form_of(asked)
+    told = (
+        _("Saved. It holds for every comparison handed out from now on; those made keep their number of answers.")
+        if changed
+        else _("Nothing was changed.")
+    )
+    updates = [field_update(name, form) for name in FIELDS]
+    return [counts_card(db), *updates, status(told) + draft.remark, {**draft.sent, **form}]
 
 
 def preview_guidelines(annotator: Annotator, text: Any) -> str:
     return preview_of(text)
 
 
-def writer(db: Database) -> Any:
-    """The handler of "Save as a new version"."""
-
-    def write_guidelines(annotator: Annotator, sent: Any, text: Any) -> list[Any]:
-        """Add a version; one that somebody else has added meanwhile is said first."""
-        was, before, kind = known(sent), project_store.guidelines(db), project_store.project(db).kind
-        written = project.as_stored(project.check_guidelines(text))
-        if project.as_stored(was.get("text", before.text)) != before.text != written:
-            said = _("Not saved. {version} came meanwhile: read it below. Save again to put yours in its place.")
-            told = status(said.format(version=title_of(before)), "warning")
-            stood = project.as_read(before.text, kind)
-            return [gr.skip(), told, *choose_version(db, None), gr.skip(), {**was, "text": stood}]
-        version = (
-            before.version if written == before.text else project_store.write_guidelines(db, written, annotator.name)
-        )
-        plain = project.as_read(written, kind)
-        told = (
-            status(_("This is the text that holds; no version was added."))
-            if version == before.version
-            else standing(project_store.guidelines(db))
-        )
-        return [plain, told, *choose_version(db, version), preview_of(plain), {**was, "text": plain}]
-
-    return write_guidelines
+def write_guidelines(db: Database, annotator: Annotator, sent: Any, text: Any) -> list[Any]:
+    """Add a version; one that somebody else has added meanwhile is said first."""
+    was, before, kind = known(sent), project_store.guidelines(db), project_store.project(db).kind
+    written = project.as_stored(project.check_guidelines(text))
+    if project.as_stored(was.get("text", before.text)) != before.text != written:
+        said = _("Not saved. {version} came meanwhile: read it below. Save again to put yours in its place.")
+        told = status(said.format(version=title_of(before)), "warning")
+        stood = project.as_read(before.text, kind)
+        return [gr.skip(), told, *choose_version(db, None), gr.skip(), {**was, "text": stood}]
+    version = before.version if written == before.text else project_store.write_guidelines(db, written, annotator.name)
+    plain = project.as_read(written, kind)
+    told = (
+        status(_("This is the text that holds; no version was added."))
+        if version == before.version
+        else standing(project_store.guidelines(db))
+    )
+    return [plain, told, *choose_version(db, version), preview_of(plain), {**was, "text": plain}]
 
 
-def reader(db: Database) -> Any:
+def read_version(db: Database, annotator: Annotator, version: Any) -> str:
     """The handler of the choice of a version."""
-
-    def read_version(annotator: Annotator, version: Any) -> str:
-        return choose_version(db, version)[1]
-
-    return read_version
+    return choose_version(db, version)[1]
 
 
-def editor(db: Database) -> Any:
+def edit_version(db: Database, annotator: Annotator, version: Any) -> Any:
     """The handler of "Edit this version": what is being written stays where none is chosen."""
-
-    def edit_version(annotator: Annotator, version: Any) -> Any:
-        chosen = any(one.version == version for one in project_store.guidelines_versions(db))
-        return choose_version(db, version)[1] if chosen else gr.skip()
-
-    return edit_version
+    chosen = any(one.version == version for one in project_store.guidelines_versions(db))
+    return choose_version(db, version)[1] if chosen else gr.skip()

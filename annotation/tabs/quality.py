@@ -29,10 +29,9 @@ NO_COMPARISON = N_("Choose a comparison first, or type its number.")
 NO_GOLD = N_("Choose a gold comparison first, or type its number.")
 CONSENSUS = N_("What its annotators agree on")
 GOLD_EXPLANATION = N_(
-    "A gold comparison has a known answer and looks like any other; annotators who have not seen it get "
-    "it now and then (how often: Project tab). Judgements made before it became gold are still trained "
-    "on; later ones only measure. It can be retired, handed out again, or made an ordinary one again; "
-    "nothing is deleted."
+    "A gold comparison has a known answer and looks like any other; annotators who have not seen it get it now and "
+    "then (how often: Project tab). Judgements made before it became gold are still trained on; later ones only "
+    "measure. It can be retired, handed out again, or made an ordinary one again; nothing is deleted."
 )
 SETTLE_EXPLANATION = N_(
     "Annotators contradict each other on these. “Settle the next one” gives you the one with the most "

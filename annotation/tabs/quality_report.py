@@ -272,11 +272,6 @@ def counted_share(figure: Estimate | None) -> str:
     )
 
 
-def reliability_text(reliability: Reliability) -> str:
-    """The chance to be right, with its interval."""
-    return f"{percent(reliability.estimate)} ({percent_span(reliability.low, reliability.high)})"
-
-
 def evidence_text(reliability: Reliability) -> str:
     if not reliability.evidence:
         return _("no evidence yet")
@@ -301,17 +296,15 @@ RELIABILITY_EXPLANATION = (
         "whoever often contradicts themself can't be right often; consistency alone says little."
     ),
     N_(
-        "Without evidence no number is shown, and training assumes 73%, as often as InstructGPT's labellers "
-        "agreed with each other; evidence moves it from there. Ties and “all bad” do not count. It measures "
-        "agreement with what most reliable people here prefer, so a taste of one's own lowers it, without "
-        "being careless."
+        "Without evidence no number is shown, and training assumes 73%, as often as InstructGPT's labellers agreed "
+        "with each other; evidence moves it from there. Ties and “all bad” do not count. It measures agreement with "
+        "what most reliable people here prefer, so a taste of one's own lowers it, without being careless."
     ),
     N_(
-        "Each vote weighs as much as its annotator is reliable, and each preference carries the chance that "
-        "it is the wrong way round: 27% after one annotator of whom nothing is known, far less after three "
-        "who agree. What training does with it is set on the Train tab: nothing (Ignore), a smaller weight "
-        "(Weight), or a loss that expects errors (Smooth). Nobody counts as worse than guessing or better "
-        "than 99%."
+        "Each vote weighs as much as its annotator is reliable, and each preference carries the chance that it is the "
+        "wrong way round: 27% after one annotator of whom nothing is known, far less after three who agree. What "
+        "training does with it is set on the Train tab: nothing (Ignore), a smaller weight (Weight), or a loss that "
+        "expects errors (Smooth). Nobody counts as worse than guessing or better than 99%."
     ),
 )
 
@@ -341,7 +334,7 @@ def reliability_chart(figures: QualityReport) -> str:
             value=r.estimate,
             low=r.low,
             high=r.high,
-            text=reliability_text(r),
+            text=f"{percent(r.estimate)} ({percent_span(r.low, r.high)})",
         )
         for name, r in order
     ]
@@ -457,7 +450,7 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
                     value=bias.share.value,
                     low=bias.share.low,
                     high=bias.share.high,
-                    text=bias_text(bias),
+                    text=percent_with_interval(bias.share),
                 )
             ],
             _("share of {n:,} decisive choices (even: {fair})").format(n=bias.share.n, fair=percent(bias.fair)),
@@ -465,10 +458,6 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
         )
         for number, bias in enumerate(biases)
     )
-
-
-def bias_text(bias: Bias) -> str:
-    return percent_with_interval(bias.share)
 
 
 # ------------------------------------------------------------------------------------------------------------ policies

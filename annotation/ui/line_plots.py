@@ -95,7 +95,9 @@ def plot(where: str, axes: Axes, lines: Sequence[Line], steps: int, across: str)
     said = "; ".join(f"{line.name}: {span(line)}" for _, line in hued)
     frame = Frame(f"{where}-{axes.name}", axes.label, axes.caption)
     described = _("{axis} along the {across}. {said}.").format(axis=axes.axis, across=across, said=said)
-    return f"<div>{charts.figure(frame, ''.join(parts), HEIGHT + 42, described, 'upright')}{last_values(hued)}</div>"
+    figure = charts.figure(frame, "".join(parts), HEIGHT + 42, described, "upright")
+    last_values = legend([(hue, f"{line.name}: {short_number(line.points[-1][1])}") for hue, line in hued])
+    return f"<div>{figure}{last_values}</div>"
 
 
 # --------------------------------------------------------------------------------------------------- the upright axis
@@ -197,11 +199,6 @@ def values_at(
     ]
     texts = [charts.text(beside, 12 + LEADING * row, line, anchor) for row, line in enumerate(words)]
     return "".join([charts.line(x, 0, x, HEIGHT, "at"), *marks, *texts])
-
-
-def last_values(hued: Hued) -> str:
-    """Each line's colour, name and last value."""
-    return legend([(hue, f"{line.name}: {short_number(line.points[-1][1])}") for hue, line in hued])
 
 
 def legend(entries: Sequence[tuple[int, str]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import sys
 
-from annotation.records import UserError
+from annotation.records import UserError, explain_errors
 from annotation.translation import _
 
 
@@ -30,12 +30,9 @@ def new_password(asked: str) -> str:
 
 def piped_line() -> str:
     """The first line of standard input. Raises UserError where there is none, or it is no text."""
-    try:
+    unread = _("The password on standard input can't be read ({error}). Nothing was changed.")
+    with explain_errors(unread, UnicodeDecodeError):
         line = "" if sys.stdin is None else sys.stdin.readline()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            _("The password on standard input can't be read ({error}). Nothing was changed.").format(error=error)
-        ) from error
     if not line:
         raise UserError(
             _("There is no terminal to ask for a password. Pipe it in as a line, or have one made with --generate.")

@@ -144,8 +144,7 @@ def set_language(db: Database, name: str, code: str | None) -> None:
         raise UserError(
             _("There is no language '{code}'. Choose one of: {codes}.").format(code=code[:40], codes=", ".join(codes()))
         )
-    with db.transaction() as connection:
-        connection.execute("UPDATE annotator SET language = ? WHERE id = ?", (code, existing(db, name)["id"]))
+    db.write("UPDATE annotator SET language = ? WHERE id = ?", (code, existing(db, name)["id"]))
 
 
 def deactivate(db: Database, name: str) -> None:
@@ -390,8 +389,7 @@ def session_annotator(db: Database, token: str) -> Annotator | None:
 
 
 def close_session(db: Database, token: str) -> None:
-    with db.transaction() as connection:
-        connection.execute("DELETE FROM session WHERE token_sha256 = ?", (digest(token),))
+    db.write("DELETE FROM session WHERE token_sha256 = ?", (digest(token),))
 
 
 def end_sessions(db: Database, annotator_id: int) -> None:

@@ -107,11 +107,10 @@ def invitations(db: Database) -> list[Invitation]:
 
 def withdraw(db: Database, invitation_id: int) -> None:
     """Let nobody use it any more; accounts that were made with it stay. Raises UserError where it is not open."""
-    with db.transaction() as connection:
-        changed = connection.execute(
-            "UPDATE invitation SET withdrawn = ?1 WHERE id = ?2 AND withdrawn IS NULL AND used < uses AND expires > ?1",
-            (now(), invitation_id),
-        ).rowcount
+    changed = db.write(
+        "UPDATE invitation SET withdrawn = ?1 WHERE id = ?2 AND withdrawn IS NULL AND used < uses AND expires > ?1",
+        (now(), invitation_id),
+    )
     if not changed:
         raise UserError(_("This invitation is over already. Nothing was changed."))
 
@@ -142,8 +141,7 @@ def accept(db: Database, token: str, name: str, password: str) -> Annotator:
         ).rowcount
         if not spent:
             raise UserError(_(NOT_VALID))
-        row = db.row("SELECT id, group_name, quota FROM invitation WHERE token_sha256 = ?", (access.digest(token),))
-        assert row is not None
+        row = db.one("SELECT id, group_name, quota FROM invitation WHERE token_sha256 = ?", (access.digest(token),))
         refuse_taken(db, name)
         annotator = access.insert_account(db, name, "annotator", hashed)
         connection.execute(

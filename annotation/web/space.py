@@ -22,11 +22,10 @@ HUB_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})")
 ADMINS: Final = ("owner", "org")
 ANNOTATORS: Final = ("everybody", "nobody", "owner", "org")
 ZERO_GPU_NOTICE: Final = N_(
-    "This Space has ZeroGPU: a GPU is lent for a minute to a function that a page calls, never to a "
-    "process in the background. Training, checks and AI judges are such processes, so here they have the "
-    "processors alone and are slow: choose paid hardware in the Space's settings, or rent some for one "
-    "training, by “On rented hardware” in its form. Answers are kept in stock, and the Playground answers, "
-    "only while “Write answers” has the lent GPU write."
+    "This Space has ZeroGPU: a GPU is lent for a minute to a function that a page calls, never to a process in the "
+    "background. Training, checks and AI judges are such processes, so here they have the processors alone and are "
+    "slow: choose paid hardware in the Space's settings, or rent some for one training, by “On rented hardware” in its "
+    "form. Answers are kept in stock, and the Playground answers, only while “Write answers” has the lent GPU write."
 )
 
 

@@ -124,12 +124,11 @@ def whom_of(db: Database, asked: BulkRequest, by: Annotator) -> dict[str, Any]:
 def plan(db: Database, asked: BulkRequest, by: Annotator) -> Plan:
     """How many comparisons a change would change, and how many of those chosen it would leave out."""
     condition, values = condition_of(db, asked.comparisons)
-    row = db.row(
+    row = db.one(
         f"""SELECT count(*) AS chosen, coalesce(sum({ELIGIBLE[asked.kind]}), 0) AS changed
             FROM comparison c WHERE {condition}""",
         {**terms(db), **whom_of(db, asked, by), **values},
     )
-    assert row is not None
     return Plan(row["changed"], row["chosen"] - row["changed"])
 
 

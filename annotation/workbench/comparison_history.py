@@ -151,7 +151,7 @@ def history(db: Database, comparison_id: int) -> ComparisonHistory:
         page = list_page(db, ComparisonFilter(ids=(comparison_id,)))
         if not page.rows:
             raise UserError(_("There is no comparison {number}.").format(number=comparison_id))
-        row = db.row(
+        row = db.one(
             """SELECT c.*, p.messages, a.name AS asker, i.name AS imported, m.revision AS candidate, 
                    n.revision AS against
                FROM comparison c JOIN prompt p ON p.id = c.prompt_id LEFT JOIN annotator a ON a.id = c.asked_by
@@ -159,7 +159,6 @@ def history(db: Database, comparison_id: int) -> ComparisonHistory:
                    LEFT JOIN model n ON n.id = c.against_id WHERE c.id = ?""",
             (comparison_id,),
         )
-        assert row is not None
         return ComparisonHistory(
             listed=page.rows[0],
             messages=tuple(json.loads(row["messages"])),

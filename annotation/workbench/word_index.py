@@ -55,13 +55,12 @@ def index_imports(db: Database) -> None:
             ]
             if not ids:
                 break
-            with db.transaction() as connection:
-                connection.execute(
-                    f"""INSERT INTO {index} (rowid, text) SELECT r.id, {words} FROM {table} r
-                        WHERE r.id BETWEEN :first AND :last AND r.import_id > :done AND r.import_id <= :newest
-                          AND {there} AND NOT EXISTS (SELECT 1 FROM {index}_docsize d WHERE d.id = r.id)""",
-                    {"first": ids[0], "last": ids[-1], "done": done, "newest": newest},
-                )
+            db.write(
+                f"""INSERT INTO {index} (rowid, text) SELECT r.id, {words} FROM {table} r
+                    WHERE r.id BETWEEN :first AND :last AND r.import_id > :done AND r.import_id <= :newest
+                      AND {there} AND NOT EXISTS (SELECT 1 FROM {index}_docsize d WHERE d.id = r.id)""",
+                {"first": ids[0], "last": ids[-1], "done": done, "newest": newest},
+            )
             after = ids[-1]
             time.sleep(PAUSE_SECONDS)
     with db.transaction():

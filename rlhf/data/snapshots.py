@@ -256,21 +256,20 @@ def store_snapshot(db: Database, data_dir: Path, freezing: Rows, at_least: int =
     with db.reading():  # the rows are read while they are written
         name = write_lines(directory, enough(map(line_of, freezing), freezing, at_least, unit), ".jsonl")
     counts = SnapshotCounts(freezing.counts["train"], freezing.counts["held-out"], freezing.left_out)
-    with db.transaction() as connection:
-        # Judgements that give no pair may have come since: the rows are the same, what was left out is not.
-        connection.execute(
-            """INSERT INTO snapshot (sha256, path, rows, counts, last_judgement_id, created)
-               VALUES (:sha256, :path, :rows, :counts, :last_judgement_id, :created)
-               ON CONFLICT DO UPDATE SET counts = excluded.counts, last_judgement_id = excluded.last_judgement_id""",
-            {
-                "sha256": name,
-                "path": f"snapshots/{name}.jsonl",
-                "rows": freezing.counts.total(),
-                "counts": counts.to_json(),
-                "last_judgement_id": freezing.last_judgement_id,
-                "created": now(),
-            },
-        )
+    # Judgements that give no pair may have come since: the rows are the same, what was left out is not.
+    db.write(
+        """INSERT INTO snapshot (sha256, path, rows, counts, last_judgement_id, created)
+           VALUES (:sha256, :path, :rows, :counts, :last_judgement_id, :created)
+           ON CONFLICT DO UPDATE SET counts = excluded.counts, last_judgement_id = excluded.last_judgement_id""",
+        {
+            "sha256": name,
+            "path": f"snapshots/{name}.jsonl",
+            "rows": freezing.counts.total(),
+            "counts": counts.to_json(),
+            "last_judgement_id": freezing.last_judgement_id,
+            "created": now(),
+        },
+    )
     return name
 
 

@@ -201,7 +201,8 @@ def measure(
     answer_prompts(progress, spec, models, policy, prompts, rendered)
     score_answers(progress, spec, models, policy, measured_by, prompts, rendered)
     if policy in (policies.candidate, policies.against):
-        answer_prompts(progress, on_compared(spec), models, policy, inputs.apart, inputs.rendered_apart)
+        compared = replace(spec, seed=spec.compared_seed)
+        answer_prompts(progress, compared, models, policy, inputs.apart, inputs.rendered_apart)
     answers = answers_of(progress.run, spec, policy, prompts, rendered)
     figures = replace(
         summarise(policy, answers, policies.anchors.scores(policy)),
@@ -236,11 +237,6 @@ def figures_of(
 def compared_apart(run: Run, spec: CheckSpec) -> list[Prompt]:
     """The prompts on which the policies are compared beside those of the report."""
     return held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
-
-
-def on_compared(spec: CheckSpec) -> CheckSpec:
-    """The terms of the answers that are compared."""
-    return replace(spec, seed=spec.compared_seed)
 
 
 def put_before_people(db: Database, spec: CheckSpec, candidate: Policy, others: Sequence[Policy]) -> None:

@@ -551,8 +551,7 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
     if not counting:
         elsewhere = _(
             "The gate counts checks against {serving}, which serves now; its check (job {number}) was against "
-            "{against}. "
-            "Check it again."
+            "{against}. Check it again."
         ).format(serving=against, number=job.id, against=spec.against)
         return CheckStatus(elsewhere, False)
     again = _("Its check left out some of what the rule asks: check it again.")

@@ -228,7 +228,8 @@ class CheckReport:
     def to_json(self) -> dict[str, Any]:
         """The report as it is stored and printed."""
         stored = {name: value for name, value in asdict(self).items() if name not in RENAMED and value is not None}
-        return stored | ({"reward_hacking": stored_change(self)} if self.reward_known else {})
+        reward = None if self.reward is None else asdict(self.reward)
+        return stored | ({"reward_hacking": reward} if self.reward_known else {})
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CheckReport:
@@ -266,11 +267,6 @@ RULE_VERSION = 7
 PROMPTS_ARE_COUNTED = 5
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")
-
-
-def stored_change(report: CheckReport) -> dict[str, Any] | None:
-    """What became of the reward, as it is stored."""
-    return None if report.reward is None else asdict(report.reward)
 
 
 def read_accuracy(values: Mapping[str, Any] | None) -> ImplicitAccuracy | None:

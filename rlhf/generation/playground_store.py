@@ -157,13 +157,12 @@ def latest(db: Database, requested_by: str) -> list[Chat]:
 
 def stop(db: Database, chat_ids: Sequence[int]) -> None:
     """End answers: one that is being written keeps what there is, one that has not been begun stays empty."""
-    with db.transaction() as connection:
-        connection.execute(
-            f"""UPDATE chat SET state = iif(state = 'asked', 'done', 'stopping'),
-                    finish_reason = iif(state = 'asked', 'stopped', NULL), finished = iif(state = 'asked', ?, NULL)
-                WHERE state IN ('asked', 'writing') AND id IN ({marks(chat_ids)})""",
-            (now(), *chat_ids),
-        )
+    db.write(
+        f"""UPDATE chat SET state = iif(state = 'asked', 'done', 'stopping'),
+                finish_reason = iif(state = 'asked', 'stopped', NULL), finished = iif(state = 'asked', ?, NULL)
+            WHERE state IN ('asked', 'writing') AND id IN ({marks(chat_ids)})""",
+        (now(), *chat_ids),
+    )
 
 
 def compare(db: Database, chat_ids: Sequence[int]) -> tuple[int, int]:
@@ -272,33 +271,31 @@ def states(db: Database, chat_ids: Sequence[int]) -> dict[int, AnswerState]:
 
 def finish(db: Database, chat_id: int, answer: FinishedAnswer) -> None:
     """Store how an answer ended; one that has ended before stays as it is."""
-    with db.transaction() as connection:
-        connection.execute(
-            """UPDATE chat SET state = 'done', text = :text, rendered_prompt = :rendered_prompt,
-                   prompt_tokens = :prompt_tokens, tokens = :tokens, finish_reason = :finish_reason,
-                   token_ids = :token_ids, begun = coalesce(begun, :now), finished = :now
-               WHERE id = :id AND state IN ('writing', 'stopping')""",
-            {
-                "text": answer.text,
-                "rendered_prompt": answer.rendered_prompt,
-                "prompt_tokens": answer.prompt_tokens,
-                "tokens": answer.tokens,
-                "finish_reason": answer.finish_reason,
-                "token_ids": write_token_ids(answer.token_ids),
-                "now": now(),
-                "id": chat_id,
-            },
-        )
+    db.write(
+        """UPDATE chat SET state = 'done', text = :text, rendered_prompt = :rendered_prompt,
+               prompt_tokens = :prompt_tokens, tokens = :tokens, finish_reason = :finish_reason,
+               token_ids = :token_ids, begun = coalesce(begun, :now), finished = :now
+           WHERE id = :id AND state IN ('writing', 'stopping')""",
+        {
+            "text": answer.text,
+            "rendered_prompt": answer.rendered_prompt,
+            "prompt_tokens": answer.prompt_tokens,
+            "tokens": answer.tokens,
+            "finish_reason": answer.finish_reason,
+            "token_ids": write_token_ids(answer.token_ids),
+            "now": now(),
+            "id": chat_id,
+        },
+    )
 
 
 def fail(db: Database, chat_ids: Sequence[int], message: str) -> None:
     """Mark those of these chats that have begun and not ended, with a sentence for people; their text stays."""
-    with db.transaction() as connection:
-        connection.execute(
-            f"""UPDATE chat SET state = 'failed', message = ?, finished = ?
-                WHERE state IN ('writing', 'stopping') AND id IN ({marks(chat_ids)})""",
-            (message, now(), *chat_ids),
-        )
+    db.write(
+        f"""UPDATE chat SET state = 'failed', message = ?, finished = ?
+            WHERE state IN ('writing', 'stopping') AND id IN ({marks(chat_ids)})""",
+        (message, now(), *chat_ids),
+    )
 
 
 def fail_all(db: Database) -> None:

@@ -22,7 +22,7 @@ from annotation.translation import _
 from rlhf.data.held_out_sets import sample_prompts
 from rlhf.hub import space_upload
 from rlhf.hub.push_model import WHOLE, Files
-from rlhf.jobs.artifacts import verify_directory
+from rlhf.jobs.artifacts import file_sha256, verify_directory
 from rlhf.jobs.job_spec import TrainingSpec, from_json, to_json
 from rlhf.jobs.job_store import Job, get
 from rlhf.models import base_model, registry
@@ -132,13 +132,7 @@ def report_name(number: int) -> str:
 
 def digest(content: Path | bytes) -> str:
     """A content's sha256."""
-    if isinstance(content, bytes):
-        return sha256(content).hexdigest()
-    found = sha256()
-    with content.open("rb") as file:
-        while piece := file.read(1 << 20):
-            found.update(piece)
-    return found.hexdigest()
+    return sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
 
 
 # -------------------------------------------------------------------------------------------------------------- unpack

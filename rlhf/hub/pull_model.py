@@ -323,9 +323,8 @@ def check_reward(directory: Path, found: HubRevision) -> None:
     if not usable:
         raise UserError(
             _(
-                "{source} is a reward model without reward.json, which has the mean and standard deviation of "
-                "its scores, so they can't be used here. Only reward models that Prefloop has published can be "
-                "pulled."
+                "{source} is a reward model without reward.json, which has the mean and standard deviation of its "
+                "scores, so they can't be used here. Only reward models that Prefloop has published can be pulled."
             ).format(source=found.source)
         )
 
@@ -350,8 +349,7 @@ def ground_of(db: Database, config: Mapping[str, Any], found: HubRevision) -> Po
     said = (named if wanted else unnamed).format(source=found.source, wanted=wanted, base=public_name(base))
     mend = _(
         "Pull it into a data directory with that base (--data DIR; `pull --base` sets one up), or pull the weights "
-        "that "
-        "it lies on first."
+        "that it lies on first."
     )
     raise UserError(f"{said} {mend}")
 

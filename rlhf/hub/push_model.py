@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from hashlib import sha1, sha256
+from hashlib import file_digest, sha1, sha256
 from pathlib import Path
 from typing import Final
 
@@ -433,10 +433,8 @@ def same(identity: str | None, content: Path | bytes) -> bool:
     with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
-        digest = sha256() if len(identity) == SHA256_DIGITS else sha1(b"blob %d\0" % size)
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest() == identity
+        begun = sha256() if len(identity) == SHA256_DIGITS else sha1(b"blob %d\0" % size)
+        return file_digest(file, lambda: begun).hexdigest() == identity
 
 
 def set_tag(hub: Hub, repo: str, kind: RepoKind, tag: str, sha: str, known: str | None) -> None:

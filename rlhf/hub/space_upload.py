@@ -326,9 +326,8 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
         yield SpaceFinding(
             "warning",
             _(
-                "ZeroGPU lends a GPU to functions of a page, not to processes in the background: "
-                "training there has only the processors. And it has {torch}, with which this "
-                "program is not tested."
+                "ZeroGPU lends a GPU to functions of a page, not to processes in the background: training there has "
+                "only the processors. And it has {torch}, with which this program is not tested."
             ).format(torch=ZERO_TORCH),
         )
 
@@ -339,9 +338,8 @@ def check_named_copies(plan: SpacePlan) -> Iterator[SpaceFinding]:
         yield SpaceFinding(
             "warning",
             _(
-                "No safe copies: a Space's disk is empty after each restart, and all judgements with it. "
-                "Name a place for them: {repo}-copies (a private dataset, made by itself) or "
-                "the directory of a mounted bucket."
+                "No safe copies: a Space's disk is empty after each restart, and all judgements with it. Name a place "
+                "for them: {repo}-copies (a private dataset, made by itself) or the directory of a mounted bucket."
             ).format(repo=plan.repo),
             "copies",
         )
@@ -435,9 +433,8 @@ def check_space(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
         yield SpaceFinding(
             "warning",
             _(
-                "The Space has no token to make safe copies with. Set {variable} here to one that may "
-                "write to {copies} (it becomes the Space's secret HF_TOKEN), or add that secret on its "
-                "settings page."
+                "The Space has no token to make safe copies with. Set {variable} here to one that may write to "
+                "{copies} (it becomes the Space's secret HF_TOKEN), or add that secret on its settings page."
             ).format(variable=GIVEN_TOKEN, copies=plan.copies),
         )
 
@@ -449,9 +446,8 @@ def check_new(plan: SpacePlan) -> Iterator[SpaceFinding]:
         yield SpaceFinding(
             "warning",
             _(
-                "A new Space has no bucket, and without one at {copies} it does not start. Attach one in "
-                "its settings as soon as it is made, or name a private dataset for the safe copies "
-                "({repo}-copies)."
+                "A new Space has no bucket, and without one at {copies} it does not start. Attach one in its settings "
+                "as soon as it is made, or name a private dataset for the safe copies ({repo}-copies)."
             ).format(copies=plan.copies, repo=plan.repo),
         )
 

@@ -6,13 +6,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from hashlib import sha256
+from contextlib import AbstractContextManager, contextmanager, suppress
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Final
 
 from annotation.environment import remove_leftover
-from annotation.records import UserError
+from annotation.records import UserError, explain_errors
 from annotation.translation import _
 
 # How the name of a directory begins into which files are fetched from the Hub.
@@ -78,11 +78,8 @@ def put_back(directory: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """The sha256 of a file, however large."""
-    digest = sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return file_digest(file, "sha256").hexdigest()
 
 
 def bytes_within(directory: Path) -> int:
@@ -116,17 +113,10 @@ def new_directory(path: Path) -> Iterator[Path]:
         raise
 
 
-@contextmanager
-def explain_write_errors(path: Path) -> Iterator[None]:
+def explain_write_errors(path: Path) -> AbstractContextManager[None]:
     """A full or read-only disk becomes a sentence; what was there before stays."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            _("{path} can't be written ({strerror}). Free disk space or mend the rights, then repeat.").format(
-                path=path, strerror=error.strerror or error
-            )
-        ) from error
+    sentence = _("{path} can't be written ({strerror}). Free disk space or mend the rights, then repeat.")
+    return explain_errors(sentence, path=path)
 
 
 def directory_sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal, TypeAlias
 
-from annotation.database import Database
+from annotation.database import Database, marks
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, HEARD, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
 from annotation.records import UserError, now
@@ -39,6 +39,12 @@ def read_job(row: Mapping[str, Any]) -> Job:
     return job_table.as_job(row, from_row(row["spec"]))
 
 
+def select(db: Database, kinds: Sequence[str], more: str, *values: Any) -> list[Job]:
+    """The jobs of these kinds that the rest of a query picks."""
+    rows = db.rows(f"SELECT * FROM job WHERE kind IN ({marks(kinds)}) {more}", (*kinds, *values))
+    return [read_job(row) for row in rows]
+
+
 def enqueue(db: Database, spec: JobSpec, requested_by: str, flavor: str | None = None) -> int:
     """Put a job at the end of the queue and return its id; one for rented hardware waits for nobody."""
     lane: job_table.Lane = "device" if flavor is None else "hub"
@@ -58,16 +64,7 @@ def waiting_kinds() -> tuple[str, ...]:
 
 def queue(db: Database) -> list[Job]:
     """The jobs that wait for this machine, the next one first; the answering worker waits for nobody."""
-    kinds_that_wait = waiting_kinds()
-    marks = ", ".join("?" for _ in kinds_that_wait)
-    return [
-        read_job(row)
-        for row in db.rows(
-            f"""SELECT * FROM job WHERE status = 'queued' AND kind IN ({marks}) AND lane = 'device'
-                ORDER BY {PLACE}, id""",
-            kinds_that_wait,
-        )
-    ]
+    return select(db, waiting_kinds(), f"AND status = 'queued' AND lane = 'device' ORDER BY {PLACE}, id")
 
 
 def at_work(db: Database) -> list[Job]:
@@ -128,16 +125,13 @@ def died(db: Database, job_id: int, worker: str, message: str, reason: Reason | 
 
     Of several processes that share a job the survivors may have said that it was lost, without knowing why.
     """
-    with db.transaction() as connection:
-        return (
-            connection.execute(
-                """UPDATE job SET status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
-                       finished = :now, message = :message, reason = :reason
-                   WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling', 'lost')""",
-                {"now": now(), "message": kept(message), "reason": reason, "id": job_id, "worker": worker},
-            ).rowcount
-            == 1
-        )
+    changed = db.write(
+        """UPDATE job SET status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
+               finished = :now, message = :message, reason = :reason
+           WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling', 'lost')""",
+        {"now": now(), "message": kept(message), "reason": reason, "id": job_id, "worker": worker},
+    )
+    return changed == 1
 
 
 def requeue_smaller(db: Database, job_id: int, worker: str, reason: Literal["out-of-memory", "killed"]) -> bool:
@@ -173,12 +167,11 @@ def retries(db: Database, job_id: int) -> list[str]:
 
 def give_up(db: Database, job_id: int, attempt: int, message: str, reason: Reason | None = None) -> None:
     """Mark a queued job failed whose worker could not even begin: nobody has claimed it since its `attempt`."""
-    with db.transaction() as connection:
-        connection.execute(
-            """UPDATE job SET status = 'failed', finished = :now, message = :message, reason = :reason
-               WHERE id = :id AND status = 'queued' AND attempt = :attempt""",
-            {"now": now(), "message": kept(message), "reason": reason, "id": job_id, "attempt": attempt},
-        )
+    db.write(
+        """UPDATE job SET status = 'failed', finished = :now, message = :message, reason = :reason
+           WHERE id = :id AND status = 'queued' AND attempt = :attempt""",
+        {"now": now(), "message": kept(message), "reason": reason, "id": job_id, "attempt": attempt},
+    )
 
 
 def cancel(db: Database, job_id: int) -> None:
@@ -325,47 +318,29 @@ def get(db: Database, job_id: int) -> Job:
 
 def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
     """The latest jobs of these kinds, newest first."""
-    marks = ", ".join("?" for _ in kinds)
-    return [
-        read_job(row)
-        for row in db.rows(f"SELECT * FROM job WHERE kind IN ({marks}) ORDER BY id DESC LIMIT ?", (*kinds, limit))
-    ]
+    return select(db, kinds, "ORDER BY id DESC LIMIT ?", limit)
 
 
 def note_start(db: Database, job_id: int) -> None:
     """That a worker is started for a job which may have been in the queue since an earlier start of the program."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET created = ? WHERE id = ? AND status = 'queued'", (now(), job_id))
+    db.write("UPDATE job SET created = ? WHERE id = ? AND status = 'queued'", (now(), job_id))
 
 
 def ended(db: Database, kinds: Sequence[str], limit: int) -> list[Job]:
     """The jobs of these kinds that ended last, the latest first, whenever they were asked for."""
-    marks, states = (", ".join("?" for _ in some) for some in (kinds, job_table.ENDED))
-    return [
-        read_job(row)
-        for row in db.rows(
-            f"""SELECT * FROM job WHERE kind IN ({marks}) AND status IN ({states})
-                ORDER BY finished DESC, id DESC LIMIT ?""",
-            (*kinds, *job_table.ENDED, limit),
-        )
-    ]
+    ended_last = f"AND status IN ({marks(job_table.ENDED)}) ORDER BY finished DESC, id DESC LIMIT ?"
+    return select(db, kinds, ended_last, *job_table.ENDED, limit)
 
 
 def with_ids(db: Database, job_ids: Sequence[int]) -> list[Job]:
     job_ids = [job_id for job_id in job_ids if job_id < 2**63]  # SQLite holds no larger number
-    marks = ", ".join("?" for _ in job_ids)
-    rows = db.rows(f"SELECT * FROM job WHERE id IN ({marks})", job_ids)
+    rows = db.rows(f"SELECT * FROM job WHERE id IN ({marks(job_ids)})", job_ids)
     return [read_job(row) for row in rows if row["kind"] in kinds()]
 
 
 def active(db: Database, kinds: Sequence[str]) -> list[Job]:
     """Jobs of these kinds that are queued, running or being cancelled, oldest first."""
-    marks = ", ".join("?" for _ in kinds)
-    states = "('queued', 'running', 'cancelling')"
-    return [
-        read_job(row)
-        for row in db.rows(f"SELECT * FROM job WHERE kind IN ({marks}) AND status IN {states} ORDER BY id", kinds)
-    ]
+    return select(db, kinds, "AND status IN ('queued', 'running', 'cancelling') ORDER BY id")
 
 
 def checks(db: Database, revision: str | None = None) -> list[Job]:

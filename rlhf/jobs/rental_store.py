@@ -148,9 +148,7 @@ def enqueue(db: Database, spec: JobSpec, requested_by: str, terms: Terms) -> int
 
 def get(db: Database, job_id: int) -> Rental:
     """A job's rental; it must have one."""
-    row = db.row("SELECT * FROM rental WHERE job_id = ?", (job_id,))
-    assert row is not None
-    return Rental(**row)
+    return Rental(**db.one("SELECT * FROM rental WHERE job_id = ?", (job_id,)))
 
 
 def found(db: Database, job_id: int) -> Rental | None:
@@ -187,15 +185,14 @@ def to_clear(db: Database) -> list[int]:
 
 def give_up(db: Database) -> None:
     """Mark jobs lost that nobody here has followed for longer than they can have run."""
-    with db.transaction() as connection:
-        connection.execute(
-            f"""UPDATE job SET status = 'lost', worker = NULL, finished = ?, message = ?, reason = NULL
-               WHERE {AT_WORK} AND flavor IS NOT NULL AND EXISTS (
-                   SELECT 1 FROM rental WHERE job_id = job.id
-                       AND julianday(coalesce(nullif(heartbeat, ''), started)) + (hours + ?) / 24
-                           < julianday('now'))""",
-            (now(), UNFOLLOWED, GRACE_HOURS),
-        )
+    db.write(
+        f"""UPDATE job SET status = 'lost', worker = NULL, finished = ?, message = ?, reason = NULL
+           WHERE {AT_WORK} AND flavor IS NOT NULL AND EXISTS (
+               SELECT 1 FROM rental WHERE job_id = job.id
+                   AND julianday(coalesce(nullif(heartbeat, ''), started)) + (hours + ?) / 24
+                       < julianday('now'))""",
+        (now(), UNFOLLOWED, GRACE_HOURS),
+    )
 
 
 UNFOLLOWED = N_(
@@ -216,37 +213,30 @@ def acquire(db: Database, job_id: int, worker: str) -> Job | None:
 
 def record_payer(db: Database, job_id: int, namespace: str) -> Rental:
     """Record who pays, once that is known; what is sent from now on is to be deleted again."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE rental SET namespace = ?, cleared = NULL WHERE job_id = ?", (namespace, job_id))
+    db.write("UPDATE rental SET namespace = ?, cleared = NULL WHERE job_id = ?", (namespace, job_id))
     return get(db, job_id)
 
 
 def started(db: Database, job_id: int, hub_job: str, url: str) -> Rental:
     """Record the job on the Hub, so that no other is started for it."""
-    with db.transaction() as connection:
-        connection.execute(
-            "UPDATE rental SET hub_job = ?, url = ?, cleared = NULL WHERE job_id = ?", (hub_job, url, job_id)
-        )
+    db.write("UPDATE rental SET hub_job = ?, url = ?, cleared = NULL WHERE job_id = ?", (hub_job, url, job_id))
     return get(db, job_id)
 
 
 def seen(db: Database, job_id: int, stage: str, seconds: float) -> Rental:
     """Record what the Hub says of it."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE rental SET stage = ?, seconds = ? WHERE job_id = ?", (stage, seconds, job_id))
+    db.write("UPDATE rental SET stage = ?, seconds = ? WHERE job_id = ?", (stage, seconds, job_id))
     return get(db, job_id)
 
 
 def to_be_cleared(db: Database, job_id: int) -> None:
     """Record that its dataset is no use any more, and could not be deleted yet."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE rental SET cleared = '' WHERE job_id = ?", (job_id,))
+    db.write("UPDATE rental SET cleared = '' WHERE job_id = ?", (job_id,))
 
 
 def cleared(db: Database, job_id: int) -> None:
     """Record that its dataset is gone."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE rental SET cleared = ? WHERE job_id = ?", (now(), job_id))
+    db.write("UPDATE rental SET cleared = ? WHERE job_id = ?", (now(), job_id))
 
 
 def replay(db: Database, job_id: int, worker: str, number: int, batch: Any) -> Rental:
@@ -282,8 +272,7 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Any) -> R
 
 def trained_with(db: Database, job_id: int, spec: JobSpec) -> None:
     """Record the settings that a job ended with."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET spec = ? WHERE id = ?", (to_json(spec), job_id))
+    db.write("UPDATE job SET spec = ? WHERE id = ?", (to_json(spec), job_id))
 
 
 def events_after(db: Database, job_id: int, last: int) -> list[dict[str, Any]]:

@@ -67,11 +67,10 @@ def set_label(db: Database, job_id: int, label: RunLabel, changed_by: str) -> No
     """Write a run's label in place of the one that it has. Raises UserError where there is no such job."""
     job_store.get(db, job_id)
     row = {"job_id": job_id, "name": label.name, "tags": ",".join(label.tags), "notes": label.notes}
-    with db.transaction() as connection:
-        connection.execute(
-            """INSERT INTO run_label (job_id, name, tags, notes, changed_by, changed)
-               VALUES (:job_id, :name, :tags, :notes, :changed_by, :changed)
-               ON CONFLICT (job_id) DO UPDATE SET name = excluded.name, tags = excluded.tags, notes = excluded.notes,
-                   changed_by = excluded.changed_by, changed = excluded.changed""",
-            {**row, "changed_by": changed_by, "changed": now()},
-        )
+    db.write(
+        """INSERT INTO run_label (job_id, name, tags, notes, changed_by, changed)
+           VALUES (:job_id, :name, :tags, :notes, :changed_by, :changed)
+           ON CONFLICT (job_id) DO UPDATE SET name = excluded.name, tags = excluded.tags, notes = excluded.notes,
+               changed_by = excluded.changed_by, changed = excluded.changed""",
+        {**row, "changed_by": changed_by, "changed": now()},
+    )

@@ -60,7 +60,7 @@ class JudgeUsage:
 
 def usage(db: Database, judge: Judge, job_id: int | None = None) -> JudgeUsage:
     """What a judge has taken, in all jobs or in one, also for replies that could not be read."""
-    row = db.row(
+    row = db.one(
         f"""SELECT sum(counts) AS verdicts, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS
                 completion_tokens
             FROM (SELECT 0 AS counts, 0 AS prompt_tokens, 0 AS completion_tokens, :job AS job_id
@@ -69,7 +69,6 @@ def usage(db: Database, judge: Judge, job_id: int | None = None) -> JudgeUsage:
             WHERE :job IS NULL OR job_id = :job""",
         {"judge": judge.id, "job": job_id},
     )
-    assert row is not None
     cost = judge_store.cost(judge, row["prompt_tokens"], row["completion_tokens"])
     return JudgeUsage(**row, cost=cost, calls=judge_store.calls_made(db, judge))
 
@@ -184,7 +183,7 @@ def waiting_without_verdict(db: Database) -> dict[str, int]:
 
 def cache_key(db: Database) -> list[int | str | None]:
     """Changes whenever a figure of a judge can."""
-    row = db.row(
+    row = db.one(
         """SELECT (SELECT max(id) FROM verdict) AS verdict, (SELECT max(id) FROM judgement) AS judgement,
                (SELECT max(e.id) FROM job JOIN event e ON e.job_id = job.id AND e.kind = 'sample'
                    WHERE job.kind IN ('judge', 'check')) AS in_vain,
@@ -194,5 +193,4 @@ def cache_key(db: Database) -> list[int | str | None]:
                (SELECT max(id) FROM exclusion) AS exclusion, (SELECT max(annotator_id) FROM judge) AS judge,
                (SELECT sum(active) FROM judge) AS active"""
     )
-    assert row is not None
     return list(row.values())

@@ -35,9 +35,8 @@ class Rubric:
 
 
 DEFAULT = Rubric(
-    "You compare two answers to the same conversation and say which of them serves the person better. Read both to "
-    "the end before you decide. The order in which they stand says nothing about them, nor does their tone of "
-    "certainty.",
+    "You compare two answers to the same conversation and say which of them serves the person better. Read both to the "
+    "end before you decide. The order in which they stand says nothing about them, nor does their tone of certainty.",
     (
         "Helpful: it does what the last message asks for, all of it, in the form that was asked for.",
         "Correct: what it states is true, and its reasoning, figures and code hold.",

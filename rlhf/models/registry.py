@@ -111,8 +111,7 @@ def ensure_base(db: Database, base: str, precision: HeldPrecision = "nf4") -> Po
                 "created": now(),
             }
             db.insert("model", row)
-            row = db.row("SELECT * FROM model WHERE algorithm = 'base'")
-    assert row is not None
+            row = db.one("SELECT * FROM model WHERE algorithm = 'base'")
     if row["base"] != base:
         raise UserError(
             _(
@@ -220,9 +219,7 @@ def by_revision(db: Database, revision: str) -> Policy:
 
 def by_id(db: Database, model_id: int) -> Policy:
     """The policy with this id; it must exist."""
-    row = db.row("SELECT * FROM model WHERE id = ?", (model_id,))
-    assert row is not None
-    return Policy(**row)
+    return Policy(**db.one("SELECT * FROM model WHERE id = ?", (model_id,)))
 
 
 def all_policies(db: Database) -> list[Policy]:

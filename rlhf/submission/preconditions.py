@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from annotation.database import Database
-from annotation.records import UserError
+from annotation.records import UserError, explain_errors
 from annotation.translation import N_, _, joined
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
@@ -96,9 +96,8 @@ def adapter_problem(shapes: memory.Shapes, spec: TrainingSpec) -> list[str]:
         layers = sorted({name.split(".")[-2] for name in shapes.adaptable})
         found.append(
             _(
-                "lora_targets '{lora_targets}' needs layers named {missing}, and this model has none: its "
-                "linear layers are {layers}. Take lora_targets 'all-linear', or 'named' with some of these in "
-                "lora_layers."
+                "lora_targets '{lora_targets}' needs layers named {missing}, and this model has none: its linear "
+                "layers are {layers}. Take lora_targets 'all-linear', or 'named' with some of these in lora_layers."
             ).format(lora_targets=spec.lora_targets, missing=", ".join(missing), layers=", ".join(layers))
         )
     # Experts of these kinds and their router, `gate`, are parameters, on which PEFT puts adapters of another class.
@@ -161,16 +160,14 @@ def quantised_problem(spec: TrainingSpec, how: str) -> list[str]:
         found.append(
             _(
                 "The weights that it starts from are quantised already ({how}), and PiSSA takes directions out of "
-                "them: "
-                "use the default init."
+                "them: use the default init."
             )
         )
     if spec.dora and how != base_model.FOUR_BITS:
         found.append(
             _(
                 "The weights that it starts from are quantised already ({how}), and DoRA needs them in 4, 16 or 32 "
-                "bits: "
-                "train without it."
+                "bits: train without it."
             )
         )
     return [one.format(how=_(how)) for one in found]
@@ -319,12 +316,9 @@ PEFT_DEFAULT = 8
 def configuration(db: Database, policy: Policy) -> dict[str, Any]:
     """What PEFT has written of an adapter. Raises UserError where it can't be read."""
     path = db.path.parent / str(policy.path) / "adapter_config.json"
-    try:
+    unread = _("{path} can't be read ({error}). Restore it, or choose another parent.")
+    with explain_errors(unread, ValueError, path=path):
         found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            _("{path} can't be read ({error}). Restore it, or choose another parent.").format(path=path, error=error)
-        ) from error
     return dict(found)
 
 

@@ -82,9 +82,7 @@ def seed_answers(db: Database, count: int, texts: tuple[str, ...] = ()) -> int:
 
 
 def latest_row(db: Database) -> dict[str, Any]:
-    row = db.row("SELECT * FROM judgement ORDER BY id DESC LIMIT 1")
-    assert row is not None
-    return row
+    return db.one("SELECT * FROM judgement ORDER BY id DESC LIMIT 1")
 
 
 # ------------------------------------------------------------------------------------------------------------- the card
@@ -181,15 +179,13 @@ def test_gold_and_re_asked_comparisons_look_like_any_other(db: Database, ann: As
     own = ann("card")
     for _ in range(selection.RE_ASK_AFTER + 1):
         ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE taken = 0 AND id % 3 = 0")
+    db.write("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE taken = 0 AND id % 3 = 0")
     seen = set()
     for gold, again in ((1.0, 0.0), (0.0, 1.0)):
         set_project(db, gold_share=gold, re_ask_share=again)
         ann("judge", nonce=ann("card")["nonce"], act=act("tie"))  # drawn before the shares were set
         card = ann("card")
-        row = db.row("SELECT purpose FROM claim WHERE nonce = ?", (card["nonce"],))
-        assert row is not None
+        row = db.one("SELECT purpose FROM claim WHERE nonce = ?", (card["nonce"],))
         seen.add(row["purpose"])
         assert set(card) == set(own)
         assert {key: card[key] for key in ("notice", "trouble", "revising")} == {
@@ -372,8 +368,7 @@ def test_what_is_sent_is_read_where_judgements_are_made_and_holds_up_no_other_re
 def test_a_judgement_after_the_time_has_run_out_is_not_saved(db: Database, ann: Ask) -> None:
     seed_comparisons(db, 1)
     card = ann("card")
-    with db.transaction() as connection:
-        connection.execute("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
+    db.write("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
     answer = ann("judge", nonce=card["nonce"], act=act("tie"))
     assert answer["saved"] is False
     assert "went back to the pool" in answer["notice"]
@@ -381,12 +376,11 @@ def test_a_judgement_after_the_time_has_run_out_is_not_saved(db: Database, ann: 
 
 
 def let_expire(db: Database, whose: str = "ann") -> None:
-    with db.transaction() as connection:
-        connection.execute(
-            """UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'
-               WHERE state = 'held' AND annotator_id = (SELECT id FROM annotator WHERE name = ?)""",
-            (whose,),
-        )
+    db.write(
+        """UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'
+           WHERE state = 'held' AND annotator_id = (SELECT id FROM annotator WHERE name = ?)""",
+        (whose,),
+    )
 
 
 @pytest.mark.parametrize("press", ["undo", "settle"])
@@ -411,8 +405,7 @@ def test_what_was_only_passed_over_in_a_bulk_change_was_not_taken_up(db: Databas
     shown = ann("card")["nonce"]
     asked = BulkRequest("skip", ComparisonFilter(ids=tuple(made[1:])))
     bulk_changes.make(db, asked, access.read_annotator(access.existing(db, "ann")), 1)
-    with db.transaction() as connection:
-        connection.execute("UPDATE claim SET expires = ? WHERE nonce = ?", (records.now(), shown))
+    db.write("UPDATE claim SET expires = ? WHERE nonce = ?", (records.now(), shown))
     assert "went back to the pool" in ann("judge", nonce=shown, act=act("tie"))["notice"]
 
 
@@ -562,8 +555,7 @@ def test_what_was_taken_back_does_not_stand_until_it_is_judged_again(db: Databas
 def test_a_judgement_on_an_expired_hand_out_meets_the_one_of_the_next(db: Database, ann: Ask) -> None:
     seed_comparisons(db, 1)
     old = ann("card")["nonce"]
-    with db.transaction() as connection:
-        connection.execute("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
+    db.write("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
     stands = ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
     late = ann("judge", nonce=old, act=act("left-much"))
     assert (late["saved"], late["judged"]) == (False, stands["judged"])
@@ -575,11 +567,9 @@ def turned(db: Database, ann: Ask) -> str:
     seed_comparisons(db, 1)
     old, new = "", ""
     for order in ("[0, 1]", "[1, 0]"):
-        with db.transaction() as connection:
-            connection.execute("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
+        db.write("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
         old, new = new, ann("card")["nonce"]
-        with db.transaction() as connection:
-            connection.execute("UPDATE claim SET shown_order = ? WHERE nonce = ?", (order, new))
+        db.write("UPDATE claim SET shown_order = ? WHERE nonce = ?", (order, new))
     assert ann("judge", nonce=new, act={**act("left-much"), "edit": {"place": 0, "text": "Mended"}})["saved"]
     return old
 
@@ -735,8 +725,7 @@ def test_an_answer_that_failed_can_not_be_judged_and_the_page_is_told_why_it_is_
 def test_one_failed_answer_leaves_only_the_skip(db: Database, ann: Ask) -> None:
     seed_comparisons(db, 1)
     card = ann("card")
-    with db.transaction() as connection:
-        connection.execute("UPDATE response SET state = 'failed' WHERE id = 1")
+    db.write("UPDATE response SET state = 'failed' WHERE id = 1")
     assert sorted(answer["state"] for answer in ann("card")["answers"]) == ["done", "failed"]
     assert ann("judge", nonce=card["nonce"], act=act("tie"))["saved"] is False
     assert ann("judge", nonce=card["nonce"], act=act("skip"))["saved"] is True
@@ -898,8 +887,7 @@ def test_who_asks_is_told_when_it_is_answered_and_not_that_it_is_next_where_it_i
 def test_who_would_not_be_given_the_answers_asks_for_none(db: Database, ann: Ask) -> None:
     seed_comparisons(db, 2)
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
-    with db.transaction() as connection:
-        connection.execute("UPDATE annotator SET quota = 1 WHERE name = 'ann'")
+    db.write("UPDATE annotator SET quota = 1 WHERE name = 'ann'")
     refused = ann("ask", prompt="What is love?")
     assert refused["status"] == 409
     assert refused["error"] == "You have judged all that you were asked for, so its answers would not reach you."
@@ -933,8 +921,7 @@ def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: C
     assert ann("card")["unanswered"] == ""
     set_project(db, own_prompts=True)
     old = datetime.now(UTC) - timedelta(minutes=own_prompts.UNANSWERED_MINUTES + 1)
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET created = ?", (old.isoformat(timespec="microseconds"),))
+    db.write("UPDATE comparison SET created = ?", (old.isoformat(timespec="microseconds"),))
     assert ann("card")["unanswered"] == ""
 
 

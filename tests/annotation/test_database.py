@@ -62,6 +62,19 @@ def test_a_row_is_inserted_by_column_within_the_transaction_around_it(db: Databa
     assert db.value("SELECT max(version) FROM guidelines") == 7
 
 
+def test_a_statement_says_how_many_rows_it_changed_within_the_transaction_around_it(db: Database) -> None:
+    prompt_store.add_prompts(db, [prompt("one"), prompt("two")])
+    with suppress(UserError), db.transaction():
+        assert db.write("UPDATE prompt SET split = 'held-out'") == 2
+        raise UserError("What follows in the transaction is refused.")
+    assert len(prompt_store.prompts(db, "train")) == 2
+    assert db.write("UPDATE prompt SET split = 'held-out' WHERE id = :id", {"id": 1}) == 1
+    assert db.write("DELETE FROM prompt WHERE id = ?", (99,)) == 0
+    other = open_database(db.path.parent)
+    assert len(prompt_store.prompts(other, "train")) == 1
+    other.close()
+
+
 def test_migrating_again_changes_nothing(data_dir: Path) -> None:
     first = open_database(data_dir)
     before = schema(first)

@@ -87,8 +87,7 @@ class Site:
         """Set what is asked, and put away what is left of other tests."""
         asked = Project(kind=kind, answers=answers, gold_share=0.0, re_ask_share=0.0, rendered=False)
         project_store.set_project(self.db, replace(asked, **values))
-        with self.db.transaction() as connection:
-            connection.execute("UPDATE comparison SET state = 'dropped'")
+        self.db.write("UPDATE comparison SET state = 'dropped'")
 
     def compare(self, *texts: str, turns: tuple[str, ...] = ()) -> int:
         """A comparison of these answers to a prompt of its own; its id."""
@@ -527,8 +526,7 @@ def test_old_drafts_are_forgotten_and_one_of_an_expired_hand_out_is_taken_over(s
     assert ann.page.evaluate("Object.keys(localStorage).filter(key => key.includes('draft.')).length") == 1
     old = "prefloop.somebody/draft.old"
     ann.page.evaluate("key => localStorage.setItem(key, JSON.stringify({at: Date.now() - 8 * 24 * 3600e3}))", old)
-    with site.db.transaction() as connection:
-        connection.execute("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00' WHERE state = 'held'")
+    site.db.write("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00' WHERE state = 'held'")
     ann.page.reload()
     ann.ready()
     assert ann.page.input_value("#judgement-note") == "half a thought"
@@ -949,8 +947,7 @@ def test_failed_answers_can_not_be_judged(site: Site) -> None:
     )
     ann = site.open()
     ann.ready()
-    with site.db.transaction() as connection:
-        connection.execute("UPDATE response SET state = 'failed' WHERE id = ?", (ids[0],))
+    site.db.write("UPDATE response SET state = 'failed' WHERE id = ?", (ids[0],))
     ann.page.wait_for_selector("text=Could not be written to its end.")
     disabled = ann.page.locator(".verdict:disabled").count()
     assert disabled == 8, "the seven degrees and 'both bad'"
@@ -970,8 +967,7 @@ def test_failed_answers_can_not_be_ranked(site: Site) -> None:
     ann = site.open()
     ann.ready()
     assert ann.page.locator(".ranking button:enabled").count() == 3
-    with site.db.transaction() as connection:
-        connection.execute("UPDATE response SET state = 'failed' WHERE id = ?", (ids[0],))
+    site.db.write("UPDATE response SET state = 'failed' WHERE id = ?", (ids[0],))
     ann.page.wait_for_selector("text=Could not be written to its end.")
     ann.press("=", "Backspace")
     ann.wait_status("This key judges nothing here.")
@@ -1310,8 +1306,7 @@ def test_what_differs_stays_marked_till_the_person_says_otherwise(site: Site) ->
     assert (marks.count(), admin.page.locator(".answer strong").count()) == (0, 2)
     claim = handing_out.held_claim(site.db, access.authorise(site.db, admin.name, "admin").id)
     assert claim is not None
-    with site.db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'dropped' WHERE id = ?", [claim.comparison_id])
+    site.db.write("UPDATE comparison SET state = 'dropped' WHERE id = ?", [claim.comparison_id])
     with admin.page.expect_response("**/annotate/card"):
         admin.press("d")
     admin.ready()

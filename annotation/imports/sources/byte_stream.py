@@ -6,11 +6,11 @@ import gzip
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import IO
 
-from annotation.records import UserError
+from annotation.records import UserError, explain_errors
 from annotation.translation import _
 
 MEGABYTE = 1024 * 1024
@@ -31,14 +31,10 @@ class Stream:
     def __init__(self, path: Path, name: str) -> None:
         self.name = name
         self.given = 0
-        try:
+        with explain_errors(_("{name} can't be read ({strerror})."), name=name):
             self.file = path.open("rb")
             self.size = os.fstat(self.file.fileno()).st_size
             packed = self.file.peek(2)[:2] == GZIP
-        except OSError as error:
-            raise UserError(
-                _("{name} can't be read ({strerror}).").format(name=name, strerror=error.strerror)
-            ) from error
         self.bytes: IO[bytes] = gzip.GzipFile(fileobj=self.file) if packed else self.file  # type: ignore[assignment]
 
     def __enter__(self) -> Stream:
@@ -100,16 +96,7 @@ def wrong_byte(error: UnicodeDecodeError, start: int = 0) -> str:
 
 
 def file_sha256(path: Path, name: str) -> str:
-    """The checksum of a file, read in pieces."""
-    digest = sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-    except OSError as error:
-        raise UserError(
-            _("{name} can't be read any more ({strerror}). Nothing was imported.").format(
-                name=name, strerror=error.strerror
-            )
-        ) from error
-    return digest.hexdigest()
+    """The checksum of a file."""
+    sentence = _("{name} can't be read any more ({strerror}). Nothing was imported.")
+    with explain_errors(sentence, name=name), path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

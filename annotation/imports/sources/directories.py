@@ -20,7 +20,7 @@ from typing import Any, Final
 from annotation import hub_client
 from annotation.hub_client import MAXIMUM_CARD
 from annotation.imports.printable import display_name, listed
-from annotation.records import UserError
+from annotation.records import UserError, explain_errors
 from annotation.translation import _, joined
 
 DATA_ENDINGS: Final = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow")
@@ -298,15 +298,12 @@ def arrow_files(directory: Path, place: str) -> list[Path]:
 def description(directory: Path, path: str) -> Mapping[str, Any]:
     """A JSON object that describes a saved dataset. Raises UserError."""
     name = display_name(directory.name)
-    try:
-        with inside_of(directory, path, name).open("rb") as file:
-            found = json.loads(file.read(MAXIMUM_CARD))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            _("The directory {name} can't be read as a dataset: {path} is damaged ({error}).").format(
-                name=name, path=path, error=error
-            )
-        ) from error
+    damaged = _("The directory {name} can't be read as a dataset: {path} is damaged ({error}).")
+    with (
+        explain_errors(damaged, ValueError, RecursionError, name=name, path=path),
+        inside_of(directory, path, name).open("rb") as file,
+    ):
+        found = json.loads(file.read(MAXIMUM_CARD))
     if not isinstance(found, dict):
         raise UserError(
             _("The directory {name} can't be read as a dataset: {path} is no JSON object.").format(name=name, path=path)
@@ -327,14 +324,9 @@ def inside_of(directory: Path, path: str, name: str) -> Path:
     """
     root = directory.resolve()
     grounds = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
-    try:
+    missing = _("{name} has no readable file {display_name} (or a link that leads nowhere).")
+    with explain_errors(missing, RuntimeError, name=name, display_name=display_name(path)):
         found = (directory / path).resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            _("{name} has no readable file {display_name} (or a link that leads nowhere).").format(
-                name=name, display_name=display_name(path)
-            )
-        ) from error
     if not any(found.is_relative_to(ground) for ground in grounds):
         raise UserError(
             _(

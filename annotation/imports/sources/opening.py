@@ -19,7 +19,7 @@ from annotation.imports.sources.json_lines import holds_json_lines, jsonl_rows
 from annotation.imports.sources.json_lists import json_rows
 from annotation.imports.sources.parquet_files import parquet_file
 from annotation.imports.sources.raw_rows import ImportSource, RawRow
-from annotation.records import UserError
+from annotation.records import UserError, explain_errors
 from annotation.translation import N_, _, joined
 
 FORMATS = N_(
@@ -44,7 +44,7 @@ UNPACKABLE = {
 def open_path(path: Path, split: str | None = None, config: str | None = None) -> ImportSource:
     """What a file or a directory holds. Raises UserError where it is nothing that can be imported."""
     name = display_name(path.name or str(path))
-    try:
+    with explain_errors(_("{name} can't be read ({strerror}). Check the file and its permissions."), name=name):
         if path.is_dir():
             return dataset_directory(path, name, split, config)
         if not path.exists():
@@ -56,12 +56,6 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
             raise UserError(joined(refused, _(FORMATS)))
         with path.open("rb") as file:
             head = file.read(4 * 1024)
-    except OSError as error:
-        raise UserError(
-            _("{name} can't be read ({strerror}). Check the file and its permissions.").format(
-                name=name, strerror=error.strerror
-            )
-        ) from error
     if not head:
         raise UserError(_("{name} is empty: 0 bytes. Nothing was imported.").format(name=name))
     if head.startswith(b"PAR1"):

@@ -190,9 +190,8 @@ class PPOSpec(TrainingSpec):
             ),
             start=N_("Train with PPO"),
             introduction=N_(
-                "Proximal policy optimisation: the policy answers prompts, a reward model scores the answers, "
-                "and the policy learns to score higher without going far from its reference. It takes the "
-                "longest."
+                "Proximal policy optimisation: the policy answers prompts, a reward model scores the answers, and the "
+                "policy learns to score higher without going far from its reference. It takes the longest."
             ),
         ),
     )
@@ -330,17 +329,15 @@ class PPOSpec(TrainingSpec):
         if reward.lies_on != parent.lies_on:
             return [
                 _(
-                    "The reward model {revision} and the parent {parent_revision} lie on different weights, "
-                    "and PPO holds one copy for both: train the reward model from the weights that the parent "
-                    "lies on."
+                    "The reward model {revision} and the parent {parent_revision} lie on different weights, and PPO "
+                    "holds one copy for both: train the reward model from the weights that the parent lies on."
                 ).format(revision=reward.revision, parent_revision=parent.revision)
             ]
         # A form asks for the confirmation with the method as it was chosen, which may be 'auto'.
         if (reward.precision == "nf4") != (self.on_weights(parent.precision).method == "qlora"):
             other = _(
                 "The reward model {revision} was trained on {precision} weights: use the method {method} here, so that "
-                "it "
-                "judges with the weights it knows."
+                "it judges with the weights it knows."
             )
             method = "qlora" if reward.precision == "nf4" else "lora"
             return [other.format(revision=reward.revision, precision=reward.precision, method=method)]
@@ -427,9 +424,8 @@ def unmeasured(reward: Policy) -> str:
         ).format(revision=reward.revision, source=reward.source)
     return _(
         "Too few held-out comparisons tell how often the reward model {revision} is right, and PPO mostly learns the "
-        "mistakes of one that is seldom right. "
-        "Collect more judgements, or confirm that you accept it (tick “Run it although …”, or give any "
-        "accepted_accuracy in the spec, say 0.01)."
+        "mistakes of one that is seldom right. Collect more judgements, or confirm that you accept it (tick “Run it "
+        "although …”, or give any accepted_accuracy in the spec, say 0.01)."
     ).format(revision=reward.revision)
 
 

@@ -101,9 +101,8 @@ class RewardModelSpec(TrainingSpec):
             main=("parent", "scope", "method", "annotator_noise", "epochs", "learning_rate", "seed"),
             start=N_("Train a reward model"),
             introduction=N_(
-                "A reward model learns from judged comparisons to give preferred answers the higher score. PPO "
-                "trains a policy against it; its quality, shown when it is done, says whether it is good enough "
-                "for that."
+                "A reward model learns from judged comparisons to give preferred answers the higher score. PPO trains "
+                "a policy against it; its quality, shown when it is done, says whether it is good enough for that."
             ),
         ),
     )

@@ -191,11 +191,6 @@ def copies_card(db: Database, environment: Mapping[str, str]) -> str:
     return card + (paragraph(began, "warning") if began else "")
 
 
-def can_be_published(policy: Policy) -> bool:
-    """Whether it has files of its own."""
-    return policy.path is not None and policy.deleted is None
-
-
 def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
     """The models with files, newest first."""
     names = {
@@ -208,7 +203,7 @@ def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
             one.revision,
         )
         for one in reversed(known)
-        if can_be_published(one)
+        if one.path is not None and one.deleted is None
     ]
 
 
@@ -487,7 +482,7 @@ def wire(page: HubPage, context: Context, opening: Callable[..., Any]) -> None:
         ("check", page.forms["space"], space_of),
         ("make", [*page.forms["space"], page.parts["agreed"]], partial(make_of, context.db)),
     ):
-        asks = asker(page, context, request_of)
+        asks = partial(ask_hub, page, context, request_of)
         page.buttons[name].click(admin(asks), [page.seen, *fields], page.followed, api_name=f"hub-{name}", **QUEUED)
 
 
@@ -503,23 +498,21 @@ def wire_previews(page: HubPage, context: Context) -> None:
     )
 
 
-def asker(page: HubPage, context: Context, request_of: Callable[..., Request]) -> Callable[..., list[Any]]:
+def ask_hub(
+    page: HubPage, context: Context, request_of: Callable[..., Request], annotator: Annotator, seen: Any, *values: Any
+) -> list[Any]:
     """The handler of a button: ask for what its form says."""
-
-    def ask_hub(annotator: Annotator, seen: Any, *values: Any) -> list[Any]:
-        request = request_of(*values)
-        if not context.token_held and type(request) is CheckSpace:
-            said = {said_of("space"): gr.update(value=hub_preview.space_preview(request))}
-            return [*(said.get(name, gr.skip()) for name in page.parts), seen, again(RESTING_SECONDS)]
-        if not context.token_held:
-            raise UserError(_(NO_TOKEN))
-        waiting = REQUESTS.newest(context.db, status="queued")
-        if waiting is not None and waiting.spec == request:
-            raise UserError(_("That has been asked already, and waits for its turn."))
-        REQUESTS.enqueue(context.db, request, annotator.name)
-        return page.sent(context, seen)
-
-    return ask_hub
+    request = request_of(*values)
+    if not context.token_held and type(request) is CheckSpace:
+        said = {said_of("space"): gr.update(value=hub_preview.space_preview(request))}
+        return [*(said.get(name, gr.skip()) for name in page.parts), seen, again(RESTING_SECONDS)]
+    if not context.token_held:
+        raise UserError(_(NO_TOKEN))
+    waiting = REQUESTS.newest(context.db, status="queued")
+    if waiting is not None and waiting.spec == request:
+        raise UserError(_("That has been asked already, and waits for its turn."))
+    REQUESTS.enqueue(context.db, request, annotator.name)
+    return page.sent(context, seen)
 
 
 def space_form(db: Database, form: Sequence[Any]) -> list[Any]:

@@ -460,9 +460,8 @@ EARLIER_RULES: Mapping[int | None, str] = {
     2: N_("Made for the earlier rule, which compared the likelihood whatever the lengths."),
     3: N_("Made for the earlier rule, which took the end of a short answer for words that surprise."),
     4: N_(
-        "Made for the earlier rule: KL was over whole answers of any length, what was said later of a prompt "
-        "changed what it counted for, and judges who had not judged it could correct it. What people say is "
-        "counted by today's."
+        "Made for the earlier rule: KL was over whole answers of any length, what was said later of a prompt changed "
+        "what it counted for, and judges who had not judged it could correct it. What people say is counted by today's."
     ),
 }
 

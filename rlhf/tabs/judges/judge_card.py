@@ -129,10 +129,9 @@ def agreement_table(found: Trust) -> str:
     if not rows:
         return ""
     note = _(
-        "Agreement on which of two answers is better; a tie against a preference counts half. People's with "
-        "each other is as much as can be asked of a judge. Kappa (Cohen 1960): 0 is as by chance, 1 always. A "
-        "comparison that people got by lot counts 1 over its chance, once where that is not known. Intervals: "
-        "95%."
+        "Agreement on which of two answers is better; a tie against a preference counts half. People's with each other "
+        "is as much as can be asked of a judge. Kappa (Cohen 1960): 0 is as by chance, 1 always. A comparison that "
+        "people got by lot counts 1 over its chance, once where that is not known. Intervals: 95%."
     )
     shown = table((_("Agreement"), _("Comparisons"), _("Same order"), _("Kappa")), rows, "", (_("Comparisons"),))
     return shown + unfold(_("How agreement is measured"), paragraph(note))

@@ -65,9 +65,8 @@ MODES: Mapping[str, tuple[str, str]] = {
     ),
 }
 NOBODY_DECIDES = N_(
-    "By the gate's rule judges inform and do not decide, so nothing is promoted by itself until people "
-    "have compared a candidate's answers. “The gate's rule” on the Iterations tab can let a trusted judge "
-    "decide."
+    "By the gate's rule judges inform and do not decide, so nothing is promoted by itself until people have compared a "
+    "candidate's answers. “The gate's rule” on the Iterations tab can let a trusted judge decide."
 )
 SAVED = N_("Saved. This holds for comparisons that nobody has judged yet.")
 WHY: Mapping[str, str] = {

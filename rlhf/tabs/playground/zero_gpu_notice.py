@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -22,22 +23,19 @@ def build(context: Context) -> None:
         write = gr.Button(_("Write answers"), size="md", min_width=130, scale=0)
         outcome: Any = gr.Textbox(label=_("What was written"), interactive=False)
     # A GPU is lent to events that go through the queue.
-    write.click(guarded(context, "admin")(writing(context)), outputs=outcome, api_name="write-answers", **QUEUED)
+    write.click(
+        guarded(context, "admin")(partial(write_answers, context)), outputs=outcome, api_name="write-answers", **QUEUED
+    )
 
 
-def writing(context: Context) -> Any:
-    """The handler of "Write answers"."""
-
-    def write_answers(annotator: Annotator) -> str:
-        """Fill the stock of comparisons on the lent GPU."""
-        job = zero_gpu.write_answers(context.db, context.data_dir, annotator.name)
-        if job.status == "finished" and job.result is not None:
-            made = AnsweringResult.of(job.result)
-            return ngettext(
-                "{comparisons} comparison in {seconds:.0f} s.",
-                "{comparisons} comparisons in {seconds:.0f} s.",
-                made.comparisons,
-            ).format(comparisons=made.comparisons, seconds=made.seconds)
-        return _(job.message) or _("The answers were not all written. The Runs tab has job {id}.").format(id=job.id)
-
-    return write_answers
+def write_answers(context: Context, annotator: Annotator) -> str:
+    """Fill the stock of comparisons on the lent GPU."""
+    job = zero_gpu.write_answers(context.db, context.data_dir, annotator.name)
+    if job.status == "finished" and job.result is not None:
+        made = AnsweringResult.of(job.result)
+        return ngettext(
+            "{comparisons} comparison in {seconds:.0f} s.",
+            "{comparisons} comparisons in {seconds:.0f} s.",
+            made.comparisons,
+        ).format(comparisons=made.comparisons, seconds=made.seconds)
+    return _(job.message) or _("The answers were not all written. The Runs tab has job {id}.").format(id=job.id)

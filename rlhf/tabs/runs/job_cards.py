@@ -200,8 +200,10 @@ def job_card(job: Job, left: float | None, made: Policy | None, at: str, retries
     style = class_of(" ".join(("headline", *(["bad"] if setback(job) else []))))
     said = f'<p{style} role="status"><b>{escape(name_of(job))}</b> {escape(sentence)}</p>'
     shrunk = "".join(paragraph(in_labels(retry, job.spec), "warning") for retry in retries if retry != job.message)
-    far = "" if job.status == "finished" else job_bar(job) + paragraph(progress_line(job, left, at), "quiet")
-    return said + shrunk + far
+    if job.status == "finished":
+        return said + shrunk
+    bar = progress_bar(_("Progress of job {id}").format(id=job.id), 100 * job.step // job.steps if job.steps else 0)
+    return said + shrunk + bar + paragraph(progress_line(job, left, at), "quiet")
 
 
 def name_of(job: Job) -> str:
@@ -258,11 +260,6 @@ def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
         (_("Spent"), most if rental.hub_job else _("nothing yet")),
         *where,
     ]
-
-
-def job_bar(job: Job) -> str:
-    """How far a job is."""
-    return progress_bar(_("Progress of job {id}").format(id=job.id), 100 * job.step // job.steps if job.steps else 0)
 
 
 def log_box(lines: Sequence[str]) -> str:

@@ -59,7 +59,9 @@ def spec_facts(spec: JobSpec) -> Facts:
     if isinstance(spec, TrainingSpec):
         return [*origin_facts(spec), *spec.facts(), *pace_facts(spec), *adapter_facts(spec)]
     training = spec.trains()
-    return spec.facts() if training is None else [*spec.facts(), *measured_facts(training)]
+    if training is None:
+        return spec.facts()
+    return [*spec.facts(), (_("Of"), _(training.title)), (_("Method"), _(METHOD_WORDS[training.method]))]
 
 
 def origin_facts(spec: TrainingSpec) -> Facts:
@@ -99,11 +101,6 @@ def adapter_facts(spec: TrainingSpec) -> Facts:
     layers = spec.lora_layers or spec.lora_targets
     shape = " · ".join([str(spec.lora_r), str(spec.lora_alpha), layers, *more])
     return [(_("LoRA rank · alpha · layers"), shape)]
-
-
-def measured_facts(training: TrainingSpec) -> Facts:
-    """What is measured, for the page."""
-    return [(_("Of"), _(training.title)), (_("Method"), _(METHOD_WORDS[training.method]))]
 
 
 def spec_text(spec: JobSpec) -> str:

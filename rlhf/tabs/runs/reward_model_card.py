@@ -43,13 +43,11 @@ def verdict(quality: RewardModelQuality) -> str:
     below, above = (
         _(
             "It is right on {value:.1%} of {count} held-out comparisons (95% interval: {interval}), below the "
-            "{threshold} "
-            "from which a policy is trained against it without asking."
+            "{threshold} from which a policy is trained against it without asking."
         ),
         _(
             "It is right on {value:.1%} of {count} held-out comparisons (95% interval: {interval}), above the "
-            "{threshold} "
-            "from which a policy is trained against it without asking."
+            "{threshold} from which a policy is trained against it without asking."
         ),
     )
     known = {"value": found.value, "count": found.n, "interval": interval, "threshold": threshold}

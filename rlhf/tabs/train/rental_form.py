@@ -22,10 +22,9 @@ from rlhf.jobs import rental_store
 from rlhf.jobs.rental_store import Terms
 
 EXPLANATION = N_(
-    "Runs this training on hardware that the Hub rents out by the minute (Hugging Face Jobs). Spec and "
-    "data go there with the annotators' names, and what it makes comes back, through a private dataset "
-    "that is deleted once nothing more can come; Prefloop's token goes along as a secret. The Runs tab "
-    "shows how far it is."
+    "Runs this training on hardware that the Hub rents out by the minute (Hugging Face Jobs). Spec and data go there "
+    "with the annotators' names, and what it makes comes back, through a private dataset that is deleted once nothing "
+    "more can come; Prefloop's token goes along as a secret. The Runs tab shows how far it is."
 )
 NO_TOKEN = N_(
     "Nobody has a token for the Hub here, so nothing can be rented. Set HF_TOKEN to one that may write and "

@@ -40,8 +40,7 @@ def set_project(db: Database, **changes: Any) -> None:
 
 def let_claims_expire(db: Database) -> None:
     past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat(timespec="microseconds")
-    with db.transaction() as connection:
-        connection.execute("UPDATE claim SET expires = ? WHERE state = 'held'", (past,))
+    db.write("UPDATE claim SET expires = ? WHERE state = 'held'", (past,))
 
 
 def run_threads(work: Callable[[], None], count: int) -> None:

@@ -46,8 +46,7 @@ def test_what_waits_for_people_is_all_that_some_are_still_to_judge(
 def test_an_own_prompt_that_nobody_comes_back_to_is_no_stock(db: Database, ann: Annotator, bob: Annotator) -> None:
     """Nobody else gets it before its asker: counted as stock, it would keep everybody waiting for answers."""
     begin(db, ("One way.", "Another."), own_prompts.ask(db, ann.id, [{"role": "user", "content": "My own question?"}]))
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'ready', model_id = 1")
+    db.write("UPDATE comparison SET state = 'ready', model_id = 1")
     assert handing_out.claim_next(db, bob.id) is None
     assert backlog.waiting_for_others(db, bob.id) == 1
     access.add_account(db, "eve", "admin", "eve's password")

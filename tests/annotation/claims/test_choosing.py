@@ -27,8 +27,7 @@ def test_the_serving_policys_comparisons_take_turns_with_imported_ones_and_older
 ) -> None:
     older = seed_comparisons(db, 2)
     imported = seed_comparisons(db, 12)
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET model_id = NULL WHERE id >= ?", (imported[0],))
+    db.write("UPDATE comparison SET model_id = NULL WHERE id >= ?", (imported[0],))
     registry.add(db, revision="it-1", algorithm="dpo", base="b", parent_id=1, job_id=make_job(db), path="p", sha256="0")
     registry.promote(db, "it-1", "test")
     fresh = seed_comparisons(db, 12, model_id=2)
@@ -134,8 +133,7 @@ def test_many_comparisons_of_few_prompts_are_spread_over_the_prompts(db: Databas
 
 # -------------------------------------------------------------------------------------------------- gold and re-asks
 def make_gold(db: Database, comparison_id: int) -> None:
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id = ?", (comparison_id,))
+    db.write("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id = ?", (comparison_id,))
 
 
 def test_gold_is_shown_to_everybody_once_and_fills_no_slot(db: Database, ann: Annotator, bob: Annotator) -> None:

@@ -25,12 +25,11 @@ def test_nobody_skips_for_ever(db: Database, ann: Annotator, monkeypatch: pytest
     seed_comparisons(db, 9)
 
     def fail(claim: Claim) -> None:
-        with db.transaction() as connection:
-            connection.execute(
-                """UPDATE response SET state = 'failed' WHERE id IN
-                     (SELECT response_id FROM comparison_response WHERE comparison_id = ?)""",
-                (claim.comparison_id,),
-            )
+        db.write(
+            """UPDATE response SET state = 'failed' WHERE id IN
+                 (SELECT response_id FROM comparison_response WHERE comparison_id = ?)""",
+            (claim.comparison_id,),
+        )
 
     failing = in_hand(db, ann)
     fail(failing)
@@ -62,8 +61,7 @@ def test_who_says_what_is_wrong_or_comes_back_the_next_day_skips_on(
     with pytest.raises(UserError, match="skipped 2 comparisons"):
         judging.judge(db, ann.id, nonce, act("skip"))
     a_day_later = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="microseconds")
-    with db.transaction() as connection:
-        connection.execute("UPDATE claim SET expires = '2099'")
+    db.write("UPDATE claim SET expires = '2099'")
     monkeypatch.setattr(judging, "now", lambda: a_day_later)
     judging.judge(db, ann.id, nonce, act("skip"))
 

@@ -37,8 +37,7 @@ def test_the_same_own_prompt_is_asked_again_once_it_is_answered(db: Database, an
     assert own_prompts.ask(db, ann.id, messages) == first, "it waits already"
     begin(db, ("One way.", "Another."), first)
     assert own_prompts.ask(db, ann.id, messages) == first, "it is being answered"
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'ready'")
+    db.write("UPDATE comparison SET state = 'ready'")
     assert own_prompts.ask(db, ann.id, messages) != first
     assert own_prompts.ask(db, bob.id, messages) != first
     assert len(own_prompts.asked(db)) == 2
@@ -84,6 +83,5 @@ def test_an_annotator_asks_so_many_prompts_a_day(db: Database, ann: Annotator, b
         own_prompts.ask(db, ann.id, question(1000))
     own_prompts.ask(db, bob.id, question(1000))
     yesterday = (datetime.now(UTC) - timedelta(hours=25)).isoformat(timespec="microseconds")
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET created = ? WHERE id = 1", (yesterday,))
+    db.write("UPDATE comparison SET created = ? WHERE id = 1", (yesterday,))
     own_prompts.ask(db, ann.id, question(1001))

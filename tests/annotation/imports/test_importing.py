@@ -135,8 +135,7 @@ def test_preferences_become_judgements_that_training_uses(db: Database, bring: C
     assert [(row.messages[0]["content"], row.chosen.text, row.rejected.text) for row in frozen.rows] == [
         (pair["prompt"], pair["chosen"], pair["rejected"]) for pair in PAIRS
     ]
-    row = db.row("SELECT * FROM import")
-    assert row is not None
+    row = db.one("SELECT * FROM import")
     assert (row["name"], row["format"], row["requested_by"]) == ("pairs.jsonl", "JSON lines", "kim")
     assert json.loads(row["counts"])["judged"] == 6
     assert db.value("SELECT count(*) FROM comparison WHERE state = 'closed' AND purpose = 'preference'") == 6
@@ -1034,8 +1033,7 @@ def test_a_process_that_dies_is_told(db: Database, importer: Importer, many_ques
 def page(db: Database, data_dir: Path, runner: None) -> gr.Blocks:
     """The Data tab's import part, built as the app builds it, and two people."""
     person(db)
-    with db.transaction() as connection:
-        connection.execute("INSERT INTO annotator (name, role, created) VALUES ('kim', 'admin', '')")
+    db.write("INSERT INTO annotator (name, role, created) VALUES ('kim', 'admin', '')")
     with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Data"):
         tab.build(demo, Context(db, data_dir, BASE_NAME))
     return demo
@@ -1210,8 +1208,7 @@ def test_an_admins_upload_arrives(server: tuple[str, str, Database]) -> None:
 # --------------------------------------------------------------------------------------------------------------- others
 def person(db: Database, name: str = "ann") -> int:
     """An annotator."""
-    with db.transaction() as connection:
-        connection.execute("INSERT OR IGNORE INTO annotator (name, role, created) VALUES (?, 'annotator', '')", (name,))
+    db.write("INSERT OR IGNORE INTO annotator (name, role, created) VALUES (?, 'annotator', '')", (name,))
     return int(db.value("SELECT id FROM annotator WHERE name = ?", (name,)))
 
 

@@ -119,8 +119,7 @@ def test_who_was_thought_gone_changes_nothing_any_more(db: Database) -> None:
 def test_the_job_of_one_who_was_heard_of_before_the_clock_was_set_back_is_begun_again(db: Database) -> None:
     job_id = WEB.enqueue(db, Count(), "kim")
     assert WEB.claim_next(db, "dead") is not None
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET heartbeat = ?", (job_table.moment(3600.0),))
+    db.write("UPDATE job SET heartbeat = ?", (job_table.moment(3600.0),))
     job_table.requeue_stale(db, "web", ("count",))
     assert status_of(db, job_id) == "queued"
 
@@ -282,8 +281,7 @@ def test_an_export_whose_program_was_killed_is_written_by_the_next(db: Database,
     assert status_of(db, job.id) == "running"
     psutil.wait_procs([child])  # it ends with the program, by itself
     for heard, again in ((now(), False), ("2026-01-01", True)):  # as if no time and much time had passed
-        with db.transaction() as connection:
-            connection.execute("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job.id))
+        db.write("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job.id))
         assert export_files.runner(data_dir).run_next(db) is again
     ended = EXPORTS.get(db, job.id)
     assert (ended.status, ended.attempt) == ("finished", 2), ended.message

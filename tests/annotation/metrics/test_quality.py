@@ -290,11 +290,10 @@ def test_what_training_does_not_count_is_not_said_to_train(db: Database, owner: 
     settled = quality.settle_next(db, owner.id).comparison_id
     prefer(db, owner.id, 0)
     held_out, flagged = [number for number in numbers if number != settled][:2]
-    with db.transaction() as connection:
-        connection.execute(
-            """UPDATE prompt SET split = 'held-out' WHERE id = (SELECT prompt_id FROM comparison WHERE id = ?)""",
-            (held_out,),
-        )
+    db.write(
+        """UPDATE prompt SET split = 'held-out' WHERE id = (SELECT prompt_id FROM comparison WHERE id = ?)""",
+        (held_out,),
+    )
     claim = handing_out.take_to_settle(db, owner.id, flagged)
     judging.judge(db, owner.id, claim.nonce, act("left-much", flag="broken"))
     figures = quality.report(db)
@@ -323,10 +322,7 @@ def test_a_re_ask_is_compared_with_what_was_said_then(db: Database) -> None:
 
 def test_policies_are_placed_by_comparisons_of_their_answers(db: Database) -> None:
     ids = people(db, "ann")
-    with db.transaction() as connection:
-        connection.execute(
-            "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', '{}', 'finished', '', '')"
-        )
+    db.write("INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', '{}', 'finished', '', '')")
     registry.add(db, revision="dpo-1", algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="p", sha256="0")
     assert not quality.report(db).policies.placed
     for prompt in seed_prompts(db, 20):
@@ -475,8 +471,7 @@ def test_what_can_not_measure_anybody_is_refused(db: Database) -> None:
     for word in ("tie", "tie", "tie"):
         judge(db, ids["bob"], word)
     prefer(db, ids["bob"], 1)
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'failed' WHERE id = ?", (failed,))
+    db.write("UPDATE comparison SET state = 'failed' WHERE id = ?", (failed,))
     for number, best, words in (
         (unjudged, 0, "Nobody has judged"),
         (split, None, "agree on no best answer"),

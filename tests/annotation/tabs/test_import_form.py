@@ -203,8 +203,7 @@ def test_a_look_whose_rows_are_gone_is_to_be_asked_for_again(pages: gr.Blocks, d
     olga, mira = Session(pages, "olga"), Session(pages, "mira")
     olga.look("/data/rows.jsonl")
     end(db, {"look": LOOK})
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET finished = '2026-01-02T10:00:00.000000+00:00'")
+    db.write("UPDATE job SET finished = '2026-01-02T10:00:00.000000+00:00'")
     mira.look("/data/other.jsonl")
     assert db.value("SELECT count(*) FROM job WHERE result NOT NULL") == 0
     end(db, {"look": LOOK})

@@ -160,8 +160,7 @@ def test_a_password_is_the_same_in_both_spellings_of_a_letter_with_an_accent(db:
 
 def test_passwords_of_earlier_releases_still_sign_in(db: Database, kim: Annotator) -> None:
     for old in ("aaaaaaaaaa", " " * 10, "kim" * 4, "cre\u0300me bru\u0302le\u0301e", "x" * 2000):
-        with db.transaction() as connection:
-            connection.execute("UPDATE annotator SET password_hash = ?", (access.hasher.hash(old),))
+        db.write("UPDATE annotator SET password_hash = ?", (access.hasher.hash(old),))
         assert access.check_password(db, "kim", old) == kim
 
 
@@ -203,8 +202,7 @@ def test_a_session_is_stored_as_a_hash_and_ends(db: Database, kim: Annotator) ->
 
 def test_an_expired_session_is_nobody(db: Database, kim: Annotator) -> None:
     token = access.open_session(db, kim)
-    with db.transaction() as connection:
-        connection.execute("UPDATE session SET expires = '2020-01-01T00:00:00.000000+00:00'")
+    db.write("UPDATE session SET expires = '2020-01-01T00:00:00.000000+00:00'")
     assert access.session_annotator(db, token) is None
     access.open_session(db, kim)
     assert db.value("SELECT count(*) FROM session") == 1
@@ -244,8 +242,7 @@ def test_a_new_link_voids_the_old_one_and_an_old_one_expires(db: Database) -> No
     first, second = access.owner_link_token(db), access.owner_link_token(db)
     with pytest.raises(UserError):
         access.use_link(db, first)
-    with db.transaction() as connection:
-        connection.execute("UPDATE sign_in_link SET expires = '2020-01-01T00:00:00.000000+00:00'")
+    db.write("UPDATE sign_in_link SET expires = '2020-01-01T00:00:00.000000+00:00'")
     with pytest.raises(UserError):
         access.use_link(db, second)
     assert [account.name for account in access.accounts(db)] == ["owner"]

@@ -71,8 +71,7 @@ def test_what_an_admin_sent_is_withdrawn_where_they_are_none_any_more(
 def test_a_link_ends_with_its_uses_its_days_and_its_withdrawal(db: Database, client: TestClient) -> None:
     used, old, withdrawn = (invitations.invite(db, {"uses": 1}, "eve") for _turn in range(3))
     invitations.accept(db, token_of(used), "ann", PASSWORD)
-    with db.transaction() as connection:
-        connection.execute("UPDATE invitation SET expires = '2020' WHERE id = 2")
+    db.write("UPDATE invitation SET expires = '2020' WHERE id = 2")
     invitations.withdraw(db, 3)
     for path in (used, old, withdrawn, "/join?token=made-up", "/join", "/join?token="):
         answer = client.get(path)

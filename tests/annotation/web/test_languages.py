@@ -191,7 +191,7 @@ def test_a_language_has_the_code_of_its_files_name_whatever_stands_in_it(
     access.set_language(db, "kim", "zh-TW")
     with translation.speaking(taiwan):
         assert 'lang="zh-TW" selected' in language_option("zh-TW")
-    assert accounts.choosing(db)(kim, "kim")[2].value == "zh-TW"
+    assert accounts.choose_account(db, kim, "kim")[2].value == "zh-TW"
     apps = AppOfEachLanguage(Mock())
     apps.others["zh-TW"] = apps.own
     apps.do_without(taiwan, apps.own)
@@ -301,10 +301,10 @@ def test_two_people_read_one_server_in_two_languages(program: Program, marked: L
 def test_an_admin_chooses_for_others(db: Database, marked: Language) -> None:
     kim = access.add_account(db, "kim", "admin", PASSWORD)
     access.add_account(db, "ann", "annotator", PASSWORD)
-    shown = accounts.changing_language(db)(kim, "ann", "de")
+    shown = accounts.change_language(db, kim, "ann", "de")
     assert "ann is answered in Deutsch." in shown[2]
-    assert accounts.choosing(db)(kim, "ann")[2].value == "de"
-    assert "is answered in English." in accounts.changing_language(db)(kim, "ann", "")[2]
+    assert accounts.choose_account(db, kim, "ann")[2].value == "de"
+    assert "is answered in English." in accounts.change_language(db, kim, "ann", "")[2]
     assert [one.language for one in access.accounts(db)] == [None, None]
 
 

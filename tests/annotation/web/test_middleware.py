@@ -76,11 +76,10 @@ def seed(db: Database) -> None:
     """A base, an adapter that serves, people, and comparisons by the adapter."""
     registry.ensure_base(db, BASE_NAME)
     measure_nobody(db)
-    with db.transaction() as connection:
-        connection.execute(
-            "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', ?, 'finished', '', '')",
-            ('{"kind": "dpo"}',),
-        )
+    db.write(
+        "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', ?, 'finished', '', '')",
+        ('{"kind": "dpo"}',),
+    )
     adapter = registry.add(
         db, revision=REVISION, algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/zebra", sha256="0"
     )

@@ -24,8 +24,7 @@ class Looked:
 
 
 def commit(db: Database) -> None:
-    with db.transaction() as connection:
-        connection.execute("INSERT INTO setting (key, value) VALUES (hex(randomblob(8)), '1')")
+    db.write("INSERT INTO setting (key, value) VALUES (hex(randomblob(8)), '1')")
 
 
 def test_a_look_is_taken_again_after_a_commit_and_not_before(db: Database) -> None:

@@ -65,8 +65,7 @@ def test_the_assigned_stay_theirs_when_they_expire_and_when_an_act_is_undone(
     change(db, people["eve"], "assign", ids, "person:ann")
     held = handing_out.claim_next(db, people["ann"].id)
     assert held is not None
-    with db.transaction() as connection:
-        connection.execute("UPDATE claim SET expires = '2020' WHERE state = 'held'")
+    db.write("UPDATE claim SET expires = '2020' WHERE state = 'held'")
     assert judge_all(db, people["bob"]) == []
     assert judge_all(db, people["ann"], most=1) == ids
     assert statuses(db) == ["judged"]
@@ -372,8 +371,7 @@ def test_gold_and_re_asks_go_on_while_somebody_works_on_what_is_assigned(
 ) -> None:
     ids = seed_comparisons(db, 30)
     project_store.set_project(db, replace(project_store.project(db), gold_share=0.5))
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id > ?", (ids[19],))
+    db.write("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id > ?", (ids[19],))
     change(db, people["eve"], "assign", ids[:20], "person:ann")
     judge_all(db, people["ann"], most=16)
     rows = db.rows("SELECT purpose, chance FROM claim WHERE annotator_id = ?", (people["ann"].id,))
@@ -413,8 +411,7 @@ def test_what_an_undo_could_not_give_back_is_given_back_by_another(
     ids = seed_comparisons(db, 1)
     registry.set_thinking(db, "template")
     ids += seed_comparisons(db, 1)
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'ready', asks = 'people' WHERE id = ?", (ids[0],))
+    db.write("UPDATE comparison SET state = 'ready', asks = 'people' WHERE id = ?", (ids[0],))
     made = change(db, people["eve"], "withdraw", ids)
     mark = copy_reasons.state_mark(db)
     found, count = bulk_changes.undo(db, made, "eve")
@@ -487,8 +484,7 @@ def test_an_assignment_that_was_taken_back_stays_so_when_somebody_returns_or_und
     bulk_changes.undo(db, made, "eve")
     changing.undo(db, people["bob"].id, "")
     assert judge_all(db, people["cat"]) == ids[:1], "bob has the other in hand"
-    with db.transaction() as connection:
-        connection.execute("UPDATE claim SET expires = '2020' WHERE state = 'held'")
+    db.write("UPDATE claim SET expires = '2020' WHERE state = 'held'")
     assert judge_all(db, people["cat"]) == ids[1:]
 
 

@@ -100,8 +100,7 @@ def test_a_candidates_comparison_that_is_skipped_for_good_is_asked_of_nobody(db:
     ids = seed_comparisons(db, 2)
     skipped = judge_next(db, ann.id, "skip")
     assert found(db, "status=open") == ids
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET candidate_id = 1, people_chance = 0.5, people_drawn = 1")
+    db.write("UPDATE comparison SET candidate_id = 1, people_chance = 0.5, people_drawn = 1")
     assert found(db, "status=unasked") == [skipped]
     assert found(db, "status=open") == [one for one in ids if one != skipped]
 
@@ -205,8 +204,7 @@ def test_words_follow_the_texts(db: Database) -> None:
         {answers[0]: make_response(prompt, "a whole zebra"), answers[1]: make_response(prompt, "two")},
     )
     assert found(db, "q=zebra") == [comparison]
-    with db.transaction() as connection:
-        connection.execute("UPDATE response SET text = 'reworded' WHERE id = ?", (answers[0],))
+    db.write("UPDATE response SET text = 'reworded' WHERE id = ?", (answers[0],))
     assert (found(db, "q=zebra"), found(db, "q=reworded")) == ([], [comparison])
 
 

@@ -19,7 +19,7 @@ from annotation.store import comparison_store, project_store
 from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card
 from annotation.tabs.comparisons.comparison_table import ListPlace
 from annotation.web import access
-from annotation.workbench import bulk_changes, own_standing
+from annotation.workbench import bulk_changes, own_agreement
 from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_history import history, used_by
@@ -119,8 +119,7 @@ def test_what_was_not_judged_in_time_is_in_nobodys_hands(db: Database) -> None:
     (number,) = seed_comparisons(db, 1)
     handing_out.claim_next(db, ann.id)
     assert "in hand" in comparison_card.given(history(db, number))
-    with db.transaction() as connection:
-        connection.execute("UPDATE claim SET expires = '2020'")
+    db.write("UPDATE claim SET expires = '2020'")
     given = comparison_card.given(history(db, number))
     assert "in hand" not in given
     assert "went back unjudged" in given
@@ -157,8 +156,7 @@ def test_trainings_that_used_it_are_found_in_the_frozen_data(db: Database, data_
     assert {(one.snapshot, one.kind) for one in found} == {("own", "dpo"), ("edited", None)}
     shown = comparison_card.learnt(found)
     assert '<a href="/runs/1">job 1, dpo: finished</a>' in shown
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET status = 'failed'")
+    db.write("UPDATE job SET status = 'failed'")
     assert "job 1, dpo: failed" in comparison_card.learnt(used_by(db, data_dir, comparison))
 
 
@@ -191,11 +189,11 @@ def test_ones_own_agreement_is_with_others_on_opinions_alone(db: Database) -> No
             best = 0 if annotator is people[0] or turn else 1  # they differ on the first
             judging.judge(db, annotator.id, claim.nonce, verdict(best, claim.shown_order))
             if annotator is people[1]:
-                found = own_standing.own_agreement(db, annotator.id)
+                found = own_agreement.own_agreement(db, annotator.id)
                 assert (found.shared, found.same) == ((0, 0) if turn < 9 else (10, 9))
     first = own_judgements.latest(db, people[1].id)[-1]
     changing.revise(db, people[1].id, first["id"], verdict(0, json.loads(first["shown_order"])))
-    found = own_standing.own_agreement(db, people[1].id)
+    found = own_agreement.own_agreement(db, people[1].id)
     assert (found.shared, found.same) == (10, 9)
 
 

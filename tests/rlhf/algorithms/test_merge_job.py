@@ -259,8 +259,7 @@ def test_an_adapter_that_would_answer_otherwise_once_it_is_merged_is_refused(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         get_peft_model(base, LoraConfig(**settings)).save_pretrained(files)
-    with db.transaction() as connection:
-        connection.execute("UPDATE model SET base = ?", (str(tmp_path / "base"),))
+    db.write("UPDATE model SET base = ?", (str(tmp_path / "base"),))
     policy = registry.add(
         db,
         revision="from-elsewhere",

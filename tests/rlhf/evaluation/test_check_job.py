@@ -436,8 +436,7 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
 def test_an_answer_whose_tokens_an_earlier_version_did_not_keep_is_scored_again(checked: Checked) -> None:
     machine = checked.machine
     before = {row.id: row.token_scores.get("nll_under_ground") for row in answers(machine, "base")}
-    with machine.db.transaction() as connection:
-        connection.execute("UPDATE score SET per_token = NULL")
+    machine.db.write("UPDATE score SET per_token = NULL")
     assert all(row.token_scores == {} for row in answers(machine, "base"))
     report = check(machine, CHECK)
     for name in ("equal_length_nll_ratio", "equal_length_kl"):
@@ -825,8 +824,7 @@ def test_held_out_prompts_that_the_model_can_not_be_given_are_left_out_and_logge
     assert [(row.prompt_id, row.seed) for row in answers(machine, "base")] == [(2, spec.seed + 1)]
     assert any("1 of 2 held-out prompts can't be answered" in line for line in job_store.log_tail(machine.db, 1))
 
-    with machine.db.transaction() as connection:
-        connection.execute("UPDATE prompt SET split = 'train' WHERE id = 2")
+    machine.db.write("UPDATE prompt SET split = 'train' WHERE id = 2")
     held_out_sets.renew(machine.db, machine.data_dir, 6)
     job = machine.perform(machine.submit(spec))
     assert job.status == "failed"

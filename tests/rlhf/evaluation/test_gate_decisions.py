@@ -388,12 +388,11 @@ def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Data
 
 def leave_to_judges(db: Database, policy: Policy, apart: int = 2) -> None:
     """Leave a candidate's comparisons to judges, as the lot may: people keep one in so many."""
-    with db.transaction() as connection:
-        connection.execute(
-            """UPDATE comparison SET asks = 'nobody', people_chance = 0.5, people_drawn = 0
-               WHERE candidate_id = ? AND id % ?""",
-            (policy.id, apart),
-        )
+    db.write(
+        """UPDATE comparison SET asks = 'nobody', people_chance = 0.5, people_drawn = 0
+           WHERE candidate_id = ? AND id % ?""",
+        (policy.id, apart),
+    )
 
 
 def test_where_a_judge_is_nearer_people_who_have_begun_are_asked_and_waited_for(db: Database, data_dir: Path) -> None:
@@ -1078,8 +1077,7 @@ def come_to_nothing(db: Database, job_id: int, status: str, seconds_ago: float =
 def let_pass(db: Database, job_id: int, seconds: float) -> None:
     """As if a job had ended so long ago."""
     ended = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET finished = ? WHERE id = ?", (ended, job_id))
+    db.write("UPDATE job SET finished = ? WHERE id = ?", (ended, job_id))
 
 
 def test_a_check_waits_for_held_out_prompts_and_then_starts_by_itself(db: Database, data_dir: Path) -> None:
@@ -1436,8 +1434,7 @@ def test_whether_a_reward_took_part_is_told_from_the_training(
 ) -> None:
     """Also of merged weights, whose own job is no training, and of checks of an earlier version."""
     made = make_candidate(db, data_dir)
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET kind = ?, spec = ? WHERE id = ?", (spec.kind, to_json(spec), made.job_id))
+    db.write("UPDATE job SET kind = ?, spec = ? WHERE id = ?", (spec.kind, to_json(spec), made.job_id))
     merging = job_store.enqueue(db, MergeSpec(revision=made.revision), "ann")
     merged = registry.add(
         db, revision="merge-9", algorithm="merge", base=BASE_NAME, parent_id=1, job_id=merging, path="x", sha256="x"
@@ -1589,8 +1586,7 @@ def test_whether_a_base_thinks_withdraws_what_was_answered_otherwise(db: Databas
     people_say(db, 1, "candidate")
     (policies_own,) = seed_comparisons(db, 1)
     (imported,) = seed_comparisons(db, 1)
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET model_id = NULL WHERE id = ?", (imported,))
+    db.write("UPDATE comparison SET model_id = NULL WHERE id = ?", (imported,))
     assert registry.set_thinking(db, "template") == 4
     assert registry.set_thinking(db, "template") == 0
     assert judge_store.open_to_people(db, made.id, 1) == 0

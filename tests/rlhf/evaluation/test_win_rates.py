@@ -137,8 +137,7 @@ def test_what_is_published_of_people_is_what_the_gate_shows_on_the_prompts_that_
     assert published[0].share.low < wilson_interval(12, 12)[0]
     # Of what the gate does not go by nothing is shown as if it did.
     prompt_store.hold_for(db, [one.prompt_id for one in found.people[:5]], 1)
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET spec = json_set(spec, '$.gate_set', 1) WHERE kind = 'check'")
+    db.write("UPDATE job SET spec = json_set(spec, '$.gate_set', 1) WHERE kind = 'check'")
     again = win_rates.by_people(db, made, base)
     assert again is not None
     assert again.n == 5 == len(gate_decisions.findings(db, made).people)
@@ -147,8 +146,7 @@ def test_what_is_published_of_people_is_what_the_gate_shows_on_the_prompts_that_
 def test_a_win_rate_by_people_leaves_out_what_they_only_skipped(db: Database, checked: Policy) -> None:
     """The answers that nobody has to compare, with which that enters, stay once anything was judged."""
     base, bob = registry.by_revision(db, "base"), access.add_account(db, "bob", "annotator", "bob's password")
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET people_chance = 0.5, people_drawn = 1")
+    db.write("UPDATE comparison SET people_chance = 0.5, people_drawn = 1")
     for _ in range(3):
         skip(db, bob.id)
     skips = win_rates.people_outcomes(db, checked, base)
@@ -172,8 +170,7 @@ def test_a_win_rate_by_people_is_of_what_was_judged_after_a_skip(db: Database, c
         skip(db, bob.id)
     people_say(db, 8, "candidate")
     before = win_rates.by_people(db, checked, base)
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET people_chance = 0.5, people_drawn = 1")
+    db.write("UPDATE comparison SET people_chance = 0.5, people_drawn = 1")
     entered = [one.outcome for one in win_rates.people_outcomes(db, checked, base) if one.shown is not None]
     assert entered == [0.5] * 8
     assert win_rates.by_people(db, checked, base) == before

@@ -489,8 +489,7 @@ def test_a_job_that_was_broken_off_draws_only_what_is_missing(long: Machine) -> 
     assert len(kept_rows) == 4
     marked = [{**row, "answer": "drawn before"} for row in kept_rows.values()]
     draft.write_bytes(prompt_sets.lines_of(marked) + b'{"torn')
-    with long.db.transaction() as connection:
-        connection.execute("UPDATE job SET status = 'lost', worker = NULL WHERE id = ?", (job_id,))
+    long.db.write("UPDATE job SET status = 'lost', worker = NULL WHERE id = ?", (job_id,))
     job_store.resume(long.db, job_id)
     job = long.perform(job_id)
     assert job.status == "finished", job.message

@@ -236,8 +236,7 @@ def test_answers_of_two_policies_become_a_comparison_of_no_single_one(two: Datab
     answer(two, second, "It is the sea.", "length")
     number, count = playground_store.compare(two, [first, second])
     assert count == 2
-    comparison = two.row("SELECT * FROM comparison WHERE id = ?", (number,))
-    assert comparison is not None
+    comparison = two.one("SELECT * FROM comparison WHERE id = ?", (number,))
     assert (comparison["model_id"], comparison["purpose"], comparison["state"]) == (None, "preference", "ready")
     (prompt,) = prompt_store.prompts(two, "train")
     assert (list(prompt.messages), prompt.source, prompt.id) == (QUESTION, "playground", comparison["prompt_id"])

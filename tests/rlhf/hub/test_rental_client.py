@@ -471,8 +471,7 @@ def test_the_loop_goes_on_beside_a_rented_training_but_trains_nothing_itself(jud
     assert controller.next_step(replace(state, rented=())) is not None
     assert "trains on rented hardware (cpu-basic)" in loop_standing.loop_status(state).now
     # Without a token nobody follows it: when its time is over for sure, it is lost.
-    with judged.db.transaction() as connection:
-        connection.execute("UPDATE job SET status = 'running', started = '2026-01-01', heartbeat = ''")
+    judged.db.write("UPDATE job SET status = 'running', started = '2026-01-01', heartbeat = ''")
     rental_store.give_up(judged.db)
     assert job_store.get(judged.db, job_id).status == "lost"
 

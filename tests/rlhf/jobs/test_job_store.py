@@ -539,8 +539,7 @@ HOUR = 3600.0
 def fall_silent(db: Database, job_id: int) -> None:
     """As if a job's worker had not been heard of for two hours."""
     heard = (datetime.now(UTC) - timedelta(seconds=2 * HOUR)).isoformat(timespec="microseconds")
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job_id))
+    db.write("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job_id))
 
 
 def test_only_a_silent_worker_is_marked_lost(db: Database, job: int) -> None:

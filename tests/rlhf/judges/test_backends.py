@@ -438,10 +438,9 @@ def test_the_jobs_result_counts_replies_that_could_not_be_read(machine: Machine,
         job = work(machine, judge, scope="judged", comparisons=2)
     result = job.result or {}
     assert (result["verdicts"], result["failed"]) == (2, {"no verdict": 2})
-    kept = machine.db.row(
+    kept = machine.db.one(
         "SELECT sum(prompt_tokens) AS p, sum(completion_tokens) AS c FROM verdict WHERE annotator_id = ?", (judge.id,)
     )
-    assert kept is not None
     expected = (kept["p"] + 2000, kept["c"] + 800)
     assert (result["prompt_tokens"], result["completion_tokens"]) == expected
     spent = judge_history.usage(machine.db, judge, job.id)

@@ -98,8 +98,7 @@ def judge_first_better(db: Database, ann: Annotator) -> None:
 
 
 def asks(db: Database, comparison_id: int) -> tuple[str, str | None]:
-    row = db.row("SELECT asks, asks_why FROM comparison WHERE id = ?", (comparison_id,))
-    assert row is not None
+    row = db.one("SELECT asks, asks_why FROM comparison WHERE id = ?", (comparison_id,))
     return row["asks"], row["asks_why"]
 
 
@@ -490,8 +489,7 @@ def fail(db: Database, judge: Judge, comparison: int, times: int, reason: str = 
         (),
         None,
     )
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'dropped' WHERE id = ?", (other,))
+    db.write("UPDATE comparison SET state = 'dropped' WHERE id = ?", (other,))
     for _ in range(times):
         job_id = job_store.enqueue(db, JudgeSpec(judge=judge.name), "owner")
         for _ in range(2):  # both orders
@@ -992,8 +990,7 @@ def test_the_ranking_is_stored_as_json_by_position(db: Database) -> None:
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     say(db, judge, comparison, SECOND_BETTER)
-    row = db.row("SELECT ranking, shown_order, claim_id FROM judgement")
-    assert row is not None
+    row = db.one("SELECT ranking, shown_order, claim_id FROM judgement")
     assert (json.loads(row["ranking"]), json.loads(row["shown_order"]), row["claim_id"]) == ([2, 1], [0, 1], None)
 
 

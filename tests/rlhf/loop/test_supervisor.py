@@ -338,8 +338,7 @@ def test_a_worker_that_hung_is_killed_and_its_job_stays_lost(db: Database, super
 def beat_at(db: Database, job_id: int, moment: float) -> None:
     """Have a job's worker heard of last at this time."""
     heard = datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds")
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job_id))
+    db.write("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job_id))
 
 
 @pytest.mark.parametrize("jump", [8 * 3600.0, -3600.0])
@@ -406,8 +405,7 @@ def test_an_answering_job_of_an_earlier_start_counts_as_begun_when_its_worker_is
     db: Database, supervisor: Supervisor
 ) -> None:
     job = job_store.enqueue(db, AnsweringSpec(), "the program")
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET created = '2026-01-01T00:00:00+00:00' WHERE id = ?", (job,))
+    db.write("UPDATE job SET created = '2026-01-01T00:00:00+00:00' WHERE id = ?", (job,))
     assert not answers_come(db)
     supervisor.keep_answering()
     assert answers_come(db)
@@ -423,8 +421,7 @@ def test_after_a_sleep_of_the_machine_what_was_rented_is_followed_further(
     job = rental_store.enqueue(db, SFTSpec(), "ann", Terms("a10g-small", 1.0, 1.0))
     assert rental_store.acquire(db, job, "follower") is not None
     long_ago = "2026-01-01T00:00:00.000000+00:00"
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET heartbeat = ?, started = ? WHERE id = ?", (long_ago, long_ago, job))
+    db.write("UPDATE job SET heartbeat = ?, started = ? WHERE id = ?", (long_ago, long_ago, job))
     clock.seconds += 3 * 3600
     supervisor.tick()
     assert job_store.get(db, job).status == "running"

@@ -121,12 +121,11 @@ def test_what_an_annotator_left_out_has_judged_is_counted_and_comes_back(
 
 def exclude(db: Database, name: str, excluded: bool) -> None:
     """Leave an annotator's judgements out of training, or take them in again."""
-    with db.transaction() as connection:
-        connection.execute(
-            """INSERT INTO exclusion (annotator_id, excluded, reason, decided_by, created)
-               SELECT id, ?, 'a test', 'owner', '' FROM annotator WHERE name = ?""",
-            (int(excluded), name),
-        )
+    db.write(
+        """INSERT INTO exclusion (annotator_id, excluded, reason, decided_by, created)
+           SELECT id, ?, 'a test', 'owner', '' FROM annotator WHERE name = ?""",
+        (int(excluded), name),
+    )
 
 
 def test_a_ranking_of_three_is_frozen_as_its_pairs_together(db: Database, data_dir: Path, judge: Judge) -> None:

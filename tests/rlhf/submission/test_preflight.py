@@ -40,8 +40,7 @@ BY_NAME = {form.name: form for form in form_fields.forms()}
 @pytest.fixture
 def judged(db: Database) -> Database:
     """Twelve pairs to train on, and a tie."""
-    with db.transaction() as connection:
-        connection.execute("INSERT INTO annotator (name, role, created) VALUES ('ann', 'annotator', ?)", (now(),))
+    db.write("INSERT INTO annotator (name, role, created) VALUES ('ann', 'annotator', ?)", (now(),))
     judge(db, 12)
     judge(db, 1, "tie")
     return db
@@ -465,8 +464,7 @@ def test_parents_are_named_so_that_people_know_them(judged: Database) -> None:
     registry.mark_deleted(judged, gone, "ann")
     registry.promote(judged, first.revision, "ann")
     day = "2026-01-02"
-    with judged.transaction() as connection:
-        connection.execute("UPDATE model SET created = ?", (f"{day}T10:00:00.000000+00:00",))
+    judged.write("UPDATE model SET created = ?", (f"{day}T10:00:00.000000+00:00",))
     serving = f"{first.revision} · LoRA · serving · {day}"
     base = f"base · {BASE_NAME}"
     expected = {

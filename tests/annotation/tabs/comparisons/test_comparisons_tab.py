@@ -9,7 +9,7 @@ import pytest
 from annotation.records import Annotator, UserError
 from annotation.tabs.comparisons.comparison_table import ListPlace
 from annotation.tabs.comparisons.comparisons_tab import FIELDS, list_of, looked_at, planned
-from annotation.tabs.export_form import DEFAULTS, narrower
+from annotation.tabs.export_form import DEFAULTS, narrow_export
 from annotation.ui.tab_addresses import MAXIMUM_LENGTH, place_in
 from annotation.workbench.comparison_filter import ComparisonFilter
 
@@ -64,7 +64,7 @@ def test_the_export_of_a_list_without_a_filter_is_of_all() -> None:
     eve = Annotator(1, "eve", "admin")
 
     def sent(part: str) -> dict[str, Any]:
-        shown = zip(DEFAULTS, narrower()(eve, place_in(part)), strict=False)
+        shown = zip(DEFAULTS, narrow_export(eve, place_in(part)), strict=False)
         return {name: one["value"] for name, one in shown if "value" in one}
 
     assert sent("?all=1") == {"comparisons": ""}
@@ -80,12 +80,12 @@ def test_an_address_unfolds_what_it_fills() -> None:
         ("?names=yes&last=2026-01-31", [True, True]),
         ("?format=raw&status=judged", [False, False]),
     ):
-        assert [one.get("open", False) for one in narrower()(eve, place_in(part))[len(DEFAULTS) :]] == unfolded
+        assert [one.get("open", False) for one in narrow_export(eve, place_in(part))[len(DEFAULTS) :]] == unfolded
 
 
 @pytest.mark.parametrize("part", ["?status=great", TOO_LONG + "&status=great", "/" + "x" * MAXIMUM_LENGTH])
 def test_an_export_of_what_cannot_be_read_stays_refused(part: str) -> None:
-    sent = dict(zip(DEFAULTS, narrower()(Annotator(1, "eve", "admin"), place_in(part)), strict=False))
+    sent = dict(zip(DEFAULTS, narrow_export(Annotator(1, "eve", "admin"), place_in(part)), strict=False))
     assert [name for name in sent if "value" in sent[name]] == ["comparisons"]
     with pytest.raises(UserError):
         ComparisonFilter.of(sent["comparisons"]["value"])

@@ -768,10 +768,7 @@ def test_a_check_stands_out_that_failed_twice_or_was_not_asked_for(context: Cont
         job_table.stop(context.db, job_id, "w", "failed", "Memory ran out.")
         assert stands_out(context, policy)[0] == primary
     other = make_candidate(context)
-    with context.db.transaction() as connection:
-        connection.execute(
-            "UPDATE job SET spec = json_set(spec, '$.check', json('false')) WHERE id = ?", (other.job_id,)
-        )
+    context.db.write("UPDATE job SET spec = json_set(spec, '$.check', json('false')) WHERE id = ?", (other.job_id,))
     assert unasked(context) is None
     assert stands_out(context, other)[0] == ["check"]
 
@@ -833,12 +830,10 @@ def test_the_warnings_follow_the_rule_on_a_page_that_is_open(context: Context) -
 
 def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Context) -> None:
     policy = make_candidate(context)
-    with context.db.transaction() as connection:
-        connection.execute("UPDATE model SET kind = 'reward-model' WHERE id = ?", (policy.id,))
+    context.db.write("UPDATE model SET kind = 'reward-model' WHERE id = ?", (policy.id,))
     parts, _ = iterations_tab.view(context, None, 0, {})
     assert policy.revision not in str(parts)
-    with context.db.transaction() as connection:
-        connection.execute("UPDATE model SET kind = 'policy' WHERE id = ?", (policy.id,))
+    context.db.write("UPDATE model SET kind = 'policy' WHERE id = ?", (policy.id,))
     job_submission.delete_policy(context.db, context.data_dir, policy.revision, "owner")
     parts, _ = iterations_tab.view(context, policy.revision, 0, {})
     assert (f"{policy.revision} · files deleted", policy.revision) in parts["selector"]["choices"]

@@ -232,12 +232,11 @@ def test_the_page_counts_what_waits_for_whom_and_why(context: Context, local: Ju
 # --------------------------------------------------------------------------------------------------------- the judges
 def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: Context, tiny_judge: Path) -> None:
     db = context.db
-    with db.transaction() as connection:
-        connection.execute(
-            """INSERT INTO model (revision, algorithm, base, parent_id, path, kind, status, created)
-               VALUES ('reward_model-1', 'reward_model', ?, 1, 'adapters/r', 'reward-model', 'candidate', ?)""",
-            (BASE_NAME, now()),
-        )
+    db.write(
+        """INSERT INTO model (revision, algorithm, base, parent_id, path, kind, status, created)
+           VALUES ('reward_model-1', 'reward_model', ?, 1, 'adapters/r', 'reward-model', 'candidate', ?)""",
+        (BASE_NAME, now()),
+    )
     keep_result(context.data_dir, tiny_judge, SelfTestResult(packs=True, shares_prompts=True))
     press(pages, "add_judge", None, {}, *form(name="by letters"))
     press(pages, "add_judge", None, {}, *form(name="elsewhere", directory=str(tiny_judge)))
@@ -485,13 +484,12 @@ def test_a_case_holds_what_people_said_independently(context: Context, local: Ju
     quality.make_gold(db, number, 0, "owner")
     project_store.set_project(db, replace(project_store.project(db), gold_share=1.0))
     assert prefer(db, "carla", 1) == number  # to measure her, not for her opinion
-    with db.transaction() as connection:
-        connection.execute(
-            """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, ranking, shown_order, early,
-                   created) SELECT ?, id, 'import', 'pair', 'ranked', '[2, 1]', '[0, 1]', 1, ? FROM annotator
-               WHERE name = 'owner'""",
-            (number, now()),
-        )
+    db.write(
+        """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, ranking, shown_order, early,
+               created) SELECT ?, id, 'import', 'pair', 'ranked', '[2, 1]', '[0, 1]', 1, ? FROM annotator
+           WHERE name = 'owner'""",
+        (number, now()),
+    )
     assert judge_store.jointly_judged(db, local)[0].people == (PersonRanking("ann", (1, 2), "pair"),)
 
 

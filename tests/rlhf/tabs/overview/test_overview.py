@@ -195,8 +195,7 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
 
 def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Context) -> None:
     """As when the program starts for the first time, with its own prompts and no answer yet."""
-    with context.db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'dropped'")
+    context.db.write("UPDATE comparison SET state = 'dropped'")
     job_store.enqueue(context.db, AnsweringSpec(), "the program")
     strip = standing.strip_of(context.db, OWNER)["html"]
     assert "<span>The next answers are on their way</span>" in strip
@@ -205,16 +204,14 @@ def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Contex
         "those are for the judges"
     )
     project_store.set_feedback(context.db, Feedback())
-    with context.db.transaction() as connection:
-        connection.execute("UPDATE prompt SET split = 'held-out'")
+    context.db.write("UPDATE prompt SET split = 'held-out'")
     assert "The next answers are on their way" not in standing.strip_of(context.db, OWNER)["html"], "there will be none"
     assert "Import" not in strip
 
 
 def test_nobody_is_told_to_wait_for_answers_that_nothing_writes(context: Context) -> None:
     """Without workers, and where the worker failed, fell silent, or finds too few different answers."""
-    with context.db.transaction() as connection:
-        connection.execute("UPDATE comparison SET state = 'dropped'")
+    context.db.write("UPDATE comparison SET state = 'dropped'")
 
     def strip() -> str:
         return str(standing.strip_of(context.db, OWNER)["html"])

@@ -182,8 +182,7 @@ def same_machine() -> Iterator[None]:
 def filled(data_dir: Path, model: Path) -> Machine:
     """Judged comparisons of both splits, some of which give no pair, demonstrations, and an admin."""
     machine = make_machine(data_dir, model)
-    with machine.db.transaction() as connection:
-        connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, 'admin', ?)", (OWNER, now()))
+    machine.db.write("INSERT INTO annotator (name, role, created) VALUES (?, 'admin', ?)", (OWNER, now()))
     demonstrate(machine, train=16, held_out=6)
     machine.judge("train", 12)
     machine.judge("train", 2, "tie")
@@ -708,8 +707,7 @@ def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monk
     listed, said = session.call("list_sft")
     assert listed["choices"] == [("Nvidia T4 - small (t4-small): $0.40 an hour", "t4-small")]
     assert said == ""
-    with machine.db.transaction() as connection:
-        connection.execute("UPDATE job SET finished = '2026-01-02T10:00:00.000000+00:00' WHERE id = ?", (asked,))
+    machine.db.write("UPDATE job SET finished = '2026-01-02T10:00:00.000000+00:00' WHERE id = ?", (asked,))
     failed = hub_requests.REQUESTS.enqueue(machine.db, hub_requests.AskPrices(), "kim")
     hub_requests.REQUESTS.claim_next(machine.db, "w")
     job_table.stop(machine.db, failed, "w", "failed", "The Hub is down.")

@@ -1,4 +1,4 @@
-"""How one annotator stands, for that annotator: how many they shall judge, and how often others found the same best."""
+"""How often others found the same answers best as one annotator, for that annotator."""
 
 from __future__ import annotations
 
