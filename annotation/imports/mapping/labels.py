@@ -86,10 +86,10 @@ def part_of(value: Any) -> str:
     path = ""
     while isinstance(value, list) and len(value) == 1:
         path, value = f"{path}[0]", value[0]
-    found = (
-        [key for key, held in value.items() if held and isinstance(held, str | list)] if isinstance(value, dict) else []
-    )
-    key = next((key for key in TEXTS if key in found), max(found, key=lambda key: len(value[key]), default=None))
+    held = value if isinstance(value, dict) else {}
+    found = [key for key, one in held.items() if one and isinstance(one, str | list)]
+    named = [key for key in TEXTS if key in found or score_of(held.get(key)) is not None]
+    key = next(iter(named), max(found, key=lambda key: len(held[key]), default=None))
     return path if key is None else f"{path}.{key}"
 
 

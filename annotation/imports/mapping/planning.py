@@ -21,6 +21,7 @@ from annotation.imports.mapping.row_readers import reader_of
 from annotation.imports.mapping.unclear_columns import (
     check_meaning,
     refuse_third_answer,
+    refuse_unranked,
     refuse_unread,
     refuse_unsigned,
     refuse_without_prompt,
@@ -58,9 +59,10 @@ def make_plan(
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
     try:
-        read = reader_of(plan)
         if not said.get("a") or not said.get("b"):
             refuse_third_answer(plan, rows)
+        read = reader_of(plan)
+        refuse_unranked(plan, rows)
     except UnclearColumn:
         raise
     except UserError as error:

@@ -116,10 +116,10 @@ CASES: dict[str, Case | Refused] = {
             told("Why?", "x", "y", ranking=TIE, strength=0, remark=OTHER_SYSTEMS),
         ],
     ),
-    "UltraFeedback, ratings inside annotations": Case(
+    "UltraFeedback, ratings inside annotations": Refused(
         [{**ULTRA, "completions": [{"response": "x", "annotations": {"helpfulness": {"Rating": "4"}}},
                                    {"response": "y", "annotations": {"helpfulness": {"Rating": "5"}}}]}],
-        ["column 'completions' has answers without scores or ranks"],
+        "There are several answers but no column that says which is better",
     ),
     "SHP": Case(
         [{"history": "p", "human_ref_A": f"x{n}", "human_ref_B": "y", "labels": n, "score_ratio": 2.0} for n in (1, 0)],
@@ -786,6 +786,74 @@ CASES: dict[str, Case | Refused] = {
         ["column 'images' holds pictures or sound", told("What is it?", "x"),
          "column 'messages' holds a part of the type 'image_url'"],
         "demonstrations", telling=["images"],
+    ),
+    "better and worse answers that are named": Case(
+        [{**TWO, "chosen": "A", "rejected": "B"}, {**TWO, "chosen": "response_b", "rejected": "response_a"},
+         {**TWO, "chosen": "tie", "rejected": "tie"}],
+        [told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=SECOND),
+         told("p", "x", "y", ranking=TIE, strength=0)], telling=["rejected"],
+    ),
+    "better and worse answers beside the two that were compared": Case(
+        [{**TWO, "chosen": "x", "rejected": "y"}, {**TWO, "chosen": "y", "rejected": "x"}],
+        [told("p", "x", "y", ranking=FIRST), told("p", "y", "x", ranking=FIRST)],
+    ),
+    "the better one's letter, and a word for its neighbour that was not": Case(
+        [{"prompt": "p", "responses": ["x", "y"], "chosen": "B", "rejected": "A"}],
+        [told("p", "x", "y", ranking=SECOND)], telling=["rejected"],
+    ),
+    "the better one's number in a list": Refused(
+        [{"prompt": "p", "responses": ["x", "y"], "chosen": 0, "rejected": 1}], "as winner_from_0 or as winner_from_1",
+    ),
+    "a list of answers of which nothing says which is better": Refused(
+        [{"prompt": "p", "responses": ["x", "y"], "chosen_idx": 0}],
+        "There are several answers but no column that says which is better",
+    ),
+    "a list of answers beside an order in words": Refused(
+        [{"prompt": "p", "responses": ["x", "y"], "ranking": "B > A"}],
+        "There are several answers but no column that says which is better",
+    ),
+    "a list of answers for people": Case(
+        [{"prompt": "p", "responses": ["x", "y"]}], [told("p", "x", "y")], verdict="open",
+    ),
+    "words in a column of strengths": Refused(
+        [{**TWO, "Preference Strength": "Slightly better", "Which response is better?": "Response A"}],
+        "There are two answers but no column that says which is better",
+    ),
+    "words for the strength beside the winner": Case(
+        [{**TWO, "Preference Strength": "Slightly better", "Which response is better?": "Response A"}],
+        [told("p", "x", "y", ranking=FIRST, strength=1)], columns={"winner": "Which response is better?"},
+    ),
+    **{
+        f"answers one a row, with {column}": Refused(
+            [{"prompt": "q", "response": f"x{n}", column: n} for n in (1, 2)], "bad ones must not be learned"
+        )
+        for column in ("rank", "is_best", "Winner", "human preference", "flagged")
+    },
+    "Prodigy's choices": Case(
+        [{"text": "q", "options": [{"id": "A", "text": "x"}, {"id": "B", "text": "y"}], "accept": ["B"],
+          "answer": word} for word in ("accept", "reject", "ignore")],
+        [told("q")] * 3, "prompts", telling=["answer"],
+    ),
+    "a label that is a list of votes": Refused(
+        [{**BAD_ANSWER, "rating": [{"user_id": "u", "value": 4, "status": "submitted"}]}], "as 'rating[0].value'",
+    ),
+    "texts in parts, of whatever type": Case(
+        [{"system": [{"type": "text", "text": "s"}], "messages": [{"role": "user", "content": [part]}, assistant("x")]}
+         for part in ({"text": "p"}, {"type": "input_text", "text": "p"}, {"type": "output_text", "text": "p"})]
+        + [{"messages": [{"role": "user", "content": [part]}, assistant("x")]} for part in
+           ({"image": {"format": "png"}}, "p", {"type": "refusal", "refusal": "No."}, {"text": None})],
+        [*[told([system("s"), user("p")], "x")] * 3, "column 'messages' holds a part of the type 'image'",
+         "column 'messages' holds a part of the type 'text' that has no text in 'text'",
+         "column 'messages' holds a part of the type 'refusal'",
+         "column 'messages' holds a part of the type 'text' that has no text in 'text'"], "demonstrations",
+    ),
+    "distilabel's answers": Case(
+        [{"instruction": "q", "generation": "x", "model_name": "m"}], [told("q", "x")], "demonstrations",
+    ),
+    "Argilla's ranking": Refused(
+        [{"instruction": "p", "generation-1": "x", "generation-2": "y", "generation-3": "z",
+          "ranking": [{"value": [{"rank": 1, "value": "generation-2"}]}]}],
+        "more than two answers, in columns of their own: 'generation-1', 'generation-2', 'generation-3'",
     ),
     "pictures in columns of their own": Case(
         [{**PICTURED, "image": Unread("struct<bytes: binary, path: string>")}, {**PICTURED, "image": "a.png"},
