@@ -28,6 +28,13 @@ from annotation.imports.sources.raw_rows import PICTURES, SourceRow
 from annotation.records import UserError
 from annotation.translation import N_
 
+
+def called(side: str) -> tuple[str, ...]:
+    """What the better or worse answer is called together with what it is."""
+    kinds = ("response", "answer", "output", "completion", "text", "messages", "conversation")
+    return tuple(name for kind in kinds for name in (f"{side}_{kind}", f"{kind}_{side}"))
+
+
 # Each role a column can play: what it is for, and the names by which it is recognised, likeliest first.
 ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "prompt": (
@@ -69,12 +76,12 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "chosen": (
         N_("the better of two answers"),
-        ("chosen", "chosen_response", "preferred", "response_chosen", "accepted", "response_j", "preferred_output"),
+        ("chosen", *called("chosen"), "preferred", "accepted", "response_j", "preferred_output"),
     ),
     "rejected": (
         N_("the worse of two answers"),
         (
-            *("rejected", "rejected_response", "dispreferred", "response_rejected", "non_preferred", "response_k"),
+            *("rejected", *called("rejected"), "dispreferred", "non_preferred", "response_k"),
             "non_preferred_output",
         ),
     ),

@@ -28,6 +28,7 @@ FORMATS = N_(
 )
 
 ARCHIVE = b'{"format":"prefloop archive"'
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 UNPACKABLE = {
     b"PK\x03\x04": N_("{name} is a ZIP archive (an .xlsx workbook is one, too)."),
     b"PK\x05\x06": N_("{name} is an empty ZIP archive."),
@@ -64,6 +65,13 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
         ) from error
     if not head:
         raise UserError(_("{name} is empty: 0 bytes. Nothing was imported.").format(name=name))
+    if head.startswith(LFS_POINTER):
+        raise UserError(
+            _(
+                "{name} is only a pointer of Git LFS; the file itself was not fetched. Run `git lfs pull` where it "
+                "lies, or download it from its page. Nothing was imported."
+            ).format(name=name)
+        )
     if head.startswith(b"PAR1"):
         return parquet_file(path, name)
     if head.startswith(ARROW) or path.suffix.lower() == ".arrow":
@@ -120,6 +128,8 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
         raise UserError(
             _("{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.").format(name=name)
         )
+    if kind == ".parquet":
+        return parquet_file(path, name)  # which says what is wrong with it
     refused = _("{name} is of no known format. Name it after its format.").format(name=name)
     raise UserError(joined(refused, _(FORMATS)))
 

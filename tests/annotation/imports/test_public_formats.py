@@ -524,6 +524,12 @@ CASES: dict[str, Case | Refused] = {
         [told("p", "x", "y", ranking=FIRST, remark=labels.OTHER_MARGIN),
          told("p", "x", "y", ranking=FIRST, strength=2)],
     ),
+    **{
+        f"better and worse answers called {better} and {worse}": Case(
+            [{"question": "p", better: "x", worse: "y"}], [told("p", "x", "y", ranking=FIRST)]
+        )
+        for better, worse in (("Chosen answer", "Rejected answer"), ("text_chosen", "text_rejected"))
+    },
     "OpenAI's preferences": Case(
         [{"input": {"messages": [system("s"), user("q")]}, "preferred_output": [assistant("x")],
           "non_preferred_output": [assistant("y")]}],

@@ -122,6 +122,11 @@ def zipped() -> bytes:
         ("a.json", b'{\n"a": 1}', "no list of rows"),
         ("a.json", b'{\n1: 2}', "a key must be text. Found: a number"),
         ("a.parquet", b"PAR1" + b"x" * 100, "no readable Parquet"),
+        ("a.parquet", b"<html>not found</html>", "no readable Parquet"),
+        *(
+            (f"a.{ending}", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "git lfs pull")
+            for ending in ("parquet", "jsonl", "csv", "arrow")
+        ),
         ("raw.jsonl", b'{"format":"prefloop archive","version":1}\n', "annotation restore"),
     ],
 )  # fmt: skip
