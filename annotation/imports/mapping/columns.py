@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any, Final
 
 from annotation.imports.mapping.conversations import SPEAKERS, conversation, list_of
@@ -432,21 +433,39 @@ def last_part(columns: Iterable[str], path: str) -> str:
 
 def at_path(values: Mapping[str, Any], path: str) -> Any:
     """What lies at a path such as 'answers[0].text', also within text that is JSON; None where nothing does."""
+    return along(values, path)[-1][1]
+
+
+def along(values: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
+    """Each part of a path as the path up to there, and what lies there: objects and lists, also where they are text."""
     at = len(head_of(values, path))
-    found = values.get(path[:at])
+    found, way = values.get(path[:at]), list[tuple[str, Any]]()
     while at < len(path):
         step = STEP.match(path, at)
         if step is None:
-            return None
+            return [*way, (path, None)]
         if isinstance(found, str) and found.lstrip()[:1] in ("[", "{"):
             with suppress(NotJson):
                 found = parse_json(found.strip())
+        way.append((path[:at], found))
         if step[2] is not None:
             found = found[int(step[2])] if isinstance(found, list) and int(step[2]) < len(found) else None
         else:
             found = found.get(step[1]) if isinstance(found, Mapping) else None
         at = step.end()
-    return found
+    return [*way, (path, found)]
+
+
+def pass_over(values: Mapping[str, Any], paths: Iterable[str]) -> bool:
+    """Whether a list that paths lead through has more entries than they name."""
+    named: dict[str, set[str]] = {}
+    sizes: dict[str, int] = {}
+    for path in paths:
+        for (above, found), (below, _) in pairwise(along(values, path)):
+            if isinstance(found, list):
+                named.setdefault(above, set()).add(below)
+                sizes[above] = len(found)
+    return any(len(named[above]) < size for above, size in sizes.items())
 
 
 def with_paths(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from annotation.imports.mapping.labels import UnusableRow
 from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.mapping.planning import make_plan
 from annotation.imports.mapping.prompt_and_answers import OTHER_SYSTEMS
-from annotation.imports.mapping.row_readers import EQUAL_SCORES, SAID_TIE, THOUGHTS_LEFT, reader_of
+from annotation.imports.mapping.row_readers import EQUAL_SCORES, NOT_ALL_READ, SAID_TIE, THOUGHTS_LEFT, reader_of
 from annotation.imports.sources.raw_rows import SourceRow, Unread
 from annotation.records import UserError
 from tests.annotation.imports.mapping.test_mapping import assistant, system, user
@@ -740,6 +740,23 @@ CASES: dict[str, Case | Refused] = {
         [{"prompt": "p", "response_a": "x", "response_b": "y", "preference.responses": ["response_b"],
           "preference.suggestion": "response_a"}],
         [told("p", "x", "y", ranking=SECOND)], columns={"winner": "preference.responses[0]"},
+    ),
+    "Label Studio with two annotators": Case(
+        [{"data": {"prompt": "p", "answer1": "x", "answer2": "y"},
+          "annotations": [{"result": [{"value": {"selected": side}}]} for side in sides]}
+         for sides in (["left"], ["left", "right"])],
+        [told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=FIRST, remark=NOT_ALL_READ)],
+        columns={"prompt": "data.prompt", "a": "data.answer1", "b": "data.answer2",
+                 "winner": "annotations[0].result[0].value.selected"},
+    ),
+    "votes in a CSV field, of which the first is named": Case(
+        [{**TWO, "votes": '[{"value": "a"}, {"value": "b"}]'}],
+        [told("p", "x", "y", ranking=FIRST, remark=NOT_ALL_READ)], columns={"winner": "votes[0].value"},
+    ),
+    "a list of which every entry is named": Case(
+        [{"prompt": "p", "replies": ["x", "y", "z"][:size], "best": "a"} for size in (2, 3)],
+        [told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=FIRST, remark=NOT_ALL_READ)],
+        columns={"a": "replies[0]", "b": "replies[1]", "winner": "best"},
     ),
     "Label Studio's JSON in a CSV field": Case(
         [{"prompt": "p", "answer1": "x", "answer2": "y", "comparison": said} for said in
