@@ -283,8 +283,8 @@ def is_text_part(part: Any) -> bool:
 
 def kind_of_part(part: Mapping[str, Any]) -> str:
     """What a part of a message's content is: its type or, where it has none, the key under which it holds something."""
-    held = [key for key, value in part.items() if key != "text" and holds_something(value)]
-    return str(part.get("type") or next(iter(held), "text"))
+    held = (key for key, value in part.items() if key != "text" and holds_something(value))
+    return str(part.get("type") or next(held, "text"))
 
 
 def checked(turns: Sequence[Message], column: str) -> tuple[Message, ...]:

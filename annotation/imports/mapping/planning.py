@@ -21,6 +21,7 @@ from annotation.imports.mapping.row_readers import reader_of
 from annotation.imports.mapping.unclear_columns import (
     check_meaning,
     refuse_third_answer,
+    refuse_turned_scores,
     refuse_unranked,
     refuse_unread,
     refuse_unsigned,
@@ -72,6 +73,7 @@ def make_plan(
         with suppress(UnusableRow):
             read(row.values)
     check_meaning(plan, rows)
+    refuse_turned_scores(plan, rows)
     refuse_unsigned(plan, said, rows)
     if "prompt" not in said:
         refuse_without_prompt(plan, rows)

@@ -75,6 +75,22 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
         )
 
 
+def refuse_turned_scores(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
+    """Raises UnclearColumn for scores that are, by their names, the higher the worse, as ranks are."""
+    known = [one for one in columns_of(rows) if one not in plan.paths]
+    for roles in (("scores",), ("score_a", "score_b")):
+        columns = [plan.columns[role] for role in roles if plan.columns.get(role) in plan.used]
+        if columns and all(is_turned_round(last_part(known, column)) for column in columns):
+            raise UnclearColumn(
+                _(
+                    "By its name, '{display_name}' is high for worse answers; a score is the higher the better. Choose "
+                    "a list of ranks as ranks under “Columns”, or turn the numbers round in the file and give them "
+                    "another name. Nothing was imported."
+                ).format(display_name=display_name(columns[0])),
+                *(("ranks", "scores") if roles == ("scores",) else roles),
+            )
+
+
 def is_unsigned(column: str, rows: Sequence[SourceRow]) -> bool:
     """Whether numbers that are to say by their sign which answer is better are never below 0."""
     given = [number for row in rows if (number := known_preference(row.values.get(column), column)) is not None]

@@ -741,6 +741,22 @@ CASES: dict[str, Case | Refused] = {
           "preference.suggestion": "response_a"}],
         [told("p", "x", "y", ranking=SECOND)], columns={"winner": "preference.responses[0]"},
     ),
+    "ranks of two answers said to be scores": Refused(
+        [{**TWO, "rank_a": 2, "rank_b": 1}], "'rank_a' is high for worse answers; a score is",
+        {"score_a": "rank_a", "score_b": "rank_b"},
+    ),
+    **{
+        f"{column} said to be scores": Refused(
+            [{"prompt": "p", "responses": ["x", "y"], "by": {column: [2, 1]}, column: [2, 1]}],
+            "is high for worse answers; a score is", {"scores": path},
+        )
+        for column in ("ranking", "toxicity") for path in (column, f"by.{column}")
+    },
+    "scores that are named after the worse answer": Case(
+        [{"prompt": "p", "better": "x", "worse": "y", "score_better": 2, "score_worse": 1}],
+        [told("p", "x", "y", ranking=FIRST)],
+        columns={"chosen": "better", "rejected": "worse", "score_a": "score_better", "score_b": "score_worse"},
+    ),
     "Label Studio with two annotators": Case(
         [{"data": {"prompt": "p", "answer1": "x", "answer2": "y"},
           "annotations": [{"result": [{"value": {"selected": side}}]} for side in sides]}
