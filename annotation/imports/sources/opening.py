@@ -28,6 +28,8 @@ FORMATS = N_(
 )
 
 ARCHIVE = b'{"format":"prefloop archive"'
+# What has more than one NUL in so many bytes is no text: UTF-16 has one in two.
+MOST_NUL = 16
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 UNPACKABLE = {
     b"PK\x03\x04": N_("{name} is a ZIP archive (an .xlsx workbook is one, too)."),
@@ -103,7 +105,7 @@ def refuse_other_formats(name: str, head: bytes) -> None:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         refused = _("{name} is UTF-16: it begins with the bytes {hex}.").format(name=name, hex=head[:2].hex(" "))
         raise UserError(joined(refused, _("Save the file as UTF-8; no other encoding is guessed.")))
-    if b"\x00" in head:
+    if head.count(b"\x00") * MOST_NUL > len(head):
         refused = _("{name} is no text: byte {at:,} is NUL.").format(name=name, at=head.index(b"\x00"))
         raise UserError(joined(refused, _(FORMATS)))
 
