@@ -67,24 +67,6 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
         ) from error
     if not head:
         raise UserError(_("{name} is empty: 0 bytes. Nothing was imported.").format(name=name))
-    if head.startswith(LFS_POINTER):
-        raise UserError(
-            _(
-                "{name} is only a pointer of Git LFS; the file itself was not fetched. Run `git lfs pull` where it "
-                "lies, or download it from its page. Nothing was imported."
-            ).format(name=name)
-        )
-    if head.startswith(b"PAR1"):
-        return parquet_file(path, name)
-    if head.startswith(ARROW) or path.suffix.lower() == ".arrow":
-        return arrow_file(path, name)
-    if head.startswith(ARCHIVE):
-        raise UserError(
-            _(
-                "{name} is an archive of a whole Prefloop. It goes into a fresh data directory, on the command "
-                "line: `python -m annotation restore FILE --data DIR`. Nothing was imported."
-            ).format(name=name)
-        )
     if head.startswith(GZIP):
         with Stream(path, name) as stream:
             head = stream.read(4 * 1024)
@@ -92,8 +74,31 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
             raise UserError(
                 _("{name} is packed twice. Unpack it first; only text is read from a .gz file.").format(name=name)
             )
+    refuse_misplaced(name, head)
+    if head.startswith(b"PAR1"):
+        return parquet_file(path, name)
+    if head.startswith(ARROW) or path.suffix.lower() == ".arrow":
+        return arrow_file(path, name)
     refuse_other_formats(name, head)
     return text_file(path, name, head)
+
+
+def refuse_misplaced(name: str, head: bytes) -> None:
+    """Raises UserError for what only stands for a file, and for an archive of our own, by its first bytes."""
+    if head.startswith(LFS_POINTER):
+        raise UserError(
+            _(
+                "{name} is only a pointer of Git LFS; the file itself was not fetched. Run `git lfs pull` where it "
+                "lies, or download it from its page. Nothing was imported."
+            ).format(name=name)
+        )
+    if head.startswith(ARCHIVE):
+        raise UserError(
+            _(
+                "{name} is an archive of a whole Prefloop. It goes into a fresh data directory, on the command "
+                "line: `python -m annotation restore FILE --data DIR`. Nothing was imported."
+            ).format(name=name)
+        )
 
 
 def refuse_other_formats(name: str, head: bytes) -> None:

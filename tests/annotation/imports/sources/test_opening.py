@@ -137,6 +137,7 @@ def zipped() -> bytes:
             for ending in ("parquet", "jsonl", "csv", "arrow")
         ),
         ("raw.jsonl", b'{"format":"prefloop archive","version":1}\n', "annotation restore"),
+        ("raw.jsonl.gz", packed(b'{"format":"prefloop archive","version":1}\n'), "annotation restore"),
     ],
 )  # fmt: skip
 def test_what_is_no_data_is_refused_in_a_sentence(tmp_path: Path, name: str, content: bytes, message: str) -> None:
