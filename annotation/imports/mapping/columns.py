@@ -11,6 +11,7 @@ from typing import Any, Final
 from annotation.imports.mapping.conversations import SPEAKERS, conversation, list_of
 from annotation.imports.mapping.labels import (
     LETTERED,
+    LONGEST_WINNER,
     SCALES,
     SIGNED,
     Columns,
@@ -310,7 +311,7 @@ def names_best(rows: Sequence[SourceRow], column: str, pair: Columns, responses:
     held = [row.values[column] for row in rows if row.values.get(column) not in EMPTY]
     return mostly(
         number_of(value) is not None
-        or (isinstance(value, str) and bool(verdict_of(value, words) if pair else LETTERED.fullmatch(word_of(value))))
+        or (is_word(value) and bool(verdict_of(value, words) if pair else LETTERED.fullmatch(word_of(value))))
         for value in held
     )
 
@@ -372,7 +373,12 @@ def holds_numbers(rows: Sequence[SourceRow], column: str) -> bool:
 def holds_decisions(rows: Sequence[SourceRow], column: str) -> bool:
     """Whether a column says what annotators made of the rows."""
     held = [row.values[column] for row in rows if row.values.get(column) not in EMPTY]
-    return mostly(isinstance(value, str) and word_of(value) in DECISIONS for value in held)
+    return mostly(is_word(value) and word_of(value) in DECISIONS for value in held)
+
+
+def is_word(value: Any) -> bool:
+    """Whether a value is a text that is short enough to name something."""
+    return isinstance(value, str) and len(value) <= LONGEST_WINNER
 
 
 def hold_texts(rows: Sequence[SourceRow], column: str) -> bool:
