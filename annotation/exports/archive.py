@@ -23,7 +23,7 @@ from annotation.claims import assignments
 from annotation.database import Database, explain_bad_rows
 from annotation.records import MAXIMUM_ANSWERS, ComparisonState, Sampling, Tag, UserError, explain_errors, is_time
 from annotation.schema import GOLD_OF_WITHDRAWN, STANDING, STATE_SINCE, WITHDRAWN_BY_THINKING
-from annotation.store import prompt_store
+from annotation.store import prompt_store, setting_store
 from annotation.translation import N_, _, numeral
 from annotation.validation import read
 from annotation.web.access import NAME
@@ -111,6 +111,15 @@ TABLES: Final[Mapping[str, Table]] = {
     "score": Table(("response_id", "scorer", "value"), order="response_id, scorer"),
     "setting": Table(("key", "value"), where="key = 'project'", order="key"),
 }
+# What an import has brought that is still at it, or was killed, is not in the archive: half of it would count as all.
+# A prompt of it that somebody has used stays.
+ARRIVED: Final[Mapping[str, str]] = {
+    "import": f"id IS NOT (SELECT value FROM setting WHERE key = '{setting_store.UNFINISHED}')",
+    "response": f"NOT {setting_store.arriving('response')}",
+    "prompt": f"""(NOT {setting_store.arriving("prompt")}
+        OR EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = prompt.id)
+        OR EXISTS (SELECT 1 FROM response r WHERE r.prompt_id = prompt.id AND NOT {setting_store.arriving("r")}))""",
+}
 STANDING_COLUMNS: Final = ("judged", "last_judged", "flagged", "opinion")
 WORD_TABLES: Final = ("prompt_words", "answer_words")
 # SQLite's own, of a full-text index.
@@ -151,7 +160,12 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
 # ------------------------------------------------------------------------------------------------------------- writing
 def count(db: Database) -> dict[str, int]:
     """How many rows of each table the archive has."""
-    return {name: int(db.value(f'SELECT count(*) FROM "{name}" WHERE {table.where}')) for name, table in TABLES.items()}
+    return {name: int(db.value(f'SELECT count(*) FROM "{name}" WHERE {wanted(name)}')) for name in TABLES}
+
+
+def wanted(name: str) -> str:
+    """Which rows of a table the archive has."""
+    return f"{TABLES[name].where} AND {ARRIVED.get(name, '1')}"
 
 
 def write(db: Database, path: Path, report: Report) -> dict[str, int]:
@@ -172,9 +186,12 @@ def write(db: Database, path: Path, report: Report) -> dict[str, int]:
 def lines(db: Database) -> Iterator[bytes]:
     """The header and every row, a line each."""
     yield encode(HEADER)
+    arriving = setting_store.setting(db, setting_store.UNFINISHED, None)
     for name, table in TABLES.items():
         columns = ", ".join(f'"{column}"' for column in table.columns)
-        for row in db.connection.query(f'SELECT {columns} FROM "{name}" WHERE {table.where} ORDER BY {table.order}'):
+        for row in db.connection.query(f'SELECT {columns} FROM "{name}" WHERE {wanted(name)} ORDER BY {table.order}'):
+            if arriving is not None and row.get("import_id") == arriving:
+                row["import_id"] = None
             yield encode({"table": name, **row})
 
 
@@ -204,7 +221,8 @@ def restore(db: Database, path: Path) -> dict[str, int]:
 
 def refuse_used(db: Database) -> None:
     """Raises UserError for a database in which anything is that an archive could bring."""
-    used = [f"{name} {numeral(rows)}" for name, rows in count(db).items() if rows]
+    counts = {name: int(db.value(f'SELECT count(*) FROM "{name}" WHERE {TABLES[name].where}')) for name in TABLES}
+    used = [f"{name} {numeral(rows)}" for name, rows in counts.items() if rows]
     if used:
         raise UserError(
             _(

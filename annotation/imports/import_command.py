@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,6 +21,7 @@ from annotation.imports.mapping import mapped_rows
 from annotation.imports.mapping.columns import ROLES
 from annotation.imports.mapping.import_plan import TARGETS, VerdictUse
 from annotation.imports.mapping.mapped_rows import MappedRow
+from annotation.imports.mapping.planning import roles_asked
 from annotation.imports.printable import display_name, listed
 from annotation.imports.sources import hub_datasets, opening
 from annotation.jobs.job_process import TIED, end_with_starter
@@ -36,8 +37,9 @@ NOTHING_USABLE: Final = 1
 BAR: Final = 30
 NO_COLUMN: Final = "no column that is known"
 # The fields of the page's form that sentences name, and the option that stands for each here.
+COLUMNS: Final = N_("“Columns”")
 OPTIONS: Final = {
-    N_("“Columns”"): "--map ROLE=COLUMN, --map ROLE= for none",
+    COLUMNS: "--map ROLE=COLUMN, --map ROLE= for none",
     N_("“Good from”"): "--good-from N",
     N_("“Import as”"): f"--as {{{','.join(TARGETS)}}}",
     N_("“Rows”"): "--rows FIRST-LAST",
@@ -201,7 +203,7 @@ def run_spoken(options: argparse.Namespace, db: Database) -> int:
         except UserError as error:
             if options.json_progress:  # the page, which has the fields
                 raise
-            raise UserError(with_options(str(error))) from error
+            raise UserError(with_options(str(error), roles_asked(error))) from error
         except MemoryError as error:
             raise UserError(
                 _(
@@ -276,7 +278,7 @@ class Printer:
         print(f"{found.name}: {found.format}")
         print(f"Columns: {listed(found.columns)}")
         print(f"Taken for: {columns_line(found.proposed) or NO_COLUMN}")
-        print(with_options(found.problem) or f"To be imported as {found.target}.")
+        print(with_options(found.problem, found.asked) or f"To be imported as {found.target}.")
         for note in found.notes:
             print(note)
         for row, record in zip(found.rows, found.records, strict=False):
@@ -327,9 +329,14 @@ class JsonPrinter(Printer):
         self.say("outcome", outcome_told(ImportOutcome(outcome, dry_run, summary)))
 
 
-def with_options(said: str) -> str:
-    """What is said to somebody who has a command line and not the page: with the options for the fields it names."""
-    named = [f"{_(field)}: {option}" for field, option in OPTIONS.items() if _(field) in said]
+def with_options(said: str, asked: Sequence[str] = ()) -> str:
+    """What is said to somebody who has a command line and not the page: with the options for the fields it names.
+
+    Where it asks for columns, in some `asked` roles, their field is named whether or not the sentence does.
+    """
+    named = [
+        f"{_(field)}: {option}" for field, option in OPTIONS.items() if _(field) in said or (asked and field == COLUMNS)
+    ]
     return f"{said} ({'; '.join(named)})" if named else said
 
 

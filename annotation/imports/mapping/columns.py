@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any, Final
 
 from annotation.imports.mapping.conversations import SPEAKERS, conversation, list_of
 from annotation.imports.mapping.labels import (
+    LETTERED,
+    LONGEST_WINNER,
     SCALES,
     SIGNED,
     Columns,
@@ -17,12 +20,22 @@ from annotation.imports.mapping.labels import (
     plain_name,
     says_good,
     score_of,
+    side_words,
+    verdict_of,
     winner_reader,
+    word_of,
 )
 from annotation.imports.sources.json_values import NotJson, parse_json
 from annotation.imports.sources.raw_rows import PICTURES, SourceRow
 from annotation.records import UserError
 from annotation.translation import N_
+
+
+def called(side: str) -> tuple[str, ...]:
+    """What the better or worse answer is called together with what it is."""
+    kinds = ("response", "answer", "output", "completion", "text", "messages", "conversation")
+    return tuple(name for kind in kinds for name in (f"{side}_{kind}", f"{kind}_{side}"))
+
 
 # Each role a column can play: what it is for, and the names by which it is recognised, likeliest first.
 ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
@@ -47,7 +60,10 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "completion": (
         N_("one answer: a demonstration, or with a label a good or bad answer"),
-        ("completion", "response", "answer", "output", "target", "demonstration", "solution", "assistant"),
+        (
+            *("completion", "response", "answer", "output", "target", "demonstration", "solution", "assistant"),
+            "generation",
+        ),
     ),
     "label": (
         N_("whether the completion, or the conversation's last turn, is good (KTO)"),
@@ -62,12 +78,12 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "chosen": (
         N_("the better of two answers"),
-        ("chosen", "chosen_response", "preferred", "response_chosen", "accepted", "response_j", "preferred_output"),
+        ("chosen", *called("chosen"), "preferred", "accepted", "response_j", "preferred_output"),
     ),
     "rejected": (
         N_("the worse of two answers"),
         (
-            *("rejected", "rejected_response", "dispreferred", "response_rejected", "non_preferred", "response_k"),
+            *("rejected", *called("rejected"), "dispreferred", "non_preferred", "response_k"),
             "non_preferred_output",
         ),
     ),
@@ -108,7 +124,7 @@ CHANCES: Final[Mapping[str, tuple[str, ...]]] = {
 QUALITIES: Final = tuple(dict.fromkeys((*ROLES["label"][1], *ROLES["rating"][1])))
 PAIR_STEMS: Final = (
     *("response", "answer", "output", "completion", "conversation", "text", "model_response", "human_ref", "messages"),
-    "",
+    *("generation", "candidate", ""),
 )
 PAIR_ENDS: Final = (("a", "b"), ("0", "1"), ("1", "2"), ("left", "right"))
 SCORE_STEMS: Final = ("score", "rating", "reward", "winner_model")
@@ -129,7 +145,8 @@ TELLING: Final = frozenset(
 BAD_WORDS: Final = frozenset(
     {
         *("bad", "dislike", "disliked", "rejected", "incorrect", "unhelpful", "harmful", "toxic", "toxicity", "unsafe"),
-        *("downvotes", "hallucination", "undesirable", "down"),
+        *("downvotes", "hallucination", "undesirable", "down", "rank", "ranks", "ranking", "worse", "worst"),
+        *("flag", "flagged"),
     }
 )
 # Words in the names of columns that may say of an answer that it is bad, in whichever way: 'is_toxic', 'Rating (1-5)'.
@@ -139,9 +156,12 @@ QUALITY_WORDS: Final = frozenset(
         *("grade", "liked", "dislike", "disliked", "thumbs", "accepted", "rejected", "chosen", "preferred", "correct"),
         *("incorrect", "correctness", "corrected", "helpful", "unhelpful", "helpfulness", "harmful", "toxic", "unsafe"),
         *("toxicity", "safe", "vote", "votes", "upvotes", "downvotes", "reward", "verdict", "evaluation", "feedback"),
-        *("hallucination", "desirable", "undesirable"),
+        *("hallucination", "desirable", "undesirable", "rank", "ranks", "ranking", "best", "better", "worst", "worse"),
+        *("winner", "preference", "flag", "flagged"),
     }
 )
+# What annotators answer about a row: no answer to a prompt, whatever its column is called.
+DECISIONS: Final = ("accept", "accepted", "reject", "rejected", "ignore", "ignored")
 # Words in the names of columns that may hold the prompt: 'user_prompt', 'dialogue_history'.
 PROMPT_WORDS: Final = frozenset(
     {
@@ -181,6 +201,7 @@ def propose(rows: Sequence[SourceRow], said: Columns | None = None) -> dict[str,
 def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns) -> dict[str, str]:
     """The roles of the likeliest shape, by the columns' plain names; those that are said come first."""
     lists = {column for column in names.values() if holds_lists(rows, column)}
+    signed = {names[alias] for alias in SIGNED if alias in names and holds_numbers(rows, names[alias])}
     asks = names.get("user") if "assistant" in names else None  # else it may be who asks, by name
 
     def find(role: str, taken: Iterable[str] = ()) -> dict[str, str]:
@@ -188,6 +209,7 @@ def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns
             return {role: said[role]} if said[role] else {}
         wanted = sorted((names[alias] for alias in ROLES[role][1] if alias in names), key=lambda column: column != asks)
         fitting = [column for column in wanted if column not in taken and (role not in LISTS or column in lists)]
+        fitting = [column for column in fitting if role != "preference" or column in signed]
         return {role: fitting[0]} if fitting else {}
 
     chances = {role: names[name] for role, known in CHANCES.items() for name in known if name in names}
@@ -199,7 +221,7 @@ def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns
     question |= find("system")
     if plain_name(question.get("prompt", "")) == "instruction":
         question |= find("context")
-    if len(chosen) == 2:
+    if len(chosen) == 2 and (said.get("chosen") or not names_best(rows, chosen["chosen"], pair, responses)):
         scores = find_scores(rows, names, ("chosen", "rejected"))
         return without_columns(question, chosen) | chosen | find("strength") | scores | find("status") | chances
     if pair:
@@ -217,7 +239,8 @@ def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns
     messages = find("messages")
     if messages and "messages" not in question:
         return messages | find("system") | find_quality(rows, names, messages.values(), said)
-    completion = find("completion", question.values())
+    decisions = [column for column in names.values() if holds_decisions(rows, column)]
+    completion = find("completion", [*question.values(), *decisions])
     if completion:
         return question | completion | find_quality(rows, names, [*question.values(), *completion.values()], said)
     return question | find_speaker(rows, question, find("speaker"), find("parent"))
@@ -280,6 +303,19 @@ def names_one(rows: Sequence[SourceRow], columns: Columns) -> bool:
     return False
 
 
+def names_best(rows: Sequence[SourceRow], column: str, pair: Columns, responses: Columns) -> bool:
+    """Whether a column only names the better one of the answers beside it, as 'A' or 0, rather than holding it."""
+    if not pair and not responses:
+        return False
+    words = side_words(pair["a"], pair["b"]) if pair else {}
+    held = [row.values[column] for row in rows if row.values.get(column) not in EMPTY]
+    return mostly(
+        number_of(value) is not None
+        or (is_word(value) and bool(verdict_of(value, words) if pair else LETTERED.fullmatch(word_of(value))))
+        for value in held
+    )
+
+
 def find_quality(
     rows: Sequence[SourceRow], names: Mapping[str, str], taken: Iterable[str], said: Columns
 ) -> dict[str, str]:
@@ -327,6 +363,22 @@ def holds_lists(rows: Sequence[SourceRow], column: str) -> bool:
     """Whether a column's values are lists, or texts that are one in JSON."""
     held = [row.values[column] for row in rows if row.values.get(column) not in (None, "")]
     return mostly(isinstance(one, list) or (isinstance(one, str) and one.lstrip().startswith("[")) for one in held)
+
+
+def holds_numbers(rows: Sequence[SourceRow], column: str) -> bool:
+    """Whether there is a number in a column."""
+    return any(number_of(row.values.get(column)) is not None for row in rows)
+
+
+def holds_decisions(rows: Sequence[SourceRow], column: str) -> bool:
+    """Whether a column says what annotators made of the rows."""
+    held = [row.values[column] for row in rows if row.values.get(column) not in EMPTY]
+    return mostly(is_word(value) and word_of(value) in DECISIONS for value in held)
+
+
+def is_word(value: Any) -> bool:
+    """Whether a value is a text that is short enough to name something."""
+    return isinstance(value, str) and len(value) <= LONGEST_WINNER
 
 
 def hold_texts(rows: Sequence[SourceRow], column: str) -> bool:
@@ -387,21 +439,39 @@ def last_part(columns: Iterable[str], path: str) -> str:
 
 def at_path(values: Mapping[str, Any], path: str) -> Any:
     """What lies at a path such as 'answers[0].text', also within text that is JSON; None where nothing does."""
+    return along(values, path)[-1][1]
+
+
+def along(values: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
+    """Each part of a path as the path up to there, and what lies there: objects and lists, also where they are text."""
     at = len(head_of(values, path))
-    found = values.get(path[:at])
+    found, way = values.get(path[:at]), list[tuple[str, Any]]()
     while at < len(path):
         step = STEP.match(path, at)
         if step is None:
-            return None
+            return [*way, (path, None)]
         if isinstance(found, str) and found.lstrip()[:1] in ("[", "{"):
             with suppress(NotJson):
                 found = parse_json(found.strip())
+        way.append((path[:at], found))
         if step[2] is not None:
             found = found[int(step[2])] if isinstance(found, list) and int(step[2]) < len(found) else None
         else:
             found = found.get(step[1]) if isinstance(found, Mapping) else None
         at = step.end()
-    return found
+    return [*way, (path, found)]
+
+
+def pass_over(values: Mapping[str, Any], paths: Iterable[str]) -> bool:
+    """Whether a list that paths lead through has more entries than they name."""
+    named: dict[str, set[str]] = {}
+    sizes: dict[str, int] = {}
+    for path in paths:
+        for (above, found), (below, _) in pairwise(along(values, path)):
+            if isinstance(found, list):
+                named.setdefault(above, set()).add(below)
+                sizes[above] = len(found)
+    return any(len(named[above]) < size for above, size in sizes.items())
 
 
 def with_paths(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:

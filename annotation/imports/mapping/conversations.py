@@ -25,6 +25,8 @@ CALLS: Final = (
 THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
 # Where a message has what is said.
 SAID: Final = ("content", "value", "text")
+# Of which types a part of a message is that is text.
+TEXT_PARTS: Final = ("text", "input_text", "output_text")
 # By which of a message's keys an answer is not to be learned where they are false or 0.
 LEARNED: Final = ("weight", "train", "training", "loss")
 # How text says that there is nothing.
@@ -167,17 +169,24 @@ def message_of(entry: Any, column: str) -> Message:
             text_keys=", ".join(SAID),
             keys=listed([str(key) for key in entry]),
         )
-    if isinstance(content, list) and content and all(is_text_part(part) for part in content):
-        content = "".join(part["text"] for part in content)
-    elif isinstance(content, list) and content:
-        kinds = [part.get("type") if isinstance(part, dict) else kind_of(part) for part in content]
-        other = next((str(kind) for kind in kinds if kind != "text"), "text")
-        raise UnusableRow(
-            column,
-            _("column '{column}' holds a part of the type '{display_name}'; only text can be imported"),
-            display_name=display_name(other[:40]),
-        )
-    return {"role": role, "content": text_of(content, column, role == "user")}
+    return {"role": role, "content": text_of(text_in_parts(content, column), column, role == "user")}
+
+
+def text_in_parts(content: Any, column: str) -> Any:
+    """The text of a list of parts; anything else as it is. Raises UnusableRow for parts that are no text."""
+    if not isinstance(content, list) or not content:
+        return content
+    others = [part for part in content if not is_text_part(part)]
+    if not others:
+        return "".join(part["text"] for part in content)
+    kind = kind_of_part(others[0]) if isinstance(others[0], dict) else "text"
+    raise UnusableRow(
+        column,
+        _("column '{column}' holds a part of the type '{display_name}' that has no text in 'text'")
+        if kind in TEXT_PARTS
+        else _("column '{column}' holds a part of the type '{display_name}'; only text can be imported"),
+        display_name=display_name(kind[:40]),
+    )
 
 
 def holds_something(value: Any) -> bool:
@@ -269,7 +278,13 @@ def end_mark(text: str, asked: bool = False) -> str:
 
 def is_text_part(part: Any) -> bool:
     """Whether a part of a message's content is text, not an image or a tool's call."""
-    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+    return isinstance(part, dict) and kind_of_part(part) in TEXT_PARTS and isinstance(part.get("text"), str)
+
+
+def kind_of_part(part: Mapping[str, Any]) -> str:
+    """What a part of a message's content is: its type or, where it has none, the key under which it holds something."""
+    held = (key for key, value in part.items() if key != "text" and holds_something(value))
+    return str(part.get("type") or next(held, "text"))
 
 
 def checked(turns: Sequence[Message], column: str) -> tuple[Message, ...]:

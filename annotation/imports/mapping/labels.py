@@ -86,10 +86,10 @@ def part_of(value: Any) -> str:
     path = ""
     while isinstance(value, list) and len(value) == 1:
         path, value = f"{path}[0]", value[0]
-    found = (
-        [key for key, held in value.items() if held and isinstance(held, str | list)] if isinstance(value, dict) else []
-    )
-    key = next((key for key in TEXTS if key in found), max(found, key=lambda key: len(value[key]), default=None))
+    held = value if isinstance(value, dict) else {}
+    found = [key for key, one in held.items() if one and isinstance(one, str | list)]
+    named = [key for key in TEXTS if key in found or score_of(held.get(key)) is not None]
+    key = next(iter(named), max(found, key=lambda key: len(held[key]), default=None))
     return path if key is None else f"{path}.{key}"
 
 
@@ -151,7 +151,7 @@ def side_words(a: str, b: str) -> Mapping[str, int]:
         end, field = name[start:], plain_name(re.split(r"[.\[\]]+", (a, b)[side])[-1])
         stem = field.removesuffix(end).rstrip("_")  # 'response' of 'fields.response1', which people call 'response-1'
         words[side].update({name, end, field, f"{stem}{end}", f"{stem}_{end}"})
-        words[side].update({*(f"{called}_{letter}" for called in CALLED), f"{letter}_is_better"})
+        words[side].update(f"{called}_{letter}" for called in CALLED)
     return {word: side for side in (1, 0) for word in words[side] - words[1 - side] if word}
 
 
@@ -221,8 +221,9 @@ def verdict_of(text: str, words: Mapping[str, int]) -> ParsedVerdict | None:
         return TIED
     if plain in ALL_BAD:
         return BAD
-    if plain in words:
-        return (FIRST, SECOND)[words[plain]]
+    side = words.get(plain.removesuffix("_is_better"))
+    if side is not None:
+        return (FIRST, SECOND)[side]
     duel = DUEL.fullmatch(word)
     left, right = (words.get(word_of(part)) for part in (duel[1], duel[3])) if duel else (None, None)
     if duel is None or left is None or right is None or left == right:

@@ -21,6 +21,8 @@ from annotation.imports.mapping.row_readers import reader_of
 from annotation.imports.mapping.unclear_columns import (
     check_meaning,
     refuse_third_answer,
+    refuse_turned_scores,
+    refuse_unranked,
     refuse_unread,
     refuse_unsigned,
     refuse_without_prompt,
@@ -58,9 +60,10 @@ def make_plan(
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
     try:
-        read = reader_of(plan)
         if not said.get("a") or not said.get("b"):
             refuse_third_answer(plan, rows)
+        read = reader_of(plan)
+        refuse_unranked(plan, rows)
     except UnclearColumn:
         raise
     except UserError as error:
@@ -70,6 +73,7 @@ def make_plan(
         with suppress(UnusableRow):
             read(row.values)
     check_meaning(plan, rows)
+    refuse_turned_scores(plan, rows)
     refuse_unsigned(plan, said, rows)
     if "prompt" not in said:
         refuse_without_prompt(plan, rows)

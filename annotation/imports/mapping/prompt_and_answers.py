@@ -11,6 +11,7 @@ from annotation.imports.mapping.conversations import (
     earlier_turns,
     refuse_beginning_mark,
     refuse_turns_within,
+    text_in_parts,
     text_lists,
     text_of,
 )
@@ -75,7 +76,7 @@ def under_system(turns: Sequence[Message], system: Any, column: str) -> list[Mes
     empty = system is None or (isinstance(system, str) and not system.strip())
     if empty or turns[0]["role"] == "system":
         return list(turns)
-    return [{"role": "system", "content": text_of(system, column)}, *turns]
+    return [{"role": "system", "content": text_of(text_in_parts(system, column), column)}, *turns]
 
 
 def context_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...]:

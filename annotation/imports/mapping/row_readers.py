@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from annotation.exports.formats import UNKNOWN
 from annotation.imports.mapping.answer_ranks import ranking_of
-from annotation.imports.mapping.columns import EMPTY, with_paths
+from annotation.imports.mapping.columns import EMPTY, pass_over, with_paths
 from annotation.imports.mapping.conversations import SPEAKERS, has_thoughts, holds_something, list_of, refuse_unlearned
 from annotation.imports.mapping.import_plan import ImportPlan, form_of
 from annotation.imports.mapping.labels import (
@@ -53,6 +53,7 @@ EQUAL_SCORES: Final = N_("equal scores: imported as a tie")
 SAID_TIE: Final = N_("chosen and rejected are called a tie: imported as one")
 PICTURES_LEFT: Final = N_("a text with a mark for a picture or sound, which is not there")
 THOUGHTS_LEFT: Final = N_("a message with what was thought before it, which is left out")
+NOT_ALL_READ: Final = N_("a list with more entries than those that are named, which alone are read")
 PICTURE_MARK: Final = re.compile(r"<(image|video|audio)>")
 
 VerdictReader = Callable[[Mapping[str, Any]], tuple[Said | None, int | None, str]]
@@ -295,13 +296,16 @@ def reader_of(plan: ImportPlan) -> RowReader:
     It raises UnclearColumn where the rows that it has read so far can't mean what the plan takes them for.
     """
     form, used = form_of(plan), plan.used
+    paths = [path for path in plan.paths if path in used]
     read = FORMS[form](plan)
 
-    def of(values: Mapping[str, Any]) -> MappedRow:
-        values = with_paths(values, plan.paths) if plan.paths else values
+    def of(given: Mapping[str, Any]) -> MappedRow:
+        values = with_paths(given, plan.paths) if plan.paths else given
         record = without_pictures(with_chances(read(values), values, plan), values)
         for column in used if form in LEARNED_FORMS else ():
             refuse_unlearned(values.get(column), column)
+        if paths and pass_over(given, paths):
+            record = remarked(record, NOT_ALL_READ)
         return remarked(record, THOUGHTS_LEFT) if any(has_thoughts(values.get(one)) for one in used) else record
 
     return of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
 
-from annotation.imports.mapping.answer_ranks import perhaps_order
+from annotation.imports.mapping.answer_ranks import RANK_KEYS, SCORE_KEYS, perhaps_order
 from annotation.imports.mapping.columns import (
     EMPTY,
     columns_of,
@@ -18,6 +19,7 @@ from annotation.imports.mapping.columns import (
 from annotation.imports.mapping.conversations import list_of
 from annotation.imports.mapping.import_plan import ImportPlan, form_of
 from annotation.imports.mapping.labels import (
+    AskedColumn,
     Columns,
     UnclearColumn,
     UnusableRow,
@@ -35,6 +37,9 @@ from annotation.imports.printable import display_name, listed
 from annotation.imports.sources.raw_rows import SourceRow
 from annotation.records import UserError
 from annotation.translation import _, joined
+
+# By which keys answers have their scores or ranks with them.
+GIVEN: Final = {*RANK_KEYS, *SCORE_KEYS}
 
 
 def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
@@ -68,6 +73,22 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
             ).format(display_name=display_name(label), shown=shown(held[0])),
             "label",
         )
+
+
+def refuse_turned_scores(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
+    """Raises UnclearColumn for scores that are, by their names, the higher the worse, as ranks are."""
+    known = [one for one in columns_of(rows) if one not in plan.paths]
+    for roles in (("scores",), ("score_a", "score_b")):
+        columns = [plan.columns[role] for role in roles if plan.columns.get(role) in plan.used]
+        if columns and all(is_turned_round(last_part(known, column)) for column in columns):
+            raise UnclearColumn(
+                _(
+                    "By its name, '{display_name}' is high for worse answers; a score is the higher the better. Choose "
+                    "a list of ranks as ranks under “Columns”, or turn the numbers round in the file and give them "
+                    "another name. Nothing was imported."
+                ).format(display_name=display_name(columns[0])),
+                *(("ranks", "scores") if roles == ("scores",) else roles),
+            )
 
 
 def is_unsigned(column: str, rows: Sequence[SourceRow]) -> bool:
@@ -147,7 +168,7 @@ def names_two(columns: Columns, rows: Sequence[SourceRow]) -> bool:
 
 def refuse_third_answer(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
     """Raises UnclearColumn for two answers beside which there are more, in columns that are numbered on."""
-    third = third_answer(plan.columns, rows) if form_of(plan) == "pair" else ""
+    third = third_answer(plan.columns, rows) if plan.target == "preferences" and "a" in plan.columns else ""
     if third:
         raise UnclearColumn(
             _(
@@ -157,6 +178,25 @@ def refuse_third_answer(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
             ).format(answers=listed([plan.columns["a"], plan.columns["b"], third])),
             *("a", "b"),
         )
+
+
+def refuse_unranked(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
+    """Raises AskedColumn for lists of answers of which nothing says which is better, beside them or within."""
+    roles = ("scores", "ranks", "order", "winner", "winner_from_0", "winner_from_1")
+    if form_of(plan) != "responses" or plan.verdict == "open" or plan.columns.keys() & {*roles, "outcome"}:
+        return
+    column = plan.columns["responses"]
+    for row in rows:
+        with suppress(UnusableRow):
+            if any(isinstance(one, dict) and one.keys() & GIVEN for one in list_of(row.values.get(column), column)):
+                return
+    raise AskedColumn(
+        _(
+            "There are several answers but no column that says which is better: name it as 'scores' (or 'ranks', "
+            "'order', 'winner', 'winner_from_0', 'winner_from_1'), or have people judge them."
+        ),
+        *roles,
+    )
 
 
 def refuse_unread(plan: ImportPlan, said: Columns, columns: Sequence[str]) -> None:

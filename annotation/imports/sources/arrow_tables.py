@@ -78,7 +78,7 @@ def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
     """The rows of an Arrow batch; where a text is not UTF-8, only its row is bad."""
     import pyarrow as pa
 
-    plain = [table.column(column).cast(kind) for column, kind in types.read.items()]
+    plain = [without_nan(table.column(column).cast(kind)) for column, kind in types.read.items()]
     # A column whose name goes on from another's with a dot may have been read in its place.
     held = {column: places_held(table.column(column)) for column in types.pictures if column in table.schema.names}
     table = pa.Table.from_arrays(plain, names=list(types.read))
@@ -101,6 +101,17 @@ def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
                 )
         return
     yield from (row(place, value) for place, value in enumerate(values))
+
+
+def without_nan(column: Any) -> Any:
+    """A column without what is no finite number: it stands where there is nothing, as in JSON."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    if not types.is_floating(column.type):
+        return column
+    return pc.if_else(pc.is_finite(column.cast(pa.float64())), column, pa.scalar(None, column.type))
 
 
 def places_held(column: Any) -> set[int]:

@@ -93,10 +93,12 @@ def csv_rows(stream: Stream, likely: str = ",;\t") -> Iterator[RawRow]:
         wrong = lines.wrong_byte()
         if wrong:
             yield BadRow(number, wrong)
+        elif not any(cell.strip() for cell in cells):
+            continue
         elif len(cells) == len(header):
             values = dict(zip(header, cells, strict=True))
             yield our_row(number, values) if ours else SourceRow(number, values)
-        elif cells:
+        else:
             fields = ngettext(
                 "the row has {count} field, but the header has {heads}",
                 "the row has {count} fields, but the header has {heads}",

@@ -28,6 +28,9 @@ FORMATS = N_(
 )
 
 ARCHIVE = b'{"format":"prefloop archive"'
+# What has more than one NUL in so many bytes is no text: UTF-16 has one in two.
+MOST_NUL = 16
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 UNPACKABLE = {
     b"PK\x03\x04": N_("{name} is a ZIP archive (an .xlsx workbook is one, too)."),
     b"PK\x05\x06": N_("{name} is an empty ZIP archive."),
@@ -58,17 +61,6 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
             head = file.read(4 * 1024)
     if not head:
         raise UserError(_("{name} is empty: 0 bytes. Nothing was imported.").format(name=name))
-    if head.startswith(b"PAR1"):
-        return parquet_file(path, name)
-    if head.startswith(ARROW) or path.suffix.lower() == ".arrow":
-        return arrow_file(path, name)
-    if head.startswith(ARCHIVE):
-        raise UserError(
-            _(
-                "{name} is an archive of a whole Prefloop. It goes into a fresh data directory, on the command "
-                "line: `python -m annotation restore FILE --data DIR`. Nothing was imported."
-            ).format(name=name)
-        )
     if head.startswith(GZIP):
         with Stream(path, name) as stream:
             head = stream.read(4 * 1024)
@@ -76,8 +68,31 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
             raise UserError(
                 _("{name} is packed twice. Unpack it first; only text is read from a .gz file.").format(name=name)
             )
+    refuse_misplaced(name, head)
+    if head.startswith(b"PAR1"):
+        return parquet_file(path, name)
+    if head.startswith(ARROW) or path.suffix.lower() == ".arrow":
+        return arrow_file(path, name)
     refuse_other_formats(name, head)
     return text_file(path, name, head)
+
+
+def refuse_misplaced(name: str, head: bytes) -> None:
+    """Raises UserError for what only stands for a file, and for an archive of our own, by its first bytes."""
+    if head.startswith(LFS_POINTER):
+        raise UserError(
+            _(
+                "{name} is only a pointer of Git LFS; the file itself was not fetched. Run `git lfs pull` where it "
+                "lies, or download it from its page. Nothing was imported."
+            ).format(name=name)
+        )
+    if head.startswith(ARCHIVE):
+        raise UserError(
+            _(
+                "{name} is an archive of a whole Prefloop. It goes into a fresh data directory, on the command "
+                "line: `python -m annotation restore FILE --data DIR`. Nothing was imported."
+            ).format(name=name)
+        )
 
 
 def refuse_other_formats(name: str, head: bytes) -> None:
@@ -89,7 +104,7 @@ def refuse_other_formats(name: str, head: bytes) -> None:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         refused = _("{name} is UTF-16: it begins with the bytes {hex}.").format(name=name, hex=head[:2].hex(" "))
         raise UserError(joined(refused, _("Save the file as UTF-8; no other encoding is guessed.")))
-    if b"\x00" in head:
+    if head.count(b"\x00") * MOST_NUL > len(head):
         refused = _("{name} is no text: byte {at:,} is NUL.").format(name=name, at=head.index(b"\x00"))
         raise UserError(joined(refused, _(FORMATS)))
 
@@ -114,6 +129,8 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
         raise UserError(
             _("{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.").format(name=name)
         )
+    if kind == ".parquet":
+        return parquet_file(path, name)  # which says what is wrong with it
     refused = _("{name} is of no known format. Name it after its format.").format(name=name)
     raise UserError(joined(refused, _(FORMATS)))
 

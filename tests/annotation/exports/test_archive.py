@@ -20,14 +20,24 @@ from hypothesis import strategies as st
 from annotation.database import Database, open_database
 from annotation.exports import archive, writing
 from annotation.exports.formats import FORMATS, ExportRequest
+from annotation.imports import importing
+from annotation.imports.importing import ImportRequest
+from annotation.imports.sources.opening import open_path
 from annotation.metrics import quality
 from annotation.records import UserError, now
-from annotation.store import judgement_store, project_store, training_data
+from annotation.store import (
+    comparison_store,
+    judgement_store,
+    project_store,
+    prompt_store,
+    setting_store,
+    training_data,
+)
 from annotation.web import access
 from rlhf.judges import judge_store
 from rlhf.models import registry
 from tests.archive_fixtures import TEXTS, has_password, populate
-from tests.conftest import dump, new_database
+from tests.conftest import BASE_NAME, dump, make_response, new_database
 from tests.frozen_in_memory import current_judgements
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
@@ -524,6 +534,42 @@ def test_what_was_imported_goes_there_and_back(tmp_path: Path) -> None:
     assert archives[0].read_bytes() == archives[1].read_bytes()
     counts = {line["table"] for line in lines_of(archives[0].read_bytes())[1:-1]}
     assert counts >= {"import", "annotator", "prompt", "response", "comparison", "comparison_response", "judgement"}
+
+
+def test_an_import_that_is_still_arriving_is_not_in_an_archive(tmp_path: Path) -> None:
+    """Restored, its half would count as a whole; a prompt of it that somebody has answered meanwhile stays."""
+    with fresh() as db, fresh() as other:
+        registry.ensure_base(db, BASE_NAME)
+        for number, name in enumerate(("whole", "half"), 1):
+            source = tmp_path / f"{name}.jsonl"
+            rows = [{"prompt": f"{name} {n}", "completion": f"Thus {n}."} for n in range(2)]
+            source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+            done = importing.run_import(db, open_path(source), ImportRequest(split="train"), "kim", lambda *_: None)
+            assert done.import_id == number
+        setting_store.set_setting(db, setting_store.UNFINISHED, 2)
+        answered = prompt_store.read_prompt(db.rows("SELECT * FROM prompt ORDER BY id")[-1])
+        comparison_store.add_response(db, make_response(answered, "somebody answered it meanwhile"), "compare")
+        with pytest.raises(UserError, match="is in use already"):
+            restored(db, archived(db))
+        restored(other, archived(db))
+        shown = [("whole 0", "Thus 0."), ("whole 1", "Thus 1.")]
+        for kept in (db, other):
+            assert [(d.messages[0]["content"], d.text) for d in training_data.demonstrations(kept)] == shown
+        told = [
+            (json.loads(row["messages"])[0]["content"], row["import_id"]) for row in other.rows("SELECT * FROM prompt")
+        ]
+        assert told == [("whole 0", 1), ("whole 1", 1), ("half 1", None)]
+        assert [row["name"] for row in other.rows("SELECT name FROM import")] == ["whole.jsonl"]
+        assert other.value("SELECT count(*) FROM response") == 3
+    with fresh() as left:
+        left.connection.execute(
+            "INSERT INTO import (id, name, sha256, format, counts, requested_by, created) "
+            "VALUES (1, 'a', 'b', 'c', '{}', 'kim', ?)",
+            (now(),),
+        )
+        setting_store.set_setting(left, setting_store.UNFINISHED, 1)
+        with pytest.raises(UserError, match="is in use already"):
+            restored(left, archived(left))
 
 
 def test_there_and_back_on_the_command_line(data_dir: Path, tmp_path: Path) -> None:

@@ -826,6 +826,14 @@ def test_a_scale_with_a_sign_comes_in_the_right_way_round(db: Database, tmp_path
     }  # fmt: skip
 
 
+def test_where_a_column_is_missing_the_option_that_names_it_is_said(db: Database, tmp_path: Path) -> None:
+    path = str(write(tmp_path, [{"prompt": "p", "response_a": "x", "response_b": "y", "comparison": "a"}]))
+    option = "(“Columns”: --map ROLE=COLUMN, --map ROLE= for none)"
+    assert option in run(db, path).stderr
+    assert option in run(db, "--look", path).stdout
+    assert run(db, "--map=winner=comparison", path).returncode == 0
+
+
 @pytest.mark.parametrize("mode", [[], ["--dry-run"], ["--look"], ["--json-progress"], ["--json-progress", "--look"]])
 def test_no_usable_row_ends_with_1(db: Database, tmp_path: Path, mode: list[str]) -> None:
     bad = str(write(tmp_path, [{"prompt": "p", "chosen": 7, "rejected": "x"}] * 3, "bad.jsonl"))

@@ -14,7 +14,7 @@ from annotation.imports.mapping.labels import UnusableRow
 from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.mapping.planning import make_plan
 from annotation.imports.mapping.prompt_and_answers import OTHER_SYSTEMS
-from annotation.imports.mapping.row_readers import EQUAL_SCORES, SAID_TIE, THOUGHTS_LEFT, reader_of
+from annotation.imports.mapping.row_readers import EQUAL_SCORES, NOT_ALL_READ, SAID_TIE, THOUGHTS_LEFT, reader_of
 from annotation.imports.sources.raw_rows import SourceRow, Unread
 from annotation.records import UserError
 from tests.annotation.imports.mapping.test_mapping import assistant, system, user
@@ -116,10 +116,10 @@ CASES: dict[str, Case | Refused] = {
             told("Why?", "x", "y", ranking=TIE, strength=0, remark=OTHER_SYSTEMS),
         ],
     ),
-    "UltraFeedback, ratings inside annotations": Case(
+    "UltraFeedback, ratings inside annotations": Refused(
         [{**ULTRA, "completions": [{"response": "x", "annotations": {"helpfulness": {"Rating": "4"}}},
                                    {"response": "y", "annotations": {"helpfulness": {"Rating": "5"}}}]}],
-        ["column 'completions' has answers without scores or ranks"],
+        "There are several answers but no column that says which is better",
     ),
     "SHP": Case(
         [{"history": "p", "human_ref_A": f"x{n}", "human_ref_B": "y", "labels": n, "score_ratio": 2.0} for n in (1, 0)],
@@ -524,6 +524,12 @@ CASES: dict[str, Case | Refused] = {
         [told("p", "x", "y", ranking=FIRST, remark=labels.OTHER_MARGIN),
          told("p", "x", "y", ranking=FIRST, strength=2)],
     ),
+    **{
+        f"better and worse answers called {better} and {worse}": Case(
+            [{"question": "p", better: "x", worse: "y"}], [told("p", "x", "y", ranking=FIRST)]
+        )
+        for better, worse in (("Chosen answer", "Rejected answer"), ("text_chosen", "text_rejected"))
+    },
     "OpenAI's preferences": Case(
         [{"input": {"messages": [system("s"), user("q")]}, "preferred_output": [assistant("x")],
           "non_preferred_output": [assistant("y")]}],
@@ -735,6 +741,39 @@ CASES: dict[str, Case | Refused] = {
           "preference.suggestion": "response_a"}],
         [told("p", "x", "y", ranking=SECOND)], columns={"winner": "preference.responses[0]"},
     ),
+    "ranks of two answers said to be scores": Refused(
+        [{**TWO, "rank_a": 2, "rank_b": 1}], "'rank_a' is high for worse answers; a score is",
+        {"score_a": "rank_a", "score_b": "rank_b"},
+    ),
+    **{
+        f"{column} said to be scores": Refused(
+            [{"prompt": "p", "responses": ["x", "y"], "by": {column: [2, 1]}, column: [2, 1]}],
+            "is high for worse answers; a score is", {"scores": path},
+        )
+        for column in ("ranking", "toxicity") for path in (column, f"by.{column}")
+    },
+    "scores that are named after the worse answer": Case(
+        [{"prompt": "p", "better": "x", "worse": "y", "score_better": 2, "score_worse": 1}],
+        [told("p", "x", "y", ranking=FIRST)],
+        columns={"chosen": "better", "rejected": "worse", "score_a": "score_better", "score_b": "score_worse"},
+    ),
+    "Label Studio with two annotators": Case(
+        [{"data": {"prompt": "p", "answer1": "x", "answer2": "y"},
+          "annotations": [{"result": [{"value": {"selected": side}}]} for side in sides]}
+         for sides in (["left"], ["left", "right"])],
+        [told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=FIRST, remark=NOT_ALL_READ)],
+        columns={"prompt": "data.prompt", "a": "data.answer1", "b": "data.answer2",
+                 "winner": "annotations[0].result[0].value.selected"},
+    ),
+    "votes in a CSV field, of which the first is named": Case(
+        [{**TWO, "votes": '[{"value": "a"}, {"value": "b"}]'}],
+        [told("p", "x", "y", ranking=FIRST, remark=NOT_ALL_READ)], columns={"winner": "votes[0].value"},
+    ),
+    "a list of which every entry is named": Case(
+        [{"prompt": "p", "replies": ["x", "y", "z"][:size], "best": "a"} for size in (2, 3)],
+        [told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=FIRST, remark=NOT_ALL_READ)],
+        columns={"a": "replies[0]", "b": "replies[1]", "winner": "best"},
+    ),
     "Label Studio's JSON in a CSV field": Case(
         [{"prompt": "p", "answer1": "x", "answer2": "y", "comparison": said} for said in
          ('[{"selected": "left"}]', "[{", "[]", "left")],
@@ -786,6 +825,74 @@ CASES: dict[str, Case | Refused] = {
         ["column 'images' holds pictures or sound", told("What is it?", "x"),
          "column 'messages' holds a part of the type 'image_url'"],
         "demonstrations", telling=["images"],
+    ),
+    "better and worse answers that are named": Case(
+        [{**TWO, "chosen": "A", "rejected": "B"}, {**TWO, "chosen": "response_b", "rejected": "response_a"},
+         {**TWO, "chosen": "tie", "rejected": "tie"}],
+        [told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=SECOND),
+         told("p", "x", "y", ranking=TIE, strength=0)], telling=["rejected"],
+    ),
+    "better and worse answers beside the two that were compared": Case(
+        [{**TWO, "chosen": "x", "rejected": "y"}, {**TWO, "chosen": "y", "rejected": "x"}],
+        [told("p", "x", "y", ranking=FIRST), told("p", "y", "x", ranking=FIRST)],
+    ),
+    "the better one's letter, and a word for its neighbour that was not": Case(
+        [{"prompt": "p", "responses": ["x", "y"], "chosen": "B", "rejected": "A"}],
+        [told("p", "x", "y", ranking=SECOND)], telling=["rejected"],
+    ),
+    "the better one's number in a list": Refused(
+        [{"prompt": "p", "responses": ["x", "y"], "chosen": 0, "rejected": 1}], "as winner_from_0 or as winner_from_1",
+    ),
+    "a list of answers of which nothing says which is better": Refused(
+        [{"prompt": "p", "responses": ["x", "y"], "chosen_idx": 0}],
+        "There are several answers but no column that says which is better",
+    ),
+    "a list of answers beside an order in words": Refused(
+        [{"prompt": "p", "responses": ["x", "y"], "ranking": "B > A"}],
+        "There are several answers but no column that says which is better",
+    ),
+    "a list of answers for people": Case(
+        [{"prompt": "p", "responses": ["x", "y"]}], [told("p", "x", "y")], verdict="open",
+    ),
+    "words in a column of strengths": Refused(
+        [{**TWO, "Preference Strength": "Slightly better", "Which response is better?": "Response A"}],
+        "There are two answers but no column that says which is better",
+    ),
+    "words for the strength beside the winner": Case(
+        [{**TWO, "Preference Strength": "Slightly better", "Which response is better?": "Response A"}],
+        [told("p", "x", "y", ranking=FIRST, strength=1)], columns={"winner": "Which response is better?"},
+    ),
+    **{
+        f"answers one a row, with {column}": Refused(
+            [{"prompt": "q", "response": f"x{n}", column: n} for n in (1, 2)], "bad ones must not be learned"
+        )
+        for column in ("rank", "is_best", "Winner", "human preference", "flagged")
+    },
+    "Prodigy's choices": Case(
+        [{"text": "q", "options": [{"id": "A", "text": "x"}, {"id": "B", "text": "y"}], "accept": ["B"],
+          "answer": word} for word in ("accept", "reject", "ignore")],
+        [told("q")] * 3, "prompts", telling=["answer"],
+    ),
+    "a label that is a list of votes": Refused(
+        [{**BAD_ANSWER, "rating": [{"user_id": "u", "value": 4, "status": "submitted"}]}], "as 'rating[0].value'",
+    ),
+    "texts in parts, of whatever type": Case(
+        [{"system": [{"type": "text", "text": "s"}], "messages": [{"role": "user", "content": [part]}, assistant("x")]}
+         for part in ({"text": "p"}, {"type": "input_text", "text": "p"}, {"type": "output_text", "text": "p"})]
+        + [{"messages": [{"role": "user", "content": [part]}, assistant("x")]} for part in
+           ({"image": {"format": "png"}}, "p", {"type": "refusal", "refusal": "No."}, {"text": None})],
+        [*[told([system("s"), user("p")], "x")] * 3, "column 'messages' holds a part of the type 'image'",
+         "column 'messages' holds a part of the type 'text' that has no text in 'text'",
+         "column 'messages' holds a part of the type 'refusal'",
+         "column 'messages' holds a part of the type 'text' that has no text in 'text'"], "demonstrations",
+    ),
+    "distilabel's answers": Case(
+        [{"instruction": "q", "generation": "x", "model_name": "m"}], [told("q", "x")], "demonstrations",
+    ),
+    "Argilla's ranking": Refused(
+        [{"instruction": "p", "generation-1": "x", "generation-2": "y", "generation-3": "z",
+          "ranking": [{"value": [{"rank": 1, "value": "generation-2"}]}]}],
+        "more than two answers, in columns of their own: 'generation-1', 'generation-2', 'generation-3'",
     ),
     "pictures in columns of their own": Case(
         [{**PICTURED, "image": Unread("struct<bytes: binary, path: string>")}, {**PICTURED, "image": "a.png"},
@@ -839,6 +946,7 @@ def verdict(a: str, b: str, *values: Any, role: str = "winner") -> list[Any]:
     [
         *((word, FIRST) for word in ("a", "A", " A ", "model_a", "model-a", "Model A", "response_a", "left", "first")),
         *((word, FIRST) for word in ("[[A]]", "[A]", "A>B", "A >> B", "[[A>B]]", "B<A", "a_is_better", "A is better")),
+        *((word, FIRST) for word in ("Response A is better", "left is better", "[[model_a is better]]")),
         *((word, SECOND) for word in ("b", "B", "assistant_b", "[[B]]", "B>A", "A<B", "A<<B", "second", "right")),
         *((word, TIE) for word in ("tie", "TIE", "A=B", "[[A=B]]", "tie (bothgood)", "both good", "equal")),
         *((word, None) for word in ("tie (bothbad)", "both bad", "both_bad", "neither", "Tie (both-bad)")),
@@ -849,8 +957,10 @@ def test_words_for_the_better_answer(word: str, ranking: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["-a", "a-", "not a", "c", "[[C]]", "A>A", "A>C", ">", "", "ab", "model_c", True, None, [], "1"]
-)
+    "word",
+    [*("A is not better", "c is better", "neither is better", "both is better"),
+     *("-a", "a-", "not a", "c", "[[C]]", "A>A", "A>C", ">", "", "ab", "model_c", True, None, [], "1")],
+)  # fmt: skip
 def test_words_that_name_no_answer(word: Any) -> None:
     with pytest.raises(UnusableRow):
         verdict("response_a", "response_b", word)

@@ -92,6 +92,21 @@ def test_pictures_are_only_where_there_are_some(tmp_path: Path, in_lists: bool) 
         assert all(type(row["views"]) is Unread for row in rows)
 
 
+def test_a_number_that_is_none_stands_where_there_is_nothing_as_in_json(tmp_path: Path) -> None:
+    """pandas writes NaN where a score is missing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    numbers = [1.5, None, float("nan"), float("inf")]
+    kinds = {"half": pa.float16(), "single": pa.float32(), "double": pa.float64()}
+    columns = {name: pa.array(numbers, kind) for name, kind in kinds.items()}
+    pq.write_table(pa.table({**columns, "whole": [1, 2, None, 4]}), tmp_path / "a.parquet")
+    found = values(read(tmp_path / "a.parquet"))
+    assert [row["whole"] for row in found] == [1, 2, None, 4]
+    for name in kinds:
+        assert [row[name] for row in found] == [1.5, None, None, None], name
+
+
 def test_texts_as_polars_writes_them_are_read(tmp_path: Path) -> None:
     import pyarrow as pa
 

@@ -29,6 +29,16 @@ def test_a_csv_row_that_does_not_fit_is_a_bad_row(tmp_path: Path) -> None:
     ]
 
 
+def test_rows_of_empty_cells_are_passed_over_as_empty_lines_are(tmp_path: Path) -> None:
+    """Spreadsheets write them below a table of which rows were cleared."""
+    rows = read(write(tmp_path, "a.csv", b"prompt,answer,\na,b,\n,,\n\n , ,\n,\nc,,\n,,\n"))
+    assert [(row.number, *row.values.values()) for row in rows if isinstance(row, SourceRow)] == [
+        (2, "a", "b", ""),
+        (7, "c", "", ""),
+    ]
+    assert len(rows) == 2
+
+
 @pytest.mark.parametrize("name", ["a.tsv", "a.tab", "a.TSV.gz"])
 def test_a_file_named_after_tabs_has_nothing_else_between_its_fields(tmp_path: Path, name: str) -> None:
     content = b"prompt\nHello, world; and more\n"

@@ -76,6 +76,15 @@ def test_rows_are_numbered_as_people_look_them_up(tmp_path: Path) -> None:
     assert [[row.number for row in rows] for rows in (spreadsheet, lines, elements)] == [[2, 3], [1, 3], [1, 2]]
 
 
+@pytest.mark.parametrize("lines", [1, 1000])
+def test_a_nul_here_and_there_is_its_rows_business(tmp_path: Path, lines: int) -> None:
+    """Such as an export of ours has, of an answer that a model wrote; only text with many is none."""
+    plain = b"prompt,completion\n" + b"a plain question,a plain answer\n" * lines
+    found = values(read(write(tmp_path, "a.csv", plain + b"q,a\x00b\n")))
+    assert found[-1] == {"prompt": "q", "completion": "a\0b"}
+    assert len(found) == lines + 1
+
+
 # ------------------------------------------------------------------------------------------------ refused as a whole
 def zipped() -> bytes:
     """A ZIP archive."""
@@ -122,7 +131,13 @@ def zipped() -> bytes:
         ("a.json", b'{\n"a": 1}', "no list of rows"),
         ("a.json", b'{\n1: 2}', "a key must be text. Found: a number"),
         ("a.parquet", b"PAR1" + b"x" * 100, "no readable Parquet"),
+        ("a.parquet", b"<html>not found</html>", "no readable Parquet"),
+        *(
+            (f"a.{ending}", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n", "git lfs pull")
+            for ending in ("parquet", "jsonl", "csv", "arrow")
+        ),
         ("raw.jsonl", b'{"format":"prefloop archive","version":1}\n', "annotation restore"),
+        ("raw.jsonl.gz", packed(b'{"format":"prefloop archive","version":1}\n'), "annotation restore"),
     ],
 )  # fmt: skip
 def test_what_is_no_data_is_refused_in_a_sentence(tmp_path: Path, name: str, content: bytes, message: str) -> None:
