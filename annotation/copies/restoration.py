@@ -171,13 +171,22 @@ def exclusive_lock(data_dir: Path) -> ReadWriteLock:
 
 def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) -> ReadWriteLock:
     """The directory's lock, taken for one of many or for one alone. Raises UserError."""
+    with explained_directory(data_dir):
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            with explain_disk_errors(data_dir / LOCK):
+                lock = ReadWriteLock(data_dir / LOCK, is_singleton=False)
+                (lock.acquire_read if how == "read" else lock.acquire_write)(timeout=LOCK_SECONDS)
+        except Timeout as error:
+            raise UserError(refusal.format(data_dir)) from error
+    return lock
+
+
+@contextmanager
+def explained_directory(data_dir: Path) -> Iterator[None]:
+    """A data directory that can't be written, as a sentence."""
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with explain_disk_errors(data_dir / LOCK):
-            lock = ReadWriteLock(data_dir / LOCK, is_singleton=False)
-            (lock.acquire_read if how == "read" else lock.acquire_write)(timeout=LOCK_SECONDS)
-    except Timeout as error:
-        raise UserError(refusal.format(data_dir)) from error
+        yield
     except OSError as error:
         raise UserError(
             _(
@@ -185,7 +194,6 @@ def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) ->
                 "space, or choose another one with --data DIR."
             ).format(data_dir=data_dir, strerror=error.strerror or error)
         ) from error
-    return lock
 
 
 # ---------------------------------------------------------------------------------------------------------- restoring
@@ -449,27 +457,31 @@ def move_aside(data_dir: Path, units: Iterable[str] = ()) -> None:
 def put_back(data_dir: Path) -> None:
     """Give back what was moved aside for a copy that never took its place: the database there is the one here still.
 
-    Only where the disk knows links: a copy of the database does not tell.
+    Only where the disk knows links: a copy of the database does not tell. Raises UserError where it can't be.
     """
-    for kept in (data_dir / ASIDE).glob(f"*/{FILE_NAME}"):
-        if not (data_dir / FILE_NAME).is_file() or not kept.samefile(data_dir / FILE_NAME):
-            continue
-        aside = kept.parent
-        whole = [path for path in aside.glob("*") if path.is_file() or path.name in OF_JOBS]
-        parts = [path for path in aside.glob("*/*") if path.parent.name not in OF_JOBS]
-        with tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as given_up:
-            for number, path in enumerate([*parts, *whole]):
-                here = data_dir / path.relative_to(aside)
-                if path == kept or (here.exists() and path in whole):  # of jobs since then
-                    continue
-                if here.exists():  # the copy's, which has it still
-                    here.rename(Path(given_up) / str(number))
-                here.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(here)
-        kept.unlink()
-        for directory in sorted([aside, *aside.rglob("*")], reverse=True):
-            with suppress(OSError):  # not empty
-                directory.rmdir()
+    with explained_directory(data_dir):
+        for kept in (data_dir / ASIDE).glob(f"*/{FILE_NAME}"):
+            if (data_dir / FILE_NAME).is_file() and kept.samefile(data_dir / FILE_NAME):
+                undo_move(data_dir, kept.parent)
+
+
+def undo_move(data_dir: Path, aside: Path) -> None:
+    """Move what was put aside to where it was. Its link to the database goes last: until then it can be repeated."""
+    whole = [path for path in aside.glob("*") if path.is_file() or path.name in OF_JOBS]
+    parts = [path for path in aside.glob("*/*") if path.parent.name not in OF_JOBS]
+    with tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as given_up:
+        for number, path in enumerate([*parts, *whole]):
+            here = data_dir / path.relative_to(aside)
+            if here.exists() and path in whole:  # the database, or of jobs since then
+                continue
+            if here.exists():  # the copy's, which has it still
+                here.rename(Path(given_up) / str(number))
+            here.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(here)
+    (aside / FILE_NAME).unlink()
+    for directory in sorted([aside, *aside.rglob("*")], reverse=True):
+        with suppress(OSError):  # not empty
+            directory.rmdir()
 
 
 def keep_twice(path: Path, other: Path) -> None:

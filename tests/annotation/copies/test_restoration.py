@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -637,6 +638,10 @@ def break_off(
             restoration.begin(place, data_dir, place.head())
 
 
+def disk_full(**_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def files_in(data_dir: Path) -> dict[str, bytes]:
     """What is in a data directory beside the database and its locks."""
     files = (path for path in data_dir.rglob("*") if path.is_file() and path.suffix not in (".db", ".lock"))
@@ -669,6 +674,10 @@ def test_a_restore_that_is_broken_off_leaves_the_models_with_their_database(
     break_off(monkeypatch, place, data_dir, at, killed)
     if killed:
         assert at != FILE_NAME or files_in(data_dir) != before
+        with monkeypatch.context() as patched:
+            patched.setattr(tempfile, "TemporaryDirectory", disk_full)
+            with pytest.raises(UserError, match=r"can't be written \(No space left"):
+                web_server.open_data(Settings(data_dir=data_dir, workers=False))
         web_server.open_data(Settings(data_dir=data_dir, workers=False)).db.close()
     assert files_in(data_dir) == before
     assert judgements(data_dir) == 1
