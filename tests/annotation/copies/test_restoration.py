@@ -10,9 +10,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ from rlhf.submission.form_fields import forms
 from rlhf.tabs.iterations import check_report
 from tests.conftest import BASE_NAME, act, seed_comparisons, seed_prompts
 from tests.fakes.hub_server import HubServer
-from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -686,6 +686,40 @@ def test_a_restore_that_is_broken_off_leaves_the_models_with_their_database(
     assert judgements(data_dir) == 0
     web_server.open_data(Settings(data_dir=data_dir, workers=False)).db.close()
     assert judgements(data_dir) == 0
+
+
+@dataclass(frozen=True)
+class SlowPlace(DirectoryTarget):
+    """A place that takes a copy once this says so."""
+
+    arrives: Callable[[], object] = lambda: None
+
+    def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str, ours: bool = False) -> str:
+        self.arrives()
+        return super().put(manifest, files, parent, ours)
+
+
+def test_a_copy_that_takes_hours_is_not_called_cut_off(
+    db: Database, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As gigabytes of weights do on a slow line."""
+    monkeypatch.setattr(safe_copies, "BEAT_SECONDS", 0.01)
+
+    def problem() -> str:
+        standing = safe_copies.status(db, str(tmp_path / "bucket"))
+        assert standing is not None
+        return standing.problem
+
+    def hours_later() -> None:
+        with db.transaction() as connection:
+            connection.execute("UPDATE safe_copy SET created = '2026-01-01T00:00:00.000000+00:00'")
+        wait_until("it is heard of", lambda: not problem())
+
+    safe_copies.make_copy(db, data_dir, SlowPlace(tmp_path / "bucket", hours_later), RUN)
+    assert problem() == ""
+    with db.transaction() as connection:
+        connection.execute("UPDATE safe_copy SET state = 'taken', created = '2026-01-01T00:00:00.000000+00:00'")
+    assert "was cut off" in problem()
 
 
 def test_nothing_is_restored_without_what_admins_should_know_of_it(
