@@ -227,8 +227,13 @@ def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:
 
 
 def thrown_away(db: Database, job: Job) -> bool:
-    """Whether what a training here had reached was deleted: it makes the directory before its first step."""
-    return job.flavor is None and job.step > 0 and not checkpoints_directory(db.path.parent, job.id).is_dir()
+    """Whether what a training here had reached was deleted: it makes the directory before its first step.
+
+    That is no more needed once its model is registered, whether it could still say so or not.
+    """
+    made = registry.of_job(db, job.id)
+    there = checkpoints_directory(db.path.parent, job.id).is_dir() or (made is not None and made.deleted is None)
+    return job.flavor is None and job.step > 0 and not there
 
 
 def has_checkpoints(db: Database, job: Job) -> bool:
