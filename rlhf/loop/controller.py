@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -182,8 +183,9 @@ def candidate_of(job: Job) -> str:
 
 
 def seconds_since(job: Job) -> float:
-    """How long ago a job has ended."""
-    return seconds_between(job.finished or job.created, now())
+    """How long ago a job has ended; for ever where the clock was set back since."""
+    passed = seconds_between(job.finished or job.created, now())
+    return passed if passed >= 0 else math.inf
 
 
 def unchecked_candidate(db: Database, checks: Sequence[Job], failed: Mapping[str, FailedCheck]) -> str | None:
