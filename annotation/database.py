@@ -77,10 +77,10 @@ class Database:
             database.conn.execute("BEGIN IMMEDIATE")
             try:
                 yield database
+                database.conn.execute("COMMIT")
             except BaseException:
                 database.rollback()
                 raise
-            database.conn.execute("COMMIT")
 
     @contextmanager
     def reading(self) -> Iterator[sqlite_utils.Database]:

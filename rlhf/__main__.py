@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from annotation.database import Database, existing_database, open_database
 from annotation.environment import default_directory, keep_private, named_directory
+from annotation.jobs import job_table
 from annotation.records import UserError, explain_errors
 from annotation.translation import _
 from annotation.ui.invisible import visible
@@ -274,7 +275,7 @@ def crossing_sentence(db: Database, spec: JobSpec) -> str:
 
 def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
     """A job at its end: run here when nothing is ahead of it, unless a running app was quicker and has it."""
-    said, patience = "", job_store.Patience()
+    said, patience = "", job_table.Patience()
     while job.is_open:
         ahead = job_store.jobs_ahead(db, job) if job.status == "queued" else []
         if job.status == "queued" and not ahead:

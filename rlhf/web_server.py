@@ -38,6 +38,7 @@ from annotation.database import (
     hold_data_directory,
     open_database,
 )
+from annotation.environment import remove_leftover
 from annotation.exports import export_files
 from annotation.imports import import_process, importing
 from annotation.jobs import job_table
@@ -127,6 +128,8 @@ def open_data(settings: Settings) -> DataDirectory:
         find_model(settings)  # or nothing is begun
     in_use = restoration.shared_lock(settings.data_dir)
     lock = hold_data_directory(settings.data_dir) if settings.workers else None
+    restoration.put_back(settings.data_dir)
+    remove_leftover(restoration.leftovers(settings.data_dir))
     if fresh and settings.workers:
         find_model(settings)
     db, here = open_database(settings.data_dir), settings.space
@@ -137,9 +140,10 @@ def open_data(settings: Settings) -> DataDirectory:
     registry.clear_leftovers(db, settings.data_dir)
     model = prepare_model(settings, db, known=fresh)
     if not prompt_store.prompts(db, "train") and not prompt_store.prompts(db, "held-out"):
-        prompt_store.add_prompts(db, importing.starter_prompts())
-        if not project_store.guidelines(db).version:
-            project_store.write_guidelines(db, project.FIRST_GUIDELINES, "Prefloop")
+        with db.transaction():  # the next start adds neither where one is there
+            prompt_store.add_prompts(db, importing.starter_prompts())
+            if not project_store.guidelines(db).version:
+                project_store.write_guidelines(db, project.FIRST_GUIDELINES, "Prefloop")
     return DataDirectory(db, model, (in_use, lock))
 
 

@@ -63,7 +63,8 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
         connection.execute(
             "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim.id)
         )
-        made = insert_judgement(db, claim, act, seconds_between(claim.created, now()))
+        taken = seconds_between(claim.created, now())
+        made = insert_judgement(db, claim, act, taken if taken >= 0 else None)  # nobody knows: the clock was set back
         follow_act(db, annotator_id, claim.comparison_id)
         return made
 

@@ -6,8 +6,9 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
@@ -28,8 +29,8 @@ VARIABLE: Final = "PREFLOOP_RESTORE"
 HERE: Final = "here"
 ASIDE: Final = "set-aside"
 FOLDER: Final = ".restore-"
-# What SQLite may keep beside a database file, and the file: what is left of another one would be replayed onto it.
-PARTS: Final = ("-wal", "-shm", "")
+# A database file, and what SQLite may keep beside it: what is left of another one would be replayed onto it.
+PARTS: Final = ("", "-wal", "-shm")
 # Of jobs of the database that is here; another one's jobs may have the same numbers.
 OF_JOBS: Final = ("answers", "checkpoints")
 LEFT_OUT: Final = N_(
@@ -77,10 +78,15 @@ def begin(target: CopyTarget, data_dir: Path, choice: str = "") -> str:
 
 
 def clear_leftovers(data_dir: Path) -> None:
-    """Remove what copying and restoring left behind where they were killed."""
-    for prefix in (safe_copies.FOLDER, FOLDER):
-        for left in data_dir.glob(f"{prefix}*"):
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove what copying and restoring left behind where they were killed, and undo what was half restored."""
+    put_back(data_dir)
+    for left in leftovers(data_dir):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def leftovers(data_dir: Path) -> Iterator[Path]:
+    """The folders in which copies are made and unpacked, which nobody needs who is not at it."""
+    return (left for prefix in (safe_copies.FOLDER, FOLDER) for left in data_dir.glob(f"{prefix}*"))
 
 
 def existing(data_dir: Path, choice: str) -> Database | None:
@@ -165,13 +171,22 @@ def exclusive_lock(data_dir: Path) -> ReadWriteLock:
 
 def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) -> ReadWriteLock:
     """The directory's lock, taken for one of many or for one alone. Raises UserError."""
+    with explained_directory(data_dir):
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            with explain_disk_errors(data_dir / LOCK):
+                lock = ReadWriteLock(data_dir / LOCK, is_singleton=False)
+                (lock.acquire_read if how == "read" else lock.acquire_write)(timeout=LOCK_SECONDS)
+        except Timeout as error:
+            raise UserError(refusal.format(data_dir)) from error
+    return lock
+
+
+@contextmanager
+def explained_directory(data_dir: Path) -> Iterator[None]:
+    """A data directory that can't be written, as a sentence."""
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        with explain_disk_errors(data_dir / LOCK):
-            lock = ReadWriteLock(data_dir / LOCK, is_singleton=False)
-            (lock.acquire_read if how == "read" else lock.acquire_write)(timeout=LOCK_SECONDS)
-    except Timeout as error:
-        raise UserError(refusal.format(data_dir)) from error
+        yield
     except OSError as error:
         raise UserError(
             _(
@@ -179,7 +194,6 @@ def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) ->
                 "space, or choose another one with --data DIR."
             ).format(data_dir=data_dir, strerror=error.strerror or error)
         ) from error
-    return lock
 
 
 # ---------------------------------------------------------------------------------------------------------- restoring
@@ -200,27 +214,14 @@ def restore(
                     return continue_from(local, target, data_dir, head, manifest, skipped)
                 refuse_fork(target, data_dir, local, version, manifest)
                 local.close()  # its file is about to be moved
-            older = bool(choice or skipped)
-            gone = restore_version(target, version, manifest, data_dir, head, choice, older)
+            newer, older = newer_than(target, manifest) if choice else [], bool(choice or skipped)
+            told = partial(told_of, target, manifest, older, newer, skipped)
+            return restore_version(target, version, manifest, data_dir, head, choice, older, told)
         except DamagedCopy as error:
             skipped.append(str(error))
             if isinstance(manifest, CopyManifest):
                 has = ngettext("It has {judgements} judgement.", "It has {judgements} judgements.", manifest.judgements)
                 skipped.append(has.format(judgements=manifest.judgements))
-            continue
-        said = ngettext(
-            "Restored {judgements} judgement from {name} as of {created} UTC.",
-            "Restored {judgements} judgements from {name} as of {created} UTC.",
-            manifest.judgements,
-        ).format(judgements=manifest.judgements, name=target.name, created=formatting.moment(manifest.created))
-        left = [] if not gone else [_(LEFT_OUT).format(names=", ".join(gone))]
-        newer = newer_than(target, manifest) if choice else []
-        doors = [_(CLOSED)] if older else []
-        message = " ".join(
-            [said, *doors, *left, *newer, *skipped, *([_(DAMAGED).format(variable=VARIABLE)] if skipped else [])]
-        )
-        leave_notice(data_dir, message if left or newer or skipped else "")
-        return message
     reasons = " ".join(skipped) or _("{name} has no copy '{versions}'.").format(
         name=target.name, versions=", ".join(versions)
     )
@@ -269,20 +270,46 @@ def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:
     ]
 
 
-def leave_notice(data_dir: Path, message: str) -> None:
-    """Keep for the admins what they should know of a database that was just restored."""
-    with closing(open_database(data_dir)) as db:
-        safe_copies.leave_notice(db, message)
+def told_of(
+    target: CopyTarget,
+    manifest: CopyManifest,
+    older: bool,
+    newer: Sequence[str],
+    skipped: Sequence[str],
+    gone: Sequence[str],
+) -> tuple[str, str]:
+    """What to tell of a copy that is restored without the files of some models, and what of it admins should know."""
+    said = ngettext(
+        "Restored {judgements} judgement from {name} as of {created} UTC.",
+        "Restored {judgements} judgements from {name} as of {created} UTC.",
+        manifest.judgements,
+    ).format(judgements=manifest.judgements, name=target.name, created=formatting.moment(manifest.created))
+    left = [] if not gone else [_(LEFT_OUT).format(names=", ".join(gone))]
+    doors = [_(CLOSED)] if older else []
+    damaged = [_(DAMAGED).format(variable=VARIABLE)] if skipped else []
+    message = " ".join([said, *doors, *left, *newer, *skipped, *damaged])
+    return message, message if left or newer or skipped else ""
+
+
+Told = Callable[[Sequence[str]], tuple[str, str]]
+"""What to tell of a restored copy, and what of it admins should know, by the models whose files it lacks."""
 
 
 def restore_version(
-    target: CopyTarget, version: str, manifest: CopyManifest, data_dir: Path, head: str, choice: str, older: bool
-) -> list[str]:
+    target: CopyTarget,
+    version: str,
+    manifest: CopyManifest,
+    data_dir: Path,
+    head: str,
+    choice: str,
+    older: bool,
+    told: Told,
+) -> str:
     """Download a copy, check all of it, and only then put it in place of what is here, which is moved aside.
 
     `older`: it may not be the newest, so that what was ended or withdrawn since would be open again.
-    Returns the models whose files did not come along. Raises DamagedCopy for a copy that is not whole, UserError
-    where the disk is full or a newer Prefloop made it.
+    Returns what is `told` of it. Raises DamagedCopy for a copy that is not whole, UserError where the disk is full or a
+    newer Prefloop made it.
     """
     with explained_disk(data_dir, manifest):
         check_space(data_dir, manifest)
@@ -311,17 +338,21 @@ def restore_version(
                     version=version, name=target.name, file_name=FILE_NAME, found=found
                 )
             )
-        gone, unknown = bring_up_to_date(stage, data_dir, target, head, manifest, choice, older)
+        message, unknown = bring_up_to_date(stage, data_dir, target, head, manifest, choice, older, told)
         for path in manifest.files:
             with (stage / path).open("rb") as handle:
                 os.fsync(handle.fileno())
         units = units_of(manifest)
-        move_aside(data_dir, {*units, *OF_JOBS, *unknown})
-        # The database is the last: until then the next start goes on with what was there, and can restore again.
-        for unit in [*units, FILE_NAME]:
-            (data_dir / unit).parent.mkdir(parents=True, exist_ok=True)
-            (stage / unit).replace(data_dir / unit)
-    return gone
+        try:
+            move_aside(data_dir, {*units, *OF_JOBS, *unknown})
+            # The database is the last: until then what was there is put back, and can be restored again.
+            for unit in [*units, FILE_NAME]:
+                (data_dir / unit).parent.mkdir(parents=True, exist_ok=True)
+                (stage / unit).replace(data_dir / unit)
+        except BaseException:
+            put_back(data_dir)
+            raise
+    return message
 
 
 def units_of(manifest: CopyManifest) -> list[str]:
@@ -368,11 +399,19 @@ def explained_disk(data_dir: Path, manifest: CopyManifest) -> Iterator[None]:
 
 
 def bring_up_to_date(
-    stage: Path, data_dir: Path, target: CopyTarget, head: str, manifest: CopyManifest, choice: str, older: bool
-) -> tuple[list[str], list[str]]:
+    stage: Path,
+    data_dir: Path,
+    target: CopyTarget,
+    head: str,
+    manifest: CopyManifest,
+    choice: str,
+    older: bool,
+    told: Told,
+) -> tuple[str, list[str]]:
     """Migrate a restored database before it is used, and record in it what it is and which files did not come along.
 
-    Returns the models that these are of, which are marked as deleted; and the paths of models here that it has not.
+    Models that these are of are marked as deleted. Returns what is told of it, and the paths of models here that it has
+    not.
     """
     gone = []
     db = open_database(stage)
@@ -386,13 +425,15 @@ def bring_up_to_date(
             if older:
                 access.close_doors(db)
             setting_store.set_setting(db, copy_reasons.CHOICE, choice or manifest.choice)
+            message, notice = told(gone)
+            safe_copies.leave_notice(db, notice)
             safe_copies.record_start(db, target.name, head, manifest, safe_copies.RESTORED)
     finally:
         db.close()
-    for part in PARTS[:-1]:
+    for part in PARTS[1:]:
         (stage / f"{FILE_NAME}{part}").unlink(missing_ok=True)  # closing has emptied them
     here = {path.relative_to(data_dir).as_posix() for path in (data_dir / "adapters").glob("*")}
-    return gone, sorted(here - {row["path"] for row in made})
+    return message, sorted(here - {row["path"] for row in made})
 
 
 def move_aside(data_dir: Path, units: Iterable[str] = ()) -> None:
@@ -411,6 +452,36 @@ def move_aside(data_dir: Path, units: Iterable[str] = ()) -> None:
                 keep_twice(data_dir / path, aside / path)
             else:
                 (data_dir / path).rename(aside / path)
+
+
+def put_back(data_dir: Path) -> None:
+    """Give back what was moved aside for a copy that never took its place: the database there is the one here still.
+
+    Only where the disk knows links: a copy of the database does not tell. Raises UserError where it can't be.
+    """
+    with explained_directory(data_dir):
+        for kept in (data_dir / ASIDE).glob(f"*/{FILE_NAME}"):
+            if (data_dir / FILE_NAME).is_file() and kept.samefile(data_dir / FILE_NAME):
+                undo_move(data_dir, kept.parent)
+
+
+def undo_move(data_dir: Path, aside: Path) -> None:
+    """Move what was put aside to where it was. Its link to the database goes last: until then it can be repeated."""
+    whole = [path for path in aside.glob("*") if path.is_file() or path.name in OF_JOBS]
+    parts = [path for path in aside.glob("*/*") if path.parent.name not in OF_JOBS]
+    with tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as given_up:
+        for number, path in enumerate([*parts, *whole]):
+            here = data_dir / path.relative_to(aside)
+            if here.exists() and path in whole:  # the database, or of jobs since then
+                continue
+            if here.exists():  # the copy's, which has it still
+                here.rename(Path(given_up) / str(number))
+            here.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(here)
+    (aside / FILE_NAME).unlink()
+    for directory in sorted([aside, *aside.rglob("*")], reverse=True):
+        with suppress(OSError):  # not empty
+            directory.rmdir()
 
 
 def keep_twice(path: Path, other: Path) -> None:

@@ -7,8 +7,9 @@ loses at most what the page said was not yet safe.
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -30,7 +31,8 @@ NOT_COPIED: Final = N_(
 KEPT_ROWS: Final = 50
 RESTORED: Final = "Restored."
 FOLDER: Final = ".copy-"
-# An attempt that has not ended after so long was cut off.
+# An attempt says so often that it goes on, which may take hours; one that was silent for so long was cut off.
+BEAT_SECONDS: Final = 60.0
 UNFINISHED_SECONDS: Final = 1800.0
 UNFINISHED: Final = N_("The latest attempt was cut off before it was finished. The log says why.")
 
@@ -294,7 +296,8 @@ def make_copy(db: Database, data_dir: Path, target: CopyTarget, run: str, alone:
     try:
         with explained_local(data_dir), tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as folder:
             copy = take(db, data_dir, run, number, Path(folder))
-            version = put(db, target, copy, alone)
+            with heard_of(db, row_id):
+                version = put(db, target, copy, alone)
     except UserError as error:
         record_failure(db, row_id, "conflict" if isinstance(error, Conflict) else "failed", str(error))
         raise
@@ -305,6 +308,26 @@ def make_copy(db: Database, data_dir: Path, target: CopyTarget, run: str, alone:
         raise
     record_safe(db, row_id, version, copy)
     return version
+
+
+@contextmanager
+def heard_of(db: Database, row_id: int) -> Iterator[None]:
+    """Meanwhile say every minute that a copy is on its way."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            with suppress(UserError):  # a disk that is full for a moment
+                db.write("UPDATE safe_copy SET created = ? WHERE id = ?", (now(), row_id))
+        db.close()
+
+    heart = threading.Thread(target=beat, daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
 
 
 def explained_local(data_dir: Path) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ the sha256 of all lines before it. The same database always gives the same bytes
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 from collections import Counter
@@ -179,6 +180,8 @@ def write(db: Database, path: Path, report: Report) -> dict[str, int]:
             if done % REPORT_ROWS == 0:
                 report(done, total)
         file.write(encode({"end": True, "rows": total, "sha256": digest.hexdigest()}))
+        file.flush()
+        os.fsync(file.fileno())
     report(total, total)
     return counts
 

@@ -258,6 +258,34 @@ def looking_for_silent(db: Database, seconds: float = LOST_AFTER_SECONDS) -> Ite
         yield values if time.monotonic() - asked < WAITED_SECONDS else {"since": "", "until": LATEST}
 
 
+# Between two looks; then workers may have been as silent, though they live. Who is so at each look is merely slow.
+OWN_SILENCE_SECONDS = 10.0
+SILENCES = 6
+
+
+@dataclass
+class Patience:
+    """Of a program that looks again and again for workers that are silent: whether it was silent itself."""
+
+    looked: float | None = None
+    until: float = 0.0
+    silences: int = 0
+    """Looks in turn before which it was silent."""
+
+    def wanted(self) -> bool:
+        """Whether workers that live are to have time to say so; asked at each look.
+
+        The machine has slept or hardly got on, or its clock was set.
+        """
+        moment = time.time()
+        silent = self.looked is not None and not 0 <= moment - self.looked < OWN_SILENCE_SECONDS
+        self.silences = self.silences + 1 if silent else 0
+        if 0 < self.silences <= SILENCES:
+            self.until = moment + LOST_AFTER_SECONDS
+        self.looked = moment
+        return moment < self.until
+
+
 def cancel(db: Database, job_id: int) -> None:
     """End a job that waits, or whose doer is gone; ask one that is at work to stop. Raises UserError for an ended one.
 

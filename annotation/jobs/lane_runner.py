@@ -18,7 +18,7 @@ from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped, beating
 from annotation.jobs.job_queue import AnyRequest, JobQueue
-from annotation.jobs.job_table import CANCELLED, Job
+from annotation.jobs.job_table import CANCELLED, Job, Patience
 from annotation.records import UserError
 from annotation.translation import _
 
@@ -53,6 +53,7 @@ class LaneRunner(Generic[AnyRequest]):
     current: Attempt | None = None
     """What it is doing."""
     looked: float | None = None
+    patience: Patience = field(default_factory=Patience)
 
     def start(self) -> None:
         """Begin to look at the queue."""
@@ -84,7 +85,8 @@ class LaneRunner(Generic[AnyRequest]):
         """Do the job that has waited longest, whatever becomes of it; whether there was one."""
         if self.looked is None or time.monotonic() - self.looked > SILENCE_SECONDS:
             self.looked = time.monotonic()
-            job_table.requeue_stale(db, self.queue.lane, tuple(self.queue.kinds))
+            if not self.patience.wanted():
+                job_table.requeue_stale(db, self.queue.lane, tuple(self.queue.kinds))
         worker = uuid.uuid4().hex
         job = self.queue.claim_next(db, worker)
         if job is None:

@@ -31,6 +31,8 @@ def run(run: Run, spec: PromptSetSpec) -> dict[str, Any]:
     rendered = what_to_feed(run, spec, models, prompts)
     draft = prompt_sets.draft_of(run.data_dir, run.job_id)
     drawn = prompt_sets.read_draft(draft)
+    if not drawn and run.number > 1:  # an earlier worker may have been killed when all was written
+        drawn = prompt_sets.read_draft(prompt_sets.file_of(run.data_dir, run.job_id))
     missing = [entry for entry in rendered if not drawn.keys() >= set(prompt_set_spec.seeds_of(spec, entry[0]))]
     model = models.use(policy)
     said = _("{revision} answers.").format(revision=policy.revision)

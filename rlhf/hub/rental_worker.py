@@ -54,6 +54,15 @@ ENDED_THERE: Final = N_("The machine was told to end before it began.")
 logger = logging.getLogger(__name__)
 
 
+# When the steady clock began, by the other one.
+BEGAN: Final = time.time() - time.monotonic()
+
+
+def steady_time() -> float:
+    """The time as `time.time` had it when this began: setting a machine's clock gives it no more time, nor less."""
+    return BEGAN + time.monotonic()
+
+
 @dataclass
 class Reporter:
     """Sends what a job reports, in numbered batches. A batch that did not arrive is sent again as it was."""
@@ -101,7 +110,7 @@ class Reporter:
     def finish(self, ending: dict[str, Any], made: Files, end: float) -> None:
         """Send the rest, how it ended and what was made, in one commit; again and again, whatever the Hub says.
 
-        `end` is when the machine is taken away, as `time.time` says it. Raises UserError shortly before.
+        `end` is when the machine is taken away, as `steady_time` says it. Raises UserError shortly before.
         """
         if self.unsent is not None:
             retry(self.send, end)
@@ -114,7 +123,7 @@ def retry(act: Callable[[], object], end: float) -> None:
 
     What the Hub refuses plainly is not repeated for so long, for the time is paid for.
     """
-    pause, refused_until = 2.0, time.time() + REFUSED_SECONDS
+    pause, refused_until = 2.0, steady_time() + REFUSED_SECONDS
     while True:
         try:
             act()
@@ -122,7 +131,7 @@ def retry(act: Callable[[], object], end: float) -> None:
         except UserError as error:
             refused = error.__cause__ is not None and hubs.status_of(error.__cause__) in (401, 403, 404)
             until = min(end - LAST_SECONDS, refused_until if refused else end)
-            if time.time() + pause > until:
+            if steady_time() + pause > until:
                 raise
             logger.warning("%s", error)
             time.sleep(pause)
@@ -138,7 +147,7 @@ class Watch(threading.Thread):
     """Reports while the job runs, and has it ended when the time is nearly over."""
 
     def __init__(
-        self, reporter: Reporter, deadline: float, pace: float | None, clock: Callable[[], float] = time.time
+        self, reporter: Reporter, deadline: float, pace: float | None, clock: Callable[[], float] = steady_time
     ) -> None:
         super().__init__(daemon=True)
         self.reporter, self.deadline, self.pace, self.clock = reporter, deadline, pace, clock
@@ -147,18 +156,18 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Wake up every so often until told to end."""
-        due = time.time()
+        due = steady_time()
         while not self.ended.wait(0.2):
             if self.clock() > self.deadline and not self.over:
                 self.over = True
                 os.kill(os.getpid(), signal.SIGTERM)
-            if time.time() >= due:
+            if steady_time() >= due:
                 try:
                     self.reporter.send()
                 except UserError as error:
                     logger.warning("%s", error)
                 quick = FIRST_SECONDS if self.reporter.sent < QUICK_REPORTS else REPORT_SECONDS
-                due = time.time() + (self.pace or quick)
+                due = steady_time() + (self.pace or quick)
 
 
 def run(
@@ -168,11 +177,11 @@ def run(
     data_dir: Path,
     end: float,
     spare: float,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] = steady_time,
 ) -> int:
     """Do the whole job; returns the exit status.
 
-    The machine is taken away at `end`, as `time.time` says it; the work stops `spare` seconds before by the `clock`.
+    The machine is taken away at `end`, as `steady_time` says it; the work stops `spare` seconds before by the `clock`.
     Raises UserError where not even the job's end could be reported.
     """
     try:

@@ -6,7 +6,6 @@ What they have in common with all other jobs, claim, report, end, is `annotation
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
@@ -245,34 +244,6 @@ def can_be_halved(job: Job) -> bool:
     """Whether a job ended because memory ran out, and could go on with half the batch."""
     ran_out = job.status in ("failed", "lost") and job.reason in ("out-of-memory", "killed")
     return ran_out and job.flavor is None and job.spec.halved() is not None
-
-
-# Between two looks; then workers may have been as silent, though they live. Who is so at each look is merely slow.
-OWN_SILENCE_SECONDS = 10.0
-SILENCES = 6
-
-
-@dataclass
-class Patience:
-    """Of a program that looks again and again for workers that are silent: whether it was silent itself."""
-
-    looked: float | None = None
-    until: float = 0.0
-    silences: int = 0
-    """Looks in turn before which it was silent."""
-
-    def wanted(self) -> bool:
-        """Whether workers that live are to have time to say so; asked at each look.
-
-        The machine has slept or hardly got on, or its clock was set.
-        """
-        moment = time.time()
-        silent = self.looked is not None and not 0 <= moment - self.looked < OWN_SILENCE_SECONDS
-        self.silences = self.silences + 1 if silent else 0
-        if 0 < self.silences <= SILENCES:
-            self.until = moment + LOST_AFTER_SECONDS
-        self.looked = moment
-        return moment < self.until
 
 
 SILENT = N_("The worker stopped without a word.")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -182,8 +183,9 @@ def candidate_of(job: Job) -> str:
 
 
 def seconds_since(job: Job) -> float:
-    """How long ago a job has ended."""
-    return seconds_between(job.finished or job.created, now())
+    """How long ago a job has ended; for ever where the clock was set back since."""
+    passed = seconds_between(job.finished or job.created, now())
+    return passed if passed >= 0 else math.inf
 
 
 def unchecked_candidate(db: Database, checks: Sequence[Job], failed: Mapping[str, FailedCheck]) -> str | None:
@@ -227,8 +229,13 @@ def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:
 
 
 def thrown_away(db: Database, job: Job) -> bool:
-    """Whether what a training here had reached was deleted: it makes the directory before its first step."""
-    return job.flavor is None and job.step > 0 and not checkpoints_directory(db.path.parent, job.id).is_dir()
+    """Whether what a training here had reached was deleted: it makes the directory before its first step.
+
+    That is no more needed once its model is registered, whether it could still say so or not.
+    """
+    made = registry.of_job(db, job.id)
+    there = checkpoints_directory(db.path.parent, job.id).is_dir() or (made is not None and made.deleted is None)
+    return job.flavor is None and job.step > 0 and not there
 
 
 def has_checkpoints(db: Database, job: Job) -> bool:

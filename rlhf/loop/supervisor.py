@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.records import seconds_between
 from annotation.translation import N_, _
 from rlhf.generation.answering_spec import AnsweringSpec
@@ -51,7 +52,7 @@ class Supervisor:
         self._answering_not_before = 0.0
         self._ticks = 0.0
         self._tried: int | None = None
-        self._patience = job_store.Patience()
+        self._patience = job_table.Patience()
 
     def start(self) -> None:
         """Begin to watch the queue."""

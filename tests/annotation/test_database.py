@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -768,6 +768,22 @@ def test_a_full_disk_saves_nothing_of_the_transaction_and_says_so(db: Database) 
 def test_a_write_waits_longer_for_another_process_than_a_worker_may_be_silent(db: Database) -> None:
     """The last transaction of a large import takes that long on a slow machine; a run of hours must not fail for it."""
     assert db.value("PRAGMA busy_timeout") >= 2 * 1000 * LOST_AFTER_SECONDS
+
+
+def test_a_transaction_that_can_not_be_committed_is_open_no_more(db: Database, data_dir: Path) -> None:
+    """Or all that this thread writes from then on would be in it, and lost."""
+
+    def refer_to_nobody() -> None:
+        with db.transaction() as connection:
+            connection.execute("PRAGMA defer_foreign_keys=ON")
+            connection.execute("INSERT INTO annotator_group (name, annotator_id) VALUES ('nobody', 99)")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        refer_to_nobody()
+    setting_store.set_setting(db, "afterwards", 1)
+    with closing(open_database(data_dir)) as other:
+        assert setting_store.setting(other, "afterwards", None) == 1
+        assert other.value("SELECT count(*) FROM annotator_group") == 0
 
 
 def test_a_transaction_is_all_or_nothing_and_nests(db: Database) -> None:

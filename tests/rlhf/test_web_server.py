@@ -19,6 +19,7 @@ from starlette.responses import PlainTextResponse
 from annotation.api import MAXIMUM_BODY
 from annotation.database import Database
 from annotation.records import now
+from annotation.store import project_store, prompt_store
 from annotation.web import access
 from annotation.web.deferred_app import DeferredApp
 from annotation.web.middleware import SECURITY_HEADERS
@@ -70,7 +71,7 @@ def starting(db: Database, data_dir: Path) -> Iterator[Starting]:
 def test_what_killed_programs_have_left_goes_when_one_starts(
     db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between a policy's mark and its files, while files were written, and before they were registered.
+    """Between a policy's mark and its files, while files or safe copies were written, and before files were registered.
 
     Not what may still be written or registered, nor what no job of this program has made.
     """
@@ -79,9 +80,9 @@ def test_what_killed_programs_have_left_goes_when_one_starts(
         job_store.cancel(db, job)
     whole, deleted = (data_dir / "adapters" / name for name in (f"reward-model-{jobs[0]}", "dpo-2"))
     halves = [data_dir / name for name in ("adapters/sft-3.part", "adapters/.fetched-a", "snapshots/.b.part")]
-    halves += [data_dir / "adapters" / f"reward-model-{jobs[1]}"]
+    halves += [data_dir / name for name in (f"adapters/reward-model-{jobs[1]}", ".copy-a", ".restore-a")]
     kept = [whole, *(data_dir / "adapters" / f"reward-model-{job}" for job in jobs[2:])]
-    kept += [data_dir / "adapters" / name for name in ("sft-4.part", "mine")]
+    kept += [data_dir / name for name in (".copy-b", "adapters/sft-4.part", "adapters/mine")]
     for directory in (deleted, *halves, *kept):
         directory.mkdir(parents=True)
         (directory / "weights").write_bytes(b"0")
@@ -111,6 +112,23 @@ def test_what_killed_programs_have_left_goes_when_one_starts(
     web_server.build_app(Settings(data_dir=data_dir, workers=False)).state.db.close()
     assert [path for path in (deleted, *halves) if path.exists()] == []
     assert [path for path in kept if not path.exists()] == []
+
+
+def test_a_first_start_that_is_killed_between_the_prompts_and_the_guidelines_is_made_up_for(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    settings = Settings(data_dir=data_dir, workers=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(project_store, "write_guidelines", killed)
+        with pytest.raises(KeyboardInterrupt):
+            web_server.open_data(settings)
+    opened = web_server.open_data(settings).db
+    assert project_store.guidelines(opened).version == 1
+    assert prompt_store.prompts(opened, "train")
+    opened.close()
 
 
 def test_who_is_signed_in_judges_and_who_is_not_can_sign_in(starting: Starting) -> None:

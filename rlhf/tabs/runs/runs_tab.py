@@ -106,8 +106,12 @@ def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> di
 
 
 def has_nothing_saved(db: Database, job: Job) -> bool:
-    """Whether a training here would begin anew: it had written no checkpoint yet, or they were deleted."""
-    return isinstance(job.spec, TrainingSpec) and not bytes_within(checkpoints_directory(db.path.parent, job.id))
+    """Whether a training here would begin anew: it had written no checkpoint yet, or they were deleted.
+
+    One whose model is registered only says so.
+    """
+    saved = bytes_within(checkpoints_directory(db.path.parent, job.id)) or registry.of_job(db, job.id)
+    return isinstance(job.spec, TrainingSpec) and not saved
 
 
 def resume_hint(db: Database, job: Job) -> str:

@@ -80,6 +80,17 @@ def test_the_answer_that_was_seen_as_better_wins(db: Database, ann: Annotator, w
     assert orders == {"[0, 1]", "[1, 0]"}
 
 
+def test_nobody_has_judged_in_less_than_no_time(db: Database, ann: Annotator) -> None:
+    """Where the clock was set back while somebody judged."""
+    seed_comparisons(db, 1)
+    nonce = in_hand(db, ann).nonce
+    in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="microseconds")
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET created = ?, expires = '9'", (in_an_hour,))
+    made = judging.judge(db, ann.id, nonce, act("left-clearly"))
+    assert db.row("SELECT seconds FROM judgement WHERE id = ?", (made,)) == {"seconds": None}
+
+
 def test_the_same_request_again_returns_the_first_judgement(db: Database, ann: Annotator) -> None:
     seed_comparisons(db, 2)
     nonce = in_hand(db, ann).nonce

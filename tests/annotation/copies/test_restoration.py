@@ -9,9 +9,10 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ from annotation.sqlite import sqlite_utils
 from annotation.store import prompt_store
 from annotation.ui import formatting
 from annotation.web import access, invitations
+from annotation.web.settings import Settings
+from rlhf import web_server
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets
 from rlhf.data.held_out_sets import LEAST
@@ -57,7 +60,7 @@ from rlhf.submission.form_fields import forms
 from rlhf.tabs.iterations import check_report
 from tests.conftest import BASE_NAME, act, seed_comparisons, seed_prompts
 from tests.fakes.hub_server import HubServer
-from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -598,27 +601,148 @@ def test_a_restore_that_is_killed_before_its_end_leaves_the_database_in_its_plac
     place = DirectoryTarget(tmp_path / "bucket")
     safe_copies.make_copy(db, data_dir, place, RUN)
     judge(db, ann, 3)
-    restored = Path.replace
-
-    def killed(path: Path, target: Path) -> Path:
-        if path.name == FILE_NAME:
-            raise KeyboardInterrupt
-        return restored(path, target)
 
     def no_links(*_: Path) -> None:
         raise OSError(errno.EPERM, "no links here")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "replace", killed)
-        if not links:
-            patched.setattr(os, "link", no_links)
-        db.close()
-        with pytest.raises(KeyboardInterrupt):
-            restoration.begin(place, data_dir, place.head())
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    db.close()
+    break_off(monkeypatch, place, data_dir, FILE_NAME, killed=True)
     aside = next((data_dir / restoration.ASIDE).iterdir())
     assert [judgements(directory) for directory in (data_dir, aside)] == [3, 3]
     restoration.begin(place, data_dir, place.head())
-    assert [judgements(directory) for directory in (data_dir, aside)] == [0, 3]
+    kept = next(path for path in (data_dir / restoration.ASIDE).iterdir() if links or path == aside)
+    assert [judgements(directory) for directory in (data_dir, kept)] == [0, 3]
+
+
+def break_off(
+    monkeypatch: pytest.MonkeyPatch, place: CopyTarget, data_dir: Path, at: str, killed: bool = False
+) -> None:
+    """Restore the newest copy until a file or directory of this name is to move. A killed program puts nothing back."""
+
+    def stopping(move: Any) -> Any:
+        def moved(path: Path, target: Path) -> Any:
+            if path.name == at:
+                raise KeyboardInterrupt
+            return move(path, target)
+
+        return moved
+
+    with monkeypatch.context() as patched:
+        for name in ("rename", "replace"):
+            patched.setattr(Path, name, stopping(getattr(Path, name)))
+        if killed:
+            patched.setattr(restoration, "put_back", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            restoration.begin(place, data_dir, place.head())
+
+
+def disk_full(**_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def files_in(data_dir: Path) -> dict[str, bytes]:
+    """What is in a data directory beside the database and its locks."""
+    files = (path for path in data_dir.rglob("*") if path.is_file() and path.suffix not in (".db", ".lock"))
+    return {path.relative_to(data_dir).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("killed", [True, False])
+@pytest.mark.parametrize("at", ["checkpoints", "dpo-4", "dpo-3", FILE_NAME])
+def test_a_restore_that_is_broken_off_leaves_the_models_with_their_database(
+    db: Database,
+    data_dir: Path,
+    ann: Annotator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+    killed: bool,
+) -> None:
+    """At once where it failed, at the next start where it was killed, whatever had moved."""
+    place = DirectoryTarget(tmp_path / "bucket")
+    adapter = add_model(db, data_dir, "dpo-3", "serving")
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    (adapter / "adapter_model.safetensors").write_bytes(b"of another run of that name")
+    add_model(db, data_dir, "dpo-4")
+    (data_dir / "checkpoints" / "job-3").mkdir(parents=True)
+    (data_dir / "checkpoints" / "job-3" / "state").write_bytes(b"0")
+    judge(db, ann, 1)
+    db.close()
+    before = files_in(data_dir)
+
+    break_off(monkeypatch, place, data_dir, at, killed)
+    if killed:
+        assert at != FILE_NAME or files_in(data_dir) != before
+        with monkeypatch.context() as patched:
+            patched.setattr(tempfile, "TemporaryDirectory", disk_full)
+            with pytest.raises(UserError, match=r"can't be written \(No space left"):
+                web_server.open_data(Settings(data_dir=data_dir, workers=False))
+        web_server.open_data(Settings(data_dir=data_dir, workers=False)).db.close()
+    assert files_in(data_dir) == before
+    assert judgements(data_dir) == 1
+    assert not list((data_dir / restoration.ASIDE).iterdir())
+    restoration.begin(place, data_dir, place.head())
+    assert judgements(data_dir) == 0
+    web_server.open_data(Settings(data_dir=data_dir, workers=False)).db.close()
+    assert judgements(data_dir) == 0
+
+
+@dataclass(frozen=True)
+class SlowPlace(DirectoryTarget):
+    """A place that takes a copy once this says so."""
+
+    arrives: Callable[[], object] = lambda: None
+
+    def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str, ours: bool = False) -> str:
+        self.arrives()
+        return super().put(manifest, files, parent, ours)
+
+
+def test_a_copy_that_takes_hours_is_not_called_cut_off(
+    db: Database, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As gigabytes of weights do on a slow line."""
+    monkeypatch.setattr(safe_copies, "BEAT_SECONDS", 0.01)
+
+    def problem() -> str:
+        standing = safe_copies.status(db, str(tmp_path / "bucket"))
+        assert standing is not None
+        return standing.problem
+
+    def hours_later() -> None:
+        with db.transaction() as connection:
+            connection.execute("UPDATE safe_copy SET created = '2026-01-01T00:00:00.000000+00:00'")
+        wait_until("it is heard of", lambda: not problem())
+
+    safe_copies.make_copy(db, data_dir, SlowPlace(tmp_path / "bucket", hours_later), RUN)
+    assert problem() == ""
+    with db.transaction() as connection:
+        connection.execute("UPDATE safe_copy SET state = 'taken', created = '2026-01-01T00:00:00.000000+00:00'")
+    assert "was cut off" in problem()
+
+
+def test_nothing_is_restored_without_what_admins_should_know_of_it(
+    db: Database, data_dir: Path, ann: Annotator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here that a newer copy is there: the next start would not say it any more."""
+    place = DirectoryTarget(tmp_path / "bucket")
+    older = safe_copies.make_copy(db, data_dir, place, RUN)
+    judge(db, ann, 1)
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    db.close()
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(safe_copies, "leave_notice", killed)
+        with pytest.raises(KeyboardInterrupt):
+            restoration.begin(place, data_dir, older)
+    assert judgements(data_dir) == 1
+    restoration.begin(place, data_dir, older)
+    with closing(open_database(data_dir)) as restored:
+        assert "A newer copy there has 1 judgement" in safe_copies.start_notice(restored)
 
 
 def test_a_choice_counts_once_though_the_newest_copy_is_damaged(
@@ -1064,9 +1188,12 @@ def test_the_command_line_lists_takes_and_restores(
     assert "--aside" in refused.stderr
     assert judgements(data_dir) == 3
 
+    killed = tmp_path / "new" / f"{restoration.FOLDER}killed"
+    killed.mkdir(parents=True)
     done = command("restore", "--data", str(tmp_path / "new"), environment=told)
     assert done.returncode == 0, done.stderr
     assert judgements(tmp_path / "new") == 2
+    assert not killed.exists()
     db.close()
     done = command("restore", version, "--data", str(data_dir), "--aside", environment=told)
     assert done.returncode == 0, done.stderr

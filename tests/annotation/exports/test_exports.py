@@ -395,6 +395,31 @@ def test_an_export_that_fails_half_way_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", [*FORMATS, "raw"])
+def test_an_export_is_on_the_disk_before_it_has_its_name(
+    db: Database, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power cut leaves a file that looks whole and is empty."""
+    synced: set[int] = set()
+    sync, rename = os.fsync, Path.rename
+
+    def syncing(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        sync(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        files = [file for file in (path, *path.rglob("*")) if file.is_file()]
+        assert files
+        assert [file.name for file in files if file.stat().st_ino not in synced] == []
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(Path, "rename", renamed)
+    for target in (tmp_path / "out", tmp_path / "out.zip"):
+        writing.export(db, ExportRequest(name), target)
+        assert target.exists()
+
+
 def test_a_file_that_the_system_refuses_to_let_grow_is_one_sentence(tmp_path: Path) -> None:
     db = new_database(tmp_path / "data")
     judge_all(db)

@@ -124,6 +124,28 @@ def test_the_job_of_one_who_was_heard_of_before_the_clock_was_set_back_is_begun_
     assert status_of(db, job_id) == "queued"
 
 
+def test_after_a_sleep_of_the_machine_who_does_a_job_has_time_to_say_that_it_lives(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another program on the same directory: an import would be called ended, an export be written twice."""
+    passed = 0.0
+    monkeypatch.setattr(time, "time", lambda: passed)
+    monkeypatch.setattr(lane_runner, "SILENCE_SECONDS", -1.0)
+    runner = LaneRunner(data_dir, WEB, lambda attempt, job: JobOutcome("done"))
+    runner.run_next(db)
+    job_id = WEB.enqueue(db, Count(), "kim")
+    assert WEB.claim_next(db, "alive") is not None
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET heartbeat = ? WHERE id = ?", (job_table.moment(-3600), job_id))
+    passed += 3600
+    runner.run_next(db)
+    assert status_of(db, job_id) == "running"
+    for _second in range(31):
+        passed += 1
+        runner.run_next(db)
+    assert status_of(db, job_id) == "finished", "nobody was heard of"
+
+
 def test_one_who_is_heard_of_keeps_its_job(db: Database) -> None:
     job_id = HUB.enqueue(db, Count(), "kim")
     assert HUB.claim_next(db, "w") is not None

@@ -497,6 +497,15 @@ def test_a_job_that_was_broken_off_draws_only_what_is_missing(long: Machine) -> 
     rows = rows_of(long, job_id)
     assert len(rows) == 16
     assert [row["answer"] == "drawn before" for row in rows] == [row["seed"] in kept_rows for row in rows]
+    # Killed when the file was there, before it could say so.
+    file = prompt_sets.file_of(long.data_dir, job_id)
+    file.write_bytes(prompt_sets.lines_of({**row, "answer": "in the file"} for row in rows))
+    with long.db.transaction() as connection:
+        connection.execute("UPDATE job SET status = 'lost', worker = NULL, result = NULL WHERE id = ?", (job_id,))
+    job_store.resume(long.db, job_id)
+    job = long.perform(job_id)
+    assert job.status == "finished", job.message
+    assert {row["answer"] for row in rows_of(long, job_id)} == {"in the file"}
 
 
 def test_a_job_from_the_command_line_answers_as_what_served_when_it_was_made(stocked: Machine, tmp_path: Path) -> None:

@@ -413,6 +413,22 @@ def test_time_that_is_nearly_over_ends_it_before_the_hub_does_and_it_says_so(
     assert ending["message"] == "code/app.py did not arrive as it was sent. Start the job again."
 
 
+def test_reports_go_on_though_the_clock_of_the_machine_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[float] = []
+
+    class Counting(rental_worker.Reporter):
+        def send(self) -> None:
+            sent.append(time.monotonic())
+
+    watch = rental_worker.Watch(Counting(cast(Any, None), "", cast(Any, None), 1), math.inf, pace=0.5)
+    watch.start()
+    wait_until("the first report", lambda: sent)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    wait_until("another one", lambda: len(sent) > 1)
+    watch.ended.set()
+    watch.join()
+
+
 def test_a_machine_is_given_back_however_the_job_was_left(
     judged: Machine, hub: JobHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ from rlhf.loop.controller import (
     LoopState,
     Step,
     automatic_spec,
+    failed_lately,
     next_step,
     save_automatic_training,
     state_of,
@@ -411,6 +412,36 @@ def test_what_a_training_that_came_to_nothing_was_to_learn_from_is_still_to_be_l
     assert next_step(state_of(db)) == Step("train")
     db.connection.execute("UPDATE job SET status = 'finished' WHERE id = ?", (number,))
     assert (state_of(db).new, state_of(db).spent) == (20, 0)
+
+
+def test_what_ended_before_the_clock_was_set_back_waits_no_longer_for_another_try(db: Database) -> None:
+    number = job_store.enqueue(db, JudgeSpec(judge="kim"), "the loop")
+    assert job_store.claim(db, number, "w") is not None
+    assert job_table.stop(db, number, "w", "failed", "It was away.")
+    assert failed_lately(job_store.get(db, number))
+    db.connection.execute("UPDATE job SET finished = ? WHERE id = ?", (job_table.moment(3600), number))
+    assert not failed_lately(job_store.get(db, number))
+
+
+def test_a_training_that_was_killed_when_its_model_was_stored_is_to_be_resumed(db: Database, data_dir: Path) -> None:
+    """Its checkpoints are gone then, and nothing but resuming it has its candidate checked."""
+    number = job_store.enqueue(db, DPOSpec(snapshot="0" * 64), "owner")
+    assert job_store.claim(db, number, "w") is not None
+    assert job_table.report(db, number, "w", 9, 9, {}, "")
+    made = registry.add(
+        db,
+        revision="dpo-1",
+        algorithm="dpo",
+        base=BASE_NAME,
+        parent_id=1,
+        job_id=number,
+        path="adapters/dpo-1",
+        sha256="0" * 64,
+    )
+    assert job_table.stop(db, number, "w", "lost", "The worker died.")
+    assert [one.id for one in state_of(db).broken] == [number]
+    registry.mark_deleted(db, made, "owner")
+    assert state_of(db).broken == (), "a person is done with it"
 
 
 @pytest.mark.parametrize(

@@ -392,7 +392,7 @@ def test_a_wait_while_rented_jobs_are_looked_at_costs_no_worker_its_job(
 
 
 def test_who_is_slow_at_every_look_is_patient_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, patience = Clock(time.time()), job_store.Patience()
+    clock, patience = Clock(time.time()), job_table.Patience()
     monkeypatch.setattr(time, "time", clock)
     wanted = []
     for _look in range(12):

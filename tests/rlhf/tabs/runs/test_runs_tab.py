@@ -758,6 +758,16 @@ def test_the_checkpoints_of_a_run_that_ended_early_are_deleted_when_asked(browse
     assert "is cancelled: it had not gone on." in browser.text("said")
 
 
+def test_a_run_that_was_killed_when_its_model_was_stored_does_not_begin_anew(browser: Browser, place: Context) -> None:
+    made = make_policy(place)
+    place.db.connection.execute("UPDATE job SET status = 'lost' WHERE id = ?", (made.job_id,))
+    browser.open().look_at(int(made.job_id or 0))
+    assert browser.text("resume_note") == ""
+    assert "goes on from what it has saved" in browser.text("resume_why")
+    browser.do("run_resume")
+    assert "begins anew" not in browser.text("said")
+
+
 def test_one_that_came_to_serve_after_the_question_is_not_deleted(browser: Browser, place: Context) -> None:
     made = make_policy(place)
     browser.open().look_at(int(made.job_id or 0)).do("ask_deletion")
