@@ -22,7 +22,7 @@ NO_VIRTUAL_TOKENS: Final = N_(
     "prompt tuning would not make what is trained: use the method lora or qlora."
 )
 # Raised whenever something else is tried, or computed in another way.
-TRIAL: Final = 3
+TRIAL: Final = 4
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from annotation.records import Sampling, UserError
 from annotation.translation import _
 from rlhf.models import base_model
 from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps, takes_embeddings
-from rlhf.models.loading import leave_nothing_to_chance, load_whole, placement
+from rlhf.models.loading import leave_nothing_to_chance, load_tokenizer, load_whole, placement
 from rlhf.models.model_files import check_weights
 from rlhf.models.packing import pad
 from rlhf.models.sampling.drawing import draw
@@ -54,7 +54,8 @@ Ids = Sequence[int]
 
 
 def try_model(directory: Path) -> SelfTestResult:
-    """What is true of the model in this directory. Raises UserError saying why it can't be used."""
+    """What is true of the model in this directory. Raises UserError saying why it, or its tokenizer, can't be used."""
+    load_tokenizer(directory)
     how = base_model.quantisation(directory)
     model = load_for_trial(directory) if not how else load_quantised_for_trial(directory, how)
     leave_nothing_to_chance(model.train())
