@@ -233,13 +233,19 @@ def stay_in_eval_mode(module: torch.nn.Module) -> None:
 def adapter_config(spec: TrainingSpec, base_path: Path, task: str = "CAUSAL_LM") -> Any:
     """PEFT's configuration of the adapter that a spec asks for on this base; None for full fine-tuning."""
     from peft import LoraConfig, PromptTuningConfig, PromptTuningInit
+    from transformers import AutoConfig
 
     if spec.method == "full":
         return None
     if spec.method == "prompt":
         by_text = spec.virtual_init == "text"
+        text = AutoConfig.from_pretrained(base_path).get_text_config()
         return PromptTuningConfig(
             task_type=task,
+            # PEFT does not find these under each name that files have for them.
+            token_dim=text.hidden_size,
+            num_layers=text.num_hidden_layers,
+            num_attention_heads=text.num_attention_heads,
             num_virtual_tokens=spec.virtual_tokens,
             # Not PEFT's RANDOM, whose vectors lie far from those of any token.
             prompt_tuning_init=PromptTuningInit.TEXT if by_text else PromptTuningInit.SAMPLE_VOCAB,
