@@ -51,7 +51,7 @@ from rlhf.models.loading import ground_path, held_precision, verified
 from rlhf.models.memory import pass_tokens, read_shapes, recomputes, this_machine
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import draw
-from rlhf.models.self_test.kept_results import NO_VIRTUAL_TOKENS, SelfTestResult, kept_result
+from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
 from rlhf.models.tokenise import render
 
 SAMPLE_TOKENS = 64
@@ -81,12 +81,12 @@ class Start:
 
 
 def start_of(run: Run, spec: TrainingSpec) -> Start:
-    """Where a run starts, its files checked. Raises UserError if they are gone or damaged, or the base takes no virtual
-    tokens: where it was tried by `ready` only now, nobody could say so before."""
+    """Where a run starts, its files checked. Raises UserError if they are gone or damaged, or the base can't be trained
+    by this method: where it was tried by `ready` only now, nobody could say so before."""
     base = ready(run.data_dir, spec.model)
     tried = kept_result(run.data_dir, base.path)
-    if spec.method == "prompt" and tried is not None and not tried.virtual_tokens:
-        raise UserError(_(NO_VIRTUAL_TOKENS))
+    for sentence in [] if tried is None else tried.problems(spec.method):
+        raise UserError(sentence)
     parent = registry.by_revision(run.db, spec.parent)
     adapter = verified(run.data_dir, parent) if parent.form in ("lora", "prompt") else None
     ground = ground_path(run.db, run.data_dir, base.path, parent.lies_on)

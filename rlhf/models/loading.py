@@ -21,7 +21,7 @@ from annotation.translation import _
 from rlhf.jobs.artifacts import new_directory, verify_directory
 from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
 from rlhf.models import registry
-from rlhf.models.chat_template import end_of_turn, has_row, options_of, read_format
+from rlhf.models.chat_template import TOKENIZER_FILE, end_of_turn, has_row, options_of, read_backend, read_format
 from rlhf.models.hidden_states import PACKS
 from rlhf.models.memory import WITHOUT_ADAPTER
 from rlhf.models.model_files import CONFIG, read_json
@@ -32,6 +32,10 @@ from rlhf.models.tokenise import render
 
 # The head of a reward model, which the weights that it grows on have not.
 SCORE: Final = "score."
+# By the tokens of this a tokenizer shows how it cuts texts: words, contractions, numbers, blanks, scripts, code.
+SAMPLE: Final = (
+    "In 2026, I've paid $12,345.60 -- isn't it MUCH?\n\n\tdef f(x): return x**2  # naïve\n東京 и 🙂.  <b>A</b>"
+)
 
 
 def compute_dtype() -> torch.dtype:
@@ -43,19 +47,45 @@ def compute_dtype() -> torch.dtype:
 
 
 def load_tokenizer(path: Path, no_thinking: bool = False) -> Any:
-    """The tokenizer, with a padding token. Raises UserError if it has no chat template that works.
+    """The tokenizer, with a padding token. Raises UserError if it can't be loaded or has no chat template that works.
 
     `no_thinking`: its template is told that the model is not to think before it answers.
     """
-    from transformers import AutoTokenizer
-
     read_format(path)  # says what is wrong with it
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer = tokenizer_of_files(path)
     tokenizer.template_options = options_of(no_thinking)
     tokenizer.eos_token = end_of_turn(tokenizer)
     if tokenizer.pad_token is None or not has_row(path, tokenizer.pad_token_id):
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def tokenizer_of_files(path: Path) -> Any:
+    """Transformers' tokenizer, which reads texts as the model's tokenizer.json does. Raises UserError if there is none.
+
+    For some kinds of models transformers has a class with rules of its own for cutting words, or wants code that comes
+    with the model: then the file is taken as it is.
+    """
+    from transformers import AutoTokenizer, TokenizersBackend
+
+    whole = (path / TOKENIZER_FILE).is_file()
+    expected = read_backend(path / TOKENIZER_FILE).encode(SAMPLE, add_special_tokens=False).ids if whole else None
+    said = ""
+    for kind in (AutoTokenizer, TokenizersBackend) if whole else (AutoTokenizer,):
+        try:
+            tokenizer = kind.from_pretrained(path, trust_remote_code=False)
+        except Exception as error:  # whatever a library, or the lack of one, makes of a stranger's files
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
+            continue
+        if expected in (None, tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]):
+            return tokenizer
+        said = _("it reads texts otherwise than {file}").format(file=TOKENIZER_FILE)
+    raise UserError(
+        _(
+            "The tokenizer of {path} can't be used ({said}). Load it where that works, write it with save_pretrained, "
+            "and put the {file} that this makes into that directory, or choose another model."
+        ).format(path=path, said=said, file=TOKENIZER_FILE)
+    )
 
 
 def dtype_of(precision: Precision) -> torch.dtype:
@@ -203,13 +233,19 @@ def stay_in_eval_mode(module: torch.nn.Module) -> None:
 def adapter_config(spec: TrainingSpec, base_path: Path, task: str = "CAUSAL_LM") -> Any:
     """PEFT's configuration of the adapter that a spec asks for on this base; None for full fine-tuning."""
     from peft import LoraConfig, PromptTuningConfig, PromptTuningInit
+    from transformers import AutoConfig
 
     if spec.method == "full":
         return None
     if spec.method == "prompt":
         by_text = spec.virtual_init == "text"
+        text = AutoConfig.from_pretrained(base_path).get_text_config()
         return PromptTuningConfig(
             task_type=task,
+            # PEFT does not find these under each name that files have for them.
+            token_dim=text.hidden_size,
+            num_layers=text.num_hidden_layers,
+            num_attention_heads=text.num_attention_heads,
             num_virtual_tokens=spec.virtual_tokens,
             # Not PEFT's RANDOM, whose vectors lie far from those of any token.
             prompt_tuning_init=PromptTuningInit.TEXT if by_text else PromptTuningInit.SAMPLE_VOCAB,

@@ -30,10 +30,13 @@ from rlhf.jobs.job_store import Job
 from rlhf.models.model_files import read_header, weight_files
 
 GB = 1e9
-INPUT_EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions")
+INPUT_EMBEDDINGS = (
+    *("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions", "embeddings"),
+    *("tokens_embed", "positions_embed"),
+)
 OUTPUT_EMBEDDINGS = ("lm_head", "embed_out")
 # The ends of the names of tables with a row for each word.
-TABLES = (["embed_tokens"], ["wte"], ["embed_in"], ["word_embeddings"])
+TABLES = (["embed_tokens"], ["wte"], ["embed_in"], ["word_embeddings"], ["embeddings"], ["tokens_embed"])
 # What files hold besides parameters: rotary frequencies, which are computed, and how quantised weights are unpacked.
 BESIDES = ("inv_freq", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".SCB", ".weight_format")
 # Where bitsandbytes writes the shape of a weight that it packed into 4 bits.
@@ -66,7 +69,7 @@ EXPERTS: Mapping[str, tuple[str, ...]] = {
 # What is in the name of an expert's layer.
 OF_EXPERTS = ".experts."
 # Tables with a row for each place in a text.
-POSITIONS = ("wpe", "embed_positions", "position_embeddings")
+POSITIONS = ("wpe", "embed_positions", "position_embeddings", "positions_embed")
 # What names of layers have that look at a picture or hear a sound.
 SENSES = ("vision", "visual", "image", "audio")
 # NF4 with double quantisation: 4 bits and, per block of 64, a scale of 8 bits, itself scaled per 256 blocks by 32 bits
@@ -195,14 +198,14 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
             if not any(part in OUTPUT_EMBEDDINGS for part in name.split("."))
         }
     hidden = first_of(text, "hidden_size", "n_embd", "d_model")
-    heads = first_of(text, "num_attention_heads", "n_head")
+    heads = first_of(text, "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
     per_head = number_in(text, "head_dim") or hidden // heads
     words = [shape[0] for name, shape in tensors.items() if name.split(".")[-2:-1] in TABLES and len(shape) == 2]
     learnt = [shape[0] for name, shape in tensors.items() if is_places_table(name, shape)]
     return Shapes(
         tensors=tensors,
         hidden=hidden,
-        layers=first_of(text, "num_hidden_layers", "n_layer"),
+        layers=number_in(text, "num_hidden_layers", "n_layer") or layers_in(tensors),
         inner=number_in(text, "intermediate_size", "n_inner") or 4 * hidden,
         key_value=(number_in(text, "num_key_value_heads") or heads) * per_head,
         vocabulary=max(words, default=0) or first_of(text, "vocab_size"),
@@ -213,6 +216,12 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
         positions=number_in(text, "n_positions", "max_position_embeddings") or learnt[0] if learnt else 0,
         stored=sum(file.stat().st_size for file, _ in files) if config.get("quantization_config") else 0,
     )
+
+
+def layers_in(tensors: Mapping[str, tuple[int, ...]]) -> int:
+    """How many layers tensors belong to, by the first number in their names."""
+    numbers = [next(filter(str.isdigit, name.split(".")), "") for name in tensors]
+    return max((int(number) + 1 for number in numbers if number), default=1)
 
 
 def is_places_table(name: str, shape: tuple[int, ...]) -> bool:

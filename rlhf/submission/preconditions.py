@@ -21,7 +21,7 @@ from rlhf.models import base_model, memory, registry
 from rlhf.models.model_files import has_scores, is_tied, read_header
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
-from rlhf.models.self_test.kept_results import NO_VIRTUAL_TOKENS, kept_result
+from rlhf.models.self_test.kept_results import kept_result
 
 
 def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
@@ -71,8 +71,7 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
                 "it: train policies by an algorithm that needs none."
             )
         )
-    if spec.method == "prompt":
-        found += virtual_problem(db.path.parent, parent.base)
+    found += self_test_problem(db.path.parent, parent.base, spec.method)
     try:
         shapes = memory.read_shapes(directory)
     except UserError:
@@ -130,11 +129,11 @@ def adapter_problem(shapes: memory.Shapes, spec: TrainingSpec) -> list[str]:
     return found
 
 
-def virtual_problem(data_dir: Path, base: str) -> list[str]:
-    """Why virtual tokens can't be put before prompts, by the base's self-test; nothing where there was none."""
+def self_test_problem(data_dir: Path, base: str, method: str) -> list[str]:
+    """Why nothing can be trained by a method, by the base's self-test; nothing where there was none."""
     directory = base_model.on_this_machine(data_dir, base)
     tried = None if directory is None else kept_result(data_dir, directory)
-    return [] if tried is None or tried.virtual_tokens else [_(NO_VIRTUAL_TOKENS)]
+    return [] if tried is None else tried.problems(method)
 
 
 def quantised_problem(spec: TrainingSpec, how: str) -> list[str]:

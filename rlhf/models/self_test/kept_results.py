@@ -21,8 +21,12 @@ NO_VIRTUAL_TOKENS: Final = N_(
     "This base model does not take virtual tokens as it takes words, or answers don't go on from them, so "
     "prompt tuning would not make what is trained: use the method lora or qlora."
 )
+NO_ADAPTERS: Final = N_(
+    "LoRA on this base model's layers fails, or computes something else once it was stored, so nobody could use what is "
+    "trained: use another method."
+)
 # Raised whenever something else is tried, or computed in another way.
-TRIAL: Final = 3
+TRIAL: Final = 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,14 @@ class SelfTestResult:
     """A prompt is computed once for several answers; else each answer begins with its own."""
     virtual_tokens: bool = True
     """Virtual tokens are computed as words are, and answers go on from them; else there is no prompt tuning."""
+    adapters: bool = True
+    """LoRA on its layers computes, and does so once it was stored; else there is none."""
+
+    def problems(self, method: str) -> list[str]:
+        """Why nothing can be trained by a method."""
+        if method == "prompt":
+            return [] if self.virtual_tokens else [_(NO_VIRTUAL_TOKENS)]
+        return [] if self.adapters or method == "full" else [_(NO_ADAPTERS)]
 
 
 def mark_of(directory: Path) -> str:

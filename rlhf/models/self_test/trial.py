@@ -1,4 +1,4 @@
-"""A model's self-test: padded, packed, virtual tokens, the model's own logits, answers drawn with and without a cache.
+"""A model's self-test: padded, packed, virtual tokens, adapters, its own logits, answers drawn with and without a cache.
 
 `python -m rlhf.models.self_test.trial DIRECTORY` loads the model, on the processor, and prints what is true of it, or
 says on stderr why it can't be used. What is learnt, checked and judged stands on log-probabilities of hidden states,
@@ -12,20 +12,30 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import psutil
 import torch
+from peft import get_peft_model
 from torch import Tensor
 
 from annotation.environment import keep_private
 from annotation.records import Sampling, UserError
 from annotation.translation import _
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import base_model
 from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps, takes_embeddings
-from rlhf.models.loading import leave_nothing_to_chance, load_whole, placement
+from rlhf.models.loading import (
+    adapter_config,
+    hung_on,
+    leave_nothing_to_chance,
+    load_tokenizer,
+    load_whole,
+    placement,
+)
 from rlhf.models.model_files import check_weights
 from rlhf.models.packing import pad
 from rlhf.models.sampling.drawing import draw
@@ -54,11 +64,13 @@ Ids = Sequence[int]
 
 
 def try_model(directory: Path) -> SelfTestResult:
-    """What is true of the model in this directory. Raises UserError saying why it can't be used."""
+    """What is true of the model in this directory. Raises UserError saying why it, or its tokenizer, can't be used."""
+    load_tokenizer(directory)
     how = base_model.quantisation(directory)
     model = load_for_trial(directory) if not how else load_quantised_for_trial(directory, how)
     leave_nothing_to_chance(model.train())
-    return try_loaded(model)
+    result = try_loaded(model)
+    return replace(result, adapters=keeps_adapters(model, directory))
 
 
 def load_for_trial(directory: Path) -> Any:
@@ -166,6 +178,26 @@ def demand_drawn(model: Any, prompts: Sequence[Ids]) -> None:
                 scores_V = sampler(torch.tensor([[]], device=model.device), logits_V[None])[0]
                 if not scores_V.max() - scores_V[token] <= tolerance(model):
                     raise unusable(_("What it draws with a cache is not what it says without."))
+
+
+@torch.no_grad()
+def keeps_adapters(model: Any, directory: Path) -> bool:
+    """Whether LoRA on all of a model's layers computes, and does so once it was stored. Leaves it with an adapter."""
+    (ids,) = random_ids(model, (9,))
+    try:
+        adapted = get_peft_model(model, adapter_config(TrainingSpec(method="lora", lora_r=1), directory))
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.1)  # a fresh one changes nothing
+        expected_TV = own_logits(adapted, ids)
+        with TemporaryDirectory() as stored:
+            adapted.save_pretrained(stored)
+            found_TV = own_logits(hung_on(adapted.unload(), Path(stored)), ids)
+    except (MemoryError, torch.OutOfMemoryError):  # the machine's
+        raise
+    except Exception:  # whatever an architecture that nobody here has met makes of it
+        return False
+    return bool((found_TV - expected_TV).abs().max() <= tolerance(model))
 
 
 class Numbers:

@@ -529,6 +529,11 @@ def without(*patterns: str) -> Callable[[Path], None]:
     return remove
 
 
+def renamed(name: str, other: str) -> Callable[[Path], None]:
+    """A file under another name."""
+    return lambda model: (model / name).rename(model / other) and None
+
+
 def tensors(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], None]:
     """Other tensors in a file that is whole."""
 
@@ -555,6 +560,8 @@ def tensors(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Pat
         (config(model_type="t5"), "can't load a 't5' model as a causal language model"),
         (without("tokenizer*"), "has no tokenizer"),
         (lambda model: (model / "tokenizer.json").write_text("{}") and None, "tokenizer.json is no tokenizer"),
+        (renamed("tokenizer.json", "tokenizer.model"), "can't be used (ValueError"),
+        (renamed("tokenizer.json", "tekken.json"), "can't be used (KeyError"),
         (
             lambda model: (model / "tokenizer_config.json").write_text("[]") and None,
             "tokenizer_config.json can't be read",

@@ -19,9 +19,12 @@ from tests.architectures import SETTINGS, VOCABULARY, built, tiny
 
 REFUSED = {"bert", "electra", "recurrent_gemma"}
 FAMILIES = sorted({*SETTINGS} - REFUSED)
-PADDED = {"bloom", "falcon_h1", "gpt_neo", "lfm2", "mamba", "qwen3_5_text"}
+PADDED = {
+    *("bamba", "bloom", "falcon_h1", "gpt_neo", "granitemoehybrid", "lfm2", "llama4_text", "mamba", "mpt"),
+    *("nemotron_h", "openai-gpt", "qwen3_5_text", "qwen3_next"),
+}
 # Do not take virtual tokens as they take words, or don't go on from them.
-WORDS_ONLY = {"falcon_h1", "gemma3n_text", "gemma4_text", "mamba"}
+WORDS_ONLY = {"falcon_h1", "gemma3n_text", "gemma4_text", "mamba", "openai-gpt"}
 # Prompts of different lengths, of which the first has two answers; some reach far beyond `architectures.WINDOW`.
 LENGTHS = ((9, 7), (9, 14), (4, 11))
 

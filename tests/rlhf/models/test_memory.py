@@ -31,7 +31,7 @@ from rlhf.jobs.job_spec import JobSpec, Precision, TrainingSpec, to_json
 from rlhf.models import memory
 from rlhf.models.memory import NOTHING_KNOWN, Machine, Shapes, Workload
 from rlhf.submission.preconditions import adapter_problem
-from tests.architectures import EXPERTS, built
+from tests.architectures import EXPERTS, VOCABULARY, built
 from tests.machine_fixtures import ROOT
 
 PROCESSOR = Machine("8 processors", 16_000_000_000, 12_000_000_000, bf16=True)
@@ -168,6 +168,22 @@ def test_layers_with_other_names_are_missed_and_can_be_named(tmp_path: Path) -> 
     assert memory.missing_targets(shapes, named) == []
     found = memory.parameters(shapes, named)
     assert (found.trainable, found.total) == counted(get_peft_model(model, adapter_config(named, tmp_path)))
+
+
+@pytest.mark.parametrize("family", ["dbrx", "gpt_neo", "mamba", "mpt", "nemotron_h", "openai-gpt", "xglm"])
+def test_a_model_is_counted_whatever_its_configuration_calls_its_sizes(tmp_path: Path, family: str) -> None:
+    from peft import get_peft_model
+
+    from rlhf.models.loading import adapter_config
+
+    model = built(family)
+    model.save_pretrained(tmp_path)
+    shapes = memory.read_shapes(tmp_path)
+    assert (shapes.hidden, shapes.layers, shapes.vocabulary) == (32, 2, VOCABULARY)
+    takes_virtual = family != "mamba"
+    for spec in (DPOSpec(method="lora"), *[DPOSpec(method="prompt", virtual_init="random")] * takes_virtual):
+        adapted = get_peft_model(copy.deepcopy(model), adapter_config(spec, tmp_path))
+        assert memory.parameters(shapes, spec).trainable == counted(adapted)[0]
 
 
 @pytest.mark.parametrize(("family", "left_out"), [("falcon_h1", "out_proj"), ("phimoe", "router")])

@@ -8,20 +8,25 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from transformers import GenerationConfig
 
 from annotation.records import UserError
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.trainer import start_of
 from rlhf.models import base_model
 from rlhf.models.loading import leave_nothing_to_chance, load_whole
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.self_test import kept_results
-from rlhf.models.self_test.kept_results import COMPUTING, DIRECTORY, SelfTestResult, kept_result
-from rlhf.models.self_test.trial import SAMPLING, Numbers, try_loaded
+from rlhf.models.self_test.kept_results import COMPUTING, DIRECTORY, SelfTestResult, keep_result, kept_result
+from rlhf.models.self_test.trial import SAMPLING, Numbers, try_loaded, try_model
+from rlhf.submission import preconditions
 from tests import quantised_model
-from tests.architectures import built
+from tests.architectures import EXPERTS, SETTINGS, built
+from tests.machine_fixtures import Machine
 from tests.tiny_model import build_tokenizer
 
 Change = Callable[[Any, Any, Any, Any], Any]
@@ -174,6 +179,29 @@ def test_a_model_that_cannot_be_computed_rightly_is_refused_when_it_is_set_up(tm
     with pytest.raises(UserError, match=r"This model can't be computed rightly here\. Its logits are not made"):
         base_model.prepare(tmp_path / "data", str(model))
     assert not (tmp_path / "data" / DIRECTORY).exists()
+
+
+@pytest.mark.parametrize(("family", "trains"), [("laguna", False), ("gpt_oss", True), ("nemotron_h", True)])
+def test_no_adapter_is_trained_that_could_not_be_used_once_it_was_stored(
+    tmp_path: Path, family: str, trains: bool
+) -> None:
+    """Transformers reads the names of a Laguna's layers otherwise than PEFT has written them."""
+    directory = saved(tmp_path / "model", family, **SETTINGS.get(family, EXPERTS))
+    result = try_model(directory)
+    assert result.adapters == trains
+    assert [bool(result.problems(method)) for method in ("lora", "qlora", "full", "prompt")] == [
+        *[not trains] * 2,
+        *[False] * 2,
+    ]
+
+
+def test_a_training_by_adapters_is_refused_where_these_could_not_be_used(machine: Machine) -> None:
+    keep_result(machine.data_dir, machine.model, SelfTestResult(packs=True, shares_prompts=True, adapters=False))
+    with pytest.raises(UserError, match="LoRA on this base model's layers fails"):
+        start_of(MagicMock(db=machine.db, data_dir=machine.data_dir), DPOSpec(model=str(machine.model), method="lora"))
+    for method, refused in (("lora", 1), ("qlora", 1), ("full", 0), ("prompt", 0)):
+        found = preconditions.check(machine.db, DPOSpec(method=method))  # type: ignore[arg-type]
+        assert sum("LoRA on this base model's layers fails" in sentence for sentence in found) == refused
 
 
 def test_a_model_that_is_stored_in_8_bits_is_tried_as_it_is(tmp_path: Path, tiny_model: Any) -> None:
