@@ -468,9 +468,10 @@ function move(next) {
   if (other || next.notice) say(whyMoved(next));
 }
 
-// A new comparison is read from its top, a conversation from its latest turn.
+// A new comparison is read from its top, a conversation from where its latest turn begins.
 function toStart() {
-  find(".conversation").scrollTop = find(".conversation").scrollHeight;
+  const conversation = find(".conversation");
+  conversation.scrollTop = conversation.lastChild.offsetTop - conversation.offsetTop;
   if (judging.getBoundingClientRect().top < 0) judging.scrollIntoView();
 }
 
@@ -486,7 +487,8 @@ function lay() {
     const title = make("h2", { tabindex: "-1" }, name);
     return make("section", { class: `turn ${message.role}`, "aria-label": name }, title, textBox(name));
   });
-  const conversation = make("div", { class: "conversation", role: "group", "aria-label": _("Conversation") }, turns);
+  const named = { class: "conversation", role: "group", "aria-label": _("Conversation") };
+  const conversation = make("div", { ...named, scroll: (event) => cue(event.target) }, turns);
   sizes.observe(conversation);
   const boxes = card.answers.map((_, place) => answerBox(place));
   const answers = make("div", { class: "answers", "data-size": size(), "data-many": size() > 3 }, boxes);
@@ -544,11 +546,10 @@ function scrollAlong(event) {
 
 // Whether there is more below: browsers hide scroll bars, and a cut at the end of a sentence looks like the end.
 function cue(box) {
-  const more = box.parentElement?.querySelector(".more");
-  if (!more) return;
   const below = box.scrollHeight - box.clientHeight - box.scrollTop > 4;
   box.classList.toggle("cut", below);
-  more.hidden = !below;
+  const more = box.parentElement?.querySelector(":scope > .more, :scope > .foot > .more");
+  if (more) more.hidden = !below;
 }
 
 const moreButton = () => button("", _("More ▾"), readOn, { class: "quiet more", hidden: true });

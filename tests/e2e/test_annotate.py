@@ -916,6 +916,24 @@ def test_a_conversation_is_shown_with_its_roles(site: Site) -> None:
 
 def test_answers_grow_while_they_are_written_and_a_judgement_is_early(site: Site) -> None:
     prompt = site.prompt()
+@pytest.mark.parametrize("before", [(), ("Hello?", "word " * 900)])
+def test_a_long_prompt_is_read_from_its_first_line_and_is_seen_to_go_on(site: Site, before: tuple[str, ...]) -> None:
+    site.compare("Short.", "word " * 900, turns=(*before, "Sum this up: " + "word " * 900))
+    ann = site.open(viewport={"width": 1280, "height": 800})
+    ann.ready()
+    conversation = ann.page.locator(".conversation")
+    latest = ann.page.locator(".turn").last.bounding_box()
+    assert abs(latest["y"] - conversation.bounding_box()["y"]) < 2
+    assert "cut" in conversation.get_attribute("class")
+    more = ann.page.locator(".answer .more >> visible=true")
+    assert more.count() == 1, "of the long answer"
+    ann.page.set_viewport_size({"width": 1280, "height": 780})
+    ann.page.evaluate(TWO_FRAMES)
+    assert more.count() == 1, "how far the prompt is read says nothing of an answer"
+    conversation.evaluate("box => box.scrollTo(0, box.scrollHeight)")
+    ann.wait(lambda: "cut" not in conversation.get_attribute("class"), "the prompt's end")
+
+
     _, ids = comparison_store.begin_answers(site.db, [make_response(prompt, "Once", seed=seed) for seed in range(2)])
     ann = site.open()
     ann.ready()
