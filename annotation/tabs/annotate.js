@@ -286,7 +286,9 @@ function complain({ sure, unsure }, error) {
   const sentences = [error.again ? unsure : sure, error.message, error.again ? _("Press again.") : ""];
   say(sentences.filter(Boolean).join(" "), true);
   if (!error.signedOut) return;
-  const link = make("a", { href: `login?next=${encodeURIComponent(location.pathname + location.search)}` }, _("Sign in again."));
+  const href = `login?next=${encodeURIComponent(location.pathname + location.search)}`;
+  const mark = make("kbd", { "aria-hidden": "true" }, SHOWN_KEYS.Enter);
+  const link = make("a", { href, "data-key": "enter", "aria-keyshortcuts": "Enter" }, mark, " ", _("Sign in again."));
   const drafted = kept(OWN_PROMPT) || (card && kept(draftName(card)));
   find(".status").append(" ", ...(drafted ? [_("Your draft is kept."), " "] : []), link);
 }
@@ -440,7 +442,7 @@ function show(next) {
   if (!same && inHand()) {
     toStart();
     announce();
-  } else if (!same && !first && isLost()) find(".waiting").focus();
+  } else if (!same && !first) goOn();
   loadGuidelines();
   if (!same) shownAt = performance.now();
 }
@@ -451,7 +453,12 @@ function announce() {
   const prompt = card.messages.at(-1).text;
   const said = prompt.length > 300 ? `${prompt.slice(0, 300)} …` : prompt;
   find(".next").textContent = filled(_("Next: {prompt}"), { prompt: said });
-  if (isLost()) find(".turn:last-child h2").focus({ preventScroll: true });
+  goOn();
+}
+
+// What held the focus is gone: the person goes on from what is asked.
+function goOn() {
+  if (isLost()) find(inHand() ? ".turn:last-child h2" : ".waiting").focus({ preventScroll: true });
 }
 
 function isLost() {
@@ -732,6 +739,14 @@ function onNote(event) {
 function changed() {
   saveDraft();
   refreshComparison();
+// How to get from a field back to the keys that judge.
+const WAY_OUT = _("Esc leaves the field.");
+
+function writeNote() {
+  find("#judgement-note").focus();
+  remark(WAY_OUT);
+}
+
 }
 
 function toggleTag(label) {
@@ -756,7 +771,7 @@ function edit(place) {
   armed = false;
   draft.edits[place] ??= card.answers[place].text;
   draft.editing = place;
-  say("");
+  say(keyAt === null ? "" : WAY_OUT); // fingers have no Esc
   changed();
   find("#answer-edit").focus();
 }
@@ -994,6 +1009,7 @@ async function toggleMine() {
   list(said.judgements);
   const alike = _("Of your latest {shared} that others have judged as well, they found the same best in {same}.");
   find(".mine .alike").textContent = said.agreement ? filled(alike, said.agreement) : "";
+    goOn();
   if (!said.judgements.length) find(".mine ol").append(make("li", {}, _("You have not judged anything yet.")));
   listing = true;
   say("");
@@ -1155,7 +1171,10 @@ function toggleKeys() {
   const panel = find(".keys");
   panel.hidden = !panel.hidden;
   setPressed(find(".tools .help"), !panel.hidden);
-  if (panel.hidden) return;
+  if (panel.hidden) {
+    goOn();
+    return;
+  }
   const rows = [...element.querySelectorAll("[data-key]")].filter((control) => control.offsetParent !== null);
   const named = rows.map((control) => [SHOWN_KEYS[control.getAttribute("aria-keyshortcuts")]
     || control.getAttribute("aria-keyshortcuts"), control.dataset.listed ?? control.lastChild.textContent]);
@@ -1218,7 +1237,7 @@ function obey(key) {
 function actionOf(key) {
   const always = { m: toggleMine, g: toggleGuidelines, "?": toggleKeys };
   const reading = { r: toggleRendered, u: takeBack };
-  const comparing = { e: armEdit, n: () => find("#judgement-note").focus() };
+  const comparing = { e: armEdit, n: writeNote };
   const actions = { ...always, ...(listing ? {} : reading), ...(inHand() && !listing ? comparing : {}) };
   if (actions[key]) return actions[key];
   const within = [find(".status"), ...(inHand() && !listing ? [find(".comparison"), find(".verdicts")] : [])];

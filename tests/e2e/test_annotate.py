@@ -672,6 +672,8 @@ def test_a_page_whose_person_is_signed_out_asks_nothing_more_by_itself(site: Sit
     assert [put_forward() for _ in range(5)] == [{"healthz"}] * 5
     ann.press("2")
     ann.wait_status("You are not signed in any more")
+    ann.press("Enter")
+    ann.page.wait_for_url("**/login?next=%2Fannotate")
 
 
 def test_two_tabs_judge_the_same_comparison_and_the_page_says_which_judgement_stands(site: Site) -> None:
@@ -1245,6 +1247,7 @@ def test_what_a_key_presses_or_opens_comes_out_from_behind_the_verdicts(site: Si
         assert not ann.page.locator("#judgement-note").evaluate(IN_VIEW)
         ann.press(key)
         assert ann.page.locator(control).evaluate(IN_VIEW), f"what {key} does"
+    assert ann.status() == "Esc leaves the field."
 
 
 def in_view_at(page: Any, control: Any, height: int) -> bool:
@@ -1418,7 +1421,13 @@ def test_the_next_comparison_is_announced_and_the_focus_goes_on_from_its_prompt(
     ann.ready()
     announced = ann.page.locator(".next").text_content()
     assert {asked, announced} == {"Next: Is tea good?", "Next: Is rice good?"}
-    assert ann.page.evaluate("document.activeElement.closest('.turn h2') !== null")
+    at_the_prompt = "document.activeElement.closest('.turn h2') !== null"
+    assert ann.page.evaluate(at_the_prompt)
+    for opened, focused in (("m", "mine-title"), ("?", "keys-title")):
+        ann.press(opened)
+        ann.page.wait_for_function("id => document.activeElement.id === id", arg=focused)
+        ann.press("Escape")
+        ann.wait(lambda: ann.page.evaluate(at_the_prompt), "the prompt again")
 
 
 # Words in scripts with spaces, with signs within words, and without spaces.
