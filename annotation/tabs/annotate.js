@@ -328,12 +328,13 @@ function fill(box, text) {
   if (html || text.marked !== undefined) box.innerHTML = shown;
   else box.textContent = shown;
   if (html) letCopy(box);
+  for (const table of box.querySelectorAll("table")) sizes.observe(table);
   letScroll(box);
 }
 
 // What scrolls must be reachable by keyboard; what does not needs no stop.
 function letScroll(box) {
-  if (box.scrollHeight > box.clientHeight + 1) box.tabIndex = 0;
+  if (box.scrollHeight > box.clientHeight + 1 || box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
   else box.removeAttribute("tabindex");
   cue(box);
 }
@@ -529,12 +530,19 @@ function revisingNote() {
 // On a phone long answers are shown one at a time: below each other the second would be screens away from the first.
 const LONG_ALTOGETHER = 900; // characters
 function sideSwitch(answers) {
-  const turn = (place) => {
+  const left = {}; // where the window stood when an answer was turned away from
+  const choose = (place) => {
     answers.dataset.side = place;
     controls.forEach((control, number) => setPressed(control, number === place));
   };
+  const turn = (place) => {
+    left[answers.dataset.side] = scrollY;
+    choose(place);
+    if (place in left) scrollTo(0, left[place]);
+    else if (answers.getBoundingClientRect().top < 0) answers.scrollIntoView();
+  };
   const controls = card.answers.map((_, place) => button("", answerName(place), () => turn(place), { class: "side" }));
-  turn(0);
+  choose(0);
   return make("div", { class: "sides-switch", role: "group", "aria-label": _("Answer shown") }, controls);
 }
 
@@ -731,14 +739,6 @@ function group(name, controls) {
   return make("div", { role: "group", "aria-label": name }, label, controls);
 }
 
-function onNote(event) {
-  draft.note = event.target.value;
-  saveDraft();
-}
-
-function changed() {
-  saveDraft();
-  refreshComparison();
 // How to get from a field back to the keys that judge.
 const WAY_OUT = _("Esc leaves the field.");
 
@@ -747,6 +747,14 @@ function writeNote() {
   remark(WAY_OUT);
 }
 
+function onNote(event) {
+  draft.note = event.target.value;
+  saveDraft();
+}
+
+function changed() {
+  saveDraft();
+  refreshComparison();
 }
 
 function toggleTag(label) {
@@ -1001,6 +1009,7 @@ async function toggleMine() {
   if (listing) {
     listing = false;
     refresh();
+    goOn();
     return;
   }
   const said = await attempt("latest", {}, surely(_("Your judgements can't be shown.")));
@@ -1009,7 +1018,6 @@ async function toggleMine() {
   list(said.judgements);
   const alike = _("Of your latest {shared} that others have judged as well, they found the same best in {same}.");
   find(".mine .alike").textContent = said.agreement ? filled(alike, said.agreement) : "";
-    goOn();
   if (!said.judgements.length) find(".mine ol").append(make("li", {}, _("You have not judged anything yet.")));
   listing = true;
   say("");
