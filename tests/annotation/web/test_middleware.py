@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -472,6 +473,9 @@ def test_signing_in_with_a_password_and_out_again(site: Site) -> None:
         wrong = client.post("/login", data={"name": "kim", "password": "wrong" * 3})
         assert wrong.status_code == 401
         assert "set-cookie" not in wrong.headers
+        fields = re.findall("<input ([^>]+)>", wrong.text)
+        assert 'value="kim"' in fields[0], "a name is typed once"
+        assert ["autofocus" in field for field in fields] == [False, True]
         right = client.post("/login", data={"name": "kim", "password": PASSWORD})
         assert (right.status_code, right.headers["location"]) == (303, "/")
         flags = right.headers["set-cookie"].lower()
