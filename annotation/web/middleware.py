@@ -411,8 +411,11 @@ class SignIn:
         if wait:
             return after_waiting(self.page(waiting_said(wait), 429, wanted, name), wait)
         turn = self.turns.setdefault(browser or access.network_of(address), asyncio.Lock())
-        async with turn, self.hashing:
-            annotator = await asyncio.to_thread(access.check_password, self.db, name, password)
+        try:
+            async with turn, self.hashing:
+                annotator = await asyncio.to_thread(access.check_password, self.db, name, password)
+        except UserError as error:
+            return self.page(str(error), 401, wanted, name)
         if annotator is None:
             return self.page(_("Name and password don't match."), 401, wanted, name)
         self.throttle.succeeded(address, name, browser)
