@@ -286,7 +286,9 @@ function complain({ sure, unsure }, error) {
   const sentences = [error.again ? unsure : sure, error.message, error.again ? _("Press again.") : ""];
   say(sentences.filter(Boolean).join(" "), true);
   if (!error.signedOut) return;
-  const link = make("a", { href: `login?next=${encodeURIComponent(location.pathname + location.search)}` }, _("Sign in again."));
+  const href = `login?next=${encodeURIComponent(location.pathname + location.search)}`;
+  const mark = make("kbd", { "aria-hidden": "true" }, SHOWN_KEYS.Enter);
+  const link = make("a", { href, "data-key": "enter", "aria-keyshortcuts": "Enter" }, mark, " ", _("Sign in again."));
   const drafted = kept(OWN_PROMPT) || (card && kept(draftName(card)));
   find(".status").append(" ", ...(drafted ? [_("Your draft is kept."), " "] : []), link);
 }
@@ -326,12 +328,13 @@ function fill(box, text) {
   if (html || text.marked !== undefined) box.innerHTML = shown;
   else box.textContent = shown;
   if (html) letCopy(box);
+  for (const table of box.querySelectorAll("table")) sizes.observe(table);
   letScroll(box);
 }
 
 // What scrolls must be reachable by keyboard; what does not needs no stop.
 function letScroll(box) {
-  if (box.scrollHeight > box.clientHeight + 1) box.tabIndex = 0;
+  if (box.scrollHeight > box.clientHeight + 1 || box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
   else box.removeAttribute("tabindex");
   cue(box);
 }
@@ -440,7 +443,7 @@ function show(next) {
   if (!same && inHand()) {
     toStart();
     announce();
-  } else if (!same && !first && isLost()) find(".waiting").focus();
+  } else if (!same && !first) goOn();
   loadGuidelines();
   if (!same) shownAt = performance.now();
 }
@@ -451,7 +454,12 @@ function announce() {
   const prompt = card.messages.at(-1).text;
   const said = prompt.length > 300 ? `${prompt.slice(0, 300)} …` : prompt;
   find(".next").textContent = filled(_("Next: {prompt}"), { prompt: said });
-  if (isLost()) find(".turn:last-child h2").focus({ preventScroll: true });
+  goOn();
+}
+
+// What held the focus is gone: the person goes on from what is asked.
+function goOn() {
+  if (isLost()) find(inHand() ? ".turn:last-child h2" : ".waiting").focus({ preventScroll: true });
 }
 
 function isLost() {
@@ -468,9 +476,10 @@ function move(next) {
   if (other || next.notice) say(whyMoved(next));
 }
 
-// A new comparison is read from its top, a conversation from its latest turn.
+// A new comparison is read from its top, a conversation from where its latest turn begins.
 function toStart() {
-  find(".conversation").scrollTop = find(".conversation").scrollHeight;
+  const conversation = find(".conversation");
+  conversation.scrollTop = conversation.lastChild.offsetTop - conversation.offsetTop;
   if (judging.getBoundingClientRect().top < 0) judging.scrollIntoView();
 }
 
@@ -486,7 +495,8 @@ function lay() {
     const title = make("h2", { tabindex: "-1" }, name);
     return make("section", { class: `turn ${message.role}`, "aria-label": name }, title, textBox(name));
   });
-  const conversation = make("div", { class: "conversation", role: "group", "aria-label": _("Conversation") }, turns);
+  const named = { class: "conversation", role: "group", "aria-label": _("Conversation") };
+  const conversation = make("div", { ...named, scroll: (event) => cue(event.target) }, turns);
   sizes.observe(conversation);
   const boxes = card.answers.map((_, place) => answerBox(place));
   const answers = make("div", { class: "answers", "data-size": size(), "data-many": size() > 3 }, boxes);
@@ -520,12 +530,19 @@ function revisingNote() {
 // On a phone long answers are shown one at a time: below each other the second would be screens away from the first.
 const LONG_ALTOGETHER = 900; // characters
 function sideSwitch(answers) {
-  const turn = (place) => {
+  const left = {}; // where the window stood when an answer was turned away from
+  const choose = (place) => {
     answers.dataset.side = place;
     controls.forEach((control, number) => setPressed(control, number === place));
   };
+  const turn = (place) => {
+    left[answers.dataset.side] = scrollY;
+    choose(place);
+    if (place in left) scrollTo(0, left[place]);
+    else if (answers.getBoundingClientRect().top < 0) answers.scrollIntoView();
+  };
   const controls = card.answers.map((_, place) => button("", answerName(place), () => turn(place), { class: "side" }));
-  turn(0);
+  choose(0);
   return make("div", { class: "sides-switch", role: "group", "aria-label": _("Answer shown") }, controls);
 }
 
@@ -544,11 +561,10 @@ function scrollAlong(event) {
 
 // Whether there is more below: browsers hide scroll bars, and a cut at the end of a sentence looks like the end.
 function cue(box) {
-  const more = box.parentElement?.querySelector(".more");
-  if (!more) return;
   const below = box.scrollHeight - box.clientHeight - box.scrollTop > 4;
   box.classList.toggle("cut", below);
-  more.hidden = !below;
+  const more = box.parentElement?.querySelector(":scope > .more, :scope > .foot > .more");
+  if (more) more.hidden = !below;
 }
 
 const moreButton = () => button("", _("More ▾"), readOn, { class: "quiet more", hidden: true });
@@ -723,6 +739,14 @@ function group(name, controls) {
   return make("div", { role: "group", "aria-label": name }, label, controls);
 }
 
+// How to get from a field back to the keys that judge.
+const WAY_OUT = _("Esc leaves the field.");
+
+function writeNote() {
+  find("#judgement-note").focus();
+  remark(WAY_OUT);
+}
+
 function onNote(event) {
   draft.note = event.target.value;
   saveDraft();
@@ -755,7 +779,7 @@ function edit(place) {
   armed = false;
   draft.edits[place] ??= card.answers[place].text;
   draft.editing = place;
-  say("");
+  say(keyAt === null ? "" : WAY_OUT); // fingers have no Esc
   changed();
   find("#answer-edit").focus();
 }
@@ -985,6 +1009,7 @@ async function toggleMine() {
   if (listing) {
     listing = false;
     refresh();
+    goOn();
     return;
   }
   const said = await attempt("latest", {}, surely(_("Your judgements can't be shown.")));
@@ -1154,7 +1179,10 @@ function toggleKeys() {
   const panel = find(".keys");
   panel.hidden = !panel.hidden;
   setPressed(find(".tools .help"), !panel.hidden);
-  if (panel.hidden) return;
+  if (panel.hidden) {
+    goOn();
+    return;
+  }
   const rows = [...element.querySelectorAll("[data-key]")].filter((control) => control.offsetParent !== null);
   const named = rows.map((control) => [SHOWN_KEYS[control.getAttribute("aria-keyshortcuts")]
     || control.getAttribute("aria-keyshortcuts"), control.dataset.listed ?? control.lastChild.textContent]);
@@ -1217,7 +1245,7 @@ function obey(key) {
 function actionOf(key) {
   const always = { m: toggleMine, g: toggleGuidelines, "?": toggleKeys };
   const reading = { r: toggleRendered, u: takeBack };
-  const comparing = { e: armEdit, n: () => find("#judgement-note").focus() };
+  const comparing = { e: armEdit, n: writeNote };
   const actions = { ...always, ...(listing ? {} : reading), ...(inHand() && !listing ? comparing : {}) };
   if (actions[key]) return actions[key];
   const within = [find(".status"), ...(inHand() && !listing ? [find(".comparison"), find(".verdicts")] : [])];

@@ -22,7 +22,7 @@ from annotation.claims import assignments, handing_out
 from annotation.database import Database
 from annotation.records import ONLY_ADMINS, ROLES, Annotator, Role, UserError, now
 from annotation.store import setting_store
-from annotation.translation import _, codes
+from annotation.translation import N_, _, codes
 from annotation.web.space import HubUser
 
 OWNER = "owner"
@@ -39,6 +39,7 @@ ROWS = ("01234567890123456789", "abcdefghijklmnopqrstuvwxyz", "qwertyuiop", "asd
 SESSION_DAYS = 30
 LINK_HOURS = 1
 RULES = "space_rules"
+DEACTIVATED: Final = N_("Your account here was deactivated. Ask one of the admins.")
 
 hasher = PasswordHasher()  # argon2id with the parameters of RFC 9106 for 64 MiB
 
@@ -211,7 +212,7 @@ def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
             )
             return read_annotator(existing(db, name))
         if not row["active"]:
-            raise UserError(_("Your account here was deactivated. Ask one of the admins."))
+            raise UserError(_(DEACTIVATED))
         if row["role"] != role:  # the last admin too: whom the rules make one can come in at any time
             change_role(db, row["id"], role)
         return read_annotator({**row, "role": role})
@@ -334,16 +335,19 @@ def generate_password() -> str:
 
 
 def check_password(db: Database, name: str, password: str) -> Annotator | None:
-    """The active account with this name and password, or None.
+    """The account with this name and password, or None. Raises UserError if it is deactivated.
 
     An unknown name costs the same time as a wrong password, so that names can't be found out.
     """
     row = find(db, name)
-    usable = row is not None and row["active"] and row["password_hash"] is not None
-    stored = row["password_hash"] if row is not None and usable else decoy_hash()
+    stored = decoy_hash() if row is None or row["password_hash"] is None else row["password_hash"]
     # Hashes of earlier releases are of what was typed, whichever spelling that was.
     right = any(is_hash_of(stored, spelling) for spelling in dict.fromkeys((one_spelling(password), password)))
-    return read_annotator(row) if row is not None and usable and right else None
+    if row is None or not right:
+        return None
+    if not row["active"]:
+        raise UserError(_(DEACTIVATED))
+    return read_annotator(row)
 
 
 def password_hash(db: Database, name: str) -> str | None:

@@ -385,10 +385,11 @@ class SignIn:
         ]
         return routes if self.space is None else [*routes, Route("/recorded", self.show_notice, methods=["GET"])]
 
-    def page(self, problem: str = "", status: int = 200, wanted: str = BEGINNING) -> HTMLResponse:
+    def page(self, problem: str = "", status: int = 200, wanted: str = BEGINNING, given: str = "") -> HTMLResponse:
         author = None if self.space is None else self.space.author
         passwords = not self.hub or access.has_password_accounts(self.db)
-        return HTMLResponse(sign_in_pages.login_page(problem, author, self.hub, passwords, wanted), status, NOT_STORED)
+        html = sign_in_pages.login_page(problem, author, self.hub, passwords, wanted, given)
+        return HTMLResponse(html, status, NOT_STORED)
 
     async def show_form(self, request: Request) -> Response:
         return self.page(wanted=wanted_by(request))
@@ -408,12 +409,15 @@ class SignIn:
         browser = access.known_browser(self.db, name, request.cookies.get(browser_cookie(self.cookie), ""))
         wait = self.throttle.attempt(address, name, browser)
         if wait:
-            return after_waiting(self.page(waiting_said(wait), 429, wanted), wait)
+            return after_waiting(self.page(waiting_said(wait), 429, wanted, name), wait)
         turn = self.turns.setdefault(browser or access.network_of(address), asyncio.Lock())
-        async with turn, self.hashing:
-            annotator = await asyncio.to_thread(access.check_password, self.db, name, password)
+        try:
+            async with turn, self.hashing:
+                annotator = await asyncio.to_thread(access.check_password, self.db, name, password)
+        except UserError as error:
+            return self.page(str(error), 401, wanted, name)
         if annotator is None:
-            return self.page(_("Name and password don't match."), 401, wanted)
+            return self.page(_("Name and password don't match."), 401, wanted, name)
         self.throttle.succeeded(address, name, browser)
         response = await self.welcome(request, annotator, wanted)
         mark = access.browser_mark(self.db, name)

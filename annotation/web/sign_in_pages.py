@@ -11,9 +11,9 @@ from annotation.web.destinations import BEGINNING, with_destination
 
 PASSWORD_FORM: Final = """<form method="post" action="{action}">
 <label for="name">{name}</label>
-<input id="name" name="name" autocomplete="username" required maxlength="40"{focus}>
+<input id="name" name="name" autocomplete="username" required maxlength="40" value="{given}"{on_name}>
 <label for="password">{password}</label>
-<input id="password" name="password" type="password" autocomplete="current-password" required>
+<input id="password" name="password" type="password" autocomplete="current-password" required{on_password}>
 <button>{button}</button>
 </form>"""
 TITLE: Final = N_("What is recorded")
@@ -51,10 +51,15 @@ location.replace("/login");
 
 
 def login_page(
-    problem: str = "", author: str | None = None, hub: bool = False, passwords: bool = True, wanted: str = BEGINNING
+    problem: str = "",
+    author: str | None = None,
+    hub: bool = False,
+    passwords: bool = True,
+    wanted: str = BEGINNING,
+    given: str = "",
 ) -> str:
     """The sign-in page: with a password, or on a Space (whose author is named) with Hugging Face, or both; it leads to
-    the `wanted` address.
+    the `wanted` address. Whoever tried before gave a name.
     """
     parts = ["<h1>Prefloop</h1>"]
     if problem:
@@ -62,19 +67,21 @@ def login_page(
     if hub:
         parts.append(button(with_destination("/oauth/login", wanted), _("Sign in with Hugging Face")))
     if passwords:
-        parts.append(password_form(focused=not hub, wanted=wanted))
+        parts.append(password_form(focused=not hub, wanted=wanted, given=given))
     parts.append(owners_hint() if author is None else recorded(author))
     return page(_("Sign in"), *parts)
 
 
-def password_form(focused: bool, wanted: str) -> str:
+def password_form(focused: bool, wanted: str, given: str) -> str:
     """The form for a name and its password."""
     return PASSWORD_FORM.format(
         action=escape(with_destination("/login", wanted)),
         name=escape(_("Name")),
         password=escape(_("Password")),
         button=escape(_("Sign in")),
-        focus=" autofocus" if focused else "",
+        given=escape(given),
+        on_name=" autofocus" if focused and not given else "",
+        on_password=" autofocus" if given else "",
     )
 
 

@@ -670,6 +670,8 @@ def test_a_page_whose_person_is_signed_out_asks_nothing_more_by_itself(site: Sit
     assert [put_forward() for _ in range(5)] == [{"healthz"}] * 5
     ann.press("2")
     ann.wait_status("You are not signed in any more")
+    ann.press("Enter")
+    ann.page.wait_for_url("**/login?next=%2Fannotate")
 
 
 def test_two_tabs_judge_the_same_comparison_and_the_page_says_which_judgement_stands(site: Site) -> None:
@@ -910,6 +912,24 @@ def test_a_conversation_is_shown_with_its_roles(site: Site) -> None:
     assert ann.page.locator(".turn").last.is_visible()
     end = "box => box.scrollTop + box.clientHeight >= box.scrollHeight - 2"
     assert conversation.evaluate(end), "the latest turn is in sight"
+
+
+@pytest.mark.parametrize("before", [(), ("Hello?", "word " * 900)])
+def test_a_long_prompt_is_read_from_its_first_line_and_is_seen_to_go_on(site: Site, before: tuple[str, ...]) -> None:
+    site.compare("Short.", "word " * 900, turns=(*before, "Sum this up: " + "word " * 900))
+    ann = site.open(viewport={"width": 1280, "height": 800})
+    ann.ready()
+    conversation = ann.page.locator(".conversation")
+    latest = ann.page.locator(".turn").last.bounding_box()
+    assert abs(latest["y"] - conversation.bounding_box()["y"]) < 2
+    assert "cut" in conversation.get_attribute("class")
+    more = ann.page.locator(".answer .more >> visible=true")
+    assert more.count() == 1, "of the long answer"
+    ann.page.set_viewport_size({"width": 1280, "height": 780})
+    ann.page.evaluate(TWO_FRAMES)
+    assert more.count() == 1, "how far the prompt is read says nothing of an answer"
+    conversation.evaluate("box => box.scrollTo(0, box.scrollHeight)")
+    ann.wait(lambda: "cut" not in conversation.get_attribute("class"), "the prompt's end")
 
 
 def test_answers_grow_while_they_are_written_and_a_judgement_is_early(site: Site) -> None:
@@ -1223,6 +1243,7 @@ def test_what_a_key_presses_or_opens_comes_out_from_behind_the_verdicts(site: Si
         assert not ann.page.locator("#judgement-note").evaluate(IN_VIEW)
         ann.press(key)
         assert ann.page.locator(control).evaluate(IN_VIEW), f"what {key} does"
+    assert ann.status() == "Esc leaves the field."
 
 
 def in_view_at(page: Any, control: Any, height: int) -> bool:
@@ -1395,7 +1416,13 @@ def test_the_next_comparison_is_announced_and_the_focus_goes_on_from_its_prompt(
     ann.ready()
     announced = ann.page.locator(".next").text_content()
     assert {asked, announced} == {"Next: Is tea good?", "Next: Is rice good?"}
-    assert ann.page.evaluate("document.activeElement.closest('.turn h2') !== null")
+    at_the_prompt = "document.activeElement.closest('.turn h2') !== null"
+    assert ann.page.evaluate(at_the_prompt)
+    for opened, focused in (("m", "mine-title"), ("?", "keys-title")):
+        ann.press(opened)
+        ann.page.wait_for_function("id => document.activeElement.id === id", arg=focused)
+        ann.press("Escape")
+        ann.wait(lambda: ann.page.evaluate(at_the_prompt), "the prompt again")
 
 
 # Words in scripts with spaces, with signs within words, and without spaces.
@@ -1425,8 +1452,8 @@ def test_a_phone_shows_guidelines_and_where_the_answers_begin(site: Site) -> Non
     ann.wait(lambda: ann.page.locator(".sides-switch").is_hidden(), "the wide layout")
     high = [box["height"] for one in ann.page.locator("button >> visible=true").all() if (box := one.bounding_box())]
     assert min(high) >= 43.5
-    bar = ann.page.locator(".verdict-bar").bounding_box()
-    assert bar["y"] > 390, "it covers no answer"
+    verdicts = ann.page.locator(".verdicts").bounding_box()
+    assert verdicts["y"] > 390, "they cover no answer"
 
 
 def test_what_is_cut_says_so_and_a_phone_shows_one_long_answer_at_a_time(site: Site) -> None:
@@ -1449,6 +1476,67 @@ def test_what_is_cut_says_so_and_a_phone_shows_one_long_answer_at_a_time(site: S
     assert shown.count() == 1
     ann.page.get_by_role("button", name="Right", exact=True).click()
     assert shown.get_attribute("data-place") == "1"
+
+
+def test_on_a_phone_a_long_answer_is_read_from_its_first_line_and_then_from_where_it_was_left(site: Site) -> None:
+    site.compare("word " * 900, "other " * 900)
+    ann = site.open(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    ann.ready()
+    left, right = (ann.page.get_by_role("button", name=name, exact=True) for name in ("Left", "Right"))
+    ann.page.evaluate("scrollTo(0, 2000)")
+    ann.wait(lambda: ann.page.evaluate("scrollY") == 2000, "the middle of the left answer")
+    right.tap()
+    title = ann.page.locator(".answer[data-place='1'] h2")
+    ann.wait(lambda: title.evaluate(IN_VIEW), "the beginning of the right one")
+    left.tap()
+    ann.wait(lambda: ann.page.evaluate("scrollY") == 2000, "where the left one was left")
+
+
+def test_on_a_phone_a_long_answer_is_ranked_at_its_end(site: Site) -> None:
+    site.project("rank", 3)
+    site.compare(*(f"{letter} " * 900 for letter in "abc"))
+    ann = site.open(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    ann.ready()
+    box = ann.page.locator(".answer[data-place='0']")
+    shown, choose = box.locator(".shown").bounding_box(), box.locator(".choose").bounding_box()
+    assert 0 <= choose["y"] - shown["y"] - shown["height"] < 40
+
+
+@pytest.mark.parametrize("size", [(640, 360), (320, 640), (390, 844)])
+def test_whoever_has_a_keyboard_sees_the_keys_however_large_they_read(site: Site, size: tuple[int, int]) -> None:
+    site.compare(*letters(2))
+    phone = size == (390, 844)
+    ann = site.open(viewport={"width": size[0], "height": size[1]}, has_touch=phone, is_mobile=phone)
+    ann.ready()
+    assert ann.page.locator(".verdicts kbd >> visible=true").count() == (0 if phone else 10)
+    ann.press("?")
+    assert "1 Left much better" in {" ".join(text.split()) for text in ann.page.locator(".keys li").all_inner_texts()}
+    assert ann.page.locator(".keys kbd >> visible=true").count() == ann.page.locator(".keys li").count()
+
+
+def test_what_the_page_says_is_seen_in_a_low_window(site: Site) -> None:
+    for _ in range(2):
+        site.compare("word " * 90, "word " * 80)
+    ann = site.open(viewport={"width": 640, "height": 360})
+    ann.ready()
+    said = ann.page.locator(".status")
+    ann.judge("2")
+    ann.wait(lambda: said.evaluate(IN_VIEW), "what was saved, in view")
+    assert not ann.page.locator(".verdicts").evaluate(IN_VIEW), "there is no room for the verdicts"
+
+
+def test_a_table_breaks_no_word_and_scrolls_by_keyboard_where_it_is_too_wide(site: Site) -> None:
+    site.project(rendered=True)
+    heads = ("Enterprise", "unlimited", "Storage", "Availability", "Recommendation")
+    table = f"| {' | '.join(heads)} |\n|{'---|' * 5}\n| {' | '.join(['1'] * 5)} |"
+    site.compare(table, "| a | b |\n|---|---|\n| 1 | 2 |")
+    ann = site.open(viewport={"width": 390, "height": 844})
+    ann.ready()
+    heights = ann.page.locator("th").evaluate_all("cells => cells.map((cell) => cell.offsetHeight)")
+    assert max(heights) < 45, "each has one line"
+    stops = ann.page.locator("table").evaluate_all("all => all.map((one) => [one.scrollWidth > 360, one.tabIndex])")
+    assert sorted(stops) == [[False, -1], [True, 0]]
+    assert ann.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_the_page_sends_the_nonce_and_the_act(site: Site) -> None:

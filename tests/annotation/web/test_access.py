@@ -102,7 +102,9 @@ def test_only_the_right_password_of_an_active_account_is_accepted(db: Database, 
     access.owner_link_token(db)
     assert access.check_password(db, "owner", "") is None
     access.deactivate(db, "kim")
-    assert access.check_password(db, "kim", PASSWORD) is None
+    assert access.check_password(db, "kim", PASSWORD + " ") is None
+    with pytest.raises(UserError, match="deactivated"):
+        access.check_password(db, "kim", PASSWORD)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -471,6 +472,13 @@ def test_signing_in_with_a_password_and_out_again(site: Site) -> None:
         wrong = client.post("/login", data={"name": "kim", "password": "wrong" * 3})
         assert wrong.status_code == 401
         assert "set-cookie" not in wrong.headers
+        fields = re.findall("<input ([^>]+)>", wrong.text)
+        assert 'value="kim"' in fields[0], "a name is typed once"
+        assert ["autofocus" in field for field in fields] == [False, True]
+        access.add_account(site.db, "gone", "annotator", PASSWORD)
+        access.deactivate(site.db, "gone")
+        shut_out = client.post("/login", data={"name": "gone", "password": PASSWORD})
+        assert (shut_out.status_code, "account here was deactivated" in shut_out.text) == (401, True)
         right = client.post("/login", data={"name": "kim", "password": PASSWORD})
         assert (right.status_code, right.headers["location"]) == (303, "/")
         flags = right.headers["set-cookie"].lower()
