@@ -80,11 +80,15 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
         page.click("#invitation-link button")
         page.wait_for_selector("#invitation-link >> text=Not copied: copy what is selected")
         assert page.evaluate("`${getSelection()}`") == page.locator("#invitation-link a").inner_text()
-        invited = page.locator("#invitation-link a").get_attribute("href")
-        assert invited is not None
+        first = page.locator("#invitation-link a").inner_text()
+        page.click("text=Make a link")
+        page.wait_for_function("first => document.querySelector('#invitation-link a').textContent !== first", arg=first)
+        page.wait_for_selector("#invitation-link >> text=It opens on this machine only.")
+        shown, invited = page.locator("#invitation-link a").evaluate("link => [link.textContent, link.href]")
+        assert shown == invited, "a link made after another one is whole too"
         other = browser.new_context()
         joining = other.new_page()
-        joining.goto(f"{address}{invited.lstrip('/')}")
+        joining.goto(invited)
         joining.fill("#name", "nina")
         joining.fill("#password", "seven wooden bridges")
         joining.click("text=Make my account")
