@@ -54,6 +54,9 @@ def try_out(options: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="python -m annotation", description="Accounts and data of Prefloop.")
+    top.add_argument(
+        "--data", type=named_directory, default=default_directory(DEFAULT_DATA_DIR), help=argparse.SUPPRESS
+    )
     topics = top.add_subparsers(dest="topic", required=True)
     accounts = topics.add_parser("accounts", help="who may sign in")
     accounts.set_defaults(act=run)
@@ -63,8 +66,8 @@ def parser() -> argparse.ArgumentParser:
         "--data",
         type=named_directory,
         metavar="DIR",
-        default=default_directory(DEFAULT_DATA_DIR),
-        help="data directory (default: %(default)s)",
+        default=argparse.SUPPRESS,  # or one that is named before the command would give way to it
+        help=f"data directory (default: {top.get_default('data')})".replace("%", "%%"),
     )
     named = argparse.ArgumentParser(add_help=False, parents=[shared])
     named.add_argument("name", metavar="NAME")

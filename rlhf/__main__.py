@@ -97,6 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
     judge.add_argument("settings", help='as JSON, say {"model": "base"} or {"address": "http://…/v1", "model": "…"}')
     hub_command.add_parsers(commands)
     space_command.add_parser(commands)
+    for command in commands.choices.values():  # behind a command too
+        command.add_argument("--data", type=named_directory, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
 

@@ -78,7 +78,7 @@ element.addEventListener("click", async (event) => {
     copying.textContent = copying.dataset.select;
   }
 });
-new MutationObserver(fill).observe(element, { childList: true, subtree: true });
+new MutationObserver(fill).observe(element, { childList: true, characterData: true, subtree: true });
 fill();
 """
 

@@ -663,7 +663,7 @@ function refreshProgress() {
 
 function waitingText() {
   const { quota, yours } = card.progress;
-  const done = _("You have judged all {quota} that you were asked for. Thank you.");
+  const done = _("You have judged all that you were asked for: {quota}. Thank you.");
   if (quota && yours >= quota) return filled(done, { quota });
   if (card.asked && card.trouble) return `${card.trouble} ${_("Your prompt is kept till then.")}`;
   if (card.asked) return _("Your prompt is being answered. The answers appear here by themselves.");

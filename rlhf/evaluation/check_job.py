@@ -507,7 +507,9 @@ def implicit_accuracy(
         own_B, reference_B = (summed_logps(models, policy, batch) for policy in (candidate, reference))
         lengths = [max(len(ids), 1) if per_token else 1 for _prompt, ids in batch]
         gained |= zip(batch, ((own_B - reference_B) / own_B.new_tensor(lengths)).tolist(), strict=True)
-        progress.advance(len(rows) * len(batch) // len(different), _("implicit reward on held-out judgements"))
+        progress.advance(
+            len(rows) * len(batch) // len(different), _("It measures the implicit reward on held-out judgements.")
+        )
     scores: dict[int, list[float]] = {}
     for pair, both in zip(pairs, sides, strict=True):
         chosen, rejected = (gained[answer] for answer in both)
@@ -654,7 +656,7 @@ def ask_probes(
     """A policy's chances on the probes."""
 
     def between() -> None:
-        progress.advance(0, _("probes of {revision}").format(revision=policy.revision))
+        progress.advance(0, _("It puts the probes to {revision}.").format(revision=policy.revision))
 
     return probe_figures(progress.run.db, models, policy, probes, between)
 
@@ -705,6 +707,8 @@ def ask_people_instead(run: Run, spec: CheckSpec, candidate: Policy, judged: Map
         on = held_out_sets.that_count(run.db, spec.gate_set)
         spent = gate_decisions.spent_prompts(run.db, candidate, against)
         count = policy_comparisons.ask_people_of_candidate(run.db, candidate.id, against.id, on, spent)
+    if not count:  # they have them all
+        return
     more = ngettext(
         "No judge has compared anything, so people get {count} comparison more.",
         "No judge has compared anything, so people get {count} comparisons more.",

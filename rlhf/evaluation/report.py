@@ -54,6 +54,11 @@ class AnswerFigures:
     probes: ProbeFigures | None = None
     """Whether it still can do what it could."""
 
+    @property
+    def cut_off_share(self) -> float | None:
+        """Share of answers that the limit cut off, or that said nothing."""
+        return None if self.ended_share is None else 1 - self.ended_share
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> AnswerFigures:
         """Stored figures."""

@@ -174,9 +174,10 @@ def give_up(db: Database, job_id: int, attempt: int, message: str, reason: Reaso
 
 
 def cancel(db: Database, job_id: int) -> None:
-    """Ask a running job to stop, or take a queued one out. Raises UserError if it has ended."""
+    """Ask a running job to stop, or take a queued one out. Raises UserError if it has ended, or there is none."""
     with db.transaction():
-        if find(db, job_id) is None or not (take_out(db, job_id) or job_table.request_cancel(db, job_id, also=RENTED)):
+        get(db, job_id)
+        if not (take_out(db, job_id) or job_table.request_cancel(db, job_id, also=RENTED)):
             raise UserError(_("Job {job_id} is not running, so there is nothing to cancel.").format(job_id=job_id))
 
 

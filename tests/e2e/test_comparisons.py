@@ -29,7 +29,7 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
     access.add_account(db, "mira", "annotator", "seven wooden bridges")
     ids = seed_comparisons(db, 60)
     troubles: list[str] = []
-    with running_app(data_dir, "--no-workers") as (address, link):
+    with running_app(data_dir, "--no-workers") as (_address, link):
         context = browser.new_context()
         page = context.new_page()
         page.on("pageerror", lambda error: troubles.append(str(error)))
@@ -45,6 +45,11 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
         page.wait_for_selector("text=Page 1 of 2")
         page.check(f"text=#{ids[0]} >> xpath=.. >> input")
         assert page.locator("[data-scope] option").first.text_content() == "chosen (2)"
+        page.click("th >> text=Number")
+        page.wait_for_selector(f"tbody tr >> nth=0 >> text=#{ids[59]}")
+        assert page.locator("[data-scope] option").first.text_content() == "chosen (2)"
+        ticked = page.locator("tbody input:checked")
+        assert ticked.evaluate_all("boxes => boxes.map((box) => box.value)") == [str(ids[55])], "rows, not their places"
 
         page.select_option("[data-whom]", "person:mira")
         page.click("text=Assign to")
@@ -80,11 +85,15 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
         page.click("#invitation-link button")
         page.wait_for_selector("#invitation-link >> text=Not copied: copy what is selected")
         assert page.evaluate("`${getSelection()}`") == page.locator("#invitation-link a").inner_text()
-        invited = page.locator("#invitation-link a").get_attribute("href")
-        assert invited is not None
+        first = page.locator("#invitation-link a").inner_text()
+        page.click("text=Make a link")
+        page.wait_for_function("first => document.querySelector('#invitation-link a').textContent !== first", arg=first)
+        page.wait_for_selector("#invitation-link >> text=It opens on this machine only.")
+        shown, invited = page.locator("#invitation-link a").evaluate("link => [link.textContent, link.href]")
+        assert shown == invited, "a link made after another one is whole too"
         other = browser.new_context()
         joining = other.new_page()
-        joining.goto(f"{address}{invited.lstrip('/')}")
+        joining.goto(invited)
         joining.fill("#name", "nina")
         joining.fill("#password", "seven wooden bridges")
         joining.click("text=Make my account")

@@ -17,18 +17,19 @@ function refresh() {
   page.checked = boxes().length > 0 && boxes().every((box) => box.checked);
   page.indeterminate = !page.checked && boxes().some((box) => box.checked);
   const own = part("[data-scope] option[value=chosen]");
-  own.textContent = `${own.dataset.words} (${chosen.size})`;
+  const words = `${own.dataset.words} (${chosen.size})`;
+  if (own.textContent !== words) own.textContent = words; // or `look` would be called for ever
   const none = part("[data-scope]").value === "chosen" && chosen.size === 0;
   for (const button of element.querySelectorAll(".bulk [data-act=plan]")) button.disabled = none;
 }
 
-let last = null; // the box that was pressed last, for a span of rows
+let last = null; // the comparison that was pressed last, for a span of rows
 function choose(box, event) {
   const all = boxes();
-  const [from, to] = [all.indexOf(last), all.indexOf(box)].sort((a, b) => a - b);
-  const span = event.shiftKey && last?.isConnected && last !== box ? all.slice(from, to + 1) : [box];
+  const [from, to] = [all.findIndex((one) => one.value === last), all.indexOf(box)].sort((a, b) => a - b);
+  const span = event.shiftKey && from >= 0 ? all.slice(from, to + 1) : [box];
   for (const one of span) chosen[box.checked ? "add" : "delete"](one.value);
-  last = box;
+  last = box.value;
   if (chosen.size) part("[data-scope]").value = "chosen";
 }
 
@@ -70,17 +71,14 @@ function act(button) {
   trigger("act", { act, subject, ids, all, filter: bench.dataset.filter, whom: part("[data-whom]")?.value ?? "" });
 }
 
-// Only what was drawn anew has to be looked at, with or without a table; what is changed here in one is no news.
-let drawn = null;
+// Of another list Gradio may write the words into the rows that are there, where the ticks of those before still stand.
 let again = false; // whether it is drawn anew since "Refresh" was pressed, on which the focus stays
 function look() {
-  if (part("[data-act=again]") === drawn) return;
-  drawn = part("[data-act=again]");
   refresh();
   if (again && document.activeElement === document.body) part("[data-act=again]")?.focus();
   again = false;
 }
-new MutationObserver(look).observe(element, { childList: true, subtree: true });
+new MutationObserver(look).observe(element, { childList: true, characterData: true, subtree: true });
 look();
 
 // What a person types, pastes or deletes in the fields above. Gradio tells of keys alone, or of every change: of one as

@@ -308,10 +308,10 @@ FIGURES = (
         N_("Share of an answer's groups of four words that it has said before; 0 is best."),
     ),
     ReportRow(
-        N_("Ended by itself"),
-        "ended_share",
+        N_("Cut off"),
+        "cut_off_share",
         2,
-        N_("Share of answers that ended before the limit; the others are cut off."),
+        N_("Share of answers that the limit cut off, or that are empty."),
     ),
 )
 
@@ -338,7 +338,7 @@ LIMITED: Mapping[LimitedFigure, str] = {
     "kl_per_token": "kl_to_anchor",
     "nll_ratio": "nll_under_anchor",
     "distinct_ratio": "distinct_2",
-    "truncated_more": "ended_share",
+    "truncated_more": "cut_off_share",
     "perplexity_ratio": "perplexity",
     "probes_fall": "",
 }

@@ -79,6 +79,7 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
     ]
     accuracy = [_("Accuracy on held-out judgements"), check_report.held_out_accuracy(check.report)]
     rows.append([*accuracy, *("" for _side in sides[1:])])
+    rows += [[entry.name, *values] for entry, values in check_report.probe_rows(check.report, sides)]
     prompts = check.report.prompts
     asked = ngettext("Job {id}: {prompts} held-out prompt.", "Job {id}: {prompts} held-out prompts.", prompts)
     asked = asked.format(id=check.job_id, prompts=prompts)
@@ -87,11 +88,11 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
 
 
 def decisions(db: Database, policy: Policy) -> str:
-    """Who decided what about a policy, the newest first."""
-    rows = [row for row in registry.decisions(db, 10_000) if row.revision == policy.revision]
-    head = [_("When (UTC)"), _("Decision"), _("By"), _("Why")]
+    """Who decided what about a policy, or let another take its place, the newest first."""
+    rows = [row for row in registry.decisions(db, 10_000) if policy.revision in (row.revision, row.previous)]
+    head = [_("When (UTC)"), _("Decision"), _("Policy"), _("By"), _("Why")]
     said = [
-        (one.created, _(check_report.ACTIONS[one.action]), who(one.decided_by), registry.why(one.reason))
+        (one.created, _(check_report.ACTIONS[one.action]), one.revision, who(one.decided_by), registry.why(one.reason))
         for one in rows
     ]
     return grid(head, said)

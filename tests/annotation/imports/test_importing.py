@@ -131,6 +131,7 @@ def test_preferences_become_judgements_that_training_uses(db: Database, bring: C
     assert {(j.purpose, j.kind, j.annotator, j.annotator_kind, j.outcome, j.ranking) for j in judged} == {
         ("import", "pair", "import-1", "import", "ranked", (1, 2))
     }
+    assert training_data.new_to_train_on(db, "") == 6, "the next training can learn from them"
     frozen = freeze(judged, max_length=1024)
     assert [(row.messages[0]["content"], row.chosen.text, row.rejected.text) for row in frozen.rows] == [
         (pair["prompt"], pair["chosen"], pair["rejected"]) for pair in PAIRS

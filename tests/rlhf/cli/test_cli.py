@@ -92,7 +92,7 @@ def test_a_bad_spec_ends_with_2_and_one_sentence(machine: Machine, tmp_path: Pat
     [
         (["run", "nowhere.json"], "nowhere.json can't be read"),
         (["show", "99"], "There is no job 99"),
-        (["cancel", "99"], "nothing to cancel"),
+        (["cancel", "99"], "There is no job 99"),
         (["resume", "99"], "There is no job 99"),
         (["promote", "dpo-9"], "There is no policy 'dpo-9'"),
         (["promote", "base"], "'base' serves already"),
@@ -210,6 +210,16 @@ def test_people_and_data_need_a_database_too(tmp_path: Path, capsys: pytest.Capt
     assert main([*command.replace(" x", f" {tmp_path / 'x'}").split(), "--data", str(tmp_path / "new")]) == 2
     assert "There is no database in" in sentence(capsys.readouterr().err)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("place", [slice(0, 0), slice(2, 2)], ids=["before", "behind"])
+def test_the_data_directory_is_named_before_or_behind_a_command(tmp_path: Path, place: slice) -> None:
+    from annotation.__main__ import parser
+    from rlhf.__main__ import build_parser
+
+    for read, words in ((build_parser, ["show", "1"]), (parser, ["accounts", "list"])):
+        words[place] = ["--data", str(tmp_path)]
+        assert read().parse_args(words).data == tmp_path
 
 
 @pytest.mark.parametrize("only", ["--look", "--dry-run"])

@@ -853,9 +853,14 @@ def test_the_gates_own_prompts_are_answered_by_the_two_and_no_figure_is_of_them(
     assert report["candidate"]["mean_length"] == checked.report["anchor"]["mean_length"], "of the same prompts as ever"
 
 
-@pytest.mark.parametrize(("judged", "asked"), [((0, 0), 2), ((0, 3), 0)])
-def test_people_get_all_where_no_judge_has_compared_anything(db: Database, judged: tuple[int, int], asked: int) -> None:
-    """Two that broke off at once; of two of whom one has judged something, people keep their share."""
+@pytest.mark.parametrize(
+    ("judged", "share", "open_to_people", "said"),
+    [((0, 0), 1e-9, 2, True), ((0, 3), 1e-9, 0, False), ((0, 0), 1.0, 2, False)],
+)
+def test_people_get_all_where_no_judge_has_compared_anything(
+    db: Database, judged: tuple[int, int], share: float, open_to_people: int, said: bool
+) -> None:
+    """Two that broke off at once; of two of whom one has judged something, people keep their share; they had all."""
     made = registry.add(
         db, revision="dpo-1", algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=None, path="x", sha256="x"
     )
@@ -864,13 +869,13 @@ def test_people_get_all_where_no_judge_has_compared_anything(db: Database, judge
             comparison_store.add_response(
                 db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "check"
             )
-    policy_comparisons.compare_policies(db, made.id, 1, "people", share=1e-9)
+    policy_comparisons.compare_policies(db, made.id, 1, "people", share=share)
     calls = {str(place): JudgeCalls(count, 5, {}, "It can't be reached.") for place, count in enumerate(judged)}
     run = LoggedRun(db)
-    spec = CheckSpec(candidate="dpo-1", against="base", people_share=1e-9)
+    spec = CheckSpec(candidate="dpo-1", against="base", people_share=share)
     ask_people_instead(cast(Run, run), spec, made, calls)
-    assert judge_store.open_to_people(db, made.id, 1) == asked
-    assert run.lines == (["No judge has compared anything, so people get 2 comparisons more."] if asked else [])
+    assert judge_store.open_to_people(db, made.id, 1) == open_to_people
+    assert run.lines == (["No judge has compared anything, so people get 2 comparisons more."] if said else [])
 
 
 def test_a_check_that_is_resumed_counts_what_its_judges_said_before(db: Database, data_dir: Path) -> None:

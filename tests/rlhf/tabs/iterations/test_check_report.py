@@ -109,6 +109,13 @@ def test_the_kl_that_the_limit_is_on_has_its_mark_and_that_of_whole_answers_has_
     assert said == ["0.612", "0.300, of whole answers", "not measured", "not measured"]
 
 
+def test_beside_what_is_asked_of_answers_cut_off_stands_how_many_of_each_policy_are() -> None:
+    report = worse(ended_share=0.75)
+    whole = check_report.report_card(report, Rule(), within_limits(Rule(), report))
+    row = whole[whole.index("Answers cut off") :].partition("</tr>")[0]
+    assert [words in row for words in ("0.25", "0.10", "0.75", "0.90")] == [True, True, False, False]
+
+
 def test_a_policy_that_loses_the_language_is_warned_of() -> None:
     assert check_report.warnings(REPORT, Rule()) == []
     surprise, repetition = check_report.warnings(worse(nll_under_anchor=1.5, distinct_2=0.6), Rule())

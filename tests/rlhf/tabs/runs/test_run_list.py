@@ -20,9 +20,11 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
+from rlhf.models import registry
 from rlhf.tabs.downloads import ModelDownloads, report_address
 from rlhf.tabs.runs import run_list, run_report
 from tests import builders
+from tests.conftest import BASE_NAME
 from tests.rlhf.tabs.runs.test_job_cards import AT, JOB
 
 LABELS = {
@@ -123,6 +125,21 @@ def test_the_report_says_what_was_asked_and_what_came_of_it(db: Database, data_d
     ):
         assert words in report
     assert "120" in report
+
+
+def test_the_report_has_the_decisions_by_which_its_policy_came_to_serve_and_no_longer_does(
+    db: Database, data_dir: Path
+) -> None:
+    job_id = finished(db)
+    registry.ensure_base(db, BASE_NAME)
+    registry.add(
+        db, revision="sft-1", algorithm="sft", base=BASE_NAME, parent_id=1, job_id=job_id, path="x", sha256="x"
+    )
+    registry.promote(db, "sft-1", "kim", "better")
+    registry.promote(db, "base", "lee")
+    report = run_report.report_of(db, data_dir, job_store.get(db, job_id))
+    assert "| promote | sft-1 | kim | better |" in report
+    assert "| go back | base | lee |" in report
 
 
 def test_the_report_of_a_run_that_never_began_does_not_promise_it(db: Database, data_dir: Path) -> None:
