@@ -15,7 +15,7 @@ import pytest
 from annotation.translation import FIELD
 from tests.machine_fixtures import ROOT
 from tests.sentences import extracted
-from tests.syntax_trees import tree_of
+from tests.syntax_trees import nodes_of, nothing_goes, tree_of
 
 MARKS = {"_", "N_", "ngettext"}
 SAID = {"_", "ngettext", "spoken"}
@@ -171,6 +171,13 @@ def literals(node: ast.AST) -> Iterator[tuple[ast.AST, str, list[ast.AST]]]:
     yield from within(node, [])
 
 
+@cache
+def literals_of(path: Path) -> list[tuple[ast.AST, str, list[ast.AST]]]:
+    """As `literals`, of a whole file."""
+    with nothing_goes():
+        return [*literals(tree_of(path))]
+
+
 def assigned(node: ast.AST) -> str:
     """The constant that a statement makes; empty for others."""
     target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
@@ -217,22 +224,22 @@ def is_for_people(literal: ast.AST, text: str, around: list[ast.AST]) -> bool:
 
 @pytest.mark.parametrize("path", marked_files(), ids=named)
 def test_every_sentence_is_marked(path: Path) -> None:
-    found = [f"line {getattr(one, 'lineno', 0)}: {text!r}" for one, text, around in literals(tree_of(path))
+    found = [f"line {getattr(one, 'lineno', 0)}: {text!r}" for one, text, around in literals_of(path)
              if around and is_for_people(one, text, around)]  # fmt: skip
     assert found == []
 
 
 def test_every_exception_is_needed() -> None:
     """A file in which nothing would be found, or a text that stands nowhere any more, is none."""
-    found = {path: [one for one in literals(tree_of(path)) if one[2] and is_for_people(*one)] for path in files()}
+    found = {path: [one for one in literals_of(path) if one[2] and is_for_people(*one)] for path in files()}
     assert [name for name in IN_ENGLISH if not any(found[path] for path in found if named(path).startswith(name))] == []
-    said = {text for path in marked_files() for _, text, _ in literals(tree_of(path))}
+    said = {text for path in marked_files() for _, text, _ in literals_of(path)}
     assert sorted(NO_SENTENCES - said) == []
 
 
 @pytest.mark.parametrize("path", files(), ids=named)
 def test_every_refusal_is_marked(path: Path) -> None:
-    raised = [node.exc for node in ast.walk(tree_of(path)) if isinstance(node, ast.Raise) and node.exc is not None]
+    raised = [node.exc for node in nodes_of(path) if isinstance(node, ast.Raise) and node.exc is not None]
     found = [
         f"line {getattr(one, 'lineno', 0)}: {text!r}"
         for refusal in raised
@@ -247,9 +254,7 @@ def test_marked_sentences_are_found_by_babel() -> None:
     """What stands in an f-string is found by newer versions of Python only."""
     known = {part for message in extracted() for part in ([message] if isinstance(message, str) else message)}
     for path in files():
-        within = {
-            call for node in ast.walk(tree_of(path)) if isinstance(node, ast.JoinedStr) for call in calls(node, MARKS)
-        }
+        within = {call for node in nodes_of(path) if isinstance(node, ast.JoinedStr) for call in calls(node, MARKS)}
         assert {call.lineno for call in within if isinstance(call.args[0], ast.Constant)} == set(), path
         for call in calls(tree_of(path), MARKS):
             for argument in call.args[: 2 if name_of(call) == "ngettext" else 1]:
@@ -274,7 +279,7 @@ def test_numbers_are_written_as_the_language_writes_them(path: Path) -> None:
     """By `_(...).format` or `numeral`, but for what is drawn, logged or made a number again."""
     found = [
         f"line {getattr(one, 'lineno', 0)}: {ast.unparse(one)}"
-        for one, text, around in literals(tree_of(path))
+        for one, text, around in literals_of(path)
         if writes_number(one) and ast.unparse(one) not in AS_IT_STANDS
         if not (is_for_developers(around) or '="' in text or 'style="' in text or name_of(around[0]) == "float")
     ]
@@ -324,7 +329,7 @@ def test_nothing_is_said_while_a_module_is_imported() -> None:
 def test_gaps_have_the_names_of_what_fills_them() -> None:
     for path in files():
         known = noted(path)
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format"):
                 continue
             sentence = node.func.value
@@ -337,7 +342,7 @@ def test_gaps_have_the_names_of_what_fills_them() -> None:
 
 def test_what_is_asked_of_the_hub_has_a_sentence_for_its_failure() -> None:
     for path in files():
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if not (isinstance(node, ast.Call) and name_of(node) == "explained"):
                 continue
             for sentence in (one for one in node.args if isinstance(one, ast.Call) and name_of(one) in MARKS):
@@ -417,9 +422,11 @@ FILLED_AS_IT_STANDS = {
 }
 
 
-def fillings(path: Path) -> Iterator[tuple[ast.keyword, list[ast.AST]]]:
+@cache
+def fillings(path: Path) -> list[tuple[ast.keyword, list[ast.AST]]]:
     """Each gap of a marked sentence that is filled in, with what may stand there: local names looked up."""
-    for function in ast.walk(tree_of(path)):
+    found = []
+    for function in nodes_of(path):
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         local: dict[str, list[ast.AST]] = {}
@@ -432,7 +439,8 @@ def fillings(path: Path) -> Iterator[tuple[ast.keyword, list[ast.AST]]]:
             if isinstance(node, ast.Call) and name_of(node) == "format" and any(calls(node.func, MARKS)):
                 for keyword in node.keywords:
                     used = [one.id for one in ast.walk(keyword.value) if isinstance(one, ast.Name)]
-                    yield keyword, [keyword.value, *(value for name in used for value in local.get(name, ()))]
+                    found.append((keyword, [keyword.value, *(value for name in used for value in local.get(name, ()))]))
+    return found
 
 
 def words_in(node: ast.AST) -> Iterator[str]:
@@ -550,7 +558,7 @@ def methods() -> dict[str, list[tuple[Path, ast.FunctionDef]]]:
     """Methods and properties that give a text, by their names, of those that mean one thing in all classes."""
     made: dict[str, list[tuple[Path, ast.FunctionDef]]] = {}
     for path in files():
-        for owner in (one for one in ast.walk(tree_of(path)) if isinstance(one, ast.ClassDef)):
+        for owner in (one for one in nodes_of(path) if isinstance(one, ast.ClassDef)):
             for method in (one for one in owner.body if isinstance(one, ast.FunctionDef)):
                 made.setdefault(method.name, []).append((path, method))
     return {
@@ -633,7 +641,7 @@ PHRASES_IN_GAPS = {
 def test_no_sentence_is_filled_with_a_part_of_one(path: Path) -> None:
     """Word order and endings differ between languages: a gap takes names and numbers, or a sentence of its own."""
     found, known = set(), seen_from(path)
-    for function in (one for one in ast.walk(tree_of(path)) if isinstance(one, ast.FunctionDef)):
+    for function in (one for one in nodes_of(path) if isinstance(one, ast.FunctionDef)):
         for node in ast.walk(function):
             if isinstance(node, ast.Call) and name_of(node) == "format" and isinstance(node.func, ast.Attribute):
                 local = said_before(function, node.lineno)
@@ -669,7 +677,7 @@ def test_no_sentence_is_filled_with_a_part_of_one(path: Path) -> None:
 
 def test_what_is_said_of_a_row_names_its_column_and_fills_its_gaps() -> None:
     for path in files():
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if not (isinstance(node, ast.Call) and name_of(node) == "UnusableRow"):
                 continue
             for sentence in calls(ast.Tuple(node.args), {"_"}):

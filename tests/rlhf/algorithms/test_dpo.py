@@ -62,17 +62,7 @@ from rlhf.tabs.runs.job_cards import early_end
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def judged_once(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Machine]:
-    """Twelve judged pairs to train on, the shorter answer preferred, and four held-out ones."""
-    machine = make_machine(tmp_path_factory.mktemp("judged") / "data", tiny_model)
-    machine.add_prompts(train=12, held_out=4)
-    machine.judge("train", 12)
-    machine.judge("held-out", 4)
-    yield machine
-    machine.db.close()
+JUDGED = (12, 4)
 
 
 def frozen_rows(machine: Machine) -> list[PreferenceRow]:
@@ -396,7 +386,7 @@ def held_out_margin(machine: Machine, spec: DPOSpec) -> tuple[float, float]:
 
 def test_what_is_known_of_the_annotators_helps_to_learn_what_is_right(mixed: Machine) -> None:
     """Half of the pairs are the wrong way round. Taken at their word the annotators teach nothing; weighed they do."""
-    bare: dict[str, Any] = {"epochs": 3, "samples": 0, "checkpoint_steps": 99}
+    bare: dict[str, Any] = {"epochs": 3, "samples": 0, "checkpoint_steps": 99, "batch_size": 4, "accumulation": 1}
     learned = {noise: held_out_margin(mixed, noisy(mixed, noise, **bare)) for noise in ("ignore", "weight", "smooth")}
     print(learned)
     ignored = learned.pop("ignore")

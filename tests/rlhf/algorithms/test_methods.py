@@ -32,6 +32,7 @@ from tests import quantised_model
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.slow
+JUDGED = (8, 2)
 
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 QUICK = replace(QUICK_DPO, epochs=1, virtual_tokens=4, check=False, samples=0, learning_rate=1e-3)
@@ -44,17 +45,6 @@ EVERY: list[TrainingSpec] = [
 ]
 EVERY.append(replace(QUICK_SFT, lora_init="pissa", precision="fp32"))
 EVERY += [replace(quick, method=method, dora=True) for quick in (QUICK, QUICK_SFT) for method in ("lora", "qlora")]
-
-
-@pytest.fixture(scope="module")
-def judged_once(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Machine]:
-    """Eight judged pairs to train on, the shorter answer preferred, and two held-out ones."""
-    machine = make_machine(tmp_path_factory.mktemp("judged") / "data", tiny_model)
-    machine.add_prompts(train=8, held_out=2)
-    machine.judge("train", 8)
-    machine.judge("held-out", 2)
-    yield machine
-    machine.db.close()
 
 
 def trainer_of(machine: Machine, spec: TrainingSpec) -> Any:

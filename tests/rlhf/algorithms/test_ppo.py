@@ -678,7 +678,7 @@ def test_a_run_that_is_stopped_again_and_again_anywhere_ends_with_the_very_same_
     while job_store.get(machine.db, job_id).status != "finished":
         run = begin(machine, unbroken.spec, job_id, Impatient)
         assert isinstance(run, Impatient)
-        run.patience = source.randint(5, 40)
+        run.patience = source.randint(10, 60)
         assert perform(run, unbroken.spec) == 0
         if job_store.get(machine.db, job_id).status == "cancelled":
             last = max(checkpoints_of(run).glob("checkpoint-*"), key=lambda path: int(path.name[11:]))

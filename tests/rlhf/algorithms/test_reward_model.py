@@ -43,6 +43,7 @@ from tests.rlhf.algorithms.pair_losses import slow_order_loss
 from tests.tiny_model import VOCABULARY
 
 pytestmark = pytest.mark.slow
+JUDGED = (16, 8)
 
 QUICK = RewardModelSpec(
     method="lora",
@@ -62,17 +63,6 @@ VARIANTS: list[dict[str, Any]] = [
     {"method": "lora", "precision": "fp32", "dora": True, "rslora": True},
     {"method": "qlora", "precision": "bf16", "rslora": True},
 ]
-
-
-@pytest.fixture(scope="module")
-def judged_once(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Machine]:
-    """Sixteen judged pairs to train on, the shorter answer clearly preferred, and eight held-out ones."""
-    machine = make_machine(tmp_path_factory.mktemp("judged") / "data", tiny_model)
-    machine.add_prompts(train=16, held_out=8)
-    machine.judge("train", 16)
-    machine.judge("held-out", 8)
-    yield machine
-    machine.db.close()
 
 
 def items_of(machine: Machine, sha256: str, split: str = "train") -> list[dict[str, Any]]:

@@ -498,7 +498,6 @@ def test_a_cancelled_run_ends_at_its_step_and_is_resumed_to_the_weights_of_an_un
         assert (resumed.result or {})[name] == (unbroken.result or {})[name]
 
 
-@pytest.mark.own_start
 def test_a_killed_worker_is_resumed_to_the_weights_of_an_unbroken_run(tmp_path: Path, tiny_model: Path) -> None:
     """SIGKILL at a random step; another process goes on from the last whole checkpoint."""
     machine = make_machine(tmp_path / "data", tiny_model)
