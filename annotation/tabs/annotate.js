@@ -640,9 +640,16 @@ function refresh() {
   find(".ask").hidden = !card.own_prompts || listing;
   setPressed(find(".tools [data-key=r]"), isRendered() && !isMarked());
   setPressed(find(".tools [data-key=m]"), listing);
+  refreshTools();
   if (inHand()) refreshComparison();
   else find(".verdicts").replaceChildren(...(card.undo ? [row("others", _("Other"), [undoButton()])] : []));
   if (arrived) address.tell(HERE, place());
+}
+
+// Nothing is listed before the first comparison has come, and nothing is shown otherwise where nothing is shown.
+function refreshTools() {
+  find(".tools [data-key=m]").disabled = !arrived;
+  find(".tools [data-key=r]").disabled = !arrived || listing || !inHand();
 }
 
 // How far the person has come today, and whether that was the day's target.
@@ -1244,9 +1251,8 @@ function obey(key) {
 
 function actionOf(key) {
   const always = { m: toggleMine, g: toggleGuidelines, "?": toggleKeys };
-  const reading = { r: toggleRendered, u: takeBack };
-  const comparing = { e: armEdit, n: writeNote };
-  const actions = { ...always, ...(listing ? {} : reading), ...(inHand() && !listing ? comparing : {}) };
+  const comparing = { r: toggleRendered, e: armEdit, n: writeNote };
+  const actions = { ...always, ...(listing ? {} : { u: takeBack }), ...(inHand() && !listing ? comparing : {}) };
   if (actions[key]) return actions[key];
   const within = [find(".status"), ...(inHand() && !listing ? [find(".comparison"), find(".verdicts")] : [])];
   const controls = within.map((part) => part.querySelector(`[data-key="${CSS.escape(key)}"]`));
@@ -1311,7 +1317,7 @@ async function poll() {
 function arrive() {
   if (arrived) return;
   arrived = true;
-  for (const control of element.querySelectorAll(".tools button")) control.disabled = false;
+  refreshTools();
   goToPlace();
 }
 

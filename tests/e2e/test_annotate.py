@@ -288,12 +288,17 @@ def test_the_end_of_what_there_is_to_judge_is_said_and_so_is_a_key_that_does_not
     ann.page.wait_for_selector(".waiting:focus")
     assert ann.page.get_by_role("status").filter(has_text="writing answers").count() == 1
     ann.wait_status("Saved: left much better.")
-    ann.press("1")
-    ann.wait_status("Nothing to judge now.")
+    ann.press("r", "1")
+    ann.wait_status("Saved: left much better. Nothing to judge now.")
+    rendered = ann.page.locator(".tools [data-key=r]")
+    assert rendered.is_disabled(), "there is nothing to show otherwise"
     ann.press("m")
+    ann.page.wait_for_selector(".judging[data-state=listing]")
+    assert rendered.is_disabled()
     ann.page.locator(".mine button").first.click()
     ann.page.wait_for_selector("text=You are changing an earlier judgement")
     ann.ready()
+    assert rendered.is_enabled()
     ann.press("u")
     ann.wait_status("Press Esc to leave it, then undo.")
     assert [row.strength for row in ann.rows()] == [3]
