@@ -16,7 +16,7 @@ from annotation.database import Database, existing_database, open_database
 from annotation.environment import default_directory, keep_private, named_directory
 from annotation.jobs import job_table
 from annotation.records import UserError, explain_errors
-from annotation.translation import _
+from annotation.translation import _, retold
 from annotation.ui.invisible import visible
 from annotation.validation import describe
 from rlhf.cli import hub_command, rent_command, space_command
@@ -262,7 +262,7 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
         signal.signal(signal.SIGTERM, before)
     print(visible(f"job {job_id} {job.status}. {job.message}".strip()))
     if job.result is not None:
-        print(json.dumps(job.result, indent=2))
+        print(result_text(job))
     return 0 if job.status == "finished" else 1
 
 
@@ -335,11 +335,27 @@ def show(db: Database, job_id: int) -> str:
         *made_lines(db, job_id),
         f"spec: {to_json(job.spec)}",
         f"last metrics: {json.dumps(last[0]) if last else 'none'}",
-        f"result: {json.dumps(job.result, indent=2)}",
+        f"result: {result_text(job)}",
         "log:",
         *(f"  {line}" for line in job_store.log_tail(db, job_id, 40)),
     ]
     return "\n".join(lines)
+
+
+def result_text(job: job_store.Job) -> str:
+    """The result of a job as JSON, with what it says to people in words, wherever it stands."""
+
+    def told(value: Any) -> Any:
+        match value:
+            case str():
+                return retold(value)
+            case dict():
+                return {name: told(one) for name, one in value.items()}
+            case list():
+                return [told(one) for one in value]
+        return value
+
+    return json.dumps(told(job.result), indent=2)
 
 
 def made_lines(db: Database, job_id: int) -> list[str]:

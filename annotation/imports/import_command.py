@@ -302,8 +302,8 @@ class Printer:
         if dry_run:
             print("Nothing was written.")
         elif outcome.import_id is not None:
-            locked = f"; others could not write for up to {outcome.locked_seconds:.1f} s of them"
-            print(f"Import {outcome.import_id} took {outcome.seconds:.1f} s{locked}.")
+            waited = f"; others waited up to {outcome.locked_seconds:.1f} s to write" * (outcome.locked_seconds >= 0.1)
+            print(f"Import {outcome.import_id} took {outcome.seconds:.1f} s{waited}.")
 
 
 class JsonPrinter(Printer):

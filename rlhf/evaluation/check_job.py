@@ -31,7 +31,7 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics.intervals_and_bias import distinct_n, distinct_ratio, wilson_interval
 from annotation.records import CheckedAnswer, Prompt, UserError
 from annotation.store import check_store, policy_comparisons
-from annotation.translation import _, ngettext
+from annotation.translation import _, kept, ngettext
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
@@ -685,7 +685,7 @@ def ask_judges(run: Run, spec: CheckSpec, candidate: Policy) -> dict[str, JudgeC
             judged=len(before) + counts.judged,
             left_open=left_open,
             failed=dict(counts.failed),
-            gave_up=counts.gave_up,
+            gave_up=kept(counts.gave_up),
             chances=counts.basis,
         )
     return found

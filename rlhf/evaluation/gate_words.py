@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import N_, _, ngettext, numeral
+from annotation.translation import N_, _, ngettext, numeral, retold
 from annotation.ui.formatting import NOT_MEASURED, percent
 from rlhf.evaluation.gate import (
     FAILURES_MOST,
@@ -105,7 +105,7 @@ def in_words(one: Criterion) -> CriterionWords:
             name = _("Judged by the judge {name}").format(name=one.judge)
             value = _("{judged} of {asked}").format(judged=one.judged, asked=one.asked)
             threshold = _("at least {share}").format(share=percentage(1 - FAILURES_MOST, 2))
-            why = in_a_row(_("It failed on the others, which may not be like these."), one.gave_up)
+            why = in_a_row(_("It failed on the others, which may not be like these."), retold(one.gave_up))
         case InformingJudge():
             name = _("Preferred by the judge {name}").format(name=one.judge)
             value, threshold, why = share_of_prompts(one), _(NOTHING_ASKED), _(RECUSALS[one.why])

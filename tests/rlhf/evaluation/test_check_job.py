@@ -23,6 +23,7 @@ from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow, PromptRo
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from annotation.store import check_store, comparison_store, policy_comparisons, project_store, prompt_store
+from annotation.translation import chosen, speaking
 from rlhf.algorithms.dpo.spec import DPOSpec, PreferenceLoss
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
@@ -58,9 +59,11 @@ from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised, load
 from rlhf.models.registry import Policy
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import answer_ids, load_snapshot, of_split
+from rlhf.tabs.iterations import check_report
 from tests.conftest import BASE_NAME, make_response, seed_prompts, shown_texts
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 from tests.rlhf.evaluation.test_gate import SOUND, each
+from tests.rlhf.tabs.iterations.test_check_report import REPORT
 
 pytestmark = pytest.mark.slow
 
@@ -899,7 +902,10 @@ def test_a_check_that_is_resumed_counts_what_its_judges_said_before(db: Database
     judge_store.judge_comparison(db, judge, whole)
     calls = ask_judges(Run(db, data_dir, job, "w"), spec, made)[judge.name]
     assert (calls.judged, calls.left_open) == (1, 2)
-    assert "can't be loaded" in calls.gave_up
+    report = replace(REPORT, judged={judge.name: calls})
+    assert "can&#x27;t be loaded" in check_report.win_rates(report)
+    with speaking(chosen("de")):
+        assert "can&#x27;t be loaded" not in check_report.win_rates(report), "it is said in the language of the page"
 
 
 @dataclass
