@@ -84,6 +84,7 @@ NO_PAGES = {
     "SECURITY_HEADERS": "headers",
     "OBVIOUS_WORDS": "passwords",
     "EVENT_KEYS": "names",
+    "SAMPLE": "what a tokenizer is shown",
     "FORGET": "a script",
     "TABLES": "columns",
     **dict.fromkeys(("NOT_ARCHIVED", "NOT_WATCHED", "NOT_WORK"), "for who adds a table"),

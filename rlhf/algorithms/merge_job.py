@@ -15,6 +15,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
+from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.model_card import TrainedModel
@@ -54,11 +55,18 @@ def merged(ground: Path, adapter: Path, run: Run) -> tuple[Any, float | None]:
     """The merged model in bfloat16, and the norm of what rounding to it did over that of the adapter's change.
 
     It stays in the processor's memory: a GPU that held the weights in 4 bits may not hold them in 16. Raises Stopped
-    when the job is told to stop.
+    when the job is told to stop, and UserError where layers with adapters of their own have the same weight.
     """
     plain = load_whole(ground, dtype="auto")
     model = hung_on(plain, adapter, torch_device="cpu")
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if len({id(weight_of(layer)) for layer in layers}) < len(layers):
+        raise UserError(
+            _(
+                "{adapter} can't be merged: layers of this model share weights, and each has an adapter of its own. It "
+                "can go on serving as it is."
+            ).format(adapter=adapter.name)
+        )
     change = error = torch.zeros(())
     for done, layer in enumerate(layers):
         run.report(done, len(layers), {}, _("It merges the weights."))
@@ -72,11 +80,15 @@ def merged(ground: Path, adapter: Path, run: Run) -> tuple[Any, float | None]:
 @torch.no_grad()
 def merge_layer(layer: Any) -> tuple[Tensor, Tensor]:
     """Add a layer's adapter to its weight; squared norms of the change and of what rounding to bfloat16 did to it."""
-    # Of experts that are held together PEFT adapts their module's parameters by name.
-    weight = getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))
+    weight = weight_of(layer)
     before_OI = weight.data.float()
     weight.data = before_OI
     layer.merge(safe_merge=True)
     exact_OI = weight.data
     weight.data = exact_OI.to(torch.bfloat16)
     return (exact_OI - before_OI).square().sum(), (weight.data.float() - exact_OI).square().sum()
+
+
+def weight_of(layer: Any) -> Any:
+    """What a layer's adapter is added to: of experts that are held together PEFT adapts parameters by name."""
+    return getattr(layer.get_base_layer(), getattr(layer, "parameter_name", "weight"))

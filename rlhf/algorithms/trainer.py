@@ -46,13 +46,12 @@ from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import BaseModel, ready
-from rlhf.models.hidden_states import inner_model
-from rlhf.models.loading import ground_path, held_precision, verified
+from rlhf.models.hidden_states import inner_model, virtual_tokens
+from rlhf.models.loading import context_in, fed, ground_path, held_precision, verified
 from rlhf.models.memory import pass_tokens, read_shapes, recomputes, this_machine
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
-from rlhf.models.tokenise import render
 
 SAMPLE_TOKENS = 64
 SAMPLE_SEED = 77_000
@@ -486,10 +485,11 @@ def record_samples(
     run: Run, model: Any, tokenizer: Any, prompts: Sequence[Prompt], step: int, accelerator: Any
 ) -> None:
     """Answer prompts with a model that is being trained, in train mode (see `loading.load_quantised`)."""
-    asked = []
+    asked, virtual_KH = [], virtual_tokens(model)
+    room = SAMPLE_TOKENS + (0 if virtual_KH is None else len(virtual_KH))
     for prompt in prompts:
         try:
-            asked.append((prompt, render(tokenizer, prompt.messages)))
+            asked.append((prompt, fed(tokenizer, prompt.messages, room, context_in(inner_model(model).config))))
         except UserError as error:
             run.log(f"a sample prompt can't be answered: {error}")
     if not asked:

@@ -36,7 +36,15 @@ from rlhf.models.chat_template import (
     read_format,
 )
 from rlhf.models.memory import Machine
-from rlhf.models.model_files import CONFIG, check_architecture, check_weights, is_gguf, read_object, weight_files
+from rlhf.models.model_files import (
+    CONFIG,
+    check_architecture,
+    check_weights,
+    is_gguf,
+    read_object,
+    refuse_adapter,
+    weight_files,
+)
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result, kept_result, result_of
 from rlhf.models.template_process import TemplateRefused, conversation, ended
@@ -382,6 +390,7 @@ def check(base: BaseModel, room: bool = True) -> BaseModel:
     Raises UserError where files are missing or not whole, transformers does not know the architecture, the template
     does not work, or, unless nobody asks for `room`, the memory is too small.
     """
+    refuse_adapter(base.path)
     if not (base.path / CONFIG).is_file() and not list(base.path.glob("*.gguf")):
         raise UserError(
             _("{path} holds no model: there is no {config}. Choose another one.").format(path=base.path, config=CONFIG)

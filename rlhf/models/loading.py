@@ -23,7 +23,7 @@ from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
 from rlhf.models import registry
 from rlhf.models.chat_template import TOKENIZER_FILE, end_of_turn, has_row, options_of, read_backend, read_format
 from rlhf.models.hidden_states import PACKS
-from rlhf.models.memory import WITHOUT_ADAPTER
+from rlhf.models.memory import WITHOUT_ADAPTER, steady_places
 from rlhf.models.model_files import CONFIG, read_json
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling.prompt_cache import SHARES
@@ -439,15 +439,7 @@ class LoadedPolicies:
 
         Raises UserError if the chat template refuses the conversation, or the model's context is too short for both.
         """
-        text = render(self.tokenizer, messages)
-        tokens = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        if tokens + room > self.context:
-            raise UserError(
-                _("A prompt of {tokens} tokens leaves no room for {room} more in a context of {context}.").format(
-                    tokens=tokens, room=room, context=self.context
-                )
-            )
-        return text
+        return fed(self.tokenizer, messages, room, self.context)
 
     def keep_only(self, *kept: Policy) -> None:
         """Forget other policies and weights, to free their memory. Which policy is active has to be said again."""
@@ -457,13 +449,31 @@ class LoadedPolicies:
             ground.keep_only({policy.revision for policy in kept})
 
 
+def fed(tokenizer: Any, messages: Sequence[Message], room: int, context: float) -> str:
+    """The text that a model of this context is fed, as `LoadedPolicies.feed` has it. Raises UserError."""
+    text = render(tokenizer, messages)
+    tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if tokens + room > context:
+        raise UserError(
+            _("A prompt of {tokens} tokens leaves no room for {room} more in a context of {context}.").format(
+                tokens=tokens, room=room, context=context
+            )
+        )
+    return text
+
+
 def context_of(path: Path) -> float:
     """How many tokens a model takes, also where its configuration says so for text alone; infinite without a limit."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(path).get_text_config()
-    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
-    return next(filter(None, limits), math.inf)
+    return context_in(AutoConfig.from_pretrained(path))
+
+
+def context_in(config: Any) -> float:
+    """How many tokens a model of this configuration takes; infinite without a limit."""
+    text = config.get_text_config()
+    limits = (getattr(text, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    return min(next(filter(None, limits), math.inf), steady_places(text.to_dict()) or math.inf)
 
 
 def ground_key(policy: Policy) -> tuple[int | None, HeldPrecision]:

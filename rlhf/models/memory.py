@@ -70,6 +70,9 @@ EXPERTS: Mapping[str, tuple[str, ...]] = {
 OF_EXPERTS = ".experts."
 # Tables with a row for each place in a text.
 POSITIONS = ("wpe", "embed_positions", "position_embeddings", "positions_embed")
+# Kinds of rotary embeddings that turn all places of a batch otherwise once one text in it is longer than those that the
+# model was trained on first: then what is computed of a text depends on what is beside it.
+TURNED_BY_LENGTH = ("longrope", "su", "dynamic")
 # What names of layers have that look at a picture or hear a sound.
 SENSES = ("vision", "visual", "image", "audio")
 # NF4 with double quantisation: 4 bits and, per block of 64, a scale of 8 bits, itself scaled per 256 blocks by 32 bits
@@ -136,7 +139,7 @@ class Shapes:
     experts: tuple[str, ...] = ()
     """Names of experts' layers that get adapters, as in `EXPERTS`."""
     positions: int = 0
-    """Tokens of a text, where it has learnt its places one by one; 0 where it computes them."""
+    """Tokens of a text, where it has learnt its places one by one, or computes them by the longest; else 0."""
 
     @property
     def total(self) -> int:
@@ -213,9 +216,19 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
         without_adapter=WITHOUT_ADAPTER.get(str(config.get("model_type")), ()),
         experts=EXPERTS.get(str(config.get("model_type")), ()),
         # A table may have rows besides, as OPT's has.
-        positions=number_in(text, "n_positions", "max_position_embeddings") or learnt[0] if learnt else 0,
+        positions=number_in(text, "n_positions", "max_position_embeddings") or learnt[0]
+        if learnt
+        else steady_places(text),
         stored=sum(file.stat().st_size for file, _ in files) if config.get("quantization_config") else 0,
     )
+
+
+def steady_places(config: Mapping[str, Any]) -> int:
+    """How many tokens a text may have whose places are computed by the longest in the batch; 0 where none are."""
+    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rotary.get("rope_type", rotary.get("type")) not in TURNED_BY_LENGTH:
+        return 0
+    return number_in({**config, **rotary}, "original_max_position_embeddings", "max_position_embeddings")
 
 
 def layers_in(tensors: Mapping[str, tuple[int, ...]]) -> int:

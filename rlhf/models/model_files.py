@@ -24,6 +24,7 @@ LARGEST_FILE: Final = 16_000_000
 LARGEST_HEADER: Final = 32_000_000
 LONGEST_NAME: Final = 300
 CONFIG: Final = "config.json"
+ADAPTER_CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "model.safetensors"
 DESERIALISING: Final = "Error while deserializing header: "
 INDEX: Final = "model.safetensors.index.json"
@@ -32,6 +33,10 @@ OUTPUTS: Final = ("lm_head", "embed_out")
 UNKNOWN_KIND: Final = N_(
     "The installed transformers can't load a '{kind}' model as a causal language model: it has none. Choose another "
     "model, or update Prefloop."
+)
+ENCODER: Final = N_(
+    "A '{kind}' model reads with an encoder and writes with a decoder, and Prefloop takes models that go on writing "
+    "what they read (causal language models). Choose another model."
 )
 NEEDS_CODE: Final = N_(
     "The installed transformers can't load a '{kind}' model as a causal language model: it needs code that comes with "
@@ -226,8 +231,24 @@ def check_architecture(directory: Path) -> None:
                 directory=directory / CONFIG
             )
         )
+    if config.get("is_encoder_decoder"):
+        raise UserError(_(ENCODER).format(kind=kind[:80]))
     if known and kind not in known:
         raise UserError(_(NEEDS_CODE if config.get("auto_map") else UNKNOWN_KIND).format(kind=kind[:80]))
+
+
+def refuse_adapter(directory: Path) -> None:
+    """Raises UserError where an adapter is, also beside weights: transformers would load its base in their place."""
+    if not (directory / ADAPTER_CONFIG).is_file():
+        return
+    base = str(read_object(directory / ADAPTER_CONFIG).get("base_model_name_or_path"))[:LONGEST_NAME]
+    raise UserError(
+        _(
+            "{directory} holds an adapter ({config}) for {base}, and a base is whole weights: merge it into these with "
+            "PEFT's merge_and_unload, and give what save_pretrained makes of that. If whole weights are there, too, "
+            "take the adapter's files away from them."
+        ).format(directory=directory, config=ADAPTER_CONFIG, base=base)
+    )
 
 
 def has_scores(directory: Path) -> bool:

@@ -22,8 +22,8 @@ NO_VIRTUAL_TOKENS: Final = N_(
     "prompt tuning would not make what is trained: use the method lora or qlora."
 )
 NO_ADAPTERS: Final = N_(
-    "LoRA on this base model's layers fails, or computes something else once it was stored, so nobody could use what is "
-    "trained: use another method."
+    "LoRA on this base model's layers fails, or computes something else once it was stored, so nobody could use what "
+    "is trained: use another method."
 )
 # Raised whenever something else is tried, or computed in another way.
 TRIAL: Final = 4

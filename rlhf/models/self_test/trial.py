@@ -1,4 +1,4 @@
-"""A model's self-test: padded, packed, virtual tokens, adapters, its own logits, answers drawn with and without a cache.
+"""A model's self-test: padded, packed, virtual tokens, adapters, own logits, answers drawn with and without a cache.
 
 `python -m rlhf.models.self_test.trial DIRECTORY` loads the model, on the processor, and prints what is true of it, or
 says on stderr why it can't be used. What is learnt, checked and judged stands on log-probabilities of hidden states,

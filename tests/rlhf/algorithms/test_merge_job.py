@@ -308,6 +308,18 @@ def test_experts_that_are_held_together_are_merged(tmp_path: Path) -> None:
     assert (found - expected).norm() < 0.05 * (plain - expected).norm()
 
 
+def test_adapters_of_layers_that_share_their_weights_are_not_merged(tmp_path: Path) -> None:
+    """A Zamba's attention is one for several layers; the sum of their changes would be in each of them."""
+    sizes = {"num_hidden_layers": 4, "layer_types": ["mamba", "hybrid"] * 2, "mamba_d_state": 8, "mamba_dt_rank": 4}
+    sizes |= {"n_mamba_heads": 2, "attention_hidden_size": 64, "attention_head_dim": 16, "use_mamba_kernels": False}
+    model = built("zamba", **sizes)
+    model.save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(model, adapter_config(DPOSpec(method="lora", lora_r=4), tmp_path / "base"))
+    adapted.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match="adapter can't be merged: layers of this model share weights"):
+        merge_job.merged(tmp_path / "base", tmp_path / "adapter", Silent())
+
+
 def test_an_adapter_that_was_deleted_or_damaged_meanwhile_fails_the_job(taught: Machine) -> None:
     adapter = made(taught, replace(QUICK, epochs=1))
     first = taught.submit(MergeSpec(revision=adapter.revision))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,16 +14,18 @@ import torch
 
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.records import UserError
+from annotation.records import Prompt, UserError
 from rlhf.algorithms.model_card import TrainedModel
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.algorithms.trainer import TrainingProgress, begin, start_of, store_made
+from rlhf.algorithms.trainer import TrainingProgress, begin, record_samples, start_of, store_made
 from rlhf.jobs import job_store, worker
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
+from tests.architectures import built
 from tests.conftest import BASE_NAME
+from tests.tiny_model import build_tokenizer
 
 
 def test_what_is_trained_takes_neither_name_nor_files_of_a_model_that_was_restored_from_elsewhere(
@@ -116,3 +119,16 @@ def progress_of(run: Run) -> TrainingProgress:
         accelerator=SimpleNamespace(num_processes=1),
     )
     return TrainingProgress(run, SFTSpec(samples=0), learner)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_sample_prompt_that_a_base_has_no_places_for_ends_no_training(family: str) -> None:
+    tokenizer = build_tokenizer()
+    model = built(family, vocab_size=len(tokenizer), max_position_embeddings=100)
+    said: list[str] = []
+    answered: list[Any] = []
+    run = SimpleNamespace(log=said.append, sample=lambda step, answers: answered.extend(answers), stopped=False)
+    prompts = [Prompt(({"role": "user", "content": text},), "train", "a test") for text in ("Sing.", "Sing. " * 40)]
+    record_samples(run, model, tokenizer, prompts, 1, SimpleNamespace(autocast=nullcontext))  # type: ignore[arg-type]
+    assert [answer.prompt for answer in answered] == ["Sing."]
+    assert ["leaves no room for" in sentence for sentence in said] == [True]

@@ -539,6 +539,18 @@ def without(*patterns: str) -> Callable[[Path], None]:
     return remove
 
 
+def adapter_beside(*without: str) -> Callable[[Path], None]:
+    """An adapter among a model's files."""
+
+    def add(model: Path) -> None:
+        adapter = {"peft_type": "LORA", "base_model_name_or_path": "ann/base"}
+        (model / "adapter_config.json").write_text(json.dumps(adapter), "utf-8")
+        for name in without:
+            (model / name).unlink()
+
+    return add
+
+
 def renamed(name: str, other: str) -> Callable[[Path], None]:
     """A file under another name."""
     return lambda model: (model / name).rename(model / other) and None
@@ -568,6 +580,9 @@ def tensors(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Pat
         (template("{% for m in messages %}A: {{ m.content }}\n{% endfor %}"), "it has no token that ends an answer"),
         (config(model_type="unknown", auto_map={"AutoModelForCausalLM": "x.Y"}), "can't load a 'unknown' model"),
         (config(model_type="t5"), "can't load a 't5' model as a causal language model"),
+        (config(model_type="bart", is_encoder_decoder=True), "A 'bart' model reads with an encoder"),
+        (adapter_beside(), "holds an adapter (adapter_config.json) for ann/base, and a base is whole weights"),
+        (adapter_beside("config.json"), "holds an adapter (adapter_config.json) for ann/base"),
         (without("tokenizer*"), "has no tokenizer"),
         (lambda model: (model / "tokenizer.json").write_text("{}") and None, "tokenizer.json is no tokenizer"),
         (renamed("tokenizer.json", "tokenizer.model"), "can't be used (ValueError"),

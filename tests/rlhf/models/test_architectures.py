@@ -25,6 +25,7 @@ PADDED = {
 }
 # Do not take virtual tokens as they take words, or don't go on from them.
 WORDS_ONLY = {"falcon_h1", "gemma3n_text", "gemma4_text", "mamba", "openai-gpt"}
+LONGROPE = {"type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
 # Prompts of different lengths, of which the first has two answers; some reach far beyond `architectures.WINDOW`.
 LENGTHS = ((9, 7), (9, 14), (4, 11))
 
@@ -102,6 +103,12 @@ def test_a_model_of_each_family_passes_its_self_test(family: str) -> None:
         ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, 131_072),
         ({"model_type": "gpt2", "n_positions": 77}, 77),
         ({"model_type": "mpt", "max_seq_len": 77}, 77),
+        # Longer texts would change what is computed of those beside them.
+        ({"model_type": "phi3", "rope_scaling": LONGROPE, "original_max_position_embeddings": 77}, 77),
+        (
+            {"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 77},
+            77,
+        ),
         ({"model_type": "mamba"}, math.inf),
     ],
 )

@@ -222,11 +222,23 @@ def test_prompt_tuning_is_refused_on_a_base_that_does_not_take_virtual_tokens(
         assert refusal(judged, SFTSpec(method="lora")) == ""
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt"])
+LONGROPE = {
+    "original_max_position_embeddings": 256,
+    "max_position_embeddings": 1024,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "short_factor": [1.0] * 4,
+        "long_factor": [9.0] * 4,
+    },
+}
+
+
+@pytest.mark.parametrize(("family", "settings"), [("gpt2", {}), ("opt", {}), ("phi3", LONGROPE)])
 def test_more_tokens_than_a_base_has_places_for_are_refused(
-    judged: Database, on: Callable[[Path], None], tmp_path: Path, family: str
+    judged: Database, on: Callable[[Path], None], tmp_path: Path, family: str, settings: dict[str, Any]
 ) -> None:
-    built(family).save_pretrained(tmp_path / family)
+    built(family, **settings).save_pretrained(tmp_path / family)
     on(tmp_path / family)
     said = "has places for 256 tokens, and an item may have {}: lower max_length"
     for method in ("lora", "full"):
