@@ -91,11 +91,12 @@ def pytest_collection() -> Generator[None, Any, Any]:
 
 
 def pytest_collection_finish() -> None:
-    """Spare tests four costs that none is about.
+    """Spare tests five costs that none is about.
 
     What is loaded by now stays: the libraries ask for a garbage collection after each training, which would look
-    through all of it. Pages get no FastAPI application that is not served. And clients of HTTP share what they check
-    certificates with, which nothing on loopback has. And the sample answers of trainings are short.
+    through all of it. Pages get no FastAPI application that is not served. Gradio looks at the class of its components
+    once. And clients of HTTP share what they check certificates with, which nothing on loopback has. And the sample
+    answers of trainings are short.
     """
     gc.collect()
     gc.freeze()
@@ -105,6 +106,7 @@ def pytest_collection_finish() -> None:
         default.create_ssl_context = cache(default.create_ssl_context)
     if "gradio" in sys.modules:
         fork_server.build_no_needless_applications()
+        fork_server.look_at_components_once()
     if "rlhf.algorithms.trainer" in sys.modules:
         fork_server.draw_short_samples()
 

@@ -18,6 +18,7 @@ import atexit
 import ctypes
 import fcntl
 import gc
+import inspect
 import io
 import json
 import os
@@ -32,9 +33,10 @@ from _posixsubprocess import fork_exec
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
 from importlib import import_module, reload
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 # In the order in which they need each other.
@@ -355,6 +357,7 @@ def main() -> None:
             import_module(module)
         sys.path.remove(ROOT)
         build_no_needless_applications()
+        look_at_components_once()
         draw_short_samples()
     if sum(name.read_text("utf-8").strip() != STARTED_AGAIN for name in THREADS.glob("*/comm")) > 1:
         os._exit(1)
@@ -388,6 +391,25 @@ def build_no_needless_applications() -> None:
         return made(blocks, **more) if more != {"mcp_server": False} else None
 
     App.create_app = staticmethod(create_app)
+
+
+def look_at_components_once() -> None:
+    """Gradio takes classes and functions apart for each component that it makes or sends: half of what a page costs."""
+    from gradio import blocks, component_meta, utils
+    from gradio.components import base
+
+    kept: Any = SimpleNamespace(**vars(inspect))
+    kept.signature, kept.getfullargspec, kept.getfile = map(cache, (kept.signature, kept.getfullargspec, kept.getfile))
+    vars(blocks)["inspect"] = vars(component_meta)["inspect"] = kept
+
+    @cache
+    def servers(component: type) -> list[str]:
+        """What of it a page calls on the server."""
+        return [name for name in dir(component) if getattr(getattr(component, name, None), "_is_server_fn", False)]
+
+    vars(base)["dir"] = servers
+    # Five times in a row when a function is put on a page.
+    vars(utils)["get_type_hints"] = lru_cache(16)(utils.get_type_hints)
 
 
 def draw_short_samples() -> None:

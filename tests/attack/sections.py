@@ -134,7 +134,8 @@ def annotators_functions(target: Target) -> Iterator[Try]:
     with target.client("ann") as ann:
         for place, function in enumerate(target.admins()):
             ways = ways_in(function, function["data"])
-            for path, body in ways if target.long else [ways[place % len(ways)]]:
+            # Some ways are closed to annotators whatever the function: each is tried by one that is not.
+            for path, body in ways if target.long else [ways[0], ways[place % len(ways)]]:
                 answer = ann.post(path, json=body)
                 told = answer.status_code == 403 and "Only an admin" in answer.json()["error"]
                 yield f"{path} {function['api_name']}", told or answer.status_code == 404

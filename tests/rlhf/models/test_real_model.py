@@ -63,7 +63,7 @@ def test_a_short_training_runs_with_the_default_recipe(smollm: Path, tmp_path: P
     machine = make_machine(tmp_path / "data", smollm)
     machine.add_prompts(train=8, held_out=1)
     machine.judge("train", 8)
-    job = machine.perform(machine.submit(replace(DPOSpec(), epochs=1, batch_size=2, accumulation=2)))
+    job = machine.perform(machine.submit(replace(DPOSpec(), epochs=1, batch_size=4, accumulation=1, samples=1)))
     assert job.status == "finished", job.message
     curve = job_store.metrics(machine.db, job.id)
     assert [entry["step"] for entry in curve] == [1, 2]
