@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -236,11 +236,7 @@ def open_database(data_dir: Path) -> Database:
 
     Raises UserError where the directory can't be written, the file is no database, or a newer Prefloop wrote it.
     """
-    refused = _(
-        "The data directory {data_dir} can't be written ({strerror}). Make it writable, free disk "
-        "space, or choose another one with --data DIR."
-    )
-    with explain_errors(refused, data_dir=data_dir):
+    with explain_directory_errors(data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         refuse_foreign(data_dir / FILE_NAME)
         restrict_data_directory(data_dir)
@@ -254,6 +250,15 @@ def open_database(data_dir: Path) -> Database:
             raise unreadable(database.path, error) from error
         raise
     return database
+
+
+def explain_directory_errors(data_dir: Path) -> AbstractContextManager[None]:
+    """A data directory that can't be written becomes a sentence."""
+    refused = _(
+        "The data directory {data_dir} can't be written ({strerror}). Make it writable, free disk space, or choose "
+        "another one with --data DIR."
+    )
+    return explain_errors(refused, data_dir=data_dir)
 
 
 def unreadable(path: Path, error: sqlite3.DatabaseError) -> UserError:

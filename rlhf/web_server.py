@@ -128,7 +128,6 @@ def open_data(settings: Settings) -> DataDirectory:
         find_model(settings)  # or nothing is begun
     in_use = restoration.shared_lock(settings.data_dir)
     lock = hold_data_directory(settings.data_dir) if settings.workers else None
-    restoration.put_back(settings.data_dir)
     remove_leftover(restoration.leftovers(settings.data_dir))
     if fresh and settings.workers:
         find_model(settings)

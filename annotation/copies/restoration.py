@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,14 @@ from filelock import ReadWriteLock, Timeout
 
 from annotation.copies import copy_reasons, safe_copies
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, digest_of
-from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
+from annotation.database import (
+    FILE_NAME,
+    Database,
+    damage,
+    explain_directory_errors,
+    explain_disk_errors,
+    open_database,
+)
 from annotation.records import UserError, now
 from annotation.store import setting_store
 from annotation.translation import N_, _, joined, ngettext
@@ -160,7 +167,13 @@ def refuse_fork(target: CopyTarget, data_dir: Path, local: Database, version: st
 
 # ----------------------------------------------------------------------------------------------------- who has it open
 def shared_lock(data_dir: Path) -> ReadWriteLock:
-    """Keep others from moving the database away while this lock lives. Raises UserError while somebody does."""
+    """Keep others from moving the database away while this lock lives. Raises UserError while somebody does.
+
+    Whoever moved it away and was killed is undone first, by one program alone.
+    """
+    if half_restored(data_dir):
+        with closing(exclusive_lock(data_dir)):
+            put_back(data_dir)
     return acquire_lock(data_dir, "read", _("A safe copy is being restored into {}. Start again when that is done."))
 
 
@@ -171,7 +184,7 @@ def exclusive_lock(data_dir: Path) -> ReadWriteLock:
 
 def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) -> ReadWriteLock:
     """The directory's lock, taken for one of many or for one alone. Raises UserError."""
-    with explained_directory(data_dir):
+    with explain_directory_errors(data_dir):
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
             with explain_disk_errors(data_dir / LOCK):
@@ -180,20 +193,6 @@ def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) ->
         except Timeout as error:
             raise UserError(refusal.format(data_dir)) from error
     return lock
-
-
-@contextmanager
-def explained_directory(data_dir: Path) -> Iterator[None]:
-    """A data directory that can't be written, as a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            _(
-                "The data directory {data_dir} can't be written ({strerror}). Make it writable, free disk "
-                "space, or choose another one with --data DIR."
-            ).format(data_dir=data_dir, strerror=error.strerror or error)
-        ) from error
 
 
 # ---------------------------------------------------------------------------------------------------------- restoring
@@ -459,10 +458,17 @@ def put_back(data_dir: Path) -> None:
 
     Only where the disk knows links: a copy of the database does not tell. Raises UserError where it can't be.
     """
-    with explained_directory(data_dir):
-        for kept in (data_dir / ASIDE).glob(f"*/{FILE_NAME}"):
-            if (data_dir / FILE_NAME).is_file() and kept.samefile(data_dir / FILE_NAME):
-                undo_move(data_dir, kept.parent)
+    with explain_directory_errors(data_dir):
+        for aside in half_restored(data_dir):
+            undo_move(data_dir, aside)
+
+
+def half_restored(data_dir: Path) -> list[Path]:
+    """The folders of what gave way to a copy that never took its place: they have the database that is here."""
+    here = data_dir / FILE_NAME
+    with explain_directory_errors(data_dir):
+        kept = (data_dir / ASIDE).glob(f"*/{FILE_NAME}")
+        return [path.parent for path in kept if here.is_file() and path.samefile(here)]
 
 
 def undo_move(data_dir: Path, aside: Path) -> None:

@@ -21,6 +21,7 @@ from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, Fil
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
 from annotation.records import Role, UserError, explain_errors, now, seconds_between
+from annotation.sqlite import OperationalErrors
 from annotation.store import setting_store
 from annotation.translation import N_, _, ngettext
 from annotation.ui import formatting
@@ -294,10 +295,13 @@ def make_copy(db: Database, data_dir: Path, target: CopyTarget, run: str, alone:
     """
     row_id, number = add_row(db, target.name, run)
     try:
-        with explained_local(data_dir), tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as folder:
+        with (
+            explained_local(data_dir),
+            heard_of(db, row_id),
+            tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as folder,
+        ):
             copy = take(db, data_dir, run, number, Path(folder))
-            with heard_of(db, row_id):
-                version = put(db, target, copy, alone)
+            version = put(db, target, copy, alone)
     except UserError as error:
         record_failure(db, row_id, "conflict" if isinstance(error, Conflict) else "failed", str(error))
         raise
@@ -317,7 +321,7 @@ def heard_of(db: Database, row_id: int) -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(BEAT_SECONDS):
-            with suppress(UserError):  # a disk that is full for a moment
+            with suppress(UserError, *OperationalErrors):  # full or busy for a moment
                 db.write("UPDATE safe_copy SET created = ? WHERE id = ?", (now(), row_id))
         db.close()
 

@@ -304,16 +304,31 @@ def names_one(rows: Sequence[SourceRow], columns: Columns) -> bool:
 
 
 def names_best(rows: Sequence[SourceRow], column: str, pair: Columns, responses: Columns) -> bool:
-    """Whether a column only names the better one of the answers beside it, as 'A' or 0, rather than holding it."""
+    """Whether a column only names the better one of the answers beside it, as 'A' or 0.
+
+    Not where it is one of them itself, as numbers and letters can be.
+    """
     if not pair and not responses:
         return False
     words = side_words(pair["a"], pair["b"]) if pair else {}
-    held = [row.values[column] for row in rows if row.values.get(column) not in EMPTY]
+    held = [(row.values[column], row) for row in rows if row.values.get(column) not in EMPTY]
     return mostly(
-        number_of(value) is not None
-        or (is_word(value) and bool(verdict_of(value, words) if pair else LETTERED.fullmatch(word_of(value))))
-        for value in held
+        value not in answers_beside(row, pair, responses)
+        and (
+            number_of(value) is not None
+            or (is_word(value) and bool(verdict_of(value, words) if pair else LETTERED.fullmatch(word_of(value))))
+        )
+        for value, row in held
     )
+
+
+def answers_beside(row: SourceRow, pair: Columns, responses: Columns) -> Sequence[Any]:
+    """The two answers of a row, or those of its list."""
+    if pair:
+        return [row.values.get(column) for column in pair.values()]
+    with suppress(UnusableRow):
+        return list_of(row.values.get(responses["responses"]), responses["responses"])
+    return []
 
 
 def find_quality(

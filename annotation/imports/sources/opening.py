@@ -64,7 +64,7 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
     if head.startswith(GZIP):
         with Stream(path, name) as stream:
             head = stream.read(4 * 1024)
-        if head.startswith((GZIP, b"PAR1")):
+        if head.startswith((GZIP, b"PAR1", ARROW)):
             raise UserError(
                 _("{name} is packed twice. Unpack it first; only text is read from a .gz file.").format(name=name)
             )

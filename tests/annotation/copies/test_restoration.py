@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
+from annotation import database
 from annotation.api import AnnotationApi
 from annotation.claims import handing_out, judging
 from annotation.copies import copies_command, copy_reasons, restoration, safe_copies, targets
@@ -40,7 +42,7 @@ from annotation.imports import importing
 from annotation.jobs import job_table
 from annotation.records import Annotator, UserError
 from annotation.schema import migrations
-from annotation.sqlite import sqlite_utils
+from annotation.sqlite import sqlite3, sqlite_utils
 from annotation.store import prompt_store
 from annotation.ui import formatting
 from annotation.web import access, invitations
@@ -688,6 +690,32 @@ def test_a_restore_that_is_broken_off_leaves_the_models_with_their_database(
     assert judgements(data_dir) == 0
 
 
+def test_two_programs_that_start_at_once_put_back_one_after_the_other(
+    db: Database, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the second would take for the copy's, and remove, what the first has just put back."""
+    place = DirectoryTarget(tmp_path / "bucket")
+    adapter = add_model(db, data_dir, "dpo-3", "serving")
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    (adapter / "adapter_model.safetensors").write_bytes(b"of another run of that name")
+    db.close()
+    before = files_in(data_dir)
+    break_off(monkeypatch, place, data_dir, FILE_NAME, killed=True)
+    settings, moved, move = Settings(data_dir=data_dir, workers=False), list[Path](), Path.rename
+
+    def meanwhile(path: Path, target: Path) -> Path:
+        moved.append(path)
+        if len(moved) == 1:
+            with pytest.raises(UserError, match=r"is being restored|that runs has the database"):
+                web_server.open_data(settings)
+        return move(path, target)
+
+    monkeypatch.setattr(Path, "rename", meanwhile)
+    web_server.open_data(settings).db.close()
+    assert moved
+    assert files_in(data_dir) == before
+
+
 @dataclass(frozen=True)
 class SlowPlace(DirectoryTarget):
     """A place that takes a copy once this says so."""
@@ -702,7 +730,7 @@ class SlowPlace(DirectoryTarget):
 def test_a_copy_that_takes_hours_is_not_called_cut_off(
     db: Database, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As gigabytes of weights do on a slow line."""
+    """As gigabytes of weights do on a slow line, whatever else is written meanwhile."""
     monkeypatch.setattr(safe_copies, "BEAT_SECONDS", 0.01)
 
     def problem() -> str:
@@ -710,9 +738,14 @@ def test_a_copy_that_takes_hours_is_not_called_cut_off(
         assert standing is not None
         return standing.problem
 
+    monkeypatch.setattr(database, "WAIT_SECONDS", 0.01)
+
     def hours_later() -> None:
         with db.transaction() as connection:
             connection.execute("UPDATE safe_copy SET created = '2026-01-01T00:00:00.000000+00:00'")
+        with closing(sqlite3.connect(db.path, isolation_level=None)) as importing:
+            importing.execute("BEGIN IMMEDIATE")  # as long as anybody waits for it
+            time.sleep(0.2)
         wait_until("it is heard of", lambda: not problem())
 
     safe_copies.make_copy(db, data_dir, SlowPlace(tmp_path / "bucket", hours_later), RUN)

@@ -836,6 +836,15 @@ CASES: dict[str, Case | Refused] = {
         [{**TWO, "chosen": "x", "rejected": "y"}, {**TWO, "chosen": "y", "rejected": "x"}],
         [told("p", "x", "y", ranking=FIRST), told("p", "y", "x", ranking=FIRST)],
     ),
+    "better and worse answers that are a number or a letter, as those that were compared are": Case(
+        [{"prompt": "p", "response_a": "41", "response_b": "42", "chosen": "42", "rejected": "41"},
+         {"prompt": "p", "response_a": "B", "response_b": "A", "chosen": "A", "rejected": "B"}],
+        [told("p", "42", "41", ranking=FIRST), told("p", "A", "B", ranking=FIRST)],
+    ),
+    "the same of a list": Case(
+        [{"prompt": "p", "responses": '["B", "A"]', "chosen": "A", "rejected": "B"}],
+        [told("p", "A", "B", ranking=FIRST)], telling=["responses"],
+    ),
     "the better one's letter, and a word for its neighbour that was not": Case(
         [{"prompt": "p", "responses": ["x", "y"], "chosen": "B", "rejected": "A"}],
         [told("p", "x", "y", ranking=SECOND)], telling=["rejected"],

@@ -137,6 +137,7 @@ def zipped() -> bytes:
             for ending in ("parquet", "jsonl", "csv", "arrow")
         ),
         ("raw.jsonl", b'{"format":"prefloop archive","version":1}\n', "annotation restore"),
+        ("a.arrow.gz", packed(b"ARROW1\0\0" + b"x" * 100), "is packed twice"),
         ("raw.jsonl.gz", packed(b'{"format":"prefloop archive","version":1}\n'), "annotation restore"),
     ],
 )  # fmt: skip
