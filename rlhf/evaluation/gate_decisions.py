@@ -632,7 +632,7 @@ class PromotionAgainstRule(UserError):
 def objection(db: Database, policy: Policy, brief: bool = False) -> str:
     """What speaks against letting a policy serve, as sentences; empty where nothing does. `brief`: without the reasons.
 
-    That is every verdict of the rule but 'promote', and that it was rejected. Nothing speaks against going back to a
+    That is every ruling but 'promote', and that it was rejected. Nothing speaks against going back to a
     policy that has served, because that has to be quick when what serves does harm, but to one that somebody has gone
     back from; nor where nobody is to be advised.
     """

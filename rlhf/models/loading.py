@@ -74,10 +74,11 @@ def tokenizer_of_files(path: Path) -> Any:
     for kind in (AutoTokenizer, TokenizersBackend) if whole else (AutoTokenizer,):
         try:
             tokenizer = kind.from_pretrained(path, trust_remote_code=False)
+            found = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
         except Exception as error:  # whatever a library, or the lack of one, makes of a stranger's files
             said = f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
             continue
-        if expected in (None, tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]):
+        if expected in (None, found):
             return tokenizer
         said = _("it reads texts otherwise than {file}").format(file=TOKENIZER_FILE)
     raise UserError(

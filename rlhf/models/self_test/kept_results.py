@@ -16,7 +16,7 @@ from rlhf.jobs.artifacts import write_small
 
 DIRECTORY: Final = "self-tests"
 # Whose versions decide what is computed with a model's files.
-COMPUTING: Final = ("torch", "transformers")
+COMPUTING: Final = ("torch", "transformers", "peft")
 NO_VIRTUAL_TOKENS: Final = N_(
     "This base model does not take virtual tokens as it takes words, or answers don't go on from them, so "
     "prompt tuning would not make what is trained: use the method lora or qlora."

@@ -20,6 +20,7 @@ from typing import Any, Final
 import psutil
 import torch
 from peft import get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor
 
 from annotation.environment import keep_private
@@ -185,7 +186,8 @@ def keeps_adapters(model: Any, directory: Path) -> bool:
     """Whether LoRA on all of a model's layers computes, and does so once it was stored. Leaves it with an adapter."""
     (ids,) = random_ids(model, (9,))
     try:
-        adapted = get_peft_model(model, adapter_config(TrainingSpec(method="lora", lora_r=1), directory))
+        spec = TrainingSpec(method="lora", lora_r=1, lora_alpha=1)  # so that float16 holds what it computes
+        adapted = get_peft_model(model, adapter_config(spec, directory))
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.normal_(std=0.1)  # a fresh one changes nothing
@@ -193,7 +195,7 @@ def keeps_adapters(model: Any, directory: Path) -> bool:
         with TemporaryDirectory() as stored:
             adapted.save_pretrained(stored)
             found_TV = own_logits(hung_on(adapted.unload(), Path(stored)), ids)
-    except (MemoryError, torch.OutOfMemoryError):  # the machine's
+    except (OSError, SafetensorError, MemoryError, torch.OutOfMemoryError):  # the machine's
         raise
     except Exception:  # whatever an architecture that nobody here has met makes of it
         return False

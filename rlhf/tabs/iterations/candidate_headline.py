@@ -24,7 +24,7 @@ class Headline:
     state: HeadlineState
     """Its direction: found better, found worse or past a limit, not told yet, or nothing to tell."""
     saying: str
-    """The verdict, as a sentence."""
+    """What was found, as a sentence."""
     found: Estimate | None
     """The share of prompts on which people prefer it, with the interval that decides."""
     then: str = ""
@@ -92,7 +92,7 @@ def better_as_far_as_known(decision: GateDecision) -> str:
     }[waits, by_people]
 
 
-def unchecked(verdict: Headline, active: bool, elsewhere: str = "") -> Headline:
+def unchecked(headline: Headline, active: bool, elsewhere: str = "") -> Headline:
     """Of a candidate without a check that counts, whatever people say of it: that one is `active`, or is needed.
 
     `elsewhere` is the policy that it was to be checked against, where it was checked against another.
@@ -100,7 +100,7 @@ def unchecked(verdict: Headline, active: bool, elsewhere: str = "") -> Headline:
     saying = _("It is being checked.") if active else _("It has not been checked yet.")
     if elsewhere and not active:
         saying = _("It has not been checked against {against} yet.").format(against=elsewhere)
-    return replace(verdict, state="", saying=saying, then="")
+    return replace(headline, state="", saying=saying, then="")
 
 
 def would_tell(people: EvidenceSource, decision: GateDecision) -> str:
@@ -140,12 +140,12 @@ def score(found: Estimate | None) -> str:
     return said.format(value=percent(found.value), n=found.n, span=percent_span(found.low, found.high))
 
 
-def headline_card(verdict: Headline, more: Sequence[str] = ()) -> str:
-    """The verdict in one line, large and in its colour, the interval as a bar, what would tell, and more sentences."""
-    said = score(verdict.found)
+def headline_card(headline: Headline, more: Sequence[str] = ()) -> str:
+    """What was found, in a line, large and in its colour, the interval as a bar, what would tell, and more."""
+    said = score(headline.found)
     ends = (_("worse"), _("even"), _("better"))
-    bar = "" if verdict.found is None else interval_bar(verdict.found, said, ends)
-    sentences = "".join(paragraph(sentence) for sentence in (verdict.then, *more) if sentence)
-    style = class_of(" ".join(filter(None, ("verdict", verdict.state))))
-    line = f"{escape(verdict.saying)} <span>{escape(said)}</span>" if said else escape(verdict.saying)
+    bar = "" if headline.found is None else interval_bar(headline.found, said, ends)
+    sentences = "".join(paragraph(sentence) for sentence in (headline.then, *more) if sentence)
+    style = class_of(" ".join(filter(None, ("verdict", headline.state))))
+    line = f"{escape(headline.saying)} <span>{escape(said)}</span>" if said else escape(headline.saying)
     return f'<section{style}><p class="saying" role="status">{line}</p>{bar}{sentences}</section>'

@@ -316,7 +316,7 @@ FIGURES = (
 )
 
 
-# What a verdict on a criterion is called, and its colour.
+# What it is called whether a criterion has passed, and its colour.
 STANDINGS: Mapping[Passed, Chip] = {
     "pass": Chip(N_("met"), "good"),
     "fail": Chip(N_("not met"), "bad"),
@@ -328,9 +328,9 @@ STANDINGS: Mapping[Passed, Chip] = {
 }
 
 
-def in_words(verdict: Chip) -> Chip:
-    """A verdict as a person reads it."""
-    return replace(verdict, words=_(verdict.words))
+def in_words(chip: Chip) -> Chip:
+    """A chip as a person reads it."""
+    return replace(chip, words=_(chip.words))
 
 
 # The figure of a policy that a limit of the rule is about; probes have rows of their own.

@@ -220,7 +220,7 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
         return _("Whether {revision} serves is for you to decide: nobody is advised.").format(revision=revision)
     if state.gate == "automatic":
         return announced(pending.decision.says == "promote", at_once=not state.active).format(revision=revision)
-    return ""  # its verdict says what the rule advises, above the buttons that do it
+    return ""  # its card says what the rule advises, above the buttons that do it
 
 
 def announced(promote: bool, at_once: bool) -> str:

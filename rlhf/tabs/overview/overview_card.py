@@ -117,14 +117,14 @@ def running_words(standing: Standing) -> str:
     return _("{job}: {done}, {left}").format(job=about(job), done=done, left=left_words(job, left))
 
 
-def overview(standing: Standing, verdict: str, record: str, today: Sequence[Mapping[str, Any]], latest: str) -> str:
+def overview(standing: Standing, candidates: str, record: str, today: Sequence[Mapping[str, Any]], latest: str) -> str:
     """Cards: what waits for the admin, whether the model gets better, what came in today, what runs."""
     offered = (standing.offer,) if standing.offer else ()
     steps = "".join(map(way_to, (*standing.steps, *offered)))
     waits = acts(steps) or paragraph(_("Nothing waits for you."), "quiet")
     parts = (
         (_("Waits for you"), waits + judged_bar(standing)),
-        (_("Does the model get better?"), verdict + record),
+        (_("Does the model get better?"), candidates + record),
         (_("Came in today"), today_table(today)),
         (_("Runs"), running_part(standing, latest)),
     )
@@ -150,7 +150,7 @@ def no_candidate() -> str:
 
 
 def about_candidate(revision: str) -> str:
-    """Which candidate a verdict is on."""
+    """Which candidate a headline is about."""
     return paragraph(_("The candidate {revision}:").format(revision=revision))
 
 

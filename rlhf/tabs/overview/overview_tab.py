@@ -59,7 +59,7 @@ def course_of(db: Database) -> str:
 
 
 def candidates_part(db: Database) -> str:
-    """The verdict on the candidate that the rule looks at, and what the others wait for; or that there is none."""
+    """What is said first of the candidate that the rule looks at, and what the others wait for, if there are any."""
     pending = gate_decisions.pending(db)
     newest = None if pending is None else pending.policy
     others = [one for one in reversed(registry.all_policies(db)) if one.undecided and one != newest]
@@ -78,7 +78,7 @@ def standing_of_candidate(db: Database, policy: Policy) -> str:
 
 
 def headline_on(db: Database, policy: Policy) -> Headline:
-    """The verdict on a candidate."""
+    """What is said first of a candidate."""
     found, decision = gate_decisions.decided(db, policy)
     against = gate_decisions.opponent(db, policy).revision
     return candidate_headline.headline_of(found, decision, against, gate_decisions.given_to_people(db))

@@ -89,7 +89,11 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
 
 def decisions(db: Database, policy: Policy) -> str:
     """Who decided what about a policy, or let another take its place, the newest first."""
-    rows = [row for row in registry.decisions(db, 10_000) if policy.revision in (row.revision, row.previous)]
+    rows = [
+        row
+        for row in registry.decisions(db, 10_000)
+        if policy.revision == row.revision or (policy.revision == row.previous and row.action in ("promote", "go-back"))
+    ]
     head = [_("When (UTC)"), _("Decision"), _("Policy"), _("By"), _("Why")]
     said = [
         (one.created, _(check_report.ACTIONS[one.action]), one.revision, who(one.decided_by), registry.why(one.reason))

@@ -103,16 +103,21 @@ def test_an_older_models_files_are_read(tiny_model: Path, tmp_path: Path) -> Non
 OWN_CODE = {"auto_map": {"AutoTokenizer": ["code.Own", None]}, "tokenizer_class": "Own"}
 
 
-@pytest.mark.parametrize("settings", [{}, OWN_CODE])
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("qwen2", {}), ("qwen2", OWN_CODE), ("llama", {"tokenizer_class": "BertTokenizer"})]
+)
 def test_texts_are_cut_as_the_models_own_file_says_whatever_its_kind_has_in_transformers(
-    tiny_model: Path, tmp_path: Path, settings: dict[str, Any]
+    tiny_model: Path, tmp_path: Path, kind: str, settings: dict[str, Any]
 ) -> None:
-    """A Qwen2 has a class with rules of its own; code of the model's is not needed where there is the file."""
+    """A Qwen2 has a class with rules of its own; code of the model's is not needed where there is the file.
+
+    And a class that is not the file's may read no text at all.
+    """
     other = copy_of(tiny_model, tmp_path)
     words = json.loads((other / "tokenizer.json").read_text("utf-8"))
     words["pre_tokenizer"] |= {"add_prefix_space": True}
     (other / "tokenizer.json").write_text(json.dumps(words), "utf-8")
-    for name, changes in (("config.json", {"model_type": "qwen2"}), ("tokenizer_config.json", settings)):
+    for name, changes in (("config.json", {"model_type": kind}), ("tokenizer_config.json", settings)):
         content = json.loads((other / name).read_text("utf-8"))
         (other / name).write_text(json.dumps({**content, **changes}), "utf-8")
     assert_same(other)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,7 @@ from rlhf.models.loading import leave_nothing_to_chance, load_whole
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.self_test import kept_results
 from rlhf.models.self_test.kept_results import COMPUTING, DIRECTORY, SelfTestResult, keep_result, kept_result
-from rlhf.models.self_test.trial import SAMPLING, Numbers, try_loaded, try_model
+from rlhf.models.self_test.trial import SAMPLING, Numbers, keeps_adapters, try_loaded, try_model
 from rlhf.submission import preconditions
 from tests import quantised_model
 from tests.architectures import EXPERTS, SETTINGS, built
@@ -193,6 +194,25 @@ def test_no_adapter_is_trained_that_could_not_be_used_once_it_was_stored(
         *[not trains] * 2,
         *[False] * 2,
     ]
+
+
+def test_large_activations_say_nothing_against_adapters(tmp_path: Path) -> None:
+    """As models of several billion parameters have them, in float16, which ends at 65504."""
+    model = built("llama").half()
+    for name, value in model.named_parameters():
+        value.data *= 200.0 if "post_attention_layernorm" in name else 0.1
+    model.save_pretrained(tmp_path)
+    assert keeps_adapters(model, tmp_path)
+
+
+def test_a_disk_that_takes_no_adapter_says_nothing_against_adapters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = built("llama")
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError):
+        keeps_adapters(model, tmp_path)
 
 
 def test_a_training_by_adapters_is_refused_where_these_could_not_be_used(machine: Machine) -> None:

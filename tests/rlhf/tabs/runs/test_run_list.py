@@ -132,14 +132,24 @@ def test_the_report_has_the_decisions_by_which_its_policy_came_to_serve_and_no_l
 ) -> None:
     job_id = finished(db)
     registry.ensure_base(db, BASE_NAME)
-    registry.add(
-        db, revision="sft-1", algorithm="sft", base=BASE_NAME, parent_id=1, job_id=job_id, path="x", sha256="x"
-    )
+    for number, made_by in ((1, job_id), (2, finished(db))):
+        registry.add(
+            db,
+            revision=f"sft-{number}",
+            algorithm="sft",
+            base=BASE_NAME,
+            parent_id=1,
+            job_id=made_by,
+            path=f"adapters/{number}",
+            sha256="x",
+        )
     registry.promote(db, "sft-1", "kim", "better")
+    registry.reject(db, "sft-2", "kim")
     registry.promote(db, "base", "lee")
     report = run_report.report_of(db, data_dir, job_store.get(db, job_id))
     assert "| promote | sft-1 | kim | better |" in report
     assert "| go back | base | lee |" in report
+    assert "sft-2" not in report, "what was decided of others while it served is not about it"
 
 
 def test_the_report_of_a_run_that_never_began_does_not_promise_it(db: Database, data_dir: Path) -> None:
