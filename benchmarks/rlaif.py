@@ -243,7 +243,7 @@ def wins(lab: Laboratory, sizes: Sizes, revision: str, shared: Path) -> list[flo
         "model": lab.base.name,
         "reference": None,
     }
-    own, *base = ([gold(one[0]["text"]) for one in made] for made in lab.compute("answers", "answers", request))
+    own, *base = ([gold(one[0]["text"]) for one in made] for made in lab.compute("answers", request))
     if base:
         shared.write_text(json.dumps(base[0]), "utf-8")
     others = json.loads(shared.read_text("utf-8"))

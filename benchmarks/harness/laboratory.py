@@ -105,9 +105,9 @@ class Laboratory:
             finally:
                 end(process)
 
-    # ---- other parts
-    def compute(self, name: str, module: str, request: Mapping[str, Any]) -> Any:
-        """What `python -m benchmarks.MODULE` makes of a request, in a process of its own; kept in a file."""
+    # ---- answers
+    def compute(self, name: str, request: Mapping[str, Any]) -> Any:
+        """The answers that `benchmarks.harness.answers` draws on request, in a process of its own; kept in a file."""
         result, began = self.parts / f"{name.replace(' ', '-')}.json", time.monotonic()
         if result.exists():
             self.tick(name, None)
@@ -115,7 +115,7 @@ class Laboratory:
         say(f"{name} ...")
         asked = self.parts / f"{name.replace(' ', '-')}.request.json"
         asked.write_text(json.dumps(request), "utf-8")
-        command = [sys.executable, "-m", f"benchmarks.{module}", str(self.directory), str(asked), str(result)]
+        command = [sys.executable, "-m", "benchmarks.harness.answers", str(self.directory), str(asked), str(result)]
         process = subprocess.Popen(command, cwd=driver.ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
             _, errors = process.communicate()

@@ -140,7 +140,7 @@ def preferences_of(lab: Laboratory, sizes: Sizes, sft: str) -> str:
         "seed": PREFERENCE_SEED,
         **drawing(lab, sizes),
     }
-    (answers,) = lab.compute("frontier preferences", "answers", request)
+    (answers,) = lab.compute("frontier preferences", request)
     rows = [
         row
         for prompt, drawn in zip(prompts, answers, strict=True)
@@ -251,7 +251,7 @@ def measure(lab: Laboratory, sizes: Sizes) -> dict[str, Any]:
         "seed": TEST_SEED,
         "reference": ground.sft,
     }
-    sft, *others = lab.compute("frontier answers", "answers", request)
+    sft, *others = lab.compute("frontier answers", request)
     found: dict[str, list[dict[str, Any]]] = {"ppo": [], "dpo": []}
     for (kind, beta, job), answers in zip(trained.values(), others, strict=True):
         curve = rewards(lab, job) if kind == "ppo" else {}

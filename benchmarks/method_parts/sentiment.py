@@ -123,7 +123,7 @@ def answers_to(
 ) -> list[list[str]]:
     """What policies (revision, and the precision to hold the base in) answer, greedily, by policy and question."""
     request = {"policies": policies, "prompts": questions, "sampling": GREEDY, "samples": 1, "seed": 0}
-    answered = lab.compute(name, "answers", {**request, "model": lab.base.name, "reference": None})
+    answered = lab.compute(name, {**request, "model": lab.base.name, "reference": None})
     return [[row[0]["text"] for row in answers] for answers in answered]
 
 

@@ -18,11 +18,11 @@ from annotation.examples.example_sets import read_example
 from annotation.exports.frozen_rows import DemonstrationRow, PromptRow
 from annotation.records import Prompt
 from benchmarks import methods
-from benchmarks.harness import gold
+from benchmarks.harness import answers, gold
 from benchmarks.harness.driver import BenchmarkError
 from benchmarks.harness.intervals import crossed
 from benchmarks.harness.laboratory import Laboratory
-from benchmarks.method_parts import answers, frontier, learning, memory, rates, sentiment
+from benchmarks.method_parts import frontier, learning, memory, rates, sentiment
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.roles import SampledResponse
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -107,7 +107,7 @@ def test_syllables_and_reading_ease_by_hand() -> None:
 
 
 def drawn(text: str) -> dict[str, Any]:
-    """An answer as `benchmarks.method_parts.answers` gives it."""
+    """An answer as `benchmarks.harness.answers` gives it."""
     return {"text": text, "ids": [1, 2], "prompt": "Q", "prompt_tokens": 1, "ended": True}
 
 
@@ -194,7 +194,7 @@ def test_what_is_finished_is_not_done_again_and_other_settings_are_refused(machi
         return Laboratory(machine.data_dir, str(machine.model), {"test": settings}, {"part": 1.0, "job": 1.0})
 
     first = start({"seeds": 1})
-    found = first.compute("part", "answers", request_of(machine, [("base", "bf16")]))
+    found = first.compute("part", request_of(machine, [("base", "bf16")]))
     snapshot = store_snapshot(first.db, first.directory, CountedRows(rows_for(machine)))
     spec = MeasureSpec(training=to_json(SFTSpec(snapshot=snapshot, batch_size=2, samples=0)), steps=1)
     job = first.run("job", spec)
@@ -202,7 +202,7 @@ def test_what_is_finished_is_not_done_again_and_other_settings_are_refused(machi
     assert job.status == "finished"
     assert len(first.spent_on) == 2
     second = start({"seeds": 1})
-    assert second.compute("part", "answers", {}) == found
+    assert second.compute("part", {}) == found
     assert second.run("job", spec) == job
     assert second.spent_on == []
     with pytest.raises(BenchmarkError, match="other settings"):
@@ -250,8 +250,7 @@ class OneProcess(Laboratory):
         perform(Run(db, self.directory, job, worker_id), job.spec)
         db.close()
 
-    def compute(self, name: str, module: str, request: Mapping[str, Any]) -> Any:
-        assert module == "answers"
+    def compute(self, name: str, request: Mapping[str, Any]) -> Any:
         self.tick(name, 1.0)
         return json.loads(json.dumps(answers.answer(self.directory, dict(request))))
 

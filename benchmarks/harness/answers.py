@@ -1,6 +1,6 @@
 """Let policies answer prompts, in a process of its own: what `benchmarks.methods` measures accuracy, gold and KL by.
 
-`python -m benchmarks.method_parts.answers DATA_DIR REQUEST RESULT`. The request names policies (revision, and the
+`python -m benchmarks.harness.answers DATA_DIR REQUEST RESULT`. The request names policies (revision, and the
 precision to hold the base in), prompts, how answers are drawn (`samples` each; sample k of prompt i has the seed `seed`
 + i · samples + k under every policy), and perhaps a reference; the result has, by policy, prompt and sample: text,
 tokens, whether it ended, and the KL.
