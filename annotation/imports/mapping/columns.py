@@ -213,7 +213,8 @@ def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns
         return {role: fitting[0]} if fitting else {}
 
     chances = {role: names[name] for role, known in CHANCES.items() for name in known if name in names}
-    chosen = find("chosen") | find("rejected")
+    alike = {} if said.keys() & {"chosen", "rejected"} else find_chosen(names)
+    chosen = alike or find("chosen") | find("rejected")
     ends, pair = said_pair(said) or find_pair(names)
     responses = find("responses")
     question = ("prompt" not in said and find_question(rows, find("messages"))) or find("prompt")
@@ -273,6 +274,15 @@ def find_pair(names: Mapping[str, str]) -> tuple[tuple[str, str], dict[str, str]
                 if a in names and b in names and (stem or ends[0] == "a"):
                     return ends, {"a": names[a], "b": names[b]}
     return ("", ""), {}
+
+
+def find_chosen(names: Mapping[str, str]) -> dict[str, str]:
+    """The better and the worse answer, called alike: 'chosen_text' beside 'rejected_text', and no mere 'chosen'."""
+    for better in ROLES["chosen"][1]:
+        worse = better.replace("chosen", "rejected")
+        if worse != better and better in names and worse in names:
+            return {"chosen": names[better], "rejected": names[worse]}
+    return {}
 
 
 def find_scores(rows: Sequence[SourceRow], names: Mapping[str, str], ends: tuple[str, str]) -> dict[str, str]:

@@ -85,8 +85,7 @@ def test_nobody_has_judged_in_less_than_no_time(db: Database, ann: Annotator) ->
     seed_comparisons(db, 1)
     nonce = in_hand(db, ann).nonce
     in_an_hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat(timespec="microseconds")
-    with db.transaction() as connection:
-        connection.execute("UPDATE claim SET created = ?, expires = '9'", (in_an_hour,))
+    db.write("UPDATE claim SET created = ?, expires = '9'", (in_an_hour,))
     made = judging.judge(db, ann.id, nonce, act("left-clearly"))
     assert db.row("SELECT seconds FROM judgement WHERE id = ?", (made,)) == {"seconds": None}
 

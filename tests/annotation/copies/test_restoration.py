@@ -741,8 +741,7 @@ def test_a_copy_that_takes_hours_is_not_called_cut_off(
     monkeypatch.setattr(database, "WAIT_SECONDS", 0.01)
 
     def hours_later() -> None:
-        with db.transaction() as connection:
-            connection.execute("UPDATE safe_copy SET created = '2026-01-01T00:00:00.000000+00:00'")
+        db.write("UPDATE safe_copy SET created = '2026-01-01T00:00:00.000000+00:00'")
         with closing(sqlite3.connect(db.path, isolation_level=None)) as importing:
             importing.execute("BEGIN IMMEDIATE")  # as long as anybody waits for it
             time.sleep(0.2)
@@ -750,8 +749,7 @@ def test_a_copy_that_takes_hours_is_not_called_cut_off(
 
     safe_copies.make_copy(db, data_dir, SlowPlace(tmp_path / "bucket", hours_later), RUN)
     assert problem() == ""
-    with db.transaction() as connection:
-        connection.execute("UPDATE safe_copy SET state = 'taken', created = '2026-01-01T00:00:00.000000+00:00'")
+    db.write("UPDATE safe_copy SET state = 'taken', created = '2026-01-01T00:00:00.000000+00:00'")
     assert "was cut off" in problem()
 
 

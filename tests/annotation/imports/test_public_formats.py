@@ -530,6 +530,11 @@ CASES: dict[str, Case | Refused] = {
         )
         for better, worse in (("Chosen answer", "Rejected answer"), ("text_chosen", "text_rejected"))
     },
+    "the better one's letter beside the texts of both": Case(
+        [{"prompt": "p", "chosen": "A", "chosen_text": "x", "rejected_text": "y"},
+         {"prompt": "p", "chosen": "B", "chosen_text": "y", "rejected_text": "x"}],
+        [told("p", "x", "y", ranking=FIRST), told("p", "y", "x", ranking=FIRST)], telling=["chosen"],
+    ),
     "OpenAI's preferences": Case(
         [{"input": {"messages": [system("s"), user("q")]}, "preferred_output": [assistant("x")],
           "non_preferred_output": [assistant("y")]}],

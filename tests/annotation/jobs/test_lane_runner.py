@@ -135,8 +135,7 @@ def test_after_a_sleep_of_the_machine_who_does_a_job_has_time_to_say_that_it_liv
     runner.run_next(db)
     job_id = WEB.enqueue(db, Count(), "kim")
     assert WEB.claim_next(db, "alive") is not None
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET heartbeat = ? WHERE id = ?", (job_table.moment(-3600), job_id))
+    db.write("UPDATE job SET heartbeat = ? WHERE id = ?", (job_table.moment(-3600), job_id))
     passed += 3600
     runner.run_next(db)
     assert status_of(db, job_id) == "running"

@@ -213,7 +213,7 @@ def stored_outcome(client: httpx.Client, function: Call) -> Call:
 
 
 def test_an_annotator_makes_no_account_and_no_admin(site: Site) -> None:
-    """The one function after the other by the one way after the other: tests/attack."""
+    """Every function of admins is tried in tests/attack, each by one of the ways that annotators have."""
     refused = {function["api_name"] for function in site.functions if function["role"] == "admin"}
     assert {"account-add", "account-make-admin"} <= refused
     before = everything_stored(site.db)
