@@ -34,7 +34,7 @@ from rlhf.models.tokenise import render
 SCORE: Final = "score."
 # By the tokens of this a tokenizer shows how it cuts texts: words, contractions, numbers, blanks, scripts, code.
 SAMPLE: Final = (
-    "In 2026, I've paid $12,345.60 -- isn't it MUCH?\n\n\tdef f(x): return x**2  # naïve\n東京 и 🙂.  [A](b)"
+    "In 2026, I've paid $12,345.60 -- isn't it MUCH?\n\n\tdef f(x): return x**2  # naïve\n東京 и 🙂.  <x>A</x>"
 )
 
 
