@@ -33,7 +33,7 @@ messages: $(VENV)/run-ready
 	@PYTHONPATH=. $(BIN)/pybabel -q extract -F pyproject.toml --add-location file --sort-by-file -o $(VENV)/messages.pot app.py annotation rlhf
 	@for file in annotation/translations/*.po; do \
 		$(BIN)/pybabel -q update --ignore-obsolete --no-fuzzy-matching --ignore-pot-creation-date \
-			-i $(VENV)/messages.pot -l $$(basename $$file .po) -o $$file; done
+			-w 120 -i $(VENV)/messages.pot -l $$(basename $$file .po) -o $$file; done
 
 clean:
 	rm -rf $(VENV)
