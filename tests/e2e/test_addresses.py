@@ -327,10 +327,13 @@ def test_the_strips_step_leads_nowhere_where_its_candidate_or_its_job_is_in_view
     expect(page.locator("#standing a.button:not([href])")).to_have_text(f"Watch job {job_id}")
     base = {"revision": "base", **SOUND}
     figures = {"candidate": {"revision": "dpo-9", **SOUND}, "against": base, "anchor": base, "win_rates": {"base": {}}}
-    assert job_table.finish(db, job_id, "w", {**figures, "same_answers": 60, "prompts": 60})
     page.get_by_role("tab", name="Iterations", exact=True).click()
+    expect(page).to_have_url(f"{address}iterations")
+    step.focus()
+    assert job_table.finish(db, job_id, "w", {**figures, "same_answers": 60, "prompts": 60})
     here = page.locator("#standing a.button:not([href])")
     expect(here).to_have_text("Decide on dpo-9")
+    expect(here).to_be_focused()  # though the strip is drawn anew
     expect(page).to_have_url(f"{address}iterations")
     go(page, "/iterations/base")
     expect(step).to_have_attribute("href", "/iterations/dpo-9")

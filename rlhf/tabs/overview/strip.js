@@ -10,9 +10,13 @@ let newest = Infinity; // the last of those that are known
 let saying = ""; // what the title says of what runs
 let ended = ""; // until the person does something
 
+const step = () => element.querySelector("a.button");
+
 function show({ html, said, open: now, over }) {
+  const onStep = step() !== null && document.activeElement === step();
   element.innerHTML = html;
   showNotifying();
+  if (onStep) step()?.focus();
   leaveHere();
   for (const number of now) open.add(number);
   for (const number of Object.keys(over).map(Number)) {

@@ -521,7 +521,7 @@ def test_a_queued_job_is_cancelled_at_once_and_an_ended_one_not_at_all(db: Datab
     assert job_store.get(db, job).status == "cancelled"
     with pytest.raises(UserError, match="nothing to cancel"):
         job_store.cancel(db, job)
-    with pytest.raises(UserError, match="nothing to cancel"):
+    with pytest.raises(UserError, match="There is no job"):
         job_store.cancel(db, 999)
 
 
