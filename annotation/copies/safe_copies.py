@@ -21,7 +21,6 @@ from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, Fil
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
 from annotation.records import Role, UserError, explain_errors, now, seconds_between
-from annotation.sqlite import OperationalErrors
 from annotation.store import setting_store
 from annotation.translation import N_, _, ngettext
 from annotation.ui import formatting
@@ -321,7 +320,7 @@ def heard_of(db: Database, row_id: int) -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(BEAT_SECONDS):
-            with suppress(UserError, *OperationalErrors):  # full or busy for a moment
+            with suppress(Exception):  # a database that is busy or full for a moment; the next beat tries
                 db.write("UPDATE safe_copy SET created = ? WHERE id = ?", (now(), row_id))
         db.close()
 
