@@ -7,9 +7,8 @@ loses at most what the page said was not yet safe.
 from __future__ import annotations
 
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -20,6 +19,7 @@ from annotation.copies.copy_reasons import BEGINNING, CHOICE, SAFE_WORK, TRAININ
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, FileDigest, aside_name, digest_of
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
+from annotation.jobs.attempt import repeating
 from annotation.records import Role, UserError, explain_errors, now, seconds_between
 from annotation.store import setting_store
 from annotation.translation import N_, _, ngettext
@@ -313,24 +313,9 @@ def make_copy(db: Database, data_dir: Path, target: CopyTarget, run: str, alone:
     return version
 
 
-@contextmanager
-def heard_of(db: Database, row_id: int) -> Iterator[None]:
+def heard_of(db: Database, row_id: int) -> AbstractContextManager[None]:
     """Meanwhile say every minute that a copy is on its way."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(BEAT_SECONDS):
-            with suppress(Exception):  # a database that is busy or full for a moment; the next beat tries
-                db.write("UPDATE safe_copy SET created = ? WHERE id = ?", (now(), row_id))
-        db.close()
-
-    heart = threading.Thread(target=beat, daemon=True)
-    heart.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        heart.join()
+    return repeating(lambda: db.write("UPDATE safe_copy SET created = ? WHERE id = ?", (now(), row_id)), BEAT_SECONDS)
 
 
 def explained_local(data_dir: Path) -> AbstractContextManager[None]:

@@ -6,8 +6,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,11 +80,16 @@ class Attempt:
         return round(time.monotonic() - self.began, 1)
 
 
-@contextmanager
-def beating(attempt: Attempt) -> Iterator[None]:
+def beating(attempt: Attempt) -> AbstractContextManager[None]:
     """Meanwhile say every few seconds that the worker lives."""
+    return repeating(attempt.beat, BEAT_SECONDS)
+
+
+@contextmanager
+def repeating(act: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Meanwhile do something every so many seconds, in a thread of its own."""
     ended = threading.Event()
-    heart = threading.Thread(target=keep_beating, args=(attempt, ended), daemon=True)
+    heart = threading.Thread(target=keep_repeating, args=(act, seconds, ended), daemon=True)
     heart.start()
     try:
         yield
@@ -93,11 +98,11 @@ def beating(attempt: Attempt) -> Iterator[None]:
         heart.join()
 
 
-def keep_beating(attempt: Attempt, ended: threading.Event) -> None:
-    """Beat until the job ends."""
-    while not ended.wait(BEAT_SECONDS):
+def keep_repeating(act: Callable[[], object], seconds: float, ended: threading.Event) -> None:
+    """Do something every so many seconds until told that it is over."""
+    while not ended.wait(seconds):
         try:
-            attempt.beat()
+            act()
         except Exception:
-            # A database that is busy or full for a moment must not silence a worker that lives; the next beat tries.
+            # A database that is busy or full for a moment must not silence what lives; the next time tries.
             print(hub_client.without_tokens(traceback.format_exc()), file=sys.stderr)

@@ -21,9 +21,8 @@ from annotation.exports.export_files import EXPORTS
 from annotation.exports.formats import ExportRequest, Filters
 from annotation.imports import import_process
 from annotation.imports.import_process import FROM_HUB, HERE, ImportData, Importer
-from annotation.jobs import attempt as attempt_module
 from annotation.jobs import job_table, lane_runner
-from annotation.jobs.attempt import Attempt, Stopped
+from annotation.jobs.attempt import Attempt, Stopped, keep_repeating
 from annotation.jobs.job_process import run_command
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import CANCELLED, Job, Lane
@@ -376,9 +375,7 @@ def test_no_token_is_in_the_log_of_an_import_that_failed_or_of_a_heart_that_did(
         ended.set()
         raise RuntimeError(f"no way with {secret}")
 
-    monkeypatch.setattr(attempt, "beat", breaks)
-    monkeypatch.setattr(attempt_module, "BEAT_SECONDS", 0.0)
-    attempt_module.keep_beating(attempt, ended)
+    keep_repeating(breaks, 0.0, ended)
     said = capsys.readouterr().err
     assert "RuntimeError: no way with [token]" in said
     assert secret not in said + caplog.text
