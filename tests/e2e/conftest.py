@@ -136,6 +136,11 @@ def go(page: Any, place: str) -> None:
     page.evaluate("place => window.prefloop.address.go(place)", place)
 
 
+def stop_clock(page: Any) -> None:
+    """Let a page's time go on only as a test says, from a minute later: until it stands still it runs on."""
+    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 60)
+
+
 @contextmanager
 def routed(page: Any, addresses: str, answer: Callable[[Any], object]) -> Iterator[None]:
     """Answer these requests of a page here; others as ever.

@@ -16,7 +16,7 @@ from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import go, routed, sign_in, wait_for
+from tests.e2e.conftest import go, routed, sign_in, stop_clock, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -126,7 +126,7 @@ def test_who_takes_a_promotion_back_reads_in_the_strip_at_once_what_serves(
     page.locator("#standing", has_text="dpo-7").wait_for()
     page.wait_for_selector("#decisions button[data-act]:not([aria-disabled]) >> visible=true")
     settle(page)
-    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 5)
+    stop_clock(page)
     page.locator("#decisions button").locator("visible=true").click()
     said = page.locator("#decided [role=status]", has_text="base serves now")
     wait_for(page, "the answer", lambda: page.clock.run_for(20) or said.count())

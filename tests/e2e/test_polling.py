@@ -19,7 +19,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.submission.form_fields import forms
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import go, routed, running_app
+from tests.e2e.conftest import go, routed, running_app, stop_clock
 
 pytestmark = pytest.mark.browser
 PATIENCE_MS = 180_000
@@ -105,6 +105,12 @@ class Looker:
         """Let all that waits for time to pass happen, once; what that asks for has been asked for afterwards."""
         self.page.clock.fast_forward(LONG_MS)
         self.page.evaluate("fetch('healthz').then((answer) => answer.status)")
+
+    def stop_clock(self) -> None:
+        """Let time pass only as a test says; what the page asks for when that begins is answered afterwards."""
+        stop_clock(self.page)
+        self.page.evaluate("fetch('healthz').then((answer) => answer.status)")
+        self.settle()
 
     def rest_on_annotate(self, times: int = 3) -> None:
         """Put the clock forward, each time until the Annotate tab has asked what it asks now and then."""
@@ -264,8 +270,7 @@ def test_a_tab_that_is_opened_again_follows_again_with_one_beat_at_a_time(
     page.locator("text=step 30 of 60").first.wait_for()
     assert job_table.report(db, run, "w", 31, 60, {"loss": 0.4}, "Warming up")
     page.locator("text=step 31 of 60").first.wait_for()
-    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 60)
-    admin.settle()
+    admin.stop_clock()
     admin.forget()
     # The answer of an earlier question may come first, and its beat.
     admin.until(lambda: admin.put_forward() or admin.settle() or admin.pulses)
@@ -279,8 +284,7 @@ def test_a_tab_within_a_tab_asks_at_once_when_its_outer_one_comes_back(admin: Lo
     admin.until(lambda: admin.put_forward() or "beat" in admin.asked)
     admin.settle()
     admin.turn("Annotate")
-    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 60)
-    admin.settle()
+    admin.stop_clock()
     admin.forget()
     admin.turn("Train")
     # In a frame the tab notices that it is in view; those of the clock are none.
@@ -315,7 +319,7 @@ def test_the_strip_says_what_runs_once_the_page_turns_to_it(admin: Looker, site:
     db, page = site[1], admin.page
     admin.until(lambda: admin.put_forward() or any("strip" in keys for keys in admin.followed))
     admin.settle()
-    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 5)
+    admin.stop_clock()
     run = make_run(db)
     go(page, f"/runs/{run}")
     page.clock.run_for(1000)
@@ -448,7 +452,7 @@ def test_what_another_admin_decides_is_seen_in_some_seconds_however_long_nothing
     for _ in range(12):  # each longer than the one before, until it is as long as can be
         before = len(admin.pulses)
         admin.until(lambda before=before: admin.put_forward() or admin.settle() or len(admin.pulses) > before)
-    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 60)
+    admin.stop_clock()
     admin.until(lambda: admin.put_forward() or admin.settle() or admin.followed[-1][:1] == ["strip"])
     admin.forget()
     page.clock.run_for(5500)
