@@ -88,7 +88,11 @@ def build_app(settings: Settings) -> Starlette:
     if lent_gpu:
         os.environ[VISIBLE] = ""  # workers must not look for the GPU that the driver knows of
     # With a lent GPU nothing keeps answers in stock: the page has a button for that.
-    supervisor = Supervisor(db, settings.data_dir, opened.model, answering=not lent_gpu) if settings.workers else None
+    supervisor = (
+        Supervisor(db, settings.data_dir, opened.model, answering=not lent_gpu, forks=True)
+        if settings.workers
+        else None
+    )
     uploads, lock = hold_uploads()
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     watches = Watches(db)

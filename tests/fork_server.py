@@ -367,14 +367,16 @@ def main() -> None:
     while isinstance(connection, socket.socket):
         program, streams = serve(connection)
         connection = become(program, streams, connection, loaded)
+    here = os.getpid()
     status = run(program)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # nobody reads it any more
             stream.flush()
-    os.kill(connection, signal.SIGKILL)
-    os.waitpid(connection, 0)
+    if os.getpid() == here:  # a program may fork
+        os.kill(connection, signal.SIGKILL)
+        os.waitpid(connection, 0)
     os._exit(status)  # taking all the libraries down would cost half a second
 
 

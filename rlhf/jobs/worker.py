@@ -135,22 +135,32 @@ def prepare_process() -> None:
     os.nice(10)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def build_parser() -> argparse.ArgumentParser:
     """The worker's command line, used by the supervisor."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the data directory")
     parser.add_argument("--worker", default=uuid.uuid4().hex, help="the id under which to claim the job")
     parser.add_argument("--job", type=int, required=True, help="the queued job to run")
     parser.add_argument("--tied", action="store_true", help="end with whoever holds the other end of standard input")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def begin(options: argparse.Namespace) -> int:
+    """Do what the command line says in a process that is prepared; returns its exit code."""
     terminated = listen_for_the_end(options.tied)
-    keep_private()
-    prepare_process()
     try:
         return work(open_database(options.data), options.data, options.job, options.worker, terminated)
     except UserError as error:
         print(visible(str(error)), file=sys.stderr)
         return 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """A worker in a process of its own."""
+    options = build_parser().parse_args(arguments)
+    keep_private()
+    prepare_process()
+    return begin(options)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from annotation.jobs.job_table import Reason
 from annotation.translation import _, joined
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
+from rlhf.jobs.forked_worker import ForkedWorker, ForkServer
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.out_of_memory import KILLED, advice
@@ -31,7 +32,7 @@ from rlhf.jobs.out_of_memory import KILLED, advice
 class WorkerProcess:
     """A worker that this program started."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedWorker
     worker: str
     """The id under which it claims its job."""
     attempt: int = 0
@@ -46,7 +47,7 @@ class WorkerProcess:
 
         Those have groups of their own, so signalling the launcher's group would miss them.
         """
-        if self.process.poll() is not None:
+        if self.process.poll() is not None or self.process.pid is None:
             return
         for process in process_tree(self.process.pid):
             with suppress(psutil.NoSuchProcess):
@@ -68,7 +69,7 @@ def worker_command(job: Job, data_dir: Path, worker: str) -> list[str]:
     accelerate starts several processes through torch.distributed only with --multi_gpu, which works without a GPU too
     (the processes then speak gloo); its --cpu starts one process, unless there is mpirun. All get the same worker id.
     """
-    program = ["rlhf.jobs.worker", "--data", str(data_dir), "--job", str(job.id), "--worker", worker]
+    program = ["rlhf.jobs.worker", *worker_arguments(job, data_dir, worker)]
     processes = processes_of(job)
     if processes == 1:
         return [sys.executable, "-m", *program]
@@ -80,18 +81,34 @@ def worker_command(job: Job, data_dir: Path, worker: str) -> list[str]:
     return [*launcher, *settings, "-m", *program]
 
 
+def worker_arguments(job: Job, data_dir: Path, worker: str) -> list[str]:
+    """What a job's worker is told."""
+    return ["--data", str(data_dir), "--job", str(job.id), "--worker", worker]
+
+
 def processes_of(job: Job) -> int:
     """How many processes share a job's work."""
     return job.spec.processes if isinstance(job.spec, TrainingSpec) else 1
 
 
 def start_worker(
-    job: Job, data_dir: Path, worker: str, devices: Sequence[str], output: IO[bytes] | None
-) -> subprocess.Popen[bytes]:
+    job: Job,
+    data_dir: Path,
+    worker: str,
+    devices: Sequence[str],
+    output: IO[bytes] | None,
+    forks: ForkServer | None = None,
+) -> subprocess.Popen[bytes] | ForkedWorker:
     """Start the processes of a queued job so that they see these GPUs only. They print to `output`, or as this one.
 
-    They end with this program, however it ends: their standard input is its life line.
+    They end with this program, however it ends: their standard input is its life line. One alone is forked, where there
+    is a server for that.
     """
+    if forks is not None and output is not None and processes_of(job) == 1:
+        arguments = [*worker_arguments(job, data_dir, worker), "--tied"]
+        forked = forks.start(job.kind, arguments, life_line(), output.fileno())
+        if forked is not None:
+            return forked
     seen = {} if set(devices) <= {PROCESSORS} else {VISIBLE: ",".join(devices)}
     if seen and VISIBLE not in os.environ:
         seen["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's order, whose numbers these are

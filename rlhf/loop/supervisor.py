@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from annotation.database import Database
+from annotation.environment import worker_environment
 from annotation.jobs import job_table
 from annotation.records import seconds_between
 from annotation.translation import N_, _
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import devices_here
+from rlhf.jobs.forked_worker import ForkServer, can_fork
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.worker_process import WorkerProcess, processes_of, record_death, start_worker
 from rlhf.loop import controller
@@ -41,10 +43,18 @@ class Supervisor:
     """
 
     def __init__(
-        self, db: Database, data_dir: Path, model: str, devices: Sequence[str] | None = None, answering: bool = True
+        self,
+        db: Database,
+        data_dir: Path,
+        model: str,
+        devices: Sequence[str] | None = None,
+        answering: bool = True,
+        forks: bool = False,
     ) -> None:
         self.db, self.data_dir, self.model, self.answering = db, data_dir, model, answering
         self.devices = devices or devices_here()
+        self.forking = forks and can_fork(self.devices)
+        self.forks: ForkServer | None = None
         self.children: dict[int, WorkerProcess] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
@@ -57,6 +67,8 @@ class Supervisor:
     def start(self) -> None:
         """Begin to watch the queue."""
         (self.data_dir / "logs").mkdir(parents=True, exist_ok=True)
+        if self.forking:
+            self.forks = ForkServer(worker_environment())
         self._thread.start()
 
     def stop(self) -> None:
@@ -65,6 +77,8 @@ class Supervisor:
         self.tell_to_end()  # before the thread ends: it may wait for another's write
         if self._thread.is_alive():
             self._thread.join()
+        if self.forks is not None:
+            self.forks.close()
         self.tell_to_end()  # whatever it has started meanwhile
         for job_id, child in self.children.items():
             try:
@@ -194,7 +208,7 @@ class Supervisor:
         worker, job = uuid.uuid4().hex, job_store.get(self.db, job_id)
         with self.log_file(job_id).open("ab") as log:
             said_from = log.tell()
-            process = start_worker(job, self.data_dir, worker, devices, log)
+            process = start_worker(job, self.data_dir, worker, devices, log, self.forks)
             self.children[job_id] = WorkerProcess(
                 process=process, worker=worker, attempt=job.attempt, said_from=said_from, devices=devices
             )
