@@ -55,7 +55,7 @@ def serve(connection: socket.socket) -> list[str]:
                 sys.exit()  # whoever could ask is gone
             request, (stdin, output, saying) = json.loads(asked), streams
             import_module(kinds()[request["kind"]].runner())
-            refuse_threads()
+            require_forkable()
             gc.freeze()  # collecting garbage would copy the memory that forks share
             number = os.fork()
             told = socket.socket(fileno=saying)
@@ -84,10 +84,11 @@ def say_who_ended(forked: dict[int, socket.socket]) -> None:
         del forked[number]
 
 
-def refuse_threads() -> None:
-    """End this process where a fork would lack a thread that something counts on."""
+def require_forkable() -> None:
+    """End this process where a fork would lack a thread that something counts on, or the use of a GPU."""
+    torch = import_module("torch")  # after the environment is prepared
     names = [path.read_text("utf-8").strip() for path in Path("/proc/self/task").glob("*/comm")]
-    if sum(name != STARTED_AGAIN for name in names) > 1:
+    if sum(name != STARTED_AGAIN for name in names) > 1 or torch.cuda.is_available():
         sys.exit(1)
 
 
