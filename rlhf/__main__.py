@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from annotation.database import Database, existing_database, open_database
+from annotation.database import FILE_NAME, Database, existing_database, open_database
 from annotation.environment import default_directory, keep_private, named_directory
 from annotation.jobs import job_table
 from annotation.records import UserError, explain_errors
@@ -124,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def prepare(data_dir: Path, model: str, anew: bool = False) -> int:
     """Set up a base model; a database is begun once the model is there."""
+    if (data_dir / FILE_NAME).is_file():
+        base_model.refuse_another(open_database(data_dir), model)
     base = base_model.prepare(data_dir, model, anew=anew)
     before = base_model.pinned(data_dir, base.name)
     policy = base_model.register(open_database(data_dir), base)
@@ -186,9 +188,12 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
     elif options.command == "gate":
         print(visible(gate_text(db, options.revision)))
     elif options.command == "judges":
-        for one in judge_store.judges(db):
+        judges = judge_store.judges(db)
+        for one in judges:
             kept = json.dumps(asdict(one.settings))
             print(f"{visible(one.name):<30} {one.backend:<12} {'active' if one.active else 'aside':<6} {kept}")
+        if not judges:
+            print("There is no AI judge yet: python -m rlhf add-judge --help says how to make one.")
     elif options.command == "add-judge":
         settings = judge_store.checked_settings(db, options.backend, read_object(options.settings))
         added = judge_store.add(db, options.name, options.backend, settings, "the command line")

@@ -203,7 +203,7 @@ def guarded_app(
 ) -> Starlette:
     """The endpoints, and the pages behind them, with all around them that a request passes."""
     here, provider = settings.space, provider_of(settings)
-    sign_in = middleware.SignIn(db, settings.cookie, here, provider is not None)
+    sign_in = middleware.SignIn(db, settings.cookie, here, provider is not None, settings.on_loopback)
     from_hub = [] if here is None or provider is None else oauth.HubSignIn(db, here, provider, sign_in).routes()
     copies = targets.target_name(os.environ.get(token_launcher.PLACE, "").strip())
     annotation_api = api.AnnotationApi(
@@ -288,6 +288,7 @@ def prepare_model(settings: Settings, db: Database, known: bool) -> str:
     recorded = bool(registry.all_policies(db))
     if not settings.workers and recorded:
         return registry.by_revision(db, "base").base
+    base_model.refuse_another(db, settings.model)
     base = find_model(settings, known or recorded)
     job_store.mark_lost(db)  # a check that a killed program has left would stand in the way of a changed base
     policy = base_model.register(db, base)
@@ -338,6 +339,8 @@ def announce(settings: Settings, db: Database) -> None:
     print(_("Prefloop runs at {address}").format(address=address), flush=True)
     if settings.space is not None:
         print(_("People open {address}").format(address=settings.space.address), flush=True)
+    elif settings.host in ("0.0.0.0", "::"):
+        print(_("People open it at a name or address of this machine, with port {port}.").format(port=settings.port))
     link = f"{address}signin?token={access.owner_link_token(db)}" if settings.on_loopback else ""
     if link:
         print(_("Sign in as the owner (this link works once): {link}").format(link=link), flush=True)

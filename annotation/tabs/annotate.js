@@ -443,7 +443,10 @@ function show(next) {
   if (!same && inHand()) {
     toStart();
     announce();
-  } else if (!same && !first) goOn();
+  } else if (!same && !first) {
+    find(".next").textContent = "";
+    goOn();
+  }
   loadGuidelines();
   if (!same) shownAt = performance.now();
 }

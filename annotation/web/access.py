@@ -75,7 +75,9 @@ def check_name(name: str) -> None:
     """Raises UserError for what can't be a name."""
     if not NAME.fullmatch(name):
         raise UserError(
-            _("'{name}' can't be a name: use 1 to 40 letters, digits, dots, dashes or underscores.").format(name=name)
+            _("'{name}' can't be a name: use 1 to 40 letters a to z, digits, dots, dashes or underscores.").format(
+                name=name
+            )
         )
 
 

@@ -135,7 +135,9 @@ class KnownHost:
             name = host_name(hosts[0]) if len(hosts) == 1 else "" if not hosts else None
             if name is None or (self.names and name not in self.names):
                 sentence = (
-                    _("Prefloop answers only to {names}.").format(names=", ".join(self.names))
+                    _("Prefloop answers only to {names}. For other names start it with --host.").format(
+                        names=", ".join(self.names)
+                    )
                     if self.names
                     else _("This is no host.")
                 )
@@ -369,6 +371,8 @@ class SignIn:
     space: Space | None = None
     hub: bool = False
     """Whether people can sign in with Hugging Face; a password is then asked for only where somebody has one."""
+    owners_link: bool = False
+    """Whether the terminal has a link for the owner."""
     throttle: LoginThrottle = field(default_factory=LoginThrottle)
     # A password check takes 64 MiB: two at a time, whatever arrives, and one for each place.
     hashing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
@@ -388,7 +392,7 @@ class SignIn:
     def page(self, problem: str = "", status: int = 200, wanted: str = BEGINNING, given: str = "") -> HTMLResponse:
         author = None if self.space is None else self.space.author
         passwords = not self.hub or access.has_password_accounts(self.db)
-        html = sign_in_pages.login_page(problem, author, self.hub, passwords, wanted, given)
+        html = sign_in_pages.login_page(problem, author, self.hub, passwords, wanted, given, self.owners_link)
         return HTMLResponse(html, status, NOT_STORED)
 
     async def show_form(self, request: Request) -> Response:

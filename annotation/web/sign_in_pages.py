@@ -57,9 +57,10 @@ def login_page(
     passwords: bool = True,
     wanted: str = BEGINNING,
     given: str = "",
+    owners_link: bool = False,
 ) -> str:
     """The sign-in page: with a password, or on a Space (whose author is named) with Hugging Face, or both; it leads to
-    the `wanted` address. Whoever tried before gave a name.
+    the `wanted` address. Whoever tried before gave a name. In the terminal may stand a link for the owner.
     """
     parts = ["<h1>Prefloop</h1>"]
     if problem:
@@ -68,7 +69,7 @@ def login_page(
         parts.append(button(with_destination("/oauth/login", wanted), _("Sign in with Hugging Face")))
     if passwords:
         parts.append(password_form(focused=not hub, wanted=wanted, given=given))
-    parts.append(owners_hint() if author is None else recorded(author))
+    parts.append(hint(owners_link) if author is None else recorded(author))
     return page(_("Sign in"), *parts)
 
 
@@ -103,7 +104,10 @@ def join_page(token: str, problem: str, given: str, author: str | None) -> str:
         parts.append(f'<p role="alert">{escape(problem)}</p>')
     if token:
         said = _("You are invited to compare answers of a language model. Choose a name and a password of your own.")
-        hint = _("Letters, digits, dots and dashes in the name; ten characters or more in the password.")
+        hint = _(
+            "The name need not be your real one; the letters a to z, digits, dots and dashes can be in it. "
+            "Ten characters or more in the password."
+        )
         form = JOIN_FORM.format(
             token=escape(token),
             name=escape(_("Name")),
@@ -117,10 +121,17 @@ def join_page(token: str, problem: str, given: str, author: str | None) -> str:
     return page(_("Invitation"), *parts)
 
 
-def owners_hint() -> str:
-    """What somebody does who started the program themself."""
-    hint = _("Is this your own machine? Open the link that Prefloop printed in the terminal when it started.")
-    return f'<p class="hint">{escape(hint)}</p>'
+def hint(owners_link: bool) -> str:
+    """What somebody does who started the program themself, or has no password that they know."""
+    said = (
+        _("Is this your own machine? Open the link that Prefloop printed in the terminal when it started.")
+        if owners_link
+        else _(
+            "No password, or forgotten? An admin can give you one on Accounts. Whoever runs Prefloop can give an admin "
+            "one: python -m annotation accounts password NAME"
+        )
+    )
+    return f'<p class="hint">{escape(said)}</p>'
 
 
 def button(address: str, label: str, attributes: str = "") -> str:

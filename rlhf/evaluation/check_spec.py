@@ -33,7 +33,7 @@ class CheckSpec(JobSpec):
     candidate: str = ""
     """Revision of the policy to check."""
     against: str = "serving"
-    """Revision to compare with: 'base', 'serving' or another revision."""
+    """Revision to compare with: 'base', 'serving' or another revision; people compare only with the one that serves."""
     snapshot: str = ""
     """sha256 of the frozen data whose held-out judgements measure the implicit reward; empty: freeze them now."""
     prompt_set: str = ""

@@ -24,7 +24,10 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
     judge, rubric = judge_store.by_name(run.db, spec.judge), judge_store.rubric(run.db)
     candidate = registry.by_revision(run.db, spec.candidate).id if spec.scope == "candidate" else None
     waiting = judge_store.to_judge(run.db, judge, spec.scope, spec.comparisons, candidate)
-    run.report(0, len(waiting), {}, _("It loads the judge.") if waiting else _("There is nothing to judge."))
+    nothing = "" if waiting else _("There is nothing to judge.")
+    if not waiting and spec.scope == "open":
+        nothing = _("No comparison waits for judges. The AI judges tab says, and changes, who judges.")
+    run.report(0, len(waiting), {}, nothing or _("It loads the judge."))
     counts = JudgingCounts()
     if waiting:
         asked = sum(len(comparison.missing) for comparison in waiting)
@@ -55,7 +58,7 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
             verdicts=counts.verdicts,
             failed=dict(counts.failed),
             gave_up=kept(counts.gave_up),
-            remark="" if counts.basis is None else kept(counts.basis.sentence()),
+            remark=kept(nothing if counts.basis is None else counts.basis.sentence()),
             prompt_tokens=counts.prompt_tokens,
             completion_tokens=counts.completion_tokens,
             cost=judge_store.cost(judge, counts.prompt_tokens, counts.completion_tokens),

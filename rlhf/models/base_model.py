@@ -210,6 +210,20 @@ def locate(data_dir: Path, model: str, anew: bool = False) -> BaseModel:
     return BaseModel(model, download(model if anew else pinned(data_dir, model)))
 
 
+def name_of(model: str) -> str:
+    """What `locate` calls the model that is asked for; nothing is fetched."""
+    if model in (EMBEDDED, EMBEDDED_NAME):
+        return EMBEDDED_NAME
+    directory = Path(model).expanduser()
+    return str(directory.resolve()) if directory.is_dir() else model
+
+
+def refuse_another(db: Database, model: str) -> None:
+    """Raises UserError where the data directory has another base: before this one is converted or fetched."""
+    if registry.all_policies(db):
+        registry.ensure_base(db, name_of(model))
+
+
 def pinned(data_dir: Path, name: str) -> str:
     """A name on the Hub at the commit at which it is the base of this data directory; as it is where it is not.
 

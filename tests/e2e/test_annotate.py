@@ -286,6 +286,7 @@ def test_the_end_of_what_there_is_to_judge_is_said_and_so_is_a_key_that_does_not
     ann.wait_status("This key judges nothing here.")
     ann.judge("1")
     ann.page.wait_for_selector(".waiting:focus")
+    assert ann.page.locator(".next").text_content() == ""
     assert ann.page.get_by_role("status").filter(has_text="writing answers").count() == 1
     ann.wait_status("Saved: left much better.")
     ann.press("r", "1")

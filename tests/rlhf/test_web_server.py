@@ -18,16 +18,17 @@ from starlette.responses import PlainTextResponse
 
 from annotation.api import MAXIMUM_BODY
 from annotation.database import Database
-from annotation.records import now
+from annotation.records import UserError, now
 from annotation.store import project_store, prompt_store
 from annotation.web import access
 from annotation.web.deferred_app import DeferredApp
 from annotation.web.middleware import SECURITY_HEADERS
 from annotation.web.settings import Settings
 from rlhf import web_server
+from rlhf.__main__ import prepare
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
-from rlhf.models import registry
+from rlhf.models import base_model, registry
 from rlhf.submission import job_submission
 from tests.conftest import BASE_NAME, act, judgement_count, seed_comparisons
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
@@ -129,6 +130,30 @@ def test_a_first_start_that_is_killed_between_the_prompts_and_the_guidelines_is_
     assert project_store.guidelines(opened).version == 1
     assert prompt_store.prompts(opened, "train")
     opened.close()
+
+
+@pytest.mark.parametrize("asked", ["embedded", "someone/else", "."])
+def test_another_base_is_refused_before_it_is_converted_or_fetched(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    def prepared(*_: object) -> None:
+        raise AssertionError("the model that is not wanted was set up")
+
+    db.write("UPDATE model SET base = '/models/own'")
+    monkeypatch.setattr(base_model, "prepare", prepared)
+    with pytest.raises(UserError, match="Start with --model /models/own"):
+        web_server.open_data(Settings(data_dir=data_dir, model=asked))
+    with pytest.raises(UserError, match="Start with --model /models/own"):
+        prepare(data_dir, asked)
+
+
+def test_where_every_address_is_listened_on_the_terminal_says_what_people_open(
+    db: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    web_server.announce(Settings(host="0.0.0.0", port=7861), db)
+    assert "People open it at a name or address of this machine, with port 7861." in capsys.readouterr().out
+    web_server.announce(Settings(host="192.0.2.7", port=7861), db)
+    assert "People open" not in capsys.readouterr().out
 
 
 def test_who_is_signed_in_judges_and_who_is_not_can_sign_in(starting: Starting) -> None:

@@ -42,6 +42,13 @@ def test_pages_without_a_session_have_the_logo_as_their_icon(shown: str) -> None
     assert re.search("img-src [^;]*data:", SECURITY_HEADERS["Content-Security-Policy"])
 
 
+def test_the_sign_in_says_how_to_come_in_without_a_password(db: Database) -> None:
+    """Only where only this machine can reach the program was a link printed in the terminal."""
+    for printed in (True, False):
+        shown = TestClient(Starlette(routes=SignIn(db, "cookie", owners_link=printed).routes())).get("/login").text
+        assert ("printed in the terminal" in shown, "accounts password" in shown) == (printed, not printed)
+
+
 def test_whoever_has_the_link_makes_an_annotators_account_and_is_signed_in(db: Database, client: TestClient) -> None:
     path = invitations.invite(db, {"uses": 2, "days": 1, "group": " the  crowd ", "quota": 30}, "eve")
     assert 'name="password"' in client.get(path).text

@@ -100,6 +100,16 @@ def requests_of(machine: Machine, judge: Judge, count: int) -> list[JudgeRequest
     return [JudgeRequest(one, pair, (0, 1)) for one in waiting for pair in one.missing]
 
 
+def test_a_job_that_finds_nothing_to_judge_says_why(machine: Machine) -> None:
+    """It is the first test here: nothing waits yet."""
+    idle = judge_store.add(machine.db, "idle", "local", {"model": "base"}, "owner")
+    judge_store.set_active(machine.db, idle.name, active=False)
+    result = work(machine, idle).result
+    assert result is not None
+    assert result["comparisons"] == 0
+    assert "who judges" in result["remark"]
+
+
 # -------------------------------------------------------------------------------------------------------- a local model
 def test_a_local_judges_chance_is_the_letters_share_of_its_next_token(machine: Machine, tiny_judge: Path) -> None:
     """Against one plain forward pass a prompt, unpadded; in batches of three, of unequal lengths."""
