@@ -194,7 +194,7 @@ def load(page: Any, address: str) -> None:
 
 
 def look(page: Any, where: str, found: dict[str, dict[str, list[str]]], unfolded: bool) -> None:
-    """Note which rules what the page shows, perhaps with all unfolded, breaks in each theme, first in the one it has."""
+    """Note which rules what the page shows, perhaps all unfolded, breaks in each theme, first in the one it has."""
     if unfolded:
         unfold(page)
     has = "dark" if page.locator("body.dark").count() else "light"
