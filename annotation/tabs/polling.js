@@ -176,7 +176,8 @@ function tellTrouble(answer, said) {
   signedOut = answer.status === 401;
   signIn.href = `login?next=${encodeURIComponent(location.pathname + location.search)}`;
   put(signedOutNotice, signedOut);
-  if (signedOut) for (const one of all) if (!one.waiting) one.due = Infinity;
+  if (!signedOut) return;
+  for (const one of all) [one.whole, one.waiting, one.due] = [one.whole || one.waiting, false, Infinity];
 }
 
 function put(one, there) {

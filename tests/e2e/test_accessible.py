@@ -164,9 +164,8 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
     names = [text.strip() for text in page.get_by_role("tab").locator("visible=true").all_inner_texts()]
     assert len(names) == 12
     found: dict[str, dict[str, list[str]]] = {theme: {} for theme in THEMES}
-    for size in (PHONE, WIDE):
+    for size in (WIDE, PHONE):  # what is unfolded on the phone stays open
         page.set_viewport_size(size)
-        load(page, address)  # all is folded again
         for name in names:
             turn(page, name)
             look(page, f"{name}, {size['width']}", found, unfolded=size is PHONE)
@@ -195,10 +194,11 @@ def load(page: Any, address: str) -> None:
 
 
 def look(page: Any, where: str, found: dict[str, dict[str, list[str]]], unfolded: bool) -> None:
-    """Note which rules what the page shows, perhaps with all unfolded, breaks in each theme, the light one last."""
+    """Note which rules what the page shows, perhaps all unfolded, breaks in each theme, first in the one it has."""
     if unfolded:
         unfold(page)
-    for theme in reversed(THEMES):
+    has = "dark" if page.locator("body.dark").count() else "light"
+    for theme in (has, *(THEMES.keys() - {has})):
         page.emulate_media(color_scheme=theme)
         page.wait_for_selector("body.dark" if theme == "dark" else "body:not(.dark)")
         found[theme][where] = broken(page, THEMES[theme])

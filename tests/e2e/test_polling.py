@@ -419,8 +419,7 @@ def test_the_end_of_each_job_is_told_once_while_nobody_looks(admin: Looker, site
 
 def test_a_page_that_was_signed_out_asks_no_more(admin: Looker) -> None:
     admin.turn("Iterations")
-    admin.until(lambda: admin.put_forward() or "beat" in admin.asked)
-    admin.settle()
+    admin.until(lambda: admin.put_forward() or admin.settle() or admin.pulses)  # the whole answer has come
     admin.page.context.clear_cookies()
     admin.forget()
     admin.put_forward()
@@ -433,6 +432,20 @@ def test_a_page_that_was_signed_out_asks_no_more(admin: Looker) -> None:
     for _ in range(3):
         admin.put_forward()
     assert (admin.asked, admin.own, len(admin.followed)) == ([], [], asked)
+
+
+def test_a_page_that_was_signed_out_while_it_waited_for_an_answer_asks_no_more(admin: Looker) -> None:
+    admin.turn("Iterations")
+    with routed(admin.page, "**/gradio_api/run/**", lambda route: route.fulfill(status=401, body="{}")):
+        admin.until(lambda: admin.put_forward() or "beat" in admin.asked)
+        admin.page.context.clear_cookies()
+        admin.until(lambda: admin.put_forward() or [] in admin.followed)
+        admin.page.get_by_role("alert").filter(has_text="not signed in any more").wait_for()
+        admin.settle()
+        admin.forget()
+        for _ in range(3):
+            admin.put_forward()
+        assert (admin.asked, admin.own, admin.followed) == ([], [], [])
 
 
 def test_an_annotators_page_has_nothing_that_asks_but_its_own_tab(sign_in: Callable[[str], Looker]) -> None:

@@ -479,7 +479,7 @@ def test_what_a_judge_can_not_read_goes_to_people_after_three_jobs(machine: Mach
     with serving(chat_model, choices=("Verdict: A",)) as server:
         judge = endpoint_judge(machine, "seldom clear", server.address, concurrency=1)
         work(machine, judge, scope="judged", comparisons=1)
-        made, server.choices = open_some(machine, 2), ()
+        made, server.choices = open_some(machine, 2), ("I can't say.",)
         for left in (True, True, False):
             work(machine, judge, failures=1000)
             waiting = {one.id for one in judge_store.to_judge(machine.db, judge, "open", 1000)}
