@@ -170,6 +170,17 @@ def load_whole(path: Path, model_class: Any = None, **arguments: Any) -> Any:
                 "missing or of another size. Fetch the whole model again, or choose another one."
             ).format(path=path, config=CONFIG, lacking=named)
         )
+    return without_router_loss(model)
+
+
+def without_router_loss(model: Any) -> Any:
+    """A model that doesn't compute its routers' loss beside its logits, where it has experts.
+
+    Nobody here asks for it, and after a cache transformers fails at it. Programs that train experts switch it on.
+    """
+    config = model.config.get_text_config()
+    if hasattr(config, "output_router_logits"):
+        config.output_router_logits = False
     return model
 
 
