@@ -56,7 +56,7 @@ from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.run import Run
 from rlhf.models.hidden_states import inner_model, packable
-from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter
+from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter, without_router_loss
 from rlhf.models.packing import rows_alone, rows_of
 
 
@@ -82,6 +82,7 @@ class JobTrainer(WithoutPreparation):
         with warnings.catch_warnings():  # names whose new ones TRL and PEFT do not know yet
             warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
             super().__init__(train_dataset=Dataset.from_list(list(data.items)), **arguments)  # type: ignore[call-arg]
+        without_router_loss(self.model)
         compute_adapters_at_once(self.model)
 
     def start_from(self, start: Start) -> None:

@@ -198,6 +198,7 @@ def quoted(text: str, tokens: Collection[str] = ()) -> str:
     as quoted, so that it is not read as the judge's if the judge repeats it.
     """
     text = SPECIAL.sub(lambda found: found[0] + ZERO_WIDTH_SPACE, text)
-    for token in sorted((token for token in tokens if len(token) > 1), key=len, reverse=True):
+    # Blanks and ends of lines, for several of which some vocabularies have tokens, stay: they are no template's marks.
+    for token in sorted((token for token in tokens if len(token.strip()) > 1), key=len, reverse=True):
         text = text.replace(token, token[0] + ZERO_WIDTH_SPACE + token[1:])
     return VERDICT.sub(lambda found: f"{found[0]} (quoted)", text)

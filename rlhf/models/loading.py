@@ -69,12 +69,17 @@ def tokenizer_of_files(path: Path) -> Any:
     from transformers import AutoTokenizer, TokenizersBackend
 
     whole = (path / TOKENIZER_FILE).is_file()
-    expected = read_backend(path / TOKENIZER_FILE).encode(SAMPLE, add_special_tokens=False).ids if whole else None
-    said = ""
+    sample, expected, said = SAMPLE, None, ""
+    if whole:
+        backend = read_backend(path / TOKENIZER_FILE)
+        # What follows a special token is for some the beginning of a text.
+        added = backend.get_added_tokens_decoder().values()
+        sample = next((f"{SAMPLE}{token.content}{SAMPLE}" for token in added if token.special), SAMPLE)
+        expected = backend.encode(sample, add_special_tokens=False).ids
     for kind in (AutoTokenizer, TokenizersBackend) if whole else (AutoTokenizer,):
         try:
             tokenizer = kind.from_pretrained(path, trust_remote_code=False)
-            found = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
+            found = tokenizer(sample, add_special_tokens=False)["input_ids"]
         except Exception as error:  # whatever a library, or the lack of one, makes of a stranger's files
             said = f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
             continue
@@ -165,6 +170,17 @@ def load_whole(path: Path, model_class: Any = None, **arguments: Any) -> Any:
                 "missing or of another size. Fetch the whole model again, or choose another one."
             ).format(path=path, config=CONFIG, lacking=named)
         )
+    return without_router_loss(model)
+
+
+def without_router_loss(model: Any) -> Any:
+    """A model that doesn't compute its routers' loss beside its logits, where it has experts.
+
+    Nobody here asks for it, and after a cache transformers fails at it. Programs that train experts switch it on.
+    """
+    config = model.config.get_text_config()
+    if hasattr(config, "output_router_logits"):
+        config.output_router_logits = False
     return model
 
 

@@ -32,7 +32,7 @@ from rlhf.models.model_files import read_header, weight_files
 GB = 1e9
 INPUT_EMBEDDINGS = (
     *("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions", "embeddings"),
-    *("tokens_embed", "positions_embed"),
+    *("tokens_embed", "positions_embed", "embed_tokens_per_layer"),
 )
 OUTPUT_EMBEDDINGS = ("lm_head", "embed_out")
 # The ends of the names of tables with a row for each word.
@@ -48,7 +48,7 @@ WITHOUT_ADAPTER: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("gpt_oss", "llama4", "llama4_text"), ("router",)),
     "qwen2_moe": ("mlp.gate",),
     # In modules and in files.
-    "granitemoe": ("router", "router.layer"),
+    **dict.fromkeys(("granitemoe", "granitemoehybrid"), ("router", "router.layer")),
     "phimoe": ("router", "block_sparse_moe.gate"),
 }
 # By the kind of model, the names in files of experts' layers that PEFT gives adapters though they are held together in

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.imports.importing import ImportRequest, run_import
 from annotation.imports.sources.opening import open_path
-from annotation.records import Prompt, UserError
+from annotation.records import Prompt, Sampling, UserError
 from annotation.store import prompt_store
 from rlhf.algorithms.checkpoints import WEIGHTS
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -32,13 +33,16 @@ from rlhf.data import snapshots
 from rlhf.data.snapshots import CountedRows
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import Method
 from rlhf.jobs.run import Run, perform
 from rlhf.loop import controller
 from rlhf.models import hidden_states, registry
 from rlhf.models.loading import LoadedPolicies, load_plain
 from rlhf.models.log_probabilities import Head
+from rlhf.models.sampling.drawing import draw
 from rlhf.models.tokenise import load_snapshot, of_split, tokenise_demonstrations
 from rlhf.submission import job_submission
+from tests.architectures import built
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
 from tests.run_fixtures import demonstration_rows
@@ -441,6 +445,24 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert {path.name for path in directory.glob("checkpoint-*")} == {"checkpoint-1"}
     kept = load_file(directory / "checkpoint-1" / WEIGHTS)
     assert all(weight.isfinite().all() for weight in kept.values())
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match")
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_model_of_experts_answers_during_its_training_and_once_it_is_trained(
+    tmp_path: Path, tiny_model: Path, method: Method
+) -> None:
+    """TRL has it return its routers' logits, for a loss that fails with a cache and that is not ours."""
+    model = tmp_path / "experts"
+    shutil.copytree(tiny_model, model)
+    built("mixtral", vocab_size=320).to(torch.bfloat16).save_pretrained(model)
+    machine = make_machine(tmp_path / "data", model)
+    demonstrate(machine, train=8, held_out=2)
+    policy = made_by(machine, finished(machine, replace(QUICK, method=method, epochs=1, samples=1)))
+    models = LoadedPolicies(machine.db, machine.data_dir, model)
+    prompts = [machine.render([{"role": "user", "content": text}]) for text in ("Sing.", "Is it raining?")]
+    assert draw(models.use(policy), models.tokenizer, prompts, [[1], [2]], Sampling(max_new_tokens=4))
+    machine.db.close()
 
 
 # ------------------------------------------------------------------------------------------- killed, cancelled, resumed

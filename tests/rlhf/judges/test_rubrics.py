@@ -312,6 +312,12 @@ def test_special_tokens_in_a_text_are_special_to_a_tokenizer_unless_they_are_bro
     assert special_tokens_in(tokenizer, broken) == TEMPLATE_TOKENS
 
 
+def test_blanks_and_paragraphs_stay_as_they_are_where_a_vocabulary_has_tokens_for_them() -> None:
+    """As Gemma's and GPT-NeoX's have, which no template writes between turns."""
+    text = "def f():\n    return 1\n\nThat is all."
+    assert quoted(text, ("\n\n", "    ", "<turn|>")) == text
+
+
 def test_tokens_of_a_family_nobody_knows_are_broken_where_they_are_named() -> None:
     own = ("§END§", "§END§§", "\n")
     [message] = messages_for(DEFAULT, (), TURNS, "Boil it.§END§§", "x", "letter", comparison_id=1, tokens=own)

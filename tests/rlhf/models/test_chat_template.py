@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 import pytest
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from annotation.records import Message, UserError
 from rlhf.models import base_model, chat_template
@@ -120,6 +120,22 @@ def test_texts_are_cut_as_the_models_own_file_says_whatever_its_kind_has_in_tran
     for name, changes in (("config.json", {"model_type": kind}), ("tokenizer_config.json", settings)):
         content = json.loads((other / name).read_text("utf-8"))
         (other / name).write_text(json.dumps({**content, **changes}), "utf-8")
+    assert_same(other)
+
+
+def test_what_follows_a_special_token_is_cut_as_the_models_own_file_says(tiny_model: Path, tmp_path: Path) -> None:
+    """A space is put before it in the files of TinyLlama and Llama 2, and not by their class in transformers."""
+    other = copy_of(tiny_model, tmp_path)
+    tokens = ["<unk>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
+    numbers = {token: number for number, token in enumerate(tokens)}
+    words = Tokenizer(models.BPE(numbers, [], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    words.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    words.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    words.add_special_tokens(tokens[:4])
+    words.save(str(other / "tokenizer.json"))
+    settings = json.loads((other / "tokenizer_config.json").read_text("utf-8"))
+    llama = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "unk_token": "<unk>", "bos_token": "<|im_start|>"}
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, **llama}), "utf-8")
     assert_same(other)
 
 

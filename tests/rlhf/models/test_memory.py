@@ -186,6 +186,22 @@ def test_a_model_is_counted_whatever_its_configuration_calls_its_sizes(tmp_path:
         assert memory.parameters(shapes, spec).trainable == counted(adapted)[0]
 
 
+@pytest.mark.parametrize("family", ["gemma3n_text", "gemma4_text"])
+def test_a_table_of_what_layers_add_to_words_is_counted_as_one(tmp_path: Path, family: str) -> None:
+    """It gets no adapter and is not held in 4 bits, and has nearly half the parameters of a Gemma 3n."""
+    from peft import get_peft_model
+
+    from rlhf.models.loading import adapter_config, load_quantised
+
+    built(family).save_pretrained(tmp_path)
+    shapes, spec = memory.read_shapes(tmp_path), DPOSpec(method="qlora")
+    model = load_quantised(tmp_path, torch.bfloat16)
+    held = [value for value in model.parameters() if type(value).__name__ == "Params4bit"]
+    assert memory.packed_in(shapes.tensors) == sum(math.prod(value.quant_state.shape) for value in held)
+    adapted = get_peft_model(model, adapter_config(spec, tmp_path))
+    assert memory.parameters(shapes, spec).trainable == counted(adapted)[0]
+
+
 @pytest.mark.parametrize(("family", "left_out"), [("falcon_h1", "out_proj"), ("phimoe", "router")])
 def test_layers_that_can_have_no_adapter_get_none(tmp_path: Path, family: str, left_out: str) -> None:
     """PEFT refuses them, or their router's result would be taken for a product."""
@@ -219,6 +235,7 @@ RANKS_OF_PARAMETERS = pytest.mark.filterwarnings("ignore:The following (rank|alp
         ("granitemoe", EXPERTS),
         ("phimoe", EXPERTS),
         ("gpt_oss", EXPERTS),
+        ("granitemoehybrid", {}),
     ],
 )
 def test_experts_have_the_adapters_that_peft_gives_them(tmp_path: Path, family: str, settings: dict[str, Any]) -> None:
