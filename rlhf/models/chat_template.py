@@ -17,13 +17,15 @@ from tokenizers import AddedToken, Tokenizer
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.models.model_files import explained, read_json, read_text, tokens_known
-from rlhf.models.template_process import TemplateRefused, conversation
+from rlhf.models.template_process import LONGEST_REASON, TemplateRefused, conversation
 
 # The names under which chat templates know a tokenizer's special tokens.
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What a decoder puts for bytes that are no whole character yet, and how many tokens a character may take.
 INCOMPLETE = "\ufffd"
 CHARACTER_TOKENS = 4
+# What tokenizers raises where a pattern of the model's goes too far; no Exception, so nobody would answer for it.
+PANIC = "PanicException"
 TOKENIZER_FILE = "tokenizer.json"
 # Bytes; the largest vocabularies, of a quarter of a million tokens, take a third of that.
 LARGEST_TOKENIZER = 100_000_000
@@ -90,8 +92,17 @@ class ChatTokenizer:
         self.special_tokens_map["pad_token"] = self.padding(directory)
 
     def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
-        """A text's token ids, as transformers gives them for one text."""
-        return {"input_ids": list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)}
+        """A text's token ids, as transformers gives them for one text. Raises UserError where it fails on it."""
+        try:
+            return {"input_ids": list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)}
+        except BaseException as error:
+            if type(error).__name__ != PANIC:
+                raise
+            raise UserError(
+                _("The model's tokenizer fails on a text ({error}). Choose another model.").format(
+                    error=str(error)[:LONGEST_REASON]
+                )
+            ) from error
 
     def padding(self, directory: Path) -> str:
         """The token to pad with; the one that ends an answer where there is none that the weights have a row for."""

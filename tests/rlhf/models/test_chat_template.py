@@ -100,6 +100,16 @@ def test_a_tokenizer_that_takes_minutes_or_gigabytes_is_refused(
         chat_template.read_backend(path)
 
 
+def test_a_tokenizer_that_fails_on_a_text_is_a_sentence(tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    told = json.loads((model / "tokenizer.json").read_text("utf-8"))
+    split = {"type": "Split", "pattern": {"Regex": "(a|aa)+$"}, "behavior": "Isolated", "invert": False}
+    steps = {"type": "Sequence", "pretokenizers": [split, told["pre_tokenizer"]]}
+    (model / "tokenizer.json").write_text(json.dumps({**told, "pre_tokenizer": steps}), "utf-8")
+    with pytest.raises(UserError, match="The model's tokenizer fails on a text"):
+        ChatTokenizer(model)("a" * 60 + "!")
+
+
 def test_a_tokenizer_may_replace_as_models_do(tiny_model: Path, tmp_path: Path) -> None:
     told = json.loads((tiny_model / "tokenizer.json").read_text("utf-8"))
     usual = {"normalizer": replacing({"String": " "}, "\u2581"), "decoder": replacing({"String": "\u2581"}, " ")}
