@@ -46,6 +46,7 @@ from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, now, seconds_between
 from annotation.store import project_store, prompt_store
 from annotation.translation import _, of_server, spoken
+from annotation.ui.terminal import log_visibly
 from annotation.web import access, connections, invitations, languages, middleware, oauth
 from annotation.web.deferred_app import AppOfEachLanguage, BuiltApp, DeferredApp
 from annotation.web.gradio_allowlist import AccountHoldings
@@ -372,6 +373,7 @@ def serve(app: Starlette, settings: Settings, listener: socket.socket) -> None:
         proxy_headers=not settings.on_loopback,
         forwarded_allow_ips=None if settings.space is None else list(PROXIES),
     )
+    log_visibly()
     logging.getLogger("uvicorn.error").addFilter(not_an_open_page)
     announce(settings, app.state.db)
     server, pages = uvicorn.Server(config), app.state.pages

@@ -156,6 +156,7 @@ def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, i
         done = subprocess.run(
             niced(command_of(data_dir, request, "--count")),
             cwd=ROOT,
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -1,12 +1,31 @@
-"""Questions in the terminal; where nobody is there to answer, nothing is agreed to and a sentence says what to do."""
+"""Questions in the terminal; where nobody is there to answer, nothing is agreed to and a sentence says what to do.
+
+And the log, which does nothing to it.
+"""
 
 from __future__ import annotations
 
 import getpass
+import logging
 import sys
 
 from annotation.records import UserError, explain_errors
 from annotation.translation import _
+from annotation.ui.invisible import visible
+
+
+class VisibleFormatter(logging.Formatter):
+    """A log's lines with what can't be seen spelt out: what they quote, a dataset or the Hub say, may be anybody's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+def log_visibly() -> None:
+    """Write this process's log to the terminal so that it moves no cursor, changes no title and hides no line."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])
 
 
 def somebody_is_there() -> bool:

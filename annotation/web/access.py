@@ -40,6 +40,7 @@ SESSION_DAYS = 30
 LINK_HOURS = 1
 RULES = "space_rules"
 DEACTIVATED: Final = N_("Your account here was deactivated. Ask one of the admins.")
+NO_MATCH: Final = N_("Name and password don't match.")
 
 hasher = PasswordHasher()  # argon2id with the parameters of RFC 9106 for 64 MiB
 
@@ -373,11 +374,17 @@ def decoy_hash() -> str:
 
 
 # --------------------------------------------------------------------------------------------------- sessions, links
-def open_session(db: Database, annotator: Annotator, days: int = SESSION_DAYS) -> str:
-    """Start a session and return its token; only the token's hash is stored."""
+def open_session(db: Database, annotator: Annotator, days: int = SESSION_DAYS, checked_by: str | None = None) -> str:
+    """Start a session and return its token; only the token's hash is stored.
+
+    Raises UserError where the hash that the password was checked by, which takes a while, is another by now: the
+    sessions of who knows the old one have been ended.
+    """
     token = secrets.token_urlsafe(32)
     expires = later(timedelta(days=days))
     with db.transaction() as connection:
+        if checked_by is not None and password_hash(db, annotator.name) != checked_by:
+            raise UserError(_(NO_MATCH))
         connection.execute("DELETE FROM session WHERE expires <= ?", (now(),))
         row = {"token_sha256": digest(token), "annotator_id": annotator.id, "created": now(), "expires": expires}
         db.insert("session", row)

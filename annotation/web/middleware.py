@@ -233,13 +233,30 @@ class SignedIn:
             await send({"type": "websocket.close", "code": 1008})
             return
         headers = Headers(scope=scope)
-        annotator = access.session_annotator(self.db, session_token(headers, self.cookie))
+        token = session_token(headers, self.cookie)
+        annotator = access.session_annotator(self.db, token)
         if annotator is not None:
             with speaking(await heard(annotator.language)) as language:
                 scope = {**scope, ANNOTATOR_KEY: annotator}
-                await self.pass_on(annotator.id, scope, receive, naming(language, send))
+                heeded = receive if scope["method"] in ("GET", "HEAD") else self.while_signed_in(token, receive)
+                await self.pass_on(annotator.id, scope, heeded, naming(language, send))
             return
         await refusal(scope, headers)(scope, receive, send)
+
+    def while_signed_in(self, token: str, receive: Receive) -> Receive:
+        """Receives what a request brings, and raises HTTPException where its session has ended before all had come.
+
+        That may take a minute, and much longer for a file: who was shut out meanwhile does nothing any more.
+        """
+
+        async def receive_heeded() -> Message:
+            message = await receive()
+            whole = message["type"] == "http.request" and not message.get("more_body")
+            if whole and access.session_annotator(self.db, token) is None:
+                raise HTTPException(401, _("Sign in first."))
+            return message
+
+        return receive_heeded
 
     def stranger(self, scope: Scope) -> int | str | None:
         """Whose a request without a session is: nobody's where no form is read, else that of its place.
@@ -417,13 +434,14 @@ class SignIn:
         turn = self.turns.setdefault(browser or access.network_of(address), asyncio.Lock())
         try:
             async with turn, self.hashing:
+                checked_by = access.password_hash(self.db, name)
                 annotator = await asyncio.to_thread(access.check_password, self.db, name, password)
+            if annotator is None:
+                raise UserError(_(access.NO_MATCH))
+            response = await self.welcome(request, annotator, wanted, checked_by)
         except UserError as error:
             return self.page(str(error), 401, wanted, name)
-        if annotator is None:
-            return self.page(_("Name and password don't match."), 401, wanted, name)
         self.throttle.succeeded(address, name, browser)
-        response = await self.welcome(request, annotator, wanted)
         mark = access.browser_mark(self.db, name)
         self.set_cookie(request, response, browser_cookie(self.cookie), mark, BROWSER_DAYS, "/login")
         return response
@@ -462,13 +480,18 @@ class SignIn:
             return HTMLResponse(sign_in_pages.dead_end(str(error)), 400, NOT_STORED)
         return RedirectResponse(page_before(request.headers), 303)
 
-    async def welcome(self, request: Request, annotator: Annotator, wanted: str = BEGINNING) -> Response:
-        """Open a session and go to the wanted page; an account without a language gets the one its browser asks for."""
+    async def welcome(
+        self, request: Request, annotator: Annotator, wanted: str = BEGINNING, checked_by: str | None = None
+    ) -> Response:
+        """Open a session and go to the wanted page; an account without a language gets the one its browser asks for.
+
+        Raises UserError as `access.open_session` does.
+        """
         asked = preferred(request.headers.get("accept-language", ""))
         if annotator.language is None and asked is not None:
             await waiting_write(access.set_language, self.db, annotator.name, asked)
         days = access.SESSION_DAYS if self.space is None else SPACE_SESSION_DAYS
-        token = await waiting_write(access.open_session, self.db, annotator, days)
+        token = await waiting_write(access.open_session, self.db, annotator, days, checked_by)
         response = RedirectResponse(wanted, 303)
         self.set_cookie(request, response, self.cookie, token, days)
         return response

@@ -235,7 +235,7 @@ def refuse_large_texts(found: HubRevision, names: Sequence[str]) -> None:
 def name_for(db: Database, found: HubRevision) -> str:
     """A name for what was pulled; PEFT takes no dots in one."""
     short = re.sub(r"[^A-Za-z0-9]+", "-", found.repo.split("/")[1]).strip("-") or "model"
-    name = f"{short[:80]}-{found.sha[:7]}"
+    name = f"{short[:80]}-{re.sub('[^A-Za-z0-9]', '-', found.sha[:7])}"
     taken = {policy.revision for policy in registry.all_policies(db)}
     return next(one for one in chain([name], (f"{name}-{number}" for number in count(2))) if one not in taken)
 

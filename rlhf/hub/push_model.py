@@ -414,6 +414,7 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
         )
     held = marks.get("format") if isinstance(marks, dict) else None
     if form and held != form:
+        named = isinstance(held, str)  # a list that repeats its parts by YAML's aliases could be gigabytes in words
         other, unknown = (
             _("{repo} holds data of the format '{held}', which '{form}' would replace: it stays as it is."),
             _(
@@ -421,7 +422,7 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
                 "as it is."
             ),
         )
-        problem = (other if held else unknown).format(repo=repo, held=held, form=form)
+        problem = (other if named else unknown).format(repo=repo, held=held, form=form)
         raise UserError(f"{problem} {_(ELSEWHERE)}")
     return there
 

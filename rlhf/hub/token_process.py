@@ -31,6 +31,7 @@ from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError
 from annotation.ui.invisible import visible
+from annotation.ui.terminal import log_visibly
 from annotation.web.space import Space
 from rlhf.hub import hub_requests, rental_client
 from rlhf.hub.token_launcher import BEGIN_AGAIN, LAUNCHER, PLACE, TRY_AGAIN, end_with_launcher, hide_environment, module
@@ -180,7 +181,7 @@ def begin(data_dir: Path, place: CopyTarget | None, model: str) -> None:
         refuse_shared_fate(place, data_dir, Space.from_environment(os.environ) is not None)
         with hold_data_directory(data_dir), closing(restoration.exclusive_lock(data_dir)):
             begun = restoration.begin(place, data_dir, os.environ.get(restoration.VARIABLE, "").strip())
-            logger.warning("%s", visible(begun))
+            logger.warning("%s", begun)
     try:
         base_model.present(data_dir, model, room=False)
     except UserError:
@@ -200,7 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     keep_private()
     hide_environment()
-    logging.basicConfig(format="%(message)s")
+    log_visibly()
     if options.bring is not None:
         return annotation_commands.main(["import", f"--data={options.data}", *options.bring])
     try:
@@ -213,7 +214,8 @@ def main(arguments: list[str] | None = None) -> int:
             with closing(restoration.shared_lock(options.data)):
                 work(options, place, schedule)
     except StaleCopy as error:
-        print(f"{error} Nobody has done anything here, so Prefloop begins again from that copy.", file=sys.stderr)
+        begins = f"{error} Nobody has done anything here, so Prefloop begins again from that copy."
+        print(visible(begins), file=sys.stderr)
         return BEGIN_AGAIN
     except UserError as error:
         print(visible(str(error)), file=sys.stderr)

@@ -280,7 +280,7 @@ class Endpoint:
                 "POST",
                 self.settings.url,
                 json=self._request(messages),
-                headers={"Authorization": f"Bearer {key}"} if key else {},
+                headers={"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})},
             ) as response:
                 body = read_body(response, began + self.settings.timeout_seconds)
         except httpx.HTTPError as error:
@@ -366,10 +366,15 @@ def read_key(settings: EndpointSettings) -> str:
 def read_body(response: httpx.Response, until: float) -> bytes:
     """What was received, up to a little more than `MOST_BYTES`.
 
-    Raises httpx.ReadTimeout at `until`: the client's own time-out starts anew with every byte.
+    Raises httpx.ReadTimeout at `until`: the client's own time-out starts anew with every byte. Raises
+    httpx.DecodingError for a reply that is packed, as was not asked for: a kilobyte can be gigabytes.
     """
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        if response.is_success:
+            raise httpx.DecodingError("")
+        return b""  # the status says why
     body = bytearray()
-    for piece in response.iter_bytes():
+    for piece in response.iter_raw():
         body += piece
         if time.monotonic() > until:
             raise httpx.ReadTimeout("")
@@ -445,7 +450,8 @@ def connection_failure(settings: EndpointSettings, error: httpx.HTTPError) -> En
         return EndpointError("timeout", sentence, again=0.0)
     if isinstance(error, httpx.DecodingError):
         return EndpointError(
-            "unreadable", _("{host} answered with bytes that can't be unpacked. Check the address.").format(host=host)
+            "unreadable",
+            _("{host} answered with something packed, which was not asked for. Check the address.").format(host=host),
         )
     # Only these errors' texts are the system's own; others quote what was received.
     if isinstance(error, httpx.ConnectError) and str(error):

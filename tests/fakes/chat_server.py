@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import threading
@@ -22,6 +23,7 @@ from rlhf.models.tokenise import render, text_ids
 
 SLOW_SECONDS = 0.4
 TRICKLE_SECONDS = 0.2
+SOUND = {"choices": [{"message": {"role": "assistant", "content": "Hello."}}]}
 PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>Please sign in.</body></html>"
 
 
@@ -192,8 +194,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, b"[" * 500_000)
         elif trouble.startswith("{"):
             self.send(200, trouble.encode())
-        elif trouble == "mangled":
-            self.send(200, b"not gzip", {"Content-Encoding": "gzip"})
+        elif trouble == "packed":
+            self.send(200, gzip.compress(json.dumps(SOUND).encode()), {"Content-Encoding": "gzip"})
         elif trouble == "hang up":
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)

@@ -155,7 +155,9 @@ def configs_of(directory: Path) -> list[Mapping[str, Any]]:
     if alone:
         told = {**told, **hub_client.front_matter(f"---\n{alone}\n---")}
     configs = told.get("configs")
-    return [one for one in configs if isinstance(one, dict)] if isinstance(configs, list) else []
+    found = [one for one in configs if isinstance(one, dict)] if isinstance(configs, list) else []
+    # No list is a name; and one whose parts are repeated by YAML's aliases would be gigabytes if it were written out.
+    return [one for one in found if not isinstance(one.get("config_name"), list | dict | set)]
 
 
 def text_in(directory: Path, name: str) -> str:

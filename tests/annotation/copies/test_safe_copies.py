@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -22,9 +23,12 @@ from annotation.copies.targets import (
     target_of,
 )
 from annotation.environment import child_environment, worker_environment
+from annotation.exports import export_files
+from annotation.exports.formats import ExportRequest
 from annotation.hub_client import connect
 from annotation.records import UserError
 from rlhf.hub.token_launcher import HELD, LAUNCHER, PLACE, holds_token, wanted, web_environment
+from rlhf.models import base_model
 from tests.machine_fixtures import ROOT
 
 SCHEDULE = Schedule(every=300, after=10, apart=60)
@@ -234,3 +238,19 @@ def test_imports_and_exports_get_no_secret_and_workers_the_judges_keys_alone(mon
         ("annotation/exports/export_files.py", "child_environment()"),
     ):
         assert environment in (root / module).read_text("utf-8")
+
+
+def test_what_counts_an_export_or_installs_the_model_gets_no_secret(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OAUTH_CLIENT_SECRET", "secret")
+    monkeypatch.setenv("PREFLOOP_JUDGE_KEY", "a judge's")
+    shown = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
+    monkeypatch.setattr(export_files, "command_of", lambda *_words: shown)
+    counted = export_files.count(tmp_path, ExportRequest())
+    run = Mock(return_value=Mock(returncode=0))
+    monkeypatch.setattr(subprocess, "run", run)
+    base_model.install_embedded()
+    for environment in (counted, run.call_args.kwargs["env"]):
+        assert "PATH" in environment
+        assert not {"OAUTH_CLIENT_SECRET", "PREFLOOP_JUDGE_KEY"} & environment.keys()

@@ -47,12 +47,19 @@ def asked(
 
 async def status(app: Any, scope: Scope, *parts: Message) -> int:
     """The status of the answer to a request of which these parts come, and then nothing more."""
-    left, sent = list(parts), list[Message]()
+    left = list(parts)
 
     async def receive() -> Message:
         if not left:
             await asyncio.Event().wait()
         return left.pop(0)
+
+    return await status_of(app, scope, receive)
+
+
+async def status_of(app: Any, scope: Scope, receive: Receive) -> int:
+    """The status of the answer to a request of which this receives the parts."""
+    sent = list[Message]()
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -79,6 +86,27 @@ def test_a_request_that_is_broken_off_is_no_error_of_the_program(program: Progra
     token = access.open_session(program.db, access.authorise(program.db, "ann", "annotator"))
     scope = asked(path, token, cookie=program.cookie)
     assert asyncio.run(status(program.asgi, scope, FIRST, {"type": "http.disconnect"})) == 400
+
+
+UPLOAD = b'--x\r\nContent-Disposition: form-data; name="files"; filename="x"\r\n\r\na'
+
+
+@pytest.mark.parametrize("path", [*BODIES[2:], "/gradio_api/run/greet", "/gradio_api/upload"])
+def test_who_is_shut_out_while_a_request_comes_does_nothing_with_it(program: Program, path: str) -> None:
+    token = access.open_session(program.db, access.authorise(program.db, "kim", "admin"))
+    scope = asked(path, token, cookie=program.cookie)
+    left: list[Message] = [FIRST, {**WHOLE, "body": b"}"}]
+    if path == "/gradio_api/upload":
+        scope["headers"][1] = (b"content-type", b"multipart/form-data; boundary=x")
+        left = [{**FIRST, "body": UPLOAD}, {**WHOLE, "body": b"\r\n--x--\r\n"}]
+
+    async def receive() -> Message:
+        if len(left) == 1:
+            access.close_session(program.db, token)
+        return left.pop(0)
+
+    assert asyncio.run(status_of(program.asgi, scope, receive)) == 401
+    assert not left
 
 
 class Slow:

@@ -633,6 +633,36 @@ def test_checking_passwords_does_not_hold_up_the_others(db: Database, monkeypatc
     assert asyncio.run(try_it()) == (200, 401)
 
 
+@pytest.mark.parametrize("shut_out", ["password", "deactivated"])
+def test_who_was_shut_out_while_the_password_was_checked_gets_no_session(
+    db: Database, monkeypatch: pytest.MonkeyPatch, shut_out: str
+) -> None:
+    """A check takes a tenth of a second: whoever tries without a pause is nearly always in one."""
+    check = access.check_password
+    access.add_account(db, "kim", "annotator", PASSWORD)
+
+    def meanwhile(*asked: Any) -> Any:
+        found = check(*asked)
+        if shut_out == "password":
+            access.set_password(db, "kim", "another long enough one")
+        else:
+            access.add_account(db, "lee", "admin", PASSWORD)
+            access.deactivate(db, "kim")
+        return found
+
+    monkeypatch.setattr(access, "check_password", meanwhile)
+    door = Starlette(routes=SignIn(db, "prefloop").routes())
+
+    async def sign_in() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://test") as client:
+            return await client.post("/login", data={"name": "KIM", "password": PASSWORD})
+
+    answer = asyncio.run(sign_in())
+    assert (answer.status_code, "set-cookie" in answer.headers) == (401, False)
+    assert "Name and password don&#x27;t match." in answer.text
+    assert db.value("SELECT count(*) FROM session") == 0
+
+
 def test_the_owners_link_signs_in_once(site: Site) -> None:
     token = access.owner_link_token(site.db)
     with site.client() as client:

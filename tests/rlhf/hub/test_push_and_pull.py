@@ -557,6 +557,11 @@ def test_a_card_from_when_a_second_form_of_the_weights_was_counted_still_names_t
     db.close()
 
 
+def test_a_commits_name_leads_nowhere(kitchen: Machine) -> None:
+    found = pull_model.HubRevision("ann/adapter", "/../../elsewhere", {}, {})
+    assert pull_model.name_for(kitchen.db, found) == "adapter--------"
+
+
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 OTHER = LAYER.replace("lora_A", "lora_B")
 NORM = "base_model.model.model.norm.weight"
@@ -937,6 +942,14 @@ def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(
     push_dataset.push_data(client(hub), kitchen.db, of_ann, "ann/data")
     assert DatasetCard(hub.file("dataset", "ann/data", "README.md").decode()).data.license == "cc-by-4.0"
     assert set(hub.files("dataset", "ann/data")) == {"README.md", "data/train-00000-of-00001.parquet"}
+
+
+def test_a_format_that_is_no_word_is_not_said(hub: HubServer, kitchen: Machine) -> None:
+    client(hub).api.create_repo("ann/data", repo_type="dataset", private=True)
+    card = b"---\ntags: [prefloop]\nprefloop: {format: [[secret], [secret]]}\n---\n"
+    hubs.commit(client(hub), "ann/data", "dataset", {"README.md": card, "x.jsonl": b"{}"}, "x")
+    with pytest.raises(UserError, match="its card does not say the format"):
+        push_dataset.push_data(client(hub), kitchen.db, ExportRequest("preference"), "ann/data")
 
 
 def test_another_format_does_not_take_the_place_of_one(hub: HubServer, kitchen: Machine) -> None:

@@ -150,7 +150,7 @@ def test_after_all_retries_it_is_said_why(model: ChatModel, trouble: str, reason
         ("nothing", "unreadable", "with nothing"),
         ("huge", "unreadable", "more than 1,000,000 bytes"),
         ("nested", "unreadable", "JSON of another shape"),
-        ("mangled", "unreadable", "can't be unpacked"),
+        ("packed", "unreadable", "packed, which was not asked for"),
         ('{"error": {"message": "overloaded"}}', "unreadable", "JSON of another shape"),
         ('{"choices": []}', "unreadable", "JSON of another shape"),
         ('{"choices": [{"message": {"role": "assistant"}}]}', "unreadable", "JSON of another shape"),

@@ -68,6 +68,56 @@ def test_the_tiny_models_tokenizer_is_transformers(tiny_model: Path) -> None:
     assert_same(tiny_model)
 
 
+def replacing(pattern: dict[str, str], content: str, times: int = 1) -> dict[str, Any]:
+    """A step of a tokenizer that replaces, several times in turn."""
+    steps = [{"type": "Replace", "pattern": pattern, "content": content}] * times
+    return {"type": "Sequence", "normalizers": steps, "decoders": steps}
+
+
+ADDED = {"id": 1, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+PIECES = [["<unk>", 0.0], *(["x" * 1000, -1.0] for _ in range(8000))]
+TOO_LONG = "its tokens have over"
+GROWS = "it makes texts over 16 times as long"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"added_tokens": [{**ADDED, "content": "x" * 1_500_001}]}, TOO_LONG),
+        ({"model": {"type": "Unigram", "unk_id": 0, "vocab": PIECES}}, TOO_LONG),
+        ({"normalizer": replacing({"String": "a"}, "aa", 5)}, GROWS),
+        ({"normalizer": replacing({"Regex": "a*"}, "x" * 17)}, GROWS),
+        ({"decoder": replacing({"String": "a"}, "x" * 17)}, GROWS),
+    ],
+)
+def test_a_tokenizer_that_takes_minutes_or_gigabytes_is_refused(
+    tiny_model: Path, tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    told = json.loads((tiny_model / "tokenizer.json").read_text("utf-8"))
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**told, **changed}), "utf-8")
+    with pytest.raises(UserError, match=said):
+        chat_template.read_backend(path)
+
+
+def test_a_tokenizer_that_fails_on_a_text_is_a_sentence(tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    told = json.loads((model / "tokenizer.json").read_text("utf-8"))
+    split = {"type": "Split", "pattern": {"Regex": "(a|aa)+$"}, "behavior": "Isolated", "invert": False}
+    steps = {"type": "Sequence", "pretokenizers": [split, told["pre_tokenizer"]]}
+    (model / "tokenizer.json").write_text(json.dumps({**told, "pre_tokenizer": steps}), "utf-8")
+    with pytest.raises(UserError, match="The model's tokenizer fails on a text"):
+        ChatTokenizer(model)("a" * 60 + "!")
+
+
+def test_a_tokenizer_may_replace_as_models_do(tiny_model: Path, tmp_path: Path) -> None:
+    told = json.loads((tiny_model / "tokenizer.json").read_text("utf-8"))
+    usual = {"normalizer": replacing({"String": " "}, "\u2581"), "decoder": replacing({"String": "\u2581"}, " ")}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({**told, **usual}), "utf-8")
+    assert chat_template.read_backend(path).normalizer is not None
+
+
 @pytest.mark.real_model
 def test_the_embedded_models_tokenizer_is_transformers(tmp_path: Path) -> None:
     """Only its tokenizer is converted, as `rlhf.models.loading.convert_embedded` does it."""

@@ -158,6 +158,9 @@ def test_directories_are_read_as_load_dataset_lays_them_out(tmp_path: Path) -> N
         read(both, config="c")
     with pytest.raises(UserError, match="has no configurations; leave “Configuration” empty"):
         read(directory(tmp_path / "7", {"a.jsonl": one}), config="c")
+    listed = directory(tmp_path / "8", {"a.jsonl": one}, "configs:\n- config_name: [a]\n  data_files: a.jsonl")
+    with pytest.raises(UserError, match="has no configurations"):
+        read(listed, config="['a']")
 
 
 def test_files_in_a_snapshot_of_the_hubs_cache_are_links_to_its_blobs(tmp_path: Path) -> None:
