@@ -259,7 +259,7 @@ def test_a_training_after_which_held_out_figures_are_worse_says_so() -> None:
         finished(BEFORE, {**BEFORE, "loss": BEFORE["loss"] * 0.9, "token_accuracy": 0.4}),
         finished(None, AFTER),
         finished(BEFORE, {"n": 0}),
-        replace(worse, status="failed"),
+        replace(worse, status="cancelled"),
         replace(worse, spec=DPOSpec()),
     ):
         assert job_cards.setback(fine) == ""
