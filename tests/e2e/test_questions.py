@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 def page(running: tuple[Database, str], browser: Any) -> Any:
     """The page of an admin beside whom there is another."""
     db, address = running
-    access.add_account(db, "lee", "annotator", "a long enough password")
+    access.find(db, "lee") or access.add_account(db, "lee", "annotator", "a long enough password")
     context = browser.new_context()
     sign_in(context, db, address)
     opened = context.new_page()
