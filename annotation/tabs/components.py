@@ -191,12 +191,28 @@ def row_number(value: Any) -> int | None:
     return int(typed) if typed.isascii() and typed.isdigit() and len(typed) <= LONGEST_NUMBER else None
 
 
+def number_field(value: float | None = None, **options: Any) -> gr.Number:
+    """A field for a number that may be left empty: where none is given, Gradio's page would show a 0, and send it."""
+    field = gr.Number(value, **options)
+
+    def config(cls: type[Block] | None = None) -> dict[str, Any]:
+        return {**gr.Number.get_config(field, cls), "value": ""}
+
+    def preprocess(payload: Any) -> Any:
+        return None if payload == "" else gr.Number.preprocess(field, payload)
+
+    # Not a class of its own, for which Gradio would write a file beside this one.
+    if value is None:
+        vars(field).update(get_config=config, preprocess=preprocess)
+    return field
+
+
 def whole_number(label: str, value: int | None = None, **options: Any) -> gr.Number:
     """A field for a whole number, which its handler must check: `annotation.validation.whole` says what is wrong.
 
     Asked to round or to bound what is sent, Gradio fails on infinity, NaN and text before any handler sees them.
     """
-    return gr.Number(value, label=label, **options)
+    return number_field(value, label=label, **options)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ from annotation.imports.importing import HELD_OUT_SHARE, ImportPreview, ImportRe
 from annotation.imports.mapping.columns import ROLES
 from annotation.imports.mapping.import_plan import TARGETS
 from annotation.imports.mapping.mapped_rows import MappedRow, in_words
-from annotation.imports.sources.opening import FORMATS
 from annotation.records import Annotator, UserError, who
 from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import N_, _, joined, ngettext, numeral
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import cut, moment
 from annotation.ui.invisible import visible
 from annotation.ui.markup import acts, conversation_text, paragraph, progress_bar, status, table, unfold, way
@@ -58,8 +57,8 @@ SPLIT_CHOICES = [
 NONE = "\n"
 NONE_MEANS = {"prompt": N_("none: the answers begin with it"), "label": N_("none: all are good")}
 EXPLANATION = N_(
-    "Prompts, demonstrations or preferences are imported, also from gzipped files. What is there already is not "
-    "imported twice."
+    "Prompts, demonstrations or preferences: CSV, JSON lines, JSON, Parquet, also gzipped, or a dataset's directory. "
+    "What is there already is not imported twice."
 )
 
 
@@ -362,7 +361,7 @@ def choices_of(role: str, columns: Iterable[str]) -> list[tuple[str, str]]:
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
     gr.Markdown(_("## Import"))
-    gr.Markdown(joined(_(EXPLANATION), _(FORMATS)))
+    gr.Markdown(_(EXPLANATION))
     source = build_source()
     look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look",
                      visible=False)  # fmt: skip

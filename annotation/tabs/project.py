@@ -170,7 +170,7 @@ def build_form() -> dict[str, Any]:
     form: dict[str, Any] = {}
     called = {name: label_of(hint) for name, hint in hints_of(Project).items()}
     form["kind"] = gr.Radio([(_(label), kind) for kind, label in KINDS.items()], label=called["kind"])
-    with gr.Row():
+    with gr.Row(elem_classes=["fields"]):
         form["answers"] = number(
             called["answers"],
             _("2 to {maximum_answers}; a pair has 2.").format(maximum_answers=MAXIMUM_ANSWERS),
@@ -178,21 +178,23 @@ def build_form() -> dict[str, Any]:
         form["overlap"] = number(called["overlap"])
         form["claim_minutes"] = number(called["claim_minutes"], _("Then a comparison in hand returns to the pool."))
         form["daily_target"] = number(called["daily_target"], empty=_("no target"))
-    with gr.Accordion(_("Measuring, and how answers are shown"), open=False), gr.Row():
-        form["gold_share"] = number(called["gold_share"], _("Share with a known answer, to measure annotators."))
-        form["re_ask_share"] = number(called["re_ask_share"], _("Share of one's own earlier ones, in another order."))
-        form["candidate_share"] = number(
-            called["candidate_share"], _("Share that compares a new policy with the one it would replace.")
-        )
-        form["doubt_share"] = number(
-            called["doubt_share"],
-            _("Share that shows those of eight answers of which it is least known what people prefer."),
-        )
+    with gr.Accordion(_("Measuring, and how answers are shown"), open=False):
+        with gr.Row(elem_classes=["fields"]):
+            form["gold_share"] = number(called["gold_share"], _("Share with a known answer, to measure annotators."))
+            form["re_ask_share"] = number(
+                called["re_ask_share"], _("Share of one's own earlier ones, in another order.")
+            )
+            form["candidate_share"] = number(
+                called["candidate_share"], _("Share that compares a new policy with the one it would replace.")
+            )
+            form["doubt_share"] = number(
+                called["doubt_share"],
+                _("Share that shows those of eight answers of which it is least known what people prefer."),
+            )
         form["rendered"] = gr.Radio(
             [(_(label), name) for name, (label, _rendered) in FIRST_VIEW.items()],
             label=called["rendered"],
             info=_(EACH_CAN_SWITCH),
-            min_width=240,
         )
     form["own_prompts"] = gr.Checkbox(label=called["own_prompts"])
     form["tags"] = gr.Textbox(

@@ -117,9 +117,9 @@ def card(title: str, inside: str) -> str:
     return f'<section class="card"><h2>{escape(title)}</h2>{inside}</section>'
 
 
-def folded_card(title: str, inside: str) -> str:
-    """A card that shows its title, and the rest when asked for."""
-    return f'<section class="card">{unfold(title, inside)}</section>'
+def titled_card(inside: str) -> str:
+    """A card whose inside says what it is: a chart, or what unfolds."""
+    return f'<section class="card">{inside}</section>'
 
 
 def label(words: str) -> str:

@@ -18,4 +18,4 @@ SHEET: Final = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 TOKENS, RULES = SHEET.split(TOKENS_MARK)
 GRADIO_RULES, PLAIN_RULES = RULES.split(PLAIN_MARK)
 FOR_GRADIO: Final = TOKENS + GRADIO_RULES
-FOR_PLAIN_PAGES: Final = TOKENS + PLAIN_RULES
+FOR_PLAIN_PAGES: Final = f'{TOKENS}:root {{ --logo: url("{ICON}"); }}\n{PLAIN_RULES}'

@@ -178,6 +178,11 @@ def theme() -> gr.themes.Base:
         font_mono=["ui-monospace", "monospace"],
     )
     return base.set(
+        button_large_padding="*button_medium_padding",
+        button_large_text_size="*button_medium_text_size",
+        button_small_padding="*button_medium_padding",
+        button_small_text_size="*button_medium_text_size",
+        button_small_text_weight="*button_medium_text_weight",
         button_primary_background_fill="*primary_600",
         button_primary_border_color="*primary_600",
         button_primary_background_fill_hover="*primary_700",

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 def page(running: tuple[Database, str], browser: Any) -> Any:
     """The page of an admin beside whom there is another."""
     db, address = running
-    access.add_account(db, "lee", "annotator", "a long enough password")
+    access.find(db, "lee") or access.add_account(db, "lee", "annotator", "a long enough password")
     context = browser.new_context()
     sign_in(context, db, address)
     opened = context.new_page()
@@ -37,3 +37,16 @@ def test_the_focus_goes_to_what_is_asked_each_time(page: Any) -> None:
         page.wait_for_selector("[role=status]:focus:has-text('lee')")
         page.get_by_role("button", name="No", exact=True).locator("visible=true").click()
         page.wait_for_selector("[role=status]:has-text('lee')", state="detached")
+
+
+def test_an_empty_field_for_a_number_shows_what_empty_means_and_not_a_nought(page: Any) -> None:
+    go(page, "/accounts")
+    page.get_by_role("button", name="Invite someone").click()
+    field = page.get_by_label("Judgements each")
+    assert (field.input_value(), field.get_attribute("placeholder")) == ("", "no end")
+    page.get_by_role("button", name="Make a link").click()
+    page.wait_for_selector("#invitation-link a[data-path]")
+    assert field.input_value() == ""
+    field.fill("12")
+    page.get_by_role("button", name="Make a link").click()
+    page.wait_for_selector("#invitations td:text-is('12')")

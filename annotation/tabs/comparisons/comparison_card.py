@@ -19,23 +19,20 @@ from annotation.ui.markup import (
     conversation,
     escape,
     facts,
-    pages,
     paragraph,
     sides,
     table,
     text_box,
-    way,
 )
 from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.comparison_history import ComparisonHistory, HistoryAnswer, SaidJudgement, UsedBy
 from annotation.workbench.comparison_list import FilterChoices
 
 
-def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoices, back_to: str) -> str:
+def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoices) -> str:
     """Everything about one comparison, from how it was formed to who learnt of it."""
     number = found.listed.id
     title = _("Comparison {number}").format(number=number)
-    back = way(back_to, _("Back to the list"))
     label = escape(_("With this comparison"))
     bar = f'<div class="bulk" role="group" aria-label="{label}">{acts(known)}</div>'
     parts = (
@@ -47,7 +44,7 @@ def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoic
         learnt(used),
     )
     return (
-        f'<div class="workbench one" data-only="{number}">{pages("", back)}'
+        f'<div class="workbench one" data-only="{number}">'
         f"<h2>{escape(title)} {chip(words.status_chip(found.listed.status))}</h2>{bar}"
         f"{asked(found)}{''.join(parts)}</div>"
     )

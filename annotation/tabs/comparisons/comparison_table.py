@@ -106,10 +106,10 @@ def without(looked: ListPlace, name: str) -> str:
     return replace(looked, comparisons=dropped, page=1).address
 
 
-def as_of(time: str) -> str:
+def as_of(time: str, before: str = "") -> str:
     """When what is below was looked up, and the button that looks again: it does not follow what others do."""
     said, button = _("As of {time} UTC").format(time=clock(time)), act_button(_("Refresh"), "again", "")
-    return pages(said, after=button)
+    return pages(said, before, button)
 
 
 def row_of(one: ListedComparison) -> Row:

@@ -18,7 +18,7 @@ from annotation.tabs.comparisons.comparison_table import ListPlace
 from annotation.tabs.components import QUEUED, QUIET, acting_box, pressed, row_number, text_in
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import N_, _
-from annotation.ui.markup import status
+from annotation.ui.markup import status, way
 from annotation.ui.tab_addresses import MAXIMUM_LENGTH, Place, place_in
 from annotation.validation import read
 from annotation.workbench import bulk_changes, comparison_list, data_statistics
@@ -176,9 +176,8 @@ def card_html(context: Context, number: int | None, back: str) -> str:
         raise UserError(_("There is no such comparison."))
     found = history(context.db, number)
     used = used_by(context.db, context.data_dir, number)
-    return comparison_table.as_of(now()) + comparison_card.card_of(
-        found, used, comparison_list.choices(context.db), back
-    )
+    top = comparison_table.as_of(now(), way(back, _("Back to the list")))
+    return top + comparison_card.card_of(found, used, comparison_list.choices(context.db))
 
 
 def box_html(context: Context, place: Place, back: str = "/data/comparisons") -> str:

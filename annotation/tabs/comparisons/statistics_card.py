@@ -16,11 +16,12 @@ from annotation.ui.markup import (
     card,
     cards,
     figures,
-    folded_card,
     pages,
     paragraph,
     table,
     telling,
+    titled_card,
+    unfold,
     way,
 )
 from annotation.ui.tab_addresses import Place, link
@@ -48,20 +49,23 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
         ]
     )
     tables = (
+        days(found),
         counted(_("By status"), found.by_status, found.comparisons, lambda name: words.status_chip(name).words),
         counted(_("By prompt set"), found.by_source, found.comparisons),
         writers(found),
-        counted(
-            _("Answers by length, in characters"),
-            found.lengths,
-            sum(n for _name, n in found.lengths),
-            length,
-            folded_card,
-        ),
-        counted(_("By split"), found.by_split, found.comparisons, lambda name: _(SPLITS[name]), folded_card),
-        counted(_("By number of answers"), found.by_answers, found.comparisons, framed=folded_card),
     )
-    return f"{top}{numbers}{people(found)}{days(found)}{cards(tables)}"
+    answers = sum(n for _name, n in found.lengths)
+    rest = (
+        counted(_("Answers by length, in characters"), found.lengths, answers, length, folded),
+        counted(_("By split"), found.by_split, found.comparisons, lambda name: _(SPLITS[name]), folded),
+        counted(_("By number of answers"), found.by_answers, found.comparisons, framed=folded),
+    )
+    return f"{top}{numbers}{cards([people(found)])}{cards(tables)}{cards(rest)}"
+
+
+def folded(title: str, inside: str) -> str:
+    """A card that shows its title, and the rest when asked for."""
+    return titled_card(unfold(title, inside))
 
 
 def counted(
@@ -130,4 +134,5 @@ def days(found: DataStatistics) -> str:
         return ""
     total = sum(number for _day, number in found.by_day)
     sentence = ngettext("{count:,} judgement.", "{count:,} judgements.", total).format(count=total)
-    return charts.columns(Frame("data-days", _("Judgements by day"), sentence), found.by_day, _("judgements"))
+    frame = Frame("data-days", _("Judgements by day"), sentence)
+    return titled_card(charts.columns(frame, found.by_day, _("judgements")))

@@ -10,7 +10,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.tabs.components import text_in
+from annotation.tabs.components import number_field, text_in
 from annotation.translation import N_, _
 from annotation.validation import from_form
 from rlhf.jobs.descriptions import Made
@@ -201,7 +201,7 @@ def lay_out_endpoint() -> dict[str, Any]:
         )
     with gr.Row():
         for name, (label, info) in NUMBERS.items():
-            fields[name] = gr.Number(
+            fields[name] = number_field(
                 None if name in LEFT_OUT else getattr(EndpointSettings, name),
                 label=_(label),
                 info=_(info) or None,

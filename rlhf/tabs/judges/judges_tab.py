@@ -19,7 +19,7 @@ from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import markup
 from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
-from annotation.ui.markup import Way, paragraph, status, table, within
+from annotation.ui.markup import Chip, Way, paragraph, status, table, within
 from annotation.ui.tab_addresses import Place
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
@@ -121,7 +121,7 @@ def status_card(
         for name, count in in_vain.items()
     ]
     said = "".join(map(paragraph, lines)) + "".join(paragraph(warning, "warning") for warning in warnings)
-    return said + markup.facts(counts)
+    return said + (markup.facts(counts) if any((found.judges, found.people, found.labelled)) else "")
 
 
 def feedback_of(mode: Any, audit: Any, unsure: Any, check: Any) -> Feedback:
@@ -172,7 +172,7 @@ def judges_table(known: Sequence[tuple[Judge, Trust, JudgeUsage]]) -> str:
         (
             judge.name,
             what_it_is(judge, spent),
-            _("on") if judge.active else _("off"),
+            Chip(_("on"), "good") if judge.active else Chip(_("off")),
             NOTHING
             if found.with_people is None
             else _("{share_text} of {n:,}").format(
@@ -595,7 +595,7 @@ def button(label: str, name: str, variant: Any = "secondary", **options: Any) ->
 def lay_out_feedback() -> dict[str, Any]:
     """The fields that say who judges."""
     modes = [(_(label), mode) for mode, (label, _meaning) in MODES.items()]
-    fields: dict[str, Any] = {"mode": gr.Radio(modes, label=_("Who judges"), elem_id="judges-mode")}
+    fields: dict[str, Any] = {"mode": gr.Radio(modes, label=_("Who judges"), show_label=False, elem_id="judges-mode")}
     with gr.Accordion(_("How much people get"), open=False), gr.Row():
         fields["audit"] = gr.Number(
             label=_("Audit share, %"),

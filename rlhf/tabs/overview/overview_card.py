@@ -166,7 +166,7 @@ def record_of(revision: str, rate: Estimate | None) -> str:
         "What serves, {revision}, against the base: preferred in {value} of {n} comparisons ({span}).",
         rate.n,
     ).format(revision=revision, value=percent(rate.value), n=rate.n, span=percent_span(rate.low, rate.high))
-    return paragraph(said) + interval_bar(rate, said)
+    return paragraph(said) + interval_bar(rate, said, (_("worse"), _("even"), _("better")))
 
 
 def course(rates: Sequence[tuple[str, Estimate]]) -> str:
@@ -186,8 +186,8 @@ def today_table(rows: Sequence[Mapping[str, Any]]) -> str:
     total = sum(row["today"] for row in rows)
     said = ngettext("{count} judgement today (UTC).", "{count} judgements today (UTC).", total).format(count=total)
     entries = [(row["name"], str(row["today"]), moment(row["latest"])[11:]) for row in rows]
-    number = _("Judged")
-    return paragraph(said) + table((_("Who"), number, _("Last at")), entries, "", (number,))
+    numbers = (_("Judged"), _("Last at"))
+    return paragraph(said) + table((_("Who"), *numbers), entries, "", numbers)
 
 
 def running_part(standing: Standing, latest: str) -> str:

@@ -40,6 +40,7 @@ from rlhf.models.registry import PRECISION_WORDS, Policy
 from rlhf.submission.form_fields import in_labels
 from rlhf.tabs.runs.job_words import (
     SIZE_ON_DISK,
+    STATUS_COLOURS,
     STATUS_WORDS,
     about,
     data_facts,
@@ -197,7 +198,8 @@ def progress_line(job: Job, left: float | None, at: str) -> str:
 def job_card(job: Job, left: float | None, made: Policy | None, at: str, retries: Sequence[str] = ()) -> str:
     """One job's state in words, how far it is, what it has made, and what was made smaller for want of memory."""
     sentence = f"{headline(job, at)} {made_sentence(made)}".strip()
-    style = class_of(" ".join(("headline", *(["bad"] if setback(job) else []))))
+    worse = setback(job) or STATUS_COLOURS.get(job.status) == "bad"
+    style = class_of(" ".join(("headline", *(["bad"] if worse else []))))
     said = f'<p{style} role="status"><b>{escape(name_of(job))}</b> {escape(sentence)}</p>'
     shrunk = "".join(paragraph(in_labels(retry, job.spec), "warning") for retry in retries if retry != job.message)
     if job.status == "finished":

@@ -25,6 +25,15 @@ STATUS_WORDS: Mapping[str, str] = {
     "failed": N_("failed"),
     "lost": N_("lost"),
 }
+# The colour of a state; the others have none.
+STATUS_COLOURS: Mapping[str, str] = {
+    "queued": "open",
+    "running": "open",
+    "cancelling": "open",
+    "finished": "good",
+    "failed": "bad",
+    "lost": "bad",
+}
 METHOD_WORDS = {
     "auto": N_("LoRA or QLoRA, as the parent is held"),
     "qlora": N_("QLoRA (adapter on 4-bit weights)"),

@@ -15,7 +15,7 @@ from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import NONE, RunLabel
 from rlhf.models.registry import Policy
 from rlhf.tabs.runs.job_cards import seconds_taken, setback
-from rlhf.tabs.runs.job_words import STATUS_WORDS, about, message
+from rlhf.tabs.runs.job_words import STATUS_COLOURS, STATUS_WORDS, about, message
 
 LISTED: Final = 100
 # The orders of the list, by their name in the address, and what they are called.
@@ -97,7 +97,7 @@ def runs_table(runs: Sequence[Listed], search: str) -> str:
 def row(run: Listed) -> Sequence[Cell]:
     """One run."""
     job, worse = run.job, setback(run.job)
-    status = _(STATUS_WORDS[job.status])
+    status = Chip(_(STATUS_WORDS[job.status]), "bad" if worse else STATUS_COLOURS.get(job.status, ""))
     made: Cell = NOTHING if run.made is None else run.made.revision
     if run.made is not None and run.made.kind == "policy":
         made = Way(link("iterations", Place((run.made.revision,))), run.made.revision)
@@ -105,7 +105,7 @@ def row(run: Listed) -> Sequence[Cell]:
         str(job.id),
         Way(link("runs", Place((str(job.id),))), run.name),
         ", ".join(run.label.tags) or NOTHING,
-        Chip(status, "bad") if worse else status,
+        status,
         made,
         moment(job.started),
         NOTHING if job.started is None else numeral(run.seconds / 60, ".1f"),

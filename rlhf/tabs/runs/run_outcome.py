@@ -50,7 +50,6 @@ def lay_out() -> dict[str, Any]:
             parts["delete"] = button(_("Delete with its files"), "delete", 210, "stop")
         parts["objection"] = html_box()
         parts["acted"] = acting_box(speaks=True, elem_id="run-acted")
-        parts["download"] = html_box()
         with gr.Column(visible=False) as confirm:
             parts["question"] = asking_box()
             with gr.Row():

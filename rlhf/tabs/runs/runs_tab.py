@@ -484,7 +484,7 @@ def lay_out() -> RunsPage:
         parts["cancel"] = run_outcome.button(_("Cancel"), "cancel", 130, "stop", visible=False)
         parts["resume"] = run_outcome.button(_("Resume this run"), "resume", 180, visible=False)
         parts["half"] = run_outcome.button(_("Go on with half the batch"), "half", 220, visible=False)
-        parts |= {"resume_why": html_box(), "fetch": html_box(elem_id="run-fetch")}
+        parts["resume_why"] = html_box()
     parts["resume_note"] = html_box()
     parts["said"] = acting_box(speaks=True, elem_id="run-said")
     with gr.Accordion(_("Name, tags and notes"), open=False, elem_classes=["of-subject"]) as parts["labels"]:
@@ -497,6 +497,8 @@ def lay_out() -> RunsPage:
         parts["keep_label"] = run_outcome.button(_("Save"), "keep-label", 110)
         parts["labelled"] = html_box()
     parts |= run_outcome.lay_out()
+    with gr.Row(elem_id="run-files"):
+        parts |= {"download": html_box(), "fetch": html_box()}
     # Not in `seen`: a late poll puts back an older one of these.
     parts |= {f"{part}_while": gr.State() for part in NOTICES}
     parts |= {"heading": html_box(), "plots": html_box()}

@@ -11,7 +11,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, asking_box, html_box, text_in
+from annotation.tabs.components import QUEUED, QUIET, asking_box, html_box, number_field, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui import formatting, markup
@@ -71,7 +71,7 @@ def lay_out(name: str) -> RentalFormPage:
                 min_width=220,
                 elem_id=f"{name}-flavor",
             )
-            price = gr.Number(
+            price = number_field(
                 label=_("Dollars an hour"),
                 info=_("Filled in from the list. If the Hub asks for more, nothing is rented."),
                 min_width=160,

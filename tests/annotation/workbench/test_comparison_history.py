@@ -71,9 +71,7 @@ def test_the_history_has_every_act_in_order(db: Database) -> None:
 def test_the_pages_are_inert_and_say_what_happened(db: Database, data_dir: Path) -> None:
     comparison = lived(db)
     known = choices(db)
-    card = comparison_card.card_of(
-        history(db, comparison), used_by(db, data_dir, comparison), known, "/data/comparisons"
-    )
+    card = comparison_card.card_of(history(db, comparison), used_by(db, data_dir, comparison), known)
     page = list_page(db, ComparisonFilter())
     table = comparison_table.table_of(page, ListPlace(), known)
     figures = statistics_card.card_of(statistics(db, ComparisonFilter()), ListPlace())

@@ -259,12 +259,12 @@ def test_a_training_after_which_held_out_figures_are_worse_says_so() -> None:
         finished(BEFORE, {**BEFORE, "loss": BEFORE["loss"] * 0.9, "token_accuracy": 0.4}),
         finished(None, AFTER),
         finished(BEFORE, {"n": 0}),
-        replace(worse, status="failed"),
+        replace(worse, status="cancelled"),
         replace(worse, spec=DPOSpec()),
     ):
         assert job_cards.setback(fine) == ""
         assert '<p class="headline" role="status">' in job_cards.job_card(fine, None, None, AT)
-    assert "finished" in run_list.row(run_list.listed([finished(BEFORE, AFTER)], {}, {}, AT)[0])
+    assert Chip("finished", "good") in run_list.row(run_list.listed([finished(BEFORE, AFTER)], {}, {}, AT)[0])
 
 
 def test_a_reward_model_that_is_worse_than_guessing_says_so() -> None:
@@ -280,7 +280,7 @@ def test_a_reward_model_that_is_worse_than_guessing_says_so() -> None:
     # As a rented machine might send it.
     for unmeant in (0.6, "good", {"value": "x"}, {"value": "0.3", "low": "0.2", "high": "0.4", "n": 30}, [0.3], None):
         assert job_cards.setback(finished(unmeant)) == ""
-        assert "finished" in run_list.row(run_list.listed([finished(unmeant)], {}, {}, AT)[0])
+        assert Chip("finished", "good") in run_list.row(run_list.listed([finished(unmeant)], {}, {}, AT)[0])
     assert job_cards.setback(replace(JOB, status="finished", spec=RewardModelSpec(), result={"quality": "good"})) == ""
 
 
@@ -288,7 +288,10 @@ def test_what_a_failed_job_says_of_settings_is_said_with_their_labels() -> None:
     failed = replace(JOB, status="failed", message="A batch_size below 8 takes less memory.")
     said = "A “Batch size” below 8 takes less memory."
     assert job_cards.headline(failed, AT) == f"Failed. {said}"
-    assert run_list.row(run_list.listed([failed], {}, {}, AT)[0])[-1] == said
+    row = run_list.row(run_list.listed([failed], {}, {}, AT)[0])
+    assert Chip("failed", "bad") in row
+    assert row[-1] == said
+    assert '<p class="headline bad" role="status">' in job_cards.job_card(failed, None, None, AT)
     assert loop_standing.how_it_ended(failed).endswith(f"failed: {said}")
 
 
