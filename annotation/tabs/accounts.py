@@ -19,6 +19,7 @@ from annotation.tabs.components import (
     acting_box,
     asking_box,
     html_box,
+    open_choice,
     opening_of,
     pressed,
     row_number,
@@ -107,7 +108,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         invited = lay_out_invitation()
         made = acting_box(elem_id="invitations")
     with gr.Accordion(_("Change an account"), open=False) as changing:
-        account = gr.Dropdown([], label=_("Account"), allow_custom_value=True)
+        account = open_choice(_("Account"))
         with gr.Row():
             reset = act_button(_("Reset password"))
             make_admin = act_button(_("Make admin"))

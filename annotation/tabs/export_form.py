@@ -36,6 +36,7 @@ from annotation.tabs.components import (
     html_box,
     labelled,
     licence_choice,
+    open_choice,
     opening_of,
     row_number,
     text_in,
@@ -323,7 +324,7 @@ def build_form() -> tuple[dict[str, Any], list[gr.Accordion]]:
 def choices(label: str, info: str) -> gr.Dropdown:
     """A choice of several that the database knows."""
     # A choice made before the app was restarted must still be accepted after it; `check_request` has the last word.
-    return gr.Dropdown([], multiselect=True, label=label, info=info, allow_custom_value=True, min_width=240)
+    return open_choice(label, multiselect=True, info=info, min_width=240)
 
 
 def day(label: str, elem_id: str) -> gr.Textbox:
@@ -351,7 +352,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="export-cancel")
     progress, files = html_box(), html_box()
     with gr.Accordion(_("Delete an export"), open=False, visible=False) as deletion, gr.Row():
-        chosen = gr.Dropdown([], label=_("Export"), allow_custom_value=True, min_width=240)
+        chosen = open_choice(_("Export"), min_width=240)
         delete = gr.Button(_("Delete"), variant="stop", scale=0, min_width=160)
     deleted = html_box()
     page = ExportFormPage(

@@ -18,7 +18,7 @@ from annotation.imports.mapping.import_plan import TARGETS
 from annotation.imports.mapping.mapped_rows import MappedRow, in_words
 from annotation.imports.sources.opening import FORMATS
 from annotation.records import Annotator, UserError, who
-from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, opening_of, text_in
+from annotation.tabs.components import QUEUED, QUIET, button, html_box, labelled, open_choice, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, joined, ngettext, numeral
@@ -337,19 +337,17 @@ def build_columns() -> tuple[gr.Accordion, gr.Button, dict[str, gr.Dropdown]]:
     with gr.Accordion(_("Columns"), open=False, elem_id="import-columns") as folded:
         with gr.Row():
             columns = {
-                role: gr.Dropdown(
-                    # The columns come with a look; a choice that the app no longer knows is refused by the command.
+                role: open_choice(
+                    role,
                     choices_of(role, ()),
                     value="",
-                    label=role,
                     info=_(meaning),
-                    allow_custom_value=True,
                     min_width=260,
                     elem_id=f"import-column-{role}",
                 )
                 for role, (meaning, _names) in ROLES.items()
             }
-        more = gr.Button(_("More columns"), size="md", scale=0, min_width=160, elem_id="import-more")
+        more = button(_("More columns"), 160, "import-more")
     return folded, more, columns
 
 
@@ -405,12 +403,12 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
     looking = [form["verdict"], form["rows"], form["good_from"], *page.followed]
     source["upload"].upload(fresh, [*source.values()], looking, api_name="import-uploaded", **QUEUED)
     page.buttons["look"].click(fresh, [*source.values()], looking, api_name="import-look", **QUEUED)
-    for button, kind in (("again", "look"), ("check", "check"), ("import", "import")):
-        page.buttons[button].click(
+    for named, kind in (("again", "look"), ("check", "check"), ("import", "import")):
+        page.buttons[named].click(
             admin(partial(start_import, page, importer, kind)),
             [page.looked, *page.fields],
             page.followed,
-            api_name=f"import-{button}",
+            api_name=f"import-{named}",
             **QUEUED,
         )
     all_of_them = [page.more, *page.columns.values()]

@@ -17,7 +17,7 @@ from annotation.records import MAXIMUM_ANSWERS, Annotator, Kind, Project
 from annotation.store import project_store
 from annotation.store.project_store import Guidelines
 from annotation.tabs import act_table
-from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, opening_of
+from annotation.tabs.components import QUEUED, QUIET, button, drafted, html_box, open_choice, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui import markdown_process
@@ -241,10 +241,9 @@ def build_guidelines() -> dict[str, Any]:
         )
     parts["preview_box"] = html_box()
     with gr.Accordion(_("Every version"), open=False):
-        # A choice made before the app was restarted must still be accepted after it.
-        parts["versions"] = gr.Dropdown([], label=_("Version"), allow_custom_value=True, elem_id="guidelines-versions")
+        parts["versions"] = open_choice(_("Version"), elem_id="guidelines-versions")
         parts["earlier"] = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
-        parts["edit"] = gr.Button(_("Edit this version"), size="md", scale=0, min_width=180, elem_id="guidelines-edit")
+        parts["edit"] = button(_("Edit this version"), 180, "guidelines-edit")
     return parts
 
 

@@ -17,14 +17,13 @@ from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError, now
 from annotation.store import project_store
 from annotation.tabs import act_table, quality_report
 from annotation.tabs.address import place_bar, told, visits
-from annotation.tabs.components import QUEUED, html_box, row_number
+from annotation.tabs.components import QUEUED, Update, html_box, open_choice, row_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui.formatting import clock
 from annotation.ui.markup import heading, paragraph, status, unfold
 from annotation.ui.tab_addresses import Place
 
-Update = dict[str, Any]
 NO_COMPARISON = N_("Choose a comparison first, or type its number.")
 NO_GOLD = N_("Choose a gold comparison first, or type its number.")
 CONSENSUS = N_("What its annotators agree on")
@@ -183,8 +182,7 @@ def lay_out() -> QualityPage:
     with gr.Accordion(_("Leave someone out of training, or take them back in"), open=False):
         gr.Markdown(_(EXCLUSION_EXPLANATION))
         with gr.Row():
-            # A choice made before the app was restarted must still be accepted after it.
-            parts["annotator"] = gr.Dropdown([], label=_("Annotator"), allow_custom_value=True, min_width=160)
+            parts["annotator"] = open_choice(_("Annotator"), min_width=160)
             reason = gr.Textbox(label=_("Reason"), max_length=quality.MAXIMUM_REASON, scale=2, min_width=240)
         with gr.Row():
             buttons["leave_out"] = gr.Button(_("Leave out of training"), variant="stop", min_width=180)
@@ -195,12 +193,8 @@ def lay_out() -> QualityPage:
     with gr.Accordion(_("Make a comparison gold, or change one"), open=False) as gold_form:
         gr.Markdown(_(GOLD_EXPLANATION))
         with gr.Row():
-            parts["case"] = gr.Dropdown(
-                [],
-                label=_("Comparison"),
-                info=_("Those on which all agree; or type a number."),
-                allow_custom_value=True,
-                min_width=240,
+            parts["case"] = open_choice(
+                _("Comparison"), info=_("Those on which all agree; or type a number."), min_width=240
             )
             answers = [(_("Answer {number}").format(number=number), number) for number in ANSWER_NUMBERS]
             best = gr.Dropdown(
@@ -215,7 +209,7 @@ def lay_out() -> QualityPage:
             buttons["make"] = gr.Button(_("Make it gold"), variant="primary", min_width=140)
         said["make"] = html_box()
         view = html_box()
-        parts["gold"] = gr.Dropdown([], label=_("Gold comparison"), allow_custom_value=True, min_width=240)
+        parts["gold"] = open_choice(_("Gold comparison"), min_width=240)
         with gr.Row():
             buttons["retire"] = gr.Button(_("Retire"), min_width=140)
             buttons["reinstate"] = gr.Button(_("Hand out again"), min_width=140)

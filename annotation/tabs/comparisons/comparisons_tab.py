@@ -15,7 +15,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card, words
 from annotation.tabs.comparisons.comparison_table import ListPlace
-from annotation.tabs.components import QUEUED, QUIET, acting_box, pressed, row_number, text_in
+from annotation.tabs.components import QUEUED, QUIET, acting_box, open_choice, pressed, row_number, text_in
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import N_, _
 from annotation.ui.markup import status
@@ -146,9 +146,7 @@ def lay_out() -> ComparisonsPage:
 
 def several(name: str, choices: Sequence[tuple[str, str]]) -> gr.Dropdown:
     """A choice of several; one that was made before the program was restarted must still be accepted after it."""
-    return gr.Dropdown(
-        list(choices), multiselect=True, label=_(words.FIELD_LABELS[name]), allow_custom_value=True, min_width=160
-    )
+    return open_choice(_(words.FIELD_LABELS[name]), list(choices), multiselect=True, min_width=160)
 
 
 def day(name: str) -> gr.Textbox:

@@ -24,9 +24,12 @@ from annotation.records import Annotator, UserError, now, who
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
+    Seen,
+    Update,
     html_box,
     licence_choice,
     meanings,
+    open_choice,
     opening_of,
     row_number,
     text_in,
@@ -108,8 +111,6 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "push": ("push-data",),
     "space": ("check-space", "make-space"),
 }
-Update = dict[str, Any]
-Seen = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
@@ -378,15 +379,7 @@ def lay_out() -> HubPage:
 def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that publishes a model."""
     with gr.Row():
-        # A choice made before the app was restarted must still be accepted after it.
-        parts["revision"] = gr.Dropdown(
-            [],
-            value=None,
-            label=_("Model"),
-            allow_custom_value=True,
-            min_width=240,
-            elem_id="hub-model",
-        )
+        parts["revision"] = open_choice(_("Model"), min_width=240, elem_id="hub-model")
         repo = address(_("Repository"), "hub-publish-repo")
         licence = licence_choice()
     private = gr.Checkbox(True, label=_("Private, if it is new"))
@@ -414,9 +407,7 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
 
 def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that pushes data."""
-    parts["data"] = gr.Dropdown(
-        [all_judgements()], value=JUDGEMENTS, label=_("What"), allow_custom_value=True, elem_id="hub-push-what"
-    )
+    parts["data"] = open_choice(_("What"), [all_judgements()], value=JUDGEMENTS, elem_id="hub-push-what")
     formats = [(_(entry.title), name) for name, entry in FORMATS.items() if name not in ONE_FILE]
     chosen = gr.Radio(formats, value="preference", label=_("Format"), info=_("Of judgements."))
     with gr.Row():

@@ -14,6 +14,7 @@ from annotation.tabs.components import (
     QUIET,
     acting_box,
     asking_box,
+    button,
     drafted,
     html_box,
     pressed,
@@ -198,11 +199,11 @@ def lay_out(context: Context) -> GateFormPage:
         parts["said_of"] = html_box()
         parts["form"] = rule_fields()
         with gr.Row():
-            parts["save"] = gr.Button(_("Save the rule"), size="md", scale=0, min_width=160, elem_id="gate-save")
+            parts["save"] = button(_("Save the rule"), 160, "gate-save")
         parts["changed"] = acting_box(elem_id="rule-change")
         with gr.Row(elem_classes=["fields", "typed"]):
             parts["prompts"] = whole_number(_(PROMPTS), min_width=220)
-            parts["renew"] = gr.Button(_("New version of the held-out prompts"), size="md", scale=0, min_width=280)
+            parts["renew"] = button(_("New version of the held-out prompts"), 280)
         with gr.Column(visible=False) as parts["confirm"]:
             parts["question"] = asking_box()
             with gr.Row():

@@ -10,7 +10,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.tabs.components import text_in
+from annotation.tabs.components import open_choice, text_in
 from annotation.translation import N_, _
 from annotation.validation import from_form
 from rlhf.jobs.descriptions import Made
@@ -171,16 +171,15 @@ def lay_out() -> JudgeFormPage:
     fields["name"] = gr.Textbox(label=_("Name"), max_length=judge_store.MAXIMUM_NAME, elem_id="judge-name")
     backends = [(_(label), backend) for backend, label in BACKENDS.items()]
     fields["backend"] = gr.Radio(backends, value="local", label=_("What judges"), elem_id="judge-backend")
-    # A choice made before the app was restarted must still be accepted after it.
     with gr.Column() as local:
-        fields["model"] = gr.Dropdown([], label=_("Model"), info=_(LOCAL_NOTE), allow_custom_value=True)
+        fields["model"] = open_choice(_("Model"), info=_(LOCAL_NOTE))
         fields["directory"] = gr.Textbox(
             label=_("Or a model's directory"),
             info=_("Its full path where Prefloop runs. It is tried first."),
             max_length=500,
         )
     with gr.Column(visible=False) as reward:
-        fields["reward"] = gr.Dropdown([], label=_("Reward model"), allow_custom_value=True)
+        fields["reward"] = open_choice(_("Reward model"))
     with gr.Column(visible=False) as remote:
         fields |= lay_out_endpoint()
     return JudgeFormPage(fields, {"local": local, "reward-model": reward, "endpoint": remote})

@@ -13,7 +13,19 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Annotator, Feedback, UserError, now
 from annotation.store import project_store
 from annotation.tabs.address import place_bar, told, visits
-from annotation.tabs.components import QUEUED, QUIET, acting_box, drafted, html_box, opening_of, text_in, whole_number
+from annotation.tabs.components import (
+    QUEUED,
+    QUIET,
+    Seen,
+    Update,
+    acting_box,
+    drafted,
+    html_box,
+    open_choice,
+    opening_of,
+    text_in,
+    whole_number,
+)
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _, ngettext, numeral
@@ -41,8 +53,6 @@ from rlhf.tabs.runs import job_cards
 POLL_SECONDS = 3
 SHOWN_VERDICTS = 20
 
-Update = dict[str, Any]
-Seen = dict[str, Any]
 
 MODES: Mapping[str, tuple[str, str]] = {
     "people": (
@@ -565,19 +575,14 @@ def lay_out() -> JudgesPage:
 def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
     """The components about one judge, which are there once there is a judge; returns how much is judged at most."""
     with gr.Row():
-        # A choice made before the app was restarted must still be accepted after it.
-        parts["selector"] = gr.Dropdown(
-            [], label=_("Judge to look at"), allow_custom_value=True, elem_id="judge-selector"
-        )
+        parts["selector"] = open_choice(_("Judge to look at"), elem_id="judge-selector")
         most = whole_number(_("Comparisons to judge, at most"), JudgeSpec.comparisons)
     with gr.Row():
         parts["judge_open"] = button(_("Judge the open comparisons now"), "judge-open", "primary", visible=False)
         parts["judge_judged"] = button(_("Judge what people have judged"), "judge-judged", visible=False)
         parts["switch"] = button(_(SWITCH[False]), "judge-switch", interactive=False)
     with gr.Row():
-        parts["candidate"] = gr.Dropdown(
-            [], label=_("Candidate"), allow_custom_value=True, visible=False, elem_id="judge-candidate-of"
-        )
+        parts["candidate"] = open_choice(_("Candidate"), visible=False, elem_id="judge-candidate-of")
         parts["judge_candidate"] = button(_("Judge the candidate's answers"), "judge-candidate", visible=False)
     said["jobs"] = acting_box(speaks=True, elem_id="judge-said")
     parts["said_while"] = gr.State()  # the job then; not in `seen`: a late poll puts back an older one of these

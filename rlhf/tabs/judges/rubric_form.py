@@ -11,7 +11,17 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, row_number, text_in, whole_number
+from annotation.tabs.components import (
+    QUEUED,
+    QUIET,
+    button,
+    drafted,
+    html_box,
+    open_choice,
+    row_number,
+    text_in,
+    whole_number,
+)
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui.markup import label, log, paragraph, sides, status
@@ -200,15 +210,12 @@ def lay_out() -> RubricFormPage:
             elem_id="rubric-principles",
         )
         form["drawn"] = whole_number(_("Principles drawn"), info=_("By lot for each comparison."), placeholder=_("all"))
-        save = gr.Button(
-            _("Save as a new version"), variant="primary", size="md", scale=0, min_width=240, elem_id="rubric-save"
-        )
+        save = button(_("Save as a new version"), 240, "rubric-save", "primary")
         said = html_box()
         with gr.Accordion(_("Every version"), open=False):
-            # A choice made before the app was restarted must still be accepted after it.
-            chosen = gr.Dropdown([], label=_("Version"), allow_custom_value=True, elem_id="rubric-versions")
+            chosen = open_choice(_("Version"), elem_id="rubric-versions")
             earlier = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
-            edit = gr.Button(_("Edit this version"), size="md", scale=0, min_width=180, elem_id="rubric-edit")
+            edit = button(_("Edit this version"), 180, "rubric-edit")
         with gr.Accordion(_("The prompt as sent"), open=False):
             number = gr.Textbox(
                 label=_("Comparison"),
@@ -216,7 +223,7 @@ def lay_out() -> RubricFormPage:
                 max_length=20,
                 elem_id="rubric-comparison",
             )
-            show = gr.Button(_("Show the prompt"), size="md", scale=0, min_width=200, elem_id="rubric-prompt")
+            show = button(_("Show the prompt"), 200, "rubric-prompt")
             prompt = html_box()
     return RubricFormPage(
         holding=holding,

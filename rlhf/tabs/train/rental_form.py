@@ -11,7 +11,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, asking_box, html_box, text_in
+from annotation.tabs.components import QUEUED, QUIET, asking_box, button, html_box, open_choice, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui import formatting, markup
@@ -31,7 +31,6 @@ NO_TOKEN = N_(
     "start jobs, then start Prefloop again."
 )
 ASKING = N_("The Hub was asked: open the list again in a few seconds.")
-Update = dict[str, Any]
 Begin = Callable[..., tuple[int, Sequence[Any]]]
 
 
@@ -63,11 +62,9 @@ def lay_out(name: str) -> RentalFormPage:
         if HELD not in os.environ:
             html_box(paragraph(_(NO_TOKEN), "warning"))
         with gr.Row():
-            flavor = gr.Dropdown(
-                [],
-                label=_("Hardware"),
+            flavor = open_choice(
+                _("Hardware"),
                 info=_("As the Hub names it; the list is what it has told."),
-                allow_custom_value=True,
                 min_width=220,
                 elem_id=f"{name}-flavor",
             )
@@ -91,15 +88,13 @@ def lay_out(name: str) -> RentalFormPage:
                 min_width=160,
             )
         with gr.Row():
-            prices = gr.Button(_("Ask the Hub for its prices"), size="md", scale=0, min_width=270)
-            rent = gr.Button(_("Rent and train"), size="md", scale=0, min_width=160, elem_id=f"{name}-rent")
+            prices = button(_("Ask the Hub for its prices"), 270)
+            rent = button(_("Rent and train"), 160, f"{name}-rent")
         told = html_box()
         question = asking_box()
         with gr.Row(visible=False) as answers:
-            yes = gr.Button(
-                _("Spend it"), variant="primary", size="md", scale=0, min_width=200, elem_id=f"{name}-spend"
-            )
-            no = gr.Button(_("Don't"), size="md", scale=0, min_width=100)
+            yes = button(_("Spend it"), 200, f"{name}-spend", "primary")
+            no = button(_("Don't"), 100)
         said = html_box()
     return RentalFormPage(
         flavor=flavor,

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from annotation.records import Annotator, Split
-from annotation.tabs.components import QUEUED, html_box, whole_number
+from annotation.tabs.components import QUEUED, button, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.validation import whole
@@ -66,12 +66,9 @@ def lay_out(form: Form) -> RowsPage:
             split = gr.Radio(splits, value="train", label=_("Rows"), min_width=240, visible=len(splits) > 1)
             number = whole_number(_(NUMBER), 1, min_width=140, elem_id=f"{form.name}-number")
         with gr.Row():
-            turns = {
-                name: gr.Button(_(label), scale=0, min_width=86, size="md", elem_id=f"{form.name}-{name}")
-                for name, (label, _step) in TURNS.items()
-            }
+            turns = {name: button(_(label), 86, f"{form.name}-{name}") for name, (label, _step) in TURNS.items()}
         row = html_box()
-    through = gr.Button(_("Look through all rows"), scale=0, min_width=240, size="md", elem_id=f"{form.name}-through")
+    through = button(_("Look through all rows"), 240, f"{form.name}-through")
     return RowsPage(
         accordion=accordion, split=split, number=number, turns=turns, row=row, through=through, found=html_box()
     )
@@ -98,8 +95,8 @@ def wire(page: RowsPage, form: Form, context: Context, preflight: Preflight, inp
 
     look_through.__name__ = f"through_{form.name}"
     turners = {name: turner(name) for name in TURNS}
-    for name, button in page.turns.items():
-        button.click(turners[name], looked, shown, **QUEUED)
+    for name, turning in page.turns.items():
+        turning.click(turners[name], looked, shown, **QUEUED)
     for again in (page.accordion.expand, page.split.input, page.number.submit):
         again(turners["show"], looked, shown, **QUEUED)
     return page.through.click(admin(look_through), [*inputs], page.found, **QUEUED)

@@ -10,7 +10,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, FollowedPage, html_box, meanings, whole_number
+from annotation.tabs.components import QUEUED, QUIET, FollowedPage, Seen, Update, html_box, meanings, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _, ngettext
@@ -32,8 +32,6 @@ FOLLOW_SECONDS = 4
 # The shapes that fields have, in the order of the page.
 SHAPES = ("lists", "choices", "typed", "switches")
 
-Update = dict[str, Any]
-Seen = dict[str, Any]
 Values = Mapping[str, Any]
 
 
