@@ -48,6 +48,6 @@ class MergeSpec(JobSpec):
     def frozen(self, db: Database, data_dir: Path) -> Self:
         """The spec with the adapter's revision. Raises UserError for what can't be merged."""
         policy = registry.by_revision(db, self.revision)
-        for sentence in merge_problem(db, policy):
-            raise UserError(sentence)
+        if problem := merge_problem(db, policy):
+            raise UserError(problem)
         return replace(self, revision=policy.revision)

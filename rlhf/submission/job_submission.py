@@ -137,8 +137,8 @@ def delete_policy(db: Database, data_dir: Path, revision: str, decided_by: str) 
     """
     with db.transaction():
         policy = registry.by_revision(db, revision)
-        for sentence in preconditions.needed_by(db, policy):
-            raise UserError(sentence)
+        if needed := preconditions.needed_by(db, policy):
+            raise UserError(needed)
         registry.mark_deleted(db, policy, decided_by)
     return registry.remove_files(data_dir, policy)
 

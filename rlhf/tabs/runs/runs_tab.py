@@ -412,9 +412,9 @@ def asked_about(context: Context, seen: Any) -> str:
     """The files that a person is to be asked about. Raises UserError while they can't be deleted."""
     if not isinstance(seen, dict) or not isinstance(seen.get("files"), str):
         raise UserError(_("This job has left no files that could be deleted."))
-    if seen["revision"] is not None:
-        for sentence in preconditions.needed_by(context.db, registry.by_revision(context.db, seen["revision"])):
-            raise UserError(sentence)
+    made = None if seen["revision"] is None else registry.by_revision(context.db, seen["revision"])
+    if made is not None and (needed := preconditions.needed_by(context.db, made)):
+        raise UserError(needed)
     return str(seen["files"])
 
 
