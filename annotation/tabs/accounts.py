@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -105,7 +104,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         )
     add = gr.Button(_("Add account"), variant="primary", elem_id="account-add")
     with gr.Accordion(_("Invite someone"), open=False):
-        invited = lay_out_invitation()
+        invited = InvitationForm()
         made = acting_box(elem_id="invitations")
     with gr.Accordion(_("Change an account"), open=False) as changing:
         account = open_choice(_("Account"))
@@ -405,28 +404,17 @@ def save_groups(db: Database, annotator: Annotator, account: str | None, groups:
 
 
 # --------------------------------------------------------------------------------------------------------- invitations
-@dataclass(frozen=True)
 class InvitationForm:
     """What an invitation is made with, and the link."""
 
-    uses: gr.Number
-    days: gr.Number
-    group: gr.Textbox
-    quota: gr.Number
-    make: gr.Button
-    link: gr.HTML
-
-
-def lay_out_invitation() -> InvitationForm:
-    """The form, below each other."""
-    with gr.Row():
-        uses = whole_number(_("Accounts"), 1, min_width=100)
-        days = whole_number(_("Days"), 7, min_width=100)
-        group = gr.Textbox(label=_("Group"), placeholder=_("none"), max_length=40, min_width=100)
-        quota = whole_number(_("Judgements each"), placeholder=_("no end"), min_width=100)
-    make = gr.Button(_("Make a link"), variant="primary", elem_id="invitation-add")
-    link = gr.HTML(value="", js_on_load=LINK, elem_classes=["kit"], elem_id="invitation-link")
-    return InvitationForm(uses=uses, days=days, group=group, quota=quota, make=make, link=link)
+    def __init__(self) -> None:
+        with gr.Row():
+            self.uses = whole_number(_("Accounts"), 1, min_width=100)
+            self.days = whole_number(_("Days"), 7, min_width=100)
+            self.group = gr.Textbox(label=_("Group"), placeholder=_("none"), max_length=40, min_width=100)
+            self.quota = whole_number(_("Judgements each"), placeholder=_("no end"), min_width=100)
+        self.make = gr.Button(_("Make a link"), variant="primary", elem_id="invitation-add")
+        self.link = gr.HTML(value="", js_on_load=LINK, elem_classes=["kit"], elem_id="invitation-link")
 
 
 def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, opening: Any) -> None:

@@ -213,23 +213,26 @@ def outcome_card(outcome: ImportOutcome) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
-@dataclass(frozen=True)
 class ImportFormPage:
-    """The part's components. `looked` is what this session has looked at."""
+    """The part's components. `looked` is what this session has looked at, `more` shows columns not spoken of yet."""
 
-    source: Mapping[str, Any]
-    form: Mapping[str, Any]
-    columns: Mapping[str, gr.Dropdown]
-    folded: gr.Accordion
-    more: gr.Button
-    """Shows the columns that nothing was said of yet."""
-    buttons: Mapping[str, gr.Button]
-    group: gr.Column
-    first_rows: gr.HTML
-    meaning: gr.HTML
-    standing: gr.HTML
-    looked: gr.State
-    pulse: gr.HTML
+    def __init__(self) -> None:
+        gr.Markdown(_("## Import"))
+        gr.Markdown(joined(_(EXPLANATION), _(FORMATS)))
+        self.source = build_source()
+        look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look",
+                         visible=False)  # fmt: skip
+        with gr.Column(visible=False) as self.group:
+            self.first_rows, self.meaning = html_box(), html_box()
+            self.form, (self.folded, self.more, self.columns) = build_form(), build_columns()
+            with gr.Row():
+                again = gr.Button(_("Read the first rows again"), min_width=200, elem_id="import-again")
+                check = gr.Button(_("Check all rows"), min_width=200, elem_id="import-check")
+                bring = gr.Button(_("Import"), variant="primary", min_width=200, elem_id="import-import")
+        self.standing = html_box()
+        cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
+        self.buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
+        self.looked, self.pulse = gr.State({}), pulse()
 
     @property
     def fields(self) -> list[Any]:
@@ -359,36 +362,7 @@ def choices_of(role: str, columns: Iterable[str]) -> list[tuple[str, str]]:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
-    gr.Markdown(_("## Import"))
-    gr.Markdown(joined(_(EXPLANATION), _(FORMATS)))
-    source = build_source()
-    look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look",
-                     visible=False)  # fmt: skip
-    with gr.Column(visible=False) as group:
-        first_rows, meaning = html_box(), html_box()
-        form, (folded, more, columns) = build_form(), build_columns()
-        with gr.Row():
-            again = gr.Button(_("Read the first rows again"), min_width=200, elem_id="import-again")
-            check = gr.Button(_("Check all rows"), min_width=200, elem_id="import-check")
-            bring = gr.Button(_("Import"), variant="primary", min_width=200, elem_id="import-import")
-    standing = html_box()
-    cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
-    buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
-    page = ImportFormPage(
-        source=source,
-        form=form,
-        columns=columns,
-        folded=folded,
-        more=more,
-        buttons=buttons,
-        group=group,
-        first_rows=first_rows,
-        meaning=meaning,
-        standing=standing,
-        looked=gr.State({}),
-        pulse=pulse(),
-    )
-    wire(page, context, Importer(context.db, context.token_held), opening_of(demo))
+    wire(ImportFormPage(), context, Importer(context.db, context.token_held), opening_of(demo))
 
 
 def wire(page: ImportFormPage, context: Context, importer: Importer, opening: Any) -> None:

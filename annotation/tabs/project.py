@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -135,24 +135,34 @@ def choose_version(db: Database, selected: Any) -> tuple[Any, str]:
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
-@dataclass(frozen=True)
 class ProjectPage:
     """The tab's components. `sent` is what this session was sent last: fields that differ from it are a draft."""
 
-    counts: gr.HTML
-    acts: gr.HTML
-    form: Mapping[str, Any]
-    save: gr.Button
-    saved: gr.HTML
-    standing: gr.HTML
-    text: gr.Textbox
-    preview: gr.Button
-    write: gr.Button
-    preview_box: gr.HTML
-    versions: gr.Dropdown
-    earlier: gr.Textbox
-    edit: gr.Button
-    sent: gr.State
+    def __init__(self) -> None:
+        gr.Markdown(_("## What annotators are asked"))
+        self.counts, self.acts, self.form = html_box(), html_box(), build_form()
+        self.save = gr.Button(_("Save the project"), variant="primary", scale=0, min_width=240, elem_id="project-save")
+        self.saved = html_box()
+        gr.Markdown(_("## Guidelines"))
+        self.standing = html_box()
+        self.text = gr.Textbox(
+            label=_("Text, in Markdown"),
+            lines=10,
+            max_lines=30,
+            max_length=project.MAXIMUM_GUIDELINES,
+            elem_id="guidelines-text",
+        )
+        with gr.Row():
+            self.preview = gr.Button(_("Preview"), scale=0, min_width=160, elem_id="guidelines-preview")
+            self.write = gr.Button(
+                _("Save as a new version"), variant="primary", scale=0, min_width=240, elem_id="guidelines-save"
+            )
+        self.preview_box = html_box()
+        with gr.Accordion(_("Every version"), open=False):
+            self.versions = open_choice(_("Version"), elem_id="guidelines-versions")
+            self.earlier = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
+            self.edit = button(_("Edit this version"), 180, "guidelines-edit")
+        self.sent = gr.State({})
 
     @property
     def fields(self) -> list[Any]:
@@ -213,38 +223,7 @@ def number(label: str, info: str | None = None, empty: str | None = None) -> gr.
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
-    gr.Markdown(_("## What annotators are asked"))
-    asked: dict[str, Any] = {"counts": html_box(), "acts": html_box(), "form": build_form()}
-    asked |= {
-        "save": gr.Button(_("Save the project"), variant="primary", scale=0, min_width=240, elem_id="project-save"),
-        "saved": html_box(),
-    }
-    gr.Markdown(_("## Guidelines"))
-    page = ProjectPage(**asked, **build_guidelines(), sent=gr.State({}))
-    wire(page, context, opening_of(demo))
-
-
-def build_guidelines() -> dict[str, Any]:
-    """The guidelines' editor and what was there before."""
-    parts: dict[str, Any] = {"standing": html_box()}
-    parts["text"] = gr.Textbox(
-        label=_("Text, in Markdown"),
-        lines=10,
-        max_lines=30,
-        max_length=project.MAXIMUM_GUIDELINES,
-        elem_id="guidelines-text",
-    )
-    with gr.Row():
-        parts["preview"] = gr.Button(_("Preview"), scale=0, min_width=160, elem_id="guidelines-preview")
-        parts["write"] = gr.Button(
-            _("Save as a new version"), variant="primary", scale=0, min_width=240, elem_id="guidelines-save"
-        )
-    parts["preview_box"] = html_box()
-    with gr.Accordion(_("Every version"), open=False):
-        parts["versions"] = open_choice(_("Version"), elem_id="guidelines-versions")
-        parts["earlier"] = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
-        parts["edit"] = button(_("Edit this version"), 180, "guidelines-edit")
-    return parts
+    wire(ProjectPage(), context, opening_of(demo))
 
 
 def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> None:

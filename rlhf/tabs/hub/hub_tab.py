@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -322,15 +322,32 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
-@dataclass(frozen=True)
 class HubPage:
     """The components: `parts` follow the rows, `forms` are the fields by form, `seen` is what was sent last."""
 
-    parts: Mapping[str, Any]
-    forms: Mapping[str, Sequence[Any]]
-    buttons: Mapping[str, gr.Button]
-    seen: gr.State
-    pulse: gr.HTML
+    def __init__(self) -> None:
+        self.parts: dict[str, Any] = {}
+        self.forms: dict[str, Sequence[Any]] = {}
+        self.buttons: dict[str, gr.Button] = {}
+        parts, forms, buttons = self.parts, self.forms, self.buttons
+        parts["held"] = html_box()
+        with gr.Column():
+            buttons["token"] = button(_("Check the token"), "hub-token")
+            forms["token"], parts["said token"] = [], html_box()
+            with gr.Accordion(_("Publish a model"), open=False, elem_id="hub-publish"):
+                lay_out_publish(parts, forms, buttons)
+            with gr.Accordion(_("Pull a model"), open=False, elem_id="hub-pull"):
+                lay_out_pull(parts, forms, buttons)
+            with gr.Accordion(_("Push data"), open=False, elem_id="hub-push"):
+                lay_out_push(parts, forms, buttons)
+            with gr.Accordion(_("This program as a Space"), open=False, elem_id="hub-space"):
+                lay_out_space(parts, forms, buttons)
+            parts["requests"] = html_box()
+        parts["published"] = html_box()
+        gr.Markdown(_("## Safe copies"))
+        parts["copies"] = html_box()
+        parts.update({name: buttons[name] for name in NEED_TOKEN})
+        self.seen, self.pulse = gr.State({}), pulse()
 
     @property
     def followed(self) -> list[Any]:
@@ -346,34 +363,9 @@ class HubPage:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
-    page = lay_out()
+    page = HubPage()
     wire(page, context, opening_of(demo))
     wire_previews(page, context)
-
-
-def lay_out() -> HubPage:
-    """The components, top to bottom, without any value from the rows."""
-    parts: dict[str, Any] = {}
-    forms: dict[str, Sequence[Any]] = {}
-    buttons: dict[str, gr.Button] = {}
-    parts["held"] = html_box()
-    with gr.Column():
-        buttons["token"] = button(_("Check the token"), "hub-token")
-        forms["token"], parts["said token"] = [], html_box()
-        with gr.Accordion(_("Publish a model"), open=False, elem_id="hub-publish"):
-            lay_out_publish(parts, forms, buttons)
-        with gr.Accordion(_("Pull a model"), open=False, elem_id="hub-pull"):
-            lay_out_pull(parts, forms, buttons)
-        with gr.Accordion(_("Push data"), open=False, elem_id="hub-push"):
-            lay_out_push(parts, forms, buttons)
-        with gr.Accordion(_("This program as a Space"), open=False, elem_id="hub-space"):
-            lay_out_space(parts, forms, buttons)
-        parts["requests"] = html_box()
-    parts["published"] = html_box()
-    gr.Markdown(_("## Safe copies"))
-    parts["copies"] = html_box()
-    parts |= {name: buttons[name] for name in NEED_TOKEN}
-    return HubPage(parts=parts, forms=forms, buttons=buttons, seen=gr.State({}), pulse=pulse())
 
 
 def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:

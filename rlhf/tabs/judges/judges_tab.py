@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -46,7 +45,7 @@ from rlhf.judges.judge_store import Judge, JudgeScope
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.judges import judge_card, judge_form, rubric_form
-from rlhf.tabs.judges.judge_form import CHOSEN, JudgeFormPage
+from rlhf.tabs.judges.judge_form import CHOSEN
 from rlhf.tabs.overview import next_steps
 from rlhf.tabs.runs import job_cards
 
@@ -485,23 +484,34 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
 FEEDBACK = ("mode", "audit", "unsure", "check")
 
 
-@dataclass(frozen=True)
 class JudgesPage:
-    """The tab's components: `parts` follow the rows, `said` is what the buttons beside it did.
+    """The tab's components down to the rubric; nothing of the rows is in them.
 
-    `seen` is what this session was sent last: fields that differ from its "sent" are a draft.
+    `parts` follow the rows, `said` is what the buttons beside it did. `seen` is what this session was sent last: fields
+    that differ from its "sent" are a draft.
     """
 
-    parts: Mapping[str, Any]
-    said: Mapping[str, Any]
-    feedback: Mapping[str, Any]
-    making: gr.Accordion
-    form: JudgeFormPage
-    most: gr.Number
-    save: gr.Button
-    add: gr.Button
-    seen: gr.State
-    pulse: gr.HTML
+    def __init__(self) -> None:
+        parts: dict[str, Any] = {}
+        said: dict[str, Any] = {}
+        gr.Markdown(_("## Who judges"))
+        parts["standing"] = html_box()
+        self.feedback = lay_out_feedback()
+        self.save = button(_("Save"), "judges-save", "primary")
+        said["save"] = html_box()
+        gr.Markdown(_("## The judges"))
+        parts["judges"] = html_box()
+        with gr.Accordion(_("Make a judge"), open=False) as self.making:
+            html_box(paragraph(_(JUDGES_NOTE), "quiet"))
+            self.form = judge_form.lay_out()
+            self.add = button(_("Make this judge"), "judge-add", "primary")
+        said["add"] = acting_box(speaks=True, elem_id="judge-made")
+        parts |= {name: self.form.fields[name] for name in CHOSEN}
+        with gr.Column(visible=False) as parts["one"]:
+            self.most = lay_out_one(parts, said)
+            parts["verdicts"] = html_box()
+        self.parts, self.said = parts, said
+        self.seen, self.pulse = gr.State({}), pulse(POLL_SECONDS)
 
     @property
     def looked(self) -> list[Any]:
@@ -531,45 +541,11 @@ class JudgesPage:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
-    page = lay_out()
+    page = JudgesPage()
     rubric_form.build(context, opening_of(demo), page.parts["selector"])
     wire_views(page, context)
     wire_judges(page, context)
     wire_jobs(page, context)
-
-
-def lay_out() -> JudgesPage:
-    """The components down to the rubric; nothing of the rows is in them."""
-    parts: dict[str, Any] = {}
-    said: dict[str, Any] = {}
-    gr.Markdown(_("## Who judges"))
-    parts["standing"] = html_box()
-    feedback = lay_out_feedback()
-    save = button(_("Save"), "judges-save", "primary")
-    said["save"] = html_box()
-    gr.Markdown(_("## The judges"))
-    parts["judges"] = html_box()
-    with gr.Accordion(_("Make a judge"), open=False) as making:
-        html_box(paragraph(_(JUDGES_NOTE), "quiet"))
-        form = judge_form.lay_out()
-        add = button(_("Make this judge"), "judge-add", "primary")
-    said["add"] = acting_box(speaks=True, elem_id="judge-made")
-    parts |= {name: form.fields[name] for name in CHOSEN}
-    with gr.Column(visible=False) as parts["one"]:
-        most = lay_out_one(parts, said)
-        parts["verdicts"] = html_box()
-    return JudgesPage(
-        parts=parts,
-        said=said,
-        feedback=feedback,
-        making=making,
-        form=form,
-        most=most,
-        save=save,
-        add=add,
-        seen=gr.State({}),
-        pulse=pulse(POLL_SECONDS),
-    )
 
 
 def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:

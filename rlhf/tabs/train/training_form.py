@@ -229,10 +229,10 @@ def lay_out(form: Form) -> TrainingFormPage:
                 inputs |= field_inputs(form, names)
     with gr.Accordion(_("What it would learn from"), open=False):
         parts["data"] = html_box()
-        rows = row_views.lay_out(form)
+        rows = RowsPage(form)
     with gr.Accordion(_("What it would take"), open=False):
         parts["cost"] = html_box()
-    rented = rental_form.lay_out(form.name)
+    rented = rental_form.RentalFormPage(form.name)
     parts |= {"row": rows.row, "rows_found": rows.found}
     with gr.Accordion(_("As JSON, and on the command line"), open=False):
         parts["spec"] = to_copy(_("Spec"), f"{form.name}-spec")
