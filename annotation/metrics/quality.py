@@ -66,35 +66,15 @@ def votes(db: Database, comparison_id: int | None = None) -> list[Vote]:
 
 def read_vote(row: Sequence[Any], lengths: tuple[int, ...], revisions: tuple[str | None, ...]) -> Vote:
     """A row of VOTES as a record."""
-    (
-        id_,
-        comparison,
-        name,
-        purpose,
-        kind,
-        outcome,
-        ranking,
-        strength,
-        order,
-        seconds,
-        early,
-        created,
-        first,
-        by_heads,
-    ) = row
+    *said, ranking, strength, order, seconds, early, created, first, by_heads = row
     return Vote(
-        id=id_,
-        comparison_id=comparison,
-        annotator=name,
-        purpose=purpose,
-        kind=kind,
-        outcome=outcome,
-        ranking=None if ranking is None else parse_numbers(ranking),
-        strength=strength,
-        shown_order=parse_numbers(order),
-        seconds=seconds,
-        early=bool(early),
-        created=created,
+        *said,
+        None if ranking is None else parse_numbers(ranking),
+        strength,
+        parse_numbers(order),
+        seconds,
+        bool(early),
+        created,
         first_ranking=None if first is None else parse_numbers(first),
         lengths=lengths,
         revisions=revisions,

@@ -145,6 +145,9 @@ class ComparisonHistory:
     acts: tuple[AdminAct, ...]
 
 
+COPIED = ("created", "candidate", "against", "state", "asks", "asks_why", "formed_chance", "people_chance")
+
+
 def history(db: Database, comparison_id: int) -> ComparisonHistory:
     """All rows about a comparison, oldest first. Raises UserError where there is no such comparison."""
     with db.reading():
@@ -163,16 +166,9 @@ def history(db: Database, comparison_id: int) -> ComparisonHistory:
             listed=page.rows[0],
             messages=tuple(json.loads(row["messages"])),
             answers=answers(db, comparison_id),
-            created=row["created"],
+            **{name: row[name] for name in COPIED},
             asked_by=row["asker"],
             import_name=row["imported"],
-            candidate=row["candidate"],
-            against=row["against"],
-            state=row["state"],
-            asks=row["asks"],
-            asks_why=row["asks_why"],
-            formed_chance=row["formed_chance"],
-            people_chance=row["people_chance"],
             people_drawn=None if row["people_drawn"] is None else bool(row["people_drawn"]),
             hand_outs=hand_outs(db, comparison_id),
             judgements=judgements(db, comparison_id),

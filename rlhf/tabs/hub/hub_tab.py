@@ -71,6 +71,8 @@ NO_TOKEN = N_(
     "then start Prefloop again."
 )
 JUDGEMENTS = "judgements"
+# The fields of a Space, in the form's order; "public" is the last one.
+SPACE_TEXTS = ("repo", "hardware", "admins", "annotators", "copies", "model")
 SPACE_FIELDS = (
     (N_("What is left empty"), N_("It stays as the Space has it; a new one goes by what stands there in grey.")),
     (N_("Hardware"), N_("Say cpu-upgrade.")),
@@ -274,16 +276,8 @@ def space_to_make(db: Database, asked: CheckSpace, agreed: Any) -> MakeSpace:
 
 def space_of(*values: Any) -> CheckSpace:
     *texts, public = values
-    repo, hardware, admins, annotators, copies, model = (text_in(text).strip() for text in texts)
-    return CheckSpace(
-        repo=repo,
-        hardware=hardware,
-        admins=admins,
-        annotators=annotators,
-        copies=copies,
-        public=public is True,
-        model=model,
-    )
+    typed = {name: text_in(text).strip() for name, text in zip(SPACE_TEXTS, texts, strict=True)}
+    return CheckSpace(**typed, public=public is True)
 
 
 # ------------------------------------------------------------------------------------------------------------ the view
@@ -504,8 +498,7 @@ def space_form(db: Database, form: Sequence[Any]) -> list[Any]:
     if checked is None or text_in(form[0]).strip():
         return [gr.skip() for _ in form]
     assert isinstance(checked.spec, CheckSpace)
-    told = checked.spec
-    return [told.repo, told.hardware, told.admins, told.annotators, told.copies, told.model, told.public]
+    return [*(getattr(checked.spec, name) for name in SPACE_TEXTS), checked.spec.public]
 
 
 def publish_of(revision: Any, repo: Any, private: Any, licence: Any) -> PublishModel:
