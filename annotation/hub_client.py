@@ -177,7 +177,6 @@ def reason(error: BaseException) -> str:
 
 
 def refusal(response: Any, error: BaseException) -> str:
-    """What an error's status means."""
     status: int = response.status_code
     if status == 401 and "authorization" not in response.request.headers:
         return joined(_(REFUSED[404]), _("Without a token only what is public can be seen."), no_token())
@@ -405,5 +404,4 @@ def commit(
 
 
 def plain(content: Path | bytes) -> str | bytes:
-    """A content as the client takes it."""
     return content if isinstance(content, bytes) else str(content)

@@ -297,7 +297,6 @@ def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
 
 
 def waiting_sentence(job: job_store.Job, ahead: Sequence[job_store.Job]) -> str:
-    """What a job waits for."""
     if not ahead:
         return f"job {job.id} runs in another program; this one waits for its end."
     first = ahead[0]
@@ -359,7 +358,6 @@ def result_text(job: job_store.Job) -> str:
 
 
 def made_lines(db: Database, job_id: int) -> list[str]:
-    """What a job made, and how the check of that stands."""
     made = registry.of_job(db, job_id)
     check = "" if made is None or made.kind != "policy" else gate_decisions.check_status(db, made).sentence
     return [] if made is None else [f"made: {made.revision} ({made.status}). {check}".rstrip()]

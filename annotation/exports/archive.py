@@ -441,7 +441,6 @@ def is_ranking(text: str) -> bool:
 
 
 def is_order(text: str) -> bool:
-    """Whether it is an order of positions."""
     value = parsed(text)
     if not isinstance(value, list) or any(type(place) is not int for place in value):
         return False

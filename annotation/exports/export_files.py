@@ -40,8 +40,6 @@ COUNT_SECONDS: Final = 300.0
 # --------------------------------------------------------------------------------------------------------------- files
 @dataclass(frozen=True)
 class ExportFile:
-    """A finished export."""
-
     name: str
     size: int
     made: str
@@ -143,7 +141,6 @@ def file_name(request: ExportRequest) -> str:
 
 
 def command_of(data_dir: Path, request: ExportRequest, *more: str) -> list[str]:
-    """The command line of an export."""
     return [sys.executable, *PROGRAM, *arguments_of(request), f"--data={data_dir}", *more]
 
 

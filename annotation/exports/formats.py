@@ -80,8 +80,6 @@ class Filters:
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """One export as it was asked for."""
-
     format: str = "preference"
     container: str = "dataset"
     filters: Filters = Filters()
@@ -559,7 +557,6 @@ def demonstration(shown: Demonstration, filters: Filters, known: ExportContext) 
 
 
 def sft_row(shown: Judgement | Demonstration, text: str, facts: ExportRow) -> ExportRow:
-    """One row to imitate."""
     return {
         "prompt": conversation(shown.messages),
         "completion": answer(text),

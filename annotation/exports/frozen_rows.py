@@ -29,12 +29,10 @@ class FrozenRow:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """The row as it is stored."""
         return {"split": self.split, "messages": [dict(message) for message in self.messages]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """A stored row."""
         return known(cls, {**values, "messages": tuple(values["messages"])})
 
 
@@ -57,7 +55,6 @@ class FrozenAnswer:
         return self.origin == OUTSIDE
 
     def to_json(self) -> dict[str, Any]:
-        """The answer as it is stored."""
         values = asdict(self)
         if self.token_ids is None:
             del values["token_ids"]
@@ -65,12 +62,10 @@ class FrozenAnswer:
 
     @classmethod
     def of(cls, answer: JudgedAnswer) -> FrozenAnswer:
-        """What of a judged answer is trained on."""
         return cls(**{name: getattr(answer, name) for name in cls.__dataclass_fields__})
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> FrozenAnswer:
-        """A stored answer."""
         drawn = values.get("token_ids")
         return known(cls, {**values, "token_ids": None if drawn is None else TokenIds.from_json(drawn)})
 
@@ -130,8 +125,6 @@ class PreferenceRow(FrozenRow):
 
 @dataclass(frozen=True)
 class DemonstrationRow(FrozenRow):
-    """An answer to be imitated."""
-
     text: str
     origin: str = ""
     """Who wrote it: 'person', 'import', 'policy', or 'example' for one of an example set."""
@@ -147,8 +140,6 @@ class DemonstrationRow(FrozenRow):
 
 @dataclass(frozen=True)
 class PromptRow(FrozenRow):
-    """A prompt to answer."""
-
     prompt_id: int
 
     def to_json(self) -> dict[str, Any]:
@@ -164,5 +155,4 @@ def line_of(row: FrozenRow) -> bytes:
 
 
 def read_rows(content: bytes, kind: type[AnyRow]) -> list[AnyRow]:
-    """The rows of a file."""
     return [kind.from_json(json.loads(line)) for line in content.splitlines()]

@@ -53,7 +53,6 @@ def look_read(told: Mapping[str, Any]) -> ImportPreview:
 
 
 def record_read(told: Mapping[str, Any]) -> MappedRow:
-    """What a row says."""
     ranking = told.get("ranking")
     parts = {
         "messages": tuple(told["messages"]),

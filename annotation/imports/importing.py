@@ -52,8 +52,6 @@ def starter_prompts() -> list[Prompt]:
 # ------------------------------------------------------------------------------------------------------ before writing
 @dataclass(frozen=True)
 class ImportRequest:
-    """What is to be imported, and how."""
-
     target: Target | Literal["auto"] = "auto"
     """What is made of the rows; 'auto' goes by the columns."""
     columns: Columns = field(default_factory=dict)
@@ -300,7 +298,6 @@ def read_rows(
 
 
 def rows_of(source: ImportSource, order: ImportRequest) -> Iterator[RawRow]:
-    """The rows in the range that is asked for."""
     for row in source.rows():
         if order.last is not None and row.number > order.last:
             return

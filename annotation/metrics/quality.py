@@ -65,7 +65,6 @@ def votes(db: Database, comparison_id: int | None = None) -> list[Vote]:
 
 
 def read_vote(row: Sequence[Any], lengths: tuple[int, ...], revisions: tuple[str | None, ...]) -> Vote:
-    """A row of VOTES as a record."""
     *said, ranking, strength, order, seconds, early, created, first, by_heads = row
     return Vote(
         *said,

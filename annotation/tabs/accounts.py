@@ -275,7 +275,6 @@ def visit_account(db: Database, annotator: Annotator, place: Place) -> Any:
 
 
 def add_account(db: Database, annotator: Annotator, name: Any, role: Any, password: Any) -> Any:
-    """The handler of "Add account"."""
     called, typed = text_in(name).strip(), text_in(password)
     chosen = typed or access.generate_password()
     access.add_account(db, called, text_in(role), chosen)
@@ -358,13 +357,11 @@ def change_role(db: Database, role: str, annotator: Annotator, account: str | No
 
 
 def deactivate(db: Database, annotator: Annotator, account: str | None) -> Any:
-    """Shuts an account out."""
     access.deactivate(db, account or "")
     return page_of(db, _("{account} can't sign in any more. Judgements stay.").format(account=account), account)
 
 
 def activate(db: Database, annotator: Annotator, account: str | None) -> Any:
-    """The handler of "Reactivate"."""
     access.activate(db, chosen(db, account))
     return page_of(db, _("{account} can sign in again.").format(account=account), account)
 
@@ -384,7 +381,6 @@ def languages() -> list[tuple[str, str]]:
 
 
 def change_language(db: Database, annotator: Annotator, account: str | None, code: str | None) -> Any:
-    """The handler of the choice of a language."""
     access.set_language(db, chosen(db, account), text_in(code) or None)
     said = _("{account} is answered in {language}.").format(
         account=account, language=language_of(text_in(code) or None).name
@@ -393,7 +389,6 @@ def change_language(db: Database, annotator: Annotator, account: str | None, cod
 
 
 def save_groups(db: Database, annotator: Annotator, account: str | None, groups: Any, quota: Any) -> Any:
-    """The handler of "Save groups and judgements"."""
     row = access.existing(db, chosen(db, account))
     names = annotator_groups.group_names(text_in(groups))
     number = None if quota in (None, "", 0) else whole(quota, _("Judgements in all"), 1, invitations.MOST_JUDGEMENTS)

@@ -457,24 +457,20 @@ def redescribe_export(context: Context, annotator: Annotator, *values: Any) -> l
 
 
 def write_export(context: Context, annotator: Annotator, *values: Any) -> list[Any]:
-    """The handler of "Write the export"."""
     export_files.start(context.db, request_of(context.db, *values), annotator.name)
     return standing(context)
 
 
 def cancel_export(context: Context, annotator: Annotator) -> list[Any]:
-    """The handler of "Cancel"."""
     export_files.cancel(context.db)
     return standing(context)
 
 
 def follow_export(context: Context, annotator: Annotator) -> list[Any]:
-    """The handler of polls."""
     return standing(context)
 
 
 def delete_export(context: Context, annotator: Annotator, name: Any) -> list[Any]:
-    """The handler of "Delete"."""
     if not text_in(name):
         raise UserError(_("Choose an export first."))
     export_files.remove(context.data_dir, text_in(name))

@@ -306,7 +306,6 @@ def build_source() -> dict[str, Any]:
 
 
 def build_form() -> dict[str, Any]:
-    """What to make of the rows."""
     form: dict[str, Any] = {}
     form["target"] = gr.Radio(labelled(TARGET_CHOICES), value="auto", label=_("Import as"), elem_id="import-target")
     form["verdict"] = gr.Radio(labelled(VERDICT_CHOICES), value="judged", label=_("Verdicts of preferences become"))
@@ -417,7 +416,6 @@ def choose_split(annotator: Annotator, split: Any) -> Any:
 
 
 def show_columns(page: ImportFormPage, annotator: Annotator) -> list[Any]:
-    """The handler of "More columns"."""
     return [gr.update(visible=False), *(gr.update(visible=True) for _role in page.columns)]
 
 

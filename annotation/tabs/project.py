@@ -343,7 +343,6 @@ def write_guidelines(db: Database, annotator: Annotator, sent: Any, text: Any) -
 
 
 def read_version(db: Database, annotator: Annotator, version: Any) -> str:
-    """The handler of the choice of a version."""
     return choose_version(db, version)[1]
 
 

@@ -231,7 +231,6 @@ ANNOTATOR_HEADERS = (
 
 
 def annotators_table(figures: QualityReport) -> str:
-    """A row for each annotator."""
     rows = [
         annotator_row(one, figures.reliabilities[one.name], figures.excluded.get(one.name))
         for one in figures.annotators
@@ -241,7 +240,6 @@ def annotators_table(figures: QualityReport) -> str:
 
 
 def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str | None) -> Row:
-    """One annotator's figures as text."""
     first_place = counted_share(one.first_place)
     if one.first_place and one.fair != COIN:
         first_place = _("{share}, even {fair}").format(share=first_place, fair=percent(one.fair))
@@ -528,7 +526,6 @@ def no_strengths(policies: Strengths) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ per day
 def days_chart(per_day: Sequence[tuple[str, int]]) -> str:
-    """Judgements per day."""
     if not per_day:
         return ""
     total = sum(count for _, count in per_day)
@@ -552,7 +549,6 @@ def days_chart(per_day: Sequence[tuple[str, int]]) -> str:
 
 # ------------------------------------------------------------------------------------------- settling, gold and flags
 def disputes_table(disputes: Sequence[Dispute], limit: int = 10) -> str:
-    """Comparisons to settle."""
     rows = [
         (
             comparison_way(dispute.comparison_id),
@@ -636,7 +632,6 @@ DECIDED: Mapping[DecisionKind, str] = {
 
 
 def decisions_table(decisions: Sequence[AdminDecision]) -> str:
-    """What admins decided."""
     rows = [
         (
             one.annotator or _("comparison {number}").format(number=one.comparison_id),

@@ -36,8 +36,6 @@ from annotation.workbench.comparison_list import ListedComparison, list_page
 
 @dataclass(frozen=True)
 class HistoryAnswer:
-    """An answer, and who wrote it."""
-
     text: str
     writer: str
     """A policy's revision, 'import' or 'person'."""
@@ -123,8 +121,6 @@ class UsedBy:
 
 @dataclass(frozen=True)
 class ComparisonHistory:
-    """Everything about one comparison."""
-
     listed: ListedComparison
     messages: tuple[Message, ...]
     answers: tuple[HistoryAnswer, ...]

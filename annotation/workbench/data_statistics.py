@@ -97,7 +97,6 @@ PEOPLE: Final = f"""SELECT a.name, sum(j.outcome != 'skip') AS judgements, sum({
 
 
 def counted(db: Database, asked: dict[str, Any]) -> DataStatistics:
-    """The figures of the chosen."""
     pairs = counts_of(db)
     people = tuple(PersonCounts(**row) for row in db.rows(PEOPLE))
     answers = db.rows(ANSWERS)

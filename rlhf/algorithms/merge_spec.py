@@ -26,11 +26,9 @@ class MergeSpec(JobSpec):
     """Revision of the adapter."""
 
     def about(self) -> str:
-        """Which adapter is merged."""
         return _("merging {revision}").format(revision=self.revision)
 
     def facts(self) -> Facts:
-        """The adapter."""
         return [(_("Adapter"), self.revision)]
 
     def repeats(self, other: JobSpec) -> bool:
@@ -38,7 +36,6 @@ class MergeSpec(JobSpec):
         return isinstance(other, MergeSpec) and other.revision == self.revision
 
     def depends_on(self) -> tuple[str, ...]:
-        """The adapter."""
         return (self.revision,)
 
     def continues(self) -> str:

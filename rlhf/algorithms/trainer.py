@@ -338,7 +338,6 @@ def stored_result(run: Run, policy: Policy) -> dict[str, Any]:
 
 
 def last_metrics(run: Run) -> dict[str, float | None]:
-    """The metrics of the last step."""
     last: dict[str, Any] = next(reversed(job_store.metrics(run.db, run.job_id)), {})
     return {name: value for name, value in last.items() if name != "step"}
 

@@ -173,12 +173,10 @@ class JobTrainer(WithoutPreparation):
     # ---- as `TrainingProgress` asks
     @property
     def tokenizer(self) -> Any:
-        """The model's."""
         return self.processing_class
 
     @property
     def optimiser(self) -> Any:
-        """TRL's."""
         return self.optimizer
 
     def weights(self) -> dict[str, Tensor]:
@@ -190,7 +188,6 @@ class JobTrainer(WithoutPreparation):
         return {}
 
     def policy(self) -> Any:
-        """The model."""
         return self.model
 
     def save(self, directory: Path) -> FinishedTraining:

@@ -131,7 +131,6 @@ def report_name(number: int) -> str:
 
 
 def digest(content: Path | bytes) -> str:
-    """A content's sha256."""
     return sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
 
 

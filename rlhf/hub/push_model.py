@@ -62,8 +62,6 @@ Files = dict[str, Path | bytes]
 
 @dataclass(frozen=True)
 class PublishResult:
-    """What came of it."""
-
     repo: str
     tag: str
     commit_sha: str
@@ -447,7 +445,6 @@ def set_tag(hub: Hub, repo: str, kind: RepoKind, tag: str, sha: str, known: str 
 
 
 def described(made: PublishResult) -> str:
-    """What came of it, in a sentence."""
     if made.tag:
         fresh, before = (
             _("Published {repo}, tag {tag} (commit {commit}): {url}"),

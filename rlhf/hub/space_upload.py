@@ -62,8 +62,6 @@ SETTINGS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class SpacePlan:
-    """A Space as it is to be."""
-
     repo: str
     """OWNER/NAME."""
     hardware: str = ""
@@ -221,7 +219,6 @@ def front_matter(plan: SpacePlan) -> dict[str, Any]:
 
 
 def readme(plan: SpacePlan) -> str:
-    """The Space's README.md."""
     rows = "\n".join(f"| `{name}` | {text} |" for name, text in VARIABLES.items())
     return f"""{to_front_matter(front_matter(plan))}
 

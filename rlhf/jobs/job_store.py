@@ -34,7 +34,6 @@ class Diverged(UserError):
 
 
 def read_job(row: Mapping[str, Any]) -> Job:
-    """A job row as a record."""
     return job_table.as_job(row, from_row(row["spec"]))
 
 

@@ -59,7 +59,6 @@ def label_of(db: Database, job_id: int) -> RunLabel:
 
 
 def read_tags(stored: str) -> tuple[str, ...]:
-    """Tags as they are stored."""
     return tuple(tag for tag in stored.split(",") if tag)
 
 

@@ -530,8 +530,6 @@ def calls_key(judge: Judge) -> str:
 # ---------------------------------------------------------------------------------------------------------- judgements
 @dataclass(frozen=True)
 class StoredVerdict:
-    """A verdict as it is stored."""
-
     first: int
     second: int
     choice: Choice

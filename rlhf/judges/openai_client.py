@@ -456,7 +456,6 @@ def connection_failure(settings: EndpointSettings, error: httpx.HTTPError) -> En
 
 
 def status_failure(settings: EndpointSettings, response: httpx.Response, error: Mapping[str, Any]) -> EndpointError:
-    """The error for a status, with what to mend."""
     status, host = response.status_code, settings.host
     if status == 429 and "insufficient_quota" in (error.get("code"), error.get("type")):
         return EndpointError(

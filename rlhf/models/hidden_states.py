@@ -332,7 +332,6 @@ def padded_states(
     completion_BT: Tensor,
     depth: float = 1.0,
 ) -> Completions:
-    """The states of completions in a padded batch."""
     prefix = virtual_ids(causal, virtual_KH)
     width = len(prefix)
     before = torch.tensor(prefix, dtype=ids_BT.dtype, device=ids_BT.device).expand(len(ids_BT), width)

@@ -56,8 +56,6 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What a run takes."""
-
     counted: Parameters
     fit: Fit
     machine: Machine

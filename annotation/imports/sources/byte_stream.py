@@ -96,7 +96,6 @@ def wrong_byte(error: UnicodeDecodeError, start: int = 0) -> str:
 
 
 def file_sha256(path: Path, name: str) -> str:
-    """The checksum of a file."""
     sentence = _("{name} can't be read any more ({strerror}). Nothing was imported.")
     with explain_errors(sentence, name=name), path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()

@@ -108,7 +108,6 @@ def csv_rows(stream: Stream, likely: str = ",;\t") -> Iterator[RawRow]:
 
 
 def our_row(number: int, cells: Mapping[str, str]) -> RawRow:
-    """A row of our own export."""
     try:
         return SourceRow(number, unflattened({name: unescape_cell(text) for name, text in cells.items()}))
     except (ValueError, KeyError, TypeError, RecursionError):

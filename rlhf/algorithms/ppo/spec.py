@@ -258,7 +258,6 @@ class PPOSpec(TrainingSpec):
     """Check the candidate against the serving policy when training ends."""
 
     def facts(self) -> Facts:
-        """What scores it, what it is tied to and how."""
         penalty = (
             _("{control}, from {coefficient:g}, target {target:g} nats")
             if self.kl_control == "adaptive"
@@ -364,7 +363,6 @@ class PPOSpec(TrainingSpec):
         return Confirmation(accept_label(accuracy), {"accepted_accuracy": word})
 
     def trained_against(self) -> tuple[str, ...]:
-        """Its reward model."""
         return (self.reward_model,) if self.reward_model else ()
 
     def references(self) -> Mapping[str, tuple[float, str]]:

@@ -363,7 +363,6 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 
 def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
-    """The form that publishes a model."""
     with gr.Row():
         parts["revision"] = open_choice(_("Model"), min_width=240, elem_id="hub-model")
         repo = address(_("Repository"), "hub-publish-repo")
@@ -377,7 +376,6 @@ def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], butt
 
 
 def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
-    """The form that pulls a model."""
     with gr.Row():
         source = address(_("Repository"), "hub-pull-repo", _("OWNER/NAME, or OWNER/NAME@REVISION"))
         precision = gr.Radio(
@@ -392,7 +390,6 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
 
 
 def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
-    """The form that pushes data."""
     parts["data"] = open_choice(_("What"), [all_judgements()], value=JUDGEMENTS, elem_id="hub-push-what")
     formats = [(_(entry.title), name) for name, entry in FORMATS.items() if name not in ONE_FILE]
     chosen = gr.Radio(formats, value="preference", label=_("Format"), info=_("Of judgements."))
@@ -407,7 +404,6 @@ def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
 
 
 def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
-    """The form that makes a Space."""
     with gr.Row():
         repo = address(_("Name of the Space"), "hub-space-repo")
         hardware = gr.Textbox(

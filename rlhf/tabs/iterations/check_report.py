@@ -148,7 +148,6 @@ def history_table(policies: Sequence[Policy], training: Mapping[int, Job], check
 def history_row(
     policy: Policy, names: Mapping[int, str], job: Job | None, check: FinishedCheck | None
 ) -> tuple[str, ...]:
-    """One policy's row."""
     spec = job.spec if job is not None and isinstance(job.spec, TrainingSpec) else None
     done = FinishedTraining.of(None if job is None else job.result)
     report = None if check is None else check.report

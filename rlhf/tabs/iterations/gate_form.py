@@ -57,7 +57,6 @@ def values_of(rule: Rule) -> dict[str, Any]:
 
 
 def summary(rule: Rule) -> str:
-    """The rule in a sentence."""
     judge = (
         _("A trusted judge decides while people have not (trust: at least {percentage} agreement).").format(
             percentage=percentage(rule.judge_trust, 6)
@@ -116,7 +115,6 @@ def value_in_words(value: Any) -> str:
 
 
 def in_words(choices: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Choices in words."""
     return [(_(words), value) for words, value in choices]
 
 

@@ -157,7 +157,6 @@ class JudgeFormPage:
         return [self.fields[name] for name in FIELDS if name not in CHOSEN]
 
     def shown(self, backend: Any) -> list[Any]:
-        """The groups, of which that of a backend is there."""
         return [gr.update(visible=name == backend) for name in self.groups]
 
     def emptied(self) -> list[Any]:
@@ -186,7 +185,6 @@ def lay_out() -> JudgeFormPage:
 
 
 def lay_out_endpoint() -> dict[str, Any]:
-    """The fields of an endpoint."""
     fields: dict[str, Any] = {}
     fields["address"] = gr.Textbox(
         label=_("Address"), placeholder="https://api.openai.com/v1", max_length=500, elem_id="judge-address"

@@ -235,7 +235,6 @@ def latest_verdicts(found: Sequence[VerdictView]) -> str:
 
 
 def verdicts_table(found: Sequence[VerdictView]) -> str:
-    """The latest verdicts, letter for letter."""
     rows = [
         (
             f"#{one.comparison_id}",

@@ -192,7 +192,6 @@ class PlaygroundPage:
     seen: gr.State
 
     def some(self, names: Sequence[str]) -> list[Any]:
-        """Components by their names."""
         return [self.parts[name] for name in names]
 
     @property

@@ -143,7 +143,6 @@ def resume_note(db: Database, job: Job) -> str:
 
 
 def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str:
-    """The job in words, with its progress."""
     if job is None:
         return markup.notice(_("Nothing has been run yet. Start a run on the Train tab."))
     left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
@@ -151,7 +150,6 @@ def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str
 
 
 def job_facts(db: Database, job: Job) -> str:
-    """The settings and data of a job."""
     data = snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, TrainingSpec) else SnapshotCounts()
     return job_cards.job_facts(job, data, rental_store.found(db, job.id))
 
@@ -466,7 +464,6 @@ class RunsPage(FollowedPage):
         return [*(self.parts[part] for part in plot_zoom.names(name)), self.seen]
 
     def sent_of(self, name: str, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
-        """What goes to them."""
         return [*(changed.get(part, gr.skip()) for part in plot_zoom.names(name)), seen]
 
 

@@ -220,7 +220,6 @@ def legend(sequences: Sequence[TokenSequence]) -> str:
 
 
 def sequence_box(sequence: TokenSequence) -> str:
-    """One sequence, token by token."""
     trained = sum(span.tokens for span in sequence.spans if span.part in ("raised", "lowered"))
     titled = (
         ngettext(
@@ -307,7 +306,6 @@ def memory_table(fit: Fit, machine: Machine) -> str:
 
 
 def memory_row(name: str, amount: float, why: str, free: float) -> Row:
-    """One component."""
     part = amount / free if free else 1.0
     return (
         name,

@@ -258,7 +258,6 @@ def open_fields(form: Form) -> list[str]:
 
 
 def to_copy(label: str, element: str) -> gr.Textbox:
-    """A text to be copied."""
     return gr.Textbox(
         label=label,
         lines=4,
