@@ -64,21 +64,19 @@ def votes(db: Database, comparison_id: int | None = None) -> list[Vote]:
     return [read_vote(row, *sides[row[1]]) for row in rows]
 
 
+# What the columns of VOTES say, by the fields of a `Vote`.
+COLUMNS = (
+    *("id", "comparison_id", "annotator", "purpose", "kind", "outcome", "ranking", "strength", "shown_order"),
+    *("seconds", "early", "created", "first_ranking", "by_heads"),
+)
+
+
 def read_vote(row: Sequence[Any], lengths: tuple[int, ...], revisions: tuple[str | None, ...]) -> Vote:
-    *said, ranking, strength, order, seconds, early, created, first, by_heads = row
-    return Vote(
-        *said,
-        None if ranking is None else parse_numbers(ranking),
-        strength,
-        parse_numbers(order),
-        seconds,
-        bool(early),
-        created,
-        first_ranking=None if first is None else parse_numbers(first),
-        lengths=lengths,
-        revisions=revisions,
-        by_heads=bool(by_heads),
-    )
+    said = dict(zip(COLUMNS, row, strict=True))
+    for name in ("ranking", "shown_order", "first_ranking"):
+        said[name] = None if said[name] is None else parse_numbers(said[name])
+    said |= {"early": bool(said["early"]), "by_heads": bool(said["by_heads"])}
+    return Vote(**said, lengths=lengths, revisions=revisions)
 
 
 def known_answers(db: Database) -> dict[int, tuple[int, ...]]:
