@@ -151,21 +151,18 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
 
 def notes_on(
     source: ImportSource, plan: ImportPlan, rows: Iterable[SourceRow], met: ColumnUsage | None = None
-) -> list[str]:
+) -> Iterator[str]:
     """What of a source is not used, in sentences: columns by what was met of them, and files of a directory."""
     met = met or ColumnUsage()
     for row in rows:
         met.see(row.values)
     telling, others = met.unused(plan.used)
-    return [
-        *(
-            [_("Not used, though it may change what the rows mean: {columns}.").format(columns=listed(telling))]
-            if telling
-            else []
-        ),
-        *([_("Not used: {columns}.").format(columns=listed(others))] if others else []),
-        *([_("Files that are not read: {files}.").format(files=listed(source.unread))] if source.unread else []),
-    ]
+    if telling:
+        yield _("Not used, though it may change what the rows mean: {columns}.").format(columns=listed(telling))
+    if others:
+        yield _("Not used: {columns}.").format(columns=listed(others))
+    if source.unread:
+        yield _("Files that are not read: {files}.").format(files=listed(source.unread))
 
 
 def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
@@ -271,7 +268,7 @@ def run_import(
         import_id=import_id,
         seconds=time.monotonic() - began,
         locked_seconds=locked,
-        notes=notes_on(source, plan, (), met),
+        notes=[*notes_on(source, plan, (), met)],
     )
 
 
