@@ -221,11 +221,8 @@ def gate_text(db: Database, revision: str | None) -> str:
     """The gate's decision on a candidate, with each criterion. Raises UserError where there is none to decide on."""
     pending = gate_decisions.pending(db)
     if revision is None and pending is None:
-        raise UserError(
-            _("No candidate was checked against what serves now. {newest_candidate}").format(
-                newest_candidate=newest_candidate(db)
-            )
-        )
+        told = _("No candidate was checked against what serves now. {newest_candidate}")
+        raise UserError(told.format(newest_candidate=newest_candidate(db)))
     policy = pending.policy if pending is not None and revision is None else registry.by_revision(db, revision or "")
     decision = gate_decisions.decision_on(db, policy)
     lines = [f"{policy.revision}: {decision.says}. {gate_words.sentence(decision)}"]

@@ -262,11 +262,8 @@ class Reader:
 
     def refuse(self, why: str) -> None:
         """Raise the error that says where the archive is wrong."""
-        raise UserError(
-            _("{name}, line {number}: {why}. {advice}").format(
-                name=self.name, number=self.number, why=why, advice=_(ADVICE)
-            )
-        )
+        said = _("{name}, line {number}: {why}. {advice}")
+        raise UserError(said.format(name=self.name, number=self.number, why=why, advice=_(ADVICE)))
 
 
 ADVICE: Final = N_(

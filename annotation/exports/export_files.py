@@ -160,11 +160,8 @@ def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, i
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise UserError(
-            _("Counting takes more than {seconds:.0f} s. The export itself can still be made.").format(
-                seconds=COUNT_SECONDS
-            )
-        ) from error
+        said = _("Counting takes more than {seconds:.0f} s. The export itself can still be made.")
+        raise UserError(said.format(seconds=COUNT_SECONDS)) from error
     if done.returncode == REFUSED:
         raise UserError(done.stderr.strip().splitlines()[-1])
     done.check_returncode()

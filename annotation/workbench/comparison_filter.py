@@ -113,11 +113,8 @@ class ComparisonFilter:
         for name, known in (("status", STATUSES), ("said", SAID), ("split", SPLITS)):
             for value in getattr(self, name):
                 if value not in known:
-                    raise UserError(
-                        _("There is no {name} '{value}'. There is: {known}.").format(
-                            name=name, value=value[:40], known=", ".join(known)
-                        )
-                    )
+                    said = _("There is no {name} '{value}'. There is: {known}.")
+                    raise UserError(said.format(name=name, value=value[:40], known=", ".join(known)))
         for day in (self.since, self.until):
             check_day(day)
         if len(self.q) > LONGEST_SEARCH:

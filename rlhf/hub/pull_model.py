@@ -110,11 +110,8 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPr
         return known
     adapter = "adapter_config.json" in found.sizes
     if not adapter and "config.json" not in found.sizes:
-        raise UserError(
-            _("{source} holds no model: neither adapter_config.json nor config.json is there.").format(
-                source=found.source
-            )
-        )
+        told = _("{source} holds no model: neither adapter_config.json nor config.json is there.")
+        raise UserError(told.format(source=found.source))
     refuse_code(hub, found, "adapter_config.json" if adapter else "config.json")
     names = found.wanted((*(ADAPTER if adapter else WHOLE), CARD))
     if not any(name.endswith(".safetensors") for name in names):
@@ -185,11 +182,8 @@ def refuse_code(hub: Hub, found: HubRevision, *names: str) -> None:
     for name in names:
         if name in found.sizes:
             if found.sizes[name] > LARGEST_FILE:
-                raise UserError(
-                    _("{name} of {source} has {sizes:,} bytes: it is no configuration.").format(
-                        name=name, source=found.source, sizes=found.sizes[name]
-                    )
-                )
+                said = _("{name} of {source} has {sizes:,} bytes: it is no configuration.")
+                raise UserError(said.format(name=name, source=found.source, sizes=found.sizes[name]))
             with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
                 with hubs.explained(_("Fetching {name} of {repo} failed."), name=name, repo=found.repo):
                     path = hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
@@ -225,11 +219,8 @@ def refuse_large_texts(found: HubRevision, names: Sequence[str]) -> None:
     for name in names:
         limit = LARGEST_TOKENIZER if name == TOKENIZER_FILE else LARGEST_FILE
         if found.sizes[name] > limit and not name.endswith(".safetensors"):
-            raise UserError(
-                _("{name} of {source} has {sizes:,} bytes, more than the {most:,} that are read.").format(
-                    name=name, source=found.source, sizes=found.sizes[name], most=limit
-                )
-            )
+            said = _("{name} of {source} has {sizes:,} bytes, more than the {most:,} that are read.")
+            raise UserError(said.format(name=name, source=found.source, sizes=found.sizes[name], most=limit))
 
 
 def name_for(db: Database, found: HubRevision) -> str:
@@ -252,11 +243,8 @@ def fetch(hub: Hub, found: HubRevision, names: Sequence[str], directory: Path) -
         if whole and name in found.sha256:
             whole = file_sha256(path) == found.sha256[name]
         if not whole:
-            raise UserError(
-                _("{name} of {source} came damaged. Nothing was kept; pull it again.").format(
-                    name=name, source=found.source
-                )
-            )
+            said = _("{name} of {source} came damaged. Nothing was kept; pull it again.")
+            raise UserError(said.format(name=name, source=found.source))
 
 
 # -------------------------------------------------------------------------------------------------------------- checks

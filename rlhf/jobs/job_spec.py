@@ -554,11 +554,8 @@ def from_json(text: str) -> JobSpec:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            _("The spec is not JSON: {error}. See `python -m rlhf spec {kind}` for one that works.").format(
-                error=error, kind=next(iter(trainings()))
-            )
-        ) from error
+        said = _("The spec is not JSON: {error}. See `python -m rlhf spec {kind}` for one that works.")
+        raise UserError(said.format(error=error, kind=next(iter(trainings())))) from error
     kind = values.pop("kind", None) if isinstance(values, dict) else None
     kind = KINDS_CALLED_SINCE.get(kind, kind) if isinstance(kind, str) else kind
     if isinstance(values, dict) and CALLED_CHECK_SINCE in values:

@@ -289,11 +289,8 @@ def self_test(directory: Path) -> SelfTestResult:
     if status == NOT_HERE:
         raise NotHere(last)
     if status:
-        raise UserError(
-            _("The model in {directory} can't be loaded ({ended}) Choose another one.").format(
-                directory=directory, ended=ended(last)
-            )
-        )
+        said = _("The model in {directory} can't be loaded ({ended}) Choose another one.")
+        raise UserError(said.format(directory=directory, ended=ended(last)))
     return result_of(last)
 
 
@@ -436,11 +433,8 @@ def takes_system(path: Path) -> bool:
         if isinstance(tokenizer, ChatTokenizer):
             refuse_unknown_tokens(path, tokenizer, answered)
     except TemplateRefused as refused:
-        raise UserError(
-            _("The chat template of {path} can't be used: {ended} Mend it, or choose another model.").format(
-                path=path, ended=ended(refused.reason)
-            )
-        ) from refused
+        said = _("The chat template of {path} can't be used: {ended} Mend it, or choose another model.")
+        raise UserError(said.format(path=path, ended=ended(refused.reason))) from refused
     return kept
 
 

@@ -379,11 +379,8 @@ def head_of(model: Any, *, float32: bool = False) -> Head:
     causal = inner_model(model)
     outputs, config = causal.get_output_embeddings(), causal.config.get_text_config()
     if outputs is None:
-        raise UserError(
-            _("A '{kind}' model has no output matrix to take log-probabilities from. Choose another model.").format(
-                kind=config.model_type
-            )
-        )
+        said = _("A '{kind}' model has no output matrix to take log-probabilities from. Choose another model.")
+        raise UserError(said.format(kind=config.model_type))
     plain = type(outputs) is nn.Linear
     weight_VH, bias_V = (outputs.weight, outputs.bias) if plain else effective(outputs, causal.device)
     return Head(

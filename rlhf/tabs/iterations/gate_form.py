@@ -285,11 +285,8 @@ def renewed(context: Context, wanted: int) -> str:
     before = held_out_sets.versions(context.db)
     made = held_out_sets.renew(context.db, context.data_dir, wanted)
     if before and before[-1] == made:
-        raise UserError(
-            _("Version {version} has every held-out prompt already, {prompts} in all. Import more first.").format(
-                prompts=made.prompts, version=made.version
-            )
-        )
+        said = _("Version {version} has every held-out prompt already, {prompts} in all. Import more first.")
+        raise UserError(said.format(prompts=made.prompts, version=made.version))
     return ngettext(
         "Version {version} has {prompts} prompt. Figures of earlier checks can't be compared with "
         "those to come: check again what you want to compare.",

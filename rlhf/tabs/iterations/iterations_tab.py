@@ -391,11 +391,8 @@ def ask_people(db: Database, revision: str | None) -> str:
     check = gate_decisions.check_to_ask_about(db, policy)
     against = compared_with(check)
     if check is None or against is None:
-        raise UserError(
-            _("{revision} has not been checked yet. Check it first: people compare the check's answers.").format(
-                revision=policy.revision
-            )
-        )
+        said = _("{revision} has not been checked yet. Check it first: people compare the check's answers.")
+        raise UserError(said.format(revision=policy.revision))
     made = gate_decisions.ask_people(db, policy, check)
     if not made:
         queued = _("All answers of {revision} and {against} that differ are in the annotators' queue already.")

@@ -323,11 +323,8 @@ def judge_candidate(context: Context, judge: Judge, revision: Any, most: Any, re
         raise UserError(_("Choose the candidate whose answers are to be judged."))
     policy = registry.by_revision(context.db, text_in(revision))
     if not judge_store.to_judge(context.db, judge, "candidate", 1, policy.id):
-        raise UserError(
-            _("There is no comparison of {revision} that {name} has not judged.").format(
-                revision=policy.revision, name=judge.name
-            )
-        )
+        said = _("There is no comparison of {revision} that {name} has not judged.")
+        raise UserError(said.format(revision=policy.revision, name=judge.name))
     number = submit(context, judge, "candidate", most, requested_by, policy.revision)
     return _("Job {number} was queued.").format(number=number)
 
