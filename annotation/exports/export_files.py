@@ -118,11 +118,8 @@ def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:
     attempt.raise_if_stopped()
     if ended.status == REFUSED:
         raise UserError(ended.last_word)
-    raise UserError(
-        _("The export ended without finishing (status {status}). {last_word}")
-        .format(status=ended.status, last_word=ended.last_word)
-        .strip()
-    )
+    said = _("The export ended without finishing (status {status}). {last_word}")
+    raise UserError(said.format(status=ended.status, last_word=ended.last_word).strip())
 
 
 def progress_of(told: Any) -> tuple[int, int, str]:

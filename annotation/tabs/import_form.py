@@ -196,11 +196,8 @@ def outcome_card(outcome: ImportOutcome) -> str:
     if outcome.dry_run:
         text += status(_("This was a check: nothing has been written."))
     elif result.import_id is not None:
-        text += status(
-            _("This is import {import_id}; it took {seconds:.1f} s.").format(
-                import_id=result.import_id, seconds=result.seconds
-            )
-        )
+        said = _("This is import {import_id}; it took {seconds:.1f} s.")
+        text += status(said.format(import_id=result.import_id, seconds=result.seconds))
         text += way_to(result)
     if result.reasons:
         reasons = [(numeral(count), reason) for reason, count in result.reasons]

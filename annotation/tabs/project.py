@@ -85,11 +85,8 @@ def counts_card(db: Database) -> str:
     by_size = ", ".join(
         _("{count:,} with {size} answers").format(count=count, size=size) for size, count in sizes.items()
     ) or _("none")
-    lines = [
-        _("{people} can judge · waiting for people: {by_size} · gold comparisons: {gold:,}").format(
-            people=people, by_size=by_size, gold=gold
-        ),
-    ]
+    said = _("{people} can judge · waiting for people: {by_size} · gold comparisons: {gold:,}")
+    lines = [said.format(people=people, by_size=by_size, gold=gold)]
     wanted = project_store.project(db).overlap
     if wanted > people:
         lines.append(

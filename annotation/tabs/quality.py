@@ -303,11 +303,8 @@ def wire_gold(page: QualityPage, context: Context) -> None:
     def retire_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
         comparison = number_in(number, _(NO_GOLD))
         quality.retire_gold(db, comparison, annotator.name)
-        return page.sent(
-            db,
-            "gold",
-            status(_("Comparison {comparison} is handed out to nobody any more.").format(comparison=comparison)),
-        )
+        said = _("Comparison {comparison} is handed out to nobody any more.")
+        return page.sent(db, "gold", status(said.format(comparison=comparison)))
 
     @guarded(context, "admin")
     def reinstate_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:

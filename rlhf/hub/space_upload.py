@@ -302,12 +302,8 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
         except UserError as error:
             yield fails(str(error))
     if plan.model in (EMBEDDED, EMBEDDED_NAME) or Path(plan.model).expanduser().is_dir() or "/" not in plan.model:
-        yield fails(
-            _("The model '{model}' is on this machine only. Name a public chat model, such as {example}.").format(
-                model=plan.model, example=SPACE_MODEL
-            ),
-            "model",
-        )
+        said = _("The model '{model}' is on this machine only. Name a public chat model, such as {example}.")
+        yield fails(said.format(model=plan.model, example=SPACE_MODEL), "model")
     if plan.shuts_out:
         yield surprises(
             _(
@@ -354,11 +350,8 @@ def check_files(root: Path) -> Iterator[SpaceFinding]:
             continue
         content = whole.read_bytes()
         if len(content) > LARGEST:
-            yield fails(
-                _("{path} has {size:.0f} MB, and the Hub takes 10. Is it yours? Move it away.").format(
-                    path=path, size=len(content) / 1e6
-                )
-            )
+            said = _("{path} has {size:.0f} MB, and the Hub takes 10. Is it yours? Move it away.")
+            yield fails(said.format(path=path, size=len(content) / 1e6))
         if TOKEN.search(content):
             yield fails(_("{path} holds what looks like a token. Take it out before it is uploaded.").format(path=path))
     yield from check_versions(root)
@@ -370,11 +363,8 @@ def check_versions(root: Path) -> Iterator[SpaceFinding]:
     wanted = {line.name: line.specifier for line in map(Requirement, requirement_lines(text))}
     here = version("gradio")
     if "gradio" in wanted and here not in wanted["gradio"]:
-        yield fails(
-            _("Gradio {here} is installed, and requirements.txt has gradio{wanted}. Install that.").format(
-                here=here, wanted=wanted["gradio"]
-            )
-        )
+        said = _("Gradio {here} is installed, and requirements.txt has gradio{wanted}. Install that.")
+        yield fails(said.format(here=here, wanted=wanted["gradio"]))
     project = root / "pyproject.toml"
     if project.is_file():
         needed = tomllib.loads(project.read_text("utf-8"))["project"]["requires-python"]
@@ -392,17 +382,11 @@ def requirement_lines(text: str) -> list[str]:
 def check_account(plan: SpacePlan, who: TokenInfo) -> Iterator[SpaceFinding]:
     """What the account may do."""
     if plan.asks_organisations and plan.owner == who.name:
-        yield fails(
-            _("'org' means the members of an organisation, and {owner} is a person. Name them instead.").format(
-                owner=plan.owner
-            )
-        )
+        said = _("'org' means the members of an organisation, and {owner} is a person. Name them instead.")
+        yield fails(said.format(owner=plan.owner))
     if plan.owner == who.name and not who.pays and not plan.zero_gpu:
-        yield surprises(
-            _(
-                "{name} has no paid plan that the Hub tells of; making a Gradio Space may need one (but on ZeroGPU)."
-            ).format(name=who.name)
-        )
+        said = _("{name} has no paid plan that the Hub tells of; making a Gradio Space may need one (but on ZeroGPU).")
+        yield surprises(said.format(name=who.name))
 
 
 def check_space(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
@@ -515,17 +499,11 @@ def check_hardware(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
         return
     prices = hourly_prices(hub)
     if plan.hardware and plan.hardware not in prices:
-        yield fails(
-            _("The Hub has no hardware '{hardware}'. It has: {known}.").format(
-                hardware=plan.hardware, known=", ".join(prices)
-            )
-        )
+        said = _("The Hub has no hardware '{hardware}'. It has: {known}.")
+        yield fails(said.format(hardware=plan.hardware, known=", ".join(prices)))
     elif prices.get(hardware):
-        yield notes(
-            _("{hardware} costs ${price:.2f} an hour while the Space runs.").format(
-                hardware=hardware, price=prices[hardware]
-            )
-        )
+        said = _("{hardware} costs ${price:.2f} an hour while the Space runs.")
+        yield notes(said.format(hardware=hardware, price=prices[hardware]))
 
 
 def hourly_prices(hub: Hub) -> dict[str, float]:
@@ -545,11 +523,8 @@ def check_model(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     with explained(_("Looking for the model {model} failed."), model=plan.model):
         model = hub.api.model_info(repo, revision=revision, files_metadata=True)
     if model.private or model.gated:
-        yield fails(
-            _("{model} is not open to everybody, and the Space loads it without a token. Choose another.").format(
-                model=plan.model
-            )
-        )
+        said = _("{model} is not open to everybody, and the Space loads it without a token. Choose another.")
+        yield fails(said.format(model=plan.model))
         return
     sizes = {one.rfilename: one.size or 0 for one in model.siblings or () if "/" not in one.rfilename}
     weights = [size for name, size in sizes.items() if name.endswith(".safetensors")]
@@ -561,11 +536,8 @@ def check_model(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
             _("{model} has no tokenizer, so no text can be given to it. Choose another.").format(model=plan.model)
         )
     elif not is_chat_model(hub, repo, str(model.sha), sizes):
-        yield fails(
-            _("{model} has no chat template, so it is no chat model. Choose an instruct model.").format(
-                model=plan.model
-            )
-        )
+        said = _("{model} has no chat template, so it is no chat model. Choose an instruct model.")
+        yield fails(said.format(model=plan.model))
     yield from check_memory(plan, hub, sum(weights))
 
 
@@ -619,11 +591,8 @@ def check_copies(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
         exists = hub.api.repo_exists(plan.copies, repo_type="dataset")
         open_to_all = exists and not hub.api.repo_info(plan.copies, repo_type="dataset").private
     if open_to_all:
-        yield fails(
-            _("{copies} is public, and safe copies hold accounts. Make it private, or name another.").format(
-                copies=plan.copies
-            )
-        )
+        said = _("{copies} is public, and safe copies hold accounts. Make it private, or name another.")
+        yield fails(said.format(copies=plan.copies))
 
 
 def space_info(hub: Hub, repo: str) -> Any:

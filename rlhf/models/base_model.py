@@ -520,12 +520,8 @@ def pin(db: Database, base: BaseModel) -> None:
         if moved or changed:
             registry.answer_otherwise(db)
     if changed and not moved:
-        print(
-            _("{name}: its chat template or its weights are others than before. {otherwise}").format(
-                name=base.name, otherwise=_(OTHERWISE)
-            ),
-            flush=True,
-        )
+        said = _("{name}: its chat template or its weights are others than before. {otherwise}")
+        print(said.format(name=base.name, otherwise=_(OTHERWISE)), flush=True)
 
 
 def template_sha256(directory: Path) -> str:

@@ -233,11 +233,8 @@ class DPOSpec(TrainingSpec):
         if self.beta:
             return []
         beta, source = BETAS[self.loss]
-        return [
-            _("Left empty, beta is {beta:g}, the default of the {loss} loss ({source}).").format(
-                beta=beta, loss=self.loss, source=_(source)
-            )
-        ]
+        said = _("Left empty, beta is {beta:g}, the default of the {loss} loss ({source}).")
+        return [said.format(beta=beta, loss=self.loss, source=_(source))]
 
     def contradictions(self) -> Iterator[str]:
         """Why its loss can't be had with what else is set."""

@@ -92,11 +92,8 @@ def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
     """What a judge is sent about two answers of a comparison, in both orders, letter for letter. Raises UserError."""
     db = context.db
     if judge is not None and judge.backend == "reward-model":
-        return status(
-            _("{name} is a reward model: it is sent no prompt, and scores each answer by itself.").format(
-                name=judge.name
-            )
-        )
+        said = _("{name} is a reward model: it is sent no prompt, and scores each answer by itself.")
+        return status(said.format(name=judge.name))
     found, rubric = comparison_in(db, number), judge_store.rubric(db)
     tokenizer = tokenizer_of(context, judge) if judge is not None and judge.backend == "local" else None
     boxes = [

@@ -112,11 +112,8 @@ def headline(job: Job, at: str) -> str:
     if job.flavor is not None and job.status in RENTED:
         return f"{_(RENTED[job.status])} {message(job)}".strip()
     if job.status == "queued":
-        return (
-            _("Queued; it starts when it is first in the queue and its device is free. {message}")
-            .format(message=message(job))
-            .strip()
-        )
+        said = _("Queued; it starts when it is first in the queue and its device is free. {message}")
+        return said.format(message=message(job)).strip()
     if job.status == "running":
         silent = seconds_between(job.heartbeat or at, at)
         if silent > LOST_AFTER_SECONDS / 2:
