@@ -109,20 +109,7 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPr
     if known is not None:
         return known
     adapter = "adapter_config.json" in found.sizes
-    if not adapter and "config.json" not in found.sizes:
-        told = _("{source} holds no model: neither adapter_config.json nor config.json is there.")
-        raise UserError(told.format(source=found.source))
-    refuse_code(hub, found, "adapter_config.json" if adapter else "config.json")
-    names = found.wanted((*(ADAPTER if adapter else WHOLE), CARD))
-    if not any(name.endswith(".safetensors") for name in names):
-        raise UserError(
-            _(
-                "{source} has no safetensors weights, and Prefloop loads no other kind: other files can hold "
-                "code that runs when they are loaded. Ask its owner to convert it."
-            ).format(source=found.source)
-        )
-    refuse_too_large(data_dir, sum(found.sizes[name] for name in names))
-    refuse_large_texts(found, names)
+    names = usable_files(hub, data_dir, found, adapter)
     revision = name_for(db, found)
     relative = f"adapters/{revision}"
     with new_directory(data_dir / relative) as directory:
@@ -130,10 +117,7 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPr
         card = directory / CARD
         said = hubs.card_head(card).get(FACTS) if card.is_file() else None
         facts = said if isinstance(said, dict) else {}
-        by_card: list[HeldPrecision] = [
-            one for one in PRECISIONS if facts.get("precision", facts.get("weights")) == one
-        ]
-        stored: HeldPrecision = precision or (by_card[0] if by_card else "bf16")
+        by_card = next((one for one in PRECISIONS if facts.get("precision", facts.get("weights")) == one), None)
         entry = checked_adapter(db, data_dir, directory, found) if adapter else checked_whole(db, data_dir, directory)
         if adapter and entry.ground_id is None:
             check_base(db, data_dir, facts.get(BASE_SHA256), found)
@@ -149,10 +133,28 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPr
         sha256=sha256,
         kind=entry.kind,
         form=entry.form,
-        precision=stored,
+        precision=precision or by_card or "bf16",
         ground_id=entry.ground_id,
         source=found.source,
     )
+
+
+def usable_files(hub: Hub, data_dir: Path, found: HubRevision, adapter: bool) -> list[str]:
+    """The files to fetch. Raises UserError where these are of no use here, as far as that can be seen from afar."""
+    if not adapter and "config.json" not in found.sizes:
+        said = _("{source} holds no model: neither adapter_config.json nor config.json is there.")
+        raise UserError(said.format(source=found.source))
+    refuse_code(hub, found, "adapter_config.json" if adapter else "config.json")
+    names = found.wanted((*(ADAPTER if adapter else WHOLE), CARD))
+    if not any(name.endswith(".safetensors") for name in names):
+        said = _(
+            "{source} has no safetensors weights, and Prefloop loads no other kind: other files can hold code that "
+            "runs when they are loaded. Ask its owner to convert it."
+        )
+        raise UserError(said.format(source=found.source))
+    refuse_too_large(data_dir, sum(found.sizes[name] for name in names))
+    refuse_large_texts(found, names)
+    return names
 
 
 @dataclass(frozen=True)
