@@ -70,9 +70,11 @@ NECESSARY: Final[Mapping[str, str]] = {
     "withdrawn": "c.purpose = 'preference' AND c.state = 'withdrawn'",
 }
 
+# Of a judgement `j`: that it ranks all answers alike.
+TIE: Final = "j.outcome = 'ranked' AND j.ranking NOT LIKE '%2%'"
 # What somebody said of a comparison, as a condition on a judgement `j` that stands.
 SAID: Final[Mapping[str, tuple[str, str]]] = {
-    "tie": (N_("a tie"), "j.outcome = 'ranked' AND j.ranking NOT LIKE '%2%'"),
+    "tie": (N_("a tie"), TIE),
     "all-bad": (N_("all bad"), "j.outcome = 'all-bad'"),
     "skip": (N_("skipped"), "j.outcome = 'skip'"),
     "flag": (N_("flagged"), "j.flag NOT NULL"),

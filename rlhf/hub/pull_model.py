@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from annotation import hub_client as hubs
 from annotation.database import Database
@@ -46,11 +46,12 @@ from rlhf.models.model_files import (
 from rlhf.models.registry import HeldPrecision, Policy, PolicyForm
 from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
 from rlhf.models.template_process import TemplateRefused, conversation
+from rlhf.submission.preconditions import PEFT_DEFAULT
 
 PULLED: Final = "pulled"
 TASKS: Final[Mapping[str, Made]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward-model"}
 FORMS: Final[Mapping[str, PolicyForm]] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
-PRECISIONS: Final[tuple[HeldPrecision, ...]] = ("nf4", "bf16", "fp32")
+PRECISIONS: Final[tuple[HeldPrecision, ...]] = get_args(HeldPrecision)
 # Fields by which PEFT would import a module that the file names, or wait for code beside it.
 CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
@@ -445,8 +446,6 @@ PARTS: Final = (
     *("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "trainable_tokens_delta"),
 )
 KINDS_OF_VALUES: Final = ("weight", "bias")
-# The rank of an adapter that says none.
-PEFT_RANK: Final = 8
 # Layers that a reward model brings along.
 SCORES: Final = ("score", "classifier")
 
@@ -543,7 +542,7 @@ def check_ranks(config: Mapping[str, Any], adapter: TensorShapes, found: HubRevi
             side = shape[:1] if part.endswith("A") else shape[1:2]
             ranks.setdefault(f"{layer}.{part[:-2]}", {})[part[-1]] = side
     varied = config.get("rank_pattern") or config.get("target_parameters")
-    told = config.get("r", PEFT_RANK)
+    told = config.get("r", PEFT_DEFAULT)
     if config.get("use_bdlora"):  # one of the two is made of blocks
         return
     for layer, sides in ranks.items():

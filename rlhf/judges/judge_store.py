@@ -180,7 +180,7 @@ def model_of(db: Database, judge: Judge) -> Policy | None:
     """The policy or reward model of this data directory that judges; None for an endpoint and a model elsewhere."""
     match judge.settings:
         case LocalSettings(model) | RewardModelSettings(model):
-            return next((one for one in registry.all_policies(db) if one.revision == model), None)
+            return registry.named(db, model)
         case DirectorySettings() | EndpointSettings():  # whose model may have any name
             return None
 

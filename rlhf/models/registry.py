@@ -206,15 +206,21 @@ def by_revision(db: Database, revision: str) -> Policy:
     """The policy of this revision ('serving' and 'base' included). Raises UserError if there is none."""
     if revision == "serving":
         return serving(db)
-    row = db.row("SELECT * FROM model WHERE revision = ?", (revision,))
-    if row is None and revision == "base":
+    found = named(db, revision)
+    if found is None and revision == "base":
         raise UserError(not_set_up(db))
-    if row is None:
+    if found is None:
         listed = ", ".join(one["revision"] for one in db.rows("SELECT revision FROM model ORDER BY id DESC LIMIT 8"))
         raise UserError(
             _("There is no policy '{revision}'. The newest are: {listed}.").format(revision=revision, listed=listed)
         )
-    return Policy(**row)
+    return found
+
+
+def named(db: Database, revision: str) -> Policy | None:
+    """The policy of this very revision; None if there is none."""
+    row = db.row("SELECT * FROM model WHERE revision = ?", (revision,))
+    return None if row is None else Policy(**row)
 
 
 def by_id(db: Database, model_id: int) -> Policy:

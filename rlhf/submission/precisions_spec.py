@@ -133,7 +133,7 @@ def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> PrecisionMis
 
     An adapter is never continued in another precision (`preconditions.check`), so this is about whole weights.
     """
-    parent = next((one for one in registry.all_policies(db) if one.revision == spec.parent), None)
+    parent = registry.named(db, spec.parent)
     if parent is None or parent.form not in ("base", "full") or parent.kind != "policy":
         return None
     held_in = spec.held_in() if spec.held_in() != "auto" else memory.precision_of(spec, machine)
