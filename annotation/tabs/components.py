@@ -253,6 +253,11 @@ def drafted(sent: Any, here: Mapping[str, Any], holds: Mapping[str, Any], labels
     )
 
 
+def undrafted(was: Mapping[str, Any], here: Mapping[str, Any], holds: Mapping[str, Any]) -> dict[str, Any]:
+    """What a form `holds` by now in the fields of which no draft was begun: they stand as this session was sent them."""
+    return {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
+
+
 @dataclass(frozen=True)
 class FollowedPage:
     """A page of which a browser session is sent what has changed: `parts` by name follow the rows."""

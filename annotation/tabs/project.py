@@ -17,7 +17,7 @@ from annotation.records import MAXIMUM_ANSWERS, Annotator, Kind, Project
 from annotation.store import project_store
 from annotation.store.project_store import Guidelines
 from annotation.tabs import act_table
-from annotation.tabs.components import QUEUED, QUIET, button, drafted, html_box, open_choice, opening_of
+from annotation.tabs.components import QUEUED, QUIET, button, drafted, html_box, open_choice, opening_of, undrafted
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui import markdown_process
@@ -261,7 +261,7 @@ def open_project(db: Database, annotator: Annotator, sent: Any, *drafted: Any) -
     latest, asked, was = project_store.guidelines(db), project_store.project(db), known(sent)
     holds = {**form_of(asked), "text": project.as_read(latest.text, asked.kind)}
     here = dict(zip((*FIELDS, "text"), drafted, strict=True))
-    fresh = {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
+    fresh = undrafted(was, here, holds)
     # Nothing for what stands there already: somebody may be typing.
     news = {name for name, value in fresh.items() if here[name] != value}
     news |= {"answers"} if "kind" in news and "answers" in fresh else set()

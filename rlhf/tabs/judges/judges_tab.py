@@ -23,6 +23,7 @@ from annotation.tabs.components import (
     open_choice,
     opening_of,
     text_in,
+    undrafted,
     whole_number,
 )
 from annotation.tabs.guard import Context, guarded
@@ -603,11 +604,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
     def open_judges(annotator: Annotator, place: Place, was: Any, *here: Any) -> list[Any]:
         changed, seen = view(context, place.first, {})
         sent, holds = was.get("sent", {}) if isinstance(was, dict) else {}, form_of(project_store.feedback(context.db))
-        fresh = {
-            name: holds[name]
-            for name, value in zip(FEEDBACK, here, strict=True)
-            if name not in sent or value == sent[name]
-        }
+        fresh = undrafted(sent, dict(zip(FEEDBACK, here, strict=True)), holds)
         drafts = [fresh.get(name, gr.skip()) for name in FEEDBACK]
         unknown = unknown_judge(context.db, place.first)
         shown = page.sent(changed, {**seen, "sent": {**sent, **fresh}}, said_where(unknown), unknown)

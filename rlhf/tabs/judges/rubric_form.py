@@ -19,6 +19,7 @@ from annotation.tabs.components import (
     open_choice,
     row_number,
     text_in,
+    undrafted,
     whole_number,
 )
 from annotation.tabs.guard import Context, guarded
@@ -235,10 +236,8 @@ def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], se
 
     @admin
     def open_rubric(annotator: Annotator, sent: Any, *here: Any) -> list[Any]:
-        was, holds = sent if isinstance(sent, dict) else {}, form_of(judge_store.rubric(db))
-        fresh = {
-            name: holds[name] for name, value in zip(FIELDS, here, strict=True) if name not in was or value == was[name]
-        }
+        was = sent if isinstance(sent, dict) else {}
+        fresh = undrafted(was, dict(zip(FIELDS, here, strict=True)), form_of(judge_store.rubric(db)))
         return [*held(db), *fields_with(fresh), {**was, **fresh}]
 
     @admin
