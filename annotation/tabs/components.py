@@ -254,7 +254,7 @@ def drafted(sent: Any, here: Mapping[str, Any], holds: Mapping[str, Any], labels
 
 
 def undrafted(was: Mapping[str, Any], here: Mapping[str, Any], holds: Mapping[str, Any]) -> dict[str, Any]:
-    """What a form `holds` by now in the fields of which no draft was begun: they stand as this session was sent them."""
+    """What a form `holds` by now in the fields of which no draft was begun: those stand as this session `was` sent."""
     return {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
 
 
