@@ -43,20 +43,9 @@ HEADERS = [
     N_("Since"),
 ]
 INVITATION_HEADERS = (
-    N_("Used"),
-    N_("Until (UTC)"),
-    N_("Group"),
-    N_("Judgements each"),
-    N_("Made by"),
-    N_("State"),
-    N_("Act"),
+    *(N_("Used"), N_("Until (UTC)"), N_("Group"), N_("Judgements each"), N_("Made by"), N_("State"), N_("Act")),
 )
-STATES = {
-    "open": N_("open"),
-    "used": N_("used up"),
-    "expired": N_("expired"),
-    "withdrawn": N_("withdrawn"),
-}
+STATES = {"open": N_("open"), "used": N_("used up"), "expired": N_("expired"), "withdrawn": N_("withdrawn")}
 # The whole address, which only the browser knows, in place of the path that the server knows.
 LINK = """
 const fill = () => {

@@ -204,14 +204,8 @@ def clearly_biased(bias: Bias) -> bool:
 
 # --------------------------------------------------------------------------------------------------------- annotators
 ANNOTATOR_HEADERS = (
-    *(
-        N_("Annotator"),
-        N_("Reliability"),
-        N_("Judgements"),
-        N_("Right on gold"),
-        N_("Same when asked again"),
-        N_("Agrees with others"),
-    ),
+    *(N_("Annotator"), N_("Reliability"), N_("Judgements"), N_("Right on gold"), N_("Same when asked again")),
+    N_("Agrees with others"),
     *(N_("Chose left or first"), N_("Ties, all bad"), N_("Median time"), N_("Far too fast"), N_("Training")),
 )
 

@@ -163,15 +163,8 @@ def form_of(feedback: Feedback) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------- the judges
 HEADERS = (
-    *(
-        N_("Judge"),
-        N_("What it is"),
-        N_("Switched"),
-        N_("Agrees with people"),
-        N_("Contradicts itself"),
-        N_("Chose the first shown"),
-    ),
-    *(N_("Verdicts"), N_("Tokens in · out"), N_("Cost")),
+    *(N_("Judge"), N_("What it is"), N_("Switched"), N_("Agrees with people"), N_("Contradicts itself")),
+    *(N_("Chose the first shown"), N_("Verdicts"), N_("Tokens in · out"), N_("Cost")),
 )
 NUMBERS = (N_("Verdicts"), N_("Tokens in · out"), N_("Cost"))
 
