@@ -52,7 +52,6 @@ def try_out(options: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     top = argparse.ArgumentParser(prog="python -m annotation", description="Accounts and data of Prefloop.")
     top.add_argument(
         "--data", type=named_directory, default=default_directory(DEFAULT_DATA_DIR), help=argparse.SUPPRESS

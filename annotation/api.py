@@ -306,7 +306,6 @@ def has_marks(claim: Claim) -> bool:
 
 
 def comparison_part(claim: Claim, rendered: bool) -> Card:
-    """What is shown of a claim."""
     return {
         "kind": claim.kind,
         "messages": [{"role": message["role"], **shown(message["content"], rendered)} for message in claim.messages],

@@ -189,11 +189,8 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
     except OperationalErrors as error:
         text = str(error)
         if "disk is full" in text:
-            raise UserError(
-                _("The disk that holds {path} is full. Nothing was saved; free some space and repeat.").format(
-                    path=path
-                )
-            ) from error
+            said = _("The disk that holds {path} is full. Nothing was saved; free some space and repeat.")
+            raise UserError(said.format(path=path)) from error
         if "readonly" in text or "unable to open" in text or "disk I/O error" in text:
             raise UserError(
                 _(

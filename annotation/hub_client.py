@@ -177,7 +177,6 @@ def reason(error: BaseException) -> str:
 
 
 def refusal(response: Any, error: BaseException) -> str:
-    """What an error's status means."""
     status: int = response.status_code
     if status == 401 and "authorization" not in response.request.headers:
         return joined(_(REFUSED[404]), _("Without a token only what is public can be seen."), no_token())
@@ -283,11 +282,8 @@ def split_address(address: str) -> tuple[str, str | None]:
     repo, _at, revision = address.partition("@")
     check_name(repo)
     if revision and not re.fullmatch(r"[\w./+-]{1,200}", revision, re.ASCII):
-        raise UserError(
-            _("'{revision}' can't be a revision. Give a branch, a tag or a commit of {repo}.").format(
-                revision=revision[:80], repo=repo
-            )
-        )
+        said = _("'{revision}' can't be a revision. Give a branch, a tag or a commit of {repo}.")
+        raise UserError(said.format(revision=revision[:80], repo=repo))
     return repo, revision or None
 
 
@@ -339,11 +335,8 @@ def check_token(hub: Hub, repo: str | None = None) -> TokenInfo:
         owner = repo.split("/")[0]
         if owner not in (who.name, *who.organisations):
             places = ", ".join(f"{name}/…" for name in (who.name, *who.organisations))
-            raise UserError(
-                _("The token is {name}'s, who has no right to write to {repo}. Use {places}.").format(
-                    name=who.name, repo=repo, places=places
-                )
-            )
+            said = _("The token is {name}'s, who has no right to write to {repo}. Use {places}.")
+            raise UserError(said.format(name=who.name, repo=repo, places=places))
     return who
 
 
@@ -405,5 +398,4 @@ def commit(
 
 
 def plain(content: Path | bytes) -> str | bytes:
-    """A content as the client takes it."""
     return content if isinstance(content, bytes) else str(content)

@@ -51,11 +51,8 @@ def check(values: Mapping[str, Any], annotators: int) -> Project:
     check_overlap(project.overlap, annotators)
     measuring = round(project.gold_share + project.re_ask_share, 9)
     if measuring > MAXIMUM_SHARE:
-        raise UserError(
-            _(
-                "The shares of gold comparisons and of re-asks add up to {sum}: together they may be up to {most}."
-            ).format(sum=exact_percent(measuring), most=exact_percent(MAXIMUM_SHARE))
-        )
+        said = _("The shares of gold comparisons and of re-asks add up to {sum}: together they may be up to {most}.")
+        raise UserError(said.format(sum=exact_percent(measuring), most=exact_percent(MAXIMUM_SHARE)))
     return project
 
 
@@ -91,11 +88,8 @@ def parse_tags(value: Any) -> tuple[Tag, ...]:
         raise UserError(_("Reasons: give one a line, as 'key: label'."))
     read = [parse_tag(line, number) for number, line in enumerate(lines, 1) if not is_blank(line)]
     if len(read) > MAXIMUM_TAGS:
-        raise UserError(
-            _("Reasons: there can be up to {most}, not {count}, because each has a letter of its own.").format(
-                most=MAXIMUM_TAGS, count=len(read)
-            )
-        )
+        said = _("Reasons: there can be up to {most}, not {count}, because each has a letter of its own.")
+        raise UserError(said.format(most=MAXIMUM_TAGS, count=len(read)))
     refuse_repeated_labels(read)
     refuse_repeated_keys(read)
     return give_keys(read)
@@ -130,11 +124,8 @@ def check_key(key: Any, number: int) -> str:
             ).format(number=number)
         )
     if letter in RESERVED_KEYS:
-        raise UserError(
-            _("Reasons, line {number}: the key '{key}' is taken by the page ({what}). Free are {free}.").format(
-                number=number, key=letter, what=_(RESERVED_KEYS[letter]), free=" ".join(FREE_KEYS)
-            )
-        )
+        said = _("Reasons, line {number}: the key '{key}' is taken by the page ({what}). Free are {free}.")
+        raise UserError(said.format(number=number, key=letter, what=_(RESERVED_KEYS[letter]), free=" ".join(FREE_KEYS)))
     return letter
 
 
@@ -147,11 +138,8 @@ def check_label(label: Any, number: int) -> str:
         )
     wrong = invisible(trimmed)
     if wrong:
-        raise UserError(
-            _("Reasons, line {number}: the label has a character that can't be seen ({wrong}). Remove it.").format(
-                number=number, wrong=wrong
-            )
-        )
+        said = _("Reasons, line {number}: the label has a character that can't be seen ({wrong}). Remove it.")
+        raise UserError(said.format(number=number, wrong=wrong))
     if not trimmed.strip():
         raise UserError(_("Reasons, line {number}: the label has only white space.").format(number=number))
     return trimmed

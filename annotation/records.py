@@ -116,7 +116,6 @@ class Sampling:
 
     @classmethod
     def from_json(cls, text: str) -> Sampling:
-        """A stored one."""
         return cls(**{"sampler": 1, **json.loads(text)})
 
 
@@ -133,7 +132,6 @@ class TokenIds:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TokenIds:
-        """Stored ones."""
         return cls(values["vocabulary"], tuple(values["ids"]))
 
 
@@ -143,7 +141,6 @@ def read_token_ids(stored: str | None) -> TokenIds | None:
 
 
 def write_token_ids(token_ids: TokenIds | None) -> str | None:
-    """The column of an answer."""
     return None if token_ids is None else json.dumps(asdict(token_ids), separators=(",", ":"))
 
 
@@ -191,8 +188,6 @@ class ChosenAnswers:
 
 @dataclass(frozen=True)
 class Annotator:
-    """A person with a role."""
-
     id: int
     name: str
     role: Role

@@ -60,7 +60,6 @@ OperationalErrors: Final = (sqlite3.OperationalError, pythons.OperationalError)
 
 
 def name_of(module: ModuleType) -> str:
-    """What people are told of it."""
     return f"{module.sqlite_version} ({'Python' if module is pythons else module.__name__})"
 
 

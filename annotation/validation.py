@@ -91,7 +91,7 @@ class FromMapping:
 
 def known(kind: type[T], told: Mapping[str, Any]) -> T:
     """A dataclass of what was checked before it was kept, without what a program of another version says more."""
-    names = {entry.name for entry in fields(cast(Any, kind))}
+    names = cast(Any, kind).__dataclass_fields__
     return kind(**{name: value for name, value in told.items() if name in names})
 
 

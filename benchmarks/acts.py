@@ -26,9 +26,7 @@ import argparse
 import json
 import random
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import combinations, product
 from math import log2, sqrt
@@ -39,11 +37,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from annotation.records import UserError
 from annotation.selection import choose_answers
 from benchmarks.harness import driver
 from benchmarks.harness.acts_pool import PooledPrompt, pool
-from benchmarks.harness.driver import BenchmarkError, say
+from benchmarks.harness.driver import say
 from benchmarks.loop import plain, reason, shorter
 from rlhf.models.base_model import EMBEDDED
 from rlhf.models.orders.heads import RIDGE, StateScale, ensemble, fitted, votes
@@ -390,25 +387,19 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+@driver.benchmark
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     options = read_options(arguments)
-    driver.end_on_sigterm()
     sizes = QUICK if options.quick else Sizes()
     sizes = Sizes(**{**asdict(sizes), "seeds": options.seeds or sizes.seeds})
-    temporary = options.quick and options.data is None
-    try:
-        with tempfile.TemporaryDirectory(prefix="prefloop-") if temporary else nullcontext() as directory:
-            where = Path(directory or options.data or DEFAULT_DATA)
-            where.mkdir(parents=True, exist_ok=True)
-            prompts = pool(where, options.model, sizes.prompts, sizes.answers)
-            if options.tune:
-                tune(prompts, sizes)
-                return 0
-            cells = measure(prompts, sizes, options.methods, options.flips)
-    except (BenchmarkError, UserError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    with driver.working_directory(options, DEFAULT_DATA) as where:
+        where.mkdir(parents=True, exist_ok=True)
+        prompts = pool(where, options.model, sizes.prompts, sizes.answers)
+        if options.tune:
+            tune(prompts, sizes)
+            return 0
+        cells = measure(prompts, sizes, options.methods, options.flips)
     print(report({**figures(cells, sizes), "machine": driver.machine()}))
     return 0
 

@@ -38,7 +38,7 @@ import psutil
 from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.imports import importing
-from annotation.records import Annotator, UserError, now
+from annotation.records import Annotator, now
 from annotation.store import comparison_store, project_store, prompt_store
 from annotation.web import access
 from benchmarks import latency
@@ -764,15 +764,11 @@ def in_own_directory(part: Callable[..., Any], *arguments: Any) -> Any:
         return part(Path(directory), *arguments)
 
 
+@driver.benchmark
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 when no promise was broken (with --quick: none about the data)."""
     options = read_options(arguments)
-    driver.end_on_sigterm()
-    try:
-        results, bound, loads = run(options)
-    except (BenchmarkError, UserError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    results, bound, loads = run(options)
     print(report(results, bound, loads))
     kept = clean(results, loads) and (options.quick or fast_and_small(results, loads))
     return 0 if kept else 1

@@ -26,7 +26,7 @@ from statistics import fmean
 from typing import Any
 
 from annotation.examples.example_sets import read_example
-from annotation.records import Feedback, Prompt, UserError
+from annotation.records import Feedback, Prompt
 from annotation.store import comparison_store, project_store, prompt_store
 from benchmarks.harness import driver
 from benchmarks.harness.driver import BenchmarkError
@@ -173,6 +173,7 @@ def report(found: Mapping[str, Any]) -> str:
     return "\n".join([table, "", f"{driver.describe_machine(found['machine'])}.", json.dumps(found)])
 
 
+@driver.benchmark
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.injections", description=__doc__.split("\n", 1)[0])
@@ -180,13 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", metavar="NAME_OR_DIR", required=True, help="the judge; what comes along can't judge")
     parser.add_argument("--data", type=Path, metavar="DIR", help="where to work and to go on (default: thrown away)")
     options = parser.parse_args(arguments)
-    driver.end_on_sigterm()
-    try:
-        with tempfile.TemporaryDirectory(prefix="prefloop-") as temporary:
-            print(report(measure(options.data or Path(temporary), options)))
-    except (BenchmarkError, UserError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    with tempfile.TemporaryDirectory(prefix="prefloop-") as temporary:
+        print(report(measure(options.data or Path(temporary), options)))
     return 0
 
 

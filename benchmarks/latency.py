@@ -29,7 +29,7 @@ from typing import Any
 
 from annotation.database import open_database
 from annotation.imports import importing
-from annotation.records import Sampling, UserError
+from annotation.records import Sampling
 from annotation.store import prompt_store
 from benchmarks.harness import driver
 from benchmarks.harness.driver import (
@@ -359,6 +359,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ running
+@driver.benchmark
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 when no judgement was lost or stored twice."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__.split("\n", 1)[0])
@@ -368,16 +369,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="keep the temporary data directory")
     options = parser.parse_args(arguments)
     plan = QUICK if options.quick else Plan()
-    driver.end_on_sigterm()
-    try:
-        with driver.data_directory(options.data, options.keep) as data_dir:
-            fill(data_dir, options.model, plan)
-            with App(data_dir, model=options.model) as app:
-                say(f"the app runs at {app.url} after {app.start_seconds:.1f} s")
-                outcome = run(app, plan)
-    except (BenchmarkError, UserError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    with driver.data_directory(options.data, options.keep) as data_dir:
+        fill(data_dir, options.model, plan)
+        with App(data_dir, model=options.model) as app:
+            say(f"the app runs at {app.url} after {app.start_seconds:.1f} s")
+            outcome = run(app, plan)
     print(report(outcome))
     return 0 if outcome.tally.clean else 1
 

@@ -33,7 +33,7 @@ from typing import Any, get_args
 
 from annotation.database import Database, open_database
 from annotation.metrics.intervals_and_bias import wilson_interval
-from annotation.records import Kind, UserError, seconds_between
+from annotation.records import Kind, seconds_between
 from annotation.store import check_store, project_store
 from benchmarks.harness import driver
 from benchmarks.harness.driver import (
@@ -708,18 +708,14 @@ def run_once(options: argparse.Namespace, seed: int) -> LoopRun:
     return LoopRun(seed=seed, iterations=iterations, tally=tally, peak_mb=memory.peak_mb, memory_measure=memory.measure)
 
 
+@driver.benchmark
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 when every acknowledged judgement is stored, once."""
     options = read_options(arguments)
-    driver.end_on_sigterm()
     runs: list[LoopRun] = []
-    try:
-        for seed in options.seeds:
-            runs.append(run_once(options, seed))
-            print(report(options, runs[-1]), flush=True)
-    except (BenchmarkError, UserError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    for seed in options.seeds:
+        runs.append(run_once(options, seed))
+        print(report(options, runs[-1]), flush=True)
     found = driver.machine()
     print(driver.describe_machine(found))
     print(json.dumps(figures(options, runs) | {"machine": found}))

@@ -30,14 +30,11 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from annotation.records import UserError
 from benchmarks.harness import driver
 from benchmarks.harness.driver import BenchmarkError, say
 from benchmarks.harness.laboratory import Laboratory
@@ -164,17 +161,12 @@ def earlier(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
+@driver.benchmark
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     options = read_options(arguments)
-    driver.end_on_sigterm()
-    temporary = options.quick and options.data is None
-    try:
-        with tempfile.TemporaryDirectory(prefix="prefloop-") if temporary else nullcontext() as directory:
-            found = run(Path(directory or options.data or DEFAULT_DATA), options)
-    except (BenchmarkError, UserError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    with driver.working_directory(options, DEFAULT_DATA) as directory:
+        found = run(directory, options)
     print(report(found))
     return 0
 

@@ -26,7 +26,6 @@ from typing import Any
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.imports.importing import starter_prompts
 from annotation.jobs import job_table
-from annotation.records import UserError
 from annotation.store import comparison_store, prompt_store
 from benchmarks.harness import driver
 from benchmarks.harness.driver import App, BenchmarkError, say
@@ -227,6 +226,7 @@ def report(uses: Mapping[str, Use], found: Sequence[Rest], machine: Mapping[str,
     return "\n".join([*lines, driver.describe_machine(machine), said])
 
 
+@driver.benchmark
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__.split("\n", 1)[0])
@@ -234,21 +234,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tabs = ["Overview", "Annotate", "Train", "Runs", "Iterations", "AI judges", "Playground", "Data", "Hub"]
     parser.add_argument("--tabs", nargs="*", default=tabs, help="which (default: all that ask by themselves)")
     options = parser.parse_args(arguments)
-    driver.end_on_sigterm()
-    try:
-        with driver.data_directory(None, False) as data_dir:
-            db = open_database(data_dir)
-            fill(db)
-            db.close()
-            with App(data_dir, workers=False) as app:
-                worker = AnsweringWorker(lambda: Database(data_dir / FILE_NAME))
-                worker.start()
-                uses, found = measure(app, options.tabs, options.seconds)
-                worker.ended.set()
-                worker.join()
-    except (BenchmarkError, UserError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    with driver.data_directory(None, False) as data_dir:
+        db = open_database(data_dir)
+        fill(db)
+        db.close()
+        with App(data_dir, workers=False) as app:
+            worker = AnsweringWorker(lambda: Database(data_dir / FILE_NAME))
+            worker.start()
+            uses, found = measure(app, options.tabs, options.seconds)
+            worker.ended.set()
+            worker.join()
     print(report(uses, found, driver.machine()))
     return 0
 

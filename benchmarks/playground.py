@@ -22,7 +22,7 @@ from statistics import fmean
 from typing import Any
 
 from annotation.imports.importing import starter_prompts
-from annotation.records import UserError, seconds_between
+from annotation.records import seconds_between
 from annotation.store import stock_counts
 from benchmarks.harness import driver
 from benchmarks.harness.driver import App, BenchmarkError, Page, say
@@ -217,6 +217,7 @@ def figures(resting: Series) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ running
+@driver.benchmark
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 when the first token came within a second at the 95th percentile."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.playground", description=__doc__.split("\n", 1)[0])
@@ -225,17 +226,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, metavar="DIR", help="a new data directory, which is kept")
     parser.add_argument("--keep", action="store_true", help="keep the temporary data directory")
     options = parser.parse_args(arguments)
-    driver.end_on_sigterm()
-    try:
-        with (
-            driver.data_directory(options.data, options.keep) as data_dir,
-            App(data_dir, model=options.model) as app,
-        ):
-            say(f"the app runs at {app.url} after {app.start_seconds:.1f} s")
-            found = run(app, options.chats)
-    except (BenchmarkError, UserError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    with (
+        driver.data_directory(options.data, options.keep) as data_dir,
+        App(data_dir, model=options.model) as app,
+    ):
+        say(f"the app runs at {app.url} after {app.start_seconds:.1f} s")
+        found = run(app, options.chats)
     print(report(found))
     return 0 if main_series(found).page.p95_ms <= LIMIT_MS else 1
 

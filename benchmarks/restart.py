@@ -30,7 +30,6 @@ import psutil
 
 from annotation.database import Database, open_database
 from annotation.imports.importing import starter_prompts
-from annotation.records import UserError
 from annotation.store import comparison_store, prompt_store
 from annotation.web import access
 from benchmarks.harness import driver
@@ -202,6 +201,7 @@ def report(restarts: Sequence[Restart]) -> str:
     return "\n".join([driver.table(headers, rows), driver.describe_machine(found["machine"]), json.dumps(found)])
 
 
+@driver.benchmark
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.restart", description=__doc__.split("\n", 1)[0])
@@ -209,23 +209,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--launcher", action="store_true", help="with safe copies, so under the launcher")
     parser.add_argument("--program", type=Path, action="append", metavar="DIR", help="another version, beside this one")
     options = parser.parse_args(arguments)
-    driver.end_on_sigterm()
     programs = [*(options.program or []), driver.ROOT]
     restarts = []
-    try:
-        with tempfile.TemporaryDirectory(prefix="prefloop-benchmark-") as folder, socket.socket() as kept:
-            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            kept.bind(("127.0.0.1", 0))
-            data_dir = Path(folder) / "data"
-            db = open_database(data_dir)
-            bench = Bench(data_dir, kept.getsockname()[1], fill(db, "SmolLM2-135M-Instruct"), options.launcher)
-            db.close()
-            for number in range(options.times * len(programs)):
-                restarts.append(bench.restart(programs[number % len(programs)].resolve()))
-                say(str(restarts[-1]))
-    except (BenchmarkError, UserError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    with tempfile.TemporaryDirectory(prefix="prefloop-benchmark-") as folder, socket.socket() as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        data_dir = Path(folder) / "data"
+        db = open_database(data_dir)
+        bench = Bench(data_dir, kept.getsockname()[1], fill(db, "SmolLM2-135M-Instruct"), options.launcher)
+        db.close()
+        for number in range(options.times * len(programs)):
+            restarts.append(bench.restart(programs[number % len(programs)].resolve()))
+            say(str(restarts[-1]))
     print(report(restarts))
     return 0
 

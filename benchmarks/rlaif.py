@@ -26,9 +26,7 @@ import json
 import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -37,11 +35,11 @@ from typing import Any, Literal
 from annotation.claims import handing_out, judging
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.imports.importing import starter_prompts
-from annotation.records import Feedback, Sampling, UserError
+from annotation.records import Feedback, Sampling
 from annotation.store import project_store, prompt_store
 from annotation.web import access
 from benchmarks.harness import driver
-from benchmarks.harness.driver import BenchmarkError, act_of, say
+from benchmarks.harness.driver import act_of, say
 from benchmarks.harness.gold import gold
 from benchmarks.harness.intervals import crossed
 from benchmarks.harness.laboratory import Laboratory
@@ -347,17 +345,12 @@ def run(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+@driver.benchmark
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     options = read_options(arguments)
-    driver.end_on_sigterm()
-    temporary = options.quick and options.data is None
-    try:
-        with tempfile.TemporaryDirectory(prefix="prefloop-") if temporary else nullcontext() as directory:
-            found = run(Path(directory or options.data or DEFAULT_DATA), options)
-    except (BenchmarkError, UserError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    with driver.working_directory(options, DEFAULT_DATA) as directory:
+        found = run(directory, options)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2), "utf-8")
     print(report(found))

@@ -226,11 +226,8 @@ def gate_text(db: Database, revision: str | None) -> str:
     """The gate's decision on a candidate, with each criterion. Raises UserError where there is none to decide on."""
     pending = gate_decisions.pending(db)
     if revision is None and pending is None:
-        raise UserError(
-            _("No candidate was checked against what serves now. {newest_candidate}").format(
-                newest_candidate=newest_candidate(db)
-            )
-        )
+        told = _("No candidate was checked against what serves now. {newest_candidate}")
+        raise UserError(told.format(newest_candidate=newest_candidate(db)))
     policy = pending.policy if pending is not None and revision is None else registry.by_revision(db, revision or "")
     decision = gate_decisions.decision_on(db, policy)
     lines = [f"{policy.revision}: {decision.says}. {gate_words.sentence(decision)}"]
@@ -302,7 +299,6 @@ def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
 
 
 def waiting_sentence(job: job_store.Job, ahead: Sequence[job_store.Job]) -> str:
-    """What a job waits for."""
     if not ahead:
         return f"job {job.id} runs in another program; this one waits for its end."
     first = ahead[0]
@@ -364,7 +360,6 @@ def result_text(job: job_store.Job) -> str:
 
 
 def made_lines(db: Database, job_id: int) -> list[str]:
-    """What a job made, and how the check of that stands."""
     made = registry.of_job(db, job_id)
     check = "" if made is None or made.kind != "policy" else gate_decisions.check_status(db, made).sentence
     return [] if made is None else [f"made: {made.revision} ({made.status}). {check}".rstrip()]

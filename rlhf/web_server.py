@@ -72,8 +72,6 @@ IN_USE = "in-use.lock"
 
 @dataclass(frozen=True)
 class DataDirectory:
-    """The data directory, ready to be worked on."""
-
     db: Database
     model: str
     held: tuple[object, ...]

@@ -134,11 +134,8 @@ def take_to_settle(db: Database, annotator_id: int, comparison_id: int) -> Claim
     with db.transaction() as connection:
         judged = db.value("SELECT count(*) FROM current_judgement WHERE comparison_id = ?", (comparison_id,))
         if not judged:
-            raise UserError(
-                _("Nobody has judged comparison {comparison_id}, so there is nothing to settle.").format(
-                    comparison_id=comparison_id
-                )
-            )
+            said = _("Nobody has judged comparison {comparison_id}, so there is nothing to settle.")
+            raise UserError(said.format(comparison_id=comparison_id))
         connection.execute(
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
         )

@@ -34,19 +34,13 @@ def ask(db: Database, annotator_id: int, messages: Sequence[Message]) -> int:
         if same:
             return same[0]
         if len(waiting) >= MOST_UNANSWERED:
-            raise UserError(
-                _("{count} of your prompts wait for their answers. Ask again when one is answered.").format(
-                    count=len(waiting)
-                )
-            )
+            said = _("{count} of your prompts wait for their answers. Ask again when one is answered.")
+            raise UserError(said.format(count=len(waiting)))
         since = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="microseconds")
         today = db.value("SELECT count(*) FROM comparison WHERE asked_by = ? AND created > ?", (annotator_id, since))
         if today >= MOST_A_DAY:
-            raise UserError(
-                _("You have asked {today} prompts in the last 24 hours. That is enough; ask again later.").format(
-                    today=today
-                )
-            )
+            said = _("You have asked {today} prompts in the last 24 hours. That is enough; ask again later.")
+            raise UserError(said.format(today=today))
         add_prompts(db, [Prompt(tuple(messages), "train", "own prompt")])
         prompt_id = db.value("SELECT id FROM prompt WHERE fingerprint = ?", (fingerprint,))
         return insert_comparison(db, prompt_id, state="asked", asked_by=annotator_id, formed_chance=1.0)

@@ -49,11 +49,8 @@ def parse_act(value: Any, kind: Kind, size: int, tags: Sequence[str]) -> Act:
     if any(tag not in tags for tag in sent.tags):
         raise UserError(_("A reason was given that this project does not have. Reload the page to see today's list."))
     if len(sent.note) > MAXIMUM_NOTE:
-        raise UserError(
-            _("A note can have up to {maximum_note:,} characters. Shorten it; nothing was recorded.").format(
-                maximum_note=MAXIMUM_NOTE
-            )
-        )
+        said = _("A note can have up to {maximum_note:,} characters. Shorten it; nothing was recorded.")
+        raise UserError(said.format(maximum_note=MAXIMUM_NOTE))
     return Act(
         outcome=sent.outcome,
         ranks=ranks,
@@ -86,11 +83,8 @@ def fitting_strength(strength: int | None, ranks: Sequence[int]) -> int:
 def fitting_edit(edit: SentEdit, ranks: Sequence[int] | None) -> Edit:
     """An edited answer; it must be the (or a) best one, because it counts as better than all."""
     if not edit.text.strip() or len(edit.text) > MAXIMUM_EDIT:
-        raise UserError(
-            _("An edited answer has 1 to {maximum_edit:,} characters. Nothing was recorded.").format(
-                maximum_edit=MAXIMUM_EDIT
-            )
-        )
+        said = _("An edited answer has 1 to {maximum_edit:,} characters. Nothing was recorded.")
+        raise UserError(said.format(maximum_edit=MAXIMUM_EDIT))
     if ranks is None or edit.place >= len(ranks) or ranks[edit.place] != 1:
         raise UserError(
             _("Edit the answer that you find best: the edit counts as better than it. Nothing was recorded.")

@@ -314,29 +314,7 @@ def restore_version(
         check_space(data_dir, manifest)
     with explained_disk(data_dir, manifest), tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as staging:
         stage = Path(staging)
-        for path, mark in manifest.files.items():
-            destination = stage / path
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            target.fetch(version, path, mark, destination)
-            if digest_of(destination) != mark:
-                raise DamagedCopy(
-                    _("The copy {version} in {name} is damaged: {path} is not what it was.").format(
-                        version=version, name=target.name, path=path
-                    )
-                )
-        if FILE_NAME not in manifest.files:
-            raise DamagedCopy(
-                _("The copy {version} in {name} is damaged: {file_name} is missing.").format(
-                    version=version, name=target.name, file_name=FILE_NAME
-                )
-            )
-        found = damage(stage / FILE_NAME)
-        if found:
-            raise DamagedCopy(
-                _("The copy {version} in {name} is damaged, in {file_name}. {found}").format(
-                    version=version, name=target.name, file_name=FILE_NAME, found=found
-                )
-            )
+        fetch_copy(target, version, manifest, stage)
         message, unknown = bring_up_to_date(stage, data_dir, target, head, manifest, choice, older, told)
         for path in manifest.files:
             with (stage / path).open("rb") as handle:
@@ -352,6 +330,24 @@ def restore_version(
             put_back(data_dir)
             raise
     return message
+
+
+def fetch_copy(target: CopyTarget, version: str, manifest: CopyManifest, stage: Path) -> None:
+    """Download a copy, and check all of it. Raises DamagedCopy for one that is not whole."""
+
+    def damaged(sentence: str, **gaps: str) -> DamagedCopy:
+        return DamagedCopy(sentence.format(version=version, name=target.name, file_name=FILE_NAME, **gaps))
+
+    for path, mark in manifest.files.items():
+        destination = stage / path
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        target.fetch(version, path, mark, destination)
+        if digest_of(destination) != mark:
+            raise damaged(_("The copy {version} in {name} is damaged: {path} is not what it was."), path=path)
+    if FILE_NAME not in manifest.files:
+        raise damaged(_("The copy {version} in {name} is damaged: {file_name} is missing."))
+    if found := damage(stage / FILE_NAME):
+        raise damaged(_("The copy {version} in {name} is damaged, in {file_name}. {found}"), found=found)
 
 
 def units_of(manifest: CopyManifest) -> list[str]:

@@ -249,11 +249,8 @@ class DirectoryTarget:
         """Copy a file out."""
         source = self.contents / mark.sha256
         if not source.is_file():
-            raise DamagedCopy(
-                _("The copy {version} in {path} is damaged: {missing} is missing.").format(
-                    version=version, path=self.path, missing=path
-                )
-            )
+            said = _("The copy {version} in {path} is damaged: {missing} is missing.")
+            raise DamagedCopy(said.format(version=version, path=self.path, missing=path))
         with explained_directory(self.path):
             shutil.copyfile(source, target)
 
@@ -415,11 +412,8 @@ class HubTarget:
                 Path(found).replace(target)
         except UserError as error:
             if is_missing_file(error):
-                raise DamagedCopy(
-                    _("The copy {version} in {name} is damaged: {path} is missing.").format(
-                        version=version, name=self.name, path=path
-                    )
-                ) from error
+                said = _("The copy {version} in {name} is damaged: {path} is missing.")
+                raise DamagedCopy(said.format(version=version, name=self.name, path=path)) from error
             raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)

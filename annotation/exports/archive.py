@@ -262,11 +262,8 @@ class Reader:
 
     def refuse(self, why: str) -> None:
         """Raise the error that says where the archive is wrong."""
-        raise UserError(
-            _("{name}, line {number}: {why}. {advice}").format(
-                name=self.name, number=self.number, why=why, advice=_(ADVICE)
-            )
-        )
+        said = _("{name}, line {number}: {why}. {advice}")
+        raise UserError(said.format(name=self.name, number=self.number, why=why, advice=_(ADVICE)))
 
 
 ADVICE: Final = N_(
@@ -441,7 +438,6 @@ def is_ranking(text: str) -> bool:
 
 
 def is_order(text: str) -> bool:
-    """Whether it is an order of positions."""
     value = parsed(text)
     if not isinstance(value, list) or any(type(place) is not int for place in value):
         return False

@@ -434,7 +434,6 @@ def called(request: ExportRequest, names: Mapping[str, str]) -> Filters:
 
 
 def filters_text(filters: Filters) -> str:
-    """The filters that are set."""
     default = Filters()
     parts = [
         f"{entry.name} {code(as_text(getattr(filters, entry.name)))}"

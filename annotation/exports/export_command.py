@@ -192,12 +192,10 @@ def sentence(figures: CardStatistics) -> str:
 
 
 def say_line(unit: str, done: int, total: int) -> None:
-    """Progress for people."""
     print(f"{done:,} of {total:,} {unit}", file=sys.stderr, flush=True)
 
 
 def say_json(unit: str, done: int, total: int) -> None:
-    """Progress for a program."""
     print(json.dumps({"progress": {"done": done, "total": total, "unit": unit}}), flush=True)
 
 

@@ -40,8 +40,6 @@ COUNT_SECONDS: Final = 300.0
 # --------------------------------------------------------------------------------------------------------------- files
 @dataclass(frozen=True)
 class ExportFile:
-    """A finished export."""
-
     name: str
     size: int
     made: str
@@ -120,11 +118,8 @@ def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:
     attempt.raise_if_stopped()
     if ended.status == REFUSED:
         raise UserError(ended.last_word)
-    raise UserError(
-        _("The export ended without finishing (status {status}). {last_word}")
-        .format(status=ended.status, last_word=ended.last_word)
-        .strip()
-    )
+    said = _("The export ended without finishing (status {status}). {last_word}")
+    raise UserError(said.format(status=ended.status, last_word=ended.last_word).strip())
 
 
 def progress_of(told: Any) -> tuple[int, int, str]:
@@ -143,7 +138,6 @@ def file_name(request: ExportRequest) -> str:
 
 
 def command_of(data_dir: Path, request: ExportRequest, *more: str) -> list[str]:
-    """The command line of an export."""
     return [sys.executable, *PROGRAM, *arguments_of(request), f"--data={data_dir}", *more]
 
 
@@ -164,11 +158,8 @@ def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, i
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise UserError(
-            _("Counting takes more than {seconds:.0f} s. The export itself can still be made.").format(
-                seconds=COUNT_SECONDS
-            )
-        ) from error
+        said = _("Counting takes more than {seconds:.0f} s. The export itself can still be made.")
+        raise UserError(said.format(seconds=COUNT_SECONDS)) from error
     if done.returncode == REFUSED:
         raise UserError(done.stderr.strip().splitlines()[-1])
     done.check_returncode()

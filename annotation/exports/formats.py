@@ -80,8 +80,6 @@ class Filters:
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """One export as it was asked for."""
-
     format: str = "preference"
     container: str = "dataset"
     filters: Filters = Filters()
@@ -119,17 +117,11 @@ def check_request(request: ExportRequest, known: ExportContext) -> None:
     """Raises UserError that names what was asked for and can't be had."""
     filters = request.filters
     if request.format not in (*FORMATS, "raw"):
-        raise UserError(
-            _("There is no format '{format}'. Choose one of: {formats}, raw.").format(
-                format=request.format, formats=", ".join(FORMATS)
-            )
-        )
+        said = _("There is no format '{format}'. Choose one of: {formats}, raw.")
+        raise UserError(said.format(format=request.format, formats=", ".join(FORMATS)))
     if request.container not in CONTAINERS:
-        raise UserError(
-            _("There is no container '{container}'. Choose one of: {containers}.").format(
-                container=request.container, containers=", ".join(CONTAINERS)
-            )
-        )
+        said = _("There is no container '{container}'. Choose one of: {containers}.")
+        raise UserError(said.format(container=request.container, containers=", ".join(CONTAINERS)))
     if request.format == "raw" and filters != Filters():
         raise UserError(_("The raw archive takes no filters. Remove them or choose a format."))
     refuse_unknown(NO_POLICY, filters.policies, known.iterations)
@@ -139,11 +131,8 @@ def check_request(request: ExportRequest, known: ExportContext) -> None:
     for day in (filters.since, filters.until):
         check_day(day)
     if filters.since and filters.until and filters.since > filters.until:
-        raise UserError(
-            _("The first day, {since}, is after the last day, {until}. Swap them.").format(
-                since=filters.since, until=filters.until
-            )
-        )
+        said = _("The first day, {since}, is after the last day, {until}. Swap them.")
+        raise UserError(said.format(since=filters.since, until=filters.until))
     check_licence(request.licence)
     ComparisonFilter.of(filters.comparisons)
     if not filters.sources:
@@ -559,7 +548,6 @@ def demonstration(shown: Demonstration, filters: Filters, known: ExportContext) 
 
 
 def sft_row(shown: Judgement | Demonstration, text: str, facts: ExportRow) -> ExportRow:
-    """One row to imitate."""
     return {
         "prompt": conversation(shown.messages),
         "completion": answer(text),

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 from annotation.metrics.aggregation import OUTSIDE
 from annotation.records import JudgedAnswer, Message, Split, TokenIds
+from annotation.validation import known
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,11 @@ class FrozenRow:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """The row as it is stored."""
         return {"split": self.split, "messages": [dict(message) for message in self.messages]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """A stored row."""
-        return cls(**shared(values))
-
-
-def shared(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of every row."""
-    return {"split": cast(Split, values["split"]), "messages": tuple(values["messages"])}
+        return known(cls, {**values, "messages": tuple(values["messages"])})
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,6 @@ class FrozenAnswer:
         return self.origin == OUTSIDE
 
     def to_json(self) -> dict[str, Any]:
-        """The answer as it is stored."""
         values = asdict(self)
         if self.token_ids is None:
             del values["token_ids"]
@@ -69,16 +62,12 @@ class FrozenAnswer:
 
     @classmethod
     def of(cls, answer: JudgedAnswer) -> FrozenAnswer:
-        """What of a judged answer is trained on."""
         return cls(**{name: getattr(answer, name) for name in cls.__dataclass_fields__})
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> FrozenAnswer:
-        """A stored answer."""
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        if known.get("token_ids") is not None:
-            known["token_ids"] = TokenIds.from_json(known["token_ids"])
-        return cls(**known)
+        drawn = values.get("token_ids")
+        return known(cls, {**values, "token_ids": None if drawn is None else TokenIds.from_json(drawn)})
 
 
 @dataclass(frozen=True)
@@ -125,30 +114,17 @@ class PreferenceRow(FrozenRow):
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> PreferenceRow:
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
         """A stored row; the first version had one judgement in each."""
         judgements = values.get("judgements") or [values[name] for name in ("judgement",) if name in values]
         annotators = values.get("annotators") or [values[name] for name in ("annotator",) if name in values]
-        return cls(
-            **shared(values),
-            comparison=values["comparison"],
-            prompt_id=values["prompt_id"],
-            chosen=FrozenAnswer.from_json(values["chosen"]),
-            rejected=FrozenAnswer.from_json(values["rejected"]),
-            rendered_prompt=values.get("rendered_prompt"),
-            judgements=tuple(judgements),
-            annotators=tuple(annotators),
-            strength=values.get("strength"),
-            agreement=values.get("agreement"),
-            flip=values.get("flip"),
-            ai=values.get("ai", False),
-        )
+        sides = {side: FrozenAnswer.from_json(values[side]) for side in ("chosen", "rejected")}
+        by = {"judgements": tuple(judgements), "annotators": tuple(annotators)}
+        return super().from_json({**values, **sides, **by})
 
 
 @dataclass(frozen=True)
 class DemonstrationRow(FrozenRow):
-    """An answer to be imitated."""
-
     text: str
     origin: str = ""
     """Who wrote it: 'person', 'import', 'policy', or 'example' for one of an example set."""
@@ -161,24 +137,13 @@ class DemonstrationRow(FrozenRow):
         known = {name: value for name, value in beside.items() if value is not None}
         return {**super().to_json(), "text": self.text, "origin": self.origin, **known}
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> DemonstrationRow:
-        beside = {name: values[name] for name in ("origin", "response", "label") if name in values}
-        return cls(**shared(values), text=values["text"], **beside)
-
 
 @dataclass(frozen=True)
 class PromptRow(FrozenRow):
-    """A prompt to answer."""
-
     prompt_id: int
 
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "prompt_id": self.prompt_id}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> PromptRow:
-        return cls(**shared(values), prompt_id=values["prompt_id"])
 
 
 AnyRow = TypeVar("AnyRow", bound=FrozenRow)
@@ -190,5 +155,4 @@ def line_of(row: FrozenRow) -> bytes:
 
 
 def read_rows(content: bytes, kind: type[AnyRow]) -> list[AnyRow]:
-    """The rows of a file."""
     return [kind.from_json(json.loads(line)) for line in content.splitlines()]

@@ -174,7 +174,6 @@ class SplitWriters:
         return self
 
     def write(self, split: str, row: ExportRow) -> None:
-        """Add a row to a split."""
         if split not in self.writers:
             self.files[split] = self.layout.path.format(split=split)
             path = self.directory / self.files[split]

@@ -110,11 +110,8 @@ def order_of(options: argparse.Namespace) -> ImportRequest:
     for entry in options.columns:
         role, equals, column = entry.partition("=")
         if not equals:
-            raise UserError(
-                _("'{display_name}' names no column. Write it as --map prompt=question.").format(
-                    display_name=display_name(entry)
-                )
-            )
+            said = _("'{display_name}' names no column. Write it as --map prompt=question.")
+            raise UserError(said.format(display_name=display_name(entry)))
         columns[role.strip()] = column
     verdict: VerdictUse = "gold" if options.gold else "open" if options.open else "judged"
     first, last = rows_of(options.rows)
@@ -137,11 +134,8 @@ def split_of(text: str) -> Split | float:
     try:
         return float(text)
     except ValueError as error:
-        raise UserError(
-            _("'{display_name}' is no split. Use train, held-out, or the held-out share, as 0.1.").format(
-                display_name=display_name(text)
-            )
-        ) from error
+        said = _("'{display_name}' is no split. Use train, held-out, or the held-out share, as 0.1.")
+        raise UserError(said.format(display_name=display_name(text))) from error
 
 
 def rows_of(text: str | None) -> tuple[int, int | None]:

@@ -42,25 +42,17 @@ def look_told(found: ImportPreview) -> dict[str, Any]:
 
 def look_read(told: Mapping[str, Any]) -> ImportPreview:
     """What `look_told` gave; the values of rows are texts."""
-    return ImportPreview(
-        name=told["name"],
-        format=told["format"],
-        counted=told.get("counted", ""),
-        columns=tuple(told["columns"]),
-        proposed=told["proposed"],
-        target=told["target"],
-        problem=told["problem"] or "",
-        asked=tuple(told.get("asked", ())),
-        rows=tuple(SourceRow(row["number"], row["cells"]) for row in told["rows"]),
-        records=tuple(one if isinstance(one, str) else record_read(one) for one in told["records"]),
-        bad=tuple(known(BadRow, row) for row in told["bad"]),
-        usable=told.get("usable", True),
-        notes=tuple(told["notes"]),
-    )
+    parts = {
+        "problem": told["problem"] or "",
+        "rows": tuple(SourceRow(row["number"], row["cells"]) for row in told["rows"]),
+        "records": tuple(one if isinstance(one, str) else record_read(one) for one in told["records"]),
+        "bad": tuple(known(BadRow, row) for row in told["bad"]),
+        **{name: tuple(told.get(name, ())) for name in ("columns", "asked", "notes")},
+    }
+    return known(ImportPreview, {"counted": "", "usable": True, **told, **parts})
 
 
 def record_read(told: Mapping[str, Any]) -> MappedRow:
-    """What a row says."""
     ranking = told.get("ranking")
     parts = {
         "messages": tuple(told["messages"]),
@@ -85,20 +77,12 @@ def outcome_read(told: Mapping[str, Any]) -> ImportOutcome:
         known(Skipped, {**row, "reason": f"{row['column']} {row['reason']}".strip()} if apart else row)
         for row in told.get("skipped", ())
     ]
-    result = ImportResult(
-        name=told["name"],
-        format=told["format"],
-        counted=told.get("counted", ""),
-        target=told["target"],
-        columns=told["columns"],
-        counts=known(Counts, told.get("counts", {})),
-        reasons=[(" ".join(filter(None, said)), count) for *said, count in told["reasons"]],
-        skipped=skipped,
-        import_id=told["import_id"],
-        seconds=told["seconds"],
-        locked_seconds=told.get("locked_seconds", 0.0),
-        notes=told.get("notes", ()),
-    )
+    parts = {
+        "counts": known(Counts, told.get("counts", {})),
+        "reasons": [(" ".join(filter(None, said)), count) for *said, count in told["reasons"]],
+        "skipped": skipped,
+    }
+    result = known(ImportResult, {"counted": "", "locked_seconds": 0.0, "notes": (), **told, **parts})
     return ImportOutcome(result, told["dry_run"], told["summary"])
 
 

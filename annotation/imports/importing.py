@@ -52,8 +52,6 @@ def starter_prompts() -> list[Prompt]:
 # ------------------------------------------------------------------------------------------------------ before writing
 @dataclass(frozen=True)
 class ImportRequest:
-    """What is to be imported, and how."""
-
     target: Target | Literal["auto"] = "auto"
     """What is made of the rows; 'auto' goes by the columns."""
     columns: Columns = field(default_factory=dict)
@@ -153,21 +151,18 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
 
 def notes_on(
     source: ImportSource, plan: ImportPlan, rows: Iterable[SourceRow], met: ColumnUsage | None = None
-) -> list[str]:
+) -> Iterator[str]:
     """What of a source is not used, in sentences: columns by what was met of them, and files of a directory."""
     met = met or ColumnUsage()
     for row in rows:
         met.see(row.values)
     telling, others = met.unused(plan.used)
-    return [
-        *(
-            [_("Not used, though it may change what the rows mean: {columns}.").format(columns=listed(telling))]
-            if telling
-            else []
-        ),
-        *([_("Not used: {columns}.").format(columns=listed(others))] if others else []),
-        *([_("Files that are not read: {files}.").format(files=listed(source.unread))] if source.unread else []),
-    ]
+    if telling:
+        yield _("Not used, though it may change what the rows mean: {columns}.").format(columns=listed(telling))
+    if others:
+        yield _("Not used: {columns}.").format(columns=listed(others))
+    if source.unread:
+        yield _("Files that are not read: {files}.").format(files=listed(source.unread))
 
 
 def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
@@ -273,7 +268,7 @@ def run_import(
         import_id=import_id,
         seconds=time.monotonic() - began,
         locked_seconds=locked,
-        notes=notes_on(source, plan, (), met),
+        notes=[*notes_on(source, plan, (), met)],
     )
 
 
@@ -300,7 +295,6 @@ def read_rows(
 
 
 def rows_of(source: ImportSource, order: ImportRequest) -> Iterator[RawRow]:
-    """The rows in the range that is asked for."""
     for row in source.rows():
         if order.last is not None and row.number > order.last:
             return

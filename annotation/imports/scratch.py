@@ -260,13 +260,8 @@ class Staging:
             ranking = [1 if good else 2 for _, good, _ in answers]
             self.add_item("judged", prompt, fingerprint, [text for _, _, text in answers], "ranked", ranking)
             for row, _good, _text in spread(chosen)[MAXIMUM_ANSWERS:]:
-                self.skip(
-                    row,
-                    "",
-                    _("one of more than {maximum_answers} answers to the prompt that fit no comparison").format(
-                        maximum_answers=MAXIMUM_ANSWERS
-                    ),
-                )
+                said = _("one of more than {maximum_answers} answers to the prompt that fit no comparison")
+                self.skip(row, "", said.format(maximum_answers=MAXIMUM_ANSWERS))
         if not groups:
             for _row, _good, text in goods:
                 remark = N_("good answer without a bad one to the same prompt: kept as a demonstration")

@@ -51,7 +51,6 @@ class JobQueue(Generic[AnyRequest]):
         return {name: TypeAdapter(kind) for name, kind in self.kinds.items()}
 
     def read(self, row: Mapping[str, Any]) -> Job[AnyRequest]:
-        """A row of this queue as a record."""
         spec: AnyRequest = self.readers[row["kind"]].validate_json(row["spec"])
         return job_table.as_job(row, spec)
 

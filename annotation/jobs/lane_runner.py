@@ -126,6 +126,5 @@ def release(attempt: Attempt) -> None:
 
 
 def without_token(message: str) -> str:
-    """A message in which no token can be."""
     token = hub_client.token_here()
     return hub_client.without_tokens(message.replace(token, "[token]") if token else message)

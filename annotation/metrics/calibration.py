@@ -57,13 +57,11 @@ class Bin:
     """How often people prefer that answer."""
 
     def to_json(self) -> dict[str, Any]:
-        """The bin as it is stored."""
         own = {"from": self.start, "to": self.end, "predicted": self.predicted, "pairs": self.pairs}
         return own | asdict(self.observed)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Bin:
-        """A stored bin."""
         observed = Estimate(values["value"], values["low"], values["high"], values["n"])
         return cls(
             start=values["from"],
@@ -95,7 +93,6 @@ class Calibration:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Calibration:
-        """Stored figures."""
         return cls(tuple(Bin.from_json(one) for one in values["bins"]), values["error"], values["surplus"])
 
 

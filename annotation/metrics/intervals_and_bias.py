@@ -59,7 +59,6 @@ class Share:
         return Estimate(self.value, self.low, self.high, self.n)
 
     def to_json(self) -> dict[str, Any]:
-        """The share as it is stored."""
         return asdict(self)
 
     @classmethod
@@ -299,7 +298,6 @@ def annotator_figures(
 def one_annotator(
     name: str, votes: Sequence[Vote], known: Mapping[int, Sequence[int]], hasty: int, agreement: Estimate | None
 ) -> AnnotatorFigures:
-    """The figures of one annotator."""
     gold = [gold_credit(vote, known) for vote in votes if vote.purpose == "gold"]
     right = [credit for credit in gold if credit is not None]
     again = [

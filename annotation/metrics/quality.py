@@ -64,42 +64,19 @@ def votes(db: Database, comparison_id: int | None = None) -> list[Vote]:
     return [read_vote(row, *sides[row[1]]) for row in rows]
 
 
+# What the columns of VOTES say, by the fields of a `Vote`.
+COLUMNS = (
+    *("id", "comparison_id", "annotator", "purpose", "kind", "outcome", "ranking", "strength", "shown_order"),
+    *("seconds", "early", "created", "first_ranking", "by_heads"),
+)
+
+
 def read_vote(row: Sequence[Any], lengths: tuple[int, ...], revisions: tuple[str | None, ...]) -> Vote:
-    """A row of VOTES as a record."""
-    (
-        id_,
-        comparison,
-        name,
-        purpose,
-        kind,
-        outcome,
-        ranking,
-        strength,
-        order,
-        seconds,
-        early,
-        created,
-        first,
-        by_heads,
-    ) = row
-    return Vote(
-        id=id_,
-        comparison_id=comparison,
-        annotator=name,
-        purpose=purpose,
-        kind=kind,
-        outcome=outcome,
-        ranking=None if ranking is None else parse_numbers(ranking),
-        strength=strength,
-        shown_order=parse_numbers(order),
-        seconds=seconds,
-        early=bool(early),
-        created=created,
-        first_ranking=None if first is None else parse_numbers(first),
-        lengths=lengths,
-        revisions=revisions,
-        by_heads=bool(by_heads),
-    )
+    said = dict(zip(COLUMNS, row, strict=True))
+    for name in ("ranking", "shown_order", "first_ranking"):
+        said[name] = None if said[name] is None else parse_numbers(said[name])
+    said |= {"early": bool(said["early"]), "by_heads": bool(said["by_heads"])}
+    return Vote(**said, lengths=lengths, revisions=revisions)
 
 
 def known_answers(db: Database) -> dict[int, tuple[int, ...]]:
@@ -385,11 +362,8 @@ def take_back(db: Database, name: str, reason: str, decided_by: str) -> None:
 def decide_on(db: Database, name: str, excluded: bool, reason: str, decided_by: str) -> None:
     """Record whether an annotator's judgements are left out of training."""
     if len(reason) > MAXIMUM_REASON:
-        raise UserError(
-            _("A reason can have up to {maximum_reason} characters. Shorten it; nothing was changed.").format(
-                maximum_reason=MAXIMUM_REASON
-            )
-        )
+        told = _("A reason can have up to {maximum_reason} characters. Shorten it; nothing was changed.")
+        raise UserError(told.format(maximum_reason=MAXIMUM_REASON))
     with db.transaction():
         row = db.row("SELECT id, name FROM annotator WHERE name = ?", (name,))
         if row is None:
@@ -444,11 +418,8 @@ def review(db: Database, comparison_id: int) -> ComparisonReview:
         (comparison_id,),
     )
     if row is None:
-        raise UserError(
-            _("There is no comparison {comparison_id}. Choose one from the list, or type another number.").format(
-                comparison_id=comparison_id
-            )
-        )
+        said = _("There is no comparison {comparison_id}. Choose one from the list, or type another number.")
+        raise UserError(said.format(comparison_id=comparison_id))
     answers = db.rows(
         """SELECT r.text FROM comparison_response cr JOIN response r ON r.id = cr.response_id
            WHERE cr.comparison_id = ? ORDER BY cr.position""",
@@ -501,17 +472,11 @@ def refuse_as_gold(db: Database, found: ComparisonReview, known: int | None) -> 
     """Raises UserError where a comparison can't become gold with this answer."""
     number = found.comparison_id
     if db.value("SELECT purpose FROM comparison WHERE id = ?", (number,)) == "gold":
-        raise UserError(
-            _("Comparison {number} is gold already. To change its answer, make it no longer gold first.").format(
-                number=number
-            )
-        )
+        said = _("Comparison {number} is gold already. To change its answer, make it no longer gold first.")
+        raise UserError(said.format(number=number))
     if found.state not in ("ready", "closed", "withdrawn"):
-        raise UserError(
-            _("Comparison {number} is unfit, or its answers are not complete. Choose another one.").format(
-                number=number
-            )
-        )
+        said = _("Comparison {number} is unfit, or its answers are not complete. Choose another one.")
+        raise UserError(said.format(number=number))
     if not any(opinion.ranking for opinion in found.opinions):
         raise UserError(
             _("Nobody has judged comparison {number} yet. Choose one that has been judged.").format(number=number)
@@ -521,17 +486,11 @@ def refuse_as_gold(db: Database, found: ComparisonReview, known: int | None) -> 
             _("Comparison {number} is flagged. Choose one that is fit to measure people.").format(number=number)
         )
     if known is None:
-        raise UserError(
-            _("The annotators of comparison {number} agree on no best answer. Say which one is best.").format(
-                number=number
-            )
-        )
+        said = _("The annotators of comparison {number} agree on no best answer. Say which one is best.")
+        raise UserError(said.format(number=number))
     if not 0 <= known < len(found.answers):
-        raise UserError(
-            _("Comparison {number} has {count} answers. Choose one of those as the best.").format(
-                number=number, count=len(found.answers)
-            )
-        )
+        said = _("Comparison {number} has {count} answers. Choose one of those as the best.")
+        raise UserError(said.format(number=number, count=len(found.answers)))
 
 
 def retire_gold(db: Database, comparison_id: int, decided_by: str) -> None:

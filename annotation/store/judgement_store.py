@@ -62,7 +62,6 @@ COPIED = (
 
 
 def read_judgement(row: Mapping[str, Any]) -> Judgement:
-    """A row of JUDGEMENTS as a record."""
     return Judgement(
         **{key: row[key] for key in COPIED},
         messages=tuple(json.loads(row["messages"])),

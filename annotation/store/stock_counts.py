@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from annotation.database import Database
 from annotation.records import Split
 
+# Of comparisons `c`: that they wait to be judged. One that somebody skipped is still there for others, but nobody may
+# be left who would judge it; and what an annotator asked for is that annotator's first, who may never come back to it.
+WAITS = """c.purpose = 'preference' AND c.state = 'ready' AND c.taken = 0 AND c.asks IN ('people', 'judges')
+    AND c.assigned = 0 AND c.asked_by IS NULL
+    AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')"""
+
 
 def stock_sizes(db: Database, model_id: int) -> dict[Split, int]:
     """How many comparisons by this policy nobody has judged or holds yet, by split; not what only some may have."""
     rows = db.rows(
-        # One that somebody skipped is still there for others, but nobody may be left who would judge it; and what an
-        # annotator asked for is that annotator's first, who may never come back to it.
-        """SELECT p.split, count(*) AS n FROM comparison c JOIN prompt p ON p.id = c.prompt_id
-           WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.asks IN ('people', 'judges') AND c.model_id = ?
-             AND c.assigned = 0 AND c.asked_by IS NULL AND c.taken = 0
-             AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
-           GROUP BY p.split""",
+        f"""SELECT p.split, count(*) AS n FROM comparison c JOIN prompt p ON p.id = c.prompt_id
+            WHERE {WAITS} AND c.model_id = ? GROUP BY p.split""",
         (model_id,),
     )
     sizes: dict[Split, int] = {"train": 0, "held-out": 0}
@@ -26,14 +27,7 @@ def stock_sizes(db: Database, model_id: int) -> dict[Split, int]:
 
 def waiting_elsewhere(db: Database, model_id: int) -> int:
     """How many comparisons that this policy did not write (earlier ones' and imported ones) nobody has judged yet."""
-    return int(
-        db.value(
-            """SELECT count(*) FROM comparison c WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.taken = 0
-                 AND c.asks IN ('people', 'judges') AND c.assigned = 0 AND c.asked_by IS NULL AND c.model_id IS NOT ?
-                 AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')""",
-            (model_id,),
-        )
-    )
+    return int(db.value(f"SELECT count(*) FROM comparison c WHERE {WAITS} AND c.model_id IS NOT ?", (model_id,)))
 
 
 def attempts(db: Database, model_id: int, prompt_id: int) -> int:

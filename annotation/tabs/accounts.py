@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ from annotation.tabs.components import (
     acting_box,
     asking_box,
     html_box,
+    open_choice,
     opening_of,
     pressed,
     row_number,
@@ -43,20 +43,9 @@ HEADERS = [
     N_("Since"),
 ]
 INVITATION_HEADERS = (
-    N_("Used"),
-    N_("Until (UTC)"),
-    N_("Group"),
-    N_("Judgements each"),
-    N_("Made by"),
-    N_("State"),
-    N_("Act"),
+    *(N_("Used"), N_("Until (UTC)"), N_("Group"), N_("Judgements each"), N_("Made by"), N_("State"), N_("Act")),
 )
-STATES = {
-    "open": N_("open"),
-    "used": N_("used up"),
-    "expired": N_("expired"),
-    "withdrawn": N_("withdrawn"),
-}
+STATES = {"open": N_("open"), "used": N_("used up"), "expired": N_("expired"), "withdrawn": N_("withdrawn")}
 # The whole address, which only the browser knows, in place of the path that the server knows.
 LINK = """
 const fill = () => {
@@ -83,84 +72,99 @@ fill();
 """
 
 
+class AccountsPage:
+    """The tab's components. `asked` is what a question is about, `given` whose password is shown."""
+
+    def __init__(self) -> None:
+        self.problem = gr.Markdown(visible=False)
+        self.listed = html_box()
+        self.outcome = html_box()
+        self.secret = gr.Textbox(
+            label=_("Password, shown once"), interactive=False, buttons=["copy"], visible=False, elem_id="new-password"
+        )
+        gr.Markdown(_("## Add someone"))
+        with gr.Row():
+            self.name = gr.Textbox(label=_("Name"), max_length=40)
+            self.role = gr.Radio([(_(role), role) for role in ROLES], value="annotator", label=_("Role"))
+            self.password = gr.Textbox(
+                label=_("Password"),
+                type="password",
+                placeholder=_("Leave empty to have one made"),
+                max_length=access.MAXIMUM_PASSWORD,
+            )
+        self.add = gr.Button(_("Add account"), variant="primary", elem_id="account-add")
+        with gr.Accordion(_("Invite someone"), open=False):
+            self.invited = InvitationForm()
+            self.made = acting_box(elem_id="invitations")
+        with gr.Accordion(_("Change an account"), open=False) as self.changing:
+            self.account = open_choice(_("Account"))
+            with gr.Row():
+                self.reset = act_button(_("Reset password"))
+                self.make_admin = act_button(_("Make admin"))
+                self.make_annotator = act_button(_("Make annotator"))
+                self.shut_out = act_button(_("Deactivate"), "stop")
+                self.let_in = act_button(_("Reactivate"))
+            with gr.Column(visible=False) as self.confirm:
+                self.question = asking_box()
+                with gr.Row():
+                    self.really = gr.Button(_("Yes"), variant="stop", min_width=100, elem_id="account-really")
+                    self.keep = gr.Button(_("No"), min_width=100, elem_id="account-not")
+            self.asked, self.given = gr.State({}), gr.State(None)
+            self.language = gr.Dropdown([], label=_("Language"))
+            with gr.Row():
+                self.groups = gr.Textbox(label=_("Groups"), info=_("Separated by commas."))
+                self.quota = whole_number(_("Judgements in all"), placeholder=_("no end"))
+            self.save = act_button(_("Save groups and judgements"))
+
+    @property
+    def fields(self) -> list[Any]:
+        """The outputs of `fields_of`."""
+        acts = [self.reset, self.make_admin, self.make_annotator, self.shut_out, self.let_in, self.save]
+        return [self.groups, self.quota, self.language, *acts]
+
+    @property
+    def asking(self) -> list[Any]:
+        """The outputs of `unasked`."""
+        return [self.confirm, self.question, self.asked]
+
+
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay out the tab inside the caller's `with gr.Tab(...)`."""
-    db = context.db
-    problem = gr.Markdown(visible=False)
-    listed = html_box()
-    outcome = html_box()
-    secret = gr.Textbox(
-        label=_("Password, shown once"), interactive=False, buttons=["copy"], visible=False, elem_id="new-password"
-    )
-    gr.Markdown(_("## Add someone"))
-    with gr.Row():
-        name = gr.Textbox(label=_("Name"), max_length=40)
-        role = gr.Radio([(_(role), role) for role in ROLES], value="annotator", label=_("Role"))
-        password = gr.Textbox(
-            label=_("Password"),
-            type="password",
-            placeholder=_("Leave empty to have one made"),
-            max_length=access.MAXIMUM_PASSWORD,
-        )
-    add = gr.Button(_("Add account"), variant="primary", elem_id="account-add")
-    with gr.Accordion(_("Invite someone"), open=False):
-        invited = lay_out_invitation()
-        made = acting_box(elem_id="invitations")
-    with gr.Accordion(_("Change an account"), open=False) as changing:
-        account = gr.Dropdown([], label=_("Account"), allow_custom_value=True)
-        with gr.Row():
-            reset = act_button(_("Reset password"))
-            make_admin = act_button(_("Make admin"))
-            make_annotator = act_button(_("Make annotator"))
-            shut_out = act_button(_("Deactivate"), "stop")
-            let_in = act_button(_("Reactivate"))
-        with gr.Column(visible=False) as confirm:
-            question = asking_box()
-            with gr.Row():
-                really = gr.Button(_("Yes"), variant="stop", min_width=100, elem_id="account-really")
-                keep = gr.Button(_("No"), min_width=100, elem_id="account-not")
-        asked, given = gr.State({}), gr.State(None)
-        language = gr.Dropdown([], label=_("Language"))
-        with gr.Row():
-            groups = gr.Textbox(label=_("Groups"), info=_("Separated by commas."))
-            quota = whole_number(_("Judgements in all"), placeholder=_("no end"))
-        save = act_button(_("Save groups and judgements"))
-    wire_invitations(invited, made, context, opening_of(demo))
-    acts = [reset, make_admin, make_annotator, shut_out, let_in, save]
-    bar, fields, admin = place_bar(), [groups, quota, language, *acts], guarded(context, "admin")
-    asking = [confirm, question, asked]
-    page = [listed, account, outcome, secret, *fields, bar, given, *asking]
-    looked_at = [account, outcome, *fields, *asking, changing]
+    page, opening = AccountsPage(), opening_of(demo)
+    wire_invitations(page.invited, page.made, context, opening)
+    wire(page, context, opening)
+
+
+def wire(page: AccountsPage, context: Context, opening: Any) -> None:
+    """List the accounts, choose one, and change it."""
+    db, account, bar, admin = context.db, page.account, place_bar(), guarded(context, "admin")
+    looked_at = [account, page.outcome, *page.fields, *page.asking, page.changing]
     visits(bar, context, partial(visit_account, db), [], looked_at, api_name="account-visit")
-    account.input(
-        admin(partial(choose_account, db)), account, [*fields, bar, *asking], api_name="account-choose", **QUIET
-    )
-    common: dict[str, Any] = {"outputs": page, **QUEUED}
-    answered = [
-        language.input(admin(partial(change_language, db)), [account, language], api_name="account-language", **common),
-        save.click(admin(partial(save_groups, db)), [account, groups, quota], api_name="account-groups", **common),
-        add.click(admin(partial(add_account, db)), [name, role, password], api_name="account-add", **common),
-        really.click(admin(partial(do_it, db)), [account, asked], api_name="account-really", **common),
-        let_in.click(admin(partial(activate, db)), account, api_name="account-activate", **common),
-    ]
-    for one in answered:  # not at once: it could take away the password that the act brings
-        one.then(admin(partial(mind_password, db)), given, [secret, given], **QUIET)
+    chosen = [*page.fields, bar, *page.asking]
+    account.input(admin(partial(choose_account, db)), account, chosen, api_name="account-choose", **QUIET)
+    shown = [page.listed, account, page.outcome, page.secret, *page.fields, bar, page.given, *page.asking]
+    for listen, handler, given, name in (
+        (page.language.input, change_language, [account, page.language], "account-language"),
+        (page.save.click, save_groups, [account, page.groups, page.quota], "account-groups"),
+        (page.add.click, add_account, [page.name, page.role, page.password], "account-add"),
+        (page.really.click, do_it, [account, page.asked], "account-really"),
+        (page.let_in.click, activate, account, "account-activate"),
+    ):
+        answered = listen(admin(partial(handler, db)), given, shown, api_name=name, **QUEUED)
+        # Not at once: it could take away the password that the act brings.
+        answered.then(admin(partial(mind_password, db)), page.given, [page.secret, page.given], **QUIET)
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
-    opening_of(demo)(
-        admin(partial(open_accounts, db)), outputs=[listed, account, problem], api_name="accounts", **QUIET
-    )
-    buttons = {"reset": reset, "make-admin": make_admin, "make-annotator": make_annotator, "deactivate": shut_out}
+    listed = [page.listed, account, page.problem]
+    opening(admin(partial(open_accounts, db)), outputs=listed, api_name="accounts", **QUIET)
+    buttons = {
+        **{"reset": page.reset, "make-admin": page.make_admin, "make-annotator": page.make_annotator},
+        "deactivate": page.shut_out,
+    }
     for act, button in buttons.items():
-        button.click(admin(partial(ask_whether, db, act)), account, asking, api_name=f"account-{act}", **QUEUED)
-    keep.click(admin(kept), None, asking, api_name="account-not", **QUEUED)
-    poll(
-        pulse(FOLLOW_SECONDS),
-        context,
-        partial(follow_accounts, db),
-        [],
-        [listed, account, made],
-        api_name="accounts-follow",
-    )
+        button.click(admin(partial(ask_whether, db, act)), account, page.asking, api_name=f"account-{act}", **QUEUED)
+    page.keep.click(admin(kept), None, page.asking, api_name="account-not", **QUEUED)
+    follow, followed = partial(follow_accounts, db), [page.listed, account, page.made]
+    poll(pulse(FOLLOW_SECONDS), context, follow, [], followed, api_name="accounts-follow")
 
 
 def act_button(words: str, variant: Any = "secondary") -> gr.Button:
@@ -275,7 +279,6 @@ def visit_account(db: Database, annotator: Annotator, place: Place) -> Any:
 
 
 def add_account(db: Database, annotator: Annotator, name: Any, role: Any, password: Any) -> Any:
-    """The handler of "Add account"."""
     called, typed = text_in(name).strip(), text_in(password)
     chosen = typed or access.generate_password()
     access.add_account(db, called, text_in(role), chosen)
@@ -358,13 +361,11 @@ def change_role(db: Database, role: str, annotator: Annotator, account: str | No
 
 
 def deactivate(db: Database, annotator: Annotator, account: str | None) -> Any:
-    """Shuts an account out."""
     access.deactivate(db, account or "")
     return page_of(db, _("{account} can't sign in any more. Judgements stay.").format(account=account), account)
 
 
 def activate(db: Database, annotator: Annotator, account: str | None) -> Any:
-    """The handler of "Reactivate"."""
     access.activate(db, chosen(db, account))
     return page_of(db, _("{account} can sign in again.").format(account=account), account)
 
@@ -384,7 +385,6 @@ def languages() -> list[tuple[str, str]]:
 
 
 def change_language(db: Database, annotator: Annotator, account: str | None, code: str | None) -> Any:
-    """The handler of the choice of a language."""
     access.set_language(db, chosen(db, account), text_in(code) or None)
     said = _("{account} is answered in {language}.").format(
         account=account, language=language_of(text_in(code) or None).name
@@ -393,7 +393,6 @@ def change_language(db: Database, annotator: Annotator, account: str | None, cod
 
 
 def save_groups(db: Database, annotator: Annotator, account: str | None, groups: Any, quota: Any) -> Any:
-    """The handler of "Save groups and judgements"."""
     row = access.existing(db, chosen(db, account))
     names = annotator_groups.group_names(text_in(groups))
     number = None if quota in (None, "", 0) else whole(quota, _("Judgements in all"), 1, invitations.MOST_JUDGEMENTS)
@@ -404,28 +403,17 @@ def save_groups(db: Database, annotator: Annotator, account: str | None, groups:
 
 
 # --------------------------------------------------------------------------------------------------------- invitations
-@dataclass(frozen=True)
 class InvitationForm:
     """What an invitation is made with, and the link."""
 
-    uses: gr.Number
-    days: gr.Number
-    group: gr.Textbox
-    quota: gr.Number
-    make: gr.Button
-    link: gr.HTML
-
-
-def lay_out_invitation() -> InvitationForm:
-    """The form, below each other."""
-    with gr.Row():
-        uses = whole_number(_("Accounts"), 1, min_width=100)
-        days = whole_number(_("Days"), 7, min_width=100)
-        group = gr.Textbox(label=_("Group"), placeholder=_("none"), max_length=40, min_width=100)
-        quota = whole_number(_("Judgements each"), placeholder=_("no end"), min_width=100)
-    make = gr.Button(_("Make a link"), variant="primary", elem_id="invitation-add")
-    link = gr.HTML(value="", js_on_load=LINK, elem_classes=["kit"], elem_id="invitation-link")
-    return InvitationForm(uses=uses, days=days, group=group, quota=quota, make=make, link=link)
+    def __init__(self) -> None:
+        with gr.Row():
+            self.uses = whole_number(_("Accounts"), 1, min_width=100)
+            self.days = whole_number(_("Days"), 7, min_width=100)
+            self.group = gr.Textbox(label=_("Group"), placeholder=_("none"), max_length=40, min_width=100)
+            self.quota = whole_number(_("Judgements each"), placeholder=_("no end"), min_width=100)
+        self.make = gr.Button(_("Make a link"), variant="primary", elem_id="invitation-add")
+        self.link = gr.HTML(value="", js_on_load=LINK, elem_classes=["kit"], elem_id="invitation-link")
 
 
 def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, opening: Any) -> None:

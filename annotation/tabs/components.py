@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from gradio.blocks import Block
@@ -27,6 +27,11 @@ QUIET: Mapping[str, Any] = {
 }
 # Buttons go through the queue: Gradio 6.31 shows no message for an error of a handler outside it.
 QUEUED: Mapping[str, Any] = {**QUIET, "queue": True}
+Update = dict[str, Any]
+"""What a component is set to, as `gr.update` makes it."""
+Seen = dict[str, Any]
+"""What a browser session was sent last."""
+Variant = Literal["primary", "secondary", "stop"]
 # Digits of a row's number: SQLite could hold four more.
 LONGEST_NUMBER = 15
 
@@ -163,16 +168,22 @@ def in_template(sentence: str) -> str:
     return re.sub(r"[`\\${}]", lambda found: f"&#{ord(found[0])};", escape(sentence))
 
 
+def button(
+    label: str, width: int, name: str | None = None, variant: Variant = "secondary", **options: Any
+) -> gr.Button:
+    """A button that no row stretches, wide enough for its label on one line."""
+    return gr.Button(label, variant=variant, size="md", scale=0, min_width=width, elem_id=name, **options)
+
+
+def open_choice(label: str, choices: Sequence[Any] = (), **options: Any) -> gr.Dropdown:
+    """A choice of what the rows hold by then; what was chosen before a restart must be accepted after it."""
+    return gr.Dropdown(list(choices), label=label, allow_custom_value=True, **options)
+
+
 def licence_choice(**options: Any) -> gr.Dropdown:
     """A choice of a licence, which may also be typed, as the Hub names it."""
-    return gr.Dropdown(
-        [(_("Not chosen (the card says so)"), ""), *((name, name) for name in LICENCES)],
-        value="",
-        label=_("Licence"),
-        allow_custom_value=True,
-        min_width=240,
-        **options,
-    )
+    named = [(_("Not chosen (the card says so)"), ""), *((name, name) for name in LICENCES)]
+    return open_choice(_("Licence"), named, value="", min_width=240, **options)
 
 
 def labelled(choices: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -256,6 +267,11 @@ def drafted(sent: Any, here: Mapping[str, Any], holds: Mapping[str, Any], labels
         both=[labels[name] for name in both],
         sent={**was, **{name: holds[name] for name in both}},
     )
+
+
+def undrafted(was: Mapping[str, Any], here: Mapping[str, Any], holds: Mapping[str, Any]) -> dict[str, Any]:
+    """What a form `holds` by now in the fields of which no draft was begun: those stand as this session `was` sent."""
+    return {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
 
 
 @dataclass(frozen=True)

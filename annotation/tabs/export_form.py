@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import urlencode
@@ -36,6 +35,7 @@ from annotation.tabs.components import (
     html_box,
     labelled,
     licence_choice,
+    open_choice,
     opening_of,
     row_number,
     text_in,
@@ -251,23 +251,29 @@ def files_card(context: Context) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
-@dataclass(frozen=True)
 class ExportFormPage:
-    """The components, in the order of `request_of`'s values."""
+    """The components; the form's in the order of `request_of`'s values."""
 
-    form: Mapping[str, Any]
-    folded: Sequence[gr.Accordion]
-    count: gr.HTML
-    command: gr.Textbox
-    write: gr.Button
-    cancel: gr.Button
-    progress: gr.HTML
-    files: gr.HTML
-    chosen: gr.Dropdown
-    delete: gr.Button
-    deletion: gr.Accordion
-    deleted: gr.HTML
-    pulse: gr.HTML
+    def __init__(self) -> None:
+        gr.Markdown(_("## Export"))
+        gr.Markdown(_(EXPLANATION))
+        self.form, self.folded = build_form()
+        self.count = html_box()
+        with gr.Accordion(_("The same on the command line"), open=False):
+            self.command = gr.Textbox(label=_("Command"), interactive=False, buttons=["copy"], lines=2)
+        with gr.Row():
+            self.write = gr.Button(
+                _("Write the export"), variant="primary", scale=0, min_width=240, elem_id="export-write"
+            )
+            self.cancel = gr.Button(
+                _("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="export-cancel"
+            )
+        self.progress, self.files = html_box(), html_box()
+        with gr.Accordion(_("Delete an export"), open=False, visible=False) as self.deletion, gr.Row():
+            self.chosen = open_choice(_("Export"), min_width=240)
+            self.delete = gr.Button(_("Delete"), variant="stop", scale=0, min_width=160)
+        self.deleted = html_box()
+        self.pulse = pulse()
 
     @property
     def fields(self) -> list[Any]:
@@ -323,7 +329,7 @@ def build_form() -> tuple[dict[str, Any], list[gr.Accordion]]:
 def choices(label: str, info: str) -> gr.Dropdown:
     """A choice of several that the database knows."""
     # A choice made before the app was restarted must still be accepted after it; `check_request` has the last word.
-    return gr.Dropdown([], multiselect=True, label=label, info=info, allow_custom_value=True, min_width=240)
+    return open_choice(label, multiselect=True, info=info, min_width=240)
 
 
 def day(label: str, elem_id: str) -> gr.Textbox:
@@ -340,36 +346,7 @@ def day(label: str, elem_id: str) -> gr.Textbox:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
-    gr.Markdown(_("## Export"))
-    gr.Markdown(_(EXPLANATION))
-    form, folded = build_form()
-    count = html_box()
-    with gr.Accordion(_("The same on the command line"), open=False):
-        command = gr.Textbox(label=_("Command"), interactive=False, buttons=["copy"], lines=2)
-    with gr.Row():
-        write = gr.Button(_("Write the export"), variant="primary", scale=0, min_width=240, elem_id="export-write")
-        cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="export-cancel")
-    progress, files = html_box(), html_box()
-    with gr.Accordion(_("Delete an export"), open=False, visible=False) as deletion, gr.Row():
-        chosen = gr.Dropdown([], label=_("Export"), allow_custom_value=True, min_width=240)
-        delete = gr.Button(_("Delete"), variant="stop", scale=0, min_width=160)
-    deleted = html_box()
-    page = ExportFormPage(
-        form=form,
-        folded=folded,
-        count=count,
-        command=command,
-        write=write,
-        cancel=cancel,
-        progress=progress,
-        files=files,
-        chosen=chosen,
-        delete=delete,
-        deletion=deletion,
-        deleted=deleted,
-        pulse=pulse(),
-    )
-    wire(page, context, opening_of(demo))
+    wire(ExportFormPage(), context, opening_of(demo))
 
 
 def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
@@ -480,24 +457,20 @@ def redescribe_export(context: Context, annotator: Annotator, *values: Any) -> l
 
 
 def write_export(context: Context, annotator: Annotator, *values: Any) -> list[Any]:
-    """The handler of "Write the export"."""
     export_files.start(context.db, request_of(context.db, *values), annotator.name)
     return standing(context)
 
 
 def cancel_export(context: Context, annotator: Annotator) -> list[Any]:
-    """The handler of "Cancel"."""
     export_files.cancel(context.db)
     return standing(context)
 
 
 def follow_export(context: Context, annotator: Annotator) -> list[Any]:
-    """The handler of polls."""
     return standing(context)
 
 
 def delete_export(context: Context, annotator: Annotator, name: Any) -> list[Any]:
-    """The handler of "Delete"."""
     if not text_in(name):
         raise UserError(_("Choose an export first."))
     export_files.remove(context.data_dir, text_in(name))

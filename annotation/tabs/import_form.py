@@ -17,7 +17,7 @@ from annotation.imports.mapping.columns import ROLES
 from annotation.imports.mapping.import_plan import TARGETS
 from annotation.imports.mapping.mapped_rows import MappedRow, in_words
 from annotation.records import Annotator, UserError, who
-from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, opening_of, text_in
+from annotation.tabs.components import QUEUED, QUIET, button, html_box, labelled, open_choice, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, ngettext, numeral
@@ -195,11 +195,8 @@ def outcome_card(outcome: ImportOutcome) -> str:
     if outcome.dry_run:
         text += status(_("This was a check: nothing has been written."))
     elif result.import_id is not None:
-        text += status(
-            _("This is import {import_id}; it took {seconds:.1f} s.").format(
-                import_id=result.import_id, seconds=result.seconds
-            )
-        )
+        said = _("This is import {import_id}; it took {seconds:.1f} s.")
+        text += status(said.format(import_id=result.import_id, seconds=result.seconds))
         text += way_to(result)
     if result.reasons:
         reasons = [(numeral(count), reason) for reason, count in result.reasons]
@@ -212,23 +209,26 @@ def outcome_card(outcome: ImportOutcome) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
-@dataclass(frozen=True)
 class ImportFormPage:
-    """The part's components. `looked` is what this session has looked at."""
+    """The part's components. `looked` is what this session has looked at, `more` shows columns not spoken of yet."""
 
-    source: Mapping[str, Any]
-    form: Mapping[str, Any]
-    columns: Mapping[str, gr.Dropdown]
-    folded: gr.Accordion
-    more: gr.Button
-    """Shows the columns that nothing was said of yet."""
-    buttons: Mapping[str, gr.Button]
-    group: gr.Column
-    first_rows: gr.HTML
-    meaning: gr.HTML
-    standing: gr.HTML
-    looked: gr.State
-    pulse: gr.HTML
+    def __init__(self) -> None:
+        gr.Markdown(_("## Import"))
+        gr.Markdown(_(EXPLANATION))
+        self.source = build_source()
+        look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look",
+                         visible=False)  # fmt: skip
+        with gr.Column(visible=False) as self.group:
+            self.first_rows, self.meaning = html_box(), html_box()
+            self.form, (self.folded, self.more, self.columns) = build_form(), build_columns()
+            with gr.Row():
+                again = gr.Button(_("Read the first rows again"), min_width=200, elem_id="import-again")
+                check = gr.Button(_("Check all rows"), min_width=200, elem_id="import-check")
+                bring = gr.Button(_("Import"), variant="primary", min_width=200, elem_id="import-import")
+        self.standing = html_box()
+        cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
+        self.buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
+        self.looked, self.pulse = gr.State({}), pulse()
 
     @property
     def fields(self) -> list[Any]:
@@ -302,7 +302,6 @@ def build_source() -> dict[str, Any]:
 
 
 def build_form() -> dict[str, Any]:
-    """What to make of the rows."""
     form: dict[str, Any] = {}
     form["target"] = gr.Radio(labelled(TARGET_CHOICES), value="auto", label=_("Import as"), elem_id="import-target")
     form["verdict"] = gr.Radio(labelled(VERDICT_CHOICES), value="judged", label=_("Verdicts of preferences become"))
@@ -336,19 +335,17 @@ def build_columns() -> tuple[gr.Accordion, gr.Button, dict[str, gr.Dropdown]]:
     with gr.Accordion(_("Columns"), open=False, elem_id="import-columns") as folded:
         with gr.Row():
             columns = {
-                role: gr.Dropdown(
-                    # The columns come with a look; a choice that the app no longer knows is refused by the command.
+                role: open_choice(
+                    role,
                     choices_of(role, ()),
                     value="",
-                    label=role,
                     info=_(meaning),
-                    allow_custom_value=True,
                     min_width=260,
                     elem_id=f"import-column-{role}",
                 )
                 for role, (meaning, _names) in ROLES.items()
             }
-        more = gr.Button(_("More columns"), size="md", scale=0, min_width=160, elem_id="import-more")
+        more = button(_("More columns"), 160, "import-more")
     return folded, more, columns
 
 
@@ -360,36 +357,7 @@ def choices_of(role: str, columns: Iterable[str]) -> list[tuple[str, str]]:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
-    gr.Markdown(_("## Import"))
-    gr.Markdown(_(EXPLANATION))
-    source = build_source()
-    look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look",
-                     visible=False)  # fmt: skip
-    with gr.Column(visible=False) as group:
-        first_rows, meaning = html_box(), html_box()
-        form, (folded, more, columns) = build_form(), build_columns()
-        with gr.Row():
-            again = gr.Button(_("Read the first rows again"), min_width=200, elem_id="import-again")
-            check = gr.Button(_("Check all rows"), min_width=200, elem_id="import-check")
-            bring = gr.Button(_("Import"), variant="primary", min_width=200, elem_id="import-import")
-    standing = html_box()
-    cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
-    buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
-    page = ImportFormPage(
-        source=source,
-        form=form,
-        columns=columns,
-        folded=folded,
-        more=more,
-        buttons=buttons,
-        group=group,
-        first_rows=first_rows,
-        meaning=meaning,
-        standing=standing,
-        looked=gr.State({}),
-        pulse=pulse(),
-    )
-    wire(page, context, Importer(context.db, context.token_held), opening_of(demo))
+    wire(ImportFormPage(), context, Importer(context.db, context.token_held), opening_of(demo))
 
 
 def wire(page: ImportFormPage, context: Context, importer: Importer, opening: Any) -> None:
@@ -404,12 +372,12 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
     looking = [form["verdict"], form["rows"], form["good_from"], *page.followed]
     source["upload"].upload(fresh, [*source.values()], looking, api_name="import-uploaded", **QUEUED)
     page.buttons["look"].click(fresh, [*source.values()], looking, api_name="import-look", **QUEUED)
-    for button, kind in (("again", "look"), ("check", "check"), ("import", "import")):
-        page.buttons[button].click(
+    for named, kind in (("again", "look"), ("check", "check"), ("import", "import")):
+        page.buttons[named].click(
             admin(partial(start_import, page, importer, kind)),
             [page.looked, *page.fields],
             page.followed,
-            api_name=f"import-{button}",
+            api_name=f"import-{named}",
             **QUEUED,
         )
     all_of_them = [page.more, *page.columns.values()]
@@ -444,7 +412,6 @@ def choose_split(annotator: Annotator, split: Any) -> Any:
 
 
 def show_columns(page: ImportFormPage, annotator: Annotator) -> list[Any]:
-    """The handler of "More columns"."""
     return [gr.update(visible=False), *(gr.update(visible=True) for _role in page.columns)]
 
 

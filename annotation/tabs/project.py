@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from annotation.records import MAXIMUM_ANSWERS, Annotator, Kind, Project
 from annotation.store import project_store
 from annotation.store.project_store import Guidelines
 from annotation.tabs import act_table
-from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, opening_of
+from annotation.tabs.components import QUEUED, QUIET, button, drafted, html_box, open_choice, opening_of, undrafted
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui import markdown_process
@@ -85,11 +85,8 @@ def counts_card(db: Database) -> str:
     by_size = ", ".join(
         _("{count:,} with {size} answers").format(count=count, size=size) for size, count in sizes.items()
     ) or _("none")
-    lines = [
-        _("{people} can judge · waiting for people: {by_size} · gold comparisons: {gold:,}").format(
-            people=people, by_size=by_size, gold=gold
-        ),
-    ]
+    said = _("{people} can judge · waiting for people: {by_size} · gold comparisons: {gold:,}")
+    lines = [said.format(people=people, by_size=by_size, gold=gold)]
     wanted = project_store.project(db).overlap
     if wanted > people:
         lines.append(
@@ -135,24 +132,34 @@ def choose_version(db: Database, selected: Any) -> tuple[Any, str]:
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
-@dataclass(frozen=True)
 class ProjectPage:
     """The tab's components. `sent` is what this session was sent last: fields that differ from it are a draft."""
 
-    counts: gr.HTML
-    acts: gr.HTML
-    form: Mapping[str, Any]
-    save: gr.Button
-    saved: gr.HTML
-    standing: gr.HTML
-    text: gr.Textbox
-    preview: gr.Button
-    write: gr.Button
-    preview_box: gr.HTML
-    versions: gr.Dropdown
-    earlier: gr.Textbox
-    edit: gr.Button
-    sent: gr.State
+    def __init__(self) -> None:
+        gr.Markdown(_("## What annotators are asked"))
+        self.counts, self.acts, self.form = html_box(), html_box(), build_form()
+        self.save = gr.Button(_("Save the project"), variant="primary", scale=0, min_width=240, elem_id="project-save")
+        self.saved = html_box()
+        gr.Markdown(_("## Guidelines"))
+        self.standing = html_box()
+        self.text = gr.Textbox(
+            label=_("Text, in Markdown"),
+            lines=10,
+            max_lines=30,
+            max_length=project.MAXIMUM_GUIDELINES,
+            elem_id="guidelines-text",
+        )
+        with gr.Row():
+            self.preview = gr.Button(_("Preview"), scale=0, min_width=160, elem_id="guidelines-preview")
+            self.write = gr.Button(
+                _("Save as a new version"), variant="primary", scale=0, min_width=240, elem_id="guidelines-save"
+            )
+        self.preview_box = html_box()
+        with gr.Accordion(_("Every version"), open=False):
+            self.versions = open_choice(_("Version"), elem_id="guidelines-versions")
+            self.earlier = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
+            self.edit = button(_("Edit this version"), 180, "guidelines-edit")
+        self.sent = gr.State({})
 
     @property
     def fields(self) -> list[Any]:
@@ -215,39 +222,7 @@ def number(label: str, info: str | None = None, empty: str | None = None) -> gr.
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
-    gr.Markdown(_("## What annotators are asked"))
-    asked: dict[str, Any] = {"counts": html_box(), "acts": html_box(), "form": build_form()}
-    asked |= {
-        "save": gr.Button(_("Save the project"), variant="primary", scale=0, min_width=240, elem_id="project-save"),
-        "saved": html_box(),
-    }
-    gr.Markdown(_("## Guidelines"))
-    page = ProjectPage(**asked, **build_guidelines(), sent=gr.State({}))
-    wire(page, context, opening_of(demo))
-
-
-def build_guidelines() -> dict[str, Any]:
-    """The guidelines' editor and what was there before."""
-    parts: dict[str, Any] = {"standing": html_box()}
-    parts["text"] = gr.Textbox(
-        label=_("Text, in Markdown"),
-        lines=10,
-        max_lines=30,
-        max_length=project.MAXIMUM_GUIDELINES,
-        elem_id="guidelines-text",
-    )
-    with gr.Row():
-        parts["preview"] = gr.Button(_("Preview"), scale=0, min_width=160, elem_id="guidelines-preview")
-        parts["write"] = gr.Button(
-            _("Save as a new version"), variant="primary", scale=0, min_width=240, elem_id="guidelines-save"
-        )
-    parts["preview_box"] = html_box()
-    with gr.Accordion(_("Every version"), open=False):
-        # A choice made before the app was restarted must still be accepted after it.
-        parts["versions"] = gr.Dropdown([], label=_("Version"), allow_custom_value=True, elem_id="guidelines-versions")
-        parts["earlier"] = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
-        parts["edit"] = gr.Button(_("Edit this version"), size="md", scale=0, min_width=180, elem_id="guidelines-edit")
-    return parts
+    wire(ProjectPage(), context, opening_of(demo))
 
 
 def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> None:
@@ -288,7 +263,7 @@ def open_project(db: Database, annotator: Annotator, sent: Any, *drafted: Any) -
     latest, asked, was = project_store.guidelines(db), project_store.project(db), known(sent)
     holds = {**form_of(asked), "text": project.as_read(latest.text, asked.kind)}
     here = dict(zip((*FIELDS, "text"), drafted, strict=True))
-    fresh = {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
+    fresh = undrafted(was, here, holds)
     # Nothing for what stands there already: somebody may be typing.
     news = {name for name, value in fresh.items() if here[name] != value}
     news |= {"answers"} if "kind" in news and "answers" in fresh else set()
@@ -367,7 +342,6 @@ def write_guidelines(db: Database, annotator: Annotator, sent: Any, text: Any) -
 
 
 def read_version(db: Database, annotator: Annotator, version: Any) -> str:
-    """The handler of the choice of a version."""
     return choose_version(db, version)[1]
 
 

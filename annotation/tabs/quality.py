@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -17,14 +16,13 @@ from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError, now
 from annotation.store import project_store
 from annotation.tabs import act_table, quality_report
 from annotation.tabs.address import place_bar, told, visits
-from annotation.tabs.components import QUEUED, html_box, row_number
+from annotation.tabs.components import QUEUED, Update, html_box, open_choice, row_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui.formatting import clock
 from annotation.ui.markup import heading, paragraph, status, unfold
 from annotation.ui.tab_addresses import Place
 
-Update = dict[str, Any]
 NO_COMPARISON = N_("Choose a comparison first, or type its number.")
 NO_GOLD = N_("Choose a gold comparison first, or type its number.")
 CONSENSUS = N_("What its annotators agree on")
@@ -132,18 +130,71 @@ ANSWER_NUMBERS = [str(number) for number in range(1, MAXIMUM_ANSWERS + 1)]
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
-@dataclass(frozen=True)
 class QualityPage:
-    """The tab's components: `parts` follow the figures, `said` is what the buttons beside it did."""
+    """The tab's components; nothing of the rows is in them.
 
-    parts: Mapping[str, Any]
-    said: Mapping[str, Any]
-    reason: gr.Textbox
-    best: gr.Dropdown
-    view: Any
-    gold_form: gr.Accordion
-    buttons: Mapping[str, gr.Button]
-    bar: gr.HTML
+    `parts` follow the figures, `said` is what the buttons beside it did.
+    """
+
+    def __init__(self) -> None:
+        parts: dict[str, Any] = {}
+        said: dict[str, Any] = {}
+        self.buttons: dict[str, gr.Button] = {}
+        with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                parts["standing"] = html_box(paragraph(_("Reading the judgements …")))
+            self.buttons["refresh"] = gr.Button(_("Refresh"), size="md", scale=1, min_width=120)
+
+        parts["disputes"] = html_box()
+        with gr.Row():
+            parts["settle"] = gr.Button(
+                _("Settle the next one"), variant="primary", scale=0, min_width=240, interactive=False, visible=False
+            )
+        said["settle"] = html_box()
+
+        for name in ("annotators", "reliability", "agreement", "biases"):
+            parts[name] = html_box()
+        with gr.Accordion(_("Leave someone out of training, or take them back in"), open=False):
+            gr.Markdown(_(EXCLUSION_EXPLANATION))
+            with gr.Row():
+                parts["annotator"] = open_choice(_("Annotator"), min_width=160)
+                self.reason = gr.Textbox(label=_("Reason"), max_length=quality.MAXIMUM_REASON, scale=2, min_width=240)
+            with gr.Row():
+                self.buttons["leave_out"] = gr.Button(_("Leave out of training"), variant="stop", min_width=180)
+                self.buttons["take_back"] = gr.Button(_("Take back in"), min_width=180)
+            said["exclusion"] = html_box()
+
+        parts["golds"] = html_box()
+        with gr.Accordion(_("Make a comparison gold, or change one"), open=False) as self.gold_form:
+            gr.Markdown(_(GOLD_EXPLANATION))
+            with gr.Row():
+                parts["case"] = open_choice(
+                    _("Comparison"), info=_("Those on which all agree; or type a number."), min_width=240
+                )
+                answers = [(_("Answer {number}").format(number=number), number) for number in ANSWER_NUMBERS]
+                self.best = gr.Dropdown(
+                    [(_(CONSENSUS), CONSENSUS), *answers],
+                    value=CONSENSUS,
+                    label=_("Best answer"),
+                    info=_("Known from now on."),
+                    min_width=200,
+                )
+            with gr.Row():
+                self.buttons["look"] = gr.Button(_("Look at it"), min_width=140)
+                self.buttons["make"] = gr.Button(_("Make it gold"), variant="primary", min_width=140)
+            said["make"] = html_box()
+            self.view = html_box()
+            parts["gold"] = open_choice(_("Gold comparison"), min_width=240)
+            with gr.Row():
+                self.buttons["retire"] = gr.Button(_("Retire"), min_width=140)
+                self.buttons["reinstate"] = gr.Button(_("Hand out again"), min_width=140)
+                self.buttons["release"] = gr.Button(_("No longer gold"), variant="stop", min_width=140)
+            said["gold"] = html_box()
+
+        parts["flagged"] = html_box()
+        for name in ("over_time", "policies", "acts", "decisions"):
+            parts[name] = html_box()
+        self.parts, self.said, self.bar = parts, said, place_bar()
 
     @property
     def outputs(self) -> list[Any]:
@@ -161,85 +212,9 @@ class QualityPage:
         return [*(parts[name] for name in self.parts), *("" if before else gr.skip() for before in said)]
 
 
-def lay_out() -> QualityPage:
-    """The components, top to bottom; nothing of the rows is in them."""
-    parts: dict[str, Any] = {}
-    said: dict[str, Any] = {}
-    buttons: dict[str, gr.Button] = {}
-    with gr.Row():
-        with gr.Column(scale=5, min_width=320):
-            parts["standing"] = html_box(paragraph(_("Reading the judgements …")))
-        buttons["refresh"] = gr.Button(_("Refresh"), size="md", scale=1, min_width=120)
-
-    parts["disputes"] = html_box()
-    with gr.Row():
-        parts["settle"] = gr.Button(
-            _("Settle the next one"), variant="primary", scale=0, min_width=240, interactive=False, visible=False
-        )
-    said["settle"] = html_box()
-
-    for name in ("annotators", "reliability", "agreement", "biases"):
-        parts[name] = html_box()
-    with gr.Accordion(_("Leave someone out of training, or take them back in"), open=False):
-        gr.Markdown(_(EXCLUSION_EXPLANATION))
-        with gr.Row():
-            # A choice made before the app was restarted must still be accepted after it.
-            parts["annotator"] = gr.Dropdown([], label=_("Annotator"), allow_custom_value=True, min_width=160)
-            reason = gr.Textbox(label=_("Reason"), max_length=quality.MAXIMUM_REASON, scale=2, min_width=240)
-        with gr.Row():
-            buttons["leave_out"] = gr.Button(_("Leave out of training"), variant="stop", min_width=180)
-            buttons["take_back"] = gr.Button(_("Take back in"), min_width=180)
-        said["exclusion"] = html_box()
-
-    parts["golds"] = html_box()
-    with gr.Accordion(_("Make a comparison gold, or change one"), open=False) as gold_form:
-        gr.Markdown(_(GOLD_EXPLANATION))
-        with gr.Row():
-            parts["case"] = gr.Dropdown(
-                [],
-                label=_("Comparison"),
-                info=_("Those on which all agree; or type a number."),
-                allow_custom_value=True,
-                min_width=240,
-            )
-            answers = [(_("Answer {number}").format(number=number), number) for number in ANSWER_NUMBERS]
-            best = gr.Dropdown(
-                [(_(CONSENSUS), CONSENSUS), *answers],
-                value=CONSENSUS,
-                label=_("Best answer"),
-                info=_("Known from now on."),
-                min_width=200,
-            )
-        with gr.Row():
-            buttons["look"] = gr.Button(_("Look at it"), min_width=140)
-            buttons["make"] = gr.Button(_("Make it gold"), variant="primary", min_width=140)
-        said["make"] = html_box()
-        view = html_box()
-        parts["gold"] = gr.Dropdown([], label=_("Gold comparison"), allow_custom_value=True, min_width=240)
-        with gr.Row():
-            buttons["retire"] = gr.Button(_("Retire"), min_width=140)
-            buttons["reinstate"] = gr.Button(_("Hand out again"), min_width=140)
-            buttons["release"] = gr.Button(_("No longer gold"), variant="stop", min_width=140)
-        said["gold"] = html_box()
-
-    parts["flagged"] = html_box()
-    for name in ("over_time", "policies", "acts", "decisions"):
-        parts[name] = html_box()
-    return QualityPage(
-        parts=parts,
-        said=said,
-        reason=reason,
-        best=best,
-        view=view,
-        gold_form=gold_form,
-        buttons=buttons,
-        bar=place_bar(),
-    )
-
-
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
-    page = lay_out()
+    page = QualityPage()
     wire_views(page, context)
     wire_exclusion(page, context)
     wire_settling(page, context)
@@ -328,11 +303,8 @@ def wire_gold(page: QualityPage, context: Context) -> None:
     def retire_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
         comparison = number_in(number, _(NO_GOLD))
         quality.retire_gold(db, comparison, annotator.name)
-        return page.sent(
-            db,
-            "gold",
-            status(_("Comparison {comparison} is handed out to nobody any more.").format(comparison=comparison)),
-        )
+        said = _("Comparison {comparison} is handed out to nobody any more.")
+        return page.sent(db, "gold", status(said.format(comparison=comparison)))
 
     @guarded(context, "admin")
     def reinstate_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import exp
 
 from annotation.metrics.agreement import Agreement, Dispute, Period
@@ -103,7 +103,7 @@ def status_sentence(figures: QualityReport, project: Project) -> str:
         shown.append((_("Say the same"), percent_with_interval(agreed.percent)))
     if agreed is not None and agreed.alpha is not None:
         shown.append((_("Krippendorff's alpha"), number_with_interval(agreed.alpha)))
-    found = facts(shown) + points(to_look_at(figures, project))
+    found = facts(shown) + points([*to_look_at(figures, project)])
     return paragraph(agreement_sentence(figures), "headline") + found
 
 
@@ -149,66 +149,52 @@ def meaning(alpha: float) -> str:
     )
 
 
-def to_look_at(figures: QualityReport, project: Project) -> list[str]:
+def to_look_at(figures: QualityReport, project: Project) -> Iterator[str]:
     """What an admin should look at, most pressing first."""
     counted = [one for one in figures.annotators if one.name not in figures.excluded]
     coins = [one.name for one in counted if figures.reliabilities[one.name].high < 0.6]
     hasty = [one.name for one in counted if one.judgements and one.hasty > 0.05 * one.judgements]
     wrong = [gold for gold in figures.golds if not gold.retired and gold.right and gold.right.high < 0.6]
-    open_golds = [gold for gold in figures.golds if not gold.retired]
     biased = [bias for bias in (*figures.position, *figures.length) if clearly_biased(bias)]
-    points = [
-        _(
+    if coins:
+        yield _(
             "{coins}: hardly better than guessing. Look at their judgements; you can leave them out of training below."
         ).format(coins=", ".join(coins))
-        if coins
-        else "",
-        ngettext(
+    if figures.disputes:
+        yield ngettext(
             "{count:,} comparison waits to be settled.",
             "{count:,} comparisons wait to be settled.",
             len(figures.disputes),
         ).format(count=len(figures.disputes))
-        if figures.disputes
-        else "",
-        *(
-            _("{name}: {share}, where {fair} would be even.").format(
-                name=bias.name, share=percent_with_interval(bias.share), fair=percent(bias.fair)
-            )
-            for bias in biased
-        ),
-        _("{hasty}: more than one judgement in twenty was far too fast to have read the answers.").format(
-            hasty=", ".join(hasty)
+    for bias in biased:
+        yield _("{name}: {share}, where {fair} would be even.").format(
+            name=bias.name, share=percent_with_interval(bias.share), fair=percent(bias.fair)
         )
-        if hasty
-        else "",
-        ngettext(
+    if hasty:
+        said = _("{hasty}: more than one judgement in twenty was far too fast to have read the answers.")
+        yield said.format(hasty=", ".join(hasty))
+    if wrong:
+        yield ngettext(
             "{count:,} gold comparison is judged wrong by most. Is the known answer right?",
             "{count:,} gold comparisons are judged wrong by most. Are the known answers right?",
             len(wrong),
         ).format(count=len(wrong))
-        if wrong
-        else "",
-        ngettext(
+    if figures.flags:
+        yield ngettext(
             "{count:,} judgement carries a flag; its comparison is not trained on.",
             "{count:,} judgements carry a flag; their comparisons are not trained on.",
             figures.flags,
         ).format(count=figures.flags)
-        if figures.flags
-        else "",
-        _(
+    if project.overlap == 1 and len(counted) > 1 and not figures.shared:
+        yield _(
             "Each comparison is judged by one annotator, so agreement can't be measured. Set two or three on "
             "the Project tab to learn how far the labels can be trusted."
         )
-        if project.overlap == 1 and len(counted) > 1 and not figures.shared
-        else "",
-        _(
+    if project.gold_share > 0 and all(gold.retired for gold in figures.golds):
+        yield _(
             "{gold_share} of what annotators see is meant to be gold, but no gold comparison is handed out. Make some "
             "below."
         ).format(gold_share=percent(project.gold_share))
-        if project.gold_share > 0 and not open_golds
-        else "",
-    ]
-    return [point for point in points if point]
 
 
 def clearly_biased(bias: Bias) -> bool:
@@ -218,20 +204,13 @@ def clearly_biased(bias: Bias) -> bool:
 
 # --------------------------------------------------------------------------------------------------------- annotators
 ANNOTATOR_HEADERS = (
-    *(
-        N_("Annotator"),
-        N_("Reliability"),
-        N_("Judgements"),
-        N_("Right on gold"),
-        N_("Same when asked again"),
-        N_("Agrees with others"),
-    ),
+    *(N_("Annotator"), N_("Reliability"), N_("Judgements"), N_("Right on gold"), N_("Same when asked again")),
+    N_("Agrees with others"),
     *(N_("Chose left or first"), N_("Ties, all bad"), N_("Median time"), N_("Far too fast"), N_("Training")),
 )
 
 
 def annotators_table(figures: QualityReport) -> str:
-    """A row for each annotator."""
     rows = [
         annotator_row(one, figures.reliabilities[one.name], figures.excluded.get(one.name))
         for one in figures.annotators
@@ -241,7 +220,6 @@ def annotators_table(figures: QualityReport) -> str:
 
 
 def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str | None) -> Row:
-    """One annotator's figures as text."""
     first_place = counted_share(one.first_place)
     if one.first_place and one.fair != COIN:
         first_place = _("{share}, even {fair}").format(share=first_place, fair=percent(one.fair))
@@ -528,7 +506,6 @@ def no_strengths(policies: Strengths) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ per day
 def days_chart(per_day: Sequence[tuple[str, int]]) -> str:
-    """Judgements per day."""
     if not per_day:
         return ""
     total = sum(count for _, count in per_day)
@@ -552,7 +529,6 @@ def days_chart(per_day: Sequence[tuple[str, int]]) -> str:
 
 # ------------------------------------------------------------------------------------------- settling, gold and flags
 def disputes_table(disputes: Sequence[Dispute], limit: int = 10) -> str:
-    """Comparisons to settle."""
     rows = [
         (
             comparison_way(dispute.comparison_id),
@@ -636,7 +612,6 @@ DECIDED: Mapping[DecisionKind, str] = {
 
 
 def decisions_table(decisions: Sequence[AdminDecision]) -> str:
-    """What admins decided."""
     rows = [
         (
             one.annotator or _("comparison {number}").format(number=one.comparison_id),

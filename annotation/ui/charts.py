@@ -30,7 +30,6 @@ class ChartMark:
 
 
 def share_mark(label: str, share: Estimate) -> ChartMark:
-    """A share with its interval."""
     return ChartMark(label=label, value=share.value, low=share.low, high=share.high, text=percent_with_interval(share))
 
 

@@ -110,7 +110,6 @@ class RenderProcess:
             watch.cancel()
 
     def start(self) -> subprocess.Popen[str]:
-        """Start the process."""
         self.process = subprocess.Popen(
             self.command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()
         )

@@ -297,17 +297,11 @@ def one_spelling(password: str) -> str:
 def check_new_password(name: str, password: str) -> None:
     """Raises UserError for a password that can be guessed, or not be typed. The name is its account's."""
     if len(password) < MINIMUM_PASSWORD:
-        raise UserError(
-            _("The password is too short: use at least {minimum_password} characters.").format(
-                minimum_password=MINIMUM_PASSWORD
-            )
-        )
+        said = _("The password is too short: use at least {minimum_password} characters.")
+        raise UserError(said.format(minimum_password=MINIMUM_PASSWORD))
     if len(password) > MAXIMUM_PASSWORD:
-        raise UserError(
-            _("The password is too long: use at most {maximum_password:,} characters.").format(
-                maximum_password=MAXIMUM_PASSWORD
-            )
-        )
+        said = _("The password is too long: use at most {maximum_password:,} characters.")
+        raise UserError(said.format(maximum_password=MAXIMUM_PASSWORD))
     try:
         password.encode()
     except UnicodeEncodeError as error:

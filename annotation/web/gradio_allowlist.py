@@ -244,8 +244,6 @@ def refusing(send: Send) -> Send:
 
 @dataclass(frozen=True)
 class GuardedRequest:
-    """One request on its way."""
-
     door: GradioGuard
     annotator: Annotator
     way: AllowedRoute

@@ -37,8 +37,6 @@ NOT_VALID: Final = N_(
 
 @dataclass(frozen=True)
 class InvitationTerms:
-    """What an invitation is for."""
-
     uses: Annotated[int, Interval(ge=1, le=MOST_USES), N_("Accounts")] = 1
     """How many accounts can be made with it."""
     days: Annotated[int, Interval(ge=1, le=MOST_DAYS), N_("Days")] = 7

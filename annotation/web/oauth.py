@@ -152,11 +152,8 @@ class HubSignIn:
         """The account of somebody whom the rules let in. Raises UserError."""
         role = self.space.role_of(user)
         if role is None:
-            raise UserError(
-                _("{name} is not among those who may take part here. Ask {author}.").format(
-                    name=user.name, author=self.space.author
-                )
-            )
+            said = _("{name} is not among those who may take part here. Ask {author}.")
+            raise UserError(said.format(name=user.name, author=self.space.author))
         return access.hub_account(self.db, user, role)
 
     async def known_endpoints(self) -> Endpoints:
@@ -193,11 +190,8 @@ class HubSignIn:
             raise Unreachable from error
         if answer.is_client_error:
             logger.warning("%s refused (%d)", url, answer.status_code)
-            raise UserError(
-                _("Hugging Face did not accept this sign-in, perhaps because it was used already. {again}").format(
-                    again=_(AGAIN)
-                )
-            )
+            said = _("Hugging Face did not accept this sign-in, perhaps because it was used already. {again}")
+            raise UserError(said.format(again=_(AGAIN)))
         if not isinstance(found, dict):
             raise Unreachable
         return found

@@ -74,7 +74,6 @@ def login_page(
 
 
 def password_form(focused: bool, wanted: str, given: str) -> str:
-    """The form for a name and its password."""
     return PASSWORD_FORM.format(
         action=escape(with_destination("/login", wanted)),
         name=escape(_("Name")),

@@ -40,8 +40,6 @@ class HubUser:
 
 @dataclass(frozen=True)
 class Space:
-    """The Space that this program runs in."""
-
     id: str
     """OWNER/NAME."""
     hosts: tuple[str, ...]

@@ -359,7 +359,6 @@ CHANGES: Final = """SELECT x.id, x.kind, coalesce(a.name, x.group_name, '') AS w
 
 
 def change(db: Database, change_id: int) -> Change | None:
-    """A change by its id."""
     row = db.row(CHANGES.format("x.id = ?", 1), (change_id,))
     return None if row is None else Change(**row)
 

@@ -70,9 +70,11 @@ NECESSARY: Final[Mapping[str, str]] = {
     "withdrawn": "c.purpose = 'preference' AND c.state = 'withdrawn'",
 }
 
+# Of a judgement `j`: that it ranks all answers alike.
+TIE: Final = "j.outcome = 'ranked' AND j.ranking NOT LIKE '%2%'"
 # What somebody said of a comparison, as a condition on a judgement `j` that stands.
 SAID: Final[Mapping[str, tuple[str, str]]] = {
-    "tie": (N_("a tie"), "j.outcome = 'ranked' AND j.ranking NOT LIKE '%2%'"),
+    "tie": (N_("a tie"), TIE),
     "all-bad": (N_("all bad"), "j.outcome = 'all-bad'"),
     "skip": (N_("skipped"), "j.outcome = 'skip'"),
     "flag": (N_("flagged"), "j.flag NOT NULL"),
@@ -113,11 +115,8 @@ class ComparisonFilter:
         for name, known in (("status", STATUSES), ("said", SAID), ("split", SPLITS)):
             for value in getattr(self, name):
                 if value not in known:
-                    raise UserError(
-                        _("There is no {name} '{value}'. There is: {known}.").format(
-                            name=name, value=value[:40], known=", ".join(known)
-                        )
-                    )
+                    said = _("There is no {name} '{value}'. There is: {known}.")
+                    raise UserError(said.format(name=name, value=value[:40], known=", ".join(known)))
         for day in (self.since, self.until):
             check_day(day)
         if len(self.q) > LONGEST_SEARCH:

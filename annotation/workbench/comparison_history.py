@@ -36,8 +36,6 @@ from annotation.workbench.comparison_list import ListedComparison, list_page
 
 @dataclass(frozen=True)
 class HistoryAnswer:
-    """An answer, and who wrote it."""
-
     text: str
     writer: str
     """A policy's revision, 'import' or 'person'."""
@@ -123,8 +121,6 @@ class UsedBy:
 
 @dataclass(frozen=True)
 class ComparisonHistory:
-    """Everything about one comparison."""
-
     listed: ListedComparison
     messages: tuple[Message, ...]
     answers: tuple[HistoryAnswer, ...]
@@ -145,6 +141,9 @@ class ComparisonHistory:
     acts: tuple[AdminAct, ...]
 
 
+COPIED = ("created", "candidate", "against", "state", "asks", "asks_why", "formed_chance", "people_chance")
+
+
 def history(db: Database, comparison_id: int) -> ComparisonHistory:
     """All rows about a comparison, oldest first. Raises UserError where there is no such comparison."""
     with db.reading():
@@ -163,16 +162,9 @@ def history(db: Database, comparison_id: int) -> ComparisonHistory:
             listed=page.rows[0],
             messages=tuple(json.loads(row["messages"])),
             answers=answers(db, comparison_id),
-            created=row["created"],
+            **{name: row[name] for name in COPIED},
             asked_by=row["asker"],
             import_name=row["imported"],
-            candidate=row["candidate"],
-            against=row["against"],
-            state=row["state"],
-            asks=row["asks"],
-            asks_why=row["asks_why"],
-            formed_chance=row["formed_chance"],
-            people_chance=row["people_chance"],
             people_drawn=None if row["people_drawn"] is None else bool(row["people_drawn"]),
             hand_outs=hand_outs(db, comparison_id),
             judgements=judgements(db, comparison_id),

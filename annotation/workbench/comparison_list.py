@@ -31,8 +31,6 @@ SORTS: Final[Mapping[str, tuple[str, str]]] = {
 
 @dataclass(frozen=True)
 class ListedComparison:
-    """A row of the table."""
-
     id: int
     status: str
     prompt: str
@@ -130,7 +128,6 @@ def last_of(total: int, number: int) -> int:
 
 
 def read_row(row: Mapping[str, Any]) -> ListedComparison:
-    """A row of ROWS as a record."""
     words = {name: row[name] or "" for name in ("prompt", "judges", "writers", "assigned")}
     return ListedComparison(**{**row, **words, "flagged": bool(row["flagged"])})
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from annotation.database import Database
-from annotation.workbench.comparison_filter import STATUS, ComparisonFilter
+from annotation.workbench.comparison_filter import STATUS, TIE, ComparisonFilter
 from annotation.workbench.comparison_list import condition_of, terms
 
 MOST_ROWS: Final = 30
@@ -84,7 +84,6 @@ MINE: Final = "FROM chosen o JOIN comparison c ON c.id = o.id"
 PROMPTS: Final = f"{MINE} JOIN prompt p ON p.id = c.prompt_id"
 SAID: Final = "FROM chosen o JOIN current_judgement j ON j.comparison_id = o.id"
 PLACED: Final = "FROM chosen o JOIN comparison_response cr ON cr.comparison_id = o.id"
-TIE: Final = "j.outcome = 'ranked' AND j.ranking NOT LIKE '%2%'"
 EDGES: Final = " ".join(f"WHEN length(r.text) < {edge} THEN {edge}" for edge in LENGTH_EDGES)
 # The texts are read once for both: who wrote how long ones, and how many there are of each length.
 ANSWERS: Final = f"""SELECT coalesce(m.revision, r.origin) AS writer, CASE {EDGES} ELSE 0 END AS edge,
@@ -97,7 +96,6 @@ PEOPLE: Final = f"""SELECT a.name, sum(j.outcome != 'skip') AS judgements, sum({
 
 
 def counted(db: Database, asked: dict[str, Any]) -> DataStatistics:
-    """The figures of the chosen."""
     pairs = counts_of(db)
     people = tuple(PersonCounts(**row) for row in db.rows(PEOPLE))
     answers = db.rows(ANSWERS)

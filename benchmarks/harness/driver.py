@@ -7,6 +7,7 @@ what the browser is sent: prompt, answers, nonce.
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -22,8 +23,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -32,7 +34,7 @@ import httpx
 import psutil
 
 from annotation.database import FILE_NAME, Database
-from annotation.records import Prompt, Response, Sampling
+from annotation.records import Prompt, Response, Sampling, UserError
 from annotation.store import project_store
 from rlhf.jobs.job_store import Job
 from rlhf.models.base_model import EMBEDDED_NAME
@@ -188,6 +190,29 @@ def run_job(data_dir: Path, spec: Mapping[str, Any]) -> None:
 def end_on_sigterm() -> None:
     """Turn SIGTERM into SystemExit, so that the app and its workers are ended on the way out."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def benchmark(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
+    """The command of a benchmark: where it can't go on, it says why in a sentence and gives 1."""
+
+    @wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> int:
+        end_on_sigterm()
+        try:
+            return main(arguments)
+        except (BenchmarkError, UserError) as error:
+            print(error, file=sys.stderr)
+            return 1
+
+    return run
+
+
+@contextmanager
+def working_directory(options: argparse.Namespace, kept: Path) -> Iterator[Path]:
+    """Where a benchmark works, and goes on another time; a quick one that names no place throws it away."""
+    temporary = options.quick and options.data is None
+    with tempfile.TemporaryDirectory(prefix="prefloop-") if temporary else nullcontext() as directory:
+        yield Path(directory or options.data or kept)
 
 
 # -------------------------------------------------------------------------------------------------------- the browser

@@ -27,12 +27,10 @@ class MeasureSpec(JobSpec):
     """Optimiser steps to run; the first is not counted, because it warms up."""
 
     def about(self) -> str:
-        """What is measured."""
         training = self.trains()
         return _(self.title) if training is None else _("measuring {about}").format(about=training.about())
 
     def facts(self) -> Facts:
-        """How many steps."""
         return [(_("Steps"), str(self.steps))]
 
     def trains(self) -> TrainingSpec | None:
@@ -41,7 +39,6 @@ class MeasureSpec(JobSpec):
         return spec.trains() if spec is not None else None
 
     def depends_on(self) -> tuple[str, ...]:
-        """What that training reads."""
         training = self.trains()
         return () if training is None else training.depends_on()
 

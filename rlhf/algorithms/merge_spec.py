@@ -26,11 +26,9 @@ class MergeSpec(JobSpec):
     """Revision of the adapter."""
 
     def about(self) -> str:
-        """Which adapter is merged."""
         return _("merging {revision}").format(revision=self.revision)
 
     def facts(self) -> Facts:
-        """The adapter."""
         return [(_("Adapter"), self.revision)]
 
     def repeats(self, other: JobSpec) -> bool:
@@ -38,7 +36,6 @@ class MergeSpec(JobSpec):
         return isinstance(other, MergeSpec) and other.revision == self.revision
 
     def depends_on(self) -> tuple[str, ...]:
-        """The adapter."""
         return (self.revision,)
 
     def continues(self) -> str:
@@ -48,6 +45,6 @@ class MergeSpec(JobSpec):
     def frozen(self, db: Database, data_dir: Path) -> Self:
         """The spec with the adapter's revision. Raises UserError for what can't be merged."""
         policy = registry.by_revision(db, self.revision)
-        for sentence in merge_problem(db, policy):
-            raise UserError(sentence)
+        if problem := merge_problem(db, policy):
+            raise UserError(problem)
         return replace(self, revision=policy.revision)

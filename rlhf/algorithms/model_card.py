@@ -268,7 +268,6 @@ def model_index(about: Subject, record: PublishedFacts) -> dict[str, Any]:
 
 
 def introduction(about: Subject) -> str:
-    """What it is, in a sentence or two."""
     what = {"lora": "A LoRA adapter", "prompt": "A prompt-tuning adapter", "full": "A language model"}[about.form]
     if about.kind == "reward-model":
         what = "A reward model (a LoRA adapter with a scalar head)"

@@ -84,8 +84,8 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
     by this method: where it was tried by `ready` only now, nobody could say so before."""
     base = ready(run.data_dir, spec.model)
     tried = kept_result(run.data_dir, base.path)
-    for sentence in [] if tried is None else tried.problems(spec.method):
-        raise UserError(sentence)
+    if tried is not None and (problem := tried.problem(spec.method)):
+        raise UserError(problem)
     parent = registry.by_revision(run.db, spec.parent)
     adapter = verified(run.data_dir, parent) if parent.form in ("lora", "prompt") else None
     ground = ground_path(run.db, run.data_dir, base.path, parent.lies_on)
@@ -338,7 +338,6 @@ def stored_result(run: Run, policy: Policy) -> dict[str, Any]:
 
 
 def last_metrics(run: Run) -> dict[str, float | None]:
-    """The metrics of the last step."""
     last: dict[str, Any] = next(reversed(job_store.metrics(run.db, run.job_id)), {})
     return {name: value for name, value in last.items() if name != "step"}
 

@@ -174,12 +174,10 @@ class JobTrainer(WithoutPreparation):
     # ---- as `TrainingProgress` asks
     @property
     def tokenizer(self) -> Any:
-        """The model's."""
         return self.processing_class
 
     @property
     def optimiser(self) -> Any:
-        """TRL's."""
         return self.optimizer
 
     def weights(self) -> dict[str, Tensor]:
@@ -191,7 +189,6 @@ class JobTrainer(WithoutPreparation):
         return {}
 
     def policy(self) -> Any:
-        """The model."""
         return self.model
 
     def save(self, directory: Path) -> FinishedTraining:

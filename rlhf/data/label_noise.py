@@ -34,7 +34,6 @@ class NoiseEvidence:
         return self.shared + self.known + self.repeats >= FEWEST_EVIDENCE
 
     def __add__(self, other: NoiseEvidence) -> NoiseEvidence:
-        """Both together."""
         return NoiseEvidence(self.shared + other.shared, self.known + other.known, self.repeats + other.repeats)
 
 

@@ -243,7 +243,6 @@ class SnapshotCounts:
         return cls(told.get("train"), told.get("held-out"), told.get("left_out", {}))
 
     def to_json(self) -> str:
-        """As they are stored."""
         return json.dumps({"train": self.train, "held-out": self.held_out, "left_out": self.left_out})
 
 

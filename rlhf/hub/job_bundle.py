@@ -62,11 +62,8 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
         files |= policy_files(data_dir, policy)
     snapshot = db.row("SELECT * FROM snapshot WHERE sha256 = ?", (spec.snapshot,))
     if snapshot is None:
-        raise UserError(
-            _("The frozen data {snapshot} of job {id} is not known here. Start a new job.").format(
-                snapshot=spec.snapshot[:12], id=job.id
-            )
-        )
+        said = _("The frozen data {snapshot} of job {id} is not known here. Start a new job.")
+        raise UserError(said.format(snapshot=spec.snapshot[:12], id=job.id))
     files[f"{DATA}/snapshots/{spec.snapshot}.jsonl"] = data_dir / "snapshots" / f"{spec.snapshot}.jsonl"
     directory = base_model.on_this_machine(data_dir, base.base)
     tried = None if directory is None else kept_result(data_dir, directory)
@@ -131,7 +128,6 @@ def report_name(number: int) -> str:
 
 
 def digest(content: Path | bytes) -> str:
-    """A content's sha256."""
     return sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
 
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from annotation import hub_client as hubs
 from annotation.database import Database
@@ -46,11 +46,12 @@ from rlhf.models.model_files import (
 from rlhf.models.registry import HeldPrecision, Policy, PolicyForm
 from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
 from rlhf.models.template_process import TemplateRefused, conversation
+from rlhf.submission.preconditions import PEFT_DEFAULT
 
 PULLED: Final = "pulled"
 TASKS: Final[Mapping[str, Made]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward-model"}
 FORMS: Final[Mapping[str, PolicyForm]] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
-PRECISIONS: Final[tuple[HeldPrecision, ...]] = ("nf4", "bf16", "fp32")
+PRECISIONS: Final[tuple[HeldPrecision, ...]] = get_args(HeldPrecision)
 # Fields by which PEFT would import a module that the file names, or wait for code beside it.
 CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
@@ -109,23 +110,7 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPr
     if known is not None:
         return known
     adapter = "adapter_config.json" in found.sizes
-    if not adapter and "config.json" not in found.sizes:
-        raise UserError(
-            _("{source} holds no model: neither adapter_config.json nor config.json is there.").format(
-                source=found.source
-            )
-        )
-    refuse_code(hub, found, "adapter_config.json" if adapter else "config.json")
-    names = found.wanted((*(ADAPTER if adapter else WHOLE), CARD))
-    if not any(name.endswith(".safetensors") for name in names):
-        raise UserError(
-            _(
-                "{source} has no safetensors weights, and Prefloop loads no other kind: other files can hold "
-                "code that runs when they are loaded. Ask its owner to convert it."
-            ).format(source=found.source)
-        )
-    refuse_too_large(data_dir, sum(found.sizes[name] for name in names))
-    refuse_large_texts(found, names)
+    names = usable_files(hub, data_dir, found, adapter)
     revision = name_for(db, found)
     relative = f"adapters/{revision}"
     with new_directory(data_dir / relative) as directory:
@@ -133,10 +118,7 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPr
         card = directory / CARD
         said = hubs.card_head(card).get(FACTS) if card.is_file() else None
         facts = said if isinstance(said, dict) else {}
-        by_card: list[HeldPrecision] = [
-            one for one in PRECISIONS if facts.get("precision", facts.get("weights")) == one
-        ]
-        stored: HeldPrecision = precision or (by_card[0] if by_card else "bf16")
+        by_card = next((one for one in PRECISIONS if facts.get("precision", facts.get("weights")) == one), None)
         entry = checked_adapter(db, data_dir, directory, found) if adapter else checked_whole(db, data_dir, directory)
         if adapter and entry.ground_id is None:
             check_base(db, data_dir, facts.get(BASE_SHA256), found)
@@ -152,10 +134,28 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPr
         sha256=sha256,
         kind=entry.kind,
         form=entry.form,
-        precision=stored,
+        precision=precision or by_card or "bf16",
         ground_id=entry.ground_id,
         source=found.source,
     )
+
+
+def usable_files(hub: Hub, data_dir: Path, found: HubRevision, adapter: bool) -> list[str]:
+    """The files to fetch. Raises UserError where these are of no use here, as far as that can be seen from afar."""
+    if not adapter and "config.json" not in found.sizes:
+        said = _("{source} holds no model: neither adapter_config.json nor config.json is there.")
+        raise UserError(said.format(source=found.source))
+    refuse_code(hub, found, "adapter_config.json" if adapter else "config.json")
+    names = found.wanted((*(ADAPTER if adapter else WHOLE), CARD))
+    if not any(name.endswith(".safetensors") for name in names):
+        said = _(
+            "{source} has no safetensors weights, and Prefloop loads no other kind: other files can hold code that "
+            "runs when they are loaded. Ask its owner to convert it."
+        )
+        raise UserError(said.format(source=found.source))
+    refuse_too_large(data_dir, sum(found.sizes[name] for name in names))
+    refuse_large_texts(found, names)
+    return names
 
 
 @dataclass(frozen=True)
@@ -185,11 +185,8 @@ def refuse_code(hub: Hub, found: HubRevision, *names: str) -> None:
     for name in names:
         if name in found.sizes:
             if found.sizes[name] > LARGEST_FILE:
-                raise UserError(
-                    _("{name} of {source} has {sizes:,} bytes: it is no configuration.").format(
-                        name=name, source=found.source, sizes=found.sizes[name]
-                    )
-                )
+                said = _("{name} of {source} has {sizes:,} bytes: it is no configuration.")
+                raise UserError(said.format(name=name, source=found.source, sizes=found.sizes[name]))
             with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
                 with hubs.explained(_("Fetching {name} of {repo} failed."), name=name, repo=found.repo):
                     path = hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
@@ -225,11 +222,8 @@ def refuse_large_texts(found: HubRevision, names: Sequence[str]) -> None:
     for name in names:
         limit = LARGEST_TOKENIZER if name == TOKENIZER_FILE else LARGEST_FILE
         if found.sizes[name] > limit and not name.endswith(".safetensors"):
-            raise UserError(
-                _("{name} of {source} has {sizes:,} bytes, more than the {most:,} that are read.").format(
-                    name=name, source=found.source, sizes=found.sizes[name], most=limit
-                )
-            )
+            said = _("{name} of {source} has {sizes:,} bytes, more than the {most:,} that are read.")
+            raise UserError(said.format(name=name, source=found.source, sizes=found.sizes[name], most=limit))
 
 
 def name_for(db: Database, found: HubRevision) -> str:
@@ -252,11 +246,8 @@ def fetch(hub: Hub, found: HubRevision, names: Sequence[str], directory: Path) -
         if whole and name in found.sha256:
             whole = file_sha256(path) == found.sha256[name]
         if not whole:
-            raise UserError(
-                _("{name} of {source} came damaged. Nothing was kept; pull it again.").format(
-                    name=name, source=found.source
-                )
-            )
+            said = _("{name} of {source} came damaged. Nothing was kept; pull it again.")
+            raise UserError(said.format(name=name, source=found.source))
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
@@ -455,8 +446,6 @@ PARTS: Final = (
     *("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "trainable_tokens_delta"),
 )
 KINDS_OF_VALUES: Final = ("weight", "bias")
-# The rank of an adapter that says none.
-PEFT_RANK: Final = 8
 # Layers that a reward model brings along.
 SCORES: Final = ("score", "classifier")
 
@@ -553,7 +542,7 @@ def check_ranks(config: Mapping[str, Any], adapter: TensorShapes, found: HubRevi
             side = shape[:1] if part.endswith("A") else shape[1:2]
             ranks.setdefault(f"{layer}.{part[:-2]}", {})[part[-1]] = side
     varied = config.get("rank_pattern") or config.get("target_parameters")
-    told = config.get("r", PEFT_RANK)
+    told = config.get("r", PEFT_DEFAULT)
     if config.get("use_bdlora"):  # one of the two is made of blocks
         return
     for layer, sides in ranks.items():

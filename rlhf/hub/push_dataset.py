@@ -74,11 +74,8 @@ def check_publishable(name: str) -> None:
     if name in ONE_FILE:
         raise UserError(_("'{name}' is no dataset. Choose another format to publish.").format(name=name))
     if name not in FORMATS:
-        raise UserError(
-            _("There is no format '{name}'. Choose one of: {formats}.").format(
-                name=name[:40], formats=", ".join(FORMATS)
-            )
-        )
+        said = _("There is no format '{name}'. Choose one of: {formats}.")
+        raise UserError(said.format(name=name[:40], formats=", ".join(FORMATS)))
 
 
 def send(hub: Hub, repo: str, files: Files, form: str, message: str) -> tuple[str, bool]:
@@ -106,11 +103,8 @@ class Snapshot:
     def spec(self) -> TrainingSpec:
         """The training that read it. Raises UserError for a job that was no training."""
         if not isinstance(self.job.spec, TrainingSpec) or not self.job.spec.snapshot:
-            raise UserError(
-                _("Job {id} ({kind}) has no frozen data. Choose a training run.").format(
-                    id=self.job.id, kind=self.job.kind
-                )
-            )
+            said = _("Job {id} ({kind}) has no frozen data. Choose a training run.")
+            raise UserError(said.format(id=self.job.id, kind=self.job.kind))
         return self.job.spec
 
     @property

@@ -62,8 +62,6 @@ Files = dict[str, Path | bytes]
 
 @dataclass(frozen=True)
 class PublishResult:
-    """What came of it."""
-
     repo: str
     tag: str
     commit_sha: str
@@ -130,17 +128,11 @@ def files_to_publish(
     Raises UserError where there is nothing to publish, or files are damaged.
     """
     if policy.path is None or policy.sha256 is None:
-        raise UserError(
-            _("'{revision}' has no files of its own here: it is on the Hub already, or a directory.").format(
-                revision=policy.revision
-            )
-        )
+        said = _("'{revision}' has no files of its own here: it is on the Hub already, or a directory.")
+        raise UserError(said.format(revision=policy.revision))
     if policy.deleted:
-        raise UserError(
-            _("The files of '{revision}' were deleted on {deleted}. Publish another one.").format(
-                revision=policy.revision, deleted=policy.deleted[:10]
-            )
-        )
+        said = _("The files of '{revision}' were deleted on {deleted}. Publish another one.")
+        raise UserError(said.format(revision=policy.revision, deleted=policy.deleted[:10]))
     directory = data_dir / policy.path
     verify_directory(directory, policy.sha256, policy.revision)
     ground = ground_address(db, policy)
@@ -340,17 +332,11 @@ def refuse_private(files: Mapping[str, Path | bytes], places: tuple[Path, ...], 
             )
         found = paths.search(text)
         if found is not None:
-            raise UserError(
-                _("{name} says where something lies on this machine ({found}). Nothing was published.").format(
-                    name=name, found=found[0]
-                )
-            )
+            said = _("{name} says where something lies on this machine ({found}). Nothing was published.")
+            raise UserError(said.format(name=name, found=found[0]))
         if hubs.TOKEN.search(text) or (token and token in text):
-            raise UserError(
-                _("{name} holds what looks like a token for the Hub. Remove it; nothing was published.").format(
-                    name=name
-                )
-            )
+            said = _("{name} holds what looks like a token for the Hub. Remove it; nothing was published.")
+            raise UserError(said.format(name=name))
 
 
 def host_name() -> re.Pattern[str] | None:
@@ -448,7 +434,6 @@ def set_tag(hub: Hub, repo: str, kind: RepoKind, tag: str, sha: str, known: str 
 
 
 def described(made: PublishResult) -> str:
-    """What came of it, in a sentence."""
     if made.tag:
         fresh, before = (
             _("Published {repo}, tag {tag} (commit {commit}): {url}"),

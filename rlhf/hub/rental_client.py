@@ -549,11 +549,8 @@ class RentedRun:
                     return
             except UserError as error:
                 if not self.time_is_left():
-                    raise RentalEnded(
-                        _("The rented machine could not be given back; its time is over. {error} See {url}.").format(
-                            error=error, url=self.rental.url
-                        )
-                    ) from error
+                    said = _("The rented machine could not be given back; its time is over. {error} See {url}.")
+                    raise RentalEnded(said.format(error=error, url=self.rental.url)) from error
                 by_hand = (
                     _("{error} If that goes on, end it by hand: {url}.")
                     if self.rental.url

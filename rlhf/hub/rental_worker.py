@@ -210,7 +210,7 @@ def refuse_machine(spec: JobSpec) -> None:
     """Raises UserError where the machine is not what the job needs, before time is spent on it."""
     import torch
 
-    found = machine_problem(spec) if isinstance(spec, TrainingSpec) else []
+    found = [*machine_problem(spec)] if isinstance(spec, TrainingSpec) else []
     if query_graphics() and not torch.cuda.is_available():
         said = _("PyTorch {version} can't use the GPU of this machine. Rent another kind.")
         found.append(said.format(version=torch.__version__))

@@ -62,8 +62,6 @@ SETTINGS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class SpacePlan:
-    """A Space as it is to be."""
-
     repo: str
     """OWNER/NAME."""
     hardware: str = ""
@@ -127,6 +125,11 @@ class SpaceFinding:
 
     def __str__(self) -> str:
         return f"{self.level}: {self.text}"
+
+
+fails = partial(SpaceFinding, "error")
+surprises = partial(SpaceFinding, "warning")
+notes = partial(SpaceFinding, "note")
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,6 @@ def front_matter(plan: SpacePlan) -> dict[str, Any]:
 
 
 def readme(plan: SpacePlan) -> str:
-    """The Space's README.md."""
     rows = "\n".join(f"| `{name}` | {text} |" for name, text in VARIABLES.items())
     return f"""{to_front_matter(front_matter(plan))}
 
@@ -265,7 +267,7 @@ def check(plan: SpacePlan, hub: Hub | None, root: Path = ROOT) -> list[SpaceFind
     """What would fail, or surprise, before anything is uploaded. Without a hub only what can be seen from here."""
     found = [*check_plan(plan), *check_files(root)]
     if hub is None:
-        return [*found, SpaceFinding("note", _("The Hub was not asked: what depends on the account is not known."))]
+        return [*found, notes(_("The Hub was not asked: what depends on the account is not known."))]
     looks = [partial(check_hardware, plan, hub), partial(check_model, plan, hub)]
     try:
         if plan.problem:
@@ -274,14 +276,14 @@ def check(plan: SpacePlan, hub: Hub | None, root: Path = ROOT) -> list[SpaceFind
         looks[:0] = [partial(check_account, plan, who), partial(check_space, plan, hub)]
         looks.append(partial(check_copies, plan, hub))
     except UserError as error:
-        found.append(SpaceFinding("error", str(error)))
+        found.append(fails(str(error)))
         anybody = connect(None, hub.endpoint)
         looks = [partial(check_hardware, plan, anybody), partial(check_model, plan, anybody)]
     for look in looks:
         try:
             found += look()
         except UserError as error:
-            found.append(SpaceFinding("error", str(error)))
+            found.append(fails(str(error)))
     return list(dict.fromkeys(found))
 
 
@@ -290,7 +292,7 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
     try:
         check_name(plan.repo)
     except UserError as error:
-        yield SpaceFinding("error", str(error))
+        yield fails(str(error))
     for name, rule, words in (
         ("PREFLOOP_ADMINS", plan.admins, ADMINS),
         ("PREFLOOP_ANNOTATORS", plan.annotators, ANNOTATORS),
@@ -298,18 +300,12 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
         try:
             checked_rule(name, rule, words)
         except UserError as error:
-            yield SpaceFinding("error", str(error))
+            yield fails(str(error))
     if plan.model in (EMBEDDED, EMBEDDED_NAME) or Path(plan.model).expanduser().is_dir() or "/" not in plan.model:
-        yield SpaceFinding(
-            "error",
-            _("The model '{model}' is on this machine only. Name a public chat model, such as {example}.").format(
-                model=plan.model, example=SPACE_MODEL
-            ),
-            "model",
-        )
+        said = _("The model '{model}' is on this machine only. Name a public chat model, such as {example}.")
+        yield fails(said.format(model=plan.model, example=SPACE_MODEL), "model")
     if plan.shuts_out:
-        yield SpaceFinding(
-            "warning",
+        yield surprises(
             _(
                 "{repo} is private, so on the Hub only its owner, or the members of its organisation, "
                 "can open it, and {variable} is '{people}'. Ask for a public one, where people "
@@ -323,20 +319,18 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
         )
     yield from check_named_copies(plan)
     if plan.zero_gpu:
-        yield SpaceFinding(
-            "warning",
+        yield surprises(
             _(
                 "ZeroGPU lends a GPU to functions of a page, not to processes in the background: training there has "
                 "only the processors. And it has {torch}, with which this program is not tested."
-            ).format(torch=ZERO_TORCH),
+            ).format(torch=ZERO_TORCH)
         )
 
 
 def check_named_copies(plan: SpacePlan) -> Iterator[SpaceFinding]:
     """Whether what people do there is kept when the Space is started again."""
     if not plan.copies:
-        yield SpaceFinding(
-            "warning",
+        yield surprises(
             _(
                 "No safe copies: a Space's disk is empty after each restart, and all judgements with it. Name a place "
                 "for them: {repo}-copies (a private dataset, made by itself) or the directory of a mounted bucket."
@@ -344,7 +338,7 @@ def check_named_copies(plan: SpacePlan) -> Iterator[SpaceFinding]:
             "copies",
         )
     elif plan.copies == plan.repo:
-        yield SpaceFinding("error", _("The safe copies can't have the Space's own name. Choose another."), "copies")
+        yield fails(_("The safe copies can't have the Space's own name. Choose another."), "copies")
 
 
 def check_files(root: Path) -> Iterator[SpaceFinding]:
@@ -352,22 +346,14 @@ def check_files(root: Path) -> Iterator[SpaceFinding]:
     for path in files(root):
         whole = root / path
         if not whole.is_file():
-            yield SpaceFinding(
-                "error", _("{path} is missing. Take the program anew from where it came.").format(path=path)
-            )
+            yield fails(_("{path} is missing. Take the program anew from where it came.").format(path=path))
             continue
         content = whole.read_bytes()
         if len(content) > LARGEST:
-            yield SpaceFinding(
-                "error",
-                _("{path} has {size:.0f} MB, and the Hub takes 10. Is it yours? Move it away.").format(
-                    path=path, size=len(content) / 1e6
-                ),
-            )
+            said = _("{path} has {size:.0f} MB, and the Hub takes 10. Is it yours? Move it away.")
+            yield fails(said.format(path=path, size=len(content) / 1e6))
         if TOKEN.search(content):
-            yield SpaceFinding(
-                "error", _("{path} holds what looks like a token. Take it out before it is uploaded.").format(path=path)
-            )
+            yield fails(_("{path} holds what looks like a token. Take it out before it is uploaded.").format(path=path))
     yield from check_versions(root)
 
 
@@ -377,19 +363,14 @@ def check_versions(root: Path) -> Iterator[SpaceFinding]:
     wanted = {line.name: line.specifier for line in map(Requirement, requirement_lines(text))}
     here = version("gradio")
     if "gradio" in wanted and here not in wanted["gradio"]:
-        yield SpaceFinding(
-            "error",
-            _("Gradio {here} is installed, and requirements.txt has gradio{wanted}. Install that.").format(
-                here=here, wanted=wanted["gradio"]
-            ),
-        )
+        said = _("Gradio {here} is installed, and requirements.txt has gradio{wanted}. Install that.")
+        yield fails(said.format(here=here, wanted=wanted["gradio"]))
     project = root / "pyproject.toml"
     if project.is_file():
         needed = tomllib.loads(project.read_text("utf-8"))["project"]["requires-python"]
         if PYTHON not in Requirement(f"python{needed}").specifier:
-            yield SpaceFinding(
-                "error",
-                _("A Space has Python {python}, and this program needs {needed}.").format(python=PYTHON, needed=needed),
+            yield fails(
+                _("A Space has Python {python}, and this program needs {needed}.").format(python=PYTHON, needed=needed)
             )
 
 
@@ -401,19 +382,11 @@ def requirement_lines(text: str) -> list[str]:
 def check_account(plan: SpacePlan, who: TokenInfo) -> Iterator[SpaceFinding]:
     """What the account may do."""
     if plan.asks_organisations and plan.owner == who.name:
-        yield SpaceFinding(
-            "error",
-            _("'org' means the members of an organisation, and {owner} is a person. Name them instead.").format(
-                owner=plan.owner
-            ),
-        )
+        said = _("'org' means the members of an organisation, and {owner} is a person. Name them instead.")
+        yield fails(said.format(owner=plan.owner))
     if plan.owner == who.name and not who.pays and not plan.zero_gpu:
-        yield SpaceFinding(
-            "warning",
-            _(
-                "{name} has no paid plan that the Hub tells of; making a Gradio Space may need one (but on ZeroGPU)."
-            ).format(name=who.name),
-        )
+        said = _("{name} has no paid plan that the Hub tells of; making a Gradio Space may need one (but on ZeroGPU).")
+        yield surprises(said.format(name=who.name))
 
 
 def check_space(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
@@ -430,37 +403,32 @@ def check_space(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
         yield from changes(plan, variables, runtime)
         yield from check_mounted(plan, variables, runtime)
     if plan.copies and "HF_TOKEN" not in secrets and not os.environ.get(GIVEN_TOKEN) and not plan.copies_in_directory:
-        yield SpaceFinding(
-            "warning",
+        yield surprises(
             _(
                 "The Space has no token to make safe copies with. Set {variable} here to one that may write to "
                 "{copies} (it becomes the Space's secret HF_TOKEN), or add that secret on its settings page."
-            ).format(variable=GIVEN_TOKEN, copies=plan.copies),
+            ).format(variable=GIVEN_TOKEN, copies=plan.copies)
         )
 
 
 def check_new(plan: SpacePlan) -> Iterator[SpaceFinding]:
     """What to know of a Space that is not there yet."""
-    yield SpaceFinding("note", _("{repo} will be new.").format(repo=plan.repo))
+    yield notes(_("{repo} will be new.").format(repo=plan.repo))
     if plan.copies_in_directory:
-        yield SpaceFinding(
-            "warning",
+        yield surprises(
             _(
                 "A new Space has no bucket, and without one at {copies} it does not start. Attach one in its settings "
                 "as soon as it is made, or name a private dataset for the safe copies ({repo}-copies)."
-            ).format(copies=plan.copies, repo=plan.repo),
+            ).format(copies=plan.copies, repo=plan.repo)
         )
 
 
 def check_kind(plan: SpacePlan, there: Any) -> Iterator[SpaceFinding]:
     """Whether the Space that is there is one of Gradio's, and seen by those who are to see it."""
-    yield SpaceFinding("note", _("{repo} is there and will be updated.").format(repo=plan.repo))
+    yield notes(_("{repo} is there and will be updated.").format(repo=plan.repo))
     if there.sdk not in (None, "gradio"):
-        yield SpaceFinding(
-            "error",
-            _("{repo} is a Space of another kind ({kind}). Choose another name.").format(
-                repo=plan.repo, kind=there.sdk
-            ),
+        yield fails(
+            _("{repo} is a Space of another kind ({kind}). Choose another name.").format(repo=plan.repo, kind=there.sdk)
         )
     if there.private is plan.public:
         differs = (
@@ -474,28 +442,26 @@ def check_kind(plan: SpacePlan, there: Any) -> Iterator[SpaceFinding]:
                 "Hub first, or ask for public."
             )
         )
-        yield SpaceFinding("error", differs.format(repo=plan.repo))
+        yield fails(differs.format(repo=plan.repo))
 
 
 def check_mounted(plan: SpacePlan, variables: Mapping[str, str], runtime: Any) -> Iterator[SpaceFinding]:
     """Whether the safe copies lie in a bucket, and the live database does not."""
     if plan.copies_in_directory and not [one for one in mounted(runtime, plan.copies) if is_persistent(one)]:
-        yield SpaceFinding(
-            "error",
+        yield fails(
             _(
                 "No bucket that can be written is mounted at {copies} in {repo}, and the Space's own "
                 "disk is empty after each restart. Attach one in the Space's settings first, or name a "
                 "private dataset for the safe copies ({repo}-copies)."
-            ).format(copies=plan.copies, repo=plan.repo),
+            ).format(copies=plan.copies, repo=plan.repo)
         )
     if mounted(runtime, variables.get("PREFLOOP_DATA", "")):
         data = variables["PREFLOOP_DATA"]
-        yield SpaceFinding(
-            "error",
+        yield fails(
             _(
                 "The Space's PREFLOOP_DATA is {data}, a mounted bucket, which a live database does not "
                 "survive. Delete that variable; PREFLOOP_COPIES may be there."
-            ).format(data=data),
+            ).format(data=data)
         )
 
 
@@ -514,23 +480,16 @@ def changes(plan: SpacePlan, variables: Mapping[str, str], runtime: Any) -> Iter
     """What would be different on a Space that is there."""
     for key, value in plan.variables.items():
         if key not in variables:
-            yield SpaceFinding("note", _("{key} will be set to '{value}'.").format(key=key, value=value))
+            yield notes(_("{key} will be set to '{value}'.").format(key=key, value=value))
         elif variables[key] != value:
-            yield SpaceFinding(
-                "note",
-                _("{key} will change from '{before}' to '{value}'.").format(
-                    key=key, before=variables[key], value=value
-                ),
+            yield notes(
+                _("{key} will change from '{before}' to '{value}'.").format(key=key, before=variables[key], value=value)
             )
     has = runtime.requested_hardware or runtime.hardware
     if plan.hardware and plan.hardware not in (runtime.requested_hardware, runtime.hardware):
-        yield SpaceFinding(
-            "note", _("The hardware will change from {has} to {hardware}.").format(has=has, hardware=plan.hardware)
-        )
+        yield notes(_("The hardware will change from {has} to {hardware}.").format(has=has, hardware=plan.hardware))
     if os.environ.get(GIVEN_TOKEN):
-        yield SpaceFinding(
-            "note", _("The secret HF_TOKEN will be set to the token of {variable}.").format(variable=GIVEN_TOKEN)
-        )
+        yield notes(_("The secret HF_TOKEN will be set to the token of {variable}.").format(variable=GIVEN_TOKEN))
 
 
 def check_hardware(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
@@ -540,19 +499,11 @@ def check_hardware(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
         return
     prices = hourly_prices(hub)
     if plan.hardware and plan.hardware not in prices:
-        yield SpaceFinding(
-            "error",
-            _("The Hub has no hardware '{hardware}'. It has: {known}.").format(
-                hardware=plan.hardware, known=", ".join(prices)
-            ),
-        )
+        said = _("The Hub has no hardware '{hardware}'. It has: {known}.")
+        yield fails(said.format(hardware=plan.hardware, known=", ".join(prices)))
     elif prices.get(hardware):
-        yield SpaceFinding(
-            "note",
-            _("{hardware} costs ${price:.2f} an hour while the Space runs.").format(
-                hardware=hardware, price=prices[hardware]
-            ),
-        )
+        said = _("{hardware} costs ${price:.2f} an hour while the Space runs.")
+        yield notes(said.format(hardware=hardware, price=prices[hardware]))
 
 
 def hourly_prices(hub: Hub) -> dict[str, float]:
@@ -572,32 +523,21 @@ def check_model(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     with explained(_("Looking for the model {model} failed."), model=plan.model):
         model = hub.api.model_info(repo, revision=revision, files_metadata=True)
     if model.private or model.gated:
-        yield SpaceFinding(
-            "error",
-            _("{model} is not open to everybody, and the Space loads it without a token. Choose another.").format(
-                model=plan.model
-            ),
-        )
+        said = _("{model} is not open to everybody, and the Space loads it without a token. Choose another.")
+        yield fails(said.format(model=plan.model))
         return
     sizes = {one.rfilename: one.size or 0 for one in model.siblings or () if "/" not in one.rfilename}
     weights = [size for name, size in sizes.items() if name.endswith(".safetensors")]
     if not weights:
-        yield SpaceFinding(
-            "error", _("{model} has no safetensors weights, and Prefloop loads no other kind.").format(model=plan.model)
-        )
+        yield fails(_("{model} has no safetensors weights, and Prefloop loads no other kind.").format(model=plan.model))
         return
     if not any(name in sizes for name in TOKENIZERS):
-        yield SpaceFinding(
-            "error",
-            _("{model} has no tokenizer, so no text can be given to it. Choose another.").format(model=plan.model),
+        yield fails(
+            _("{model} has no tokenizer, so no text can be given to it. Choose another.").format(model=plan.model)
         )
     elif not is_chat_model(hub, repo, str(model.sha), sizes):
-        yield SpaceFinding(
-            "error",
-            _("{model} has no chat template, so it is no chat model. Choose an instruct model.").format(
-                model=plan.model
-            ),
-        )
+        said = _("{model} has no chat template, so it is no chat model. Choose an instruct model.")
+        yield fails(said.format(model=plan.model))
     yield from check_memory(plan, hub, sum(weights))
 
 
@@ -619,12 +559,11 @@ def check_memory(plan: SpacePlan, hub: Hub, weights: int) -> Iterator[SpaceFindi
     need = memory_needed(weights)
     held = next((bytes_in(one.ram) for one in listed_hardware(hub) if one.name == hardware), None)
     if held is not None and need > held:
-        yield SpaceFinding(
-            "warning",
+        yield surprises(
             _(
                 "{model} needs about {need:.1f} GB of memory, and {hardware} has {held:.0f}. Choose a "
                 "smaller model, or other hardware."
-            ).format(model=plan.model, need=need / 1e9, hardware=hardware, held=held / 1e9),
+            ).format(model=plan.model, need=need / 1e9, hardware=hardware, held=held / 1e9)
         )
 
 
@@ -652,12 +591,8 @@ def check_copies(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
         exists = hub.api.repo_exists(plan.copies, repo_type="dataset")
         open_to_all = exists and not hub.api.repo_info(plan.copies, repo_type="dataset").private
     if open_to_all:
-        yield SpaceFinding(
-            "error",
-            _("{copies} is public, and safe copies hold accounts. Make it private, or name another.").format(
-                copies=plan.copies
-            ),
-        )
+        said = _("{copies} is public, and safe copies hold accounts. Make it private, or name another.")
+        yield fails(said.format(copies=plan.copies))
 
 
 def space_info(hub: Hub, repo: str) -> Any:

@@ -131,11 +131,8 @@ def directory_sha256(path: Path) -> str:
 def verify_directory(path: Path, expected: str, what: str) -> None:
     """Raises UserError if the directory is gone or its content is not what was recorded."""
     if not path.is_dir():
-        raise UserError(
-            _("The files of {what} are gone from {path}. Restore them, or roll back to another policy.").format(
-                what=what, path=path
-            )
-        )
+        said = _("The files of {what} are gone from {path}. Restore them, or roll back to another policy.")
+        raise UserError(said.format(what=what, path=path))
     if directory_sha256(path) != expected:
         raise UserError(
             _(

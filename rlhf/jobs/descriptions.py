@@ -266,7 +266,6 @@ class TokenSpan:
 
     @property
     def tokens(self) -> int:
-        """Its length."""
         return sum(tokens for _, tokens in self.pieces)
 
 
@@ -279,7 +278,6 @@ class TokenSequence:
 
     @property
     def tokens(self) -> int:
-        """Its length."""
         return sum(span.tokens for span in self.spans)
 
 

@@ -6,7 +6,7 @@ A spec also answers what other modules ask about its kind, so that none of them 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from math import ceil
@@ -329,11 +329,15 @@ class TrainingSpec(JobSpec):
 
     def impossible(self) -> list[str]:
         """Why these settings can't work together whatever the data, a sentence each; empty if they can."""
-        return impossible_methods(self)
+        return [*impossible_methods(self), *self.contradictions()]
 
-    def refusals(self, db: Database) -> list[str]:
-        """Why it can't be run with the models that it names beside its parent."""
-        return []
+    def contradictions(self) -> Iterable[str]:
+        """Why settings of its own can't work together, a sentence each."""
+        return ()
+
+    def refusal(self, db: Database) -> str:
+        """Why it can't be run with the models that it names beside its parent; empty where it can."""
+        return ""
 
     def confirmation(self, db: Database) -> Confirmation | None:
         """What a person has to confirm first, where that helps; None where nothing is to be confirmed."""
@@ -468,49 +472,37 @@ def with_defaults(spec: Training) -> Training:
 Training = TypeVar("Training", bound=TrainingSpec)
 
 
-def impossible_methods(spec: TrainingSpec) -> list[str]:
+def impossible_methods(spec: TrainingSpec) -> Iterator[str]:
     """Why a training's settings of what is trained can't work together."""
-    found: list[str] = []
     lora = spec.method in ("auto", "lora", "qlora")
     if spec.method not in ("auto", *spec.methods):
-        found.append(
-            _(
-                "A job of the kind '{kind}' can't be trained with the method '{method}': choose one of: {methods}."
-            ).format(kind=spec.kind, method=spec.method, methods=", ".join(spec.methods))
-        )
+        yield _(
+            "A job of the kind '{kind}' can't be trained with the method '{method}': choose one of: {methods}."
+        ).format(kind=spec.kind, method=spec.method, methods=", ".join(spec.methods))
     if spec.lora_init != "default" and not lora:
-        found.append(
-            _("lora_init '{lora_init}' belongs to LoRA; the method is '{method}'.").format(
-                lora_init=spec.lora_init, method=spec.method
-            )
+        yield _("lora_init '{lora_init}' belongs to LoRA; the method is '{method}'.").format(
+            lora_init=spec.lora_init, method=spec.method
         )
     if (spec.dora or spec.rslora) and not lora:
-        found.append(_("dora and rslora belong to LoRA; the method is '{method}'.").format(method=spec.method))
+        yield _("dora and rslora belong to LoRA; the method is '{method}'.").format(method=spec.method)
     if spec.lora_init == "pissa" and spec.method == "qlora":
-        found.append(_("PiSSA takes directions out of the base weights, and 4-bit weights can't be changed: use lora."))
+        yield _("PiSSA takes directions out of the base weights, and 4-bit weights can't be changed: use lora.")
     if spec.lora_init == "pissa" and not spec.base_may_change:
-        found.append(
-            _(
-                "PiSSA changes the base weights, so switching the adapter off no longer gives the reference "
-                "(or the base that several adapters share). Use the default init here; PiSSA works where "
-                "nothing needs the base as it was."
-            )
+        yield _(
+            "PiSSA changes the base weights, so switching the adapter off no longer gives the reference "
+            "(or the base that several adapters share). Use the default init here; PiSSA works where "
+            "nothing needs the base as it was."
         )
     if spec.lora_init == "pissa" and spec.dora:
-        found.append(_("PiSSA and DoRA can't be put together: choose one."))
+        yield _("PiSSA and DoRA can't be put together: choose one.")
     if spec.lora_targets == "named" and not target_layers(spec):
-        found.append(_("lora_targets 'named' needs the names: put them into lora_layers, say 'q_proj, v_proj'."))
+        yield _("lora_targets 'named' needs the names: put them into lora_layers, say 'q_proj, v_proj'.")
     if spec.lora_layers and spec.lora_targets != "named":
-        found.append(
-            _("lora_layers are used with lora_targets 'named' only; it is '{lora_targets}'.").format(
-                lora_targets=spec.lora_targets
-            )
+        yield _("lora_layers are used with lora_targets 'named' only; it is '{lora_targets}'.").format(
+            lora_targets=spec.lora_targets
         )
     if spec.method == "prompt" and spec.virtual_init == "text" and not spec.virtual_text.strip():
-        found.append(
-            _("virtual_text is empty: write what the virtual tokens start from, or set virtual_init to random.")
-        )
-    return found
+        yield _("virtual_text is empty: write what the virtual tokens start from, or set virtual_init to random.")
 
 
 # ------------------------------------------------------------------------------------------------------- every kind
@@ -562,11 +554,8 @@ def from_json(text: str) -> JobSpec:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            _("The spec is not JSON: {error}. See `python -m rlhf spec {kind}` for one that works.").format(
-                error=error, kind=next(iter(trainings()))
-            )
-        ) from error
+        said = _("The spec is not JSON: {error}. See `python -m rlhf spec {kind}` for one that works.")
+        raise UserError(said.format(error=error, kind=next(iter(trainings())))) from error
     kind = values.pop("kind", None) if isinstance(values, dict) else None
     kind = KINDS_CALLED_SINCE.get(kind, kind) if isinstance(kind, str) else kind
     if isinstance(values, dict) and CALLED_CHECK_SINCE in values:

@@ -34,7 +34,6 @@ class Diverged(UserError):
 
 
 def read_job(row: Mapping[str, Any]) -> Job:
-    """A job row as a record."""
     return job_table.as_job(row, from_row(row["spec"]))
 
 
@@ -198,19 +197,13 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
     with db.transaction() as connection:
         job = find(db, job_id)
         if job is None or job.status not in ("lost", "cancelled", "failed"):
-            raise UserError(
-                _("Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.").format(
-                    job_id=job_id
-                )
-            )
+            told = _("Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.")
+            raise UserError(told.format(job_id=job_id))
         spec, message = job.spec, ""
         if job.flavor is not None:  # what is there is followed and fetched
             if half_batch:
-                raise UserError(
-                    _("Job {job_id} was for {flavor}. Start a new one there, with a smaller batch.").format(
-                        job_id=job_id, flavor=job.flavor
-                    )
-                )
+                told = _("Job {job_id} was for {flavor}. Start a new one there, with a smaller batch.")
+                raise UserError(told.format(job_id=job_id, flavor=job.flavor))
         elif half_batch:
             spec, message = halved(job), SMALLER
         elif isinstance(spec, TrainingSpec) and diverged(job):
@@ -280,11 +273,8 @@ def get(db: Database, job_id: int) -> Job:
     """One job. Raises UserError if there is none."""
     job = find(db, job_id)
     if job is None:
-        raise UserError(
-            _("There is no job {job_id}: their numbers go up to {newest}.").format(
-                job_id=job_id, newest=db.value("SELECT coalesce(max(id), 0) FROM job")
-            )
-        )
+        said = _("There is no job {job_id}: their numbers go up to {newest}.")
+        raise UserError(said.format(job_id=job_id, newest=db.value("SELECT coalesce(max(id), 0) FROM job")))
     return job
 
 

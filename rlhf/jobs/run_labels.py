@@ -36,11 +36,8 @@ def written(name: str, tags: str, notes: str) -> RunLabel:
     if len(label.name) > LONGEST_NAME:
         raise UserError(_("A name has at most {most} characters.").format(most=LONGEST_NAME))
     if len(label.tags) > MOST_TAGS or any(len(tag) > LONGEST_TAG for tag in label.tags):
-        raise UserError(
-            _("At most {most} tags, with commas between, of at most {longest} characters each.").format(
-                most=MOST_TAGS, longest=LONGEST_TAG
-            )
-        )
+        said = _("At most {most} tags, with commas between, of at most {longest} characters each.")
+        raise UserError(said.format(most=MOST_TAGS, longest=LONGEST_TAG))
     if len(label.notes) > LONGEST_NOTES:
         raise UserError(_("Notes have at most {most} characters.").format(most=LONGEST_NOTES))
     return label
@@ -59,7 +56,6 @@ def label_of(db: Database, job_id: int) -> RunLabel:
 
 
 def read_tags(stored: str) -> tuple[str, ...]:
-    """Tags as they are stored."""
     return tuple(tag for tag in stored.split(",") if tag)
 
 

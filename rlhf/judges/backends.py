@@ -213,11 +213,8 @@ class RewardScorer:
 
         policy = registry.by_revision(run.db, revision)
         if policy.kind != "reward-model":
-            raise UserError(
-                _("'{revision}' is no reward model. Choose one that a reward model training made.").format(
-                    revision=policy.revision
-                )
-            )
+            said = _("'{revision}' is no reward model. Choose one that a reward model training made.")
+            raise UserError(said.format(revision=policy.revision))
         self.models = LoadedPolicies(run.db, run.data_dir, base_path)
         self.reward = read_reward_model(run, policy.revision)
         key = ground_key(policy)

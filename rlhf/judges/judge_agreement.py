@@ -43,8 +43,6 @@ class PersonRanking:
 
 @dataclass(frozen=True)
 class JudgedComparison:
-    """A comparison that a judge and people have judged."""
-
     comparison_id: int
     judged: Ranking
     people: tuple[PersonRanking, ...]

@@ -84,8 +84,6 @@ def candidates(db: Database) -> list[str]:
 
 @dataclass(frozen=True)
 class VerdictView:
-    """A verdict as the page shows it."""
-
     comparison_id: int
     first: int
     second: int

@@ -34,12 +34,8 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
 
         def progress(counts: JudgingCounts) -> None:
             metrics = {"verdicts": float(counts.verdicts), "failed": float(counts.failed.total())}
-            run.report(
-                counts.judged,
-                len(waiting),
-                metrics,
-                _("{verdicts} of {asked} verdicts are given.").format(verdicts=counts.verdicts, asked=asked),
-            )
+            said = _("{verdicts} of {asked} verdicts are given.")
+            run.report(counts.judged, len(waiting), metrics, said.format(verdicts=counts.verdicts, asked=asked))
 
         try:
             bench = backend_for(run, judge, rubric, spec.model, spec.batch_size)

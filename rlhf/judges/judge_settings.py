@@ -85,8 +85,6 @@ class DirectorySettings:
 
 @dataclass(frozen=True)
 class RewardModelSettings:
-    """A reward model of this data directory."""
-
     model: str
     """Its revision."""
 
@@ -106,5 +104,4 @@ def kind_of(backend: Backend, values: Mapping[str, Any]) -> type[JudgeSettings]:
 
 
 def from_row(backend: Backend, values: Mapping[str, Any]) -> JudgeSettings:
-    """What a row keeps."""
     return known(kind_of(backend, values), values)

@@ -37,11 +37,9 @@ class JudgeSpec(JobSpec):
     """Prompts that a local judge reads together."""
 
     def about(self) -> str:
-        """Who judges."""
         return _("judging by {judge}").format(judge=self.judge)
 
     def facts(self) -> Facts:
-        """Who judges what."""
         judged = {
             "open": _("open comparisons"),
             "judged": _("what people have judged"),

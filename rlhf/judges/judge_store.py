@@ -105,17 +105,11 @@ def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], 
     """
     name = " ".join(name.split())
     if name.casefold() == ACTIVE:
-        raise UserError(
-            _("'{active}' stands for all judges that are switched on. Choose another name for the judge.").format(
-                active=ACTIVE
-            )
-        )
+        said = _("'{active}' stands for all judges that are switched on. Choose another name for the judge.")
+        raise UserError(said.format(active=ACTIVE))
     if not 0 < len(name) <= MAXIMUM_NAME or "," in name:
-        raise UserError(
-            _("A judge has a name of 1 to {maximum_name} characters, without a comma.").format(
-                maximum_name=MAXIMUM_NAME
-            )
-        )
+        said = _("A judge has a name of 1 to {maximum_name} characters, without a comma.")
+        raise UserError(said.format(maximum_name=MAXIMUM_NAME))
     if wrong := invisible(name):
         raise UserError(
             _("The judge's name has a character that can't be seen ({wrong}). Remove it.").format(wrong=wrong)
@@ -149,11 +143,8 @@ def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]
         return asdict(openai_client.settings_of(settings))
     known = {"model", "directory"} if backend == "local" else {"model"}
     if len(settings) != 1 or not set(settings) <= known:
-        raise UserError(
-            _("A judge of the kind '{backend}' has one setting, one of: {known}.").format(
-                backend=backend, known=", ".join(sorted(known))
-            )
-        )
+        said = _("A judge of the kind '{backend}' has one setting, one of: {known}.")
+        raise UserError(said.format(backend=backend, known=", ".join(sorted(known))))
     given = read(kind_of(backend, settings), settings, _("The judge"))
     if isinstance(given, DirectorySettings):
         return asdict(local_models.settings_of_directory(db.path.parent, given.directory))
@@ -189,7 +180,7 @@ def model_of(db: Database, judge: Judge) -> Policy | None:
     """The policy or reward model of this data directory that judges; None for an endpoint and a model elsewhere."""
     match judge.settings:
         case LocalSettings(model) | RewardModelSettings(model):
-            return next((one for one in registry.all_policies(db) if one.revision == model), None)
+            return registry.named(db, model)
         case DirectorySettings() | EndpointSettings():  # whose model may have any name
             return None
 
@@ -530,8 +521,6 @@ def calls_key(judge: Judge) -> str:
 # ---------------------------------------------------------------------------------------------------------- judgements
 @dataclass(frozen=True)
 class StoredVerdict:
-    """A verdict as it is stored."""
-
     first: int
     second: int
     choice: Choice

@@ -310,11 +310,8 @@ class Endpoint:
         unsupported = {"max_tokens", "temperature"} & {error.get("param")}
         if response.status_code == 400 and unsupported:
             self._unsupported |= unsupported
-            return EndpointError(
-                "refused",
-                _("{host} does not take {name}.").format(host=self.settings.host, name=unsupported.pop()),
-                again=0.0,
-            )
+            told = _("{host} does not take {name}.")
+            return EndpointError("refused", told.format(host=self.settings.host, name=unsupported.pop()), again=0.0)
         refused = set(self.settings.told) & {error.get("param")}
         if response.status_code == 400 and refused:
             said = _("{host} does not take {name}: make the judge anew, and have it told otherwise not to think.")
@@ -462,7 +459,6 @@ def connection_failure(settings: EndpointSettings, error: httpx.HTTPError) -> En
 
 
 def status_failure(settings: EndpointSettings, response: httpx.Response, error: Mapping[str, Any]) -> EndpointError:
-    """The error for a status, with what to mend."""
     status, host = response.status_code, settings.host
     if status == 429 and "insufficient_quota" in (error.get("code"), error.get("type")):
         return EndpointError(
@@ -475,11 +471,8 @@ def status_failure(settings: EndpointSettings, response: httpx.Response, error: 
         ).format(host=host, status=status)
         return EndpointError("rate limit", sentence, again=retry_after(response))
     if status == 408:
-        return EndpointError(
-            "timeout",
-            _("{host} took too long ({status}). Go on later.").format(host=host, status=status),
-            again=retry_after(response),
-        )
+        said = _("{host} took too long ({status}). Go on later.")
+        return EndpointError("timeout", said.format(host=host, status=status), again=retry_after(response))
     if status == 409 or status >= 500:
         sentence = _("{host} failed by itself ({status}). Go on later.").format(host=host, status=status)
         return EndpointError("server error", sentence, again=retry_after(response))

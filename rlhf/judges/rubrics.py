@@ -58,32 +58,20 @@ def parse_rubric(instruction: str, principles_text: str, drawn: int) -> Rubric:
     if not instruction:
         raise UserError(_("A rubric needs an instruction: say what the judge is to do."))
     if len(instruction) > MAXIMUM_INSTRUCTION:
-        raise UserError(
-            _("The instruction has {count:,} characters; up to {maximum_instruction:,} fit.").format(
-                count=len(instruction), maximum_instruction=MAXIMUM_INSTRUCTION
-            )
-        )
+        said = _("The instruction has {count:,} characters; up to {maximum_instruction:,} fit.")
+        raise UserError(said.format(count=len(instruction), maximum_instruction=MAXIMUM_INSTRUCTION))
     lines = [line.strip().lstrip("-*•").strip() for line in storable(principles_text).splitlines()]
     principles = tuple(dict.fromkeys(line for line in lines if line))
     if len(principles) > MAXIMUM_PRINCIPLES:
-        raise UserError(
-            _("There are {count} principles, one a line; up to {maximum_principles} can be kept.").format(
-                count=len(principles), maximum_principles=MAXIMUM_PRINCIPLES
-            )
-        )
+        said = _("There are {count} principles, one a line; up to {maximum_principles} can be kept.")
+        raise UserError(said.format(count=len(principles), maximum_principles=MAXIMUM_PRINCIPLES))
     for number, principle in enumerate(principles, 1):
         if len(principle) > MAXIMUM_PRINCIPLE:
-            raise UserError(
-                _("Principle {number} has more than {maximum_principle} characters. Say it in fewer words.").format(
-                    number=number, maximum_principle=MAXIMUM_PRINCIPLE
-                )
-            )
+            said = _("Principle {number} has more than {maximum_principle} characters. Say it in fewer words.")
+            raise UserError(said.format(number=number, maximum_principle=MAXIMUM_PRINCIPLE))
     if not 0 <= drawn <= len(principles):
-        raise UserError(
-            _("{drawn} principles can't be drawn from {count}. Draw fewer, or all of them.").format(
-                drawn=drawn, count=len(principles)
-            )
-        )
+        said = _("{drawn} principles can't be drawn from {count}. Draw fewer, or all of them.")
+        raise UserError(said.format(drawn=drawn, count=len(principles)))
     return Rubric(instruction, principles, drawn)
 
 

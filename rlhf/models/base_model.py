@@ -303,11 +303,8 @@ def self_test(directory: Path) -> SelfTestResult:
     if status == NOT_HERE:
         raise NotHere(last)
     if status:
-        raise UserError(
-            _("The model in {directory} can't be loaded ({ended}) Choose another one.").format(
-                directory=directory, ended=ended(last)
-            )
-        )
+        said = _("The model in {directory} can't be loaded ({ended}) Choose another one.")
+        raise UserError(said.format(directory=directory, ended=ended(last)))
     return result_of(last)
 
 
@@ -450,11 +447,8 @@ def takes_system(path: Path) -> bool:
         if isinstance(tokenizer, ChatTokenizer):
             refuse_unknown_tokens(path, tokenizer, answered)
     except TemplateRefused as refused:
-        raise UserError(
-            _("The chat template of {path} can't be used: {ended} Mend it, or choose another model.").format(
-                path=path, ended=ended(refused.reason)
-            )
-        ) from refused
+        said = _("The chat template of {path} can't be used: {ended} Mend it, or choose another model.")
+        raise UserError(said.format(path=path, ended=ended(refused.reason))) from refused
     return kept
 
 
@@ -540,12 +534,8 @@ def pin(db: Database, base: BaseModel) -> None:
         if moved or changed:
             registry.answer_otherwise(db)
     if changed and not moved:
-        print(
-            _("{name}: its chat template or its weights are others than before. {otherwise}").format(
-                name=base.name, otherwise=_(OTHERWISE)
-            ),
-            flush=True,
-        )
+        said = _("{name}: its chat template or its weights are others than before. {otherwise}")
+        print(said.format(name=base.name, otherwise=_(OTHERWISE)), flush=True)
 
 
 def template_sha256(directory: Path) -> str:
@@ -589,31 +579,27 @@ def change_precision(db: Database, precision: str, decided_by: str) -> Policy:
         raise UserError(
             _("The base model {base} is not on this machine. Start Prefloop once to fetch it.").format(base=base.base)
         )
-    for sentence in precision_problem(directory, precision, memory.this_machine()):
-        raise UserError(sentence)
+    if problem := precision_problem(directory, precision, memory.this_machine()):
+        raise UserError(problem)
     return registry.set_precision(db, cast(HeldPrecision, precision), decided_by)
 
 
-def precision_problem(directory: Path, precision: str, machine: Machine) -> list[str]:
+def precision_problem(directory: Path, precision: str, machine: Machine) -> str:
     """Why a model can't be held in this precision on this machine, in a sentence; empty if it can."""
     if precision not in get_args(HeldPrecision):
-        return [_("A base can be held in nf4, bf16 or fp32, not in '{precision}'.").format(precision=precision)]
+        return _("A base can be held in nf4, bf16 or fp32, not in '{precision}'.").format(precision=precision)
     how = quantisation(directory)
     if how and (precision == "nf4") != (how == FOUR_BITS):
-        return [
-            _("The base is stored quantised ({how}) and can only be held as it is stored.").format(how=_(how)),
-        ]
+        return _("The base is stored quantised ({how}) and can only be held as it is stored.").format(how=_(how))
     if how or precision == "nf4":
-        return []
+        return ""
     need = bytes_in(directory, cast(HeldPrecision, precision))
     if need <= machine.total:
-        return []
-    return [
-        _(
-            "In {precision} the base takes {need:.1f} GB, and this machine has {total:.1f} GB of memory. Hold it in "
-            "nf4, or take a larger machine."
-        ).format(precision=precision, need=need / 1e9, total=machine.total / 1e9)
-    ]
+        return ""
+    return _(
+        "In {precision} the base takes {need:.1f} GB, and this machine has {total:.1f} GB of memory. Hold it in "
+        "nf4, or take a larger machine."
+    ).format(precision=precision, need=need / 1e9, total=machine.total / 1e9)
 
 
 def check_room(base: BaseModel) -> None:

@@ -140,7 +140,6 @@ class ChatTokenizer:
         return str(self.backend.id_to_token(token))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of token ids."""
         return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def get_vocab(self) -> dict[str, int]:

@@ -332,7 +332,6 @@ def padded_states(
     completion_BT: Tensor,
     depth: float = 1.0,
 ) -> Completions:
-    """The states of completions in a padded batch."""
     prefix = virtual_ids(causal, virtual_KH)
     width = len(prefix)
     before = torch.tensor(prefix, dtype=ids_BT.dtype, device=ids_BT.device).expand(len(ids_BT), width)
@@ -380,11 +379,8 @@ def head_of(model: Any, *, float32: bool = False) -> Head:
     causal = inner_model(model)
     outputs, config = causal.get_output_embeddings(), causal.config.get_text_config()
     if outputs is None:
-        raise UserError(
-            _("A '{kind}' model has no output matrix to take log-probabilities from. Choose another model.").format(
-                kind=config.model_type
-            )
-        )
+        said = _("A '{kind}' model has no output matrix to take log-probabilities from. Choose another model.")
+        raise UserError(said.format(kind=config.model_type))
     plain = type(outputs) is nn.Linear
     weight_VH, bias_V = (outputs.weight, outputs.bias) if plain else effective(outputs, causal.device)
     return Head(

@@ -471,11 +471,8 @@ def fed(tokenizer: Any, messages: Sequence[Message], room: int, context: float) 
     text = render(tokenizer, messages)
     tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
     if tokens + room > context:
-        raise UserError(
-            _("A prompt of {tokens} tokens leaves no room for {room} more in a context of {context}.").format(
-                tokens=tokens, room=room, context=context
-            )
-        )
+        said = _("A prompt of {tokens} tokens leaves no room for {room} more in a context of {context}.")
+        raise UserError(said.format(tokens=tokens, room=room, context=context))
     return text
 
 
@@ -508,11 +505,8 @@ def verified(data_dir: Path, policy: Policy) -> Path:
     assert policy.path is not None
     assert policy.sha256 is not None
     if policy.deleted:
-        raise UserError(
-            _("The files of {revision} were deleted on {deleted}. Use another revision.").format(
-                revision=policy.revision, deleted=policy.deleted[:10]
-            )
-        )
+        said = _("The files of {revision} were deleted on {deleted}. Use another revision.")
+        raise UserError(said.format(revision=policy.revision, deleted=policy.deleted[:10]))
     path = data_dir / policy.path
     verify_directory(path, policy.sha256, policy.revision)
     return path

@@ -517,11 +517,8 @@ def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Compon
     if shapes.stored:
         return Component(N_("Frozen weights"), shapes.stored, _("as they are stored, quantised"))
     if spec.method != "qlora":
-        return Component(
-            N_("Frozen weights"),
-            shapes.total * width,
-            _("{total:,} in {width} bits").format(total=shapes.total, width=8 * width),
-        )
+        said = _("{total:,} in {width} bits")
+        return Component(N_("Frozen weights"), shapes.total * width, said.format(total=shapes.total, width=8 * width))
     packed = packed_in(shapes.tensors)
     rest = shapes.total - packed
     why = _("{packed:,} in 4 bits, the others ({rest:,}) in {width}").format(packed=packed, rest=rest, width=8 * width)

@@ -195,11 +195,8 @@ def check_weights(directory: Path) -> dict[str, Tensor]:
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         named = ", ".join([*missing[:3], *(["…"] if missing[3:] else [])])
-        raise UserError(
-            _("{directory} lacks {missing} of its weights. Fetch the whole model again.").format(
-                directory=directory, missing=named
-            )
-        )
+        said = _("{directory} lacks {missing} of its weights. Fetch the whole model again.")
+        raise UserError(said.format(directory=directory, missing=named))
     by_file = {path.name: read_header(path) for path in files}
     if files != [directory / WEIGHTS]:
         for tensor, name in read_index(directory).items():
@@ -226,11 +223,8 @@ def check_architecture(directory: Path) -> None:
     config = read_object(directory / CONFIG)
     kind, known = config.get("model_type"), kinds_in(CAUSAL)
     if not isinstance(kind, str) or not kind:
-        raise UserError(
-            _("{directory} names no model_type, so nobody can tell what to load. Restore it.").format(
-                directory=directory / CONFIG
-            )
-        )
+        said = _("{directory} names no model_type, so nobody can tell what to load. Restore it.")
+        raise UserError(said.format(directory=directory / CONFIG))
     if config.get("is_encoder_decoder"):
         raise UserError(_(ENCODER).format(kind=kind[:80]))
     if known and kind not in known:

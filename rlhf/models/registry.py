@@ -206,15 +206,21 @@ def by_revision(db: Database, revision: str) -> Policy:
     """The policy of this revision ('serving' and 'base' included). Raises UserError if there is none."""
     if revision == "serving":
         return serving(db)
-    row = db.row("SELECT * FROM model WHERE revision = ?", (revision,))
-    if row is None and revision == "base":
+    found = named(db, revision)
+    if found is None and revision == "base":
         raise UserError(not_set_up(db))
-    if row is None:
+    if found is None:
         listed = ", ".join(one["revision"] for one in db.rows("SELECT revision FROM model ORDER BY id DESC LIMIT 8"))
         raise UserError(
             _("There is no policy '{revision}'. The newest are: {listed}.").format(revision=revision, listed=listed)
         )
-    return Policy(**row)
+    return found
+
+
+def named(db: Database, revision: str) -> Policy | None:
+    """The policy of this very revision; None if there is none."""
+    row = db.row("SELECT * FROM model WHERE revision = ?", (revision,))
+    return None if row is None else Policy(**row)
 
 
 def by_id(db: Database, model_id: int) -> Policy:
@@ -383,11 +389,8 @@ def require_answering(policy: Policy) -> None:
 def require_files(policy: Policy) -> None:
     """Raises UserError for a model whose files were deleted."""
     if policy.deleted:
-        raise UserError(
-            _("The files of '{revision}' were deleted on {deleted}. Choose another.").format(
-                revision=policy.revision, deleted=policy.deleted[:10]
-            )
-        )
+        said = _("The files of '{revision}' were deleted on {deleted}. Choose another.")
+        raise UserError(said.format(revision=policy.revision, deleted=policy.deleted[:10]))
 
 
 def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> Policy:
@@ -415,11 +418,8 @@ def reject(db: Database, revision: str, decided_by: str, reason: str = "") -> Po
     with db.transaction() as connection:
         policy = by_revision(db, revision)
         if policy.status != "candidate":
-            raise UserError(
-                _("'{revision}' is not a candidate ({status}), so it can't be rejected.").format(
-                    revision=policy.revision, status=policy.status_word
-                )
-            )
+            said = _("'{revision}' is not a candidate ({status}), so it can't be rejected.")
+            raise UserError(said.format(revision=policy.revision, status=policy.status_word))
         connection.execute("UPDATE model SET status = 'rejected' WHERE id = ?", (policy.id,))
         record_decision(db, policy.id, serving(db).id, "reject", decided_by, reason)
         policy_comparisons.withdraw_candidate(db, policy.id)
@@ -431,11 +431,8 @@ def take_back_rejection(db: Database, revision: str, decided_by: str) -> Policy:
     with db.transaction() as connection:
         policy = by_revision(db, revision)
         if policy.status != "rejected" or policy.deleted:
-            raise UserError(
-                _("There is no rejection of '{revision}' ({status}) to take back.").format(
-                    revision=policy.revision, status=policy.status_word
-                )
-            )
+            said = _("There is no rejection of '{revision}' ({status}) to take back.")
+            raise UserError(said.format(revision=policy.revision, status=policy.status_word))
         connection.execute("UPDATE model SET status = 'candidate' WHERE id = ?", (policy.id,))
         record_decision(db, policy.id, serving(db).id, "take-back-rejection", decided_by)
     return by_revision(db, policy.revision)
@@ -594,11 +591,8 @@ def to_take_back(db: Database, number: int) -> Decision:
     before = next((one.previous for one in decisions(db) if one.id == number), None)
     if before is not None and by_revision(db, before).deleted:
         raise UserError(_("Nothing was undone: the files of {revision} were deleted.").format(revision=before))
-    raise UserError(
-        _("Nothing was undone: that decision holds no more. {who} decided last; {revision} serves now.").format(
-            who=who(latest[0].decided_by), revision=serving(db).revision
-        )
-    )
+    said = _("Nothing was undone: that decision holds no more. {who} decided last; {revision} serves now.")
+    raise UserError(said.format(who=who(latest[0].decided_by), revision=serving(db).revision))
 
 
 def newest_decision(db: Database) -> int:

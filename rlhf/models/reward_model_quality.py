@@ -50,7 +50,6 @@ class LengthFigures:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LengthFigures:
-        """Stored figures."""
         longer_wins = Share.from_json(values["longer_wins"])
         return cls(values["spearman"], values["pearson"], values["answers"], longer_wins)
 
@@ -67,7 +66,6 @@ class ScoreHistogram:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ScoreHistogram:
-        """Stored figures."""
         edges, chosen, rejected = (tuple(values[name]) for name in ("edges", "chosen", "rejected"))
         return cls(edges=edges, chosen=chosen, rejected=rejected, mean=values["mean"], std=values["std"])
 
@@ -92,7 +90,6 @@ class RewardModelQuality:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RewardModelQuality:
-        """A stored record."""
         train, sure, length, scores = (
             values.get(name) for name in ("train_accuracy", "calibration", "length", "scores")
         )

@@ -35,11 +35,8 @@ def read_reward_model(run: Run, revision: str) -> RewardModel:
     head_H = weights.pop(next(name for name in weights if name.endswith("score.weight")))[0].float()
     scale = read_scale(path)
     if not scale.std > 0:
-        raise UserError(
-            _("The reward model {revision} scores all answers alike. Train another one, on more judgements.").format(
-                revision=revision
-            )
-        )
+        said = _("The reward model {revision} scores all answers alike. Train another one, on more judgements.")
+        raise UserError(said.format(revision=revision))
     return RewardModel(as_causal(PeftConfig.from_pretrained(path)), weights, head_H, scale)
 
 

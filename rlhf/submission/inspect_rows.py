@@ -111,7 +111,6 @@ def items_to_train(db: Database, spec: TrainingSpec, found: TrainingPreview) -> 
 
 
 def answers_in(pairs: Iterable[PreferenceRow]) -> int:
-    """The different answers of a comparison's pairs."""
     return len({answer.id for pair in pairs for answer in pair.sides})
 
 

@@ -83,11 +83,8 @@ def submit(db: Database, data_dir: Path, spec: JobSpec, requested_by: str, terms
     with db.transaction():  # two people may press the same button at once
         before = job_store.doing(db, spec)
         if before is not None:
-            raise UserError(
-                _("Job {number} ({about}) waits or runs already. Nothing was queued now.").format(
-                    number=before.id, about=before.spec.about()
-                )
-            )
+            said = _("Job {number} ({about}) waits or runs already. Nothing was queued now.")
+            raise UserError(said.format(number=before.id, about=before.spec.about()))
         return (
             job_store.enqueue(db, spec, requested_by)
             if terms is None
@@ -102,11 +99,8 @@ def freeze(db: Database, data_dir: Path, spec: JobSpec, here: bool = True) -> Jo
     """
     base = registry.by_revision(db, "base")
     if spec.model not in ("base", base.base) and not (spec.model == EMBEDDED and base.base == EMBEDDED_NAME):
-        raise UserError(
-            _("This data directory belongs to the base model {base}; the spec asks for {model}.").format(
-                base=base.base, model=spec.model
-            )
-        )
+        said = _("This data directory belongs to the base model {base}; the spec asks for {model}.")
+        raise UserError(said.format(base=base.base, model=spec.model))
     spec = replace(spec, model=base.base)
     if isinstance(spec, TrainingSpec):
         return freeze_training(db, data_dir, spec, here)
@@ -137,8 +131,8 @@ def delete_policy(db: Database, data_dir: Path, revision: str, decided_by: str) 
     """
     with db.transaction():
         policy = registry.by_revision(db, revision)
-        for sentence in preconditions.needed_by(db, policy):
-            raise UserError(sentence)
+        if needed := preconditions.needed_by(db, policy):
+            raise UserError(needed)
         registry.mark_deleted(db, policy, decided_by)
     return registry.remove_files(data_dir, policy)
 

@@ -43,17 +43,14 @@ class PrecisionsSpec(JobSpec):
         return "rlhf.algorithms.precisions_job"
 
     def about(self) -> str:
-        """Which weights, and in which precisions."""
         return _("comparing {revision} in {precision} and {other}").format(
             revision=self.revision, precision=self.precision, other=self.other
         )
 
     def facts(self) -> Facts:
-        """The two precisions."""
         return [(_("Answers in"), self.precision), (_("Would be trained in"), self.other)]
 
     def depends_on(self) -> tuple[str, ...]:
-        """The weights."""
         return (self.revision,)
 
     def frozen(self, db: Database, data_dir: Path) -> Self:
@@ -99,7 +96,6 @@ class PrecisionMismatch:
 
     @property
     def spec(self) -> PrecisionsSpec:
-        """What measures it."""
         return PrecisionsSpec(revision=self.parent.revision, precision=self.parent.precision, other=self.held_in)
 
     def sentence(self) -> str:
@@ -137,7 +133,7 @@ def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> PrecisionMis
 
     An adapter is never continued in another precision (`preconditions.check`), so this is about whole weights.
     """
-    parent = next((one for one in registry.all_policies(db) if one.revision == spec.parent), None)
+    parent = registry.named(db, spec.parent)
     if parent is None or parent.form not in ("base", "full") or parent.kind != "policy":
         return None
     held_in = spec.held_in() if spec.held_in() != "auto" else memory.precision_of(spec, machine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,20 +33,21 @@ def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
     try:
         parent = registry.by_revision(db, spec.parent)
         spec = on_parent(db, spec, parent)
-        found += parent_problem(db, spec, parent) or ground_problem(db, spec, parent)
-        found += spec.refusals(db)
+        problem = parent_problem(db, spec, parent)
+        found = [problem] if problem else [*ground_problem(db, spec, parent)]
+        found += filter(None, [spec.refusal(db)])
     except UserError as error:
         found.append(str(error))
     return [*spec.impossible(), *(machine_problem(spec) if here else ()), *found]
 
 
-def machine_problem(spec: TrainingSpec) -> list[str]:
+def machine_problem(spec: TrainingSpec) -> Iterator[str]:
     """Why a job can't be run on this machine."""
     if spec.processes == 1 and spec.optimiser == "adamw":
-        return []  # without asking the driver, which takes a moment, on every change of a form
-    found, gpus, processors = [], len(query_graphics()), os.cpu_count() or 1
+        return  # without asking the driver, which takes a moment, on every change of a form
+    gpus, processors = len(query_graphics()), os.cpu_count() or 1
     if spec.optimiser == "adamw-8bit" and not gpus:
-        found.append(_("The optimiser adamw-8bit needs a GPU, and there is none here: use adamw."))
+        yield _("The optimiser adamw-8bit needs a GPU, and there is none here: use adamw.")
     # Two processes can share one processor; each needs a GPU of its own where there are any.
     if spec.processes > (gpus or max(2, processors)):
         too_many = (
@@ -54,122 +55,93 @@ def machine_problem(spec: TrainingSpec) -> list[str]:
             if gpus
             else _("{processes} processes are more than this machine has processors ({devices}).")
         )
-        found.append(too_many.format(processes=spec.processes, devices=gpus or processors))
-    return found
+        yield too_many.format(processes=spec.processes, devices=gpus or processors)
 
 
-def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
+def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> Iterator[str]:
     """Why a job can't be run on the weights that its parent lies on, or is; nothing where these are not here."""
     directory = ground_directory(db, parent)
     if directory is None:
-        return []
-    found = quantised_problem(spec, base_model.quantisation(directory))
+        return
+    yield from quantised_problem(spec, base_model.quantisation(directory))
     if spec.makes == "reward-model" and not has_scores(directory):
-        found.append(
-            _(
-                "The installed transformers has no scoring model of this base's kind, so a reward model can't grow on "
-                "it: train policies by an algorithm that needs none."
-            )
+        yield _(
+            "The installed transformers has no scoring model of this base's kind, so a reward model can't grow on "
+            "it: train policies by an algorithm that needs none."
         )
-    found += self_test_problem(db.path.parent, parent.base, spec.method)
+    directory_of_base = base_model.on_this_machine(db.path.parent, parent.base)
+    tried = None if directory_of_base is None else kept_result(db.path.parent, directory_of_base)
+    if tried is not None and (problem := tried.problem(spec.method)):
+        yield problem
     try:
         shapes = memory.read_shapes(directory)
     except UserError:
-        return found  # of a kind whose layers are not known before it is loaded
+        return  # of a kind whose layers are not known before it is loaded
     longest = spec.max_length + (spec.virtual_tokens if spec.method == "prompt" else 0)
     if 0 < shapes.positions < longest:
-        found.append(
-            _(
-                "This base model has places for {positions} tokens, and an item may have {longest}: lower max_length "
-                "({max_length})."
-            ).format(positions=shapes.positions, longest=longest, max_length=spec.max_length)
-        )
-    return found + adapter_problem(shapes, spec) if spec.method in ("lora", "qlora") else found
+        yield _(
+            "This base model has places for {positions} tokens, and an item may have {longest}: lower max_length "
+            "({max_length})."
+        ).format(positions=shapes.positions, longest=longest, max_length=spec.max_length)
+    if spec.method in ("lora", "qlora"):
+        yield from adapter_problem(shapes, spec)
 
 
-def adapter_problem(shapes: memory.Shapes, spec: TrainingSpec) -> list[str]:
+def adapter_problem(shapes: memory.Shapes, spec: TrainingSpec) -> Iterator[str]:
     """Why the adapter that a job asks for can't be put on layers of these shapes."""
-    found = []
     missing = memory.missing_targets(shapes, spec)
     if missing:
         layers = sorted({name.split(".")[-2] for name in shapes.adaptable})
-        found.append(
-            _(
-                "lora_targets '{lora_targets}' needs layers named {missing}, and this model has none: its linear "
-                "layers are {layers}. Take lora_targets 'all-linear', or 'named' with some of these in lora_layers."
-            ).format(lora_targets=spec.lora_targets, missing=", ".join(missing), layers=", ".join(layers))
-        )
+        yield _(
+            "lora_targets '{lora_targets}' needs layers named {missing}, and this model has none: its linear "
+            "layers are {layers}. Take lora_targets 'all-linear', or 'named' with some of these in lora_layers."
+        ).format(lora_targets=spec.lora_targets, missing=", ".join(missing), layers=", ".join(layers))
     # Experts of these kinds and their router, `gate`, are parameters, on which PEFT puts adapters of another class.
     if shapes.experts and spec.dora:
         names = {name.split(".")[-2] for name in memory.targets(shapes, spec)}
         if names & {*shapes.experts, "gate"}:
-            found.append(
-                _(
-                    "DoRA can't be put on the experts of this model or on what chooses them: train without it, or "
-                    "take lora_targets 'attention'."
-                )
+            yield _(
+                "DoRA can't be put on the experts of this model or on what chooses them: train without it, or "
+                "take lora_targets 'attention'."
             )
     fused = [name for name in shapes.experts[:2] if name in {end.split(".")[-1] for end in target_layers(spec)}]
     if len(fused) == 1:
-        found.append(
-            _(
-                "The experts of this model hold {first} and {second} as one layer: name both in lora_layers, or "
-                "neither."
-            ).format(first=shapes.experts[0], second=shapes.experts[1])
-        )
+        yield _(
+            "The experts of this model hold {first} and {second} as one layer: name both in lora_layers, or neither."
+        ).format(first=shapes.experts[0], second=shapes.experts[1])
     if spec.lora_init == "pissa":
         sides = [min(shape) for shape in memory.targets(shapes, spec).values()]
         if sides and spec.lora_r > min(sides):
-            found.append(
-                _(
-                    "PiSSA takes lora_r {lora_r} directions out of each layer, and the smallest here has "
-                    "{sides}: lower lora_r, or use the default init."
-                ).format(lora_r=spec.lora_r, sides=min(sides))
-            )
-    return found
+            yield _(
+                "PiSSA takes lora_r {lora_r} directions out of each layer, and the smallest here has "
+                "{sides}: lower lora_r, or use the default init."
+            ).format(lora_r=spec.lora_r, sides=min(sides))
 
 
-def self_test_problem(data_dir: Path, base: str, method: str) -> list[str]:
-    """Why nothing can be trained by a method, by the base's self-test; nothing where there was none."""
-    directory = base_model.on_this_machine(data_dir, base)
-    tried = None if directory is None else kept_result(data_dir, directory)
-    return [] if tried is None else tried.problems(method)
-
-
-def quantised_problem(spec: TrainingSpec, how: str) -> list[str]:
+def quantised_problem(spec: TrainingSpec, how: str) -> Iterator[str]:
     """Why a job can't be run on weights that are quantised already, and `how`; nothing if they are not."""
     if not how:
-        return []
-    found = []
+        return
     if spec.method == "full":
-        found.append(
-            _(
-                "The weights that it starts from are quantised already ({how}), and only those in 16 or 32 bits can be "
-                "trained: train an adapter (lora or prompt)."
-            )
-        )
+        yield _(
+            "The weights that it starts from are quantised already ({how}), and only those in 16 or 32 bits can be "
+            "trained: train an adapter (lora or prompt)."
+        ).format(how=_(how))
     if spec.method == "qlora" and how != base_model.FOUR_BITS:
-        found.append(
-            _(
-                "The weights that it starts from are quantised already ({how}), and can't be held in 4 bits: use the "
-                "method lora, which takes them as they are."
-            )
-        )
+        yield _(
+            "The weights that it starts from are quantised already ({how}), and can't be held in 4 bits: use the "
+            "method lora, which takes them as they are."
+        ).format(how=_(how))
     if spec.lora_init == "pissa":
-        found.append(
-            _(
-                "The weights that it starts from are quantised already ({how}), and PiSSA takes directions out of "
-                "them: use the default init."
-            )
-        )
+        yield _(
+            "The weights that it starts from are quantised already ({how}), and PiSSA takes directions out of "
+            "them: use the default init."
+        ).format(how=_(how))
     if spec.dora and how != base_model.FOUR_BITS:
-        found.append(
-            _(
-                "The weights that it starts from are quantised already ({how}), and DoRA needs them in 4, 16 or 32 "
-                "bits: train without it."
-            )
-        )
-    return [one.format(how=_(how)) for one in found]
+        yield _(
+            "The weights that it starts from are quantised already ({how}), and DoRA needs them in 4, 16 or 32 "
+            "bits: train without it."
+        ).format(how=_(how))
 
 
 def ground_directory(db: Database, policy: Policy) -> Path | None:
@@ -182,36 +154,32 @@ def ground_directory(db: Database, policy: Policy) -> Path | None:
     return base_model.on_this_machine(data_dir, policy.base)
 
 
-def parent_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
-    """Why a job can't start from this parent."""
+def parent_problem(db: Database, spec: TrainingSpec, parent: Policy) -> str:
+    """Why a job can't start from this parent; empty where it can."""
     if parent.deleted:
-        return [
-            _("The files of the parent {revision} were deleted on {deleted}: choose another.").format(
-                revision=parent.revision, deleted=parent.deleted[:10]
-            )
-        ]
+        return _("The files of the parent {revision} were deleted on {deleted}: choose another.").format(
+            revision=parent.revision, deleted=parent.deleted[:10]
+        )
     if parent.kind == "reward-model" and spec.makes == "policy":
-        return [_("{revision} is a reward model; choose a policy as the parent.").format(revision=parent.revision)]
+        return _("{revision} is a reward model; choose a policy as the parent.").format(revision=parent.revision)
     if spec.makes == "reward-model" and parent.kind == "policy" and parent.form not in ("base", "full"):
         adapter = _("A reward model grows on whole weights, and {revision} is an adapter.").format(
             revision=parent.revision
         )
-        return [f"{adapter} {instead(db, spec, parent)}"]
+        return f"{adapter} {instead(db, spec, parent)}"
     if parent.form in ("base", "full"):
         full_reference = spec.method == "full" and spec.implicit_reference() == "base"
         if full_reference and parent.form == "full":
-            return [
-                _(
-                    "Full fine-tuning from {revision} keeps no copy of the base to be the reference: take the "
-                    "parent as the reference."
-                ).format(revision=parent.revision)
-            ]
-        return []
+            return _(
+                "Full fine-tuning from {revision} keeps no copy of the base to be the reference: take the "
+                "parent as the reference."
+            ).format(revision=parent.revision)
+        return ""
     if spec.method == "full":
         adapter = _("Full fine-tuning starts from whole weights, and {revision} is an adapter.").format(
             revision=parent.revision
         )
-        return [f"{adapter} {instead(db, spec, parent)}"]
+        return f"{adapter} {instead(db, spec, parent)}"
     return shape_problem(db, spec, parent)
 
 
@@ -383,8 +351,11 @@ def beyond(db: Database, policy: Policy) -> list[str]:
     return found
 
 
-def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
-    """Why the parent's adapter can't be continued: its weights would not fit, or would mean another policy."""
+def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> str:
+    """Why the parent's adapter can't be continued: its weights would not fit, or would mean another policy.
+
+    Empty where it can.
+    """
     made, shape = trained_as(db, parent), shape_of(db, parent)
     if spec.method != shape["method"] and {spec.method, shape["method"]} != {"lora", "qlora"}:
         what = (
@@ -392,28 +363,26 @@ def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]
             if made is not None
             else _("The parent {revision} is an adapter of the kind {shape} and can't be continued with {method}.")
         ).format(revision=parent.revision, shape=shape["method"], method=spec.method)
-        return [f"{what} {instead(db, spec, parent)}"]
+        return f"{what} {instead(db, spec, parent)}"
     if spec.held_in() != parent.precision:
-        return [across_precisions(db, spec, parent)]
+        return across_precisions(db, spec, parent)
     if made is not None and made.lora_init == "pissa":
         began = _("The parent {revision} began with PiSSA, and was stored as an adapter of twice the rank.").format(
             revision=parent.revision
         )
-        return [f"{began} {instead(db, spec, parent)}"]
+        return f"{began} {instead(db, spec, parent)}"
     unknown = beyond(db, parent) if made is None else []
     if unknown:
         has = _("The parent {revision} has settings that training here has not ({settings}), so it can't be continued.")
         said = has.format(revision=parent.revision, settings=", ".join(unknown))
-        return [f"{said} {instead(db, spec, parent)}"]
+        return f"{said} {instead(db, spec, parent)}"
     differing = {name: value for name, value in shape.items() if not same_setting(name, value, spec)}
     if not differing:
-        return []
+        return ""
     settings = ", ".join(f"{name} {value}" for name, value in differing.items())
-    return [
-        _("The parent {revision} has {settings}. Use the same to continue it, or start from the base.").format(
-            revision=parent.revision, settings=settings
-        )
-    ]
+    return _("The parent {revision} has {settings}. Use the same to continue it, or start from the base.").format(
+        revision=parent.revision, settings=settings
+    )
 
 
 def across_precisions(db: Database, spec: TrainingSpec, parent: Policy) -> str:
@@ -462,29 +431,28 @@ NOT_MERGED: Mapping[str, str] = {
 }
 
 
-def merge_problem(db: Database, policy: Policy) -> list[str]:
-    """Why a policy can't be merged into 16-bit weights."""
-    reasons = [NOT_MERGED[what] for what in (policy.kind, policy.form) if what in NOT_MERGED]
-    found = [_(reason).format(revision=policy.revision) for reason in reasons]
-    if not found and policy.deleted:
-        found.append(registry.gone(policy))
+def merge_problem(db: Database, policy: Policy) -> str:
+    """Why a policy can't be merged into 16-bit weights; empty where it can."""
+    for what in (policy.kind, policy.form):
+        if what in NOT_MERGED:
+            return _(NOT_MERGED[what]).format(revision=policy.revision)
+    if policy.deleted:
+        return registry.gone(policy)
     ground = ground_directory(db, policy)
-    how = base_model.quantisation(ground) if ground is not None and not found else ""
+    how = base_model.quantisation(ground) if ground is not None else ""
     if how:
-        found.append(
-            _("{revision} lies on weights that are quantised ({how}), and there are none in 16 bits.").format(
-                revision=policy.revision, how=_(how)
-            )
+        return _("{revision} lies on weights that are quantised ({how}), and there are none in 16 bits.").format(
+            revision=policy.revision, how=_(how)
         )
-    return found or unmergeable(db, policy, ground)
+    return unmergeable(db, policy, ground)
 
 
 # Settings of an adapter for what is added to no matrix.
 UNMERGED = ("trainable_token_indices", "lora_bias")
 
 
-def unmergeable(db: Database, policy: Policy, ground: Path | None) -> list[str]:
-    """Why an adapter from elsewhere would be merged into weights that answer otherwise; nothing where it is not here.
+def unmergeable(db: Database, policy: Policy, ground: Path | None) -> str:
+    """Why an adapter from elsewhere would be merged into weights that answer otherwise; empty where it is not here.
 
     Its rows for some tokens are not added to any matrix, nor is a bias to a layer without one. And a matrix by which
     words are read and written, of which it changes one use, can't be both.
@@ -498,59 +466,49 @@ def unmergeable(db: Database, policy: Policy, ground: Path | None) -> list[str]:
             words = {word for name in adapted if ".lora_" in name for word in name.split(".")}
             has += sorted(words & embeddings)
         if has:
-            return [
-                _("{revision} changes what can't be merged into weights ({named}), so it stays an adapter.").format(
-                    revision=policy.revision, named=", ".join(has)
-                )
-            ]
-    return []
+            return _("{revision} changes what can't be merged into weights ({named}), so it stays an adapter.").format(
+                revision=policy.revision, named=", ".join(has)
+            )
+    return ""
 
 
-def needed_by(db: Database, policy: Policy) -> list[str]:
-    """Why a policy's files can't be deleted now, a sentence each."""
+def needed_by(db: Database, policy: Policy) -> str:
+    """Why a policy's files can't be deleted now; empty where they can."""
     if policy.path is None:
-        return [_("The base model is not Prefloop's to delete.")]
+        return _("The base model is not Prefloop's to delete.")
     if policy.deleted:
-        return [_("The files of {revision} were deleted already.").format(revision=policy.revision)]
+        return _("The files of {revision} were deleted already.").format(revision=policy.revision)
     if policy.status == "serving":
-        return [_("{revision} serves now: promote another policy first.").format(revision=policy.revision)]
+        return _("{revision} serves now: promote another policy first.").format(revision=policy.revision)
     grounded = [
         other.revision for other in registry.all_policies(db) if other.ground_id == policy.id and not other.deleted
     ]
     if grounded:
-        return [
-            _("{grounded} lie on the weights of {revision}: delete them first.").format(
-                grounded=", ".join(grounded), revision=policy.revision
-            )
-        ]
+        return _("{grounded} lie on the weights of {revision}: delete them first.").format(
+            grounded=", ".join(grounded), revision=policy.revision
+        )
     judged = [other.revision for other in registry.all_policies(db) if is_reference(db, policy, other)]
     if judged:
-        return [
-            _("{judged} is compared with {revision}, its reference, in its check: decide on it first.").format(
-                judged=judged[0], revision=policy.revision
-            )
-        ]
+        return _("{judged} is compared with {revision}, its reference, in its check: decide on it first.").format(
+            judged=judged[0], revision=policy.revision
+        )
     if registry.limits_are_against(db) == policy.revision:
-        return [
-            _("The gate's limits are against {revision}: choose another policy in the gate's rule first.").format(
-                revision=policy.revision
-            )
-        ]
+        return _("The gate's limits are against {revision}: choose another policy in the gate's rule first.").format(
+            revision=policy.revision
+        )
     panel = [judge.name for judge in judge_store.judges(db, active=True) if judge_store.model_of(db, judge) == policy]
     if panel:
-        return [
-            _("The judge {panel} judges with {revision}: put the judge aside first, on the AI judges tab.").format(
-                panel=panel[0], revision=policy.revision
-            )
-        ]
+        return _("The judge {panel} judges with {revision}: put the judge aside first, on the AI judges tab.").format(
+            panel=panel[0], revision=policy.revision
+        )
     users = [
         job.id for job in job_store.active(db, job_store.waiting_kinds()) if policy.revision in job.spec.depends_on()
     ]
-    return (
-        [_("Job {users} needs {revision}: wait for it, or cancel it.").format(users=users[0], revision=policy.revision)]
-        if users
-        else []
-    )
+    if users:
+        return _("Job {users} needs {revision}: wait for it, or cancel it.").format(
+            users=users[0], revision=policy.revision
+        )
+    return ""
 
 
 def is_reference(db: Database, policy: Policy, candidate: Policy) -> bool:

@@ -56,8 +56,6 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What a run takes."""
-
     counted: Parameters
     fit: Fit
     machine: Machine
@@ -235,7 +233,7 @@ def rest_after(began: float, ended: float) -> float:
 def resolved(db: Database, spec: Training) -> Training:
     """The spec with its parent's revision and what it leaves to its method, as it will be queued."""
     parent = registry.serving(db).revision if spec.parent == "serving" else spec.parent
-    known = next((policy for policy in registry.all_policies(db) if policy.revision == parent), None)
+    known = registry.named(db, parent)
     return replace((spec if known is None else preconditions.on_parent(db, spec, known)).filled(), parent=parent)
 
 

@@ -9,14 +9,13 @@ from typing import Any
 import gradio as gr
 
 from annotation.records import Annotator
-from annotation.tabs.components import QUIET, html_box
+from annotation.tabs.components import QUIET, Update, button, html_box, open_choice
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import _, numeral
 from annotation.ui.formatting import NOTHING, short_number
 from annotation.ui.line_plots import HUES, Axes, Line, thinned
 from annotation.ui.markup import Download, links, paragraph, table, unfold
 
-Update = dict[str, Any]
 # What is looked at: the name and the label of a plot, whose values they are, and its lines.
 LookedAt = list[str]
 # Points of a line that the browser gets, so that a part of a long run still shows what is in it.
@@ -60,14 +59,12 @@ def lay_out(name: str, label: str) -> dict[str, Any]:
     """The components, without any value."""
     with gr.Accordion(label, open=False, visible=False, elem_id=f"{name}-box") as box:
         with gr.Row():
-            choice = gr.Dropdown(
-                [],
-                label=_("Curve"),
+            choice = open_choice(
+                _("Curve"),
                 info=_("Point at it for its values; draw across it to see a part of it."),
-                allow_custom_value=True,
                 elem_id=f"{name}-choice",
             )
-            whole = gr.Button(_("Show all of it"), size="md", scale=0, min_width=160, elem_id=f"{name}-whole")
+            whole = button(_("Show all of it"), 160, f"{name}-whole")
         plot = gr.LinePlot(
             x=STEP,
             y=VALUE,

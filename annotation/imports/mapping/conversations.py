@@ -137,7 +137,6 @@ def role_of(entry: Mapping[str, Any]) -> str | None:
 
 
 def content_of(entry: Mapping[str, Any]) -> Any:
-    """What a message says."""
     return next((entry[key] for key in SAID if key in entry), None)
 
 

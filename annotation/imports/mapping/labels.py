@@ -117,7 +117,6 @@ def word_of(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in a reason."""
     if isinstance(value, str):
         return f"'{display_name(value[:40])}'"
     return f"{value:g}" if finite(value) else kind_of(value)

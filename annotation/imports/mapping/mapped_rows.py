@@ -35,7 +35,6 @@ RowReader = Callable[[Mapping[str, Any]], MappedRow]
 
 
 def remarked(record: MappedRow, remark: str) -> MappedRow:
-    """A record with a remark more."""
     return replace(record, remark=BETWEEN.join(filter(None, (record.remark, remark))))
 
 

@@ -91,18 +91,12 @@ def paths_in(rows: Sequence[SourceRow], known: Sequence[str], said: Columns) -> 
     paths = []
     for role, column in said.items():
         if role not in ROLES:
-            raise UserError(
-                _("'{display_name}' is no role of a column. There are: {roles}.").format(
-                    display_name=display_name(role), roles=", ".join(ROLES)
-                )
-            )
+            told = _("'{display_name}' is no role of a column. There are: {roles}.")
+            raise UserError(told.format(display_name=display_name(role), roles=", ".join(ROLES)))
         if column and column not in known:
             if all(at_path(row.values, column) is None for row in rows):
-                raise UserError(
-                    _("There is no column '{display_name}'. There are: {listed}.").format(
-                        display_name=display_name(column), listed=listed(known)
-                    )
-                )
+                told = _("There is no column '{display_name}'. There are: {listed}.")
+                raise UserError(told.format(display_name=display_name(column), listed=listed(known)))
             paths.append(column)
     return paths
 

@@ -31,11 +31,8 @@ def arrow_file(path: Path, name: str) -> ImportSource:
                         yield from arrow_rows(part, types, number)
                         number += part.num_rows
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(
-                _("{name} is damaged after row {number:,} ({first_line}). Nothing was imported.").format(
-                    name=name, number=number, first_line=first_line(error)
-                )
-            ) from error
+            said = _("{name} is damaged after row {number:,} ({first_line}). Nothing was imported.")
+            raise UserError(said.format(name=name, number=number, first_line=first_line(error))) from error
 
     return ImportSource(name, "Arrow", _("rows from 1"), rows, checksum=lambda: file_sha256(path, name))
 

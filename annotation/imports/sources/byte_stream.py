@@ -56,19 +56,13 @@ class Stream:
         try:
             chunk = read()
         except (EOFError, zlib.error, OSError) as error:
-            raise UserError(
-                _("{name} is damaged after {given:,} bytes ({error}). Nothing was imported.").format(
-                    name=self.name, given=self.given, error=error
-                )
-            ) from error
+            said = _("{name} is damaged after {given:,} bytes ({error}). Nothing was imported.")
+            raise UserError(said.format(name=self.name, given=self.given, error=error)) from error
         self.given += len(chunk)
         if self.given > MAXIMUM_BYTES:
             limit = MAXIMUM_BYTES // (1024 * MEGABYTE)
-            raise UserError(
-                _("{name} holds more than {limit} GB of text. Split it into smaller files.").format(
-                    name=self.name, limit=limit
-                )
-            )
+            said = _("{name} holds more than {limit} GB of text. Split it into smaller files.")
+            raise UserError(said.format(name=self.name, limit=limit))
         return chunk
 
     def lines(self) -> Iterator[tuple[int, bytes, bool]]:
@@ -96,7 +90,6 @@ def wrong_byte(error: UnicodeDecodeError, start: int = 0) -> str:
 
 
 def file_sha256(path: Path, name: str) -> str:
-    """The checksum of a file."""
     sentence = _("{name} can't be read any more ({strerror}). Nothing was imported.")
     with explain_errors(sentence, name=name), path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any
 
 from annotation.exports.formats import unescape_cell, unflattened
 from annotation.imports.sources.byte_stream import MAXIMUM_LINE, MEGABYTE, Stream, wrong_byte
@@ -56,19 +58,8 @@ def csv_rows(stream: Stream, likely: str = ",;\t") -> Iterator[RawRow]:
 
     A row that does not fit the header is a bad row.
     """
-    csv.field_size_limit(MAXIMUM_FIELD)
     lines = CsvLines(stream)
-    source = iter(lines)
-    first = next((line for line in source if line.strip()), "")
-    told = re.fullmatch(r"sep=(.)", first.strip("\r\n"))  # how Excel is told what separates the fields
-    if told:
-        first = next((line for line in source if line.strip()), "")
-    if re.search(r"\r[^\r\n]", first):
-        raise UserError(
-            _("{name} ends its lines as old Macs do, with CR alone. Save it with LF or CRLF.").format(name=stream.name)
-        )
-    delimiter = told[1] if told else delimiter_of(first, likely)
-    reader = csv.reader(chain_first(first, source), delimiter=delimiter, strict=True)
+    reader = csv_reader(stream.name, iter(lines), likely)
     header = read_header(stream.name, reader, lines)
     ours = OUR_CSV.issubset(header)
     number = 1
@@ -107,21 +98,27 @@ def csv_rows(stream: Stream, likely: str = ",;\t") -> Iterator[RawRow]:
             yield BadRow(number, fields.format(count=len(cells), heads=len(header)))
 
 
+def csv_reader(name: str, lines: Iterator[str], likely: str) -> Any:
+    """What reads fields, from the header on. Raises UserError for lines that end as none do today."""
+    csv.field_size_limit(MAXIMUM_FIELD)
+    first = next((line for line in lines if line.strip()), "")
+    told = re.fullmatch(r"sep=(.)", first.strip("\r\n"))  # how Excel is told what separates the fields
+    if told:
+        first = next((line for line in lines if line.strip()), "")
+    if re.search(r"\r[^\r\n]", first):
+        said = _("{name} ends its lines as old Macs do, with CR alone. Save it with LF or CRLF.")
+        raise UserError(said.format(name=name))
+    delimiter = told[1] if told else delimiter_of(first, likely)
+    return csv.reader(chain([first] if first else [], lines), delimiter=delimiter, strict=True)
+
+
 def our_row(number: int, cells: Mapping[str, str]) -> RawRow:
-    """A row of our own export."""
     try:
         return SourceRow(number, unflattened({name: unescape_cell(text) for name, text in cells.items()}))
     except (ValueError, KeyError, TypeError, RecursionError):
         return BadRow(
             number, _("the row was changed since Prefloop exported it: a conversation, ranking or order is damaged")
         )
-
-
-def chain_first(first: str, rest: Iterable[str]) -> Iterator[str]:
-    """A line that has been looked at, and those after it."""
-    if first:
-        yield first
-    yield from rest
 
 
 def delimiter_of(header: str, likely: str) -> str:

@@ -81,11 +81,8 @@ def files_in(directory: Path) -> list[str]:
         place = Path(above).relative_to(directory)
         found += [(place / name).as_posix() for name in names if not hidden(name)]
         if len(found) > MAXIMUM_FILES:
-            raise UserError(
-                _("The directory {display_name} holds more than {maximum_files:,} files.").format(
-                    display_name=display_name(directory.name), maximum_files=MAXIMUM_FILES
-                )
-            )
+            said = _("The directory {display_name} holds more than {maximum_files:,} files.")
+            raise UserError(said.format(display_name=display_name(directory.name), maximum_files=MAXIMUM_FILES))
     return sorted(found)
 
 
@@ -176,20 +173,14 @@ def chosen_config(name: str, configs: Sequence[Mapping[str, Any]], wanted: str |
         if not known:
             raise UserError(_("{name} has no configurations; leave “Configuration” empty.").format(name=name))
         if wanted not in known:
-            raise UserError(
-                _("{name} has no configuration '{display_name}'. There are: {listed}.").format(
-                    name=name, display_name=display_name(wanted), listed=listed(tuple(known))
-                )
-            )
+            said = _("{name} has no configuration '{display_name}'. There are: {listed}.")
+            raise UserError(said.format(name=name, display_name=display_name(wanted), listed=listed(tuple(known))))
         return known[wanted]
     default = [one for key, one in known.items() if one.get("default") is True or key == "default"]
     if default or len(known) <= 1:
         return next(iter([*default, *known.values()]), {})
-    raise UserError(
-        _("{name} has several configurations. Choose one of {listed} under “Configuration”.").format(
-            name=name, listed=listed(tuple(known))
-        )
-    )
+    said = _("{name} has several configurations. Choose one of {listed} under “Configuration”.")
+    raise UserError(said.format(name=name, listed=listed(tuple(known))))
 
 
 def splits_told(name: str, told: Any, data_dir: Any, there: Sequence[str]) -> dict[str, list[str]]:
@@ -201,11 +192,8 @@ def splits_told(name: str, told: Any, data_dir: Any, there: Sequence[str]) -> di
         parts = [part for part, _ in groupby(wanted.split("/"))]
         matching = [path for path in there if path == wanted or matches(path.split("/"), parts)]
         if not matching:
-            raise UserError(
-                _("The card of {name} names '{display_name}', and there is no such file in it.").format(
-                    name=name, display_name=display_name(pattern)
-                )
-            )
+            said = _("The card of {name} names '{display_name}', and there is no such file in it.")
+            raise UserError(said.format(name=name, display_name=display_name(pattern)))
         readable = [path for path in matching if is_data(path)]
         if not readable:
             raise UserError(
@@ -225,11 +213,8 @@ def patterns_in(name: str, told: Any) -> Iterator[tuple[str, str]]:
         split, patterns = (entry.get("split"), entry.get("path")) if isinstance(entry, dict) else ("train", entry)
         for pattern in patterns if isinstance(patterns, list) else [patterns]:
             if not isinstance(split, str) or not isinstance(pattern, str) or not pattern:
-                raise UserError(
-                    _("The card of {name} has data_files that are no files of splits. Mend its README.md.").format(
-                        name=name
-                    )
-                )
+                said = _("The card of {name} has data_files that are no files of splits. Mend its README.md.")
+                raise UserError(said.format(name=name))
             yield split, pattern
 
 
@@ -240,17 +225,11 @@ def plain(name: str, pattern: Any) -> str:
     shown = display_name(pattern)
     parts = PurePosixPath(pattern).parts
     if "://" in pattern or "::" in pattern:
-        raise UserError(
-            _("The card of {name} names an address, {shown}. Only files inside the directory are read.").format(
-                name=name, shown=shown
-            )
-        )
+        said = _("The card of {name} names an address, {shown}. Only files inside the directory are read.")
+        raise UserError(said.format(name=name, shown=shown))
     if pattern.startswith(("/", "~")) or "\\" in pattern or re.match(r"[A-Za-z]:", pattern) or ".." in parts:
-        raise UserError(
-            _("The card of {name} names {shown}, which leads out of the directory. Nothing was read.").format(
-                name=name, shown=shown
-            )
-        )
+        said = _("The card of {name} names {shown}, which leads out of the directory. Nothing was read.")
+        raise UserError(said.format(name=name, shown=shown))
     return PurePosixPath(pattern).as_posix()
 
 
@@ -289,11 +268,8 @@ def arrow_files(directory: Path, place: str) -> list[Path]:
             _("The directory {name} can't be read as a dataset: its state names no files inside it.").format(name=name)
         )
     if state.get("_indices_data_files") or state.get("_indices_files"):
-        raise UserError(
-            _("The directory {name} was saved by too old a version of datasets. Load and save it again.").format(
-                name=name
-            )
-        )
+        said = _("The directory {name} was saved by too old a version of datasets. Load and save it again.")
+        raise UserError(said.format(name=name))
     return [inside_of(directory, f"{place}{one}", name) for one in named]
 
 
@@ -337,9 +313,6 @@ def inside_of(directory: Path, path: str, name: str) -> Path:
             ).format(display_name=display_name(path), name=name)
         )
     if not found.is_file():
-        raise UserError(
-            _("{display_name} in {name} is no ordinary file (a device or a pipe).").format(
-                display_name=display_name(path), name=name
-            )
-        )
+        said = _("{display_name} in {name} is no ordinary file (a device or a pipe).")
+        raise UserError(said.format(display_name=display_name(path), name=name))
     return directory / path

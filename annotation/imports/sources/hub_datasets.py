@@ -86,11 +86,8 @@ def streamed_rows(
         except (UserError, MemoryError):
             raise
         except Exception as error:
-            raise UserError(
-                _("Reading ended after row {number:,}. {explain} Nothing was imported.").format(
-                    number=number, explain=explain(error)
-                )
-            ) from error
+            said = _("Reading ended after row {number:,}. {explain} Nothing was imported.")
+            raise UserError(said.format(number=number, explain=explain(error))) from error
 
     return rows
 

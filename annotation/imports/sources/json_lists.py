@@ -135,11 +135,8 @@ def json_rows(stream: Stream) -> Iterator[RawRow]:
     else:
         yield from rows_of_object(document)
     if document.next():
-        raise UserError(
-            _("{name} goes on after the end of its list. If each line is an object, name it .jsonl.").format(
-                name=stream.name
-            )
-        )
+        said = _("{name} goes on after the end of its list. If each line is an object, name it .jsonl.")
+        raise UserError(said.format(name=stream.name))
 
 
 def rows_of_object(document: Document) -> Iterator[RawRow]:
@@ -173,8 +170,5 @@ def rows_of_object(document: Document) -> Iterator[RawRow]:
     else:
         document.at += 1  # the brace
     if list_at is None:
-        raise UserError(
-            _("{name} is one JSON object and holds no list of rows. Write one object a line (.jsonl).").format(
-                name=name
-            )
-        )
+        said = _("{name} is one JSON object and holds no list of rows. Write one object a line (.jsonl).")
+        raise UserError(said.format(name=name))

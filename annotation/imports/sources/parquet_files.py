@@ -48,11 +48,8 @@ def parquet_file(path: Path, name: str) -> ImportSource:
                 yield from arrow_rows(batch, types, done[0])
                 done[0] += batch.num_rows
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UserError(
-                _("{name} is damaged after row {done:,} ({first_line}). Nothing was imported.").format(
-                    name=name, done=done[0], first_line=first_line(error)
-                )
-            ) from error
+            said = _("{name} is damaged after row {done:,} ({first_line}). Nothing was imported.")
+            raise UserError(said.format(name=name, done=done[0], first_line=first_line(error))) from error
 
     return ImportSource(
         name=name,

@@ -96,15 +96,9 @@ def finite(value: Any) -> bool:
 def refuse_columns(columns: Sequence[str], name: str) -> None:
     """Raises UserError for more columns than are read, and for two of one name."""
     if len(columns) > MAXIMUM_COLUMNS:
-        raise UserError(
-            _("{name} has {count:,} columns; more than {maximum_columns:,} are not read.").format(
-                name=name, count=len(columns), maximum_columns=MAXIMUM_COLUMNS
-            )
-        )
+        said = _("{name} has {count:,} columns; more than {maximum_columns:,} are not read.")
+        raise UserError(said.format(name=name, count=len(columns), maximum_columns=MAXIMUM_COLUMNS))
     twice = next((column for column in columns if columns.count(column) > 1), None)
     if twice is not None:
-        raise UserError(
-            _("{name} has two columns named '{display_name}'. Rename one.").format(
-                name=name, display_name=display_name(twice)
-            )
-        )
+        said = _("{name} has two columns named '{display_name}'. Rename one.")
+        raise UserError(said.format(name=name, display_name=display_name(twice)))

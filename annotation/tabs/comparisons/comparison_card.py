@@ -148,7 +148,6 @@ def said(found: ComparisonHistory) -> str:
 
 
 def judgement_row(one: SaidJudgement, found: ComparisonHistory) -> Row:
-    """One judgement."""
     along = [*map(reason_as_read, one.tags)]
     along += [_(FLAG_NAMES[one.flag])] if one.flag else []
     along += [_("judged before its end")] if one.early else []

@@ -113,7 +113,6 @@ def as_of(time: str, before: str = "") -> str:
 
 
 def row_of(one: ListedComparison) -> Row:
-    """A row of the table."""
     beginning = cut(" ".join(one.prompt.split()), SHOWN_PROMPT)
     held_out = " · " + _("held out") if one.split == "held-out" else ""
     notes = [_("to {whom}").format(whom=one.assigned)] if one.assigned else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card, words
 from annotation.tabs.comparisons.comparison_table import ListPlace
-from annotation.tabs.components import QUEUED, QUIET, acting_box, pressed, row_number, text_in
+from annotation.tabs.components import QUEUED, QUIET, acting_box, open_choice, pressed, row_number, text_in
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import N_, _
 from annotation.ui.markup import status, way
@@ -86,17 +86,40 @@ def field_updates(looked: ListPlace, known: FilterChoices) -> list[Any]:
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
-@dataclass(frozen=True)
 class ComparisonsPage:
-    """The components of the list. `looked` is the part of the address that the box shows."""
+    """The components of the list, without any value. `looked` is the part of the address that the box shows."""
 
-    fields: Mapping[str, Any]
-    filters: gr.Column
-    said: gr.HTML
-    box: gr.HTML
-    changes: gr.HTML
-    looked: gr.State
-    bar: gr.HTML
+    def __init__(self) -> None:
+        self.fields: dict[str, Any] = {}
+        fields = self.fields
+        with gr.Column() as self.filters:
+            with gr.Row(elem_classes=["filters"]):
+                fields["q"] = gr.Textbox(
+                    label=_(words.FIELD_LABELS["q"]),
+                    placeholder=_("Words, or a number"),
+                    min_width=180,
+                    elem_id="comparisons-search",
+                )
+                fields["status"] = several("status", [(_(word), name) for name, word in STATUSES.items()])
+                fields["person"] = several("person", [])
+                fields["source"] = several("source", [])
+                fields["sort"] = gr.Dropdown(
+                    [(_(word), name) for name, (word, _order) in SORTS.items()],
+                    value="newest",
+                    label=_("Order"),
+                    min_width=160,
+                )
+            with gr.Accordion(_("More filters"), open=False), gr.Row():
+                fields["assigned"] = several("assigned", [])
+                fields["policy"] = several("policy", [])
+                fields["said"] = several("said", [(_(word), name) for name, (word, _sql) in SAID.items()])
+                fields["split"] = several("split", [(_(word), name) for name, word in SPLITS.items()])
+                fields["since"] = day("since")
+                fields["until"] = day("until")
+        self.said = acting_box(speaks=True, elem_id="comparisons-said")
+        self.box = gr.HTML(value="", js_on_load=SCRIPT, elem_classes=["kit"], elem_id="comparisons-box")
+        self.changes = acting_box(elem_id="comparisons-changes")
+        self.looked, self.bar = gr.State(""), place_bar()
 
     @property
     def inputs(self) -> list[Any]:
@@ -109,46 +132,9 @@ class ComparisonsPage:
         return [self.said, self.box, self.changes]
 
 
-def lay_out() -> ComparisonsPage:
-    """The components, without any value."""
-    fields: dict[str, Any] = {}
-    with gr.Column() as filters:
-        with gr.Row(elem_classes=["filters"]):
-            fields["q"] = gr.Textbox(
-                label=_(words.FIELD_LABELS["q"]),
-                placeholder=_("Words, or a number"),
-                min_width=180,
-                elem_id="comparisons-search",
-            )
-            fields["status"] = several("status", [(_(word), name) for name, word in STATUSES.items()])
-            fields["person"] = several("person", [])
-            fields["source"] = several("source", [])
-            fields["sort"] = gr.Dropdown(
-                [(_(word), name) for name, (word, _order) in SORTS.items()],
-                value="newest",
-                label=_("Order"),
-                min_width=160,
-            )
-        with gr.Accordion(_("More filters"), open=False), gr.Row():
-            fields["assigned"] = several("assigned", [])
-            fields["policy"] = several("policy", [])
-            fields["said"] = several("said", [(_(word), name) for name, (word, _sql) in SAID.items()])
-            fields["split"] = several("split", [(_(word), name) for name, word in SPLITS.items()])
-            fields["since"] = day("since")
-            fields["until"] = day("until")
-    said = acting_box(speaks=True, elem_id="comparisons-said")
-    box = gr.HTML(value="", js_on_load=SCRIPT, elem_classes=["kit"], elem_id="comparisons-box")
-    changes = acting_box(elem_id="comparisons-changes")
-    return ComparisonsPage(
-        fields=fields, filters=filters, said=said, box=box, changes=changes, looked=gr.State(""), bar=place_bar()
-    )
-
-
 def several(name: str, choices: Sequence[tuple[str, str]]) -> gr.Dropdown:
     """A choice of several; one that was made before the program was restarted must still be accepted after it."""
-    return gr.Dropdown(
-        list(choices), multiselect=True, label=_(words.FIELD_LABELS[name]), allow_custom_value=True, min_width=160
-    )
+    return open_choice(_(words.FIELD_LABELS[name]), list(choices), multiselect=True, min_width=160)
 
 
 def day(name: str) -> gr.Textbox:
@@ -158,7 +144,7 @@ def day(name: str) -> gr.Textbox:
 
 def build(context: Context) -> None:
     """Lay the list out inside the caller's tab and wire it; every value comes from a guarded handler."""
-    page = lay_out()
+    page = ComparisonsPage()
     wire_views(page, context)
     wire_acts(page, context)
 

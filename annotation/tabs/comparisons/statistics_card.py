@@ -30,7 +30,6 @@ from annotation.workbench.data_statistics import LENGTH_EDGES, DataStatistics, N
 
 
 def card_of(found: DataStatistics, looked: ListPlace) -> str:
-    """All of it."""
     filtered = looked.comparisons.text
     top = ""
     if filtered:
@@ -129,7 +128,6 @@ def writers(found: DataStatistics) -> str:
 
 
 def days(found: DataStatistics) -> str:
-    """Judgements by day."""
     if not found.by_day:
         return ""
     total = sum(number for _day, number in found.by_day)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -233,36 +233,25 @@ class DPOSpec(TrainingSpec):
         if self.beta:
             return []
         beta, source = BETAS[self.loss]
-        return [
-            _("Left empty, beta is {beta:g}, the default of the {loss} loss ({source}).").format(
-                beta=beta, loss=self.loss, source=_(source)
-            )
-        ]
+        said = _("Left empty, beta is {beta:g}, the default of the {loss} loss ({source}).")
+        return [said.format(beta=beta, loss=self.loss, source=_(source))]
 
-    def impossible(self) -> list[str]:
-        """Why its settings can't work together."""
-        found = super().impossible()
+    def contradictions(self) -> Iterator[str]:
+        """Why its loss can't be had with what else is set."""
         if self.annotator_noise == "smooth" and self.loss != "sigmoid":
-            found.append(
-                _("annotator_noise 'smooth' is a form of the sigmoid loss; with '{loss}' use weight or ignore.").format(
-                    loss=self.loss
-                )
-            )
+            yield _(
+                "annotator_noise 'smooth' is a form of the sigmoid loss; with '{loss}' use weight or ignore."
+            ).format(loss=self.loss)
         if self.offset and self.loss in get_args(PairwiseLoss):
-            found.append(
-                _("offset belongs to the sigmoid and the length-normalised loss; the loss is '{loss}'.").format(
-                    loss=self.loss
-                )
+            yield _("offset belongs to the sigmoid and the length-normalised loss; the loss is '{loss}'.").format(
+                loss=self.loss
             )
         if self.flip_rate >= 0.5:
-            found.append(
-                _("flip_rate must be below 0.5, not {flip_rate}: at half the labels say nothing.").format(
-                    flip_rate=self.flip_rate
-                )
+            yield _("flip_rate must be below 0.5, not {flip_rate}: at half the labels say nothing.").format(
+                flip_rate=self.flip_rate
             )
         if self.flip_rate and self.loss != "robust":
-            found.append(_("flip_rate belongs to the robust loss; the loss is '{loss}'.").format(loss=self.loss))
-        return found
+            yield _("flip_rate belongs to the robust loss; the loss is '{loss}'.").format(loss=self.loss)
 
     def over(self, items: int) -> Self:
         """The spec with as many forward passes in a step as let one pass over the data take six steps at most.

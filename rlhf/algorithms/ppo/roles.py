@@ -79,13 +79,11 @@ class Roles:
         return self.model
 
     def parameters_of(self, role: AdapterRole) -> dict[str, nn.Parameter]:
-        """What is trained of a role, by name."""
         own = {name: value for name, value in self.model.named_parameters() if f".{ADAPTERS[role]}." in name}
         head = {f"critic_head.{name}": value for name, value in self.critic_head.named_parameters()}
         return {**own, **(head if role == "critic" else {})}
 
     def states(self, role: AdapterRole, answers: Sequence[SampledResponse]) -> Completions:
-        """The final hidden states of answers in a role."""
         padded = pad([(answer.prompt_ids, answer.ids) for answer in answers], self.pad_id)
         ids_BT, attention_BT, completion_BT = (part.to(self.accelerator.device) for part in padded)
         with self.accelerator.autocast():

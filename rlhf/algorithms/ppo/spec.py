@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -258,7 +258,6 @@ class PPOSpec(TrainingSpec):
     """Check the candidate against the serving policy when training ends."""
 
     def facts(self) -> Facts:
-        """What scores it, what it is tied to and how."""
         penalty = (
             _("{control}, from {coefficient:g}, target {target:g} nats")
             if self.kl_control == "adaptive"
@@ -284,9 +283,8 @@ class PPOSpec(TrainingSpec):
         """Its rounds, and how many answers each takes."""
         return _("Rounds · answers a round"), f"{self.steps} · {self.rollouts}"
 
-    def impossible(self) -> list[str]:
-        """Why its settings can't work together."""
-        found = super().impossible()
+    def contradictions(self) -> Iterator[str]:
+        """Why its rounds, or what it draws and learns by, can't be."""
         if self.rollouts % (self.minibatches * self.processes):
             uneven = _("rollouts ({rollouts}) must divide evenly into {minibatches} minibatches.")
             if self.processes > 1:
@@ -294,45 +292,35 @@ class PPOSpec(TrainingSpec):
                     "rollouts ({rollouts}) must divide evenly into {minibatches} minibatches for each of {processes} "
                     "processes."
                 )
-            found.append(uneven.format(rollouts=self.rollouts, minibatches=self.minibatches, processes=self.processes))
+            yield uneven.format(rollouts=self.rollouts, minibatches=self.minibatches, processes=self.processes)
         if self.sampling.min_p:
-            found.append(
-                _(
-                    "PPO learns from the policy's own probabilities, and min_p draws from others: set sampling.min_p "
-                    "to 0."
-                )
+            yield _(
+                "PPO learns from the policy's own probabilities, and min_p draws from others: set sampling.min_p to 0."
             )
         if self.kl_control == "adaptive" and not self.kl_coefficient:
-            found.append(
-                _(
-                    "kl_control 'adaptive' multiplies the coefficient, and kl_coefficient is 0, which stays 0: "
-                    "give it a start (0.05), or set kl_control to fixed for no penalty at all."
-                )
+            yield _(
+                "kl_control 'adaptive' multiplies the coefficient, and kl_coefficient is 0, which stays 0: "
+                "give it a start (0.05), or set kl_control to fixed for no penalty at all."
             )
         if not self.gamma <= 1 or not self.lam <= 1:
-            found.append(_("gamma and lam must not be above 1."))
-        return found
+            yield _("gamma and lam must not be above 1.")
 
-    def refusals(self, db: Database) -> list[str]:
+    def refusal(self, db: Database) -> str:
         """Why it can't be run against the reward model that it names, or not without a person's word."""
         if not self.reward_model:
-            return [_("PPO needs a reward model: train one first, then choose it.")]
+            return _("PPO needs a reward model: train one first, then choose it.")
         reward, parent = registry.by_revision(db, self.reward_model), registry.by_revision(db, self.parent)
         if reward.kind != "reward-model":
-            return [_("{revision} is no reward model. Train one, then choose it.").format(revision=reward.revision)]
+            return _("{revision} is no reward model. Train one, then choose it.").format(revision=reward.revision)
         if reward.deleted:
-            return [
-                _("The files of the reward model {revision} were deleted on {deleted}.").format(
-                    revision=reward.revision, deleted=reward.deleted[:10]
-                )
-            ]
+            return _("The files of the reward model {revision} were deleted on {deleted}.").format(
+                revision=reward.revision, deleted=reward.deleted[:10]
+            )
         if reward.lies_on != parent.lies_on:
-            return [
-                _(
-                    "The reward model {revision} and the parent {parent_revision} lie on different weights, and PPO "
-                    "holds one copy for both: train the reward model from the weights that the parent lies on."
-                ).format(revision=reward.revision, parent_revision=parent.revision)
-            ]
+            return _(
+                "The reward model {revision} and the parent {parent_revision} lie on different weights, and PPO "
+                "holds one copy for both: train the reward model from the weights that the parent lies on."
+            ).format(revision=reward.revision, parent_revision=parent.revision)
         # A form asks for the confirmation with the method as it was chosen, which may be 'auto'.
         if (reward.precision == "nf4") != (self.on_weights(parent.precision).method == "qlora"):
             other = _(
@@ -340,28 +328,26 @@ class PPOSpec(TrainingSpec):
                 "it judges with the weights it knows."
             )
             method = "qlora" if reward.precision == "nf4" else "lora"
-            return [other.format(revision=reward.revision, precision=reward.precision, method=method)]
+            return other.format(revision=reward.revision, precision=reward.precision, method=method)
         return self.doubts(reward, accuracy_of(db, reward))
 
-    def doubts(self, reward: Policy, accuracy: float | None) -> list[str]:
+    def doubts(self, reward: Policy, accuracy: float | None) -> str:
         """Why its reward model is not good enough, as far as that is known, without a person's word."""
         if accuracy is None:
-            return [] if self.accepted_accuracy else [unmeasured(reward)]
+            return "" if self.accepted_accuracy else unmeasured(reward)
         accepted = self.accepted_accuracy > 0 and abs(self.accepted_accuracy - accuracy) < 0.005
         if accuracy >= REWARD_THRESHOLD or accepted:
-            return []
-        return [
-            _(
-                "The reward model {revision} is right on {accuracy:.1%} of held-out comparisons, and under "
-                "{reward_threshold:.0%} PPO mostly learns its mistakes. Collect more judgements, or confirm "
-                "that you accept it (tick “Run it although …”, or give accepted_accuracy {accuracy_2} in the spec)."
-            ).format(
-                revision=reward.revision,
-                accuracy=accuracy,
-                reward_threshold=REWARD_THRESHOLD,
-                accuracy_2=max(round(accuracy, 3), 0.001),
-            )
-        ]
+            return ""
+        return _(
+            "The reward model {revision} is right on {accuracy:.1%} of held-out comparisons, and under "
+            "{reward_threshold:.0%} PPO mostly learns its mistakes. Collect more judgements, or confirm "
+            "that you accept it (tick “Run it although …”, or give accepted_accuracy {accuracy_2} in the spec)."
+        ).format(
+            revision=reward.revision,
+            accuracy=accuracy,
+            reward_threshold=REWARD_THRESHOLD,
+            accuracy_2=max(round(accuracy, 3), 0.001),
+        )
 
     def confirmation(self, db: Database) -> Confirmation | None:
         """A person's word for its reward model, where one is needed and would help; it names the accuracy."""
@@ -369,15 +355,14 @@ class PPOSpec(TrainingSpec):
             reward = registry.by_revision(db, self.reward_model)
             accuracy = accuracy_of(db, reward)
             word = max(round(accuracy or 0.0, 4), SOME_ACCURACY)
-            without, with_word = (replace(self, accepted_accuracy=number).refusals(db) for number in (0.0, word))
+            without, with_word = (replace(self, accepted_accuracy=number).refusal(db) for number in (0.0, word))
         except UserError:
             return None
-        if len(with_word) >= len(without):
+        if with_word or not without:
             return None
         return Confirmation(accept_label(accuracy), {"accepted_accuracy": word})
 
     def trained_against(self) -> tuple[str, ...]:
-        """Its reward model."""
         return (self.reward_model,) if self.reward_model else ()
 
     def references(self) -> Mapping[str, tuple[float, str]]:

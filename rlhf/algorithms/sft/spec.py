@@ -160,11 +160,9 @@ class SFTSpec(TrainingSpec):
     """Check the candidate against the serving policy when training ends."""
 
     def facts(self) -> Facts:
-        """What it learns from."""
         return [(_("Data"), self.source), (_("Packing"), _("yes") if self.packing else _("no"))]
 
     def rows(self, db: Database) -> Rows:
-        """Demonstrations of its source."""
         return demonstrations(db, self.source)
 
     def data_key(self) -> tuple[Any, ...]:
@@ -176,7 +174,6 @@ class SFTSpec(TrainingSpec):
         return tokenise_demonstrations(tokenizer, rows, self.max_length)
 
     def answers_of(self, item: Item) -> list[Sequence[int]]:
-        """The demonstrated answer."""
         return [item["completion_ids"]]
 
     def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:

@@ -185,11 +185,8 @@ def begun(
     cache = {"past_key_values": prefilled(causal, ids_PT, mask_PT, virtual_KH, samples)} if shared else {}
     if virtual_KH is not None:
         if not shared:
-            raise UserError(
-                _("A '{kind}' model can't go on from virtual tokens. Train it with LoRA instead.").format(
-                    kind=causal.config.model_type
-                )
-            )
+            said = _("A '{kind}' model can't go on from virtual tokens. Train it with LoRA instead.")
+            raise UserError(said.format(kind=causal.config.model_type))
         # They are in the cache; what stands for them is never looked up again.
         ids_PT = ids_PT.where(ids_PT < causal.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id)
     return ids_PT, mask_PT, cache

@@ -42,11 +42,11 @@ class SelfTestResult:
     adapters: bool = True
     """LoRA on its layers computes, and does so once it was stored; else there is none."""
 
-    def problems(self, method: str) -> list[str]:
-        """Why nothing can be trained by a method."""
+    def problem(self, method: str) -> str:
+        """Why nothing can be trained by a method; empty where it can."""
         if method == "prompt":
-            return [] if self.virtual_tokens else [_(NO_VIRTUAL_TOKENS)]
-        return [] if self.adapters or method == "full" else [_(NO_ADAPTERS)]
+            return "" if self.virtual_tokens else _(NO_VIRTUAL_TOKENS)
+        return "" if self.adapters or method == "full" else _(NO_ADAPTERS)
 
 
 def mark_of(directory: Path) -> str:

@@ -161,11 +161,8 @@ def demand(model: Any, expected_B: Tensor, found_B: Tensor, otherwise: str) -> N
     tokens_B = torch.tensor(ANSWERS, device=found_B.device)
     apart = float(((found_B - expected_B).abs() / tokens_B).max())
     if not apart <= tolerance(model):
-        raise unusable(
-            _("{otherwise} Log-probabilities differ by {apart:.2g} nats a token.").format(
-                otherwise=otherwise, apart=apart
-            )
-        )
+        said = _("{otherwise} Log-probabilities differ by {apart:.2g} nats a token.")
+        raise unusable(said.format(otherwise=otherwise, apart=apart))
 
 
 def demand_drawn(model: Any, prompts: Sequence[Ids]) -> None:

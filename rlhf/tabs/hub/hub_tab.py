@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -24,9 +24,12 @@ from annotation.records import Annotator, UserError, now, who
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
+    Seen,
+    Update,
     html_box,
     licence_choice,
     meanings,
+    open_choice,
     opening_of,
     row_number,
     text_in,
@@ -68,6 +71,8 @@ NO_TOKEN = N_(
     "then start Prefloop again."
 )
 JUDGEMENTS = "judgements"
+# The fields of a Space, in the form's order; "public" is the last one.
+SPACE_TEXTS = ("repo", "hardware", "admins", "annotators", "copies", "model")
 SPACE_FIELDS = (
     (N_("What is left empty"), N_("It stays as the Space has it; a new one goes by what stands there in grey.")),
     (N_("Hardware"), N_("Say cpu-upgrade.")),
@@ -108,8 +113,6 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "push": ("push-data",),
     "space": ("check-space", "make-space"),
 }
-Update = dict[str, Any]
-Seen = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
@@ -273,16 +276,8 @@ def space_to_make(db: Database, asked: CheckSpace, agreed: Any) -> MakeSpace:
 
 def space_of(*values: Any) -> CheckSpace:
     *texts, public = values
-    repo, hardware, admins, annotators, copies, model = (text_in(text).strip() for text in texts)
-    return CheckSpace(
-        repo=repo,
-        hardware=hardware,
-        admins=admins,
-        annotators=annotators,
-        copies=copies,
-        public=public is True,
-        model=model,
-    )
+    typed = {name: text_in(text).strip() for name, text in zip(SPACE_TEXTS, texts, strict=True)}
+    return CheckSpace(**typed, public=public is True)
 
 
 # ------------------------------------------------------------------------------------------------------------ the view
@@ -321,15 +316,32 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
-@dataclass(frozen=True)
 class HubPage:
     """The components: `parts` follow the rows, `forms` are the fields by form, `seen` is what was sent last."""
 
-    parts: Mapping[str, Any]
-    forms: Mapping[str, Sequence[Any]]
-    buttons: Mapping[str, gr.Button]
-    seen: gr.State
-    pulse: gr.HTML
+    def __init__(self) -> None:
+        self.parts: dict[str, Any] = {}
+        self.forms: dict[str, Sequence[Any]] = {}
+        self.buttons: dict[str, gr.Button] = {}
+        parts, forms, buttons = self.parts, self.forms, self.buttons
+        parts["held"] = html_box()
+        with gr.Column():
+            buttons["token"] = button(_("Check the token"), "hub-token")
+            forms["token"], parts["said token"] = [], html_box()
+            with gr.Accordion(_("Publish a model"), open=False, elem_id="hub-publish"):
+                lay_out_publish(parts, forms, buttons)
+            with gr.Accordion(_("Pull a model"), open=False, elem_id="hub-pull"):
+                lay_out_pull(parts, forms, buttons)
+            with gr.Accordion(_("Push data"), open=False, elem_id="hub-push"):
+                lay_out_push(parts, forms, buttons)
+            with gr.Accordion(_("This program as a Space"), open=False, elem_id="hub-space"):
+                lay_out_space(parts, forms, buttons)
+            parts["requests"] = html_box()
+        parts["published"] = html_box()
+        gr.Markdown(_("## Safe copies"))
+        parts["copies"] = html_box()
+        parts.update({name: buttons[name] for name in NEED_TOKEN})
+        self.seen, self.pulse = gr.State({}), pulse()
 
     @property
     def followed(self) -> list[Any]:
@@ -345,48 +357,14 @@ class HubPage:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
-    page = lay_out()
+    page = HubPage()
     wire(page, context, opening_of(demo))
     wire_previews(page, context)
 
 
-def lay_out() -> HubPage:
-    """The components, top to bottom, without any value from the rows."""
-    parts: dict[str, Any] = {}
-    forms: dict[str, Sequence[Any]] = {}
-    buttons: dict[str, gr.Button] = {}
-    parts["held"] = html_box()
-    with gr.Column():
-        buttons["token"] = button(_("Check the token"), "hub-token")
-        forms["token"], parts["said token"] = [], html_box()
-        with gr.Accordion(_("Publish a model"), open=False, elem_id="hub-publish"):
-            lay_out_publish(parts, forms, buttons)
-        with gr.Accordion(_("Pull a model"), open=False, elem_id="hub-pull"):
-            lay_out_pull(parts, forms, buttons)
-        with gr.Accordion(_("Push data"), open=False, elem_id="hub-push"):
-            lay_out_push(parts, forms, buttons)
-        with gr.Accordion(_("This program as a Space"), open=False, elem_id="hub-space"):
-            lay_out_space(parts, forms, buttons)
-        parts["requests"] = html_box()
-    parts["published"] = html_box()
-    gr.Markdown(_("## Safe copies"))
-    parts["copies"] = html_box()
-    parts |= {name: buttons[name] for name in NEED_TOKEN}
-    return HubPage(parts=parts, forms=forms, buttons=buttons, seen=gr.State({}), pulse=pulse())
-
-
 def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
-    """The form that publishes a model."""
     with gr.Row():
-        # A choice made before the app was restarted must still be accepted after it.
-        parts["revision"] = gr.Dropdown(
-            [],
-            value=None,
-            label=_("Model"),
-            allow_custom_value=True,
-            min_width=240,
-            elem_id="hub-model",
-        )
+        parts["revision"] = open_choice(_("Model"), min_width=240, elem_id="hub-model")
         repo = address(_("Repository"), "hub-publish-repo")
         licence = licence_choice()
     private = gr.Checkbox(True, label=_("Private, if it is new"))
@@ -398,7 +376,6 @@ def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], butt
 
 
 def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
-    """The form that pulls a model."""
     with gr.Row():
         source = address(_("Repository"), "hub-pull-repo", _("OWNER/NAME, or OWNER/NAME@REVISION"))
         precision = gr.Radio(
@@ -413,10 +390,7 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
 
 
 def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
-    """The form that pushes data."""
-    parts["data"] = gr.Dropdown(
-        [all_judgements()], value=JUDGEMENTS, label=_("What"), allow_custom_value=True, elem_id="hub-push-what"
-    )
+    parts["data"] = open_choice(_("What"), [all_judgements()], value=JUDGEMENTS, elem_id="hub-push-what")
     formats = [(_(entry.title), name) for name, entry in FORMATS.items() if name not in ONE_FILE]
     chosen = gr.Radio(formats, value="preference", label=_("Format"), info=_("Of judgements."))
     with gr.Row():
@@ -430,7 +404,6 @@ def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
 
 
 def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
-    """The form that makes a Space."""
     with gr.Row():
         repo = address(_("Name of the Space"), "hub-space-repo")
         hardware = gr.Textbox(
@@ -521,8 +494,7 @@ def space_form(db: Database, form: Sequence[Any]) -> list[Any]:
     if checked is None or text_in(form[0]).strip():
         return [gr.skip() for _ in form]
     assert isinstance(checked.spec, CheckSpace)
-    told = checked.spec
-    return [told.repo, told.hardware, told.admins, told.annotators, told.copies, told.model, told.public]
+    return [*(getattr(checked.spec, name) for name in SPACE_TEXTS), checked.spec.public]
 
 
 def publish_of(revision: Any, repo: Any, private: Any, licence: Any) -> PublishModel:

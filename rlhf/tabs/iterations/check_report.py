@@ -84,11 +84,8 @@ def worker_sentence(worker: Job | None, at: str) -> str:
         return runs.format(silent=duration(silent), message=_(worker.message)).strip()
     if worker.status == "queued":
         return _("The answering worker is starting.")
-    return (
-        _("The answering worker does not run ({status}). {message}")
-        .format(status=_(job_words.STATUS_WORDS[worker.status]), message=_(worker.message))
-        .strip()
-    )
+    said = _("The answering worker does not run ({status}). {message}")
+    return said.format(status=_(job_words.STATUS_WORDS[worker.status]), message=_(worker.message)).strip()
 
 
 def held_out_accuracy(report: CheckReport | None) -> str:
@@ -148,7 +145,6 @@ def history_table(policies: Sequence[Policy], training: Mapping[int, Job], check
 def history_row(
     policy: Policy, names: Mapping[int, str], job: Job | None, check: FinishedCheck | None
 ) -> tuple[str, ...]:
-    """One policy's row."""
     spec = job.spec if job is not None and isinstance(job.spec, TrainingSpec) else None
     done = FinishedTraining.of(None if job is None else job.result)
     report = None if check is None else check.report

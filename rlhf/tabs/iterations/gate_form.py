@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import gradio as gr
@@ -14,6 +14,7 @@ from annotation.tabs.components import (
     QUIET,
     acting_box,
     asking_box,
+    button,
     drafted,
     html_box,
     pressed,
@@ -56,7 +57,6 @@ def values_of(rule: Rule) -> dict[str, Any]:
 
 
 def summary(rule: Rule) -> str:
-    """The rule in a sentence."""
     judge = (
         _("A trusted judge decides while people have not (trust: at least {percentage} agreement).").format(
             percentage=percentage(rule.judge_trust, 6)
@@ -115,7 +115,6 @@ def value_in_words(value: Any) -> str:
 
 
 def in_words(choices: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Choices in words."""
     return [(_(words), value) for words, value in choices]
 
 
@@ -135,24 +134,28 @@ def prompts_wanted(number: Any) -> int:
     return whole(number, PROMPTS, 1, MOST)
 
 
-@dataclass(frozen=True)
 class GateFormPage:
-    """The part's components; `form` has a field for each of the rule's."""
+    """The part's components, without anything from the rows; `form` has a field for each of the rule's."""
 
-    context: Context
-    form: Mapping[str, Any]
-    said_of: gr.HTML
-    save: gr.Button
-    changed: gr.HTML
-    prompts: gr.Number
-    renew: gr.Button
-    confirm: gr.Column
-    question: gr.HTML
-    really: gr.Button
-    keep: gr.Button
-    said: gr.HTML
-    sent_before: gr.State
-    asked: gr.State
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        with gr.Accordion(_("The gate's rule"), open=False):
+            self.said_of = html_box()
+            self.form = rule_fields()
+            with gr.Row():
+                self.save = button(_("Save the rule"), 160, "gate-save")
+            self.changed = acting_box(elem_id="rule-change")
+            with gr.Row(elem_classes=["fields", "typed"]):
+                self.prompts = whole_number(_(PROMPTS), min_width=220)
+                self.renew = button(_("New version of the held-out prompts"), 280)
+            with gr.Column(visible=False) as self.confirm:
+                self.question = asking_box()
+                with gr.Row():
+                    draw = _("Yes, draw it")
+                    self.really = gr.Button(draw, variant="stop", scale=0, min_width=160, elem_id="renew-really")
+                    self.keep = gr.Button(_("No"), scale=0, min_width=100, elem_id="renew-not")
+            self.said = html_box()
+        self.sent_before, self.asked = gr.State({}), gr.State(None)
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -186,31 +189,9 @@ class GateFormPage:
 
 def build(context: Context, opening: Callable[..., Any]) -> None:
     """Lay the part out inside the caller's tab and wire it."""
-    page = lay_out(context)
+    page = GateFormPage(context)
     wire_rule(page, opening)
     wire_renewal(page)
-
-
-def lay_out(context: Context) -> GateFormPage:
-    """The components, without anything from the rows."""
-    parts: dict[str, Any] = {}
-    with gr.Accordion(_("The gate's rule"), open=False):
-        parts["said_of"] = html_box()
-        parts["form"] = rule_fields()
-        with gr.Row():
-            parts["save"] = gr.Button(_("Save the rule"), size="md", scale=0, min_width=160, elem_id="gate-save")
-        parts["changed"] = acting_box(elem_id="rule-change")
-        with gr.Row(elem_classes=["fields", "typed"]):
-            parts["prompts"] = whole_number(_(PROMPTS), min_width=220)
-            parts["renew"] = gr.Button(_("New version of the held-out prompts"), size="md", scale=0, min_width=280)
-        with gr.Column(visible=False) as parts["confirm"]:
-            parts["question"] = asking_box()
-            with gr.Row():
-                draw = _("Yes, draw it")
-                parts["really"] = gr.Button(draw, variant="stop", scale=0, min_width=160, elem_id="renew-really")
-                parts["keep"] = gr.Button(_("No"), scale=0, min_width=100, elem_id="renew-not")
-        parts["said"] = html_box()
-    return GateFormPage(context, **parts, sent_before=gr.State({}), asked=gr.State(None))
 
 
 def rule_fields() -> dict[str, Any]:
@@ -304,11 +285,8 @@ def renewed(context: Context, wanted: int) -> str:
     before = held_out_sets.versions(context.db)
     made = held_out_sets.renew(context.db, context.data_dir, wanted)
     if before and before[-1] == made:
-        raise UserError(
-            _("Version {version} has every held-out prompt already, {prompts} in all. Import more first.").format(
-                prompts=made.prompts, version=made.version
-            )
-        )
+        said = _("Version {version} has every held-out prompt already, {prompts} in all. Import more first.")
+        raise UserError(said.format(prompts=made.prompts, version=made.version))
     return ngettext(
         "Version {version} has {prompts} prompt. Figures of earlier checks can't be compared with "
         "those to come: check again what you want to compare.",

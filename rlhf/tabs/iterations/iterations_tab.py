@@ -17,9 +17,12 @@ from annotation.tabs.components import (
     QUEUED,
     QUIET,
     FollowedPage,
+    Seen,
+    Update,
     acting_box,
     asking_box,
     html_box,
+    open_choice,
     opening_of,
     pressed,
     row_number,
@@ -61,9 +64,6 @@ PAGE_SIZE = 10
 LOOK = "figure"
 POLL_SECONDS = 3
 ALL_JOBS = 1000
-
-Update = dict[str, Any]
-Seen = dict[str, Any]
 
 
 FILES_DELETED = N_("files deleted")
@@ -391,11 +391,8 @@ def ask_people(db: Database, revision: str | None) -> str:
     check = gate_decisions.check_to_ask_about(db, policy)
     against = compared_with(check)
     if check is None or against is None:
-        raise UserError(
-            _("{revision} has not been checked yet. Check it first: people compare the check's answers.").format(
-                revision=policy.revision
-            )
-        )
+        said = _("{revision} has not been checked yet. Check it first: people compare the check's answers.")
+        raise UserError(said.format(revision=policy.revision))
     made = gate_decisions.ask_people(db, policy, check)
     if not made:
         queued = _("All answers of {revision} and {against} that differ are in the annotators' queue already.")
@@ -455,8 +452,7 @@ class IterationsPage(FollowedPage):
 def lay_out() -> IterationsPage:
     """The components, top to bottom, without any value: the headline and what can be decided, then what it rests on."""
     parts: dict[str, Any] = {"standing": html_box()}
-    # A choice made before the app was restarted must still be accepted after it.
-    parts["selector"] = gr.Dropdown([], label=_("Policy"), allow_custom_value=True)
+    parts["selector"] = open_choice(_("Policy"))
     parts["gate"] = html_box()
     with gr.Row():
         parts["promote"] = gr.Button(_("Promote: let it serve"), elem_id="promote", visible=False, min_width=200)
@@ -471,12 +467,10 @@ def lay_out() -> IterationsPage:
             elem_classes=["of-subject"],
             min_width=300,
         )
-        parts["judges"] = gr.Dropdown(
-            [],
-            label=_("Judges to ask in a check"),
+        parts["judges"] = open_choice(
+            _("Judges to ask in a check"),
             info=_("Without any, people alone compare."),
             multiselect=True,
-            allow_custom_value=True,
             visible=False,
             elem_id="check-judges",
             min_width=300,

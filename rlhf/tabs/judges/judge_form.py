@@ -10,7 +10,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.tabs.components import number_field, text_in
+from annotation.tabs.components import number_field, open_choice, text_in
 from annotation.translation import N_, _
 from annotation.validation import from_form
 from rlhf.jobs.descriptions import Made
@@ -157,7 +157,6 @@ class JudgeFormPage:
         return [self.fields[name] for name in FIELDS if name not in CHOSEN]
 
     def shown(self, backend: Any) -> list[Any]:
-        """The groups, of which that of a backend is there."""
         return [gr.update(visible=name == backend) for name in self.groups]
 
     def emptied(self) -> list[Any]:
@@ -171,23 +170,21 @@ def lay_out() -> JudgeFormPage:
     fields["name"] = gr.Textbox(label=_("Name"), max_length=judge_store.MAXIMUM_NAME, elem_id="judge-name")
     backends = [(_(label), backend) for backend, label in BACKENDS.items()]
     fields["backend"] = gr.Radio(backends, value="local", label=_("What judges"), elem_id="judge-backend")
-    # A choice made before the app was restarted must still be accepted after it.
     with gr.Column() as local:
-        fields["model"] = gr.Dropdown([], label=_("Model"), info=_(LOCAL_NOTE), allow_custom_value=True)
+        fields["model"] = open_choice(_("Model"), info=_(LOCAL_NOTE))
         fields["directory"] = gr.Textbox(
             label=_("Or a model's directory"),
             info=_("Its full path where Prefloop runs. It is tried first."),
             max_length=500,
         )
     with gr.Column(visible=False) as reward:
-        fields["reward"] = gr.Dropdown([], label=_("Reward model"), allow_custom_value=True)
+        fields["reward"] = open_choice(_("Reward model"))
     with gr.Column(visible=False) as remote:
         fields |= lay_out_endpoint()
     return JudgeFormPage(fields, {"local": local, "reward-model": reward, "endpoint": remote})
 
 
 def lay_out_endpoint() -> dict[str, Any]:
-    """The fields of an endpoint."""
     fields: dict[str, Any] = {}
     fields["address"] = gr.Textbox(
         label=_("Address"), placeholder="https://api.openai.com/v1", max_length=500, elem_id="judge-address"

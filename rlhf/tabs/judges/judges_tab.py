@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -13,7 +12,20 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Annotator, Feedback, UserError, now
 from annotation.store import project_store
 from annotation.tabs.address import place_bar, told, visits
-from annotation.tabs.components import QUEUED, QUIET, acting_box, drafted, html_box, opening_of, text_in, whole_number
+from annotation.tabs.components import (
+    QUEUED,
+    QUIET,
+    Seen,
+    Update,
+    acting_box,
+    drafted,
+    html_box,
+    open_choice,
+    opening_of,
+    text_in,
+    undrafted,
+    whole_number,
+)
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _, ngettext, numeral
@@ -34,15 +46,13 @@ from rlhf.judges.judge_store import Judge, JudgeScope
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.judges import judge_card, judge_form, rubric_form
-from rlhf.tabs.judges.judge_form import CHOSEN, JudgeFormPage
+from rlhf.tabs.judges.judge_form import CHOSEN
 from rlhf.tabs.overview import next_steps
 from rlhf.tabs.runs import job_cards
 
 POLL_SECONDS = 3
 SHOWN_VERDICTS = 20
 
-Update = dict[str, Any]
-Seen = dict[str, Any]
 
 MODES: Mapping[str, tuple[str, str]] = {
     "people": (
@@ -153,15 +163,8 @@ def form_of(feedback: Feedback) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------- the judges
 HEADERS = (
-    *(
-        N_("Judge"),
-        N_("What it is"),
-        N_("Switched"),
-        N_("Agrees with people"),
-        N_("Contradicts itself"),
-        N_("Chose the first shown"),
-    ),
-    *(N_("Verdicts"), N_("Tokens in · out"), N_("Cost")),
+    *(N_("Judge"), N_("What it is"), N_("Switched"), N_("Agrees with people"), N_("Contradicts itself")),
+    *(N_("Chose the first shown"), N_("Verdicts"), N_("Tokens in · out"), N_("Cost")),
 )
 NUMBERS = (N_("Verdicts"), N_("Tokens in · out"), N_("Cost"))
 
@@ -226,7 +229,6 @@ def latest_verdicts(found: Sequence[VerdictView]) -> str:
 
 
 def verdicts_table(found: Sequence[VerdictView]) -> str:
-    """The latest verdicts, letter for letter."""
     rows = [
         (
             f"#{one.comparison_id}",
@@ -315,11 +317,8 @@ def judge_candidate(context: Context, judge: Judge, revision: Any, most: Any, re
         raise UserError(_("Choose the candidate whose answers are to be judged."))
     policy = registry.by_revision(context.db, text_in(revision))
     if not judge_store.to_judge(context.db, judge, "candidate", 1, policy.id):
-        raise UserError(
-            _("There is no comparison of {revision} that {name} has not judged.").format(
-                revision=policy.revision, name=judge.name
-            )
-        )
+        said = _("There is no comparison of {revision} that {name} has not judged.")
+        raise UserError(said.format(revision=policy.revision, name=judge.name))
     number = submit(context, judge, "candidate", most, requested_by, policy.revision)
     return _("Job {number} was queued.").format(number=number)
 
@@ -475,23 +474,34 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
 FEEDBACK = ("mode", "audit", "unsure", "check")
 
 
-@dataclass(frozen=True)
 class JudgesPage:
-    """The tab's components: `parts` follow the rows, `said` is what the buttons beside it did.
+    """The tab's components down to the rubric; nothing of the rows is in them.
 
-    `seen` is what this session was sent last: fields that differ from its "sent" are a draft.
+    `parts` follow the rows, `said` is what the buttons beside it did. `seen` is what this session was sent last: fields
+    that differ from its "sent" are a draft.
     """
 
-    parts: Mapping[str, Any]
-    said: Mapping[str, Any]
-    feedback: Mapping[str, Any]
-    making: gr.Accordion
-    form: JudgeFormPage
-    most: gr.Number
-    save: gr.Button
-    add: gr.Button
-    seen: gr.State
-    pulse: gr.HTML
+    def __init__(self) -> None:
+        parts: dict[str, Any] = {}
+        said: dict[str, Any] = {}
+        gr.Markdown(_("## Who judges"))
+        parts["standing"] = html_box()
+        self.feedback = lay_out_feedback()
+        self.save = button(_("Save"), "judges-save", "primary")
+        said["save"] = html_box()
+        gr.Markdown(_("## The judges"))
+        parts["judges"] = html_box()
+        with gr.Accordion(_("Make a judge"), open=False) as self.making:
+            html_box(paragraph(_(JUDGES_NOTE), "quiet"))
+            self.form = judge_form.lay_out()
+            self.add = button(_("Make this judge"), "judge-add", "primary")
+        said["add"] = acting_box(speaks=True, elem_id="judge-made")
+        parts |= {name: self.form.fields[name] for name in CHOSEN}
+        with gr.Column(visible=False) as parts["one"]:
+            self.most = lay_out_one(parts, said)
+            parts["verdicts"] = html_box()
+        self.parts, self.said = parts, said
+        self.seen, self.pulse = gr.State({}), pulse(POLL_SECONDS)
 
     @property
     def looked(self) -> list[Any]:
@@ -521,63 +531,24 @@ class JudgesPage:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
-    page = lay_out()
+    page = JudgesPage()
     rubric_form.build(context, opening_of(demo), page.parts["selector"])
     wire_views(page, context)
     wire_judges(page, context)
     wire_jobs(page, context)
 
 
-def lay_out() -> JudgesPage:
-    """The components down to the rubric; nothing of the rows is in them."""
-    parts: dict[str, Any] = {}
-    said: dict[str, Any] = {}
-    gr.Markdown(_("## Who judges"))
-    parts["standing"] = html_box()
-    feedback = lay_out_feedback()
-    save = button(_("Save"), "judges-save", "primary")
-    said["save"] = html_box()
-    gr.Markdown(_("## The judges"))
-    parts["judges"] = html_box()
-    with gr.Accordion(_("Make a judge"), open=False) as making:
-        html_box(paragraph(_(JUDGES_NOTE), "quiet"))
-        form = judge_form.lay_out()
-        add = button(_("Make this judge"), "judge-add", "primary")
-    said["add"] = acting_box(speaks=True, elem_id="judge-made")
-    parts |= {name: form.fields[name] for name in CHOSEN}
-    with gr.Column(visible=False) as parts["one"]:
-        most = lay_out_one(parts, said)
-        parts["verdicts"] = html_box()
-    return JudgesPage(
-        parts=parts,
-        said=said,
-        feedback=feedback,
-        making=making,
-        form=form,
-        most=most,
-        save=save,
-        add=add,
-        seen=gr.State({}),
-        pulse=pulse(POLL_SECONDS),
-    )
-
-
 def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
     """The components about one judge, which are there once there is a judge; returns how much is judged at most."""
     with gr.Row():
-        # A choice made before the app was restarted must still be accepted after it.
-        parts["selector"] = gr.Dropdown(
-            [], label=_("Judge to look at"), allow_custom_value=True, elem_id="judge-selector"
-        )
+        parts["selector"] = open_choice(_("Judge to look at"), elem_id="judge-selector")
         most = whole_number(_("Comparisons to judge, at most"), JudgeSpec.comparisons)
     with gr.Row():
         parts["judge_open"] = button(_("Judge the open comparisons now"), "judge-open", "primary", visible=False)
         parts["judge_judged"] = button(_("Judge what people have judged"), "judge-judged", visible=False)
         parts["switch"] = button(_(SWITCH[False]), "judge-switch", interactive=False)
     with gr.Row():
-        parts["candidate"] = gr.Dropdown(
-            [], label=_("Candidate"), allow_custom_value=True, visible=False, elem_id="judge-candidate-of"
-        )
+        parts["candidate"] = open_choice(_("Candidate"), visible=False, elem_id="judge-candidate-of")
         parts["judge_candidate"] = button(_("Judge the candidate's answers"), "judge-candidate", visible=False)
     said["jobs"] = acting_box(speaks=True, elem_id="judge-said")
     parts["said_while"] = gr.State()  # the job then; not in `seen`: a late poll puts back an older one of these
@@ -626,11 +597,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
     def open_judges(annotator: Annotator, place: Place, was: Any, *here: Any) -> list[Any]:
         changed, seen = view(context, place.first, {})
         sent, holds = was.get("sent", {}) if isinstance(was, dict) else {}, form_of(project_store.feedback(context.db))
-        fresh = {
-            name: holds[name]
-            for name, value in zip(FEEDBACK, here, strict=True)
-            if name not in sent or value == sent[name]
-        }
+        fresh = undrafted(sent, dict(zip(FEEDBACK, here, strict=True)), holds)
         drafts = [fresh.get(name, gr.skip()) for name in FEEDBACK]
         unknown = unknown_judge(context.db, place.first)
         shown = page.sent(changed, {**seen, "sent": {**sent, **fresh}}, said_where(unknown), unknown)

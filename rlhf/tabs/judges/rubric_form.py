@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,18 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, row_number, text_in, whole_number
+from annotation.tabs.components import (
+    QUEUED,
+    QUIET,
+    button,
+    drafted,
+    html_box,
+    open_choice,
+    row_number,
+    text_in,
+    undrafted,
+    whole_number,
+)
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui.markup import label, log, paragraph, sides, status
@@ -83,11 +93,8 @@ def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
     """What a judge is sent about two answers of a comparison, in both orders, letter for letter. Raises UserError."""
     db = context.db
     if judge is not None and judge.backend == "reward-model":
-        return status(
-            _("{name} is a reward model: it is sent no prompt, and scores each answer by itself.").format(
-                name=judge.name
-            )
-        )
+        said = _("{name} is a reward model: it is sent no prompt, and scores each answer by itself.")
+        return status(said.format(name=judge.name))
     found, rubric = comparison_in(db, number), judge_store.rubric(db)
     tokenizer = tokenizer_of(context, judge) if judge is not None and judge.backend == "local" else None
     boxes = [
@@ -153,84 +160,58 @@ def prompt_of(rubric: Rubric, found: PromptComparison, pair: tuple[int, int], to
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
-@dataclass(frozen=True)
 class RubricFormPage:
-    """The components. `sent` is what this session was sent last: fields that differ from it are a draft."""
+    """The components, without any value. `sent` is what this session was sent last: fields that differ are a draft."""
 
-    holding: gr.HTML
-    form: Mapping[str, Any]
-    save: gr.Button
-    said: gr.HTML
-    versions: gr.Dropdown
-    earlier: gr.Textbox
-    edit: gr.Button
-    number: gr.Textbox
-    show: gr.Button
-    prompt: gr.HTML
-    sent: gr.State
+    def __init__(self) -> None:
+        with gr.Accordion(_("The rubric: what judges go by"), open=False, elem_id="rubric"):
+            self.holding = html_box()
+            self.form: dict[str, Any] = {}
+            self.form["instruction"] = gr.Textbox(
+                label=_("Instruction"),
+                lines=3,
+                max_lines=12,
+                max_length=rubrics.MAXIMUM_INSTRUCTION,
+                elem_id="rubric-instruction",
+            )
+            self.form["principles"] = gr.Textbox(
+                label=_("Principles, one a line"),
+                lines=7,
+                max_lines=30,
+                max_length=rubrics.MAXIMUM_PRINCIPLES * (rubrics.MAXIMUM_PRINCIPLE + 1),
+                elem_id="rubric-principles",
+            )
+            self.form["drawn"] = whole_number(
+                _("Principles drawn"), info=_("By lot for each comparison."), placeholder=_("all")
+            )
+            self.save = button(_("Save as a new version"), 240, "rubric-save", "primary")
+            self.said = html_box()
+            with gr.Accordion(_("Every version"), open=False):
+                self.versions = open_choice(_("Version"), elem_id="rubric-versions")
+                self.earlier = gr.Textbox(
+                    label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"]
+                )
+                self.edit = button(_("Edit this version"), 180, "rubric-edit")
+            with gr.Accordion(_("The prompt as sent"), open=False):
+                self.number = gr.Textbox(
+                    label=_("Comparison"),
+                    info=_("Its number; empty for the latest."),
+                    max_length=20,
+                    elem_id="rubric-comparison",
+                )
+                self.show = button(_("Show the prompt"), 200, "rubric-prompt")
+                self.prompt = html_box()
+        self.sent = gr.State({})
 
     @property
     def fields(self) -> list[Any]:
-        """The rubric's fields, in the order of FIELDS."""
+        """In the order of FIELDS."""
         return [self.form[name] for name in FIELDS]
 
 
 def build(context: Context, opening: Callable[..., Any], selector: gr.Dropdown) -> None:
     """Lay the part out inside the caller's tab and wire it; `selector` chooses the judge whose prompt is shown."""
-    wire(lay_out(), context, opening, selector)
-
-
-def lay_out() -> RubricFormPage:
-    """The components, top to bottom, without any value."""
-    with gr.Accordion(_("The rubric: what judges go by"), open=False, elem_id="rubric"):
-        holding = html_box()
-        form: dict[str, Any] = {}
-        form["instruction"] = gr.Textbox(
-            label=_("Instruction"),
-            lines=3,
-            max_lines=12,
-            max_length=rubrics.MAXIMUM_INSTRUCTION,
-            elem_id="rubric-instruction",
-        )
-        form["principles"] = gr.Textbox(
-            label=_("Principles, one a line"),
-            lines=7,
-            max_lines=30,
-            max_length=rubrics.MAXIMUM_PRINCIPLES * (rubrics.MAXIMUM_PRINCIPLE + 1),
-            elem_id="rubric-principles",
-        )
-        form["drawn"] = whole_number(_("Principles drawn"), info=_("By lot for each comparison."), placeholder=_("all"))
-        save = gr.Button(
-            _("Save as a new version"), variant="primary", size="md", scale=0, min_width=240, elem_id="rubric-save"
-        )
-        said = html_box()
-        with gr.Accordion(_("Every version"), open=False):
-            # A choice made before the app was restarted must still be accepted after it.
-            chosen = gr.Dropdown([], label=_("Version"), allow_custom_value=True, elem_id="rubric-versions")
-            earlier = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
-            edit = gr.Button(_("Edit this version"), size="md", scale=0, min_width=180, elem_id="rubric-edit")
-        with gr.Accordion(_("The prompt as sent"), open=False):
-            number = gr.Textbox(
-                label=_("Comparison"),
-                info=_("Its number; empty for the latest."),
-                max_length=20,
-                elem_id="rubric-comparison",
-            )
-            show = gr.Button(_("Show the prompt"), size="md", scale=0, min_width=200, elem_id="rubric-prompt")
-            prompt = html_box()
-    return RubricFormPage(
-        holding=holding,
-        form=form,
-        save=save,
-        said=said,
-        versions=chosen,
-        earlier=earlier,
-        edit=edit,
-        number=number,
-        show=show,
-        prompt=prompt,
-        sent=gr.State({}),
-    )
+    wire(RubricFormPage(), context, opening, selector)
 
 
 def fields_with(values: Mapping[str, Any]) -> list[Any]:
@@ -255,10 +236,8 @@ def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], se
 
     @admin
     def open_rubric(annotator: Annotator, sent: Any, *here: Any) -> list[Any]:
-        was, holds = sent if isinstance(sent, dict) else {}, form_of(judge_store.rubric(db))
-        fresh = {
-            name: holds[name] for name, value in zip(FIELDS, here, strict=True) if name not in was or value == was[name]
-        }
+        was = sent if isinstance(sent, dict) else {}
+        fresh = undrafted(was, dict(zip(FIELDS, here, strict=True)), form_of(judge_store.rubric(db)))
         return [*held(db), *fields_with(fresh), {**was, **fresh}]
 
     @admin

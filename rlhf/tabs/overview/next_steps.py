@@ -25,12 +25,10 @@ class NextStep:
 
 
 def run(job: Job) -> str:
-    """The address of a job."""
     return link("runs", Place((str(job.id),)))
 
 
 def iteration(revision: str) -> str:
-    """The address of a policy."""
     return link("iterations", Place((revision,)))
 
 

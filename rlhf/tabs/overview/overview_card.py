@@ -50,11 +50,8 @@ class Standing:
 
 def strip(standing: Standing) -> str:
     """What stands above every page: where things stand, what would teach more, and the most pressing step."""
-    parts = [
-        _("{revision} serves").format(revision=standing.serves),
-        judged_words(standing),
-        running_words(standing),
-    ]
+    told = _("{revision} serves")
+    parts = [told.format(revision=standing.serves), judged_words(standing), running_words(standing)]
     said = "".join(f"<span>{escape(part)}</span>" for part in parts)
     if standing.offer is not None:
         said += within(Way(standing.offer.address, standing.offer.words))

@@ -33,7 +33,6 @@ COURSE = 8
 
 
 def overview_of(db: Database, annotator_id: int) -> str:
-    """The Overview as it is now for this annotator."""
     serving, base = registry.serving(db), registry.by_revision(db, "base")
     rate = None if serving.id == base.id else win_rates.by_people(db, serving, base)
     latest = job_store.recent(db, job_store.waiting_kinds(), 1)

@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
 from annotation.store import project_store
 from annotation.tabs.address import place_bar, told, visits
-from annotation.tabs.components import QUEUED, QUIET, html_box, text_in, whole_number
+from annotation.tabs.components import QUEUED, QUIET, Update, button, html_box, open_choice, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, ngettext
@@ -40,7 +40,6 @@ WHO_JUDGES = {
     "ai": N_("AI judges judge it, and people do not."),
     "mixed": N_("AI judges judge it first, and people where these can't label it or a lot is drawn."),
 }
-Update = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------ what the page shows
@@ -193,7 +192,6 @@ class PlaygroundPage:
     seen: gr.State
 
     def some(self, names: Sequence[str]) -> list[Any]:
-        """Components by their names."""
         return [self.parts[name] for name in names]
 
     @property
@@ -210,14 +208,8 @@ class PlaygroundPage:
 def lay_out() -> PlaygroundPage:
     """The components, top to bottom, without anything from the rows."""
     parts: dict[str, Any] = {}
-    # A choice made before the app was restarted must still be accepted after it.
-    parts["models"] = gr.Dropdown(
-        [],
-        multiselect=True,
-        max_choices=playground_store.COLUMNS,
-        label=_("Models"),
-        allow_custom_value=True,
-        elem_id="chat-models",
+    parts["models"] = open_choice(
+        _("Models"), multiselect=True, max_choices=playground_store.COLUMNS, elem_id="chat-models"
     )
     with gr.Accordion(_("System prompt, sampling and seed"), open=False):
         parts["system"] = gr.Textbox(
@@ -239,10 +231,10 @@ def lay_out() -> PlaygroundPage:
         elem_id="chat-message",
     )
     with gr.Row():
-        parts["send"] = button(_("Send"), "send", 110, "primary")
-        parts["stop"] = button(_("Stop"), "stop", 110, "stop")
-        parts["new"] = button(_("New conversation"), "new", 180)
-        parts["compare"] = button(_("Send to annotation"), "compare", 190)
+        parts["send"] = button(_("Send"), 110, "chat-send", "primary")
+        parts["stop"] = button(_("Stop"), 110, "chat-stop", "stop")
+        parts["new"] = button(_("New conversation"), 180, "chat-new")
+        parts["compare"] = button(_("Send to annotation"), 190, "chat-compare")
         modes = [(_(name), name) for name in MODES]
         parts["mode"] = gr.Radio(
             modes, value=LITERAL, label=_("How answers are shown"), show_label=False, container=False, min_width=280
@@ -251,11 +243,6 @@ def lay_out() -> PlaygroundPage:
     parts |= prompt_set_form.lay_out()
     parts["pulse"] = pulse()
     return PlaygroundPage(parts, gr.State({}), gr.State({}))
-
-
-def button(label: str, name: str, width: int, variant: prompt_set_form.Variant = "secondary") -> gr.Button:
-    """A button wide enough for its label on one line."""
-    return gr.Button(label, variant=variant, size="md", scale=0, min_width=width, elem_id=f"chat-{name}")
 
 
 def build(demo: gr.Blocks, context: Context) -> None:

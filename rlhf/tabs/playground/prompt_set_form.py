@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError
 from annotation.store import prompt_store
-from annotation.tabs.components import QUEUED, html_box, text_in, whole_number
+from annotation.tabs.components import QUEUED, button, html_box, open_choice, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _, numeral
 from annotation.ui import markup
@@ -32,7 +32,6 @@ SPLITS: Mapping[str, str] = {
 }
 LISTED_FILES = 20
 MAXIMUM_EACH = 16
-Variant = Literal["primary", "secondary", "stop"]
 ASKED = ("revision", "split", "source", "each", "temperature", "min_p", "tokens", "seed")
 # What gets its choices when the tab is opened.
 OPENED = ("revision", "source")
@@ -124,29 +123,17 @@ def lay_out() -> dict[str, Any]:
     parts: dict[str, Any] = {}
     with gr.Accordion(_("Let a policy answer a prompt set"), open=False):
         with gr.Row():
-            parts["revision"] = gr.Dropdown(
-                [],
-                label=_("Policy"),
-                info=_("Nothing chosen: the one that serves."),
-                allow_custom_value=True,
-                min_width=200,
-            )
+            parts["revision"] = open_choice(_("Policy"), info=_("Nothing chosen: the one that serves."), min_width=200)
             parts["split"] = gr.Dropdown(
                 [(_(label), split) for split, label in SPLITS.items()],
                 value="held-out",
                 label=_("Prompts"),
                 min_width=200,
             )
-            parts["source"] = gr.Dropdown(
-                [],
-                label=_("Source"),
-                info=_("Nothing chosen: whatever source."),
-                allow_custom_value=True,
-                min_width=200,
-            )
+            parts["source"] = open_choice(_("Source"), info=_("Nothing chosen: whatever source."), min_width=200)
             parts["each"] = whole_number(_("Answers to each"), 1, min_width=140)
         html_box(paragraph(_("It draws with the sampling and the seed above, and waits in the queue like a training.")))
-        parts["answer"] = gr.Button(_("Answer them"), size="md", scale=0, min_width=150, elem_id="answer-start")
+        parts["answer"] = button(_("Answer them"), 150, "answer-start")
         parts["queued"] = html_box()
         parts["files"] = html_box()
     return parts

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from annotation.records import Annotator
-from annotation.tabs.components import QUEUED
+from annotation.tabs.components import QUEUED, button
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _, ngettext
 from annotation.web.space import ZERO_GPU_NOTICE
@@ -20,7 +20,7 @@ def build(context: Context) -> None:
     """Lay it out inside the caller's block."""
     gr.Markdown(_(ZERO_GPU_NOTICE), elem_id="zero-gpu")
     with gr.Row():
-        write = gr.Button(_("Write answers"), size="md", min_width=130, scale=0)
+        write = button(_("Write answers"), 130)
         outcome: Any = gr.Textbox(label=_("What was written"), interactive=False)
     # A GPU is lent to events that go through the queue.
     write.click(

@@ -33,8 +33,6 @@ OTHER_LOSSES = N_("These runs minimise different losses: compare the shapes of t
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run with what is known of it."""
-
     job: Job
     metrics: Sequence[Mapping[str, Any]]
     made: str | None
@@ -82,7 +80,6 @@ def settings_table(runs: Sequence[RunSummary]) -> str:
 
 
 def setting(kind: type[JobSpec], name: str, value: Any) -> str:
-    """A setting's value in a cell, as on its form."""
     if value is None or value == "":
         return NOTHING
     if isinstance(value, bool):

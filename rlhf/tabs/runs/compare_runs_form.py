@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from annotation.database import Database
-from annotation.tabs.components import html_box, row_number
+from annotation.tabs.components import Update, html_box, open_choice, row_number
 from annotation.translation import _
 from annotation.ui import line_plots
 from annotation.ui.markup import Download
@@ -21,7 +21,6 @@ from rlhf.tabs.plot_zoom import LookedAt
 from rlhf.tabs.runs import compare_runs, job_words
 from rlhf.tabs.runs.compare_runs import RunSummary
 
-Update = dict[str, Any]
 LISTED = 100
 LOOK = "comparison"
 # As many as there are hues to tell the curves apart.
@@ -38,13 +37,11 @@ def lay_out() -> dict[str, Any]:
 def lay_out_comparison() -> dict[str, Any]:
     """The components of the comparison, which are there once there are two runs."""
     return {
-        "compared": gr.Dropdown(
-            [],
-            label=_("Runs to compare"),
+        "compared": open_choice(
+            _("Runs to compare"),
             info=_("Two or more, up to {most}.").format(most=MOST),
             multiselect=True,
             max_choices=MOST,
-            allow_custom_value=True,
             elem_id="compare-runs",
         ),
         "settings": html_box(),

@@ -110,15 +110,11 @@ RENTED: Mapping[str, str] = {
 
 
 def headline(job: Job, at: str) -> str:
-    """A job's state in a sentence."""
     if job.flavor is not None and job.status in RENTED:
         return f"{_(RENTED[job.status])} {message(job)}".strip()
     if job.status == "queued":
-        return (
-            _("Queued; it starts when it is first in the queue and its device is free. {message}")
-            .format(message=message(job))
-            .strip()
-        )
+        said = _("Queued; it starts when it is first in the queue and its device is free. {message}")
+        return said.format(message=message(job)).strip()
     if job.status == "running":
         silent = seconds_between(job.heartbeat or at, at)
         if silent > LOST_AFTER_SECONDS / 2:
@@ -265,7 +261,6 @@ def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
 
 
 def log_box(lines: Sequence[str]) -> str:
-    """The log's tail, literally."""
     text = escape("\n".join(lines)) if lines else _("The log is empty so far.")
     label = _("Log (times in UTC)")
     return f'<p class="label">{escape(label)}</p><pre class="log tail" tabindex="0"><span>{text}</span></pre>'
@@ -308,7 +303,6 @@ def rented_state(job: Job, at: str) -> str:
 
 
 def queue_row(job: Job, state: str) -> tuple[str, str, str, str]:
-    """One job in the queue."""
     return (str(job.id), about(job), who(job.requested_by), state)
 
 

@@ -95,14 +95,8 @@ def pace_facts(spec: TrainingSpec) -> Facts:
 def adapter_facts(spec: TrainingSpec) -> Facts:
     """The shape of what is trained, where it is an adapter."""
     if spec.method == "prompt":
-        return [
-            (
-                _("Virtual tokens"),
-                _("{virtual_tokens}, from {virtual_init}").format(
-                    virtual_tokens=spec.virtual_tokens, virtual_init=spec.virtual_init
-                ),
-            )
-        ]
+        said = _("{virtual_tokens}, from {virtual_init}")
+        return [(_("Virtual tokens"), said.format(virtual_tokens=spec.virtual_tokens, virtual_init=spec.virtual_init))]
     if spec.method == "full":
         return []
     more = [name for name, on in (("DoRA", spec.dora), ("rsLoRA", spec.rslora)) if on]

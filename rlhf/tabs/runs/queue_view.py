@@ -9,13 +9,12 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.tabs.components import acting_box, html_box
+from annotation.tabs.components import Update, acting_box, button, html_box, open_choice
 from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.tabs.runs import job_cards, job_words
 
-Update = dict[str, Any]
 BUTTONS = ("up", "down", "take_out")
 
 
@@ -23,19 +22,14 @@ def lay_out() -> dict[str, Any]:
     """The components, without any value."""
     parts: dict[str, Any] = {"queue": html_box()}
     with gr.Column(visible=False) as choice:
-        parts["queued"] = gr.Dropdown([], label=_("A waiting job"), allow_custom_value=True, elem_id="queue-job")
+        parts["queued"] = open_choice(_("A waiting job"), elem_id="queue-job")
         with gr.Row():
-            parts["up"] = button(_("Move up"), "queue-up")
-            parts["down"] = button(_("Move down"), "queue-down")
-            parts["take_out"] = button(_("Take it out"), "queue-take-out")
+            parts["up"] = button(_("Move up"), 120, "queue-up")
+            parts["down"] = button(_("Move down"), 120, "queue-down")
+            parts["take_out"] = button(_("Take it out"), 120, "queue-take-out")
     parts["queue_choice"] = choice
     parts["queue_said"] = acting_box(speaks=True, elem_id="queue-said")
     return parts
-
-
-def button(label: str, name: str) -> gr.Button:
-    """A button that acts on the chosen job; none of them does what can't be undone."""
-    return gr.Button(label, size="md", scale=0, min_width=120, elem_id=name)
 
 
 def parts_of(db: Database, chosen: Any, at: str) -> dict[str, Update]:

@@ -32,8 +32,6 @@ NEWEST: Final = "newest"
 
 @dataclass(frozen=True)
 class Listed:
-    """A run in the list."""
-
     job: Job
     label: RunLabel
     made: Policy | None
@@ -95,7 +93,6 @@ def runs_table(runs: Sequence[Listed], search: str) -> str:
 
 
 def row(run: Listed) -> Sequence[Cell]:
-    """One run."""
     job, worse = run.job, setback(run.job)
     status = Chip(_(STATUS_WORDS[job.status]), "bad" if worse else STATUS_COLOURS.get(job.status, ""))
     made: Cell = NOTHING if run.made is None else run.made.revision

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import gradio as gr
 
 from annotation.database import Database
-from annotation.tabs.components import acting_box, asking_box, html_box
+from annotation.tabs.components import Update, acting_box, asking_box, button, html_box
 from annotation.tabs.guard import Context
 from annotation.translation import N_, _
 from annotation.ui import formatting
@@ -30,8 +30,6 @@ from rlhf.tabs import downloads
 from rlhf.tabs.iterations import check_report, iteration_card
 from rlhf.tabs.runs import job_cards, reward_model_card
 
-Update = dict[str, Any]
-Variant = Literal["primary", "secondary", "stop"]
 NEW_RUN_SENTENCE = N_("“Start a new run” fills in a form with this as the parent.")
 
 
@@ -42,28 +40,22 @@ def lay_out() -> dict[str, Any]:
         parts["report"] = html_box()
     with gr.Column(visible=False) as actions:
         with gr.Row():
-            parts["promote"] = button(_("Use it in the loop"), "promote", 180, "primary")
-            parts["check"] = button(_("Check it now"), "check", 140)
-            parts["new_run"] = button(_("Start a new run from this adapter"), "new_run", 300)
+            parts["promote"] = button(_("Use it in the loop"), 180, "run-promote", "primary")
+            parts["check"] = button(_("Check it now"), 140, "run-check")
+            parts["new_run"] = button(_("Start a new run from this adapter"), 300, "run-new-run")
             parts["new_run_why"] = html_box()
-            parts["merge"] = button(_("Merge into 16-bit weights"), "merge", 240)
-            parts["delete"] = button(_("Delete with its files"), "delete", 210, "stop")
+            parts["merge"] = button(_("Merge into 16-bit weights"), 240, "run-merge")
+            parts["delete"] = button(_("Delete with its files"), 210, "run-delete", "stop")
         parts["objection"] = html_box()
         parts["acted"] = acting_box(speaks=True, elem_id="run-acted")
         with gr.Column(visible=False) as confirm:
             parts["question"] = asking_box()
             with gr.Row():
-                parts["really"] = button(_("Yes, delete the files"), "really", 190, "stop")
-                parts["keep"] = button(_("No, keep them"), "keep", 150)
+                parts["really"] = button(_("Yes, delete the files"), 190, "run-really", "stop")
+                parts["keep"] = button(_("No, keep them"), 150, "run-keep")
         parts["confirm"] = confirm
     parts["actions"] = actions
     return parts
-
-
-def button(label: str, name: str, width: int, variant: Variant = "secondary", visible: bool = True) -> gr.Button:
-    """A button that acts on a run or on what it made, wide enough for its label on one line."""
-    element = f"run-{name.replace('_', '-')}"
-    return gr.Button(label, variant=variant, size="md", scale=0, min_width=width, elem_id=element, visible=visible)
 
 
 def subject_of(context: Context, job: Job | None) -> Policy | None:

@@ -28,7 +28,6 @@ from rlhf.tabs.runs.compare_runs import RunSummary, figures
 
 
 def report_of(db: Database, data_dir: Path, job: Job) -> str:
-    """The whole report of a job."""
     made = registry.of_job(db, job.id)
     check = check_of(job) or (None if made is None else newest_check(db, made.revision))
     metrics = job_store.metrics(db, job.id)

@@ -11,7 +11,19 @@ import gradio as gr
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.address import place_bar, told, told_view, visits
-from annotation.tabs.components import QUEUED, QUIET, FollowedPage, acting_box, html_box, row_number, text_in
+from annotation.tabs.components import (
+    QUEUED,
+    QUIET,
+    FollowedPage,
+    Seen,
+    Update,
+    acting_box,
+    button,
+    html_box,
+    open_choice,
+    row_number,
+    text_in,
+)
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _
@@ -63,9 +75,7 @@ HALF_SENTENCE = N_(
 )
 CANCELLABLE, RESUMABLE = ("queued", "running"), ("lost", "cancelled", "failed")
 
-Update = dict[str, Any]
 Metrics = Sequence[Mapping[str, Any]]
-Seen = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------ what the page shows
@@ -133,7 +143,6 @@ def resume_note(db: Database, job: Job) -> str:
 
 
 def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str:
-    """The job in words, with its progress."""
     if job is None:
         return markup.notice(_("Nothing has been run yet. Start a run on the Train tab."))
     left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
@@ -141,7 +150,6 @@ def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str
 
 
 def job_facts(db: Database, job: Job) -> str:
-    """The settings and data of a job."""
     data = snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, TrainingSpec) else SnapshotCounts()
     return job_cards.job_facts(job, data, rental_store.found(db, job.id))
 
@@ -402,9 +410,9 @@ def asked_about(context: Context, seen: Any) -> str:
     """The files that a person is to be asked about. Raises UserError while they can't be deleted."""
     if not isinstance(seen, dict) or not isinstance(seen.get("files"), str):
         raise UserError(_("This job has left no files that could be deleted."))
-    if seen["revision"] is not None:
-        for sentence in preconditions.needed_by(context.db, registry.by_revision(context.db, seen["revision"])):
-            raise UserError(sentence)
+    made = None if seen["revision"] is None else registry.by_revision(context.db, seen["revision"])
+    if made is not None and (needed := preconditions.needed_by(context.db, made)):
+        raise UserError(needed)
     return str(seen["files"])
 
 
@@ -456,7 +464,6 @@ class RunsPage(FollowedPage):
         return [*(self.parts[part] for part in plot_zoom.names(name)), self.seen]
 
     def sent_of(self, name: str, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
-        """What goes to them."""
         return [*(changed.get(part, gr.skip()) for part in plot_zoom.names(name)), seen]
 
 
@@ -471,19 +478,14 @@ def lay_out() -> RunsPage:
             orders = [(_(words), name) for name, words in run_list.ORDERS.items()]
             parts["order"] = gr.Dropdown(orders, value=NEWEST, label=_("Order"), elem_id="run-order", min_width=160)
         parts["jobs"] = html_box()
-    parts["selector"] = gr.Dropdown(
-        # A choice made before the app was restarted must still be accepted after it.
-        [(_("What runs now, or ran last"), LATEST)],
-        value=LATEST,
-        label=_("Job"),
-        allow_custom_value=True,
-        elem_id="run-job",
+    parts["selector"] = open_choice(
+        _("Job"), [(_("What runs now, or ran last"), LATEST)], value=LATEST, elem_id="run-job"
     )
     parts["card"] = html_box()
     with gr.Row():
-        parts["cancel"] = run_outcome.button(_("Cancel"), "cancel", 130, "stop", visible=False)
-        parts["resume"] = run_outcome.button(_("Resume this run"), "resume", 180, visible=False)
-        parts["half"] = run_outcome.button(_("Go on with half the batch"), "half", 220, visible=False)
+        parts["cancel"] = button(_("Cancel"), 130, "run-cancel", "stop", visible=False)
+        parts["resume"] = button(_("Resume this run"), 180, "run-resume", visible=False)
+        parts["half"] = button(_("Go on with half the batch"), 220, "run-half", visible=False)
         parts["resume_why"] = html_box()
     parts["resume_note"] = html_box()
     parts["said"] = acting_box(speaks=True, elem_id="run-said")
@@ -494,7 +496,7 @@ def lay_out() -> RunsPage:
         parts["notes"] = gr.Textbox(
             label=_("Notes"), lines=3, max_lines=20, max_length=run_labels.LONGEST_NOTES, elem_id="run-notes"
         )
-        parts["keep_label"] = run_outcome.button(_("Save"), "keep-label", 110)
+        parts["keep_label"] = button(_("Save"), 110, "run-keep-label")
         parts["labelled"] = html_box()
     parts |= run_outcome.lay_out()
     with gr.Row(elem_id="run-files"):

@@ -10,7 +10,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, whole_number
+from annotation.tabs.components import QUEUED, QUIET, button, drafted, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _, ngettext
 from annotation.ui import markup
@@ -60,7 +60,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             form["every"] = whole_number(_(EVERY))
             kinds = [(_(spec.automatic), kind) for kind, spec in controller.automatic_kinds().items()]
             form["algorithm"] = gr.Radio(kinds, label=_("How"))
-        button = gr.Button(_("Save"), size="md", scale=0, min_width=140, elem_id="auto-save")
+        save = button(_("Save"), 140, "auto-save")
         said = html_box()
     sent_before = gr.State({})
     labels = {name: str(field.label) for name, field in form.items()}
@@ -85,4 +85,4 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
 
     shown = [sent_before, *form.values(), said]
     opening(open_auto_train, None, shown, **QUIET)
-    button.click(save_auto_train, shown[:-1], shown, **QUEUED)
+    save.click(save_auto_train, shown[:-1], shown, **QUEUED)

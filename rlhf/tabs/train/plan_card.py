@@ -220,7 +220,6 @@ def legend(sequences: Sequence[TokenSequence]) -> str:
 
 
 def sequence_box(sequence: TokenSequence) -> str:
-    """One sequence, token by token."""
     trained = sum(span.tokens for span in sequence.spans if span.part in ("raised", "lowered"))
     titled = (
         ngettext(
@@ -307,7 +306,6 @@ def memory_table(fit: Fit, machine: Machine) -> str:
 
 
 def memory_row(name: str, amount: float, why: str, free: float) -> Row:
-    """One component."""
     part = amount / free if free else 1.0
     return (
         name,
@@ -359,18 +357,12 @@ def rate_note(spec: TrainingSpec, meant: TrainingSpec) -> str:
     said, method = [], _(SHORT_METHODS[meant.method])
     if spec.method == "auto":
         held = _("4 bits") if meant.method == "qlora" else meant.precision
-        said.append(
-            _("Automatic means {method} here: the parent's weights are held in {held}.").format(
-                method=method, held=held
-            )
-        )
+        told = _("Automatic means {method} here: the parent's weights are held in {held}.")
+        said.append(told.format(method=method, held=held))
     rate = meant.methods.get(meant.method)
     if not spec.learning_rate and rate is not None:
-        said.append(
-            _("Left empty, the learning rate is {short_number}, the default for {method} here ({source}).").format(
-                short_number=short_number(rate.value), method=method, source=_(rate.source)
-            )
-        )
+        told = _("Left empty, the learning rate is {short_number}, the default for {method} here ({source}).")
+        said.append(told.format(short_number=short_number(rate.value), method=method, source=_(rate.source)))
     said += spec.default_notes()
     return markup.unfold(_("What is left to defaults"), points(said)) if said else ""
 
@@ -397,11 +389,8 @@ def command_text(spec: JobSpec, data_dir: Path) -> str:
 def reward_intro(revision: str, trained: bool) -> str:
     """What is known of a chosen reward model, where its quality was not measured; whether it was `trained` here."""
     if not trained:
-        return notice(
-            _("{revision} has no finished training here, so nothing is known of how good it is.").format(
-                revision=revision
-            )
-        )
+        said = _("{revision} has no finished training here, so nothing is known of how good it is.")
+        return notice(said.format(revision=revision))
     return notice(
         _("{revision} was not checked on held-out comparisons when it was trained.").format(revision=revision)
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, asking_box, html_box, number_field, text_in
+from annotation.tabs.components import QUEUED, QUIET, asking_box, button, html_box, number_field, open_choice, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui import formatting, markup
@@ -31,92 +31,53 @@ NO_TOKEN = N_(
     "start jobs, then start Prefloop again."
 )
 ASKING = N_("The Hub was asked: open the list again in a few seconds.")
-Update = dict[str, Any]
 Begin = Callable[..., tuple[int, Sequence[Any]]]
 
 
-@dataclass(frozen=True)
 class RentalFormPage:
-    """The components of one form. `agreed` holds the terms that a person is being asked about."""
-
-    flavor: gr.Dropdown
-    price: gr.Number
-    hours: gr.Number
-    payer: gr.Textbox
-    prices: gr.Button
-    rent: gr.Button
-    question: gr.HTML
-    answers: gr.Row
-    yes: gr.Button
-    no: gr.Button
-    told: gr.HTML
-    """What became of asking for prices."""
-    said: gr.HTML
-    agreed: gr.State
-    section: gr.Accordion
-
-
-def lay_out(name: str) -> RentalFormPage:
     """The components, without any value from the rows."""
-    with gr.Accordion(_("On rented hardware"), open=False) as section:
-        html_box(paragraph(_(EXPLANATION), "quiet"))
-        if HELD not in os.environ:
-            html_box(paragraph(_(NO_TOKEN), "warning"))
-        with gr.Row():
-            flavor = gr.Dropdown(
-                [],
-                label=_("Hardware"),
-                info=_("As the Hub names it; the list is what it has told."),
-                allow_custom_value=True,
-                min_width=220,
-                elem_id=f"{name}-flavor",
-            )
-            price = number_field(
-                label=_("Dollars an hour"),
-                info=_("Filled in from the list. If the Hub asks for more, nothing is rented."),
-                min_width=160,
-                elem_id=f"{name}-price",
-            )
-            hours = gr.Number(
-                1,
-                label=_("Hours at most"),
-                info=_("Then it is ended, with nothing kept. Installing takes the first few minutes."),
-                min_width=160,
-                elem_id=f"{name}-hours",
-            )
-            payer = gr.Textbox(
-                label=_("Who pays"),
-                info=_("An organisation's name on the Hub, or empty for whose token it is."),
-                max_length=96,
-                min_width=160,
-            )
-        with gr.Row():
-            prices = gr.Button(_("Ask the Hub for its prices"), size="md", scale=0, min_width=270)
-            rent = gr.Button(_("Rent and train"), size="md", scale=0, min_width=160, elem_id=f"{name}-rent")
-        told = html_box()
-        question = asking_box()
-        with gr.Row(visible=False) as answers:
-            yes = gr.Button(
-                _("Spend it"), variant="primary", size="md", scale=0, min_width=200, elem_id=f"{name}-spend"
-            )
-            no = gr.Button(_("Don't"), size="md", scale=0, min_width=100)
-        said = html_box()
-    return RentalFormPage(
-        flavor=flavor,
-        price=price,
-        hours=hours,
-        payer=payer,
-        prices=prices,
-        rent=rent,
-        question=question,
-        answers=answers,
-        yes=yes,
-        no=no,
-        told=told,
-        said=said,
-        agreed=gr.State(None),
-        section=section,
-    )
+
+    def __init__(self, name: str) -> None:
+        with gr.Accordion(_("On rented hardware"), open=False) as self.section:
+            html_box(paragraph(_(EXPLANATION), "quiet"))
+            if HELD not in os.environ:
+                html_box(paragraph(_(NO_TOKEN), "warning"))
+            with gr.Row():
+                self.flavor = open_choice(
+                    _("Hardware"),
+                    info=_("As the Hub names it; the list is what it has told."),
+                    min_width=220,
+                    elem_id=f"{name}-flavor",
+                )
+                self.price = number_field(
+                    label=_("Dollars an hour"),
+                    info=_("Filled in from the list. If the Hub asks for more, nothing is rented."),
+                    min_width=160,
+                    elem_id=f"{name}-price",
+                )
+                self.hours = gr.Number(
+                    1,
+                    label=_("Hours at most"),
+                    info=_("Then it is ended, with nothing kept. Installing takes the first few minutes."),
+                    min_width=160,
+                    elem_id=f"{name}-hours",
+                )
+                self.payer = gr.Textbox(
+                    label=_("Who pays"),
+                    info=_("An organisation's name on the Hub, or empty for whose token it is."),
+                    max_length=96,
+                    min_width=160,
+                )
+            with gr.Row():
+                self.prices = button(_("Ask the Hub for its prices"), 270)
+                self.rent = button(_("Rent and train"), 160, f"{name}-rent")
+            self.told = html_box()  # what became of asking for prices
+            self.question = asking_box()
+            with gr.Row(visible=False) as self.answers:
+                self.yes = button(_("Spend it"), 200, f"{name}-spend", "primary")
+                self.no = button(_("Don't"), 100)
+            self.said = html_box()
+        self.agreed = gr.State(None)
 
 
 def choices(db: Database) -> list[tuple[str, str]]:

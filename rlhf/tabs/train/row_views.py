@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from annotation.records import Annotator, Split
-from annotation.tabs.components import QUEUED, html_box, whole_number
+from annotation.tabs.components import QUEUED, button, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.validation import whole
@@ -45,36 +44,22 @@ def survey(form: Form, preflight: Preflight, values: Mapping[str, Any]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
-@dataclass(frozen=True)
 class RowsPage:
-    """The components."""
-
-    accordion: gr.Accordion
-    split: gr.Radio
-    number: gr.Number
-    turns: Mapping[str, gr.Button]
-    row: gr.HTML
-    through: gr.Button
-    found: gr.HTML
-
-
-def lay_out(form: Form) -> RowsPage:
     """The components, top to bottom, without anything from the rows."""
-    splits = [(_(words), value) for words, value in (SPLITS if form.spec_type.items.to_check_with else SPLITS[:1])]
-    with gr.Accordion(_("Show a row, token by token"), open=False) as accordion:
-        with gr.Row():
-            split = gr.Radio(splits, value="train", label=_("Rows"), min_width=240, visible=len(splits) > 1)
-            number = whole_number(_(NUMBER), 1, min_width=140, elem_id=f"{form.name}-number")
-        with gr.Row():
-            turns = {
-                name: gr.Button(_(label), scale=0, min_width=86, size="md", elem_id=f"{form.name}-{name}")
-                for name, (label, _step) in TURNS.items()
-            }
-        row = html_box()
-    through = gr.Button(_("Look through all rows"), scale=0, min_width=240, size="md", elem_id=f"{form.name}-through")
-    return RowsPage(
-        accordion=accordion, split=split, number=number, turns=turns, row=row, through=through, found=html_box()
-    )
+
+    def __init__(self, form: Form) -> None:
+        splits = [(_(words), value) for words, value in (SPLITS if form.spec_type.items.to_check_with else SPLITS[:1])]
+        with gr.Accordion(_("Show a row, token by token"), open=False) as self.accordion:
+            with gr.Row():
+                self.split = gr.Radio(splits, value="train", label=_("Rows"), min_width=240, visible=len(splits) > 1)
+                self.number = whole_number(_(NUMBER), 1, min_width=140, elem_id=f"{form.name}-number")
+            with gr.Row():
+                self.turns = {
+                    name: button(_(label), 86, f"{form.name}-{name}") for name, (label, _step) in TURNS.items()
+                }
+            self.row = html_box()
+        self.through = button(_("Look through all rows"), 240, f"{form.name}-through")
+        self.found = html_box()
 
 
 def wire(page: RowsPage, form: Form, context: Context, preflight: Preflight, inputs: Sequence[Any]) -> Any:
@@ -98,8 +83,8 @@ def wire(page: RowsPage, form: Form, context: Context, preflight: Preflight, inp
 
     look_through.__name__ = f"through_{form.name}"
     turners = {name: turner(name) for name in TURNS}
-    for name, button in page.turns.items():
-        button.click(turners[name], looked, shown, **QUEUED)
+    for name, turning in page.turns.items():
+        turning.click(turners[name], looked, shown, **QUEUED)
     for again in (page.accordion.expand, page.split.input, page.number.submit):
         again(turners["show"], looked, shown, **QUEUED)
     return page.through.click(admin(look_through), [*inputs], page.found, **QUEUED)

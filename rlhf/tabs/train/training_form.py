@@ -10,7 +10,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, FollowedPage, html_box, meanings, whole_number
+from annotation.tabs.components import QUEUED, QUIET, FollowedPage, Seen, Update, html_box, meanings, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _, ngettext
@@ -32,8 +32,6 @@ FOLLOW_SECONDS = 4
 # The shapes that fields have, in the order of the page.
 SHAPES = ("lists", "choices", "typed", "switches")
 
-Update = dict[str, Any]
-Seen = dict[str, Any]
 Values = Mapping[str, Any]
 
 
@@ -231,10 +229,10 @@ def lay_out(form: Form) -> TrainingFormPage:
                 inputs |= field_inputs(form, names)
     with gr.Accordion(_("What it would learn from"), open=False):
         parts["data"] = html_box()
-        rows = row_views.lay_out(form)
+        rows = RowsPage(form)
     with gr.Accordion(_("What it would take"), open=False):
         parts["cost"] = html_box()
-    rented = rental_form.lay_out(form.name)
+    rented = rental_form.RentalFormPage(form.name)
     parts |= {"row": rows.row, "rows_found": rows.found}
     with gr.Accordion(_("As JSON, and on the command line"), open=False):
         parts["spec"] = to_copy(_("Spec"), f"{form.name}-spec")
@@ -260,7 +258,6 @@ def open_fields(form: Form) -> list[str]:
 
 
 def to_copy(label: str, element: str) -> gr.Textbox:
-    """A text to be copied."""
     return gr.Textbox(
         label=label,
         lines=4,

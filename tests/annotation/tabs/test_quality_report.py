@@ -124,7 +124,7 @@ def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
 
 def test_agreement_that_is_measured_is_not_said_to_be_unmeasurable() -> None:
     """Once set to one annotator, what several judged before still tells."""
-    assert quality_report.to_look_at(GOOD, replace(SHARED, overlap=1)) == []
+    assert not [*quality_report.to_look_at(GOOD, replace(SHARED, overlap=1))]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_agreement_that_is_measured_is_not_said_to_be_unmeasurable() -> None:
 )
 def test_what_calls_for_attention_is_said(changes: dict[str, object], project: Project, expected: str) -> None:
     figures = replace(GOOD, **changes)  # type: ignore[arg-type]
-    points = quality_report.to_look_at(figures, project)
+    points = [*quality_report.to_look_at(figures, project)]
     assert len(points) == 1
     assert expected in points[0]
 
@@ -203,7 +203,7 @@ def test_what_is_well_calls_for_nothing() -> None:
             "eve": Reliability(estimate=0.3, low=0.2, high=0.4, overlap=90, known=0, repeats=0),
         },
     )
-    assert quality_report.to_look_at(fine, SHARED) == []
+    assert not [*quality_report.to_look_at(fine, SHARED)]
 
 
 @pytest.mark.parametrize("alpha", [-0.2, 0.05, 0.2, 0.5, 0.7, 0.9])

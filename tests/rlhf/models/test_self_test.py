@@ -190,7 +190,7 @@ def test_no_adapter_is_trained_that_could_not_be_used_once_it_was_stored(
     directory = saved(tmp_path / "model", family, **SETTINGS.get(family, EXPERTS))
     result = try_model(directory)
     assert result.adapters == trains
-    assert [bool(result.problems(method)) for method in ("lora", "qlora", "full", "prompt")] == [
+    assert [bool(result.problem(method)) for method in ("lora", "qlora", "full", "prompt")] == [
         *[not trains] * 2,
         *[False] * 2,
     ]

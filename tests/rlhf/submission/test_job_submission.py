@@ -249,9 +249,9 @@ def test_what_a_waiting_check_measures_against_is_not_deleted(db: Database) -> N
         made = {"revision": name, "path": f"adapters/{name}", "sha256": "0" * 64}
         registry.add(db, algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=None, **made)
     anchor = registry.by_revision(db, "dpo-1")
-    assert preconditions.needed_by(db, anchor) == []
+    assert preconditions.needed_by(db, anchor) == ""
     job_store.enqueue(db, CheckSpec(candidate="dpo-2", against="base", anchor="dpo-1"), "ann")
-    assert preconditions.needed_by(db, anchor) == ["Job 1 needs dpo-1: wait for it, or cancel it."]
+    assert preconditions.needed_by(db, anchor) == "Job 1 needs dpo-1: wait for it, or cancel it."
 
 
 def test_what_the_gates_limits_are_against_is_not_deleted(db: Database, data_dir: Path) -> None:
@@ -262,9 +262,9 @@ def test_what_the_gates_limits_are_against_is_not_deleted(db: Database, data_dir
     with pytest.raises(UserError, match=r"limits are against dpo-1: choose another policy in the gate's rule first\."):
         job_submission.delete_policy(db, data_dir, "dpo-1", "ann")
     assert not registry.by_revision(db, "dpo-1").deleted
-    assert preconditions.needed_by(db, registry.by_revision(db, "dpo-2")) == []
+    assert preconditions.needed_by(db, registry.by_revision(db, "dpo-2")) == ""
     gate_decisions.set_rule(db, {})
-    assert preconditions.needed_by(db, registry.by_revision(db, "dpo-1")) == []
+    assert preconditions.needed_by(db, registry.by_revision(db, "dpo-1")) == ""
 
 
 def test_a_continued_training_uses_the_new_judgements_or_all(db: Database, data_dir: Path, judge: Judge) -> None:

@@ -272,8 +272,8 @@ def test_it_is_the_weights_under_the_parent_that_count(
     spec = DPOSpec(method="full", parent=full.revision, reference="parent")
     assert refusal(judged, spec) == ""
     assert "quantised" in refusal(judged, replace(spec, parent="base"))
-    assert preconditions.merge_problem(judged, adapter) == []
-    assert "quantised (4 bits), and there are none in 16 bits" in preconditions.merge_problem(judged, on_base)[0]
+    assert preconditions.merge_problem(judged, adapter) == ""
+    assert "quantised (4 bits), and there are none in 16 bits" in preconditions.merge_problem(judged, on_base)
     with pytest.raises(UserError, match="none in 16 bits"):
         job_submission.submit(judged, known.data_dir, MergeSpec(revision=on_base.revision), "ann")
     said = refusal(judged, RewardModelSpec(parent=on_base.revision))
