@@ -366,6 +366,7 @@ def serve(app: Starlette, settings: Settings, listener: socket.socket) -> None:
         http=connections.TimeoutProtocol,
         limit_concurrency=connections.MAXIMUM,
         log_level="warning",
+        log_config=None,  # its lines go where all lines go: see `log_visibly`
         access_log=False,
         # Without a proxy in front anybody could claim another address, and so dodge the throttle of the login.
         proxy_headers=not settings.on_loopback,

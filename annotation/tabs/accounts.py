@@ -107,8 +107,8 @@ class AccountsPage:
             with gr.Column(visible=False) as self.confirm:
                 self.question = asking_box()
                 with gr.Row():
-                    self.really = gr.Button(_("Yes"), variant="stop", min_width=100, elem_id="account-really")
-                    self.keep = gr.Button(_("No"), min_width=100, elem_id="account-not")
+                    self.really = gr.Button(_("Yes"), variant="stop", elem_id="account-really")
+                    self.keep = gr.Button(_("No"), elem_id="account-not")
             self.asked, self.given = gr.State({}), gr.State(None)
             self.language = gr.Dropdown([], label=_("Language"))
             with gr.Row():
@@ -169,7 +169,7 @@ def wire(page: AccountsPage, context: Context, opening: Any) -> None:
 
 def act_button(words: str, variant: Any = "secondary") -> gr.Button:
     """A button that changes the chosen account, which is none at first."""
-    return gr.Button(words, variant=variant, size="md", min_width=130, interactive=False)
+    return gr.Button(words, variant=variant, interactive=False)
 
 
 def page_of(

@@ -168,11 +168,9 @@ def in_template(sentence: str) -> str:
     return re.sub(r"[`\\${}]", lambda found: f"&#{ord(found[0])};", escape(sentence))
 
 
-def button(
-    label: str, width: int, name: str | None = None, variant: Variant = "secondary", **options: Any
-) -> gr.Button:
-    """A button that no row stretches, wide enough for its label on one line."""
-    return gr.Button(label, variant=variant, size="md", scale=0, min_width=width, elem_id=name, **options)
+def button(label: str, name: str | None = None, variant: Variant = "secondary", **options: Any) -> gr.Button:
+    """A button, by its name as an element."""
+    return gr.Button(label, variant=variant, elem_id=name, **options)
 
 
 def open_choice(label: str, choices: Sequence[Any] = (), **options: Any) -> gr.Dropdown:

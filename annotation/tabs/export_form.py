@@ -262,16 +262,12 @@ class ExportFormPage:
         with gr.Accordion(_("The same on the command line"), open=False):
             self.command = gr.Textbox(label=_("Command"), interactive=False, buttons=["copy"], lines=2)
         with gr.Row():
-            self.write = gr.Button(
-                _("Write the export"), variant="primary", scale=0, min_width=240, elem_id="export-write"
-            )
-            self.cancel = gr.Button(
-                _("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="export-cancel"
-            )
+            self.write = gr.Button(_("Write the export"), variant="primary", elem_id="export-write")
+            self.cancel = gr.Button(_("Cancel"), variant="stop", visible=False, elem_id="export-cancel")
         self.progress, self.files = html_box(), html_box()
         with gr.Accordion(_("Delete an export"), open=False, visible=False) as self.deletion, gr.Row():
             self.chosen = open_choice(_("Export"), min_width=240)
-            self.delete = gr.Button(_("Delete"), variant="stop", scale=0, min_width=160)
+            self.delete = gr.Button(_("Delete"), variant="stop")
         self.deleted = html_box()
         self.pulse = pulse()
 
@@ -328,7 +324,7 @@ def build_form() -> tuple[dict[str, Any], list[gr.Accordion]]:
 
 def choices(label: str, info: str) -> gr.Dropdown:
     """A choice of several that the database knows."""
-    # A choice made before the app was restarted must still be accepted after it; `check_request` has the last word.
+    # `check_request` has the last word.
     return open_choice(label, multiselect=True, info=info, min_width=240)
 
 

@@ -216,17 +216,17 @@ class ImportFormPage:
         gr.Markdown(_("## Import"))
         gr.Markdown(_(EXPLANATION))
         self.source = build_source()
-        look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look",
+        look = gr.Button(_("Look at the first rows"), variant="primary", elem_id="import-look",
                          visible=False)  # fmt: skip
         with gr.Column(visible=False) as self.group:
             self.first_rows, self.meaning = html_box(), html_box()
             self.form, (self.folded, self.more, self.columns) = build_form(), build_columns()
             with gr.Row():
-                again = gr.Button(_("Read the first rows again"), min_width=200, elem_id="import-again")
-                check = gr.Button(_("Check all rows"), min_width=200, elem_id="import-check")
-                bring = gr.Button(_("Import"), variant="primary", min_width=200, elem_id="import-import")
+                again = gr.Button(_("Read the first rows again"), elem_id="import-again")
+                check = gr.Button(_("Check all rows"), elem_id="import-check")
+                bring = gr.Button(_("Import"), variant="primary", elem_id="import-import")
         self.standing = html_box()
-        cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
+        cancel = gr.Button(_("Cancel"), variant="stop", visible=False, elem_id="import-cancel")
         self.buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
         self.looked, self.pulse = gr.State({}), pulse()
 
@@ -345,7 +345,7 @@ def build_columns() -> tuple[gr.Accordion, gr.Button, dict[str, gr.Dropdown]]:
                 )
                 for role, (meaning, _names) in ROLES.items()
             }
-        more = button(_("More columns"), 160, "import-more")
+        more = button(_("More columns"), "import-more")
     return folded, more, columns
 
 

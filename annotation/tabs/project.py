@@ -138,7 +138,7 @@ class ProjectPage:
     def __init__(self) -> None:
         gr.Markdown(_("## What annotators are asked"))
         self.counts, self.acts, self.form = html_box(), html_box(), build_form()
-        self.save = gr.Button(_("Save the project"), variant="primary", scale=0, min_width=240, elem_id="project-save")
+        self.save = gr.Button(_("Save the project"), variant="primary", elem_id="project-save")
         self.saved = html_box()
         gr.Markdown(_("## Guidelines"))
         self.standing = html_box()
@@ -150,15 +150,13 @@ class ProjectPage:
             elem_id="guidelines-text",
         )
         with gr.Row():
-            self.preview = gr.Button(_("Preview"), scale=0, min_width=160, elem_id="guidelines-preview")
-            self.write = gr.Button(
-                _("Save as a new version"), variant="primary", scale=0, min_width=240, elem_id="guidelines-save"
-            )
+            self.preview = gr.Button(_("Preview"), elem_id="guidelines-preview")
+            self.write = gr.Button(_("Save as a new version"), variant="primary", elem_id="guidelines-save")
         self.preview_box = html_box()
         with gr.Accordion(_("Every version"), open=False):
             self.versions = open_choice(_("Version"), elem_id="guidelines-versions")
             self.earlier = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
-            self.edit = button(_("Edit this version"), 180, "guidelines-edit")
+            self.edit = button(_("Edit this version"), "guidelines-edit")
         self.sent = gr.State({})
 
     @property

@@ -143,13 +143,11 @@ class QualityPage:
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
                 parts["standing"] = html_box(paragraph(_("Reading the judgements …")))
-            self.buttons["refresh"] = gr.Button(_("Refresh"), size="md", scale=1, min_width=120)
+            self.buttons["refresh"] = gr.Button(_("Refresh"))
 
         parts["disputes"] = html_box()
         with gr.Row():
-            parts["settle"] = gr.Button(
-                _("Settle the next one"), variant="primary", scale=0, min_width=240, interactive=False, visible=False
-            )
+            parts["settle"] = gr.Button(_("Settle the next one"), variant="primary", interactive=False, visible=False)
         said["settle"] = html_box()
 
         for name in ("annotators", "reliability", "agreement", "biases"):
@@ -160,8 +158,8 @@ class QualityPage:
                 parts["annotator"] = open_choice(_("Annotator"), min_width=160)
                 self.reason = gr.Textbox(label=_("Reason"), max_length=quality.MAXIMUM_REASON, scale=2, min_width=240)
             with gr.Row():
-                self.buttons["leave_out"] = gr.Button(_("Leave out of training"), variant="stop", min_width=180)
-                self.buttons["take_back"] = gr.Button(_("Take back in"), min_width=180)
+                self.buttons["leave_out"] = gr.Button(_("Leave out of training"), variant="stop")
+                self.buttons["take_back"] = gr.Button(_("Take back in"))
             said["exclusion"] = html_box()
 
         parts["golds"] = html_box()
@@ -180,15 +178,15 @@ class QualityPage:
                     min_width=200,
                 )
             with gr.Row():
-                self.buttons["look"] = gr.Button(_("Look at it"), min_width=140)
-                self.buttons["make"] = gr.Button(_("Make it gold"), variant="primary", min_width=140)
+                self.buttons["look"] = gr.Button(_("Look at it"))
+                self.buttons["make"] = gr.Button(_("Make it gold"), variant="primary")
             said["make"] = html_box()
             self.view = html_box()
             parts["gold"] = open_choice(_("Gold comparison"), min_width=240)
             with gr.Row():
-                self.buttons["retire"] = gr.Button(_("Retire"), min_width=140)
-                self.buttons["reinstate"] = gr.Button(_("Hand out again"), min_width=140)
-                self.buttons["release"] = gr.Button(_("No longer gold"), variant="stop", min_width=140)
+                self.buttons["retire"] = gr.Button(_("Retire"))
+                self.buttons["reinstate"] = gr.Button(_("Hand out again"))
+                self.buttons["release"] = gr.Button(_("No longer gold"), variant="stop")
             said["gold"] = html_box()
 
         parts["flagged"] = html_box()

@@ -57,10 +57,12 @@ def serve(connection: socket.socket) -> list[str]:
             import_module(kinds()[request["kind"]].runner())
             require_forkable()
             gc.freeze()  # collecting garbage would copy the memory that forks share
-            number = os.fork()
+            server, number = os.getpid(), os.fork()
             told = socket.socket(fileno=saying)
             if number == 0:
                 become_worker(stdin, output, told, [connection, woken, waking, *forked.values()])
+                if os.getppid() != server:
+                    sys.exit()  # the program ends, and may not have heard of this one
                 arguments: list[str] = request["arguments"]
                 return arguments
             forked[number] = told
@@ -87,6 +89,10 @@ def say_who_ended(forked: dict[int, socket.socket]) -> None:
 def require_forkable() -> None:
     """End this process where a fork would lack a thread that something counts on, or the use of a GPU."""
     torch = import_module("torch")  # after the environment is prepared
+    empty = os.fork()  # OpenBLAS ends its threads at a fork, and starts them again when they are needed
+    if empty == 0:
+        os._exit(0)
+    os.waitpid(empty, 0)
     names = [path.read_text("utf-8").strip() for path in Path("/proc/self/task").glob("*/comm")]
     if sum(name != STARTED_AGAIN for name in names) > 1 or torch.cuda.is_available():
         sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import subprocess
@@ -41,7 +42,7 @@ class ForkedWorker:
     def poll(self) -> int | None:
         """Its exit code; None while it is alive, or not yet forked. 0 where the server has died before it forked it."""
         with self.reading:
-            while self.returncode is None and select.select([self.heard], [], [], 0)[0]:
+            while self.returncode is None and self.speaks(0):
                 said = self.heard.recv(LONGEST).decode()
                 if said.startswith(FORKED):
                     self.pid = int(said.removeprefix(FORKED))
@@ -60,8 +61,14 @@ class ForkedWorker:
             left = None if until is None else until - time.monotonic()
             if left is not None and left <= 0:
                 raise subprocess.TimeoutExpired("worker", timeout or 0.0)
-            select.select([self.heard], [], [], left)
+            self.speaks(left)
         return code
+
+    def speaks(self, seconds: float | None) -> bool:
+        """Whether there is something to hear of it, at once or within so many seconds."""
+        look = select.poll()  # not select.select, which takes no descriptor over 1,023
+        look.register(self.heard, select.POLLIN)
+        return bool(look.poll(None if seconds is None else 1000 * seconds))
 
 
 class ForkServer:
@@ -69,6 +76,7 @@ class ForkServer:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        os.register_at_fork(after_in_child=self.connection.close)  # a fork of this process would keep the server alive
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "rlhf.jobs.fork_server"],
@@ -88,6 +96,7 @@ class ForkServer:
             try:
                 socket.send_fds(self.connection, [request], [stdin, output, theirs.fileno()])
             except OSError:
+                self.process.poll()  # it is no zombie
                 heard.close()
                 return None
         return ForkedWorker(heard)

@@ -34,6 +34,8 @@ OPENAI_ADDRESS, HOST = "OPENAI_BASE_URL", "_HOST"
 # Shorter ones are placeholders such as EMPTY for servers that check none, and are words of the language.
 SHORTEST_KEY = 12
 MOST_BYTES = 1_000_000
+# Codings of a reply that may make much of little.
+PACKED = re.compile("gzip|deflate|br|zstd|compress", re.IGNORECASE)
 CONNECT_SECONDS = 10.0
 # Before the first repetition; doubled for each further one. Some of it is drawn, so that callers do not come together.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
@@ -366,7 +368,7 @@ def read_body(response: httpx.Response, until: float) -> bytes:
     Raises httpx.ReadTimeout at `until`: the client's own time-out starts anew with every byte. Raises
     httpx.DecodingError for a reply that is packed, as was not asked for: a kilobyte can be gigabytes.
     """
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
+    if PACKED.search(response.headers.get("content-encoding", "")):
         if response.is_success:
             raise httpx.DecodingError("")
         return b""  # the status says why

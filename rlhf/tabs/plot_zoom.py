@@ -64,7 +64,7 @@ def lay_out(name: str, label: str) -> dict[str, Any]:
                 info=_("Point at it for its values; draw across it to see a part of it."),
                 elem_id=f"{name}-choice",
             )
-            whole = button(_("Show all of it"), 160, f"{name}-whole")
+            whole = button(_("Show all of it"), f"{name}-whole")
         plot = gr.LinePlot(
             x=STEP,
             y=VALUE,

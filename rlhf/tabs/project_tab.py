@@ -36,7 +36,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
             label=_("Held in"),
             info=_(EXPLANATION),
         )
-        save = gr.Button(_("Save the precision"), scale=0, min_width=240, elem_id="precision-save")
+        save = gr.Button(_("Save the precision"), elem_id="precision-save")
     with gr.Column(visible=False) as can_think:
         gr.Markdown(_("## Thinking before an answer"))
         thinks = gr.Radio(
@@ -44,7 +44,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
             label=_("Whether the base may"),
             info=_("Holds for answers, trainings and checks from now on. Judges on this machine never do."),
         )
-        save_thinks = gr.Button(_("Save"), scale=0, min_width=240, elem_id="thinking-save")
+        save_thinks = gr.Button(_("Save"), elem_id="thinking-save")
         thinks_said = html_box()
     db, admin = context.db, guarded(context, "admin")
 

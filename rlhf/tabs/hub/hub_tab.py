@@ -26,6 +26,7 @@ from annotation.tabs.components import (
     QUIET,
     Seen,
     Update,
+    button,
     html_box,
     licence_choice,
     meanings,
@@ -426,11 +427,6 @@ def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], button
 def address(label: str, name: str, shape: str = "OWNER/NAME") -> gr.Textbox:
     """Where on the Hub."""
     return gr.Textbox(label=label, placeholder=shape, max_length=200, min_width=240, elem_id=name)
-
-
-def button(label: str, name: str, variant: Any = "secondary", **options: Any) -> gr.Button:
-    """A button as wide as its label."""
-    return gr.Button(label, variant=variant, size="md", scale=0, min_width=9 * len(label) + 60, elem_id=name, **options)
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers

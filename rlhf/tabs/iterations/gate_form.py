@@ -143,17 +143,17 @@ class GateFormPage:
             self.said_of = html_box()
             self.form = rule_fields()
             with gr.Row():
-                self.save = button(_("Save the rule"), 160, "gate-save")
+                self.save = button(_("Save the rule"), "gate-save")
             self.changed = acting_box(elem_id="rule-change")
             with gr.Row(elem_classes=["fields", "typed"]):
                 self.prompts = whole_number(_(PROMPTS), min_width=220)
-                self.renew = button(_("New version of the held-out prompts"), 280)
+                self.renew = button(_("New version of the held-out prompts"))
             with gr.Column(visible=False) as self.confirm:
                 self.question = asking_box()
                 with gr.Row():
                     draw = _("Yes, draw it")
-                    self.really = gr.Button(draw, variant="stop", scale=0, min_width=160, elem_id="renew-really")
-                    self.keep = gr.Button(_("No"), scale=0, min_width=100, elem_id="renew-not")
+                    self.really = gr.Button(draw, variant="stop", elem_id="renew-really")
+                    self.keep = gr.Button(_("No"), elem_id="renew-not")
             self.said = html_box()
         self.sent_before, self.asked = gr.State({}), gr.State(None)
 

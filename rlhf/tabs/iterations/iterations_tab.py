@@ -455,10 +455,10 @@ def lay_out() -> IterationsPage:
     parts["selector"] = open_choice(_("Policy"))
     parts["gate"] = html_box()
     with gr.Row():
-        parts["promote"] = gr.Button(_("Promote: let it serve"), elem_id="promote", visible=False, min_width=200)
-        parts["reject"] = gr.Button(_("Reject"), elem_id="reject", visible=False, min_width=120)
-        parts["ask"] = gr.Button(_("Let people compare"), elem_id="ask-people", visible=False, min_width=180)
-        parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", visible=False, min_width=160)
+        parts["promote"] = gr.Button(_("Promote: let it serve"), elem_id="promote", visible=False)
+        parts["reject"] = gr.Button(_("Reject"), elem_id="reject", visible=False)
+        parts["ask"] = gr.Button(_("Let people compare"), elem_id="ask-people", visible=False)
+        parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", visible=False)
     with gr.Row():
         parts["why"] = gr.Textbox(
             label=_(WHY),
@@ -478,18 +478,16 @@ def lay_out() -> IterationsPage:
     with gr.Column(visible=False) as parts["confirm"]:
         parts["question"] = asking_box()
         with gr.Row():
-            parts["really"] = gr.Button(
-                _("Yes, promote it"), variant="stop", elem_id="promote-really", scale=0, min_width=180
-            )
-            parts["keep"] = gr.Button(_("No"), elem_id="promote-not", scale=0, min_width=100)
+            parts["really"] = gr.Button(_("Yes, promote it"), variant="stop", elem_id="promote-really")
+            parts["keep"] = gr.Button(_("No"), elem_id="promote-not")
     parts["said"] = acting_box(speaks=True, elem_id="decided")
     parts["said_while"] = gr.State()  # not in `seen`: a late poll puts back an older one of these
     parts["decisions"] = acting_box(elem_id="decisions")
     with gr.Accordion(_("Answers side by side"), open=False) as parts["side_by_side"]:
         parts["answers"] = html_box()
         with gr.Row():
-            parts["previous"] = gr.Button(_("Previous"), size="sm", interactive=False, scale=0, min_width=120)
-            parts["next"] = gr.Button(_("Next"), size="sm", interactive=False, scale=0, min_width=120)
+            parts["previous"] = gr.Button(_("Previous"), interactive=False)
+            parts["next"] = gr.Button(_("Next"), interactive=False)
         parts["where"] = html_box()
     with gr.Accordion(_("Figures, and what the rule asks"), open=False):
         parts["report"] = html_box()

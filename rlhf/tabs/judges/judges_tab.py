@@ -18,6 +18,7 @@ from annotation.tabs.components import (
     Seen,
     Update,
     acting_box,
+    button,
     drafted,
     html_box,
     open_choice,
@@ -556,11 +557,6 @@ def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
     parts["cancel"] = button(_("Cancel"), "judge-cancel", "stop", visible=False)
     parts["card"] = html_box()
     return most
-
-
-def button(label: str, name: str, variant: Any = "secondary", **options: Any) -> gr.Button:
-    """A button as wide as its label."""
-    return gr.Button(label, variant=variant, size="md", scale=0, min_width=9 * len(label) + 40, elem_id=name, **options)
 
 
 def lay_out_feedback() -> dict[str, Any]:

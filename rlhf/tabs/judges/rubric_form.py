@@ -184,14 +184,14 @@ class RubricFormPage:
             self.form["drawn"] = whole_number(
                 _("Principles drawn"), info=_("By lot for each comparison."), placeholder=_("all")
             )
-            self.save = button(_("Save as a new version"), 240, "rubric-save", "primary")
+            self.save = button(_("Save as a new version"), "rubric-save", "primary")
             self.said = html_box()
             with gr.Accordion(_("Every version"), open=False):
                 self.versions = open_choice(_("Version"), elem_id="rubric-versions")
                 self.earlier = gr.Textbox(
                     label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"]
                 )
-                self.edit = button(_("Edit this version"), 180, "rubric-edit")
+                self.edit = button(_("Edit this version"), "rubric-edit")
             with gr.Accordion(_("The prompt as sent"), open=False):
                 self.number = gr.Textbox(
                     label=_("Comparison"),
@@ -199,7 +199,7 @@ class RubricFormPage:
                     max_length=20,
                     elem_id="rubric-comparison",
                 )
-                self.show = button(_("Show the prompt"), 200, "rubric-prompt")
+                self.show = button(_("Show the prompt"), "rubric-prompt")
                 self.prompt = html_box()
         self.sent = gr.State({})
 

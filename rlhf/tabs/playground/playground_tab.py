@@ -231,10 +231,10 @@ def lay_out() -> PlaygroundPage:
         elem_id="chat-message",
     )
     with gr.Row():
-        parts["send"] = button(_("Send"), 110, "chat-send", "primary")
-        parts["stop"] = button(_("Stop"), 110, "chat-stop", "stop")
-        parts["new"] = button(_("New conversation"), 180, "chat-new")
-        parts["compare"] = button(_("Send to annotation"), 190, "chat-compare")
+        parts["send"] = button(_("Send"), "chat-send", "primary")
+        parts["stop"] = button(_("Stop"), "chat-stop", "stop")
+        parts["new"] = button(_("New conversation"), "chat-new")
+        parts["compare"] = button(_("Send to annotation"), "chat-compare")
         modes = [(_(name), name) for name in MODES]
         parts["mode"] = gr.Radio(
             modes, value=LITERAL, label=_("How answers are shown"), show_label=False, container=False, min_width=280

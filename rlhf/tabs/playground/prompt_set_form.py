@@ -133,7 +133,7 @@ def lay_out() -> dict[str, Any]:
             parts["source"] = open_choice(_("Source"), info=_("Nothing chosen: whatever source."), min_width=200)
             parts["each"] = whole_number(_("Answers to each"), 1, min_width=140)
         html_box(paragraph(_("It draws with the sampling and the seed above, and waits in the queue like a training.")))
-        parts["answer"] = button(_("Answer them"), 150, "answer-start")
+        parts["answer"] = button(_("Answer them"), "answer-start")
         parts["queued"] = html_box()
         parts["files"] = html_box()
     return parts

@@ -20,7 +20,7 @@ def build(context: Context) -> None:
     """Lay it out inside the caller's block."""
     gr.Markdown(_(ZERO_GPU_NOTICE), elem_id="zero-gpu")
     with gr.Row():
-        write = button(_("Write answers"), 130)
+        write = button(_("Write answers"))
         outcome: Any = gr.Textbox(label=_("What was written"), interactive=False)
     # A GPU is lent to events that go through the queue.
     write.click(

@@ -24,9 +24,9 @@ def lay_out() -> dict[str, Any]:
     with gr.Column(visible=False) as choice:
         parts["queued"] = open_choice(_("A waiting job"), elem_id="queue-job")
         with gr.Row():
-            parts["up"] = button(_("Move up"), 120, "queue-up")
-            parts["down"] = button(_("Move down"), 120, "queue-down")
-            parts["take_out"] = button(_("Take it out"), 120, "queue-take-out")
+            parts["up"] = button(_("Move up"), "queue-up")
+            parts["down"] = button(_("Move down"), "queue-down")
+            parts["take_out"] = button(_("Take it out"), "queue-take-out")
     parts["queue_choice"] = choice
     parts["queue_said"] = acting_box(speaks=True, elem_id="queue-said")
     return parts

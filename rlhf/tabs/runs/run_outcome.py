@@ -40,19 +40,19 @@ def lay_out() -> dict[str, Any]:
         parts["report"] = html_box()
     with gr.Column(visible=False) as actions:
         with gr.Row():
-            parts["promote"] = button(_("Use it in the loop"), 180, "run-promote", "primary")
-            parts["check"] = button(_("Check it now"), 140, "run-check")
-            parts["new_run"] = button(_("Start a new run from this adapter"), 300, "run-new-run")
+            parts["promote"] = button(_("Use it in the loop"), "run-promote", "primary")
+            parts["check"] = button(_("Check it now"), "run-check")
+            parts["new_run"] = button(_("Start a new run from this adapter"), "run-new-run")
             parts["new_run_why"] = html_box()
-            parts["merge"] = button(_("Merge into 16-bit weights"), 240, "run-merge")
-            parts["delete"] = button(_("Delete with its files"), 210, "run-delete", "stop")
+            parts["merge"] = button(_("Merge into 16-bit weights"), "run-merge")
+            parts["delete"] = button(_("Delete with its files"), "run-delete", "stop")
         parts["objection"] = html_box()
         parts["acted"] = acting_box(speaks=True, elem_id="run-acted")
         with gr.Column(visible=False) as confirm:
             parts["question"] = asking_box()
             with gr.Row():
-                parts["really"] = button(_("Yes, delete the files"), 190, "run-really", "stop")
-                parts["keep"] = button(_("No, keep them"), 150, "run-keep")
+                parts["really"] = button(_("Yes, delete the files"), "run-really", "stop")
+                parts["keep"] = button(_("No, keep them"), "run-keep")
         parts["confirm"] = confirm
     parts["actions"] = actions
     return parts

@@ -483,9 +483,9 @@ def lay_out() -> RunsPage:
     )
     parts["card"] = html_box()
     with gr.Row():
-        parts["cancel"] = button(_("Cancel"), 130, "run-cancel", "stop", visible=False)
-        parts["resume"] = button(_("Resume this run"), 180, "run-resume", visible=False)
-        parts["half"] = button(_("Go on with half the batch"), 220, "run-half", visible=False)
+        parts["cancel"] = button(_("Cancel"), "run-cancel", "stop", visible=False)
+        parts["resume"] = button(_("Resume this run"), "run-resume", visible=False)
+        parts["half"] = button(_("Go on with half the batch"), "run-half", visible=False)
         parts["resume_why"] = html_box()
     parts["resume_note"] = html_box()
     parts["said"] = acting_box(speaks=True, elem_id="run-said")
@@ -496,7 +496,7 @@ def lay_out() -> RunsPage:
         parts["notes"] = gr.Textbox(
             label=_("Notes"), lines=3, max_lines=20, max_length=run_labels.LONGEST_NOTES, elem_id="run-notes"
         )
-        parts["keep_label"] = button(_("Save"), 110, "run-keep-label")
+        parts["keep_label"] = button(_("Save"), "run-keep-label")
         parts["labelled"] = html_box()
     parts |= run_outcome.lay_out()
     with gr.Row(elem_id="run-files"):

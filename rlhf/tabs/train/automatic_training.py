@@ -60,7 +60,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             form["every"] = whole_number(_(EVERY))
             kinds = [(_(spec.automatic), kind) for kind, spec in controller.automatic_kinds().items()]
             form["algorithm"] = gr.Radio(kinds, label=_("How"))
-        save = button(_("Save"), 140, "auto-save")
+        save = button(_("Save"), "auto-save")
         said = html_box()
     sent_before = gr.State({})
     labels = {name: str(field.label) for name, field in form.items()}

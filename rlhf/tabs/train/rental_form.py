@@ -69,13 +69,13 @@ class RentalFormPage:
                     min_width=160,
                 )
             with gr.Row():
-                self.prices = button(_("Ask the Hub for its prices"), 270)
-                self.rent = button(_("Rent and train"), 160, f"{name}-rent")
+                self.prices = button(_("Ask the Hub for its prices"))
+                self.rent = button(_("Rent and train"), f"{name}-rent")
             self.told = html_box()  # what became of asking for prices
             self.question = asking_box()
             with gr.Row(visible=False) as self.answers:
-                self.yes = button(_("Spend it"), 200, f"{name}-spend", "primary")
-                self.no = button(_("Don't"), 100)
+                self.yes = button(_("Spend it"), f"{name}-spend", "primary")
+                self.no = button(_("Don't"))
             self.said = html_box()
         self.agreed = gr.State(None)
 

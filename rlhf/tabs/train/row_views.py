@@ -54,11 +54,9 @@ class RowsPage:
                 self.split = gr.Radio(splits, value="train", label=_("Rows"), min_width=240, visible=len(splits) > 1)
                 self.number = whole_number(_(NUMBER), 1, min_width=140, elem_id=f"{form.name}-number")
             with gr.Row():
-                self.turns = {
-                    name: button(_(label), 86, f"{form.name}-{name}") for name, (label, _step) in TURNS.items()
-                }
+                self.turns = {name: button(_(label), f"{form.name}-{name}") for name, (label, _step) in TURNS.items()}
             self.row = html_box()
-        self.through = button(_("Look through all rows"), 240, f"{form.name}-through")
+        self.through = button(_("Look through all rows"), f"{form.name}-through")
         self.found = html_box()
 
 

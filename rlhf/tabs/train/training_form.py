@@ -206,19 +206,15 @@ def lay_out(form: Form) -> TrainingFormPage:
     parts: dict[str, Any] = {"summary": html_box()}
     with gr.Row():
         start = f"{form.name}-start"
-        parts["start"] = gr.Button(
-            _(form.layout.start), variant="primary", interactive=False, elem_id=start, scale=0, min_width=260
-        )
+        parts["start"] = gr.Button(_(form.layout.start), variant="primary", interactive=False, elem_id=start)
         measure = f"{form.name}-measure"
-        parts["measure"] = gr.Button(
-            _("Measure three steps"), interactive=False, elem_id=measure, scale=0, min_width=200
-        )
+        parts["measure"] = gr.Button(_("Measure three steps"), interactive=False, elem_id=measure)
     said = html_box()
     parts["problems"] = html_box()
     parts["accept"] = gr.Checkbox(label=_("Run it"), visible=False, elem_id=f"{form.name}-accept")
     parts["crossing"] = html_box()
     apart = f"{form.name}-apart"
-    parts["apart"] = gr.Button(_("Measure how far apart"), visible=False, elem_id=apart, scale=0, min_width=240)
+    parts["apart"] = gr.Button(_("Measure how far apart"), visible=False, elem_id=apart)
     parts["judged"] = html_box()
     with gr.Accordion(_("Settings"), open=False, elem_id=f"{form.name}-settings"):
         html_box(paragraph(_(form.layout.introduction)))

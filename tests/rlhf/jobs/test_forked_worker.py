@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from annotation.environment import worker_environment
+from annotation.environment import without_variables, worker_environment
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS
 from rlhf.jobs.forked_worker import ForkedWorker, ForkServer, can_fork
@@ -71,6 +71,18 @@ def test_one_worker_after_the_other_is_forked_and_says_in_its_log_what_it_does(
         assert process.poll() == process.wait() == 0
         assert process.pid not in (None, os.getpid(), supervisor.forks.process.pid)
     assert supervisor.log_file(job_id).read_text("utf-8").startswith("12 demonstrations, 4 held out")
+
+
+def test_workers_are_forked_also_where_libraries_have_started_threads_for_all_processors(
+    supervisor: Supervisor, machine: Machine
+) -> None:
+    """As in a program whose user has set nothing; the tests' own processes compute in one thread."""
+    assert supervisor.forks is not None
+    supervisor.forks.close()
+    supervisor.forks = ForkServer(without_variables(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), worker_environment()))
+    job_id, process = started(supervisor, machine)
+    assert ended(supervisor, job_id).status == "finished"
+    assert process.pid is not None
 
 
 def test_a_killed_worker_is_said_to_be_killed(supervisor: Supervisor, machine: Machine) -> None:
