@@ -24,11 +24,11 @@ from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, gate_words
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, kinds, to_json
-from rlhf.jobs.worker_process import run_to_end
 from rlhf.judges import judge_settings, judge_store
 from rlhf.models import base_model, memory, registry
 from rlhf.submission import job_submission
 from rlhf.submission.precisions_spec import crossing
+from rlhf.workers.worker_process import run_to_end
 
 DEFAULT_DATA = default_directory(Path(__file__).parent.parent / "data")
 EPILOG = """A job waits while others run or are before it in the queue; Ctrl-C takes it out, or stops it once it runs.

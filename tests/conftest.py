@@ -40,7 +40,7 @@ from tests import fork_server
 from tests.fakes.hub_server import HubServer
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: files run side by side, on two cores
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in rlhf.jobs.worker.prepare_process; before torch, too
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in rlhf.workers.worker.prepare_process; before torch, too
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing is compiled; what would do it takes a second to import
 # What it is anyway, which Gradio would work out for every component.
 os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()).resolve() / "gradio"))

@@ -53,7 +53,7 @@ ALL = (
 # The project itself as it stands beside this file, for programs that begin in its directory, and what of the
 # environment it reads when it is loaded: beginnings of names.
 ROOT = str(Path(__file__).resolve().parent.parent)
-PROJECT = ("rlhf.kinds", "rlhf.jobs.worker", "rlhf.__main__", "rlhf.web_server", "rlhf.tabs.pages")
+PROJECT = ("rlhf.kinds", "rlhf.workers.worker", "rlhf.__main__", "rlhf.web_server", "rlhf.tabs.pages")
 OURS = ("annotation", "rlhf")
 READ_BY_THE_PROJECT = ("PREFLOOP_DATA", "PREFLOOP_LANGUAGE")
 # They limit their own memory.

@@ -267,7 +267,7 @@ class Machine:
 
 def worker_program(path: Path, beforehand: str) -> Path:
     """Write a program that is a worker once it has run this Python; returns its path."""
-    worker = "from rlhf.jobs import worker\nsys.exit(worker.main())"
+    worker = "from rlhf.workers import worker\nsys.exit(worker.main())"
     path.write_text(f"import os, sys\nsys.path.insert(0, os.getcwd())\n{beforehand}\n{worker}\n", "utf-8")
     return path
 

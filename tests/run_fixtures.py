@@ -14,7 +14,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.snapshots import CountedRows
 from rlhf.jobs import job_store
-from rlhf.jobs.worker_process import worker_command
+from rlhf.workers.worker_process import worker_command
 from tests.machine_fixtures import Machine, worker_program
 
 # Six optimiser steps.
@@ -102,7 +102,7 @@ def run_beforehand(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) 
 
     def command(*arguments: Any) -> list[str]:
         made = worker_command(*arguments)
-        module = made.index("rlhf.jobs.worker")
+        module = made.index("rlhf.workers.worker")
         return [*made[: module - 1], str(script), *made[module + 1 :]]
 
-    monkeypatch.setattr("rlhf.jobs.worker_process.worker_command", command)
+    monkeypatch.setattr("rlhf.workers.worker_process.worker_command", command)

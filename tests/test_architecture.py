@@ -156,7 +156,7 @@ def test_the_command_line_loads_what_its_command_needs_only() -> None:
     assert loaded_by("annotation.__main__", ("gradio", *DATA, *MACHINERY)) == []
 
 
-@pytest.mark.parametrize("module", ["rlhf.jobs.worker", "rlhf.__main__"])
+@pytest.mark.parametrize("module", ["rlhf.workers.worker", "rlhf.__main__"])
 def test_a_worker_starts_without_gradio_and_before_it_has_a_job_without_torch(module: str) -> None:
     assert loaded_by(module, ("gradio", "fastapi", "torch", "transformers", "rlhf.jobs.job_store")) == [
         "rlhf.jobs.job_store"

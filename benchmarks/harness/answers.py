@@ -21,8 +21,8 @@ from typing import Any
 
 from annotation.database import open_database
 from annotation.records import Sampling
-from rlhf.jobs import worker
 from rlhf.models import registry
+from rlhf.workers import worker
 
 PROMPTS_TOGETHER = 30
 SCORED_TOGETHER = 8

@@ -21,9 +21,9 @@ from benchmarks.harness.driver import BenchmarkError, say
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.worker_process import worker_command
 from rlhf.models import base_model
 from rlhf.submission import job_submission
+from rlhf.workers.worker_process import worker_command
 
 TOLD_EVERY_SECONDS = 60.0
 STOP_SECONDS = 20.0

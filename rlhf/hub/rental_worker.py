@@ -32,9 +32,9 @@ from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.worker_process import run_to_end
 from rlhf.models import registry
 from rlhf.submission.preconditions import machine_problem
+from rlhf.workers.worker_process import run_to_end
 
 # Each report is a commit. The first come sooner, for people who wait to see that it works.
 FIRST_SECONDS: Final = 15.0

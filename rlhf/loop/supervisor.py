@@ -18,12 +18,12 @@ from annotation.translation import N_, _
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import devices_here
-from rlhf.jobs.forked_worker import ForkServer, can_fork
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.worker_process import WorkerProcess, processes_of, record_death, start_worker
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.submission import job_submission
+from rlhf.workers.forked_worker import ForkServer, can_fork
+from rlhf.workers.worker_process import WorkerProcess, processes_of, record_death, start_worker
 
 POLL_SECONDS = 1.0
 # After a worker failed, wait before starting the next: doubling up to five minutes.

@@ -131,7 +131,7 @@ def test_a_worker_is_started_in_the_same_folder(running: Running) -> None:
     def worker() -> bool:
         for child in running.process.children(recursive=True):
             with suppress(psutil.Error):  # it has just ended
-                if child.cwd() == str(running.folder) and "rlhf.jobs.fork_server" in child.cmdline():
+                if child.cwd() == str(running.folder) and "rlhf.workers.fork_server" in child.cmdline():
                     return True
         return False
 

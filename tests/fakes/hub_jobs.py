@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from rlhf.jobs.worker_process import process_tree
+from rlhf.workers.worker_process import process_tree
 from tests.fakes.hub_server import Ask, HubServer, Refused, Reply, route
 from tests.fork_server import FREE_OF_THE_HUB, read_once
 

@@ -230,7 +230,7 @@ def test_imports_and_exports_get_no_secret_and_workers_the_judges_keys_alone(mon
     assert others == {name: value for name, value in workers.items() if name not in keys}
     root = Path(__file__).parents[3]
     for module, environment in (
-        ("rlhf/jobs/worker_process.py", "worker_environment()"),
+        ("rlhf/workers/worker_process.py", "worker_environment()"),
         ("rlhf/models/base_model.py", "child_environment()"),
         ("rlhf/hub/token_process.py", "without_judge_keys(os.environ)"),
         ("annotation/ui/markdown_process.py", "child_environment()"),

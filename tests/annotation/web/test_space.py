@@ -135,7 +135,7 @@ def test_only_the_program_goes_up(tmp_path: Path) -> None:
         "LICENSE",
         "annotation/web/middleware.py",
         "annotation/tabs/annotate.js",
-        "rlhf/jobs/worker.py",
+        "rlhf/workers/worker.py",
     } <= found
     assert "annotation/starter_prompts.jsonl" in found
     assert not [path for path in found if not re.match(r"app\.py|LICENSE|annotation/|rlhf/", path)]

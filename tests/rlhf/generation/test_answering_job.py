@@ -32,12 +32,12 @@ from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.run import Run, perform
-from rlhf.jobs.worker_process import process_tree
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import load_quantised
 from rlhf.web_server import answering_problem
+from rlhf.workers.worker_process import process_tree
 from tests.conftest import act, shown_texts
 from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, Pace, make_machine, wait_until
 from tests.run_fixtures import hold
@@ -461,7 +461,7 @@ def halt(event, arguments):
         while not os.path.exists("{go}"):
             time.sleep(0.01)
 
-if "rlhf.jobs.worker" in sys.orig_argv:
+if "rlhf.workers.worker" in sys.orig_argv:
     sys.addaudithook(halt)
     sys.audit("start")
 """
@@ -471,7 +471,7 @@ import sys
 from pathlib import Path
 from annotation.database import open_database
 from rlhf.jobs import job_store
-from rlhf.jobs.worker_process import start_worker
+from rlhf.workers.worker_process import start_worker
 
 data_dir, job_id = Path(sys.argv[1]), int(sys.argv[2])
 print(start_worker(job_store.get(open_database(data_dir), job_id), data_dir, "a worker", (), None).pid, flush=True)
@@ -547,7 +547,7 @@ def test_a_worker_whose_program_is_gone_already_knows_it_at_once() -> None:
     """Before a thread has had its turn: by then the worker may have claimed its job."""
     code = (
         "import threading; threading.Thread.start = lambda thread: None\n"
-        "from rlhf.jobs.worker import listen_for_the_end; print(listen_for_the_end(tied=True).is_set())"
+        "from rlhf.workers.worker import listen_for_the_end; print(listen_for_the_end(tied=True).is_set())"
     )
     command = [sys.executable, "-c", code]
     assert subprocess.run(command, cwd=ROOT, input="", capture_output=True, text=True).stdout == "True\n"

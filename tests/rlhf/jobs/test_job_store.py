@@ -31,7 +31,7 @@ from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.job_store import SampleAnswer
 from rlhf.jobs.out_of_memory import KILLED
-from rlhf.jobs.worker_process import WorkerProcess, record_death
+from rlhf.workers.worker_process import WorkerProcess, record_death
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 

@@ -31,8 +31,8 @@ from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.out_of_memory import KILLED, advice
 from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.run import Run, perform
-from rlhf.jobs.worker_process import WorkerProcess, process_tree, worker_command
 from rlhf.loop.supervisor import FIRST_RETRY_SECONDS, Supervisor
+from rlhf.workers.worker_process import WorkerProcess, process_tree, worker_command
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, wait_until
 from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run, run_beforehand, starve
@@ -92,9 +92,9 @@ def kill(supervisor: Supervisor, job_id: int) -> WorkerProcess:
 def test_one_process_is_started_as_a_module(db: Database) -> None:
     job = job_store.get(db, queue(db))
     expected = ["--data", "/data", "--job", str(job.id), "--worker", "w"]
-    assert worker_command(job, Path("/data"), "w") == [sys.executable, "-m", "rlhf.jobs.worker", *expected]
+    assert worker_command(job, Path("/data"), "w") == [sys.executable, "-m", "rlhf.workers.worker", *expected]
     check = job_store.get(db, queue(db, CheckSpec()))
-    assert worker_command(check, Path("/data"), "w")[1:3] == ["-m", "rlhf.jobs.worker"]
+    assert worker_command(check, Path("/data"), "w")[1:3] == ["-m", "rlhf.workers.worker"]
 
 
 def test_several_processes_are_started_by_accelerate_with_one_worker_id(db: Database) -> None:
@@ -105,7 +105,7 @@ def test_several_processes_are_started_by_accelerate_with_one_worker_id(db: Data
         ["--num_processes", "3"],
         ["--num_machines", "1"],
         ["--main_process_port", "0"],
-        ["-m", "rlhf.jobs.worker"],
+        ["-m", "rlhf.workers.worker"],
     ):
         place = command.index(pair[0], 3)
         assert command[place : place + 2] == pair
@@ -120,7 +120,7 @@ def test_accelerate_takes_the_command_to_torch_distributed(db: Database) -> None
     command = worker_command(job_store.get(db, queue(db, SFTSpec(processes=2))), Path("/data"), "w")
     options = launch_command_parser().parse_args(command[3:])
     assert (options.multi_gpu, options.cpu, options.num_processes, options.module) == (True, False, 2, True)
-    assert options.training_script == "rlhf.jobs.worker"
+    assert options.training_script == "rlhf.workers.worker"
     assert options.training_script_args == command[-6:]
 
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from annotation.environment import keep_private
-from rlhf.jobs import worker
-from rlhf.jobs.forked_worker import ENDED, FORKED, LONGEST
 from rlhf.jobs.job_spec import kinds
+from rlhf.workers import worker
+from rlhf.workers.forked_worker import ENDED, FORKED, LONGEST
 
 # A thread of pyarrow's allocator, which starts it again in a fork; no other thread would be there.
 STARTED_AGAIN: Final = "jemalloc_bg_thd"

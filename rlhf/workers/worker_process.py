@@ -22,10 +22,10 @@ from annotation.jobs.job_table import Reason
 from annotation.translation import _, joined
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
-from rlhf.jobs.forked_worker import ForkedWorker, ForkServer
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.out_of_memory import KILLED, advice
+from rlhf.workers.forked_worker import ForkedWorker, ForkServer
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def worker_command(job: Job, data_dir: Path, worker: str) -> list[str]:
     accelerate starts several processes through torch.distributed only with --multi_gpu, which works without a GPU too
     (the processes then speak gloo); its --cpu starts one process, unless there is mpirun. All get the same worker id.
     """
-    program = ["rlhf.jobs.worker", *worker_arguments(job, data_dir, worker)]
+    program = ["rlhf.workers.worker", *worker_arguments(job, data_dir, worker)]
     processes = processes_of(job)
     if processes == 1:
         return [sys.executable, "-m", *program]

@@ -79,7 +79,7 @@ class ForkServer:
         os.register_at_fork(after_in_child=self.connection.close)  # a fork of this process would keep the server alive
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "rlhf.jobs.fork_server"],
+                [sys.executable, "-m", "rlhf.workers.fork_server"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # what keeps it from importing is said by workers that are no forks

@@ -16,10 +16,10 @@ import pytest
 from annotation.environment import without_variables, worker_environment
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS
-from rlhf.jobs.forked_worker import ForkedWorker, ForkServer, can_fork
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.worker_process import worker_arguments
 from rlhf.loop.supervisor import Supervisor
+from rlhf.workers.forked_worker import ForkedWorker, ForkServer, can_fork
+from rlhf.workers.worker_process import worker_arguments
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, wait_until
 from tests.run_fixtures import QUICK_SFT, demonstrations
 
@@ -145,7 +145,7 @@ import sys
 sys.path.insert(0, "{ROOT}")
 from annotation.environment import worker_environment
 from annotation.jobs.job_process import life_line
-from rlhf.jobs.forked_worker import ForkServer
+from rlhf.workers.forked_worker import ForkServer
 
 kind, *arguments = sys.argv[1:]
 server = ForkServer(worker_environment())
