@@ -202,7 +202,7 @@ def guarded_app(
 ) -> Starlette:
     """The endpoints, and the pages behind them, with all around them that a request passes."""
     here, provider = settings.space, provider_of(settings)
-    sign_in = middleware.SignIn(db, settings.cookie, here, provider is not None, settings.on_loopback)
+    sign_in = middleware.SignIn(db, settings.cookie, here, hub=provider is not None, owners_link=settings.on_loopback)
     from_hub = [] if here is None or provider is None else oauth.HubSignIn(db, here, provider, sign_in).routes()
     copies = targets.target_name(os.environ.get(token_launcher.PLACE, "").strip())
     annotation_api = api.AnnotationApi(

@@ -28,8 +28,9 @@ from benchmarks.harness.driver import say
 from benchmarks.harness.laboratory import Laboratory
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
-from rlhf.jobs import job_store, worker
+from rlhf.jobs import job_store
 from rlhf.jobs.run import Run
+from rlhf.workers import worker
 
 TARGET_TOKENS = 12
 # Shorter than the template's own: most of the time goes into reading prompts.

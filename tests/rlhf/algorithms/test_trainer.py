@@ -18,11 +18,12 @@ from annotation.records import Prompt, UserError
 from rlhf.algorithms.model_card import TrainedModel
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.trainer import TrainingProgress, begin, record_samples, start_of, store_made
-from rlhf.jobs import job_store, worker
+from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
+from rlhf.workers import worker
 from tests.architectures import built
 from tests.conftest import BASE_NAME
 from tests.tiny_model import build_tokenizer
