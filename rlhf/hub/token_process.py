@@ -214,8 +214,9 @@ def main(arguments: list[str] | None = None) -> int:
             with closing(restoration.shared_lock(options.data)):
                 work(options, place, schedule)
     except StaleCopy as error:
-        begins = f"{error} Nobody has done anything here, so Prefloop begins again from that copy."
-        print(visible(begins), file=sys.stderr)
+        print(
+            visible(f"{error} Nobody has done anything here, so Prefloop begins again from that copy."), file=sys.stderr
+        )
         return BEGIN_AGAIN
     except UserError as error:
         print(visible(str(error)), file=sys.stderr)
