@@ -350,10 +350,11 @@ FOUND_BY_NAME = {
     "rlhf/algorithms/__init__.py": "each package's spec",
     "rlhf/jobs/job_spec.py": "the kinds of jobs: a row can't be read without its kind, and kinds lie above",
     "rlhf/jobs/run.py": "what runs a job, which its spec names: it loads torch, and specs do not",
+    "rlhf/workers/fork_server.py": "the same, before it is forked to run a job",
 }
 
 
-def test_modules_are_found_by_name_in_four_places() -> None:
+def test_modules_are_found_by_name_in_five_places() -> None:
     calls = [(path, node) for path in SOURCE for node in nodes_of(path) if isinstance(node, ast.Call)]
     names = ("import_module", "importlib.import_module", "__import__")
     found = {path.relative_to(ROOT).as_posix() for path, node in calls if ast.unparse(node.func) in names}

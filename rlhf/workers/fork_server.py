@@ -88,7 +88,8 @@ def say_who_ended(forked: dict[int, socket.socket]) -> None:
 
 def require_forkable() -> None:
     """End this process where a fork would lack a thread that something counts on, or the use of a GPU."""
-    torch = import_module("torch")  # after the environment is prepared
+    import torch  # once the environment is prepared
+
     empty = os.fork()  # OpenBLAS ends its threads at a fork, and starts them again when they are needed
     if empty == 0:
         os._exit(0)
