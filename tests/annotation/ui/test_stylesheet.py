@@ -110,4 +110,4 @@ def test_gradio_keeps_the_whole_sheet() -> None:
 
 def test_pages_without_gradio_use_no_theme() -> None:
     used = set(re.findall(r"var\((--[\w-]+)", stylesheet.PLAIN_RULES))
-    assert used <= set(re.findall(r"(--[\w-]+):", stylesheet.TOKENS))
+    assert used <= set(re.findall(r"(--[\w-]+):", stylesheet.FOR_PLAIN_PAGES))
