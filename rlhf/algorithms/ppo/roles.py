@@ -12,7 +12,6 @@ from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from rlhf.algorithms.low_rank import compute_adapters_at_once
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.private_members import compute_with, forget_precision
 from rlhf.algorithms.trainer import Start, passes_here
@@ -26,6 +25,7 @@ from rlhf.models.loading import (
     put_weights,
 )
 from rlhf.models.log_probabilities import Head
+from rlhf.models.low_rank import compute_adapters_at_once
 from rlhf.models.packing import pad
 from rlhf.models.stored_reward_model import RewardModel, scalar_head
 

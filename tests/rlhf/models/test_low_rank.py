@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from rlhf.algorithms import low_rank
-from rlhf.algorithms.low_rank import AdaptedProduct, compute_adapters_at_once
+from rlhf.models import low_rank
 from rlhf.models.hidden_states import summed_logps
+from rlhf.models.low_rank import AdaptedProduct, compute_adapters_at_once
 from rlhf.models.packing import pad
 from tests.architectures import built
 
