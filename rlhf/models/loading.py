@@ -23,6 +23,7 @@ from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
 from rlhf.models import registry
 from rlhf.models.chat_template import TOKENIZER_FILE, end_of_turn, has_row, options_of, read_backend, read_format
 from rlhf.models.hidden_states import PACKS
+from rlhf.models.low_rank import compute_adapters_at_once
 from rlhf.models.memory import WITHOUT_ADAPTER, steady_places
 from rlhf.models.model_files import CONFIG, read_json
 from rlhf.models.registry import HeldPrecision, Policy
@@ -400,6 +401,7 @@ class LoadedWeights:
             self.prompts[revision] = PeftModel.from_pretrained(self.model, path, adapter_name=revision).eval()
         else:
             self.lora = hung_on(self.lora or self.model, path, revision).eval()
+            compute_adapters_at_once(self.lora)
 
     def keep_only(self, revisions: Collection[str]) -> None:
         """Forget the other adapters."""

@@ -1,7 +1,8 @@
 """A layer with its low-rank adapter as one function: what LoRA computes, without what PEFT computes around it.
 
 Hu et al. 2022, "LoRA", equation 3: W x + s B A x. PEFT lifts x to the adapter's float32, which autocast undoes, and
-scales and adds in steps of their own, each kept for the backward pass: on a processor that is more than the layer.
+scales and adds in steps of their own, each kept for the backward pass: on a processor that is more than the layer. What
+answers and is checked computes so too, in the type in which it was trained.
 """
 
 from __future__ import annotations
@@ -45,10 +46,11 @@ def compute_adapters_at_once(model: Any) -> None:
     """Let each adapted plain layer of a model be computed by `AdaptedProduct` where its one adapter is plain LoRA.
 
     PEFT goes on to compute the others: 4-bit layers, DoRA, adapters with a bias, several at once, what is switched off
-    or merged.
+    or merged. Adapters may come to such a layer later.
     """
     for layer in model.modules():
-        if isinstance(layer, Linear) and type(layer.get_base_layer()) is torch.nn.Linear:
+        plain = isinstance(layer, Linear) and type(layer.get_base_layer()) is torch.nn.Linear
+        if plain and "forward" not in vars(layer):
             layer.forward = at_once(layer, layer.forward)
 
 
@@ -64,7 +66,10 @@ def at_once(layer: Any, by_peft: Callable[..., Tensor]) -> Callable[..., Tensor]
             return by_peft(x, *arguments, **keywords)
         a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
         rows_NI = x.reshape(-1, x.shape[-1])
-        made_NO: Tensor = AdaptedProduct.apply(rows_NI, base.weight, base.bias, a, b, scale)  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled():
+            made_NO: Tensor = AdaptedProduct.apply(rows_NI, base.weight, base.bias, a, b, scale)  # type: ignore[no-untyped-call]
+        else:  # the layer's own product, as its weights may be laid out
+            made_NO = base(rows_NI).addmm_(rows_NI @ a.to(x.dtype).T, (scale * b).to(x.dtype).T)
         return made_NO.reshape(*x.shape[:-1], -1)
 
     return forward

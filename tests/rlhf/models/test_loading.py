@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import Linear
 from safetensors.torch import load_file, save_file
 
 from annotation.records import UserError
@@ -63,6 +64,28 @@ def test_an_adapter_on_layers_that_the_weights_have_not_does_not_answer_as_they_
     refuse()
     torch.testing.assert_close(logits(loaded.with_lora("whole")), answering, rtol=0, atol=0)
     torch.testing.assert_close(logits(loaded.plain()), plain, rtol=0, atol=0)
+
+
+def test_a_policy_with_an_adapter_answers_without_what_peft_computes_around_it(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "other"):
+        config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+        get_peft_model(load_plain(tiny_model, torch.float32), config).save_pretrained(tmp_path / name)
+    loaded = LoadedWeights(load_plain(tiny_model, torch.float32).eval())
+
+    def logits() -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [loaded.with_lora(name)(input_ids=torch.tensor([[3, 4, 5]])).logits for name in ("one", "other")]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Linear, "forward", lambda *arguments, **keywords: pytest.fail("PEFT computes"))
+        for name in ("one", "other"):
+            loaded.attach(tmp_path / name, name)
+        found = logits()
+    for layer in loaded.model.modules():
+        vars(layer).pop("forward", None)
+    torch.testing.assert_close(logits(), found)
 
 
 def test_a_model_whose_files_ask_for_its_routers_logits_answers_all_the_same(tmp_path: Path) -> None:

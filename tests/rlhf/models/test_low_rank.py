@@ -13,6 +13,7 @@ from rlhf.models import low_rank
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.low_rank import AdaptedProduct, compute_adapters_at_once
 from rlhf.models.packing import pad
+from rlhf.models.sampling.laid_out_weights import weights_laid_out
 from tests.architectures import built
 
 SEQUENCES = [([5, 6, 7, 8], [9, 10, 11]), ([5, 6, 7, 8], [12, 13]), ([14, 15], [16, 17, 18, 19])]
@@ -56,6 +57,27 @@ def test_in_16_bits_the_gradients_are_pefts_up_to_rounding() -> None:
         compute_adapters_at_once(model)
     assert found[0].dtype == found[1].dtype == torch.float32
     assert torch.cosine_similarity(found[0], found[1], dim=0) > 0.999
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_answers_computes_as_in_training(family: str, dtype: torch.dtype) -> None:
+    """Also with its weights laid out, which none of the adapter's are, and whatever is hung on it later."""
+    model = adapted(family, dtype)
+    compute_adapters_at_once(model)
+    trained = computed(model)[0]
+    model.add_adapter("other", LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear"))
+    compute_adapters_at_once(model)
+    with torch.no_grad():
+        found = [summed_logps(model, *pad(SEQUENCES, 0), [0, 0, 1])]
+        with weights_laid_out(model):
+            assert not any("forward" in vars(layer) for name, layer in model.named_modules() if "lora_" in name)
+            found.append(summed_logps(model, *pad(SEQUENCES, 0), [0, 0, 1]))
+        model.set_adapter("other")
+        other = summed_logps(model, *pad(SEQUENCES, 0), [0, 0, 1])
+    apart = 3e-2 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found, [trained] * 2, rtol=apart, atol=apart)
+    assert (other - trained).abs().max() > apart
 
 
 @pytest.mark.filterwarnings("ignore:`lora_bias=True`")
