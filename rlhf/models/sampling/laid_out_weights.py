@@ -20,8 +20,8 @@ def weights_laid_out(causal: Any) -> Iterator[None]:
     """Inside, a model's plain layers compute with a copy of their weights in blocks, as oneDNN's kernels want them.
 
     It lays them out anew at each call otherwise, which takes longer than to multiply a few rows by them; of the
-    embedded model's it takes as long as two tokens of a batch. Adapters stay as they are. Nothing is done where there is no memory for the copy or no kernel of oneDNN, nor under autocast, which has
-    kernels of its own choice.
+    embedded model's it takes as long as two tokens of a batch. Adapters stay as they are. Nothing is done where there
+    is no memory for the copy or no kernel of oneDNN, nor under autocast, which has kernels of its own choice.
     """
     layers = [layer for name, layer in causal.named_modules() if "lora_" not in name and to_lay_out(layer)]
     room = SHARE_OF_FREE * free_memory()
