@@ -3,33 +3,47 @@
 Each program has a data directory with the same prompts and pairs, and trains two policies and a reward model on them,
 the policies in one pass. Then they take turns in copies of it: a project's first check, a check of the other policy,
 which finds what the first left of the base, and two measurements of PPO, of one round and of two, whose difference is a
-round without what starts it. Seconds of the processor are those of the command and all that it starts; seconds of the
-clock are what the job's row says.
+round without what starts it. Each job is run as the running program would: by a worker that is forked from a process
+which has imported already, where this program forks, and by one that has yet to import. Seconds of the processor are
+the worker's, seconds of the clock what the job's row says.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
-import resource
 import shutil
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
-from annotation.database import FILE_NAME, Database
+import psutil
+
+from annotation.database import FILE_NAME, Database, open_database
+from annotation.environment import worker_environment
 from annotation.examples.example_sets import read_example
 from annotation.imports.importing import starter_prompts
 from benchmarks.harness.driver import ROOT, BenchmarkError, say
+from rlhf.jobs import job_store
+from rlhf.jobs.devices import devices_here
+from rlhf.jobs.job_spec import from_json
+from rlhf.submission import job_submission
+from rlhf.workers.forked_worker import ForkServer, can_fork
+from rlhf.workers.worker_process import start_worker
 
 TRAIN, HELD_OUT, PROMPTS = 40, 10, 30
 TRAINING, CHECK, LATER, ROUND = "train", "check", "check_later", "ppo_round"
 FIGURES = (TRAINING, CHECK, LATER, ROUND)
+# Seconds between two looks at what workers have used.
+LOOKS: Final = 0.1
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -42,6 +56,8 @@ class Program:
     alone: Mapping[str, Any] | None = None
     hides: str = ""
     """A package that was not installed with it, and with which it fails."""
+    forks: ForkServer | None = None
+    """Where its workers are forks."""
 
     def trainings(self) -> list[dict[str, Any]]:
         """The specs of the policies that are checked, and of the reward model that PPO is against."""
@@ -66,6 +82,15 @@ def programs(before: Path) -> tuple[Program, Program]:
     return Program(ROOT), Program(before.resolve(), "evaluate", {"evaluate": False}, "pysqlite3")
 
 
+def server_here() -> ForkServer | None:
+    """What this program's workers are forked from, where they can be."""
+    if not can_fork(devices_here()):
+        return None
+    forks = ForkServer(worker_environment())
+    atexit.register(forks.close)
+    return forks
+
+
 def rows(quick: bool) -> dict[str, Rows]:
     """What both import, by split: of the example answers, each better than the next question's; further prompts."""
     train, held_out, prompts = (8, 2, 2) if quick else (TRAIN, HELD_OUT, PROMPTS)
@@ -88,31 +113,55 @@ class Cost:
 
 
 def command(program: Program, *arguments: str) -> float:
-    """Run one of a program's commands; returns its processor seconds. Raises BenchmarkError where it fails."""
-    began = children_seconds()
+    """Run one of a program's commands; returns the processor seconds of what it starts. Raises BenchmarkError."""
     whole = [sys.executable, "-m", *arguments]
-    with TemporaryDirectory() as first:
+    with TemporaryDirectory() as directory, Path(directory, "said").open("w+b") as said:
         if program.hides:
-            Path(first, f"{program.hides}.py").write_text("raise ImportError", "utf-8")
-        found_first = {**os.environ, "PYTHONPATH": first}
-        done = subprocess.run(whole, cwd=program.root, env=found_first, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = f"{done.stdout}{done.stderr}"[-2000:]
-        raise BenchmarkError(f"{' '.join(whole)} in {program.root} ended with code {done.returncode}:\n{said}")
-    return children_seconds() - began
+            Path(directory, f"{program.hides}.py").write_text("raise ImportError", "utf-8")
+        found_first = {**os.environ, "PYTHONPATH": directory}
+        process = psutil.Popen(whole, cwd=program.root, env=found_first, stdout=said, stderr=said)
+        used = seconds_of(process, process.children)
+        if process.returncode:
+            said.seek(0)
+            told = said.read()[-2000:].decode()
+            raise BenchmarkError(f"{' '.join(whole)} in {program.root} ended with code {process.returncode}:\n{told}")
+    return used
 
 
-def children_seconds() -> float:
-    """Processor seconds of all processes that were started here and have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def seconds_of(process: Any, workers: Callable[[], Sequence[psutil.Process]]) -> float:
+    """Wait for a process to end; returns the processor seconds of all that were ever seen to be its workers."""
+    used: dict[int, float] = {}
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            for one in workers():
+                used[one.pid] = sum(one.cpu_times()[:2])
+        time.sleep(LOOKS)
+    return sum(used.values())
+
+
+def forked(forks: ForkServer, data_dir: Path, spec: str) -> float:
+    """Run a job in a fork, as the program does; returns its processor seconds. Raises BenchmarkError where it fails."""
+    database = open_database(data_dir)
+    number = job_submission.submit(database, data_dir, from_json(spec), "the benchmark")
+    with (data_dir / "said").open("w+b") as said:
+        job, worker = job_store.get(database, number), uuid.uuid4().hex
+        process = start_worker(job, data_dir, worker, devices_here(), said, forks)
+        used = seconds_of(process, lambda: [psutil.Process(process.pid)] if process.pid else [])
+    ended = job_store.get(database, number)
+    database.close()
+    if ended.status != "finished":
+        raise BenchmarkError(f"{spec} is {ended.status}: {ended.message}")
+    return used
 
 
 def run_job(program: Program, data_dir: Path, spec: Mapping[str, Any]) -> Cost:
     """Run a job to its end."""
     path = data_dir / "spec.json"
     path.write_text(json.dumps(spec), "utf-8")
-    processor = command(program, "rlhf", "--data", str(data_dir), "run", str(path))
+    if program.forks is None:
+        processor = command(program, "rlhf", "--data", str(data_dir), "run", str(path))
+    else:
+        processor = forked(program.forks, data_dir, json.dumps(spec))
     database = Database(data_dir / FILE_NAME)  # as it is, of whichever version
     (row,) = database.rows("SELECT * FROM job WHERE kind = ? ORDER BY id DESC LIMIT 1", (spec["kind"],))
     database.close()
@@ -152,7 +201,8 @@ def take_turns(
 ) -> dict[str, tuple[list[Cost], list[Cost]]]:
     """What each of the figures costs this program and the earlier one, turn by turn."""
     found: dict[str, tuple[list[Cost], list[Cost]]] = {name: ([], []) for name in FIGURES}
-    both, made = programs(before), []
+    now, earlier = programs(before)
+    both, made = (replace(now, forks=server_here()), earlier), []
     for place, program in enumerate(both):
         made.append(prepare(program, directory / str(place), rows(quick)))
         found[TRAINING][place].extend(made[-1].trainings)
