@@ -40,8 +40,6 @@ METHODS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a job has made, as its row will say."""
-
     base: str
     parent_id: int
     form: PolicyForm
@@ -59,7 +57,6 @@ class Address:
 
     @property
     def name(self) -> str:
-        """For a reader."""
         return f"{self.repo}@{self.revision}" if self.revision else self.repo
 
     @property
@@ -495,7 +492,6 @@ def check_rows(check: CheckReport) -> list[list[str]]:
 
 
 def anchor_of(check: CheckReport) -> str:
-    """What a check measured the policy against."""
     return "the base" if check.anchor.revision in ("", "base") else code(check.anchor.revision)
 
 
@@ -513,7 +509,6 @@ def probe_rows(check: CheckReport) -> list[tuple[str, str | None]]:
 
 
 def times(ratio: float | None) -> str | None:
-    """A ratio in words; None where there is none."""
     return None if ratio is None else f"{ratio:.2f} times"
 
 

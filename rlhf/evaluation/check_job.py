@@ -653,8 +653,6 @@ def perplexity(models: LoadedPolicies, policy: Policy, text: PlainText) -> float
 def ask_probes(
     progress: CheckProgress, models: LoadedPolicies, policy: Policy, probes: Sequence[TokenisedProbe]
 ) -> ProbeFigures:
-    """A policy's chances on the probes."""
-
     def between() -> None:
         progress.advance(0, _("It puts the probes to {revision}.").format(revision=policy.revision))
 

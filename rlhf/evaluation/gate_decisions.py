@@ -46,7 +46,6 @@ THE_GATE = N_("the gate")
 
 
 def rule(db: Database) -> Rule:
-    """The project's rule."""
     return Rule.stored(setting_store.setting(db, registry.RULE_SETTING, {}))
 
 
@@ -399,8 +398,6 @@ def decision_on(db: Database, policy: Policy) -> GateDecision:
 
 @dataclass(frozen=True)
 class PendingDecision:
-    """The candidate that the gate looks at, and its decision."""
-
     policy: Policy
     decision: GateDecision
     exhausted: bool = False
@@ -510,8 +507,6 @@ def nothing_open(db: Database, policy: Policy) -> bool:
 # ------------------------------------------------------------------------------------------------- how a check stands
 @dataclass(frozen=True)
 class CheckStatus:
-    """How the check of a policy stands."""
-
     sentence: str
     """What it waits for, how far it is, or why there is none and how to go on; empty where all was measured."""
     active: bool
@@ -663,7 +658,6 @@ class Promotion:
     """Whether the rule spoke against it."""
 
     def sentence(self) -> str:
-        """That it serves."""
         said = _("{revision} serves now, against the rule.") if self.against else _("{revision} serves now.")
         return said.format(revision=self.revision)
 

@@ -61,7 +61,6 @@ class AnswerFigures:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> AnswerFigures:
-        """Stored figures."""
         values = {CALLED_SINCE.get(name, name): value for name, value in values.items()}
         stored = {entry.name: values[entry.name] for entry in fields(cls) if entry.name in values}
         probes = stored.get("probes")
@@ -81,7 +80,6 @@ class WinRate(Share):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> WinRate:
-        """A stored rate."""
         controlled = values.get("length_controlled")
         return cls(
             value=values["value"],
@@ -108,7 +106,6 @@ class JudgeCalls:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> JudgeCalls:
-        """Stored counts."""
         chances = values.get("chances")
         if chances is None:
             return cls(**{**values, "chances": None})
@@ -231,7 +228,6 @@ class CheckReport:
         return (self.win_rates or {}).get(revision, {})
 
     def to_json(self) -> dict[str, Any]:
-        """The report as it is stored and printed."""
         stored = {name: value for name, value in asdict(self).items() if name not in RENAMED and value is not None}
         reward = None if self.reward is None else asdict(self.reward)
         return stored | ({"reward_hacking": reward} if self.reward_known else {})
@@ -284,7 +280,6 @@ def read_accuracy(values: Mapping[str, Any] | None) -> ImplicitAccuracy | None:
 
 
 def read_rates(values: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, WinRate]]:
-    """Stored win rates."""
     return {
         other: {judge: WinRate.from_json(rate) for judge, rate in by_judge.items()}
         for other, by_judge in values.items()

@@ -161,7 +161,6 @@ def files_to_publish(
 
 
 def made_of(policy: Policy) -> TrainedModel:
-    """What the card's subject is made of."""
     parent = policy.parent_id or policy.id
     return TrainedModel(
         base=policy.base,

@@ -266,7 +266,6 @@ class RentedRun:
         self.changed()
 
     def begin(self) -> Any:
-        """Send the files and start the job. Raises UserError."""
         self.retry(_("Asking for the price is tried again: {error}"), self.check_price)
         self.run.report(0, 0, {}, _("It sends the files to the Hub."))
         sha = self.retry(_("Sending the files is tried again: {error}"), self.send)
@@ -392,7 +391,6 @@ class RentedRun:
                 return {}
 
     def failure_message(self, stage: str, message: str) -> str:
-        """Why a job ended that could not say so itself."""
         ended = stage.lower()
         if message:
             parts = [

@@ -88,7 +88,6 @@ class SpacePlan:
 
     @property
     def zero_gpu(self) -> bool:
-        """Whether GPUs are lent to it."""
         return self.hardware.startswith("zero-")
 
     @property
@@ -134,8 +133,6 @@ notes = partial(SpaceFinding, "note")
 
 @dataclass(frozen=True)
 class SpaceResult:
-    """What creating or updating a Space did."""
-
     address: str
     new: bool
     changed: tuple[str, ...]

@@ -147,12 +147,10 @@ def enqueue(db: Database, spec: JobSpec, requested_by: str, terms: Terms) -> int
 
 
 def get(db: Database, job_id: int) -> Rental:
-    """A job's rental; it must have one."""
     return Rental(**db.one("SELECT * FROM rental WHERE job_id = ?", (job_id,)))
 
 
 def found(db: Database, job_id: int) -> Rental | None:
-    """A job's rental, if it is for rented hardware."""
     row = db.row("SELECT * FROM rental WHERE job_id = ?", (job_id,))
     return None if row is None else Rental(**row)
 

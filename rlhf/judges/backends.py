@@ -198,7 +198,6 @@ def no_number(prompt_tokens: int = 0, completion_tokens: int = 0) -> Failure:
 
 
 def choice_of(chance: float) -> Choice:
-    """The likelier side."""
     return "tie" if chance == 0.5 else "first" if chance > 0.5 else "second"
 
 
@@ -227,7 +226,6 @@ class RewardScorer:
 
     @property
     def basis(self) -> ScoreTemperature:
-        """By which temperature its chances are calibrated."""
         return ScoreTemperature(self.reward.scale.temperature)
 
     def verdicts(self, requests: Sequence[JudgeRequest], stopped: IsStopped = lambda: False) -> Iterator[JudgeReply]:
@@ -342,7 +340,6 @@ class RemoteModel:
 
 
 def verdict_in(reply: Reply) -> Verdict | Failure:
-    """What a reply says; a reply that gives no verdict has its cost all the same."""
     choice = parse_verdict(reply.text)
     if choice is None:
         said = _("The judge's reply gives no verdict.")

@@ -186,8 +186,6 @@ class Reply:
 
 
 class Endpoint:
-    """Asks one endpoint, and counts the calls."""
-
     def __init__(self, settings: EndpointSettings, stopped: Callable[[], bool] = lambda: False) -> None:
         """`stopped` is asked often, always from the thread that asks. Raises UserError as `check` does."""
         check(settings)
@@ -248,7 +246,6 @@ class Endpoint:
         )
 
     def _ask(self, client: httpx.Client, messages: Sequence[Message], stopped: Callable[[], bool]) -> Reply:
-        """One reply, with retries."""
         attempt = 0
         while not stopped():
             self._count()
@@ -295,7 +292,6 @@ class Endpoint:
         raise problem  # outside of the handler, so that the request with the key is not part of it
 
     def _request(self, messages: Sequence[Message]) -> dict[str, Any]:
-        """The body of a call."""
         limit = "max_completion_tokens" if "max_tokens" in self._unsupported else "max_tokens"
         body: dict[str, Any] = {"model": self.settings.model, "messages": [dict(message) for message in messages]}
         if "temperature" not in self._unsupported:

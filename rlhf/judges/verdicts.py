@@ -54,7 +54,6 @@ class LetterShare:
     """Prompts that were read."""
 
     def sentence(self) -> str:
-        """For people."""
         return _("P(A) + P(B) of the next token: {mean} on average, {least} at least.").format(
             mean=percent(self.mean), least=percent(self.least)
         )
@@ -68,7 +67,6 @@ class ScoreTemperature:
     """None where none was fitted: it is taken as 1."""
 
     def sentence(self) -> str:
-        """For people."""
         if self.value is None:
             return _(
                 "Its temperature is unknown, so it is taken as 1 and its chances may be too sure: there were too few "

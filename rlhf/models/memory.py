@@ -143,7 +143,6 @@ class Shapes:
 
     @property
     def total(self) -> int:
-        """All parameters, each counted once."""
         return sum(math.prod(shape) for shape in self.tensors.values())
 
     @cached_property
@@ -285,7 +284,6 @@ class Parameters:
 
     @property
     def percent(self) -> float:
-        """The share that is trained, in percent."""
         return 100 * self.trainable / self.total
 
 

@@ -84,7 +84,6 @@ class Policy:
 
     @property
     def undecided(self) -> bool:
-        """Whether it waits for a decision: a candidate that can serve."""
         return self.status == "candidate" and self.can_answer
 
     @property

@@ -142,7 +142,6 @@ class Preflight:
             return data
 
     def tokenizer(self) -> ChatTokenizer:
-        """The base model's. Raises UserError if it has none that can be read here."""
         return chat_tokenizer(self.base_directory(), registry.no_thinking(self.db))
 
     def show(self, spec: TrainingSpec, split: Split, number: int) -> InspectedItem | None:
@@ -189,7 +188,6 @@ class Preflight:
         return found
 
     def machine(self) -> Machine:
-        """The machine, looked at now and then."""
         return self._keep("machine", MACHINE_SECONDS, memory.this_machine)
 
     def shares_steps(self) -> bool:
@@ -198,7 +196,6 @@ class Preflight:
         return (machine.devices if machine.gpu else os.cpu_count() or 1) > 1
 
     def finished_jobs(self, spec: TrainingSpec) -> list[job_store.Job]:
-        """Jobs whose pace may be that of this run."""
         return self._keep(("jobs", spec.kind), JOBS_SECONDS, lambda: memory.finished_jobs(self.db, spec))
 
     def reward_spec(self, spec: TrainingSpec) -> TrainingSpec | None:

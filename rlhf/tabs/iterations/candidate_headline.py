@@ -129,7 +129,6 @@ def would_tell(people: EvidenceSource, decision: GateDecision) -> str:
 
 
 def score(found: Estimate | None) -> str:
-    """How often people prefer it, in words; empty without a comparison."""
     if found is None:
         return ""
     said = ngettext(

@@ -159,7 +159,6 @@ class GateFormPage:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """What each field is called."""
         return {name: str(field.label) for name, field in self.form.items()}
 
     @property
@@ -188,7 +187,6 @@ class GateFormPage:
 
 
 def build(context: Context, opening: Callable[..., Any]) -> None:
-    """Lay the part out inside the caller's tab and wire it."""
     page = GateFormPage(context)
     wire_rule(page, opening)
     wire_renewal(page)

@@ -115,7 +115,6 @@ AFTER_CHECK: Mapping[Mode, str] = {
 
 
 def made_of(spec: TrainingSpec) -> str:
-    """What follows a training."""
     if spec.makes == "reward-model":
         return _("It makes a reward model, which never serves.")
     return _("When it ends, its candidate is checked.") if spec.check else _("Its candidate is not checked by itself.")

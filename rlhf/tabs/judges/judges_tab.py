@@ -511,7 +511,6 @@ class JudgesPage:
 
     @property
     def followed(self) -> list[Any]:
-        """The outputs of every handler that redraws what changed."""
         return [*self.parts.values(), *self.said.values(), self.seen]
 
     def sent(
@@ -531,7 +530,6 @@ class JudgesPage:
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay the tab out and wire it; every value comes from a guarded handler."""
     page = JudgesPage()
     rubric_form.build(context, opening_of(demo), page.parts["selector"])
     wire_views(page, context)
@@ -560,7 +558,6 @@ def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
 
 
 def lay_out_feedback() -> dict[str, Any]:
-    """The fields that say who judges."""
     modes = [(_(label), mode) for mode, (label, _meaning) in MODES.items()]
     fields: dict[str, Any] = {"mode": gr.Radio(modes, label=_("Who judges"), show_label=False, elem_id="judges-mode")}
     with gr.Accordion(_("How much people get"), open=False), gr.Row():

@@ -65,7 +65,6 @@ def form_of(found: Rubric) -> FieldValues:
 
 
 def versions(db: Database) -> list[Rubric]:
-    """Every version, the latest first and the one that ships with Prefloop last."""
     return [*judge_store.rubrics(db), rubrics.DEFAULT]
 
 

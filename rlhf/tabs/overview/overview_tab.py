@@ -94,7 +94,6 @@ def build_strip() -> None:
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     box = html_box(elem_id="overview")
     opening: Callable[..., Any] = opening_of(demo)
 

@@ -196,7 +196,6 @@ class PlaygroundPage:
 
     @property
     def followed(self) -> list[Any]:
-        """The outputs of every handler that redraws what changed."""
         return [*self.some(FOLLOWED), self.seen]
 
     @staticmethod

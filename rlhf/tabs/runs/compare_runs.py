@@ -230,7 +230,6 @@ HELD_OUT = (
 
 
 def order() -> tuple[str, ...]:
-    """The names of all figures, in the order of the table."""
     finals = (_("{figure}, at the end").format(figure=one.label) for _name, one in every_curve())
     measured = dict.fromkeys(one.compared for kind in kinds().values() for one in held_out_figures(kind))
     return (*dict.fromkeys(finals), *map(_, (*measured, *HELD_OUT, STEPS, *COSTS)))

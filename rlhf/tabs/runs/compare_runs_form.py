@@ -28,7 +28,6 @@ MOST = len(line_plots.HUES)
 
 
 def lay_out() -> dict[str, Any]:
-    """The components, without any value."""
     with gr.Column(visible=False) as comparable:
         gr.Markdown(_("## Compare runs"))
         return {"comparable": comparable, **lay_out_comparison()}

@@ -19,7 +19,6 @@ BUTTONS = ("up", "down", "take_out")
 
 
 def lay_out() -> dict[str, Any]:
-    """The components, without any value."""
     parts: dict[str, Any] = {"queue": html_box()}
     with gr.Column(visible=False) as choice:
         parts["queued"] = open_choice(_("A waiting job"), elem_id="queue-job")

@@ -34,7 +34,6 @@ NEW_RUN_SENTENCE = N_("“Start a new run” fills in a form with this as the pa
 
 
 def lay_out() -> dict[str, Any]:
-    """The components, without any value."""
     parts: dict[str, Any] = {"outcome": html_box(), "quality": html_box()}
     with gr.Accordion(_("Its check"), open=False, visible=False) as parts["checked"]:
         parts["report"] = html_box()

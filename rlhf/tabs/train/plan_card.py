@@ -316,7 +316,6 @@ def memory_row(name: str, amount: float, why: str, free: float) -> Row:
 
 
 def time_sentence(cost: CostEstimate) -> str:
-    """How long a run would take, from a measured step."""
     step_time, steps, waiting = cost.step_time, cost.steps, cost.waiting
     if not steps:
         return _("Time: none, because there is nothing to train on.")

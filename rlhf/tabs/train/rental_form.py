@@ -35,8 +35,6 @@ Begin = Callable[..., tuple[int, Sequence[Any]]]
 
 
 class RentalFormPage:
-    """The components, without any value from the rows."""
-
     def __init__(self, name: str) -> None:
         with gr.Accordion(_("On rented hardware"), open=False) as self.section:
             html_box(paragraph(_(EXPLANATION), "quiet"))

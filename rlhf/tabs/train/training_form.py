@@ -50,7 +50,6 @@ def lists_of(db: Database, form: Form) -> dict[str, Choices]:
 
 
 def named_models(form: Form, values: Values) -> list[Any]:
-    """The models that a form names beside the parent."""
     return [values.get(name) for name in form.spec_type.lists]
 
 
@@ -197,7 +196,6 @@ class TrainingFormPage(FollowedPage):
         return [self.parts["accept"], self.seen, *self.inputs.values()]
 
     def values(self, sent: Sequence[Any]) -> dict[str, Any]:
-        """The fields as the browser sent them."""
         return dict(zip(self.form.names, sent, strict=True))
 
 
