@@ -108,11 +108,8 @@ class CheckSpec(JobSpec):
         snapshot = self.snapshot or snapshots.store_snapshot(
             db, data_dir, snapshots.collect(db, candidate, "new", 100_000, judges_too=False)
         )
-        panel = (
-            judge_store.judges(db, active=True)
-            if self.judges == "active"
-            else judge_store.judges_named(db, self.judges)
-        )
+        by_name = self.judges != "active"
+        panel = judge_store.judges_named(db, self.judges) if by_name else judge_store.judges(db, active=True)
         named = replace(
             self,
             candidate=candidate.revision,
