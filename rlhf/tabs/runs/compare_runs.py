@@ -109,9 +109,8 @@ def every_curve() -> list[tuple[str, Curve]]:
     for kind in kinds().values():
         for metric, curve in metric_curves(kind).items():
             other = any(metric == known for known, _label in found)
-            found.setdefault(
-                (metric, curve.label), replace(curve, name=f"{kind.kind}-{curve.name}") if other else curve
-            )
+            named = replace(curve, name=f"{kind.kind}-{curve.name}") if other else curve
+            found.setdefault((metric, curve.label), named)
     return [(metric, curve) for (metric, _label), curve in found.items()]
 
 

@@ -511,7 +511,6 @@ def lay_out() -> RunsPage:
 
 
 def build(context: Context) -> RunsPage:
-    """Lay the page out inside the caller's tab and wire it; every value comes from a guarded handler."""
     page = lay_out()
     wire_views(page, context)
     wire_labels(page, context)
