@@ -256,8 +256,5 @@ def after(state: LoopState) -> str:
         return _("Automatic training is off: a training starts when somebody starts it on the Train tab.")
     training = _(kind_to_train(state).automatic)
     missing = max(state.auto_train.wanted - state.towards_next, 0)
-    return (
-        _("After {missing} more a training starts: {training}.").format(missing=missing, training=training)
-        if missing
-        else _("A training is due: {training}.").format(training=training)
-    )
+    said = _("After {missing} more a training starts: {training}.") if missing else _("A training is due: {training}.")
+    return said.format(missing=missing, training=training)

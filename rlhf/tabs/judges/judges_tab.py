@@ -359,9 +359,8 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     failed = ", ".join(f"{_(FAILED.get(reason, reason))} ({numeral(count)})" for reason, count in counted)
     told += [(_("Failed verdicts"), failed)] if failed else []
     told += [(_("Comparisons left open"), numeral(result.left_open))] if result.left_open else []
-    gave_up = (
-        paragraph(_("It gave up. {gave_up}").format(gave_up=_(result.gave_up)), "warning") if result.gave_up else ""
-    )
+    said = _("It gave up. {gave_up}").format(gave_up=_(result.gave_up))
+    gave_up = paragraph(said, "warning") if result.gave_up else ""
     remark = paragraph(_(result.remark), "quiet") if result.remark else ""
     why = _("See why job {number} ended").format(number=job.id)
     more = "" if job.is_open or job.status == "finished" else f"<p>{within(Way(next_steps.run(job), why))}</p>"
