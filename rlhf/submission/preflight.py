@@ -248,26 +248,17 @@ def what_decides_lengths(spec: TrainingSpec) -> tuple[Any, ...]:
 
 def scorer_of(db: Database, spec: TrainingSpec) -> Policy | None:
     """The reward model that a job names to be trained against; None if it names none that there is."""
-    return next(
-        (
-            one
-            for one in registry.all_policies(db)
-            if one.revision in spec.trained_against() and one.kind == "reward-model"
-        ),
-        None,
-    )
+    known = (registry.named(db, name) for name in spec.trained_against())
+    return next((one for one in known if one is not None and one.kind == "reward-model"), None)
 
 
 # ------------------------------------------------------------------------------------------------- parents to choose
 def parents(db: Database, form: Form) -> Choices:
     """(words, revision) of what a form's job can start from, newest first, behind what serves and the base."""
     known = [policy for policy in registry.all_policies(db) if fits(form, policy)]
-    serving = next((policy for policy in known if policy.status == "serving"), None)
-    first = (
-        []
-        if serving is None
-        else [(_("What serves now: {description_of}").format(description_of=description_of(db, serving)), "serving")]
-    )
+    serves = _("What serves now: {description_of}")
+    serving = [description_of(db, policy) for policy in known if policy.status == "serving"]
+    first = [(serves.format(description_of=one), "serving") for one in serving]
     return [*first, *((description_of(db, policy), policy.revision) for policy in [known[0], *reversed(known[1:])])]
 
 
