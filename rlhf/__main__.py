@@ -39,7 +39,6 @@ For example: python -m rlhf spec KIND > spec.json; edit it; python -m rlhf run s
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="python -m rlhf", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )

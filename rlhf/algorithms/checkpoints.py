@@ -67,7 +67,6 @@ class CheckpointPace:
         return step % self.steps == 0 if self.steps else self.writing <= SHARE_OF_TIME * (now - self.since)
 
     def written(self, began: float, now: float) -> None:
-        """One was written between these times."""
         self.writing, self.since = now - began, now
 
 
@@ -145,7 +144,6 @@ def whole(checkpoints: Path) -> Iterator[Checkpoint]:
 
 
 def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, if there is one."""
     return max(whole(checkpoints), key=lambda one: one.step, default=None)
 
 

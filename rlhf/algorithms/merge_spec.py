@@ -32,7 +32,6 @@ class MergeSpec(JobSpec):
         return [(_("Adapter"), self.revision)]
 
     def repeats(self, other: JobSpec) -> bool:
-        """Whether that merges the same adapter."""
         return isinstance(other, MergeSpec) and other.revision == self.revision
 
     def depends_on(self) -> tuple[str, ...]:

@@ -40,8 +40,6 @@ METHODS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a job has made, as its row will say."""
-
     base: str
     parent_id: int
     form: PolicyForm
@@ -59,7 +57,6 @@ class Address:
 
     @property
     def name(self) -> str:
-        """For a reader."""
         return f"{self.repo}@{self.revision}" if self.revision else self.repo
 
     @property
@@ -477,25 +474,19 @@ def check_rows(check: CheckReport) -> list[list[str]]:
     accuracy = None if check.implicit_accuracy is None else check.implicit_accuracy.estimate
     anchor = anchor_of(check)
     at_equal_length = "" if check.equal_length_kl is None else ", at equal length"
-    known: list[tuple[str, str | None]] = [
-        ("held-out prompts that it answered", f"{check.prompts:,}"),
-        (
-            f"KL to {anchor}, nats a token{at_equal_length}",
-            None if check.kl_per_token is None else f"{check.kl_per_token:.4f}",
-        ),
-        (f"how much its answers surprise {anchor}, by {anchor}'s own", times(check.nll_ratio)),
-        (f"perplexity of a plain text, by {anchor}'s", times(check.perplexity_ratio)),
-        *probe_rows(check),
-        (
-            f"implicit accuracy on {0 if accuracy is None else accuracy.n:,} held-out comparisons (95% interval)",
-            None if accuracy is None else percent_with_interval(accuracy),
-        ),
-    ]
+    known: list[tuple[str, str | None]] = [("held-out prompts that it answered", f"{check.prompts:,}")]
+    if check.kl_per_token is not None:
+        known.append((f"KL to {anchor}, nats a token{at_equal_length}", f"{check.kl_per_token:.4f}"))
+    known.append((f"how much its answers surprise {anchor}, by {anchor}'s own", times(check.nll_ratio)))
+    known.append((f"perplexity of a plain text, by {anchor}'s", times(check.perplexity_ratio)))
+    known += probe_rows(check)
+    if accuracy is not None:
+        name = f"implicit accuracy on {accuracy.n:,} held-out comparisons (95% interval)"
+        known.append((name, percent_with_interval(accuracy)))
     return [[name, value] for name, value in known if value is not None]
 
 
 def anchor_of(check: CheckReport) -> str:
-    """What a check measured the policy against."""
     return "the base" if check.anchor.revision in ("", "base") else code(check.anchor.revision)
 
 
@@ -513,22 +504,16 @@ def probe_rows(check: CheckReport) -> list[tuple[str, str | None]]:
 
 
 def times(ratio: float | None) -> str | None:
-    """A ratio in words; None where there is none."""
     return None if ratio is None else f"{ratio:.2f} times"
 
 
 def lineage(record: PublishedFacts) -> Sequence[str]:
     """What it grew from, nearest first."""
     heads = ["ancestor", "made by", "sha256 of its files", "on the Hub"]
-    rows = [
-        [
-            code(one.revision),
-            one.algorithm,
-            code(one.sha256) if one.sha256 else "",
-            "" if one.address is None else one.address.name,
-        ]
-        for one in record.lineage
-    ]
+    rows = []
+    for one in record.lineage:
+        there = "" if one.address is None else one.address.name
+        rows.append([code(one.revision), one.algorithm, code(one.sha256) if one.sha256 else "", there])
     return ("## Lineage", table(heads, rows)) if rows else ()
 
 

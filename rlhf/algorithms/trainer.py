@@ -48,7 +48,7 @@ from rlhf.models import registry
 from rlhf.models.base_model import BaseModel, ready
 from rlhf.models.hidden_states import inner_model, virtual_tokens
 from rlhf.models.loading import context_in, fed, ground_path, held_precision, verified
-from rlhf.models.memory import pass_tokens, read_shapes, recomputes, this_machine
+from rlhf.models.memory import RunMemory, read_shapes, this_machine
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
@@ -122,7 +122,8 @@ def passes_here(ground: Path, spec: TrainingSpec) -> tuple[float, bool]:
         shapes, machine = read_shapes(ground), this_machine()
     except UserError:
         return math.inf, torch.cuda.is_available()
-    return pass_tokens(shapes, spec, machine), recomputes(shapes, spec, machine)
+    known = RunMemory(shapes, spec, machine)
+    return known.pass_tokens, known.recomputes
 
 
 @contextmanager

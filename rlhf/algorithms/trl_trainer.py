@@ -181,7 +181,6 @@ class JobTrainer(WithoutPreparation):
         return self.optimizer
 
     def weights(self) -> dict[str, Tensor]:
-        """What is trained, by its name in the model."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     def further(self) -> Mapping[str, Any]:

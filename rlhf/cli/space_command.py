@@ -16,7 +16,6 @@ from rlhf.hub.space_upload import GIVEN_TOKEN, SpacePlan
 
 
 def add_parser(commands: Any) -> None:
-    """Register `space` with its two verbs."""
     space = commands.add_parser("space", help="this program as a Hugging Face Space")
     verbs = space.add_subparsers(dest="verb", required=True)
     for verb, text in (

@@ -162,9 +162,7 @@ def record(db: Database, data_dir: Path, prompts: Sequence[Prompt], wanted: int 
         made = versions(db)
         if made and made[-1].sha256 == sha256:
             return made[-1]
-        new = HeldOut(
-            version=len(made) + 1, sha256=sha256, prompts=len(prompts), created=now(), wanted=wanted, seed=seed
-        )
+        new = HeldOut(len(made) + 1, sha256, len(prompts), now(), wanted, seed)
         setting_store.set_setting(db, SETTING, [asdict(version) for version in (*made, new)])
         prompt_store.hold_for(db, [prompt.id for prompt in prompts], 0)
     return new
@@ -188,7 +186,6 @@ def without(prompts: Iterable[Prompt], others: Iterable[Prompt]) -> list[Prompt]
 
 
 def new_seed() -> int:
-    """A seed for a draw, which its record keeps."""
     return secrets.randbits(32)
 
 
@@ -261,11 +258,10 @@ def gate_sentence(db: Database) -> str:
     found = sum(len(fresh_prompts(db, seen)) for seen in (False, True))
     made, missing = gate_sets(db), max(LEAST - found, 0)
     carried = len(weighed(db, made[-1].version if made else 0))
-    said = [
-        ngettext(
-            "{count} candidate has been weighed on them.", "{count} candidates have been weighed on them.", carried
-        ).format(count=carried)
-    ]
+    before = ngettext(
+        "{count} candidate has been weighed on them.", "{count} candidates have been weighed on them.", carried
+    )
+    said = [before.format(count=carried)]
     if not made:
         needed = ngettext(
             "For a set of its own, which no report shows, {missing} more held-out prompt is needed.",

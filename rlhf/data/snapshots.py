@@ -164,7 +164,6 @@ def edited_answers(db: Database) -> list[Demonstration]:
 
 
 def prompt_rows(db: Database) -> Iterator[PromptRow]:
-    """Every prompt to train on."""
     for prompt in prompt_store.prompts(db, "train"):
         yield PromptRow("train", prompt.messages, prompt.id)
 

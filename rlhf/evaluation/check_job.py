@@ -138,9 +138,7 @@ def policies_of(run: Run, spec: CheckSpec, models: LoadedPolicies) -> CheckedPol
     base, anchor = registry.by_revision(run.db, "base"), anchors.of(candidate)
     other_weights = on_other_weights(candidate) and apart_from(run.db, candidate, anchor)
     other_ground = registry.own_ground(run.db, candidate) if other_weights else None
-    return CheckedPolicies(
-        candidate=candidate, against=against, base=base, anchor=anchor, anchors=anchors, other_ground=other_ground
-    )
+    return CheckedPolicies(candidate, against, base, anchor, anchors, other_ground)
 
 
 @dataclass(frozen=True)
@@ -166,17 +164,11 @@ def inputs_of(run: Run, spec: CheckSpec, models: LoadedPolicies, candidate: Poli
     """The prompts and texts of a check. Raises UserError where the candidate was trained on some of them."""
     if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
         run.log(said)
-    prompts, apart = held_out_sets.prompts_of(run.data_dir, spec.prompt_set), compared_apart(run, spec)
+    prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
+    apart = held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
     refuse_leaked(run, candidate, [*prompts, *apart])
-    rendered, rendered_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
-    return CheckInputs(
-        prompts=prompts,
-        rendered=rendered,
-        apart=apart,
-        rendered_apart=rendered_apart,
-        probes=tokenise_probes(models),
-        plain=plain_text(models.tokenizer),
-    )
+    fed, fed_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
+    return CheckInputs(prompts, fed, apart, fed_apart, tokenise_probes(models), plain_text(models.tokenizer))
 
 
 @dataclass(frozen=True)
@@ -232,11 +224,6 @@ def figures_of(
         kl_to_ground=per_token(candidate.answers, GROUND_SCORES[0]) if policies.other_ground else None,
         rule=RULE_VERSION,
     )
-
-
-def compared_apart(run: Run, spec: CheckSpec) -> list[Prompt]:
-    """The prompts on which the policies are compared beside those of the report."""
-    return held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
 
 
 def put_before_people(db: Database, spec: CheckSpec, candidate: Policy, others: Sequence[Policy]) -> None:
@@ -653,8 +640,6 @@ def perplexity(models: LoadedPolicies, policy: Policy, text: PlainText) -> float
 def ask_probes(
     progress: CheckProgress, models: LoadedPolicies, policy: Policy, probes: Sequence[TokenisedProbe]
 ) -> ProbeFigures:
-    """A policy's chances on the probes."""
-
     def between() -> None:
         progress.advance(0, _("It puts the probes to {revision}.").format(revision=policy.revision))
 
@@ -693,12 +678,8 @@ def ask_judges(run: Run, spec: CheckSpec, candidate: Policy) -> dict[str, JudgeC
 
 def ask_people_instead(run: Run, spec: CheckSpec, candidate: Policy, judged: Mapping[str, JudgeCalls]) -> None:
     """Where no judge has given any verdict, give people what the judges were to spare them."""
-    unheard = (
-        bool(judged)
-        and not any(one.judged for one in judged.values())
-        and any(one.left_open for one in judged.values())
-    )
-    if not unheard:
+    calls = judged.values()
+    if any(one.judged for one in calls) or not any(one.left_open for one in calls):
         return
     with run.db.transaction():  # nobody decides meanwhile
         against = registry.by_revision(run.db, spec.against)

@@ -64,11 +64,9 @@ class CheckSpec(JobSpec):
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
 
     def about(self) -> str:
-        """Which policy is checked."""
         return _("check of {candidate}").format(candidate=self.candidate)
 
     def facts(self) -> Facts:
-        """What is compared with what, and by whom."""
         return [
             (_("Candidate"), self.candidate),
             (_("Against"), self.against),
@@ -94,11 +92,9 @@ class CheckSpec(JobSpec):
         return self.compared_set[:12]
 
     def repeats(self, other: JobSpec) -> bool:
-        """Whether that checks the same two policies."""
         return isinstance(other, CheckSpec) and (other.candidate, other.against) == (self.candidate, self.against)
 
     def depends_on(self) -> tuple[str, ...]:
-        """The two policies that are compared, and what the limits are against."""
         return self.candidate, self.against, *filter(None, (self.anchor,))
 
     def frozen(self, db: Database, data_dir: Path) -> Self:
@@ -112,11 +108,8 @@ class CheckSpec(JobSpec):
         snapshot = self.snapshot or snapshots.store_snapshot(
             db, data_dir, snapshots.collect(db, candidate, "new", 100_000, judges_too=False)
         )
-        panel = (
-            judge_store.judges(db, active=True)
-            if self.judges == "active"
-            else judge_store.judges_named(db, self.judges)
-        )
+        by_name = self.judges != "active"
+        panel = judge_store.judges_named(db, self.judges) if by_name else judge_store.judges(db, active=True)
         named = replace(
             self,
             candidate=candidate.revision,

@@ -16,8 +16,6 @@ from rlhf.models.registry import Policy
 
 @dataclass(frozen=True)
 class FinishedCheck:
-    """A finished check: what was asked, and what was measured."""
-
     job_id: int
     spec: CheckSpec
     report: CheckReport

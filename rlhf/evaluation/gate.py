@@ -119,7 +119,6 @@ class Rule:
     What counts is what it has surely lost: the lower end of the interval of the fall."""
 
     def to_setting(self) -> dict[str, Any]:
-        """The rule as it is stored in the project's settings."""
         return asdict(self)
 
     @classmethod
@@ -234,7 +233,6 @@ class GateDecision:
 
     @property
     def says(self) -> Ruling:
-        """Promote, reject or wait."""
         if self.reason == "better":
             return "promote"
         waits = self.reason in ("unmeasured", "untold", "open") and self.given_up_after is None
@@ -414,7 +412,6 @@ class EvidenceSource:
 
     @property
     def passed(self) -> Passed:
-        """Whether they prefer the candidate."""
         if self.found is None:
             return "missing"
         return "open" if self.standing == "open" else met(self.standing == "better")
@@ -462,7 +459,6 @@ def stakes_of(prompts: CorrectedPrompts) -> Stakes:
 
 
 def weigh_judge(judge: JudgeFindings, alpha: float, least: int, most: int) -> EvidenceSource:
-    """What a judge shows by itself."""
     return weigh(judge.name, corrected(by_prompt(judge.outcomes), JudgePanel()), alpha, least, most)
 
 
@@ -567,7 +563,6 @@ class JudgeEvidence:
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
-        """All of them."""
         return self.trust, self.source, self.equal_lengths, *filter(None, (self.unfinished,))
 
 
@@ -620,7 +615,6 @@ def limits_of(rule: Rule, findings: Findings) -> tuple[Requirement, ...]:
 
 
 def no_problem(problem: Hacked) -> Passed:
-    """Whether there is no trouble."""
     if isinstance(problem, str):
         return "open" if problem == "open" else "inapplicable"
     return "missing" if problem is None else met(not problem)

@@ -46,7 +46,6 @@ THE_GATE = N_("the gate")
 
 
 def rule(db: Database) -> Rule:
-    """The project's rule."""
     return Rule.stored(setting_store.setting(db, registry.RULE_SETTING, {}))
 
 
@@ -94,7 +93,7 @@ def findings(db: Database, policy: Policy) -> Findings:
     number = place_of(db, policy)
     if not checks:
         return Findings(people, number=number)
-    report = measured_in_one_precision(as_anchored(checks[0], chosen_anchor(db), policy), policy)
+    report = comparable(checks[0], chosen_anchor(db), policy)
     heard = panel_findings(db, policy, against, checks)
     return Findings(
         people,
@@ -114,40 +113,24 @@ def findings(db: Database, policy: Policy) -> Findings:
     )
 
 
-def measured_in_one_precision(report: CheckReport, policy: Policy) -> CheckReport:
-    """A report without the figures that an earlier version took of a policy and of its ground in two precisions."""
-    if report.in_one_precision(policy.precision):
-        return report
-    return without_figures(report)
+# The version of the rule from which on the anchor "base" is the base under whatever weights.
+BASE_IS_THE_BASE = 3
 
 
-def without_figures(report: CheckReport) -> CheckReport:
-    """A report without all that was measured of its candidate's answers."""
-    return replace(
-        report,
-        candidate=AnswerFigures(report.candidate.revision),
-        equal_length_distinct=None,
-        equal_length_nll_ratio=None,
-        equal_length_kl=None,
-    )
-
-
-def as_anchored(check: FinishedCheck, anchor: str, policy: Policy) -> CheckReport:
+def comparable(check: FinishedCheck, anchor: str, policy: Policy) -> CheckReport:
     """A check's report, without the figures that it took against another policy than the rule's limits are against.
 
-    Of a policy that waits for its decision neither those that an earlier version took against the trained weights that
-    it hangs on: step by step a project could go any way.
+    Nor with those of an earlier version that took them in two precisions or, of a policy that waits for its decision,
+    against the trained weights that it hangs on: step by step a project could go any way.
     """
     report = check.report
     against_ground = not check.spec.anchor and (report.rule or 0) < BASE_IS_THE_BASE
     other_weights = against_ground and report.anchor.revision not in ("", "base") and policy.status == "candidate"
-    if check.spec.anchor == anchor and not other_weights:
+    one_precision = report.candidate.precision or policy.precision == "nf4"
+    if check.spec.anchor == anchor and not other_weights and one_precision:
         return report
-    return without_figures(report)
-
-
-# The version of the rule from which on the anchor "base" is the base under whatever weights.
-BASE_IS_THE_BASE = 3
+    without: dict[str, Any] = dict.fromkeys(("equal_length_distinct", "equal_length_nll_ratio", "equal_length_kl"))
+    return replace(report, candidate=AnswerFigures(report.candidate.revision), **without)
 
 
 def place_of(db: Database, policy: Policy) -> int:
@@ -215,19 +198,12 @@ def panel_findings(
     asked = [judge_store.judges_named(db, check.spec.judges) for check in reversed(checks) if check.asked_judges]
     first = {judge.name for panel in asked[:1] for judge in panel}
     different = {judge.name: judge for panel in asked for judge in panel}
-    return tuple(
-        replace(
-            judge_findings(
-                db,
-                judge,
-                policy,
-                against,
-                conflict_of_interest(db, judge, policy, against) or (None if name in first else "late"),
-            ),
-            gave_up=next((check.report.judged[name].gave_up for check in checks if name in check.report.judged), ""),
-        )
-        for name, judge in different.items()
-    )
+    found = []
+    for name, judge in different.items():
+        informs = conflict_of_interest(db, judge, policy, against) or (None if name in first else "late")
+        gave_up = next((check.report.judged[name].gave_up for check in checks if name in check.report.judged), "")
+        found.append(replace(judge_findings(db, judge, policy, against, informs), gave_up=gave_up))
+    return tuple(found)
 
 
 def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy, against: Policy) -> Recusal | None:
@@ -271,9 +247,8 @@ def judge_findings(
     db: Database, judge: judge_store.Judge, policy: Policy, against: Policy, informs: Recusal | None = None
 ) -> JudgeFindings:
     """What a judge says of a policy; its agreement with people is that of today."""
-    found = win_rates.outcomes_by(
-        db, judge, policy, against, on=win_rates.prompts_that_count(db, checks_of(db, policy))
-    )
+    on = win_rates.prompts_that_count(db, checks_of(db, policy))
+    found = win_rates.outcomes_by(db, judge, policy, against, on=on)
     return JudgeFindings(
         name=judge.name,
         outcomes=found.decided,
@@ -399,8 +374,6 @@ def decision_on(db: Database, policy: Policy) -> GateDecision:
 
 @dataclass(frozen=True)
 class PendingDecision:
-    """The candidate that the gate looks at, and its decision."""
-
     policy: Policy
     decision: GateDecision
     exhausted: bool = False
@@ -510,8 +483,6 @@ def nothing_open(db: Database, policy: Policy) -> bool:
 # ------------------------------------------------------------------------------------------------- how a check stands
 @dataclass(frozen=True)
 class CheckStatus:
-    """How the check of a policy stands."""
-
     sentence: str
     """What it waits for, how far it is, or why there is none and how to go on; empty where all was measured."""
     active: bool
@@ -663,7 +634,6 @@ class Promotion:
     """Whether the rule spoke against it."""
 
     def sentence(self) -> str:
-        """That it serves."""
         said = _("{revision} serves now, against the rule.") if self.against else _("{revision} serves now.")
         return said.format(revision=self.revision)
 

@@ -97,7 +97,6 @@ RECUSALS: Mapping[Recusal, str] = {
 
 
 def in_words(one: Criterion) -> CriterionWords:
-    """A criterion as it is read."""
     match one:
         case EvidenceSource():
             return preference(one)
@@ -120,7 +119,6 @@ def in_words(one: Criterion) -> CriterionWords:
 
 
 def figure(one: Requirement) -> str:
-    """What was found."""
     match found := one.found:
         case None:
             return _(NOT_MEASURED)

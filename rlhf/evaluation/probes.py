@@ -88,7 +88,6 @@ class ProbeFigures:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ProbeFigures:
-        """Stored figures."""
         chances = {family: tuple(found) for family, found in values["chances"].items()}
         return cls(values["asked"], values["precision"] if "precision" in values else values["weights"], chances)
 

@@ -61,7 +61,6 @@ class AnswerFigures:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> AnswerFigures:
-        """Stored figures."""
         values = {CALLED_SINCE.get(name, name): value for name, value in values.items()}
         stored = {entry.name: values[entry.name] for entry in fields(cls) if entry.name in values}
         probes = stored.get("probes")
@@ -81,7 +80,6 @@ class WinRate(Share):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> WinRate:
-        """A stored rate."""
         controlled = values.get("length_controlled")
         return cls(
             value=values["value"],
@@ -108,7 +106,6 @@ class JudgeCalls:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> JudgeCalls:
-        """Stored counts."""
         chances = values.get("chances")
         if chances is None:
             return cls(**{**values, "chances": None})
@@ -171,10 +168,6 @@ class CheckReport:
     rule: int | None = None
     """The version of the gate's rule that the check was made for; None of one that counted comparisons, not prompts."""
 
-    def in_one_precision(self, precision: str) -> bool:
-        """Whether a candidate with these weights was measured against its anchor in its own precision."""
-        return bool(self.candidate.precision) or precision == "nf4"
-
     # What the gate's limits bound: ratios are to the anchor's own figures, so that no step is too small to be seen.
     @property
     def kl_per_token(self) -> float | None:
@@ -231,7 +224,6 @@ class CheckReport:
         return (self.win_rates or {}).get(revision, {})
 
     def to_json(self) -> dict[str, Any]:
-        """The report as it is stored and printed."""
         stored = {name: value for name, value in asdict(self).items() if name not in RENAMED and value is not None}
         reward = None if self.reward is None else asdict(self.reward)
         return stored | ({"reward_hacking": reward} if self.reward_known else {})
@@ -240,27 +232,17 @@ class CheckReport:
     def from_json(cls, values: Mapping[str, Any]) -> CheckReport:
         """A stored report, whatever version wrote it."""
         values = {CALLED_SINCE.get(name, name): value for name, value in values.items()}
-        candidate, against, anchor = (values.get(side) or {} for side in ("candidate", "against", "anchor"))
+        as_stored = {entry.name: values[entry.name] for entry in fields(cls) if entry.name in values}
+        sides = {side: AnswerFigures.from_json(values.get(side) or {}) for side in ("candidate", "against", "anchor")}
         reward = values.get("reward_hacking")
-        return cls(
-            candidate=AnswerFigures.from_json(candidate),
-            against=AnswerFigures.from_json(against),
-            anchor=AnswerFigures.from_json(anchor),
-            prompts=values.get("prompts", 0),
-            compared_apart=values.get("compared_apart", 0),
-            implicit_accuracy=read_accuracy(values.get("implicit_accuracy")),
-            win_rates=read_rates(values["win_rates"]) if "win_rates" in values else None,
-            judged={name: JudgeCalls.from_json(calls) for name, calls in values.get("judged", {}).items()},
-            same_answers=values.get("same_answers"),
-            reward=None if reward is None else RewardChange(reward["rise"], reward["length"]),
-            reward_known="reward_hacking" in values,
-            seconds=values.get("seconds"),
-            equal_length_distinct=values.get("equal_length_distinct"),
-            equal_length_nll_ratio=values.get("equal_length_nll_ratio"),
-            equal_length_kl=values.get("equal_length_kl"),
-            kl_to_ground=values.get("kl_to_ground"),
-            rule=values.get("rule"),
-        )
+        read = {
+            "implicit_accuracy": read_accuracy(values.get("implicit_accuracy")),
+            "win_rates": read_rates(values["win_rates"]) if "win_rates" in values else None,
+            "judged": {name: JudgeCalls.from_json(calls) for name, calls in values.get("judged", {}).items()},
+            "reward": None if reward is None else RewardChange(reward["rise"], reward["length"]),
+            "reward_known": "reward_hacking" in values,
+        }
+        return cls(**{"prompts": 0, **as_stored, **sides, **read})
 
 
 # 2: evidence counts prompts, and distinct-2 is compared at equal lengths. 3: so is the likelihood, and the base is what
@@ -279,12 +261,10 @@ def read_accuracy(values: Mapping[str, Any] | None) -> ImplicitAccuracy | None:
     if values is None:
         return None
     left_out = values.get("left_out", {"too-long": values["too_long"]} if values.get("too_long") else {})
-    share = Share.from_json(values)
-    return ImplicitAccuracy(value=share.value, low=share.low, high=share.high, n=share.n, left_out=left_out)
+    return ImplicitAccuracy(**vars(Share.from_json(values)), left_out=left_out)
 
 
 def read_rates(values: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, WinRate]]:
-    """Stored win rates."""
     return {
         other: {judge: WinRate.from_json(rate) for judge, rate in by_judge.items()}
         for other, by_judge in values.items()

@@ -126,11 +126,8 @@ def outcomes_by(
     def counts(response_id: int, prompt_id: int) -> bool:
         return (responses is None or response_id in responses) and (on is None or prompt_id in on)
 
-    wanted = [
-        pair
-        for pair in policy_comparisons.paired_answers(db, policy.id, other.id)
-        if counts(pair.first, pair.prompt_id)
-    ]
+    pairs = policy_comparisons.paired_answers(db, policy.id, other.id)
+    wanted = [pair for pair in pairs if counts(pair.first, pair.prompt_id)]
     paired = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
     compared = tuple(one for one in paired if counts(one.response_id, one.prompt_id))
     uncompared = uncompared_pairs(wanted)
@@ -142,12 +139,7 @@ def outcomes_by(
 def uncompared_pairs(pairs: Sequence[PairedAnswers]) -> tuple[UncomparedPair, ...]:
     """Those of the pairs that nobody has to compare and nobody has compared."""
     return tuple(
-        UncomparedPair(
-            prompt_id=pair.prompt_id,
-            response_id=pair.first,
-            outcome=pair.known_outcome,
-            answered=pair.answered,
-        )
+        UncomparedPair(pair.prompt_id, pair.first, pair.known_outcome, pair.answered)
         for pair in pairs
         if pair.known_outcome is not None and not pair.compared
     )
@@ -224,11 +216,8 @@ def enters_with(
     It changes nothing that people had said before. All at once they would be most of the evidence as
     long as people have said little: an opponent's few missing answers would promote a candidate that is no better.
     """
-    pairs = [
-        pair
-        for pair in policy_comparisons.paired_answers(db, policy.id, other.id)
-        if on is None or pair.prompt_id in on
-    ]
+    every = policy_comparisons.paired_answers(db, policy.id, other.id)
+    pairs = [pair for pair in every if on is None or pair.prompt_id in on]
     uncompared = uncompared_pairs(pairs)
     if not uncompared:
         return {}

@@ -214,9 +214,8 @@ class AnsweringWorker:
         except UserError as error:
             playground_store.fail(self.db, taken, str(error))
         finally:
-            playground_store.fail(
-                self.db, taken, playground_store.BROKEN_OFF
-            )  # changes nothing of those that have ended
+            # Which changes nothing of those that have ended.
+            playground_store.fail(self.db, taken, playground_store.BROKEN_OFF)
 
     def use_lately(self, model_id: int) -> Any:
         """The model that computes as another policy, which stays in memory while there is room."""
@@ -235,25 +234,11 @@ class AnsweringWorker:
     def chat(self, model: Any, rendered: Sequence[tuple[Chat, str]]) -> None:
         """Draw the answers before people's eyes, each until it ends or somebody stops it."""
         watched = ActiveChats(self.run, self.models.tokenizer, rendered)
-        draws = draw(
-            model,
-            self.models.tokenizer,
-            [text for _, text in rendered],
-            [[chat.seed] for chat, _ in rendered],
-            rendered[0][0].sampling,
-            watched.ended,
-            watched.show,
-            CHAT_SECONDS,
-        )
-        for (chat, text), (drawn,) in zip(rendered, draws, strict=False):  # none where nobody waits any more
-            answer = FinishedAnswer(
-                text=drawn.text,
-                rendered_prompt=text,
-                prompt_tokens=drawn.prompt_tokens,
-                tokens=drawn.tokens,
-                finish_reason=drawn.finish_reason,
-                token_ids=drawn.token_ids,
-            )
+        texts, seeds = [text for _, text in rendered], [[chat.seed] for chat, _ in rendered]
+        sampling, tokenizer = rendered[0][0].sampling, self.models.tokenizer
+        draws = draw(model, tokenizer, texts, seeds, sampling, watched.ended, watched.show, CHAT_SECONDS)
+        for (chat, text), (one,) in zip(rendered, draws, strict=False):  # none where nobody waits any more
+            answer = FinishedAnswer(one.text, text, one.prompt_tokens, one.tokens, one.finish_reason, one.token_ids)
             playground_store.finish(self.db, chat.id, answer)
 
     # --------------------------------------------------------------------------------------------- what annotators ask
@@ -421,17 +406,8 @@ class ActiveChats:
         for chat_id in (chat_id for chat_id, state in states.items() if state == "stopping"):
             written, text = self.texts[chat_id], self.rendered[chat_id]
             tokens, prompt_tokens = (len(text_ids(self.tokenizer, part)) for part in (written, text))
-            playground_store.finish(
-                self.db,
-                chat_id,
-                FinishedAnswer(
-                    text=written,
-                    rendered_prompt=text,
-                    prompt_tokens=prompt_tokens,
-                    tokens=tokens,
-                    finish_reason="stopped",
-                ),
-            )
+            answer = FinishedAnswer(written, text, prompt_tokens, tokens, "stopped")
+            playground_store.finish(self.db, chat_id, answer)
         return self.run.stopped or "writing" not in states.values()
 
 

@@ -53,7 +53,6 @@ class AnsweringSpec(JobSpec):
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
 
     def facts(self) -> Facts:
-        """How much it keeps in stock."""
         return [(_("Stock"), str(self.stock)), (_("Seed"), str(self.seed))]
 
 
@@ -66,7 +65,6 @@ class AnsweringResult:
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> AnsweringResult:
-        """The result of a job."""
         return cls(**told_fields(cls, result))
 
 

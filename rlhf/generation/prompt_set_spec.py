@@ -63,11 +63,9 @@ class PromptSetSpec(JobSpec):
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
 
     def about(self) -> str:
-        """Who answers which prompts."""
         return _(ABOUT[self.split][bool(self.source)]).format(revision=self.revision, source=self.source)
 
     def facts(self) -> Facts:
-        """Who answers which prompts, and how often."""
         return [
             (_("Policy"), self.revision),
             (_("Prompts"), described(self)),
@@ -75,7 +73,6 @@ class PromptSetSpec(JobSpec):
         ]
 
     def depends_on(self) -> tuple[str, ...]:
-        """The policy that answers."""
         return (self.revision,)
 
     def frozen(self, db: Database, data_dir: Path) -> Self:

@@ -37,7 +37,6 @@ class PromptSetResult:
 
     @classmethod
     def of(cls, result: Mapping[str, Any] | None) -> PromptSetResult:
-        """The result of a job."""
         return cls(**told_fields(cls, result or {}))
 
 

@@ -28,15 +28,11 @@ from rlhf.models.registry import HeldPrecision
 # ---------------------------------------------------------------------------------------------------------- vocabulary
 @dataclass(frozen=True)
 class CheckToken(JobRequest):
-    """Say whose token it is, and what it may do."""
-
     kind = "token"
 
 
 @dataclass(frozen=True)
 class AskPrices(JobRequest):
-    """Ask what rented hardware costs."""
-
     kind = "prices"
 
 
@@ -51,7 +47,6 @@ class PublishModel(JobRequest):
     licence: str = ""
 
     def check(self) -> None:
-        """Raises UserError for what can't be meant."""
         if not self.revision:
             raise UserError(_("Choose a model to publish first."))
         hubs.check_name(self.repo)
@@ -68,7 +63,6 @@ class PullModel(JobRequest):
     """The precision of what an adapter lies on; empty for what its card says."""
 
     def check(self) -> None:
-        """Raises UserError for what can't be meant."""
         hubs.split_address(self.address)
         precision_named(self.precision)
 
@@ -88,7 +82,6 @@ class PushData(JobRequest):
     """The job whose frozen data it is, whatever the format; None for judgements."""
 
     def check(self) -> None:
-        """Raises UserError for what can't be meant."""
         hubs.check_name(self.repo)
         push_dataset.check_publishable(self.format)
         check_licence(self.licence)
@@ -108,7 +101,6 @@ class CheckSpace(JobRequest):
     model: str = ""
 
     def check(self) -> None:
-        """Raises UserError for what can't be meant."""
         hubs.check_name(self.repo)
 
     def plan(self, hub: Hub | None) -> space_upload.SpacePlan:
@@ -236,7 +228,6 @@ class SpaceCheck:
         return cls(**told_fields(cls, result) | {"findings": findings})
 
     def stored(self) -> dict[str, Any]:
-        """What `of` reads."""
         return {**vars(self), "findings": [[one.level, one.text] for one in self.findings]}
 
 

@@ -123,7 +123,6 @@ def row_of(policy: Policy, base: Policy) -> dict[str, Any]:
 
 
 def report_name(number: int) -> str:
-    """The path of a report, counted from 1."""
     return f"{REPORTS}/{number:06d}.json"
 
 

@@ -101,7 +101,6 @@ class Snapshot:
 
     @property
     def spec(self) -> TrainingSpec:
-        """The training that read it. Raises UserError for a job that was no training."""
         if not isinstance(self.job.spec, TrainingSpec) or not self.job.spec.snapshot:
             said = _("Job {id} ({kind}) has no frozen data. Choose a training run.")
             raise UserError(said.format(id=self.job.id, kind=self.job.kind))
@@ -109,7 +108,6 @@ class Snapshot:
 
     @property
     def unit(self) -> Unit:
-        """What its rows are."""
         return self.spec.unit
 
 
@@ -170,25 +168,18 @@ def without_names(rows: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -
     """The same rows with a pseudonym for each annotator, also for one who has another name by now."""
     others: dict[str, str] = {}
     for row in rows:
-        if "annotators" not in row:
-            yield row
-            continue
-        yield {
-            **row,
-            "annotators": [
-                known.get(name) or others.setdefault(name, f"former-{len(others) + 1}") for name in row["annotators"]
-            ],
-        }
+        if "annotators" in row:
+            names = row["annotators"]
+            shown = [known.get(name) or others.setdefault(name, f"former-{len(others) + 1}") for name in names]
+            row = {**row, "annotators": shown}
+        yield row
 
 
 def snapshot_facts(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, Any]], files: Files) -> SnapshotFacts:
     """What the card says."""
     spec = pushed.spec
-    split_of = {path: split for split, path in PATHS.items()}
-    named = {SPLIT_NAMES[split_of[path]]: path for path in files}
-    counts = {
-        SPLIT_NAMES[split]: sum(row["split"] == split for row in rows) for split in PATHS if PATHS[split] in files
-    }
+    there = {split: path for split, path in PATHS.items() if path in files}
+    counts = {SPLIT_NAMES[split]: sum(row["split"] == split for row in rows) for split in there}
     base = registry.by_revision(db, "base").base
     return SnapshotFacts(
         repo=pushed.repo,
@@ -200,7 +191,9 @@ def snapshot_facts(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, A
         base=public_name(base),
         source=spec.source,
         rows=counts,
-        files={split: (path, sha256(cast(bytes, files[path])).hexdigest()) for split, path in named.items()},
+        files={
+            SPLIT_NAMES[split]: (path, sha256(cast(bytes, files[path])).hexdigest()) for split, path in there.items()
+        },
         left_out=snapshot_counts(db, spec.snapshot).left_out,
         left_out_later=FinishedTraining.of(pushed.job.result).left_out,
         agreement=agreement_on(db, spec.snapshot),

@@ -36,7 +36,6 @@ from rlhf.algorithms.model_card import (
 from rlhf.data.snapshots import last_judgement
 from rlhf.evaluation import win_rates
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check
-from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import verify_directory
 from rlhf.jobs.job_spec import TrainingSpec
@@ -136,7 +135,10 @@ def files_to_publish(
     directory = data_dir / policy.path
     verify_directory(directory, policy.sha256, policy.revision)
     ground = ground_address(db, policy)
-    about = subject_of(db, policy.job_id, policy.revision, made_of(policy), policy.source)
+    parent_id = policy.parent_id or policy.id
+    made = TrainedModel(policy.base, parent_id, policy.form, policy.precision, policy.kind, policy.ground_id)
+    about = subject_of(db, policy.job_id, policy.revision, made, policy.source)
+    check = None if policy.kind == "reward-model" else newest_check(db, policy.revision)
     job = None if policy.job_id is None else job_store.get(db, policy.job_id)
     record = PublishedFacts(
         address=address,
@@ -144,7 +146,7 @@ def files_to_publish(
         licence=licence,
         base_licence=licence_below,
         evaluation=published_win_rates(db, policy),
-        check=newest_report(db, policy),
+        check=None if check is None else check.report,
         agreement=agreement(db, policy),
         lineage=ancestors(db, policy),
         data=None if about.training is None else data_address(db, about.training.snapshot),
@@ -158,19 +160,6 @@ def files_to_publish(
         files["adapter_config.json"] = adapter_config(directory, ground or Address(about.base))
     files[CARD] = card(about, (job.result if job is not None else None) or {}, record).encode()
     return files
-
-
-def made_of(policy: Policy) -> TrainedModel:
-    """What the card's subject is made of."""
-    parent = policy.parent_id or policy.id
-    return TrainedModel(
-        base=policy.base,
-        parent_id=parent,
-        form=policy.form,
-        precision=policy.precision,
-        kind=policy.kind,
-        ground_id=policy.ground_id,
-    )
 
 
 def base_address(base: str) -> Address | None:
@@ -270,12 +259,6 @@ def published_win_rates(db: Database, policy: Policy) -> list[PublishedWinRate]:
         found += [] if by_people is None else [PublishedWinRate(other.revision, "people", by_people)]
         found += judge_win_rates(checks, other)
     return found
-
-
-def newest_report(db: Database, policy: Policy) -> CheckReport | None:
-    """The report of a policy's newest check; None where it was not checked."""
-    check = newest_check(db, policy.revision)
-    return None if policy.kind == "reward-model" or check is None else check.report
 
 
 def judge_win_rates(checks: Sequence[FinishedCheck], other: Policy) -> Iterator[PublishedWinRate]:

@@ -266,7 +266,6 @@ class RentedRun:
         self.changed()
 
     def begin(self) -> Any:
-        """Send the files and start the job. Raises UserError."""
         self.retry(_("Asking for the price is tried again: {error}"), self.check_price)
         self.run.report(0, 0, {}, _("It sends the files to the Hub."))
         sha = self.retry(_("Sending the files is tried again: {error}"), self.send)
@@ -315,18 +314,14 @@ class RentedRun:
 
     def check_price(self) -> None:
         """Raises UserError where the Hub asks for more than was agreed to, or has no such hardware."""
-        price = price_of(self.hub, self.job.flavor or "")
-        if price > self.rental.price_per_hour + ROUNDING:
-            raise UserError(
-                _(
-                    "{flavor} costs {dollars} an hour on the Hub, and {dollars_2} was agreed to. Nothing was "
-                    "rented; start a new run if that is not too much."
-                ).format(
-                    flavor=self.job.flavor,
-                    dollars=formatting.dollars(price),
-                    dollars_2=formatting.dollars(self.rental.price_per_hour),
-                )
+        price, agreed = price_of(self.hub, self.job.flavor or ""), self.rental.price_per_hour
+        if price > agreed + ROUNDING:
+            said = _(
+                "{flavor} costs {dollars} an hour on the Hub, and {dollars_2} was agreed to. Nothing was "
+                "rented; start a new run if that is not too much."
             )
+            asked, known = formatting.dollars(price), formatting.dollars(agreed)
+            raise UserError(said.format(flavor=self.job.flavor, dollars=asked, dollars_2=known))
 
     # ---------------------------------------------------------------------------------------------------------- follow
     def wait(self) -> Any:
@@ -392,15 +387,10 @@ class RentedRun:
                 return {}
 
     def failure_message(self, stage: str, message: str) -> str:
-        """Why a job ended that could not say so itself."""
-        ended = stage.lower()
+        said = _("The rented job ended without a result: {ended}.")
         if message:
-            parts = [
-                _("The rented job ended without a result: {ended} ({message}).").format(ended=ended, message=message)
-            ]
-        else:
-            parts = [_("The rented job ended without a result: {ended}.").format(ended=ended)]
-        lines = self.last_lines()
+            said = _("The rented job ended without a result: {ended} ({message}).")
+        parts, lines = [said.format(ended=stage.lower(), message=message)], self.last_lines()
         if lines:
             parts.append(_("Its last words: {words}.").format(words=" / ".join(lines)))
         if self.rental.seconds:
@@ -442,7 +432,6 @@ class RentedRun:
                 read_header(weights)
             self.check_configurations(directory)
         parent = registry.by_revision(self.db, spec.parent)
-        under = parent.lies_on
         rental_store.trained_with(self.db, self.job.id, as_trained(self.job.spec, ending.spec.batch_size))
         registry.add(
             self.db,
@@ -456,7 +445,7 @@ class RentedRun:
             kind=spec.makes,
             form=registry.FORM_OF[spec.method],
             precision=ending.model.precision,
-            ground_id=None if spec.method == "full" else under,
+            ground_id=None if spec.method == "full" else parent.lies_on,
         )
 
     def check_configurations(self, directory: Path) -> None:

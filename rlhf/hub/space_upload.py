@@ -88,7 +88,6 @@ class SpacePlan:
 
     @property
     def zero_gpu(self) -> bool:
-        """Whether GPUs are lent to it."""
         return self.hardware.startswith("zero-")
 
     @property
@@ -134,8 +133,6 @@ notes = partial(SpaceFinding, "note")
 
 @dataclass(frozen=True)
 class SpaceResult:
-    """What creating or updating a Space did."""
-
     address: str
     new: bool
     changed: tuple[str, ...]
@@ -447,7 +444,9 @@ def check_kind(plan: SpacePlan, there: Any) -> Iterator[SpaceFinding]:
 
 def check_mounted(plan: SpacePlan, variables: Mapping[str, str], runtime: Any) -> Iterator[SpaceFinding]:
     """Whether the safe copies lie in a bucket, and the live database does not."""
-    if plan.copies_in_directory and not [one for one in mounted(runtime, plan.copies) if is_persistent(one)]:
+    # Volumes of repositories are read-only: what is there after a restart was written to a bucket.
+    buckets = [one for one in mounted(runtime, plan.copies) if one.type == "bucket" and not one.read_only]
+    if plan.copies_in_directory and not buckets:
         yield fails(
             _(
                 "No bucket that can be written is mounted at {copies} in {repo}, and the Space's own "
@@ -469,11 +468,6 @@ def mounted(runtime: Any, path: str) -> list[Any]:
     """The volumes of a Space that a path is on."""
     where = PurePosixPath(os.path.normpath(path))
     return [volume for volume in runtime.volumes or [] if where.is_relative_to(volume.mount_path)]
-
-
-def is_persistent(volume: Any) -> bool:
-    """Whether what is written to a volume is there after a restart; those of repositories are read-only."""
-    return volume.type == "bucket" and not volume.read_only
 
 
 def changes(plan: SpacePlan, variables: Mapping[str, str], runtime: Any) -> Iterator[SpaceFinding]:
@@ -626,18 +620,12 @@ def create(plan: SpacePlan, hub: Hub, token_of_space: str = "", root: Path = ROO
     changed = apply_settings(plan, hub, secrets) if there is not None else ()
     with explained(_("Reading {repo} failed."), repo=plan.repo):
         head = hub.api.space_info(plan.repo)
-    held = contents(with_current_settings(plan, hub), root)
+    # The files depend on whose Space it is, and on the hardware that it has where none is asked for.
+    known = replace(plan, organisation=check_token(hub).name != plan.owner, hardware=hardware_of(plan, hub))
+    held = contents(known, root)
     gone = [path for path in (one.rfilename for one in head.siblings or ()) if is_ours(path) and path not in held]
     sha = commit(hub, plan.repo, "space", held, "Prefloop", head.sha, gone=gone)
     return SpaceResult(f"{hub.endpoint}/spaces/{plan.repo}", there is None, changed, sha)
-
-
-def with_current_settings(plan: SpacePlan, hub: Hub) -> SpacePlan:
-    """The plan with whose Space it is, and the hardware that it has where none is asked for: the files depend on both.
-
-    Raises UserError.
-    """
-    return replace(plan, organisation=check_token(hub).name != plan.owner, hardware=hardware_of(plan, hub))
 
 
 def apply_settings(plan: SpacePlan, hub: Hub, secrets: Mapping[str, str]) -> tuple[str, ...]:

@@ -345,7 +345,6 @@ class TrainingSpec(JobSpec):
 
     # ------------------------------------------------------------------------------------------------- which models
     def trains(self) -> TrainingSpec | None:
-        """Itself."""
         return self
 
     def depends_on(self) -> tuple[str, ...]:

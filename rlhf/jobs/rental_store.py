@@ -133,26 +133,16 @@ def enqueue(db: Database, spec: JobSpec, requested_by: str, terms: Terms) -> int
     """Queue a job for rented hardware on these terms; returns its id."""
     with db.transaction():
         job_id = job_store.enqueue(db, spec, requested_by, terms.flavor)
-        db.insert(
-            "rental",
-            {
-                "job_id": job_id,
-                "mark": uuid.uuid4().hex,
-                "price_per_hour": terms.price_per_hour,
-                "hours": terms.hours,
-                "namespace": terms.namespace,
-            },
-        )
+        agreed = {"price_per_hour": terms.price_per_hour, "hours": terms.hours, "namespace": terms.namespace}
+        db.insert("rental", {"job_id": job_id, "mark": uuid.uuid4().hex, **agreed})
     return job_id
 
 
 def get(db: Database, job_id: int) -> Rental:
-    """A job's rental; it must have one."""
     return Rental(**db.one("SELECT * FROM rental WHERE job_id = ?", (job_id,)))
 
 
 def found(db: Database, job_id: int) -> Rental | None:
-    """A job's rental, if it is for rented hardware."""
     row = db.row("SELECT * FROM rental WHERE job_id = ?", (job_id,))
     return None if row is None else Rental(**row)
 

@@ -19,8 +19,6 @@ LONGEST_NOTES: Final = 10_000
 
 @dataclass(frozen=True)
 class RunLabel:
-    """What somebody has written about a run."""
-
     name: str = ""
     tags: tuple[str, ...] = ()
     notes: str = ""
@@ -44,7 +42,6 @@ def written(name: str, tags: str, notes: str) -> RunLabel:
 
 
 def labels(db: Database) -> Mapping[int, RunLabel]:
-    """The labels of all runs that have one, by job."""
     rows = db.rows("SELECT job_id, name, tags, notes FROM run_label")
     return {row["job_id"]: RunLabel(row["name"], read_tags(row["tags"]), row["notes"]) for row in rows}
 

@@ -17,7 +17,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from annotation.database import Database
 from annotation.records import Message, UserError
 from annotation.translation import _, ngettext
 from annotation.ui.formatting import percent
@@ -29,7 +28,6 @@ from rlhf.judges.openai_client import Endpoint, Failure, Reply
 from rlhf.judges.rubrics import Rubric
 from rlhf.judges.verdicts import (
     ChanceBasis,
-    Choice,
     LetterShare,
     ScoreTemperature,
     Verdict,
@@ -99,13 +97,15 @@ class LocalModel:
         base_path: Path,
         batch_size: int,
     ) -> None:
-        self.run, self.rubric, self.batch_size = run, rubric, batch_size
+        self.rubric, self.batch_size = rubric, batch_size
         match settings:
             case LocalSettings(revision):
                 path, policy = base_path, registry.by_revision(run.db, revision)
             case DirectorySettings(directory, precision):
-                path = self.own_path(name, directory)
-                policy = replace(registry.by_revision(run.db, "base"), precision=precision)
+                prepared = local_models.prepare_directory(run.data_dir, directory)
+                if prepared.untried:
+                    run.log(f"{name}:{prepared.remark}")
+                path, policy = prepared.path, replace(registry.by_revision(run.db, "base"), precision=precision)
         # What it thought would stand where its letter is read.
         self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
         self.model = self.models.use(policy)
@@ -114,13 +114,6 @@ class LocalModel:
         self.letters = local_models.letter_tokens(tokenizer.get_vocab())
         self.said_letters: list[float] = []
         """P(A) + P(B) of each prompt that was read."""
-
-    def own_path(self, name: str, directory: str) -> Path:
-        """Where its own model is; that it could not be tried goes into the log."""
-        found = local_models.prepare_directory(self.run.data_dir, directory)
-        if found.untried:
-            self.run.log(f"{name}:{found.remark}")
-        return found.path
 
     @property
     def basis(self) -> LetterShare | None:
@@ -154,18 +147,7 @@ class LocalModel:
                 if first + second < LEAST_LETTERS:
                     yield request, Failure(judge_store.NO_VERDICT, no_letter(first + second), len(ids), 1)
                     continue
-                chance = first / (first + second)
-                yield (
-                    request,
-                    Verdict(
-                        choice=choice_of(chance),
-                        chance=chance,
-                        reply="",
-                        prompt_tokens=len(ids),
-                        completion_tokens=1,
-                        seconds=seconds,
-                    ),
-                )
+                yield request, Verdict.of_chance(first / (first + second), seconds, len(ids), 1)
 
     @torch.no_grad()
     def letter_chances(self, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -197,11 +179,6 @@ def no_number(prompt_tokens: int = 0, completion_tokens: int = 0) -> Failure:
     return Failure(judge_store.NO_VERDICT, said, prompt_tokens, completion_tokens)
 
 
-def choice_of(chance: float) -> Choice:
-    """The likelier side."""
-    return "tie" if chance == 0.5 else "first" if chance > 0.5 else "second"
-
-
 # ------------------------------------------------------------------------------------------------------- reward models
 class RewardScorer:
     """A reward model: an answer's score does not depend on what stands beside it, so it never flips."""
@@ -227,7 +204,6 @@ class RewardScorer:
 
     @property
     def basis(self) -> ScoreTemperature:
-        """By which temperature its chances are calibrated."""
         return ScoreTemperature(self.reward.scale.temperature)
 
     def verdicts(self, requests: Sequence[JudgeRequest], stopped: IsStopped = lambda: False) -> Iterator[JudgeReply]:
@@ -247,18 +223,7 @@ class RewardScorer:
             if not isfinite(first - second):
                 yield request, no_number()
                 continue
-            chance = self.reward.scale.chance(first, second)
-            yield (
-                request,
-                Verdict(
-                    choice=choice_of(chance),
-                    chance=chance,
-                    reply="",
-                    prompt_tokens=0,
-                    completion_tokens=0,
-                    seconds=monotonic() - began,
-                ),
-            )
+            yield request, Verdict.of_chance(self.reward.scale.chance(first, second), monotonic() - began)
 
     @torch.no_grad()
     def scores(self, comparison: Comparison) -> list[float]:
@@ -342,7 +307,6 @@ class RemoteModel:
 
 
 def verdict_in(reply: Reply) -> Verdict | Failure:
-    """What a reply says; a reply that gives no verdict has its cost all the same."""
     choice = parse_verdict(reply.text)
     if choice is None:
         said = _("The judge's reply gives no verdict.")
@@ -442,7 +406,7 @@ def run_judge(
         for comparison in comparisons
         for pair in comparison.missing
     ]
-    counts.judged += sum(finish(run.db, judge, one) for one in comparisons if not one.missing)
+    counts.judged += sum(judge_store.judge_comparison(run.db, judge, one) for one in comparisons if not one.missing)
     for request, verdict in bench.verdicts(requests, lambda: run.stopped or bool(counts.gave_up)):
         counts.prompt_tokens += verdict.prompt_tokens
         counts.completion_tokens += verdict.completion_tokens
@@ -458,7 +422,7 @@ def run_judge(
             run.db, judge, request.comparison.id, request.pair, verdict, rubric.version, request.principles, run.job_id
         )
         counts.verdicts += 1
-        counts.judged += finish(run.db, judge, request.comparison)
+        counts.judged += judge_store.judge_comparison(run.db, judge, request.comparison)
         progress(counts)
     run.raise_if_stopped()
     counts.basis = bench.basis
@@ -467,8 +431,3 @@ def run_judge(
     judge_store.pass_over(run.db, failed)
     counts.gave_up = counts.gave_up or bench.spent
     return counts
-
-
-def finish(db: Database, judge: Judge, comparison: Comparison) -> bool:
-    """Write the judgement of a comparison whose verdicts are all there; False while some are missing."""
-    return judge_store.judge_comparison(db, judge, comparison)

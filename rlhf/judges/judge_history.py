@@ -47,8 +47,6 @@ def basis(db: Database, judge: Judge) -> TrustBasis:
 
 @dataclass(frozen=True)
 class JudgeUsage:
-    """What a judge's verdicts took, and the replies that gave none."""
-
     verdicts: int
     prompt_tokens: int
     completion_tokens: int

@@ -50,7 +50,6 @@ class EndpointSettings:
 
     @property
     def url(self) -> str:
-        """Where calls go."""
         return self.address.rstrip("/").removesuffix(PATH) + PATH
 
     @property

@@ -48,7 +48,6 @@ class JudgeSpec(JobSpec):
         return [(_("Judge"), self.judge), (_("It judges"), judged[self.scope]), (_("At most"), str(self.comparisons))]
 
     def depends_on(self) -> tuple[str, ...]:
-        """The candidate whose comparisons are judged."""
         return (self.candidate,)
 
     def frozen(self, db: Database, data_dir: Path) -> Self:

@@ -354,7 +354,6 @@ def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Compa
 
 
 def count_open(db: Database, judge: Judge) -> int:
-    """How many comparisons wait for this judge."""
     return int(db.value(f"SELECT count(*) FROM comparison c WHERE {wanted('open')}", {"judge": judge.id}))
 
 
@@ -508,13 +507,11 @@ def calls_made(db: Database, judge: Judge) -> int:
 
 
 def count_calls(db: Database, judge: Judge, calls: int) -> None:
-    """Add calls to those made."""
     with db.transaction():
         setting_store.set_setting(db, calls_key(judge), calls_made(db, judge) + calls)
 
 
 def calls_key(judge: Judge) -> str:
-    """The setting that counts a judge's calls."""
     return f"calls of judge {judge.id}"
 
 
@@ -764,8 +761,6 @@ def pair_outcome(judgements: Sequence[PairJudgement]) -> PairOutcome:
 
 @dataclass(frozen=True)
 class PairAnswer:
-    """One of the two answers of a comparison of policies."""
-
     response_id: int
     length: int
     """In characters."""

@@ -72,11 +72,6 @@ def settings_of(values: Mapping[str, Any], labels: Mapping[str, str] | None = No
     return settings
 
 
-def check(settings: EndpointSettings) -> None:
-    """Raises UserError as `settings_of` does."""
-    settings_of(vars(settings))
-
-
 def check_address(address: str, has_key: bool) -> None:
     """Raises UserError unless an address is http(s) with a host and nothing besides a path."""
     example = _("It looks like https://api.openai.com/v1 or http://127.0.0.1:8000/v1.")
@@ -186,11 +181,9 @@ class Reply:
 
 
 class Endpoint:
-    """Asks one endpoint, and counts the calls."""
-
     def __init__(self, settings: EndpointSettings, stopped: Callable[[], bool] = lambda: False) -> None:
-        """`stopped` is asked often, always from the thread that asks. Raises UserError as `check` does."""
-        check(settings)
+        """`stopped` is asked often, always from the thread that asks. Raises UserError as `settings_of` does."""
+        settings_of(vars(settings))
         self.settings = settings
         self.stopped = stopped
         self.calls = 0
@@ -202,11 +195,6 @@ class Endpoint:
     def exhausted(self) -> bool:
         """Whether the budget of calls is spent."""
         return self.calls >= self.settings.calls
-
-    def ask(self, messages: Sequence[Message]) -> Reply:
-        """One reply. Raises EndpointError when there is none after all retries, RequestsStopped when it may not ask."""
-        with self._connected() as client:
-            return self._ask(client, messages, self.stopped)
 
     def ask_many(self, prompts: Iterable[Sequence[Message]]) -> Iterator[tuple[int, Reply | Failure]]:
         """(place of the prompt, reply or why there is none), in the order in which they come in.
@@ -248,7 +236,7 @@ class Endpoint:
         )
 
     def _ask(self, client: httpx.Client, messages: Sequence[Message], stopped: Callable[[], bool]) -> Reply:
-        """One reply, with retries."""
+        """One reply. Raises EndpointError where none comes after all retries, RequestsStopped where it may not ask."""
         attempt = 0
         while not stopped():
             self._count()
@@ -295,7 +283,6 @@ class Endpoint:
         raise problem  # outside of the handler, so that the request with the key is not part of it
 
     def _request(self, messages: Sequence[Message]) -> dict[str, Any]:
-        """The body of a call."""
         limit = "max_completion_tokens" if "max_tokens" in self._unsupported else "max_tokens"
         body: dict[str, Any] = {"model": self.settings.model, "messages": [dict(message) for message in messages]}
         if "temperature" not in self._unsupported:

@@ -152,7 +152,6 @@ def code_of(conversation: Sequence[Message], answers: Sequence[str], comparison_
 
 
 def fenced(name: str, text: str, code: str) -> str:
-    """A text between its two marks."""
     return f"--- {code} {name} begins ---\n{text}\n--- {code} {name} ends ---"
 
 

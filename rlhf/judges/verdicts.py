@@ -42,6 +42,12 @@ class Verdict:
     completion_tokens: int
     seconds: float
 
+    @classmethod
+    def of_chance(cls, chance: float, seconds: float, prompt_tokens: int = 0, completion_tokens: int = 0) -> Verdict:
+        """For the likelier side, by whoever writes nothing."""
+        choice: Choice = "tie" if chance == 0.5 else "first" if chance > 0.5 else "second"
+        return cls(choice, chance, "", prompt_tokens, completion_tokens, seconds)
+
 
 # ---------------------------------------------------------------------------------------------------------- chances
 @dataclass(frozen=True)
@@ -54,7 +60,6 @@ class LetterShare:
     """Prompts that were read."""
 
     def sentence(self) -> str:
-        """For people."""
         return _("P(A) + P(B) of the next token: {mean} on average, {least} at least.").format(
             mean=percent(self.mean), least=percent(self.least)
         )
@@ -68,7 +73,6 @@ class ScoreTemperature:
     """None where none was fitted: it is taken as 1."""
 
     def sentence(self) -> str:
-        """For people."""
         if self.value is None:
             return _(
                 "Its temperature is unknown, so it is taken as 1 and its chances may be too sure: there were too few "

@@ -195,11 +195,9 @@ class Supervisor:
         self._tried = serving
         if active:
             job_store.note_start(self.db, active[0].id)
-        self.launch(
-            active[0].id
-            if active
-            else job_submission.submit(self.db, self.data_dir, AnsweringSpec(), N_("the program"))
-        )
+            self.launch(active[0].id)
+        else:
+            self.launch(job_submission.submit(self.db, self.data_dir, AnsweringSpec(), N_("the program")))
 
     def launch(self, job_id: int, devices: Sequence[str] = ()) -> None:
         """Start a worker process for a queued job; its output goes to a log file, never to a pipe."""

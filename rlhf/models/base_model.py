@@ -539,7 +539,6 @@ def pin(db: Database, base: BaseModel) -> None:
 
 
 def template_sha256(directory: Path) -> str:
-    """What tells a model's chat template from others; empty where it has none."""
     with suppress(UserError):
         return sha256(read_format(directory).template.encode()).hexdigest()
     return ""

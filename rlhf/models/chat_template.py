@@ -114,7 +114,6 @@ class ChatTokenizer:
 
     @property
     def eos_token(self) -> str:
-        """The token that ends an answer."""
         return self.special_tokens_map.get("eos_token", "")
 
     @property
@@ -283,7 +282,6 @@ def read_settings(directory: Path) -> dict[str, Any]:
 
 
 def text_of(token: Any) -> str:
-    """A special token's text, however it is written down."""
     return str(token["content"] if isinstance(token, Mapping) else token)
 
 

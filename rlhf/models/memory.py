@@ -12,7 +12,7 @@ import math
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,6 @@ class Shapes:
 
     @property
     def total(self) -> int:
-        """All parameters, each counted once."""
         return sum(math.prod(shape) for shape in self.tensors.values())
 
     @cached_property
@@ -285,7 +284,6 @@ class Parameters:
 
     @property
     def percent(self) -> float:
-        """The share that is trained, in percent."""
         return 100 * self.trainable / self.total
 
 
@@ -448,81 +446,166 @@ class Workload:
 NOTHING_KNOWN = Workload()
 
 
-def memory(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload = NOTHING_KNOWN) -> list[Component]:
-    """The memory of one training process at its peak, by component."""
-    found = beside_activations(shapes, spec, machine, load)
-    found.insert(-1, activations(shapes, spec, machine, load))
-    return [component for component in found if component.size]
-
-
-def beside_activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload) -> list[Component]:
-    """All of it but what grows with the tokens that are computed together; the last are the vocabulary's scores."""
-    precision = precision_of(spec, machine)
-    trained = parameters(shapes, spec, load.reward).trainable
-    per_state = ADAMW_8BIT_BYTES if spec.optimiser == "adamw-8bit" else ADAMW_BYTES
-    return [
-        Component(N_("Libraries"), LIBRARIES, _("Python, torch and what a process keeps for itself")),
-        frozen_weights(shapes, spec, precision),
-        Component(N_("Trained weights"), trained * FP32_BYTES, _("{trained:,} in 32 bits").format(trained=trained)),
-        reward_model(shapes, spec, load),
-        copies(shapes, spec, precision),
-        Component(N_("Gradients"), trained * FP32_BYTES, _("one for each trained weight, in 32 bits")),
-        Component(
-            N_("Optimiser state"),
-            trained * per_state,
-            _("{per_state:g} bytes for each trained weight").format(per_state=per_state),
-        ),
-        experts(shapes, spec, precision),
-        logits(shapes, spec, load),
-        Component(
-            _("Where it began"),
-            BEGINNING_BYTES if spec.ends_early() else 0,
-            _("at most, to measure how far the policy moves"),
-        ),
-    ]
-
-
-def experts(shapes: Shapes, spec: TrainingSpec, precision: str) -> Component:
-    """The experts of one layer with their adapters' updates added, as PEFT computes them, and their gradient.
-
-    Those of all layers would be kept in each forward pass if layers were not computed again (`recomputes`).
-    """
-    width = 2 if precision == "bf16" else FP32_BYTES
-    size = 2 * width * adapted_experts(shapes, spec)
-    return Component(N_("Experts with adapters"), size, _("those of one layer, and their gradient"))
-
-
-def reward_model(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
-    """The reward model beside the policy that is trained against it."""
-    weights = adapter_parameters(shapes, load.reward or spec) * spec.beside.count("frozen")
-    return Component(N_("Reward model"), weights * FP32_BYTES, _("an adapter on the same base, in 32 bits"))
-
-
-def copies(shapes: Shapes, spec: TrainingSpec, precision: str) -> Component:
-    """The copy of the weights in 16 bits that full fine-tuning computes with."""
-    size = shapes.total * 2 if spec.method == "full" and precision == "bf16" else 0
-    return Component(N_("Weights in 16 bits"), size, _("the copy that is computed with"))
-
-
 def precision_of(spec: TrainingSpec, machine: Machine) -> str:
     """What a run computes in on this machine: 'bf16' or 'fp32'."""
     return spec.precision if spec.precision != "auto" else "bf16" if machine.bf16 else "fp32"
 
 
-def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Component:
-    """The base under an adapter, in the precision that it is held in."""
-    if spec.method == "full":
-        return Component(N_("Frozen weights"), 0, "")
-    width = 2 if precision == "bf16" else FP32_BYTES
-    if shapes.stored:
-        return Component(N_("Frozen weights"), shapes.stored, _("as they are stored, quantised"))
-    if spec.method != "qlora":
-        said = _("{total:,} in {width} bits")
-        return Component(N_("Frozen weights"), shapes.total * width, said.format(total=shapes.total, width=8 * width))
-    packed = packed_in(shapes.tensors)
-    rest = shapes.total - packed
-    why = _("{packed:,} in 4 bits, the others ({rest:,}) in {width}").format(packed=packed, rest=rest, width=8 * width)
-    return Component(N_("Frozen weights"), packed * NF4_BYTES + rest * width, why)
+@dataclass(frozen=True)
+class RunMemory:
+    """What one process of a training holds in memory at its peak."""
+
+    shapes: Shapes
+    spec: TrainingSpec
+    machine: Machine
+    load: Workload = NOTHING_KNOWN
+
+    @property
+    def precision(self) -> str:
+        return precision_of(self.spec, self.machine)
+
+    @property
+    def width(self) -> int:
+        """Bytes of a number that is computed with."""
+        return 2 if self.precision == "bf16" else FP32_BYTES
+
+    @property
+    def row_tokens(self) -> int:
+        return ROW_TOKENS_GPU if self.machine.gpu else ROW_TOKENS
+
+    @property
+    def item_tokens(self) -> int:
+        """Tokens of the largest item, or as many as max_length allows."""
+        answers = (self.load.answers if self.spec.items == COMPARISONS else 0) or self.spec.answers_per_item
+        return self.load.item_tokens or answers * self.spec.max_length
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a batch if every item were as large as the largest, or as max_length allows."""
+        return self.spec.batch_size * self.item_tokens
+
+    def components(self) -> list[Component]:
+        """All of it, by component."""
+        found = self.beside_activations()
+        found.insert(-1, self.activations())
+        return [component for component in found if component.size]
+
+    def beside_activations(self) -> list[Component]:
+        """All of it but what grows with the tokens that are computed together."""
+        shapes, spec = self.shapes, self.spec
+        trained = parameters(shapes, spec, self.load.reward).trainable
+        per_state = ADAMW_8BIT_BYTES if spec.optimiser == "adamw-8bit" else ADAMW_BYTES
+        scorer = adapter_parameters(shapes, self.load.reward or spec) * spec.beside.count("frozen")
+        copied = shapes.total * self.width if spec.method == "full" and self.precision == "bf16" else 0
+        # With their adapters' updates added, as PEFT computes them. Those of all layers would be kept in each forward
+        # pass if layers were not computed again.
+        experts = 2 * self.width * adapted_experts(shapes, spec)
+        positions = 0 if spec.makes == "reward-model" else min(LOGIT_POSITIONS, self.batch_tokens)
+        each, scores = (
+            _("{per_state:g} bytes for each trained weight"),
+            _("{positions} positions at a time, {vocabulary:,} tokens in the vocabulary"),
+        )
+        return [
+            Component(N_("Libraries"), LIBRARIES, _("Python, torch and what a process keeps for itself")),
+            self.frozen_weights(),
+            Component(N_("Trained weights"), trained * FP32_BYTES, _("{trained:,} in 32 bits").format(trained=trained)),
+            Component(N_("Reward model"), scorer * FP32_BYTES, _("an adapter on the same base, in 32 bits")),
+            Component(N_("Weights in 16 bits"), copied, _("the copy that is computed with")),
+            Component(N_("Gradients"), trained * FP32_BYTES, _("one for each trained weight, in 32 bits")),
+            Component(N_("Optimiser state"), trained * per_state, each.format(per_state=per_state)),
+            Component(N_("Experts with adapters"), experts, _("those of one layer, and their gradient")),
+            Component(
+                N_("Scores of the vocabulary"),
+                positions * shapes.vocabulary * LOGIT_BYTES,
+                scores.format(positions=positions, vocabulary=shapes.vocabulary),
+            ),
+            Component(
+                _("Where it began"),
+                BEGINNING_BYTES if spec.ends_early() else 0,
+                _("at most, to measure how far the policy moves"),
+            ),
+        ]
+
+    def frozen_weights(self) -> Component:
+        """The base under an adapter, in the precision that it is held in."""
+        shapes, name, bits = self.shapes, N_("Frozen weights"), 8 * self.width
+        if self.spec.method == "full":
+            return Component(name, 0, "")
+        if shapes.stored:
+            return Component(name, shapes.stored, _("as they are stored, quantised"))
+        if self.spec.method != "qlora":
+            said = _("{total:,} in {width} bits").format(total=shapes.total, width=bits)
+            return Component(name, shapes.total * self.width, said)
+        packed = packed_in(shapes.tensors)
+        rest = shapes.total - packed
+        why = _("{packed:,} in 4 bits, the others ({rest:,}) in {width}")
+        size = packed * NF4_BYTES + rest * self.width
+        return Component(name, size, why.format(packed=packed, rest=rest, width=bits))
+
+    def activations(self) -> Component:
+        """What a forward pass keeps for the backward pass; at least the keys and values of answers being drawn."""
+        spec, shapes = self.spec, self.shapes
+        tokens = min(self.batch_tokens, max(self.pass_tokens, self.item_tokens))  # an item is whole
+        size = tokens * self.bytes_per_token(tokens, self.item_tokens)
+        if spec.drawn_tokens():
+            drawn = spec.drawn_together * spec.batch_size
+            cache = drawn * spec.max_length * shapes.layers * 2 * shapes.key_value * self.width
+            if cache > size:
+                together = ngettext("{drawn} answer drawn at a time", "{drawn} answers drawn together", drawn)
+                return Component(CACHE, cache, together.format(drawn=drawn))
+        return Component(N_("Activations"), size, _("up to {tokens:,} tokens in a forward pass").format(tokens=tokens))
+
+    def bytes_per_token(self, tokens: int, item: int) -> float:
+        """What a forward pass over so many tokens keeps for each, where an item has up to `item` of them.
+
+        Where layers are computed again, that is what goes into each, and all that one of them makes.
+        """
+        per_layer = self.bytes_of_a_layer(tokens, item)
+        if not self.recomputes:
+            return self.shapes.layers * per_layer
+        return per_layer + self.shapes.layers * self.shapes.hidden * self.width
+
+    def bytes_of_a_layer(self, tokens: int, item: int) -> float:
+        """What one layer makes for each token, where all of it is kept."""
+        spec, shapes = self.spec, self.shapes
+        hidden, inner = LAYER_BYTES[self.precision][trained_part(spec)]
+        if self.precision == "bf16" and (spec.method == "qlora" or spec.dora):
+            hidden += PEFT_BYTES
+        per_layer = (hidden * shapes.hidden + inner * shapes.inner) * (DORA_FACTOR if spec.dora else 1.0)
+        if self.precision == "bf16" and not self.machine.gpu and item <= PRODUCTS_UP_TO:
+            # Attention is two plain products: each head's weights of all tokens of an item are kept.
+            return per_layer + self.width * shapes.heads * item
+        # Repeated keys and values, and each layer's own copy of the mask that says which tokens of a row see which.
+        row = min(tokens, max(self.row_tokens, item))
+        return per_layer + self.width * (row + REPEATED * shapes.hidden)
+
+    # By all the memory of a machine, not by what is free, and by no data: a run that goes on later does the same.
+    @cached_property
+    def recomputes(self) -> bool:
+        """Whether a training computes each layer again in the backward pass instead of keeping what it made.
+
+        It does where the least that is computed together, a row or one item, is more than the machine's memory holds
+        beside the weights. And where experts get adapters: each row would keep them all, with their updates added.
+        """
+        if adapted_experts(self.shapes, self.spec):
+            return True
+        anyhow = replace(self, load=NOTHING_KNOWN)
+        tokens = max(anyhow.item_tokens, min(self.row_tokens, anyhow.batch_tokens))
+        kept = tokens * self.shapes.layers * self.bytes_of_a_layer(tokens, anyhow.item_tokens)
+        return kept > self.room(KEEPING_SHARE)
+
+    @cached_property
+    def pass_tokens(self) -> int:
+        """How many tokens are computed together: what PASS_SHARE of the machine's memory holds beside the weights and
+        what is kept of them."""
+        row = self.row_tokens
+        return max(row, int(self.room(PASS_SHARE) / self.bytes_per_token(row, min(row, self.spec.max_length))))
+
+    def room(self, share: float) -> float:
+        """What this share of the machine's memory leaves for activations in each process."""
+        beside = replace(self, load=NOTHING_KNOWN).beside_activations()
+        processes = 1 if self.machine.gpu else self.spec.processes
+        return share * self.machine.total / processes - sum(component.size for component in beside)
 
 
 def packed_in(tensors: Mapping[str, tuple[int, ...]]) -> int:
@@ -537,112 +620,12 @@ def share_in_nf4(tensors: Mapping[str, tuple[int, ...]], width: int) -> float:
     return 1 - packed / total * (1 - NF4_BYTES / width)
 
 
-def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload) -> Component:
-    """What a forward pass keeps for the backward pass; at least the keys and values of answers being drawn."""
-    precision = precision_of(spec, machine)
-    tokens, width = computed_tokens(shapes, spec, machine, load), 2 if precision == "bf16" else FP32_BYTES
-    size = tokens * bytes_per_token(shapes, spec, machine, tokens, item_tokens(spec, load))
-    if spec.drawn_tokens():
-        drawn = spec.drawn_together * spec.batch_size
-        cache = drawn * spec.max_length * shapes.layers * 2 * shapes.key_value * width
-        if cache > size:
-            together = ngettext("{drawn} answer drawn at a time", "{drawn} answers drawn together", drawn)
-            return Component(CACHE, cache, together.format(drawn=drawn))
-    return Component(N_("Activations"), size, _("up to {tokens:,} tokens in a forward pass").format(tokens=tokens))
-
-
-def bytes_per_token(shapes: Shapes, spec: TrainingSpec, machine: Machine, tokens: int, item: int) -> float:
-    """What a forward pass over so many tokens keeps for each, where an item has up to `item` of them.
-
-    Where layers are computed again, that is what goes into each, and all that one of them makes.
-    """
-    per_layer = bytes_of_a_layer(shapes, spec, machine, tokens, item)
-    if not recomputes(shapes, spec, machine):
-        return shapes.layers * per_layer
-    return per_layer + shapes.layers * shapes.hidden * (2 if precision_of(spec, machine) == "bf16" else FP32_BYTES)
-
-
-def recomputes(shapes: Shapes, spec: TrainingSpec, machine: Machine) -> bool:
-    """Whether a training computes each layer again in the backward pass instead of keeping what it made.
-
-    It does where the least that is computed together, a row or one item, is more than the machine's memory holds
-    beside the weights. By all the memory, not by what is free, so a run that goes on later does the same. And where
-    experts get adapters: each row would keep them all, with their updates added.
-    """
-    if adapted_experts(shapes, spec):
-        return True
-    item, row = item_tokens(spec, NOTHING_KNOWN), ROW_TOKENS_GPU if machine.gpu else ROW_TOKENS
-    tokens = max(item, min(row, batch_tokens(spec, NOTHING_KNOWN)))
-    kept = tokens * shapes.layers * bytes_of_a_layer(shapes, spec, machine, tokens, item)
-    beside = sum(component.size for component in beside_activations(shapes, spec, machine, NOTHING_KNOWN))
-    return beside + kept > KEEPING_SHARE * machine.total / (1 if machine.gpu else spec.processes)
-
-
-def bytes_of_a_layer(shapes: Shapes, spec: TrainingSpec, machine: Machine, tokens: int, item: int) -> float:
-    """What one layer makes for each token, where all of it is kept."""
-    precision = precision_of(spec, machine)
-    width = 2 if precision == "bf16" else FP32_BYTES
-    kept = LAYER_BYTES[precision][trained_part(spec)]
-    hidden = kept[0] + (PEFT_BYTES if by_peft(spec) and precision == "bf16" else 0.0)
-    per_layer = (hidden * shapes.hidden + kept[1] * shapes.inner) * (DORA_FACTOR if spec.dora else 1.0)
-    if precision == "bf16" and not machine.gpu and item <= PRODUCTS_UP_TO:
-        # Attention is two plain products: each head's weights of all tokens of an item are kept.
-        per_layer += width * shapes.heads * item
-    else:
-        # Repeated keys and values, and each layer's own copy of the mask that says which tokens of a row see which.
-        row = min(tokens, max(ROW_TOKENS_GPU if machine.gpu else ROW_TOKENS, item))
-        per_layer += width * (row + REPEATED * shapes.hidden)
-    return per_layer
-
-
-def pass_tokens(shapes: Shapes, spec: TrainingSpec, machine: Machine) -> int:
-    """How many tokens are computed together in a training: what PASS_SHARE of the machine's memory holds beside the
-    weights and what is kept of them.
-
-    By all the memory of a machine, not by what is free: a run that goes on later is to compute the same.
-    """
-    beside = sum(component.size for component in beside_activations(shapes, spec, machine, NOTHING_KNOWN))
-    room = PASS_SHARE * machine.total / (1 if machine.gpu else spec.processes) - beside
-    row = ROW_TOKENS_GPU if machine.gpu else ROW_TOKENS
-    return max(row, int(room / bytes_per_token(shapes, spec, machine, row, min(row, spec.max_length))))
-
-
-def computed_tokens(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload) -> int:
-    """The most tokens in one forward pass: those of a batch, or as many as are computed together; an item is whole."""
-    return min(batch_tokens(spec, load), max(pass_tokens(shapes, spec, machine), item_tokens(spec, load)))
-
-
-def by_peft(spec: TrainingSpec) -> bool:
-    """Whether PEFT computes an adapter's layers: on 4-bit weights, and DoRA's."""
-    return spec.method == "qlora" or spec.dora
-
-
 def trained_part(spec: TrainingSpec) -> str:
     """What of a layer is trained, in the words of `LAYER_BYTES`; layers outside of the attention stand for all."""
     if spec.method in ("prompt", "full"):
         return spec.method
     wanted = target_layers(spec)
     return "attention" if wanted and set(wanted) <= set(ATTENTION) else "all-linear"
-
-
-def batch_tokens(spec: TrainingSpec, load: Workload) -> int:
-    """Tokens of a batch if every item were as large as the largest, or as max_length allows."""
-    return spec.batch_size * item_tokens(spec, load)
-
-
-def item_tokens(spec: TrainingSpec, load: Workload) -> int:
-    """Tokens of the largest item, or as many as max_length allows."""
-    answers = (load.answers if spec.items == COMPARISONS else 0) or spec.answers_per_item
-    return load.item_tokens or answers * spec.max_length
-
-
-def logits(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
-    """The part of the vocabulary's scores that is in memory at once; a reward model has none."""
-    positions = 0 if spec.makes == "reward-model" else min(LOGIT_POSITIONS, batch_tokens(spec, load))
-    why = _("{positions} positions at a time, {vocabulary:,} tokens in the vocabulary").format(
-        positions=positions, vocabulary=shapes.vocabulary
-    )
-    return Component(N_("Scores of the vocabulary"), positions * shapes.vocabulary * LOGIT_BYTES, why)
 
 
 @dataclass(frozen=True)
@@ -658,7 +641,7 @@ class Fit:
 
 def fit(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload = NOTHING_KNOWN) -> Fit:
     """Whether a run fits into what is free: on a processor all its processes together, on GPUs one in each."""
-    components = memory(shapes, spec, machine, load)
+    components = RunMemory(shapes, spec, machine, load).components()
     processes = 1 if machine.gpu else spec.processes
     total = processes * sum(component.size for component in components)
     fits = total * MARGIN <= machine.free

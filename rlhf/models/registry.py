@@ -84,7 +84,6 @@ class Policy:
 
     @property
     def undecided(self) -> bool:
-        """Whether it waits for a decision: a candidate that can serve."""
         return self.status == "candidate" and self.can_answer
 
     @property
@@ -102,15 +101,8 @@ def ensure_base(db: Database, base: str, precision: HeldPrecision = "nf4") -> Po
         row = db.row("SELECT * FROM model WHERE algorithm = 'base'")
         if row is None:
             named = dict.fromkeys(("revision", "algorithm", "form"), "base")
-            row = {
-                **named,
-                "base": base,
-                "precision": precision,
-                "status": "serving",
-                "thinking": "off",
-                "created": now(),
-            }
-            db.insert("model", row)
+            held = {"base": base, "precision": precision, "status": "serving", "thinking": "off", "created": now()}
+            db.insert("model", {**named, **held})
             row = db.one("SELECT * FROM model WHERE algorithm = 'base'")
     if row["base"] != base:
         raise UserError(
@@ -166,23 +158,10 @@ def add(
     source: str | None = None,
 ) -> Policy:
     """Register as a candidate what a job of the kind `algorithm` has made, or what comes from `source`."""
-    row = {
-        "revision": revision,
-        "algorithm": algorithm,
-        "base": base,
-        "parent_id": parent_id,
-        "job_id": job_id,
-        "path": path,
-        "sha256": sha256,
-        "kind": kind,
-        "form": form,
-        "precision": precision,
-        "ground_id": ground_id,
-        "source": source,
-        "status": "candidate",
-        "created": now(),
-    }
-    db.insert("model", row)
+    named = {"revision": revision, "status": "candidate", "created": now(), "source": source}
+    made = {"algorithm": algorithm, "base": base, "parent_id": parent_id, "job_id": job_id, "kind": kind}
+    weights = {"path": path, "sha256": sha256, "form": form, "precision": precision, "ground_id": ground_id}
+    db.insert("model", {**named, **made, **weights})
     return by_revision(db, revision)
 
 
@@ -485,15 +464,8 @@ def record_decision(
     db: Database, model_id: int, previous_id: int, action: DecisionAction, decided_by: str, reason: str = ""
 ) -> None:
     """Append to the record of what was decided: who and, where it was said, why."""
-    row = {
-        "model_id": model_id,
-        "previous_id": previous_id,
-        "action": action,
-        "decided_by": decided_by,
-        "reason": reason,
-        "created": now(),
-    }
-    db.insert("decision", row)
+    made = {"model_id": model_id, "previous_id": previous_id, "action": action}
+    db.insert("decision", {**made, "decided_by": decided_by, "reason": reason, "created": now()})
 
 
 def decided_against(db: Database, policy: Policy) -> Policy | None:

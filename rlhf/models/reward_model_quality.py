@@ -84,7 +84,6 @@ class RewardModelQuality:
     """By which differences of scores are divided to say how often people prefer an answer."""
 
     def to_json(self) -> dict[str, Any]:
-        """The record as it is stored in a job's result."""
         found = self.calibration
         return {**asdict(self), "calibration": None if found is None else found.to_json()}
 
@@ -212,7 +211,6 @@ def length_figures(comparisons: Sequence[ScoredComparison], pairs: Sequence[Pair
 
 
 def correlation(one: Array, other: Array) -> float | None:
-    """Pearson's correlation; None where either is the same throughout."""
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
     return float(np.corrcoef(one, other)[0, 1])

@@ -84,7 +84,6 @@ class Form:
 
     @property
     def name(self) -> str:
-        """Its name, of which there is one."""
         return self.layout.name
 
     @cached_property
@@ -94,7 +93,6 @@ class Form:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Its advanced fields by group."""
         asked = [name for name in self.described if name not in self.layout.main and name not in self.layout.fixed]
         asked = [name for name in asked if not self.never(name)]
         groups = {**GROUPS, "Loss": self.spec_type.loss_fields}
@@ -130,7 +128,6 @@ class Form:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods that it offers."""
         fixed = self.layout.fixed
         return (fixed["method"],) if "method" in fixed else ("auto", *self.spec_type.methods)
 
@@ -155,7 +152,6 @@ class Form:
         ]
 
     def label(self, name: str) -> str:
-        """A field's name on the page."""
         return label_of(name, (self.spec_type,))
 
 

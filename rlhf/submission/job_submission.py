@@ -85,11 +85,9 @@ def submit(db: Database, data_dir: Path, spec: JobSpec, requested_by: str, terms
         if before is not None:
             said = _("Job {number} ({about}) waits or runs already. Nothing was queued now.")
             raise UserError(said.format(number=before.id, about=before.spec.about()))
-        return (
-            job_store.enqueue(db, spec, requested_by)
-            if terms is None
-            else rental_store.enqueue(db, spec, requested_by, terms)
-        )
+        if terms is None:
+            return job_store.enqueue(db, spec, requested_by)
+        return rental_store.enqueue(db, spec, requested_by, terms)
 
 
 def freeze(db: Database, data_dir: Path, spec: JobSpec, here: bool = True) -> JobSpec:

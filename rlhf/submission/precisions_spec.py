@@ -77,7 +77,6 @@ class PrecisionGap:
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> PrecisionGap:
-        """The result of a job that has measured it, which says more."""
         return cls(**told_fields(cls, result))
 
 

@@ -312,7 +312,6 @@ def linear_layers(db: Database, policy: Policy) -> set[str]:
 
 
 def shapes_under(db: Database, policy: Policy) -> memory.Shapes | None:
-    """The weights that a policy lies on; None where these are not known."""
     directory = ground_directory(db, policy)
     try:
         return None if directory is None else memory.read_shapes(directory)

@@ -142,7 +142,6 @@ class Preflight:
             return data
 
     def tokenizer(self) -> ChatTokenizer:
-        """The base model's. Raises UserError if it has none that can be read here."""
         return chat_tokenizer(self.base_directory(), registry.no_thinking(self.db))
 
     def show(self, spec: TrainingSpec, split: Split, number: int) -> InspectedItem | None:
@@ -189,7 +188,6 @@ class Preflight:
         return found
 
     def machine(self) -> Machine:
-        """The machine, looked at now and then."""
         return self._keep("machine", MACHINE_SECONDS, memory.this_machine)
 
     def shares_steps(self) -> bool:
@@ -198,7 +196,6 @@ class Preflight:
         return (machine.devices if machine.gpu else os.cpu_count() or 1) > 1
 
     def finished_jobs(self, spec: TrainingSpec) -> list[job_store.Job]:
-        """Jobs whose pace may be that of this run."""
         return self._keep(("jobs", spec.kind), JOBS_SECONDS, lambda: memory.finished_jobs(self.db, spec))
 
     def reward_spec(self, spec: TrainingSpec) -> TrainingSpec | None:
@@ -251,26 +248,17 @@ def what_decides_lengths(spec: TrainingSpec) -> tuple[Any, ...]:
 
 def scorer_of(db: Database, spec: TrainingSpec) -> Policy | None:
     """The reward model that a job names to be trained against; None if it names none that there is."""
-    return next(
-        (
-            one
-            for one in registry.all_policies(db)
-            if one.revision in spec.trained_against() and one.kind == "reward-model"
-        ),
-        None,
-    )
+    known = (registry.named(db, name) for name in spec.trained_against())
+    return next((one for one in known if one is not None and one.kind == "reward-model"), None)
 
 
 # ------------------------------------------------------------------------------------------------- parents to choose
 def parents(db: Database, form: Form) -> Choices:
     """(words, revision) of what a form's job can start from, newest first, behind what serves and the base."""
     known = [policy for policy in registry.all_policies(db) if fits(form, policy)]
-    serving = next((policy for policy in known if policy.status == "serving"), None)
-    first = (
-        []
-        if serving is None
-        else [(_("What serves now: {description_of}").format(description_of=description_of(db, serving)), "serving")]
-    )
+    serves = _("What serves now: {description_of}")
+    serving = [description_of(db, policy) for policy in known if policy.status == "serving"]
+    first = [(serves.format(description_of=one), "serving") for one in serving]
     return [*first, *((description_of(db, policy), policy.revision) for policy in [known[0], *reversed(known[1:])])]
 
 

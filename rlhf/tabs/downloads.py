@@ -120,7 +120,6 @@ class ModelDownloads:
     data_dir: Path
 
     def routes(self) -> Sequence[Route]:
-        """What the server adds beside the pages."""
         return [
             Route(f"/{ADDRESS}/{{name}}", self.download, methods=["GET"]),
             Route(f"/{prompt_sets.DIRECTORY}/{{name}}", self.download_answers, methods=["GET"]),
@@ -194,6 +193,5 @@ def metrics_table(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def by_admin(request: Request) -> bool:
-    """Whether an admin asks, by the session."""
     annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
     return annotator is not None and annotator.role == "admin"

@@ -27,7 +27,6 @@ THINKING: Mapping[registry.Thinking, str] = {"off": N_("No"), "template": N_("As
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     project.build(demo, context)
     with gr.Accordion(_("Precision of the base"), open=False, elem_id="precision"):
         standing = html_box()

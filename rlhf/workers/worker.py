@@ -136,7 +136,6 @@ def prepare_process() -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The worker's command line, used by the supervisor."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the data directory")
     parser.add_argument("--worker", default=uuid.uuid4().hex, help="the id under which to claim the job")
@@ -156,7 +155,6 @@ def begin(options: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """A worker in a process of its own."""
     options = build_parser().parse_args(arguments)
     keep_private()
     prepare_process()

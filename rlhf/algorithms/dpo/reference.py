@@ -68,7 +68,6 @@ class KeptReference:
             write_small(self.path, json.dumps(self.known))
 
     def of(self, answers: Iterable[Answer]) -> list[float]:
-        """The log-probability of each."""
         return [self.known[key_of(answer)] for answer in answers]
 
 

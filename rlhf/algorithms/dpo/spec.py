@@ -296,7 +296,6 @@ class DPOSpec(TrainingSpec):
         return self.loss in PER_TOKEN
 
     def rows(self, db: Database) -> Rows:
-        """The pairs of today's judgements."""
         parent = registry.by_revision(db, self.parent)
         return collect(db, parent, self.scope, self.max_length, judges_too=self.ai_weight > 0)
 

@@ -276,7 +276,6 @@ class PPOSpec(TrainingSpec):
 
     @classmethod
     def counted_steps(cls, count: int) -> str:
-        """So many rounds."""
         return ngettext("{count:,} round", "{count:,} rounds", count).format(count=count)
 
     def pace_fact(self) -> tuple[str, str]:
@@ -390,7 +389,6 @@ class PPOSpec(TrainingSpec):
         return [TokenSequence(_("Prompt as it is fed; the policy answers it"), self.prompt_spans(tokenizer, item))]
 
     def drawn_tokens(self) -> int:
-        """Its answers' limit."""
         return self.sampling.max_new_tokens
 
     def steps_over(self, items: int) -> int:

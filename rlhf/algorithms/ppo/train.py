@@ -462,15 +462,12 @@ class Learner:
 
     # ---- as `TrainingProgress` asks
     def weights(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name."""
         return {name: value for own in self.trained.values() for name, value in own.items()}
 
     def further(self) -> dict[str, Any]:
-        """The state, as plain values."""
         return asdict(self.state)
 
     def policy(self) -> Any:
-        """The model as the policy."""
         return self.roles.act_as("policy")
 
     def save(self, directory: Path) -> FinishedTraining:

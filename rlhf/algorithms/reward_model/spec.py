@@ -159,7 +159,6 @@ class RewardModelSpec(TrainingSpec):
         ]
 
     def rows(self, db: Database) -> Rows:
-        """The pairs of today's judgements."""
         parent = registry.by_revision(db, self.parent)
         return collect(db, parent, self.scope, self.max_length, judges_too=self.ai_weight > 0)
 

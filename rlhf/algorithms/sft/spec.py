@@ -170,7 +170,6 @@ class SFTSpec(TrainingSpec):
         return self.kind, self.source
 
     def tokenise(self, tokenizer: Any, rows: Sequence[DemonstrationRow]) -> Tokenised:
-        """Prompts with the answers to imitate."""
         return tokenise_demonstrations(tokenizer, rows, self.max_length)
 
     def answers_of(self, item: Item) -> list[Sequence[int]]:

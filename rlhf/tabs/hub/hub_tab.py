@@ -174,7 +174,6 @@ def publications_table(found: Sequence[Publication], revisions: Mapping[int, str
 
 
 def copies_card(db: Database, environment: Mapping[str, str]) -> str:
-    """How the safe copies stand."""
     place = targets.target_name(environment.get(PLACE, "").strip())
     if not place:
         return paragraph(
@@ -346,7 +345,6 @@ class HubPage:
 
     @property
     def followed(self) -> list[Any]:
-        """The outputs of every handler that redraws what changed."""
         return [*self.parts.values(), self.seen, self.pulse]
 
     def sent(self, context: Context, seen: Any) -> list[Any]:
@@ -357,7 +355,6 @@ class HubPage:
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay the tab out and wire it; every value comes from a guarded handler."""
     page = HubPage()
     wire(page, context, opening_of(demo))
     wire_previews(page, context)
@@ -425,7 +422,6 @@ def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], button
 
 
 def address(label: str, name: str, shape: str = "OWNER/NAME") -> gr.Textbox:
-    """Where on the Hub."""
     return gr.Textbox(label=label, placeholder=shape, max_length=200, min_width=240, elem_id=name)
 
 

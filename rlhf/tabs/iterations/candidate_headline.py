@@ -57,9 +57,8 @@ def direction(findings: Findings, decision: GateDecision) -> tuple[HeadlineState
     if findings.identical_to_serving:
         return "", _("It answers in the same words as {against}.")
     if decision.reason == "worse":
-        return "bad", _("Worse than {against}.") if judge is None else _(
-            "The judge {judge} finds it worse than {against}."
-        )
+        by_judge = _("The judge {judge} finds it worse than {against}.")
+        return "bad", _("Worse than {against}.") if judge is None else by_judge
     if decision.reason == "past-a-limit":
         better = _("People find it better than {against}, but it is past a limit.")
         return "bad", better if people.standing == "better" else _("Past a limit: it should not serve.")
@@ -129,7 +128,6 @@ def would_tell(people: EvidenceSource, decision: GateDecision) -> str:
 
 
 def score(found: Estimate | None) -> str:
-    """How often people prefer it, in words; empty without a comparison."""
     if found is None:
         return ""
     said = ngettext(

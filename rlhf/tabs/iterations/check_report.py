@@ -50,25 +50,17 @@ def serving_card(
     policy: Policy, worker: Job | None, stock: Mapping[Split, int], elsewhere: int, counts: AnswerCounts, at: str
 ) -> str:
     """The serving policy, the worker that answers with it, and what it has produced so far."""
-    return (
-        card_title(policy.revision, _("on {base}").format(base=policy.base))
-        + paragraph(worker_sentence(worker, at))
-        + facts(
-            (
-                (
-                    _("In stock"),
-                    _("{train} for training, {held_out} held-out").format(
-                        train=stock["train"], held_out=stock["held-out"]
-                    ),
-                ),
-                (_("Also in stock"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),
-                (_("Answers drawn"), str(counts.total)),
-                (_("Ended before the length limit"), share(counts.ended_share) if counts.total else _(NOT_MEASURED)),
-                (_("Dropped: empty"), str(counts.empty)),
-                (_("Dropped: the same as another"), str(counts.duplicate)),
-            )
-        )
+    in_stock = _("{train} for training, {held_out} held-out")
+    told = (
+        (_("In stock"), in_stock.format(train=stock["train"], held_out=stock["held-out"])),
+        (_("Also in stock"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),
+        (_("Answers drawn"), str(counts.total)),
+        (_("Ended before the length limit"), share(counts.ended_share) if counts.total else _(NOT_MEASURED)),
+        (_("Dropped: empty"), str(counts.empty)),
+        (_("Dropped: the same as another"), str(counts.duplicate)),
     )
+    title = card_title(policy.revision, _("on {base}").format(base=policy.base))
+    return title + paragraph(worker_sentence(worker, at)) + facts(told)
 
 
 def worker_sentence(worker: Job | None, at: str) -> str:
@@ -324,11 +316,6 @@ STANDINGS: Mapping[Passed, Chip] = {
 }
 
 
-def in_words(chip: Chip) -> Chip:
-    """A chip as a person reads it."""
-    return replace(chip, words=_(chip.words))
-
-
 # The figure of a policy that a limit of the rule is about; probes have rows of their own.
 LIMITED: Mapping[LimitedFigure, str] = {
     "kl_per_token": "kl_to_anchor",
@@ -406,7 +393,9 @@ def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
             values = side_figures(entry, report)
         name = _(AT_EQUAL_LENGTH) if entry is not None and entry.label == AT_EQUAL_LENGTH else words.name
         why = f"{words.why} {_(entry.reading)}" if entry is not None else words.why
-        rows.append((Explained(name, why), words.value, words.threshold, in_words(STANDINGS[one.passed]), *values))
+        chip = STANDINGS[one.passed]
+        verdict = replace(chip, words=_(chip.words))
+        rows.append((Explained(name, why), words.value, words.threshold, verdict, *values))
     blank = ("",) * len(RULE_HEADS) if criteria else ()
     rows += [(Explained(_(one.label), _(one.reading)), *blank, *side_figures(one, report)) for one in shown.values()]
     accuracy = (held_out_accuracy(report), *("" for _side in sides[1:]))

@@ -51,11 +51,6 @@ MODES = [
 ]
 
 
-def values_of(rule: Rule) -> dict[str, Any]:
-    """The rule as the form's fields show it."""
-    return {name: getattr(rule, name) for name in NAMES}
-
-
 def summary(rule: Rule) -> str:
     judge = (
         _("A trusted judge decides while people have not (trust: at least {percentage} agreement).").format(
@@ -93,10 +88,10 @@ def held_out_sentence(context: Context) -> str:
 
 def change_card(change: RuleChange | None, rule: Rule, labels: Mapping[str, str]) -> str:
     """The newest change of the rule, with its undo; nothing where there was none."""
-    before = values_of(rule if change is None else Rule.stored(change.before))
+    before = (rule if change is None else Rule.stored(change.before)).to_setting()
     changed = [
         f"{labels[name]}: {value_in_words(before[name])} → {value_in_words(value)}"
-        for name, value in values_of(rule).items()
+        for name, value in rule.to_setting().items()
         if before[name] != value
     ]
     if change is None or not changed:
@@ -129,11 +124,6 @@ def unasked() -> list[Any]:
     return [gr.update(visible=False), "", None]
 
 
-def prompts_wanted(number: Any) -> int:
-    """How many prompts a new version is to have, as it was typed. Raises UserError."""
-    return whole(number, PROMPTS, 1, MOST)
-
-
 class GateFormPage:
     """The part's components, without anything from the rows; `form` has a field for each of the rule's."""
 
@@ -159,7 +149,6 @@ class GateFormPage:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """What each field is called."""
         return {name: str(field.label) for name, field in self.form.items()}
 
     @property
@@ -179,7 +168,7 @@ class GateFormPage:
 
     def filled(self, rule: Rule) -> list[Any]:
         """The rule, what it means, and its newest change."""
-        sentences, values = f"{summary(rule)} {held_out_sentence(self.context)}", values_of(rule)
+        sentences, values = f"{summary(rule)} {held_out_sentence(self.context)}", rule.to_setting()
         return [values, markup.notice(sentences), self.change(rule), *values.values(), offered(self.context)]
 
     def change(self, rule: Rule) -> str:
@@ -188,7 +177,6 @@ class GateFormPage:
 
 
 def build(context: Context, opening: Callable[..., Any]) -> None:
-    """Lay the part out inside the caller's tab and wire it."""
     page = GateFormPage(context)
     wire_rule(page, opening)
     wire_renewal(page)
@@ -231,7 +219,7 @@ def wire_rule(page: GateFormPage, opening: Callable[..., Any]) -> None:
     def save_rule(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
         here = dict(zip(NAMES, values, strict=True))
         with context.db.transaction():
-            draft = drafted(sent, here, values_of(gate_decisions.rule(context.db)), page.labels)
+            draft = drafted(sent, here, gate_decisions.rule(context.db).to_setting(), page.labels)
             if draft.both:
                 return [draft.sent, *(gr.skip() for _part in page.filled_in[1:]), draft.refusal]
             rule = rule_changes.change(context.db, dict(draft.values), annotator.name)
@@ -259,7 +247,7 @@ def wire_renewal(page: GateFormPage) -> None:
 
     @guarded(context, "admin")
     def renew_held_out(annotator: Annotator, number: Any, asked_of: Any) -> list[Any]:
-        wanted = prompts_wanted(number)
+        wanted = whole(number, PROMPTS, 1, MOST)
         if asked_of != wanted:
             raise UserError(_("Press the button again: another number of prompts is written there now."))
         said = markup.notice(renewed(context, wanted))
@@ -267,7 +255,7 @@ def wire_renewal(page: GateFormPage) -> None:
 
     @guarded(context, "admin")
     def ask_renewal(annotator: Annotator, number: Any) -> list[Any]:
-        wanted = prompts_wanted(number)
+        wanted = whole(number, PROMPTS, 1, MOST)
         said = markup.status(_(RENEWAL).format(prompts=wanted), "warning")
         return [gr.update(visible=True), said, wanted]
 

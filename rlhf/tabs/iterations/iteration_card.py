@@ -304,5 +304,4 @@ def over_table(checked: Sequence[CheckedPolicy], panel: Sequence[str]) -> str:
 
 
 def rate_text(rate: Estimate | None) -> str:
-    """A win rate with its interval and how many comparisons it rests on."""
     return NOTHING if rate is None else _("{rate} of {n}").format(rate=percent_with_interval(rate), n=rate.n)

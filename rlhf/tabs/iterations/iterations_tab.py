@@ -71,7 +71,6 @@ FILES_DELETED = N_("files deleted")
 
 # ------------------------------------------------------------------------------------------------ what the page shows
 def serving_part(db: Database) -> Update:
-    """The serving policy and the worker that answers with it."""
     policy = registry.serving(db)
     card = check_report.serving_card(
         policy,
@@ -237,7 +236,6 @@ def criteria_of(db: Database, policy: Policy) -> Sequence[Criterion]:
 
 
 def decisions_part(db: Database) -> Update:
-    """Who decided what, each with its undo."""
     undo = {number: check_report.undo_of(row) for number, row in registry.undoable(db).items()}
     return gr.update(value=check_report.decisions_card(registry.decisions(db), undo))
 
@@ -362,7 +360,6 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
 
 
 def page_of(seen: Seen) -> int:
-    """The page of answers that this session shows."""
     page = seen.get("page", 0) if isinstance(seen, dict) else 0
     return max(0, page) if isinstance(page, int) else 0
 
@@ -431,14 +428,11 @@ def asked(panel: Any) -> str:
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
 class IterationsPage(FollowedPage):
-    """The tab's components."""
-
     pulse: gr.HTML
     bar: gr.HTML
 
     @property
     def selector(self) -> Any:
-        """The choice of a policy."""
         return self.parts["selector"]
 
     def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
@@ -502,7 +496,6 @@ def lay_out() -> IterationsPage:
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay the tab out and wire it; every value comes from a guarded handler."""
     page = lay_out()
     gate_form.build(context, opening_of(demo))
     wire_views(page, context)

@@ -115,7 +115,6 @@ AFTER_CHECK: Mapping[Mode, str] = {
 
 
 def made_of(spec: TrainingSpec) -> str:
-    """What follows a training."""
     if spec.makes == "reward-model":
         return _("It makes a reward model, which never serves.")
     return _("When it ends, its candidate is checked.") if spec.check else _("Its candidate is not checked by itself.")
@@ -257,8 +256,5 @@ def after(state: LoopState) -> str:
         return _("Automatic training is off: a training starts when somebody starts it on the Train tab.")
     training = _(kind_to_train(state).automatic)
     missing = max(state.auto_train.wanted - state.towards_next, 0)
-    return (
-        _("After {missing} more a training starts: {training}.").format(missing=missing, training=training)
-        if missing
-        else _("A training is due: {training}.").format(training=training)
-    )
+    said = _("After {missing} more a training starts: {training}.") if missing else _("A training is due: {training}.")
+    return said.format(missing=missing, training=training)

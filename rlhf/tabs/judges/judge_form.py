@@ -113,7 +113,6 @@ def revision_of(db: Database, revision: Any, kind: Made) -> str:
 
 
 def endpoint_settings(values: Values) -> dict[str, Any]:
-    """An endpoint's settings. Raises UserError naming the one at fault."""
     numbers = from_form({name: values[name] for name in NUMBERS if values[name] is not None or name not in LEFT_OUT})
     address, model, key = (text_in(values[name]).strip() for name in TEXTS)
     texts = {"address": address, "model": model, "key_variable": key, "no_thinking": text_in(values["no_thinking"])}
@@ -165,7 +164,6 @@ class JudgeFormPage:
 
 
 def lay_out() -> JudgeFormPage:
-    """The components, top to bottom, without anything from the rows."""
     fields: dict[str, Any] = {}
     fields["name"] = gr.Textbox(label=_("Name"), max_length=judge_store.MAXIMUM_NAME, elem_id="judge-name")
     backends = [(_(label), backend) for backend, label in BACKENDS.items()]

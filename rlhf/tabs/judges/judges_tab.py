@@ -359,9 +359,8 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     failed = ", ".join(f"{_(FAILED.get(reason, reason))} ({numeral(count)})" for reason, count in counted)
     told += [(_("Failed verdicts"), failed)] if failed else []
     told += [(_("Comparisons left open"), numeral(result.left_open))] if result.left_open else []
-    gave_up = (
-        paragraph(_("It gave up. {gave_up}").format(gave_up=_(result.gave_up)), "warning") if result.gave_up else ""
-    )
+    said = _("It gave up. {gave_up}").format(gave_up=_(result.gave_up))
+    gave_up = paragraph(said, "warning") if result.gave_up else ""
     remark = paragraph(_(result.remark), "quiet") if result.remark else ""
     why = _("See why job {number} ended").format(number=job.id)
     more = "" if job.is_open or job.status == "finished" else f"<p>{within(Way(next_steps.run(job), why))}</p>"
@@ -511,7 +510,6 @@ class JudgesPage:
 
     @property
     def followed(self) -> list[Any]:
-        """The outputs of every handler that redraws what changed."""
         return [*self.parts.values(), *self.said.values(), self.seen]
 
     def sent(
@@ -531,7 +529,6 @@ class JudgesPage:
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay the tab out and wire it; every value comes from a guarded handler."""
     page = JudgesPage()
     rubric_form.build(context, opening_of(demo), page.parts["selector"])
     wire_views(page, context)
@@ -560,7 +557,6 @@ def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
 
 
 def lay_out_feedback() -> dict[str, Any]:
-    """The fields that say who judges."""
     modes = [(_(label), mode) for mode, (label, _meaning) in MODES.items()]
     fields: dict[str, Any] = {"mode": gr.Radio(modes, label=_("Who judges"), show_label=False, elem_id="judges-mode")}
     with gr.Accordion(_("How much people get"), open=False), gr.Row():

@@ -65,7 +65,6 @@ def form_of(found: Rubric) -> FieldValues:
 
 
 def versions(db: Database) -> list[Rubric]:
-    """Every version, the latest first and the one that ships with Prefloop last."""
     return [*judge_store.rubrics(db), rubrics.DEFAULT]
 
 
@@ -85,10 +84,6 @@ def write(db: Database, values: Mapping[str, Any], written_by: str) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------- the prompt
-def named(db: Database, name: Any) -> Judge | None:
-    return next((judge for judge in judge_store.judges(db) if judge.name == name), None)
-
-
 def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
     """What a judge is sent about two answers of a comparison, in both orders, letter for letter. Raises UserError."""
     db = context.db
@@ -262,7 +257,8 @@ def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], se
 
     @admin
     def show_prompt(annotator: Annotator, selected: Any, number: Any) -> str:
-        return prompt_box(context, named(db, selected), number)
+        judge = next((one for one in judge_store.judges(db) if one.name == selected), None)
+        return prompt_box(context, judge, number)
 
     holding: Sequence[Any] = [part.holding, part.versions, *part.fields, part.sent]
     opening(open_rubric, [part.sent, *part.fields], holding, **QUIET)

@@ -39,7 +39,6 @@ class FollowEndpoint:
     """By admin and language the strip, and at which revision of the database and when it was read."""
 
     def routes(self) -> Sequence[Route]:
-        """What the server adds beside the pages."""
         return [Route(f"/{ADDRESS}", self.follow, methods=["GET"])]
 
     async def follow(self, request: Request) -> Response:

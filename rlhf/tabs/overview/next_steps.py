@@ -42,12 +42,8 @@ def next_steps(
     """
     judging = about_judgements(state, waiting.count, more, written)
     stuck = [NextStep(_("See why no training starts"), "/iterations")] if hindered else []
-    return [*about_the_candidate(state, waiting), *stuck, *judging, *troubles(state)]
-
-
-def troubles(state: LoopState) -> list[NextStep]:
-    """What came to nothing, which the loop does not repeat."""
-    return [NextStep(_("See why job {number} ended").format(number=job.id), run(job)) for job in state.broken]
+    broken = [NextStep(_("See why job {number} ended").format(number=job.id), run(job)) for job in state.broken]
+    return [*about_the_candidate(state, waiting), *stuck, *judging, *broken]
 
 
 def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:

@@ -135,20 +135,13 @@ def judged_bar(standing: Standing) -> str:
     return paragraph(words) + progress_bar(words, share)
 
 
-def other_candidates(standings: Sequence[tuple[str, str]]) -> str:
-    """Of each other candidate that nobody has decided on, its name and how it stands; empty without one."""
-    lines = (f"<li>{within(Way(iteration(name), name))}: {escape(said)}</li>" for name, said in standings)
-    return f'<ul class="points">{"".join(lines)}</ul>' if standings else ""
-
-
-def no_candidate() -> str:
-    """That no candidate waits for anything."""
-    return paragraph(_("No candidate waits for a decision."), "quiet")
-
-
-def about_candidate(revision: str) -> str:
-    """Which candidate a headline is about."""
-    return paragraph(_("The candidate {revision}:").format(revision=revision))
+def candidates(newest: str, headline: str, others: Sequence[tuple[str, str]]) -> str:
+    """The candidate that the rule looks at with what is said first of it, if any; of each other how it stands."""
+    lines = "".join(f"<li>{within(Way(iteration(name), name))}: {escape(said)}</li>" for name, said in others)
+    waiting = f'<ul class="points">{lines}</ul>' if others else ""
+    if newest:
+        return paragraph(_("The candidate {revision}:").format(revision=newest)) + headline + waiting
+    return waiting or paragraph(_("No candidate waits for a decision."), "quiet")
 
 
 def record_of(revision: str, rate: Estimate | None) -> str:

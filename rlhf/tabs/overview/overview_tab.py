@@ -61,12 +61,12 @@ def candidates_part(db: Database) -> str:
     """What is said first of the candidate that the rule looks at, and what the others wait for, if there are any."""
     pending = gate_decisions.pending(db)
     newest = None if pending is None else pending.policy
-    others = [one for one in reversed(registry.all_policies(db)) if one.undecided and one != newest]
-    waiting = overview_card.other_candidates([(one.revision, standing_of_candidate(db, one)) for one in others])
+    waiting = [one for one in reversed(registry.all_policies(db)) if one.undecided and one != newest]
+    others = [(one.revision, standing_of_candidate(db, one)) for one in waiting]
     if newest is None:
-        return waiting or overview_card.no_candidate()
-    card = candidate_headline.headline_card(headline_on(db, newest))
-    return overview_card.about_candidate(newest.revision) + card + waiting
+        return overview_card.candidates("", "", others)
+    headline = candidate_headline.headline_card(headline_on(db, newest))
+    return overview_card.candidates(newest.revision, headline, others)
 
 
 def standing_of_candidate(db: Database, policy: Policy) -> str:
@@ -94,7 +94,6 @@ def build_strip() -> None:
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     box = html_box(elem_id="overview")
     opening: Callable[..., Any] = opening_of(demo)
 

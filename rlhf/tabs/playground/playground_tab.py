@@ -81,14 +81,8 @@ def status_sentence(chat: Chat, problem: str) -> str:
     first = chat.first_token_seconds
     known = [] if first is None else [_("first token after {first:.2f} s").format(first=first)]
     if chat.open:
-        word = (
-            _("Stopping …")
-            if chat.state == "stopping"
-            else _("Reads the conversation …")
-            if first is None
-            else _("Writes …")
-        )
-        return " · ".join([word, *known])
+        word = _("Reads the conversation …") if first is None else _("Writes …")
+        return " · ".join([_("Stopping …") if chat.state == "stopping" else word, *known])
     tokens = chat.tokens
     count = [] if tokens is None else [ngettext("{tokens} token", "{tokens} tokens", tokens).format(tokens=tokens)]
     return " · ".join(filter(None, [*count, *known, _(ENDS.get(chat.finish_reason or "", ""))]))
@@ -196,7 +190,6 @@ class PlaygroundPage:
 
     @property
     def followed(self) -> list[Any]:
-        """The outputs of every handler that redraws what changed."""
         return [*self.some(FOLLOWED), self.seen]
 
     @staticmethod
@@ -246,7 +239,6 @@ def lay_out() -> PlaygroundPage:
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it; every value comes from a guarded handler."""
     page = lay_out()
     wire_views(page, context)
     wire_talk(page, context)

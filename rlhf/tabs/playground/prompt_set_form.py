@@ -62,7 +62,6 @@ def sources(db: Database) -> list[tuple[str, str]]:
 
 
 def choices(db: Database) -> list[tuple[str, str]]:
-    """The policies to choose from, candidates first."""
     found = [policy for policy in registry.all_policies(db) if policy.can_answer]
     return [
         (f"{policy.revision} · {policy.status_word}", policy.revision) for policy in check_report.policy_order(found)
@@ -97,7 +96,6 @@ def sampling_of(form: Mapping[str, Any]) -> Sampling:
 
 
 def seed_of(form: Mapping[str, Any]) -> int:
-    """The seed in the form. Raises UserError where there is none."""
     return whole_in(form["seed"], 0, playground_store.SEEDS - 1, _("Seed"))
 
 
@@ -119,7 +117,6 @@ def submit(context: Context, form: Mapping[str, Any], requested_by: str) -> int:
 
 # ---------------------------------------------------------------------------------------------------------- the page
 def lay_out() -> dict[str, Any]:
-    """The components, without anything from the rows."""
     parts: dict[str, Any] = {}
     with gr.Accordion(_("Let a policy answer a prompt set"), open=False):
         with gr.Row():
@@ -140,7 +137,6 @@ def lay_out() -> dict[str, Any]:
 
 
 def opened(context: Context) -> list[Any]:
-    """What the part shows when the tab is opened."""
     return [gr.update(choices=choices(context.db)), gr.update(choices=sources(context.db))]
 
 

@@ -109,9 +109,8 @@ def every_curve() -> list[tuple[str, Curve]]:
     for kind in kinds().values():
         for metric, curve in metric_curves(kind).items():
             other = any(metric == known for known, _label in found)
-            found.setdefault(
-                (metric, curve.label), replace(curve, name=f"{kind.kind}-{curve.name}") if other else curve
-            )
+            named = replace(curve, name=f"{kind.kind}-{curve.name}") if other else curve
+            found.setdefault((metric, curve.label), named)
     return [(metric, curve) for (metric, _label), curve in found.items()]
 
 
@@ -230,7 +229,6 @@ HELD_OUT = (
 
 
 def order() -> tuple[str, ...]:
-    """The names of all figures, in the order of the table."""
     finals = (_("{figure}, at the end").format(figure=one.label) for _name, one in every_curve())
     measured = dict.fromkeys(one.compared for kind in kinds().values() for one in held_out_figures(kind))
     return (*dict.fromkeys(finals), *map(_, (*measured, *HELD_OUT, STEPS, *COSTS)))

@@ -28,27 +28,22 @@ MOST = len(line_plots.HUES)
 
 
 def lay_out() -> dict[str, Any]:
-    """The components, without any value."""
     with gr.Column(visible=False) as comparable:
         gr.Markdown(_("## Compare runs"))
-        return {"comparable": comparable, **lay_out_comparison()}
-
-
-def lay_out_comparison() -> dict[str, Any]:
-    """The components of the comparison, which are there once there are two runs."""
-    return {
-        "compared": open_choice(
-            _("Runs to compare"),
-            info=_("Two or more, up to {most}.").format(most=MOST),
-            multiselect=True,
-            max_choices=MOST,
-            elem_id="compare-runs",
-        ),
-        "settings": html_box(),
-        "overlaid": html_box(),
-        **plot_zoom.lay_out(LOOK, _("Compare closely")),
-        "figures": html_box(),
-    }
+        return {
+            "comparable": comparable,
+            "compared": open_choice(
+                _("Runs to compare"),
+                info=_("Two or more, up to {most}.").format(most=MOST),
+                multiselect=True,
+                max_choices=MOST,
+                elem_id="compare-runs",
+            ),
+            "settings": html_box(),
+            "overlaid": html_box(),
+            **plot_zoom.lay_out(LOOK, _("Compare closely")),
+            "figures": html_box(),
+        }
 
 
 def chosen_jobs(db: Database, chosen: Any) -> list[Job]:

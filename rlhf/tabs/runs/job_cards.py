@@ -174,11 +174,8 @@ def progress_line(job: Job, left: float | None, at: str) -> str:
         come = _("It waits to go on; it had come to step {step}.") if job.step else _("It waits to begin again.")
         return come.format(step=job.step)
     if not job.steps:
-        return (
-            _("Preparing for {duration}.").format(duration=duration(seconds_taken(job, at)))
-            if job.status == "running"
-            else ""
-        )
+        preparing = _("Preparing for {duration}.").format(duration=duration(seconds_taken(job, at)))
+        return preparing if job.status == "running" else ""
     at_most = may_end_early(job) and job.step < job.steps
     of = _("step {step} of at most {steps}") if at_most else _("step {step} of {steps}")
     pieces = [f"{100 * job.step // job.steps}%", of.format(step=job.step, steps=job.steps)]
@@ -237,27 +234,18 @@ ENDED_THERE = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
 
 def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
     """The rented hardware of a job, what it has cost, and where it is watched on the Hub."""
-    most = _("about {spent} of at most {most}").format(
-        spent=dollars(rental.cost), most=most_dollars(rental.price_per_hour * rental.hours)
-    )
+    spent = _("about {spent} of at most {most}") if rental.hub_job else _("nothing yet")
+    spent = spent.format(spent=dollars(rental.cost), most=most_dollars(rental.price_per_hour * rental.hours))
     if not rental.stage:
         rented = _("{hardware} at {price} an hour")
     elif rental.stage in ENDED_THERE:
         rented = _("{hardware} at {price} an hour, ended for {duration}")
     else:
         rented = _("{hardware} at {price} an hour, {stage} on the Hub for {duration}")
+    price, taken = dollars(rental.price_per_hour), duration(rental.seconds)
+    rented = rented.format(hardware=job.flavor, price=price, stage=rental.stage, duration=taken)
     where = [(_("On the Hub"), rental.url)] if rental.url else []
-    filled = rented.format(
-        hardware=job.flavor,
-        price=dollars(rental.price_per_hour),
-        stage=rental.stage,
-        duration=duration(rental.seconds),
-    )
-    return [
-        (_("Rented"), filled),
-        (_("Spent"), most if rental.hub_job else _("nothing yet")),
-        *where,
-    ]
+    return [(_("Rented"), rented), (_("Spent"), spent), *where]
 
 
 def log_box(lines: Sequence[str]) -> str:
@@ -274,36 +262,21 @@ def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhe
     """
     if not waiting and len(running) + len(elsewhere) < 2:
         return ""
-    rows = [
-        (
-            _("now"),
-            *queue_row(
-                job,
-                _("{status} for {duration}").format(
-                    status=_(STATUS_WORDS[job.status]), duration=duration(seconds_taken(job, at))
-                ),
-            ),
-        )
-        for job in running
-    ]
-    for place, job in enumerate(waiting, start=1):
-        state = _("waits to go on") if job.attempt else _("since {created} UTC").format(created=moment(job.created))
-        rows.append((str(place), *queue_row(job, state)))
-    rows += [(_("rented"), *queue_row(job, rented_state(job, at))) for job in elsewhere]
+    ordered = [(_("now"), job) for job in running]
+    ordered += [(str(place), job) for place, job in enumerate(waiting, start=1)]
+    ordered += [(_("rented"), job) for job in elsewhere]
+    rows = [(order, str(job.id), about(job), who(job.requested_by), state(job, at)) for order, job in ordered]
     return heading(_("Queue")) + table((_("Order"), _("Job"), _("What"), _("By"), _("State")), rows)
 
 
-def rented_state(job: Job, at: str) -> str:
-    """How a job for rented hardware stands, which waits for nothing here but for somebody with a token."""
+def state(job: Job, at: str) -> str:
+    """How a job stands; one for rented hardware waits for nothing here but for somebody with a token."""
     if job.status != "queued":
-        return _("{status} for {duration}").format(
-            status=_(STATUS_WORDS[job.status]), duration=duration(seconds_taken(job, at))
-        )
-    return _("is sent within seconds, if Prefloop has a token for the Hub")
-
-
-def queue_row(job: Job, state: str) -> tuple[str, str, str, str]:
-    return (str(job.id), about(job), who(job.requested_by), state)
+        said = _("{status} for {duration}")
+        return said.format(status=_(STATUS_WORDS[job.status]), duration=duration(seconds_taken(job, at)))
+    if job.flavor is not None:
+        return _("is sent within seconds, if Prefloop has a token for the Hub")
+    return _("waits to go on") if job.attempt else _("since {created} UTC").format(created=moment(job.created))
 
 
 # ------------------------------------------------------------------------------------------------------ after the run
@@ -317,22 +290,12 @@ def samples_box(samples: Mapping[str, Mapping[int, SampleAnswer]]) -> str:
     """What a run answered to its fixed prompts: a row for each prompt, a box for each recorded step, literally."""
     if not samples:
         return ""
-    rows = "".join(
-        answers_to(
-            prompt,
-            [
-                answer_box(
-                    _("step {step}").format(step=step) if step else _("before training"),
-                    answer.answer,
-                    answer.tokens,
-                    answer.finish_reason,
-                )
-                for step, answer in by_step.items()
-            ],
-            strip=True,
-        )
-        for prompt, by_step in samples.items()
-    )
+    rows = ""
+    for prompt, by_step in samples.items():
+        names = [_("step {step}").format(step=step) if step else _("before training") for step in by_step]
+        named = zip(names, by_step.values(), strict=True)
+        boxes = [answer_box(name, one.answer, one.tokens, one.finish_reason) for name, one in named]
+        rows += answers_to(prompt, boxes, strip=True)
     title = explained(Explained(_("Sample answers"), _(SAMPLES)))
     return f'<div class="headline"><b>{title}</b></div>{rows}'
 
@@ -357,10 +320,7 @@ def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:
     done = FinishedTraining.of(job.result)
     entries = result_facts(done)
     if made is not None:
-        entries = [
-            *policy_facts(made, size_on_disk),
-            *(entry for entry in entries if entry[0] != _(SIZE_ON_DISK)),
-        ]
+        entries = [*policy_facts(made, size_on_disk), *(one for one in entries if one[0] != _(SIZE_ON_DISK))]
     figures = job.spec.held_out if isinstance(job.spec, TrainingSpec) else None
     measured = "" if figures is None else held_out_table(figures, done)
     return (facts(entries) if entries else "") + measured
@@ -373,21 +333,14 @@ def held_out_table(figures: HeldOutFigures, done: FinishedTraining) -> str:
         return ""
     if not after.get("n"):
         return paragraph(_(figures.missing), "quiet")
-    rows: list[Row] = [
-        (
-            Explained(_(one.label), _(one.reading)),
-            *(
-                _(NOT_MEASURED) if (value := side.get(one.metric)) is None else one.write(value)
-                for side in (before, after)
-            ),
-        )
-        for one in figures.figures
-    ]
+    rows: list[Row] = []
+    for one in figures.figures:
+        values = (side.get(one.metric) for side in (before, after))
+        written = (_(NOT_MEASURED) if value is None else one.write(value) for value in values)
+        rows.append((Explained(_(one.label), _(one.reading)), *written))
     headers = (_(figures.title).format(n=after["n"]), _("Before"), _("After"))
-    why = (
-        "" if before else paragraph(_("Not scored before training: that would have cost over a tenth of it."), "quiet")
-    )
-    return table(headers, rows, "", (_("Before"), _("After"))) + why
+    why = paragraph(_("Not scored before training: that would have cost over a tenth of it."), "quiet")
+    return table(headers, rows, "", headers[1:]) + ("" if before else why)
 
 
 ADAPTERS = {"lora": "LoRA adapter", "prompt": N_("virtual tokens")}
@@ -395,13 +348,9 @@ ADAPTERS = {"lora": "LoRA adapter", "prompt": N_("virtual tokens")}
 
 def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
     """What a policy or reward model is made of, and how large it is on disk."""
-    precision = _(PRECISION_WORDS[policy.precision])
-    form = (
-        _("whole weights, {precision}").format(precision=precision)
-        if policy.form == "full"
-        else _("{adapters} on {precision} weights").format(adapters=_(ADAPTERS[policy.form]), precision=precision)
-    )
-    return [(_("Form"), form), (_(SIZE_ON_DISK), size_on_disk)]
+    form = _("whole weights, {precision}") if policy.form == "full" else _("{adapters} on {precision} weights")
+    adapters, precision = _(ADAPTERS.get(policy.form, "")), _(PRECISION_WORDS[policy.precision])
+    return [(_("Form"), form.format(adapters=adapters, precision=precision)), (_(SIZE_ON_DISK), size_on_disk)]
 
 
 def delete_question(policy: Policy, size_on_disk: str) -> str:
@@ -417,10 +366,8 @@ def delete_question(policy: Policy, size_on_disk: str) -> str:
 
 def checkpoints_question(job: Job, size_on_disk: str) -> str:
     """What is asked before the checkpoints of a run that ended early are deleted."""
-    return status(
-        _(
-            "Delete the checkpoints of job {id} ({size_on_disk})? Its row, its figures and its curves stay; "
-            "resumed, it would begin anew."
-        ).format(id=job.id, size_on_disk=size_on_disk),
-        "warning",
+    asked = _(
+        "Delete the checkpoints of job {id} ({size_on_disk})? Its row, its figures and its curves stay; "
+        "resumed, it would begin anew."
     )
+    return status(asked.format(id=job.id, size_on_disk=size_on_disk), "warning")

@@ -45,11 +45,8 @@ METHOD_WORDS = {
 
 def about(job: Job) -> str:
     """What a job does and with which method or policy, for lists."""
-    return (
-        _("{about}, on rented {flavor}").format(about=job.spec.about(), flavor=job.flavor)
-        if job.flavor
-        else job.spec.about()
-    )
+    said = job.spec.about()
+    return _("{about}, on rented {flavor}").format(about=said, flavor=job.flavor) if job.flavor else said
 
 
 def message(job: Job) -> str:

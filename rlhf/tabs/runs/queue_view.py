@@ -19,7 +19,6 @@ BUTTONS = ("up", "down", "take_out")
 
 
 def lay_out() -> dict[str, Any]:
-    """The components, without any value."""
     parts: dict[str, Any] = {"queue": html_box()}
     with gr.Column(visible=False) as choice:
         parts["queued"] = open_choice(_("A waiting job"), elem_id="queue-job")
@@ -75,8 +74,6 @@ def change(db: Database, chosen: Any, action: str) -> str:
         return _("Job {id} is out of the queue. Resume puts it back.").format(id=job.id)
     job_store.move(db, job.id, up=action == "up")
     place = place_of(job_store.queue(db), job.id)
-    return (
-        _("Job {id} has begun.").format(id=job.id)
-        if place is None
-        else _("Job {id} is number {place} in the queue.").format(id=job.id, place=place + 1)
-    )
+    if place is None:
+        return _("Job {id} has begun.").format(id=job.id)
+    return _("Job {id} is number {place} in the queue.").format(id=job.id, place=place + 1)

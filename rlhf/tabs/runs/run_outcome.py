@@ -34,11 +34,10 @@ NEW_RUN_SENTENCE = N_("“Start a new run” fills in a form with this as the pa
 
 
 def lay_out() -> dict[str, Any]:
-    """The components, without any value."""
     parts: dict[str, Any] = {"outcome": html_box(), "quality": html_box()}
     with gr.Accordion(_("Its check"), open=False, visible=False) as parts["checked"]:
         parts["report"] = html_box()
-    with gr.Column(visible=False) as actions:
+    with gr.Column(visible=False) as parts["actions"]:
         with gr.Row():
             parts["promote"] = button(_("Use it in the loop"), "run-promote", "primary")
             parts["check"] = button(_("Check it now"), "run-check")
@@ -48,13 +47,11 @@ def lay_out() -> dict[str, Any]:
             parts["delete"] = button(_("Delete with its files"), "run-delete", "stop")
         parts["objection"] = html_box()
         parts["acted"] = acting_box(speaks=True, elem_id="run-acted")
-        with gr.Column(visible=False) as confirm:
+        with gr.Column(visible=False) as parts["confirm"]:
             parts["question"] = asking_box()
             with gr.Row():
                 parts["really"] = button(_("Yes, delete the files"), "run-really", "stop")
                 parts["keep"] = button(_("No, keep them"), "run-keep")
-        parts["confirm"] = confirm
-    parts["actions"] = actions
     return parts
 
 
@@ -186,12 +183,7 @@ def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:
         return ""
     words = _("Download {revision} ({on_disk}, zip)").format(revision=subject.revision, on_disk=on_disk)
     link = download_button(downloads.address(subject.revision), words)
-    alone = ground.path is None or ground.id == subject.id
-    below = (
-        ""
-        if alone
-        else _("It lies on the weights of {revision}: whoever uses it elsewhere needs those too.").format(
-            revision=ground.revision
-        )
-    )
-    return link + (paragraph(below, "quiet") if below else "")
+    if ground.path is None or ground.id == subject.id:
+        return link
+    below = _("It lies on the weights of {revision}: whoever uses it elsewhere needs those too.")
+    return link + paragraph(below.format(revision=ground.revision), "quiet")

@@ -122,7 +122,6 @@ def pairs(facts: Sequence[tuple[str, str]]) -> str:
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; nothing without rows."""
     if not rows:
         return ""
     first, *others = (f"| {' | '.join(plain(str(cell)) for cell in line)} |" for line in (head, *rows))

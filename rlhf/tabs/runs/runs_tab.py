@@ -236,7 +236,6 @@ class RunsSelection:
 
     @property
     def typed(self) -> list[str]:
-        """What stands in the fields for what people call a run."""
         return [text_in(self.name), text_in(self.tags), text_in(self.notes)]
 
 
@@ -449,7 +448,6 @@ class RunsPage(FollowedPage):
 
     @property
     def followed(self) -> list[Any]:
-        """The outputs of a handler that redraws what changed."""
         return [*super().followed, self.bar]
 
     def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
@@ -513,7 +511,6 @@ def lay_out() -> RunsPage:
 
 
 def build(context: Context) -> RunsPage:
-    """Lay the page out inside the caller's tab and wire it; every value comes from a guarded handler."""
     page = lay_out()
     wire_views(page, context)
     wire_labels(page, context)

@@ -24,9 +24,6 @@ from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData
 from rlhf.tabs.runs.job_cards import PAIR_REASONS
 from rlhf.tabs.runs.job_words import spec_text
 
-# The fields of the forms. They are Gradio's own components, which a box's style reaches only by asking whether the page
-# has the box: what is typed stands in line, choices have room for their sentences, nothing is stretched over the page.
-
 LEGEND: Mapping[Part, str] = {
     "context": N_("read, not trained on"),
     "raised": N_("trained on: made likelier"),
@@ -138,9 +135,8 @@ def left_out_table(left_out: Mapping[str, int], unit: Unit = "pairs") -> str:
         for reason, count in sorted(left_out.items())
         if count
     ]
-    return table(
-        (_("Left out, because"), _("How many"), _("Of what")), rows, _("Nothing is left out."), (_("How many"),)
-    )
+    headers = (_("Left out, because"), _("How many"), _("Of what"))
+    return table(headers, rows, _("Nothing is left out."), headers[1:2])
 
 
 def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
@@ -164,11 +160,8 @@ def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
         if count
     ]
     headers = (_("Left out, because"), _("How many"), _("For example"))
-    return (
-        facts(numbers, "facts figures")
-        + (paragraph(some, "quiet") if found.seen > TOKENISED_ITEMS else "")
-        + table(headers, rows, _("Nothing is left out."), (_("How many"),))
-    )
+    known = facts(numbers, "facts figures") + (paragraph(some, "quiet") if found.seen > TOKENISED_ITEMS else "")
+    return known + table(headers, rows, _("Nothing is left out."), headers[1:2])
 
 
 def examples_of(found: DataSummary, reason: str) -> str:
@@ -263,13 +256,9 @@ def visible(text: str) -> str:
 def cost_card(cost: CostEstimate) -> str:
     """What is trained, how long it takes, and its memory by component against what the machine has."""
     fit, machine, counted, step_time = cost.fit, cost.machine, cost.counted, cost.step_time
+    trained = _("{trainable:,} ({percent:.3g}% of {total:,})")
     numbers = [
-        (
-            _("Trainable parameters"),
-            _("{trainable:,} ({percent:.3g}% of {total:,})").format(
-                trainable=counted.trainable, percent=counted.percent, total=counted.total
-            ),
-        ),
+        (_("Trainable parameters"), trained.format(**vars(counted), percent=counted.percent)),
         (_("Memory, estimated"), size(fit.total)),
         (_("Free now"), _("{size} of {size_2}").format(size=size(machine.free), size_2=size(machine.total))),
         (_("Machine"), machine.called),
@@ -307,16 +296,11 @@ def memory_table(fit: Fit, machine: Machine) -> str:
 
 def memory_row(name: str, amount: float, why: str, free: float) -> Row:
     part = amount / free if free else 1.0
-    return (
-        name,
-        f"{numeral(amount / GB, '.2f')} GB",
-        Bar(part, _("{part:.0%} of what is free").format(part=part)),
-        why,
-    )
+    bar = Bar(part, _("{part:.0%} of what is free").format(part=part))
+    return name, f"{numeral(amount / GB, '.2f')} GB", bar, why
 
 
 def time_sentence(cost: CostEstimate) -> str:
-    """How long a run would take, from a measured step."""
     step_time, steps, waiting = cost.step_time, cost.steps, cost.waiting
     if not steps:
         return _("Time: none, because there is nothing to train on.")
@@ -388,9 +372,7 @@ def command_text(spec: JobSpec, data_dir: Path) -> str:
 
 def reward_intro(revision: str, trained: bool) -> str:
     """What is known of a chosen reward model, where its quality was not measured; whether it was `trained` here."""
+    said = _("{revision} was not checked on held-out comparisons when it was trained.")
     if not trained:
         said = _("{revision} has no finished training here, so nothing is known of how good it is.")
-        return notice(said.format(revision=revision))
-    return notice(
-        _("{revision} was not checked on held-out comparisons when it was trained.").format(revision=revision)
-    )
+    return notice(said.format(revision=revision))

@@ -35,8 +35,6 @@ Begin = Callable[..., tuple[int, Sequence[Any]]]
 
 
 class RentalFormPage:
-    """The components, without any value from the rows."""
-
     def __init__(self, name: str) -> None:
         with gr.Accordion(_("On rented hardware"), open=False) as self.section:
             html_box(paragraph(_(EXPLANATION), "quiet"))
@@ -83,20 +81,10 @@ class RentalFormPage:
 def choices(db: Database) -> list[tuple[str, str]]:
     """What the Hub rents, cheapest first, as it said last."""
     known = sorted(hub_requests.prices(db), key=lambda one: one.price_per_hour)
+    said, dollars = _("{label} ({name}): {dollars} an hour"), formatting.dollars
     return [
-        (
-            _("{label} ({name}): {dollars} an hour").format(
-                label=one.label, name=one.name, dollars=formatting.dollars(one.price_per_hour)
-            ),
-            one.name,
-        )
-        for one in known
+        (said.format(label=one.label, name=one.name, dollars=dollars(one.price_per_hour)), one.name) for one in known
     ]
-
-
-def price_known(db: Database, flavor: Any) -> float | None:
-    """The price of hardware, if the Hub has told it."""
-    return next((one.price_per_hour for one in hub_requests.prices(db) if one.name == flavor), None)
 
 
 def asking(db: Database) -> str:
@@ -111,14 +99,6 @@ def asking(db: Database) -> str:
         return status(_("The Hub has told no prices. {why}").format(why=latest.message), "warning")
     words = _("The Hub has told no new prices. These prices are of {when} UTC. {why}")
     return status(words.format(when=formatting.moment(told.finished), why=latest.message), "warning")
-
-
-def question_about(terms: Terms) -> str:
-    """What is asked before anything is spent."""
-    return status(
-        _("{terms} It is billed by the minute while it runs. Go ahead?").format(terms=terms.sentence),
-        "warning",
-    )
 
 
 def wire(
@@ -138,8 +118,8 @@ def wire(
         return [gr.update(choices=choices(context.db)), asking(context.db)]
 
     def chosen(annotator: Annotator, flavor: Any) -> list[Any]:
-        price = price_known(context.db, flavor)
-        return [gr.skip() if price is None else price, *no_question()]
+        told = {one.name: one.price_per_hour for one in hub_requests.prices(context.db)}
+        return [told.get(text_in(flavor), gr.skip()), *no_question()]
 
     def ask_prices(annotator: Annotator) -> str:
         if HELD not in os.environ:
@@ -151,10 +131,9 @@ def wire(
         if HELD not in os.environ:
             raise UserError(_(NO_TOKEN))
         terms = rental_store.checked_terms(flavor, price, hours, text_in(payer))
-        spend = gr.update(
-            value=_("Spend up to {most_dollars}").format(most_dollars=formatting.most_dollars(terms.most))
-        )
-        return [question_about(terms), gr.update(visible=True), spend, asdict(terms), ""]
+        question = _("{terms} It is billed by the minute while it runs. Go ahead?").format(terms=terms.sentence)
+        spend = _("Spend up to {most_dollars}").format(most_dollars=formatting.most_dollars(terms.most))
+        return [status(question, "warning"), gr.update(visible=True), gr.update(value=spend), asdict(terms), ""]
 
     def refuse(annotator: Annotator) -> list[Any]:
         return no_question()

@@ -52,8 +52,8 @@ def build(demo: gr.Blocks, context: Context, guide: gr.HTML) -> list[TrainingFor
 def wire_start(page: TrainingFormPage, context: Context, known: Preflight, guide: gr.HTML, runs_page: RunsPage) -> None:
     """Start the job that a form describes, and look at it."""
 
-    def start(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
-        job_id = training_form.begin(page, known, annotator.name, ticked, seen, sent)
+    def start(annotator: Annotator, *asked: Any) -> list[Any]:
+        job_id = training_form.queued(known, page.spec(known, *asked), annotator.name)
         said = markup.notice(
             _("Job {job_id} was queued. It starts in its turn, when its device is free.").format(job_id=job_id)
         )
@@ -63,8 +63,8 @@ def wire_start(page: TrainingFormPage, context: Context, known: Preflight, guide
     outputs = [page.said, runs_page.parts["queue_said"], guide]
     page.parts["start"].click(guarded(context, "admin")(start), page.asked, outputs, **QUEUED)
 
-    def rent(by: str, terms: Terms, ticked: Any, seen: Any, *sent: Any) -> tuple[int, list[Any]]:
-        job_id = training_form.begin_rented(page, known, by, terms, ticked, seen, sent)
+    def rent(by: str, terms: Terms, *asked: Any) -> tuple[int, list[Any]]:
+        job_id = training_form.queued(known, page.spec(known, *asked), by, terms)
         return job_id, [leading(link(RUNS, Place((str(job_id),))))]
 
     rental_form.wire(page.rented, page.form.name, context, page.asked, rent, [guide])

@@ -50,7 +50,6 @@ def lists_of(db: Database, form: Form) -> dict[str, Choices]:
 
 
 def named_models(form: Form, values: Values) -> list[Any]:
-    """The models that a form names beside the parent."""
     return [values.get(name) for name in form.spec_type.lists]
 
 
@@ -153,16 +152,10 @@ def to_be_measured(run: PlannedRun) -> bool:
 def refused_parts(sentence: str) -> dict[str, Update]:
     """A form that makes no spec."""
     return {
-        "summary": gr.update(value=""),
-        "accept": gr.update(visible=False),
+        **{name: gr.update(value="") for name in ("summary", "rate", "crossing", "spec", "command")},
+        **{name: gr.update(visible=False) for name in ("accept", "apart")},
+        **{name: gr.update(interactive=False) for name in ("start", "measure")},
         "problems": gr.update(value=plan_card.problem_box([sentence])),
-        "rate": gr.update(value=""),
-        "crossing": gr.update(value=""),
-        "apart": gr.update(visible=False),
-        "spec": gr.update(value=""),
-        "command": gr.update(value=""),
-        "start": gr.update(interactive=False),
-        "measure": gr.update(interactive=False),
     }
 
 
@@ -197,8 +190,12 @@ class TrainingFormPage(FollowedPage):
         return [self.parts["accept"], self.seen, *self.inputs.values()]
 
     def values(self, sent: Sequence[Any]) -> dict[str, Any]:
-        """The fields as the browser sent them."""
         return dict(zip(self.form.names, sent, strict=True))
+
+    def spec(self, known: Preflight, ticked: Any, seen: Any, *sent: Any) -> TrainingSpec:
+        """What is asked for, from what handlers are sent. Raises UserError naming what can't be meant."""
+        values = self.values(sent)
+        return spec_asked_for(self.form, known, values, means_it(self.form, ticked, seen, values))
 
 
 def lay_out(form: Form) -> TrainingFormPage:
@@ -236,16 +233,7 @@ def lay_out(form: Form) -> TrainingFormPage:
     method = ["method"] if "method" in form.names else []
     parts |= {name: inputs[name] for name in (*named_fields(form), *form.conditional, *open_fields(form), *method)}
     ordered = {name: inputs[name] for name in form.names}
-    return TrainingFormPage(
-        form=form,
-        inputs=ordered,
-        parts=parts,
-        rows=rows,
-        said=said,
-        seen=gr.State({}),
-        pulse=pulse(FOLLOW_SECONDS),
-        rented=rented,
-    )
+    return TrainingFormPage(parts, gr.State({}), form, ordered, rows, said, pulse(FOLLOW_SECONDS), rented)
 
 
 def open_fields(form: Form) -> list[str]:
@@ -321,11 +309,11 @@ def wire(page: TrainingFormPage, context: Context, known: Preflight, opening: Ca
         """What was said at an earlier visit goes; a button may have been pressed since this one was asked for."""
         return [*view(annotator, ticked, seen, *sent), "" if said else gr.skip()]
 
-    def measure(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> str:
-        return markup.notice(begin_measuring(page, known, annotator.name, ticked, seen, sent))
+    def measure(annotator: Annotator, *asked: Any) -> str:
+        return markup.notice(begin_measuring(known, page.spec(known, *asked), annotator.name))
 
-    def compare(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> str:
-        return markup.notice(begin_comparing(page, known, annotator.name, ticked, seen, sent))
+    def compare(annotator: Annotator, *asked: Any) -> str:
+        return markup.notice(begin_comparing(known, page.spec(known, *asked), annotator.name))
 
     for handler, name in ((view, "view"), (open_form, "open"), (measure, "measure"), (compare, "compare")):
         handler.__name__ = f"{name}_{form.name}"
@@ -348,28 +336,8 @@ def queued(known: Preflight, spec: JobSpec, by: str, terms: Terms | None = None)
         raise UserError(form_fields.in_labels(str(error), spec)) from error
 
 
-def begin(page: TrainingFormPage, known: Preflight, by: str, ticked: Any, seen: Any, sent: Sequence[Any]) -> int:
-    """Queue the job that the form describes; returns its id. Raises UserError where it can't be started."""
-    values = page.values(sent)
-    spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))
-    return queued(known, spec, by)
-
-
-def begin_rented(
-    page: TrainingFormPage, known: Preflight, by: str, terms: Terms, ticked: Any, seen: Any, sent: Sequence[Any]
-) -> int:
-    """Queue the job that the form describes for rented hardware; returns its id. Raises UserError."""
-    values = page.values(sent)
-    spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))
-    return queued(known, spec, by, terms)
-
-
-def begin_measuring(
-    page: TrainingFormPage, known: Preflight, by: str, ticked: Any, seen: Any, sent: Sequence[Any]
-) -> str:
+def begin_measuring(known: Preflight, spec: TrainingSpec, by: str) -> str:
     """Queue a measurement of the job that the form describes, and say so. Raises UserError where it can't be run."""
-    values = page.values(sent)
-    spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))
     measuring = MeasureSpec(training=to_json(spec))
     job_id = queued(known, measuring, by)
     return ngettext(
@@ -381,12 +349,9 @@ def begin_measuring(
     ).format(job_id=job_id, steps=measuring.steps)
 
 
-def begin_comparing(
-    page: TrainingFormPage, known: Preflight, by: str, ticked: Any, seen: Any, sent: Sequence[Any]
-) -> str:
+def begin_comparing(known: Preflight, spec: TrainingSpec, by: str) -> str:
     """Queue what measures the two precisions that the form's job lies between, and say so. Raises UserError."""
-    values = page.values(sent)
-    run = known.of(spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values)))
+    run = known.of(spec)
     if run.crossing is None or not to_be_measured(run):
         return _("There is nothing to measure: look again at what is said of the precision.")
     job_id = queued(known, run.crossing.spec, by)

@@ -920,9 +920,10 @@ def test_of_a_check_in_two_precisions_nothing_of_the_candidates_answers_is_left(
     made = replace(make_candidate(db, data_dir), precision="bf16")
     equal = {"equal_length_kl": 0.1, "equal_length_distinct": 1.0, "equal_length_nll_ratio": 1.0}
     report = CheckReport.from_json({"candidate": {**SOUND, "precision": ""}, "anchor": SOUND, **equal})
-    found = gate_decisions.measured_in_one_precision(report, made)
+    check = FinishedCheck(1, CheckSpec(), report)
+    found = gate_decisions.comparable(check, "", made)
     assert [found.kl_per_token, found.distinct_ratio, found.nll_ratio, found.perplexity_ratio] == [None] * 4
-    assert gate_decisions.measured_in_one_precision(report, replace(made, precision="nf4")) == report
+    assert gate_decisions.comparable(check, "", replace(made, precision="nf4")) == report
 
 
 def test_alpha_is_spent_for_each_precision_of_what_serves(db: Database, data_dir: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_local_judges_chance_is_the_letters_share_of_its_next_token(machine: M
             logits = model(input_ids=torch.tensor([text_ids(models.tokenizer, text)])).logits[0, -1].float()
         first, second = (logits[ids].exp().sum() for ids in bench.letters)
         assert verdict.chance == pytest.approx(float(first / (first + second)), abs=0.02)  # bfloat16
-        assert verdict.choice == backends.choice_of(verdict.chance)
+        assert verdict.choice == ("first" if verdict.chance > 0.5 else "second")
         assert verdict.prompt_tokens == len(text_ids(models.tokenizer, text))
         shares.append(float((first + second) / logits.exp().sum()))
     assert bench.said_letters == pytest.approx(shares, abs=0.02)

@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, repeat
 from pathlib import Path
@@ -24,7 +24,6 @@ from rlhf.judges.openai_client import (
     Failure,
     Reply,
     RequestsStopped,
-    check,
     settings_of,
 )
 from rlhf.judges.rubrics import DEFAULT, messages_for
@@ -60,10 +59,21 @@ def settings_for(server: ChatServer, **changes: Any) -> EndpointSettings:
     return replace(sound, **changes)
 
 
+def ask(endpoint: Endpoint, messages: Sequence[Message]) -> Reply:
+    """One reply, without the threads in which several are asked for."""
+    with endpoint._connected() as client:
+        return endpoint._ask(client, messages, endpoint.stopped)
+
+
+def check(settings: EndpointSettings) -> None:
+    """Raises UserError as whoever makes a judge is told."""
+    settings_of(vars(settings))
+
+
 def reason_of(server: ChatServer, **changes: Any) -> Failure:
     """Why a single question has no reply."""
     with pytest.raises(EndpointError) as raised:
-        Endpoint(settings_for(server, **changes)).ask(HELLO)
+        ask(Endpoint(settings_for(server, **changes)), HELLO)
     assert str(raised.value) == raised.value.failure.sentence
     return raised.value.failure
 
@@ -72,7 +82,7 @@ def reason_of(server: ChatServer, **changes: Any) -> Failure:
 def test_the_models_own_words_come_back_with_their_cost(model: ChatModel) -> None:
     with serving(model, key=KEY) as server:
         asked = Endpoint(settings_for(server, key_variable=VARIABLE))
-        reply, again = asked.ask(HELLO), asked.ask(HELLO)
+        reply, again = ask(asked, HELLO), ask(asked, HELLO)
     text, _, prompt_tokens, tokens = model.answer({"messages": HELLO, "max_tokens": 12, "temperature": 0}, ())
     assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == (text, prompt_tokens, tokens)
     assert reply.text == again.text
@@ -90,7 +100,7 @@ def test_a_verdict_that_the_model_decides_goes_all_the_way(model: ChatModel) -> 
         asked = Endpoint(settings_for(server))
         for first in ("Yes.", "No, never <|im_end|>", "Verdict: A"):
             prompt = messages_for(DEFAULT, (), HELLO, first, "Hello!", "line", comparison_id=1)
-            reply = asked.ask(prompt)
+            reply = ask(asked, prompt)
             assert reply.text in choices
             assert parse_verdict(reply.text) is not None
         expected, *_ = model.answer({"messages": prompt}, choices)
@@ -116,7 +126,7 @@ def test_many_are_asked_side_by_side_and_each_reply_keeps_its_place(model: ChatM
 def test_what_may_pass_is_tried_again(model: ChatModel, trouble: str) -> None:
     with serving(model, troubles=[trouble, trouble]) as server:
         asked = Endpoint(settings_for(server))
-        assert asked.ask(HELLO).text
+        assert ask(asked, HELLO).text
         assert asked.calls == len(server.bodies) == 3
 
 
@@ -173,14 +183,14 @@ def test_counts_that_can_not_be_are_taken_for_none(model: ChatModel) -> None:
     body = {"choices": [{"message": {"content": "half \ud83d"}}], "usage": {"prompt_tokens": 10**30}}
     with serving(model, troubles=[json.dumps(body), json.dumps({**body, "usage": None})]) as server:
         asked = Endpoint(settings_for(server))
-        for reply in (asked.ask(HELLO), asked.ask(HELLO)):
+        for reply in (ask(asked, HELLO), ask(asked, HELLO)):
             assert (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
             assert reply.text == "half \ufffd", "what neither a database nor a file can hold is replaced"
 
 
 def test_a_server_that_asks_for_time_gets_it(model: ChatModel) -> None:
     with serving(model, troubles=["429 after 1"]) as server:
-        Endpoint(settings_for(server)).ask(HELLO)
+        ask(Endpoint(settings_for(server)), HELLO)
         first, second = server.times
     assert second - first >= 1
 
@@ -195,7 +205,7 @@ def test_a_server_may_give_a_date_or_nonsense_or_ask_for_too_much(
     past, future = "Wed, 21 Oct 2015 07:28:00 GMT", "Fri, 31 Dec 2100 23:59:59 GMT"
     troubles = [f"503 after {when}" for when in (past, future, "soon", "-5", "nan", "9" * 9)]
     with serving(model, troubles=troubles) as server:
-        Endpoint(settings_for(server, retries=6)).ask(HELLO)
+        ask(Endpoint(settings_for(server, retries=6)), HELLO)
     most = [0.002 * 2**attempt for attempt in range(6)]  # what it waits by itself
     assert [wait <= own for wait, own in zip(waits, most, strict=True)] == [True, False, True, True, True, False]
     assert waits[1] == waits[-1] == 0.5
@@ -223,7 +233,7 @@ def test_a_port_on_which_nobody_listens_is_unreachable() -> None:
         address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         asked = Endpoint(EndpointSettings(address, "tiny", retries=2))
         with pytest.raises(EndpointError, match=r"can't be reached.*refused") as raised:
-            asked.ask(HELLO)
+            ask(asked, HELLO)
     assert raised.value.failure.reason == "unreachable"
     assert asked.calls == 3
 
@@ -233,8 +243,8 @@ def test_what_newer_models_do_not_take_is_left_out(model: ChatModel) -> None:
     troubles = ["unsupported max_tokens", "unsupported temperature"]
     with serving(model, troubles=chain(troubles, repeat("unsupported temperature"))) as server:
         asked = Endpoint(settings_for(server))
-        assert asked.ask(HELLO).text
-        assert asked.ask(HELLO).text
+        assert ask(asked, HELLO).text
+        assert ask(asked, HELLO).text
     keys = [sorted(set(body) - {"model", "messages"}) for body in server.bodies]
     newest = ["max_completion_tokens"]
     assert keys == [["max_tokens", "temperature"], ["max_completion_tokens", "temperature"], newest, newest]
@@ -251,7 +261,7 @@ def test_what_newer_models_do_not_take_is_left_out(model: ChatModel) -> None:
 )
 def test_an_endpoint_is_told_not_to_think_as_it_takes_it(model: ChatModel, setting: Any, told: dict[str, Any]) -> None:
     with serving(model) as server:
-        assert Endpoint(settings_for(server, no_thinking=setting)).ask(HELLO).text
+        assert ask(Endpoint(settings_for(server, no_thinking=setting)), HELLO).text
     (body,) = server.bodies
     assert {name: body[name] for name in ("chat_template_kwargs", "reasoning_effort") if name in body} == told
 
@@ -273,7 +283,7 @@ def test_the_budget_counts_every_attempt_and_ends_the_asking(model: ChatModel) -
         assert len(server.bodies) == asked.calls == 7
         assert asked.exhausted
         with pytest.raises(RequestsStopped, match="budget of 7 calls"):
-            asked.ask(HELLO)
+            ask(asked, HELLO)
         assert len(server.bodies) == 7
     assert sorted(replies) == list(range(6))
     assert all(isinstance(reply, Reply) for reply in replies.values())
@@ -304,7 +314,7 @@ def test_told_to_stop_it_gives_out_what_is_under_way_and_asks_no_more(model: Cha
             stop.set()
         assert len(replies) == len(server.bodies) <= 4
         with pytest.raises(RequestsStopped, match="told to stop"):
-            asked.ask(HELLO)
+            ask(asked, HELLO)
 
 
 def test_told_to_stop_it_does_not_wait_for_the_next_attempt(model: ChatModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +370,7 @@ def test_the_key_is_sent_and_is_nowhere_else(
         impatient = Endpoint(replace(settings, timeout_seconds=1))
         for one in [asked] * 5 + [impatient]:
             with pytest.raises(EndpointError) as raised:
-                one.ask(HELLO)
+                ask(one, HELLO)
             error: BaseException | None = raised.value
             while error is not None:  # the whole chain, shown or not
                 traces += [*traceback.format_exception(error, chain=True), repr(vars(error))]
@@ -394,9 +404,9 @@ def test_a_key_is_read_anew_for_each_call(model: ChatModel, monkeypatch: pytest.
         asked = Endpoint(settings_for(server, key_variable=VARIABLE))
         monkeypatch.setenv(VARIABLE, "sk-an-older-key-12345")
         with pytest.raises(EndpointError, match="refuses the key"):
-            asked.ask(HELLO)
+            ask(asked, HELLO)
         monkeypatch.setenv(VARIABLE, f" {KEY}\n")
-        assert asked.ask(HELLO).text
+        assert ask(asked, HELLO).text
 
 
 # ----------------------------------------------------------------------------------------------------------- settings

@@ -29,7 +29,7 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, Precision, TrainingSpec, to_json
 from rlhf.models import memory
-from rlhf.models.memory import NOTHING_KNOWN, Machine, Shapes, Workload
+from rlhf.models.memory import NOTHING_KNOWN, Machine, RunMemory, Shapes, Workload
 from rlhf.submission.preconditions import adapter_problem
 from tests.architectures import EXPERTS, VOCABULARY, built
 from tests.machine_fixtures import ROOT
@@ -115,7 +115,7 @@ def test_a_base_that_is_quantised_already_has_the_parameters_of_the_plain_one(
     assert packed.tensors == plain.tensors
     stored = sum(file.stat().st_size for file in (tmp_path / "packed").glob("*.safetensors"))
     for method in ("lora", "qlora", "prompt"):
-        parts = memory.memory(packed, SFTSpec(method=method), PROCESSOR)
+        parts = RunMemory(packed, SFTSpec(method=method), PROCESSOR).components()
         assert {part.size for part in parts if part.name == "Frozen weights"} == {stored}
     assert memory.read_shapes(tiny_model).stored == 0
 
@@ -312,9 +312,9 @@ def test_a_copy_of_the_experts_is_kept_where_they_get_adapters(tmp_path: Path, p
     layer, width = memory.adapted_experts(shapes, spec), 2 if precision == "bf16" else 4
     assert layer == 4 * 3 * 32 * 16
     assert sum(kept.values()) == shapes.layers * layer * width
-    assert memory.recomputes(shapes, spec, PROCESSOR)
-    assert not memory.recomputes(shapes, replace(spec, lora_targets="attention"), PROCESSOR)
-    parts = {part.name: part.size for part in memory.memory(shapes, spec, PROCESSOR)}
+    assert RunMemory(shapes, spec, PROCESSOR).recomputes
+    assert not RunMemory(shapes, replace(spec, lora_targets="attention"), PROCESSOR).recomputes
+    parts = {part.name: part.size for part in RunMemory(shapes, spec, PROCESSOR).components()}
     assert parts["Experts with adapters"] == 2 * width * layer
 
 
@@ -324,7 +324,7 @@ def test_experts_that_are_held_together_are_not_held_in_four_bits(tmp_path: Path
     built("qwen3_moe").save_pretrained(tmp_path)
     held = load_quantised(tmp_path, torch.bfloat16).named_parameters()
     plain = [value.numel() for name, value in held if type(value).__name__ != "Params4bit" and "norm" not in name]
-    parts = memory.memory(memory.read_shapes(tmp_path), SFTSpec(method="qlora"), PROCESSOR)
+    parts = RunMemory(memory.read_shapes(tmp_path), SFTSpec(method="qlora"), PROCESSOR).components()
     (size,) = (part.size for part in parts if part.name == "Frozen weights")
     assert 0.9 * 2 * sum(plain) < size
 
@@ -422,7 +422,7 @@ def test_files_that_changed_are_read_again_and_missing_ones_named(tiny_model: Pa
 # -------------------------------------------------------------------------------------------------------------- memory
 def sizes(spec: TrainingSpec, machine: Machine = PROCESSOR, load: Workload = NOTHING_KNOWN) -> dict[str, float]:
     """Bytes by component."""
-    return {part.name: part.size for part in memory.memory(SMALL, spec, machine, load)}
+    return {part.name: part.size for part in RunMemory(SMALL, spec, machine, load).components()}
 
 
 def test_memory_is_worked_out_by_component() -> None:
@@ -501,15 +501,17 @@ def test_more_tokens_than_memory_holds_are_computed_in_passes() -> None:
     tight = replace(PROCESSOR, total=1_240_000_000)
     per_token = 2 * (16.7 * 8 + 8.3 * 16 + 2 * (1024 + 2.5 * 8))
     beside = sum(size for name, size in sizes(spec, tight).items() if name != "Activations")
-    tokens = memory.pass_tokens(SMALL, spec, tight)
+    tokens = RunMemory(SMALL, spec, tight).pass_tokens
     assert tokens == int((620_000_000 - beside) / per_token)
     assert 1024 < tokens < 64 * 1024
     assert sizes(spec, tight)["Activations"] == pytest.approx(tokens * per_token)
     assert sizes(spec)["Activations"] == pytest.approx(64 * 1024 * per_token), "all at once where memory is large"
     none_left = replace(PROCESSOR, total=100_000_000)
-    assert memory.pass_tokens(SMALL, spec, none_left) == 1024
-    assert memory.activations(SMALL, replace(spec, max_length=3000), none_left, NOTHING_KNOWN).why.startswith(
-        "up to 3,000"
+    assert RunMemory(SMALL, spec, none_left).pass_tokens == 1024
+    assert (
+        RunMemory(SMALL, replace(spec, max_length=3000), none_left, NOTHING_KNOWN)
+        .activations()
+        .why.startswith("up to 3,000")
     )
 
 
@@ -520,7 +522,7 @@ def test_ppo_holds_four_roles() -> None:
     assert found["Reward model"] == alone["Trained weights"]
     assert found["Trained weights"] == 2 * alone["Trained weights"] + head
     wide = replace(SMALL, key_value=4000)
-    drawing = {part.name: part for part in memory.memory(wide, PPOSpec(method="lora"), PROCESSOR)}
+    drawing = {part.name: part for part in RunMemory(wide, PPOSpec(method="lora"), PROCESSOR).components()}
     assert drawing["Keys and values"].size == 4 * 4 * 512 * 2 * 2 * 4000 * 2
 
 
@@ -532,17 +534,17 @@ def test_layers_are_computed_again_where_memory_does_not_hold_what_a_row_keeps(g
     roomy = Machine("a machine", 80_000_000_000, 1, bf16=True, gpu=gpu)
     attention = 2 * (4096 + 2.5 * 512) if gpu else 2 * 8 * 512
     layer = 16.7 * 512 + 8.3 * 1536 + attention
-    beside = sum(part.size for part in memory.beside_activations(real, spec, roomy, NOTHING_KNOWN))
+    beside = sum(part.size for part in RunMemory(real, spec, roomy).beside_activations())
     enough = (beside + row * 8 * layer) / memory.KEEPING_SHARE
     for total, again in ((enough * 1.01, False), (enough * 0.99, True)):
         machine = replace(roomy, total=int(total))
-        assert memory.recomputes(real, spec, machine) == again
-        assert memory.recomputes(real, spec, replace(machine, free=int(total))) == again
+        assert RunMemory(real, spec, machine).recomputes == again
+        assert RunMemory(real, spec, replace(machine, free=int(total))).recomputes == again
         per_token = layer + 8 * 512 * 2 if again else 8 * layer
-        assert memory.bytes_per_token(real, spec, machine, row, 512) == pytest.approx(per_token)
-        assert not memory.recomputes(real, replace(spec, batch_size=1), machine), "half a row or less"
-        assert memory.recomputes(real, replace(spec, max_length=8192), machine), "an item is not cut"
-        assert memory.recomputes(real, replace(spec, processes=2), machine) == (again or not gpu)
+        assert RunMemory(real, spec, machine).bytes_per_token(row, 512) == pytest.approx(per_token)
+        assert not RunMemory(real, replace(spec, batch_size=1), machine).recomputes, "half a row or less"
+        assert RunMemory(real, replace(spec, max_length=8192), machine).recomputes, "an item is not cut"
+        assert RunMemory(real, replace(spec, processes=2), machine).recomputes == (again or not gpu)
 
 
 def test_a_gpu_holds_one_process() -> None:
@@ -561,7 +563,7 @@ def test_activations_are_about_what_autograd_keeps(tiny_model: Path) -> None:
             spec = replace(SFTSpec(method=method, precision=precision), lora_targets=targets or "all-linear")
             kept = kept_by_autograd(tiny_model, spec, rows=2, tokens=100)
             load = Workload(item_tokens=100)
-            named = memory.activations(shapes, replace(spec, batch_size=2), PROCESSOR, load).size
+            named = RunMemory(shapes, replace(spec, batch_size=2), PROCESSOR, load).activations().size
             assert 0.6 < named / kept < 1.7, f"{method} {targets} {precision}: {named:.0f} named, {kept} kept"
 
 

@@ -532,7 +532,7 @@ def test_a_rule_that_another_admin_has_made_stricter_meanwhile_is_not_put_back(
     pages: gr.Blocks, context: Context
 ) -> None:
     owner, save, opened = gr.Request(username="owner"), handler(pages, "save_rule"), handler(pages, "open_rule")
-    sent, here = opened(owner, None)[0], gate_form.values_of(Rule())
+    sent, here = opened(owner, None)[0], Rule().to_setting()
     gate_decisions.set_rule(context.db, {**here, "alpha": 0.01})
     said = save(owner, sent, *{**here, "people_least": 12}.values())
     assert "stays: " in said[-1]
@@ -551,7 +551,7 @@ def test_a_change_of_the_rule_is_taken_back_where_it_is_made_and_once_only(pages
     owner, save, opened = gr.Request(username="owner"), handler(pages, "save_rule"), handler(pages, "open_rule")
     undo_rule, sent = handler(pages, "undo_rule"), opened(owner, None)
     assert sent[2] == "", "nothing was changed"
-    stricter = {**gate_form.values_of(Rule()), "mode": "automatic", "alpha": 0.01, "judge_may_decide": True}
+    stricter = {**Rule().to_setting(), "mode": "automatic", "alpha": 0.01, "judge_may_decide": True}
 
     def undo(number: Any) -> list[Any]:
         return list(undo_rule(owner, gr.EventData(None, {"act": "undo-rule", "subject": number})))
