@@ -59,7 +59,6 @@ def run(options: argparse.Namespace) -> None:
 
 
 def show(target: CopyTarget) -> None:
-    """Print the newest copies."""
     found = list(islice(copies_in(target, target.versions()), LISTED))
     if not found:
         print(f"There is no copy in {target.name}.")

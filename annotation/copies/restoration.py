@@ -6,9 +6,9 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import partial
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
@@ -213,9 +213,11 @@ def restore(
                     return continue_from(local, target, data_dir, head, manifest, skipped)
                 refuse_fork(target, data_dir, local, version, manifest)
                 local.close()  # its file is about to be moved
-            newer, older = newer_than(target, manifest) if choice else [], bool(choice or skipped)
-            told = partial(told_of, target, manifest, older, newer, skipped)
-            return restore_version(target, version, manifest, data_dir, head, choice, older, told)
+            newer = newer_than(target, manifest) if choice else []
+            return Restoration(
+                target=target, version=version, manifest=manifest, data_dir=data_dir, head=head, choice=choice,
+                newer=newer, skipped=skipped,
+            ).run()  # fmt: skip
         except DamagedCopy as error:
             skipped.append(str(error))
             if isinstance(manifest, CopyManifest):
@@ -269,98 +271,116 @@ def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:
     ]
 
 
-def told_of(
-    target: CopyTarget,
-    manifest: CopyManifest,
-    older: bool,
-    newer: Sequence[str],
-    skipped: Sequence[str],
-    gone: Sequence[str],
-) -> tuple[str, str]:
-    """What to tell of a copy that is restored without the files of some models, and what of it admins should know."""
-    said = ngettext(
-        "Restored {judgements} judgement from {name} as of {created} UTC.",
-        "Restored {judgements} judgements from {name} as of {created} UTC.",
-        manifest.judgements,
-    ).format(judgements=manifest.judgements, name=target.name, created=formatting.moment(manifest.created))
-    left = [] if not gone else [_(LEFT_OUT).format(names=", ".join(gone))]
-    doors = [_(CLOSED)] if older else []
-    damaged = [_(DAMAGED).format(variable=VARIABLE)] if skipped else []
-    message = " ".join([said, *doors, *left, *newer, *skipped, *damaged])
-    return message, message if left or newer or skipped else ""
+@dataclass(frozen=True)
+class Restoration:
+    """A copy that is to take the place of what is here."""
 
+    target: CopyTarget
+    version: str
+    manifest: CopyManifest
+    data_dir: Path
+    head: str
+    choice: str
+    newer: Sequence[str]
+    """What is said of a newer copy, which somebody has passed over."""
+    skipped: Sequence[str]
+    """What is said of newer ones that are damaged."""
 
-Told = Callable[[Sequence[str]], tuple[str, str]]
-"""What to tell of a restored copy, and what of it admins should know, by the models whose files it lacks."""
+    @property
+    def older(self) -> bool:
+        """Whether it may not be the newest, so that what was ended or withdrawn since would be open again."""
+        return bool(self.choice or self.skipped)
 
+    def run(self) -> str:
+        """Download it, check all of it, and only then put it in place of what is here, which is moved aside.
 
-def restore_version(
-    target: CopyTarget,
-    version: str,
-    manifest: CopyManifest,
-    data_dir: Path,
-    head: str,
-    choice: str,
-    older: bool,
-    told: Told,
-) -> str:
-    """Download a copy, check all of it, and only then put it in place of what is here, which is moved aside.
+        Returns what is to be told of it. Raises DamagedCopy for a copy that is not whole, UserError where the disk is
+        full or a newer Prefloop made it.
+        """
+        data_dir, manifest = self.data_dir, self.manifest
+        with explained_disk(data_dir, manifest):
+            data_dir.mkdir(parents=True, exist_ok=True)
+            if manifest.size > shutil.disk_usage(data_dir).free:
+                raise no_space(data_dir, manifest)
+        with explained_disk(data_dir, manifest), tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as staging:
+            stage = Path(staging)
+            self.fetch(stage)
+            message, unknown = self.bring_up_to_date(stage)
+            for path in manifest.files:
+                with (stage / path).open("rb") as handle:
+                    os.fsync(handle.fileno())
+            # What is put in place as a whole beside the database: each model's directory, frozen data.
+            units = sorted({"/".join(PurePosixPath(path).parts[:2]) for path in manifest.files if path != FILE_NAME})
+            try:
+                move_aside(data_dir, {*units, *OF_JOBS, *unknown})
+                # The database is the last: until then what was there is put back, and can be restored again.
+                for unit in [*units, FILE_NAME]:
+                    (data_dir / unit).parent.mkdir(parents=True, exist_ok=True)
+                    (stage / unit).replace(data_dir / unit)
+            except BaseException:
+                put_back(data_dir)
+                raise
+        return message
 
-    `older`: it may not be the newest, so that what was ended or withdrawn since would be open again.
-    Returns what is `told` of it. Raises DamagedCopy for a copy that is not whole, UserError where the disk is full or a
-    newer Prefloop made it.
-    """
-    with explained_disk(data_dir, manifest):
-        check_space(data_dir, manifest)
-    with explained_disk(data_dir, manifest), tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as staging:
-        stage = Path(staging)
-        fetch_copy(target, version, manifest, stage)
-        message, unknown = bring_up_to_date(stage, data_dir, target, head, manifest, choice, older, told)
-        for path in manifest.files:
-            with (stage / path).open("rb") as handle:
-                os.fsync(handle.fileno())
-        units = units_of(manifest)
+    def fetch(self, stage: Path) -> None:
+        """Download it, and check all of it. Raises DamagedCopy for one that is not whole."""
+
+        def damaged(sentence: str, **gaps: str) -> DamagedCopy:
+            return DamagedCopy(
+                sentence.format(version=self.version, name=self.target.name, file_name=FILE_NAME, **gaps)
+            )
+
+        for path, mark in self.manifest.files.items():
+            destination = stage / path
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            self.target.fetch(self.version, path, mark, destination)
+            if digest_of(destination) != mark:
+                raise damaged(_("The copy {version} in {name} is damaged: {path} is not what it was."), path=path)
+        if FILE_NAME not in self.manifest.files:
+            raise damaged(_("The copy {version} in {name} is damaged: {file_name} is missing."))
+        if found := damage(stage / FILE_NAME):
+            raise damaged(_("The copy {version} in {name} is damaged, in {file_name}. {found}"), found=found)
+
+    def bring_up_to_date(self, stage: Path) -> tuple[str, list[str]]:
+        """Migrate its database before it is used, and record in it what it is and which files did not come along.
+
+        Models that these are of are marked as deleted. Returns what is told of it, and the paths of models here that it
+        has not.
+        """
+        gone = []
+        db = open_database(stage)
         try:
-            move_aside(data_dir, {*units, *OF_JOBS, *unknown})
-            # The database is the last: until then what was there is put back, and can be restored again.
-            for unit in [*units, FILE_NAME]:
-                (data_dir / unit).parent.mkdir(parents=True, exist_ok=True)
-                (stage / unit).replace(data_dir / unit)
-        except BaseException:
-            put_back(data_dir)
-            raise
-    return message
+            with db.transaction() as connection:
+                made = db.rows("SELECT id, revision, path FROM model WHERE path IS NOT NULL AND deleted IS NULL")
+                for row in made:
+                    if not (stage / row["path"]).is_dir() and not (self.data_dir / row["path"]).is_dir():
+                        gone.append(row["revision"])
+                        connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), row["id"]))
+                if self.older:
+                    access.close_doors(db)
+                setting_store.set_setting(db, copy_reasons.CHOICE, self.choice or self.manifest.choice)
+                message = self.told(gone)
+                safe_copies.leave_notice(db, message if gone or self.newer or self.skipped else "")
+                safe_copies.record_start(db, self.target.name, self.head, self.manifest, safe_copies.RESTORED)
+        finally:
+            db.close()
+        for part in PARTS[1:]:
+            (stage / f"{FILE_NAME}{part}").unlink(missing_ok=True)  # closing has emptied them
+        here = {path.relative_to(self.data_dir).as_posix() for path in (self.data_dir / "adapters").glob("*")}
+        return message, sorted(here - {row["path"] for row in made})
 
-
-def fetch_copy(target: CopyTarget, version: str, manifest: CopyManifest, stage: Path) -> None:
-    """Download a copy, and check all of it. Raises DamagedCopy for one that is not whole."""
-
-    def damaged(sentence: str, **gaps: str) -> DamagedCopy:
-        return DamagedCopy(sentence.format(version=version, name=target.name, file_name=FILE_NAME, **gaps))
-
-    for path, mark in manifest.files.items():
-        destination = stage / path
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        target.fetch(version, path, mark, destination)
-        if digest_of(destination) != mark:
-            raise damaged(_("The copy {version} in {name} is damaged: {path} is not what it was."), path=path)
-    if FILE_NAME not in manifest.files:
-        raise damaged(_("The copy {version} in {name} is damaged: {file_name} is missing."))
-    if found := damage(stage / FILE_NAME):
-        raise damaged(_("The copy {version} in {name} is damaged, in {file_name}. {found}"), found=found)
-
-
-def units_of(manifest: CopyManifest) -> list[str]:
-    """What a copy brings beside the database and is put in place as a whole: each model's directory, frozen data."""
-    return sorted({"/".join(PurePosixPath(path).parts[:2]) for path in manifest.files if path != FILE_NAME})
-
-
-def check_space(data_dir: Path, manifest: CopyManifest) -> None:
-    """Raises UserError where the disk has no room for a copy."""
-    data_dir.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(data_dir).free
-    if manifest.size > free:
-        raise no_space(data_dir, manifest)
+    def told(self, gone: Sequence[str]) -> str:
+        """What to tell of it where it is restored without the files of some models."""
+        judgements, created = self.manifest.judgements, formatting.moment(self.manifest.created)
+        said = ngettext(
+            "Restored {judgements} judgement from {name} as of {created} UTC.",
+            "Restored {judgements} judgements from {name} as of {created} UTC.",
+            judgements,
+        ).format(judgements=judgements, name=self.target.name, created=created)
+        doors = [_(CLOSED)] if self.older else []
+        left = [_(LEFT_OUT).format(names=", ".join(gone))] if gone else []
+        damaged = [_(DAMAGED).format(variable=VARIABLE)] if self.skipped else []
+        return " ".join([said, *doors, *left, *self.newer, *self.skipped, *damaged])
 
 
 def no_space(data_dir: Path, manifest: CopyManifest) -> UserError:
@@ -391,44 +411,6 @@ def explained_disk(data_dir: Path, manifest: CopyManifest) -> Iterator[None]:
                 ).format(data_dir=data_dir, strerror=error.strerror or error)
             ) from error
         raise
-
-
-def bring_up_to_date(
-    stage: Path,
-    data_dir: Path,
-    target: CopyTarget,
-    head: str,
-    manifest: CopyManifest,
-    choice: str,
-    older: bool,
-    told: Told,
-) -> tuple[str, list[str]]:
-    """Migrate a restored database before it is used, and record in it what it is and which files did not come along.
-
-    Models that these are of are marked as deleted. Returns what is told of it, and the paths of models here that it has
-    not.
-    """
-    gone = []
-    db = open_database(stage)
-    try:
-        with db.transaction() as connection:
-            made = db.rows("SELECT id, revision, path FROM model WHERE path IS NOT NULL AND deleted IS NULL")
-            for row in made:
-                if not (stage / row["path"]).is_dir() and not (data_dir / row["path"]).is_dir():
-                    gone.append(row["revision"])
-                    connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), row["id"]))
-            if older:
-                access.close_doors(db)
-            setting_store.set_setting(db, copy_reasons.CHOICE, choice or manifest.choice)
-            message, notice = told(gone)
-            safe_copies.leave_notice(db, notice)
-            safe_copies.record_start(db, target.name, head, manifest, safe_copies.RESTORED)
-    finally:
-        db.close()
-    for part in PARTS[1:]:
-        (stage / f"{FILE_NAME}{part}").unlink(missing_ok=True)  # closing has emptied them
-    here = {path.relative_to(data_dir).as_posix() for path in (data_dir / "adapters").glob("*")}
-    return message, sorted(here - {row["path"] for row in made})
 
 
 def move_aside(data_dir: Path, units: Iterable[str] = ()) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from annotation.copies.copy_reasons import BEGINNING, CHOICE, SAFE_WORK, TRAINING, work
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, FileDigest, aside_name, digest_of
@@ -139,24 +139,19 @@ def knows(db: Database, place: str, version: str, manifest: CopyManifest | None)
     return latest(db, ours, place, version, run, number) is not None
 
 
+# What a row says of a copy as its manifest does.
+RECORDED: Final = ("run", "number", "last_judgement_id", "judgements", "created")
+
+
 def record_start(db: Database, place: str, version: str, manifest: CopyManifest | None, message: str = "") -> None:
     """Record what this database goes on from, which the next copy follows. Without a manifest nothing is safe yet."""
-    run, number, last_judgement_id, judgements = record_of(manifest)
+    begun: dict[str, Any] = {"place": place, "version": version, "state": "begun", "message": message}
+    if manifest is None:
+        begun |= {"run": "", **dict.fromkeys(("number", "last_judgement_id", "judgements"), 0), "created": now()}
+    else:
+        begun |= {name: getattr(manifest, name) for name in RECORDED}
     with db.transaction():
-        db.insert(
-            "safe_copy",
-            {
-                "place": place,
-                "version": version,
-                "run": run,
-                "number": number,
-                "last_judgement_id": last_judgement_id,
-                "judgements": judgements,
-                "state": "begun",
-                "created": manifest.created if manifest else now(),
-                "message": message,
-            },
-        )
+        db.insert("safe_copy", begun)
         if message == RESTORED or manifest is None:
             setting_store.set_setting(db, SAFE_WORK, work(db) if manifest else "")
 
@@ -189,13 +184,6 @@ def is_as_restored(db: Database) -> bool:
     return not judgements_after(db, newest.last_judgement_id) and not has_unsafe_work(db)
 
 
-def record_of(manifest: CopyManifest | None) -> tuple[str, int, int, int]:
-    """Run, number, last judgement and how many; of nothing, if there is no manifest."""
-    if manifest is None:
-        return "", 0, 0, 0
-    return manifest.run, manifest.number, manifest.last_judgement_id, manifest.judgements
-
-
 def conflict_of(db: Database, place: str) -> CopyRecord | None:
     """The conflict that keeps this database's copies aside from a place, if there is one since it began there."""
     begun = latest(db, "state = 'begun' AND place = ?", place)
@@ -225,19 +213,10 @@ def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> S
     for path in paths:
         files |= {file.relative_to(data_dir).as_posix(): file for file in files_below(data_dir / path)}
     marks = {path: digest_of(file) if path == FILE_NAME else digest_once(file) for path, file in files.items()}
-    return SafeCopy(
-        CopyManifest(
-            run=run,
-            number=number,
-            created=now(),
-            last_judgement_id=last,
-            judgements=judgements,
-            choice=choice,
-            files=marks,
-        ),
-        files,
-        done,
+    manifest = CopyManifest(
+        run=run, number=number, created=now(), last_judgement_id=last, judgements=judgements, choice=choice, files=marks
     )
+    return SafeCopy(manifest, files, done)
 
 
 def digest_once(file: Path) -> FileDigest:
@@ -293,10 +272,15 @@ def make_copy(db: Database, data_dir: Path, target: CopyTarget, run: str, alone:
     Raises Conflict where another running copy of this program was there first, UserError where the place refuses.
     """
     row_id, number = add_row(db, target.name, run)
+    refused = _("The safe copy could not be made in {data_dir} ({strerror}). Free disk space there.")
+
+    def say_it_goes_on() -> None:
+        db.write("UPDATE safe_copy SET created = ? WHERE id = ?", (now(), row_id))
+
     try:
         with (
-            explained_local(data_dir),
-            heard_of(db, row_id),
+            explain_errors(refused, data_dir=data_dir),
+            repeating(say_it_goes_on, BEAT_SECONDS),
             tempfile.TemporaryDirectory(prefix=FOLDER, dir=data_dir) as folder,
         ):
             copy = take(db, data_dir, run, number, Path(folder))
@@ -311,17 +295,6 @@ def make_copy(db: Database, data_dir: Path, target: CopyTarget, run: str, alone:
         raise
     record_safe(db, row_id, version, copy)
     return version
-
-
-def heard_of(db: Database, row_id: int) -> AbstractContextManager[None]:
-    """Meanwhile say every minute that a copy is on its way."""
-    return repeating(lambda: db.write("UPDATE safe_copy SET created = ? WHERE id = ?", (now(), row_id)), BEAT_SECONDS)
-
-
-def explained_local(data_dir: Path) -> AbstractContextManager[None]:
-    """What this machine refuses while a copy is made, as a sentence."""
-    sentence = _("The safe copy could not be made in {data_dir} ({strerror}). Free disk space there.")
-    return explain_errors(sentence, data_dir=data_dir)
 
 
 def put(db: Database, target: CopyTarget, copy: SafeCopy, alone: bool) -> str:
@@ -370,19 +343,8 @@ def add_row(db: Database, place: str, run: str) -> tuple[int, int]:
     """Record that a copy is begun; its row's id and its number in this run."""
     with db.transaction():
         number = int(db.value("SELECT coalesce(max(number), 0) + 1 FROM safe_copy WHERE run = ?", (run,)))
-        row_id = db.insert(
-            "safe_copy",
-            {
-                "place": place,
-                "run": run,
-                "number": number,
-                "last_judgement_id": 0,
-                "judgements": 0,
-                "state": "taken",
-                "created": now(),
-            },
-        )
-    return row_id, number
+        row = {"place": place, "run": run, "number": number, "state": "taken", "created": now()}
+        return db.insert("safe_copy", {**row, "last_judgement_id": 0, "judgements": 0}), number
 
 
 def record_failure(db: Database, row_id: int, state: str, message: str) -> None:
@@ -398,13 +360,7 @@ def record_safe(db: Database, row_id: int, version: str, copy: SafeCopy) -> None
         connection.execute(
             """UPDATE safe_copy SET state = 'safe', version = :version, created = :created,
                    last_judgement_id = :last_judgement_id, judgements = :judgements WHERE id = :id""",
-            {
-                "version": version,
-                "created": manifest.created,
-                "last_judgement_id": manifest.last_judgement_id,
-                "judgements": manifest.judgements,
-                "id": row_id,
-            },
+            {"id": row_id, "version": version, **{name: getattr(manifest, name) for name in RECORDED}},
         )
         connection.execute(
             "DELETE FROM safe_copy WHERE id < ? AND state NOT IN ('begun', 'conflict')", (row_id - KEPT_ROWS,)

@@ -13,14 +13,14 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal, Protocol
 
 from annotation.hub_client import Conflict, Hub, check_name, commit, ensure_repo, explained, is_missing_file
-from annotation.records import UserError
+from annotation.records import UserError, explain_errors
 from annotation.translation import _
 from annotation.validation import FromMapping, read
 
@@ -236,17 +236,14 @@ class DirectoryTarget:
         return sorted((name for name in found if name.isdigit()), key=int, reverse=True)
 
     def manifest(self, version: str) -> CopyManifest | None:
-        """The manifest of this number."""
-        try:
-            content = (self.copies / f"{version}.json").read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise unusable(self.path, error) from error
+        with explained_directory(self.path):
+            try:
+                content = (self.copies / f"{version}.json").read_bytes()
+            except FileNotFoundError:
+                return None
         return read_manifest(content, _("The copy {version} in {path}").format(version=version, path=self.path))
 
     def fetch(self, version: str, path: str, mark: FileDigest, target: Path) -> None:
-        """Copy a file out."""
         source = self.contents / mark.sha256
         if not source.is_file():
             said = _("The copy {version} in {path} is damaged: {missing} is missing.")
@@ -332,23 +329,13 @@ def write_through(path: Path, mode: Literal["wb", "xb"], content: bytes) -> None
         os.fsync(handle.fileno())
 
 
-@contextmanager
-def explained_directory(path: Path) -> Iterator[None]:
+def explained_directory(path: Path) -> AbstractContextManager[None]:
     """A directory that can't be read or written, as a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise unusable(path, error) from error
-
-
-def unusable(path: Path, error: OSError) -> UserError:
-    """What is said of a directory that the system refuses."""
-    return UserError(
-        _(
-            "The directory for safe copies {path} can't be used ({strerror}). Make it writable, free disk "
-            "space there, or name another place."
-        ).format(path=path, strerror=error.strerror or error)
+    refused = _(
+        "The directory for safe copies {path} can't be used ({strerror}). Make it writable, free disk "
+        "space there, or name another place."
     )
+    return explain_errors(refused, path=path)
 
 
 def conflict(where: object) -> Conflict:
@@ -389,7 +376,6 @@ class HubTarget:
         return [entry.commit_id for entry in listed]
 
     def manifest(self, version: str) -> CopyManifest | None:
-        """The manifest in a commit."""
         try:
             with explained(_("Reading {name} failed."), name=self.name):
                 found = self.hub.api.hf_hub_download(self.repo, MANIFEST, repo_type="dataset", revision=version)
@@ -402,7 +388,6 @@ class HubTarget:
         )
 
     def fetch(self, version: str, path: str, mark: FileDigest, target: Path) -> None:
-        """Download a file."""
         beside = target.with_name(f"{target.name}.download")
         try:
             with explained(_("Restoring {name} failed."), name=self.name):

@@ -15,6 +15,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Final, get_args
@@ -78,10 +79,7 @@ TABLES: Final[Mapping[str, Table]] = {
     "comparison_response": Table(("comparison_id", "position", "response_id"), order="comparison_id, position"),
     "gold_decision": Table(("id", "comparison_id", "action", "expected", "previous_state", "decided_by", "created")),
     "bulk_change": Table(
-        (
-            *("id", "kind", "annotator_id", "group_name", "decided_by", "created", "undone_by", "undone"),
-            "undone_for",
-        )
+        (*("id", "kind", "annotator_id", "group_name", "decided_by", "created", "undone_by", "undone"), "undone_for")
     ),
     "bulk_change_comparison": Table(
         ("change_id", "comparison_id", "before", "state"), order="change_id, comparison_id"
@@ -292,8 +290,7 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
         table = value.pop("table")
         if not isinstance(table, str) or table not in TABLES:
             reader.refuse(_("it is no row of this version's tables"))
-        value = in_present_words(table, value)
-        value = {**default_columns(table, value), **value}
+        value = whole_row(table, in_present_words(table, value))
         if set(value) != set(TABLES[table].columns):
             reader.refuse(_("it is no row of this version's tables"))
         check_row(reader, table, value, types[table])
@@ -358,27 +355,26 @@ def in_present_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def default_columns(table: str, row: TableRow) -> dict[str, Any]:
-    """Columns that archives have since they were added to the tables, with what all rows were until then."""
-    if table == "comparison":
-        unknown = {"formed_chance": None, "people_chance": None, "people_drawn": None}
-        unknown |= {"answers_by": None, "answers_chance": None, "people_given": None}
-        return {"asks": "people", "asks_why": None, "candidate_id": None, "against_id": None, **unknown}
-    if table == "claim":
-        return {"chance": None, "assigned_by": None}
-    if table == "annotator":
-        return {"quota": None}
-    if table == "bulk_change":
-        return {"undone_for": None}
-    if table == "judgement":
-        return {"imported_chance": None}
-    if table == "response":
-        return {"precision": None}
-    if table != "model":
-        return {}
-    form = "base" if row.get("algorithm") == "base" else "lora"
-    older = {"kind": "policy", "form": form, "precision": "nf4", "ground_id": None, "deleted": None, "source": None}
-    return {**older, "thinking": None}
+# Columns that archives have since they were added to the tables, with what all rows were until then.
+ADDED_SINCE: Final[Mapping[str, Mapping[str, Any]]] = {
+    "comparison": {
+        **dict.fromkeys(("asks_why", "candidate_id", "against_id", "formed_chance", "people_chance", "people_drawn")),
+        **dict.fromkeys(("answers_by", "answers_chance", "people_given")),
+        "asks": "people",
+    },
+    "claim": dict.fromkeys(("chance", "assigned_by")),
+    "annotator": {"quota": None},
+    "bulk_change": {"undone_for": None},
+    "judgement": {"imported_chance": None},
+    "response": {"precision": None},
+    "model": {"kind": "policy", "precision": "nf4", **dict.fromkeys(("ground_id", "deleted", "source", "thinking"))},
+}
+
+
+def whole_row(table: str, row: TableRow) -> dict[str, Any]:
+    """A row of an earlier archive with the columns that were added since."""
+    form = {"form": "base" if row.get("algorithm") == "base" else "lora"} if table == "model" else {}
+    return {**ADDED_SINCE.get(table, {}), **form, **row}
 
 
 # ----------------------------------------------------------------------------------------------------- checks of a row
@@ -432,30 +428,17 @@ def is_messages(text: str) -> bool:
     )
 
 
-def is_ranking(text: str) -> bool:
+def is_list(kind: type, text: str) -> bool:
     value = parsed(text)
-    return isinstance(value, list) and all(type(rank) is int and 1 <= rank <= len(value) for rank in value)
+    return isinstance(value, list) and all(type(one) is kind for one in value)
+
+
+def is_ranking(text: str) -> bool:
+    return is_list(int, text) and all(1 <= rank <= len(parsed(text)) for rank in parsed(text))
 
 
 def is_order(text: str) -> bool:
-    value = parsed(text)
-    if not isinstance(value, list) or any(type(place) is not int for place in value):
-        return False
-    return sorted(value) == list(range(len(value)))
-
-
-def is_tags(text: str) -> bool:
-    value = parsed(text)
-    return isinstance(value, list) and all(isinstance(tag, str) for tag in value)
-
-
-def is_places(text: str) -> bool:
-    value = parsed(text)
-    return isinstance(value, list) and all(type(place) is int and place >= 0 for place in value)
-
-
-def is_object(text: str) -> bool:
-    return isinstance(parsed(text), dict)
+    return is_list(int, text) and sorted(parsed(text)) == list(range(len(parsed(text))))
 
 
 def is_sampling(text: str) -> bool:
@@ -466,14 +449,9 @@ def is_sampling(text: str) -> bool:
         return False
 
 
-def is_revision(text: str) -> bool:
-    """Whether it can be a policy's name."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is not None
-
-
-def is_source(text: str) -> bool:
-    """Whether it can say where on the Hub a model comes from."""
-    return re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}@[0-9a-f]{40}", text, re.ASCII) is not None
+# What can be a policy's name, and what can say where on the Hub a model comes from.
+REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SOURCE: Final = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}@[0-9a-f]{40}", re.ASCII)
 
 
 def is_project(text: str) -> bool:
@@ -490,7 +468,7 @@ def is_project(text: str) -> bool:
 
 
 STATES: Final = get_args(ComparisonState)
-CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
+CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
     "prompt.messages": is_messages,
     "judgement.ranking": is_ranking,
     "comparison.expected": is_ranking,
@@ -498,16 +476,16 @@ CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "gold_decision.previous_state": lambda state: state in STATES,
     "judgement.shown_order": is_order,
     "claim.shown_order": is_order,
-    "judgement.tags": is_tags,
+    "judgement.tags": partial(is_list, str),
     "response.sampling": is_sampling,
-    "import.counts": is_object,
-    "judge.settings": is_object,
-    "rubric.principles": is_tags,
-    "verdict.principles": is_places,
-    "model.revision": is_revision,
+    "import.counts": lambda text: isinstance(parsed(text), dict),
+    "judge.settings": lambda text: isinstance(parsed(text), dict),
+    "rubric.principles": partial(is_list, str),
+    "verdict.principles": lambda text: is_list(int, text) and all(place >= 0 for place in parsed(text)),
+    "model.revision": REVISION.fullmatch,
     **{f"{name}.created": is_time for name, table in TABLES.items() if "created" in table.columns},
     "model.deleted": is_time,
-    "model.source": is_source,
+    "model.source": SOURCE.fullmatch,
     "bulk_change.undone": is_time,
     "bulk_change_comparison.before": lambda text: parsed(text) is not None,
     "claim.expires": is_time,

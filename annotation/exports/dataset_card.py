@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -201,6 +201,7 @@ def size_category(rows: int) -> str:
 @speaking(ENGLISH)
 def card(request: ExportRequest, figures: CardStatistics, provenance: Provenance, files: Mapping[str, str]) -> str:
     """The whole README.md."""
+    notes = {**NOTES, **(WHOLE_CONVERSATIONS if request.format == "reward" else {})}
     parts = [
         front_matter(request, figures, files),
         f"# Prefloop {request.format} export",
@@ -216,7 +217,7 @@ def card(request: ExportRequest, figures: CardStatistics, provenance: Provenance
         "## Biases",
         biases(figures),
         "## Columns",
-        columns_table(request),
+        table(["column", "meaning"], [[f"`{name}`", notes[name]] for name in FORMATS[request.format].columns]),
         "## Where it comes from",
         origin(request, figures, provenance),
         "## Guidelines",
@@ -228,7 +229,6 @@ def card(request: ExportRequest, figures: CardStatistics, provenance: Provenance
 
 
 def licence_text(name: str) -> str:
-    """Whose terms hold."""
     if name:
         return f"{code(name)}, as chosen by whoever published it."
     return (
@@ -284,7 +284,6 @@ def counts(figures: CardStatistics) -> str:
 
 
 def left_out(figures: CardStatistics) -> str:
-    """How much was left out, by reason."""
     if not figures.left_out:
         return "Nothing."
     rows = [[LEFT_OUT[reason], f"{number:,}"] for reason, number in figures.left_out.most_common()]
@@ -369,11 +368,6 @@ WHOLE_CONVERSATIONS: Final[Mapping[str, str]] = {
 }
 
 
-def columns_table(request: ExportRequest) -> str:
-    notes = {**NOTES, **(WHOLE_CONVERSATIONS if request.format == "reward" else {})}
-    return table(["column", "meaning"], [[f"`{name}`", notes[name]] for name in FORMATS[request.format].columns])
-
-
 def origin(request: ExportRequest, figures: CardStatistics, provenance: Provenance) -> str:
     """Base model, policies, sampling, dates, settings and filters."""
     lines = [
@@ -434,18 +428,9 @@ def called(request: ExportRequest, names: Mapping[str, str]) -> Filters:
 
 
 def filters_text(filters: Filters) -> str:
-    default = Filters()
-    parts = [
-        f"{entry.name} {code(as_text(getattr(filters, entry.name)))}"
-        for entry in fields(Filters)
-        if getattr(filters, entry.name) != getattr(default, entry.name)
-    ]
-    return ", ".join(parts) or "none"
-
-
-def as_text(value: Any) -> str:
-    """A filter's value in words."""
-    return ", ".join(str(entry) for entry in value) if isinstance(value, tuple) else str(value)
+    asked = {name: value for name, value in vars(filters).items() if value != getattr(Filters(), name)}
+    texts = {name: ", ".join(map(str, one)) if isinstance(one, tuple) else str(one) for name, one in asked.items()}
+    return ", ".join(f"{name} {code(text)}" for name, text in texts.items()) or "none"
 
 
 def project_text(project: Project) -> str:

@@ -269,9 +269,7 @@ def is_by(revisions: set[str], filters: Filters, known: ExportContext) -> bool:
 
 def ranking_judgements(aggregated: AggregatedComparison, filters: Filters) -> list[Judgement]:
     """The judgements that are here for what they say of the answers, not only for their edit."""
-    return [
-        judgement for judgement in aggregated.judgements if SOURCE_OF_KIND[judgement.annotator_kind] in filters.sources
-    ]
+    return [one for one in aggregated.judgements if SOURCE_OF_KIND[one.annotator_kind] in filters.sources]
 
 
 def written_by(response: JudgedAnswer) -> str:
@@ -379,18 +377,22 @@ class ExportedRows:
     left_out: list[str]
 
 
+def pair_rows(
+    aggregated: AggregatedComparison, known: ExportContext, texts: Callable[[Pair], ExportRow]
+) -> ExportedRows:
+    """A row for each preference: its texts, and the columns beside them."""
+    rows = [{**texts(pair), **pair_facts(aggregated, pair, known)} for pair in aggregated.pairs]
+    return ExportedRows(rows, [*aggregated.reasons, *aggregated.pair_reasons])
+
+
 def preference(aggregated: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """TRL's explicit-prompt preference format, conversational."""
-    rows = [
-        {
-            "prompt": conversation(aggregated.judgements[0].messages),
-            "chosen": answer(pair.better.text),
-            "rejected": answer(pair.worse.text),
-            **pair_facts(aggregated, pair, known),
-        }
-        for pair in aggregated.pairs
-    ]
-    return ExportedRows(rows, [*aggregated.reasons, *aggregated.pair_reasons])
+    prompt = conversation(aggregated.judgements[0].messages)
+
+    def texts(pair: Pair) -> ExportRow:
+        return {"prompt": prompt, "chosen": answer(pair.better.text), "rejected": answer(pair.worse.text)}
+
+    return pair_rows(aggregated, known, texts)
 
 
 def preference_plain(aggregated: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
@@ -398,29 +400,22 @@ def preference_plain(aggregated: AggregatedComparison, filters: Filters, known: 
     if aggregated.pairs and not can_be_told(aggregated.judgements[0].messages):
         unclear = ["transcript" for _ in aggregated.pairs]
         return ExportedRows([], [*aggregated.reasons, *aggregated.pair_reasons, *unclear])
-    rows = [
-        {
-            "prompt": transcript(aggregated.judgements[0].messages),
-            "chosen": f" {pair.better.text}",
-            "rejected": f" {pair.worse.text}",
-            **pair_facts(aggregated, pair, known),
-        }
-        for pair in aggregated.pairs
-    ]
-    return ExportedRows(rows, [*aggregated.reasons, *aggregated.pair_reasons])
+
+    def texts(pair: Pair) -> ExportRow:
+        prompt = transcript(aggregated.judgements[0].messages)
+        return {"prompt": prompt, "chosen": f" {pair.better.text}", "rejected": f" {pair.worse.text}"}
+
+    return pair_rows(aggregated, known, texts)
 
 
 def reward(aggregated: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """TRL's implicit-prompt preference format: two whole conversations and the margin of the loss."""
-    rows = [
-        {
-            "chosen": [*conversation(aggregated.judgements[0].messages), *answer(pair.better.text)],
-            "rejected": [*conversation(aggregated.judgements[0].messages), *answer(pair.worse.text)],
-            **pair_facts(aggregated, pair, known),
-        }
-        for pair in aggregated.pairs
-    ]
-    return ExportedRows(rows, [*aggregated.reasons, *aggregated.pair_reasons])
+    turns = conversation(aggregated.judgements[0].messages)
+
+    def texts(pair: Pair) -> ExportRow:
+        return {"chosen": [*turns, *answer(pair.better.text)], "rejected": [*turns, *answer(pair.worse.text)]}
+
+    return pair_rows(aggregated, known, texts)
 
 
 ANSWER_FACTS: Final[Mapping[str, Column]] = {
@@ -536,24 +531,13 @@ def demonstration(shown: Demonstration, filters: Filters, known: ExportContext) 
     )  # fmt: skip
     if reason is not None:
         return reason
-    annotators = [] if shown.annotator is None else annotator_names([shown.annotator], known)
-    facts = {
-        "annotators": annotators,
-        "source": source,
-        "iteration": None,
-        "comparison_id": None,
-        "written": shown.created,
-    }
+    by = [] if shown.annotator is None else annotator_names([shown.annotator], known)
+    facts = {"annotators": by, "source": source, "iteration": None, "comparison_id": None, "written": shown.created}
     return sft_row(shown, shown.text, facts)
 
 
 def sft_row(shown: Judgement | Demonstration, text: str, facts: ExportRow) -> ExportRow:
-    return {
-        "prompt": conversation(shown.messages),
-        "completion": answer(text),
-        "prompt_id": shown.prompt_id,
-        **facts,
-    }
+    return {"prompt": conversation(shown.messages), "completion": answer(text), "prompt_id": shown.prompt_id, **facts}
 
 
 # ---------------------------------------------------------------------------------------------------------- flat CSV
@@ -616,7 +600,6 @@ def flat_row(judgement: Judgement, agreement: float, known: ExportContext) -> Ex
 
 
 def chance_text(chance: float | None) -> str:
-    """A chance that was noted, or that it is unknown."""
     return UNKNOWN if chance is None else str(chance)
 
 
@@ -745,14 +728,8 @@ FORMATS: Final[Mapping[str, Format]] = {
     "sft": Format(
         N_("TRL supervised fine-tuning: edited and imported answers"),
         {
-            "prompt": "messages",
-            "completion": "messages",
-            "prompt_id": "whole",
-            "annotators": "texts",
-            "source": "text",
-            "iteration": "whole",
-            "comparison_id": "whole",
-            "written": "text",
+            **{"prompt": "messages", "completion": "messages", "prompt_id": "whole", "annotators": "texts"},
+            **{"source": "text", "iteration": "whole", "comparison_id": "whole", "written": "text"},
         },
         sft,
     ),

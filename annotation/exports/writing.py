@@ -11,11 +11,10 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Final, Protocol, Self
+from typing import IO, Any, Final, Protocol
 
 from annotation.database import Database
 from annotation.exports import archive
@@ -161,17 +160,15 @@ CONTAINER_LAYOUTS: Final[Mapping[str, ContainerLayout]] = {
 }
 
 
-class SplitWriters:
+class SplitWriters(ExitStack):
     """The files of an export, each opened when its first row comes: an empty split has no file."""
 
     def __init__(self, directory: Path, request: ExportRequest) -> None:
+        super().__init__()
         self.directory, self.layout = directory, CONTAINER_LAYOUTS[request.container]
         self.columns = FORMATS[request.format].columns
         self.files: dict[str, str] = {}
         self.writers: dict[str, Writer] = {}
-
-    def __enter__(self) -> Self:
-        return self
 
     def write(self, split: str, row: ExportRow) -> None:
         if split not in self.writers:
@@ -179,14 +176,8 @@ class SplitWriters:
             path = self.directory / self.files[split]
             path.parent.mkdir(exist_ok=True)
             self.writers[split] = self.layout.writer(path, self.columns)
+            self.callback(self.writers[split].close)
         self.writers[split].write(row)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with ExitStack() as closing:
-            for writer in self.writers.values():
-                closing.callback(writer.close)
 
 
 # ------------------------------------------------------------------------------------------------------------ exporting
@@ -204,18 +195,18 @@ def export(
         check_request(request, known)
         if request.format == "raw":
             figures = CardStatistics()
-            with new_file(target) as path:
+            with whole(target) as path:
                 figures.rows.update(archive.write(db, path, report))
             return figures
         if request.format in ONE_FILE:
-            with new_file(target) as path:
+            with whole(target) as path:
                 return write_csv(db, request, known, path, report)
         if target.suffix == ".zip":
-            with new_file(target) as path, tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as directory:
+            with whole(target) as path, tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as directory:
                 figures = write_directory(db, request, known, Path(directory), report)
                 pack(Path(directory), path)
                 return figures
-        with new_directory(target) as path:
+        with whole(target, directory=True) as path:
             return write_directory(db, request, known, path, report)
 
 
@@ -294,8 +285,7 @@ def write_directory(
     text = card(request, figures, provenance(db, known), files)
     with (directory / "README.md").open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        finish(file)
     return figures
 
 
@@ -308,12 +298,9 @@ def write_csv(db: Database, request: ExportRequest, known: ExportContext, path: 
         if not name.startswith("answer_") or int(name.removeprefix("answer_")) <= size
     }
     figures = CardStatistics()
-    writer = Csv(path, columns)
-    try:
+    with closing(Csv(path, columns)) as writer:
         for _split, row in rows(db, request, known, figures, report):
             writer.write(row)
-    finally:
-        writer.close()
     refuse_nothing(figures)
     return figures
 
@@ -330,7 +317,6 @@ def refuse_nothing(figures: CardStatistics) -> None:
 
 
 def provenance(db: Database, known: ExportContext) -> Provenance:
-    """Where the data comes from."""
     return Provenance(
         project=project_store.project(db),
         models=data_sources.models(db),
@@ -343,48 +329,27 @@ def provenance(db: Database, known: ExportContext) -> Provenance:
 
 # -------------------------------------------------------------------------------------------------- whole or not at all
 @contextmanager
-def new_file(target: Path) -> Iterator[Path]:
-    """A path to write to; the file gets its name when it is whole. Raises UserError if there is one, or on refusal."""
-    with explain_refusal(target):
-        refuse_existing(target)
-        temporary = beside(target)
+def whole(target: Path, directory: bool = False) -> Iterator[Path]:
+    """A path to write to, or a directory to fill, in a hidden place beside its own; it gets its name when it is whole.
+
+    Raises UserError where something would be overwritten, and where the disk refuses.
+    """
+    refused = _("{target} can't be written ({strerror}). Free disk space or mend the rights, then repeat.")
+    with explain_errors(refused, target=target):
+        if target.exists():
+            raise UserError(_("{target} is there already. Choose another name, or move it away.").format(target=target))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}")
         try:
+            if directory:
+                temporary.mkdir()
             yield temporary
             temporary.rename(target)
         finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def new_directory(target: Path) -> Iterator[Path]:
-    """A directory to fill; it gets its name when it is whole. Raises UserError if there is one, or on refusal."""
-    with explain_refusal(target):
-        refuse_existing(target)
-        temporary = beside(target)
-        temporary.mkdir()
-        try:
-            yield temporary
-            temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def beside(target: Path) -> Path:
-    """A hidden name of its own in the same directory, for what is not whole yet."""
-    return target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}")
-
-
-def refuse_existing(target: Path) -> None:
-    """Raises UserError where something would be overwritten. The directory above is made where it is missing."""
-    if target.exists():
-        raise UserError(_("{target} is there already. Choose another name, or move it away.").format(target=target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-
-
-def explain_refusal(target: Path) -> AbstractContextManager[None]:
-    """A full or read-only disk becomes a sentence."""
-    sentence = _("{target} can't be written ({strerror}). Free disk space or mend the rights, then repeat.")
-    return explain_errors(sentence, target=target)
+            if directory:
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 def pack(directory: Path, target: Path) -> None:
@@ -394,5 +359,4 @@ def pack(directory: Path, target: Path) -> None:
             for path in sorted(entry for entry in directory.rglob("*") if entry.is_file()):
                 how = zipfile.ZIP_STORED if path.suffix == ".parquet" else zipfile.ZIP_DEFLATED
                 packed.write(path, path.relative_to(directory), how)
-        file.flush()
-        os.fsync(file.fileno())
+        finish(file)

@@ -17,6 +17,7 @@ from annotation.tabs.components import (
     QUIET,
     acting_box,
     asking_box,
+    button,
     html_box,
     open_choice,
     opening_of,
@@ -92,29 +93,29 @@ class AccountsPage:
                 placeholder=_("Leave empty to have one made"),
                 max_length=access.MAXIMUM_PASSWORD,
             )
-        self.add = gr.Button(_("Add account"), variant="primary", elem_id="account-add")
+        self.add = button(_("Add account"), "account-add", "primary")
         with gr.Accordion(_("Invite someone"), open=False):
             self.invited = InvitationForm()
             self.made = acting_box(elem_id="invitations")
         with gr.Accordion(_("Change an account"), open=False) as self.changing:
             self.account = open_choice(_("Account"))
             with gr.Row():
-                self.reset = act_button(_("Reset password"))
-                self.make_admin = act_button(_("Make admin"))
-                self.make_annotator = act_button(_("Make annotator"))
-                self.shut_out = act_button(_("Deactivate"), "stop")
-                self.let_in = act_button(_("Reactivate"))
+                self.reset = button(_("Reset password"), interactive=False)
+                self.make_admin = button(_("Make admin"), interactive=False)
+                self.make_annotator = button(_("Make annotator"), interactive=False)
+                self.shut_out = button(_("Deactivate"), variant="stop", interactive=False)
+                self.let_in = button(_("Reactivate"), interactive=False)
             with gr.Column(visible=False) as self.confirm:
                 self.question = asking_box()
                 with gr.Row():
-                    self.really = gr.Button(_("Yes"), variant="stop", elem_id="account-really")
-                    self.keep = gr.Button(_("No"), elem_id="account-not")
+                    self.really = button(_("Yes"), "account-really", "stop")
+                    self.keep = button(_("No"), "account-not")
             self.asked, self.given = gr.State({}), gr.State(None)
             self.language = gr.Dropdown([], label=_("Language"))
             with gr.Row():
                 self.groups = gr.Textbox(label=_("Groups"), info=_("Separated by commas."))
                 self.quota = whole_number(_("Judgements in all"), placeholder=_("no end"))
-            self.save = act_button(_("Save groups and judgements"))
+            self.save = button(_("Save groups and judgements"), interactive=False)
 
     @property
     def fields(self) -> list[Any]:
@@ -156,20 +157,14 @@ def wire(page: AccountsPage, context: Context, opening: Any) -> None:
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
     listed = [page.listed, account, page.problem]
     opening(admin(partial(open_accounts, db)), outputs=listed, api_name="accounts", **QUIET)
-    buttons = {
-        **{"reset": page.reset, "make-admin": page.make_admin, "make-annotator": page.make_annotator},
-        "deactivate": page.shut_out,
-    }
-    for act, button in buttons.items():
-        button.click(admin(partial(ask_whether, db, act)), account, page.asking, api_name=f"account-{act}", **QUEUED)
-    page.keep.click(admin(kept), None, page.asking, api_name="account-not", **QUEUED)
+    for act, asks in (
+        *(("reset", page.reset), ("make-admin", page.make_admin), ("make-annotator", page.make_annotator)),
+        ("deactivate", page.shut_out),
+    ):
+        asks.click(admin(partial(ask_whether, db, act)), account, page.asking, api_name=f"account-{act}", **QUEUED)
+    page.keep.click(admin(lambda annotator: unasked()), None, page.asking, api_name="account-not", **QUEUED)
     follow, followed = partial(follow_accounts, db), [page.listed, account, page.made]
     poll(pulse(FOLLOW_SECONDS), context, follow, [], followed, api_name="accounts-follow")
-
-
-def act_button(words: str, variant: Any = "secondary") -> gr.Button:
-    """A button that changes the chosen account, which is none at first."""
-    return gr.Button(words, variant=variant, interactive=False)
 
 
 def page_of(
@@ -203,13 +198,14 @@ def accounts_table(db: Database) -> tuple[str, list[str]]:
     everyone, groups = access.accounts(db), annotator_groups.groups_of_each(db)
     rows = [
         (
-            *(
-                Way(link("accounts", place_of(entry.name)), entry.name),
-                _(entry.role),
-                ", ".join(groups.get(entry.id, ())) or NOTHING,
-                judged(entry),
-            ),
-            *(state_of(entry), signs_in_with(entry), language_of(entry.language).name, entry.created[:10]),
+            Way(link("accounts", place_of(entry.name)), entry.name),
+            _(entry.role),
+            ", ".join(groups.get(entry.id, ())) or NOTHING,
+            numeral(entry.judged) if entry.quota is None else f"{numeral(entry.judged)} / {numeral(entry.quota)}",
+            Chip(_("active"), "good") if entry.active else Chip(_("deactivated")),
+            signs_in_with(entry),
+            language_of(entry.language).name,
+            entry.created[:10],
         )
         for entry in everyone
     ]
@@ -238,16 +234,6 @@ def fields_of(db: Database, entry: Account | None) -> tuple[Any, ...]:
         return "", gr.update(value=None), gr.Dropdown([], value=None), *acts
     names = ", ".join(annotator_groups.groups_of_each(db).get(entry.id, ()))
     return names, gr.update(value=entry.quota), gr.Dropdown(languages(), value=entry.language or ""), *acts
-
-
-def judged(entry: Account) -> str:
-    """How many comparisons somebody has judged, of how many."""
-    return numeral(entry.judged) if entry.quota is None else f"{numeral(entry.judged)} / {numeral(entry.quota)}"
-
-
-def state_of(entry: Account) -> Chip:
-    """Whether an account can sign in."""
-    return Chip(_("active"), "good") if entry.active else Chip(_("deactivated"))
 
 
 def signs_in_with(entry: Account) -> str:
@@ -309,11 +295,6 @@ def chosen(db: Database, account: Any) -> str:
 def unasked() -> list[Any]:
     """The question, when nothing is asked any more."""
     return [gr.update(visible=False), "", {}]
-
-
-def kept(annotator: Annotator) -> list[Any]:
-    """Change nothing."""
-    return unasked()
 
 
 def ask_whether(db: Database, act: str, annotator: Annotator, account: str | None) -> list[Any]:
@@ -412,17 +393,13 @@ class InvitationForm:
             self.days = whole_number(_("Days"), 7, min_width=100)
             self.group = gr.Textbox(label=_("Group"), placeholder=_("none"), max_length=40, min_width=100)
             self.quota = whole_number(_("Judgements each"), placeholder=_("no end"), min_width=100)
-        self.make = gr.Button(_("Make a link"), variant="primary", elem_id="invitation-add")
-        self.link = gr.HTML(value="", js_on_load=LINK, elem_classes=["kit"], elem_id="invitation-link")
+        self.make = button(_("Make a link"), "invitation-add", "primary")
+        self.link = html_box(js_on_load=LINK, elem_id="invitation-link")
 
 
 def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, opening: Any) -> None:
     """Make invitations, list and withdraw them."""
     db = context.db
-
-    @guarded(context, "admin")
-    def open_invitations(annotator: Annotator) -> str:
-        return invitations_table(invitations.invitations(db))
 
     @guarded(context, "admin")
     def make_invitation(annotator: Annotator, uses: Any, days: Any, group: Any, quota: Any) -> list[Any]:
@@ -440,6 +417,7 @@ def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, op
         return [gr.skip() if other else "", invitations_table(invitations.invitations(db))]
 
     shown = [form.link, listed]
+    open_invitations = guarded(context, "admin")(lambda annotator: invitations_table(invitations.invitations(db)))
     opening(open_invitations, None, listed, api_name="invitations", **QUIET)
     asked = [form.uses, form.days, form.group, form.quota]
     form.make.click(make_invitation, asked, shown, api_name="invitation-make", **QUEUED)

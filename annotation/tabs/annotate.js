@@ -85,36 +85,26 @@ function newDraft() {
 }
 
 // ------------------------------------------------------------------------------------------------- kept in the browser
-// Storage can be forbidden; then nothing is kept, and everything else works.
+const keysOf = (name) => `${STORE}${encodeURIComponent(name)}/`; // the encoding leaves no "/" in the name
+const kept = (name) => (me ? read(keysOf(me) + name) : null);
+
 function keep(name, value) {
   if (me) write(keysOf(me) + name, value);
 }
 
-const kept = (name) => (me ? read(keysOf(me) + name) : null);
-const keysOf = (name) => `${STORE}${encodeURIComponent(name)}/`; // the encoding leaves no "/" in the name
-
-function write(key, value) {
+// Storage can be forbidden; then nothing is kept, and everything else works.
+function inStorage(use, otherwise) {
   try {
-    if (value === null) localStorage.removeItem(key);
-    else localStorage.setItem(key, JSON.stringify(value));
-  } catch { /* no storage */ }
-}
-
-function read(key) {
-  try {
-    return JSON.parse(localStorage.getItem(key));
+    return use(localStorage);
   } catch {
-    return null;
+    return otherwise;
   }
 }
 
-function storedKeys() {
-  try {
-    return Object.keys(localStorage).filter((key) => key.startsWith(STORE));
-  } catch {
-    return [];
-  }
-}
+const read = (key) => inStorage((box) => JSON.parse(box.getItem(key)), null);
+const write = (key, value) =>
+  inStorage((box) => (value === null ? box.removeItem(key) : box.setItem(key, JSON.stringify(value))));
+const storedKeys = () => inStorage((box) => Object.keys(box).filter((key) => key.startsWith(STORE)), []);
 
 // Old drafts go, whoever began them.
 function purgeDrafts() {
@@ -259,16 +249,16 @@ function occupied() {
 }
 
 // A press that does not count is not passed over in silence; what the page says, and offers, stays.
-function tellTooSoon() {
-  remark(TOO_SOON);
-}
+const tellTooSoon = () => remark(TOO_SOON);
 
 // When a person pressed what an event comes of: on a slow machine the page gets to it later, and may have shown something
 // else meanwhile.
 const madeAt = (event) => keyAt ?? event.timeStamp;
 
-// What a press on something of a comparison does, which nothing comes of while that can't have been read.
-const onceRead = (act) => (event) => (madeAt(event) - shownAt < UNREAD_MS ? tellTooSoon() : act(event));
+// What a press on something of a comparison, or of what was offered `since`, does: nothing while that can't have been
+// read.
+const onceRead = (act, since = () => shownAt) => (event) =>
+  (madeAt(event) - since() < UNREAD_MS ? tellTooSoon() : act(event));
 
 function remark(words) {
   const status = find(".status");
@@ -413,17 +403,13 @@ function offerOf(stands, done) {
 
 function change(stands, done, nonce) {
   const offeredAt = performance.now();
-  return async (event) => {
-    if (madeAt(event) - offeredAt < UNREAD_MS) {
-      tellTooSoon();
-      return;
-    }
+  return onceRead(async () => {
     const next = await act("revise", { id: stands.id, act: done, nonce });
     if (next === null) return;
     if (next.saved) showSafety();
     show(next);
     tell(next, done, true, nonce);
-  };
+  }, () => offeredAt);
 }
 
 // ------------------------------------------------------------------------------------------------------------- showing
@@ -534,12 +520,14 @@ function revisingNote() {
 const LONG_ALTOGETHER = 900; // characters
 function sideSwitch(answers) {
   const left = {}; // where the window stood when an answer was turned away from
+  let side;
   const choose = (place) => {
-    answers.dataset.side = place;
+    side = place;
     controls.forEach((control, number) => setPressed(control, number === place));
+    [...answers.children].forEach((box, number) => box.classList.toggle("turned", number !== place));
   };
   const turn = (place) => {
-    left[answers.dataset.side] = scrollY;
+    left[side] = scrollY;
     choose(place);
     if (place in left) scrollTo(0, left[place]);
     else if (answers.getBoundingClientRect().top < 0) answers.scrollIntoView();
@@ -625,8 +613,7 @@ function refill() {
     const count = counted(answer.text);
     box.querySelector(".words").textContent = filled(ngettext("{count} word", "{count} words", count), { count });
     box.dataset.state = answer.state;
-    const state = STATES[answer.state];
-    if (box.querySelector(".state").textContent !== state) box.querySelector(".state").textContent = state;
+    tellOnce(box.querySelector(".state"), STATES[answer.state]);
   });
 }
 
@@ -637,9 +624,8 @@ function refresh() {
   find(".mine").hidden = !listing;
   find(".revising").hidden = listing || !card.revising;
   refreshProgress();
-  const waiting = inHand() ? "" : waitingText();
-  if (find(".waiting").textContent !== waiting) find(".waiting").textContent = waiting;
-  if (find(".unanswered").textContent !== card.unanswered) find(".unanswered").textContent = card.unanswered;
+  tellOnce(find(".waiting"), inHand() ? "" : waitingText());
+  tellOnce(find(".unanswered"), card.unanswered);
   find(".ask").hidden = !card.own_prompts || listing;
   setPressed(find(".tools [data-key=r]"), isRendered() && !isMarked());
   setPressed(find(".tools [data-key=m]"), listing);
@@ -703,8 +689,11 @@ function refreshComparison() {
   if (card.kind === "rank") refreshRanks();
 }
 
-function setPressed(control, pressed) {
-  control.setAttribute("aria-pressed", pressed);
+const setPressed = (control, pressed) => control.setAttribute("aria-pressed", pressed);
+
+// What says the same already is left alone, or it would be read out again.
+function tellOnce(box, text) {
+  if (box.textContent !== text) box.textContent = text;
 }
 
 function refreshAnswer(box, place) {
@@ -725,7 +714,11 @@ function extras() {
     const named = { class: "flag", "data-flag": flag, "aria-pressed": "false" };
     return button(key, label, onceRead(() => toggleFlag(flag)), named);
   });
-  const field = { id: "judgement-note", rows: 1, maxlength: 4000, "aria-keyshortcuts": "N", input: onNote };
+  const input = (event) => {
+    draft.note = event.target.value;
+    saveDraft();
+  };
+  const field = { id: "judgement-note", rows: 1, maxlength: 4000, "aria-keyshortcuts": "N", input };
   const note = make("textarea", field);
   note.value = draft.note;
   const key = make("kbd", { "aria-hidden": "true" }, "N");
@@ -757,11 +750,6 @@ function writeNote() {
   remark(WAY_OUT);
 }
 
-function onNote(event) {
-  draft.note = event.target.value;
-  saveDraft();
-}
-
 function changed() {
   saveDraft();
   refreshComparison();
@@ -779,7 +767,11 @@ function toggleFlag(flag) {
 
 function editorParts(place) {
   const name = filled(_("{answer}, as it should be. Judge this answer best."), { answer: answerName(place) });
-  const field = make("textarea", { id: "answer-edit", rows: 8, maxlength: 20000, dir: "auto", input: onEdit });
+  const input = (event) => {
+    draft.edits[place] = event.target.value;
+    saveDraft();
+  };
+  const field = make("textarea", { id: "answer-edit", rows: 8, maxlength: 20000, dir: "auto", input });
   field.value = draft.edits[place];
   return [make("label", { for: "answer-edit" }, name), field,
     button("", _("Drop the edit"), dropEdit, { class: "quiet" })];
@@ -792,11 +784,6 @@ function edit(place) {
   say(keyAt === null ? "" : WAY_OUT); // fingers have no Esc
   changed();
   find("#answer-edit").focus();
-}
-
-function onEdit(event) {
-  draft.edits[draft.editing] = event.target.value;
-  saveDraft();
 }
 
 function dropEdit() {
@@ -1206,14 +1193,12 @@ function toggleKeys() {
   find("#keys-title").focus();
 }
 
+const refreshKeys = () => { judging.dataset.keys = keysOn() ? "on" : "off"; };
+
 function switchKeys(event) {
   keep("keys", event.target.checked);
   refreshKeys();
   say(event.target.checked ? _("Single keys judge.") : _("Single keys do nothing; the buttons do it all."));
-}
-
-function refreshKeys() {
-  judging.dataset.keys = keysOn() ? "on" : "off";
 }
 
 function onKey(event) {
@@ -1279,7 +1264,7 @@ async function showSafety() {
   line.hidden = !said?.text; // what it said is not so any more; the polls say that the server can't be reached
   if (said === null) return;
   line.classList.toggle("bad", said.trouble);
-  if (line.textContent !== said.text) line.textContent = said.text;
+  tellOnce(line, said.text);
 }
 
 // --------------------------------------------------------------------------------------------------------------- polls

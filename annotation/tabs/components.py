@@ -128,7 +128,7 @@ def acting_box(value: str = "", speaks: bool = False, **options: Any) -> gr.HTML
     """
     # Not as one of the box's properties: Gradio 6.31 forgets those where the box is laid out hidden.
     script = ACTING.replace("SPEAKS", str(speaks).lower())
-    return gr.HTML(value=value, js_on_load=script, elem_classes=["kit"], **options)
+    return html_box(value, js_on_load=script, **options)
 
 
 # Whoever does not see the page hears what is asked: the focus stays on the button that asks, far from it.
@@ -146,7 +146,7 @@ look();
 
 def asking_box() -> gr.HTML:
     """A box for a question that a button of Gradio's asks before it does something, as a `markup.status`."""
-    return gr.HTML(value="", js_on_load=ASKING, elem_classes=["kit"])
+    return html_box(js_on_load=ASKING)
 
 
 def pressed(event: Any, acts: Mapping[str, Any]) -> tuple[Any, str]:

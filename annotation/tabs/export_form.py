@@ -32,6 +32,7 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
+    button,
     html_box,
     labelled,
     licence_choice,
@@ -68,35 +69,22 @@ SOURCE_CHOICES = [
 # ------------------------------------------------------------------------------------------------------ form to request
 def request_of(db: Database, *values: Any) -> ExportRequest:
     """The form as a request. Raises UserError naming what can't be had."""
-    (
-        asked,
-        container,
-        policies,
-        iterations,
-        annotators,
-        sources,
-        since,
-        until,
-        agreement,
-        comparisons,
-        names,
-        licence,
-    ) = values
+    form = dict(zip(DEFAULTS, values, strict=True))
     request = ExportRequest(
-        format=text_in(asked),
-        container=text_in(container),
+        format=text_in(form["format"]),
+        container=text_in(form["container"]),
         filters=Filters(
-            iterations=tuple(number for number in map(row_number, list_of(iterations)) if number is not None),
-            policies=tuple(str(entry) for entry in list_of(policies)),
-            annotators=tuple(str(entry) for entry in list_of(annotators)),
-            since=text_in(since).strip(),
-            until=text_in(until).strip(),
-            agreement=number_of(agreement),
-            sources=tuple(source for source in SOURCES if source in list_of(sources)),
-            comparisons=text_in(comparisons).strip().removeprefix("?"),
+            iterations=tuple(number for number in map(row_number, list_of(form["iterations"])) if number is not None),
+            policies=tuple(str(entry) for entry in list_of(form["policies"])),
+            annotators=tuple(str(entry) for entry in list_of(form["annotators"])),
+            since=text_in(form["since"]).strip(),
+            until=text_in(form["until"]).strip(),
+            agreement=number_of(form["agreement"]),
+            sources=tuple(source for source in SOURCES if source in list_of(form["sources"])),
+            comparisons=text_in(form["comparisons"]).strip().removeprefix("?"),
         ),
-        names=bool(names),
-        licence=text_in(licence).strip(),
+        names=bool(form["names"]),
+        licence=text_in(form["licence"]).strip(),
     )
     if request.format == "raw":
         request = ExportRequest("raw")
@@ -240,11 +228,7 @@ def files_card(context: Context) -> str:
     if not found:
         return status(_("There are no exports yet."))
     rows: list[Row] = [
-        [
-            Download(f"{DIRECTORY}/{entry.name}", entry.name),
-            f"{moment(entry.made)} UTC",
-            size(entry.size),
-        ]
+        (Download(f"{DIRECTORY}/{entry.name}", entry.name), f"{moment(entry.made)} UTC", size(entry.size))
         for entry in found
     ]
     return table((_("File"), _("Made"), _("Size")), rows, numbers=(_("Size"),))
@@ -262,12 +246,12 @@ class ExportFormPage:
         with gr.Accordion(_("The same on the command line"), open=False):
             self.command = gr.Textbox(label=_("Command"), interactive=False, buttons=["copy"], lines=2)
         with gr.Row():
-            self.write = gr.Button(_("Write the export"), variant="primary", elem_id="export-write")
-            self.cancel = gr.Button(_("Cancel"), variant="stop", visible=False, elem_id="export-cancel")
+            self.write = button(_("Write the export"), "export-write", "primary")
+            self.cancel = button(_("Cancel"), "export-cancel", "stop", visible=False)
         self.progress, self.files = html_box(), html_box()
         with gr.Accordion(_("Delete an export"), open=False, visible=False) as self.deletion, gr.Row():
             self.chosen = open_choice(_("Export"), min_width=240)
-            self.delete = gr.Button(_("Delete"), variant="stop")
+            self.delete = button(_("Delete"), variant="stop")
         self.deleted = html_box()
         self.pulse = pulse()
 
@@ -293,9 +277,12 @@ def build_form() -> tuple[dict[str, Any], list[gr.Accordion]]:
     )
     with gr.Accordion(_("Filters"), open=False) as filters:
         with gr.Row():
-            form["policies"] = choices(_("Policies"), _("That wrote the answers; none chosen: all."))
-            form["iterations"] = choices(_("Trainings behind them"), _("Behind those policies; 0 is the base model."))
-            form["annotators"] = choices(_("Annotators"), _("Who judged; none chosen: all."))
+            for name, label, info in (  # `check_request` has the last word
+                ("policies", _("Policies"), _("That wrote the answers; none chosen: all.")),
+                ("iterations", _("Trainings behind them"), _("Behind those policies; 0 is the base model.")),
+                ("annotators", _("Annotators"), _("Who judged; none chosen: all.")),
+            ):
+                form[name] = open_choice(label, multiselect=True, info=info, min_width=240)
         form["sources"] = gr.CheckboxGroup(labelled(SOURCE_CHOICES), value=list(SOURCES), label=_("Sources"))
         with gr.Row():
             form["since"] = day(_("First day"), "export-since")
@@ -322,22 +309,10 @@ def build_form() -> tuple[dict[str, Any], list[gr.Accordion]]:
     return form, [filters, rights]
 
 
-def choices(label: str, info: str) -> gr.Dropdown:
-    """A choice of several that the database knows."""
-    # `check_request` has the last word.
-    return open_choice(label, multiselect=True, info=info, min_width=240)
-
-
-def day(label: str, elem_id: str) -> gr.Textbox:
+def day(label: str, name: str) -> gr.Textbox:
     """A day, or nothing."""
-    return gr.Textbox(
-        label=label,
-        info=_("UTC; empty: no limit."),
-        placeholder="2026-01-31",
-        max_length=10,
-        min_width=200,
-        elem_id=elem_id,
-    )
+    info = _("UTC; empty: no limit.")
+    return gr.Textbox(label=label, info=info, placeholder="2026-01-31", max_length=10, min_width=200, elem_id=name)
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
@@ -377,7 +352,7 @@ def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
         event(admin(partial(count_export, context)), page.fields, counted, api_name=name, **counting)
     page.write.click(admin(partial(write_export, context)), page.fields, page.shown, api_name="export-write", **QUEUED)
     page.cancel.click(admin(partial(cancel_export, context)), None, page.shown, api_name="export-cancel", **QUEUED)
-    poll(page.pulse, context, partial(follow_export, context), [], page.shown, api_name="export-follow")
+    poll(page.pulse, context, lambda annotator: standing(context), [], page.shown, api_name="export-follow")
     told = [page.deleted, *page.shown]
     page.delete.click(admin(partial(delete_export, context)), page.chosen, told, api_name="export-delete", **QUEUED)
 
@@ -459,10 +434,6 @@ def write_export(context: Context, annotator: Annotator, *values: Any) -> list[A
 
 def cancel_export(context: Context, annotator: Annotator) -> list[Any]:
     export_files.cancel(context.db)
-    return standing(context)
-
-
-def follow_export(context: Context, annotator: Annotator) -> list[Any]:
     return standing(context)
 
 

@@ -196,15 +196,13 @@ def outcome_card(outcome: ImportOutcome) -> str:
         text += status(_("This was a check: nothing has been written."))
     elif result.import_id is not None:
         said = _("This is import {import_id}; it took {seconds:.1f} s.")
-        text += status(said.format(import_id=result.import_id, seconds=result.seconds))
-        text += way_to(result)
+        text += status(said.format(import_id=result.import_id, seconds=result.seconds)) + way_to(result)
     if result.reasons:
         reasons = [(numeral(count), reason) for reason, count in result.reasons]
-        text += table((_("rows"), _("can't be used because")), reasons)
         rows = [(str(one.row), one.reason) for one in result.skipped[:SHOWN_SKIPPED]]
-        text += status(_("The first of them ({counted}):").format(counted=result.counted)) + table(
-            (_("row"), _("reason")), rows
-        )
+        text += table((_("rows"), _("can't be used because")), reasons)
+        text += status(_("The first of them ({counted}):").format(counted=result.counted))
+        text += table((_("row"), _("reason")), rows)
     return status(name) + text
 
 
@@ -216,17 +214,16 @@ class ImportFormPage:
         gr.Markdown(_("## Import"))
         gr.Markdown(_(EXPLANATION))
         self.source = build_source()
-        look = gr.Button(_("Look at the first rows"), variant="primary", elem_id="import-look",
-                         visible=False)  # fmt: skip
+        look = button(_("Look at the first rows"), "import-look", "primary", visible=False)
         with gr.Column(visible=False) as self.group:
             self.first_rows, self.meaning = html_box(), html_box()
             self.form, (self.folded, self.more, self.columns) = build_form(), build_columns()
             with gr.Row():
-                again = gr.Button(_("Read the first rows again"), elem_id="import-again")
-                check = gr.Button(_("Check all rows"), elem_id="import-check")
-                bring = gr.Button(_("Import"), variant="primary", elem_id="import-import")
+                again = button(_("Read the first rows again"), "import-again")
+                check = button(_("Check all rows"), "import-check")
+                bring = button(_("Import"), "import-import", "primary")
         self.standing = html_box()
-        cancel = gr.Button(_("Cancel"), variant="stop", visible=False, elem_id="import-cancel")
+        cancel = button(_("Cancel"), "import-cancel", "stop", visible=False)
         self.buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
         self.looked, self.pulse = gr.State({}), pulse()
 
@@ -238,19 +235,8 @@ class ImportFormPage:
     @property
     def followed(self) -> list[Any]:
         """The outputs that follow a run."""
-        return [
-            self.standing,
-            self.pulse,
-            *self.buttons.values(),
-            self.group,
-            self.first_rows,
-            self.meaning,
-            self.folded,
-            self.more,
-            self.form["target"],
-            *self.columns.values(),
-            self.looked,
-        ]
+        filled = [self.group, self.first_rows, self.meaning, self.folded, self.more, self.form["target"]]
+        return [self.standing, self.pulse, *self.buttons.values(), *filled, *self.columns.values(), self.looked]
 
 
 @dataclass(frozen=True)
@@ -279,25 +265,17 @@ class Looked:
 
 def build_source() -> dict[str, Any]:
     """Where the data comes from."""
-    source: dict[str, Any] = {
-        "kind": gr.Radio(labelled(SOURCES), value=UPLOAD, label=_("Source"), elem_id="import-kind")
-    }
-    source["upload"] = gr.File(
-        label=_("File (up to {maximum_upload})").format(maximum_upload=MAXIMUM_UPLOAD.upper()),
-        elem_id="import-file",
-        height=140,
-    )
+    source: dict[str, Any] = {}
+    source["kind"] = gr.Radio(labelled(SOURCES), value=UPLOAD, label=_("Source"), elem_id="import-kind")
+    file = _("File (up to {maximum_upload})").format(maximum_upload=MAXIMUM_UPLOAD.upper())
+    source["upload"] = gr.File(label=file, elem_id="import-file", height=140)
     source["path"] = gr.Textbox(
         label=_("Path on this server"), placeholder="/data/preferences.jsonl", visible=False, elem_id="import-path"
     )
     with gr.Row():
         source["repository"] = gr.Textbox(label=_("Dataset"), placeholder="owner/name", visible=False, min_width=240)
-        source["config"] = gr.Textbox(
-            label=_("Configuration"), info=_("Where it has several."), visible=False, min_width=160
-        )
-        source["split"] = gr.Textbox(
-            label=_("Split to read"), info=_("Where it has several."), visible=False, min_width=160
-        )
+        for name, label in (("config", _("Configuration")), ("split", _("Split to read"))):
+            source[name] = gr.Textbox(label=label, info=_("Where it has several."), visible=False, min_width=160)
     return source
 
 
@@ -367,7 +345,8 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
     choice = [*(source[name] for name in ("upload", "path", "repository", "config", "split")), page.buttons["look"]]
     source["kind"].change(admin(choose_source), source["kind"], choice, api_name="import-source", **QUIET)
     form["target"].change(admin(choose_target), form["target"], form["verdict"], api_name="import-target", **QUIET)
-    form["prompts"].change(admin(choose_split), form["prompts"], form["share"], api_name="import-split", **QUIET)
+    shares = admin(lambda annotator, split: gr.update(visible=split == "share"))
+    form["prompts"].change(shares, form["prompts"], form["share"], api_name="import-split", **QUIET)
     fresh = admin(partial(look_at_source, page, importer))
     looking = [form["verdict"], form["rows"], form["good_from"], *page.followed]
     source["upload"].upload(fresh, [*source.values()], looking, api_name="import-uploaded", **QUEUED)
@@ -382,9 +361,8 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
         )
     all_of_them = [page.more, *page.columns.values()]
     page.more.click(admin(partial(show_columns, page)), None, all_of_them, api_name="import-more", **QUIET)
-    page.buttons["cancel"].click(
-        admin(partial(cancel_import, importer)), None, None, api_name="import-cancel", **QUEUED
-    )
+    cancel = admin(lambda annotator: importer.cancel())  # the next poll shows when it has ended
+    page.buttons["cancel"].click(cancel, None, None, api_name="import-cancel", **QUEUED)
     follow = partial(follow_import, page, importer)
     poll(page.pulse, context, follow, [page.looked], page.followed, api_name="import-follow")
     opening(admin(follow), page.looked, page.followed, api_name="import-open", **QUIET)
@@ -404,11 +382,6 @@ def choose_source(annotator: Annotator, kind: Any) -> list[Any]:
 def choose_target(annotator: Annotator, target: Any) -> Any:
     """Ask about verdicts where there may be some."""
     return gr.update(visible=with_verdicts(target))
-
-
-def choose_split(annotator: Annotator, split: Any) -> Any:
-    """Show the share where one is to be given."""
-    return gr.update(visible=split == "share")
 
 
 def show_columns(page: ImportFormPage, annotator: Annotator) -> list[Any]:
@@ -440,11 +413,6 @@ def start_import(
     return standing_parts(page, importer, seen)
 
 
-def cancel_import(importer: Importer, annotator: Annotator) -> None:
-    """Ask the run to end; the next poll shows when it has."""
-    importer.cancel()
-
-
 def follow_import(page: ImportFormPage, importer: Importer, annotator: Annotator, looked: Any) -> list[Any]:
     """The handler of polls and of the opened tab."""
     return standing_parts(page, importer, looked_in(looked))
@@ -463,9 +431,8 @@ def standing_parts(page: ImportFormPage, importer: Importer, looked: Looked) -> 
     if mine is not state and mine.status == "failed":  # and somebody has begun another meanwhile
         said = status_card(mine) + said
     if mine.status == "none" and looked.waits:
-        said = (
-            status(_("The rows that were read are not kept any more. Look at the first rows again."), "warning") + said
-        )
+        gone = _("The rows that were read are not kept any more. Look at the first rows again.")
+        said = status(gone, "warning") + said
     buttons = [
         gr.update(visible=running) if name == "cancel" else gr.update(interactive=not running) for name in page.buttons
     ]
@@ -474,10 +441,7 @@ def standing_parts(page: ImportFormPage, importer: Importer, looked: Looked) -> 
     told = looked if "running" in (mine.status, state.status) else replace(looked, waits=0)
     rest = [*(gr.skip() for _ in range(3)), unfolded, *more_and_choices, asdict(told)]
     if mine.look is not None and mine.number == looked.waits:
-        rest = [
-            *look_parts(page, mine.look, looked),
-            asdict(replace(looked, waits=0, proposed=mine.look.proposed)),
-        ]
+        rest = [*look_parts(page, mine.look, looked), asdict(replace(looked, waits=0, proposed=mine.look.proposed))]
     return [said, again(POLL_SECONDS if running else None), *buttons, *rest]
 
 

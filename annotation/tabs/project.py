@@ -138,7 +138,7 @@ class ProjectPage:
     def __init__(self) -> None:
         gr.Markdown(_("## What annotators are asked"))
         self.counts, self.acts, self.form = html_box(), html_box(), build_form()
-        self.save = gr.Button(_("Save the project"), variant="primary", elem_id="project-save")
+        self.save = button(_("Save the project"), "project-save", "primary")
         self.saved = html_box()
         gr.Markdown(_("## Guidelines"))
         self.standing = html_box()
@@ -150,8 +150,8 @@ class ProjectPage:
             elem_id="guidelines-text",
         )
         with gr.Row():
-            self.preview = gr.Button(_("Preview"), elem_id="guidelines-preview")
-            self.write = gr.Button(_("Save as a new version"), variant="primary", elem_id="guidelines-save")
+            self.preview = button(_("Preview"), "guidelines-preview")
+            self.write = button(_("Save as a new version"), "guidelines-save", "primary")
         self.preview_box = html_box()
         with gr.Accordion(_("Every version"), open=False):
             self.versions = open_choice(_("Version"), elem_id="guidelines-versions")
@@ -176,26 +176,21 @@ def build_form() -> dict[str, Any]:
     called = {name: label_of(hint) for name, hint in hints_of(Project).items()}
     form["kind"] = gr.Radio([(_(label), kind) for kind, label in KINDS.items()], label=called["kind"])
     with gr.Row(elem_classes=["fields"]):
-        form["answers"] = number(
-            called["answers"],
-            _("2 to {maximum_answers}; a pair has 2.").format(maximum_answers=MAXIMUM_ANSWERS),
-        )
+        answers = _("2 to {maximum_answers}; a pair has 2.").format(maximum_answers=MAXIMUM_ANSWERS)
+        form["answers"] = number(called["answers"], answers)
         form["overlap"] = number(called["overlap"])
         form["claim_minutes"] = number(called["claim_minutes"], _("Then a comparison in hand returns to the pool."))
         form["daily_target"] = number(called["daily_target"], empty=_("no target"))
     with gr.Accordion(_("Measuring, and how answers are shown"), open=False):
         with gr.Row(elem_classes=["fields"]):
-            form["gold_share"] = number(called["gold_share"], _("Share with a known answer, to measure annotators."))
-            form["re_ask_share"] = number(
-                called["re_ask_share"], _("Share of one's own earlier ones, in another order.")
-            )
-            form["candidate_share"] = number(
-                called["candidate_share"], _("Share that compares a new policy with the one it would replace.")
-            )
-            form["doubt_share"] = number(
-                called["doubt_share"],
-                _("Share that shows those of eight answers of which it is least known what people prefer."),
-            )
+            least_known = _("Share that shows those of eight answers of which it is least known what people prefer.")
+            for name, meaning in (
+                ("gold_share", _("Share with a known answer, to measure annotators.")),
+                ("re_ask_share", _("Share of one's own earlier ones, in another order.")),
+                ("candidate_share", _("Share that compares a new policy with the one it would replace.")),
+                ("doubt_share", least_known),
+            ):
+                form[name] = number(called[name], meaning)
         form["rendered"] = gr.Radio(
             [(_(label), name) for name, (label, _rendered) in FIRST_VIEW.items()],
             label=called["rendered"],
@@ -241,7 +236,8 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
     )
     # Guidelines that nobody has written say what is asked now.
     saved.success(admin(partial(follow_project, db)), given, shown, api_name="project-saved", **QUIET)
-    page.preview.click(admin(preview_guidelines), page.text, page.preview_box, api_name="guidelines-preview", **QUEUED)
+    preview = admin(lambda annotator, text: preview_of(text))
+    page.preview.click(preview, page.text, page.preview_box, api_name="guidelines-preview", **QUEUED)
     page.write.click(
         admin(partial(write_guidelines, db)),
         [page.sent, page.text],
@@ -249,9 +245,8 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
         api_name="guidelines-save",
         **QUEUED,
     )
-    page.versions.input(
-        admin(partial(read_version, db)), page.versions, page.earlier, api_name="guidelines-version", **QUIET
-    )
+    read = admin(lambda annotator, version: choose_version(db, version)[1])
+    page.versions.input(read, page.versions, page.earlier, api_name="guidelines-version", **QUIET)
     page.edit.click(admin(partial(edit_version, db)), page.versions, page.text, api_name="guidelines-edit", **QUEUED)
 
 
@@ -316,10 +311,6 @@ def save_project(db: Database, labels: Mapping[str, str], annotator: Annotator, 
     return [counts_card(db), *updates, status(told) + draft.remark, {**draft.sent, **form}]
 
 
-def preview_guidelines(annotator: Annotator, text: Any) -> str:
-    return preview_of(text)
-
-
 def write_guidelines(db: Database, annotator: Annotator, sent: Any, text: Any) -> list[Any]:
     """Add a version; one that somebody else has added meanwhile is said first."""
     was, before, kind = known(sent), project_store.guidelines(db), project_store.project(db).kind
@@ -337,10 +328,6 @@ def write_guidelines(db: Database, annotator: Annotator, sent: Any, text: Any) -
         else standing(project_store.guidelines(db))
     )
     return [plain, told, *choose_version(db, version), preview_of(plain), {**was, "text": plain}]
-
-
-def read_version(db: Database, annotator: Annotator, version: Any) -> str:
-    return choose_version(db, version)[1]
 
 
 def edit_version(db: Database, annotator: Annotator, version: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -16,7 +17,7 @@ from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError, now
 from annotation.store import project_store
 from annotation.tabs import act_table, quality_report
 from annotation.tabs.address import place_bar, told, visits
-from annotation.tabs.components import QUEUED, Update, html_box, open_choice, row_number
+from annotation.tabs.components import QUEUED, Update, button, html_box, open_choice, row_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui.formatting import clock
@@ -121,11 +122,6 @@ def number_in(value: Any, otherwise: str) -> int:
     return number
 
 
-def best_in(choice: Any) -> int | None:
-    """The position that was chosen as the best; None for the consensus."""
-    return int(choice) - 1 if choice in ANSWER_NUMBERS else None
-
-
 ANSWER_NUMBERS = [str(number) for number in range(1, MAXIMUM_ANSWERS + 1)]
 
 
@@ -143,11 +139,11 @@ class QualityPage:
         with gr.Row():
             with gr.Column(scale=5, min_width=320):
                 parts["standing"] = html_box(paragraph(_("Reading the judgements …")))
-            self.buttons["refresh"] = gr.Button(_("Refresh"))
+            self.buttons["refresh"] = button(_("Refresh"))
 
         parts["disputes"] = html_box()
         with gr.Row():
-            parts["settle"] = gr.Button(_("Settle the next one"), variant="primary", interactive=False, visible=False)
+            parts["settle"] = button(_("Settle the next one"), variant="primary", interactive=False, visible=False)
         said["settle"] = html_box()
 
         for name in ("annotators", "reliability", "agreement", "biases"):
@@ -158,8 +154,8 @@ class QualityPage:
                 parts["annotator"] = open_choice(_("Annotator"), min_width=160)
                 self.reason = gr.Textbox(label=_("Reason"), max_length=quality.MAXIMUM_REASON, scale=2, min_width=240)
             with gr.Row():
-                self.buttons["leave_out"] = gr.Button(_("Leave out of training"), variant="stop")
-                self.buttons["take_back"] = gr.Button(_("Take back in"))
+                self.buttons["leave_out"] = button(_("Leave out of training"), variant="stop")
+                self.buttons["take_back"] = button(_("Take back in"))
             said["exclusion"] = html_box()
 
         parts["golds"] = html_box()
@@ -178,15 +174,15 @@ class QualityPage:
                     min_width=200,
                 )
             with gr.Row():
-                self.buttons["look"] = gr.Button(_("Look at it"))
-                self.buttons["make"] = gr.Button(_("Make it gold"), variant="primary")
+                self.buttons["look"] = button(_("Look at it"))
+                self.buttons["make"] = button(_("Make it gold"), variant="primary")
             said["make"] = html_box()
             self.view = html_box()
             parts["gold"] = open_choice(_("Gold comparison"), min_width=240)
             with gr.Row():
-                self.buttons["retire"] = gr.Button(_("Retire"))
-                self.buttons["reinstate"] = gr.Button(_("Hand out again"))
-                self.buttons["release"] = gr.Button(_("No longer gold"), variant="stop")
+                self.buttons["retire"] = button(_("Retire"))
+                self.buttons["reinstate"] = button(_("Hand out again"))
+                self.buttons["release"] = button(_("No longer gold"), variant="stop")
             said["gold"] = html_box()
 
         parts["flagged"] = html_box()
@@ -291,40 +287,24 @@ def wire_gold(page: QualityPage, context: Context) -> None:
     @guarded(context, "admin")
     def make_comparison_gold(annotator: Annotator, number: Any, best: Any) -> list[Any]:
         comparison = number_in(number, _(NO_COMPARISON))
-        known = quality.make_gold(db, comparison, best_in(best), annotator.name)
-        sentence = _("Comparison {comparison} is gold now: answer {known} is the known one.").format(
-            comparison=comparison, known=known + 1
-        )
-        return page.sent(db, "make", status(sentence))
+        position = int(best) - 1 if best in ANSWER_NUMBERS else None  # that of the consensus
+        known = quality.make_gold(db, comparison, position, annotator.name)
+        said = _("Comparison {comparison} is gold now: answer {known} is the known one.")
+        return page.sent(db, "make", status(said.format(comparison=comparison, known=known + 1)))
 
-    @guarded(context, "admin")
-    def retire_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
-        comparison = number_in(number, _(NO_GOLD))
-        quality.retire_gold(db, comparison, annotator.name)
-        said = _("Comparison {comparison} is handed out to nobody any more.")
-        return page.sent(db, "gold", status(said.format(comparison=comparison)))
-
-    @guarded(context, "admin")
-    def reinstate_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
-        comparison = number_in(number, _(NO_GOLD))
-        quality.reinstate_gold(db, comparison, annotator.name)
-        return page.sent(
-            db, "gold", status(_("Comparison {comparison} is handed out again.").format(comparison=comparison))
-        )
-
-    @guarded(context, "admin")
-    def release_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
-        comparison = number_in(number, _(NO_GOLD))
-        quality.release_gold(db, comparison, annotator.name)
-        return page.sent(
-            db, "gold", status(_("Comparison {comparison} is an ordinary one again.").format(comparison=comparison))
-        )
+    def change_gold(act: str, annotator: Annotator, number: Any) -> list[Any]:
+        comparison, (decide, said) = number_in(number, _(NO_GOLD)), GOLD_CHANGES[act]
+        decide(db, comparison, annotator.name)
+        return page.sent(db, "gold", status(_(said).format(comparison=comparison)))
 
     page.buttons["make"].click(make_comparison_gold, [page.parts["case"], page.best], page.outputs, **QUEUED)
-    changes = (
-        ("retire", retire_gold_comparison),
-        ("reinstate", reinstate_gold_comparison),
-        ("release", release_gold_comparison),
-    )
-    for name, handler in changes:
-        page.buttons[name].click(handler, page.parts["gold"], page.outputs, **QUEUED)
+    for act in GOLD_CHANGES:
+        handler, name = guarded(context, "admin")(partial(change_gold, act)), f"{act}_gold_comparison"
+        page.buttons[act].click(handler, page.parts["gold"], page.outputs, api_name=name, **QUEUED)
+
+
+GOLD_CHANGES: Mapping[str, tuple[Callable[[Database, int, str], None], str]] = {
+    "retire": (quality.retire_gold, N_("Comparison {comparison} is handed out to nobody any more.")),
+    "reinstate": (quality.reinstate_gold, N_("Comparison {comparison} is handed out again.")),
+    "release": (quality.release_gold, N_("Comparison {comparison} is an ordinary one again.")),
+}

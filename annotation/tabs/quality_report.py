@@ -155,7 +155,11 @@ def to_look_at(figures: QualityReport, project: Project) -> Iterator[str]:
     coins = [one.name for one in counted if figures.reliabilities[one.name].high < 0.6]
     hasty = [one.name for one in counted if one.judgements and one.hasty > 0.05 * one.judgements]
     wrong = [gold for gold in figures.golds if not gold.retired and gold.right and gold.right.high < 0.6]
-    biased = [bias for bias in (*figures.position, *figures.length) if clearly_biased(bias)]
+    biased = [  # the interval lies at least three percentage points off what would be even
+        bias
+        for bias in (*figures.position, *figures.length)
+        if bias.share.low > bias.fair + 0.03 or bias.share.high < bias.fair - 0.03
+    ]
     if coins:
         yield _(
             "{coins}: hardly better than guessing. Look at their judgements; you can leave them out of training below."
@@ -195,11 +199,6 @@ def to_look_at(figures: QualityReport, project: Project) -> Iterator[str]:
             "{gold_share} of what annotators see is meant to be gold, but no gold comparison is handed out. Make some "
             "below."
         ).format(gold_share=percent(project.gold_share))
-
-
-def clearly_biased(bias: Bias) -> bool:
-    """Whether the interval lies at least three percentage points off what would be even."""
-    return bias.share.low > bias.fair + 0.03 or bias.share.high < bias.fair - 0.03
 
 
 # --------------------------------------------------------------------------------------------------------- annotators
@@ -371,15 +370,12 @@ def agreement_chart(periods: Sequence[Period]) -> str:
             _("Agreement over time appears here once several annotators have judged the same 20 comparisons."), "quiet"
         )
     marks = [
-        ChartMark(
-            label=period.last[:16],
-            value=one.value,
-            low=one.low,
-            high=one.high,
-            text=_("{one} of {n:,} comparisons").format(one=percent_with_interval(one), n=one.n),
+        charts.mark_of(
+            period.last[:16],
+            period.percent,
+            _("{one} of {n:,} comparisons").format(one=percent_with_interval(period.percent), n=period.percent.n),
         )
         for period in periods
-        for one in (period.percent,)
     ]
     frame = Frame(
         "agreement",
@@ -397,21 +393,16 @@ def bias_meters(position: Sequence[Bias], length: Sequence[Bias]) -> str:
     """Position and length bias as meters."""
     if not position and not length:
         return paragraph(_("Biases appear here once somebody has preferred an answer."), "quiet")
-    parts = [
-        meter("position", _("Position bias"), position, _(POSITION_SENTENCE)),
-        meter("length", _("Length bias"), length, _(LENGTH_SENTENCE)),
-    ]
-    return beside(parts)
-
-
-POSITION_SENTENCE = N_(
-    "Places are drawn by lot, so a choice should fall on each equally often (dashed). Off the line, people "
-    "choose by place."
-)
-LENGTH_SENTENCE = N_(
-    "Choices of the longer answer, in characters; equal lengths are left out. Right of the line the model "
-    "learns to write more: it may be better answers, or just longer ones."
-)
+    by_place = _(
+        "Places are drawn by lot, so a choice should fall on each equally often (dashed). Off the line, people "
+        "choose by place."
+    )
+    by_length = _(
+        "Choices of the longer answer, in characters; equal lengths are left out. Right of the line the model "
+        "learns to write more: it may be better answers, or just longer ones."
+    )
+    position_meter = meter("position", _("Position bias"), position, by_place)
+    return beside([position_meter, meter("length", _("Length bias"), length, by_length)])
 
 
 def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
@@ -422,15 +413,7 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
     return "".join(
         charts.intervals(
             Frame(f"{name}-{number}", title, sentence),
-            [
-                ChartMark(
-                    label=bias.name,
-                    value=bias.share.value,
-                    low=bias.share.low,
-                    high=bias.share.high,
-                    text=percent_with_interval(bias.share),
-                )
-            ],
+            [charts.share_mark(bias.name, bias.share)],
             _("share of {n:,} decisive choices (even: {fair})").format(n=bias.share.n, fair=percent(bias.fair)),
             bias.fair,
         )
@@ -447,12 +430,10 @@ def policies_chart(policies: Strengths) -> str:
     margin = 0.05 * (max(ends) - min(ends))
     limits = (min(*ends, -0.5) - margin, max(*ends, 0.5) + margin)
     marks = [
-        ChartMark(
-            label=placed.policy,
-            value=placed.estimate.value,
-            low=placed.estimate.low,
-            high=placed.estimate.high,
-            text=_("the zero of the scale") if placed.policy == policies.reference else strength_text(placed.estimate),
+        charts.mark_of(
+            placed.policy,
+            placed.estimate,
+            _("the zero of the scale") if placed.policy == policies.reference else strength_text(placed.estimate),
         )
         for placed in policies.placed
     ]
@@ -484,13 +465,8 @@ def policies_chart(policies: Strengths) -> str:
 def strength_text(strength: Estimate) -> str:
     """A strength in log-odds and as a chance to win."""
     return _("{value:+.2f} ({low:+.2f} to {high:+.2f}), {won} wins").format(
-        value=strength.value, low=strength.low, high=strength.high, won=percent(won(strength.value))
+        value=strength.value, low=strength.low, high=strength.high, won=percent(1 / (1 + exp(-strength.value)))
     )
-
-
-def won(odds: float) -> float:
-    """The chance that belongs to log-odds."""
-    return 1 / (1 + exp(-odds))
 
 
 def no_strengths(policies: Strengths) -> str:

@@ -29,8 +29,12 @@ class ChartMark:
     """The figure in words, as it stands beside the mark."""
 
 
+def mark_of(label: str, figure: Estimate, text: str) -> ChartMark:
+    return ChartMark(label=label, value=figure.value, low=figure.low, high=figure.high, text=text)
+
+
 def share_mark(label: str, share: Estimate) -> ChartMark:
-    return ChartMark(label=label, value=share.value, low=share.low, high=share.high, text=percent_with_interval(share))
+    return mark_of(label, share, percent_with_interval(share))
 
 
 @dataclass(frozen=True)

@@ -108,12 +108,10 @@ def card_title(title: str, sentence: str = "") -> str:
 
 
 def heading(title: str) -> str:
-    """The heading of a part of a tab."""
     return f"<h2>{escape(title)}</h2>"
 
 
 def card(title: str, inside: str) -> str:
-    """A card with its heading."""
     return f'<section class="card"><h2>{escape(title)}</h2>{inside}</section>'
 
 
@@ -205,7 +203,6 @@ def unfold(summary: str, inside: str) -> str:
 
 
 def chip(entry: Chip) -> str:
-    """A state in a word."""
     return f"<span{class_of(f'chip {entry.state}'.strip())}>{escape(entry.words)}</span>"
 
 

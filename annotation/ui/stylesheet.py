@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -16,6 +17,10 @@ LOGO: Final = Path(__file__).with_name("logo.svg")
 ICON: Final = f"data:image/svg+xml,{quote(LOGO.read_text(encoding='utf-8').strip())}"
 SHEET: Final = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 TOKENS, RULES = SHEET.split(TOKENS_MARK)
-GRADIO_RULES, PLAIN_RULES = RULES.split(PLAIN_MARK)
+WRITTEN_RULES, PLAIN_RULES = RULES.split(PLAIN_MARK)
+# Whatever sets --icon, which is drawn before its words.
+BARE: Final = re.sub(r"/\*.*?\*/\s*", "", WRITTEN_RULES, flags=re.DOTALL)
+ICONED: Final = ", ".join(re.findall(r"^([^{}]*?) \{ --icon:", BARE, re.MULTILINE)).split(", ")
+GRADIO_RULES: Final = WRITTEN_RULES.replace("[has-icon]::before", ", ".join(f"{one}::before" for one in ICONED))
 FOR_GRADIO: Final = TOKENS + GRADIO_RULES
 FOR_PLAIN_PAGES: Final = f'{TOKENS}:root {{ --logo: url("{ICON}"); }}\n{PLAIN_RULES}'

@@ -109,7 +109,7 @@ def set_password(db: Database, name: str, password: str) -> None:
                 ).format(name=row["name"])
             )
         connection.execute("UPDATE annotator SET password_hash = ? WHERE id = ?", (hashed, row["id"]))
-        end_sessions(db, row["id"])
+        end_sessions(db, "annotator_id = ?", row["id"])
 
 
 def set_role(db: Database, name: str, role: str) -> None:
@@ -129,7 +129,7 @@ def change_role(db: Database, annotator_id: int, role: Role) -> None:
         "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held' AND purpose = 'settle'",
         (annotator_id,),
     )
-    end_sessions(db, annotator_id)
+    end_sessions(db, "annotator_id = ?", annotator_id)
     withdraw_invitations(db, db.value("SELECT name FROM annotator WHERE id = ?", (annotator_id,)))
 
 
@@ -160,7 +160,7 @@ def deactivate(db: Database, name: str) -> None:
         row = existing(db, name)
         keep_an_admin(db, row)
         connection.execute("UPDATE annotator SET active = 0 WHERE id = ?", (row["id"],))
-        end_sessions(db, row["id"])
+        end_sessions(db, "annotator_id = ?", row["id"])
         withdraw_invitations(db, row["name"])
         assignments.follow_assignments(db)
         handing_out.release_unfit(db)
@@ -192,11 +192,8 @@ def active_people(db: Database) -> int:
 
 def has_password_accounts(db: Database) -> bool:
     """Whether anybody can sign in with a password; strangers may ask it often."""
-    return bool(
-        db.value(
-            "SELECT EXISTS (SELECT 1 FROM annotator WHERE active AND kind = 'person' AND password_hash IS NOT NULL)"
-        )
-    )
+    sql = "SELECT EXISTS (SELECT 1 FROM annotator WHERE active AND kind = 'person' AND password_hash IS NOT NULL)"
+    return bool(db.value(sql))
 
 
 def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
@@ -209,10 +206,7 @@ def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
         row = db.row("SELECT * FROM annotator WHERE hub_id = ?", (user.id,))
         if row is None:
             name = free_name(db, user.name)
-            db.insert(
-                "annotator",
-                {"name": name, "role": role, "hub_id": user.id, "created": now()},
-            )
+            db.insert("annotator", {"name": name, "role": role, "hub_id": user.id, "created": now()})
             return read_annotator(existing(db, name))
         if not row["active"]:
             raise UserError(_(DEACTIVATED))
@@ -266,9 +260,8 @@ def read_annotator(row: dict[str, Any]) -> Annotator:
 
 def check_role(role: str) -> Role:
     """A role parsed. Raises UserError for any other word."""
-    for known in ROLES:
-        if role == known:
-            return known
+    if role in ROLES:
+        return role
     raise UserError(_("'{role}' is not a role. Choose one of: {roles}.").format(role=role, roles=", ".join(ROLES)))
 
 
@@ -307,7 +300,7 @@ def check_new_password(name: str, password: str) -> None:
     except UnicodeEncodeError as error:
         raise UserError(_("The password has half a character in it, which can't be typed. Use another one.")) from error
     folded = password.casefold()
-    rest = {character for character in folded.replace(name.casefold(), "") if is_visible(character)}
+    rest = {one for one in folded.replace(name.casefold(), "") if one.isprintable() and not one.isspace()}
     if len(rest) < DIFFERENT_CHARACTERS:
         raise UserError(
             _(
@@ -319,11 +312,6 @@ def check_new_password(name: str, password: str) -> None:
         raise UserError(
             _("The password is one of the first that somebody would try. Use several words, or make one up.")
         )
-
-
-def is_visible(character: str) -> bool:
-    """Neither a blank nor one of the characters without a shape."""
-    return character.isprintable() and not character.isspace()
 
 
 def generate_password() -> str:
@@ -399,16 +387,15 @@ def close_session(db: Database, token: str) -> None:
     db.write("DELETE FROM session WHERE token_sha256 = ?", (digest(token),))
 
 
-def end_sessions(db: Database, annotator_id: int) -> None:
-    """Sign an account out everywhere and void its links, inside the caller's transaction."""
-    db.connection.execute("DELETE FROM session WHERE annotator_id = ?", (annotator_id,))
-    db.connection.execute("DELETE FROM sign_in_link WHERE annotator_id = ?", (annotator_id,))
+def end_sessions(db: Database, whose: str = "1", *values: object) -> None:
+    """Sign everybody out, or whose rows these are, and void their links, inside the caller's transaction."""
+    for table in ("session", "sign_in_link"):
+        db.connection.execute(f"DELETE FROM {table} WHERE {whose}", values)
 
 
 def close_doors(db: Database) -> None:
     """Sign everybody out, and void all links and invitations, inside the caller's transaction."""
-    for table in ("session", "sign_in_link"):
-        db.connection.execute(f"DELETE FROM {table}")
+    end_sessions(db)
     withdraw_invitations(db)
 
 
@@ -417,13 +404,10 @@ def follow_rules(db: Database, rules: Sequence[str]) -> None:
 
     What they have sent is withdrawn: whoever is no admin any more may never come back to be told so.
     """
-    with db.transaction() as connection:
+    with db.transaction():
         if setting_store.setting(db, RULES, None) == list(rules):
             return
-        for table in ("session", "sign_in_link"):
-            connection.execute(
-                f"DELETE FROM {table} WHERE annotator_id IN (SELECT id FROM annotator WHERE hub_id IS NOT NULL)"
-            )
+        end_sessions(db, "annotator_id IN (SELECT id FROM annotator WHERE hub_id IS NOT NULL)")
         for row in db.rows("SELECT name FROM annotator WHERE hub_id IS NOT NULL"):
             withdraw_invitations(db, row["name"])
         setting_store.set_setting(db, RULES, list(rules))

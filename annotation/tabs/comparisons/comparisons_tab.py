@@ -15,7 +15,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card, words
 from annotation.tabs.comparisons.comparison_table import ListPlace
-from annotation.tabs.components import QUEUED, QUIET, acting_box, open_choice, pressed, row_number, text_in
+from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, open_choice, pressed, row_number, text_in
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import N_, _
 from annotation.ui.markup import status, way
@@ -72,16 +72,11 @@ def list_of(values: Sequence[Any]) -> ListPlace:
 
 def field_updates(looked: ListPlace, known: FilterChoices) -> list[Any]:
     """The fields as an address fills them, with what there is to choose from now."""
-    choices: dict[str, Sequence[str]] = {
-        "person": known.people,
-        "source": known.sources,
-        "assigned": known.assignees,
-        "policy": known.policies,
-    }
+    choices = {"person": known.people, "source": known.sources, "policy": known.policies, "assigned": known.assignees}
     values: dict[str, Any] = {name: list(getattr(looked.comparisons, name)) for name in SEVERAL}
     values |= {name: getattr(looked.comparisons, name) for name in ("q", "since", "until")}
     values["sort"] = looked.sort
-    offered: dict[str, dict[str, Any]] = {name: {"choices": list(choices[name])} for name in choices}
+    offered: dict[str, Any] = {name: {"choices": list(offer)} for name, offer in choices.items()}
     return [gr.update(value=values[name], **offered.get(name, {})) for name in FIELDS]
 
 
@@ -94,21 +89,13 @@ class ComparisonsPage:
         fields = self.fields
         with gr.Column() as self.filters:
             with gr.Row(elem_classes=["filters"]):
-                fields["q"] = gr.Textbox(
-                    label=_(words.FIELD_LABELS["q"]),
-                    placeholder=_("Words, or a number"),
-                    min_width=180,
-                    elem_id="comparisons-search",
-                )
+                label, hint = _(words.FIELD_LABELS["q"]), _("Words, or a number")
+                fields["q"] = gr.Textbox(label=label, placeholder=hint, min_width=180, elem_id="comparisons-search")
                 fields["status"] = several("status", [(_(word), name) for name, word in STATUSES.items()])
                 fields["person"] = several("person", [])
                 fields["source"] = several("source", [])
-                fields["sort"] = gr.Dropdown(
-                    [(_(word), name) for name, (word, _order) in SORTS.items()],
-                    value="newest",
-                    label=_("Order"),
-                    min_width=160,
-                )
+                orders = [(_(word), name) for name, (word, _order) in SORTS.items()]
+                fields["sort"] = gr.Dropdown(orders, value="newest", label=_("Order"), min_width=160)
             with gr.Accordion(_("More filters"), open=False), gr.Row():
                 fields["assigned"] = several("assigned", [])
                 fields["policy"] = several("policy", [])
@@ -117,7 +104,7 @@ class ComparisonsPage:
                 fields["since"] = day("since")
                 fields["until"] = day("until")
         self.said = acting_box(speaks=True, elem_id="comparisons-said")
-        self.box = gr.HTML(value="", js_on_load=SCRIPT, elem_classes=["kit"], elem_id="comparisons-box")
+        self.box = html_box(js_on_load=SCRIPT, elem_id="comparisons-box")
         self.changes = acting_box(elem_id="comparisons-changes")
         self.looked, self.bar = gr.State(""), place_bar()
 

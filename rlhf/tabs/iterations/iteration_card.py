@@ -11,7 +11,7 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_testing import running_interval
 from annotation.translation import N_, _, ngettext
 from annotation.ui import charts, line_plots
-from annotation.ui.charts import ChartMark, Frame
+from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, figure, percent_with_interval
 from annotation.ui.line_plots import Line
 from annotation.ui.markup import escape, paragraph, table
@@ -267,13 +267,7 @@ def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Map
 def rates_chart(name: str, title: str, sentence: str, rates: Sequence[tuple[str, Estimate | None]]) -> str:
     """Win rates by one voice, with intervals; nothing without any."""
     marks = [
-        ChartMark(
-            label=revision,
-            value=rate.value,
-            low=rate.low,
-            high=rate.high,
-            text=_("{rate} of {n}").format(rate=percent_with_interval(rate), n=rate.n),
-        )
+        charts.mark_of(revision, rate, _("{rate} of {n}").format(rate=percent_with_interval(rate), n=rate.n))
         for revision, rate in rates
         if rate is not None
     ]

@@ -883,7 +883,7 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
     session, invited = access.open_session(db, ann), invitations.invite(db, {"uses": 2}, ann.name)
     safe_copies.make_copy(db, data_dir, place, RUN)
     (data_dir / "adapters" / "serves" / "adapter_model.safetensors").write_bytes(b"as if trained on")
-    access.end_sessions(db, ann.id)
+    access.end_sessions(db, "annotator_id = ?", ann.id)
     judge(db, ann, 2)
     safe_copies.make_copy(db, data_dir, place, RUN)
     spoil(place, hub, path, content)

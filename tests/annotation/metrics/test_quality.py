@@ -697,7 +697,7 @@ SILENT = ("", "", "", "")
 
 def press(pages: gr.Blocks, name: str, *inputs: Any, by: str = "owner", **said: Any) -> dict[str, Any]:
     """Call a registered function as Gradio does; what it sends, by the component's label or its place."""
-    block = next(block for block in pages.fns.values() if block.fn.__name__ == name)
+    block = next(block for block in pages.fns.values() if block.api_name == name)
     sent = block.fn(*asked_by(by, block.fn, **said), *inputs)
     values = sent if isinstance(sent, list) else [sent]
     assert len(values) == len(block.outputs)
