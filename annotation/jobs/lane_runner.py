@@ -41,8 +41,9 @@ class JobOutcome:
 class LaneRunner(Generic[AnyRequest]):
     """One thread that does the jobs of a queue, one after the other.
 
-    `perform` does one; it raises UserError where it can't be done, and Stopped where it was told to stop. At the end
-    of the program it may be cut off wherever it is, so its work must be such that it can be done again.
+    `perform` does one; it raises UserError where it can't be done, and Stopped where it was told to stop, or what it
+    started was. At the end of the program it may be cut off wherever it is, so its work must be such that it can be
+    done again.
     """
 
     data_dir: Path
@@ -104,10 +105,10 @@ class LaneRunner(Generic[AnyRequest]):
         try:
             outcome = self.perform(attempt, job)
         except Stopped:
-            if attempt.terminated.is_set():
-                release(attempt)
-            else:
+            if attempt.stopped and not attempt.terminated.is_set():
                 job_table.stop(attempt.db, job.id, attempt.worker, "cancelled", CANCELLED)
+            else:
+                release(attempt)
         except UserError as error:
             job_table.stop(attempt.db, job.id, attempt.worker, "failed", without_token(str(error)))
         except Exception as error:

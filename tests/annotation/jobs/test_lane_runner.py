@@ -323,6 +323,38 @@ def test_an_export_that_was_there_when_its_program_was_killed_is_not_written_aga
     assert (data_dir / "exports" / job.spec.file).read_bytes() == b"whole"
 
 
+# A program that the system tells to end.
+TOLD_TO_END = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ends a process without a word")
+def test_an_export_whose_process_the_system_ends_before_the_program_is_written_by_the_next(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd does, which tells every process at once."""
+    judge_all(db)
+    export_files.start(db, ExportRequest(), "kim")
+    (job,) = EXPORTS.recent(db, 9)
+    with monkeypatch.context() as told:
+        told.setattr(export_files, "command_of", lambda *_: [sys.executable, "-c", TOLD_TO_END])
+        assert export_files.runner(data_dir).run_next(db)
+    assert export_files.runner(data_dir).run_next(db)
+    ended = EXPORTS.get(db, job.id)
+    assert (ended.status, ended.attempt) == ("finished", 2), ended.message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ends a process without a word")
+def test_an_import_whose_process_the_system_ends_before_the_program_ended_with_that(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importer = Importer(db)
+    importer.start("import", ["--", "/uploads/gone.csv"], [])
+    monkeypatch.setattr(import_process, "PROGRAM", ["-c", TOLD_TO_END])
+    for _ in range(2):
+        assert import_process.runner(data_dir).run_next(db)
+    assert importer.state.error == "The run ended with Prefloop, which was stopped. Nothing was imported."
+
+
 def test_an_import_ends_with_its_program_and_says_whether_it_is_there(db: Database, data_dir: Path) -> None:
     importer = Importer(db)
     for written, said in ((False, "Nothing was imported."), (True, "Just before, everything had been imported.")):
