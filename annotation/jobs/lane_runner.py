@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -78,8 +77,8 @@ class LaneRunner(Generic[AnyRequest]):
                     while not self.ended.is_set():
                         if not self.run_next(db):
                             self.ended.wait(LOOK_SECONDS)
-            except Exception:
-                logger.error("%s", hub_client.without_tokens(traceback.format_exc()))
+            except Exception as error:
+                logger.error("%s", hub_client.for_log(error))
                 self.ended.wait(LOOK_SECONDS)
 
     def run_next(self, db: Database) -> bool:

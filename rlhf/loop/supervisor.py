@@ -12,8 +12,9 @@ from pathlib import Path
 
 from annotation.database import Database
 from annotation.environment import worker_environment
+from annotation.hub_client import for_log
 from annotation.jobs import job_table
-from annotation.records import seconds_between
+from annotation.records import UserError, seconds_between
 from annotation.translation import N_, _
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store
@@ -89,7 +90,10 @@ class Supervisor:
                 child.process.wait()
             job = job_store.get(self.db, job_id)
             if job.status != "lost":  # it could not say so itself
-                job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.spec))
+                try:
+                    job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.spec))
+                except UserError as error:  # of a full disk; the next start finds it silent
+                    logger.error("%s", error)
 
     def tell_to_end(self) -> None:
         """Ask the workers that this program started to save and end."""
@@ -101,9 +105,9 @@ class Supervisor:
             self._ticks += POLL_SECONDS
             try:
                 self.tick()
-            except Exception:
+            except Exception as error:
                 # The thread must outlive a bad row; the failure is in the program's log and the next tick tries again.
-                logger.exception("the supervisor failed")
+                logger.error("%s", for_log(error))
 
     def tick(self) -> None:
         """One look at the rows: reap, mark lost, start what is due."""
