@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic
@@ -67,7 +67,8 @@ class LaneRunner(Generic[AnyRequest]):
             self.thread.join(seconds)
         current = self.current
         if current is not None:  # it does not stop; whatever it does still, it can't write to its job any more
-            release(current)
+            with suppress(UserError):  # of a full disk: then the next one waits until it is known to be silent
+                release(current)
 
     def work(self) -> None:
         """Do what there is, whatever goes wrong, as long as the program runs."""

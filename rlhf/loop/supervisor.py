@@ -67,7 +67,6 @@ class Supervisor:
 
     def start(self) -> None:
         """Begin to watch the queue."""
-        (self.data_dir / "logs").mkdir(parents=True, exist_ok=True)
         if self.forking:
             self.forks = ForkServer(worker_environment())
         self._thread.start()
@@ -210,6 +209,7 @@ class Supervisor:
         if job_id in self.children:
             return
         worker, job = uuid.uuid4().hex, job_store.get(self.db, job_id)
+        self.log_file(job_id).parent.mkdir(exist_ok=True)  # somebody may have deleted it with all that was there
         with self.log_file(job_id).open("ab") as log:
             said_from = log.tell()
             process = start_worker(job, self.data_dir, worker, devices, log, self.forks)

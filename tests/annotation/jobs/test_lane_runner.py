@@ -29,7 +29,7 @@ from annotation.jobs.job_table import CANCELLED, Job, Lane
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError, now
 from tests.annotation.exports.test_exports import judge_all, process_writing
-from tests.machine_fixtures import ROOT, wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -210,6 +210,33 @@ def test_a_runner_that_is_stopped_leaves_its_job_to_the_next(
     started.append(LaneRunner(data_dir, queue, lambda attempt, job: JobOutcome(f"at the attempt {job.attempt}")))
     started[0].start()
     wait_until("the next", lambda: queue.newest(db).message == "at the attempt 2")
+
+
+def test_a_runner_ends_also_where_the_disk_refuses_to_leave_its_job_to_the_next(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program has workers to end after it."""
+    WEB.enqueue(db, Count(), "kim")
+    begun, released = threading.Event(), threading.Event()
+
+    def hangs(attempt: Attempt, job: Job[Count]) -> JobOutcome:
+        begun.set()
+        released.wait()
+        return JobOutcome("")
+
+    def refuse(*_: object) -> None:
+        raise UserError("The disk is full.")
+
+    monkeypatch.setattr(job_table, "release", refuse)
+    runner = LaneRunner(data_dir, WEB, hangs)
+    runner.start()
+    assert begun.wait(PATIENCE_SECONDS)
+    try:
+        runner.stop(0.0)
+    finally:
+        released.set()
+    assert runner.thread is not None
+    runner.thread.join()
 
 
 def test_a_command_ends_where_what_becomes_of_it_can_not_be_told(db: Database, data_dir: Path) -> None:

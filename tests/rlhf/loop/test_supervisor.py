@@ -322,6 +322,14 @@ def test_a_death_that_the_disk_refuses_is_recorded_later(
     assert job_store.get(db, job).status == "queued"
 
 
+def test_workers_are_started_also_once_somebody_has_deleted_all_logs(db: Database, supervisor: Supervisor) -> None:
+    (supervisor.data_dir / "logs").rmdir()
+    job = queue(db)
+    supervisor.start_next()
+    assert list(supervisor.children) == [job]
+    assert supervisor.log_file(job).is_file()
+
+
 def test_a_worker_that_hung_is_killed_and_its_job_stays_lost(db: Database, supervisor: Supervisor) -> None:
     """It is the supervisor that kills it, so nothing says that memory ran out."""
     job = queue(db, SFTSpec(batch_size=8, halve_batch=True))

@@ -36,7 +36,6 @@ LONG = replace(QUICK_SFT, epochs=1000, samples=0, checkpoint_steps=1000)
 def supervisor(machine: Machine) -> Iterator[Supervisor]:
     """A supervisor that forks, whose thread does not run: each test takes the steps itself."""
     made = Supervisor(machine.db, machine.data_dir, str(machine.model), [PROCESSORS], answering=False, forks=True)
-    (machine.data_dir / "logs").mkdir()
     made.forks = ForkServer(worker_environment())
     yield made
     made.stop()
