@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -246,6 +247,12 @@ def first_line(error: BaseException) -> str:
 def without_tokens(text: str) -> str:
     """A text in which nothing looks like a token."""
     return TOKEN.sub("[token]", text)
+
+
+def for_log(error: Exception) -> str:
+    """An error without tokens, to be logged: a refusal as its sentence, for a full disk may refuse for days."""
+    said = str(error) if isinstance(error, UserError) else "".join(traceback.format_exception(error))
+    return without_tokens(said)
 
 
 # -------------------------------------------------------------------------------------------------------------- checks

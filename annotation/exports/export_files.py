@@ -22,7 +22,7 @@ from annotation.environment import child_environment, remove_leftover
 from annotation.exports.export_command import PROGRAM, arguments_of
 from annotation.exports.formats import ONE_FILE, ExportRequest
 from annotation.jobs import job_table
-from annotation.jobs.attempt import Attempt
+from annotation.jobs.attempt import Attempt, Stopped
 from annotation.jobs.job_process import REFUSED, ROOT, TIED, niced, run_command
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
@@ -116,6 +116,8 @@ def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:
     if ended.status == 0:
         return JobOutcome(_("Wrote {file}: {outcome}").format(file=job.spec.file, outcome=ended.said["outcome"]))
     attempt.raise_if_stopped()
+    if ended.told_to_end:
+        raise Stopped
     if ended.status == REFUSED:
         raise UserError(ended.last_word)
     said = _("The export ended without finishing (status {status}). {last_word}")

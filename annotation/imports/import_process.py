@@ -7,7 +7,6 @@ none, so these jobs are in the Hub's lane.
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -197,7 +196,7 @@ def follow(
     importing.clear_leftovers(attempt.db)
     if attempt.terminated.is_set():
         raise Stopped
-    if ended.status in (-signal.SIGTERM, 128 + signal.SIGTERM):
+    if ended.told_to_end:
         if has_imported_since(attempt.db, job.created):
             raise UserError(said_of(attempt.db, job, _("The run was cancelled.")))
         raise Stopped

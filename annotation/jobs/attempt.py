@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -103,6 +102,6 @@ def keep_repeating(act: Callable[[], object], seconds: float, ended: threading.E
     while not ended.wait(seconds):
         try:
             act()
-        except Exception:
+        except Exception as error:
             # A database that is busy or full for a moment must not silence what lives; the next time tries.
-            print(hub_client.without_tokens(traceback.format_exc()), file=sys.stderr)
+            print(hub_client.for_log(error), file=sys.stderr)

@@ -38,6 +38,11 @@ class CommandResult:
     words: str
 
     @property
+    def told_to_end(self) -> bool:
+        """Whether it ended because it was asked to: by this program, or by the system, which then ends them all."""
+        return self.status in (-signal.SIGTERM, 128 + signal.SIGTERM)
+
+    @property
     def last_word(self) -> str:
         """The last line for people; empty where there is none."""
         return self.words.splitlines()[-1] if self.words else ""

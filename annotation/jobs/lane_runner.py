@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Generic
@@ -41,8 +40,9 @@ class JobOutcome:
 class LaneRunner(Generic[AnyRequest]):
     """One thread that does the jobs of a queue, one after the other.
 
-    `perform` does one; it raises UserError where it can't be done, and Stopped where it was told to stop. At the end
-    of the program it may be cut off wherever it is, so its work must be such that it can be done again.
+    `perform` does one; it raises UserError where it can't be done, and Stopped where it was told to stop, or what it
+    started was. At the end of the program it may be cut off wherever it is, so its work must be such that it can be
+    done again.
     """
 
     data_dir: Path
@@ -67,7 +67,8 @@ class LaneRunner(Generic[AnyRequest]):
             self.thread.join(seconds)
         current = self.current
         if current is not None:  # it does not stop; whatever it does still, it can't write to its job any more
-            release(current)
+            with suppress(UserError):  # of a full disk: then the next one waits until it is known to be silent
+                release(current)
 
     def work(self) -> None:
         """Do what there is, whatever goes wrong, as long as the program runs."""
@@ -77,8 +78,8 @@ class LaneRunner(Generic[AnyRequest]):
                     while not self.ended.is_set():
                         if not self.run_next(db):
                             self.ended.wait(LOOK_SECONDS)
-            except Exception:
-                logger.error("%s", hub_client.without_tokens(traceback.format_exc()))
+            except Exception as error:
+                logger.error("%s", hub_client.for_log(error))
                 self.ended.wait(LOOK_SECONDS)
 
     def run_next(self, db: Database) -> bool:
@@ -104,10 +105,10 @@ class LaneRunner(Generic[AnyRequest]):
         try:
             outcome = self.perform(attempt, job)
         except Stopped:
-            if attempt.terminated.is_set():
-                release(attempt)
-            else:
+            if attempt.stopped and not attempt.terminated.is_set():
                 job_table.stop(attempt.db, job.id, attempt.worker, "cancelled", CANCELLED)
+            else:
+                release(attempt)
         except UserError as error:
             job_table.stop(attempt.db, job.id, attempt.worker, "failed", without_token(str(error)))
         except Exception as error:

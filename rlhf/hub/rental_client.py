@@ -125,8 +125,8 @@ class Follower(threading.Thread):
         while not self.ended.wait(LOOK_SECONDS):
             try:
                 self.look()
-            except Exception:
-                logger.error("%s", hubs.without_tokens(traceback.format_exc()))
+            except Exception as error:
+                logger.error("%s", hubs.for_log(error))
 
     def look(self) -> None:
         """Follow what nobody follows, if there is a token to do it with, and clear up after what has ended."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from annotation.database import Database
 from annotation.environment import worker_environment
+from annotation.hub_client import for_log
 from annotation.jobs import job_table
-from annotation.records import seconds_between
+from annotation.records import UserError, seconds_between
 from annotation.translation import N_, _
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store
@@ -66,7 +67,6 @@ class Supervisor:
 
     def start(self) -> None:
         """Begin to watch the queue."""
-        (self.data_dir / "logs").mkdir(parents=True, exist_ok=True)
         if self.forking:
             self.forks = ForkServer(worker_environment())
         self._thread.start()
@@ -89,7 +89,10 @@ class Supervisor:
                 child.process.wait()
             job = job_store.get(self.db, job_id)
             if job.status != "lost":  # it could not say so itself
-                job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.spec))
+                try:
+                    job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.spec))
+                except UserError as error:  # of a full disk; the next start finds it silent
+                    logger.error("%s", error)
 
     def tell_to_end(self) -> None:
         """Ask the workers that this program started to save and end."""
@@ -101,9 +104,9 @@ class Supervisor:
             self._ticks += POLL_SECONDS
             try:
                 self.tick()
-            except Exception:
+            except Exception as error:
                 # The thread must outlive a bad row; the failure is in the program's log and the next tick tries again.
-                logger.exception("the supervisor failed")
+                logger.error("%s", for_log(error))
 
     def tick(self) -> None:
         """One look at the rows: reap, mark lost, start what is due."""
@@ -204,6 +207,7 @@ class Supervisor:
         if job_id in self.children:
             return
         worker, job = uuid.uuid4().hex, job_store.get(self.db, job_id)
+        self.log_file(job_id).parent.mkdir(exist_ok=True)  # somebody may have deleted it with all that was there
         with self.log_file(job_id).open("ab") as log:
             said_from = log.tell()
             process = start_worker(job, self.data_dir, worker, devices, log, self.forks)

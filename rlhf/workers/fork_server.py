@@ -42,6 +42,7 @@ def serve(connection: socket.socket) -> list[str]:
     waking.setblocking(False)
     signal.set_wakeup_fd(waking.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # systemd tells all; this one has the workers' ends to tell
     forked: dict[int, socket.socket] = {}
     to_import = [spec.runner() for spec in kinds().values()]
     while True:
@@ -60,9 +61,7 @@ def serve(connection: socket.socket) -> list[str]:
             server, number = os.getpid(), os.fork()
             told = socket.socket(fileno=saying)
             if number == 0:
-                become_worker(stdin, output, told, [connection, woken, waking, *forked.values()])
-                if os.getppid() != server:
-                    sys.exit()  # the program ends, and may not have heard of this one
+                become_worker(server, stdin, output, told, [connection, woken, waking, *forked.values()])
                 arguments: list[str] = request["arguments"]
                 return arguments
             forked[number] = told
@@ -99,19 +98,23 @@ def require_forkable() -> None:
         sys.exit(1)
 
 
-def become_worker(stdin: int, output: int, told: socket.socket, others: Sequence[socket.socket]) -> None:
+def become_worker(server: int, stdin: int, output: int, told: socket.socket, others: Sequence[socket.socket]) -> None:
     """In a fork: leave what is the server's, and take these streams. Whoever asked hears of its end by `told`."""
     os.setsid()
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for signalled in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(signalled, signal.SIG_DFL)
     for other in others:
         other.close()
-    told.send(f"{FORKED}{os.getpid()}".encode(), socket.MSG_NOSIGNAL)  # not the server, which may be killed first
-    told.detach()  # open until this process has ended
     for number, stream in enumerate((stdin, output, output)):
         os.dup2(stream, number)
     os.close(stdin)
     os.close(output)
+    told.send(f"{FORKED}{os.getpid()}".encode(), socket.MSG_NOSIGNAL)  # not the server, which may be killed first
+    if os.getppid() != server:  # the program ends, and may not have heard of this one
+        told.send(f"{ENDED}0".encode(), socket.MSG_NOSIGNAL)
+        sys.exit()
+    told.detach()  # open until this process has ended
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from annotation.jobs.job_table import CANCELLED, Job, Lane
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError, now
 from tests.annotation.exports.test_exports import judge_all, process_writing
-from tests.machine_fixtures import ROOT, wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -212,6 +212,33 @@ def test_a_runner_that_is_stopped_leaves_its_job_to_the_next(
     wait_until("the next", lambda: queue.newest(db).message == "at the attempt 2")
 
 
+def test_a_runner_ends_also_where_the_disk_refuses_to_leave_its_job_to_the_next(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program has workers to end after it."""
+    WEB.enqueue(db, Count(), "kim")
+    begun, released = threading.Event(), threading.Event()
+
+    def hangs(attempt: Attempt, job: Job[Count]) -> JobOutcome:
+        begun.set()
+        released.wait()
+        return JobOutcome("")
+
+    def refuse(*_: object) -> None:
+        raise UserError("The disk is full.")
+
+    monkeypatch.setattr(job_table, "release", refuse)
+    runner = LaneRunner(data_dir, WEB, hangs)
+    runner.start()
+    assert begun.wait(PATIENCE_SECONDS)
+    try:
+        runner.stop(0.0)
+    finally:
+        released.set()
+    assert runner.thread is not None
+    runner.thread.join()
+
+
 def test_a_command_ends_where_what_becomes_of_it_can_not_be_told(db: Database, data_dir: Path) -> None:
     """As while the disk is full."""
     WEB.enqueue(db, Count(), "kim")
@@ -321,6 +348,38 @@ def test_an_export_that_was_there_when_its_program_was_killed_is_not_written_aga
     assert LaneRunner(data_dir, EXPORTS, export_files.perform).run_next(db)
     assert EXPORTS.get(db, job.id).message == f"Wrote {job.spec.file} just before Prefloop was stopped."
     assert (data_dir / "exports" / job.spec.file).read_bytes() == b"whole"
+
+
+# A program that the system tells to end.
+TOLD_TO_END = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ends a process without a word")
+def test_an_export_whose_process_the_system_ends_before_the_program_is_written_by_the_next(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd does, which tells every process at once."""
+    judge_all(db)
+    export_files.start(db, ExportRequest(), "kim")
+    (job,) = EXPORTS.recent(db, 9)
+    with monkeypatch.context() as told:
+        told.setattr(export_files, "command_of", lambda *_: [sys.executable, "-c", TOLD_TO_END])
+        assert export_files.runner(data_dir).run_next(db)
+    assert export_files.runner(data_dir).run_next(db)
+    ended = EXPORTS.get(db, job.id)
+    assert (ended.status, ended.attempt) == ("finished", 2), ended.message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ends a process without a word")
+def test_an_import_whose_process_the_system_ends_before_the_program_ended_with_that(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importer = Importer(db)
+    importer.start("import", ["--", "/uploads/gone.csv"], [])
+    monkeypatch.setattr(import_process, "PROGRAM", ["-c", TOLD_TO_END])
+    for _ in range(2):
+        assert import_process.runner(data_dir).run_next(db)
+    assert importer.state.error == "The run ended with Prefloop, which was stopped. Nothing was imported."
 
 
 def test_an_import_ends_with_its_program_and_says_whether_it_is_there(db: Database, data_dir: Path) -> None:

@@ -322,6 +322,14 @@ def test_a_death_that_the_disk_refuses_is_recorded_later(
     assert job_store.get(db, job).status == "queued"
 
 
+def test_workers_are_started_also_once_somebody_has_deleted_all_logs(db: Database, supervisor: Supervisor) -> None:
+    (supervisor.data_dir / "logs").rmdir()
+    job = queue(db)
+    supervisor.start_next()
+    assert list(supervisor.children) == [job]
+    assert supervisor.log_file(job).is_file()
+
+
 def test_a_worker_that_hung_is_killed_and_its_job_stays_lost(db: Database, supervisor: Supervisor) -> None:
     """It is the supervisor that kills it, so nothing says that memory ran out."""
     job = queue(db, SFTSpec(batch_size=8, halve_batch=True))
@@ -507,6 +515,39 @@ def test_the_end_of_the_program_is_told_in_the_rows_of_workers_that_can_not_say_
     row = job_store.get(db, begun)
     assert (row.status, row.message) == ("lost", "Prefloop was stopped while this ran.")
     assert (job_store.get(db, waiting).status, job_store.get(db, waiting).attempt) == ("queued", 0)
+
+
+def test_every_worker_is_waited_for_where_the_disk_refuses_the_end_of_the_first(
+    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = [queue(db), queue(db, SFTSpec())]
+    supervisor.devices = ["0", "1"]
+    supervisor.start_next()
+    assert all(job_store.claim(db, job, supervisor.children[job].worker) is not None for job in begun)
+
+    def refuse() -> Any:
+        raise UserError("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(db, "transaction", refuse)
+        supervisor.stop()
+    assert all(child.process.returncode is not None for child in supervisor.children.values())
+    assert [record.getMessage() for record in caplog.records] == ["The disk is full."] * 2
+
+
+def test_a_disk_that_refuses_writes_is_a_sentence_in_the_programs_log(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may do so each second for days."""
+
+    def tick() -> None:
+        supervisor._ended.set()
+        raise UserError("The disk is full.")
+
+    monkeypatch.setattr(supervisor, "tick", tick)
+    monkeypatch.setattr("rlhf.loop.supervisor.POLL_SECONDS", 0.0)
+    supervisor._loop()
+    assert [(record.getMessage(), record.exc_info) for record in caplog.records] == [("The disk is full.", None)]
 
 
 def test_workers_are_told_of_the_end_of_the_program_while_its_thread_waits(

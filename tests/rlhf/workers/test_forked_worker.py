@@ -36,7 +36,6 @@ LONG = replace(QUICK_SFT, epochs=1000, samples=0, checkpoint_steps=1000)
 def supervisor(machine: Machine) -> Iterator[Supervisor]:
     """A supervisor that forks, whose thread does not run: each test takes the steps itself."""
     made = Supervisor(machine.db, machine.data_dir, str(machine.model), [PROCESSORS], answering=False, forks=True)
-    (machine.data_dir / "logs").mkdir()
     made.forks = ForkServer(worker_environment())
     yield made
     made.stop()
@@ -137,6 +136,51 @@ def test_a_program_that_ends_tells_its_workers_and_what_is_not_forked_never_begi
     supervisor.stop()
     assert process.poll() is not None
     assert (job_store.get(machine.db, job_id).status, job_store.get(machine.db, later).status) == ("lost", "queued")
+
+
+# Python runs it at its start: the server is killed by what it has just forked.
+KILLED_WHILE_IT_FORKS = """
+import os, signal
+
+def kill_server(begin=os.setsid):
+    begin()
+    server = os.getppid()
+    os.kill(server, signal.SIGKILL)
+    while os.getppid() == server:
+        pass
+
+os.setsid = kill_server
+"""
+
+
+@pytest.mark.own_start
+def test_a_job_whose_server_is_killed_while_it_forks_is_run_all_the_same(
+    supervisor: Supervisor, machine: Machine, tmp_path: Path
+) -> None:
+    assert supervisor.forks is not None
+    supervisor.forks.close()
+    (tmp_path / "sitecustomize.py").write_text(KILLED_WHILE_IT_FORKS, "utf-8")
+    supervisor.forks = ForkServer({**worker_environment(), "PYTHONPATH": str(tmp_path)})
+    job_id, process = started(supervisor, machine)
+    assert process.wait(PATIENCE_SECONDS) == 0
+    assert supervisor.forks.process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+    assert ended(supervisor, job_id).status == "queued"
+    supervisor.start_next()
+    assert ended(supervisor, job_id).status == "finished"
+
+
+def test_where_the_system_tells_every_process_to_end_a_worker_ends_well(
+    supervisor: Supervisor, machine: Machine
+) -> None:
+    """As systemd does at a stop. The program looks after its workers until it has heard of their ends."""
+    assert supervisor.forks is not None
+    job_id, process = started(supervisor, machine, LONG)
+    at_work(machine, job_id)
+    supervisor.forks.process.terminate()
+    supervisor.children[job_id].signal(signal.SIGTERM)
+    assert process.wait(PATIENCE_SECONDS) == 0
+    job = ended(supervisor, job_id)
+    assert (job.status, job.message) == ("lost", job_store.ended_with_program(job.spec))
 
 
 # Starts a worker by a server, says both process numbers, and lives until it is killed.
