@@ -225,13 +225,14 @@ def place_of(account: str | None) -> Place:
 
 
 def fields_of(db: Database, entry: Account | None) -> tuple[Any, ...]:
-    """The groups, the quota and the language of the chosen account, and whether its buttons can be pressed.
+    """The groups, the quota and the language of the chosen account, and which of its buttons would change it.
 
     Nothing where none is chosen.
     """
-    acts = (gr.update(interactive=entry is not None),) * 6
     if entry is None:  # Gradio draws a number without a value as 0
-        return "", gr.update(value=None), gr.Dropdown([], value=None), *acts
+        return "", gr.update(value=None), gr.Dropdown([], value=None), *(gr.update(interactive=False),) * 6
+    doing = (True, entry.role != "admin", entry.role != "annotator", entry.active, not entry.active, True)
+    acts = (gr.update(interactive=changes) for changes in doing)
     names = ", ".join(annotator_groups.groups_of_each(db).get(entry.id, ()))
     return names, gr.update(value=entry.quota), gr.Dropdown(languages(), value=entry.language or ""), *acts
 

@@ -283,7 +283,7 @@ def build_form() -> dict[str, Any]:
     form: dict[str, Any] = {}
     form["target"] = gr.Radio(labelled(TARGET_CHOICES), value="auto", label=_("Import as"), elem_id="import-target")
     form["verdict"] = gr.Radio(labelled(VERDICT_CHOICES), value="judged", label=_("Verdicts of preferences become"))
-    with gr.Row():
+    with gr.Row(elem_classes=["fields"]):
         form["prompts"] = gr.Radio(labelled(SPLIT_CHOICES), value="share", label=_("New prompts are"), min_width=320)
         form["share"] = gr.Number(
             100 * HELD_OUT_SHARE,
@@ -345,6 +345,8 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
     choice = [*(source[name] for name in ("upload", "path", "repository", "config", "split")), page.buttons["look"]]
     source["kind"].change(admin(choose_source), source["kind"], choice, api_name="import-source", **QUIET)
     form["target"].change(admin(choose_target), form["target"], form["verdict"], api_name="import-target", **QUIET)
+    chosen = [form["target"].input, form["verdict"].input]
+    gr.on(chosen, admin(choose_meaning), None, page.meaning, api_name="import-meaning", **QUIET)
     shares = admin(lambda annotator, split: gr.update(visible=split == "share"))
     form["prompts"].change(shares, form["prompts"], form["share"], api_name="import-split", **QUIET)
     fresh = admin(partial(look_at_source, page, importer))
@@ -382,6 +384,11 @@ def choose_source(annotator: Annotator, kind: Any) -> list[Any]:
 def choose_target(annotator: Annotator, target: Any) -> Any:
     """Ask about verdicts where there may be some."""
     return gr.update(visible=with_verdicts(target))
+
+
+def choose_meaning(annotator: Annotator) -> str:
+    """What was said of the rows, or what they lack, was said before this choice."""
+    return status(_("Read the first rows again to see what they become now."))
 
 
 def show_columns(page: ImportFormPage, annotator: Annotator) -> list[Any]:

@@ -136,10 +136,8 @@ class QualityPage:
         parts: dict[str, Any] = {}
         said: dict[str, Any] = {}
         self.buttons: dict[str, gr.Button] = {}
-        with gr.Row():
-            with gr.Column(scale=5, min_width=320):
-                parts["standing"] = html_box(paragraph(_("Reading the judgements …")))
-            self.buttons["refresh"] = button(_("Refresh"))
+        parts["standing"] = html_box(paragraph(_("Reading the judgements …")))
+        self.buttons["refresh"] = button(_("Refresh"))
 
         parts["disputes"] = html_box()
         with gr.Row():

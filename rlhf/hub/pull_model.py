@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from annotation import hub_client as hubs
-from annotation.database import Database
+from annotation.database import FILE_NAME, Database, open_database
 from annotation.hub_client import Hub
 from annotation.records import UserError
 from annotation.translation import _
@@ -87,9 +87,11 @@ class HubRevision:
 def pull_base(hub: Hub, data_dir: Path, address: str) -> BaseModel:
     """A model of the Hub that can be the base of a data directory, for good at the commit that its revision is now.
 
-    Raises UserError if it can't be used.
+    Raises UserError if it can't be used, or if the directory has another, before anything is fetched.
     """
     found = look_up(hub, *hubs.split_address(address))
+    if (data_dir / FILE_NAME).is_file():
+        base_model.refuse_another(open_database(data_dir), found.source)
     refuse_code(hub, found, "config.json", "tokenizer_config.json")
     if not found.wanted(["*.safetensors"]):
         raise UserError(

@@ -40,7 +40,8 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
         try:
             bench = backend_for(run, judge, rubric, spec.model, spec.batch_size)
             progress(counts)  # the first verdicts can take minutes
-            counts = run_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
+            # With fewer to ask than may fail, a judge of whom nothing comes would end as one that had judged.
+            counts = run_judge(run, judge, rubric, bench, waiting, min(spec.failures, asked), progress)
         except UserError as error:
             counts.gave_up = str(error)
     if counts.gave_up and not counts.verdicts:

@@ -51,6 +51,10 @@ def test_a_file_is_uploaded_checked_and_imported(tmp_path: Path, browser: Any) -
         page.keyboard.press("Enter")
         page.click("#import-again")
         page.wait_for_selector("text=Read as preferences, with prompt = 'title'")
+        page.get_by_label("Gold comparisons, to measure annotators").check()
+        page.wait_for_selector("text=Read the first rows again to see what they become now.")
+        assert not page.is_visible("text=Read as preferences, with prompt = 'title'"), "said of judgements"
+        page.get_by_label("Judgements, to train on").check()
         page.click("#import-check")
         page.wait_for_selector("text=10 rows read. To import: 9 new prompts")
         assert page.is_visible("text=column 'chosen' must be text or messages; found: empty (null)")

@@ -83,8 +83,8 @@ def form_of_preferences(plan: ImportPlan, answered: bool) -> str:
             raise AskedColumn(
                 _(
                     "There are two answers but no column that says which is better: name it as 'winner' (or "
-                    "'preference', 'winner_from_0', 'winner_from_1', or 'score_a' and 'score_b'), or have "
-                    "people judge them."
+                    "'preference', 'winner_from_0', 'winner_from_1', or 'score_a' and 'score_b'), or leave "
+                    "verdicts out: people judge them then."
                 ),
                 *("winner", "preference", "winner_from_0", "winner_from_1", "score_a", "score_b"),
             )

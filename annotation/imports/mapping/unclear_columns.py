@@ -193,7 +193,7 @@ def refuse_unranked(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
     raise AskedColumn(
         _(
             "There are several answers but no column that says which is better: name it as 'scores' (or 'ranks', "
-            "'order', 'winner', 'winner_from_0', 'winner_from_1'), or have people judge them."
+            "'order', 'winner', 'winner_from_0', 'winner_from_1'), or leave verdicts out: people judge them then."
         ),
         *roles,
     )

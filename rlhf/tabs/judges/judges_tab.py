@@ -559,7 +559,7 @@ def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
 def lay_out_feedback() -> dict[str, Any]:
     modes = [(_(label), mode) for mode, (label, _meaning) in MODES.items()]
     fields: dict[str, Any] = {"mode": gr.Radio(modes, label=_("Who judges"), show_label=False, elem_id="judges-mode")}
-    with gr.Accordion(_("How much people get"), open=False), gr.Row():
+    with gr.Accordion(_("How much people get"), open=False), gr.Row(elem_classes=["fields"]):
         fields["audit"] = gr.Number(
             label=_("Audit share, %"),
             info=_("Mixed: of what judges can label, how much people judge too."),

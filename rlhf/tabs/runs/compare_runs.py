@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from annotation.translation import N_, _, numeral
-from annotation.ui.formatting import NOTHING, short_number, size
+from annotation.ui.formatting import NOTHING, duration, short_number, size
 from annotation.ui.line_plots import plot, plots
 from annotation.ui.markup import paragraph, table
 from rlhf.evaluation.report import AnswerFigures, CheckReport
@@ -161,11 +161,16 @@ def figures(run: RunSummary) -> dict[str, str]:
     known = metric_curves(type(run.job.spec))
     final = final_figures(run.metrics)
     found = {
-        _("{figure}, at the end").format(figure=known[name].label): short_number(final[name])
+        _("{figure}, at the end").format(figure=known[name].label): with_unit(final[name], known[name])
         for name in known
         if name in final
     }
     return found | held_out(run) | steps_made(run) | costs(run)
+
+
+def with_unit(value: float, curve: Curve) -> str:
+    """A figure as its plot's axis measures it, where that is in a unit."""
+    return f"{short_number(value)} {curve.axis}" if curve.axis in ("GB", _("nats a token")) else short_number(value)
 
 
 def held_out(run: RunSummary) -> dict[str, str]:
@@ -178,7 +183,7 @@ def held_out(run: RunSummary) -> dict[str, str]:
         **{_(one.compared): measured.get(one.metric) for one in held_out_figures(type(run.job.spec))},
         _("Held-out accuracy of the reward model"): None if quality is None else quality.accuracy.value,
         _("Held-out accuracy (check)"): None if accuracy is None else accuracy.value,
-        _("KL per token, at equal length (check)"): None if check is None else check.equal_length_kl,
+        _("KL, nats a token, at equal length (check)"): None if check is None else check.equal_length_kl,
         _("KL to its anchor, nats a token (check)"): own.kl_to_anchor,
         _("Mean words of an answer (check)"): own.mean_length,
         _("Distinct-2 (check)"): own.distinct_2,
@@ -212,16 +217,16 @@ def costs(run: RunSummary) -> dict[str, str]:
 COSTS: Mapping[str, tuple[Callable[[FinishedTraining], float | None], Callable[[float], str]]] = {
     N_("Trainable parameters"): (lambda done: done.trainable, lambda count: numeral(count)),
     N_("Trainable, % of all"): (lambda done: done.trainable_percent, lambda percent: f"{numeral(percent, '.3g')}%"),
-    N_("Seconds a step"): (lambda done: done.seconds_per_step, lambda seconds: numeral(seconds, ".2f")),
+    N_("Time for a step"): (lambda done: done.seconds_per_step, lambda seconds: f"{numeral(seconds, '.2f')} s"),
     N_("Peak memory"): (lambda done: done.peak_memory_mb, lambda megabytes: size(1e6 * megabytes)),
     N_("Size on disk"): (lambda done: done.checkpoint_bytes, size),
-    N_("Seconds in all"): (lambda done: done.seconds, lambda seconds: numeral(seconds, ".0f")),
+    N_("Time in all"): (lambda done: done.seconds, duration),
 }
 # In the order of the table.
 HELD_OUT = (
     N_("Held-out accuracy of the reward model"),
     N_("Held-out accuracy (check)"),
-    N_("KL per token, at equal length (check)"),
+    N_("KL, nats a token, at equal length (check)"),
     N_("KL to its anchor, nats a token (check)"),
     N_("Mean words of an answer (check)"),
     N_("Distinct-2 (check)"),

@@ -17,6 +17,7 @@ from rlhf.data.snapshots import left_out_list, left_out_sentence, reason_text, t
 from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan, Unit
 from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
+from rlhf.submission import preflight
 from rlhf.submission.form_fields import label_of
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
 from rlhf.submission.precisions_spec import PrecisionMismatch
@@ -52,7 +53,9 @@ def summary_line(run: PlannedRun) -> str:
         parts.append(_("fits in memory") if run.cost.fit.fits else _("more memory than there is"))
     memory = "" if run.cost is None or run.cost.fit.fits else run.cost.fit.sentence
     line = card_title(" · ".join(parts)) if parts else ""
-    rest = "" if run.data is None else where_the_rest_is(run.data, run.spec)
+    # Where there is too little to train on, the reason for that names what is left out.
+    told = run.data is None or preflight.shortage(run.spec, run.data.found)
+    rest = "" if told else where_the_rest_is(run.data, run.spec)
     return line + rest + "".join(paragraph(one, "warning") for one in (memory, rate_warning(run.spec)) if one)
 
 

@@ -872,6 +872,10 @@ def test_a_base_from_the_hub_stays_at_its_commit_and_its_adapters_say_so(
     fetched = [path for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path]
     assert any(path.endswith("/model.safetensors") for path in fetched)
     assert [path for path in fetched if path.endswith(tuple(beside))] == []
+    hub.add_repo("model", "ann/another", files)
+    done = command(hub, "hf_read_ann", "rlhf", *there, "pull", "ann/another", "--base")
+    assert "This data directory belongs to the base model" in done.stderr
+    assert [path for _, path, _ in hub.requests if "/ann/another/resolve/" in path and "safetensors" in path] == []
     hub.add_repo("model", f"ann/{model.name}", {"config.json": b"{}"})
     done = command(hub, "hf_read_ann", "rlhf", *there, "pull", REPO)
     assert done.returncode == 0, done.stderr

@@ -540,6 +540,9 @@ def test_an_unreachable_service_is_said_plainly(machine: Machine) -> None:
     assert job.status == "failed"
     assert "127.0.0.1:9" in job.message
     assert len(judge_store.to_judge(machine.db, judge, "judged", 100)) == 10
+    few = work(machine, judge, scope="judged", comparisons=1)
+    assert few.status == "failed", "with fewer to ask than may fail"
+    assert "2 verdicts failed one after the other" in few.message
 
 
 def test_what_a_judges_model_was_trained_on_does_not_tell_how_far_it_can_be_trusted(

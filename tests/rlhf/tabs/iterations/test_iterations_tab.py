@@ -800,7 +800,7 @@ def test_a_check_stands_out_where_nothing_is_left_to_compare_unless_judges_have_
     primary, said = stands_out(context, policy)
     assert primary == ["ask"]
     assert (
-        "People have nothing left to compare: let them compare what was left to judges, or check "
+        "People have nothing left to compare: let them compare what nobody is asked about, or check "
         f"{policy.revision} again." in said
     )
     gate_decisions.set_rule(context.db, {"mode": "automatic"})

@@ -127,15 +127,15 @@ def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
     second = run(2, DPOSpec(), [0.7, 0.6], result={"trainable": 9600}, check=check)
     rows = {row[0]: row[1:] for row in rows_of(compare_runs.figures_table([first, second]))}
     assert rows["Figure"] == ["1 · sft-1", "2 · dpo-2"]
-    assert rows["Loss, at the end"] == ["1", "0.6"]
+    assert rows["Loss, at the end"] == ["1 nats a token", "0.6"]
     assert rows["Held-out perplexity"] == ["1.68", "–"]
     assert rows["Held-out accuracy (check)"] == ["–", "0.75"]
-    assert rows["KL per token, at equal length (check)"] == ["–", "0.0934"]
+    assert rows["KL, nats a token, at equal length (check)"] == ["–", "0.0934"]
     assert rows["KL to its anchor, nats a token (check)"] == ["–", "0.0712"]
     assert rows["Trainable parameters"] == ["4,800", "9,600"]
     assert rows["Size on disk"] == ["19.6 MB", "–"]
     assert rows["Peak memory"] == ["0.64 GB", "–"]
-    assert "Seconds in all" not in rows
+    assert "Time in all" not in rows
 
 
 def test_every_figure_has_its_place_in_the_order() -> None:

@@ -30,7 +30,7 @@ from rlhf.jobs.job_spec import SHORT_METHODS, TrainingSpec, from_json
 from rlhf.models.memory import Component, Fit, Machine, Parameters, StepTime
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem, ItemRows
 from rlhf.submission.job_submission import TrainingPreview
-from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData
+from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData, shortage
 from rlhf.tabs.train import plan_card
 from tests.builders import training_preview
 
@@ -108,6 +108,15 @@ def test_beside_how_much_is_trained_on_stands_where_the_rest_of_the_judgements_i
     ):
         assert words in said
     assert plan_card.where_the_rest_is(TrainingData(preview("prompts", left_out={}), 1200), PPOSpec()) == ""
+
+
+def test_with_too_little_to_train_on_the_reason_alone_says_what_is_left_out() -> None:
+    few, spec = TrainingData(preview(train=3), 3), DPOSpec()
+    problems = shortage(spec, few.found)
+    assert "Left out: " in problems[0]
+    run = PlannedRun(spec=spec, asked=spec, problems=problems, data=few, cost=None, unknown="")
+    assert "Left out: " not in plan_card.summary_line(run)
+    assert "Left out: " in plan_card.summary_line(replace(run, data=TrainingData(preview(), 1200)))
 
 
 def test_how_many_are_labelled_wrong_is_a_figure_only_where_it_was_measured() -> None:
