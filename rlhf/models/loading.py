@@ -21,14 +21,22 @@ from annotation.translation import _
 from rlhf.jobs.artifacts import new_directory, verify_directory
 from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
 from rlhf.models import registry
-from rlhf.models.chat_template import TOKENIZER_FILE, end_of_turn, has_row, options_of, read_backend, read_format
+from rlhf.models.chat_template import (
+    TOKENIZER_FILE,
+    end_of_turn,
+    has_row,
+    options_of,
+    read_backend,
+    read_format,
+    tokenizing,
+)
 from rlhf.models.hidden_states import PACKS
 from rlhf.models.memory import WITHOUT_ADAPTER, steady_places
 from rlhf.models.model_files import CONFIG, read_json
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling.prompt_cache import SHARES
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
-from rlhf.models.tokenise import render
+from rlhf.models.tokenise import render, text_ids
 
 # The head of a reward model, which the weights that it grows on have not.
 SCORE: Final = "score."
@@ -75,11 +83,12 @@ def tokenizer_of_files(path: Path) -> Any:
         # What follows a special token is for some the beginning of a text.
         added = backend.get_added_tokens_decoder().values()
         sample = next((f"{SAMPLE}{token.content}{SAMPLE}" for token in added if token.special), SAMPLE)
-        expected = backend.encode(sample, add_special_tokens=False).ids
+        with tokenizing():
+            expected = backend.encode(sample, add_special_tokens=False).ids
     for kind in (AutoTokenizer, TokenizersBackend) if whole else (AutoTokenizer,):
         try:
             tokenizer = kind.from_pretrained(path, trust_remote_code=False)
-            found = tokenizer(sample, add_special_tokens=False)["input_ids"]
+            found = text_ids(tokenizer, sample)
         except Exception as error:  # whatever a library, or the lack of one, makes of a stranger's files
             said = f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
             continue
@@ -469,7 +478,7 @@ class LoadedPolicies:
 def fed(tokenizer: Any, messages: Sequence[Message], room: int, context: float) -> str:
     """The text that a model of this context is fed, as `LoadedPolicies.feed` has it. Raises UserError."""
     text = render(tokenizer, messages)
-    tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    tokens = len(text_ids(tokenizer, text))
     if tokens + room > context:
         said = _("A prompt of {tokens} tokens leaves no room for {room} more in a context of {context}.")
         raise UserError(said.format(tokens=tokens, room=room, context=context))
