@@ -32,7 +32,7 @@ from rlhf.models.chat_template import (
 )
 from rlhf.models.hidden_states import PACKS
 from rlhf.models.memory import WITHOUT_ADAPTER, steady_places
-from rlhf.models.model_files import CONFIG, read_json
+from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, read_json
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling.prompt_cache import SHARES
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
@@ -460,12 +460,14 @@ class LoadedPolicies:
             self.grounds[key] = LoadedWeights(model)
         return self.grounds[key]
 
-    def feed(self, messages: Sequence[Message], room: int) -> str:
-        """The text a policy is fed for a conversation that is to be answered in up to `room` tokens.
+    def feed(self, messages: Sequence[Message], room: int, *policies: Policy) -> str:
+        """The text that policies are fed for a conversation that is to be answered in up to `room` tokens.
 
-        Raises UserError if the chat template refuses the conversation, or the model's context is too short for both.
+        Raises UserError if the chat template refuses the conversation, or the model's context is too short for both
+        and the virtual tokens that stand before them.
         """
-        return fed(self.tokenizer, messages, room, self.context)
+        virtual = (virtual_tokens_in(self.data_dir / str(one.path)) for one in policies if one.form == "prompt")
+        return fed(self.tokenizer, messages, room + max(virtual, default=0), self.context)
 
     def keep_only(self, *kept: Policy) -> None:
         """Forget other policies and weights, to free their memory. Which policy is active has to be said again."""
@@ -473,6 +475,12 @@ class LoadedPolicies:
         self.grounds = {key: ground for key, ground in self.grounds.items() if key in keys}
         for ground in self.grounds.values():
             ground.keep_only({policy.revision for policy in kept})
+
+
+@cache
+def virtual_tokens_in(path: Path) -> int:
+    """How many virtual tokens a prompt-tuning adapter has, whose files are never changed."""
+    return int(read_json(path / ADAPTER_CONFIG).get("num_virtual_tokens", 0))
 
 
 def fed(tokenizer: Any, messages: Sequence[Message], room: int, context: float) -> str:
