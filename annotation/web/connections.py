@@ -11,6 +11,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 # Fifty annotators with the six that a browser opens at most are three hundred. Below the 1,024 files that most systems
 # let a process have open: out of those, the database would fail.
 MAXIMUM: Final = 800
+# As many are taken up at once before any can be ended.
+BACKLOG: Final = 100
 # For the whole head of a request; for its body, between two parts of it.
 HEAD_SECONDS: Final = 30.0
 PART_SECONDS: Final = 60.0

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import resource
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
@@ -59,7 +63,7 @@ def address(program: Program) -> Iterator[tuple[str, int]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
             *(program,), http=connections.TimeoutProtocol, lifespan="off", log_config=None,
-            limit_concurrency=connections.MAXIMUM,
+            limit_concurrency=connections.MAXIMUM, backlog=connections.BACKLOG,
         )  # fmt: skip
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -82,6 +86,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAXIMUM", 5)
+    monkeypatch.setattr(connections, "BACKLOG", 2)
 
 
 def rest(connection: socket.socket) -> bytes:
@@ -211,3 +216,34 @@ def test_connections_that_wait_for_their_client_keep_nobody_out(
         program.go_on.set()
         assert b"last" in rest(slow)
         del holding
+
+
+# Opens many connections to a port, and keeps them until its input ends.
+CROWD = """
+import socket, sys
+held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(100)]
+print(len(held), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.usefixtures("few")
+def test_connections_never_use_up_the_files_that_a_process_may_have_open(
+    address: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    command = [sys.executable, "-c", CROWD, str(address[1])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as crowd:
+        assert crowd.stdin is not None
+        assert crowd.stdout is not None
+        open_files = max(int(name) for name in os.listdir("/dev/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files + 30, before[1]))
+        try:
+            assert crowd.stdout.readline() == b"100\n"
+            with socket.create_connection(address) as connection:
+                connection.sendall(PUT + b"Connection: close\r\n\r\n")
+                assert rest(connection).startswith(b"HTTP/1.1 200")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            crowd.stdin.close()
+    assert caplog.records == []
