@@ -365,6 +365,7 @@ def serve(app: Starlette, settings: Settings, listener: socket.socket) -> None:
         timeout_graceful_shutdown=3,
         http=connections.TimeoutProtocol,
         limit_concurrency=connections.MAXIMUM,
+        backlog=connections.BACKLOG,
         log_level="warning",
         log_config=None,  # its lines go where all lines go: see `log_visibly`
         access_log=False,

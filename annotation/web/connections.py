@@ -11,6 +11,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 # Fifty annotators with the six that a browser opens at most are three hundred. Below the 1,024 files that most systems
 # let a process have open: out of those, the database would fail.
 MAXIMUM: Final = 800
+# As many are taken up at once before any can be ended.
+BACKLOG: Final = 100
 # For the whole head of a request; for its body, between two parts of it.
 HEAD_SECONDS: Final = 30.0
 PART_SECONDS: Final = 60.0
@@ -20,14 +22,33 @@ class TimeoutProtocol(H11Protocol):
     """HTTP/1.1 that closes a connection on which a request has begun and does not arrive.
 
     A stream of answers may stay open for as long as it likes, and so may a connection on which an answer is prepared.
+    No number of connections that do nothing keeps others out: each new one beyond the last takes the place of one.
     """
 
     patience: asyncio.TimerHandle | None = None
     waiting_for: Any = None
+    since = 0.0
+    """When it began to wait for what its client sends next, or that came."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.make_room()
         self.wait_for_more()
+
+    def make_room(self) -> None:
+        """Where there are as many connections as there may be, end the one that has waited longest for its client: for
+        a request, or else for answers to be taken.
+        """
+        if len(self.connections) >= MAXIMUM:
+            waiting = [one for one in self.connections if isinstance(one, TimeoutProtocol) and one.waits]
+            for one in sorted(waiting, key=lambda each: (each.flow.write_paused, each.since))[:1]:
+                one.transport.abort()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is open, and nothing goes on before its client sends or takes something."""
+        idle = self.patience is not None or self.timeout_keep_alive_task is not None
+        return (idle or self.flow.write_paused) and not self.transport.is_closing()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -58,6 +79,7 @@ class TimeoutProtocol(H11Protocol):
         if self.waiting_for is state and (state is h11.IDLE or answered):
             return  # a head that comes byte by byte gets no more time for that, nor does what was refused already
         self.stop_waiting()
+        self.since = self.loop.time()
         if state in (h11.IDLE, h11.SEND_BODY):
             seconds = HEAD_SECONDS if state is h11.IDLE else PART_SECONDS
             self.patience = self.loop.call_later(seconds, self.give_up)

@@ -76,7 +76,7 @@ def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
     run.report(0, 0, {}, _("It loads the model."))
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     policies = policies_of(run, spec, models)
-    inputs = inputs_of(run, spec, models, policies.candidate)
+    inputs = inputs_of(run, spec, models, policies)
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
     passes = sum(1 + len(policies.measured_by(policy)) for policy in policies.compared)
     progress = CheckProgress(run, passes * inputs.fed + 2 * len(inputs.rendered_apart) + len(held_out))
@@ -160,14 +160,14 @@ class CheckInputs:
         return len(self.rendered)
 
 
-def inputs_of(run: Run, spec: CheckSpec, models: LoadedPolicies, candidate: Policy) -> CheckInputs:
+def inputs_of(run: Run, spec: CheckSpec, models: LoadedPolicies, policies: CheckedPolicies) -> CheckInputs:
     """The prompts and texts of a check. Raises UserError where the candidate was trained on some of them."""
     if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
         run.log(said)
     prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
     apart = held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
-    refuse_leaked(run, candidate, [*prompts, *apart])
-    fed, fed_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
+    refuse_leaked(run, policies.candidate, [*prompts, *apart])
+    fed, fed_apart = (what_to_feed(run, spec, models, policies, one) for one in (prompts, apart))
     return CheckInputs(prompts, fed, apart, fed_apart, tokenise_probes(models), plain_text(models.tokenizer))
 
 
@@ -266,13 +266,15 @@ def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> Non
         )
 
 
-def what_to_feed(run: Run, spec: CheckSpec, models: LoadedPolicies, prompts: Sequence[Prompt]) -> dict[int, str]:
+def what_to_feed(
+    run: Run, spec: CheckSpec, models: LoadedPolicies, policies: CheckedPolicies, prompts: Sequence[Prompt]
+) -> dict[int, str]:
     """The text to feed by prompt id. Raises UserError if the model takes none of the prompts; some may be left out."""
     rendered: dict[int, str] = {}
     refused: list[str] = []
     for prompt in prompts:
         try:
-            rendered[prompt.id] = models.feed(prompt.messages, spec.sampling.max_new_tokens)
+            rendered[prompt.id] = models.feed(prompt.messages, spec.sampling.max_new_tokens, *policies.compared)
         except UserError as error:
             refused.append(str(error))
     if refused:

@@ -174,7 +174,7 @@ class AnsweringWorker:
     def task(self, prompt: Prompt, attempts: int, asked: int | None = None) -> Task | None:
         """A prompt with the text to feed; None if the model can't be given it, which is remembered."""
         try:
-            text = self.models.feed(prompt.messages, self.spec.sampling.max_new_tokens)
+            text = self.models.feed(prompt.messages, self.spec.sampling.max_new_tokens, self.serving)
         except UserError as error:
             self._refused.add(prompt.id)
             if str(len(self._refused)).strip("0") == "1":  # an import may have brought thousands
@@ -226,7 +226,8 @@ class AnsweringWorker:
     def rendered(self, chat: Chat) -> tuple[Chat, str] | None:
         """A chat with the text to feed; None where the model can't be given it, which is said in its row."""
         try:
-            return chat, self.models.feed(chat.messages, chat.sampling.max_new_tokens)
+            policy = registry.by_id(self.db, chat.model_id)
+            return chat, self.models.feed(chat.messages, chat.sampling.max_new_tokens, policy)
         except UserError as error:
             playground_store.fail(self.db, [chat.id], str(error))
             return None

@@ -28,7 +28,7 @@ def run(run: Run, spec: PromptSetSpec) -> dict[str, Any]:
     registry.require_answering(policy)
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     prompts = prompt_set_spec.prompts_of(run.db, spec)
-    rendered = what_to_feed(run, spec, models, prompts)
+    rendered = what_to_feed(run, spec, models, policy, prompts)
     draft = prompt_sets.draft_of(run.data_dir, run.job_id)
     drawn = prompt_sets.read_draft(draft)
     if not drawn and run.number > 1:  # an earlier worker may have been killed when all was written
@@ -66,14 +66,14 @@ def run(run: Run, spec: PromptSetSpec) -> dict[str, Any]:
 
 
 def what_to_feed(
-    run: Run, spec: PromptSetSpec, models: LoadedPolicies, prompts: Sequence[Prompt]
+    run: Run, spec: PromptSetSpec, models: LoadedPolicies, policy: registry.Policy, prompts: Sequence[Prompt]
 ) -> list[tuple[Prompt, str]]:
     """The prompts that the model takes, each with the text to feed. Raises UserError if it takes none of them."""
     rendered: list[tuple[Prompt, str]] = []
     refused: list[str] = []
     for prompt in prompts:
         try:
-            rendered.append((prompt, models.feed(prompt.messages, spec.sampling.max_new_tokens)))
+            rendered.append((prompt, models.feed(prompt.messages, spec.sampling.max_new_tokens, policy)))
         except UserError as error:
             refused.append(str(error))
     if refused:

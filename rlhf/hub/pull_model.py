@@ -40,6 +40,7 @@ from rlhf.models.model_files import (
     check_architecture,
     check_weights,
     is_tied,
+    of_text,
     read_header,
     read_object,
 )
@@ -374,25 +375,36 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntr
         raise UserError(said.format(how=_(how)))
     config, path = read_object(directory / CONFIG), base_path(db, data_dir)
     if path is not None:
-        own = read_object(path / CONFIG)
-        differing = [name for name in ("model_type", "vocab_size", "hidden_size") if config.get(name) != own.get(name)]
-        if differing:
-            told = ", ".join(
-                _("{name} {has} instead of {wanted}").format(name=name, has=config.get(name), wanted=own.get(name))
-                for name in differing
-            )
-            base = public_name(registry.by_revision(db, "base").base)
-            raise UserError(
-                _(
-                    "These weights are not those of a model that began as {base} ({told}). Use a data "
-                    "directory of their own: `pull --base` with another --data DIR."
-                ).format(base=base, told=told)
-            )
+        check_kind(read_object(path / CONFIG), config, public_name(registry.by_revision(db, "base").base))
         check_words(path, directory, public_name(registry.by_revision(db, "base").base))
     check_architecture(directory)
     check_weights(directory)
     base_model.self_test(directory)
     return RegistryEntry("policy", "full")
+
+
+def check_kind(own: Mapping[str, Any], config: Mapping[str, Any], base: str) -> None:
+    """Raises UserError where whole weights' configuration is of another kind of model, or of other sizes, than the
+    base's own.
+
+    Of a base that also sees, whole weights may be the part for texts alone, and either may leave a size to its default.
+    """
+    pairs = [(name, of_text(config).get(name), of_text(own).get(name)) for name in ("vocab_size", "hidden_size")]
+    differing = [pair for pair in pairs if None not in pair and pair[1] != pair[2]]
+    kinds, wanted = ({str(one.get("model_type")) for one in (told, of_text(told))} for told in (config, own))
+    if not kinds & wanted:
+        differing.insert(0, ("model_type", config.get("model_type"), own.get("model_type")))
+    if differing:
+        told = ", ".join(
+            _("{name} {has} instead of {wanted}").format(name=name, has=has, wanted=wanted)
+            for name, has, wanted in differing
+        )
+        raise UserError(
+            _(
+                "These weights are not those of a model that began as {base} ({told}). Use a data "
+                "directory of their own: `pull --base` with another --data DIR."
+            ).format(base=base, told=told)
+        )
 
 
 def check_words(path: Path, directory: Path, base: str) -> None:
@@ -504,7 +516,7 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, 
     known: dict[str, tuple[int, ...]] = {}
     for file in under.glob("*.safetensors"):
         known |= shapes_in(file)
-    described = read_object(under / CONFIG)
+    described = of_text(read_object(under / CONFIG))
     layers = Layers(known, bool(base_model.quantisation(under)), described)
     for name, shape in adapter.items():
         if is_stray(name, config):

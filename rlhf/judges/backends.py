@@ -108,7 +108,7 @@ class LocalModel:
                 path, policy = prepared.path, replace(registry.by_revision(run.db, "base"), precision=precision)
         # What it thought would stand where its letter is read.
         self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
-        self.model = self.models.use(policy)
+        self.policy, self.model = policy, self.models.use(policy)
         tokenizer = self.models.tokenizer
         self.special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         self.letters = local_models.letter_tokens(tokenizer.get_vocab())
@@ -129,7 +129,8 @@ class LocalModel:
             batch, prompts = [], []
             for request in requests[start : start + self.batch_size]:
                 try:
-                    fed = self.models.feed(prompt_of(self.rubric, request, "letter", self.special), 1)
+                    asked = prompt_of(self.rubric, request, "letter", self.special)
+                    fed = self.models.feed(asked, 1, self.policy)
                     prompts.append(text_ids(self.models.tokenizer, fed))
                     batch.append(request)
                 except UserError as error:

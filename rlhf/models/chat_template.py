@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
@@ -77,6 +78,21 @@ def read_format(directory: Path, no_thinking: bool = False) -> ChatFormat:
     return ChatFormat(read_template(directory, settings), special, options_of(no_thinking))
 
 
+@contextmanager
+def tokenizing() -> Iterator[None]:
+    """Turn it into a sentence where a model's tokenizer, ours or transformers', fails on a text or on tokens."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != PANIC:
+            raise
+        raise UserError(
+            _("The model's tokenizer fails on a text ({error}). Choose another model.").format(
+                error=str(error)[:LONGEST_REASON]
+            )
+        ) from error
+
+
 class ChatTokenizer:
     """What the workers use of transformers' tokenizer, from the same files; `rlhf.models.tokenise` takes either."""
 
@@ -93,16 +109,8 @@ class ChatTokenizer:
 
     def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
         """A text's token ids, as transformers gives them for one text. Raises UserError where it fails on it."""
-        try:
+        with tokenizing():
             return {"input_ids": list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)}
-        except BaseException as error:
-            if type(error).__name__ != PANIC:
-                raise
-            raise UserError(
-                _("The model's tokenizer fails on a text ({error}). Choose another model.").format(
-                    error=str(error)[:LONGEST_REASON]
-                )
-            ) from error
 
     def padding(self, directory: Path) -> str:
         """The token to pad with; the one that ends an answer where there is none that the weights have a row for."""
@@ -139,7 +147,8 @@ class ChatTokenizer:
         return str(self.backend.id_to_token(token))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        with tokenizing():
+            return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def get_vocab(self) -> dict[str, int]:
         """Every token with its id, under transformers' name."""
@@ -214,7 +223,8 @@ def end_of_turn(tokenizer: Any) -> str:
 
 def marks_in(tokenizer: Any, text: str) -> list[int]:
     """The tokens of a text that are no words."""
-    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    with tokenizing():
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     special, added = special_ids(tokenizer), tokenizer.added_tokens_decoder
     # Some models' end of a turn was added to the vocabulary and not called special.
     return [token for token in tokens if token in special] or [token for token in tokens if token in added]

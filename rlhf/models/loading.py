@@ -21,15 +21,23 @@ from annotation.translation import _
 from rlhf.jobs.artifacts import new_directory, verify_directory
 from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
 from rlhf.models import registry
-from rlhf.models.chat_template import TOKENIZER_FILE, end_of_turn, has_row, options_of, read_backend, read_format
+from rlhf.models.chat_template import (
+    TOKENIZER_FILE,
+    end_of_turn,
+    has_row,
+    options_of,
+    read_backend,
+    read_format,
+    tokenizing,
+)
 from rlhf.models.hidden_states import PACKS
 from rlhf.models.low_rank import compute_adapters_at_once
 from rlhf.models.memory import WITHOUT_ADAPTER, steady_places
-from rlhf.models.model_files import CONFIG, read_json
+from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, read_json
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling.prompt_cache import SHARES
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
-from rlhf.models.tokenise import render
+from rlhf.models.tokenise import render, text_ids
 
 # The head of a reward model, which the weights that it grows on have not.
 SCORE: Final = "score."
@@ -76,11 +84,12 @@ def tokenizer_of_files(path: Path) -> Any:
         # What follows a special token is for some the beginning of a text.
         added = backend.get_added_tokens_decoder().values()
         sample = next((f"{SAMPLE}{token.content}{SAMPLE}" for token in added if token.special), SAMPLE)
-        expected = backend.encode(sample, add_special_tokens=False).ids
+        with tokenizing():
+            expected = backend.encode(sample, add_special_tokens=False).ids
     for kind in (AutoTokenizer, TokenizersBackend) if whole else (AutoTokenizer,):
         try:
             tokenizer = kind.from_pretrained(path, trust_remote_code=False)
-            found = tokenizer(sample, add_special_tokens=False)["input_ids"]
+            found = text_ids(tokenizer, sample)
         except Exception as error:  # whatever a library, or the lack of one, makes of a stranger's files
             said = f"{type(error).__name__}: {' '.join(str(error).split())[:200].rstrip('.')}"
             continue
@@ -453,12 +462,14 @@ class LoadedPolicies:
             self.grounds[key] = LoadedWeights(model)
         return self.grounds[key]
 
-    def feed(self, messages: Sequence[Message], room: int) -> str:
-        """The text a policy is fed for a conversation that is to be answered in up to `room` tokens.
+    def feed(self, messages: Sequence[Message], room: int, *policies: Policy) -> str:
+        """The text that policies are fed for a conversation that is to be answered in up to `room` tokens.
 
-        Raises UserError if the chat template refuses the conversation, or the model's context is too short for both.
+        Raises UserError if the chat template refuses the conversation, or the model's context is too short for both
+        and the virtual tokens that stand before them.
         """
-        return fed(self.tokenizer, messages, room, self.context)
+        virtual = (virtual_tokens_in(self.data_dir / str(one.path)) for one in policies if one.form == "prompt")
+        return fed(self.tokenizer, messages, room + max(virtual, default=0), self.context)
 
     def keep_only(self, *kept: Policy) -> None:
         """Forget other policies and weights, to free their memory. Which policy is active has to be said again."""
@@ -468,10 +479,16 @@ class LoadedPolicies:
             ground.keep_only({policy.revision for policy in kept})
 
 
+@cache
+def virtual_tokens_in(path: Path) -> int:
+    """How many virtual tokens a prompt-tuning adapter has, whose files are never changed."""
+    return int(read_json(path / ADAPTER_CONFIG).get("num_virtual_tokens", 0))
+
+
 def fed(tokenizer: Any, messages: Sequence[Message], room: int, context: float) -> str:
     """The text that a model of this context is fed, as `LoadedPolicies.feed` has it. Raises UserError."""
     text = render(tokenizer, messages)
-    tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+    tokens = len(text_ids(tokenizer, text))
     if tokens + room > context:
         said = _("A prompt of {tokens} tokens leaves no room for {room} more in a context of {context}.")
         raise UserError(said.format(tokens=tokens, room=room, context=context))

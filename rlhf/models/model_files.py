@@ -79,6 +79,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return read_object(path) if path.is_file() else {}
 
 
+def of_text(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says of a model's part for texts; one that also sees or hears has it in one of its own."""
+    text = config.get("text_config")
+    return {**config, **(text if isinstance(text, Mapping) else {})}
+
+
 # -------------------------------------------------------------------------------------------------------------- weights
 @dataclass(frozen=True)
 class Tensor:
@@ -134,9 +140,7 @@ def is_tied(directory: Path) -> bool:
 
     Raises UserError where its files can't be read.
     """
-    config = read_json(directory / CONFIG)
-    text = config.get("text_config")
-    if {**config, **(text if isinstance(text, Mapping) else {})}.get("tie_word_embeddings"):
+    if of_text(read_json(directory / CONFIG)).get("tie_word_embeddings"):
         return True
     return not any(
         part in OUTPUTS for file in weight_files(directory) for name in read_header(file) for part in name.split(".")
@@ -211,9 +215,7 @@ def check_weights(directory: Path) -> dict[str, Tensor]:
 # --------------------------------------------------------------------------------------------------------- architecture
 def tokens_known(directory: Path) -> int | None:
     """How many tokens a model's weights have a row for, by its configuration; None where that does not say."""
-    config = read_json(directory / CONFIG)
-    text = config.get("text_config")
-    known = {**config, **(text if isinstance(text, Mapping) else {})}.get("vocab_size")
+    known = of_text(read_json(directory / CONFIG)).get("vocab_size")
     return known if isinstance(known, int) else None
 
 

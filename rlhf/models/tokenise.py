@@ -11,7 +11,7 @@ from annotation.metrics.rankings import MOST_ANSWERS, decided
 from annotation.records import TokenIds, UserError
 from annotation.translation import _
 from rlhf.jobs.descriptions import LeftOut
-from rlhf.models.chat_template import vocabulary_of
+from rlhf.models.chat_template import tokenizing, vocabulary_of
 from rlhf.models.template_process import TemplateRefused, conversation
 
 
@@ -61,8 +61,9 @@ def render(tokenizer: Any, messages: Any) -> str:
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text that is in the model's template already."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    """Token ids of a text that is in the model's template already. Raises UserError where its tokenizer fails on it."""
+    with tokenizing():
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 

@@ -6,9 +6,11 @@ import errno
 import json
 import logging
 import os
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from annotation import hub_client as hubs
 from annotation.hub_client import Conflict
@@ -186,6 +188,15 @@ def test_the_head_of_any_card_can_be_read() -> None:
     odd = ("!!int ''", "!!bool x", "!!timestamp x", "!!float '-'", "!!timestamp 2001-13-01", "!!python/object:os.f x")
     for text in ("", "text", "---\n- a\n---\n", "---\na: [\n---\n", *(f"---\na: {value}\n---\n" for value in odd)):
         assert hubs.front_matter(text) == {}
+
+
+def test_a_long_head_is_read_by_the_fast_parser() -> None:
+    head = "a:\n" + "- {b: c, d: [1, 2, 3]}\n" * 1500
+    began = time.process_time()
+    expected = yaml.safe_load(head)
+    between = time.process_time()
+    assert hubs.front_matter(f"---\n{head}---\n") == expected
+    assert 2 * (time.process_time() - between) < between - began
 
 
 def test_a_card_is_read_no_further_than_any_card_goes(tmp_path: Path) -> None:

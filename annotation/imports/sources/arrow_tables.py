@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotation.imports.printable import display_name
+from annotation.imports.sources.json_values import NotJson, parse_json
 from annotation.imports.sources.raw_rows import PICTURES, BadRow, RawRow, SourceRow, Unread, refuse_columns
 from annotation.records import UserError
 from annotation.translation import _
@@ -23,6 +24,8 @@ class ColumnTypes:
     unread: Mapping[str, Unread]
     labelled: Mapping[str, Any]
     """What `datasets` says of the columns in which numbers stand for words."""
+    parsed: Mapping[str, Any]
+    """The types of the columns in which JSON stands, as `datasets` keeps what is of several types."""
 
     @property
     def pictures(self) -> list[str]:
@@ -38,7 +41,9 @@ def column_types(schema: Any, name: str) -> ColumnTypes:
     if not read:
         raise UserError(_("{name} has no column of text, numbers or lists. Nothing was imported.").format(name=name))
     left = {entry.name: Unread(display_name(str(entry.type)[:80])) for entry in schema if entry.name not in read}
-    return ColumnTypes(read, left, {column: told for column, told in labelled_in(schema).items() if column in read})
+    labelled = {column: told for column, told in labelled_in(schema).items() if column in read}
+    parsed = {entry.name: entry.type for entry in schema if entry.name in read and "arrow.json" in str(entry.type)}
+    return ColumnTypes(read, left, labelled, parsed)
 
 
 def labelled_in(schema: Any) -> Mapping[str, Any]:
@@ -74,6 +79,24 @@ def with_words(value: Any, feature: Any) -> Any:
     return value
 
 
+def with_json(value: Any, kind: Any) -> Any:
+    """A value with what the JSON in it says, by its Arrow type. Raises NotJson."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if value is None:
+        return None
+    if isinstance(kind, pa.JsonType):
+        return parse_json(value)
+    if types.is_struct(kind):
+        return {key: with_json(one, kind.field(key).type) for key, one in value.items()}
+    if types.is_map(kind):
+        return [{**one, "value": with_json(one["value"], kind.item_type)} for one in value]
+    if isinstance(value, list):
+        return [with_json(one, kind.value_type) for one in value]
+    return value
+
+
 def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
     """The rows of an Arrow batch; where a text is not UTF-8, only its row is bad."""
     import pyarrow as pa
@@ -83,7 +106,11 @@ def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
     held = {column: places_held(table.column(column)) for column in types.pictures if column in table.schema.names}
     table = pa.Table.from_arrays(plain, names=list(types.read))
 
-    def row(place: int, value: dict[str, Any]) -> SourceRow:
+    def row(place: int, value: dict[str, Any]) -> RawRow:
+        try:
+            value = {**value, **{column: with_json(value[column], kind) for column, kind in types.parsed.items()}}
+        except NotJson as error:
+            return BadRow(before + place + 1, str(error))
         words = {column: with_words(value[column], told) for column, told in types.labelled.items()}
         empty = {column: None for column, places in held.items() if place not in places}
         return SourceRow(before + place + 1, {**value, **words, **types.unread, **empty})
@@ -136,8 +163,6 @@ def plain_type(kind: Any) -> Any:
     import pyarrow as pa
     from pyarrow import types
 
-    if isinstance(kind, pa.JsonType):  # text that stands for something else
-        return None
     if isinstance(kind, pa.BaseExtensionType):
         return plain_type(kind.storage_type)
     if types.is_dictionary(kind):

@@ -20,7 +20,7 @@ from transformers import (
 
 from annotation.records import Prompt, Response, Sampling, TokenIds, UserError
 from annotation.translation import _
-from rlhf.models.chat_template import vocabulary_of
+from rlhf.models.chat_template import tokenizing, vocabulary_of
 from rlhf.models.hidden_states import (
     inner_model,
     virtual_ids,
@@ -239,8 +239,10 @@ def read_draw(tokenizer: Any, ids: list[int], seed: int, prompt_tokens: int, end
     """Cut one generated row at its first end token."""
     end = next((index for index, token in enumerate(ids) if token in ends), None)
     answer = ids if end is None else ids[:end]
+    with tokenizing():
+        text = tokenizer.decode(answer, skip_special_tokens=True)
     return Draw(
-        text=tokenizer.decode(answer, skip_special_tokens=True),
+        text=text,
         seed=seed,
         tokens=len(answer) + (end is not None),
         prompt_tokens=prompt_tokens,

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
+from rlhf.models.chat_template import tokenizing
 from rlhf.models.hidden_states import (
     AGREEMENT,
     FAILURES,
@@ -190,7 +191,8 @@ def left_padded(
     tokenizer: Any, texts: Sequence[str], prefix: Sequence[int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Left-padded token ids and attention mask, each (P, T), of texts with a prefix of ids before each."""
-    rows = [[*prefix, *ids] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    with tokenizing():
+        rows = [[*prefix, *ids] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
     return padded_left(rows, tokenizer.pad_token_id, device)
 
 

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import resource
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from annotation.web import connections
+from tests.machine_fixtures import wait_until
 
 pytestmark = pytest.mark.slow
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+PUT = b"PUT /x HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
 CHUNKED = b"POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class Program:
-    """Answers a POST when its body is there, a PUT at once, and a GET in two parts, the last when a test wants it."""
+    """Answers a POST when its body is there, a PUT at once, a GET in two parts, the last when a test wants it, and a
+    REPORT with more than fits into a connection that nobody reads from.
+    """
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
@@ -39,6 +47,8 @@ class Program:
         if scope["method"] == "GET":
             await send({"type": "http.response.body", "body": b"first", "more_body": True})
             await asyncio.to_thread(self.go_on.wait)
+        for _ in range(1000 if scope["method"] == "REPORT" else 0):
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
         await send({"type": "http.response.body", "body": b"last"})
 
 
@@ -51,7 +61,10 @@ def program() -> Program:
 def address(program: Program) -> Iterator[tuple[str, int]]:
     """Where it is served."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(program, http=connections.TimeoutProtocol, lifespan="off", log_config=None)
+        config = uvicorn.Config(
+            *(program,), http=connections.TimeoutProtocol, lifespan="off", log_config=None,
+            limit_concurrency=connections.MAXIMUM, backlog=connections.BACKLOG,
+        )  # fmt: skip
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
@@ -68,6 +81,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what is given up: anything else may take as long as it takes to send it."""
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(connections, "PART_SECONDS", 0.2)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAXIMUM", 5)
+    monkeypatch.setattr(connections, "BACKLOG", 2)
 
 
 def rest(connection: socket.socket) -> bytes:
@@ -172,3 +191,59 @@ def test_what_turns_out_to_be_no_http_is_refused_once_and_fails_nothing(
         connection.sendall(CHUNKED.replace(b"POST", b"PUT") + b"zz\r\n")
         assert rest(connection).startswith(b"HTTP/1.1 400 ")
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("sent", [b"", HEAD, POST + b"five", HEAD.replace(b"GET", b"REPORT") + b"\r\n"])
+def test_connections_that_wait_for_their_client_keep_nobody_out(
+    address: tuple[str, int], program: Program, sent: bytes
+) -> None:
+    """Whoever sends nothing, not all, or takes no answer loses the connection; who is being answered keeps it."""
+    with ExitStack() as opened:
+
+        def asked(request: bytes) -> socket.socket:
+            connection = opened.enter_context(socket.create_connection(address))
+            connection.sendall(request)
+            return connection
+
+        slow = asked(HEAD + b"Connection: close\r\n\r\n")
+        received = b""
+        while b"first" not in received:
+            received += slow.recv(65536)
+        holding = [asked(sent) for _ in range(12)]
+        for _ in range(3):  # soon: what is sent has to lie where it can't go on first
+            wait_until("an answer", lambda: b" 200 " in rest(asked(PUT + b"Connection: close\r\n\r\n")))
+        program.go_on.set()
+        assert b"last" in rest(slow)
+        del holding
+
+
+# Opens many connections to a port, and keeps them until its input ends.
+CROWD = """
+import socket, sys
+held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(100)]
+print(len(held), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.usefixtures("few")
+def test_connections_never_use_up_the_files_that_a_process_may_have_open(
+    address: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    command = [sys.executable, "-c", CROWD, str(address[1])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as crowd:
+        assert crowd.stdin is not None
+        assert crowd.stdout is not None
+        open_files = max(int(name) for name in os.listdir("/dev/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files + 30, before[1]))
+        try:
+            assert crowd.stdout.readline() == b"100\n"
+            with socket.create_connection(address) as connection:
+                connection.sendall(PUT + b"Connection: close\r\n\r\n")
+                assert rest(connection).startswith(b"HTTP/1.1 200")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            crowd.stdin.close()
+    assert caplog.records == []

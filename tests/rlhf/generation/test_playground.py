@@ -333,9 +333,14 @@ def test_what_can_not_be_answered_says_why_and_the_worker_goes_on(stocked: Machi
     (torn,) = ask_chats(stocked, "lora")
     (long,) = ask_chats(stocked, "base", messages=[{"role": "user", "content": "sun " * 1100}])
     (fine,) = ask_chats(stocked, "base")
+    asked = [{"role": "user", "content": "sun " * 980}]
+    room = 1024 - stocked.count(stocked.render(asked))
+    full, too_full = ask_chats(stocked, "base", "prompt", messages=asked, max_new_tokens=room)
     with answering(stocked, ANSWERING):
-        wait_until("an answer", lambda: not one(stocked, fine).open)
+        wait_until("the answers", lambda: not any(one(stocked, each).open for each in (fine, full, too_full)))
     assert (one(stocked, torn).state, one(stocked, long).state) == ("failed", "failed")
+    assert (one(stocked, full).state, one(stocked, too_full).state) == ("done", "failed")
+    assert f"leaves no room for {room + 4} more" in one(stocked, too_full).message  # four virtual tokens
     assert "sha256 differs" in one(stocked, torn).message
     assert "leaves no room for 24 more in a context of 1024" in one(stocked, long).message
     assert one(stocked, fine).text == expected(stocked, one(stocked, fine))

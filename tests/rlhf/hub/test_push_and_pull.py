@@ -23,6 +23,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from huggingface_hub import DatasetCard, ModelCard, constants
+from transformers import AutoConfig
 
 from annotation import __main__ as annotation_commands
 from annotation import hub_client as hubs
@@ -830,6 +831,20 @@ def test_whole_weights_become_a_policy_and_adapters_on_them_find_them(
     assert not {"optimizer.pt", "model.py", ".cache"} & kept
     hub.add_repo("model", REPO, adapter(base_model_name_or_path="ann/whole", revision=sha))
     assert pull(hub, fresh).ground_id == whole.id
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "llama", "llama4", "qwen3_5"])
+def test_whole_weights_may_be_the_part_for_texts_of_a_base_that_also_sees(kind: str) -> None:
+    """Whatever transformers saves of it, and wherever their sizes stand; of a base of other sizes they can't be."""
+    base = AutoConfig.for_model(kind).to_dict()
+    text = AutoConfig.for_model(kind).get_text_config().to_dict()
+    short = {**text, "vocab_size": None}
+    for own, theirs in ((base, text), (base, base), (text, base), ({**base, "text_config": short}, base)):
+        pull_model.check_kind(own, theirs, "base")
+    with pytest.raises(UserError, match=rf"\(vocab_size 300 instead of {text['vocab_size']}\)"):
+        pull_model.check_kind(base, {**text, "vocab_size": 300}, "base")
+    with pytest.raises(UserError, match=rf"\(model_type gpt2 instead of {kind}, hidden_size 8 instead of"):
+        pull_model.check_kind(base, {"model_type": "gpt2", "hidden_size": 8}, "base")
 
 
 def test_whole_weights_of_other_words_or_another_template_are_refused(tmp_path: Path, tiny_model: Path) -> None:

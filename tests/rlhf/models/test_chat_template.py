@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pytest
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from annotation.records import Message, UserError
@@ -100,14 +102,43 @@ def test_a_tokenizer_that_takes_minutes_or_gigabytes_is_refused(
         chat_template.read_backend(path)
 
 
+def with_rules(model: Path, place: Path, rules: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """A copy of a model with other rules in its tokenizer."""
+    copied = shutil.copytree(model, place)
+    told = json.loads((copied / "tokenizer.json").read_text("utf-8"))
+    (copied / "tokenizer.json").write_text(json.dumps({**told, **rules(told)}), "utf-8")
+    return copied
+
+
 def test_a_tokenizer_that_fails_on_a_text_is_a_sentence(tiny_model: Path, tmp_path: Path) -> None:
-    model = shutil.copytree(tiny_model, tmp_path / "model")
-    told = json.loads((model / "tokenizer.json").read_text("utf-8"))
-    split = {"type": "Split", "pattern": {"Regex": "(a|aa)+$"}, "behavior": "Isolated", "invert": False}
-    steps = {"type": "Sequence", "pretokenizers": [split, told["pre_tokenizer"]]}
-    (model / "tokenizer.json").write_text(json.dumps({**told, "pre_tokenizer": steps}), "utf-8")
-    with pytest.raises(UserError, match="The model's tokenizer fails on a text"):
-        ChatTokenizer(model)("a" * 60 + "!")
+    """The pages' and the workers', in cutting a text and in putting one together."""
+    from rlhf.models.loading import fed
+    from rlhf.models.sampling.drawing import read_draw
+    from rlhf.models.sampling.prompt_cache import left_padded
+
+    text, pattern = "a" * 60 + "!", {"Regex": "(a|aa)+$"}
+    ids = ChatTokenizer(tiny_model)(text)["input_ids"]
+    split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    join = {"type": "Replace", "pattern": pattern, "content": ""}
+    cutting = with_rules(
+        *(tiny_model, tmp_path / "cutting"),
+        lambda told: {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, told["pre_tokenizer"]]}},
+    )
+    joining = with_rules(
+        *(tiny_model, tmp_path / "joining"),
+        lambda told: {"decoder": {"type": "Sequence", "decoders": [told["decoder"], join]}},
+    )
+    workers = transformers_tokenizer(cutting)
+    asked: list[Callable[[], object]] = [
+        lambda: ChatTokenizer(cutting)(text),
+        lambda: fed(workers, [{"role": "user", "content": text}], 1, 100_000),
+        lambda: left_padded(workers, [text], [], torch.device("cpu")),
+        lambda: ChatTokenizer(joining).decode(ids),
+        lambda: read_draw(transformers_tokenizer(joining), ids, 0, 1, set()),
+    ]
+    for ask in asked:
+        with pytest.raises(UserError, match="The model's tokenizer fails on a text"):
+            ask()
 
 
 def test_a_tokenizer_may_replace_as_models_do(tiny_model: Path, tmp_path: Path) -> None:

@@ -130,15 +130,34 @@ def test_notes_of_any_depth_on_a_table_are_passed_over(depth: int, told: str) ->
     assert arrow_tables.column_types(pa.schema([("prompt", pa.string())], metadata), "a").labelled == {}
 
 
-def test_what_stands_in_a_column_as_json_is_not_taken_for_its_text(tmp_path: Path) -> None:
+def test_what_datasets_keeps_as_json_is_read_as_what_it_says(tmp_path: Path) -> None:
+    """Texts and lists in one column, at any depth, as where some messages have parts."""
+    import datasets
+
+    kinds = {"role": datasets.Value("string"), "content": datasets.Json()}
+    features = {"messages": datasets.List(kinds), "winner": datasets.Json(), "many": datasets.List(datasets.Json())}
+    rows: list[dict[str, object]] = [
+        {"messages": [{"role": "user", "content": 'Say "hi"'}], "winner": 1, "many": [{"a": 1}, None, "x"]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}], "winner": "a", "many": None},
+    ]
+    saved = datasets.Dataset.from_list(rows, features=datasets.Features(features))
+    saved.to_parquet(tmp_path / "a.parquet")
+    saved.save_to_disk(tmp_path / "saved")
+    for name in ("a.parquet", "saved"):
+        assert values(read(tmp_path / name)) == rows
+
+
+def test_a_value_of_json_that_is_none_is_a_bad_row(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    told = pa.array(['"Say \\"hi\\""'], pa.json_())
-    table = pa.table({"prompt": ["x"], "answer": told})
+    kind = pa.map_(pa.string(), pa.json_())
+    told = pa.array([[("a", '"x"')], [("a", "{")], [("a", "[" * 100_000)]], pa.map_(pa.string(), pa.string()))
+    table = pa.table({"answers": told.cast(kind)})
     with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    (row,) = values(read(tmp_path / "a.arrow"))
-    assert (row["prompt"], type(row["answer"])) == ("x", Unread)
+    good, *bad = read(tmp_path / "a.arrow")
+    assert values([good]) == [{"answers": [{"key": "a", "value": "x"}]}]
+    assert [row.number for row in bad if isinstance(row, BadRow) and "the line is" in row.reason] == [2, 3]
 
 
 @pytest.mark.parametrize("names", [["prompt", "chosen", "rejected", "chosen"], [str(n) for n in range(1001)]])
