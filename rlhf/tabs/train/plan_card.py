@@ -54,8 +54,8 @@ def summary_line(run: PlannedRun) -> str:
     memory = "" if run.cost is None or run.cost.fit.fits else run.cost.fit.sentence
     line = card_title(" · ".join(parts)) if parts else ""
     # Where there is too little to train on, the reason for that names what is left out.
-    told = run.data is None or preflight.shortage(run.spec, run.data.found)
-    rest = "" if told else where_the_rest_is(run.data, run.spec)
+    enough = run.data is not None and not preflight.shortage(run.spec, run.data.found)
+    rest = where_the_rest_is(run.data, run.spec) if run.data is not None and enough else ""
     return line + rest + "".join(paragraph(one, "warning") for one in (memory, rate_warning(run.spec)) if one)
 
 
