@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -21,9 +21,12 @@ UNSEEN = {"pysqlite3"}
 OPTIONAL = {"spaces"}
 
 
-def distribution(package: str, known: Mapping[str, list[str]] = packages_distributions()) -> str:
+known_distributions = cache(packages_distributions)
+
+
+def distribution(package: str) -> str:
     """Under which name a package is installed, folded as pip folds it."""
-    return re.sub(r"[-_.]+", "-", known.get(package, [package])[0]).lower()
+    return re.sub(r"[-_.]+", "-", known_distributions().get(package, [package])[0]).lower()
 
 
 def imported(paths: list[Path]) -> set[str]:

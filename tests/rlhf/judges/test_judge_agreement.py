@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from annotation.metrics.intervals_and_bias import Z_95
 from annotation.metrics.sequential_testing import kappas
@@ -74,6 +73,8 @@ def test_kappa_is_that_of_a_published_table() -> None:
 
 
 def test_kappa_of_pairs_that_one_person_judged_is_that_of_two_labellings_and_scipys_bootstrap() -> None:
+    from scipy import stats
+
     source = random.Random(7)
     drawn = [(source.choice((FIRST, SECOND, TIE)), source.choice((FIRST, FIRST, SECOND))) for _ in range(60)]
     found = trust([case(number, *rankings) for number, rankings in enumerate(drawn)])

@@ -112,7 +112,7 @@ def zipped() -> bytes:
         ("a.jsonl", zipped(), "ZIP archive"),
         ("a.csv.gz", packed(zipped()), "ZIP archive"),
         ("a.gz", packed(packed(b"a,b\n")), "packed twice"),
-        ("a.jsonl.gz", packed(as_jsonl(PAIRS * 9000))[:-40], "damaged after"),
+        ("a.jsonl.gz", packed(as_jsonl(PAIRS) * 9000)[:-40], "damaged after"),
         ("a.jsonl.gz", b"\x1f\x8b\x08\x00nonsense", "damaged"),
         ("a.db", b"SQLite format 3\x00", "SQLite database"),
         ("a.txt", b"just words", "no known format. Name it after its format"),
