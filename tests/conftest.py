@@ -25,6 +25,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start programs as users do come first and quick ones last: then no process waits long for another."""
+    """Quick files come last, so that no process waits long for another. Before them those that start programs as users
+    do, which wait a lot, take turns with those that compute.
+    """
     ranks: dict[Path, int] = {}
     for item in items:
         rank = 0 if LONGEST & {mark.name for mark in item.iter_markers()} else 2 - bool(item.get_closest_marker("slow"))
         ranks[item.path] = min(rank, ranks.get(item.path, rank))
-    items.sort(key=lambda item: ranks[item.path])
+    of_rank = [[path for path, rank in ranks.items() if rank == wanted] for wanted in range(3)]
+    in_turns = [path for both in zip_longest(*of_rank[:2]) for path in both if path is not None]
+    place = {path: number for number, path in enumerate([*in_turns, *of_rank[2]])}
+    items.sort(key=lambda item: place[item.path])
 
 
 @pytest.hookimpl(wrapper=True)
