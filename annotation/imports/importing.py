@@ -179,7 +179,11 @@ def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
         )
         raise UserError(
             none.format(
-                count=len(bad), name=source.name, format=source.format, number=bad[0].number, reason=bad[0].reason
+                count=len(bad),
+                name=source.name,
+                format=source.format,
+                number=bad[0].number,
+                reason=bad[0].reason.removesuffix("."),
             )
         )
     return rows, bad

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,13 +17,15 @@ from typing import Any, Final
 from safetensors import SafetensorError, safe_open
 
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from annotation.validation import PARSING
 
 # More than any configuration or index has; vocabularies and weights are not read whole here.
 LARGEST_FILE: Final = 16_000_000
 LARGEST_HEADER: Final = 32_000_000
 LONGEST_NAME: Final = 300
+# How counts are called of parts of a model that each have weights, or a slice of some.
+COUNTS: Final = re.compile(r"(?:layers?|experts|depth)$")
 CONFIG: Final = "config.json"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "model.safetensors"
@@ -209,7 +212,26 @@ def check_weights(directory: Path) -> dict[str, Tensor]:
                         "{directory} has no tensor {tensor}, which {index} says is there. Fetch the whole model again."
                     ).format(directory=directory / name, tensor=tensor[:LONGEST_NAME], index=INDEX)
                 )
-    return {name: tensor for held in by_file.values() for name, tensor in held.items()}
+    found = {name: tensor for held in by_file.values() for name, tensor in held.items()}
+    refuse_more_parts(read_json(directory / CONFIG), found)
+    return found
+
+
+def refuse_more_parts(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raises UserError where a configuration counts more layers or experts than there can be weights of.
+
+    Transformers would make them all, one by one, before it looked: until no memory is left.
+    """
+    held = [tensor.shape for tensor in tensors.values() if tensor.end > tensor.begin]
+    most = max(len(held), *(size for shape in held for size in shape), 0)
+    parts: list[Mapping[str, Any]] = [config]
+    for part in parts:
+        parts += [value for value in part.values() if isinstance(value, Mapping)]
+        for name, value in part.items():
+            if COUNTS.search(name) and isinstance(value, int | float) and value > most:
+                said = _("{config} says {name} {value}, and the weights beside it have nothing of that number.")
+                mend = _("Fetch the whole model again, or choose another one.")
+                raise UserError(joined(said.format(config=CONFIG, name=name, value=str(value)[:20]), mend))
 
 
 # --------------------------------------------------------------------------------------------------------- architecture

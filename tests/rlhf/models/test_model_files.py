@@ -110,6 +110,28 @@ def test_weights_in_several_files_are_those_of_the_index(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        {"num_hidden_layers": 10**9},
+        {"text_config": {"n_layer": 4}},
+        {"vision_config": {"inner": {"depth": float("inf")}}},
+        {"num_local_experts": 10**4000},
+    ],
+)
+def test_more_layers_or_experts_than_there_can_be_weights_of_are_refused(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    """Transformers would make each of them before it looked for its weights, in all the memory that there is."""
+    tensors = {"a": entry([3, 1], 0, 12), "b": ONE | {"data_offsets": [12, 16]}, "c": entry([10**9, 0], 16, 16)}
+    written(tmp_path / WEIGHTS, tensors, b"x" * 16)
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 3, "max_position_embeddings": 10**9}))
+    check_weights(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config\.json says \w+ .*, and the weights beside it have nothing of that"):
+        check_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("places", "sentence"),
     [
         ({"b": "model-00003-of-00003.safetensors"}, "lacks model-00003-of-00003.safetensors of its weights"),
