@@ -283,8 +283,8 @@ def build_form() -> dict[str, Any]:
     form: dict[str, Any] = {}
     form["target"] = gr.Radio(labelled(TARGET_CHOICES), value="auto", label=_("Import as"), elem_id="import-target")
     form["verdict"] = gr.Radio(labelled(VERDICT_CHOICES), value="judged", label=_("Verdicts of preferences become"))
+    form["prompts"] = gr.Radio(labelled(SPLIT_CHOICES), value="share", label=_("New prompts are"))
     with gr.Row(elem_classes=["fields"]):
-        form["prompts"] = gr.Radio(labelled(SPLIT_CHOICES), value="share", label=_("New prompts are"), min_width=320)
         form["share"] = gr.Number(
             100 * HELD_OUT_SHARE,
             label=_("Held-out share in percent"),
