@@ -171,12 +171,9 @@ def counts(about: SnapshotFacts) -> str:
 
 def left_out(about: SnapshotFacts) -> str:
     """How much was left out, by reason, before the rows were frozen and in the training."""
-    return "\n\n".join(
-        [
-            reasons("Judgements, or pairs of answers, that gave no row when the data was frozen", about.left_out),
-            reasons("Rows that are here but that the training left out when it read them", about.left_out_later),
-        ]
-    )
+    before = reasons("Judgements, or pairs of answers, that gave no row when the data was frozen", about.left_out)
+    later = reasons("Rows that are here but that the training left out when it read them", about.left_out_later)
+    return f"{before}\n\n{later}"
 
 
 def reasons(what: str, found: Mapping[str, int]) -> str:

@@ -65,12 +65,10 @@ def items_of(db: Database, spec: TrainingSpec) -> Iterator[ItemRows]:
         return
     with db.reading():
         for number, row in enumerate(rows, 1):
-            name = (
-                _("Prompt {prompt_id}").format(prompt_id=row.prompt_id)
-                if isinstance(row, PromptRow)
-                else _("Demonstration {number}").format(number=number)
-            )
-            yield ItemRows(name=name, split=row.split, rows=[row], left_out={}, asked=question_of(row.messages))
+            name = _("Demonstration {number}").format(number=number)
+            if isinstance(row, PromptRow):
+                name = _("Prompt {prompt_id}").format(prompt_id=row.prompt_id)
+            yield ItemRows(name, row.split, [row], {}, question_of(row.messages))
 
 
 def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Iterator[ItemRows]:
@@ -78,13 +76,9 @@ def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Itera
     with db.reading():
         for group in whole.comparisons:
             alone = replace(whole, comparisons=[group], counts=Counter(), left_out=Counter())
-            rows = list(alone)
-            name, split, asked = (
-                _("Comparison {comparison_id}").format(comparison_id=group[0].comparison_id),
-                group[0].split,
-                question_of(group[0].messages),
-            )
-            whole_item = ItemRows(name=name, split=split, rows=rows, left_out=dict(alone.left_out), asked=asked)
+            rows, first = list(alone), group[0]
+            name = _("Comparison {comparison_id}").format(comparison_id=first.comparison_id)
+            whole_item = ItemRows(name, first.split, rows, dict(alone.left_out), question_of(first.messages))
             if together or not rows:
                 yield whole_item
                 continue
@@ -130,15 +124,7 @@ def inspect(
         return None
     tokenised, left_out = spec.tokenise(tokenizer, last.rows)
     sequences = spec.sequences(tokenizer, tokenised[0]) if tokenised else unread(tokenizer, last, left_out)
-    return InspectedItem(
-        item=last,
-        number=place,
-        total=total,
-        facts=spec.item_facts(last.rows),
-        sequences=sequences,
-        left_out=left_out,
-        used=bool(tokenised),
-    )
+    return InspectedItem(last, place, total, spec.item_facts(last.rows), sequences, left_out, used=bool(tokenised))
 
 
 def unread(tokenizer: ChatTokenizer, item: ItemRows, left_out: LeftOut) -> list[TokenSequence]:

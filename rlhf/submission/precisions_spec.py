@@ -99,24 +99,17 @@ class PrecisionMismatch:
 
     def sentence(self) -> str:
         """What that costs: how far apart the two policies are, as far as it was measured."""
+        held_in, precision = (_(registry.PRECISION_WORDS[one]) for one in (self.held_in, self.parent.precision))
         said = _(
             "This holds the weights of {revision} in {held_in}, and {revision} answers in {precision}: another policy "
             "before the first step."
-        ).format(
-            revision=self.parent.revision,
-            held_in=_(registry.PRECISION_WORDS[self.held_in]),
-            precision=_(registry.PRECISION_WORDS[self.parent.precision]),
-        )
+        ).format(revision=self.parent.revision, held_in=held_in, precision=precision)
         if self.gap is not None:
+            kl, perplexity, other = self.gap.kl, self.gap.perplexity, self.gap.other_perplexity
             apart = _(
                 "They are {kl:.2g} nats a token apart (KL), and their perplexities of a plain text {other:.1f} and "
                 "{perplexity:.1f}, measured on {measured} UTC."
-            ).format(
-                kl=self.gap.kl,
-                other=self.gap.other_perplexity,
-                perplexity=self.gap.perplexity,
-                measured=moment(self.measured),
-            )
+            ).format(kl=kl, other=other, perplexity=perplexity, measured=moment(self.measured))
         elif self.measuring:
             apart = _("How far apart they are is being measured.")
         else:
@@ -139,13 +132,8 @@ def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> PrecisionMis
     if held_in == parent.precision:
         return None
     found = PrecisionMismatch(parent, cast(HeldPrecision, held_in), None, None, measuring=False)
-    jobs = [
-        job
-        for job in job_store.recent(db, (PrecisionsSpec.kind,), REMEMBERED)
-        if isinstance(job.spec, PrecisionsSpec)
-        and (job.spec.revision, job.spec.precision, job.spec.other)
-        == (found.spec.revision, found.spec.precision, found.spec.other)
-    ]
+    recent = job_store.recent(db, (PrecisionsSpec.kind,), REMEMBERED)
+    jobs = [job for job in recent if replace(job.spec, model=found.spec.model) == found.spec]
     done = next((job for job in jobs if job.status == "finished" and job.result), None)
     if done is not None and done.result is not None:
         found = replace(found, gap=PrecisionGap.of(done.result), measured=done.finished or done.created)

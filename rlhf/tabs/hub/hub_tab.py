@@ -196,18 +196,15 @@ def copies_card(db: Database, environment: Mapping[str, str]) -> str:
 
 def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
     """The models with files, newest first."""
-    names = {
-        "policy": _("{revision} ({algorithm}, {status})"),
-        "reward-model": _("{revision} ({algorithm}, reward model, {status})"),
-    }
-    return [
-        (
-            names[one.kind].format(revision=one.revision, algorithm=short_of(one.algorithm), status=one.status_word),
-            one.revision,
-        )
-        for one in reversed(known)
-        if one.path is not None and one.deleted is None
-    ]
+    policy = _("{revision} ({algorithm}, {status})")
+    reward_model = _("{revision} ({algorithm}, reward model, {status})")
+    found = []
+    for one in reversed(known):
+        if one.path is not None and one.deleted is None:
+            said = policy if one.kind == "policy" else reward_model
+            algorithm, status = short_of(one.algorithm), one.status_word
+            found.append((said.format(revision=one.revision, algorithm=algorithm, status=status), one.revision))
+    return found
 
 
 def all_judgements() -> tuple[str, str]:
@@ -217,15 +214,10 @@ def all_judgements() -> tuple[str, str]:
 
 def run_choices(found: Sequence[Job]) -> list[tuple[str, str]]:
     """The training runs whose frozen data can be pushed, newest first."""
+    said, states = _("The frozen data of run {id} ({kind}, {status})"), job_words.STATUS_WORDS
+    frozen = [one for one in found if isinstance(one.spec, TrainingSpec) and one.spec.snapshot]
     return [
-        (
-            _("The frozen data of run {id} ({kind}, {status})").format(
-                id=one.id, kind=short_of(one.kind), status=_(job_words.STATUS_WORDS[one.status])
-            ),
-            str(one.id),
-        )
-        for one in found
-        if isinstance(one.spec, TrainingSpec) and one.spec.snapshot
+        (said.format(id=one.id, kind=short_of(one.kind), status=_(states[one.status])), str(one.id)) for one in frozen
     ]
 
 

@@ -243,12 +243,8 @@ INTERVALS = N_(
 
 def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Mapping[str, Estimate | None]) -> str:
     """Win rates against the base: people's first, then those of the most trusted judge; the table has the others'."""
-    drawn = rates_chart(
-        "people",
-        _("Win rate against the base, by people"),
-        _(BY_PEOPLE),
-        [(one.revision, one.people) for one in checked],
-    )
+    by_people = [(one.revision, one.people) for one in checked]
+    drawn = rates_chart("people", _("Win rate against the base, by people"), _(BY_PEOPLE), by_people)
     if panel:
         best, agreement = panel[0], trust.get(panel[0])
         sentence = _("The judge was not compared with people; on the held-out prompts.")
@@ -266,11 +262,7 @@ def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Map
 
 def rates_chart(name: str, title: str, sentence: str, rates: Sequence[tuple[str, Estimate | None]]) -> str:
     """Win rates by one voice, with intervals; nothing without any."""
-    marks = [
-        charts.mark_of(revision, rate, _("{rate} of {n}").format(rate=percent_with_interval(rate), n=rate.n))
-        for revision, rate in rates
-        if rate is not None
-    ]
+    marks = [charts.mark_of(revision, rate, rate_text(rate)) for revision, rate in rates if rate is not None]
     frame = Frame(f"iterations-{name}", title, f"{sentence} {_(INTERVALS)}")
     return charts.intervals(frame, marks, _("share of comparisons won"), 0.5) if marks else ""
 
@@ -287,13 +279,8 @@ def over_table(checked: Sequence[CheckedPolicy], panel: Sequence[str]) -> str:
         )
         for place, one in enumerate(checked, 1)
     ]
-    headers = (
-        "#",
-        _("Policy"),
-        _("Won against the base, by people"),
-        *(_("by {judge}").format(judge=judge) for judge in panel),
-        *figures,
-    )
+    judged = (_("by {judge}").format(judge=judge) for judge in panel)
+    headers = ("#", _("Policy"), _("Won against the base, by people"), *judged, *figures)
     return table(headers, rows, "", ("#", *figures))
 
 

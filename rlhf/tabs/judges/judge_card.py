@@ -153,9 +153,8 @@ def position_plot(own: str, found: Trust) -> str:
             found.flips.n,
         )
         return paragraph(tied.format(count=found.flips.n))
-    return charts.intervals(
-        frame, [charts.share_mark(_("Chose the first shown"), found.first_place)], _("share of its verdicts"), COIN
-    )
+    mark = charts.share_mark(_("Chose the first shown"), found.first_place)
+    return charts.intervals(frame, [mark], _("share of its verdicts"), COIN)
 
 
 def length_plot(own: str, found: Trust) -> str:
