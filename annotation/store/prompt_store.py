@@ -20,14 +20,8 @@ def add_prompts(db: Database, prompts: Iterable[Prompt]) -> int:
             fingerprint, messages = fingerprint_of(prompt.messages)
             cursor = connection.execute(
                 """INSERT OR IGNORE INTO prompt (fingerprint, messages, source, split, created)
-                   VALUES (:fingerprint, :messages, :source, :split, :created)""",
-                {
-                    "fingerprint": fingerprint,
-                    "messages": messages,
-                    "source": prompt.source,
-                    "split": prompt.split,
-                    "created": now(),
-                },
+                   VALUES (?, ?, ?, ?, ?)""",
+                (fingerprint, messages, prompt.source, prompt.split, now()),
             )
             added += cursor.rowcount
     return added
