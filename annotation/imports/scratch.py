@@ -188,9 +188,11 @@ class Staging:
 
     def add_labelled(self, row: int, prompt: int, fingerprint: str, text: str, good: bool) -> None:
         """Gather a good or bad answer, to be put beside others to its prompt at the end."""
+        content = content_key("label", fingerprint, [text], str(good))
         added = self.sql.execute(
-            "INSERT OR IGNORE INTO labelled (content, prompt, row, good, text) VALUES (?, ?, ?, ?, ?)",
-            (content_key("label", fingerprint, [text], str(good)), prompt, row, good, text),
+            """INSERT OR IGNORE INTO labelled (content, prompt, row, good, text)
+               VALUES (:content, :prompt, :row, :good, :text)""",
+            {"content": content, "prompt": prompt, "row": row, "good": good, "text": text},
         )
         self.counts.repeated += not added.rowcount
         self.count_size(0, text)

@@ -20,8 +20,14 @@ def add_prompts(db: Database, prompts: Iterable[Prompt]) -> int:
             fingerprint, messages = fingerprint_of(prompt.messages)
             cursor = connection.execute(
                 """INSERT OR IGNORE INTO prompt (fingerprint, messages, source, split, created)
-                   VALUES (?, ?, ?, ?, ?)""",
-                (fingerprint, messages, prompt.source, prompt.split, now()),
+                   VALUES (:fingerprint, :messages, :source, :split, :created)""",
+                {
+                    "fingerprint": fingerprint,
+                    "messages": messages,
+                    "source": prompt.source,
+                    "split": prompt.split,
+                    "created": now(),
+                },
             )
             added += cursor.rowcount
     return added
