@@ -174,13 +174,10 @@ class AnnotationApi:
 
     def latest(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         """The latest judgements, or those before the one that the request names."""
-        rows = own_judgements.latest(self.db, annotator.id, asked.id)
-        return {"judgements": [listed(row) for row in rows], "agreement": self.agreement(annotator)}
-
-    def agreement(self, annotator: Annotator) -> dict[str, int] | None:
-        """How often others found the same answer best; None while there is too little to say so."""
-        found = own_agreement(self.db, annotator.id)
-        return {"shared": found.shared, "same": found.same} if found.shared else None
+        rows, found = own_judgements.latest(self.db, annotator.id, asked.id), own_agreement(self.db, annotator.id)
+        # How often others found the same answer best; nothing while there is too little to say so.
+        agreement = {"shared": found.shared, "same": found.same} if found.shared else None
+        return {"judgements": [listed(row) for row in rows], "agreement": agreement}
 
     def ask(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Have the annotator's own prompt answered before all others."""

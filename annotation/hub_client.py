@@ -399,12 +399,9 @@ def commit(
 
     operations = [CommitOperationDelete(path) for path in gone]
     with explained(_("Uploading to {repo} failed."), repo=repo):
-        operations += [CommitOperationAdd(path, plain(content)) for path, content in files.items()]
+        for path, content in files.items():
+            operations.append(CommitOperationAdd(path, content if isinstance(content, bytes) else str(content)))
         done = hub.api.create_commit(
             repo, operations, commit_message=message, repo_type=kind, revision=branch, parent_commit=parent
         )
     return str(done.oid)
-
-
-def plain(content: Path | bytes) -> str | bytes:
-    return content if isinstance(content, bytes) else str(content)

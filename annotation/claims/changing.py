@@ -72,17 +72,8 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
 
 def insert_undone(db: Database, last: StoredJudgement) -> None:
     """The row that takes a judgement back."""
-    db.insert(
-        "judgement",
-        {
-            "claim_id": last.claim_id,
-            **of_claim(last),
-            "outcome": "undone",
-            "seconds": 0,
-            "supersedes": last.id,
-            "created": now(),
-        },
-    )
+    row = {"claim_id": last.claim_id, **of_claim(last), "outcome": "undone", "seconds": 0}
+    db.insert("judgement", {**row, "supersedes": last.id, "created": now()})
 
 
 def reopen(db: Database, annotator_id: int, judgement_id: int) -> tuple[Claim, dict[str, Any]]:
@@ -136,9 +127,8 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
             slot = free_slot(db, claim.comparison_id) if claim.purpose == "own" else None
             connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim.id))
         connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim.id))
-        claim = replace(
-            claim, guidelines_version=project_store.guidelines(db).version or None
-        )  # the page shows today's
+        todays = project_store.guidelines(db).version or None  # which the page shows
+        claim = replace(claim, guidelines_version=todays)
         revised = insert_judgement(db, claim, act, made.seconds, supersedes=judgement_id)
         follow_act(db, annotator_id, claim.comparison_id)
         return revised

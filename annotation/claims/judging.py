@@ -166,18 +166,8 @@ def insert_edit(db: Database, claim: StoredClaim, position: int, text: str) -> i
     )
     if original["text"].strip() == text:
         raise UserError(_("The edited answer is the same as before. Change it, or judge without an edit."))
-    return db.insert(
-        "response",
-        {
-            "prompt_id": original["prompt_id"],
-            "origin": "person",
-            "annotator_id": claim.annotator_id,
-            "edited_from": original["id"],
-            "purpose": "demonstrate",
-            "text": text,
-            "created": now(),
-        },
-    )
+    by = {"origin": "person", "annotator_id": claim.annotator_id, "edited_from": original["id"], "created": now()}
+    return db.insert("response", {"prompt_id": original["prompt_id"], "purpose": "demonstrate", "text": text, **by})
 
 
 MOST_SKIPS = 200

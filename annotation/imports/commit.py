@@ -157,16 +157,8 @@ class ImportCommit:
         for first, last, offset in self.pieces:
             self.sql.execute(PLACE_ANSWERS, self.values(comparison=comparison, first=first, last=last, offset=offset))
         if self.staging.counts.judged:
-            annotator = self.db.insert(
-                "main.annotator",
-                {
-                    "name": self.annotator_name(),
-                    "role": "annotator",
-                    "kind": "import",
-                    "active": 0,
-                    "created": self.created,
-                },
-            )
+            named = {"name": self.annotator_name(), "role": "annotator", "kind": "import", "active": 0}
+            annotator = self.db.insert("main.annotator", {**named, "created": self.created})
             self.sql.execute(
                 INSERT_JUDGEMENTS,  # of now: ids and times of judgements grow together
                 self.values(comparison=comparison, judgement=judgement, annotator=annotator, created=now()),

@@ -67,11 +67,7 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
     command.add_argument("--config", metavar="NAME", help="configuration of a dataset")
     command.add_argument("--source-split", metavar="NAME", help="split of a dataset to read")
     command.add_argument(
-        "--as",
-        dest="target",
-        default="auto",
-        choices=("auto", *TARGETS),
-        help="what to make of rows (default: auto)",
+        "--as", dest="target", default="auto", choices=("auto", *TARGETS), help="what to make of rows (default: auto)"
     )
     command.add_argument(
         "--map",
@@ -262,12 +258,10 @@ class Printer:
             print(f"\r\x1b[K{done}{what}, {rows:,} rows", end="", file=sys.stderr, flush=True)
 
     def end_bar(self) -> None:
-        """Make place for what comes."""
         if self.bar:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
     def look(self, found: ImportPreview) -> None:
-        """What the first rows are."""
         self.end_bar()
         print(f"{found.name}: {found.format}")
         print(f"Columns: {listed(found.columns)}")
@@ -282,7 +276,6 @@ class Printer:
             print(f"\nRow {bad.number} can't be read: {bad.reason}")
 
     def outcome(self, outcome: ImportResult, dry_run: bool) -> None:
-        """What was imported, or would be."""
         self.end_bar()
         columns = columns_line(outcome.columns) or NO_COLUMN
         print(f"{outcome.name}: {outcome.format}, as {outcome.target}, with {columns}")
@@ -313,11 +306,9 @@ class JsonPrinter(Printer):
         self.say("progress", {"what": what, "rows": rows, "share": share})
 
     def look(self, found: ImportPreview) -> None:
-        """What the first rows are, with long values cut."""
         self.say("look", look_told(found))
 
     def outcome(self, outcome: ImportResult, dry_run: bool) -> None:
-        """What was imported, or would be."""
         held_out_by = _("Before you import, “New prompts are” says how many.") if dry_run else ""
         summary = importing.summary(outcome, held_out_by)
         self.say("outcome", outcome_told(ImportOutcome(outcome, dry_run, summary)))

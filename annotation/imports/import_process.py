@@ -110,13 +110,11 @@ class Importer:
 
     @property
     def latest(self) -> Job[ImportData] | None:
-        """The latest run."""
         found = [queue.newest(self.db) for queue in (HERE, FROM_HUB)]
         return max((job for job in found if job is not None), key=lambda job: job.id, default=None)
 
     @property
     def state(self) -> State:
-        """How the latest run stands."""
         return state_of(self.latest)
 
     def state_of(self, number: int) -> State:

@@ -345,40 +345,28 @@ def clear_leftovers(db: Database) -> None:
 # ------------------------------------------------------------------------------------------------------- in sentences
 def made(counts: Counts) -> list[str]:
     """What an import makes, kind by kind, each with its number."""
-    found = (
-        (ngettext("{count:,} new prompt", "{count:,} new prompts", counts.prompts), counts.prompts),
-        (
-            ngettext("{count:,} comparison with a verdict", "{count:,} comparisons with their verdicts", counts.judged),
-            counts.judged,
-        ),
-        (ngettext("{count:,} gold comparison", "{count:,} gold comparisons", counts.gold), counts.gold),
-        (
-            ngettext(
-                "{count:,} comparison to be judged by people",
-                "{count:,} comparisons to be judged by people",
-                counts.open,
-            ),
-            counts.open,
-        ),
-        (
-            ngettext("{count:,} demonstration", "{count:,} demonstrations", counts.demonstrations),
-            counts.demonstrations,
-        ),
-    )
-    return [said.format(count=count) for said, count in found if count]
+    judged, people, shown = counts.judged, counts.open, counts.demonstrations
+    found = {
+        ngettext("{count:,} new prompt", "{count:,} new prompts", counts.prompts): counts.prompts,
+        ngettext("{count:,} comparison with a verdict", "{count:,} comparisons with their verdicts", judged): judged,
+        ngettext("{count:,} gold comparison", "{count:,} gold comparisons", counts.gold): counts.gold,
+        ngettext(
+            "{count:,} comparison to be judged by people", "{count:,} comparisons to be judged by people", people
+        ): people,
+        ngettext("{count:,} demonstration", "{count:,} demonstrations", shown): shown,
+    }
+    return [said.format(count=count) for said, count in found.items() if count]
 
 
 def not_made(counts: Counts) -> list[str]:
     """Which rows an import makes nothing of, in sentences."""
-    found = (
-        (
-            ngettext("{count:,} row repeats an earlier one.", "{count:,} rows repeat earlier ones.", counts.repeated),
-            counts.repeated,
-        ),
-        (ngettext("{count:,} is known already.", "{count:,} are known already.", counts.known), counts.known),
-        (ngettext("{count:,} row can't be used.", "{count:,} rows can't be used.", counts.skipped), counts.skipped),
-    )
-    return [said.format(count=count) for said, count in found if count]
+    again, bad = counts.repeated, counts.skipped
+    found = {
+        ngettext("{count:,} row repeats an earlier one.", "{count:,} rows repeat earlier ones.", again): again,
+        ngettext("{count:,} is known already.", "{count:,} are known already.", counts.known): counts.known,
+        ngettext("{count:,} row can't be used.", "{count:,} rows can't be used.", bad): bad,
+    }
+    return [said.format(count=count) for said, count in found.items() if count]
 
 
 def summary(outcome: ImportResult, held_out_by: str) -> list[str]:

@@ -125,20 +125,11 @@ class Staging:
         elif self.target == "demonstrations":
             self.counts.repeated += not self.add_item("demonstration", prompt, fingerprint, record.answers)
         else:
-            added = self.add_item(
-                self.verdict,
-                prompt,
-                fingerprint,
-                record.answers,
-                record.outcome,
-                record.ranking,
-                record.strength,
-                {role: getattr(record, role) for role in CHANCES},
-            )
-            self.counts.repeated += not added
+            said = (record.answers, record.outcome, record.ranking, record.strength)
+            chances = {role: getattr(record, role) for role in CHANCES}
+            self.counts.repeated += not self.add_item(self.verdict, prompt, fingerprint, *said, chances)
 
     def skip(self, row: int, column: str, reason: str) -> None:
-        """Note a row that can't be imported."""
         self.counts.skipped += 1
         self.sql.execute(
             "INSERT INTO skipped (row, column_name, reason) VALUES (?, ?, ?)", (row, display_name(column), reason)
@@ -197,16 +188,11 @@ class Staging:
 
     def add_labelled(self, row: int, prompt: int, fingerprint: str, text: str, good: bool) -> None:
         """Gather a good or bad answer, to be put beside others to its prompt at the end."""
+        content = content_key("label", fingerprint, [text], str(good))
         added = self.sql.execute(
             """INSERT OR IGNORE INTO labelled (content, prompt, row, good, text)
                VALUES (:content, :prompt, :row, :good, :text)""",
-            {
-                "content": content_key("label", fingerprint, [text], str(good)),
-                "prompt": prompt,
-                "row": row,
-                "good": good,
-                "text": text,
-            },
+            {"content": content, "prompt": prompt, "row": row, "good": good, "text": text},
         )
         self.counts.repeated += not added.rowcount
         self.count_size(0, text)
@@ -313,10 +299,8 @@ class Staging:
         """The counts as they stand once duplicates are known."""
         counts = self.counts
         forms = {row["form"]: row["n"] for row in db.rows("SELECT form, count(*) AS n FROM staged.item GROUP BY form")}
-        splits = {
-            row["split"]: row["n"]
-            for row in db.rows("SELECT split, count(*) AS n FROM staged.prompt WHERE known IS NULL GROUP BY split")
-        }
+        new = db.rows("SELECT split, count(*) AS n FROM staged.prompt WHERE known IS NULL GROUP BY split")
+        splits = {row["split"]: row["n"] for row in new}
         counts.prompts, counts.held_out = sum(splits.values()), splits.get("held-out", 0)
         counts.judged, counts.gold, counts.open = (forms.get(form, 0) for form in ("judged", "gold", "open"))
         counts.demonstrations = forms.get("demonstration", 0)
@@ -326,10 +310,7 @@ class Staging:
 
     def report(self, db: Database, keep: int) -> None:
         """The first rows that are not imported, in the order of the file, and how many there are for each reason."""
-        rows = db.rows(
-            "SELECT row, column_name AS column, reason FROM staged.skipped ORDER BY row LIMIT ?",
-            (keep,),
-        )
+        rows = db.rows("SELECT row, column_name AS column, reason FROM staged.skipped ORDER BY row LIMIT ?", (keep,))
         self.skipped = [Skipped(**row) for row in rows]
         counted = db.rows(
             "SELECT reason, count(*) AS n FROM staged.skipped GROUP BY reason ORDER BY n DESC, reason LIMIT 50"

@@ -86,19 +86,9 @@ def retold_texts(found: dict[str, Any]) -> dict[str, Any]:
 def enqueue(db: Database, lane: Lane, kind: str, spec: str, requested_by: str, flavor: str | None = None) -> int:
     """Put a job at the end of its queue and return its id; `spec` is JSON, and `flavor` names rented hardware."""
     with db.transaction():
-        return db.insert(
-            "job",
-            {
-                "lane": lane,
-                "kind": kind,
-                "spec": spec,
-                "status": "queued",
-                "requested_by": requested_by,
-                "created": now(),
-                "flavor": flavor,
-                "position": db.value(f"SELECT {LAST_PLACE}"),
-            },
-        )
+        asked = {"lane": lane, "kind": kind, "spec": spec, "flavor": flavor, "requested_by": requested_by}
+        last = {"status": "queued", "created": now(), "position": db.value(f"SELECT {LAST_PLACE}")}
+        return db.insert("job", asked | last)
 
 
 # ------------------------------------------------------------------------------------------------------------ doing it
@@ -326,15 +316,8 @@ def requeue_stale(db: Database, lane: Lane, kinds: Sequence[str]) -> None:
     One that was to stop has stopped.
     """
     gone = f"lane = :lane AND kind IN (SELECT value FROM json_each(:kinds)) AND {AT_WORK} AND NOT ({HEARD})"
-    values = {
-        "lane": lane,
-        "kinds": json.dumps(list(kinds)),
-        **heard(),
-        "now": now(),
-        "cancelled": CANCELLED,
-        "interrupted": INTERRUPTED,
-        "most": MOST_REPETITIONS,
-    }
+    values = {"lane": lane, "kinds": json.dumps(list(kinds)), **heard(), "now": now(), "most": MOST_REPETITIONS}
+    values |= {"cancelled": CANCELLED, "interrupted": INTERRUPTED}
     if db.row(f"SELECT id FROM job WHERE {gone}", values) is None:  # as nearly always; nothing is written
         return
     with looking_for_silent(db) as known:

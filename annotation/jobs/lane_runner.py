@@ -56,7 +56,6 @@ class LaneRunner(Generic[AnyRequest]):
     patience: Patience = field(default_factory=Patience)
 
     def start(self) -> None:
-        """Begin to look at the queue."""
         self.thread = threading.Thread(target=self.work, name=f"lane {self.queue.lane}", daemon=True)
         self.thread.start()
 

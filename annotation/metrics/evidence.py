@@ -104,11 +104,7 @@ def by_prompt(decided: Iterable[DecidedOutcome]) -> tuple[PromptOutcome, ...]:
         said = () if one.skipped else (shown,)
         if seen is None:
             found[one.prompt_id] = PromptOutcome(
-                prompt_id=one.prompt_id,
-                entered=one.outcome,
-                outcomes=said,
-                probability=one.probability,
-                at=one.at,
+                prompt_id=one.prompt_id, entered=one.outcome, outcomes=said, probability=one.probability, at=one.at
             )
         else:
             found[one.prompt_id] = replace(seen, outcomes=(*seen.outcomes, *said))

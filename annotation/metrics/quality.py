@@ -276,7 +276,6 @@ def to_train_on(trusted: Sequence[Vote], not_on: Container[int]) -> list[Vote]:
 
 
 def held_out_comparisons(db: Database) -> set[int]:
-    """Those of prompts that nothing is trained on."""
     rows = db.rows("SELECT c.id FROM comparison c JOIN prompt p ON p.id = c.prompt_id WHERE p.split = 'held-out'")
     return {row["id"] for row in rows}
 
@@ -372,16 +371,8 @@ def decide_on(db: Database, name: str, excluded: bool, reason: str, decided_by: 
             out, there = _("{name} is left out of training already."), _("{name} is not left out of training.")
             said = (out if excluded else there).format(name=row["name"])
             raise UserError(f"{said} {_(NOTHING_CHANGED)}")
-        db.insert(
-            "exclusion",
-            {
-                "annotator_id": row["id"],
-                "excluded": int(excluded),
-                "reason": reason.strip(),
-                "decided_by": decided_by,
-                "created": now(),
-            },
-        )
+        decided = {"annotator_id": row["id"], "excluded": int(excluded), "reason": reason.strip()}
+        db.insert("exclusion", {**decided, "decided_by": decided_by, "created": now()})
         assignments.follow_assignments(db)  # of what they have skipped, or are to judge in vain
         handing_out.release_unfit(db)  # of which others are to have what they hold
 
@@ -547,17 +538,8 @@ def gold_row(db: Database, comparison_id: int) -> dict[str, Any]:
 
 def record_gold(db: Database, comparison_id: int, action: str, expected: str, before: str, decided_by: str) -> None:
     """Keep what was decided about a gold comparison, inside the caller's transaction."""
-    db.insert(
-        "gold_decision",
-        {
-            "comparison_id": comparison_id,
-            "action": action,
-            "expected": expected,
-            "previous_state": before,
-            "decided_by": decided_by,
-            "created": now(),
-        },
-    )
+    decided = {"comparison_id": comparison_id, "action": action, "expected": expected, "previous_state": before}
+    db.insert("gold_decision", {**decided, "decided_by": decided_by, "created": now()})
 
 
 # ------------------------------------------------------------------------------------------------------------ settling

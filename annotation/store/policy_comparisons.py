@@ -120,11 +120,7 @@ def compare_policies(
 
 
 def ask_people_of_candidate(
-    db: Database,
-    candidate_id: int,
-    against_id: int,
-    on: Collection[int] | None = None,
-    but: Collection[int] = (),
+    db: Database, candidate_id: int, against_id: int, on: Collection[int] | None = None, but: Collection[int] = ()
 ) -> int:
     """Put a candidate's comparisons with another policy before people, those too that were left to judges.
 

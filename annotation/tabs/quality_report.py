@@ -331,7 +331,6 @@ NO_OVERLAP = N_(
 
 
 def agreement_table(found: Sequence[Agreement]) -> str:
-    """Percent agreement and alpha for each question."""
     rows = [
         (
             one.question,
@@ -364,7 +363,6 @@ def over_time(periods: Sequence[Period], per_day: Sequence[tuple[str, int]]) -> 
 
 
 def agreement_chart(periods: Sequence[Period]) -> str:
-    """Agreement over time."""
     if len(periods) < 2:
         return paragraph(
             _("Agreement over time appears here once several annotators have judged the same 20 comparisons."), "quiet"
@@ -390,7 +388,6 @@ def agreement_chart(periods: Sequence[Period]) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- biases
 def bias_meters(position: Sequence[Bias], length: Sequence[Bias]) -> str:
-    """Position and length bias as meters."""
     if not position and not length:
         return paragraph(_("Biases appear here once somebody has preferred an answer."), "quiet")
     by_place = _(
@@ -524,7 +521,6 @@ def disputes_table(disputes: Sequence[Dispute], limit: int = 10) -> str:
 
 
 def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
-    """Gold comparisons and how annotators do on them."""
     rows = [
         (
             comparison_way(gold.comparison_id),
@@ -600,7 +596,6 @@ def decisions_table(decisions: Sequence[AdminDecision]) -> str:
 
 
 def case_view(case: ComparisonReview) -> str:
-    """A comparison with what was said of it."""
     answers = [
         text_box(answer_title(case, number), escape(answer), scrolls=True)
         for number, answer in enumerate(case.answers, 1)

@@ -79,18 +79,10 @@ def invite(db: Database, asked: Any, by: str) -> str:
     if len(groups) > 1:
         raise UserError(_("An invitation leads into one group at most."))
     token = secrets.token_urlsafe(32)
-    db.insert(
-        "invitation",
-        {
-            "token_sha256": access.digest(token),
-            "group_name": groups[0] if groups else None,
-            "quota": terms.quota or None,
-            "uses": terms.uses,
-            "invited_by": by,
-            "created": now(),
-            "expires": access.later(timedelta(days=terms.days)),
-        },
-    )
+    given = {"group_name": groups[0] if groups else None, "quota": terms.quota or None, "uses": terms.uses}
+    expires = access.later(timedelta(days=terms.days))
+    row = {"token_sha256": access.digest(token), **given, "invited_by": by, "created": now(), "expires": expires}
+    db.insert("invitation", row)
     return f"{PATH}?token={token}"
 
 
@@ -115,13 +107,8 @@ def withdraw(db: Database, invitation_id: int) -> None:
 
 def is_open(db: Database, token: str) -> bool:
     """Whether an account can be made with this token."""
-    return (
-        db.value(
-            "SELECT 1 FROM invitation WHERE token_sha256 = ? AND withdrawn IS NULL AND used < uses AND expires > ?",
-            (access.digest(token), now()),
-        )
-        is not None
-    )
+    sql = "SELECT 1 FROM invitation WHERE token_sha256 = ? AND withdrawn IS NULL AND used < uses AND expires > ?"
+    return db.value(sql, (access.digest(token), now())) is not None
 
 
 def accept(db: Database, token: str, name: str, password: str) -> Annotator:

@@ -114,6 +114,7 @@ class SecurityHeaders:
             raise  # into the log
 
 
+@dataclass(frozen=True)
 class KnownHost:
     """Makes `Host` the one thing that says where browsers reach the program, and refuses what is no host or not ours.
 
@@ -122,10 +123,9 @@ class KnownHost:
     else the Space's first. What is said of it in other headers nobody behind this sees.
     """
 
-    def __init__(self, app: ASGIApp, names: Sequence[str] = (), space: Space | None = None) -> None:
-        self.app = app
-        self.names = names
-        self.space = space
+    app: ASGIApp
+    names: Sequence[str] = ()
+    space: Space | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -134,13 +134,8 @@ class KnownHost:
             # A request of HTTP/1.0 may have none.
             name = host_name(hosts[0]) if len(hosts) == 1 else "" if not hosts else None
             if name is None or (self.names and name not in self.names):
-                sentence = (
-                    _("Prefloop answers only to {names}. For other names start it with --host.").format(
-                        names=", ".join(self.names)
-                    )
-                    if self.names
-                    else _("This is no host.")
-                )
+                ours = _("Prefloop answers only to {names}. For other names start it with --host.")
+                sentence = ours.format(names=", ".join(self.names)) if self.names else _("This is no host.")
                 await PlainTextResponse(sentence, 403 if self.names else 400)(scope, receive, send)
                 return
             scope = {**scope, "headers": [pair for pair in scope["headers"] if not is_claim(pair[0])]}
@@ -165,15 +160,15 @@ def is_claim(header: bytes) -> bool:
     return header in CLAIMED or header.startswith(CLAIMED_PREFIX)
 
 
+@dataclass(frozen=True)
 class SameOrigin:
     """Refuses what another site's page sends: anything but GET and HEAD with an Origin that is not our own host.
 
     Our own host is one of `hosts`, where a proxy may have changed the request's; else what the request says.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str] = ()) -> None:
-        self.app = app
-        self.hosts = hosts
+    app: ASGIApp
+    hosts: Sequence[str] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
@@ -191,15 +186,15 @@ def host_of(origin: str) -> str:
     return host if scheme in ("http", "https") and host_name(host) else ""
 
 
+@dataclass(frozen=True)
 class OutOfFrames:
     """Shows a link to the direct address where another site's page frames this one.
 
     Browsers keep a session's cookie out of such frames, so nobody could sign in there.
     """
 
-    def __init__(self, app: ASGIApp, address: str) -> None:
-        self.app = app
-        self.address = address
+    app: ASGIApp
+    address: str
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and Headers(scope=scope).get("sec-fetch-dest") in FRAMES:
@@ -367,7 +362,6 @@ def wanted_by(request: Request) -> str:
 
 
 def waiting_said(wait: float) -> str:
-    """What somebody is told who has tried too often."""
     if wait > 60:
         return _("Too many attempts. Wait {minutes} min and try again.").format(minutes=math.ceil(wait / 60))
     return _("Too many attempts. Wait {seconds} s and try again.").format(seconds=math.ceil(wait))

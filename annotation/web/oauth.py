@@ -52,13 +52,7 @@ class Provider:
         if not client_id or not secret:
             return None
         scopes = environment.get("OAUTH_SCOPES") or "openid profile"
-        return cls(
-            url=space.hub,
-            client_id=client_id,
-            client_secret=secret,
-            scopes=scopes,
-            redirect_uri=space.address.rstrip("/") + RETURN,
-        )
+        return cls(space.hub, client_id, secret, scopes, redirect_uri=space.address.rstrip("/") + RETURN)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, ClassVar, Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import HTMLResponse
@@ -87,20 +87,14 @@ def nothing_here(theirs: bool) -> HTMLResponse:
 
 @dataclass(frozen=True)
 class Rewriting:
-    """Changes what Gradio answers at some paths, whole. To be put behind what packs it."""
+    """Changes what Gradio answers at some `paths`, whole, as `changed` does. To be put behind what packs it."""
 
     app: ASGIApp
-
-    def concerns(self, path: str) -> bool:
-        """Whether what is found there is changed."""
-        raise NotImplementedError
-
-    def changed(self, whole: bytes) -> bytes:
-        """What is answered in place of it."""
-        raise NotImplementedError
+    paths: ClassVar[re.Pattern[str]]
+    changed: ClassVar[Callable[[Any, bytes], bytes]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "GET" or not self.concerns(scope["path"]):
+        if scope["type"] != "http" or scope["method"] != "GET" or not self.paths.fullmatch(scope["path"]):
             await self.app(scope, receive, send)
             return
         start: Message = {}
@@ -130,8 +124,7 @@ class PageHead(Rewriting):
     language: str
     """What the html element says of the page's language."""
 
-    def concerns(self, path: str) -> bool:
-        return path == "/"
+    paths = re.compile("/")
 
     def changed(self, whole: bytes) -> bytes:
         assert whole.count(BASE) == whole.count(BEFORE) == 1, "Gradio's page is another one"
@@ -150,8 +143,7 @@ class QuickerScripts(Rewriting):
     ever answered to. What another version of Gradio has in place of that stays as it is.
     """
 
-    def concerns(self, path: str) -> bool:
-        return SCRIPTS.fullmatch(path) is not None
+    paths = SCRIPTS
 
     def changed(self, whole: bytes) -> bytes:
         for slow, quick in QUICKER.items():

@@ -62,9 +62,7 @@ def login_page(
     """The sign-in page: with a password, or on a Space (whose author is named) with Hugging Face, or both; it leads to
     the `wanted` address. Whoever tried before gave a name. In the terminal may stand a link for the owner.
     """
-    parts = ["<h1>Prefloop</h1>"]
-    if problem:
-        parts.append(f'<p role="alert">{escape(problem)}</p>')
+    parts = ["<h1>Prefloop</h1>", *([alert(problem)] if problem else [])]
     if hub:
         parts.append(button(with_destination("/oauth/login", wanted), _("Sign in with Hugging Face")))
     if passwords:
@@ -98,9 +96,7 @@ JOIN_FORM: Final = """<form method="post" action="/join">
 
 def join_page(token: str, problem: str, given: str, author: str | None) -> str:
     """Where somebody who was invited makes an account; without a token the problem alone."""
-    parts = ["<h1>Prefloop</h1>"]
-    if problem:
-        parts.append(f'<p role="alert">{escape(problem)}</p>')
+    parts = ["<h1>Prefloop</h1>", *([alert(problem)] if problem else [])]
     if token:
         said = _("You are invited to compare answers of a language model. Choose a name and a password of your own.")
         hint = _(
@@ -133,6 +129,10 @@ def hint(owners_link: bool) -> str:
     return f'<p class="hint">{escape(said)}</p>'
 
 
+def alert(problem: str) -> str:
+    return f'<p role="alert">{escape(problem)}</p>'
+
+
 def button(address: str, label: str, attributes: str = "") -> str:
     """A link that looks like a button."""
     return f'<p><a class="button" href="{escape(address)}"{attributes}>{escape(label)}</a></p>'
@@ -152,10 +152,7 @@ def recorded(author: str) -> str:
 
 def dead_end(said: str) -> str:
     """What stands at an address where there is nothing for whoever asks."""
-    back = _("Back to the program")
-    return page(
-        "Prefloop", "<h1>Prefloop</h1>", f'<p role="alert">{escape(said)}</p>', f'<p><a href="/">{escape(back)}</a></p>'
-    )
+    return page("Prefloop", "<h1>Prefloop</h1>", alert(said), way_back())
 
 
 def signed_out_page(name: str) -> str:

@@ -10,7 +10,7 @@ import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from annotation.database import Database
 from annotation.jobs.job_table import Status
@@ -207,14 +207,10 @@ def judgements(db: Database, comparison_id: int) -> tuple[SaidJudgement, ...]:
            WHERE j.comparison_id = ? ORDER BY j.id""",
         (comparison_id,),
     )
-    return tuple(read_said(row) for row in rows)
-
-
-def read_said(row: dict[str, Any]) -> SaidJudgement:
-    """A row of a judgement as a record."""
-    ranking = None if row["ranking"] is None else tuple(json.loads(row["ranking"]))
-    parsed = {"ranking": ranking, "tags": tuple(json.loads(row["tags"]))}
-    return SaidJudgement(**{**row, **parsed, "early": bool(row["early"]), "stands": bool(row["stands"])})
+    for row in rows:
+        row |= {"tags": tuple(json.loads(row["tags"])), "early": bool(row["early"]), "stands": bool(row["stands"])}
+        row["ranking"] = None if row["ranking"] is None else tuple(json.loads(row["ranking"]))
+    return tuple(SaidJudgement(**row) for row in rows)
 
 
 def verdicts(db: Database, comparison_id: int) -> tuple[JudgeVerdict, ...]:

@@ -391,7 +391,6 @@ def holds_lists(rows: Sequence[SourceRow], column: str) -> bool:
 
 
 def holds_numbers(rows: Sequence[SourceRow], column: str) -> bool:
-    """Whether there is a number in a column."""
     return any(number_of(row.values.get(column)) is not None for row in rows)
 
 

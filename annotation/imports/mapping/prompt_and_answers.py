@@ -146,5 +146,4 @@ def told_answer(value: Any, column: str) -> tuple[str, list[Message]]:
 
 
 def without_system(turns: Sequence[Message]) -> list[Message]:
-    """A conversation without its system message."""
     return [turn for turn in turns if turn["role"] != "system"]

@@ -185,9 +185,7 @@ def read_pair(plan: ImportPlan) -> RowReader:
         messages, answers = two_answers(values, columns, columns["a"], columns["b"], plan.prompt_within)
         verdict, strength, remark = judge(values)
         outcome, ranking = verdict or (None, None)
-        return MappedRow(
-            messages=messages, answers=answers, outcome=outcome, ranking=ranking, strength=strength, remark=remark
-        )
+        return MappedRow(messages, answers, outcome, ranking, strength=strength, remark=remark)
 
     return read
 
@@ -260,14 +258,8 @@ def read_responses(plan: ImportPlan) -> RowReader:
         strength, other = strength_of(values, columns) if len(answers) == 2 else (None, "")
         if len(answers) == 2 and len(set(ranking)) == 1:
             strength, other = 0, ""
-        return MappedRow(
-            messages=messages,
-            answers=answers,
-            outcome="ranked",
-            ranking=ranking,
-            strength=strength,
-            remark=remark or other,
-        )
+        remark = remark or other
+        return MappedRow(messages, answers, "ranked", ranking, strength=strength, remark=remark)
 
     return read
 

@@ -35,18 +35,11 @@ def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoic
     title = _("Comparison {number}").format(number=number)
     label = escape(_("With this comparison"))
     bar = f'<div class="bulk" role="group" aria-label="{label}">{acts(known)}</div>'
-    parts = (
-        formed(found),
-        given(found),
-        said(found),
-        judged_by_machines(found),
-        decided(found),
-        learnt(used),
-    )
+    parts = [part(found) for part in (formed, given, said, judged_by_machines, decided)]
     return (
         f'<div class="workbench one" data-only="{number}">'
         f"<h2>{escape(title)} {chip(words.status_chip(found.listed.status))}</h2>{bar}"
-        f"{asked(found)}{''.join(parts)}</div>"
+        f"{asked(found)}{''.join(parts)}{learnt(used)}</div>"
     )
 
 
@@ -182,15 +175,8 @@ def judged_by_machines(found: ComparisonHistory) -> str:
         place = choices.get(one.choice)
         words_of = _("tie") if place is None else _("answer {number}").format(number=shown[place] + 1)
         sure = "" if one.chance is None else f"\n{percent(one.chance if place != 1 else 1 - one.chance)}"
-        rows.append(
-            (
-                one.judge,
-                moment(one.when),
-                f"{one.first + 1}, {one.second + 1}",
-                f"{words_of}{sure}",
-                one.reply or NOTHING,
-            )
-        )
+        order = f"{one.first + 1}, {one.second + 1}"
+        rows.append((one.judge, moment(one.when), order, f"{words_of}{sure}", one.reply or NOTHING))
     headers = (_("AI judge"), _("When (UTC)"), _("Shown in this order"), _("Better"), _("Its words"))
     return card(_("AI judges"), table(headers, rows)) if rows else ""
 
@@ -224,12 +210,8 @@ def learnt(used: Sequence[UsedBy]) -> str:
     """The frozen data and the jobs that had it."""
     if not used:
         return card(_("Used by"), paragraph(_("No training has used it."), "quiet"))
-    rows: list[Row] = [
-        (
-            NOTHING if one.job is None else job_with(one),
-            one.revision or NOTHING,
-            f"{one.snapshot[:12]}\n{moment(one.created)} UTC",
-        )
-        for one in used
-    ]
+    rows: list[Row] = []
+    for one in used:
+        frozen = f"{one.snapshot[:12]}\n{moment(one.created)} UTC"
+        rows.append((NOTHING if one.job is None else job_with(one), one.revision or NOTHING, frozen))
     return card(_("Used by"), table((_("Training"), _("Made"), _("Frozen data")), rows))

@@ -49,14 +49,12 @@ class ListPlace:
 
     @property
     def place(self) -> Place:
-        """Its part of the address."""
         sort = {"sort": self.sort} if self.sort != "newest" else {}
         page = {"page": str(self.page)} if self.page > 1 else {}
         return Place((), {**self.comparisons.query, **sort, **page})
 
     @property
     def address(self) -> str:
-        """Where it is found."""
         return link(LIST, self.place)
 
 
@@ -132,9 +130,8 @@ def bulk_bar(total: int, known: FilterChoices) -> str:
     """What can be done with the chosen ones; the script of the box fills in how many are chosen."""
     chosen, every = escape(_("chosen")), escape(_("all {total:,} in this list").format(total=total))
     scopes = f'<option value="chosen" data-words="{chosen}">{chosen} (0)</option><option value="all">{every}</option>'
-    label, which, page = (
-        *(escape(_("With several comparisons")), escape(_("Which comparisons")), escape(_("Choose this page"))),
-    )
+    said = (_("With several comparisons"), _("Which comparisons"), _("Choose this page"))
+    label, which, page = map(escape, said)
     ways = act_button(_("Statistics"), "go", f"/{STATISTICS}") + act_button(_("Export"), "go", f"/{EXPORT}?all=1")
     return (
         f'<div class="bulk" role="group" aria-label="{label}">'
@@ -156,7 +153,6 @@ def acts(known: FilterChoices) -> str:
 
 
 def option(value: str, label: str) -> str:
-    """An entry of a choice."""
     return f'<option value="{escape(value)}">{escape(label)}</option>'
 
 
@@ -177,17 +173,13 @@ def confirmation(asked: BulkRequest, planned: Plan) -> str:
     if not planned.changed:
         none = status(_("None of these can be changed so."))
         return f'<div class="confirm">{none}{paragraph(rest)}{leave()}</div>'
-    request = {
-        "kind": asked.kind,
-        "comparisons": asked.comparisons.text,
-        "whom": asked.whom,
-        "expected": planned.changed,
-    }
+    request = {"kind": asked.kind, "comparisons": asked.comparisons.text, "whom": asked.whom}
+    confirmed = json.dumps({**request, "expected": planned.changed})
     words_of = f"{_(words.BUTTONS[asked.kind])} ({numeral(planned.changed)})"
     return (
         f'<div class="confirm">{status(words.question(asked.kind, planned.changed, whom), "headline")}'
         f"{paragraph(_(words.MEANINGS[asked.kind]))}{paragraph(rest) if rest else ''}"
-        f"<p>{act_button(words_of, 'make', json.dumps(request))} {leave()}</p></div>"
+        f"<p>{act_button(words_of, 'make', confirmed)} {leave()}</p></div>"
     )
 
 

@@ -138,7 +138,6 @@ def build(context: Context) -> None:
 
 # -------------------------------------------------------------------------------------------------------------- views
 def list_html(db: Database, looked: ListPlace) -> str:
-    """The table as an address names it."""
     page = comparison_list.list_page(db, looked.comparisons, looked.sort, looked.page)
     return comparison_table.as_of(now()) + comparison_table.table_of(page, looked, comparison_list.choices(db))
 
@@ -164,7 +163,6 @@ def box_html(context: Context, place: Place, back: str = "/data/comparisons") ->
 
 
 def changes_html(db: Database) -> str:
-    """The latest bulk changes."""
     return comparison_table.changes_table(bulk_changes.changes(db))
 
 

@@ -13,14 +13,9 @@ from annotation.workbench.comparison_filter import SAID, SPLITS, STATUSES
 
 # The colour of a status; the others have none.
 COLOURS: Final[Mapping[str, str]] = {
-    "judged": "good",
-    "settled": "good",
-    "disputed": "bad",
-    "unfit": "bad",
-    "open": "open",
-    "begun": "open",
-    "in-hand": "open",
-    "assigned": "open",
+    **dict.fromkeys(("judged", "settled"), "good"),
+    **dict.fromkeys(("disputed", "unfit"), "bad"),
+    **dict.fromkeys(("open", "begun", "in-hand", "assigned"), "open"),
 }
 CLAIM_STATES: Final[Mapping[str, str]] = {
     "held": N_("in hand"),
