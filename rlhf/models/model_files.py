@@ -17,7 +17,7 @@ from typing import Any, Final
 from safetensors import SafetensorError, safe_open
 
 from annotation.records import UserError
-from annotation.translation import N_, _, joined
+from annotation.translation import N_, _
 from annotation.validation import PARSING
 
 # More than any configuration or index has; vocabularies and weights are not read whole here.
@@ -229,9 +229,11 @@ def refuse_more_parts(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         parts += [value for value in part.values() if isinstance(value, Mapping)]
         for name, value in part.items():
             if COUNTS.search(name) and isinstance(value, int | float) and value > most:
-                said = _("{config} says {name} {value}, and the weights beside it have nothing of that number.")
-                mend = _("Fetch the whole model again, or choose another one.")
-                raise UserError(joined(said.format(config=CONFIG, name=name, value=str(value)[:20]), mend))
+                said = _(
+                    "{config} says {name} {value}, and the weights beside it have nothing of that number. Fetch the "
+                    "whole model again, or choose another one."
+                )
+                raise UserError(said.format(config=CONFIG, name=name[:LONGEST_NAME], value=str(value)[:20]))
 
 
 # --------------------------------------------------------------------------------------------------------- architecture
