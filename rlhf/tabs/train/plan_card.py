@@ -53,9 +53,10 @@ def summary_line(run: PlannedRun) -> str:
         parts.append(_("fits in memory") if run.cost.fit.fits else _("more memory than there is"))
     memory = "" if run.cost is None or run.cost.fit.fits else run.cost.fit.sentence
     line = card_title(" · ".join(parts)) if parts else ""
+    rest = ""
     # Where there is too little to train on, the reason for that names what is left out.
-    enough = run.data is not None and not preflight.shortage(run.spec, run.data.found)
-    rest = where_the_rest_is(run.data, run.spec) if run.data is not None and enough else ""
+    if run.data is not None and not preflight.shortage(run.spec, run.data.found):
+        rest = where_the_rest_is(run.data, run.spec)
     return line + rest + "".join(paragraph(one, "warning") for one in (memory, rate_warning(run.spec)) if one)
 
 
