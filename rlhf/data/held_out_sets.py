@@ -162,7 +162,9 @@ def record(db: Database, data_dir: Path, prompts: Sequence[Prompt], wanted: int 
         made = versions(db)
         if made and made[-1].sha256 == sha256:
             return made[-1]
-        new = HeldOut(len(made) + 1, sha256, len(prompts), now(), wanted, seed)
+        new = HeldOut(
+            version=len(made) + 1, sha256=sha256, prompts=len(prompts), created=now(), wanted=wanted, seed=seed
+        )
         setting_store.set_setting(db, SETTING, [asdict(version) for version in (*made, new)])
         prompt_store.hold_for(db, [prompt.id for prompt in prompts], 0)
     return new

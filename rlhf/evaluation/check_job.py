@@ -138,7 +138,9 @@ def policies_of(run: Run, spec: CheckSpec, models: LoadedPolicies) -> CheckedPol
     base, anchor = registry.by_revision(run.db, "base"), anchors.of(candidate)
     other_weights = on_other_weights(candidate) and apart_from(run.db, candidate, anchor)
     other_ground = registry.own_ground(run.db, candidate) if other_weights else None
-    return CheckedPolicies(candidate, against, base, anchor, anchors, other_ground)
+    return CheckedPolicies(
+        candidate=candidate, against=against, base=base, anchor=anchor, anchors=anchors, other_ground=other_ground
+    )
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,14 @@ def inputs_of(run: Run, spec: CheckSpec, models: LoadedPolicies, policies: Check
     apart = held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
     refuse_leaked(run, policies.candidate, [*prompts, *apart])
     fed, fed_apart = (what_to_feed(run, spec, models, policies, one) for one in (prompts, apart))
-    return CheckInputs(prompts, fed, apart, fed_apart, tokenise_probes(models), plain_text(models.tokenizer))
+    return CheckInputs(
+        prompts=prompts,
+        rendered=fed,
+        apart=apart,
+        rendered_apart=fed_apart,
+        probes=tokenise_probes(models),
+        plain=plain_text(models.tokenizer),
+    )
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,14 @@ class AnsweringWorker:
         sampling, tokenizer = rendered[0][0].sampling, self.models.tokenizer
         draws = draw(model, tokenizer, texts, seeds, sampling, watched.ended, watched.show, CHAT_SECONDS)
         for (chat, text), (one,) in zip(rendered, draws, strict=False):  # none where nobody waits any more
-            answer = FinishedAnswer(one.text, text, one.prompt_tokens, one.tokens, one.finish_reason, one.token_ids)
+            answer = FinishedAnswer(
+                text=one.text,
+                rendered_prompt=text,
+                prompt_tokens=one.prompt_tokens,
+                tokens=one.tokens,
+                finish_reason=one.finish_reason,
+                token_ids=one.token_ids,
+            )
             playground_store.finish(self.db, chat.id, answer)
 
     # --------------------------------------------------------------------------------------------- what annotators ask
@@ -407,7 +414,9 @@ class ActiveChats:
         for chat_id in (chat_id for chat_id, state in states.items() if state == "stopping"):
             written, text = self.texts[chat_id], self.rendered[chat_id]
             tokens, prompt_tokens = (len(text_ids(self.tokenizer, part)) for part in (written, text))
-            answer = FinishedAnswer(written, text, prompt_tokens, tokens, "stopped")
+            answer = FinishedAnswer(
+                text=written, rendered_prompt=text, prompt_tokens=prompt_tokens, tokens=tokens, finish_reason="stopped"
+            )
             playground_store.finish(self.db, chat_id, answer)
         return self.run.stopped or "writing" not in states.values()
 

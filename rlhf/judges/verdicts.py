@@ -46,7 +46,8 @@ class Verdict:
     def of_chance(cls, chance: float, seconds: float, prompt_tokens: int = 0, completion_tokens: int = 0) -> Verdict:
         """For the likelier side, by whoever writes nothing."""
         choice: Choice = "tie" if chance == 0.5 else "first" if chance > 0.5 else "second"
-        return cls(choice, chance, "", prompt_tokens, completion_tokens, seconds)
+        counts = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+        return cls(choice=choice, chance=chance, reply="", seconds=seconds, **counts)
 
 
 # ---------------------------------------------------------------------------------------------------------- chances

@@ -68,7 +68,7 @@ def items_of(db: Database, spec: TrainingSpec) -> Iterator[ItemRows]:
             name = _("Demonstration {number}").format(number=number)
             if isinstance(row, PromptRow):
                 name = _("Prompt {prompt_id}").format(prompt_id=row.prompt_id)
-            yield ItemRows(name, row.split, [row], {}, question_of(row.messages))
+            yield ItemRows(name=name, split=row.split, rows=[row], left_out={}, asked=question_of(row.messages))
 
 
 def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Iterator[ItemRows]:
@@ -78,7 +78,13 @@ def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Itera
             alone = replace(whole, comparisons=[group], counts=Counter(), left_out=Counter())
             rows, first = list(alone), group[0]
             name = _("Comparison {comparison_id}").format(comparison_id=first.comparison_id)
-            whole_item = ItemRows(name, first.split, rows, dict(alone.left_out), question_of(first.messages))
+            whole_item = ItemRows(
+                name=name,
+                split=first.split,
+                rows=rows,
+                left_out=dict(alone.left_out),
+                asked=question_of(first.messages),
+            )
             if together or not rows:
                 yield whole_item
                 continue
@@ -124,7 +130,15 @@ def inspect(
         return None
     tokenised, left_out = spec.tokenise(tokenizer, last.rows)
     sequences = spec.sequences(tokenizer, tokenised[0]) if tokenised else unread(tokenizer, last, left_out)
-    return InspectedItem(last, place, total, spec.item_facts(last.rows), sequences, left_out, used=bool(tokenised))
+    return InspectedItem(
+        item=last,
+        number=place,
+        total=total,
+        facts=spec.item_facts(last.rows),
+        sequences=sequences,
+        left_out=left_out,
+        used=bool(tokenised),
+    )
 
 
 def unread(tokenizer: ChatTokenizer, item: ItemRows, left_out: LeftOut) -> list[TokenSequence]:

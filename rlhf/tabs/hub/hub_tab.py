@@ -214,7 +214,8 @@ def all_judgements() -> tuple[str, str]:
 
 def run_choices(found: Sequence[Job]) -> list[tuple[str, str]]:
     """The training runs whose frozen data can be pushed, newest first."""
-    said, states = _("The frozen data of run {id} ({kind}, {status})"), job_words.STATUS_WORDS
+    said = _("The frozen data of run {id} ({kind}, {status})")
+    states = job_words.STATUS_WORDS
     frozen = [one for one in found if isinstance(one.spec, TrainingSpec) and one.spec.snapshot]
     return [
         (said.format(id=one.id, kind=short_of(one.kind), status=_(states[one.status])), str(one.id)) for one in frozen

@@ -233,7 +233,16 @@ def lay_out(form: Form) -> TrainingFormPage:
     method = ["method"] if "method" in form.names else []
     parts |= {name: inputs[name] for name in (*named_fields(form), *form.conditional, *open_fields(form), *method)}
     ordered = {name: inputs[name] for name in form.names}
-    return TrainingFormPage(parts, gr.State({}), form, ordered, rows, said, pulse(FOLLOW_SECONDS), rented)
+    return TrainingFormPage(
+        parts=parts,
+        seen=gr.State({}),
+        form=form,
+        inputs=ordered,
+        rows=rows,
+        said=said,
+        pulse=pulse(FOLLOW_SECONDS),
+        rented=rented,
+    )
 
 
 def open_fields(form: Form) -> list[str]:
