@@ -120,8 +120,12 @@ class AccountsPage:
     @property
     def fields(self) -> list[Any]:
         """The outputs of `fields_of`."""
-        acts = [self.reset, self.make_admin, self.make_annotator, self.shut_out, self.let_in, self.save]
-        return [self.groups, self.quota, self.language, *acts]
+        return [self.groups, self.quota, self.language, *self.acts]
+
+    @property
+    def acts(self) -> list[gr.Button]:
+        """The outputs of `acts_on`."""
+        return [self.reset, self.make_admin, self.make_annotator, self.shut_out, self.let_in, self.save]
 
     @property
     def asking(self) -> list[Any]:
@@ -163,8 +167,8 @@ def wire(page: AccountsPage, context: Context, opening: Any) -> None:
     ):
         asks.click(admin(partial(ask_whether, db, act)), account, page.asking, api_name=f"account-{act}", **QUEUED)
     page.keep.click(admin(lambda annotator: unasked()), None, page.asking, api_name="account-not", **QUEUED)
-    follow, followed = partial(follow_accounts, db), [page.listed, account, page.made]
-    poll(pulse(FOLLOW_SECONDS), context, follow, [], followed, api_name="accounts-follow")
+    follow, followed = partial(follow_accounts, db), [page.listed, account, page.made, *page.acts]
+    poll(pulse(FOLLOW_SECONDS), context, follow, [account], followed, api_name="accounts-follow")
 
 
 def page_of(
@@ -230,11 +234,17 @@ def fields_of(db: Database, entry: Account | None) -> tuple[Any, ...]:
     Nothing where none is chosen.
     """
     if entry is None:  # Gradio draws a number without a value as 0
-        return "", gr.update(value=None), gr.Dropdown([], value=None), *(gr.update(interactive=False),) * 6
-    doing = (True, entry.role != "admin", entry.role != "annotator", entry.active, not entry.active, True)
-    acts = (gr.update(interactive=changes) for changes in doing)
+        return "", gr.update(value=None), gr.Dropdown([], value=None), *acts_on(None)
     names = ", ".join(annotator_groups.groups_of_each(db).get(entry.id, ()))
-    return names, gr.update(value=entry.quota), gr.Dropdown(languages(), value=entry.language or ""), *acts
+    return names, gr.update(value=entry.quota), gr.Dropdown(languages(), value=entry.language or ""), *acts_on(entry)
+
+
+def acts_on(entry: Account | None) -> list[Any]:
+    """Which of the buttons would change the chosen account, if one is chosen."""
+    if entry is None:
+        return [gr.update(interactive=False)] * 6
+    changes = (True, entry.role != "admin", entry.role != "annotator", entry.active, not entry.active, True)
+    return [gr.update(interactive=one) for one in changes]
 
 
 def signs_in_with(entry: Account) -> str:
@@ -250,10 +260,11 @@ def open_accounts(db: Database, annotator: Annotator) -> Any:
     return shown, gr.update(choices=names), problem
 
 
-def follow_accounts(db: Database, annotator: Annotator) -> list[Any]:
+def follow_accounts(db: Database, annotator: Annotator, account: Any) -> list[Any]:
     """The handler of polls: somebody may have taken an invitation, or another admin changed an account."""
     shown, names = accounts_table(db)
-    return [shown, gr.update(choices=names), invitations_table(invitations.invitations(db))]
+    invited = invitations_table(invitations.invitations(db))
+    return [shown, gr.update(choices=names), invited, *acts_on(entry_of(db, text_in(account)))]
 
 
 def visit_account(db: Database, annotator: Annotator, place: Place) -> Any:

@@ -47,6 +47,7 @@ def add_parsers(commands: Commands) -> None:
 
 
 def run_publish(options: argparse.Namespace, db: Database) -> None:
+    """Push a model. Raises UserError."""
     here = hub_client.connect(hub_client.token_here())
     made = push_model.publish(
         here, db, options.data, options.revision, options.repo, not options.public, options.licence
@@ -55,6 +56,7 @@ def run_publish(options: argparse.Namespace, db: Database) -> None:
 
 
 def run_pull(options: argparse.Namespace, db: Database) -> None:
+    """Take a model. Raises UserError."""
     here = hub_client.connect(hub_client.token_here())
     policy = pull_model.pull(here, db, options.data, options.address, options.precision)
     print(f"'{policy.revision}' is in the registry, from {policy.source}.")

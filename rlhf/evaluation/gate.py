@@ -615,6 +615,7 @@ def limits_of(rule: Rule, findings: Findings) -> tuple[Requirement, ...]:
 
 
 def no_problem(problem: Hacked) -> Passed:
+    """Whether something is met that must not be found."""
     if isinstance(problem, str):
         return "open" if problem == "open" else "inapplicable"
     return "missing" if problem is None else met(not problem)

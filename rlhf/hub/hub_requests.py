@@ -47,6 +47,7 @@ class PublishModel(JobRequest):
     licence: str = ""
 
     def check(self) -> None:
+        """Raises UserError for what can't be meant."""
         if not self.revision:
             raise UserError(_("Choose a model to publish first."))
         hubs.check_name(self.repo)
@@ -63,6 +64,7 @@ class PullModel(JobRequest):
     """The precision of what an adapter lies on; empty for what its card says."""
 
     def check(self) -> None:
+        """Raises UserError for what can't be meant."""
         hubs.split_address(self.address)
         precision_named(self.precision)
 
@@ -82,6 +84,7 @@ class PushData(JobRequest):
     """The job whose frozen data it is, whatever the format; None for judgements."""
 
     def check(self) -> None:
+        """Raises UserError for what can't be meant."""
         hubs.check_name(self.repo)
         push_dataset.check_publishable(self.format)
         check_licence(self.licence)
@@ -101,6 +104,7 @@ class CheckSpace(JobRequest):
     model: str = ""
 
     def check(self) -> None:
+        """Raises UserError for what can't be meant."""
         hubs.check_name(self.repo)
 
     def plan(self, hub: Hub | None) -> space_upload.SpacePlan:

@@ -101,6 +101,7 @@ class Snapshot:
 
     @property
     def spec(self) -> TrainingSpec:
+        """The training that read it. Raises UserError for a job that was no training."""
         if not isinstance(self.job.spec, TrainingSpec) or not self.job.spec.snapshot:
             said = _("Job {id} ({kind}) has no frozen data. Choose a training run.")
             raise UserError(said.format(id=self.job.id, kind=self.job.kind))

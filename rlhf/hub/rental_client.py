@@ -266,6 +266,7 @@ class RentedRun:
         self.changed()
 
     def begin(self) -> Any:
+        """Send the files and start the job. Raises UserError."""
         self.retry(_("Asking for the price is tried again: {error}"), self.check_price)
         self.run.report(0, 0, {}, _("It sends the files to the Hub."))
         sha = self.retry(_("Sending the files is tried again: {error}"), self.send)

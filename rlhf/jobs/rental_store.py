@@ -139,6 +139,7 @@ def enqueue(db: Database, spec: JobSpec, requested_by: str, terms: Terms) -> int
 
 
 def get(db: Database, job_id: int) -> Rental:
+    """That of a job which has one."""
     return Rental(**db.one("SELECT * FROM rental WHERE job_id = ?", (job_id,)))
 
 

@@ -176,6 +176,7 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def is_gguf(path: Path) -> str:
+    """Why such a file is refused."""
     return _(
         "{path} is a GGUF file, and Prefloop loads safetensors weights only. Convert it: load it in transformers with "
         "gguf_file=… and GgufConfig(dequantize=True), write model and tokenizer with save_pretrained, and give that "

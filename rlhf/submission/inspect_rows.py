@@ -65,9 +65,10 @@ def items_of(db: Database, spec: TrainingSpec) -> Iterator[ItemRows]:
         return
     with db.reading():
         for number, row in enumerate(rows, 1):
-            name = _("Demonstration {number}").format(number=number)
             if isinstance(row, PromptRow):
                 name = _("Prompt {prompt_id}").format(prompt_id=row.prompt_id)
+            else:
+                name = _("Demonstration {number}").format(number=number)
             yield ItemRows(name=name, split=row.split, rows=[row], left_out={}, asked=question_of(row.messages))
 
 

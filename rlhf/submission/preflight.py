@@ -142,6 +142,7 @@ class Preflight:
             return data
 
     def tokenizer(self) -> ChatTokenizer:
+        """The base model's. Raises UserError if it has none that can be read here."""
         return chat_tokenizer(self.base_directory(), registry.no_thinking(self.db))
 
     def show(self, spec: TrainingSpec, split: Split, number: int) -> InspectedItem | None:

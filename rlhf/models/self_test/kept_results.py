@@ -73,4 +73,5 @@ def keep_result(data_dir: Path, directory: Path, result: SelfTestResult) -> None
 
 
 def result_of(text: str) -> SelfTestResult:
+    """A result from its text. Raises UserError for any other."""
     return read(SelfTestResult, json.loads(text), _("The result of a model's self-test"))

@@ -243,7 +243,7 @@ def decisions_part(db: Database) -> Update:
 def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, Update]:
     """The question whether a policy is to serve against the rule, while it is asked."""
     against = confirming and bool(gate_decisions.objection(db, policy))
-    asks = _("Let {revision} serve although the rule does not say so? Say why in the field above.")
+    asks = _("Let {revision} serve although the rule does not promote it? Say why in the field above.")
     if policy.status == "rejected":
         asks = _("Let {revision} serve although it was rejected? Say why in the field above.")
     said = asks.format(revision=policy.revision) if against else ""

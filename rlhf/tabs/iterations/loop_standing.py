@@ -235,17 +235,17 @@ def announced(promote: bool, at_once: bool) -> str:
 def goes_on(state: LoopState, pending: PendingDecision) -> str:
     """How it goes on with a candidate of which nothing more comes by itself; its name is left out."""
     if to_ask_about(state) is not None and state.active:
-        return _("People are given what nobody was asked about as soon as no job runs or waits.")
+        return _("People are given what they were not asked about as soon as no job runs or waits.")
     if to_ask_about(state) is not None:
-        return _("People are given what nobody was asked about.")
+        return _("People are given what they were not asked about.")
     if pending.askable and pending.used_up:
-        return _("People have nothing left to compare: let them compare what nobody is asked about.")
+        return _("People have nothing left to compare: let them compare what they were not asked about.")
     if state.gate == "automatic" and checked_by_loop(state, pending.policy.revision):
         again = _("It takes new answers to compare: {revision} is checked again, which draws them.")
         return f"{again} {soon(state, pending.policy.revision)}"
     if pending.askable:
         return _(
-            "People have nothing left to compare: let them compare what nobody is asked about, or check {revision} "
+            "People have nothing left to compare: let them compare what they were not asked about, or check {revision} "
             "again."
         )
     return _("It takes new answers to compare: {revision} has to be checked again, which draws them.")

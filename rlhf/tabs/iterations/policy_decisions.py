@@ -83,6 +83,7 @@ def merge(context: Context, revision: str, requested_by: str) -> str:
 
 
 def delete(context: Context, revision: str, decided_by: str) -> str:
+    """Delete a policy's files. Raises UserError while something needs them."""
     freed = job_submission.delete_policy(context.db, context.data_dir, revision, decided_by)
     return _("The files of {revision} are deleted; {size} are free again.").format(
         revision=revision, size=formatting.size(freed)

@@ -113,6 +113,7 @@ def revision_of(db: Database, revision: Any, kind: Made) -> str:
 
 
 def endpoint_settings(values: Values) -> dict[str, Any]:
+    """An endpoint's settings. Raises UserError naming the one at fault."""
     numbers = from_form({name: values[name] for name in NUMBERS if values[name] is not None or name not in LEFT_OUT})
     address, model, key = (text_in(values[name]).strip() for name in TEXTS)
     texts = {"address": address, "model": model, "key_variable": key, "no_thinking": text_in(values["no_thinking"])}

@@ -96,6 +96,7 @@ def sampling_of(form: Mapping[str, Any]) -> Sampling:
 
 
 def seed_of(form: Mapping[str, Any]) -> int:
+    """The seed in the form. Raises UserError where there is none."""
     return whole_in(form["seed"], 0, playground_store.SEEDS - 1, _("Seed"))
 
 

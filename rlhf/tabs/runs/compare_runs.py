@@ -170,7 +170,8 @@ def figures(run: RunSummary) -> dict[str, str]:
 
 def with_unit(value: float, curve: Curve) -> str:
     """A figure as its plot's axis measures it, where that is in a unit."""
-    return f"{short_number(value)} {curve.axis}" if curve.axis in ("GB", _("nats a token")) else short_number(value)
+    units = ("GB", _("nats a token"), _("nats a pair"), _("nats an answer"))
+    return f"{short_number(value)} {curve.axis}" if curve.axis in units else short_number(value)
 
 
 def held_out(run: RunSummary) -> dict[str, str]:

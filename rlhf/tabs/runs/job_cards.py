@@ -348,9 +348,12 @@ ADAPTERS = {"lora": "LoRA adapter", "prompt": N_("virtual tokens")}
 
 def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
     """What a policy or reward model is made of, and how large it is on disk."""
-    form = _("whole weights, {precision}") if policy.form == "full" else _("{adapters} on {precision} weights")
-    adapters, precision = _(ADAPTERS.get(policy.form, "")), _(PRECISION_WORDS[policy.precision])
-    return [(_("Form"), form.format(adapters=adapters, precision=precision)), (_(SIZE_ON_DISK), size_on_disk)]
+    precision = _(PRECISION_WORDS[policy.precision])
+    if policy.form == "full":
+        form = _("whole weights, {precision}").format(precision=precision)
+    else:
+        form = _("{adapters} on {precision} weights").format(adapters=_(ADAPTERS[policy.form]), precision=precision)
+    return [(_("Form"), form), (_(SIZE_ON_DISK), size_on_disk)]
 
 
 def delete_question(policy: Policy, size_on_disk: str) -> str:

@@ -181,7 +181,21 @@ def test_a_refusal_is_titled_in_the_readers_language(db: Database, listeners: Li
 def test_an_account_that_somebody_made_meanwhile_is_listed(db: Database, listeners: Listeners) -> None:
     follow = listeners["accounts-follow"]
     access.add_account(db, "zoe", "annotator", "long enough words")
-    table, account, _invited, _pulse = follow(*asked_by("olga", follow))
+    table, account, _invited, *acts, _pulse = follow(*asked_by("olga", follow), None)
     assert "zoe" in table
     assert account["choices"] == ["mira", "olga", "zoe"]
     assert "value" not in account, "the one that is chosen stays"
+    assert not any(act["interactive"] for act in acts)
+
+
+def test_buttons_follow_what_another_admin_does_to_the_chosen_account(db: Database, listeners: Listeners) -> None:
+    follow = listeners["accounts-follow"]
+
+    def acts() -> list[bool]:
+        """To reset, make an admin, make an annotator, deactivate, reactivate, save."""
+        return [act["interactive"] for act in follow(*asked_by("olga", follow), "mira")[3:9]]
+
+    assert acts() == [True, True, False, True, False, True]
+    access.set_role(db, "mira", "admin")
+    access.deactivate(db, "mira")
+    assert acts() == [True, False, True, False, True, True]

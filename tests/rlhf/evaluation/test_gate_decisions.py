@@ -372,7 +372,7 @@ def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Data
     people_say(db, 3, "serving")
     assert gate_decisions.decision_on(db, made).says == "not enough evidence"
     state = controller.state_of(db)
-    assert loop_standing.loop_status(state).then == "People are given what nobody was asked about."
+    assert loop_standing.loop_status(state).then == "People are given what they were not asked about."
     assert iterations_tab.needed_of_people(db, made, state) is None, "it is done by itself"
     assert iterations_tab.needed_of_people(db, made, replace(state, gate="ask")) == "ask"
     assert controller.advance(db, data_dir) is None, "asking makes no job"

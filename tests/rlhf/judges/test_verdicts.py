@@ -10,6 +10,7 @@ from rlhf.judges.verdicts import (
     MAXIMUM_REPLY,
     Choice,
     CombinedVerdict,
+    Verdict,
     both_orders,
     combine,
     parse_verdict,
@@ -176,3 +177,10 @@ def test_a_consistent_judge_of_any_taste_is_reproduced() -> None:
 def test_a_missing_pair_is_a_bug() -> None:
     with pytest.raises(KeyError):
         ranking_of(3, {(0, 1): CombinedVerdict("first", False)})
+
+
+@pytest.mark.parametrize(("chance", "choice"), [(0.5, "tie"), (0.51, "first"), (0.49, "second")])
+def test_a_chance_decides_for_the_likelier_side(chance: float, choice: Choice) -> None:
+    verdict = Verdict.of_chance(chance, 0.2, 7)
+    assert (verdict.choice, verdict.chance, verdict.reply) == (choice, chance, "")
+    assert (verdict.prompt_tokens, verdict.completion_tokens, verdict.seconds) == (7, 0, 0.2)

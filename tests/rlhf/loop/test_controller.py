@@ -261,7 +261,7 @@ def test_what_a_training_names_is_a_model_of_the_kind_that_it_lists(
         (
             {"pending": used_up(), "gate": "automatic", "active": (job_of(MergeSpec(revision="dpo-3")),)},
             "deciding",
-            ("People are given what nobody was asked about as soon as no job runs or waits.",),
+            ("People are given what they were not asked about as soon as no job runs or waits.",),
         ),
         (
             {"active": (job_of(MergeSpec(revision="dpo-3")), job_of(DPOSpec(), "queued")), "unchecked": "dpo-7"},
@@ -273,8 +273,12 @@ def test_what_a_training_names_is_a_model_of_the_kind_that_it_lists(
             "checking",
             ("The check waits: there is no held-out prompt. Import some on the Data tab.",),
         ),
-        ({"pending": used_up(), "gate": "automatic"}, "deciding", ("People are given what nobody was asked about.",)),
-        ({"pending": used_up()}, "deciding", ("let them compare what nobody is asked about.",)),
+        (
+            {"pending": used_up(), "gate": "automatic"},
+            "deciding",
+            ("People are given what they were not asked about.",),
+        ),
+        ({"pending": used_up()}, "deciding", ("let them compare what they were not asked about.",)),
         (
             {"pending": unheard(), "gate": "automatic"},
             "deciding",
@@ -303,7 +307,7 @@ def test_what_a_training_names_is_a_model_of_the_kind_that_it_lists(
             {"pending": replace(exhausted(), askable=True), "gate": "automatic"}
             | {"failed_checks": tried("cancelled", 0)},
             "deciding",
-            ("let them compare what nobody is asked about, or check dpo-7 again",),
+            ("let them compare what they were not asked about, or check dpo-7 again",),
         ),
     ],
 )

@@ -302,7 +302,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     assert "Say why in the field above." in str(unsaid)
     asked = promote(owner, policy.revision, "I read ten of them", seen)
     assert registry.serving(context.db).revision == "base", "it asks first"
-    assert f"Let {policy.revision} serve although the rule speaks against it? Say why" in str(asked)
+    assert f"Let {policy.revision} serve although the rule does not promote it? Say why" in str(asked)
     confirming = asked[-1]
     assert confirming["confirming"] == policy.revision
     kept = handler(pages, "promote_not")(owner, policy.revision, "", confirming)[-1]
@@ -325,7 +325,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     assert "serves now." in str(promote(owner, "base", "", {})), "going back needs no reason and no question"
     shown, _ = iterations_tab.view(context, policy.revision, 0, {})
     assert shown["promote"]["value"] == "Promote against the rule", "as before it was gone back from"
-    assert f"Let {policy.revision} serve although the rule speaks against it?" in str(
+    assert f"Let {policy.revision} serve although the rule does not promote it?" in str(
         promote(owner, policy.revision, "", {})
     )
     assert registry.serving(context.db).revision == "base"
@@ -800,7 +800,7 @@ def test_a_check_stands_out_where_nothing_is_left_to_compare_unless_judges_have_
     primary, said = stands_out(context, policy)
     assert primary == ["ask"]
     assert (
-        "People have nothing left to compare: let them compare what nobody is asked about, or check "
+        "People have nothing left to compare: let them compare what they were not asked about, or check "
         f"{policy.revision} again." in said
     )
     gate_decisions.set_rule(context.db, {"mode": "automatic"})
