@@ -110,10 +110,12 @@ def build_app(settings: Settings) -> Starlette:
             runner.start()
         async with pages.running():
             yield
-        for runner in runners:
-            await asyncio.to_thread(runner.stop, LEAVE_SECONDS)
-        if supervisor is not None:
-            await asyncio.to_thread(supervisor.stop)
+        try:
+            for runner in runners:
+                await asyncio.to_thread(runner.stop, LEAVE_SECONDS)
+        finally:
+            if supervisor is not None:
+                await asyncio.to_thread(supervisor.stop)
         clear_uploads()
 
     app = guarded_app(db, settings, pages, watches, lifespan)

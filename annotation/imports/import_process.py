@@ -166,6 +166,7 @@ def state_of(job: Job[ImportData] | None) -> State:
 
 
 WAS_CANCELLED: Final = N_("The run was cancelled. Nothing was imported.")
+ENDED_WITH_PROGRAM: Final = N_("The run ended with Prefloop, which was stopped.")
 
 
 # ----------------------------------------------------------------------------------------------------------- doing it
@@ -177,7 +178,7 @@ def runner(data_dir: Path) -> LaneRunner[ImportData]:
 def perform(attempt: Attempt, job: Job[ImportData]) -> JobOutcome:
     """Run an import of the web server's lane. Raises UserError where it can't be done, or was."""
     if job.attempt > 1:  # what was uploaded is gone with the program
-        raise UserError(said_of(attempt.db, job, _("The run ended with Prefloop, which was stopped.")))
+        raise UserError(said_of(attempt.db, job, _(ENDED_WITH_PROGRAM)))
     command = [sys.executable, *PROGRAM, f"--data={attempt.data_dir}", TIED, *job.spec.arguments]
     return follow(attempt, job, command, child_environment())
 
@@ -192,12 +193,12 @@ def follow(
     if ended.status == REFUSED:
         raise UserError(ended.last_word or _("The import was refused."))
     importing.clear_leftovers(attempt.db)
-    if attempt.terminated.is_set():
-        raise Stopped
-    if ended.told_to_end:
-        if has_imported_since(attempt.db, job.created):
-            raise UserError(said_of(attempt.db, job, _("The run was cancelled.")))
-        raise Stopped
+    if ended.told_to_end or attempt.terminated.is_set():
+        if not has_imported_since(attempt.db, job.created):
+            raise Stopped
+        cancelled = attempt.stopped and not attempt.terminated.is_set()
+        why = _("The run was cancelled.") if cancelled else _(ENDED_WITH_PROGRAM)
+        raise UserError(said_of(attempt.db, job, why))
     logger.error("An import ended with status %s: %s", ended.status, without_token(ended.words))
     why = _("The run ended unexpectedly (status {status}; the log has its last words).").format(status=ended.status)
     raise UserError(said_of(attempt.db, job, why))

@@ -78,7 +78,7 @@ class LaneRunner(Generic[AnyRequest]):
                         if not self.run_next(db):
                             self.ended.wait(LOOK_SECONDS)
             except Exception as error:
-                logger.error("%s", hub_client.for_log(error))
+                logger.error("The runner of the lane '%s' failed. %s", self.queue.lane, hub_client.for_log(error))
                 self.ended.wait(LOOK_SECONDS)
 
     def run_next(self, db: Database) -> bool:
@@ -100,7 +100,7 @@ class LaneRunner(Generic[AnyRequest]):
         return True
 
     def attend(self, attempt: Attempt, job: Job[AnyRequest]) -> None:
-        """Do a claimed job and record how it ended. An error of our own is raised again once it is recorded."""
+        """Do a claimed job and record how it ended; an error of our own is in the log too."""
         try:
             outcome = self.perform(attempt, job)
         except Stopped:
@@ -111,11 +111,12 @@ class LaneRunner(Generic[AnyRequest]):
         except UserError as error:
             job_table.stop(attempt.db, job.id, attempt.worker, "failed", without_token(str(error)))
         except Exception as error:
+            # Before it is recorded, which a full disk may refuse.
+            logger.error("Job %d failed. %s", job.id, hub_client.for_log(error))
             said = _("An error of Prefloop's own ended it ({kind}: {error}). The log has more.").format(
                 kind=type(error).__name__, error=error
             )
             job_table.stop(attempt.db, job.id, attempt.worker, "failed", without_token(said))
-            raise
         else:
             job_table.finish(attempt.db, job.id, attempt.worker, outcome.result, without_token(outcome.message))
 

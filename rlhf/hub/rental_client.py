@@ -126,7 +126,7 @@ class Follower(threading.Thread):
             try:
                 self.look()
             except Exception as error:
-                logger.error("%s", hubs.for_log(error))
+                logger.error("The follower of rented jobs failed. %s", hubs.for_log(error))
 
     def look(self) -> None:
         """Follow what nobody follows, if there is a token to do it with, and clear up after what has ended."""

@@ -14,7 +14,7 @@ from annotation.database import Database
 from annotation.environment import worker_environment
 from annotation.hub_client import for_log
 from annotation.jobs import job_table
-from annotation.records import UserError, seconds_between
+from annotation.records import seconds_between
 from annotation.translation import N_, _
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store
@@ -33,6 +33,8 @@ LAST_RETRY_SECONDS = 300.0
 STOP_SECONDS = 20.0
 # How the launcher of several processes tells that one of them was killed, in the log.
 KILLED_MARK = b"exitcode: -9"
+# How it tells there that it was told to end itself.
+TOLD_MARK = b"SignalException"
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +89,13 @@ class Supervisor:
                 logger.warning("the worker of job %d does not end; killing it", job_id)
                 child.signal(signal.SIGKILL)
                 child.process.wait()
-            job = job_store.get(self.db, job_id)
-            if job.status != "lost":  # it could not say so itself
-                try:
+        for job_id, child in self.children.items():
+            try:
+                job = job_store.get(self.db, job_id)
+                if job.status != "lost":  # it could not say so itself
                     job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.spec))
-                except UserError as error:  # of a full disk; the next start finds it silent
-                    logger.error("%s", error)
+            except Exception as error:  # of a full disk, say; the next start finds it silent
+                logger.error("The end of job %d was not recorded. %s", job_id, for_log(error))
 
     def tell_to_end(self) -> None:
         """Ask the workers that this program started to save and end."""
@@ -106,7 +109,7 @@ class Supervisor:
                 self.tick()
             except Exception as error:
                 # The thread must outlive a bad row; the failure is in the program's log and the next tick tries again.
-                logger.error("%s", for_log(error))
+                logger.error("The supervisor failed. %s", for_log(error))
 
     def tick(self) -> None:
         """One look at the rows: reap, mark lost, start what is due."""
@@ -163,6 +166,8 @@ class Supervisor:
 
     def record_death(self, job: Job, child: WorkerProcess, code: int) -> None:
         """Say how a worker ended that could not say so itself."""
+        if job.status == "queued" and (code == -signal.SIGTERM or TOLD_MARK in self.words_of(job.id, child)):
+            return  # told before it could begin, as systemd tells all at once: the next start begins it
         killed = code == -signal.SIGKILL or (code != 0 and KILLED_MARK in self.words_of(job.id, child))
         record_death(self.db, job, child, code, killed, _("See {file}.").format(file=self.log_file(job.id)))
 

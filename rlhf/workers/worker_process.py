@@ -132,7 +132,8 @@ def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed
     said = [cause]
     if killed:
         said += [_("If it is killed again, let it take less memory."), advice(job.spec)]
-    if code or job.status != "lost":  # one that was told to stop has said why by itself
+    # One that was told to stop has said why by itself, also where its launcher then ends with an error.
+    if job.status != "lost" or (code and job.message != job_store.ended_with_program(job.spec)):
         job_store.died(db, job.id, child.worker, joined(*said), reason)
     if code:
         job_store.give_up(db, job.id, child.attempt, joined(*filter(None, (cause, see))), reason)

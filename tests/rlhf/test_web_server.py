@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse
 
 from annotation.api import MAXIMUM_BODY
 from annotation.database import Database
+from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, now
 from annotation.store import project_store, prompt_store
 from annotation.web import access
@@ -28,6 +29,7 @@ from rlhf import web_server
 from rlhf.__main__ import prepare
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
+from rlhf.loop.supervisor import Supervisor
 from rlhf.models import base_model, registry
 from rlhf.submission import job_submission
 from tests.conftest import BASE_NAME, act, judgement_count, seed_comparisons
@@ -234,6 +236,29 @@ def test_a_browser_is_told_what_it_waits_for_and_everything_else_waits(starting:
             assert (await ann.get("/", headers=BROWSER)).text == "the pages"
 
     asyncio.run(wait())
+
+
+def test_workers_are_ended_also_where_what_imports_can_not_be(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[Supervisor] = []
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def serve(app: Starlette) -> None:
+        async with app.router.lifespan_context(app):
+            pass
+
+    monkeypatch.setattr(web_server, "open_data", lambda settings: web_server.DataDirectory(db, BASE_NAME, ()))
+    monkeypatch.setattr(web_server, "build_pages", fail)
+    monkeypatch.setattr(LaneRunner, "stop", fail)
+    monkeypatch.setattr(Supervisor, "start", lambda supervisor: None)
+    monkeypatch.setattr(Supervisor, "stop", lambda supervisor: ended.append(supervisor))
+    monkeypatch.setattr(LaneRunner, "start", lambda runner: None)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(serve(web_server.build_app(Settings(data_dir=data_dir))))
+    assert len(ended) == 1
 
 
 @pytest.mark.own_start

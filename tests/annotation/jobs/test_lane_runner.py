@@ -239,6 +239,27 @@ def test_a_runner_ends_also_where_the_disk_refuses_to_leave_its_job_to_the_next(
     runner.thread.join()
 
 
+def test_an_error_of_our_own_is_in_the_log_also_where_the_disk_refuses_to_record_it(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    WEB.enqueue(db, Count(), "kim")
+
+    def fail(attempt: Attempt, job: Job[Count]) -> JobOutcome:
+        raise ZeroDivisionError("a bug")
+
+    def refuse(*_: object) -> None:
+        runner.ended.set()
+        raise UserError("The disk is full.")
+
+    monkeypatch.setattr(job_table, "stop", refuse)
+    runner = LaneRunner(data_dir, WEB, fail)
+    runner.work()
+    bug, refusal = (record.getMessage() for record in caplog.records)
+    assert "in fail" in bug
+    assert bug.endswith("ZeroDivisionError: a bug\n")
+    assert refusal == "The runner of the lane 'web' failed. The disk is full."
+
+
 def test_a_command_ends_where_what_becomes_of_it_can_not_be_told(db: Database, data_dir: Path) -> None:
     """As while the disk is full."""
     WEB.enqueue(db, Count(), "kim")
@@ -380,6 +401,37 @@ def test_an_import_whose_process_the_system_ends_before_the_program_ended_with_t
     for _ in range(2):
         assert import_process.runner(data_dir).run_next(db)
     assert importer.state.error == "The run ended with Prefloop, which was stopped. Nothing was imported."
+
+
+@pytest.mark.parametrize("queue", [HERE, FROM_HUB], ids=["web", "hub"])
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        ("a person", "The run was cancelled."),
+        ("the system", "The run ended with Prefloop, which was stopped."),
+        ("the program", "The run ended with Prefloop, which was stopped."),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="ends a process without a word")
+def test_an_import_that_is_ended_once_all_is_there_says_by_whom_and_is_not_done_again(
+    db: Database, data_dir: Path, queue: JobQueue[ImportData], by: str, said: str
+) -> None:
+    number = queue.enqueue(db, ImportData(("--", "ann/data")), "kim")
+
+    def commit(attempt: Attempt, job: Job[ImportData]) -> JobOutcome:
+        row = {"name": "x", "sha256": "", "format": "csv", "counts": "{}", "requested_by": "kim"}
+        db.insert("import", {**row, "created": now()})
+        if by == "a person":
+            job_table.cancel(db, number)
+        if by == "the program":
+            runner.ended.set()
+        program = TOLD_TO_END if by == "the system" else "import time; time.sleep(3600)"
+        return import_process.follow(attempt, job, [sys.executable, "-c", program], {})
+
+    runner = LaneRunner(data_dir, queue, commit)
+    assert runner.run_next(db)
+    ended = queue.get(db, number)
+    assert (ended.status, ended.message) == ("failed", f"{said} Just before, everything had been imported.")
 
 
 def test_an_import_ends_with_its_program_and_says_whether_it_is_there(db: Database, data_dir: Path) -> None:

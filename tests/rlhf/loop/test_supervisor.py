@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
+from sqlite3 import OperationalError
 from typing import Any
 
 import psutil
@@ -259,6 +260,39 @@ def test_a_worker_that_dies_before_it_could_begin_fails_its_job(db: Database, su
     assert (row.status, row.attempt) == ("failed", 0)
     assert KILLED in row.message
     assert f"job-{job}.log" in row.message
+
+
+@pytest.mark.own_start
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_job_waits_for_the_next_start_where_the_system_ends_its_worker_before_it_could_begin(
+    db: Database, supervisor: Supervisor, processes: int
+) -> None:
+    """As systemd does, which tells every process at once."""
+    job = queue(db, SFTSpec(processes=processes))
+    supervisor.start_next()
+    child = supervisor.children[job]
+    all_of_them = 1 if processes == 1 else 1 + processes
+    wait_until("its processes", lambda: len(process_tree(child.process.pid)) == all_of_them)
+    child.signal(signal.SIGTERM)
+    assert child.process.wait(PATIENCE_SECONDS) != 0
+    supervisor.reap()
+    assert (job_store.get(db, job).status, supervisor.children) == ("queued", {})
+
+
+def test_who_said_that_it_ended_with_the_program_is_not_contradicted_by_its_launcher(
+    db: Database, supervisor: Supervisor
+) -> None:
+    job = queue(db, SFTSpec(processes=2))
+    supervisor.start_next()
+    child = supervisor.children[job]
+    assert job_store.claim(db, job, child.worker) is not None
+    said = job_store.ended_with_program(SFTSpec())
+    assert job_table.stop(db, job, child.worker, "lost", said)
+    child.signal(signal.SIGTERM)
+    assert child.process.wait(PATIENCE_SECONDS) != 0
+    supervisor.reap()
+    row = job_store.get(db, job)
+    assert (row.status, row.message) == ("lost", said)
 
 
 def test_a_killed_worker_is_told_of_with_what_to_lower(db: Database, supervisor: Supervisor) -> None:
@@ -517,8 +551,13 @@ def test_the_end_of_the_program_is_told_in_the_rows_of_workers_that_can_not_say_
     assert (job_store.get(db, waiting).status, job_store.get(db, waiting).attempt) == ("queued", 0)
 
 
-def test_every_worker_is_waited_for_where_the_disk_refuses_the_end_of_the_first(
-    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("error", [UserError("The disk is full."), OperationalError("database is locked")])
+def test_every_worker_is_waited_for_where_the_end_of_the_first_can_not_be_recorded(
+    db: Database,
+    supervisor: Supervisor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
     begun = [queue(db), queue(db, SFTSpec())]
     supervisor.devices = ["0", "1"]
@@ -526,13 +565,16 @@ def test_every_worker_is_waited_for_where_the_disk_refuses_the_end_of_the_first(
     assert all(job_store.claim(db, job, supervisor.children[job].worker) is not None for job in begun)
 
     def refuse() -> Any:
-        raise UserError("The disk is full.")
+        raise error
 
     with monkeypatch.context() as patched:
         patched.setattr(db, "transaction", refuse)
         supervisor.stop()
     assert all(child.process.returncode is not None for child in supervisor.children.values())
-    assert [record.getMessage() for record in caplog.records] == ["The disk is full."] * 2
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith(f"The end of job {begun[0]} was not recorded.")
+    assert str(error) in first
+    assert str(error) in second
 
 
 def test_a_disk_that_refuses_writes_is_a_sentence_in_the_programs_log(
@@ -547,7 +589,9 @@ def test_a_disk_that_refuses_writes_is_a_sentence_in_the_programs_log(
     monkeypatch.setattr(supervisor, "tick", tick)
     monkeypatch.setattr("rlhf.loop.supervisor.POLL_SECONDS", 0.0)
     supervisor._loop()
-    assert [(record.getMessage(), record.exc_info) for record in caplog.records] == [("The disk is full.", None)]
+    assert [(record.getMessage(), record.exc_info) for record in caplog.records] == [
+        ("The supervisor failed. The disk is full.", None)
+    ]
 
 
 def test_workers_are_told_of_the_end_of_the_program_while_its_thread_waits(
