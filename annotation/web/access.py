@@ -387,15 +387,15 @@ def close_session(db: Database, token: str) -> None:
     db.write("DELETE FROM session WHERE token_sha256 = ?", (digest(token),))
 
 
-def end_sessions(db: Database, whose: str = "1", *values: object) -> None:
-    """Sign everybody out, or whose rows these are, and void their links, inside the caller's transaction."""
+def end_sessions(db: Database, whose: str, *values: object) -> None:
+    """Sign out whose rows these are, and void their links, inside the caller's transaction."""
     for table in ("session", "sign_in_link"):
         db.connection.execute(f"DELETE FROM {table} WHERE {whose}", values)
 
 
 def close_doors(db: Database) -> None:
     """Sign everybody out, and void all links and invitations, inside the caller's transaction."""
-    end_sessions(db)
+    end_sessions(db, "1")
     withdraw_invitations(db)
 
 

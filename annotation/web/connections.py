@@ -11,8 +11,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 # Fifty annotators with the six that a browser opens at most are three hundred. Below the 1,024 files that most systems
 # let a process have open: out of those, the database would fail.
 MAXIMUM: Final = 800
-# As many are taken up at once before any can be ended.
-BACKLOG: Final = 100
+# As many are taken up at once, and that three times before the first of them can be ended.
+BACKLOG: Final = 50
 # For the whole head of a request; for its body, between two parts of it.
 HEAD_SECONDS: Final = 30.0
 PART_SECONDS: Final = 60.0
@@ -46,9 +46,11 @@ class TimeoutProtocol(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether it is open, and nothing goes on before its client sends or takes something."""
-        idle = self.patience is not None or self.timeout_keep_alive_task is not None
-        return (idle or self.flow.write_paused) and not self.transport.is_closing()
+        """Whether nothing goes on before its client sends or takes something."""
+        if self.transport.is_closing():
+            return self.transport.get_write_buffer_size() > 0  # what was aborted has none
+        expected = self.patience is not None and not self.flow.read_paused
+        return expected or self.timeout_keep_alive_task is not None or self.flow.write_paused
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

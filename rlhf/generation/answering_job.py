@@ -86,6 +86,7 @@ class AnsweringWorker:
     def follow_promotion(self) -> None:
         """Compute as the policy that serves now."""
         self.serving = registry.serving(self.db)
+        self._refused.clear()  # what is too long depends on the policy and on what it is told
         self.models.tell(registry.no_thinking(self.db))
         self.model = self.models.use(self.serving)
         self.make_room(self._lately)

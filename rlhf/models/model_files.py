@@ -26,6 +26,8 @@ LARGEST_HEADER: Final = 32_000_000
 LONGEST_NAME: Final = 300
 # How counts are called of parts of a model that each have weights, or a slice of some.
 COUNTS: Final = re.compile(r"(?:layers?|experts|depth)$")
+# Those of parts that each have weights; beside them, a bound and a size in each layer.
+WHOLE_PARTS: Final = re.compile(r"(?!max_).*(?:(?<!per_)layers?|depth)$")
 CONFIG: Final = "config.json"
 ADAPTER_CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "model.safetensors"
@@ -224,11 +226,12 @@ def refuse_more_parts(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     Transformers would make them all, one by one, before it looked: until no memory is left.
     """
     held = [tensor.shape for tensor in tensors.values() if tensor.end > tensor.begin]
-    most = max(len(held), *(size for shape in held for size in shape), 0)
+    largest = max(len(held), *(size for shape in held for size in shape), 0)
     parts: list[Mapping[str, Any]] = [config]
     for part in parts:
         parts += [value for value in part.values() if isinstance(value, Mapping)]
         for name, value in part.items():
+            most = len(held) if WHOLE_PARTS.match(name) else largest
             if COUNTS.search(name) and isinstance(value, int | float) and value > most:
                 said = _(
                     "{config} says {name} {value}, and the weights beside it have nothing of that number. Fetch the "

@@ -88,6 +88,8 @@ def with_json(value: Any, kind: Any) -> Any:
         return None
     if isinstance(kind, pa.JsonType):
         return parse_json(value)
+    if isinstance(kind, pa.BaseExtensionType):
+        return with_json(value, kind.storage_type)
     if types.is_struct(kind):
         return {key: with_json(one, kind.field(key).type) for key, one in value.items()}
     if types.is_map(kind):

@@ -23,6 +23,8 @@ from tests.machine_fixtures import wait_until
 pytestmark = pytest.mark.slow
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+LAST = b"Connection: close\r\n\r\n"
+BODY = b"Content-Length: 200000\r\n" + LAST + b"x" * 200_000
 PUT = b"PUT /x HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
 CHUNKED = b"POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -30,7 +32,8 @@ CHUNKED = b"POST /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\
 
 class Program:
     """Answers a POST when its body is there, a PUT at once, a GET in two parts, the last when a test wants it, and a
-    REPORT with more than fits into a connection that nobody reads from.
+    REPORT with more than fits into a connection that nobody reads from, a LOCK with as much in one piece, and a PATCH
+    like a GET, taking in its body last.
     """
 
     def __init__(self) -> None:
@@ -44,12 +47,14 @@ class Program:
                 message = await receive()
             self.ended.append(message["type"])
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        if scope["method"] == "GET":
+        if scope["method"] in ("GET", "PATCH"):
             await send({"type": "http.response.body", "body": b"first", "more_body": True})
             await asyncio.to_thread(self.go_on.wait)
+        while scope["method"] == "PATCH" and (await receive()).get("more_body"):
+            pass
         for _ in range(1000 if scope["method"] == "REPORT" else 0):
             await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
-        await send({"type": "http.response.body", "body": b"last"})
+        await send({"type": "http.response.body", "body": b"x" * 2**24 if scope["method"] == "LOCK" else b"last"})
 
 
 @pytest.fixture
@@ -194,11 +199,15 @@ def test_what_turns_out_to_be_no_http_is_refused_once_and_fails_nothing(
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("sent", [b"", HEAD, POST + b"five", HEAD.replace(b"GET", b"REPORT") + b"\r\n"])
+@pytest.mark.parametrize(
+    "sent", [b"", HEAD, POST + b"five", HEAD.replace(b"GET", b"REPORT") + b"\r\n", HEAD.replace(b"GET", b"LOCK") + LAST]
+)
 def test_connections_that_wait_for_their_client_keep_nobody_out(
     address: tuple[str, int], program: Program, sent: bytes
 ) -> None:
-    """Whoever sends nothing, not all, or takes no answer loses the connection; who is being answered keeps it."""
+    """Whoever sends nothing, not all, or takes no answer loses the connection; who is being answered keeps it, and who
+    has sent more than is taken in yet.
+    """
     with ExitStack() as opened:
 
         def asked(request: bytes) -> socket.socket:
@@ -206,15 +215,16 @@ def test_connections_that_wait_for_their_client_keep_nobody_out(
             connection.sendall(request)
             return connection
 
-        slow = asked(HEAD + b"Connection: close\r\n\r\n")
-        received = b""
-        while b"first" not in received:
-            received += slow.recv(65536)
+        answered = [asked(HEAD + LAST), asked(HEAD.replace(b"GET", b"PATCH") + BODY)]
+        for slow in answered:
+            received = b""
+            while b"first" not in received:
+                received += slow.recv(65536)
         holding = [asked(sent) for _ in range(12)]
         for _ in range(3):  # soon: what is sent has to lie where it can't go on first
-            wait_until("an answer", lambda: b" 200 " in rest(asked(PUT + b"Connection: close\r\n\r\n")))
+            wait_until("an answer", lambda: b" 200 " in rest(asked(PUT + LAST)))
         program.go_on.set()
-        assert b"last" in rest(slow)
+        assert all(b"last" in rest(slow) for slow in answered)
         del holding
 
 

@@ -160,6 +160,18 @@ def test_policies_of_every_form_answer_as_they_do_alone(stocked: Machine) -> Non
         assert stocked.tokenizer.decode(chat.token_ids.ids, skip_special_tokens=True) == chat.text
 
 
+def test_what_is_too_long_beside_virtual_tokens_is_answered_without_them(stocked: Machine) -> None:
+    with answering_by_hand(stocked) as worker:
+        (task,) = worker.tasks("train", 1)
+        worker.models.context = stocked.count(task.text) + SAMPLING.max_new_tokens
+        registry.promote(stocked.db, "prompt", "kim")
+        worker.follow_promotion()
+        assert not [one for one in worker.tasks("train", 12) if one.prompt.id == task.prompt.id]
+        registry.promote(stocked.db, "base", "kim")
+        worker.follow_promotion()
+        assert [one for one in worker.tasks("train", 12) if one.prompt.id == task.prompt.id]
+
+
 def test_a_conversation_is_fed_as_a_whole(stocked: Machine) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},

@@ -113,6 +113,7 @@ def test_weights_in_several_files_are_those_of_the_index(tmp_path: Path) -> None
     "config",
     [
         {"num_hidden_layers": 10**9},
+        {"num_hidden_layers": 3},
         {"text_config": {"n_layer": 4}},
         {"vision_config": {"inner": {"depth": float("inf")}}},
         {"num_local_experts": 10**4000},
@@ -122,9 +123,10 @@ def test_more_layers_or_experts_than_there_can_be_weights_of_are_refused(
     tmp_path: Path, config: dict[str, Any]
 ) -> None:
     """Transformers would make each of them before it looked for its weights, in all the memory that there is."""
+    sound = {"num_hidden_layers": 2, "max_window_layers": 3, "num_experts": 3, "max_position_embeddings": 10**9}
     tensors = {"a": entry([3, 1], 0, 12), "b": ONE | {"data_offsets": [12, 16]}, "c": entry([10**9, 0], 16, 16)}
     written(tmp_path / WEIGHTS, tensors, b"x" * 16)
-    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 3, "max_position_embeddings": 10**9}))
+    (tmp_path / "config.json").write_text(json.dumps(sound))
     check_weights(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"config\.json says \w+ .*, and the weights beside it have nothing of that"):

@@ -147,6 +147,15 @@ def test_what_datasets_keeps_as_json_is_read_as_what_it_says(tmp_path: Path) -> 
         assert values(read(tmp_path / name)) == rows
 
 
+def test_json_is_read_beside_lists_that_have_a_type_of_their_own(tmp_path: Path) -> None:
+    import datasets
+
+    features = {"one": {"told": datasets.Json(), "table": datasets.Array2D((1, 2), "int32")}}
+    rows = [{"one": {"told": {"a": 1}, "table": [[1, 2]]}}]
+    datasets.Dataset.from_list(rows, features=datasets.Features(features)).save_to_disk(tmp_path / "saved")
+    assert values(read(tmp_path / "saved")) == rows
+
+
 def test_a_value_of_json_that_is_none_is_a_bad_row(tmp_path: Path) -> None:
     import pyarrow as pa
 
