@@ -1,4 +1,4 @@
-"""The one SQLite file: a connection per thread, one write transaction at a time, migrations applied, snapshots."""
+"""The one SQLite file: a connection per thread, one write transaction at a time, migrations applied, copies."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ DEFAULT_DATA_DIR = Path(__file__).resolve().parents[2] / "data"
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be set when the program starts; each has a flag and an environment variable."""
+    """What can be set when the program starts; each with its flag, its environment variable, or both."""
 
     data_dir: Path = DEFAULT_DATA_DIR
     """Everything that is kept: the database, adapters, snapshots. (--data, PREFLOOP_DATA)"""

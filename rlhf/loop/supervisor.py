@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """A thread that turns queued rows into worker processes: one that answers, and one training job on each device.
+    """A thread that turns queued rows into worker processes: one that answers, and one other job on each device.
 
     It signals only processes that it started itself; what another program started is judged by its heartbeat.
     """

@@ -1,4 +1,4 @@
-"""A layer with its low-rank adapter as one function: what LoRA computes, without what PEFT computes around it.
+"""A layer with its low-rank adapter as one function, to train, answer and score: LoRA without what PEFT adds to it.
 
 Hu et al. 2022, "LoRA", equation 3: W x + s B A x. PEFT lifts x to the adapter's float32, which autocast undoes, and
 scales and adds in steps of their own, each kept for the backward pass: on a processor that is more than the layer. What

@@ -1,6 +1,6 @@
-"""The losses of preferences: tensors in, tensors out; shapes in the names, equations beside the lines.
+"""The losses of preferences but the default: tensors in, tensors out; shapes in the names, equations beside the lines.
 
-That of an order, which reward models share, is `rlhf.algorithms.comparisons.order_loss`.
+The default, that of an order, is shared with reward models: `rlhf.algorithms.comparisons.order_loss`.
 """
 
 from __future__ import annotations
