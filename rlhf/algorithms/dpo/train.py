@@ -178,7 +178,7 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
 
 
 def best_of(batch: Any) -> Tensor:
-    """1 for each pair whose better answer is worse than no other, else 0; (P,). Of a ranking only the best is chosen."""
+    """1 for each pair whose better answer no other beats, else 0; (P,). Of a ranking only the best is chosen."""
     return (~torch.isin(batch["better"], batch["worse"])).float()
 
 
