@@ -345,8 +345,9 @@ def test_what_can_not_be_answered_says_why_and_the_worker_goes_on(stocked: Machi
     (torn,) = ask_chats(stocked, "lora")
     (long,) = ask_chats(stocked, "base", messages=[{"role": "user", "content": "sun " * 1100}])
     (fine,) = ask_chats(stocked, "base")
-    asked = [{"role": "user", "content": "sun " * 980}]
-    room = 1024 - stocked.count(stocked.render(asked))
+    asked = [{"role": "user", "content": "sun "}]
+    while (room := 1024 - stocked.count(stocked.render(asked))) > 40:
+        asked[0]["content"] += "sun "
     full, too_full = ask_chats(stocked, "base", "prompt", messages=asked, max_new_tokens=room)
     with answering(stocked, ANSWERING):
         wait_until("the answers", lambda: not any(one(stocked, each).open for each in (fine, full, too_full)))
