@@ -451,12 +451,12 @@ def test_the_answering_worker_fills_swaps_and_ends_when_told(stocked: Machine) -
     assert "Prefloop was stopped" in job.message
 
 
-# Stands in for a slow machine: the worker waits at one moment of its start until the test lets it go on.
+# Stands in for a slow machine: each process of a worker waits at one moment of its start until the test lets it go on.
 HALTED = """
 import os, sys, time
 
 def halt(event, arguments):
-    if os.environ["HALT_AT"] in (event, *map(str, arguments[:1])) and not os.path.exists("{there}"):
+    if os.environ["HALT_AT"] in (event, *map(str, arguments[:1])):
         open("{there}", "w").close()
         while not os.path.exists("{go}"):
             time.sleep(0.01)

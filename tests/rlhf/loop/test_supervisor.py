@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from sqlite3 import OperationalError
 from typing import Any
 
 import psutil
@@ -20,6 +19,7 @@ import torch
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import UserError
+from annotation.sqlite import sqlite3
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -551,7 +551,7 @@ def test_the_end_of_the_program_is_told_in_the_rows_of_workers_that_can_not_say_
     assert (job_store.get(db, waiting).status, job_store.get(db, waiting).attempt) == ("queued", 0)
 
 
-@pytest.mark.parametrize("error", [UserError("The disk is full."), OperationalError("database is locked")])
+@pytest.mark.parametrize("error", [UserError("The disk is full."), sqlite3.OperationalError("database is locked")])
 def test_every_worker_is_waited_for_where_the_end_of_the_first_can_not_be_recorded(
     db: Database,
     supervisor: Supervisor,
