@@ -1,4 +1,4 @@
-"""Evidence from comparisons that holds however often one looks; length control, Cohen's kappa. Pure.
+"""Evidence (e-values) of comparisons that holds however often one looks; length control, Cohen's kappa. Pure.
 
 Outcomes lie in [0, 1]: a win is 1, a tie 1/2, a loss 0. They are bet on (Waudby-Smith and Ramdas 2024, "Estimating
 means of bounded random variables by betting", JRSS B): who stakes a share f of a capital of 1 on each outcome x, at
