@@ -60,7 +60,7 @@ from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.models.registry import Policy, Publication
 from rlhf.tabs.hub import hub_preview
-from rlhf.tabs.runs import job_cards, job_words
+from rlhf.tabs.jobs import job_cards, job_words
 
 # While something that was asked is not done, and while only the safe copies change.
 POLL_SECONDS, RESTING_SECONDS = 1, 15

@@ -53,11 +53,10 @@ from rlhf.tabs.iterations import (
     gate_form,
     iteration_card,
     loop_standing,
-    policy_decisions,
 )
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
+from rlhf.tabs.jobs import job_cards, policy_decisions
 from rlhf.tabs.plot_zoom import CurveData
-from rlhf.tabs.runs import job_cards
 
 PAGE_SIZE = 10
 # The figure over the iterations that is looked at closely.

@@ -46,10 +46,10 @@ from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge, JudgeScope
 from rlhf.models import registry
 from rlhf.submission import job_submission
+from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.judges import judge_card, judge_form, rubric_form
 from rlhf.tabs.judges.judge_form import CHOSEN
 from rlhf.tabs.overview import next_steps
-from rlhf.tabs.runs import job_cards
 
 POLL_SECONDS = 3
 SHOWN_VERDICTS = 20

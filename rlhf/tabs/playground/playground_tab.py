@@ -25,8 +25,8 @@ from rlhf.generation import playground_store
 from rlhf.generation.playground_store import Chat
 from rlhf.models import registry
 from rlhf.models.registry import Policy
+from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.playground import prompt_set_form
-from rlhf.tabs.runs import job_cards
 
 # How often the page asks while answers are being written, and otherwise.
 WRITING_SECONDS, RESTING_SECONDS = 0.25, 15

@@ -42,9 +42,9 @@ from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 from rlhf.submission.form_fields import in_labels
 from rlhf.tabs import downloads, plot_zoom
-from rlhf.tabs.iterations import policy_decisions
+from rlhf.tabs.jobs import job_cards, job_words, policy_decisions
 from rlhf.tabs.plot_zoom import LookedAt
-from rlhf.tabs.runs import compare_runs_form, curves, job_cards, job_words, queue_view, run_list, run_outcome
+from rlhf.tabs.runs import compare_runs_form, curves, queue_view, run_list, run_outcome
 from rlhf.tabs.runs.run_list import NEWEST
 
 LATEST = "latest"

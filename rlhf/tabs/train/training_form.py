@@ -24,7 +24,7 @@ from rlhf.models.reward_model_quality import quality_of
 from rlhf.submission import form_fields, job_submission, preflight
 from rlhf.submission.form_fields import Form
 from rlhf.submission.preflight import Choices, PlannedRun, Preflight
-from rlhf.tabs.runs import job_cards, job_words, reward_model_card
+from rlhf.tabs.jobs import job_cards, job_words, reward_model_card
 from rlhf.tabs.train import plan_card, rental_form, row_views
 from rlhf.tabs.train.row_views import RowsPage
 

@@ -19,8 +19,8 @@ from rlhf.jobs.descriptions import TokenSequence, TokenSpan
 from rlhf.jobs.job_store import SampleAnswer
 from rlhf.tabs.iterations import check_report
 from rlhf.tabs.iterations.check_report import AnswerPair
+from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.playground import playground_tab
-from rlhf.tabs.runs import job_cards
 from rlhf.tabs.train import plan_card
 from tests.builders import checked_answer
 from tests.machine_fixtures import ROOT

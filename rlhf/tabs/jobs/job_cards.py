@@ -38,7 +38,7 @@ from rlhf.jobs.job_store import Job, SampleAnswer
 from rlhf.jobs.rental_store import Rental
 from rlhf.models.registry import PRECISION_WORDS, Policy
 from rlhf.submission.form_fields import in_labels
-from rlhf.tabs.runs.job_words import (
+from rlhf.tabs.jobs.job_words import (
     SIZE_ON_DISK,
     STATUS_COLOURS,
     STATUS_WORDS,

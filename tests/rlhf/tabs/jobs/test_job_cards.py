@@ -25,7 +25,8 @@ from rlhf.jobs.job_spec import to_json
 from rlhf.jobs.job_store import Job, SampleAnswer
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.tabs.iterations import check_report, loop_standing
-from rlhf.tabs.runs import job_cards, run_list
+from rlhf.tabs.jobs import job_cards
+from rlhf.tabs.runs import run_list
 from tests.builders import checked_answer, job, policy
 
 AT = "2026-01-02T10:10:00.000000+00:00"
