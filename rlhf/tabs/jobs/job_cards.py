@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between, who
@@ -55,15 +53,6 @@ FAR: Final = 20
 LONG: Final = 600
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
-
-
-# ------------------------------------------------------------------------------------------------------------ pieces
-def fingerprints(parts: Mapping[str, Any]) -> dict[str, str]:
-    """A short mark for each part of a page: the same mark means that it need not be sent again."""
-    return {
-        name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        for name, part in parts.items()
-    }
 
 
 # ----------------------------------------------------------------------------------------------------------- one job

@@ -19,6 +19,7 @@ from annotation.tabs.components import (
     Update,
     acting_box,
     button,
+    fingerprints,
     html_box,
     open_choice,
     row_number,
@@ -298,7 +299,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         | list_parts(db, looked, at)
         | compare_runs_form.choice_parts(db)
     )
-    marks = job_cards.fingerprints(parts)
+    marks = fingerprints(parts)
     changed: dict[str, Any] = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if stays is not None:
         changed["selector"] = {**parts["selector"], "value": str(stays.id)}
