@@ -12,16 +12,15 @@ from annotation.metrics.bradley_terry import Strength, Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
 from annotation.metrics.quality import (
     AdminDecision,
-    ComparisonReview,
     FlaggedCase,
     Gold,
     QualityReport,
-    ReviewedJudgement,
 )
 from annotation.metrics.reliability import Reliability
 from annotation.records import Project
 from annotation.tabs import quality_report
 from annotation.ui.markup import paragraph
+from annotation.workbench.gold import ComparisonReview, ReviewedJudgement
 
 HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}"
 SHARED = Project(overlap=3, gold_share=0.0)
