@@ -127,7 +127,6 @@ class AdminDecision:
 class QualityReport:
     """Everything that the Quality tab shows."""
 
-    stamp: tuple[Any, ...]
     judgements: int
     """Those that training counts (`to_train_on`)."""
     people: int
@@ -156,8 +155,10 @@ class QualityReport:
 
 
 CacheKey = tuple[Any, ...]
-_cache: WeakKeyDictionary[Database, QualityReport] = WeakKeyDictionary()
-_measured: WeakKeyDictionary[Database, tuple[CacheKey, Mapping[str, Reliability]]] = WeakKeyDictionary()
+# From which rows, everybody's reliability, and the report where somebody has asked for it.
+Kept = tuple[CacheKey, Mapping[str, Reliability], QualityReport | None]
+NOTHING_KEPT: Kept = ((), {}, None)
+_kept: WeakKeyDictionary[Database, Kept] = WeakKeyDictionary()
 _one_at_a_time = Lock()
 
 
@@ -180,15 +181,15 @@ def without_collections() -> Iterator[None]:
 def report(db: Database) -> QualityReport:
     """How the labels stand now. A second admin who asks meanwhile waits for the same figures."""
     with without_collections():
-        stamp = cache_key(db)
-        kept = _cache.get(db)
-        if kept is None or kept.stamp != stamp:
-            kept = _cache[db] = assemble(db, stamp)
-            _measured[db] = stamp, kept.reliabilities
-    return kept
+        key = cache_key(db)
+        kept_for, _reliabilities, found = _kept.get(db, NOTHING_KEPT)
+        if found is None or kept_for != key:
+            found = assemble(db)
+            _kept[db] = key, found.reliabilities, found
+    return found
 
 
-def cache_key(db: Database) -> tuple[Any, ...]:
+def cache_key(db: Database) -> CacheKey:
     """What changes whenever a figure can: judgements and decisions are only ever added."""
     row = db.one(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
@@ -201,12 +202,12 @@ def cache_key(db: Database) -> tuple[Any, ...]:
 def reliabilities(db: Database) -> Mapping[str, Reliability]:
     """For each annotator who has judged the chance to be right, with its interval and the counts of the evidence."""
     with without_collections():
-        stamp = cache_key(db)
-        measured = _measured.get(db)
-        if measured is None or measured[0] != stamp:
+        key = cache_key(db)
+        kept_for, found, _report = _kept.get(db, NOTHING_KEPT)
+        if kept_for != key:
             found = estimate(votes(db), known_answers(db), excluded_annotators(db))
-            measured = _measured[db] = stamp, found
-    return measured[1]
+            _kept[db] = key, found, None
+    return found
 
 
 def estimate(
@@ -217,7 +218,7 @@ def estimate(
     return reliability_of.estimate(reliability_of.evidence_of(everything, known), names, distrusted=excluded)
 
 
-def assemble(db: Database, stamp: tuple[Any, ...]) -> QualityReport:
+def assemble(db: Database) -> QualityReport:
     """All figures from the rows. Overall figures and lists leave out the annotators who are left out of training."""
     everything, known, excluded = votes(db), known_answers(db), excluded_annotators(db)
     trusted = [vote for vote in everything if vote.annotator not in excluded]
@@ -231,7 +232,6 @@ def assemble(db: Database, stamp: tuple[Any, ...]) -> QualityReport:
     random = [vote for vote in trusted if not vote.by_heads]
     measured = golds(db, everything, known)
     return QualityReport(
-        stamp=stamp,
         judgements=len(training),
         people=len({vote.annotator for vote in training}),
         comparisons=len({vote.comparison_id for vote in training}),

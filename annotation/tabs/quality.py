@@ -24,6 +24,7 @@ from annotation.ui.formatting import clock
 from annotation.ui.markup import heading, paragraph, status, unfold
 from annotation.ui.tab_addresses import Place
 from annotation.workbench import exclusions, gold, settling
+from annotation.workbench.exclusions import MAXIMUM_REASON
 
 NO_COMPARISON = N_("Choose a comparison first, or type its number.")
 NO_GOLD = N_("Choose a gold comparison first, or type its number.")
@@ -151,8 +152,7 @@ class QualityPage:
             gr.Markdown(_(EXCLUSION_EXPLANATION))
             with gr.Row():
                 parts["annotator"] = open_choice(_("Annotator"), min_width=160)
-                reason = {"max_length": exclusions.MAXIMUM_REASON, "scale": 2, "min_width": 240}
-                self.reason = gr.Textbox(label=_("Reason"), **reason)
+                self.reason = gr.Textbox(label=_("Reason"), max_length=MAXIMUM_REASON, scale=2, min_width=240)
             with gr.Row():
                 self.buttons["leave_out"] = button(_("Leave out of training"), variant="stop")
                 self.buttons["take_back"] = button(_("Take back in"))

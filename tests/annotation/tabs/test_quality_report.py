@@ -44,7 +44,7 @@ def annotator(name: str, **changes: object) -> AnnotatorFigures:
 
 
 EMPTY = QualityReport(
-    stamp=(), judgements=0, people=0, comparisons=0, shared=0, annotators=(), reliabilities={}, excluded={},
+    judgements=0, people=0, comparisons=0, shared=0, annotators=(), reliabilities={}, excluded={},
     agreement=(), over_time=(), position=(), length=(), policies=Strengths("base", (), (), 0), per_day=(),
     disputes=(), clear=(), golds=(), gold_accuracy=None, flags=0, flagged=(), decisions=(),
 )  # fmt: skip
