@@ -47,3 +47,8 @@ def by_comparison(judged: Iterable[Judgement]) -> list[list[Judgement]]:
     for judgement in judged:
         groups.setdefault(judgement.comparison_id, []).append(judgement)
     return list(groups.values())
+
+
+def frozen(db: Database, **options: Any) -> Frozen:
+    """What training would get."""
+    return freeze(current_judgements(db), 512, excluded=judgement_store.excluded_annotators(db), **options)

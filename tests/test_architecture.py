@@ -220,7 +220,7 @@ PAGES = {
         "rlhf/tabs/judges/judges_tab.py",
     ),
     *("rlhf/tabs/overview/overview_card.py", "rlhf/tabs/pages.py", "rlhf/tabs/playground/playground_tab.py"),
-    *("rlhf/tabs/runs/job_cards.py", "rlhf/tabs/train/plan_card.py"),
+    *("rlhf/tabs/jobs/job_cards.py", "rlhf/tabs/train/plan_card.py"),
     "annotation/web/sign_in_pages.py",
 }
 ELEMENT = re.compile(

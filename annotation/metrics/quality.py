@@ -1,4 +1,4 @@
-"""How the labels stand: the rows behind every figure, who is left out, gold, and what is to be settled; all SQL of it.
+"""How the labels stand: the rows behind every figure, and the figures; all SQL of it.
 
 The figures of 50,000 judgements take a few seconds, so they are kept until a judgement or a decision is added.
 """
@@ -16,7 +16,6 @@ from threading import Lock
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
-from annotation.claims import assignments, handing_out
 from annotation.database import Database
 from annotation.metrics import agreement, bradley_terry, intervals_and_bias
 from annotation.metrics import reliability as reliability_of
@@ -24,11 +23,8 @@ from annotation.metrics.agreement import Agreement, ClearCase, Dispute, Period
 from annotation.metrics.bradley_terry import Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate, Vote
 from annotation.metrics.reliability import Reliability
-from annotation.records import Claim, ComparisonState, Message, Outcome, Purpose, UserError, now
 from annotation.store.judgement_store import excluded_annotators
-from annotation.translation import N_, _, ngettext
 
-MAXIMUM_REASON = 500
 SHOWN_CASES, SHOWN_FLAGS, SHOWN_DECISIONS = 50, 200, 50
 
 
@@ -131,7 +127,6 @@ class AdminDecision:
 class QualityReport:
     """Everything that the Quality tab shows."""
 
-    stamp: tuple[Any, ...]
     judgements: int
     """Those that training counts (`to_train_on`)."""
     people: int
@@ -160,8 +155,10 @@ class QualityReport:
 
 
 CacheKey = tuple[Any, ...]
-_cache: WeakKeyDictionary[Database, QualityReport] = WeakKeyDictionary()
-_measured: WeakKeyDictionary[Database, tuple[CacheKey, Mapping[str, Reliability]]] = WeakKeyDictionary()
+# From which rows, everybody's reliability, and the report where somebody has asked for it.
+Kept = tuple[CacheKey, Mapping[str, Reliability], QualityReport | None]
+NOTHING_KEPT: Kept = ((), {}, None)
+_kept: WeakKeyDictionary[Database, Kept] = WeakKeyDictionary()
 _one_at_a_time = Lock()
 
 
@@ -184,15 +181,15 @@ def without_collections() -> Iterator[None]:
 def report(db: Database) -> QualityReport:
     """How the labels stand now. A second admin who asks meanwhile waits for the same figures."""
     with without_collections():
-        stamp = cache_key(db)
-        kept = _cache.get(db)
-        if kept is None or kept.stamp != stamp:
-            kept = _cache[db] = assemble(db, stamp)
-            _measured[db] = stamp, kept.reliabilities
-    return kept
+        key = cache_key(db)
+        kept_for, _reliabilities, found = _kept.get(db, NOTHING_KEPT)
+        if found is None or kept_for != key:
+            found = assemble(db)
+            _kept[db] = key, found.reliabilities, found
+    return found
 
 
-def cache_key(db: Database) -> tuple[Any, ...]:
+def cache_key(db: Database) -> CacheKey:
     """What changes whenever a figure can: judgements and decisions are only ever added."""
     row = db.one(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
@@ -205,12 +202,12 @@ def cache_key(db: Database) -> tuple[Any, ...]:
 def reliabilities(db: Database) -> Mapping[str, Reliability]:
     """For each annotator who has judged the chance to be right, with its interval and the counts of the evidence."""
     with without_collections():
-        stamp = cache_key(db)
-        measured = _measured.get(db)
-        if measured is None or measured[0] != stamp:
+        key = cache_key(db)
+        kept_for, found, _report = _kept.get(db, NOTHING_KEPT)
+        if kept_for != key:
             found = estimate(votes(db), known_answers(db), excluded_annotators(db))
-            measured = _measured[db] = stamp, found
-    return measured[1]
+            _kept[db] = key, found, None
+    return found
 
 
 def estimate(
@@ -221,7 +218,7 @@ def estimate(
     return reliability_of.estimate(reliability_of.evidence_of(everything, known), names, distrusted=excluded)
 
 
-def assemble(db: Database, stamp: tuple[Any, ...]) -> QualityReport:
+def assemble(db: Database) -> QualityReport:
     """All figures from the rows. Overall figures and lists leave out the annotators who are left out of training."""
     everything, known, excluded = votes(db), known_answers(db), excluded_annotators(db)
     trusted = [vote for vote in everything if vote.annotator not in excluded]
@@ -235,7 +232,6 @@ def assemble(db: Database, stamp: tuple[Any, ...]) -> QualityReport:
     random = [vote for vote in trusted if not vote.by_heads]
     measured = golds(db, everything, known)
     return QualityReport(
-        stamp=stamp,
         judgements=len(training),
         people=len({vote.annotator for vote in training}),
         comparisons=len({vote.comparison_id for vote in training}),
@@ -326,9 +322,6 @@ def flagged_cases(db: Database) -> list[FlaggedCase]:
     return [FlaggedCase(prompt=json.loads(row.pop("messages"))[-1]["content"], **row) for row in rows]
 
 
-NOTHING_CHANGED = N_("Nothing was changed.")
-
-
 def decisions(db: Database) -> list[AdminDecision]:
     """The latest decisions about annotators and gold comparisons, newest first."""
     rows = db.rows(
@@ -340,237 +333,3 @@ def decisions(db: Database) -> list[AdminDecision]:
             ORDER BY created DESC LIMIT {SHOWN_DECISIONS}"""
     )
     return [AdminDecision(**row) for row in rows]
-
-
-# --------------------------------------------------------------------------------------------- who is left out
-def leave_out(db: Database, name: str, reason: str, decided_by: str) -> None:
-    """Leave an annotator's judgements out of training from now on; nothing is deleted.
-
-    Raises UserError for an unknown annotator, without a reason, or if they are left out already.
-    """
-    if not reason.strip():
-        raise UserError(_("Give a reason: it is kept with the decision, and others will want to know it."))
-    decide_on(db, name, True, reason, decided_by)
-
-
-def take_back(db: Database, name: str, reason: str, decided_by: str) -> None:
-    """Train on an annotator's judgements again. Raises UserError for an unknown one, or one who is not left out."""
-    decide_on(db, name, False, reason, decided_by)
-
-
-def decide_on(db: Database, name: str, excluded: bool, reason: str, decided_by: str) -> None:
-    """Record whether an annotator's judgements are left out of training."""
-    if len(reason) > MAXIMUM_REASON:
-        told = _("A reason can have up to {maximum_reason} characters. Shorten it; nothing was changed.")
-        raise UserError(told.format(maximum_reason=MAXIMUM_REASON))
-    with db.transaction():
-        row = db.row("SELECT id, name FROM annotator WHERE name = ?", (name,))
-        if row is None:
-            raise UserError(_("Choose an annotator from the list. Nothing was changed."))
-        if excluded == (row["name"] in excluded_annotators(db)):
-            out, there = _("{name} is left out of training already."), _("{name} is not left out of training.")
-            said = (out if excluded else there).format(name=row["name"])
-            raise UserError(f"{said} {_(NOTHING_CHANGED)}")
-        decided = {"annotator_id": row["id"], "excluded": int(excluded), "reason": reason.strip()}
-        db.insert("exclusion", {**decided, "decided_by": decided_by, "created": now()})
-        assignments.follow_assignments(db)  # of what they have skipped, or are to judge in vain
-        handing_out.release_unfit(db)  # of which others are to have what they hold
-
-
-# ---------------------------------------------------------------------------------------------------------------- gold
-@dataclass(frozen=True)
-class ReviewedJudgement:
-    """One judgement on a comparison, as an admin reads it."""
-
-    annotator: str
-    purpose: Purpose
-    outcome: Outcome
-    ranking: tuple[int, ...] | None
-    strength: int | None
-
-
-@dataclass(frozen=True)
-class ComparisonReview:
-    """A comparison with all that was said of it."""
-
-    comparison_id: int
-    state: ComparisonState
-    messages: tuple[Message, ...]
-    answers: tuple[str, ...]
-    opinions: tuple[ReviewedJudgement, ...]
-    consensus: int | None
-    """The answer that its annotators find best, by their reliability; None where they don't agree on one."""
-
-
-def review(db: Database, comparison_id: int) -> ComparisonReview:
-    """Look at one comparison. Raises UserError if there is none of that number."""
-    row = db.row(
-        "SELECT c.state, p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id WHERE c.id = ?",
-        (comparison_id,),
-    )
-    if row is None:
-        said = _("There is no comparison {comparison_id}. Choose one from the list, or type another number.")
-        raise UserError(said.format(comparison_id=comparison_id))
-    answers = db.rows(
-        """SELECT r.text FROM comparison_response cr JOIN response r ON r.id = cr.response_id
-           WHERE cr.comparison_id = ? ORDER BY cr.position""",
-        (comparison_id,),
-    )
-    judged, excluded = votes(db, comparison_id), excluded_annotators(db)
-    trusted = [vote for vote in judged if vote.annotator not in excluded]
-    chances = {name: figure.estimate for name, figure in reliabilities(db).items()}
-    return ComparisonReview(
-        comparison_id=comparison_id,
-        state=row["state"],
-        messages=tuple(json.loads(row["messages"])),
-        answers=tuple(answer["text"] for answer in answers),
-        opinions=tuple(
-            ReviewedJudgement(
-                annotator=vote.annotator,
-                purpose=vote.purpose,
-                outcome=vote.outcome,
-                ranking=vote.ranking,
-                strength=vote.strength,
-            )
-            for vote in judged
-        ),
-        consensus=reliability_of.weighted_best(trusted, chances),
-    )
-
-
-def make_gold(db: Database, comparison_id: int, best: int | None, decided_by: str) -> int:
-    """Make a judged comparison one with a known answer: `best` (a position), or what its annotators agree on.
-
-    From then on it is handed out only to measure annotators who have not seen it. Judgements made before stay what
-    they were and are trained on; those made from now on are not. Returns the position of the known answer.
-    Raises UserError where it can't measure anybody.
-    """
-    found = review(db, comparison_id)  # before the transaction: its figures may take a second
-    known = found.consensus if best is None else best
-    with db.transaction() as connection:
-        refuse_as_gold(db, found, known)
-        assert known is not None
-        expected = json.dumps([1 if position == known else 2 for position in range(len(found.answers))])
-        connection.execute(
-            "UPDATE comparison SET purpose = 'gold', state = 'ready', expected = ? WHERE id = ?",
-            (expected, comparison_id),
-        )
-        record_gold(db, comparison_id, "make", expected, found.state, decided_by)
-    return known
-
-
-def refuse_as_gold(db: Database, found: ComparisonReview, known: int | None) -> None:
-    """Raises UserError where a comparison can't become gold with this answer."""
-    number = found.comparison_id
-    if db.value("SELECT purpose FROM comparison WHERE id = ?", (number,)) == "gold":
-        said = _("Comparison {number} is gold already. To change its answer, make it no longer gold first.")
-        raise UserError(said.format(number=number))
-    if found.state not in ("ready", "closed", "withdrawn"):
-        said = _("Comparison {number} is unfit, or its answers are not complete. Choose another one.")
-        raise UserError(said.format(number=number))
-    if not any(opinion.ranking for opinion in found.opinions):
-        raise UserError(
-            _("Nobody has judged comparison {number} yet. Choose one that has been judged.").format(number=number)
-        )
-    if number in flagged_comparisons(db):
-        raise UserError(
-            _("Comparison {number} is flagged. Choose one that is fit to measure people.").format(number=number)
-        )
-    if known is None:
-        said = _("The annotators of comparison {number} agree on no best answer. Say which one is best.")
-        raise UserError(said.format(number=number))
-    if not 0 <= known < len(found.answers):
-        said = _("Comparison {number} has {count} answers. Choose one of those as the best.")
-        raise UserError(said.format(number=number, count=len(found.answers)))
-
-
-def retire_gold(db: Database, comparison_id: int, decided_by: str) -> None:
-    """Hand a gold comparison out to nobody any more; what was measured with it stays. Raises UserError if it is not."""
-    change_gold(db, comparison_id, "retire", "ready", "closed", decided_by)
-
-
-def reinstate_gold(db: Database, comparison_id: int, decided_by: str) -> None:
-    """Hand a retired gold comparison out again. Raises UserError if it is not retired."""
-    change_gold(db, comparison_id, "reinstate", "closed", "ready", decided_by)
-
-
-def change_gold(db: Database, comparison_id: int, action: str, before: str, after: str, decided_by: str) -> None:
-    """Move a gold comparison from one state to another, and record it."""
-    with db.transaction() as connection:
-        row = gold_row(db, comparison_id)
-        if row["state"] != before:
-            said = (
-                _("Comparison {number} is handed out already.")
-                if row["state"] == "ready"
-                else _("Comparison {number} is retired already.")
-            )
-            raise UserError(f"{said.format(number=comparison_id)} {_(NOTHING_CHANGED)}")
-        connection.execute("UPDATE comparison SET state = ? WHERE id = ?", (after, comparison_id))
-        record_gold(db, comparison_id, action, row["expected"], before, decided_by)
-
-
-def release_gold(db: Database, comparison_id: int, decided_by: str) -> None:
-    """Make a gold comparison an ordinary one again, as it was before. Its known answer no longer measures anybody.
-
-    Raises UserError if it is not gold.
-    """
-    with db.transaction() as connection:
-        row = gold_row(db, comparison_id)
-        before = db.value(
-            """SELECT previous_state FROM gold_decision WHERE comparison_id = ? AND action = 'make'
-               ORDER BY id DESC LIMIT 1""",
-            (comparison_id,),
-        )
-        connection.execute(
-            "UPDATE comparison SET purpose = 'preference', expected = NULL, state = ? WHERE id = ?",
-            (before or "ready", comparison_id),
-        )
-        record_gold(db, comparison_id, "release", row["expected"], row["state"], decided_by)
-
-
-def gold_row(db: Database, comparison_id: int) -> dict[str, Any]:
-    """A gold comparison's state and known answer. Raises UserError if it is none."""
-    row = db.row("SELECT state, expected FROM comparison WHERE id = ? AND purpose = 'gold'", (comparison_id,))
-    if row is None:
-        raise UserError(_("Choose a gold comparison from the list. Nothing was changed."))
-    return row
-
-
-def record_gold(db: Database, comparison_id: int, action: str, expected: str, before: str, decided_by: str) -> None:
-    """Keep what was decided about a gold comparison, inside the caller's transaction."""
-    decided = {"comparison_id": comparison_id, "action": action, "expected": expected, "previous_state": before}
-    db.insert("gold_decision", {**decided, "decided_by": decided_by, "created": now()})
-
-
-# ------------------------------------------------------------------------------------------------------------ settling
-def settle_next(db: Database, annotator_id: int) -> Claim:
-    """Put the comparison with the most disagreement into this person's hands, blind, to settle it for all.
-
-    Not one that another person is settling or that this person has passed over. Raises UserError if there is none.
-    """
-    held = handing_out.held_claim(db, annotator_id)
-    if held is not None and held.purpose == "settle":
-        return held
-    disputed = report(db).disputes
-    with db.transaction():
-        rows = db.rows(
-            """SELECT comparison_id FROM claim WHERE purpose = 'settle'
-               AND (state = 'held' AND expires > :now OR state = 'skipped' AND annotator_id = :annotator)""",
-            {"now": now(), "annotator": annotator_id},
-        )
-        busy = {row["comparison_id"] for row in rows}
-        waiting = [dispute.comparison_id for dispute in disputed if dispute.comparison_id not in busy]
-        if not waiting:
-            raise UserError(nothing_to_settle(len(disputed)))
-        return handing_out.take_to_settle(db, annotator_id, waiting[0])
-
-
-def nothing_to_settle(disputed: int) -> str:
-    """Why nobody is given one of so many comparisons to settle."""
-    if not disputed:
-        return _("No comparison waits to be settled: annotators contradict each other nowhere.")
-    return ngettext(
-        "{count} comparison waits to be settled: another admin has it in hand, or you have passed it over.",
-        "{count} comparisons wait to be settled: other admins have them in hand, or you have passed them over.",
-        disputed,
-    ).format(count=disputed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -270,6 +272,14 @@ def drafted(sent: Any, here: Mapping[str, Any], holds: Mapping[str, Any], labels
 def undrafted(was: Mapping[str, Any], here: Mapping[str, Any], holds: Mapping[str, Any]) -> dict[str, Any]:
     """What a form `holds` by now in the fields of which no draft was begun: those stand as this session `was` sent."""
     return {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
+
+
+def fingerprints(parts: Mapping[str, Any]) -> dict[str, str]:
+    """A short mark for each part of a page: the same mark means that it need not be sent again."""
+    return {
+        name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        for name, part in parts.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from annotation.translation import N_, _
 from annotation.ui.formatting import clock
 from annotation.ui.markup import heading, paragraph, status, unfold
 from annotation.ui.tab_addresses import Place
+from annotation.workbench import exclusions, gold, settling
+from annotation.workbench.exclusions import MAXIMUM_REASON
 
 NO_COMPARISON = N_("Choose a comparison first, or type its number.")
 NO_GOLD = N_("Choose a gold comparison first, or type its number.")
@@ -150,7 +152,7 @@ class QualityPage:
             gr.Markdown(_(EXCLUSION_EXPLANATION))
             with gr.Row():
                 parts["annotator"] = open_choice(_("Annotator"), min_width=160)
-                self.reason = gr.Textbox(label=_("Reason"), max_length=quality.MAXIMUM_REASON, scale=2, min_width=240)
+                self.reason = gr.Textbox(label=_("Reason"), max_length=MAXIMUM_REASON, scale=2, min_width=240)
             with gr.Row():
                 self.buttons["leave_out"] = button(_("Leave out of training"), variant="stop")
                 self.buttons["take_back"] = button(_("Take back in"))
@@ -232,7 +234,7 @@ def wire_views(page: QualityPage, context: Context) -> None:
     @guarded(context, "admin")
     def look_at_comparison(annotator: Annotator, number: Any) -> list[Any]:
         comparison = number_in(number, _(NO_COMPARISON))
-        view = quality_report.case_view(quality.review(context.db, comparison))
+        view = quality_report.case_view(gold.review(context.db, comparison))
         return [view, told(Place((str(comparison),)))]
 
     said = [*page.said.values()]
@@ -244,7 +246,7 @@ def wire_views(page: QualityPage, context: Context) -> None:
 def case_at(db: Database, number: str) -> str:
     """The comparison that an address names; or why there is none."""
     try:
-        return quality_report.case_view(quality.review(db, number_in(number, _(NO_COMPARISON))))
+        return quality_report.case_view(gold.review(db, number_in(number, _(NO_COMPARISON))))
     except UserError as error:
         return status(str(error), "warning")
 
@@ -255,12 +257,12 @@ def wire_exclusion(page: QualityPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def leave_out_annotator(annotator: Annotator, name: Any, reason: Any) -> list[Any]:
-        quality.leave_out(db, str(name or ""), str(reason or ""), annotator.name)
+        exclusions.leave_out(db, str(name or ""), str(reason or ""), annotator.name)
         return page.sent(db, "exclusion", status(_("{name} is left out of training from now on.").format(name=name)))
 
     @guarded(context, "admin")
     def take_annotator_back(annotator: Annotator, name: Any, reason: Any) -> list[Any]:
-        quality.take_back(db, str(name or ""), str(reason or ""), annotator.name)
+        exclusions.take_back(db, str(name or ""), str(reason or ""), annotator.name)
         return page.sent(db, "exclusion", status(_("{name} counts in training again.").format(name=name)))
 
     for name, handler in (("leave_out", leave_out_annotator), ("take_back", take_annotator_back)):
@@ -272,7 +274,7 @@ def wire_settling(page: QualityPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def settle_next_comparison(annotator: Annotator) -> list[Any]:
-        claim = quality.settle_next(context.db, annotator.id)
+        claim = settling.settle_next(context.db, annotator.id)
         return page.sent(context.db, "settle", quality_report.in_hand(claim.comparison_id))
 
     page.parts["settle"].click(settle_next_comparison, None, page.outputs, **QUEUED)
@@ -286,7 +288,7 @@ def wire_gold(page: QualityPage, context: Context) -> None:
     def make_comparison_gold(annotator: Annotator, number: Any, best: Any) -> list[Any]:
         comparison = number_in(number, _(NO_COMPARISON))
         position = int(best) - 1 if best in ANSWER_NUMBERS else None  # that of the consensus
-        known = quality.make_gold(db, comparison, position, annotator.name)
+        known = gold.make_gold(db, comparison, position, annotator.name)
         said = _("Comparison {comparison} is gold now: answer {known} is the known one.")
         return page.sent(db, "make", status(said.format(comparison=comparison, known=known + 1)))
 
@@ -302,7 +304,7 @@ def wire_gold(page: QualityPage, context: Context) -> None:
 
 
 GOLD_CHANGES: Mapping[str, tuple[Callable[[Database, int, str], None], str]] = {
-    "retire": (quality.retire_gold, N_("Comparison {comparison} is handed out to nobody any more.")),
-    "reinstate": (quality.reinstate_gold, N_("Comparison {comparison} is handed out again.")),
-    "release": (quality.release_gold, N_("Comparison {comparison} is an ordinary one again.")),
+    "retire": (gold.retire_gold, N_("Comparison {comparison} is handed out to nobody any more.")),
+    "reinstate": (gold.reinstate_gold, N_("Comparison {comparison} is handed out again.")),
+    "release": (gold.release_gold, N_("Comparison {comparison} is an ordinary one again.")),
 }

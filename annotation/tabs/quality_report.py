@@ -10,7 +10,6 @@ from annotation.metrics.bradley_terry import Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
 from annotation.metrics.quality import (
     AdminDecision,
-    ComparisonReview,
     DecisionKind,
     FlaggedCase,
     Gold,
@@ -46,6 +45,7 @@ from annotation.ui.markup import (
     unfold,
 )
 from annotation.ui.tab_addresses import Place, link
+from annotation.workbench.gold import ComparisonReview
 
 FLAG_NAMES: Mapping[str, str] = {
     "harmful": N_("harmful"),

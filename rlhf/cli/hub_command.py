@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from annotation import hub_client
-from annotation.database import Database, open_database
+from annotation.database import open_database
 from annotation.exports import export_command
 from annotation.exports.formats import ExportRequest
 from annotation.records import UserError
 from annotation.translation import _
+from rlhf.cli.opening import Commands, database_of
 from rlhf.hub import pull_model, push_dataset, push_model
 from rlhf.models import base_model
 
 HIDDEN = "private unless --public; who may see what is there already is never changed"
 LICENCE_HELP = "as the Hub names it, say apache-2.0 (default: what the card there says, or none, which the card says)"
-Commands = Any
-"""What `argparse.ArgumentParser.add_subparsers` returns."""
 
 
 def add_parsers(commands: Commands) -> None:
@@ -46,18 +44,21 @@ def add_parsers(commands: Commands) -> None:
         command.add_argument("--public", action="store_true", help="let everybody see it")
 
 
-def run_publish(options: argparse.Namespace, db: Database) -> None:
+def run_publish(options: argparse.Namespace) -> None:
     """Push a model. Raises UserError."""
-    here = hub_client.connect(hub_client.token_here())
+    db, here = database_of(options), hub_client.connect(hub_client.token_here())
     made = push_model.publish(
         here, db, options.data, options.revision, options.repo, not options.public, options.licence
     )
     print(push_model.described(made))
 
 
-def run_pull(options: argparse.Namespace, db: Database) -> None:
+def run_pull(options: argparse.Namespace) -> None:
     """Take a model. Raises UserError."""
-    here = hub_client.connect(hub_client.token_here())
+    if options.base:
+        run_pull_base(options)
+        return
+    db, here = database_of(options), hub_client.connect(hub_client.token_here())
     policy = pull_model.pull(here, db, options.data, options.address, options.precision)
     print(f"'{policy.revision}' is in the registry, from {policy.source}.")
 
@@ -70,9 +71,9 @@ def run_pull_base(options: argparse.Namespace) -> None:
     print(f"{said} Start with --model {base.name} --data {options.data}")
 
 
-def run_push_data(options: argparse.Namespace, db: Database) -> None:
+def run_push_data(options: argparse.Namespace) -> None:
     """Push an export, or a run's frozen data. Raises UserError."""
-    request = export_command.request_of(options)
+    db, request = database_of(options), export_command.request_of(options)
     here, private = hub_client.connect(hub_client.token_here()), not options.public
     if options.run is None:
         made = push_dataset.push_data(here, db, request, options.repo, private)

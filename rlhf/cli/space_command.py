@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
 
 from annotation.hub_client import Hub, connect, token_here
 from annotation.records import UserError
 from annotation.translation import _, joined, ngettext
 from annotation.ui import terminal
+from rlhf.cli.opening import Commands
 from rlhf.hub import space_upload
 from rlhf.hub.space_upload import GIVEN_TOKEN, SpacePlan
 
 
-def add_parser(commands: Any) -> None:
+def add_parsers(commands: Commands) -> None:
     space = commands.add_parser("space", help="this program as a Hugging Face Space")
+    space.set_defaults(act=run)
     verbs = space.add_subparsers(dest="verb", required=True)
     for verb, text in (
         ("check", "say what would fail, and upload nothing"),

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from annotation.ui import markup, stylesheet
+from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.playground import playground_tab
-from rlhf.tabs.runs import job_cards
 
 pytestmark = pytest.mark.browser
 

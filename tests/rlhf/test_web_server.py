@@ -26,8 +26,8 @@ from annotation.web.deferred_app import DeferredApp
 from annotation.web.middleware import SECURITY_HEADERS
 from annotation.web.settings import Settings
 from rlhf import web_server
-from rlhf.__main__ import prepare
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.cli.policy_command import prepare
 from rlhf.jobs import job_store
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import base_model, registry

@@ -27,6 +27,7 @@ from annotation.tabs.components import (
     Seen,
     Update,
     button,
+    fingerprints,
     html_box,
     licence_choice,
     meanings,
@@ -60,7 +61,7 @@ from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.models.registry import Policy, Publication
 from rlhf.tabs.hub import hub_preview
-from rlhf.tabs.runs import job_cards, job_words
+from rlhf.tabs.jobs import job_words
 
 # While something that was asked is not done, and while only the safe copies change.
 POLL_SECONDS, RESTING_SECONDS = 1, 15
@@ -302,7 +303,7 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
             for form, kinds in FORMS.items()
         },
     }
-    marks: Seen = job_cards.fingerprints(parts)
+    marks: Seen = fingerprints(parts)
     # A tick is for the check that it was given for, even where another says the same.
     marks["agreed"] += str(None if checked is None else checked.id)
     return {name: part for name, part in parts.items() if here.get(name) != marks[name]}, marks

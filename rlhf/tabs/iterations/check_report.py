@@ -39,8 +39,8 @@ from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.models.registry import PRECISION_WORDS, Decision, Policy
-from rlhf.tabs.runs import job_words
-from rlhf.tabs.runs.job_cards import answer_box
+from rlhf.tabs.jobs import job_words
+from rlhf.tabs.jobs.job_cards import answer_box
 
 # Below this the interval spans most of what is possible, so the figure would only mislead.
 FEW_HELD_OUT = 20

@@ -21,6 +21,7 @@ from annotation.tabs.components import (
     Update,
     acting_box,
     asking_box,
+    fingerprints,
     html_box,
     open_choice,
     opening_of,
@@ -53,11 +54,10 @@ from rlhf.tabs.iterations import (
     gate_form,
     iteration_card,
     loop_standing,
-    policy_decisions,
 )
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
+from rlhf.tabs.jobs import policy_decisions
 from rlhf.tabs.plot_zoom import CurveData
-from rlhf.tabs.runs import job_cards
 
 PAGE_SIZE = 10
 # The figure over the iterations that is looked at closely.
@@ -335,7 +335,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         **gate_parts(db, policy, stands, state),
         "over": gr.update(value=over),
     }
-    marks: Seen = job_cards.fingerprints(parts)
+    marks: Seen = fingerprints(parts)
     # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
     criteria = [(one.passed, *astuple(gate_words.in_words(one))) for one in criteria_of(db, policy)]
     named = [policy.revision, None if check is None else check.job_id, gate_decisions.rule(db).to_setting(), criteria]

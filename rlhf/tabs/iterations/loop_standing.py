@@ -27,7 +27,7 @@ from rlhf.loop.controller import (
     to_ask_about,
     to_check_again,
 )
-from rlhf.tabs.runs import job_words
+from rlhf.tabs.jobs import job_words
 
 Stage = Literal["collecting", "training", "checking", "deciding"]
 

@@ -11,7 +11,7 @@ from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
 from annotation.ui.markup import card_title, paragraph, table, unfold
 from rlhf.judges.judge_agreement import Trust, TrustBasis
-from rlhf.tabs.runs import reward_model_card
+from rlhf.tabs.jobs import reward_model_card
 
 NO_RUBRIC = TrustBasis(None, 0)
 

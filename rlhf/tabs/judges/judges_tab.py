@@ -20,6 +20,7 @@ from annotation.tabs.components import (
     acting_box,
     button,
     drafted,
+    fingerprints,
     html_box,
     open_choice,
     opening_of,
@@ -46,10 +47,10 @@ from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge, JudgeScope
 from rlhf.models import registry
 from rlhf.submission import job_submission
+from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.judges import judge_card, judge_form, rubric_form
 from rlhf.tabs.judges.judge_form import CHOSEN
 from rlhf.tabs.overview import next_steps
-from rlhf.tabs.runs import job_cards
 
 POLL_SECONDS = 3
 SHOWN_VERDICTS = 20
@@ -459,7 +460,7 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
         **judge_form.choice_parts(db),
         **job_parts(db, job, known, now()),
     }
-    marks = job_cards.fingerprints(parts)
+    marks = fingerprints(parts)
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     idle = judge is not None and bool(not_at(db, [judge], "judged"))
     figures = [*judge_history.cache_key(db), None if judge is None else judge.id, idle]

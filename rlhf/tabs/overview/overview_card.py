@@ -16,9 +16,9 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges.judge_spec import JudgeSpec
+from rlhf.tabs.jobs.job_cards import left_words
+from rlhf.tabs.jobs.job_words import about
 from rlhf.tabs.overview.next_steps import NextStep, iteration
-from rlhf.tabs.runs.job_cards import left_words
-from rlhf.tabs.runs.job_words import about
 
 ENDED: Mapping[str, str] = {
     "finished": N_("Done"),

@@ -21,10 +21,10 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import candidate_headline
 from rlhf.tabs.iterations.candidate_headline import Headline
+from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.overview import overview_card
 from rlhf.tabs.overview.follow_endpoint import STRIP
 from rlhf.tabs.overview.standing import standing_of
-from rlhf.tabs.runs import job_cards
 
 STRIP_SECONDS = 10
 OVERVIEW_SECONDS = 5

@@ -17,10 +17,10 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.loop import controller
 from rlhf.models import registry
+from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.overview import overview_card
 from rlhf.tabs.overview.next_steps import next_steps, richer_offer
 from rlhf.tabs.overview.overview_card import Standing
-from rlhf.tabs.runs import job_cards
 
 ENDED_JOBS: Final = 10
 # What is done outside the devices' queue, by the kind of its job. What only asks the Hub takes seconds.

@@ -13,7 +13,17 @@ from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
 from annotation.store import project_store
 from annotation.tabs.address import place_bar, told, visits
-from annotation.tabs.components import QUEUED, QUIET, Update, button, html_box, open_choice, text_in, whole_number
+from annotation.tabs.components import (
+    QUEUED,
+    QUIET,
+    Update,
+    button,
+    fingerprints,
+    html_box,
+    open_choice,
+    text_in,
+    whole_number,
+)
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, ngettext
@@ -26,7 +36,6 @@ from rlhf.generation.playground_store import Chat
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs.playground import prompt_set_form
-from rlhf.tabs.runs import job_cards
 
 # How often the page asks while answers are being written, and otherwise.
 WRITING_SECONDS, RESTING_SECONDS = 0.25, 15
@@ -112,7 +121,7 @@ def view(context: Context, asked: Sequence[Chat], rendered: Any, seen: Any) -> t
         "compare": gr.update(interactive=len(asked) > 1 and not writing),
         "files": gr.update(value=prompt_set_form.files_table(context)),
     }
-    marks = job_cards.fingerprints(parts)
+    marks = fingerprints(parts)
     before = seen if isinstance(seen, dict) else {}
     changed = {name: part for name, part in parts.items() if before.get(name) != marks[name]}
     return {**changed, "pulse": gr.update(value=again(WRITING_SECONDS if writing else RESTING_SECONDS))}, marks

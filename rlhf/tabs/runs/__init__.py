@@ -1,4 +1,4 @@
-"""The Runs page: the queue, one run live, its curves and what came of it, runs compared; words about jobs.
+"""The Runs page: the queue, one run live, its curves and what came of it, runs compared.
 
 Not here: starting a run (`rlhf.tabs.train`), and the jobs' rows (`rlhf.jobs`).
 """

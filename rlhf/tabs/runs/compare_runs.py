@@ -17,10 +17,10 @@ from rlhf.jobs.job_spec import JobSpec, TrainingSpec, kinds
 from rlhf.jobs.job_store import Job
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.submission.form_fields import in_words, label_of
+from rlhf.tabs.jobs.job_cards import early_end
+from rlhf.tabs.jobs.job_words import about, final_figures
 from rlhf.tabs.plot_zoom import CurveData
 from rlhf.tabs.runs.curves import along, line_of, plots_of
-from rlhf.tabs.runs.job_cards import early_end
-from rlhf.tabs.runs.job_words import about, final_figures
 
 FEWEST = 2
 CHOOSE = N_(

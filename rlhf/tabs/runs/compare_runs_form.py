@@ -17,8 +17,9 @@ from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.tabs import downloads, plot_zoom
+from rlhf.tabs.jobs import job_words
 from rlhf.tabs.plot_zoom import LookedAt
-from rlhf.tabs.runs import compare_runs, job_words
+from rlhf.tabs.runs import compare_runs
 from rlhf.tabs.runs.compare_runs import RunSummary
 
 LISTED = 100

@@ -13,7 +13,7 @@ from annotation.tabs.components import Update, acting_box, button, html_box, ope
 from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.tabs.runs import job_cards, job_words
+from rlhf.tabs.jobs import job_cards, job_words
 
 BUTTONS = ("up", "down", "take_out")
 

@@ -14,8 +14,8 @@ from annotation.ui.tab_addresses import Place, link
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import NONE, RunLabel
 from rlhf.models.registry import Policy
-from rlhf.tabs.runs.job_cards import seconds_taken, setback
-from rlhf.tabs.runs.job_words import STATUS_COLOURS, STATUS_WORDS, about, message
+from rlhf.tabs.jobs.job_cards import seconds_taken, setback
+from rlhf.tabs.jobs.job_words import STATUS_COLOURS, STATUS_WORDS, about, message
 
 LISTED: Final = 100
 # The orders of the list, by their name in the address, and what they are called.

@@ -28,7 +28,7 @@ from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.tabs import downloads
 from rlhf.tabs.iterations import check_report, iteration_card
-from rlhf.tabs.runs import job_cards, reward_model_card
+from rlhf.tabs.jobs import job_cards, reward_model_card
 
 NEW_RUN_SENTENCE = N_("“Start a new run” fills in a form with this as the parent.")
 

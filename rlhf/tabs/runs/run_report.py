@@ -23,7 +23,7 @@ from rlhf.jobs.run_labels import RunLabel
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import candidate_headline, check_report
-from rlhf.tabs.runs import job_cards, job_words
+from rlhf.tabs.jobs import job_cards, job_words
 from rlhf.tabs.runs.compare_runs import RunSummary, figures
 
 

@@ -19,6 +19,7 @@ from annotation.tabs.components import (
     Update,
     acting_box,
     button,
+    fingerprints,
     html_box,
     open_choice,
     row_number,
@@ -42,9 +43,9 @@ from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 from rlhf.submission.form_fields import in_labels
 from rlhf.tabs import downloads, plot_zoom
-from rlhf.tabs.iterations import policy_decisions
+from rlhf.tabs.jobs import job_cards, job_words, policy_decisions
 from rlhf.tabs.plot_zoom import LookedAt
-from rlhf.tabs.runs import compare_runs_form, curves, job_cards, job_words, queue_view, run_list, run_outcome
+from rlhf.tabs.runs import compare_runs_form, curves, queue_view, run_list, run_outcome
 from rlhf.tabs.runs.run_list import NEWEST
 
 LATEST = "latest"
@@ -298,7 +299,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         | list_parts(db, looked, at)
         | compare_runs_form.choice_parts(db)
     )
-    marks = job_cards.fingerprints(parts)
+    marks = fingerprints(parts)
     changed: dict[str, Any] = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if stays is not None:
         changed["selector"] = {**parts["selector"], "value": str(stays.id)}

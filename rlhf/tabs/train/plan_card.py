@@ -22,8 +22,8 @@ from rlhf.submission.form_fields import label_of
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
 from rlhf.submission.precisions_spec import PrecisionMismatch
 from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData
-from rlhf.tabs.runs.job_cards import PAIR_REASONS
-from rlhf.tabs.runs.job_words import spec_text
+from rlhf.tabs.jobs.job_cards import PAIR_REASONS
+from rlhf.tabs.jobs.job_words import spec_text
 
 LEGEND: Mapping[Part, str] = {
     "context": N_("read, not trained on"),

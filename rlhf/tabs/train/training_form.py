@@ -10,7 +10,17 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, FollowedPage, Seen, Update, html_box, meanings, whole_number
+from annotation.tabs.components import (
+    QUEUED,
+    QUIET,
+    FollowedPage,
+    Seen,
+    Update,
+    fingerprints,
+    html_box,
+    meanings,
+    whole_number,
+)
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _, ngettext
@@ -24,7 +34,7 @@ from rlhf.models.reward_model_quality import quality_of
 from rlhf.submission import form_fields, job_submission, preflight
 from rlhf.submission.form_fields import Form
 from rlhf.submission.preflight import Choices, PlannedRun, Preflight
-from rlhf.tabs.runs import job_cards, job_words, reward_model_card
+from rlhf.tabs.jobs import job_words, reward_model_card
 from rlhf.tabs.train import plan_card, rental_form, row_views
 from rlhf.tabs.train.row_views import RowsPage
 
@@ -86,7 +96,7 @@ def live(form: Form, known: Preflight, values: Values, ticked: Any, seen: Any) -
         parts |= refused_parts(str(error))
     if ticked and not accepted:
         parts["accept"] = {**parts["accept"], "value": False}
-    marks = job_cards.fingerprints(parts)
+    marks = fingerprints(parts)
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if seen.get("rows", rows) != rows:
         changed |= {"row": gr.update(value=""), "rows_found": gr.update(value="")}  # what is shown is of other rows

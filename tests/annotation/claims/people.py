@@ -10,7 +10,7 @@ from typing import Any
 
 from annotation.claims import handing_out, judging, own_prompts
 from annotation.database import Database
-from annotation.records import Annotator, Claim
+from annotation.records import Annotator, Claim, now
 from annotation.store import comparison_store, project_store
 from tests.conftest import act, make_response, seed_prompts
 
@@ -32,6 +32,31 @@ def judge_all(db: Database, annotator: Annotator, word: str = "tie") -> list[int
         served.append(claim.comparison_id)
         judging.judge(db, annotator.id, claim.nonce, act(word))
     return served
+
+
+def people(db: Database, *names: str, role: str = "annotator") -> dict[str, int]:
+    """Accounts by name, without a password: hashing takes its time."""
+    with db.transaction() as connection:
+        for name in names:
+            connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
+    return {name: db.value("SELECT id FROM annotator WHERE name = ?", (name,)) for name in names}
+
+
+def judge(db: Database, annotator_id: int, word: str, **extras: Any) -> Claim:
+    """Judge the next comparison with one word."""
+    claim = handing_out.claim_next(db, annotator_id)
+    assert claim is not None
+    judging.judge(db, annotator_id, claim.nonce, act(word, **extras))
+    return claim
+
+
+def prefer(db: Database, annotator_id: int, position: int, degree: str = "clearly", **extras: Any) -> Claim:
+    """Judge the next comparison for the answer at a position, wherever it is shown."""
+    claim = handing_out.claim_next(db, annotator_id)
+    assert claim is not None
+    side = "left" if claim.shown_order[0] == position else "right"
+    judging.judge(db, annotator_id, claim.nonce, act(f"{side}-{degree}", **extras))
+    return claim
 
 
 def set_project(db: Database, **changes: Any) -> None:

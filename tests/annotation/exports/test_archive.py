@@ -23,7 +23,6 @@ from annotation.exports.formats import FORMATS, ExportRequest
 from annotation.imports import importing
 from annotation.imports.importing import ImportRequest
 from annotation.imports.sources.opening import open_path
-from annotation.metrics import quality
 from annotation.records import UserError, now
 from annotation.store import (
     comparison_store,
@@ -34,6 +33,7 @@ from annotation.store import (
     training_data,
 )
 from annotation.web import access
+from annotation.workbench.gold import release_gold
 from rlhf.judges import judge_store
 from rlhf.models import registry
 from tests.archive_fixtures import TEXTS, has_password, populate
@@ -198,7 +198,7 @@ def test_the_states_of_an_earlier_archive_are_read_as_they_were_meant(content: b
         restored(db, sealed(lines))
         states = {row["id"]: row["state"] for row in db.rows("SELECT id, state FROM comparison")}
         assert [states[one["id"]] for one in ordinary[:5]] == ["dropped", "withdrawn", "withdrawn", "closed", "closed"]
-        quality.release_gold(db, gold["id"], "kim")
+        release_gold(db, gold["id"], "kim")
         assert db.value("SELECT state FROM comparison WHERE id = ?", (gold["id"],)) == "withdrawn"
         again = archived(db)
     with fresh() as db:

@@ -1,4 +1,4 @@
-"""Quality on a real file: figures of simulated annotators, decisions that are kept, gold, settling, and the tab."""
+"""Quality on a real file: figures of simulated annotators and by hand, and the tab."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,16 @@ from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import FILE_NAME, Database, copy_database, open_database
 from annotation.metrics import quality
 from annotation.metrics.intervals_and_bias import Vote, wilson_interval
-from annotation.records import Annotator, Claim, UserError, now
-from annotation.store import comparison_store, judgement_store, project_store, training_data
+from annotation.store import comparison_store, training_data
 from annotation.tabs import quality as tab
 from annotation.tabs.guard import Context
 from annotation.web import access
-from annotation.workbench import annotator_groups
+from annotation.workbench import exclusions, settling
+from annotation.workbench.gold import make_gold
 from rlhf.models import registry
+from tests.annotation.claims.people import judge, people, prefer, set_project
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
-from tests.frozen_in_memory import Frozen, current_judgements, freeze
+from tests.frozen_in_memory import frozen
 from tests.handlers import asked_by
 from tests.machine_fixtures import PATIENCE_SECONDS
 
@@ -36,46 +36,6 @@ pytestmark = pytest.mark.slow
 
 HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}"
 PEOPLE = {"ann": 0.92, "bob": 0.85, "carla": 0.75, "eve": 0.25}
-
-
-def people(db: Database, *names: str, role: str = "annotator") -> dict[str, int]:
-    """Accounts by name, without a password: hashing takes its time."""
-    with db.transaction() as connection:
-        for name in names:
-            connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
-    return {name: db.value("SELECT id FROM annotator WHERE name = ?", (name,)) for name in names}
-
-
-def set_project(db: Database, **changes: Any) -> None:
-    project_store.set_project(db, replace(project_store.project(db), **changes))
-
-
-def judge(db: Database, annotator_id: int, word: str, **extras: Any) -> Claim:
-    """Judge the next comparison with one word."""
-    claim = handing_out.claim_next(db, annotator_id)
-    assert claim is not None
-    judging.judge(db, annotator_id, claim.nonce, act(word, **extras))
-    return claim
-
-
-def prefer(db: Database, annotator_id: int, position: int, degree: str = "clearly", **extras: Any) -> Claim:
-    """Judge the next comparison for the answer at a position, wherever it is shown."""
-    claim = handing_out.claim_next(db, annotator_id)
-    assert claim is not None
-    side = "left" if claim.shown_order[0] == position else "right"
-    judging.judge(db, annotator_id, claim.nonce, act(f"{side}-{degree}", **extras))
-    return claim
-
-
-def frozen(db: Database, **options: Any) -> Frozen:
-    """What training would get."""
-    return freeze(current_judgements(db), 512, excluded=judgement_store.excluded_annotators(db), **options)
-
-
-@pytest.fixture
-def owner(db: Database) -> Annotator:
-    people(db, "owner", role="admin")
-    return access.authorise(db, "owner", "admin")
 
 
 # -------------------------------------------------------------------------------------------- simulated annotators
@@ -202,7 +162,7 @@ def test_figures_are_kept_until_something_changes(simulated: Database) -> None:
     first = quality.report(simulated)
     assert quality.report(simulated) is first
     assert quality.reliabilities(simulated) is first.reliabilities
-    quality.leave_out(simulated, "eve", "clicks", "owner")
+    exclusions.leave_out(simulated, "eve", "clicks", "owner")
     measured = quality.reliabilities(simulated)
     assert measured is not first.reliabilities
     assert quality.reliabilities(simulated) is measured
@@ -213,13 +173,13 @@ def test_figures_are_kept_until_something_changes(simulated: Database) -> None:
     changing.undo(simulated, ann, "")
     third = quality.report(simulated)
     assert third is not second
-    quality.make_gold(simulated, third.clear[0].comparison_id, None, "owner")
+    make_gold(simulated, third.clear[0].comparison_id, None, "owner")
     assert len(quality.report(simulated).golds) == len(third.golds) + 1
 
 
 def test_who_is_left_out_measures_nobody(simulated: Database) -> None:
     before = quality.report(simulated)
-    quality.leave_out(simulated, "eve", "clicks", "owner")
+    exclusions.leave_out(simulated, "eve", "clicks", "owner")
     after = quality.report(simulated)
     percent = [next(f.percent.value for f in figures.agreement if f.level == "nominal") for figures in (before, after)]
     assert percent[1] > percent[0] + 0.05
@@ -253,7 +213,7 @@ def test_two_annotators_by_hand(db: Database) -> None:
     assert [case.comparison_id for case in figures.clear] == [numbers[2], numbers[3]]
     assert (figures.judgements, figures.comparisons, figures.shared) == (6, 3, 3)  # the flagged one trains nothing
     assert figures.policies.placed == ()
-    quality.decide_on(db, "bob", True, "Flags everything.", "kim")
+    exclusions.decide_on(db, "bob", True, "Flags everything.", "kim")
     after = quality.report(db)
     assert after.comparisons == training_data.new_to_train_on(db, "") == 4, "a flag of somebody left out counts no more"
 
@@ -279,23 +239,24 @@ def test_skips_and_undone_judgements_count_nowhere(db: Database) -> None:
     assert [vote.ranking for vote in quality.votes(db)] == [(1, 1)]
 
 
-def test_what_training_does_not_count_is_not_said_to_train(db: Database, owner: Annotator) -> None:
+def test_what_training_does_not_count_is_not_said_to_train(db: Database) -> None:
     """Not what is held out, flagged, or settled by somebody else; as many as training counts itself."""
     set_project(db, overlap=2)
     (ann, bob), numbers = people(db, "ann", "bob").values(), seed_comparisons(db, 4)
+    (owner,) = people(db, "owner", role="admin").values()
     for _each in numbers:
         for person in (ann, bob):
             prefer(db, person, 0 if person == ann else 1)
     assert (quality.report(db).judgements, quality.report(db).comparisons) == (8, 4)
-    settled = quality.settle_next(db, owner.id).comparison_id
-    prefer(db, owner.id, 0)
+    settled = settling.settle_next(db, owner).comparison_id
+    prefer(db, owner, 0)
     held_out, flagged = [number for number in numbers if number != settled][:2]
     db.write(
         """UPDATE prompt SET split = 'held-out' WHERE id = (SELECT prompt_id FROM comparison WHERE id = ?)""",
         (held_out,),
     )
-    claim = handing_out.take_to_settle(db, owner.id, flagged)
-    judging.judge(db, owner.id, claim.nonce, act("left-much", flag="broken"))
+    claim = handing_out.take_to_settle(db, owner, flagged)
+    judging.judge(db, owner, claim.nonce, act("left-much", flag="broken"))
     figures = quality.report(db)
     assert (figures.judgements, figures.people, figures.comparisons) == (3, 3, 2)
     assert figures.flags == len(figures.flagged) == 1
@@ -338,240 +299,6 @@ def test_policies_are_placed_by_comparisons_of_their_answers(db: Database) -> No
 
 
 # ------------------------------------------------------------------------------------------------------ who is left out
-def test_leaving_out_is_recorded_reversible_and_deletes_nothing(db: Database) -> None:
-    ids = people(db, "ann", "bob")
-    seed_comparisons(db, 2)
-    for name in ("ann", "bob"):
-        prefer(db, ids[name], 0)
-    assert len(frozen(db).rows) == 2
-    quality.leave_out(db, "Ann", " clicks without reading ", "owner")
-    assert judgement_store.excluded_annotators(db) == {"ann": "clicks without reading"}
-    assert [row.annotators for row in frozen(db).rows] == [("bob",)]
-    assert frozen(db).left_out["excluded"] == 1
-    assert db.value("SELECT count(*) FROM judgement") == 2
-    quality.take_back(db, "ann", "", "second")
-    assert len(frozen(db).rows) == 2
-    decided = [(one.what, one.annotator, one.reason, one.decided_by) for one in quality.report(db).decisions]
-    assert decided == [
-        ("take-back", "ann", "", "second"),
-        ("leave-out", "ann", "clicks without reading", "owner"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "reason", "words"),
-    [
-        ("nobody", "clicks", "Choose an annotator"),
-        ("", "clicks", "Choose an annotator"),
-        ("ann", "  ", "Give a reason"),
-        ("ann", "x" * 501, "up to 500"),
-        ("bob", "clicks", "left out of training already"),
-    ],
-)
-def test_a_decision_that_can_not_be_is_refused(db: Database, name: str, reason: str, words: str) -> None:
-    people(db, "ann", "bob")
-    quality.leave_out(db, "bob", "first", "owner")
-    with pytest.raises(UserError, match=words):
-        quality.leave_out(db, name, reason, "owner")
-    with pytest.raises(UserError, match="not left out"):
-        quality.take_back(db, "ann", "", "owner")
-    assert db.value("SELECT count(*) FROM exclusion") == 1
-
-
-# ---------------------------------------------------------------------------------------------------------------- gold
-def test_a_comparison_becomes_gold_and_measures_those_who_have_not_seen_it(db: Database) -> None:
-    ids = people(db, "ann", "bob")
-    (number, *_) = seed_comparisons(db, 1)
-    prefer(db, ids["ann"], 1)
-    assert quality.make_gold(db, number, None, "owner") == 1
-    set_project(db, gold_share=1.0)
-    assert handing_out.claim_next(db, ids["ann"]) is None
-    assert prefer(db, ids["bob"], 0).purpose == "gold"
-    figures = quality.report(db)
-    assert [(gold.comparison_id, gold.best, gold.retired, gold.made_by) for gold in figures.golds] == [
-        (number, (1,), False, "owner")
-    ]
-    assert figures.golds[0].right is not None
-    assert (figures.golds[0].right.value, figures.golds[0].right.n) == (0.0, 1)
-    assert figures.gold_accuracy is not None
-    assert figures.gold_accuracy.value == 0.0
-    # Ann's own judgement is still trained on; bob's only measures him.
-    assert [row.annotators for row in frozen(db).rows] == [("ann",)]
-    assert frozen(db).left_out["gold"] == 1
-    ann, bob = figures.annotators
-    assert (ann.gold, bob.judgements) == (None, 0)
-    assert figures.reliabilities["bob"].estimate < figures.reliabilities["ann"].estimate
-
-
-def test_gold_can_be_retired_handed_out_again_and_made_ordinary(db: Database) -> None:
-    ids = people(db, "ann", "bob")
-    set_project(db, overlap=2, gold_share=1.0)
-    (number,) = seed_comparisons(db, 1)
-    prefer(db, ids["ann"], 0)
-    quality.make_gold(db, number, 1, "owner")
-    quality.retire_gold(db, number, "owner")
-    assert handing_out.claim_next(db, ids["bob"]) is None
-    assert quality.report(db).golds[0].retired
-    with pytest.raises(UserError, match="retired already"):
-        quality.retire_gold(db, number, "owner")
-    quality.reinstate_gold(db, number, "second")
-    with pytest.raises(UserError, match="handed out already"):
-        quality.reinstate_gold(db, number, "owner")
-    held = handing_out.claim_next(db, ids["bob"])
-    assert held is not None
-    assert held.purpose == "gold"
-    judging.judge(db, ids["bob"], held.nonce, act("skip"))
-    quality.release_gold(db, number, "owner")
-    assert db.row("SELECT purpose, state, expected FROM comparison WHERE id = ?", (number,)) == {
-        "purpose": "preference",
-        "state": "ready",
-        "expected": None,
-    }
-    (carla,) = people(db, "carla").values()
-    assert prefer(db, carla, 0).purpose == "own"
-    assert [(one.what, one.decided_by) for one in quality.report(db).decisions] == [
-        ("release", "owner"),
-        ("reinstate", "second"),
-        ("retire", "owner"),
-        ("make", "owner"),
-    ]
-    for change in (quality.retire_gold, quality.reinstate_gold, quality.release_gold):
-        with pytest.raises(UserError, match="Choose a gold comparison"):
-            change(db, number, "owner")
-
-
-def test_an_imported_comparison_can_be_gold_and_goes_back_to_being_closed(db: Database) -> None:
-    (number,) = seed_comparisons(db, 1)
-    with db.transaction() as connection:
-        connection.execute("INSERT INTO annotator (name, role, kind, active, created) VALUES ('import-1', "
-                           "'annotator', 'import', 0, '')")  # fmt: skip
-        connection.execute("UPDATE comparison SET state = 'closed' WHERE id = ?", (number,))
-        connection.execute(
-            """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, ranking, shown_order,
-                   created) VALUES (?, 1, 'import', 'pair', 'ranked', '[2, 1]', '[0, 1]', ?)""",
-            (number, now()),
-        )
-    assert quality.make_gold(db, number, None, "owner") == 1
-    set_project(db, gold_share=1.0)
-    (ann,) = people(db, "ann").values()
-    assert prefer(db, ann, 1).purpose == "gold"
-    quality.release_gold(db, number, "owner")
-    assert db.value("SELECT state FROM comparison WHERE id = ?", (number,)) == "closed"
-    assert [count for _, count in quality.report(db).per_day] == [1]  # nobody judged the imported one here
-
-
-def test_what_can_not_measure_anybody_is_refused(db: Database) -> None:
-    ids = people(db, "ann", "bob")
-    set_project(db, overlap=2)
-    unjudged, split, flagged, tied, failed = reversed(seed_comparisons(db, 5))
-    judge(db, ids["ann"], "tie")
-    judge(db, ids["ann"], "tie")
-    prefer(db, ids["ann"], 0, flag="harmful")
-    prefer(db, ids["ann"], 0)
-    for word in ("tie", "tie", "tie"):
-        judge(db, ids["bob"], word)
-    prefer(db, ids["bob"], 1)
-    db.write("UPDATE comparison SET state = 'failed' WHERE id = ?", (failed,))
-    for number, best, words in (
-        (unjudged, 0, "Nobody has judged"),
-        (split, None, "agree on no best answer"),
-        (tied, None, "agree on no best answer"),
-        (tied, 2, "has 2 answers"),
-        (flagged, 0, "is flagged"),
-        (failed, 0, "its answers are not complete"),
-        (999, 0, "no comparison 999"),
-    ):
-        with pytest.raises(UserError, match=words):
-            quality.make_gold(db, number, best, "owner")
-    assert db.value("SELECT count(*) FROM gold_decision") == 0
-    assert quality.make_gold(db, split, 1, "owner") == 1
-    with pytest.raises(UserError, match="gold already"):
-        quality.make_gold(db, split, 0, "owner")
-
-
-def test_a_case_shows_everything_that_was_said(db: Database) -> None:
-    ids = people(db, "ann", "bob")
-    set_project(db, overlap=2)
-    (number,) = seed_comparisons(db, 1)
-    prefer(db, ids["ann"], 1, "much")
-    judge(db, ids["bob"], "tie")
-    found = quality.review(db, number)
-    assert [(o.annotator, o.ranking, o.strength) for o in found.opinions] == [("ann", (2, 1), 3), ("bob", (1, 1), 0)]
-    assert (found.consensus, len(found.answers)) == (1, 2)
-    quality.leave_out(db, "ann", "clicks", "owner")
-    assert quality.review(db, number).consensus is None
-
-
-# ------------------------------------------------------------------------------------------------------------ settling
-def contradict(db: Database, degrees: tuple[str, ...]) -> tuple[dict[str, int], list[int]]:
-    """Two annotators who contradict each other on each comparison, to these degrees."""
-    ids = people(db, "ann", "bob")
-    set_project(db, overlap=2)
-    numbers = seed_comparisons(db, len(degrees))
-    for degree in degrees:
-        prefer(db, ids["ann"], 0, degree)
-        prefer(db, ids["bob"], 1, degree)
-    return ids, numbers
-
-
-def test_the_most_disputed_is_settled_first_and_stands(db: Database, owner: Annotator) -> None:
-    _, numbers = contradict(db, ("slightly", "much", "clearly"))
-    seed_comparisons(db, 1)
-    pool = handing_out.claim_next(db, owner.id)
-    assert pool is not None
-    assert [dispute.comparison_id for dispute in quality.report(db).disputes] == [numbers[1], numbers[2], numbers[0]]
-    claim = quality.settle_next(db, owner.id)
-    assert (claim.comparison_id, claim.purpose) == (numbers[1], "settle")
-    assert db.value("SELECT state FROM claim WHERE nonce = ?", (pool.nonce,)) == "released"
-    assert quality.settle_next(db, owner.id) == claim  # pressed twice
-    assert prefer(db, owner.id, 1, "slightly").nonce == claim.nonce
-    figures = quality.report(db)
-    assert [dispute.comparison_id for dispute in figures.disputes] == [numbers[2], numbers[0]]
-    row = next(row for row in frozen(db).rows if row.comparison == numbers[1])
-    assert (row.annotators, row.chosen.text[:8]) == (("owner",), "Answer B")
-    assert db.value("SELECT count(*) FROM current_judgement WHERE comparison_id = ?", (numbers[1],)) == 3
-
-
-def test_settling_goes_on_past_what_was_passed_over_or_is_in_others_hands(db: Database, owner: Annotator) -> None:
-    _, numbers = contradict(db, ("much", "clearly", "slightly"))
-    (second,) = people(db, "second", role="admin").values()
-    assert quality.settle_next(db, second).comparison_id == numbers[0]
-    first = quality.settle_next(db, owner.id)
-    assert first.comparison_id == numbers[1]
-    judging.judge(db, owner.id, first.nonce, act("skip"))
-    assert prefer(db, owner.id, 0) if quality.settle_next(db, owner.id).comparison_id == numbers[2] else False
-    with pytest.raises(UserError, match=r"2 comparisons wait to be settled: other admins have them in hand, or you"):
-        quality.settle_next(db, owner.id)
-    judge(db, second, "tie")
-    assert quality.settle_next(db, second).comparison_id == numbers[1]
-
-
-def test_what_was_passed_over_is_settled_after_all_whatever_was_asked_of_the_admin(
-    db: Database, owner: Annotator
-) -> None:
-    _, numbers = contradict(db, ("much",))
-    seed_comparisons(db, 1)
-    prefer(db, owner.id, 0)
-    annotator_groups.set_quota(db, owner.id, 1)
-    judging.judge(db, owner.id, quality.settle_next(db, owner.id).nonce, act("skip"))
-    assert changing.undo(db, owner.id, "").comparison_id == numbers[0]
-
-
-def test_where_nobody_contradicts_anybody_nothing_is_to_be_settled(db: Database, owner: Annotator) -> None:
-    with pytest.raises(UserError, match="annotators contradict each other nowhere"):
-        quality.settle_next(db, owner.id)
-
-
-def test_what_somebody_left_out_settled_waits_again(db: Database, owner: Annotator) -> None:
-    _, numbers = contradict(db, ("much",))
-    (second,) = people(db, "second", role="admin").values()
-    quality.settle_next(db, second)
-    prefer(db, second, 0)
-    assert quality.report(db).disputes == ()
-    quality.leave_out(db, "second", "was never asked to", "owner")
-    assert quality.settle_next(db, owner.id).comparison_id == numbers[0]
-
-
 # ------------------------------------------------------------------------------------------------------- many of them
 def fill(db: Database, comparisons: int, overlap: int, annotators: int) -> None:
     """Judgements as many people would have left them, written straight into the tables."""

@@ -12,16 +12,15 @@ from annotation.metrics.bradley_terry import Strength, Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
 from annotation.metrics.quality import (
     AdminDecision,
-    ComparisonReview,
     FlaggedCase,
     Gold,
     QualityReport,
-    ReviewedJudgement,
 )
 from annotation.metrics.reliability import Reliability
 from annotation.records import Project
 from annotation.tabs import quality_report
 from annotation.ui.markup import paragraph
+from annotation.workbench.gold import ComparisonReview, ReviewedJudgement
 
 HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}"
 SHARED = Project(overlap=3, gold_share=0.0)
@@ -45,7 +44,7 @@ def annotator(name: str, **changes: object) -> AnnotatorFigures:
 
 
 EMPTY = QualityReport(
-    stamp=(), judgements=0, people=0, comparisons=0, shared=0, annotators=(), reliabilities={}, excluded={},
+    judgements=0, people=0, comparisons=0, shared=0, annotators=(), reliabilities={}, excluded={},
     agreement=(), over_time=(), position=(), length=(), policies=Strengths("base", (), (), 0), per_day=(),
     disputes=(), clear=(), golds=(), gold_accuracy=None, flags=0, flagged=(), decisions=(),
 )  # fmt: skip

@@ -11,16 +11,17 @@ import pytest
 
 from annotation import translation
 from annotation.imports.import_report import look_read
-from annotation.metrics.quality import AdminDecision, ComparisonReview, FlaggedCase, ReviewedJudgement
+from annotation.metrics.quality import AdminDecision, FlaggedCase
 from annotation.tabs import import_form, quality_report
 from annotation.ui import charts, invisible, markup
 from annotation.ui.markup import Download, progress_bar, table
+from annotation.workbench.gold import ComparisonReview, ReviewedJudgement
 from rlhf.jobs.descriptions import TokenSequence, TokenSpan
 from rlhf.jobs.job_store import SampleAnswer
 from rlhf.tabs.iterations import check_report
 from rlhf.tabs.iterations.check_report import AnswerPair
+from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.playground import playground_tab
-from rlhf.tabs.runs import job_cards
 from rlhf.tabs.train import plan_card
 from tests.builders import checked_answer
 from tests.machine_fixtures import ROOT

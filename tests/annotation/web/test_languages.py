@@ -29,8 +29,8 @@ from annotation.web.settings import Settings
 from annotation.web.watches import Watches
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
+from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.pages import language_option
-from rlhf.tabs.runs import job_cards
 from rlhf.web_server import guarded_app
 from tests.annotation.jobs.test_lane_runner import WEB, Count
 from tests.annotation.web.conftest import PASSWORD, Program

@@ -10,7 +10,6 @@ import pytest
 from annotation.claims import backlog, changing, choosing, handing_out, judged_counts, judging, own_judgements
 from annotation.copies import copy_reasons
 from annotation.database import Database
-from annotation.metrics import quality
 from annotation.records import Annotator, UserError
 from annotation.store import project_store, stock_counts
 from annotation.tabs.comparisons import comparison_card, comparison_table, words
@@ -20,6 +19,7 @@ from annotation.workbench.bulk_changes import BulkRequest, ChangeKind
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_history import history
 from annotation.workbench.comparison_list import list_page
+from annotation.workbench.gold import make_gold, release_gold, retire_gold
 from rlhf.models import registry
 from tests.conftest import act, seed_comparisons
 
@@ -447,12 +447,12 @@ def test_gold_of_what_was_withdrawn_and_given_back_is_handed_out_once_it_is_no_g
     judge_all(db, people["bob"], "left-clearly")
     made = change(db, people["eve"], "withdraw", ids)
     for number in ids:
-        quality.make_gold(db, number, None, "eve")
-    quality.retire_gold(db, ids[0], "eve")
+        make_gold(db, number, None, "eve")
+    retire_gold(db, ids[0], "eve")
     assert bulk_changes.undo(db, made, "eve")[1] == 2
     states = [row["state"] for row in db.rows("SELECT state FROM comparison ORDER BY id")]
     assert states == ["closed", "ready"], "gold stays as it is"
-    quality.release_gold(db, ids[1], "eve")
+    release_gold(db, ids[1], "eve")
     assert judge_all(db, people["ann"]) == ids[1:]
 
 

@@ -16,7 +16,7 @@ from annotation.metrics import quality
 from annotation.records import Prompt, UserError
 from annotation.store import comparison_store, policy_comparisons, project_store, prompt_store, setting_store
 from annotation.web import access
-from annotation.workbench import bulk_changes
+from annotation.workbench import bulk_changes, exclusions
 from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import SAID, SPLITS, STATUSES, ComparisonFilter
 from annotation.workbench.comparison_list import SORTS, choices, list_page, matching
@@ -138,10 +138,10 @@ def test_disputed_is_what_the_quality_page_has_to_settle(db: Database) -> None:
     comparison, ann, bob = contradict(db)
     assert found(db, "status=disputed") == [comparison]
     assert [one.comparison_id for one in quality.report(db).disputes] == [comparison]
-    quality.leave_out(db, "bob", "hasty", "ann")
+    exclusions.leave_out(db, "bob", "hasty", "ann")
     assert found(db, "status=disputed") == []
     assert found(db, "status=judged") == [comparison]
-    quality.take_back(db, "bob", "", "ann")
+    exclusions.take_back(db, "bob", "", "ann")
     assert found(db, "status=disputed") == [comparison]
     claim = handing_out.take_to_settle(db, ann, comparison)
     judging.judge(db, ann, claim.nonce, act("tie"))

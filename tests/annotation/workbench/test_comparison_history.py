@@ -13,7 +13,6 @@ import pytest
 from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow, FrozenAnswer, PreferenceRow, line_of
-from annotation.metrics import quality
 from annotation.records import UserError, now
 from annotation.store import comparison_store, project_store
 from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card
@@ -25,6 +24,7 @@ from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_history import history, used_by
 from annotation.workbench.comparison_list import choices, list_page
 from annotation.workbench.data_statistics import statistics
+from annotation.workbench.gold import retire_gold
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -102,7 +102,7 @@ def test_who_is_asked_now_is_who_can_get_it(db: Database) -> None:
         connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id = ?", (gold,))
     assert asked_now(failed) == "nobody"
     assert asked_now(gold) == "now and then people who have not seen it"
-    quality.retire_gold(db, gold, "ann")
+    retire_gold(db, gold, "ann")
     assert asked_now(gold) == "nobody: it is retired"
     assigned = BulkRequest("assign", ComparisonFilter(ids=(waiting,)), "person:bob")
     bulk_changes.make(db, assigned, ann, 1)

@@ -58,7 +58,7 @@ from rlhf.models.loading import (
 )
 from rlhf.models.registry import Policy
 from rlhf.models.tokenise import load_snapshot, of_split, tokenise_pairs
-from rlhf.tabs.runs.job_cards import early_end
+from rlhf.tabs.jobs.job_cards import early_end
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.slow

@@ -25,6 +25,7 @@ import app
 from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.records import UserError
+from rlhf.cli import job_command
 from rlhf.data import held_out_sets
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import AnsweringSpec
@@ -131,7 +132,7 @@ def test_a_training_says_before_it_starts_that_nothing_is_held_out(
         return job_store.get(db, job.id)
 
     said: list[str] = []
-    monkeypatch.setattr(command, "follow", follow)
+    monkeypatch.setattr(job_command, "follow", follow)
     machine.add_prompts(train=12, held_out=held_out)
     machine.judge("train", 12)
     for kind in ("dpo", "reward_model"):
@@ -153,7 +154,7 @@ def test_a_training_says_before_it_starts_what_another_precision_costs(
         return job_store.get(db, job.id)
 
     said: list[str] = []
-    monkeypatch.setattr(command, "follow", follow)
+    monkeypatch.setattr(job_command, "follow", follow)
     machine.add_prompts(train=12, held_out=6)
     machine.judge("train", 12)
     for number, method in enumerate(("auto", "lora")):
@@ -340,8 +341,6 @@ def quick_spec(machine: Machine, **changes: object) -> str:
 def test_who_waits_for_a_job_of_another_program_leaves_it_alone_after_a_sleep_of_the_machine(
     db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlhf import __main__ as command
-
     job_id = job_store.enqueue(db, QUICK_SFT, "ann")
     assert job_store.claim(db, job_id, "the app") is not None
     passing = [1.0, 1.0, 8 * 3600.0]
@@ -355,7 +354,7 @@ def test_who_waits_for_a_job_of_another_program_leaves_it_alone_after_a_sleep_of
         monkeypatch.setattr(job_table, "datetime", Mock(now=lambda zone: datetime.fromtimestamp(moment, zone)))
 
     monkeypatch.setattr(time, "sleep", sleep)
-    assert command.follow(db, data_dir, job_store.get(db, job_id)).status == "finished"
+    assert job_command.follow(db, data_dir, job_store.get(db, job_id)).status == "finished"
 
 
 def test_a_run_waits_for_its_turn_says_for_what_and_then_runs(machine: Machine) -> None:

@@ -16,7 +16,6 @@ import pytest
 from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.metrics import quality
 from annotation.metrics.evidence import DecidedOutcome
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
@@ -24,6 +23,7 @@ from annotation.store import answer_changes, comparison_store, policy_comparison
 from annotation.tabs.guard import Context
 from annotation.translation import Language, speaking
 from annotation.web import access
+from annotation.workbench import exclusions
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -571,7 +571,7 @@ def test_nobody_is_rejected_by_skips_alone(db: Database, data_dir: Path, share: 
         access.deactivate(db, "ann")
     if then == "left out":
         people_say(db, 12, "candidate")
-        quality.leave_out(db, "ann", "clicks without reading", "owner")
+        exclusions.leave_out(db, "ann", "clicks without reading", "owner")
     else:
         for _ in range(judge_store.open_to_people(db, made.id, 1)):
             skip(db, kim.id)
@@ -624,9 +624,9 @@ def test_where_nobody_can_compare_it_is_not_said_that_people_do(db: Database, da
     finish_check(db, data_dir, made)
     people_say(db, 3, "candidate")
     assert controller.state_of(db).given
-    quality.leave_out(db, "ann", "clicks without reading", "owner")
+    exclusions.leave_out(db, "ann", "clicks without reading", "owner")
     assert not controller.state_of(db).given
-    quality.take_back(db, "ann", "", "owner")
+    exclusions.take_back(db, "ann", "", "owner")
     db.connection.execute("UPDATE annotator SET quota = 3 WHERE name = 'ann'")
     assert not controller.state_of(db).given
     access.add_account(db, "bob", "annotator", "bob's password")

@@ -13,7 +13,6 @@ import pytest
 from annotation.claims import backlog, changing, handing_out, judging, own_prompts
 from annotation.database import Database, Params
 from annotation.exports.preference_rows import PreferenceRows
-from annotation.metrics import quality
 from annotation.metrics.aggregation import people_first
 from annotation.records import Annotator, Feedback, UserError
 from annotation.store import (
@@ -27,7 +26,7 @@ from annotation.store import (
     training_data,
 )
 from annotation.web import access
-from annotation.workbench import annotator_groups, bulk_changes
+from annotation.workbench import annotator_groups, bulk_changes, exclusions
 from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import ComparisonFilter
 from rlhf.__main__ import main as command_line
@@ -823,17 +822,17 @@ def test_skips_of_who_is_left_out_keep_nothing_from_others(db: Database, ann: An
         return judge_store.open_to_people(db, 2, 1), *waits, others, sum(backlog.waiting_for_people(db).values())
 
     assert open_now() == (1, 1, 1, 1, 1)
-    quality.leave_out(db, "bob", "skips everything", "ann")
+    exclusions.leave_out(db, "bob", "skips everything", "ann")
     assert open_now() == (2, 2, 0, 0, 2)
     assert handing_out.claim_next(db, bob.id) is None
     bulk_changes.make(db, BulkRequest("assign", ComparisonFilter(ids=(claim.comparison_id,)), "person:ann"), ann, 1)
     assert open_now() == (2, 2, 0, 0, 2)
-    quality.take_back(db, "bob", "a mistake", "ann")
+    exclusions.take_back(db, "bob", "a mistake", "ann")
     assert open_now() == (1, 1, 1, 1, 1)
     with db.transaction() as connection:  # by an earlier version
         connection.execute("UPDATE bulk_change_comparison SET state = 'stands'")
     assert open_now()[:3] == (1, 1, 1)
-    quality.leave_out(db, "bob", "skips everything", "ann")
+    exclusions.leave_out(db, "bob", "skips everything", "ann")
     db.connection.execute("UPDATE annotator SET active = 0 WHERE name = 'ann'")
     assert judge_store.open_to_people(db, 2, 1) == 1, "nobody else is there for what he skipped"
     db.connection.execute("UPDATE comparison SET people_chance = 1, assigned = 0")
@@ -868,7 +867,7 @@ def test_what_somebody_holds_or_is_assigned_who_is_left_out_is_others_at_once(
     to_bob = BulkRequest("assign", ComparisonFilter(ids=(other,)), "person:bob")
     bulk_changes.make(db, to_bob, ann, 1)
     assert handing_out.claim_next(db, ann.id) is None
-    quality.leave_out(db, "bob", "clicks without reading", "ann")
+    exclusions.leave_out(db, "bob", "clicks without reading", "ann")
     for _ in range(2):
         judge_first_better(db, ann)
     assert len(judge_store.pair_outcomes(db, 2, 1)) == 2
@@ -887,9 +886,9 @@ def test_a_flag_of_who_is_left_out_keeps_nothing_from_others(db: Database, ann: 
         assert claim is not None
         judging.judge(db, one.id, claim.nonce, said)
         if one is bob:
-            quality.leave_out(db, "bob", "flags everything", "ann")
+            exclusions.leave_out(db, "bob", "flags everything", "ann")
         assert judge_store.open_to_people(db, 2, 1) == 1
-    quality.take_back(db, "bob", "a mistake", "ann")
+    exclusions.take_back(db, "bob", "a mistake", "ann")
     assert judge_store.open_to_people(db, 2, 1) == 0
 
 
@@ -1061,9 +1060,9 @@ def test_what_is_left_out_of_training_does_not_count_towards_the_next_training(d
     while (claim := handing_out.claim_next(db, ann.id)) is not None:
         judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     assert training_data.new_to_train_on(db, "") == 3
-    quality.decide_on(db, "ann", True, "guesses", "owner")
+    exclusions.decide_on(db, "ann", True, "guesses", "owner")
     assert training_data.new_to_train_on(db, "") == 0
-    quality.decide_on(db, "ann", False, "", "owner")
+    exclusions.decide_on(db, "ann", False, "", "owner")
     db.connection.execute("DROP TRIGGER judgement_no_update")
     db.connection.execute("UPDATE judgement SET flag = 'harmful' WHERE comparison_id = ?", (made[0],))
     db.connection.execute("UPDATE judgement SET early = 1 WHERE comparison_id = ?", (made[1],))

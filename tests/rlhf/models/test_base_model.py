@@ -22,9 +22,9 @@ from annotation.jobs import job_table
 from annotation.records import UserError
 from annotation.store import check_store, comparison_store, policy_comparisons, project_store, setting_store
 from annotation.web import access
-from rlhf.__main__ import prepare
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.cli.policy_command import prepare
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
@@ -342,10 +342,10 @@ def test_preparing_another_commit_says_what_is_another_from_then_on(
     other = "let judges that run on it judge again what people have judged"
     commit(b"first")
     for anew in (False, True):
-        assert prepare(data_dir, "ann/tiny", anew) == 0
+        prepare(data_dir, "ann/tiny", anew)
         assert other not in capsys.readouterr().out
     commit(b"second")
-    assert prepare(data_dir, "ann/tiny", anew=True) == 0
+    prepare(data_dir, "ann/tiny", anew=True)
     assert other in capsys.readouterr().out
 
 

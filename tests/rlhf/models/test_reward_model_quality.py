@@ -30,7 +30,7 @@ from rlhf.models.reward_model_quality import (
     ranks,
     read_scale,
 )
-from rlhf.tabs.runs.reward_model_card import calibration_sentence, card
+from rlhf.tabs.jobs.reward_model_card import calibration_sentence, card
 
 
 def pair(difference: float, lengths: tuple[int, int] = (5, 5), middle: float = 0.0) -> ScoredComparison:

@@ -15,9 +15,9 @@ import pytest
 from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.metrics import quality
 from annotation.records import UserError, now
 from annotation.store import comparison_store, project_store, training_data
+from annotation.workbench import exclusions
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import SOME_ACCURACY, PPOSpec
@@ -109,7 +109,7 @@ def test_data_is_counted_again_only_when_it_may_have_changed(known: Preflight, j
     judge(judged, 2)
     again = known.data(DPOSpec(parent="base"))
     assert again.items == 14
-    quality.leave_out(judged, "ann", "a test", "ann")
+    exclusions.leave_out(judged, "ann", "a test", "ann")
     assert known.data(DPOSpec(parent="base")).items == 0
 
 
@@ -340,13 +340,13 @@ def test_nobody_is_told_to_merge_virtual_tokens(judged: Database, spec: Training
 
 
 def test_few_pairs_are_refused_with_their_count_until_there_are_enough(known: Preflight, judged: Database) -> None:
-    quality.leave_out(judged, "ann", "a test", "ann")
+    exclusions.leave_out(judged, "ann", "a test", "ann")
     (few,) = known.of(DPOSpec()).problems
     assert "There are 0 preference pairs to train on, and at least 8 are needed" in few
     with pytest.raises(UserError) as refused:
         job_submission.submit(judged, known.data_dir, DPOSpec(), "ann")
     assert str(refused.value) == few
-    quality.take_back(judged, "ann", "a mistake", "ann")
+    exclusions.take_back(judged, "ann", "a mistake", "ann")
     assert known.of(DPOSpec()).problems == []
 
 

@@ -31,8 +31,8 @@ from rlhf.loop.controller import THE_LOOP
 from rlhf.models import registry
 from rlhf.models.registry import Decision
 from rlhf.tabs.iterations import check_report
-from rlhf.tabs.runs import job_cards
-from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, ANSWER, AT, BASE, JOB
+from rlhf.tabs.jobs import job_cards
+from tests.rlhf.tabs.jobs.test_job_cards import ADAPTER, ANSWER, AT, BASE, JOB
 
 FIGURES = AnswerFigures(
     "base", mean_length=20.0, distinct_1=0.3, distinct_2=0.8, kl_to_anchor=0.1, nll_under_anchor=1.2, ended_share=0.9

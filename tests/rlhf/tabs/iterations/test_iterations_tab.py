@@ -33,7 +33,8 @@ from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission, preconditions
-from rlhf.tabs.iterations import gate_form, iterations_tab, policy_decisions
+from rlhf.tabs.iterations import gate_form, iterations_tab
+from rlhf.tabs.jobs import policy_decisions
 from rlhf.tabs.train import automatic_training, train_and_runs
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts, shown_texts
 from tests.handlers import asked_by

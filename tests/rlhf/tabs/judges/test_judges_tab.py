@@ -14,13 +14,14 @@ import pytest
 from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.metrics import quality
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Feedback, UserError, now
 from annotation.store import comparison_store, policy_comparisons, project_store
 from annotation.tabs.guard import Context
 from annotation.ui.formatting import percent, percent_span
 from annotation.ui.markup import escape
+from annotation.workbench import exclusions
+from annotation.workbench.gold import make_gold
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.judges import judge_history, judge_store, rubrics
@@ -480,8 +481,8 @@ def test_a_case_holds_what_people_said_independently(context: Context, local: Ju
     texts = db.rows("SELECT text FROM response ORDER BY id")
     assert case.lengths == tuple(len(row["text"]) for row in texts)
 
-    quality.leave_out(db, "bob", "careless", "owner")
-    quality.make_gold(db, number, 0, "owner")
+    exclusions.leave_out(db, "bob", "careless", "owner")
+    make_gold(db, number, 0, "owner")
     project_store.set_project(db, replace(project_store.project(db), gold_share=1.0))
     assert prefer(db, "carla", 1) == number  # to measure her, not for her opinion
     db.write(

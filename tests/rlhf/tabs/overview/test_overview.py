@@ -42,7 +42,7 @@ from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed
 from tests.rlhf.evaluation.test_gate import DECIDED
 from tests.rlhf.loop.test_controller import QUIET, unheard, unmeasured
 from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, judge, make_candidate
-from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, JOB
+from tests.rlhf.tabs.jobs.test_job_cards import ADAPTER, JOB
 
 
 def pending(verdict: Ruling, exhausted: bool = False, askable: bool = False) -> PendingDecision:

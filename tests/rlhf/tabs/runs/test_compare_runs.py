@@ -15,7 +15,7 @@ from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.tabs.runs import compare_runs
 from rlhf.tabs.runs.compare_runs import RunSummary
-from tests.rlhf.tabs.runs.test_job_cards import JOB
+from tests.rlhf.tabs.jobs.test_job_cards import JOB
 
 
 def run(number: int, spec: JobSpec, losses: Sequence[float] = (), **known: Any) -> RunSummary:

@@ -25,7 +25,7 @@ from rlhf.tabs.downloads import ModelDownloads, report_address
 from rlhf.tabs.runs import run_list, run_report
 from tests import builders
 from tests.conftest import BASE_NAME
-from tests.rlhf.tabs.runs.test_job_cards import AT, JOB
+from tests.rlhf.tabs.jobs.test_job_cards import AT, JOB
 
 LABELS = {
     1: RunLabel("Zebra", ("fast", "old"), "First try."),

@@ -17,12 +17,12 @@ import pytest
 
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.jobs import job_table
-from annotation.metrics import quality
 from annotation.records import Prompt, UserError, now
 from annotation.store import prompt_store, setting_store
 from annotation.tabs import address
 from annotation.tabs.guard import Context
 from annotation.ui.formatting import short_number
+from annotation.workbench import exclusions
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -299,7 +299,7 @@ def test_the_preview_follows_judgements_and_who_is_left_out(machine: Machine) ->
     machine.judge("train", 3)
     assert "data" in session.change()
     assert "<dd>15</dd>" in session.text("data")
-    quality.leave_out(machine.db, "ann", "a test", OWNER)
+    exclusions.leave_out(machine.db, "ann", "a test", OWNER)
     session.change()
     assert "<td>annotator left out</td>" in session.text("data")
     assert not session.can_start

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between, who
@@ -38,7 +36,7 @@ from rlhf.jobs.job_store import Job, SampleAnswer
 from rlhf.jobs.rental_store import Rental
 from rlhf.models.registry import PRECISION_WORDS, Policy
 from rlhf.submission.form_fields import in_labels
-from rlhf.tabs.runs.job_words import (
+from rlhf.tabs.jobs.job_words import (
     SIZE_ON_DISK,
     STATUS_COLOURS,
     STATUS_WORDS,
@@ -55,15 +53,6 @@ FAR: Final = 20
 LONG: Final = 600
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
-
-
-# ------------------------------------------------------------------------------------------------------------ pieces
-def fingerprints(parts: Mapping[str, Any]) -> dict[str, str]:
-    """A short mark for each part of a page: the same mark means that it need not be sent again."""
-    return {
-        name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        for name, part in parts.items()
-    }
 
 
 # ----------------------------------------------------------------------------------------------------------- one job

@@ -20,8 +20,8 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs.job_spec import JobSpec, from_json, to_json
 from rlhf.kinds import KINDS
-from rlhf.tabs.runs import job_words
-from tests.rlhf.tabs.runs.test_job_cards import JOB
+from rlhf.tabs.jobs import job_words
+from tests.rlhf.tabs.jobs.test_job_cards import JOB
 
 # What a spec by default leaves to whoever submits it.
 UNNAMED = ("Adapter", "Candidate", "Judge")
