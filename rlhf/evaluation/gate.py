@@ -623,24 +623,11 @@ def no_problem(problem: Hacked) -> Passed:
 
 def within_limits(rule: Rule, measured: Findings | CheckReport) -> list[Requirement]:
     """Whether the candidate has kept its language."""
-    return [
-        Requirement(figure, "missing" if value is None else met(keeps(figure, value, bound)), value, bound)
-        for figure, value, bound in bounded(rule, measured)
-    ]
+    return [within(figure, getattr(measured, figure), getattr(rule, bound)) for figure, bound in BOUNDS.items()]
 
 
-def past_limits(rule: Rule, measured: Findings | CheckReport) -> list[tuple[LimitedFigure, float, float]]:
-    """The figures that are past their bound, with both: the gate rejects for them, and pages warn of them."""
-    return [
-        (figure, value, bound)
-        for figure, value, bound in bounded(rule, measured)
-        if value is not None and not keeps(figure, value, bound)
-    ]
-
-
-def bounded(rule: Rule, measured: Findings | CheckReport) -> list[tuple[LimitedFigure, float | None, float]]:
-    """Every figure that has a bound, with both."""
-    return [(figure, getattr(measured, figure), getattr(rule, bound)) for figure, bound in BOUNDS.items()]
+def within(figure: LimitedFigure, value: float | None, bound: float) -> Requirement:
+    return Requirement(figure, "missing" if value is None else met(keeps(figure, value, bound)), value, bound)
 
 
 def keeps(figure: LimitedFigure, value: float, bound: float) -> bool:
