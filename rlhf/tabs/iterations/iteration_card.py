@@ -40,8 +40,7 @@ def status_card(standing: LoopStatus) -> str:
         f"<li{CURRENT if stage == standing.stage else ''}>{escape(_(name))}</li>" for stage, name in STAGES.items()
     )
     problems = "".join(paragraph(sentence, "warning") for sentence in standing.problems)
-    # What is found of a candidate is its headline, below.
-    now = "" if standing.stage == "deciding" else paragraph(standing.now)
+    now = paragraph(standing.now) if standing.now else ""
     then = paragraph(standing.then, "quiet") if standing.then else ""
     return f'<ol class="stages">{stages}</ol>{problems}{now}{then}'
 
