@@ -121,7 +121,7 @@ def test_of_what_was_decided_on_nothing_is_advised() -> None:
     assert said.startswith("It was decided on against sft-1")
     assert iteration_card.advice(decision, "ask") == [f"The rule says: promote. {gate_words.sentence(decision)}"]
     assert iteration_card.advice(DECIDED["not enough evidence"], "ask", missing="No KL.") == [
-        "The rule says: not enough evidence yet. No KL."
+        "The rule says: not enough evidence. No KL."
     ]
     (never,) = iteration_card.advice(decision, "never")
     assert "nobody is advised" in never

@@ -294,7 +294,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     assert shown["promote"]["value"] == "Promote against the rule"
     assert shown["why"]["visible"]
     assert shown["why"]["label"] == "Why (needed to promote it against the rule)"
-    assert "The rule says: not enough evidence yet." in shown["gate"]["value"]
+    assert "The rule says: not enough evidence." in shown["gate"]["value"]
     promote, really = handler(pages, "promote_policy"), handler(pages, "promote_all_the_same")
     with pytest.raises(gr.Error, match="Press “Promote against the rule” first"):
         really(owner, policy.revision, "I read ten of them", seen)
