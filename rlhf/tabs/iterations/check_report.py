@@ -27,7 +27,7 @@ from annotation.ui.formatting import (
 from annotation.ui.markup import Button, Chip, Explained, Row, card_title, facts, paragraph, table
 from rlhf.evaluation import gate_words
 from rlhf.evaluation.finished_checks import FinishedCheck
-from rlhf.evaluation.gate import Criterion, LimitedFigure, Passed, Requirement, Rule, within_limits
+from rlhf.evaluation.gate import Criterion, Passed, Requirement, Rule, within_limits
 from rlhf.evaluation.probes import ALL
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.generation.answering_spec import STARTS_WITHIN_SECONDS
@@ -315,17 +315,6 @@ STANDINGS: Mapping[Passed, Chip] = {
 }
 
 
-# The figure of a policy that a limit of the rule is about; probes have rows of their own.
-LIMITED: Mapping[LimitedFigure, str] = {
-    "kl_per_token": "kl_to_anchor",
-    "nll_ratio": "nll_under_anchor",
-    "distinct_ratio": "distinct_2",
-    "truncated_more": "cut_off_share",
-    "perplexity_ratio": "perplexity",
-    "probes_fall": "",
-}
-
-
 def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Criterion] = ()) -> str:
     """The check of a candidate: its figures beside those of the policy it was compared with and of its anchor,
     with what the rule asks and found where its criteria are given. It warns of what is past a limit of the rule.
@@ -372,10 +361,11 @@ def figures_of(report: CheckReport) -> Sequence[ReportRow]:
 
 def limited_by(one: Criterion, report: CheckReport) -> str | None:
     """The key of the row of the figure that a limit is on, empty for that of probes; None where it is no limit."""
-    asks = one.asks if isinstance(one, Requirement) else ""
-    if asks == "kl_per_token" and report.equal_length_kl is not None:
+    if not isinstance(one, Requirement) or one.asks not in gate_words.LIMITS:
+        return None
+    if one.asks == "kl_per_token" and report.equal_length_kl is not None:
         return "equal_length_kl"
-    return next((key for figure, key in LIMITED.items() if figure == asks), None)
+    return gate_words.LIMITS[one.asks].of
 
 
 def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:

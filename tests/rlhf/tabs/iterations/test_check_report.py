@@ -170,11 +170,10 @@ def test_probes_stand_beside_the_figures_by_family_with_what_was_lost() -> None:
     assert "Probes" not in check_report.report_card(REPORT, Rule()), "a check of an earlier version"
 
 
-def test_every_figure_that_a_limit_may_be_on_has_its_row_its_words_and_its_warning() -> None:
+def test_every_figure_that_a_limit_may_be_on_has_its_row_and_its_words() -> None:
     figures, rows = set(get_args(LimitedFigure)), {row.key for row in check_report.FIGURES}
-    assert set(BOUNDS) == set(check_report.LIMITED) == figures
-    assert {key for key in check_report.LIMITED.values() if key} <= rows, "that of probes is none of these"
-    assert figures <= set(gate_words.NAMES_AND_THRESHOLDS) & set(gate_words.WHYS) & set(gate_words.FAILURES)
+    assert set(BOUNDS) == set(gate_words.LIMITS) == figures
+    assert {limit.of for limit in gate_words.LIMITS.values() if limit.of} <= rows, "that of probes is none of these"
 
 
 def test_what_could_not_be_scored_is_warned_of_as_the_gate_rejects_it() -> None:
