@@ -90,8 +90,9 @@ LAYER_BYTES: Mapping[str, Mapping[str, tuple[float, float]]] = {
 # Further ones for each hidden unit, in 16 bits, where PEFT computes an adapter's layers, and not
 # `rlhf.models.low_rank`.
 PEFT_BYTES = 6.0
-# Items of up to so many tokens have attention by plain products in 16 bits (rlhf.models.packing.PRODUCTS_UP_TO); with
-# other attention keys and values are repeated for their heads, in numbers for each hidden unit.
+# Items of up to so many tokens have attention by two plain matrix products in 16 bits: on a processor twice as fast as
+# the fused one of torch, but heads x tokens x tokens of it are kept for the backward pass. With other attention keys
+# and values are repeated for their heads, in numbers for each hidden unit.
 PRODUCTS_UP_TO, REPEATED = 512, 2.5
 # Of a machine's memory, what a training's passes are cut to, and what a training may come to that keeps what its layers
 # made for the backward pass.
@@ -99,12 +100,13 @@ PASS_SHARE, KEEPING_SHARE = 0.5, 0.8
 # DoRA also keeps its direction and magnitude.
 DORA_FACTOR = 2.0
 # A position's logits in the backward pass: in float32, rounded, their softmax and its gradient; and how many positions
-# meet the vocabulary at once (rlhf.models.log_probabilities.CHUNK, which can't be imported without torch).
+# meet the vocabulary at once.
 LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
 # What is kept at most of where a run began, to measure how far its policy moves.
 BEGINNING_BYTES = 64_000_000
-# A batch is computed in packed rows of about so many tokens (rlhf.models.hidden_states.ROW_TOKENS), on a processor
-# and on a GPU.
+# A batch is computed in packed rows of about so many tokens, on a processor and on a GPU, which wants larger pieces of
+# work. A row's attention looks at every pair of them, also at those that the mask forbids: on a CPU eight long
+# demonstrations in one row took nearly three times as long as padded, and less in rows of this many.
 ROW_TOKENS, ROW_TOKENS_GPU = 1024, 4096
 CACHE = N_("Keys and values")
 # The kind of job that runs a few steps of a training.
