@@ -34,10 +34,11 @@ from rlhf.generation.answering_spec import STARTS_WITHIN_SECONDS
 from rlhf.jobs import job_spec
 from rlhf.jobs.descriptions import UNITS
 from rlhf.jobs.finished_training import FinishedTraining
-from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
+from rlhf.jobs.job_spec import SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.models.registry import PRECISION_WORDS, Decision, Policy
+from rlhf.submission.form_fields import in_words
 from rlhf.tabs.runs import job_words
 from rlhf.tabs.runs.job_cards import answer_box
 
@@ -157,7 +158,7 @@ def history_row(
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
         NOTHING if learnt is None else UNITS[spec.unit if spec else "pairs"].counted(learnt),
-        _(REFERENCES[spec.reference]) if spec and spec.reference else NOTHING,
+        in_words(type(spec), "reference", spec.reference) if spec and spec.reference else NOTHING,
         *(missing if text == _(NOT_MEASURED) else text for text in measured),
         moment(policy.created),
     )

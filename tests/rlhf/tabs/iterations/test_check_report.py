@@ -187,7 +187,7 @@ def test_history_is_newest_first_and_bears_a_policy_without_a_check() -> None:
     )
     html = check_report.history_table([BASE, ADAPTER], {7: trained}, {})
     assert html.index(">dpo-7<") < html.index("<td>base</td>")
-    for words in ("0.612", "f" * 12, "21", "the base model", "not measured", "candidate"):
+    for words in ("0.612", "f" * 12, "21", "The weights under the adapter", "not measured", "candidate"):
         assert words in html
     assert "f" * 13 not in html
 
@@ -201,7 +201,7 @@ def test_every_method_has_its_row() -> None:
     sft = row(SFTSpec(method="full"), {"train_items": 300, "final": {"loss": 0.5}})
     assert (sft[1], sft[2], sft[6], sft[7], sft[8]) == ("SFT, full", "base", "300 demonstrations", "–", "0.500")
     ppo = row(PPOSpec(method="qlora", reference="parent"), {"train_prompts": 40, "final": {"reward": 1.5}})
-    assert (ppo[1], ppo[6], ppo[7], ppo[8]) == ("PPO, QLoRA", "40 prompts", "the parent adapter", "–")
+    assert (ppo[1], ppo[6], ppo[7], ppo[8]) == ("PPO, QLoRA", "40 prompts", "The parent", "–")
     merged = row(MergeSpec(revision="dpo-7"), {}, parent_id=2, form="full")
     assert (merged[1], merged[2], merged[6]) == ("merged", "dpo-7", "–")
     gone = row(DPOSpec(), {"train_pairs": 21}, deleted=AT)
