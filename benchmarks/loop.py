@@ -50,7 +50,7 @@ from benchmarks.harness.driver import (
 )
 from rlhf.data.snapshots import snapshot_counts
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.evaluation.gate import Rule, past_limits
+from rlhf.evaluation.gate import Rule, within_limits
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
@@ -417,7 +417,11 @@ def measure(db: Database, rule: str, collected: Collected, trained: Trained, pro
         nll_ratio=rounded(report.nll_ratio, 4),
         distinct_ratio=rounded(report.distinct_ratio, 4),
         kl_to_base=rounded(own.kl_to_anchor, 4),
-        past_limits={figure: round(value, 4) for figure, value, _ in past_limits(Rule(), report)},
+        past_limits={
+            one.asks: round(getattr(report, one.asks), 4)
+            for one in within_limits(Rule(), report)
+            if one.passed == "fail"
+        },
         implicit_accuracy=None if implicit.value is None else round(implicit.value, 4),
         implicit_low=rounded(implicit.low, 4),
         implicit_high=rounded(implicit.high, 4),

@@ -33,7 +33,6 @@ IN_ENGLISH = {
     "rlhf/algorithms/model_card.py": "a card",
     "rlhf/hub/snapshot_card.py": "a card",
     "rlhf/judges/rubrics.py": "what models are told",
-    "rlhf/algorithms/private_members.py": "for who brings the libraries up to date",
     "annotation/translation.py": "what is wrong with a translation",
     "annotation/schema.py": "SQL, and what earlier versions said",
 }
@@ -87,7 +86,6 @@ NO_PAGES = {
     "SAMPLE": "what a tokenizer is shown",
     "FORGET": "a script",
     "TABLES": "columns",
-    **dict.fromkeys(("NOT_ARCHIVED", "NOT_WATCHED", "NOT_WORK"), "for who adds a table"),
     "WORK": "SQL",
 }
 TAKE_WORDS = {"names", "allowed_route"}

@@ -1,6 +1,7 @@
 """What makes a safe copy due, table by table, and what of it is somebody's work.
 
-Every table, and every column that changes in place, is named here: watched, or with the reason why not.
+Every other table, and column that changes in place, is named in `tests/annotation/copies/test_copy_reasons.py` with the
+reason why not.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ ADDED: Final = WatchedRows()
 # loop asks, too, and a click asks anew.
 ASKED_OF_CANDIDATES: Final = """SELECT count(*) FROM comparison WHERE asks = 'people'
     AND candidate_id IN (SELECT id FROM model WHERE status = 'candidate')"""
-# What a copy is made for; every other table, and column that changes in place, is in NOT_WATCHED.
+# What a copy is made for.
 WATCHED: Final[Mapping[str, WatchedRows]] = {
     **dict.fromkeys(("judgement", "prompt", "response", "comparison", "decision", "import", "guidelines"), ADDED),
     **dict.fromkeys(("exclusion", "gold_decision", "rubric", "verdict", "snapshot", "score", "publication"), ADDED),
@@ -70,68 +71,13 @@ WATCHED: Final[Mapping[str, WatchedRows]] = {
     "run_label": WatchedRows(("job_id", "changed")),
     "rental": WatchedRows(("job_id", "namespace", "hub_job")),
 }
-# Tables, columns that change in place, and `rowid` for rows that go, that make no copy due, with the reason.
-NOT_WATCHED: Final[Mapping[str, str]] = {
-    "session": "signing in again makes a new one",
-    "sign_in_link": "made anew at each start",
-    "claim": "hand-outs; what came of them is a judgement",
-    "comparison_response": "added with its comparison",
-    "bulk_change_comparison": "changes with a bulk change, a judgement, an account, a group or a quota",
-    "event": "the progress of jobs",
-    "chat": "tried out and gone",
-    "safe_copy": "what copies themselves write",
-    "comparison.taken": "hand-outs",
-    **dict.fromkeys(
-        ("comparison.judged", "comparison.last_judged", "comparison.flagged", "comparison.opinion"),
-        "counted from judgements and exclusions",
-    ),
-    "comparison.assigned": "counted from the bulk changes",
-    "comparison.state": "changes with a bulk change, a gold decision, a setting, a model, or as answers are written",
-    "comparison.model_id": "as answers are written",
-    **dict.fromkeys(("comparison.purpose", "comparison.expected"), "change with a gold decision"),
-    **dict.fromkeys(
-        (
-            *("comparison.asks", "comparison.asks_why", "comparison.people_chance", "comparison.people_drawn"),
-            "comparison.people_given",
-        ),
-        "change with a bulk change, a setting, a decision, a judge, a verdict, a job, or ASKED_OF_CANDIDATES",
-    ),
-    "prompt.split": "changes with a job",
-    "prompt.held_for": "changes with a setting",
-    "prompt.import_id": "changes with a setting: of an import that never came to its end",
-    **dict.fromkeys(("prompt.rowid", "response.rowid", "import.rowid"), "of an import that never came to its end"),
-    **dict.fromkeys(
-        (
-            *("response.state", "response.text", "response.tokens", "response.prompt_tokens", "response.token_ids"),
-            *("response.finish_reason", "response.dropped", "response.precision"),
-        ),
-        "as an answer is written, after its row is",
-    ),
-    "verdict.rowid": "makes room for another one",
-    "score.rowid": "makes room for another one",
-    **dict.fromkeys(("snapshot.counts", "snapshot.last_judgement_id"), "of the same rows, for another job"),
-    **dict.fromkeys(
-        (
-            *("job.worker", "job.heartbeat", "job.attempt", "job.created", "job.started", "job.finished", "job.step"),
-            *("job.steps", "job.message", "job.reason", "job.result", "job.spec"),
-        ),
-        "the progress of jobs; at its end the status changes",
-    ),
-    **dict.fromkeys(("rental.url", "rental.batches", "rental.stage", "rental.seconds", "rental.cleared"), "progress"),
-    "bulk_change.undone_by": "changes with `undone`",
-    "gold_decision.previous_state": "changes with `bulk_change.undone`",
-    **dict.fromkeys(
-        ("run_label.name", "run_label.tags", "run_label.notes", "run_label.changed_by"), "change with `changed`"
-    ),
-}
 # Settings that the program writes by itself: also which prompts were held out for a check that the loop asked for, what
 # a base's files hash to, its template too, its commit on the Hub, and how often a judge was called.
 OWN_SETTINGS: Final = (
     *(CHOICE, SAFE_WORK, BEGINNING, access.RULES, word_index.INDEXED),
     *("held_out_sets", "gate_sets", "base_sha256", "base_commit", "base_content"),
 )
-# What people do beside judging: nothing in a database that a program has only just set up. What else is watched is in
-# NOT_WORK.
+# What people do beside judging: nothing in a database that a program has only just set up.
 WORK: Final[Mapping[str, WatchedRows]] = {
     **dict.fromkeys(("import", "decision", "guidelines", "rubric", "exclusion", "gold_decision"), ADDED),
     "publication": ADDED,
@@ -150,14 +96,6 @@ WORK: Final[Mapping[str, WatchedRows]] = {
         ("id", "position"),
         f"{WATCHED['job'].where} AND (requested_by NOT LIKE '% %' OR requested_by = 'the command line')",
     ),
-}
-NOT_WORK: Final[Mapping[str, str]] = {
-    "judgement": "counted for itself",
-    "response": "the model's, or added with a judgement",
-    **dict.fromkeys(("verdict", "score", "snapshot"), "the machines'"),
-    "annotator.language": "the browser's, mostly; chosen again with a click",
-    "job.status": "changes as it is done",
-    **dict.fromkeys(("rental.namespace", "rental.hub_job"), "come from the Hub"),
 }
 
 

@@ -1,9 +1,9 @@
 """Every judgement and what it refers to, as one file of JSON lines, and back: the raw archive. SQL over whole tables.
 
 The file holds every judgement (superseded and undone ones too) with all that it refers to, and the project's settings.
-It holds no weights, and nothing of jobs, decisions, passwords, sessions and links: `NOT_ARCHIVED` says what is left out
-and why. The first line says what it is, each further line is a row of a table, the last line has the number of rows and
-the sha256 of all lines before it. The same database always gives the same bytes.
+It holds no weights, and nothing of jobs, decisions, passwords, sessions and links: `NOT_ARCHIVED` in its test says what
+is left out and why. The first line says what it is, each further line is a row of a table, the last line has the number
+of rows and the sha256 of all lines before it. The same database always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -118,41 +118,6 @@ ARRIVED: Final[Mapping[str, str]] = {
     "prompt": f"""(NOT {setting_store.arriving("prompt")}
         OR EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = prompt.id)
         OR EXISTS (SELECT 1 FROM response r WHERE r.prompt_id = prompt.id AND NOT {setting_store.arriving("r")}))""",
-}
-STANDING_COLUMNS: Final = ("judged", "last_judged", "flagged", "opinion")
-WORD_TABLES: Final = ("prompt_words", "answer_words")
-# SQLite's own, of a full-text index.
-WORD_TABLE_PARTS: Final = ("", "_data", "_idx", "_docsize", "_config")
-# What the archive leaves to the data directory it comes from, with the reason.
-NOT_ARCHIVED: Final[Mapping[str, str]] = {
-    "session": "a secret",
-    "sign_in_link": "a secret",
-    "invitation": "a secret",
-    "annotator.invitation_id": "a secret",
-    "job": "the machines'",
-    "run_label": "of jobs, which are the machines'",
-    "event": "the machines'",
-    "snapshot": "the machines'",
-    "decision": "the machines'",
-    "chat": "tried out and gone",
-    "publication": "the Hub's",
-    "safe_copy": "the machines'",
-    "rental": "the Hub's",
-    "annotator.password_hash": "a secret",
-    "annotator.hub_id": "the Hub's",
-    "annotator.language": "chosen anew",
-    "claim.nonce": "made anew",
-    "comparison.taken": "counted from the claims",
-    "comparison.assigned": "counted from the bulk changes",
-    **{f"comparison.{name}": "counted from the judgements" for name in STANDING_COLUMNS},
-    **{f"{table}{part}": "made of the texts" for table in WORD_TABLES for part in WORD_TABLE_PARTS},
-    "prompt.held_for": "drawn anew",
-    "model.job_id": "the machines'",
-    "response.token_ids": "the machines', and tokenised anew from the text",
-    "score.per_token": "of the tokens that are not in it either, and measured anew",
-    "verdict.job_id": "the machines'",
-    "model.status": "the base serves after a restore",
-    "judge.active": "where judges send prompts and which key goes along may be anybody's word: an admin looks first",
 }
 
 

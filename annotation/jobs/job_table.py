@@ -30,7 +30,8 @@ LOST_AFTER_SECONDS: Final = 30.0
 # Who got its turn later has waited for another's write.
 WAITED_SECONDS: Final = 1.0
 OPEN: Final = ("queued", "running", "cancelling")
-ENDED: Final = ("cancelled", "finished", "failed", "lost")
+CAME_TO_NOTHING: Final = ("cancelled", "failed", "lost")
+ENDED: Final = ("finished", *CAME_TO_NOTHING)
 AT_WORK: Final = "status IN ('running', 'cancelling')"
 # A job waits where its position puts it; one from before there were positions, where its id does.
 PLACE: Final = "coalesce(position, id)"

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from annotation.jobs.job_table import CAME_TO_NOTHING
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.jobs import job_store
@@ -36,7 +37,6 @@ WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
 KEPT_CHECKPOINTS = 2
 RESUMABLE_RUNS = 3
-EARLY = ("cancelled", "failed", "lost")
 # What writing checkpoints may take of a run's time.
 SHARE_OF_TIME = 0.03
 # A trained weight with AdamW's two moments, and how fast a slow disk takes them.
@@ -189,7 +189,7 @@ def forget_old_checkpoints(run: Run) -> None:
     """
     directories = {int(path.name.removeprefix("job-")): path for path in (run.data_dir / "checkpoints").glob("job-*")}
     found = job_store.with_ids(run.db, sorted(directories))
-    ended = [job for job in found if isinstance(job.spec, TrainingSpec) and job.status in EARLY]
+    ended = [job for job in found if isinstance(job.spec, TrainingSpec) and job.status in CAME_TO_NOTHING]
     early = [job.id for job in sorted(ended, key=job_store.ended_at)]
     resumable = [job_id for job_id in early if newest_checkpoint(directories[job_id])]
     at_work = [job.id for job in found if job.is_open]  # or waiting to go on

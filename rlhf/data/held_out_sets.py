@@ -25,7 +25,6 @@ from annotation.records import Prompt, UserError, now
 from annotation.store import policy_comparisons, prompt_store, setting_store
 from annotation.translation import N_, _, ngettext
 from rlhf.data.snapshots import CountedRows, snapshot_counts, store_snapshot
-from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -452,8 +451,8 @@ def trained_on(db: Database, data_dir: Path, policy: Policy, prompts: Sequence[P
     held_out = {prompt_store.fingerprint_of(prompt.messages)[0]: prompt for prompt in prompts}
     found: dict[int, Prompt] = {}
     for one in registry.family(db, policy):
-        spec = None if one.job_id is None else job_store.get(db, one.job_id).spec
-        if not isinstance(spec, TrainingSpec) or not spec.snapshot:
+        spec = registry.trained_as(db, one)
+        if spec is None or not spec.snapshot:
             continue
         for row in of_split(load_snapshot(data_dir, spec.snapshot, FrozenRow), "train"):
             prompt = held_out.get(prompt_store.fingerprint_of(row.messages)[0])

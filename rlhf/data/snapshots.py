@@ -17,7 +17,6 @@ from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY, usable
 from annotation.records import Demonstration, Split, UserError, now
 from annotation.store import judgement_store, project_store, prompt_store, training_data
 from annotation.translation import N_, _, numeral
-from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import write_lines
 from rlhf.jobs.descriptions import UNITS, LeftOut, Rows, Unit
 from rlhf.jobs.job_spec import Scope, TrainingSpec
@@ -218,8 +217,8 @@ def trained_until(db: Database, policy: Policy) -> int:
 
 def seen_until(db: Database, policy: Policy) -> int:
     """The last judgement that the training of this very policy saw; 0 where it saw none, or was none."""
-    spec = None if policy.job_id is None else job_store.get(db, policy.job_id).spec
-    return last_judgement(db, spec.snapshot) if isinstance(spec, TrainingSpec) else 0
+    spec = registry.trained_as(db, policy)
+    return 0 if spec is None else last_judgement(db, spec.snapshot)
 
 
 def last_judgement(db: Database, snapshot: str) -> int:

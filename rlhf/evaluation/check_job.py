@@ -47,7 +47,6 @@ from rlhf.evaluation.report import (
     WinRate,
 )
 from rlhf.evaluation.win_rates import outcomes_by, reward_change
-from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run
 from rlhf.judges import judge_store
@@ -532,9 +531,9 @@ def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, 
     whether its rewards are per token."""
     db = progress.run.db
     ground = registry.own_ground(db, candidate)
-    spec = None if candidate.job_id is None else job_store.get(db, candidate.job_id).spec
-    to = spec.implicit_reference() if isinstance(spec, TrainingSpec) else None
-    if not isinstance(spec, TrainingSpec) or to is None:
+    spec = registry.trained_as(db, candidate)
+    to = spec.implicit_reference() if spec is not None else None
+    if spec is None or to is None:
         return ground, TrainingSpec.max_length, False
     if to == "parent" or spec.method == "full":
         ground = replace(registry.by_revision(db, spec.parent), precision=candidate.precision)

@@ -591,7 +591,7 @@ def judge_evidence(rule: Rule, judge: JudgeFindings, alpha: float) -> JudgeEvide
 
 # ------------------------------------------------------------------------------------------------------------- limits
 # The field of `Rule` that bounds a figure of `Findings`, and that it is called after.
-BOUNDS: Mapping[LimitedFigure, str] = {
+BOUNDS: Mapping[RequirementKey, str] = {
     "kl_per_token": "kl_most",
     "nll_ratio": "nll_ratio_most",
     "distinct_ratio": "distinct_ratio_least",
@@ -623,27 +623,14 @@ def no_problem(problem: Hacked) -> Passed:
 
 def within_limits(rule: Rule, measured: Findings | CheckReport) -> list[Requirement]:
     """Whether the candidate has kept its language."""
-    return [
-        Requirement(figure, "missing" if value is None else met(keeps(figure, value, bound)), value, bound)
-        for figure, value, bound in bounded(rule, measured)
-    ]
+    return [within(figure, getattr(measured, figure), getattr(rule, bound)) for figure, bound in BOUNDS.items()]
 
 
-def past_limits(rule: Rule, measured: Findings | CheckReport) -> list[tuple[LimitedFigure, float, float]]:
-    """The figures that are past their bound, with both: the gate rejects for them, and pages warn of them."""
-    return [
-        (figure, value, bound)
-        for figure, value, bound in bounded(rule, measured)
-        if value is not None and not keeps(figure, value, bound)
-    ]
+def within(figure: RequirementKey, value: float | None, bound: float) -> Requirement:
+    return Requirement(figure, "missing" if value is None else met(keeps(figure, value, bound)), value, bound)
 
 
-def bounded(rule: Rule, measured: Findings | CheckReport) -> list[tuple[LimitedFigure, float | None, float]]:
-    """Every figure that has a bound, with both."""
-    return [(figure, getattr(measured, figure), getattr(rule, bound)) for figure, bound in BOUNDS.items()]
-
-
-def keeps(figure: LimitedFigure, value: float, bound: float) -> bool:
+def keeps(figure: RequirementKey, value: float, bound: float) -> bool:
     """Whether a figure keeps within its bound. NaN is on neither side and does not: its answers could not be scored."""
     return lies_on(value, bound) or (value >= bound if BOUNDS[figure].endswith("_least") else value <= bound)
 

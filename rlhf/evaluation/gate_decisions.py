@@ -41,6 +41,7 @@ from rlhf.judges import judge_store
 from rlhf.judges.judge_agreement import PairAgreement, trust
 from rlhf.models import registry
 from rlhf.models.registry import Policy
+from rlhf.submission.form_fields import in_labels
 
 THE_GATE = N_("the gate")
 
@@ -515,7 +516,8 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
     job, spec = ended[-1]
     if job.status != "finished":
         again = _("Check it again, or resume job {id}.").format(id=job.id)
-        return CheckStatus(" ".join(filter(None, (failure_of(job), again, before))), False)
+        ended_so = how_it_ended(job, _("Its check (job {number})").format(number=job.id))
+        return CheckStatus(" ".join(filter(None, (ended_so, again, before))), False)
     if right and not counting:
         said = _("Its check (job {number}) is of when policies answered otherwise than now. Check it again.")
         return CheckStatus(said.format(number=right[-1].id), False)
@@ -561,24 +563,23 @@ IN_THE_QUEUE = (
     N_("It waits for its check (job {number}, third in the queue)."),
     N_("It waits for its check (job {number}, number {place} in the queue)."),
 )
-# How jobs end that come to nothing.
 ENDINGS: Mapping[str, str] = {
-    "failed": N_("Its check (job {number}) failed."),
-    "lost": N_("Its check (job {number}) was lost."),
-    "cancelled": N_("Its check (job {number}) was cancelled."),
+    "failed": N_("{job} failed."),
+    "lost": N_("{job} was lost."),
+    "cancelled": N_("{job} was cancelled."),
 }
 ENDINGS_WITH_MESSAGE: Mapping[str, str] = {
-    "failed": N_("Its check (job {number}) failed: {message}."),
-    "lost": N_("Its check (job {number}) was lost: {message}."),
-    "cancelled": N_("Its check (job {number}) was cancelled: {message}."),
+    "failed": N_("{job} failed: {message}."),
+    "lost": N_("{job} was lost: {message}."),
 }
 
 
-def failure_of(job: Job) -> str:
-    """How a check ended that has measured nothing, as a sentence."""
-    message = " ".join(_(job.message).split()).rstrip(".") if job.status != "cancelled" else ""
+def how_it_ended(job: Job, named: str) -> str:
+    """How a job ended that came to nothing, as a sentence; why it was cancelled, who did that knows."""
+    said = "" if job.status == "cancelled" else in_labels(_(job.message), job.spec)
+    message = " ".join(said.split()).rstrip(".")
     ended = ENDINGS_WITH_MESSAGE if message else ENDINGS
-    return _(ended[job.status]).format(number=job.id, message=message)
+    return _(ended[job.status]).format(job=named, message=message)
 
 
 # ------------------------------------------------------------------------------------------------- what people decide

@@ -10,6 +10,7 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import N_, _, ngettext, numeral, retold
 from annotation.ui.formatting import NOT_MEASURED, percent
 from rlhf.evaluation.gate import (
+    BOUNDS,
     FAILURES_MOST,
     Criterion,
     EvidenceSource,
@@ -24,6 +25,7 @@ from rlhf.evaluation.gate import (
     Unfinished,
     Weighed,
     WrongPromotionRisk,
+    label,
     lies_on,
 )
 
@@ -45,24 +47,57 @@ NAMES_AND_THRESHOLDS: Mapping[RequirementKey, tuple[str, str]] = {
     "equal-lengths": (N_("Preferred by the judge {name} at equal lengths"), N_("all above 50%")),
     "prompts": (N_("Held-out prompts"), AT_LEAST),
     "different": (N_("Different from what serves"), YES),
-    "kl_per_token": (N_("KL to its anchor, nats a token"), AT_MOST),
-    "nll_ratio": (N_("Surprise to its anchor, ratio"), AT_MOST),
-    "distinct_ratio": (N_("Distinct-2, ratio"), AT_LEAST),
-    "truncated_more": (N_("Answers cut off, more than its anchor's"), AT_MOST),
-    "perplexity_ratio": (N_("Perplexity of the fixed text, ratio"), AT_MOST),
-    "probes_fall": (N_("Lost on the probes"), AT_MOST),
     "no-reward-hacking": (N_("No reward hacking"), YES),
     "weighed-before": (N_("Weighed on these prompts before"), NOTHING_ASKED),
+}
+
+
+@dataclass(frozen=True)
+class LimitWords:
+    """What is said of a figure that the rule limits, beside its name, which is its limit's in the rule."""
+
+    why: str
+    failure: str
+    """What it means that the limit is not kept, for who does not know its name."""
+    of: str
+    """The figure of an `AnswerFigures`; empty of probes, which have several."""
+
+
+LIMITS: Mapping[RequirementKey, LimitWords] = {
+    "kl_per_token": LimitWords(
+        N_("How far it has moved from its anchor."),
+        N_("It has moved too far ({name}: {value}, asked for: {threshold})."),
+        "kl_to_anchor",
+    ),
+    "nll_ratio": LimitWords(
+        N_("Whether its answers are still language."),
+        N_("Its answers may be no proper language any more ({name}: {value}, asked for: {threshold})."),
+        "nll_under_anchor",
+    ),
+    "distinct_ratio": LimitWords(
+        N_("Whether its answers repeat themselves."),
+        N_("Its answers repeat themselves ({name}: {value}, asked for: {threshold})."),
+        "distinct_2",
+    ),
+    "truncated_more": LimitWords(
+        N_("Whether its answers still come to an end."),
+        N_("Too many of its answers come to no end ({name}: {value}, asked for: {threshold})."),
+        "cut_off_share",
+    ),
+    "perplexity_ratio": LimitWords(
+        N_("Whether it still knows what it was not trained on."),
+        N_("It forgets what it was not trained on ({name}: {value}, asked for: {threshold})."),
+        "perplexity",
+    ),
+    "probes_fall": LimitWords(
+        N_("Whether it still can do what it could."),
+        N_("It has lost what it could do ({name}: {value}, asked for: {threshold})."),
+        "",
+    ),
 }
 WHYS: Mapping[RequirementKey, str] = {
     "prompts": N_("What the figures rest on."),
     "different": N_("Whether promoting it would change anything."),
-    "kl_per_token": N_("How far it has moved from its anchor."),
-    "nll_ratio": N_("Whether its answers are still language."),
-    "distinct_ratio": N_("Whether its answers repeat themselves."),
-    "truncated_more": N_("Whether its answers still come to an end."),
-    "perplexity_ratio": N_("Whether it still knows what it was not trained on."),
-    "probes_fall": N_("Whether it still can do what it could."),
     "no-reward-hacking": N_("Whether its reward went up and its win rate with it."),
     "weighed-before": N_("What is found of each tells whoever trains a little of these prompts."),
 }
@@ -111,11 +146,19 @@ def in_words(one: Criterion) -> CriterionWords:
         case WrongPromotionRisk():
             return risk(one)
         case Requirement():
-            bound = (percentage if one.asks == "trust" else number)(one.bound, 6)
-            name, threshold = (_(said) for said in NAMES_AND_THRESHOLDS[one.asks])
-            name, threshold = name.format(name=one.judge), threshold.format(bound=bound)
-            value, why = figure(one), _(WHYS_BY_PASSED.get((one.asks, one.passed)) or WHYS[one.asks])
+            return requirement(one)
     return CriterionWords(name, value, threshold, why)
+
+
+def requirement(one: Requirement) -> CriterionWords:
+    if one.asks in LIMITS:
+        of, why = BOUNDS[one.asks], LIMITS[one.asks].why
+        name, threshold = label(of), _(AT_LEAST if of.endswith("_least") else AT_MOST)
+    else:
+        why = WHYS_BY_PASSED.get((one.asks, one.passed)) or WHYS[one.asks]
+        name, threshold = (_(said) for said in NAMES_AND_THRESHOLDS[one.asks])
+    bound = (percentage if one.asks == "trust" else number)(one.bound, 6)
+    return CriterionWords(name.format(name=one.judge), figure(one), threshold.format(bound=bound), _(why))
 
 
 def figure(one: Requirement) -> str:
@@ -300,21 +343,10 @@ def past_a_limit(weighed: Weighed) -> str:
     return in_a_row(_("It is past a limit."), *failed, better)
 
 
-# What it means that a limit is not kept, for who does not know its name.
-FAILURES: Mapping[RequirementKey, str] = {
-    "kl_per_token": N_("It has moved too far ({name}: {value}, asked for: {threshold})."),
-    "nll_ratio": N_("Its answers may be no proper language any more ({name}: {value}, asked for: {threshold})."),
-    "distinct_ratio": N_("Its answers repeat themselves ({name}: {value}, asked for: {threshold})."),
-    "truncated_more": N_("Too many of its answers come to no end ({name}: {value}, asked for: {threshold})."),
-    "perplexity_ratio": N_("It forgets what it was not trained on ({name}: {value}, asked for: {threshold})."),
-    "probes_fall": N_("It has lost what it could do ({name}: {value}, asked for: {threshold})."),
-}
-
-
 def failure(one: Requirement) -> str:
     """A limit that is not kept: what that means, with the figure."""
     said = in_words(one)
-    meant = _(FAILURES[one.asks]) if one.asks in FAILURES else _("{name}: {value}, asked for: {threshold}.")
+    meant = _(LIMITS[one.asks].failure) if one.asks in LIMITS else _("{name}: {value}, asked for: {threshold}.")
     return meant.format(name=said.name, value=said.value, threshold=said.threshold)
 
 

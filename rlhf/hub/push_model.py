@@ -38,7 +38,6 @@ from rlhf.evaluation import win_rates
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import verify_directory
-from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, base_sha256
 from rlhf.models.registry import Policy
@@ -280,8 +279,8 @@ def judge_win_rates(checks: Sequence[FinishedCheck], other: Policy) -> Iterator[
 
 def agreement(db: Database, policy: Policy) -> str:
     """How far those agreed whose judgements it was trained on; empty where it was trained on none."""
-    spec = None if policy.job_id is None else job_store.get(db, policy.job_id).spec
-    return agreement_on(db, spec.snapshot) if isinstance(spec, TrainingSpec) else ""
+    spec = registry.trained_as(db, policy)
+    return "" if spec is None else agreement_on(db, spec.snapshot)
 
 
 def agreement_on(db: Database, snapshot: str) -> str:

@@ -38,7 +38,7 @@ from rlhf.jobs.artifacts import FETCHED, directory_sha256, new_directory
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_reports import AS_REPORTED
-from rlhf.jobs.rental_store import Rental, Terms
+from rlhf.jobs.rental_store import ENDED_THERE, Rental, Terms
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.model_files import CONFIG, check_architecture, read_header, read_object
@@ -79,7 +79,6 @@ WAITING: Final[Mapping[str, str]] = {
 GRACE_SECONDS: Final = 3600.0
 # A machine that has sent its result ends by itself within seconds, or is ended.
 LEAVING_SECONDS: Final = 60.0
-ENDED: Final = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
 MADE_FILES: Final = (*ADAPTER, *WHOLE, CARD, "prefloop.json")
 LAST_LINES: Final = 5
 ANEW: Final = N_("Nothing of it can be resumed: start a new run.")
@@ -173,18 +172,18 @@ def follow(
     rented = RentedRun(hub, run, job, ended, poll_seconds, changed)
     try:
         with beating(run):
-            see_through(rented, changed)
+            see_through(rented)
     finally:
         db.close()
 
 
-def see_through(rented: RentedRun, changed: Callable[[], None]) -> None:
+def see_through(rented: RentedRun) -> None:
     """Take a job that nobody else follows to its end, and say in its row how it ended."""
     run = rented.run
     db, job_id, worker = run.db, run.job_id, run.worker
     try:
         job_table.finish(db, job_id, worker, rented.result())
-        changed()
+        rented.changed()
     except FollowerStopped:
         job_table.release(db, job_id, worker)
     except Cancelled:
@@ -341,7 +340,7 @@ class RentedRun:
         if ending is not None:
             return ending
         stage, message = self.stage()
-        if stage in ENDED:
+        if stage in ENDED_THERE:
             time.sleep(min(SETTLING_SECONDS, self.poll_seconds))
             ending = self.read_reports()
             if ending is None:
@@ -477,7 +476,7 @@ class RentedRun:
         """Wait until the machine has ended by itself, or end it: its time is paid for."""
         deadline = time.monotonic() + LEAVING_SECONDS
         try:
-            while self.stage()[0] not in ENDED:
+            while self.stage()[0] not in ENDED_THERE:
                 if time.monotonic() > deadline:
                     self.cancel()
                     return
@@ -558,11 +557,11 @@ class RentedRun:
             if started is None:
                 return False
             self.rental = rental_store.started(self.db, self.job.id, started.id, started.url)
-        if self.stage()[0] in ENDED:
+        if self.stage()[0] in ENDED_THERE:
             return False
         with hubs.explained(_("Giving the rented machine back failed.")):
             self.hub.api.cancel_job(job_id=str(self.rental.hub_job), namespace=self.rental.namespace)
-        return self.stage()[0] not in ENDED
+        return self.stage()[0] not in ENDED_THERE
 
     def try_to_give_back(self) -> None:
         """After an error of our own: whoever is charged must not wait until somebody has mended it."""

@@ -50,10 +50,6 @@ VirtualInit = Literal["text", "random"]
 Optimiser = Literal["adamw", "adamw-8bit"]
 Drawing = Annotated[Sampling, FromMapping()]
 
-# What the values that several kinds share mean on the page.
-REFERENCES = {"base": N_("the base model"), "parent": N_("the parent adapter")}
-SCOPES = {"new": N_("judgements since the parent's data"), "all": N_("all judgements")}
-NOISE = {"ignore": N_("ignored"), "weight": N_("weighs pairs"), "smooth": N_("smooths labels")}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 

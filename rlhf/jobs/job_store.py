@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from annotation.database import Database, marks
 from annotation.jobs import job_table
-from annotation.jobs.job_table import AT_WORK, HEARD, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
+from annotation.jobs.job_table import AT_WORK, CAME_TO_NOTHING, HEARD, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
 from annotation.records import UserError, now
 from annotation.translation import N_, _, joined, kept, of_server, retold, speaking
 from annotation.validation import known
@@ -196,7 +196,7 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
     """
     with db.transaction() as connection:
         job = find(db, job_id)
-        if job is None or job.status not in ("lost", "cancelled", "failed"):
+        if job is None or job.status not in CAME_TO_NOTHING:
             told = _("Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.")
             raise UserError(told.format(job_id=job_id))
         spec, message = job.spec, ""

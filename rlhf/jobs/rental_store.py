@@ -28,6 +28,8 @@ FLAVOR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LONGEST_HOURS = 72.0
 SHORTEST_HOURS = 0.1
 HIGHEST_PRICE = 1000.0
+# The Hub's words for a job that has ended there.
+ENDED_THERE = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
 # What a job is called on the Hub until it has a repository's name.
 MARK_DIGITS = 12
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from annotation.database import Database
+from annotation.jobs.job_table import CAME_TO_NOTHING
 from annotation.records import now, seconds_between
 from annotation.store import project_store, setting_store, training_data
 from annotation.translation import N_, _, spoken
@@ -20,7 +21,7 @@ from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import told_as_now
 from rlhf.evaluation.gate import Mode
-from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
+from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.descriptions import Made
@@ -155,7 +156,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
 
 def learnt_until(db: Database) -> str:
     """When the last training was asked for that has learnt from the judgements before it, or is to; empty without."""
-    found = (job for job in job_store.recent(db, tuple(automatic_kinds())) if job.status not in ENDINGS)
+    found = (job for job in job_store.recent(db, tuple(automatic_kinds())) if job.status not in CAME_TO_NOTHING)
     return next((job.created for job in found), "")
 
 
@@ -165,7 +166,7 @@ def failed_checks(checks: Sequence[Job]) -> dict[str, FailedCheck]:
     settled: set[str] = set()
     for job in checks:
         revision = candidate_of(job)
-        if job.status not in ENDINGS:
+        if job.status not in CAME_TO_NOTHING:
             settled.add(revision)
         if revision not in settled:
             ended.setdefault(revision, []).append(job)
@@ -225,7 +226,7 @@ def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:
         *(job for job in trainings if not thrown_away(db, job)),
         *(check for check in checks[:1] if is_candidate(db, candidate_of(check))),
     ]
-    return tuple(job for job in newest if job.status in ENDINGS and job.status != "cancelled")
+    return tuple(job for job in newest if job.status in CAME_TO_NOTHING and job.status != "cancelled")
 
 
 def thrown_away(db: Database, job: Job) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from annotation.records import UserError
 from annotation.translation import _
+from rlhf.models import memory
 from rlhf.models.log_probabilities import Head, sum_by_row, token_logps
 from rlhf.models.packing import SPANS, Packed, Spans, pack, pad, prompt_groups, rows_alone, rows_of
 
@@ -35,10 +36,7 @@ AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
 MEANINGS = ("_token_id", "_token_index")
 # What models raise that take no mask, or no cache, of the form that they are given.
 FAILURES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
-# Tokens in a packed row. Its attention looks at every pair of them, also at those that the mask forbids: on a CPU eight
-# long demonstrations in one row took nearly three times as long as padded, and less in rows of this many. A GPU wants
-# larger pieces of work.
-ROW_TOKENS = 4096 if torch.cuda.is_available() else 1024
+ROW_TOKENS = memory.ROW_TOKENS_GPU if torch.cuda.is_available() else memory.ROW_TOKENS
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from rlhf.models.memory import LOGIT_POSITIONS
+
 # Positions projected onto the vocabulary at once; bounds memory at CHUNK x vocabulary x 4 bytes.
-CHUNK = 512
+CHUNK = LOGIT_POSITIONS
 # Rows of a 16-bit output matrix that are lifted to float32 at once.
 LIFTED_ROWS = 4096
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
@@ -90,8 +90,9 @@ LAYER_BYTES: Mapping[str, Mapping[str, tuple[float, float]]] = {
 # Further ones for each hidden unit, in 16 bits, where PEFT computes an adapter's layers, and not
 # `rlhf.models.low_rank`.
 PEFT_BYTES = 6.0
-# Items of up to so many tokens have attention by plain products in 16 bits (rlhf.models.packing.PRODUCTS_UP_TO); with
-# other attention keys and values are repeated for their heads, in numbers for each hidden unit.
+# Items of up to so many tokens have attention by two plain matrix products in 16 bits: on a processor twice as fast as
+# the fused one of torch, but heads x tokens x tokens of it are kept for the backward pass. With other attention keys
+# and values are repeated for their heads, in numbers for each hidden unit.
 PRODUCTS_UP_TO, REPEATED = 512, 2.5
 # Of a machine's memory, what a training's passes are cut to, and what a training may come to that keeps what its layers
 # made for the backward pass.
@@ -99,14 +100,14 @@ PASS_SHARE, KEEPING_SHARE = 0.5, 0.8
 # DoRA also keeps its direction and magnitude.
 DORA_FACTOR = 2.0
 # A position's logits in the backward pass: in float32, rounded, their softmax and its gradient; and how many positions
-# meet the vocabulary at once (rlhf.models.log_probabilities.CHUNK, which can't be imported without torch).
+# meet the vocabulary at once.
 LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
 # What is kept at most of where a run began, to measure how far its policy moves.
 BEGINNING_BYTES = 64_000_000
-# A batch is computed in packed rows of about so many tokens (rlhf.models.hidden_states.ROW_TOKENS), on a processor
-# and on a GPU.
+# A batch is computed in packed rows of about so many tokens, on a processor and on a GPU, which wants larger pieces of
+# work. A row's attention looks at every pair of them, also at those that the mask forbids: on a CPU eight long
+# demonstrations in one row took nearly three times as long as padded, and less in rows of this many.
 ROW_TOKENS, ROW_TOKENS_GPU = 1024, 4096
-CACHE = N_("Keys and values")
 # The kind of job that runs a few steps of a training.
 MEASURING = "measure"
 # Python, torch, transformers, and the buffers of an idle process; more where a GPU has its own.
@@ -429,6 +430,7 @@ class Component:
     name: str
     size: float
     why: str
+    grows_with: Literal["nothing", "weights", "tokens", "answers"] = "weights"
 
 
 @dataclass(frozen=True)
@@ -506,7 +508,7 @@ class RunMemory:
             _("{positions} positions at a time, {vocabulary:,} tokens in the vocabulary"),
         )
         return [
-            Component(N_("Libraries"), LIBRARIES, _("Python, torch and what a process keeps for itself")),
+            Component(N_("Libraries"), LIBRARIES, _("Python, torch and what a process keeps for itself"), "nothing"),
             self.frozen_weights(),
             Component(N_("Trained weights"), trained * FP32_BYTES, _("{trained:,} in 32 bits").format(trained=trained)),
             Component(N_("Reward model"), scorer * FP32_BYTES, _("an adapter on the same base, in 32 bits")),
@@ -518,9 +520,10 @@ class RunMemory:
                 N_("Scores of the vocabulary"),
                 positions * shapes.vocabulary * LOGIT_BYTES,
                 scores.format(positions=positions, vocabulary=shapes.vocabulary),
+                "tokens",
             ),
             Component(
-                _("Where it began"),
+                N_("Where it began"),
                 BEGINNING_BYTES if spec.ends_early() else 0,
                 _("at most, to measure how far the policy moves"),
             ),
@@ -552,8 +555,9 @@ class RunMemory:
             cache = drawn * spec.max_length * shapes.layers * 2 * shapes.key_value * self.width
             if cache > size:
                 together = ngettext("{drawn} answer drawn at a time", "{drawn} answers drawn together", drawn)
-                return Component(CACHE, cache, together.format(drawn=drawn))
-        return Component(N_("Activations"), size, _("up to {tokens:,} tokens in a forward pass").format(tokens=tokens))
+                return Component(N_("Keys and values"), cache, together.format(drawn=drawn), "answers")
+        why = _("up to {tokens:,} tokens in a forward pass").format(tokens=tokens)
+        return Component(N_("Activations"), size, why, "tokens")
 
     def bytes_per_token(self, tokens: int, item: int) -> float:
         """What a forward pass over so many tokens keeps for each, where an item has up to `item` of them.
@@ -672,20 +676,12 @@ ON_PROCESSOR = (
 
 def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
     """The settings that the largest component depends on, with what they are now."""
-    largest = max((entry for entry in components if entry.name != "Libraries"), key=lambda entry: entry.size)
-    weights = (
-        N_("Frozen weights"),
-        N_("Trained weights"),
-        N_("Weights in 16 bits"),
-        N_("Experts with adapters"),
-        N_("Gradients"),
-        N_("Optimiser state"),
-    )
-    if largest.name == CACHE:
+    largest = max((entry for entry in components if entry.grows_with != "nothing"), key=lambda entry: entry.size)
+    if largest.grows_with == "answers":
         return _(
             "Most of it is the answers that are drawn together: lower batch_size ({batch}) or max_length ({length})."
         ).format(batch=spec.batch_size, length=spec.max_length)
-    if largest.name not in weights:
+    if largest.grows_with == "tokens":
         lower = _("Most of it is for: {largest}. Lower max_length ({length}).")
         if spec.batch_size > 1:
             lower = _("Most of it is for: {largest}. Lower batch_size ({batch}) or max_length ({length}).")

@@ -16,13 +16,12 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from rlhf.models.memory import PRODUCTS_UP_TO
+
 # The group of the tokens that all prompts of a packed row begin with.
 BEGINNING: Final = -1
 # The name under which a mask knows its `Spans`.
 SPANS: Final = "spans"
-# Tokens up to which a group's attention in 16 bits is two plain matrix products: on a processor twice as fast as the
-# fused one of torch, but heads x tokens x tokens of it are kept for the backward pass.
-PRODUCTS_UP_TO = 512
 
 
 def pad(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -331,11 +331,16 @@ def family(db: Database, policy: Policy) -> list[Policy]:
     return list(found.values())
 
 
+def trained_as(db: Database, policy: Policy) -> TrainingSpec | None:
+    """The training that made a policy; None for the base, and for merged weights."""
+    spec = None if policy.job_id is None else job_store.get(db, policy.job_id).spec
+    return spec if isinstance(spec, TrainingSpec) else None
+
+
 def trained_with(db: Database, policy: Policy) -> list[Policy]:
     """The models beside its parent with which a policy was trained, such as the one that scored its answers."""
-    spec = None if policy.job_id is None else job_store.get(db, policy.job_id).spec
-    names = spec.depends_on() if isinstance(spec, TrainingSpec) else ()
-    return [by_revision(db, name) for name in names if isinstance(spec, TrainingSpec) and name != spec.parent]
+    spec = trained_as(db, policy)
+    return [] if spec is None else [by_revision(db, name) for name in spec.depends_on() if name != spec.parent]
 
 
 def training_of(db: Database, policy: Policy) -> Job | None:

@@ -22,12 +22,13 @@ UNASKED = ("model", "snapshot", "sampling")
 LORA = ("lora_r", "lora_alpha", "lora_targets", "lora_layers", "dora", "rslora", "lora_init")
 PROMPT = ("virtual_tokens", "virtual_init", "virtual_text")
 RUN = ("samples", "check", "checkpoint_steps", "processes", "halve_batch")
+LOSS, OPTIMISATION = N_("Loss"), N_("Optimisation")
 # Advanced fields in the order of the page; what is in no other group is about the optimisation.
 GROUPS: Mapping[str, Sequence[str]] = {
-    N_("Loss"): (),  # those that the kind names
+    LOSS: (),  # those that the kind names
     N_("LoRA"): LORA,
     N_("Prompt tuning"): PROMPT,
-    N_("Optimisation"): (),
+    OPTIMISATION: (),
     N_("Run"): RUN,
 }
 LABELS = {
@@ -95,9 +96,9 @@ class Form:
     def groups(self) -> dict[str, list[str]]:
         asked = [name for name in self.described if name not in self.layout.main and name not in self.layout.fixed]
         asked = [name for name in asked if not self.never(name)]
-        groups = {**GROUPS, "Loss": self.spec_type.loss_fields}
+        groups = {**GROUPS, LOSS: self.spec_type.loss_fields}
         named = {name for names in groups.values() for name in names}
-        groups["Optimisation"] = [name for name in asked if name not in named]
+        groups[OPTIMISATION] = [name for name in asked if name not in named]
         grouped = {title: [name for name in names if name in asked] for title, names in groups.items()}
         return {title: names for title, names in grouped.items() if names}
 

@@ -213,18 +213,12 @@ SHAPE = {
 SHAPED = tuple(dict.fromkeys(name for names in SHAPE.values() for name in names))
 
 
-def trained_as(db: Database, policy: Policy) -> TrainingSpec | None:
-    """The training that made a policy; None for the base, and for merged weights."""
-    spec = None if policy.job_id is None else job_store.get(db, policy.job_id).spec
-    return spec if isinstance(spec, TrainingSpec) else None
-
-
 def shape_of(db: Database, policy: Policy) -> dict[str, Any]:
     """The settings that a job has to share with what made its parent's adapter; none for whole weights.
 
     Those of one that was not trained here are in its configuration. Raises UserError where that can't be read.
     """
-    made = trained_as(db, policy)
+    made = registry.trained_as(db, policy)
     if made is not None:
         return {name: getattr(made, name) for name in SHAPE.get(policy.form, ())}
     if policy.form not in SHAPE:
@@ -249,7 +243,7 @@ def on_parent(db: Database, spec: Training, parent: Policy) -> Training:
     What stands at the default is left. Nothing is taken of an adapter that can't be continued, or read: `check` says
     why.
     """
-    made, shape = trained_as(db, parent), {}
+    made, shape = registry.trained_as(db, parent), {}
     if parent.kind == ("reward-model" if spec.makes == "reward-model" else "policy") and (
         made is None or made.lora_init != "pissa"
     ):
@@ -355,7 +349,7 @@ def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> str:
 
     Empty where it can.
     """
-    made, shape = trained_as(db, parent), shape_of(db, parent)
+    made, shape = registry.trained_as(db, parent), shape_of(db, parent)
     if spec.method != shape["method"] and {spec.method, shape["method"]} != {"lora", "qlora"}:
         what = (
             _("The parent {revision} was trained with {shape} and can't be continued with {method}.")
@@ -512,9 +506,5 @@ def needed_by(db: Database, policy: Policy) -> str:
 
 def is_reference(db: Database, policy: Policy, candidate: Policy) -> bool:
     """Whether a candidate's implicit rewards are measured against this policy."""
-    if candidate.status != "candidate" or candidate.deleted or candidate.job_id is None:
-        return False
-    spec = job_store.get(db, candidate.job_id).spec
-    if not isinstance(spec, TrainingSpec):
-        return False
-    return spec.implicit_reference() == "parent" and spec.parent == policy.revision
+    spec = registry.trained_as(db, candidate) if candidate.status == "candidate" and not candidate.deleted else None
+    return spec is not None and spec.implicit_reference() == "parent" and spec.parent == policy.revision

@@ -202,7 +202,7 @@ class Preflight:
     def reward_spec(self, spec: TrainingSpec) -> TrainingSpec | None:
         """How the reward model was trained that scores its answers; None without one, and where that is not known."""
         scorers = [registry.by_revision(self.db, name) for name in spec.trained_against()]
-        return next((preconditions.trained_as(self.db, scorer) for scorer in scorers), None)
+        return next((registry.trained_as(self.db, scorer) for scorer in scorers), None)
 
     def _keep(self, key: Any, seconds: float, find: Callable[[], Cached]) -> Cached:
         """What was found less than so many seconds ago, or is found now."""
@@ -283,9 +283,9 @@ def description_of(db: Database, policy: Policy) -> str:
     """A policy or reward model as people know it: revision, how it was made, how good, since when."""
     if policy.form == "base":
         return f"base · {policy.base}"
-    made = preconditions.trained_as(db, policy)
+    made = registry.trained_as(db, policy)
     others = _("merged") if policy.source is None else _("from the Hub")
-    how = others if made is None else _(form_fields.WORDS["method"][made.method])
+    how = others if made is None else form_fields.in_words(type(made), "method", made.method)
     accuracy = preconditions.accuracy_of(db, policy) if policy.kind == "reward-model" else None
     good = None if accuracy is None else _("right on {accuracy:.0%}").format(accuracy=accuracy)
     state = policy.status_word if policy.kind == "policy" else None
@@ -304,7 +304,7 @@ def adapter_fields(db: Database, form: Form, parent: Any) -> dict[str, Any]:
 def continuing(db: Database, revision: str) -> tuple[Form, dict[str, Any]]:
     """The form that goes on from a policy or reward model, and what it fills in: the parent, and its shape."""
     policy = registry.by_revision(db, revision)
-    made = preconditions.trained_as(db, policy)
+    made = registry.trained_as(db, policy)
     form = form_fields.form_for(policy.algorithm, "" if made is None else made.method)
     whole = {} if made is None else {"method": made.method}
     filled = {

@@ -27,10 +27,11 @@ from rlhf.jobs.descriptions import (
     TokenSequence,
     token_span,
 )
-from rlhf.jobs.job_spec import NOISE, REFERENCES, SCOPES, NoiseUse, Reference, Scope, TrainingSpec
+from rlhf.jobs.job_spec import NoiseUse, Reference, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.chat_template import special_ids
 from rlhf.models.tokenise import tokenise_comparisons
+from rlhf.submission.form_fields import in_words
 
 PairwiseLoss = Literal["ipo", "robust"]
 PreferenceLoss = Literal["sigmoid", PairwiseLoss, "length-normalised"]
@@ -212,11 +213,11 @@ class DPOSpec(TrainingSpec):
             loss = _("{loss}, offset {offset:g}").format(loss=loss, offset=self.offset)
         beta = numeral(self.beta, "g") if self.beta else _("the loss's default")
         return [
-            (_("Reference"), _(REFERENCES[self.reference])),
-            (_("Data"), _(SCOPES[self.scope])),
+            (_("Reference"), in_words(type(self), "reference", self.reference)),
+            (_("Data"), in_words(type(self), "scope", self.scope)),
             (_("Loss"), loss),
             (_("β · SFT weight"), f"{beta} · {numeral(self.sft_weight, 'g')}"),
-            (_("Annotator noise"), _(NOISE[self.annotator_noise])),
+            (_("Annotator noise"), in_words(type(self), "annotator_noise", self.annotator_noise)),
         ]
 
     def filled(self) -> Self:

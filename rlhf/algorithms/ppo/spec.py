@@ -27,11 +27,12 @@ from rlhf.jobs.descriptions import (
     TokenSequence,
     Unit,
 )
-from rlhf.jobs.job_spec import REFERENCES, Drawing, Method, Reference, TrainingSpec
+from rlhf.jobs.job_spec import Drawing, Method, Reference, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import REWARD_THRESHOLD
 from rlhf.models.tokenise import tokenise_prompts
+from rlhf.submission.form_fields import in_words
 from rlhf.submission.preconditions import accuracy_of
 
 KLControl = Literal["adaptive", "fixed"]
@@ -265,7 +266,7 @@ class PPOSpec(TrainingSpec):
         )
         return [
             (_("Reward model"), self.reward_model or _(NOT_MEASURED)),
-            (_("Reference"), _(REFERENCES[self.reference])),
+            (_("Reference"), in_words(type(self), "reference", self.reference)),
             (
                 _("KL penalty"),
                 penalty.format(control=self.kl_control, coefficient=self.kl_coefficient, target=self.kl_target),

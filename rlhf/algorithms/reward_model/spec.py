@@ -27,10 +27,11 @@ from rlhf.jobs.descriptions import (
     TokenSequence,
     token_span,
 )
-from rlhf.jobs.job_spec import NOISE, SCOPES, Method, NoiseUse, Scope, TrainingSpec
+from rlhf.jobs.job_spec import Method, NoiseUse, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.models.tokenise import tokenise_comparisons
+from rlhf.submission.form_fields import in_words
 
 # 64 comparisons twice: right on 65% of held-out ones at 1e-4, TRL's default for adapters, 75% at 3e-4, 92% at 1e-3.
 MEASURED = N_("our own measurements: a smaller one learns little from a few hundred comparisons")
@@ -152,10 +153,10 @@ class RewardModelSpec(TrainingSpec):
     def facts(self) -> Facts:
         """What it learns from, and what its loss makes of it."""
         return [
-            (_("Data"), _(SCOPES[self.scope])),
+            (_("Data"), in_words(type(self), "scope", self.scope)),
             (_("Margin by strength"), _("yes") if self.margin else _("no")),
             (_("Centring weight"), numeral(self.centre, "g")),
-            (_("Annotator noise"), _(NOISE[self.annotator_noise])),
+            (_("Annotator noise"), in_words(type(self), "annotator_noise", self.annotator_noise)),
         ]
 
     def rows(self, db: Database) -> Rows:

@@ -44,8 +44,8 @@ def headline_of(findings: Findings, decision: GateDecision, against: str, given:
     people = decision.weighed.people
     state, saying = direction(findings, decision)
     named = saying.format(against=against, judge=decision.source.judge)
-    waits = decision.says == "not enough evidence"
-    then = would_tell(people, decision) if waits else ""
+    tells = decision.says == "not enough evidence" and decision.more is not None and people.more
+    then = gate_words.needed(people) if tells else ""
     then = f"{_(gate_words.UNHEARD)} {then}" if decision.unheard else then
     return Headline(state, named, people.found, then if given or not then else f"{then} {_(NOT_GIVEN)}")
 
@@ -100,31 +100,6 @@ def unchecked(headline: Headline, active: bool, elsewhere: str = "") -> Headline
     if elsewhere and not active:
         saying = _("It has not been checked against {against} yet.").format(against=elsewhere)
     return replace(headline, state="", saying=saying, then="")
-
-
-def would_tell(people: EvidenceSource, decision: GateDecision) -> str:
-    """How many more comparisons would tell, as far as comparisons can."""
-    if decision.more is None or people.more == 0:
-        return ""
-    if people.likely:
-        said = ngettext(
-            "About {count} more prompt compared by people will tell, if it goes on like this.",
-            "About {count} more prompts compared by people will tell, if it goes on like this.",
-            people.more,
-        )
-    elif people.count < people.least:
-        said = ngettext(
-            "It takes at least {count} more prompt compared by people.",
-            "It takes at least {count} more prompts compared by people.",
-            people.more,
-        )
-    else:
-        said = ngettext(
-            "At most {count} more prompt compared by people will tell.",
-            "At most {count} more prompts compared by people will tell.",
-            people.more,
-        )
-    return said.format(count=people.more)
 
 
 def score(found: Estimate | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isnan
 from typing import Final
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
@@ -28,17 +27,18 @@ from annotation.ui.formatting import (
 from annotation.ui.markup import Button, Chip, Explained, Row, card_title, facts, paragraph, table
 from rlhf.evaluation import gate_words
 from rlhf.evaluation.finished_checks import FinishedCheck
-from rlhf.evaluation.gate import Criterion, LimitedFigure, Passed, Requirement, Rule, past_limits
+from rlhf.evaluation.gate import Criterion, Passed, Requirement, Rule, within_limits
 from rlhf.evaluation.probes import ALL
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.generation.answering_spec import STARTS_WITHIN_SECONDS
 from rlhf.jobs import job_spec
 from rlhf.jobs.descriptions import UNITS
 from rlhf.jobs.finished_training import FinishedTraining
-from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
+from rlhf.jobs.job_spec import SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.models.registry import PRECISION_WORDS, Decision, Policy
+from rlhf.submission.form_fields import in_words
 from rlhf.tabs.jobs import job_words
 from rlhf.tabs.jobs.job_cards import answer_box
 
@@ -158,7 +158,7 @@ def history_row(
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
         NOTHING if learnt is None else UNITS[spec.unit if spec else "pairs"].counted(learnt),
-        _(REFERENCES[spec.reference]) if spec and spec.reference else NOTHING,
+        in_words(type(spec), "reference", spec.reference) if spec and spec.reference else NOTHING,
         *(missing if text == _(NOT_MEASURED) else text for text in measured),
         moment(policy.created),
     )
@@ -316,17 +316,6 @@ STANDINGS: Mapping[Passed, Chip] = {
 }
 
 
-# The figure of a policy that a limit of the rule is about; probes have rows of their own.
-LIMITED: Mapping[LimitedFigure, str] = {
-    "kl_per_token": "kl_to_anchor",
-    "nll_ratio": "nll_under_anchor",
-    "distinct_ratio": "distinct_2",
-    "truncated_more": "cut_off_share",
-    "perplexity_ratio": "perplexity",
-    "probes_fall": "",
-}
-
-
 def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Criterion] = ()) -> str:
     """The check of a candidate: its figures beside those of the policy it was compared with and of its anchor,
     with what the rule asks and found where its criteria are given. It warns of what is past a limit of the rule.
@@ -373,10 +362,11 @@ def figures_of(report: CheckReport) -> Sequence[ReportRow]:
 
 def limited_by(one: Criterion, report: CheckReport) -> str | None:
     """The key of the row of the figure that a limit is on, empty for that of probes; None where it is no limit."""
-    asks = one.asks if isinstance(one, Requirement) else ""
-    if asks == "kl_per_token" and report.equal_length_kl is not None:
+    if not isinstance(one, Requirement) or one.asks not in gate_words.LIMITS:
+        return None
+    if one.asks == "kl_per_token" and report.equal_length_kl is not None:
         return "equal_length_kl"
-    return next((key for figure, key in LIMITED.items() if figure == asks), None)
+    return gate_words.LIMITS[one.asks].of
 
 
 def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
@@ -535,98 +525,15 @@ EARLIER = N_(
     "An earlier version measured this against the base in 4 bits (NF4): of a policy on 16-bit weights the "
     "figures are also of the difference between the two precisions. Check it again."
 )
-# What is said of a figure that is past its limit, by the figure's name: measured against the base, and another policy.
-WARNINGS: Mapping[LimitedFigure, tuple[str, str]] = {
-    "kl_per_token": (
-        N_(
-            "It has moved {value} nats a token from the base (more than {bound} is a bad sign). Read some of its "
-            "answers."
-        ),
-        N_(
-            "It has moved {value} nats a token from {anchor} (more than {bound} is a bad sign). Read some of its "
-            "answers."
-        ),
-    ),
-    "nll_ratio": (
-        N_(
-            "Its answers surprise the base {value} more than the base's own do (more than {bound} is a bad sign). "
-            "Read some of them."
-        ),
-        N_(
-            "Its answers surprise {anchor} {value} more than {anchor}'s own do (more than {bound} is a bad sign). "
-            "Read some of them."
-        ),
-    ),
-    "distinct_ratio": (
-        N_(
-            "Its answers repeat themselves: distinct-2 is {value} of the base's (under {bound} is a bad sign). "
-            "Read some of them."
-        ),
-        N_(
-            "Its answers repeat themselves: distinct-2 is {value} of {anchor}'s (under {bound} is a bad sign). "
-            "Read some of them."
-        ),
-    ),
-    "truncated_more": (
-        N_(
-            "Its answers are cut off at the length limit {value} more often than the base's (more than {bound} is "
-            "a bad sign). Read some of them."
-        ),
-        N_(
-            "Its answers are cut off at the length limit {value} more often than {anchor}'s (more than {bound} is "
-            "a bad sign). Read some of them."
-        ),
-    ),
-    "perplexity_ratio": (
-        N_(
-            "It finds a plain text {value} more perplexing than the base does (more than {bound} is a bad sign): "
-            "it forgets what it was not trained on. Read some of its answers."
-        ),
-        N_(
-            "It finds a plain text {value} more perplexing than {anchor} does (more than {bound} is a bad sign): "
-            "it forgets what it was not trained on. Read some of its answers."
-        ),
-    ),
-    "probes_fall": (
-        N_(
-            "On the probes it gives what is right surely {value} less chance than the base does (more than "
-            "{bound} is a bad sign): it has lost something that it could do. Below you see what."
-        ),
-        N_(
-            "On the probes it gives what is right surely {value} less chance than {anchor} does (more than "
-            "{bound} is a bad sign): it has lost something that it could do. Below you see what."
-        ),
-    ),
-}
-# Of whatever limit.
 ACCURACY_NOTE = N_(
     "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: "
     "where that holds 50%, it may be guessing."
 )
-NO_NUMBER = N_("{name}: not a number, so some of its answers could not be scored. Read them.")
 
 
 def warnings(report: CheckReport, rule: Rule) -> list[str]:
     """Sentences on figures that are past a limit of the project's rule, which the gate goes by."""
-    revision = report.anchor.revision
-    anchor = "" if revision == "base" else revision
-    return [warning(figure, value, bound, anchor) for figure, value, bound in past_limits(rule, report)]
-
-
-def warning(limited: LimitedFigure, value: float, bound: float, anchor: str) -> str:
-    """What a figure that is past its limit says of a policy, and of what it was measured against: '' is the base."""
-    if isnan(value):
-        return _(NO_NUMBER).format(name=_(gate_words.NAMES_AND_THRESHOLDS[limited][0]))
-    shown = [in_its_unit(limited, number) for number in (value, bound)]
-    against_base, against_another = WARNINGS[limited]
-    return _(against_another if anchor else against_base).format(value=shown[0], bound=shown[1], anchor=anchor)
-
-
-def in_its_unit(limited: LimitedFigure, value: float) -> str:
-    """A figure as its warning says it: a ratio to its anchor's as what it has more."""
-    if limited == "kl_per_token":
-        return numeral(value, ".3g")
-    return f"{numeral(100 * (value - 1 if limited in ('nll_ratio', 'perplexity_ratio') else value), '.3g')}%"
+    return [gate_words.failure(one) for one in within_limits(rule, report) if one.passed == "fail"]
 
 
 @dataclass(frozen=True)

@@ -40,18 +40,12 @@ def status_card(standing: LoopStatus) -> str:
         f"<li{CURRENT if stage == standing.stage else ''}>{escape(_(name))}</li>" for stage, name in STAGES.items()
     )
     problems = "".join(paragraph(sentence, "warning") for sentence in standing.problems)
-    # What is found of a candidate is its headline, below.
-    now = "" if standing.stage == "deciding" else paragraph(standing.now)
+    now = paragraph(standing.now) if standing.now else ""
     then = paragraph(standing.then, "quiet") if standing.then else ""
     return f'<ol class="stages">{stages}</ol>{problems}{now}{then}'
 
 
 # --------------------------------------------------------------------------------------------------------------- gate
-HEADINGS = {
-    "promote": N_("The rule says: promote."),
-    "reject": N_("The rule says: reject."),
-    "not enough evidence": N_("The rule says: not enough evidence yet."),
-}
 AS_IT_STANDS = N_("It was decided on against {}; this is as the rule and the comparisons stand now.")
 NOBODY_ADVISED = N_("Whether it serves is your decision: nobody is advised.")
 
@@ -67,7 +61,7 @@ def advice(decision: GateDecision, mode: Mode, decided_against: str = "", missin
     if mode == "never":
         return [_(NOBODY_ADVISED)]
     why = gate_words.sentence(decision) if decision.says != "not enough evidence" else missing
-    return [f"{_(HEADINGS[decision.says])} {why}".strip()]
+    return [f"{_(gate_words.RULE_SAYS[decision.says])} {why}".strip()]
 
 
 def checking_line(sentence: str) -> str:

@@ -150,7 +150,7 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus, state: LoopSta
         return {"gate": gr.update(value=iteration_card.checking_line(stands.sentence)), "running": gr.update(value="")}
     rule = gate_decisions.rule(db)
     found, decision = gate_decisions.decided(db, policy)
-    alpha, _ = alphas(rule, len(found.panel), found.number)
+    alpha, _judges = alphas(rule, len(found.panel), found.number)
     against_now = gate_decisions.opponent(db, policy).revision
     headline = candidate_headline.headline_of(found, decision, against_now, gate_decisions.given_to_people(db))
     if against:
@@ -553,7 +553,7 @@ def wire_look(page: IterationsPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def choose_figure(annotator: Annotator, choice: Any, was: Seen) -> list[Any]:
-        _, curves = over_view(context.db, newest_checks(context.db))
+        _drawn, curves = over_view(context.db, newest_checks(context.db))
         close, look = plot_zoom.updates(LOOK, curves, (), was.get(LOOK), text_in(choice))
         return page.sent(close, {**was, LOOK: look})
 

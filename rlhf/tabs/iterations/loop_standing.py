@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from annotation.translation import N_, _, ngettext
-from rlhf.evaluation import gate_words
+from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import PendingDecision
@@ -38,6 +38,7 @@ class LoopStatus:
 
     stage: Stage
     now: str
+    """Empty of a decision: what is found of the candidate is its headline."""
     then: str
     problems: tuple[str, ...] = ()
     """What came to nothing, and what follows from it."""
@@ -103,7 +104,7 @@ def stage_of(state: LoopState) -> LoopStatus:
         then = soon(state, state.unchecked)
         return LoopStatus("checking", _("{unchecked} is to be checked.").format(unchecked=state.unchecked), then)
     if state.pending is not None:
-        return LoopStatus("deciding", found_of(state, state.pending), consequence(state, state.pending))
+        return LoopStatus("deciding", "", consequence(state, state.pending))
     return LoopStatus("collecting", _("Collecting: {collected}.").format(collected=collected), after(state))
 
 
@@ -171,30 +172,10 @@ def check_problem(revision: str, failed: FailedCheck) -> str:
     )
 
 
-ENDINGS: Mapping[str, str] = {
-    "failed": N_("Job {number} ({about}) failed."),
-    "lost": N_("Job {number} ({about}) was lost."),
-    "cancelled": N_("Job {number} ({about}) was cancelled."),
-}
-ENDINGS_WITH_MESSAGE: Mapping[str, str] = {
-    "failed": N_("Job {number} ({about}) failed: {message}."),
-    "lost": N_("Job {number} ({about}) was lost: {message}."),
-    "cancelled": N_("Job {number} ({about}) was cancelled: {message}."),
-}
-
-
 def how_it_ended(job: Job) -> str:
     """How a job ended that came to nothing, with its message, as a sentence."""
-    message = job_words.message(job).strip().rstrip(".")
-    ended = ENDINGS_WITH_MESSAGE if message else ENDINGS
-    return _(ended[job.status]).format(number=job.id, about=job_words.about(job), message=message)
-
-
-def found_of(state: LoopState, pending: PendingDecision) -> str:
-    """What the rule makes of a candidate that was checked; nothing where nobody is to be advised."""
-    if state.gate == "never":
-        return _("{revision} was checked: what was measured is below.").format(revision=pending.policy.revision)
-    return gate_words.sentence(pending.decision)
+    named = _("Job {number} ({about})").format(number=job.id, about=job_words.about(job))
+    return gate_decisions.how_it_ended(job, named)
 
 
 def consequence(state: LoopState, pending: PendingDecision) -> str:

@@ -33,7 +33,7 @@ from rlhf.jobs.descriptions import HeldOutFigures
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job, SampleAnswer
-from rlhf.jobs.rental_store import Rental
+from rlhf.jobs.rental_store import ENDED_THERE, Rental
 from rlhf.models.registry import PRECISION_WORDS, Policy
 from rlhf.submission.form_fields import in_labels
 from rlhf.tabs.jobs.job_words import (
@@ -215,10 +215,6 @@ def job_facts(job: Job, data: SnapshotCounts, rental: Rental | None = None) -> s
     return facts([*asked, *spec_facts(job.spec), *data_facts(job, data)]) + unfold(
         _("Every setting, as JSON"), log(spec_text(job.spec))
     )
-
-
-# The Hub's words for a job that has ended there.
-ENDED_THERE = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
 
 
 def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from rlhf.jobs.descriptions import UNITS, Facts
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
-from rlhf.submission.form_fields import in_labels
+from rlhf.submission.form_fields import in_labels, in_words
 
 STATUS_WORDS: Mapping[str, str] = {
     "queued": N_("queued"),
@@ -33,13 +33,6 @@ STATUS_COLOURS: Mapping[str, str] = {
     "finished": "good",
     "failed": "bad",
     "lost": "bad",
-}
-METHOD_WORDS = {
-    "auto": N_("LoRA or QLoRA, as the parent is held"),
-    "qlora": N_("QLoRA (adapter on 4-bit weights)"),
-    "lora": "LoRA (adapter)",
-    "prompt": N_("prompt tuning (virtual tokens)"),
-    "full": N_("full (every weight)"),
 }
 
 
@@ -67,13 +60,14 @@ def spec_facts(spec: JobSpec) -> Facts:
     training = spec.trains()
     if training is None:
         return spec.facts()
-    return [*spec.facts(), (_("Of"), _(training.title)), (_("Method"), _(METHOD_WORDS[training.method]))]
+    method = in_words(type(training), "method", training.method)
+    return [*spec.facts(), (_("Of"), _(training.title)), (_("Method"), method)]
 
 
 def origin_facts(spec: TrainingSpec) -> Facts:
     """Where a training starts and what it changes."""
     return [
-        (_("Method"), _(METHOD_WORDS[spec.method])),
+        (_("Method"), in_words(type(spec), "method", spec.method)),
         (_("Parent"), spec.parent),
         (_("Data snapshot"), spec.snapshot[:12] or _("frozen at the start")),
         (_("Seed"), str(spec.seed)),

@@ -37,6 +37,7 @@ from annotation.ui import markup
 from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
 from annotation.ui.markup import Chip, Way, paragraph, status, table, within
 from annotation.ui.tab_addresses import Place
+from annotation.validation import whole
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -56,6 +57,7 @@ from rlhf.tabs.overview import next_steps
 
 POLL_SECONDS = 3
 SHOWN_VERDICTS = 20
+MOST = N_("Comparisons to judge, at most")
 
 
 MODES: Mapping[str, tuple[str, str]] = {
@@ -262,13 +264,12 @@ def verdicts_table(found: Sequence[VerdictView]) -> str:
 # ------------------------------------------------------------------------------------------------- jobs that judge
 def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: str, candidate: str = "") -> int:
     """Queue a job that lets a judge judge. Raises UserError while one like it waits or runs."""
-    if isinstance(most, bool) or not isinstance(most, int | float) or not 1 <= most < 1e6 or most != int(most):
-        raise UserError(_("The number of comparisons must be a whole number of at least 1."))
+    number = whole(most, MOST, 1)
     for job in job_store.active(context.db, (JudgeSpec.kind,)):
         spec = job.spec
         if isinstance(spec, JudgeSpec) and (spec.judge, spec.scope, spec.candidate) == (judge.name, scope, candidate):
             raise UserError(_("{name} is at that already, in job {id}.").format(name=judge.name, id=job.id))
-    spec = JudgeSpec(model=context.model, judge=judge.name, scope=scope, candidate=candidate, comparisons=int(most))
+    spec = JudgeSpec(model=context.model, judge=judge.name, scope=scope, candidate=candidate, comparisons=number)
     return job_submission.submit(context.db, context.data_dir, spec, requested_by)
 
 
@@ -541,7 +542,7 @@ def lay_out_one(parts: dict[str, Any]) -> gr.Number:
     """The components about one judge, which are there once there is a judge; returns how much is judged at most."""
     with gr.Row():
         parts["selector"] = open_choice(_("Judge to look at"), elem_id="judge-selector")
-        most = whole_number(_("Comparisons to judge, at most"), JudgeSpec.comparisons)
+        most = whole_number(_(MOST), JudgeSpec.comparisons)
     with gr.Row():
         parts["judge_open"] = button(_("Judge the open comparisons now"), "judge-open", "primary", visible=False)
         parts["judge_judged"] = button(_("Judge what people have judged"), "judge-judged", visible=False)

@@ -25,6 +25,7 @@ from annotation.tabs.components import (
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui.markup import label, log, paragraph, sides, status
+from annotation.validation import whole
 from rlhf.judges import judge_history, judge_store, rubrics
 from rlhf.judges.judge_history import PromptComparison
 from rlhf.judges.judge_settings import DirectorySettings
@@ -35,6 +36,7 @@ from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.tokenise import render
 
 FIELDS = ("instruction", "principles", "drawn")
+DRAWN = N_("Principles drawn")
 
 FieldValues = dict[str, Any]
 
@@ -70,10 +72,8 @@ def versions(db: Database) -> list[Rubric]:
 
 def write(db: Database, values: Mapping[str, Any], written_by: str) -> str:
     """Add a version, and say so. Raises UserError naming what can't be meant."""
-    drawn = 0 if values["drawn"] is None else values["drawn"]
-    if isinstance(drawn, bool) or not isinstance(drawn, int | float) or not 0 <= drawn < 1e6 or drawn != int(drawn):
-        raise UserError(_("The number of principles drawn must be a whole number; leave it empty for all of them."))
-    asked = rubrics.parse_rubric(text_in(values["instruction"]), text_in(values["principles"]), int(drawn))
+    drawn = 0 if values["drawn"] is None else whole(values["drawn"], DRAWN, 0)
+    asked = rubrics.parse_rubric(text_in(values["instruction"]), text_in(values["principles"]), drawn)
     before = judge_store.rubric(db).version
     version = judge_store.write_rubric(db, asked.instruction, asked.principles, asked.drawn, written_by)
     if version == before:
@@ -176,9 +176,7 @@ class RubricFormPage:
                 max_length=rubrics.MAXIMUM_PRINCIPLES * (rubrics.MAXIMUM_PRINCIPLE + 1),
                 elem_id="rubric-principles",
             )
-            self.form["drawn"] = whole_number(
-                _("Principles drawn"), info=_("By lot for each comparison."), placeholder=_("all")
-            )
+            self.form["drawn"] = whole_number(_(DRAWN), info=_("By lot for each comparison."), placeholder=_("all"))
             self.save = button(_("Save as a new version"), "rubric-save", "primary")
             self.said = html_box()
             with gr.Accordion(_("Every version"), open=False):

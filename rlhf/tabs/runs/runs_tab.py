@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from annotation.database import Database
+from annotation.jobs.job_table import CAME_TO_NOTHING
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.address import place_bar, told, told_view, visits
 from annotation.tabs.components import (
@@ -74,7 +75,7 @@ HALF_SENTENCE = N_(
     "“Go on with half the batch” does so with half as many items in a forward pass and twice the passes in a step: "
     "that takes less memory and learns the same."
 )
-CANCELLABLE, RESUMABLE = ("queued", "running"), ("lost", "cancelled", "failed")
+CANCELLABLE = ("queued", "running")
 
 Metrics = Sequence[Mapping[str, Any]]
 
@@ -103,7 +104,7 @@ def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> di
     """How a job stands, what it runs with, and whether it can be cancelled or resumed."""
     status = "" if job is None else job.status
     rental = None if job is None else rental_store.found(db, job.id)
-    resumable = status in RESUMABLE and not (rental is not None and rental.is_over)
+    resumable = status in CAME_TO_NOTHING and not (rental is not None and rental.is_over)
     halvable = job is not None and job_store.can_be_halved(job)
     return {
         "card": gr.update(value=job_card(db, job, made, at)),

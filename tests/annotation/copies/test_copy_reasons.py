@@ -12,7 +12,7 @@ import pytest
 from annotation import schema
 from annotation.claims import handing_out, judging, own_prompts
 from annotation.copies import copy_reasons, safe_copies
-from annotation.copies.copy_reasons import NOT_WATCHED, NOT_WORK, WATCHED, WORK
+from annotation.copies.copy_reasons import WATCHED, WORK
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Annotator, Feedback
@@ -253,6 +253,71 @@ def written_in_place(db: Database) -> set[str]:
                 found |= {f"{hit['added']}.{name}" for name in columns_set(text[hit.end() + also.end() :]) or {"?"}}
     named = {one.removeprefix("main.") for one in found}
     return {one for one in named if one.rpartition(".")[0] not in SCRATCH}
+
+
+# Tables, columns that change in place, and `rowid` for rows that go, that make no copy due, with the reason.
+NOT_WATCHED = {
+    "session": "signing in again makes a new one",
+    "sign_in_link": "made anew at each start",
+    "claim": "hand-outs; what came of them is a judgement",
+    "comparison_response": "added with its comparison",
+    "bulk_change_comparison": "changes with a bulk change, a judgement, an account, a group or a quota",
+    "event": "the progress of jobs",
+    "chat": "tried out and gone",
+    "safe_copy": "what copies themselves write",
+    "comparison.taken": "hand-outs",
+    **dict.fromkeys(
+        ("comparison.judged", "comparison.last_judged", "comparison.flagged", "comparison.opinion"),
+        "counted from judgements and exclusions",
+    ),
+    "comparison.assigned": "counted from the bulk changes",
+    "comparison.state": "changes with a bulk change, a gold decision, a setting, a model, or as answers are written",
+    "comparison.model_id": "as answers are written",
+    **dict.fromkeys(("comparison.purpose", "comparison.expected"), "change with a gold decision"),
+    **dict.fromkeys(
+        (
+            *("comparison.asks", "comparison.asks_why", "comparison.people_chance", "comparison.people_drawn"),
+            "comparison.people_given",
+        ),
+        "change with a bulk change, a setting, a decision, a judge, a verdict, a job, or ASKED_OF_CANDIDATES",
+    ),
+    "prompt.split": "changes with a job",
+    "prompt.held_for": "changes with a setting",
+    "prompt.import_id": "changes with a setting: of an import that never came to its end",
+    **dict.fromkeys(("prompt.rowid", "response.rowid", "import.rowid"), "of an import that never came to its end"),
+    **dict.fromkeys(
+        (
+            *("response.state", "response.text", "response.tokens", "response.prompt_tokens", "response.token_ids"),
+            *("response.finish_reason", "response.dropped", "response.precision"),
+        ),
+        "as an answer is written, after its row is",
+    ),
+    "verdict.rowid": "makes room for another one",
+    "score.rowid": "makes room for another one",
+    **dict.fromkeys(("snapshot.counts", "snapshot.last_judgement_id"), "of the same rows, for another job"),
+    **dict.fromkeys(
+        (
+            *("job.worker", "job.heartbeat", "job.attempt", "job.created", "job.started", "job.finished", "job.step"),
+            *("job.steps", "job.message", "job.reason", "job.result", "job.spec"),
+        ),
+        "the progress of jobs; at its end the status changes",
+    ),
+    **dict.fromkeys(("rental.url", "rental.batches", "rental.stage", "rental.seconds", "rental.cleared"), "progress"),
+    "bulk_change.undone_by": "changes with `undone`",
+    "gold_decision.previous_state": "changes with `bulk_change.undone`",
+    **dict.fromkeys(
+        ("run_label.name", "run_label.tags", "run_label.notes", "run_label.changed_by"), "change with `changed`"
+    ),
+}
+# What of it is nobody's work.
+NOT_WORK = {
+    "judgement": "counted for itself",
+    "response": "the model's, or added with a judgement",
+    **dict.fromkeys(("verdict", "score", "snapshot"), "the machines'"),
+    "annotator.language": "the browser's, mostly; chosen again with a click",
+    "job.status": "changes as it is done",
+    **dict.fromkeys(("rental.namespace", "rental.hub_job"), "come from the Hub"),
+}
 
 
 def test_every_table_is_watched_or_excused(db: Database) -> None:

@@ -157,13 +157,50 @@ def test_the_archive_holds_no_secret_and_nothing_of_the_machines(content: bytes)
         assert '"session"' not in text
 
 
+STANDING_COLUMNS = ("judged", "last_judged", "flagged", "opinion")
+WORD_TABLES = ("prompt_words", "answer_words")
+# SQLite's own, of a full-text index.
+WORD_TABLE_PARTS = ("", "_data", "_idx", "_docsize", "_config")
+# What the archive leaves to the data directory it comes from, with the reason.
+NOT_ARCHIVED = {
+    "session": "a secret",
+    "sign_in_link": "a secret",
+    "invitation": "a secret",
+    "annotator.invitation_id": "a secret",
+    "job": "the machines'",
+    "run_label": "of jobs, which are the machines'",
+    "event": "the machines'",
+    "snapshot": "the machines'",
+    "decision": "the machines'",
+    "chat": "tried out and gone",
+    "publication": "the Hub's",
+    "safe_copy": "the machines'",
+    "rental": "the Hub's",
+    "annotator.password_hash": "a secret",
+    "annotator.hub_id": "the Hub's",
+    "annotator.language": "chosen anew",
+    "claim.nonce": "made anew",
+    "comparison.taken": "counted from the claims",
+    "comparison.assigned": "counted from the bulk changes",
+    **{f"comparison.{name}": "counted from the judgements" for name in STANDING_COLUMNS},
+    **{f"{table}{part}": "made of the texts" for table in WORD_TABLES for part in WORD_TABLE_PARTS},
+    "prompt.held_for": "drawn anew",
+    "model.job_id": "the machines'",
+    "response.token_ids": "the machines', and tokenised anew from the text",
+    "score.per_token": "of the tokens that are not in it either, and measured anew",
+    "verdict.job_id": "the machines'",
+    "model.status": "the base serves after a restore",
+    "judge.active": "where judges send prompts and which key goes along may be anybody's word: an admin looks first",
+}
+
+
 def test_every_table_and_column_is_in_the_archive_or_left_out_for_a_reason(db: Database) -> None:
     for row in db.rows("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE '\\_%' ESCAPE '\\'"):
         table = row["name"]
-        if table.startswith("sqlite_") or table in archive.NOT_ARCHIVED:
+        if table.startswith("sqlite_") or table in NOT_ARCHIVED:
             continue
         columns = {column["name"] for column in db.rows(f'PRAGMA table_info("{table}")')}
-        known = {name for name in columns if f"{table}.{name}" in archive.NOT_ARCHIVED}
+        known = {name for name in columns if f"{table}.{name}" in NOT_ARCHIVED}
         assert set(archive.TABLES[table].columns) | known == columns, table
 
 

@@ -5,15 +5,69 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import Trainer
+from trl import DPOTrainer, RewardTrainer, SFTTrainer
 
 from rlhf.algorithms import private_members
-from rlhf.algorithms.private_members import RELIED_ON, PrivateDependency
 from tests.machine_fixtures import ROOT
 from tests.syntax_trees import nodes_of
+
+
+@dataclass(frozen=True)
+class PrivateDependency:
+    """A private member of a library's class that is put in place, set or called there, and where the class asks it."""
+
+    owner: type
+    member: str
+    caller: str
+    otherwise: str
+    """What would happen if the library no longer asked it."""
+
+
+TOKENISES = "it tokenises the rows once more, and gives answers that were cut off an end that they never had"
+RELIED_ON = (
+    PrivateDependency(SFTTrainer, "_prepare_dataset", "__init__", TOKENISES),
+    PrivateDependency(RewardTrainer, "_prepare_dataset", "__init__", TOKENISES),
+    PrivateDependency(DPOTrainer, "_prepare_dataset", "__init__", TOKENISES),
+    PrivateDependency(
+        DPOTrainer,
+        "_precompute_ref_logps",
+        "__init__",
+        "it computes the reference in its constructor, before the parent's weights are in the adapter, and keeps it in "
+        "a file that further processes can't find",
+    ),
+    PrivateDependency(
+        Trainer,
+        "_load_from_checkpoint",
+        "train",
+        "it looks for files of its own in a checkpoint, finds none, and no run can go on",
+    ),
+    PrivateDependency(
+        BaseTunerLayer,
+        "_disable_adapters",
+        "disable_adapters",
+        "a reference without an adapter is no longer the base, but whichever adapter was last in use",
+    ),
+    PrivateDependency(
+        BaseTunerLayer,
+        "_active_adapter",
+        "active_adapter",
+        "policy, reward model and critic on one base all compute with one adapter",
+    ),
+    PrivateDependency(
+        AcceleratorState,
+        "_shared_state",
+        "_reset_state",
+        "a job can't compute in another precision than the one before it in its process",
+    ),
+)
 
 
 def asked_by(owner: type, caller: str) -> set[str]:

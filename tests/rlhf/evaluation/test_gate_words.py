@@ -165,7 +165,7 @@ def test_a_criterions_verdict_agrees_with_its_number_and_its_threshold(figure: s
 def test_what_is_past_a_limit_is_named_with_its_bound(figure: str) -> None:
     past = 0.5 if figure == "distinct_ratio" else 5.0
     read = said(ASKED, found(BETTER, **{figure: past}))
-    begins, _, _ = gate_words.FAILURES[figure].partition("{threshold}")
+    begins, _, _ = gate_words.LIMITS[figure].failure.partition("{threshold}")
     assert read.startswith(f"It is past a limit. {begins.format(name=NAMES[figure], value=f'{past:.2g}')}")
     assert read.endswith("People find it better all the same.")
     assert row(ASKED, found(BETTER, **{figure: math.nan}), NAMES[figure]).value == "not a number"

@@ -464,7 +464,7 @@ def test_no_token_is_in_the_log_of_an_error_of_our_own(
     assert job_store.claim(db, job_id, "worker") is not None
     run = SimpleNamespace(db=db, job_id=job_id, worker="worker")
     rented: Any = SimpleNamespace(run=run, result=breaks, try_to_give_back=lambda: None)
-    rental_client.see_through(rented, print)
+    rental_client.see_through(rented)
     follower = rental_client.Follower(hubs.connect(SECRET, "http://127.0.0.1:1"), Path(), db)
     monkeypatch.setattr(follower, "look", breaks)
     looks = iter([False, True])

@@ -485,16 +485,6 @@ def test_what_sees_what_is_kept_for_rows_of_bounded_length() -> None:
     assert sizes(long)["Activations"] == pytest.approx(2 * 3000 * (per_token + 2 * 3000)), "an item is not cut"
 
 
-def test_the_rows_are_as_long_as_those_that_are_computed() -> None:
-    import torch
-
-    from rlhf.models import hidden_states, packing
-
-    known = memory.ROW_TOKENS_GPU if torch.cuda.is_available() else memory.ROW_TOKENS
-    assert known == hidden_states.ROW_TOKENS
-    assert memory.PRODUCTS_UP_TO == packing.PRODUCTS_UP_TO
-
-
 def test_more_tokens_than_memory_holds_are_computed_in_passes() -> None:
     """By all the memory of the machine, less what the weights take; never less than a row, and no item is cut."""
     spec = SFTSpec(batch_size=64, max_length=1024)

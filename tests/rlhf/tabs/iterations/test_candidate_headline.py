@@ -56,10 +56,10 @@ def test_while_nothing_is_shown_it_says_what_would_tell() -> None:
     assert found.then == "It takes at least 3 more prompts compared by people."
     assert "43% of 7 prompts" in candidate_headline.headline_card(found)
     ahead, _ = verdict([1.0, 1.0, 0.0] * 5)
-    assert ahead.then.startswith("About ")
-    assert ahead.then.endswith("more prompts compared by people will tell, if it goes on like this.")
+    assert ahead.then.startswith("It takes about ")
+    assert ahead.then.endswith("more prompts compared by people (if they go on as they have).")
     even, _ = verdict([1.0, 0.0] * 8)
-    assert even.then.startswith("At most ")
+    assert even.then.startswith("It takes at most ")
 
 
 @pytest.mark.parametrize(

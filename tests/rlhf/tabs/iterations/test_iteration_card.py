@@ -42,7 +42,7 @@ def test_what_went_wrong_is_shown_and_escaped() -> None:
     card = iteration_card.status_card(LoopStatus("collecting", "Now.", "Then.", ("Job 3 failed: <b>.",)))
     assert '<p class="warning">Job 3 failed: &lt;b&gt;.</p>' in card
     assert "warning" not in iteration_card.status_card(LoopStatus("collecting", "Now.", "Then."))
-    assert "<p" not in iteration_card.status_card(LoopStatus("deciding", "Found.", "")), "its verdict says all"
+    assert "<p" not in iteration_card.status_card(LoopStatus("deciding", "", "")), "its verdict says all"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_of_what_was_decided_on_nothing_is_advised() -> None:
     assert said.startswith("It was decided on against sft-1")
     assert iteration_card.advice(decision, "ask") == [f"The rule says: promote. {gate_words.sentence(decision)}"]
     assert iteration_card.advice(DECIDED["not enough evidence"], "ask", missing="No KL.") == [
-        "The rule says: not enough evidence yet. No KL."
+        "The rule says: not enough evidence. No KL."
     ]
     (never,) = iteration_card.advice(decision, "never")
     assert "nobody is advised" in never

@@ -295,7 +295,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     assert shown["promote"]["value"] == "Promote against the rule"
     assert shown["why"]["visible"]
     assert shown["why"]["label"] == "Why (needed to promote it against the rule)"
-    assert "The rule says: not enough evidence yet." in shown["gate"]["value"]
+    assert "The rule says: not enough evidence." in shown["gate"]["value"]
     promote, really = handler(pages, "promote_policy"), handler(pages, "promote_all_the_same")
     with pytest.raises(gr.Error, match="Press “Promote against the rule” first"):
         really(owner, policy.revision, "I read ten of them", seen)
@@ -819,12 +819,13 @@ def test_the_warnings_follow_the_rule_on_a_page_that_is_open(context: Context) -
     policy = make_candidate(context)
     check_candidate(context, policy)
     parts, seen = iterations_tab.view(context, policy.revision, 0, {})
-    assert "is a bad sign" not in parts["report"]["value"]
+    assert "It has moved too far" not in parts["report"]["value"]
     parts, seen = iterations_tab.view(context, policy.revision, 0, seen)
     assert "report" not in parts, "nothing has changed"
     gate_decisions.set_rule(context.db, {"kl_most": 0.05})
     parts, _ = iterations_tab.view(context, policy.revision, 0, seen)
-    assert "moved 0.0712 nats a token from the base (more than 0.05 is a bad sign)" in parts["report"]["value"]
+    said = "It has moved too far (KL to its anchor, nats a token: 0.071, asked for: at most 0.05)."
+    assert said in parts["report"]["value"]
     assert "KL to its anchor, nats a token" in parts["gate"]["value"]
     assert ">not met<" in parts["report"]["value"]
 

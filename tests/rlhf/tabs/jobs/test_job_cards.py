@@ -163,16 +163,16 @@ def test_a_jobs_facts_name_its_reference_data_and_what_was_left_out() -> None:
     finished = replace(JOB, status="finished", finished=AT, result={"trained_on": 21, "left_out": {"too-long": 2}})
     counts = SnapshotCounts(train=23, held_out=9, left_out={"tie": 3, "too-long": 1})
     facts, _, every = job_cards.job_facts(finished, counts).partition("<details>")
-    for words in ("the base model", "abcdef012345", "owner", "21 to train, 9 held-out", "tie (3), too long (3)"):
+    for words in ("The weights under", "abcdef012345", "owner", "21 to train, 9 held-out", "tie (3), too long (3)"):
         assert words in facts
     assert "<dt>Seed</dt><dd>0</dd>" in facts
-    assert "<dt>Annotator noise</dt><dd>ignored</dd>" in facts
+    assert "<dt>Annotator noise</dt><dd>Ignore</dd>" in facts
     assert "abcdef0123456789" not in facts
     assert "&quot;snapshot&quot;: &quot;abcdef0123456789&quot;" in every, "the spec to copy names it whole"
     assert "Attempt" not in facts, "that it is the first goes without saying"
     assert "<dt>Attempt</dt><dd>2</dd>" in job_cards.job_facts(replace(JOB, attempt=2), SnapshotCounts())
     noisy = job_cards.job_facts(replace(JOB, spec=DPOSpec(annotator_noise="smooth")), SnapshotCounts())
-    assert "<dd>smooths labels</dd>" in noisy
+    assert "<dd>Smooth</dd>" in noisy
 
 
 def test_a_job_card_says_what_it_made_and_how_that_stands() -> None:

@@ -70,7 +70,7 @@ def test_a_job_is_named_by_what_it_does(spec: JobSpec, words: str) -> None:
         (SFTSpec(method="prompt", virtual_init="random"), {"Virtual tokens": "20, from random"}),
         (DPOSpec(loss="robust", flip_rate=0.1), {"Loss": "robust, flip rate 0.1"}),
         (DPOSpec(offset=0.5), {"Loss": "sigmoid, offset 0.5"}),
-        (DPOSpec(reference="parent", seed=4), {"Reference": "the parent adapter", "Seed": "4"}),
+        (DPOSpec(reference="parent", seed=4), {"Reference": "The parent", "Seed": "4"}),
         (RewardModelSpec(margin=False), {"Margin by strength": "no", "Epochs · comparisons a step": "2 · 4"}),
         (PPOSpec(reward_model="reward-model-3"), {"Reward model": "reward-model-3"}),
         (PPOSpec(steps=9), {"Rounds · answers a round": "9 · 16"}),

@@ -545,7 +545,7 @@ def test_a_number_of_comparisons_that_means_nothing_is_refused(
 ) -> None:
     seed_comparisons(context.db, 1)
     prefer(context.db, "ann", 0)
-    with pytest.raises(gr.Error, match="whole number of at least 1"):
+    with pytest.raises(gr.Error, match="Comparisons to judge, at most: it must be a whole number from 1 up"):
         press(pages, "start_judged", "local", {}, most)
     assert job_store.queue(context.db) == []
 
@@ -691,7 +691,7 @@ def test_the_rubric_is_kept_in_versions(pages: gr.Blocks, context: Context) -> N
     [
         (("", "Short", 0), "needs an instruction"),
         (("Be fair.", "Short", 2), "can't be drawn from 1"),
-        (("Be fair.", "Short", float("nan")), "whole number; leave it empty for all"),
+        (("Be fair.", "Short", float("nan")), "Principles drawn: it must be a whole number"),
         ((None, None, 0), "needs an instruction"),
     ],
 )
