@@ -51,7 +51,7 @@ CURVES = (
         axis=N_("share of pairs"),
         series={N_("accuracy"): "accuracy"},
         caption=N_(
-            "Share of the step's pairs in which the answer that people chose gets the higher reward; one half "
+            "Share of the step's pairs in which the answer that was chosen gets the higher reward; one half "
             "is guessing. Its quality, shown when it is done, is on pairs that it was not trained on."
         ),
         limits=(0.0, 1.0),
