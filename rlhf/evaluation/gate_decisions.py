@@ -15,7 +15,7 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import UserError, storable
 from annotation.store import policy_comparisons, project_store, setting_store
 from annotation.translation import N_, _, of_server, speaking
-from rlhf.data import held_out_sets
+from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation import gate_words, win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check, told_as_now
@@ -220,9 +220,11 @@ def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy,
 
 def teachers(db: Database, model: Policy) -> set[tuple[str, ...]]:
     """What the judges were on whose labels a policy or a reward model was trained, or anything that it grew from."""
-    until = win_rates.learnt_until(db, model)
-    known = judge_store.judges(db) if until else []
-    return {judge_store.what_judges(one) for one in known if judge_store.labels_until(db, one, until)}
+    trainings = sorted({snapshots.seen_until(db, one) for one in registry.family(db, model)} - {0}, reverse=True)
+    known = judge_store.judges(db) if trainings else []
+    # Each by what was its labels then: of what people have judged by a later one, that learnt theirs.
+    taught = (one for one in known if any(judge_store.labels_until(db, one, until) for until in trainings))
+    return {judge_store.what_judges(one) for one in taught}
 
 
 def optimised_against(trained: Job) -> tuple[str, ...]:

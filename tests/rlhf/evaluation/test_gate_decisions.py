@@ -759,6 +759,20 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     serving = registry.serving(db)
     assert gate_decisions.conflict_of_interest(db, pupil, made, serving) == "shared-labels"
     assert gate_decisions.conflict_of_interest(db, pupil, serving, serving) is None
+    # What people have judged since takes nothing from what an earlier training learnt.
+    with db.transaction() as connection:
+        ann = access.add_account(db, "ann", "annotator", "ann's password").id
+        said = {"comparison_id": labelled, "annotator_id": ann, "purpose": "import", "kind": "pair", "outcome": "ranked"}
+        shown = {"ranking": "[1, 2]", "shown_order": "[0, 1]", "seconds": 0.0, "created": ""}
+        newest = db.insert("judgement", {**said, **shown})
+        connection["snapshot"].insert(
+            {"sha256": "t", "path": "q", "rows": 1, "counts": "{}", "last_judgement_id": newest, "created": ""}
+        )
+    later = registry.add(
+        db, revision="dpo-9", algorithm="dpo", base=BASE_NAME, parent_id=made.id,
+        job_id=job_store.enqueue(db, DPOSpec(parent=made.revision, snapshot="t"), "a"), path="y", sha256="y",
+    )  # fmt: skip
+    assert gate_decisions.conflict_of_interest(db, teacher, later, serving) == "its-labels"
 
 
 def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw(
