@@ -21,11 +21,13 @@ LOG_TEMPERATURES = np.linspace(-np.log(100), np.log(100), 1843)
 
 @dataclass(frozen=True)
 class PairMargin:
-    """A pair by what its better answer has more than its worse one; all pairs of a comparison weigh 1 together."""
+    """A pair by what its better answer has more than its worse one; those of a comparison share what that weighs."""
 
     score: float
     length: float
     weight: float
+    stands_for: float = 1.0
+    """What its comparison weighs: more than 1 where a draw gave it to people and not others like it."""
 
 
 def credit(difference: float) -> float:
@@ -84,7 +86,8 @@ def calibration(pairs: Sequence[PairMargin]) -> Calibration:
             continue
         weight = sum(pair.weight for pair in members)
         predicted = sum(confidence(pair) * pair.weight for pair in members) / weight
-        observed = weighted_share([(credit(pair.score), pair.weight) for pair in members]).estimate
+        worth = weight / sum(pair.weight * pair.stands_for for pair in members)  # of each unit of weight (Kish 1965)
+        observed = weighted_share([(credit(pair.score), pair.weight * worth) for pair in members]).estimate
         assert observed is not None
         high = (*CONFIDENCES, 1.0)[number + 1]
         bins.append(Bin(**asdict(observed), start=low, end=high, predicted=predicted, pairs=len(members)))

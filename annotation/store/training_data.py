@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from annotation.database import Database
 from annotation.records import Demonstration
 from annotation.store.project_store import feedback
-from annotation.store.setting_store import arriving
+from annotation.store.setting_store import UNFINISHED, arriving, setting
 
 
 def demonstrations(db: Database) -> Iterator[Demonstration]:
@@ -49,8 +49,14 @@ def new_to_train_on(db: Database, since: str) -> int:
     )
 
 
-def data_mark(db: Database) -> list[int | None]:
-    """Changes whenever what can be trained on may: judgements, who is left out, demonstrations, prompts."""
-    demonstrations = "SELECT max(id) FROM response WHERE purpose = 'demonstrate'"
-    newest = ("SELECT max(id) FROM judgement", "SELECT max(id) FROM exclusion", demonstrations)
-    return [db.value(question) for question in (*newest, "SELECT max(id) FROM prompt")]
+def data_mark(db: Database) -> list[int | str | None]:
+    """Changes whenever what can be trained on may: judgements, who is left out, demonstrations, prompts, who judges."""
+    counted = (
+        "SELECT max(id) FROM judgement",
+        "SELECT max(id) FROM exclusion",
+        "SELECT max(id) FROM response WHERE purpose = 'demonstrate'",
+        "SELECT max(id) FROM prompt",
+        "SELECT count(*) FROM prompt WHERE split = 'held-out'",
+        "SELECT count(*) FROM prompt WHERE held_for > 0",
+    )
+    return [*(db.value(question) for question in counted), setting(db, UNFINISHED, None), feedback(db).mode]

@@ -36,7 +36,8 @@ def with_targets(items: Sequence[Item], noise: NoiseUse = "ignore", ai_weight: f
     """Comparisons with their pairs as columns: `better` and `worse` place in `answers`, `strength`, `flip`, `weight`.
 
     A strength that nobody gave is 0. `bits` says what all pairs decide together, by which a comparison weighs; weights
-    have the mean 1 over all bits. Raises UserError where the data has not the chances of error that are to be used.
+    have the mean 1 over all bits. `ai` says whether AI judges alone have judged it. Raises UserError where the data has
+    not the chances of error that are to be used.
     """
     known: list[Item] = [
         {"ai": ai} if flip is None else {"flip": flip, "ai": ai} for item in items for *_, flip, ai in item["pairs"]
@@ -49,6 +50,7 @@ def with_targets(items: Sequence[Item], noise: NoiseUse = "ignore", ai_weight: f
         columns = {name: [float(pair[name]) for pair in own] for name in ("flip", "weight")}
         columns["strength"] = [float(strength or 0) for strength in strengths]
         kept = {name: item[name] for name in ("prompt_ids", "answers")}
+        kept["ai"] = all(ai for *_, ai in item["pairs"])
         decided = bits(len(item["answers"]), zip(better, worse, strict=True))
         made.append({**kept, "better": list(better), "worse": list(worse), "bits": decided, **columns})
     return weighing_one(made)

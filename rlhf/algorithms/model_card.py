@@ -427,8 +427,10 @@ def figures(about: Subject, result: Mapping[str, Any]) -> str:
             rows.append([name, f"{after[one.metric]:.3f}{earlier}"])
     quality = quality_in(result)
     accuracy = None if quality is None else quality.accuracy.estimate
-    if accuracy is not None:
-        rows.append([f"right on {accuracy.n:,} held-out comparisons (95% interval)", percent_with_interval(accuracy)])
+    if quality is not None and accuracy is not None:
+        by_judges = f", {quality.by_judges:,} judged by AI judges alone" if quality.by_judges else ""
+        name = f"right on {accuracy.n:,} held-out comparisons{by_judges} (95% interval)"
+        rows.append([name, percent_with_interval(accuracy)])
     if result.get("rounding") is not None:
         rows.append(["rounding to bfloat16, as a share of what the adapter changes", f"{result['rounding']:.4f}"])
     if about.training is not None and about.merged is None:

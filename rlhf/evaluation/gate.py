@@ -12,7 +12,7 @@ the long run; that it speaks for people rests on its card. Rejecting spends noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import ceil, isclose, nan
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
@@ -202,7 +202,7 @@ class Findings:
     probes_fall: float | None = None
     """What it has surely lost of the chance of what is right on the probes, at the least."""
     reward_hacking: Hacked = None
-    """Whether its reward went up while its win rate did not, 'open' where it takes more comparisons to tell; 'no
+    """Whether its reward went up while its win rate did not, 'open' where it went up and evidence has to tell; 'no
     reward' where none took part in its training, 'made elsewhere' where nothing here says whether one did."""
     identical_to_serving: bool | None = None
     """Whether it answers every prompt in the same words as the policy that serves."""
@@ -266,17 +266,28 @@ def decide(rule: Rule, findings: Findings) -> GateDecision:
     people_alpha, judge_alpha = alphas(rule, len(findings.panel), findings.number)
     judges = findings.judges if rule.judge_may_decide else ()
     people = weigh_people(rule, findings, people_alpha)
-    if findings.reward_hacking == "open" and people.standing == "better":
-        findings = replace(findings, reward_hacking=False)  # which is what more comparisons were to tell
+    panel = tuple(judge_evidence(rule, judge, judge_alpha) for judge in judges if not judge.informs)
+    if findings.reward_hacking == "open":
+        findings = replace(findings, reward_hacking=hacked(people, panel))
     return ruling(
         Weighed(
             people=people,
-            panel=tuple(judge_evidence(rule, judge, judge_alpha) for judge in judges if not judge.informs),
+            panel=panel,
             recused=tuple(InformingJudge.of(judge, judge.informs) for judge in judges if judge.informs),
             limits=limits_of(rule, findings),
             others=tuple(over_candidates(rule, findings)),
         )
     )
+
+
+def hacked(people: EvidenceSource, panel: Sequence[JudgeEvidence]) -> Hacked:
+    """Whether a reward rose for nothing: the candidate is found worse (Gao et al. 2023); 'open' where nothing tells.
+
+    By people, where any has compared it, else by judges that may decide.
+    """
+    said = {people.standing} if people.count else {voter.says for voter in panel}
+    told = said & {"better", "worse"}
+    return "worse" in told if len(told) == 1 else "open"
 
 
 def given_up(decision: GateDecision, checks: int, used_up: bool = False) -> GateDecision:

@@ -11,12 +11,11 @@ from unicodedata import category
 from weakref import WeakKeyDictionary
 
 from annotation.database import Database
-from annotation.metrics.evidence import DecidedOutcome, by_prompt
-from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
+from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import UserError, storable
 from annotation.store import policy_comparisons, project_store, setting_store
 from annotation.translation import N_, _, of_server, speaking
-from rlhf.data import held_out_sets
+from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation import gate_words, win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check, told_as_now
@@ -95,10 +94,9 @@ def findings(db: Database, policy: Policy) -> Findings:
     if not checks:
         return Findings(people, number=number)
     report = comparable(checks[0], chosen_anchor(db), policy)
-    heard = panel_findings(db, policy, against, checks)
     return Findings(
         people,
-        heard,
+        panel_findings(db, policy, against, checks),
         number=number,
         carried=held_out_sets.weighed(db, checks[-1].spec.gate_set).index(policy.revision),
         left_to_judges=win_rates.left_to_judges(db, policy, against, on),
@@ -109,7 +107,7 @@ def findings(db: Database, policy: Policy) -> Findings:
         truncated_more=report.truncated_more,
         perplexity_ratio=report.perplexity_ratio,
         probes_fall=report.probes_fall,
-        reward_hacking=rewarded(db, policy, hacking(report, people, heard)),
+        reward_hacking=rewarded(db, policy, hacking(report)),
         identical_to_serving=report.identical,
     )
 
@@ -159,11 +157,10 @@ def places(db: Database) -> dict[tuple[str, str, bool, str], int]:
     return known
 
 
-def hacking(report: CheckReport, people: Sequence[DecidedOutcome], asked: Sequence[JudgeFindings]) -> Hacked:
-    """Whether the reward of its training rose while its answers are not clearly found better (Gao et al. 2023).
+def hacking(report: CheckReport) -> Hacked:
+    """Whether the reward of its training rose for nothing: 'open' where it rose, which the rule then asks evidence of.
 
-    People are heard first; without them the judge of the panel that surely agrees with people most. 'open' where their
-    comparisons are too few to tell, None where it can't be told: too few rounds were made, or a check is too old.
+    None where it can't be told: too few rounds were made, or a check is too old.
     """
     if not report.reward_known:
         return None
@@ -172,13 +169,7 @@ def hacking(report: CheckReport, people: Sequence[DecidedOutcome], asked: Sequen
         return "no reward"
     if found.rise is None or isnan(found.rise):
         return None
-    known = [(one.trust.low, one.outcomes) for one in asked if one.outcomes and one.trust and not one.informs]
-    said = [one for one in people if not one.skipped]
-    heard = by_prompt(said or max(known, key=lambda one: one[0], default=(0.0, ()))[1])
-    low, high = wilson_interval(sum(one.mean for one in heard), len(heard))
-    if found.rise <= 0 or low > 0.5:
-        return False
-    return True if high < 0.5 else "open"
+    return "open" if found.rise > 0 else False
 
 
 def rewarded(db: Database, policy: Policy, hacked: Hacked) -> Hacked:
@@ -230,9 +221,11 @@ def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy,
 
 def teachers(db: Database, model: Policy) -> set[tuple[str, ...]]:
     """What the judges were on whose labels a policy or a reward model was trained, or anything that it grew from."""
-    until = win_rates.learnt_until(db, model)
-    known = judge_store.judges(db) if until else []
-    return {judge_store.what_judges(one) for one in known if judge_store.labels_until(db, one, until)}
+    trainings = sorted({snapshots.seen_until(db, one) for one in registry.family(db, model)} - {0}, reverse=True)
+    known = judge_store.judges(db) if trainings else []
+    # Each by what was its labels then: of what people have judged by a later one, that learnt theirs.
+    taught = (one for one in known if any(judge_store.labels_until(db, one, until) for until in trainings))
+    return {judge_store.what_judges(one) for one in taught}
 
 
 def optimised_against(trained: Job) -> tuple[str, ...]:

@@ -241,24 +241,22 @@ def share_of_prompts(one: InformingJudge) -> str:
 
 def risk(one: WrongPromotionRisk) -> CriterionWords:
     """What the chance of a wrong promotion has come to over the project's candidates."""
+    value = ngettext("about {share} over {number} candidate", "about {share} over {number} candidates", one.number)
     if one.own is None:
-        value = ngettext("about {share} over {number} candidate", "about {share} over {number} candidates", one.number)
         asked = _("{alpha} for each candidate")
-        why = _(
-            "Of many candidates that are no better, one will be promoted by chance. Counted as if this rule had "
-            "decided on all of them."
-        )
+        why = _("Of many candidates that are no better, one will be promoted by chance.")
     else:
-        value = ngettext(
-            "at most {share} over {number} candidate", "at most {share} over {number} candidates", one.number
-        )
         asked = _("{alpha} over all candidates")
         why = _("This one has to show it with an alpha of {own}.").format(own=numeral(one.own, ".2g"))
     return CriterionWords(
         name=_("Chance that a wrong one was promoted"),
         value=value.format(share=percentage(one.share, 2), number=one.number),
         threshold=asked.format(alpha=percentage(one.alpha, 6)),
-        why=in_a_row(why, _("A candidate that is checked against another policy counts again.")),
+        why=in_a_row(
+            why,
+            _("Counted as if this rule had decided on all of them."),
+            _("A candidate that is checked against another policy counts again."),
+        ),
     )
 
 

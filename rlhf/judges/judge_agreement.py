@@ -13,7 +13,7 @@ import numpy as np
 
 from annotation.metrics.agreement import RESAMPLES, SEED, percentiles
 from annotation.metrics.calibration import Calibration, PairMargin, calibration
-from annotation.metrics.intervals_and_bias import Array, Estimate, Ranking, share_of, sign, wilson_interval
+from annotation.metrics.intervals_and_bias import Array, Estimate, Ranking, sign, wilson_interval
 from annotation.metrics.sequential_testing import kappas
 from annotation.records import Kind
 from rlhf.judges.verdicts import Choice, ResponsePair, combine
@@ -117,7 +117,7 @@ class Trust:
 
 def trust(cases: Sequence[JudgedComparison], verdicts: Iterable[VerdictPair] = ()) -> Trust:
     """How far a judge can be trusted, from what people have judged too, and from all its verdicts in both orders."""
-    longer = [longer_chosen(case) for case in cases]
+    longer, weights = [longer_chosen(case) for case in cases], [case.weight for case in cases]
     flips, firsts = by_place(verdicts)
     return Trust(
         with_people=agreement((case.weight, judge_trials(case)) for case in cases),
@@ -125,8 +125,8 @@ def trust(cases: Sequence[JudgedComparison], verdicts: Iterable[VerdictPair] = (
         calibration=judges_calibration(cases),
         flips=one_say(flips),
         first_place=one_say(firsts),
-        longer=one_say(judge for judge, _ in longer),
-        longer_people=one_say(people for _, people in longer),
+        longer=one_say([judge for judge, _ in longer], weights),
+        longer_people=one_say([people for _, people in longer], weights),
         picked=sum(case.picked for case in cases),
         drawn=sum(case.weight > 1 for case in cases),
     )
@@ -141,14 +141,27 @@ def agreement_alone(cases: Iterable[JudgedComparison]) -> PairAgreement | None:
     return agreement((1.0, [trial for trial in judge_trials(case) if trial[0]]) for case in cases if not case.picked)
 
 
-def one_say(groups: Iterable[Sequence[float]]) -> Estimate | None:
+def one_say(groups: Sequence[Sequence[float]], weights: Sequence[float] = ()) -> Estimate | None:
     """The mean over comparisons of the mean of each, with Wilson's interval on their number; None without any.
 
-    What lies between 0 and 1 varies at most as much as what is either, so the interval is not too short, however
-    many pairs and people a comparison has. A bootstrap would end at 1 after three comparisons that all agree.
+    With weights, on as many as they are worth. What lies between 0 and 1 varies at most as much as what is either, so
+    the interval is not too short, however many pairs and people a comparison has. A bootstrap would end at 1 after
+    three comparisons that all agree.
     """
-    means = [fmean(group) for group in groups if group]
-    return share_of(sum(means), len(means))
+    said = [
+        (fmean(group), weight) for group, weight in zip(groups, weights or [1.0] * len(groups), strict=True) if group
+    ]
+    if not said:
+        return None
+    value, worth = weighted_mean(said)
+    return Estimate(value, *wilson_interval(value * worth, worth), len(said))
+
+
+def weighted_mean(said: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The mean of (value, weight), and as many of them that all weigh the same tell as much (Kish 1965)."""
+    total = sum(weight for _, weight in said)
+    mean = sum(value * weight for value, weight in said) / total
+    return mean, total**2 / sum(weight**2 for _, weight in said)
 
 
 Trial = tuple[int, int]
@@ -183,8 +196,7 @@ def agreement(cases: Iterable[tuple[float, Sequence[Trial]]]) -> PairAgreement |
         return None
     weights, tables = np.array([weight for weight, _ in met]), np.stack([table for _, table in met])
     tables /= tables.sum(axis=(1, 2), keepdims=True)
-    worth = float(weights.sum() ** 2 / (weights**2).sum())
-    value = float(np.average((tables * CREDITS).sum(axis=(1, 2)), weights=weights))
+    value, worth = weighted_mean(list(zip((tables * CREDITS).sum(axis=(1, 2)).tolist(), weights.tolist(), strict=True)))
     share = Estimate(value, *wilson_interval(value * worth, worth), len(met))
     return PairAgreement(share, kappa(tables, weights, worth), worth)
 
@@ -220,7 +232,8 @@ def kappa(tables: Array, weights: Array, worth: float) -> Estimate | None:
 def judges_calibration(cases: Iterable[JudgedComparison]) -> Calibration | None:
     """How often people prefer the answer that the judge finds likelier to be better, by that likelihood.
 
-    Where a person prefers one of two answers; all such trials of a comparison weigh 1 together. None without chances.
+    Where a person prefers one of two answers; all such trials of a comparison weigh together what it stands for. None
+    without chances.
     """
     margins: list[PairMargin] = []
     for case in cases:
@@ -230,7 +243,7 @@ def judges_calibration(cases: Iterable[JudgedComparison]) -> Calibration | None:
             for person in case.people
             if pair in case.chances and (preferred := person.order(pair))
         ]
-        margins += [PairMargin(score, 0.0, 1 / len(odds)) for score in odds]
+        margins += [PairMargin(score, 0.0, case.weight / len(odds), case.weight) for score in odds]
     return calibration(margins) if margins else None
 
 

@@ -65,13 +65,15 @@ class RewardModelQuality:
     """What is known of a reward model; figures of fewer than FEWEST held-out comparisons are None."""
 
     accuracy: Share
-    """On held-out comparisons: how often it prefers what people preferred."""
+    """On held-out comparisons: how often it prefers what was preferred."""
     train_accuracy: Share | None = None
     calibration: Calibration | None = None
     length: LengthFigures | None = None
     scores: ScoreHistogram | None = None
     temperature: float | None = None
-    """By which differences of scores are divided to say how often people prefer an answer."""
+    """By which differences of scores are divided to say how often an answer is preferred."""
+    by_judges: int | None = None
+    """Of these comparisons those that AI judges alone have judged; None of one measured by an earlier version."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -122,13 +124,18 @@ class ScoredComparison:
     scores: tuple[float, ...]
     lengths: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
+    ai: bool = False
+    """Whether AI judges alone have judged it."""
 
 
 def measure(train: Sequence[ScoredComparison], held_out: Sequence[ScoredComparison]) -> RewardModelQuality:
     """The quality of a reward model by how it scores the comparisons that it was trained on, and others.
 
-    Held-out comparisons are taken to be independent; pairs of one comparison are not, and have one say together.
+    What AI judges alone say of these counts only where people have judged too few. Held-out comparisons are taken to be
+    independent; pairs of one comparison are not, and have one say together.
     """
+    by_people = [one for one in held_out if not one.ai]
+    held_out = by_people if len(by_people) >= FEWEST else held_out
     pairs = pair_margins(held_out) if len(held_out) >= FEWEST else []
     learnt = weighted_share([(credit(pair.score), pair.weight) for pair in pair_margins(train)])
     if not pairs:
@@ -140,6 +147,7 @@ def measure(train: Sequence[ScoredComparison], held_out: Sequence[ScoredComparis
         length=length_figures(held_out, pairs),
         scores=histogram(held_out),
         temperature=fitted_temperature(pairs),
+        by_judges=sum(one.ai for one in held_out),
     )
 
 

@@ -300,6 +300,10 @@ class DPOSpec(TrainingSpec):
         parent = registry.by_revision(db, self.parent)
         return collect(db, parent, self.scope, self.max_length, judges_too=self.ai_weight > 0)
 
+    def data_key(self) -> tuple[Any, ...]:
+        """Without any weight, AI judges' labels are no rows."""
+        return *super().data_key(), self.ai_weight > 0
+
     def tokenise(self, tokenizer: Any, rows: Sequence[PreferenceRow]) -> Tokenised:
         """Comparisons with all their pairs together, without ends that only longer answers beat."""
         items, left_out = tokenise_comparisons(tokenizer, rows, self.max_length)

@@ -52,7 +52,7 @@ CURVES = (
         axis=N_("share of pairs"),
         series={N_("accuracy"): "accuracy"},
         caption=N_(
-            "Share of the step's pairs in which the answer that people chose gets the higher reward; one half "
+            "Share of the step's pairs in which the answer that was chosen gets the higher reward; one half "
             "is guessing. Its quality, shown when it is done, is on pairs that it was not trained on."
         ),
         limits=(0.0, 1.0),
@@ -162,6 +162,10 @@ class RewardModelSpec(TrainingSpec):
     def rows(self, db: Database) -> Rows:
         parent = registry.by_revision(db, self.parent)
         return collect(db, parent, self.scope, self.max_length, judges_too=self.ai_weight > 0)
+
+    def data_key(self) -> tuple[Any, ...]:
+        """Without any weight, AI judges' labels are no rows."""
+        return *super().data_key(), self.ai_weight > 0
 
     def tokenise(self, tokenizer: Any, rows: Sequence[PreferenceRow]) -> Tokenised:
         """Comparisons with all their pairs together."""

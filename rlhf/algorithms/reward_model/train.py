@@ -182,5 +182,6 @@ def score(trainer: ComparisonTrainer, items: Iterable[Item]) -> list[ScoredCompa
         with trainer.accelerator.autocast():
             scores = scores_of(trainer.model, inputs).tolist()
         lengths = tuple(len(ids) for ids in item["answers"])
-        found.append(ScoredComparison(tuple(scores), lengths, tuple(zip(item["better"], item["worse"], strict=True))))
+        pairs = tuple(zip(item["better"], item["worse"], strict=True))
+        found.append(ScoredComparison(tuple(scores), lengths, pairs, item["ai"]))
     return found

@@ -30,6 +30,7 @@ def card(quality: RewardModelQuality) -> str:
     if quality.length is not None and quality.accuracy.value is not None:
         said += paragraph(length_sentence(quality.length, quality.accuracy.value))
     said += paragraph(temperature_sentence(quality.temperature))
+    said += paragraph(judges_sentence(quality)) if quality.by_judges else ""
     return said + line_plots.boxed(drawn)
 
 
@@ -79,7 +80,7 @@ def length_sentence(length: LengthFigures, accuracy: float) -> str:
     """How far scores follow length, and how far the rule that length alone decides would come."""
     rule, spearman = length.longer_wins.value, length.spearman or 0.0
     if rule is None:
-        return _("{correlation_sentence} No two answers that people compared differ in length.").format(
+        return _("{correlation_sentence} No two answers that were compared differ in length.").format(
             correlation_sentence=correlation_sentence(length)
         )
     best = max(rule, 1 - rule)
@@ -95,6 +96,20 @@ def length_sentence(length: LengthFigures, accuracy: float) -> str:
     if abs(spearman) >= STRONG and accuracy < best + CLOSE:
         return _("{said} It may have learnt little but length.").format(said=said)
     return _("{said} Length alone tells more.").format(said=said) if accuracy <= best else said
+
+
+def judges_sentence(quality: RewardModelQuality) -> str:
+    """Whose word the figures rest on where it is not people's alone."""
+    said = _(
+        "AI judges alone have judged {number} of the {count} held-out comparisons: all this says how often it agrees "
+        "with them, not with people."
+    )
+    if quality.by_judges == quality.accuracy.n:
+        said = _(
+            "AI judges alone have judged all {count} held-out comparisons: all this says how often it agrees with "
+            "them, not with people."
+        )
+    return said.format(number=quality.by_judges, count=quality.accuracy.n)
 
 
 def temperature_sentence(temperature: float | None) -> str:
@@ -145,7 +160,7 @@ def accuracy_plot(name: str, quality: RewardModelQuality) -> str:
     if not marks:
         return ""
     sentence = _(
-        "How often the answer that people prefer scores higher, with 95% intervals. Dashed: the "
+        "How often the answer that was preferred scores higher, with 95% intervals. Dashed: the "
         "{reward_threshold} that training a policy against it asks for; one half is guessing. Far more on "
         "training data than on held-out comparisons: it has learnt them by heart."
     ).format(reward_threshold=percent(REWARD_THRESHOLD))
@@ -176,7 +191,7 @@ def calibration_sentence(found: Calibration) -> str:
         else _("On the whole it is less sure than it should be.")
     )
     return _(
-        "The chance that it gives to the answer it favours, against how often people prefer that one, with "
+        "The chance that it gives to the answer it favours, against how often that one is preferred, with "
         "95% intervals. On the dashed line its chances are true; below it, it is too sure. {way} Expected "
         "calibration error: {error:.2f}."
     ).format(way=way, error=found.error)
@@ -185,7 +200,7 @@ def calibration_sentence(found: Calibration) -> str:
 def scores_plot(name: str, found: ScoreHistogram) -> str:
     """The scores of chosen and of rejected answers."""
     sentence = _(
-        "Scores of held-out answers that people preferred in a pair, and of the others: the further apart, "
+        "Scores of held-out answers that were preferred in a pair, and of the others: the further apart, "
         "the better it can tell them. Below zero, an answer is worse than none if some were judged all bad; "
         "otherwise only differences count. Mean {mean}, standard deviation {deviation}."
     ).format(mean=short_number(found.mean), deviation=short_number(found.std))

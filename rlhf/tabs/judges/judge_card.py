@@ -104,8 +104,8 @@ def picked_sentence(picked: int, drawn: int, count: int) -> str:
     if drawn:
         return _(
             "People were asked about {picked:,} of these {count:,} because judges contradicted themselves or each "
-            "other, or were unsure. Drawn by lot with a known chance: {drawn:,}; in agreement and kappa each of "
-            "these counts for those that were not drawn too."
+            "other, or were unsure. Drawn by lot with a known chance: {drawn:,}; in what compares it with people each "
+            "of these counts for those that were not drawn too."
         ).format(picked=picked, drawn=drawn, count=count)
     return _(
         "People were asked about {picked:,} of these {count:,} because judges contradicted themselves or each "

@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from annotation.exports.frozen_rows import PreferenceRow
-from annotation.records import UserError
+from annotation.records import Feedback, UserError
+from annotation.store import project_store
 from rlhf.algorithms.checkpoints import MANIFEST, checkpoints_of
 from rlhf.algorithms.comparisons import with_targets
 from rlhf.algorithms.ppo.roles import SampledResponse, load_roles
@@ -257,6 +258,16 @@ def test_it_learns_that_the_shorter_answer_is_preferred(judged: Machine) -> None
     assert len(weights) == 2 * 7 * 2 + 1
     assert all(tensor.dtype == torch.float32 and tensor.any() for tensor in weights.values())
     assert not list((judged.data_dir / "checkpoints").iterdir())
+
+
+def test_how_good_it_is_is_what_people_say_where_they_have_said_enough(judged: Machine) -> None:
+    """Not an AI judge that has labelled as many held-out comparisons and prefers the longer answer."""
+    judged.judge("held-out", 8, "longer", by="robot")
+    judged.db.write("UPDATE annotator SET kind = 'ai' WHERE name = 'robot'")
+    project_store.set_feedback(judged.db, Feedback(mode="mixed"))
+    _, result = finished(judged, replace(QUICK, epochs=4))
+    quality = result["quality"]
+    assert (quality["accuracy"]["n"], quality["accuracy"]["value"] > 0.8, quality["by_judges"]) == (8, True, 0)
 
 
 def test_with_few_held_out_comparisons_there_is_no_accuracy_and_ppo_asks_for_a_word(machine: Machine) -> None:

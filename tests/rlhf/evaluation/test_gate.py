@@ -395,6 +395,37 @@ def test_what_people_have_found_better_by_whatever_evidence_has_hacked_no_reward
     assert decide(ASKED, found(BETTER, reward_hacking=True)).says == "reject"
 
 
+@pytest.mark.parametrize(
+    ("rule", "asked"),
+    [
+        (replace(ASKED, mode="automatic"), judge(outcomes(20, 40))),
+        (ASKED, judge(outcomes(20, 40))),
+        (WITH_JUDGE, judge(outcomes(20, 40), trust=Estimate(0.9, 0.5, 1.0, 5))),
+        (WITH_JUDGE, judge(outcomes(20, 40), trust=None)),
+        (WITH_JUDGE, judge(WORSE, informs="its-labels")),
+    ],
+)
+def test_a_judge_that_may_not_decide_finds_no_reward_hacked(rule: Rule, asked: JudgeFindings) -> None:
+    decision = decide(rule, found((), asked, reward_hacking="open"))
+    assert (decision.says, limit(decision, "no-reward-hacking").passed) == ("not enough evidence", "open")
+
+
+def test_a_judge_that_may_decide_tells_of_a_risen_reward_where_nobody_has_compared() -> None:
+    assert limit(decide(WITH_JUDGE, found((), judge(WORSE), reward_hacking="open")), "no-reward-hacking").found is True
+    assert decide(WITH_JUDGE, found((), judge(), reward_hacking="open")).says == "promote"
+    against = judge(WORSE, name="Bob")
+    decision = decide(WITH_JUDGE, found((), judge(outcomes(60, 10)), against, reward_hacking="open"))
+    assert (decision.says, limit(decision, "no-reward-hacking").passed) == ("not enough evidence", "open")
+
+
+@pytest.mark.parametrize(("people", "passed"), [(outcomes(0, 9), "open"), (outcomes(17, 33), "open"), (WORSE, "fail")])
+def test_people_find_a_reward_hacked_only_where_their_bets_find_the_candidate_worse(
+    people: tuple[float, ...], passed: str
+) -> None:
+    """Whatever an interval for a single look says, which looks after every prompt."""
+    assert limit(decide(ASKED, found(people, reward_hacking="open")), "no-reward-hacking").passed == passed
+
+
 def test_findings_without_anything_in_them_decide_nothing() -> None:
     decision = decide(WITH_JUDGE, Findings())
     assert decision.says == "not enough evidence"

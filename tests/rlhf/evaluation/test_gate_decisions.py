@@ -17,7 +17,6 @@ from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics.evidence import DecidedOutcome
-from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
 from annotation.store import answer_changes, comparison_store, policy_comparisons, project_store, prompt_store
 from annotation.tabs.guard import Context
@@ -33,7 +32,7 @@ from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, gate_words, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import FinishedCheck
-from rlhf.evaluation.gate import JudgeFindings, corrected_by_judges
+from rlhf.evaluation.gate import corrected_by_judges
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
@@ -652,46 +651,33 @@ def rewarded(rise: float | None) -> CheckReport:
     return CheckReport.from_json({"reward_hacking": {"rise": rise, "length": 0.1}})
 
 
-@pytest.mark.parametrize(
-    ("rise", "people", "expected"),
-    [
-        (0.5, (1.0,) * 4, False),
-        (0.5, (1.0, 1.0, 0.0), "open"),
-        (0.5, (0.0, 1.0), "open"),
-        (0.5, (0.0,) * 4, True),
-        (-0.1, (0.0,), False),
-        (0.5, (), "open"),
-        (None, (1.0,), None),
-    ],
-)
-def test_a_reward_that_rises_while_nobody_finds_it_better_is_hacked(
-    rise: float | None, people: tuple[float, ...], expected: bool | str | None
+@pytest.mark.parametrize(("rise", "expected"), [(0.5, "open"), (0.0, False), (-0.1, False), (None, None)])
+def test_whether_a_reward_that_rose_was_hacked_is_told_by_who_compares(
+    rise: float | None, expected: bool | str | None
 ) -> None:
-    assert gate_decisions.hacking(rewarded(rise), each(people), ()) is expected
-    assert gate_decisions.hacking(CheckReport.from_json({"reward_hacking": None}), each(people), ()) == "no reward"
-    assert gate_decisions.hacking(CheckReport.from_json({}), each(people), ()) is None
-    assert gate_decisions.hacking(rewarded(math.nan), each(people), ()) is None, "nothing was measured"
+    assert gate_decisions.hacking(rewarded(rise)) is expected
+    assert gate_decisions.hacking(CheckReport.from_json({"reward_hacking": None})) == "no reward"
+    assert gate_decisions.hacking(CheckReport.from_json({})) is None
+    assert gate_decisions.hacking(rewarded(math.nan)) is None, "nothing was measured"
 
 
-def test_people_are_heard_on_hacking_first_then_the_judge_that_surely_agrees_with_them_most() -> None:
-    hacked, better, worse = rewarded(0.5), each((1.0,) * 20), each((0.0,) * 20)
-    best = JudgeFindings("best", worse, Estimate(0.8, 0.7, 0.9, 60))
-    lucky = JudgeFindings("lucky", better, Estimate(0.9, 0.4, 1.0, 5))
-    assert gate_decisions.hacking(hacked, (), (lucky, best)) is True
-    assert gate_decisions.hacking(hacked, better, (lucky, best)) is False
-    skips = tuple(replace(one, skipped=True) for one in each((0.5,) * 20))
-    assert gate_decisions.hacking(hacked, skips, (lucky, best)) is True
-    assert gate_decisions.hacking(hacked, (*each((1.0,) * 4), *skips[4:]), ()) is False
-    assert gate_decisions.hacking(hacked, (), (replace(best, informs="optimised-against"), lucky)) is False
-    assert gate_decisions.hacking(hacked, (), (replace(lucky, trust=None),)) == "open", (
-        "nobody knows for whom it speaks"
-    )
+def test_a_judge_that_may_not_decide_rejects_nothing_whose_reward_rose(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    agreeing_people(db, judge, 30)
+    judge_says(db, judge, made, better=False)
+    finish_check(db, data_dir, made, "j", reward_hacking={"rise": 0.5, "length": None})
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    assert gate_decisions.act(db, data_dir) is None
+    gate_decisions.set_rule(db, {"mode": "automatic", "judge_may_decide": True})
+    assert gate_decisions.act(db, data_dir) is not None
+    assert registry.decisions(db)[0].reason.startswith("It is past a limit. No reward hacking: no")
 
 
-def judge_says(db: Database, judge: judge_store.Judge, policy: Policy) -> None:
-    """A judge prefers every answer of a candidate."""
+def judge_says(db: Database, judge: judge_store.Judge, policy: Policy, *, better: bool = True) -> None:
+    """A judge prefers every answer of a candidate, or none."""
     for comparison in judge_store.to_judge(db, judge, "candidate", 1000, policy.id):
-        for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
+        for pair, choice in (((0, 1), "first" if better else "second"), ((1, 0), "second" if better else "first")):
             verdict = Verdict(choice=choice, chance=None, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
             judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
         judge_store.judge_comparison(db, judge, comparison)
@@ -773,6 +759,26 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     serving = registry.serving(db)
     assert gate_decisions.conflict_of_interest(db, pupil, made, serving) == "shared-labels"
     assert gate_decisions.conflict_of_interest(db, pupil, serving, serving) is None
+    # What people have judged since takes nothing from what an earlier training learnt.
+    with db.transaction() as connection:
+        ann = access.add_account(db, "ann", "annotator", "ann's password").id
+        said = {
+            "comparison_id": labelled,
+            "annotator_id": ann,
+            "purpose": "import",
+            "kind": "pair",
+            "outcome": "ranked",
+        }
+        shown = {"ranking": "[1, 2]", "shown_order": "[0, 1]", "seconds": 0.0, "created": ""}
+        newest = db.insert("judgement", {**said, **shown})
+        connection["snapshot"].insert(
+            {"sha256": "t", "path": "q", "rows": 1, "counts": "{}", "last_judgement_id": newest, "created": ""}
+        )
+    later = registry.add(
+        db, revision="dpo-9", algorithm="dpo", base=BASE_NAME, parent_id=made.id,
+        job_id=job_store.enqueue(db, DPOSpec(parent=made.revision, snapshot="t"), "a"), path="y", sha256="y",
+    )  # fmt: skip
+    assert gate_decisions.conflict_of_interest(db, teacher, later, serving) == "its-labels"
 
 
 def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw(

@@ -287,5 +287,9 @@ def test_what_the_chance_of_a_wrong_promotion_has_come_to_is_said() -> None:
     one = row(ASKED, found(BETTER, number=20), name)
     assert (one.value, one.threshold) == ("about 64% over 20 candidates", "5% for each candidate")
     one = row(Rule(mode="automatic"), found(BETTER), name)
-    assert (one.value, one.threshold) == ("at most 2.2% over 1 candidate", "5% over all candidates")
+    assert (one.value, one.threshold) == ("about 2.2% over 1 candidate", "5% over all candidates")
     assert "an alpha of 0.022" in one.why
+    for rule in (ASKED, Rule(mode="automatic")):
+        counted = row(rule, found(BETTER, number=11), name)
+        assert "at most" not in counted.value, "earlier ones were decided by the rule of then, which nobody keeps"
+        assert "as if this rule had decided on all" in counted.why

@@ -204,6 +204,29 @@ def test_calibration_worked_out_by_hand() -> None:
     assert found.error == pytest.approx((2 * 0.15 + 4 * 0.20) / 6)
 
 
+def test_what_a_draw_gave_to_people_counts_for_the_rest_in_calibration_and_length() -> None:
+    """Judges' disagreements, which people got for certain, are 10 wrong of 12; of the others 1 in 10 was drawn."""
+    said = {"chances": {(0, 1): 0.95}, "lengths": (9, 3)}
+    wrong, right = ([case(n, FIRST, person, **said) for n in range(10)] for person in (SECOND, FIRST))
+    picked = [replace(one, picked=True, people_chance=1.0) for one in (*wrong, *right[:2])]
+    drawn = [replace(one, people_chance=0.1) for one in right]
+    found = trust([*picked, *drawn])
+    assert found.with_people is not None
+    assert found.calibration is not None
+    (one,) = found.calibration.bins
+    agreed, worth = 102 / 112, 112**2 / 1012
+    assert (one.pairs, one.observed.n) == (22, round(worth))
+    assert one.observed.value == pytest.approx(agreed)
+    share = found.with_people.share
+    assert (one.observed.low, one.observed.high) == pytest.approx((share.low, share.high))
+    assert found.calibration.error == pytest.approx(0.95 - agreed)
+    assert found.longer is not None
+    assert found.longer_people is not None
+    assert (found.longer.value, found.longer_people.value) == pytest.approx((1.0, agreed))
+    assert (found.longer_people.low, found.longer_people.high) == pytest.approx((share.low, share.high))
+    assert (found.longer.n, found.longer_people.n) == (22, 22)
+
+
 def test_chances_of_one_and_nought_do_not_overflow() -> None:
     found = trust([case(1, FIRST, FIRST, chances={(0, 1): 1.0}), case(2, FIRST, FIRST, chances={(0, 1): 0.0})])
     assert found.calibration is not None
@@ -319,7 +342,7 @@ def test_the_card_shows_people_beside_the_judge_and_says_when_comparisons_are_ha
 def test_the_card_says_what_was_drawn_by_lot() -> None:
     said = card("tester", trust(mixed(90, 10)), 0.6)
     assert "People were asked about 40 of these 140 because judges" in said
-    assert "Drawn by lot with a known chance: 100; in agreement and kappa each of these counts for those" in said
+    assert "Drawn by lot with a known chance: 100; in what compares it with people each of these counts" in said
     assert "agree more often" not in said
 
 

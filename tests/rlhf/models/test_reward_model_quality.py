@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -66,6 +67,34 @@ def test_many_pairs_of_few_comparisons_do_not_shorten_the_interval() -> None:
     ranking = ScoredComparison(tuple(range(8, 0, -1)), (5,) * 8, every)
     many, few = (measured([one] * 7).accuracy.to_json() for one in (ranking, pair(1.0)))
     assert many == pytest.approx(few)
+
+
+def by_judge(difference: float) -> ScoredComparison:
+    """One that AI judges alone have judged."""
+    return replace(pair(difference), ai=True)
+
+
+def test_it_is_checked_with_what_people_say_where_they_have_said_enough() -> None:
+    people = [*[pair(1.0)] * 4, *[pair(-1.0)] * 4]
+    quality = measured([*people, *[by_judge(1.0)] * 40])
+    assert quality == measured(people)
+    assert (quality.accuracy.value, quality.accuracy.n, quality.by_judges) == (0.5, 8, 0)
+    assert "AI judges" not in card(quality)
+
+
+def test_where_ai_judges_alone_have_judged_the_card_says_so() -> None:
+    for people, of in ((0, "all 8"), (FEWEST - 1, "8 of the 13")):
+        quality = measured([*[pair(1.0)] * people, *[by_judge(1.0)] * 8])
+        assert (quality.accuracy.n, quality.by_judges) == (8 + people, 8)
+        said = card(quality)
+        assert f"AI judges alone have judged {of} held-out comparisons" in said
+        assert "people prefer" not in said
+    quality = measured([by_judge(1.0)] * (FEWEST - 1))
+    assert quality.accuracy.value is None
+    assert "AI judges alone" not in card(quality), "there is no figure"
+    assert quality_in({"quality": {"accuracy": Share(0.8, 0.6, 0.9, 30).to_json()}}) == RewardModelQuality(
+        Share(0.8, 0.6, 0.9, 30)
+    ), "one of an earlier version"
 
 
 def test_training_data_are_counted_apart() -> None:
@@ -317,7 +346,7 @@ def test_where_no_two_answers_differ_in_length_nothing_is_said_of_length() -> No
     assert quality.length is not None
     assert quality.length.longer_wins.value is None
     said = card(quality)
-    assert "No two answers that people compared differ in length." in said
+    assert "No two answers that were compared differ in length." in said
     assert "Rule: the" not in said
     assert "50.0%" not in said
 

@@ -15,8 +15,8 @@ import pytest
 from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.records import UserError, now
-from annotation.store import comparison_store, project_store, training_data
+from annotation.records import Feedback, UserError, now
+from annotation.store import comparison_store, project_store, setting_store, training_data
 from annotation.workbench import exclusions
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
@@ -25,6 +25,7 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
+from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.registry import Made, Policy, PolicyForm
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
@@ -127,6 +128,56 @@ def test_what_each_kind_learns_from_is_counted_anew(
     before = known.data(spec).items
     change(judged)
     assert known.data(spec).items == before + 3
+
+
+def judges_label(db: Database, count: int) -> None:
+    """So many comparisons that an AI judge alone has judged."""
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    for comparison in seed_comparisons(db, count):
+        row = {"comparison_id": comparison, "annotator_id": judge.id, "purpose": "judge", "kind": "pair"}
+        said = {"outcome": "ranked", "ranking": "[1, 2]", "shown_order": "[0, 1]", "seconds": 0.0, "created": now()}
+        with db.transaction():
+            db.insert("judgement", {**row, **said})
+
+
+@pytest.mark.parametrize("kind", [DPOSpec, RewardModelSpec])
+def test_what_ai_judges_labelled_counts_by_its_weight_and_by_who_judges(
+    known: Preflight, judged: Database, kind: type[DPOSpec | RewardModelSpec]
+) -> None:
+    judges_label(judged, 5)
+    project_store.set_feedback(judged, Feedback(mode="ai"))
+    spec = kind(parent="base")
+    assert known.data(spec).items == 17
+    assert known.data(replace(spec, ai_weight=0.0)).items == 12
+    assert known.data(spec).items == 17
+    project_store.set_feedback(judged, Feedback(mode="people"))
+    assert known.data(spec).items == 12
+
+
+def test_what_a_check_holds_out_or_reserves_is_counted_no_more(known: Preflight, judged: Database) -> None:
+    """Of prompts that were there before."""
+    seed_prompts(judged, 1)
+    assert known.data(PPOSpec(parent="base")).items == 14
+    judged.write("UPDATE prompt SET split = 'held-out' WHERE id IN (1, (SELECT max(id) FROM prompt))")
+    assert known.data(PPOSpec(parent="base")).items == 12
+    reward = known.data(RewardModelSpec(parent="base"))
+    assert (reward.items, reward.found.held_out, reward.unchecked) == (11, 1, "")
+    judged.write("UPDATE prompt SET held_for = 1 WHERE id = 1")
+    assert known.data(RewardModelSpec(parent="base")).found.held_out == 0
+
+
+def test_what_an_import_brought_counts_from_its_end_on(known: Preflight, judged: Database) -> None:
+    prompt = seed_prompts(judged, 1)[-1]
+    judged.write(
+        "INSERT INTO import (name, sha256, format, counts, requested_by, created) VALUES ('x', '', '', '{}', '', '')"
+    )
+    comparison_store.add_response(judged, make_response(prompt, "So."), "demonstrate")
+    judged.write("UPDATE response SET import_id = 1 WHERE purpose = 'demonstrate'")
+    setting_store.set_setting(judged, setting_store.UNFINISHED, 1)
+    spec = SFTSpec(parent="base")
+    assert known.data(spec).items == 0
+    judged.write("DELETE FROM setting WHERE key = ?", (setting_store.UNFINISHED,))
+    assert known.data(spec).items == 1
 
 
 def test_data_that_takes_long_to_count_rests_before_it_is_counted_again(
