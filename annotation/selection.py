@@ -16,7 +16,7 @@ when it was drawn by. NULL is unknown: an earlier version, or who made the data 
 - `claim.chance`: that this very comparison was what this annotator was shown then, of all that could have been: the
   share of its purpose (gold, re-ask, candidate, own), with that of purposes that had nothing to offer; halved where
   comparisons of the serving policy and of no single one were drawn between. 1 where a person asked for it. Unknown
-  where an admin assigned it: nobody drew who judges it.
+  where an admin assigned it: nobody drew who judges it. What an undo brings back has that with which it was drawn.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from annotation.claims.assignments import GIVEN_TO, follow_act
-from annotation.claims.choosing import ChosenComparison, free_slot
+from annotation.claims.choosing import free_slot, shown_again
 from annotation.claims.handing_out import held_claim, insert_claim, read_claim
 from annotation.claims.judged_counts import quota_reached
 from annotation.claims.judging import insert_judgement, parse_for, same_or_refused
@@ -53,17 +53,7 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
         connection.execute(
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
         )
-        slot = free_slot(db, claim.comparison_id) if claim.purpose == "own" else None
-        again = ChosenComparison(
-            comparison_id=claim.comparison_id,
-            purpose=claim.purpose,
-            order=claim.shown_order,
-            slot=slot,
-            re_ask_of=claim.re_ask_of,
-            chance=claim.chance,
-            assigned_by=claim.assigned_by,
-        )
-        insert_claim(db, project_store.project(db), annotator_id, again)
+        insert_claim(db, project_store.project(db), annotator_id, shown_again(db, claim))
         follow_act(db, annotator_id, claim.comparison_id)
     held = held_claim(db, annotator_id)
     assert held is not None

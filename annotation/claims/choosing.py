@@ -11,9 +11,9 @@ from typing import cast
 from annotation import selection
 from annotation.claims.assignments import standing_assignment
 from annotation.claims.judged_counts import quota_reached
-from annotation.claims.stored_claims import UNSEEN
+from annotation.claims.stored_claims import UNSEEN, StoredClaim, read_row
 from annotation.database import Database
-from annotation.records import Project, Purpose
+from annotation.records import Project, Purpose, now
 from annotation.store.policy_comparisons import SKIPPED_FOR_GOOD, WOULD_NOT_COUNT
 
 
@@ -34,8 +34,8 @@ class ChosenComparison:
 def choose(db: Database, annotator_id: int, project: Project, source: random.Random) -> ChosenComparison | None:
     """What this annotator is to see next; nothing once they have judged as many as they are to judge (their quota).
 
-    What they are to settle and a prompt of their own come first, now and then gold or a re-ask, then what is assigned
-    to them, then the pool.
+    What they are to settle and a prompt of their own come first, then what an undo took out of their hands, now and
+    then gold or a re-ask, then what is assigned to them, then the pool.
     """
     if quota_reached(db, annotator_id):
         return None
@@ -50,12 +50,15 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
     )
     if own is not None:
         return for_learning(db, own["id"], source, 1.0)
+    assigned = standing_assignment(db, annotator_id, "assign", project.overlap)
+    again = put_back(db, annotator_id, project.overlap, assigned)
+    if again is not None:
+        return again
     # All are looked for, so that the chance of what is shown is known and not only its share.
     measuring = {
         "gold": choose_gold(db, annotator_id, source) if project.gold_share else None,
         "re-ask": choose_re_ask(db, annotator_id) if project.re_ask_share else None,
     }
-    assigned = standing_assignment(db, annotator_id, "assign", project.overlap)
     learning = {
         "candidate": choose_of_candidate(db, annotator_id) if project.candidate_share and not assigned else None,
         "own": assigned or choose_from_pool(db, annotator_id, project.overlap, source),
@@ -74,6 +77,50 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
     if purpose == "own" and assigned is not None:
         return replace(for_learning(db, assigned[0], source, None), assigned_by=assigned[1])
     return for_learning(db, learn[0], source, learn[1] * chances[purpose])
+
+
+# Of a comparison `c` that claim `k` put into an annotator's hands: that they may be shown it for the same again.
+STILL_OPEN = f"""CASE k.purpose
+    WHEN 're-ask' THEN c.state != 'withdrawn' AND EXISTS (SELECT 1 FROM current_judgement j WHERE j.id = k.re_ask_of)
+        AND NOT EXISTS (SELECT 1 FROM claim r WHERE r.annotator_id = k.annotator_id AND r.purpose = 're-ask'
+            AND r.comparison_id = c.id AND r.state IN ('held', 'judged', 'skipped'))
+    WHEN 'gold' THEN c.purpose = 'gold' AND c.state = 'ready' AND {UNSEEN}
+    WHEN 'own' THEN c.purpose = 'preference' AND {UNSEEN} AND iif(k.assigned_by IS NULL,
+        c.state IN ('ready', 'writing') AND c.asks = 'people' AND c.assigned = 0
+            AND c.taken < iif(c.candidate_id IS NULL, :overlap, 1)
+            AND NOT {SKIPPED_FOR_GOOD} AND NOT {WOULD_NOT_COUNT.format(":annotator")},
+        c.id = :given AND k.assigned_by = :given_by) END"""
+
+
+def put_back(
+    db: Database, annotator_id: int, overlap: int, assigned: tuple[int, int] | None
+) -> ChosenComparison | None:
+    """What an undo took out of this annotator's hands, the latest first, as it was drawn, while there is time for it.
+
+    An undo draws nothing anew: who saw many draws would know what is rare, which is gold, and could choose.
+    """
+    given, given_by = assigned or (None, None)
+    row = db.row(
+        f"""SELECT k.* FROM claim k JOIN comparison c ON c.id = k.comparison_id
+            WHERE k.annotator_id = :annotator AND k.state = 'released' AND k.expires > :now
+              AND NOT EXISTS (SELECT 1 FROM judgement j WHERE j.claim_id = k.id) AND {STILL_OPEN}
+            ORDER BY k.id DESC LIMIT 1""",
+        {"annotator": annotator_id, "now": now(), "overlap": overlap, "given": given, "given_by": given_by},
+    )
+    return None if row is None else shown_again(db, read_row(StoredClaim, row))
+
+
+def shown_again(db: Database, claim: StoredClaim) -> ChosenComparison:
+    """What was in somebody's hands, to be put there again as it was drawn."""
+    return ChosenComparison(
+        comparison_id=claim.comparison_id,
+        purpose=claim.purpose,
+        order=claim.shown_order,
+        slot=free_slot(db, claim.comparison_id) if claim.purpose == "own" else None,
+        re_ask_of=claim.re_ask_of,
+        chance=claim.chance,
+        assigned_by=claim.assigned_by,
+    )
 
 
 def for_learning(db: Database, comparison_id: int, source: random.Random, chance: float | None) -> ChosenComparison:

@@ -58,8 +58,8 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
         if claim.state != "held" or claim.expires <= now():
             raise UserError(why_closed(db, claim))
         act = parse_for(db, claim, value)
-        if act.outcome == "skip" and act.flag is None:
-            refuse_skipping_on(db, claim)
+        if act.outcome == "skip":
+            refuse_skipping_on(db, claim, act)
         connection.execute(
             "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim.id)
         )
@@ -129,6 +129,7 @@ def insert_judgement(
     db: Database, claim: StoredClaim, act: Act, seconds: float | None, supersedes: int | None = None
 ) -> int:
     """Write a judgement on a claim, and the answer if it edits one, inside the caller's transaction; returns its id."""
+    refuse_writing_on(db, claim, act)
     ranking = act.ranking(claim.shown_order)
     edited = None if act.edit is None else insert_edit(db, claim, claim.shown_order[act.edit.place], act.edit.text)
     early = db.value(
@@ -170,30 +171,56 @@ def insert_edit(db: Database, claim: StoredClaim, position: int, text: str) -> i
     return db.insert("response", {"prompt_id": original["prompt_id"], "purpose": "demonstrate", "text": text, **by})
 
 
-MOST_SKIPS = 200
+# Far more than anybody types. Each edit is an answer for ever, and searched for by its words.
+MOST_WRITTEN = 2_000_000
+
+
+def refuse_writing_on(db: Database, claim: StoredClaim, act: Act) -> None:
+    """Raises UserError where somebody's notes and edits of a day have more characters than anybody types."""
+    more = len(act.note) + (0 if act.edit is None else len(act.edit.text))
+    if not more:
+        return
+    written = db.value(
+        """SELECT coalesce(sum(length(j.note) + coalesce(length(r.text), 0)), 0) FROM judgement j
+           LEFT JOIN response r ON r.id = j.edited_response_id WHERE j.annotator_id = ? AND j.created > ?""",
+        (claim.annotator_id, a_day_ago()),
+    )
+    if written + more > MOST_WRITTEN:
+        raise UserError(
+            _(
+                "You have written {written:,} characters of notes and edits within a day, and {most:,} are the most. "
+                "Judge without, or wait until a day has passed."
+            ).format(written=written, most=MOST_WRITTEN)
+        )
+
+
+def a_day_ago() -> str:
+    return (datetime.fromisoformat(now()) - timedelta(days=1)).isoformat(timespec="microseconds")
+
+
+# Without a flag, and altogether.
+MOST_SKIPS, MOST_FLAGGED = 200, 1_000
 FAILED_ANSWER = """EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
     WHERE cr.comparison_id = {} AND r.state = 'failed')"""
 
 
-def refuse_skipping_on(db: Database, claim: StoredClaim) -> None:
-    """Raises UserError where somebody has only skipped for a day what could be judged, and says nothing of it."""
+def refuse_skipping_on(db: Database, claim: StoredClaim, act: Act) -> None:
+    """Raises UserError where somebody has only skipped for a day what could be judged; later where they said why."""
     if db.value(f"SELECT {FAILED_ANSWER.format('?')}", (claim.comparison_id,)):
         return
+    most = MOST_SKIPS if act.flag is None else MOST_FLAGGED
     skips = db.value(
         f"""SELECT count(*) FROM judgement j WHERE annotator_id = :annotator AND outcome = 'skip' AND {MADE_IN_HAND}
-             AND flag IS NULL AND created > :since
+             AND (flag IS NULL OR :flagged) AND created > :since
              AND NOT {FAILED_ANSWER.format("j.comparison_id")}
              AND id > coalesce((SELECT max(id) FROM judgement
                  WHERE annotator_id = :annotator AND outcome IN ('ranked', 'all-bad')), 0)""",
-        {
-            "annotator": claim.annotator_id,
-            "since": (datetime.fromisoformat(now()) - timedelta(days=1)).isoformat(timespec="microseconds"),
-        },
+        {"annotator": claim.annotator_id, "since": a_day_ago(), "flagged": act.flag is not None},
     )
-    if skips >= MOST_SKIPS:
+    if skips >= most:
         raise UserError(
             _(
                 "You have skipped {most} comparisons within a day and judged none since. Judge this one, or wait until "
                 "a day has passed."
-            ).format(most=MOST_SKIPS)
+            ).format(most=most)
         )

@@ -26,10 +26,10 @@ from rlhf.jobs import job_store
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
+from rlhf.models.chat_template import tokenizing
 from rlhf.models.loading import LoadedPolicies, ground_key
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import Draw, Written, draw, undrawn
-from rlhf.models.tokenise import text_ids
 
 IDLE_SECONDS = 0.5
 NO_PROGRESS_SECONDS = 5.0
@@ -414,7 +414,8 @@ class ActiveChats:
         states = playground_store.states(self.db, list(self.rendered))
         for chat_id in (chat_id for chat_id, state in states.items() if state == "stopping"):
             written, text = self.texts[chat_id], self.rendered[chat_id]
-            tokens, prompt_tokens = (len(text_ids(self.tokenizer, part)) for part in (written, text))
+            with tokenizing():  # whatever it has written: only counted
+                tokens, prompt_tokens = map(len, self.tokenizer([written, text], add_special_tokens=False)["input_ids"])
             answer = FinishedAnswer(
                 text=written, rendered_prompt=text, prompt_tokens=prompt_tokens, tokens=tokens, finish_reason="stopped"
             )

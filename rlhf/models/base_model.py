@@ -32,7 +32,6 @@ from rlhf.models.chat_template import (
     TOKENIZERS,
     ChatFormat,
     ChatTokenizer,
-    has_row,
     read_format,
 )
 from rlhf.models.memory import Machine
@@ -48,6 +47,7 @@ from rlhf.models.model_files import (
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result, kept_result, result_of
 from rlhf.models.template_process import TemplateRefused, conversation, ended
+from rlhf.models.tokenise import text_ids
 
 EMBEDDED = "embedded"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
@@ -445,19 +445,11 @@ def takes_system(path: Path) -> bool:
         if ANSWER not in answered:
             raise TemplateRefused(_("it leaves out what the assistant says."))
         if isinstance(tokenizer, ChatTokenizer):
-            refuse_unknown_tokens(path, tokenizer, answered)
+            text_ids(tokenizer, answered)
     except TemplateRefused as refused:
         said = _("The chat template of {path} can't be used: {ended} Mend it, or choose another model.")
         raise UserError(said.format(path=path, ended=ended(refused.reason))) from refused
     return kept
-
-
-def refuse_unknown_tokens(path: Path, tokenizer: ChatTokenizer, text: str) -> None:
-    """Raises TemplateRefused where a conversation has a token that the weights have no row for."""
-    last = max(tokenizer(text)["input_ids"], default=0)
-    if not has_row(path, last):
-        name = tokenizer.convert_ids_to_tokens(last)[:80]
-        raise TemplateRefused(_("it writes the token '{name}', for which the weights have no row.").format(name=name))
 
 
 def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:

@@ -101,6 +101,7 @@ class ChatTokenizer:
         self.backend = read_backend(directory / TOKENIZER_FILE)
         self.format = read_format(directory, no_thinking)
         self.template_options = self.format.template_options
+        self.rows = tokens_known(directory)
         self.special_tokens_map = dict(self.format.special_tokens_map)
         with explained(directory / SETTINGS_FILE):
             self.extra_tokens = [text_of(token) for token in extra_tokens(read_settings(directory))]

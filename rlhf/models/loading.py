@@ -33,7 +33,7 @@ from rlhf.models.chat_template import (
 from rlhf.models.hidden_states import PACKS
 from rlhf.models.low_rank import compute_adapters_at_once
 from rlhf.models.memory import WITHOUT_ADAPTER, steady_places
-from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, read_json
+from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, read_json, tokens_known
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling.prompt_cache import SHARES
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
@@ -62,7 +62,7 @@ def load_tokenizer(path: Path, no_thinking: bool = False) -> Any:
     """
     read_format(path)  # says what is wrong with it
     tokenizer = tokenizer_of_files(path)
-    tokenizer.template_options = options_of(no_thinking)
+    tokenizer.template_options, tokenizer.rows = options_of(no_thinking), tokens_known(path)
     tokenizer.eos_token = end_of_turn(tokenizer)
     if tokenizer.pad_token is None or not has_row(path, tokenizer.pad_token_id):
         tokenizer.pad_token = tokenizer.eos_token

@@ -61,9 +61,16 @@ def render(tokenizer: Any, messages: Any) -> str:
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text that is in the model's template already. Raises UserError where its tokenizer fails on it."""
+    """Token ids of a text that is in the model's template already. Raises UserError where its tokenizer fails on it.
+
+    Raises TemplateRefused for a token that the weights have no row for: whoever knows its name can write it.
+    """
     with tokenizing():
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    last, rows = max(ids, default=0), getattr(tokenizer, "rows", None)
+    if rows is not None and last >= rows:
+        name = str(tokenizer.convert_ids_to_tokens(last))[:80]
+        raise TemplateRefused(_("the weights have no row for the token '{name}'.").format(name=name))
     return ids
 
 
@@ -91,15 +98,14 @@ def tokenise_pairs(
     left_out = LeftOut()
     for row in rows:
         try:
-            rendered = row.rendered_prompt or render(tokenizer, row.messages)
+            prompt = text_ids(tokenizer, row.rendered_prompt or render(tokenizer, row.messages))
+            chosen, rejected = (
+                [] if side.outside else answer_ids(tokenizer, side.text, side.finish_reason, side.token_ids)
+                for side in row.sides
+            )
         except TemplateRefused as error:
             left_out.refused(error)
             continue
-        prompt = text_ids(tokenizer, rendered)
-        chosen, rejected = (
-            [] if side.outside else answer_ids(tokenizer, side.text, side.finish_reason, side.token_ids)
-            for side in row.sides
-        )
         if len(prompt) + max(len(chosen), len(rejected)) > max_length:
             left_out["too-long"] += 1
             continue
@@ -154,10 +160,10 @@ def tokenise_demonstrations(
     for row in rows:
         try:
             prompt = text_ids(tokenizer, render(tokenizer, row.messages))
+            completion = answer_ids(tokenizer, row.text, "stop")
         except TemplateRefused as error:
             left_out.refused(error)
             continue
-        completion = answer_ids(tokenizer, row.text, "stop")
         if len(prompt) + len(completion) > max_length:
             left_out["too-long"] += 1
             continue
@@ -174,10 +180,10 @@ def tokenise_prompts(
     for row in rows:
         try:
             text = render(tokenizer, row.messages)
+            ids = text_ids(tokenizer, text)
         except TemplateRefused as error:
             left_out.refused(error)
             continue
-        ids = text_ids(tokenizer, text)
         if len(ids) > max_prompt_length:
             left_out["too-long"] += 1
             continue

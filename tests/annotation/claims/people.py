@@ -63,6 +63,10 @@ def set_project(db: Database, **changes: Any) -> None:
     project_store.set_project(db, replace(project_store.project(db), **changes))
 
 
+def make_gold(db: Database, comparison_id: int) -> None:
+    db.write("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id = ?", (comparison_id,))
+
+
 def let_claims_expire(db: Database) -> None:
     past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat(timespec="microseconds")
     db.write("UPDATE claim SET expires = ? WHERE state = 'held'", (past,))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import pytest
 
 from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database
-from annotation.records import Annotator, UserError
-from tests.annotation.claims.people import in_hand, judge_all, judgements, set_project
+from annotation.records import Annotator, Claim, UserError
+from tests.annotation.claims.people import in_hand, judge_all, judgements, make_gold, set_project
 from tests.conftest import act, judgement_count, seed_comparisons, shown_texts
 
 pytestmark = pytest.mark.slow
@@ -62,6 +65,72 @@ def test_a_repeated_undo_takes_back_one_judgement_only(db: Database, ann: Annota
     with pytest.raises(UserError, match="Nothing was undone"):
         changing.undo(db, ann.id, shown)
     assert judgement_count(db, ann) == 1
+
+
+def test_no_undo_draws_anew_what_comes_next(db: Database, ann: Annotator) -> None:
+    """What is rare and comes again and again would be gold."""
+    gold, _first, *_others = seed_comparisons(db, 30)
+    make_gold(db, gold)
+    set_project(db, gold_share=0.3, re_ask_share=0.3)
+    source = random.Random(4)
+    for _ in range(12):
+        claim = handing_out.claim_next(db, ann.id, source)
+        assert claim is not None
+        judging.judge(db, ann.id, claim.nonce, act("tie"))
+    second_gold, *_others = seed_comparisons(db, 1)
+    make_gold(db, second_gold)
+    seen = set()
+    for step in range(16):
+        before = handing_out.claim_next(db, ann.id, source)
+        assert before is not None
+        judging.judge(db, ann.id, before.nonce, act("tie"))
+        following = handing_out.claim_next(db, ann.id, source)
+        assert following is not None
+        seen.add(following.purpose)
+        for _ in range(3):
+            again = changing.undo(db, ann.id, in_hand(db, ann).nonce)
+            assert (again.comparison_id, again.purpose) == (before.comparison_id, before.purpose)
+            judging.judge(db, ann.id, again.nonce, act("skip" if step % 2 else "tie"))
+            found = handing_out.claim_next(db, ann.id, source)
+            assert found is not None
+            assert as_handed_out(db, found) == as_handed_out(db, following)
+    assert seen == {"own", "gold", "re-ask"}
+
+
+def as_handed_out(db: Database, claim: Claim) -> dict[str, Any]:
+    """Of what is in hand, what was drawn."""
+    return db.one(
+        "SELECT comparison_id, purpose, shown_order, chance, re_ask_of, slot FROM claim WHERE nonce = ?", (claim.nonce,)
+    )
+
+
+def test_undone_one_after_another_they_come_again_in_their_turn(db: Database, ann: Annotator) -> None:
+    made = seed_comparisons(db, 5)
+    for _ in range(3):
+        judging.judge(db, ann.id, in_hand(db, ann).nonce, act("tie"))
+    for _ in range(3):
+        changing.undo(db, ann.id, in_hand(db, ann).nonce)
+    assert judge_all(db, ann) == made
+
+
+def test_what_an_undo_put_back_is_not_kept_from_others_nor_given_against_the_rules(
+    db: Database, ann: Annotator, bob: Annotator
+) -> None:
+    first, second, third, fourth = seed_comparisons(db, 4)
+    judging.judge(db, ann.id, in_hand(db, ann).nonce, act("tie"))
+    again = changing.undo(db, ann.id, in_hand(db, ann).nonce)
+    assert in_hand(db, bob).comparison_id == second
+    judging.judge(db, ann.id, again.nonce, act("tie"))
+    assert in_hand(db, ann).comparison_id == third, "bob has the second by now"
+    again = changing.undo(db, ann.id, in_hand(db, ann).nonce)
+    db.write("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", (third,))
+    judging.judge(db, ann.id, again.nonce, act("tie"))
+    assert in_hand(db, ann).comparison_id == fourth
+    again = changing.undo(db, ann.id, in_hand(db, ann).nonce)
+    db.write("UPDATE annotator SET quota = 1 WHERE id = ?", (ann.id,))
+    judging.judge(db, ann.id, again.nonce, act("tie"))
+    assert handing_out.claim_next(db, ann.id) is None, "one was asked for"
+    assert first == again.comparison_id
 
 
 def test_undo_from_the_waiting_card(db: Database, ann: Annotator) -> None:

@@ -15,7 +15,7 @@ from annotation.records import Annotator
 from annotation.store import comparison_store, project_store
 from annotation.web import access
 from rlhf.models import registry
-from tests.annotation.claims.people import begin, in_hand, judge_all, run_threads, set_project
+from tests.annotation.claims.people import begin, in_hand, judge_all, make_gold, run_threads, set_project
 from tests.conftest import act, judgement_count, make_response, seed_comparisons, seed_prompts
 from tests.frozen_in_memory import current_judgements
 
@@ -132,10 +132,6 @@ def test_many_comparisons_of_few_prompts_are_spread_over_the_prompts(db: Databas
 
 
 # -------------------------------------------------------------------------------------------------- gold and re-asks
-def make_gold(db: Database, comparison_id: int) -> None:
-    db.write("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id = ?", (comparison_id,))
-
-
 def test_gold_is_shown_to_everybody_once_and_fills_no_slot(db: Database, ann: Annotator, bob: Annotator) -> None:
     set_project(db, gold_share=0.5)
     (gold,) = seed_comparisons(db, 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from annotation.claims import judging
+from annotation.claims import changing, judging
 from annotation.database import Database
 from annotation.records import Annotator, Claim, UserError
 from annotation.sqlite import sqlite3
@@ -64,6 +64,45 @@ def test_who_says_what_is_wrong_or_comes_back_the_next_day_skips_on(
     db.write("UPDATE claim SET expires = '2099'")
     monkeypatch.setattr(judging, "now", lambda: a_day_later)
     judging.judge(db, ann.id, nonce, act("skip"))
+
+
+def test_nobody_flags_for_ever_what_is_not_judged(
+    db: Database, ann: Annotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is skipped with a flag is left out of training for everybody."""
+    monkeypatch.setattr(judging, "MOST_SKIPS", 2)
+    monkeypatch.setattr(judging, "MOST_FLAGGED", 4)
+    seed_comparisons(db, 9)
+    for flag in ("harmful", "broken", None, "broken"):
+        judging.judge(db, ann.id, in_hand(db, ann).nonce, act("skip", flag=flag))
+    nonce = in_hand(db, ann).nonce
+    with pytest.raises(UserError, match=r"skipped 4 comparisons within a day .* until a day has passed"):
+        judging.judge(db, ann.id, nonce, act("skip", flag="broken"))
+    judging.judge(db, ann.id, nonce, act("skip"))
+    judging.judge(db, ann.id, in_hand(db, ann).nonce, act("tie"))
+    judging.judge(db, ann.id, in_hand(db, ann).nonce, act("skip", flag="broken"))
+
+
+def test_nobody_fills_the_disk_with_notes_and_edits(
+    db: Database, ann: Annotator, bob: Annotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "MOST_WRITTEN", 100)
+    seed_comparisons(db, 4)
+    judging.judge(db, ann.id, in_hand(db, ann).nonce, act("left-much", note="n" * 10))
+    second = judging.judge(db, ann.id, in_hand(db, ann).nonce, act("tie", edit={"place": 0, "text": "e" * 40}))
+    third = changing.revise(db, ann.id, second, act("tie", edit={"place": 0, "text": "f" * 50}))
+    said = r"written 100 characters of notes and edits within a day, .* until a day has passed"
+    for more in ({"note": "n"}, {"edit": {"place": 0, "text": "f"}}):
+        with pytest.raises(UserError, match=said):
+            changing.revise(db, ann.id, third, act("tie", **more))
+        with pytest.raises(UserError, match=said):
+            judging.judge(db, ann.id, in_hand(db, ann).nonce, act("tie", **more))
+    assert db.value("SELECT count(*) FROM response WHERE origin = 'person'") == 2
+    judging.judge(db, bob.id, in_hand(db, bob).nonce, act("tie", note="n"))
+    judging.judge(db, ann.id, in_hand(db, ann).nonce, act("tie"))
+    a_day_later = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="microseconds")
+    monkeypatch.setattr(judging, "now", lambda: a_day_later)
+    changing.revise(db, ann.id, third, act("tie", note="n"))
 
 
 @pytest.mark.parametrize("word", ["left-much", "right-slightly"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,14 @@ import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
+from annotation.exports.frozen_rows import DemonstrationRow, FrozenAnswer, PreferenceRow, PromptRow
 from annotation.records import Message, UserError
 from rlhf.models import base_model, chat_template
 from rlhf.models.base_model import takes_system
 from rlhf.models.chat_template import ChatTokenizer, can_be_told, chat_tokenizer
+from rlhf.models.loading import fed, load_tokenizer
 from rlhf.models.template_process import TemplateRefused, conversation
+from rlhf.models.tokenise import tokenise_demonstrations, tokenise_pairs, tokenise_prompts
 
 CONVERSATIONS: list[list[Message]] = [
     [{"role": "user", "content": "What is the sun?"}],
@@ -401,8 +405,34 @@ def test_a_template_that_writes_a_token_without_a_row_in_the_weights_is_refused(
     backend.save(str(other / "tokenizer.json"))
     template = ChatTokenizer(other).get_chat_template()
     (other / "chat_template.jinja").write_text(template.replace(mark, "<|new|>"), "utf-8")
-    with pytest.raises(UserError, match=r"writes the token '<\|new\|>', for which the weights have no row"):
+    with pytest.raises(UserError, match=r"can't be used: the weights have no row for the token '<\|new\|>'\. Mend it"):
         takes_system(other)
+
+
+def test_a_text_with_a_token_that_the_weights_have_no_row_for_is_left_out(tiny_model: Path, tmp_path: Path) -> None:
+    """As text-only Gemma 3's <image_soft_token>: anybody can write it, and a model fails where it looks its row up."""
+    other = copy_of(tiny_model, tmp_path)
+    backend = ChatTokenizer(other).backend
+    backend.add_tokens([AddedToken("<image>", special=True)])
+    backend.save(str(other / "tokenizer.json"))
+    asking, plain = (({"role": "user", "content": text},) for text in ("What is <image>?", "What is it?"))
+    written = ((asking, "Nothing."), (plain, "It is <image>."), (plain, "Nothing."))
+    rows = [DemonstrationRow("train", messages, text) for messages, text in written]
+    chosen, rejected = FrozenAnswer(1, "Nothing."), FrozenAnswer(2, "It is <image>.")
+    pairs = [
+        PreferenceRow("train", messages, comparison=7, prompt_id=8, chosen=chosen, rejected=rejected)
+        for messages in (asking, plain)
+    ]
+    for tokenizer in (ChatTokenizer(other), load_tokenizer(other)):
+        with pytest.raises(TemplateRefused, match="the weights have no row for the token '<image>'"):
+            fed(tokenizer, asking, 1, math.inf)
+        items, left_out = tokenise_demonstrations(tokenizer, rows, 1000)
+        assert (len(items), left_out) == (1, {"template": 2})
+        assert left_out.refusal == "the weights have no row for the token '<image>'."
+        prompts = [PromptRow("train", messages, place) for place, messages in enumerate((asking, plain))]
+        items, left_out = tokenise_prompts(tokenizer, prompts, 1000)
+        assert ([item["prompt_id"] for item in items], left_out) == ([1], {"template": 1})
+        assert tokenise_pairs(tokenizer, pairs, 1000) == ([], {"template": 2})
 
 
 def test_a_template_runs_in_a_sandbox(tiny_model: Path, tmp_path: Path) -> None:
