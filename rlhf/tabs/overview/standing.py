@@ -18,7 +18,7 @@ from rlhf.jobs.job_store import Job
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.tabs.overview import overview_card
-from rlhf.tabs.overview.next_steps import next_steps, richer_offer
+from rlhf.tabs.overview.next_steps import Supply, next_steps, richer_offer
 from rlhf.tabs.overview.overview_card import Standing
 from rlhf.tabs.runs import job_cards
 
@@ -42,12 +42,10 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
     state, at = controller.state_of(db), now()
     running = next(iter(open_jobs(db)), None)
     serving, project = registry.serving(db), project_store.project(db)
-    by_people = project_store.feedback(db).mode != "ai" and prompt_store.has_prompts(db, "train")
-    more = by_people and not judged_counts.quota_reached(db, annotator_id)
     richer = richer_act(act_times(db)) if project.kind == "pair" else None
     others = [ELSEWHERE[kind] for kind in job_table.kinds_at_work(db, "web", "hub") if kind in ELSEWHERE]
     hindered = controller.due(state) and bool(controller.automatic_problems(db))
-    steps = next_steps(state, backlog.waiting_for(db, annotator_id), more, answering_spec.answers_come(db), hindered)
+    steps = next_steps(state, backlog.waiting_for(db, annotator_id), supply_for(db, annotator_id), hindered)
     return Standing(
         serves=serving.revision,
         judged=state.towards_next,
@@ -58,6 +56,15 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
         offer=richer_offer(project, richer, sum(stock_counts.stock_sizes(db, serving.id).values())),
         elsewhere=_(others[0]) if others else "",
     )
+
+
+def supply_for(db: Database, annotator_id: int) -> Supply:
+    """Whether the model's next answers come to this annotator."""
+    if not prompt_store.has_prompts(db, "train"):
+        return "no prompts"
+    if project_store.feedback(db).mode == "ai" or judged_counts.quota_reached(db, annotator_id):
+        return "to others"
+    return "coming" if answering_spec.answers_come(db) else "unwritten"
 
 
 def strip_of(db: Database, annotator_id: int) -> dict[str, Any]:
