@@ -461,8 +461,8 @@ def status_failure(settings: EndpointSettings, response: httpx.Response, error: 
         )
     if status == 429:
         sentence = _(
-            "{host} is asked more often than it allows ({status}). Go on later, or make the judge anew with fewer “Calls "
-            "at a time”."
+            "{host} is asked more often than it allows ({status}). Go on later, or make the judge anew with fewer "
+            "“Calls at a time”."
         ).format(host=host, status=status)
         return EndpointError("rate limit", sentence, again=retry_after(response))
     if status == 408:

@@ -92,7 +92,7 @@ def better_as_far_as_known(decision: GateDecision) -> str:
 
 
 def unchecked(headline: Headline, stands: str, elsewhere: str = "") -> Headline:
-    """Of a candidate without a check that counts, whatever people say of it: how its check `stands`, or that it has none.
+    """Of a candidate without a check that counts, whatever people say of it: how one `stands`, or that there is none.
 
     `elsewhere` is the policy that it was to be checked against, where it was checked against another.
     """

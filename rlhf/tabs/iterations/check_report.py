@@ -103,7 +103,7 @@ def kl_words(report: CheckReport | None) -> str:
 
 
 HISTORY = (
-    N_("Revision"),
+    N_("Policy"),
     N_("Algorithm, method"),
     N_("Parent"),
     N_("Status"),

@@ -35,7 +35,7 @@ def iteration(revision: str) -> str:
 
 # Of the model's next answers: they are being written, nothing writes them, there is no prompt to answer, or they go to
 # others.
-Supply = Literal["coming", "unwritten", "no prompts", "to others"]
+Supply = Literal["coming", "unwritten", "lacking", "elsewhere"]
 
 
 def next_steps(state: LoopState, waiting: Waiting, supply: Supply, hindered: bool = False) -> list[NextStep]:
@@ -97,7 +97,7 @@ def of_supply(supply: Supply) -> list[NextStep]:
     told = {
         "coming": NextStep(_("The next answers are on their way"), ""),
         "unwritten": NextStep(_("No answers are being written: see why"), "/iterations"),
-        "no prompts": NextStep(_("Import prompts or answers"), "/data/import"),
+        "lacking": NextStep(_("Import prompts or answers"), "/data/import"),
     }
     return [told[supply]] if supply in told else []
 

@@ -44,6 +44,8 @@ class Standing:
     steps: tuple[NextStep, ...]
     offer: NextStep | None = None
     """What would teach more, which nothing waits for."""
+    least: int = 0
+    """How many a first training needs, where nothing was trained yet."""
     elsewhere: str = ""
     """What is at work that is none of these jobs: an import, an export, an upload."""
 
@@ -93,12 +95,13 @@ def ended_words(job: Job) -> str:
 
 def judged_words(standing: Standing) -> str:
     """How many were judged of how many."""
-    said = (
-        _("{judged} judged for the next training; {wanted} are enough")
-        if standing.judged > standing.wanted
-        else _("{judged} of {wanted} judged for the next training")
-    )
-    return said.format(judged=standing.judged, wanted=standing.wanted)
+    if standing.judged > standing.wanted:
+        said = _("{judged} judged for the next training; {wanted} are enough")
+    elif standing.least:
+        said = _("{judged} of {wanted} judged for the first training, which needs {least} at least")
+    else:
+        said = _("{judged} of {wanted} judged for the next training")
+    return said.format(judged=standing.judged, wanted=standing.wanted, least=standing.least)
 
 
 def running_words(standing: Standing) -> str:

@@ -67,11 +67,10 @@ def candidates_part(db: Database) -> str:
     """What is said first of the candidate that the rule looks at, and what the others wait for, if there are any."""
     pending = gate_decisions.pending(db)
     newest = None if pending is None else pending.policy
-    policies = registry.all_policies(db)
-    waiting = [one for one in reversed(policies) if one.undecided and one != newest]
+    waiting = [one for one in reversed(registry.all_policies(db)) if one.undecided and one != newest]
     others = [(one.revision, standing_of_candidate(db, one)) for one in waiting]
     if newest is None:
-        return overview_card.candidates("", "", others, trained=any(one.path is not None for one in policies))
+        return overview_card.candidates("", "", others, trained=registry.any_trained(db))
     headline = candidate_headline.headline_card(headline_on(db, newest))
     return overview_card.candidates(newest.revision, headline, others)
 

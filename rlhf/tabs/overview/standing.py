@@ -12,6 +12,7 @@ from annotation.metrics.act_times import act_times, richer_act
 from annotation.records import now
 from annotation.store import project_store, prompt_store, stock_counts
 from annotation.translation import N_, _
+from rlhf.data.snapshots import MIN_PAIRS
 from rlhf.generation import answering_spec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -54,6 +55,7 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
         left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
         steps=tuple(steps),
         offer=richer_offer(project, richer, sum(stock_counts.stock_sizes(db, serving.id).values())),
+        least=0 if registry.any_trained(db) else MIN_PAIRS,
         elsewhere=_(others[0]) if others else "",
     )
 
@@ -61,9 +63,9 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
 def supply_for(db: Database, annotator_id: int) -> Supply:
     """Whether the model's next answers come to this annotator."""
     if not prompt_store.has_prompts(db, "train"):
-        return "no prompts"
+        return "lacking"
     if project_store.feedback(db).mode == "ai" or judged_counts.quota_reached(db, annotator_id):
-        return "to others"
+        return "elsewhere"
     return "coming" if answering_spec.answers_come(db) else "unwritten"
 
 

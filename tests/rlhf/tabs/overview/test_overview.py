@@ -99,7 +99,7 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
 def test_in_every_state_the_next_step_is_a_link_to_where_it_is_done(
     changes: dict[str, Any], waiting: int, words: str, address: str
 ) -> None:
-    first = next_steps(replace(QUIET, **changes), Waiting(waiting, {ADAPTER.id: waiting}), "no prompts")[0]
+    first = next_steps(replace(QUIET, **changes), Waiting(waiting, {ADAPTER.id: waiting}), "lacking")[0]
     assert (first.words, first.address) == (words, address)
 
 
@@ -167,7 +167,7 @@ def test_who_can_judge_is_asked_to_before_they_watch_what_runs() -> None:
 
 def test_nobody_is_told_to_import_where_there_are_prompts() -> None:
     """As where AI judges judge all, or somebody has judged as many as they shall: then nothing waits for them."""
-    assert next_steps(QUIET, Waiting(0, {}), "to others") == []
+    assert next_steps(QUIET, Waiting(0, {}), "elsewhere") == []
     assert [step.address for step in next_steps(QUIET, Waiting(0, {}), "unwritten")] == ["/iterations"]
 
 
@@ -197,7 +197,7 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
     strip = standing.strip_of(context.db, OWNER)["html"]
     for words in (
         "base serves",
-        "12 of 60 judged for the next training",
+        "12 of 60 judged for the first training, which needs 8 at least",
         "Nothing runs",
         "Judge: 2 comparisons wait for you",
     ):
