@@ -226,6 +226,20 @@ def reason_as_read(label: str) -> str:
     return _(label) if any(label == tag.label for tag in Project().tags) else label
 
 
+def tags_as_read(tags: Sequence[Tag]) -> tuple[Tag, ...]:
+    """Reasons as they are edited: as they are shown, but where another one is called so."""
+    held = {tag.label for tag in tags}
+    names = {label: reason_as_read(label) for label in held}
+    return tuple(Tag(tag.key, tag.label if names[tag.label] in held else names[tag.label]) for tag in tags)
+
+
+def tags_as_stored(tags: Sequence[Tag], held: Sequence[Tag]) -> tuple[Tag, ...]:
+    """Edited reasons as they are stored: those that a project began with as it began, what it `held` as it stands."""
+    own = {tag.label for tag in held}
+    begun_with = {reason_as_read(tag.label): tag.label for tag in Project().tags}
+    return tuple(Tag(tag.key, tag.label if tag.label in own else begun_with.get(tag.label, tag.label)) for tag in tags)
+
+
 def follows(guidelines: str, kind: Kind) -> str:
     """What guidelines follow beside their version: what is asked now; nothing where a person wrote them."""
     return kind if guidelines == FIRST_GUIDELINES else ""

@@ -39,6 +39,17 @@ def judged_by_each(db: Database, since: str) -> list[dict[str, Any]]:
     )
 
 
+def judged_by_judges(db: Database, since: str) -> int:
+    """How many comparisons AI judges have judged after `since`, each counted once for every judge."""
+    return int(
+        db.value(
+            """SELECT count(*) FROM annotator a JOIN current_judgement j ON j.annotator_id = a.id
+               WHERE a.kind = 'ai' AND j.created >= ?""",
+            (since,),
+        )
+    )
+
+
 def judged_by_all(db: Database) -> int:
     """How many comparisons have been judged, each counted once for every annotator."""
     return int(db.value("SELECT count(*) FROM claim WHERE state = 'judged'"))

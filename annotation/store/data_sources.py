@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from annotation.database import Database
+from annotation.store import setting_store
 
 
 def annotators(db: Database) -> list[dict[str, Any]]:
@@ -20,6 +21,12 @@ def models(db: Database) -> list[dict[str, Any]]:
 def imports(db: Database) -> list[dict[str, Any]]:
     """What was imported: name, format and created, oldest first."""
     return db.rows("SELECT name, format, created FROM import ORDER BY id")
+
+
+def imports_since(db: Database, since: str) -> int:
+    """How many imports were begun after `since` and are there as a whole."""
+    unfinished = setting_store.setting(db, setting_store.UNFINISHED, None)
+    return int(db.value("SELECT count(*) FROM import WHERE created >= ? AND id IS NOT ?", (since, unfinished)))
 
 
 def sampling_counts(db: Database) -> list[dict[str, Any]]:

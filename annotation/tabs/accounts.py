@@ -339,8 +339,8 @@ def reset_password(db: Database, annotator: Annotator, account: str | None) -> A
 
 
 CHANGED_ROLES = {
-    "admin": N_("{account} is admin now and has to sign in again."),
-    "annotator": N_("{account} is annotator now and has to sign in again."),
+    "admin": N_("{account} is an admin now and has to sign in again."),
+    "annotator": N_("{account} is an annotator now and has to sign in again."),
 }
 
 
@@ -379,7 +379,7 @@ def languages() -> list[tuple[str, str]]:
 
 def change_language(db: Database, annotator: Annotator, account: str | None, code: str | None) -> Any:
     access.set_language(db, chosen(db, account), text_in(code) or None)
-    said = _("{account} is answered in {language}.").format(
+    said = _("{account} sees the page in {language}.").format(
         account=account, language=language_of(text_in(code) or None).name
     )
     return page_of(db, said, account)

@@ -1180,12 +1180,13 @@ function toggleKeys() {
     goOn();
     return;
   }
-  const rows = [...element.querySelectorAll("[data-key]")].filter((control) => control.offsetParent !== null);
+  const controls = [...element.querySelectorAll("[data-key]")];
+  const rows = controls.filter((control) => control.offsetParent !== null && !control.disabled);
   const named = rows.map((control) => [SHOWN_KEYS[control.getAttribute("aria-keyshortcuts")]
     || control.getAttribute("aria-keyshortcuts"), control.dataset.listed ?? control.lastChild.textContent]);
   const others = [
-    ...(inHand() ? [["E", _("Edit an answer: then its number")], ["N", _("Write a note")]] : []),
-    ["G", _("Guidelines")], ["Esc", _("Leave what was begun")],
+    ...(inHand() && !listing ? [["E", _("Edit an answer: then its number")], ["N", _("Write a note")]] : []),
+    ...(find(".guidelines").hidden ? [] : [["G", _("Guidelines")]]), ["Esc", _("Leave a field or a list")],
   ];
   const entries = [...named, ...others].map(([key, words]) => make("li", {}, make("kbd", {}, key), " ", words));
   find(".keys ul").replaceChildren(...entries);
@@ -1198,7 +1199,7 @@ const refreshKeys = () => { judging.dataset.keys = keysOn() ? "on" : "off"; };
 function switchKeys(event) {
   keep("keys", event.target.checked);
   refreshKeys();
-  say(event.target.checked ? _("Single keys judge.") : _("Single keys do nothing; the buttons do it all."));
+  say(event.target.checked ? _("Single keys judge.") : _("Letters and digits do nothing now; the buttons do it all."));
 }
 
 function onKey(event) {

@@ -218,7 +218,7 @@ def progress_card(job: Job[WriteExport] | None, names: Collection[str]) -> str:
     if not job.is_open:
         return status(_(job.message)) + by
     bar = progress_bar(_("Export"), round(100 * job.step / job.steps) if job.steps else 0)
-    doing = _(job.message) or _("Starting")
+    doing = _(job.message) or _("begins")
     return status(f"{job.spec.file}: {doing}") + bar + by
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -53,7 +53,7 @@ def form_of(asked: Project) -> FieldValues:
         "candidate_share": percent_of(asked.candidate_share),
         "doubt_share": percent_of(asked.doubt_share),
         "rendered": view,
-        "tags": project.tags_text(asked.tags),
+        "tags": project.tags_text(project.tags_as_read(asked.tags)),
     }
 
 
@@ -293,12 +293,14 @@ def choose_kind(annotator: Annotator, kind: Any, answers: Any) -> Any:
 def save_project(db: Database, labels: Mapping[str, str], annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
     """Store what was changed on this page; what somebody else has changed meanwhile stays, or is asked about."""
     with db.transaction():
-        here, holds = dict(zip(FIELDS, values, strict=True)), form_of(project_store.project(db))
+        before = project_store.project(db)
+        here, holds = dict(zip(FIELDS, values, strict=True)), form_of(before)
         draft = drafted(sent, here, holds, labels)
         if draft.both:
             return [counts_card(db), *(gr.skip() for _name in FIELDS), draft.refusal, draft.sent]
         asked = project_of(dict(draft.values), access.active_people(db))
-        changed = asked != project_store.project(db)
+        asked = replace(asked, tags=project.tags_as_stored(asked.tags, before.tags))
+        changed = asked != before
         project_store.set_project(db, asked)
         assignments.follow_assignments(db)
     form = form_of(asked)

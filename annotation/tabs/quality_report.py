@@ -65,7 +65,7 @@ LEVELS: Mapping[str, str] = {"nominal": N_("the same or not"), "ordinal": N_("ho
 OUTCOME_NAMES: Mapping[str, str] = {
     "ranked": N_("ranked"),
     "all-bad": N_("all bad"),
-    "skip": N_("skip"),
+    "skip": N_("skipped"),
     "undone": N_("undone"),
 }
 DEGREES: Mapping[int, str] = {1: N_("slightly"), 2: N_("clearly"), 3: N_("much")}
@@ -566,7 +566,7 @@ def flagged_table(cases: Sequence[FlaggedCase], flags: int) -> str:
         )
         for one in cases
     ]
-    headers = (_("Comparison"), _("Flag"), _("Note"), _("Prompt"), _("By"), _("When (UTC)"))
+    headers = (_("Comparison"), _("Flagged as"), _("Note"), _("Prompt"), _("By"), _("When (UTC)"))
     more = flags - len(rows)
     earlier = ngettext("And {count:,} earlier flag.", "And {count:,} earlier flags.", more).format(count=more)
     shown = table(headers, rows, _("Nobody has flagged anything."), label=_("Flagged"))

@@ -100,8 +100,8 @@ def join_page(token: str, problem: str, given: str, author: str | None) -> str:
     if token:
         said = _("You are invited to compare answers of a language model. Choose a name and a password of your own.")
         hint = _(
-            "The name need not be your real one; the letters a to z, digits, dots and dashes can be in it. "
-            "Ten characters or more in the password."
+            "The name need not be your real one; the letters a to z, digits, dots, dashes and underscores can be in "
+            "it. Ten characters or more in the password."
         )
         form = JOIN_FORM.format(
             token=escape(token),

@@ -42,9 +42,8 @@ ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
 # What a change of this kind leaves out of what was chosen, and why.
 LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
     "assign": N_(
-        "What they have judged, skipped or been assigned already, what is past their “Judgements in all”, gold, left "
-        "to judges, skipped by anybody where the gate bets on it, of a candidate where they are left out, or not fit "
-        "to be judged is not assigned."
+        "Not assigned: what they have judged, skipped or been assigned already; what is past their “Judgements in "
+        "all”; gold; and what only judges, or nobody, may judge."
     ),
     "release": N_("What is assigned to nobody can't be given back."),
     "settle": N_("What nobody has judged, what is gold, and what is in your list already is not put aside."),

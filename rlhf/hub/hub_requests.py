@@ -154,7 +154,7 @@ def perform(attempt: Attempt, job: Job[Request]) -> JobOutcome:
             return JobOutcome(push_model.described(made), asdict(made))
         case PullModel(address, precision):
             policy = pull_model.pull(hub, db, data_dir, address, precision_named(precision))
-            told = _("'{revision}' is in the registry, from {source}.")
+            told = _("'{revision}' is here now, from {source}.")
             return JobOutcome(
                 told.format(revision=policy.revision, source=policy.source), {"revision": policy.revision}
             )

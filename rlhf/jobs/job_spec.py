@@ -170,7 +170,7 @@ class TrainingSpec(JobSpec):
     sampling_fields: ClassVar[Mapping[str, str]] = {}
     """What the form asks of how it draws answers, with a sentence each."""
 
-    left_open: ClassVar[Sequence[str]] = ("learning_rate",)
+    left_open: ClassVar[Sequence[str]] = ("learning_rate", "checkpoint_steps")
     """Fields of which 0 stands for a default of its own; in the form they are empty then."""
 
     snapshot: str = ""
@@ -227,7 +227,7 @@ class TrainingSpec(JobSpec):
     optimiser: Optimiser = "adamw"
     """'adamw-8bit' holds the optimiser's state in 8 bits (Dettmers et al. 2022); needs a GPU."""
     checkpoint_steps: NonNegativeInt = 0
-    """Optimiser steps between checkpoints, of which the last two are kept; Resume goes on from the last one. 0
+    """Optimiser steps between checkpoints, of which the last two are kept; Resume goes on from the last one. Empty
     for as often as takes 3% of the time."""
     samples: NonNegativeInt = 3
     """How often in the run a few fixed held-out prompts are answered, to be read; 0 for never."""

@@ -382,7 +382,10 @@ def read_reply(settings: EndpointSettings, body: bytes, key: str, seconds: float
     tokens = tokens_in(usage, "prompt_tokens"), tokens_in(usage, "completion_tokens")
     if not isinstance(text, str) or not text.strip():
         empty = (
-            _("The reply of {host} was cut off before it said anything: raise max_tokens.")
+            _(
+                "The reply of {host} was cut off before it said anything: make the judge anew with more “Tokens of a "
+                "reply, at most”."
+            )
             if finish == "length"
             else _("The reply of {host} holds no text.")
         )
@@ -429,8 +432,10 @@ def connection_failure(settings: EndpointSettings, error: httpx.HTTPError) -> En
     if isinstance(error, httpx.TimeoutException):
         limit = settings.timeout_seconds
         sentence = ngettext(
-            "{host} did not answer within {limit:g} second. Raise the time-out, or lower the concurrency.",
-            "{host} did not answer within {limit:g} seconds. Raise the time-out, or lower the concurrency.",
+            "{host} did not answer within {limit:g} second. Make the judge anew with a longer “Time-out, seconds” or "
+            "fewer “Calls at a time”.",
+            "{host} did not answer within {limit:g} seconds. Make the judge anew with a longer “Time-out, seconds” or "
+            "fewer “Calls at a time”.",
             1 if limit == 1 else max(2, round(limit)),
         ).format(host=host, limit=limit)
         return EndpointError("timeout", sentence, again=0.0)
@@ -456,7 +461,8 @@ def status_failure(settings: EndpointSettings, response: httpx.Response, error: 
         )
     if status == 429:
         sentence = _(
-            "{host} is asked more often than it allows ({status}). Lower the concurrency, or go on later."
+            "{host} is asked more often than it allows ({status}). Go on later, or make the judge anew with fewer "
+            "“Calls at a time”."
         ).format(host=host, status=status)
         return EndpointError("rate limit", sentence, again=retry_after(response))
     if status == 408:

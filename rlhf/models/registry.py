@@ -212,6 +212,11 @@ def all_policies(db: Database) -> list[Policy]:
     return [Policy(**row) for row in db.rows("SELECT * FROM model ORDER BY id")]
 
 
+def any_trained(db: Database) -> bool:
+    """Whether there is a policy or reward model beside the base."""
+    return bool(db.value("SELECT EXISTS (SELECT 1 FROM model WHERE path NOT NULL)"))
+
+
 def free_name(db: Database, kind: str, job_id: int) -> str:
     """The name of what a job makes, whenever it is asked: not another model's, which was restored from elsewhere."""
     name = f"{kind.replace('_', '-')}-{job_id}"

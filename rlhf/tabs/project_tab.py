@@ -40,7 +40,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         gr.Markdown(_("## Thinking before an answer"))
         thinks = gr.Radio(
             [(_(name), wish) for wish, name in THINKING.items()],
-            label=_("Whether the base may"),
+            label=_("May the base think first?"),
             info=_("Holds for answers, trainings and checks from now on. Judges on this machine never do."),
         )
         save_thinks = gr.Button(_("Save"), elem_id="thinking-save")
@@ -83,7 +83,7 @@ def shown(db: Database) -> list[Any]:
     base, decided = registry.by_revision(db, "base"), registry.precision_set(db)
     name = _(PRECISION_WORDS[base.precision])
     if decided is None:
-        said = _("{base} is held in {name}, as when it was registered.").format(base=base.base, name=name)
+        said = _("{base} is held in {name}, as from the start.").format(base=base.base, name=name)
     else:
         said = _("{base} is held in {name}: {by} chose it on {at} UTC.").format(
             base=base.base, name=name, by=decided[0], at=moment(decided[1])

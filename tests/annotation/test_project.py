@@ -259,6 +259,20 @@ def test_the_first_reasons_are_read_in_everybodys_own_language_and_a_persons_as_
         assert project.reason_as_read("Skip") == "Skip"
 
 
+def test_reasons_are_edited_in_everybodys_own_language_and_stored_as_they_began() -> None:
+    first = Project().tags
+    with speaking(language_of("de")):
+        read = project.tags_as_read(first)
+        assert [tag.key for tag in read] == [tag.key for tag in first]
+        assert not {tag.label for tag in read} & {tag.label for tag in first}
+        assert project.tags_as_stored(read, first) == first
+        style = project.reason_as_read("style")
+        own = (Tag("w", style),)
+        assert project.tags_as_stored(own, own) == own, "a person's own, whatever it is called"
+        assert project.tags_as_read((*first, *own))[-1] == own[0]
+        assert style not in [tag.label for tag in project.tags_as_read((*first, *own))[:-1]], "both can be told apart"
+
+
 def test_the_first_guidelines_say_what_is_asked() -> None:
     pair, best, rank = (project.as_read(project.FIRST_GUIDELINES, kind) for kind in KINDS)
     assert pair == project.FIRST_GUIDELINES

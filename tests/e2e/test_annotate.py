@@ -1397,6 +1397,13 @@ def test_all_keys_are_listed_and_single_ones_can_be_turned_off(site: Site) -> No
     ann.press("?")
     listed = ann.page.locator(".keys li").all_inner_texts()
     assert {"1 Left much better", "S Skip", "H Harmful", "G Guidelines"} <= {" ".join(text.split()) for text in listed}
+    ann.press("?", "m")
+    ann.page.wait_for_selector(".mine:not([hidden])")
+    ann.press("?")
+    assert {text.split()[0] for text in ann.page.locator(".keys li").all_inner_texts()} == {"M", "?", "G", "Esc"}
+    ann.press("?", "m")
+    ann.ready()
+    ann.press("?")
     ann.page.uncheck("#single-keys")
     ann.page.locator("#keys-title").focus()
     ann.press("1", "s", "?")

@@ -69,7 +69,7 @@ def opened(machine: Machine, browser: Any, *flags: str) -> Iterator[Talk]:
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(link)
         page.get_by_role("tab", name="Playground").click()
-        page.wait_for_selector("text=Choose one or more models")
+        page.wait_for_selector("text=Choose one or more policies")
         page.wait_for_selector("#chat-models .token")  # the form is as it is sent: a field filled before is set back
         yield Talk(machine, page, errors)
         context.close()
@@ -103,7 +103,7 @@ def test_two_policies_answer_side_by_side_and_go_to_annotation(talk: Talk) -> No
     assert boxes[0]["y"] == boxes[1]["y"], "side by side"
 
     page.click("#chat-compare")
-    page.wait_for_selector("text=2 answers are comparison")
+    page.wait_for_selector("text=was made of these 2 answers")
     comparison = talk.machine.db.row("SELECT * FROM comparison WHERE model_id IS NULL")
     assert comparison is not None
 
@@ -153,7 +153,7 @@ def test_an_answer_is_watched_and_stopped_and_the_page_found_again(alone: Talk) 
     page.get_by_role("tab", name="Playground").click()
     page.wait_for_selector("text=Sing a very long song.")
     page.click("#chat-new")
-    page.wait_for_selector("text=Choose one or more models")
+    page.wait_for_selector("text=Choose one or more policies")
     page.wait_for_selector("#chat-models .token")  # the form is as it is sent: a field filled before is set back
     assert talk.errors == []
 

@@ -196,7 +196,7 @@ def decided(found: ComparisonHistory) -> str:
         )
         for one in found.acts
     ]
-    headers = (_("What"), _("By"), _("When (UTC)"), _("Since"))
+    headers = (_("What"), _("By"), _("When (UTC)"), _("What became of it"))
     return card(_("What admins did"), table(headers, rows)) if rows else ""
 
 

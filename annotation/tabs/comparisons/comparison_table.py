@@ -71,7 +71,7 @@ def table_of(page: ListPage, looked: ListPlace, known: FilterChoices) -> str:
     filtered = looked.comparisons.text
     top = filter_line(looked)
     if not page.rows:
-        return top + status(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
+        return top + status(_("No comparison matches.") if filtered else _("There are no comparisons yet."))
     counted = ngettext("{total:,} comparison", "{total:,} comparisons", page.total).format(total=page.total)
     headers: Sequence[str | Way] = (
         header(_("Number"), "newest", looked),
@@ -200,9 +200,7 @@ def taken_back(change: Change, count: int) -> str:
     said = words.outcome(change.kind, change.comparisons, change.whom)
     if change.undone_by is None:
         of_these = _(
-            "Taken back for {count:,} of them. Policies answer otherwise by now, so the others' answers stay "
-            "withdrawn; if they are only told otherwise whether to think, “Undo” gives those back too once that "
-            "is as before. {what}"
+            "Taken back for {count:,} of them. The others stay withdrawn while the model answers in another way. {what}"
         )
     elif count < change.comparisons:
         of_these = _(
@@ -236,5 +234,5 @@ def changes_table(changes: Sequence[Change]) -> str:
         )
         for one in changes
     ]
-    headers = (_("Change"), _("By"), _("When (UTC)"), _("Act"))
+    headers = (_("Bulk change"), _("By"), _("When (UTC)"), _("Act"))
     return unfold(_("Latest bulk changes"), table(headers, rows, caption=_("Latest bulk changes")))

@@ -37,7 +37,7 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
         said = _("Of the comparisons of one list.")
         top = pages(said, after=ways)
     if not found.comparisons:
-        return top + paragraph(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
+        return top + paragraph(_("No comparison matches.") if filtered else _("There are no comparisons yet."))
     numbers = figures(
         [
             (_("Comparisons"), numeral(found.comparisons)),

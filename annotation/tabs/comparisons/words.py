@@ -88,8 +88,10 @@ MEANINGS: Final[Mapping[ChangeKind, str]] = {
     "assign": N_("Whoever it is gets these first, and nobody else does while the assignment stands."),
     "release": N_("They go back to the pool. What was judged stays."),
     "settle": N_("You get them one after the other on the Annotate tab, blind; your judgement then stands for each."),
-    "skip": N_("You are not shown them any more; others are."),
-    "withdraw": N_("Nobody is asked about them any more. Judgements that there are stay, and are trained on."),
+    "skip": N_("You are not shown them any more; whoever else judges is."),
+    "withdraw": N_(
+        "Nobody else is given them; whoever has one in hand can still judge it. Judgements stay, and are trained on."
+    ),
 }
 BUTTONS: Final[Mapping[ChangeKind, str]] = {
     "assign": N_("Assign"),

@@ -85,7 +85,7 @@ def findings_table(found: Sequence[SpaceFinding]) -> str:
         for one in found
         if one.level == level
     ]
-    return table((_("Level"), _("What the check found")), rows)
+    return table((_("Severity"), _("What the check found")), rows)
 
 
 def copies_preview(schedule: Schedule) -> str:

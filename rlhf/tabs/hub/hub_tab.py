@@ -59,7 +59,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec, short_of, trainings
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
-from rlhf.models.registry import Policy, Publication
+from rlhf.models.registry import PRECISION_WORDS, Policy, Publication
 from rlhf.tabs.hub import hub_preview
 from rlhf.tabs.jobs import job_words
 
@@ -77,7 +77,7 @@ JUDGEMENTS = "judgements"
 SPACE_TEXTS = ("repo", "hardware", "admins", "annotators", "copies", "model")
 SPACE_FIELDS = (
     (N_("What is left empty"), N_("It stays as the Space has it; a new one goes by what stands there in grey.")),
-    (N_("Hardware"), N_("Say cpu-upgrade.")),
+    (N_("Hardware"), N_("For example cpu-upgrade.")),
     (N_("Safe copies go to"), N_("A dataset, or a mounted directory. Without it a restart loses everything.")),
     (N_("Admins"), N_("owner, org, or names.")),
     (N_("Annotators"), N_("everybody, nobody, owner, org, or names.")),
@@ -371,7 +371,7 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
     with gr.Row():
         source = address(_("Repository"), "hub-pull-repo", _("OWNER/NAME, or OWNER/NAME@REVISION"))
         precision = gr.Radio(
-            [(_("as its card says"), ""), *((name, name) for name in PRECISIONS)],
+            [(_("as its card says"), ""), *((_(PRECISION_WORDS[name]), name) for name in PRECISIONS)],
             value="",
             min_width=240,
             label=_("Precision of the adapter's base"),

@@ -91,15 +91,13 @@ def better_as_far_as_known(decision: GateDecision) -> str:
     }[waits, by_people]
 
 
-def unchecked(headline: Headline, active: bool, elsewhere: str = "") -> Headline:
-    """Of a candidate without a check that counts, whatever people say of it: that one is `active`, or is needed.
+def unchecked(headline: Headline, stands: str, elsewhere: str = "") -> Headline:
+    """Of a candidate without a check that counts, whatever people say of it: how one `stands`, or that there is none.
 
     `elsewhere` is the policy that it was to be checked against, where it was checked against another.
     """
-    saying = _("It is being checked.") if active else _("It has not been checked yet.")
-    if elsewhere and not active:
-        saying = _("It has not been checked against {against} yet.").format(against=elsewhere)
-    return replace(headline, state="", saying=saying, then="")
+    missing = _("It has not been checked against {against} yet.") if elsewhere else _("It has not been checked yet.")
+    return replace(headline, state="", saying=stands or missing.format(against=elsewhere), then="")
 
 
 def score(found: Estimate | None) -> str:

@@ -67,7 +67,7 @@ def worker_sentence(worker: Job | None, at: str) -> str:
     """Whether the answering worker lives, and what it says."""
     waiting = worker is not None and worker.status == "queued"
     if worker is None or (waiting and seconds_between(worker.created, at) > STARTS_WITHIN_SECONDS):
-        return _("No answering worker runs: with --no-workers none is started, on ZeroGPU a button writes answers.")
+        return _("No model is writing answers here.")
     if worker.status == "running":
         silent = seconds_between(worker.heartbeat or at, at)
         runs = _("The answering worker runs. {message}")
@@ -103,7 +103,7 @@ def kl_words(report: CheckReport | None) -> str:
 
 
 HISTORY = (
-    N_("Revision"),
+    N_("Policy"),
     N_("Algorithm, method"),
     N_("Parent"),
     N_("Status"),

@@ -160,9 +160,9 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus, state: LoopSta
     if not gate_decisions.checks_of(db, policy):
         newest = newest_check(db, policy.revision)
         elsewhere = against_now if newest is not None and newest.spec.against != against_now else ""
-        headline = candidate_headline.unchecked(headline, stands.active, elsewhere)
-        if newest is not None and not elsewhere and not stands.active:  # of when policies answered otherwise
-            headline = replace(headline, saying=stands.sentence)
+        outdated = newest is not None and not elsewhere  # of when policies answered otherwise
+        said = stands.sentence if stands.active or outdated else ""
+        headline = candidate_headline.unchecked(headline, said, elsewhere)
         more = [one for one in [*(more[:-1] if against else ()), stands.sentence] if one != headline.saying]
         if state.active and not stands.active and controller.will_check(db, state, policy):
             more.append(loop_standing.soon(state, policy.revision))

@@ -10,6 +10,7 @@ from typing import Final
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between, who
 from annotation.translation import N_, _, joined, ngettext
+from annotation.ui import differences
 from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars
 from annotation.ui.markup import (
     Explained,
@@ -266,8 +267,8 @@ def state(job: Job, at: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------ after the run
 SAMPLES = N_(
-    "The same prompts, answered with the same random numbers at each of these steps: what differs, "
-    "training has changed."
+    "The same prompts, answered with the same random numbers at each of these steps. Marked: words that the answer "
+    "before has not."
 )
 
 
@@ -278,8 +279,13 @@ def samples_box(samples: Mapping[str, Mapping[int, SampleAnswer]]) -> str:
     rows = ""
     for prompt, by_step in samples.items():
         names = [_("step {step}").format(step=step) if step else _("before training") for step in by_step]
-        named = zip(names, by_step.values(), strict=True)
-        boxes = [answer_box(name, one.answer, one.tokens, one.finish_reason) for name, one in named]
+        answers = [*by_step.values()]
+        first, *others = [one.answer for one in answers]
+        shown = [escape(first), *(differences.marked(*two)[1] for two in pairwise((first, *others)))]
+        boxes = [
+            answer_box(name, inside, one.tokens, one.finish_reason, as_html=True)
+            for name, inside, one in zip(names, shown, answers, strict=True)
+        ]
         rows += answers_to(prompt, boxes, strip=True)
     title = explained(Explained(_("Sample answers"), _(SAMPLES)))
     return f'<div class="headline"><b>{title}</b></div>{rows}'

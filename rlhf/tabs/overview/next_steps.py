@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from annotation.claims.backlog import Waiting
 from annotation.metrics.act_times import MEASURED_ANSWERS, RicherAct
@@ -32,15 +33,17 @@ def iteration(revision: str) -> str:
     return link("iterations", Place((revision,)))
 
 
-def next_steps(
-    state: LoopState, waiting: Waiting, more: bool = False, written: bool = True, hindered: bool = False
-) -> list[NextStep]:
+# Of the model's next answers: they are being written, nothing writes them, there is no prompt to answer, or they go to
+# others.
+Supply = Literal["coming", "unwritten", "lacking", "elsewhere"]
+
+
+def next_steps(state: LoopState, waiting: Waiting, supply: Supply, hindered: bool = False) -> list[NextStep]:
     """Every step that can be done now; `waiting` for whom it is said. What has failed hides nothing that goes on.
 
-    `more`: whether the model's next answers come to them; `written`: whether any are being written; `hindered`: whether
-    a training is due by itself and can't start.
+    `hindered`: whether a training is due by itself and can't start.
     """
-    judging = about_judgements(state, waiting.count, more, written)
+    judging = about_judgements(state, waiting.count, supply)
     stuck = [NextStep(_("See why no training starts"), "/iterations")] if hindered else []
     broken = [NextStep(_("See why job {number} ended").format(number=job.id), run(job)) for job in state.broken]
     return [*about_the_candidate(state, waiting), *stuck, *judging, *broken]
@@ -73,23 +76,30 @@ def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
     return [NextStep(_("Look at {revision}").format(revision=revision), iteration(revision))]
 
 
-def about_judgements(state: LoopState, waiting: int, more: bool, written: bool) -> list[NextStep]:
+def about_judgements(state: LoopState, waiting: int, supply: Supply) -> list[NextStep]:
     """What the next training waits for, or that it can begin."""
     steps = []
     if state.new >= state.auto_train.wanted and not due(state) and not state.active and not state.rented:
         said = ngettext("Train on {count} new judgement", "Train on {count} new judgements", state.new)
         steps.append(NextStep(said.format(count=state.new), "/train"))
-    if state.active:
-        steps.append(NextStep(_("Watch job {number}").format(number=state.active[0].id), run(state.active[0])))
     if waiting:
         said = ngettext("Judge: {count} comparison waits for you", "Judge: {count} comparisons wait for you", waiting)
         steps.append(NextStep(said.format(count=waiting), "/annotate"))
-    elif not state.active:
-        if more:
-            no_worker = NextStep(_("No answers are being written: see why"), "/iterations")
-            steps.append(NextStep(_("The next answers are on their way"), "") if written else no_worker)
-        steps.append(NextStep(_("Import prompts or answers"), "/data/import"))
+    if state.active:
+        steps.append(NextStep(_("Watch job {number}").format(number=state.active[0].id), run(state.active[0])))
+    elif not waiting:
+        steps += of_supply(supply)
     return steps
+
+
+def of_supply(supply: Supply) -> list[NextStep]:
+    """Where more to judge comes from, with nothing to judge."""
+    told = {
+        "coming": NextStep(_("The next answers are on their way"), ""),
+        "unwritten": NextStep(_("No answers are being written: see why"), "/iterations"),
+        "lacking": NextStep(_("Import prompts or answers"), "/data/import"),
+    }
+    return [told[supply]] if supply in told else []
 
 
 def richer_offer(project: Project, richer: RicherAct | None, stock: int) -> NextStep | None:

@@ -44,6 +44,8 @@ class Standing:
     steps: tuple[NextStep, ...]
     offer: NextStep | None = None
     """What would teach more, which nothing waits for."""
+    least: int = 0
+    """How many a first training needs, where nothing was trained yet."""
     elsewhere: str = ""
     """What is at work that is none of these jobs: an import, an export, an upload."""
 
@@ -93,12 +95,13 @@ def ended_words(job: Job) -> str:
 
 def judged_words(standing: Standing) -> str:
     """How many were judged of how many."""
-    said = (
-        _("{judged} judged for the next training; {wanted} are enough")
-        if standing.judged > standing.wanted
-        else _("{judged} of {wanted} judged for the next training")
-    )
-    return said.format(judged=standing.judged, wanted=standing.wanted)
+    if standing.judged > standing.wanted:
+        said = _("{judged} judged for the next training; {wanted} are enough")
+    elif standing.least:
+        said = _("{judged} of {wanted} judged for the first training, which needs {least} at least")
+    else:
+        said = _("{judged} of {wanted} judged for the next training")
+    return said.format(judged=standing.judged, wanted=standing.wanted, least=standing.least)
 
 
 def running_words(standing: Standing) -> str:
@@ -114,7 +117,7 @@ def running_words(standing: Standing) -> str:
     return _("{job}: {done}, {left}").format(job=about(job), done=done, left=left_words(job, left))
 
 
-def overview(standing: Standing, candidates: str, record: str, today: Sequence[Mapping[str, Any]], latest: str) -> str:
+def overview(standing: Standing, candidates: str, record: str, today: str, latest: str) -> str:
     """Cards: what waits for the admin, whether the model gets better, what came in today, what runs."""
     offered = (standing.offer,) if standing.offer else ()
     steps = "".join(map(way_to, (*standing.steps, *offered)))
@@ -122,7 +125,7 @@ def overview(standing: Standing, candidates: str, record: str, today: Sequence[M
     parts = (
         (_("Waits for you"), waits + judged_bar(standing)),
         (_("Does the model get better?"), candidates + record),
-        (_("Came in today"), today_table(today)),
+        (_("Came in today"), today),
         (_("Runs"), running_part(standing, latest)),
     )
     return cards(card(title, inside) for title, inside in parts)
@@ -135,13 +138,14 @@ def judged_bar(standing: Standing) -> str:
     return paragraph(words) + progress_bar(words, share)
 
 
-def candidates(newest: str, headline: str, others: Sequence[tuple[str, str]]) -> str:
+def candidates(newest: str, headline: str, others: Sequence[tuple[str, str]], trained: bool = True) -> str:
     """The candidate that the rule looks at with what is said first of it, if any; of each other how it stands."""
     lines = "".join(f"<li>{within(Way(iteration(name), name))}: {escape(said)}</li>" for name, said in others)
     waiting = f'<ul class="points">{lines}</ul>' if others else ""
     if newest:
         return paragraph(_("The candidate {revision}:").format(revision=newest)) + headline + waiting
-    return waiting or paragraph(_("No candidate waits for a decision."), "quiet")
+    none = _("No candidate waits for a decision.") if trained else _("Nothing has been trained yet.")
+    return waiting or paragraph(none, "quiet")
 
 
 def record_of(revision: str, rate: Estimate | None) -> str:
@@ -169,10 +173,18 @@ def course(rates: Sequence[tuple[str, Estimate]]) -> str:
     return charts.intervals(frame, marks, _("share of comparisons won"), 0.5)
 
 
+def came_in(rows: Sequence[Mapping[str, Any]], verdicts: int, imports: int) -> str:
+    """Who has judged how much today, how much AI judges have, and how often something was imported."""
+    by_judges = ngettext("AI judges: {count:,} comparison today.", "AI judges: {count:,} comparisons today.", verdicts)
+    brought = ngettext("{count} import today.", "{count} imports today.", imports)
+    others = [said.format(count=count) for said, count in ((by_judges, verdicts), (brought, imports)) if count]
+    return today_table(rows) + "".join(map(paragraph, others))
+
+
 def today_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Who has judged how much today; a sentence where nobody has."""
     if not rows:
-        return paragraph(_("Nobody has judged anything today (UTC)."), "quiet")
+        return paragraph(_("No person has judged anything today (UTC)."), "quiet")
     total = sum(row["today"] for row in rows)
     said = ngettext("{count} judgement today (UTC).", "{count} judgements today (UTC).", total).format(count=total)
     entries = [(row["name"], str(row["today"]), moment(row["latest"])[11:]) for row in rows]

@@ -12,6 +12,7 @@ from annotation.claims import judged_counts
 from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Annotator, now
+from annotation.store import data_sources
 from annotation.tabs.components import QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
@@ -37,11 +38,16 @@ def overview_of(db: Database, annotator_id: int) -> str:
     rate = None if serving.id == base.id else win_rates.by_people(db, serving, base)
     latest = job_store.recent(db, job_store.waiting_kinds(), 1)
     at = now()
+    today = at[:10]
     return overview_card.overview(
         standing_of(db, annotator_id),
         candidates_part(db),
         ("" if serving.id == base.id else overview_card.record_of(serving.revision, rate)) + course_of(db),
-        judged_counts.judged_by_each(db, at[:10]),
+        overview_card.came_in(
+            judged_counts.judged_by_each(db, today),
+            judged_counts.judged_by_judges(db, today),
+            data_sources.imports_since(db, today),
+        ),
         f"{job_cards.name_of(latest[0])} {job_cards.headline(latest[0], at)}" if latest else "",
     )
 
@@ -64,7 +70,7 @@ def candidates_part(db: Database) -> str:
     waiting = [one for one in reversed(registry.all_policies(db)) if one.undecided and one != newest]
     others = [(one.revision, standing_of_candidate(db, one)) for one in waiting]
     if newest is None:
-        return overview_card.candidates("", "", others)
+        return overview_card.candidates("", "", others, trained=registry.any_trained(db))
     headline = candidate_headline.headline_card(headline_on(db, newest))
     return overview_card.candidates(newest.revision, headline, others)
 

@@ -12,6 +12,7 @@ from annotation.metrics.act_times import act_times, richer_act
 from annotation.records import now
 from annotation.store import project_store, prompt_store, stock_counts
 from annotation.translation import N_, _
+from rlhf.data.snapshots import MIN_PAIRS
 from rlhf.generation import answering_spec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -19,7 +20,7 @@ from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.overview import overview_card
-from rlhf.tabs.overview.next_steps import next_steps, richer_offer
+from rlhf.tabs.overview.next_steps import Supply, next_steps, richer_offer
 from rlhf.tabs.overview.overview_card import Standing
 
 ENDED_JOBS: Final = 10
@@ -42,12 +43,10 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
     state, at = controller.state_of(db), now()
     running = next(iter(open_jobs(db)), None)
     serving, project = registry.serving(db), project_store.project(db)
-    by_people = project_store.feedback(db).mode != "ai" and prompt_store.has_prompts(db, "train")
-    more = by_people and not judged_counts.quota_reached(db, annotator_id)
     richer = richer_act(act_times(db)) if project.kind == "pair" else None
     others = [ELSEWHERE[kind] for kind in job_table.kinds_at_work(db, "web", "hub") if kind in ELSEWHERE]
     hindered = controller.due(state) and bool(controller.automatic_problems(db))
-    steps = next_steps(state, backlog.waiting_for(db, annotator_id), more, answering_spec.answers_come(db), hindered)
+    steps = next_steps(state, backlog.waiting_for(db, annotator_id), supply_for(db, annotator_id), hindered)
     return Standing(
         serves=serving.revision,
         judged=state.towards_next,
@@ -56,8 +55,18 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
         left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
         steps=tuple(steps),
         offer=richer_offer(project, richer, sum(stock_counts.stock_sizes(db, serving.id).values())),
+        least=0 if registry.any_trained(db) else MIN_PAIRS,
         elsewhere=_(others[0]) if others else "",
     )
+
+
+def supply_for(db: Database, annotator_id: int) -> Supply:
+    """Whether the model's next answers come to this annotator."""
+    if not prompt_store.has_prompts(db, "train"):
+        return "lacking"
+    if project_store.feedback(db).mode == "ai" or judged_counts.quota_reached(db, annotator_id):
+        return "elsewhere"
+    return "coming" if answering_spec.answers_come(db) else "unwritten"
 
 
 def strip_of(db: Database, annotator_id: int) -> dict[str, Any]:

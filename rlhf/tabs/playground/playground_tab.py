@@ -55,7 +55,9 @@ WHO_JUDGES = {
 def columns(asked: Sequence[Chat], rendered: bool, problem: str) -> str:
     """The conversations beside each other; `problem` is what keeps the answering worker from answering."""
     if not asked:
-        return paragraph(_("Choose one or more models and write a message. All of them answer it with the same seed."))
+        return paragraph(
+            _("Choose one or more policies and write a message. All of them answer it with the same seed.")
+        )
     return f'<div class="talks">{"".join(column(chat, rendered, problem) for chat in asked)}</div>'
 
 
@@ -131,7 +133,7 @@ def chosen(db: Database, revisions: Any) -> list[Policy]:
     names = [name for name in revisions if isinstance(name, str)] if isinstance(revisions, list) else []
     found = {policy.id: policy for policy in (registry.by_revision(db, name) for name in names)}
     if not 1 <= len(found) <= playground_store.COLUMNS:
-        raise UserError(_("Choose one to {columns} models.").format(columns=playground_store.COLUMNS))
+        raise UserError(_("Choose one to {columns} policies.").format(columns=playground_store.COLUMNS))
     for policy in found.values():
         registry.require_answering(policy)
     return list(found.values())
@@ -209,7 +211,7 @@ def lay_out() -> PlaygroundPage:
     """The components, top to bottom, without anything from the rows."""
     parts: dict[str, Any] = {}
     parts["models"] = open_choice(
-        _("Models"), multiselect=True, max_choices=playground_store.COLUMNS, elem_id="chat-models"
+        _("Policies"), multiselect=True, max_choices=playground_store.COLUMNS, elem_id="chat-models"
     )
     with gr.Accordion(_("System prompt, sampling and seed"), open=False):
         parts["system"] = gr.Textbox(
@@ -331,8 +333,8 @@ def wire_talk(page: PlaygroundPage, context: Context) -> None:
         number, count = playground_store.compare(db, [chat.id for chat in asked])
         return markup.notice(
             _(
-                "{count} answers are comparison {number}, blind. {who_judges} Their prompt joins those to "
-                "train on, unless it is held out already."
+                "Comparison {number} was made of these {count} answers, shown blind. {who_judges} Their prompt joins "
+                "those to train on, unless it is held out already."
             ).format(count=count, number=number, who_judges=_(WHO_JUDGES[project_store.feedback(db).mode]))
         )
 

@@ -41,10 +41,10 @@ def lay_out() -> dict[str, Any]:
         with gr.Row():
             parts["promote"] = button(_("Use it in the loop"), "run-promote", "primary")
             parts["check"] = button(_("Check it now"), "run-check")
-            parts["new_run"] = button(_("Start a new run from this adapter"), "run-new-run")
+            parts["new_run"] = button(_("Start a new run from this policy"), "run-new-run")
             parts["new_run_why"] = html_box()
             parts["merge"] = button(_("Merge into 16-bit weights"), "run-merge")
-            parts["delete"] = button(_("Delete with its files"), "run-delete", "stop")
+            parts["delete"] = button(delete_words(made=True), "run-delete", "stop")
         parts["objection"] = html_box()
         parts["acted"] = acting_box(speaks=True, elem_id="run-acted")
         with gr.Column(visible=False) as parts["confirm"]:
@@ -63,6 +63,11 @@ def subject_of(context: Context, job: Job | None) -> Policy | None:
         checked = registry.by_revision(context.db, job.spec.candidate)
         return None if checked.path is None else checked
     return registry.of_job(context.db, job.id)
+
+
+def delete_words(made: bool) -> str:
+    """What the button says that deletes what a run made, or where it made nothing its checkpoints."""
+    return _("Delete with its files") if made else _("Delete its checkpoints")
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def parts_of(
         **button_parts(subject, bool(against), under_way(context.db, subject)),
         "objection": gr.update(value=objection_line(against) + use_of(subject)),
         "delete": gr.update(
-            value=_("Delete with its files") if subject is not None else _("Delete its checkpoints"),
+            value=delete_words(made=subject is not None),
             interactive=files is not None,
         ),
     }
@@ -146,8 +151,7 @@ def button_parts(subject: Policy | None, against: bool, doing: Collection[str]) 
     there, answers = subject.deleted is None, subject.kind == "policy"
     decided = subject.status in ("candidate", "rejected")
     label = _("Use it in the loop") if decided else check_report.promote_label(subject)
-    adapter = subject.form in ("lora", "prompt")
-    start = _("Start a new run from this adapter") if adapter else _("Start a new run from this model")
+    start = _("Start a new run from this policy") if answers else _("Start a new run from this reward model")
     return {
         "promote": gr.update(value=label, visible=answers and not against, interactive=check_report.can_serve(subject)),
         "check": gr.update(visible=answers, interactive=there and CheckSpec.kind not in doing),

@@ -415,7 +415,8 @@ def asked_about(context: Context, seen: Any) -> str:
 def delete_confirmed(context: Context, seen: Any, decided_by: str) -> str:
     """Delete what the question named, if it is still what is shown."""
     if asked_about(context, seen) != seen.get("confirming"):
-        raise UserError(_("Press “Delete” first; the question names what would be deleted."))
+        said = _("Press “{button}” first; the question names what would be deleted.")
+        raise UserError(said.format(button=run_outcome.delete_words(made=seen["revision"] is not None)))
     if seen["revision"] is None:
         return policy_decisions.delete_checkpoints(context, shown_job(seen))
     return policy_decisions.delete(context, seen["revision"], decided_by)
@@ -436,7 +437,7 @@ class RunsPage(FollowedPage):
 
     @property
     def new_run(self) -> gr.Button:
-        """ "Start a new run from this adapter": the forms listen to it."""
+        """ "Start a new run from this policy": the forms listen to it."""
         button: gr.Button = self.parts["new_run"]
         return button
 

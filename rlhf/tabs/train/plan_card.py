@@ -48,8 +48,11 @@ def summary_line(run: PlannedRun) -> str:
         steps = run.cost.counted_steps(run.cost.steps)
         parts.append(_("at most {steps}").format(steps=steps) if run.cost.ends_early else steps)
         step_time = run.cost.step_time
-        taken = None if step_time is None else duration(step_time.seconds_per_step * run.cost.steps)
-        parts.append(_("time not measured yet") if taken is None else _("about {duration}").format(duration=taken))
+        if step_time is None:
+            parts.append(_("time not measured yet"))
+        else:
+            about = _("at most about {duration}") if run.cost.ends_early else _("about {duration}")
+            parts.append(about.format(duration=duration(step_time.seconds_per_step * run.cost.steps)))
         parts.append(_("fits in memory") if run.cost.fit.fits else _("more memory than there is"))
     memory = "" if run.cost is None or run.cost.fit.fits else run.cost.fit.sentence
     line = card_title(" · ".join(parts)) if parts else ""

@@ -96,9 +96,9 @@ def asking(db: Database) -> str:
         return markup.notice(_(ASKING))
     told = hub_requests.REQUESTS.newest(db, "prices", status="finished")
     if told is None:
-        return status(_("The Hub has told no prices. {why}").format(why=latest.message), "warning")
+        return status(_("The Hub has told no prices. {why}").format(why=_(latest.message)), "warning")
     words = _("The Hub has told no new prices. These prices are of {when} UTC. {why}")
-    return status(words.format(when=formatting.moment(told.finished), why=latest.message), "warning")
+    return status(words.format(when=formatting.moment(told.finished), why=_(latest.message)), "warning")
 
 
 def wire(

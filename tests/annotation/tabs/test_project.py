@@ -116,6 +116,20 @@ def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -
     assert dump(context.db) == before
 
 
+def test_the_first_reasons_are_shown_in_the_admins_language_and_stored_as_they_began(
+    pages: gr.Blocks, context: Context
+) -> None:
+    context.db.connection.execute("UPDATE annotator SET language = 'de' WHERE name = 'kim'")
+    kim, first = Admin(pages, "kim"), project_store.project(context.db).tags
+    kim.open()
+    assert "folgt der Anweisung" in kim.fields["tags"]
+    assert "follows" not in kim.fields["tags"]
+    kim.fields["tags"] += "\nx: knapp"
+    kim.save()
+    assert project_store.project(context.db).tags == (*first, Tag("x", "knapp"))
+    assert "folgt der Anweisung" in kim.fields["tags"]
+
+
 def test_the_page_that_everyone_is_sent_holds_nothing_of_the_project(context: Context) -> None:
     project_store.set_project(context.db, Project(tags=(Tag("z", "zebra"),), gold_share=0.4321))
     project_store.write_guidelines(context.db, "Prefer the giraffe.", "owner")

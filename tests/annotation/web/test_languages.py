@@ -302,9 +302,9 @@ def test_an_admin_chooses_for_others(db: Database, marked: Language) -> None:
     kim = access.add_account(db, "kim", "admin", PASSWORD)
     access.add_account(db, "ann", "annotator", PASSWORD)
     shown = accounts.change_language(db, kim, "ann", "de")
-    assert "ann is answered in Deutsch." in shown[2]
+    assert "ann sees the page in Deutsch." in shown[2]
     assert accounts.choose_account(db, kim, "ann")[2].value == "de"
-    assert "is answered in English." in accounts.change_language(db, kim, "ann", "")[2]
+    assert "sees the page in English." in accounts.change_language(db, kim, "ann", "")[2]
     assert [one.language for one in access.accounts(db)] == [None, None]
 
 

@@ -420,7 +420,7 @@ def test_what_an_undo_could_not_give_back_is_given_back_by_another(
     given_back, still = (comparison_card.decided(history(db, number)) for number in reversed(ids))
     assert "given back" in given_back
     assert "given back" not in still
-    assert "“Undo” gives those back too" in comparison_table.taken_back(found, count)
+    assert "stay withdrawn while the model answers in another way" in comparison_table.taken_back(found, count)
     listed = comparison_table.changes_table([found])
     assert 'data-act="undo"' in listed
     assert "undone for 1 of 2" in listed

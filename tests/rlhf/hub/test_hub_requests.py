@@ -175,7 +175,7 @@ def test_a_model_is_pulled_and_published_and_the_record_says_who_asked(
     pulled = done(db, PullModel("bob/adapter"))
     assert pulled.status == "finished", pulled.message
     revision = pulled.result["revision"]
-    assert f"'{revision}' is in the registry" in pulled.message
+    assert f"'{revision}' is here now" in pulled.message
     published = done(db, PublishModel(revision, "ann/mine", licence="mit"))
     assert published.message.startswith("Published ann/mine"), published.message
     assert hub.repos["model", "ann/mine"].private

@@ -166,7 +166,7 @@ def test_after_all_retries_it_is_said_why(model: ChatModel, trouble: str, reason
         ('{"choices": [{"message": {"role": "assistant"}}]}', "unreadable", "JSON of another shape"),
         ('{"choices": [{"message": {"content": null}}]}', "no verdict", "holds no text"),
         ('{"choices": [{"message": {"content": ["x"]}}]}', "no verdict", "holds no text"),
-        ('{"choices": [{"message": {"content": " "}, "finish_reason": "length"}]}', "no verdict", "raise max_tokens"),
+        ('{"choices": [{"message": {"content": " "}, "finish_reason": "length"}]}', "no verdict", "“Tokens of a reply"),
         ('{"choices": "data: not', "unreadable", "JSON of another shape"),
     ],
 )

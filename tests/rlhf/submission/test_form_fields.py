@@ -213,6 +213,14 @@ def test_what_may_stand_between_thousands_in_the_readers_language_is_no_point(
             assert getattr(made, name) == 2
 
 
+@EVERY_FORM
+def test_checkpoints_are_left_to_their_share_of_the_time_by_an_empty_field(form: Form) -> None:
+    values = {**first_values(form), "checkpoint_steps": ""}
+    assert form_fields.spec_of(form, "base", values).checkpoint_steps == 0
+    assert form_fields.spec_of(form, "base", {**values, "checkpoint_steps": "20"}).checkpoint_steps == 20
+    assert "0 for" not in form.described["checkpoint_steps"][1]
+
+
 def test_what_an_empty_field_stands_for_is_written_as_it_may_be_typed() -> None:
     form = BY_NAME["dpo"]
     values = {**first_values(form), "method": "lora"}

@@ -39,7 +39,7 @@ def functions(db: Database) -> dict[str, Any]:
 def test_an_admin_sees_and_changes_the_precision_of_the_base(held: Database) -> None:
     pages, owner = functions(held), gr.Request(username="owner")
     said, choice = pages["precision-open"](owner)
-    assert "is held in 4-bit (NF4), as when it was registered" in said
+    assert "is held in 4-bit (NF4), as from the start" in said
     assert choice["value"] == "nf4"
     said, choice = pages["precision-save"](owner, "bf16")
     assert "is held in bf16: owner chose it on" in said

@@ -166,10 +166,11 @@ def test_comparisons_that_nobody_is_given_are_not_promised() -> None:
 
 def test_without_a_check_that_is_said_whatever_people_say() -> None:
     found, _ = verdict([1.0] * 20)
-    for active, saying in ((True, "It is being checked."), (False, "It has not been checked yet.")):
-        unchecked = candidate_headline.unchecked(found, active)
+    waits = "It waits for its check (job 3, first in the queue)."
+    for stands, saying in ((waits, waits), ("", "It has not been checked yet.")):
+        unchecked = candidate_headline.unchecked(found, stands)
         assert (unchecked.state, unchecked.saying, unchecked.then) == ("", saying, "")
-    other = candidate_headline.unchecked(found, False, "dpo-1")
+    other = candidate_headline.unchecked(found, "", "dpo-1")
     assert other.saying == "It has not been checked against dpo-1 yet.", "it was checked against another"
 
 

@@ -248,7 +248,7 @@ def test_the_answering_workers_state(status: str, words: str) -> None:
     worker = replace(JOB, kind="answering", spec=AnsweringSpec(), status=status, created=AT)
     assert words in check_report.worker_sentence(worker, AT)
     for nobodys in (None, replace(worker, status="queued", created="2026-01-01T00:00:00+00:00")):
-        assert "with --no-workers none is started" in check_report.worker_sentence(nobodys, AT)
+        assert "No model is writing answers here." in check_report.worker_sentence(nobodys, AT)
 
 
 def test_the_serving_card_counts_answers() -> None:

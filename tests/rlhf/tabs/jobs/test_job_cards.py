@@ -335,9 +335,12 @@ def test_samples_stand_side_by_side_over_the_steps() -> None:
     def answer(text: str, reason: str = "stop") -> SampleAnswer:
         return SampleAnswer("Why?", text, reason, tokens=5)
 
-    html = job_cards.samples_box({"Why?": {0: answer("So."), 10: answer("Because", "length")}})
+    html = job_cards.samples_box({"Why?": {0: answer("So."), 10: answer("So what.", "length"), 20: answer("So it is")}})
     assert html.index("before training · 5 tokens") < html.index("step 10 · 5 tokens, cut off at the limit")
     assert html.count('class="pair"') == 1
+    assert [f"<pre>{shown}</pre>" in html for shown in ("So.", "So <mark>what</mark>.", "So <mark>it is</mark>")] == [
+        *(True, True, True)
+    ], "what the answer before has not is marked"
     assert job_cards.samples_box({}) == ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -98,12 +99,12 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
 def test_in_every_state_the_next_step_is_a_link_to_where_it_is_done(
     changes: dict[str, Any], waiting: int, words: str, address: str
 ) -> None:
-    first = next_steps(replace(QUIET, **changes), Waiting(waiting, {ADAPTER.id: waiting}))[0]
+    first = next_steps(replace(QUIET, **changes), Waiting(waiting, {ADAPTER.id: waiting}), "lacking")[0]
     assert (first.words, first.address) == (words, address)
 
 
 def test_where_nothing_is_held_out_to_check_on_the_way_leads_to_the_import() -> None:
-    (step, *_) = next_steps(replace(QUIET, unchecked="dpo-7", measurable=False), Waiting(3, {}))
+    (step, *_) = next_steps(replace(QUIET, unchecked="dpo-7", measurable=False), Waiting(3, {}), "coming")
     assert (step.words, step.address) == ("Import held-out prompts to check dpo-7", "/data/import")
 
 
@@ -140,12 +141,12 @@ def test_an_import_an_export_and_an_upload_are_called_at_work(context: Context) 
 
 def test_after_a_training_that_came_to_nothing_a_person_can_train_where_none_starts_by_itself() -> None:
     state = replace(QUIET, new=20, spent=20, auto_train=replace(QUIET.auto_train, on=True))
-    assert next_steps(state, Waiting(3, {}))[0].words == "Train on 20 new judgements"
+    assert next_steps(state, Waiting(3, {}), "coming")[0].words == "Train on 20 new judgements"
 
 
 def test_what_failed_comes_after_all_other_steps() -> None:
     state = replace(QUIET, new=20, pending=pending("promote"), broken=(replace(JOB, status="failed"),))
-    said = [step.words for step in next_steps(state, Waiting(1, {}))]
+    said = [step.words for step in next_steps(state, Waiting(1, {}), "coming")]
     assert said == [
         "Decide on dpo-7",
         "Train on 20 new judgements",
@@ -156,7 +157,18 @@ def test_what_failed_comes_after_all_other_steps() -> None:
 
 def test_only_comparisons_of_the_candidate_are_called_that() -> None:
     state = replace(QUIET, pending=pending("not enough evidence"))
-    assert next_steps(state, Waiting(3, {ADAPTER.id + 1: 3}))[0].words == "Look at dpo-7"
+    assert next_steps(state, Waiting(3, {ADAPTER.id + 1: 3}), "coming")[0].words == "Look at dpo-7"
+
+
+def test_who_can_judge_is_asked_to_before_they_watch_what_runs() -> None:
+    said = [step.words for step in next_steps(replace(QUIET, active=(JOB,)), Waiting(3, {}), "coming")]
+    assert said == ["Judge: 3 comparisons wait for you", "Watch job 7"]
+
+
+def test_nobody_is_told_to_import_where_there_are_prompts() -> None:
+    """As where AI judges judge all, or somebody has judged as many as they shall: then nothing waits for them."""
+    assert next_steps(QUIET, Waiting(0, {}), "elsewhere") == []
+    assert [step.address for step in next_steps(QUIET, Waiting(0, {}), "unwritten")] == ["/iterations"]
 
 
 def test_rankings_are_offered_where_they_teach_more_and_nobody_would_wait() -> None:
@@ -185,7 +197,7 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
     strip = standing.strip_of(context.db, OWNER)["html"]
     for words in (
         "base serves",
-        "12 of 60 judged for the next training",
+        "12 of 60 judged for the first training, which needs 8 at least",
         "Nothing runs",
         "Judge: 2 comparisons wait for you",
     ):
@@ -223,7 +235,7 @@ def test_nobody_is_told_to_wait_for_answers_that_nothing_writes(context: Context
     context.db.connection.execute("UPDATE job SET created = '2026-01-01T00:00:00.000000+00:00'")
     assert why in strip(), "a program that ended left it, and this one starts no workers"
     reason = iterations_tab.standing_part(context.db, controller.state_of(context.db))["value"]
-    assert "with --no-workers none is started" in reason
+    assert "No model is writing answers here." in reason
     assert job_store.claim(context.db, worker, "w") is not None
     assert "The next answers are on their way" in strip()
     assert "answering worker" not in iterations_tab.standing_part(context.db, controller.state_of(context.db))["value"]
@@ -277,7 +289,8 @@ def test_the_strip_counts_what_its_reader_would_be_given(context: Context) -> No
     assert "Judge: 1 comparison waits for you" in standing.strip_of(db, OWNER)["html"]
     assert backlog.waiting_for(db, ann).count == len(judged_in_turn(db, ann))
     db.connection.execute("UPDATE annotator SET quota = 1 WHERE id = ?", (OWNER,))
-    assert "Import prompts" in standing.strip_of(db, OWNER)["html"], "they have judged as many as they shall"
+    assert "Import" not in standing.strip_of(db, OWNER)["html"], "prompts are there"
+    assert "Nothing waits for you." in overview_tab.overview_of(db, OWNER), "they have judged as many as they shall"
 
 
 def test_what_waits_for_people_is_the_same_number_wherever_it_is_said(context: Context) -> None:
@@ -404,7 +417,7 @@ def test_the_overview_says_who_judged_today_and_whether_it_got_better(context: C
     before = overview_tab.overview_of(context.db, OWNER)
     assert "12 judgements today (UTC)." in before
     assert "<td>owner</td>" in before
-    assert "No candidate waits for a decision." in before
+    assert "Nothing has been trained yet." in before
     policy = make_candidate(context)
     check_candidate(context, policy)
     after = overview_tab.overview_of(context.db, OWNER)
@@ -461,6 +474,31 @@ def test_the_overview_draws_how_those_did_that_were_decided_on(context: Context)
     registry.reject(context.db, undecided.revision, "owner")
     registry.take_back_rejection(context.db, undecided.revision, "owner")
     assert overview_tab.overview_of(context.db, OWNER).count('class="interval"') == 2
+
+
+def test_what_judges_gave_and_what_was_imported_came_in_too(context: Context) -> None:
+    context.db.connection.execute("DROP TRIGGER judgement_no_update")
+    context.db.connection.execute("UPDATE judgement SET created = '2026-03-01T10:00:00.000000+00:00'")
+    context.db.connection.execute("UPDATE claim SET created = '2026-03-01T10:00:00.000000+00:00'")
+    before = overview_tab.overview_of(context.db, OWNER)
+    assert "No person has judged anything today (UTC)." in before
+    for absent in ("AI judges: ", "import today"):
+        assert absent not in before
+    judged_by_ai(context.db, seed_comparisons(context.db, 2))
+    row = {"name": "a.jsonl", "sha256": "0" * 64, "format": "jsonl", "counts": "{}", "requested_by": "owner"}
+    context.db.insert("import", {**row, "created": now()})
+    after = overview_tab.overview_of(context.db, OWNER)
+    assert "AI judges: 2 comparisons today." in after
+    assert "1 import today." in after
+
+
+def judged_by_ai(db: Database, comparisons: Sequence[int]) -> None:
+    """What a judge has said of these comparisons today."""
+    row = {"name": "Ada", "role": "annotator", "kind": "ai", "active": 0, "created": now()}
+    judge_id = db.insert("annotator", row)
+    said = {"annotator_id": judge_id, "purpose": "judge", "kind": "pair", "outcome": "ranked", "ranking": "[0, 1]"}
+    for number in comparisons:
+        db.insert("judgement", {**said, "comparison_id": number, "shown_order": "[0, 1]", "created": now()})
 
 
 def test_a_name_is_text() -> None:

@@ -164,7 +164,7 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
 def test_a_fresh_page_offers_the_policies_and_has_the_serving_one_chosen(admin: Admin) -> None:
     assert [revision for _, revision in admin.choices] == ["dpo-2", "dpo-1", "base"]
     assert admin.form["models"] == ["base"]
-    assert "Choose one or more models" in admin.shown
+    assert "Choose one or more policies" in admin.shown
     assert admin.parts["send"]["interactive"]
     assert not admin.parts["stop"]["interactive"]
     assert not admin.parts["compare"]["interactive"]
@@ -282,9 +282,9 @@ def test_a_new_conversation_begins_with_nothing_and_stops_the_old_one(context: C
     asked = admin.talk["chats"]
     admin.new()
     assert playground_store.states(context.db, asked) == {asked[0]: "done"}
-    assert "Choose one or more models" in admin.shown
+    assert "Choose one or more policies" in admin.shown
     admin.open()
-    assert "Choose one or more models" in admin.shown, "turning to another tab and back changes nothing"
+    assert "Choose one or more policies" in admin.shown, "turning to another tab and back changes nothing"
     admin.send("What?")
     (chat,) = playground_store.with_ids(context.db, admin.talk["chats"])
     assert [message["content"] for message in chat.messages] == ["What?"]
@@ -334,7 +334,7 @@ def test_answers_on_screen_are_sent_to_annotation(context: Context, admin: Admin
     admin.poll()
     assert admin.parts["compare"]["interactive"]
     said = admin.call("playground-compare", admin.talk)
-    assert "2 answers are comparison 1, blind. It is in the annotators&#x27; queue." in said
+    assert "Comparison 1 was made of these 2 answers, shown blind. It is in the annotators&#x27; queue." in said
     assert [prompt.text for prompt in prompt_store.prompts(context.db, "train")] == ["Why?"]
     with pytest.raises(gr.Error, match="already"):
         admin.call("playground-compare", admin.talk)
@@ -361,8 +361,8 @@ def test_the_page_says_who_judges_what_is_sent_to_annotation(
     ("form", "message", "sentence"),
     [
         ({}, "  ", "Write a message"),
-        ({"models": []}, "Why?", "Choose one to 4 models"),
-        ({"models": None}, "Why?", "Choose one to 4 models"),
+        ({"models": []}, "Why?", "Choose one to 4 policies"),
+        ({"models": None}, "Why?", "Choose one to 4 policies"),
         ({"models": ["nothing"]}, "Why?", "no policy 'nothing'"),
         ({"models": ["dpo-3"]}, "Why?", "is a reward model"),
         ({"temperature": 0}, "Why?", "Temperature must be a number from 0.01 to 10"),

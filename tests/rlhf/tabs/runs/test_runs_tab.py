@@ -490,7 +490,7 @@ def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place
 
 def test_going_on_and_starting_anew_are_two_buttons(browser: Browser) -> None:
     assert browser.page.new_run is not browser.page.parts["resume"]
-    assert browser.page.new_run.value == "Start a new run from this adapter"
+    assert browser.page.new_run.value == "Start a new run from this policy"
     assert browser.page.parts["resume"].value == "Resume this run"
     listened = {target[0] for block in browser.demo.fns.values() for target in block.targets}
     assert browser.page.new_run._id not in listened, "the forms listen to it"
@@ -674,7 +674,7 @@ def test_deleting_asks_names_the_size_and_deletes_the_files(browser: Browser, pl
     made, other = make_policy(place), make_policy(place)
     directory = place.data_dir / str(made.path)
     browser.open().look_at(int(made.job_id or 0))
-    with pytest.raises(gr.Error, match="Press “Delete” first"):
+    with pytest.raises(gr.Error, match="Press “Delete with its files” first"):
         browser.do("delete_run")
     browser.do("ask_deletion")
     assert browser.shown["confirm"]["visible"] is True
@@ -787,7 +787,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     assert made is not None
     browser.open()
     assert [name for name in ("check", "new_run", "merge", "delete") if not browser.can(name)] == []
-    assert browser.shown["new_run"]["value"] == "Start a new run from this adapter"
+    assert browser.shown["new_run"]["value"] == "Start a new run from this policy"
     assert browser.seen["revision"] == made.revision
     browser.do("run_check")
     browser.look_at(job.id).do("run_merge")
@@ -818,7 +818,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
         browser.do("run_promote")
     whole = make_policy(place, replace(QUICK_SFT, method="full"), form="full", precision="bf16")
     browser.look_at(int(whole.job_id or 0))
-    assert browser.shown["new_run"]["value"] == "Start a new run from this model"
+    assert browser.shown["new_run"]["value"] == "Start a new run from this policy"
     assert browser.shown["merge"]["visible"] is False
 
 

@@ -290,6 +290,13 @@ def test_the_time_comes_from_a_measured_step() -> None:
     )
 
 
+def test_a_training_that_may_end_early_takes_at_most_so_long() -> None:
+    run = PlannedRun(spec=DPOSpec(), asked=DPOSpec(), problems=[], data=None, cost=COST, unknown="")
+    assert "1,200 optimiser steps · about 50 min" in plan_card.summary_line(run)
+    early = plan_card.summary_line(replace(run, cost=replace(COST, ends_early=True)))
+    assert "at most 1,200 optimiser steps · at most about 50 min" in early
+
+
 def test_without_data_no_time_is_claimed() -> None:
     assert "nothing to train on" in plan_card.time_sentence(replace(COST, steps=0))
     assert "Time: at most about 50 min" in plan_card.time_sentence(replace(COST, ends_early=True))
