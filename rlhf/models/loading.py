@@ -21,6 +21,7 @@ from annotation.translation import _
 from rlhf.jobs.artifacts import new_directory, verify_directory
 from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
 from rlhf.models import registry
+from rlhf.models.adapters.low_rank import compute_adapters_at_once
 from rlhf.models.chat_template import (
     TOKENIZER_FILE,
     end_of_turn,
@@ -31,7 +32,6 @@ from rlhf.models.chat_template import (
     tokenizing,
 )
 from rlhf.models.hidden_states import PACKS
-from rlhf.models.low_rank import compute_adapters_at_once
 from rlhf.models.memory import WITHOUT_ADAPTER, steady_places
 from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, read_json
 from rlhf.models.registry import HeldPrecision, Policy

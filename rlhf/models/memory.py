@@ -88,7 +88,7 @@ LAYER_BYTES: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "fp32": {"prompt": (10.5, 13.2), "attention": (14.5, 13.2), "all-linear": (18.5, 17.2), "full": (26.5, 17.2)},
 }
 # Further ones for each hidden unit, in 16 bits, where PEFT computes an adapter's layers, and not
-# `rlhf.models.low_rank`.
+# `rlhf.models.adapters.low_rank`.
 PEFT_BYTES = 6.0
 # Items of up to so many tokens have attention by plain products in 16 bits (rlhf.models.packing.PRODUCTS_UP_TO); with
 # other attention keys and values are repeated for their heads, in numbers for each hidden unit.

@@ -572,9 +572,9 @@ def kept_by_autograd(model_path: Path, spec: TrainingSpec, rows: int, tokens: in
     import torch
     from peft import get_peft_model
 
+    from rlhf.models.adapters.low_rank import compute_adapters_at_once
     from rlhf.models.hidden_states import completions
     from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_for_training
-    from rlhf.models.low_rank import compute_adapters_at_once
 
     model = load_for_training(model_path, spec)
     config = adapter_config(spec, model_path)
