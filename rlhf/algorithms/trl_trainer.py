@@ -55,7 +55,7 @@ from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.run import Run
 from rlhf.models.adapters.low_rank import compute_adapters_at_once
-from rlhf.models.hidden_states import inner_model, packable
+from rlhf.models.hidden_states import completions, inner_model, lower_layers, packable
 from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter, without_router_loss
 from rlhf.models.packing import rows_alone, rows_of
 
@@ -84,6 +84,22 @@ class JobTrainer(WithoutPreparation):
             super().__init__(train_dataset=Dataset.from_list(list(data.items)), **arguments)  # type: ignore[call-arg]
         without_router_loss(self.model)
         compute_adapters_at_once(self.model)
+        self.keep_lower_layers()
+
+    @torch.no_grad()
+    def keep_lower_layers(self) -> None:
+        """Compute what lies below the adapters once, for all passes. Raises Stopped when the job is told to stop."""
+        lower = lower_layers(self.model)
+        if lower is None:
+            return
+        with lower.filling(), self.accelerator.autocast():
+            for item in self.data.items:
+                if self.run is not None:
+                    self.run.raise_if_stopped()
+                batch = self.data_collator([item])
+                names = ("input_ids", "attention_mask", "completion_mask")
+                ids_BT, attention_BT, completion_BT = (batch[name].to(self.accelerator.device) for name in names)
+                completions(self.model, ids_BT, attention_BT, completion_BT, [0] * len(ids_BT))
 
     def start_from(self, start: Start) -> None:
         """Hold what is trained in float32, and put the parent's weights into a continued adapter."""
