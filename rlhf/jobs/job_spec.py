@@ -200,9 +200,8 @@ class TrainingSpec(JobSpec):
     """Scale of the adapter, divided by the rank: twice the rank (Biderman et al. 2024)."""
     lora_targets: Targets = "all-linear"
     """The layers that get an adapter: every linear one (Dettmers et al. 2023, section 4, needed to match full
-    fine-tuning), those in the upper half of the model (what lies below is computed in the first pass only, so that a
-    step takes little more than half the time), the attention's only (q_proj, k_proj, v_proj and o_proj), or those named
-    in lora_layers."""
+    fine-tuning), those in the upper half of the model (what lies below is computed once, so that a step takes little
+    more than half the time), the attention's only (q_proj, k_proj, v_proj and o_proj), or those named in lora_layers."""
     lora_layers: str = ""
     """Names of layers, or how these end, separated by commas: 'q_proj, v_proj'."""
     dora: bool = False
