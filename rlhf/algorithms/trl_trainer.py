@@ -11,7 +11,7 @@ don't is in `rlhf.algorithms.private_members`. Departures from it, in all three:
 - What is trained stays in float32 (TRL casts adapters to bfloat16 on a quantised base): AdamW's steps at these learning
   rates are below bfloat16's resolution and would be lost. There is no dropout.
 - A continued adapter is a fresh one that gets its parent's weights. Plain LoRA is computed by
-  `rlhf.models.low_rank`.
+  `rlhf.models.adapters.low_rank`.
 - PiSSA (Meng et al. 2024) takes the principal directions out of the base. What is stored is the difference to the
   start, as a plain adapter of twice the rank for the untouched base (their appendix C).
 - Checkpoints are the run's (`rlhf.algorithms.checkpoints`); transformers is only told at which step to go on.
@@ -54,9 +54,9 @@ from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.run import Run
-from rlhf.models.hidden_states import inner_model, packable
+from rlhf.models.adapters.low_rank import compute_adapters_at_once
+from rlhf.models.hidden_states import completions, inner_model, lower_layers, packable
 from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter, without_router_loss
-from rlhf.models.low_rank import compute_adapters_at_once
 from rlhf.models.packing import rows_alone, rows_of
 
 
@@ -84,6 +84,22 @@ class JobTrainer(WithoutPreparation):
             super().__init__(train_dataset=Dataset.from_list(list(data.items)), **arguments)  # type: ignore[call-arg]
         without_router_loss(self.model)
         compute_adapters_at_once(self.model)
+        self.keep_lower_layers()
+
+    @torch.no_grad()
+    def keep_lower_layers(self) -> None:
+        """Compute what lies below the adapters once, for all passes. Raises Stopped when the job is told to stop."""
+        lower = lower_layers(self.model)
+        if lower is None:
+            return
+        with lower.filling(), self.accelerator.autocast():
+            for item in self.data.items:
+                if self.run is not None:
+                    self.run.raise_if_stopped()
+                batch = self.data_collator([item])
+                names = ("input_ids", "attention_mask", "completion_mask")
+                ids_BT, attention_BT, completion_BT = (batch[name].to(self.accelerator.device) for name in names)
+                completions(self.model, ids_BT, attention_BT, completion_BT, [0] * len(ids_BT))
 
     def start_from(self, start: Start) -> None:
         """Hold what is trained in float32, and put the parent's weights into a continued adapter."""

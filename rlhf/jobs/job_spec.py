@@ -44,7 +44,7 @@ Scope = Literal["new", "all"]
 NoiseUse = Literal["ignore", "weight", "smooth"]
 Method = Literal["auto", "qlora", "lora", "prompt", "full"]
 Precision = Literal["auto", "bf16", "fp32"]
-Targets = Literal["all-linear", "attention", "named"]
+Targets = Literal["all-linear", "upper-half", "attention", "named"]
 LoraInit = Literal["default", "pissa"]
 VirtualInit = Literal["text", "random"]
 Optimiser = Literal["adamw", "adamw-8bit"]
@@ -196,7 +196,8 @@ class TrainingSpec(JobSpec):
     """Scale of the adapter, divided by the rank: twice the rank (Biderman et al. 2024)."""
     lora_targets: Targets = "all-linear"
     """The layers that get an adapter: every linear one (Dettmers et al. 2023, section 4, needed to match full
-    fine-tuning), the attention's only (q_proj, k_proj, v_proj and o_proj), or those named in lora_layers."""
+    fine-tuning), those in the upper half of the model (what lies below is computed once, so that a step takes little
+    more than half the time), the attention's only (q_proj, k_proj, v_proj and o_proj), or those named in lora_layers."""
     lora_layers: str = ""
     """Names of layers, or how these end, separated by commas: 'q_proj, v_proj'."""
     dora: bool = False
@@ -285,7 +286,7 @@ class TrainingSpec(JobSpec):
 
     def open_values(self) -> Mapping[str, str]:
         """What the fields that are `left_open` stand for with these settings, in a word."""
-        rate = self.methods.get(self.method)
+        rate = self.default_rate()
         return {} if rate is None else {"learning_rate": short_number(rate.value)}
 
     def ends_early(self) -> bool:
@@ -320,8 +321,17 @@ class TrainingSpec(JobSpec):
 
     def filled(self) -> Self:
         """The spec with the learning rate that 0 stands for, where its method has one."""
-        rate = self.methods.get(self.method)
+        rate = self.default_rate()
         return replace(self, learning_rate=self.learning_rate or (rate.value if rate else 0.0))
+
+    def default_rate(self) -> LearningRate | None:
+        """The learning rate that 0 stands for; None where the method is still to be chosen.
+
+        Adapters in half of the layers move a policy half as far in a step (docs/benchmarks.md, the recipe).
+        """
+        rate = self.methods.get(self.method)
+        halved = rate is not None and self.method in ("lora", "qlora") and self.lora_targets == "upper-half"
+        return replace(rate, value=2 * rate.value) if rate and halved else rate
 
     def impossible(self) -> list[str]:
         """Why these settings can't work together whatever the data, a sentence each; empty if they can."""
@@ -455,6 +465,11 @@ def target_layers(spec: TrainingSpec) -> tuple[str, ...]:
     if spec.lora_targets == "named":
         return tuple(filter(None, (name.strip() for name in spec.lora_layers.split(","))))
     return ATTENTION if spec.lora_targets == "attention" else ()
+
+
+def first_adapted(spec: TrainingSpec, layers: int) -> int:
+    """The first of so many layers that gets an adapter, from 0."""
+    return layers // 2 if spec.lora_targets == "upper-half" else 0
 
 
 def with_defaults(spec: Training) -> Training:

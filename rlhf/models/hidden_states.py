@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.models import memory
+from rlhf.models.adapters.lower_layers import LowerLayers
 from rlhf.models.log_probabilities import Head, sum_by_row, token_logps
 from rlhf.models.packing import SPANS, Packed, Spans, pack, pad, prompt_groups, rows_alone, rows_of
 
@@ -298,14 +302,77 @@ def packed_states(
 ) -> Completions:
     """The states of completions that lie in one row."""
     row = pack(ids_BT, attention_BT, completion_BT, group_B, virtual_ids(causal, virtual_KH))
-    hidden_LH = states_at(
+    compute = partial(
+        states_at,
         causal,
         depth,
         **embed(causal, row.ids_1L, virtual_KH),
         attention_mask=attention_masks(causal, row),
         position_ids=row.positions_1L,
-    )[0]
+    )
+    lower = LOWER.get(causal) if depth == 1.0 else None
+    if lower is None:
+        hidden_LH = compute()[0]
+    else:
+        sequences = [ids[:length] for ids, length in zip(ids_BT.tolist(), attention_BT.sum(-1).tolist(), strict=True)]
+        hidden_LH = lower.through(row, sequences, compute)[0]
     return Completions(hidden_LH[row.sources_N], row.labels_N, row.rows_N, hidden_LH[row.last_B])
+
+
+# Of models that are trained, the layers below what is.
+LOWER: WeakKeyDictionary[Any, LowerLayers] = WeakKeyDictionary()
+
+
+def lower_layers(model: Any) -> LowerLayers | None:
+    """The layers below what is trained, from now on computed once for each sequence that they are filled with.
+
+    None where there are none, or the model can't be so cut. Weights and precision have to stay what they are.
+    """
+    causal = inner_model(model)
+    layers = [] if virtual_tokens(model) is not None else below_training(causal)
+    if layers and packable(causal) and lower_agree(causal, layers):
+        LOWER[causal] = LowerLayers(layers)
+    return LOWER.get(causal)
+
+
+def below_training(causal: Any) -> list[nn.Module]:
+    """The layers below the first in which something is trained; none where something outside of the layers is."""
+    inner = backbone(causal)
+    number = causal.config.get_text_config().num_hidden_layers
+    lists = (part for part in inner.modules() if isinstance(part, nn.ModuleList) and len(part) == number)
+    layers = list(next(lists, ()))
+    inside = {part for layer in layers for part in layer.modules()}
+    if any(is_trained(part) for part in inner.modules() if part not in inside):
+        return []
+    return list(takewhile(lambda layer: not any(map(is_trained, layer.modules())), layers))
+
+
+def is_trained(part: nn.Module) -> bool:
+    """Whether a part of a model has an adapter, or weights of its own that are trained."""
+    return isinstance(part, BaseTunerLayer) or any(own.requires_grad for own in part.parameters(recurse=False))
+
+
+@torch.no_grad()
+def lower_agree(causal: Any, layers: Sequence[nn.Module]) -> bool:
+    """Whether a model makes the same of what these of its layers have made before, tried on random tokens."""
+    prompt, *answers = random_ids(causal, (7, 5, 9))
+    padded = pad([(prompt, one) for one in answers], 0)
+    ids_BT, attention_BT, completion_BT = (part.to(causal.device) for part in padded)
+    with torch.autocast(causal.device.type, enabled=False):
+        compute = partial(packed_states, causal, None, ids_BT, attention_BT, completion_BT, (0, 0))
+        expected_NH = compute().before_NH.float()
+        LOWER[causal] = lower = LowerLayers(layers)
+        try:
+            with lower.filling():
+                compute()
+            found_NH = compute().before_NH.float()
+        except torch.OutOfMemoryError:
+            raise  # says nothing of the model
+        except FAILURES:
+            return False
+        finally:
+            del LOWER[causal]
+    return bool((found_NH - expected_NH).norm() <= AGREEMENT.get(causal.dtype, 0.05) * expected_NH.norm())
 
 
 def in_order(parts: Sequence[Completions], places: Sequence[Sequence[int]]) -> Completions:

@@ -19,8 +19,9 @@ from annotation.environment import keep_private
 from annotation.records import Message, UserError
 from annotation.translation import _
 from rlhf.jobs.artifacts import new_directory, verify_directory
-from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
+from rlhf.jobs.job_spec import Precision, TrainingSpec, first_adapted, target_layers
 from rlhf.models import registry
+from rlhf.models.adapters.low_rank import compute_adapters_at_once
 from rlhf.models.chat_template import (
     TOKENIZER_FILE,
     end_of_turn,
@@ -31,8 +32,7 @@ from rlhf.models.chat_template import (
     tokenizing,
 )
 from rlhf.models.hidden_states import PACKS
-from rlhf.models.low_rank import compute_adapters_at_once
-from rlhf.models.memory import WITHOUT_ADAPTER, steady_places
+from rlhf.models.memory import WITHOUT_ADAPTER, read_shapes, steady_places, targets
 from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, read_json, tokens_known
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling.prompt_cache import SHARES
@@ -279,11 +279,17 @@ def adapter_config(spec: TrainingSpec, base_path: Path, task: str = "CAUSAL_LM")
             prompt_tuning_init_text=spec.virtual_text if by_text else None,
             tokenizer_name_or_path=str(base_path) if by_text else None,
         )
+    where: dict[str, Any] = {"target_modules": list(target_layers(spec)) or "all-linear"}
+    if spec.lora_targets == "upper-half":
+        shapes = read_shapes(base_path)
+        where["target_modules"] = sorted({name.split(".")[-2] for name in targets(shapes, spec)})
+        where["layers_to_transform"] = [*range(first_adapted(spec, shapes.layers), shapes.layers)]
+        where["layers_pattern"] = shapes.list_of_layers
     return LoraConfig(
+        **where,
         task_type=task,
         r=spec.lora_r,
         lora_alpha=spec.lora_alpha,
-        target_modules=list(target_layers(spec)) or "all-linear",
         exclude_modules=list(WITHOUT_ADAPTER.get(str(read_json(base_path / CONFIG).get("model_type")), ())) or None,
         use_dora=spec.dora,
         use_rslora=spec.rslora,

@@ -25,7 +25,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import COMPARISONS
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.finished_training import FinishedTraining
-from rlhf.jobs.job_spec import ATTENTION, TrainingSpec, target_layers
+from rlhf.jobs.job_spec import ATTENTION, TrainingSpec, first_adapted, target_layers
 from rlhf.jobs.job_store import Job
 from rlhf.models.model_files import read_header, weight_files
 
@@ -88,7 +88,7 @@ LAYER_BYTES: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "fp32": {"prompt": (10.5, 13.2), "attention": (14.5, 13.2), "all-linear": (18.5, 17.2), "full": (26.5, 17.2)},
 }
 # Further ones for each hidden unit, in 16 bits, where PEFT computes an adapter's layers, and not
-# `rlhf.models.low_rank`.
+# `rlhf.models.adapters.low_rank`.
 PEFT_BYTES = 6.0
 # Items of up to so many tokens have attention by two plain matrix products in 16 bits: on a processor twice as fast as
 # the fused one of torch, but heads x tokens x tokens of it are kept for the backward pass. With other attention keys
@@ -104,6 +104,8 @@ DORA_FACTOR = 2.0
 LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
 # What is kept at most of where a run began, to measure how far its policy moves.
 BEGINNING_BYTES = 64_000_000
+# And of what the layers below the lowest adapter make of the data; what is read later is computed in each pass.
+LOWER_BYTES = 256_000_000
 # A batch is computed in packed rows of about so many tokens, on a processor and on a GPU, which wants larger pieces of
 # work. A row's attention looks at every pair of them, also at those that the mask forbids: on a CPU eight long
 # demonstrations in one row took nearly three times as long as padded, and less in rows of this many.
@@ -161,6 +163,12 @@ class Shapes:
             if (name.split(".")[-2] in self.experts) == (OF_EXPERTS in name)
             and not any(ends(name, other) for other in others)
         }
+
+    @property
+    def list_of_layers(self) -> str:
+        """What the list of the layers is called in the names of tensors."""
+        parts = next(name.split(".") for name in self.adaptable if any(map(str.isdigit, name.split("."))))
+        return parts[next(place for place, part in enumerate(parts) if part.isdigit()) - 1]
 
     @property
     def own_head(self) -> int:
@@ -232,9 +240,13 @@ def steady_places(config: Mapping[str, Any]) -> int:
 
 
 def layers_in(tensors: Mapping[str, tuple[int, ...]]) -> int:
-    """How many layers tensors belong to, by the first number in their names."""
-    numbers = [next(filter(str.isdigit, name.split(".")), "") for name in tensors]
-    return max((int(number) + 1 for number in numbers if number), default=1)
+    """How many layers tensors belong to."""
+    return max(map(layer_of, tensors), default=0) + 1
+
+
+def layer_of(name: str) -> int:
+    """The layer that a tensor belongs to, the first number in its name; 0 without one."""
+    return int(next(filter(str.isdigit, name.split(".")), 0))
 
 
 def is_places_table(name: str, shape: tuple[int, ...]) -> bool:
@@ -324,10 +336,12 @@ def adapter_parameters(shapes: Shapes, spec: TrainingSpec) -> int:
 
 def targets(shapes: Shapes, spec: TrainingSpec) -> dict[str, tuple[int, int]]:
     """The linear layers that get an adapter."""
-    wanted = target_layers(spec)
-    if not wanted:
-        return shapes.adaptable
-    return {name: shape for name, shape in shapes.adaptable.items() if any(ends(name, end) for end in wanted)}
+    wanted, first = target_layers(spec), first_adapted(spec, shapes.layers)
+    return {
+        name: shape
+        for name, shape in shapes.adaptable.items()
+        if layer_of(name) >= first and (not wanted or any(ends(name, end) for end in wanted))
+    }
 
 
 def adapted_experts(shapes: Shapes, spec: TrainingSpec) -> int:
@@ -523,6 +537,11 @@ class RunMemory:
                 "tokens",
             ),
             Component(
+                N_("Lower layers"),
+                LOWER_BYTES if self.kept_layers < shapes.layers else 0,
+                _("at most, what they make of the data"),
+            ),
+            Component(
                 N_("Where it began"),
                 BEGINNING_BYTES if spec.ends_early() else 0,
                 _("at most, to measure how far the policy moves"),
@@ -566,8 +585,13 @@ class RunMemory:
         """
         per_layer = self.bytes_of_a_layer(tokens, item)
         if not self.recomputes:
-            return self.shapes.layers * per_layer
-        return per_layer + self.shapes.layers * self.shapes.hidden * self.width
+            return self.kept_layers * per_layer
+        return per_layer + self.kept_layers * self.shapes.hidden * self.width
+
+    @property
+    def kept_layers(self) -> int:
+        """The layers from the lowest adapter on: of those below nothing is kept for the backward pass."""
+        return self.shapes.layers - first_adapted(self.spec, self.shapes.layers)
 
     def bytes_of_a_layer(self, tokens: int, item: int) -> float:
         """What one layer makes for each token, where all of it is kept."""
@@ -595,7 +619,7 @@ class RunMemory:
             return True
         anyhow = replace(self, load=NOTHING_KNOWN)
         tokens = max(anyhow.item_tokens, min(self.row_tokens, anyhow.batch_tokens))
-        kept = tokens * self.shapes.layers * self.bytes_of_a_layer(tokens, anyhow.item_tokens)
+        kept = tokens * self.kept_layers * self.bytes_of_a_layer(tokens, anyhow.item_tokens)
         return kept > self.room(KEEPING_SHARE)
 
     @cached_property

@@ -82,6 +82,16 @@ def rows_alone(attention_BT: Tensor, group_B: Sequence[int], limit: float) -> li
 
 
 @dataclass(frozen=True)
+class Piece:
+    """Tokens of some of the B sequences, prompt and completion, from the `first` one on; from and to in the row."""
+
+    rows: tuple[int, ...]
+    first: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Packed:
     """Prompts with their completions in one row of L tokens without padding; a prompt, and what all begin with, once.
 
@@ -101,6 +111,7 @@ class Packed:
     """Where what all begin with and then the groups lie; one span of everything where they lie mixed up."""
     beginning: int
     """How many tokens all prompts begin with: each span's look at them, too."""
+    pieces: tuple[Piece, ...]
 
 
 def pack(
@@ -116,7 +127,7 @@ def pack(
     prompts = prompts_by_group(ids_BT, attention_BT - completion_BT, group_B, virtual)
     beginning = shared_beginning(list(prompts.values()))
     if beginning:
-        packed.append(BEGINNING, 0, prompts[group_B[0]][:beginning], 0)
+        packed.append(BEGINNING, 0, prompts[group_B[0]][:beginning], 0, range(len(group_B)))
     ends: dict[int, int] = {}  # by group: where its prompt's last token lies
     sources: list[Tensor] = []
     labels: list[Tensor] = []
@@ -125,11 +136,12 @@ def pack(
     for row, group in enumerate(group_B):
         prompt = prompts[group]
         if group not in ends:  # the first completion of a group brings its prompt, which the others share
-            packed.append(group, 0, prompt[beginning:], beginning)
+            sharing = [other for other, its_group in enumerate(group_B) if its_group == group]
+            packed.append(group, 0, prompt[beginning:], beginning, sharing)
             ends[group] = (packed.length if len(prompt) > beginning else beginning) - 1
         completion = ids_BT[row][completion_BT[row].bool()]
         # Its positions go on from its prompt's, however far from it in the row it lies.
-        here = packed.append(group, row + 1, completion, len(prompt))
+        here = packed.append(group, row + 1, completion, len(prompt), [row])
         # The prompt's last token predicts the completion's first, and each completion token the next one.
         before = [ends[group], *range(here, here + len(completion))]
         sources.append(torch.tensor(before[:-1], dtype=torch.long))
@@ -147,6 +159,7 @@ def pack(
         last_B=torch.tensor(last).to(device),
         spans=spans_of(group_L),
         beginning=beginning,
+        pieces=tuple(packed.pieces),
     )
 
 
@@ -159,10 +172,12 @@ class PackedParts:
     groups: list[Tensor] = field(default_factory=list)
     parts: list[Tensor] = field(default_factory=list)
     """0 for a prompt, and for each completion a number of its own."""
+    pieces: list[Piece] = field(default_factory=list)
     length: int = 0
 
-    def append(self, group: int, part: int, tokens: Tensor, position: int) -> int:
-        """Add a prompt or a completion, the first token at this position; returns where it starts in the row."""
+    def append(self, group: int, part: int, tokens: Tensor, position: int, rows: Sequence[int]) -> int:
+        """Add a prompt or completion of these sequences, the first token at this position; returns where it starts."""
+        self.pieces.append(Piece(tuple(rows), position, self.length, self.length + len(tokens)))
         self.ids.append(tokens)
         self.positions.append(torch.arange(position, position + len(tokens)))
         self.groups.append(torch.full((len(tokens),), group))

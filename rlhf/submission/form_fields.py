@@ -60,6 +60,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
     "precision": {"auto": N_("Automatic"), "bf16": "bf16", "fp32": "fp32"},
     "lora_targets": {
         "all-linear": N_("Every linear layer"),
+        "upper-half": N_("Those of the upper half"),
         "attention": N_("Attention only"),
         "named": N_("Named ones"),
     },

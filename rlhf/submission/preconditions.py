@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from annotation.database import Database
 from annotation.records import UserError, explain_errors
@@ -104,6 +104,11 @@ def adapter_problem(shapes: memory.Shapes, spec: TrainingSpec) -> Iterator[str]:
                 "DoRA can't be put on the experts of this model or on what chooses them: train without it, or "
                 "take lora_targets 'attention'."
             )
+    if shapes.experts and spec.lora_targets == "upper-half":
+        yield _(
+            "The experts of this model have adapters in all layers or in none: take lora_targets 'all-linear' or "
+            "'attention'."
+        )
     fused = [name for name in shapes.experts[:2] if name in {end.split(".")[-1] for end in target_layers(spec)}]
     if len(fused) == 1:
         yield _(
@@ -230,7 +235,7 @@ def shape_of(db: Database, policy: Policy) -> dict[str, Any]:
         "method": "qlora" if policy.precision == "nf4" else "lora",
         "lora_r": config.get("r", PEFT_DEFAULT),
         "lora_alpha": config.get("lora_alpha", PEFT_DEFAULT),
-        **targets_of(db, policy, config.get("target_modules")),
+        **targets_of(db, policy, config),
         "dora": bool(config.get("use_dora")),
         "rslora": bool(config.get("use_rslora")),
         "lora_init": "default",
@@ -283,15 +288,16 @@ def configuration(db: Database, policy: Policy) -> dict[str, Any]:
     return dict(found)
 
 
-def targets_of(db: Database, policy: Policy, modules: Any) -> dict[str, str]:
+def targets_of(db: Database, policy: Policy, config: Mapping[str, Any]) -> dict[str, str]:
     """The layers that have an adapter, as a spec names them; PEFT may have written each one out."""
+    modules = config.get("target_modules")
     names, linear = set(modules) if isinstance(modules, list) else {str(modules)}, linear_layers(db, policy)
 
     def covered(ends: Iterable[str]) -> set[str]:
         return {layer for layer in linear if any(memory.ends(layer, end) for end in ends)}
 
     if names == {"all-linear"} or (linear and covered(names) == linear):
-        return {"lora_targets": "all-linear", "lora_layers": ""}
+        return {"lora_targets": "upper-half" if config.get(LAYERS) else "all-linear", "lora_layers": ""}
     if names == {*ATTENTION} or (linear and covered(names) == covered(ATTENTION)):
         return {"lora_targets": "attention", "lora_layers": ""}
     short = {name.rpartition(".")[2] for name in names}
@@ -314,9 +320,10 @@ def shapes_under(db: Database, policy: Policy) -> memory.Shapes | None:
 
 
 # What an adapter may have that no job here could give it: it would be left out, or mean something else, in going on.
+LAYERS: Final = "layers_to_transform"
 BEYOND: tuple[str, ...] = (
-    *("rank_pattern", "alpha_pattern", "layers_to_transform", "layer_replication", "exclude_modules", "lora_bias"),
-    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config", "layers_pattern"),
+    *("rank_pattern", "alpha_pattern", LAYERS, "layer_replication", "exclude_modules", "lora_bias"),
+    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config"),
     *("kasa_config", "monteclora_config", "velora_config", "use_bdlora", "use_qalora"),
 )
 
@@ -327,12 +334,24 @@ def leaves_out_the_same(db: Database, policy: Policy, excluded: Any) -> bool:
     return shapes is not None and isinstance(excluded, list) and {*map(str, excluded)} == {*shapes.without_adapter}
 
 
+def is_upper_half(db: Database, policy: Policy, config: Mapping[str, Any]) -> bool:
+    """Whether an adapter lies on all linear layers of the model's upper half, as training here puts one there."""
+    shapes, layers, modules = shapes_under(db, policy), config[LAYERS], config.get("target_modules")
+    if shapes is None or not isinstance(layers, list) or not isinstance(modules, list):
+        return False
+    upper = range(shapes.layers // 2, shapes.layers)
+    every = all(any(memory.ends(layer, str(end)) for end in modules) for layer in shapes.adaptable)
+    return every and layers == [*upper]
+
+
 def beyond(db: Database, policy: Policy) -> list[str]:
     """The settings of a LoRA adapter that was not trained here with which no job could go on."""
     if policy.form != "lora":
         return []
     config = configuration(db, policy)
     found = [name for name in BEYOND if config.get(name)]
+    if LAYERS in found and is_upper_half(db, policy, config):
+        found.remove(LAYERS)
     if "exclude_modules" in found and leaves_out_the_same(db, policy, config["exclude_modules"]):
         found.remove("exclude_modules")
     if config.get("bias", "none") != "none":

@@ -82,7 +82,7 @@ FAST, SLOW = 30, 1 / 1000
 
 def rate_warning(meant: TrainingSpec) -> str:
     """That a learning rate is far from its method's default, in a sentence; empty where it is not."""
-    default = meant.methods.get(meant.method)
+    default = meant.default_rate()
     if default is None or not meant.learning_rate or SLOW <= meant.learning_rate / default.value <= FAST:
         return ""
     fast = _("The learning rate {rate} is far above the usual {usual}: expect it to destroy what the model can.")
@@ -350,7 +350,7 @@ def rate_note(spec: TrainingSpec, meant: TrainingSpec) -> str:
         held = _("4 bits") if meant.method == "qlora" else meant.precision
         told = _("Automatic means {method} here: the parent's weights are held in {held}.")
         said.append(told.format(method=method, held=held))
-    rate = meant.methods.get(meant.method)
+    rate = meant.default_rate()
     if not spec.learning_rate and rate is not None:
         told = _("Left empty, the learning rate is {short_number}, the default for {method} here ({source}).")
         said.append(told.format(short_number=short_number(rate.value), method=method, source=_(rate.source)))

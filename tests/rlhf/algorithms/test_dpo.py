@@ -20,6 +20,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from trl import DPOConfig, DPOTrainer
 
 from annotation.exports.frozen_rows import PreferenceRow
@@ -285,6 +286,38 @@ def test_a_run_whose_layers_are_computed_again_has_the_very_same_weights(
         directory = judged.data_dir / str(registry.by_revision(judged.db, job.result["revision"]).path)
         found.append(load_file(directory / "adapter_model.safetensors"))
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+def test_what_lies_below_the_adapters_is_computed_once_and_weights_stay_the_same(
+    judged: Machine, monkeypatch: pytest.MonkeyPatch, recompute: bool
+) -> None:
+    """Also of a run that is stopped and goes on, and where layers are computed again in the backward pass."""
+    monkeypatch.setattr(trl_trainer, "passes_here", lambda *_: (4096, recompute))
+    spec = replace(QUICK_DPO, method="lora", lora_targets="upper-half", precision="fp32", epochs=2, samples=1)
+    spec, found, calls = replace(spec, check=False, seed=int(recompute)), [], Counter[str]()
+    lowest = LlamaDecoderLayer.forward
+
+    def counted(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        calls[str(self.self_attn.layer_idx)] += 1
+        return lowest(self, *arguments, **keywords)
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", counted)
+    for how in ("at once", "stopped", "whole"):
+        if how == "whole":
+            monkeypatch.setattr(trl_trainer, "lower_layers", lambda model: None)
+        calls.clear()
+        job_id = judged.submit(spec)
+        if how == "stopped":
+            cancelled_at_step_3(judged, job_id)
+            job_store.resume(judged.db, job_id)
+        assert judged.perform(job_id).status == "finished"
+        assert calls["0"]
+        assert (calls["0"] == calls["1"]) == (how == "whole")
+        found.append(judged.adapter(f"dpo-{job_id}"))
+    assert found[0]
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+    torch.testing.assert_close(found[2], found[0], rtol=1e-4, atol=1e-6)
 
 
 def randomise_all(model: Any) -> None:
@@ -751,14 +784,18 @@ class CancelledAtStep3(Run):
         super().report(step, steps, metrics, message)
 
 
-def test_a_cancelled_run_stops_at_that_step_and_can_be_finished_later(unbroken: Unbroken) -> None:
-    machine = unbroken.machine
-    job_id = machine.submit(unbroken.spec)
+def cancelled_at_step_3(machine: Machine, job_id: int) -> None:
     claimed = job_store.claim(machine.db, job_id, "w")
     assert claimed is not None
     assert perform(CancelledAtStep3(machine.db, machine.data_dir, claimed, "w"), claimed.spec) == 0
     job = job_store.get(machine.db, job_id)
     assert (job.status, job.step) == ("cancelled", 3)
+
+
+def test_a_cancelled_run_stops_at_that_step_and_can_be_finished_later(unbroken: Unbroken) -> None:
+    machine = unbroken.machine
+    job_id = machine.submit(unbroken.spec)
+    cancelled_at_step_3(machine, job_id)
     assert checkpoint_steps(machine, job_id)[-1] == 3
     assert registry.of_job(machine.db, job_id) is None
     job_store.resume(machine.db, job_id)

@@ -97,6 +97,7 @@ def test_after_a_step_every_trainable_gradient_is_finite_and_none_is_zero(judged
 VARIANTS: list[dict[str, Any]] = [
     {"method": "lora", "precision": "bf16"},
     {"method": "lora", "precision": "fp32", "dora": True},
+    {"method": "qlora", "lora_targets": "upper-half"},
     {"method": "qlora", "rslora": True, "lora_targets": "attention"},
     {"method": "lora", "lora_targets": "named", "lora_layers": "q_proj, mlp.down_proj"},
     {"method": "prompt", "virtual_init": "text"},

@@ -445,6 +445,7 @@ def test_a_card_says_in_which_precision_an_adapter_was_trained_also_in_an_earlie
 
 
 SAME: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "q_proj"], "use_dora": True}
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @pytest.mark.parametrize(
@@ -502,6 +503,20 @@ def test_a_pulled_adapter_that_leaves_out_what_training_here_leaves_out_is_conti
     hub.add_repo("model", REPO, adapter(**named))
     policy = pull(hub, fresh)
     assert preconditions.beyond(fresh, policy) == ["exclude_modules"] * trouble
+
+
+@pytest.mark.parametrize(
+    ("layers", "modules", "beyond"),
+    [([1], LINEAR, []), ([0], LINEAR, ["layers_to_transform"]), ([1], LINEAR[:2], ["layers_to_transform"])],
+)
+def test_a_pulled_adapter_in_the_upper_half_of_the_layers_is_continued_there(
+    hub: HubServer, fresh: Database, tiny_model: Path, layers: list[int], modules: list[str], beyond: list[str]
+) -> None:
+    where = {"target_modules": modules, "layers_to_transform": layers, "layers_pattern": "layers"}
+    hub.add_repo("model", REPO, adapter(**{**SAME, **where, "base_model_name_or_path": tiny_model.name}))
+    policy = pull(hub, fresh)
+    assert preconditions.beyond(fresh, policy) == beyond
+    assert beyond or preconditions.shape_of(fresh, policy)["lora_targets"] == "upper-half"
 
 
 def test_a_pulled_reward_model_needs_a_word_and_says_where_its_figures_are(

@@ -77,6 +77,7 @@ METHODS: list[TrainingSpec] = [
     SFTSpec(lora_r=3, lora_targets="attention"),
     SFTSpec(dora=True),
     SFTSpec(dora=True, rslora=True, lora_targets="attention"),
+    SFTSpec(lora_targets="upper-half"),
     SFTSpec(lora_targets="named", lora_layers="q_proj, mlp.down_proj"),
     SFTSpec(lora_targets="named", lora_layers="model.layers.1.self_attn.v_proj"),
     DPOSpec(method="qlora"),
@@ -272,9 +273,11 @@ def test_adapters_that_peft_refuses_on_experts_are_refused_in_words(tmp_path: Pa
         (replace(plain, dora=True), "DoRA can't be put on the experts"),
         (gate, "DoRA can't be put on the experts"),
         (half, "as one layer: name both in lora_layers"),
+        (replace(plain, lora_targets="upper-half"), "in all layers or in none"),
     ):
-        with pytest.raises(ValueError, match=r"use_dora|without also targeting"):
-            get_peft_model(copy.deepcopy(model), adapter_config(spec, tmp_path))
+        if spec.lora_targets != "upper-half":  # which PEFT takes, and gives all layers' experts adapters
+            with pytest.raises(ValueError, match=r"use_dora|without also targeting"):
+                get_peft_model(copy.deepcopy(model), adapter_config(spec, tmp_path))
         (problem,) = adapter_problem(shapes, spec)
         assert sentence in problem
     both = replace(plain, lora_targets="named", lora_layers=", ".join(shapes.experts[:2]))
@@ -562,9 +565,9 @@ def kept_by_autograd(model_path: Path, spec: TrainingSpec, rows: int, tokens: in
     import torch
     from peft import get_peft_model
 
+    from rlhf.models.adapters.low_rank import compute_adapters_at_once
     from rlhf.models.hidden_states import completions
     from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_for_training
-    from rlhf.models.low_rank import compute_adapters_at_once
 
     model = load_for_training(model_path, spec)
     config = adapter_config(spec, model_path)

@@ -395,6 +395,7 @@ def test_a_parent_is_continued_with_its_own_rank_and_scale(db: Database, data_di
     [
         (SFTSpec(method="lora", lora_r=4, lora_alpha=8, dora=True, rslora=True), "lora"),
         (SFTSpec(method="lora", lora_r=4, lora_targets="named", lora_layers="q_proj, v_proj"), "lora"),
+        (SFTSpec(method="lora", lora_r=4, lora_targets="upper-half"), "lora"),
         (SFTSpec(method="prompt", virtual_tokens=7), "prompt"),
     ],
 )

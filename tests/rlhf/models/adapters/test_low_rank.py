@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from rlhf.models import low_rank
+from rlhf.models.adapters import low_rank
+from rlhf.models.adapters.low_rank import AdaptedProduct, compute_adapters_at_once
 from rlhf.models.hidden_states import summed_logps
-from rlhf.models.low_rank import AdaptedProduct, compute_adapters_at_once
 from rlhf.models.packing import pad
 from rlhf.models.sampling.laid_out_weights import weights_laid_out
 from tests.architectures import built
