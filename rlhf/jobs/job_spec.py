@@ -197,7 +197,7 @@ class TrainingSpec(JobSpec):
     lora_targets: Targets = "all-linear"
     """The layers that get an adapter: every linear one (Dettmers et al. 2023, section 4, needed to match full
     fine-tuning), those in the upper half of the model (what lies below is computed once, so that a step takes little
-    more than half the time), the attention's only (q_proj, k_proj, v_proj and o_proj), or those named in lora_layers."""
+    more than half the time), the attention's (q_proj, k_proj, v_proj and o_proj), or those named in lora_layers."""
     lora_layers: str = ""
     """Names of layers, or how these end, separated by commas: 'q_proj, v_proj'."""
     dora: bool = False
