@@ -9,6 +9,7 @@ from pathlib import Path
 
 from annotation.environment import default_directory, keep_private, named_directory
 from annotation.records import UserError
+from annotation.translation import ENGLISH, speaking
 from annotation.ui.invisible import visible
 from rlhf.cli import hub_command, job_command, judge_command, policy_command, space_command
 
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_private()
     options = build_parser().parse_args(arguments)
     try:
-        return int(options.act(options) or 0)
+        with speaking(ENGLISH):
+            return int(options.act(options) or 0)
     except UserError as error:
         print(visible(str(error)), file=sys.stderr)
         return 2

@@ -15,7 +15,6 @@ from annotation.copies import restoration, safe_copies
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, target_of
 from annotation.database import FILE_NAME, existing_database, hold_data_directory, open_database
 from annotation.records import UserError
-from annotation.translation import _, ngettext
 from annotation.ui.invisible import visible
 
 LISTED: Final = 50
@@ -47,7 +46,7 @@ def add_parsers(topics: Topics, shared: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do what the verb says and print what was done. Raises UserError."""
     if not options.place:
-        raise UserError(_("Say where the copies are: --place OWNER/NAME or a directory, or set PREFLOOP_COPIES."))
+        raise UserError("Say where the copies are: --place OWNER/NAME or a directory, or set PREFLOOP_COPIES.")
     target = target_of(options.place, hub_client.connect(hub_client.token_here()))
     match options.verb:
         case "list":
@@ -98,11 +97,7 @@ def refuse_to_replace(target: CopyTarget, data_dir: Path, versions: list[str]) -
     copied = "none" if wanted is None else str(wanted.judgements)
     older = "The copy is older. " if wanted is not None and wanted.judgements < there else ""
     raise UserError(
-        ngettext(
-            "{data_dir} has a database with {there} judgement, and the copy has {copied}. {older}Nothing was changed. "
-            "Restore it into another directory with --data DIR, or add --aside to move what is there to {aside} first.",
-            "{data_dir} has a database with {there} judgements, and the copy has {copied}. {older}Nothing was changed. "
-            "Restore it into another directory with --data DIR, or add --aside to move what is there to {aside} first.",
-            there,
-        ).format(data_dir=data_dir, there=there, copied=copied, older=older, aside=data_dir / restoration.ASIDE)
+        f"{data_dir} has a database with {there} judgement{'' if there == 1 else 's'}, and the copy has {copied}. "
+        f"{older}Nothing was changed. Restore it into another directory with --data DIR, or add --aside to move what "
+        f"is there to {data_dir / restoration.ASIDE} first."
     )

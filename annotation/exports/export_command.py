@@ -27,7 +27,6 @@ from annotation.exports.formats import (
 )
 from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import UserError
-from annotation.translation import _
 
 PROGRAM: Final = ("-m", "annotation", "export")
 LICENCE_HELP: Final = f"as the Hub names it: {', '.join(LICENCES)}, … (default: none, which the card says)"
@@ -150,7 +149,7 @@ def run_export(options: argparse.Namespace, db: Database) -> None:
         print(json.dumps(counted(writing.count(db, request))))
         return
     if options.to is None:
-        raise UserError(_("Say where the export goes: --to PATH, a directory or file that is not there yet."))
+        raise UserError("Say where the export goes: --to PATH, a directory or file that is not there yet.")
     if options.tied:
         end_with_starter()
     say = partial(say_json if options.json_progress else say_line, "rows" if request.format == "raw" else "judgements")

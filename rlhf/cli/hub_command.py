@@ -9,7 +9,6 @@ from annotation.database import open_database
 from annotation.exports import export_command
 from annotation.exports.formats import ExportRequest
 from annotation.records import UserError
-from annotation.translation import _
 from rlhf.cli.opening import Commands, database_of
 from rlhf.hub import pull_model, push_dataset, push_model
 from rlhf.models import base_model
@@ -80,7 +79,7 @@ def run_push_data(options: argparse.Namespace) -> None:
     else:
         whole = ExportRequest(container=request.container, names=request.names, licence=request.licence)
         if request != whole:
-            raise UserError(_("The frozen data of a run is pushed as it is: leave --format and the filters out."))
+            raise UserError("The frozen data of a run is pushed as it is: leave --format and the filters out.")
         made = push_dataset.push_snapshot(
             here, db, options.data, options.run, options.repo, private, request.names, request.licence
         )

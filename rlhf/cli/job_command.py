@@ -13,7 +13,7 @@ from typing import Any
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import explain_errors
-from annotation.translation import _, retold
+from annotation.translation import retold
 from annotation.ui.invisible import visible
 from annotation.validation import describe
 from rlhf.cli import rent_command
@@ -64,7 +64,7 @@ def run_spec(options: argparse.Namespace) -> None:
 
 def read_text(path: Path) -> str:
     """A file's text. Raises UserError if it can't be read."""
-    with explain_errors(_("The spec file {path} can't be read: {error}."), UnicodeDecodeError, path=path):
+    with explain_errors("The spec file {path} can't be read: {error}.", UnicodeDecodeError, path=path):
         return path.read_text("utf-8")
 
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any, get_args
 
 from annotation.records import UserError
-from annotation.translation import _
 from annotation.ui.invisible import visible
 from rlhf.cli.opening import Commands, database_of
 from rlhf.judges import judge_settings, judge_store
@@ -45,7 +44,7 @@ def read_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(_("The settings are not JSON: {error}.").format(error=error)) from error
+        raise UserError(f"The settings are not JSON: {error}.") from error
     if not isinstance(value, dict):
-        raise UserError(_("The settings must be a JSON object, with a name and a value for each."))
+        raise UserError("The settings must be a JSON object, with a name and a value for each.")
     return value

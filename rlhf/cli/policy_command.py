@@ -8,7 +8,6 @@ from typing import get_args
 
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.records import UserError
-from annotation.translation import _
 from annotation.ui.invisible import visible
 from rlhf.cli.opening import Commands, database_of
 from rlhf.evaluation import gate_decisions, gate_words
@@ -81,7 +80,7 @@ def run_thinking(options: argparse.Namespace) -> None:
     db = database_of(options)
     withdrawn = 0 if options.wish is None else registry.set_thinking(db, options.wish)
     said = base_model.thinking_sentence(options.data, registry.by_revision(db, "base"))
-    said = said or _("Its chat template can't be told whether to think.")
+    said = said or "Its chat template can't be told whether to think."
     print(said + registry.withdrawn_sentence(withdrawn))
 
 
@@ -102,7 +101,7 @@ def run_promote(options: argparse.Namespace) -> None:
             database_of(options), options.data, options.revision, "the command line", options.why
         )
     except gate_decisions.PromotionAgainstRule as error:
-        raise UserError(_('{error} Give one with --why "…".').format(error=error)) from error
+        raise UserError(f'{error} Give one with --why "…".') from error
     print(visible(made.sentence()))
 
 
@@ -121,8 +120,7 @@ def gate_text(db: Database, revision: str | None) -> str:
     """The gate's decision on a candidate, with each criterion. Raises UserError where there is none to decide on."""
     pending = gate_decisions.pending(db)
     if revision is None and pending is None:
-        told = _("No candidate was checked against what serves now. {newest_candidate}")
-        raise UserError(told.format(newest_candidate=newest_candidate(db)))
+        raise UserError(f"No candidate was checked against what serves now. {newest_candidate(db)}")
     policy = pending.policy if pending is not None and revision is None else registry.by_revision(db, revision or "")
     decision = gate_decisions.decision_on(db, policy)
     lines = [f"{policy.revision}: {decision.says}. {gate_words.sentence(decision)}"]

@@ -11,7 +11,6 @@ from pathlib import Path
 from annotation import hub_client as hubs
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.translation import _
 from annotation.ui import terminal
 from annotation.ui.invisible import visible
 from rlhf.data import held_out_sets
@@ -54,7 +53,7 @@ def makes_policy(spec: JobSpec) -> bool:
 def agreed(terms: Terms) -> bool:
     """Whether somebody says yes. Raises UserError where nobody can be asked."""
     if not terminal.somebody_is_there():
-        raise UserError(_("{terms} Repeat it with --yes if that is right.").format(terms=terms.sentence))
+        raise UserError(f"{terms.sentence} Repeat it with --yes if that is right.")
     return terminal.agreed(f"{terms.sentence} Go ahead?")
 
 

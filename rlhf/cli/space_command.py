@@ -8,7 +8,6 @@ import sys
 
 from annotation.hub_client import Hub, connect, token_here
 from annotation.records import UserError
-from annotation.translation import _, joined, ngettext
 from annotation.ui import terminal
 from rlhf.cli.opening import Commands
 from rlhf.hub import space_upload
@@ -67,8 +66,8 @@ def run(options: argparse.Namespace) -> int:
         return 2 if errors else 0
     assert hub is not None
     if errors:
-        mend = ngettext("{count} error to be mended first.", "{count} errors to be mended first.", len(errors))
-        raise UserError(joined(_("Nothing was uploaded."), mend.format(count=len(errors))))
+        mend = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        raise UserError(f"Nothing was uploaded. {mend} to be mended first.")
     if not options.yes:
         ask_before_spending(plan, hub)
     made = space_upload.create(plan, hub, os.environ.get(GIVEN_TOKEN, ""))
@@ -84,4 +83,4 @@ def ask_before_spending(plan: SpacePlan, hub: Hub) -> None:
     if not price:
         return
     if not terminal.agreed(f"{plan.hardware} costs ${price:.2f} an hour while the Space runs. Go on?"):
-        raise UserError(_("Nothing was uploaded or spent. Give --yes, or free hardware."))
+        raise UserError("Nothing was uploaded or spent. Give --yes, or free hardware.")

@@ -19,6 +19,7 @@ from annotation.hub_client import Hub
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms.model_card import BASE_SHA256, FACTS, public_name
+from rlhf.hub import publications
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.jobs.descriptions import Made
@@ -360,8 +361,8 @@ def is_base(wanted: str, base: str) -> bool:
 def addresses(db: Database, policy: Policy) -> Iterator[tuple[str, str]]:
     """Repository and revision by which a policy is known on the Hub, also without a revision."""
     repo, _, sha = (policy.source or "").partition("@")
-    known = [(one.repo, one.tag) for one in registry.publications(db) if one.model_id == policy.id]
-    known += [(one.repo, one.commit_sha) for one in registry.publications(db) if one.model_id == policy.id]
+    known = [(one.repo, one.tag) for one in publications.all_of(db) if one.model_id == policy.id]
+    known += [(one.repo, one.commit_sha) for one in publications.all_of(db) if one.model_id == policy.id]
     for place in (*known, *([(repo, sha)] if repo else [])):
         yield place
         yield place[0], ""

@@ -20,7 +20,7 @@ from annotation.store import data_sources
 from annotation.translation import N_, _
 from rlhf.algorithms.model_card import Address, public_name
 from rlhf.data.snapshots import snapshot_counts
-from rlhf.hub import snapshot_card
+from rlhf.hub import publications, snapshot_card
 from rlhf.hub.push_model import (
     CARD,
     Files,
@@ -62,10 +62,9 @@ def push_data(
         writing.export(db, replace(request, container="dataset", address=repo), target)
         paths = sorted(path for path in target.rglob("*") if path.is_file())
         files: Files = {path.relative_to(target).as_posix(): path for path in paths}
-        known_public = registry.public_before(db, "dataset", repo)
-        private = hubs.ensure_repo(hub, repo, "dataset", private, public_before=known_public)
+        private = publications.repo_for(hub, db, "dataset", repo, private)
         sha, fresh = send(hub, repo, files, request.format, f"{request.format} export")
-    registry.record_publication(db, "dataset", None, repo, "", sha, private, by)
+    publications.record(db, "dataset", None, repo, "", sha, private, by)
     return PublishResult(repo=repo, tag="", commit_sha=sha, url=f"{hub.endpoint}/datasets/{repo}", fresh=fresh)
 
 
@@ -133,8 +132,7 @@ def push_snapshot(
     hubs.check_token(hub, repo)
     pushed = Snapshot(job_store.get(db, run), repo, names, licence or licence_of(hub, Address(repo), "dataset"))
     files = snapshot_files(db, data_dir, pushed)
-    known_public = registry.public_before(db, "dataset", repo)
-    private = hubs.ensure_repo(hub, repo, "dataset", private, public_before=known_public)
+    private = publications.repo_for(hub, db, "dataset", repo, private)
     tag = snapshot_tag(pushed.spec.snapshot)
     known = tags(hub, repo, "dataset").get(tag)
     there = {} if known is None else contents(hub, repo, "dataset", tag)
@@ -143,7 +141,7 @@ def push_snapshot(
         sha, sent = send(hub, repo, files, snapshot_card.mark(pushed.unit), f"{tag}: run {run}")
         fresh = sent or known != sha
         set_tag(hub, repo, "dataset", tag, sha, known)
-    registry.record_publication(db, "dataset", None, repo, tag, sha, private, by)
+    publications.record(db, "dataset", None, repo, tag, sha, private, by)
     return PublishResult(repo=repo, tag=tag, commit_sha=sha, url=f"{hub.endpoint}/datasets/{repo}", fresh=fresh)
 
 

@@ -36,6 +36,7 @@ from rlhf.algorithms.model_card import (
 from rlhf.data.snapshots import last_judgement
 from rlhf.evaluation import win_rates
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check
+from rlhf.hub import publications
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import verify_directory
 from rlhf.models import registry
@@ -94,8 +95,7 @@ def publish(
         db, data_dir, policy, Address(repo, policy.revision), licence, base_licence(hub, policy), hub.endpoint
     )
     refuse_private(files, (data_dir, Path(policy.base)), hub.token or "")
-    known_public = registry.public_before(db, "model", repo)
-    private = hubs.ensure_repo(hub, repo, "model", private, public_before=known_public)
+    private = publications.repo_for(hub, db, "model", repo, private)
     tag = policy.revision
     known = tags(hub, repo, "model").get(tag)
     there = {} if known is None else contents(hub, repo, "model", tag)
@@ -114,7 +114,7 @@ def publish(
         gone = [name for name in head if is_ours(name) and name not in files]
         sha = hubs.commit(hub, repo, "model", files, f"{tag}: {policy.algorithm}", gone=gone)
         set_tag(hub, repo, "model", tag, sha, known)
-    registry.record_publication(db, "model", policy.id, repo, tag, sha, private, by)
+    publications.record(db, "model", policy.id, repo, tag, sha, private, by)
     return PublishResult(repo=repo, tag=tag, commit_sha=sha, url=f"{hub.endpoint}/{repo}", fresh=fresh)
 
 
@@ -199,7 +199,7 @@ def ground_address(db: Database, policy: Policy) -> Address | None:
 
 def address_of(db: Database, policy: Policy) -> Address | None:
     """Where a policy with files of its own is on the Hub."""
-    found = registry.published(db, policy.id)
+    found = publications.published(db, policy.id)
     if found is not None:
         return Address(found.repo, found.tag)
     repo, _, sha = (policy.source or "").partition("@")
@@ -214,7 +214,7 @@ def snapshot_tag(sha256: str) -> str:
 def data_address(db: Database, sha256: str) -> Address | None:
     """Where frozen data is on the Hub as a dataset, if it was pushed from here."""
     tag = snapshot_tag(sha256)
-    found = (one for one in registry.publications(db) if (one.kind, one.tag) == ("dataset", tag))
+    found = (one for one in publications.all_of(db) if (one.kind, one.tag) == ("dataset", tag))
     return next((Address(one.repo, tag) for one in found), None)
 
 

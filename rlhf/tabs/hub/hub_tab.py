@@ -41,7 +41,7 @@ from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _
 from annotation.ui.formatting import moment
 from annotation.ui.markup import heading, paragraph, status, table
-from rlhf.hub import space_upload
+from rlhf.hub import publications, space_upload
 from rlhf.hub.hub_requests import (
     REQUESTS,
     CheckSpace,
@@ -53,13 +53,14 @@ from rlhf.hub.hub_requests import (
     Request,
     SpaceCheck,
 )
+from rlhf.hub.publications import Publication
 from rlhf.hub.pull_model import PRECISIONS
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec, short_of, trainings
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
-from rlhf.models.registry import PRECISION_WORDS, Policy, Publication
+from rlhf.models.registry import PRECISION_WORDS, Policy
 from rlhf.tabs.hub import hub_preview
 from rlhf.tabs.jobs import job_words
 
@@ -293,7 +294,7 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
         "token": gr.update(interactive=held, visible=held),
         "revision": gr.update(choices=model_choices(known)),
         "data": gr.update(choices=[all_judgements(), *run_choices(job_store.recent(db, tuple(trainings())))]),
-        "published": gr.update(value=publications_table(registry.publications(db), revisions)),
+        "published": gr.update(value=publications_table(publications.all_of(db), revisions)),
         "copies": gr.update(value=copies_card(db, os.environ)),
         "requests": gr.update(value=requests_table(HUB_LANE.recent(db, SHOWN_REQUESTS))),
         "agreed": gr.update(visible=bool(agreed), label=agreed, value=False),

@@ -25,6 +25,7 @@ import app
 from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.records import UserError
+from annotation.translation import chosen, speaking
 from rlhf.cli import job_command
 from rlhf.data import held_out_sets
 from rlhf.evaluation.check_spec import CheckSpec
@@ -109,6 +110,24 @@ def test_what_can_not_be_done_is_said_in_one_sentence(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert expected in sentence(printed.err)
+
+
+def test_whatever_the_server_speaks_a_command_speaks_english(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it says itself, and what it is told by what it asks."""
+    from rlhf.__main__ import main
+
+    for arguments, said in (
+        (("show", "99"), "There is no job 99"),
+        (("promote", "base"), "'base' serves already"),
+        (("add-judge", "far", "endpoint", "{"), "The settings are not JSON"),
+        (("run", str(tmp_path / "nowhere.json")), "can't be read"),
+        (("gate",), "No candidate was checked against what serves now. There is none: train one."),
+    ):
+        with speaking(chosen("de")):
+            assert main(["--data", str(machine.data_dir), *arguments]) == 2
+        assert said in sentence(capsys.readouterr().err)
 
 
 def test_too_few_judgements_are_refused_before_anything_heavy(

@@ -32,7 +32,7 @@ from annotation.store import data_sources
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.snapshots import CountedRows
-from rlhf.hub import hub_requests, push_model, token_process
+from rlhf.hub import hub_requests, publications, push_model, token_process
 from rlhf.hub.hub_requests import (
     REQUESTS,
     AskPrices,
@@ -46,7 +46,6 @@ from rlhf.hub.hub_requests import (
 )
 from rlhf.hub.token_launcher import HELD, LAUNCHER, PLACE
 from rlhf.jobs import job_store
-from rlhf.models import registry
 from rlhf.tabs.hub.hub_tab import publications_table
 from tests.conftest import BASE_NAME, act, seed_comparisons
 from tests.fakes.hub_server import HubServer
@@ -180,7 +179,7 @@ def test_a_model_is_pulled_and_published_and_the_record_says_who_asked(
     assert published.message.startswith("Published ann/mine"), published.message
     assert hub.repos["model", "ann/mine"].private
     assert b"license: mit" in hub.file("model", "ann/mine", "README.md")
-    assert registry.publications(db)[0].published_by == "kim"
+    assert publications.all_of(db)[0].published_by == "kim"
 
 
 def test_judgements_are_pushed_with_pseudonyms_or_names(
@@ -207,7 +206,7 @@ def test_the_frozen_data_of_a_run_is_pushed(db: Database, data_dir: Path, hub: S
     assert pushed.message.startswith(f"Published ann/frozen, tag snapshot-{frozen[:12]}"), pushed.message
     assert len(hub.file("dataset", "ann/frozen", "data/train.jsonl").splitlines()) == 12
     assert done(db, PushData("ann/frozen", run=run)).message.startswith("There already: ann/frozen")
-    assert "frozen data" in publications_table(registry.publications(db), {})
+    assert "frozen data" in publications_table(publications.all_of(db), {})
 
 
 def test_the_token_and_the_prices(db: Database, hub: SpaceHub, with_token: None) -> None:

@@ -38,7 +38,7 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.model_card import Address, check_rows
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.evaluation.report import CheckReport
-from rlhf.hub import pull_model, push_dataset, push_model
+from rlhf.hub import publications, pull_model, push_dataset, push_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, file_sha256
 from rlhf.models import base_model, memory, registry
@@ -151,7 +151,7 @@ def test_pushing_twice_changes_nothing_and_is_private_with_a_tag(hub: HubServer,
     assert repo.private
     assert repo.commits == commits
     assert repo.tags == {made(kitchen).revision: first.commit_sha}
-    (record,) = [one for one in registry.publications(kitchen.db) if one.commit_sha == first.commit_sha]
+    (record,) = [one for one in publications.all_of(kitchen.db) if one.commit_sha == first.commit_sha]
     assert (record.repo, record.tag, record.private) == (REPO, made(kitchen).revision, True)
 
 

@@ -20,6 +20,7 @@ from annotation.store import setting_store
 from annotation.tabs.guard import Context
 from annotation.ui.formatting import moment
 from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.hub import publications
 from rlhf.hub.hub_requests import REQUESTS, CheckSpace, CheckToken, MakeSpace, PublishModel, PullModel, PushData
 from rlhf.hub.space_upload import SpaceFinding
 from rlhf.hub.token_launcher import PLACE
@@ -168,8 +169,8 @@ def test_models_with_files_can_be_chosen_and_what_is_published_is_listed(context
         (f"The frozen data of run {run} (SFT, queued)", str(run)),
     ]
     model = registry.by_revision(context.db, "dpo-1")
-    registry.record_publication(context.db, "model", model.id, f"ann/{HOSTILE}", "dpo-1", "a" * 40, True, "owner")
-    registry.record_publication(context.db, "dataset", None, "ann/data", "", "b" * 40, False, "the command line")
+    publications.record(context.db, "model", model.id, f"ann/{HOSTILE}", "dpo-1", "a" * 40, True, "owner")
+    publications.record(context.db, "dataset", None, "ann/data", "", "b" * 40, False, "the command line")
     with translation.speaking(translation.chosen("de")):
         assert "<td>die Befehlszeile</td>" in shown(context, "published")
     card = shown(context, "published")
