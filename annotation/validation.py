@@ -1,15 +1,15 @@
 """Values from outside made into frozen dataclasses by pydantic, and its errors into a sentence for a person.
 
 Pydantic is imported when values are read: a worker takes its job's spec from a row, and would begin a tenth of a second
-later with it.
+later with it. What was stored is read without it.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from inspect import getsource
 from itertools import pairwise
 from reprlib import Repr
@@ -45,6 +45,8 @@ UNKNOWN: Final = "unexpected_keyword_argument"
 CONFIG: ConfigDict = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 # Numbers that no form means; where there is no other limit.
 ENDLESS: Final = 10**9
+# No stored number that means anything is as great.
+MOST: Final = 2**63
 PARSING: Final = Lock()
 SHORT: Final = Repr()
 SHORT.maxstring = SHORT.maxother = 80
@@ -136,6 +138,99 @@ def whole_if_it_can(value: Any) -> Any:
 def from_form(values: Any) -> Any:
     """What a form sent, with whole numbers where they can be."""
     return {name: whole_if_it_can(value) for name, value in values.items()} if isinstance(values, Mapping) else values
+
+
+# ----------------------------------------------------------------------------------------------------- what was stored
+class StoredAs:
+    """Marks a field by the other names that it is stored by, or was by earlier versions."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+
+def stored(kind: type[T], told: Mapping[str, Any] | None, endless: bool = False) -> T:
+    """A record of what was stored, whichever version did it; None says nothing.
+
+    A rented machine may send anything: a field whose value can't be meant counts as unsaid, and so does an entry of a
+    mapping. `endless`: NaN can be meant, as a check measures it of a broken policy. Raises TypeError where a field
+    without a default is unsaid.
+    """
+    return kind(**as_far_as_meant(said_of(kind, endless, told or {})))
+
+
+# Takes a value of JSON as a type has it; raises TypeError where it can't be meant.
+Reading = Callable[[Any], Any]
+
+
+def said_of(kind: Any, endless: bool, told: Mapping[str, Any]) -> Iterator[tuple[str, Reading, Any]]:
+    """(field, reading, value) of all that is said of a record; what is said by its own name comes last, and counts."""
+    return ((field, read, told[name]) for name, field, read in readings(kind, endless) if name in told)
+
+
+@cache
+def readings(kind: Any, endless: bool) -> Sequence[tuple[str, str, Reading]]:
+    """(name that it is stored by, field, reading) of a record's fields."""
+    return [
+        (name, field, reading(hint, endless))
+        for field, hint in hints_of(kind).items()
+        for names in (mark.names for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, StoredAs))
+        for name in names
+    ] + [(field, field, reading(hint, endless)) for field, hint in hints_of(kind).items()]
+
+
+def as_far_as_meant(said: Iterable[tuple[str, Reading, Any]]) -> dict[str, Any]:
+    """Values by name, without those that can't be meant."""
+    found = {}
+    for name, read, value in said:
+        try:
+            found[name] = read(value)
+        except TypeError:
+            continue
+    return found
+
+
+@cache
+def reading(hint: Any, endless: bool) -> Reading:
+    """That of a type; in a record within a record, all that is said has to be meant."""
+    kind, of = get_origin(hint) or hint, get_args(hint)
+    if kind is Annotated:
+        return reading(of[0], endless)
+    if is_dataclass(kind):
+        made = cast(Any, kind)
+        return lambda value: made(
+            **{field: read(one) for field, read, one in said_of(kind, endless, only(value, dict))}
+        )
+    inner = [reading(one, endless) for one in of if one is not Ellipsis]
+    if kind in (Union, UnionType):
+        return lambda value: first_meant(inner, value)
+    if kind is Mapping:
+        return lambda value: as_far_as_meant((name, inner[1], one) for name, one in only(value, dict).items())
+    if kind is tuple:
+        return lambda value: tuple(map(inner[0], only(value, list, tuple)))
+    if kind in (int, float):
+        return partial(number, (int, kind), endless)
+    return lambda value: value if kind is Any else only(value, kind)
+
+
+def first_meant(readings: Iterable[Reading], value: Any) -> Any:
+    for read in readings:
+        try:
+            return read(value)
+        except TypeError:
+            continue
+    raise TypeError
+
+
+def number(kinds: Collection[type], endless: bool, value: Any) -> Any:
+    if type(value) in kinds and (endless or abs(value) < MOST):
+        return value
+    raise TypeError
+
+
+def only(value: Any, *kinds: type) -> Any:
+    if type(value) in kinds:
+        return value
+    raise TypeError
 
 
 # ------------------------------------------------------------------------------------------------------- the sentence

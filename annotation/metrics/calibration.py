@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import exp
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 
 from annotation.metrics.intervals_and_bias import Estimate, Share, wilson_interval
+from annotation.validation import StoredAs
 
 # Lower ends of the bins: the chance that is given to the answer that is favoured.
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -45,31 +46,14 @@ def weighted_share(credits: Sequence[tuple[float, float]]) -> Share:
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Pairs of which it is about as sure."""
+class Bin(Estimate):
+    """How often people prefer the answer that it favours, of pairs of which it is about as sure."""
 
-    start: float
-    end: float
+    start: Annotated[float, StoredAs("from")]
+    end: Annotated[float, StoredAs("to")]
     predicted: float
-    """The mean chance that it gives to the answer that it favours."""
+    """The mean chance that it gives to that answer."""
     pairs: int
-    observed: Estimate
-    """How often people prefer that answer."""
-
-    def to_json(self) -> dict[str, Any]:
-        own = {"from": self.start, "to": self.end, "predicted": self.predicted, "pairs": self.pairs}
-        return own | asdict(self.observed)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Bin:
-        observed = Estimate(values["value"], values["low"], values["high"], values["n"])
-        return cls(
-            start=values["from"],
-            end=values["to"],
-            predicted=values["predicted"],
-            pairs=values["pairs"],
-            observed=observed,
-        )
 
 
 @dataclass(frozen=True)
@@ -87,14 +71,6 @@ class Calibration:
         """How many pairs it rests on."""
         return sum(one.pairs for one in self.bins)
 
-    def to_json(self) -> dict[str, Any]:
-        """The figures as they are stored."""
-        return {"bins": [one.to_json() for one in self.bins], "error": self.error, "surplus": self.surplus}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Calibration:
-        return cls(tuple(Bin.from_json(one) for one in values["bins"]), values["error"], values["surplus"])
-
 
 def calibration(pairs: Sequence[PairMargin]) -> Calibration:
     """How often the answer that is favoured is the one that people prefer, by the chance that it is given.
@@ -111,7 +87,7 @@ def calibration(pairs: Sequence[PairMargin]) -> Calibration:
         observed = weighted_share([(credit(pair.score), pair.weight) for pair in members]).estimate
         assert observed is not None
         high = (*CONFIDENCES, 1.0)[number + 1]
-        bins.append(Bin(start=low, end=high, predicted=predicted, pairs=len(members), observed=observed))
+        bins.append(Bin(**asdict(observed), start=low, end=high, predicted=predicted, pairs=len(members)))
         error += abs(observed.value - predicted) * weight / total
         surplus += (predicted - observed.value) * weight / total
     return Calibration(tuple(bins), error, surplus)

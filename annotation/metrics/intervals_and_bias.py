@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import log, sqrt
 from statistics import fmean, median
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,9 +47,10 @@ class Share:
     """A share that is stored with its 95% interval; None where too little was there to tell it from `n` trials."""
 
     value: float | None
-    low: float | None
-    high: float | None
-    n: int
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    """None and 0 of early versions, which stored no interval."""
 
     @property
     def estimate(self) -> Estimate | None:
@@ -60,11 +61,6 @@ class Share:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """A stored share; those of early versions have no interval."""
-        return cls(values["value"], values.get("low"), values.get("high"), values.get("n", 0))
 
 
 def share_of(successes: float, trials: int) -> Estimate | None:

@@ -174,14 +174,14 @@ def calibration(frame: Frame, found: Calibration, axis: str, across: str) -> str
         parts.append(text(at, HEIGHT + 17, percent(tick), tick_anchor(at), "small"))
     said = []
     for one in found.bins:
-        x, observed = place(one.predicted), one.observed
+        x = place(one.predicted)
         words = ngettext(
             "sure to {sure}, right on {right} of {pairs:,} pair",
             "sure to {sure}, right on {right} of {pairs:,} pairs",
             one.pairs,
-        ).format(sure=percent(one.predicted), right=percent(observed.value), pairs=one.pairs)
-        parts.append(line(x, height(observed.low), x, height(observed.high), "interval"))
-        parts.append(dot(x, height(observed.value), words))
+        ).format(sure=percent(one.predicted), right=percent(one.value), pairs=one.pairs)
+        parts.append(line(x, height(one.low), x, height(one.high), "interval"))
+        parts.append(dot(x, height(one.value), words))
         middle = place((one.start + one.end) / 2)
         parts.append(text(middle, HEIGHT + 34, str(one.pairs), "middle", "small"))
         said.append(words)

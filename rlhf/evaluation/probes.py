@@ -20,9 +20,10 @@ from functools import cache
 from math import exp, isfinite, sqrt
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from annotation.metrics.intervals_and_bias import Estimate
+from annotation.validation import StoredAs
 
 Family = Literal["knowledge", "arithmetic", "format", "refusals"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -82,14 +83,9 @@ class ProbeFigures:
 
     asked: str
     """sha256 of the token ids that were scored: figures of others can't be compared, probe by probe."""
-    precision: str
+    precision: Annotated[str, StoredAs("weights")]
     """The precision that the policy computed in."""
     chances: Mapping[str, tuple[float, ...]]
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ProbeFigures:
-        chances = {family: tuple(found) for family, found in values["chances"].items()}
-        return cls(values["asked"], values["precision"] if "precision" in values else values["weights"], chances)
 
     def sets(self) -> dict[str, tuple[float, ...]]:
         """The chances of all probes together, then by family."""

@@ -7,22 +7,15 @@ earlier versions are read too: what they did not measure is None.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeAlias
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, TypeAlias
 
 from annotation.metrics.intervals_and_bias import Estimate, Share
+from annotation.validation import StoredAs, stored
 from rlhf.evaluation.probes import ProbeFigures, falls, sure_fall
-from rlhf.judges.verdicts import ChanceBasis, LetterShare, ScoreTemperature
+from rlhf.judges.verdicts import ChanceBasis
 
 CountedIn: TypeAlias = Literal["prompts", "comparisons"]
-# What is stored of earlier versions by another name: they said base also where it was other weights, and weights of the
-# precision that these are held in.
-CALLED_SINCE: Mapping[str, str] = {
-    "base": "anchor",
-    "kl_to_base": "kl_to_anchor",
-    "nll_under_base": "nll_under_anchor",
-    "weights": "precision",
-}
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class AnswerFigures:
     """What one policy's answers to the held-out prompts are like; None is what was not measured."""
 
     revision: str = ""
-    precision: str = ""
+    precision: Annotated[str, StoredAs("weights")] = ""
     """Precision of the weights that answered; empty of an earlier version, which measured all against the base in
     NF4."""
     mean_length: float | None = None
@@ -39,9 +32,9 @@ class AnswerFigures:
     """Different words as a share of all words (Li et al. 2016)."""
     distinct_2: float | None = None
     """The same of pairs of words."""
-    kl_to_anchor: float | None = None
+    kl_to_anchor: Annotated[float | None, StoredAs("kl_to_base")] = None
     """To what it is measured against, in its own precision, nats a token."""
-    nll_under_anchor: float | None = None
+    nll_under_anchor: Annotated[float | None, StoredAs("nll_under_base")] = None
     """Negative log-likelihood under the same, nats a token."""
     ended_share: float | None = None
     """Share of answers that ended by themselves and said something."""
@@ -59,13 +52,6 @@ class AnswerFigures:
         """Share of answers that the limit cut off, or that said nothing."""
         return None if self.ended_share is None else 1 - self.ended_share
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> AnswerFigures:
-        values = {CALLED_SINCE.get(name, name): value for name, value in values.items()}
-        stored = {entry.name: values[entry.name] for entry in fields(cls) if entry.name in values}
-        probes = stored.get("probes")
-        return cls(**{**stored, "probes": None if probes is None else ProbeFigures.from_json(probes)})
-
 
 @dataclass(frozen=True)
 class WinRate(Share):
@@ -77,18 +63,6 @@ class WinRate(Share):
     ties: int = 0
     length_controlled: Estimate | None = None
     """What it would be if the answers were of equal lengths."""
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> WinRate:
-        controlled = values.get("length_controlled")
-        return cls(
-            value=values["value"],
-            low=values["low"],
-            high=values["high"],
-            n=values["n"],
-            ties=values["ties"],
-            length_controlled=None if controlled is None else Estimate(**controlled),
-        )
 
 
 @dataclass(frozen=True)
@@ -103,14 +77,6 @@ class JudgeCalls:
     """Why it gave up, as `translation.kept` has it; empty where it did not."""
     chances: ChanceBasis | None = None
     """What its chances rest on; None where it gave none in this check, and of an earlier version."""
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> JudgeCalls:
-        chances = values.get("chances")
-        if chances is None:
-            return cls(**{**values, "chances": None})
-        kind = ScoreTemperature if "value" in chances else LetterShare
-        return cls(**{**values, "chances": kind(**chances)})
 
 
 @dataclass(frozen=True)
@@ -135,12 +101,13 @@ class ImplicitAccuracy(Share):
 class CheckReport:
     """What a check measured."""
 
-    candidate: AnswerFigures
-    against: AnswerFigures
+    candidate: AnswerFigures = AnswerFigures()
+    against: AnswerFigures = AnswerFigures()
     """Of the policy that it was compared with."""
-    anchor: AnswerFigures
-    """Of what the candidate is measured against, in its precision (`Anchors` in `rlhf.evaluation.check_job`)."""
-    prompts: int
+    anchor: Annotated[AnswerFigures, StoredAs("base")] = AnswerFigures()
+    """Of what the candidate is measured against, in its precision (`Anchors` in `rlhf.evaluation.check_job`); earlier
+    versions said base also where it was other weights."""
+    prompts: int = 0
     """Held-out prompts that were answered."""
     compared_apart: int = 0
     """Other prompts, on which the two policies were compared; nothing here is of their answers."""
@@ -150,7 +117,7 @@ class CheckReport:
     judged: Mapping[str, JudgeCalls] = field(default_factory=dict)
     same_answers: int | None = None
     """Prompts that candidate and `against` answered in the same words; None where that was not counted."""
-    reward: RewardChange | None = None
+    reward: Annotated[RewardChange | None, StoredAs("reward_hacking")] = None
     """None where no reward took part in its training, or `reward_known` is false."""
     reward_known: bool = True
     """Whether the check looked for a reward at all."""
@@ -231,18 +198,11 @@ class CheckReport:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CheckReport:
         """A stored report, whatever version wrote it."""
-        values = {CALLED_SINCE.get(name, name): value for name, value in values.items()}
-        as_stored = {entry.name: values[entry.name] for entry in fields(cls) if entry.name in values}
-        sides = {side: AnswerFigures.from_json(values.get(side) or {}) for side in ("candidate", "against", "anchor")}
-        reward = values.get("reward_hacking")
-        read = {
-            "implicit_accuracy": read_accuracy(values.get("implicit_accuracy")),
-            "win_rates": read_rates(values["win_rates"]) if "win_rates" in values else None,
-            "judged": {name: JudgeCalls.from_json(calls) for name, calls in values.get("judged", {}).items()},
-            "reward": None if reward is None else RewardChange(reward["rise"], reward["length"]),
-            "reward_known": "reward_hacking" in values,
-        }
-        return cls(**{"prompts": 0, **as_stored, **sides, **read})
+        accuracy = values.get("implicit_accuracy")
+        if accuracy and accuracy.get("too_long"):  # the first version counted only pairs that were too long
+            accuracy = {"left_out": {"too-long": accuracy["too_long"]}, **accuracy}
+        known = {"implicit_accuracy": accuracy, "reward_known": "reward_hacking" in values}
+        return stored(cls, {**values, **known}, endless=True)
 
 
 # 2: evidence counts prompts, and distinct-2 is compared at equal lengths. 3: so is the likelihood, and the base is what
@@ -254,21 +214,6 @@ RULE_VERSION = 7
 PROMPTS_ARE_COUNTED = 5
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")
-
-
-def read_accuracy(values: Mapping[str, Any] | None) -> ImplicitAccuracy | None:
-    """A stored accuracy; the first version counted only pairs that were too long."""
-    if values is None:
-        return None
-    left_out = values.get("left_out", {"too-long": values["too_long"]} if values.get("too_long") else {})
-    return ImplicitAccuracy(**vars(Share.from_json(values)), left_out=left_out)
-
-
-def read_rates(values: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, WinRate]]:
-    return {
-        other: {judge: WinRate.from_json(rate) for judge, rate in by_judge.items()}
-        for other, by_judge in values.items()
-    }
 
 
 def ratio(value: float | None, to: float | None) -> float | None:

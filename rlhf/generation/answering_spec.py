@@ -13,10 +13,9 @@ from annotation.jobs import job_table
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import MAXIMUM_ANSWERS, Sampling
 from annotation.translation import N_, _
-from annotation.validation import NonNegativeInt, PositiveInt
+from annotation.validation import NonNegativeInt, PositiveInt, stored
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.finished_training import told_fields
 from rlhf.jobs.job_spec import Drawing, JobSpec
 from rlhf.jobs.job_store import Job
 
@@ -65,7 +64,7 @@ class AnsweringResult:
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> AnsweringResult:
-        return cls(**told_fields(cls, result))
+        return stored(cls, result)
 
 
 def newest_answering(db: Database) -> Job | None:

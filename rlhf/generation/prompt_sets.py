@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from annotation.records import Prompt, Sampling, UserError
 from annotation.translation import _
+from annotation.validation import stored
 from rlhf.jobs.artifacts import explain_write_errors
-from rlhf.jobs.finished_training import told_fields
 
 DIRECTORY: Final = "answers"
 # No separators, and nothing but a job's number.
@@ -37,7 +37,7 @@ class PromptSetResult:
 
     @classmethod
     def of(cls, result: Mapping[str, Any] | None) -> PromptSetResult:
-        return cls(**told_fields(cls, result or {}))
+        return stored(cls, result)
 
 
 def row_of(prompt: Prompt, answer: Mapping[str, Any], sampling: Sampling, revision: str) -> dict[str, Any]:

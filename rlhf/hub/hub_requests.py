@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, get_args
 
 from annotation import hub_client as hubs
@@ -19,9 +19,9 @@ from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome
 from annotation.records import UserError
 from annotation.translation import _, ngettext
+from annotation.validation import stored
 from rlhf.hub import pull_model, push_dataset, push_model, space_upload
 from rlhf.hub.space_upload import SpaceFinding
-from rlhf.jobs.finished_training import told_fields
 from rlhf.models.registry import HeldPrecision
 
 
@@ -206,7 +206,7 @@ def prices(db: Database) -> list[Flavor]:
     """What rented hardware costs, as the Hub said last; empty where it has not been asked."""
     told = REQUESTS.newest(db, "prices", status="finished")
     listed = () if told is None or told.result is None else told.result["flavors"]
-    return [Flavor(**told_fields(Flavor, one)) for one in listed]
+    return [stored(Flavor, one) for one in listed]
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class SpaceCheck:
         if result is None:
             return None
         findings = tuple(SpaceFinding(level, text) for level, text in result["findings"])
-        return cls(**told_fields(cls, result) | {"findings": findings})
+        return replace(stored(cls, result), findings=findings)
 
     def stored(self) -> dict[str, Any]:
         return {**vars(self), "findings": [[one.level, one.text] for one in self.findings]}

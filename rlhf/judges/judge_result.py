@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf.jobs.finished_training import told_fields
+from annotation.validation import stored
 
 
 @dataclass(frozen=True)
@@ -34,4 +34,4 @@ class JudgeResult:
     @classmethod
     def of(cls, result: Mapping[str, Any] | None) -> JudgeResult:
         """The result of a job; what is not of its field's type is not read."""
-        return cls(**told_fields(cls, result or {}))
+        return stored(cls, result)

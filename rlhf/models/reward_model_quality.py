@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass
 from math import exp
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,9 @@ from annotation.metrics.calibration import (
     weighted_share,
 )
 from annotation.metrics.intervals_and_bias import Share
-from annotation.validation import NonNegativeFloat, PositiveFloat, adapter, read
+from annotation.validation import NonNegativeFloat, PositiveFloat, read, stored
 from rlhf.jobs import job_store
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.models.model_files import read_object
 from rlhf.models.registry import Policy
 
@@ -48,11 +48,6 @@ class LengthFigures:
     answers: int
     longer_wins: Share
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> LengthFigures:
-        longer_wins = Share.from_json(values["longer_wins"])
-        return cls(values["spearman"], values["pearson"], values["answers"], longer_wins)
-
 
 @dataclass(frozen=True)
 class ScoreHistogram:
@@ -63,11 +58,6 @@ class ScoreHistogram:
     rejected: tuple[float, ...]
     mean: float
     std: float
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ScoreHistogram:
-        edges, chosen, rejected = (tuple(values[name]) for name in ("edges", "chosen", "rejected"))
-        return cls(edges=edges, chosen=chosen, rejected=rejected, mean=values["mean"], std=values["std"])
 
 
 @dataclass(frozen=True)
@@ -84,49 +74,15 @@ class RewardModelQuality:
     """By which differences of scores are divided to say how often people prefer an answer."""
 
     def to_json(self) -> dict[str, Any]:
-        found = self.calibration
-        return {**asdict(self), "calibration": None if found is None else found.to_json()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> RewardModelQuality:
-        train, sure, length, scores = (
-            values.get(name) for name in ("train_accuracy", "calibration", "length", "scores")
-        )
-        return cls(
-            accuracy=Share.from_json(values["accuracy"]),
-            train_accuracy=None if train is None else Share.from_json(train),
-            calibration=None if sure is None else Calibration.from_json(sure),
-            length=None if length is None else LengthFigures.from_json(length),
-            scores=None if scores is None else ScoreHistogram.from_json(scores),
-            temperature=values.get("temperature"),
-        )
+        return asdict(self)
 
 
 def quality_in(result: Mapping[str, Any] | None) -> RewardModelQuality | None:
-    """What the result of a job says of the reward model that it made; None where that was not measured.
-
-    A rented machine may send anything: a figure that can't be meant is not read.
-    """
-    found = (result or {}).get("quality") or (result or {}).get("health")  # as earlier versions called it
-    if not found:
-        return None
+    """What the result of a job says of the reward model that it made; None where that was not measured."""
     try:
-        quality = RewardModelQuality.from_json(found)
-    except (AttributeError, KeyError, TypeError, ValueError):
+        return stored(RewardModelQuality, FinishedTraining.of(result).quality)
+    except TypeError:  # no accuracy that can be meant
         return None
-    kinds = get_type_hints(RewardModelQuality).items()
-    unmeant: dict[str, Any] = {name: None for name, kind in kinds if not can_be_meant(getattr(quality, name), kind)}
-    return None if "accuracy" in unmeant else replace(quality, **unmeant)
-
-
-def can_be_meant(value: Any, kind: Any) -> bool:
-    """Whether a stored figure is of its type, to the last number."""
-    stored = asdict(cast(Any, value)) if is_dataclass(value) else value
-    try:
-        adapter(kind | None).validate_json(json.dumps(stored))
-    except ValueError:
-        return False
-    return True
 
 
 def quality_of(db: Database, reward: Policy) -> RewardModelQuality | None:

@@ -12,9 +12,9 @@ from annotation.database import Database
 from annotation.records import UserError
 from annotation.translation import N_, _
 from annotation.ui.formatting import moment
+from annotation.validation import stored
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.finished_training import told_fields
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import memory, registry
 from rlhf.models.memory import Machine
@@ -77,7 +77,7 @@ class PrecisionGap:
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> PrecisionGap:
-        return cls(**told_fields(cls, result))
+        return stored(cls, result)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -123,3 +124,10 @@ def test_a_report_that_judged_reward_hacking_by_itself_is_read() -> None:
 def test_judges_counts_from_before_their_chances_rest_was_kept_are_read() -> None:
     calls = {"judged": 50, "left_open": 2, "failed": {"timeout": 2}, "gave_up": ""}
     assert CheckReport.from_json({**OLD, "judged": {"j": calls}}).judged == {"j": JudgeCalls(50, 2, {"timeout": 2})}
+
+
+def test_a_figure_of_a_broken_policy_that_is_no_number_is_read_as_none() -> None:
+    found = CheckReport.from_json(json.loads(json.dumps({**OLD, "candidate": {**SIDE, "kl_to_base": math.nan}})))
+    assert found.kl_per_token is not None
+    assert math.isnan(found.kl_per_token)
+    assert found.candidate.revision == "base"

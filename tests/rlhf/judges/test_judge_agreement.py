@@ -200,14 +200,14 @@ def test_calibration_worked_out_by_hand() -> None:
     assert found is not None
     assert [(one.start, one.pairs) for one in found.bins] == [(0.6, 2), (0.9, 4)]
     assert [one.predicted for one in found.bins] == pytest.approx([0.65, 0.95])
-    assert [one.observed.value for one in found.bins] == pytest.approx([0.5, 0.75])
+    assert [one.value for one in found.bins] == pytest.approx([0.5, 0.75])
     assert found.error == pytest.approx((2 * 0.15 + 4 * 0.20) / 6)
 
 
 def test_chances_of_one_and_nought_do_not_overflow() -> None:
     found = trust([case(1, FIRST, FIRST, chances={(0, 1): 1.0}), case(2, FIRST, FIRST, chances={(0, 1): 0.0})])
     assert found.calibration is not None
-    assert found.calibration.bins[0].observed.value == pytest.approx(0.5)
+    assert found.calibration.bins[0].value == pytest.approx(0.5)
 
 
 # -------------------------------------------------------------------------------------------------- position and length

@@ -102,7 +102,7 @@ def test_calibration_worked_out_by_hand() -> None:
     assert found is not None
     assert [(one.start, one.end, one.pairs) for one in found.bins] == [(0.5, 0.6, 2), (0.9, 1.0, 4)]
     assert [one.predicted for one in found.bins] == pytest.approx([0.55, 0.95])
-    assert [one.observed.value for one in found.bins] == pytest.approx([0.5, 0.75])
+    assert [one.value for one in found.bins] == pytest.approx([0.5, 0.75])
     assert found.error == pytest.approx((2 * 0.05 + 4 * 0.2) / 6)
     assert found.surplus == pytest.approx(found.error)
     assert "surer than it should be" in card(measured([*[pair(high)] * 3, *[pair(-high)] * 3]))
@@ -300,6 +300,16 @@ def test_a_figure_that_can_not_be_meant_is_not_read_and_the_others_are() -> None
     assert quality_in(
         {"quality": {"accuracy": accuracy.to_json(), "train_accuracy": accuracy.to_json() | {"n": "9"}}}
     ) == (RewardModelQuality(accuracy))
+
+
+def test_figures_of_earlier_versions_are_read() -> None:
+    """What bins were called, and a share without its interval."""
+    quality = measured([pair(1.0)] * 6)
+    stored = json.loads(json.dumps(quality.to_json()))
+    for one in stored["calibration"]["bins"]:
+        one |= {"from": one.pop("start"), "to": one.pop("end")}
+    assert quality_in({"health": stored}) == quality
+    assert quality_in({"health": {"accuracy": {"value": 0.7}}}) == RewardModelQuality(Share(0.7, None, None, 0))
 
 
 def test_where_no_two_answers_differ_in_length_nothing_is_said_of_length() -> None:
