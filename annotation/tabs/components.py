@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import gradio as gr
 from gradio.blocks import Block
@@ -274,21 +274,40 @@ def undrafted(was: Mapping[str, Any], here: Mapping[str, Any], holds: Mapping[st
     return {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
 
 
-def fingerprints(parts: Mapping[str, Any]) -> dict[str, str]:
-    """A short mark for each part of a page: the same mark means that it need not be sent again."""
-    return {
+def changes(parts: Mapping[str, Any], seen: Mapping[str, Any]) -> tuple[dict[str, Any], Seen]:
+    """The parts of a page that differ from what a browser session was sent last, and a short mark of each part."""
+    marks: Seen = {
         name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()[:16]
         for name, part in parts.items()
     }
+    return {name: part for name, part in parts.items() if seen.get(name) != marks[name]}, marks
 
 
 @dataclass(frozen=True)
 class FollowedPage:
     """A page of which a browser session is sent what has changed: `parts` by name follow the rows."""
 
+    # Parts in which a button says what it did, which holds while what was seen by this name stays as it is.
+    notices: ClassVar[Mapping[str, str]] = {}
+
     parts: Mapping[str, Any]
     seen: gr.State
     """What this session was sent last."""
+
+    @classmethod
+    def lay_out_notices(cls) -> dict[str, Any]:
+        """What stood when a button said something; not in `seen`: a late poll puts back an older one of these."""
+        return {f"{part}_while": gr.State() for part in cls.notices}
+
+    @property
+    def held(self) -> list[Any]:
+        """The inputs of a handler that polls, for `overtaken`."""
+        return [self.parts[f"{part}_while"] for part in self.notices]
+
+    def overtaken(self, held: Sequence[Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+        """The notices emptied that hold no more, here or in another tab; not what was said since this was asked for."""
+        stood = zip(self.notices.items(), held, strict=True)
+        return {part: "" for (part, key), state in stood if state not in (None, seen[key])}
 
     @property
     def followed(self) -> list[Any]:
@@ -296,7 +315,10 @@ class FollowedPage:
         return [*self.parts.values(), self.seen]
 
     def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
-        """What goes to the browser: the changed parts, and nothing for the others."""
+        """What goes to the browser: the changed parts, and nothing for the others; with a notice what stands then."""
+        for part in self.notices.keys() & changed.keys():
+            says = isinstance(changed[part], str) and changed[part]
+            changed = {**changed, f"{part}_while": gr.update(value=seen[self.notices[part]] if says else None)}
         return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
 
 

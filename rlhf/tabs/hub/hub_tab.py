@@ -27,7 +27,7 @@ from annotation.tabs.components import (
     Seen,
     Update,
     button,
-    fingerprints,
+    changes,
     html_box,
     licence_choice,
     meanings,
@@ -304,10 +304,10 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
             for form, kinds in FORMS.items()
         },
     }
-    marks: Seen = fingerprints(parts)
+    changed, marks = changes(parts, here)
     # A tick is for the check that it was given for, even where another says the same.
-    marks["agreed"] += str(None if checked is None else checked.id)
-    return {name: part for name, part in parts.items() if here.get(name) != marks[name]}, marks
+    marks["checked"] = None if checked is None else checked.id
+    return changed if here.get("checked") == marks["checked"] else {**changed, "agreed": parts["agreed"]}, marks
 
 
 # ------------------------------------------------------------------------------------------------------------ the page

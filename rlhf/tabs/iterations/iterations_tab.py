@@ -21,7 +21,7 @@ from annotation.tabs.components import (
     Update,
     acting_box,
     asking_box,
-    fingerprints,
+    changes,
     html_box,
     open_choice,
     opening_of,
@@ -335,11 +335,10 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         **gate_parts(db, policy, stands, state),
         "over": gr.update(value=over),
     }
-    marks: Seen = fingerprints(parts)
+    changed, marks = changes(parts, seen)
     # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
     criteria = [(one.passed, *astuple(gate_words.in_words(one))) for one in criteria_of(db, policy)]
     named = [policy.revision, None if check is None else check.job_id, gate_decisions.rule(db).to_setting(), criteria]
-    changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if seen.get("drawn") != [*named, page]:
         report, page = report_parts(db, context.data_dir, policy, check, page)
         changed |= report
@@ -428,19 +427,14 @@ def asked(panel: Any) -> str:
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
 class IterationsPage(FollowedPage):
+    notices = {"said": "decided"}
+
     pulse: gr.HTML
     bar: gr.HTML
 
     @property
     def selector(self) -> Any:
         return self.parts["selector"]
-
-    def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
-        """As of every page; with what is said goes what was decided then."""
-        if "said" in changed:
-            says = isinstance(changed["said"], str) and changed["said"]
-            changed = {**changed, "said_while": gr.update(value=seen["decided"] if says else None)}
-        return super().sent(changed, seen)
 
 
 def lay_out() -> IterationsPage:
@@ -475,7 +469,7 @@ def lay_out() -> IterationsPage:
             parts["really"] = gr.Button(_("Yes, promote it"), variant="stop", elem_id="promote-really")
             parts["keep"] = gr.Button(_("No"), elem_id="promote-not")
     parts["said"] = acting_box(speaks=True, elem_id="decided")
-    parts["said_while"] = gr.State()  # not in `seen`: a late poll puts back an older one of these
+    parts |= IterationsPage.lay_out_notices()
     parts["decisions"] = acting_box(elem_id="decisions")
     with gr.Accordion(_("Answers side by side"), open=False) as parts["side_by_side"]:
         parts["answers"] = html_box()
@@ -515,12 +509,9 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         address = Place() if unknown else place_of(revision, page_of(seen))
         return [*page.sent(shown, seen), told(address, step=False, shows=shows)]
 
-    def poll_iterations(annotator: Annotator, revision: str | None, was: Seen, said_while: Any) -> list[Any]:
+    def poll_iterations(annotator: Annotator, revision: str | None, was: Seen, *held: Any) -> list[Any]:
         changed, seen = view(context, revision, page_of(was), was)
-        # What a button said is not so any more, here or in another tab; not what one has said since this was asked for.
-        if said_while not in (None, seen["decided"]):
-            changed["said"] = gr.update(value="")
-        return page.sent(changed, seen)
+        return page.sent({**changed, **page.overtaken(held, seen)}, seen)
 
     @guarded(context, "admin")
     def choose_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
@@ -546,7 +537,7 @@ def wire_views(page: IterationsPage, context: Context) -> None:
 
     followed = [*page.followed, page.bar]
     visits(page.bar, context, open_iterations, [], followed)
-    poll(page.pulse, context, poll_iterations, [page.selector, page.seen, page.parts["said_while"]], page.followed)
+    poll(page.pulse, context, poll_iterations, [page.selector, page.seen, *page.held], page.followed)
     listeners = (
         (page.selector.input, choose_policy),
         (page.parts["previous"].click, previous_page),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -15,12 +16,13 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
+    FollowedPage,
     Seen,
     Update,
     acting_box,
     button,
+    changes,
     drafted,
-    fingerprints,
     html_box,
     open_choice,
     opening_of,
@@ -49,7 +51,7 @@ from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.judges import judge_card, judge_form, rubric_form
-from rlhf.tabs.judges.judge_form import CHOSEN
+from rlhf.tabs.judges.judge_form import CHOSEN, JudgeFormPage
 from rlhf.tabs.overview import next_steps
 
 POLL_SECONDS = 3
@@ -460,8 +462,7 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
         **judge_form.choice_parts(db),
         **job_parts(db, job, known, now()),
     }
-    marks = fingerprints(parts)
-    changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
+    changed, marks = changes(parts, seen)
     idle = judge is not None and bool(not_at(db, [judge], "judged"))
     figures = [*judge_history.cache_key(db), None if judge is None else judge.id, idle]
     if seen.get("figures") != figures:
@@ -473,71 +474,70 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
 
 # ---------------------------------------------------------------------------------------------------------- the page
 FEEDBACK = ("mode", "audit", "unsure", "check")
+# Parts in which buttons say what they did.
+SAID = ("save", "add", "jobs")
 
 
-class JudgesPage:
+@dataclass(frozen=True)
+class JudgesPage(FollowedPage):
     """The tab's components down to the rubric; nothing of the rows is in them.
 
-    `parts` follow the rows, `said` is what the buttons beside it did. `seen` is what this session was sent last: fields
-    that differ from its "sent" are a draft.
+    Fields that differ from what a session has `seen` under "sent" are a draft.
     """
 
-    def __init__(self) -> None:
-        parts: dict[str, Any] = {}
-        said: dict[str, Any] = {}
-        gr.Markdown(_("## Who judges"))
-        parts["standing"] = html_box()
-        self.feedback = lay_out_feedback()
-        self.save = button(_("Save"), "judges-save", "primary")
-        said["save"] = html_box()
-        gr.Markdown(_("## The judges"))
-        parts["judges"] = html_box()
-        with gr.Accordion(_("Make a judge"), open=False) as self.making:
-            html_box(paragraph(_(JUDGES_NOTE), "quiet"))
-            self.form = judge_form.lay_out()
-            self.add = button(_("Make this judge"), "judge-add", "primary")
-        said["add"] = acting_box(speaks=True, elem_id="judge-made")
-        parts |= {name: self.form.fields[name] for name in CHOSEN}
-        with gr.Column(visible=False) as parts["one"]:
-            self.most = lay_out_one(parts, said)
-            parts["verdicts"] = html_box()
-        self.parts, self.said = parts, said
-        self.seen, self.pulse = gr.State({}), pulse(POLL_SECONDS)
+    notices = {"jobs": "state"}
+
+    feedback: Mapping[str, Any]
+    save: gr.Button
+    making: gr.Accordion
+    form: JudgeFormPage
+    add: gr.Button
+    most: gr.Number
+    pulse: gr.HTML
 
     @property
     def looked(self) -> list[Any]:
         """The inputs of every handler: the judge that is looked at, and what was sent."""
         return [self.parts["selector"], self.seen]
 
-    @property
-    def followed(self) -> list[Any]:
-        return [*self.parts.values(), *self.said.values(), self.seen]
-
     def sent(
-        self, changed: Mapping[str, Any], seen: Seen, where: str = "", sentence: str = "", more: str = ""
+        self, changed: Mapping[str, Any], seen: Mapping[str, Any], where: str = "", sentence: str = "", more: str = ""
     ) -> list[Any]:
-        """What goes to the browser: the changed parts, and a sentence and HTML beside the button that was pressed."""
+        """As of every page; with a sentence and HTML beside the button that was pressed, and beside no other."""
         said = (status(sentence, "quiet") if sentence else "") + more
-        words = {name: said if name == where else "" for name in self.said} if where else {}
-        if where:
-            state = seen["state"] if where == "jobs" and said else None
-            changed = {**changed, "said_while": gr.update(value=state)}
-        return [
-            *(changed.get(name, gr.skip()) for name in self.parts),
-            *(words.get(name, gr.skip()) for name in self.said),
-            seen,
-        ]
+        return super().sent({**changed, **dict.fromkeys(SAID, ""), where: said} if where else changed, seen)
+
+
+def lay_out() -> JudgesPage:
+    parts: dict[str, Any] = {}
+    gr.Markdown(_("## Who judges"))
+    parts["standing"] = html_box()
+    feedback = lay_out_feedback()
+    save = button(_("Save"), "judges-save", "primary")
+    parts["save"] = html_box()
+    gr.Markdown(_("## The judges"))
+    parts["judges"] = html_box()
+    with gr.Accordion(_("Make a judge"), open=False) as making:
+        html_box(paragraph(_(JUDGES_NOTE), "quiet"))
+        form = judge_form.lay_out()
+        add = button(_("Make this judge"), "judge-add", "primary")
+    parts["add"] = acting_box(speaks=True, elem_id="judge-made")
+    parts |= {name: form.fields[name] for name in CHOSEN}
+    with gr.Column(visible=False) as parts["one"]:
+        most = lay_out_one(parts)
+        parts["verdicts"] = html_box()
+    return JudgesPage(parts, gr.State({}), feedback, save, making, form, add, most, pulse(POLL_SECONDS))
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    page = JudgesPage()
+    page = lay_out()
     rubric_form.build(context, opening_of(demo), page.parts["selector"])
     wire_views(page, context)
     wire_judges(page, context)
     wire_jobs(page, context)
 
 
-def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
+def lay_out_one(parts: dict[str, Any]) -> gr.Number:
     """The components about one judge, which are there once there is a judge; returns how much is judged at most."""
     with gr.Row():
         parts["selector"] = open_choice(_("Judge to look at"), elem_id="judge-selector")
@@ -549,8 +549,8 @@ def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
     with gr.Row():
         parts["candidate"] = open_choice(_("Candidate"), visible=False, elem_id="judge-candidate-of")
         parts["judge_candidate"] = button(_("Judge the candidate's answers"), "judge-candidate", visible=False)
-    said["jobs"] = acting_box(speaks=True, elem_id="judge-said")
-    parts["said_while"] = gr.State()  # the job then; not in `seen`: a late poll puts back an older one of these
+    parts["jobs"] = acting_box(speaks=True, elem_id="judge-said")
+    parts |= JudgesPage.lay_out_notices()
     parts["job"] = html_box()
     parts["cancel"] = button(_("Cancel"), "judge-cancel", "stop", visible=False)
     parts["card"] = html_box()
@@ -600,11 +600,9 @@ def wire_views(page: JudgesPage, context: Context) -> None:
         """Beside the choice of a judge; where there is none to choose, that is hidden."""
         return "" if not unknown else "jobs" if judge_store.judges(context.db) else "add"
 
-    def look_at_judge(annotator: Annotator, selected: Any, was: Any, said_while: Any = None) -> list[Any]:
+    def look_at_judge(annotator: Annotator, selected: Any, was: Any, *held: Any) -> list[Any]:
         changed, seen = view(context, selected, was)
-        # What a button said of a job is not so any more once that has gone on; not what was said since this was asked.
-        overtaken = said_while not in (None, seen["state"])
-        return page.sent(changed, seen, "jobs" if overtaken else "")
+        return page.sent({**changed, **page.overtaken(held, seen)}, seen)
 
     @admin
     def save_feedback(annotator: Annotator, selected: Any, was: Any, *values: Any) -> list[Any]:
@@ -623,7 +621,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
     @admin
     def choose_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
         if not (unknown := unknown_judge(context.db, selected)):
-            return [*look_at_judge(annotator, selected, was), told(Place((text_in(selected),)))]
+            return [*page.sent(*view(context, selected, was)), told(Place((text_in(selected),)))]
         changed, seen = view(context, None, was)
         first = chosen_judge(judge_store.judges(context.db), None)
         changed["selector"] = {**changed.get("selector", gr.update()), "value": None if first is None else first.name}
@@ -632,7 +630,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
     bar = place_bar()
     visits(bar, context, open_judges, [page.seen, *fields], [*page.followed, *fields, bar])
     page.parts["selector"].input(choose_judge, page.looked, [*page.followed, bar], **QUIET)
-    poll(page.pulse, context, look_at_judge, [*page.looked, page.parts["said_while"]], page.followed)
+    poll(page.pulse, context, look_at_judge, [*page.looked, *page.held], page.followed)
     page.save.click(save_feedback, [*page.looked, *fields], [*page.followed, *fields], **QUEUED)
 
 

@@ -18,7 +18,7 @@ from annotation.tabs.components import (
     QUIET,
     Update,
     button,
-    fingerprints,
+    changes,
     html_box,
     open_choice,
     text_in,
@@ -121,9 +121,7 @@ def view(context: Context, asked: Sequence[Chat], rendered: Any, seen: Any) -> t
         "compare": gr.update(interactive=len(asked) > 1 and not writing),
         "files": gr.update(value=prompt_set_form.files_table(context)),
     }
-    marks = fingerprints(parts)
-    before = seen if isinstance(seen, dict) else {}
-    changed = {name: part for name, part in parts.items() if before.get(name) != marks[name]}
+    changed, marks = changes(parts, seen if isinstance(seen, dict) else {})
     return {**changed, "pulse": gr.update(value=again(WRITING_SECONDS if writing else RESTING_SECONDS))}, marks
 
 

@@ -19,7 +19,7 @@ from annotation.tabs.components import (
     Update,
     acting_box,
     button,
-    fingerprints,
+    changes,
     html_box,
     open_choice,
     row_number,
@@ -299,8 +299,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         | list_parts(db, looked, at)
         | compare_runs_form.choice_parts(db)
     )
-    marks = fingerprints(parts)
-    changed: dict[str, Any] = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
+    changed, marks = changes(parts, seen)
     if stays is not None:
         changed["selector"] = {**parts["selector"], "value": str(stays.id)}
         changed[ADDRESS] = told(place_of(replace(looked, job=stays.id)), step=False)
@@ -352,10 +351,6 @@ def fields_of(label: Any) -> list[str]:
     """A label that a session was sent, as its fields show it."""
     name, tags, notes = label if isinstance(label, list) and len(label) == 3 else ("", [], "")
     return [name, ", ".join(tags), notes]
-
-
-# What a button said holds while this stays as it is.
-NOTICES: Mapping[str, str] = {"said": "state", "acted": "decided"}
 
 
 def cancel_shown(db: Database, seen: Any) -> str:
@@ -433,6 +428,8 @@ class RunsPage(FollowedPage):
     `seen` holds under "job" the id of the job that is shown, and under "revision" what it made or checks, or None.
     """
 
+    notices = {"said": "state", "acted": "decided"}
+
     pulse: gr.HTML
     bar: gr.HTML
 
@@ -453,9 +450,6 @@ class RunsPage(FollowedPage):
 
     def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
         """What goes to the browser: the changed parts and address, and nothing for the others."""
-        for part in NOTICES.keys() & changed.keys():
-            says = isinstance(changed[part], str) and changed[part]
-            changed = {**changed, f"{part}_while": gr.update(value=seen[NOTICES[part]] if says else None)}
         return [*super().sent(changed, seen), changed.get(ADDRESS, gr.skip())]
 
     def looked_at(self, name: str) -> list[Any]:
@@ -500,8 +494,7 @@ def lay_out() -> RunsPage:
     parts |= run_outcome.lay_out()
     with gr.Row(elem_id="run-files"):
         parts |= {"download": html_box(), "fetch": html_box()}
-    # Not in `seen`: a late poll puts back an older one of these.
-    parts |= {f"{part}_while": gr.State() for part in NOTICES}
+    parts |= RunsPage.lay_out_notices()
     parts |= {"heading": html_box(), "plots": html_box()}
     parts |= plot_zoom.lay_out(LOOK, _("Look closer"))
     parts["samples"] = html_box()
@@ -536,12 +529,10 @@ def wire_views(page: RunsPage, context: Context) -> None:
         return page.sent({**changed, **shown, "said": said, "acted": "", ADDRESS: address}, seen)
 
     def poll_runs(annotator: Annotator, *sent: Any) -> list[Any]:
-        looked, was = read(sent[: -len(NOTICES)])
+        asked, held = sent[: len(inputs)], sent[len(inputs) :]
+        looked, was = read(asked)
         changed, seen = live(context, replace(looked, confirming=was.get("confirming")), was)
-        # What a button said is not so any more; not what one has said since this was asked for.
-        for (part, key), said_while in zip(NOTICES.items(), sent[-len(NOTICES) :], strict=True):
-            if said_while not in (None, seen[key]):
-                changed[part] = gr.update(value="")
+        changed |= page.overtaken(held, seen)
         if "job" in was and seen["job"] != was["job"]:  # another one runs now
             changed = {ADDRESS: told_view(place_of(looked), in_view(looked, seen)), **changed}
         return page.sent(changed, seen)
@@ -571,7 +562,7 @@ def wire_views(page: RunsPage, context: Context) -> None:
     for name in ("compared", "order"):
         page.parts[name].input(list_runs, inputs, page.followed, **QUIET)
     page.parts["search"].submit(list_runs, inputs, page.followed, **QUIET)
-    polled = [*inputs, *(page.parts[f"{part}_while"] for part in NOTICES)]
+    polled = [*inputs, *page.held]
     page.parts["queued"].input(guarded(context, "admin")(poll_runs), polled, page.followed, **QUIET)
     poll(page.pulse, context, poll_runs, polled, page.followed)
 

@@ -16,7 +16,7 @@ from annotation.tabs.components import (
     FollowedPage,
     Seen,
     Update,
-    fingerprints,
+    changes,
     html_box,
     meanings,
     whole_number,
@@ -96,8 +96,7 @@ def live(form: Form, known: Preflight, values: Values, ticked: Any, seen: Any) -
         parts |= refused_parts(str(error))
     if ticked and not accepted:
         parts["accept"] = {**parts["accept"], "value": False}
-    marks = fingerprints(parts)
-    changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
+    changed, marks = changes(parts, seen)
     if seen.get("rows", rows) != rows:
         changed |= {"row": gr.update(value=""), "rows_found": gr.update(value="")}  # what is shown is of other rows
     return changed, {**seen, **marks, "named": named_models(form, values), "rows": rows, "shape": shape}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from annotation.tabs.components import fingerprints
+from annotation.tabs.components import changes
 
 
-def test_fingerprints_tell_what_changed() -> None:
-    first, second = fingerprints({"a": 1, "b": [2]}), fingerprints({"a": 1, "b": [3]})
-    assert first["a"] == second["a"]
-    assert first["b"] != second["b"]
+def test_what_differs_from_what_was_sent_last_is_sent() -> None:
+    seen = changes({"a": 1, "b": [2]}, {})[1]
+    assert changes({"a": 1, "b": [3]}, seen) == ({"b": [3]}, {**changes({"b": [3]}, {})[1], "a": seen["a"]})

@@ -447,7 +447,7 @@ def test_what_a_button_said_goes_with_the_next_decision_and_not_with_a_late_poll
         assert late[said : said + 2] == poll(seen, held)[said : said + 2] == [gr.skip()] * 2
     registry.take_back_rejection(context.db, policy.revision, "owner")
     for seen in (after, late[-2]):
-        assert poll(seen, held)[said : said + 2] == [gr.update(value=""), gr.update(value=None)]
+        assert poll(seen, held)[said : said + 2] == ["", gr.update(value=None)]
 
 
 def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_says_so(

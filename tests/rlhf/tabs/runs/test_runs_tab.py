@@ -92,7 +92,7 @@ class Browser:
     def do(self, name: str, person: str = OWNER) -> dict[str, Any]:
         """Call a registered handler with what this session has chosen; returns the parts that were sent."""
         block = next(block for block in self.demo.fns.values() if handler_of(block).__name__ == name)
-        held = [self.shown.get(f"{part}_while", {}).get("value") for part in runs_tab.NOTICES]
+        held = [self.shown.get(f"{part}_while", {}).get("value") for part in RunsPage.notices]
         inputs = [*self.chosen.values(), self.seen, *held][: len(block.inputs)]
         number = "" if self.chosen["selector"] == "latest" else f"/{self.chosen['selector']}"
         compared = self.chosen["compared"] if isinstance(self.chosen["compared"], list) else []
