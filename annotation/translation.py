@@ -12,9 +12,8 @@ import logging
 import os
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -306,13 +305,23 @@ class Sentence(str):
     def format(self, *args: object, **gaps: object) -> str:
         """As of any text, with its numbers as the language writes them."""
         shown = {name: as_written(value) for name, value in gaps.items()} if spoken().separators else gaps
-        text = super().format(*args, **shown)
-        LATELY.pop(text, None)
+        said = Said(super().format(*args, **shown))
         # No objects: an error would keep alive whatever it went through.
-        LATELY[text] = self.keys, {name: gap if isinstance(gap, PLAIN) else str(gap) for name, gap in gaps.items()}
-        if len(LATELY) > MOST_LATELY:
-            LATELY.popitem(last=False)
-        return text
+        plain = {name: gap if isinstance(gap, PLAIN) else str(gap) for name, gap in gaps.items()}
+        inside = {name: gap.parts if isinstance(gap, Said) else gap for name, gap in plain.items()}
+        said.parts = {"said": self.keys, "gaps": inside}
+        return said
+
+
+class Said(str):
+    """A sentence with its gaps filled in, as a text that knows what it was made of; one that is changed does not."""
+
+    parts: Mapping[str, Any]
+    """Its keys, and what is in its gaps, which may have been said as well."""
+
+    def __str__(self) -> str:
+        """Itself, as `str` of an error too that holds it."""
+        return self
 
 
 def joined(*sentences: str) -> str:
@@ -325,11 +334,7 @@ def joined(*sentences: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------- what is stored
-# What was said of late, by how it reads: the keys of a sentence, and what its gaps were filled with.
-LATELY: Final[OrderedDict[str, tuple[tuple[Any, ...], Mapping[str, Gap]]]] = OrderedDict()
-MOST_LATELY: Final = 1000
 PLAIN: Final = (str, int, float)
-Gap: TypeAlias = str | int | float
 STORED: Final = '{"said": ['
 # In a stored sentence: a name, perhaps with a short specification, whose width and precision have at most two digits.
 STORED_FIELD: Final = re.compile(r"\{\w+(?::[^{}\d]{0,3}\d{0,2}(?:\.\d{1,2})?[^{}\d]{0,2})?\}")
@@ -338,26 +343,17 @@ UNTELLABLE: Final = (ValueError, LookupError, TypeError, AttributeError, Arithme
 
 
 def kept(text: str) -> str:
-    """A text to be stored: what was just said with its gaps filled in, so that `retold` says it in another language."""
-    parts = parts_of(text)
-    try:
-        same = parts is not None and said_again(parts) == text
-    except UNTELLABLE:  # what was in a gap is written as no text is
-        same = False
-    return json.dumps(parts, ensure_ascii=False) if same else as_it_stands(text)
+    """A text to be stored: what is said with its gaps filled in so that `retold` says it in another language."""
+    if isinstance(text, Said):
+        with suppress(*UNTELLABLE):  # what was in a gap may be written as no text is
+            if said_again(text.parts) == text:
+                return json.dumps(text.parts, ensure_ascii=False)
+    return as_it_stands(text)
 
 
 def as_it_stands(text: str) -> str:
     """A text of anybody's, to be stored: `retold` gives it back as it is, also where it begins as a stored one does."""
     return json.dumps({"said": ["{text}"], "gaps": {"text": text}}) if text.startswith(STORED) else text
-
-
-def parts_of(text: str) -> Mapping[str, Any] | None:
-    """The keys of what was said of late and what is in its gaps, which may have been said as well."""
-    keys, gaps = LATELY.get(text, ((), {}))
-    # Of a text that is all gap, what is in there is no sentence of its own.
-    shorter = {name: parts_of(value) for name, value in gaps.items() if isinstance(value, str) and value != text}
-    return {"said": keys, "gaps": {name: shorter.get(name) or value for name, value in gaps.items()}} if keys else None
 
 
 def retold(text: str) -> str:

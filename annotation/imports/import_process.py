@@ -61,8 +61,16 @@ class ImportData(JobRequest):
         return "--hub" in self.options
 
 
-HERE: Final[JobQueue[ImportData]] = JobQueue("web", named(ImportData))
-FROM_HUB: Final[JobQueue[ImportData]] = JobQueue("hub", named(ImportData))
+@dataclass(frozen=True)
+class LookAtData(ImportData):
+    """Only look at the first rows; earlier versions called it an import too."""
+
+    kind = "look"
+
+
+KINDS: Final = named(ImportData, LookAtData)
+HERE: Final[JobQueue[ImportData]] = JobQueue("web", KINDS)
+FROM_HUB: Final[JobQueue[ImportData]] = JobQueue("hub", KINDS)
 
 
 # ----------------------------------------------------------------------------------------------------------- the page
@@ -127,13 +135,13 @@ class Importer:
     ) -> State:
         """Begin. `source` is what to import with what belongs to it. Raises UserError while another run is at work."""
         told = ("--json-progress", f"--language={spoken().code}")
-        spec = ImportData((*told, *KIND_ARGUMENTS[kind], *arguments, *source))
+        spec = (LookAtData if kind == "look" else ImportData)((*told, *KIND_ARGUMENTS[kind], *arguments, *source))
         with self.db.transaction():
             latest = self.latest
             if latest is not None and latest.is_open:
                 raise UserError(_("An import is at work. Wait until it is done, or cancel it."))
             # First rows of somebody's data, at which they don't look any more.
-            job_table.clear_results(self.db, spec.kind, by)
+            job_table.clear_results(self.db, tuple(KINDS), by)
             queue = FROM_HUB if self.token_held and spec.is_on_hub else HERE
             queue.enqueue(self.db, spec, by)
         return self.state

@@ -187,21 +187,19 @@ def stop(db: Database, job_id: int, worker: str, status: Status, message: str, r
     return changed == 1
 
 
-def clear_results(db: Database, kind: str, by: str) -> None:
-    """Forget what somebody's jobs of a kind found, and others' a day after their end."""
+def clear_results(db: Database, kinds: Sequence[str], by: str) -> None:
+    """Forget what somebody's jobs of these kinds found, and others' a day after their end."""
     db.write(
-        """UPDATE job SET result = NULL
-           WHERE kind = ? AND (requested_by = ? OR finished < ?) AND result IS NOT NULL""",
-        (kind, by, moment(-24 * 60 * 60)),
+        f"""UPDATE job SET result = NULL
+            WHERE kind IN ({marks(kinds)}) AND (requested_by = ? OR finished < ?) AND result IS NOT NULL""",
+        (*kinds, by, moment(-24 * 60 * 60)),
     )
 
 
 def kinds_at_work(db: Database, *lanes: Lane) -> list[str]:
-    """The kinds of the jobs at work in these lanes, oldest first; those on rented hardware and mere looks apart."""
+    """The kinds of the jobs at work in these lanes, oldest first; those on rented hardware apart."""
     rows = db.rows(
-        f"""SELECT kind FROM job WHERE lane IN ({marks(lanes)}) AND flavor IS NULL AND {AT_WORK}
-                AND NOT json_extract(spec, '$.arguments[1]') IS '--look' ORDER BY id""",
-        lanes,
+        f"SELECT kind FROM job WHERE lane IN ({marks(lanes)}) AND flavor IS NULL AND {AT_WORK} ORDER BY id", lanes
     )
     return [row["kind"] for row in rows]
 

@@ -128,4 +128,4 @@ def release(attempt: Attempt) -> None:
 
 def without_token(message: str) -> str:
     token = hub_client.token_here()
-    return hub_client.without_tokens(message.replace(token, "[token]") if token else message)
+    return hub_client.without_tokens(message.replace(token, "[token]") if token and token in message else message)

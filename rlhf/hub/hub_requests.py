@@ -18,7 +18,7 @@ from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome
 from annotation.records import UserError
-from annotation.translation import _, ngettext
+from annotation.translation import _, joined, ngettext
 from annotation.validation import stored
 from rlhf.hub import pull_model, push_dataset, push_model, space_upload
 from rlhf.hub.space_upload import SpaceFinding
@@ -261,7 +261,7 @@ def make_space(hub: Hub, asked: MakeSpace) -> JobOutcome:
     plan = asked.plan(hub)
     found = errors_of(space_upload.check(plan, hub))
     if found:
-        raise UserError(_("Nothing was uploaded. {why}").format(why=" ".join(one.text for one in found)))
+        raise UserError(_("Nothing was uploaded. {why}").format(why=joined(*(one.text for one in found))))
     hardware, price = price_of(hub, plan)
     if price > asked.price:
         raise UserError(
@@ -277,8 +277,7 @@ def make_space(hub: Hub, asked: MakeSpace) -> JobOutcome:
         else _("{address} is up to date at {commit}; the Hub builds it.")
     ).format(address=made.address, commit=made.commit[:8])
     if made.changed:
-        changed = _("Changed: {what}.").format(what=", ".join(made.changed))
-        told = f"{told} {changed}"
+        told = joined(told, _("Changed: {what}.").format(what=", ".join(made.changed)))
     return JobOutcome(told, asdict(made))
 
 

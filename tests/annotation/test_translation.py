@@ -19,6 +19,8 @@ from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po
 
 from annotation import translation
+from annotation.hub_client import without_tokens
+from annotation.records import UserError
 from annotation.web import access, invitations, sign_in_pages
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 from tests.sentences import POLISH, Message, extracted, found, write_marked
@@ -123,9 +125,11 @@ def test_what_is_stored_is_told_in_the_language_of_whoever_reads_it(tmp_path: Pa
             *("1.200 Zeilen von it: 50% sind zu viel.", "Look: Sie ist voll."),
             *("12 o'clock", "Nothing else.", '{"said": "no"}'),
         ]
-    for number in range(2 * translation.MOST_LATELY):
+    for number in range(2000):
         translation.translate("No. {number}").format(number=number)
-    assert translation.kept(said) == said, "what was said long ago is stored as it reads"
+    assert translation.kept(str(UserError(said))) == stored[0], "however much was said since, and by whatever raises it"
+    assert translation.kept(without_tokens(said)) == stored[0]
+    assert translation.kept(f"{said} hf_{'x' * 34}") == f"{said} hf_{'x' * 34}", "it is another text"
 
 
 def test_what_was_stored_without_a_count_is_told_in_the_plural_that_its_sentence_has_by_now(tmp_path: Path) -> None:
@@ -274,6 +278,8 @@ from pathlib import Path
 from types import SimpleNamespace
 import gradio as gr
 from annotation import translation
+from annotation.hub_client import without_tokens
+from annotation.records import UserError
 from annotation.api import AnnotationApi, RequestBody
 from annotation.database import open_database
 from annotation.tabs.guard import Context

@@ -96,6 +96,7 @@ NAMES: Mapping[str, str] = {
     "check-space": N_("Check a Space"),
     "make-space": N_("Create or update a Space"),
     "import": N_("Import a dataset"),
+    "look": N_("Look at a dataset"),
 }
 STATES: Mapping[str, str] = {
     "queued": N_("waits"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from starlette.requests import Request
 from annotation.claims import backlog, handing_out, judged_counts, judging, own_prompts
 from annotation.claims.backlog import Waiting
 from annotation.database import Database
+from annotation.imports.import_process import HERE, Importer
 from annotation.jobs import job_table
 from annotation.metrics.act_times import RicherAct
 from annotation.records import Annotator, Feedback, Project, now
@@ -120,8 +120,8 @@ def test_a_training_that_is_due_and_can_not_start_is_told_of_on_every_page(db: D
 
 def test_an_import_an_export_and_an_upload_are_called_at_work(context: Context) -> None:
     assert "Nothing runs" in standing.strip_of(context.db, OWNER)["html"]
-    looking = json.dumps({"kind": "import", "arguments": ["--json-progress", "--look", "--", "a.jsonl"]})
-    assert job_table.claim(context.db, job_table.enqueue(context.db, "web", "import", looking, "owner"), "w")
+    Importer(context.db).start("look", ["--", "a.jsonl"], [])
+    assert HERE.claim_next(context.db, "w"), "which only shows somebody their first rows"
     for lane, kind, said in (
         ("web", "import", "An import is at work"),
         ("web", "export", "An export is at work"),
