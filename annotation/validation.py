@@ -256,7 +256,7 @@ def sentence(error: ValidationError, kind: Any, whole: str, labels: Mapping[str,
     if label and get_origin(bare(hint)) is Literal:
         return _("{label} must be one of: {choices}.").format(label=label, choices=", ".join(get_args(bare(hint))))
     field = shown(".".join(path))
-    subject = (_("{label}: it") if label else _("{whole}'s {field}")).format(label=label, whole=whole, field=field)
+    subject = (_("“{label}”") if label else _("{whole}'s {field}")).format(label=label, whole=whole, field=field)
     if problem == "missing" or (label and found["input"] is None and bare(hint) is str):
         return _("{subject} is missing.").format(subject=subject)
     demanded, values = demand(hint, problem, bool(label))

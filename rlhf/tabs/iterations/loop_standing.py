@@ -70,42 +70,44 @@ def stage_of(state: LoopState) -> LoopStatus:
     """The stage that the iteration is in, what happens now, and what comes next."""
     known = (*state.active, *state.rented)
     at_work = next((job for job in known if job.status != "queued"), next(iter(known), None))
-    collected = (
-        _("{new} new judgements, and {wanted} are enough")
-        if state.towards_next > state.auto_train.wanted
-        else _("{new} of {wanted} new judgements")
-    ).format(new=state.towards_next, wanted=state.auto_train.wanted)
-    if at_work is not None:
-        waits = at_work.status == "queued" and at_work.flavor is None
-        if isinstance(at_work.spec, TrainingSpec):
-            now = _("Job {number} trains.")
-            if waits:
-                now = _("Job {number} waits to train.")
-            elif at_work.flavor:
-                now = _("Job {number} trains on rented hardware ({hardware}).")
-            said = now.format(number=at_work.id, hardware=at_work.flavor)
-            return LoopStatus("training", said, made_of(at_work.spec))
-        if isinstance(at_work.spec, CheckSpec):
-            now = (
-                _("Job {number} waits to check {candidate} on the held-out prompts.")
-                if waits
-                else _("Job {number} checks {candidate} on the held-out prompts.")
-            )
-            said = now.format(number=at_work.id, candidate=at_work.spec.candidate)
-            return LoopStatus("checking", said, _(AFTER_CHECK[state.gate]))
-        if isinstance(at_work.spec, JudgeSpec):
-            now = (
-                _("Collecting: {collected}. The judge {judge} waits to judge.")
-                if waits
-                else _("Collecting: {collected}. The judge {judge} judges.")
-            )
-            return LoopStatus("collecting", now.format(judge=at_work.spec.judge, collected=collected), after(state))
+    if at_work is not None and isinstance(at_work.spec, TrainingSpec | CheckSpec | JudgeSpec):
+        return stage_with(at_work, at_work.spec, state)
     if state.unchecked and checked_by_loop(state, state.unchecked):
         then = soon(state, state.unchecked)
         return LoopStatus("checking", _("{unchecked} is to be checked.").format(unchecked=state.unchecked), then)
     if state.pending is not None:
         return LoopStatus("deciding", "", consequence(state, state.pending))
-    return LoopStatus("collecting", _("Collecting: {collected}.").format(collected=collected), after(state))
+    return LoopStatus("collecting", collecting(state), after(state))
+
+
+def stage_with(job: Job, spec: TrainingSpec | CheckSpec | JudgeSpec, state: LoopState) -> LoopStatus:
+    """The stage while this job is at work, or waits with none before it."""
+    waits = job.status == "queued" and job.flavor is None
+    match spec:
+        case TrainingSpec():
+            now = _("Job {number} trains.")
+            if waits:
+                now = _("Job {number} waits to train.")
+            elif job.flavor:
+                now = _("Job {number} trains on rented hardware ({hardware}).")
+            return LoopStatus("training", now.format(number=job.id, hardware=job.flavor), made_of(spec))
+        case CheckSpec():
+            now = _("Job {number} checks {candidate} on the held-out prompts.")
+            if waits:
+                now = _("Job {number} waits to check {candidate} on the held-out prompts.")
+            said = now.format(number=job.id, candidate=spec.candidate)
+            return LoopStatus("checking", said, _(AFTER_CHECK[state.gate]))
+        case JudgeSpec():
+            now = _("The judge {judge} waits to judge.") if waits else _("The judge {judge} judges.")
+            return LoopStatus("collecting", f"{collecting(state)} {now.format(judge=spec.judge)}", after(state))
+
+
+def collecting(state: LoopState) -> str:
+    """How many judgements there are for the next training."""
+    said = _("Collecting: {new} of {wanted} new judgements.")
+    if state.towards_next > state.auto_train.wanted:
+        said = _("Collecting: {new} new judgements, and {wanted} are enough.")
+    return said.format(new=state.towards_next, wanted=state.auto_train.wanted)
 
 
 AFTER_CHECK: Mapping[Mode, str] = {

@@ -65,9 +65,12 @@ def summary_line(run: PlannedRun) -> str:
 
 def where_the_rest_is(data: TrainingData, spec: TrainingSpec) -> str:
     """What of the judgements is not trained on: it is kept to check with, or left out; nothing where all is."""
-    kept = ": ".join(checked_with(data, spec)) if spec.items.to_check_with and data.found.held_out else ""
-    said = f"{kept}. {left_out_sentence(data.found.left_out)}" if kept else left_out_sentence(data.found.left_out)
-    return paragraph(said.strip(), "quiet") if said else ""
+    said = left_out_sentence(data.found.left_out)
+    if spec.items.to_check_with and data.found.held_out:
+        what, count = checked_with(data, spec)
+        kept = _("{what}: {count}.").format(what=what, count=count)
+        said = f"{kept} {said}".strip()
+    return paragraph(said, "quiet") if said else ""
 
 
 def checked_with(data: TrainingData, spec: TrainingSpec) -> tuple[str, str]:

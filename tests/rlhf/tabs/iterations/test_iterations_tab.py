@@ -514,13 +514,13 @@ def test_no_number_that_can_be_sent_is_a_bug(pages: gr.Blocks, context: Context,
             assert given == [wrong] * len(given), "nothing fails before the handler says what is wrong"
     for name in COUNTS:
         values = [wrong if name == field else value for field, value in zip(gate_form.NAMES, saved, strict=True)]
-        with pytest.raises(gr.Error, match=f"{gate.label(name)}: it must be a whole number"):
+        with pytest.raises(gr.Error, match=f"“{gate.label(name)}” must be a whole number"):
             save(owner, {}, *values)
-    with pytest.raises(gr.Error, match="Held-out prompts in a new version: it must be a whole number"):
+    with pytest.raises(gr.Error, match="“Held-out prompts in a new version” must be a whole number"):
         renew(owner, wrong, 5)
-    with pytest.raises(gr.Error, match="Held-out prompts in a new version: it must be a whole number"):
+    with pytest.raises(gr.Error, match="“Held-out prompts in a new version” must be a whole number"):
         handler(pages, "ask_renewal")(owner, wrong)
-    with pytest.raises(UserError, match="After so many new judgements: it must be a whole number"):
+    with pytest.raises(UserError, match="“After so many new judgements” must be a whole number"):
         automatic_training.store(context.db, True, wrong, "dpo")
     save(
         owner,

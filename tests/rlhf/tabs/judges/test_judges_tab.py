@@ -290,19 +290,19 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
         ({"backend": "endpoint", **ENDPOINT, "endpoint_model": " "}, "Name the model"),
         (
             {"backend": "endpoint", **ENDPOINT, "retries": 2.5},
-            "Retries: it must be a whole number from 0 to 10, not 2.5.",
+            "“Retries” must be a whole number from 0 to 10, not 2.5.",
         ),
         (
             {"backend": "endpoint", **ENDPOINT, "calls": None},
-            "Calls in a job, at most: it must be a whole number from 1 to 1,000,000.",
+            "“Calls in a job, at most” must be a whole number from 1 to 1,000,000.",
         ),
         (
             {"backend": "endpoint", **ENDPOINT, "price_in": float("inf")},
-            "Price of a million tokens of prompts: it must be a number from 0 to 1,000,000, not inf.",
+            "“Price of a million tokens of prompts” must be a number from 0 to 1,000,000, not inf.",
         ),
         (
             {"backend": "endpoint", **ENDPOINT, "concurrency": 1000},
-            "Calls at a time: it must be a whole number from 1 to 32, not 1000.",
+            "“Calls at a time” must be a whole number from 1 to 32, not 1000.",
         ),
     ],
 )
@@ -545,7 +545,7 @@ def test_a_number_of_comparisons_that_means_nothing_is_refused(
 ) -> None:
     seed_comparisons(context.db, 1)
     prefer(context.db, "ann", 0)
-    with pytest.raises(gr.Error, match="Comparisons to judge, at most: it must be a whole number from 1 up"):
+    with pytest.raises(gr.Error, match="“Comparisons to judge, at most” must be a whole number from 1 up"):
         press(pages, "start_judged", "local", {}, most)
     assert job_store.queue(context.db) == []
 
@@ -691,7 +691,7 @@ def test_the_rubric_is_kept_in_versions(pages: gr.Blocks, context: Context) -> N
     [
         (("", "Short", 0), "needs an instruction"),
         (("Be fair.", "Short", 2), "can't be drawn from 1"),
-        (("Be fair.", "Short", float("nan")), "Principles drawn: it must be a whole number"),
+        (("Be fair.", "Short", float("nan")), "“Principles drawn” must be a whole number"),
         ((None, None, 0), "needs an instruction"),
     ],
 )

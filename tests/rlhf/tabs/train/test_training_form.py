@@ -347,8 +347,8 @@ def test_after_the_start_the_runs_are_looked_at(ready: Machine) -> None:
     [
         ("dpo", {"loss": "ipo", "annotator_noise": "smooth"}, "a form of the sigmoid loss"),
         ("dpo", {"lora_init": "pissa", "method": "lora"}, "PiSSA changes the base weights"),
-        ("dpo", {"epochs": None}, "Epochs: it must be a whole number."),
-        ("dpo", {"beta": -0.1}, "Beta: it must not be negative, not -0.1."),
+        ("dpo", {"epochs": None}, "“Epochs” must be a whole number."),
+        ("dpo", {"beta": -0.1}, "“Beta” must not be negative, not -0.1."),
         ("dpo", {"parent": "dpo-99"}, "There is no policy 'dpo-99'"),
         ("sft", {"lora_init": "pissa", "method": "qlora"}, "4-bit weights can't be changed"),
         ("sft", {"source": "example:poems"}, "example"),
