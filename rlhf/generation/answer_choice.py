@@ -1,9 +1,9 @@
 """Which of the answers drawn to a prompt are compared: in a share of comparisons those that small heads disagree on.
 
-More answers are drawn than shown, which costs little beside drawing those alone. What people have judged lately is
-learnt by an ensemble of heads on the states of the weights under the policies, so that what is known of an answer holds
-through promotions. Prompts are never chosen: they come as evenly as without, and held-out ones get no chosen answers,
-because every later policy is measured on them. What was measured: `benchmarks.acts`.
+More answers are drawn than shown, which costs little beside drawing those alone. What was judged lately, by people or
+AI judges, is learnt by an ensemble of heads on the states of the weights under the policies, so that what is known of
+an answer holds through promotions. Prompts are never chosen: they come as evenly as without, and held-out ones get no
+chosen answers, because every later policy is measured on them. What was measured: `benchmarks.acts`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class AnswerChoice:
         return last >= FIRST_JUDGEMENTS and (grown or self._ground != ground_key(policy))
 
     def renew(self, policy: Policy, pause: Pause) -> None:
-        """Fit the heads to what people have judged lately; to none where too many of their labels are wrong.
+        """Fit the heads to what was judged lately; to none where too many of their labels are wrong.
 
         Leaves the weights under the policy active, without its adapter, whenever it pauses or ends.
         """

@@ -238,7 +238,8 @@ INTERVALS = N_(
 def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Mapping[str, Estimate | None]) -> str:
     """Win rates against the base: people's first, then those of the most trusted judge; the table has the others'."""
     by_people = [(one.revision, one.people) for one in checked]
-    drawn = rates_chart("people", _("Win rate against the base, by people"), _(BY_PEOPLE), by_people)
+    sentence = f"{_(BY_PEOPLE)} {_(INTERVALS)}"
+    drawn = rates_chart("people", _("Win rate against the base, by people"), sentence, by_people)
     if panel:
         best, agreement = panel[0], trust.get(panel[0])
         sentence = _("The judge was not compared with people; on the held-out prompts.")
@@ -249,6 +250,10 @@ def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Map
         if len(panel) > 1:
             others = _("The table has the other judges.")
             sentence = f"{sentence} {others}"
+        sentence = f"{sentence} {_(INTERVALS)}"
+        if any(best in one.rates and one.report.counted_in == "comparisons" for one in checked):
+            earlier = _("But the judge's rates of checks by an earlier rule count each comparison.")
+            sentence = f"{sentence} {earlier}"
         title = _("Win rate against the base, by {judge}").format(judge=best)
         drawn += rates_chart("judge", title, sentence, [(one.revision, one.rates.get(best)) for one in checked])
     return drawn or paragraph(_(NO_RATES), "quiet")
@@ -257,8 +262,8 @@ def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Map
 def rates_chart(name: str, title: str, sentence: str, rates: Sequence[tuple[str, Estimate | None]]) -> str:
     """Win rates by one voice, with intervals; nothing without any."""
     marks = [charts.mark_of(revision, rate, rate_text(rate)) for revision, rate in rates if rate is not None]
-    frame = Frame(f"iterations-{name}", title, f"{sentence} {_(INTERVALS)}")
-    return charts.intervals(frame, marks, _("share of comparisons won"), 0.5) if marks else ""
+    frame = Frame(f"iterations-{name}", title, sentence)
+    return charts.intervals(frame, marks, _("win rate"), 0.5) if marks else ""
 
 
 def over_table(checked: Sequence[CheckedPolicy], panel: Sequence[str]) -> str:

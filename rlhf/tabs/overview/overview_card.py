@@ -156,8 +156,8 @@ def record_of(revision: str, rate: Estimate | None) -> str:
             "quiet",
         )
     said = ngettext(
-        "What serves, {revision}, against the base: preferred in {value} of {n} comparison ({span}).",
-        "What serves, {revision}, against the base: preferred in {value} of {n} comparisons ({span}).",
+        "What serves, {revision}, against the base: preferred in {value} on {n} prompt ({span}).",
+        "What serves, {revision}, against the base: preferred in {value} on {n} prompts ({span}).",
         rate.n,
     ).format(revision=revision, value=percent(rate.value), n=rate.n, span=percent_span(rate.low, rate.high))
     return paragraph(said) + interval_bar(rate, said, (_("worse"), _("even"), _("better")))
@@ -170,7 +170,7 @@ def course(rates: Sequence[tuple[str, Estimate]]) -> str:
     said = _("How often people preferred each candidate to what served then, with 95% intervals.")
     frame = charts.Frame("overview-course", _("Candidates decided on, oldest first"), said)
     marks = [charts.share_mark(name, rate) for name, rate in rates]
-    return charts.intervals(frame, marks, _("share of comparisons won"), 0.5)
+    return charts.intervals(frame, marks, _("win rate"), 0.5)
 
 
 def came_in(rows: Sequence[Mapping[str, Any]], verdicts: int, imports: int) -> str:

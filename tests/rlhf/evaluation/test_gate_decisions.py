@@ -343,7 +343,7 @@ def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, dat
     spec = job_store.get(db, job_id).spec
     assert isinstance(spec, CheckSpec)
     assert (spec.candidate, spec.seed) == ("sft-1", CheckSpec.seed)
-    assert spec.compared_seed == CheckSpec.seed + held_out_sets.SEEDS_APART
+    assert spec.compared_seed == CheckSpec.seed + held_out_sets.SEEDS_APART + held_out_sets.OPPONENTS_APART
     assert len(held_out_sets.prompts_of(data_dir, spec.compared_set)) == 3, "those that were never compared"
 
 

@@ -13,7 +13,7 @@ from annotation.ui import line_plots
 from annotation.ui.line_plots import Line
 from rlhf.evaluation import gate_words
 from rlhf.evaluation.gate import Rule, alphas, anytime_win_rate
-from rlhf.evaluation.report import AnswerFigures, CheckReport, WinRate
+from rlhf.evaluation.report import RULE_VERSION, AnswerFigures, CheckReport, WinRate
 from rlhf.tabs.iterations import iteration_card
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.iterations.loop_standing import LoopStatus
@@ -98,6 +98,16 @@ def test_people_come_first_then_the_most_trusted_judge_and_the_table_has_all() -
     assert drawn.count("61% (50–70%) of 60</td>") == 4
     assert "people&#x27;s holds however often one looks, a judge&#x27;s (Wilson) for a single look" in drawn
     assert '<td class="number">45</td>' in drawn
+
+
+def test_what_win_rates_count_is_said_also_of_checks_by_an_earlier_rule() -> None:
+    new, old = (checked("dpo-1", SURE, ("j",)), checked("dpo-2", SURE, ("j",)))
+    new = replace(new, report=replace(new.report, rule=RULE_VERSION))
+    earlier = "the judge's rates of checks by an earlier rule count each comparison".replace("'", "&#x27;")
+    for rows, times in (([new], 0), ([new, old], 1), ([new, replace(old, report=replace(old.report, rule=4))], 1)):
+        drawn = iteration_card.over_iterations(rows, {})
+        assert (drawn.count("each prompt counts once"), drawn.count(earlier)) == (2, times)
+        assert "comparisons won" not in drawn
 
 
 def test_the_kl_over_iterations_is_the_one_that_the_gate_decides_by() -> None:

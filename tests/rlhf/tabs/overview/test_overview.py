@@ -18,6 +18,7 @@ from annotation.database import Database
 from annotation.imports.import_process import HERE, Importer
 from annotation.jobs import job_table
 from annotation.metrics.act_times import RicherAct
+from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Annotator, Feedback, Project, now
 from annotation.store import comparison_store, project_store
 from annotation.tabs import project
@@ -504,3 +505,9 @@ def judged_by_ai(db: Database, comparisons: Sequence[int]) -> None:
 def test_a_name_is_text() -> None:
     rows = [{"name": "<b>", "today": 2, "latest": now()}]
     assert "&lt;b&gt;" in overview_card.today_table(rows)
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "on 1 prompt ("), (40, "on 40 prompts (")])
+def test_what_serves_is_preferred_on_so_many_prompts(count: int, words: str) -> None:
+    """However many comparisons of one there were."""
+    assert words in overview_card.record_of("dpo-3", Estimate(0.6, 0.45, 0.74, count))
