@@ -15,7 +15,6 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Final, get_args
@@ -393,17 +392,23 @@ def is_messages(text: str) -> bool:
     )
 
 
-def is_list(kind: type, text: str) -> bool:
-    value = parsed(text)
+def is_list(kind: type, value: Any) -> bool:
     return isinstance(value, list) and all(type(one) is kind for one in value)
 
 
 def is_ranking(text: str) -> bool:
-    return is_list(int, text) and all(1 <= rank <= len(parsed(text)) for rank in parsed(text))
+    value = parsed(text)
+    return is_list(int, value) and all(1 <= rank <= len(value) for rank in value)
 
 
 def is_order(text: str) -> bool:
-    return is_list(int, text) and sorted(parsed(text)) == list(range(len(parsed(text))))
+    value = parsed(text)
+    return is_list(int, value) and sorted(value) == list(range(len(value)))
+
+
+def is_places(text: str) -> bool:
+    value = parsed(text)
+    return is_list(int, value) and all(place >= 0 for place in value)
 
 
 def is_sampling(text: str) -> bool:
@@ -441,12 +446,12 @@ CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
     "gold_decision.previous_state": lambda state: state in STATES,
     "judgement.shown_order": is_order,
     "claim.shown_order": is_order,
-    "judgement.tags": partial(is_list, str),
+    "judgement.tags": lambda text: is_list(str, parsed(text)),
     "response.sampling": is_sampling,
     "import.counts": lambda text: isinstance(parsed(text), dict),
     "judge.settings": lambda text: isinstance(parsed(text), dict),
-    "rubric.principles": partial(is_list, str),
-    "verdict.principles": lambda text: is_list(int, text) and all(place >= 0 for place in parsed(text)),
+    "rubric.principles": lambda text: is_list(str, parsed(text)),
+    "verdict.principles": is_places,
     "model.revision": REVISION.fullmatch,
     **{f"{name}.created": is_time for name, table in TABLES.items() if "created" in table.columns},
     "model.deleted": is_time,

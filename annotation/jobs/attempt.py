@@ -69,11 +69,6 @@ class Attempt:
         if not job_table.is_wanted(self.db, self.job_id, self.worker):
             self._cancelled.set()
 
-    def log(self, text: str) -> None:
-        """Add a line to the job's log, in the page and in the program's."""
-        print(text, flush=True)
-        job_table.log(self.db, self.job_id, text)
-
     def seconds(self) -> float:
         """Seconds since this worker took the job."""
         return round(time.monotonic() - self.began, 1)

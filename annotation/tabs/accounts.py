@@ -285,7 +285,7 @@ def add_account(db: Database, annotator: Annotator, name: Any, role: Any, passwo
 
 
 QUESTIONS = {
-    "reset": N_("Give {account} a new password? {account} is signed out, and the old password ends."),
+    "reset": N_("Give {account} a new password? {account} is signed out, the old password and open invitations end."),
     "make-admin": N_("Make {account} an admin, who may do everything here? {account} has to sign in again."),
     "make-annotator": N_(
         "Make {account} an annotator, who can only judge? {account} has to sign in again; open invitations end."

@@ -94,7 +94,7 @@ def insert_account(db: Database, name: str, role: Role, hashed: str) -> Annotato
 
 
 def set_password(db: Database, name: str, password: str) -> None:
-    """Replace a password and end the account's sessions.
+    """Replace a password, end the account's sessions, and let nobody use any more what it has sent.
 
     Raises UserError for an unknown name, a bad password, or the account of a Hub user, for whom the rules decide.
     """
@@ -110,6 +110,7 @@ def set_password(db: Database, name: str, password: str) -> None:
             )
         connection.execute("UPDATE annotator SET password_hash = ? WHERE id = ?", (hashed, row["id"]))
         end_sessions(db, "annotator_id = ?", row["id"])
+        withdraw_invitations(db, row["name"])
 
 
 def set_role(db: Database, name: str, role: str) -> None:

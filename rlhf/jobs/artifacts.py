@@ -129,11 +129,15 @@ def directory_sha256(path: Path) -> str:
 
 
 def verify_directory(path: Path, expected: str, what: str) -> None:
-    """Raises UserError if the directory is gone or its content is not what was recorded."""
-    if not path.is_dir():
+    """Raises UserError if the directory is gone, or goes meanwhile, or its content is not what was recorded."""
+    try:
+        found = directory_sha256(path) if path.is_dir() else None
+    except FileNotFoundError:
+        found = None
+    if found is None:
         said = _("The files of {what} are gone from {path}. Restore them, or roll back to another policy.")
         raise UserError(said.format(what=what, path=path))
-    if directory_sha256(path) != expected:
+    if found != expected:
         raise UserError(
             _(
                 "The files of {what} in {path} are damaged (their sha256 differs from the record). Restore "

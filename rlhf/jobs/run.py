@@ -12,6 +12,7 @@ from annotation.jobs.attempt import Attempt, Stopped, beating
 from annotation.jobs.job_table import Reason
 from annotation.records import UserError
 from annotation.translation import N_, _
+from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import SampleAnswer
@@ -27,6 +28,11 @@ class Run(Attempt):
     """Which of the job's processes this is; only the first one writes."""
     measured_steps = 0
     """How many steps to run and to keep nothing but their figures; 0 for a run in earnest."""
+
+    def log(self, text: str) -> None:
+        """Add a line to the job's log, in the page and in the program's, which may be read in a terminal."""
+        print(visible(text), flush=True)
+        job_table.log(self.db, self.job_id, text)
 
     def sample(self, step: int, answers: Sequence[SampleAnswer]) -> None:
         """Record what the model that is being trained answers at this step."""

@@ -46,7 +46,7 @@ class ReplicaRun(Run):
 
     def log(self, text: str) -> None:
         """Add a line to the log file."""
-        print(f"[process {self.rank}] {text}", flush=True)
+        print(visible(f"[process {self.rank}] {text}"), flush=True)
 
     def sample(self, step: int, answers: Sequence[SampleAnswer]) -> None:
         """Nothing: the first process draws samples."""

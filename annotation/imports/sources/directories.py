@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -189,7 +188,7 @@ def splits_told(name: str, told: Any, data_dir: Any, there: Sequence[str]) -> di
     for split, pattern in patterns_in(name, told):
         before = f"{plain(name, data_dir).rstrip('/')}/" if data_dir else ""
         wanted = before + plain(name, pattern)
-        parts = [part for part, _ in groupby(wanted.split("/"))]
+        parts = wanted.split("/")
         matching = [path for path in there if path == wanted or matches(path.split("/"), parts)]
         if not matching:
             said = _("The card of {name} names '{display_name}', and there is no such file in it.")
@@ -235,12 +234,21 @@ def plain(name: str, pattern: Any) -> str:
 
 def matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether the parts of a path fit those of a pattern: ** stands for any directories, * and ? for what is in one."""
-    if not pattern or not path:
-        return not pattern and not path
-    if pattern[0] == "**":
-        rest = pattern[1:]
-        return not rest or any(matches(path[start:], rest) for start in range(len(path)))
-    return fnmatchcase(path[0], pattern[0]) and matches(path[1:], pattern[1:])
+    place = wanted = begun = 0
+    stars: int | None = None
+    while place < len(path):
+        if pattern[wanted : wanted + 1] == ["**"]:
+            if wanted + 1 == len(pattern):
+                return True
+            stars, begun, wanted = wanted, place, wanted + 1
+        elif wanted < len(pattern) and fnmatchcase(path[place], pattern[wanted]):
+            place, wanted = place + 1, wanted + 1
+        elif stars is not None:  # the last ** stands for one more: what is before it need not change for that
+            begun += 1
+            place, wanted = begun, stars + 1
+        else:
+            return False
+    return wanted == len(pattern)
 
 
 # ------------------------------------------------------------------------------------------------------ saved datasets

@@ -290,6 +290,26 @@ def refused(content: bytes, match: str) -> None:
         assert everything(db) == before
 
 
+def test_a_long_list_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore holds the database while it looks at each."""
+    read: list[str] = []
+
+    def counted(text: str) -> Any:
+        read.append(text)
+        return parsed(text)
+
+    parsed = archive.parsed
+    monkeypatch.setattr(archive, "parsed", counted)
+    many = json.dumps([1] * 50)
+    answers = {name: archive.CHECKS[name](many) for name in ("judgement.ranking", "claim.shown_order")}
+    assert answers == {"judgement.ranking": True, "claim.shown_order": False}
+    assert archive.CHECKS["verdict.principles"](many)
+    assert archive.CHECKS["judgement.tags"]('["a"]')
+    assert not archive.CHECKS["judgement.ranking"]("[0]")
+    assert not archive.CHECKS["verdict.principles"]("[-1]")
+    assert len(read) == 6
+
+
 def test_a_database_in_use_is_refused_also_when_it_holds_the_same(content: bytes, tmp_path: Path) -> None:
     with fresh() as db:
         restored(db, content)

@@ -64,8 +64,15 @@ def test_whoever_has_the_link_makes_an_annotators_account_and_is_signed_in(db: D
     assert token not in "".join(str(row) for row in db.rows("SELECT * FROM invitation"))
 
 
-@pytest.mark.parametrize("gone", [access.deactivate, lambda db, name: access.set_role(db, name, "annotator")])
-def test_what_an_admin_sent_is_withdrawn_where_they_are_none_any_more(
+@pytest.mark.parametrize(
+    "gone",
+    [
+        access.deactivate,
+        lambda db, name: access.set_role(db, name, "annotator"),
+        lambda db, name: access.set_password(db, name, "another password"),
+    ],
+)
+def test_what_an_admin_sent_is_withdrawn_where_they_are_none_any_more_or_somebody_else_may_have_sent_it(
     db: Database, gone: Callable[[Database, str], None]
 ) -> None:
     for name in ("eve", "kim"):

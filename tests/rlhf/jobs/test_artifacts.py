@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from rlhf.jobs.artifacts import clear_half_written, directory_sha256, new_directory
+from annotation.records import UserError
+from rlhf.jobs import artifacts
+from rlhf.jobs.artifacts import clear_half_written, directory_sha256, new_directory, verify_directory
 
 
 def test_the_sum_of_a_directory_is_made_of_names_and_contents_and_no_file_is_in_memory_as_a_whole(
@@ -27,6 +29,25 @@ def test_the_sum_of_a_directory_is_made_of_names_and_contents_and_no_file_is_in_
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     assert directory_sha256(tmp_path) == expected.hexdigest()
+
+
+def test_what_is_deleted_while_it_is_read_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a policy, whose chat somebody waits for: the worker answers others as well."""
+    place = tmp_path / "adapter"
+    place.mkdir()
+    for name in ("card", "weights"):
+        (place / name).write_bytes(b"")
+    whole = directory_sha256(place)
+    verify_directory(place, whole, "the policy")
+
+    def delete(path: Path) -> str:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        return read(path)
+
+    read = artifacts.file_sha256
+    monkeypatch.setattr(artifacts, "file_sha256", delete)
+    with pytest.raises(UserError, match="The files of the policy are gone"):
+        verify_directory(place, whole, "the policy")
 
 
 def test_a_directory_is_there_all_the_while_it_gives_way_to_another(

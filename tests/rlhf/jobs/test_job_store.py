@@ -31,6 +31,8 @@ from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.job_store import SampleAnswer
 from rlhf.jobs.out_of_memory import KILLED
+from rlhf.jobs.run import Run
+from rlhf.workers.worker import ReplicaRun
 from rlhf.workers.worker_process import WorkerProcess, record_death
 from tests.machine_fixtures import PATIENCE_SECONDS
 
@@ -437,6 +439,15 @@ def test_the_tail_of_the_log_is_its_last_lines_oldest_first(db: Database, job: i
     for number in range(5):
         job_table.log(db, job, f"line {number}")
     assert [line[10:] for line in job_store.log_tail(db, job, 3)] == ["line 2", "line 3", "line 4"]
+
+
+def test_what_strangers_wrote_does_nothing_to_the_terminal_that_a_log_is_read_in(
+    db: Database, job: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = job_store.get(db, job)
+    Run(db, tmp_path, entry, "w").log("a tensor \x1b]0;mine\x07")
+    ReplicaRun(db, tmp_path, entry, "w", threading.Event(), rank=1).log("\x1b[2J")
+    assert capsys.readouterr().out == "a tensor ⟨U+001B⟩]0;mine⟨U+0007⟩\n[process 1] ⟨U+001B⟩[2J\n"
 
 
 def test_samples_are_kept_by_prompt_and_step_and_the_last_at_a_step_counts(db: Database, job: int) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import suppress
+from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+from annotation.imports.sources import directories
 from annotation.imports.sources.opening import open_path
 from annotation.records import UserError
 from tests.annotation.imports.sources.source_files import PAIRS, as_jsonl, packed, read, save_parquet, values
@@ -129,6 +133,26 @@ def test_saved_datasets_name_no_files_outside(tmp_path: Path) -> None:
             read(path, split=splits[0] if isinstance(splits, list) and isinstance(splits[0], str) else None)
 
 
+def test_patterns_fit_what_they_say_and_take_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    words: list[str] = []
+
+    def counted(word: str, pattern: str) -> bool:
+        words.append(word)
+        return fnmatchcase(word, pattern)
+
+    monkeypatch.setattr(directories, "fnmatchcase", counted)
+    for pattern in (list(found) for size in range(1, 5) for found in product(("**", "*", "a"), repeat=size)):
+        parts = [{"**": "(?:[^/]+/)*", "*": "[^/]+/", "a": "a/"}[part] for part in pattern]
+        last = "[^/]+/" if pattern[-1] == "**" else ""  # there is a file at the end of it
+        known = re.compile("".join(parts) + last)
+        for path in (found for size in range(1, 5) for found in product("ab", repeat=size)):
+            fits = known.fullmatch("".join(f"{part}/" for part in path)) is not None
+            assert directories.matches(path, pattern) == fits, (path, pattern)
+    words.clear()
+    assert not directories.matches(["a"] * 28, [*["**", "a"] * 8, "b"])
+    assert len(words) < 1000
+
+
 def test_directories_are_read_as_load_dataset_lays_them_out(tmp_path: Path) -> None:
     one, two = as_jsonl(PAIRS[:1]), as_jsonl(PAIRS[1:])
     plain = directory(
@@ -142,6 +166,8 @@ def test_directories_are_read_as_load_dataset_lays_them_out(tmp_path: Path) -> N
     shards = directory(tmp_path / "3", {"data/odd-00000-of-00002.jsonl": one, "data/odd-00001-of-00002.jsonl": two})
     assert values(read(shards)) == PAIRS
     assert [row.number for row in read(shards)] == [1, 2, 3]
+    below = directory(tmp_path / "8", {"x/x/a.jsonl": one, "x/y/b.jsonl": two, "x/c.jsonl": two}, named("*/*/*.jsonl"))
+    assert values(read(below)) == PAIRS
     told = directory(
         tmp_path / "4", {"x/a.jsonl": one, "x/b.jsonl.gz": packed(two), "c.jsonl": one}, named("x/*.jsonl*")
     )
