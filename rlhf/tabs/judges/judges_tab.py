@@ -527,7 +527,17 @@ def lay_out() -> JudgesPage:
     with gr.Column(visible=False) as parts["one"]:
         most = lay_out_one(parts)
         parts["verdicts"] = html_box()
-    return JudgesPage(parts, gr.State({}), feedback, save, making, form, add, most, pulse(POLL_SECONDS))
+    return JudgesPage(
+        parts,
+        gr.State({}),
+        feedback=feedback,
+        save=save,
+        making=making,
+        form=form,
+        add=add,
+        most=most,
+        pulse=pulse(POLL_SECONDS),
+    )
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
