@@ -159,16 +159,16 @@ def stored(kind: type[T], told: Mapping[str, Any] | None, endless: bool = False)
 
 
 # Takes a value of JSON as a type has it; raises TypeError where it can't be meant.
-Reader = Callable[[Any], Any]
+FieldReader = Callable[[Any], Any]
 
 
-def said_of(kind: Any, endless: bool, told: Mapping[str, Any]) -> Iterator[tuple[str, Reader, Any]]:
+def said_of(kind: Any, endless: bool, told: Mapping[str, Any]) -> Iterator[tuple[str, FieldReader, Any]]:
     """(field, reading, value) of all that is said of a record; what is said by its own name comes last, and counts."""
     return ((field, read, told[name]) for name, field, read in readings(kind, endless) if name in told)
 
 
 @cache
-def readings(kind: Any, endless: bool) -> Sequence[tuple[str, str, Reader]]:
+def readings(kind: Any, endless: bool) -> Sequence[tuple[str, str, FieldReader]]:
     """(name that it is stored by, field, reading) of a record's fields."""
     return [
         (name, field, reading(hint, endless))
@@ -178,7 +178,7 @@ def readings(kind: Any, endless: bool) -> Sequence[tuple[str, str, Reader]]:
     ] + [(field, field, reading(hint, endless)) for field, hint in hints_of(kind).items()]
 
 
-def as_far_as_meant(said: Iterable[tuple[str, Reader, Any]]) -> dict[str, Any]:
+def as_far_as_meant(said: Iterable[tuple[str, FieldReader, Any]]) -> dict[str, Any]:
     """Values by name, without those that can't be meant."""
     found = {}
     for name, read, value in said:
@@ -190,7 +190,7 @@ def as_far_as_meant(said: Iterable[tuple[str, Reader, Any]]) -> dict[str, Any]:
 
 
 @cache
-def reading(hint: Any, endless: bool) -> Reader:
+def reading(hint: Any, endless: bool) -> FieldReader:
     """That of a type; in a record within a record, all that is said has to be meant."""
     kind, of = get_origin(hint) or hint, get_args(hint)
     if kind is Annotated:
@@ -212,7 +212,7 @@ def reading(hint: Any, endless: bool) -> Reader:
     return lambda value: value if kind is Any else only(value, kind)
 
 
-def first_meant(readings: Iterable[Reader], value: Any) -> Any:
+def first_meant(readings: Iterable[FieldReader], value: Any) -> Any:
     for read in readings:
         try:
             return read(value)

@@ -106,7 +106,8 @@ def judges_sentence(quality: RewardModelQuality) -> str:
     )
     if quality.by_judges == quality.accuracy.n:
         said = _(
-            "AI judges alone have judged what was held out: all this says how often it agrees with them, not with people."
+            "AI judges alone have judged what was held out: all this says how often it agrees with them, not with "
+            "people."
         )
     return said.format(number=quality.by_judges, count=quality.accuracy.n)
 
