@@ -88,14 +88,20 @@ class JobTrainer(WithoutPreparation):
 
     @torch.no_grad()
     def keep_lower_layers(self) -> None:
-        """Compute what lies below the adapters once, for all passes. Raises Stopped when the job is told to stop."""
-        lower = lower_layers(self.model)
+        """Compute what lies below the adapters once, for all passes, while there is room.
+
+        Raises Stopped when the job is told to stop.
+        """
+        lower = lower_layers(self.model) if self.spec.epochs > 1 and self.spec.packing else None
         if lower is None:
             return
+        measured = self.run.measured_steps * self.spec.batch_size * self.spec.accumulated() if self.run else 0
         with lower.filling(), self.accelerator.autocast():
-            for item in self.data.items:
+            for item in self.data.items[: measured or None]:
                 if self.run is not None:
                     self.run.raise_if_stopped()
+                if lower.full:
+                    return
                 batch = self.data_collator([item])
                 names = ("input_ids", "attention_mask", "completion_mask")
                 ids_BT, attention_BT, completion_BT = (batch[name].to(self.accelerator.device) for name in names)

@@ -196,8 +196,9 @@ class TrainingSpec(JobSpec):
     """Scale of the adapter, divided by the rank: twice the rank (Biderman et al. 2024)."""
     lora_targets: Targets = "all-linear"
     """The layers that get an adapter: every linear one (Dettmers et al. 2023, section 4, needed to match full
-    fine-tuning), those in the upper half of the model (what lies below is computed once, so that a step takes little
-    more than half the time), the attention's (q_proj, k_proj, v_proj and o_proj), or those named in lora_layers."""
+    fine-tuning), those in the upper half of the model (what lies below is computed once, while there is room for it,
+    so that a step takes little more than half the time), the attention's (q_proj, k_proj, v_proj and o_proj), or those
+    named in lora_layers."""
     lora_layers: str = ""
     """Names of layers, or how these end, separated by commas: 'q_proj, v_proj'."""
     dora: bool = False
@@ -242,6 +243,11 @@ class TrainingSpec(JobSpec):
     def accumulation(self) -> int | None:
         """Forward passes in one optimiser step; None where the batch alone says what a step takes."""
         return None
+
+    @property
+    def packing(self) -> bool:
+        """Whether several items may lie in one row."""
+        return True
 
     @property
     def check(self) -> bool:
@@ -469,7 +475,8 @@ def target_layers(spec: TrainingSpec) -> tuple[str, ...]:
 
 def first_adapted(spec: TrainingSpec, layers: int) -> int:
     """The first of so many layers that gets an adapter, from 0."""
-    return layers // 2 if spec.lora_targets == "upper-half" else 0
+    upper = spec.lora_targets == "upper-half" and spec.method not in ("prompt", "full")
+    return layers // 2 if upper else 0
 
 
 def with_defaults(spec: Training) -> Training:

@@ -329,6 +329,7 @@ def lower_layers(model: Any) -> LowerLayers | None:
     None where there are none, or the model can't be so cut. Weights and precision have to stay what they are.
     """
     causal = inner_model(model)
+    LOWER.pop(causal, None)
     layers = [] if virtual_tokens(model) is not None else below_training(causal)
     if layers and packable(causal) and lower_agree(causal, layers):
         LOWER[causal] = LowerLayers(layers)

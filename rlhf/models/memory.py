@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,11 +165,18 @@ class Shapes:
             and not any(ends(name, other) for other in others)
         }
 
-    @property
+    @cached_property
     def list_of_layers(self) -> str:
-        """What the list of the layers is called in the names of tensors."""
-        parts = next(name.split(".") for name in self.adaptable if any(map(str.isdigit, name.split("."))))
-        return parts[next(place for place, part in enumerate(parts) if part.isdigit()) - 1]
+        """What the list of the layers is called in the names of tensors: most have a number in it."""
+        pairs = (pair for name in self.adaptable for pair in pairwise(name.split(".")))
+        return Counter(part for part, number in pairs if number.isdigit()).most_common(1)[0][0]
+
+    def in_layers_from(self, name: str, first: int) -> bool:
+        """Whether a tensor belongs to this layer or to one above it."""
+        return any(
+            part == self.list_of_layers and number.isdigit() and int(number) >= first
+            for part, number in pairwise(name.split("."))
+        )
 
     @property
     def own_head(self) -> int:
@@ -240,13 +248,9 @@ def steady_places(config: Mapping[str, Any]) -> int:
 
 
 def layers_in(tensors: Mapping[str, tuple[int, ...]]) -> int:
-    """How many layers tensors belong to."""
-    return max(map(layer_of, tensors), default=0) + 1
-
-
-def layer_of(name: str) -> int:
-    """The layer that a tensor belongs to, the first number in its name; 0 without one."""
-    return int(next(filter(str.isdigit, name.split(".")), 0))
+    """How many layers tensors belong to, by the first number in their names."""
+    numbers = [next(filter(str.isdigit, name.split(".")), "") for name in tensors]
+    return max((int(number) + 1 for number in numbers if number), default=1)
 
 
 def is_places_table(name: str, shape: tuple[int, ...]) -> bool:
@@ -340,7 +344,8 @@ def targets(shapes: Shapes, spec: TrainingSpec) -> dict[str, tuple[int, int]]:
     return {
         name: shape
         for name, shape in shapes.adaptable.items()
-        if layer_of(name) >= first and (not wanted or any(ends(name, end) for end in wanted))
+        if not wanted or any(ends(name, end) for end in wanted)
+        if not first or shapes.in_layers_from(name, first)
     }
 
 
@@ -538,7 +543,7 @@ class RunMemory:
             ),
             Component(
                 N_("Lower layers"),
-                LOWER_BYTES if self.kept_layers < shapes.layers else 0,
+                LOWER_BYTES if self.kept_layers < shapes.layers and not spec.drawn_tokens() else 0,
                 _("at most, what they make of the data"),
             ),
             Component(

@@ -26,9 +26,9 @@ class LowerLayers:
 
     def __init__(self, layers: Sequence[nn.Module], room: int = LOWER_BYTES) -> None:
         self.layers, self.room = layers, room
-        self.kept: dict[tuple[int, ...], Tensor] = {}
-        """By a sequence's token ids, (T, H)."""
-        self.keeping = False
+        self.kept: dict[tuple[int, ...], Sequence[Tensor]] = {}
+        """By a sequence's token ids, (T, H) in parts, of which those of one row share a prompt's."""
+        self.keeping = self.full = False
 
     @contextmanager
     def filling(self) -> Iterator[None]:
@@ -46,12 +46,13 @@ class LowerLayers:
             return self.keep(row, keys, compute)
         if not all(key in self.kept for key in keys):
             return compute()
-        parts = [self.kept[keys[piece.rows[0]]][piece.first :][: piece.end - piece.start] for piece in row.pieces]
+        whole = [torch.cat([*self.kept[key]]) for key in keys]
+        parts = [whole[piece.rows[0]][piece.first :][: piece.end - piece.start] for piece in row.pieces]
         with self.giving(torch.cat(parts)[None]):
             return compute()
 
     def keep(self, row: Packed, keys: Sequence[tuple[int, ...]], compute: Callable[[], Tensor]) -> Tensor:
-        """Keep what the lower layers make of a row's sequences, where there is room; returns it as it is, (1, L, H)."""
+        """Keep what the lower layers make of a row's sequences, if there is room; returns it as it is, (1, L, H)."""
         made: list[Tensor] = []
 
         def note(module: nn.Module, inputs: Any, output: Tensor) -> NoReturn:
@@ -65,12 +66,11 @@ class LowerLayers:
         finally:
             handle.remove()
         (states_1LH,) = made
-        for place, key in enumerate(keys):
+        self.room -= states_1LH.nbytes
+        self.full = self.room < 0
+        for place, key in enumerate(keys if not self.full else ()):
             own = [states_1LH[0, piece.start : piece.end] for piece in row.pieces if place in piece.rows]
-            size = sum(part.nbytes for part in own)
-            if key not in self.kept and size <= self.room:
-                self.kept[key] = torch.cat(own)
-                self.room -= size
+            self.kept.setdefault(key, own)
         return states_1LH
 
     @contextmanager

@@ -33,6 +33,7 @@ from rlhf.models.memory import NOTHING_KNOWN, Machine, RunMemory, Shapes, Worklo
 from rlhf.submission.preconditions import adapter_problem
 from tests.architectures import EXPERTS, VOCABULARY, built
 from tests.machine_fixtures import ROOT
+from tests.rlhf.models.test_architectures import FAMILIES
 
 PROCESSOR = Machine("8 processors", 16_000_000_000, 12_000_000_000, bf16=True)
 # Hidden 8, MLP 16, 2 layers, 2 heads of which 1 for keys and values, 10 tokens, an output embedding of its own.
@@ -218,6 +219,22 @@ def test_layers_that_can_have_no_adapter_get_none(tmp_path: Path, family: str, l
     assert not any(memory.ends(name, left_out) for name in memory.targets(shapes, DPOSpec(method="lora")))
     named = DPOSpec(method="lora", lora_targets="named", lora_layers=f"{left_out}, o_proj")
     assert memory.missing_targets(shapes, named) == [left_out]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_in_the_upper_half_are_where_they_are_counted(tmp_path: Path, family: str) -> None:
+    """Or are refused in words, where experts can have none there."""
+    from peft import get_peft_model
+
+    from rlhf.models.loading import adapter_config
+
+    built(family).save_pretrained(tmp_path)
+    shapes, spec = memory.read_shapes(tmp_path), DPOSpec(method="lora", lora_targets="upper-half")
+    if problems := [*adapter_problem(shapes, spec)]:
+        assert "in all layers or in none" in problems[0]
+        return
+    adapted = get_peft_model(built(family), adapter_config(spec, tmp_path))
+    assert memory.parameters(shapes, spec).trainable == counted(adapted)[0]
 
 
 SOME_LAYERS_DENSE = {**EXPERTS, "mlp_only_layers": [0]}
