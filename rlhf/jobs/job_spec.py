@@ -6,7 +6,7 @@ A spec also answers what other modules ask about its kind, so that none of them 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from math import ceil
@@ -165,6 +165,8 @@ class TrainingSpec(JobSpec):
     """Fields that stand under 'Loss' on the form, in this order."""
     lists: ClassVar[Mapping[str, Made]] = {}
     """Fields beside the parent that name a model, with the kind of model."""
+    offered: ClassVar[Mapping[str, Callable[[], Sequence[tuple[str, str]]]]] = {}
+    """Fields that are chosen from another list, with what is in it: (words, value)."""
     unasked: ClassVar[tuple[str, ...]] = ()
     """Fields that no form asks, because a confirmation stands for them."""
     sampling_fields: ClassVar[Mapping[str, str]] = {}

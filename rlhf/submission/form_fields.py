@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
 from typing import Any, get_args
 
-from annotation.examples.example_sets import EXAMPLES
 from annotation.translation import N_, _, spoken
 from annotation.validation import describe, hint_at, read, whole_if_it_can
 from rlhf.jobs import job_spec
@@ -200,14 +199,6 @@ def plain_words(name: str) -> str:
 def forms() -> tuple[Form, ...]:
     """Every form, in the order of the page."""
     return tuple(Form(spec, layout) for spec in job_spec.trainings().values() for layout in spec.forms)
-
-
-def sources() -> list[tuple[str, str]]:
-    """(words, value) of what supervised training can learn from."""
-    return [
-        (_("Demonstrations: imported ones (each answer of a conversation) and edited answers"), "demonstrations"),
-        *((_("Example: {about}").format(about=_(about)), f"example:{name}") for name, about in EXAMPLES.items()),
-    ]
 
 
 def hidden(form: Form, values: Values) -> set[str]:

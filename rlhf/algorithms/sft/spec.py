@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from annotation.database import Database
+from annotation.examples.example_sets import EXAMPLES
 from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import percent
@@ -60,6 +61,14 @@ CURVES = (
         limits=(0.0, 1.0),
     ),
 )
+
+
+def sources() -> list[tuple[str, str]]:
+    """(words, value) of what it can learn from."""
+    return [
+        (_("Demonstrations: imported ones (each answer of a conversation) and edited answers"), "demonstrations"),
+        *((_("Example: {about}").format(about=_(about)), f"example:{name}") for name, about in EXAMPLES.items()),
+    ]
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ class SFTSpec(TrainingSpec):
     )
     pace_free: ClassVar = (*TrainingSpec.pace_free, "source")
     labels: ClassVar = {"source": N_("Data (source)")}
+    offered: ClassVar = {"source": sources}
     curves: ClassVar = CURVES
     forms: ClassVar = (
         FormLayout(

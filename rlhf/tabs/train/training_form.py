@@ -290,7 +290,7 @@ def named_fields(form: Form) -> tuple[str, ...]:
 
 def shape(form: Form, name: str) -> str:
     """How a field looks: a list, choices to tick, something to type, or a switch."""
-    if name in (*named_fields(form), "source"):
+    if name in (*named_fields(form), *form.spec_type.offered):
         return "lists"
     if form.choices(name):
         return "choices"
@@ -307,10 +307,11 @@ def field_input(form: Form, name: str) -> Any:
         return gr.Checkbox(**common)
     if isinstance(default, int | float):
         return whole_number(**common) if isinstance(default, int) else gr.Number(**common)
-    if name in (*named_fields(form), "source"):
-        # A choice made before the app was restarted must still be accepted after it.
-        choices = form_fields.sources() if name == "source" else [(default, default)] if default else []
-        return gr.Dropdown(choices, allow_custom_value=True, **common)
+    # A choice made before the app was restarted must still be accepted after it.
+    if name in form.spec_type.offered:
+        return gr.Dropdown(form.spec_type.offered[name](), allow_custom_value=True, **common)
+    if name in named_fields(form):
+        return gr.Dropdown([(default, default)] if default else [], allow_custom_value=True, **common)
     choices = form.choices(name)
     return gr.Radio(choices, **common) if choices else gr.Textbox(max_length=2_000, **common)
 

@@ -176,7 +176,7 @@ def test_the_form_that_goes_on_from_a_run() -> None:
 
 
 def test_the_shipped_examples_can_be_chosen() -> None:
-    assert {value for _, value in form_fields.sources()} == {
+    assert {value for _, value in form_fields.form_for("sft", "lora").spec_type.offered["source"]()} == {
         "demonstrations",
         *(f"example:{name}" for name in EXAMPLES),
     }
