@@ -345,15 +345,20 @@ def loading(about: Subject, record: PublishedFacts | None = None) -> str:
         lines.append("model.config.get_text_config().pad_token_id = tokenizer.pad_token_id")
     if adapter:
         lines.append(f"model = PeftModel.from_pretrained(model, {own.arguments})")
-    beside = f'"{about.revision}/reward.json"'
-    if record is not None:
-        revision = f', revision="{own.revision}"' if own.revision else ""
-        beside = f'hf_hub_download("{own.repo}", "reward.json"{revision})'
-    use = SCORING.format(figures=beside) if reward else ANSWERING
+    use = SCORING.format(figures=figures_beside(about, record)) if reward else ANSWERING
     if about.no_thinking:
         told = ", ".join(f"{name}={value}" for name, value in NO_THINKING.items())
         use = use.replace("add_generation_prompt=True,", f"add_generation_prompt=True, {told},")
     return "\n".join([*lines, use])
+
+
+def figures_beside(about: Subject, record: PublishedFacts | None) -> str:
+    """Code for the path of a reward model's figures, which lie beside its weights."""
+    if record is None:
+        return f'"{about.revision}/reward.json"'
+    own = record.address
+    revision = f', revision="{own.revision}"' if own.revision else ""
+    return f'hf_hub_download("{own.repo}", "reward.json"{revision})'
 
 
 ANSWERING: Final = """\

@@ -6,6 +6,7 @@ are not Fair Evaluators"); only a preference that survives the swap counts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,8 @@ from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.judges.judge_result import JudgeResult
 from rlhf.judges.judge_spec import JudgeSpec
+from rlhf.judges.judge_store import Comparison, Judge
+from rlhf.judges.rubrics import Rubric
 from rlhf.models import registry
 
 
@@ -28,22 +31,7 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
     if not waiting and spec.scope == "open":
         nothing = _("No comparison waits for judges. The AI judges tab says, and changes, who judges.")
     run.report(0, len(waiting), {}, nothing or _("It loads the judge."))
-    counts = JudgingCounts()
-    if waiting:
-        asked = sum(len(comparison.missing) for comparison in waiting)
-
-        def progress(counts: JudgingCounts) -> None:
-            metrics = {"verdicts": float(counts.verdicts), "failed": float(counts.failed.total())}
-            said = _("{verdicts} of {asked} verdicts are given.")
-            run.report(counts.judged, len(waiting), metrics, said.format(verdicts=counts.verdicts, asked=asked))
-
-        try:
-            bench = backend_for(run, judge, rubric, spec.model, spec.batch_size)
-            progress(counts)  # the first verdicts can take minutes
-            # With fewer to ask than may fail, a judge of whom nothing comes would end as one that had judged.
-            counts = run_judge(run, judge, rubric, bench, waiting, min(spec.failures, asked), progress)
-        except UserError as error:
-            counts.gave_up = str(error)
+    counts = judged(run, spec, judge, rubric, waiting) if waiting else JudgingCounts()
     if counts.gave_up and not counts.verdicts:
         judge_store.ask_people_instead(run.db, judge)
         raise UserError(counts.gave_up)
@@ -63,3 +51,23 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
             seconds=run.seconds(),
         )
     )
+
+
+def judged(run: Run, spec: JudgeSpec, judge: Judge, rubric: Rubric, waiting: Sequence[Comparison]) -> JudgingCounts:
+    """Let the judge judge them; what came of it, also where it gave up."""
+    asked = sum(len(comparison.missing) for comparison in waiting)
+
+    def progress(counts: JudgingCounts) -> None:
+        metrics = {"verdicts": float(counts.verdicts), "failed": float(counts.failed.total())}
+        said = _("{verdicts} of {asked} verdicts are given.")
+        run.report(counts.judged, len(waiting), metrics, said.format(verdicts=counts.verdicts, asked=asked))
+
+    counts = JudgingCounts()
+    try:
+        bench = backend_for(run, judge, rubric, spec.model, spec.batch_size)
+        progress(counts)  # the first verdicts can take minutes
+        # With fewer to ask than may fail, a judge of whom nothing comes would end as one that had judged.
+        return run_judge(run, judge, rubric, bench, waiting, min(spec.failures, asked), progress)
+    except UserError as error:
+        counts.gave_up = str(error)
+        return counts

@@ -28,6 +28,13 @@ THINKING: Mapping[registry.Thinking, str] = {"off": N_("No"), "template": N_("As
 
 def build(demo: gr.Blocks, context: Context) -> None:
     project.build(demo, context)
+    build_precision(demo, context)
+    build_thinking(demo, context)
+
+
+def build_precision(demo: gr.Blocks, context: Context) -> None:
+    """In which precision the base is held, and the choice of another."""
+    db, admin = context.db, guarded(context, "admin")
     with gr.Accordion(_("Precision of the base"), open=False, elem_id="precision"):
         standing = html_box()
         choice = gr.Radio(
@@ -36,6 +43,25 @@ def build(demo: gr.Blocks, context: Context) -> None:
             info=_(EXPLANATION),
         )
         save = gr.Button(_("Save the precision"), elem_id="precision-save")
+
+    @admin
+    def open_precision(annotator: Annotator) -> list[Any]:
+        """What holds."""
+        return shown(db)
+
+    @admin
+    def save_precision(annotator: Annotator, precision: Any) -> list[Any]:
+        """Hold the base so from now on. Raises UserError where it can't be."""
+        base_model.change_precision(db, str(precision), annotator.name)
+        return shown(db)
+
+    opening_of(demo)(open_precision, None, [standing, choice], api_name="precision-open", **QUIET)
+    save.click(save_precision, choice, [standing, choice], api_name="precision-save", **QUEUED)
+
+
+def build_thinking(demo: gr.Blocks, context: Context) -> None:
+    """Whether the base may think before it answers, where its template can be told."""
+    db, admin = context.db, guarded(context, "admin")
     with gr.Column(visible=False) as can_think:
         gr.Markdown(_("## Thinking before an answer"))
         thinks = gr.Radio(
@@ -45,23 +71,15 @@ def build(demo: gr.Blocks, context: Context) -> None:
         )
         save_thinks = gr.Button(_("Save"), elem_id="thinking-save")
         thinks_said = html_box()
-    db, admin = context.db, guarded(context, "admin")
 
-    def open_precision(annotator: Annotator) -> list[Any]:
-        """What holds."""
-        return shown(db)
-
-    def save_precision(annotator: Annotator, precision: Any) -> list[Any]:
-        """Hold the base so from now on. Raises UserError where it can't be."""
-        base_model.change_precision(db, str(precision), annotator.name)
-        return shown(db)
-
+    @admin
     def open_thinking(annotator: Annotator) -> list[Any]:
         """What holds; nothing of it where the base's template can't be told."""
         base = registry.by_revision(db, "base")
         told = base_model.can_be_told(context.data_dir, base.base)
         return [gr.update(visible=told), gr.update(value=base.thinking or "template"), ""]
 
+    @admin
     def save_thinking(annotator: Annotator, wish: Any) -> str:
         """Tell the base so from now on. Raises UserError for any other wish."""
         if wish not in get_args(registry.Thinking):
@@ -71,11 +89,8 @@ def build(demo: gr.Blocks, context: Context) -> None:
         withdrawn = registry.set_thinking(db, cast(registry.Thinking, wish))
         return status(_("Saved.") + registry.withdrawn_sentence(withdrawn))
 
-    opening = opening_of(demo)
-    opening(admin(open_precision), None, [standing, choice], api_name="precision-open", **QUIET)
-    save.click(admin(save_precision), choice, [standing, choice], api_name="precision-save", **QUEUED)
-    opening(admin(open_thinking), None, [can_think, thinks, thinks_said], api_name="thinking-open", **QUIET)
-    save_thinks.click(admin(save_thinking), thinks, thinks_said, api_name="thinking-save", **QUEUED)
+    opening_of(demo)(open_thinking, None, [can_think, thinks, thinks_said], api_name="thinking-open", **QUIET)
+    save_thinks.click(save_thinking, thinks, thinks_said, api_name="thinking-save", **QUEUED)
 
 
 def shown(db: Database) -> list[Any]:

@@ -484,15 +484,7 @@ def lay_out() -> RunsPage:
         parts["resume_why"] = html_box()
     parts["resume_note"] = html_box()
     parts["said"] = acting_box(speaks=True, elem_id="run-said")
-    with gr.Accordion(_("Name, tags and notes"), open=False, elem_classes=["of-subject"]) as parts["labels"]:
-        with gr.Row():
-            parts["name"] = gr.Textbox(label=_("Name"), max_length=run_labels.LONGEST_NAME, elem_id="run-name")
-            parts["tags"] = gr.Textbox(label=_("Tags, with commas between"), max_length=900, elem_id="run-tags")
-        parts["notes"] = gr.Textbox(
-            label=_("Notes"), lines=3, max_lines=20, max_length=run_labels.LONGEST_NOTES, elem_id="run-notes"
-        )
-        parts["keep_label"] = button(_("Save"), "run-keep-label")
-        parts["labelled"] = html_box()
+    parts |= lay_out_labels()
     parts |= run_outcome.lay_out()
     with gr.Row(elem_id="run-files"):
         parts |= {"download": html_box(), "fetch": html_box()}
@@ -504,6 +496,21 @@ def lay_out() -> RunsPage:
         parts |= {"facts": html_box(), "log": html_box()}
     parts |= compare_runs_form.lay_out()
     return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS), place_bar())
+
+
+def lay_out_labels() -> dict[str, Any]:
+    """What people call a run and say of it."""
+    parts: dict[str, Any] = {}
+    with gr.Accordion(_("Name, tags and notes"), open=False, elem_classes=["of-subject"]) as parts["labels"]:
+        with gr.Row():
+            parts["name"] = gr.Textbox(label=_("Name"), max_length=run_labels.LONGEST_NAME, elem_id="run-name")
+            parts["tags"] = gr.Textbox(label=_("Tags, with commas between"), max_length=900, elem_id="run-tags")
+        parts["notes"] = gr.Textbox(
+            label=_("Notes"), lines=3, max_lines=20, max_length=run_labels.LONGEST_NOTES, elem_id="run-notes"
+        )
+        parts["keep_label"] = button(_("Save"), "run-keep-label")
+        parts["labelled"] = html_box()
+    return parts
 
 
 def build(context: Context) -> RunsPage:
