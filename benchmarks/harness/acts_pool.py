@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class PooledPrompt:
 
 def pool(directory: Path, model: str, prompts: tuple[int, int], answers: int) -> list[PooledPrompt]:
     """The prompts with their answers, drawn where an earlier start has not; so many to train on, and held-out ones."""
-    path = directory / "pool.pt"
+    path = kept_in(directory, model, prompts, answers)
     stored: list[dict[str, Any]] = torch.load(path, weights_only=True) if path.exists() else []
     missing = wanted(prompts)[len(stored) :]
     if missing:
@@ -61,6 +62,12 @@ def pool(directory: Path, model: str, prompts: tuple[int, int], answers: int) ->
             say(f"{len(stored)} prompts answered")
         db.close()
     return [PooledPrompt(one["split"], one["prompt"], tuple(one["texts"]), one["states"]) for one in stored]
+
+
+def kept_in(directory: Path, model: str, prompts: tuple[int, int], answers: int) -> Path:
+    """The file of what is drawn so: a quick run, or one of another model, has its own."""
+    drawn_by = repr((model, prompts, answers, SAMPLING, DEPTH))
+    return directory / f"pool-{sha256(drawn_by.encode()).hexdigest()[:12]}.pt"
 
 
 def wanted(numbers: tuple[int, int]) -> list[Prompt]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from statistics import fmean
 
 import pytest
 import torch
 
 from benchmarks.acts import RULES, Cell, Data, Method, Person, Sizes, acts_needed, figures, sequence
+from benchmarks.harness import acts_pool
 
 WORTHS = [(2.0,), (5.0,), (5.0,), (1.0,)]
 
@@ -81,3 +83,14 @@ def test_figures_are_medians_and_means_over_rules_and_seeds() -> None:
     gains = {(one["flip"], one["acts"]): one["gain"] for one in found["gains"]}
     assert gains[0.0, 30] == pytest.approx(0.1)
     assert gains[0.2, 120] == pytest.approx(-0.1)
+
+
+def test_answers_are_kept_for_the_very_run_that_drew_them(tmp_path: Path) -> None:
+    asked = [("small", (1, 1), 2), ("small", (2, 1), 2), ("small", (1, 1), 3), ("other", (1, 1), 2)]
+    assert len({acts_pool.kept_in(tmp_path, *one) for one in asked}) == 4
+    stored = [
+        {"split": split, "prompt": "Why?", "texts": ["a", "b"], "states": torch.zeros(2, 3)}
+        for split in ("train", "held-out")
+    ]
+    torch.save(stored, acts_pool.kept_in(tmp_path, *asked[0]))
+    assert [one.texts for one in acts_pool.pool(tmp_path, *asked[0])] == [("a", "b")] * 2
