@@ -258,37 +258,48 @@ def fetch(hub: Hub, found: HubRevision, names: Sequence[str], directory: Path) -
 def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRevision) -> RegistryEntry:
     """What an adapter is and lies on. Raises UserError where it is of no use here."""
     config = read_object(directory / "adapter_config.json")
+    form, kind = kind_of(config, found.source)
+    check_settings(config, found.source)
+    if kind == "reward-model":
+        check_reward(directory, found)
+    ground = ground_of(db, config, found)
+    under = base_path(db, data_dir) if ground is None else data_dir / str(ground.path)
+    check_tensors(directory, config, under, found.source)
+    return RegistryEntry(kind, form, None if ground is None else ground.id)
+
+
+def kind_of(config: Mapping[str, Any], source: str) -> tuple[PolicyForm, Made]:
+    """What an adapter is, by its configuration. Raises UserError where it is none that is used here."""
     form, kind = FORMS.get(str(config.get("peft_type"))), TASKS.get(str(config.get("task_type")))
     if form == "lora" and config.get("task_type") is None:
         kind = "policy"  # PEFT needs no task for it
     if form is None or kind is None:
         raise UserError(
             _("{source} is an adapter of type {kind} for {task}; Prefloop uses {forms} for {tasks}.").format(
-                source=found.source,
+                source=source,
                 kind=config.get("peft_type"),
                 task=config.get("task_type"),
                 forms=", ".join(FORMS),
                 tasks=", ".join(TASKS),
             )
         )
-    check_settings(config, found.source)
-    if kind == "reward-model":
-        check_reward(directory, found)
-    ground = ground_of(db, config, found)
+    return form, kind
+
+
+def check_tensors(directory: Path, config: Mapping[str, Any], under: Path | None, source: str) -> None:
+    """Raises UserError where an adapter is not whole, does not fit what is under it, or would change it for others."""
     adapter = shapes_in(directory / ADAPTER_WEIGHTS)
-    under = base_path(db, data_dir) if ground is None else data_dir / str(ground.path)
     if under is not None:
-        check_shapes(under, config, adapter, found)
+        check_shapes(under, config, adapter, source)
         if config.get("trainable_token_indices") and is_tied(under):
             raise UserError(
                 _(
                     "{source} has rows of its own for some tokens (trainable_token_indices), and the model under it "
                     "uses the same rows for what it reads and writes: that can't be computed here. Ask its owner for "
                     "an adapter without, or for merged weights."
-                ).format(source=found.source)
+                ).format(source=source)
             )
-    check_ranks(config, adapter, found)
-    return RegistryEntry(kind, form, None if ground is None else ground.id)
+    check_ranks(config, adapter, source)
 
 
 def check_settings(config: Mapping[str, Any], source: str) -> None:
@@ -370,18 +381,24 @@ def addresses(db: Database, policy: Policy) -> Iterator[tuple[str, str]]:
 
 def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntry:
     """What whole weights are. Raises UserError where they are not whole, or not of the base's kind."""
+    path, base = base_path(db, data_dir), public_name(registry.by_revision(db, "base").base)
+    check_whole(directory, path, base)
+    if path is not None:
+        check_words(path, directory, base)
+    base_model.self_test(directory)
+    return RegistryEntry("policy", "full")
+
+
+def check_whole(directory: Path, path: Path | None, base: str) -> None:
+    """Raises UserError where whole weights are not whole, or not of the kind of the base, which lies at `path`."""
     how = base_model.quantisation(directory)
     if how:
         said = _("These weights are stored quantised ({how}); Prefloop trains on and merges into 16 bits.")
         raise UserError(said.format(how=_(how)))
-    config, path = read_object(directory / CONFIG), base_path(db, data_dir)
-    if path is not None:
-        check_kind(read_object(path / CONFIG), config, public_name(registry.by_revision(db, "base").base))
-        check_words(path, directory, public_name(registry.by_revision(db, "base").base))
     check_architecture(directory)
+    if path is not None:
+        check_kind(read_object(path / CONFIG), read_object(directory / CONFIG), base)
     check_weights(directory)
-    base_model.self_test(directory)
-    return RegistryEntry("policy", "full")
 
 
 def check_kind(own: Mapping[str, Any], config: Mapping[str, Any], base: str) -> None:
@@ -508,7 +525,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: tensor.shape for name, tensor in read_header(path).items()}
 
 
-def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, found: HubRevision) -> None:
+def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, source: str) -> None:
     """Raises UserError where an adapter's tensors can't belong to these weights.
 
     Where their files are not here there is nothing to compare with. Of weights that are stored quantised only the names
@@ -526,7 +543,7 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, 
                     "{source} brings a value of the weights under it ({name}) without naming its layer in "
                     "modules_to_save: it would change these for other policies, too. Ask its owner for the adapter "
                     "alone (save_embedding_layers=False)."
-                ).format(source=found.source, name=name[:200])
+                ).format(source=source, name=name[:200])
             )
         if name.endswith("prompt_embeddings"):
             fits = layers.width is None or shape[-1:] == (layers.width,)
@@ -545,10 +562,10 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, 
                 )
             )
             size = "×".join(map(str, shape[:8]))
-            raise UserError(said.format(source=found.source, name=name[:200], size=size))
+            raise UserError(said.format(source=source, name=name[:200], size=size))
 
 
-def check_ranks(config: Mapping[str, Any], adapter: TensorShapes, found: HubRevision) -> None:
+def check_ranks(config: Mapping[str, Any], adapter: TensorShapes, source: str) -> None:
     """Raises UserError where a layer's two matrices are not both there, or not of the rank that the adapter says."""
     ranks: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, shape in adapter.items():
@@ -567,7 +584,7 @@ def check_ranks(config: Mapping[str, Any], adapter: TensorShapes, found: HubRevi
                 _(
                     "{source} is not whole: the two matrices of {layer} are not both there, or not of the rank that "
                     "its configuration says ({rank}). Fetch it again, or have it published again."
-                ).format(source=found.source, layer=layer.rpartition(".")[0][:200], rank=str(told)[:40])
+                ).format(source=source, layer=layer.rpartition(".")[0][:200], rank=str(told)[:40])
             )
 
 

@@ -30,6 +30,7 @@ from annotation.records import UserError, now, seconds_between
 from annotation.translation import N_, _, as_it_stands, ngettext
 from annotation.ui import formatting
 from annotation.validation import FromMapping, adapter
+from rlhf.algorithms.model_card import public_name
 from rlhf.hub import job_bundle, pull_model
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
@@ -41,8 +42,8 @@ from rlhf.jobs.rental_reports import AS_REPORTED
 from rlhf.jobs.rental_store import ENDED_THERE, Rental, Terms
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.model_files import CONFIG, check_architecture, read_header, read_object
-from rlhf.models.registry import HeldPrecision
+from rlhf.models.model_files import ADAPTER_CONFIG, read_header, read_object, refuse_adapter
+from rlhf.models.registry import HeldPrecision, Policy
 
 IMAGE: Final = "python:3.12"
 # One line of commands that read variables. The time that is paid for begins with it.
@@ -430,8 +431,8 @@ class RentedRun:
                 )
             for weights in directory.glob("*.safetensors"):
                 read_header(weights)
-            self.check_configurations(directory)
-        parent = registry.by_revision(self.db, spec.parent)
+            parent = registry.by_revision(self.db, spec.parent)
+            self.check_made(directory, spec, parent)
         rental_store.trained_with(self.db, self.job.id, as_trained(self.job.spec, ending.spec.batch_size))
         registry.add(
             self.db,
@@ -448,15 +449,19 @@ class RentedRun:
             ground_id=None if spec.method == "full" else parent.lies_on,
         )
 
-    def check_configurations(self, directory: Path) -> None:
+    def check_made(self, directory: Path, spec: TrainingSpec, parent: Policy) -> None:
         """Raises UserError for what `pull` refuses: whoever can write to the job's dataset could have made it."""
-        adapter = "adapter_config.json"
-        if (directory / adapter).is_file():
-            config = read_object(directory / adapter)
-            pull_model.check_code(config, adapter, self.rental.repo)
-            pull_model.check_settings(config, self.rental.repo)
-        if (directory / CONFIG).is_file():  # keeps what the base's says of code that is never run
-            check_architecture(directory)
+        base = pull_model.base_path(self.db, self.data_dir)
+        if spec.method == "full":  # keeps what the base's says of code that is never run
+            refuse_adapter(directory)
+            pull_model.check_whole(directory, base, public_name(parent.base))
+            return
+        config = read_object(directory / ADAPTER_CONFIG)
+        pull_model.check_code(config, ADAPTER_CONFIG, self.rental.repo)
+        pull_model.check_settings(config, self.rental.repo)
+        pull_model.kind_of(config, self.rental.repo)
+        under = base if parent.lies_on is None else self.data_dir / str(registry.by_id(self.db, parent.lies_on).path)
+        pull_model.check_tensors(directory, config, under, self.rental.repo)
 
     def fetch(self, directory: Path, expected: Mapping[str, str]) -> None:
         """The files of a directory, each compared with its sha256. Raises UserError."""

@@ -738,11 +738,10 @@ def test_an_adapter_fits_weights_that_are_named_turned_tied_or_stored_otherwise(
 ) -> None:
     (tmp_path / "model.safetensors").write_bytes(safetensors(below))
     (tmp_path / "config.json").write_text(json.dumps(configured))
-    found = pull_model.HubRevision(REPO, "0" * 40, {}, {})
-    pull_model.check_shapes(tmp_path, config, {f"base_model.model.{name}": shape}, found)
+    pull_model.check_shapes(tmp_path, config, {f"base_model.model.{name}": shape}, REPO)
     if "magnitude" not in name and "quantization_config" not in configured and "experts" not in name:
         with pytest.raises(UserError, match="does not fit the weights"):
-            pull_model.check_shapes(tmp_path, config, {f"base_model.model.{name}": (7, 7)}, found)
+            pull_model.check_shapes(tmp_path, config, {f"base_model.model.{name}": (7, 7)}, REPO)
 
 
 def test_two_bases_of_one_name_are_told_apart_by_their_weights(

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -26,10 +26,11 @@ from annotation.records import UserError, now
 from annotation.store import setting_store
 from rlhf.__main__ import main
 from rlhf.algorithms.dpo.spec import DPOSpec
-from rlhf.hub import job_bundle, rental_client, rental_worker
+from rlhf.hub import job_bundle, pull_model, rental_client, rental_worker
 from rlhf.hub.token_launcher import module
 from rlhf.jobs import job_store, rental_reports, rental_store
 from rlhf.jobs.artifacts import directory_sha256
+from rlhf.jobs.job_spec import Method
 from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.run import Run
 from rlhf.loop import controller
@@ -47,6 +48,8 @@ from tests.machine_fixtures import (
     wait_until,
     write_spec,
 )
+from tests.rlhf.hub.test_push_and_pull import safetensors
+from tests.tiny_model import HIDDEN
 
 pytestmark = pytest.mark.slow
 
@@ -492,12 +495,24 @@ def test_the_loop_goes_on_beside_a_rented_training_but_trains_nothing_itself(jud
     assert job_store.get(judged.db, job_id).status == "lost"
 
 
+LORA: Mapping[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2}
+LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
+BELOW = "base_model.model.model.embed_tokens.weight"
+
+
 @pytest.mark.parametrize(
-    ("name", "config", "said"),
+    ("method", "config", "tensors", "said"),
     [
-        ("adapter_config.json", {"auto_mapping": {"parent_library": "os"}}, "wants to run code of its own"),
-        ("adapter_config.json", {"layer_replication": [[0, 2], [0, 2]]}, "has settings that can't be used here"),
-        ("config.json", {"model_type": "my-own", "auto_map": {"AutoModel": "x.py"}}, "it needs code that"),
+        ("lora", {"auto_mapping": {"parent_library": "os"}}, {}, "wants to run code of its own"),
+        ("lora", {"layer_replication": [[0, 2], [0, 2]]}, {}, "has settings that can't be used here"),
+        ("lora", {"peft_type": "XLORA"}, {}, "is an adapter of type XLORA"),
+        ("lora", LORA, {BELOW: (320, 32)}, "brings a value of the weights under it"),
+        ("lora", LORA, {f"{LAYER}.lora_A.weight": (2, 7)}, "does not fit the weights that it names"),
+        ("lora", LORA, {f"{LAYER}.lora_A.weight": (2, HIDDEN)}, "is not whole"),
+        ("full", {"model_type": "my-own", "auto_map": {"AutoModel": "x.py"}}, {}, "it needs code that"),
+        ("full", {"model_type": "gpt2"}, {"a": (1,)}, "These weights are not those of a model that began as"),
+        ("full", {"model_type": "llama", "num_hidden_layers": 10**6}, {"a": (1,)}, "says num_hidden_layers 1000000"),
+        ("full", LORA, {}, "holds an adapter"),
     ],
 )
 def test_what_a_job_made_is_not_taken_in_where_pull_would_refuse_it(
@@ -505,18 +520,26 @@ def test_what_a_job_made_is_not_taken_in_where_pull_would_refuse_it(
     hub: JobHub,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    name: str,
+    method: Method,
     config: dict[str, Any],
+    tensors: Mapping[str, tuple[int, ...]],
     said: str,
 ) -> None:
+    name, weights = (
+        ("config.json", "model.safetensors")
+        if "model_type" in config
+        else ("adapter_config.json", "adapter_model.safetensors")
+    )
+
     def fetched(_rented: Any, directory: Path, _expected: Any) -> None:
         (directory / name).write_text(json.dumps(config), "utf-8")
+        (directory / weights).write_bytes(safetensors(tensors or {"a": (1,)}))
 
     monkeypatch.setattr(rental_client.RentedRun, "fetch", fetched)
     there = tmp_path / "made"
     there.mkdir()
     fetched(None, there, None)
-    job = job_store.get(judged.db, rent(judged))
+    job = job_store.get(judged.db, rent(judged, replace(QUICK_DPO, method=method)))
     run = Run(judged.db, judged.data_dir, job, "worker")
     rented = rental_client.RentedRun(api(hub), run, job, threading.Event(), POLL, print)
     told = {"sha256": directory_sha256(there), "precision": "nf4"}
@@ -529,8 +552,8 @@ def test_what_a_job_made_is_not_taken_in_where_pull_would_refuse_it(
 
 def test_whole_weights_of_a_base_that_names_code_nobody_needs_are_taken_in(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "phi3", "auto_map": {"AutoModel": "x.Y"}}))
-    rented = SimpleNamespace(rental=SimpleNamespace(repo="ann/made"))
-    rental_client.RentedRun.check_configurations(cast(rental_client.RentedRun, rented), tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(safetensors({"a": (1,)}))
+    pull_model.check_whole(tmp_path, None, "phi3")
 
 
 def test_a_batch_that_was_halved_there_is_in_the_record_here() -> None:
