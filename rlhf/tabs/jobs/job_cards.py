@@ -52,18 +52,22 @@ from rlhf.tabs.jobs.job_words import (
 # An interval of so many times what a step takes otherwise, and of so many seconds, was not its steps' alone.
 FAR: Final = 20
 LONG: Final = 600
+# A worker that has said nothing for so long is said to be silent.
+SILENT_SECONDS: Final = LOST_AFTER_SECONDS / 2
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
 
 
 # ----------------------------------------------------------------------------------------------------------- one job
 def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> float | None:
-    """Time left from the pace of this attempt's steps; None while there is no pace to go by.
+    """Time left from the pace of this attempt's steps; None while there is no pace to go by, or the worker is silent.
 
     `step_times` are (step, time) of the events of this attempt. A first attempt without events (a check reports
     progress only) is judged by the time since it began.
     """
     if job.status != "running" or not job.steps or job.step >= job.steps or job.started is None:
+        return None
+    if silence(job, at) > SILENT_SECONDS:
         return None
     pace = pace_of(step_times)
     if pace is not None:
@@ -74,6 +78,11 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
     if not step_times and job.attempt == 1 and job.step and age > 0:
         return age / job.step * (job.steps - job.step)
     return None
+
+
+def silence(job: Job, at: str) -> float:
+    """Seconds for which a job's worker has said nothing."""
+    return seconds_between(job.heartbeat or at, at)
 
 
 def pace_of(step_times: Sequence[tuple[int, str]]) -> float | None:
@@ -106,8 +115,8 @@ def headline(job: Job, at: str) -> str:
         said = _("Queued; it starts when it is first in the queue and its device is free. {message}")
         return said.format(message=message(job)).strip()
     if job.status == "running":
-        silent = seconds_between(job.heartbeat or at, at)
-        if silent > LOST_AFTER_SECONDS / 2:
+        silent = silence(job, at)
+        if silent > SILENT_SECONDS:
             return _("Running, but the worker has said nothing for {duration}.").format(duration=duration(silent))
         return " ".join(filter(None, (_("Running."), message(job))))
     if job.status == "cancelling":

@@ -68,6 +68,8 @@ def test_time_left_is_unknown_before_there_is_a_pace() -> None:
     assert job_cards.seconds_left([], replace(JOB, attempt=2), AT) is None
     assert job_cards.seconds_left([], replace(JOB, status="lost"), AT) is None
     assert job_cards.seconds_left([], replace(JOB, steps=0), AT) is None
+    silent = replace(JOB, heartbeat="2026-01-01T00:00:00.000000+00:00")
+    assert job_cards.seconds_left([], silent, AT) is None, "nobody knows whether it goes on"
 
 
 def test_time_left_does_not_count_what_the_machine_slept_or_its_clock_was_set() -> None:
@@ -77,7 +79,7 @@ def test_time_left_does_not_count_what_the_machine_slept_or_its_clock_was_set() 
     assert job_cards.seconds_left([*enumerate(steady, 1)], running, at) == pytest.approx(15 * 60)
     later = [f"2026-01-02T{hour}:0{minute}:00.000000+00:00" for hour, minute in ((10, 3), (18, 4), (18, 5), (18, 6))]
     slept = [*enumerate([*steady[:3], *later], 1)]
-    assert job_cards.seconds_left(slept, running, later[-1]) == pytest.approx(13 * 60)
+    assert job_cards.seconds_left(slept, replace(running, heartbeat=later[-1]), later[-1]) == pytest.approx(13 * 60)
     set_back = [*enumerate([*steady, "2026-01-02T09:01:00.000000+00:00", "2026-01-02T09:02:00.000000+00:00"], 1)]
     assert job_cards.seconds_left(set_back, running, "2026-01-02T09:02:00.000000+00:00") == pytest.approx(13 * 60)
     assert job_cards.seconds_left([], JOB, "2026-01-02T09:59:00.000000+00:00") is None, "it began later than now"
