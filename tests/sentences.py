@@ -66,10 +66,12 @@ def documented(file: BinaryIO, keywords: Any, tags: Any, options: Any) -> Iterat
 
 
 def fields_of(node: ast.ClassDef) -> Iterator[tuple[int, str, str, list[str]]]:
-    """The fields of a class that say below themselves what they mean."""
+    """The fields of a class that say below themselves what they mean; not what is the class's own."""
     for field, below in pairwise(node.body):
         said = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-        if said and isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+        if not said or not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        if not ast.unparse(field.annotation).startswith("ClassVar"):
             yield field.lineno, "_", plain_words(field.target.id), []
             yield field.lineno, "_", " ".join(str(ast.literal_eval(below.value)).split()), []
 
