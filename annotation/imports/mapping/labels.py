@@ -27,6 +27,8 @@ SECOND: Final[ParsedVerdict] = ("ranked", (2, 1))
 BAD: Final[ParsedVerdict] = ("all-bad", None)
 
 TIES: Final = ("tie", "draw", "equal", "same", "both", "both_good", "tie_(bothgood)", "tie_(both_good)", "tied")
+# As judges by the prompt of MT-Bench write it (Zheng et al. 2023, figure 5), beside [[A]] and [[B]].
+TIE_OF_JUDGES: Final = "[[C]]"
 ALL_BAD: Final = ("tie_(bothbad)", "tie_(both_bad)", "bothbad", "both_bad", "all_bad", "neither")
 GOOD: Final[Mapping[str, bool]] = {
     **dict.fromkeys(("true", "yes", "good", "desirable", "up", "thumbs_up", "👍", "like", "liked", "positive"), True),
@@ -216,7 +218,7 @@ def verdict_of(text: str, words: Mapping[str, int]) -> ParsedVerdict | None:
     while word[:1] == "[" and word[-1:] == "]":
         word = word[1:-1].strip()
     plain = word_of(word)
-    if plain in TIES:
+    if plain in TIES or (text.strip() == TIE_OF_JUDGES and plain not in words):
         return TIED
     if plain in ALL_BAD:
         return BAD

@@ -962,7 +962,7 @@ def verdict(a: str, b: str, *values: Any, role: str = "winner") -> list[Any]:
         *((word, FIRST) for word in ("[[A]]", "[A]", "A>B", "A >> B", "[[A>B]]", "B<A", "a_is_better", "A is better")),
         *((word, FIRST) for word in ("Response A is better", "left is better", "[[model_a is better]]")),
         *((word, SECOND) for word in ("b", "B", "assistant_b", "[[B]]", "B>A", "A<B", "A<<B", "second", "right")),
-        *((word, TIE) for word in ("tie", "TIE", "A=B", "[[A=B]]", "tie (bothgood)", "both good", "equal")),
+        *((word, TIE) for word in ("tie", "TIE", "A=B", "[[A=B]]", "[[C]]", "tie (bothgood)", "both good", "equal")),
         *((word, None) for word in ("tie (bothbad)", "both bad", "both_bad", "neither", "Tie (both-bad)")),
     ],
 )
@@ -973,7 +973,7 @@ def test_words_for_the_better_answer(word: str, ranking: Any) -> None:
 @pytest.mark.parametrize(
     "word",
     [*("A is not better", "c is better", "neither is better", "both is better"),
-     *("-a", "a-", "not a", "c", "[[C]]", "A>A", "A>C", ">", "", "ab", "model_c", True, None, [], "1")],
+     *("-a", "a-", "not a", "c", "[C]", "A>A", "A>C", ">", "", "ab", "model_c", True, None, [], "1")],
 )  # fmt: skip
 def test_words_that_name_no_answer(word: Any) -> None:
     with pytest.raises(UnusableRow):
