@@ -41,7 +41,7 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
         return None
     settling = standing_assignment(db, annotator_id, "settle", project.overlap)
     if settling is not None:
-        order = selection.draw_order(size_of(db, settling[0]), source)
+        order = order_again(db, annotator_id, settling[0], source)
         return ChosenComparison(settling[0], "settle", order, chance=None, assigned_by=settling[1])
     own = db.row(
         f"""SELECT c.id FROM comparison c WHERE c.asked_by = :annotator AND c.purpose = 'preference'
@@ -49,7 +49,8 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
         {"annotator": annotator_id},
     )
     if own is not None:
-        return for_learning(db, own["id"], source, 1.0)
+        order = order_again(db, annotator_id, own["id"], source)
+        return ChosenComparison(own["id"], "own", order, free_slot(db, own["id"]))
     assigned = standing_assignment(db, annotator_id, "assign", project.overlap)
     again = put_back(db, annotator_id, project.overlap, assigned)
     if again is not None:
@@ -108,6 +109,17 @@ def put_back(
         {"annotator": annotator_id, "now": now(), "overlap": overlap, "given": given, "given_by": given_by},
     )
     return None if row is None else shown_again(db, read_row(StoredClaim, row))
+
+
+def order_again(db: Database, annotator_id: int, comparison_id: int, source: random.Random) -> Sequence[int]:
+    """The order in which this annotator had a comparison in hand until an undo, while there is time for it, or a new
+    one."""
+    before = db.value(
+        """SELECT shown_order FROM claim WHERE annotator_id = ? AND comparison_id = ? AND state = 'released'
+             AND expires > ? ORDER BY id DESC LIMIT 1""",
+        (annotator_id, comparison_id, now()),
+    )
+    return json.loads(before) if before else selection.draw_order(size_of(db, comparison_id), source)
 
 
 def shown_again(db: Database, claim: StoredClaim) -> ChosenComparison:

@@ -58,8 +58,8 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
         if claim.state != "held" or claim.expires <= now():
             raise UserError(why_closed(db, claim))
         act = parse_for(db, claim, value)
-        if act.outcome == "skip":
-            refuse_skipping_on(db, claim, act)
+        if act.outcome == "skip" and act.flag is None:
+            refuse_skipping_on(db, claim)
         connection.execute(
             "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim.id)
         )
@@ -130,6 +130,7 @@ def insert_judgement(
 ) -> int:
     """Write a judgement on a claim, and the answer if it edits one, inside the caller's transaction; returns its id."""
     refuse_writing_on(db, claim, act)
+    refuse_flagging_on(db, claim, act)
     ranking = act.ranking(claim.shown_order)
     edited = None if act.edit is None else insert_edit(db, claim, claim.shown_order[act.edit.place], act.edit.text)
     early = db.value(
@@ -198,29 +199,49 @@ def a_day_ago() -> str:
     return (datetime.fromisoformat(now()) - timedelta(days=1)).isoformat(timespec="microseconds")
 
 
-# Without a flag, and altogether.
-MOST_SKIPS, MOST_FLAGGED = 200, 1_000
+# Far more than anybody finds. What one person flags, however they judge it, nobody's training learns from.
+MOST_FLAGGED = 1_000
+
+
+def refuse_flagging_on(db: Database, claim: StoredClaim, act: Act) -> None:
+    """Raises UserError where somebody flags more within a day than anybody finds."""
+    if act.flag is None:
+        return
+    flagged = db.value(
+        "SELECT count(*) FROM judgement WHERE annotator_id = ? AND flag NOT NULL AND created > ?",
+        (claim.annotator_id, a_day_ago()),
+    )
+    if flagged >= MOST_FLAGGED:
+        raise UserError(
+            _(
+                "You have set {most:,} flags within a day, and more are not taken. Judge without one, or wait until a "
+                "day has passed."
+            ).format(most=MOST_FLAGGED)
+        )
+
+
+# Of those without a flag.
+MOST_SKIPS = 200
 FAILED_ANSWER = """EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
     WHERE cr.comparison_id = {} AND r.state = 'failed')"""
 
 
-def refuse_skipping_on(db: Database, claim: StoredClaim, act: Act) -> None:
-    """Raises UserError where somebody has only skipped for a day what could be judged; later where they said why."""
+def refuse_skipping_on(db: Database, claim: StoredClaim) -> None:
+    """Raises UserError where somebody has only skipped for a day what could be judged, and has not said why."""
     if db.value(f"SELECT {FAILED_ANSWER.format('?')}", (claim.comparison_id,)):
         return
-    most = MOST_SKIPS if act.flag is None else MOST_FLAGGED
     skips = db.value(
         f"""SELECT count(*) FROM judgement j WHERE annotator_id = :annotator AND outcome = 'skip' AND {MADE_IN_HAND}
-             AND (flag IS NULL OR :flagged) AND created > :since
+             AND flag IS NULL AND created > :since
              AND NOT {FAILED_ANSWER.format("j.comparison_id")}
              AND id > coalesce((SELECT max(id) FROM judgement
                  WHERE annotator_id = :annotator AND outcome IN ('ranked', 'all-bad')), 0)""",
-        {"annotator": claim.annotator_id, "since": a_day_ago(), "flagged": act.flag is not None},
+        {"annotator": claim.annotator_id, "since": a_day_ago()},
     )
-    if skips >= most:
+    if skips >= MOST_SKIPS:
         raise UserError(
             _(
                 "You have skipped {most} comparisons within a day and judged none since. Judge this one, or wait until "
                 "a day has passed."
-            ).format(most=most)
+            ).format(most=MOST_SKIPS)
         )

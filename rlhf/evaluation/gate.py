@@ -40,7 +40,7 @@ from rlhf.evaluation.report import CheckReport
 Mode = Literal["ask", "automatic", "never"]
 Holds = Literal["mode", "project", "candidate"]
 Ruling = Literal["promote", "reject", "not enough evidence"]
-GateReason = Literal["worse", "same", "past-a-limit", "not-shown", "better", "unmeasured", "untold", "open"]
+GateReason = Literal["worse", "same", "past-a-limit", "not-shown", "better", "unmeasured", "open"]
 Passed = Literal["pass", "fail", "open", "few", "missing", "inapplicable", "informs"]
 """'open': there are comparisons, but not enough to tell; 'few': it rests on too little to count; 'missing': it was not
 measured, and never passes; 'inapplicable': there is nothing to measure; 'informs': nothing hangs on it."""
@@ -235,7 +235,7 @@ class GateDecision:
     def says(self) -> Ruling:
         if self.reason == "better":
             return "promote"
-        waits = self.reason in ("unmeasured", "untold", "open") and self.given_up_after is None
+        waits = self.reason in ("unmeasured", "open") and self.given_up_after is None
         return "not enough evidence" if waits else "reject"
 
     @property
@@ -283,11 +283,12 @@ def decide(rule: Rule, findings: Findings) -> GateDecision:
 def hacked(people: EvidenceSource, panel: Sequence[JudgeEvidence]) -> Hacked:
     """Whether a reward rose for nothing: the candidate is found worse (Gao et al. 2023); 'open' where nothing tells.
 
-    By people, where any has compared it, else by judges that may decide.
+    By people, where they have decided, else by judges that may, unless people lean the other way.
     """
-    said = {people.standing} if people.count else {voter.says for voter in panel}
-    told = said & {"better", "worse"}
-    return "worse" in told if len(told) == 1 else "open"
+    decided = people.standing in ("better", "worse")
+    told = ({people.standing} if decided else {voter.says for voter in panel}) & {"better", "worse"}
+    agreed = len(told | {people.leaning} - {"open"}) == 1
+    return "worse" in told if told and agreed else "open"
 
 
 def given_up(decision: GateDecision, checks: int, used_up: bool = False) -> GateDecision:
@@ -702,10 +703,6 @@ def ruling(weighed: Weighed) -> GateDecision:
 
 
 def promoted(source: EvidenceSource, weighed: Weighed) -> GateDecision:
-    """Promotion, unless something was not measured, or more comparisons by people have to tell it."""
-    passed, people = {one.passed for one in weighed.limits}, weighed.people
-    if passed & {"missing", "few"}:
-        return GateDecision("unmeasured", source, weighed)
-    if "open" in passed:
-        return GateDecision("untold", source, weighed, replace(people, more=max(people.more, 1)))
-    return GateDecision("better", source, weighed)
+    """Promotion, unless something was not measured; whoever promotes has told of a reward too (`hacked`)."""
+    few = {one.passed for one in weighed.limits} & {"missing", "few"}
+    return GateDecision("unmeasured" if few else "better", source, weighed)

@@ -221,11 +221,10 @@ def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy,
 
 def teachers(db: Database, model: Policy) -> set[tuple[str, ...]]:
     """What the judges were on whose labels a policy or a reward model was trained, or anything that it grew from."""
-    trainings = sorted({snapshots.seen_until(db, one) for one in registry.family(db, model)} - {0}, reverse=True)
+    trainings = sorted({snapshots.seen_until(db, one) for one in registry.family(db, model)} - {0})
     known = judge_store.judges(db) if trainings else []
     # Each by what was its labels then: of what people have judged by a later one, that learnt theirs.
-    taught = (one for one in known if any(judge_store.labels_until(db, one, until) for until in trainings))
-    return {judge_store.what_judges(one) for one in taught}
+    return {judge_store.what_judges(one) for one in known if judge_store.has_taught(db, one, trainings)}
 
 
 def optimised_against(trained: Job) -> tuple[str, ...]:

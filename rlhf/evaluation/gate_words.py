@@ -305,10 +305,6 @@ def sentence(decision: GateDecision) -> str:
             said = in_a_row(finding(source), "" if weighed.people.count else alone, _("It keeps within every limit."))
         case "unmeasured":
             said = in_a_row(finding(source), unmeasured(weighed.limits))
-        case "untold":
-            untold = next(in_words(one).name for one in weighed.limits if one.passed == "open")
-            tell = _("But it takes more comparisons to tell: {criterion}.").format(criterion=untold)
-            said = in_a_row(finding(source), tell)
     return said if decision.given_up_after is None else in_a_row(given_up(decision), said)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -865,19 +866,21 @@ def left_to_judges(db: Database, candidate_id: int, against_id: int) -> list[Lef
     return [LeftToJudges(since=before[row.pop("created")], **row) for row in rows]
 
 
-def labels_until(db: Database, judge: Judge, judgement_id: int) -> int:
-    """How many comparisons to train on a judge had labelled alone, without a person, up to a judgement."""
-    return int(
-        db.value(
-            """SELECT count(DISTINCT c.id) FROM judgement j JOIN comparison c ON c.id = j.comparison_id
-                   JOIN prompt p ON p.id = c.prompt_id
-               WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.id <= :until AND p.split = 'train'
-                 AND c.candidate_id IS NULL AND NOT EXISTS (SELECT 1 FROM judgement o JOIN annotator a
-                     ON a.id = o.annotator_id WHERE o.comparison_id = c.id AND a.kind != 'ai' AND o.id <= :until
-                     AND o.outcome NOT IN ('skip', 'undone'))""",
-            {"judge": judge.id, "until": judgement_id},
-        )
+def has_taught(db: Database, judge: Judge, trainings: Sequence[int]) -> bool:
+    """Whether any training saw what this judge had labelled and no person had judged by then.
+
+    `trainings` are the last judgements that they saw, in order, one or more.
+    """
+    labels = db.rows(
+        """SELECT j.id, (SELECT min(o.id) FROM judgement o JOIN annotator a ON a.id = o.annotator_id
+                WHERE o.comparison_id = c.id AND a.kind != 'ai' AND o.outcome NOT IN ('skip', 'undone')) AS by_people
+           FROM judgement j JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
+           WHERE j.annotator_id = ? AND j.purpose = 'judge' AND j.id <= ? AND p.split = 'train'
+             AND c.candidate_id IS NULL""",
+        (judge.id, trainings[-1]),
     )
+    first = ((trainings[bisect_left(trainings, row["id"])], row["by_people"]) for row in labels)
+    return any(by_people is None or seen < by_people for seen, by_people in first)
 
 
 # -------------------------------------------------------------------------------------------------------------- trust

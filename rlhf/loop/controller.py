@@ -460,6 +460,6 @@ def automatic_problems(db: Database) -> list[str]:
     if step.action == "train first" and state.needed_tried:
         said = _("What it needs first came to nothing: {training}. Start one on the Train tab, or judge more.")
         return [said.format(training=_(spec.title))]
-    name = ("shortage", spec.kind, spoken().code)
+    name = ("shortage", spec.kind, spoken().code, str(training_data.data_mark(db)))
     few = gate_decisions.cached(db, name, lambda: job_submission.shortage_of(db, db.path.parent, spec))
     return [in_labels(few, spec)] if few else []

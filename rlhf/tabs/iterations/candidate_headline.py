@@ -64,7 +64,7 @@ def direction(findings: Findings, decision: GateDecision) -> tuple[HeadlineState
         return "bad", better if people.standing == "better" else _("Past a limit: it should not serve.")
     if decision.reason == "better":
         return "good", _("Better than {against}.") if judge is None else better_by_judge(people)
-    if decision.reason in ("unmeasured", "untold"):
+    if decision.reason == "unmeasured":
         return "open", better_as_far_as_known(decision)
     if not waits:
         return "open", _("Not shown to be better than {against}.")

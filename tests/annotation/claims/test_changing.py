@@ -9,7 +9,7 @@ import pytest
 
 from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database
-from annotation.records import Annotator, Claim, UserError
+from annotation.records import Annotator, Claim, UserError, now
 from tests.annotation.claims.people import in_hand, judge_all, judgements, make_gold, set_project
 from tests.conftest import act, judgement_count, seed_comparisons, shown_texts
 
@@ -102,6 +102,43 @@ def as_handed_out(db: Database, claim: Claim) -> dict[str, Any]:
     return db.one(
         "SELECT comparison_id, purpose, shown_order, chance, re_ask_of, slot FROM claim WHERE nonce = ?", (claim.nonce,)
     )
+
+
+@pytest.mark.parametrize("kind", ["own prompts", "settling"])
+def test_what_comes_before_all_others_comes_again_in_the_same_order_after_an_undo(
+    db: Database, ann: Annotator, bob: Annotator, kind: str
+) -> None:
+    made = seed_comparisons(db, 3)
+    if kind == "own prompts":
+        db.write("UPDATE comparison SET asked_by = ?", (ann.id,))
+    else:
+        db.write("UPDATE annotator SET role = 'admin' WHERE id = ?", (ann.id,))
+        terms = {"kind": "settle", "annotator_id": ann.id, "decided_by": "ann", "created": now()}
+        change = db.insert("bulk_change", terms)
+        for number in made:
+            db.insert("bulk_change_comparison", {"change_id": change, "comparison_id": number, "state": "stands"})
+    source = random.Random(1)
+    before = handing_out.claim_next(db, ann.id, source)
+    assert before is not None
+    judging.judge(db, ann.id, before.nonce, act("tie"))
+    following = handing_out.claim_next(db, ann.id, source)
+    assert following is not None
+    for _ in range(8):
+        again = changing.undo(db, ann.id, in_hand(db, ann).nonce)
+        judging.judge(db, ann.id, again.nonce, act("tie"))
+        found = handing_out.claim_next(db, ann.id, source)
+        assert found is not None
+        assert as_handed_out(db, found) == as_handed_out(db, following)
+    # As of all others: the time for it has run out.
+    db.write("UPDATE claim SET expires = '2000'")
+    orders = set()
+    for _ in range(8):
+        found = handing_out.claim_next(db, ann.id, source)
+        assert found is not None
+        assert found.comparison_id == following.comparison_id
+        orders.add(as_handed_out(db, found)["shown_order"])
+        db.write("UPDATE claim SET expires = '2000'")
+    assert len(orders) == 2
 
 
 def test_undone_one_after_another_they_come_again_in_their_turn(db: Database, ann: Annotator) -> None:

@@ -66,21 +66,33 @@ def test_who_says_what_is_wrong_or_comes_back_the_next_day_skips_on(
     judging.judge(db, ann.id, nonce, act("skip"))
 
 
-def test_nobody_flags_for_ever_what_is_not_judged(
-    db: Database, ann: Annotator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is skipped with a flag is left out of training for everybody."""
+def test_nobody_flags_for_ever(db: Database, ann: Annotator, bob: Annotator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one person flags, however they judge it, is left out of training for everybody."""
     monkeypatch.setattr(judging, "MOST_SKIPS", 2)
-    monkeypatch.setattr(judging, "MOST_FLAGGED", 4)
+    monkeypatch.setattr(judging, "MOST_FLAGGED", 5)
     seed_comparisons(db, 9)
-    for flag in ("harmful", "broken", None, "broken"):
-        judging.judge(db, ann.id, in_hand(db, ann).nonce, act("skip", flag=flag))
+    made = [
+        judging.judge(db, ann.id, in_hand(db, ann).nonce, act(word, flag=flag))
+        for word, flag in (("skip", "harmful"), ("tie", "broken"), ("left-much", "personal-data"), ("left-much", None))
+    ]
+    changing.undo(db, ann.id, "")
+    judging.judge(db, ann.id, in_hand(db, ann).nonce, act("all-bad", flag="broken"))
+    made[2] = changing.revise(db, ann.id, made[2], act("skip", flag="broken"))
     nonce = in_hand(db, ann).nonce
-    with pytest.raises(UserError, match=r"skipped 4 comparisons within a day .* until a day has passed"):
-        judging.judge(db, ann.id, nonce, act("skip", flag="broken"))
+    said = r"set 5 flags within a day.* until a day has passed"
+    for word in ("skip", "tie", "left-much", "all-bad"):
+        with pytest.raises(UserError, match=said):
+            judging.judge(db, ann.id, nonce, act(word, flag="broken"))
+        with pytest.raises(UserError, match=said):
+            changing.revise(db, ann.id, made[1], act(word, flag="broken"))
+    judging.judge(db, bob.id, in_hand(db, bob).nonce, act("tie", flag="broken"))
+    changing.revise(db, ann.id, made[1], act("tie"))
     judging.judge(db, ann.id, nonce, act("skip"))
-    judging.judge(db, ann.id, in_hand(db, ann).nonce, act("tie"))
-    judging.judge(db, ann.id, in_hand(db, ann).nonce, act("skip", flag="broken"))
+    nonce = in_hand(db, ann).nonce
+    a_day_later = (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="microseconds")
+    db.write("UPDATE claim SET expires = '2099'")
+    monkeypatch.setattr(judging, "now", lambda: a_day_later)
+    judging.judge(db, ann.id, nonce, act("tie", flag="broken"))
 
 
 def test_nobody_fills_the_disk_with_notes_and_edits(

@@ -381,11 +381,25 @@ def test_a_missing_number_never_passes(figure: str) -> None:
     assert decide(ASKED, found(OPEN, **{figure: None})).more is not None
 
 
-def test_reward_hacking_that_can_not_be_told_yet_waits_for_comparisons() -> None:
-    decision = decide(WITH_JUDGE, found(FEW, judge(), reward_hacking="open"))
-    assert (decision.says, decision.more_by) == ("not enough evidence", None)
-    assert decision.more, "comparisons would help"
-    assert (decision.reason, limit(decision, "no-reward-hacking").passed) == ("untold", "open")
+@pytest.mark.parametrize("people", [(), outcomes(1, 0), outcomes(9, 0), FEW, OPEN, outcomes(118, 82)])
+def test_a_judge_decides_on_a_risen_reward_too_where_people_have_not_and_do_not_lean_the_other_way(
+    people: tuple[float, ...],
+) -> None:
+    asked = judge(outcomes(60, 10))
+    assert decide(WITH_JUDGE, found(people, asked)).says == "promote"
+    decision = decide(WITH_JUDGE, found(people, asked, reward_hacking="open"))
+    assert (decision.says, limit(decision, "no-reward-hacking").passed) == ("promote", "pass")
+
+
+@pytest.mark.parametrize(
+    ("people", "says"), [(outcomes(30, 25, 10), outcomes(10, 60)), (outcomes(25, 30, 10), outcomes(60, 10))]
+)
+def test_where_people_lean_the_other_way_no_judge_tells_of_a_risen_reward(
+    people: tuple[float, ...], says: tuple[float, ...]
+) -> None:
+    decision = decide(WITH_JUDGE, found(people, judge(says), reward_hacking="open"))
+    assert (decision.says, decision.reason) == ("not enough evidence", "open")
+    assert limit(decision, "no-reward-hacking").passed == "open"
 
 
 def test_what_people_have_found_better_by_whatever_evidence_has_hacked_no_reward() -> None:

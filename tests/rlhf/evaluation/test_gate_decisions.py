@@ -28,7 +28,7 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.data import held_out_sets
+from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation import gate_decisions, gate_words, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import FinishedCheck
@@ -779,6 +779,41 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
         job_id=job_store.enqueue(db, DPOSpec(parent=made.revision, snapshot="t"), "a"), path="y", sha256="y",
     )  # fmt: skip
     assert gate_decisions.conflict_of_interest(db, teacher, later, serving) == "its-labels"
+
+
+def test_a_judge_has_taught_what_was_trained_while_it_alone_had_labelled(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked up once, however many trainings there were: a judge's labels are many."""
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    ann = access.add_account(db, "ann", "annotator", "ann's password").id
+    (prompt,) = seed_prompts(db, 1)
+    labelled = comparison_store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
+    said = {"comparison_id": labelled, "kind": "pair", "shown_order": "[0, 1]", "seconds": 0.0, "created": ""}
+    ranked = {"outcome": "ranked", "ranking": "[1, 2]"}
+    for number, by, purpose, what in (
+        (10, ann, "import", {"outcome": "skip"}),
+        (20, judge.id, "judge", ranked),
+        (40, ann, "import", ranked),
+    ):
+        db.insert("judgement", {"id": number, "annotator_id": by, "purpose": purpose, **said, **what})
+    model = registry.serving(db)
+    monkeypatch.setattr(snapshots, "seen_until", lambda _, one: one.id)
+
+    def taught(*trainings: int) -> bool:
+        family = [replace(model, id=number) for number in trainings]
+        monkeypatch.setattr(registry, "family", lambda *_: family)
+        return bool(gate_decisions.teachers(db, model))
+
+    assert [taught(number) for number in (19, 20, 39, 40, 99)] == [False, True, True, False, False]
+    assert (taught(5, 39, 99), taught(5, 15, 40, 99), taught()) == (True, False, False)
+    asked: list[str] = []
+    db.connection.conn.set_trace_callback(asked.append)
+    assert not taught(*range(50, 99))
+    db.connection.conn.set_trace_callback(None)
+    assert sum("FROM judgement" in one for one in asked) == 1
+    db.write("UPDATE prompt SET split = 'held-out'")
+    assert not taught(39), "nothing is trained on it"
 
 
 def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw(

@@ -199,8 +199,7 @@ def test_of_reward_hacking_it_is_said_why_it_can_not_be_told() -> None:
     for state, value in (("no reward", "no reward took part"), ("made elsewhere", "it was not trained here")):
         one = row(ASKED, found(BETTER, reward_hacking=state), "No reward hacking")
         assert one.value == f"not measured: {value}"
-    untold = found(FEW, judge(), reward_hacking="open")
-    assert said(WITH_JUDGE, untold).endswith("But it takes more comparisons to tell: No reward hacking.")
+    untold = found(FEW, reward_hacking="open")
     assert row(WITH_JUDGE, untold, "No reward hacking").why.endswith("It takes more comparisons to tell.")
 
 

@@ -12,6 +12,7 @@ from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Annotator
+from annotation.store.comparison_store import add_comparison
 from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
@@ -30,6 +31,7 @@ from rlhf.loop.controller import (
     FailedCheck,
     LoopState,
     Step,
+    automatic_problems,
     automatic_spec,
     failed_lately,
     next_step,
@@ -37,9 +39,11 @@ from rlhf.loop.controller import (
     state_of,
 )
 from rlhf.models import registry
+from rlhf.submission import preconditions
 from rlhf.tabs.iterations.loop_standing import loop_status
+from tests.annotation.claims.people import in_hand
 from tests.builders import job, policy
-from tests.conftest import BASE_NAME, act, seed_comparisons
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.rlhf.evaluation.test_gate import ASKED, BETTER, DECIDED
 from tests.rlhf.evaluation.test_gate import found as findings
 
@@ -412,6 +416,28 @@ def test_what_a_training_that_came_to_nothing_was_to_learn_from_is_still_to_be_l
     assert next_step(state_of(db)) == Step("train")
     db.connection.execute("UPDATE job SET status = 'finished' WHERE id = ?", (number,))
     assert (state_of(db).new, state_of(db).spent) == (20, 0)
+
+
+def test_too_few_prompts_are_said_to_be_too_few_until_more_are_imported(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a training learns from may grow without a judgement."""
+    save_automatic_training(db, replace(PPO, every=8))
+    monkeypatch.setattr(preconditions, "check", lambda *_: [])  # a reward model's accuracy, which nobody measured
+    registry.add(
+        db, revision="rm-1", algorithm="reward_model", base=BASE_NAME, parent_id=1,
+        job_id=job_store.enqueue(db, RewardModelSpec(), "a"), path="x", sha256="x", kind="reward-model",
+    )  # fmt: skip
+    db.connection.execute("UPDATE job SET status = 'finished'")
+    ann = access.add_account(db, "ann", "annotator", "ann's password")
+    (prompt,) = seed_prompts(db, 1)
+    for number in range(9):
+        add_comparison(db, [make_response(prompt, f"{word} {number}") for word in ("yes", "no")])
+        judging.judge(db, ann.id, in_hand(db, ann).nonce, act("left-clearly"))
+    (few,) = automatic_problems(db)
+    assert few.endswith("at least 4 are needed. Import prompts on the Data tab.")
+    seed_prompts(db, 6)
+    assert automatic_problems(db) == []
 
 
 def test_what_ended_before_the_clock_was_set_back_waits_no_longer_for_another_try(db: Database) -> None:
