@@ -39,9 +39,8 @@ MOST_WEIGHED = 10
 # Of a project's prompts, the share up to which a check holds out prompts that nothing has used.
 MOST_HELD_OUT = 1 / 5
 SAMPLE_PROMPTS = 3
-# Between the seeds of two checks of one candidate, and of checks against two policies: what was drawn for the one
-# question makes no comparison of another.
-SEEDS_APART, OPPONENTS_APART = 1000, 1_000_000
+# Between the seeds of two checks of one candidate: more than there are prompts.
+SEEDS_APART = 1000
 
 NONE = N_("There is no held-out prompt to measure on. Import some, with a share that is held out, and check it again.")
 
@@ -334,7 +333,7 @@ def to_compare(
     chosen = least_compared(order, asked, most)
     return ComparedSet(
         sha256=freeze(db, data_dir, [pool[number] for number in sorted(chosen)]) if chosen else "",
-        seeds=SEEDS_APART * checks + OPPONENTS_APART * against.id,
+        seeds=SEEDS_APART * checks,
         gate_set=version,
         repeated=all(asked[number] for number in chosen),
     )

@@ -198,12 +198,11 @@ def measure(
     """Let a policy answer and read, and score what it answers."""
     measured_by, prompts, rendered = policies.measured_by(policy), inputs.prompts, inputs.rendered
     models.keep_only(policy, *measured_by.values())  # those in another precision may be as large
-    seeds = [spec.seed + place for place in range(len(prompts))]
-    answer_prompts(progress, spec, models, policy, prompts, seeds, rendered)
+    answer_prompts(progress, spec, models, policy, prompts, rendered)
     score_answers(progress, spec, models, policy, measured_by, prompts, rendered)
     if policy in (policies.candidate, policies.against):
-        seeds = spec.compared_seeds(inputs.apart)
-        answer_prompts(progress, spec, models, policy, inputs.apart, seeds, inputs.rendered_apart)
+        compared = replace(spec, seed=spec.compared_seed)
+        answer_prompts(progress, compared, models, policy, inputs.apart, inputs.rendered_apart)
     answers = answers_of(progress.run, spec, policy, prompts, rendered)
     figures = replace(
         summarise(policy, answers, policies.anchors.scores(policy)),
@@ -325,18 +324,13 @@ def answer_prompts(
     models: LoadedPolicies,
     policy: Policy,
     prompts: Sequence[Prompt],
-    seeds: Sequence[int],
     rendered: Mapping[int, str],
 ) -> None:
-    """Draw one answer a prompt, each with its seed; answers that an earlier check drew are used again."""
+    """Draw one answer a prompt, prompt i with seed + i; answers that an earlier check drew are used again."""
     run = progress.run
     model = models.use(policy)
-    known = {
-        (answer.prompt_id, answer.seed)
-        for answer in check_store.checked_answers(run.db, policy.id, policy.precision, as_now=True)
-        if answer.sampling == spec.sampling and rendered.get(answer.prompt_id) == answer.rendered_prompt
-    }
-    asked = [(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True) if prompt.id in rendered]
+    known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts, rendered)}
+    asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in rendered]
     missing = [(prompt, seed) for prompt, seed in asked if (prompt.id, seed) not in known]
     progress.advance(len(asked) - len(missing), _("{revision} answers.").format(revision=policy.revision))
     for start in range(0, len(missing), spec.prompts_per_batch):

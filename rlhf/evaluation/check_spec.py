@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
@@ -10,7 +9,7 @@ from typing import Annotated, ClassVar, Self
 from annotated_types import Interval
 
 from annotation.database import Database
-from annotation.records import Prompt, Sampling
+from annotation.records import Sampling
 from annotation.store import project_store, setting_store
 from annotation.translation import N_, _
 from annotation.ui.formatting import percent
@@ -42,8 +41,7 @@ class CheckSpec(JobSpec):
     compared_set: str = ""
     """sha256 of the frozen held-out prompts on which the two policies are compared; empty for those of the report."""
     compared_seed: NonNegativeInt = 20_000
-    """Start of the seeds of the answers that are compared; each prompt draws with its number added, so that the policy
-    that serves answers it once for all candidates."""
+    """Start of the seeds of the answers that are compared; prompt i draws with compared_seed + i."""
     gate_set: NonNegativeInt = 0
     """The version of the gate's own prompts that these are of; 0 where the gate and the reports share one set."""
     people_share: Annotated[float, Interval(ge=0, le=1)] = 0.0
@@ -82,10 +80,6 @@ class CheckSpec(JobSpec):
             (_("Data snapshot"), self.snapshot[:12] or _("frozen at the start")),
             (_("First seed"), str(self.seed)),
         ]
-
-    def compared_seeds(self, prompts: Sequence[Prompt]) -> list[int]:
-        """The seeds of the answers that are compared: a prompt's is the same whichever others a check has drawn."""
-        return [self.compared_seed + prompt.id for prompt in prompts]
 
     def compared_on(self) -> str:
         """On which prompts the two policies are compared, in words."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -60,32 +60,27 @@ def checked(db: Database, data_dir: Path, made: Policy, against: str = "serving"
     spec = job.spec
     assert isinstance(spec, CheckSpec)
     sides = (made, registry.by_revision(db, spec.against))
-    report = ids_of(data_dir, spec.prompt_set)
-    answer(db, sides, dict(zip(report, range(spec.seed, spec.seed + len(report)), strict=True)))
+    answer(db, sides, ids_of(data_dir, spec.prompt_set), spec.seed)
     if spec.compared_set:
-        answer(db, sides, compared_seeds(data_dir, spec))
+        answer(db, sides, compared_prompts(data_dir, spec), spec.compared_seed)
     on = held_out_sets.that_count(db, spec.gate_set)
     policy_comparisons.compare_policies(db, made.id, sides[1].id, "people", on, spec.people_share)
     job_table.finish(db, job_id, "w", {"win_rates": {}, "prompts": 60, "judged": {}})
     return spec
 
 
-def compared_seeds(data_dir: Path, spec: CheckSpec) -> dict[int, int]:
-    """The seeds of the prompts on which a check compares, where these are not the report's."""
-    prompts = held_out_sets.prompts_of(data_dir, spec.compared_set)
-    return dict(zip((prompt.id for prompt in prompts), spec.compared_seeds(prompts), strict=True))
-
-
-def answer(db: Database, sides: Sequence[Policy], seeds: Mapping[int, int]) -> None:
+def answer(db: Database, sides: Sequence[Policy], prompt_ids: Sequence[int], seed: int) -> None:
     """Both policies answer, each prompt with its seed, what they have not answered with it before."""
     rows = db.rows("SELECT model_id, prompt_id, seed FROM response")
     known = {(row["model_id"], row["prompt_id"], row["seed"]) for row in rows}
     prompts = {prompt.id: prompt for prompt in prompt_store.prompts(db, "held-out")}
-    for prompt_id, seed in seeds.items():
+    for place, prompt_id in enumerate(prompt_ids):
         for side in sides:
-            if (side.id, prompt_id, seed) not in known:
-                text = f"{side.revision} answers {prompt_id} by {seed}"
-                comparison_store.add_response(db, make_response(prompts[prompt_id], text, side.id, seed), "check")
+            if (side.id, prompt_id, seed + place) not in known:
+                text = f"{side.revision} answers {prompt_id} by {seed + place}"
+                comparison_store.add_response(
+                    db, make_response(prompts[prompt_id], text, side.id, seed + place), "check"
+                )
 
 
 # ---------------------------------------------------------------------------------------------------------- the draws
@@ -355,25 +350,11 @@ def test_further_checks_take_prompts_never_compared_and_repeat_when_none_is_left
     assert asked == pool
     again = checked(db, data_dir, made)
     assert set(compared_prompts(data_dir, again)) <= pool
-    answers = [set(compared_seeds(data_dir, spec).items()) for spec in (*specs, again) if spec.compared_set]
+    answers = [
+        {(one, spec.compared_seed + place) for place, one in enumerate(compared_prompts(data_dir, spec))}
+        for spec in (*specs, again)
+    ]
     assert sum(map(len, answers)) == len(set.union(*answers)), "a prompt that is asked again is answered anew"
-
-
-def test_what_serves_answers_a_prompt_once_for_all_candidates(db: Database, data_dir: Path) -> None:
-    """And what it answered so makes no comparison with a policy that is checked against another one."""
-    seed_prompts(db, 240, "held-out")
-    made = [candidate(db, number) for number in (1, 2, 3)]
-    first, second = (compared_seeds(data_dir, checked(db, data_dir, one)) for one in made[:2])
-    assert first.keys() != second.keys()
-    assert len(first.keys() & second.keys()) >= 2 * 60 - 90
-    assert first.items() & second.items() == {(one, first[one]) for one in first.keys() & second.keys()}
-    assert len({*first, *second}) == db.value(
-        "SELECT count(*) FROM response WHERE model_id = 1 AND seed >= ?", (held_out_sets.OPPONENTS_APART,)
-    )
-    registry.promote(db, made[0].revision, "ann")
-    third = compared_seeds(data_dir, checked(db, data_dir, made[2]))
-    assert third.keys() & first.keys()
-    assert {pair.prompt_id for pair in policy_comparisons.paired_answers(db, made[2].id, 1)}.isdisjoint(third)
 
 
 def test_the_loop_and_the_button_take_the_next_prompts_alike(db: Database, data_dir: Path) -> None:

@@ -343,7 +343,7 @@ def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, dat
     spec = job_store.get(db, job_id).spec
     assert isinstance(spec, CheckSpec)
     assert (spec.candidate, spec.seed) == ("sft-1", CheckSpec.seed)
-    assert spec.compared_seed == CheckSpec.seed + held_out_sets.SEEDS_APART + held_out_sets.OPPONENTS_APART
+    assert spec.compared_seed == CheckSpec.seed + held_out_sets.SEEDS_APART
     assert len(held_out_sets.prompts_of(data_dir, spec.compared_set)) == 3, "those that were never compared"
 
 
@@ -762,13 +762,7 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     # What people have judged since takes nothing from what an earlier training learnt.
     with db.transaction() as connection:
         ann = access.add_account(db, "ann", "annotator", "ann's password").id
-        said = {
-            "comparison_id": labelled,
-            "annotator_id": ann,
-            "purpose": "import",
-            "kind": "pair",
-            "outcome": "ranked",
-        }
+        said = {"comparison_id": labelled, "annotator_id": ann, "purpose": "import", "kind": "pair", "outcome": "ranked"}
         shown = {"ranking": "[1, 2]", "shown_order": "[0, 1]", "seconds": 0.0, "created": ""}
         newest = db.insert("judgement", {**said, **shown})
         connection["snapshot"].insert(
