@@ -234,10 +234,15 @@ def tags_as_read(tags: Sequence[Tag]) -> tuple[Tag, ...]:
 
 
 def tags_as_stored(tags: Sequence[Tag], held: Sequence[Tag]) -> tuple[Tag, ...]:
-    """Edited reasons as they are stored: those that a project began with as it began, what it `held` as it stands."""
+    """Edited reasons as they are stored: those that a project began with as it began, what it `held` as it stands.
+
+    Raises UserError where two are the same in different languages.
+    """
     own = {tag.label for tag in held}
     begun_with = {reason_as_read(tag.label): tag.label for tag in Project().tags}
-    return tuple(Tag(tag.key, tag.label if tag.label in own else begun_with.get(tag.label, tag.label)) for tag in tags)
+    made = tuple(Tag(tag.key, tag.label if tag.label in own else begun_with.get(tag.label, tag.label)) for tag in tags)
+    refuse_repeated_labels(made)
+    return made
 
 
 def follows(guidelines: str, kind: Kind) -> str:

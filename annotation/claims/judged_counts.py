@@ -43,9 +43,10 @@ def judged_by_judges(db: Database, since: str) -> int:
     """How many comparisons AI judges have judged after `since`, each counted once for every judge."""
     return int(
         db.value(
-            """SELECT count(*) FROM annotator a JOIN current_judgement j ON j.annotator_id = a.id
-               WHERE a.kind = 'ai' AND j.created >= ?""",
-            (since,),
+            """SELECT count(*) FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id
+               WHERE a.kind = 'ai' AND j.created >= :since AND j.id > coalesce(
+                   (SELECT id FROM judgement WHERE created < :since ORDER BY id DESC LIMIT 1), 0)""",
+            {"since": since},
         )
     )
 

@@ -43,7 +43,7 @@ ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
 LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
     "assign": N_(
         "Not assigned: what they have judged, skipped or been assigned already; what is past their “Judgements in "
-        "all”; gold; and what only judges, or nobody, may judge."
+        "all”; gold; what only judges, or nobody, may judge; and a candidate's, where they are left out."
     ),
     "release": N_("What is assigned to nobody can't be given back."),
     "settle": N_("What nobody has judged, what is gold, and what is in your list already is not put aside."),

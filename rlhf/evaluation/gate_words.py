@@ -340,7 +340,8 @@ def past_a_limit(weighed: Weighed) -> str:
 def failure(one: Requirement) -> str:
     """A limit that is not kept: what that means, with the figure."""
     said = in_words(one)
-    meant = _(LIMITS[one.asks].failure) if one.asks in LIMITS else _("{name}: {value}, asked for: {threshold}.")
+    known = one.asks in LIMITS and one.found == one.found  # what could not be scored says nothing of it
+    meant = _(LIMITS[one.asks].failure) if known else _("{name}: {value}, asked for: {threshold}.")
     return meant.format(name=said.name, value=said.value, threshold=said.threshold)
 
 

@@ -232,7 +232,7 @@ class TrainingSpec(JobSpec):
     """'adamw-8bit' holds the optimiser's state in 8 bits (Dettmers et al. 2022); needs a GPU."""
     checkpoint_steps: NonNegativeInt = 0
     """Optimiser steps between checkpoints, of which the last two are kept; Resume goes on from the last one. Empty
-    for as often as takes 3% of the time."""
+    (or 0) for as often as takes 3% of the time."""
     samples: NonNegativeInt = 3
     """How often in the run a few fixed held-out prompts are answered, to be read; 0 for never."""
     processes: PositiveInt = 1

@@ -249,8 +249,8 @@ class PPOSpec(TrainingSpec):
     warmup_steps: NonNegativeInt = 0
     """Optimiser steps until the peak; none, as in the code of Ziegler et al. 2019."""
     checkpoint_steps: NonNegativeInt = 0
-    """Rounds between checkpoints, of which the last two are kept; Resume goes on from the last one. Empty for as
-    often as takes 3% of the time."""
+    """Rounds between checkpoints, of which the last two are kept; Resume goes on from the last one. Empty (or 0)
+    for as often as takes 3% of the time."""
     accepted_accuracy: NonNegativeFloat = 0.0
     """The reward model's held-out accuracy that the person accepted although it is below the threshold; 0: none."""
     sampling: Drawing = field(default_factory=lambda: Sampling(min_p=0.0))

@@ -762,7 +762,13 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     # What people have judged since takes nothing from what an earlier training learnt.
     with db.transaction() as connection:
         ann = access.add_account(db, "ann", "annotator", "ann's password").id
-        said = {"comparison_id": labelled, "annotator_id": ann, "purpose": "import", "kind": "pair", "outcome": "ranked"}
+        said = {
+            "comparison_id": labelled,
+            "annotator_id": ann,
+            "purpose": "import",
+            "kind": "pair",
+            "outcome": "ranked",
+        }
         shown = {"ranking": "[1, 2]", "shown_order": "[0, 1]", "seconds": 0.0, "created": ""}
         newest = db.insert("judgement", {**said, **shown})
         connection["snapshot"].insert(
