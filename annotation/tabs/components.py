@@ -110,7 +110,8 @@ element.addEventListener("click", (event) => {
   [window.prefloop.before, window.prefloop.pressed] = [window.prefloop.pressed, pressed]; // of all boxes
   setTimeout(() => {
     pressed.disabled = false;
-    if (pressed.isConnected && lost()) pressed.focus();
+    const last = window.prefloop.pressed === pressed; // else what was pressed since, in any box, leads on
+    if (last && pressed.isConnected && lost()) pressed.focus();
     waiting &&= document.activeElement === pressed; // else nobody is there to be led on by a late answer
     // Whoever leaves the button while it is there goes on elsewhere, after an act that has drawn nothing anew.
     const left = () => { waiting &&= document.activeElement === pressed || pressed.disabled || !pressed.isConnected; };

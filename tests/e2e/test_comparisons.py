@@ -16,10 +16,18 @@ from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import matching
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, seed_comparisons
-from tests.e2e.conftest import TWO_FRAMES, go, running_app, sign_in, wait_for
+from tests.e2e.conftest import TWO_FRAMES, go, routed, running_app, sign_in, wait_for
 from tests.e2e.test_addresses import unanswered
 
 pytestmark = pytest.mark.browser
+
+
+# A button is there again a while after it was pressed: what does that is kept in `due`.
+HOLD_BACK_TIMERS = """() => {
+  const real = window.setTimeout;
+  window.due = [];
+  window.setTimeout = (act, after, ...more) => [1000, 2000].includes(after) ? due.push(act) : real(act, after, ...more);
+}"""
 
 
 def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path, browser: Any) -> None:
@@ -52,9 +60,16 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
         assert ticked.evaluate_all("boxes => boxes.map((box) => box.value)") == [str(ids[55])], "rows, not their places"
 
         page.select_option("[data-whom]", "person:mira")
+        page.evaluate(HOLD_BACK_TIMERS)
         page.click("text=Assign to")
         page.wait_for_selector("#comparisons-said [role=status]:focus:has-text('Assign 2 comparisons to mira?')")
-        page.click("text=Assign (2)")
+        held: list[Any] = []
+        with routed(page, "**/queue/join*", lambda route: held.append(route)):
+            page.click("text=Assign (2)")
+            wait_for(page, "the press", lambda: held)
+            page.evaluate("due[0]()")
+            assert page.evaluate("document.activeElement === document.body"), "what was pressed before takes no focus"
+            held.pop().continue_()
         page.wait_for_selector("#comparisons-said [role=status]:focus:has-text('Assigned: 2 comparisons, to mira.')")
         assert matching(db, ComparisonFilter(assigned=("mira",))) == {ids[0], ids[55]}
         page.click("#comparisons-said >> text=Undo")

@@ -66,7 +66,8 @@ function act(button) {
   setTimeout(() => {
     button.disabled = false;
     refresh();
-    if (button.isConnected && document.activeElement === document.body) button.focus();
+    const last = window.prefloop.pressed === button; // else what was pressed since leads on
+    if (last && button.isConnected && document.activeElement === document.body) button.focus();
   }, 1000);
   trigger("act", { act, subject, ids, all, filter: bench.dataset.filter, whom: part("[data-whom]")?.value ?? "" });
 }

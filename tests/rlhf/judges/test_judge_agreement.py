@@ -215,10 +215,10 @@ def test_what_a_draw_gave_to_people_counts_for_the_rest_in_calibration_and_lengt
     assert found.calibration is not None
     (one,) = found.calibration.bins
     agreed, worth = 102 / 112, 112**2 / 1012
-    assert (one.pairs, one.observed.n) == (22, round(worth))
-    assert one.observed.value == pytest.approx(agreed)
+    assert (one.pairs, one.n) == (22, round(worth))
+    assert one.value == pytest.approx(agreed)
     share = found.with_people.share
-    assert (one.observed.low, one.observed.high) == pytest.approx((share.low, share.high))
+    assert (one.low, one.high) == pytest.approx((share.low, share.high))
     assert found.calibration.error == pytest.approx(0.95 - agreed)
     assert found.longer is not None
     assert found.longer_people is not None

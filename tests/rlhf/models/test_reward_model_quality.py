@@ -83,11 +83,11 @@ def test_it_is_checked_with_what_people_say_where_they_have_said_enough() -> Non
 
 
 def test_where_ai_judges_alone_have_judged_the_card_says_so() -> None:
-    for people, of in ((0, "all 8"), (FEWEST - 1, "8 of the 13")):
+    for people, of in ((0, "what was held out"), (FEWEST - 1, "8 of the 13 held-out comparisons")):
         quality = measured([*[pair(1.0)] * people, *[by_judge(1.0)] * 8])
         assert (quality.accuracy.n, quality.by_judges) == (8 + people, 8)
         said = card(quality)
-        assert f"AI judges alone have judged {of} held-out comparisons" in said
+        assert f"AI judges alone have judged {of}: all this says" in said
         assert "people prefer" not in said
     quality = measured([by_judge(1.0)] * (FEWEST - 1))
     assert quality.accuracy.value is None
