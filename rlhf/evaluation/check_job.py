@@ -58,7 +58,7 @@ from rlhf.models.loading import LoadedPolicies
 from rlhf.models.log_probabilities import Head, kl_and_logps, sum_by_row, token_logps
 from rlhf.models.packing import pad, prompt_groups
 from rlhf.models.registry import Policy
-from rlhf.models.sampling.drawing import draw
+from rlhf.models.sampling.drawing import draw_in_turn
 from rlhf.models.tokenise import answer_ids, load_snapshot, of_split, text_ids, tokenise_pairs
 
 # Comparisons that a judge in this process reads together.
@@ -198,11 +198,12 @@ def measure(
     """Let a policy answer and read, and score what it answers."""
     measured_by, prompts, rendered = policies.measured_by(policy), inputs.prompts, inputs.rendered
     models.keep_only(policy, *measured_by.values())  # those in another precision may be as large
-    answer_prompts(progress, spec, models, policy, prompts, rendered)
-    score_answers(progress, spec, models, policy, measured_by, prompts, rendered)
+    asked = missing_answers(progress, spec, policy, prompts, rendered)
     if policy in (policies.candidate, policies.against):
         compared = replace(spec, seed=spec.compared_seed)
-        answer_prompts(progress, compared, models, policy, inputs.apart, inputs.rendered_apart)
+        asked += missing_answers(progress, compared, policy, inputs.apart, inputs.rendered_apart)
+    draw_answers(progress, spec, models, policy, asked)
+    score_answers(progress, spec, models, policy, measured_by, prompts, rendered)
     answers = answers_of(progress.run, spec, policy, prompts, rendered)
     figures = replace(
         summarise(policy, answers, policies.anchors.scores(policy)),
@@ -318,29 +319,35 @@ def answers_of(
     )
 
 
-def answer_prompts(
-    progress: CheckProgress,
-    spec: CheckSpec,
-    models: LoadedPolicies,
-    policy: Policy,
-    prompts: Sequence[Prompt],
-    rendered: Mapping[int, str],
-) -> None:
-    """Draw one answer a prompt, prompt i with seed + i; answers that an earlier check drew are used again."""
-    run = progress.run
-    model = models.use(policy)
-    known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts, rendered)}
-    asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in rendered]
-    missing = [(prompt, seed) for prompt, seed in asked if (prompt.id, seed) not in known]
+# A prompt to answer, what is fed, and the seed.
+Asked = tuple[Prompt, str, int]
+
+
+def missing_answers(
+    progress: CheckProgress, spec: CheckSpec, policy: Policy, prompts: Sequence[Prompt], rendered: Mapping[int, str]
+) -> list[Asked]:
+    """One answer a prompt, prompt i with seed + i, but for those that an earlier check drew, which are used again."""
+    known = {(answer.prompt_id, answer.seed) for answer in answers_of(progress.run, spec, policy, prompts, rendered)}
+    asked = [(prompt, rendered[prompt.id], spec.seed + place)
+             for place, prompt in enumerate(prompts) if prompt.id in rendered]  # fmt: skip
+    missing = [one for one in asked if (one[0].id, one[2]) not in known]
     progress.advance(len(asked) - len(missing), _("{revision} answers.").format(revision=policy.revision))
-    for start in range(0, len(missing), spec.prompts_per_batch):
-        batch = missing[start : start + spec.prompts_per_batch]
-        texts = [rendered[prompt.id] for prompt, _ in batch]
-        draws = draw(model, models.tokenizer, texts, [[seed] for _, seed in batch], spec.sampling, lambda: run.stopped)
-        run.raise_if_stopped()
-        for (prompt, _seed), text, (drawn,) in zip(batch, texts, draws, strict=True):
-            check_store.add_checked_answer(run.db, drawn.response(prompt, policy, text, spec.sampling))
-        progress.advance(len(batch), _("{revision} answers.").format(revision=policy.revision))
+    return missing
+
+
+def draw_answers(
+    progress: CheckProgress, spec: CheckSpec, models: LoadedPolicies, policy: Policy, asked: Sequence[Asked]
+) -> None:
+    """Draw and store answers, each as soon as it has ended."""
+    run, said = progress.run, _("{revision} answers.").format(revision=policy.revision)
+    rows = [(text, seed) for _prompt, text, seed in asked]
+    together = spec.prompts_per_batch
+    drawn = draw_in_turn(models.use(policy), models.tokenizer, rows, spec.sampling, together, lambda: run.stopped)
+    for place, answer in drawn:
+        prompt, text, _seed = asked[place]
+        check_store.add_checked_answer(run.db, answer.response(prompt, policy, text, spec.sampling))
+        progress.advance(1, said)
+    run.raise_if_stopped()
 
 
 def score_answers(

@@ -20,7 +20,7 @@ from rlhf.models.registry import Policy
 from rlhf.models.tokenise import render, text_ids
 
 # Probes whose answers are scored together.
-PROBES_PER_BATCH = 8
+PROBES_PER_BATCH = 32
 # Part of what names the token ids; raised whenever the same ids come to other chances. 2: logits are not rounded.
 SCORING = 2
 

@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig, StoppingCriteria
 
 from annotation.records import Prompt, Response, Sampling, TokenIds, UserError
 from annotation.translation import _
 from rlhf.models.chat_template import tokenizing, vocabulary_of
-from rlhf.models.hidden_states import (
-    inner_model,
-    virtual_ids,
-    virtual_tokens,
-)
+from rlhf.models.hidden_states import inner_model, virtual_tokens
 from rlhf.models.registry import Policy
+from rlhf.models.sampling.batch import AnswerBatch
 from rlhf.models.sampling.laid_out_weights import weights_laid_out
-from rlhf.models.sampling.prompt_cache import SPELL, left_padded, own_settings_aside, prefilled, shares_prompts
-from rlhf.models.sampling.seeded_sampler import SeededSampler
+from rlhf.models.sampling.prompt_cache import SPELL
 
 # How often a draw that people watch shows what has been written.
 SHOW_SECONDS = 0.5
+# The share of a batch that has to be free for others to enter: their prompts take a pass of their own.
+ROOM_TO_ENTER = 0.25
 # What a decoder puts for bytes that are no whole character yet.
 INCOMPLETE = "\ufffd"
 
@@ -121,7 +114,6 @@ class StreamCallback(StoppingCriteria):
         return self.ended[row]
 
 
-@torch.no_grad()
 def draw(
     model: Any,
     tokenizer: Any,
@@ -132,107 +124,84 @@ def draw(
     written: Written | None = None,
     show_seconds: float = SHOW_SECONDS,
 ) -> list[list[Draw]]:
-    """Sample len(seeds[i]) answers to rendered_prompts[i]; every prompt must ask for the same number.
+    """Sample len(seeds[i]) answers to rendered_prompts[i], all together; every prompt must ask for the same number.
 
-    Where the model can, the prompts are prefilled once each and their cache is repeated for the samples. After each
-    token `stop` is asked whether to end; then the list that is returned is empty. `written`, where given, gets the
-    texts so far by prompt and sample, at most every `show_seconds`; but for rounding it changes nothing of what
-    is drawn.
+    After each token `stop` is asked whether to end; then the list that is returned is empty. `written`, where given,
+    gets the texts so far by prompt and sample, at most every `show_seconds`; but for rounding it changes nothing of
+    what is drawn.
     """
     samples = len(seeds[0])
     if any(len(row) != samples for row in seeds):
         raise ValueError("Every prompt of one batch needs the same number of seeds.")
+
+    def watch(start: int, ends: set[int]) -> StreamCallback:
+        assert written is not None
+        return StreamCallback(tokenizer, start, ends, samples, written, show_seconds)
+
+    asked = [(text, seed) for text, row in zip(rendered_prompts, seeds, strict=True) for seed in row]
+    watched = None if written is None else watch
+    draws = dict(draw_in_turn(model, tokenizer, asked, sampling, len(asked), stop, watched))
+    if len(draws) < len(asked):  # it was told to stop
+        return []
+    return [[draws[start + sample] for sample in range(samples)] for start in range(0, len(asked), samples)]
+
+
+@torch.no_grad()
+def draw_in_turn(
+    model: Any,
+    tokenizer: Any,
+    asked: Sequence[tuple[str, int]],
+    sampling: Sampling,
+    together: int,
+    stop: Callable[[], bool] = lambda: False,
+    watch: Callable[[int, set[int]], StreamCallback] | None = None,
+) -> Iterator[tuple[int, Draw]]:
+    """Sample an answer to each prompt by its seed, so many together; yields each with its place when it has ended.
+
+    Where the model can go on from a repeated cache, a prompt is computed once for all its answers that begin together,
+    and every SPELL tokens those that have ended leave, so that the others go on faster, and some that wait enter.
+    After each token `stop` is asked whether to end; then no more come. `watch` makes of the column where answers begin,
+    and of what ends them, who is told of all rows.
+    """
     if sampling.sampler != Sampling.sampler:
         raise UserError(_("Answers are not drawn by that sampler any more: leave “sampler” out of “sampling”."))
     causal, virtual_KH = inner_model(model), virtual_tokens(model)
-    ids_PT, mask_PT, cache = begun(causal, tokenizer, rendered_prompts, virtual_KH, samples)
-    # Sample s of prompt p is row p * samples + s: in the cache, in the ids and among the seeds alike.
-    ids_BT, mask_BT = ids_PT.repeat_interleave(samples, 0), mask_PT.repeat_interleave(samples, 0)
     ends = end_token_ids(causal, tokenizer)
-    flat_seeds = [seed for row in seeds for seed in row]
-    criteria: list[Any] = [StopWhen(stop)]
-    if written is not None:
-        criteria.append(StreamCallback(tokenizer, ids_BT.shape[1], ends, samples, written, show_seconds))
     settings = GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens,
         do_sample=False,  # the sampler's noise is in the scores already: their largest is the draw
         eos_token_id=sorted(ends),
         pad_token_id=tokenizer.pad_token_id,
     )
-    sampler = SeededSampler(flat_seeds, sampling)
+    waiting = [(place, text, seed) for place, (text, seed) in enumerate(asked)]
+    batch: AnswerBatch | None = None
     # Who watches waits for the first word.
-    with nullcontext() if written is not None else weights_laid_out(causal):
-        answers = continued(causal, ids_BT, mask_BT, cache, settings, sampler, criteria)
-    if stop():  # what was cut off would be taken for answers that ran into the limit
-        return []
-    prompt_tokens = (mask_PT.sum(-1) - (0 if virtual_KH is None else len(virtual_KH))).tolist()
-    draws = [
-        read_draw(tokenizer, ids, seed, prompt_tokens[index // samples], ends)
-        for index, (ids, seed) in enumerate(zip(answers, flat_seeds, strict=True))
-    ]
-    return [draws[start : start + samples] for start in range(0, len(draws), samples)]
-
-
-def begun(
-    causal: Any, tokenizer: Any, rendered_prompts: Sequence[str], virtual_KH: Tensor | None, samples: int
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Ids and mask of prompts padded on the left, so that every answer begins at the same column, (P, T), and a cache.
-
-    The cache is none where the model can't go on from a repeated one. Raises UserError if it would need to.
-    """
-    ids_PT, mask_PT = left_padded(tokenizer, rendered_prompts, virtual_ids(causal, virtual_KH), causal.device)
-    shared = shares_prompts(causal)
-    cache = {"past_key_values": prefilled(causal, ids_PT, mask_PT, virtual_KH, samples)} if shared else {}
-    if virtual_KH is not None:
-        if not shared:
-            said = _("A '{kind}' model can't go on from virtual tokens. Train it with LoRA instead.")
-            raise UserError(said.format(kind=causal.config.model_type))
-        # They are in the cache; what stands for them is never looked up again.
-        ids_PT = ids_PT.where(ids_PT < causal.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id)
-    return ids_PT, mask_PT, cache
-
-
-def continued(
-    causal: Any,
-    ids_BT: Tensor,
-    mask_BT: Tensor,
-    cache: Mapping[str, Any],
-    settings: GenerationConfig,
-    sampler: SeededSampler,
-    criteria: list[Any],
-) -> list[list[int]]:
-    """The tokens of each row's answer, with padding after its end perhaps.
-
-    With a cache, rows that have ended leave the batch every SPELL tokens, so that the others go on faster.
-    """
-    answers: list[list[int]] = [[] for _ in ids_BT]
-    alive, left = torch.arange(len(ids_BT), device=ids_BT.device), settings.max_new_tokens
-    ends_E = torch.tensor(settings.eos_token_id, device=ids_BT.device)
-    watched = len(criteria) > 1  # who watches all rows is told of all rows
-    while left and len(alive):
-        settings.max_new_tokens = min(left, SPELL) if cache and not watched else left
-        before = ids_BT.shape[1]
-        with own_settings_aside(causal):
-            ids_BT = causal.generate(
-                input_ids=ids_BT,
-                attention_mask=mask_BT,
-                **cache,
-                generation_config=settings,
-                logits_processor=LogitsProcessorList([sampler]),
-                stopping_criteria=StoppingCriteriaList(criteria),
-            )
-        new_BT = ids_BT[:, before:]
-        for row, ids in zip(alive.tolist(), new_BT.tolist(), strict=True):
-            answers[row] += ids
-        if new_BT.shape[1] < settings.max_new_tokens or watched or not cache:
-            break  # all have ended, or were told to stop
-        left -= settings.max_new_tokens
-        mask_BT = torch.cat([mask_BT, torch.ones_like(new_BT)], dim=1)
-        going = (~torch.isin(new_BT, ends_E).any(dim=1)).nonzero().flatten()
-        ids_BT, mask_BT, alive = ids_BT[going], mask_BT[going], alive[going]
-        sampler.seeds_B = sampler.seeds_B[going.cpu()]
-        cache["past_key_values"].reorder_cache(going)
-    return answers
+    with nullcontext() if watch is not None else weights_laid_out(causal):
+        while waiting or batch is not None:
+            room = batch.room(together) if batch is not None else together
+            if waiting and room >= ROOM_TO_ENTER * together:
+                new = AnswerBatch.begun(causal, tokenizer, waiting[:room], virtual_KH, sampling)
+                batch, waiting = new if batch is None else batch.joined(new), waiting[room:]
+            assert batch is not None
+            criteria: list[Any] = [StopWhen(stop)]
+            if watch is not None:
+                criteria.append(watch(batch.ids_BT.shape[1], ends))
+            left = sampling.max_new_tokens - max(map(len, batch.drawn))
+            settings.max_new_tokens = left if watch is not None or batch.cache is None else min(left, SPELL)
+            batch.go_on(settings, criteria)
+            if stop():  # what was cut off would be taken for answers that ran into the limit
+                return
+            over = [len(ids) >= sampling.max_new_tokens or not ends.isdisjoint(ids) for ids in batch.drawn]
+            ended = [row for row, has_ended in enumerate(over) if has_ended]
+            draws = [
+                (
+                    batch.places[row],
+                    read_draw(tokenizer, batch.drawn[row], batch.seed_of(row), batch.prompt_tokens[row], ends),
+                )
+                for row in ended
+            ]
+            if ended:
+                batch = batch.without(over)
+            yield from draws
 
 
 def read_draw(tokenizer: Any, ids: list[int], seed: int, prompt_tokens: int, ends: set[int]) -> Draw:

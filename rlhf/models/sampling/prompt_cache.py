@@ -108,7 +108,7 @@ def sharing_agrees(causal: Any) -> bool:
     )
     with torch.autocast(causal.device.type, enabled=False), narrow_window(causal.config.get_text_config()):
         try:
-            cache = prefilled(causal, ids_PT, mask_PT, None, 2)
+            cache = prefilled(causal, ids_PT, mask_PT, None, (0, 0, 1, 1))
             with own_settings_aside(causal):
                 made = causal.generate(
                     input_ids=ids_BT, attention_mask=mask_BT, past_key_values=cache, generation_config=settings
@@ -127,8 +127,10 @@ def sharing_agrees(causal: Any) -> bool:
     return bool(apart**0.5 <= AGREEMENT.get(causal.dtype, 0.05) * largest**0.5)
 
 
-def prefilled(causal: Any, ids_PT: Tensor, mask_PT: Tensor, virtual_KH: Tensor | None, samples: int) -> DynamicCache:
-    """The cache of prompts padded on the left, but for their last tokens, repeated for each prompt's samples."""
+def prefilled(
+    causal: Any, ids_PT: Tensor, mask_PT: Tensor, virtual_KH: Tensor | None, rows: Sequence[int]
+) -> DynamicCache:
+    """The cache of prompts padded on the left, but for their last tokens, for rows that each go on from one of them."""
     cache = DynamicCache(config=causal.config)
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     # The last prompt token is left to generate(), which needs one uncached position to start from.
@@ -142,7 +144,7 @@ def prefilled(causal: Any, ids_PT: Tensor, mask_PT: Tensor, virtual_KH: Tensor |
         # Positions count a prompt's own tokens: its padding must not move it.
         compute(causal, cache, ids_PT, virtual_KH, mask_PT, (mask_PT.cumsum(-1) - 1).clamp(min=0))
     # Not batch_repeat_interleave, which caches of recurrent layers have not.
-    cache.reorder_cache(torch.arange(len(ids_PT), device=ids_PT.device).repeat_interleave(samples))
+    cache.reorder_cache(torch.tensor(rows, device=ids_PT.device))
     return cache
 
 

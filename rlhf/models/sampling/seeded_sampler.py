@@ -32,20 +32,30 @@ class SeededSampler(LogitsProcessor):
 
     def __init__(self, seeds: Sequence[int], sampling: Sampling) -> None:
         self.seeds_B = torch.tensor(seeds, dtype=torch.int64)
+        self.steps_B = torch.zeros_like(self.seeds_B)
         self.sampling = sampling
-        self.step = 0
+
+    def enter(self, others: SeededSampler) -> None:
+        """Draw for the rows of another one, too, after the present ones."""
+        self.seeds_B, self.steps_B = (
+            torch.cat(both) for both in ((self.seeds_B, others.seeds_B), (self.steps_B, others.steps_B))
+        )
+
+    def leave(self, going: Tensor) -> None:
+        """Draw for these rows only."""
+        self.seeds_B, self.steps_B = self.seeds_B[going], self.steps_B[going]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """scores (rows, vocabulary) → perturbed scores whose argmax is the sample."""
-        seeds_B = self.seeds_B.to(scores.device)
+        states_B = mix(self.seeds_B + self.steps_B * GOLDEN).to(scores.device)
         # A few rows at a time take a fraction of the time where they stay in the processor's cache.
         rows = max(1, CACHED // scores.shape[-1]) if scores.device.type == "cpu" else len(scores)
-        parts = zip(torch.split(scores, rows), torch.split(seeds_B, rows), strict=True)
-        perturbed_BV = torch.cat([self.perturbed(scores_RV.float(), seeds_R) for scores_RV, seeds_R in parts])
-        self.step += 1
+        parts = zip(torch.split(scores, rows), torch.split(states_B, rows), strict=True)
+        perturbed_BV = torch.cat([self.perturbed(scores_RV.float(), states_R) for scores_RV, states_R in parts])
+        self.steps_B += 1
         return perturbed_BV
 
-    def perturbed(self, scores_RV: Tensor, seeds_R: Tensor) -> Tensor:
+    def perturbed(self, scores_RV: Tensor, states_R: Tensor) -> Tensor:
         """Of some rows: scores with noise, of tokens that may win. Raises UserError where scores are no numbers."""
         logits_RV = scores_RV / self.sampling.temperature
         likeliest_R1 = logits_RV.amax(dim=-1, keepdim=True)
@@ -61,28 +71,29 @@ class SeededSampler(LogitsProcessor):
         rows_N, tokens_N = (logits_RV >= floor_R1).nonzero(as_tuple=True)
         logits_N = logits_RV[rows_N, tokens_N]
         perturbed_RV = torch.full_like(logits_RV, -math.inf)
-        perturbed_RV[rows_N, tokens_N] = logits_N + gumbel(seeds_R[rows_N], self.step, tokens_N)
+        perturbed_RV[rows_N, tokens_N] = logits_N + gumbel(states_R[rows_N], tokens_N)
         if self.sampling.min_p < PLAUSIBLE:
             all_R = logits_RV.logsumexp(dim=-1)
             tail_R = 1 - torch.zeros_like(all_R).index_add_(0, rows_N, (logits_N - all_R[rows_N]).exp())
-            beyond_R = torch.full_like(seeds_R, logits_RV.shape[-1])  # the noise of a tail is that of one token more
-            best_R = all_R + tail_R.clamp(min=0).log() + gumbel(seeds_R, self.step, beyond_R)
+            beyond_R = torch.full_like(states_R, logits_RV.shape[-1])  # the noise of a tail is that of one token more
+            best_R = all_R + tail_R.clamp(min=0).log() + gumbel(states_R, beyond_R)
             for row in (best_R > perturbed_RV.amax(dim=-1)).nonzero().flatten().tolist():
                 unlikely_V = (logits_RV[row] < floor_R1[row]) & (logits_RV[row] > -math.inf)
                 tokens_N = unlikely_V.nonzero().flatten()
                 if not len(tokens_N):
                     continue  # the tail was rounding
-                noise_N = gumbel(seeds_R[row].expand_as(tokens_N), self.step, tokens_N)
+                noise_N = gumbel(states_R[row].expand_as(tokens_N), tokens_N)
                 perturbed_RV[row, tokens_N[(logits_RV[row, tokens_N] + noise_N).argmax()]] = math.inf
         return perturbed_RV
 
 
-def gumbel(seeds_N: Tensor, step: int, tokens_N: Tensor) -> Tensor:
+def gumbel(states_N: Tensor, tokens_N: Tensor) -> Tensor:
     """Gumbel noise as a pure function of (seed, step, token): counter-based random numbers (Salmon et al. 2011).
 
-    The bits come from two rounds of SplitMix64 (Steele et al. 2014) in wrapping 64-bit arithmetic. Returns (N,).
+    A state is seed + step * GOLDEN, mixed, as in SplitMix64 (Steele et al. 2014), whose second round a token begins;
+    all in wrapping 64-bit arithmetic. Returns (N,).
     """
-    bits_N = mix(mix(seeds_N + wrap(step * GOLDEN)) + tokens_N * GOLDEN)
+    bits_N = mix(states_N + tokens_N * GOLDEN)
     uniform_N = (shift(bits_N, 11).double() + 0.5) * 2.0**-53
     return -(-uniform_N.log()).log().float()
 
@@ -97,11 +108,6 @@ def mix(x_N: Tensor) -> Tensor:
     x_N = (x_N ^ shift(x_N, 30)) * FIRST
     x_N = (x_N ^ shift(x_N, 27)) * SECOND
     return x_N ^ shift(x_N, 31)
-
-
-def wrap(x: int) -> int:
-    """A Python integer as a signed 64-bit one."""
-    return (x + 2**63) % 2**64 - 2**63
 
 
 def shift(x_N: Tensor, bits: int) -> Tensor:

@@ -738,18 +738,17 @@ def test_what_another_check_has_answered_meanwhile_is_not_answered_twice(
     machine = checked.machine
     add_fresh_adapter(machine, "beside")
     first, second = (machine.submit(replace(CHECK, candidate=name, seed=700)) for name in ("dpo-1", "beside"))
-    waiting, real_draw = [second], checking.draw
+    waiting, really_drawn = [second], checking.draw_in_turn
 
-    def draw_beside(model: Any, tokenizer: Any, texts: Any, seeds: Sequence[Sequence[int]], *more: Any) -> Any:
-        drawn = real_draw(model, tokenizer, texts, seeds, *more)
-        if waiting and seeds[0] == [700] and len(seen("dpo-1")) == 6:  # it is the base's turn
+    def drawn_beside(*asked: Any) -> Any:
+        if waiting and len(seen("dpo-1")) == 6:  # it is the base's turn
             assert machine.perform(waiting.pop()).status == "finished"
-        return drawn
+        return really_drawn(*asked)
 
     def seen(revision: str) -> list[int]:
         return [row.seed for row in answers(machine, revision) if row.seed in range(700, 706)]
 
-    monkeypatch.setattr(checking, "draw", draw_beside)
+    monkeypatch.setattr(checking, "draw_in_turn", drawn_beside)
     assert machine.perform(first).status == "finished"
     assert waiting == []
     for revision in ("base", "dpo-1", "beside"):

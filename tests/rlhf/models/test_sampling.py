@@ -25,7 +25,7 @@ from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import random_ids
 from rlhf.models.loading import load_for_answering, load_tokenizer
 from rlhf.models.sampling import laid_out_weights, seeded_sampler
-from rlhf.models.sampling.drawing import Draw, StreamCallback, draw, end_token_ids, read_draw
+from rlhf.models.sampling.drawing import Draw, StreamCallback, draw, draw_in_turn, end_token_ids, read_draw
 from rlhf.models.sampling.laid_out_weights import laid_out, to_lay_out, weights_laid_out
 from rlhf.models.sampling.prompt_cache import SPELL, RoomyLayer, padded_left, prefilled
 from rlhf.models.sampling.seeded_sampler import SeededSampler
@@ -122,11 +122,11 @@ def test_prompts_are_computed_without_padding_and_what_they_begin_with_once(
     watch = model.model.embed_tokens.register_forward_pre_hook(
         lambda module, inputs: computed.append(inputs[0].numel())
     )
-    found = prefilled(model, ids_PT, mask_PT, None, 2)
+    found = prefilled(model, ids_PT, mask_PT, None, (0, 0, 1, 1, 2, 2))
     watch.remove()
     assert computed == {1: [24, 16, 32], 39: [24, 32], 4096: [40]}[room]
     monkeypatch.setattr("rlhf.models.sampling.prompt_cache.packable", lambda causal: False)
-    padded = prefilled(model, ids_PT, mask_PT, None, 2)
+    padded = prefilled(model, ids_PT, mask_PT, None, (0, 0, 1, 1, 2, 2))
     own_BT = mask_PT[:, :-1].repeat_interleave(2, 0).bool()
     for one, other in zip(found.layers, padded.layers, strict=True):
         for states, expected in ((one.keys, other.keys), (one.values, other.values)):
@@ -141,7 +141,9 @@ def test_prompts_with_nothing_to_save_are_computed_as_they_are(
     """A mask of a packed row would take the place of the fast way to compute what comes before."""
     monkeypatch.setattr("rlhf.models.sampling.prompt_cache.fill_by_rows", pytest.fail)
     monkeypatch.setattr("rlhf.models.sampling.prompt_cache.ROW_TOKENS", 10)
-    cache = prefilled(model, *padded_left(random_ids(model, lengths), 0, model.device), None, 3)
+    cache = prefilled(
+        model, *padded_left(random_ids(model, lengths), 0, model.device), None, [*range(len(lengths))] * 3
+    )
     assert cache.get_seq_length() == max(lengths) - 1
 
 
@@ -194,6 +196,47 @@ def test_answers_that_have_ended_leave_the_batch_and_change_none_of_the_others(
     assert rows[:2] == [1, 18]
     assert rows[1:] == sorted(rows[1:], reverse=True)
     assert rows[-1] < 10
+
+
+@pytest.mark.parametrize("together", [1, 5, 18])
+def test_what_waits_enters_where_others_have_ended_and_draws_what_it_draws_alone(
+    model: Any, tokenizer: Any, prompts: list[str], monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    """Also prompts that are longer, or shorter, than what has been drawn meanwhile."""
+    sampling = Sampling(max_new_tokens=21)
+    asked = [(prompts[(seed // 2) % 3], seed) for seed in range(18)]
+    expected = [draw(model, tokenizer, [text], [[seed]], sampling)[0][0] for text, seed in asked]
+    batches: list[tuple[int, int]] = []
+
+    def note(module: Any, args: Any, given: dict[str, Any]) -> None:
+        if given["input_ids"].shape[1] == 1:  # no prompts are computed
+            batches.append((len(given["input_ids"]), given["past_key_values"].get_seq_length() + 1))
+
+    watch = model.model.register_forward_pre_hook(note, with_kwargs=True)
+    monkeypatch.setattr("rlhf.models.sampling.drawing.SPELL", 3)
+    found = list(draw_in_turn(model, tokenizer, asked, sampling, together))
+    watch.remove()
+    assert dict(found) == dict(enumerate(expected))
+    lengths = [answer.tokens for _, answer in found]
+    assert min(lengths) < 12, "some end early"
+    assert 21 in lengths, "others not at all"
+    rows, columns = zip(*batches, strict=True)
+    assert max(rows) <= together
+    if together == 5:
+        assert [place for place, _ in found] != sorted(range(18)), "they are told in the order in which they end"
+        assert any(later > earlier > 1 for earlier, later in pairwise(rows)), "some have entered"
+    longest = max(len(tokenizer(text)["input_ids"]) for text in prompts)
+    assert max(columns) <= longest + 21, "what only those had who have left is kept"
+
+
+def test_who_waits_behind_answers_that_are_told_to_stop_never_begins(
+    model: Any, tokenizer: Any, prompts: list[str]
+) -> None:
+    asked = [(prompts[0], seed) for seed in range(9)]
+    told: list[int] = []
+    for place, _ in draw_in_turn(model, tokenizer, asked, SAMPLING, 3, lambda: bool(told)):
+        told.append(place)
+    assert 0 < len(told) <= 3
 
 
 def test_a_batch_whose_prompts_ask_for_different_numbers_is_a_mistake(model: Any, tokenizer: Any) -> None:
@@ -261,13 +304,13 @@ def test_unlikely_tokens_are_drawn_as_often_as_they_should_be(monkeypatch: pytes
 
 def test_where_no_token_is_unlikely_none_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the likely ones leave of 1 is rounding then, which may win; so may a tail of tokens that can't be drawn."""
-    monkeypatch.setattr(seeded_sampler, "gumbel", lambda seeds_N, step, tokens_N: 40.0 * (tokens_N == 3))
+    monkeypatch.setattr(seeded_sampler, "gumbel", lambda states_N, tokens_N: 40.0 * (tokens_N == 3))
     sampler = SeededSampler(range(64), Sampling(min_p=0.0))
     torch.manual_seed(0)
     scores = torch.randn(64, 3)
     likeliest = scores.argmax(-1)
     assert sampler(torch.zeros(64, 0), scores).argmax(-1).equal(likeliest)
-    monkeypatch.setattr(seeded_sampler, "gumbel", lambda seeds_N, step, tokens_N: 40.0 * (tokens_N == 4))
+    monkeypatch.setattr(seeded_sampler, "gumbel", lambda states_N, tokens_N: 40.0 * (tokens_N == 4))
     impossible = torch.cat([torch.full((64, 1), -math.inf), scores], dim=-1)
     assert sampler(torch.zeros(64, 0), impossible).argmax(-1).equal(1 + likeliest)
 
