@@ -15,7 +15,7 @@ from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.loading import LoadedPolicies
-from rlhf.models.sampling.drawing import draw
+from rlhf.models.sampling.drawing import draw_in_turn
 
 
 def run(run: Run, spec: PromptSetSpec) -> dict[str, Any]:
@@ -33,31 +33,25 @@ def run(run: Run, spec: PromptSetSpec) -> dict[str, Any]:
     drawn = prompt_sets.read_draft(draft)
     if not drawn and run.number > 1:  # an earlier worker may have been killed when all was written
         drawn = prompt_sets.read_draft(prompt_sets.file_of(run.data_dir, run.job_id))
-    missing = [entry for entry in rendered if not drawn.keys() >= set(prompt_set_spec.seeds_of(spec, entry[0]))]
+    asked = [(prompt, text, seed) for prompt, text in rendered for seed in prompt_set_spec.seeds_of(spec, prompt)]
+    missing = [one for one in asked if one[2] not in drawn]
     model = models.use(policy)
     said = _("{revision} answers.").format(revision=policy.revision)
-    for start in range(0, len(missing), spec.prompts_per_batch):
-        run.report(len(rendered) - len(missing) + start, len(rendered), {}, said)
-        run.raise_if_stopped()
-        batch = missing[start : start + spec.prompts_per_batch]
-        seeds = [prompt_set_spec.seeds_of(spec, prompt) for prompt, _ in batch]
-        groups = draw(model, models.tokenizer, [text for _, text in batch], seeds, spec.sampling, lambda: run.stopped)
-        run.raise_if_stopped()
-        rows = [
-            prompt_sets.row_of(prompt, asdict(answer), spec.sampling, policy.revision)
-            for (prompt, _), group in zip(batch, groups, strict=True)
-            for answer in group
-        ]
-        prompt_sets.add_to_draft(draft, rows)
-        drawn |= {row["seed"]: row for row in rows}
-    wanted = [seed for prompt, _ in rendered for seed in prompt_set_spec.seeds_of(spec, prompt)]
-    digest = prompt_sets.publish(run.data_dir, run.job_id, [drawn[seed] for seed in wanted])
+    run.report(len(drawn) // spec.each, len(rendered), {}, said)
+    rows, together = [(text, seed) for _prompt, text, seed in missing], spec.prompts_per_batch * spec.each
+    for place, answer in draw_in_turn(model, models.tokenizer, rows, spec.sampling, together, lambda: run.stopped):
+        prompt, _text, seed = missing[place]
+        drawn[seed] = prompt_sets.row_of(prompt, asdict(answer), spec.sampling, policy.revision)
+        prompt_sets.add_to_draft(draft, [drawn[seed]])
+        run.report(len(drawn) // spec.each, len(rendered), {}, said)
+    run.raise_if_stopped()
+    digest = prompt_sets.publish(run.data_dir, run.job_id, [drawn[seed] for _prompt, _text, seed in asked])
     run.report(len(rendered), len(rendered), {}, _("The answers are written."))
     answered = PromptSetResult(
         revision=policy.revision,
         prompts=len(rendered),
         left_out=len(prompts) - len(rendered),
-        answers=len(wanted),
+        answers=len(asked),
         file=prompt_sets.address(run.job_id),
         sha256=digest,
         seconds=run.seconds(),

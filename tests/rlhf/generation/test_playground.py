@@ -483,7 +483,7 @@ def test_every_prompt_is_answered_as_often_as_asked_by_the_chosen_policy(stocked
 
 
 # Run in a worker beforehand: killed when the first batch is in the file.
-KILLED_AFTER_A_BATCH = """
+KILLED_AFTER_AN_ANSWER = """
 import os, signal
 from rlhf.generation import prompt_sets
 
@@ -501,10 +501,10 @@ def test_a_job_that_was_broken_off_draws_only_what_is_missing(long: Machine) -> 
     """What was drawn before is marked here by hand: it is in the file as it was, so nobody has drawn it again."""
     job_id = long.submit(replace(QUICK, each=1))
     draft = prompt_sets.draft_of(long.data_dir, job_id)
-    long.run_worker(job_id, KILLED_AFTER_A_BATCH, -signal.SIGKILL)
+    long.run_worker(job_id, KILLED_AFTER_AN_ANSWER, -signal.SIGKILL)
     assert not prompt_sets.file_of(long.data_dir, job_id).exists()
     kept_rows = prompt_sets.read_draft(draft)
-    assert len(kept_rows) == 4
+    assert len(kept_rows) == 1
     marked = [{**row, "answer": "drawn before"} for row in kept_rows.values()]
     draft.write_bytes(prompt_sets.lines_of(marked) + b'{"torn')
     long.db.write("UPDATE job SET status = 'lost', worker = NULL WHERE id = ?", (job_id,))

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
+from annotation.records import Sampling
 from rlhf.models.hidden_states import mean_states, summed_logps
 from rlhf.models.loading import context_of, leave_nothing_to_chance
 from rlhf.models.packing import pad
-from rlhf.models.self_test.trial import try_loaded
+from rlhf.models.sampling.batch import AnswerBatch
+from rlhf.models.self_test.trial import Numbers, try_loaded
 from tests.architectures import SETTINGS, VOCABULARY, built, tiny
 
 REFUSED = {"bert", "electra", "recurrent_gemma"}
@@ -92,6 +95,35 @@ def test_a_model_of_each_family_passes_its_self_test(family: str) -> None:
     result = try_loaded(model)
     assert result.packs == (family not in PADDED)
     assert result.virtual_tokens == (family not in WORDS_ONLY)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_what_enters_a_batch_late_is_drawn_as_if_it_were_alone(family: str) -> None:
+    """Whether its prompt is longer or shorter than what stands there; also what was there already."""
+    model, ends = tiny(family), [VOCABULARY - 1]
+    three, six = (GenerationConfig(max_new_tokens=tokens, eos_token_id=ends, pad_token_id=0) for tokens in (3, 6))
+
+    def begun(*lengths: int) -> AnswerBatch:
+        asked = [(length, " ".join(map(str, range(3, 3 + length))), length) for length in lengths]
+        return AnswerBatch.begun(model, Numbers(), asked, None, Sampling(max_new_tokens=9))
+
+    batch = begun(7)
+    if not batch.room(4):  # more is kept of a row than its tokens' states, or the latest of them only
+        assert family not in {"cohere", "gpt2", "granite", "llama", "phi"}
+        return
+    batch.go_on(three, [])
+    batch = batch.joined(begun(16, 2, 7))
+    batch.go_on(six, [])
+    for length, drawn in zip(batch.places, batch.drawn, strict=True):
+        alone = begun(length)
+        alone.go_on(six, [])
+        assert len(alone.drawn[0]) > 1
+        expected = alone.drawn[0]  # shorter where it has ended, after which a row of several has padding
+        assert drawn[: len(expected)] == expected, length
+    rest = batch.without([False, True, False, False])
+    assert rest is not None
+    assert rest.ids_BT.shape[1] == 7 + 9, "what only the longest prompt needed is gone"
 
 
 @pytest.mark.parametrize(
