@@ -238,7 +238,7 @@ def read_responses(plan: ImportPlan) -> RowReader:
         if not 2 <= len(entries) <= MAXIMUM_ANSWERS:
             raise UnusableRow(
                 column,
-                _("column '{column}' holds {count} answers, not 2 to {maximum_answers}"),
+                _("column '{column}' must hold 2 to {maximum_answers} answers; found: {count}"),
                 count=len(entries),
                 maximum_answers=MAXIMUM_ANSWERS,
             )
