@@ -30,8 +30,8 @@ FORMATS = N_(
 ARCHIVE = b'{"format":"prefloop archive"'
 # What has more than one NUL in so many bytes is no text: UTF-16 has one in two.
 MOST_NUL = 16
-TAR = b"ustar"
-TAR_AT = 257
+# Where the first header of an archive has it, behind a name that is filled up with NUL.
+TAR, TAR_AT = b"ustar", 257
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 UNPACKABLE = {
     b"PK\x03\x04": N_("{name} is a ZIP archive (an .xlsx workbook is one, too)."),
@@ -47,7 +47,6 @@ UNPACKABLE = {
     b"\xd0\xcf\x11\xe0": N_("{name} is an old Office file, such as an .xls workbook."),
     b"\x89HDF": N_("{name} is an HDF5 file."),
     b"Obj\x01": N_("{name} is an Avro file."),
-    b"ORC": N_("{name} is an ORC file."),
 }
 
 
@@ -105,7 +104,7 @@ def refuse_misplaced(name: str, head: bytes) -> None:
 def refuse_other_formats(name: str, head: bytes) -> None:
     """Raises UserError for what is known not to be importable, by its first bytes."""
     description = next((said for magic, said in UNPACKABLE.items() if head.startswith(magic)), "")
-    if head.startswith(TAR, TAR_AT):
+    if head.startswith(TAR, TAR_AT) and b"\x00" in head[:TAR_AT]:
         description = N_("{name} is a TAR archive.")
     if description:
         refused = _(description).format(name=name)
