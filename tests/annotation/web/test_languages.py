@@ -334,7 +334,6 @@ def test_the_script_of_the_annotate_tab_is_told_the_language_that_it_writes_numb
 
 def test_what_a_worker_says_is_read_in_the_language_of_each(db: Database, data_dir: Path, marked: Language) -> None:
     """A server's language is that of its workers."""
-    registry.ensure_base(db, "a-model")
     policy = registry.serving(db)
     with translation.speaking(marked):
         error = UserError(_("There is nothing to judge."))
