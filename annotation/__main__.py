@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from annotation.environment import default_directory, keep_private, named_direct
 from annotation.exports import export_command
 from annotation.imports import import_command
 from annotation.records import ROLES, UserError
+from annotation.translation import kept
 from annotation.ui import terminal
 from annotation.ui.invisible import visible
 from annotation.web import access
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             begins = options.topic in BEGINNINGS or getattr(options, "verb", "") == "add"
             return int(options.act(options, (open_database if begins else existing_database)(options.data)) or 0)
     except UserError as error:
+        if getattr(options, "json_progress", False) or getattr(options, "count", False):
+            print(json.dumps({"refused": kept(str(error))}))
         print(visible(str(error)), file=sys.stderr)
         return 2
     return 0

@@ -155,7 +155,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, errors.LocalTokenNotFoundError):
         return no_token()
     if isinstance(error, errors.HFValidationError):
-        return f"{first_line(error)} {name_rule()}"
+        return joined(first_line(error), name_rule())
     if isinstance(error, errors.OfflineModeIsEnabled):
         return _("HF_HUB_OFFLINE is set, so that nothing may ask the Hub. Unset it.")
     if isinstance(error, errors.RevisionNotFoundError):

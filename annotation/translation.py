@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -281,7 +281,7 @@ def speaking(language: Language) -> Iterator[Language]:
 def translate(sentence: str) -> str:
     """A sentence in the language that is spoken; with gaps like {name}, to be filled in by `str.format` afterwards."""
     if "{" not in sentence:
-        return spoken().sentences.gettext(sentence) if sentence else ""
+        return Said.of(spoken().sentences.gettext(sentence), (sentence,), {}) if sentence else ""
     return Sentence.of(spoken().sentences.gettext(sentence), sentence)
 
 
@@ -305,30 +305,39 @@ class Sentence(str):
     def format(self, *args: object, **gaps: object) -> str:
         """As of any text, with its numbers as the language writes them."""
         shown = {name: as_written(value) for name, value in gaps.items()} if spoken().separators else gaps
-        said = Said(super().format(*args, **shown))
         # No objects: an error would keep alive whatever it went through.
         plain = {name: gap if isinstance(gap, PLAIN) else str(gap) for name, gap in gaps.items()}
         inside = {name: gap.parts if isinstance(gap, Said) else gap for name, gap in plain.items()}
-        said.parts = {"said": self.keys, "gaps": inside}
-        return said
+        return Said.of(super().format(*args, **shown), self.keys, inside)
 
 
 class Said(str):
-    """A sentence with its gaps filled in, as a text that knows what it was made of; one that is changed does not."""
+    """A sentence without gaps, or with them filled in, that knows what it was made of; one that is changed does not."""
 
     parts: Mapping[str, Any]
     """Its keys, and what is in its gaps, which may have been said as well."""
+
+    @classmethod
+    def of(cls, text: str, keys: Sequence[Any], gaps: Mapping[str, Any]) -> Said:
+        said = cls(text)
+        said.parts = {"said": keys, "gaps": gaps}
+        return said
 
     def __str__(self) -> str:
         """Itself, as `str` of an error too that holds it."""
         return self
 
+    def format(self, *args: object, **gaps: object) -> Said:
+        """Itself: nothing is left to be filled in."""
+        return self
+
 
 def joined(*sentences: str) -> str:
-    """Whole sentences one after the other, as a text that can be kept and told again like any of them."""
-    if len(sentences) == 1:
-        return sentences[0]
-    gaps = {f"sentence_{place}": one for place, one in enumerate(sentences)}
+    """Sentences one after the other, as many as say something, as a text that can be kept and told again like one."""
+    said = [one for one in sentences if one]
+    if len(said) < 2:
+        return said[0] if said else ""
+    gaps = {f"sentence_{place}": one for place, one in enumerate(said)}
     text = " ".join(f"{{{name}}}" for name in gaps)
     return Sentence.of(text, text).format(**gaps)
 
@@ -364,6 +373,25 @@ def retold(text: str) -> str:
         return said_again(json.loads(text))
     except UNTELLABLE:
         return text
+
+
+def kept_within(value: Any) -> Any:
+    """A record that is stored as JSON, with its texts as `kept` has them."""
+    return within(value, kept)
+
+
+def retold_within(value: Any) -> Any:
+    """What `kept_within` has stored, its texts in the language that is spoken."""
+    return within(value, retold)
+
+
+def within(value: Any, change: Callable[[str], str]) -> Any:
+    """A record of mappings and sequences with its texts changed, wherever they stand."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: within(one, change) for name, one in value.items()}
+    return [within(one, change) for one in value] if isinstance(value, list | tuple) else value
 
 
 def said_again(parts: Mapping[str, Any]) -> str:

@@ -359,10 +359,8 @@ def gaps_of(*texts: str) -> set[str]:
     return {re.split("[!:}]", gap[1:])[0] for text in texts for gap in FIELD.findall(text)}
 
 
-# A count, and the noun behind it; of a share of something the number is another one.
-COUNTED = re.compile(
-    r"(?<!of )(?<!of the )\{(\w+)(?::[^{}]*)?\} (?:(?!(?:of|to|in|by|can|with|over|the)\b)[a-z-]+ ){0,2}?([a-z]+s)\b"
-)
+# A count, and the noun behind it.
+COUNTED = re.compile(r"\{(\w+)(?::[^{}]*)?\} (?:(?!(?:of|to|in|by|can|with|over|the)\b)[a-z-]+ ){0,2}?([a-z]+s)\b")
 # What has no form for one though a noun that has one stands behind a gap, and why.
 NO_COUNT = {"revision": "a name, which answers"}
 NEVER_ONE = {
@@ -383,6 +381,9 @@ NEVER_ONE = {
             "max_new_tokens, tokens",
         ),
         "up to {tokens:,} tokens in a forward pass",
+        "A prompt of {tokens} tokens leaves no room",
+        "of the {pairs:,} pairs; too little",
+        "of {count} held-out comparisons (95% interval",
     },
     "thousands, where it is said": {
         *("given, bytes", "size, bytes", "sizes, bytes", "longest, tokens", "positions, tokens", "vocabulary, tokens"),

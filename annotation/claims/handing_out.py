@@ -8,7 +8,7 @@ import secrets
 from datetime import UTC, datetime, timedelta
 
 from annotation import selection
-from annotation.claims.choosing import ChosenComparison, choose, size_of
+from annotation.claims.choosing import ChosenComparison, choose, order_again
 from annotation.claims.stored_claims import StoredClaim, read_row
 from annotation.database import Database
 from annotation.records import Claim, Project, ShownAnswer, UserError, now
@@ -139,7 +139,7 @@ def take_to_settle(db: Database, annotator_id: int, comparison_id: int) -> Claim
         connection.execute(
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
         )
-        order = selection.draw_order(size_of(db, comparison_id), secrets.SystemRandom())
+        order = order_again(db, annotator_id, comparison_id, secrets.SystemRandom())
         insert_claim(db, project_store.project(db), annotator_id, ChosenComparison(comparison_id, "settle", order))
     held = held_claim(db, annotator_id)
     assert held is not None

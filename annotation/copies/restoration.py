@@ -223,7 +223,7 @@ def restore(
             if isinstance(manifest, CopyManifest):
                 has = ngettext("It has {judgements} judgement.", "It has {judgements} judgements.", manifest.judgements)
                 skipped.append(has.format(judgements=manifest.judgements))
-    reasons = " ".join(skipped) or _("{name} has no copy '{versions}'.").format(
+    reasons = joined(*skipped) or _("{name} has no copy '{versions}'.").format(
         name=target.name, versions=", ".join(versions)
     )
     raise UserError(
@@ -242,12 +242,12 @@ def continue_from(
     safe = safe_copies.last_safe(local, target.name)
     kept = safe_copies.start_notice(local) if safe is not None and safe.state == "begun" else ""
     said = _("{data_dir} has all that the newest valid copy in {name} has.").format(data_dir=data_dir, name=target.name)
-    message = " ".join([said, *skipped])
+    message = joined(said, *skipped)
     if not kept:
         safe_copies.leave_notice(local, message if skipped else "")
     safe_copies.record_start(local, target.name, head, manifest)
     goes_on = _("Prefloop goes on with what is in {data_dir}.").format(data_dir=data_dir)
-    return f"{goes_on} {kept}" if kept else message
+    return joined(goes_on, kept) if kept else message
 
 
 def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:
@@ -380,7 +380,7 @@ class Restoration:
         doors = [_(CLOSED)] if self.older else []
         left = [_(LEFT_OUT).format(names=", ".join(gone))] if gone else []
         damaged = [_(DAMAGED).format(variable=VARIABLE)] if self.skipped else []
-        return " ".join([said, *doors, *left, *self.newer, *self.skipped, *damaged])
+        return joined(said, *doors, *left, *self.newer, *self.skipped, *damaged)
 
 
 def no_space(data_dir: Path, manifest: CopyManifest) -> UserError:

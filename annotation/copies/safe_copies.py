@@ -22,7 +22,7 @@ from annotation.hub_client import Conflict, without_tokens
 from annotation.jobs.attempt import repeating
 from annotation.records import Role, UserError, explain_errors, now, seconds_between
 from annotation.store import setting_store
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, kept, ngettext, retold
 from annotation.ui import formatting
 
 NOT_COPIED: Final = N_(
@@ -162,7 +162,7 @@ def start_notice(db: Database) -> str:
     Empty for nothing. It stays until the program starts again after a copy.
     """
     stored = setting_store.setting(db, BEGINNING, "")
-    return str(stored["said"] if isinstance(stored, dict) else stored)
+    return retold(str(stored["said"] if isinstance(stored, dict) else stored))
 
 
 def noticed(db: Database) -> str | None:
@@ -173,7 +173,7 @@ def noticed(db: Database) -> str | None:
 
 def leave_notice(db: Database, message: str) -> None:
     """Keep for the admins what they should know of how this database begins; nothing where it is empty."""
-    setting_store.set_setting(db, BEGINNING, {"said": message, "when": now()} if message else "")
+    setting_store.set_setting(db, BEGINNING, {"said": kept(message), "when": now()} if message else "")
 
 
 def is_as_restored(db: Database) -> bool:
@@ -349,7 +349,7 @@ def add_row(db: Database, place: str, run: str) -> tuple[int, int]:
 
 def record_failure(db: Database, row_id: int, state: str, message: str) -> None:
     """Say why a copy came to nothing."""
-    db.write("UPDATE safe_copy SET state = ?, message = ? WHERE id = ?", (state, message, row_id))
+    db.write("UPDATE safe_copy SET state = ?, message = ? WHERE id = ?", (state, kept(message), row_id))
 
 
 def record_safe(db: Database, row_id: int, version: str, copy: SafeCopy) -> None:
@@ -393,7 +393,7 @@ def status(db: Database, place: str) -> CopyStatus | None:
     since = judged(db)[1] if safe is None else judgements_after(db, safe.last_judgement_id)
     copied = safe.created if safe is not None and safe.number else None
     if clash is not None:
-        return CopyStatus(copied, since, clash.message, True)
+        return CopyStatus(copied, since, retold(clash.message), True)
     return CopyStatus(copied, since, last_failure(db, place))
 
 
@@ -407,7 +407,7 @@ def last_failure(db: Database, place: str) -> str:
     # A later attempt takes the place of one that was cut off.
     if len(begun) > 1 or (begun and seconds_between(begun[0]["created"], now()) > UNFINISHED_SECONDS):
         return _(UNFINISHED)
-    return ended.message if ended is not None and ended.state == "failed" else ""
+    return retold(ended.message) if ended is not None and ended.state == "failed" else ""
 
 
 def judgements_after(db: Database, judgement_id: int) -> int:

@@ -25,7 +25,7 @@ from annotation.database import Database, explain_bad_rows
 from annotation.records import MAXIMUM_ANSWERS, ComparisonState, Sampling, Tag, UserError, explain_errors, is_time
 from annotation.schema import GOLD_OF_WITHDRAWN, STANDING, STATE_SINCE, WITHDRAWN_BY_THINKING
 from annotation.store import prompt_store, setting_store
-from annotation.translation import N_, _, numeral
+from annotation.translation import N_, _, joined, numeral
 from annotation.validation import read
 from annotation.web.access import NAME
 
@@ -474,7 +474,7 @@ def check_whole(db: Database, name: str) -> None:
     for what, query in MISFITS:
         row = db.row(query)
         if row is not None:
-            raise UserError(f"{name}: {_(what).format(**row)} {_(ADVICE)}")
+            raise UserError(joined(f"{name}:", _(what).format(**row), _(ADVICE)))
 
 
 MISFITS: Final[Sequence[tuple[str, str]]] = (

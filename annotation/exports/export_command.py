@@ -155,7 +155,7 @@ def run_export(options: argparse.Namespace, db: Database) -> None:
     say = partial(say_json if options.json_progress else say_line, "rows" if request.format == "raw" else "judgements")
     figures = writing.export(db, request, options.to, at_times(say))
     if options.json_progress:
-        print(json.dumps({"outcome": sentence(figures)}), flush=True)
+        print(json.dumps({"outcome": counted(figures)}), flush=True)
     else:
         print(f"Wrote {options.to}: {sentence(figures)}")
 

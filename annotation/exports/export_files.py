@@ -28,7 +28,7 @@ from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import Annotator, UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined, ngettext, retold
 from annotation.web.middleware import ANNOTATOR_KEY
 
 DIRECTORY: Final = "exports"
@@ -114,14 +114,22 @@ def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:
     command = command_of(attempt.data_dir, job.spec.request, f"--to={target}", "--json-progress", TIED)
     ended = run_command(attempt, command, child_environment(), progress_of)
     if ended.status == 0:
-        return JobOutcome(_("Wrote {file}: {outcome}").format(file=job.spec.file, outcome=ended.said["outcome"]))
+        return JobOutcome(written(job.spec.file, **ended.said["outcome"]))
     attempt.raise_if_stopped()
     if ended.told_to_end:
         raise Stopped
     if ended.status == REFUSED:
-        raise UserError(ended.last_word)
+        raise UserError(ended.refusal)
     said = _("The export ended without finishing (status {status}). {last_word}")
     raise UserError(said.format(status=ended.status, last_word=ended.last_word).strip())
+
+
+def written(file: str, rows: Mapping[str, int], left_out: Mapping[str, int]) -> str:
+    """What an export has written, and how much it has not."""
+    total, left = sum(rows.values()), sum(left_out.values())
+    said = ngettext("Wrote {file}: {total:,} row.", "Wrote {file}: {total:,} rows.", total)
+    without = _("Left out: {count:,}.").format(count=left) if left else ""
+    return joined(said.format(file=file, total=total), without)
 
 
 def progress_of(told: Any) -> tuple[int, int, str]:
@@ -131,7 +139,7 @@ def progress_of(told: Any) -> tuple[int, int, str]:
 
 
 # By what an export counts.
-PROGRESS = {"rows": N_("{done:,} of {total:,} rows"), "judgements": N_("{done:,} of {total:,} judgements")}
+PROGRESS = {"rows": N_("rows: {done:,} of {total:,}"), "judgements": N_("judgements: {done:,} of {total:,}")}
 
 
 def file_name(request: ExportRequest) -> str:
@@ -163,7 +171,7 @@ def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, i
         said = _("Counting takes more than {seconds:.0f} s. The export itself can still be made.")
         raise UserError(said.format(seconds=COUNT_SECONDS)) from error
     if done.returncode == REFUSED:
-        raise UserError(done.stderr.strip().splitlines()[-1])
+        raise UserError(retold(json.loads(done.stdout)["refused"]))
     done.check_returncode()
     counted: Mapping[str, Mapping[str, int]] = json.loads(done.stdout)
     return counted

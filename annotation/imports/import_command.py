@@ -26,7 +26,7 @@ from annotation.imports.printable import display_name, listed
 from annotation.imports.sources import hub_datasets, opening
 from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
-from annotation.translation import N_, _, language_of, speaking
+from annotation.translation import N_, _, kept_within
 from annotation.ui.invisible import visible
 
 PROGRAM: Final = ("-m", "annotation", "import")
@@ -97,6 +97,7 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
     command.add_argument("--json-progress", action="store_true", help="print progress and outcome as JSON lines")
     command.add_argument(TIED, action="store_true", help=argparse.SUPPRESS)
     command.add_argument("--by", default="command line", metavar="NAME", help=argparse.SUPPRESS)
+    # Of imports that an earlier version has left waiting; each reader is told in their own.
     command.add_argument("--language", metavar="CODE", help=argparse.SUPPRESS)
 
 
@@ -162,12 +163,16 @@ def arguments_of(order: ImportRequest) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------------------ running
 def run(options: argparse.Namespace, db: Database) -> int:
-    """As `run_spoken`, in the language of whoever asked on the page, else in the server's."""
-    with speaking(language_of(options.language)):
-        return run_spoken(options, db)
+    """As `run_to_end`; what is said of the page's fields is said of options to whoever has none."""
+    try:
+        return run_to_end(options, db)
+    except UserError as error:
+        if options.json_progress:
+            raise
+        raise UserError(with_options(str(error), roles_asked(error))) from error
 
 
-def run_spoken(options: argparse.Namespace, db: Database) -> int:
+def run_to_end(options: argparse.Namespace, db: Database) -> int:
     """Look, check or import, and print what came of it; 1 where no row can be used. Raises UserError on refusal."""
     order = order_of(options)
     order.check()
@@ -190,10 +195,6 @@ def run_spoken(options: argparse.Namespace, db: Database) -> int:
             outcome = importing.run_import(db, source, order, options.by, printer.progress, options.dry_run)
             printer.outcome(outcome, options.dry_run)
             return NOTHING_USABLE if outcome.nothing_usable else 0
-        except UserError as error:
-            if options.json_progress:  # the page, which has the fields
-                raise
-            raise UserError(with_options(str(error), roles_asked(error))) from error
         except MemoryError as error:
             raise UserError(
                 _(
@@ -300,7 +301,7 @@ class JsonPrinter(Printer):
         super().__init__(0)
 
     def say(self, kind: str, value: Any) -> None:
-        print(json.dumps({kind: value}), flush=True)
+        print(json.dumps({kind: kept_within(value)}), flush=True)
 
     def progress(self, what: str, rows: int, share: float | None) -> None:
         self.say("progress", {"what": what, "rows": rows, "share": share})
@@ -309,9 +310,7 @@ class JsonPrinter(Printer):
         self.say("look", look_told(found))
 
     def outcome(self, outcome: ImportResult, dry_run: bool) -> None:
-        held_out_by = _("Before you import, “New prompts are” says how many.") if dry_run else ""
-        summary = importing.summary(outcome, held_out_by)
-        self.say("outcome", outcome_told(ImportOutcome(outcome, dry_run, summary)))
+        self.say("outcome", outcome_told(ImportOutcome(outcome, dry_run)))
 
 
 def with_options(said: str, asked: Sequence[str] = ()) -> str:

@@ -27,7 +27,7 @@ from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner, without_token
 from annotation.records import UserError
-from annotation.translation import N_, _, spoken
+from annotation.translation import N_, _, joined
 
 ImportStep = Literal["look", "check", "import"]
 KIND_ARGUMENTS: Final[Mapping[ImportStep, tuple[str, ...]]] = {
@@ -134,8 +134,8 @@ class Importer:
         self, kind: ImportStep, source: Sequence[str], arguments: Sequence[str], by: str = N_("the import form")
     ) -> State:
         """Begin. `source` is what to import with what belongs to it. Raises UserError while another run is at work."""
-        told = ("--json-progress", f"--language={spoken().code}")
-        spec = (LookAtData if kind == "look" else ImportData)((*told, *KIND_ARGUMENTS[kind], *arguments, *source))
+        words = ("--json-progress", *KIND_ARGUMENTS[kind], *arguments, *source)
+        spec = (LookAtData if kind == "look" else ImportData)(words)
         with self.db.transaction():
             latest = self.latest
             if latest is not None and latest.is_open:
@@ -199,7 +199,7 @@ def follow(
     if ended.status in (0, NOTHING_USABLE) and ("look" in ended.said or "outcome" in ended.said):
         return JobOutcome("", ended.said)
     if ended.status == REFUSED:
-        raise UserError(ended.last_word or _("The import was refused."))
+        raise UserError(ended.refusal or _("The import was refused."))
     importing.clear_leftovers(attempt.db)
     if ended.told_to_end or attempt.terminated.is_set():
         if not has_imported_since(attempt.db, job.created):
@@ -216,7 +216,7 @@ def said_of(db: Database, job: Job[ImportData], why: str) -> str:
     """What became of an import that came to no end of its own."""
     imported = has_imported_since(db, job.created)
     came_of_it = _("Just before, everything had been imported.") if imported else _("Nothing was imported.")
-    return f"{why} {came_of_it}"
+    return joined(why, came_of_it)
 
 
 def progress_of(told: Any) -> tuple[int, int, str]:

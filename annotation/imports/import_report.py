@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -20,11 +20,10 @@ SHOWN_TEXT: Final = 400
 
 @dataclass(frozen=True)
 class ImportOutcome:
-    """What was imported, or would be, and what is said of it."""
+    """What was imported, or would be."""
 
     result: ImportResult
     dry_run: bool
-    summary: Sequence[str]
 
 
 def look_told(found: ImportPreview) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def outcome_told(outcome: ImportOutcome) -> dict[str, Any]:
     """What was imported, or would be."""
     result = outcome.result
     told = {**asdict(result), "columns": dict(result.columns), "skipped": [asdict(row) for row in result.skipped]}
-    return {**told, "dry_run": outcome.dry_run, "summary": outcome.summary}
+    return {**told, "dry_run": outcome.dry_run}
 
 
 def outcome_read(told: Mapping[str, Any]) -> ImportOutcome:
@@ -83,7 +82,7 @@ def outcome_read(told: Mapping[str, Any]) -> ImportOutcome:
         "skipped": skipped,
     }
     result = known(ImportResult, {"counted": "", "locked_seconds": 0.0, "notes": (), **told, **parts})
-    return ImportOutcome(result, told["dry_run"], told["summary"])
+    return ImportOutcome(result, told["dry_run"])
 
 
 def shortened(value: Any) -> str:

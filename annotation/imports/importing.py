@@ -254,7 +254,7 @@ def run_import(
             if staging.counts.new and not dry_run:
                 about = {"name": source.name, "format": source.format, "requested_by": requested_by}
                 move = ImportCommit(
-                    db, staging, {**about, "sha256": checksum}, partial(progress, "writing", staging.counts.rows)
+                    db, staging, {**about, "sha256": checksum}, partial(progress, _("writing"), staging.counts.rows)
                 )
                 move.run()
                 import_id, locked = move.import_id, move.longest_lock

@@ -18,7 +18,7 @@ from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.printable import display_name
 from annotation.records import MAXIMUM_ANSWERS, Split, UserError
 from annotation.store import prompt_store
-from annotation.translation import N_, _
+from annotation.translation import N_, _, kept, retold
 
 # Comparisons, their places and judgements have to be written at once: that many rows take well under the time for which
 # others wait without failing (5 s); see benchmarks/data.py.
@@ -132,7 +132,7 @@ class Staging:
     def skip(self, row: int, column: str, reason: str) -> None:
         self.counts.skipped += 1
         self.sql.execute(
-            "INSERT INTO skipped (row, column_name, reason) VALUES (?, ?, ?)", (row, display_name(column), reason)
+            "INSERT INTO skipped (row, column_name, reason) VALUES (?, ?, ?)", (row, display_name(column), kept(reason))
         )
 
     def prompt_id(self, record: MappedRow) -> tuple[int, str, bool]:
@@ -311,11 +311,11 @@ class Staging:
     def report(self, db: Database, keep: int) -> None:
         """The first rows that are not imported, in the order of the file, and how many there are for each reason."""
         rows = db.rows("SELECT row, column_name AS column, reason FROM staged.skipped ORDER BY row LIMIT ?", (keep,))
-        self.skipped = [Skipped(**row) for row in rows]
+        self.skipped = [Skipped(row["row"], row["column"], retold(row["reason"])) for row in rows]
         counted = db.rows(
             "SELECT reason, count(*) AS n FROM staged.skipped GROUP BY reason ORDER BY n DESC, reason LIMIT 50"
         )
-        self.reasons = [(row["reason"], row["n"]) for row in counted]
+        self.reasons = [(retold(row["reason"]), row["n"]) for row in counted]
 
 
 JUDGED_TWICE = N_("the same answers judged in several ways: each verdict comes in once, however many gave it")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from annotation.jobs.attempt import Attempt
+from annotation.translation import retold_within
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LOOK_SECONDS: Final = 0.25
@@ -46,6 +47,11 @@ class CommandResult:
     def last_word(self) -> str:
         """The last line for people; empty where there is none."""
         return self.words.splitlines()[-1] if self.words else ""
+
+    @property
+    def refusal(self) -> str:
+        """Why it was refused, as a person can mend it; empty where nothing was said."""
+        return str(self.said.get("refused", self.last_word))
 
 
 def run_command(
@@ -114,10 +120,10 @@ def has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def last_said(printed: IO[bytes]) -> Mapping[str, Any]:
-    """The last whole line of a file that another process writes."""
+    """The last whole line of a file that another process writes, in the language that is spoken here."""
     # Not by seeking, which would move the other process's place as well.
     lines = os.pread(printed.fileno(), os.fstat(printed.fileno()).st_size, 0).split(b"\n")[:-1]
-    found: Mapping[str, Any] = json.loads(lines[-1]) if lines else {}
+    found: Mapping[str, Any] = retold_within(json.loads(lines[-1])) if lines else {}
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from annotation.database import Database, marks
 from annotation.records import UserError, now
-from annotation.translation import N_, _, kept, retold
+from annotation.translation import N_, _, kept, kept_within, retold, retold_within
 
 Lane = Literal["device", "hub", "web"]
 """Who does a job: a worker on this machine's devices, whoever holds the Hub's token, or the web server."""
@@ -76,12 +76,8 @@ class Job(Generic[Spec]):
 
 def as_job(row: Mapping[str, Any], spec: Spec) -> Job[Spec]:
     """A row as a record, with its spec read and what it says to people in the language that is spoken."""
-    result = None if row["result"] is None else retold_texts(json.loads(row["result"]))
+    result = None if row["result"] is None else retold_within(json.loads(row["result"]))
     return Job(**{**row, "spec": spec, "result": result, "message": retold(row["message"])})
-
-
-def retold_texts(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: retold(value) if isinstance(value, str) else value for name, value in found.items()}
 
 
 def enqueue(db: Database, lane: Lane, kind: str, spec: str, requested_by: str, flavor: str | None = None) -> int:
@@ -154,7 +150,7 @@ def explain(db: Database, job_id: int, worker: str, reason: Reason, message: str
 
 def log(db: Database, job_id: int, text: str) -> None:
     with db.transaction():
-        add_event(db, job_id, "log", 0, text)
+        add_event(db, job_id, "log", 0, kept(text))
 
 
 def add_event(db: Database, job_id: int, kind: str, step: int, data: Any) -> None:
@@ -165,10 +161,11 @@ def add_event(db: Database, job_id: int, kind: str, step: int, data: Any) -> Non
 
 def finish(db: Database, job_id: int, worker: str, result: Mapping[str, Any], message: str = "") -> bool:
     """End a job well. False if it is no longer this worker's; then nothing is written."""
+    told = json.dumps(kept_within(result))
     changed = db.write(
         f"""UPDATE job SET status = 'finished', finished = :now, step = steps, result = :result,
                 message = :message, reason = NULL WHERE id = :id AND worker = :worker AND {AT_WORK}""",
-        {"now": now(), "result": json.dumps(result), "message": kept(message), "id": job_id, "worker": worker},
+        {"now": now(), "result": told, "message": kept(message), "id": job_id, "worker": worker},
     )
     return changed == 1
 

@@ -85,7 +85,11 @@ class AccountsPage:
         )
         gr.Markdown(_("## Add someone"))
         with gr.Row():
-            self.name = gr.Textbox(label=_("Name"), max_length=40)
+            self.name = gr.Textbox(
+                label=_("Name"),
+                placeholder=_("Letters a to z, digits, dots, dashes, underscores"),
+                max_length=access.LONGEST_NAME,
+            )
             self.role = gr.Radio([(_(role), role) for role in ROLES], value="annotator", label=_("Role"))
             self.password = gr.Textbox(
                 label=_("Password"),

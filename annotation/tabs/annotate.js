@@ -632,6 +632,7 @@ function refresh() {
   refreshTools();
   if (inHand()) refreshComparison();
   else find(".verdicts").replaceChildren(...(card.undo ? [row("others", _("Other"), [undoButton()])] : []));
+  if (!find(".keys").hidden) listKeys();
   if (arrived) address.tell(HERE, place());
 }
 
@@ -667,9 +668,12 @@ function waitingText() {
   return `${card.elsewhere} ${card.trouble || writing}`.trim();
 }
 
+const hasFailed = () => card.answers.some((answer) => answer.state === "failed");
+const editable = () => inHand() && !listing && !hasFailed();
+
 function refreshComparison() {
   const states = card.answers.map((answer) => answer.state);
-  const failed = states.includes("failed");
+  const failed = hasFailed();
   for (const control of element.querySelectorAll(".verdict, .choose, .edit, .ranking button")) {
     control.disabled = failed && control.dataset.key !== "s";
   }
@@ -685,7 +689,7 @@ function refreshComparison() {
     setPressed(differ, isMarked());
   }
   const undo = find(".verdicts [data-key=u]");
-  if (undo) undo.disabled = Boolean(card.revising);
+  if (undo) undo.disabled = Boolean(card.revising) || !card.undo;
   if (card.kind === "rank") refreshRanks();
 }
 
@@ -963,6 +967,10 @@ function tieNext() {
     say(_("Rank an answer first."));
     return;
   }
+  if (placed().length === size()) {
+    say(_("All are ranked: submit."));
+    return;
+  }
   draft.tie = !draft.tie;
   changed();
   const number = draft.groups.at(-1).at(-1) + 1;
@@ -1180,18 +1188,25 @@ function toggleKeys() {
     goOn();
     return;
   }
+  listKeys();
+  find("#single-keys").checked = keysOn();
+  find("#keys-title").focus();
+}
+
+// What does nothing now is not listed: neither what has no control, nor single keys that are switched off.
+function listKeys() {
   const controls = [...element.querySelectorAll("[data-key]")];
   const rows = controls.filter((control) => control.offsetParent !== null && !control.disabled);
   const named = rows.map((control) => [SHOWN_KEYS[control.getAttribute("aria-keyshortcuts")]
     || control.getAttribute("aria-keyshortcuts"), control.dataset.listed ?? control.lastChild.textContent]);
   const others = [
-    ...(inHand() && !listing ? [["E", _("Edit an answer: then its number")], ["N", _("Write a note")]] : []),
+    ...(editable() ? [["E", _("Edit an answer: then its number")]] : []),
+    ...(inHand() && !listing ? [["N", _("Write a note")]] : []),
     ...(find(".guidelines").hidden ? [] : [["G", _("Guidelines")]]), ["Esc", _("Leave a field or a list")],
   ];
-  const entries = [...named, ...others].map(([key, words]) => make("li", {}, make("kbd", {}, key), " ", words));
+  const counts = ([key]) => keysOn() || key.length > 1 || Object.values(SHOWN_KEYS).includes(key);
+  const entries = [...named, ...others].filter(counts).map(([key, words]) => make("li", {}, make("kbd", {}, key), " ", words));
   find(".keys ul").replaceChildren(...entries);
-  find("#single-keys").checked = keysOn();
-  find("#keys-title").focus();
 }
 
 const refreshKeys = () => { judging.dataset.keys = keysOn() ? "on" : "off"; };
@@ -1199,6 +1214,7 @@ const refreshKeys = () => { judging.dataset.keys = keysOn() ? "on" : "off"; };
 function switchKeys(event) {
   keep("keys", event.target.checked);
   refreshKeys();
+  listKeys();
   say(event.target.checked ? _("Single keys judge.") : _("Letters and digits do nothing now; the buttons do it all."));
 }
 
@@ -1231,7 +1247,7 @@ function onEscape() {
 // Do what a key stands for; says whether it stands for anything now.
 function obey(key) {
   const place = Number(key) - 1;
-  const editing = armed && place >= 0 && place < size();
+  const editing = armed && editable() && place >= 0 && place < size();
   armed = false;
   const action = editing ? () => edit(place) : actionOf(key);
   if (action) action();
@@ -1240,7 +1256,7 @@ function obey(key) {
 
 function actionOf(key) {
   const always = { m: toggleMine, g: toggleGuidelines, "?": toggleKeys };
-  const comparing = { r: toggleRendered, e: armEdit, n: writeNote };
+  const comparing = { r: toggleRendered, n: writeNote, ...(editable() ? { e: armEdit } : {}) };
   const actions = { ...always, ...(listing ? {} : { u: takeBack }), ...(inHand() && !listing ? comparing : {}) };
   if (actions[key]) return actions[key];
   const within = [find(".status"), ...(inHand() && !listing ? [find(".comparison"), find(".verdicts")] : [])];

@@ -12,7 +12,7 @@ import gradio as gr
 from annotation.imports.import_command import arguments_of, columns_line, rows_of
 from annotation.imports.import_process import Importer, State
 from annotation.imports.import_report import ImportOutcome
-from annotation.imports.importing import HELD_OUT_SHARE, ImportPreview, ImportRequest, ImportResult
+from annotation.imports.importing import HELD_OUT_SHARE, ImportPreview, ImportRequest, ImportResult, summary
 from annotation.imports.mapping.columns import ROLES
 from annotation.imports.mapping.import_plan import TARGETS
 from annotation.imports.mapping.mapped_rows import MappedRow, in_words
@@ -191,7 +191,9 @@ def outcome_card(outcome: ImportOutcome) -> str:
         else _("{name}: {format}, as {target}, without a column that is known.")
     )
     name = named.format(name=result.name, format=result.format, target=result.target, columns=columns)
-    text = "".join(status(line, "" if place else "headline") for place, line in enumerate(outcome.summary))
+    held_out_by = _("Before you import, “New prompts are” says how many.") if outcome.dry_run else ""
+    lines = summary(result, held_out_by)
+    text = "".join(status(line, "" if place else "headline") for place, line in enumerate(lines))
     if outcome.dry_run:
         text += status(_("This was a check: nothing has been written."))
     elif result.import_id is not None:

@@ -371,7 +371,9 @@ def agreement_chart(periods: Sequence[Period]) -> str:
         charts.mark_of(
             period.last[:16],
             period.percent,
-            _("{one} of {n:,} comparisons").format(one=percent_with_interval(period.percent), n=period.percent.n),
+            ngettext("{one} of {n:,} comparison", "{one} of {n:,} comparisons", period.percent.n).format(
+                one=percent_with_interval(period.percent), n=period.percent.n
+            ),
         )
         for period in periods
     ]
@@ -411,7 +413,7 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
         charts.intervals(
             Frame(f"{name}-{number}", title, sentence),
             [charts.share_mark(bias.name, bias.share)],
-            _("share of {n:,} decisive choices (even: {fair})").format(n=bias.share.n, fair=percent(bias.fair)),
+            _("share of decisive choices, {n:,} in all (even: {fair})").format(n=bias.share.n, fair=percent(bias.fair)),
             bias.fair,
         )
         for number, bias in enumerate(biases)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from annotation.jobs import job_table
 from annotation.records import Prompt, Sampling, UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from rlhf.algorithms.checkpoints import (
     CheckpointManifest,
     CheckpointPace,
@@ -170,12 +170,10 @@ def diverged_sentence(what: Diverging, step: int, checkpoints: Path) -> str:
         _("There is no checkpoint yet: Resume begins anew with half the learning_rate."),
         _("The last good checkpoint, {name}, is kept: Resume goes on from it with half the learning_rate."),
     )
-    return " ".join(
-        (
-            _(DIVERGED[what]).format(step=step + 1),
-            anew if last is None else kept.format(name=last.path.name),
-            _("Or start a new run with a lower learning_rate (a third is a good try), or with precision fp32."),
-        )
+    return joined(
+        _(DIVERGED[what]).format(step=step + 1),
+        anew if last is None else kept.format(name=last.path.name),
+        _("Or start a new run with a lower learning_rate (a third is a good try), or with precision fp32."),
     )
 
 

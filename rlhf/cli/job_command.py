@@ -8,12 +8,10 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import explain_errors
-from annotation.translation import retold
 from annotation.ui.invisible import visible
 from annotation.validation import describe
 from rlhf.cli import rent_command
@@ -115,7 +113,7 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
         signal.signal(signal.SIGTERM, before)
     print(visible(f"job {job_id} {job.status}. {job.message}".strip()))
     if job.result is not None:
-        print(result_text(job))
+        print(json.dumps(job.result, indent=2))
     return 0 if job.status == "finished" else 1
 
 
@@ -183,7 +181,7 @@ def show(db: Database, job_id: int) -> str:
         *made_lines(db, job_id),
         f"spec: {to_json(job.spec)}",
         f"last metrics: {json.dumps(last[0]) if last else 'none'}",
-        f"result: {result_text(job)}",
+        f"result: {json.dumps(job.result, indent=2)}",
         "log:",
         *(f"  {line}" for line in job_store.log_tail(db, job_id, 40)),
     ]
@@ -194,19 +192,3 @@ def made_lines(db: Database, job_id: int) -> list[str]:
     made = registry.of_job(db, job_id)
     check = "" if made is None or made.kind != "policy" else gate_decisions.check_status(db, made).sentence
     return [] if made is None else [f"made: {made.revision} ({made.status}). {check}".rstrip()]
-
-
-def result_text(job: job_store.Job) -> str:
-    """The result of a job as JSON, with what it says to people in words, wherever it stands."""
-
-    def told(value: Any) -> Any:
-        match value:
-            case str():
-                return retold(value)
-            case dict():
-                return {name: told(one) for name, one in value.items()}
-            case list():
-                return [told(one) for one in value]
-        return value
-
-    return json.dumps(told(job.result), indent=2)

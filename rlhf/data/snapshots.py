@@ -16,7 +16,7 @@ from annotation.metrics import quality
 from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY, usable
 from annotation.records import Demonstration, Split, UserError, now
 from annotation.store import judgement_store, project_store, prompt_store, training_data
-from annotation.translation import N_, _, numeral
+from annotation.translation import N_, _, joined, numeral
 from rlhf.jobs.artifacts import write_lines
 from rlhf.jobs.descriptions import UNITS, LeftOut, Rows, Unit
 from rlhf.jobs.job_spec import Scope, TrainingSpec
@@ -299,21 +299,21 @@ def shortage(unit: Unit, found: int, at_least: int, left_out: Mapping[str, int])
     causes = [reason for reason in CURES if left_out.get(reason)]
     enough_but_for = found + sum(left_out[reason] for reason in causes) >= at_least
     words = UNITS[unit]
-    cures = " ".join(_(CURES[reason]) for reason in causes) if enough_but_for else _(words.more)
+    cures = joined(*(_(CURES[reason]) for reason in causes)) if enough_but_for else _(words.more)
     if found or not enough_but_for or len(causes) > 1 or causes[0] not in words.all_left_out:
         few = words.too_few(at_least).format(found=found, least=at_least)
-        return f"{few} {cures} {left_out_sentence(left_out)}".strip()
+        return joined(few, cures, left_out_sentence(left_out))
     count, refusal = left_out[causes[0]], ended(getattr(left_out, "refusal", ""))
     rest = {reason: number for reason, number in left_out.items() if reason != causes[0]}
     said = _(words.all_left_out[causes[0]]).format(count=count, refusal=refusal)
-    return f"{said} {cures} {left_out_sentence(rest)}".strip()
+    return joined(said, cures, left_out_sentence(rest))
 
 
 def left_out_sentence(left_out: Mapping[str, int]) -> str:
     """What is left out and why; empty if nothing is."""
     reasons = left_out_list(left_out)
     said = [_("Left out: {reasons}.").format(reasons=reasons)] if reasons else []
-    return " ".join([*said, *template_sentences(left_out)])
+    return joined(*said, *template_sentences(left_out))
 
 
 def left_out_list(left_out: Mapping[str, int]) -> str:

@@ -31,7 +31,7 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics.intervals_and_bias import distinct_n, distinct_ratio, wilson_interval
 from annotation.records import CheckedAnswer, Prompt, UserError
 from annotation.store import check_store, policy_comparisons
-from annotation.translation import _, kept, ngettext
+from annotation.translation import _, ngettext
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
@@ -269,7 +269,7 @@ def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> Non
     if leaked:
         raise UserError(
             _(
-                "{revision} was trained on {count} of the {held_out} held-out prompts, for example {text!r}. "
+                "{revision} was trained on held-out prompts ({count} of {held_out}), for example {text!r}. "
                 "Figures on them would say nothing: take them out of the training data and train anew."
             ).format(revision=candidate.revision, count=len(leaked), held_out=len(prompts), text=leaked[0].text[:80])
         )
@@ -288,7 +288,7 @@ def what_to_feed(
             refused.append(str(error))
     if refused:
         run.log(
-            _("{count} of {count_2} held-out prompts can't be answered, for example: {refused}").format(
+            _("Held-out prompts that can't be answered: {count} of {count_2}. For example: {refused}").format(
                 count=len(refused), count_2=len(prompts), refused=refused[0]
             )
         )
@@ -687,7 +687,7 @@ def ask_judges(run: Run, spec: CheckSpec, candidate: Policy) -> dict[str, JudgeC
             judged=len(before) + counts.judged,
             left_open=left_open,
             failed=dict(counts.failed),
-            gave_up=kept(counts.gave_up),
+            gave_up=counts.gave_up,
             chances=counts.basis,
         )
     return found

@@ -136,8 +136,8 @@ class Rule:
             if getattr(rule, most) < getattr(rule, least):
                 raise UserError(
                     _(
-                        "{field}: {most} are fewer than the {least} before which nothing is decided. Raise the one or "
-                        "lower the other."
+                        "{field}: {most} is below {least}, before which nothing is decided. Raise the one or lower the "
+                        "other."
                     ).format(field=label(most), most=getattr(rule, most), least=getattr(rule, least))
                 )
         return rule

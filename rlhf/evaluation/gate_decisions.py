@@ -14,7 +14,7 @@ from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import UserError, storable
 from annotation.store import policy_comparisons, project_store, setting_store
-from annotation.translation import N_, _, of_server, speaking
+from annotation.translation import N_, _, joined
 from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation import gate_words, win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
@@ -501,7 +501,7 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
             serving=against, against=spec.against
         )
         beside = beside if other else ""
-        return CheckStatus(" ".join(filter(None, (progress_of(db, job), beside, before))), not other)
+        return CheckStatus(joined(progress_of(db, job), beside, before), not other)
     if not ended:
         base = _("It is what others are checked against.") if policy.path is None else _("It has not been checked yet.")
         return CheckStatus(base, False)
@@ -509,7 +509,7 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
     if job.status != "finished":
         again = _("Check it again, or resume job {id}.").format(id=job.id)
         ended_so = how_it_ended(job, _("Its check (job {number})").format(number=job.id))
-        return CheckStatus(" ".join(filter(None, (ended_so, again, before))), False)
+        return CheckStatus(joined(ended_so, again, before), False)
     if right and not counting:
         said = _("Its check (job {number}) is of when policies answered otherwise than now. Check it again.")
         return CheckStatus(said.format(number=right[-1].id), False)
@@ -615,7 +615,7 @@ def described(
 ) -> str:
     """A decision on a candidate, with its reasons unless `brief`, and how its check stands."""
     why = "" if brief else gate_words.sentence(decision)
-    return " ".join(filter(None, (_(says[decision.says]), why, check_status(db, policy).sentence)))
+    return joined(_(says[decision.says]), why, check_status(db, policy).sentence)
 
 
 @dataclass(frozen=True)
@@ -674,7 +674,9 @@ def clean_reason(why: str) -> str:
                 count=len(said), most_why=MOST_WHY
             )
         )
-    return said if any(category(one)[0] in "LNPS" and one not in BLANK_LETTERS for one in said) else ""
+    if not any(category(one)[0] in "LNPS" and one not in BLANK_LETTERS for one in said):
+        return ""
+    return why if said == why else said  # what was said as a sentence of ours is told again in each language
 
 
 # Letters and symbols that look like nothing: Hangul fillers and the empty Braille cell.
@@ -682,15 +684,11 @@ BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800"
 
 
 def reason(db: Database, policy: Policy, own: str) -> str:
-    """What is recorded with a person's decision: their own words, then what the rule says, or who rejected it.
-
-    In the server's language, whoever decides: admins of all languages read it.
-    """
+    """What is recorded with a person's decision: their own words, then what the rule says, or who rejected it."""
     said = own if not own or own.endswith((".", "!", "?", "…")) else f"{own}."
-    with speaking(of_server()):
-        decision = advice(db, policy)
-        rule_said = objection(db, policy) if decision is None else described(db, policy, decision, gate_words.RULE_SAID)
-    return f"{said} {rule_said}".strip() or registry.NO_REASON
+    decision = advice(db, policy)
+    rule_said = objection(db, policy) if decision is None else described(db, policy, decision, gate_words.RULE_SAID)
+    return joined(said, rule_said) or registry.NO_REASON
 
 
 # -------------------------------------------------------------------------------------------------- what the gate does

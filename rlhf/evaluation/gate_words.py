@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import N_, _, ngettext, numeral, retold
+from annotation.translation import N_, _, joined, ngettext, numeral
 from annotation.ui.formatting import NOT_MEASURED, percent
 from rlhf.evaluation.gate import (
     BOUNDS,
@@ -139,7 +139,7 @@ def in_words(one: Criterion) -> CriterionWords:
             name = _("Judged by the judge {name}").format(name=one.judge)
             value = _("{judged} of {asked}").format(judged=one.judged, asked=one.asked)
             threshold = _("at least {share}").format(share=percentage(1 - FAILURES_MOST, 2))
-            why = in_a_row(_("It failed on the others, which may not be like these."), retold(one.gave_up))
+            why = joined(_("It failed on the others, which may not be like these."), one.gave_up)
         case InformingJudge():
             name = _("Preferred by the judge {name}").format(name=one.judge)
             value, threshold, why = share_of_prompts(one), _(NOTHING_ASKED), _(RECUSALS[one.why])
@@ -205,7 +205,7 @@ def preference(source: EvidenceSource) -> CriterionWords:
         name=name.format(judge=source.judge),
         value=score(source),
         threshold=_("win rate and whole interval above 50%, after {least} prompts").format(least=source.least),
-        why=in_a_row(standing, apart, ties, held, judges_help(source)) if source.found else not_compared,
+        why=joined(standing, apart, ties, held, judges_help(source)) if source.found else not_compared,
     )
 
 
@@ -252,7 +252,7 @@ def risk(one: WrongPromotionRisk) -> CriterionWords:
         name=_("Chance that a wrong one was promoted"),
         value=value.format(share=percentage(one.share, 2), number=one.number),
         threshold=asked.format(alpha=percentage(one.alpha, 6)),
-        why=in_a_row(
+        why=joined(
             why,
             _("Counted as if this rule had decided on all of them."),
             _("A candidate that is checked against another policy counts again."),
@@ -299,13 +299,13 @@ def sentence(decision: GateDecision) -> str:
         case "past-a-limit":
             said = past_a_limit(weighed)
         case "open":
-            said = in_a_row(_(UNHEARD) if decision.unheard else "", waiting(weighed))
+            said = joined(_(UNHEARD) if decision.unheard else "", waiting(weighed))
         case "better":
             alone = _("No person has compared it: this says what a judge prefers.")
-            said = in_a_row(finding(source), "" if weighed.people.count else alone, _("It keeps within every limit."))
+            said = joined(finding(source), "" if weighed.people.count else alone, _("It keeps within every limit."))
         case "unmeasured":
-            said = in_a_row(finding(source), unmeasured(weighed.limits))
-    return said if decision.given_up_after is None else in_a_row(given_up(decision), said)
+            said = joined(finding(source), unmeasured(weighed.limits))
+    return said if decision.given_up_after is None else joined(given_up(decision), said)
 
 
 UNHEARD = N_(
@@ -326,15 +326,20 @@ def given_up(decision: GateDecision) -> str:
         return _(
             "No held-out prompt is new to it any more, and other answers to the same ones show no more. Import more."
         )
-    said = _("Nothing is left to compare after {checks} checks, and that is not enough evidence.")
-    return said.format(checks=decision.given_up_after)
+    checks = decision.given_up_after or 0
+    said = ngettext(
+        "Nothing is left to compare after {checks} check, and that is not enough evidence.",
+        "Nothing is left to compare after {checks} checks, and that is not enough evidence.",
+        checks,
+    )
+    return said.format(checks=checks)
 
 
 def past_a_limit(weighed: Weighed) -> str:
     """Which limits are not kept."""
     failed = [failure(one) for one in weighed.limits if one.passed == "fail"]
     better = _("People find it better all the same.") if weighed.people.standing == "better" else ""
-    return in_a_row(_("It is past a limit."), *failed, better)
+    return joined(_("It is past a limit."), *failed, better)
 
 
 def failure(one: Requirement) -> str:
@@ -356,7 +361,7 @@ def unmeasured(limits: Sequence[Requirement]) -> str:
         "Too few held-out prompts to tell ({count}; asked for: {wanted}). Import more, and make a new version of the "
         "held-out set."
     )
-    return in_a_row(said, *(few.format(count=one.value, wanted=one.threshold) for one in rests_on))
+    return joined(said, *(few.format(count=one.value, wanted=one.threshold) for one in rests_on))
 
 
 def waiting(weighed: Weighed) -> str:
@@ -367,12 +372,12 @@ def waiting(weighed: Weighed) -> str:
     apart = _("That is against what people find so far.")
     if len({source.standing for source in decided}) > 1:
         apart = _("They are against each other.")
-    return in_a_row(
+    return joined(
         *(needed(source) for source in (weighed.people, *weighed.saying("open"))),
         *(finds[source.standing].format(judge=source.judge) for source in decided),
         apart if decided else "",
         *(
-            in_a_row(cant.format(judge=voter.source.judge), in_words(voter.obstacle).why)
+            joined(cant.format(judge=voter.source.judge), in_words(voter.obstacle).why)
             for voter in weighed.panel
             if voter.obstacle
         ),
@@ -419,11 +424,6 @@ def needed(source: EvidenceSource) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
-def in_a_row(*sentences: str) -> str:
-    """Whole sentences one after the other, as many as there are."""
-    return " ".join(filter(None, sentences))
-
-
 def percentage(share: float, digits: int) -> str:
     """A share in percent with so many significant digits."""
     return f"{number(100 * share, digits)}%"

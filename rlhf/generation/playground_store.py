@@ -26,7 +26,7 @@ from annotation.records import (
     write_token_ids,
 )
 from annotation.store import comparison_store
-from annotation.translation import N_, _
+from annotation.translation import N_, _, kept, retold
 
 AnswerState = Literal["asked", "writing", "stopping", "done", "failed"]
 FinishReason = Literal["stop", "length", "stopped"]
@@ -95,7 +95,8 @@ CHATS = "SELECT c.*, m.revision FROM chat c JOIN model m ON m.id = c.model_id"
 def read_chat(row: Mapping[str, Any]) -> Chat:
     messages, sampling = tuple(json.loads(row["messages"])), Sampling(**json.loads(row["sampling"]))
     token_ids = read_token_ids(row["token_ids"])
-    return Chat(**{**row, "messages": messages, "sampling": sampling, "token_ids": token_ids})
+    told = {"message": retold(row["message"]), "messages": messages, "sampling": sampling, "token_ids": token_ids}
+    return Chat(**{**row, **told})
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -294,7 +295,7 @@ def fail(db: Database, chat_ids: Sequence[int], message: str) -> None:
     db.write(
         f"""UPDATE chat SET state = 'failed', message = ?, finished = ?
             WHERE state IN ('writing', 'stopping') AND id IN ({marks(chat_ids)})""",
-        (message, now(), *chat_ids),
+        (kept(message), now(), *chat_ids),
     )
 
 

@@ -17,7 +17,7 @@ from annotation import hub_client as hubs
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.hub_client import Hub
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import _, joined
 from rlhf.algorithms.model_card import BASE_SHA256, FACTS, public_name
 from rlhf.hub import publications
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
@@ -357,7 +357,7 @@ def ground_of(db: Database, config: Mapping[str, Any], found: HubRevision) -> Po
         "Pull it into a data directory with that base (--data DIR; `pull --base` sets one up), or pull the weights "
         "that it lies on first."
     )
-    raise UserError(f"{said} {mend}")
+    raise UserError(joined(said, mend))
 
 
 def is_base(wanted: str, base: str) -> bool:

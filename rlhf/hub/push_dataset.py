@@ -163,6 +163,11 @@ def snapshot_files(db: Database, data_dir: Path, pushed: Snapshot) -> Files:
     return {**files, CARD: snapshot_card.card(snapshot_facts(db, pushed, rows, files)).encode()}
 
 
+def split_sizes(files: Files) -> dict[str, int]:
+    """The number of rows by split, as exports call these, of what `snapshot_files` gave."""
+    return {SPLIT_NAMES[split]: cast(bytes, files[path]).count(b"\n") for split, path in PATHS.items() if path in files}
+
+
 def without_names(rows: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
     """The same rows with a pseudonym for each annotator, also for one who has another name by now."""
     others: dict[str, str] = {}

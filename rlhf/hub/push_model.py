@@ -22,7 +22,7 @@ from annotation.exports.formats import check_licence, is_licence
 from annotation.hub_client import Hub, RepoKind
 from annotation.records import UserError
 from annotation.store import judgement_store
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from rlhf.algorithms.model_card import (
     EMBEDDED_HUB_NAME,
     Address,
@@ -398,7 +398,7 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
             ),
         )
         problem = (other if named else unknown).format(repo=repo, held=held, form=form)
-        raise UserError(f"{problem} {_(ELSEWHERE)}")
+        raise UserError(joined(problem, _(ELSEWHERE)))
     return there
 
 

@@ -15,7 +15,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from annotation.hub_client import Hub
 from annotation.jobs import job_table
 from annotation.jobs.attempt import beating
 from annotation.records import UserError, now, seconds_between
-from annotation.translation import N_, _, as_it_stands, ngettext
+from annotation.translation import N_, _, joined, ngettext
 from annotation.ui import formatting
 from annotation.validation import FromMapping, adapter
 from rlhf.algorithms.model_card import public_name
@@ -396,7 +396,7 @@ class RentedRun:
             parts.append(_("Its last words: {words}.").format(words=" / ".join(lines)))
         if self.rental.seconds:
             parts.append(_("About {dollars} was spent.").format(dollars=formatting.dollars(self.rental.cost)))
-        return " ".join([*parts, _("Its log: {url}.").format(url=self.rental.url), _(ANEW)])
+        return joined(*parts, _("Its log: {url}.").format(url=self.rental.url), _(ANEW))
 
     def last_lines(self) -> list[str]:
         """The end of the job's log; nothing where the Hub does not give it."""
@@ -633,8 +633,7 @@ def checked_ending(told: Any) -> Ending:
                 odd=", ".join(odd)[:200]
             )
         )
-    said = {name: as_it_stands(one) if isinstance(one, str) else one for name, one in (finished.result or {}).items()}
-    return replace(finished, result=said)
+    return finished
 
 
 def as_trained(spec: JobSpec, batch: int) -> JobSpec:

@@ -24,7 +24,7 @@ from annotation.database import Database
 from annotation.environment import keep_private
 from annotation.hub_client import Hub
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from annotation.ui.invisible import visible
 from rlhf.hub.job_bundle import MADE, RESULT, digest, report_name, unpack
 from rlhf.hub.push_model import Files
@@ -215,7 +215,7 @@ def refuse_machine(spec: JobSpec) -> None:
         said = _("PyTorch {version} can't use the GPU of this machine. Rent another kind.")
         found.append(said.format(version=torch.__version__))
     if found:
-        raise UserError(" ".join(found))
+        raise UserError(joined(*found))
 
 
 def outcome(db: Database, data_dir: Path, job: Job, over: bool) -> tuple[dict[str, Any], Files]:

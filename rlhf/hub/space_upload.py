@@ -31,7 +31,7 @@ from annotation.hub_client import (
     to_front_matter,
 )
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import _, joined
 from annotation.web.space import ADMINS, ANNOTATORS, SPACE_MODEL, checked_rule
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME, memory_needed
 from rlhf.models.chat_template import TOKENIZERS, has_template
@@ -604,7 +604,7 @@ def create(plan: SpacePlan, hub: Hub, token_of_space: str = "", root: Path = ROO
     """
     errors = [finding.text for finding in check(plan, hub, root) if finding.level == "error"]
     if errors:
-        raise UserError(" ".join(errors))
+        raise UserError(joined(*errors))
     there = space_info(hub, plan.repo)
     secrets = {"HF_TOKEN": token_of_space} if token_of_space else {}
     ensure_repo(

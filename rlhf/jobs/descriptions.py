@@ -161,9 +161,9 @@ PAIRS = RowWords(
     ),
     more=N_("Judge more comparisons first."),
     all_left_out={
-        "template": N_("All {count} pairs were refused by the model's chat template: {refusal}"),
-        "too-long": N_("All {count} pairs are longer than max_length."),
-        "identical": N_("In all {count} pairs the two answers are the same text."),
+        "template": N_("Every pair was refused by the model's chat template ({count} in all): {refusal}"),
+        "too-long": N_("Every pair is longer than max_length ({count} in all)."),
+        "identical": N_("In every pair the two answers are the same text ({count} in all)."),
     },
 )
 COMPARISONS = ItemWords(
@@ -189,8 +189,8 @@ DEMONSTRATIONS = RowWords(
         "settings."
     ),
     all_left_out={
-        "template": N_("All {count} demonstrations were refused by the model's chat template: {refusal}"),
-        "too-long": N_("All {count} demonstrations are longer than max_length."),
+        "template": N_("Every demonstration was refused by the model's chat template ({count} in all): {refusal}"),
+        "too-long": N_("Every demonstration is longer than max_length ({count} in all)."),
     },
 )
 PROMPTS = RowWords(
@@ -205,8 +205,8 @@ PROMPTS = RowWords(
     ),
     more=N_("Import prompts on the Data tab."),
     all_left_out={
-        "template": N_("All {count} prompts were refused by the model's chat template: {refusal}"),
-        "too-long": N_("All {count} prompts are longer than max_length."),
+        "template": N_("Every prompt was refused by the model's chat template ({count} in all): {refusal}"),
+        "too-long": N_("Every prompt is longer than max_length ({count} in all)."),
     },
 )
 UNITS: Mapping[Unit, RowWords] = {"pairs": PAIRS, "demonstrations": DEMONSTRATIONS, "prompts": PROMPTS}

@@ -15,7 +15,7 @@ from annotation.database import Database, marks
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, CAME_TO_NOTHING, HEARD, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
 from annotation.records import UserError, now
-from annotation.translation import N_, _, joined, kept, of_server, retold, speaking
+from annotation.translation import N_, _, joined, kept, retold
 from annotation.validation import known
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
@@ -190,9 +190,9 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
 
     Its spec is as before, unless that would fail in the same way: a run whose numbers were none any more goes on with
     half the learning rate, and one whose memory ran out, where a person says so, with `half_batch`. Returns what was
-    changed, which is in the log too, there in the server's language; empty if nothing. Raises UserError for a job in
-    any other state, and for a batch that can't be halved. A job for rented hardware is looked for there again, as it
-    is; one that was never started there is rented now.
+    changed, which is in the log too; empty if nothing. Raises UserError for a job in any other state, and for a batch
+    that can't be halved. A job for rented hardware is looked for there again, as it is; one that was never started
+    there is rented now.
     """
     with db.transaction() as connection:
         job = find(db, job_id)
@@ -208,9 +208,8 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
             spec, message = halved(job), SMALLER
         elif isinstance(spec, TrainingSpec) and diverged(job):
             spec, message = replace(spec, learning_rate=spec.learning_rate / 2), SLOWER
-        changes = difference(job.spec, spec)
-        with speaking(of_server()):  # everybody reads it
-            said = kept(_(message).format(changes=changes))
+        told = _(message).format(changes=difference(job.spec, spec))
+        said = kept(told)
         if said:
             job_table.add_event(db, job_id, "change", 0, said)
         connection.execute(
@@ -218,7 +217,7 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
                     position = {LAST_PLACE} WHERE id = ?""",
             (to_json(spec), said, job_id),
         )
-    return _(message).format(changes=changes)
+    return told
 
 
 def halved(job: Job) -> JobSpec:
@@ -382,6 +381,6 @@ def log_tail(db: Database, job_id: int, lines: int = 12) -> list[str]:
 
 
 def said_in(event: Mapping[str, Any]) -> Any:
-    """What an event says; a change of settings in the language that is spoken."""
+    """What an event says; of a log and a change of settings in the language that is spoken."""
     data = json.loads(event["data"])
-    return retold(data) if event["kind"] == "change" else data
+    return retold(data) if isinstance(data, str) else data

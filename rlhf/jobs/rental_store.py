@@ -257,7 +257,7 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Any) -> R
             connection.execute("UPDATE rental SET batches = ? WHERE job_id = ?", (number, job_id))
             for event in report.events:
                 row = asdict(event)
-                if isinstance(event, LogEvent) and event.kind == "change":
+                if isinstance(event, LogEvent):
                     row["data"] = as_it_stands(event.data)
                 db.insert("event", {**row, "job_id": job_id, "data": json.dumps(row["data"])})
     return get(db, job_id)

@@ -11,7 +11,7 @@ from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped, beating
 from annotation.jobs.job_table import Reason
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
@@ -115,7 +115,7 @@ def sentence_for(error: BaseException, spec: JobSpec) -> str:
     if disk_full(error):
         return _("The disk is full, so nothing more could be saved. Free some space, then resume this run.")
     if out_of_memory(error):
-        return f"{_(MEMORY_RAN_OUT)} {advice(spec)}"
+        return joined(_(MEMORY_RAN_OUT), advice(spec))
     return _("An error of Prefloop's own ended it ({kind}: {error}). The log has more.").format(
         kind=type(error).__name__, error=error
     )

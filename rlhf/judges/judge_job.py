@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from annotation.records import UserError
-from annotation.translation import _, kept
+from annotation.translation import _
 from rlhf.jobs.run import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
@@ -42,8 +42,8 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
             left_open=len(waiting) - counts.judged,
             verdicts=counts.verdicts,
             failed=dict(counts.failed),
-            gave_up=kept(counts.gave_up),
-            remark=kept(nothing if counts.basis is None else counts.basis.sentence()),
+            gave_up=counts.gave_up,
+            remark=nothing if counts.basis is None else counts.basis.sentence(),
             prompt_tokens=counts.prompt_tokens,
             completion_tokens=counts.completion_tokens,
             cost=judge_store.cost(judge, counts.prompt_tokens, counts.completion_tokens),
@@ -59,7 +59,7 @@ def judged(run: Run, spec: JudgeSpec, judge: Judge, rubric: Rubric, waiting: Seq
 
     def progress(counts: JudgingCounts) -> None:
         metrics = {"verdicts": float(counts.verdicts), "failed": float(counts.failed.total())}
-        said = _("{verdicts} of {asked} verdicts are given.")
+        said = _("Verdicts given: {verdicts} of {asked}.")
         run.report(counts.judged, len(waiting), metrics, said.format(verdicts=counts.verdicts, asked=asked))
 
     counts = JudgingCounts()

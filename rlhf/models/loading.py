@@ -266,6 +266,8 @@ def adapter_config(spec: TrainingSpec, base_path: Path, task: str = "CAUSAL_LM")
         return None
     if spec.method == "prompt":
         by_text = spec.virtual_init == "text"
+        if by_text:
+            check_virtual_text(base_path, spec.virtual_text)
         text = AutoConfig.from_pretrained(base_path).get_text_config()
         return PromptTuningConfig(
             task_type=task,
@@ -295,6 +297,18 @@ def adapter_config(spec: TrainingSpec, base_path: Path, task: str = "CAUSAL_LM")
         use_rslora=spec.rslora,
         init_lora_weights=True if spec.lora_init == "default" else spec.lora_init,
     )
+
+
+def check_virtual_text(base_path: Path, text: str) -> None:
+    """Raises UserError where virtual tokens can't start from a text: the model has no rows for its tokens."""
+    tokenizer = tokenizer_of_files(base_path)
+    numbers = tokenizer(text)["input_ids"]
+    if not numbers:
+        raise UserError(_("This model reads nothing in virtual_text. Write other words, or set virtual_init random."))
+    without = next((one for one in numbers if not has_row(base_path, one)), None)
+    if without is not None:
+        told = _("This model has no row for {token}, which is in virtual_text. Leave it out.")
+        raise UserError(told.format(token=tokenizer.convert_ids_to_tokens(without)))
 
 
 def hold_in_float32(model: Any) -> None:

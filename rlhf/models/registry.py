@@ -13,7 +13,7 @@ from annotation.environment import remove_leftover
 from annotation.jobs.job_table import ENDED
 from annotation.records import UserError, ancestors_of, now, who
 from annotation.store import answer_changes, policy_comparisons, setting_store
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, kept, ngettext, retold
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import bytes_within, clear_half_written, verify_directory
 from rlhf.jobs.descriptions import Made
@@ -475,7 +475,7 @@ def record_decision(
 ) -> None:
     """Append to the record of what was decided: who and, where it was said, why."""
     made = {"model_id": model_id, "previous_id": previous_id, "action": action}
-    db.insert("decision", {**made, "decided_by": decided_by, "reason": reason, "created": now()})
+    db.insert("decision", {**made, "decided_by": decided_by, "reason": kept(reason), "created": now()})
 
 
 def decided_against(db: Database, policy: Policy) -> Policy | None:
@@ -521,7 +521,7 @@ NO_REASON = N_("no reason given")
 
 def why(reason: str) -> str:
     """The reason that is recorded with a decision, as it is shown."""
-    return _(NO_REASON) if reason == NO_REASON else reason
+    return _(NO_REASON) if reason == NO_REASON else retold(reason)
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def parent_problem(db: Database, spec: TrainingSpec, parent: Policy) -> str:
         adapter = _("A reward model grows on whole weights, and {revision} is an adapter.").format(
             revision=parent.revision
         )
-        return f"{adapter} {instead(db, spec, parent)}"
+        return joined(adapter, instead(db, spec, parent))
     if parent.form in ("base", "full"):
         full_reference = spec.method == "full" and spec.implicit_reference() == "base"
         if full_reference and parent.form == "full":
@@ -184,7 +184,7 @@ def parent_problem(db: Database, spec: TrainingSpec, parent: Policy) -> str:
         adapter = _("Full fine-tuning starts from whole weights, and {revision} is an adapter.").format(
             revision=parent.revision
         )
-        return f"{adapter} {instead(db, spec, parent)}"
+        return joined(adapter, instead(db, spec, parent))
     return shape_problem(db, spec, parent)
 
 
@@ -375,19 +375,19 @@ def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> str:
             if made is not None
             else _("The parent {revision} is an adapter of the kind {shape} and can't be continued with {method}.")
         ).format(revision=parent.revision, shape=shape["method"], method=spec.method)
-        return f"{what} {instead(db, spec, parent)}"
+        return joined(what, instead(db, spec, parent))
     if spec.held_in() != parent.precision:
         return across_precisions(db, spec, parent)
     if made is not None and made.lora_init == "pissa":
         began = _("The parent {revision} began with PiSSA, and was stored as an adapter of twice the rank.").format(
             revision=parent.revision
         )
-        return f"{began} {instead(db, spec, parent)}"
+        return joined(began, instead(db, spec, parent))
     unknown = beyond(db, parent) if made is None else []
     if unknown:
         has = _("The parent {revision} has settings that training here has not ({settings}), so it can't be continued.")
         said = has.format(revision=parent.revision, settings=", ".join(unknown))
-        return f"{said} {instead(db, spec, parent)}"
+        return joined(said, instead(db, spec, parent))
     differing = {name: value for name, value in shape.items() if not same_setting(name, value, spec)}
     if not differing:
         return ""

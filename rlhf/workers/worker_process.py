@@ -136,7 +136,7 @@ def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed
     if job.status != "lost" or (code and job.message != job_store.ended_with_program(job.spec)):
         job_store.died(db, job.id, child.worker, joined(*said), reason)
     if code:
-        job_store.give_up(db, job.id, child.attempt, joined(*filter(None, (cause, see))), reason)
+        job_store.give_up(db, job.id, child.attempt, joined(cause, see), reason)
 
 
 def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: Callable[[], bool] = lambda: False) -> None:

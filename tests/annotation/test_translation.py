@@ -132,6 +132,26 @@ def test_what_is_stored_is_told_in_the_language_of_whoever_reads_it(tmp_path: Pa
     assert translation.kept(f"{said} hf_{'x' * 34}") == f"{said} hf_{'x' * 34}", "it is another text"
 
 
+def test_what_is_said_in_one_language_is_kept_for_readers_of_another_with_and_without_gaps(tmp_path: Path) -> None:
+    text = 'msgid "It is full."\nmsgstr "Sie ist voll."\n\nmsgid "{why} Look."\nmsgstr "{why} Schau."\n'
+    german = translation.chosen(str(file_of(tmp_path, text)))
+    with translation.speaking(german):
+        said = translation.translate("It is full.")
+        assert said == "Sie ist voll."
+        several = translation.joined(said, "", translation.translate("{why} Look.").format(why=said))
+        stored = [translation.kept(str(UserError(one))) for one in (said, several, translation.joined("", said))]
+        record = json.dumps(
+            translation.kept_within({"why": said, "rows": [{"text": '{"said": ["no"]'}, 1], "t": (said,)})
+        )
+        assert [translation.retold(one) for one in stored] == [said, several, said]
+    assert [translation.retold(one) for one in stored] == [
+        *("It is full.", "It is full. It is full. Look.", "It is full."),
+    ]
+    assert translation.retold_within(json.loads(record)) == {
+        **{"why": "It is full.", "rows": [{"text": '{"said": ["no"]'}, 1], "t": ["It is full."]},
+    }
+
+
 def test_what_was_stored_without_a_count_is_told_in_the_plural_that_its_sentence_has_by_now(tmp_path: Path) -> None:
     text = """msgid "{name} has {count:,} row."
 msgid_plural "{name} has {count:,} rows."

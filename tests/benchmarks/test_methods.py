@@ -218,7 +218,7 @@ def rows_for(machine: Machine) -> list[DemonstrationRow]:
 def test_a_job_that_fails_is_an_error_with_the_end_of_its_log(machine: Machine) -> None:
     snapshot = store_snapshot(machine.db, machine.data_dir, CountedRows(rows_for(machine)))
     lab = Laboratory(machine.data_dir, str(machine.model), {}, {"job": 1.0})
-    with pytest.raises(BenchmarkError, match="All 12 demonstrations are longer than max_length"):
+    with pytest.raises(BenchmarkError, match="Every demonstration is longer than max_length"):
         lab.run("job", SFTSpec(snapshot=snapshot, max_length=2, samples=0))
 
 

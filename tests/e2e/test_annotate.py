@@ -427,7 +427,12 @@ def test_four_answers_are_ranked_by_keyboard(site: Site) -> None:
     assert by_place(first) == [3, 2, 1, 1]
     ann.wait_status("Saved: 3 = 4 > 2 > 1.")
     ann.ready()
-    ann.press("2", "1", "4")
+    ann.press("2", "1", "4", "3", "=")
+    ann.wait_status("All are ranked: submit.")
+    assert ann.page.get_attribute(".tie", "aria-pressed") == "false", "there is no next one to tie"
+    ann.press("Backspace")
+    ann.press("3", "3")
+    ann.press("4", "4")
     ann.wait_status("Answer 4: 3rd. Submit, and the one left comes last.")
     assert by_place(ann.judge("Enter")) == [2, 1, 4, 3]  # four keys for four: the last answer needs none
     ann.ready()
@@ -979,6 +984,12 @@ def test_failed_answers_can_not_be_judged(site: Site) -> None:
     assert disabled == 8, "the seven degrees and 'both bad'"
     ann.press("1", "0")
     ann.page.wait_for_timeout(400)
+    ann.press("e", "1", "?")
+    assert ann.page.locator("#answer-edit").count() == 0
+    listed = {text.split()[0] for text in ann.page.locator(".keys li").all_inner_texts()}
+    assert {"S", "N", "H", "R"} <= listed
+    assert listed & {"E", "U", "D", "0", "1", "7"} == set(), "nothing can be edited, judged or undone"
+    ann.press("?")
     assert ann.rows() == []
     comparison_store.fail_answers(site.db, comparison_id)
     ann.wait_status("could not be written to its end, so this comparison can't be judged")
@@ -1400,6 +1411,7 @@ def test_all_keys_are_listed_and_single_ones_can_be_turned_off(site: Site) -> No
     ann.ready()
     ann.press("?")
     ann.page.uncheck("#single-keys")
+    assert {text.split()[0] for text in ann.page.locator(".keys li").all_inner_texts()} == {"Esc"}
     ann.page.locator("#keys-title").focus()
     ann.press("1", "s", "?")
     assert ann.rows() == []

@@ -28,7 +28,8 @@ SAID: Final = ("content", "value", "text")
 # Of which types a part of a message is that is text.
 TEXT_PARTS: Final = ("text", "input_text", "output_text")
 # By which of a message's keys an answer is not to be learned where they are false or 0.
-LEARNED: Final = ("weight", "train", "training", "loss")
+WEIGHT: Final = "weight"
+LEARNED: Final = (WEIGHT, "train", "training", "loss", "loss_mask")
 # How text says that there is nothing.
 NOTHING: Final = ("", "null", "none", "nan", "n/a")
 # How chat templates mark turns within one text, with the name of who has the turn, and as text that people write, too.
@@ -225,6 +226,12 @@ def refuse_unlearned(value: Any, column: str) -> None:
             _("column '{column}' holds an answer that is not to be learned ('{unlearned}' is off)"),
             unlearned=unlearned,
         )
+
+
+def has_weights(value: Any) -> bool:
+    """Whether a message, or one of several, is an answer that is to be learned more, or less, than others."""
+    answers = [entry for entry in entries_with((WEIGHT,), value) if role_of(entry) == "assistant"]
+    return any(number_of(answer.get(WEIGHT)) not in (None, 1.0) for answer in answers)
 
 
 def is_off(value: Any) -> bool:

@@ -366,7 +366,7 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
             numbers = ", ".join(f"{one:g}" for one in sorted(seen))
             said = scale.format(column=display_name(column), numbers=numbers)
             how = _(HOW_RATINGS).format(column=display_name(column))
-            raise UnclearColumn(" ".join([said, how, _("Nothing was imported.")]), "rating", "label")
+            raise UnclearColumn(joined(said, how, _("Nothing was imported.")), "rating", "label")
         return number == 1
 
     return read
@@ -423,7 +423,10 @@ def numbers(
     """One number for each answer. Raises UnusableRow."""
     if len(found) != wanted:
         raise UnusableRow(
-            column, _("column '{column}' has {count} numbers for {wanted} answers"), count=len(found), wanted=wanted
+            column,
+            _("column '{column}' needs {wanted} numbers, one for each answer; found: {count}"),
+            count=len(found),
+            wanted=wanted,
         )
     read = [read_one(number) for number in found]
     wrong = [number for number, value in zip(found, read, strict=True) if value is None]

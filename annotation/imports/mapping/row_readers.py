@@ -10,7 +10,14 @@ from typing import Any, Final
 from annotation.exports.formats import UNKNOWN
 from annotation.imports.mapping.answer_ranks import ranking_of
 from annotation.imports.mapping.columns import EMPTY, pass_over, with_paths
-from annotation.imports.mapping.conversations import SPEAKERS, has_thoughts, holds_something, list_of, refuse_unlearned
+from annotation.imports.mapping.conversations import (
+    SPEAKERS,
+    has_thoughts,
+    has_weights,
+    holds_something,
+    list_of,
+    refuse_unlearned,
+)
 from annotation.imports.mapping.import_plan import ImportPlan, form_of
 from annotation.imports.mapping.labels import (
     BAD,
@@ -51,6 +58,7 @@ from annotation.translation import N_, _
 
 EQUAL_SCORES: Final = N_("equal scores: imported as a tie")
 SAID_TIE: Final = N_("chosen and rejected are called a tie: imported as one")
+WEIGHT_LEFT: Final = N_("an answer with a weight of its own, which counts like any other")
 PICTURES_LEFT: Final = N_("a text with a mark for a picture or sound, which is not there")
 THOUGHTS_LEFT: Final = N_("a message with what was thought before it, which is left out")
 NOT_ALL_READ: Final = N_("a list with more entries than those that are named, which alone are read")
@@ -238,7 +246,7 @@ def read_responses(plan: ImportPlan) -> RowReader:
         if not 2 <= len(entries) <= MAXIMUM_ANSWERS:
             raise UnusableRow(
                 column,
-                _("column '{column}' holds {count} answers, not 2 to {maximum_answers}"),
+                _("column '{column}' must hold 2 to {maximum_answers} answers; found: {count}"),
                 count=len(entries),
                 maximum_answers=MAXIMUM_ANSWERS,
             )
@@ -294,8 +302,11 @@ def reader_of(plan: ImportPlan) -> RowReader:
     def of(given: Mapping[str, Any]) -> MappedRow:
         values = with_paths(given, plan.paths) if plan.paths else given
         record = without_pictures(with_chances(read(values), values, plan), values)
-        for column in used if form in LEARNED_FORMS else ():
+        learned = used if form in LEARNED_FORMS else ()
+        for column in learned:
             refuse_unlearned(values.get(column), column)
+        if any(has_weights(values.get(column)) for column in learned):
+            record = remarked(record, WEIGHT_LEFT)
         if paths and pass_over(given, paths):
             record = remarked(record, NOT_ALL_READ)
         return remarked(record, THOUGHTS_LEFT) if any(has_thoughts(values.get(one)) for one in used) else record

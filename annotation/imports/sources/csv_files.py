@@ -13,7 +13,7 @@ from annotation.exports.formats import unescape_cell, unflattened
 from annotation.imports.sources.byte_stream import MAXIMUM_LINE, MEGABYTE, Stream, wrong_byte
 from annotation.imports.sources.raw_rows import BadRow, RawRow, SourceRow, refuse_columns
 from annotation.records import UserError
-from annotation.translation import _, ngettext
+from annotation.translation import _, joined, ngettext
 
 # One field may have so many characters; what is longer is never loaded.
 MAXIMUM_FIELD = 1_000_000
@@ -137,7 +137,7 @@ def read_header(name: str, reader: Iterator[list[str]], lines: CsvLines) -> list
         ) from error
     wrong = lines.wrong_byte()
     if wrong:
-        raise UserError(f"{name}: {wrong}")
+        raise UserError(joined(f"{name}:", wrong))
     if not header:
         raise UserError(_("{name} is empty: there is no header and no row. Nothing was imported.").format(name=name))
     refuse_columns(header, name)

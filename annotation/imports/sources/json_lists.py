@@ -14,7 +14,7 @@ from annotation.imports.sources.byte_stream import CHUNK, MAXIMUM_LINE, MEGABYTE
 from annotation.imports.sources.json_values import DECODER, in_words
 from annotation.imports.sources.raw_rows import RawRow, as_row, kind_of
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Document:
         try:
             text = self.decode.decode(chunk, final=self.ended)
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.stream.name}: {wrong_byte(error, start)}") from error
+            raise UserError(joined(f"{self.stream.name}:", wrong_byte(error, start))) from error
         if start == 0:
             text = text.removeprefix("\ufeff")
         self.text = self.text[self.at :] + text

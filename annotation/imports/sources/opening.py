@@ -30,6 +30,8 @@ FORMATS = N_(
 ARCHIVE = b'{"format":"prefloop archive"'
 # What has more than one NUL in so many bytes is no text: UTF-16 has one in two.
 MOST_NUL = 16
+# Where the first header of an archive has it, behind a name that is filled up with NUL.
+TAR, TAR_AT = b"ustar", 257
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 UNPACKABLE = {
     b"PK\x03\x04": N_("{name} is a ZIP archive (an .xlsx workbook is one, too)."),
@@ -38,9 +40,13 @@ UNPACKABLE = {
     b"BZh": N_("{name} is a BZIP2 archive."),
     b"\x28\xb5\x2f\xfd": N_("{name} is a Zstandard archive."),
     b"7z\xbc\xaf\x27\x1c": N_("{name} is a 7z archive."),
+    b"\x04\x22\x4d\x18": N_("{name} is an LZ4 archive."),
     b"Rar!": N_("{name} is a RAR archive."),
     b"SQLite format 3": N_("{name} is an SQLite database."),
     b"%PDF": N_("{name} is a PDF document."),
+    b"\xd0\xcf\x11\xe0": N_("{name} is an old Office file, such as an .xls workbook."),
+    b"\x89HDF": N_("{name} is an HDF5 file."),
+    b"Obj\x01": N_("{name} is an Avro file."),
 }
 
 
@@ -97,10 +103,12 @@ def refuse_misplaced(name: str, head: bytes) -> None:
 
 def refuse_other_formats(name: str, head: bytes) -> None:
     """Raises UserError for what is known not to be importable, by its first bytes."""
-    for magic, description in UNPACKABLE.items():
-        if head.startswith(magic):
-            refused = _(description).format(name=name)
-            raise UserError(joined(refused, _("Unpack or convert it first."), _(FORMATS)))
+    description = next((said for magic, said in UNPACKABLE.items() if head.startswith(magic)), "")
+    if head.startswith(TAR, TAR_AT) and b"\x00" in head[:TAR_AT]:
+        description = N_("{name} is a TAR archive.")
+    if description:
+        refused = _(description).format(name=name)
+        raise UserError(joined(refused, _("Unpack or convert it first."), _(FORMATS)))
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         refused = _("{name} is UTF-16: it begins with the bytes {hex}.").format(name=name, hex=head[:2].hex(" "))
         raise UserError(joined(refused, _("Save the file as UTF-8; no other encoding is guessed.")))
@@ -118,12 +126,12 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
         parse = partial(csv_rows, likely=",;\t" if kind == ".csv" else "\t,;")
         return from_stream(path, name, "CSV", _("rows, the header is row 1, as a spreadsheet counts"), parse)
     if kind in (".jsonl", ".ndjson") and (start != b"[" or holds_json_lines(path, name)):
-        return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
+        return from_stream(path, name, "JSON lines", _("lines"), jsonl_rows)
     if start == b"[":
         return from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
     if start == b"{":
         if holds_json_lines(path, name):
-            return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
+            return from_stream(path, name, "JSON lines", _("lines"), jsonl_rows)
         return from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
     if kind == ".json":
         raise UserError(

@@ -125,8 +125,8 @@ def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> TokenisedData:
     if not items:
         raise UserError(
             _(
-                "None of {count} prompts can be answered in {max_new_tokens} tokens within a max_length of "
-                "{max_length}. Add prompts, raise max_length, or lower sampling.max_new_tokens."
+                "Within a max_length of {max_length}, no prompt ({count} in all) leaves room for an answer of "
+                "{max_new_tokens} tokens. Add shorter prompts, raise max_length, or lower max_new_tokens."
             ).format(count=len(rows), max_new_tokens=spec.sampling.max_new_tokens, max_length=spec.max_length)
         )
     return TokenisedData(items, left_out)

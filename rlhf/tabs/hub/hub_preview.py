@@ -8,13 +8,19 @@ from pathlib import Path
 
 from annotation.copies.safe_copies import Schedule
 from annotation.database import Database
+from annotation.exports import export_files
+from annotation.exports.formats import ExportRequest
+from annotation.tabs.export_form import SPLITS
 from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import duration, size
 from annotation.ui.markup import Chip, paragraph, points, status, table
-from rlhf.hub import space_upload
-from rlhf.hub.hub_requests import CheckSpace, PublishModel
+from rlhf.hub import push_dataset, space_upload
+from rlhf.hub.hub_requests import CheckSpace, PublishModel, PushData
+from rlhf.hub.push_dataset import Snapshot
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
+from rlhf.hub.snapshot_card import names_annotators
 from rlhf.hub.space_upload import SpaceFinding
+from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.tabs import downloads
 
@@ -45,6 +51,36 @@ def publish_preview(db: Database, data_dir: Path, asked: PublishModel) -> str:
     rows.append((CARD, _("the model's card, written from the record")))
     tag = _("Their commit gets the tag {tag}. Nothing was sent.").format(tag=policy.revision)
     return said + table((_("File"), _("Size")), rows) + paragraph(tag, "quiet")
+
+
+def data_preview(db: Database, data_dir: Path, asked: PushData) -> str:
+    """How much would go where, and who is named. Raises UserError for a form that can't be meant, and for lost data."""
+    asked.check()
+    of_annotators = True
+    if asked.run is None:
+        rows = export_files.count(data_dir, ExportRequest(asked.format, names=asked.names))["rows"]
+    else:
+        frozen = Snapshot(job_store.get(db, asked.run), asked.repo, asked.names)
+        rows = push_dataset.split_sizes(push_dataset.snapshot_files(db, data_dir, frozen))
+        of_annotators = names_annotators(frozen.unit)
+    total = sum(rows.values())
+    if not total:
+        return status(_("Nothing would go to the dataset {repo}: there are no such rows.").format(repo=asked.repo))
+    into = ngettext(
+        "{total:,} row ({parts}) would go to the dataset {repo}, made as a private one if it is not there.",
+        "{total:,} rows ({parts}) would go to the dataset {repo}, made as a private one if it is not there.",
+        total,
+    )
+    if not asked.private:
+        into = ngettext(
+            "{total:,} row ({parts}) would go to the dataset {repo}, made as a public one if it is not there.",
+            "{total:,} rows ({parts}) would go to the dataset {repo}, made as a public one if it is not there.",
+            total,
+        )
+    parts = ", ".join(_(SPLITS[name]).format(count=count) for name, count in rows.items() if count)
+    named = _("Annotators are named in it.") if asked.names else _("Annotators have pseudonyms in it.")
+    rest = [named, _("Nothing was sent.")] if of_annotators else [_("Nothing was sent.")]
+    return status(into.format(total=total, parts=parts, repo=asked.repo)) + paragraph(" ".join(rest), "quiet")
 
 
 def space_preview(asked: CheckSpace) -> str:

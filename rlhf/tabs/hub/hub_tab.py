@@ -392,7 +392,9 @@ def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
         licence = licence_choice()
     private = gr.Checkbox(True, label=_("Private, if it is new"))
     names = gr.Checkbox(label=_("Name the annotators (otherwise each has a pseudonym)"))
-    buttons["push"] = button(_("Push the data"), "hub-push-go", "primary")
+    with gr.Row():
+        buttons["look at data"] = button(_("What would be sent"), "hub-push-look")
+        buttons["push"] = button(_("Push the data"), "hub-push-go", "primary")
     parts["said push"] = html_box()
     forms["push"] = [parts["data"], repo, chosen, private, names, licence]
 
@@ -454,8 +456,15 @@ def wire_previews(page: HubPage, context: Context) -> None:
     def look_at_publication(annotator: Annotator, *values: Any) -> str:
         return hub_preview.publish_preview(context.db, context.data_dir, publish_of(*values))
 
+    @guarded(context, "admin")
+    def look_at_data(annotator: Annotator, *values: Any) -> str:
+        return hub_preview.data_preview(context.db, context.data_dir, push_of(*values))
+
     page.buttons["look"].click(
         look_at_publication, page.forms["publish"], page.parts["said publish"], api_name="hub-look", **QUEUED
+    )
+    page.buttons["look at data"].click(
+        look_at_data, page.forms["push"], page.parts["said push"], api_name="hub-look-data", **QUEUED
     )
 
 

@@ -11,7 +11,7 @@ from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer, Split, seconds_between, who
 from annotation.store.stock_counts import AnswerCounts
-from annotation.translation import N_, _, ngettext, numeral, retold
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import differences, markup
 from annotation.ui.formatting import (
     NOT_MEASURED,
@@ -490,7 +490,7 @@ def win_rates(report: CheckReport) -> str:
                 "{judge} left {left_open} comparison open. {gave_up}",
                 "{judge} left {left_open} comparisons open. {gave_up}",
                 calls.left_open,
-            ).format(judge=judge, left_open=calls.left_open, gave_up=retold(calls.gave_up)),
+            ).format(judge=judge, left_open=calls.left_open, gave_up=calls.gave_up),
             "warning",
         )
         for judge, calls in report.judged.items()

@@ -26,7 +26,7 @@ from rlhf.tabs.plot_zoom import CurveData
 STAGES: Mapping[Stage, str] = {
     "collecting": N_("Collecting judgements"),
     "training": N_("Training"),
-    "checking": N_("Checking"),
+    "checking": N_("Check"),
     "deciding": N_("Decision"),
 }
 

@@ -104,9 +104,9 @@ def stage_with(job: Job, spec: TrainingSpec | CheckSpec | JudgeSpec, state: Loop
 
 def collecting(state: LoopState) -> str:
     """How many judgements there are for the next training."""
-    said = _("Collecting: {new} of {wanted} new judgements.")
+    said = _("Collecting new judgements: {new} of {wanted}.")
     if state.towards_next > state.auto_train.wanted:
-        said = _("Collecting: {new} new judgements, and {wanted} are enough.")
+        said = _("Collecting new judgements: {new}, and {wanted} would do.")
     return said.format(new=state.towards_next, wanted=state.auto_train.wanted)
 
 

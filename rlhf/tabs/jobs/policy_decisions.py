@@ -9,7 +9,7 @@ import gradio as gr
 
 from annotation.records import UserError
 from annotation.tabs.guard import Context
-from annotation.translation import _, of_server, speaking
+from annotation.translation import _
 from annotation.ui import formatting
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation import gate_decisions
@@ -45,8 +45,7 @@ def undo(context: Context, number: int, decided_by: str) -> str:
         if check is not None and gate_decisions.can_be_asked(context.db, policy, check):
             said = _("{revision} is a candidate again. “Let people compare” puts its answers before them again.")
         return said.format(revision=row.revision)
-    with speaking(of_server()):  # everybody reads it
-        why = _("{revision} was taken back.").format(revision=row.revision)
+    why = _("{revision} was taken back.").format(revision=row.revision)
     return promote(context, row.previous, decided_by, why, undoes=number)
 
 

@@ -101,7 +101,7 @@ def length_sentence(length: LengthFigures, accuracy: float) -> str:
 def judges_sentence(quality: RewardModelQuality) -> str:
     """Whose word the figures rest on where it is not people's alone."""
     said = _(
-        "AI judges alone have judged {number} of the {count} held-out comparisons: all this says how often it agrees "
+        "AI judges alone have judged held-out comparisons ({number} of {count}): all this says how often it agrees "
         "with them, not with people."
     )
     if quality.by_judges == quality.accuracy.n:

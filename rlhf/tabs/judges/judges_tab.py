@@ -207,7 +207,7 @@ def what_it_is(judge: Judge, spent: JudgeUsage) -> str:
     is_what = judge_form.what_it_is(judge)
     match judge.settings:
         case EndpointSettings(total_calls=total) if total:
-            made = _("{calls:,} of {total:,} calls made").format(calls=spent.calls, total=total)
+            made = _("calls made: {calls:,} of {total:,}").format(calls=spent.calls, total=total)
             return f"{is_what} · {made}"
     return is_what
 

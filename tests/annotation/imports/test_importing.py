@@ -984,7 +984,7 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
     checked = ended(importer)
     assert checked.outcome is not None
     assert checked.outcome.result.counts.judged == 6
-    said = " ".join(checked.outcome.summary)
+    said = tab.outcome_card(checked.outcome)
     assert "held out, to check with. Before you import, “New prompts are” says how many." in said
     assert "--" not in said, "there is no command line on the page"
     assert checked.outcome.result.import_id is None
@@ -993,16 +993,25 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
     imported = ended(importer).outcome
     assert imported is not None
     assert imported.result.import_id == 1
-    assert "Before you import" not in " ".join(imported.summary)
+    assert "Before you import" not in tab.outcome_card(imported)
     assert db.value("SELECT requested_by FROM import") == "kim"
     importer.start("import", ["--", str(tmp_path / "none.csv")], [])
     failed = ended(importer)
     assert (failed.status, failed.error) == ("failed", f"There is no file {tmp_path / 'none.csv'}. Check the path.")
     with speaking(language_of("de")):
-        importer.start("check", ["--", path], ["--as=prompts"])
+        assert importer.state.error == f"Es gibt keine Datei {tmp_path / 'none.csv'}. Prüfe den Pfad."
+        importer.start("check", ["--", path], [])
     told = ended(importer).outcome
     assert told is not None
-    assert told.summary[0].startswith("7 Zeilen gelesen."), "whoever asked is told in their language"
+    assert "7 rows read." in tab.outcome_card(told)
+    assert [why for why, _count in told.result.reasons] == [
+        "column 'rejected' must be text or messages; found: empty (null)"
+    ]
+    with speaking(language_of("de")):
+        told = importer.state.outcome
+        assert told is not None
+        assert "7 Zeilen gelesen." in tab.outcome_card(told), "each is told in their language, whoever asked"
+        assert [why for why, _count in told.result.reasons] == ["Spalte „rejected“ ist leer"]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,14 @@ from annotation.imports.mapping.labels import UnusableRow
 from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.mapping.planning import make_plan
 from annotation.imports.mapping.prompt_and_answers import OTHER_SYSTEMS
-from annotation.imports.mapping.row_readers import EQUAL_SCORES, NOT_ALL_READ, SAID_TIE, THOUGHTS_LEFT, reader_of
+from annotation.imports.mapping.row_readers import (
+    EQUAL_SCORES,
+    NOT_ALL_READ,
+    SAID_TIE,
+    THOUGHTS_LEFT,
+    WEIGHT_LEFT,
+    reader_of,
+)
 from annotation.imports.sources.raw_rows import SourceRow, Unread
 from annotation.records import UserError
 from tests.annotation.imports.mapping.test_mapping import assistant, system, user
@@ -542,9 +549,14 @@ CASES: dict[str, Case | Refused] = {
     ),
     "answers that are not to be learned": Case(
         [{"messages": [user("q"), {**assistant("x"), key: off}]} for key, off in
-         (("weight", 0.0), ("weight", "0.0"), ("train", False), ("training", "false"), ("loss", False))],
+         (("weight", 0.0), ("weight", "0.0"), ("train", False), ("training", "false"), ("loss", False),
+          ("loss_mask", 0))],
         [f"column 'messages' holds an answer that is not to be learned ('{key}' is off)" for key in
-         ("weight", "weight", "train", "training", "loss")], "demonstrations",
+         ("weight", "weight", "train", "training", "loss", "loss_mask")], "demonstrations",
+    ),
+    "answers with weights": Case(
+        [{"messages": [user("q"), {**assistant("x"), "weight": weight}]} for weight in (0.5, 1, "1.0")],
+        [told("q", "x", remark=WEIGHT_LEFT), told("q", "x"), told("q", "x")], "demonstrations",
     ),
     "texts that a chat template has written": Case(
         [{"text": text} for text in (

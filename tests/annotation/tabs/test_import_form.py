@@ -36,7 +36,7 @@ LOOK = {
 }
 OUTCOME = {
     **{"name": "rows.jsonl", "format": "JSON lines", "target": "prompts", "columns": {"prompt": "prompt"}},
-    **{"summary": ["9 rows read."], "dry_run": False, "import_id": 1, "seconds": 1.0, "reasons": []},
+    **{"counts": {"rows": 9}, "dry_run": False, "import_id": 1, "seconds": 1.0, "reasons": []},
 }
 
 

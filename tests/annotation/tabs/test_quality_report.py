@@ -336,7 +336,12 @@ def test_charts_have_ids_of_their_own_and_axes_with_units() -> None:
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids)) == 14
     said = words(page)
-    for unit in ("log-odds; base is 0", "share of 90 decisive choices (even: 25%)", "each day (UTC)", "judgements"):
+    for unit in (
+        "log-odds; base is 0",
+        "share of decisive choices, 90 in all (even: 25%)",
+        "each day (UTC)",
+        "judgements",
+    ):
         assert unit in said
     assert "+0.50 (+0.10 to +0.90), 62% wins" in said
     assert "dpo-2" in said

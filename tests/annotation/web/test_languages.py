@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from annotation import translation
+from annotation.copies import safe_copies
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
@@ -29,6 +30,7 @@ from annotation.web.settings import Settings
 from annotation.web.watches import Watches
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
+from rlhf.models import registry
 from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.pages import language_option
 from rlhf.web_server import guarded_app
@@ -328,6 +330,28 @@ def test_the_script_of_the_annotate_tab_is_told_the_language_that_it_writes_numb
         (card,) = page.blocks.values()
         assert isinstance(card, gr.HTML)
         assert card.props["language"] == code
+
+
+def test_what_a_worker_says_is_read_in_the_language_of_each(db: Database, data_dir: Path, marked: Language) -> None:
+    """A server's language is that of its workers."""
+    policy = registry.serving(db)
+    with translation.speaking(marked):
+        error = UserError(_("There is nothing to judge."))
+        perform = Mock(side_effect=[JobOutcome(_("Name"), {"found": [["error", _("Name")]]}), error])
+        runner, jobs = LaneRunner(data_dir, WEB, perform), [WEB.enqueue(db, Count(), "ann") for _job in range(2)]
+        assert [runner.run_next(db) for _job in jobs] == [True, True]
+        job_table.log(db, jobs[0], str(error))
+        registry.record_decision(db, policy.id, policy.id, "reject", "ann", str(error))
+        row = safe_copies.add_row(db, "place", "run")[0]
+        safe_copies.record_failure(db, row, "failed", str(error))
+        safe_copies.leave_notice(db, str(error))
+        assert WEB.get(db, jobs[0]).message == "⟦Name⟧"
+    done = [WEB.get(db, job) for job in jobs]
+    assert [one.message for one in done] == ["Name", "There is nothing to judge."]
+    assert done[0].result == {"found": [["error", "Name"]]}
+    assert job_store.log_tail(db, jobs[0])[0].endswith("  There is nothing to judge.")
+    assert registry.why(registry.decisions(db)[0].reason) == "There is nothing to judge."
+    assert safe_copies.last_failure(db, "place") == safe_copies.start_notice(db) == "There is nothing to judge."
 
 
 def test_what_everybody_reads_is_kept_in_the_servers_language(db: Database, data_dir: Path, marked: Language) -> None:

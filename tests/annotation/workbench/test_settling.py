@@ -50,6 +50,21 @@ def test_the_most_disputed_is_settled_first_and_stands(db: Database, owner: Anno
     assert db.value("SELECT count(*) FROM current_judgement WHERE comparison_id = ?", (numbers[1],)) == 3
 
 
+def test_what_is_settled_comes_again_in_the_order_in_which_it_was_shown(db: Database, owner: Annotator) -> None:
+    """Or whoever settles could draw until they have it as they like."""
+    _, (number,) = contradict(db, ("much",))
+    seed_comparisons(db, 8)
+    for _judgement in range(8):
+        prefer(db, owner.id, 0)
+    orders = set()
+    for _press in range(8):
+        claim = settling.settle_next(db, owner.id)
+        assert claim.comparison_id == number
+        orders.add(claim.shown_order)
+        changing.undo(db, owner.id, claim.nonce)
+    assert len(orders) == 1
+
+
 def test_settling_goes_on_past_what_was_passed_over_or_is_in_others_hands(db: Database, owner: Annotator) -> None:
     _, numbers = contradict(db, ("much", "clearly", "slightly"))
     (second,) = people(db, "second", role="admin").values()

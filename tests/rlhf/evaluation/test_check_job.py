@@ -703,7 +703,7 @@ def test_a_candidate_that_was_trained_on_held_out_prompts_is_not_measured(checke
     leaked = store_snapshot(machine.db, machine.data_dir, CountedRows(rows))
     job = machine.perform(machine.submit(replace(CHECK, prompt_set=leaked)))
     assert job.status == "failed"
-    assert "was trained on 1 of the 1 held-out prompts" in job.message
+    assert "was trained on held-out prompts (1 of 1)" in job.message
 
 
 def test_a_cancelled_check_keeps_its_answers_and_goes_on_from_them(checked: Checked) -> None:
@@ -824,7 +824,7 @@ def test_held_out_prompts_that_the_model_can_not_be_given_are_left_out_and_logge
     report = check(machine, spec)
     assert report["prompts"] == 1
     assert [(row.prompt_id, row.seed) for row in answers(machine, "base")] == [(2, spec.seed + 1)]
-    assert any("1 of 2 held-out prompts can't be answered" in line for line in job_store.log_tail(machine.db, 1))
+    assert any("Held-out prompts that can't be answered: 1 of 2." in line for line in job_store.log_tail(machine.db, 1))
 
     machine.db.write("UPDATE prompt SET split = 'train' WHERE id = 2")
     held_out_sets.renew(machine.db, machine.data_dir, 6)

@@ -32,7 +32,7 @@ from tests.machine_fixtures import QUICK_DPO, Machine, make_machine, write_spec
 pytestmark = pytest.mark.slow
 
 REFUSING = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-ALL_PAIRS = "All 16 pairs were refused by the model's chat template: System role not supported. "
+ALL_PAIRS = "Every pair was refused by the model's chat template (16 in all): System role not supported. "
 
 
 @pytest.fixture
@@ -105,8 +105,12 @@ def test_some_that_are_refused_are_left_out_of_the_frozen_data_and_shown_by_name
 @pytest.mark.parametrize(
     ("spec", "kind", "said"),
     [
-        (SFTSpec(), "demonstrations", "All 16 demonstrations were refused by the model's chat template: System role"),
-        (PPOSpec(), "prompts", "All 16 prompts were refused by the model's chat template: System role not supported."),
+        (
+            SFTSpec(),
+            "demonstrations",
+            "Every demonstration was refused by the model's chat template (16 in all): System",
+        ),
+        (PPOSpec(), "prompts", "Every prompt was refused by the model's chat template (16 in all): System role not"),
     ],
 )
 def test_demonstrations_and_prompts_are_counted_too(strict: Machine, spec: TrainingSpec, kind: str, said: str) -> None:
@@ -131,8 +135,8 @@ def test_data_that_was_frozen_before_the_template_refused_it_fails_with_the_reas
     snapshot = snapshots.store_snapshot(strict.db, strict.data_dir, rows)
     job = strict.perform(strict.submit(replace(spec, snapshot=snapshot)))
     assert job.status == "failed"
-    what = "demonstrations" if spec.kind == "sft" else "pairs"
-    assert f"All 16 {what} were refused by the model's chat template: System role not supported." in job.message
+    what = "demonstration" if spec.kind == "sft" else "pair"
+    assert f"Every {what} was refused by the model's chat template (16 in all): System role not" in job.message
     assert "Judge more" not in job.message
 
 
@@ -140,7 +144,7 @@ def test_data_that_was_frozen_before_the_template_refused_it_fails_with_the_reas
 def test_rows_of_every_unit_are_named_where_there_are_too_few_and_on_their_card(unit: Unit) -> None:
     assert f" {unit} to train on, and at least 8 are needed." in snapshots.shortage(unit, 0, 8, LeftOut())
     for reason in ("template", "too-long"):
-        assert f"All 9 {unit} " in snapshots.shortage(unit, 0, 8, LeftOut({reason: 9}))
+        assert "(9 in all)" in snapshots.shortage(unit, 0, 8, LeftOut({reason: 9}))
     assert {"split", "messages"} <= set(snapshot_card.COLUMNS[unit]) <= set(snapshot_card.MEANINGS)
     assert all(snapshot_card.TITLES_AND_TAGS[unit])
 
@@ -150,9 +154,13 @@ def test_rows_of_every_unit_are_named_where_there_are_too_few_and_on_their_card(
     [
         (8, {"template": 50}, ""),
         (0, {}, "There are 0 preference pairs to train on, and at least 8 are needed. Judge more comparisons first."),
-        (0, {"too-long": 16}, "All 16 pairs are longer than max_length. Raise max_length."),
-        (0, {"too-long": 16, "tie": 2}, "are longer than max_length. Raise max_length. Left out: tie (2)."),
-        (0, {"identical": 9}, "In all 9 pairs the two answers are the same text. Judge more comparisons first."),
+        (0, {"too-long": 16}, "Every pair is longer than max_length (16 in all). Raise max_length."),
+        (0, {"too-long": 16, "tie": 2}, "is longer than max_length (16 in all). Raise max_length. Left out: tie (2)."),
+        (
+            0,
+            {"identical": 9},
+            "In every pair the two answers are the same text (9 in all). Judge more comparisons first.",
+        ),
         (0, {"tie": 20}, "Judge more comparisons first. Left out: tie (20)."),
         (3, {"template": 4, "too-long": 4}, "Change what it refuses in the prompts"),
         (

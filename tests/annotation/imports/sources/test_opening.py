@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -86,6 +87,14 @@ def test_a_nul_here_and_there_is_its_rows_business(tmp_path: Path, lines: int) -
 
 
 # ------------------------------------------------------------------------------------------------ refused as a whole
+def tarred() -> bytes:
+    """A TAR archive with a file in it."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("rows.jsonl"))
+    return made.getvalue()
+
+
 def zipped() -> bytes:
     """A ZIP archive."""
     out = io.BytesIO()
@@ -115,6 +124,10 @@ def zipped() -> bytes:
         ("a.jsonl.gz", packed(as_jsonl(PAIRS) * 9000)[:-40], "damaged after"),
         ("a.jsonl.gz", b"\x1f\x8b\x08\x00nonsense", "damaged"),
         ("a.db", b"SQLite format 3\x00", "SQLite database"),
+        ("a.tar", tarred(), "is a TAR archive. Unpack or convert it first"),
+        ("a.tar.gz", packed(tarred()), "is a TAR archive"),
+        ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500), "old Office file"),
+        ("a.h5", b"\x89HDF\r\n\x1a\n" + bytes(500), "HDF5"),
         ("a.txt", b"just words", "no known format. Name it after its format"),
         ("a.json", b"just words", "begins with neither"),
         ("a.json", b'[{"a": 1}, {"b": }]', "not JSON at element 2: expecting value"),

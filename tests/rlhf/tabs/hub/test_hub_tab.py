@@ -10,6 +10,7 @@ import gradio as gr
 import pytest
 
 from annotation import translation
+from annotation.claims import handing_out, judging
 from annotation.copies import copy_reasons, safe_copies
 from annotation.copies.targets import DirectoryTarget
 from annotation.database import Database
@@ -19,7 +20,10 @@ from annotation.records import now
 from annotation.store import setting_store
 from annotation.tabs.guard import Context
 from annotation.ui.formatting import moment
+from annotation.web import access
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.data import snapshots
 from rlhf.hub import publications
 from rlhf.hub.hub_requests import REQUESTS, CheckSpace, CheckToken, MakeSpace, PublishModel, PullModel, PushData
 from rlhf.hub.space_upload import SpaceFinding
@@ -28,7 +32,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.tabs.hub import hub_preview
 from rlhf.tabs.hub import hub_tab as tab
-from tests.conftest import BASE_NAME
+from tests.conftest import BASE_NAME, act, seed_comparisons
 from tests.handlers import asked_by
 
 pytestmark = pytest.mark.slow
@@ -224,6 +228,25 @@ def test_without_a_token_the_forms_show_what_they_would_do_and_ask_nobody(contex
     for wrong in (("dpo-1", HOSTILE), ("dpo-2", "ann/loop"), ("nothing", "ann/loop")):
         with pytest.raises(gr.Error):
             press(pages, "look", *wrong, True, "")
+    data = ("ann/data", "preference", False, False, "")
+    assert "Nothing would go to the dataset ann/data" in press(pages, "look-data", "judgements", *data)
+    seed_comparisons(context.db, 3)
+    ann = access.authorise(context.db, "ann", "annotator")
+    for _judgement in range(3):
+        claim = handing_out.claim_next(context.db, ann.id)
+        assert claim is not None
+        judging.judge(context.db, ann, claim.nonce, act("left-much"))
+    said = press(pages, "look-data", "judgements", *data)
+    assert "3 rows (3 for training) would go to the dataset ann/data, made as a public one" in said
+    assert "Annotators have pseudonyms in it. Nothing was sent." in said
+    spec = DPOSpec()
+    frozen = snapshots.store_snapshot(context.db, context.data_dir, snapshots.data_of(context.db, spec))
+    runs = [job_store.enqueue(context.db, replace(spec, snapshot=one), "owner") for one in (frozen, "a" * 64)]
+    said = press(pages, "look-data", str(runs[0]), "ann/frozen", "preference", True, True, "")
+    assert "3 rows (3 for training) would go to the dataset ann/frozen, made as a private one" in said
+    assert "Annotators are named in it." in said
+    with pytest.raises(gr.Error, match=r"snapshots"):
+        press(pages, "look-data", str(runs[1]), *data)
     sent = "".join(str(part) for part in press(pages, "check", {}, *SPACE))
     for words in ("public Space ann/loop", "files of the program", "cpu-upgrade", "The Hub was not asked"):
         assert words in sent

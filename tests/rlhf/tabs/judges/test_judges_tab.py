@@ -449,7 +449,7 @@ def test_replies_in_vain_and_calls_are_part_of_what_is_spent(context: Context) -
     judge_store.count_calls(db, judge, 7)
     changed, _ = tab.view(context, None, seen)
     assert '<td class="number">1,000 · 200</td><td class="number">0.0040</td>' in changed["judges"]["value"]
-    assert "7 of 50 calls made" in changed["judges"]["value"]
+    assert "calls made: 7 of 50" in changed["judges"]["value"]
     assert "<dd>1,000 · 200</dd>" in changed["job"]["value"]
     assert job_store.samples(db, job_id) == {}, "the Runs page shows a training's answers only"
 
