@@ -17,7 +17,6 @@ from annotation.imports import import_command
 from annotation.records import ROLES, UserError
 from annotation.translation import kept
 from annotation.ui import terminal
-from annotation.ui.invisible import visible
 from annotation.web import access
 
 # Commands with which a data directory may begin; `accounts add` is another.
@@ -26,23 +25,33 @@ DEFAULT_DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. A mistake that a person can mend is a sentence on stderr, and 2."""
+    """Run one command; returns the exit status."""
     keep_private()
     options = parser().parse_args(arguments)
+    return terminal.status_of(lambda: act(options))
+
+
+def act(options: argparse.Namespace) -> int:
+    """Do what the command line says. Raises UserError for a mistake that a person can mend, which a page that follows
+    is told in every language.
+    """
     try:
-        if options.topic == "copies":  # these may be asked for where there is no database, or a broken one
-            copies_command.run(options)
-        elif getattr(options, "look", False) or getattr(options, "dry_run", False):
-            return try_out(options)
-        else:
-            begins = options.topic in BEGINNINGS or getattr(options, "verb", "") == "add"
-            return int(options.act(options, (open_database if begins else existing_database)(options.data)) or 0)
+        return acted(options)
     except UserError as error:
         if getattr(options, "json_progress", False) or getattr(options, "count", False):
             print(json.dumps({"refused": kept(str(error))}))
-        print(visible(str(error)), file=sys.stderr)
-        return 2
-    return 0
+        raise
+
+
+def acted(options: argparse.Namespace) -> int:
+    """The exit status of what the command line says. Raises UserError as `act` does."""
+    if options.topic == "copies":  # these may be asked for where there is no database, or a broken one
+        copies_command.run(options)
+        return 0
+    if getattr(options, "look", False) or getattr(options, "dry_run", False):
+        return try_out(options)
+    begins = options.topic in BEGINNINGS or getattr(options, "verb", "") == "add"
+    return int(options.act(options, (open_database if begins else existing_database)(options.data)) or 0)
 
 
 def try_out(options: argparse.Namespace) -> int:

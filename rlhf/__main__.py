@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from annotation.environment import default_directory, keep_private, named_directory
-from annotation.records import UserError
 from annotation.translation import ENGLISH, speaking
-from annotation.ui.invisible import visible
+from annotation.ui import terminal
 from rlhf.cli import hub_command, job_command, judge_command, policy_command, space_command
 
 DEFAULT_DATA = default_directory(Path(__file__).parent.parent / "data")
@@ -40,12 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     keep_private()
     options = build_parser().parse_args(arguments)
-    try:
-        with speaking(ENGLISH):
-            return int(options.act(options) or 0)
-    except UserError as error:
-        print(visible(str(error)), file=sys.stderr)
-        return 2
+    with speaking(ENGLISH):
+        return terminal.status_of(lambda: int(options.act(options) or 0))
 
 
 if __name__ == "__main__":

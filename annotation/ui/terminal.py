@@ -1,13 +1,15 @@
 """Questions in the terminal; where nobody is there to answer, nothing is agreed to and a sentence says what to do.
 
-And the log, which does nothing to it.
+And how a command ends there, and the log, which does nothing to it.
 """
 
 from __future__ import annotations
 
 import getpass
 import logging
+import os
 import sys
+from collections.abc import Callable
 
 from annotation.records import UserError, explain_errors
 from annotation.translation import _
@@ -26,6 +28,25 @@ def log_visibly() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(VisibleFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
+
+
+def status_of(command: Callable[[], int]) -> int:
+    """Run a command; returns its exit status. A mistake that a person can mend is a sentence on stderr, and 2.
+
+    Ctrl+C, or a reader that has seen enough, as `head`, ends it with 1 and without a word.
+    """
+    try:
+        status = command()
+        print(end="", flush=True)
+    except UserError as error:
+        print(visible(str(error)), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left at its end
+        return 1
+    return status
 
 
 def somebody_is_there() -> bool:

@@ -134,7 +134,10 @@ def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
         if job.status == "queued" and not ahead:
             if job.message:  # it goes on, with other settings
                 print(visible(f"job {job.id}: {job.message}"), flush=True)
-            run_to_end(db, data_dir, job)
+            told: list[int] = []
+            run_to_end(db, data_dir, job, told)
+            if told:  # perhaps before its worker could begin
+                job_store.take_out(db, job.id)
         else:
             waits = waiting_sentence(job, ahead)
             if waits != said:

@@ -198,7 +198,7 @@ def run(
     watch = Watch(Reporter(hub, repo, db, job.id), end - spare, float(pace) if pace else None, clock)
     watch.start()
     while job.status == "queued" and not told and not watch.over:  # again where memory ran out and it goes on
-        run_to_end(db, data_dir, job, lambda: bool(told))
+        run_to_end(db, data_dir, job, told)
         job = job_store.get(db, job.id)
     watch.ended.set()
     watch.join()

@@ -152,7 +152,9 @@ class Launcher:
         here goes on, and its copies go aside.
         """
         for number in ENDING:
-            signal.signal(number, self.on_signal)
+            # What nohup has it ignore, it does; not Ctrl+C, which shells have all ignore that run in the background.
+            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self.on_signal)
         os.environ[LAUNCHER] = str(os.getpid())
         while True:
             status = self.begin()

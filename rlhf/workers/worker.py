@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import select
@@ -14,6 +15,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from annotation.database import Database, open_database
 from annotation.environment import keep_private
@@ -78,6 +80,26 @@ def await_end(line: int, terminated: threading.Event) -> None:
     terminated.set()
     time.sleep(GRACE_SECONDS)
     os._exit(1)
+
+
+class UnreadOutput(io.FileIO):
+    """Output that may have lost its reader, a terminal that was closed or a pipe's other end: no work ends for that."""
+
+    def write(self, text: Any) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            return len(text)
+
+
+def outlast_readers() -> None:
+    """From now on this process can print whether or not somebody reads it."""
+    for name in ("stdout", "stderr"):
+        before = getattr(sys, name)
+        if before is not None:
+            raw = io.BufferedWriter(UnreadOutput(before.fileno(), "w", closefd=False))
+            made = io.TextIOWrapper(raw, before.encoding, before.errors, line_buffering=True)
+            setattr(sys, name, made)
 
 
 def work(db: Database, data_dir: Path, job_id: int, worker: str, terminated: threading.Event) -> int:
@@ -146,6 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def begin(options: argparse.Namespace) -> int:
     """Do what the command line says in a process that is prepared; returns its exit code."""
+    outlast_readers()
     terminated = listen_for_the_end(options.tied)
     try:
         return work(open_database(options.data), options.data, options.job, options.worker, terminated)

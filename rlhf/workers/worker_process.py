@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,21 +139,28 @@ def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed
         job_store.give_up(db, job.id, child.attempt, joined(cause, see), reason)
 
 
-def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: Callable[[], bool] = lambda: False) -> None:
+def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: list[int]) -> None:
     """Run a queued job to its end in processes of its own, and stop them when this one is told to stop.
 
-    Nothing else runs, as far as training goes, so it may have the first devices. `told` says whether this process was
-    told before it could hear it here.
+    Nothing else runs, as far as training goes, so it may have the first devices. `told` has the signals that told this
+    process so, and gets those that come; a job whose worker had not begun by then waits as before.
     """
     worker, devices = uuid.uuid4().hex, devices_here()[: processes_of(job)]
     child = WorkerProcess(start_worker(job, data_dir, worker, devices, None), worker, job.attempt)
+
+    def stop(number: int, frame: object) -> None:
+        told.append(number)
+        child.signal(signal.SIGTERM)
+
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: child.signal(signal.SIGTERM)) for number in numbers]
-    if told():
+    before = [signal.signal(number, stop) for number in numbers]
+    if told:
         child.signal(signal.SIGTERM)
     try:
         code = child.process.wait()
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-    record_death(db, job_store.get(db, job.id), child, code, code == -signal.SIGKILL, _("What it printed is above."))
+    ended = job_store.get(db, job.id)
+    if not (told and ended.status == "queued"):
+        record_death(db, ended, child, code, code == -signal.SIGKILL, _("What it printed is above."))

@@ -48,7 +48,7 @@ from tests.machine_fixtures import (
     wait_until,
     write_spec,
 )
-from tests.run_fixtures import QUICK_SFT, demonstrations, starve
+from tests.run_fixtures import QUICK_SFT, demonstrations, run_beforehand, starve
 
 pytestmark = pytest.mark.slow
 
@@ -407,6 +407,19 @@ def test_stopped_while_it_waits_a_run_is_taken_out_of_the_queue(machine: Machine
     assert job.status == "cancelled"
     assert printed.read_text().splitlines()[-1] == f"job {job.id} cancelled. It had not begun."
     assert job_store.get(machine.db, ahead).status == "running"
+
+
+def test_stopped_before_its_worker_could_begin_a_run_is_taken_out_of_the_queue(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlhf.__main__ import main
+
+    # A worker takes seconds to begin, in which it knows of no signals yet.
+    run_beforehand(monkeypatch, tmp_path, "import signal\nos.kill(os.getppid(), signal.SIGINT)\nsignal.pause()")
+    assert main(["--data", str(machine.data_dir), "run", quick_spec(machine)]) == 1
+    job = job_store.recent(machine.db, ("sft",), 1)[0]
+    assert job.status == "cancelled"
+    assert capsys.readouterr().out.splitlines()[-1] == f"job {job.id} cancelled. It had not begun."
 
 
 def test_stopped_while_it_runs_it_ends_its_worker_and_can_be_resumed(machine: Machine) -> None:

@@ -371,6 +371,19 @@ def test_whoever_asks_twice_is_not_kept_waiting(data_dir: Path, monkeypatch: pyt
         assert launcher.wait_for(process, math.inf) == -signal.SIGKILL
 
 
+def test_what_nohup_keeps_alive_does_not_end_with_the_terminal() -> None:
+    lines = [
+        "import os, pathlib, signal, sys",
+        "from rlhf.hub.token_launcher import Launcher",
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)",
+        "launcher = Launcher(pathlib.Path('data'), 'embedded', [])",
+        "launcher.begin = lambda: os.kill(os.getpid(), signal.SIGHUP) or 7",
+        "assert launcher.run() == 7",
+        "print(launcher.told)",
+    ]
+    assert subprocess.check_output([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, text=True) == "None\n"
+
+
 def test_a_beginning_that_does_not_end_is_tried_again(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_launcher, "BEGIN_SECONDS", 0.1)
     launcher = token_launcher.Launcher(data_dir, "embedded", [])
