@@ -111,7 +111,6 @@ class AnnotationApi:
     _counted: tuple[float, int] = field(default=(-COUNT_SECONDS, 0))
 
     def routes(self) -> list[Route]:
-        """What the server adds beside the pages."""
         cards = (self.card, self.judge, self.undo, self.revise, self.reopen, self.ask)
         handlers = (*cards, self.latest, self.guidelines, self.safety)
         return [Route(f"/annotate/{handler.__name__}", endpoint(handler), methods=["POST"]) for handler in handlers]
@@ -226,7 +225,6 @@ class AnnotationApi:
 
     # ------------------------------------------------------------------------------------------------------- cards
     def saved(self, annotator: Annotator, asked: RequestBody, card: Card, judgement_id: int) -> Card:
-        """A card that also says what was stored."""
         return {**card, "saved": True, "judged": self.stored(annotator, asked, judgement_id)}
 
     def refused(self, annotator: Annotator, asked: RequestBody, refusal: judging.JudgementConflict) -> Card:

@@ -130,7 +130,6 @@ def check_key(key: Any, number: int) -> str:
 
 
 def check_label(label: Any, number: int) -> str:
-    """A short text with nothing invisible in it."""
     trimmed = label.strip(" ") if isinstance(label, str) else ""
     if not trimmed or len(trimmed) > MAXIMUM_LABEL:
         raise UserError(

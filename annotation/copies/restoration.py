@@ -384,7 +384,6 @@ class Restoration:
 
 
 def no_space(data_dir: Path, manifest: CopyManifest) -> UserError:
-    """What is said where a copy finds no room."""
     free = shutil.disk_usage(data_dir).free
     return UserError(
         _(

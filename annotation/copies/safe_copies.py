@@ -40,8 +40,6 @@ UNFINISHED: Final = N_("The latest attempt was cut off before it was finished. T
 # ------------------------------------------------------------------------------------------------------- when it is due
 @dataclass(frozen=True)
 class Schedule:
-    """How often copies are made."""
-
     every: float = 300.0
     """Seconds until what has changed is copied. (PREFLOOP_COPIES_EVERY)"""
     after: int = 10
@@ -103,8 +101,6 @@ def has_unsafe_work(db: Database) -> bool:
 # ---------------------------------------------------------------------------------------------------------- the record
 @dataclass(frozen=True)
 class CopyRecord:
-    """A safe copy as this database remembers it."""
-
     id: int
     place: str
     version: str
@@ -348,7 +344,6 @@ def add_row(db: Database, place: str, run: str) -> tuple[int, int]:
 
 
 def record_failure(db: Database, row_id: int, state: str, message: str) -> None:
-    """Say why a copy came to nothing."""
     db.write("UPDATE safe_copy SET state = ?, message = ? WHERE id = ?", (state, message, row_id))
 
 
@@ -370,8 +365,6 @@ def record_safe(db: Database, row_id: int, version: str, copy: SafeCopy) -> None
 # ------------------------------------------------------------------------------------------------------- how it stands
 @dataclass(frozen=True)
 class CopyStatus:
-    """What is safe, and what is not yet."""
-
     copied: str | None
     """When the newest safe copy was made; None if there is none."""
     judgements_since: int
@@ -411,7 +404,6 @@ def last_failure(db: Database, place: str) -> str:
 
 
 def judgements_after(db: Database, judgement_id: int) -> int:
-    """How many judgements came after one."""
     return int(db.value("SELECT count(*) FROM judgement WHERE id > ?", (judgement_id,)))
 
 

@@ -50,16 +50,12 @@ class DamagedCopy(UserError):
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What a file of a copy must be."""
-
     sha256: str
     size: int
 
 
 @dataclass(frozen=True)
 class CopyManifest:
-    """What a copy says of itself."""
-
     run: str
     """Which running program made it."""
     number: int
@@ -108,7 +104,6 @@ def read_manifest(content: bytes, what: str) -> CopyManifest:
 
 
 def digest_of(path: Path) -> FileDigest:
-    """A file's sha256 and size."""
     with path.open("rb") as handle:
         return FileDigest(file_digest(handle, "sha256").hexdigest(), path.stat().st_size)
 

@@ -122,7 +122,6 @@ ARRIVED: Final[Mapping[str, str]] = {
 
 # ------------------------------------------------------------------------------------------------------------- writing
 def count(db: Database) -> dict[str, int]:
-    """How many rows of each table the archive has."""
     return {name: int(db.value(f'SELECT count(*) FROM "{name}" WHERE {wanted(name)}')) for name in TABLES}
 
 

@@ -95,7 +95,6 @@ class CardStatistics:
 
 
 def vote_of(judgement: Judgement) -> Vote:
-    """A judgement as the figures need it."""
     return Vote(
         id=judgement.id,
         comparison_id=judgement.comparison_id,
@@ -181,7 +180,6 @@ LISTS: Final[Mapping[Column, str]] = {"texts": "string", "numbers": "float64"}
 
 
 def feature(name: str, kind: Column) -> dict[str, Any]:
-    """A column's type as `datasets` writes it."""
     if kind == "messages":
         return {"name": name, "list": [{"name": part, "dtype": "string"} for part in ("role", "content")]}
     if kind in LISTS:
@@ -200,7 +198,6 @@ def size_category(rows: int) -> str:
 # ---------------------------------------------------------------------------------------------------------------- card
 @speaking(ENGLISH)
 def card(request: ExportRequest, figures: CardStatistics, provenance: Provenance, files: Mapping[str, str]) -> str:
-    """The whole README.md."""
     notes = {**NOTES, **(WHOLE_CONVERSATIONS if request.format == "reward" else {})}
     parts = [
         front_matter(request, figures, files),
@@ -238,7 +235,6 @@ def licence_text(name: str) -> str:
 
 
 def introduction(request: ExportRequest, figures: CardStatistics) -> str:
-    """What the data is, in two sentences."""
     what = FORMATS[request.format].title
     return (
         f"{what}. {figures.total:,} rows on {len(figures.prompts):,} prompts, exported from Prefloop, where people "
@@ -325,7 +321,6 @@ def agreement_table(votes: Sequence[Vote]) -> str:
 
 
 def biases(figures: CardStatistics) -> str:
-    """Whether place and length go with being chosen."""
     votes = random_ones(figures.votes)
     rows = [
         [bias.name, f"{bias.share.n:,}", percent_with_interval(bias.share), f"{bias.fair:.0%}"]
@@ -443,7 +438,6 @@ def project_text(project: Project) -> str:
 
 
 def sampling_text(sampling: str) -> str:
-    """Sampling parameters in words, from JSON."""
     return ", ".join(f"{code(name)} {code(str(value))}" for name, value in json.loads(sampling).items())
 
 
@@ -471,7 +465,6 @@ def guidelines_text(entry: Mapping[str, Any], asked: Kind) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ Markdown
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; nothing without rows."""
     if not rows:
         return ""
     lines = [heads, ["---"] * len(heads), *rows]
@@ -487,7 +480,6 @@ def code(text: str) -> str:
 
 
 def fenced(text: str) -> str:
-    """Text from anywhere as a block of code."""
     fence = "`" * max(3, longest_run(text) + 1)
     return f"{fence}text\n{text}\n{fence}"
 

@@ -177,7 +177,6 @@ class Downloads:
     data_dir: Path
 
     def routes(self) -> Sequence[Route]:
-        """What the server adds beside the pages."""
         return [Route(f"/{DIRECTORY}/{{name}}", self.download, methods=["GET"])]
 
     async def download(self, request: WebRequest) -> Response:

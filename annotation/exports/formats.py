@@ -284,12 +284,10 @@ def conversation(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def answer(text: str) -> list[dict[str, str]]:
-    """An answer as the assistant's message."""
     return [{"role": "assistant", "content": text}]
 
 
 def margin(strength: float | None) -> float:
-    """The margin of a reward model's loss."""
     return 0.0 if strength is None else strength / STRONGEST
 
 
@@ -348,7 +346,6 @@ def chance_facts(first: Judgement, judgements: Sequence[Judgement]) -> ExportRow
 
 
 def pair_facts(aggregated: AggregatedComparison, pair: Pair, known: ExportContext) -> ExportRow:
-    """The columns beside prompt and answers of a preference."""
     judgements = {judgement.id: judgement for judgement in aggregated.judgements}
     first = aggregated.judgements[0]
     return {
@@ -485,7 +482,6 @@ def kto_all_bad(
 
 
 def kto_parts(aggregated: AggregatedComparison, response: JudgedAnswer, label: bool, known: ExportContext) -> ExportRow:
-    """What every KTO row has."""
     first = aggregated.judgements[0]
     return {
         "prompt": conversation(first.messages),
@@ -560,7 +556,6 @@ def judgement_rows(aggregated: AggregatedComparison, filters: Filters, known: Ex
 
 
 def flat_row(judgement: Judgement, agreement: float, known: ExportContext) -> ExportRow:
-    """One judgement, flat; lists and conversations as JSON."""
     texts = [response.text for response in judgement.responses]
     ranks = judgement.ranking
     decided = ranks is not None and len(ranks) == 2 and ranks[0] != ranks[1]

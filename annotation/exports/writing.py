@@ -70,7 +70,6 @@ class JsonLines:
         self.file.write(json.dumps({name: row[name] for name in self.columns}, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
-        """Make it last."""
         finish(self.file)
 
 
@@ -88,7 +87,6 @@ class Csv:
         self.writer.writerow([cell(row.get(name)) for name in self.columns])
 
     def close(self) -> None:
-        """Make it last."""
         finish(self.file)
 
 
@@ -126,13 +124,11 @@ class Parquet:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that are held as one group."""
         if self.rows:
             self.writer.write_table(self.table.from_pylist(self.rows, schema=self.schema))
             self.rows = []
 
     def close(self) -> None:
-        """Write what is left and make it last."""
         self.flush()
         self.writer.close()
         finish(self.file)
@@ -226,7 +222,6 @@ def count(db: Database, request: ExportRequest, report: Report = lambda done, to
 
 
 def what_is_known(db: Database, request: ExportRequest) -> ExportContext:
-    """Policies, people, exclusions and reliabilities, as rows need them."""
     annotators = data_sources.annotators(db)
     names = {row["name"]: row["name"] for row in annotators} if request.names else pseudonyms(annotators)
     estimated = {} if request.format == "raw" else quality.reliabilities(db)
@@ -275,7 +270,6 @@ def demonstrations(
 def write_directory(
     db: Database, request: ExportRequest, known: ExportContext, directory: Path, report: Report
 ) -> CardStatistics:
-    """A file for each split, and the card."""
     figures = CardStatistics()
     with SplitWriters(directory, request) as splits:
         for split, row in rows(db, request, known, figures, report):

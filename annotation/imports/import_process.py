@@ -76,8 +76,6 @@ FROM_HUB: Final[JobQueue[ImportData]] = JobQueue("hub", KINDS)
 # ----------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
 class ImportProgress:
-    """How far a run is."""
-
     what: str
     """What is being done."""
     rows: int
@@ -155,7 +153,6 @@ class Importer:
 
 
 def state_of(job: Job[ImportData] | None) -> State:
-    """A run as the page shows it."""
     if job is None:
         return State()
     state = State(number=job.id, kind=job.spec.form, by=job.requested_by, ended=job.finished)

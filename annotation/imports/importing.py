@@ -200,8 +200,6 @@ def read_or_reason(read: RowReader, row: SourceRow) -> MappedRow | str:
 # ------------------------------------------------------------------------------------------------------------ running
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import did, or would do."""
-
     name: str
     format: str
     counted: str
@@ -279,7 +277,6 @@ def run_import(
 def read_rows(
     source: ImportSource, order: ImportRequest, plan: ImportPlan, staging: Staging, met: ColumnUsage, progress: Progress
 ) -> None:
-    """Read every row into the scratch file."""
     read = row_readers.reader_of(plan)
     reported = time.monotonic()
     with explain_disk_errors(staging.path):

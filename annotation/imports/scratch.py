@@ -46,8 +46,6 @@ TABLES = (
 
 @dataclass
 class Counts:
-    """What became of the rows."""
-
     rows: int = 0
     """Rows read."""
     prompts: int = 0
@@ -79,16 +77,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row that is not imported, and why."""
-
     row: int
     column: str
     reason: str
 
 
 class Staging:
-    """The scratch file of one import."""
-
     def __init__(self, directory: Path, target: Target, verdict: VerdictUse, split: Split | float) -> None:
         self.path = directory / "staging.db"
         self.target = target

@@ -142,6 +142,5 @@ def end_with_starter() -> None:
 
 
 def await_end() -> None:
-    """Wait for the end of standard input."""
     os.read(0, 1)  # nothing is ever written; not a buffered reader, whose lock would be held when Python ends
     os.kill(os.getpid(), signal.SIGTERM)

@@ -118,7 +118,6 @@ def first_words(text: str, other: str) -> tuple[str, str]:
 
 
 def word_ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    """The n-grams of a text's lower-case words, in order."""
     words = text.lower().split()
     return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
 
@@ -155,7 +154,6 @@ def best_of(ranking: Ranking) -> tuple[int, ...]:
 
 
 def sign(difference: int) -> int:
-    """1, 0 or -1."""
     return (difference > 0) - (difference < 0)
 
 

@@ -96,8 +96,6 @@ class Gold:
 
 @dataclass(frozen=True)
 class FlaggedCase:
-    """A comparison that somebody flagged, with what they wrote."""
-
     comparison_id: int
     flag: str
     note: str
@@ -125,8 +123,6 @@ class AdminDecision:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """Everything that the Quality tab shows."""
-
     judgements: int
     """Those that training counts (`to_train_on`)."""
     people: int

@@ -78,8 +78,6 @@ class Reliability:
 
 @dataclass(frozen=True)
 class ReliabilityEvidence:
-    """All that the estimates rest on."""
-
     ballots: tuple[Ballot, ...]
     known: tuple[KnownAnswer, ...]
     repeats: tuple[Repeat, ...]

@@ -75,7 +75,6 @@ def read_judgement(row: Mapping[str, Any]) -> Judgement:
 
 
 def judged_count(db: Database) -> int:
-    """How many judgements `judged_comparisons` has."""
     return int(db.value("SELECT count(*) FROM current_judgement"))
 
 

@@ -75,7 +75,6 @@ def prompt_sources(db: Database) -> dict[str, int]:
 
 
 def has_prompts(db: Database, split: Split) -> bool:
-    """Whether there is a prompt of this split."""
     return bool(db.value(f"SELECT EXISTS(SELECT 1 FROM prompt p WHERE split = ? AND NOT {arriving('p')})", (split,)))
 
 

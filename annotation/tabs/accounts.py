@@ -119,29 +119,24 @@ class AccountsPage:
 
     @property
     def fields(self) -> list[Any]:
-        """The outputs of `fields_of`."""
         return [self.groups, self.quota, self.language, *self.acts]
 
     @property
     def acts(self) -> list[gr.Button]:
-        """The outputs of `acts_on`."""
         return [self.reset, self.make_admin, self.make_annotator, self.shut_out, self.let_in, self.save]
 
     @property
     def asking(self) -> list[Any]:
-        """The outputs of `unasked`."""
         return [self.confirm, self.question, self.asked]
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay out the tab inside the caller's `with gr.Tab(...)`."""
     page, opening = AccountsPage(), opening_of(demo)
     wire_invitations(page.invited, page.made, context, opening)
     wire(page, context, opening)
 
 
 def wire(page: AccountsPage, context: Context, opening: Any) -> None:
-    """List the accounts, choose one, and change it."""
     db, account, bar, admin = context.db, page.account, place_bar(), guarded(context, "admin")
     looked_at = [account, page.outcome, *page.fields, *page.asking, page.changing]
     visits(bar, context, partial(visit_account, db), [], looked_at, api_name="account-visit")
@@ -198,7 +193,6 @@ def mind_password(db: Database, annotator: Annotator, given: tuple[str, str] | N
 
 
 def accounts_table(db: Database) -> tuple[str, list[str]]:
-    """The table of all accounts, and their names."""
     everyone, groups = access.accounts(db), annotator_groups.groups_of_each(db)
     rows = [
         (
@@ -224,7 +218,6 @@ def entry_of(db: Database, account: str | None) -> Account | None:
 
 
 def place_of(account: str | None) -> Place:
-    """The address of the chosen account."""
     return Place((account,)) if account else Place()
 
 
@@ -397,8 +390,6 @@ def save_groups(db: Database, annotator: Annotator, account: str | None, groups:
 
 # --------------------------------------------------------------------------------------------------------- invitations
 class InvitationForm:
-    """What an invitation is made with, and the link."""
-
     def __init__(self) -> None:
         with gr.Row():
             self.uses = whole_number(_("Accounts"), 1, min_width=100)
@@ -410,7 +401,6 @@ class InvitationForm:
 
 
 def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, opening: Any) -> None:
-    """Make invitations, list and withdraw them."""
     db = context.db
 
     @guarded(context, "admin")
@@ -437,7 +427,6 @@ def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, op
 
 
 def link_card(path: str) -> str:
-    """The link, which is shown once."""
     said = _("Send this link. Whoever opens it makes an account of their own. It is shown once.")
     link = f'<a data-path href="{escape(path)}" target="_blank" rel="noopener">{escape(path)}</a>'
     copied, selected = escape(_("Copied")), escape(_("Not copied: copy what is selected"))

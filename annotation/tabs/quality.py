@@ -47,7 +47,6 @@ EXCLUSION_EXPLANATION = N_(
 
 # ------------------------------------------------------------------------------------------------ what the page shows
 def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
-    """Every part of the page that follows the figures."""
     project = project_store.project(db)
     known = any(one.evidence for one in figures.reliabilities.values())
     several, per_day = figures.over_time, figures.per_day
@@ -192,7 +191,6 @@ class QualityPage:
 
     @property
     def outputs(self) -> list[Any]:
-        """What every handler that changes something redraws."""
         return [*self.parts.values(), *self.said.values()]
 
     def sent(self, db: Database, where: str, sentence: str) -> list[Any]:

@@ -614,7 +614,6 @@ def case_view(case: ComparisonReview) -> str:
 
 
 def answer_title(case: ComparisonReview, number: int) -> str:
-    """What stands above an answer."""
     agreed = case.consensus == number - 1
     title = _("Answer {number} · what the annotators agree on") if agreed else _("Answer {number}")
     return title.format(number=number)

@@ -262,7 +262,6 @@ def series(frame: Frame, marks: Sequence[ChartMark], axis: str, along: str) -> s
 
 
 def scale_up(low: float, high: float) -> Callable[[float], float]:
-    """From a value to pixels from the top."""
     return lambda value: HEIGHT * (1 - (value - low) / (high - low or 1))
 
 

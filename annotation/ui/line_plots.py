@@ -202,7 +202,6 @@ def values_at(
 
 
 def legend(entries: Sequence[tuple[int, str]]) -> str:
-    """What the colours of a plot stand for."""
     shown = "".join(f'<span><i class="hue{hue}"></i>{escape(words)}</span>' for hue, words in entries)
     return f'<div class="legend">{shown}</div>'
 

@@ -343,7 +343,6 @@ def password_hash(db: Database, name: str) -> str | None:
 
 
 def is_hash_of(stored: str, password: str) -> bool:
-    """Whether this is the password."""
     try:
         return hasher.verify(stored, password)
     except (VerificationError, InvalidHashError):

@@ -106,7 +106,6 @@ def withdraw(db: Database, invitation_id: int) -> None:
 
 
 def is_open(db: Database, token: str) -> bool:
-    """Whether an account can be made with this token."""
     sql = "SELECT 1 FROM invitation WHERE token_sha256 = ? AND withdrawn IS NULL AND used < uses AND expires > ?"
     return db.value(sql, (access.digest(token), now())) is not None
 
@@ -146,8 +145,6 @@ def refuse_taken(db: Database, name: str) -> None:
 # --------------------------------------------------------------------------------------------------------------- pages
 @dataclass(frozen=True)
 class JoinPages:
-    """The page that an invitation leads to."""
-
     db: Database
     sign_in: SignIn
 

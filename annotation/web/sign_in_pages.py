@@ -134,12 +134,10 @@ def alert(problem: str) -> str:
 
 
 def button(address: str, label: str, attributes: str = "") -> str:
-    """A link that looks like a button."""
     return f'<p><a class="button" href="{escape(address)}"{attributes}>{escape(label)}</a></p>'
 
 
 def recorded(author: str) -> str:
-    """The notice to annotators."""
     items = "\n".join(f"<li>{escape(_(item))}</li>" for item in RECORDED)
     runs = _(
         "{author} runs this Space and answers questions about it. Don't write anything here that is to stay private."
@@ -166,7 +164,6 @@ def notice_page(author: str) -> str:
 
 
 def way_back() -> str:
-    """A link to where everybody begins."""
     back = _("Back to the program")
     return f'<p><a href="/">{escape(back)}</a></p>'
 
@@ -190,7 +187,6 @@ def frame_page(address: str) -> str:
 
 
 def page(title: str, *parts: str) -> str:
-    """A small page around these parts."""
     shown = title if title == "Prefloop" else f"{title} · Prefloop"
     head = PAGE.replace("<!--language-->", spoken().attributes)
     styled = head.replace("<!--style-->", stylesheet.FOR_PLAIN_PAGES).replace("<!--icon-->", stylesheet.ICON)

@@ -72,16 +72,12 @@ class BulkRequest:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a change would do."""
-
     changed: int
     left_out: int
 
 
 @dataclass(frozen=True)
 class Change:
-    """A bulk change that was made."""
-
     id: int
     kind: ChangeKind
     whom: str
@@ -179,7 +175,6 @@ def follow(db: Database, change_id: int) -> None:
 
 
 def release(db: Database, change_id: int) -> None:
-    """Give what was assigned back to all."""
     db.connection.execute(
         f"""UPDATE bulk_change_comparison SET state = 'released'
             WHERE state = 'stands' AND comparison_id IN ({OF_CHANGE})

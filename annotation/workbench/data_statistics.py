@@ -21,8 +21,6 @@ NamedCounts = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class PersonCounts:
-    """What one annotator said of the comparisons."""
-
     name: str
     judgements: int
     ties: int

@@ -27,8 +27,6 @@ class ReviewedJudgement:
 
 @dataclass(frozen=True)
 class ComparisonReview:
-    """A comparison with all that was said of it."""
-
     comparison_id: int
     state: ComparisonState
     messages: tuple[Message, ...]

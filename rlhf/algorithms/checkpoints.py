@@ -63,7 +63,6 @@ class CheckpointPace:
         return cls(steps, trainable * BYTES_A_WEIGHT / BYTES_A_SECOND, now)
 
     def due(self, step: int, now: float) -> bool:
-        """Whether one is to be written after this step."""
         return step % self.steps == 0 if self.steps else self.writing <= SHARE_OF_TIME * (now - self.since)
 
     def written(self, began: float, now: float) -> None:
@@ -95,7 +94,6 @@ class Checkpoint:
 
     @torch.no_grad()
     def restore_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Put the weights back as they were."""
         stored = load_file(self.path / WEIGHTS)
         for name, value in weights.items():
             value.copy_(stored[name])

@@ -79,8 +79,6 @@ class PublishedWinRate:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A policy that another grew from."""
-
     revision: str
     algorithm: str
     sha256: str | None
@@ -477,7 +475,6 @@ KEPT_OUT: Final = "On prompts that were kept out of the training."
 
 
 def check_rows(check: CheckReport) -> list[list[str]]:
-    """The figures of a check, those that there are."""
     accuracy = None if check.implicit_accuracy is None else check.implicit_accuracy.estimate
     anchor = anchor_of(check)
     at_equal_length = "" if check.equal_length_kl is None else ", at equal length"
@@ -525,7 +522,6 @@ def lineage(record: PublishedFacts) -> Sequence[str]:
 
 
 def licence(about: Subject, record: PublishedFacts | None) -> str:
-    """Whose terms hold."""
     if record is None:
         return (
             "*To be filled in by whoever publishes it, with regard to the licence of the base model and to the data.*"

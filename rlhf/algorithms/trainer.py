@@ -405,17 +405,14 @@ class TrainingProgress:
         return True
 
     def begin(self, step: int, steps: int) -> None:
-        """The run goes on after this step."""
         self.run.report(step, steps, {}, _("It trains."))
         self.samples.draw_at(step, steps, self.learner)
         self.step_begins()
 
     def step_begins(self) -> None:
-        """Time is taken from here on."""
         self.began = time.monotonic()
 
     def step_ends(self) -> None:
-        """The weights were moved."""
         self.figures.step_seconds.append(time.monotonic() - self.began)
 
     def report(self, step: int, steps: int, metrics: Mapping[str, float]) -> bool:
@@ -469,7 +466,6 @@ class Samples:
         self.prompts = (sample_prompts(run.db) if prompts is None else prompts) if self.count else []
 
     def draw_at(self, step: int, steps: int, learner: Trainable) -> None:
-        """Answer and record, if it is time."""
         if step in sample_steps(steps, self.count):
             record_samples(self.run, learner.policy(), learner.tokenizer, self.prompts, step, learner.accelerator)
 

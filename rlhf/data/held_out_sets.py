@@ -181,7 +181,6 @@ def open_prompts(db: Database) -> list[Prompt]:
 
 
 def without(prompts: Iterable[Prompt], others: Iterable[Prompt]) -> list[Prompt]:
-    """The first that are not among the others."""
     known = {prompt.id for prompt in others}
     return [prompt for prompt in prompts if prompt.id not in known]
 

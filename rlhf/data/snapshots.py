@@ -95,7 +95,6 @@ class RenderableRows:
 
     @property
     def left_out(self) -> LeftOut:
-        """What gave no row, by reason."""
         found = LeftOut(self.rows.left_out)
         found.take(self.refused)
         return found
@@ -236,7 +235,6 @@ class SnapshotCounts:
 
     @classmethod
     def of(cls, stored: str | None) -> SnapshotCounts:
-        """Those of a row of the database."""
         told = {} if stored is None else json.loads(stored)
         return cls(told.get("train"), told.get("held-out"), told.get("left_out", {}))
 

@@ -402,7 +402,6 @@ class EvidenceSource:
 
     @property
     def count(self) -> int:
-        """How many prompts they have compared on."""
         return self.found.n if self.found else 0
 
     @property

@@ -620,8 +620,6 @@ def described(
 
 @dataclass(frozen=True)
 class Promotion:
-    """What a person let serve."""
-
     revision: str
     against: bool
     """Whether the rule spoke against it."""

@@ -69,7 +69,6 @@ def chance_of_first(logps: Sequence[float]) -> float:
 
 @cache
 def read_probes() -> tuple[Probe, ...]:
-    """The probes that ship with the program."""
     with PROBES.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return tuple(

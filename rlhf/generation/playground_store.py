@@ -77,7 +77,6 @@ class Chat:
 
     @property
     def first_token_seconds(self) -> float | None:
-        """Seconds from the question to the first token."""
         return None if self.begun is None else seconds_between(self.created, self.begun)
 
     @property
@@ -264,7 +263,6 @@ def show(db: Database, texts: Mapping[int, str]) -> None:
 
 
 def states(db: Database, chat_ids: Sequence[int]) -> dict[int, AnswerState]:
-    """How each of these chats stands."""
     rows = db.rows(f"SELECT id, state FROM chat WHERE id IN ({marks(chat_ids)})", tuple(chat_ids))
     return {row["id"]: row["state"] for row in rows}
 

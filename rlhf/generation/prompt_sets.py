@@ -100,7 +100,6 @@ def publish(data_dir: Path, job_id: int, rows: Sequence[Mapping[str, Any]]) -> s
 
 
 def lines_of(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Rows as JSON, one a line."""
     return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 

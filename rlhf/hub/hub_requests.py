@@ -38,8 +38,6 @@ class AskPrices(JobRequest):
 
 @dataclass(frozen=True)
 class PublishModel(JobRequest):
-    """Push a model of the registry."""
-
     kind = "publish"
     revision: str
     repo: str
@@ -56,8 +54,6 @@ class PublishModel(JobRequest):
 
 @dataclass(frozen=True)
 class PullModel(JobRequest):
-    """Take a model into the registry."""
-
     kind = "pull"
     address: str
     precision: str = ""
@@ -185,7 +181,6 @@ def check_token(hub: Hub) -> JobOutcome:
 
 
 def ask_prices(hub: Hub) -> JobOutcome:
-    """What the hardware of jobs costs."""
     with hubs.explained(_("Asking the Hub for its hardware failed.")):
         listed = hub.api.list_jobs_hardware()
     found = [Flavor(one.name, one.pretty_name, hubs.hourly_price(one)) for one in listed]

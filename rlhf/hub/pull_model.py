@@ -76,11 +76,9 @@ class HubRevision:
 
     @property
     def source(self) -> str:
-        """As the registry has it."""
         return f"{self.repo}@{self.sha}"
 
     def wanted(self, patterns: Sequence[str]) -> list[str]:
-        """The files of these names."""
         tops = (name for name in self.sizes if "/" not in name)  # to fnmatch a star means directories too
         return sorted(name for name in tops if any(fnmatch(name, pattern) for pattern in patterns))
 

@@ -175,7 +175,6 @@ def without_names(rows: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -
 
 
 def snapshot_facts(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, Any]], files: Files) -> SnapshotFacts:
-    """What the card says."""
     spec = pushed.spec
     there = {split: path for split, path in PATHS.items() if path in files}
     counts = {SPLIT_NAMES[split]: sum(row["split"] == split for row in rows) for split in there}

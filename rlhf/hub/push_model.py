@@ -207,7 +207,6 @@ def address_of(db: Database, policy: Policy) -> Address | None:
 
 
 def snapshot_tag(sha256: str) -> str:
-    """The tag of frozen data as a dataset."""
     return f"snapshot-{sha256[:12]}"
 
 

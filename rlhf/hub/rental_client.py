@@ -121,7 +121,6 @@ class Follower(threading.Thread):
         self.clear_not_before = 0.0
 
     def run(self) -> None:
-        """Look for jobs until told to end."""
         while not self.ended.wait(LOOK_SECONDS):
             try:
                 self.look()
@@ -646,7 +645,6 @@ def as_trained(spec: JobSpec, batch: int) -> JobSpec:
 
 
 def clear_up(hub: Hub, db: Database) -> None:
-    """Delete the datasets that are no use any more."""
     for job_id in rental_store.to_clear(db):
         clear(hub, db, rental_store.get(db, job_id))
 

@@ -77,8 +77,6 @@ TITLES_AND_TAGS: Final[Mapping[Unit, tuple[str, tuple[str, ...]]]] = {
 
 @dataclass(frozen=True)
 class SnapshotFacts:
-    """What is said of frozen data."""
-
     repo: str
     tag: str
     sha256: str
@@ -110,13 +108,11 @@ def mark(unit: str) -> str:
 
 
 def names_annotators(unit: Unit) -> bool:
-    """Whether such rows say who judged."""
     return "annotators" in COLUMNS[unit]
 
 
 @speaking(ENGLISH)
 def card(about: SnapshotFacts) -> str:
-    """The whole README.md."""
     agreement = ("## Agreement", about.agreement) if about.agreement else ()
     parts = [
         front_matter(about),
@@ -142,7 +138,6 @@ def card(about: SnapshotFacts) -> str:
 
 
 def front_matter(about: SnapshotFacts) -> str:
-    """The head of the card of frozen rows."""
     return dataset_head(
         f"Prefloop frozen {about.unit}",
         about.licence,
@@ -155,7 +150,6 @@ def front_matter(about: SnapshotFacts) -> str:
 
 
 def typed(name: str, kind: Type) -> dict[str, Any]:
-    """A column's type as `datasets` writes it."""
     if kind == "numbers":
         return {"name": name, "list": "int64"}
     if kind == "answer":

@@ -108,7 +108,6 @@ class SpacePlan:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The Space's public settings."""
         chosen = {variable: getattr(self, name) for name, variable in SETTINGS.items()}
         return {variable: value for variable, value in chosen.items() if value}
 

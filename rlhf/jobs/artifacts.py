@@ -77,7 +77,6 @@ def put_back(directory: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file, however large."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 

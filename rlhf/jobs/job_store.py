@@ -71,7 +71,6 @@ def at_work(db: Database) -> list[Job]:
 
 
 def rented_jobs(db: Database) -> list[Job]:
-    """The jobs for rented hardware that have not ended."""
     return [job for job in active(db, waiting_kinds()) if job.flavor is not None]
 
 

@@ -193,7 +193,6 @@ class Endpoint:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the budget of calls is spent."""
         return self.calls >= self.settings.calls
 
     def ask_many(self, prompts: Iterable[Sequence[Message]]) -> Iterator[tuple[int, Reply | Failure]]:

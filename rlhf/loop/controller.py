@@ -81,8 +81,6 @@ class AutomaticTraining:
 
 @dataclass(frozen=True)
 class LoopState:
-    """What the next step depends on."""
-
     auto_train: AutomaticTraining
     new: int
     """Judgements since the last training that learnt from them, or is to."""
@@ -179,7 +177,6 @@ def failed_checks(checks: Sequence[Job]) -> dict[str, FailedCheck]:
 
 
 def candidate_of(job: Job) -> str:
-    """The revision that a check checks."""
     return job.spec.candidate if isinstance(job.spec, CheckSpec) else ""
 
 
@@ -240,7 +237,6 @@ def thrown_away(db: Database, job: Job) -> bool:
 
 
 def has_checkpoints(db: Database, job: Job) -> bool:
-    """Whether a training has written checkpoints here."""
     return any(checkpoints_directory(db.path.parent, job.id).glob("checkpoint-*"))
 
 
@@ -308,7 +304,6 @@ def automatic_training(db: Database) -> AutomaticTraining:
 
 
 def save_automatic_training(db: Database, setting: AutomaticTraining) -> None:
-    """Go by this from now on."""
     setting_store.set_setting(db, "auto_train", asdict(setting))
 
 

@@ -68,7 +68,6 @@ class Supervisor:
         self._patience = job_table.Patience()
 
     def start(self) -> None:
-        """Begin to watch the queue."""
         if self.forking:
             self.forks = ForkServer(worker_environment())
         self._thread.start()
@@ -221,5 +220,4 @@ class Supervisor:
             )
 
     def log_file(self, job_id: int) -> Path:
-        """Where a job's worker prints."""
         return self.data_dir / "logs" / f"job-{job_id}.log"

@@ -133,7 +133,6 @@ class ChatTokenizer:
 
     @property
     def all_special_ids(self) -> list[int]:
-        """Ids of all tokens that are no text."""
         found = [self.backend.token_to_id(token) for token in (*self.special_tokens_map.values(), *self.extra_tokens)]
         return [token for token in found if token is not None]
 
@@ -144,7 +143,6 @@ class ChatTokenizer:
         return found
 
     def convert_ids_to_tokens(self, token: int) -> str:
-        """The vocabulary's entry of an id."""
         return str(self.backend.id_to_token(token))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:

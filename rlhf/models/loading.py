@@ -388,24 +388,20 @@ class LoadedWeights:
     """A PeftModel for each prompt-tuning adapter, by revision."""
 
     def plain(self) -> Any:
-        """The weights without any adapter."""
         if self.lora is not None:
             self.lora.base_model.disable_adapter_layers()
         return self.lora or self.model
 
     def with_lora(self, revision: str) -> Any:
-        """The weights with this LoRA adapter."""
         self.lora.base_model.enable_adapter_layers()
         self.lora.set_adapter(revision, inference_mode=True)
         return self.lora
 
     def with_prompt(self, revision: str) -> Any:
-        """The weights with this adapter's virtual tokens."""
         self.plain()
         return self.prompts[revision]
 
     def has(self, revision: str) -> bool:
-        """Whether this adapter has been loaded."""
         return revision in self.prompts or (self.lora is not None and revision in self.lora.peft_config)
 
     def attach(self, path: Path, revision: str) -> None:
@@ -419,7 +415,6 @@ class LoadedWeights:
             compute_adapters_at_once(self.lora)
 
     def keep_only(self, revisions: Collection[str]) -> None:
-        """Forget the other adapters."""
         self.prompts = {name: model for name, model in self.prompts.items() if name in revisions}
         if self.lora is None:
             return

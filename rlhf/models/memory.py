@@ -339,7 +339,6 @@ def adapter_parameters(shapes: Shapes, spec: TrainingSpec) -> int:
 
 
 def targets(shapes: Shapes, spec: TrainingSpec) -> dict[str, tuple[int, int]]:
-    """The linear layers that get an adapter."""
     wanted, first = target_layers(spec), first_adapted(spec, shapes.layers)
     return {
         name: shape
@@ -387,7 +386,6 @@ class Machine:
 
     @property
     def called(self) -> str:
-        """What it is, for people."""
         count = ngettext("{cpu_count} processor", "{cpu_count} processors", self.processors)
         return self.name or count.format(cpu_count=self.processors)
 
@@ -506,7 +504,6 @@ class RunMemory:
         return self.spec.batch_size * self.item_tokens
 
     def components(self) -> list[Component]:
-        """All of it, by component."""
         found = self.beside_activations()
         found.insert(-1, self.activations())
         return [component for component in found if component.size]

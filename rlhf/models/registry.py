@@ -203,7 +203,6 @@ def named(db: Database, revision: str) -> Policy | None:
 
 
 def by_id(db: Database, model_id: int) -> Policy:
-    """The policy with this id; it must exist."""
     return Policy(**db.one("SELECT * FROM model WHERE id = ?", (model_id,)))
 
 
@@ -436,7 +435,6 @@ def mark_deleted(db: Database, policy: Policy, decided_by: str) -> None:
 
 
 def gone(policy: Policy) -> str:
-    """That a policy's files were deleted, and when."""
     said = _("The files of {revision} were deleted on {deleted}.")
     return said.format(revision=policy.revision, deleted=str(policy.deleted)[:10])
 

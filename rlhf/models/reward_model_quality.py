@@ -152,7 +152,6 @@ def measure(train: Sequence[ScoredComparison], held_out: Sequence[ScoredComparis
 
 
 def pair_margins(comparisons: Iterable[ScoredComparison]) -> list[PairMargin]:
-    """Every pair of some comparisons."""
     return [
         PairMargin(one.scores[better] - one.scores[worse], one.lengths[better] - one.lengths[worse], 1 / len(one.pairs))
         for one in comparisons

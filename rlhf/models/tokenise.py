@@ -48,7 +48,6 @@ def of_split(rows: Sequence[AnyRow], split: str) -> list[AnyRow]:
 
 
 def snapshot_path(data_dir: Path, sha256: str) -> Path:
-    """Where frozen data lies."""
     return data_dir / "snapshots" / f"{sha256}.jsonl"
 
 

@@ -43,8 +43,6 @@ class ItemRows:
 
 @dataclass(frozen=True)
 class InspectedItem:
-    """One item as it would be trained on."""
-
     item: ItemRows
     number: int
     total: int
@@ -94,7 +92,6 @@ def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Itera
 
 
 def question_of(messages: Sequence[Mapping[str, str]]) -> str:
-    """The last turn of a conversation."""
     return messages[-1]["content"]
 
 
@@ -170,7 +167,6 @@ class DataSummary:
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens of an item on average."""
         return self.tokens / max(self.tokenised, 1)
 
     def leave_out(self, item: ItemRows, reasons: Mapping[str, int]) -> None:

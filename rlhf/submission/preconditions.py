@@ -42,7 +42,6 @@ def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
 
 
 def machine_problem(spec: TrainingSpec) -> Iterator[str]:
-    """Why a job can't be run on this machine."""
     if spec.processes == 1 and spec.optimiser == "adamw":
         return  # without asking the driver, which takes a moment, on every change of a form
     gpus, processors = len(query_graphics()), os.cpu_count() or 1

@@ -43,8 +43,6 @@ Cached = TypeVar("Cached")
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run would learn from."""
-
     found: TrainingPreview
     items: int
     """What batches count, to train on: a reward model takes whole comparisons."""

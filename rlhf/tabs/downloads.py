@@ -83,7 +83,6 @@ class ZipChunks:
         self.written: list[bytes] = []
 
     def write(self, data: bytes) -> int:
-        """Keep what is written."""
         self.written.append(bytes(data))
         return len(data)
 
@@ -91,7 +90,6 @@ class ZipChunks:
         """Nothing: it is kept in memory."""
 
     def take(self) -> bytes:
-        """What was written since the last time."""
         taken = b"".join(self.written)
         self.written.clear()
         return taken

@@ -42,8 +42,6 @@ new MutationObserver(() => {
 
 @dataclass(frozen=True)
 class CurveData:
-    """A plot that can be looked at closely."""
-
     axes: Axes
     lines: Sequence[Line]
     """In the order of their hues; some may have no points."""
@@ -56,7 +54,6 @@ def names(name: str) -> list[str]:
 
 
 def lay_out(name: str, label: str) -> dict[str, Any]:
-    """The components, without any value."""
     with gr.Accordion(label, open=False, visible=False, elem_id=f"{name}-box") as box:
         with gr.Row():
             choice = open_choice(

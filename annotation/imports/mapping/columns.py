@@ -182,7 +182,6 @@ def columns_of(rows: Sequence[SourceRow]) -> list[str]:
 
 
 def filled_columns(rows: Sequence[SourceRow]) -> list[str]:
-    """The columns that hold anything in these rows."""
     return [column for column in columns_of(rows) if any(row.values.get(column) not in EMPTY for row in rows)]
 
 
@@ -511,7 +510,6 @@ class ColumnUsage:
         self.filled: dict[str, bool] = {}
 
     def see(self, values: Mapping[str, Any]) -> None:
-        """Take note of a row's columns."""
         for column, value in values.items():
             if not self.filled.get(column) and (column in self.filled or len(self.filled) < MAXIMUM_KNOWN):
                 self.filled[column] = value not in EMPTY

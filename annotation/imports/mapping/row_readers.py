@@ -83,7 +83,6 @@ def read_prompt(plan: ImportPlan) -> RowReader:
 
 
 def read_conversation(plan: ImportPlan) -> RowReader:
-    """A conversation up to its last question."""
     columns = plan.columns
     return lambda values: MappedRow(until_user(with_system(turns_of(values, columns), values, columns), columns))
 
@@ -177,7 +176,6 @@ def read_chosen(plan: ImportPlan) -> RowReader:
 
 
 def read_pair(plan: ImportPlan) -> RowReader:
-    """Two answers and which of them is better."""
     columns = plan.columns
     judge: VerdictReader = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(plan)
 

@@ -67,7 +67,6 @@ def answer_title(number: int, answer: HistoryAnswer) -> str:
 
 
 def formed(found: ComparisonHistory) -> str:
-    """Where it comes from, and with which chances."""
     origin = found.listed.source
     split = _("held out") if found.listed.split == "held-out" else _("to train on")
     pairs = [
@@ -118,7 +117,6 @@ def chance(value: float | None) -> str:
 
 
 def given(found: ComparisonHistory) -> str:
-    """Who was given it when."""
     rows: list[Row] = [
         (
             one.annotator,
@@ -134,7 +132,6 @@ def given(found: ComparisonHistory) -> str:
 
 
 def said(found: ComparisonHistory) -> str:
-    """Every judgement with changes and undos."""
     rows = [judgement_row(one, found) for one in found.judgements]
     headers = (_("Annotator"), _("When (UTC)"), _("Judgement"), _("Stands"), _("Along with it"), _("Took"))
     return card(_("Judgements"), table(headers, rows, _("Nobody has judged it yet.")))
@@ -207,7 +204,6 @@ def job_with(one: UsedBy) -> Way:
 
 
 def learnt(used: Sequence[UsedBy]) -> str:
-    """The frozen data and the jobs that had it."""
     if not used:
         return card(_("Used by"), paragraph(_("No training has used it."), "quiet"))
     rows: list[Row] = []

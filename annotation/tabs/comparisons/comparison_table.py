@@ -184,12 +184,10 @@ def confirmation(asked: BulkRequest, planned: Plan) -> str:
 
 
 def leave() -> str:
-    """The way out of a confirmation."""
     return act_button(_("Leave it"), "leave", "")
 
 
 def made(change: Change) -> str:
-    """What was just done, with the way back."""
     said = words.outcome(change.kind, change.comparisons, change.whom)
     undo = act_button(_("Undo"), "undo", str(change.id))
     return f'<div class="confirm">{status(said, "headline")}<p>{undo}</p></div>'

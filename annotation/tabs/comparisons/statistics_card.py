@@ -94,7 +94,6 @@ def length(edge: str) -> str:
 
 
 def people(found: DataStatistics) -> str:
-    """What each annotator said."""
     rows: list[Row] = [
         (
             one.name,
@@ -119,7 +118,6 @@ def share_of(part: int, whole: int) -> str:
 
 
 def writers(found: DataStatistics) -> str:
-    """How long the answers of each policy are."""
     rows: list[Row] = [
         (one.writer, numeral(one.answers), numeral(one.mean, ",.0f"), numeral(one.longest)) for one in found.writers
     ]

@@ -57,7 +57,6 @@ ASKED_WHY: Final[Mapping[str, str]] = {
 
 
 def status_chip(status: str) -> Chip:
-    """A comparison's status in a word and a colour."""
     return Chip(_(STATUSES[status]), COLOURS.get(status, ""))
 
 
@@ -111,7 +110,6 @@ def left_out(kind: ChangeKind, count: int) -> str:
 
 
 def outcome(kind: str, count: int, whom: str) -> str:
-    """What a bulk change was."""
     outcomes = {
         "assign": ngettext(
             "Assigned: {count:,} comparison, to {whom}.", "Assigned: {count:,} comparisons, to {whom}.", count

@@ -356,5 +356,4 @@ def enough_at(surprise: float, stop_kl: float) -> float:
 
 
 def far_enough(kl: float, surprise: float, stop_kl: float) -> bool:
-    """Whether a training ends there."""
     return kl >= enough_at(surprise, stop_kl)

@@ -483,7 +483,6 @@ class Learner:
 
 
 def pieces(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    """Items cut into runs of at most `size`."""
     return [items[place : place + size] for place in range(0, len(items), size)]
 
 
@@ -498,7 +497,6 @@ def optimiser_of(spec: PPOSpec, parameters: Sequence[nn.Parameter]) -> Any:
 
 
 def describe(rollouts: Rollouts, rewards_BT: Tensor, returns_BT: Tensor) -> dict[str, float]:
-    """A round's metrics that its answers decide."""
     mask_BT = rollouts.mask_BT
     tokens_B = mask_BT.sum(1).float()
     numbers = {

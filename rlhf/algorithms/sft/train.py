@@ -114,12 +114,10 @@ class DemonstrationTrainer(JobTrainer, SFTTrainer):
     """How it scored the held-out demonstrations before it was trained; empty where that was not measured."""
 
     def items_in(self, batch: Any) -> Tensor:
-        """Tokens of the answers."""
         tokens: Tensor = batch["completion_mask"].sum().float()
         return tokens
 
     def loss(self, model: Any, batch: Any, items: Tensor) -> Tensor:
-        """The negative log-likelihood of the answers' tokens."""
         logps_N, right_N = predictions(model, batch, self.spec.packing)
         self.note("token_accuracy", right_N.sum(), items)
         return -logps_N.sum() / items

@@ -214,12 +214,10 @@ class Numbers:
 
 
 def in_a_line(error: Exception) -> str:
-    """What an exception says, in short."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 def unusable(reason: str) -> UserError:
-    """Why a model can't be used."""
     return UserError(_("This model can't be computed rightly here. {reason} Choose another one.").format(reason=reason))
 
 

@@ -451,7 +451,6 @@ PROBE_ROWS: Mapping[str, tuple[str, str]] = {
 
 
 def with_interval(fall: Estimate) -> str:
-    """A difference of chances with its interval."""
     rounded = (round(end, 3) for end in (fall.value, fall.low, fall.high))
     shown = [numeral(end, "+.3f") if end else numeral(0, ".3f") for end in rounded]  # nothing is neither lost nor won
     return _("{value} ({low} to {high})").format(value=shown[0], low=shown[1], high=shown[2])
@@ -567,7 +566,6 @@ def answers_page(pairs: Sequence[AnswerPair], page: int, size: int, names: tuple
 
 
 def pair_box(names: tuple[str, str], pair: AnswerPair) -> str:
-    """A prompt and the two answers to it."""
     both = (pair.left, pair.right)
     marked = differences.marked(*(side.text for side in both))
     boxes = [
@@ -578,7 +576,6 @@ def pair_box(names: tuple[str, str], pair: AnswerPair) -> str:
 
 
 def page_label(total: int, page: int, size: int) -> str:
-    """Which of the prompts are shown."""
     if not total:
         return ""
     return _("Prompts {page} to {total} of {total_2}").format(

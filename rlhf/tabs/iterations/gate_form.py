@@ -153,7 +153,6 @@ class GateFormPage:
 
     @property
     def shown(self) -> list[Any]:
-        """The fields, in the rule's order."""
         return [self.form[name] for name in NAMES]
 
     @property

@@ -132,7 +132,6 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedChec
 
 
 def standing_part(db: Database, state: LoopState) -> Update:
-    """Where the iteration stands and what comes next."""
     hindered = controller.automatic_problems(db) if controller.due(state) else ()
     status = loop_standing.loop_status(state, hindered)
     if not answering_spec.answers_come(db) and not any(stock_counts.stock_sizes(db, registry.serving(db).id).values()):
@@ -186,7 +185,6 @@ def over_view(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, 
 
 
 def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[CurveData]]:
-    """The same, from the rows."""
     base = registry.by_revision(db, "base")
     rows = [
         CheckedPolicy(
@@ -549,8 +547,6 @@ def wire_views(page: IterationsPage, context: Context) -> None:
 
 
 def wire_look(page: IterationsPage, context: Context) -> None:
-    """Look closely at another figure over the iterations."""
-
     @guarded(context, "admin")
     def choose_figure(annotator: Annotator, choice: Any, was: Seen) -> list[Any]:
         _drawn, curves = over_view(context.db, newest_checks(context.db))

@@ -48,7 +48,6 @@ def message(job: Job) -> str:
 
 
 def title(job: Job) -> str:
-    """A job's name in lists of choices."""
     return f"{job.id} · {about(job)} · {_(STATUS_WORDS[job.status])}"
 
 
@@ -65,7 +64,6 @@ def spec_facts(spec: JobSpec) -> Facts:
 
 
 def origin_facts(spec: TrainingSpec) -> Facts:
-    """Where a training starts and what it changes."""
     return [
         (_("Method"), in_words(type(spec), "method", spec.method)),
         (_("Parent"), spec.parent),
@@ -75,7 +73,6 @@ def origin_facts(spec: TrainingSpec) -> Facts:
 
 
 def pace_facts(spec: TrainingSpec) -> Facts:
-    """How fast a training goes, and in what precision."""
     rate = short_number(spec.learning_rate) if spec.learning_rate else _("the method's default")
     found = [(_("Learning rate"), rate), spec.pace_fact()]
     if spec.precision != "auto":

@@ -646,7 +646,6 @@ def wire_views(page: JudgesPage, context: Context) -> None:
 
 
 def wire_judges(page: JudgesPage, context: Context) -> None:
-    """Make judges, and switch them on and off."""
     admin, form = guarded(context, "admin"), page.form
 
     @admin
@@ -684,7 +683,6 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
 
 
 def wire_jobs(page: JudgesPage, context: Context) -> None:
-    """Let judges judge, and stop them."""
     admin = guarded(context, "admin")
 
     @admin

@@ -142,8 +142,6 @@ def opened(context: Context) -> list[Any]:
 
 
 def wire(parts: Mapping[str, Any], context: Context) -> None:
-    """Queue the job that the form describes."""
-
     @guarded(context, "admin")
     def start_answers(annotator: Annotator, *sent: Any) -> str:
         job_id = submit(context, dict(zip(ASKED, sent, strict=True)), annotator.name)

@@ -64,7 +64,6 @@ def with_reference(curve: Curve, reference: tuple[float, str] | None) -> Curve:
 
 
 def along(spec: JobSpec) -> str:
-    """What a run's steps are."""
     training = spec.trains()
     return _(TrainingSpec.step_word if training is None else training.step_word)
 
@@ -81,7 +80,6 @@ def line_of(name: str, metrics: Sequence[Mapping[str, Any]], metric: str) -> Lin
 
 
 def lines_of(curve: Curve, metrics: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """The lines of one plot of a run."""
     return [line_of(name, metrics, metric) for name, metric in curve.series.items()]
 
 

@@ -117,7 +117,6 @@ def section(title: str, *parts: str) -> str:
 
 
 def pairs(facts: Sequence[tuple[str, str]]) -> str:
-    """Names with their values."""
     return "\n".join(f"- {plain(name)}: {plain(value)}" for name, value in facts)
 
 
@@ -135,7 +134,6 @@ def code(text: str, language: str = "json") -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as a quotation with its line breaks."""
     lines = [*map(plain, text.splitlines()), ""]
     broken = (f"> {line}\\" if line and after else f"> {line}".rstrip() for line, after in pairwise(lines))
     return "\n".join(broken)

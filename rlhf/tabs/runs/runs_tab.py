@@ -187,7 +187,6 @@ def label_parts(db: Database, job: Job | None) -> dict[str, Update]:
 
 
 def label_shown(db: Database, job: Job | None) -> RunLabel:
-    """What people call the run on the page."""
     return run_labels.NONE if job is None else run_labels.label_of(db, job.id)
 
 
@@ -269,7 +268,6 @@ def there_of(db: Database, looked: RunsSelection) -> tuple[RunsSelection, str]:
 
 
 def place_of(looked: RunsSelection) -> Place:
-    """The address of what is looked at."""
     number, compared = row_number(looked.job), looked.compared if isinstance(looked.compared, list) else []
     numbers = ",".join(str(one) for one in map(row_number, compared) if one is not None)
     order = text_in(looked.order)
@@ -463,7 +461,6 @@ class RunsPage(FollowedPage):
 
 
 def lay_out() -> RunsPage:
-    """The components, top to bottom, without any value."""
     parts = queue_view.lay_out()
     with gr.Accordion(_("All runs"), open=False) as parts["all"]:
         with gr.Row():
@@ -499,7 +496,6 @@ def lay_out() -> RunsPage:
 
 
 def lay_out_labels() -> dict[str, Any]:
-    """What people call a run and say of it."""
     parts: dict[str, Any] = {}
     with gr.Accordion(_("Name, tags and notes"), open=False, elem_classes=["of-subject"]) as parts["labels"]:
         with gr.Row():
@@ -577,8 +573,6 @@ def wire_views(page: RunsPage, context: Context) -> None:
 
 
 def wire_labels(page: RunsPage, context: Context) -> None:
-    """Store what people call the run that is shown."""
-
     @guarded(context, "admin")
     def save_label(annotator: Annotator, *sent: Any) -> list[Any]:
         looked, was = read(sent)

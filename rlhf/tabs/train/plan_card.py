@@ -282,7 +282,6 @@ def cost_card(cost: CostEstimate) -> str:
 
 
 def length_sentence(cost: CostEstimate) -> str:
-    """What length the rows are taken to have."""
     if cost.longest:
         return _("Estimated as if every row were as long as the longest, which has {longest:,} tokens.").format(
             longest=cost.longest
