@@ -184,9 +184,8 @@ class AnnotationApi:
         if not project_store.project(self.db).own_prompts:
             raise UserError(_("This project takes no prompts from annotators."))
         if not text or len(text) > MAXIMUM_PROMPT:
-            raise UserError(
-                _("Write a prompt of 1 to {maximum_prompt:,} characters.").format(maximum_prompt=MAXIMUM_PROMPT)
-            )
+            said = _("Write a prompt of 1 to {maximum_prompt:,} characters.")
+            raise UserError(said.format(maximum_prompt=MAXIMUM_PROMPT))
         if judged_counts.quota_reached(self.db, annotator.id):
             raise UserError(_("You have judged all that you were asked for, so its answers would not reach you."))
         comparison_id = own_prompts.ask(self.db, annotator.id, [{"role": "user", "content": text}])

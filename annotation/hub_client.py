@@ -332,12 +332,11 @@ def check_token(hub: Hub, repo: str | None = None) -> TokenInfo:
     organisations = tuple(one["name"] for one in told.get("orgs", []))
     who = TokenInfo(told["name"], token.get("role", "write"), organisations, bool(told.get("isPro")))
     if who.role == "read":
-        raise UserError(
-            _(
-                "The token is {name}'s and may only read. Make one that may write on {tokens_page} and set "
-                "HF_TOKEN to it; a Prefloop that runs has it when it is started again."
-            ).format(name=who.name, tokens_page=TOKENS_PAGE)
+        said = _(
+            "The token is {name}'s and may only read. Make one that may write on {tokens_page} and set "
+            "HF_TOKEN to it; a Prefloop that runs has it when it is started again."
         )
+        raise UserError(said.format(name=who.name, tokens_page=TOKENS_PAGE))
     if repo is not None:
         check_name(repo)
         owner = repo.split("/")[0]

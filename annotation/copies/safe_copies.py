@@ -59,9 +59,8 @@ class Schedule:
             except ValueError:
                 values[name] = -1.0
             if not 0 <= values[name] < float("inf"):
-                raise UserError(
-                    _("{variable} is '{text}', and must be a number, 0 or more.").format(variable=variable, text=text)
-                )
+                said = _("{variable} is '{text}', and must be a number, 0 or more.")
+                raise UserError(said.format(variable=variable, text=text))
         return cls(values["every"], int(values["after"]), values["apart"])
 
 

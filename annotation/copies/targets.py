@@ -85,13 +85,11 @@ def read_manifest(content: bytes, what: str) -> CopyManifest:
             raise ValueError("another format")
         version = told.pop("version")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedCopy(
-            _("{what} is damaged: its manifest can't be read ({error}).").format(what=what, error=error)
-        ) from error
+        said = _("{what} is damaged: its manifest can't be read ({error}).")
+        raise DamagedCopy(said.format(what=what, error=error)) from error
     if version != 1:
-        raise UserError(
-            _("{what} was made by a newer Prefloop. Update Prefloop; nothing was changed.").format(what=what)
-        )
+        said = _("{what} was made by a newer Prefloop. Update Prefloop; nothing was changed.")
+        raise UserError(said.format(what=what))
     try:
         manifest = read(CopyManifest, told, _("The manifest"))
     except UserError as error:
@@ -162,20 +160,18 @@ def refuse_shared_fate(target: CopyTarget, data_dir: Path, on_space: bool) -> No
         return
     where, data = target.path.resolve(), data_dir.resolve()
     if where.is_relative_to(data):
-        raise UserError(
-            _(
-                "The directory for safe copies {where} is inside the data directory {data} and would be lost with it. "
-                "Set PREFLOOP_COPIES to a directory on another disk, or to a private dataset (OWNER/NAME-copies)."
-            ).format(where=where, data=data)
+        said = _(
+            "The directory for safe copies {where} is inside the data directory {data} and would be lost with it. "
+            "Set PREFLOOP_COPIES to a directory on another disk, or to a private dataset (OWNER/NAME-copies)."
         )
+        raise UserError(said.format(where=where, data=data))
     if on_space and device_of(where) == device_of(data):
-        raise UserError(
-            _(
-                "The directory for safe copies {where} is on the same disk as the data directory {data}, and a "
-                "Space's disk is empty after each restart. Attach a bucket there in the Space's settings, or "
-                "set PREFLOOP_COPIES to a private dataset (OWNER/NAME-copies)."
-            ).format(where=where, data=data)
+        said = _(
+            "The directory for safe copies {where} is on the same disk as the data directory {data}, and a "
+            "Space's disk is empty after each restart. Attach a bucket there in the Space's settings, or "
+            "set PREFLOOP_COPIES to a private dataset (OWNER/NAME-copies)."
         )
+        raise UserError(said.format(where=where, data=data))
 
 
 def device_of(path: Path) -> int:

@@ -188,12 +188,11 @@ def refuse_used(db: Database) -> None:
     counts = {name: int(db.value(f'SELECT count(*) FROM "{name}" WHERE {TABLES[name].where}')) for name in TABLES}
     used = [f"{name} {numeral(rows)}" for name, rows in counts.items() if rows]
     if used:
-        raise UserError(
-            _(
-                "The data directory {parent} is in use already ({used}). An archive goes into a fresh one: "
-                "choose another with --data DIR. Nothing was changed."
-            ).format(parent=db.path.parent, used=", ".join(used))
+        said = _(
+            "The data directory {parent} is in use already ({used}). An archive goes into a fresh one: "
+            "choose another with --data DIR. Nothing was changed."
         )
+        raise UserError(said.format(parent=db.path.parent, used=", ".join(used)))
 
 
 @dataclass
@@ -467,9 +466,8 @@ CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
 def check_whole(db: Database, name: str) -> None:
     """Raises UserError where rows that were read do not fit each other, inside the caller's transaction."""
     if db.rows("PRAGMA foreign_key_check"):
-        raise UserError(
-            _("{name}: some rows refer to others that are not there. {advice}").format(name=name, advice=_(ADVICE))
-        )
+        said = _("{name}: some rows refer to others that are not there. {advice}")
+        raise UserError(said.format(name=name, advice=_(ADVICE)))
     for what, query in MISFITS:
         row = db.row(query)
         if row is not None:

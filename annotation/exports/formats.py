@@ -138,9 +138,8 @@ def check_request(request: ExportRequest, known: ExportContext) -> None:
     if not filters.sources:
         raise UserError(_("Choose at least one source: {sources}.").format(sources=", ".join(SOURCES)))
     if not 0 <= filters.agreement <= 1:
-        raise UserError(
-            _("The minimum agreement is a share from 0 to 1, not {agreement}.").format(agreement=filters.agreement)
-        )
+        said = _("The minimum agreement is a share from 0 to 1, not {agreement}.")
+        raise UserError(said.format(agreement=filters.agreement))
 
 
 # The Hub's words for the licences that data and models often have; it knows more.
@@ -150,9 +149,8 @@ LICENCES: Final = (*("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "od
 def check_licence(name: str) -> None:
     """Raises UserError for what can't be the Hub's word for a licence; none is none."""
     if name and not is_licence(name):
-        raise UserError(
-            _("'{name}' is no licence as the Hub names them. Say for example cc-by-4.0 or mit.").format(name=name[:80])
-        )
+        said = _("'{name}' is no licence as the Hub names them. Say for example cc-by-4.0 or mit.")
+        raise UserError(said.format(name=name[:80]))
 
 
 def is_licence(name: str) -> bool:

@@ -70,9 +70,8 @@ class ImportRequest:
     def check(self) -> None:
         """Raises UserError for what can't be meant."""
         if not isinstance(self.split, str) and not 0 <= self.split <= 1:
-            raise UserError(
-                _("The share of held-out prompts is a number from 0 to 1, not {split}.").format(split=self.split)
-            )
+            said = _("The share of held-out prompts is a number from 0 to 1, not {split}.")
+            raise UserError(said.format(split=self.split))
         if self.good_from is not None and not math.isfinite(self.good_from):
             raise UserError(_("An answer is good from a number on, not from {number}.").format(number=self.good_from))
         if self.first < 1 or (self.last is not None and self.last < self.first):

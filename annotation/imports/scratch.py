@@ -197,13 +197,12 @@ class Staging:
         self.text_rows += len(texts)
         self.text += sum(len(text.encode()) for text in texts)
         if self.verdict_rows > MAXIMUM_VERDICT_ROWS:
-            raise UserError(
-                _(
-                    "This is too much for one import: the first {rows:,} rows come to {verdict_rows:,} rows of "
-                    "tables, and annotators would have to wait too long while they are written. Import it in "
-                    "parts (a range at a time, under “Rows”). Nothing was imported."
-                ).format(rows=self.counts.rows, verdict_rows=self.verdict_rows)
+            said = _(
+                "This is too much for one import: the first {rows:,} rows come to {verdict_rows:,} rows of "
+                "tables, and annotators would have to wait too long while they are written. Import it in "
+                "parts (a range at a time, under “Rows”). Nothing was imported."
             )
+            raise UserError(said.format(rows=self.counts.rows, verdict_rows=self.verdict_rows))
 
     def checksum(self) -> str:
         """The sha256 of everything gathered, in its order: for a source that is no file."""

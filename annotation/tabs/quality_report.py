@@ -8,13 +8,7 @@ from math import exp
 from annotation.metrics.agreement import Agreement, Dispute, Period
 from annotation.metrics.bradley_terry import Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
-from annotation.metrics.quality import (
-    AdminDecision,
-    DecisionKind,
-    FlaggedCase,
-    Gold,
-    QualityReport,
-)
+from annotation.metrics.quality import AdminDecision, DecisionKind, FlaggedCase, Gold, QualityReport
 from annotation.metrics.reliability import Reliability
 from annotation.records import Project
 from annotation.translation import N_, _, ngettext, numeral
@@ -47,11 +41,7 @@ from annotation.ui.markup import (
 from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.gold import ComparisonReview
 
-FLAG_NAMES: Mapping[str, str] = {
-    "harmful": N_("harmful"),
-    "personal-data": N_("personal data"),
-    "broken": N_("broken"),
-}
+FLAG_NAMES: Mapping[str, str] = {"harmful": N_("harmful"), "personal-data": N_("personal data"), "broken": N_("broken")}
 PURPOSES: Mapping[str, str] = {
     "own": N_("to learn from"),
     "gold": N_("gold"),
@@ -316,9 +306,7 @@ def reliability_chart(figures: QualityReport) -> str:
         for name, r in order
     ]
     frame = Frame(
-        "reliability",
-        _("Reliability of each annotator"),
-        _("Further right is better. Dashed: guessing (50%)."),
+        "reliability", _("Reliability of each annotator"), _("Further right is better. Dashed: guessing (50%).")
     )
     return charts.intervals(frame, marks, _("chance to choose the better of two answers"), COIN)
 

@@ -153,13 +153,12 @@ def make(db: Database, asked: BulkRequest, by: Annotator, expected: int) -> int:
         if not found:
             raise UserError(_("None of these comparisons can be changed so. Nothing was changed."))
         if found != expected:
-            raise UserError(
-                ngettext(
-                    "Meanwhile it would be {found:,} comparison, not {expected:,}. Nothing was changed; look again.",
-                    "Meanwhile it would be {found:,} comparisons, not {expected:,}. Nothing was changed; look again.",
-                    found,
-                ).format(found=found, expected=expected)
+            said = ngettext(
+                "Meanwhile it would be {found:,} comparison, not {expected:,}. Nothing was changed; look again.",
+                "Meanwhile it would be {found:,} comparisons, not {expected:,}. Nothing was changed; look again.",
+                found,
             )
+            raise UserError(said.format(found=found, expected=expected))
         MADE[asked.kind](db, change_id)
     return change_id
 

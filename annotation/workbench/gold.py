@@ -103,13 +103,11 @@ def refuse_as_gold(db: Database, found: ComparisonReview, known: int | None) -> 
         said = _("Comparison {number} is unfit, or its answers are not complete. Choose another one.")
         raise UserError(said.format(number=number))
     if not any(opinion.ranking for opinion in found.opinions):
-        raise UserError(
-            _("Nobody has judged comparison {number} yet. Choose one that has been judged.").format(number=number)
-        )
+        said = _("Nobody has judged comparison {number} yet. Choose one that has been judged.")
+        raise UserError(said.format(number=number))
     if number in quality.flagged_comparisons(db):
-        raise UserError(
-            _("Comparison {number} is flagged. Choose one that is fit to measure people.").format(number=number)
-        )
+        said = _("Comparison {number} is flagged. Choose one that is fit to measure people.")
+        raise UserError(said.format(number=number))
     if known is None:
         said = _("The annotators of comparison {number} agree on no best answer. Say which one is best.")
         raise UserError(said.format(number=number))

@@ -148,13 +148,11 @@ def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
 def refuse_other_formats(checkpoints: Path) -> None:
     """Raises UserError where a run has checkpoints of another version: to begin anew is for a person to decide."""
     if any(of_other_versions(checkpoints)):
-        raise UserError(
-            _(
-                "The checkpoints in checkpoints/{name} were written by another version of this program, and "
-                "this one can't go on from them. Delete them on the Runs tab, then resume: the run begins anew "
-                "with the same data."
-            ).format(name=checkpoints.name)
+        said = _(
+            "The checkpoints in checkpoints/{name} were written by another version of this program, and this one can't "
+            "go on from them. Delete them on the Runs tab, then resume: the run begins anew with the same data."
         )
+        raise UserError(said.format(name=checkpoints.name))
 
 
 def of_other_versions(checkpoints: Path) -> Iterator[Path]:

@@ -89,14 +89,7 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
     parent = registry.by_revision(run.db, spec.parent)
     adapter = verified(run.data_dir, parent) if parent.form in ("lora", "prompt") else None
     ground = ground_path(run.db, run.data_dir, base.path, parent.lies_on)
-    return Start(
-        base=base,
-        parent=parent,
-        ground=ground,
-        ground_id=parent.lies_on,
-        adapter=adapter,
-        tried=tried,
-    )
+    return Start(base=base, parent=parent, ground=ground, ground_id=parent.lies_on, adapter=adapter, tried=tried)
 
 
 @dataclass(frozen=True)
@@ -254,11 +247,7 @@ def stored_before(run: Run) -> FinishedTraining | None:
 
 
 def conclude(
-    run: Run,
-    spec: TrainingSpec,
-    start: Start,
-    save: Callable[[Path], FinishedTraining],
-    figures: RunCost,
+    run: Run, spec: TrainingSpec, start: Start, save: Callable[[Path], FinishedTraining], figures: RunCost
 ) -> FinishedTraining:
     """Store what was trained and register it, unless it was only measured or this is one of a job's further processes.
 
@@ -285,11 +274,7 @@ RESULT = "prefloop.json"
 
 
 def store_policy(
-    run: Run,
-    spec: TrainingSpec,
-    start: Start,
-    save: Callable[[Path], FinishedTraining],
-    cost: FinishedTraining,
+    run: Run, spec: TrainingSpec, start: Start, save: Callable[[Path], FinishedTraining], cost: FinishedTraining
 ) -> tuple[Policy, dict[str, Any]]:
     """Write what was trained, whole or not at all, and register it; returns the entries of the job's result too."""
     made = TrainedModel(
@@ -321,13 +306,7 @@ def store_made(run: Run, made: TrainedModel, save: Callable[[Path], dict[str, An
         (directory / RESULT).write_text(json.dumps(result), "utf-8")
         sha256 = directory_sha256(directory)  # which takes a while: a kill until here leaves nothing that looks whole
     policy = registry.add(
-        run.db,
-        revision=revision,
-        algorithm=run.kind,
-        job_id=run.job_id,
-        path=relative,
-        sha256=sha256,
-        **vars(made),
+        run.db, revision=revision, algorithm=run.kind, job_id=run.job_id, path=relative, sha256=sha256, **vars(made)
     )
     return policy, result
 

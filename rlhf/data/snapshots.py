@@ -167,13 +167,7 @@ def prompt_rows(db: Database) -> Iterator[PromptRow]:
 
 
 def collect(
-    db: Database,
-    parent: Policy,
-    scope: Scope,
-    max_length: int,
-    *,
-    judges_too: bool = True,
-    latest: int | None = None,
+    db: Database, parent: Policy, scope: Scope, max_length: int, *, judges_too: bool = True, latest: int | None = None
 ) -> PreferenceRows:
     """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
 

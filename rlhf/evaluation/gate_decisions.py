@@ -646,11 +646,8 @@ def promote(
         policy = registry.by_revision(db, revision)
         against = objection(db, policy)
         if against and not own:
-            raise PromotionAgainstRule(
-                _("{revision} was not promoted. {against} Against that it takes a reason.").format(
-                    revision=policy.revision, against=against
-                )
-            )
+            said = _("{revision} was not promoted. {against} Against that it takes a reason.")
+            raise PromotionAgainstRule(said.format(revision=policy.revision, against=against))
         registry.promote(db, policy.revision, decided_by, reason(db, policy, own))
     return Promotion(policy.revision, bool(against))
 
@@ -667,11 +664,8 @@ def clean_reason(why: str) -> str:
     """A reason as it is kept: on one line, and nothing where there is nothing to be seen. Raises UserError."""
     said = " ".join(storable(why).replace("\0", " ").split())
     if len(said) > MOST_WHY:
-        raise UserError(
-            _("Why (for the record): {count} characters are too many. Say it in at most {most_why}.").format(
-                count=len(said), most_why=MOST_WHY
-            )
-        )
+        too_long = _("Why (for the record): {count} characters are too many. Say it in at most {most_why}.")
+        raise UserError(too_long.format(count=len(said), most_why=MOST_WHY))
     return said if any(category(one)[0] in "LNPS" and one not in BLANK_LETTERS for one in said) else ""
 
 

@@ -272,14 +272,8 @@ RULE_SAID: Mapping[Ruling, str] = {
 }
 # Of people, and of a judge.
 FINDINGS: Mapping[EvidenceState, tuple[str, str]] = {
-    "better": (
-        N_("People find it better: it won {score}."),
-        N_("The judge {judge} finds it better: it won {score}."),
-    ),
-    "worse": (
-        N_("People find it worse: it won {score}."),
-        N_("The judge {judge} finds it worse: it won {score}."),
-    ),
+    "better": (N_("People find it better: it won {score}."), N_("The judge {judge} finds it better: it won {score}.")),
+    "worse": (N_("People find it worse: it won {score}."), N_("The judge {judge} finds it worse: it won {score}.")),
     "spent": (
         N_("People's comparisons do not show that it is better: it won {score}."),
         N_("The comparisons of the judge {judge} do not show that it is better: it won {score}."),

@@ -122,8 +122,7 @@ class MakeSpace(CheckSpace):
 
 Request = CheckToken | AskPrices | PublishModel | PullModel | PushData | CheckSpace | MakeSpace
 REQUESTS: Final[JobQueue[Request]] = JobQueue(
-    "hub",
-    named(CheckToken, AskPrices, PublishModel, PullModel, PushData, CheckSpace, MakeSpace),
+    "hub", named(CheckToken, AskPrices, PublishModel, PullModel, PushData, CheckSpace, MakeSpace)
 )
 
 
@@ -259,12 +258,11 @@ def make_space(hub: Hub, asked: MakeSpace) -> JobOutcome:
         raise UserError(_("Nothing was uploaded. {why}").format(why=joined(*(one.text for one in found))))
     hardware, price = price_of(hub, plan)
     if price > asked.price:
-        raise UserError(
-            _(
-                "Nothing was uploaded or spent: {hardware} costs ${price:.2f} an hour, and ${agreed:.2f} was agreed "
-                "to. Check it again."
-            ).format(hardware=hardware, price=price, agreed=asked.price)
+        said = _(
+            "Nothing was uploaded or spent: {hardware} costs ${price:.2f} an hour, and ${agreed:.2f} was agreed "
+            "to. Check it again."
         )
+        raise UserError(said.format(hardware=hardware, price=price, agreed=asked.price))
     made = space_upload.create(plan, hub, os.environ.get(SPACE_TOKEN, ""))
     told = (
         _("{address} is made at {commit}; the Hub builds it.")

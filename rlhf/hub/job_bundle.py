@@ -103,9 +103,8 @@ def base_files(base: Policy) -> Files:
     paths = sorted(directory.iterdir()) if directory.is_dir() else []
     kept = [path for path in paths if any(fnmatch(path.name, pattern) for pattern in WHOLE)]
     if not any(path.suffix == ".safetensors" for path in kept):
-        raise UserError(
-            _("The base model's weights are gone from {directory}. Restore them.").format(directory=directory)
-        )
+        said = _("The base model's weights are gone from {directory}. Restore them.")
+        raise UserError(said.format(directory=directory))
     return {f"{DATA}/{OWN_BASE}/{path.name}": path for path in kept}
 
 

@@ -151,9 +151,8 @@ def snapshot_files(db: Database, data_dir: Path, pushed: Snapshot) -> Files:
     lines = snapshot_content(data_dir, spec.snapshot).splitlines()
     rows: Sequence[Mapping[str, Any]] = [json.loads(line) for line in lines]
     if pushed.names and not snapshot_card.names_annotators(unit):
-        raise UserError(
-            _("The frozen data of run {id} names no annotator. Leave the names out.").format(id=pushed.job.id)
-        )
+        said = _("The frozen data of run {id} names no annotator. Leave the names out.")
+        raise UserError(said.format(id=pushed.job.id))
     if not pushed.names:
         rows = list(without_names(rows, pseudonyms(data_sources.annotators(db))))
     files: Files = {}

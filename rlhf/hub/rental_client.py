@@ -206,13 +206,7 @@ class RentedRun:
     """One job's way: pack, start, follow, take in. Every step looks first whether it was done already."""
 
     def __init__(
-        self,
-        hub: Hub,
-        run: Run,
-        job: Job,
-        ended: threading.Event,
-        poll_seconds: float,
-        changed: Callable[[], None],
+        self, hub: Hub, run: Run, job: Job, ended: threading.Event, poll_seconds: float, changed: Callable[[], None]
     ) -> None:
         self.changed = changed
         self.hub, self.run, self.job, self.ended, self.poll_seconds = hub, run, job, ended, poll_seconds
@@ -240,10 +234,7 @@ class RentedRun:
                 minutes,
             ).format(minutes=minutes, flavor=self.job.flavor, dollars=dollars)
         )
-        return {
-            **(ending.result or {}),
-            "rented": {"flavor": self.job.flavor, "cost_usd": round(self.rental.cost, 4)},
-        }
+        return {**(ending.result or {}), "rented": {"flavor": self.job.flavor, "cost_usd": round(self.rental.cost, 4)}}
 
     # ----------------------------------------------------------------------------------------------------------- start
     def start(self) -> None:
@@ -471,9 +462,8 @@ class RentedRun:
                         self.rental.repo, f"{MADE}/{name}", repo_type="dataset", local_dir=there
                     )
                 if digest(Path(path)) != known:
-                    raise UserError(
-                        _("{name} arrived damaged. Nothing was kept; Resume fetches it again.").format(name=name)
-                    )
+                    said = _("{name} arrived damaged. Nothing was kept; Resume fetches it again.")
+                    raise UserError(said.format(name=name))
                 Path(path).rename(directory / name)
 
     def see_it_leave(self) -> None:
@@ -622,16 +612,12 @@ def checked_ending(told: Any) -> Ending:
             return ending
         finished: FinishedEnding = adapter(FinishedEnding).validate_python(told)
     except ValueError as error:
-        raise RentalEnded(
-            _("What the rented job says of its end can't be read, so nothing was taken in. {anew}").format(anew=_(ANEW))
-        ) from error
+        said = _("What the rented job says of its end can't be read, so nothing was taken in. {anew}")
+        raise RentalEnded(said.format(anew=_(ANEW))) from error
     odd = [name for name in finished.files if not any(fnmatch(name, one) for one in MADE_FILES) or "/" in name]
     if odd:
-        raise RentalEnded(
-            _("The rented job made files that no model has here ({odd}). Nothing was kept.").format(
-                odd=", ".join(odd)[:200]
-            )
-        )
+        said = _("The rented job made files that no model has here ({odd}). Nothing was kept.")
+        raise RentalEnded(said.format(odd=", ".join(odd)[:200]))
     said = {name: as_it_stands(one) if isinstance(one, str) else one for name, one in (finished.result or {}).items()}
     return replace(finished, result=said)
 
@@ -669,9 +655,8 @@ def price_of(hub: Hub, flavor: str) -> float:
     if flavor not in prices:
         cheapest_first = sorted(prices.items(), key=lambda one: one[1])
         known = ", ".join(f"{name} ({formatting.dollars(cost)})" for name, cost in cheapest_first)
-        raise UserError(
-            _("The Hub rents no '{flavor}'. It has, with prices per hour: {known}.").format(flavor=flavor, known=known)
-        )
+        said = _("The Hub rents no '{flavor}'. It has, with prices per hour: {known}.")
+        raise UserError(said.format(flavor=flavor, known=known))
     return prices[flavor]
 
 

@@ -347,12 +347,11 @@ def backend_for(run: Run, judge: Judge, rubric: Rubric, model: str, batch_size: 
                 return LocalModel(run, judge.name, settings, rubric, base_path, batch_size)
     except (OSError, ValueError, SafetensorError, UserError) as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {shortened(str(error))}."
-        raise UserError(
-            _(
-                "The model of the judge {name} can't be loaded: {reason} Mend its files, or make a judge with "
-                "another model."
-            ).format(name=judge.name, reason=reason)
-        ) from error
+        said = _(
+            "The model of the judge {name} can't be loaded: {reason} Mend its files, or make a judge with "
+            "another model."
+        )
+        raise UserError(said.format(name=judge.name, reason=reason)) from error
 
 
 @dataclass

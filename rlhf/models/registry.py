@@ -105,12 +105,11 @@ def ensure_base(db: Database, base: str, precision: HeldPrecision = "nf4") -> Po
             db.insert("model", {**named, **held})
             row = db.one("SELECT * FROM model WHERE algorithm = 'base'")
     if row["base"] != base:
-        raise UserError(
-            _(
-                "This data directory belongs to the base model {base}, not {asked}: its adapters fit no "
-                "other. Start with --model {base}, or choose another directory with --data DIR."
-            ).format(base=row["base"], asked=base)
+        said = _(
+            "This data directory belongs to the base model {base}, not {asked}: its adapters fit no "
+            "other. Start with --model {base}, or choose another directory with --data DIR."
         )
+        raise UserError(said.format(base=row["base"], asked=base))
     return Policy(**row)
 
 
@@ -190,9 +189,8 @@ def by_revision(db: Database, revision: str) -> Policy:
         raise UserError(not_set_up(db))
     if found is None:
         listed = ", ".join(one["revision"] for one in db.rows("SELECT revision FROM model ORDER BY id DESC LIMIT 8"))
-        raise UserError(
-            _("There is no policy '{revision}'. The newest are: {listed}.").format(revision=revision, listed=listed)
-        )
+        said = _("There is no policy '{revision}'. The newest are: {listed}.")
+        raise UserError(said.format(revision=revision, listed=listed))
     return found
 
 
@@ -368,9 +366,8 @@ def verify(data_dir: Path, policy: Policy) -> None:
 def require_answering(policy: Policy) -> None:
     """Raises UserError for a model that can't give answers (any more)."""
     if policy.kind == "reward-model":
-        raise UserError(
-            _("'{revision}' is a reward model: it scores answers and can't give them.").format(revision=policy.revision)
-        )
+        said = _("'{revision}' is a reward model: it scores answers and can't give them.")
+        raise UserError(said.format(revision=policy.revision))
     require_files(policy)
 
 

@@ -82,10 +82,7 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "rejected": (
         N_("the worse of two answers"),
-        (
-            *("rejected", *called("rejected"), "dispreferred", "non_preferred", "response_k"),
-            "non_preferred_output",
-        ),
+        (*("rejected", *called("rejected"), "dispreferred", "non_preferred", "response_k"), "non_preferred_output"),
     ),
     "status": (N_("a word beside chosen and rejected that is 'tie' where neither is better"), ("status",)),
     "a": (N_("the first of two answers"), ()),

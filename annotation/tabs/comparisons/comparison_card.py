@@ -11,19 +11,7 @@ from annotation.tabs.quality_report import FLAG_NAMES, PURPOSES, verdict
 from annotation.translation import _, ngettext, numeral
 from annotation.ui.differences import marked
 from annotation.ui.formatting import NOTHING, count_words, duration, moment, percent
-from annotation.ui.markup import (
-    Row,
-    Way,
-    card,
-    chip,
-    conversation,
-    escape,
-    facts,
-    paragraph,
-    sides,
-    table,
-    text_box,
-)
+from annotation.ui.markup import Row, Way, card, chip, conversation, escape, facts, paragraph, sides, table, text_box
 from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.comparison_history import ComparisonHistory, HistoryAnswer, SaidJudgement, UsedBy
 from annotation.workbench.comparison_list import FilterChoices

@@ -123,10 +123,7 @@ class DPOSpec(TrainingSpec):
     }
     answers_per_item: ClassVar = MAXIMUM_ANSWERS
     pace_free: ClassVar = (*TrainingSpec.pace_free, "scope", "beta", "stop_kl")
-    labels: ClassVar = {
-        "sft_weight": N_("SFT weight"),
-        "stop_kl": N_("Stop at a KL of"),
-    }
+    labels: ClassVar = {"sft_weight": N_("SFT weight"), "stop_kl": N_("Stop at a KL of")}
     words: ClassVar = {
         "loss": {
             "sigmoid": N_("Sigmoid"),

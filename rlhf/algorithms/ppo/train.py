@@ -235,13 +235,7 @@ class Learner:
     """The loop: answer, score, and learn from it, round by round."""
 
     def __init__(
-        self,
-        run: Run,
-        spec: PPOSpec,
-        roles: Roles,
-        tokenizer: Any,
-        prompts: Sequence[Item],
-        score: Score,
+        self, run: Run, spec: PPOSpec, roles: Roles, tokenizer: Any, prompts: Sequence[Item], score: Score
     ) -> None:
         self.run, self.spec, self.roles, self.accelerator = run, spec, roles, roles.accelerator
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
@@ -358,12 +352,11 @@ class Learner:
         )
         scores_B = self.score(answers).float().cpu()
         for score in scores_B[~scores_B.isfinite()].tolist():
-            raise UserError(
-                _(
-                    "The reward model '{revision}' scores an answer of round {step} with {score}, so nothing can be "
-                    "learnt from it, at any learning rate. Train another reward model, or use precision fp32."
-                ).format(revision=self.spec.reward_model, step=self.state.step + 1, score=score)
+            said = _(
+                "The reward model '{revision}' scores an answer of round {step} with {score}, so nothing can be "
+                "learnt from it, at any learning rate. Train another reward model, or use precision fp32."
             )
+            raise UserError(said.format(revision=self.spec.reward_model, step=self.state.step + 1, score=score))
         by_token = {
             "logps": terms.logps_N,
             "ref_logps": terms.ref_logps_N,

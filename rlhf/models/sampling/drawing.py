@@ -11,21 +11,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from annotation.records import Prompt, Response, Sampling, TokenIds, UserError
 from annotation.translation import _
 from rlhf.models.chat_template import tokenizing, vocabulary_of
-from rlhf.models.hidden_states import (
-    inner_model,
-    virtual_ids,
-    virtual_tokens,
-)
+from rlhf.models.hidden_states import inner_model, virtual_ids, virtual_tokens
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.laid_out_weights import weights_laid_out
 from rlhf.models.sampling.prompt_cache import SPELL, left_padded, own_settings_aside, prefilled, shares_prompts

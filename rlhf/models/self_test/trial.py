@@ -29,14 +29,7 @@ from annotation.translation import _
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import base_model
 from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps, takes_embeddings
-from rlhf.models.loading import (
-    adapter_config,
-    hung_on,
-    leave_nothing_to_chance,
-    load_tokenizer,
-    load_whole,
-    placement,
-)
+from rlhf.models.loading import adapter_config, hung_on, leave_nothing_to_chance, load_tokenizer, load_whole, placement
 from rlhf.models.model_files import check_weights
 from rlhf.models.packing import pad
 from rlhf.models.sampling.drawing import draw

@@ -295,12 +295,7 @@ FIGURES = (
         3,
         N_("Share of an answer's groups of four words that it has said before; 0 is best."),
     ),
-    ReportRow(
-        N_("Cut off"),
-        "cut_off_share",
-        2,
-        N_("Share of answers that the limit cut off, or that are empty."),
-    ),
+    ReportRow(N_("Cut off"), "cut_off_share", 2, N_("Share of answers that the limit cut off, or that are empty.")),
 )
 
 

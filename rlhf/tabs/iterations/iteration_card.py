@@ -105,10 +105,7 @@ def running_chart(people: CorrectedPrompts, rule: Rule, alpha: float, against: s
     counts = accumulate(not one.skipped for one in people.prompts)
     last = {count: place for place, count in enumerate(counts, 1) if count}  # what is skipped moves the last point
     lines = [
-        Line(
-            name,
-            [(float(count), without_skipped(values[place - 1], place, count)) for count, place in last.items()],
-        )
+        Line(name, [(float(count), without_skipped(values[place - 1], place, count)) for count, place in last.items()])
         for name, values in (
             (_("won so far"), shares),
             (_("lower limit"), [low for low, _ in ends]),

@@ -48,13 +48,7 @@ from rlhf.loop.controller import LoopState
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs import plot_zoom
-from rlhf.tabs.iterations import (
-    candidate_headline,
-    check_report,
-    gate_form,
-    iteration_card,
-    loop_standing,
-)
+from rlhf.tabs.iterations import candidate_headline, check_report, gate_form, iteration_card, loop_standing
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.jobs import policy_decisions
 from rlhf.tabs.plot_zoom import CurveData
@@ -245,10 +239,7 @@ def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, U
     if policy.status == "rejected":
         asks = _("Let {revision} serve although it was rejected? Say why in the field above.")
     said = asks.format(revision=policy.revision) if against else ""
-    return {
-        "confirm": gr.update(visible=against),
-        "question": gr.update(value=markup.status(said, "warning")),
-    }
+    return {"confirm": gr.update(visible=against), "question": gr.update(value=markup.status(said, "warning"))}
 
 
 def advised(db: Database, policy: Policy) -> Ruling | None:
@@ -447,11 +438,7 @@ def lay_out() -> IterationsPage:
         parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", visible=False)
     with gr.Row():
         parts["why"] = gr.Textbox(
-            label=_(WHY),
-            max_length=gate_decisions.MOST_WHY,
-            elem_id="why",
-            elem_classes=["of-subject"],
-            min_width=300,
+            label=_(WHY), max_length=gate_decisions.MOST_WHY, elem_id="why", elem_classes=["of-subject"], min_width=300
         )
         parts["judges"] = open_choice(
             _("Judges to ask in a check"),

@@ -80,9 +80,8 @@ def whole_in(value: Any, low: int, high: int, label: str) -> int:
     """A whole number within its limits. Raises UserError naming the field at fault."""
     number = number_in(value, low, high, label)
     if number != int(number):
-        raise UserError(
-            _("{label} must be a whole number from {low:,} to {high:,}.").format(label=label, low=low, high=high)
-        )
+        said = _("{label} must be a whole number from {low:,} to {high:,}.")
+        raise UserError(said.format(label=label, low=low, high=high))
     return int(number)
 
 

@@ -579,12 +579,11 @@ def wire_labels(page: RunsPage, context: Context) -> None:
         label = run_labels.written(*looked.typed)
         there = run_labels.label_of(context.db, shown_job(was))
         if stored(there) not in (was.get("label"), stored(label)):
-            raise UserError(
-                _(
-                    "Somebody else has written here meanwhile: name “{name}”, tags “{tags}”, notes “{notes}”. Nothing "
-                    "was saved. Copy what you have written, reload the page and put the two together."
-                ).format(name=there.name, tags=", ".join(there.tags), notes=there.notes)
+            said = _(
+                "Somebody else has written here meanwhile: name “{name}”, tags “{tags}”, notes “{notes}”. Nothing "
+                "was saved. Copy what you have written, reload the page and put the two together."
             )
+            raise UserError(said.format(name=there.name, tags=", ".join(there.tags), notes=there.notes))
         run_labels.set_label(context.db, shown_job(was), label, annotator.name)
         changed, seen = live(context, replace(looked, job=shown_job(was)), {**was, "job": None})
         said = markup.notice(_("Saved for job {job_id}.").format(job_id=shown_job(was)))

@@ -258,13 +258,7 @@ def open_fields(form: Form) -> list[str]:
 
 def to_copy(label: str, element: str) -> gr.Textbox:
     return gr.Textbox(
-        label=label,
-        lines=4,
-        max_lines=14,
-        interactive=False,
-        buttons=["copy"],
-        elem_id=element,
-        elem_classes=["code"],
+        label=label, lines=4, max_lines=14, interactive=False, buttons=["copy"], elem_id=element, elem_classes=["code"]
     )
 
 
