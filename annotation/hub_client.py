@@ -73,7 +73,6 @@ class TokenInfo:
     """'read', 'write', or 'fineGrained', which may write where it says so."""
     organisations: tuple[str, ...]
     pays: bool
-    """Whether the account has a paid plan."""
 
 
 def connect(token: str | None, endpoint: str | None = None) -> Hub:

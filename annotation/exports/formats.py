@@ -60,7 +60,6 @@ class Filters:
     policies: tuple[str, ...] = ()
     """Revisions of the policies that wrote the answers."""
     annotators: tuple[str, ...] = ()
-    """Names of those who judged."""
     since: str = ""
     """First day, as 2026-01-31 (UTC)."""
     until: str = ""

@@ -29,7 +29,6 @@ class PreferenceRows:
     counts: Counter[str] = field(default_factory=Counter)
     """Rows by split."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """What gave no row, by reason."""
     last_judgement_id: int = 0
 
     def __iter__(self) -> Iterator[PreferenceRow]:

@@ -77,9 +77,7 @@ FROM_HUB: Final[JobQueue[ImportData]] = JobQueue("hub", KINDS)
 @dataclass(frozen=True)
 class ImportProgress:
     what: str
-    """What is being done."""
     rows: int
-    """Those that were read."""
     share: float | None
     """Of the whole, where that is known."""
 
@@ -93,7 +91,6 @@ class State:
     kind: ImportStep = "look"
     status: Literal["none", "running", "finished", "failed"] = "none"
     progress: ImportProgress | None = None
-    """Of a run that has begun."""
     look: ImportPreview | None = None
     """Of a look that has finished."""
     outcome: ImportOutcome | None = None
@@ -101,9 +98,7 @@ class State:
     error: str = ""
     """Why a run failed, for the person who started it."""
     by: str = ""
-    """Who started it."""
     ended: str | None = None
-    """When it came to an end."""
 
 
 @dataclass(frozen=True)

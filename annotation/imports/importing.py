@@ -61,9 +61,7 @@ class ImportRequest:
     split: Split | float = HELD_OUT_SHARE
     """The split of new prompts, or the share of them that is held out."""
     first: int = 1
-    """The first row to import."""
     last: int | None = None
-    """The last row to import."""
     good_from: float | None = None
     """The rating from which on an answer is good."""
 
@@ -208,7 +206,6 @@ class ImportResult:
     reasons: Sequence[tuple[str, int]]
     """Reason and number of rows that are not imported, most frequent first."""
     skipped: Sequence[Skipped]
-    """The first rows that are not imported."""
     import_id: int | None
     """None where nothing was written: a check, or nothing new."""
     seconds: float

@@ -47,9 +47,7 @@ TABLES = (
 @dataclass
 class Counts:
     rows: int = 0
-    """Rows read."""
     prompts: int = 0
-    """New prompts."""
     held_out: int = 0
     """Of these, held out."""
     judged: int = 0
@@ -59,13 +57,11 @@ class Counts:
     open: int = 0
     """New comparisons to be judged by people."""
     demonstrations: int = 0
-    """New demonstrations."""
     repeated: int = 0
     """Rows that say the same as an earlier row."""
     known: int = 0
     """Prompts, comparisons or demonstrations that are in the database already."""
     skipped: int = 0
-    """Rows that can't be imported."""
     remarks: dict[str, int] = field(default_factory=dict)
     """What else is to be known, as `MappedRow.remark`, with the number of rows that it is about."""
 

@@ -126,7 +126,6 @@ class QualityReport:
     judgements: int
     """Those that training counts (`to_train_on`)."""
     people: int
-    """Whose they are."""
     comparisons: int
     shared: int
     """Comparisons that several annotators have judged."""

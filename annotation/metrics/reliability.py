@@ -66,7 +66,6 @@ class Reliability:
     overlap: int
     """Comparisons that others have judged as well."""
     known: int
-    """Comparisons with a known answer."""
     repeats: int
     """Comparisons judged twice."""
 

@@ -45,7 +45,6 @@ class Space:
     hosts: tuple[str, ...]
     """The names that browsers know it by, the first one for links; a local test's has a port."""
     author: str
-    """The user or organisation it belongs to."""
     creator_id: str
     """The id of the user who made it, who may have left the organisation since, or given it away."""
     admins: str = "owner"

@@ -44,7 +44,6 @@ class ListedComparison:
     """Annotators that it is to have."""
     last_judged: str | None
     judges: str
-    """Who has judged it, by name."""
     writers: str
     """Who wrote the answers, by revision."""
     assigned: str

@@ -51,12 +51,10 @@ class DataStatistics:
     ties: int
     all_bad: int
     flagged: int
-    """Comparisons."""
     by_status: NamedCounts
     by_source: NamedCounts
     by_split: NamedCounts
     by_answers: NamedCounts
-    """By how many answers they have."""
     by_day: NamedCounts
     """Judgements by day (UTC), oldest first."""
     people: tuple[PersonCounts, ...]

@@ -106,7 +106,6 @@ class PublishedFacts:
     data: Address | None = None
     """Where the data that it was trained on is, if it was pushed as a dataset."""
     endpoint: str = ""
-    """The Hub's address."""
     base_sha256: str = ""
     """What tells the base model's weights from others of its name; empty where they are not known."""
 
@@ -121,7 +120,6 @@ class Subject:
     precision: HeldPrecision
     """The precision of what an adapter lies on, or of weights of its own."""
     base: str
-    """The base model's public name."""
     ground: str
     """What an adapter lies on: the base, or the revision whose weights it needs."""
     training: TrainingSpec | None
@@ -129,7 +127,6 @@ class Subject:
     counts: SnapshotCounts
     """Of the training's data."""
     merged: Policy | None
-    """The adapter that it was merged from."""
     source: str | None = None
     """Where on the Hub it comes from, if it was not made here."""
     no_thinking: bool = False

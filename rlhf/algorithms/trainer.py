@@ -74,7 +74,6 @@ class Start:
     ground_id: int | None
     """The policy whose weights they are; None for the base."""
     adapter: Path | None
-    """The adapter to continue."""
     tried: SelfTestResult | None = None
     """What the base's self-test said, where it was made."""
 

@@ -622,7 +622,6 @@ def described(
 class Promotion:
     revision: str
     against: bool
-    """Whether the rule spoke against it."""
 
     def sentence(self) -> str:
         said = _("{revision} serves now, against the rule.") if self.against else _("{revision} serves now.")

@@ -83,7 +83,6 @@ class ProbeFigures:
     asked: str
     """sha256 of the token ids that were scored: figures of others can't be compared, probe by probe."""
     precision: Annotated[str, StoredAs("weights")]
-    """The precision that the policy computed in."""
     chances: Mapping[str, tuple[float, ...]]
 
     def sets(self) -> dict[str, tuple[float, ...]]:

@@ -62,10 +62,8 @@ class Chat:
     tokens: int | None
     finish_reason: FinishReason | None
     message: str
-    """Why it failed."""
     created: str
     begun: str | None
-    """When the first token was there."""
     finished: str | None
     token_ids: TokenIds | None = None
     """None while it is written, and of one that was stopped."""

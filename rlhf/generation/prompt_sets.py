@@ -28,7 +28,6 @@ class PromptSetResult:
     revision: str = ""
     prompts: int = 0
     left_out: int = 0
-    """Prompts that the model does not take."""
     answers: int = 0
     file: str = ""
     """Where it can be fetched."""

@@ -209,7 +209,6 @@ class SpaceCheck:
 
     findings: tuple[SpaceFinding, ...] = ()
     errors: int = 0
-    """Findings that have to be mended first."""
     price: float = 0.0
     """Of the hardware that was asked for, in dollars an hour."""
     public: bool = False

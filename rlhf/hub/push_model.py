@@ -66,7 +66,6 @@ class PublishResult:
     commit_sha: str
     url: str
     fresh: bool
-    """Whether anything had to be uploaded."""
 
 
 # -------------------------------------------------------------------------------------------------------------- models

@@ -83,13 +83,10 @@ class SnapshotFacts:
     unit: Unit
     job: int
     made: str
-    """The kind of the training."""
     base: str
-    """The base model's public name."""
     source: str
     """Where demonstrations come from, as the training's spec says it; empty for other rows."""
     rows: Mapping[str, int]
-    """How many rows each split has."""
     files: Mapping[str, tuple[str, str]]
     """Path and sha256 of each split's file."""
     left_out: Mapping[str, int]
@@ -98,7 +95,6 @@ class SnapshotFacts:
     agreement: str
     """How far those agreed who judged, as Markdown; empty where nobody judged."""
     names: bool
-    """Whether annotators are named."""
     licence: str
 
 

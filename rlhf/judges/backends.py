@@ -359,15 +359,12 @@ class JudgingCounts:
     """How far a judge has come in a job."""
 
     judged: int = 0
-    """Comparisons."""
     verdicts: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    """Failed verdicts by reason."""
     prompt_tokens: int = 0
     """With those of replies that could not be read."""
     completion_tokens: int = 0
     gave_up: str = ""
-    """Why it ended before all was judged."""
     basis: ChanceBasis | None = None
     """What its chances rest on."""
     failed_in_a_row: int = 0

@@ -103,7 +103,6 @@ class LoopState:
     """The newest training, and the newest check of a candidate, if they failed or were lost; not if a person has
     cancelled them, or has deleted the training's checkpoints."""
     saved: frozenset[int] = frozenset()
-    """Which of these have checkpoints here."""
     rented: tuple[Job, ...] = ()
     """Trainings on rented hardware, beside which all else goes on here."""
     given: bool = True

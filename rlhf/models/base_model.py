@@ -85,7 +85,6 @@ class BaseModel:
     name: str
     path: Path
     takes_system: bool = True
-    """Whether its chat template takes system messages."""
     answers_plainly: bool = True
     """Whether its chat template writes an answer as it begins one, so that people's answers are learnt as they read."""
     untried: str = ""

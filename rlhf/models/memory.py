@@ -379,7 +379,6 @@ class Machine:
     free: int
     """Bytes that nobody uses now."""
     bf16: bool
-    """Whether it computes in bfloat16."""
     devices: int = 1
     gpu: bool = False
     processors: int = 1

@@ -125,7 +125,6 @@ class ScoredComparison:
     lengths: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
     ai: bool = False
-    """Whether AI judges alone have judged it."""
 
 
 def measure(train: Sequence[ScoredComparison], held_out: Sequence[ScoredComparison]) -> RewardModelQuality:

@@ -154,14 +154,12 @@ class DataSummary:
     """All items looked at: how many there are and how long, what is left out and why, with examples."""
 
     items: Counter[str] = field(default_factory=Counter)
-    """Items that would be used, by split."""
     left_out: LeftOut = field(default_factory=LeftOut)
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """(name, question) of a few items by reason."""
     largest: int = 0
     """Tokens of the largest item, its prompt counted once."""
     tokens: int = 0
-    """Tokens of all items that were tokenised."""
     tokenised: int = 0
     seen: int = 0
 

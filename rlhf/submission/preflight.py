@@ -81,7 +81,6 @@ class PlannedRun:
     data: TrainingData | None
     cost: CostEstimate | None
     unknown: str
-    """Why nothing is known of its cost."""
     crossing: PrecisionMismatch | None = None
     """How it leaves the precision in which its parent answers."""
 

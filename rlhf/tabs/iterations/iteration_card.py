@@ -139,7 +139,6 @@ class CheckedPolicy:
 
     revision: str
     report: CheckReport
-    """Of its newest check."""
     people: Estimate | None
     """How often people preferred it to the base."""
     judged: int

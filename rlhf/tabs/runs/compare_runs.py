@@ -36,9 +36,7 @@ class RunSummary:
     job: Job
     metrics: Sequence[Mapping[str, Any]]
     made: str | None
-    """The revision that it made."""
     check: CheckReport | None
-    """The newest check of that policy."""
 
     @property
     def name(self) -> str:
