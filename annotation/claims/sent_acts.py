@@ -15,8 +15,6 @@ from annotation.validation import FromMapping, NonNegativeInt, PositiveInt, read
 
 @dataclass(frozen=True)
 class SentEdit:
-    """An edited answer by the place in which it was shown."""
-
     place: NonNegativeInt
     text: str
 

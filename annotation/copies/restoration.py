@@ -272,8 +272,6 @@ def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:
 
 @dataclass(frozen=True)
 class Restoration:
-    """A copy that is to take the place of what is here."""
-
     target: CopyTarget
     version: str
     manifest: CopyManifest

@@ -172,7 +172,6 @@ def leave_notice(db: Database, message: str) -> None:
 
 
 def is_as_restored(db: Database) -> bool:
-    """Whether this database was restored, and nobody has done or copied anything since."""
     newest = latest(db, "1")
     if newest is None or newest.message != RESTORED:
         return False
@@ -222,7 +221,6 @@ def digest_once(file: Path) -> FileDigest:
 
 @lru_cache(10_000)
 def digest_as_of(file: Path, size: int, time_ns: int) -> FileDigest:
-    """The digest of a file of this size and time."""
     return digest_of(file)
 
 

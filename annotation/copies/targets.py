@@ -243,7 +243,6 @@ class DirectoryTarget:
             shutil.copyfile(source, target)
 
     def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str, ours: bool = False) -> str:
-        """The files that are not there yet, then the manifest."""
         if self.head() != parent:
             raise conflict(self.path)
         version = f"{int(parent or 0) + 1:06d}"
@@ -313,7 +312,6 @@ def create_whole(target: Path, content: bytes) -> None:
 
 
 def write_through(path: Path, mode: Literal["wb", "xb"], content: bytes) -> None:
-    """Write a file so that it is on the disk."""
     with path.open(mode) as handle:
         handle.write(content)
         handle.flush()

@@ -131,7 +131,6 @@ def wanted(name: str) -> str:
 
 
 def write(db: Database, path: Path, report: Report) -> dict[str, int]:
-    """Write the archive and return how many rows of each table it has."""
     with path.open("wb") as file, db.reading():
         counts = count(db)
         total, digest = sum(counts.values()), sha256()
@@ -274,14 +273,12 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
 
 
 def insert_statement(table: str) -> str:
-    """SQL that inserts a row of a table given as a mapping."""
     columns = (*TABLES[table].columns, *(name for name in recomputed_columns(table, {"algorithm": ""})))
     names = ", ".join(f'"{name}"' for name in columns)
     return f'INSERT INTO "{table}" ({names}) VALUES ({", ".join(f":{name}" for name in columns)})'
 
 
 def recomputed_columns(table: str, row: TableRow) -> dict[str, Any]:
-    """Columns that a restored row needs and the archive does not have."""
     if table == "claim":
         return {"nonce": secrets.token_urlsafe(16)}
     if table == "model":
@@ -299,7 +296,6 @@ CALLED_SINCE: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 def in_present_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A row of an earlier archive with what is called otherwise since."""
     renamed = CALLED_SINCE.get(table, {})
     row = {renamed.get(name, name): value for name, value in row.items()}
     if table == "response" and row.get("purpose") == "evaluate":
@@ -334,7 +330,6 @@ ADDED_SINCE: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def whole_row(table: str, row: TableRow) -> dict[str, Any]:
-    """A row of an earlier archive with the columns that were added since."""
     form = {"form": "base" if row.get("algorithm") == "base" else "lora"} if table == "model" else {}
     return {**ADDED_SINCE.get(table, {}), **form, **row}
 

@@ -243,7 +243,6 @@ def introduction(request: ExportRequest, figures: CardStatistics) -> str:
 
 
 def loading(request: ExportRequest, files: Mapping[str, str]) -> str:
-    """Code that loads it, and the command that trains on it."""
     address = request.address or "PATH_OF_THIS_DIRECTORY"
     code = ["from datasets import load_dataset", "", f'data = load_dataset("{address}")']
     if "train" in files:
@@ -265,7 +264,6 @@ TRAINING: Final[Mapping[str, str]] = {
 
 
 def counts(figures: CardStatistics) -> str:
-    """Rows by split, and the people and judgements behind them."""
     rows = [[split, f"{number:,}"] for split, number in sorted(figures.rows.items(), reverse=True)]
     people = [
         [source, f"{number:,}", f"{len(figures.annotators[source]):,}"]
@@ -296,7 +294,6 @@ def random_ones(votes: Iterable[Vote]) -> list[Vote]:
 
 
 def agreement(figures: CardStatistics) -> str:
-    """How far annotators agree, also on what gave no row."""
     found = agreement_table(figures.votes)
     if not found:
         return AGREEMENT_UNKNOWN
@@ -429,7 +426,6 @@ def filters_text(filters: Filters) -> str:
 
 
 def project_text(project: Project) -> str:
-    """What was asked of annotators when the export was made."""
     tags = ", ".join(code(tag.label) for tag in project.tags) or "none"
     return (
         f"comparisons of kind {project.kind} with {project.answers} answers, {project.overlap} annotators each, "

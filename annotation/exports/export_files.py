@@ -72,8 +72,6 @@ def remove(data_dir: Path, name: str) -> None:
 # ------------------------------------------------------------------------------------------------------------ the jobs
 @dataclass(frozen=True)
 class WriteExport(JobRequest):
-    """Write an export into a file of the data directory."""
-
     kind = "export"
     request: ExportRequest
     file: str

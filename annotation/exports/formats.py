@@ -153,7 +153,6 @@ def check_licence(name: str) -> None:
 
 
 def is_licence(name: str) -> bool:
-    """Whether a text can be the Hub's word for a licence."""
     return re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name) is not None
 
 
@@ -229,14 +228,12 @@ def aggregate(group: Sequence[Judgement], filters: Filters, known: ExportContext
 
 
 def why_unwanted(judgement: Judgement, filters: Filters) -> str | None:
-    """The filter that a judgement does not pass, if there is one."""
     if filters.annotators and judgement.annotator not in filters.annotators:
         return "other-annotator"
     return None if filters.covers(judgement.created) else "other-date"
 
 
 def why_no_pair(pair: Pair, judgements: Sequence[Judgement], filters: Filters, known: ExportContext) -> str | None:
-    """The reason why a pair is not wanted, if there is one."""
     if pair.identical:
         return "identical"
     if not is_by(writers(judgements[0], [pair.better, pair.worse]), filters, known):
@@ -297,7 +294,6 @@ def source_of(pair: Pair, judgements: Mapping[int, Judgement]) -> str:
 
 
 def annotator_names(names: Sequence[str], known: ExportContext) -> list[str]:
-    """Annotators as they are called in the export, each once."""
     return [known.names[name] for name in dict.fromkeys(names)]
 
 
@@ -365,8 +361,6 @@ def pair_facts(aggregated: AggregatedComparison, pair: Pair, known: ExportContex
 # ------------------------------------------------------------------------------------------------------------- formats
 @dataclass(frozen=True)
 class ExportedRows:
-    """Rows of one comparison, and a reason for each thing that gave none."""
-
     rows: list[ExportRow]
     left_out: list[str]
 

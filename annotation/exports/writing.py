@@ -135,7 +135,6 @@ class Parquet:
 
 
 def finish(file: IO[Any]) -> None:
-    """Close a file when its content is on the disk."""
     file.flush()
     os.fsync(file.fileno())
     file.close()

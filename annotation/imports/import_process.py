@@ -57,7 +57,6 @@ class ImportData(JobRequest):
 
     @property
     def is_on_hub(self) -> bool:
-        """Whether what is to be imported is a dataset on the Hub."""
         return "--hub" in self.options
 
 

@@ -43,7 +43,6 @@ Progress = Callable[[str, int, float | None], None]
 
 
 def starter_prompts() -> list[Prompt]:
-    """The prompts that ship with Prefloop, each with its split."""
     with STARTER_FILE.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines if line.strip()]
     return [Prompt(({"role": "user", "content": row["prompt"]},), row["split"], "starter") for row in rows]
@@ -187,7 +186,6 @@ def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
 
 
 def read_or_reason(read: RowReader, row: SourceRow) -> MappedRow | str:
-    """What a row says, or why it can't be imported."""
     try:
         return read(row.values)
     except UnusableRow as error:
@@ -337,7 +335,6 @@ def clear_leftovers(db: Database) -> None:
 
 # ------------------------------------------------------------------------------------------------------- in sentences
 def made(counts: Counts) -> list[str]:
-    """What an import makes, kind by kind, each with its number."""
     judged, people, shown = counts.judged, counts.open, counts.demonstrations
     found = {
         ngettext("{count:,} new prompt", "{count:,} new prompts", counts.prompts): counts.prompts,
@@ -378,7 +375,6 @@ def summary(outcome: ImportResult, held_out_by: str) -> list[str]:
 
 
 def held_out_sentence(counts: Counts) -> str:
-    """How many of the new prompts can be checked with."""
     if not counts.held_out:
         return _("No new prompt is held out, to check with.")
     return ngettext(

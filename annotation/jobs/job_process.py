@@ -105,7 +105,6 @@ def niced(command: Sequence[str]) -> list[str]:
 
 
 def has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process has ended, after waiting a moment for it."""
     try:
         process.wait(LOOK_SECONDS)
     except subprocess.TimeoutExpired:
@@ -114,7 +113,6 @@ def has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def last_said(printed: IO[bytes]) -> Mapping[str, Any]:
-    """The last whole line of a file that another process writes."""
     # Not by seeking, which would move the other process's place as well.
     lines = os.pread(printed.fileno(), os.fstat(printed.fileno()).st_size, 0).split(b"\n")[:-1]
     found: Mapping[str, Any] = json.loads(lines[-1]) if lines else {}
@@ -122,7 +120,6 @@ def last_said(printed: IO[bytes]) -> Mapping[str, Any]:
 
 
 def last_words(errors: IO[bytes]) -> str:
-    """The end of what a process has printed for people."""
     size = os.fstat(errors.fileno()).st_size
     return os.pread(errors.fileno(), LOG_BYTES, max(0, size - LOG_BYTES)).decode("utf-8", "replace").strip()
 

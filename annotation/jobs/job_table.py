@@ -109,7 +109,6 @@ def is_wanted(db: Database, job_id: int, worker: str) -> bool:
 
 
 def is_held(db: Database, job_id: int, worker: str) -> bool:
-    """Whether a job is this worker's, to go on with or to stop."""
     return bool(db.value(f"SELECT {AT_WORK} FROM job WHERE id = ? AND worker = ?", (job_id, worker)))
 
 

@@ -111,7 +111,6 @@ def distinct_ratio(texts: Sequence[str], others: Sequence[str], n: int) -> float
 
 
 def first_words(text: str, other: str) -> tuple[str, str]:
-    """Both texts with as many words as the shorter one has."""
     words, others = text.split(), other.split()
     count = min(len(words), len(others))
     return " ".join(words[:count]), " ".join(others[:count])
@@ -221,7 +220,6 @@ def first_shown(vote: Vote) -> int | None:
 
 
 def longest(vote: Vote) -> int | None:
-    """The position of the longest answer; None where several are."""
     top = max(vote.lengths)
     return vote.lengths.index(top) if vote.lengths.count(top) == 1 else None
 

@@ -109,8 +109,6 @@ DecisionKind = Literal["leave-out", "take-back", "make", "retire", "reinstate", 
 
 @dataclass(frozen=True)
 class AdminDecision:
-    """What an admin decided about an annotator or a gold comparison."""
-
     what: DecisionKind
     annotator: str | None
     """Whom it is about, where it is about an annotator."""

@@ -197,7 +197,6 @@ class Overlap:
         return posterior
 
     def chances(self, odds: Array) -> Array:
-        """For each ballot the chance that it names the best answer."""
         chances: Array = self.posterior(odds)[self.item, self.choice]
         return chances
 

@@ -79,7 +79,6 @@ def judged_count(db: Database) -> int:
 
 
 def largest_comparison(db: Database) -> int:
-    """The number of answers in the comparison that has most."""
     return int(db.value("SELECT coalesce(max(position) + 1, 0) FROM comparison_response"))
 
 

@@ -70,7 +70,6 @@ def hold_for(db: Database, prompt_ids: Iterable[int], version: int) -> None:
 
 
 def prompt_sources(db: Database) -> dict[str, int]:
-    """How many prompts there are of each source, by name."""
     return {row["source"]: row["n"] for row in db.rows("SELECT source, count(*) AS n FROM prompt GROUP BY source")}
 
 

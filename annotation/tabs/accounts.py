@@ -213,7 +213,6 @@ def accounts_table(db: Database) -> tuple[str, list[str]]:
 
 
 def entry_of(db: Database, account: str | None) -> Account | None:
-    """The account of this name; None where there is none."""
     return next((entry for entry in access.accounts(db) if entry.name == account), None)
 
 
@@ -241,7 +240,6 @@ def acts_on(entry: Account | None) -> list[Any]:
 
 
 def signs_in_with(entry: Account) -> str:
-    """How the owner of an account proves to be that."""
     ways = [word for word, there in (("Hugging Face", entry.on_hub), (_("password"), entry.has_password)) if there]
     return ", ".join(ways) or _("link in the terminal")
 
@@ -324,7 +322,6 @@ def do_it(db: Database, annotator: Annotator, account: str | None, asked: Any) -
 
 
 def reset_password(db: Database, annotator: Annotator, account: str | None) -> Any:
-    """Give an account a new password and sign it out everywhere."""
     password = access.generate_password()
     access.set_password(db, account or "", password)
     said = _("{account} was signed out and has a new password.").format(account=account)
@@ -338,7 +335,6 @@ CHANGED_ROLES = {
 
 
 def change_role(db: Database, role: str, annotator: Annotator, account: str | None) -> Any:
-    """Makes an account one of an admin or of an annotator."""
     access.set_role(db, account or "", role)
     said = _(CHANGED_ROLES[role]).format(account=account)
     on_hub = any(entry.name == account and entry.on_hub for entry in access.accounts(db))
@@ -411,7 +407,6 @@ def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, op
 
     @guarded_event(context, "admin")
     def withdraw_invitation(annotator: Annotator, event: Any, link: Any) -> list[Any]:
-        """The link that is shown goes if it is this one's."""
         _act, subject = pressed(event, {"withdraw": "withdraw"})
         invitations.withdraw(db, row_number(subject) or 0)
         token = re.search(r"token=([\w-]+)", text_in(link))

@@ -364,7 +364,6 @@ def standing(context: Context) -> list[Any]:
 
 
 def open_exports(context: Context, annotator: Annotator) -> list[Any]:
-    """Fill the choices and show the exports that are there."""
     policies = iterations_of(data_sources.models(context.db))
     filters = [
         gr.update(choices=list(policies)),

@@ -250,7 +250,6 @@ def case_at(db: Database, number: str) -> str:
 
 
 def wire_exclusion(page: QualityPage, context: Context) -> None:
-    """Leave annotators out of training, and take them back in."""
     db = context.db
 
     @guarded(context, "admin")
@@ -268,8 +267,6 @@ def wire_exclusion(page: QualityPage, context: Context) -> None:
 
 
 def wire_settling(page: QualityPage, context: Context) -> None:
-    """Put the next comparison to settle into the admin's hands."""
-
     @guarded(context, "admin")
     def settle_next_comparison(annotator: Annotator) -> list[Any]:
         claim = settling.settle_next(context.db, annotator.id)

@@ -346,7 +346,6 @@ def agreement_table(found: Sequence[Agreement]) -> str:
 
 
 def over_time(periods: Sequence[Period], per_day: Sequence[tuple[str, int]]) -> str:
-    """Agreement and judgements over time, beside each other where there is room."""
     return beside([agreement_chart(periods), days_chart(per_day)])
 
 
@@ -408,7 +407,6 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ policies
 def policies_chart(policies: Strengths) -> str:
-    """The policies' strengths with intervals, or why there are none."""
     if not policies.placed:
         return paragraph(no_strengths(policies), "quiet")
     ends = [end for placed in policies.placed for end in (placed.estimate.low, placed.estimate.high)]
@@ -448,14 +446,12 @@ def policies_chart(policies: Strengths) -> str:
 
 
 def strength_text(strength: Estimate) -> str:
-    """A strength in log-odds and as a chance to win."""
     return _("{value:+.2f} ({low:+.2f} to {high:+.2f}), {won} wins").format(
         value=strength.value, low=strength.low, high=strength.high, won=percent(1 / (1 + exp(-strength.value)))
     )
 
 
 def no_strengths(policies: Strengths) -> str:
-    """Why no strengths can be shown of the comparisons that there are."""
     return ngettext(
         "{count} comparison of answers by different policies ({policies}) so far: not enough. "
         "It takes ten in which each policy has won and lost.",

@@ -125,7 +125,6 @@ def label(words: str) -> str:
 
 
 def role_name(role: str) -> str:
-    """Who says a message; a role of another name as it stands."""
     return _(ROLES[role]) if role in ROLES else role
 
 
@@ -142,7 +141,6 @@ def conversation_text(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def text_box(title: str, inside: str, scrolls: bool = False) -> str:
-    """HTML of a text, letter for letter, below what it is."""
     # Only what has the focus scrolls by keyboard.
     focus = ' tabindex="0"' if scrolls else ""
     return f'<h3>{escape(title)}</h3><pre dir="auto"{focus}>{inside}</pre>'

@@ -454,7 +454,6 @@ def digest(token: str) -> str:
 
 
 def later(delay: timedelta) -> str:
-    """The time after a delay, in the format of `now()`."""
     return (datetime.now(UTC) + delay).isoformat(timespec="microseconds")
 
 

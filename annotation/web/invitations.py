@@ -153,7 +153,6 @@ class JoinPages:
         return [Route(PATH, self.show_form, methods=["GET"]), Route(PATH, self.join, methods=["POST"])]
 
     async def show_form(self, request: Request) -> Response:
-        """Ask for a name and a password, where the link is good."""
         token = request.query_params.get("token", "")
         if not await asyncio.to_thread(is_open, self.db, token):
             return self.page("", _(NOT_VALID), 404)
@@ -183,7 +182,6 @@ class JoinPages:
         return await self.sign_in.welcome(request, annotator)
 
     def page(self, token: str, problem: str = "", status: int = 200, name: str = "") -> HTMLResponse:
-        """The form, or the sentence alone where the link is none."""
         space = self.sign_in.space
         html = sign_in_pages.join_page(token, problem, name, None if space is None else space.author)
         return HTMLResponse(html, status, NOT_STORED)

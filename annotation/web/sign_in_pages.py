@@ -149,7 +149,6 @@ def recorded(author: str) -> str:
 
 
 def dead_end(said: str) -> str:
-    """What stands at an address where there is nothing for whoever asks."""
     return page("Prefloop", "<h1>Prefloop</h1>", alert(said), way_back())
 
 
@@ -159,7 +158,6 @@ def signed_out_page(name: str) -> str:
 
 
 def notice_page(author: str) -> str:
-    """The notice by itself, for those who are signed in."""
     return page(_(TITLE), "<h1>Prefloop</h1>", recorded(author), way_back())
 
 

@@ -261,7 +261,6 @@ def undo_assigning(db: Database, change_id: int) -> int:
 
 
 def undo_releasing(db: Database, change_id: int) -> int:
-    """The assignments that were released stand again, unless they were taken back meanwhile."""
     again = db.connection.execute(
         """UPDATE bulk_change_comparison AS i SET state = 'stands' WHERE state = 'released'
              AND change_id IN (SELECT id FROM bulk_change WHERE kind = 'assign' AND undone IS NULL)

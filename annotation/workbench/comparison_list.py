@@ -138,8 +138,6 @@ def matching(db: Database, wanted: ComparisonFilter) -> set[int]:
 
 @dataclass(frozen=True)
 class FilterChoices:
-    """What can be filtered by, as far as the rows say."""
-
     people: tuple[str, ...]
     policies: tuple[str, ...]
     sources: tuple[str, ...]

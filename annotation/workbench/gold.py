@@ -16,8 +16,6 @@ from annotation.translation import _, joined
 
 @dataclass(frozen=True)
 class ReviewedJudgement:
-    """One judgement on a comparison, as an admin reads it."""
-
     annotator: str
     purpose: Purpose
     outcome: Outcome

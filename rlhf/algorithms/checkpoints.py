@@ -108,7 +108,6 @@ class Checkpoint:
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """Plain values with the tensors among them on a device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -174,7 +173,6 @@ def forget_broken_checkpoints(checkpoints: Path) -> None:
 
 
 def checkpoints_of(run: Run) -> Path:
-    """Where a run's checkpoints lie until what it makes is registered."""
     return checkpoints_directory(run.data_dir, run.job_id)
 
 

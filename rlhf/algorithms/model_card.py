@@ -242,7 +242,6 @@ def facts(about: Subject, record: PublishedFacts) -> dict[str, str]:
 
 
 def model_index(about: Subject, record: PublishedFacts) -> dict[str, Any]:
-    """The evaluation as the Hub shows it beside the card."""
     if not record.evaluation:
         return {}
     metrics = [
@@ -376,7 +375,6 @@ print(score)  # in standard deviations of the answers that it was trained on"""
 
 
 def origin(about: Subject, record: PublishedFacts | None = None) -> str:
-    """Base, parent, method, data and where it is on the Hub, and seed."""
     training = about.training
     rows = [["base model", code(about.base)]]
     if about.adapter:
@@ -401,12 +399,10 @@ def origin(about: Subject, record: PublishedFacts | None = None) -> str:
 
 
 def data_link(record: PublishedFacts, data: Address) -> str:
-    """A link to a dataset as it was trained on."""
     return f"[{data.repo}]({record.endpoint}/datasets/{data.repo}/tree/{data.revision}), tag {code(data.revision)}"
 
 
 def data_text(about: Subject) -> str:
-    """How much was trained on, and how much was kept out."""
     assert about.training is not None
     counts = about.counts
     left_out = sum(counts.left_out.values())

@@ -363,7 +363,6 @@ def compared_before(db: Database, candidate: Policy, against: Policy) -> Counter
 
 # ------------------------------------------------------------------------------------------------------------- growing
 def may_hold_out(db: Database) -> int:
-    """How many of a project's prompts checks may hold out by themselves."""
     return int(db.value("SELECT count(*) FROM prompt") * MOST_HELD_OUT)
 
 

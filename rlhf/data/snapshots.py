@@ -302,7 +302,6 @@ def shortage(unit: Unit, found: int, at_least: int, left_out: Mapping[str, int])
 
 
 def left_out_sentence(left_out: Mapping[str, int]) -> str:
-    """What is left out and why; empty if nothing is."""
     reasons = left_out_list(left_out)
     said = [_("Left out: {reasons}.").format(reasons=reasons)] if reasons else []
     return " ".join([*said, *template_sentences(left_out)])
@@ -322,7 +321,6 @@ def template_sentences(left_out: Mapping[str, int]) -> list[str]:
 
 
 def reason_text(reason: str, left_out: Mapping[str, int]) -> str:
-    """A reason in words, with what the chat template said."""
     refusal = getattr(left_out, "refusal", "") if reason == "template" else ""
     return f"{_(REASONS.get(reason, reason))}{f' ({refusal})' if refusal else ''}"
 

@@ -420,7 +420,6 @@ def check_to_ask_about(db: Database, policy: Policy) -> FinishedCheck | None:
 
 
 def can_be_asked(db: Database, policy: Policy, check: FinishedCheck) -> bool:
-    """Whether asking people would put comparisons of this check before them."""
     other = registry.by_revision(db, check.report.against.revision)
     on = held_out_sets.that_count(db, check.spec.gate_set)
     return win_rates.could_be_asked(db, policy, other, on, spent_prompts(db, policy, other)) > 0
@@ -529,7 +528,6 @@ def left_out(db: Database, policy: Policy) -> bool:
 
 
 def progress_of(db: Database, job: Job) -> str:
-    """How far a check is that waits or runs, as a sentence."""
     if job.status == "cancelling":
         return _("Job {id}, its check, is being cancelled.").format(id=job.id)
     if job.status == "running":

@@ -54,7 +54,6 @@ def row_of(prompt: Prompt, answer: Mapping[str, Any], sampling: Sampling, revisi
 
 # --------------------------------------------------------------------------------------------------------------- files
 def file_of(data_dir: Path, job_id: int) -> Path:
-    """Where a job's answers are once they are all there."""
     return data_dir / DIRECTORY / f"job-{job_id}.jsonl"
 
 

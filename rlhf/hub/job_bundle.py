@@ -91,7 +91,6 @@ def needed(db: Database, spec: TrainingSpec) -> list[Policy]:
 
 
 def own_base(base: Policy) -> bool:
-    """Whether the base model is only in a directory of this machine."""
     return Path(base.base).is_absolute()
 
 

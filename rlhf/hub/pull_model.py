@@ -589,7 +589,6 @@ class Layers:
         return found if isinstance(found, int) else None
 
     def fit(self, name: str, shape: tuple[int, ...], adapter: Mapping[str, Any]) -> bool:
-        """Whether a tensor of an adapter belongs to a layer of these weights."""
         lora, saved = part_of(name), saved_of(name)
         if lora is not None:
             layer, part = lora
@@ -642,7 +641,6 @@ class Layers:
         return {}
 
     def has_block(self, block: str) -> bool:
-        """Whether a known tensor has these words in its name."""
         if block not in self.blocks:
             self.blocks[block] = any(f".{block}." in f".{name}" for name in self.known)
         return self.blocks[block]

@@ -376,11 +376,11 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
             said = hubs.card_head(Path(path))
     tagged, marks = said.get("tags"), said.get(MARK)
     if not isinstance(tagged, list) or PROGRAM not in tagged:
-        said = _(
+        taken = _(
             "The name {repo} is taken: what is there was not published by Prefloop, and stays as it is. "
             "Choose another name."
         )
-        raise UserError(said.format(repo=repo))
+        raise UserError(taken.format(repo=repo))
     held = marks.get("format") if isinstance(marks, dict) else None
     if form and held != form:
         named = isinstance(held, str)  # a list that repeats its parts by YAML's aliases could be gigabytes in words
@@ -408,7 +408,6 @@ def same(identity: str | None, content: Path | bytes) -> bool:
 
 
 def set_tag(hub: Hub, repo: str, kind: RepoKind, tag: str, sha: str, known: str | None) -> None:
-    """Let a tag name this commit, which may have named another."""
     with hubs.explained(_("Tagging {repo} with '{tag}' failed."), repo=repo, tag=tag):
         if known is not None and known != sha:
             hub.api.delete_tag(repo, tag=tag, repo_type=kind)

@@ -167,7 +167,6 @@ def left_out(about: SnapshotFacts) -> str:
 
 
 def reasons(what: str, found: Mapping[str, int]) -> str:
-    """A table of reasons under a line; a sentence where there is none."""
     rows = [[REASONS.get(reason, code(reason)), f"{number:,}"] for reason, number in Counter(found).most_common()]
     return f"{what}:\n\n{table(['reason', 'number'], rows)}" if rows else f"{what}: none."
 

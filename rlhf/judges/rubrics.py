@@ -22,8 +22,6 @@ LIMIT = 6_000
 # ---------------------------------------------------------------------------------------------------------- rubrics
 @dataclass(frozen=True)
 class Rubric:
-    """What a judge goes by. Version 0 is written nowhere yet."""
-
     instruction: str
     principles: tuple[str, ...]
     drawn: int = 0

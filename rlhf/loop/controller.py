@@ -205,7 +205,6 @@ def unchecked_candidates(db: Database, checks: Sequence[Job]) -> list[str]:
 
 
 def asked_for_check(db: Database, policy: Policy) -> bool:
-    """Whether the training that made a policy asked for its check."""
     if policy.job_id is None:
         return False
     job = job_store.get(db, policy.job_id)
@@ -240,7 +239,6 @@ def has_checkpoints(db: Database, job: Job) -> bool:
 
 
 def is_candidate(db: Database, revision: str) -> bool:
-    """Whether a policy is there and waits for a decision."""
     return any(one.revision == revision and one.undecided for one in registry.all_policies(db))
 
 

@@ -97,7 +97,6 @@ class Supervisor:
                 logger.error("The end of job %d was not recorded. %s", job_id, for_log(error))
 
     def tell_to_end(self) -> None:
-        """Ask the workers that this program started to save and end."""
         for child in [*self.children.values()]:
             child.signal(signal.SIGTERM)
 
@@ -171,7 +170,6 @@ class Supervisor:
         record_death(self.db, job, child, code, killed, _("See {file}.").format(file=self.log_file(job.id)))
 
     def words_of(self, job_id: int, child: WorkerProcess) -> bytes:
-        """What a worker has printed; nothing where its log file is gone."""
         try:
             with self.log_file(job_id).open("rb") as log:
                 log.seek(child.said_from)

@@ -445,7 +445,6 @@ def takes_system(path: Path) -> bool:
 
 
 def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:
-    """Whether a system message is in what the template makes of it."""
     try:
         return SYSTEM in conversation(tokenizer, [{"role": "system", "content": SYSTEM}, ASKED], begins=True)
     except TemplateRefused:

@@ -477,7 +477,6 @@ class LoadedPolicies:
 
 @cache
 def virtual_tokens_in(path: Path) -> int:
-    """How many virtual tokens a prompt-tuning adapter has, whose files are never changed."""
     return int(read_json(path / ADAPTER_CONFIG).get("num_virtual_tokens", 0))
 
 

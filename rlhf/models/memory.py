@@ -248,13 +248,11 @@ def steady_places(config: Mapping[str, Any]) -> int:
 
 
 def layers_in(tensors: Mapping[str, tuple[int, ...]]) -> int:
-    """How many layers tensors belong to, by the first number in their names."""
     numbers = [next(filter(str.isdigit, name.split(".")), "") for name in tensors]
     return max((int(number) + 1 for number in numbers if number), default=1)
 
 
 def is_places_table(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor has a row for each place in a text."""
     *parts, last = name.split(".")
     senses = any(sense in name for sense in SENSES)
     return len(shape) == 2 and last == "weight" and any(part in POSITIONS for part in parts) and not senses
@@ -294,8 +292,6 @@ def number_in(config: Mapping[str, Any], *names: str) -> int:
 # ---------------------------------------------------------------------------------------------------------- parameters
 @dataclass(frozen=True)
 class Parameters:
-    """How many parameters a run trains, out of how many."""
-
     trainable: int
     total: int
 
@@ -700,7 +696,6 @@ ON_PROCESSOR = (
 
 
 def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
-    """The settings that the largest component depends on, with what they are now."""
     largest = max((entry for entry in components if entry.grows_with != "nothing"), key=lambda entry: entry.size)
     if largest.grows_with == "answers":
         return _(

@@ -133,7 +133,6 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def tensor_of(entry: Mapping[str, Any], start: int) -> Tensor:
-    """A tensor as the header has it; `start` is where the header ends."""
     begin, end = entry["data_offsets"]
     return Tensor(tuple(entry["shape"]), start + begin, start + end)
 

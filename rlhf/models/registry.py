@@ -210,7 +210,6 @@ def all_policies(db: Database) -> list[Policy]:
 
 
 def any_trained(db: Database) -> bool:
-    """Whether there is a policy or reward model beside the base."""
     return bool(db.value("SELECT EXISTS (SELECT 1 FROM model WHERE path NOT NULL)"))
 
 
@@ -223,7 +222,6 @@ def free_name(db: Database, kind: str, job_id: int) -> str:
 
 
 def of_job(db: Database, job_id: int) -> Policy | None:
-    """The policy or reward model that a job made, if it has."""
     row = db.row("SELECT * FROM model WHERE job_id = ?", (job_id,))
     return None if row is None else Policy(**row)
 

@@ -523,6 +523,5 @@ def needed_by(db: Database, policy: Policy) -> str:
 
 
 def is_reference(db: Database, policy: Policy, candidate: Policy) -> bool:
-    """Whether a candidate's implicit rewards are measured against this policy."""
     spec = registry.trained_as(db, candidate) if candidate.status == "candidate" and not candidate.deleted else None
     return spec is not None and spec.implicit_reference() == "parent" and spec.parent == policy.revision

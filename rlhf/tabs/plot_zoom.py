@@ -49,7 +49,6 @@ class CurveData:
 
 
 def names(name: str) -> list[str]:
-    """The names of its components among those of the page."""
     return [f"{name}_{part}" for part in ("box", "choice", "whole", "plot", "frame", "values")]
 
 

@@ -391,7 +391,6 @@ def holds_numbers(rows: Sequence[SourceRow], column: str) -> bool:
 
 
 def holds_decisions(rows: Sequence[SourceRow], column: str) -> bool:
-    """Whether a column says what annotators made of the rows."""
     held = [row.values[column] for row in rows if row.values.get(column) not in EMPTY]
     return mostly(is_word(value) and word_of(value) in DECISIONS for value in held)
 

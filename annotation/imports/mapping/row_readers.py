@@ -88,7 +88,6 @@ def read_conversation(plan: ImportPlan) -> RowReader:
 
 
 def read_shared_prompt(plan: ImportPlan) -> RowReader:
-    """What a better and a worse conversation have in common."""
     read = read_chosen(plan)
     return lambda values: MappedRow(read(values).messages)
 

@@ -170,7 +170,6 @@ def dataset_directory(path: Path, name: str, split: str | None, config: str | No
 def in_turn(
     name: str, kind: str, directory: Path, files: Sequence[Path], parts: Sequence[ImportSource]
 ) -> ImportSource:
-    """The rows of several files, one after the other, as one source."""
     done = [0]
 
     def rows() -> Iterator[RawRow]:

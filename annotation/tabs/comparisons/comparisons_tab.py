@@ -312,7 +312,6 @@ def undone(db: Database, subject: str, annotator: Annotator) -> str:
 
 # --------------------------------------------------------------------------------------------------------- statistics
 def build_statistics(context: Context) -> None:
-    """Lay the statistics out inside the caller's tab and wire them."""
     box, looked = acting_box(status(_("Counting …"))), gr.State("")
     bar = place_bar()
 

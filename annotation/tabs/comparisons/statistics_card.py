@@ -63,7 +63,6 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
 
 
 def folded(title: str, inside: str) -> str:
-    """A card that shows its title, and the rest when asked for."""
     return titled_card(unfold(title, inside))
 
 
@@ -113,7 +112,6 @@ def people(found: DataStatistics) -> str:
 
 
 def share_of(part: int, whole: int) -> str:
-    """A number and what share that is; a nought alone."""
     return f"{numeral(part)} ({percent(part / whole)})" if part else numeral(0) if whole else NOTHING
 
 

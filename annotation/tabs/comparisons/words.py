@@ -61,7 +61,6 @@ def status_chip(status: str) -> Chip:
 
 
 def field_value(name: str, value: str | Sequence[Any]) -> str:
-    """What a field of the filter asks for, in words."""
     if isinstance(value, str):
         return value
     said = {one: word for one, (word, _sql) in SAID.items()}
@@ -70,7 +69,6 @@ def field_value(name: str, value: str | Sequence[Any]) -> str:
 
 
 def question(kind: ChangeKind, count: int, whom: str) -> str:
-    """What is asked before a change of so many comparisons."""
     questions = {
         "assign": ngettext("Assign {count:,} comparison to {whom}?", "Assign {count:,} comparisons to {whom}?", count),
         "release": ngettext("Give {count:,} comparison back to all?", "Give {count:,} comparisons back to all?", count),

@@ -200,7 +200,6 @@ class DPOSpec(TrainingSpec):
     """Check the candidate against the serving policy when training ends."""
 
     def facts(self) -> Facts:
-        """What it is tied to, what it learns from, and by which loss."""
         loss = (
             self.loss
             if not self.flip_rate
@@ -218,7 +217,6 @@ class DPOSpec(TrainingSpec):
         ]
 
     def filled(self) -> Self:
-        """The spec with its learning rate, and the beta of its loss."""
         return replace(super().filled(), beta=self.beta or BETAS[self.loss][0])
 
     def open_values(self) -> Mapping[str, str]:

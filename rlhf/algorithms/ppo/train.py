@@ -188,7 +188,6 @@ def prompt_of(count: int, spec: PPOSpec, step: int, index: int) -> int:
 
 
 def seed_of(spec: PPOSpec, step: int, index: int) -> int:
-    """The seed that an answer is drawn with, of 62 bits."""
     return random.Random(f"answer {spec.seed} {step} {index}").getrandbits(62)
 
 

@@ -422,7 +422,6 @@ def address(label: str, name: str, shape: str = "OWNER/NAME") -> gr.Textbox:
 
 # ------------------------------------------------------------------------------------------------------------ handlers
 def wire(page: HubPage, context: Context, opening: Callable[..., Any]) -> None:
-    """Fill the page when it is opened, follow what was asked, and ask."""
     admin = guarded(context, "admin")
 
     @admin

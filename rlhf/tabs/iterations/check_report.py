@@ -532,8 +532,6 @@ def warnings(report: CheckReport, rule: Rule) -> list[str]:
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """Two policies' answers to one held-out prompt, drawn with the same seed."""
-
     prompt: str
     left: CheckedAnswer
     right: CheckedAnswer

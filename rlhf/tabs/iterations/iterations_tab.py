@@ -78,7 +78,6 @@ def serving_part(db: Database) -> Update:
 
 
 def history_part(db: Database, checked: Mapping[str, FinishedCheck]) -> Update:
-    """Every policy with what it came from and how it did."""
     made_by = {job.id: job for job in job_store.recent(db, job_store.waiting_kinds(), ALL_JOBS)}
     return gr.update(value=check_report.history_table(those_that_answer(db), made_by, checked))
 
@@ -108,7 +107,6 @@ def answers_page(place: Place) -> int:
 
 
 def place_of(revision: str | None, page: int) -> Place:
-    """The address of a policy and a page of its answers."""
     return Place((revision,) if revision else (), {"page": str(page + 1) if page else ""})
 
 
@@ -243,7 +241,6 @@ def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, U
 
 
 def advised(db: Database, policy: Policy) -> Ruling | None:
-    """What the rule advises to do with a policy, if it advises anything."""
     decision = gate_decisions.advice(db, policy)
     return None if decision is None else decision.says
 
@@ -546,8 +543,6 @@ def wire_look(page: IterationsPage, context: Context) -> None:
 
 
 def wire_decisions(page: IterationsPage, context: Context) -> None:
-    """Promote, reject, check again, ask people, and take decisions back."""
-
     def said(sentence: str, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, page_of(was), was)
         return page.sent({**changed, "said": markup.notice(sentence)}, seen)

@@ -37,7 +37,6 @@ STATUS_COLOURS: Mapping[str, str] = {
 
 
 def about(job: Job) -> str:
-    """What a job does and with which method or policy, for lists."""
     said = job.spec.about()
     return _("{about}, on rented {flavor}").format(about=said, flavor=job.flavor) if job.flavor else said
 
@@ -81,7 +80,6 @@ def pace_facts(spec: TrainingSpec) -> Facts:
 
 
 def adapter_facts(spec: TrainingSpec) -> Facts:
-    """The shape of what is trained, where it is an adapter."""
     if spec.method == "prompt":
         said = _("{virtual_tokens}, from {virtual_init}")
         return [(_("Virtual tokens"), said.format(virtual_tokens=spec.virtual_tokens, virtual_init=spec.virtual_init))]
@@ -140,7 +138,6 @@ def result_facts(done: FinishedTraining) -> Facts:
 
 
 def final_figures(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The last value that a run reported of each metric."""
     found: dict[str, float] = {}
     for entry in metrics:
         found |= {name: value for name, value in entry.items() if name != "step" and value is not None}

@@ -167,7 +167,6 @@ def accuracy_plot(name: str, quality: RewardModelQuality) -> str:
 
 
 def calibration_plot(name: str, found: Calibration) -> str:
-    """How often it is right, by how sure it is."""
     frame = Frame(f"{name}-calibration", _("Calibration"), calibration_sentence(found))
     return charts.calibration(frame, found, _("how often it is right"), _("how sure it is"))
 

@@ -206,7 +206,6 @@ class PlaygroundPage:
 
 
 def lay_out() -> PlaygroundPage:
-    """The components, top to bottom, without anything from the rows."""
     parts: dict[str, Any] = {}
     parts["models"] = open_choice(
         _("Policies"), multiselect=True, max_choices=playground_store.COLUMNS, elem_id="chat-models"

@@ -84,7 +84,6 @@ def lines_of(curve: Curve, metrics: Sequence[Mapping[str, Any]]) -> list[Line]:
 
 
 def curve_data_of(spec: JobSpec, metrics: Sequence[Mapping[str, Any]]) -> list[CurveData]:
-    """The plots of a run that have data, to be looked at closely."""
     drawn = [(curve, [line for line in lines_of(curve, metrics) if line.points]) for curve in curves_of(spec)]
     return [CurveData(curve, lines, along(spec)) for curve, lines in drawn if lines]
 

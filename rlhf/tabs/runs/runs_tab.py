@@ -208,7 +208,6 @@ def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) ->
 
 
 def look_at(drawn: Job, metrics: Metrics, look: Any, chosen: str | None = None) -> tuple[dict[str, Update], LookedAt]:
-    """One plot of a run closely, and where all its values are fetched."""
     files = [Download(downloads.metrics_address(drawn.id), _("All values of job {id} (CSV)").format(id=drawn.id))]
     return plot_zoom.updates(LOOK, curves.curve_data_of(drawn.spec, metrics), files, look, chosen)
 
@@ -347,7 +346,6 @@ def written_about(db: Database, looked: RunsSelection, seen: Seen, found: Job | 
 
 
 def fields_of(label: Any) -> list[str]:
-    """A label that a session was sent, as its fields show it."""
     name, tags, notes = label if isinstance(label, list) and len(label) == 3 else ("", [], "")
     return [name, ", ".join(tags), notes]
 
@@ -626,8 +624,6 @@ def wire_looks(page: RunsPage, context: Context) -> None:
 
 
 def wire_queue(page: RunsPage, context: Context) -> None:
-    """Move a waiting job up or down, or take it out."""
-
     def changer(action: str) -> Callable[..., list[Any]]:
         def change_queue(annotator: Annotator, *sent: Any) -> list[Any]:
             looked, was = read(sent)

@@ -121,7 +121,6 @@ def of_the_parent(form: Form, shape: Values, before: Any, values: Values) -> dic
 
 
 def field_parts(form: Form, known: Preflight, values: Values) -> dict[str, Update]:
-    """Which fields and groups mean something with what the others say."""
     unseen = form_fields.hidden(form, values) | (set() if known.shares_steps() else {"processes"})
     parts = {name: gr.update(visible=name not in unseen) for name in form.conditional}
     groups = {title: gr.update(visible=not set(names) <= unseen) for title, names in form.groups.items()}
