@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from annotation.metrics.agreement import agreements
 from annotation.metrics.intervals_and_bias import Vote, length_biases, position_biases
 from annotation.project import as_read, follows
 from annotation.records import Demonstration, Judgement, Kind, Project
+from annotation.store.project_store import Guidelines
 from annotation.translation import ENGLISH, speaking
 from annotation.ui.formatting import number_with_interval, percent_with_interval
 from annotation.workbench.comparison_filter import ComparisonFilter
@@ -123,8 +125,8 @@ class Provenance:
     project: Project
     models: Sequence[Mapping[str, Any]] = ()
     sampling: Sequence[Mapping[str, Any]] = ()
-    guidelines: Sequence[Mapping[str, Any]] = ()
-    """All versions, with version, text and created."""
+    guidelines: Sequence[Guidelines] = ()
+    """All versions."""
     imports: Sequence[Mapping[str, Any]] = ()
     """What was imported, with name, format and created."""
     names: Mapping[str, str] = field(default_factory=dict)
@@ -446,17 +448,17 @@ def guidelines_part(figures: CardStatistics, provenance: Provenance) -> str:
     asked = provenance.project.kind
     texts = [
         guidelines_text(entry, asked)
-        for entry in sorted(provenance.guidelines, key=lambda entry: int(entry["version"]))
-        if entry["version"] in by_version
+        for entry in sorted(provenance.guidelines, key=attrgetter("version"))
+        if entry.version in by_version
     ]
     return "\n\n".join(["\n".join(lines) or "No judgement was made here, so no guidelines held.", *texts])
 
 
-def guidelines_text(entry: Mapping[str, Any], asked: Kind) -> str:
+def guidelines_text(entry: Guidelines, asked: Kind) -> str:
     """A version in the words that annotators read now, which others may have been while something else was asked."""
-    text = entry["text"]
-    words = f". Its words follow what is asked of annotators, which now is {asked}" if follows(text, asked) else ""
-    return f"Version {entry['version']}, written {entry['created'][:10]}{words}:\n\n{fenced(as_read(text, asked))}"
+    follow = follows(entry.text, asked)
+    words = f". Its words follow what is asked of annotators, which now is {asked}" if follow else ""
+    return f"Version {entry.version}, written {entry.created[:10]}{words}:\n\n{fenced(as_read(entry.text, asked))}"
 
 
 # ------------------------------------------------------------------------------------------------------------ Markdown

@@ -37,7 +37,6 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 COUNT_SECONDS: Final = 300.0
 
 
-# --------------------------------------------------------------------------------------------------------------- files
 @dataclass(frozen=True)
 class ExportFile:
     name: str
@@ -69,7 +68,6 @@ def remove(data_dir: Path, name: str) -> None:
     find(data_dir, name).unlink()
 
 
-# ------------------------------------------------------------------------------------------------------------ the jobs
 @dataclass(frozen=True)
 class WriteExport(JobRequest):
     kind = "export"
@@ -167,7 +165,6 @@ def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, i
     return counted
 
 
-# --------------------------------------------------------------------------------------------------------------- route
 @dataclass(frozen=True)
 class Downloads:
     """The route by which an admin, and nobody else, fetches a finished export."""

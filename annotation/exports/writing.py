@@ -12,7 +12,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
@@ -314,7 +314,7 @@ def provenance(db: Database, known: ExportContext) -> Provenance:
         project=project_store.project(db),
         models=data_sources.models(db),
         sampling=data_sources.sampling_counts(db),
-        guidelines=[asdict(entry) for entry in project_store.guidelines_versions(db)],
+        guidelines=project_store.guidelines_versions(db),
         imports=data_sources.imports(db),
         names=known.names,
     )

@@ -124,7 +124,6 @@ def last_words(errors: IO[bytes]) -> str:
     return os.pread(errors.fileno(), LOG_BYTES, max(0, size - LOG_BYTES)).decode("utf-8", "replace").strip()
 
 
-# ------------------------------------------------------------------------------------------------- ending with another
 @cache
 def life_line() -> int:
     """The end to read from of a pipe that nobody writes to and that no other process holds open for writing."""

@@ -121,7 +121,6 @@ class RenderProcess:
             self.process = None
 
 
-# ------------------------------------------------------------------------------------------------------ in the process
 class RenderTimeout(BaseException):
     """A text has had its share of processor time. No `Exception`: what it interrupts must not swallow it."""
 

@@ -71,7 +71,6 @@ class Invitation:
         return "open" if self.expires > now() else "expired"
 
 
-# ---------------------------------------------------------------------------------------------------------------- rows
 def invite(db: Database, asked: Any, by: str) -> str:
     """Make an invitation; returns the path of its link, which nobody can be told again. Raises UserError."""
     terms = read(InvitationTerms, asked, _("The invitation"))
@@ -142,7 +141,6 @@ def refuse_taken(db: Database, name: str) -> None:
         raise UserError(_("The name '{name}' is taken. Choose another one.").format(name=name))
 
 
-# --------------------------------------------------------------------------------------------------------------- pages
 @dataclass(frozen=True)
 class JoinPages:
     db: Database

@@ -8,19 +8,11 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.metrics import quality
+from annotation.metrics.intervals_and_bias import Vote
 from annotation.metrics.reliability import weighted_best
-from annotation.records import ComparisonState, Message, Outcome, Purpose, UserError, now
+from annotation.records import ComparisonState, Message, UserError, now
 from annotation.store.judgement_store import excluded_annotators
 from annotation.translation import _, joined
-
-
-@dataclass(frozen=True)
-class ReviewedJudgement:
-    annotator: str
-    purpose: Purpose
-    outcome: Outcome
-    ranking: tuple[int, ...] | None
-    strength: int | None
 
 
 @dataclass(frozen=True)
@@ -29,7 +21,7 @@ class ComparisonReview:
     state: ComparisonState
     messages: tuple[Message, ...]
     answers: tuple[str, ...]
-    opinions: tuple[ReviewedJudgement, ...]
+    opinions: tuple[Vote, ...]
     consensus: int | None
     """The answer that its annotators find best, by their reliability; None where they don't agree on one."""
 
@@ -56,16 +48,7 @@ def review(db: Database, comparison_id: int) -> ComparisonReview:
         state=row["state"],
         messages=tuple(json.loads(row["messages"])),
         answers=tuple(answer["text"] for answer in answers),
-        opinions=tuple(
-            ReviewedJudgement(
-                annotator=vote.annotator,
-                purpose=vote.purpose,
-                outcome=vote.outcome,
-                ranking=vote.ranking,
-                strength=vote.strength,
-            )
-            for vote in judged
-        ),
+        opinions=tuple(judged),
         consensus=weighted_best(trusted, chances),
     )
 

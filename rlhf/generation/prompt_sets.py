@@ -52,7 +52,6 @@ def row_of(prompt: Prompt, answer: Mapping[str, Any], sampling: Sampling, revisi
     }
 
 
-# --------------------------------------------------------------------------------------------------------------- files
 def file_of(data_dir: Path, job_id: int) -> Path:
     return data_dir / DIRECTORY / f"job-{job_id}.jsonl"
 
@@ -101,7 +100,6 @@ def lines_of(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
-# ----------------------------------------------------------------------------------------------------------- downloads
 def address(job_id: int) -> str:
     """Where a browser fetches a job's answers, relative to the page."""
     return f"{DIRECTORY}/job-{job_id}.jsonl"

@@ -45,7 +45,6 @@ what was trained has arrived.
 """
 
 
-# ---------------------------------------------------------------------------------------------------------------- pack
 def pack(db: Database, data_dir: Path, job: Job) -> Files:
     """The files of a job, by their path there. Raises UserError where one that it needs is gone or damaged."""
     spec = job.spec
@@ -128,7 +127,6 @@ def digest(content: Path | bytes) -> str:
     return sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
 
 
-# -------------------------------------------------------------------------------------------------------------- unpack
 def unpack(source: Path, data_dir: Path) -> tuple[Database, Job]:
     """Make a data directory in which the packed job waits, with its base model ready.
 

@@ -45,7 +45,6 @@ from rlhf.models.tokenise import snapshot_content
 PATHS: Final[Mapping[Split, str]] = {"train": "data/train.jsonl", "held-out": "data/held-out.jsonl"}
 
 
-# ---------------------------------------------------------------------------------------------------------- judgements
 def push_data(
     hub: Hub, db: Database, request: ExportRequest, repo: str, private: bool = True, by: str = N_("the command line")
 ) -> PublishResult:
@@ -88,7 +87,6 @@ def send(hub: Hub, repo: str, files: Files, form: str, message: str) -> tuple[st
     return hubs.commit(hub, repo, "dataset", files, message, gone=gone), fresh
 
 
-# --------------------------------------------------------------------------------------------------------- frozen data
 @dataclass(frozen=True)
 class Snapshot:
     """The frozen data of a run as it goes up."""

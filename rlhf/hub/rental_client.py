@@ -618,8 +618,8 @@ def checked_ending(told: Any) -> Ending:
     if odd:
         said = _("The rented job made files that no model has here ({odd}). Nothing was kept.")
         raise RentalEnded(said.format(odd=", ".join(odd)[:200]))
-    said = {name: as_it_stands(one) if isinstance(one, str) else one for name, one in (finished.result or {}).items()}
-    return replace(finished, result=said)
+    told = {name: as_it_stands(one) if isinstance(one, str) else one for name, one in (finished.result or {}).items()}
+    return replace(finished, result=told)
 
 
 def as_trained(spec: JobSpec, batch: int) -> JobSpec:

@@ -42,7 +42,6 @@ class SampledResponse:
     ended: bool
 
 
-# --------------------------------------------------------------------------------------------------------- four roles
 class Roles:
     """One base model that acts in four roles, and what is trained of it."""
 

@@ -50,7 +50,6 @@ def title(job: Job) -> str:
     return f"{job.id} · {about(job)} · {_(STATUS_WORDS[job.status])}"
 
 
-# ---------------------------------------------------------------------------------------------------------- settings
 def spec_facts(spec: JobSpec) -> Facts:
     """What identifies a run, for the page; `spec_text` has every setting."""
     if isinstance(spec, TrainingSpec):
@@ -97,7 +96,6 @@ def spec_text(spec: JobSpec) -> str:
     return json.dumps(json.loads(to_json(spec)), indent=2)
 
 
-# ------------------------------------------------------------------------------------------------------------ results
 def data_facts(job: Job, data: SnapshotCounts) -> Facts:
     """What a training job works on, and what was left out when its data was frozen or tokenised.
 

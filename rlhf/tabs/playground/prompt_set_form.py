@@ -37,7 +37,6 @@ ASKED = ("revision", "split", "source", "each", "temperature", "min_p", "tokens"
 OPENED = ("revision", "source")
 
 
-# ------------------------------------------------------------------------------------------------ what the page shows
 def files_table(context: Context) -> str:
     """The answers that can be fetched, newest first; nothing before the first."""
     rows = []
@@ -115,7 +114,6 @@ def submit(context: Context, form: Mapping[str, Any], requested_by: str) -> int:
     return job_submission.submit(context.db, context.data_dir, spec, requested_by)
 
 
-# ---------------------------------------------------------------------------------------------------------- the page
 def lay_out() -> dict[str, Any]:
     parts: dict[str, Any] = {}
     with gr.Accordion(_("Let a policy answer a prompt set"), open=False):

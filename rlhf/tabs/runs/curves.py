@@ -13,7 +13,6 @@ from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.tabs.plot_zoom import CurveData
 
-# ----------------------------------------------------------------------------------------------- what each kind shows
 RATE = Curve(
     name="rate",
     label=N_("Learning rate"),
@@ -68,7 +67,6 @@ def along(spec: JobSpec) -> str:
     return _(TrainingSpec.step_word if training is None else training.step_word)
 
 
-# ------------------------------------------------------------------------------------------------------------ drawing
 def line_of(name: str, metrics: Sequence[Mapping[str, Any]], metric: str) -> Line:
     """A run's metric as a line; steps that lack it, and values that are no numbers, are left out."""
     points = [

@@ -107,7 +107,6 @@ def card(data_dir: Path, made: Policy) -> str:
     return code(visible(path.read_text("utf-8")), "markdown")
 
 
-# ---------------------------------------------------------------------------------------------------------- Markdown
 def section(title: str, *parts: str) -> str:
     said = "\n\n".join(filter(None, parts))
     return f"## {title}\n\n{said}" if said else ""
