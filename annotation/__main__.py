@@ -103,7 +103,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace, db: Database) -> None:
-    """Do what the verb says and print what was done."""
     match options.verb:
         case "list":
             for account in access.accounts(db):

@@ -111,7 +111,6 @@ class AnnotationApi:
     _counted: tuple[float, int] = field(default=(-COUNT_SECONDS, 0))
 
     def routes(self) -> list[Route]:
-        """What the server adds beside the pages."""
         cards = (self.card, self.judge, self.undo, self.revise, self.reopen, self.ask)
         handlers = (*cards, self.latest, self.guidelines, self.safety)
         return [Route(f"/annotate/{handler.__name__}", endpoint(handler), methods=["POST"]) for handler in handlers]
@@ -185,9 +184,8 @@ class AnnotationApi:
         if not project_store.project(self.db).own_prompts:
             raise UserError(_("This project takes no prompts from annotators."))
         if not text or len(text) > MAXIMUM_PROMPT:
-            raise UserError(
-                _("Write a prompt of 1 to {maximum_prompt:,} characters.").format(maximum_prompt=MAXIMUM_PROMPT)
-            )
+            said = _("Write a prompt of 1 to {maximum_prompt:,} characters.")
+            raise UserError(said.format(maximum_prompt=MAXIMUM_PROMPT))
         if judged_counts.quota_reached(self.db, annotator.id):
             raise UserError(_("You have judged all that you were asked for, so its answers would not reach you."))
         comparison_id = own_prompts.ask(self.db, annotator.id, [{"role": "user", "content": text}])
@@ -226,7 +224,6 @@ class AnnotationApi:
 
     # ------------------------------------------------------------------------------------------------------- cards
     def saved(self, annotator: Annotator, asked: RequestBody, card: Card, judgement_id: int) -> Card:
-        """A card that also says what was stored."""
         return {**card, "saved": True, "judged": self.stored(annotator, asked, judgement_id)}
 
     def refused(self, annotator: Annotator, asked: RequestBody, refusal: judging.JudgementConflict) -> Card:

@@ -192,12 +192,11 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
             said = _("The disk that holds {path} is full. Nothing was saved; free some space and repeat.")
             raise UserError(said.format(path=path)) from error
         if "readonly" in text or "unable to open" in text or "disk I/O error" in text:
-            raise UserError(
-                _(
-                    "The database {path} can't be written ({text}). Give this user the right to write there, "
-                    "or choose another place with --data DIR."
-                ).format(path=path, text=text)
-            ) from error
+            said = _(
+                "The database {path} can't be written ({text}). Give this user the right to write there, "
+                "or choose another place with --data DIR."
+            )
+            raise UserError(said.format(path=path, text=text)) from error
         raise
 
 
@@ -223,9 +222,8 @@ def explain_bad_rows(what: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.IntegrityError, sqlite3.InterfaceError, OverflowError, UnicodeEncodeError) as error:
-        raise UserError(
-            _("{what} does not fit the database ({error}). Nothing was saved.").format(what=what, error=error)
-        ) from error
+        said = _("{what} does not fit the database ({error}). Nothing was saved.")
+        raise UserError(said.format(what=what, error=error)) from error
 
 
 def open_database(data_dir: Path) -> Database:
@@ -299,12 +297,11 @@ def existing_database(data_dir: Path) -> Database:
     except OSError:  # a name that is too long
         there = False
     if not there:
-        raise UserError(
-            _(
-                "There is no database in {data_dir} yet. Start `python app.py` once, or name another directory "
-                "with --data DIR."
-            ).format(data_dir=data_dir)
+        said = _(
+            "There is no database in {data_dir} yet. Start `python app.py` once, or name another directory "
+            "with --data DIR."
         )
+        raise UserError(said.format(data_dir=data_dir))
     return open_database(data_dir)
 
 
@@ -330,12 +327,11 @@ def hold_data_directory(data_dir: Path) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError(
-            _(
-                "Another Prefloop is at work in {data_dir}. Use that one, stop it, or choose another directory "
-                "with --data DIR."
-            ).format(data_dir=data_dir)
-        ) from error
+        said = _(
+            "Another Prefloop is at work in {data_dir}. Use that one, stop it, or choose another directory "
+            "with --data DIR."
+        )
+        raise UserError(said.format(data_dir=data_dir)) from error
     return lock
 
 
@@ -368,11 +364,10 @@ def refuse_foreign(path: Path) -> None:
         ):
             tables = {name for (name,) in found.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and "_sqlite_migrations" not in tables:
-        raise UserError(
-            _(
-                "{path} is another program's database. Move it away, or choose another data directory with --data DIR."
-            ).format(path=path)
+        said = _(
+            "{path} is another program's database. Move it away, or choose another data directory with --data DIR."
         )
+        raise UserError(said.format(path=path))
 
 
 def known_steps() -> set[str]:
@@ -383,12 +378,11 @@ def refuse_newer(path: Path, applied: Set[str]) -> None:
     """Raises UserError if a file has had migrations that this program does not know."""
     unknown = sorted(applied - known_steps())
     if unknown:
-        raise UserError(
-            _(
-                "The database {path} was written by a newer Prefloop (step '{unknown}'). Update Prefloop, or "
-                "choose another data directory with --data DIR. Nothing was changed."
-            ).format(path=path, unknown=unknown[-1])
+        said = _(
+            "The database {path} was written by a newer Prefloop (step '{unknown}'). Update Prefloop, or "
+            "choose another data directory with --data DIR. Nothing was changed."
         )
+        raise UserError(said.format(path=path, unknown=unknown[-1]))
 
 
 def apply_migrations(database: Database) -> None:

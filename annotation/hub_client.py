@@ -73,7 +73,6 @@ class TokenInfo:
     """'read', 'write', or 'fineGrained', which may write where it says so."""
     organisations: tuple[str, ...]
     pays: bool
-    """Whether the account has a paid plan."""
 
 
 def connect(token: str | None, endpoint: str | None = None) -> Hub:
@@ -239,7 +238,6 @@ def status_of(error: BaseException) -> int | None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a message, of bounded length."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:300]
 
@@ -333,12 +331,11 @@ def check_token(hub: Hub, repo: str | None = None) -> TokenInfo:
     organisations = tuple(one["name"] for one in told.get("orgs", []))
     who = TokenInfo(told["name"], token.get("role", "write"), organisations, bool(told.get("isPro")))
     if who.role == "read":
-        raise UserError(
-            _(
-                "The token is {name}'s and may only read. Make one that may write on {tokens_page} and set "
-                "HF_TOKEN to it; a Prefloop that runs has it when it is started again."
-            ).format(name=who.name, tokens_page=TOKENS_PAGE)
+        said = _(
+            "The token is {name}'s and may only read. Make one that may write on {tokens_page} and set "
+            "HF_TOKEN to it; a Prefloop that runs has it when it is started again."
         )
+        raise UserError(said.format(name=who.name, tokens_page=TOKENS_PAGE))
     if repo is not None:
         check_name(repo)
         owner = repo.split("/")[0]

@@ -117,12 +117,11 @@ def check_key(key: Any, number: int) -> str:
     """A letter that the page leaves free, or nothing."""
     letter = key.strip(" ").lower() if isinstance(key, str) else None
     if letter is None or (letter and letter not in tuple(ascii_lowercase)):
-        raise UserError(
-            _(
-                "Reasons, line {number}: what stands before the colon is the key, and must be one letter from a to z. "
-                "Begin the line with a colon to have one chosen."
-            ).format(number=number)
+        said = _(
+            "Reasons, line {number}: what stands before the colon is the key, and must be one letter from a to z. "
+            "Begin the line with a colon to have one chosen."
         )
+        raise UserError(said.format(number=number))
     if letter in RESERVED_KEYS:
         said = _("Reasons, line {number}: the key '{key}' is taken by the page ({what}). Free are {free}.")
         raise UserError(said.format(number=number, key=letter, what=_(RESERVED_KEYS[letter]), free=" ".join(FREE_KEYS)))
@@ -130,12 +129,10 @@ def check_key(key: Any, number: int) -> str:
 
 
 def check_label(label: Any, number: int) -> str:
-    """A short text with nothing invisible in it."""
     trimmed = label.strip(" ") if isinstance(label, str) else ""
     if not trimmed or len(trimmed) > MAXIMUM_LABEL:
-        raise UserError(
-            _("Reasons, line {number}: a label has 1 to {most} characters.").format(number=number, most=MAXIMUM_LABEL)
-        )
+        said = _("Reasons, line {number}: a label has 1 to {most} characters.")
+        raise UserError(said.format(number=number, most=MAXIMUM_LABEL))
     wrong = invisible(trimmed)
     if wrong:
         said = _("Reasons, line {number}: the label has a character that can't be seen ({wrong}). Remove it.")
@@ -259,15 +256,13 @@ def as_stored(guidelines: str) -> str:
 def check_guidelines(text: Any) -> str:
     """Guidelines as they are stored. Raises UserError if they are too long or hold characters that can't be seen."""
     if not isinstance(text, str) or len(text) > MAXIMUM_GUIDELINES:
-        raise UserError(
-            _("Guidelines may have up to {most:,} characters. Shorten them.").format(most=MAXIMUM_GUIDELINES)
-        )
+        said = _("Guidelines may have up to {most:,} characters. Shorten them.")
+        raise UserError(said.format(most=MAXIMUM_GUIDELINES))
     plain = text.replace("\r\n", "\n").strip()
     wrong = invisible(plain.translate({ord("\n"): " ", ord("\t"): " "}))
     if wrong:
-        raise UserError(
-            _("The guidelines have a character that can't be seen ({wrong}). Remove it.").format(wrong=wrong)
-        )
+        said = _("The guidelines have a character that can't be seen ({wrong}). Remove it.")
+        raise UserError(said.format(wrong=wrong))
     return plain
 
 

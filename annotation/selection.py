@@ -88,7 +88,6 @@ def kind_of(project: Project, size: int) -> Kind:
     return "rank" if project.kind == "pair" else project.kind
 
 
-# --------------------------------------------------------------------------------------------- which answers to compare
 def choose_answers(votes: Sequence[int], number: int, share: float, source: random.Random) -> ChosenAnswers:
     """So many answers to compare: with chance `share` by the votes of heads, else at random.
 

@@ -428,8 +428,6 @@ def as_written(value: object) -> object:
 
 @dataclass(frozen=True)
 class Numeral:
-    """A number in a sentence's gap."""
-
     value: float
 
     def __format__(self, spec: str) -> str:

@@ -36,7 +36,6 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
     keep_private()
     options = build_parser().parse_args(arguments)
     with speaking(ENGLISH):

@@ -97,10 +97,7 @@ def build_app(settings: Settings) -> Starlette:
     watches = Watches(db)
     pages = AppOfEachLanguage(partial(build_pages, opened, settings, uploads, watches, AccountHoldings()))
     # Neither waits for the other.
-    runners: list[LaneRunner[Any]] = [
-        export_files.runner(settings.data_dir),
-        import_process.runner(settings.data_dir),
-    ]
+    runners: list[LaneRunner[Any]] = [export_files.runner(settings.data_dir), import_process.runner(settings.data_dir)]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -270,18 +267,16 @@ def refuse_open_door(settings: Settings, db: Database | None) -> None:
     if settings.on_loopback or provider_of(settings) is not None or has_accounts:
         return
     if settings.space is not None:
-        raise UserError(
-            _(
-                "Nobody could sign in to the Space {space}: sign-in with Hugging Face is off. Put `hf_oauth: true` "
-                "between the lines `---` at the top of its README.md."
-            ).format(space=settings.space.id)
+        said = _(
+            "Nobody could sign in to the Space {space}: sign-in with Hugging Face is off. Put `hf_oauth: true` "
+            "between the lines `---` at the top of its README.md."
         )
-    raise UserError(
-        _(
-            "Others can reach {host}, and there is no account with a password yet. Make one first: "
-            "python -m annotation accounts add NAME --role admin --data {directory}"
-        ).format(host=settings.host, directory=settings.data_dir)
+        raise UserError(said.format(space=settings.space.id))
+    said = _(
+        "Others can reach {host}, and there is no account with a password yet. Make one first: "
+        "python -m annotation accounts add NAME --role admin --data {directory}"
     )
+    raise UserError(said.format(host=settings.host, directory=settings.data_dir))
 
 
 def prepare_model(settings: Settings, db: Database, known: bool) -> str:

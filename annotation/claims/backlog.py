@@ -119,5 +119,4 @@ def why_none(db: Database, annotator_id: int) -> str:
 
 
 def gold_comparisons(db: Database) -> int:
-    """How many gold comparisons there are to hand out."""
     return int(db.value("SELECT count(*) FROM comparison WHERE purpose = 'gold' AND state = 'ready'"))

@@ -61,7 +61,6 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
 
 
 def insert_undone(db: Database, last: StoredJudgement) -> None:
-    """The row that takes a judgement back."""
     row = {"claim_id": last.claim_id, **of_claim(last), "outcome": "undone", "seconds": 0}
     db.insert("judgement", {**row, "supersedes": last.id, "created": now()})
 

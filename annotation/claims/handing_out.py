@@ -147,6 +147,5 @@ def take_to_settle(db: Database, annotator_id: int, comparison_id: int) -> Claim
 
 
 def kinds_by_size(db: Database) -> dict[str, str]:
-    """What is asked about a comparison of two answers, and of several."""
     project = project_store.project(db)
     return {"two": selection.kind_of(project, 2), "several": selection.kind_of(project, 3)}

@@ -63,7 +63,6 @@ def quota_of(db: Database, annotator_id: int) -> int | None:
 
 
 def quota_reached(db: Database, annotator_id: int) -> bool:
-    """Whether an annotator has judged as many comparisons as they shall."""
     quota = quota_of(db, annotator_id)
     return quota is not None and judged_by(db, annotator_id) >= quota
 

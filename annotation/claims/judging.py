@@ -187,12 +187,11 @@ def refuse_writing_on(db: Database, claim: StoredClaim, act: Act) -> None:
         (claim.annotator_id, a_day_ago()),
     )
     if written + more > MOST_WRITTEN:
-        raise UserError(
-            _(
-                "You have written {written:,} characters of notes and edits within a day, and {most:,} are the most. "
-                "Judge without, or wait until a day has passed."
-            ).format(written=written, most=MOST_WRITTEN)
+        said = _(
+            "You have written {written:,} characters of notes and edits within a day, and {most:,} are the most. "
+            "Judge without, or wait until a day has passed."
         )
+        raise UserError(said.format(written=written, most=MOST_WRITTEN))
 
 
 def a_day_ago() -> str:
@@ -212,12 +211,11 @@ def refuse_flagging_on(db: Database, claim: StoredClaim, act: Act) -> None:
         (claim.annotator_id, a_day_ago()),
     )
     if flagged >= MOST_FLAGGED:
-        raise UserError(
-            _(
-                "You have set {most:,} flags within a day, and more are not taken. Judge without one, or wait until a "
-                "day has passed."
-            ).format(most=MOST_FLAGGED)
+        said = _(
+            "You have set {most:,} flags within a day, and more are not taken. Judge without one, or wait until a "
+            "day has passed."
         )
+        raise UserError(said.format(most=MOST_FLAGGED))
 
 
 # Of those without a flag.
@@ -239,9 +237,8 @@ def refuse_skipping_on(db: Database, claim: StoredClaim) -> None:
         {"annotator": claim.annotator_id, "since": a_day_ago()},
     )
     if skips >= MOST_SKIPS:
-        raise UserError(
-            _(
-                "You have skipped {most} comparisons within a day and judged none since. Judge this one, or wait until "
-                "a day has passed."
-            ).format(most=MOST_SKIPS)
+        said = _(
+            "You have skipped {most} comparisons within a day and judged none since. Judge this one, or wait until "
+            "a day has passed."
         )
+        raise UserError(said.format(most=MOST_SKIPS))

@@ -15,8 +15,6 @@ from annotation.validation import FromMapping, NonNegativeInt, PositiveInt, read
 
 @dataclass(frozen=True)
 class SentEdit:
-    """An edited answer by the place in which it was shown."""
-
     place: NonNegativeInt
     text: str
 
@@ -65,9 +63,8 @@ def parse_act(value: Any, kind: Kind, size: int, tags: Sequence[str]) -> Act:
 def dense(ranks: Sequence[int], size: int) -> tuple[int, ...]:
     """One rank for each place, without gaps."""
     if len(ranks) != size:
-        raise UserError(
-            _("A ranking needs one whole number from 1 up for each of the {size} answers.").format(size=size)
-        )
+        said = _("A ranking needs one whole number from 1 up for each of the {size} answers.")
+        raise UserError(said.format(size=size))
     levels = sorted(set(ranks))
     return tuple(levels.index(rank) + 1 for rank in ranks)
 

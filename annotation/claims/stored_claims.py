@@ -69,7 +69,6 @@ Stored = TypeVar("Stored", StoredClaim, StoredJudgement)
 
 
 def read_row(kind: type[Stored], row: Mapping[str, Any]) -> Stored:
-    """A row as its record."""
     values = {entry.name: row[entry.name] for entry in fields(kind)}
     lists = {name: tuple(json.loads(values[name])) for name in ("shown_order", "ranking", "tags") if values.get(name)}
     return kind(**values | lists)

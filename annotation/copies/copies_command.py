@@ -71,7 +71,6 @@ def in_short(copy: CopyManifest) -> str:
 
 
 def take(target: CopyTarget, data_dir: Path) -> None:
-    """Make a copy, of a database that may be in use."""
     db = existing_database(data_dir)
     version = safe_copies.make_copy(db, data_dir, target, uuid.uuid4().hex)
     print(f"Copied {safe_copies.judged(db)[1]} judgements to {target.name} as {version}.")

@@ -32,7 +32,6 @@ class WatchedRows:
     columns: tuple[str, ...] = ()
     """Read of every row, where they change in place or rows go; without any the newest row tells."""
     where: str = "1"
-    """Which rows are looked at."""
 
     def state(self, db: Database, table: str) -> int | str | None:
         """Changes with the table; None without rows. SQLite puts it together: that costs a tenth of doing it here."""

@@ -226,13 +226,12 @@ def restore(
     reasons = joined(*skipped) or _("{name} has no copy '{versions}'.").format(
         name=target.name, versions=", ".join(versions)
     )
-    raise UserError(
-        _(
-            "No safe copy could be restored. {reasons} Nothing was changed. `python -m annotation copies list` "
-            "shows what there is; the program starts with one of them if you set {variable}=VERSION, and with "
-            "what is in {data_dir} if you set {variable}={here}."
-        ).format(reasons=reasons, variable=VARIABLE, data_dir=data_dir, here=HERE)
+    said = _(
+        "No safe copy could be restored. {reasons} Nothing was changed. `python -m annotation copies list` "
+        "shows what there is; the program starts with one of them if you set {variable}=VERSION, and with "
+        "what is in {data_dir} if you set {variable}={here}."
     )
+    raise UserError(said.format(reasons=reasons, variable=VARIABLE, data_dir=data_dir, here=HERE))
 
 
 def continue_from(
@@ -273,8 +272,6 @@ def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:
 
 @dataclass(frozen=True)
 class Restoration:
-    """A copy that is to take the place of what is here."""
-
     target: CopyTarget
     version: str
     manifest: CopyManifest
@@ -384,7 +381,6 @@ class Restoration:
 
 
 def no_space(data_dir: Path, manifest: CopyManifest) -> UserError:
-    """What is said where a copy finds no room."""
     free = shutil.disk_usage(data_dir).free
     return UserError(
         _(
@@ -404,12 +400,11 @@ def explained_disk(data_dir: Path, manifest: CopyManifest) -> Iterator[None]:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise no_space(data_dir, manifest) from error
         if isinstance(error, OSError):
-            raise UserError(
-                _(
-                    "{data_dir} can't be written ({strerror}). Nothing was changed. Make it writable, or "
-                    "choose another directory with --data DIR."
-                ).format(data_dir=data_dir, strerror=error.strerror or error)
-            ) from error
+            said = _(
+                "{data_dir} can't be written ({strerror}). Nothing was changed. Make it writable, or "
+                "choose another directory with --data DIR."
+            )
+            raise UserError(said.format(data_dir=data_dir, strerror=error.strerror or error)) from error
         raise
 
 

@@ -40,8 +40,6 @@ UNFINISHED: Final = N_("The latest attempt was cut off before it was finished. T
 # ------------------------------------------------------------------------------------------------------- when it is due
 @dataclass(frozen=True)
 class Schedule:
-    """How often copies are made."""
-
     every: float = 300.0
     """Seconds until what has changed is copied. (PREFLOOP_COPIES_EVERY)"""
     after: int = 10
@@ -61,9 +59,8 @@ class Schedule:
             except ValueError:
                 values[name] = -1.0
             if not 0 <= values[name] < float("inf"):
-                raise UserError(
-                    _("{variable} is '{text}', and must be a number, 0 or more.").format(variable=variable, text=text)
-                )
+                said = _("{variable} is '{text}', and must be a number, 0 or more.")
+                raise UserError(said.format(variable=variable, text=text))
         return cls(values["every"], int(values["after"]), values["apart"])
 
 
@@ -103,8 +100,6 @@ def has_unsafe_work(db: Database) -> bool:
 # ---------------------------------------------------------------------------------------------------------- the record
 @dataclass(frozen=True)
 class CopyRecord:
-    """A safe copy as this database remembers it."""
-
     id: int
     place: str
     version: str
@@ -177,7 +172,6 @@ def leave_notice(db: Database, message: str) -> None:
 
 
 def is_as_restored(db: Database) -> bool:
-    """Whether this database was restored, and nobody has done or copied anything since."""
     newest = latest(db, "1")
     if newest is None or newest.message != RESTORED:
         return False
@@ -227,7 +221,6 @@ def digest_once(file: Path) -> FileDigest:
 
 @lru_cache(10_000)
 def digest_as_of(file: Path, size: int, time_ns: int) -> FileDigest:
-    """The digest of a file of this size and time."""
     return digest_of(file)
 
 
@@ -348,7 +341,6 @@ def add_row(db: Database, place: str, run: str) -> tuple[int, int]:
 
 
 def record_failure(db: Database, row_id: int, state: str, message: str) -> None:
-    """Say why a copy came to nothing."""
     db.write("UPDATE safe_copy SET state = ?, message = ? WHERE id = ?", (state, kept(message), row_id))
 
 
@@ -370,8 +362,6 @@ def record_safe(db: Database, row_id: int, version: str, copy: SafeCopy) -> None
 # ------------------------------------------------------------------------------------------------------- how it stands
 @dataclass(frozen=True)
 class CopyStatus:
-    """What is safe, and what is not yet."""
-
     copied: str | None
     """When the newest safe copy was made; None if there is none."""
     judgements_since: int
@@ -411,7 +401,6 @@ def last_failure(db: Database, place: str) -> str:
 
 
 def judgements_after(db: Database, judgement_id: int) -> int:
-    """How many judgements came after one."""
     return int(db.value("SELECT count(*) FROM judgement WHERE id > ?", (judgement_id,)))
 
 

@@ -50,16 +50,12 @@ class DamagedCopy(UserError):
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What a file of a copy must be."""
-
     sha256: str
     size: int
 
 
 @dataclass(frozen=True)
 class CopyManifest:
-    """What a copy says of itself."""
-
     run: str
     """Which running program made it."""
     number: int
@@ -89,13 +85,11 @@ def read_manifest(content: bytes, what: str) -> CopyManifest:
             raise ValueError("another format")
         version = told.pop("version")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedCopy(
-            _("{what} is damaged: its manifest can't be read ({error}).").format(what=what, error=error)
-        ) from error
+        said = _("{what} is damaged: its manifest can't be read ({error}).")
+        raise DamagedCopy(said.format(what=what, error=error)) from error
     if version != 1:
-        raise UserError(
-            _("{what} was made by a newer Prefloop. Update Prefloop; nothing was changed.").format(what=what)
-        )
+        said = _("{what} was made by a newer Prefloop. Update Prefloop; nothing was changed.")
+        raise UserError(said.format(what=what))
     try:
         manifest = read(CopyManifest, told, _("The manifest"))
     except UserError as error:
@@ -108,7 +102,6 @@ def read_manifest(content: bytes, what: str) -> CopyManifest:
 
 
 def digest_of(path: Path) -> FileDigest:
-    """A file's sha256 and size."""
     with path.open("rb") as handle:
         return FileDigest(file_digest(handle, "sha256").hexdigest(), path.stat().st_size)
 
@@ -167,20 +160,18 @@ def refuse_shared_fate(target: CopyTarget, data_dir: Path, on_space: bool) -> No
         return
     where, data = target.path.resolve(), data_dir.resolve()
     if where.is_relative_to(data):
-        raise UserError(
-            _(
-                "The directory for safe copies {where} is inside the data directory {data} and would be lost with it. "
-                "Set PREFLOOP_COPIES to a directory on another disk, or to a private dataset (OWNER/NAME-copies)."
-            ).format(where=where, data=data)
+        said = _(
+            "The directory for safe copies {where} is inside the data directory {data} and would be lost with it. "
+            "Set PREFLOOP_COPIES to a directory on another disk, or to a private dataset (OWNER/NAME-copies)."
         )
+        raise UserError(said.format(where=where, data=data))
     if on_space and device_of(where) == device_of(data):
-        raise UserError(
-            _(
-                "The directory for safe copies {where} is on the same disk as the data directory {data}, and a "
-                "Space's disk is empty after each restart. Attach a bucket there in the Space's settings, or "
-                "set PREFLOOP_COPIES to a private dataset (OWNER/NAME-copies)."
-            ).format(where=where, data=data)
+        said = _(
+            "The directory for safe copies {where} is on the same disk as the data directory {data}, and a "
+            "Space's disk is empty after each restart. Attach a bucket there in the Space's settings, or "
+            "set PREFLOOP_COPIES to a private dataset (OWNER/NAME-copies)."
         )
+        raise UserError(said.format(where=where, data=data))
 
 
 def device_of(path: Path) -> int:
@@ -252,7 +243,6 @@ class DirectoryTarget:
             shutil.copyfile(source, target)
 
     def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str, ours: bool = False) -> str:
-        """The files that are not there yet, then the manifest."""
         if self.head() != parent:
             raise conflict(self.path)
         version = f"{int(parent or 0) + 1:06d}"
@@ -322,7 +312,6 @@ def create_whole(target: Path, content: bytes) -> None:
 
 
 def write_through(path: Path, mode: Literal["wb", "xb"], content: bytes) -> None:
-    """Write a file so that it is on the disk."""
     with path.open(mode) as handle:
         handle.write(content)
         handle.flush()

@@ -32,9 +32,8 @@ def example_path(name: str) -> Path:
     """The file of an example set, as JSON Lines. Raises UserError for a name that is none."""
     if name not in EXAMPLES:
         known = ", ".join(f"'{known}'" for known in EXAMPLES)
-        raise UserError(
-            _("There is no example data called '{name}'. Choose one of: {known}.").format(name=name, known=known)
-        )
+        said = _("There is no example data called '{name}'. Choose one of: {known}.")
+        raise UserError(said.format(name=name, known=known))
     return Path(__file__).parent / f"{name.replace('-', '_')}.jsonl"
 
 

@@ -122,7 +122,6 @@ ARRIVED: Final[Mapping[str, str]] = {
 
 # ------------------------------------------------------------------------------------------------------------- writing
 def count(db: Database) -> dict[str, int]:
-    """How many rows of each table the archive has."""
     return {name: int(db.value(f'SELECT count(*) FROM "{name}" WHERE {wanted(name)}')) for name in TABLES}
 
 
@@ -132,7 +131,6 @@ def wanted(name: str) -> str:
 
 
 def write(db: Database, path: Path, report: Report) -> dict[str, int]:
-    """Write the archive and return how many rows of each table it has."""
     with path.open("wb") as file, db.reading():
         counts = count(db)
         total, digest = sum(counts.values()), sha256()
@@ -189,12 +187,11 @@ def refuse_used(db: Database) -> None:
     counts = {name: int(db.value(f'SELECT count(*) FROM "{name}" WHERE {TABLES[name].where}')) for name in TABLES}
     used = [f"{name} {numeral(rows)}" for name, rows in counts.items() if rows]
     if used:
-        raise UserError(
-            _(
-                "The data directory {parent} is in use already ({used}). An archive goes into a fresh one: "
-                "choose another with --data DIR. Nothing was changed."
-            ).format(parent=db.path.parent, used=", ".join(used))
+        said = _(
+            "The data directory {parent} is in use already ({used}). An archive goes into a fresh one: "
+            "choose another with --data DIR. Nothing was changed."
         )
+        raise UserError(said.format(parent=db.path.parent, used=", ".join(used)))
 
 
 @dataclass
@@ -276,14 +273,12 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
 
 
 def insert_statement(table: str) -> str:
-    """SQL that inserts a row of a table given as a mapping."""
     columns = (*TABLES[table].columns, *(name for name in recomputed_columns(table, {"algorithm": ""})))
     names = ", ".join(f'"{name}"' for name in columns)
     return f'INSERT INTO "{table}" ({names}) VALUES ({", ".join(f":{name}" for name in columns)})'
 
 
 def recomputed_columns(table: str, row: TableRow) -> dict[str, Any]:
-    """Columns that a restored row needs and the archive does not have."""
     if table == "claim":
         return {"nonce": secrets.token_urlsafe(16)}
     if table == "model":
@@ -301,7 +296,6 @@ CALLED_SINCE: Final[Mapping[str, Mapping[str, str]]] = {
 
 
 def in_present_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A row of an earlier archive with what is called otherwise since."""
     renamed = CALLED_SINCE.get(table, {})
     row = {renamed.get(name, name): value for name, value in row.items()}
     if table == "response" and row.get("purpose") == "evaluate":
@@ -336,7 +330,6 @@ ADDED_SINCE: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def whole_row(table: str, row: TableRow) -> dict[str, Any]:
-    """A row of an earlier archive with the columns that were added since."""
     form = {"form": "base" if row.get("algorithm") == "base" else "lora"} if table == "model" else {}
     return {**ADDED_SINCE.get(table, {}), **form, **row}
 
@@ -468,9 +461,8 @@ CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
 def check_whole(db: Database, name: str) -> None:
     """Raises UserError where rows that were read do not fit each other, inside the caller's transaction."""
     if db.rows("PRAGMA foreign_key_check"):
-        raise UserError(
-            _("{name}: some rows refer to others that are not there. {advice}").format(name=name, advice=_(ADVICE))
-        )
+        said = _("{name}: some rows refer to others that are not there. {advice}")
+        raise UserError(said.format(name=name, advice=_(ADVICE)))
     for what, query in MISFITS:
         row = db.row(query)
         if row is not None:

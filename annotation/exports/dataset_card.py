@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from annotation.metrics.agreement import agreements
 from annotation.metrics.intervals_and_bias import Vote, length_biases, position_biases
 from annotation.project import as_read, follows
 from annotation.records import Demonstration, Judgement, Kind, Project
+from annotation.store.project_store import Guidelines
 from annotation.translation import ENGLISH, speaking
 from annotation.ui.formatting import number_with_interval, percent_with_interval
 from annotation.workbench.comparison_filter import ComparisonFilter
@@ -95,7 +97,6 @@ class CardStatistics:
 
 
 def vote_of(judgement: Judgement) -> Vote:
-    """A judgement as the figures need it."""
     return Vote(
         id=judgement.id,
         comparison_id=judgement.comparison_id,
@@ -124,8 +125,8 @@ class Provenance:
     project: Project
     models: Sequence[Mapping[str, Any]] = ()
     sampling: Sequence[Mapping[str, Any]] = ()
-    guidelines: Sequence[Mapping[str, Any]] = ()
-    """All versions, with version, text and created."""
+    guidelines: Sequence[Guidelines] = ()
+    """All versions."""
     imports: Sequence[Mapping[str, Any]] = ()
     """What was imported, with name, format and created."""
     names: Mapping[str, str] = field(default_factory=dict)
@@ -181,7 +182,6 @@ LISTS: Final[Mapping[Column, str]] = {"texts": "string", "numbers": "float64"}
 
 
 def feature(name: str, kind: Column) -> dict[str, Any]:
-    """A column's type as `datasets` writes it."""
     if kind == "messages":
         return {"name": name, "list": [{"name": part, "dtype": "string"} for part in ("role", "content")]}
     if kind in LISTS:
@@ -200,7 +200,6 @@ def size_category(rows: int) -> str:
 # ---------------------------------------------------------------------------------------------------------------- card
 @speaking(ENGLISH)
 def card(request: ExportRequest, figures: CardStatistics, provenance: Provenance, files: Mapping[str, str]) -> str:
-    """The whole README.md."""
     notes = {**NOTES, **(WHOLE_CONVERSATIONS if request.format == "reward" else {})}
     parts = [
         front_matter(request, figures, files),
@@ -238,7 +237,6 @@ def licence_text(name: str) -> str:
 
 
 def introduction(request: ExportRequest, figures: CardStatistics) -> str:
-    """What the data is, in two sentences."""
     what = FORMATS[request.format].title
     return (
         f"{what}. {figures.total:,} rows on {len(figures.prompts):,} prompts, exported from Prefloop, where people "
@@ -247,7 +245,6 @@ def introduction(request: ExportRequest, figures: CardStatistics) -> str:
 
 
 def loading(request: ExportRequest, files: Mapping[str, str]) -> str:
-    """Code that loads it, and the command that trains on it."""
     address = request.address or "PATH_OF_THIS_DIRECTORY"
     code = ["from datasets import load_dataset", "", f'data = load_dataset("{address}")']
     if "train" in files:
@@ -269,7 +266,6 @@ TRAINING: Final[Mapping[str, str]] = {
 
 
 def counts(figures: CardStatistics) -> str:
-    """Rows by split, and the people and judgements behind them."""
     rows = [[split, f"{number:,}"] for split, number in sorted(figures.rows.items(), reverse=True)]
     people = [
         [source, f"{number:,}", f"{len(figures.annotators[source]):,}"]
@@ -300,7 +296,6 @@ def random_ones(votes: Iterable[Vote]) -> list[Vote]:
 
 
 def agreement(figures: CardStatistics) -> str:
-    """How far annotators agree, also on what gave no row."""
     found = agreement_table(figures.votes)
     if not found:
         return AGREEMENT_UNKNOWN
@@ -325,7 +320,6 @@ def agreement_table(votes: Sequence[Vote]) -> str:
 
 
 def biases(figures: CardStatistics) -> str:
-    """Whether place and length go with being chosen."""
     votes = random_ones(figures.votes)
     rows = [
         [bias.name, f"{bias.share.n:,}", percent_with_interval(bias.share), f"{bias.fair:.0%}"]
@@ -434,7 +428,6 @@ def filters_text(filters: Filters) -> str:
 
 
 def project_text(project: Project) -> str:
-    """What was asked of annotators when the export was made."""
     tags = ", ".join(code(tag.label) for tag in project.tags) or "none"
     return (
         f"comparisons of kind {project.kind} with {project.answers} answers, {project.overlap} annotators each, "
@@ -443,7 +436,6 @@ def project_text(project: Project) -> str:
 
 
 def sampling_text(sampling: str) -> str:
-    """Sampling parameters in words, from JSON."""
     return ", ".join(f"{code(name)} {code(str(value))}" for name, value in json.loads(sampling).items())
 
 
@@ -456,22 +448,21 @@ def guidelines_part(figures: CardStatistics, provenance: Provenance) -> str:
     asked = provenance.project.kind
     texts = [
         guidelines_text(entry, asked)
-        for entry in sorted(provenance.guidelines, key=lambda entry: int(entry["version"]))
-        if entry["version"] in by_version
+        for entry in sorted(provenance.guidelines, key=attrgetter("version"))
+        if entry.version in by_version
     ]
     return "\n\n".join(["\n".join(lines) or "No judgement was made here, so no guidelines held.", *texts])
 
 
-def guidelines_text(entry: Mapping[str, Any], asked: Kind) -> str:
+def guidelines_text(entry: Guidelines, asked: Kind) -> str:
     """A version in the words that annotators read now, which others may have been while something else was asked."""
-    text = entry["text"]
-    words = f". Its words follow what is asked of annotators, which now is {asked}" if follows(text, asked) else ""
-    return f"Version {entry['version']}, written {entry['created'][:10]}{words}:\n\n{fenced(as_read(text, asked))}"
+    follow = follows(entry.text, asked)
+    words = f". Its words follow what is asked of annotators, which now is {asked}" if follow else ""
+    return f"Version {entry.version}, written {entry.created[:10]}{words}:\n\n{fenced(as_read(entry.text, asked))}"
 
 
 # ------------------------------------------------------------------------------------------------------------ Markdown
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; nothing without rows."""
     if not rows:
         return ""
     lines = [heads, ["---"] * len(heads), *rows]
@@ -487,7 +478,6 @@ def code(text: str) -> str:
 
 
 def fenced(text: str) -> str:
-    """Text from anywhere as a block of code."""
     fence = "`" * max(3, longest_run(text) + 1)
     return f"{fence}text\n{text}\n{fence}"
 

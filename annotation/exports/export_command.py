@@ -70,7 +70,6 @@ def add_format(export: argparse.ArgumentParser) -> None:
 
 
 def add_choice(export: argparse.ArgumentParser) -> None:
-    """Which rows, under which licence, and whether people are named."""
     wanted = export.add_argument_group("only what is wanted (each can be given several times)")
     wanted.add_argument(
         "--iteration",

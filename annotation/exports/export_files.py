@@ -37,7 +37,6 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 COUNT_SECONDS: Final = 300.0
 
 
-# --------------------------------------------------------------------------------------------------------------- files
 @dataclass(frozen=True)
 class ExportFile:
     name: str
@@ -69,11 +68,8 @@ def remove(data_dir: Path, name: str) -> None:
     find(data_dir, name).unlink()
 
 
-# ------------------------------------------------------------------------------------------------------------ the jobs
 @dataclass(frozen=True)
 class WriteExport(JobRequest):
-    """Write an export into a file of the data directory."""
-
     kind = "export"
     request: ExportRequest
     file: str
@@ -177,7 +173,6 @@ def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, i
     return counted
 
 
-# --------------------------------------------------------------------------------------------------------------- route
 @dataclass(frozen=True)
 class Downloads:
     """The route by which an admin, and nobody else, fetches a finished export."""
@@ -185,7 +180,6 @@ class Downloads:
     data_dir: Path
 
     def routes(self) -> Sequence[Route]:
-        """What the server adds beside the pages."""
         return [Route(f"/{DIRECTORY}/{{name}}", self.download, methods=["GET"])]
 
     async def download(self, request: WebRequest) -> Response:

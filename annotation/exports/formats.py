@@ -60,7 +60,6 @@ class Filters:
     policies: tuple[str, ...] = ()
     """Revisions of the policies that wrote the answers."""
     annotators: tuple[str, ...] = ()
-    """Names of those who judged."""
     since: str = ""
     """First day, as 2026-01-31 (UTC)."""
     until: str = ""
@@ -138,9 +137,8 @@ def check_request(request: ExportRequest, known: ExportContext) -> None:
     if not filters.sources:
         raise UserError(_("Choose at least one source: {sources}.").format(sources=", ".join(SOURCES)))
     if not 0 <= filters.agreement <= 1:
-        raise UserError(
-            _("The minimum agreement is a share from 0 to 1, not {agreement}.").format(agreement=filters.agreement)
-        )
+        said = _("The minimum agreement is a share from 0 to 1, not {agreement}.")
+        raise UserError(said.format(agreement=filters.agreement))
 
 
 # The Hub's words for the licences that data and models often have; it knows more.
@@ -150,13 +148,11 @@ LICENCES: Final = (*("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "od
 def check_licence(name: str) -> None:
     """Raises UserError for what can't be the Hub's word for a licence; none is none."""
     if name and not is_licence(name):
-        raise UserError(
-            _("'{name}' is no licence as the Hub names them. Say for example cc-by-4.0 or mit.").format(name=name[:80])
-        )
+        said = _("'{name}' is no licence as the Hub names them. Say for example cc-by-4.0 or mit.")
+        raise UserError(said.format(name=name[:80]))
 
 
 def is_licence(name: str) -> bool:
-    """Whether a text can be the Hub's word for a licence."""
     return re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name) is not None
 
 
@@ -232,14 +228,12 @@ def aggregate(group: Sequence[Judgement], filters: Filters, known: ExportContext
 
 
 def why_unwanted(judgement: Judgement, filters: Filters) -> str | None:
-    """The filter that a judgement does not pass, if there is one."""
     if filters.annotators and judgement.annotator not in filters.annotators:
         return "other-annotator"
     return None if filters.covers(judgement.created) else "other-date"
 
 
 def why_no_pair(pair: Pair, judgements: Sequence[Judgement], filters: Filters, known: ExportContext) -> str | None:
-    """The reason why a pair is not wanted, if there is one."""
     if pair.identical:
         return "identical"
     if not is_by(writers(judgements[0], [pair.better, pair.worse]), filters, known):
@@ -284,12 +278,10 @@ def conversation(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def answer(text: str) -> list[dict[str, str]]:
-    """An answer as the assistant's message."""
     return [{"role": "assistant", "content": text}]
 
 
 def margin(strength: float | None) -> float:
-    """The margin of a reward model's loss."""
     return 0.0 if strength is None else strength / STRONGEST
 
 
@@ -302,7 +294,6 @@ def source_of(pair: Pair, judgements: Mapping[int, Judgement]) -> str:
 
 
 def annotator_names(names: Sequence[str], known: ExportContext) -> list[str]:
-    """Annotators as they are called in the export, each once."""
     return [known.names[name] for name in dict.fromkeys(names)]
 
 
@@ -348,7 +339,6 @@ def chance_facts(first: Judgement, judgements: Sequence[Judgement]) -> ExportRow
 
 
 def pair_facts(aggregated: AggregatedComparison, pair: Pair, known: ExportContext) -> ExportRow:
-    """The columns beside prompt and answers of a preference."""
     judgements = {judgement.id: judgement for judgement in aggregated.judgements}
     first = aggregated.judgements[0]
     return {
@@ -371,8 +361,6 @@ def pair_facts(aggregated: AggregatedComparison, pair: Pair, known: ExportContex
 # ------------------------------------------------------------------------------------------------------------- formats
 @dataclass(frozen=True)
 class ExportedRows:
-    """Rows of one comparison, and a reason for each thing that gave none."""
-
     rows: list[ExportRow]
     left_out: list[str]
 
@@ -485,7 +473,6 @@ def kto_all_bad(
 
 
 def kto_parts(aggregated: AggregatedComparison, response: JudgedAnswer, label: bool, known: ExportContext) -> ExportRow:
-    """What every KTO row has."""
     first = aggregated.judgements[0]
     return {
         "prompt": conversation(first.messages),
@@ -560,7 +547,6 @@ def judgement_rows(aggregated: AggregatedComparison, filters: Filters, known: Ex
 
 
 def flat_row(judgement: Judgement, agreement: float, known: ExportContext) -> ExportRow:
-    """One judgement, flat; lists and conversations as JSON."""
     texts = [response.text for response in judgement.responses]
     ranks = judgement.ranking
     decided = ranks is not None and len(ranks) == 2 and ranks[0] != ranks[1]

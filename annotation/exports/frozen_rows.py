@@ -72,8 +72,6 @@ class FrozenAnswer:
 
 @dataclass(frozen=True)
 class PreferenceRow(FrozenRow):
-    """A preference between two answers of one comparison."""
-
     comparison: int
     prompt_id: int
     chosen: FrozenAnswer

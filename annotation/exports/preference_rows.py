@@ -29,7 +29,6 @@ class PreferenceRows:
     counts: Counter[str] = field(default_factory=Counter)
     """Rows by split."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """What gave no row, by reason."""
     last_judgement_id: int = 0
 
     def __iter__(self) -> Iterator[PreferenceRow]:
@@ -59,7 +58,6 @@ class PreferenceRows:
 
 
 def why_left_out(pair: Pair, max_length: int) -> str | None:
-    """The reason why a pair can't be trained on, if there is one."""
     if pair.identical:
         return "identical"
     lengths = [(side.prompt_tokens or 0) + side.tokens for side in (pair.better, pair.worse) if side.tokens]

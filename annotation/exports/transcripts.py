@@ -15,7 +15,6 @@ BEGINNING: Final = re.compile(r"\s*(Human:|System:.*?\n\nHuman:)", re.DOTALL)
 
 
 def transcript(messages: Sequence[Message]) -> str:
-    """A conversation as one text up to where the answer begins."""
     turns = [f"\n\n{NAMES.get(turn['role'], turn['role'].capitalize())}: {turn['content']}" for turn in messages]
     return "".join([*turns, "\n\nAssistant:"])
 

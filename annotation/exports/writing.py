@@ -12,7 +12,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
@@ -70,7 +70,6 @@ class JsonLines:
         self.file.write(json.dumps({name: row[name] for name in self.columns}, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
-        """Make it last."""
         finish(self.file)
 
 
@@ -88,7 +87,6 @@ class Csv:
         self.writer.writerow([cell(row.get(name)) for name in self.columns])
 
     def close(self) -> None:
-        """Make it last."""
         finish(self.file)
 
 
@@ -126,20 +124,17 @@ class Parquet:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that are held as one group."""
         if self.rows:
             self.writer.write_table(self.table.from_pylist(self.rows, schema=self.schema))
             self.rows = []
 
     def close(self) -> None:
-        """Write what is left and make it last."""
         self.flush()
         self.writer.close()
         finish(self.file)
 
 
 def finish(file: IO[Any]) -> None:
-    """Close a file when its content is on the disk."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
@@ -226,7 +221,6 @@ def count(db: Database, request: ExportRequest, report: Report = lambda done, to
 
 
 def what_is_known(db: Database, request: ExportRequest) -> ExportContext:
-    """Policies, people, exclusions and reliabilities, as rows need them."""
     annotators = data_sources.annotators(db)
     names = {row["name"]: row["name"] for row in annotators} if request.names else pseudonyms(annotators)
     estimated = {} if request.format == "raw" else quality.reliabilities(db)
@@ -275,7 +269,6 @@ def demonstrations(
 def write_directory(
     db: Database, request: ExportRequest, known: ExportContext, directory: Path, report: Report
 ) -> CardStatistics:
-    """A file for each split, and the card."""
     figures = CardStatistics()
     with SplitWriters(directory, request) as splits:
         for split, row in rows(db, request, known, figures, report):
@@ -321,7 +314,7 @@ def provenance(db: Database, known: ExportContext) -> Provenance:
         project=project_store.project(db),
         models=data_sources.models(db),
         sampling=data_sources.sampling_counts(db),
-        guidelines=[asdict(entry) for entry in project_store.guidelines_versions(db)],
+        guidelines=project_store.guidelines_versions(db),
         imports=data_sources.imports(db),
         names=known.names,
     )

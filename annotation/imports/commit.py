@@ -126,7 +126,6 @@ class ImportCommit:
             self.sql.execute(POINT_TO_KNOWN)
 
     def insert_prompts(self, first: int, last: int) -> None:
-        """New prompts, in their order."""
         source = f"import {self.import_id}: {self.about['name']}"
         self.prompt_offset = self.highest("main.prompt") - first + 1
         self.sql.execute(
@@ -137,7 +136,6 @@ class ImportCommit:
         )
 
     def insert_answers(self, first: int, last: int) -> None:
-        """The texts of comparisons and demonstrations."""
         offset = self.highest("main.response") - first + 1
         self.sql.execute(
             """INSERT INTO main.response (id, prompt_id, origin, import_id, purpose, text, finish_reason, created)
@@ -150,7 +148,6 @@ class ImportCommit:
         self.pieces.append((first, last, offset))
 
     def insert_verdicts(self) -> None:
-        """Comparisons of the answers, and the judgements on them."""
         comparison, judgement = self.highest("main.comparison"), self.highest("main.judgement")
         people = project_store.feedback(self.db).mode == "people"
         self.sql.execute(INSERT_COMPARISONS, self.values(comparison=comparison, people=people))
@@ -173,7 +170,6 @@ class ImportCommit:
         return name
 
     def values(self, **more: Any) -> dict[str, Any]:
-        """Parameters that every statement shares, and its own."""
         return {"import": self.import_id, "created": self.created, "prompt": self.prompt_offset, **more}
 
 

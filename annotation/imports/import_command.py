@@ -142,9 +142,8 @@ def rows_of(text: str | None) -> tuple[int, int | None]:
     first, dash, last = text.replace(" ", "").partition("-")
     numbers = [first or "1", last or "0"] if dash else [first, first]
     if not all(number.isascii() and number.isdigit() and len(number) < 16 for number in numbers):
-        raise UserError(
-            _("'{display_name}' is no range of rows. Write it as 1-100000.").format(display_name=display_name(text))
-        )
+        said = _("'{display_name}' is no range of rows. Write it as 1-100000.")
+        raise UserError(said.format(display_name=display_name(text)))
     return int(numbers[0]), int(numbers[1]) or None
 
 

@@ -57,7 +57,6 @@ class ImportData(JobRequest):
 
     @property
     def is_on_hub(self) -> bool:
-        """Whether what is to be imported is a dataset on the Hub."""
         return "--hub" in self.options
 
 
@@ -76,12 +75,8 @@ FROM_HUB: Final[JobQueue[ImportData]] = JobQueue("hub", KINDS)
 # ----------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
 class ImportProgress:
-    """How far a run is."""
-
     what: str
-    """What is being done."""
     rows: int
-    """Those that were read."""
     share: float | None
     """Of the whole, where that is known."""
 
@@ -95,7 +90,6 @@ class State:
     kind: ImportStep = "look"
     status: Literal["none", "running", "finished", "failed"] = "none"
     progress: ImportProgress | None = None
-    """Of a run that has begun."""
     look: ImportPreview | None = None
     """Of a look that has finished."""
     outcome: ImportOutcome | None = None
@@ -103,9 +97,7 @@ class State:
     error: str = ""
     """Why a run failed, for the person who started it."""
     by: str = ""
-    """Who started it."""
     ended: str | None = None
-    """When it came to an end."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +147,6 @@ class Importer:
 
 
 def state_of(job: Job[ImportData] | None) -> State:
-    """A run as the page shows it."""
     if job is None:
         return State()
     state = State(number=job.id, kind=job.spec.form, by=job.requested_by, ended=job.finished)

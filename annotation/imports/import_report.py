@@ -20,8 +20,6 @@ SHOWN_TEXT: Final = 400
 
 @dataclass(frozen=True)
 class ImportOutcome:
-    """What was imported, or would be."""
-
     result: ImportResult
     dry_run: bool
 
@@ -86,6 +84,5 @@ def outcome_read(told: Mapping[str, Any]) -> ImportOutcome:
 
 
 def shortened(value: Any) -> str:
-    """A value of a row as text of bounded length."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return cut(text.encode("utf-8", "replace").decode(), SHOWN_TEXT)

@@ -43,7 +43,6 @@ Progress = Callable[[str, int, float | None], None]
 
 
 def starter_prompts() -> list[Prompt]:
-    """The prompts that ship with Prefloop, each with its split."""
     with STARTER_FILE.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines if line.strip()]
     return [Prompt(({"role": "user", "content": row["prompt"]},), row["split"], "starter") for row in rows]
@@ -61,18 +60,15 @@ class ImportRequest:
     split: Split | float = HELD_OUT_SHARE
     """The split of new prompts, or the share of them that is held out."""
     first: int = 1
-    """The first row to import."""
     last: int | None = None
-    """The last row to import."""
     good_from: float | None = None
     """The rating from which on an answer is good."""
 
     def check(self) -> None:
         """Raises UserError for what can't be meant."""
         if not isinstance(self.split, str) and not 0 <= self.split <= 1:
-            raise UserError(
-                _("The share of held-out prompts is a number from 0 to 1, not {split}.").format(split=self.split)
-            )
+            said = _("The share of held-out prompts is a number from 0 to 1, not {split}.")
+            raise UserError(said.format(split=self.split))
         if self.good_from is not None and not math.isfinite(self.good_from):
             raise UserError(_("An answer is good from a number on, not from {number}.").format(number=self.good_from))
         if self.first < 1 or (self.last is not None and self.last < self.first):
@@ -190,7 +186,6 @@ def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
 
 
 def read_or_reason(read: RowReader, row: SourceRow) -> MappedRow | str:
-    """What a row says, or why it can't be imported."""
     try:
         return read(row.values)
     except UnusableRow as error:
@@ -200,8 +195,6 @@ def read_or_reason(read: RowReader, row: SourceRow) -> MappedRow | str:
 # ------------------------------------------------------------------------------------------------------------ running
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import did, or would do."""
-
     name: str
     format: str
     counted: str
@@ -211,7 +204,6 @@ class ImportResult:
     reasons: Sequence[tuple[str, int]]
     """Reason and number of rows that are not imported, most frequent first."""
     skipped: Sequence[Skipped]
-    """The first rows that are not imported."""
     import_id: int | None
     """None where nothing was written: a check, or nothing new."""
     seconds: float
@@ -279,7 +271,6 @@ def run_import(
 def read_rows(
     source: ImportSource, order: ImportRequest, plan: ImportPlan, staging: Staging, met: ColumnUsage, progress: Progress
 ) -> None:
-    """Read every row into the scratch file."""
     read = row_readers.reader_of(plan)
     reported = time.monotonic()
     with explain_disk_errors(staging.path):
@@ -344,7 +335,6 @@ def clear_leftovers(db: Database) -> None:
 
 # ------------------------------------------------------------------------------------------------------- in sentences
 def made(counts: Counts) -> list[str]:
-    """What an import makes, kind by kind, each with its number."""
     judged, people, shown = counts.judged, counts.open, counts.demonstrations
     found = {
         ngettext("{count:,} new prompt", "{count:,} new prompts", counts.prompts): counts.prompts,
@@ -385,7 +375,6 @@ def summary(outcome: ImportResult, held_out_by: str) -> list[str]:
 
 
 def held_out_sentence(counts: Counts) -> str:
-    """How many of the new prompts can be checked with."""
     if not counts.held_out:
         return _("No new prompt is held out, to check with.")
     return ngettext(

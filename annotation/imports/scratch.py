@@ -46,12 +46,8 @@ TABLES = (
 
 @dataclass
 class Counts:
-    """What became of the rows."""
-
     rows: int = 0
-    """Rows read."""
     prompts: int = 0
-    """New prompts."""
     held_out: int = 0
     """Of these, held out."""
     judged: int = 0
@@ -61,13 +57,11 @@ class Counts:
     open: int = 0
     """New comparisons to be judged by people."""
     demonstrations: int = 0
-    """New demonstrations."""
     repeated: int = 0
     """Rows that say the same as an earlier row."""
     known: int = 0
     """Prompts, comparisons or demonstrations that are in the database already."""
     skipped: int = 0
-    """Rows that can't be imported."""
     remarks: dict[str, int] = field(default_factory=dict)
     """What else is to be known, as `MappedRow.remark`, with the number of rows that it is about."""
 
@@ -79,16 +73,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row that is not imported, and why."""
-
     row: int
     column: str
     reason: str
 
 
 class Staging:
-    """The scratch file of one import."""
-
     def __init__(self, directory: Path, target: Target, verdict: VerdictUse, split: Split | float) -> None:
         self.path = directory / "staging.db"
         self.target = target
@@ -203,13 +193,12 @@ class Staging:
         self.text_rows += len(texts)
         self.text += sum(len(text.encode()) for text in texts)
         if self.verdict_rows > MAXIMUM_VERDICT_ROWS:
-            raise UserError(
-                _(
-                    "This is too much for one import: the first {rows:,} rows come to {verdict_rows:,} rows of "
-                    "tables, and annotators would have to wait too long while they are written. Import it in "
-                    "parts (a range at a time, under “Rows”). Nothing was imported."
-                ).format(rows=self.counts.rows, verdict_rows=self.verdict_rows)
+            said = _(
+                "This is too much for one import: the first {rows:,} rows come to {verdict_rows:,} rows of "
+                "tables, and annotators would have to wait too long while they are written. Import it in "
+                "parts (a range at a time, under “Rows”). Nothing was imported."
             )
+            raise UserError(said.format(rows=self.counts.rows, verdict_rows=self.verdict_rows))
 
     def checksum(self) -> str:
         """The sha256 of everything gathered, in its order: for a source that is no file."""

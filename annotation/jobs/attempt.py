@@ -51,7 +51,6 @@ class Attempt:
             raise Stopped
 
     def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
-        """Write progress and metrics to the job's row."""
         if not job_table.report(self.db, self.job_id, self.worker, step, steps, metrics, message):
             self._cancelled.set()
 
@@ -70,7 +69,6 @@ class Attempt:
             self._cancelled.set()
 
     def seconds(self) -> float:
-        """Seconds since this worker took the job."""
         return round(time.monotonic() - self.began, 1)
 
 

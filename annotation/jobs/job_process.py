@@ -111,7 +111,6 @@ def niced(command: Sequence[str]) -> list[str]:
 
 
 def has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether a process has ended, after waiting a moment for it."""
     try:
         process.wait(LOOK_SECONDS)
     except subprocess.TimeoutExpired:
@@ -120,7 +119,6 @@ def has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def last_said(printed: IO[bytes]) -> Mapping[str, Any]:
-    """The last whole line of a file that another process writes, in the language that is spoken here."""
     # Not by seeking, which would move the other process's place as well.
     lines = os.pread(printed.fileno(), os.fstat(printed.fileno()).st_size, 0).split(b"\n")[:-1]
     found: Mapping[str, Any] = retold_within(json.loads(lines[-1])) if lines else {}
@@ -128,12 +126,10 @@ def last_said(printed: IO[bytes]) -> Mapping[str, Any]:
 
 
 def last_words(errors: IO[bytes]) -> str:
-    """The end of what a process has printed for people."""
     size = os.fstat(errors.fileno()).st_size
     return os.pread(errors.fileno(), LOG_BYTES, max(0, size - LOG_BYTES)).decode("utf-8", "replace").strip()
 
 
-# ------------------------------------------------------------------------------------------------- ending with another
 @cache
 def life_line() -> int:
     """The end to read from of a pipe that nobody writes to and that no other process holds open for writing."""
@@ -148,6 +144,5 @@ def end_with_starter() -> None:
 
 
 def await_end() -> None:
-    """Wait for the end of standard input."""
     os.read(0, 1)  # nothing is ever written; not a buffered reader, whose lock would be held when Python ends
     os.kill(os.getpid(), signal.SIGTERM)

@@ -27,7 +27,6 @@ AnyRequest = TypeVar("AnyRequest", bound=JobRequest)
 
 
 def named(*kinds: type[AnyRequest]) -> dict[str, type[AnyRequest]]:
-    """Kinds by their names."""
     return {kind.kind: kind for kind in kinds}
 
 

@@ -70,7 +70,6 @@ class Job(Generic[Spec]):
 
     @property
     def is_open(self) -> bool:
-        """Whether it waits or is at work."""
         return self.status in OPEN
 
 
@@ -106,7 +105,6 @@ def is_wanted(db: Database, job_id: int, worker: str) -> bool:
 
 
 def is_held(db: Database, job_id: int, worker: str) -> bool:
-    """Whether a job is this worker's, to go on with or to stop."""
     return bool(db.value(f"SELECT {AT_WORK} FROM job WHERE id = ? AND worker = ?", (job_id, worker)))
 
 
@@ -154,7 +152,6 @@ def log(db: Database, job_id: int, text: str) -> None:
 
 
 def add_event(db: Database, job_id: int, kind: str, step: int, data: Any) -> None:
-    """Append to a job's record."""
     row = {"job_id": job_id, "kind": kind, "step": step, "data": json.dumps(data), "created": now()}
     db.insert("event", row)
 

@@ -51,7 +51,6 @@ class LaneRunner(Generic[AnyRequest]):
     ended: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
     current: Attempt | None = None
-    """What it is doing."""
     looked: float | None = None
     patience: Patience = field(default_factory=Patience)
 

@@ -78,7 +78,6 @@ def act_times(db: Database) -> list[ActTime]:
 
 
 def time_of(kind: Kind, answers: int, seconds: Sequence[float]) -> ActTime:
-    """The quartiles of one kind."""
     low, median, high = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [*seconds] * 3
     return ActTime(kind=kind, answers=answers, judgements=len(seconds), median=median, low=low, high=high)
 

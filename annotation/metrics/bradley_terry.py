@@ -91,7 +91,6 @@ def bradley_terry(results: Sequence[PairwiseResult], reference: str = "base") ->
 
 
 def wins_of(names: Sequence[str], results: Iterable[PairwiseResult]) -> Array:
-    """How often the policy of each row beat that of each column."""
     place = {name: number for number, name in enumerate(names)}
     wins = np.zeros((len(names), len(names)))
     for result in results:
@@ -112,7 +111,6 @@ def largest_connected(names: Sequence[str], results: Iterable[PairwiseResult]) -
 
 
 def chances(values: Array) -> Array:
-    """The chance that the policy of each row beats that of each column."""
     chance: Array = 1 / (1 + np.exp(values[None, :] - values[:, None]))
     return chance
 

@@ -118,7 +118,6 @@ def confidence(pair: PairMargin) -> float:
 
 
 def by_confidence(pairs: Iterable[PairMargin]) -> list[list[PairMargin]]:
-    """The pairs in each of the bins."""
     bins: list[list[PairMargin]] = [[] for _ in CONFIDENCES]
     for pair in pairs:
         bins[bisect_right(CONFIDENCES, confidence(pair)) - 1].append(pair)

@@ -69,8 +69,6 @@ class LeftPrompt:
 
 @dataclass(frozen=True)
 class PromptOutcome:
-    """What came of all comparisons on one prompt."""
-
     prompt_id: int
     entered: float
     """What it came to when it was first decided. That is bet on, and never again: were the bet changed by what comes
@@ -82,7 +80,6 @@ class PromptOutcome:
 
     @property
     def skipped(self) -> bool:
-        """Whether nobody has judged it."""
         return not self.outcomes
 
     @property
@@ -260,7 +257,6 @@ class CorrectedPrompts:
 
     @property
     def judged(self) -> int:
-        """How many of these prompts somebody has judged."""
         return sum(not one.skipped for one in self.prompts)
 
     @property

@@ -111,14 +111,12 @@ def distinct_ratio(texts: Sequence[str], others: Sequence[str], n: int) -> float
 
 
 def first_words(text: str, other: str) -> tuple[str, str]:
-    """Both texts with as many words as the shorter one has."""
     words, others = text.split(), other.split()
     count = min(len(words), len(others))
     return " ".join(words[:count]), " ".join(others[:count])
 
 
 def word_ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    """The n-grams of a text's lower-case words, in order."""
     words = text.lower().split()
     return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
 
@@ -155,7 +153,6 @@ def best_of(ranking: Ranking) -> tuple[int, ...]:
 
 
 def sign(difference: int) -> int:
-    """1, 0 or -1."""
     return (difference > 0) - (difference < 0)
 
 
@@ -223,7 +220,6 @@ def first_shown(vote: Vote) -> int | None:
 
 
 def longest(vote: Vote) -> int | None:
-    """The position of the longest answer; None where several are."""
     top = max(vote.lengths)
     return vote.lengths.index(top) if vote.lengths.count(top) == 1 else None
 

@@ -96,8 +96,6 @@ class Gold:
 
 @dataclass(frozen=True)
 class FlaggedCase:
-    """A comparison that somebody flagged, with what they wrote."""
-
     comparison_id: int
     flag: str
     note: str
@@ -111,8 +109,6 @@ DecisionKind = Literal["leave-out", "take-back", "make", "retire", "reinstate", 
 
 @dataclass(frozen=True)
 class AdminDecision:
-    """What an admin decided about an annotator or a gold comparison."""
-
     what: DecisionKind
     annotator: str | None
     """Whom it is about, where it is about an annotator."""
@@ -125,12 +121,9 @@ class AdminDecision:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """Everything that the Quality tab shows."""
-
     judgements: int
     """Those that training counts (`to_train_on`)."""
     people: int
-    """Whose they are."""
     comparisons: int
     shared: int
     """Comparisons that several annotators have judged."""

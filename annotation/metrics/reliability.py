@@ -66,7 +66,6 @@ class Reliability:
     overlap: int
     """Comparisons that others have judged as well."""
     known: int
-    """Comparisons with a known answer."""
     repeats: int
     """Comparisons judged twice."""
 
@@ -78,8 +77,6 @@ class Reliability:
 
 @dataclass(frozen=True)
 class ReliabilityEvidence:
-    """All that the estimates rest on."""
-
     ballots: tuple[Ballot, ...]
     known: tuple[KnownAnswer, ...]
     repeats: tuple[Repeat, ...]
@@ -200,7 +197,6 @@ class Overlap:
         return posterior
 
     def chances(self, odds: Array) -> Array:
-        """For each ballot the chance that it names the best answer."""
         chances: Array = self.posterior(odds)[self.item, self.choice]
         return chances
 

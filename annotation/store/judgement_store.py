@@ -75,12 +75,10 @@ def read_judgement(row: Mapping[str, Any]) -> Judgement:
 
 
 def judged_count(db: Database) -> int:
-    """How many judgements `judged_comparisons` has."""
     return int(db.value("SELECT count(*) FROM current_judgement"))
 
 
 def largest_comparison(db: Database) -> int:
-    """The number of answers in the comparison that has most."""
     return int(db.value("SELECT coalesce(max(position) + 1, 0) FROM comparison_response"))
 
 

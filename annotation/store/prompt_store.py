@@ -70,12 +70,10 @@ def hold_for(db: Database, prompt_ids: Iterable[int], version: int) -> None:
 
 
 def prompt_sources(db: Database) -> dict[str, int]:
-    """How many prompts there are of each source, by name."""
     return {row["source"]: row["n"] for row in db.rows("SELECT source, count(*) AS n FROM prompt GROUP BY source")}
 
 
 def has_prompts(db: Database, split: Split) -> bool:
-    """Whether there is a prompt of this split."""
     return bool(db.value(f"SELECT EXISTS(SELECT 1 FROM prompt p WHERE split = ? AND NOT {arriving('p')})", (split,)))
 
 

@@ -123,29 +123,24 @@ class AccountsPage:
 
     @property
     def fields(self) -> list[Any]:
-        """The outputs of `fields_of`."""
         return [self.groups, self.quota, self.language, *self.acts]
 
     @property
     def acts(self) -> list[gr.Button]:
-        """The outputs of `acts_on`."""
         return [self.reset, self.make_admin, self.make_annotator, self.shut_out, self.let_in, self.save]
 
     @property
     def asking(self) -> list[Any]:
-        """The outputs of `unasked`."""
         return [self.confirm, self.question, self.asked]
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay out the tab inside the caller's `with gr.Tab(...)`."""
     page, opening = AccountsPage(), opening_of(demo)
     wire_invitations(page.invited, page.made, context, opening)
     wire(page, context, opening)
 
 
 def wire(page: AccountsPage, context: Context, opening: Any) -> None:
-    """List the accounts, choose one, and change it."""
     db, account, bar, admin = context.db, page.account, place_bar(), guarded(context, "admin")
     looked_at = [account, page.outcome, *page.fields, *page.asking, page.changing]
     visits(bar, context, partial(visit_account, db), [], looked_at, api_name="account-visit")
@@ -202,7 +197,6 @@ def mind_password(db: Database, annotator: Annotator, given: tuple[str, str] | N
 
 
 def accounts_table(db: Database) -> tuple[str, list[str]]:
-    """The table of all accounts, and their names."""
     everyone, groups = access.accounts(db), annotator_groups.groups_of_each(db)
     rows = [
         (
@@ -223,12 +217,10 @@ def accounts_table(db: Database) -> tuple[str, list[str]]:
 
 
 def entry_of(db: Database, account: str | None) -> Account | None:
-    """The account of this name; None where there is none."""
     return next((entry for entry in access.accounts(db) if entry.name == account), None)
 
 
 def place_of(account: str | None) -> Place:
-    """The address of the chosen account."""
     return Place((account,)) if account else Place()
 
 
@@ -252,7 +244,6 @@ def acts_on(entry: Account | None) -> list[Any]:
 
 
 def signs_in_with(entry: Account) -> str:
-    """How the owner of an account proves to be that."""
     ways = [word for word, there in (("Hugging Face", entry.on_hub), (_("password"), entry.has_password)) if there]
     return ", ".join(ways) or _("link in the terminal")
 
@@ -335,7 +326,6 @@ def do_it(db: Database, annotator: Annotator, account: str | None, asked: Any) -
 
 
 def reset_password(db: Database, annotator: Annotator, account: str | None) -> Any:
-    """Give an account a new password and sign it out everywhere."""
     password = access.generate_password()
     access.set_password(db, account or "", password)
     said = _("{account} was signed out and has a new password.").format(account=account)
@@ -349,7 +339,6 @@ CHANGED_ROLES = {
 
 
 def change_role(db: Database, role: str, annotator: Annotator, account: str | None) -> Any:
-    """Makes an account one of an admin or of an annotator."""
     access.set_role(db, account or "", role)
     said = _(CHANGED_ROLES[role]).format(account=account)
     on_hub = any(entry.name == account and entry.on_hub for entry in access.accounts(db))
@@ -401,8 +390,6 @@ def save_groups(db: Database, annotator: Annotator, account: str | None, groups:
 
 # --------------------------------------------------------------------------------------------------------- invitations
 class InvitationForm:
-    """What an invitation is made with, and the link."""
-
     def __init__(self) -> None:
         with gr.Row():
             self.uses = whole_number(_("Accounts"), 1, min_width=100)
@@ -414,7 +401,6 @@ class InvitationForm:
 
 
 def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, opening: Any) -> None:
-    """Make invitations, list and withdraw them."""
     db = context.db
 
     @guarded(context, "admin")
@@ -425,7 +411,6 @@ def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, op
 
     @guarded_event(context, "admin")
     def withdraw_invitation(annotator: Annotator, event: Any, link: Any) -> list[Any]:
-        """The link that is shown goes if it is this one's."""
         _act, subject = pressed(event, {"withdraw": "withdraw"})
         invitations.withdraw(db, row_number(subject) or 0)
         token = re.search(r"token=([\w-]+)", text_in(link))
@@ -441,7 +426,6 @@ def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, op
 
 
 def link_card(path: str) -> str:
-    """The link, which is shown once."""
     said = _("Send this link. Whoever opens it makes an account of their own. It is shown once.")
     link = f'<a data-path href="{escape(path)}" target="_blank" rel="noopener">{escape(path)}</a>'
     copied, selected = escape(_("Copied")), escape(_("Not copied: copy what is selected"))

@@ -112,7 +112,6 @@ def leading(address: str) -> str:
     return json.dumps([next(ANSWERS), address])
 
 
-# ------------------------------------------------------------------------------------------------ the head of the page
 @dataclass(frozen=True)
 class TabName:
     """A tab as the address names it and the page shows it, with those within it."""

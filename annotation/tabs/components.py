@@ -172,7 +172,6 @@ def in_template(sentence: str) -> str:
 
 
 def button(label: str, name: str | None = None, variant: Variant = "secondary", **options: Any) -> gr.Button:
-    """A button, by its name as an element."""
     return gr.Button(label, variant=variant, elem_id=name, **options)
 
 

@@ -11,7 +11,6 @@ from annotation.translation import _
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay out the tab inside the caller's `with gr.Tab(...)`."""
     with gr.Tabs(elem_id="data-parts", overflow_behavior="wrap"):
         with gr.Tab(_("Comparisons"), id="comparisons"):
             comparisons_tab.build(context)

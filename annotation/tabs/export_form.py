@@ -177,7 +177,6 @@ SPLITS: Mapping[str, str] = {"train": N_("{count:,} for training"), "test": N_("
 
 
 def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]]) -> str:
-    """What would be exported, and what would not."""
     rows, left_out = counted["rows"], counted["left_out"]
     total, raw = sum(rows.values()), request.format == "raw"
     parts = ", ".join(
@@ -223,7 +222,6 @@ def progress_card(job: Job[WriteExport] | None, names: Collection[str]) -> str:
 
 
 def files_card(context: Context) -> str:
-    """The finished exports, each to be fetched."""
     found = export_files.files(context.data_dir)
     if not found:
         return status(_("There are no exports yet."))
@@ -261,7 +259,6 @@ class ExportFormPage:
 
     @property
     def shown(self) -> list[Any]:
-        """What says how the exports stand."""
         return [self.progress, self.files, self.chosen, self.pulse, self.cancel, self.deletion]
 
 
@@ -310,7 +307,6 @@ def build_form() -> tuple[dict[str, Any], list[gr.Accordion]]:
 
 
 def day(label: str, name: str) -> gr.Textbox:
-    """A day, or nothing."""
     info = _("UTC; empty: no limit.")
     return gr.Textbox(label=label, info=info, placeholder="2026-01-31", max_length=10, min_width=200, elem_id=name)
 
@@ -321,7 +317,6 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 
 def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
-    """Every listener of the part."""
     admin = guarded(context, "admin")
     form = page.form
     filled = [form["policies"], form["iterations"], form["annotators"]]
@@ -369,7 +364,6 @@ def standing(context: Context) -> list[Any]:
 
 
 def open_exports(context: Context, annotator: Annotator) -> list[Any]:
-    """Fill the choices and show the exports that are there."""
     policies = iterations_of(data_sources.models(context.db))
     filters = [
         gr.update(choices=list(policies)),
@@ -404,7 +398,6 @@ def narrow_export(annotator: Annotator, place: Place) -> list[Any]:
 
 
 def count_export(context: Context, annotator: Annotator, *values: Any) -> list[Any]:
-    """What would be exported; where it can't be, why."""
     try:
         request = request_of(context.db, *values)
         counted = export_files.count(context.data_dir, request)

@@ -105,7 +105,6 @@ def is_number(value: Any) -> bool:
 
 # ------------------------------------------------------------------------------------------------------ what is shown
 def look_card(look: ImportPreview) -> str:
-    """The first rows as they are."""
     heads = [_("row"), *look.columns]
     rows = [
         [str(row.number), *(cut(row.values.get(column, ""), SHOWN_CELL) for column in look.columns)]
@@ -159,7 +158,6 @@ def verdict_on(rank: int | None, record: MappedRow) -> str:
 
 
 def progress_card(state: State) -> str:
-    """How far a run is."""
     progress = state.progress
     doing = {"look": _("Looking at the file …"), "check": _("Checking …"), "import": _("Importing …")}[state.kind]
     if progress is None:
@@ -231,12 +229,10 @@ class ImportFormPage:
 
     @property
     def fields(self) -> list[Any]:
-        """Everything that says what to import, and how."""
         return [*self.source.values(), *self.form.values(), *self.columns.values()]
 
     @property
     def followed(self) -> list[Any]:
-        """The outputs that follow a run."""
         filled = [self.group, self.first_rows, self.meaning, self.folded, self.more, self.form["target"]]
         return [self.standing, self.pulse, *self.buttons.values(), *filled, *self.columns.values(), self.looked]
 
@@ -266,7 +262,6 @@ class Looked:
 
 
 def build_source() -> dict[str, Any]:
-    """Where the data comes from."""
     source: dict[str, Any] = {}
     source["kind"] = gr.Radio(labelled(SOURCES), value=UPLOAD, label=_("Source"), elem_id="import-kind")
     file = _("File (up to {maximum_upload})").format(maximum_upload=MAXIMUM_UPLOAD.upper())
@@ -330,7 +325,6 @@ def build_columns() -> tuple[gr.Accordion, gr.Button, dict[str, gr.Dropdown]]:
 
 
 def choices_of(role: str, columns: Iterable[str]) -> list[tuple[str, str]]:
-    """What a role can be played by."""
     none = [(_(NONE_MEANS[role]), NONE)] if role in NONE_MEANS else []
     return [("–", ""), *none, *((visible(column), column) for column in columns)]
 
@@ -341,7 +335,6 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 
 def wire(page: ImportFormPage, context: Context, importer: Importer, opening: Any) -> None:
-    """Every listener of the part."""
     admin = guarded(context, "admin")
     source, form = page.source, page.form
     choice = [*(source[name] for name in ("upload", "path", "repository", "config", "split")), page.buttons["look"]]

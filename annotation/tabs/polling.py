@@ -49,12 +49,7 @@ def pulse(seconds: float | None = None) -> gr.HTML:
 
 
 def poll(
-    beating: gr.HTML,
-    context: Context,
-    handler: Handler,
-    inputs: Sequence[Any],
-    outputs: Sequence[Any],
-    **options: Any,
+    beating: gr.HTML, context: Context, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any], **options: Any
 ) -> None:
     """Have a pulse ask `handler(annotator, *inputs)` for a list of outputs. Only admins have tabs that follow.
 

@@ -58,7 +58,6 @@ def form_of(asked: Project) -> FieldValues:
 
 
 def percent_of(share: float) -> float:
-    """A share as a percentage without the noise of binary fractions."""
     return round(100 * share, 6)
 
 
@@ -214,7 +213,6 @@ def number(label: str, info: str | None = None, empty: str | None = None) -> gr.
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
-    """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     wire(ProjectPage(), context, opening_of(demo))
 
 

@@ -47,7 +47,6 @@ EXCLUSION_EXPLANATION = N_(
 
 # ------------------------------------------------------------------------------------------------ what the page shows
 def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
-    """Every part of the page that follows the figures."""
     project = project_store.project(db)
     known = any(one.evidence for one in figures.reliabilities.values())
     several, per_day = figures.over_time, figures.per_day
@@ -192,7 +191,6 @@ class QualityPage:
 
     @property
     def outputs(self) -> list[Any]:
-        """What every handler that changes something redraws."""
         return [*self.parts.values(), *self.said.values()]
 
     def sent(self, db: Database, where: str, sentence: str) -> list[Any]:
@@ -252,7 +250,6 @@ def case_at(db: Database, number: str) -> str:
 
 
 def wire_exclusion(page: QualityPage, context: Context) -> None:
-    """Leave annotators out of training, and take them back in."""
     db = context.db
 
     @guarded(context, "admin")
@@ -270,8 +267,6 @@ def wire_exclusion(page: QualityPage, context: Context) -> None:
 
 
 def wire_settling(page: QualityPage, context: Context) -> None:
-    """Put the next comparison to settle into the admin's hands."""
-
     @guarded(context, "admin")
     def settle_next_comparison(annotator: Annotator) -> list[Any]:
         claim = settling.settle_next(context.db, annotator.id)

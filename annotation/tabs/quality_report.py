@@ -8,13 +8,7 @@ from math import exp
 from annotation.metrics.agreement import Agreement, Dispute, Period
 from annotation.metrics.bradley_terry import Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
-from annotation.metrics.quality import (
-    AdminDecision,
-    DecisionKind,
-    FlaggedCase,
-    Gold,
-    QualityReport,
-)
+from annotation.metrics.quality import AdminDecision, DecisionKind, FlaggedCase, Gold, QualityReport
 from annotation.metrics.reliability import Reliability
 from annotation.records import Project
 from annotation.translation import N_, _, ngettext, numeral
@@ -47,11 +41,7 @@ from annotation.ui.markup import (
 from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.gold import ComparisonReview
 
-FLAG_NAMES: Mapping[str, str] = {
-    "harmful": N_("harmful"),
-    "personal-data": N_("personal data"),
-    "broken": N_("broken"),
-}
+FLAG_NAMES: Mapping[str, str] = {"harmful": N_("harmful"), "personal-data": N_("personal data"), "broken": N_("broken")}
 PURPOSES: Mapping[str, str] = {
     "own": N_("to learn from"),
     "gold": N_("gold"),
@@ -316,9 +306,7 @@ def reliability_chart(figures: QualityReport) -> str:
         for name, r in order
     ]
     frame = Frame(
-        "reliability",
-        _("Reliability of each annotator"),
-        _("Further right is better. Dashed: guessing (50%)."),
+        "reliability", _("Reliability of each annotator"), _("Further right is better. Dashed: guessing (50%).")
     )
     return charts.intervals(frame, marks, _("chance to choose the better of two answers"), COIN)
 
@@ -358,7 +346,6 @@ def agreement_table(found: Sequence[Agreement]) -> str:
 
 
 def over_time(periods: Sequence[Period], per_day: Sequence[tuple[str, int]]) -> str:
-    """Agreement and judgements over time, beside each other where there is room."""
     return beside([agreement_chart(periods), days_chart(per_day)])
 
 
@@ -422,7 +409,6 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ policies
 def policies_chart(policies: Strengths) -> str:
-    """The policies' strengths with intervals, or why there are none."""
     if not policies.placed:
         return paragraph(no_strengths(policies), "quiet")
     ends = [end for placed in policies.placed for end in (placed.estimate.low, placed.estimate.high)]
@@ -462,14 +448,12 @@ def policies_chart(policies: Strengths) -> str:
 
 
 def strength_text(strength: Estimate) -> str:
-    """A strength in log-odds and as a chance to win."""
     return _("{value:+.2f} ({low:+.2f} to {high:+.2f}), {won} wins").format(
         value=strength.value, low=strength.low, high=strength.high, won=percent(1 / (1 + exp(-strength.value)))
     )
 
 
 def no_strengths(policies: Strengths) -> str:
-    """Why no strengths can be shown of the comparisons that there are."""
     return ngettext(
         "{count} comparison of answers by different policies ({policies}) so far: not enough. "
         "It takes ten in which each policy has won and lost.",
@@ -616,7 +600,6 @@ def case_view(case: ComparisonReview) -> str:
 
 
 def answer_title(case: ComparisonReview, number: int) -> str:
-    """What stands above an answer."""
     agreed = case.consensus == number - 1
     title = _("Answer {number} · what the annotators agree on") if agreed else _("Answer {number}")
     return title.format(number=number)

@@ -86,7 +86,6 @@ def text(x: float, y: float, words: str, anchor: str = "middle", style: str = ""
 
 
 def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
-    """A line between two points, x in percent of the width."""
     return f'<line x1="{x1:.2f}%" y1="{y1:.1f}" x2="{x2:.2f}%" y2="{y2:.1f}" class="{style}"/>'
 
 
@@ -262,7 +261,6 @@ def series(frame: Frame, marks: Sequence[ChartMark], axis: str, along: str) -> s
 
 
 def scale_up(low: float, high: float) -> Callable[[float], float]:
-    """From a value to pixels from the top."""
     return lambda value: HEIGHT * (1 - (value - low) / (high - low or 1))
 
 
@@ -277,7 +275,6 @@ def rulers(ticks: Sequence[tuple[float, str]], height: Callable[[float], float])
 
 
 def spread(count: int, most: int) -> range:
-    """At most `most` of `count` places, evenly from the first on."""
     return range(0, count, max(1, ceil((count - 1) / max(1, most - 1))))
 
 

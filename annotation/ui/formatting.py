@@ -16,7 +16,6 @@ NOT_MEASURED = N_("not measured")
 
 
 def cut(text: str, most: int) -> str:
-    """A text, or its beginning where it is longer."""
     return text if len(text) <= most else f"{text[:most].rstrip()} …"
 
 

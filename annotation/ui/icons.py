@@ -56,7 +56,6 @@ DRAWN: Final = (
 
 
 def head() -> str:
-    """The icons, for the head of the page."""
     drawn = (
         f'--icon-{name}:url("data:image/svg+xml,{quote(DRAWN.format(path=path))}")' for name, path in PATHS.items()
     )

@@ -118,7 +118,6 @@ def upright(values: Sequence[float], axes: Axes) -> tuple[list[float], float]:
 
 
 def tick_words(ticks: Sequence[float]) -> list[str]:
-    """The numbers beside an axis, with as many digits as tell them apart."""
     for digits in range(4, 10):
         words = [short_number(tick, digits) for tick in ticks]
         if len(set(words)) == len(words):
@@ -202,7 +201,6 @@ def values_at(
 
 
 def legend(entries: Sequence[tuple[int, str]]) -> str:
-    """What the colours of a plot stand for."""
     shown = "".join(f'<span><i class="hue{hue}"></i>{escape(words)}</span>' for hue, words in entries)
     return f'<div class="legend">{shown}</div>'
 
@@ -244,6 +242,5 @@ def outline(edges: Sequence[float], shares: Sequence[float]) -> list[Point]:
 
 
 def mean_of(edges: Sequence[float], shares: Sequence[float]) -> float:
-    """The mean of a histogram, each bin taken at its middle."""
     middles = [(low + high) / 2 for low, high in pairwise(edges)]
     return sum(middle * value for middle, value in zip(middles, shares, strict=True))

@@ -54,7 +54,6 @@ def to_html(text: str, coloured: bool = True) -> str:
 
 
 def literal(shown: str) -> str:
-    """Text letter for letter."""
     return f'<pre class="literal">{html.escape(shown, quote=False)}</pre>'
 
 
@@ -68,7 +67,6 @@ def shows_all(source: str, leaves: Iterable[str]) -> bool:
 
 
 def letters(text: str) -> Iterator[str]:
-    """Letters and digits, one after the other."""
     return (character for character in text if character.isalnum())
 
 
@@ -86,7 +84,6 @@ class MarkdownRenderer(RendererHTML):
         return self.leaf(env, tokens[idx].content)
 
     def text_special(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """An escaped character or an entity."""
         return self.leaf(env, tokens[idx].content)
 
     def code_inline(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
@@ -125,7 +122,6 @@ class MarkdownRenderer(RendererHTML):
         return "<ol>\n"
 
     def th_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        """A cell of a table's head, aligned."""
         return cell(tokens[idx])
 
     def td_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:

@@ -78,7 +78,6 @@ class RenderPool:
         return made
 
     def close(self) -> None:
-        """End the processes once they are idle."""
         for child in [self._idle.get() for _ in range(PROCESSES)]:
             child.end()
             self._idle.put(child)
@@ -116,14 +115,12 @@ class RenderProcess:
         return self.process
 
     def end(self) -> None:
-        """End the process, if there is one."""
         if self.process is not None:
             self.process.kill()
             self.process.communicate()
             self.process = None
 
 
-# ------------------------------------------------------------------------------------------------------ in the process
 class RenderTimeout(BaseException):
     """A text has had its share of processor time. No `Exception`: what it interrupts must not swallow it."""
 

@@ -121,12 +121,10 @@ def titled_card(inside: str) -> str:
 
 
 def label(words: str) -> str:
-    """What stands above a text or a box."""
     return paragraph(words, "label")
 
 
 def role_name(role: str) -> str:
-    """Who says a message; a role of another name as it stands."""
     return _(ROLES[role]) if role in ROLES else role
 
 
@@ -143,14 +141,12 @@ def conversation_text(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def text_box(title: str, inside: str, scrolls: bool = False) -> str:
-    """HTML of a text, letter for letter, below what it is."""
     # Only what has the focus scrolls by keyboard.
     focus = ' tabindex="0"' if scrolls else ""
     return f'<h3>{escape(title)}</h3><pre dir="auto"{focus}>{inside}</pre>'
 
 
 def sides(boxes: Iterable[str], strip: bool = False) -> str:
-    """Boxes beside each other; a strip of them scrolls."""
     start = '<div class="sides strip" tabindex="0">' if strip else '<div class="sides">'
     return f"{start}{''.join(f'<div>{inside}</div>' for inside in boxes)}</div>"
 
@@ -171,7 +167,6 @@ def pages(said: str, before: str = "", after: str = "") -> str:
 
 
 def cards(shown: Iterable[str]) -> str:
-    """Cards, as many beside each other as fit."""
     return f'<div class="cards">{"".join(shown)}</div>'
 
 
@@ -186,7 +181,6 @@ def decided(said: str, undo: str) -> str:
 
 
 def points(sentences: Sequence[str]) -> str:
-    """Sentences below each other; nothing for none."""
     entries = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return f'<ul class="points">{entries}</ul>' if entries else ""
 
@@ -198,7 +192,6 @@ def log(text: str) -> str:
 
 
 def unfold(summary: str, inside: str) -> str:
-    """HTML that is shown when asked for."""
     return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
 
 
@@ -230,7 +223,6 @@ def way(address: str, words: str) -> str:
 
 
 def within(place: Way) -> str:
-    """A link to another place of the page."""
     return f'<a href="{escape(place.address)}">{escape(place.words)}</a>'
 
 
@@ -240,7 +232,6 @@ def download_button(address: str, words: str) -> str:
 
 
 def links(files: Sequence[Download]) -> str:
-    """Links that fetch files."""
     shown = "".join(f'<a href="{escape(one.address)}" download>{escape(one.name)}</a>' for one in files)
     return f'<p class="links">{shown}</p>' if shown else ""
 

@@ -81,7 +81,6 @@ def piped_line() -> str:
 
 
 def agreed(question: str) -> bool:
-    """Whether the answer is yes; no answer is none."""
     if sys.stdin is None:
         return False
     try:

@@ -75,20 +75,16 @@ def add_account(db: Database, name: str, role: str, password: str) -> Annotator:
 def check_name(name: str) -> None:
     """Raises UserError for what can't be a name."""
     if not NAME.fullmatch(name):
-        raise UserError(
-            _("'{name}' can't be a name: use 1 to 40 letters a to z, digits, dots, dashes or underscores.").format(
-                name=name
-            )
-        )
+        said = _("'{name}' can't be a name: use 1 to 40 letters a to z, digits, dots, dashes or underscores.")
+        raise UserError(said.format(name=name))
 
 
 def insert_account(db: Database, name: str, role: Role, hashed: str) -> Annotator:
     """Add the row of an account with the hash of its password. Raises UserError where the name is taken."""
     with db.transaction():
         if find(db, name) is not None:
-            raise UserError(
-                _("There is an account '{name}' already. Choose another name, or reset its password.").format(name=name)
-            )
+            said = _("There is an account '{name}' already. Choose another name, or reset its password.")
+            raise UserError(said.format(name=name))
         db.insert("annotator", {"name": name, "role": role, "password_hash": hashed, "created": now()})
         return read_annotator(existing(db, name))
 
@@ -102,12 +98,11 @@ def set_password(db: Database, name: str, password: str) -> None:
     with db.transaction() as connection:
         row = existing(db, name)
         if row["hub_id"] is not None:
-            raise UserError(
-                _(
-                    "'{name}' signs in with Hugging Face and has no password here: the Space's rules decide "
-                    "who may come in. Make an account of another name for one with a password."
-                ).format(name=row["name"])
+            said = _(
+                "'{name}' signs in with Hugging Face and has no password here: the Space's rules decide "
+                "who may come in. Make an account of another name for one with a password."
             )
+            raise UserError(said.format(name=row["name"]))
         connection.execute("UPDATE annotator SET password_hash = ? WHERE id = ?", (hashed, row["id"]))
         end_sessions(db, "annotator_id = ?", row["id"])
         withdraw_invitations(db, row["name"])
@@ -146,9 +141,8 @@ def withdraw_invitations(db: Database, name: str | None = None) -> None:
 def set_language(db: Database, name: str, code: str | None) -> None:
     """Answer an account in another language; None for the server's. Raises UserError for one that there is not."""
     if code is not None and code not in codes():
-        raise UserError(
-            _("There is no language '{code}'. Choose one of: {codes}.").format(code=code[:40], codes=", ".join(codes()))
-        )
+        said = _("There is no language '{code}'. Choose one of: {codes}.")
+        raise UserError(said.format(code=code[:40], codes=", ".join(codes())))
     db.write("UPDATE annotator SET language = ? WHERE id = ?", (code, existing(db, name)["id"]))
 
 
@@ -249,9 +243,8 @@ def existing(db: Database, name: str) -> dict[str, Any]:
     """The row of this name. Raises UserError if there is none."""
     row = find(db, name)
     if row is None:
-        raise UserError(
-            _("There is no account '{name}'. `python -m annotation accounts list` lists them.").format(name=name)
-        )
+        said = _("There is no account '{name}'. `python -m annotation accounts list` lists them.")
+        raise UserError(said.format(name=name))
     return row
 
 
@@ -270,9 +263,8 @@ def keep_an_admin(db: Database, row: dict[str, Any]) -> None:
     """Raises UserError if this is the last active admin."""
     others = db.value("SELECT count(*) FROM annotator WHERE active AND role = 'admin' AND id != ?", (row["id"],))
     if row["active"] and row["role"] == "admin" and not others:
-        raise UserError(
-            _("'{name}' is the last active admin. Make someone else an admin first.").format(name=row["name"])
-        )
+        said = _("'{name}' is the last active admin. Make someone else an admin first.")
+        raise UserError(said.format(name=row["name"]))
 
 
 # -------------------------------------------------------------------------------------------------------- passwords
@@ -303,12 +295,11 @@ def check_new_password(name: str, password: str) -> None:
     folded = password.casefold()
     rest = {one for one in folded.replace(name.casefold(), "") if one.isprintable() and not one.isspace()}
     if len(rest) < DIFFERENT_CHARACTERS:
-        raise UserError(
-            _(
-                "The password is too easy to guess: use at least {different_characters} different characters, "
-                "blanks and the account's name not counted."
-            ).format(different_characters=DIFFERENT_CHARACTERS)
+        said = _(
+            "The password is too easy to guess: use at least {different_characters} different characters, "
+            "blanks and the account's name not counted."
         )
+        raise UserError(said.format(different_characters=DIFFERENT_CHARACTERS))
     if OBVIOUS.fullmatch(folded) or any(folded in row or folded in row[::-1] for row in ROWS):
         raise UserError(
             _("The password is one of the first that somebody would try. Use several words, or make one up.")
@@ -343,7 +334,6 @@ def password_hash(db: Database, name: str) -> str | None:
 
 
 def is_hash_of(stored: str, password: str) -> bool:
-    """Whether this is the password."""
     try:
         return hasher.verify(stored, password)
     except (VerificationError, InvalidHashError):
@@ -430,12 +420,11 @@ def owner_link_token(db: Database) -> str:
             "SELECT id FROM annotator WHERE active AND role = 'admin' ORDER BY name != ?, id LIMIT 1", (OWNER,)
         )
         if owner_id is None:
-            raise UserError(
-                _(
-                    "There is no active admin, so nobody can be signed in as the owner. Make one: "
-                    "python -m annotation accounts add NAME --role admin --data {directory}"
-                ).format(directory=db.path.parent)
+            said = _(
+                "There is no active admin, so nobody can be signed in as the owner. Make one: "
+                "python -m annotation accounts add NAME --role admin --data {directory}"
             )
+            raise UserError(said.format(directory=db.path.parent))
         connection.execute("DELETE FROM sign_in_link")
         expires = later(timedelta(hours=LINK_HOURS))
         db.insert("sign_in_link", {"token_sha256": digest(token), "annotator_id": owner_id, "expires": expires})
@@ -465,7 +454,6 @@ def digest(token: str) -> str:
 
 
 def later(delay: timedelta) -> str:
-    """The time after a delay, in the format of `now()`."""
     return (datetime.now(UTC) + delay).isoformat(timespec="microseconds")
 
 

@@ -47,7 +47,6 @@ class DeferredApp:
 
     @property
     def ready(self) -> bool:
-        """Whether requests reach the app."""
         return self._app is not None
 
     def open(self, app: ASGIApp) -> None:

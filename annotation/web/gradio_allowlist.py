@@ -89,7 +89,6 @@ class AllowedRoute:
 
 
 def allowed_route(methods: str, path: str, role: Role, kind: RequestKind, keys: str = "") -> AllowedRoute:
-    """A line of the table."""
     return AllowedRoute(
         methods=tuple(methods.split()), path=re.compile(path, re.ASCII), role=role, kind=kind, keys=tuple(keys.split())
     )

@@ -71,7 +71,6 @@ class Invitation:
         return "open" if self.expires > now() else "expired"
 
 
-# ---------------------------------------------------------------------------------------------------------------- rows
 def invite(db: Database, asked: Any, by: str) -> str:
     """Make an invitation; returns the path of its link, which nobody can be told again. Raises UserError."""
     terms = read(InvitationTerms, asked, _("The invitation"))
@@ -106,7 +105,6 @@ def withdraw(db: Database, invitation_id: int) -> None:
 
 
 def is_open(db: Database, token: str) -> bool:
-    """Whether an account can be made with this token."""
     sql = "SELECT 1 FROM invitation WHERE token_sha256 = ? AND withdrawn IS NULL AND used < uses AND expires > ?"
     return db.value(sql, (access.digest(token), now())) is not None
 
@@ -143,11 +141,8 @@ def refuse_taken(db: Database, name: str) -> None:
         raise UserError(_("The name '{name}' is taken. Choose another one.").format(name=name))
 
 
-# --------------------------------------------------------------------------------------------------------------- pages
 @dataclass(frozen=True)
 class JoinPages:
-    """The page that an invitation leads to."""
-
     db: Database
     sign_in: SignIn
 
@@ -156,7 +151,6 @@ class JoinPages:
         return [Route(PATH, self.show_form, methods=["GET"]), Route(PATH, self.join, methods=["POST"])]
 
     async def show_form(self, request: Request) -> Response:
-        """Ask for a name and a password, where the link is good."""
         token = request.query_params.get("token", "")
         if not await asyncio.to_thread(is_open, self.db, token):
             return self.page("", _(NOT_VALID), 404)
@@ -186,7 +180,6 @@ class JoinPages:
         return await self.sign_in.welcome(request, annotator)
 
     def page(self, token: str, problem: str = "", status: int = 200, name: str = "") -> HTMLResponse:
-        """The form, or the sentence alone where the link is none."""
         space = self.sign_in.space
         html = sign_in_pages.join_page(token, problem, name, None if space is None else space.author)
         return HTMLResponse(html, status, NOT_STORED)

@@ -288,7 +288,6 @@ class SignedIn:
             await self.app(scope, receive_counted, send)
 
     def leave(self, asker: int | str) -> None:
-        """One request less is under way."""
         self.under_way[asker] -= 1
         if not self.under_way[asker]:
             del self.under_way[asker]
@@ -390,7 +389,6 @@ class SignIn:
     turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     def routes(self) -> list[Route]:
-        """What the server adds beside the pages."""
         routes = [
             Route("/login", self.show_form, methods=["GET"]),
             Route("/login", self.sign_in, methods=["POST"]),
@@ -410,7 +408,6 @@ class SignIn:
         return self.page(wanted=wanted_by(request))
 
     async def show_notice(self, request: Request) -> Response:
-        """What is recorded about annotators."""
         assert self.space is not None
         return HTMLResponse(sign_in_pages.notice_page(self.space.author))
 

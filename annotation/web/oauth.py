@@ -57,8 +57,6 @@ class Provider:
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where the Hub takes people, codes and tokens."""
-
     authorization: str
     token: str
     userinfo: str
@@ -77,7 +75,6 @@ class HubSignIn:
     """Asked of the Hub by the first who signs in."""
 
     def routes(self) -> list[Route]:
-        """What the server adds beside the pages."""
         return [Route(LEAVE, self.leave, methods=["GET"]), Route(RETURN, self.come_back, methods=["GET"])]
 
     async def leave(self, request: Request) -> Response:

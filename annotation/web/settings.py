@@ -34,7 +34,6 @@ class Settings:
 
     @property
     def on_loopback(self) -> bool:
-        """Whether only this machine can reach the server."""
         return self.space is None and self.host in LOOPBACK_NAMES
 
     @property

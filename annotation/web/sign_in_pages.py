@@ -134,12 +134,10 @@ def alert(problem: str) -> str:
 
 
 def button(address: str, label: str, attributes: str = "") -> str:
-    """A link that looks like a button."""
     return f'<p><a class="button" href="{escape(address)}"{attributes}>{escape(label)}</a></p>'
 
 
 def recorded(author: str) -> str:
-    """The notice to annotators."""
     items = "\n".join(f"<li>{escape(_(item))}</li>" for item in RECORDED)
     runs = _(
         "{author} runs this Space and answers questions about it. Don't write anything here that is to stay private."
@@ -151,7 +149,6 @@ def recorded(author: str) -> str:
 
 
 def dead_end(said: str) -> str:
-    """What stands at an address where there is nothing for whoever asks."""
     return page("Prefloop", "<h1>Prefloop</h1>", alert(said), way_back())
 
 
@@ -161,12 +158,10 @@ def signed_out_page(name: str) -> str:
 
 
 def notice_page(author: str) -> str:
-    """The notice by itself, for those who are signed in."""
     return page(_(TITLE), "<h1>Prefloop</h1>", recorded(author), way_back())
 
 
 def way_back() -> str:
-    """A link to where everybody begins."""
     back = _("Back to the program")
     return f'<p><a href="/">{escape(back)}</a></p>'
 
@@ -190,7 +185,6 @@ def frame_page(address: str) -> str:
 
 
 def page(title: str, *parts: str) -> str:
-    """A small page around these parts."""
     shown = title if title == "Prefloop" else f"{title} · Prefloop"
     head = PAGE.replace("<!--language-->", spoken().attributes)
     styled = head.replace("<!--style-->", stylesheet.FOR_PLAIN_PAGES).replace("<!--icon-->", stylesheet.ICON)

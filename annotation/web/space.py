@@ -45,7 +45,6 @@ class Space:
     hosts: tuple[str, ...]
     """The names that browsers know it by, the first one for links; a local test's has a port."""
     author: str
-    """The user or organisation it belongs to."""
     creator_id: str
     """The id of the user who made it, who may have left the organisation since, or given it away."""
     admins: str = "owner"
@@ -135,10 +134,9 @@ def checked_rule(variable: str, rule: str, words: tuple[str, ...]) -> str:
         return names[0]
     mistaken = [name for name in names if name in (*ADMINS, *ANNOTATORS) or not HUB_NAME.fullmatch(name)]
     if mistaken:
-        raise UserError(
-            _(
-                "{variable} is '{rule}', where '{mistaken}' can't stand. It takes {words}, or names of users "
-                "on the Hub with commas between."
-            ).format(variable=variable, rule=rule, mistaken=mistaken[0], words=", ".join(words))
+        said = _(
+            "{variable} is '{rule}', where '{mistaken}' can't stand. It takes {words}, or names of users "
+            "on the Hub with commas between."
         )
+        raise UserError(said.format(variable=variable, rule=rule, mistaken=mistaken[0], words=", ".join(words)))
     return ",".join(names)

@@ -52,7 +52,6 @@ class Watches:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep(self, annotator: Annotator, key: Any, look: Look, mark: str, live: bool) -> None:
-        """Remember a look, and what it has found just now."""
         if not isinstance(key, str) or not 0 < len(key) <= LONGEST_KEY:
             return
         # The rows may have changed while it was looked at: then it is looked at once more than needed.

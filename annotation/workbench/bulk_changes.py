@@ -72,16 +72,12 @@ class BulkRequest:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a change would do."""
-
     changed: int
     left_out: int
 
 
 @dataclass(frozen=True)
 class Change:
-    """A bulk change that was made."""
-
     id: int
     kind: ChangeKind
     whom: str
@@ -157,13 +153,12 @@ def make(db: Database, asked: BulkRequest, by: Annotator, expected: int) -> int:
         if not found:
             raise UserError(_("None of these comparisons can be changed so. Nothing was changed."))
         if found != expected:
-            raise UserError(
-                ngettext(
-                    "Meanwhile it would be {found:,} comparison, not {expected:,}. Nothing was changed; look again.",
-                    "Meanwhile it would be {found:,} comparisons, not {expected:,}. Nothing was changed; look again.",
-                    found,
-                ).format(found=found, expected=expected)
+            said = ngettext(
+                "Meanwhile it would be {found:,} comparison, not {expected:,}. Nothing was changed; look again.",
+                "Meanwhile it would be {found:,} comparisons, not {expected:,}. Nothing was changed; look again.",
+                found,
             )
+            raise UserError(said.format(found=found, expected=expected))
         MADE[asked.kind](db, change_id)
     return change_id
 
@@ -179,7 +174,6 @@ def follow(db: Database, change_id: int) -> None:
 
 
 def release(db: Database, change_id: int) -> None:
-    """Give what was assigned back to all."""
     db.connection.execute(
         f"""UPDATE bulk_change_comparison SET state = 'released'
             WHERE state = 'stands' AND comparison_id IN ({OF_CHANGE})
@@ -267,7 +261,6 @@ def undo_assigning(db: Database, change_id: int) -> int:
 
 
 def undo_releasing(db: Database, change_id: int) -> int:
-    """The assignments that were released stand again, unless they were taken back meanwhile."""
     again = db.connection.execute(
         """UPDATE bulk_change_comparison AS i SET state = 'stands' WHERE state = 'released'
              AND change_id IN (SELECT id FROM bulk_change WHERE kind = 'assign' AND undone IS NULL)

@@ -139,9 +139,8 @@ class ComparisonFilter:
         known = {field.name: field.type for field in fields(cls)}
         for name, value in query.items():
             if name not in known:
-                raise UserError(
-                    _("There is no filter '{name}'. There is: {known}.").format(name=name[:40], known=", ".join(known))
-                )
+                said = _("There is no filter '{name}'. There is: {known}.")
+                raise UserError(said.format(name=name[:40], known=", ".join(known)))
             if name == "ids":
                 found[name] = numbers(value)
             elif known[name] == "str":
@@ -253,6 +252,5 @@ def check_day(text: str) -> None:
     except ValueError:
         sound = False
     if not sound:
-        raise UserError(
-            _("'{text}' is no day. Write days as 2026-01-31, or leave the field empty.").format(text=text[:40])
-        )
+        said = _("'{text}' is no day. Write days as 2026-01-31, or leave the field empty.")
+        raise UserError(said.format(text=text[:40]))

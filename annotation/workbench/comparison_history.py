@@ -46,8 +46,6 @@ class HistoryAnswer:
 
 @dataclass(frozen=True)
 class HandOut:
-    """That somebody was given the comparison."""
-
     when: str
     annotator: str
     purpose: Purpose
@@ -59,8 +57,6 @@ class HandOut:
 
 @dataclass(frozen=True)
 class SaidJudgement:
-    """A judgement, whether it stands or not."""
-
     id: int
     when: str
     annotator: str
@@ -214,7 +210,6 @@ def judgements(db: Database, comparison_id: int) -> tuple[SaidJudgement, ...]:
 
 
 def verdicts(db: Database, comparison_id: int) -> tuple[JudgeVerdict, ...]:
-    """What AI judges answered, each order by itself."""
     rows = db.rows(
         """SELECT v.created AS "when", a.name AS judge, v.first, v.second, v.choice, v.chance, v.reply
            FROM verdict v JOIN annotator a ON a.id = v.annotator_id WHERE v.comparison_id = ? ORDER BY v.id""",

@@ -44,7 +44,6 @@ class ListedComparison:
     """Annotators that it is to have."""
     last_judged: str | None
     judges: str
-    """Who has judged it, by name."""
     writers: str
     """Who wrote the answers, by revision."""
     assigned: str
@@ -63,7 +62,6 @@ class ListPage:
 
     @property
     def pages(self) -> int:
-        """How many pages the list has."""
         return max(1, -(-self.total // PAGE_ROWS))
 
 
@@ -84,7 +82,6 @@ ROWS: Final = f"""SELECT c.id, {STATUS} AS status, p.source, p.split, c.judged, 
 
 
 def terms(db: Database) -> dict[str, Any]:
-    """The parameters of STATUS."""
     return {"overlap": project_store.project(db).overlap, "now": now()}
 
 
@@ -141,8 +138,6 @@ def matching(db: Database, wanted: ComparisonFilter) -> set[int]:
 
 @dataclass(frozen=True)
 class FilterChoices:
-    """What can be filtered by, as far as the rows say."""
-
     people: tuple[str, ...]
     policies: tuple[str, ...]
     sources: tuple[str, ...]
@@ -152,12 +147,10 @@ class FilterChoices:
 
     @property
     def assignees(self) -> tuple[str, ...]:
-        """To whom comparisons can be assigned."""
         return tuple(dict.fromkeys((*self.active, *self.groups)))
 
 
 def choices(db: Database) -> FilterChoices:
-    """What the filters offer."""
     people = [row["name"] for row in data_sources.annotators(db)]
     active = db.rows("SELECT name FROM annotator WHERE kind = 'person' AND active ORDER BY name")
     groups = tuple(row["name"] for row in db.rows("SELECT DISTINCT name FROM annotator_group ORDER BY name"))

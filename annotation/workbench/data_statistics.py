@@ -21,8 +21,6 @@ NamedCounts = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True)
 class PersonCounts:
-    """What one annotator said of the comparisons."""
-
     name: str
     judgements: int
     ties: int
@@ -53,12 +51,10 @@ class DataStatistics:
     ties: int
     all_bad: int
     flagged: int
-    """Comparisons."""
     by_status: NamedCounts
     by_source: NamedCounts
     by_split: NamedCounts
     by_answers: NamedCounts
-    """By how many answers they have."""
     by_day: NamedCounts
     """Judgements by day (UTC), oldest first."""
     people: tuple[PersonCounts, ...]

@@ -27,7 +27,6 @@ def take_back(db: Database, name: str, reason: str, decided_by: str) -> None:
 
 
 def decide_on(db: Database, name: str, excluded: bool, reason: str, decided_by: str) -> None:
-    """Record whether an annotator's judgements are left out of training."""
     if len(reason) > MAXIMUM_REASON:
         told = _("A reason can have up to {maximum_reason} characters. Shorten it; nothing was changed.")
         raise UserError(told.format(maximum_reason=MAXIMUM_REASON))

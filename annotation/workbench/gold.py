@@ -8,32 +8,20 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.metrics import quality
+from annotation.metrics.intervals_and_bias import Vote
 from annotation.metrics.reliability import weighted_best
-from annotation.records import ComparisonState, Message, Outcome, Purpose, UserError, now
+from annotation.records import ComparisonState, Message, UserError, now
 from annotation.store.judgement_store import excluded_annotators
 from annotation.translation import _, joined
 
 
 @dataclass(frozen=True)
-class ReviewedJudgement:
-    """One judgement on a comparison, as an admin reads it."""
-
-    annotator: str
-    purpose: Purpose
-    outcome: Outcome
-    ranking: tuple[int, ...] | None
-    strength: int | None
-
-
-@dataclass(frozen=True)
 class ComparisonReview:
-    """A comparison with all that was said of it."""
-
     comparison_id: int
     state: ComparisonState
     messages: tuple[Message, ...]
     answers: tuple[str, ...]
-    opinions: tuple[ReviewedJudgement, ...]
+    opinions: tuple[Vote, ...]
     consensus: int | None
     """The answer that its annotators find best, by their reliability; None where they don't agree on one."""
 
@@ -60,16 +48,7 @@ def review(db: Database, comparison_id: int) -> ComparisonReview:
         state=row["state"],
         messages=tuple(json.loads(row["messages"])),
         answers=tuple(answer["text"] for answer in answers),
-        opinions=tuple(
-            ReviewedJudgement(
-                annotator=vote.annotator,
-                purpose=vote.purpose,
-                outcome=vote.outcome,
-                ranking=vote.ranking,
-                strength=vote.strength,
-            )
-            for vote in judged
-        ),
+        opinions=tuple(judged),
         consensus=weighted_best(trusted, chances),
     )
 
@@ -105,13 +84,11 @@ def refuse_as_gold(db: Database, found: ComparisonReview, known: int | None) -> 
         said = _("Comparison {number} is unfit, or its answers are not complete. Choose another one.")
         raise UserError(said.format(number=number))
     if not any(opinion.ranking for opinion in found.opinions):
-        raise UserError(
-            _("Nobody has judged comparison {number} yet. Choose one that has been judged.").format(number=number)
-        )
+        said = _("Nobody has judged comparison {number} yet. Choose one that has been judged.")
+        raise UserError(said.format(number=number))
     if number in quality.flagged_comparisons(db):
-        raise UserError(
-            _("Comparison {number} is flagged. Choose one that is fit to measure people.").format(number=number)
-        )
+        said = _("Comparison {number} is flagged. Choose one that is fit to measure people.")
+        raise UserError(said.format(number=number))
     if known is None:
         said = _("The annotators of comparison {number} agree on no best answer. Say which one is best.")
         raise UserError(said.format(number=number))

@@ -63,7 +63,6 @@ class CheckpointPace:
         return cls(steps, trainable * BYTES_A_WEIGHT / BYTES_A_SECOND, now)
 
     def due(self, step: int, now: float) -> bool:
-        """Whether one is to be written after this step."""
         return step % self.steps == 0 if self.steps else self.writing <= SHARE_OF_TIME * (now - self.since)
 
     def written(self, began: float, now: float) -> None:
@@ -95,7 +94,6 @@ class Checkpoint:
 
     @torch.no_grad()
     def restore_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Put the weights back as they were."""
         stored = load_file(self.path / WEIGHTS)
         for name, value in weights.items():
             value.copy_(stored[name])
@@ -110,7 +108,6 @@ class Checkpoint:
 
 
 def moved(value: Any, device: torch.device) -> Any:
-    """Plain values with the tensors among them on a device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -150,13 +147,11 @@ def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
 def refuse_other_formats(checkpoints: Path) -> None:
     """Raises UserError where a run has checkpoints of another version: to begin anew is for a person to decide."""
     if any(of_other_versions(checkpoints)):
-        raise UserError(
-            _(
-                "The checkpoints in checkpoints/{name} were written by another version of this program, and "
-                "this one can't go on from them. Delete them on the Runs tab, then resume: the run begins anew "
-                "with the same data."
-            ).format(name=checkpoints.name)
+        said = _(
+            "The checkpoints in checkpoints/{name} were written by another version of this program, and this one can't "
+            "go on from them. Delete them on the Runs tab, then resume: the run begins anew with the same data."
         )
+        raise UserError(said.format(name=checkpoints.name))
 
 
 def of_other_versions(checkpoints: Path) -> Iterator[Path]:
@@ -178,7 +173,6 @@ def forget_broken_checkpoints(checkpoints: Path) -> None:
 
 
 def checkpoints_of(run: Run) -> Path:
-    """Where a run's checkpoints lie until what it makes is registered."""
     return checkpoints_directory(run.data_dir, run.job_id)
 
 

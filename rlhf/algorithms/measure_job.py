@@ -21,9 +21,8 @@ def run(run: Run, spec: MeasureSpec) -> dict[str, Any]:
     """
     training = from_row(spec.training)
     if not isinstance(training, TrainingSpec):
-        raise UserError(
-            _("Only training jobs can be measured, not one of the kind '{kind}'.").format(kind=training.kind)
-        )
+        said = _("Only training jobs can be measured, not one of the kind '{kind}'.")
+        raise UserError(said.format(kind=training.kind))
     run.measured_steps = spec.steps
     try:
         result = run_algorithm(run, training)

@@ -34,7 +34,6 @@ class MeasureSpec(JobSpec):
         return [(_("Steps"), str(self.steps))]
 
     def trains(self) -> TrainingSpec | None:
-        """The training whose first steps are measured."""
         spec = from_json(self.training) if self.training else None
         return spec.trains() if spec is not None else None
 

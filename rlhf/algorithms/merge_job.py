@@ -61,12 +61,11 @@ def merged(ground: Path, adapter: Path, run: Run) -> tuple[Any, float | None]:
     model = hung_on(plain, adapter, torch_device="cpu")
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     if len({id(weight_of(layer)) for layer in layers}) < len(layers):
-        raise UserError(
-            _(
-                "{adapter} can't be merged: layers of this model share weights, and each has an adapter of its own. It "
-                "can go on serving as it is."
-            ).format(adapter=adapter.name)
+        said = _(
+            "{adapter} can't be merged: layers of this model share weights, and each has an adapter of its own. It "
+            "can go on serving as it is."
         )
+        raise UserError(said.format(adapter=adapter.name))
     change = error = torch.zeros(())
     for done, layer in enumerate(layers):
         run.report(done, len(layers), {}, _("It merges the weights."))

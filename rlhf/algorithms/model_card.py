@@ -79,8 +79,6 @@ class PublishedWinRate:
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A policy that another grew from."""
-
     revision: str
     algorithm: str
     sha256: str | None
@@ -108,7 +106,6 @@ class PublishedFacts:
     data: Address | None = None
     """Where the data that it was trained on is, if it was pushed as a dataset."""
     endpoint: str = ""
-    """The Hub's address."""
     base_sha256: str = ""
     """What tells the base model's weights from others of its name; empty where they are not known."""
 
@@ -123,7 +120,6 @@ class Subject:
     precision: HeldPrecision
     """The precision of what an adapter lies on, or of weights of its own."""
     base: str
-    """The base model's public name."""
     ground: str
     """What an adapter lies on: the base, or the revision whose weights it needs."""
     training: TrainingSpec | None
@@ -131,7 +127,6 @@ class Subject:
     counts: SnapshotCounts
     """Of the training's data."""
     merged: Policy | None
-    """The adapter that it was merged from."""
     source: str | None = None
     """Where on the Hub it comes from, if it was not made here."""
     no_thinking: bool = False
@@ -247,7 +242,6 @@ def facts(about: Subject, record: PublishedFacts) -> dict[str, str]:
 
 
 def model_index(about: Subject, record: PublishedFacts) -> dict[str, Any]:
-    """The evaluation as the Hub shows it beside the card."""
     if not record.evaluation:
         return {}
     metrics = [
@@ -381,7 +375,6 @@ print(score)  # in standard deviations of the answers that it was trained on"""
 
 
 def origin(about: Subject, record: PublishedFacts | None = None) -> str:
-    """Base, parent, method, data and where it is on the Hub, and seed."""
     training = about.training
     rows = [["base model", code(about.base)]]
     if about.adapter:
@@ -406,12 +399,10 @@ def origin(about: Subject, record: PublishedFacts | None = None) -> str:
 
 
 def data_link(record: PublishedFacts, data: Address) -> str:
-    """A link to a dataset as it was trained on."""
     return f"[{data.repo}]({record.endpoint}/datasets/{data.repo}/tree/{data.revision}), tag {code(data.revision)}"
 
 
 def data_text(about: Subject) -> str:
-    """How much was trained on, and how much was kept out."""
     assert about.training is not None
     counts = about.counts
     left_out = sum(counts.left_out.values())
@@ -477,7 +468,6 @@ KEPT_OUT: Final = "On prompts that were kept out of the training."
 
 
 def check_rows(check: CheckReport) -> list[list[str]]:
-    """The figures of a check, those that there are."""
     accuracy = None if check.implicit_accuracy is None else check.implicit_accuracy.estimate
     anchor = anchor_of(check)
     at_equal_length = "" if check.equal_length_kl is None else ", at equal length"
@@ -525,7 +515,6 @@ def lineage(record: PublishedFacts) -> Sequence[str]:
 
 
 def licence(about: Subject, record: PublishedFacts | None) -> str:
-    """Whose terms hold."""
     if record is None:
         return (
             "*To be filled in by whoever publishes it, with regard to the licence of the base model and to the data.*"

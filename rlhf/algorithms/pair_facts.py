@@ -36,7 +36,6 @@ def pair_facts(row: PreferenceRow) -> Facts:
 
 
 def ranking_facts(rows: Sequence[PreferenceRow]) -> Facts:
-    """Which answers of a comparison are better than which, and how strongly."""
     if rows[0].chosen.outside:
         return [(_("Better"), _("none of them: all bad")), *chance(rows[0])]
     places = places_of(rows)

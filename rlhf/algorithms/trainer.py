@@ -74,7 +74,6 @@ class Start:
     ground_id: int | None
     """The policy whose weights they are; None for the base."""
     adapter: Path | None
-    """The adapter to continue."""
     tried: SelfTestResult | None = None
     """What the base's self-test said, where it was made."""
 
@@ -89,14 +88,7 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
     parent = registry.by_revision(run.db, spec.parent)
     adapter = verified(run.data_dir, parent) if parent.form in ("lora", "prompt") else None
     ground = ground_path(run.db, run.data_dir, base.path, parent.lies_on)
-    return Start(
-        base=base,
-        parent=parent,
-        ground=ground,
-        ground_id=parent.lies_on,
-        adapter=adapter,
-        tried=tried,
-    )
+    return Start(base=base, parent=parent, ground=ground, ground_id=parent.lies_on, adapter=adapter, tried=tried)
 
 
 @dataclass(frozen=True)
@@ -252,11 +244,7 @@ def stored_before(run: Run) -> FinishedTraining | None:
 
 
 def conclude(
-    run: Run,
-    spec: TrainingSpec,
-    start: Start,
-    save: Callable[[Path], FinishedTraining],
-    figures: RunCost,
+    run: Run, spec: TrainingSpec, start: Start, save: Callable[[Path], FinishedTraining], figures: RunCost
 ) -> FinishedTraining:
     """Store what was trained and register it, unless it was only measured or this is one of a job's further processes.
 
@@ -283,11 +271,7 @@ RESULT = "prefloop.json"
 
 
 def store_policy(
-    run: Run,
-    spec: TrainingSpec,
-    start: Start,
-    save: Callable[[Path], FinishedTraining],
-    cost: FinishedTraining,
+    run: Run, spec: TrainingSpec, start: Start, save: Callable[[Path], FinishedTraining], cost: FinishedTraining
 ) -> tuple[Policy, dict[str, Any]]:
     """Write what was trained, whole or not at all, and register it; returns the entries of the job's result too."""
     made = TrainedModel(
@@ -319,13 +303,7 @@ def store_made(run: Run, made: TrainedModel, save: Callable[[Path], dict[str, An
         (directory / RESULT).write_text(json.dumps(result), "utf-8")
         sha256 = directory_sha256(directory)  # which takes a while: a kill until here leaves nothing that looks whole
     policy = registry.add(
-        run.db,
-        revision=revision,
-        algorithm=run.kind,
-        job_id=run.job_id,
-        path=relative,
-        sha256=sha256,
-        **vars(made),
+        run.db, revision=revision, algorithm=run.kind, job_id=run.job_id, path=relative, sha256=sha256, **vars(made)
     )
     return policy, result
 
@@ -403,17 +381,14 @@ class TrainingProgress:
         return True
 
     def begin(self, step: int, steps: int) -> None:
-        """The run goes on after this step."""
         self.run.report(step, steps, {}, _("It trains."))
         self.samples.draw_at(step, steps, self.learner)
         self.step_begins()
 
     def step_begins(self) -> None:
-        """Time is taken from here on."""
         self.began = time.monotonic()
 
     def step_ends(self) -> None:
-        """The weights were moved."""
         self.figures.step_seconds.append(time.monotonic() - self.began)
 
     def report(self, step: int, steps: int, metrics: Mapping[str, float]) -> bool:
@@ -467,7 +442,6 @@ class Samples:
         self.prompts = (sample_prompts(run.db) if prompts is None else prompts) if self.count else []
 
     def draw_at(self, step: int, steps: int, learner: Trainable) -> None:
-        """Answer and record, if it is time."""
         if step in sample_steps(steps, self.count):
             record_samples(self.run, learner.policy(), learner.tokenizer, self.prompts, step, learner.accelerator)
 

@@ -50,7 +50,6 @@ def add_parsers(commands: Commands) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- specs
 def run_spec(options: argparse.Namespace) -> None:
-    """Print a spec's defaults, or what its fields mean."""
     spec = kinds()[options.kind]
     if options.explain:
         print(f"# {spec.title}{f' ({spec.paper})' if spec.paper else ''}")
@@ -176,7 +175,6 @@ def run_show(options: argparse.Namespace) -> None:
 
 
 def show(db: Database, job_id: int) -> str:
-    """Everything about one job, as text."""
     job = job_store.get(db, job_id)
     last = job_store.metrics(db, job_id)[-1:]
     lines = [

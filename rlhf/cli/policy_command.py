@@ -47,7 +47,6 @@ def add_parsers(commands: Commands) -> None:
         command.add_argument("--why", default="", help=f"the reason, for the record of decisions{when}")
 
 
-# ------------------------------------------------------------------------------------------------------ the base model
 def run_prepare(options: argparse.Namespace) -> None:
     prepare(options.data, options.model, options.anew)
 
@@ -84,7 +83,6 @@ def run_thinking(options: argparse.Namespace) -> None:
     print(said + registry.withdrawn_sentence(withdrawn))
 
 
-# ------------------------------------------------------------------------------------------------------------ policies
 def run_policies(options: argparse.Namespace) -> None:
     db = database_of(options)
     for policy in registry.all_policies(db):

@@ -24,7 +24,6 @@ LOOK_SECONDS = 1.0
 
 
 def add_arguments(run: argparse.ArgumentParser) -> None:
-    """What is said about rented hardware."""
     run.add_argument("--rent", metavar="FLAVOR", help="run it on hardware that the Hub rents out, say t4-small")
     run.add_argument("--hours", type=float, default=1.0, help="on rented hardware: end it after so long at the latest")
     run.add_argument("--payer", default="", metavar="NAME", help="who pays, if not the token's owner")

@@ -34,10 +34,7 @@ def add_parsers(commands: Commands) -> None:
             usual = getattr(SpacePlan, option) or "none"
             command.add_argument(f"--{option}", help=f"{text} (default: what it has, or {usual})")
         command.add_argument(
-            "--public",
-            action="store_true",
-            default=None,
-            help="let everybody open it (default: as it is, or private)",
+            "--public", action="store_true", default=None, help="let everybody open it (default: as it is, or private)"
         )
         if verb == "check":
             command.add_argument("--offline", action="store_true", help="ask nothing of the Hub")

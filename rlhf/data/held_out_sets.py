@@ -181,7 +181,6 @@ def open_prompts(db: Database) -> list[Prompt]:
 
 
 def without(prompts: Iterable[Prompt], others: Iterable[Prompt]) -> list[Prompt]:
-    """The first that are not among the others."""
     known = {prompt.id for prompt in others}
     return [prompt for prompt in prompts if prompt.id not in known]
 
@@ -364,7 +363,6 @@ def compared_before(db: Database, candidate: Policy, against: Policy) -> Counter
 
 # ------------------------------------------------------------------------------------------------------------- growing
 def may_hold_out(db: Database) -> int:
-    """How many of a project's prompts checks may hold out by themselves."""
     return int(db.value("SELECT count(*) FROM prompt") * MOST_HELD_OUT)
 
 

@@ -24,9 +24,7 @@ class NoiseEvidence:
     shared: int
     """That others have judged as well; of an AI judge, that people have."""
     known: int = 0
-    """Of gold comparisons."""
     repeats: int = 0
-    """Judged twice."""
 
     @property
     def enough(self) -> bool:
@@ -42,7 +40,6 @@ class Noise:
     """The mean chance that a pair is the wrong way round."""
 
     pairs: int
-    """Pairs to train on."""
     measured: int = 0
     """Those of them that only people or judges have judged of whom enough is known."""
     share: float | None = None

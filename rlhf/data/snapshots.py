@@ -95,7 +95,6 @@ class RenderableRows:
 
     @property
     def left_out(self) -> LeftOut:
-        """What gave no row, by reason."""
         found = LeftOut(self.rows.left_out)
         found.take(self.refused)
         return found
@@ -168,13 +167,7 @@ def prompt_rows(db: Database) -> Iterator[PromptRow]:
 
 
 def collect(
-    db: Database,
-    parent: Policy,
-    scope: Scope,
-    max_length: int,
-    *,
-    judges_too: bool = True,
-    latest: int | None = None,
+    db: Database, parent: Policy, scope: Scope, max_length: int, *, judges_too: bool = True, latest: int | None = None
 ) -> PreferenceRows:
     """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
 
@@ -236,7 +229,6 @@ class SnapshotCounts:
 
     @classmethod
     def of(cls, stored: str | None) -> SnapshotCounts:
-        """Those of a row of the database."""
         told = {} if stored is None else json.loads(stored)
         return cls(told.get("train"), told.get("held-out"), told.get("left_out", {}))
 
@@ -310,7 +302,6 @@ def shortage(unit: Unit, found: int, at_least: int, left_out: Mapping[str, int])
 
 
 def left_out_sentence(left_out: Mapping[str, int]) -> str:
-    """What is left out and why; empty if nothing is."""
     reasons = left_out_list(left_out)
     said = [_("Left out: {reasons}.").format(reasons=reasons)] if reasons else []
     return joined(*said, *template_sentences(left_out))
@@ -330,7 +321,6 @@ def template_sentences(left_out: Mapping[str, int]) -> list[str]:
 
 
 def reason_text(reason: str, left_out: Mapping[str, int]) -> str:
-    """A reason in words, with what the chat template said."""
     refusal = getattr(left_out, "refusal", "") if reason == "template" else ""
     return f"{_(REASONS.get(reason, reason))}{f' ({refusal})' if refusal else ''}"
 

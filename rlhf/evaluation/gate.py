@@ -134,12 +134,11 @@ class Rule:
         rule = read(cls, from_form(values), _("The gate's rule"))
         for most, least in (("people_most", "people_least"), ("judge_most", "judge_least")):
             if getattr(rule, most) < getattr(rule, least):
-                raise UserError(
-                    _(
-                        "{field}: {most} is below {least}, before which nothing is decided. Raise the one or lower the "
-                        "other."
-                    ).format(field=label(most), most=getattr(rule, most), least=getattr(rule, least))
+                said = _(
+                    "{field}: {most} is below {least}, before which nothing is decided. Raise the one or lower the "
+                    "other."
                 )
+                raise UserError(said.format(field=label(most), most=getattr(rule, most), least=getattr(rule, least)))
         return rule
 
 
@@ -402,7 +401,6 @@ class EvidenceSource:
 
     @property
     def count(self) -> int:
-        """How many prompts they have compared on."""
         return self.found.n if self.found else 0
 
     @property

@@ -420,7 +420,6 @@ def check_to_ask_about(db: Database, policy: Policy) -> FinishedCheck | None:
 
 
 def can_be_asked(db: Database, policy: Policy, check: FinishedCheck) -> bool:
-    """Whether asking people would put comparisons of this check before them."""
     other = registry.by_revision(db, check.report.against.revision)
     on = held_out_sets.that_count(db, check.spec.gate_set)
     return win_rates.could_be_asked(db, policy, other, on, spent_prompts(db, policy, other)) > 0
@@ -529,7 +528,6 @@ def left_out(db: Database, policy: Policy) -> bool:
 
 
 def progress_of(db: Database, job: Job) -> str:
-    """How far a check is that waits or runs, as a sentence."""
     if job.status == "cancelling":
         return _("Job {id}, its check, is being cancelled.").format(id=job.id)
     if job.status == "running":
@@ -620,11 +618,8 @@ def described(
 
 @dataclass(frozen=True)
 class Promotion:
-    """What a person let serve."""
-
     revision: str
     against: bool
-    """Whether the rule spoke against it."""
 
     def sentence(self) -> str:
         said = _("{revision} serves now, against the rule.") if self.against else _("{revision} serves now.")
@@ -648,11 +643,8 @@ def promote(
         policy = registry.by_revision(db, revision)
         against = objection(db, policy)
         if against and not own:
-            raise PromotionAgainstRule(
-                _("{revision} was not promoted. {against} Against that it takes a reason.").format(
-                    revision=policy.revision, against=against
-                )
-            )
+            said = _("{revision} was not promoted. {against} Against that it takes a reason.")
+            raise PromotionAgainstRule(said.format(revision=policy.revision, against=against))
         registry.promote(db, policy.revision, decided_by, reason(db, policy, own))
     return Promotion(policy.revision, bool(against))
 
@@ -669,11 +661,8 @@ def clean_reason(why: str) -> str:
     """A reason as it is kept: on one line, and nothing where there is nothing to be seen. Raises UserError."""
     said = " ".join(storable(why).replace("\0", " ").split())
     if len(said) > MOST_WHY:
-        raise UserError(
-            _("Why (for the record): {count} characters are too many. Say it in at most {most_why}.").format(
-                count=len(said), most_why=MOST_WHY
-            )
-        )
+        too_long = _("Why (for the record): {count} characters are too many. Say it in at most {most_why}.")
+        raise UserError(too_long.format(count=len(said), most_why=MOST_WHY))
     if not any(category(one)[0] in "LNPS" and one not in BLANK_LETTERS for one in said):
         return ""
     return why if said == why else said  # what was said as a sentence of ours is told again in each language

@@ -222,7 +222,6 @@ def judges_help(source: EvidenceSource) -> str:
 
 
 def score(source: EvidenceSource) -> str:
-    """The win rate in words, with its interval."""
     if source.found is None:
         return _("no comparison yet")
     ends = (source.found.value, source.found.low, source.found.high)
@@ -273,14 +272,8 @@ RULE_SAID: Mapping[Ruling, str] = {
 }
 # Of people, and of a judge.
 FINDINGS: Mapping[EvidenceState, tuple[str, str]] = {
-    "better": (
-        N_("People find it better: it won {score}."),
-        N_("The judge {judge} finds it better: it won {score}."),
-    ),
-    "worse": (
-        N_("People find it worse: it won {score}."),
-        N_("The judge {judge} finds it worse: it won {score}."),
-    ),
+    "better": (N_("People find it better: it won {score}."), N_("The judge {judge} finds it better: it won {score}.")),
+    "worse": (N_("People find it worse: it won {score}."), N_("The judge {judge} finds it worse: it won {score}.")),
     "spent": (
         N_("People's comparisons do not show that it is better: it won {score}."),
         N_("The comparisons of the judge {judge} do not show that it is better: it won {score}."),
@@ -315,7 +308,6 @@ UNHEARD = N_(
 
 
 def finding(source: EvidenceSource) -> str:
-    """What people find, or a judge, with the figures."""
     of_people, of_judge = FINDINGS[source.standing]
     return _(of_people if source.judge is None else of_judge).format(judge=source.judge, score=score(source))
 
@@ -336,7 +328,6 @@ def given_up(decision: GateDecision) -> str:
 
 
 def past_a_limit(weighed: Weighed) -> str:
-    """Which limits are not kept."""
     failed = [failure(one) for one in weighed.limits if one.passed == "fail"]
     better = _("People find it better all the same.") if weighed.people.standing == "better" else ""
     return joined(_("It is past a limit."), *failed, better)
@@ -365,7 +356,6 @@ def unmeasured(limits: Sequence[Requirement]) -> str:
 
 
 def waiting(weighed: Weighed) -> str:
-    """Why nothing is decided, and what it takes."""
     decided = [voter.source for voter in weighed.panel if voter.says in ("better", "worse")]
     finds = {"better": _("The judge {judge} finds it better."), "worse": _("The judge {judge} finds it worse.")}
     cant = _("The judge {judge} can't decide.")
@@ -425,12 +415,10 @@ def needed(source: EvidenceSource) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- parts
 def percentage(share: float, digits: int) -> str:
-    """A share in percent with so many significant digits."""
     return f"{number(100 * share, digits)}%"
 
 
 def number(value: float, digits: int) -> str:
-    """A number with so many significant digits."""
     rounded = float(f"{value:.{digits}g}")
     return numeral(int(rounded) if rounded.is_integer() else rounded, "")  # never as 1e+02
 

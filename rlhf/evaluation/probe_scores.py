@@ -57,7 +57,6 @@ def tokenised(models: LoadedPolicies, probe: Probe) -> TokenisedProbe:
 
 
 def name_of(probes: Sequence[TokenisedProbe]) -> str:
-    """The sha256 of all token ids and of how they are scored."""
     asked = [SCORING, [(one.probe.family, one.sequences) for one in probes]]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 

@@ -69,7 +69,6 @@ def chance_of_first(logps: Sequence[float]) -> float:
 
 @cache
 def read_probes() -> tuple[Probe, ...]:
-    """The probes that ship with the program."""
     with PROBES.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return tuple(
@@ -84,7 +83,6 @@ class ProbeFigures:
     asked: str
     """sha256 of the token ids that were scored: figures of others can't be compared, probe by probe."""
     precision: Annotated[str, StoredAs("weights")]
-    """The precision that the policy computed in."""
     chances: Mapping[str, tuple[float, ...]]
 
     def sets(self) -> dict[str, tuple[float, ...]]:

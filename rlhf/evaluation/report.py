@@ -49,7 +49,6 @@ class AnswerFigures:
 
     @property
     def cut_off_share(self) -> float | None:
-        """Share of answers that the limit cut off, or that said nothing."""
         return None if self.ended_share is None else 1 - self.ended_share
 
 

@@ -374,7 +374,6 @@ class AnsweringWorker:
             return [(task, *comparison_store.begin_answers(self.db, blank, task.asked, task.chance))]
 
     def show(self, answer_ids: Sequence[Sequence[int]], texts: Sequence[Sequence[str]]) -> None:
-        """Store what has been written so far."""
         numbers = (number for ids in answer_ids for number in ids)
         comparison_store.update_answers(
             self.db, dict(zip(numbers, (text for row in texts for text in row), strict=True))
@@ -389,7 +388,6 @@ class AnsweringWorker:
         return draw(self.model, self.models.tokenizer, texts, seeds, self.spec.sampling, stop, written)
 
     def seeds(self, task: Task, count: int) -> list[int]:
-        """The seeds of the next answers to a prompt."""
         return [seed_of(self.spec.seed, task.prompt.id, task.attempts + index) for index in range(count)]
 
     def response(self, task: Task, drawn: Draw) -> Response:
@@ -405,7 +403,6 @@ class ActiveChats:
         self.texts = dict.fromkeys(self.rendered, "")
 
     def show(self, texts: Sequence[Sequence[str]]) -> None:
-        """Store what has been written so far."""
         self.texts = {chat_id: text for chat_id, (text,) in zip(self.rendered, texts, strict=True)}
         playground_store.show(self.db, self.texts)
 

@@ -62,10 +62,8 @@ class Chat:
     tokens: int | None
     finish_reason: FinishReason | None
     message: str
-    """Why it failed."""
     created: str
     begun: str | None
-    """When the first token was there."""
     finished: str | None
     token_ids: TokenIds | None = None
     """None while it is written, and of one that was stopped."""
@@ -77,7 +75,6 @@ class Chat:
 
     @property
     def first_token_seconds(self) -> float | None:
-        """Seconds from the question to the first token."""
         return None if self.begun is None else seconds_between(self.created, self.begun)
 
     @property
@@ -265,7 +262,6 @@ def show(db: Database, texts: Mapping[int, str]) -> None:
 
 
 def states(db: Database, chat_ids: Sequence[int]) -> dict[int, AnswerState]:
-    """How each of these chats stands."""
     rows = db.rows(f"SELECT id, state FROM chat WHERE id IN ({marks(chat_ids)})", tuple(chat_ids))
     return {row["id"]: row["state"] for row in rows}
 

@@ -21,10 +21,7 @@ Answered = Literal["all", "train", "held-out"]
 SPLITS: Final[tuple[Split, ...]] = ("train", "held-out")
 # What a job is called, and its prompts: all of them, and those of a source.
 ABOUT: Final[Mapping[Answered, tuple[str, str]]] = {
-    "all": (
-        N_("answers by {revision} to all prompts"),
-        N_("answers by {revision} to all prompts from '{source}'"),
-    ),
+    "all": (N_("answers by {revision} to all prompts"), N_("answers by {revision} to all prompts from '{source}'")),
     "train": (
         N_("answers by {revision} to prompts to train on"),
         N_("answers by {revision} to prompts to train on from '{source}'"),

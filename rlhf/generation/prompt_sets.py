@@ -28,7 +28,6 @@ class PromptSetResult:
     revision: str = ""
     prompts: int = 0
     left_out: int = 0
-    """Prompts that the model does not take."""
     answers: int = 0
     file: str = ""
     """Where it can be fetched."""
@@ -53,9 +52,7 @@ def row_of(prompt: Prompt, answer: Mapping[str, Any], sampling: Sampling, revisi
     }
 
 
-# --------------------------------------------------------------------------------------------------------------- files
 def file_of(data_dir: Path, job_id: int) -> Path:
-    """Where a job's answers are once they are all there."""
     return data_dir / DIRECTORY / f"job-{job_id}.jsonl"
 
 
@@ -100,11 +97,9 @@ def publish(data_dir: Path, job_id: int, rows: Sequence[Mapping[str, Any]]) -> s
 
 
 def lines_of(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Rows as JSON, one a line."""
     return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
-# ----------------------------------------------------------------------------------------------------------- downloads
 def address(job_id: int) -> str:
     """Where a browser fetches a job's answers, relative to the page."""
     return f"{DIRECTORY}/job-{job_id}.jsonl"

@@ -38,8 +38,6 @@ class AskPrices(JobRequest):
 
 @dataclass(frozen=True)
 class PublishModel(JobRequest):
-    """Push a model of the registry."""
-
     kind = "publish"
     revision: str
     repo: str
@@ -56,8 +54,6 @@ class PublishModel(JobRequest):
 
 @dataclass(frozen=True)
 class PullModel(JobRequest):
-    """Take a model into the registry."""
-
     kind = "pull"
     address: str
     precision: str = ""
@@ -126,8 +122,7 @@ class MakeSpace(CheckSpace):
 
 Request = CheckToken | AskPrices | PublishModel | PullModel | PushData | CheckSpace | MakeSpace
 REQUESTS: Final[JobQueue[Request]] = JobQueue(
-    "hub",
-    named(CheckToken, AskPrices, PublishModel, PullModel, PushData, CheckSpace, MakeSpace),
+    "hub", named(CheckToken, AskPrices, PublishModel, PullModel, PushData, CheckSpace, MakeSpace)
 )
 
 
@@ -185,7 +180,6 @@ def check_token(hub: Hub) -> JobOutcome:
 
 
 def ask_prices(hub: Hub) -> JobOutcome:
-    """What the hardware of jobs costs."""
     with hubs.explained(_("Asking the Hub for its hardware failed.")):
         listed = hub.api.list_jobs_hardware()
     found = [Flavor(one.name, one.pretty_name, hubs.hourly_price(one)) for one in listed]
@@ -215,7 +209,6 @@ class SpaceCheck:
 
     findings: tuple[SpaceFinding, ...] = ()
     errors: int = 0
-    """Findings that have to be mended first."""
     price: float = 0.0
     """Of the hardware that was asked for, in dollars an hour."""
     public: bool = False
@@ -264,12 +257,11 @@ def make_space(hub: Hub, asked: MakeSpace) -> JobOutcome:
         raise UserError(_("Nothing was uploaded. {why}").format(why=joined(*(one.text for one in found))))
     hardware, price = price_of(hub, plan)
     if price > asked.price:
-        raise UserError(
-            _(
-                "Nothing was uploaded or spent: {hardware} costs ${price:.2f} an hour, and ${agreed:.2f} was agreed "
-                "to. Check it again."
-            ).format(hardware=hardware, price=price, agreed=asked.price)
+        said = _(
+            "Nothing was uploaded or spent: {hardware} costs ${price:.2f} an hour, and ${agreed:.2f} was agreed "
+            "to. Check it again."
         )
+        raise UserError(said.format(hardware=hardware, price=price, agreed=asked.price))
     made = space_upload.create(plan, hub, os.environ.get(SPACE_TOKEN, ""))
     told = (
         _("{address} is made at {commit}; the Hub builds it.")

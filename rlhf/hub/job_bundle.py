@@ -45,7 +45,6 @@ what was trained has arrived.
 """
 
 
-# ---------------------------------------------------------------------------------------------------------------- pack
 def pack(db: Database, data_dir: Path, job: Job) -> Files:
     """The files of a job, by their path there. Raises UserError where one that it needs is gone or damaged."""
     spec = job.spec
@@ -91,7 +90,6 @@ def needed(db: Database, spec: TrainingSpec) -> list[Policy]:
 
 
 def own_base(base: Policy) -> bool:
-    """Whether the base model is only in a directory of this machine."""
     return Path(base.base).is_absolute()
 
 
@@ -103,9 +101,8 @@ def base_files(base: Policy) -> Files:
     paths = sorted(directory.iterdir()) if directory.is_dir() else []
     kept = [path for path in paths if any(fnmatch(path.name, pattern) for pattern in WHOLE)]
     if not any(path.suffix == ".safetensors" for path in kept):
-        raise UserError(
-            _("The base model's weights are gone from {directory}. Restore them.").format(directory=directory)
-        )
+        said = _("The base model's weights are gone from {directory}. Restore them.")
+        raise UserError(said.format(directory=directory))
     return {f"{DATA}/{OWN_BASE}/{path.name}": path for path in kept}
 
 
@@ -130,7 +127,6 @@ def digest(content: Path | bytes) -> str:
     return sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
 
 
-# -------------------------------------------------------------------------------------------------------------- unpack
 def unpack(source: Path, data_dir: Path) -> tuple[Database, Job]:
     """Make a data directory in which the packed job waits, with its base model ready.
 

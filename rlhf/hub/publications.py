@@ -12,8 +12,6 @@ from annotation.records import now
 
 @dataclass(frozen=True)
 class Publication:
-    """A model or a dataset that was put on the Hub."""
-
     id: int
     kind: Literal["model", "dataset"]
     model_id: int | None
@@ -52,5 +50,4 @@ def repo_for(hub: Hub, db: Database, kind: RepoKind, repo: str, private: bool) -
 
 
 def published(db: Database, model_id: int) -> Publication | None:
-    """Where a model is on the Hub, if it was published from here."""
     return next((one for one in all_of(db) if one.model_id == model_id), None)

@@ -76,11 +76,9 @@ class HubRevision:
 
     @property
     def source(self) -> str:
-        """As the registry has it."""
         return f"{self.repo}@{self.sha}"
 
     def wanted(self, patterns: Sequence[str]) -> list[str]:
-        """The files of these names."""
         tops = (name for name in self.sizes if "/" not in name)  # to fnmatch a star means directories too
         return sorted(name for name in tops if any(fnmatch(name, pattern) for pattern in patterns))
 
@@ -96,9 +94,8 @@ def pull_base(hub: Hub, data_dir: Path, address: str) -> BaseModel:
         base_model.refuse_another(open_database(data_dir), found.source)
     refuse_code(hub, found, "config.json", "tokenizer_config.json")
     if not found.wanted(["*.safetensors"]):
-        raise UserError(
-            _("{source} has no safetensors weights, and Prefloop loads no other kind.").format(source=found.source)
-        )
+        said = _("{source} has no safetensors weights, and Prefloop loads no other kind.")
+        raise UserError(said.format(source=found.source))
     return base_model.prepare(data_dir, found.source)
 
 
@@ -201,24 +198,21 @@ def check_code(config: Mapping[str, Any], name: str, source: str) -> None:
     """Raises UserError where a configuration names code by which alone its model can be loaded."""
     named = [key for key in CODE if config.get(key)]
     if named:
-        raise UserError(
-            _(
-                "{source} wants to run code of its own ({name} has {named}), and Prefloop runs none "
-                "that comes with a model. Choose one that transformers and PEFT know by themselves."
-            ).format(source=source, name=name, named=", ".join(named))
+        said = _(
+            "{source} wants to run code of its own ({name} has {named}), and Prefloop runs none "
+            "that comes with a model. Choose one that transformers and PEFT know by themselves."
         )
+        raise UserError(said.format(source=source, name=name, named=", ".join(named)))
 
 
 def refuse_too_large(data_dir: Path, size: int) -> None:
     """Raises UserError where the disk would be full before everything is there."""
     free = shutil.disk_usage(data_dir).free
     if size + SPARE_BYTES > free:
-        raise UserError(
-            _(
-                "{size:.1f} GB are to be fetched and {free:.1f} GB are free in {data_dir}. Free some space, "
-                "then repeat."
-            ).format(size=size / 1000000000.0, free=free / 1000000000.0, data_dir=data_dir)
+        said = _(
+            "{size:.1f} GB are to be fetched and {free:.1f} GB are free in {data_dir}. Free some space, then repeat."
         )
+        raise UserError(said.format(size=size / 1000000000.0, free=free / 1000000000.0, data_dir=data_dir))
 
 
 def refuse_large_texts(found: HubRevision, names: Sequence[str]) -> None:
@@ -292,13 +286,12 @@ def check_tensors(directory: Path, config: Mapping[str, Any], under: Path | None
     if under is not None:
         check_shapes(under, config, adapter, source)
         if config.get("trainable_token_indices") and is_tied(under):
-            raise UserError(
-                _(
-                    "{source} has rows of its own for some tokens (trainable_token_indices), and the model under it "
-                    "uses the same rows for what it reads and writes: that can't be computed here. Ask its owner for "
-                    "an adapter without, or for merged weights."
-                ).format(source=source)
+            said = _(
+                "{source} has rows of its own for some tokens (trainable_token_indices), and the model under it "
+                "uses the same rows for what it reads and writes: that can't be computed here. Ask its owner for "
+                "an adapter without, or for merged weights."
             )
+            raise UserError(said.format(source=source))
     check_ranks(config, adapter, source)
 
 
@@ -311,13 +304,12 @@ def check_settings(config: Mapping[str, Any], source: str) -> None:
     if bias != "none":
         named.append(f"bias={str(bias)[:40]}")
     if named:
-        raise UserError(
-            _(
-                "{source} has settings that can't be used here ({named}): loading it would change the weights under "
-                "it, which other policies share, or it would compute something else. Ask its owner for a plain LoRA "
-                "adapter, or for merged weights."
-            ).format(source=source, named=", ".join(named))
+        said = _(
+            "{source} has settings that can't be used here ({named}): loading it would change the weights under "
+            "it, which other policies share, or it would compute something else. Ask its owner for a plain LoRA "
+            "adapter, or for merged weights."
         )
+        raise UserError(said.format(source=source, named=", ".join(named)))
 
 
 def check_reward(directory: Path, found: HubRevision) -> None:
@@ -327,12 +319,11 @@ def check_reward(directory: Path, found: HubRevision) -> None:
     except UserError:
         usable = False
     if not usable:
-        raise UserError(
-            _(
-                "{source} is a reward model without reward.json, which has the mean and standard deviation of its "
-                "scores, so they can't be used here. Only reward models that Prefloop has published can be pulled."
-            ).format(source=found.source)
+        said = _(
+            "{source} is a reward model without reward.json, which has the mean and standard deviation of its "
+            "scores, so they can't be used here. Only reward models that Prefloop has published can be pulled."
         )
+        raise UserError(said.format(source=found.source))
 
 
 def ground_of(db: Database, config: Mapping[str, Any], found: HubRevision) -> Policy | None:
@@ -417,12 +408,11 @@ def check_kind(own: Mapping[str, Any], config: Mapping[str, Any], base: str) -> 
             _("{name} {has} instead of {wanted}").format(name=name, has=has, wanted=wanted)
             for name, has, wanted in differing
         )
-        raise UserError(
-            _(
-                "These weights are not those of a model that began as {base} ({told}). Use a data "
-                "directory of their own: `pull --base` with another --data DIR."
-            ).format(base=base, told=told)
+        said = _(
+            "These weights are not those of a model that began as {base} ({told}). Use a data "
+            "directory of their own: `pull --base` with another --data DIR."
         )
+        raise UserError(said.format(base=base, told=told))
 
 
 def check_words(path: Path, directory: Path, base: str) -> None:
@@ -435,12 +425,11 @@ def check_words(path: Path, directory: Path, base: str) -> None:
         own, theirs = (read_backend(place / TOKENIZER_FILE).get_vocab() for place in (path, directory))
         differs = any(theirs.get(word) != number for word, number in own.items())
     if differs:
-        raise UserError(
-            _(
-                "These weights have another vocabulary or chat template than {base}, whose tokenizer and template "
-                "they would be given here. Use a data directory of their own: `pull --base` with another --data DIR."
-            ).format(base=base)
+        said = _(
+            "These weights have another vocabulary or chat template than {base}, whose tokenizer and template "
+            "they would be given here. Use a data directory of their own: `pull --base` with another --data DIR."
         )
+        raise UserError(said.format(base=base))
 
 
 def written(directory: Path) -> str:
@@ -462,13 +451,12 @@ def check_base(db: Database, data_dir: Path, told: object, found: HubRevision) -
     base = registry.by_revision(db, "base").base
     own = base_sha256(db, data_dir, base) if isinstance(told, str) else ""
     if own and told != own and told != base_sha256(db, data_dir, base, earlier=True):
-        raise UserError(
-            _(
-                "{source} lies on weights that are called {public_name} but are not those of this data "
-                "directory (its card has another sha256 of them): on these it would compute something else. "
-                "Pull it into a data directory with its own base (--data DIR; `pull --base` sets one up)."
-            ).format(source=found.source, public_name=public_name(base))
+        said = _(
+            "{source} lies on weights that are called {public_name} but are not those of this data "
+            "directory (its card has another sha256 of them): on these it would compute something else. "
+            "Pull it into a data directory with its own base (--data DIR; `pull --base` sets one up)."
         )
+        raise UserError(said.format(source=found.source, public_name=public_name(base)))
 
 
 # What stands before the name of a layer in an adapter's file, and what PEFT may put after it.
@@ -538,13 +526,12 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, 
     layers = Layers(known, bool(base_model.quantisation(under)), described)
     for name, shape in adapter.items():
         if is_stray(name, config):
-            raise UserError(
-                _(
-                    "{source} brings a value of the weights under it ({name}) without naming its layer in "
-                    "modules_to_save: it would change these for other policies, too. Ask its owner for the adapter "
-                    "alone (save_embedding_layers=False)."
-                ).format(source=source, name=name[:200])
+            said = _(
+                "{source} brings a value of the weights under it ({name}) without naming its layer in "
+                "modules_to_save: it would change these for other policies, too. Ask its owner for the adapter "
+                "alone (save_embedding_layers=False)."
             )
+            raise UserError(said.format(source=source, name=name[:200]))
         if name.endswith("prompt_embeddings"):
             fits = layers.width is None or shape[-1:] == (layers.width,)
         else:
@@ -580,12 +567,11 @@ def check_ranks(config: Mapping[str, Any], adapter: TensorShapes, source: str) -
     for layer, sides in ranks.items():
         one = sides.get("A", ())
         if one != sides.get("B") or one in ((), (0,)) or not (varied or one == (told,)):
-            raise UserError(
-                _(
-                    "{source} is not whole: the two matrices of {layer} are not both there, or not of the rank that "
-                    "its configuration says ({rank}). Fetch it again, or have it published again."
-                ).format(source=source, layer=layer.rpartition(".")[0][:200], rank=str(told)[:40])
+            said = _(
+                "{source} is not whole: the two matrices of {layer} are not both there, or not of the rank that "
+                "its configuration says ({rank}). Fetch it again, or have it published again."
             )
+            raise UserError(said.format(source=source, layer=layer.rpartition(".")[0][:200], rank=str(told)[:40]))
 
 
 @dataclass(frozen=True)
@@ -603,7 +589,6 @@ class Layers:
         return found if isinstance(found, int) else None
 
     def fit(self, name: str, shape: tuple[int, ...], adapter: Mapping[str, Any]) -> bool:
-        """Whether a tensor of an adapter belongs to a layer of these weights."""
         lora, saved = part_of(name), saved_of(name)
         if lora is not None:
             layer, part = lora
@@ -656,7 +641,6 @@ class Layers:
         return {}
 
     def has_block(self, block: str) -> bool:
-        """Whether a known tensor has these words in its name."""
         if block not in self.blocks:
             self.blocks[block] = any(f".{block}." in f".{name}" for name in self.known)
         return self.blocks[block]

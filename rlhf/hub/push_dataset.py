@@ -45,7 +45,6 @@ from rlhf.models.tokenise import snapshot_content
 PATHS: Final[Mapping[Split, str]] = {"train": "data/train.jsonl", "held-out": "data/held-out.jsonl"}
 
 
-# ---------------------------------------------------------------------------------------------------------- judgements
 def push_data(
     hub: Hub, db: Database, request: ExportRequest, repo: str, private: bool = True, by: str = N_("the command line")
 ) -> PublishResult:
@@ -88,7 +87,6 @@ def send(hub: Hub, repo: str, files: Files, form: str, message: str) -> tuple[st
     return hubs.commit(hub, repo, "dataset", files, message, gone=gone), fresh
 
 
-# --------------------------------------------------------------------------------------------------------- frozen data
 @dataclass(frozen=True)
 class Snapshot:
     """The frozen data of a run as it goes up."""
@@ -151,9 +149,8 @@ def snapshot_files(db: Database, data_dir: Path, pushed: Snapshot) -> Files:
     lines = snapshot_content(data_dir, spec.snapshot).splitlines()
     rows: Sequence[Mapping[str, Any]] = [json.loads(line) for line in lines]
     if pushed.names and not snapshot_card.names_annotators(unit):
-        raise UserError(
-            _("The frozen data of run {id} names no annotator. Leave the names out.").format(id=pushed.job.id)
-        )
+        said = _("The frozen data of run {id} names no annotator. Leave the names out.")
+        raise UserError(said.format(id=pushed.job.id))
     if not pushed.names:
         rows = list(without_names(rows, pseudonyms(data_sources.annotators(db))))
     files: Files = {}
@@ -180,7 +177,6 @@ def without_names(rows: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -
 
 
 def snapshot_facts(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, Any]], files: Files) -> SnapshotFacts:
-    """What the card says."""
     spec = pushed.spec
     there = {split: path for split, path in PATHS.items() if path in files}
     counts = {SPLIT_NAMES[split]: sum(row["split"] == split for row in rows) for split in there}

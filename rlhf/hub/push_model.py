@@ -66,7 +66,6 @@ class PublishResult:
     commit_sha: str
     url: str
     fresh: bool
-    """Whether anything had to be uploaded."""
 
 
 # -------------------------------------------------------------------------------------------------------------- models
@@ -101,12 +100,11 @@ def publish(
     there = {} if known is None else contents(hub, repo, "model", tag)
     differing = {name for name, content in files.items() if not same(there.get(name), content)}
     if there and any(name.endswith(".safetensors") for name in differing):
-        raise UserError(
-            _(
-                "{repo} has a tag '{tag}' already, with other weights: another data directory's, most likely. "
-                "Publish to another repository, or delete that tag on the Hub. Nothing was changed."
-            ).format(repo=repo, tag=tag)
+        said = _(
+            "{repo} has a tag '{tag}' already, with other weights: another data directory's, most likely. "
+            "Publish to another repository, or delete that tag on the Hub. Nothing was changed."
         )
+        raise UserError(said.format(repo=repo, tag=tag))
     fresh = known is None or bool(differing)
     sha = known
     if sha is None or fresh:
@@ -188,12 +186,11 @@ def ground_address(db: Database, policy: Policy) -> Address | None:
     ground = registry.by_id(db, policy.ground_id)
     found = address_of(db, ground)
     if found is None:
-        raise UserError(
-            _(
-                "'{revision}' lies on the weights of '{ground_revision}', which are not on the Hub: without "
-                "them it is of no use. Publish '{ground_revision}' first, or merge the two."
-            ).format(revision=policy.revision, ground_revision=ground.revision)
+        said = _(
+            "'{revision}' lies on the weights of '{ground_revision}', which are not on the Hub: without "
+            "them it is of no use. Publish '{ground_revision}' first, or merge the two."
         )
+        raise UserError(said.format(revision=policy.revision, ground_revision=ground.revision))
     return found
 
 
@@ -207,7 +204,6 @@ def address_of(db: Database, policy: Policy) -> Address | None:
 
 
 def snapshot_tag(sha256: str) -> str:
-    """The tag of frozen data as a dataset."""
     return f"snapshot-{sha256[:12]}"
 
 
@@ -313,12 +309,11 @@ def refuse_private(files: Mapping[str, Path | bytes], places: tuple[Path, ...], 
     for name, content in files.items():
         text = readable_part(content)
         if host is not None and (found := host.search(text)) is not None:
-            raise UserError(
-                _(
-                    "{name} names this machine ({found}). Nothing was published. Take the name out; where the "
-                    "word means something else, publish from a machine of another name."
-                ).format(name=name, found=found[0])
+            said = _(
+                "{name} names this machine ({found}). Nothing was published. Take the name out; where the "
+                "word means something else, publish from a machine of another name."
             )
+            raise UserError(said.format(name=name, found=found[0]))
         found = paths.search(text)
         if found is not None:
             said = _("{name} says where something lies on this machine ({found}). Nothing was published.")
@@ -381,12 +376,11 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
             said = hubs.card_head(Path(path))
     tagged, marks = said.get("tags"), said.get(MARK)
     if not isinstance(tagged, list) or PROGRAM not in tagged:
-        raise UserError(
-            _(
-                "The name {repo} is taken: what is there was not published by Prefloop, and stays as it is. "
-                "Choose another name."
-            ).format(repo=repo)
+        taken = _(
+            "The name {repo} is taken: what is there was not published by Prefloop, and stays as it is. "
+            "Choose another name."
         )
+        raise UserError(taken.format(repo=repo))
     held = marks.get("format") if isinstance(marks, dict) else None
     if form and held != form:
         named = isinstance(held, str)  # a list that repeats its parts by YAML's aliases could be gigabytes in words
@@ -414,7 +408,6 @@ def same(identity: str | None, content: Path | bytes) -> bool:
 
 
 def set_tag(hub: Hub, repo: str, kind: RepoKind, tag: str, sha: str, known: str | None) -> None:
-    """Let a tag name this commit, which may have named another."""
     with hubs.explained(_("Tagging {repo} with '{tag}' failed."), repo=repo, tag=tag):
         if known is not None and known != sha:
             hub.api.delete_tag(repo, tag=tag, repo_type=kind)

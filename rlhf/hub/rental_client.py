@@ -121,7 +121,6 @@ class Follower(threading.Thread):
         self.clear_not_before = 0.0
 
     def run(self) -> None:
-        """Look for jobs until told to end."""
         while not self.ended.wait(LOOK_SECONDS):
             try:
                 self.look()
@@ -207,13 +206,7 @@ class RentedRun:
     """One job's way: pack, start, follow, take in. Every step looks first whether it was done already."""
 
     def __init__(
-        self,
-        hub: Hub,
-        run: Run,
-        job: Job,
-        ended: threading.Event,
-        poll_seconds: float,
-        changed: Callable[[], None],
+        self, hub: Hub, run: Run, job: Job, ended: threading.Event, poll_seconds: float, changed: Callable[[], None]
     ) -> None:
         self.changed = changed
         self.hub, self.run, self.job, self.ended, self.poll_seconds = hub, run, job, ended, poll_seconds
@@ -241,10 +234,7 @@ class RentedRun:
                 minutes,
             ).format(minutes=minutes, flavor=self.job.flavor, dollars=dollars)
         )
-        return {
-            **(ending.result or {}),
-            "rented": {"flavor": self.job.flavor, "cost_usd": round(self.rental.cost, 4)},
-        }
+        return {**(ending.result or {}), "rented": {"flavor": self.job.flavor, "cost_usd": round(self.rental.cost, 4)}}
 
     # ----------------------------------------------------------------------------------------------------------- start
     def start(self) -> None:
@@ -472,9 +462,8 @@ class RentedRun:
                         self.rental.repo, f"{MADE}/{name}", repo_type="dataset", local_dir=there
                     )
                 if digest(Path(path)) != known:
-                    raise UserError(
-                        _("{name} arrived damaged. Nothing was kept; Resume fetches it again.").format(name=name)
-                    )
+                    said = _("{name} arrived damaged. Nothing was kept; Resume fetches it again.")
+                    raise UserError(said.format(name=name))
                 Path(path).rename(directory / name)
 
     def see_it_leave(self) -> None:
@@ -623,16 +612,12 @@ def checked_ending(told: Any) -> Ending:
             return ending
         finished: FinishedEnding = adapter(FinishedEnding).validate_python(told)
     except ValueError as error:
-        raise RentalEnded(
-            _("What the rented job says of its end can't be read, so nothing was taken in. {anew}").format(anew=_(ANEW))
-        ) from error
+        said = _("What the rented job says of its end can't be read, so nothing was taken in. {anew}")
+        raise RentalEnded(said.format(anew=_(ANEW))) from error
     odd = [name for name in finished.files if not any(fnmatch(name, one) for one in MADE_FILES) or "/" in name]
     if odd:
-        raise RentalEnded(
-            _("The rented job made files that no model has here ({odd}). Nothing was kept.").format(
-                odd=", ".join(odd)[:200]
-            )
-        )
+        said = _("The rented job made files that no model has here ({odd}). Nothing was kept.")
+        raise RentalEnded(said.format(odd=", ".join(odd)[:200]))
     return finished
 
 
@@ -645,7 +630,6 @@ def as_trained(spec: JobSpec, batch: int) -> JobSpec:
 
 
 def clear_up(hub: Hub, db: Database) -> None:
-    """Delete the datasets that are no use any more."""
     for job_id in rental_store.to_clear(db):
         clear(hub, db, rental_store.get(db, job_id))
 
@@ -670,9 +654,8 @@ def price_of(hub: Hub, flavor: str) -> float:
     if flavor not in prices:
         cheapest_first = sorted(prices.items(), key=lambda one: one[1])
         known = ", ".join(f"{name} ({formatting.dollars(cost)})" for name, cost in cheapest_first)
-        raise UserError(
-            _("The Hub rents no '{flavor}'. It has, with prices per hour: {known}.").format(flavor=flavor, known=known)
-        )
+        said = _("The Hub rents no '{flavor}'. It has, with prices per hour: {known}.")
+        raise UserError(said.format(flavor=flavor, known=known))
     return prices[flavor]
 
 

@@ -95,7 +95,6 @@ class Reporter:
         return {report_name(self.sent + 1): json.dumps(batch).encode()}
 
     def arrived(self) -> None:
-        """The batch is there."""
         if self.unsent is not None:
             self.last = max((event["id"] for event in self.unsent["events"]), default=self.last)
             self.sent, self.said, self.unsent = self.sent + 1, progress_in(self.unsent), None
@@ -139,7 +138,6 @@ def retry(act: Callable[[], object], end: float) -> None:
 
 
 def progress_in(batch: Mapping[str, Any]) -> tuple[Any, ...]:
-    """How far a job is, in a report."""
     return batch["step"], batch["steps"], batch["message"]
 
 
@@ -155,7 +153,6 @@ class Watch(threading.Thread):
         self.over = False
 
     def run(self) -> None:
-        """Wake up every so often until told to end."""
         due = steady_time()
         while not self.ended.wait(0.2):
             if self.clock() > self.deadline and not self.over:
@@ -235,7 +232,6 @@ def outcome(db: Database, data_dir: Path, job: Job, over: bool) -> tuple[dict[st
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line on the rented machine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="where the files of the job are")
     parser.add_argument("--data", type=Path, required=True, help="a data directory to make")

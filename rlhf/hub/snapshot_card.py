@@ -77,21 +77,16 @@ TITLES_AND_TAGS: Final[Mapping[Unit, tuple[str, tuple[str, ...]]]] = {
 
 @dataclass(frozen=True)
 class SnapshotFacts:
-    """What is said of frozen data."""
-
     repo: str
     tag: str
     sha256: str
     unit: Unit
     job: int
     made: str
-    """The kind of the training."""
     base: str
-    """The base model's public name."""
     source: str
     """Where demonstrations come from, as the training's spec says it; empty for other rows."""
     rows: Mapping[str, int]
-    """How many rows each split has."""
     files: Mapping[str, tuple[str, str]]
     """Path and sha256 of each split's file."""
     left_out: Mapping[str, int]
@@ -100,7 +95,6 @@ class SnapshotFacts:
     agreement: str
     """How far those agreed who judged, as Markdown; empty where nobody judged."""
     names: bool
-    """Whether annotators are named."""
     licence: str
 
 
@@ -110,13 +104,11 @@ def mark(unit: str) -> str:
 
 
 def names_annotators(unit: Unit) -> bool:
-    """Whether such rows say who judged."""
     return "annotators" in COLUMNS[unit]
 
 
 @speaking(ENGLISH)
 def card(about: SnapshotFacts) -> str:
-    """The whole README.md."""
     agreement = ("## Agreement", about.agreement) if about.agreement else ()
     parts = [
         front_matter(about),
@@ -142,7 +134,6 @@ def card(about: SnapshotFacts) -> str:
 
 
 def front_matter(about: SnapshotFacts) -> str:
-    """The head of the card of frozen rows."""
     return dataset_head(
         f"Prefloop frozen {about.unit}",
         about.licence,
@@ -155,7 +146,6 @@ def front_matter(about: SnapshotFacts) -> str:
 
 
 def typed(name: str, kind: Type) -> dict[str, Any]:
-    """A column's type as `datasets` writes it."""
     if kind == "numbers":
         return {"name": name, "list": "int64"}
     if kind == "answer":
@@ -177,7 +167,6 @@ def left_out(about: SnapshotFacts) -> str:
 
 
 def reasons(what: str, found: Mapping[str, int]) -> str:
-    """A table of reasons under a line; a sentence where there is none."""
     rows = [[REASONS.get(reason, code(reason)), f"{number:,}"] for reason, number in Counter(found).most_common()]
     return f"{what}:\n\n{table(['reason', 'number'], rows)}" if rows else f"{what}: none."
 

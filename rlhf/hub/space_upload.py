@@ -108,7 +108,6 @@ class SpacePlan:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The Space's public settings."""
         chosen = {variable: getattr(self, name) for name, variable in SETTINGS.items()}
         return {variable: value for variable, value in chosen.items() if value}
 
@@ -188,7 +187,6 @@ def hidden(path: Path) -> bool:
 
 
 def contents(plan: SpacePlan, root: Path = ROOT) -> dict[str, Path | bytes]:
-    """Everything that a Space of this plan holds, by its path there."""
     held: dict[str, Path | bytes] = {path.as_posix(): root / path for path in files(root)}
     held["README.md"] = readme(plan).encode()
     held["requirements.txt"] = requirements(plan, (root / "requirements.txt").read_text("utf-8")).encode()
@@ -372,7 +370,6 @@ def check_versions(root: Path) -> Iterator[SpaceFinding]:
 
 
 def requirement_lines(text: str) -> list[str]:
-    """The lines of a requirements file that name a package."""
     return [line for line in text.splitlines() if line and not line.startswith(("#", "-"))]
 
 
@@ -465,13 +462,11 @@ def check_mounted(plan: SpacePlan, variables: Mapping[str, str], runtime: Any) -
 
 
 def mounted(runtime: Any, path: str) -> list[Any]:
-    """The volumes of a Space that a path is on."""
     where = PurePosixPath(os.path.normpath(path))
     return [volume for volume in runtime.volumes or [] if where.is_relative_to(volume.mount_path)]
 
 
 def changes(plan: SpacePlan, variables: Mapping[str, str], runtime: Any) -> Iterator[SpaceFinding]:
-    """What would be different on a Space that is there."""
     for key, value in plan.variables.items():
         if key not in variables:
             yield notes(_("{key} will be set to '{value}'.").format(key=key, value=value))

@@ -77,7 +77,6 @@ def put_back(directory: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file, however large."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
@@ -138,12 +137,11 @@ def verify_directory(path: Path, expected: str, what: str) -> None:
         said = _("The files of {what} are gone from {path}. Restore them, or roll back to another policy.")
         raise UserError(said.format(what=what, path=path))
     if found != expected:
-        raise UserError(
-            _(
-                "The files of {what} in {path} are damaged (their sha256 differs from the record). Restore "
-                "them from a copy, or roll back to another policy; nothing else is lost."
-            ).format(what=what, path=path)
+        said = _(
+            "The files of {what} in {path} are damaged (their sha256 differs from the record). Restore "
+            "them from a copy, or roll back to another policy; nothing else is lost."
         )
+        raise UserError(said.format(what=what, path=path))
 
 
 def checkpoints_directory(data_dir: Path, job_id: int) -> Path:

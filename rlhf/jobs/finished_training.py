@@ -54,7 +54,6 @@ class FinishedTraining:
         return replace(self, snapshot=snapshot, trained_on=trained_on, left_out=dict(left_out)).to_json()
 
     def cost(self) -> FinishedTraining:
-        """What its steps cost, and nothing else."""
         return FinishedTraining(
             trainable=self.trainable,
             trainable_percent=self.trainable_percent,
@@ -64,5 +63,4 @@ class FinishedTraining:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What it says, as it is stored."""
         return {name: value for name, value in asdict(self).items() if value not in (None, "", {})}

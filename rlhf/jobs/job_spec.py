@@ -78,7 +78,6 @@ class JobSpec:
         return f"{package}.train" if name == "spec" else f"{package}.{name.removesuffix('_spec')}_job"
 
     def about(self) -> str:
-        """What it does and with which policy, for lists."""
         return _(self.title)
 
     def facts(self) -> Facts:
@@ -273,7 +272,6 @@ class TrainingSpec(JobSpec):
 
     # -------------------------------------------------------------------------------------------------- what it says
     def about(self) -> str:
-        """What it does and with which method."""
         return f"{_(self.title)}, {_(SHORT_METHODS[self.method])}"
 
     def pace_fact(self) -> tuple[str, str]:
@@ -396,7 +394,6 @@ class TrainingSpec(JobSpec):
         raise NotImplementedError
 
     def answers_of(self, item: Item) -> list[Sequence[int]]:
-        """The token ids of an item's answers."""
         return []
 
     def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:

@@ -71,7 +71,6 @@ def at_work(db: Database) -> list[Job]:
 
 
 def rented_jobs(db: Database) -> list[Job]:
-    """The jobs for rented hardware that have not ended."""
     return [job for job in active(db, waiting_kinds()) if job.flavor is not None]
 
 
@@ -91,9 +90,8 @@ def move(db: Database, job_id: int, up: bool) -> None:
         waiting = queue(db)
         place = next((number for number, job in enumerate(waiting) if job.id == job_id), None)
         if place is None:
-            raise UserError(
-                _("Job {job_id} does not wait in the queue (any more), so it can't be moved.").format(job_id=job_id)
-            )
+            said = _("Job {job_id} does not wait in the queue (any more), so it can't be moved.")
+            raise UserError(said.format(job_id=job_id))
         other = place - 1 if up else place + 1
         if not 0 <= other < len(waiting):
             return

@@ -141,7 +141,6 @@ def enqueue(db: Database, spec: JobSpec, requested_by: str, terms: Terms) -> int
 
 
 def get(db: Database, job_id: int) -> Rental:
-    """That of a job which has one."""
     return Rental(**db.one("SELECT * FROM rental WHERE job_id = ?", (job_id,)))
 
 
@@ -217,7 +216,6 @@ def started(db: Database, job_id: int, hub_job: str, url: str) -> Rental:
 
 
 def seen(db: Database, job_id: int, stage: str, seconds: float) -> Rental:
-    """Record what the Hub says of it."""
     db.write("UPDATE rental SET stage = ?, seconds = ? WHERE job_id = ?", (stage, seconds, job_id))
     return get(db, job_id)
 
@@ -228,7 +226,6 @@ def to_be_cleared(db: Database, job_id: int) -> None:
 
 
 def cleared(db: Database, job_id: int) -> None:
-    """Record that its dataset is gone."""
     db.write("UPDATE rental SET cleared = ? WHERE job_id = ?", (now(), job_id))
 
 
@@ -264,7 +261,6 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Any) -> R
 
 
 def trained_with(db: Database, job_id: int, spec: JobSpec) -> None:
-    """Record the settings that a job ended with."""
     db.write("UPDATE job SET spec = ? WHERE id = ?", (to_json(spec), job_id))
 
 

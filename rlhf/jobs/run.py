@@ -105,7 +105,6 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether a library says that there is no room left on the disk."""
     signs = ("No space left", "os error 28", "file write failed", "PytorchStreamWriter")
     return any(sign in str(error) for sign in signs)
 

@@ -347,12 +347,11 @@ def backend_for(run: Run, judge: Judge, rubric: Rubric, model: str, batch_size: 
                 return LocalModel(run, judge.name, settings, rubric, base_path, batch_size)
     except (OSError, ValueError, SafetensorError, UserError) as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {shortened(str(error))}."
-        raise UserError(
-            _(
-                "The model of the judge {name} can't be loaded: {reason} Mend its files, or make a judge with "
-                "another model."
-            ).format(name=judge.name, reason=reason)
-        ) from error
+        said = _(
+            "The model of the judge {name} can't be loaded: {reason} Mend its files, or make a judge with "
+            "another model."
+        )
+        raise UserError(said.format(name=judge.name, reason=reason)) from error
 
 
 @dataclass
@@ -360,15 +359,12 @@ class JudgingCounts:
     """How far a judge has come in a job."""
 
     judged: int = 0
-    """Comparisons."""
     verdicts: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    """Failed verdicts by reason."""
     prompt_tokens: int = 0
     """With those of replies that could not be read."""
     completion_tokens: int = 0
     gave_up: str = ""
-    """Why it ended before all was judged."""
     basis: ChanceBasis | None = None
     """What its chances rest on."""
     failed_in_a_row: int = 0

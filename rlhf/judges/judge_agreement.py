@@ -62,7 +62,6 @@ class JudgedComparison:
 
     @property
     def pairs(self) -> list[ResponsePair]:
-        """Each two answers by position."""
         return list(combinations(range(len(self.judged)), 2))
 
 
@@ -202,7 +201,6 @@ def agreement(cases: Iterable[tuple[float, Sequence[Trial]]]) -> PairAgreement |
 
 
 def contingency(trials: Sequence[Trial]) -> Array:
-    """How often each two orders met."""
     found: Array = np.zeros((len(ORDERS), len(ORDERS)))
     for one, other in trials:
         found[ORDERS.index(one), ORDERS.index(other)] += 1

@@ -33,7 +33,6 @@ def verdict_pairs(db: Database, judge: Judge) -> list[VerdictPair]:
 
 
 def basis(db: Database, judge: Judge) -> TrustBasis:
-    """Which of a judge's verdicts its trust rests on."""
     left_out = db.value(f"SELECT count(*) FROM verdict v WHERE v.annotator_id = ? AND {EARLIER}", (judge.id,))
     version = None if judge.backend == "reward-model" else judge_store.rubric(db).version
     frozen, model = judge_store.frozen_before(db, judge), judge_store.model_of(db, judge)

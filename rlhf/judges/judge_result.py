@@ -15,14 +15,11 @@ class JudgeResult:
 
     judge: str = ""
     comparisons: int = 0
-    """Those that were judged."""
     left_open: int = 0
     """Those that waited and were not."""
     verdicts: int = 0
     failed: Mapping[str, int] = field(default_factory=dict)
-    """Failed verdicts by reason."""
     gave_up: str = ""
-    """Why it ended before all was judged."""
     remark: str = ""
     """What its chances rest on."""
     prompt_tokens: int = 0

@@ -24,9 +24,8 @@ def settings_of_directory(data_dir: Path, directory: str) -> DirectorySettings:
     """
     path = Path(directory).expanduser()
     if not path.is_absolute():
-        raise UserError(
-            _("Give the full path of the judge's directory, not '{directory}'.").format(directory=directory)
-        )
+        said = _("Give the full path of the judge's directory, not '{directory}'.")
+        raise UserError(said.format(directory=directory))
     prepare_directory(data_dir, str(path))
     if (path / TOKENIZER_FILE).is_file():
         letter_tokens(ChatTokenizer(path).get_vocab())
@@ -40,12 +39,11 @@ def prepare_directory(data_dir: Path, directory: str) -> BaseModel:
     """
     path = Path(directory)
     if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
-        raise UserError(
-            _(
-                "There is no model in '{directory}': it needs config.json and safetensors files. Give the judge "
-                "another directory."
-            ).format(directory=directory)
+        said = _(
+            "There is no model in '{directory}': it needs config.json and safetensors files. Give the judge "
+            "another directory."
         )
+        raise UserError(said.format(directory=directory))
     return base_model.prepare(data_dir, directory)
 
 

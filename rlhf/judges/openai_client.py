@@ -81,16 +81,14 @@ def check_address(address: str, has_key: bool) -> None:
     except (ValueError, httpx.InvalidURL):
         raise UserError(_("The endpoint's address can't be read. {example}").format(example=example)) from None
     if parts.scheme not in ("http", "https") or not parsed.host or port == 0 or len(address) > 500:
-        raise UserError(
-            _("The endpoint's address needs http:// or https:// and a host. {example}").format(example=example)
-        )
+        said = _("The endpoint's address needs http:// or https:// and a host. {example}")
+        raise UserError(said.format(example=example))
     # Not repeated in the sentences: it may hold a secret.
     if "@" in parts.netloc or "?" in address or "#" in address or re.search(r"\s", address):
-        raise UserError(
-            _(
-                "The endpoint's address must hold no name, password, query or spaces: it is stored and shown. {example}"
-            ).format(example=example)
+        said = _(
+            "The endpoint's address must hold no name, password, query or spaces: it is stored and shown. {example}"
         )
+        raise UserError(said.format(example=example))
     if has_key and parts.scheme == "http" and not is_near(parsed.host):
         raise UserError(_("The key would go to {host} unencrypted. Use https://, or no key.").format(host=parsed.host))
 
@@ -107,12 +105,11 @@ def check_host(variable: str, host: str) -> None:
         where, regional = variable + HOST, False
         hosts = [named_host(where) or host]
     if host not in hosts and not regional:
-        raise UserError(
-            _(
-                "The key in {variable} is for {hosts} and would go to {host}. If that is right, whoever starts "
-                "Prefloop says so in its environment with {where}={host}."
-            ).format(variable=variable, hosts=", ".join(dict.fromkeys(hosts)), host=host, where=where)
+        said = _(
+            "The key in {variable} is for {hosts} and would go to {host}. If that is right, whoever starts "
+            "Prefloop says so in its environment with {where}={host}."
         )
+        raise UserError(said.format(variable=variable, hosts=", ".join(dict.fromkeys(hosts)), host=host, where=where))
 
 
 def named_host(where: str) -> str:
@@ -193,7 +190,6 @@ class Endpoint:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the budget of calls is spent."""
         return self.calls >= self.settings.calls
 
     def ask_many(self, prompts: Iterable[Sequence[Message]]) -> Iterator[tuple[int, Reply | Failure]]:

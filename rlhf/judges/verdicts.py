@@ -50,7 +50,6 @@ class Verdict:
         return cls(choice=choice, chance=chance, reply="", seconds=seconds, **counts)
 
 
-# ---------------------------------------------------------------------------------------------------------- chances
 @dataclass(frozen=True)
 class LetterShare:
     """P(A) + P(B) of a local judge's next token, of which its chances are shares."""
@@ -112,7 +111,6 @@ def shortened(reply: str) -> str:
     return reply if len(reply) <= MAXIMUM_REPLY else f"{reply[: half - 1]}…{reply[-half:]}"
 
 
-# ------------------------------------------------------------------------------------------------------ both orders
 @dataclass(frozen=True)
 class CombinedVerdict:
     """What both orders together say of two answers."""

@@ -81,8 +81,6 @@ class AutomaticTraining:
 
 @dataclass(frozen=True)
 class LoopState:
-    """What the next step depends on."""
-
     auto_train: AutomaticTraining
     new: int
     """Judgements since the last training that learnt from them, or is to."""
@@ -105,7 +103,6 @@ class LoopState:
     """The newest training, and the newest check of a candidate, if they failed or were lost; not if a person has
     cancelled them, or has deleted the training's checkpoints."""
     saved: frozenset[int] = frozenset()
-    """Which of these have checkpoints here."""
     rented: tuple[Job, ...] = ()
     """Trainings on rented hardware, beside which all else goes on here."""
     given: bool = True
@@ -179,7 +176,6 @@ def failed_checks(checks: Sequence[Job]) -> dict[str, FailedCheck]:
 
 
 def candidate_of(job: Job) -> str:
-    """The revision that a check checks."""
     return job.spec.candidate if isinstance(job.spec, CheckSpec) else ""
 
 
@@ -209,7 +205,6 @@ def unchecked_candidates(db: Database, checks: Sequence[Job]) -> list[str]:
 
 
 def asked_for_check(db: Database, policy: Policy) -> bool:
-    """Whether the training that made a policy asked for its check."""
     if policy.job_id is None:
         return False
     job = job_store.get(db, policy.job_id)
@@ -240,12 +235,10 @@ def thrown_away(db: Database, job: Job) -> bool:
 
 
 def has_checkpoints(db: Database, job: Job) -> bool:
-    """Whether a training has written checkpoints here."""
     return any(checkpoints_directory(db.path.parent, job.id).glob("checkpoint-*"))
 
 
 def is_candidate(db: Database, revision: str) -> bool:
-    """Whether a policy is there and waits for a decision."""
     return any(one.revision == revision and one.undecided for one in registry.all_policies(db))
 
 
@@ -308,7 +301,6 @@ def automatic_training(db: Database) -> AutomaticTraining:
 
 
 def save_automatic_training(db: Database, setting: AutomaticTraining) -> None:
-    """Go by this from now on."""
     setting_store.set_setting(db, "auto_train", asdict(setting))
 
 

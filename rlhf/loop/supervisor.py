@@ -68,7 +68,6 @@ class Supervisor:
         self._patience = job_table.Patience()
 
     def start(self) -> None:
-        """Begin to watch the queue."""
         if self.forking:
             self.forks = ForkServer(worker_environment())
         self._thread.start()
@@ -98,7 +97,6 @@ class Supervisor:
                 logger.error("The end of job %d was not recorded. %s", job_id, for_log(error))
 
     def tell_to_end(self) -> None:
-        """Ask the workers that this program started to save and end."""
         for child in [*self.children.values()]:
             child.signal(signal.SIGTERM)
 
@@ -172,7 +170,6 @@ class Supervisor:
         record_death(self.db, job, child, code, killed, _("See {file}.").format(file=self.log_file(job.id)))
 
     def words_of(self, job_id: int, child: WorkerProcess) -> bytes:
-        """What a worker has printed; nothing where its log file is gone."""
         try:
             with self.log_file(job_id).open("rb") as log:
                 log.seek(child.said_from)
@@ -221,5 +218,4 @@ class Supervisor:
             )
 
     def log_file(self, job_id: int) -> Path:
-        """Where a job's worker prints."""
         return self.data_dir / "logs" / f"job-{job_id}.log"

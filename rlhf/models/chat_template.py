@@ -86,11 +86,8 @@ def tokenizing() -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ != PANIC:
             raise
-        raise UserError(
-            _("The model's tokenizer fails on a text ({error}). Choose another model.").format(
-                error=str(error)[:LONGEST_REASON]
-            )
-        ) from error
+        said = _("The model's tokenizer fails on a text ({error}). Choose another model.")
+        raise UserError(said.format(error=str(error)[:LONGEST_REASON])) from error
 
 
 class ChatTokenizer:
@@ -133,7 +130,6 @@ class ChatTokenizer:
 
     @property
     def all_special_ids(self) -> list[int]:
-        """Ids of all tokens that are no text."""
         found = [self.backend.token_to_id(token) for token in (*self.special_tokens_map.values(), *self.extra_tokens)]
         return [token for token in found if token is not None]
 
@@ -144,7 +140,6 @@ class ChatTokenizer:
         return found
 
     def convert_ids_to_tokens(self, token: int) -> str:
-        """The vocabulary's entry of an id."""
         return str(self.backend.id_to_token(token))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
@@ -247,18 +242,16 @@ def special_ids(tokenizer: Any) -> set[int]:
 def read_backend(path: Path) -> Tokenizer:
     """The tokenizer itself, set to encode each text whole. Raises UserError if there is none."""
     if not path.is_file():
-        raise UserError(
-            _("There is no preview: {path} is missing. Training works with the model's other files.").format(path=path)
-        )
+        said = _("There is no preview: {path} is missing. Training works with the model's other files.")
+        raise UserError(said.format(path=path))
     try:
         if path.stat().st_size > LARGEST_TOKENIZER:
             raise ValueError(_("it has over {most:,} bytes").format(most=LARGEST_TOKENIZER))
         refuse_costly(json.loads(path.read_bytes()))
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing more special
-        raise UserError(
-            _("{path} is no tokenizer ({error}). Restore it, or choose another model.").format(path=path, error=error)
-        ) from error
+        said = _("{path} is no tokenizer ({error}). Restore it, or choose another model.")
+        raise UserError(said.format(path=path, error=error)) from error
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -316,10 +309,9 @@ def read_template(directory: Path, settings: Mapping[str, Any]) -> str:
         with explained(directory / SETTINGS_FILE):
             found = {entry["name"]: entry["template"] for entry in found}.get("default")
     if not isinstance(found, str):
-        raise UserError(
-            _(
-                "The model in {directory} has no chat template, so it is not a chat model. Choose an instruct "
-                "model, or put its template into {place}."
-            ).format(directory=directory, place=directory / TEMPLATE_FILE)
+        said = _(
+            "The model in {directory} has no chat template, so it is not a chat model. Choose an instruct "
+            "model, or put its template into {place}."
         )
+        raise UserError(said.format(directory=directory, place=directory / TEMPLATE_FILE))
     return found

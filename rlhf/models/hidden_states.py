@@ -300,7 +300,6 @@ def packed_states(
     group_B: Sequence[int],
     depth: float = 1.0,
 ) -> Completions:
-    """The states of completions that lie in one row."""
     row = pack(ids_BT, attention_BT, completion_BT, group_B, virtual_ids(causal, virtual_KH))
     compute = partial(
         states_at,

@@ -96,12 +96,11 @@ def tokenizer_of_files(path: Path) -> Any:
         if expected in (None, found):
             return tokenizer
         said = _("it reads texts otherwise than {file}").format(file=TOKENIZER_FILE)
-    raise UserError(
-        _(
-            "The tokenizer of {path} can't be used ({said}). Load it where that works, write it with save_pretrained, "
-            "and put the {file} that this makes into that directory, or choose another model."
-        ).format(path=path, said=said, file=TOKENIZER_FILE)
+    unusable = _(
+        "The tokenizer of {path} can't be used ({said}). Load it where that works, write it with save_pretrained, "
+        "and put the {file} that this makes into that directory, or choose another model."
     )
+    raise UserError(unusable.format(path=path, said=said, file=TOKENIZER_FILE))
 
 
 def dtype_of(precision: Precision) -> torch.dtype:
@@ -174,12 +173,11 @@ def load_whole(path: Path, model_class: Any = None, **arguments: Any) -> Any:
         named = ", ".join(lacking[:3])
         if lacking[3:]:
             named = _("{names} and {more} more").format(names=named, more=len(lacking) - 3)
-        raise UserError(
-            _(
-                "The weights in {path} are not all that a model of its {config} has: {lacking} are "
-                "missing or of another size. Fetch the whole model again, or choose another one."
-            ).format(path=path, config=CONFIG, lacking=named)
+        said = _(
+            "The weights in {path} are not all that a model of its {config} has: {lacking} are "
+            "missing or of another size. Fetch the whole model again, or choose another one."
         )
+        raise UserError(said.format(path=path, config=CONFIG, lacking=named))
     return without_router_loss(model)
 
 
@@ -335,21 +333,19 @@ def put_weights(model: Any, weights: dict[str, torch.Tensor], adapter: str, name
     try:
         found = set_peft_model_state_dict(model, weights, adapter_name=adapter)
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            _(
-                "The adapter {name} has another shape than the one asked for. Use its settings (lora_r, "
-                "virtual_tokens ...), or start from the base."
-            ).format(name=name)
-        ) from error
+        said = _(
+            "The adapter {name} has another shape than the one asked for. Use its settings (lora_r, "
+            "virtual_tokens ...), or start from the base."
+        )
+        raise UserError(said.format(name=name)) from error
     # Virtual tokens are put in by themselves, after the count of what fits.
     virtual = model.peft_config[adapter].is_prompt_learning
     for key in () if virtual else (*found.unexpected_keys, *(k for k in found.missing_keys if f".{adapter}." in k)):
-        raise UserError(
-            _(
-                "The adapter {name} is on other layers than the one asked for ({layer}). Use its settings "
-                "(lora_targets ...) on the base that it was trained on, or start from the base."
-            ).format(name=name, layer=key)
+        said = _(
+            "The adapter {name} is on other layers than the one asked for ({layer}). Use its settings "
+            "(lora_targets ...) on the base that it was trained on, or start from the base."
         )
+        raise UserError(said.format(name=name, layer=key))
 
 
 def hung_on(model: Any, path: Path, adapter: str = "default", **arguments: Any) -> Any:
@@ -367,12 +363,11 @@ def hung_on(model: Any, path: Path, adapter: str = "default", **arguments: Any) 
         held.delete_adapter(adapter)
         if held is not model:
             held.unload()
-        raise UserError(
-            _(
-                "The adapter {name} is on layers that the weights under it have not ({layer}). Use another revision, "
-                "or the base that it was trained on."
-            ).format(name=path.name, layer=key)
+        said = _(
+            "The adapter {name} is on layers that the weights under it have not ({layer}). Use another revision, "
+            "or the base that it was trained on."
         )
+        raise UserError(said.format(name=path.name, layer=key))
     return held
 
 
@@ -402,24 +397,20 @@ class LoadedWeights:
     """A PeftModel for each prompt-tuning adapter, by revision."""
 
     def plain(self) -> Any:
-        """The weights without any adapter."""
         if self.lora is not None:
             self.lora.base_model.disable_adapter_layers()
         return self.lora or self.model
 
     def with_lora(self, revision: str) -> Any:
-        """The weights with this LoRA adapter."""
         self.lora.base_model.enable_adapter_layers()
         self.lora.set_adapter(revision, inference_mode=True)
         return self.lora
 
     def with_prompt(self, revision: str) -> Any:
-        """The weights with this adapter's virtual tokens."""
         self.plain()
         return self.prompts[revision]
 
     def has(self, revision: str) -> bool:
-        """Whether this adapter has been loaded."""
         return revision in self.prompts or (self.lora is not None and revision in self.lora.peft_config)
 
     def attach(self, path: Path, revision: str) -> None:
@@ -433,7 +424,6 @@ class LoadedWeights:
             compute_adapters_at_once(self.lora)
 
     def keep_only(self, revisions: Collection[str]) -> None:
-        """Forget the other adapters."""
         self.prompts = {name: model for name, model in self.prompts.items() if name in revisions}
         if self.lora is None:
             return
@@ -501,7 +491,6 @@ class LoadedPolicies:
 
 @cache
 def virtual_tokens_in(path: Path) -> int:
-    """How many virtual tokens a prompt-tuning adapter has, whose files are never changed."""
     return int(read_json(path / ADAPTER_CONFIG).get("num_virtual_tokens", 0))
 
 
@@ -568,10 +557,7 @@ def convert_embedded(target: Path) -> None:
     source = next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
     # Without dequantize=True the model stays flagged as quantised and can be neither saved nor trained.
     model = AutoModelForCausalLM.from_pretrained(
-        source.parent,
-        gguf_file=source.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.bfloat16,
+        source.parent, gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
     )
     tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     with new_directory(target) as directory:

@@ -248,13 +248,11 @@ def steady_places(config: Mapping[str, Any]) -> int:
 
 
 def layers_in(tensors: Mapping[str, tuple[int, ...]]) -> int:
-    """How many layers tensors belong to, by the first number in their names."""
     numbers = [next(filter(str.isdigit, name.split(".")), "") for name in tensors]
     return max((int(number) + 1 for number in numbers if number), default=1)
 
 
 def is_places_table(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor has a row for each place in a text."""
     *parts, last = name.split(".")
     senses = any(sense in name for sense in SENSES)
     return len(shape) == 2 and last == "weight" and any(part in POSITIONS for part in parts) and not senses
@@ -294,8 +292,6 @@ def number_in(config: Mapping[str, Any], *names: str) -> int:
 # ---------------------------------------------------------------------------------------------------------- parameters
 @dataclass(frozen=True)
 class Parameters:
-    """How many parameters a run trains, out of how many."""
-
     trainable: int
     total: int
 
@@ -339,7 +335,6 @@ def adapter_parameters(shapes: Shapes, spec: TrainingSpec) -> int:
 
 
 def targets(shapes: Shapes, spec: TrainingSpec) -> dict[str, tuple[int, int]]:
-    """The linear layers that get an adapter."""
     wanted, first = target_layers(spec), first_adapted(spec, shapes.layers)
     return {
         name: shape
@@ -380,14 +375,12 @@ class Machine:
     free: int
     """Bytes that nobody uses now."""
     bf16: bool
-    """Whether it computes in bfloat16."""
     devices: int = 1
     gpu: bool = False
     processors: int = 1
 
     @property
     def called(self) -> str:
-        """What it is, for people."""
         count = ngettext("{cpu_count} processor", "{cpu_count} processors", self.processors)
         return self.name or count.format(cpu_count=self.processors)
 
@@ -506,7 +499,6 @@ class RunMemory:
         return self.spec.batch_size * self.item_tokens
 
     def components(self) -> list[Component]:
-        """All of it, by component."""
         found = self.beside_activations()
         found.insert(-1, self.activations())
         return [component for component in found if component.size]
@@ -704,7 +696,6 @@ ON_PROCESSOR = (
 
 
 def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
-    """The settings that the largest component depends on, with what they are now."""
     largest = max((entry for entry in components if entry.grows_with != "nothing"), key=lambda entry: entry.size)
     if largest.grows_with == "answers":
         return _(

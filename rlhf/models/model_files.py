@@ -57,9 +57,8 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         said = str(error)[:LONGEST_NAME] or type(error).__name__
-        raise UserError(
-            _("{path} can't be read ({said}). Restore it, or choose another model.").format(path=path, said=said)
-        ) from error
+        unread = _("{path} can't be read ({said}). Restore it, or choose another model.")
+        raise UserError(unread.format(path=path, said=said)) from error
 
 
 def read_text(path: Path) -> str:
@@ -119,10 +118,9 @@ def read_header(path: Path) -> dict[str, Tensor]:
             raise ValueError(_("it has no tensor"))
         return found
     except (OSError, ValueError, struct.error, SafetensorError, RecursionError) as error:
+        said = _("{name} is no safetensors file that can be used: {error}. Fetch it again.")
         raise UserError(
-            _("{name} is no safetensors file that can be used: {error}. Fetch it again.").format(
-                name=path.name, error=str(error).removeprefix(DESERIALISING)[:LONGEST_NAME]
-            )
+            said.format(name=path.name, error=str(error).removeprefix(DESERIALISING)[:LONGEST_NAME])
         ) from error
 
 
@@ -135,7 +133,6 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def tensor_of(entry: Mapping[str, Any], start: int) -> Tensor:
-    """A tensor as the header has it; `start` is where the header ends."""
     begin, end = entry["data_offsets"]
     return Tensor(tuple(entry["shape"]), start + begin, start + end)
 
@@ -160,12 +157,11 @@ def weight_files(directory: Path) -> list[Path]:
         return sorted({directory / name for name in read_index(directory).values()})
     others = sorted(directory.glob("*.safetensors"))
     if others:
-        raise UserError(
-            _(
-                "{directory} has {name}, and no {weights} nor {index}, by which weights are found. Fetch the "
-                "whole model again, or convert it with save_pretrained."
-            ).format(directory=directory, name=others[0].name, weights=WEIGHTS, index=INDEX)
+        said = _(
+            "{directory} has {name}, and no {weights} nor {index}, by which weights are found. Fetch the "
+            "whole model again, or convert it with save_pretrained."
         )
+        raise UserError(said.format(directory=directory, name=others[0].name, weights=WEIGHTS, index=INDEX))
     gguf = next(iter(sorted(directory.glob("*.gguf"))), None)
     raise UserError(
         is_gguf(gguf)
@@ -210,11 +206,10 @@ def check_weights(directory: Path) -> dict[str, Tensor]:
     if files != [directory / WEIGHTS]:
         for tensor, name in read_index(directory).items():
             if tensor not in by_file[name]:
-                raise UserError(
-                    _(
-                        "{directory} has no tensor {tensor}, which {index} says is there. Fetch the whole model again."
-                    ).format(directory=directory / name, tensor=tensor[:LONGEST_NAME], index=INDEX)
+                said = _(
+                    "{directory} has no tensor {tensor}, which {index} says is there. Fetch the whole model again."
                 )
+                raise UserError(said.format(directory=directory / name, tensor=tensor[:LONGEST_NAME], index=INDEX))
     found = {name: tensor for held in by_file.values() for name, tensor in held.items()}
     refuse_more_parts(read_json(directory / CONFIG), found)
     return found
@@ -265,13 +260,12 @@ def refuse_adapter(directory: Path) -> None:
     if not (directory / ADAPTER_CONFIG).is_file():
         return
     base = str(read_object(directory / ADAPTER_CONFIG).get("base_model_name_or_path"))[:LONGEST_NAME]
-    raise UserError(
-        _(
-            "{directory} holds an adapter ({config}) for {base}, and a base is whole weights: merge it into these with "
-            "PEFT's merge_and_unload, and give what save_pretrained makes of that. If whole weights are there, too, "
-            "take the adapter's files away from them."
-        ).format(directory=directory, config=ADAPTER_CONFIG, base=base)
+    said = _(
+        "{directory} holds an adapter ({config}) for {base}, and a base is whole weights: merge it into these with "
+        "PEFT's merge_and_unload, and give what save_pretrained makes of that. If whole weights are there, too, "
+        "take the adapter's files away from them."
     )
+    raise UserError(said.format(directory=directory, config=ADAPTER_CONFIG, base=base))
 
 
 def has_scores(directory: Path) -> bool:

@@ -45,12 +45,7 @@ def prompt_groups(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> l
 
 
 def rows_of(
-    ids_BT: Tensor,
-    attention_BT: Tensor,
-    completion_BT: Tensor,
-    group_B: Sequence[int],
-    limit: float,
-    virtual: int = 0,
+    ids_BT: Tensor, attention_BT: Tensor, completion_BT: Tensor, group_B: Sequence[int], limit: float, virtual: int = 0
 ) -> list[list[int]]:
     """Which of a batch's sequences lie in one packed row: groups in turn, whole, as many as fit, and at least one.
 

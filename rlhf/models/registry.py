@@ -105,12 +105,11 @@ def ensure_base(db: Database, base: str, precision: HeldPrecision = "nf4") -> Po
             db.insert("model", {**named, **held})
             row = db.one("SELECT * FROM model WHERE algorithm = 'base'")
     if row["base"] != base:
-        raise UserError(
-            _(
-                "This data directory belongs to the base model {base}, not {asked}: its adapters fit no "
-                "other. Start with --model {base}, or choose another directory with --data DIR."
-            ).format(base=row["base"], asked=base)
+        said = _(
+            "This data directory belongs to the base model {base}, not {asked}: its adapters fit no "
+            "other. Start with --model {base}, or choose another directory with --data DIR."
         )
+        raise UserError(said.format(base=row["base"], asked=base))
     return Policy(**row)
 
 
@@ -190,9 +189,8 @@ def by_revision(db: Database, revision: str) -> Policy:
         raise UserError(not_set_up(db))
     if found is None:
         listed = ", ".join(one["revision"] for one in db.rows("SELECT revision FROM model ORDER BY id DESC LIMIT 8"))
-        raise UserError(
-            _("There is no policy '{revision}'. The newest are: {listed}.").format(revision=revision, listed=listed)
-        )
+        said = _("There is no policy '{revision}'. The newest are: {listed}.")
+        raise UserError(said.format(revision=revision, listed=listed))
     return found
 
 
@@ -203,7 +201,6 @@ def named(db: Database, revision: str) -> Policy | None:
 
 
 def by_id(db: Database, model_id: int) -> Policy:
-    """The policy with this id; it must exist."""
     return Policy(**db.one("SELECT * FROM model WHERE id = ?", (model_id,)))
 
 
@@ -213,7 +210,6 @@ def all_policies(db: Database) -> list[Policy]:
 
 
 def any_trained(db: Database) -> bool:
-    """Whether there is a policy or reward model beside the base."""
     return bool(db.value("SELECT EXISTS (SELECT 1 FROM model WHERE path NOT NULL)"))
 
 
@@ -226,7 +222,6 @@ def free_name(db: Database, kind: str, job_id: int) -> str:
 
 
 def of_job(db: Database, job_id: int) -> Policy | None:
-    """The policy or reward model that a job made, if it has."""
     row = db.row("SELECT * FROM model WHERE job_id = ?", (job_id,))
     return None if row is None else Policy(**row)
 
@@ -369,9 +364,8 @@ def verify(data_dir: Path, policy: Policy) -> None:
 def require_answering(policy: Policy) -> None:
     """Raises UserError for a model that can't give answers (any more)."""
     if policy.kind == "reward-model":
-        raise UserError(
-            _("'{revision}' is a reward model: it scores answers and can't give them.").format(revision=policy.revision)
-        )
+        said = _("'{revision}' is a reward model: it scores answers and can't give them.")
+        raise UserError(said.format(revision=policy.revision))
     require_files(policy)
 
 
@@ -436,7 +430,6 @@ def mark_deleted(db: Database, policy: Policy, decided_by: str) -> None:
 
 
 def gone(policy: Policy) -> str:
-    """That a policy's files were deleted, and when."""
     said = _("The files of {revision} were deleted on {deleted}.")
     return said.format(revision=policy.revision, deleted=str(policy.deleted)[:10])
 

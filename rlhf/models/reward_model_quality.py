@@ -125,7 +125,6 @@ class ScoredComparison:
     lengths: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
     ai: bool = False
-    """Whether AI judges alone have judged it."""
 
 
 def measure(train: Sequence[ScoredComparison], held_out: Sequence[ScoredComparison]) -> RewardModelQuality:
@@ -152,7 +151,6 @@ def measure(train: Sequence[ScoredComparison], held_out: Sequence[ScoredComparis
 
 
 def pair_margins(comparisons: Iterable[ScoredComparison]) -> list[PairMargin]:
-    """Every pair of some comparisons."""
     return [
         PairMargin(one.scores[better] - one.scores[worse], one.lengths[better] - one.lengths[worse], 1 / len(one.pairs))
         for one in comparisons

@@ -125,7 +125,6 @@ class TemplateRenderer:
         self._stopped[template] = reason
 
     def _ask(self, request: bytes) -> dict[str, Any] | None:
-        """The process's answer; None where it ended without one."""
         connection = self.connection or self._start()
         try:
             connection.send_bytes(request)
@@ -176,7 +175,6 @@ def renderer() -> TemplateRenderer:
 
 @lru_cache(maxsize=1)
 def renderer_of(process: int) -> TemplateRenderer:
-    """The renderer of the process of this number."""
     return TemplateRenderer()
 
 
@@ -187,7 +185,6 @@ class Generation(Extension):
     tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """The block's content, as it is."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         return nodes.CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
@@ -197,7 +194,6 @@ class Generation(Extension):
 
 
 def raise_exception(message: str) -> None:
-    """What templates call to refuse a conversation."""
     raise jinja2.TemplateError(message)
 
 
@@ -219,7 +215,6 @@ def to_json(
 
 @lru_cache(maxsize=8)
 def compiled(text: str) -> jinja2.Template:
-    """A chat template, ready to render in Jinja's sandbox."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )

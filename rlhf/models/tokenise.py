@@ -26,20 +26,18 @@ def snapshot_content(data_dir: Path, sha256: str) -> bytes:
 
     path = snapshot_path(data_dir, sha256)
     if not path.is_file():
-        raise UserError(
-            _(
-                "The frozen data {snapshot} is gone from the data directory. Put it back, or start a new run with the "
-                "present judgements."
-            ).format(snapshot=sha256[:12])
+        said = _(
+            "The frozen data {snapshot} is gone from the data directory. Put it back, or start a new run with the "
+            "present judgements."
         )
+        raise UserError(said.format(snapshot=sha256[:12]))
     content = path.read_bytes()
     if hash_of(content).hexdigest() != sha256:
-        raise UserError(
-            _(
-                "The frozen data {snapshot} was changed in the data directory (its sha256 differs). Put it back as it "
-                "was, or start a new run."
-            ).format(snapshot=sha256[:12])
+        said = _(
+            "The frozen data {snapshot} was changed in the data directory (its sha256 differs). Put it back as it "
+            "was, or start a new run."
         )
+        raise UserError(said.format(snapshot=sha256[:12]))
     return content
 
 
@@ -48,7 +46,6 @@ def of_split(rows: Sequence[AnyRow], split: str) -> list[AnyRow]:
 
 
 def snapshot_path(data_dir: Path, sha256: str) -> Path:
-    """Where frozen data lies."""
     return data_dir / "snapshots" / f"{sha256}.jsonl"
 
 

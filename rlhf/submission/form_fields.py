@@ -190,7 +190,6 @@ def in_words(kind: type[JobSpec], name: str, value: str) -> str:
 
 
 def plain_words(name: str) -> str:
-    """A field's name or value in words."""
     words = name.replace("_", " ")
     return words[:1].upper() + words[1:]
 
@@ -202,7 +201,6 @@ def forms() -> tuple[Form, ...]:
 
 
 def hidden(form: Form, values: Values) -> set[str]:
-    """The fields that mean nothing with these values."""
     chosen = {**values, **form.layout.fixed}
 
     def meaningless(name: str) -> bool:

@@ -43,8 +43,6 @@ class ItemRows:
 
 @dataclass(frozen=True)
 class InspectedItem:
-    """One item as it would be trained on."""
-
     item: ItemRows
     number: int
     total: int
@@ -94,7 +92,6 @@ def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Itera
 
 
 def question_of(messages: Sequence[Mapping[str, str]]) -> str:
-    """The last turn of a conversation."""
     return messages[-1]["content"]
 
 
@@ -157,20 +154,17 @@ class DataSummary:
     """All items looked at: how many there are and how long, what is left out and why, with examples."""
 
     items: Counter[str] = field(default_factory=Counter)
-    """Items that would be used, by split."""
     left_out: LeftOut = field(default_factory=LeftOut)
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """(name, question) of a few items by reason."""
     largest: int = 0
     """Tokens of the largest item, its prompt counted once."""
     tokens: int = 0
-    """Tokens of all items that were tokenised."""
     tokenised: int = 0
     seen: int = 0
 
     @property
     def mean_tokens(self) -> float:
-        """Tokens of an item on average."""
         return self.tokens / max(self.tokenised, 1)
 
     def leave_out(self, item: ItemRows, reasons: Mapping[str, int]) -> None:

@@ -142,9 +142,8 @@ def delete_checkpoints(db: Database, data_dir: Path, job_id: int) -> int:
     """
     with db.transaction():  # nobody resumes it meanwhile
         if job_store.get(db, job_id).is_open:
-            raise UserError(
-                _("Job {job_id} has not ended and needs its checkpoints: cancel it first.").format(job_id=job_id)
-            )
+            said = _("Job {job_id} has not ended and needs its checkpoints: cancel it first.")
+            raise UserError(said.format(job_id=job_id))
         directory = checkpoints_directory(data_dir, job_id)
         freed = bytes_within(directory)
         shutil.rmtree(directory, ignore_errors=True)

@@ -42,7 +42,6 @@ def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
 
 
 def machine_problem(spec: TrainingSpec) -> Iterator[str]:
-    """Why a job can't be run on this machine."""
     if spec.processes == 1 and spec.optimiser == "adamw":
         return  # without asking the driver, which takes a moment, on every change of a form
     gpus, processors = len(query_graphics()), os.cpu_count() or 1
@@ -524,6 +523,5 @@ def needed_by(db: Database, policy: Policy) -> str:
 
 
 def is_reference(db: Database, policy: Policy, candidate: Policy) -> bool:
-    """Whether a candidate's implicit rewards are measured against this policy."""
     spec = registry.trained_as(db, candidate) if candidate.status == "candidate" and not candidate.deleted else None
     return spec is not None and spec.implicit_reference() == "parent" and spec.parent == policy.revision

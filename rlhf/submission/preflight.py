@@ -43,8 +43,6 @@ Cached = TypeVar("Cached")
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run would learn from."""
-
     found: TrainingPreview
     items: int
     """What batches count, to train on: a reward model takes whole comparisons."""
@@ -83,7 +81,6 @@ class PlannedRun:
     data: TrainingData | None
     cost: CostEstimate | None
     unknown: str
-    """Why nothing is known of its cost."""
     crossing: PrecisionMismatch | None = None
     """How it leaves the precision in which its parent answers."""
 

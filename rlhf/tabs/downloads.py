@@ -72,7 +72,6 @@ def files_of(directory: Path) -> list[Path]:
 
 
 def bytes_on_disk(data_dir: Path, policy: Policy) -> int:
-    """The size of all files of a policy; 0 where they are gone."""
     return 0 if policy.path is None else bytes_within(data_dir / policy.path)
 
 
@@ -83,7 +82,6 @@ class ZipChunks:
         self.written: list[bytes] = []
 
     def write(self, data: bytes) -> int:
-        """Keep what is written."""
         self.written.append(bytes(data))
         return len(data)
 
@@ -91,7 +89,6 @@ class ZipChunks:
         """Nothing: it is kept in memory."""
 
     def take(self) -> bytes:
-        """What was written since the last time."""
         taken = b"".join(self.written)
         self.written.clear()
         return taken
@@ -167,7 +164,6 @@ class ModelDownloads:
         return Response(metrics_table(found), media_type="text/csv", headers=headers)
 
     async def download_report(self, request: Request) -> Response:
-        """A run as one Markdown file, to be saved and not shown."""
         if not by_admin(request):
             return PlainTextResponse(_("Only an admin may fetch reports."), 403)
         named = REPORT_NAME.fullmatch(request.path_params["name"])

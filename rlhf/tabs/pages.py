@@ -116,7 +116,6 @@ def build_pages(context: Context, here: Space | None = None, role: Role = "admin
 
 
 def build_tabs(pages: gr.Blocks, context: Context, here: Space | None) -> None:
-    """What an admin sees below the masthead."""
     if here is not None and here.zero_gpu:
         # Not at the top: off ZeroGPU the package that lends GPUs is not to be loaded, which would load torch.
         from rlhf.tabs.playground import zero_gpu_notice
@@ -160,7 +159,6 @@ def language_option(code: str) -> str:
 
 
 def greet(annotator: Annotator) -> str:
-    """Who is signed in."""
     roles = {"admin": _("admin"), "annotator": _("annotator")}
     return f"{annotator.name} · {roles[annotator.role]}"
 
@@ -210,7 +208,6 @@ class ByRole:
 
 
 def build(context: Context, settings: Settings, uploads: Path, holdings: AccountHoldings) -> BuiltApp:
-    """The pages of both roles behind their door."""
     pages: dict[Role, gr.Blocks] = {role: build_pages(context, settings.space, role) for role in ("annotator", "admin")}
     hosts = {role: hosted(blocks, settings, uploads) for role, blocks in pages.items()}
 

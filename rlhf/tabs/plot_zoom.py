@@ -42,8 +42,6 @@ new MutationObserver(() => {
 
 @dataclass(frozen=True)
 class CurveData:
-    """A plot that can be looked at closely."""
-
     axes: Axes
     lines: Sequence[Line]
     """In the order of their hues; some may have no points."""
@@ -51,12 +49,10 @@ class CurveData:
 
 
 def names(name: str) -> list[str]:
-    """The names of its components among those of the page."""
     return [f"{name}_{part}" for part in ("box", "choice", "whole", "plot", "frame", "values")]
 
 
 def lay_out(name: str, label: str) -> dict[str, Any]:
-    """The components, without any value."""
     with gr.Accordion(label, open=False, visible=False, elem_id=f"{name}-box") as box:
         with gr.Row():
             choice = open_choice(

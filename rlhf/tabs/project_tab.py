@@ -46,7 +46,6 @@ def build_precision(demo: gr.Blocks, context: Context) -> None:
 
     @admin
     def open_precision(annotator: Annotator) -> list[Any]:
-        """What holds."""
         return shown(db)
 
     @admin

@@ -72,8 +72,6 @@ class ForkedWorker:
 
 
 class ForkServer:
-    """The process that workers are forked from; it ends with this one."""
-
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         os.register_at_fork(after_in_child=self.connection.close)  # a fork of this process would keep the server alive

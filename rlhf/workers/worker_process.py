@@ -30,8 +30,6 @@ from rlhf.workers.forked_worker import ForkedWorker, ForkServer
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """A worker that this program started."""
-
     process: subprocess.Popen[bytes] | ForkedWorker
     worker: str
     """The id under which it claims its job."""
@@ -82,12 +80,10 @@ def worker_command(job: Job, data_dir: Path, worker: str) -> list[str]:
 
 
 def worker_arguments(job: Job, data_dir: Path, worker: str) -> list[str]:
-    """What a job's worker is told."""
     return ["--data", str(data_dir), "--job", str(job.id), "--worker", worker]
 
 
 def processes_of(job: Job) -> int:
-    """How many processes share a job's work."""
     return job.spec.processes if isinstance(job.spec, TrainingSpec) else 1
 
 

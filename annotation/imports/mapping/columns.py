@@ -82,10 +82,7 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "rejected": (
         N_("the worse of two answers"),
-        (
-            *("rejected", *called("rejected"), "dispreferred", "non_preferred", "response_k"),
-            "non_preferred_output",
-        ),
+        (*("rejected", *called("rejected"), "dispreferred", "non_preferred", "response_k"), "non_preferred_output"),
     ),
     "status": (N_("a word beside chosen and rejected that is 'tie' where neither is better"), ("status",)),
     "a": (N_("the first of two answers"), ()),
@@ -182,7 +179,6 @@ def columns_of(rows: Sequence[SourceRow]) -> list[str]:
 
 
 def filled_columns(rows: Sequence[SourceRow]) -> list[str]:
-    """The columns that hold anything in these rows."""
     return [column for column in columns_of(rows) if any(row.values.get(column) not in EMPTY for row in rows)]
 
 
@@ -395,7 +391,6 @@ def holds_numbers(rows: Sequence[SourceRow], column: str) -> bool:
 
 
 def holds_decisions(rows: Sequence[SourceRow], column: str) -> bool:
-    """Whether a column says what annotators made of the rows."""
     held = [row.values[column] for row in rows if row.values.get(column) not in EMPTY]
     return mostly(is_word(value) and word_of(value) in DECISIONS for value in held)
 
@@ -511,7 +506,6 @@ class ColumnUsage:
         self.filled: dict[str, bool] = {}
 
     def see(self, values: Mapping[str, Any]) -> None:
-        """Take note of a row's columns."""
         for column, value in values.items():
             if not self.filled.get(column) and (column in self.filled or len(self.filled) < MAXIMUM_KNOWN):
                 self.filled[column] = value not in EMPTY

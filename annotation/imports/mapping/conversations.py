@@ -317,8 +317,7 @@ def as_turns(value: Any, column: str, asked: bool = False) -> list[Message] | No
             return transcript(text_of(value, column), column)
         if PRINTED.fullmatch(value):
             raise UnusableRow(
-                column,
-                _("column '{column}' holds messages as Python prints them, not JSON; save them as JSON lines"),
+                column, _("column '{column}' holds messages as Python prints them, not JSON; save them as JSON lines")
             )
         if not looks_like_messages(value):
             text_of(value, column, asked)

@@ -38,7 +38,6 @@ class ImportPlan:
 
     @property
     def used(self) -> list[str]:
-        """The columns that something is made of."""
         roles = ROLES_OF_FORMS[form_of(self)]
         if "prompt" in self.columns and "prompt" in roles:
             roles = tuple(role for role in roles if role != "messages")

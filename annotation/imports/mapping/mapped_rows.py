@@ -39,7 +39,6 @@ def remarked(record: MappedRow, remark: str) -> MappedRow:
 
 
 def in_words(remark: str) -> str:
-    """A remark in the language that is spoken."""
     return BETWEEN.join(_(one) for one in remark.split(BETWEEN))
 
 

@@ -32,13 +32,11 @@ def cell(values: Mapping[str, Any], columns: Columns, role: str) -> Any:
 
 
 def until_user(turns: Sequence[Message], columns: Columns) -> tuple[Message, ...]:
-    """A conversation up to its last question."""
     ends = turns[:-1] if turns[-1]["role"] == "assistant" else turns
     return checked(ends, columns["messages"])
 
 
 def turns_of(values: Mapping[str, Any], columns: Columns) -> list[Message]:
-    """The conversation in the column 'messages'."""
     turns = as_turns(values.get(columns["messages"]), columns["messages"])
     if turns is None:
         raise UnusableRow(columns["messages"], _("column '{column}' is plain text, not a conversation"))

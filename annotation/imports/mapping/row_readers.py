@@ -91,13 +91,11 @@ def read_prompt(plan: ImportPlan) -> RowReader:
 
 
 def read_conversation(plan: ImportPlan) -> RowReader:
-    """A conversation up to its last question."""
     columns = plan.columns
     return lambda values: MappedRow(until_user(with_system(turns_of(values, columns), values, columns), columns))
 
 
 def read_shared_prompt(plan: ImportPlan) -> RowReader:
-    """What a better and a worse conversation have in common."""
     read = read_chosen(plan)
     return lambda values: MappedRow(read(values).messages)
 
@@ -185,7 +183,6 @@ def read_chosen(plan: ImportPlan) -> RowReader:
 
 
 def read_pair(plan: ImportPlan) -> RowReader:
-    """Two answers and which of them is better."""
     columns = plan.columns
     judge: VerdictReader = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(plan)
 

@@ -49,12 +49,11 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
     held = [row.values[quality] for row in rows if row.values.get(quality) not in EMPTY]
     name = last_part((one for one in columns_of(rows) if one not in plan.paths), quality)
     if quality in plan.used and is_turned_round(name) and (not held or any(map(is_bare, held))):
-        raise UnclearColumn(
-            _(
-                "By its name, '{display_name}' is true or high for bad answers; a label or rating is so for "
-                "good ones. Turn it round in the file and give it another name. Nothing was imported."
-            ).format(display_name=display_name(quality))
+        said = _(
+            "By its name, '{display_name}' is true or high for bad answers; a label or rating is so for "
+            "good ones. Turn it round in the file and give it another name. Nothing was imported."
         )
+        raise UnclearColumn(said.format(display_name=display_name(quality)))
     if label in plan.used and held and all(says_good(value) is None and number_of(value) is None for value in held):
         part = part_of(held[0])
         if part:

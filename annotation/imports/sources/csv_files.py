@@ -33,12 +33,11 @@ class CsvLines:
         for start, line, whole in self.stream.lines():
             if not whole:
                 limit = MAXIMUM_LINE // MEGABYTE
-                raise UserError(
-                    _(
-                        "{name} has a line of more than {limit} MB at offset {start:,}. It is no CSV, or a "
-                        "quote is not closed. Nothing was imported."
-                    ).format(name=self.stream.name, limit=limit, start=start)
+                said = _(
+                    "{name} has a line of more than {limit} MB at offset {start:,}. It is no CSV, or a "
+                    "quote is not closed. Nothing was imported."
                 )
+                raise UserError(said.format(name=self.stream.name, limit=limit, start=start))
             if start == 0:
                 line = line.removeprefix(codecs.BOM_UTF8)
             try:
@@ -132,9 +131,8 @@ def read_header(name: str, reader: Iterator[list[str]], lines: CsvLines) -> list
     try:
         header = [cell.strip() or f"column {place}" for place, cell in enumerate(next(reader, []), 1)]
     except csv.Error as error:
-        raise UserError(
-            _("The header of {name} can't be read as CSV: {error}.").format(name=name, error=error)
-        ) from error
+        said = _("The header of {name} can't be read as CSV: {error}.")
+        raise UserError(said.format(name=name, error=error)) from error
     wrong = lines.wrong_byte()
     if wrong:
         raise UserError(joined(f"{name}:", wrong))

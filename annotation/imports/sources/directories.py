@@ -62,12 +62,11 @@ def find_splits(directory: Path, config: str | None) -> SplitFiles:
         found = splits_by_name(one_format(data))
     read = {path for paths in found.values() for path in paths}
     if not read:
-        raise UserError(
-            _(
-                "The directory {name} holds no dataset: none of its files is of a format that is read "
-                "({data_endings}; also packed as .gz)."
-            ).format(name=name, data_endings=", ".join(DATA_ENDINGS))
+        said = _(
+            "The directory {name} holds no dataset: none of its files is of a format that is read "
+            "({data_endings}; also packed as .gz)."
         )
+        raise UserError(said.format(name=name, data_endings=", ".join(DATA_ENDINGS)))
     files = {split: [inside_of(directory, path, name) for path in paths] for split, paths in found.items()}
     return SplitFiles(files, tuple(path for path in data if path not in read))
 
@@ -258,9 +257,8 @@ def saved_splits(directory: Path) -> dict[str, list[Path]] | None:
     if (directory / "dataset_dict.json").exists():
         known = description(directory, "dataset_dict.json").get("splits")
         if not isinstance(known, list) or not all(isinstance(one, str) and one and is_plain(one) for one in known):
-            raise UserError(
-                _("The directory {name} can't be read as a dataset: its splits are no names.").format(name=name)
-            )
+            said = _("The directory {name} can't be read as a dataset: its splits are no names.")
+            raise UserError(said.format(name=name))
         return {split: arrow_files(directory, f"{split}/") for split in known}
     return {"": arrow_files(directory, "")} if (directory / "state.json").exists() else None
 
@@ -272,9 +270,8 @@ def arrow_files(directory: Path, place: str) -> list[Path]:
     files = state.get("_data_files")
     named = [one.get("filename") if isinstance(one, dict) else None for one in files] if isinstance(files, list) else []
     if not named or not all(isinstance(one, str) and is_plain(one) for one in named):
-        raise UserError(
-            _("The directory {name} can't be read as a dataset: its state names no files inside it.").format(name=name)
-        )
+        said = _("The directory {name} can't be read as a dataset: its state names no files inside it.")
+        raise UserError(said.format(name=name))
     if state.get("_indices_data_files") or state.get("_indices_files"):
         said = _("The directory {name} was saved by too old a version of datasets. Load and save it again.")
         raise UserError(said.format(name=name))
@@ -291,9 +288,8 @@ def description(directory: Path, path: str) -> Mapping[str, Any]:
     ):
         found = json.loads(file.read(MAXIMUM_CARD))
     if not isinstance(found, dict):
-        raise UserError(
-            _("The directory {name} can't be read as a dataset: {path} is no JSON object.").format(name=name, path=path)
-        )
+        said = _("The directory {name} can't be read as a dataset: {path} is no JSON object.")
+        raise UserError(said.format(name=name, path=path))
     return found
 
 
@@ -314,12 +310,11 @@ def inside_of(directory: Path, path: str, name: str) -> Path:
     with explain_errors(missing, RuntimeError, name=name, display_name=display_name(path)):
         found = (directory / path).resolve(strict=True)
     if not any(found.is_relative_to(ground) for ground in grounds):
-        raise UserError(
-            _(
-                "{display_name} in {name} is a link that leads out of the directory. Put the file itself there "
-                "if it belongs to the dataset. Nothing was read."
-            ).format(display_name=display_name(path), name=name)
+        said = _(
+            "{display_name} in {name} is a link that leads out of the directory. Put the file itself there "
+            "if it belongs to the dataset. Nothing was read."
         )
+        raise UserError(said.format(display_name=display_name(path), name=name))
     if not found.is_file():
         said = _("{display_name} in {name} is no ordinary file (a device or a pipe).")
         raise UserError(said.format(display_name=display_name(path), name=name))

@@ -22,12 +22,10 @@ def hub_dataset(repository: str, config: str | None = None, split: str | None = 
     """
     name, _at, revision = repository.partition("@")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.+/-]+)?", repository):
-        raise UserError(
-            _(
-                "'{display_name}' is no name of a dataset on the Hub. Names look like owner/name, or "
-                "owner/name@revision."
-            ).format(display_name=display_name(repository))
+        said = _(
+            "'{display_name}' is no name of a dataset on the Hub. Names look like owner/name, or owner/name@revision."
         )
+        raise UserError(said.format(display_name=display_name(repository)))
 
     def explain(error: BaseException) -> str:
         return explain_hub_error(repository, error)

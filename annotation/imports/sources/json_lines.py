@@ -18,7 +18,6 @@ ROW_KEYS = {"prompt", "messages", "conversations", "chosen", "question", "instru
 
 
 def jsonl_rows(stream: Stream) -> Iterator[RawRow]:
-    """A JSON object on each line; a bad line is one bad row."""
     for number, (start, line, whole) in enumerate(stream.lines(), 1):
         if not whole:
             yield BadRow(

@@ -147,9 +147,8 @@ def rows_of_object(document: Document) -> Iterator[RawRow]:
     while document.next() != "}":
         key = document.value()
         if not isinstance(key, str):
-            raise UserError(
-                _("{name} is not JSON: a key must be text. Found: {kind_of}.").format(name=name, kind_of=kind_of(key))
-            )
+            said = _("{name} is not JSON: a key must be text. Found: {kind_of}.")
+            raise UserError(said.format(name=name, kind_of=kind_of(key)))
         after_key = _("{name} is not JSON: '{seen}' after the key '{key}', where {expected} belongs.")
         document.take(":", after_key, key=display_name(key))
         if document.next() != "[":
@@ -158,12 +157,11 @@ def rows_of_object(document: Document) -> Iterator[RawRow]:
             list_at = key
             yield from (as_row(number, element) for number, element in enumerate(document.elements(), 1))
         else:
-            raise UserError(
-                _(
-                    "{name} holds several lists ('{first}' and '{second}'), so it is unclear "
-                    "what its rows are. Keep one, or write one object a line (.jsonl)."
-                ).format(name=name, first=display_name(list_at), second=display_name(key))
+            said = _(
+                "{name} holds several lists ('{first}' and '{second}'), so it is unclear "
+                "what its rows are. Keep one, or write one object a line (.jsonl)."
             )
+            raise UserError(said.format(name=name, first=display_name(list_at), second=display_name(key)))
         after = _("{name} is not JSON: '{seen}' after the value of '{key}', where {expected} belongs.")
         if document.take(",}", after, key=display_name(key)) == "}":
             break

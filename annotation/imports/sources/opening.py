@@ -57,9 +57,8 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
         if path.is_dir():
             return dataset_directory(path, name, split, config)
         if not path.exists():
-            raise UserError(
-                _("There is no file {display_name}. Check the path.").format(display_name=display_name(str(path)))
-            )
+            said = _("There is no file {display_name}. Check the path.")
+            raise UserError(said.format(display_name=display_name(str(path))))
         if not path.is_file():
             refused = _("{name} is no ordinary file (a device or a pipe). Import a file.").format(name=name)
             raise UserError(joined(refused, _(FORMATS)))
@@ -71,9 +70,8 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
         with Stream(path, name) as stream:
             head = stream.read(4 * 1024)
         if head.startswith((GZIP, b"PAR1", ARROW)):
-            raise UserError(
-                _("{name} is packed twice. Unpack it first; only text is read from a .gz file.").format(name=name)
-            )
+            said = _("{name} is packed twice. Unpack it first; only text is read from a .gz file.")
+            raise UserError(said.format(name=name))
     refuse_misplaced(name, head)
     if head.startswith(b"PAR1"):
         return parquet_file(path, name)
@@ -86,19 +84,17 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
 def refuse_misplaced(name: str, head: bytes) -> None:
     """Raises UserError for what only stands for a file, and for an archive of our own, by its first bytes."""
     if head.startswith(LFS_POINTER):
-        raise UserError(
-            _(
-                "{name} is only a pointer of Git LFS; the file itself was not fetched. Run `git lfs pull` where it "
-                "lies, or download it from its page. Nothing was imported."
-            ).format(name=name)
+        said = _(
+            "{name} is only a pointer of Git LFS; the file itself was not fetched. Run `git lfs pull` where it "
+            "lies, or download it from its page. Nothing was imported."
         )
+        raise UserError(said.format(name=name))
     if head.startswith(ARCHIVE):
-        raise UserError(
-            _(
-                "{name} is an archive of a whole Prefloop. It goes into a fresh data directory, on the command "
-                "line: `python -m annotation restore FILE --data DIR`. Nothing was imported."
-            ).format(name=name)
+        said = _(
+            "{name} is an archive of a whole Prefloop. It goes into a fresh data directory, on the command "
+            "line: `python -m annotation restore FILE --data DIR`. Nothing was imported."
         )
+        raise UserError(said.format(name=name))
 
 
 def refuse_other_formats(name: str, head: bytes) -> None:
@@ -134,9 +130,8 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
             return from_stream(path, name, "JSON lines", _("lines"), jsonl_rows)
         return from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
     if kind == ".json":
-        raise UserError(
-            _("{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.").format(name=name)
-        )
+        said = _("{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.")
+        raise UserError(said.format(name=name))
     if kind == ".parquet":
         return parquet_file(path, name)  # which says what is wrong with it
     refused = _("{name} is of no known format. Name it after its format.").format(name=name)
@@ -183,7 +178,6 @@ def dataset_directory(path: Path, name: str, split: str | None, config: str | No
 def in_turn(
     name: str, kind: str, directory: Path, files: Sequence[Path], parts: Sequence[ImportSource]
 ) -> ImportSource:
-    """The rows of several files, one after the other, as one source."""
     done = [0]
 
     def rows() -> Iterator[RawRow]:

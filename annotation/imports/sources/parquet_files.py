@@ -33,9 +33,8 @@ def parquet_file(path: Path, name: str) -> ImportSource:
         sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
         file.close()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(
-            _("{name} is no readable Parquet file ({first_line}).").format(name=name, first_line=first_line(error))
-        ) from error
+        said = _("{name} is no readable Parquet file ({first_line}).")
+        raise UserError(said.format(name=name, first_line=first_line(error))) from error
     refuse_unpacked(sizes, name)
     types = column_types(schema, name)
 

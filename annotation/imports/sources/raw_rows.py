@@ -27,8 +27,6 @@ class SourceRow:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that can't be read or used, and why."""
-
     number: int
     reason: str
     column: str = ""

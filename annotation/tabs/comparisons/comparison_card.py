@@ -11,19 +11,7 @@ from annotation.tabs.quality_report import FLAG_NAMES, PURPOSES, verdict
 from annotation.translation import _, ngettext, numeral
 from annotation.ui.differences import marked
 from annotation.ui.formatting import NOTHING, count_words, duration, moment, percent
-from annotation.ui.markup import (
-    Row,
-    Way,
-    card,
-    chip,
-    conversation,
-    escape,
-    facts,
-    paragraph,
-    sides,
-    table,
-    text_box,
-)
+from annotation.ui.markup import Row, Way, card, chip, conversation, escape, facts, paragraph, sides, table, text_box
 from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.comparison_history import ComparisonHistory, HistoryAnswer, SaidJudgement, UsedBy
 from annotation.workbench.comparison_list import FilterChoices
@@ -67,7 +55,6 @@ def answer_title(number: int, answer: HistoryAnswer) -> str:
 
 
 def formed(found: ComparisonHistory) -> str:
-    """Where it comes from, and with which chances."""
     origin = found.listed.source
     split = _("held out") if found.listed.split == "held-out" else _("to train on")
     pairs = [
@@ -118,7 +105,6 @@ def chance(value: float | None) -> str:
 
 
 def given(found: ComparisonHistory) -> str:
-    """Who was given it when."""
     rows: list[Row] = [
         (
             one.annotator,
@@ -134,7 +120,6 @@ def given(found: ComparisonHistory) -> str:
 
 
 def said(found: ComparisonHistory) -> str:
-    """Every judgement with changes and undos."""
     rows = [judgement_row(one, found) for one in found.judgements]
     headers = (_("Annotator"), _("When (UTC)"), _("Judgement"), _("Stands"), _("Along with it"), _("Took"))
     return card(_("Judgements"), table(headers, rows, _("Nobody has judged it yet.")))
@@ -207,7 +192,6 @@ def job_with(one: UsedBy) -> Way:
 
 
 def learnt(used: Sequence[UsedBy]) -> str:
-    """The frozen data and the jobs that had it."""
     if not used:
         return card(_("Used by"), paragraph(_("No training has used it."), "quiet"))
     rows: list[Row] = []

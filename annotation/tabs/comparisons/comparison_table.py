@@ -157,7 +157,6 @@ def option(value: str, label: str) -> str:
 
 
 def pager(page: ListPage, looked: ListPlace) -> str:
-    """The way to the pages before and after this one."""
     if page.pages == 1:
         return ""
     said = _("Page {number:,} of {pages:,}").format(number=page.number, pages=page.pages)
@@ -167,7 +166,6 @@ def pager(page: ListPage, looked: ListPlace) -> str:
 
 
 def confirmation(asked: BulkRequest, planned: Plan) -> str:
-    """What a change would do, to be confirmed or left."""
     whom = asked.whom.partition(":")[2]
     rest = words.left_out(asked.kind, planned.left_out)
     if not planned.changed:
@@ -184,12 +182,10 @@ def confirmation(asked: BulkRequest, planned: Plan) -> str:
 
 
 def leave() -> str:
-    """The way out of a confirmation."""
     return act_button(_("Leave it"), "leave", "")
 
 
 def made(change: Change) -> str:
-    """What was just done, with the way back."""
     said = words.outcome(change.kind, change.comparisons, change.whom)
     undo = act_button(_("Undo"), "undo", str(change.id))
     return f'<div class="confirm">{status(said, "headline")}<p>{undo}</p></div>'

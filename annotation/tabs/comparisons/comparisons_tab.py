@@ -48,7 +48,6 @@ def texts_in(value: Any) -> tuple[str, ...]:
 
 
 def sort_of(value: Any) -> str:
-    """The chosen order, or the usual one."""
     return value if isinstance(value, str) and value in SORTS else "newest"
 
 
@@ -125,7 +124,6 @@ def several(name: str, choices: Sequence[tuple[str, str]]) -> gr.Dropdown:
 
 
 def day(name: str) -> gr.Textbox:
-    """A day, or nothing."""
     return gr.Textbox(label=_(words.FIELD_LABELS[name]), placeholder="2026-01-31", max_length=10, min_width=140)
 
 
@@ -167,8 +165,6 @@ def changes_html(db: Database) -> str:
 
 
 def wire_views(page: ComparisonsPage, context: Context) -> None:
-    """Show what the address names, and follow the fields."""
-
     def open_comparisons(annotator: Annotator, place: Place, *values: Any) -> list[Any]:
         if place.first:
             back = address_of(values)
@@ -226,8 +222,6 @@ def filtered(context: Context, values: Sequence[Any], step: bool) -> list[Any]:
 # --------------------------------------------------------------------------------------------------------------- acts
 @dataclass(frozen=True)
 class ConfirmedChange:
-    """What a confirmation sends back."""
-
     kind: str
     comparisons: str
     whom: str
@@ -273,7 +267,6 @@ def json_of(text: str) -> Any:
 
 
 def wire_acts(page: ComparisonsPage, context: Context) -> None:
-    """Ask before a change, make it, take it back."""
     db = context.db
 
     @guarded_event(context, "admin")
@@ -311,7 +304,6 @@ def wire_acts(page: ComparisonsPage, context: Context) -> None:
 
 
 def undone(db: Database, subject: str, annotator: Annotator) -> str:
-    """Take a bulk change back, and say so."""
     number = row_number(subject)
     if number is None:
         raise UserError(_("There is no such change. Reload the page."))
@@ -320,7 +312,6 @@ def undone(db: Database, subject: str, annotator: Annotator) -> str:
 
 # --------------------------------------------------------------------------------------------------------- statistics
 def build_statistics(context: Context) -> None:
-    """Lay the statistics out inside the caller's tab and wire them."""
     box, looked = acting_box(status(_("Counting …"))), gr.State("")
     bar = place_bar()
 

@@ -63,7 +63,6 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
 
 
 def folded(title: str, inside: str) -> str:
-    """A card that shows its title, and the rest when asked for."""
     return titled_card(unfold(title, inside))
 
 
@@ -94,7 +93,6 @@ def length(edge: str) -> str:
 
 
 def people(found: DataStatistics) -> str:
-    """What each annotator said."""
     rows: list[Row] = [
         (
             one.name,
@@ -114,12 +112,10 @@ def people(found: DataStatistics) -> str:
 
 
 def share_of(part: int, whole: int) -> str:
-    """A number and what share that is; a nought alone."""
     return f"{numeral(part)} ({percent(part / whole)})" if part else numeral(0) if whole else NOTHING
 
 
 def writers(found: DataStatistics) -> str:
-    """How long the answers of each policy are."""
     rows: list[Row] = [
         (one.writer, numeral(one.answers), numeral(one.mean, ",.0f"), numeral(one.longest)) for one in found.writers
     ]

@@ -57,12 +57,10 @@ ASKED_WHY: Final[Mapping[str, str]] = {
 
 
 def status_chip(status: str) -> Chip:
-    """A comparison's status in a word and a colour."""
     return Chip(_(STATUSES[status]), COLOURS.get(status, ""))
 
 
 def field_value(name: str, value: str | Sequence[Any]) -> str:
-    """What a field of the filter asks for, in words."""
     if isinstance(value, str):
         return value
     said = {one: word for one, (word, _sql) in SAID.items()}
@@ -71,7 +69,6 @@ def field_value(name: str, value: str | Sequence[Any]) -> str:
 
 
 def question(kind: ChangeKind, count: int, whom: str) -> str:
-    """What is asked before a change of so many comparisons."""
     questions = {
         "assign": ngettext("Assign {count:,} comparison to {whom}?", "Assign {count:,} comparisons to {whom}?", count),
         "release": ngettext("Give {count:,} comparison back to all?", "Give {count:,} comparisons back to all?", count),
@@ -111,7 +108,6 @@ def left_out(kind: ChangeKind, count: int) -> str:
 
 
 def outcome(kind: str, count: int, whom: str) -> str:
-    """What a bulk change was."""
     outcomes = {
         "assign": ngettext(
             "Assigned: {count:,} comparison, to {whom}.", "Assigned: {count:,} comparisons, to {whom}.", count

@@ -13,7 +13,6 @@ from torch import Tensor
 from rlhf.algorithms.dpo.spec import PER_TOKEN, PairwiseLoss, PreferenceLoss
 
 
-# -------------------------------------------------------------------------------------------------- what losses ask for
 @dataclass(frozen=True)
 class AnswerLogps:
     """Summed log-probabilities of B answers under policy and reference, and their lengths in tokens."""
@@ -44,7 +43,6 @@ class PairLogps:
     rejected_tokens_P: Tensor
 
 
-# ---------------------------------------------------------------------------------------------- by the name in the spec
 def pairwise_loss(name: PairwiseLoss, pairs: PairLogps, beta: float, flip_rate: float) -> Tensor:
     """The loss of this name for each pair: those that are defined for pairs, not for a ranking. Returns (P,).
 
@@ -66,7 +64,6 @@ def implicit_rewards(name: PreferenceLoss, answers: AnswerLogps, beta: float) ->
     return reward_B / answers.tokens_B.clamp(min=1) if name in PER_TOKEN else reward_B
 
 
-# -------------------------------------------------------------------------------------------------------- the equations
 def ipo(pairs: PairLogps, beta: float) -> Tensor:
     """IPO loss of each pair (Azar et al. 2024, equation 17, with beta for their tau). Returns (P,).
 

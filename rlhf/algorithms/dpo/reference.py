@@ -97,7 +97,6 @@ def kept_reference(data_dir: Path, spec: DPOSpec, start: Start, parents: bool, d
     return KeptReference(data_dir / DIRECTORY / f"{name}.json")
 
 
-# ------------------------------------------------------------------------------------------------------------ computed
 def answer_logps(model: Any, batch: Any, *, adapted: bool = True) -> Tensor:
     """Summed log-probability of each answer in a batch, (B,); those of a group share one pass over their prompt."""
     ids_BT, attention_BT, completion_BT = (batch[name] for name in ("input_ids", "attention_mask", "completion_mask"))

@@ -123,10 +123,7 @@ class DPOSpec(TrainingSpec):
     }
     answers_per_item: ClassVar = MAXIMUM_ANSWERS
     pace_free: ClassVar = (*TrainingSpec.pace_free, "scope", "beta", "stop_kl")
-    labels: ClassVar = {
-        "sft_weight": N_("SFT weight"),
-        "stop_kl": N_("Stop at a KL of"),
-    }
+    labels: ClassVar = {"sft_weight": N_("SFT weight"), "stop_kl": N_("Stop at a KL of")}
     words: ClassVar = {
         "loss": {
             "sigmoid": N_("Sigmoid"),
@@ -203,7 +200,6 @@ class DPOSpec(TrainingSpec):
     """Check the candidate against the serving policy when training ends."""
 
     def facts(self) -> Facts:
-        """What it is tied to, what it learns from, and by which loss."""
         loss = (
             self.loss
             if not self.flip_rate
@@ -221,7 +217,6 @@ class DPOSpec(TrainingSpec):
         ]
 
     def filled(self) -> Self:
-        """The spec with its learning rate, and the beta of its loss."""
         return replace(super().filled(), beta=self.beta or BETAS[self.loss][0])
 
     def open_values(self) -> Mapping[str, str]:
@@ -356,5 +351,4 @@ def enough_at(surprise: float, stop_kl: float) -> float:
 
 
 def far_enough(kl: float, surprise: float, stop_kl: float) -> bool:
-    """Whether a training ends there."""
     return kl >= enough_at(surprise, stop_kl)

@@ -77,7 +77,6 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     return trained.told(spec.snapshot, pairs, data.left_out)
 
 
-# ------------------------------------------------------------------------------------------------------------ the data
 @dataclass(frozen=True)
 class PreferenceData(TokenisedData):
     """Comparisons, and how often their pairs are the wrong way round."""
@@ -106,7 +105,6 @@ def settled(run: Run, spec: DPOSpec, data: PreferenceData) -> DPOSpec:
     return replace(sized, flip_rate=spec.flip_rate or data.flip_rate)
 
 
-# --------------------------------------------------------------------------------------------------------- the trainer
 def build_trainer(
     spec: DPOSpec, start: Start, tokenizer: Any, data: TokenisedData, checkpoints: Path, run: Run | None = None
 ) -> PreferenceTrainer:

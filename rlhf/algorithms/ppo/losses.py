@@ -10,7 +10,6 @@ from torch import Tensor
 from rlhf.models.log_probabilities import CHUNK, Head, label_logps
 
 
-# ---------------------------------------------------------------------------------------------------- policies compared
 def k1(logps_N: Tensor, ref_logps_N: Tensor) -> Tensor:
     """log(p / q) of samples of p: estimates KL(p || q) without bias, may be negative (Schulman 2020). (N,)."""
     return logps_N - ref_logps_N
@@ -54,7 +53,6 @@ def compare_policies(
     return PolicyTerms(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
 
 
-# --------------------------------------------------------------------------------------------------------------- PPO
 def last_of_row(mask_BT: Tensor) -> Tensor:
     """Where each row's last token is: True at one position of every row that has one. Returns (B, T), bool."""
     later_BT = mask_BT.flip(-1).cumsum(-1).flip(-1)

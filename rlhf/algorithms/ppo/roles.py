@@ -17,14 +17,7 @@ from rlhf.algorithms.private_members import compute_with, forget_precision
 from rlhf.algorithms.trainer import Start, passes_here
 from rlhf.models.adapters.low_rank import compute_adapters_at_once
 from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
-from rlhf.models.loading import (
-    adapter_config,
-    dtype_of,
-    hold_in_float32,
-    load_adapter,
-    load_for_training,
-    put_weights,
-)
+from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_adapter, load_for_training, put_weights
 from rlhf.models.log_probabilities import Head
 from rlhf.models.packing import pad
 from rlhf.models.stored_reward_model import RewardModel, scalar_head
@@ -49,7 +42,6 @@ class SampledResponse:
     ended: bool
 
 
-# --------------------------------------------------------------------------------------------------------- four roles
 class Roles:
     """One base model that acts in four roles, and what is trained of it."""
 

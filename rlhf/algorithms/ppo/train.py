@@ -188,7 +188,6 @@ def prompt_of(count: int, spec: PPOSpec, step: int, index: int) -> int:
 
 
 def seed_of(spec: PPOSpec, step: int, index: int) -> int:
-    """The seed that an answer is drawn with, of 62 bits."""
     return random.Random(f"answer {spec.seed} {step} {index}").getrandbits(62)
 
 
@@ -235,13 +234,7 @@ class Learner:
     """The loop: answer, score, and learn from it, round by round."""
 
     def __init__(
-        self,
-        run: Run,
-        spec: PPOSpec,
-        roles: Roles,
-        tokenizer: Any,
-        prompts: Sequence[Item],
-        score: Score,
+        self, run: Run, spec: PPOSpec, roles: Roles, tokenizer: Any, prompts: Sequence[Item], score: Score
     ) -> None:
         self.run, self.spec, self.roles, self.accelerator = run, spec, roles, roles.accelerator
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score
@@ -358,12 +351,11 @@ class Learner:
         )
         scores_B = self.score(answers).float().cpu()
         for score in scores_B[~scores_B.isfinite()].tolist():
-            raise UserError(
-                _(
-                    "The reward model '{revision}' scores an answer of round {step} with {score}, so nothing can be "
-                    "learnt from it, at any learning rate. Train another reward model, or use precision fp32."
-                ).format(revision=self.spec.reward_model, step=self.state.step + 1, score=score)
+            said = _(
+                "The reward model '{revision}' scores an answer of round {step} with {score}, so nothing can be "
+                "learnt from it, at any learning rate. Train another reward model, or use precision fp32."
             )
+            raise UserError(said.format(revision=self.spec.reward_model, step=self.state.step + 1, score=score))
         by_token = {
             "logps": terms.logps_N,
             "ref_logps": terms.ref_logps_N,
@@ -483,7 +475,6 @@ class Learner:
 
 
 def pieces(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    """Items cut into runs of at most `size`."""
     return [items[place : place + size] for place in range(0, len(items), size)]
 
 
@@ -498,7 +489,6 @@ def optimiser_of(spec: PPOSpec, parameters: Sequence[nn.Parameter]) -> Any:
 
 
 def describe(rollouts: Rollouts, rewards_BT: Tensor, returns_BT: Tensor) -> dict[str, float]:
-    """A round's metrics that its answers decide."""
     mask_BT = rollouts.mask_BT
     tokens_B = mask_BT.sum(1).float()
     numbers = {

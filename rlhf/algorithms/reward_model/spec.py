@@ -151,7 +151,6 @@ class RewardModelSpec(TrainingSpec):
         )
 
     def facts(self) -> Facts:
-        """What it learns from, and what its loss makes of it."""
         return [
             (_("Data"), in_words(type(self), "scope", self.scope)),
             (_("Margin by strength"), _("yes") if self.margin else _("no")),

@@ -78,7 +78,6 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
     return trained.told(spec.snapshot, pairs, data.left_out)
 
 
-# ------------------------------------------------------------------------------------------------------------ the data
 def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> TokenisedData:
     """Comparisons to train on and held-out ones. Raises UserError for too few pairs."""
     rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
@@ -91,7 +90,6 @@ def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> TokenisedData:
     return TokenisedData(items, left_out, with_targets(held_out))
 
 
-# --------------------------------------------------------------------------------------------------------- the trainer
 def build_trainer(
     spec: RewardModelSpec, start: Start, tokenizer: Any, data: TokenisedData, checkpoints: Path, run: Run | None = None
 ) -> ComparisonTrainer:

@@ -43,7 +43,6 @@ def predict(hidden_NH: Tensor, head: Head, labels_N: Tensor) -> tuple[Tensor, Te
     return label_N - logits_NV.logsumexp(-1), logits_NV.detach().argmax(-1) == labels_N
 
 
-# ------------------------------------------------------------------------------------------------------------ held out
 @torch.no_grad()
 def score(trainer: JobTrainer, items: Sequence[Item]) -> dict[str, Any]:
     """Loss (nats a token), perplexity and token accuracy on demonstrations, over all their answers' tokens together.

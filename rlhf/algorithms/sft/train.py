@@ -61,7 +61,6 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
     return trained.told(spec.snapshot, len(data.items), data.left_out)
 
 
-# ------------------------------------------------------------------------------------------------------------ the data
 def read_data(run: Run, spec: SFTSpec, tokenizer: Any) -> TokenisedData:
     """Demonstrations to train on and held-out ones. Raises UserError for too few."""
     rows = load_snapshot(run.data_dir, spec.snapshot, DemonstrationRow)
@@ -88,7 +87,6 @@ def collate(items: Sequence[Item], pad_id: int) -> dict[str, Tensor]:
     return dict(zip(("input_ids", "attention_mask", "completion_mask"), parts, strict=True))
 
 
-# --------------------------------------------------------------------------------------------------------- the trainer
 def build_trainer(
     spec: SFTSpec, start: Start, tokenizer: Any, data: TokenisedData, checkpoints: Path, run: Run | None = None
 ) -> DemonstrationTrainer:
@@ -114,12 +112,10 @@ class DemonstrationTrainer(JobTrainer, SFTTrainer):
     """How it scored the held-out demonstrations before it was trained; empty where that was not measured."""
 
     def items_in(self, batch: Any) -> Tensor:
-        """Tokens of the answers."""
         tokens: Tensor = batch["completion_mask"].sum().float()
         return tokens
 
     def loss(self, model: Any, batch: Any, items: Tensor) -> Tensor:
-        """The negative log-likelihood of the answers' tokens."""
         logps_N, right_N = predictions(model, batch, self.spec.packing)
         self.note("token_accuracy", right_N.sum(), items)
         return -logps_N.sum() / items

@@ -22,7 +22,6 @@ class AdaptedProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, a_RI: Tensor, b_OR: Tensor, scale: float
     ) -> Tensor:
-        """Returns (N, O), in the type of x."""
         a_RI, b_OR = a_RI.to(x_NI.dtype), (scale * b_OR).to(x_NI.dtype)
         inner_NR = x_NI @ a_RI.T
         ctx.save_for_backward(x_NI, weight_OI, a_RI, b_OR, inner_NR)
@@ -32,7 +31,6 @@ class AdaptedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns the gradients of x, A and B."""
         x_NI, weight_OI, a_RI, b_OR, inner_NR = ctx.saved_tensors
         (for_y_NO,) = gradients
         for_inner_NR = for_y_NO @ b_OR

@@ -24,7 +24,6 @@ class Rankings:
     size_C: Tensor
 
     def turned(self) -> Rankings:
-        """The same answers in the opposite order."""
         return replace(self, above_CKK=self.above_CKK.mT, offset_CKK=self.offset_CKK.mT)
 
 

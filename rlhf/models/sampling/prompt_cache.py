@@ -199,7 +199,6 @@ def left_padded(
 
 
 def padded_left(rows: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Left-padded ids and attention mask, each (P, T), of rows of ids."""
     width = max(map(len, rows))
     ids_PT = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])
     mask_PT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])

@@ -29,14 +29,7 @@ from annotation.translation import _
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import base_model
 from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps, takes_embeddings
-from rlhf.models.loading import (
-    adapter_config,
-    hung_on,
-    leave_nothing_to_chance,
-    load_tokenizer,
-    load_whole,
-    placement,
-)
+from rlhf.models.loading import adapter_config, hung_on, leave_nothing_to_chance, load_tokenizer, load_whole, placement
 from rlhf.models.model_files import check_weights
 from rlhf.models.packing import pad
 from rlhf.models.sampling.drawing import draw
@@ -214,12 +207,10 @@ class Numbers:
 
 
 def in_a_line(error: Exception) -> str:
-    """What an exception says, in short."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
 
 
 def unusable(reason: str) -> UserError:
-    """Why a model can't be used."""
     return UserError(_("This model can't be computed rightly here. {reason} Choose another one.").format(reason=reason))
 
 

@@ -125,6 +125,5 @@ def findings_table(found: Sequence[SpaceFinding]) -> str:
 
 
 def copies_preview(schedule: Schedule) -> str:
-    """What safe copies would be, where no place is set for them."""
     each = _("Database and serving adapters are then copied {every} after a change, sooner after {after} judgements.")
     return paragraph(each.format(every=duration(schedule.every), after=schedule.after))

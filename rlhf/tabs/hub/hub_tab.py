@@ -138,7 +138,6 @@ def request_card(job: HubJob | None, held: bool = True) -> str:
 
 
 def about(job: HubJob) -> str:
-    """What was asked for, in a few words."""
     name = _(NAMES[job.kind])
     match job.spec:
         case PublishModel(revision, repo):
@@ -425,7 +424,6 @@ def address(label: str, name: str, shape: str = "OWNER/NAME") -> gr.Textbox:
 
 # ------------------------------------------------------------------------------------------------------------ handlers
 def wire(page: HubPage, context: Context, opening: Callable[..., Any]) -> None:
-    """Fill the page when it is opened, follow what was asked, and ask."""
     admin = guarded(context, "admin")
 
     @admin
@@ -521,5 +519,4 @@ def push_of(data: Any, repo: Any, chosen: Any, private: Any, names: Any, licence
 
 
 def make_of(db: Database, *values: Any) -> MakeSpace:
-    """The form that makes a Space, with the tick."""
     return space_to_make(db, space_of(*values[:-1]), values[-1])

@@ -19,8 +19,6 @@ HeadlineState = Literal["good", "bad", "open", ""]
 
 @dataclass(frozen=True)
 class Headline:
-    """What is to be said of a candidate first."""
-
     state: HeadlineState
     """Its direction: found better, found worse or past a limit, not told yet, or nothing to tell."""
     saying: str

@@ -295,12 +295,7 @@ FIGURES = (
         3,
         N_("Share of an answer's groups of four words that it has said before; 0 is best."),
     ),
-    ReportRow(
-        N_("Cut off"),
-        "cut_off_share",
-        2,
-        N_("Share of answers that the limit cut off, or that are empty."),
-    ),
+    ReportRow(N_("Cut off"), "cut_off_share", 2, N_("Share of answers that the limit cut off, or that are empty.")),
 )
 
 
@@ -451,7 +446,6 @@ PROBE_ROWS: Mapping[str, tuple[str, str]] = {
 
 
 def with_interval(fall: Estimate) -> str:
-    """A difference of chances with its interval."""
     rounded = (round(end, 3) for end in (fall.value, fall.low, fall.high))
     shown = [numeral(end, "+.3f") if end else numeral(0, ".3f") for end in rounded]  # nothing is neither lost nor won
     return _("{value} ({low} to {high})").format(value=shown[0], low=shown[1], high=shown[2])
@@ -538,8 +532,6 @@ def warnings(report: CheckReport, rule: Rule) -> list[str]:
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """Two policies' answers to one held-out prompt, drawn with the same seed."""
-
     prompt: str
     left: CheckedAnswer
     right: CheckedAnswer
@@ -567,7 +559,6 @@ def answers_page(pairs: Sequence[AnswerPair], page: int, size: int, names: tuple
 
 
 def pair_box(names: tuple[str, str], pair: AnswerPair) -> str:
-    """A prompt and the two answers to it."""
     both = (pair.left, pair.right)
     marked = differences.marked(*(side.text for side in both))
     boxes = [
@@ -578,7 +569,6 @@ def pair_box(names: tuple[str, str], pair: AnswerPair) -> str:
 
 
 def page_label(total: int, page: int, size: int) -> str:
-    """Which of the prompts are shown."""
     if not total:
         return ""
     return _("Prompts {page} to {total} of {total_2}").format(

@@ -72,7 +72,6 @@ def summary(rule: Rule) -> str:
 
 
 def held_out_sentence(context: Context) -> str:
-    """Which held-out prompts checks use, and which the gate goes by."""
     made = held_out_sets.versions(context.db)
     if not made:
         return _("The first check draws the held-out prompts that every later one uses.")
@@ -102,7 +101,6 @@ def change_card(change: RuleChange | None, rule: Rule, labels: Mapping[str, str]
 
 
 def value_in_words(value: Any) -> str:
-    """A value of the rule as its field shows it."""
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     chosen = {choice: words for words, choice in (*MODES, *HOLDS)}
@@ -153,7 +151,6 @@ class GateFormPage:
 
     @property
     def shown(self) -> list[Any]:
-        """The fields, in the rule's order."""
         return [self.form[name] for name in NAMES]
 
     @property
@@ -183,7 +180,6 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
 
 
 def rule_fields() -> dict[str, Any]:
-    """A field for each of the rule's, as they stand on the page."""
     form: dict[str, Any] = {"mode": gr.Radio(in_words(MODES), label=_("What is done with a decision"))}
     form["alpha_holds"] = gr.Radio(in_words(HOLDS), label=_("The share of wrong promotions holds"))
     form["anchor"] = gr.Textbox(
@@ -206,7 +202,6 @@ def rule_fields() -> dict[str, Any]:
 
 
 def wire_rule(page: GateFormPage, opening: Callable[..., Any]) -> None:
-    """What fills the rule in, stores it and puts it back."""
     context, filled = page.context, page.filled
 
     @guarded(context, "admin")
@@ -242,7 +237,6 @@ def wire_rule(page: GateFormPage, opening: Callable[..., Any]) -> None:
 
 
 def wire_renewal(page: GateFormPage) -> None:
-    """What asks for a new version of the held-out prompts, and draws it."""
     context = page.context
 
     @guarded(context, "admin")

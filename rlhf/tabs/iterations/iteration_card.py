@@ -105,10 +105,7 @@ def running_chart(people: CorrectedPrompts, rule: Rule, alpha: float, against: s
     counts = accumulate(not one.skipped for one in people.prompts)
     last = {count: place for place, count in enumerate(counts, 1) if count}  # what is skipped moves the last point
     lines = [
-        Line(
-            name,
-            [(float(count), without_skipped(values[place - 1], place, count)) for count, place in last.items()],
-        )
+        Line(name, [(float(count), without_skipped(values[place - 1], place, count)) for count, place in last.items()])
         for name, values in (
             (_("won so far"), shares),
             (_("lower limit"), [low for low, _ in ends]),
@@ -138,11 +135,8 @@ def unknown_chances(count: int) -> str:
 # ----------------------------------------------------------------------------------------------------- over iterations
 @dataclass(frozen=True)
 class CheckedPolicy:
-    """A policy that was checked, as the figures over the iterations need it."""
-
     revision: str
     report: CheckReport
-    """Of its newest check."""
     people: Estimate | None
     """How often people preferred it to the base."""
     judged: int
@@ -150,7 +144,6 @@ class CheckedPolicy:
 
     @property
     def rates(self) -> Mapping[str, Estimate]:
-        """By judge, how often it was preferred to the base."""
         rates = self.report.rates_against("base")
         return {judge: rate.estimate for judge, rate in rates.items() if rate.estimate is not None and rate.n}
 
@@ -260,7 +253,6 @@ def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Map
 
 
 def rates_chart(name: str, title: str, sentence: str, rates: Sequence[tuple[str, Estimate | None]]) -> str:
-    """Win rates by one voice, with intervals; nothing without any."""
     marks = [charts.mark_of(revision, rate, rate_text(rate)) for revision, rate in rates if rate is not None]
     frame = Frame(f"iterations-{name}", title, sentence)
     return charts.intervals(frame, marks, _("win rate"), 0.5) if marks else ""

@@ -48,13 +48,7 @@ from rlhf.loop.controller import LoopState
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs import plot_zoom
-from rlhf.tabs.iterations import (
-    candidate_headline,
-    check_report,
-    gate_form,
-    iteration_card,
-    loop_standing,
-)
+from rlhf.tabs.iterations import candidate_headline, check_report, gate_form, iteration_card, loop_standing
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.jobs import policy_decisions
 from rlhf.tabs.plot_zoom import CurveData
@@ -84,7 +78,6 @@ def serving_part(db: Database) -> Update:
 
 
 def history_part(db: Database, checked: Mapping[str, FinishedCheck]) -> Update:
-    """Every policy with what it came from and how it did."""
     made_by = {job.id: job for job in job_store.recent(db, job_store.waiting_kinds(), ALL_JOBS)}
     return gr.update(value=check_report.history_table(those_that_answer(db), made_by, checked))
 
@@ -114,7 +107,6 @@ def answers_page(place: Place) -> int:
 
 
 def place_of(revision: str | None, page: int) -> Place:
-    """The address of a policy and a page of its answers."""
     return Place((revision,) if revision else (), {"page": str(page + 1) if page else ""})
 
 
@@ -132,7 +124,6 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedChec
 
 
 def standing_part(db: Database, state: LoopState) -> Update:
-    """Where the iteration stands and what comes next."""
     hindered = controller.automatic_problems(db) if controller.due(state) else ()
     status = loop_standing.loop_status(state, hindered)
     if not answering_spec.answers_come(db) and not any(stock_counts.stock_sizes(db, registry.serving(db).id).values()):
@@ -186,7 +177,6 @@ def over_view(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, 
 
 
 def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[CurveData]]:
-    """The same, from the rows."""
     base = registry.by_revision(db, "base")
     rows = [
         CheckedPolicy(
@@ -247,14 +237,10 @@ def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, U
     if policy.status == "rejected":
         asks = _("Let {revision} serve although it was rejected? Say why in the field above.")
     said = asks.format(revision=policy.revision) if against else ""
-    return {
-        "confirm": gr.update(visible=against),
-        "question": gr.update(value=markup.status(said, "warning")),
-    }
+    return {"confirm": gr.update(visible=against), "question": gr.update(value=markup.status(said, "warning"))}
 
 
 def advised(db: Database, policy: Policy) -> Ruling | None:
-    """What the rule advises to do with a policy, if it advises anything."""
     decision = gate_decisions.advice(db, policy)
     return None if decision is None else decision.says
 
@@ -449,11 +435,7 @@ def lay_out() -> IterationsPage:
         parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", visible=False)
     with gr.Row():
         parts["why"] = gr.Textbox(
-            label=_(WHY),
-            max_length=gate_decisions.MOST_WHY,
-            elem_id="why",
-            elem_classes=["of-subject"],
-            min_width=300,
+            label=_(WHY), max_length=gate_decisions.MOST_WHY, elem_id="why", elem_classes=["of-subject"], min_width=300
         )
         parts["judges"] = open_choice(
             _("Judges to ask in a check"),
@@ -549,8 +531,6 @@ def wire_views(page: IterationsPage, context: Context) -> None:
 
 
 def wire_look(page: IterationsPage, context: Context) -> None:
-    """Look closely at another figure over the iterations."""
-
     @guarded(context, "admin")
     def choose_figure(annotator: Annotator, choice: Any, was: Seen) -> list[Any]:
         _drawn, curves = over_view(context.db, newest_checks(context.db))
@@ -563,8 +543,6 @@ def wire_look(page: IterationsPage, context: Context) -> None:
 
 
 def wire_decisions(page: IterationsPage, context: Context) -> None:
-    """Promote, reject, check again, ask people, and take decisions back."""
-
     def said(sentence: str, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, page_of(was), was)
         return page.sent({**changed, "said": markup.notice(sentence)}, seen)

@@ -34,8 +34,6 @@ Stage = Literal["collecting", "training", "checking", "deciding"]
 
 @dataclass(frozen=True)
 class LoopStatus:
-    """Where the iteration stands, what comes next, and why."""
-
     stage: Stage
     now: str
     """Empty of a decision: what is found of the candidate is its headline."""
@@ -103,7 +101,6 @@ def stage_with(job: Job, spec: TrainingSpec | CheckSpec | JudgeSpec, state: Loop
 
 
 def collecting(state: LoopState) -> str:
-    """How many judgements there are for the next training."""
     said = _("Collecting new judgements: {new} of {wanted}.")
     if state.towards_next > state.auto_train.wanted:
         said = _("Collecting new judgements: {new}, and {wanted} would do.")

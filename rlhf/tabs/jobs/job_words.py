@@ -37,7 +37,6 @@ STATUS_COLOURS: Mapping[str, str] = {
 
 
 def about(job: Job) -> str:
-    """What a job does and with which method or policy, for lists."""
     said = job.spec.about()
     return _("{about}, on rented {flavor}").format(about=said, flavor=job.flavor) if job.flavor else said
 
@@ -48,11 +47,9 @@ def message(job: Job) -> str:
 
 
 def title(job: Job) -> str:
-    """A job's name in lists of choices."""
     return f"{job.id} · {about(job)} · {_(STATUS_WORDS[job.status])}"
 
 
-# ---------------------------------------------------------------------------------------------------------- settings
 def spec_facts(spec: JobSpec) -> Facts:
     """What identifies a run, for the page; `spec_text` has every setting."""
     if isinstance(spec, TrainingSpec):
@@ -65,7 +62,6 @@ def spec_facts(spec: JobSpec) -> Facts:
 
 
 def origin_facts(spec: TrainingSpec) -> Facts:
-    """Where a training starts and what it changes."""
     return [
         (_("Method"), in_words(type(spec), "method", spec.method)),
         (_("Parent"), spec.parent),
@@ -75,7 +71,6 @@ def origin_facts(spec: TrainingSpec) -> Facts:
 
 
 def pace_facts(spec: TrainingSpec) -> Facts:
-    """How fast a training goes, and in what precision."""
     rate = short_number(spec.learning_rate) if spec.learning_rate else _("the method's default")
     found = [(_("Learning rate"), rate), spec.pace_fact()]
     if spec.precision != "auto":
@@ -84,7 +79,6 @@ def pace_facts(spec: TrainingSpec) -> Facts:
 
 
 def adapter_facts(spec: TrainingSpec) -> Facts:
-    """The shape of what is trained, where it is an adapter."""
     if spec.method == "prompt":
         said = _("{virtual_tokens}, from {virtual_init}")
         return [(_("Virtual tokens"), said.format(virtual_tokens=spec.virtual_tokens, virtual_init=spec.virtual_init))]
@@ -102,7 +96,6 @@ def spec_text(spec: JobSpec) -> str:
     return json.dumps(json.loads(to_json(spec)), indent=2)
 
 
-# ------------------------------------------------------------------------------------------------------------ results
 def data_facts(job: Job, data: SnapshotCounts) -> Facts:
     """What a training job works on, and what was left out when its data was frozen or tokenised.
 
@@ -143,7 +136,6 @@ def result_facts(done: FinishedTraining) -> Facts:
 
 
 def final_figures(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The last value that a run reported of each metric."""
     found: dict[str, float] = {}
     for entry in metrics:
         found |= {name: value for name, value in entry.items() if name != "step" and value is not None}

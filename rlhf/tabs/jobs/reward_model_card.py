@@ -113,7 +113,6 @@ def judges_sentence(quality: RewardModelQuality) -> str:
 
 
 def temperature_sentence(temperature: float | None) -> str:
-    """How a judge makes chances of its scores."""
     if temperature is None:
         return _("As a judge its temperature is unknown, and taken as 1: its chances are as sure as its scores.")
     return _("As a judge it divides differences of scores by the temperature {temperature}, fitted here.").format(
@@ -134,7 +133,6 @@ FALLS = (
 
 
 def correlation_sentence(length: LengthFigures) -> str:
-    """The correlations of score and length in words."""
     spearman, pearson = length.spearman, length.pearson
     if spearman is None or pearson is None:
         return _("Scores can't be compared with length: one of them is the same for every held-out answer.")
@@ -169,13 +167,11 @@ def accuracy_plot(name: str, quality: RewardModelQuality) -> str:
 
 
 def calibration_plot(name: str, found: Calibration) -> str:
-    """How often it is right, by how sure it is."""
     frame = Frame(f"{name}-calibration", _("Calibration"), calibration_sentence(found))
     return charts.calibration(frame, found, _("how often it is right"), _("how sure it is"))
 
 
 def calibration_sentence(found: Calibration) -> str:
-    """What to see in the calibration plot."""
     surplus, pairs = found.surplus, found.pairs
     way = (
         ngettext(
@@ -198,7 +194,6 @@ def calibration_sentence(found: Calibration) -> str:
 
 
 def scores_plot(name: str, found: ScoreHistogram) -> str:
-    """The scores of chosen and of rejected answers."""
     sentence = _(
         "Scores of held-out answers that were preferred in a pair, and of the others: the further apart, "
         "the better it can tell them. Below zero, an answer is worse than none if some were judged all bad; "

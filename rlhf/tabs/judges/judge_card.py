@@ -114,7 +114,6 @@ def picked_sentence(picked: int, drawn: int, count: int) -> str:
 
 
 def agreement_table(found: Trust) -> str:
-    """Agreement and kappa, beside those of people with each other."""
     sides = ((_("With people"), found.with_people), (_("People with each other"), found.each_other))
     rows = [
         (

@@ -336,7 +336,6 @@ def job_to_show(db: Database) -> Job | None:
 
 
 def job_parts(db: Database, job: Job | None, known: Sequence[Judge], at: str) -> dict[str, Update]:
-    """How the judging stands, and whether it can be cancelled."""
     if job is None:
         return {"job": gr.update(value=""), "cancel": gr.update(visible=False)}
     return {
@@ -435,7 +434,6 @@ def figure_parts(db: Database, known: Sequence[Judge], judge: Judge | None, idle
 
 
 def trust_card(db: Database, judge: Judge, found: Trust) -> str:
-    """How far a judge can be trusted by the gate's rule."""
     rule, basis = gate_decisions.rule(db), judge_history.basis(db, judge)
     return judge_card.card(judge.name, found, rule.judge_trust, basis, may_decide=rule.judge_may_decide)
 
@@ -646,7 +644,6 @@ def wire_views(page: JudgesPage, context: Context) -> None:
 
 
 def wire_judges(page: JudgesPage, context: Context) -> None:
-    """Make judges, and switch them on and off."""
     admin, form = guarded(context, "admin"), page.form
 
     @admin
@@ -684,7 +681,6 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
 
 
 def wire_jobs(page: JudgesPage, context: Context) -> None:
-    """Let judges judge, and stop them."""
     admin = guarded(context, "admin")
 
     @admin

@@ -61,7 +61,6 @@ def text_of(found: Rubric) -> str:
 
 
 def form_of(found: Rubric) -> FieldValues:
-    """A rubric as the form's fields show it."""
     drawn = found.drawn or None  # all of them
     return {"instruction": found.instruction, "principles": "\n".join(found.principles), "drawn": drawn}
 
@@ -214,7 +213,6 @@ def fields_with(values: Mapping[str, Any]) -> list[Any]:
 
 
 def held(db: Database) -> list[Any]:
-    """Which version holds, and the choice of versions."""
     choices = [(title_of(one), one.version) for one in versions(db)]
     return [
         status(_("{title_of} holds.").format(title_of=title_of(judge_store.rubric(db))), "quiet"),

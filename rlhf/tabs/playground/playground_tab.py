@@ -62,7 +62,6 @@ def columns(asked: Sequence[Chat], rendered: bool, problem: str) -> str:
 
 
 def column(chat: Chat, rendered: bool, problem: str) -> str:
-    """One policy's conversation, and how its answer stands."""
     turns = [turn(message["role"], message["content"], rendered) for message in chat.messages]
     if chat.text:
         turns.append(turn("assistant", chat.text, rendered))
@@ -74,7 +73,6 @@ def column(chat: Chat, rendered: bool, problem: str) -> str:
 
 
 def turn(role: str, text: str, rendered: bool) -> str:
-    """What one side has said."""
     shown = markdown_process.to_html(text) if rendered else markdown.literal(visible(text))
     said = f'{label(role_name(role))}<div class="rendered" dir="auto">{shown}</div>'
     return f'<div class="turn {escape(role)}">{said}</div>'
@@ -208,7 +206,6 @@ class PlaygroundPage:
 
 
 def lay_out() -> PlaygroundPage:
-    """The components, top to bottom, without anything from the rows."""
     parts: dict[str, Any] = {}
     parts["models"] = open_choice(
         _("Policies"), multiselect=True, max_choices=playground_store.COLUMNS, elem_id="chat-models"

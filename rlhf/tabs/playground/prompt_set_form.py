@@ -37,7 +37,6 @@ ASKED = ("revision", "split", "source", "each", "temperature", "min_p", "tokens"
 OPENED = ("revision", "source")
 
 
-# ------------------------------------------------------------------------------------------------ what the page shows
 def files_table(context: Context) -> str:
     """The answers that can be fetched, newest first; nothing before the first."""
     rows = []
@@ -80,9 +79,8 @@ def whole_in(value: Any, low: int, high: int, label: str) -> int:
     """A whole number within its limits. Raises UserError naming the field at fault."""
     number = number_in(value, low, high, label)
     if number != int(number):
-        raise UserError(
-            _("{label} must be a whole number from {low:,} to {high:,}.").format(label=label, low=low, high=high)
-        )
+        said = _("{label} must be a whole number from {low:,} to {high:,}.")
+        raise UserError(said.format(label=label, low=low, high=high))
     return int(number)
 
 
@@ -116,7 +114,6 @@ def submit(context: Context, form: Mapping[str, Any], requested_by: str) -> int:
     return job_submission.submit(context.db, context.data_dir, spec, requested_by)
 
 
-# ---------------------------------------------------------------------------------------------------------- the page
 def lay_out() -> dict[str, Any]:
     parts: dict[str, Any] = {}
     with gr.Accordion(_("Let a policy answer a prompt set"), open=False):
@@ -142,8 +139,6 @@ def opened(context: Context) -> list[Any]:
 
 
 def wire(parts: Mapping[str, Any], context: Context) -> None:
-    """Queue the job that the form describes."""
-
     @guarded(context, "admin")
     def start_answers(annotator: Annotator, *sent: Any) -> str:
         job_id = submit(context, dict(zip(ASKED, sent, strict=True)), annotator.name)

@@ -17,7 +17,6 @@ from rlhf.loop import zero_gpu
 
 
 def build(context: Context) -> None:
-    """Lay it out inside the caller's block."""
     gr.Markdown(_(ZERO_GPU_NOTICE), elem_id="zero-gpu")
     with gr.Row():
         write = button(_("Write answers"))

@@ -36,13 +36,10 @@ class RunSummary:
     job: Job
     metrics: Sequence[Mapping[str, Any]]
     made: str | None
-    """The revision that it made."""
     check: CheckReport | None
-    """The newest check of that policy."""
 
     @property
     def name(self) -> str:
-        """The run in tables and legends."""
         return f"{self.job.id} · {self.made or about(self.job)}"
 
 
@@ -128,7 +125,6 @@ def shared(runs: Sequence[RunSummary]) -> list[CurveData]:
 
 
 def overlaid(runs: Sequence[RunSummary]) -> str:
-    """The plots that runs share."""
     if len(runs) < FEWEST:
         return ""
     steps = max(run.job.steps for run in runs)
@@ -157,7 +153,6 @@ def figures_table(runs: Sequence[RunSummary]) -> str:
 
 
 def figures(run: RunSummary) -> dict[str, str]:
-    """A run's figures in words, by name."""
     known = metric_curves(type(run.job.spec))
     final = final_figures(run.metrics)
     found = {
@@ -198,7 +193,6 @@ def held_out_figures(kind: type[JobSpec]) -> Sequence[HeldOutFigure]:
 
 
 def steps_made(run: RunSummary) -> dict[str, str]:
-    """How many steps a finished run made."""
     if run.job.status != "finished" or not run.job.steps:
         return {}
     made = _("{steps}, ended early") if early_end(run.job) else "{steps}"
@@ -209,7 +203,6 @@ STEPS = N_("Steps")
 
 
 def costs(run: RunSummary) -> dict[str, str]:
-    """What a run cost and what it left."""
     done = FinishedTraining.of(run.job.result)
     known = ((name, value_of(done), write) for name, (value_of, write) in COSTS.items())
     return {_(name): write(value) for name, value, write in known if value is not None}

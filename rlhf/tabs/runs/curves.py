@@ -13,7 +13,6 @@ from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.tabs.plot_zoom import CurveData
 
-# ----------------------------------------------------------------------------------------------- what each kind shows
 RATE = Curve(
     name="rate",
     label=N_("Learning rate"),
@@ -64,12 +63,10 @@ def with_reference(curve: Curve, reference: tuple[float, str] | None) -> Curve:
 
 
 def along(spec: JobSpec) -> str:
-    """What a run's steps are."""
     training = spec.trains()
     return _(TrainingSpec.step_word if training is None else training.step_word)
 
 
-# ------------------------------------------------------------------------------------------------------------ drawing
 def line_of(name: str, metrics: Sequence[Mapping[str, Any]], metric: str) -> Line:
     """A run's metric as a line; steps that lack it, and values that are no numbers, are left out."""
     points = [
@@ -81,12 +78,10 @@ def line_of(name: str, metrics: Sequence[Mapping[str, Any]], metric: str) -> Lin
 
 
 def lines_of(curve: Curve, metrics: Sequence[Mapping[str, Any]]) -> list[Line]:
-    """The lines of one plot of a run."""
     return [line_of(name, metrics, metric) for name, metric in curve.series.items()]
 
 
 def curve_data_of(spec: JobSpec, metrics: Sequence[Mapping[str, Any]]) -> list[CurveData]:
-    """The plots of a run that have data, to be looked at closely."""
     drawn = [(curve, [line for line in lines_of(curve, metrics) if line.points]) for curve in curves_of(spec)]
     return [CurveData(curve, lines, along(spec)) for curve, lines in drawn if lines]
 

@@ -40,11 +40,9 @@ class Listed:
 
     @property
     def name(self) -> str:
-        """What people call it, else what it does."""
         return self.label.name or about(self.job)
 
     def words(self) -> str:
-        """All that a search looks through."""
         label, job = self.label, self.job
         texts = (
             f"#{job.id}",
@@ -60,7 +58,6 @@ class Listed:
 
 
 def listed(jobs: Sequence[Job], labels: Mapping[int, RunLabel], made: Mapping[int, Policy], at: str) -> list[Listed]:
-    """Jobs with all that the list says of them."""
     return [Listed(job, labels.get(job.id, NONE), made.get(job.id), seconds_taken(job, at)) for job in jobs]
 
 

@@ -114,10 +114,7 @@ def parts_of(
         "question": gr.update(value=files.question if files is not None and asked else ""),
         **button_parts(subject, bool(against), under_way(context.db, subject)),
         "objection": gr.update(value=objection_line(against) + use_of(subject)),
-        "delete": gr.update(
-            value=delete_words(made=subject is not None),
-            interactive=files is not None,
-        ),
+        "delete": gr.update(value=delete_words(made=subject is not None), interactive=files is not None),
     }
 
 

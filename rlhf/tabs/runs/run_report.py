@@ -47,7 +47,6 @@ def report_of(db: Database, data_dir: Path, job: Job) -> str:
 
 
 def top(job: Job, label: RunLabel, made: Policy | None) -> str:
-    """What the run is called, how it stands, and what people have noted."""
     at = now()
     missing = _("not yet") if job.is_open or job.status == "finished" else _("never")
     name = label.name or job_words.about(job)
@@ -64,7 +63,6 @@ def top(job: Job, label: RunLabel, made: Policy | None) -> str:
 
 
 def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
-    """What is said first of a policy, and the figures of its check."""
     against = gate_decisions.opponent(db, subject).revision
     first = ""
     if subject.undecided:
@@ -109,15 +107,12 @@ def card(data_dir: Path, made: Policy) -> str:
     return code(visible(path.read_text("utf-8")), "markdown")
 
 
-# ---------------------------------------------------------------------------------------------------------- Markdown
 def section(title: str, *parts: str) -> str:
-    """A part of the report; nothing where there is nothing to say."""
     said = "\n\n".join(filter(None, parts))
     return f"## {title}\n\n{said}" if said else ""
 
 
 def pairs(facts: Sequence[tuple[str, str]]) -> str:
-    """Names with their values."""
     return "\n".join(f"- {plain(name)}: {plain(value)}" for name, value in facts)
 
 
@@ -135,7 +130,6 @@ def code(text: str, language: str = "json") -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as a quotation with its line breaks."""
     lines = [*map(plain, text.splitlines()), ""]
     broken = (f"> {line}\\" if line and after else f"> {line}".rstrip() for line, after in pairwise(lines))
     return "\n".join(broken)

@@ -187,7 +187,6 @@ def label_parts(db: Database, job: Job | None) -> dict[str, Update]:
 
 
 def label_shown(db: Database, job: Job | None) -> RunLabel:
-    """What people call the run on the page."""
     return run_labels.NONE if job is None else run_labels.label_of(db, job.id)
 
 
@@ -209,7 +208,6 @@ def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) ->
 
 
 def look_at(drawn: Job, metrics: Metrics, look: Any, chosen: str | None = None) -> tuple[dict[str, Update], LookedAt]:
-    """One plot of a run closely, and where all its values are fetched."""
     files = [Download(downloads.metrics_address(drawn.id), _("All values of job {id} (CSV)").format(id=drawn.id))]
     return plot_zoom.updates(LOOK, curves.curve_data_of(drawn.spec, metrics), files, look, chosen)
 
@@ -269,7 +267,6 @@ def there_of(db: Database, looked: RunsSelection) -> tuple[RunsSelection, str]:
 
 
 def place_of(looked: RunsSelection) -> Place:
-    """The address of what is looked at."""
     number, compared = row_number(looked.job), looked.compared if isinstance(looked.compared, list) else []
     numbers = ",".join(str(one) for one in map(row_number, compared) if one is not None)
     order = text_in(looked.order)
@@ -349,7 +346,6 @@ def written_about(db: Database, looked: RunsSelection, seen: Seen, found: Job | 
 
 
 def fields_of(label: Any) -> list[str]:
-    """A label that a session was sent, as its fields show it."""
     name, tags, notes = label if isinstance(label, list) and len(label) == 3 else ("", [], "")
     return [name, ", ".join(tags), notes]
 
@@ -463,7 +459,6 @@ class RunsPage(FollowedPage):
 
 
 def lay_out() -> RunsPage:
-    """The components, top to bottom, without any value."""
     parts = queue_view.lay_out()
     with gr.Accordion(_("All runs"), open=False) as parts["all"]:
         with gr.Row():
@@ -499,7 +494,6 @@ def lay_out() -> RunsPage:
 
 
 def lay_out_labels() -> dict[str, Any]:
-    """What people call a run and say of it."""
     parts: dict[str, Any] = {}
     with gr.Accordion(_("Name, tags and notes"), open=False, elem_classes=["of-subject"]) as parts["labels"]:
         with gr.Row():
@@ -577,20 +571,17 @@ def wire_views(page: RunsPage, context: Context) -> None:
 
 
 def wire_labels(page: RunsPage, context: Context) -> None:
-    """Store what people call the run that is shown."""
-
     @guarded(context, "admin")
     def save_label(annotator: Annotator, *sent: Any) -> list[Any]:
         looked, was = read(sent)
         label = run_labels.written(*looked.typed)
         there = run_labels.label_of(context.db, shown_job(was))
         if stored(there) not in (was.get("label"), stored(label)):
-            raise UserError(
-                _(
-                    "Somebody else has written here meanwhile: name “{name}”, tags “{tags}”, notes “{notes}”. Nothing "
-                    "was saved. Copy what you have written, reload the page and put the two together."
-                ).format(name=there.name, tags=", ".join(there.tags), notes=there.notes)
+            said = _(
+                "Somebody else has written here meanwhile: name “{name}”, tags “{tags}”, notes “{notes}”. Nothing "
+                "was saved. Copy what you have written, reload the page and put the two together."
             )
+            raise UserError(said.format(name=there.name, tags=", ".join(there.tags), notes=there.notes))
         run_labels.set_label(context.db, shown_job(was), label, annotator.name)
         changed, seen = live(context, replace(looked, job=shown_job(was)), {**was, "job": None})
         said = markup.notice(_("Saved for job {job_id}.").format(job_id=shown_job(was)))
@@ -633,8 +624,6 @@ def wire_looks(page: RunsPage, context: Context) -> None:
 
 
 def wire_queue(page: RunsPage, context: Context) -> None:
-    """Move a waiting job up or down, or take it out."""
-
     def changer(action: str) -> Callable[..., list[Any]]:
         def change_queue(annotator: Annotator, *sent: Any) -> list[Any]:
             looked, was = read(sent)

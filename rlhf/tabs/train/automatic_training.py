@@ -22,7 +22,6 @@ EVERY = N_("After so many new judgements")
 
 
 def sentence(db: Database, setting: AutomaticTraining) -> str:
-    """What the stored setting does, and what keeps it from being done now."""
     if not setting.on:
         return _("Off: an iteration starts only when someone starts it.")
     problem = controller.automatic_problems(db)
@@ -52,7 +51,6 @@ def store(db: Database, on: Any, every: Any, algorithm: Any) -> AutomaticTrainin
 
 
 def build(context: Context, opening: Callable[..., Any]) -> None:
-    """Lay the part out inside the caller's tab and wire it."""
     db, admin = context.db, guarded(context, "admin")
     with gr.Accordion(_("Automatic training"), open=False):
         with gr.Row(elem_classes=["fields", "typed"]):

@@ -74,7 +74,6 @@ def where_the_rest_is(data: TrainingData, spec: TrainingSpec) -> str:
 
 
 def checked_with(data: TrainingData, spec: TrainingSpec) -> tuple[str, str]:
-    """What is kept to check a run with, and how much of it."""
     held_out = spec.items if data.items == data.found.train else UNITS[data.found.unit]
     return _(held_out.to_check_with), numeral(data.found.held_out)
 
@@ -212,7 +211,6 @@ def left_out_sentences(shown: InspectedItem) -> list[str]:
 
 
 def legend(sequences: Sequence[TokenSequence]) -> str:
-    """What the marks of tokens mean, for those that occur."""
     used = {span.part for sequence in sequences for span in sequence.spans if span.tokens}
     entries = "".join(
         f'<li><span class="key {part}">{escape(_(meaning))}</span></li>'
@@ -282,7 +280,6 @@ def cost_card(cost: CostEstimate) -> str:
 
 
 def length_sentence(cost: CostEstimate) -> str:
-    """What length the rows are taken to have."""
     if cost.longest:
         return _("Estimated as if every row were as long as the longest, which has {longest:,} tokens.").format(
             longest=cost.longest
@@ -375,7 +372,6 @@ def problem_box(sentences: Sequence[str]) -> str:
 
 
 def command_text(spec: JobSpec, data_dir: Path) -> str:
-    """The commands that run the very same spec without the page."""
     run = f"python -m rlhf --data {shlex.quote(str(data_dir))} run spec.json"
     return f"cat > spec.json <<'SPEC'\n{spec_text(spec)}\nSPEC\n{run}"
 

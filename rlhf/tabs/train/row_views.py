@@ -27,7 +27,6 @@ TURNS: Mapping[str, tuple[str, int]] = {
 }
 
 
-# ------------------------------------------------------------------------------------------------ what the page shows
 def show(form: Form, preflight: Preflight, values: Mapping[str, Any], split: Any, number: Any, turn: int) -> list[Any]:
     """The number of the row that is shown, and the row with its loss mask. Raises UserError where none can be shown."""
     chosen: Split = "held-out" if split == "held-out" else "train"
@@ -43,7 +42,6 @@ def survey(form: Form, preflight: Preflight, values: Mapping[str, Any]) -> str:
     return plan_card.survey_card(preflight.survey(spec), spec)
 
 
-# ---------------------------------------------------------------------------------------------------------- the page
 class RowsPage:
     """The components, top to bottom, without anything from the rows."""
 

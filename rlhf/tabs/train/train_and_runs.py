@@ -50,8 +50,6 @@ def build(demo: gr.Blocks, context: Context, guide: gr.HTML) -> list[TrainingFor
 
 
 def wire_start(page: TrainingFormPage, context: Context, known: Preflight, guide: gr.HTML, runs_page: RunsPage) -> None:
-    """Start the job that a form describes, and look at it."""
-
     def start(annotator: Annotator, *asked: Any) -> list[Any]:
         job_id = training_form.queued(known, page.spec(known, *asked), annotator.name)
         said = markup.notice(
@@ -71,8 +69,6 @@ def wire_start(page: TrainingFormPage, context: Context, known: Preflight, guide
 
 
 def wire_runs(pages: Sequence[TrainingFormPage], context: Context, guide: gr.HTML, runs_page: RunsPage) -> None:
-    """Fill a form in from what a run has made."""
-
     @guarded(context, "admin")
     def start_from(annotator: Annotator, seen: Any) -> list[Any]:
         form, filled = preflight.continuing(context.db, shown_revision(seen))

@@ -54,7 +54,6 @@ def spec_asked_for(form: Form, known: Preflight, values: Values, accepted: bool)
 
 
 def lists_of(db: Database, form: Form) -> dict[str, Choices]:
-    """The choices of the fields that name a model."""
     others = {name: preflight.models_of(db, kind) for name, kind in form.spec_type.lists.items()}
     return {"parent": preflight.parents(db, form), **others}
 
@@ -122,7 +121,6 @@ def of_the_parent(form: Form, shape: Values, before: Any, values: Values) -> dic
 
 
 def field_parts(form: Form, known: Preflight, values: Values) -> dict[str, Update]:
-    """Which fields and groups mean something with what the others say."""
     unseen = form_fields.hidden(form, values) | (set() if known.shares_steps() else {"processes"})
     parts = {name: gr.update(visible=name not in unseen) for name in form.conditional}
     groups = {title: gr.update(visible=not set(names) <= unseen) for title, names in form.groups.items()}
@@ -136,7 +134,6 @@ def accept_part(db: Database, spec: TrainingSpec) -> Update:
 
 
 def planned_parts(known: Preflight, run: PlannedRun) -> dict[str, Update]:
-    """All that is known of a run before it."""
     return {
         "summary": gr.update(value=plan_card.summary_line(run)),
         "problems": gr.update(value=plan_card.problem_box(run.problems)),
@@ -159,7 +156,6 @@ def to_be_measured(run: PlannedRun) -> bool:
 
 
 def refused_parts(sentence: str) -> dict[str, Update]:
-    """A form that makes no spec."""
     return {
         **{name: gr.update(value="") for name in ("summary", "rate", "crossing", "spec", "command")},
         **{name: gr.update(visible=False) for name in ("accept", "apart")},
@@ -261,13 +257,7 @@ def open_fields(form: Form) -> list[str]:
 
 def to_copy(label: str, element: str) -> gr.Textbox:
     return gr.Textbox(
-        label=label,
-        lines=4,
-        max_lines=14,
-        interactive=False,
-        buttons=["copy"],
-        elem_id=element,
-        elem_classes=["code"],
+        label=label, lines=4, max_lines=14, interactive=False, buttons=["copy"], elem_id=element, elem_classes=["code"]
     )
 
 
@@ -284,7 +274,6 @@ def field_inputs(form: Form, names: Sequence[str]) -> dict[str, Any]:
 
 
 def named_fields(form: Form) -> tuple[str, ...]:
-    """The fields whose choices are policies or reward models."""
     return "parent", *form.spec_type.lists
 
 

@@ -20,7 +20,8 @@ from annotation.metrics.reliability import Reliability
 from annotation.records import Project
 from annotation.tabs import quality_report
 from annotation.ui.markup import paragraph
-from annotation.workbench.gold import ComparisonReview, ReviewedJudgement
+from annotation.workbench.gold import ComparisonReview
+from tests.votes import vote
 
 HOSTILE = "<img src=x onerror='window.ran=1'>${window.ran=1}"
 SHARED = Project(overlap=3, gold_share=0.0)
@@ -255,7 +256,7 @@ def test_strangers_text_stays_text() -> None:
         state="ready",
         messages=({"role": "user", "content": HOSTILE},),
         answers=(HOSTILE, "B"),
-        opinions=(ReviewedJudgement(annotator="ann", purpose="own", outcome="ranked", ranking=(1, 2), strength=3),),
+        opinions=(vote(7, "ann", (1, 2), strength=3),),
         consensus=0,
     )
     pages = [

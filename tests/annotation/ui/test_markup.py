@@ -15,7 +15,7 @@ from annotation.metrics.quality import AdminDecision, FlaggedCase
 from annotation.tabs import import_form, quality_report
 from annotation.ui import charts, invisible, markup
 from annotation.ui.markup import Download, progress_bar, table
-from annotation.workbench.gold import ComparisonReview, ReviewedJudgement
+from annotation.workbench.gold import ComparisonReview
 from rlhf.jobs.descriptions import TokenSequence, TokenSpan
 from rlhf.jobs.job_store import SampleAnswer
 from rlhf.tabs.iterations import check_report
@@ -25,6 +25,7 @@ from rlhf.tabs.playground import playground_tab
 from rlhf.tabs.train import plan_card
 from tests.builders import checked_answer
 from tests.machine_fixtures import ROOT
+from tests.votes import vote
 
 MOMENT = "2026-01-02T03:04:05.000000+00:00"
 HOSTILE = '"><img src=x onerror=alert(1)> <think>hm</think>'
@@ -79,7 +80,7 @@ LOOK = {
     "records": [{"messages": [SAID, SAID], "answers": [HIDING], "ranking": None, "label": None, "outcome": "ranked",
                  "remark": HIDING}],
 }  # fmt: skip
-OPINION = ReviewedJudgement(annotator=HIDING, purpose="own", outcome="ranked", ranking=(1, 2), strength=1)
+OPINION = vote(1, HIDING, (1, 2), strength=1)
 PLACES = {
     "quality, one comparison": lambda: quality_report.case_view(
         ComparisonReview(
