@@ -14,11 +14,9 @@ It goes on where it was broken off: answers, scores and verdicts are kept one by
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -57,17 +55,13 @@ from rlhf.models.hidden_states import Completions, completions, head_of, passes_
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.log_probabilities import Head, kl_and_logps, sum_by_row, token_logps
 from rlhf.models.packing import pad, prompt_groups
+from rlhf.models.precisions.plain_text import PlainText, PromptAndAnswer, plain_text
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.tokenise import answer_ids, load_snapshot, of_split, text_ids, tokenise_pairs
 
 # Comparisons that a judge in this process reads together.
 JUDGING_BATCH = 4
-# Part of what names the fixed text's token ids; raised whenever the same ids come to another perplexity.
-READING = 1
-
-# Token ids of a prompt and of an answer to it.
-PromptAndAnswer = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
@@ -610,32 +604,6 @@ def equal_length_kl(own: TokenScores, of_other: TokenScores) -> float | None:
 def repetition(text: str) -> float:
     """Share of an answer's groups of four words that it has said before (seq-rep-4 of Welleck et al. 2020)."""
     return 1 - distinct_n([text], 4) if len(text.split()) >= 4 else 0.0
-
-
-PLAIN_TEXT = Path(__file__).parents[2] / "annotation" / "examples" / "plain_text.txt"
-
-
-@dataclass(frozen=True)
-class PlainText:
-    """The paragraphs of the fixed text as token ids, each an answer to nothing."""
-
-    paragraphs: Sequence[PromptAndAnswer]
-
-    @property
-    def name(self) -> str:
-        """The sha256 of all token ids and of how they are read."""
-        return sha256(json.dumps([READING, self.paragraphs]).encode()).hexdigest()
-
-
-def plain_text(tokenizer: Any) -> PlainText:
-    """The fixed text; each paragraph comes after a token, so that its first word counts too.
-
-    After the one that begins a text where the tokenizer puts one there, else after the one that ends a text.
-    """
-    paragraphs = filter(None, (text.strip() for text in PLAIN_TEXT.read_text("utf-8").split("\n\n")))
-    begun = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
-    before = (tokenizer.bos_token_id if begun else tokenizer.eos_token_id,)
-    return PlainText([(before, tuple(text_ids(tokenizer, text))) for text in paragraphs])
 
 
 def perplexity(models: LoadedPolicies, policy: Policy, text: PlainText) -> float:

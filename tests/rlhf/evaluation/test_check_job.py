@@ -14,7 +14,6 @@ from typing import Any, Literal, cast
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from annotation.claims import handing_out, judging
@@ -30,7 +29,6 @@ from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation import check_job as checking
 from rlhf.evaluation import gate_decisions, probe_scores
 from rlhf.evaluation.check_job import (
-    PromptAndAnswer,
     TokenScores,
     ask_judges,
     ask_people_instead,
@@ -38,7 +36,6 @@ from rlhf.evaluation.check_job import (
     equal_length_nll_ratio,
     implicit_accuracy,
     of_words,
-    plain_text,
     score,
     summed_logps,
     token_ids_of,
@@ -55,7 +52,8 @@ from rlhf.judges import judge_store
 from rlhf.judges.verdicts import Verdict
 from rlhf.models import hidden_states, registry
 from rlhf.models.chat_template import vocabulary_of
-from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised, load_tokenizer
+from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
+from rlhf.models.precisions.plain_text import PromptAndAnswer
 from rlhf.models.registry import Policy
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import answer_ids, load_snapshot, of_split
@@ -542,20 +540,6 @@ def frozen_prompts(machine: Machine, ids: Sequence[int]) -> str:
         if prompt.id in ids
     ]
     return store_snapshot(machine.db, machine.data_dir, CountedRows(rows))
-
-
-def test_plain_text_is_read_after_the_token_that_texts_begin_with_where_there_is_one(tiny_model: Path) -> None:
-    """After the end of a turn a model expects a turn, not a text; one that puts nothing before texts is given that."""
-    tokenizer = load_tokenizer(tiny_model)
-    tokenizer.bos_token = "<|endoftext|>"
-    ended = plain_text(tokenizer)
-    assert {before for before, _ids in ended.paragraphs} == {(tokenizer.eos_token_id,)}
-    begins = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)])
-    tokenizer.backend_tokenizer.post_processor = begins
-    begun = plain_text(tokenizer)
-    assert {before for before, _ids in begun.paragraphs} == {(tokenizer.bos_token_id,)}
-    assert [ids for _before, ids in begun.paragraphs] == [ids for _before, ids in ended.paragraphs]
-    assert begun.name != ended.name, "it is read anew"
 
 
 def test_perplexity_is_that_of_the_text_read_paragraph_by_paragraph(checked: Checked) -> None:
