@@ -16,7 +16,7 @@ from annotation.records import UserError, storable
 from annotation.store import policy_comparisons, project_store, setting_store
 from annotation.translation import N_, _, of_server, speaking
 from rlhf.data import held_out_sets, snapshots
-from rlhf.evaluation import gate_words, win_rates
+from rlhf.evaluation import gate_words, pair_outcomes, win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check, told_as_now
 from rlhf.evaluation.gate import (
@@ -346,7 +346,7 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
         begun = any(not one.skipped for one in found.people)
         if (used_up or len(checks) >= MOST_CHECKS) and needs_another_check(db, policy, decision, checks, begun):
             heard = begun or any(one.outcomes for one in found.judges)
-            if not heard and judge_store.taken_up_by_people(db, policy.id, opponent(db, policy).id):
+            if not heard and pair_outcomes.taken_up_by_people(db, policy.id, opponent(db, policy).id):
                 decision = replace(decision, unheard=True)
             else:
                 decision = given_up(decision, len(checks), used_up)
@@ -423,7 +423,7 @@ def can_be_asked(db: Database, policy: Policy, check: FinishedCheck) -> bool:
     """Whether asking people would put comparisons of this check before them."""
     other = registry.by_revision(db, check.report.against.revision)
     on = held_out_sets.that_count(db, check.spec.gate_set)
-    return win_rates.could_be_asked(db, policy, other, on, spent_prompts(db, policy, other)) > 0
+    return pair_outcomes.could_be_asked(db, policy, other, on, spent_prompts(db, policy, other)) > 0
 
 
 def ask_people(db: Database, policy: Policy, check: FinishedCheck) -> int:
@@ -470,7 +470,7 @@ def given_to_people(db: Database) -> bool:
 
 def nothing_open(db: Database, policy: Policy) -> bool:
     """Whether no comparison of a policy with its opponent is before people."""
-    return judge_store.open_to_people(db, policy.id, opponent(db, policy).id) == 0
+    return pair_outcomes.open_to_people(db, policy.id, opponent(db, policy).id) == 0
 
 
 # ------------------------------------------------------------------------------------------------- how a check stands

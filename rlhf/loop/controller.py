@@ -17,7 +17,7 @@ from annotation.records import now, seconds_between
 from annotation.store import project_store, setting_store, training_data
 from annotation.translation import N_, _, spoken
 from rlhf.data import held_out_sets, snapshots
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import gate_decisions, pair_outcomes
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import told_as_now
 from rlhf.evaluation.gate import Mode
@@ -148,7 +148,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         broken=broken,
         saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
         rented=tuple(job_store.rented_jobs(db)),
-        given=gate_decisions.given_to_people(db) and judge_store.can_be_compared(db),
+        given=gate_decisions.given_to_people(db) and pair_outcomes.can_be_compared(db),
         measurable=held_out_sets.can_measure(db),
         spent=new - unspent,
     )

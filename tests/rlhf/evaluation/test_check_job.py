@@ -27,7 +27,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec, PreferenceLoss
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation import check_job as checking
-from rlhf.evaluation import gate_decisions, probe_scores
+from rlhf.evaluation import gate_decisions, pair_outcomes, probe_scores
 from rlhf.evaluation.check_job import (
     TokenScores,
     ask_judges,
@@ -654,7 +654,7 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     candidate, judge = registry.by_revision(machine.db, "dpo-1"), judge_store.by_name(machine.db, "letters")
     prompts = prompt_store.prompts(machine.db, "held-out")
     ids = {row.id for row in check_store.answers_of_check(machine.db, candidate.id, prompts, CHECK.seed, SAMPLING)}
-    everything = judge_store.pair_outcomes(machine.db, candidate.id, 1, judge.id)
+    everything = pair_outcomes.outcomes(machine.db, candidate.id, 1, judge.id)
     paired = [one for one in everything if one.response_id in ids]
     own, other = (
         [row.text.strip() for row in check_store.answers_of_check(machine.db, number, prompts, CHECK.seed, SAMPLING)]
@@ -675,7 +675,7 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     assert 0.5 < chances["least"] <= chances["mean"] < 1
     again = check(machine, replace(CHECK, judges="letters"))
     assert again["win_rates"] == report["win_rates"], "the report is of the same answers"
-    judged = len(judge_store.pair_outcomes(machine.db, candidate.id, 1, judge.id)) - len(everything)
+    judged = len(pair_outcomes.outcomes(machine.db, candidate.id, 1, judge.id)) - len(everything)
     assert again["judged"]["letters"]["judged"] == judged > 0
 
 
@@ -861,7 +861,7 @@ def test_people_get_all_where_no_judge_has_compared_anything(
     run = LoggedRun(db)
     spec = CheckSpec(candidate="dpo-1", against="base", people_share=share)
     ask_people_instead(cast(Run, run), spec, made, calls)
-    assert judge_store.open_to_people(db, made.id, 1) == open_to_people
+    assert pair_outcomes.open_to_people(db, made.id, 1) == open_to_people
     assert run.lines == (["No judge has compared anything, so people get 2 comparisons more."] if said else [])
 
 
