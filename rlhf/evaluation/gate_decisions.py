@@ -99,7 +99,7 @@ def findings(db: Database, policy: Policy) -> Findings:
         panel_findings(db, policy, against, checks),
         number=number,
         carried=held_out_sets.weighed(db, checks[-1].spec.gate_set).index(policy.revision),
-        left_to_judges=win_rates.left_to_judges(db, policy, against, on),
+        left_to_judges=win_rates.prompts_left_to_judges(db, policy, against, on),
         prompts=report.prompts,
         kl_per_token=report.kl_per_token,
         nll_ratio=report.nll_ratio,
@@ -287,7 +287,7 @@ def share_of_next_check(db: Database, policy: Policy, judges: Sequence[judge_sto
         people=win_rates.people_outcomes(db, policy, against, on),
         judges=tuple(judge_findings(db, judge, policy, against) for judge in judges),
         number=place_of(db, policy),
-        left_to_judges=win_rates.left_to_judges(db, policy, against, on),
+        left_to_judges=win_rates.prompts_left_to_judges(db, policy, against, on),
     )
     return share_by_rule(rule(db), known, prompts_left)
 
@@ -575,7 +575,7 @@ def how_it_ended(job: Job, named: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- what people decide
-def advice(db: Database, policy: Policy) -> GateDecision | None:
+def advised(db: Database, policy: Policy) -> GateDecision | None:
     """What the rule advises a person to do; None where its mode is 'never', and of what has been decided on.
 
     Unless that was taken back: whatever it had been promoted for, it is weighed as before.
@@ -604,7 +604,7 @@ def objection(db: Database, policy: Policy, brief: bool = False) -> str:
         return ""
     if policy.status == "rejected":
         return registry.rejection(db, policy)
-    decision = advice(db, policy)
+    decision = advised(db, policy)
     if decision is None or decision.says == "promote":
         return ""
     return described(db, policy, decision, gate_words.RULE_SAYS, brief)
@@ -688,7 +688,7 @@ def reason(db: Database, policy: Policy, own: str) -> str:
     """
     said = own if not own or own.endswith((".", "!", "?", "…")) else f"{own}."
     with speaking(of_server()):
-        decision = advice(db, policy)
+        decision = advised(db, policy)
         rule_said = objection(db, policy) if decision is None else described(db, policy, decision, gate_words.RULE_SAID)
     return f"{said} {rule_said}".strip() or registry.NO_REASON
 

@@ -192,7 +192,7 @@ def people_outcomes(
     )
 
 
-def left_to_judges(
+def prompts_left_to_judges(
     db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
 ) -> dict[int, LeftPrompt]:
     """The prompts that a draw left to judges and not to people, in an order that says nothing about them.

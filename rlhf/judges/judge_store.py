@@ -299,7 +299,7 @@ OPEN_TO_JUDGE = """c.state IN ('ready', 'closed', 'withdrawn') AND c.purpose = '
     AND NOT EXISTS (SELECT 1 FROM current_judgement j WHERE j.comparison_id = c.id AND j.annotator_id = :judge
         AND j.purpose = 'judge' AND {counts})"""
 # Of a comparison `c` to a prompt `p`: that data frozen at :frozen hold nothing of it to train on.
-UNSEEN = """(:frozen IS NULL OR p.split = 'held-out' OR NOT EXISTS
+UNLEARNT = """(:frozen IS NULL OR p.split = 'held-out' OR NOT EXISTS
     (SELECT 1 FROM judgement e WHERE e.comparison_id = c.id AND e.created <= :frozen))"""
 
 
@@ -320,7 +320,7 @@ def to_judge(
     them those that the judge's own model can't have been trained on. Of these and of a candidate's, what it has judged
     by an earlier version of the rubric, or on other weights, is to be judged again.
     """
-    newest = f"NOT {UNSEEN}, c.id DESC" if scope == "judged" else "c.id"
+    newest = f"NOT {UNLEARNT}, c.id DESC" if scope == "judged" else "c.id"
     rows = db.rows(
         f"""SELECT c.id, p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id
             WHERE {wanted(scope)} ORDER BY {newest} LIMIT :limit""",
@@ -689,7 +689,7 @@ RANKED = f"""FROM current_judgement j JOIN comparison c ON c.id = j.comparison_i
 # What people judged though the draw left it to judges was given to them for certain; what was imported nobody drew.
 RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why, iif(c.people_drawn = 1, c.people_chance, 1.0) AS people_chance,
         EXISTS (SELECT 1 FROM judgement e WHERE e.comparison_id = c.id AND e.created <= :frozen) AS frozen
-    {RANKED} AND j.comparison_id {BY_PEOPLE_TOO} AND {UNSEEN} AND {OLDER} AND c.answers_by IS NOT 'heads'
+    {RANKED} AND j.comparison_id {BY_PEOPLE_TOO} AND {UNLEARNT} AND {OLDER} AND c.answers_by IS NOT 'heads'
     ORDER BY c.id"""
 
 

@@ -132,7 +132,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     checks = job_store.checks(db)
     failed, broken = failed_checks(checks), broken_jobs(db, checks)
     unspent = training_data.new_to_train_on(db, since) if counted else 0
-    learnt = learnt_until(db)
+    learnt = newest_training(db)
     new = training_data.new_to_train_on(db, learnt) if counted and learnt != since else unspent
     return LoopState(
         auto_train=auto_train,
@@ -154,7 +154,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     )
 
 
-def learnt_until(db: Database) -> str:
+def newest_training(db: Database) -> str:
     """When the last training was asked for that has learnt from the judgements before it, or is to; empty without."""
     found = (job for job in job_store.recent(db, tuple(automatic_kinds())) if job.status not in CAME_TO_NOTHING)
     return next((job.created for job in found), "")

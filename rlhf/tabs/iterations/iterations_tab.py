@@ -156,7 +156,7 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus, state: LoopSta
     if against:
         headline = replace(headline, then="")  # nobody is asked any more
     missing = gate_words.unmeasured(decision.weighed.limits)
-    more = [*iteration_card.advice(decision, rule.mode, against, missing), stands.sentence]
+    more = [*iteration_card.in_sentences(decision, rule.mode, against, missing), stands.sentence]
     if not gate_decisions.checks_of(db, policy):
         newest = newest_check(db, policy.revision)
         elsewhere = against_now if newest is not None and newest.spec.against != against_now else ""
@@ -255,7 +255,7 @@ def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, U
 
 def advised(db: Database, policy: Policy) -> Ruling | None:
     """What the rule advises to do with a policy, if it advises anything."""
-    decision = gate_decisions.advice(db, policy)
+    decision = gate_decisions.advised(db, policy)
     return None if decision is None else decision.says
 
 

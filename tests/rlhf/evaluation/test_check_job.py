@@ -887,9 +887,9 @@ def test_a_check_that_is_resumed_counts_what_its_judges_said_before(db: Database
     calls = ask_judges(Run(db, data_dir, job, "w"), spec, made)[judge.name]
     assert (calls.judged, calls.left_open) == (1, 2)
     report = replace(REPORT, judged={judge.name: calls})
-    assert "can&#x27;t be loaded" in check_report.win_rates(report)
+    assert "can&#x27;t be loaded" in check_report.judges_rates(report)
     with speaking(chosen("de")):
-        assert "can&#x27;t be loaded" not in check_report.win_rates(report), "it is said in the language of the page"
+        assert "can&#x27;t be loaded" not in check_report.judges_rates(report), "it is said in the language of the page"
 
 
 @dataclass

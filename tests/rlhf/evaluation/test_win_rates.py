@@ -204,7 +204,7 @@ def test_what_nobody_compares_enters_as_mixed_and_as_large_a_part_as_what_people
 
     another_check(200, 0.3)
     drawn = pair_outcomes.open_to_people(db, made.id, base.id)
-    left = win_rates.left_to_judges(db, made, base)
+    left = win_rates.prompts_left_to_judges(db, made, base)
     assert 10 < drawn < 60
     assert win_rates.people_outcomes(db, made, base) == ()
     people_say(db, drawn, "serving")
