@@ -307,8 +307,8 @@ Cached = TypeVar("Cached")
 def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> Cached:
     """What this work comes to, kept until a row changes that a decision depends on.
 
-    The loop and the pages ask every few seconds. Only for what depends on judgements, decisions, checks and the rule.
-    Where it comes to words the name holds their language.
+    The loop and the pages ask every few seconds. What else than judgements, decisions, checks and the rule it depends
+    on the name holds, and the language where it comes to words.
     """
     stamp = db.row(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
