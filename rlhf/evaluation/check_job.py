@@ -17,21 +17,28 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
+from typing import Any
 
-import psutil
 import torch
 
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
-from annotation.metrics.intervals_and_bias import distinct_n, distinct_ratio, wilson_interval
+from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import CheckedAnswer, Prompt, UserError
 from annotation.store import check_store, policy_comparisons
 from annotation.translation import _, kept, ngettext
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.anchors import GROUND_SCORES, Anchors, apart_from, on_other_weights, refuse_anchor, room_for_both
+from rlhf.evaluation.answer_figures import (
+    equal_length_distinct,
+    equal_length_kl,
+    equal_length_nll_ratio,
+    of_words,
+    per_token,
+    summarise,
+)
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import measured_before
 from rlhf.evaluation.probe_scores import TokenisedProbe, probe_figures, tokenise_probes
@@ -50,7 +57,7 @@ from rlhf.jobs.run import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry
-from rlhf.models.base_model import bytes_in, ready
+from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import Completions, completions, head_of, passes_of
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.log_probabilities import Head, kl_and_logps, sum_by_row, token_logps
@@ -365,80 +372,6 @@ def score_answers(
         progress.advance(done, _("It scores the answers of {revision}.").format(revision=policy.revision))
 
 
-# The names of an answer's scores: its KL, and its negative log-likelihood. Not `kl_to_base`: so earlier versions named
-# what they measured against the base in NF4, whatever the candidate's precision was.
-GROUND_SCORES: Final = ("kl_to_ground", "nll_under_ground")
-
-
-@dataclass(frozen=True)
-class Anchors:
-    """What each policy of a check is measured against."""
-
-    db: Database
-    spec: CheckSpec
-    base_fits: bool = True
-    """Whether the base can be in memory beside other whole weights; else an adapter's own ground stands in for it."""
-
-    def of(self, policy: Policy) -> Policy:
-        """In the policy's precision: what the rule has chosen, or the base."""
-        if not self.spec.anchor and not self.base_fits:
-            return registry.own_ground(self.db, policy)
-        return replace(registry.by_revision(self.db, self.spec.anchor or "base"), precision=policy.precision)
-
-    def scores(self, policy: Policy) -> tuple[str, str]:
-        """The names of the scores of its answers by that."""
-        anchor = self.of(policy)
-        if not self.spec.anchor and not apart_from(self.db, policy, anchor):
-            return GROUND_SCORES
-        return f"kl_to_anchor_{anchor.revision}", f"nll_under_anchor_{anchor.revision}"
-
-
-def apart_from(db: Database, policy: Policy, anchor: Policy) -> bool:
-    """Whether a policy's adapter hangs on other weights than it is measured against."""
-    return registry.own_ground(db, policy).version != anchor.version
-
-
-def on_other_weights(policy: Policy) -> bool:
-    """Whether a policy is an adapter on whole weights that were trained or merged."""
-    return policy.form != "full" and policy.lies_on is not None
-
-
-# Of the free memory, what two whole models may take.
-TWO_MODELS_SHARE: Final = 0.8
-
-
-def room_for_both(run: Run, base_path: Path, candidate: Policy) -> bool:
-    """Whether the base fits into memory beside the whole weights that a candidate's adapter hangs on; said if not."""
-    if not on_other_weights(candidate):
-        return True
-    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
-    taken = 2 * bytes_in(base_path, "fp32" if candidate.precision == "fp32" else "bf16")
-    if taken <= TWO_MODELS_SHARE * free:
-        return True
-    run.log(
-        _(
-            "The base does not fit into memory beside the weights that {revision} hangs on, so these are what the "
-            "limits are against."
-        ).format(revision=candidate.revision)
-    )
-    return False
-
-
-def refuse_anchor(db: Database, spec: CheckSpec, candidate: Policy) -> None:
-    """Raises UserError where the rule's anchor was trained on another precision: it would not be itself on this one."""
-    anchor = registry.by_revision(db, spec.anchor or "base")
-    if anchor.form != "base" and anchor.precision != candidate.precision:
-        raise UserError(
-            _(
-                "The gate's limits are against {anchor}, which computes in {its}, and {candidate} in {own}: the "
-                "figures would also be of the difference between the two. Choose the base, or one in {own}, in the "
-                "gate's rule."
-            ).format(
-                anchor=anchor.revision, its=anchor.precision, candidate=candidate.revision, own=candidate.precision
-            )
-        )
-
-
 def token_ids_of(models: LoadedPolicies, answer: CheckedAnswer) -> PromptAndAnswer:
     """What a policy was fed, and what it answered."""
     drawn = answer_ids(models.tokenizer, answer.text, answer.finish_reason, answer.token_ids)
@@ -532,78 +465,6 @@ def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, 
     if to == "parent" or spec.method == "full":
         ground = replace(registry.by_revision(db, spec.parent), precision=candidate.precision)
     return ground, spec.max_length, spec.rewards_per_token()
-
-
-def summarise(policy: Policy, answers: Sequence[CheckedAnswer], names: tuple[str, str]) -> AnswerFigures:
-    """The figures of one policy's answers; KL and likelihood by these names."""
-    texts = [answer.text for answer in answers]
-    return AnswerFigures(
-        revision=policy.revision,
-        precision=policy.precision,
-        mean_length=fmean(len(text.split()) for text in texts),
-        # Of answers of one word there are no pairs of words to count.
-        distinct_1=distinct_n(texts, 1) or None,
-        distinct_2=distinct_n(texts, 2) or None,
-        kl_to_anchor=per_token(answers, names[0]),
-        nll_under_anchor=per_token(answers, names[1]),
-        # An empty answer has not ended well, however it ended.
-        ended_share=fmean(answer.finish_reason == "stop" and bool(answer.text.strip()) for answer in answers),
-        repetition=fmean(repetition(text) for text in texts),
-    )
-
-
-def per_token(answers: Sequence[CheckedAnswer], scorer: str) -> float:
-    """The mean of a score over all tokens: each answer weighs as much as it has of them."""
-    weights = [max(answer.tokens, 1) for answer in answers]
-    return sum(one.scores[scorer] * weight for one, weight in zip(answers, weights, strict=True)) / sum(weights)
-
-
-def equal_length_distinct(answers: Sequence[CheckedAnswer], of_other: Sequence[CheckedAnswer]) -> float | None:
-    """Distinct-2 of a policy's answers over that of another's to the same prompts, the longer ones cut."""
-    own, others = ({(one.prompt_id, one.seed): one.text for one in side} for side in (answers, of_other))
-    both = [place for place in own if place in others]
-    return distinct_ratio([own[place] for place in both], [others[place] for place in both], 2)
-
-
-# What a scorer says of each token of answers, by prompt and seed.
-TokenScores = Mapping[tuple[int, int], Sequence[float]]
-
-
-def of_words(answers: Sequence[CheckedAnswer], scorer: str) -> TokenScores:
-    """That of the words of a policy's answers: where an answer ends is a matter of its length.
-
-    The end of a short answer surprises a policy that would have said more, perhaps as much as all its words.
-    """
-    return {
-        (one.prompt_id, one.seed): one.token_scores[scorer][: -1 if one.finish_reason == "stop" else None]
-        for one in answers
-    }
-
-
-def equal_length_nll_ratio(own: TokenScores, of_other: TokenScores) -> float | None:
-    """How much a policy's answers surprise, over how much another's to the same prompts do, the longer ones cut.
-
-    Of two answers the first tokens count, as many as the shorter one has: the further into an answer, the less its
-    tokens surprise, so uncut a policy that is only shorter would seem to speak another language.
-    """
-    pairs = [(nlls, of_other[place]) for place, nlls in own.items() if place in of_other]
-    mine, others = (sum(sum(pair[side][: min(map(len, pair))]) for pair in pairs) for side in (0, 1))
-    return mine / others if others else None
-
-
-def equal_length_kl(own: TokenScores, of_other: TokenScores) -> float | None:
-    """KL a token of a policy's answers, cut to the lengths of another's; None where nothing is left of them.
-
-    The further into an answer, the less apart two policies are, so uncut an answer that is only longer would seem
-    closer, and in a short one its end, which another policy would not have made, would be most of it.
-    """
-    cut = [one for place, kls in own.items() if place in of_other for one in kls[: len(of_other[place])]]
-    return fmean(cut) if cut else None
-
-
-def repetition(text: str) -> float:
-    """Share of an answer's groups of four words that it has said before (seq-rep-4 of Welleck et al. 2020)."""
-    return 1 - distinct_n([text], 4) if len(text.split()) >= 4 else 0.0
 
 
 def perplexity(models: LoadedPolicies, policy: Policy, text: PlainText) -> float:

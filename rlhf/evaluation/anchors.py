@@ -1,0 +1,92 @@
+"""What each policy of a check is measured against, and by what names its answers' scores are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import psutil
+import torch
+
+from annotation.database import Database
+from annotation.records import UserError
+from annotation.translation import _
+from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.jobs.run import Run
+from rlhf.models import registry
+from rlhf.models.base_model import bytes_in
+from rlhf.models.registry import Policy
+
+# The names of an answer's scores: its KL, and its negative log-likelihood. Not `kl_to_base`: so earlier versions named
+# what they measured against the base in NF4, whatever the candidate's precision was.
+GROUND_SCORES: Final = ("kl_to_ground", "nll_under_ground")
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """What each policy of a check is measured against."""
+
+    db: Database
+    spec: CheckSpec
+    base_fits: bool = True
+    """Whether the base can be in memory beside other whole weights; else an adapter's own ground stands in for it."""
+
+    def of(self, policy: Policy) -> Policy:
+        """In the policy's precision: what the rule has chosen, or the base."""
+        if not self.spec.anchor and not self.base_fits:
+            return registry.own_ground(self.db, policy)
+        return replace(registry.by_revision(self.db, self.spec.anchor or "base"), precision=policy.precision)
+
+    def scores(self, policy: Policy) -> tuple[str, str]:
+        """The names of the scores of its answers by that."""
+        anchor = self.of(policy)
+        if not self.spec.anchor and not apart_from(self.db, policy, anchor):
+            return GROUND_SCORES
+        return f"kl_to_anchor_{anchor.revision}", f"nll_under_anchor_{anchor.revision}"
+
+
+def apart_from(db: Database, policy: Policy, anchor: Policy) -> bool:
+    """Whether a policy's adapter hangs on other weights than it is measured against."""
+    return registry.own_ground(db, policy).version != anchor.version
+
+
+def on_other_weights(policy: Policy) -> bool:
+    """Whether a policy is an adapter on whole weights that were trained or merged."""
+    return policy.form != "full" and policy.lies_on is not None
+
+
+# Of the free memory, what two whole models may take.
+TWO_MODELS_SHARE: Final = 0.8
+
+
+def room_for_both(run: Run, base_path: Path, candidate: Policy) -> bool:
+    """Whether the base fits into memory beside the whole weights that a candidate's adapter hangs on; said if not."""
+    if not on_other_weights(candidate):
+        return True
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    taken = 2 * bytes_in(base_path, "fp32" if candidate.precision == "fp32" else "bf16")
+    if taken <= TWO_MODELS_SHARE * free:
+        return True
+    run.log(
+        _(
+            "The base does not fit into memory beside the weights that {revision} hangs on, so these are what the "
+            "limits are against."
+        ).format(revision=candidate.revision)
+    )
+    return False
+
+
+def refuse_anchor(db: Database, spec: CheckSpec, candidate: Policy) -> None:
+    """Raises UserError where the rule's anchor was trained on another precision: it would not be itself on this one."""
+    anchor = registry.by_revision(db, spec.anchor or "base")
+    if anchor.form != "base" and anchor.precision != candidate.precision:
+        raise UserError(
+            _(
+                "The gate's limits are against {anchor}, which computes in {its}, and {candidate} in {own}: the "
+                "figures would also be of the difference between the two. Choose the base, or one in {own}, in the "
+                "gate's rule."
+            ).format(
+                anchor=anchor.revision, its=anchor.precision, candidate=candidate.revision, own=candidate.precision
+            )
+        )
