@@ -1,4 +1,4 @@
-"""What each policy of a check is measured against, and by what names its answers' scores are kept."""
+"""The policies of a check, what each is measured against, and by what names the scores of its answers are kept."""
 
 from __future__ import annotations
 
@@ -21,6 +21,50 @@ from rlhf.models.registry import Policy
 # The names of an answer's scores: its KL, and its negative log-likelihood. Not `kl_to_base`: so earlier versions named
 # what they measured against the base in NF4, whatever the candidate's precision was.
 GROUND_SCORES: Final = ("kl_to_ground", "nll_under_ground")
+
+
+@dataclass(frozen=True)
+class CheckedPolicies:
+    """The policies of a check, and what it measures them against."""
+
+    candidate: Policy
+    against: Policy
+    base: Policy
+    anchor: Policy
+    anchors: Anchors
+    other_ground: Policy | None
+    """The whole weights that the candidate's adapter hangs on, where these are not its anchor."""
+
+    @property
+    def compared(self) -> list[Policy]:
+        """All that answer, each once."""
+        every = (self.candidate, self.anchor, self.against, self.base)
+        return list({policy.version: policy for policy in every}.values())
+
+    @property
+    def others(self) -> list[Policy]:
+        """Those it is compared with: what serves, or could; not what only measures, in the candidate's precision."""
+        return [one for one in self.compared if one in (self.against, self.base) and one.id != self.candidate.id]
+
+    def measured_by(self, policy: Policy) -> dict[tuple[str, str], Policy]:
+        """What scores a policy's answers, by the names of the scores."""
+        found = {self.anchors.scores(policy): self.anchors.of(policy)}
+        if policy.version == self.candidate.version and self.other_ground is not None:
+            found[GROUND_SCORES] = self.other_ground
+        return found
+
+
+def policies_of(run: Run, spec: CheckSpec, base_path: Path) -> CheckedPolicies:
+    """The policies that a spec names, and what they are measured against. Raises UserError for an unfit anchor."""
+    candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
+    refuse_anchor(run.db, spec, candidate)
+    anchors = Anchors(run.db, spec, room_for_both(run, base_path, candidate))
+    base, anchor = registry.by_revision(run.db, "base"), anchors.of(candidate)
+    other_weights = on_other_weights(candidate) and apart_from(run.db, candidate, anchor)
+    other_ground = registry.own_ground(run.db, candidate) if other_weights else None
+    return CheckedPolicies(
+        candidate=candidate, against=against, base=base, anchor=anchor, anchors=anchors, other_ground=other_ground
+    )
 
 
 @dataclass(frozen=True)

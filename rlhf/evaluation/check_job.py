@@ -30,7 +30,7 @@ from annotation.store import check_store, policy_comparisons
 from annotation.translation import _, kept, ngettext
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
-from rlhf.evaluation.anchors import GROUND_SCORES, Anchors, apart_from, on_other_weights, refuse_anchor, room_for_both
+from rlhf.evaluation.anchors import GROUND_SCORES, CheckedPolicies, policies_of
 from rlhf.evaluation.answer_figures import (
     equal_length_distinct,
     equal_length_kl,
@@ -42,7 +42,6 @@ from rlhf.evaluation.answer_figures import (
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import measured_before
 from rlhf.evaluation.probe_scores import TokenisedProbe, probe_figures, tokenise_probes
-from rlhf.evaluation.probes import ProbeFigures
 from rlhf.evaluation.report import (
     RULE_VERSION,
     AnswerFigures,
@@ -73,26 +72,24 @@ JUDGING_BATCH = 4
 
 def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
     """Answer, score and compare. Returns the report that the page and `python -m rlhf` show."""
-    run.report(0, 0, {}, _("It loads the model."))
-    models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
-    policies = policies_of(run, spec, models)
-    inputs = inputs_of(run, spec, models, policies)
-    held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
-    passes = sum(1 + len(policies.measured_by(policy)) for policy in policies.compared)
-    progress = CheckProgress(run, passes * inputs.fed + 2 * len(inputs.rendered_apart) + len(held_out))
-    found = {one.version: measure(progress, spec, models, policies, one, inputs) for one in policies.compared}
-    accuracy = implicit_accuracy(progress, models, policies.candidate, held_out)
-    del models  # a judge may need the memory
+    check = begun(run, spec)
+    found = {one.version: measure(check, one) for one in check.policies.compared}
+    measured = replace(
+        figures_of(check, found),
+        implicit_accuracy=implicit_accuracy(check.progress, check.models, check.policies.candidate, check.held_out),
+    )
+    policies = check.policies
+    del check  # a judge may need the memory that its models take
     candidate, against, others = policies.candidate, policies.against, policies.others
     put_before_people(run.db, spec, candidate, others)
     judged, own = ask_judges(run, spec, candidate), {answer.id for answer in found[candidate.version].answers}
     ask_people_instead(run, spec, candidate, judged)
+    same = same_answers(run.db, candidate, against, own) if against.id != candidate.id else measured.prompts
     report = replace(
-        figures_of(policies, found, inputs),
-        implicit_accuracy=accuracy,
-        win_rates={other.revision: win_rates(run.db, spec, candidate, other, own) for other in others},
+        measured,
+        win_rates={other.revision: rates_by_judge(run.db, spec, candidate, other, own) for other in others},
         judged=judged,
-        same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else inputs.fed,
+        same_answers=same,
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
     )
@@ -100,84 +97,45 @@ def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class CheckedPolicies:
-    """The policies of a check, and what it measures them against."""
+class Check:
+    """A check as it is made: what was asked, the policies in memory, and what they answer and read."""
 
-    candidate: Policy
-    against: Policy
-    base: Policy
-    anchor: Policy
-    anchors: Anchors
-    other_ground: Policy | None
-    """The whole weights that the candidate's adapter hangs on, where these are not its anchor."""
-
-    @property
-    def compared(self) -> list[Policy]:
-        """All that answer, each once."""
-        every = (self.candidate, self.anchor, self.against, self.base)
-        return list({policy.version: policy for policy in every}.values())
-
-    @property
-    def others(self) -> list[Policy]:
-        """Those it is compared with: what serves, or could; not what only measures, in the candidate's precision."""
-        return [one for one in self.compared if one in (self.against, self.base) and one.id != self.candidate.id]
-
-    def measured_by(self, policy: Policy) -> dict[tuple[str, str], Policy]:
-        """What scores a policy's answers, by the names of the scores."""
-        found = {self.anchors.scores(policy): self.anchors.of(policy)}
-        if policy.version == self.candidate.version and self.other_ground is not None:
-            found[GROUND_SCORES] = self.other_ground
-        return found
-
-
-def policies_of(run: Run, spec: CheckSpec, models: LoadedPolicies) -> CheckedPolicies:
-    """The policies that a spec names, and what they are measured against. Raises UserError for an unfit anchor."""
-    candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
-    refuse_anchor(run.db, spec, candidate)
-    anchors = Anchors(run.db, spec, room_for_both(run, models.base_path, candidate))
-    base, anchor = registry.by_revision(run.db, "base"), anchors.of(candidate)
-    other_weights = on_other_weights(candidate) and apart_from(run.db, candidate, anchor)
-    other_ground = registry.own_ground(run.db, candidate) if other_weights else None
-    return CheckedPolicies(
-        candidate=candidate, against=against, base=base, anchor=anchor, anchors=anchors, other_ground=other_ground
-    )
-
-
-@dataclass(frozen=True)
-class CheckInputs:
-    """What the policies of a check answer and read."""
-
+    spec: CheckSpec
+    models: LoadedPolicies
+    policies: CheckedPolicies
     prompts: Sequence[Prompt]
     rendered: Mapping[int, str]
     """What is fed, by prompt id; prompts that the model does not take are left out."""
     apart: Sequence[Prompt]
     """Those on which the policies are compared beside those of the report."""
     rendered_apart: Mapping[int, str]
+    held_out: Sequence[PreferenceRow]
+    """Judgements by which the implicit reward is measured."""
     probes: Sequence[TokenisedProbe]
     plain: PlainText
+    progress: CheckProgress
 
-    @property
-    def fed(self) -> int:
-        """How many prompts the report speaks of."""
-        return len(self.rendered)
+    def answers_of(self, policy: Policy) -> list[CheckedAnswer]:
+        """A policy's answers to the prompts of the report."""
+        return answers_of(self.progress.run, self.spec, policy, self.prompts, self.rendered)
 
 
-def inputs_of(run: Run, spec: CheckSpec, models: LoadedPolicies, policies: CheckedPolicies) -> CheckInputs:
-    """The prompts and texts of a check. Raises UserError where the candidate was trained on some of them."""
+def begun(run: Run, spec: CheckSpec) -> Check:
+    """A check with all that it needs. Raises UserError where it can't be made, or its figures would say nothing."""
+    run.report(0, 0, {}, _("It loads the model."))
+    models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
+    policies = policies_of(run, spec, models.base_path)
     if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
         run.log(said)
     prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
     apart = held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
     refuse_leaked(run, policies.candidate, [*prompts, *apart])
-    fed, fed_apart = (what_to_feed(run, spec, models, policies, one) for one in (prompts, apart))
-    return CheckInputs(
-        prompts=prompts,
-        rendered=fed,
-        apart=apart,
-        rendered_apart=fed_apart,
-        probes=tokenise_probes(models),
-        plain=plain_text(models.tokenizer),
-    )
+    fed, fed_apart = (what_to_feed(run, spec, models, policies.compared, one) for one in (prompts, apart))
+    probes, plain = tokenise_probes(models), plain_text(models.tokenizer)
+    held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
+    passes = sum(1 + len(policies.measured_by(policy)) for policy in policies.compared)
+    progress = CheckProgress(run, passes * len(fed) + 2 * len(fed_apart) + len(held_out))
+    return Check(spec, models, policies, prompts, fed, apart, fed_apart, held_out, probes, plain, progress)
 
 
 @dataclass(frozen=True)
@@ -188,36 +146,29 @@ class MeasuredPolicy:
     figures: AnswerFigures
 
 
-def measure(
-    progress: CheckProgress,
-    spec: CheckSpec,
-    models: LoadedPolicies,
-    policies: CheckedPolicies,
-    policy: Policy,
-    inputs: CheckInputs,
-) -> MeasuredPolicy:
+def measure(check: Check, policy: Policy) -> MeasuredPolicy:
     """Let a policy answer and read, and score what it answers."""
-    measured_by, prompts, rendered = policies.measured_by(policy), inputs.prompts, inputs.rendered
-    models.keep_only(policy, *measured_by.values())  # those in another precision may be as large
-    answer_prompts(progress, spec, models, policy, prompts, rendered)
-    score_answers(progress, spec, models, policy, measured_by, prompts, rendered)
+    spec, models, policies, progress = check.spec, check.models, check.policies, check.progress
+    models.keep_only(policy, *policies.measured_by(policy).values())  # those in another precision may be as large
+    answer_prompts(progress, spec, models, policy, check.prompts, check.rendered)
+    score_answers(check, policy)
     if policy in (policies.candidate, policies.against):
         compared = replace(spec, seed=spec.compared_seed)
-        answer_prompts(progress, compared, models, policy, inputs.apart, inputs.rendered_apart)
-    answers = answers_of(progress.run, spec, policy, prompts, rendered)
+        answer_prompts(progress, compared, models, policy, check.apart, check.rendered_apart)
+    answers = check.answers_of(policy)
+    asking = _("It puts the probes to {revision}.").format(revision=policy.revision)
     figures = replace(
         summarise(policy, answers, policies.anchors.scores(policy)),
-        perplexity=perplexity(models, policy, inputs.plain),
-        perplexity_of=inputs.plain.name,
-        probes=ask_probes(progress, models, policy, inputs.probes),
+        perplexity=perplexity(models, policy, check.plain),
+        perplexity_of=check.plain.name,
+        probes=probe_figures(models.db, models, policy, check.probes, lambda: progress.advance(0, asking)),
     )
     return MeasuredPolicy(answers, figures)
 
 
-def figures_of(
-    policies: CheckedPolicies, found: Mapping[tuple[int, registry.HeldPrecision], MeasuredPolicy], inputs: CheckInputs
-) -> CheckReport:
+def figures_of(check: Check, found: Mapping[tuple[int, registry.HeldPrecision], MeasuredPolicy]) -> CheckReport:
     """What the report says of the answers; who is found better, people and judges have yet to say."""
+    policies = check.policies
     candidate, anchor, against = (found[one.version] for one in (policies.candidate, policies.anchor, policies.against))
     kl, nll = (of_words(candidate.answers, name) for name in policies.anchors.scores(policies.candidate))
     anchor_nll = of_words(anchor.answers, policies.anchors.scores(policies.anchor)[1])
@@ -225,8 +176,8 @@ def figures_of(
         candidate=candidate.figures,
         against=against.figures,
         anchor=anchor.figures,
-        prompts=inputs.fed,
-        compared_apart=len(inputs.rendered_apart),
+        prompts=len(check.rendered),
+        compared_apart=len(check.rendered_apart),
         equal_length_distinct=equal_length_distinct(candidate.answers, anchor.answers),
         equal_length_nll_ratio=equal_length_nll_ratio(nll, anchor_nll),
         equal_length_kl=equal_length_kl(kl, anchor_nll),
@@ -276,14 +227,14 @@ def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> Non
 
 
 def what_to_feed(
-    run: Run, spec: CheckSpec, models: LoadedPolicies, policies: CheckedPolicies, prompts: Sequence[Prompt]
+    run: Run, spec: CheckSpec, models: LoadedPolicies, policies: Sequence[Policy], prompts: Sequence[Prompt]
 ) -> dict[int, str]:
     """The text to feed by prompt id. Raises UserError if the model takes none of the prompts; some may be left out."""
     rendered: dict[int, str] = {}
     refused: list[str] = []
     for prompt in prompts:
         try:
-            rendered[prompt.id] = models.feed(prompt.messages, spec.sampling.max_new_tokens, *policies.compared)
+            rendered[prompt.id] = models.feed(prompt.messages, spec.sampling.max_new_tokens, *policies)
         except UserError as error:
             refused.append(str(error))
     if refused:
@@ -344,21 +295,13 @@ def answer_prompts(
         progress.advance(len(batch), _("{revision} answers.").format(revision=policy.revision))
 
 
-def score_answers(
-    progress: CheckProgress,
-    spec: CheckSpec,
-    models: LoadedPolicies,
-    policy: Policy,
-    measured_by: Mapping[tuple[str, str], Policy],
-    prompts: Sequence[Prompt],
-    rendered: Mapping[int, str],
-) -> None:
-    """Store by these names the KL to each anchor at each token of each answer, and the token's NLL under it.
+def score_answers(check: Check, policy: Policy) -> None:
+    """Store the KL to each anchor at each token of each of a policy's answers, and the token's NLL under it.
 
     Answers that an earlier version scored kept only their mean, and are scored again.
     """
-    db, anchors = progress.run.db, list(measured_by.values())
-    answers = answers_of(progress.run, spec, policy, prompts, rendered)
+    models, measured_by = check.models, check.policies.measured_by(policy)
+    anchors, answers = list(measured_by.values()), check.answers_of(policy)
     names = {name for both in measured_by for name in both}
     unscored = [answer for answer in answers if not names <= answer.token_scores.keys()]
     sequences = [token_ids_of(models, answer) for answer in unscored]
@@ -366,10 +309,10 @@ def score_answers(
         found = score(models, policy, anchors, [sequences[place] for place in places])
         for (kl_score, nll_score), scores in zip(measured_by, found, strict=True):
             for place, (kls, nlls) in zip(places, scores, strict=True):
-                check_store.add_score(db, unscored[place].id, kl_score, fmean(kls), kls)
-                check_store.add_score(db, unscored[place].id, nll_score, fmean(nlls), nlls)
+                check_store.add_score(models.db, unscored[place].id, kl_score, fmean(kls), kls)
+                check_store.add_score(models.db, unscored[place].id, nll_score, fmean(nlls), nlls)
         done = len(places) * len(anchors)
-        progress.advance(done, _("It scores the answers of {revision}.").format(revision=policy.revision))
+        check.progress.advance(done, _("It scores the answers of {revision}.").format(revision=policy.revision))
 
 
 def token_ids_of(models: LoadedPolicies, answer: CheckedAnswer) -> PromptAndAnswer:
@@ -420,7 +363,7 @@ def implicit_accuracy(
     which of two is larger beta does not change. The pairs of one comparison stand or fall together, so each comparison
     counts once, with the share that is right.
     """
-    reference, max_length, per_token = training_terms(progress, candidate)
+    reference, max_length, per_token = training_terms(models.db, candidate)
     pairs, left_out = tokenise_pairs(models.tokenizer, rows, max_length)
     sides = [[(tuple(pair["prompt_ids"]), tuple(pair[f"{side}_ids"])) for side in ("chosen", "rejected")]
              for pair in pairs]  # fmt: skip
@@ -453,10 +396,9 @@ def summed_logps(models: LoadedPolicies, policy: Policy, sequences: Sequence[Pro
     return sum_by_row(token_logps(states.before_NH, head, states.labels_N), states.rows_N, len(sequences))
 
 
-def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, int, bool]:
+def training_terms(db: Database, candidate: Policy) -> tuple[Policy, int, bool]:
     """The reference policy, in the candidate's precision, the length limit that the candidate was trained with, and
     whether its rewards are per token."""
-    db = progress.run.db
     ground = registry.own_ground(db, candidate)
     spec = registry.trained_as(db, candidate)
     to = spec.implicit_reference() if spec is not None else None
@@ -474,15 +416,6 @@ def perplexity(models: LoadedPolicies, policy: Policy, text: PlainText) -> float
             return before.perplexity
     logps_B = summed_logps(models, policy, text.paragraphs)
     return math.exp(-float(logps_B.sum()) / sum(len(ids) for _before, ids in text.paragraphs))
-
-
-def ask_probes(
-    progress: CheckProgress, models: LoadedPolicies, policy: Policy, probes: Sequence[TokenisedProbe]
-) -> ProbeFigures:
-    def between() -> None:
-        progress.advance(0, _("It puts the probes to {revision}.").format(revision=policy.revision))
-
-    return probe_figures(progress.run.db, models, policy, probes, between)
 
 
 # ------------------------------------------------------------------------------------------------- who is found better
@@ -537,7 +470,7 @@ def ask_people_instead(run: Run, spec: CheckSpec, candidate: Policy, judged: Map
     run.log(more.format(count=count))
 
 
-def win_rates(
+def rates_by_judge(
     db: Database, spec: CheckSpec, candidate: Policy, other: Policy, own: Collection[int]
 ) -> dict[str, WinRate]:
     """By judge: how often the candidate's `own` answers of this check won against another policy's."""
