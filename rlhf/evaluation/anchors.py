@@ -25,15 +25,21 @@ GROUND_SCORES: Final = ("kl_to_ground", "nll_under_ground")
 
 @dataclass(frozen=True)
 class CheckedPolicies:
-    """The policies of a check, and what it measures them against."""
+    """The policies of a check, and what each is measured against."""
 
+    db: Database
     candidate: Policy
     against: Policy
     base: Policy
-    anchor: Policy
-    anchors: Anchors
-    other_ground: Policy | None
-    """The whole weights that the candidate's adapter hangs on, where these are not its anchor."""
+    chosen_anchor: str
+    """What the rule has chosen to measure against; empty for the base."""
+    base_fits: bool
+    """Whether the base can be in memory beside other whole weights; else an adapter's own ground stands in for it."""
+
+    @property
+    def anchor(self) -> Policy:
+        """The candidate's."""
+        return self.anchor_of(self.candidate)
 
     @property
     def compared(self) -> list[Policy]:
@@ -46,53 +52,42 @@ class CheckedPolicies:
         """Those it is compared with: what serves, or could; not what only measures, in the candidate's precision."""
         return [one for one in self.compared if one in (self.against, self.base) and one.id != self.candidate.id]
 
+    def anchor_of(self, policy: Policy) -> Policy:
+        """In the policy's precision: what the rule has chosen, or the base."""
+        if not self.chosen_anchor and not self.base_fits:
+            return registry.own_ground(self.db, policy)
+        return replace(registry.by_revision(self.db, self.chosen_anchor or "base"), precision=policy.precision)
+
+    def apart(self, policy: Policy) -> bool:
+        """Whether a policy's adapter hangs on other weights than it is measured against."""
+        return registry.own_ground(self.db, policy).version != self.anchor_of(policy).version
+
+    @property
+    def ground_is_apart(self) -> bool:
+        """Whether the candidate's adapter hangs on whole weights that are not its anchor."""
+        return on_other_weights(self.candidate) and self.apart(self.candidate)
+
+    def scores(self, policy: Policy) -> tuple[str, str]:
+        """The names of the scores of a policy's answers by its anchor."""
+        if not self.chosen_anchor and not self.apart(policy):
+            return GROUND_SCORES
+        revision = self.anchor_of(policy).revision
+        return f"kl_to_anchor_{revision}", f"nll_under_anchor_{revision}"
+
     def measured_by(self, policy: Policy) -> dict[tuple[str, str], Policy]:
         """What scores a policy's answers, by the names of the scores."""
-        found = {self.anchors.scores(policy): self.anchors.of(policy)}
-        if policy.version == self.candidate.version and self.other_ground is not None:
-            found[GROUND_SCORES] = self.other_ground
+        found = {self.scores(policy): self.anchor_of(policy)}
+        if policy.version == self.candidate.version and self.ground_is_apart:
+            found[GROUND_SCORES] = registry.own_ground(self.db, policy)
         return found
 
 
 def policies_of(run: Run, spec: CheckSpec, base_path: Path) -> CheckedPolicies:
     """The policies that a spec names, and what they are measured against. Raises UserError for an unfit anchor."""
-    candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
+    candidate, against, base = (registry.by_revision(run.db, one) for one in (spec.candidate, spec.against, "base"))
     refuse_anchor(run.db, spec, candidate)
-    anchors = Anchors(run.db, spec, room_for_both(run, base_path, candidate))
-    base, anchor = registry.by_revision(run.db, "base"), anchors.of(candidate)
-    other_weights = on_other_weights(candidate) and apart_from(run.db, candidate, anchor)
-    other_ground = registry.own_ground(run.db, candidate) if other_weights else None
-    return CheckedPolicies(
-        candidate=candidate, against=against, base=base, anchor=anchor, anchors=anchors, other_ground=other_ground
-    )
-
-
-@dataclass(frozen=True)
-class Anchors:
-    """What each policy of a check is measured against."""
-
-    db: Database
-    spec: CheckSpec
-    base_fits: bool = True
-    """Whether the base can be in memory beside other whole weights; else an adapter's own ground stands in for it."""
-
-    def of(self, policy: Policy) -> Policy:
-        """In the policy's precision: what the rule has chosen, or the base."""
-        if not self.spec.anchor and not self.base_fits:
-            return registry.own_ground(self.db, policy)
-        return replace(registry.by_revision(self.db, self.spec.anchor or "base"), precision=policy.precision)
-
-    def scores(self, policy: Policy) -> tuple[str, str]:
-        """The names of the scores of its answers by that."""
-        anchor = self.of(policy)
-        if not self.spec.anchor and not apart_from(self.db, policy, anchor):
-            return GROUND_SCORES
-        return f"kl_to_anchor_{anchor.revision}", f"nll_under_anchor_{anchor.revision}"
-
-
-def apart_from(db: Database, policy: Policy, anchor: Policy) -> bool:
-    """Whether a policy's adapter hangs on other weights than it is measured against."""
-    return registry.own_ground(db, policy).version != anchor.version
+    fits = room_for_both(run, base_path, candidate)
+    return CheckedPolicies(run.db, candidate, against, base, spec.anchor, fits)
 
 
 def on_other_weights(policy: Policy) -> bool:

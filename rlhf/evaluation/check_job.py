@@ -158,7 +158,7 @@ def measure(check: Check, policy: Policy) -> MeasuredPolicy:
     answers = check.answers_of(policy)
     asking = _("It puts the probes to {revision}.").format(revision=policy.revision)
     figures = replace(
-        summarise(policy, answers, policies.anchors.scores(policy)),
+        summarise(policy, answers, policies.scores(policy)),
         perplexity=perplexity(models, policy, check.plain),
         perplexity_of=check.plain.name,
         probes=probe_figures(models.db, models, policy, check.probes, lambda: progress.advance(0, asking)),
@@ -170,8 +170,8 @@ def figures_of(check: Check, found: Mapping[tuple[int, registry.HeldPrecision], 
     """What the report says of the answers; who is found better, people and judges have yet to say."""
     policies = check.policies
     candidate, anchor, against = (found[one.version] for one in (policies.candidate, policies.anchor, policies.against))
-    kl, nll = (of_words(candidate.answers, name) for name in policies.anchors.scores(policies.candidate))
-    anchor_nll = of_words(anchor.answers, policies.anchors.scores(policies.anchor)[1])
+    kl, nll = (of_words(candidate.answers, name) for name in policies.scores(policies.candidate))
+    anchor_nll = of_words(anchor.answers, policies.scores(policies.anchor)[1])
     return CheckReport(
         candidate=candidate.figures,
         against=against.figures,
@@ -181,7 +181,7 @@ def figures_of(check: Check, found: Mapping[tuple[int, registry.HeldPrecision], 
         equal_length_distinct=equal_length_distinct(candidate.answers, anchor.answers),
         equal_length_nll_ratio=equal_length_nll_ratio(nll, anchor_nll),
         equal_length_kl=equal_length_kl(kl, anchor_nll),
-        kl_to_ground=per_token(candidate.answers, GROUND_SCORES[0]) if policies.other_ground else None,
+        kl_to_ground=per_token(candidate.answers, GROUND_SCORES[0]) if policies.ground_is_apart else None,
         rule=RULE_VERSION,
     )
 
