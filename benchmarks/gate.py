@@ -236,7 +236,7 @@ def checked(
 ) -> Findings:
     """One more check: judges compare all its prompts, then people a part of them drawn by lot.
 
-    Of a prompt that comes again the first draw counts, as in `judge_store.left_to_judges`.
+    Of a prompt that comes again the first draw counts, as in `pair_outcomes.left_to_judges`.
     """
     says = compared(cell, chance[prompts], luck.people)
     passed = passed_over(cell, len(prompts), luck.people)

@@ -10,7 +10,7 @@ from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.submission.precisions_spec import PrecisionsSpec
+from rlhf.models.precisions.precisions_spec import PrecisionsSpec
 
 SPECS: tuple[type[JobSpec], ...] = (
     AnsweringSpec,

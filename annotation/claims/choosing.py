@@ -43,18 +43,10 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
     if settling is not None:
         order = order_again(db, annotator_id, settling[0], source)
         return ChosenComparison(settling[0], "settle", order, chance=None, assigned_by=settling[1])
-    own = db.row(
-        f"""SELECT c.id FROM comparison c WHERE c.asked_by = :annotator AND c.purpose = 'preference'
-              AND c.state IN ('writing', 'ready') AND c.taken = 0 AND {UNSEEN} ORDER BY c.id LIMIT 1""",
-        {"annotator": annotator_id},
-    )
-    if own is not None:
-        order = order_again(db, annotator_id, own["id"], source)
-        return ChosenComparison(own["id"], "own", order, free_slot(db, own["id"]))
     assigned = standing_assignment(db, annotator_id, "assign", project.overlap)
-    again = put_back(db, annotator_id, project.overlap, assigned)
-    if again is not None:
-        return again
+    first = own_prompt(db, annotator_id, source) or put_back(db, annotator_id, project.overlap, assigned)
+    if first is not None:
+        return first
     # All are looked for, so that the chance of what is shown is known and not only its share.
     measuring = {
         "gold": choose_gold(db, annotator_id, source) if project.gold_share else None,
@@ -91,6 +83,19 @@ STILL_OPEN = f"""CASE k.purpose
             AND c.taken < iif(c.candidate_id IS NULL, :overlap, 1)
             AND NOT {SKIPPED_FOR_GOOD} AND NOT {WOULD_NOT_COUNT.format(":annotator")},
         c.id = :given AND k.assigned_by = :given_by) END"""
+
+
+def own_prompt(db: Database, annotator_id: int, source: random.Random) -> ChosenComparison | None:
+    """The oldest comparison to a prompt of this annotator's own that nobody has had."""
+    row = db.row(
+        f"""SELECT c.id FROM comparison c WHERE c.asked_by = :annotator AND c.purpose = 'preference'
+              AND c.state IN ('writing', 'ready') AND c.taken = 0 AND {UNSEEN} ORDER BY c.id LIMIT 1""",
+        {"annotator": annotator_id},
+    )
+    if row is None:
+        return None
+    order = order_again(db, annotator_id, row["id"], source)
+    return ChosenComparison(row["id"], "own", order, free_slot(db, row["id"]))
 
 
 def put_back(

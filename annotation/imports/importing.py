@@ -7,7 +7,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,19 +101,24 @@ class ImportPreview:
     """What of the source is not used."""
 
 
+def proposed_for(rows: Sequence[SourceRow], columns: Collection[str], order: ImportRequest) -> dict[str, str]:
+    """The column of each role, as said or as likely, where the file has it or what a path leads to."""
+    said = {role: column for role, column in order.columns.items() if role in ROLES}
+    read_into = [with_paths(row.values, filter(None, said.values())) for row in rows]
+    named = propose([SourceRow(row.number, values) for row, values in zip(rows, read_into, strict=True)], said)
+    return {
+        role: column
+        for role, column in named.items()
+        if column in columns or any(values.get(column) is not None for values in read_into)
+    }
+
+
 def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> ImportPreview:
     """Read the beginning only. Raises UserError where there is nothing to read."""
     order.check()
     rows, bad = beginning(source)
     columns = tuple(columns_of(rows))
-    said = {role: column for role, column in order.columns.items() if role in ROLES}
-    read_into = [with_paths(row.values, filter(None, said.values())) for row in rows]
-    named = propose([SourceRow(row.number, values) for row, values in zip(rows, read_into, strict=True)], said)
-    proposed = {
-        role: column
-        for role, column in named.items()
-        if column in columns or any(values.get(column) is not None for values in read_into)
-    }
+    proposed = proposed_for(rows, columns, order)
     target: Target | None = None
     problem, asked = "", tuple[str, ...]()
     records: list[MappedRow | str] = []

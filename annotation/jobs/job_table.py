@@ -186,7 +186,7 @@ def clear_results(db: Database, kinds: Sequence[str], by: str) -> None:
     db.write(
         f"""UPDATE job SET result = NULL
             WHERE kind IN ({marks(kinds)}) AND (requested_by = ? OR finished < ?) AND result IS NOT NULL""",
-        (*kinds, by, moment(-24 * 60 * 60)),
+        (*kinds, by, seconds_from_now(-24 * 60 * 60)),
     )
 
 
@@ -214,7 +214,7 @@ def request_cancel(db: Database, job_id: int, also: str = "0") -> bool:
     return db.write(f"UPDATE job SET status = 'cancelling' WHERE id = ? AND ({AT_WORK} OR {also})", (job_id,)) == 1
 
 
-def moment(seconds: float) -> str:
+def seconds_from_now(seconds: float) -> str:
     """`now` and so many seconds, as text."""
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
 
@@ -222,12 +222,12 @@ def moment(seconds: float) -> str:
 # Who is not heard of so is gone. A later moment was written before the clock was set back, and by nobody since.
 HEARD: Final = "heartbeat BETWEEN :since AND :until"
 # After every moment.
-LATEST: Final = "~"
+FOREVER: Final = "~"
 
 
 def heard(seconds: float = LOST_AFTER_SECONDS) -> dict[str, str]:
     """The values of HEARD."""
-    return {"since": moment(-seconds), "until": moment(seconds)}
+    return {"since": seconds_from_now(-seconds), "until": seconds_from_now(seconds)}
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def looking_for_silent(db: Database, seconds: float = LOST_AFTER_SECONDS) -> Ite
     """
     values, asked = heard(seconds), time.monotonic()
     with db.transaction():
-        yield values if time.monotonic() - asked < WAITED_SECONDS else {"since": "", "until": LATEST}
+        yield values if time.monotonic() - asked < WAITED_SECONDS else {"since": "", "until": FOREVER}
 
 
 # Between two looks; then workers may have been as silent, though they live. Who is so at each look is merely slow.

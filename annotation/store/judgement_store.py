@@ -14,7 +14,7 @@ from annotation.records import JudgedAnswer, Judgement
 from annotation.store.prompt_store import RESERVED
 
 # Of judgements `j`: that they are on one of the comparisons to train on that were judged last.
-LATEST = """j.comparison_id IN (SELECT c.id FROM current_judgement l JOIN comparison c ON c.id = l.comparison_id
+JUDGED_LAST = """j.comparison_id IN (SELECT c.id FROM current_judgement l JOIN comparison c ON c.id = l.comparison_id
     JOIN prompt p ON p.id = c.prompt_id WHERE p.split = 'train' AND c.purpose = 'preference' AND l.outcome != 'skip'
     GROUP BY c.id ORDER BY max(l.id) DESC LIMIT :latest)"""
 # Of judgements `j`: that somebody edited an answer of their comparison.
@@ -31,7 +31,7 @@ def judged_comparisons(
     `latest` only so many to train on: those judged last.
     """
     query = JUDGEMENTS.replace(LAST_FIELD, f"{LAST_FIELD}, 'token_ids', json(r.token_ids)") if token_ids else JUDGEMENTS
-    conditions = {f"NOT {RESERVED}": not reserved, EDITED: edited, LATEST: latest is not None}
+    conditions = {f"NOT {RESERVED}": not reserved, EDITED: edited, JUDGED_LAST: latest is not None}
     wanted = " AND ".join(["TRUE", *(condition for condition, asked in conditions.items() if asked)])
     rows = db.connection.query(f"{query} WHERE {wanted} ORDER BY j.comparison_id, j.id", {"latest": latest})
     for _comparison, group in groupby(rows, key=itemgetter("comparison_id")):

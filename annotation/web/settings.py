@@ -45,14 +45,30 @@ class Settings:
 def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     """Settings from flags, else from the environment, else the defaults, which on a Space are those it needs.
 
-    There GRADIO_SERVER_NAME and GRADIO_SERVER_PORT hold too, where none of ours are set. Raises UserError for variables
-    of a Space that mean nothing.
+    Raises UserError for variables of a Space that mean nothing.
     """
     here = Space.from_environment(os.environ)
     usual = Settings() if here is None else Settings(host="0.0.0.0", model=SPACE_MODEL, open_browser=False)
+    options = settings_parser(usual, here is not None).parse_args(arguments)
+    return Settings(
+        data_dir=options.data.expanduser().resolve(),
+        host=options.host,
+        port=options.port,
+        model=options.model,
+        open_browser=usual.open_browser and not options.no_browser,
+        workers=not options.no_workers,
+        space=here,
+    )
+
+
+def settings_parser(usual: Settings, on_space: bool) -> argparse.ArgumentParser:
+    """The flags with their defaults: from the environment, else the usual ones.
+
+    On a Space GRADIO_SERVER_NAME and GRADIO_SERVER_PORT hold too, where none of ours are set.
+    """
     parser = argparse.ArgumentParser(prog="python app.py", description=__doc__)
     environment = os.environ.get
-    gradio = environment if here is not None else dict[str, str]().get
+    gradio = environment if on_space else dict[str, str]().get
     host, port = gradio("GRADIO_SERVER_NAME") or usual.host, gradio("GRADIO_SERVER_PORT") or str(usual.port)
     parser.add_argument(
         "--data",
@@ -73,16 +89,7 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     )
     parser.add_argument("--no-browser", action="store_true", help="don't open a browser")
     parser.add_argument("--no-workers", action="store_true", help="serve the pages only: answer nothing, train nothing")
-    options = parser.parse_args(arguments)
-    return Settings(
-        data_dir=options.data.expanduser().resolve(),
-        host=options.host,
-        port=options.port,
-        model=options.model,
-        open_browser=usual.open_browser and not options.no_browser,
-        workers=not options.no_workers,
-        space=here,
-    )
+    return parser
 
 
 def port_number(text: str) -> int:

@@ -30,15 +30,9 @@ def index_imports(db: Database) -> None:
     """
     if db.connection.conn.in_transaction:
         return
-    unfinished = setting_store.setting(
-        db, setting_store.UNFINISHED, None
-    )  # it is indexed as a whole, once all of it is there
-    newest = int(
-        db.value(
-            "SELECT coalesce(max(id), 0) FROM import WHERE :unfinished IS NULL OR id < :unfinished",
-            {"unfinished": unfinished},
-        )
-    )
+    # An unfinished one is indexed as a whole, once all of it is there.
+    before = setting_store.setting(db, setting_store.UNFINISHED, None)
+    newest = int(db.value("SELECT coalesce(max(id), 0) FROM import WHERE ?1 IS NULL OR id < ?1", (before,)))
     done = int(setting_store.setting(db, INDEXED, 0))
     if newest <= done:
         return

@@ -21,8 +21,8 @@ from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, kinds, to_json
 from rlhf.models import memory, registry
+from rlhf.models.precisions.precisions_spec import crossing
 from rlhf.submission import job_submission
-from rlhf.submission.precisions_spec import crossing
 from rlhf.workers.worker_process import run_to_end
 
 

@@ -14,30 +14,34 @@ It goes on where it was broken off: answers, scores and verdicts are kept one by
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
+from typing import Any
 
-import psutil
 import torch
 
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
-from annotation.metrics.intervals_and_bias import distinct_n, distinct_ratio, wilson_interval
+from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import CheckedAnswer, Prompt, UserError
 from annotation.store import check_store, policy_comparisons
 from annotation.translation import _, ngettext
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.anchors import GROUND_SCORES, CheckedPolicies, policies_of
+from rlhf.evaluation.answer_figures import (
+    equal_length_distinct,
+    equal_length_kl,
+    equal_length_nll_ratio,
+    of_words,
+    per_token,
+    summarise,
+)
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import measured_before
 from rlhf.evaluation.probe_scores import TokenisedProbe, probe_figures, tokenise_probes
-from rlhf.evaluation.probes import ProbeFigures
 from rlhf.evaluation.report import (
     RULE_VERSION,
     AnswerFigures,
@@ -52,46 +56,40 @@ from rlhf.jobs.run import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry
-from rlhf.models.base_model import bytes_in, ready
+from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import Completions, completions, head_of, passes_of
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.log_probabilities import Head, kl_and_logps, sum_by_row, token_logps
 from rlhf.models.packing import pad, prompt_groups
+from rlhf.models.precisions.plain_text import PlainText, PromptAndAnswer, plain_text
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import draw_in_turn
 from rlhf.models.tokenise import answer_ids, load_snapshot, of_split, text_ids, tokenise_pairs
 
 # Comparisons that a judge in this process reads together.
 JUDGING_BATCH = 4
-# Part of what names the fixed text's token ids; raised whenever the same ids come to another perplexity.
-READING = 1
-
-# Token ids of a prompt and of an answer to it.
-PromptAndAnswer = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
     """Answer, score and compare. Returns the report that the page and `python -m rlhf` show."""
-    run.report(0, 0, {}, _("It loads the model."))
-    models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
-    policies = policies_of(run, spec, models)
-    inputs = inputs_of(run, spec, models, policies)
-    held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
-    passes = sum(1 + len(policies.measured_by(policy)) for policy in policies.compared)
-    progress = CheckProgress(run, passes * inputs.fed + 2 * len(inputs.rendered_apart) + len(held_out))
-    found = {one.version: measure(progress, spec, models, policies, one, inputs) for one in policies.compared}
-    accuracy = implicit_accuracy(progress, models, policies.candidate, held_out)
-    del models  # a judge may need the memory
+    check = begun(run, spec)
+    found = {one.version: measure(check, one) for one in check.policies.compared}
+    measured = replace(
+        figures_of(check, found),
+        implicit_accuracy=implicit_accuracy(check.progress, check.models, check.policies.candidate, check.held_out),
+    )
+    policies = check.policies
+    del check  # a judge may need the memory that its models take
     candidate, against, others = policies.candidate, policies.against, policies.others
     put_before_people(run.db, spec, candidate, others)
     judged, own = ask_judges(run, spec, candidate), {answer.id for answer in found[candidate.version].answers}
     ask_people_instead(run, spec, candidate, judged)
+    same = same_answers(run.db, candidate, against, own) if against.id != candidate.id else measured.prompts
     report = replace(
-        figures_of(policies, found, inputs),
-        implicit_accuracy=accuracy,
-        win_rates={other.revision: win_rates(run.db, spec, candidate, other, own) for other in others},
+        measured,
+        win_rates={other.revision: rates_by_judge(run.db, spec, candidate, other, own) for other in others},
         judged=judged,
-        same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else inputs.fed,
+        same_answers=same,
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
     )
@@ -99,84 +97,45 @@ def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class CheckedPolicies:
-    """The policies of a check, and what it measures them against."""
+class Check:
+    """A check as it is made: what was asked, the policies in memory, and what they answer and read."""
 
-    candidate: Policy
-    against: Policy
-    base: Policy
-    anchor: Policy
-    anchors: Anchors
-    other_ground: Policy | None
-    """The whole weights that the candidate's adapter hangs on, where these are not its anchor."""
-
-    @property
-    def compared(self) -> list[Policy]:
-        """All that answer, each once."""
-        every = (self.candidate, self.anchor, self.against, self.base)
-        return list({policy.version: policy for policy in every}.values())
-
-    @property
-    def others(self) -> list[Policy]:
-        """Those it is compared with: what serves, or could; not what only measures, in the candidate's precision."""
-        return [one for one in self.compared if one in (self.against, self.base) and one.id != self.candidate.id]
-
-    def measured_by(self, policy: Policy) -> dict[tuple[str, str], Policy]:
-        """What scores a policy's answers, by the names of the scores."""
-        found = {self.anchors.scores(policy): self.anchors.of(policy)}
-        if policy.version == self.candidate.version and self.other_ground is not None:
-            found[GROUND_SCORES] = self.other_ground
-        return found
-
-
-def policies_of(run: Run, spec: CheckSpec, models: LoadedPolicies) -> CheckedPolicies:
-    """The policies that a spec names, and what they are measured against. Raises UserError for an unfit anchor."""
-    candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
-    refuse_anchor(run.db, spec, candidate)
-    anchors = Anchors(run.db, spec, room_for_both(run, models.base_path, candidate))
-    base, anchor = registry.by_revision(run.db, "base"), anchors.of(candidate)
-    other_weights = on_other_weights(candidate) and apart_from(run.db, candidate, anchor)
-    other_ground = registry.own_ground(run.db, candidate) if other_weights else None
-    return CheckedPolicies(
-        candidate=candidate, against=against, base=base, anchor=anchor, anchors=anchors, other_ground=other_ground
-    )
-
-
-@dataclass(frozen=True)
-class CheckInputs:
-    """What the policies of a check answer and read."""
-
+    spec: CheckSpec
+    models: LoadedPolicies
+    policies: CheckedPolicies
     prompts: Sequence[Prompt]
     rendered: Mapping[int, str]
     """What is fed, by prompt id; prompts that the model does not take are left out."""
     apart: Sequence[Prompt]
     """Those on which the policies are compared beside those of the report."""
     rendered_apart: Mapping[int, str]
+    held_out: Sequence[PreferenceRow]
+    """Judgements by which the implicit reward is measured."""
     probes: Sequence[TokenisedProbe]
     plain: PlainText
+    progress: CheckProgress
 
-    @property
-    def fed(self) -> int:
-        """How many prompts the report speaks of."""
-        return len(self.rendered)
+    def answers_of(self, policy: Policy) -> list[CheckedAnswer]:
+        """A policy's answers to the prompts of the report."""
+        return answers_of(self.progress.run, self.spec, policy, self.prompts, self.rendered)
 
 
-def inputs_of(run: Run, spec: CheckSpec, models: LoadedPolicies, policies: CheckedPolicies) -> CheckInputs:
-    """The prompts and texts of a check. Raises UserError where the candidate was trained on some of them."""
+def begun(run: Run, spec: CheckSpec) -> Check:
+    """A check with all that it needs. Raises UserError where it can't be made, or its figures would say nothing."""
+    run.report(0, 0, {}, _("It loads the model."))
+    models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
+    policies = policies_of(run, spec, models.base_path)
     if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
         run.log(said)
     prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
     apart = held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
     refuse_leaked(run, policies.candidate, [*prompts, *apart])
-    fed, fed_apart = (what_to_feed(run, spec, models, policies, one) for one in (prompts, apart))
-    return CheckInputs(
-        prompts=prompts,
-        rendered=fed,
-        apart=apart,
-        rendered_apart=fed_apart,
-        probes=tokenise_probes(models),
-        plain=plain_text(models.tokenizer),
-    )
+    fed, fed_apart = (what_to_feed(run, spec, models, policies.compared, one) for one in (prompts, apart))
+    probes, plain = tokenise_probes(models), plain_text(models.tokenizer)
+    held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
+    passes = sum(1 + len(policies.measured_by(policy)) for policy in policies.compared)
+    progress = CheckProgress(run, passes * len(fed) + 2 * len(fed_apart) + len(held_out))
+    return Check(spec, models, policies, prompts, fed, apart, fed_apart, held_out, probes, plain, progress)
 
 
 @dataclass(frozen=True)
@@ -187,50 +146,43 @@ class MeasuredPolicy:
     figures: AnswerFigures
 
 
-def measure(
-    progress: CheckProgress,
-    spec: CheckSpec,
-    models: LoadedPolicies,
-    policies: CheckedPolicies,
-    policy: Policy,
-    inputs: CheckInputs,
-) -> MeasuredPolicy:
+def measure(check: Check, policy: Policy) -> MeasuredPolicy:
     """Let a policy answer and read, and score what it answers."""
-    measured_by, prompts, rendered = policies.measured_by(policy), inputs.prompts, inputs.rendered
-    models.keep_only(policy, *measured_by.values())  # those in another precision may be as large
-    asked = missing_answers(progress, spec, policy, prompts, rendered)
+    spec, models, policies, progress = check.spec, check.models, check.policies, check.progress
+    models.keep_only(policy, *policies.measured_by(policy).values())  # those in another precision may be as large
+    asked = missing_answers(progress, spec, policy, check.prompts, check.rendered)
     if policy in (policies.candidate, policies.against):
         compared = replace(spec, seed=spec.compared_seed)
-        asked += missing_answers(progress, compared, policy, inputs.apart, inputs.rendered_apart)
-    draw_answers(progress, spec, models, policy, asked)
-    score_answers(progress, spec, models, policy, measured_by, prompts, rendered)
-    answers = answers_of(progress.run, spec, policy, prompts, rendered)
+        asked += missing_answers(progress, compared, policy, check.apart, check.rendered_apart)
+    draw_answers(check, policy, asked)
+    score_answers(check, policy)
+    answers = check.answers_of(policy)
+    asking = _("It puts the probes to {revision}.").format(revision=policy.revision)
     figures = replace(
-        summarise(policy, answers, policies.anchors.scores(policy)),
-        perplexity=perplexity(models, policy, inputs.plain),
-        perplexity_of=inputs.plain.name,
-        probes=ask_probes(progress, models, policy, inputs.probes),
+        summarise(policy, answers, policies.scores(policy)),
+        perplexity=perplexity(models, policy, check.plain),
+        perplexity_of=check.plain.name,
+        probes=probe_figures(models.db, models, policy, check.probes, lambda: progress.advance(0, asking)),
     )
     return MeasuredPolicy(answers, figures)
 
 
-def figures_of(
-    policies: CheckedPolicies, found: Mapping[tuple[int, registry.HeldPrecision], MeasuredPolicy], inputs: CheckInputs
-) -> CheckReport:
+def figures_of(check: Check, found: Mapping[tuple[int, registry.HeldPrecision], MeasuredPolicy]) -> CheckReport:
     """What the report says of the answers; who is found better, people and judges have yet to say."""
+    policies = check.policies
     candidate, anchor, against = (found[one.version] for one in (policies.candidate, policies.anchor, policies.against))
-    kl, nll = (of_words(candidate.answers, name) for name in policies.anchors.scores(policies.candidate))
-    anchor_nll = of_words(anchor.answers, policies.anchors.scores(policies.anchor)[1])
+    kl, nll = (of_words(candidate.answers, name) for name in policies.scores(policies.candidate))
+    anchor_nll = of_words(anchor.answers, policies.scores(policies.anchor)[1])
     return CheckReport(
         candidate=candidate.figures,
         against=against.figures,
         anchor=anchor.figures,
-        prompts=inputs.fed,
-        compared_apart=len(inputs.rendered_apart),
+        prompts=len(check.rendered),
+        compared_apart=len(check.rendered_apart),
         equal_length_distinct=equal_length_distinct(candidate.answers, anchor.answers),
         equal_length_nll_ratio=equal_length_nll_ratio(nll, anchor_nll),
         equal_length_kl=equal_length_kl(kl, anchor_nll),
-        kl_to_ground=per_token(candidate.answers, GROUND_SCORES[0]) if policies.other_ground else None,
+        kl_to_ground=per_token(candidate.answers, GROUND_SCORES[0]) if policies.ground_is_apart else None,
         rule=RULE_VERSION,
     )
 
@@ -276,14 +228,14 @@ def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> Non
 
 
 def what_to_feed(
-    run: Run, spec: CheckSpec, models: LoadedPolicies, policies: CheckedPolicies, prompts: Sequence[Prompt]
+    run: Run, spec: CheckSpec, models: LoadedPolicies, policies: Sequence[Policy], prompts: Sequence[Prompt]
 ) -> dict[int, str]:
     """The text to feed by prompt id. Raises UserError if the model takes none of the prompts; some may be left out."""
     rendered: dict[int, str] = {}
     refused: list[str] = []
     for prompt in prompts:
         try:
-            rendered[prompt.id] = models.feed(prompt.messages, spec.sampling.max_new_tokens, *policies.compared)
+            rendered[prompt.id] = models.feed(prompt.messages, spec.sampling.max_new_tokens, *policies)
         except UserError as error:
             refused.append(str(error))
     if refused:
@@ -335,36 +287,25 @@ def missing_answers(
     return missing
 
 
-def draw_answers(
-    progress: CheckProgress, spec: CheckSpec, models: LoadedPolicies, policy: Policy, asked: Sequence[Asked]
-) -> None:
+def draw_answers(check: Check, policy: Policy, asked: Sequence[Asked]) -> None:
     """Draw and store answers, each as soon as it has ended."""
-    run, said = progress.run, _("{revision} answers.").format(revision=policy.revision)
-    rows = [(text, seed) for _prompt, text, seed in asked]
-    together = spec.prompts_per_batch
-    drawn = draw_in_turn(models.use(policy), models.tokenizer, rows, spec.sampling, together, lambda: run.stopped)
-    for place, answer in drawn:
+    spec, run, said = check.spec, check.progress.run, _("{revision} answers.").format(revision=policy.revision)
+    rows, model = [(text, seed) for _prompt, text, seed in asked], check.models.use(policy)
+    together, tokenizer = spec.prompts_per_batch, check.models.tokenizer
+    for place, drawn in draw_in_turn(model, tokenizer, rows, spec.sampling, together, lambda: run.stopped):
         prompt, text, _seed = asked[place]
-        check_store.add_checked_answer(run.db, answer.response(prompt, policy, text, spec.sampling))
-        progress.advance(1, said)
+        check_store.add_checked_answer(run.db, drawn.response(prompt, policy, text, spec.sampling))
+        check.progress.advance(1, said)
     run.raise_if_stopped()
 
 
-def score_answers(
-    progress: CheckProgress,
-    spec: CheckSpec,
-    models: LoadedPolicies,
-    policy: Policy,
-    measured_by: Mapping[tuple[str, str], Policy],
-    prompts: Sequence[Prompt],
-    rendered: Mapping[int, str],
-) -> None:
-    """Store by these names the KL to each anchor at each token of each answer, and the token's NLL under it.
+def score_answers(check: Check, policy: Policy) -> None:
+    """Store the KL to each anchor at each token of each of a policy's answers, and the token's NLL under it.
 
     Answers that an earlier version scored kept only their mean, and are scored again.
     """
-    db, anchors = progress.run.db, list(measured_by.values())
-    answers = answers_of(progress.run, spec, policy, prompts, rendered)
+    models, measured_by = check.models, check.policies.measured_by(policy)
+    anchors, answers = list(measured_by.values()), check.answers_of(policy)
     names = {name for both in measured_by for name in both}
     unscored = [answer for answer in answers if not names <= answer.token_scores.keys()]
     sequences = [token_ids_of(models, answer) for answer in unscored]
@@ -372,84 +313,10 @@ def score_answers(
         found = score(models, policy, anchors, [sequences[place] for place in places])
         for (kl_score, nll_score), scores in zip(measured_by, found, strict=True):
             for place, (kls, nlls) in zip(places, scores, strict=True):
-                check_store.add_score(db, unscored[place].id, kl_score, fmean(kls), kls)
-                check_store.add_score(db, unscored[place].id, nll_score, fmean(nlls), nlls)
+                check_store.add_score(models.db, unscored[place].id, kl_score, fmean(kls), kls)
+                check_store.add_score(models.db, unscored[place].id, nll_score, fmean(nlls), nlls)
         done = len(places) * len(anchors)
-        progress.advance(done, _("It scores the answers of {revision}.").format(revision=policy.revision))
-
-
-# The names of an answer's scores: its KL, and its negative log-likelihood. Not `kl_to_base`: so earlier versions named
-# what they measured against the base in NF4, whatever the candidate's precision was.
-GROUND_SCORES: Final = ("kl_to_ground", "nll_under_ground")
-
-
-@dataclass(frozen=True)
-class Anchors:
-    """What each policy of a check is measured against."""
-
-    db: Database
-    spec: CheckSpec
-    base_fits: bool = True
-    """Whether the base can be in memory beside other whole weights; else an adapter's own ground stands in for it."""
-
-    def of(self, policy: Policy) -> Policy:
-        """In the policy's precision: what the rule has chosen, or the base."""
-        if not self.spec.anchor and not self.base_fits:
-            return registry.own_ground(self.db, policy)
-        return replace(registry.by_revision(self.db, self.spec.anchor or "base"), precision=policy.precision)
-
-    def scores(self, policy: Policy) -> tuple[str, str]:
-        """The names of the scores of its answers by that."""
-        anchor = self.of(policy)
-        if not self.spec.anchor and not apart_from(self.db, policy, anchor):
-            return GROUND_SCORES
-        return f"kl_to_anchor_{anchor.revision}", f"nll_under_anchor_{anchor.revision}"
-
-
-def apart_from(db: Database, policy: Policy, anchor: Policy) -> bool:
-    """Whether a policy's adapter hangs on other weights than it is measured against."""
-    return registry.own_ground(db, policy).version != anchor.version
-
-
-def on_other_weights(policy: Policy) -> bool:
-    """Whether a policy is an adapter on whole weights that were trained or merged."""
-    return policy.form != "full" and policy.lies_on is not None
-
-
-# Of the free memory, what two whole models may take.
-TWO_MODELS_SHARE: Final = 0.8
-
-
-def room_for_both(run: Run, base_path: Path, candidate: Policy) -> bool:
-    """Whether the base fits into memory beside the whole weights that a candidate's adapter hangs on; said if not."""
-    if not on_other_weights(candidate):
-        return True
-    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
-    taken = 2 * bytes_in(base_path, "fp32" if candidate.precision == "fp32" else "bf16")
-    if taken <= TWO_MODELS_SHARE * free:
-        return True
-    run.log(
-        _(
-            "The base does not fit into memory beside the weights that {revision} hangs on, so these are what the "
-            "limits are against."
-        ).format(revision=candidate.revision)
-    )
-    return False
-
-
-def refuse_anchor(db: Database, spec: CheckSpec, candidate: Policy) -> None:
-    """Raises UserError where the rule's anchor was trained on another precision: it would not be itself on this one."""
-    anchor = registry.by_revision(db, spec.anchor or "base")
-    if anchor.form != "base" and anchor.precision != candidate.precision:
-        raise UserError(
-            _(
-                "The gate's limits are against {anchor}, which computes in {its}, and {candidate} in {own}: the "
-                "figures would also be of the difference between the two. Choose the base, or one in {own}, in the "
-                "gate's rule."
-            ).format(
-                anchor=anchor.revision, its=anchor.precision, candidate=candidate.revision, own=candidate.precision
-            )
-        )
+        check.progress.advance(done, _("It scores the answers of {revision}.").format(revision=policy.revision))
 
 
 def token_ids_of(models: LoadedPolicies, answer: CheckedAnswer) -> PromptAndAnswer:
@@ -500,7 +367,7 @@ def implicit_accuracy(
     which of two is larger beta does not change. The pairs of one comparison stand or fall together, so each comparison
     counts once, with the share that is right.
     """
-    reference, max_length, per_token = training_terms(progress, candidate)
+    reference, max_length, per_token = training_terms(models.db, candidate)
     pairs, left_out = tokenise_pairs(models.tokenizer, rows, max_length)
     sides = [[(tuple(pair["prompt_ids"]), tuple(pair[f"{side}_ids"])) for side in ("chosen", "rejected")]
              for pair in pairs]  # fmt: skip
@@ -533,10 +400,9 @@ def summed_logps(models: LoadedPolicies, policy: Policy, sequences: Sequence[Pro
     return sum_by_row(token_logps(states.before_NH, head, states.labels_N), states.rows_N, len(sequences))
 
 
-def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, int, bool]:
+def training_terms(db: Database, candidate: Policy) -> tuple[Policy, int, bool]:
     """The reference policy, in the candidate's precision, the length limit that the candidate was trained with, and
     whether its rewards are per token."""
-    db = progress.run.db
     ground = registry.own_ground(db, candidate)
     spec = registry.trained_as(db, candidate)
     to = spec.implicit_reference() if spec is not None else None
@@ -547,104 +413,6 @@ def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, 
     return ground, spec.max_length, spec.rewards_per_token()
 
 
-def summarise(policy: Policy, answers: Sequence[CheckedAnswer], names: tuple[str, str]) -> AnswerFigures:
-    """The figures of one policy's answers; KL and likelihood by these names."""
-    texts = [answer.text for answer in answers]
-    return AnswerFigures(
-        revision=policy.revision,
-        precision=policy.precision,
-        mean_length=fmean(len(text.split()) for text in texts),
-        # Of answers of one word there are no pairs of words to count.
-        distinct_1=distinct_n(texts, 1) or None,
-        distinct_2=distinct_n(texts, 2) or None,
-        kl_to_anchor=per_token(answers, names[0]),
-        nll_under_anchor=per_token(answers, names[1]),
-        # An empty answer has not ended well, however it ended.
-        ended_share=fmean(answer.finish_reason == "stop" and bool(answer.text.strip()) for answer in answers),
-        repetition=fmean(repetition(text) for text in texts),
-    )
-
-
-def per_token(answers: Sequence[CheckedAnswer], scorer: str) -> float:
-    """The mean of a score over all tokens: each answer weighs as much as it has of them."""
-    weights = [max(answer.tokens, 1) for answer in answers]
-    return sum(one.scores[scorer] * weight for one, weight in zip(answers, weights, strict=True)) / sum(weights)
-
-
-def equal_length_distinct(answers: Sequence[CheckedAnswer], of_other: Sequence[CheckedAnswer]) -> float | None:
-    """Distinct-2 of a policy's answers over that of another's to the same prompts, the longer ones cut."""
-    own, others = ({(one.prompt_id, one.seed): one.text for one in side} for side in (answers, of_other))
-    both = [place for place in own if place in others]
-    return distinct_ratio([own[place] for place in both], [others[place] for place in both], 2)
-
-
-# What a scorer says of each token of answers, by prompt and seed.
-TokenScores = Mapping[tuple[int, int], Sequence[float]]
-
-
-def of_words(answers: Sequence[CheckedAnswer], scorer: str) -> TokenScores:
-    """That of the words of a policy's answers: where an answer ends is a matter of its length.
-
-    The end of a short answer surprises a policy that would have said more, perhaps as much as all its words.
-    """
-    return {
-        (one.prompt_id, one.seed): one.token_scores[scorer][: -1 if one.finish_reason == "stop" else None]
-        for one in answers
-    }
-
-
-def equal_length_nll_ratio(own: TokenScores, of_other: TokenScores) -> float | None:
-    """How much a policy's answers surprise, over how much another's to the same prompts do, the longer ones cut.
-
-    Of two answers the first tokens count, as many as the shorter one has: the further into an answer, the less its
-    tokens surprise, so uncut a policy that is only shorter would seem to speak another language.
-    """
-    pairs = [(nlls, of_other[place]) for place, nlls in own.items() if place in of_other]
-    mine, others = (sum(sum(pair[side][: min(map(len, pair))]) for pair in pairs) for side in (0, 1))
-    return mine / others if others else None
-
-
-def equal_length_kl(own: TokenScores, of_other: TokenScores) -> float | None:
-    """KL a token of a policy's answers, cut to the lengths of another's; None where nothing is left of them.
-
-    The further into an answer, the less apart two policies are, so uncut an answer that is only longer would seem
-    closer, and in a short one its end, which another policy would not have made, would be most of it.
-    """
-    cut = [one for place, kls in own.items() if place in of_other for one in kls[: len(of_other[place])]]
-    return fmean(cut) if cut else None
-
-
-def repetition(text: str) -> float:
-    """Share of an answer's groups of four words that it has said before (seq-rep-4 of Welleck et al. 2020)."""
-    return 1 - distinct_n([text], 4) if len(text.split()) >= 4 else 0.0
-
-
-PLAIN_TEXT = Path(__file__).parents[2] / "annotation" / "examples" / "plain_text.txt"
-
-
-@dataclass(frozen=True)
-class PlainText:
-    """The paragraphs of the fixed text as token ids, each an answer to nothing."""
-
-    paragraphs: Sequence[PromptAndAnswer]
-
-    @property
-    def name(self) -> str:
-        """The sha256 of all token ids and of how they are read."""
-        return sha256(json.dumps([READING, self.paragraphs]).encode()).hexdigest()
-
-
-def plain_text(tokenizer: Any) -> PlainText:
-    """The fixed text; each paragraph comes after a token, so that its first word counts too.
-
-    After the one that begins a text where the tokenizer puts one there, else after the one that ends a text.
-    """
-    paragraphs = filter(None, (text.strip() for text in PLAIN_TEXT.read_text("utf-8").split("\n\n")))
-    begun = tokenizer.bos_token_id is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
-    before = (tokenizer.bos_token_id if begun else tokenizer.eos_token_id,)
-    return PlainText([(before, tuple(text_ids(tokenizer, text))) for text in paragraphs])
-
-
 def perplexity(models: LoadedPolicies, policy: Policy, text: PlainText) -> float:
     """Perplexity of the fixed text: language that a policy should not have lost. Read once in a policy's life."""
     for before in measured_before(models.db, policy):
@@ -652,15 +420,6 @@ def perplexity(models: LoadedPolicies, policy: Policy, text: PlainText) -> float
             return before.perplexity
     logps_B = summed_logps(models, policy, text.paragraphs)
     return math.exp(-float(logps_B.sum()) / sum(len(ids) for _before, ids in text.paragraphs))
-
-
-def ask_probes(
-    progress: CheckProgress, models: LoadedPolicies, policy: Policy, probes: Sequence[TokenisedProbe]
-) -> ProbeFigures:
-    def between() -> None:
-        progress.advance(0, _("It puts the probes to {revision}.").format(revision=policy.revision))
-
-    return probe_figures(progress.run.db, models, policy, probes, between)
 
 
 # ------------------------------------------------------------------------------------------------- who is found better
@@ -715,7 +474,7 @@ def ask_people_instead(run: Run, spec: CheckSpec, candidate: Policy, judged: Map
     run.log(more.format(count=count))
 
 
-def win_rates(
+def rates_by_judge(
     db: Database, spec: CheckSpec, candidate: Policy, other: Policy, own: Collection[int]
 ) -> dict[str, WinRate]:
     """By judge: how often the candidate's `own` answers of this check won against another policy's."""

@@ -642,10 +642,10 @@ def within(figure: RequirementKey, value: float | None, bound: float) -> Require
 
 def keeps(figure: RequirementKey, value: float, bound: float) -> bool:
     """Whether a figure keeps within its bound. NaN is on neither side and does not: its answers could not be scored."""
-    return lies_on(value, bound) or (value >= bound if BOUNDS[figure].endswith("_least") else value <= bound)
+    return at_bound(value, bound) or (value >= bound if BOUNDS[figure].endswith("_least") else value <= bound)
 
 
-def lies_on(value: float, bound: float) -> bool:
+def at_bound(value: float, bound: float) -> bool:
     """Whether a figure is off its bound by the noise of binary fractions only."""
     return isclose(value, bound, rel_tol=1e-9)
 

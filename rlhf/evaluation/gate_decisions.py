@@ -16,7 +16,7 @@ from annotation.records import UserError, storable
 from annotation.store import policy_comparisons, project_store, setting_store
 from annotation.translation import N_, _, joined
 from rlhf.data import held_out_sets, snapshots
-from rlhf.evaluation import gate_words, win_rates
+from rlhf.evaluation import gate_words, pair_outcomes, win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check, told_as_now
 from rlhf.evaluation.gate import (
@@ -99,7 +99,7 @@ def findings(db: Database, policy: Policy) -> Findings:
         panel_findings(db, policy, against, checks),
         number=number,
         carried=held_out_sets.weighed(db, checks[-1].spec.gate_set).index(policy.revision),
-        left_to_judges=win_rates.left_to_judges(db, policy, against, on),
+        left_to_judges=win_rates.prompts_left_to_judges(db, policy, against, on),
         prompts=report.prompts,
         kl_per_token=report.kl_per_token,
         nll_ratio=report.nll_ratio,
@@ -287,7 +287,7 @@ def share_of_next_check(db: Database, policy: Policy, judges: Sequence[judge_sto
         people=win_rates.people_outcomes(db, policy, against, on),
         judges=tuple(judge_findings(db, judge, policy, against) for judge in judges),
         number=place_of(db, policy),
-        left_to_judges=win_rates.left_to_judges(db, policy, against, on),
+        left_to_judges=win_rates.prompts_left_to_judges(db, policy, against, on),
     )
     return share_by_rule(rule(db), known, prompts_left)
 
@@ -307,8 +307,8 @@ Cached = TypeVar("Cached")
 def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> Cached:
     """What this work comes to, kept until a row changes that a decision depends on.
 
-    The loop and the pages ask every few seconds. Only for what depends on judgements, decisions, checks and the rule.
-    Where it comes to words the name holds their language.
+    The loop and the pages ask every few seconds. What else than judgements, decisions, checks and the rule it depends
+    on the name holds, and the language where it comes to words.
     """
     stamp = db.row(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
@@ -346,7 +346,7 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
         begun = any(not one.skipped for one in found.people)
         if (used_up or len(checks) >= MOST_CHECKS) and needs_another_check(db, policy, decision, checks, begun):
             heard = begun or any(one.outcomes for one in found.judges)
-            if not heard and judge_store.taken_up_by_people(db, policy.id, opponent(db, policy).id):
+            if not heard and pair_outcomes.taken_up_by_people(db, policy.id, opponent(db, policy).id):
                 decision = replace(decision, unheard=True)
             else:
                 decision = given_up(decision, len(checks), used_up)
@@ -422,7 +422,7 @@ def check_to_ask_about(db: Database, policy: Policy) -> FinishedCheck | None:
 def can_be_asked(db: Database, policy: Policy, check: FinishedCheck) -> bool:
     other = registry.by_revision(db, check.report.against.revision)
     on = held_out_sets.that_count(db, check.spec.gate_set)
-    return win_rates.could_be_asked(db, policy, other, on, spent_prompts(db, policy, other)) > 0
+    return pair_outcomes.could_be_asked(db, policy, other, on, spent_prompts(db, policy, other)) > 0
 
 
 def ask_people(db: Database, policy: Policy, check: FinishedCheck) -> int:
@@ -469,7 +469,7 @@ def given_to_people(db: Database) -> bool:
 
 def nothing_open(db: Database, policy: Policy) -> bool:
     """Whether no comparison of a policy with its opponent is before people."""
-    return judge_store.open_to_people(db, policy.id, opponent(db, policy).id) == 0
+    return pair_outcomes.open_to_people(db, policy.id, opponent(db, policy).id) == 0
 
 
 # ------------------------------------------------------------------------------------------------- how a check stands
@@ -573,7 +573,7 @@ def how_it_ended(job: Job, named: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- what people decide
-def advice(db: Database, policy: Policy) -> GateDecision | None:
+def advised(db: Database, policy: Policy) -> GateDecision | None:
     """What the rule advises a person to do; None where its mode is 'never', and of what has been decided on.
 
     Unless that was taken back: whatever it had been promoted for, it is weighed as before.
@@ -602,7 +602,7 @@ def objection(db: Database, policy: Policy, brief: bool = False) -> str:
         return ""
     if policy.status == "rejected":
         return registry.rejection(db, policy)
-    decision = advice(db, policy)
+    decision = advised(db, policy)
     if decision is None or decision.says == "promote":
         return ""
     return described(db, policy, decision, gate_words.RULE_SAYS, brief)
@@ -675,7 +675,7 @@ BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800"
 def reason(db: Database, policy: Policy, own: str) -> str:
     """What is recorded with a person's decision: their own words, then what the rule says, or who rejected it."""
     said = own if not own or own.endswith((".", "!", "?", "…")) else f"{own}."
-    decision = advice(db, policy)
+    decision = advised(db, policy)
     rule_said = objection(db, policy) if decision is None else described(db, policy, decision, gate_words.RULE_SAID)
     return joined(said, rule_said) or registry.NO_REASON
 

@@ -25,8 +25,8 @@ from rlhf.evaluation.gate import (
     Unfinished,
     Weighed,
     WrongPromotionRisk,
+    at_bound,
     label,
-    lies_on,
 )
 
 
@@ -425,7 +425,7 @@ def number(value: float, digits: int) -> str:
 
 def beside(value: float, bound: float, write: Callable[[float, int], str]) -> str:
     """A figure with as many digits as it takes to see on which side of the bound it lies."""
-    if lies_on(value, bound):
+    if at_bound(value, bound):
         return write(bound, 6)
     for digits in range(2, 18):
         if write(value, digits) != write(bound, digits):

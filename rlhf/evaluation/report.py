@@ -104,7 +104,7 @@ class CheckReport:
     against: AnswerFigures = AnswerFigures()
     """Of the policy that it was compared with."""
     anchor: Annotated[AnswerFigures, StoredAs("base")] = AnswerFigures()
-    """Of what the candidate is measured against, in its precision (`Anchors` in `rlhf.evaluation.check_job`); earlier
+    """Of what the candidate is measured against, in its precision (`anchor_of` in `rlhf.evaluation.anchors`); earlier
     versions said base also where it was other weights."""
     prompts: int = 0
     """Held-out prompts that were answered."""

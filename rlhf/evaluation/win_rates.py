@@ -15,13 +15,14 @@ from annotation.metrics.sequential_testing import length_controlled
 from annotation.store import judgement_store, policy_comparisons
 from annotation.store.policy_comparisons import PairedAnswers
 from rlhf.data import held_out_sets, snapshots
+from rlhf.evaluation import pair_outcomes
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
 from rlhf.evaluation.gate import anytime_win_rate
+from rlhf.evaluation.pair_outcomes import PairOutcome
 from rlhf.evaluation.report import RewardChange, WinRate
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
-from rlhf.judges import judge_store
-from rlhf.judges.judge_store import Judge, PairOutcome
+from rlhf.judges.judge_store import Judge
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
@@ -128,7 +129,7 @@ def outcomes_by(
 
     pairs = policy_comparisons.paired_answers(db, policy.id, other.id)
     wanted = [pair for pair in pairs if counts(pair.first, pair.prompt_id)]
-    paired = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
+    paired = pair_outcomes.outcomes(db, policy.id, other.id, judge.id)
     compared = tuple(one for one in paired if counts(one.response_id, one.prompt_id))
     uncompared = uncompared_pairs(wanted)
     before = judgement_store.last_judgements_before(db, (one.answered for one in uncompared))
@@ -171,12 +172,12 @@ def people_outcomes(
 
     Of all, or of those `on` these prompts. What needs nobody to compare counts as it does beside a judge's verdicts,
     with the comparison that it `enters_with`, also where that was only skipped; as a verdict once people have judged
-    any. `skips`: whether these are bet on where a draw left others to judges, as `judge_store.pair_outcomes` has it;
+    any. `skips`: whether these are bet on where a draw left others to judges, as `pair_outcomes.outcomes` has it;
     without judges they are nothing.
     """
-    every, uncompared = judge_store.pair_outcomes(db, policy.id, other.id), enters_with(db, policy, other, on)
+    every, uncompared = pair_outcomes.outcomes(db, policy.id, other.id), enters_with(db, policy, other, on)
     if not skips:
-        later = {one.comparison_id: one for one in judge_store.pair_outcomes(db, policy.id, other.id, skips=False)}
+        later = {one.comparison_id: one for one in pair_outcomes.outcomes(db, policy.id, other.id, skips=False)}
         every = sorted((later.get(one.comparison_id, one) for one in every), key=lambda one: one.at)
     found = [one for one in every if on is None or one.prompt_id in on]
     begun = any(not one.skipped for one in found)
@@ -191,7 +192,7 @@ def people_outcomes(
     )
 
 
-def left_to_judges(
+def prompts_left_to_judges(
     db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
 ) -> dict[int, LeftPrompt]:
     """The prompts that a draw left to judges and not to people, in an order that says nothing about them.
@@ -201,7 +202,7 @@ def left_to_judges(
     uncompared = enters_with(db, policy, other, on)
     return {
         prompt: LeftPrompt(left.since, left.given)
-        for left in judge_store.left_to_judges(db, policy.id, other.id)
+        for left in pair_outcomes.left_to_judges(db, policy.id, other.id)
         for prompt in (left.prompt_id, *(one.prompt_id for one in uncompared.get(left.comparison_id, ())))
     }
 
@@ -221,17 +222,10 @@ def enters_with(
     uncompared = uncompared_pairs(pairs)
     if not uncompared:
         return {}
-    rows = db.rows(
-        """SELECT c.id, c.created, x.response_id FROM comparison c JOIN comparison_response x ON x.comparison_id = c.id
-           WHERE c.candidate_id = :policy AND c.against_id = :other
-              OR c.candidate_id = :other AND c.against_id = :policy
-           ORDER BY c.id""",
-        {"policy": policy.id, "other": other.id},
-    )
     own, times = {pair.first for pair in pairs}, sorted(pair.answered for pair in pairs)
     # A check answers and then makes its comparisons: those of one are made when there are as many pairs.
     checks: dict[int, list[int]] = {}
-    for row in rows:
+    for row in pair_outcomes.answers_compared(db, policy.id, other.id):
         if row["response_id"] in own:
             checks.setdefault(bisect_right(times, row["created"]), []).append(row["id"])
     found: dict[int, list[UncomparedPair]] = {}
@@ -265,21 +259,6 @@ def reward_change(db: Database, candidate: Policy) -> RewardChange | None:
         rise=fmean(rewards[-ends:]) - fmean(rewards[:ends]) if ends else None,
         length=None if quality is None or quality.length is None else quality.length.spearman,
     )
-
-
-def could_be_asked(
-    db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None, but: Collection[int] = ()
-) -> int:
-    """How many comparisons of a policy with another people have not been asked but could be.
-
-    `on` these prompts, `but` not on those.
-    """
-    rows = db.rows(
-        f"""SELECT prompt_id FROM comparison c WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
-             AND taken = 0 AND state = 'ready' AND NOT {policy_comparisons.SKIPPED_FOR_GOOD}""",
-        (policy.id, other.id),
-    )
-    return sum((on is None or row["prompt_id"] in on) and row["prompt_id"] not in but for row in rows)
 
 
 def judged_for(db: Database, policy: Policy) -> int:

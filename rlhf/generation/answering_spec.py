@@ -77,6 +77,6 @@ def answers_come(db: Database) -> bool:
     job = newest_answering(db)
     if job is None or not job.is_open:
         return False
-    about_to = job.status == "queued" and job.created > job_table.moment(-STARTS_WITHIN_SECONDS)
-    alive = about_to or (job.heartbeat or "") > job_table.moment(-LOST_AFTER_SECONDS)
+    about_to = job.status == "queued" and job.created > job_table.seconds_from_now(-STARTS_WITHIN_SECONDS)
+    alive = about_to or (job.heartbeat or "") > job_table.seconds_from_now(-LOST_AFTER_SECONDS)
     return alive and job.reason != "too-few-answers"

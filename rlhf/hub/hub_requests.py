@@ -234,7 +234,7 @@ def check_space(hub: Hub, asked: CheckSpace) -> JobOutcome:
     found = space_upload.check(plan, hub)
     errors = len(errors_of(found))
     files = len(space_upload.contents(plan))
-    hardware, price = (plan.hardware, 0.0) if errors else price_of(hub, plan)
+    hardware, price = (plan.hardware, 0.0) if errors else hardware_and_price(hub, plan)
     mend = ngettext("{count} error to be mended first.", "{count} errors to be mended first.", errors)
     verdict = mend.format(count=errors) if errors else _("Nothing would fail.")
     told = ngettext("{files} file would go to {repo}. {verdict}", "{files} files would go to {repo}. {verdict}", files)
@@ -255,7 +255,7 @@ def make_space(hub: Hub, asked: MakeSpace) -> JobOutcome:
     found = errors_of(space_upload.check(plan, hub))
     if found:
         raise UserError(_("Nothing was uploaded. {why}").format(why=joined(*(one.text for one in found))))
-    hardware, price = price_of(hub, plan)
+    hardware, price = hardware_and_price(hub, plan)
     if price > asked.price:
         said = _(
             "Nothing was uploaded or spent: {hardware} costs ${price:.2f} an hour, and ${agreed:.2f} was agreed "
@@ -278,7 +278,7 @@ def errors_of(found: Sequence[SpaceFinding]) -> list[SpaceFinding]:
     return [one for one in found if one.level == "error"]
 
 
-def price_of(hub: Hub, plan: space_upload.SpacePlan) -> tuple[str, float]:
+def hardware_and_price(hub: Hub, plan: space_upload.SpacePlan) -> tuple[str, float]:
     """The hardware that a Space will have, asked for or its own, and what it costs an hour. Raises UserError."""
     hardware = space_upload.hardware_of(plan, hub)
     return hardware, space_upload.hourly_prices(hub).get(hardware, 0.0)

@@ -282,7 +282,7 @@ def kind_of(config: Mapping[str, Any], source: str) -> tuple[PolicyForm, Made]:
 
 def check_tensors(directory: Path, config: Mapping[str, Any], under: Path | None, source: str) -> None:
     """Raises UserError where an adapter is not whole, does not fit what is under it, or would change it for others."""
-    adapter = shapes_in(directory / ADAPTER_WEIGHTS)
+    adapter = tensor_shapes(directory / ADAPTER_WEIGHTS)
     if under is not None:
         check_shapes(under, config, adapter, source)
         if config.get("trainable_token_indices") and is_tied(under):
@@ -508,7 +508,7 @@ def numbered(layer: str) -> str:
 TensorShapes = Mapping[str, tuple[int, ...]]
 
 
-def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of a file. Raises UserError where it is not whole."""
     return {name: tensor.shape for name, tensor in read_header(path).items()}
 
@@ -521,7 +521,7 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, 
     """
     known: dict[str, tuple[int, ...]] = {}
     for file in under.glob("*.safetensors"):
-        known |= shapes_in(file)
+        known |= tensor_shapes(file)
     described = of_text(read_object(under / CONFIG))
     layers = Layers(known, bool(base_model.quantisation(under)), described)
     for name, shape in adapter.items():

@@ -8,7 +8,7 @@ import re
 import socket
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import file_digest, sha1, sha256
@@ -99,14 +99,9 @@ def publish(
     known = tags(hub, repo, "model").get(tag)
     there = {} if known is None else contents(hub, repo, "model", tag)
     differing = {name for name, content in files.items() if not same(there.get(name), content)}
-    if there and any(name.endswith(".safetensors") for name in differing):
-        said = _(
-            "{repo} has a tag '{tag}' already, with other weights: another data directory's, most likely. "
-            "Publish to another repository, or delete that tag on the Hub. Nothing was changed."
-        )
-        raise UserError(said.format(repo=repo, tag=tag))
-    fresh = known is None or bool(differing)
-    sha = known
+    if there:
+        refuse_other_weights(repo, tag, differing)
+    sha, fresh = known, known is None or bool(differing)
     if sha is None or fresh:
         head = own_contents(hub, repo, "model")
         gone = [name for name in head if is_ours(name) and name not in files]
@@ -114,6 +109,17 @@ def publish(
         set_tag(hub, repo, "model", tag, sha, known)
     publications.record(db, "model", policy.id, repo, tag, sha, private, by)
     return PublishResult(repo=repo, tag=tag, commit_sha=sha, url=f"{hub.endpoint}/{repo}", fresh=fresh)
+
+
+def refuse_other_weights(repo: str, tag: str, differing: Collection[str]) -> None:
+    """Raises UserError where weights are among what differs from the files under a tag."""
+    if any(name.endswith(".safetensors") for name in differing):
+        raise UserError(
+            _(
+                "{repo} has a tag '{tag}' already, with other weights: another data directory's, most likely. "
+                "Publish to another repository, or delete that tag on the Hub. Nothing was changed."
+            ).format(repo=repo, tag=tag)
+        )
 
 
 def files_to_publish(
@@ -133,14 +139,7 @@ def files_to_publish(
     verify_directory(directory, policy.sha256, policy.revision)
     ground = ground_address(db, policy)
     parent_id = policy.parent_id or policy.id
-    made = TrainedModel(
-        base=policy.base,
-        parent_id=parent_id,
-        form=policy.form,
-        precision=policy.precision,
-        kind=policy.kind,
-        ground_id=policy.ground_id,
-    )
+    made = TrainedModel(policy.base, parent_id, policy.form, policy.precision, policy.kind, policy.ground_id)
     about = subject_of(db, policy.job_id, policy.revision, made, policy.source)
     check = None if policy.kind == "reward-model" else newest_check(db, policy.revision)
     job = None if policy.job_id is None else job_store.get(db, policy.job_id)

@@ -423,7 +423,7 @@ class RentedRun:
                 read_header(weights)
             parent = registry.by_revision(self.db, spec.parent)
             self.check_made(directory, spec, parent)
-        rental_store.trained_with(self.db, self.job.id, as_trained(self.job.spec, ending.spec.batch_size))
+        rental_store.record_settings(self.db, self.job.id, as_trained(self.job.spec, ending.spec.batch_size))
         registry.add(
             self.db,
             revision=revision,

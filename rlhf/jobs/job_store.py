@@ -247,7 +247,7 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS, at_once:
     can't have patience, those heard of later than now: their workers may not have looked at a clock that was set back.
     """
     with job_table.looking_for_silent(db, silent_seconds) as values:
-        values |= {"until": job_table.LATEST} if at_once else {}
+        values |= {"until": job_table.FOREVER} if at_once else {}
         rows = list(
             db.connection.query(
                 f"""UPDATE job SET finished = :now, worker = NULL,

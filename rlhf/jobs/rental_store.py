@@ -260,7 +260,7 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Any) -> R
     return get(db, job_id)
 
 
-def trained_with(db: Database, job_id: int, spec: JobSpec) -> None:
+def record_settings(db: Database, job_id: int, spec: JobSpec) -> None:
     db.write("UPDATE job SET spec = ? WHERE id = ?", (to_json(spec), job_id))
 
 

@@ -11,7 +11,7 @@ from annotation.database import Database
 from annotation.records import Message
 from rlhf.judges import judge_store
 from rlhf.judges.judge_agreement import Trust, TrustBasis, VerdictPair, trust
-from rlhf.judges.judge_store import EARLIER, IN_VAIN, JUDGED_BY_PEOPLE, RANKED, UNSEEN, Judge
+from rlhf.judges.judge_store import EARLIER, IN_VAIN, JUDGED_BY_PEOPLE, RANKED, UNLEARNT, Judge
 from rlhf.judges.verdicts import Choice
 
 
@@ -39,7 +39,7 @@ def basis(db: Database, judge: Judge) -> TrustBasis:
     if model is None or frozen is None:
         return TrustBasis(version, int(left_out))
     seen = db.value(
-        f"SELECT count(*) {RANKED} AND {JUDGED_BY_PEOPLE} AND NOT {UNSEEN}", {"judge": judge.id, "frozen": frozen}
+        f"SELECT count(*) {RANKED} AND {JUDGED_BY_PEOPLE} AND NOT {UNLEARNT}", {"judge": judge.id, "frozen": frozen}
     )
     return TrustBasis(version=version, left_out=int(left_out), model=model.revision, frozen=frozen, seen=int(seen))
 

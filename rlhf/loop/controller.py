@@ -17,7 +17,7 @@ from annotation.records import now, seconds_between
 from annotation.store import project_store, setting_store, training_data
 from annotation.translation import N_, _, spoken
 from rlhf.data import held_out_sets, snapshots
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import gate_decisions, pair_outcomes
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import told_as_now
 from rlhf.evaluation.gate import Mode
@@ -129,7 +129,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     checks = job_store.checks(db)
     failed, broken = failed_checks(checks), broken_jobs(db, checks)
     unspent = training_data.new_to_train_on(db, since) if counted else 0
-    learnt = learnt_until(db)
+    learnt = newest_training(db)
     new = training_data.new_to_train_on(db, learnt) if counted and learnt != since else unspent
     return LoopState(
         auto_train=auto_train,
@@ -145,13 +145,13 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         broken=broken,
         saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
         rented=tuple(job_store.rented_jobs(db)),
-        given=gate_decisions.given_to_people(db) and judge_store.can_be_compared(db),
+        given=gate_decisions.given_to_people(db) and pair_outcomes.can_be_compared(db),
         measurable=held_out_sets.can_measure(db),
         spent=new - unspent,
     )
 
 
-def learnt_until(db: Database) -> str:
+def newest_training(db: Database) -> str:
     """When the last training was asked for that has learnt from the judgements before it, or is to; empty without."""
     found = (job for job in job_store.recent(db, tuple(automatic_kinds())) if job.status not in CAME_TO_NOTHING)
     return next((job.created for job in found), "")

@@ -24,12 +24,12 @@ from rlhf.jobs.job_spec import Training, TrainingSpec
 from rlhf.models import base_model, memory, registry
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.memory import Fit, Machine, Parameters, Shapes, StepTime, Workload
+from rlhf.models.precisions.precisions_spec import PrecisionMismatch, crossing
 from rlhf.models.registry import Policy
 from rlhf.submission import form_fields, inspect_rows, job_submission, preconditions
 from rlhf.submission.form_fields import Form
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem
 from rlhf.submission.job_submission import TrainingPreview
-from rlhf.submission.precisions_spec import PrecisionMismatch, crossing
 
 # Data that takes long to count is not counted on each new judgement: the rest is the annotators' time.
 QUICK_SECONDS, REST_FACTOR = 0.1, 20

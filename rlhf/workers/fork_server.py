@@ -22,7 +22,7 @@ from typing import Final
 from annotation.environment import keep_private
 from rlhf.jobs.job_spec import kinds
 from rlhf.workers import worker
-from rlhf.workers.forked_worker import ENDED, FORKED, LONGEST
+from rlhf.workers.forked_worker import ENDED_WITH, FORKED, LONGEST
 
 # A thread of pyarrow's allocator, which starts it again in a fork; no other thread would be there.
 STARTED_AGAIN: Final = "jemalloc_bg_thd"
@@ -80,7 +80,7 @@ def say_who_ended(forked: dict[int, socket.socket]) -> None:
             continue
         code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
         with told, suppress(OSError):  # nobody may want to know any more
-            told.send(f"{ENDED}{code}".encode(), socket.MSG_NOSIGNAL)
+            told.send(f"{ENDED_WITH}{code}".encode(), socket.MSG_NOSIGNAL)
         os.waitpid(number, 0)
         del forked[number]
 
@@ -112,7 +112,7 @@ def become_worker(server: int, stdin: int, output: int, told: socket.socket, oth
     os.close(output)
     told.send(f"{FORKED}{os.getpid()}".encode(), socket.MSG_NOSIGNAL)  # not the server, which may be killed first
     if os.getppid() != server:  # the program ends, and may not have heard of this one
-        told.send(f"{ENDED}0".encode(), socket.MSG_NOSIGNAL)
+        told.send(f"{ENDED_WITH}0".encode(), socket.MSG_NOSIGNAL)
         sys.exit()
     told.detach()  # open until this process has ended
 

@@ -22,7 +22,7 @@ DIED_UNHEARD: Final = 1
 """The exit code of a worker that nobody knows the true one of: the fork server died before it."""
 # What is heard of a worker begins with one of these: its process number follows, or its exit code.
 FORKED: Final = "forked "
-ENDED: Final = "ended "
+ENDED_WITH: Final = "ended "
 
 
 def can_fork(devices: Sequence[str]) -> bool:
@@ -47,7 +47,7 @@ class ForkedWorker:
                 if said.startswith(FORKED):
                     self.pid = int(said.removeprefix(FORKED))
                 elif said:
-                    self.returncode = int(said.removeprefix(ENDED))
+                    self.returncode = int(said.removeprefix(ENDED_WITH))
                 else:  # the server is gone, and the worker that held the other end as well
                     self.returncode = 0 if self.pid is None else DIED_UNHEARD
             if self.returncode is not None:

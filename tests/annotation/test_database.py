@@ -29,7 +29,7 @@ from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
 from rlhf.models import registry
-from rlhf.submission.precisions_spec import PrecisionsSpec
+from rlhf.models.precisions.precisions_spec import PrecisionsSpec
 from tests.conftest import act, judgement_count, make_response, seed_comparisons, seed_prompts, shown_texts
 from tests.frozen_in_memory import current_judgements
 

@@ -17,6 +17,7 @@ from annotation.imports.mapping.columns import (
 )
 from annotation.imports.mapping.import_plan import VERDICT_ROLES, ImportPlan, Target, VerdictUse
 from annotation.imports.mapping.labels import SIGNED, AskedColumn, Columns, UnclearColumn, UnusableRow, plain_name
+from annotation.imports.mapping.mapped_rows import RowReader
 from annotation.imports.mapping.row_readers import reader_of
 from annotation.imports.mapping.unclear_columns import (
     check_meaning,
@@ -59,16 +60,7 @@ def make_plan(
     )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
-    try:
-        if not said.get("a") or not said.get("b"):
-            refuse_third_answer(plan, rows)
-        read = reader_of(plan)
-        refuse_unranked(plan, rows)
-    except UnclearColumn:
-        raise
-    except UserError as error:
-        said_too = _("{error} The columns are: {listed}.").format(error=error, listed=listed(known))
-        raise AskedColumn(said_too, *roles_asked(error)) from error
+    read = checked_reader(plan, rows, said, known)
     for row in rows:
         with suppress(UnusableRow):
             read(row.values)
@@ -79,6 +71,21 @@ def make_plan(
         refuse_without_prompt(plan, rows)
     refuse_unread(plan, said, filled_columns(rows))
     return plan
+
+
+def checked_reader(plan: ImportPlan, rows: Sequence[SourceRow], said: Columns, known: Sequence[str]) -> RowReader:
+    """What reads rows by a plan. Raises UserError, with the `known` columns, where these tell too little."""
+    try:
+        if not said.get("a") or not said.get("b"):
+            refuse_third_answer(plan, rows)
+        read = reader_of(plan)
+        refuse_unranked(plan, rows)
+    except UnclearColumn:
+        raise
+    except UserError as error:
+        said_too = _("{error} The columns are: {listed}.").format(error=error, listed=listed(known))
+        raise AskedColumn(said_too, *roles_asked(error)) from error
+    return read
 
 
 def roles_asked(error: UserError) -> tuple[str, ...]:

@@ -89,12 +89,17 @@ def csv_rows(stream: Stream, likely: str = ",;\t") -> Iterator[RawRow]:
             values = dict(zip(header, cells, strict=True))
             yield our_row(number, values) if ours else SourceRow(number, values)
         else:
-            fields = ngettext(
-                "the row has {count} field, but the header has {heads}",
-                "the row has {count} fields, but the header has {heads}",
-                len(cells),
-            )
-            yield BadRow(number, fields.format(count=len(cells), heads=len(header)))
+            yield BadRow(number, other_width(len(cells), len(header)))
+
+
+def other_width(cells: int, heads: int) -> str:
+    """Why a row does not fit its header."""
+    said = ngettext(
+        "the row has {count} field, but the header has {heads}",
+        "the row has {count} fields, but the header has {heads}",
+        cells,
+    )
+    return said.format(count=cells, heads=heads)
 
 
 def csv_reader(name: str, lines: Iterator[str], likely: str) -> Any:

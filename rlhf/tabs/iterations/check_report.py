@@ -171,7 +171,7 @@ ACTIONS: Mapping[str, str] = {
     "take-back-rejection": N_("take back the rejection"),
     "delete": N_("delete the files"),
 }
-LATEST: Mapping[str, str] = {
+LATEST_DECISION: Mapping[str, str] = {
     "promote": N_("Latest decision: {who} promoted {revision}, {when} UTC."),
     "go-back": N_("Latest decision: {who} went back to {revision}, {when} UTC."),
     "reject": N_("Latest decision: {who} rejected {revision}, {when} UTC."),
@@ -185,7 +185,7 @@ def decisions_card(decisions: Sequence[Decision], undoable: Mapping[int, Button]
     if not decisions:
         return ""
     latest = decisions[0]
-    said = _(LATEST[latest.action]).format(
+    said = _(LATEST_DECISION[latest.action]).format(
         who=who(latest.decided_by), revision=latest.revision, when=moment(latest.created)
     )
     undo = undoable.get(latest.id)
@@ -300,7 +300,7 @@ FIGURES = (
 
 
 # What it is called whether a criterion has passed, and its colour.
-STANDINGS: Mapping[Passed, Chip] = {
+PASSED_CHIPS: Mapping[Passed, Chip] = {
     "pass": Chip(N_("met"), "good"),
     "fail": Chip(N_("not met"), "bad"),
     "open": Chip(N_("not enough yet"), "open"),
@@ -330,7 +330,7 @@ def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Crite
     )
     apart = apart.format(count=report.compared_apart) if report.compared_apart else ""
     return (
-        f"{warned}{win_rates(report)}{reward_sentence(report.reward)}{figures_table(report, criteria)}"
+        f"{warned}{judges_rates(report)}{reward_sentence(report.reward)}{figures_table(report, criteria)}"
         f"{paragraph(f'{answered} {apart}'.strip(), 'quiet')}"
         f"{ground_note(report)}"
         f"{paragraph(_(EARLIER_RULES[report.rule]), 'quiet') if report.rule in EARLIER_RULES else ''}"
@@ -378,7 +378,7 @@ def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
             values = side_figures(entry, report)
         name = _(AT_EQUAL_LENGTH) if entry is not None and entry.label == AT_EQUAL_LENGTH else words.name
         why = f"{words.why} {_(entry.reading)}" if entry is not None else words.why
-        chip = STANDINGS[one.passed]
+        chip = PASSED_CHIPS[one.passed]
         verdict = replace(chip, words=_(chip.words))
         rows.append((Explained(name, why), words.value, words.threshold, verdict, *values))
     blank = ("",) * len(RULE_HEADS) if criteria else ()
@@ -468,7 +468,7 @@ def reward_sentence(found: RewardChange | None) -> str:
     return paragraph(" ".join(said))
 
 
-def win_rates(report: CheckReport) -> str:
+def judges_rates(report: CheckReport) -> str:
     """How often judges find the candidate's answers better, against each other policy; nothing without judges."""
     rows = []
     for other, judged in (report.win_rates or {}).items():

@@ -50,7 +50,7 @@ AS_IT_STANDS = N_("It was decided on against {}; this is as the rule and the com
 NOBODY_ADVISED = N_("Whether it serves is your decision: nobody is advised.")
 
 
-def advice(decision: GateDecision, mode: Mode, decided_against: str = "", missing: str = "") -> list[str]:
+def in_sentences(decision: GateDecision, mode: Mode, decided_against: str = "", missing: str = "") -> list[str]:
     """What the rule makes of a candidate, in sentences.
 
     Of a policy that was decided on, `decided_against` another, only that; nothing is advised where the mode is 'never'.
@@ -185,7 +185,7 @@ def over_iterations(checked: Sequence[CheckedPolicy], trust: Mapping[str, Estima
         return paragraph(_("No check has finished yet: after the first one this shows how policies compare."), "quiet")
     panel = most_trusted_first(checked, trust)
     drawn = [line_plots.plot("over", one.axes, one.lines, len(checked), one.across) for one in over_curves(checked)]
-    return win_rates(checked, panel, trust) + line_plots.plots(drawn) + over_table(checked, panel)
+    return win_rate_plots(checked, panel, trust) + line_plots.plots(drawn) + over_table(checked, panel)
 
 
 def over_curves(checked: Sequence[CheckedPolicy]) -> list[CurveData]:
@@ -228,7 +228,7 @@ INTERVALS = N_(
 )
 
 
-def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Mapping[str, Estimate | None]) -> str:
+def win_rate_plots(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Mapping[str, Estimate | None]) -> str:
     """Win rates against the base: people's first, then those of the most trusted judge; the table has the others'."""
     by_people = [(one.revision, one.people) for one in checked]
     sentence = f"{_(BY_PEOPLE)} {_(INTERVALS)}"

@@ -147,7 +147,7 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus, state: LoopSta
     if against:
         headline = replace(headline, then="")  # nobody is asked any more
     missing = gate_words.unmeasured(decision.weighed.limits)
-    more = [*iteration_card.advice(decision, rule.mode, against, missing), stands.sentence]
+    more = [*iteration_card.in_sentences(decision, rule.mode, against, missing), stands.sentence]
     if not gate_decisions.checks_of(db, policy):
         newest = newest_check(db, policy.revision)
         elsewhere = against_now if newest is not None and newest.spec.against != against_now else ""
@@ -241,7 +241,7 @@ def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, U
 
 
 def advised(db: Database, policy: Policy) -> Ruling | None:
-    decision = gate_decisions.advice(db, policy)
+    decision = gate_decisions.advised(db, policy)
     return None if decision is None else decision.says
 
 
@@ -292,6 +292,15 @@ def button_parts(
     }
 
 
+def selector_part(db: Database, policy: Policy) -> Update:
+    """The policies that can be chosen, and this one."""
+    listed = [
+        (f"{entry.revision} · {_(FILES_DELETED) if entry.deleted else entry.status_word}", entry.revision)
+        for entry in check_report.policy_order(those_that_answer(db))
+    ]
+    return gr.update(choices=listed, value=policy.revision)
+
+
 def judges_part(db: Database, can_check: bool) -> Update:
     """The judges that a check can ask; all of them unless somebody chooses."""
     names = [judge.name for judge in judge_store.judges(db, active=True)]
@@ -305,17 +314,13 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     policy = selected_policy(db, revision)
     check, stands = checked.get(policy.revision), gate_decisions.check_status(db, policy)
     state = controller.state_of(db)
-    listed = [
-        (f"{entry.revision} · {_(FILES_DELETED) if entry.deleted else entry.status_word}", entry.revision)
-        for entry in check_report.policy_order(those_that_answer(db))
-    ]
     over, curves = over_view(db, checked)
     parts = {
         "standing": standing_part(db, state),
         "serving": serving_part(db),
         "history": history_part(db, checked),
         "decisions": decisions_part(db),
-        "selector": gr.update(choices=listed, value=policy.revision),
+        "selector": selector_part(db, policy),
         **button_parts(db, policy, stands.active, check, state),
         **confirm_parts(db, policy, seen.get("confirming") == policy.revision),
         **gate_parts(db, policy, stands, state),
@@ -475,6 +480,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     page = lay_out()
     gate_form.build(context, opening_of(demo))
     wire_views(page, context)
+    wire_promotion(page, context)
     wire_decisions(page, context)
 
 
@@ -542,63 +548,74 @@ def wire_look(page: IterationsPage, context: Context) -> None:
     plot_zoom.wire(LOOK, context, page.parts)
 
 
-def wire_decisions(page: IterationsPage, context: Context) -> None:
-    def said(sentence: str, revision: str | None, was: Seen) -> list[Any]:
-        changed, seen = view(context, revision, page_of(was), was)
-        return page.sent({**changed, "said": markup.notice(sentence)}, seen)
+def shown_anew(page: IterationsPage, context: Context, revision: str | None, was: Seen, **said: str) -> list[Any]:
+    """The page as it is after a press, with what is said of that."""
+    changed, seen = view(context, revision, page_of(was), was)
+    return page.sent({**changed, **said}, seen)
 
-    def decided(sentence: str, revision: str | None, was: Seen) -> list[Any]:
-        changed, seen = view(context, revision, page_of(was), was)
-        return page.sent({**changed, **policy_decisions.emptied(changed), "said": markup.done(sentence)}, seen)
+
+def after_decision(page: IterationsPage, context: Context, revision: str | None, was: Seen, sentence: str) -> list[Any]:
+    """The page after a decision: what the reason was for is emptied."""
+    changed, seen = view(context, revision, page_of(was), was)
+    return page.sent({**changed, **policy_decisions.emptied(changed), "said": markup.done(sentence)}, seen)
+
+
+def wire_promotion(page: IterationsPage, context: Context) -> None:
+    """Promote; against the rule after a question, and with a reason."""
 
     @guarded(context, "admin")
     def promote_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
         policy = registry.by_revision(context.db, chosen(revision))
         if gate_decisions.objection(context.db, policy):
-            changed, seen = view(context, revision, page_of(was), {**was, "confirming": policy.revision})
-            return page.sent({**changed, "said": ""}, seen)
-        return decided(policy_decisions.promote(context, policy.revision, annotator.name, text_in(why)), revision, was)
+            return shown_anew(page, context, revision, {**was, "confirming": policy.revision}, said="")
+        said = policy_decisions.promote(context, policy.revision, annotator.name, text_in(why))
+        return after_decision(page, context, revision, was, said)
 
     @guarded(context, "admin")
     def promote_all_the_same(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
         if not isinstance(was, dict) or was.get("confirming") != chosen(revision):
             raise UserError(_("Press “Promote against the rule” first."))
-        if not text_in(why).strip() and gate_decisions.objection(
-            context.db, registry.by_revision(context.db, chosen(revision))
-        ):
-            changed, seen = view(context, revision, page_of(was), was)
+        policy = registry.by_revision(context.db, chosen(revision))
+        if not text_in(why).strip() and gate_decisions.objection(context.db, policy):
             reason = _("Against the rule it takes a reason: say why in the field above.")
             anew = f"<!--{next(ANSWERS)}-->"  # so that it is drawn, and told, at each press
-            return page.sent({**changed, "question": markup.status(reason, "warning") + anew}, seen)
-        said = policy_decisions.promote(context, chosen(revision), annotator.name, text_in(why))
-        return decided(said, revision, {**was, "confirming": None})
+            return shown_anew(page, context, revision, was, question=markup.status(reason, "warning") + anew)
+        said = policy_decisions.promote(context, policy.revision, annotator.name, text_in(why))
+        return after_decision(page, context, revision, {**was, "confirming": None}, said)
 
     @guarded(context, "admin")
     def promote_not(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
-        return page.sent(*view(context, revision, page_of(was), {**was, "confirming": None}))
+        return shown_anew(page, context, revision, {**was, "confirming": None})
+
+    given = [page.selector, page.parts["why"], page.seen]
+    for name, handler in (("promote", promote_policy), ("really", promote_all_the_same), ("keep", promote_not)):
+        page.parts[name].click(handler, given, page.followed, **QUEUED)
+
+
+def wire_decisions(page: IterationsPage, context: Context) -> None:
+    """Reject, check again, ask people, and take decisions back."""
 
     @guarded_event(context, "admin")
     def take_back(annotator: Annotator, event: Any, revision: str | None, was: Seen) -> list[Any]:
         act, subject = pressed(event, {"undo": policy_decisions.undo})
-        return decided(act(context, row_number(subject) or 0, annotator.name), revision, was)
+        return after_decision(page, context, revision, was, act(context, row_number(subject) or 0, annotator.name))
 
     @guarded(context, "admin")
     def reject_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
-        return decided(policy_decisions.reject(context, chosen(revision), annotator.name, text_in(why)), revision, was)
+        said = policy_decisions.reject(context, chosen(revision), annotator.name, text_in(why))
+        return after_decision(page, context, revision, was, said)
 
     @guarded(context, "admin")
     def check_policy(annotator: Annotator, revision: str | None, panel: Any, was: Seen) -> list[Any]:
-        return said(policy_decisions.check(context, chosen(revision), annotator.name, asked(panel)), revision, was)
+        said = policy_decisions.check(context, chosen(revision), annotator.name, asked(panel))
+        return shown_anew(page, context, revision, was, said=markup.notice(said))
 
     @guarded(context, "admin")
     def ask_annotators(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        return said(ask_people(context.db, revision), revision, was)
+        return shown_anew(page, context, revision, was, said=markup.notice(ask_people(context.db, revision)))
 
     parts = page.parts
     for name, handler, given in (
-        ("promote", promote_policy, [parts["why"]]),
-        ("really", promote_all_the_same, [parts["why"]]),
-        ("keep", promote_not, [parts["why"]]),
         ("reject", reject_policy, [parts["why"]]),
         ("check", check_policy, [parts["judges"]]),
         ("ask", ask_annotators, []),

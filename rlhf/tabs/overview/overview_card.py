@@ -20,7 +20,7 @@ from rlhf.tabs.jobs.job_cards import left_words
 from rlhf.tabs.jobs.job_words import about
 from rlhf.tabs.overview.next_steps import NextStep, iteration
 
-ENDED: Mapping[str, str] = {
+HOW_ENDED: Mapping[str, str] = {
     "finished": N_("Done"),
     "failed": N_("Failed"),
     "lost": N_("Lost"),
@@ -90,7 +90,7 @@ def title_of(job: Job | None) -> str:
 
 def ended_words(job: Job) -> str:
     """How a job ended and which, for the title of the page and for notifications."""
-    return f"{_(ENDED[job.status])} · {about(job)}"
+    return f"{_(HOW_ENDED[job.status])} · {about(job)}"
 
 
 def judged_words(standing: Standing) -> str:

@@ -279,6 +279,21 @@ def in_view(looked: RunsSelection, seen: Seen) -> Place:
     return place_of(replace(looked, job=seen["job"]))
 
 
+def drawn_anew(
+    db: Database, job: Job | None, drawn: Job | None, compared: Sequence[Job], keys: Mapping[str, Any], seen: Seen
+) -> tuple[dict[str, Update], dict[str, Any]]:
+    """The record and the comparison where they are others than were sent, and what of them is looked at closely."""
+    changed: dict[str, Update] = {}
+    looks: dict[str, Any] = {name: seen.get(name) for name in LOOKS}
+    if seen.get("recorded") != keys["recorded"]:
+        changed, looks[LOOK] = record_parts(db, job, drawn, looks[LOOK])
+    if seen.get("comparison") != keys["comparison"]:
+        name = compare_runs_form.LOOK
+        comparison, looks[name] = compare_runs_form.parts_of(db, compared, looks[name])
+        changed |= comparison
+    return changed, looks
+
+
 def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = False) -> tuple[dict[str, Any], Seen]:
     """The parts of the page that differ from what this browser session was sent last, and what it has now.
 
@@ -309,16 +324,10 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         "order": queue_view.order_of(db),
         "decided": [registry.newest_decision(db), registry.serving(db).revision],
     }
-    looks: dict[str, Any] = {name: seen.get(name) for name in LOOKS}
-    if seen.get("recorded") != keys["recorded"]:
-        record, looks[LOOK] = record_parts(db, job, drawn, looks[LOOK])
-        changed |= record
-    if seen.get("comparison") != keys["comparison"]:
-        comparison, looks[compare_runs_form.LOOK] = compare_runs_form.parts_of(
-            db, compared, looks[compare_runs_form.LOOK]
-        )
-        changed |= comparison
-    if "job" not in seen or seen["job"] != (None if job is None else job.id):
+    redrawn, looks = drawn_anew(db, job, drawn, compared, keys, seen)
+    changed |= redrawn
+    job_id = None if job is None else job.id
+    if "job" not in seen or seen["job"] != job_id:
         changed |= label_parts(db, job)  # else somebody may be typing
         keys["label"] = stored(label_shown(db, job))
     else:
@@ -330,7 +339,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         **marks,
         **keys,
         **looks,
-        "job": None if job is None else job.id,
+        "job": job_id,
         "revision": subject.revision if subject is not None and there else None,
         "files": None if files is None else files.name,
         "confirming": looked.confirming if files is not None and looked.confirming == files.name else None,

@@ -17,10 +17,10 @@ from rlhf.data.snapshots import left_out_list, left_out_sentence, reason_text, t
 from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan, Unit
 from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
+from rlhf.models.precisions.precisions_spec import PrecisionMismatch
 from rlhf.submission import preflight
 from rlhf.submission.form_fields import label_of
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
-from rlhf.submission.precisions_spec import PrecisionMismatch
 from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData
 from rlhf.tabs.jobs.job_cards import PAIR_REASONS
 from rlhf.tabs.jobs.job_words import spec_text

@@ -118,7 +118,7 @@ def test_who_was_thought_gone_changes_nothing_any_more(db: Database) -> None:
 def test_the_job_of_one_who_was_heard_of_before_the_clock_was_set_back_is_begun_again(db: Database) -> None:
     job_id = WEB.enqueue(db, Count(), "kim")
     assert WEB.claim_next(db, "dead") is not None
-    db.write("UPDATE job SET heartbeat = ?", (job_table.moment(3600.0),))
+    db.write("UPDATE job SET heartbeat = ?", (job_table.seconds_from_now(3600.0),))
     job_table.requeue_stale(db, "web", ("count",))
     assert status_of(db, job_id) == "queued"
 
@@ -134,7 +134,7 @@ def test_after_a_sleep_of_the_machine_who_does_a_job_has_time_to_say_that_it_liv
     runner.run_next(db)
     job_id = WEB.enqueue(db, Count(), "kim")
     assert WEB.claim_next(db, "alive") is not None
-    db.write("UPDATE job SET heartbeat = ? WHERE id = ?", (job_table.moment(-3600), job_id))
+    db.write("UPDATE job SET heartbeat = ? WHERE id = ?", (job_table.seconds_from_now(-3600), job_id))
     passed += 3600
     runner.run_next(db)
     assert status_of(db, job_id) == "running"

@@ -17,7 +17,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets, snapshots
 from rlhf.data.held_out_sets import LEAST, MOST_WEIGHED
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import gate_decisions, pair_outcomes
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation import prompt_set_spec
 from rlhf.generation.prompt_set_spec import PromptSetSpec
@@ -203,7 +203,7 @@ def test_only_outcomes_on_the_gates_own_prompts_decide_and_no_accuracy_is_measur
     spec = checked(db, data_dir, made)
     judge_everything(db, made)
     compared = compared_prompts(data_dir, spec)
-    assert len(judge_store.pair_outcomes(db, made.id, 1)) == len(compared) + 60
+    assert len(pair_outcomes.outcomes(db, made.id, 1)) == len(compared) + 60
     assert len(gate_decisions.findings(db, made).people) == len(compared)
     rows = list(snapshots.collect(db, registry.by_revision(db, "base"), "all", 10_000))
     assert {row.prompt_id for row in rows} == set(ids_of(data_dir, spec.prompt_set))

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from annotation.claims import handing_out, judging
@@ -28,17 +27,11 @@ from rlhf.algorithms.dpo.spec import DPOSpec, PreferenceLoss
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation import check_job as checking
-from rlhf.evaluation import gate_decisions, probe_scores
+from rlhf.evaluation import gate_decisions, pair_outcomes, probe_scores
 from rlhf.evaluation.check_job import (
-    PromptAndAnswer,
-    TokenScores,
     ask_judges,
     ask_people_instead,
-    equal_length_kl,
-    equal_length_nll_ratio,
     implicit_accuracy,
-    of_words,
-    plain_text,
     score,
     summed_logps,
     token_ids_of,
@@ -46,7 +39,7 @@ from rlhf.evaluation.check_job import (
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Rule, decide, within_limits
 from rlhf.evaluation.probes import ALL, FAMILIES, Probe
-from rlhf.evaluation.report import AnswerFigures, CheckReport, JudgeCalls
+from rlhf.evaluation.report import CheckReport, JudgeCalls
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import to_json
@@ -55,7 +48,8 @@ from rlhf.judges import judge_store
 from rlhf.judges.verdicts import Verdict
 from rlhf.models import hidden_states, registry
 from rlhf.models.chat_template import vocabulary_of
-from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised, load_tokenizer
+from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
+from rlhf.models.precisions.plain_text import PromptAndAnswer
 from rlhf.models.registry import Policy
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import answer_ids, load_snapshot, of_split
@@ -194,64 +188,6 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
     # In the report each answer weighs as much as it has tokens.
     weighted = sum(row.scores["kl_to_ground"] * row.tokens for row in rows) / sum(row.tokens for row in rows)
     assert checked.report["candidate"]["kl_to_anchor"] == pytest.approx(weighted)
-
-
-def test_where_an_answer_ends_is_no_part_of_its_likelihood() -> None:
-    """The same words, after which one policy ends and the other goes on."""
-
-    def answer(tokens: Sequence[float], finish_reason: Literal["stop", "length"]) -> CheckedAnswer:
-        scores = {"nll_under_base": tuple(tokens)}
-        return CheckedAnswer(
-            prompt_id=1,
-            model_id=1,
-            text="",
-            sampling=Sampling(),
-            seed=7,
-            rendered_prompt="",
-            prompt_tokens=1,
-            tokens=len(tokens),
-            finish_reason=finish_reason,
-            token_scores=scores,
-        )
-
-    short = of_words([answer([1.0, 2.0, 9.0], "stop")], "nll_under_base")
-    long = of_words([answer([1.0, 2.0, 0.5, 0.5], "length")], "nll_under_base")
-    assert equal_length_nll_ratio(short, long) == pytest.approx(1)
-    assert equal_length_nll_ratio(long, short) == pytest.approx(1)
-    # Who says nothing at all has no words that could surprise.
-    assert equal_length_nll_ratio(of_words([answer([9.0], "stop")], "nll_under_base"), long) is None
-
-
-def test_likelihood_is_compared_at_equal_lengths() -> None:
-    """Two policies of one language, of which the first stops early: what comes later surprises less."""
-
-    def nlls(lengths: Sequence[int], factor: float = 1.0) -> TokenScores:
-        return {(number, 7): [factor * 4 / (1 + at) for at in range(length)] for number, length in enumerate(lengths)}
-
-    short, long = nlls([5, 6, 7]), nlls([50, 6, 60])
-    assert fmean(short[0, 7]) > 4 * fmean(long[0, 7])
-    assert equal_length_nll_ratio(short, long) == pytest.approx(1)
-    assert equal_length_nll_ratio(long, short) == pytest.approx(1)
-    assert equal_length_nll_ratio(nlls([5, 6, 7], 1.5), long) == pytest.approx(1.5)
-    # What only one has answered counts in neither, and of nothing there is no ratio.
-    assert equal_length_nll_ratio(nlls([5]), long) == pytest.approx(1)
-    assert equal_length_nll_ratio(short, {}) is None
-
-
-def test_kl_is_taken_at_equal_lengths() -> None:
-    """As far from its anchor as ever, a policy that says much more would else seem closer to it."""
-    anchor = {(number, 7): [1.0] * 6 for number in range(3)}
-
-    def kls(length: int) -> TokenScores:
-        return {(number, 7): [4 / (1 + at) for at in range(length)] for number in range(4)}
-
-    assert fmean(kls(6)[0, 7]) > 4 * fmean(kls(60)[0, 7])
-    assert equal_length_kl(kls(60), anchor) == pytest.approx(equal_length_kl(kls(6), anchor))
-    assert equal_length_kl(kls(3), anchor) == pytest.approx((4 + 2 + 4 / 3) / 3)
-    assert equal_length_kl(kls(0), anchor) is equal_length_kl(kls(6), {}) is None
-    of_all = CheckReport(AnswerFigures(kl_to_anchor=0.7), AnswerFigures(), AnswerFigures(), 60)
-    assert of_all.kl_per_token == 0.7, "of whole answers, as earlier versions took it"
-    assert CheckReport.from_json(replace(of_all, equal_length_kl=0.4).to_json()).kl_per_token == 0.4
 
 
 def test_an_answer_is_scored_by_the_tokens_that_were_drawn(checked: Checked) -> None:
@@ -544,20 +480,6 @@ def frozen_prompts(machine: Machine, ids: Sequence[int]) -> str:
     return store_snapshot(machine.db, machine.data_dir, CountedRows(rows))
 
 
-def test_plain_text_is_read_after_the_token_that_texts_begin_with_where_there_is_one(tiny_model: Path) -> None:
-    """After the end of a turn a model expects a turn, not a text; one that puts nothing before texts is given that."""
-    tokenizer = load_tokenizer(tiny_model)
-    tokenizer.bos_token = "<|endoftext|>"
-    ended = plain_text(tokenizer)
-    assert {before for before, _ids in ended.paragraphs} == {(tokenizer.eos_token_id,)}
-    begins = TemplateProcessing(single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)])
-    tokenizer.backend_tokenizer.post_processor = begins
-    begun = plain_text(tokenizer)
-    assert {before for before, _ids in begun.paragraphs} == {(tokenizer.bos_token_id,)}
-    assert [ids for _before, ids in begun.paragraphs] == [ids for _before, ids in ended.paragraphs]
-    assert begun.name != ended.name, "it is read anew"
-
-
 def test_perplexity_is_that_of_the_text_read_paragraph_by_paragraph(checked: Checked) -> None:
     """Without batching or packing, token by token from plain forward passes."""
     machine = checked.machine
@@ -670,7 +592,7 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     candidate, judge = registry.by_revision(machine.db, "dpo-1"), judge_store.by_name(machine.db, "letters")
     prompts = prompt_store.prompts(machine.db, "held-out")
     ids = {row.id for row in check_store.answers_of_check(machine.db, candidate.id, prompts, CHECK.seed, SAMPLING)}
-    everything = judge_store.pair_outcomes(machine.db, candidate.id, 1, judge.id)
+    everything = pair_outcomes.outcomes(machine.db, candidate.id, 1, judge.id)
     paired = [one for one in everything if one.response_id in ids]
     own, other = (
         [row.text.strip() for row in check_store.answers_of_check(machine.db, number, prompts, CHECK.seed, SAMPLING)]
@@ -691,7 +613,7 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     assert 0.5 < chances["least"] <= chances["mean"] < 1
     again = check(machine, replace(CHECK, judges="letters"))
     assert again["win_rates"] == report["win_rates"], "the report is of the same answers"
-    judged = len(judge_store.pair_outcomes(machine.db, candidate.id, 1, judge.id)) - len(everything)
+    judged = len(pair_outcomes.outcomes(machine.db, candidate.id, 1, judge.id)) - len(everything)
     assert again["judged"]["letters"]["judged"] == judged > 0
 
 
@@ -876,7 +798,7 @@ def test_people_get_all_where_no_judge_has_compared_anything(
     run = LoggedRun(db)
     spec = CheckSpec(candidate="dpo-1", against="base", people_share=share)
     ask_people_instead(cast(Run, run), spec, made, calls)
-    assert judge_store.open_to_people(db, made.id, 1) == open_to_people
+    assert pair_outcomes.open_to_people(db, made.id, 1) == open_to_people
     assert run.lines == (["No judge has compared anything, so people get 2 comparisons more."] if said else [])
 
 
@@ -902,9 +824,9 @@ def test_a_check_that_is_resumed_counts_what_its_judges_said_before(db: Database
     calls = ask_judges(Run(db, data_dir, job, "w"), spec, made)[judge.name]
     assert (calls.judged, calls.left_open) == (1, 2)
     report = replace(REPORT, judged={judge.name: calls})
-    assert "can&#x27;t be loaded" in check_report.win_rates(report)
+    assert "can&#x27;t be loaded" in check_report.judges_rates(report)
     with speaking(chosen("de")):
-        assert "can&#x27;t be loaded" not in check_report.win_rates(report), "it is said in the language of the page"
+        assert "can&#x27;t be loaded" not in check_report.judges_rates(report), "it is said in the language of the page"
 
 
 @dataclass

@@ -29,7 +29,7 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets, snapshots
-from rlhf.evaluation import gate_decisions, gate_words, win_rates
+from rlhf.evaluation import gate_decisions, gate_words, pair_outcomes, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import corrected_by_judges
@@ -367,7 +367,7 @@ def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Data
     gate_decisions.set_rule(db, {"mode": "automatic"})
     people_say(db, 3, "candidate")
     assert controller.advance(db, data_dir) is None
-    assert judge_store.open_to_people(db, made.id, 1) == 3, "these come first"
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 3, "these come first"
     people_say(db, 3, "serving")
     assert gate_decisions.decision_on(db, made).says == "not enough evidence"
     state = controller.state_of(db)
@@ -375,7 +375,7 @@ def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Data
     assert iterations_tab.needed_of_people(db, made, state) is None, "it is done by itself"
     assert iterations_tab.needed_of_people(db, made, replace(state, gate="ask")) == "ask"
     assert controller.advance(db, data_dir) is None, "asking makes no job"
-    assert judge_store.open_to_people(db, made.id, 1) == 6
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 6
     assert loop_standing.loop_status(controller.state_of(db)).then.startswith("People compare sft-1")
     people_say(db, 3, "candidate")
     people_say(db, 3, "serving")
@@ -405,14 +405,14 @@ def test_where_a_judge_is_nearer_people_who_have_begun_are_asked_and_waited_for(
     finish_check(db, data_dir, made, "j", judged={"j": {"judged": 12, "left_open": 0, "failed": {}, "gave_up": ""}})
     assert gate_decisions.decision_on(db, made).says == "reject", "nobody has begun to compare it"
     people_say(db, 1, "candidate")
-    assert judge_store.open_to_people(db, made.id, 1) == 3
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 3
     assert gate_decisions.decision_on(db, made).more_by == "j"
     assert controller.advance(db, data_dir) is None, "people are waited for"
     people_say(db, 1, "candidate")
     people_say(db, 2, "serving")
     assert gate_decisions.decision_on(db, made).more_by == "j"
     assert controller.advance(db, data_dir) is None, "asking makes no job"
-    assert judge_store.open_to_people(db, made.id, 1) == 8
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 8
     people_say(db, 1, "candidate")
     assert gate_decisions.decision_on(db, made).more_by == "j"
     assert loop_standing.loop_status(controller.state_of(db)).then.startswith("People compare sft-1")
@@ -472,7 +472,7 @@ def test_people_are_asked_nothing_about_what_somebody_decides_while_the_loop_loo
 
     monkeypatch.setattr(controller, "next_step", look_and_be_overtaken)
     assert controller.advance(db, data_dir) is None
-    assert judge_store.open_to_people(db, made.id, 1) == 0
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 0
 
 
 @pytest.mark.parametrize("mode", ["automatic", "ask"])
@@ -493,7 +493,7 @@ def test_a_check_against_another_policy_keeps_nothing_from_people(db: Database, 
         parts, _ = iterations_tab.view(Context(db, data_dir, BASE_NAME), made.revision, 0, {})
         assert (parts["ask"]["visible"], parts["ask"]["variant"]) == (True, "primary")
         assert iterations_tab.ask_people(db, made.revision).startswith("6 comparisons of sft-1 with base")
-    assert judge_store.open_to_people(db, made.id, 1) == 6
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 6
 
 
 def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data_dir: Path) -> None:
@@ -507,15 +507,15 @@ def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data
     assert ann is not None
     skip(db, ann["id"])
     assert handing_out.claim_next(db, ann["id"]) is None
-    assert judge_store.open_to_people(db, made.id, 1) == 1, "somebody else may judge it"
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 1, "somebody else may judge it"
     assert gate_decisions.decision_on(db, made).says == "not enough evidence"
     access.deactivate(db, "bob")
-    assert judge_store.open_to_people(db, made.id, 1) == 0
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 0
     assert gate_decisions.decision_on(db, made).says == "reject", "no prompt is left"
     access.activate(db, "bob")
-    assert judge_store.open_to_people(db, made.id, 1) == 1
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 1
     skip(db, bob.id)
-    assert judge_store.open_to_people(db, made.id, 1) == 0
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 0
     seed_prompts(db, 3, "held-out")
     pending = gate_decisions.pending(db)
     assert pending is not None
@@ -535,7 +535,7 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
     access.add_account(db, "ann", "annotator", "ann's password")
     for left in range(11, -1, -1):
         skip(db, kim.id)
-        assert judge_store.open_to_people(db, made.id, 1) == left
+        assert pair_outcomes.open_to_people(db, made.id, 1) == left
     decision = gate_decisions.decision_on(db, made)
     assert (decision.says, decision.unheard) == ("not enough evidence", True), "no prompt is left"
     assert controller.advance(db, data_dir) is None
@@ -572,7 +572,7 @@ def test_nobody_is_rejected_by_skips_alone(db: Database, data_dir: Path, share: 
         people_say(db, 12, "candidate")
         exclusions.leave_out(db, "ann", "clicks without reading", "owner")
     else:
-        for _ in range(judge_store.open_to_people(db, made.id, 1)):
+        for _ in range(pair_outcomes.open_to_people(db, made.id, 1)):
             skip(db, kim.id)
     if then == "heard by a judge":
         judge = judge_store.add(db, "other", "local", {"model": "base"}, "owner")
@@ -601,7 +601,7 @@ def test_what_is_in_somebodys_hands_is_waited_for(db: Database, data_dir: Path) 
     assert ann is not None
     held = [handing_out.claim_next(db, annotator_id) for annotator_id in (ann["id"], bob.id)]
     assert None not in held
-    assert judge_store.open_to_people(db, made.id, 1) == 2
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 2
     assert controller.advance(db, data_dir) is None
     assert registry.by_revision(db, made.revision).status == "candidate"
 
@@ -612,10 +612,10 @@ def test_whoever_has_judged_as_many_as_they_shall_is_not_waited_for(db: Database
     ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
     assert ann is not None
     skip(db, bob.id)
-    assert judge_store.open_to_people(db, made.id, 1) == 1
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 1
     db.connection.execute("UPDATE annotator SET quota = 1 WHERE name = 'ann'")
     assert handing_out.claim_next(db, ann["id"]) is None
-    assert judge_store.open_to_people(db, made.id, 1) == 0
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 0
 
 
 def test_where_nobody_can_compare_it_is_not_said_that_people_do(db: Database, data_dir: Path) -> None:
@@ -824,7 +824,7 @@ def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     made = make_candidate(db, data_dir, number=40, share=0.4)
     judge_says(db, judge, made)
-    drawn = judge_store.open_to_people(db, made.id, 1)
+    drawn = pair_outcomes.open_to_people(db, made.id, 1)
     people_say(db, drawn, "candidate")
     finish_check(db, data_dir, made, "j")
     found = gate_decisions.findings(db, made)
@@ -861,7 +861,7 @@ def test_what_answers_show_without_anybody_changes_no_bet_that_was_made_before_t
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     made = make_candidate(db, data_dir, number=40, share=0.4)
     judge_says(db, judge, made)
-    people_say(db, judge_store.open_to_people(db, made.id, 1), "candidate")
+    people_say(db, pair_outcomes.open_to_people(db, made.id, 1), "candidate")
     finish_check(db, data_dir, made, "j")
     before = corrected_by_judges(gate_decisions.findings(db, made))
     for prompt in seed_prompts(db, 30, "held-out")[-30:]:
@@ -878,7 +878,7 @@ def test_what_answers_show_without_anybody_changes_no_bet_that_was_made_before_t
     after = corrected_by_judges(gate_decisions.findings(db, made))
     assert (after.outcomes, after.prompts, after.spent) == (before.outcomes, before.prompts, before.spent)
     # What people compare from now on is corrected by these too.
-    people_say(db, judge_store.open_to_people(db, made.id, 1), "candidate")
+    people_say(db, pair_outcomes.open_to_people(db, made.id, 1), "candidate")
     assert corrected_by_judges(gate_decisions.findings(db, made)).spent > before.spent
 
 
@@ -1631,15 +1631,13 @@ def test_whether_a_base_thinks_withdraws_what_was_answered_otherwise(db: Databas
     db.write("UPDATE comparison SET model_id = NULL WHERE id = ?", (imported,))
     assert registry.set_thinking(db, "template") == 4
     assert registry.set_thinking(db, "template") == 0
-    assert judge_store.open_to_people(db, made.id, 1) == 0
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 0
     asked = {row["id"]: row["asks"] for row in db.rows("SELECT id, asks FROM comparison WHERE taken = 0")}
     assert (asked.pop(imported), asked[policies_own], set(asked.values())) == ("people", "nobody", {"nobody"})
     # Nobody takes them up again who has people compare what was left to judges, and what was said stays said.
-    assert (policy_comparisons.ask_people_of_candidate(db, made.id, 1), judge_store.open_to_people(db, made.id, 1)) == (
-        0,
-        0,
-    )
-    assert win_rates.could_be_asked(db, made, registry.by_revision(db, "base")) == 0
+    assert policy_comparisons.ask_people_of_candidate(db, made.id, 1) == 0
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 0
+    assert pair_outcomes.could_be_asked(db, made, registry.by_revision(db, "base")) == 0
     assert db.value("SELECT count(*) FROM current_judgement") == 1
 
 

@@ -13,7 +13,7 @@ from annotation.records import Prompt
 from annotation.store import comparison_store, policy_comparisons, prompt_store
 from annotation.ui.formatting import percent_with_interval
 from annotation.web import access
-from rlhf.evaluation import gate_decisions, win_rates
+from rlhf.evaluation import gate_decisions, pair_outcomes, win_rates
 from rlhf.evaluation.finished_checks import newest_check
 from rlhf.evaluation.gate import Rule, decide, weigh_people
 from rlhf.evaluation.gate_words import in_words
@@ -203,8 +203,8 @@ def test_what_nobody_compares_enters_as_mixed_and_as_large_a_part_as_what_people
         policy_comparisons.compare_policies(db, made.id, base.id, share=share)
 
     another_check(200, 0.3)
-    drawn = judge_store.open_to_people(db, made.id, base.id)
-    left = win_rates.left_to_judges(db, made, base)
+    drawn = pair_outcomes.open_to_people(db, made.id, base.id)
+    left = win_rates.prompts_left_to_judges(db, made, base)
     assert 10 < drawn < 60
     assert win_rates.people_outcomes(db, made, base) == ()
     people_say(db, drawn, "serving")
@@ -220,6 +220,6 @@ def test_what_nobody_compares_enters_as_mixed_and_as_large_a_part_as_what_people
     # What has been bet on stays as it was.
     another_check(20, 1.0)
     assert win_rates.people_outcomes(db, made, base) == after
-    people_say(db, judge_store.open_to_people(db, made.id, base.id), "serving")
+    people_say(db, pair_outcomes.open_to_people(db, made.id, base.id), "serving")
     later = win_rates.people_outcomes(db, made, base)
     assert (later[: len(after)], len(later)) == (after, len(after) + 20)

@@ -445,7 +445,7 @@ def test_what_ended_before_the_clock_was_set_back_waits_no_longer_for_another_tr
     assert job_store.claim(db, number, "w") is not None
     assert job_table.stop(db, number, "w", "failed", "It was away.")
     assert failed_lately(job_store.get(db, number))
-    db.connection.execute("UPDATE job SET finished = ? WHERE id = ?", (job_table.moment(3600), number))
+    db.connection.execute("UPDATE job SET finished = ? WHERE id = ?", (job_table.seconds_from_now(3600), number))
     assert not failed_lately(job_store.get(db, number))
 
 

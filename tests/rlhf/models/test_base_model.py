@@ -26,12 +26,11 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.cli.policy_command import prepare
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import gate_decisions, pair_outcomes
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import measured_before
 from rlhf.hub import job_bundle
 from rlhf.jobs import job_spec, job_store
-from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import base_model, memory, registry
 from rlhf.models.base_model import BaseModel
@@ -178,21 +177,21 @@ def test_in_another_precision_the_base_is_another_policy(db: Database) -> None:
         claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
         judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
-    before = judge_store.pair_outcomes(db, candidate.id, 1)
+    before = pair_outcomes.outcomes(db, candidate.id, 1)
     assert (len(before), len(policy_comparisons.paired_answers(db, candidate.id, 1))) == (2, 4)
 
     registry.set_precision(db, "bf16", "kim")
-    assert judge_store.pair_outcomes(db, candidate.id, 1) == []
+    assert pair_outcomes.outcomes(db, candidate.id, 1) == []
     assert policy_comparisons.paired_answers(db, candidate.id, 1) == []
     assert check_store.checked_answers(db, 1) == []
     assert len(check_store.checked_answers(db, 1, "nf4")) == 4
-    assert judge_store.open_to_people(db, candidate.id, 1) == 0
+    assert pair_outcomes.open_to_people(db, candidate.id, 1) == 0
     assert registry.by_revision(db, "dpo-1").precision == "nf4", "it goes on being served on what it was trained on"
     measured_on = registry.own_ground(db, registry.by_revision(db, "dpo-1"))
     assert (measured_on.revision, measured_on.precision) == ("base", "nf4")
 
     registry.set_precision(db, "nf4", "kim")
-    assert judge_store.pair_outcomes(db, candidate.id, 1) == before
+    assert pair_outcomes.outcomes(db, candidate.id, 1) == before
 
 
 def test_every_training_is_left_to_the_precision_of_what_it_starts_from() -> None:
@@ -282,7 +281,7 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
         base_model.register(db, anew)
     job_table.stop(db, judging, "w", "failed", "for the test")
     base_model.register(db, anew)
-    assert judge_store.open_to_people(db, made.id, 1) == 0
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 0
     registry.set_thinking(db, "template")
     registry.set_thinking(db, "off")
     found = gate_decisions.findings(db, made)
@@ -312,7 +311,7 @@ def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_o
     for said in (True, False):
         base_model.register(db, base)
         assert ("its weights (0.0 GB) are read" in capsys.readouterr().out) == said
-    assert (gate_decisions.place_of(db, made), judge_store.open_to_people(db, made.id, 1) > 0) == (1, True)
+    assert (gate_decisions.place_of(db, made), pair_outcomes.open_to_people(db, made.id, 1) > 0) == (1, True)
     decided = gate_decisions.decided(db, made)
     assert "others than before" not in capsys.readouterr().out
     template = directory / "chat_template.jinja"
@@ -324,7 +323,7 @@ def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_o
     job_table.stop(db, running, "w", "failed", "for the test")
     base_model.register(db, base)
     assert f"{directory}: its chat template or its weights are others than before" in capsys.readouterr().out
-    assert (gate_decisions.place_of(db, made), judge_store.open_to_people(db, made.id, 1)) == (2, 0)
+    assert (gate_decisions.place_of(db, made), pair_outcomes.open_to_people(db, made.id, 1)) == (2, 0)
     assert gate_decisions.decided(db, made) != decided
     changes = len(setting_store.setting(db, "thinking_changes", []))
     weights = load_file(directory / "model.safetensors")

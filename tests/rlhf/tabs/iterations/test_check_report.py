@@ -101,7 +101,7 @@ def test_the_kl_that_the_limit_is_on_has_its_mark_and_that_of_whole_answers_has_
     assert "not met" in at_equal_length
     assert "0.300" in whole
     assert "0.100" in whole
-    assert not any(chip.words in whole for chip in check_report.STANDINGS.values())
+    assert not any(chip.words in whole for chip in check_report.PASSED_CHIPS.values())
     earlier = check_report.report_card(worse(kl_to_anchor=0.3), Rule(), within_limits(Rule(), worse(kl_to_anchor=0.3)))
     assert "at equal length" not in earlier
     assert "met" in earlier[earlier.index("KL to its anchor, nats a token<") :].partition("</tr>")[0]

@@ -127,13 +127,13 @@ def test_the_chart_by_people_says_why_it_ends() -> None:
 
 def test_of_what_was_decided_on_nothing_is_advised() -> None:
     decision = DECIDED["promote"]
-    (said,) = iteration_card.advice(decision, "ask", "sft-1")
+    (said,) = iteration_card.in_sentences(decision, "ask", "sft-1")
     assert said.startswith("It was decided on against sft-1")
-    assert iteration_card.advice(decision, "ask") == [f"The rule says: promote. {gate_words.sentence(decision)}"]
-    assert iteration_card.advice(DECIDED["not enough evidence"], "ask", missing="No KL.") == [
+    assert iteration_card.in_sentences(decision, "ask") == [f"The rule says: promote. {gate_words.sentence(decision)}"]
+    assert iteration_card.in_sentences(DECIDED["not enough evidence"], "ask", missing="No KL.") == [
         "The rule says: not enough evidence. No KL."
     ]
-    (never,) = iteration_card.advice(decision, "never")
+    (never,) = iteration_card.in_sentences(decision, "never")
     assert "nobody is advised" in never
 
 

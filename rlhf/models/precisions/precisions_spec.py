@@ -37,11 +37,6 @@ class PrecisionsSpec(JobSpec):
     other: HeldPrecision = "bf16"
     """The precision in which they would be trained."""
 
-    @classmethod
-    def runner(cls) -> str:
-        """Not beside this: it reads the text of checks, which lies above, and `preflight` asks this."""
-        return "rlhf.algorithms.precisions_job"
-
     def about(self) -> str:
         return _("comparing {revision} in {precision} and {other}").format(
             revision=self.revision, precision=self.precision, other=self.other

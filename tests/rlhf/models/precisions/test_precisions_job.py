@@ -12,13 +12,13 @@ import torch
 
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
-from rlhf.algorithms.precisions_job import MOST_SCORES
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import memory, registry
 from rlhf.models.loading import load_for_answering
+from rlhf.models.precisions.precisions_job import MOST_SCORES
+from rlhf.models.precisions.precisions_spec import PrecisionMismatch, PrecisionsSpec, crossing
 from rlhf.models.registry import HeldPrecision
 from rlhf.submission import preflight
-from rlhf.submission.precisions_spec import PrecisionMismatch, PrecisionsSpec, crossing
 from rlhf.tabs.train import plan_card
 from tests.machine_fixtures import Machine
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from annotation.translation import _
-from rlhf.evaluation.check_job import PromptAndAnswer, plain_text
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
@@ -24,8 +23,9 @@ from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.loading import ground_path, load_for_answering, load_tokenizer
 from rlhf.models.log_probabilities import exact_kl
 from rlhf.models.packing import pad
+from rlhf.models.precisions.plain_text import PromptAndAnswer, plain_text
+from rlhf.models.precisions.precisions_spec import PrecisionGap, PrecisionsSpec
 from rlhf.models.registry import HeldPrecision
-from rlhf.submission.precisions_spec import PrecisionGap, PrecisionsSpec
 
 # Scores kept of the one precision while the other is loaded: a quarter of a gigabyte in float32.
 MOST_SCORES = 1 << 26
