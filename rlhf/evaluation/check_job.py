@@ -272,12 +272,12 @@ def answers_of(
 
 
 # A prompt to answer, what is fed, and the seed.
-Asked = tuple[Prompt, str, int]
+PromptToAnswer = tuple[Prompt, str, int]
 
 
 def missing_answers(
     progress: CheckProgress, spec: CheckSpec, policy: Policy, prompts: Sequence[Prompt], rendered: Mapping[int, str]
-) -> list[Asked]:
+) -> list[PromptToAnswer]:
     """One answer a prompt, prompt i with seed + i, but for those that an earlier check drew, which are used again."""
     known = {(answer.prompt_id, answer.seed) for answer in answers_of(progress.run, spec, policy, prompts, rendered)}
     asked = [(prompt, rendered[prompt.id], spec.seed + place)
@@ -287,7 +287,7 @@ def missing_answers(
     return missing
 
 
-def draw_answers(check: Check, policy: Policy, asked: Sequence[Asked]) -> None:
+def draw_answers(check: Check, policy: Policy, asked: Sequence[PromptToAnswer]) -> None:
     """Draw and store answers, each as soon as it has ended."""
     spec, run, said = check.spec, check.progress.run, _("{revision} answers.").format(revision=policy.revision)
     rows, model = [(text, seed) for _prompt, text, seed in asked], check.models.use(policy)

@@ -58,8 +58,8 @@ class CheckSpec(JobSpec):
     """Verdicts that fail one after the other until a judge is given up."""
     seed: NonNegativeInt = 20_000
     """Start of the seeds of the answers in the report; prompt i draws with seed + i under every policy."""
-    prompts_per_batch: PositiveInt = held_out_sets.LEAST
-    """Prompts answered together."""
+    prompts_per_batch: PositiveInt = 2 * held_out_sets.LEAST
+    """Prompts answered together, as far as memory holds them."""
     sampling: Drawing = field(default_factory=Sampling)
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
 

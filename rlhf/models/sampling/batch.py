@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 from annotation.records import Sampling, UserError
 from annotation.translation import _
 from rlhf.models.hidden_states import virtual_ids
+from rlhf.models.memory import free_memory
 from rlhf.models.sampling.prompt_cache import (
     RoomyLayer,
     left_padded,
@@ -25,6 +26,9 @@ from rlhf.models.sampling.prompt_cache import (
     shares_prompts,
 )
 from rlhf.models.sampling.seeded_sampler import SeededSampler
+
+# Of the free memory, what the states of answers' tokens may take: whoever leaves or enters has them copied.
+STATES_SHARE: Final = 0.3
 
 
 @dataclass
@@ -80,10 +84,20 @@ class AnswerBatch:
             sampler=SeededSampler(seeds, sampling),
         )
 
-    def room(self, together: int) -> int:
-        """How many rows may enter: none where more is kept of the present ones than the states of their tokens."""
-        layers = [] if self.cache is None else self.cache.layers
-        return together - len(self.places) if layers and all(isinstance(layer, RoomyLayer) for layer in layers) else 0
+    @property
+    def can_grow(self) -> bool:
+        """Whether rows can enter: where more is kept of the present ones than the states of their tokens, none can."""
+        return self.cache is not None and all(isinstance(layer, RoomyLayer) for layer in self.cache.layers)
+
+    def rows_that_fit(self, more: int) -> int:
+        """How many of the rows may become so many tokens longer, by the memory that the device has free; at least 1."""
+        if self.cache is None or not self.can_grow:
+            return len(self.places)
+        held = sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
+        of_row = held / len(self.places) * (1 + more / max(1, self.cache.get_seq_length()))
+        on_gpu = self.ids_BT.device.type == "cuda"
+        free = torch.cuda.mem_get_info(self.ids_BT.device)[0] if on_gpu else free_memory()
+        return min(len(self.places), max(1, int(STATES_SHARE * free / max(1, of_row))))
 
     def joined(self, others: AnswerBatch) -> AnswerBatch:
         """These rows and those of another batch of this model, with as many columns."""
@@ -133,11 +147,8 @@ class AnswerBatch:
         for row, ids in zip(self.drawn, new_BT.tolist(), strict=True):
             row += ids
 
-    def without(self, over: Sequence[bool]) -> AnswerBatch | None:
-        """The other rows, without the columns that only these had; None if there are none."""
-        going = [row for row, has_ended in enumerate(over) if not has_ended]
-        if not going:
-            return None
+    def only(self, going: Sequence[int]) -> AnswerBatch:
+        """Some of the rows, without the columns that are padding in all of them."""
         self.sampler.leave(torch.tensor(going))
         if self.cache is not None:
             self.cache.reorder_cache(torch.tensor(going, device=self.ids_BT.device))
@@ -150,6 +161,6 @@ class AnswerBatch:
             mask_BT=self.mask_BT[going],
         )
         padding = int((rest.mask_BT.sum(0) == 0).long().cumprod(0).sum())
-        if padding and rest.room(len(over)):
+        if padding and rest.can_grow:
             rest.widen(rest.ids_BT.shape[1] - padding)
         return rest

@@ -177,9 +177,12 @@ def draw_in_turn(
     # Who watches waits for the first word.
     with nullcontext() if watch is not None else weights_laid_out(causal):
         while waiting or batch is not None:
-            room = batch.room(together) if batch is not None else together
+            room = together if batch is None else (together - len(batch.places)) * batch.can_grow
             if waiting and room >= ROOM_TO_ENTER * together:
                 new = AnswerBatch.begun(causal, tokenizer, waiting[:room], virtual_KH, sampling)
+                fit = new.rows_that_fit(sampling.max_new_tokens)
+                if batch is None and watch is None and fit < len(new.places):
+                    together, room, new = fit, fit, new.only(range(fit))
                 batch, waiting = new if batch is None else batch.joined(new), waiting[room:]
             assert batch is not None
             criteria: list[Any] = [StopWhen(stop)]
@@ -191,16 +194,14 @@ def draw_in_turn(
             if stop():  # what was cut off would be taken for answers that ran into the limit
                 return
             over = [len(ids) >= sampling.max_new_tokens or not ends.isdisjoint(ids) for ids in batch.drawn]
-            ended = [row for row, has_ended in enumerate(over) if has_ended]
             draws = [
-                (
-                    batch.places[row],
-                    read_draw(tokenizer, batch.drawn[row], batch.seed_of(row), batch.prompt_tokens[row], ends),
-                )
-                for row in ended
+                (place, read_draw(tokenizer, ids, batch.seed_of(row), batch.prompt_tokens[row], ends))
+                for row, (place, ids) in enumerate(zip(batch.places, batch.drawn, strict=True))
+                if over[row]
             ]
-            if ended:
-                batch = batch.without(over)
+            if draws:
+                going = [row for row, has_ended in enumerate(over) if not has_ended]
+                batch = batch.only(going) if going else None
             yield from draws
 
 

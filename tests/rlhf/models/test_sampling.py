@@ -24,7 +24,7 @@ from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import random_ids
 from rlhf.models.loading import load_for_answering, load_tokenizer
-from rlhf.models.sampling import laid_out_weights, seeded_sampler
+from rlhf.models.sampling import batch, laid_out_weights, seeded_sampler
 from rlhf.models.sampling.drawing import Draw, StreamCallback, draw, draw_in_turn, end_token_ids, read_draw
 from rlhf.models.sampling.laid_out_weights import laid_out, to_lay_out, weights_laid_out
 from rlhf.models.sampling.prompt_cache import SPELL, RoomyLayer, padded_left, prefilled
@@ -227,6 +227,26 @@ def test_what_waits_enters_where_others_have_ended_and_draws_what_it_draws_alone
         assert any(later > earlier > 1 for earlier, later in pairwise(rows)), "some have entered"
     longest = max(len(tokenizer(text)["input_ids"]) for text in prompts)
     assert max(columns) <= longest + 21, "what only those had who have left is kept"
+
+
+def test_no_more_are_drawn_together_than_memory_holds(
+    model: Any, tokenizer: Any, prompts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [(prompts[0], seed) for seed in range(9)]
+    expected = dict(draw_in_turn(model, tokenizer, asked, SAMPLING, 9))
+    columns = len(tokenizer(prompts[0])["input_ids"]) + SAMPLING.max_new_tokens
+    config = model.config
+    states = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4 * columns
+    monkeypatch.setattr(batch, "free_memory", lambda: int(4.1 * states / batch.STATES_SHARE))
+    rows: list[int] = []
+    watch = model.model.register_forward_pre_hook(
+        lambda module, args, given: rows.append(len(given["input_ids"])), with_kwargs=True
+    )
+    assert dict(draw_in_turn(model, tokenizer, asked, SAMPLING, 9)) == expected
+    watch.remove()
+    assert max(rows) == 4
+    monkeypatch.setattr(batch, "free_memory", lambda: 0)
+    assert dict(draw_in_turn(model, tokenizer, asked[:2], SAMPLING, 9)) == {place: expected[place] for place in (0, 1)}
 
 
 def test_who_waits_behind_answers_that_are_told_to_stop_never_begins(
