@@ -31,8 +31,8 @@ def index_imports(db: Database) -> None:
     if db.connection.conn.in_transaction:
         return
     # An unfinished one is indexed as a whole, once all of it is there.
-    before = setting_store.setting(db, setting_store.UNFINISHED, None)
-    newest = int(db.value("SELECT coalesce(max(id), 0) FROM import WHERE ?1 IS NULL OR id < ?1", (before,)))
+    end = setting_store.setting(db, setting_store.UNFINISHED, None)
+    newest = int(db.value("SELECT coalesce(max(id), 0) FROM import WHERE :end IS NULL OR id < :end", {"end": end}))
     done = int(setting_store.setting(db, INDEXED, 0))
     if newest <= done:
         return

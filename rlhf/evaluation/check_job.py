@@ -231,22 +231,16 @@ def what_to_feed(
     run: Run, spec: CheckSpec, models: LoadedPolicies, policies: Sequence[Policy], prompts: Sequence[Prompt]
 ) -> dict[int, str]:
     """The text to feed by prompt id. Raises UserError if the model takes none of the prompts; some may be left out."""
-    rendered: dict[int, str] = {}
-    refused: list[str] = []
-    for prompt in prompts:
-        try:
-            rendered[prompt.id] = models.feed(prompt.messages, spec.sampling.max_new_tokens, *policies)
-        except UserError as error:
-            refused.append(str(error))
+    fed, refused = models.feed_each(prompts, spec.sampling.max_new_tokens, *policies)
     if refused:
         run.log(
             _("Held-out prompts that can't be answered: {count} of {count_2}. For example: {refused}").format(
                 count=len(refused), count_2=len(prompts), refused=refused[0]
             )
         )
-    if refused and not rendered:
+    if refused and not fed:
         raise UserError(_("There is no held-out prompt that this model can answer. Add some, and check it again."))
-    return rendered
+    return fed
 
 
 class CheckProgress:

@@ -63,15 +63,9 @@ def what_to_feed(
     run: Run, spec: PromptSetSpec, models: LoadedPolicies, policy: registry.Policy, prompts: Sequence[Prompt]
 ) -> list[tuple[Prompt, str]]:
     """The prompts that the model takes, each with the text to feed. Raises UserError if it takes none of them."""
-    rendered: list[tuple[Prompt, str]] = []
-    refused: list[str] = []
-    for prompt in prompts:
-        try:
-            rendered.append((prompt, models.feed(prompt.messages, spec.sampling.max_new_tokens, policy)))
-        except UserError as error:
-            refused.append(str(error))
+    fed, refused = models.feed_each(prompts, spec.sampling.max_new_tokens, policy)
     if refused:
         run.log(f"{len(refused)} of {len(prompts)} prompts can't be answered, for example: {refused[0]}")
-    if not rendered:
+    if not fed:
         raise UserError(_("This model can answer none of these prompts."))
-    return rendered
+    return [(prompt, fed[prompt.id]) for prompt in prompts if prompt.id in fed]

@@ -16,7 +16,7 @@ import torch
 
 from annotation.database import Database
 from annotation.environment import keep_private
-from annotation.records import Message, UserError
+from annotation.records import Message, Prompt, UserError
 from annotation.translation import _
 from rlhf.jobs.artifacts import new_directory, verify_directory
 from rlhf.jobs.job_spec import Precision, TrainingSpec, first_adapted, target_layers
@@ -480,6 +480,17 @@ class LoadedPolicies:
         """
         virtual = (virtual_tokens_in(self.data_dir / str(one.path)) for one in policies if one.form == "prompt")
         return fed(self.tokenizer, messages, room + max(virtual, default=0), self.context)
+
+    def feed_each(self, prompts: Sequence[Prompt], room: int, *policies: Policy) -> tuple[dict[int, str], list[str]]:
+        """The text to feed by prompt id, and why the others are refused."""
+        fed: dict[int, str] = {}
+        refused: list[str] = []
+        for prompt in prompts:
+            try:
+                fed[prompt.id] = self.feed(prompt.messages, room, *policies)
+            except UserError as error:
+                refused.append(str(error))
+        return fed, refused
 
     def keep_only(self, *kept: Policy) -> None:
         """Forget other policies and weights, to free their memory. Which policy is active has to be said again."""
