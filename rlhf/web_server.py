@@ -39,7 +39,7 @@ from annotation.database import (
     open_database,
 )
 from annotation.environment import remove_leftover
-from annotation.exports import export_files
+from annotation.exports import export_files, writing
 from annotation.imports import import_process, importing
 from annotation.jobs import job_table
 from annotation.jobs.lane_runner import LaneRunner
@@ -130,7 +130,7 @@ def open_data(settings: Settings) -> DataDirectory:
         find_model(settings)  # or nothing is begun
     in_use = restoration.shared_lock(settings.data_dir)
     lock = hold_data_directory(settings.data_dir) if settings.workers else None
-    remove_leftover(restoration.leftovers(settings.data_dir))
+    remove_leftover([*restoration.leftovers(settings.data_dir), *writing.leftovers(settings.data_dir)])
     if fresh and settings.workers:
         find_model(settings)
     db, here = open_database(settings.data_dir), settings.space

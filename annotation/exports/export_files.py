@@ -21,6 +21,7 @@ from annotation.database import Database
 from annotation.environment import child_environment, remove_leftover
 from annotation.exports.export_command import PROGRAM, arguments_of
 from annotation.exports.formats import ONE_FILE, ExportRequest
+from annotation.exports.writing import DIRECTORY, leftovers
 from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped
 from annotation.jobs.job_process import REFUSED, ROOT, TIED, niced, run_command
@@ -31,7 +32,6 @@ from annotation.records import Annotator, UserError
 from annotation.translation import N_, _, joined, ngettext, retold
 from annotation.web.middleware import ANNOTATOR_KEY
 
-DIRECTORY: Final = "exports"
 # No separators, and no dot in front: such a name can't lead out of the directory or to what is being written.
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 COUNT_SECONDS: Final = 300.0
@@ -103,7 +103,7 @@ def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:
     """Run `python -m annotation export`. Raises UserError where it came to nothing, Stopped where it was to stop."""
     directory = attempt.data_dir / DIRECTORY
     directory.mkdir(exist_ok=True)
-    remove_leftover(directory.glob(".*"))
+    remove_leftover(leftovers(attempt.data_dir))
     target = directory / job.spec.file
     if job.attempt > 1 and target.is_file():
         return JobOutcome(_("Wrote {file} just before Prefloop was stopped.").format(file=job.spec.file))

@@ -175,6 +175,15 @@ class SplitWriters(ExitStack):
         self.writers[split].write(row)
 
 
+# Where in the data directory those of the page lie.
+DIRECTORY: Final = "exports"
+
+
+def leftovers(data_dir: Path) -> Iterator[Path]:
+    """What lies there hidden: exports that are being written, or were when they were killed."""
+    return (data_dir / DIRECTORY).glob(".*")
+
+
 # ------------------------------------------------------------------------------------------------------------ exporting
 def export(
     db: Database, request: ExportRequest, target: Path, report: Report = lambda done, total: None

@@ -7,6 +7,7 @@ none, so these jobs are in the Hub's lane.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -200,6 +201,8 @@ def follow(
         raise UserError(said_of(attempt.db, job, why))
     logger.error("An import ended with status %s: %s", ended.status, without_token(ended.words))
     why = _("The run ended unexpectedly (status {status}; the log has its last words).").format(status=ended.status)
+    if ended.status == -signal.SIGKILL:
+        why = ended.last_word
     raise UserError(said_of(attempt.db, job, why))
 
 

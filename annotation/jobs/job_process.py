@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from annotation.jobs.attempt import Attempt
-from annotation.translation import retold_within
+from annotation.translation import N_, _, retold_within
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LOOK_SECONDS: Final = 0.25
 LOG_BYTES: Final = 8_192
 REFUSED: Final = 2
 """The exit status of a command that a person can mend."""
+KILLED: Final = N_("The process was killed, often because memory ran out.")
 TIED: Final = "--tied"
 """The option by which a command ends with the program that started it."""
 
@@ -45,7 +46,9 @@ class CommandResult:
 
     @property
     def last_word(self) -> str:
-        """The last line for people; empty where there is none."""
+        """The last line for people, empty where there is none; of one that was killed, what may have killed it."""
+        if self.status == -signal.SIGKILL:
+            return _(KILLED)
         return self.words.splitlines()[-1] if self.words else ""
 
     @property

@@ -12,7 +12,7 @@ import gradio as gr
 from annotation.database import Database
 from annotation.exports import export_files
 from annotation.exports.export_command import shell_command
-from annotation.exports.export_files import DIRECTORY, EXPORTS, WriteExport
+from annotation.exports.export_files import EXPORTS, WriteExport
 from annotation.exports.formats import (
     CONTAINERS,
     FORMATS,
@@ -25,6 +25,7 @@ from annotation.exports.formats import (
     check_request,
     iterations_of,
 )
+from annotation.exports.writing import DIRECTORY
 from annotation.jobs.job_table import Job
 from annotation.records import Annotator, UserError, who
 from annotation.store import data_sources

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from annotation import hub_client as hubs
-from annotation.database import Database
+from annotation.database import Database, explain_directory_errors
 from annotation.exports import writing
 from annotation.exports.formats import FORMATS, ONE_FILE, SPLIT_NAMES, ExportRequest, check_licence, pseudonyms
 from annotation.hub_client import Hub
@@ -56,7 +56,10 @@ def push_data(
     check_publishable(request.format)
     hubs.check_token(hub, repo)
     request = replace(request, licence=request.licence or licence_of(hub, Address(repo), "dataset"))
-    with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
+    exports = db.path.parent / writing.DIRECTORY
+    with explain_directory_errors(db.path.parent):
+        exports.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=exports) as directory:  # where what a kill leaves is cleared away
         target = Path(directory) / "dataset"
         writing.export(db, replace(request, container="dataset", address=repo), target)
         paths = sorted(path for path in target.rglob("*") if path.is_file())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ import psutil
 from annotation import hub_client
 from annotation.database import FILE_NAME, Database, read_only
 from annotation.environment import child_environment
+from annotation.jobs.job_process import KILLED
 from annotation.records import UserError
 from annotation.store import setting_store
 from annotation.translation import N_, _
@@ -318,6 +320,8 @@ def models_process(module: str, directory: Path) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         check=False,
     )
+    if done.returncode == -signal.SIGKILL:
+        return done.returncode, _(KILLED)
     said = done.stderr if done.returncode else done.stdout
     return done.returncode, (said.strip().splitlines() or [_("no message")])[-1]
 

@@ -74,7 +74,8 @@ def starting(db: Database, data_dir: Path) -> Iterator[Starting]:
 def test_what_killed_programs_have_left_goes_when_one_starts(
     db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between a policy's mark and its files, while files or safe copies were written, and before files were registered.
+    """Between a policy's mark and its files, while files, exports or safe copies were written, before files were
+    registered.
 
     Not what may still be written or registered, nor what no job of this program has made.
     """
@@ -83,9 +84,9 @@ def test_what_killed_programs_have_left_goes_when_one_starts(
         job_store.cancel(db, job)
     whole, deleted = (data_dir / "adapters" / name for name in (f"reward-model-{jobs[0]}", "dpo-2"))
     halves = [data_dir / name for name in ("adapters/sft-3.part", "adapters/.fetched-a", "snapshots/.b.part")]
-    halves += [data_dir / name for name in (f"adapters/reward-model-{jobs[1]}", ".copy-a", ".restore-a")]
+    halves += [data_dir / name for name in (f"adapters/reward-model-{jobs[1]}", ".copy-a", ".restore-a", "exports/.a")]
     kept = [whole, *(data_dir / "adapters" / f"reward-model-{job}" for job in jobs[2:])]
-    kept += [data_dir / name for name in (".copy-b", "adapters/sft-4.part", "adapters/mine")]
+    kept += [data_dir / name for name in (".copy-b", "exports/.b", "adapters/sft-4.part", "adapters/mine")]
     for directory in (deleted, *halves, *kept):
         directory.mkdir(parents=True)
         (directory / "weights").write_bytes(b"0")

@@ -28,6 +28,7 @@ from transformers import AutoConfig
 from annotation import __main__ as annotation_commands
 from annotation import hub_client as hubs
 from annotation.database import Database, open_database
+from annotation.exports import writing
 from annotation.exports.formats import ExportRequest, Filters
 from annotation.records import UserError
 from annotation.store import data_sources, prompt_store
@@ -951,7 +952,12 @@ def test_judgements_go_up_as_a_private_dataset_of_pseudonyms(
     hub: HubServer, kitchen: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = ExportRequest("preference", licence="cc-by-4.0")
-    done = push_dataset.push_data(client(hub), kitchen.db, request, "ann/data")
+    sent, send = list[Path](), push_dataset.send
+    with monkeypatch.context() as watched:
+        watched.setattr(push_dataset, "send", lambda *given: sent.extend(given[2].values()) or send(*given))
+        done = push_dataset.push_data(client(hub), kitchen.db, request, "ann/data")
+    hidden = {path.parents[2] for path in sent if path.name != "README.md"}
+    assert [(path.parent, path.name[0]) for path in hidden] == [(kitchen.data_dir / writing.DIRECTORY, ".")]
     repo = hub.repos["dataset", "ann/data"]
     assert repo.private
     assert repo.head.sha == done.commit_sha

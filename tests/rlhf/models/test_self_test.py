@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -172,6 +173,18 @@ def test_a_base_that_was_never_tried_here_is_tried_by_the_first_job(
     with pytest.raises(UserError, match=r"It fails\."):
         base_model.ready(data_dir, str(model))
     assert base_model.ready(data_dir, str(model)).untried == "no GPU"
+
+
+@pytest.mark.own_start
+def test_a_trial_that_the_system_killed_is_said_to_have_lacked_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = tmp_path / "killed"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n", "utf-8")
+    killed.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with pytest.raises(UserError, match=r"can't be loaded \(The process was killed, often because memory ran out\.\)"):
+        base_model.self_test(tmp_path)
 
 
 def test_a_model_that_cannot_be_computed_rightly_is_refused_when_it_is_set_up(tmp_path: Path) -> None:
