@@ -22,7 +22,7 @@ from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow, PromptRo
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from annotation.store import check_store, comparison_store, policy_comparisons, project_store, prompt_store
-from annotation.translation import chosen, speaking
+from annotation.translation import chosen, kept_within, retold_within, speaking
 from rlhf.algorithms.dpo.spec import DPOSpec, PreferenceLoss
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
@@ -823,10 +823,11 @@ def test_a_check_that_is_resumed_counts_what_its_judges_said_before(db: Database
     judge_store.judge_comparison(db, judge, whole)
     calls = ask_judges(Run(db, data_dir, job, "w"), spec, made)[judge.name]
     assert (calls.judged, calls.left_open) == (1, 2)
-    report = replace(REPORT, judged={judge.name: calls})
-    assert "can&#x27;t be loaded" in check_report.judges_rates(report)
-    with speaking(chosen("de")):
-        assert "can&#x27;t be loaded" not in check_report.judges_rates(report), "it is said in the language of the page"
+    stored = json.dumps(kept_within(replace(REPORT, judged={judge.name: calls}).to_json()))
+    for language, said in (("en", True), ("de", False)):
+        with speaking(chosen(language)):
+            report = CheckReport.from_json(retold_within(json.loads(stored)))
+            assert ("can&#x27;t be loaded" in check_report.judges_rates(report)) == said, "in the page's language"
 
 
 @dataclass
