@@ -51,7 +51,7 @@ NO_SENTENCES_BY_REASON = {
         *("not enough evidence", "no verdict", "rate limit", "server error"),
         *("the data directory", "life line", "rented jobs", "the AI judge {}"),
         *("shared prompt", "last turn", "labelled answer", "labelled last turn", "import {}: {}", "column {}"),
-        *("saved dataset", "dataset directory", "Hub dataset", "own prompt", "held-out set", "prefloop archive"),
+        *("own prompt", "held-out set", "prefloop archive"),
         *("prefloop copy", "another format", "Safe copy {} of run {}, {} judgements", "{} export", "{}: run {}"),
         *("no reward", "made elsewhere", "lane {}"),
         *("train first", "too long", "calls of judge {}", "trust before {}", "no host"),

@@ -116,8 +116,8 @@ def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:
         raise Stopped
     if ended.status == REFUSED:
         raise UserError(ended.refusal)
-    said = _("The export ended without finishing (status {status}). {last_word}")
-    raise UserError(said.format(status=ended.status, last_word=ended.last_word).strip())
+    said = _("The export ended without finishing (status {status}).").format(status=ended.status)
+    raise UserError(joined(said, ended.last_word))
 
 
 def written(file: str, rows: Mapping[str, int], left_out: Mapping[str, int]) -> str:

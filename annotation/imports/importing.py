@@ -178,13 +178,14 @@ def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
             "None of the first {count} rows of {name} can be read as {format}. Row {number}: {reason}.",
             len(bad),
         )
+        reason = bad[0].reason  # which is cut only where it has to be: then it is told in no other language
         raise UserError(
             none.format(
                 count=len(bad),
                 name=source.name,
                 format=source.format,
                 number=bad[0].number,
-                reason=bad[0].reason.removesuffix("."),
+                reason=reason.removesuffix(".") if reason.endswith(".") else reason,
             )
         )
     return rows, bad

@@ -114,7 +114,7 @@ def look_card(look: ImportPreview) -> str:
         status(_("Row {number} can't be read: {reason}").format(number=entry.number, reason=entry.reason), "warning")
         for entry in look.bad
     )
-    said = _("{name}: {format}. The first rows").format(name=look.name, format=look.format)
+    said = _("{name}: {format}. The first rows").format(name=look.name, format=_(look.format))
     shown = table(heads, rows, data=True)
     # What they become says the same, where they can be read.
     return (status(said, "headline") + shown if look.problem else unfold(said, shown)) + bad
@@ -133,8 +133,13 @@ def meaning_card(look: ImportPreview) -> str:
         if proposed
         else _("Read as {target}, without a column that is known. They become:")
     )
-    headline = status(read.format(target=look.target, proposed=proposed), "headline")
+    headline = status(read.format(target=target_word(look.target), proposed=proposed), "headline")
     return headline + table((_("Row"), _("Prompt"), _("Answers")), rows, data=True) + notes
+
+
+def target_word(target: str | None) -> str:
+    """What rows are made into, within a sentence."""
+    return {"prompts": _("prompts"), "demonstrations": _("demonstrations")}.get(str(target), _("preferences"))
 
 
 def record_cells(record: MappedRow | str) -> tuple[str, str]:
@@ -188,7 +193,8 @@ def outcome_card(outcome: ImportOutcome) -> str:
         if columns
         else _("{name}: {format}, as {target}, without a column that is known.")
     )
-    name = named.format(name=result.name, format=result.format, target=result.target, columns=columns)
+    known = {"name": result.name, "format": _(result.format), "target": target_word(result.target)}
+    name = named.format(**known, columns=columns)
     held_out_by = _("Before you import, “New prompts are” says how many.") if outcome.dry_run else ""
     lines = summary(result, held_out_by)
     text = "".join(status(line, "" if place else "headline") for place, line in enumerate(lines))

@@ -11,7 +11,7 @@ from annotation.imports.sources.arrow_tables import BATCH_ROWS, arrow_rows, colu
 from annotation.imports.sources.directories import choose_split
 from annotation.imports.sources.raw_rows import ImportSource, RawRow, SourceRow
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 
 
 def hub_dataset(repository: str, config: str | None = None, split: str | None = None) -> ImportSource:
@@ -33,7 +33,7 @@ def hub_dataset(repository: str, config: str | None = None, split: str | None = 
     commit = commit_of(name, revision or None, explain)
     pinned = f"{name}@{commit}"
     return ImportSource(
-        pinned, "Hub dataset", _("rows from 1"), streamed_rows(pinned, name, config, split, explain, commit)
+        pinned, N_("Hub dataset"), _("rows from 1"), streamed_rows(pinned, name, config, split, explain, commit)
     )
 
 

@@ -168,10 +168,10 @@ def dataset_directory(path: Path, name: str, split: str | None, config: str | No
     saved = directories.saved_splits(path)
     if saved is not None:
         files = saved[""] if "" in saved else saved[choose_split(name, list(saved), split)]
-        return in_turn(name, "saved dataset", path, files, [arrow_file(file, name) for file in files])
+        return in_turn(name, N_("saved dataset"), path, files, [arrow_file(file, name) for file in files])
     found = directories.find_splits(path, config)
     files = list(found.files[choose_split(name, list(found.files), split)])
-    source = in_turn(name, "dataset directory", path, files, [open_path(file) for file in files])
+    source = in_turn(name, N_("dataset directory"), path, files, [open_path(file) for file in files])
     return replace(source, unread=tuple(found.unread))
 
 

@@ -235,7 +235,7 @@ def test_without_a_token_the_forms_show_what_they_would_do_and_ask_nobody(contex
     for _judgement in range(3):
         claim = handing_out.claim_next(context.db, ann.id)
         assert claim is not None
-        judging.judge(context.db, ann, claim.nonce, act("left-much"))
+        judging.judge(context.db, ann.id, claim.nonce, act("left-much"))
     said = press(pages, "look-data", "judgements", *data)
     assert "3 rows (3 for training) would go to the dataset ann/data, made as a public one" in said
     assert "Annotators have pseudonyms in it. Nothing was sent." in said
