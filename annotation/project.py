@@ -117,11 +117,11 @@ def check_key(key: Any, number: int) -> str:
     """A letter that the page leaves free, or nothing."""
     letter = key.strip(" ").lower() if isinstance(key, str) else None
     if letter is None or (letter and letter not in tuple(ascii_lowercase)):
-        said = _(
+        wrong = _(
             "Reasons, line {number}: what stands before the colon is the key, and must be one letter from a to z. "
             "Begin the line with a colon to have one chosen."
         )
-        raise UserError(said.format(number=number))
+        raise UserError(wrong.format(number=number))
     if letter in RESERVED_KEYS:
         said = _("Reasons, line {number}: the key '{key}' is taken by the page ({what}). Free are {free}.")
         raise UserError(said.format(number=number, key=letter, what=_(RESERVED_KEYS[letter]), free=" ".join(FREE_KEYS)))

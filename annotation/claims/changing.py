@@ -49,7 +49,8 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
         if claim.state == "skipped":
             refuse_skipped(db, claim)
         connection.execute("UPDATE claim SET state = 'released' WHERE id = ?", (claim.id,))
-        insert_undone(db, last)
+        row = {"claim_id": last.claim_id, **of_claim(last), "outcome": "undone", "seconds": 0}
+        db.insert("judgement", {**row, "supersedes": last.id, "created": now()})
         connection.execute(
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
         )
@@ -58,11 +59,6 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
     held = held_claim(db, annotator_id)
     assert held is not None
     return held
-
-
-def insert_undone(db: Database, last: StoredJudgement) -> None:
-    row = {"claim_id": last.claim_id, **of_claim(last), "outcome": "undone", "seconds": 0}
-    db.insert("judgement", {**row, "supersedes": last.id, "created": now()})
 
 
 def reopen(db: Database, annotator_id: int, judgement_id: int) -> tuple[Claim, dict[str, Any]]:

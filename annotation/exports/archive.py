@@ -399,11 +399,6 @@ def is_order(text: str) -> bool:
     return is_list(int, value) and sorted(value) == list(range(len(value)))
 
 
-def is_places(text: str) -> bool:
-    value = parsed(text)
-    return is_list(int, value) and all(place >= 0 for place in value)
-
-
 def is_sampling(text: str) -> bool:
     """Whether it can say how an answer was drawn."""
     try:
@@ -444,7 +439,7 @@ CHECKS: Final[Mapping[str, Callable[[Any], object]]] = {
     "import.counts": lambda text: isinstance(parsed(text), dict),
     "judge.settings": lambda text: isinstance(parsed(text), dict),
     "rubric.principles": lambda text: is_list(str, parsed(text)),
-    "verdict.principles": is_places,
+    "verdict.principles": lambda text: is_list(int, places := parsed(text)) and min(places, default=0) >= 0,
     "model.revision": REVISION.fullmatch,
     **{f"{name}.created": is_time for name, table in TABLES.items() if "created" in table.columns},
     "model.deleted": is_time,

@@ -219,7 +219,8 @@ def assemble(db: Database) -> QualityReport:
     # A flagged comparison gives no training pair, so there is nothing to settle; nor is it fit to measure people.
     flagged = flagged_comparisons(db)
     unfit = set(known) | flagged
-    training = to_train_on(trusted, flagged | held_out_comparisons(db))
+    held_out = db.rows("SELECT c.id FROM comparison c JOIN prompt p ON p.id = c.prompt_id WHERE p.split = 'held-out'")
+    training = to_train_on(trusted, flagged | {row["id"] for row in held_out})
     fit = [vote for vote in trusted if vote.comparison_id not in unfit]
     # Where heads chose answers that they disagree on, people may agree more or less than on any others.
     random = [vote for vote in trusted if not vote.by_heads]
@@ -262,11 +263,6 @@ def to_train_on(trusted: Sequence[Vote], not_on: Container[int]) -> list[Vote]:
     ]
     last = {vote.comparison_id: vote.id for vote in counted if vote.purpose == "settle"}
     return [vote for vote in counted if last.get(vote.comparison_id, vote.id) == vote.id]
-
-
-def held_out_comparisons(db: Database) -> set[int]:
-    rows = db.rows("SELECT c.id FROM comparison c JOIN prompt p ON p.id = c.prompt_id WHERE p.split = 'held-out'")
-    return {row["id"] for row in rows}
 
 
 def golds(db: Database, everything: Sequence[Vote], known: Mapping[int, tuple[int, ...]]) -> list[Gold]:

@@ -145,10 +145,6 @@ class FilterChoices:
     """People who can sign in."""
     groups: tuple[str, ...]
 
-    @property
-    def assignees(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.active, *self.groups)))
-
 
 def choices(db: Database) -> FilterChoices:
     people = [row["name"] for row in data_sources.annotators(db)]

@@ -20,11 +20,6 @@ class FinishedCheck:
     spec: CheckSpec
     report: CheckReport
 
-    @property
-    def asked_judges(self) -> bool:
-        """Whether judges could be asked at all; those of the first version asked none."""
-        return self.report.win_rates is not None
-
 
 def check_of(job: Job | None) -> FinishedCheck | None:
     """What a job measured, if it is a check that has ended well."""

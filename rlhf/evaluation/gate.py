@@ -404,11 +404,6 @@ class EvidenceSource:
         return self.found.n if self.found else 0
 
     @property
-    def all_ties(self) -> bool:
-        """Whether nothing that they compared was better or worse."""
-        return self.found is not None and self.ties == self.count
-
-    @property
     def contradicted(self) -> bool:
         """Whether the interval, which is of what was said first, would tell, and all that was said does not."""
         found, told = self.found, self.standing in ("better", "worse")

@@ -187,7 +187,10 @@ def panel_findings(
     db: Database, policy: Policy, against: Policy, checks: Sequence[FinishedCheck]
 ) -> tuple[JudgeFindings, ...]:
     """What each judge says that was asked in any of the checks (newest first); only those of the first may decide."""
-    asked = [judge_store.judges_named(db, check.spec.judges) for check in reversed(checks) if check.asked_judges]
+    with_judges = [
+        check for check in reversed(checks) if check.report.win_rates is not None
+    ]  # the first version's had none
+    asked = [judge_store.judges_named(db, check.spec.judges) for check in with_judges]
     first = {judge.name for panel in asked[:1] for judge in panel}
     different = {judge.name: judge for panel in asked for judge in panel}
     found = []

@@ -197,7 +197,7 @@ def preference(source: EvidenceSource) -> CriterionWords:
     name = _("Preferred by people") if source.judge is None else _("Preferred by the judge {judge}")
     standing = _(STANDINGS[source.standing]).format(most=source.most)
     apart = _("What was said first would tell; all that was said does not.") if source.contradicted else ""
-    ties = _("Every prompt was a tie.") if source.all_ties else ""
+    ties = _("Every prompt was a tie.") if source.found is not None and source.ties == source.count else ""
     sure = f"{numeral(100 * (1 - source.alpha), '.4g')}%"
     held = _("Each end of the interval is right with {sure}, however often one looks.").format(sure=sure)
     not_compared = _("It has not been compared with what serves.")

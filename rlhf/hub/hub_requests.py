@@ -45,7 +45,6 @@ class PublishModel(JobRequest):
     licence: str = ""
 
     def check(self) -> None:
-        """Raises UserError for what can't be meant."""
         if not self.revision:
             raise UserError(_("Choose a model to publish first."))
         hubs.check_name(self.repo)
@@ -60,7 +59,6 @@ class PullModel(JobRequest):
     """The precision of what an adapter lies on; empty for what its card says."""
 
     def check(self) -> None:
-        """Raises UserError for what can't be meant."""
         hubs.split_address(self.address)
         precision_named(self.precision)
 
@@ -80,7 +78,6 @@ class PushData(JobRequest):
     """The job whose frozen data it is, whatever the format; None for judgements."""
 
     def check(self) -> None:
-        """Raises UserError for what can't be meant."""
         hubs.check_name(self.repo)
         push_dataset.check_publishable(self.format)
         check_licence(self.licence)
@@ -100,7 +97,6 @@ class CheckSpace(JobRequest):
     model: str = ""
 
     def check(self) -> None:
-        """Raises UserError for what can't be meant."""
         hubs.check_name(self.repo)
 
     def plan(self, hub: Hub | None) -> space_upload.SpacePlan:

@@ -163,10 +163,6 @@ class DataSummary:
     tokenised: int = 0
     seen: int = 0
 
-    @property
-    def mean_tokens(self) -> float:
-        return self.tokens / max(self.tokenised, 1)
-
     def leave_out(self, item: ItemRows, reasons: Mapping[str, int]) -> None:
         """Count what is left out of an item, and keep a few of them."""
         self.left_out.take(reasons)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -71,7 +71,8 @@ def list_of(values: Sequence[Any]) -> ListPlace:
 
 def field_updates(looked: ListPlace, known: FilterChoices) -> list[Any]:
     """The fields as an address fills them, with what there is to choose from now."""
-    choices = {"person": known.people, "source": known.sources, "policy": known.policies, "assigned": known.assignees}
+    choices: dict[str, Iterable[str]] = {"person": known.people, "source": known.sources, "policy": known.policies}
+    choices["assigned"] = dict.fromkeys((*known.active, *known.groups))
     values: dict[str, Any] = {name: list(getattr(looked.comparisons, name)) for name in SEVERAL}
     values |= {name: getattr(looked.comparisons, name) for name in ("q", "since", "until")}
     values["sort"] = looked.sort

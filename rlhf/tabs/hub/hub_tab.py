@@ -438,7 +438,7 @@ def wire(page: HubPage, context: Context, opening: Callable[..., Any]) -> None:
     for name, fields, request_of in (
         ("token", [], lambda: CheckToken()),
         ("publish", page.forms["publish"], publish_of),
-        ("pull", page.forms["pull"], pull_of),
+        ("pull", page.forms["pull"], lambda source, precision: PullModel(text_in(source).strip(), text_in(precision))),
         ("push", page.forms["push"], push_of),
         ("check", page.forms["space"], space_of),
         ("make", [*page.forms["space"], page.parts["agreed"]], partial(make_of, context.db)),
@@ -495,10 +495,6 @@ def space_form(db: Database, form: Sequence[Any]) -> list[Any]:
 def publish_of(revision: Any, repo: Any, private: Any, licence: Any) -> PublishModel:
     """The form that publishes a model. What is not plainly asked to be public is private."""
     return PublishModel(text_in(revision), text_in(repo).strip(), private is not False, text_in(licence).strip())
-
-
-def pull_of(source: Any, precision: Any) -> PullModel:
-    return PullModel(text_in(source).strip(), text_in(precision))
 
 
 def push_of(data: Any, repo: Any, chosen: Any, private: Any, names: Any, licence: Any) -> PushData:

@@ -158,7 +158,7 @@ def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
         (_(spec.items.to_train_on), numeral(found.items["train"])),
         *([(_("Held-out"), numeral(found.items["held-out"]))] if spec.items.to_check_with else []),
         (longest, numeral(found.largest)),
-        (average, numeral(found.mean_tokens, ".0f")),
+        (average, numeral(found.tokens / max(found.tokenised, 1), ".0f")),
     ]
     some = _("Lengths, and what is left out for them, are those of the first {tokenised_items:,} of {seen:,}.").format(
         tokenised_items=TOKENISED_ITEMS, seen=found.seen
