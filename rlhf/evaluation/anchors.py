@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import psutil
 import torch
 
 from annotation.database import Database
@@ -16,6 +15,7 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import bytes_in
+from rlhf.models.hidden_states import free_on
 from rlhf.models.registry import Policy
 
 # The names of an answer's scores: its KL, and its negative log-likelihood. Not `kl_to_base`: so earlier versions named
@@ -103,7 +103,7 @@ def room_for_both(run: Run, base_path: Path, candidate: Policy) -> bool:
     """Whether the base fits into memory beside the whole weights that a candidate's adapter hangs on; said if not."""
     if not on_other_weights(candidate):
         return True
-    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    free = free_on(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     taken = 2 * bytes_in(base_path, "fp32" if candidate.precision == "fp32" else "bf16")
     if taken <= TWO_MODELS_SHARE * free:
         return True

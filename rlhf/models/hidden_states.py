@@ -189,6 +189,14 @@ def embed(causal: Any, ids: Tensor, virtual_KH: Tensor | None) -> dict[str, Tens
     return {"inputs_embeds": torch.where(is_virtual[..., None], own, embedded)}
 
 
+def free_on(device: torch.device) -> int:
+    """Bytes of a device's memory that nobody uses now, with those that torch holds in reserve on a GPU."""
+    if device.type != "cuda":
+        return memory.free_memory()
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + held
+
+
 def virtual_ids(causal: Any, virtual_KH: Tensor | None) -> list[int]:
     """The ids that stand for virtual tokens."""
     if virtual_KH is None:

@@ -16,8 +16,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 
 from annotation.records import Sampling, UserError
 from annotation.translation import _
-from rlhf.models.hidden_states import virtual_ids
-from rlhf.models.memory import free_memory
+from rlhf.models.hidden_states import free_on, virtual_ids
 from rlhf.models.sampling.prompt_cache import (
     RoomyLayer,
     left_padded,
@@ -95,9 +94,7 @@ class AnswerBatch:
             return len(self.places)
         held = sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
         of_row = held / len(self.places) * (1 + more / max(1, self.cache.get_seq_length()))
-        on_gpu = self.ids_BT.device.type == "cuda"
-        free = torch.cuda.mem_get_info(self.ids_BT.device)[0] if on_gpu else free_memory()
-        return min(len(self.places), max(1, int(STATES_SHARE * free / max(1, of_row))))
+        return min(len(self.places), max(1, int(STATES_SHARE * free_on(self.ids_BT.device) / max(1, of_row))))
 
     def joined(self, others: AnswerBatch) -> AnswerBatch:
         """These rows and those of another batch of this model, with as many columns."""

@@ -175,7 +175,7 @@ def draw_in_turn(
     waiting = [(place, text, seed) for place, (text, seed) in enumerate(asked)]
     batch: AnswerBatch | None = None
     # Who watches waits for the first word.
-    with nullcontext() if watch is not None else weights_laid_out(causal):
+    with nullcontext() if watch is not None or not asked else weights_laid_out(causal):
         while waiting or batch is not None:
             room = together if batch is None else (together - len(batch.places)) * batch.can_grow
             if waiting and room >= ROOM_TO_ENTER * together:

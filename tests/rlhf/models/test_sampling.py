@@ -237,7 +237,7 @@ def test_no_more_are_drawn_together_than_memory_holds(
     columns = len(tokenizer(prompts[0])["input_ids"]) + SAMPLING.max_new_tokens
     config = model.config
     states = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4 * columns
-    monkeypatch.setattr(batch, "free_memory", lambda: int(4.1 * states / batch.STATES_SHARE))
+    monkeypatch.setattr(batch, "free_on", lambda device: int(4.1 * states / batch.STATES_SHARE))
     rows: list[int] = []
     watch = model.model.register_forward_pre_hook(
         lambda module, args, given: rows.append(len(given["input_ids"])), with_kwargs=True
@@ -245,7 +245,7 @@ def test_no_more_are_drawn_together_than_memory_holds(
     assert dict(draw_in_turn(model, tokenizer, asked, SAMPLING, 9)) == expected
     watch.remove()
     assert max(rows) == 4
-    monkeypatch.setattr(batch, "free_memory", lambda: 0)
+    monkeypatch.setattr(batch, "free_on", lambda device: 0)
     assert dict(draw_in_turn(model, tokenizer, asked[:2], SAMPLING, 9)) == {place: expected[place] for place in (0, 1)}
 
 
