@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from rlhf.models.adapters.low_rank import factors_kept
 from rlhf.models.memory import free_memory
 
 # Of the free memory, what a second copy of the weights may take.
@@ -20,8 +21,9 @@ def weights_laid_out(causal: Any) -> Iterator[None]:
     """Inside, a model's plain layers compute with a copy of their weights in blocks, as oneDNN's kernels want them.
 
     It lays them out anew at each call otherwise, which takes longer than to multiply a few rows by them; of the
-    embedded model's it takes as long as two tokens of a batch. Adapters stay as they are. Nothing is done where there
-    is no memory for the copy or no kernel of oneDNN, nor under autocast, which has kernels of its own choice.
+    embedded model's it takes as long as two tokens of a batch. Adapters stay as they are, but what they multiply by is
+    made once. No copy is made where there is no memory for it or no kernel of oneDNN, nor under autocast, which has
+    kernels of its own choice.
     """
     layers = [layer for name, layer in causal.named_modules() if "lora_" not in name and to_lay_out(layer)]
     room = SHARE_OF_FREE * free_memory()
@@ -30,7 +32,8 @@ def weights_laid_out(causal: Any) -> Iterator[None]:
     try:
         for layer in layers:
             layer.forward = laid_out(layer)
-        yield
+        with factors_kept(causal):
+            yield
     finally:
         for layer in layers:
             vars(layer).pop("forward", None)

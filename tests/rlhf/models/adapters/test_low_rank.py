@@ -80,6 +80,26 @@ def test_what_answers_computes_as_in_training(family: str, dtype: torch.dtype) -
     assert (other - trained).abs().max() > apart
 
 
+def test_what_an_adapter_multiplies_by_is_made_anew_once_it_may_have_changed() -> None:
+    model = adapted("llama", torch.bfloat16)
+    compute_adapters_at_once(model)
+
+    def now() -> Tensor:
+        with torch.no_grad(), weights_laid_out(model):
+            twice = [summed_logps(model, *pad(SEQUENCES, 0), [0, 0, 1]) for _ in range(2)]
+            assert torch.equal(*twice)
+            return twice[0]
+
+    before = now()
+    changed = [value for value in model.parameters() if value.requires_grad]
+    for value in changed:
+        value.data = 2 * value.data
+    assert (now() - before).abs().max() > 3e-2
+    for value in changed:
+        value.data = value.data / 2
+    assert torch.equal(now(), before)
+
+
 @pytest.mark.filterwarnings("ignore:`lora_bias=True`")
 def test_plain_adapters_are_computed_at_once_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
