@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,6 +70,14 @@ def starting(db: Database, data_dir: Path) -> Iterator[Starting]:
     app = web_server.build_app(settings)
     yield Starting(app, db, settings.cookie)
     app.state.db.close()
+
+
+def test_where_the_system_has_no_place_for_temporary_files_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"Temporary files can't be written \(.+\)\. Free disk space, or .+ TMPDIR"):
+        web_server.hold_uploads()
 
 
 def test_what_killed_programs_have_left_goes_when_one_starts(
