@@ -43,7 +43,7 @@ from annotation.exports import export_files, writing
 from annotation.imports import import_process, importing
 from annotation.jobs import job_table
 from annotation.jobs.lane_runner import LaneRunner
-from annotation.records import UserError, now, seconds_between
+from annotation.records import UserError, explain_errors, now, seconds_between
 from annotation.store import project_store, prompt_store
 from annotation.translation import _, of_server, spoken
 from annotation.ui.terminal import log_visibly
@@ -152,8 +152,13 @@ def hold_uploads() -> tuple[Path, FileLock]:
     """A new directory for uploads, and the lock by which others know that it is in use; those of killed programs go.
 
     Gradio's own directory is one for all programs and users of the machine; only this user can look into this one.
+    Raises UserError where the system has no place for it.
     """
-    uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
+    refused = _(
+        "Temporary files can't be written ({strerror}). Free disk space, or name a directory for them in TMPDIR."
+    )
+    with explain_errors(refused):
+        uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
     for left in uploads.parent.glob(f"prefloop-*/{IN_USE}"):
         with suppress(OSError):  # Timeout is one: it is in use; or it is another user's
             # Others can put links here, which may lead anywhere.

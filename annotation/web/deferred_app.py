@@ -6,7 +6,9 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -77,7 +79,7 @@ class DeferredApp:
 
     async def _run(self) -> None:
         try:
-            built = await asyncio.to_thread(self.build)
+            built = await in_thread_of_its_own(self.build)
             async with built.lifespan:
                 self.open(built.app)
                 await self._ending.wait()
@@ -85,6 +87,21 @@ class DeferredApp:
             self.failure = error
             self._settled.set()
             self.on_failure()
+
+
+async def in_thread_of_its_own(work: Callable[[], BuiltApp]) -> BuiltApp:
+    """What work gives, in the language that is spoken here; as with `asyncio.to_thread`, but no end waits for it."""
+    done, here = Future[BuiltApp](), copy_context()
+    done.set_running_or_notify_cancel()  # it can't be cancelled any more
+
+    def run() -> None:
+        try:
+            done.set_result(here.run(work))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="pages", daemon=True).start()
+    return await asyncio.wrap_future(done)
 
 
 class AppOfEachLanguage:

@@ -6,8 +6,11 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +25,7 @@ from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, now
 from annotation.store import project_store, prompt_store
 from annotation.web import access
-from annotation.web.deferred_app import DeferredApp
+from annotation.web.deferred_app import AppOfEachLanguage, BuiltApp, DeferredApp
 from annotation.web.middleware import SECURITY_HEADERS
 from annotation.web.settings import Settings
 from rlhf import web_server
@@ -69,6 +72,14 @@ def starting(db: Database, data_dir: Path) -> Iterator[Starting]:
     app = web_server.build_app(settings)
     yield Starting(app, db, settings.cookie)
     app.state.db.close()
+
+
+def test_where_the_system_has_no_place_for_temporary_files_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"Temporary files can't be written \(.+\)\. Free disk space, or .+ TMPDIR"):
+        web_server.hold_uploads()
 
 
 def test_what_killed_programs_have_left_goes_when_one_starts(
@@ -260,6 +271,25 @@ def test_workers_are_ended_also_where_what_imports_can_not_be(
     with pytest.raises(ZeroDivisionError):
         asyncio.run(serve(web_server.build_app(Settings(data_dir=data_dir))))
     assert len(ended) == 1
+
+
+def test_the_end_of_the_program_waits_for_no_pages_that_are_still_built() -> None:
+    begun, go_on, built = threading.Event(), threading.Event(), threading.Event()
+
+    def build() -> BuiltApp:
+        begun.set()
+        go_on.wait(PATIENCE_SECONDS)
+        built.set()
+        return BuiltApp(PlainTextResponse("the pages"), nullcontext())
+
+    async def run() -> None:
+        async with AppOfEachLanguage(build).running():
+            await asyncio.to_thread(begun.wait, PATIENCE_SECONDS)
+
+    asyncio.run(run())
+    assert not built.is_set()
+    go_on.set()
+    assert built.wait(PATIENCE_SECONDS)
 
 
 @pytest.mark.own_start
