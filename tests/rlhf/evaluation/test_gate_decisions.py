@@ -1665,9 +1665,7 @@ class Brackets(NullTranslations):
         return self.gettext(one if count == 1 else several)
 
 
-def test_each_admin_reads_the_decision_in_their_own_language_and_the_record_has_the_servers(
-    db: Database, data_dir: Path
-) -> None:
+def test_each_admin_reads_the_decision_and_its_record_in_their_own_language(db: Database, data_dir: Path) -> None:
     """What a decision comes to is kept between requests; its words are not those of whoever asked first."""
     made = turned_down(db, data_dir)
     english = gate_decisions.decision_on(db, made)
@@ -1682,6 +1680,8 @@ def test_each_admin_reads_the_decision_in_their_own_language_and_the_record_has_
     reason = registry.decisions(db)[0].reason
     assert reason.startswith(f"{WHY}. The rule said: reject. People find it worse")
     assert "⟦" not in reason
+    with speaking(Language(code="xx", sentences=Brackets())):
+        assert registry.decisions(db)[0].reason.startswith(f"{WHY}. ⟦The rule said: reject.⟧ ⟦People find it worse")
 
 
 def test_each_admin_reads_the_figures_over_the_iterations_in_their_own_language(db: Database) -> None:
