@@ -20,7 +20,7 @@ from annotation.metrics.evidence import DecidedOutcome
 from annotation.records import Prompt, UserError
 from annotation.store import answer_changes, comparison_store, policy_comparisons, project_store, prompt_store
 from annotation.tabs.guard import Context
-from annotation.translation import Language, speaking
+from annotation.translation import FIELD, Language, speaking
 from annotation.web import access
 from annotation.workbench import exclusions
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -1656,10 +1656,10 @@ def test_people_rate_a_policy_against_the_base(db: Database, data_dir: Path) -> 
 
 
 class Brackets(NullTranslations):
-    """A language in which every sentence stands in brackets."""
+    """A language in which every sentence stands in brackets, and several beside each other as they are."""
 
     def gettext(self, message: str) -> str:
-        return f"⟦{message}⟧"
+        return f"⟦{message}⟧" if FIELD.sub("", message).strip() else message
 
     def ngettext(self, one: str, several: str, count: int) -> str:
         return self.gettext(one if count == 1 else several)
