@@ -320,7 +320,7 @@ class Said(str):
     @classmethod
     def of(cls, text: str, keys: Sequence[Any], gaps: Mapping[str, Any]) -> Said:
         said = cls(text)
-        said.parts = {"said": keys, "gaps": gaps}
+        said.parts = {"said": keys, "with": gaps}
         return said
 
     def __str__(self) -> str:
@@ -362,7 +362,7 @@ def kept(text: str) -> str:
 
 def as_it_stands(text: str) -> str:
     """A text of anybody's, to be stored: `retold` gives it back as it is, also where it begins as a stored one does."""
-    return json.dumps({"said": ["{text}"], "gaps": {"text": text}}) if text.startswith(STORED) else text
+    return json.dumps({"said": ["{text}"], "with": {"text": text}}) if text.startswith(STORED) else text
 
 
 def retold(text: str) -> str:
@@ -399,8 +399,10 @@ def said_again(parts: Mapping[str, Any]) -> str:
 
     Raises one of UNTELLABLE for what is no such sentence, or has gaps that ask for more than what is in them.
     """
-    gaps = {name: said_again(value) if isinstance(value, Mapping) else value for name, value in parts["gaps"].items()}
-    gaps |= {name: translate(value) for name, value in gaps.items() if isinstance(value, str) and " " in value}
+    inside = parts["with" if "with" in parts else "gaps"].items()
+    gaps = {name: said_again(value) if isinstance(value, Mapping) else value for name, value in inside}
+    if "gaps" in parts:  # of earlier versions, which had whole sentences there as they read
+        gaps |= {name: translate(value) for name, value in gaps.items() if isinstance(value, str) and " " in value}
     keys = parts["said"]
     if any(re.search("[{}]", STORED_FIELD.sub("", DOUBLED.sub("", key))) for key in keys[:2]):
         raise ValueError("a gap is no plain name")

@@ -505,7 +505,7 @@ def rejection(db: Database, policy: Policy) -> str:
     if row is None:
         return ""
     return _("{who} rejected it on {day}: {reason}").format(
-        who=who(row["decided_by"]), day=row["created"][:10], reason=why(row["reason"])
+        who=who(row["decided_by"]), day=row["created"][:10], reason=why(retold(row["reason"]))
     )
 
 
@@ -514,7 +514,7 @@ NO_REASON = N_("no reason given")
 
 def why(reason: str) -> str:
     """The reason that is recorded with a decision, as it is shown."""
-    return _(NO_REASON) if reason == NO_REASON else retold(reason)
+    return _(NO_REASON) if reason == NO_REASON else reason
 
 
 @dataclass(frozen=True)
@@ -539,7 +539,7 @@ def decisions(db: Database, limit: int = 50) -> list[Decision]:
            ORDER BY d.id DESC LIMIT ?""",
         (limit,),
     )
-    return [Decision(**row) for row in rows]
+    return [Decision(**{**row, "reason": retold(row["reason"])}) for row in rows]
 
 
 def undoable(db: Database) -> dict[int, Decision]:

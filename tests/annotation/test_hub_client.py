@@ -160,7 +160,7 @@ def test_a_failure_and_its_reason_are_kept_as_sentences_that_another_language_ca
     said = str(caught.value)
     assert said == "Uploading to ann/model failed. The disk is full. Free some space, then repeat it."
     stored = kept(said)
-    assert json.loads(stored)["gaps"]["sentence_0"] == {"said": [failed], "gaps": {"repo": "ann/model"}}
+    assert json.loads(stored)["with"]["sentence_0"] == {"said": [failed], "with": {"repo": "ann/model"}}
     assert retold(stored) == said
 
 

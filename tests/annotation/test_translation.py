@@ -115,14 +115,15 @@ def test_what_is_stored_is_told_in_the_language_of_whoever_reads_it(tmp_path: Pa
     forms = ("{count:,} row of {name} failed: {why}", "{count:,} rows of {name} failed: {why}")
     why = translation.translate("{share:.0%} is too much.").format(share=0.5)
     said = translation.ngettext(*forms, 1200).format(count=1200, name=Path("it"), why=why)
-    full = translation.translate("Look: {why}").format(why="It is full.")
+    full = translation.translate("Look: {why}").format(why=translation.translate("It is full."))
+    theirs = translation.translate("Look: {why}").format(why="It is full.")
     dated = translation.translate("{when:%H} o'clock").format(when=datetime(2026, 1, 1, 12, tzinfo=UTC))
     gap = translation.translate("{why}").format(why="Nothing else.")
-    stored = [translation.kept(text) for text in (said, full, dated, gap, '{"said": "no"}')]
-    assert [translation.retold(text) for text in stored] == [said, full, dated, gap, '{"said": "no"}']
+    stored = [translation.kept(text) for text in (said, full, theirs, dated, gap, '{"said": "no"}')]
+    assert [translation.retold(text) for text in stored] == [said, full, theirs, dated, gap, '{"said": "no"}']
     with translation.speaking(german):
         assert [translation.retold(text) for text in stored] == [
-            *("1.200 Zeilen von it: 50% sind zu viel.", "Look: Sie ist voll."),
+            *("1.200 Zeilen von it: 50% sind zu viel.", "Look: Sie ist voll.", "Look: It is full."),
             *("12 o'clock", "Nothing else.", '{"said": "no"}'),
         ]
     for number in range(2000):
@@ -157,16 +158,20 @@ def test_what_was_stored_without_a_count_is_told_in_the_plural_that_its_sentence
 msgid_plural "{name} has {count:,} rows."
 msgstr[0] "{name} hat eine Zeile."
 msgstr[1] "{name} hat {count:,} Zeilen."
+
+msgid "It is full."
+msgstr "Sie ist voll."
 """
     german = translation.chosen(str(file_of(tmp_path, text)))
     said = ["{name} has {count:,} rows."]
     stored = [json.dumps({"said": said, "gaps": {"name": "It", "count": count}}) for count in (1, 1.0, 1200)]
     stored.append(json.dumps({"said": ["{name} has {count} rows."], "gaps": {"name": "It", "count": "some"}}))
+    stored.append(json.dumps({"said": ["Look: {why}"], "gaps": {"why": "It is full."}}))
     assert translation.retold(stored[2]) == "It has 1,200 rows."
     with translation.speaking(german):
         assert [translation.retold(one) for one in stored] == [
             *("It hat eine Zeile.", "It hat eine Zeile.", "It hat 1.200 Zeilen."),
-            "It has some rows.",
+            *("It has some rows.", "Look: Sie ist voll."),
         ]
 
 

@@ -350,7 +350,7 @@ def test_what_a_worker_says_is_read_in_the_language_of_each(db: Database, data_d
     assert [one.message for one in done] == ["Name", "There is nothing to judge."]
     assert done[0].result == {"found": [["error", "Name"]]}
     assert job_store.log_tail(db, jobs[0])[0].endswith("  There is nothing to judge.")
-    assert registry.why(registry.decisions(db)[0].reason) == "There is nothing to judge."
+    assert registry.decisions(db)[0].reason == "There is nothing to judge."
     assert safe_copies.last_failure(db, "place") == safe_copies.start_notice(db) == "There is nothing to judge."
 
 

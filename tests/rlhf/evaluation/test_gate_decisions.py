@@ -20,7 +20,7 @@ from annotation.metrics.evidence import DecidedOutcome
 from annotation.records import Prompt, UserError
 from annotation.store import answer_changes, comparison_store, policy_comparisons, project_store, prompt_store
 from annotation.tabs.guard import Context
-from annotation.translation import Language, speaking
+from annotation.translation import FIELD, Language, speaking
 from annotation.web import access
 from annotation.workbench import exclusions
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -1654,18 +1654,16 @@ def test_people_rate_a_policy_against_the_base(db: Database, data_dir: Path) -> 
 
 
 class Brackets(NullTranslations):
-    """A language in which every sentence stands in brackets."""
+    """A language in which every sentence stands in brackets, and several beside each other as they are."""
 
     def gettext(self, message: str) -> str:
-        return f"⟦{message}⟧"
+        return f"⟦{message}⟧" if FIELD.sub("", message).strip() else message
 
     def ngettext(self, one: str, several: str, count: int) -> str:
         return self.gettext(one if count == 1 else several)
 
 
-def test_each_admin_reads_the_decision_in_their_own_language_and_the_record_has_the_servers(
-    db: Database, data_dir: Path
-) -> None:
+def test_each_admin_reads_the_decision_and_its_record_in_their_own_language(db: Database, data_dir: Path) -> None:
     """What a decision comes to is kept between requests; its words are not those of whoever asked first."""
     made = turned_down(db, data_dir)
     english = gate_decisions.decision_on(db, made)
@@ -1680,6 +1678,8 @@ def test_each_admin_reads_the_decision_in_their_own_language_and_the_record_has_
     reason = registry.decisions(db)[0].reason
     assert reason.startswith(f"{WHY}. The rule said: reject. People find it worse")
     assert "⟦" not in reason
+    with speaking(Language(code="xx", sentences=Brackets())):
+        assert registry.decisions(db)[0].reason.startswith(f"{WHY}. ⟦The rule said: reject.⟧ ⟦People find it worse")
 
 
 def test_each_admin_reads_the_figures_over_the_iterations_in_their_own_language(db: Database) -> None:
