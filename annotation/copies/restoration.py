@@ -214,10 +214,7 @@ def restore(
                 refuse_fork(target, data_dir, local, version, manifest)
                 local.close()  # its file is about to be moved
             newer = newer_than(target, manifest) if choice else []
-            return Restoration(
-                target=target, version=version, manifest=manifest, data_dir=data_dir, head=head, choice=choice,
-                newer=newer, skipped=skipped,
-            ).run()  # fmt: skip
+            return Restoration(target, version, manifest, data_dir, head, choice, newer, skipped).run()
         except DamagedCopy as error:
             skipped.append(str(error))
             if isinstance(manifest, CopyManifest):

@@ -105,13 +105,7 @@ def request_of(options: argparse.Namespace) -> ExportRequest:
         sources=tuple(dict.fromkeys(options.source)) or SOURCES,
         comparisons=options.comparisons,
     )
-    return ExportRequest(
-        format=options.format,
-        container=options.container,
-        filters=filters,
-        names=options.names,
-        licence=options.licence,
-    )
+    return ExportRequest(options.format, options.container, filters, options.names, options.licence)
 
 
 def arguments_of(request: ExportRequest) -> list[str]:

@@ -103,19 +103,9 @@ def kl_words(report: CheckReport | None) -> str:
 
 
 HISTORY = (
-    N_("Policy"),
-    N_("Algorithm, method"),
-    N_("Parent"),
-    N_("Status"),
-    N_("Job"),
-    N_("Data snapshot"),
-    N_("Trained on"),
-    N_("Reference"),
-    N_("Final loss"),
-    N_("Held-out accuracy"),
-    AT_EQUAL_LENGTH,
-    N_("Mean words"),
-    N_("Made (UTC)"),
+    *(N_("Policy"), N_("Algorithm, method"), N_("Parent"), N_("Status"), N_("Job"), N_("Data snapshot")),
+    *(N_("Trained on"), N_("Reference"), N_("Final loss"), N_("Held-out accuracy"), AT_EQUAL_LENGTH),
+    *(N_("Mean words"), N_("Made (UTC)")),
 )
 
 
