@@ -114,12 +114,12 @@ def import_tests_from_own_share(worker: int, workers: int) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare tests five costs that none is about.
+    """Spare tests six costs that none is about.
 
     What is loaded by now stays: the libraries ask for a garbage collection after each training, which would look
     through all of it. Pages get no FastAPI application that is not served. Gradio looks at the class of its components
-    once. And clients of HTTP share what they check certificates with, which nothing on loopback has. And the sample
-    answers of trainings are short.
+    once, and accelerate for a package. And clients of HTTP share what they check certificates with, which nothing on
+    loopback has. And the sample answers of trainings are short.
     """
     gc.collect()
     gc.freeze()
@@ -130,6 +130,8 @@ def pytest_collection_finish() -> None:
     if "gradio" in sys.modules:
         fork_server.build_no_needless_applications()
         fork_server.look_at_components_once()
+    if "accelerate" in sys.modules:
+        fork_server.look_at_packages_once()
     if "rlhf.algorithms.trainer" in sys.modules:
         fork_server.draw_short_samples()
 

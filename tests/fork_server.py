@@ -358,7 +358,10 @@ def main() -> None:
         sys.path.remove(ROOT)
         build_no_needless_applications()
         look_at_components_once()
+        look_at_packages_once()
         draw_short_samples()
+        # What transformers knows of the weights of all models, which each program would work out for its first one.
+        import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("llama")
     if sum(name.read_text("utf-8").strip() != STARTED_AGAIN for name in THREADS.glob("*/comm")) > 1:
         os._exit(1)
     gc.collect()
@@ -412,6 +415,12 @@ def look_at_components_once() -> None:
     vars(base)["dir"] = servers
     # Five times in a row when a function is put on a page.
     vars(utils)["get_type_hints"] = lru_cache(16)(utils.get_type_hints)
+
+
+def look_at_packages_once() -> None:
+    """Accelerate reads what is written of an installed package each time that it asks whether there is one."""
+    imports: Any = import_module("accelerate.utils.imports")
+    imports._is_package_available = cache(imports._is_package_available)
 
 
 def draw_short_samples() -> None:

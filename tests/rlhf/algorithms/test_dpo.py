@@ -268,7 +268,7 @@ def test_a_run_whose_layers_are_computed_again_has_the_very_same_weights(
     judged: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So it may be resumed on a machine with more memory or less. Samples are drawn in between."""
-    spec = replace(QUICK_DPO, method="lora", epochs=1, samples=1, check=False)
+    spec = replace(QUICK_DPO, method="lora", epochs=1, samples=1, check=False, batch_size=4, accumulation=1)
     passes, found = Counter[str](), []
     layer = GradientCheckpointingLayer.__call__
 
@@ -570,6 +570,7 @@ def test_runs_that_keep_what_a_reference_says_at_the_same_moment_do_not_disturb_
 def test_what_a_reference_says_is_computed_once_for_all_runs(judged: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another rate, more judgements, another precision, the parent as the reference; and a file that is damaged."""
     computed: list[int] = []
+    few_passes: dict[str, Any] = {"epochs": 1, "batch_size": 8, "accumulation": 1, "check": False, "scope": "all"}
 
     def counted(model: Any, batch: Any, **keywords: Any) -> torch.Tensor:
         if not torch.is_grad_enabled():
@@ -578,7 +579,7 @@ def test_what_a_reference_says_is_computed_once_for_all_runs(judged: Machine, mo
 
     def run(**changes: Any) -> int:
         computed.clear()
-        job = judged.perform(judged.submit(replace(QUICK_DPO, epochs=1, check=False, scope="all", **changes)))
+        job = judged.perform(judged.submit(replace(QUICK_DPO, **few_passes, **changes)))
         assert job.status == "finished", job.message
         return sum(computed)
 
@@ -869,18 +870,33 @@ def test_earlier_runs_ended_at_the_limit_whatever_the_words(final: dict[str, flo
 LIMITED = replace(QUICK_DPO, method="lora", epochs=20, check=False, stop_kl=0.08)
 
 
-def test_training_ends_where_the_policy_has_moved_far_enough(judged: Machine) -> None:
-    job = judged.perform(judged.submit(LIMITED))
+@dataclass
+class Limited:
+    """A run that ended early, and the machine on which it was made."""
+
+    machine: Machine
+    job: job_store.Job
+
+
+@pytest.fixture(scope="module")
+def limited(judged_once: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limited]:
+    machine = judged_once.copied(tmp_path_factory.mktemp("limited") / "data")
+    yield Limited(machine, machine.perform(machine.submit(LIMITED)))
+    machine.db.close()
+
+
+def test_training_ends_where_the_policy_has_moved_far_enough(limited: Limited) -> None:
+    machine, job = limited.machine, limited.job
     assert job.status == "finished", job.message
     assert 3 < job.step == job.steps < 60
-    curve = job_store.metrics(judged.db, job.id)
+    curve = job_store.metrics(machine.db, job.id)
     moved = {entry["step"]: (entry["kl"], entry["surprise"]) for entry in curve if "kl" in entry}
     assert list(moved) == list(range(3, job.steps + 1))
     assert [far_enough(*there, LIMITED.stop_kl) for there in moved.values()] == [False] * (job.steps - 3) + [True]
     assert early_end(job)
-    assert any(f"ends after step {job.step} of 60" in line for line in job_store.log_tail(judged.db, job.id))
+    assert any(f"ends after step {job.step} of 60" in line for line in job_store.log_tail(machine.db, job.id))
     assert (job.result or {})["final"]["kl"] == moved[job.steps][0]
-    assert all(max(answers) == job.steps for answers in job_store.samples(judged.db, job.id).values())
+    assert all(max(answers) == job.steps for answers in job_store.samples(machine.db, job.id).values())
 
 
 @pytest.mark.parametrize(("surprise", "steps"), [(0.9, 6), (1.1, 4)])
@@ -959,22 +975,22 @@ def test_only_the_best_of_a_ranking_is_made_likelier_by_itself() -> None:
 
 
 def test_a_worker_killed_after_a_training_that_ended_early_does_not_train_on(
-    judged: Machine, monkeypatch: pytest.MonkeyPatch
+    limited: Limited, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = judged.perform(judged.submit(LIMITED))
-    job_id = judged.submit(LIMITED)
+    machine, whole = limited.machine, limited.job
+    job_id = machine.submit(whole.spec)
     with monkeypatch.context() as broken:
         broken.setattr("rlhf.algorithms.dpo.train.conclude", MagicMock(side_effect=MemoryError))
-        claimed = job_store.claim(judged.db, job_id, "w")
+        claimed = job_store.claim(machine.db, job_id, "w")
         assert claimed is not None
-        perform(Run(judged.db, judged.data_dir, claimed, "w"), claimed.spec)
-    assert job_store.get(judged.db, job_id).status == "failed"
-    assert checkpoint_steps(judged, job_id)[-1] == whole.steps
-    job_store.resume(judged.db, job_id)
-    job = judged.perform(job_id)
+        perform(Run(machine.db, machine.data_dir, claimed, "w"), claimed.spec)
+    assert job_store.get(machine.db, job_id).status == "failed"
+    assert checkpoint_steps(machine, job_id)[-1] == whole.steps
+    job_store.resume(machine.db, job_id)
+    job = machine.perform(job_id)
     assert (job.status, job.steps) == ("finished", whole.steps), job.message
-    expected = judged.adapter(f"dpo-{whole.id}")
-    for name, weights in judged.adapter(f"dpo-{job_id}").items():
+    expected = machine.adapter(f"dpo-{whole.id}")
+    for name, weights in machine.adapter(f"dpo-{job_id}").items():
         torch.testing.assert_close(weights, expected[name])
 
 
@@ -1023,7 +1039,7 @@ def test_answers_that_are_all_bad_become_less_likely(machine: Machine) -> None:
     machine.add_prompts(train=16, held_out=4)
     machine.judge("train", 8)
     machine.judge("train", 8, word="all-bad")
-    quick = replace(QUICK_DPO, epochs=1, check=False, sft_weight=0.0)
+    quick = replace(QUICK_DPO, epochs=1, check=False, sft_weight=0.0, batch_size=8, accumulation=1, samples=0)
     trainer = trainer_of(machine, quick)
     batch = next(one for one in trainer.get_train_dataloader() if (one["completion_mask"].sum(-1) == 0).any())
     empty_B = batch["completion_mask"].sum(-1) == 0

@@ -30,13 +30,14 @@ from rlhf.models.tokenise import load_snapshot, of_split, tokenise_comparisons, 
 from rlhf.submission import job_submission, preconditions
 from tests import quantised_model
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
+from tests.run_fixtures import demonstrations
 
 pytestmark = pytest.mark.slow
 JUDGED = (8, 2)
 
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
 QUICK = replace(QUICK_DPO, epochs=1, virtual_tokens=4, check=False, samples=0, learning_rate=1e-3)
-QUICK_SFT = SFTSpec(method="lora", source="example:medical-answers", lora_r=4, lora_alpha=8, virtual_tokens=4)
+QUICK_SFT = SFTSpec(method="lora", lora_r=4, lora_alpha=8, virtual_tokens=4)
 EVERY: list[TrainingSpec] = [
     replace(quick, method=method, precision=precision)
     for quick in (QUICK, QUICK_SFT)
@@ -48,7 +49,9 @@ EVERY += [replace(quick, method=method, dora=True) for quick in (QUICK, QUICK_SF
 
 
 def trainer_of(machine: Machine, spec: TrainingSpec) -> Any:
-    """The trainer as the job builds it."""
+    """The trainer as the job builds it; a supervised one on twelve demonstrations."""
+    if isinstance(spec, SFTSpec):
+        spec = replace(spec, snapshot=demonstrations(machine))
     frozen = job_submission.freeze_training(machine.db, machine.data_dir, spec)
     torch.manual_seed(spec.seed)
     start, checkpoints = machine.start(frozen.parent), machine.data_dir / "checkpoints"

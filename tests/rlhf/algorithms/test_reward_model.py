@@ -265,7 +265,7 @@ def test_how_good_it_is_is_what_people_say_where_they_have_said_enough(judged: M
     judged.judge("held-out", 8, "longer", by="robot")
     judged.db.write("UPDATE annotator SET kind = 'ai' WHERE name = 'robot'")
     project_store.set_feedback(judged.db, Feedback(mode="mixed"))
-    _, result = finished(judged, replace(QUICK, epochs=4))
+    _, result = finished(judged, replace(QUICK, epochs=3))
     quality = result["quality"]
     assert (quality["accuracy"]["n"], quality["accuracy"]["value"] > 0.8, quality["by_judges"]) == (8, True, 0)
 
@@ -322,7 +322,7 @@ def test_ppo_reads_the_scores_that_training_ended_with(judged: Machine, method: 
 
     Transformers' own classifier with PEFT's own loading agrees with both.
     """
-    job, result = finished(judged, replace(QUICK, method=method, precision=precision))
+    job, result = finished(judged, replace(QUICK, method=method, precision=precision, epochs=1))
     assert isinstance(job.spec, RewardModelSpec)
     items = items_of(judged, job.spec.snapshot)
     found = rewards(judged, result["revision"], PPOSpec(method=method, precision=precision, parent="base"), items)
@@ -432,14 +432,14 @@ class Unbroken:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Unbroken]:
-    """A machine with a finished job of 16 steps, on the 4-bit base."""
+    """A machine with a finished job of 8 steps, on the 4-bit base."""
     machine = make_machine(tmp_path_factory.mktemp("unbroken") / "data", tiny_model)
     machine.add_prompts(train=16, held_out=6)
     machine.judge("train", 16)
     machine.judge("held-out", 6)
-    spec = replace(QUICK, method="qlora", precision="auto", epochs=2, batch_size=2, learning_rate=1e-3)
+    spec = replace(QUICK, method="qlora", precision="auto", epochs=1, batch_size=2, learning_rate=1e-3)
     job, result = finished(machine, spec)
-    assert job.steps == 16
+    assert job.steps == 8
     assert isinstance(job.spec, RewardModelSpec)
     curve = job_store.metrics(machine.db, job.id)
     yield Unbroken(
@@ -469,11 +469,11 @@ def assert_as_if_unbroken(unbroken: Unbroken, job: job_store.Job) -> None:
 def test_a_worker_killed_in_the_middle_is_resumed_to_the_weights_of_an_unbroken_run(unbroken: Unbroken) -> None:
     machine = unbroken.machine
     job_id = machine.submit(unbroken.spec)
-    machine.kill_worker(job_id, 8)
+    machine.kill_worker(job_id, 4)
     checkpoints = machine.data_dir / "checkpoints" / f"job-{job_id}"
     saved = sorted(int(mark.parent.name.split("-")[1]) for mark in checkpoints.glob(f"checkpoint-*/{MANIFEST}"))
     assert saved
-    assert saved[-1] < 15
+    assert saved[-1] < 7
     job_store.resume(machine.db, job_id)
     job = machine.perform(job_id)
     assert job.attempt == 2
@@ -493,7 +493,7 @@ class Impatient(Run):
         super().report(step, steps, metrics, message)
 
 
-@pytest.mark.parametrize("when", [(5, ""), (16, "It scores the comparisons.")])
+@pytest.mark.parametrize("when", [(3, ""), (8, "It scores the comparisons.")])
 def test_a_cancelled_run_is_resumed_to_the_weights_of_an_unbroken_run(
     unbroken: Unbroken, when: tuple[int, str]
 ) -> None:

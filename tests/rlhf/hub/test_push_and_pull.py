@@ -1014,8 +1014,10 @@ def push_run(hub: HubServer, machine: Machine, run: int, repo: str, **more: Any)
 
 def loaded(hub: HubServer, published: push_model.PublishResult) -> dict[str, list[dict[str, Any]]]:
     """The rows of each split as `datasets` loads them from the Hub, without what is empty."""
+    program = hub.home / "loading.py"
+    program.write_text(LOADING, "utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", LOADING, published.repo, published.tag],
+        [sys.executable, str(program), published.repo, published.tag],
         env={**os.environ, **hub.environment("hf_read_ann")},
         capture_output=True,
         text=True,

@@ -418,9 +418,11 @@ def test_answers_are_written_by_a_function_that_could_be_lent_a_gpu_and_needs_on
     machine.add_prompts(4, 2)
     before = machine.db.value("SELECT count(*) FROM comparison")
     here = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    application = uploaded(tmp_path / "app")
+    (application / "writing.py").write_text(WRITING, "utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", WRITING, str(machine.data_dir)],
-        cwd=uploaded(tmp_path / "app"), env=here, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
+        [sys.executable, "writing.py", str(machine.data_dir)],
+        cwd=application, env=here, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (job,) = job_store.recent(machine.db, ("answering",))

@@ -240,8 +240,10 @@ def test_a_private_base_model_is_fetched_for_the_processes_without_a_token(
     hub.add_repo("model", "ann/tiny", {"config.json": b"{}", "model.safetensors": b"weights"}, private=True)
     code = "from pathlib import Path; from rlhf.models import base_model"
     code += "; print(base_model.locate(Path(), 'ann/tiny').path)"
-    without = {**os.environ, **hub.environment(None), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
-    look = [sys.executable, "-c", code]
+    looking = tmp_path / "look.py"
+    looking.write_text(code, "utf-8")
+    without = {**os.environ, **hub.environment(None), "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "PYTHONPATH": str(ROOT)}
+    look = [sys.executable, str(looking)]
     assert subprocess.run(look, cwd=ROOT, env=without, capture_output=True, check=False).returncode != 0
     begin = [*module("rlhf.hub.token_process"), "--begin", "--data", str(data_dir), "--model", "ann/tiny"]
     with_token = {**os.environ, **hub.environment(TOKEN), "PYTHONPATH": str(ROOT), PLACE: ""}
