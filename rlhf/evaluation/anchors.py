@@ -87,7 +87,7 @@ def policies_of(run: Run, spec: CheckSpec, base_path: Path) -> CheckedPolicies:
     candidate, against, base = (registry.by_revision(run.db, one) for one in (spec.candidate, spec.against, "base"))
     refuse_anchor(run.db, spec, candidate)
     fits = room_for_both(run, base_path, candidate)
-    return CheckedPolicies(run.db, candidate, against, base, spec.anchor, fits)
+    return CheckedPolicies(run.db, candidate, against, base, chosen_anchor=spec.anchor, base_fits=fits)
 
 
 def on_other_weights(policy: Policy) -> bool:

@@ -131,11 +131,21 @@ def begun(run: Run, spec: CheckSpec) -> Check:
     apart = held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
     refuse_leaked(run, policies.candidate, [*prompts, *apart])
     fed, fed_apart = (what_to_feed(run, spec, models, policies.compared, one) for one in (prompts, apart))
-    probes, plain = tokenise_probes(models), plain_text(models.tokenizer)
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
     passes = sum(1 + len(policies.measured_by(policy)) for policy in policies.compared)
-    progress = CheckProgress(run, passes * len(fed) + 2 * len(fed_apart) + len(held_out))
-    return Check(spec, models, policies, prompts, fed, apart, fed_apart, held_out, probes, plain, progress)
+    return Check(
+        spec,
+        models,
+        policies,
+        prompts=prompts,
+        rendered=fed,
+        apart=apart,
+        rendered_apart=fed_apart,
+        held_out=held_out,
+        probes=tokenise_probes(models),
+        plain=plain_text(models.tokenizer),
+        progress=CheckProgress(run, passes * len(fed) + 2 * len(fed_apart) + len(held_out)),
+    )
 
 
 @dataclass(frozen=True)
