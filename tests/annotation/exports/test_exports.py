@@ -692,7 +692,7 @@ def test_the_page_counts_writes_offers_and_deletes(
     assert deletion["visible"]
     (made,) = export_files.files(context.data_dir)
     assert f'<a href="exports/{made.name}" download>' in files
-    assert "5 rows (" in progress
+    assert "5 rows. Left out: 4." in progress
     assert str(tmp_path) not in progress
     assert choice["choices"] == [made.name]
     with zipfile.ZipFile(export_files.find(context.data_dir, made.name)) as packed:
