@@ -11,6 +11,7 @@ from annotation.environment import keep_private
 from annotation.records import UserError
 from annotation.translation import _, of_server
 from annotation.ui.invisible import visible
+from annotation.ui.terminal import outlast_readers
 from annotation.web.settings import Settings, read_settings
 from rlhf.hub import token_launcher
 
@@ -61,4 +62,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    outlast_readers()
     sys.exit(main())

@@ -6,10 +6,12 @@ And how a command ends there, and the log, which does nothing to it.
 from __future__ import annotations
 
 import getpass
+import io
 import logging
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from annotation.records import UserError, explain_errors
 from annotation.translation import _
@@ -28,6 +30,26 @@ def log_visibly() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(VisibleFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
+
+
+class UnreadOutput(io.FileIO):
+    """Output that may have lost its reader, a terminal that was closed or a pipe's other end: nothing ends for that."""
+
+    def write(self, text: Any) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            return len(text)
+
+
+def outlast_readers() -> None:
+    """From now on this process can print whether or not somebody reads it."""
+    for name in ("stdout", "stderr"):
+        before = getattr(sys, name)
+        if before is not None:
+            raw = io.BufferedWriter(UnreadOutput(before.fileno(), "w", closefd=False))
+            made = io.TextIOWrapper(raw, before.encoding, before.errors, line_buffering=True)
+            setattr(sys, name, made)
 
 
 def status_of(command: Callable[[], int]) -> int:

@@ -31,7 +31,7 @@ from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError
 from annotation.ui.invisible import visible
-from annotation.ui.terminal import log_visibly
+from annotation.ui.terminal import log_visibly, outlast_readers
 from annotation.web.space import Space
 from rlhf.hub import hub_requests, rental_client
 from rlhf.hub.token_launcher import BEGIN_AGAIN, LAUNCHER, PLACE, TRY_AGAIN, end_with_launcher, hide_environment, module
@@ -256,6 +256,7 @@ def work(options: argparse.Namespace, place: CopyTarget | None, schedule: Schedu
 
 
 if __name__ == "__main__":
+    outlast_readers()
     ended_with = main()
     sys.stdout.flush()
     sys.stderr.flush()

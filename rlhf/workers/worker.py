@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import os
 import select
@@ -15,13 +14,13 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from annotation.database import Database, open_database
 from annotation.environment import keep_private
 from annotation.jobs.attempt import Stopped
 from annotation.records import UserError
 from annotation.ui.invisible import visible
+from annotation.ui.terminal import outlast_readers
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.job_store import SampleAnswer
@@ -80,26 +79,6 @@ def await_end(line: int, terminated: threading.Event) -> None:
     terminated.set()
     time.sleep(GRACE_SECONDS)
     os._exit(1)
-
-
-class UnreadOutput(io.FileIO):
-    """Output that may have lost its reader, a terminal that was closed or a pipe's other end: no work ends for that."""
-
-    def write(self, text: Any) -> int:
-        try:
-            return super().write(text)
-        except OSError:
-            return len(text)
-
-
-def outlast_readers() -> None:
-    """From now on this process can print whether or not somebody reads it."""
-    for name in ("stdout", "stderr"):
-        before = getattr(sys, name)
-        if before is not None:
-            raw = io.BufferedWriter(UnreadOutput(before.fileno(), "w", closefd=False))
-            made = io.TextIOWrapper(raw, before.encoding, before.errors, line_buffering=True)
-            setattr(sys, name, made)
 
 
 def work(db: Database, data_dir: Path, job_id: int, worker: str, terminated: threading.Event) -> int:

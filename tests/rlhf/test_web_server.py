@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from rlhf.loop.supervisor import Supervisor
 from rlhf.models import base_model, registry
 from rlhf.submission import job_submission
 from tests.conftest import BASE_NAME, act, judgement_count, seed_comparisons
-from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, free_port, wait_until
 
 PASSWORD = "a long enough password"
 BROWSER = {"accept": "text/html"}
@@ -308,3 +308,24 @@ def test_pages_that_can_not_be_built_end_the_program_with_the_reason(db: Databas
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
     assert done.stderr.endswith("ImportError: no pages today\n")
+
+
+def test_a_program_whose_output_nobody_reads_serves(db: Database, data_dir: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as after `python app.py | head -1`
+    with free_port() as port:
+        words = ["--no-workers", "--no-browser", "--port", str(port), "--data", str(data_dir)]
+        command = [sys.executable, "app.py", *words]
+        with subprocess.Popen(command, cwd=ROOT, stdout=writing, stderr=writing) as process:
+            os.close(writing)
+
+            def answers() -> bool:
+                assert process.poll() is None
+                with suppress(httpx.TransportError):
+                    return httpx.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+                return False
+
+            try:
+                wait_until("an answer", answers)
+            finally:
+                process.terminate()
