@@ -111,9 +111,10 @@ def nothing(name: str) -> tuple[dict[str, Update], LookedAt]:
 
 def frame_of(curve: CurveData) -> dict[str, Any]:
     """What the plot is about, with all of it in view."""
-    colours = {line.name: HUES[number % len(HUES)] for number, line in enumerate(curve.lines)}
+    # Gradio's JSON takes as keys no texts that know what they were said with.
+    colours = {str.__str__(line.name): HUES[number % len(HUES)] for number, line in enumerate(curve.lines)}
     if curve.axes.reference is not None:
-        colours[curve.axes.reference[1]] = REFERENCE_HUE
+        colours[str.__str__(curve.axes.reference[1])] = REFERENCE_HUE
     low, high = curve.axes.limits
     return {
         "color_map": colours,

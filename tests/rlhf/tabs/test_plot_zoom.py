@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from gradio.routes import ORJSONResponse
 
+from annotation.translation import _
 from annotation.ui.line_plots import HUES, Line
 from annotation.ui.markup import Download
 from rlhf.jobs.descriptions import Curve
@@ -75,6 +77,13 @@ def test_ends_that_are_known_and_the_value_to_compare_with_are_in_the_plot() -> 
     assert frame["y_lim"] == [0.0, 1.0]
     assert frame["color_map"] == {"a": HUES[0], "b": HUES[1], "even": HUES[-1]}
     assert [row for row in plot["value"]["data"] if row[2] == "even"] == [[1.0, 0.5, "even"], [3.0, 0.5, "even"]]
+
+
+def test_names_that_are_said_in_the_readers_language_can_be_sent() -> None:
+    """As Gradio sends them, whose JSON takes plain texts as keys only."""
+    said = _("Job {id}").format(id=1)
+    sent = plot_zoom.updates("look", [data(3, SHARE, (said, "b"))], FILES, None)[0]
+    assert b'"Job 1"' in ORJSONResponse._render(sent)
 
 
 def test_a_long_run_is_thinned_and_no_spike_is_lost() -> None:
