@@ -63,7 +63,7 @@ from rlhf.models.log_probabilities import Head, kl_and_logps, sum_by_row, token_
 from rlhf.models.packing import pad, prompt_groups
 from rlhf.models.precisions.plain_text import PlainText, PromptAndAnswer, plain_text
 from rlhf.models.registry import Policy
-from rlhf.models.sampling.drawing import draw_in_turn
+from rlhf.models.sampling.drawing import Draw, draw_in_turn
 from rlhf.models.tokenise import answer_ids, load_snapshot, of_split, text_ids, tokenise_pairs
 
 # Comparisons that a judge in this process reads together.
@@ -292,14 +292,25 @@ def missing_answers(
 
 
 def draw_answers(check: Check, policy: Policy, asked: Sequence[PromptToAnswer]) -> None:
-    """Draw and store answers, each as soon as it has ended."""
+    """Draw and store answers, each as soon as it and all before it have ended.
+
+    A check that is broken off leaves those to the first prompts, and not the shortest ones: what is the same on both
+    sides, or empty, counts at once.
+    """
     spec, run, said = check.spec, check.progress.run, _("{revision} answers.").format(revision=policy.revision)
     rows, model = [(text, seed) for _prompt, text, seed in asked], check.models.use(policy)
     together, tokenizer = spec.prompts_per_batch, check.models.tokenizer
+    ended: dict[int, Draw] = {}
+    stored = 0
     for place, drawn in draw_in_turn(model, tokenizer, rows, spec.sampling, together, lambda: run.stopped):
-        prompt, text, _seed = asked[place]
-        check_store.add_checked_answer(run.db, drawn.response(prompt, policy, text, spec.sampling))
-        check.progress.advance(1, said)
+        ended[place] = drawn
+        before = stored
+        while stored in ended:
+            prompt, text, _seed = asked[stored]
+            response = ended.pop(stored).response(prompt, policy, text, spec.sampling)
+            check_store.add_checked_answer(run.db, response)
+            stored += 1
+        check.progress.advance(stored - before, said)
     run.raise_if_stopped()
 
 

@@ -14,7 +14,7 @@ from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import UserError, storable
 from annotation.store import policy_comparisons, project_store, setting_store
-from annotation.translation import N_, _, joined
+from annotation.translation import N_, _, joined, spoken
 from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation import gate_words, pair_outcomes, win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
@@ -355,7 +355,7 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
                 decision = given_up(decision, len(checks), used_up)
         return found, decision
 
-    return cached(db, ("decision", policy.revision), look)
+    return cached(db, ("decision", policy.revision, spoken().code), look)
 
 
 def prompts_left(db: Database, policy: Policy, checks: Sequence[FinishedCheck]) -> int:

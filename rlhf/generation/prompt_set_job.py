@@ -37,13 +37,15 @@ def run(run: Run, spec: PromptSetSpec) -> dict[str, Any]:
     missing = [one for one in asked if one[2] not in drawn]
     model = models.use(policy)
     said = _("{revision} answers.").format(revision=policy.revision)
-    run.report(len(drawn) // spec.each, len(rendered), {}, said)
+    done = len(asked) - len(missing)
+    run.report(done // spec.each, len(rendered), {}, said)
     rows, together = [(text, seed) for _prompt, text, seed in missing], spec.prompts_per_batch * spec.each
     for place, answer in draw_in_turn(model, models.tokenizer, rows, spec.sampling, together, lambda: run.stopped):
         prompt, _text, seed = missing[place]
         drawn[seed] = prompt_sets.row_of(prompt, asdict(answer), spec.sampling, policy.revision)
         prompt_sets.add_to_draft(draft, [drawn[seed]])
-        run.report(len(drawn) // spec.each, len(rendered), {}, said)
+        done += 1
+        run.report(done // spec.each, len(rendered), {}, said)
     run.raise_if_stopped()
     digest = prompt_sets.publish(run.data_dir, run.job_id, [drawn[seed] for _prompt, _text, seed in asked])
     run.report(len(rendered), len(rendered), {}, _("The answers are written."))

@@ -26,9 +26,6 @@ from rlhf.models.sampling.prompt_cache import (
 )
 from rlhf.models.sampling.seeded_sampler import SeededSampler
 
-# Of the free memory, what the states of answers' tokens may take: whoever leaves or enters has them copied.
-STATES_SHARE: Final = 0.3
-
 
 @dataclass
 class AnswerBatch:
@@ -87,14 +84,6 @@ class AnswerBatch:
     def can_grow(self) -> bool:
         """Whether rows can enter: where more is kept of the present ones than the states of their tokens, none can."""
         return self.cache is not None and all(isinstance(layer, RoomyLayer) for layer in self.cache.layers)
-
-    def rows_that_fit(self, more: int) -> int:
-        """How many of the rows may become so many tokens longer, by the memory that the device has free; at least 1."""
-        if self.cache is None or not self.can_grow:
-            return len(self.places)
-        held = sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
-        of_row = held / len(self.places) * (1 + more / max(1, self.cache.get_seq_length()))
-        return min(len(self.places), max(1, int(STATES_SHARE * free_on(self.ids_BT.device) / max(1, of_row))))
 
     def joined(self, others: AnswerBatch) -> AnswerBatch:
         """These rows and those of another batch of this model, with as many columns."""
@@ -161,3 +150,30 @@ class AnswerBatch:
         if padding and rest.can_grow:
             rest.widen(rest.ids_BT.shape[1] - padding)
         return rest
+
+
+# Of the free memory, what the states of answers' tokens may take: whoever leaves or enters has them copied.
+STATES_SHARE: Final = 0.3
+# So few prompts tell what a model keeps of a token.
+FEW: Final = 4
+# Of more answers it is asked how many fit.
+FIT_ANYWAY: Final = 16
+# Where each token has the whole text computed again, what that takes is not known beforehand.
+MOST_WITHOUT_CACHE: Final = 60
+
+
+def rows_that_fit(
+    causal: Any, tokenizer: Any, asked: Sequence[tuple[int, str, int]], virtual_KH: Tensor | None, sampling: Sampling
+) -> int:
+    """Of how many of these answers the free memory of the model's device holds the states at once; at least 1."""
+    few = AnswerBatch.begun(causal, tokenizer, asked[:FEW], virtual_KH, sampling)
+    if few.cache is None:
+        return MOST_WITHOUT_CACHE
+    kept = [getattr(layer, name, None) for layer in few.cache.layers for name in ("keys", "values")]
+    held = sum(states.nbytes for states in kept if isinstance(states, Tensor))
+    ids_PT, _mask = left_padded(
+        tokenizer, [text for _, text, _ in asked], virtual_ids(causal, virtual_KH), causal.device
+    )
+    longest = ids_PT.shape[1] + sampling.max_new_tokens
+    of_row = held / few.ids_BT.numel() * longest
+    return max(1, int(STATES_SHARE * free_on(causal.device) / max(1, of_row)))

@@ -18,7 +18,7 @@ from annotation.translation import _
 from rlhf.models.chat_template import tokenizing, vocabulary_of
 from rlhf.models.hidden_states import inner_model, virtual_tokens
 from rlhf.models.registry import Policy
-from rlhf.models.sampling.batch import AnswerBatch
+from rlhf.models.sampling.batch import FIT_ANYWAY, AnswerBatch, rows_that_fit
 from rlhf.models.sampling.laid_out_weights import weights_laid_out
 from rlhf.models.sampling.prompt_cache import SPELL
 
@@ -163,7 +163,7 @@ def draw_in_turn(
     After each token `stop` is asked whether to end; then no more come. `watch` makes of the column where answers begin,
     and of what ends them, who is told of all rows.
     """
-    if sampling.sampler != Sampling.sampler:
+    if asked and sampling.sampler != Sampling.sampler:
         raise UserError(_("Answers are not drawn by that sampler any more: leave “sampler” out of “sampling”."))
     causal, virtual_KH = inner_model(model), virtual_tokens(model)
     ends = end_token_ids(causal, tokenizer)
@@ -174,15 +174,14 @@ def draw_in_turn(
     )
     waiting = [(place, text, seed) for place, (text, seed) in enumerate(asked)]
     batch: AnswerBatch | None = None
+    if watch is None and len(asked) > FIT_ANYWAY:
+        together = min(together, rows_that_fit(causal, tokenizer, waiting, virtual_KH, sampling))
     # Who watches waits for the first word.
     with nullcontext() if watch is not None or not asked else weights_laid_out(causal):
         while waiting or batch is not None:
             room = together if batch is None else (together - len(batch.places)) * batch.can_grow
             if waiting and room >= ROOM_TO_ENTER * together:
                 new = AnswerBatch.begun(causal, tokenizer, waiting[:room], virtual_KH, sampling)
-                fit = new.rows_that_fit(sampling.max_new_tokens)
-                if batch is None and watch is None and fit < len(new.places):
-                    together, room, new = fit, fit, new.only(range(fit))
                 batch, waiting = new if batch is None else batch.joined(new), waiting[room:]
             assert batch is not None
             criteria: list[Any] = [StopWhen(stop)]

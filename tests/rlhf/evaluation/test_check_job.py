@@ -51,6 +51,7 @@ from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
 from rlhf.models.precisions.plain_text import PromptAndAnswer
 from rlhf.models.registry import Policy
+from rlhf.models.sampling.drawing import Draw
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import answer_ids, load_snapshot, of_split
 from rlhf.tabs.iterations import check_report
@@ -651,6 +652,26 @@ def test_a_cancelled_check_keeps_its_answers_and_goes_on_from_them(checked: Chec
     after = [row.id for row in answers(machine, "dpo-1") if row.seed in range(500, 506)]
     assert after[: len(drawn)] == drawn
     assert len(after) == 6
+
+
+def test_a_check_that_is_broken_off_leaves_answers_to_the_first_prompts_and_not_the_shortest(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is empty or the same on both sides counts at once, and these end first."""
+    machine, really_drawn = checked.machine, checking.draw_in_turn
+    kept: list[list[int]] = []
+
+    def backwards(*asked: Any) -> Iterator[tuple[int, Draw]]:
+        drawn = dict(really_drawn(*asked))
+        for place in (3, 1, 0, 2):
+            kept.append([row.seed for row in answers(machine, "dpo-1") if row.seed in range(600, 606)])
+            yield place, drawn[place]
+        kept.append([row.seed for row in answers(machine, "dpo-1") if row.seed in range(600, 606)])
+        raise UserError("It is broken off.")
+
+    monkeypatch.setattr(checking, "draw_in_turn", backwards)
+    assert machine.perform(machine.submit(replace(CHECK, seed=600))).status == "failed"
+    assert kept == [[], [], [], [600, 601], [600, 601, 602, 603]]
 
 
 def test_what_another_check_has_answered_meanwhile_is_not_answered_twice(

@@ -20,7 +20,7 @@ from annotation.metrics.evidence import DecidedOutcome
 from annotation.records import Prompt, UserError
 from annotation.store import answer_changes, comparison_store, policy_comparisons, project_store, prompt_store
 from annotation.tabs.guard import Context
-from annotation.translation import FIELD, Language, speaking
+from annotation.translation import FIELD, Language, chosen, speaking
 from annotation.web import access
 from annotation.workbench import exclusions
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -392,6 +392,25 @@ def leave_to_judges(db: Database, policy: Policy, apart: int = 2) -> None:
            WHERE candidate_id = ? AND id % ?""",
         (policy.id, apart),
     )
+
+
+def test_why_a_judge_gave_up_is_said_in_the_language_of_whoever_reads_it(db: Database, data_dir: Path) -> None:
+    """Also after somebody else has read it in another one."""
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    agreeing_people(db, judge, 30)
+    made = make_candidate(db, data_dir, number=12)
+    leave_to_judges(db, made, apart=3)
+    with pytest.raises(UserError) as error:
+        registry.by_revision(db, "gone")
+    why = str(error.value)
+    calls = {"j": {"judged": 1, "left_open": 11, "failed": {}, "gave_up": why}}
+    finish_check(db, data_dir, made, "j", judged=calls)
+    gave_up = []
+    for language in ("de", "en", "de"):
+        with speaking(chosen(language)):
+            gave_up.append([one.gave_up for one in gate_decisions.decided(db, made)[0].judges])
+    assert gave_up[1] == [why]
+    assert gave_up[0] == gave_up[2] != gave_up[1]
 
 
 def test_where_a_judge_is_nearer_people_who_have_begun_are_asked_and_waited_for(db: Database, data_dir: Path) -> None:
