@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from annotation.copies import copies_command
-from annotation.database import FILE_NAME, Database, existing_database, open_database
+from annotation.database import Database, existing_database, has_database, open_database
 from annotation.environment import default_directory, keep_private, named_directory
 from annotation.exports import export_command
 from annotation.imports import import_command
@@ -57,7 +57,7 @@ def acted(options: argparse.Namespace) -> int:
 def try_out(options: argparse.Namespace) -> int:
     """Run a command that writes nothing, on an empty database where there is none yet; returns its exit status."""
     with tempfile.TemporaryDirectory(prefix="prefloop-") as empty:
-        db = open_database(options.data if (options.data / FILE_NAME).is_file() else Path(empty))
+        db = open_database(options.data if has_database(options.data) else Path(empty))
         try:
             return int(options.act(options, db) or 0)
         finally:

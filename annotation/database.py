@@ -290,13 +290,17 @@ def restrict_to_owner(path: Path) -> str:
     return "its file system keeps no rights" if path.stat().st_mode & OTHERS else ""
 
 
+def has_database(data_dir: Path) -> bool:
+    """Whether a database can be seen there: not where a name is too long, or others' rights are in the way."""
+    try:
+        return (data_dir / FILE_NAME).is_file()
+    except OSError:
+        return False
+
+
 def existing_database(data_dir: Path) -> Database:
     """The data directory's database, brought up to date. Raises UserError where there is none: none is made."""
-    try:
-        there = (data_dir / FILE_NAME).is_file()
-    except OSError:  # a name that is too long
-        there = False
-    if not there:
+    if not has_database(data_dir):
         said = _(
             "There is no database in {data_dir} yet. Start `python app.py` once, or name another directory "
             "with --data DIR."

@@ -30,11 +30,11 @@ from starlette.types import Lifespan
 from annotation import api, project
 from annotation.copies import restoration, safe_copies, targets
 from annotation.database import (
-    FILE_NAME,
     SQLITE_IN_USE,
     SQLITE_PROBLEM,
     Database,
     explain_disk_errors,
+    has_database,
     hold_data_directory,
     open_database,
 )
@@ -123,7 +123,7 @@ def build_app(settings: Settings) -> Starlette:
 
 def open_data(settings: Settings) -> DataDirectory:
     """Take the data directory and get ready what is in it. Raises UserError for what a person has to mend first."""
-    fresh = not (settings.data_dir / FILE_NAME).is_file()
+    fresh = not has_database(settings.data_dir)
     if fresh:
         refuse_open_door(settings, None)  # before a model is fetched
     if fresh and not settings.workers:

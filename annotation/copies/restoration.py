@@ -23,6 +23,7 @@ from annotation.database import (
     damage,
     explain_directory_errors,
     explain_disk_errors,
+    has_database,
     open_database,
 )
 from annotation.records import UserError, now
@@ -102,7 +103,7 @@ def existing(data_dir: Path, choice: str) -> Database | None:
     Raises UserError for one that can't be opened, unless another version was chosen to take its place.
     """
     try:
-        return open_database(data_dir) if (data_dir / FILE_NAME).is_file() else None
+        return open_database(data_dir) if has_database(data_dir) else None
     except UserError:
         if choice and not choice.startswith(HERE):
             return None

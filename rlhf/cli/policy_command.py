@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from annotation.database import FILE_NAME, Database, open_database
+from annotation.database import Database, has_database, open_database
 from annotation.records import UserError
 from annotation.ui.invisible import visible
 from rlhf.cli.opening import Commands, database_of
@@ -53,7 +53,7 @@ def run_prepare(options: argparse.Namespace) -> None:
 
 def prepare(data_dir: Path, model: str, anew: bool = False) -> None:
     """Set up a base model; a database is begun once the model is there."""
-    if (data_dir / FILE_NAME).is_file():
+    if has_database(data_dir):
         base_model.refuse_another(open_database(data_dir), model)
     base = base_model.prepare(data_dir, model, anew=anew)
     before = base_model.pinned(data_dir, base.name)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from annotation import hub_client as hubs
-from annotation.database import FILE_NAME, Database, open_database
+from annotation.database import Database, has_database, open_database
 from annotation.hub_client import Hub
 from annotation.records import UserError
 from annotation.translation import _, joined
@@ -90,7 +90,7 @@ def pull_base(hub: Hub, data_dir: Path, address: str) -> BaseModel:
     Raises UserError if it can't be used, or if the directory has another, before anything is fetched.
     """
     found = look_up(hub, *hubs.split_address(address))
-    if (data_dir / FILE_NAME).is_file():
+    if has_database(data_dir):
         base_model.refuse_another(open_database(data_dir), found.source)
     refuse_code(hub, found, "config.json", "tokenizer_config.json")
     if not found.wanted(["*.safetensors"]):

@@ -74,6 +74,14 @@ def starting(db: Database, data_dir: Path) -> Iterator[Starting]:
     app.state.db.close()
 
 
+def test_a_data_directory_of_a_name_that_is_too_long_is_a_sentence(tmp_path: Path, tiny_model: Path) -> None:
+    data_dir, said = tmp_path / ("a" * 300), r"can't be written \(File name too long\)"
+    with pytest.raises(UserError, match=said):
+        web_server.open_data(Settings(data_dir=data_dir))
+    with pytest.raises(UserError, match=said):
+        prepare(data_dir, str(tiny_model))
+
+
 def test_where_the_system_has_no_place_for_temporary_files_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,7 @@ def kept_result(data_dir: Path, directory: Path) -> SelfTestResult | None:
     """The result for a model whose files are as they were then; None where there is none that can be read."""
     try:
         return result_of((data_dir / DIRECTORY / f"{mark_of(directory)}.json").read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError, UserError):
+    except (OSError, ValueError, UserError):
         return None
 
 
