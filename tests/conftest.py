@@ -114,12 +114,12 @@ def import_tests_from_own_share(worker: int, workers: int) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare tests six costs that none is about.
+    """Spare tests seven costs that none is about.
 
     What is loaded by now stays: the libraries ask for a garbage collection after each training, which would look
     through all of it. Pages get no FastAPI application that is not served. Gradio looks at the class of its components
     once, and accelerate for a package. And clients of HTTP share what they check certificates with, which nothing on
-    loopback has. And the sample answers of trainings are short.
+    loopback has. And the sample answers of trainings are short, and PEFT writes no cards, which ours replace.
     """
     gc.collect()
     gc.freeze()
@@ -132,6 +132,8 @@ def pytest_collection_finish() -> None:
         fork_server.look_at_components_once()
     if "accelerate" in sys.modules:
         fork_server.look_at_packages_once()
+    if "peft" in sys.modules:
+        fork_server.write_no_card_of_peft()
     if "rlhf.algorithms.trainer" in sys.modules:
         fork_server.draw_short_samples()
 

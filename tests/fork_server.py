@@ -359,6 +359,7 @@ def main() -> None:
         build_no_needless_applications()
         look_at_components_once()
         look_at_packages_once()
+        write_no_card_of_peft()
         draw_short_samples()
         # What transformers knows of the weights of all models, which each program would work out for its first one.
         import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("llama")
@@ -421,6 +422,12 @@ def look_at_packages_once() -> None:
     """Accelerate reads what is written of an installed package each time that it asks whether there is one."""
     imports: Any = import_module("accelerate.utils.imports")
     imports._is_package_available = cache(imports._is_package_available)
+
+
+def write_no_card_of_peft() -> None:
+    """PEFT compiles a long template for each card that it puts beside an adapter, and ours takes the card's place."""
+    peft: Any = import_module("peft")
+    peft.PeftModel.create_or_update_model_card = lambda model, directory: None
 
 
 def draw_short_samples() -> None:

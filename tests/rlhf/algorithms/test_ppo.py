@@ -51,7 +51,7 @@ QUICK = PPOSpec(
     precision="fp32",
     steps=3,
     rollouts=8,
-    batch_size=2,
+    batch_size=4,
     learning_rate=3e-3,
     lora_r=4,
     lora_alpha=8,
@@ -168,7 +168,7 @@ def test_a_programmatic_reward_rises_and_the_kl_stays_under_its_target(ready: Ma
         steps=7,
         checkpoint_steps=99,
         rollouts=24,
-        batch_size=12,
+        batch_size=24,
         epochs=3,
         learning_rate=1e-2,
         kl_target=4.0,
@@ -578,7 +578,7 @@ def test_a_reward_that_is_no_number_ends_the_run_and_the_reward_model_is_named(r
 
     def score(answers: Sequence[SampledResponse]) -> Tensor:
         calls["batches"] += 1
-        return torch.full((len(answers),), math.nan if calls["batches"] > 8 else 1.0)  # four batches a round
+        return torch.full((len(answers),), math.nan if calls["batches"] > 4 else 1.0)  # two batches a round
 
     learner = learner_of(ready, QUICK, score)
     with pytest.raises(UserError, match="'reward' scores an answer of round 3 with nan") as ended:
@@ -640,7 +640,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
     machine = make_machine(tmp_path_factory.mktemp("unbroken") / "data", tiny_model)
     machine.add_prompts(train=12, held_out=1)
     add_reward_model(machine, QUICK)
-    job = machine.perform(machine.submit(replace(QUICK, steps=4)))
+    job = machine.perform(machine.submit(replace(QUICK, steps=4, batch_size=2)))
     assert isinstance(job.spec, PPOSpec)
     yield Unbroken(machine, job.spec, machine.adapter(f"ppo-{job.id}"), job_store.metrics(machine.db, job.id))
     machine.db.close()

@@ -19,13 +19,14 @@ from rlhf.jobs.job_spec import TrainingSpec, to_json
 from rlhf.jobs.run import Run, perform
 from rlhf.models import registry
 from rlhf.submission import job_submission
+from tests.demonstrations import demonstrate
 from tests.machine_fixtures import make_machine, rlhf_command, write_spec
 
 pytestmark = pytest.mark.slow
 
 FEW: dict[str, Any] = {"epochs": 1, "lora_r": 4, "lora_alpha": 8, "samples": 0, "precision": "fp32", "method": "lora"}
 SPECS: dict[str, TrainingSpec] = {
-    "sft": SFTSpec(**FEW, source="example:medical-answers", learning_rate=1e-3, batch_size=8, accumulation=2),
+    "sft": SFTSpec(**FEW, learning_rate=1e-3, batch_size=4, accumulation=2),
     "reward_model": RewardModelSpec(**FEW, learning_rate=1e-3, batch_size=4),
     "dpo": DPOSpec(**FEW, learning_rate=1e-3, batch_size=2, accumulation=2, check=False),
 }
@@ -35,6 +36,7 @@ SPECS: dict[str, TrainingSpec] = {
 def judged(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """A data directory with judged pairs, a ranking, and prompts; answers that two processes can't share evenly."""
     machine = make_machine(tmp_path_factory.mktemp("processes") / "data", tiny_model)
+    demonstrate(machine, train=16, held_out=1)
     machine.add_prompts(train=16, held_out=4)
     machine.judge("train", 15)
     machine.rank(1)

@@ -41,7 +41,8 @@ from tests.rlhf.generation.test_answering_job import answering, ask, state_of, s
 
 pytestmark = pytest.mark.slow
 
-SAMPLING = Sampling(max_new_tokens=24)
+TOKENS = 16
+SAMPLING = Sampling(max_new_tokens=TOKENS)
 ANSWERING = AnsweringSpec(stock=6, prompts_per_batch=4, sampling=SAMPLING)
 QUESTION: Message = {"role": "user", "content": "What is a riddle?"}
 FORMS: tuple[PolicyForm, ...] = ("lora", "prompt", "full")
@@ -265,7 +266,7 @@ def test_the_first_token_is_there_long_before_the_last_whether_the_worker_rests_
         assert begun(resting)
         pace.go_on()
         wait_until("the answer", lambda: not one(long, resting).open)
-    assert [one(long, number).tokens for number in (drawing, resting)] == [24, 24]
+    assert [one(long, number).tokens for number in (drawing, resting)] == [TOKENS, TOKENS]
 
 
 def test_an_answer_grows_and_stopping_it_keeps_what_was_seen(long: Machine) -> None:
@@ -284,7 +285,7 @@ def test_an_answer_grows_and_stopping_it_keeps_what_was_seen(long: Machine) -> N
     assert len(set(seen)) == 4
     assert all(later.startswith(earlier) for earlier, later in pairwise([*seen, chat.text]))
     assert chat.tokens == long.count(chat.text)
-    assert chat.tokens < 24
+    assert chat.tokens < TOKENS
 
 
 def test_stopping_one_answer_of_a_batch_leaves_the_others(long: Machine) -> None:
@@ -301,7 +302,7 @@ def test_stopping_one_answer_of_a_batch_leaves_the_others(long: Machine) -> None
         pace.go_on()
         wait_until("the end of the other", lambda: not one(long, second).open)
     assert one(long, first).finish_reason == "stopped"
-    assert (one(long, second).finish_reason, one(long, second).tokens) == ("length", 24)
+    assert (one(long, second).finish_reason, one(long, second).tokens) == ("length", TOKENS)
 
 
 def test_a_chat_comes_before_what_an_annotator_asked_and_the_annotator_loses_nothing(long: Machine) -> None:
@@ -314,7 +315,7 @@ def test_a_chat_comes_before_what_an_annotator_asked_and_the_annotator_loses_not
         pace.go_on()
         pace.until_held()
         assert one(long, number).state == state_of(long, asked) == "writing"
-        pace.hold(24, 24)
+        pace.hold(TOKENS, TOKENS)
         pace.go_on()
         pace.until_held()
         pace.go_on()
@@ -355,7 +356,7 @@ def test_what_can_not_be_answered_says_why_and_the_worker_goes_on(stocked: Machi
     assert (one(stocked, full).state, one(stocked, too_full).state) == ("done", "failed")
     assert f"leaves no room for {room + 4} more" in one(stocked, too_full).message  # four virtual tokens
     assert "sha256 differs" in one(stocked, torn).message
-    assert "leaves no room for 24 more in a context of 1024" in one(stocked, long).message
+    assert f"leaves no room for {TOKENS} more in a context of 1024" in one(stocked, long).message
     assert one(stocked, fine).text == expected(stocked, one(stocked, fine))
 
 
@@ -467,7 +468,7 @@ def test_every_prompt_is_answered_as_often_as_asked_by_the_chosen_policy(stocked
         again = draw(model, models.tokenizer, texts, seeds, SAMPLING)[prompts.index(prompt)][0]
         assert (row["answer"], row["seed"]) == (again.text, again.seed)
         assert (row["tokens"], row["finish_reason"]) == (again.tokens, again.finish_reason)
-        assert row["sampling"] == {"temperature": 1.0, "min_p": 0.1, "max_new_tokens": 24, "sampler": 2}
+        assert row["sampling"] == {"temperature": 1.0, "min_p": 0.1, "max_new_tokens": TOKENS, "sampler": 2}
     content = prompt_sets.file_of(stocked.data_dir, job.id).read_bytes()
     assert job.result == {
         "revision": revision,

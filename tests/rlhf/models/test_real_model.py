@@ -20,6 +20,7 @@ from rlhf.models.loading import load_for_answering, load_quantised, load_tokeniz
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.tokenise import render
 from tests.machine_fixtures import make_machine
+from tests.rlhf.models.test_chat_template import assert_same
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,6 +43,10 @@ def test_the_embedded_model_is_converted_once(smollm: Path) -> None:
     assert weights.stat().st_mtime_ns == written
     assert 250_000_000 < weights.stat().st_size < 350_000_000  # 135 million weights of 16 bits
     assert list(smollm.parent.iterdir()) == [smollm], "nothing half-written is left beside it"
+
+
+def test_its_tokenizer_is_transformers(smollm: Path) -> None:
+    assert_same(smollm)
 
 
 def test_it_answers_and_most_answers_end_by_themselves(smollm: Path) -> None:
