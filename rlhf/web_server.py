@@ -181,6 +181,9 @@ def build_pages(
 ) -> BuiltApp:
     """What admins and annotators see, made while judgements are taken already."""
     # Not at the top: Gradio takes seconds to load, and whoever judges does not need it.
+    from annotation.tabs import gradio_loading
+
+    gradio_loading.load()
     from annotation.tabs.guard import Context
     from rlhf.tabs import pages
 

@@ -37,6 +37,7 @@ from annotation.database import FILE_NAME, Database, open_database
 from annotation.jobs import job_table
 from annotation.records import Annotator, Claim, Prompt, Response, Sampling, Split
 from annotation.store import comparison_store, project_store, prompt_store
+from annotation.tabs import gradio_loading
 from annotation.web import access
 from rlhf.models import registry
 from tests import fork_server
@@ -114,12 +115,12 @@ def import_tests_from_own_share(worker: int, workers: int) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare tests seven costs that none is about.
+    """Spare tests six costs that none is about.
 
     What is loaded by now stays: the libraries ask for a garbage collection after each training, which would look
-    through all of it. Pages get no FastAPI application that is not served. Gradio looks at the class of its components
-    once, and accelerate for a package. And clients of HTTP share what they check certificates with, which nothing on
-    loopback has. And the sample answers of trainings are short, and PEFT writes no cards, which ours replace.
+    through all of it. Pages are made as the program makes them. Accelerate looks for a package once. And clients of
+    HTTP share what they check certificates with, which nothing on loopback has. And the sample answers of trainings
+    are short, and PEFT writes no cards, which ours replace.
     """
     gc.collect()
     gc.freeze()
@@ -128,8 +129,7 @@ def pytest_collection_finish() -> None:
 
         default.create_ssl_context = cache(default.create_ssl_context)
     if "gradio" in sys.modules:
-        fork_server.build_no_needless_applications()
-        fork_server.look_at_components_once()
+        gradio_loading.load()
     if "accelerate" in sys.modules:
         fork_server.look_at_packages_once()
     if "peft" in sys.modules:

@@ -18,7 +18,6 @@ import atexit
 import ctypes
 import fcntl
 import gc
-import inspect
 import io
 import json
 import os
@@ -33,10 +32,10 @@ from _posixsubprocess import fork_exec
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from functools import cache
 from importlib import import_module, reload
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 # In the order in which they need each other.
@@ -48,7 +47,7 @@ ALL = (
     *FREE_OF_THE_HUB,
     *("huggingface_hub", "datasets", "tokenizers", "safetensors.torch", "transformers.models.auto", "accelerate"),
     *("transformers.trainer", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"),
-    *("trl.trainer.reward_trainer", "gradio"),
+    "trl.trainer.reward_trainer",
 )
 # The project itself as it stands beside this file, for programs that begin in its directory, and what of the
 # environment it reads when it is loaded: beginnings of names.
@@ -353,11 +352,10 @@ def main() -> None:
         import_module(library)
     if loaded.libraries == ALL:
         sys.path.insert(0, ROOT)
+        import_module("annotation.tabs.gradio_loading").load()
         for module in PROJECT:
             import_module(module)
         sys.path.remove(ROOT)
-        build_no_needless_applications()
-        look_at_components_once()
         look_at_packages_once()
         write_no_card_of_peft()
         draw_short_samples()
@@ -382,40 +380,6 @@ def main() -> None:
         os.kill(connection, signal.SIGKILL)
         os.waitpid(connection, 0)
     os._exit(status)  # taking all the libraries down would cost half a second
-
-
-def build_no_needless_applications() -> None:
-    """Pages get no FastAPI application that is not served, which would cost more than the page.
-
-    Gradio makes three with each gr.Blocks, and a fourth, with arguments, where they are mounted.
-    """
-    from gradio.routes import App
-
-    made = App.create_app
-
-    def create_app(blocks: Any, **more: Any) -> Any:
-        return made(blocks, **more) if more != {"mcp_server": False} else None
-
-    App.create_app = staticmethod(create_app)
-
-
-def look_at_components_once() -> None:
-    """Gradio takes classes and functions apart for each component that it makes or sends: half of what a page costs."""
-    from gradio import blocks, component_meta, utils
-    from gradio.components import base
-
-    kept: Any = SimpleNamespace(**vars(inspect))
-    kept.signature, kept.getfullargspec, kept.getfile = map(cache, (kept.signature, kept.getfullargspec, kept.getfile))
-    vars(blocks)["inspect"] = vars(component_meta)["inspect"] = kept
-
-    @cache
-    def servers(component: type) -> list[str]:
-        """What of it a page calls on the server."""
-        return [name for name in dir(component) if getattr(getattr(component, name, None), "_is_server_fn", False)]
-
-    vars(base)["dir"] = servers
-    # Five times in a row when a function is put on a page.
-    vars(utils)["get_type_hints"] = lru_cache(16)(utils.get_type_hints)
 
 
 def look_at_packages_once() -> None:

@@ -301,6 +301,8 @@ import json, sys
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from annotation.tabs import gradio_loading
+gradio_loading.load()
 import gradio as gr
 from annotation import translation
 from annotation.hub_client import without_tokens

@@ -20,7 +20,7 @@ from annotation.claims import handing_out, judging
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow, PromptRow
 from annotation.metrics.intervals_and_bias import wilson_interval
-from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
+from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds, UserError
 from annotation.store import check_store, comparison_store, policy_comparisons, project_store, prompt_store
 from annotation.translation import chosen, kept_within, retold_within, speaking
 from rlhf.algorithms.dpo.spec import DPOSpec, PreferenceLoss

@@ -1,0 +1,72 @@
+"""Loads Gradio without what nobody here needs of it: two thirds of what it takes to load it and to make its pages."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+
+def load() -> None:
+    """Load Gradio, if it is not loaded yet, before anything else does."""
+    if "gradio" not in sys.modules:
+        sys.meta_path.insert(0, WithoutStubs)
+    build_no_needless_applications()
+    look_at_components_once()
+
+
+class WithoutStubs:
+    """Keeps Gradio from reading and writing its components' type stubs, which are in its package anyway."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """As a finder of modules: that of one is found here, of which a function is made to do nothing."""
+        spec = PathFinder.find_spec(name, path, target) if name == "gradio.component_meta" else None
+        if spec is not None and spec.loader is not None:
+            load_module = spec.loader.exec_module
+
+            def load_without(module: ModuleType) -> None:
+                load_module(module)
+                vars(module)["create_or_modify_pyi"] = lambda *_: None
+
+            spec.loader.exec_module = load_without  # type: ignore[method-assign]
+        return spec
+
+
+def build_no_needless_applications() -> None:
+    """Pages get no FastAPI application that is not served, which would cost more than the page.
+
+    Gradio makes three with each gr.Blocks, and a fourth, with arguments, where they are mounted.
+    """
+    from gradio.routes import App
+
+    made = App.create_app
+
+    def create_app(blocks: Any, **more: Any) -> Any:
+        return made(blocks, **more) if more != {"mcp_server": False} else None
+
+    App.create_app = staticmethod(create_app)  # type: ignore[method-assign,assignment]
+
+
+def look_at_components_once() -> None:
+    """Gradio takes classes and functions apart for each component that it makes or sends: half of what a page costs."""
+    from gradio import blocks, component_meta, utils
+    from gradio.components import base
+
+    kept: Any = SimpleNamespace(**vars(inspect))
+    for name in ("signature", "getfullargspec", "getfile"):
+        setattr(kept, name, lru_cache(1024)(getattr(inspect, name)))
+    vars(blocks)["inspect"] = vars(component_meta)["inspect"] = kept
+
+    @cache
+    def servers(component: type) -> list[str]:
+        """What of it a page calls on the server."""
+        return [name for name in dir(component) if getattr(getattr(component, name, None), "_is_server_fn", False)]
+
+    vars(base)["dir"] = servers
+    # Five times in a row when a function is put on a page.
+    vars(utils)["get_type_hints"] = lru_cache(16)(utils.get_type_hints)
