@@ -219,7 +219,7 @@ def test_what_can_be_shown_of_a_report_is_shown_and_what_can_not_breaks_no_page(
             rental_client.checked_ending({**told, "model": wrong})
     ending = rental_client.checked_ending({**told, "more": 1, "result": None})
     assert isinstance(ending, rental_client.FinishedEnding)
-    assert (ending.spec.batch_size, ending.model.precision, ending.result) == (2, "nf4", {})
+    assert (ending.spec.batch_size, ending.model.precision, ending.result) == (2, "nf4", None)
     for called in ("precision", "weights"):  # the second where an earlier version runs there
         ending = rental_client.checked_ending({**told, "model": {called: "fp32", "sha256": "0"}})
         assert isinstance(ending, rental_client.FinishedEnding)
