@@ -19,7 +19,7 @@ from benchmarks.harness.driver import say
 from benchmarks.harness.gold import gold
 from benchmarks.harness.intervals import crossed
 from benchmarks.harness.laboratory import Laboratory
-from benchmarks.method_parts.sentiment import revision_of
+from benchmarks.method_parts.sentiment import revision_of, small_snapshot
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
@@ -30,6 +30,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.models.reward_model_quality import RewardModelQuality, quality_in
 
+EXAMPLE = "medical-answers"
 NEVER = 100_000
 PREFERENCE_SEED, TEST_SEED = 1_000, 500_000
 # Rounds of PPO whose mean reward is called that of its start and of its end.
@@ -51,6 +52,8 @@ class Sizes:
     """Answers to each of them."""
     tokens: int = 48
     sft_epochs: int = 1
+    demonstrations: int | None = None
+    """Of each split, to learn from before that; None for all."""
     reward_epochs: int = 2
     dpo_epochs: int = 1
     rounds: int = 8
@@ -60,7 +63,7 @@ class Sizes:
     seed: int = 0
 
 
-QUICK = Sizes(betas=(0.1,), prompts=8, held_out=6, samples=1, tokens=16, dpo_epochs=1, rounds=1, rollouts=8)
+QUICK = Sizes(betas=(0.1,), prompts=8, held_out=6, tokens=16, demonstrations=12, reward_epochs=1, rounds=1, rollouts=8)
 
 
 def plan_of_reward_model() -> dict[str, float]:
@@ -97,7 +100,8 @@ def reward_model(lab: Laboratory, sizes: Sizes) -> Ground:
     """The SFT policy, preferences between its answers, and a reward model that was trained on them."""
     prompt_store.add_prompts(lab.db, starter_prompts())
     spec = SFTSpec(
-        source="example:medical-answers",
+        source=f"example:{EXAMPLE}",
+        snapshot="" if sizes.demonstrations is None else small_snapshot(lab, EXAMPLE, sizes.demonstrations),
         method="full",
         learning_rate=2e-5,
         epochs=sizes.sft_epochs,

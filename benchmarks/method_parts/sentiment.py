@@ -89,7 +89,7 @@ def spec_of(method: Method, seed: int, sizes: Sizes, snapshot: str, rate: float)
 
 def compare(lab: Laboratory, sizes: Sizes, rates: Mapping[Method, float]) -> dict[str, Any]:
     """Train with every method, at its rate, and seed; let all answer the held-out headlines. Figures by method."""
-    snapshot = "" if sizes.items is None else small_snapshot(lab, sizes.items)
+    snapshot = "" if sizes.items is None else small_snapshot(lab, EXAMPLE, sizes.items)
     held_out = [row for row in read_example(EXAMPLE) if row.split == "held-out"][: sizes.items]
     labels = [str(row.label) for row in held_out]
     questions = [[dict(message) for message in row.messages] for row in held_out]
@@ -127,9 +127,9 @@ def answers_to(
     return [[row[0]["text"] for row in answers] for answers in answered]
 
 
-def small_snapshot(lab: Laboratory, items: int) -> str:
-    """The first rows of each split as frozen data, for a smoke run."""
-    rows = list(demonstrations(lab.db, f"example:{EXAMPLE}"))
+def small_snapshot(lab: Laboratory, example: str, items: int) -> str:
+    """The first rows of each split of an example as frozen data, for a smoke run."""
+    rows = list(demonstrations(lab.db, f"example:{example}"))
     kept = [row for split in ("train", "held-out") for row in [row for row in rows if row.split == split][:items]]
     return store_snapshot(lab.db, lab.directory, CountedRows(kept))
 
