@@ -17,6 +17,7 @@ def load() -> None:
         sys.meta_path.insert(0, WithoutStubs)
     build_no_needless_applications()
     look_at_components_once()
+    describe_no_components_for_links()
 
 
 class WithoutStubs:
@@ -70,3 +71,18 @@ def look_at_components_once() -> None:
     vars(base)["dir"] = servers
     # Five times in a row when a function is put on a page.
     vars(utils)["get_type_hints"] = lru_cache(16)(utils.get_type_hints)
+
+
+def describe_no_components_for_links() -> None:
+    """A page that is opened gets no description of each of its components, of which Gradio makes links to its state.
+
+    Here nobody can make such links, and it takes a tenth of a second of a processor.
+    """
+    from gradio.state_holder import SessionState
+
+    begin: Any = SessionState.__init__
+
+    def begin_without(state: SessionState, pages: Any) -> None:
+        begin(state, SimpleNamespace(default_config=pages.default_config, blocks={}))
+
+    SessionState.__init__ = begin_without  # type: ignore[method-assign,assignment]
