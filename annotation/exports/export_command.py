@@ -105,7 +105,13 @@ def request_of(options: argparse.Namespace) -> ExportRequest:
         sources=tuple(dict.fromkeys(options.source)) or SOURCES,
         comparisons=options.comparisons,
     )
-    return ExportRequest(options.format, options.container, filters, options.names, options.licence)
+    return ExportRequest(
+        format=options.format,
+        container=options.container,
+        filters=filters,
+        names=options.names,
+        licence=options.licence,
+    )
 
 
 def arguments_of(request: ExportRequest) -> list[str]:

@@ -112,7 +112,15 @@ def order_of(options: argparse.Namespace) -> ImportRequest:
         columns[role.strip()] = column
     verdict: VerdictUse = "gold" if options.gold else "open" if options.open else "judged"
     first, last = rows_of(options.rows)
-    return ImportRequest(options.target, columns, verdict, split_of(options.split), first, last, options.good_from)
+    return ImportRequest(
+        target=options.target,
+        columns=columns,
+        verdict=verdict,
+        split=split_of(options.split),
+        first=first,
+        last=last,
+        good_from=options.good_from,
+    )
 
 
 def split_of(text: str) -> Split | float:

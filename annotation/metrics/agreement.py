@@ -107,7 +107,16 @@ def measure(
     patterns = np.stack([sum_of_coincidences(units, len(values)) for units in matrices])
     percent, alpha = with_intervals(patterns, np.array(list(matrices.values())), level)
     judgements = sum(max(len(unit) for unit in units) for units in pairable)
-    return [Agreement(question, level, len(pairable), judgements, percent, alpha)]
+    return [
+        Agreement(
+            question=question,
+            level=level,
+            comparisons=len(pairable),
+            judgements=judgements,
+            percent=percent,
+            alpha=alpha,
+        )
+    ]
 
 
 def pattern_of(units: Iterable[CodedUnit], place: Mapping[Any, int]) -> Pattern:

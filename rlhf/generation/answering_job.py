@@ -240,7 +240,14 @@ class AnsweringWorker:
         sampling, tokenizer = rendered[0][0].sampling, self.models.tokenizer
         draws = draw(model, tokenizer, texts, seeds, sampling, watched.ended, watched.show, CHAT_SECONDS)
         for (chat, text), (one,) in zip(rendered, draws, strict=False):  # none where nobody waits any more
-            answer = FinishedAnswer(one.text, text, one.prompt_tokens, one.tokens, one.finish_reason, one.token_ids)
+            answer = FinishedAnswer(
+                text=one.text,
+                rendered_prompt=text,
+                prompt_tokens=one.prompt_tokens,
+                tokens=one.tokens,
+                finish_reason=one.finish_reason,
+                token_ids=one.token_ids,
+            )
             playground_store.finish(self.db, chat.id, answer)
 
     # --------------------------------------------------------------------------------------------- what annotators ask

@@ -234,7 +234,14 @@ def check_space(hub: Hub, asked: CheckSpace) -> JobOutcome:
     mend = ngettext("{count} error to be mended first.", "{count} errors to be mended first.", errors)
     verdict = mend.format(count=errors) if errors else _("Nothing would fail.")
     told = ngettext("{files} file would go to {repo}. {verdict}", "{files} files would go to {repo}. {verdict}", files)
-    checked = SpaceCheck(tuple(found), errors, price, plan.public, plan.shuts_out, hardware)
+    checked = SpaceCheck(
+        findings=tuple(found),
+        errors=errors,
+        price=price,
+        public=plan.public,
+        shuts_out=plan.shuts_out,
+        hardware=hardware,
+    )
     return JobOutcome(told.format(files=files, repo=plan.repo, verdict=verdict), checked.stored())
 
 

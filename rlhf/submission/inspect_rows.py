@@ -77,7 +77,13 @@ def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Itera
             alone = replace(whole, comparisons=[group], counts=Counter(), left_out=Counter())
             rows, first = list(alone), group[0]
             name = _("Comparison {comparison_id}").format(comparison_id=first.comparison_id)
-            whole_item = ItemRows(name, first.split, rows, dict(alone.left_out), question_of(first.messages))
+            whole_item = ItemRows(
+                name=name,
+                split=first.split,
+                rows=rows,
+                left_out=dict(alone.left_out),
+                asked=question_of(first.messages),
+            )
             if together or not rows:
                 yield whole_item
                 continue

@@ -199,4 +199,11 @@ def in_turn(
         return digest.hexdigest()
 
     counted = parts[0].counted if len(parts) == 1 else _("rows from 1")
-    return ImportSource(name, kind, counted, parts[0].rows if len(parts) == 1 else rows, share, checksum)
+    return ImportSource(
+        name=name,
+        format=kind,
+        counted=counted,
+        rows=parts[0].rows if len(parts) == 1 else rows,
+        share=share,
+        checksum=checksum,
+    )
