@@ -215,7 +215,10 @@ def restore(
                 refuse_fork(target, data_dir, local, version, manifest)
                 local.close()  # its file is about to be moved
             newer = newer_than(target, manifest) if choice else []
-            return Restoration(target, version, manifest, data_dir, head, choice, newer, skipped).run()
+            return Restoration(
+                target=target, version=version, manifest=manifest, data_dir=data_dir, head=head, choice=choice,
+                newer=newer, skipped=skipped,
+            ).run()  # fmt: skip
         except DamagedCopy as error:
             skipped.append(str(error))
             if isinstance(manifest, CopyManifest):
