@@ -385,6 +385,7 @@ NEVER_ONE = {
         "of the {pairs:,} pairs; too little",
         "of {count} held-out comparisons (95% interval",
     },
+    "a name, which does something": {"Job {number} checks"},
     "thousands, where it is said": {
         *("given, bytes", "size, bytes", "sizes, bytes", "longest, tokens", "positions, tokens", "vocabulary, tokens"),
     },
