@@ -370,14 +370,12 @@ NEVER_ONE = {
     },
     "so many at least": {
         *("answers, answers", "count, answers", "size, answers", "shared, judgements", "shared, others"),
-        *("new, judgements", "today, prompts", "prompts, others", "wanted, answers", "judgements, judgements"),
+        *("today, prompts", "prompts, others", "judgements, judgements"),
         *("rows, rows", "verdict_rows, rows"),
     },
     "what there are too many of, or all of a run's rows": {
         *(
             "others are still to judge more than {count}",
-            "All {count}",
-            "In all {count} pairs",
             "max_new_tokens, tokens",
         ),
         "up to {tokens:,} tokens in a forward pass",
