@@ -85,10 +85,10 @@ def status_of(command: Callable[[], int]) -> int:
 
 
 def is_unread(output: IO[str]) -> bool:
-    """Whether whoever read this is gone: the pipe itself says so, of whatever else broke."""
+    """Whether whoever read this is gone: it says so itself, a pipe by POLLERR and a socket by POLLHUP."""
     poll = select.poll()
     poll.register(output, 0)
-    return any(event & select.POLLERR for _file, event in poll.poll(0))
+    return bool(poll.poll(0))
 
 
 def somebody_is_there() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 
 from annotation.database import Database
-from annotation.ui.terminal import log_visibly, status_of
+from annotation.ui.terminal import is_unread, log_visibly, status_of
 from annotation.web import access
 from tests.machine_fixtures import ROOT
 
@@ -52,6 +53,14 @@ def test_another_pipe_than_the_output_that_breaks_is_no_reader_that_has_seen_eno
         patch.setattr(sys, "stdout", read)
         with pytest.raises(BrokenPipeError):
             status_of(Mock(side_effect=BrokenPipeError))
+
+
+def test_a_socket_says_too_that_nobody_reads_it() -> None:
+    reading, writing = socket.socketpair()
+    with writing, writing.makefile("w") as output:
+        assert not is_unread(output)
+        reading.close()
+        assert is_unread(output), "as commands have it whom somebody calls through ssh"
 
 
 def test_ctrl_c_ends_a_command_by_the_signal_and_without_a_word() -> None:
