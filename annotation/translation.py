@@ -332,13 +332,13 @@ class Said(str):
         return self
 
 
-def joined(*sentences: str) -> str:
+def joined(*sentences: str, by: str = " ") -> str:
     """Sentences one after the other, as many as say something, as a text that can be kept and told again like one."""
     said = [one for one in sentences if one]
     if len(said) < 2:
         return said[0] if said else ""
     gaps = {f"sentence_{place}": one for place, one in enumerate(said)}
-    text = " ".join(f"{{{name}}}" for name in gaps)
+    text = by.join(f"{{{name}}}" for name in gaps)
     return Sentence.of(text, text).format(**gaps)
 
 

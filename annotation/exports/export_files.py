@@ -20,7 +20,7 @@ from starlette.routing import Route
 from annotation.database import Database
 from annotation.environment import child_environment, remove_leftover
 from annotation.exports.export_command import PROGRAM, arguments_of
-from annotation.exports.formats import ONE_FILE, ExportRequest
+from annotation.exports.formats import NUMBERED, ONE_FILE, ExportRequest, reasons_of
 from annotation.exports.writing import DIRECTORY, leftovers
 from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped
@@ -122,10 +122,19 @@ def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:
 
 def written(file: str, rows: Mapping[str, int], left_out: Mapping[str, int]) -> str:
     """What an export has written, and how much it has not."""
-    total, left = sum(rows.values()), sum(left_out.values())
-    said = ngettext("Wrote {file}: {total:,} row.", "Wrote {file}: {total:,} rows.", total)
-    without = _("Left out: {count:,}.").format(count=left) if left else ""
-    return joined(said.format(file=file, total=total), without)
+    total = sum(rows.values())
+    said = ngettext("Wrote {file}: {total:,} row ({parts}).", "Wrote {file}: {total:,} rows ({parts}).", total)
+    without = _("Left out: {reasons}.").format(reasons=reasons_of(left_out)) if left_out else ""
+    return joined(said.format(file=file, total=total, parts=parts_of(rows)), without)
+
+
+def parts_of(rows: Mapping[str, int]) -> str:
+    """How many rows there are of each split, or of an archive's tables, which stand there by their names."""
+    of_each = (_(SPLITS.get(name, NUMBERED)).format(what=name, count=count) for name, count in rows.items() if count)
+    return joined(*of_each, by=", ")
+
+
+SPLITS: Final[Mapping[str, str]] = {"train": N_("{count:,} for training"), "test": N_("{count:,} for testing")}
 
 
 def progress_of(told: Any) -> tuple[int, int, str]:

@@ -22,7 +22,7 @@ from annotation.records import (
     UserError,
     ancestors_of,
 )
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from annotation.workbench.comparison_filter import ComparisonFilter, check_day
 
 Source = Literal["human", "ai", "edited", "imported"]
@@ -48,6 +48,13 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     "no-edit": N_("without an edited answer"),
     "transcript": N_("with a text that holds the marks of a transcript, whose turns nobody could tell apart"),
 }
+NUMBERED: Final = N_("{what} {count:,}")
+
+
+def reasons_of(left_out: Mapping[str, int]) -> str:
+    """Why something is left out, each reason with how much it is, the most first."""
+    counted = [(_(LEFT_OUT[why]), count) for why, count in sorted(left_out.items(), key=lambda entry: -entry[1])]
+    return joined(*(_(NUMBERED).format(what=what, count=count) for what, count in counted), by=", ")
 
 
 # ----------------------------------------------------------------------------------------------------------- filters

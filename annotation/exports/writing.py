@@ -21,7 +21,6 @@ from annotation.exports import archive
 from annotation.exports.dataset_card import CardStatistics, Provenance, card
 from annotation.exports.formats import (
     FORMATS,
-    LEFT_OUT,
     ONE_FILE,
     SPLIT_NAMES,
     Column,
@@ -35,11 +34,12 @@ from annotation.exports.formats import (
     export_rows,
     iterations_of,
     pseudonyms,
+    reasons_of,
 )
 from annotation.metrics import quality
 from annotation.records import UserError, explain_errors
 from annotation.store import data_sources, judgement_store, project_store, training_data
-from annotation.translation import _, numeral
+from annotation.translation import _
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import matching, prepare
 
@@ -310,12 +310,10 @@ def write_csv(db: Database, request: ExportRequest, known: ExportContext, path: 
 def refuse_nothing(figures: CardStatistics) -> None:
     """Raises UserError for an export without a row."""
     if not figures.total:
-        reasons = ", ".join(
-            f"{_(LEFT_OUT[reason])} {numeral(number)}" for reason, number in figures.left_out.most_common()
-        )
-        if not reasons:
+        if not figures.left_out:
             raise UserError(_("Nothing is left to export: there are no judgements yet. Nothing was written."))
-        raise UserError(_("Nothing is left to export ({reasons}). Nothing was written.").format(reasons=reasons))
+        said = _("Nothing is left to export ({reasons}). Nothing was written.")
+        raise UserError(said.format(reasons=reasons_of(figures.left_out)))
 
 
 def provenance(db: Database, known: ExportContext) -> Provenance:

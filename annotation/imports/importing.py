@@ -183,7 +183,7 @@ def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
             none.format(
                 count=len(bad),
                 name=source.name,
-                format=source.format,
+                format=_(source.format),
                 number=bad[0].number,
                 reason=reason.removesuffix(".") if reason.endswith(".") else reason,
             )

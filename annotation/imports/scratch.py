@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b, sha256
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +28,7 @@ MAXIMUM_VERDICT_ROWS = 1_500_000
 CACHE_KIB = 32 * 1024
 # From so many new prompts on one is held out, where a share is and chance would take none.
 ENOUGH_TO_HOLD_OUT = 10
+REASONS_AT_HAND = 64
 UNKNOWN_CHANCES: Mapping[str, float | None] = dict.fromkeys(CHANCES)
 
 TABLES = (
@@ -88,6 +90,8 @@ class Staging:
         self.skipped: list[Skipped] = []
         self.reasons: list[tuple[str, int]] = []
         self.remarks: Counter[str] = Counter()
+        # Many rows are left out for few reasons. A text that happens to read as something said stays another one.
+        self.kept = lru_cache(REASONS_AT_HAND, typed=True)(kept)
         self.newest_seen = 0
         self.text = 0
         self.text_rows = 0
@@ -122,7 +126,8 @@ class Staging:
     def skip(self, row: int, column: str, reason: str) -> None:
         self.counts.skipped += 1
         self.sql.execute(
-            "INSERT INTO skipped (row, column_name, reason) VALUES (?, ?, ?)", (row, display_name(column), kept(reason))
+            "INSERT INTO skipped (row, column_name, reason) VALUES (?, ?, ?)",
+            (row, display_name(column), self.kept(reason)),
         )
 
     def prompt_id(self, record: MappedRow) -> tuple[int, str, bool]:

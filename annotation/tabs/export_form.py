@@ -173,18 +173,10 @@ def address_of(values: Sequence[Any]) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
-# Of an archive the tables stand by their names instead.
-SPLITS: Mapping[str, str] = {"train": N_("{count:,} for training"), "test": N_("{count:,} for testing")}
-
-
 def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]]) -> str:
     rows, left_out = counted["rows"], counted["left_out"]
     total, raw = sum(rows.values()), request.format == "raw"
-    parts = ", ".join(
-        f"{name} {numeral(number)}" if raw else _(SPLITS[name]).format(count=number)
-        for name, number in rows.items()
-        if number
-    )
+    parts = export_files.parts_of(rows)
     headline = (
         ngettext(
             "{total:,} row of the tables would be exported: {parts}.",

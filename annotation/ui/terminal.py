@@ -9,13 +9,19 @@ import getpass
 import io
 import logging
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import IO, Any, Final
 
 from annotation.records import UserError, explain_errors
 from annotation.translation import _
 from annotation.ui.invisible import visible
+
+UNREAD: Final = 141
+"""The exit status for output that nobody reads any more: 128 and SIGPIPE, as a shell has it."""
 
 
 class VisibleFormatter(logging.Formatter):
@@ -55,7 +61,8 @@ def outlast_readers() -> None:
 def status_of(command: Callable[[], int]) -> int:
     """Run a command; returns its exit status. A mistake that a person can mend is a sentence on stderr, and 2.
 
-    Ctrl+C, or a reader that has seen enough, as `head`, ends it with 1 and without a word.
+    Ctrl+C ends the process by its signal, for which a shell's loop ends too; a reader that has seen enough, as `head`,
+    ends it as SIGPIPE would have. Both without a word.
     """
     try:
         status = command()
@@ -64,11 +71,24 @@ def status_of(command: Callable[[], int]) -> int:
         print(visible(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return 1
+        with suppress(OSError):
+            print(end="", flush=True)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+        raise
     except BrokenPipeError:
+        if not is_unread(sys.stdout):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left at its end
-        return 1
+        return UNREAD
     return status
+
+
+def is_unread(output: IO[str]) -> bool:
+    """Whether whoever read this is gone: it says so itself, a pipe by POLLERR and a socket by POLLHUP."""
+    poll = select.poll()
+    poll.register(output, 0)
+    return bool(poll.poll(0))
 
 
 def somebody_is_there() -> bool:

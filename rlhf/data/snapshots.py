@@ -16,7 +16,7 @@ from annotation.metrics import quality
 from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY, usable
 from annotation.records import Demonstration, Split, UserError, now
 from annotation.store import judgement_store, project_store, prompt_store, training_data
-from annotation.translation import N_, _, joined, numeral
+from annotation.translation import N_, _, joined
 from rlhf.jobs.artifacts import write_lines
 from rlhf.jobs.descriptions import UNITS, LeftOut, Rows, Unit
 from rlhf.jobs.job_spec import Scope, TrainingSpec
@@ -309,9 +309,8 @@ def left_out_sentence(left_out: Mapping[str, int]) -> str:
 
 def left_out_list(left_out: Mapping[str, int]) -> str:
     """The reasons for which something is left out, each with how much it is."""
-    return ", ".join(
-        f"{_(REASONS.get(reason, reason))} ({numeral(count)})" for reason, count in sorted(left_out.items()) if count
-    )
+    counted = [(_(REASONS.get(reason, reason)), count) for reason, count in sorted(left_out.items()) if count]
+    return joined(*(_("{reason} ({count:,})").format(reason=reason, count=count) for reason, count in counted), by=", ")
 
 
 def template_sentences(left_out: Mapping[str, int]) -> list[str]:

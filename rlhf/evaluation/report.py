@@ -73,7 +73,7 @@ class JudgeCalls:
     failed: Mapping[str, int] = field(default_factory=dict)
     """Verdicts that failed, by reason."""
     gave_up: str = ""
-    """Why it gave up, as `translation.kept` has it; empty where it did not."""
+    """Why it gave up; empty where it did not."""
     chances: ChanceBasis | None = None
     """What its chances rest on; None where it gave none in this check, and of an earlier version."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -148,24 +149,29 @@ def push_snapshot(
 
 def snapshot_files(db: Database, data_dir: Path, pushed: Snapshot) -> Files:
     """The rows by split, and the card. Raises UserError where the data is gone, or names nobody though it should."""
-    spec, unit = pushed.spec, pushed.unit
-    lines = snapshot_content(data_dir, spec.snapshot).splitlines()
-    rows: Sequence[Mapping[str, Any]] = [json.loads(line) for line in lines]
-    if pushed.names and not snapshot_card.names_annotators(unit):
-        said = _("The frozen data of run {id} names no annotator. Leave the names out.")
-        raise UserError(said.format(id=pushed.job.id))
+    rows = list(frozen_rows(data_dir, pushed))
     if not pushed.names:
         rows = list(without_names(rows, pseudonyms(data_sources.annotators(db))))
     files: Files = {}
     for split, path in PATHS.items():
-        lines = [snapshot_card.line_of(row, unit) for row in rows if row["split"] == split]
+        lines = [snapshot_card.line_of(row, pushed.unit) for row in rows if row["split"] == split]
         files |= {path: b"".join(lines)} if lines else {}
     return {**files, CARD: snapshot_card.card(snapshot_facts(db, pushed, rows, files)).encode()}
 
 
-def split_sizes(files: Files) -> dict[str, int]:
-    """The number of rows by split, as exports call these, of what `snapshot_files` gave."""
-    return {SPLIT_NAMES[split]: cast(bytes, files[path]).count(b"\n") for split, path in PATHS.items() if path in files}
+def split_sizes(data_dir: Path, pushed: Snapshot) -> dict[str, int]:
+    """The number of rows by split, as exports call these. Raises UserError as `snapshot_files` does."""
+    found = Counter(row["split"] for row in frozen_rows(data_dir, pushed))
+    return {SPLIT_NAMES[split]: found[split] for split in PATHS}
+
+
+def frozen_rows(data_dir: Path, pushed: Snapshot) -> Iterator[Mapping[str, Any]]:
+    """The rows as they were frozen. Raises UserError as `snapshot_files` does."""
+    content = snapshot_content(data_dir, pushed.spec.snapshot)
+    if pushed.names and not snapshot_card.names_annotators(pushed.unit):
+        said = _("The frozen data of run {id} names no annotator. Leave the names out.")
+        raise UserError(said.format(id=pushed.job.id))
+    yield from map(json.loads, content.splitlines())
 
 
 def without_names(rows: Iterable[Mapping[str, Any]], known: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:

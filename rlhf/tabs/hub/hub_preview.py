@@ -10,7 +10,6 @@ from annotation.copies.safe_copies import Schedule
 from annotation.database import Database
 from annotation.exports import export_files
 from annotation.exports.formats import ExportRequest
-from annotation.tabs.export_form import SPLITS
 from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import duration, size
 from annotation.ui.markup import Chip, paragraph, points, status, table
@@ -61,7 +60,7 @@ def data_preview(db: Database, data_dir: Path, asked: PushData) -> str:
         rows = export_files.count(data_dir, ExportRequest(asked.format, names=asked.names))["rows"]
     else:
         frozen = Snapshot(job_store.get(db, asked.run), asked.repo, asked.names)
-        rows = push_dataset.split_sizes(push_dataset.snapshot_files(db, data_dir, frozen))
+        rows = push_dataset.split_sizes(data_dir, frozen)
         of_annotators = names_annotators(frozen.unit)
     total = sum(rows.values())
     if not total:
@@ -77,7 +76,7 @@ def data_preview(db: Database, data_dir: Path, asked: PushData) -> str:
             "{total:,} rows ({parts}) would go to the dataset {repo}, made as a public one if it is not there.",
             total,
         )
-    parts = ", ".join(_(SPLITS[name]).format(count=count) for name, count in rows.items() if count)
+    parts = export_files.parts_of(rows)
     named = _("Annotators are named in it.") if asked.names else _("Annotators have pseudonyms in it.")
     rest = [named, _("Nothing was sent.")] if of_annotators else [_("Nothing was sent.")]
     return status(into.format(total=total, parts=parts, repo=asked.repo)) + paragraph(" ".join(rest), "quiet")

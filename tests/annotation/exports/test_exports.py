@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,9 +28,18 @@ import app
 from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database, open_database
 from annotation.exports import export_command, export_files, writing
-from annotation.exports.dataset_card import NOTES, called
+from annotation.exports.dataset_card import NOTES, CardStatistics, called
 from annotation.exports.export_files import EXPORTS, WriteExport
-from annotation.exports.formats import CONTAINERS, FORMATS, LICENCES, ONE_FILE, ExportRequest, Filters, unescape_cell
+from annotation.exports.formats import (
+    CONTAINERS,
+    FORMATS,
+    LEFT_OUT,
+    LICENCES,
+    ONE_FILE,
+    ExportRequest,
+    Filters,
+    unescape_cell,
+)
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.project import FIRST_GUIDELINES, as_read
@@ -37,6 +47,7 @@ from annotation.records import Project, Prompt, UserError, now
 from annotation.store import comparison_store, data_sources, judgement_store, project_store, prompt_store
 from annotation.tabs import export_form as tab
 from annotation.tabs.guard import Context
+from annotation.translation import _, kept, language_of, retold, speaking
 from annotation.web import access
 from rlhf.models import registry
 from tests.archive_fixtures import populate
@@ -692,7 +703,7 @@ def test_the_page_counts_writes_offers_and_deletes(
     assert deletion["visible"]
     (made,) = export_files.files(context.data_dir)
     assert f'<a href="exports/{made.name}" download>' in files
-    assert "5 rows. Left out: 4." in progress
+    assert "5 rows (3 for training, 2 for testing). Left out: " in progress
     assert str(tmp_path) not in progress
     assert choice["choices"] == [made.name]
     with zipfile.ZipFile(export_files.find(context.data_dir, made.name)) as packed:
@@ -706,6 +717,27 @@ def test_the_page_counts_writes_offers_and_deletes(
     assert not deletion["visible"], "there is nothing to delete"
     with pytest.raises(gr.Error, match="no such export"):
         page.call("export-delete", made.name)
+
+
+def test_what_an_export_holds_and_what_not_is_told_in_each_readers_language() -> None:
+    left_out = {"tie": 2, "low-agreement": 1300}
+    stored = kept(export_files.written("a.zip", {"train": 1200, "test": 1}, left_out))
+    with pytest.raises(UserError) as refused:
+        writing.refuse_nothing(CardStatistics(left_out=Counter(left_out)))
+    nothing = kept(str(refused.value))
+    of_archive = kept(export_files.written("a.jsonl", {"prompt": 1, "judge": 0, "judgement": 1000}, {}))
+    assert retold(stored) == (
+        "Wrote a.zip: 1,201 rows (1,200 for training, 1 for testing). "
+        "Left out: agreement below the minimum 1,300, tie 2."
+    )
+    assert retold(of_archive) == "Wrote a.jsonl: 1,001 rows (prompt 1, judgement 1,000)."
+    with speaking(language_of("de")):
+        assert retold(stored) == (
+            "a.zip geschrieben: 1.201 Zeilen (1.200 zum Trainieren, 1 zum Prüfen). "
+            f"Ausgelassen: {_(LEFT_OUT['low-agreement'])} 1.300, {_(LEFT_OUT['tie'])} 2."
+        )
+        assert f"({_(LEFT_OUT['low-agreement'])} 1.300, {_(LEFT_OUT['tie'])} 2)" in retold(nothing)
+        assert retold(of_archive) == "a.jsonl geschrieben: 1.001 Zeilen (prompt 1, judgement 1.000)."
 
 
 def test_an_export_is_cancelled_on_the_page(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import gradio as gr
 import httpx
@@ -36,7 +37,7 @@ from annotation.records import Prompt, UserError
 from annotation.store import comparison_store, project_store, prompt_store, setting_store, training_data
 from annotation.tabs import import_form as tab
 from annotation.tabs.guard import Context
-from annotation.translation import language_of, speaking
+from annotation.translation import kept, language_of, speaking
 from annotation.web import access
 from annotation.workbench import comparison_list
 from annotation.workbench.comparison_filter import ComparisonFilter
@@ -372,6 +373,24 @@ def test_what_is_remarked_is_kept_as_the_code_has_it_and_told_in_the_language_th
     german = language_of("de").sentences.gettext
     assert told[-2:] == [f"1 × {german(tie)}; {german(mark)}.", f"1 × {german(tie)}."]
     assert shown == ("p", f"({german(tie)})")
+
+
+def test_a_directory_none_of_whose_rows_can_be_read_is_called_so_in_the_language_that_is_spoken(
+    tmp_path: Path, bring: Callable[..., ImportResult]
+) -> None:
+    write(tmp_path / "data", ['{"prompt": }'], "train.jsonl")
+    with speaking(language_of("de")), pytest.raises(UserError, match="ist als Datensatz-Verzeichnis nicht lesbar"):
+        bring(tmp_path / "data")
+
+
+def test_a_reason_for_which_many_rows_are_left_out_is_made_ready_to_be_stored_once(
+    bring: Callable[..., ImportResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Mock(wraps=kept)
+    monkeypatch.setattr(scratch, "kept", made)
+    outcome = bring([PAIRS[0], *["[]", {**PAIRS[1], "rejected": 7}] * 5])
+    assert [count for _reason, count in outcome.reasons] == [5, 5]
+    assert made.call_count == 2, "it takes as long as to read the row"
 
 
 # ------------------------------------------------------------------------------------------------- nothing half done

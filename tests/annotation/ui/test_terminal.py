@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 
 from annotation.database import Database
-from annotation.ui.terminal import log_visibly, status_of
+from annotation.ui.terminal import is_unread, log_visibly, status_of
 from annotation.web import access
 from tests.machine_fixtures import ROOT
 
@@ -42,9 +44,31 @@ def test_a_command_whose_reader_has_seen_enough_ends_without_a_word(
     called = [sys.executable, "-m", *command, "--data", str(data_dir)]
     done = subprocess.run(called, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (141, ""), "not 1, which says that no row of an import can be used"
 
 
-def test_ctrl_c_ends_a_command_without_a_word(capsys: pytest.CaptureFixture[str]) -> None:
-    assert status_of(Mock(side_effect=KeyboardInterrupt)) == 1
-    assert capsys.readouterr() == ("", "")
+def test_another_pipe_than_the_output_that_breaks_is_no_reader_that_has_seen_enough() -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb"), open(writing, "w") as read, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", read)
+        with pytest.raises(BrokenPipeError):
+            status_of(Mock(side_effect=BrokenPipeError))
+
+
+def test_a_socket_says_too_that_nobody_reads_it() -> None:
+    reading, writing = socket.socketpair()
+    with writing, writing.makefile("w") as output:
+        assert not is_unread(output)
+        reading.close()
+        assert is_unread(output), "as commands have it whom somebody calls through ssh"
+
+
+def test_ctrl_c_ends_a_command_by_the_signal_and_without_a_word() -> None:
+    script = """if True:
+        from annotation.ui.terminal import status_of
+        def command():
+            print("a row")
+            raise KeyboardInterrupt
+        raise SystemExit(status_of(command))"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "a row\n", ""), "a shell's loop ends too"

@@ -12,7 +12,9 @@ from typing import Any, get_args
 import pytest
 
 from annotation.__main__ import main as annotation_main
+from annotation.metrics.aggregation import REASONS
 from annotation.records import UserError
+from annotation.translation import _, kept, language_of, retold, speaking
 from rlhf.__main__ import main as rlhf_main
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -144,9 +146,18 @@ def test_data_that_was_frozen_before_the_template_refused_it_fails_with_the_reas
 def test_rows_of_every_unit_are_named_where_there_are_too_few_and_on_their_card(unit: Unit) -> None:
     assert f" {unit} to train on, and at least 8 are needed." in snapshots.shortage(unit, 0, 8, LeftOut())
     for reason in ("template", "too-long"):
-        assert "(9 in all)" in snapshots.shortage(unit, 0, 8, LeftOut({reason: 9}))
+        said = snapshots.shortage(unit, 0, 8, LeftOut({reason: 9}))
+        assert said.startswith(f"Every {unit.removesuffix('s')} ")
+        assert "(9 in all)" in said
     assert {"split", "messages"} <= set(snapshot_card.COLUMNS[unit]) <= set(snapshot_card.MEANINGS)
     assert all(snapshot_card.TITLES_AND_TAGS[unit])
+
+
+def test_what_is_left_out_is_told_in_each_readers_language() -> None:
+    stored = kept(snapshots.left_out_sentence({"tie": 2000, "too-long": 1}))
+    assert retold(stored) == "Left out: tie (2,000), too long (1)."
+    with speaking(language_of("de")):
+        assert retold(stored) == f"Ausgelassen: {_(REASONS['tie'])} (2.000), {_(REASONS['too-long'])} (1)."
 
 
 @pytest.mark.parametrize(

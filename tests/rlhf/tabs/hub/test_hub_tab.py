@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import gradio as gr
 import pytest
@@ -24,7 +25,7 @@ from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
-from rlhf.hub import publications
+from rlhf.hub import publications, push_dataset
 from rlhf.hub.hub_requests import REQUESTS, CheckSpace, CheckToken, MakeSpace, PublishModel, PullModel, PushData
 from rlhf.hub.space_upload import SpaceFinding
 from rlhf.hub.token_launcher import PLACE
@@ -242,7 +243,8 @@ def test_without_a_token_the_forms_show_what_they_would_do_and_ask_nobody(contex
     spec = DPOSpec()
     frozen = snapshots.store_snapshot(context.db, context.data_dir, snapshots.data_of(context.db, spec))
     runs = [job_store.enqueue(context.db, replace(spec, snapshot=one), "owner") for one in (frozen, "a" * 64)]
-    said = press(pages, "look-data", str(runs[0]), "ann/frozen", "preference", True, True, "")
+    with patch.object(push_dataset, "snapshot_files", side_effect=AssertionError("all of it, in what serves people")):
+        said = press(pages, "look-data", str(runs[0]), "ann/frozen", "preference", True, True, "")
     assert "3 rows (3 for training) would go to the dataset ann/frozen, made as a private one" in said
     assert "Annotators are named in it." in said
     with pytest.raises(gr.Error, match="The frozen data aaaaaaaaaaaa is gone"):
