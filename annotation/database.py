@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -294,8 +295,10 @@ def has_database(data_dir: Path) -> bool:
     """Whether a database can be seen there: not where a name is too long, or others' rights are in the way."""
     try:
         return (data_dir / FILE_NAME).is_file()
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.EACCES):
+            return False
+        raise  # a drive that does not answer, say, may have one
 
 
 def existing_database(data_dir: Path) -> Database:

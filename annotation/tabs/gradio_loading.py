@@ -83,6 +83,6 @@ def describe_no_components_for_links() -> None:
     begin: Any = SessionState.__init__
 
     def begin_without(state: SessionState, pages: Any) -> None:
-        begin(state, SimpleNamespace(default_config=pages.default_config, blocks={}))
+        begin(state, SimpleNamespace(**{**vars(pages), "blocks": {}}))
 
     SessionState.__init__ = begin_without  # type: ignore[method-assign,assignment]

@@ -52,7 +52,7 @@ def outlast_readers() -> None:
     """From now on this process can print whether or not somebody reads it."""
     for name in ("stdout", "stderr"):
         before = getattr(sys, name)
-        if before is not None:
+        with suppress(AttributeError, io.UnsupportedOperation):  # there is none, or it is no file, as in a notebook
             raw = io.BufferedWriter(UnreadOutput(before.fileno(), "w", closefd=False))
             made = io.TextIOWrapper(raw, before.encoding, before.errors, line_buffering=True)
             setattr(sys, name, made)

@@ -16,6 +16,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 
 from annotation.records import Sampling, UserError
 from annotation.translation import _
+from rlhf.models.chat_template import tokenizing
 from rlhf.models.hidden_states import free_on, virtual_ids
 from rlhf.models.sampling.prompt_cache import (
     RoomyLayer,
@@ -170,10 +171,9 @@ def rows_that_fit(
     if few.cache is None:
         return MOST_WITHOUT_CACHE
     kept = [getattr(layer, name, None) for layer in few.cache.layers for name in ("keys", "values")]
-    held = sum(states.nbytes for states in kept if isinstance(states, Tensor))
-    ids_PT, _mask = left_padded(
-        tokenizer, [text for _, text, _ in asked], virtual_ids(causal, virtual_KH), causal.device
-    )
-    longest = ids_PT.shape[1] + sampling.max_new_tokens
-    of_row = held / few.ids_BT.numel() * longest
-    return max(1, int(STATES_SHARE * free_on(causal.device) / max(1, of_row)))
+    of_token = sum(states.nbytes for states in kept if isinstance(states, Tensor)) / few.ids_BT.numel()
+    del few, kept
+    with tokenizing():
+        ids = tokenizer(list({text for _, text, _ in asked}), add_special_tokens=False)["input_ids"]
+    longest = max(map(len, ids)) + len(virtual_ids(causal, virtual_KH)) + sampling.max_new_tokens
+    return max(1, int(STATES_SHARE * free_on(causal.device) / max(1, of_token * longest)))

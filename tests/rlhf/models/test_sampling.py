@@ -243,10 +243,12 @@ def test_no_more_are_drawn_together_than_memory_holds(
         lambda module, args, given: rows.append(len(given["input_ids"])), with_kwargs=True
     )
     assert dict(draw_in_turn(model, tokenizer, asked, SAMPLING, 17)) == expected
-    watch.remove()
     assert max(rows) == 4
+    rows.clear()
     monkeypatch.setattr(batch, "free_on", lambda device: 0)
     assert dict(draw_in_turn(model, tokenizer, asked, Sampling(max_new_tokens=2), 17)).keys() == expected.keys()
+    watch.remove()
+    assert max(rows) == 1
 
 
 def test_who_waits_behind_answers_that_are_told_to_stop_never_begins(
