@@ -234,7 +234,7 @@ def test_a_stopped_job_keeps_its_verdicts_and_goes_on(
     with monkeypatch.context() as broke:
         broke.setattr(judge_store, "add_verdict", broken)
         assert machine.perform(job_id).status == "failed"
-    assert said[0].startswith("0 of "), "it is loaded, and judges"
+    assert said[0].startswith("Verdicts given: 0 of "), "it is loaded, and judges"
     job_store.resume(machine.db, job_id)
     job = machine.perform(job_id)
     assert job.status == "finished"
