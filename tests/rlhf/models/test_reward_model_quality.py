@@ -83,7 +83,7 @@ def test_it_is_checked_with_what_people_say_where_they_have_said_enough() -> Non
 
 
 def test_where_ai_judges_alone_have_judged_the_card_says_so() -> None:
-    for people, of in ((0, "what was held out"), (FEWEST - 1, "8 of the 13 held-out comparisons")):
+    for people, of in ((0, "what was held out"), (FEWEST - 1, "held-out comparisons (8 of 13)")):
         quality = measured([*[pair(1.0)] * people, *[by_judge(1.0)] * 8])
         assert (quality.accuracy.n, quality.by_judges) == (8 + people, 8)
         said = card(quality)
