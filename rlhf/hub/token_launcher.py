@@ -208,7 +208,8 @@ class Launcher:
             if time.monotonic() > deadline:
                 process.kill()
                 process.wait()
-                say(f"The start took longer than {BEGIN_SECONDS / 60:.0f} minutes.")
+                with suppress(OSError):  # whoever read this may be gone
+                    print(f"The start took longer than {BEGIN_SECONDS / 60:.0f} minutes.", file=sys.stderr, flush=True)
                 return TRY_AGAIN
             if self.told is not None:
                 process.terminate()
@@ -241,7 +242,12 @@ class Launcher:
         if self.web is not None and not (was_killed(self.web) and time.monotonic() >= self.web_not_before):
             return self.web
         if self.web is not None:
-            say(f"The web server died of signal {-self.web.returncode}; it is started again.")
+            with suppress(OSError):  # whoever read this may be gone
+                print(
+                    f"The web server died of signal {-self.web.returncode}; it is started again.",
+                    file=sys.stderr,
+                    flush=True,
+                )
         command = [sys.executable, str(ROOT / "app.py"), *self.arguments]
         self.web = subprocess.Popen(command, env=web_environment(os.environ), start_new_session=True)
         self.web_not_before = time.monotonic() + self.web_pause
@@ -281,13 +287,8 @@ class Launcher:
             return
         # It died, or had only just been started and did not know yet what to do about a signal.
         if self.wait_for(self.start_token_process("--last"), deadline) != 0:
-            say("The last safe copy was not finished.")
-
-
-def say(text: str) -> None:
-    """Print for whoever still reads it: this program goes on without."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+            with suppress(OSError):  # whoever read this may be gone
+                print("The last safe copy was not finished.", file=sys.stderr, flush=True)
 
 
 def main() -> int:
