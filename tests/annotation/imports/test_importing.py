@@ -1030,7 +1030,9 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
         told = importer.state.outcome
         assert told is not None
         assert "7 Zeilen gelesen." in tab.outcome_card(told), "each is told in their language, whoever asked"
-        assert [why for why, _count in told.result.reasons] == ["Spalte „rejected“ ist leer"]
+        assert [why for why, _count in told.result.reasons] == [
+            "Spalte „rejected“ muss Text sein oder Nachrichten enthalten; gefunden: nichts (null)"
+        ]
 
 
 @pytest.fixture(scope="module")
