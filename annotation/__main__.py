@@ -32,26 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def act(options: argparse.Namespace) -> int:
-    """Do what the command line says. Raises UserError for a mistake that a person can mend, which a page that follows
-    is told in every language.
+    """Do what the command line says; returns the exit status.
+
+    Raises UserError for a mistake that a person can mend, which a page that follows is told in every language.
     """
     try:
-        return acted(options)
+        if options.topic == "copies":  # these may be asked for where there is no database, or a broken one
+            copies_command.run(options)
+            return 0
+        if getattr(options, "look", False) or getattr(options, "dry_run", False):
+            return try_out(options)
+        begins = options.topic in BEGINNINGS or getattr(options, "verb", "") == "add"
+        return int(options.act(options, (open_database if begins else existing_database)(options.data)) or 0)
     except UserError as error:
         if getattr(options, "json_progress", False) or getattr(options, "count", False):
             print(json.dumps({"refused": kept(str(error))}))
         raise
-
-
-def acted(options: argparse.Namespace) -> int:
-    """The exit status of what the command line says. Raises UserError as `act` does."""
-    if options.topic == "copies":  # these may be asked for where there is no database, or a broken one
-        copies_command.run(options)
-        return 0
-    if getattr(options, "look", False) or getattr(options, "dry_run", False):
-        return try_out(options)
-    begins = options.topic in BEGINNINGS or getattr(options, "verb", "") == "add"
-    return int(options.act(options, (open_database if begins else existing_database)(options.data)) or 0)
 
 
 def try_out(options: argparse.Namespace) -> int:

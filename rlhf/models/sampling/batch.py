@@ -1,6 +1,6 @@
 """Answers that are drawn at the same time: whoever has ended leaves the batch, and what waits enters it.
 
-Shapes stand in the names: B rows, one of each answer; T columns, padded on the left; P prompts; E tokens that end.
+Shapes stand in the names: B rows, one of each answer; T columns, padded on the left; P prompts.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class AnswerBatch:
         )
 
     def widen(self, width: int) -> None:
-        """Put so much padding before all rows that they have this many columns, or take some away (negative)."""
+        """Put padding before all rows, or take some away, so that they have this many columns."""
         more = width - self.ids_BT.shape[1]
         self.ids_BT, self.mask_BT = F.pad(self.ids_BT, (more, 0)), F.pad(self.mask_BT, (more, 0))
         assert self.cache is not None

@@ -65,12 +65,13 @@ def data_preview(db: Database, data_dir: Path, asked: PushData) -> str:
     total = sum(rows.values())
     if not total:
         return status(_("Nothing would go to the dataset {repo}: there are no such rows.").format(repo=asked.repo))
-    into = ngettext(
-        "{total:,} row ({parts}) would go to the dataset {repo}, made as a private one if it is not there.",
-        "{total:,} rows ({parts}) would go to the dataset {repo}, made as a private one if it is not there.",
-        total,
-    )
-    if not asked.private:
+    if asked.private:
+        into = ngettext(
+            "{total:,} row ({parts}) would go to the dataset {repo}, made as a private one if it is not there.",
+            "{total:,} rows ({parts}) would go to the dataset {repo}, made as a private one if it is not there.",
+            total,
+        )
+    else:
         into = ngettext(
             "{total:,} row ({parts}) would go to the dataset {repo}, made as a public one if it is not there.",
             "{total:,} rows ({parts}) would go to the dataset {repo}, made as a public one if it is not there.",
