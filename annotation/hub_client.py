@@ -310,7 +310,7 @@ def check_name(repo: str) -> None:
     sound = len(parts) == 2 and all(NAME_PART.fullmatch(part) for part in parts) and len(repo) <= LONGEST_NAME
     if not sound or "--" in repo or ".." in repo or repo.endswith((".git", ".ipynb")):
         refused = _("'{repo}' can't be the name of a repository.").format(repo=repo[:120])
-        raise UserError(joined(refused, name_rule()))
+        raise UserError(joined(refused if repo else _("Name the repository."), name_rule()))
 
 
 def hourly_price(hardware: Any) -> float:
