@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from annotation.jobs import job_table
+from annotation.jobs.attempt import Stopped
 from annotation.records import Prompt, Sampling, UserError
 from annotation.translation import N_, _, joined
 from rlhf.algorithms.checkpoints import (
@@ -290,22 +291,39 @@ def store_policy(
 
 
 def store_made(run: Run, made: TrainedModel, save: Callable[[Path], dict[str, Any]]) -> tuple[Policy, dict[str, Any]]:
-    """Write a policy's files, whole or not at all, and register it; returns the entries of the job's result too."""
+    """Write a policy's files, whole or not at all, and register it; returns the entries of the job's result too.
+
+    Raises Stopped where the job was given to another meanwhile.
+    """
     revision = registry.free_name(run.db, run.kind, run.job_id)
     relative = f"adapters/{revision}"
     (run.data_dir / "adapters").mkdir(exist_ok=True)
     about = subject_of(run.db, run.job_id, revision, made)
-    with new_directory(run.data_dir / relative) as directory:
+
+    @contextmanager
+    def registered() -> Iterator[None]:
+        with run.db.transaction():  # in which nobody takes the job over
+            if not job_table.is_held(run.db, run.job_id, run.worker):
+                raise Stopped
+            yield
+            registry.add(
+                run.db,
+                revision=revision,
+                algorithm=run.kind,
+                job_id=run.job_id,
+                path=relative,
+                sha256=sha256,
+                **vars(made),
+            )
+
+    with new_directory(run.data_dir / relative, registered()) as directory:
         result = save(directory)
         describe_directory(directory, about, {**FinishedTraining(final=last_metrics(run)).to_json(), **result})
         size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
         result |= FinishedTraining(checkpoint_bytes=size).to_json()
         (directory / RESULT).write_text(json.dumps(result), "utf-8")
         sha256 = directory_sha256(directory)  # which takes a while: a kill until here leaves nothing that looks whole
-    policy = registry.add(
-        run.db, revision=revision, algorithm=run.kind, job_id=run.job_id, path=relative, sha256=sha256, **vars(made)
-    )
-    return policy, result
+    return registry.by_revision(run.db, revision), result
 
 
 def stored_result(run: Run, policy: Policy) -> dict[str, Any]:

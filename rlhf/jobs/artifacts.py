@@ -6,7 +6,8 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from glob import escape
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Final
@@ -90,22 +91,31 @@ def bytes_within(directory: Path) -> int:
 
 
 @contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
-    """Fill the directory that is handed out; it gets its name when everything in it is on disk, and else goes."""
-    temporary, before = (path.with_name(path.name + ending) for ending in (".part", BEFORE))
-    shutil.rmtree(temporary, ignore_errors=True)
+def new_directory(path: Path, named: AbstractContextManager[object] | None = None) -> Iterator[Path]:
+    """Fill the directory that is handed out; it gets its name when everything in it is on disk, and else goes.
+
+    It gets it within `named`, which may refuse. Of several who write the same one the last to begin does: what a killed
+    program has left running, or a worker that was asleep, may be at it still.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    before = path.with_name(path.name + BEFORE)
     try:
         with explain_write_errors(path):
+            for left in path.parent.glob(f"{escape(path.name)}.*.part"):
+                if left != before:
+                    shutil.rmtree(left, ignore_errors=True)
             temporary.mkdir(parents=True)
             yield temporary
             for file in temporary.rglob("*"):
                 if file.is_file():
                     with file.open("rb") as handle:
                         os.fsync(handle.fileno())
-            shutil.rmtree(before, ignore_errors=True)
-            with suppress(FileNotFoundError):
-                path.rename(before)  # removing it takes a while, in which neither would be there
-            temporary.rename(path)
+            with named or nullcontext():
+                temporary.stat()  # or what is there would give way to nothing
+                shutil.rmtree(before, ignore_errors=True)
+                with suppress(FileNotFoundError):
+                    path.rename(before)  # removing it takes a while, in which neither would be there
+                temporary.rename(path)
             shutil.rmtree(before, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

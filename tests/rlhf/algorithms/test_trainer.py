@@ -14,6 +14,7 @@ import torch
 
 from annotation.database import Database
 from annotation.jobs import job_table
+from annotation.jobs.attempt import Stopped
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.model_card import TrainedModel
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -46,11 +47,29 @@ def test_what_is_trained_takes_neither_name_nor_files_of_a_model_that_was_restor
         (directory / "weights").write_bytes(b"new")
         return {}
 
+    assert job_store.claim(db, job, "w")
     run = Run(db, data_dir, job_store.get(db, job), "w")
     made, _ = store_made(run, TrainedModel(BASE_NAME, 1, "lora", "nf4"), save)
     kept = {path.parent.name: path.read_bytes() for path in (data_dir / "adapters").glob("*/weights")}
     assert kept == {restored: b"restored", made.revision: b"new"}
     assert registry.free_name(db, "sft", job) == made.revision, "whoever resumes it finds it"
+
+
+def test_who_was_asleep_while_a_model_was_written_stores_nothing_once_the_job_is_anothers(
+    db: Database, data_dir: Path
+) -> None:
+    """The other one would find its name taken, and its files would be changed."""
+    run = claimed(db, data_dir)
+
+    def save(directory: Path) -> dict[str, Any]:
+        (directory / "weights").write_bytes(b"late")
+        db.write("UPDATE job SET worker = 'another'")
+        return {}
+
+    with pytest.raises(Stopped):
+        store_made(run, TrainedModel(BASE_NAME, 1, "lora", "nf4"), save)
+    assert registry.of_job(db, run.job_id) is None
+    assert not [*(data_dir / "adapters").iterdir()]
 
 
 def claimed(db: Database, data_dir: Path) -> Run:

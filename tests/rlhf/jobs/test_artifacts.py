@@ -69,6 +69,35 @@ def test_a_directory_is_there_all_the_while_it_gives_way_to_another(
     ]  # fmt: skip
 
 
+def test_who_writes_a_directory_once_more_is_not_mixed_with_one_who_is_at_it_still(tmp_path: Path) -> None:
+    """As a process that a killed program has left, or one that was asleep: its files would be taken for the other's."""
+    target = tmp_path / "model"
+    left, next_one = new_directory(target), new_directory(target)
+    (left.__enter__() / "weights").write_text("left", "utf-8")
+    directory = next_one.__enter__()
+    (directory / "weights").write_text("whole", "utf-8")
+    with pytest.raises(UserError, match="can't be written"):
+        left.__exit__(None, None, None)
+    assert not target.exists()
+    (directory / "config").touch()
+    next_one.__exit__(None, None, None)
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "model", "model/config", "model/weights"
+    ]  # fmt: skip
+    assert (target / "weights").read_text("utf-8") == "whole"
+
+
+def test_one_who_comes_late_leaves_the_directory_that_is_there(tmp_path: Path) -> None:
+    target = tmp_path / "model[1]"
+    late = new_directory(target)
+    late.__enter__()
+    with new_directory(target) as directory:
+        (directory / "weights").touch()
+    with pytest.raises(UserError, match="can't be written"):
+        late.__exit__(None, None, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["model[1]"]
+
+
 def test_what_was_to_give_way_comes_back_where_a_kill_left_nothing_in_its_place(tmp_path: Path) -> None:
     adapters = tmp_path / "adapters"
     for name in ("dpo-1.before.part", "dpo-1.part", "dpo-2.before.part", "dpo-2"):
