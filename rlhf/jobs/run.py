@@ -71,9 +71,14 @@ def record_failure(run: Run, spec: JobSpec, error: BaseException) -> int:
     """Say in the job's row how it failed, in words a person can use; returns the process's exit code.
 
     Whichever of several processes fails first says it, and no other can change it. The code is an error even where the
-    job is queued again, so that a launcher ends the others, which wait for this one.
+    job is queued again, so that a launcher ends the others, which wait for this one. What goes wrong once this process
+    was told to end is no failure of the job: what it has started was told as well.
     """
     reason: Reason | None = None
+    if run.terminated.is_set():
+        traceback.print_exception(error)
+        job_table.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec))
+        return 1
     if isinstance(error, UserError):
         run.log(str(error))
         reason = "not-a-number" if isinstance(error, job_store.Diverged) else None

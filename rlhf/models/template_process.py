@@ -263,7 +263,8 @@ def main(descriptor: str, seconds: str, memory: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError, ValueError):  # macOS knows no such limit
         resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # who is told to end may need a conversation to save what it has
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it ends the process, whatever that is busy with
     with suppress(EOFError, OSError):
         while True:

@@ -154,6 +154,16 @@ def test_a_process_that_was_killed_is_replaced_and_no_template_blamed(renderer: 
     assert renderer.render(PLAIN, VALUES) == "[user]Why?"
 
 
+def test_the_process_serves_on_where_all_of_a_worker_are_told_to_end(renderer: TemplateRenderer) -> None:
+    """The worker saves what it has, which may take a conversation; the process goes with it."""
+    renderer.render(PLAIN, VALUES)
+    process = renderer.process
+    assert process is not None
+    process.terminate()
+    assert renderer.render(PLAIN, VALUES) == "[user]Why?"
+    assert renderer.process is process
+
+
 def test_a_template_that_ends_its_process_is_refused(
     renderer: TemplateRenderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

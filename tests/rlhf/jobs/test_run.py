@@ -1,0 +1,35 @@
+"""How a run ends whose process was told to end."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation.database import Database
+from annotation.records import UserError
+from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.jobs import job_store
+from rlhf.jobs.run import Run, perform
+
+
+@pytest.mark.parametrize("error", [UserError("Its template ends the process that runs it."), EOFError()])
+def test_what_goes_wrong_once_a_process_was_told_to_end_is_no_failure_of_the_job(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What it has started, such as the process of a chat template, was told as well."""
+    job = job_store.claim(db, job_store.enqueue(db, CheckSpec(), "kim"), "w")
+    assert job is not None
+    told = threading.Event()
+
+    def fail(*_: Any) -> None:
+        told.set()
+        raise error
+
+    monkeypatch.setattr("rlhf.jobs.run.run_algorithm", fail)
+    assert perform(Run(db, data_dir, job, "w", told), job.spec) == 1
+    job = job_store.get(db, job.id)
+    assert (job.status, job.message) == ("lost", job_store.ended_with_program(job.spec))
+    assert not db.rows("SELECT * FROM event")
