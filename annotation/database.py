@@ -192,6 +192,12 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         if "disk is full" in text:
             said = _("The disk that holds {path} is full. Nothing was saved; free some space and repeat.")
             raise UserError(said.format(path=path)) from error
+        if "locked" in text:
+            said = _(
+                "The database {path} is kept locked by another program. Nothing was saved; close what has it open, "
+                "such as a database browser, and repeat."
+            )
+            raise UserError(said.format(path=path)) from error
         if "readonly" in text or "unable to open" in text or "disk I/O error" in text:
             said = _(
                 "The database {path} can't be written ({text}). Give this user the right to write there, "

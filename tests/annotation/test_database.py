@@ -770,6 +770,20 @@ def test_a_write_waits_longer_for_another_process_than_a_worker_may_be_silent(db
     assert db.value("PRAGMA busy_timeout") >= 2 * 1000 * LOST_AFTER_SECONDS
 
 
+def test_a_database_that_another_program_keeps_locked_is_said_to_be(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start of a program, and while it runs: once the wait is over."""
+    other = Database(data_dir / FILE_NAME)
+    db.close()
+    monkeypatch.setattr("annotation.database.WAIT_SECONDS", 0.0)
+    with closing(other), other.transaction():
+        for act in (lambda: open_database(data_dir).write("DELETE FROM event"), lambda: db.write("DELETE FROM event")):
+            with pytest.raises(UserError, match=r"kept locked by another program\. Nothing was saved"):
+                act()
+    assert db.write("DELETE FROM event") == 0
+
+
 def test_a_transaction_that_can_not_be_committed_is_open_no_more(db: Database, data_dir: Path) -> None:
     """Or all that this thread writes from then on would be in it, and lost."""
 
