@@ -337,14 +337,15 @@ def read_only(path: Path, sql: str, params: Params = ()) -> Any:
 def hold_data_directory(data_dir: Path) -> FileLock:
     """Keep a second program with workers off this directory while the lock lives. Raises UserError."""
     lock = FileLock(data_dir / "prefloop.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        said = _(
-            "Another Prefloop is at work in {data_dir}. Use that one, stop it, or choose another directory "
-            "with --data DIR."
-        )
-        raise UserError(said.format(data_dir=data_dir)) from error
+    with explain_directory_errors(data_dir):  # the file may be another user's
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            said = _(
+                "Another Prefloop is at work in {data_dir}. Use that one, stop it, or choose another directory "
+                "with --data DIR."
+            )
+            raise UserError(said.format(data_dir=data_dir)) from error
     return lock
 
 

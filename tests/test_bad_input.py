@@ -152,6 +152,13 @@ def test_a_second_program_on_the_same_directory(
     lock.release()
 
 
+def test_a_lock_that_is_not_ours_to_take(data_dir: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after a start by the administrator of the machine."""
+    (data_dir / "prefloop.lock").mkdir(parents=True)  # whoever runs the tests may open any file
+    assert start_app(data_dir, str(tiny_model)) == 2
+    assert "can't be written" in one_sentence(capsys)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MB."""

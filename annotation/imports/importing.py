@@ -312,15 +312,17 @@ def only_import(db: Database) -> Iterator[Path]:
     """
     data_dir = db.path.parent
     lock = FileLock(data_dir / "import.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(_("Another import is at work in this data directory. Wait until it is done.")) from error
+    refused = _("{data_dir} can't be written ({strerror}). Nothing was imported.")
+    with explain_errors(refused, data_dir=data_dir):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(_("Another import is at work in this data directory. Wait until it is done.")) from error
     try:
         for left in data_dir.glob(f"{SCRATCH}*/"):
             shutil.rmtree(left, ignore_errors=True)
         clear_unfinished(db)
-        with explain_errors(_("{data_dir} can't be written ({strerror}). Nothing was imported."), data_dir=data_dir):
+        with explain_errors(refused, data_dir=data_dir):
             directory = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=data_dir))
         try:
             yield directory

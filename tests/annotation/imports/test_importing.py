@@ -464,6 +464,15 @@ def test_one_import_at_a_time(db: Database, bring: Callable[..., ImportResult], 
     assert list(db.path.parent.glob("import-*")) == []
 
 
+def test_a_lock_that_is_not_ours_to_take_is_said_and_keeps_no_program_from_starting(
+    db: Database, bring: Callable[..., ImportResult]
+) -> None:
+    (db.path.parent / "import.lock").mkdir()  # whoever runs the tests may open another user's file
+    with pytest.raises(UserError, match=r"can't be written .*Nothing was imported"):
+        bring(PAIRS)
+    importing.clear_leftovers(db)
+
+
 def test_a_full_disk_leaves_nothing(db: Database, bring: Callable[..., ImportResult]) -> None:
     """The database may not grow, which SQLite reports as a full disk."""
     before = stored(db)
