@@ -101,13 +101,18 @@ class Supervisor:
             child.signal(signal.SIGTERM)
 
     def _loop(self) -> None:
+        said = ""
         while not self._ended.wait(POLL_SECONDS):
             self._ticks += POLL_SECONDS
+            before, said = said, ""
             try:
                 self.tick()
             except Exception as error:
-                # The thread must outlive a bad row; the failure is in the program's log and the next tick tries again.
-                logger.error("The supervisor failed. %s", for_log(error))
+                # The thread must outlive a bad row; the failure is in the program's log, once, and the next tick tries
+                # again.
+                said = for_log(error)
+                if said != before:
+                    logger.error("The supervisor failed. %s", said)
 
     def tick(self) -> None:
         """One look at the rows: reap, mark lost, start what is due."""
@@ -117,8 +122,8 @@ class Supervisor:
                 self.children[job_id].signal(signal.SIGKILL)
         if self.answering:
             self.keep_answering()
+        self.start_next()  # first: the loop's next step may fail, each time
         controller.advance(self.db, self.data_dir)
-        self.start_next()
 
     def mark_lost(self) -> list[int]:
         """Mark jobs lost whose worker is silent, or that nobody follows; return the ids of the first."""

@@ -577,21 +577,38 @@ def test_every_worker_is_waited_for_where_the_end_of_the_first_can_not_be_record
     assert str(error) in second
 
 
-def test_a_disk_that_refuses_writes_is_a_sentence_in_the_programs_log(
+def test_a_disk_that_refuses_writes_is_a_sentence_in_the_programs_log_once_until_that_is_over(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may do so each second for days."""
+    fails = [True, True, False, True, True]
 
     def tick() -> None:
-        supervisor._ended.set()
-        raise UserError("The disk is full.")
+        failing = fails.pop()
+        if not fails:
+            supervisor._ended.set()
+        if failing:
+            raise UserError("The disk is full.")
 
     monkeypatch.setattr(supervisor, "tick", tick)
     monkeypatch.setattr("rlhf.loop.supervisor.POLL_SECONDS", 0.0)
     supervisor._loop()
     assert [(record.getMessage(), record.exc_info) for record in caplog.records] == [
         ("The supervisor failed. The disk is full.", None)
-    ]
+    ] * 2
+
+
+def test_jobs_are_started_also_while_the_loop_can_not_take_its_next_step(
+    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise UserError("The snapshots can't be written.")
+
+    job = queue(db)
+    monkeypatch.setattr("rlhf.loop.controller.advance", refuse)
+    with pytest.raises(UserError):
+        supervisor.tick()
+    assert job in supervisor.children
 
 
 def test_workers_are_told_of_the_end_of_the_program_while_its_thread_waits(
