@@ -40,11 +40,12 @@ class Database:
 
     Each thread has a connection of its own. Writes go through `transaction()`: BEGIN IMMEDIATE under a lock of this
     process, because SQLite's own busy handler has a long tail with many writing threads; other processes are waited
-    for up to a minute.
+    for up to a minute. What a `durable` one commits is on the disk then, with all that was committed before, and
+    outlasts the machine's power; other commits are there when the system has got round to it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, durable: bool = False) -> None:
+        self.path, self.durable = path, durable
         self._local = threading.local()
         self._write_lock = threading.RLock()
         self._watching: sqlite3.Connection | None = None
@@ -60,7 +61,7 @@ class Database:
             self.path, timeout=WAIT_SECONDS, isolation_level=None, cached_statements=CACHED_STATEMENTS
         )
         write_ahead(raw)
-        raw.execute("PRAGMA synchronous=NORMAL")
+        raw.execute(f"PRAGMA synchronous={'FULL' if self.durable else 'NORMAL'}")
         raw.execute("PRAGMA foreign_keys=ON")
         raw.execute("PRAGMA secure_delete=ON")  # some builds of SQLite have it so; copies hold the file's free pages
         opened = sqlite_utils.Database(raw)
@@ -233,10 +234,11 @@ def explain_bad_rows(what: str) -> Iterator[None]:
         raise UserError(said.format(what=what, error=error)) from error
 
 
-def open_database(data_dir: Path) -> Database:
+def open_database(data_dir: Path, durable: bool = False) -> Database:
     """Create or open the data directory's database and bring it up to date.
 
-    Raises UserError where the directory can't be written, the file is no database, or a newer Prefloop wrote it.
+    `durable` is for what people do: it costs a wait for the disk at each commit. Raises UserError where the directory
+    can't be written, the file is no database, or a newer Prefloop wrote it.
     """
     with explain_directory_errors(data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -244,7 +246,7 @@ def open_database(data_dir: Path) -> Database:
         restrict_data_directory(data_dir)
         with tempfile.TemporaryFile(dir=data_dir) as probe:
             probe.write(b"prefloop")
-    database = Database(data_dir / FILE_NAME)
+    database = Database(data_dir / FILE_NAME, durable)
     try:
         migrate(database)
     except sqlite3.DatabaseError as error:

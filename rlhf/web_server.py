@@ -133,7 +133,7 @@ def open_data(settings: Settings) -> DataDirectory:
     remove_leftover([*restoration.leftovers(settings.data_dir), *writing.leftovers(settings.data_dir)])
     if fresh and settings.workers:
         find_model(settings)
-    db, here = open_database(settings.data_dir), settings.space
+    db, here = open_database(settings.data_dir, durable=True), settings.space
     refuse_open_door(settings, db)
     if here is not None:
         access.follow_rules(db, here.rules)

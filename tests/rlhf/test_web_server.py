@@ -193,6 +193,13 @@ def test_who_is_signed_in_judges_and_who_is_not_can_sign_in(starting: Starting) 
     assert judgement_count(starting.db) == 1
 
 
+def test_what_was_judged_is_on_the_disk_before_that_is_answered(db: Database, starting: Starting) -> None:
+    """So a power cut loses no judgement that somebody was told is saved. Workers don't wait for the disk."""
+    full, normal = 2, 1
+    assert starting.app.state.db.value("PRAGMA synchronous") == full
+    assert db.value("PRAGMA synchronous") == normal
+
+
 def test_those_who_wait_for_a_write_to_sign_in_or_out_keep_nobody_else_waiting(
     starting: Starting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
