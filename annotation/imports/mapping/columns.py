@@ -133,11 +133,13 @@ TELLING: Final = frozenset(
         *(alias for _, aliases in ROLES.values() for alias in aliases),
         *PICTURES,
         *("tools", "tool_calls", "functions", "function_call", "tool_choice", "split", "custom_system_prompt"),
-        *("ranked", "is_winner", "edited", "flag", "deleted"),
+        *("ranked", "is_winner", "edited", "flag", "deleted", "tie", "is_tie", "flipped", "swapped"),
         *(f"{word}_{side}" for word in ("score", "rating") for side in ("chosen", "rejected")),
         *(f"{side}_{word}" for word in ("score", "rating") for side in ("chosen", "rejected")),
     }
 )
+# How a column ends that says which of Argilla's answers to a question were sent, and which discarded.
+STATUSES: Final = "_responses_status"
 # Words in the names of columns that are true, or high, for bad answers.
 BAD_WORDS: Final = frozenset(
     {
@@ -432,6 +434,12 @@ def asked_in(value: Any, column: str) -> Any:
     return ""
 
 
+def may_change_meaning(column: str) -> bool:
+    """Whether a column, by its name, changes what a row means beside those that have a role."""
+    name = plain_name(column)
+    return name in TELLING or name.endswith(STATUSES)
+
+
 def is_turned_round(column: str) -> bool:
     """Whether a column is, by its name, true or high for bad answers."""
     return not BAD_WORDS.isdisjoint(words_of(column))
@@ -519,5 +527,5 @@ class ColumnUsage:
         """Columns that nothing is made of: those that may change what rows mean, and the others."""
         heads = {head_of(self.filled, column) for column in used}
         left = [column for column in self.filled if column not in heads]
-        telling = [column for column in left if self.filled[column] and plain_name(column) in TELLING]
+        telling = [column for column in left if self.filled[column] and may_change_meaning(column)]
         return tuple(telling), tuple(column for column in left if column not in telling)

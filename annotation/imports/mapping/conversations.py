@@ -25,6 +25,8 @@ CALLS: Final = (
 THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
 # Where a message has what is said.
 SAID: Final = ("content", "value", "text")
+# Of which types a part of a message is that says what was thought.
+THOUGHT_PARTS: Final = ("thinking", "redacted_thinking", "reasoning")
 # Of which types a part of a message is that is text.
 TEXT_PARTS: Final = ("text", "input_text", "output_text")
 # By which of a message's keys an answer is not to be learned where they are false or 0.
@@ -173,12 +175,13 @@ def message_of(entry: Any, column: str) -> Message:
 
 
 def text_in_parts(content: Any, column: str) -> Any:
-    """The text of a list of parts; anything else as it is. Raises UnusableRow for parts that are no text."""
+    """The text of a list of parts without thoughts; anything else as it is. Raises UnusableRow for other parts."""
     if not isinstance(content, list) or not content:
         return content
-    others = [part for part in content if not is_text_part(part)]
+    said = [part for part in content if not is_thought(part)]
+    others = [part for part in said if not is_text_part(part)]
     if not others:
-        return "".join(part["text"] for part in content)
+        return "".join(part["text"] for part in said)
     kind = kind_of_part(others[0]) if isinstance(others[0], dict) else "text"
     raise UnusableRow(
         column,
@@ -213,7 +216,9 @@ def entries_with(keys: Sequence[str], value: Any) -> list[Mapping[str, Any]]:
 
 def has_thoughts(value: Any) -> bool:
     """Whether a message, or one of several, comes with what was thought before it."""
-    return any(entry.get(key) for entry in entries_with(THOUGHTS, value) for key in THOUGHTS)
+    entries = entries_with((*THOUGHTS, *THOUGHT_PARTS), value)
+    parts = (part for entry in entries if isinstance(found := content_of(entry), list) for part in found)
+    return any(entry.get(key) for entry in entries for key in THOUGHTS) or any(map(is_thought, parts))
 
 
 def refuse_unlearned(value: Any, column: str) -> None:
@@ -285,6 +290,11 @@ def end_mark(text: str, asked: bool = False) -> str:
 def is_text_part(part: Any) -> bool:
     """Whether a part of a message's content is text, not an image or a tool's call."""
     return isinstance(part, dict) and kind_of_part(part) in TEXT_PARTS and isinstance(part.get("text"), str)
+
+
+def is_thought(part: Any) -> bool:
+    """Whether a part of a message's content is what was thought before the answer."""
+    return isinstance(part, dict) and part.get("type") in THOUGHT_PARTS
 
 
 def kind_of_part(part: Mapping[str, Any]) -> str:

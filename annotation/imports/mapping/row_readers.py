@@ -60,6 +60,7 @@ EQUAL_SCORES: Final = N_("equal scores: imported as a tie")
 SAID_TIE: Final = N_("chosen and rejected are called a tie: imported as one")
 WEIGHT_LEFT: Final = N_("an answer with a weight of its own, which counts like any other")
 PICTURES_LEFT: Final = N_("a text with a mark for a picture or sound, which is not there")
+SYSTEM_LEFT: Final = N_("another system message beside the conversation's own, which is left out")
 THOUGHTS_LEFT: Final = N_("a message with what was thought before it, which is left out")
 NOT_ALL_READ: Final = N_("a list with more entries than those that are named, which alone are read")
 PICTURE_MARK: Final = re.compile(r"<(image|video|audio)>")
@@ -306,9 +307,19 @@ def reader_of(plan: ImportPlan) -> RowReader:
             record = remarked(record, WEIGHT_LEFT)
         if paths and pass_over(given, paths):
             record = remarked(record, NOT_ALL_READ)
+        if "system" in plan.columns and has_other_system(record, cell(values, plan.columns, "system")):
+            record = remarked(record, SYSTEM_LEFT)
         return remarked(record, THOUGHTS_LEFT) if any(has_thoughts(values.get(one)) for one in used) else record
 
     return of
+
+
+def has_other_system(record: MappedRow, system: Any) -> bool:
+    """Whether a record has another system message than the one that stands beside its conversation."""
+    first = record.messages[0]
+    if not isinstance(system, str) or first["role"] != "system":
+        return False
+    return system.strip() not in ("", first["content"].strip())
 
 
 def with_chances(record: MappedRow, values: Mapping[str, Any], plan: ImportPlan) -> MappedRow:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from annotation.imports.printable import display_name
-from annotation.records import UserError
+from annotation.records import UserError, storable
 from annotation.translation import _
 
 LARGEST_NUMBER = 1e300
@@ -64,6 +64,10 @@ class ImportSource:
 def as_row(number: int, value: Any) -> RawRow:
     """An object is a row; a mere text is one with the column 'text'."""
     if isinstance(value, dict):
+        unnamed = next((column for column in value if not column.isascii() and storable(column) != column), None)
+        if unnamed is not None:  # a page that has it among its choices could not be sent
+            said = _("the name of the column '{name}' holds half of a surrogate pair, which is no text")
+            return BadRow(number, said.format(name=display_name(unnamed)))
         return SourceRow(number, value)
     if isinstance(value, str):
         return SourceRow(number, {"text": value})

@@ -18,6 +18,7 @@ from annotation.imports.mapping.row_readers import (
     EQUAL_SCORES,
     NOT_ALL_READ,
     SAID_TIE,
+    SYSTEM_LEFT,
     THOUGHTS_LEFT,
     WEIGHT_LEFT,
     reader_of,
@@ -600,6 +601,15 @@ CASES: dict[str, Case | Refused] = {
         [told("p", "x", remark=THOUGHTS_LEFT), told("p", "x"), told("p", "x", remark=THOUGHTS_LEFT)],
         "demonstrations",
     ),
+    "thinking in a part of its own": Case(
+        [{"messages": json.dumps(turns) if packed else turns} for packed in (False, True) for turns in (
+            [user("p"), {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"},
+                                                          {"type": "text", "text": "x"}]}],
+            [user("p"), {"role": "assistant", "content": [{"type": "redacted_thinking", "data": "s"},
+                                                          {"type": "text", "text": "x"}]}],
+            [user("p"), {"role": "assistant", "content": [{"type": "reasoning", "text": "hm"}]}])],
+        2 * [*[told("p", "x", remark=THOUGHTS_LEFT)] * 2, "column 'messages' is empty"], "demonstrations",
+    ),
     "a ranking that can be ranks or an order": Refused(
         [{"prompt": "p", "responses": ["x", "y", "z"], "ranking": ranking} for ranking in ([0, 2, 1], [2, 0, 1])],
         "The column 'ranking' holds 2, 0, 1: ranks of the answers, or the answers' numbers",
@@ -822,6 +832,17 @@ CASES: dict[str, Case | Refused] = {
         [{"messages": [system(text), user("q"), assistant("x")], "system": " "} for text in ("", " ", None)]
         + [{"messages": [system("")]}],
         [*[told("q", "x")] * 3, "column 'messages' is an empty list"], "demonstrations",
+    ),
+    "a system message beside a conversation that has one": Case(
+        [{"system": one, "messages": [system("A"), user("q"), assistant("x")]} for one in ("A", " A\n", "", "B")],
+        [*[told([system("A"), user("q")], "x")] * 3, told([system("A"), user("q")], "x", remark=SYSTEM_LEFT)],
+        "demonstrations",
+    ),
+    "verdicts beside columns that may turn them round": Case(
+        [{**TWO, "winner": "a", "tie": True, "is_tie": True, "flipped": True, "swapped": True,
+          "winner.responses.status": ["discarded"]}],
+        [told("p", "x", "y", ranking=FIRST)],
+        telling=["tie", "is_tie", "flipped", "swapped", "winner.responses.status"],
     ),
     "Gemini": Case(
         [{"contents": [{"role": "user", "parts": [{"text": "q"}]}, {"role": "model", "parts": [{"text": "x"}]}]}],

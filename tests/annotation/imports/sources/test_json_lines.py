@@ -21,6 +21,7 @@ from tests.annotation.imports.sources.source_files import as_jsonl, read, values
         (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b'[{"a": 1}]', "must be an object with columns; found: a list"),
+        (b'{"a\\ud800": "x"}', "the name of the column 'a\ufffd' holds half of a surrogate pair"),
         (b"12", "must be an object with columns; found: a number"),
         (b"null", "must be an object with columns; found: empty (null)"),
         (b'{"a": "caf\xe9"}', "byte 0xE9 at offset 21 of the file is not UTF-8"),
