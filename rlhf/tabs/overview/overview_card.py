@@ -45,7 +45,7 @@ class Standing:
     offer: NextStep | None = None
     """What would teach more, which nothing waits for."""
     least: int = 0
-    """How many a first training needs, where nothing was trained yet."""
+    """How many a first training needs, where nothing was trained yet or is being trained."""
     elsewhere: str = ""
     """What is at work that is none of these jobs: an import, an export, an upload."""
 

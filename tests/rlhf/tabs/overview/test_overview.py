@@ -25,6 +25,7 @@ from annotation.tabs import project
 from annotation.tabs.guard import Context
 from annotation.web.middleware import ANNOTATOR_KEY
 from annotation.web.watches import Watches
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Ruling
@@ -204,6 +205,13 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
     ):
         assert words in strip
     assert '<a class="button" href="/annotate">' in strip
+
+
+def test_what_is_judged_while_the_first_training_runs_is_for_the_next_one(context: Context) -> None:
+    job_id = job_submission.submit(context.db, context.db.path.parent, DPOSpec(), "owner")
+    assert "0 of 60 judged for the next training" in standing.strip_of(context.db, OWNER)["html"]
+    job_store.cancel(context.db, job_id)
+    assert "12 of 60 judged for the first training" in standing.strip_of(context.db, OWNER)["html"]
 
 
 def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Context) -> None:
