@@ -36,7 +36,7 @@ from rlhf.loop import controller
 from rlhf.loop.controller import FailedCheck
 from rlhf.models import registry
 from rlhf.submission import job_submission
-from rlhf.tabs.iterations import iterations_tab
+from rlhf.tabs.iterations import iterations_tab, loop_standing
 from rlhf.tabs.judges import judges_tab
 from rlhf.tabs.overview import follow_endpoint, overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
@@ -392,6 +392,18 @@ def test_more_than_enough_is_no_share() -> None:
     found = overview_card.Standing(serves="dpo-3", judged=600, wanted=60, running=None, left=None, steps=())
     assert overview_card.judged_words(found) == "600 judged for the next training; 60 are enough"
     assert overview_card.judged_words(replace(found, judged=60)) == "60 of 60 judged for the next training"
+
+
+def test_thousands_are_told_apart_wherever_they_are_counted() -> None:
+    many = overview_card.Standing(serves="base", judged=1443, wanted=1000, running=None, left=None, steps=())
+    assert overview_card.judged_words(many) == "1,443 judged for the next training; 1,000 are enough"
+    state = replace(QUIET, new=1443)
+    steps = next_steps(state, Waiting(2500, {}), "coming")
+    assert [step.words for step in steps] == ["Train on 1,443 new judgements", "Judge: 2,500 comparisons wait for you"]
+    assert "Collecting new judgements: 1,443; 20 are enough." in loop_standing.collecting(state)
+    today = overview_card.today_table([{"name": "ann", "today": 1200, "latest": now()}])
+    assert "1,200 judgements today" in today
+    assert today.count("1,200") == 2
 
 
 def test_the_page_knows_all_that_runs_or_waits_and_what_ended_last_however_much_waits(context: Context) -> None:
