@@ -28,7 +28,7 @@ from annotation.translation import N_, _
 NOT_IN_HAND = N_("This comparison is not in your hands. Nothing was recorded; here is your next one.")
 JUDGED = N_("You have judged this comparison already, and that judgement stands. Nothing was recorded now.")
 BACK_IN_POOL = N_("This comparison went back to the pool. Nothing was recorded.")
-TAKEN_UP = N_("You have taken up another comparison in another tab. Nothing was recorded; judge what is shown now.")
+TAKEN_UP = N_("You have taken up another comparison meanwhile. Of the one before nothing was recorded.")
 HERE_AGAIN = N_("The time for this comparison ran out. It is yours again; its answers may have changed places.")
 TAKEN_BACK = N_("You took this judgement back. Nothing was recorded; judge what is shown now.")
 

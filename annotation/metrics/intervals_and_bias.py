@@ -252,7 +252,7 @@ class AnnotatorFigures:
 
     name: str
     judgements: int
-    """Those that can train: not gold, not asked again."""
+    """All that stand, what measures them too."""
     gold: Estimate | None
     """Share of comparisons with a known answer that were judged right; a tie with the known answer in it counts half
     (its share of the tie)."""
@@ -302,7 +302,7 @@ def one_annotator(
     seconds = [vote.seconds for vote in votes if vote.seconds is not None]
     return AnnotatorFigures(
         name=name,
-        judgements=len(own),
+        judgements=len(votes),
         gold=share_of(sum(right), len(right)),
         consistency=share_of(sum(again), len(again)),
         first_place=share_of(sum(chosen(vote) == vote.shown_order[0] for vote in decisive), len(decisive)),

@@ -109,7 +109,6 @@ class UsedBy:
     snapshot: str
     created: str
     job: int | None
-    kind: str | None
     status: Status | None
     revision: str | None
     """What the job made, if it did."""
@@ -235,7 +234,7 @@ def acts(db: Database, comparison_id: int) -> tuple[AdminAct, ...]:
 
 
 # --------------------------------------------------------------------------------------------------- what learnt of it
-JOBS: Final = """SELECT j.id AS job, j.kind, j.status, (SELECT group_concat(m.revision, ', ') FROM model m
+JOBS: Final = """SELECT j.id AS job, j.status, (SELECT group_concat(m.revision, ', ') FROM model m
         WHERE m.job_id = j.id) AS revision
     FROM job j WHERE json_extract(j.spec, '$.snapshot') = ? ORDER BY j.id"""
 
@@ -256,7 +255,7 @@ def used_by(db: Database, data_dir: Path, comparison_id: int) -> tuple[UsedBy, .
     for frozen in db.rows("SELECT sha256, path, created FROM snapshot ORDER BY created, sha256"):
         if not holds(data_dir / frozen["path"], marks):
             continue
-        jobs = db.rows(JOBS, (frozen["sha256"],)) or [{"job": None, "kind": None, "status": None, "revision": None}]
+        jobs = db.rows(JOBS, (frozen["sha256"],)) or [{"job": None, "status": None, "revision": None}]
         found += [UsedBy(snapshot=frozen["sha256"], created=frozen["created"], **job) for job in jobs]
     return tuple(found)
 

@@ -41,7 +41,7 @@ class ListedComparison:
     judged: int
     """Annotators whose judgements stand."""
     wanted: int
-    """Annotators that it is to have."""
+    """Annotators that it is to have; closed it gets no more."""
     last_judged: str | None
     judges: str
     writers: str
@@ -67,7 +67,7 @@ class ListPage:
 
 ROWS: Final = f"""SELECT c.id, {STATUS} AS status, p.source, p.split, c.judged, c.last_judged, c.flagged,
         substr(json_extract(p.messages, '$[#-1].content'), 1, {SHOWN_PROMPT + 1}) AS prompt,
-        iif(c.candidate_id IS NULL, :overlap, 1) AS wanted,
+        iif(c.state = 'closed', c.judged, iif(c.candidate_id IS NULL, :overlap, 1)) AS wanted,
         (SELECT count(*) FROM comparison_response cr WHERE cr.comparison_id = c.id) AS answers,
         (SELECT group_concat(name, ', ') FROM (SELECT DISTINCT a.name FROM current_judgement j
             JOIN annotator a ON a.id = j.annotator_id WHERE j.comparison_id = c.id AND j.outcome != 'skip'

@@ -83,7 +83,7 @@ def asked_now(found: ComparisonHistory) -> str:
         return _(words.ASKS["nobody"])
     if listed.assigned:
         return listed.assigned
-    if listed.judged >= listed.wanted or found.state == "closed":
+    if listed.judged >= listed.wanted:
         return _("nobody else: it has been judged by as many as it is to be")
     why = words.ASKED_WHY.get(found.asks_why or "")
     return f"{asked} ({_(why)})" if why else asked
@@ -187,15 +187,15 @@ def decided(found: ComparisonHistory) -> str:
 
 def job_with(one: UsedBy) -> Way:
     """A job that was given frozen data, and how it stands: one that failed has learnt nothing."""
-    said = _("job {number}, {kind}: {state}").format(number=one.job, kind=one.kind, state=_(str(one.status)))
+    said = _("job {number}: {state}").format(number=one.job, state=_(str(one.status)))
     return Way(link("runs", Place((str(one.job),))), said)
 
 
 def learnt(used: Sequence[UsedBy]) -> str:
     if not used:
-        return card(_("Used by"), paragraph(_("No training has used it."), "quiet"))
+        return card(_("Used by"), paragraph(_("No job has used it."), "quiet"))
     rows: list[Row] = []
     for one in used:
         frozen = f"{one.snapshot[:12]}\n{moment(one.created)} UTC"
         rows.append((NOTHING if one.job is None else job_with(one), one.revision or NOTHING, frozen))
-    return card(_("Used by"), table((_("Training"), _("Made"), _("Frozen data")), rows))
+    return card(_("Used by"), table((_("Job"), _("Made"), _("Frozen data")), rows))

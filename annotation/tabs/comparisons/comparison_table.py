@@ -120,10 +120,15 @@ def row_of(one: ListedComparison) -> Row:
         Choosable(name, str(one.id), _("Choose comparison {number}").format(number=one.id)),
         Noted(words.status_chip(one.status), notes),
         f"{beginning}\n{one.source}{held_out}",
-        f"{one.judged} / {one.wanted}" + (f"\n{one.judges}" if one.judges else ""),
+        judged_of(one) + (f"\n{one.judges}" if one.judges else ""),
         moment(one.last_judged),
         one.writers or NOTHING,
     )
+
+
+def judged_of(one: ListedComparison) -> str:
+    """By how many it was judged, of how many while it waits for more."""
+    return str(one.judged) if one.judged >= one.wanted else f"{one.judged} / {one.wanted}"
 
 
 def bulk_bar(total: int, known: FilterChoices) -> str:

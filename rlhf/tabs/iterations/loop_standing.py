@@ -101,9 +101,9 @@ def stage_with(job: Job, spec: TrainingSpec | CheckSpec | JudgeSpec, state: Loop
 
 
 def collecting(state: LoopState) -> str:
-    said = _("Collecting new judgements: {new} of {wanted}.")
+    said = _("Collecting new judgements: {new:,} of {wanted:,}.")
     if state.towards_next > state.auto_train.wanted:
-        said = _("Collecting new judgements: {new}, and {wanted} would do.")
+        said = _("Collecting new judgements: {new:,}; {wanted:,} are enough.")
     return said.format(new=state.towards_next, wanted=state.auto_train.wanted)
 
 

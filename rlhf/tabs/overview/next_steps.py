@@ -80,10 +80,12 @@ def about_judgements(state: LoopState, waiting: int, supply: Supply) -> list[Nex
     """What the next training waits for, or that it can begin."""
     steps = []
     if state.new >= state.auto_train.wanted and not due(state) and not state.active and not state.rented:
-        said = ngettext("Train on {count} new judgement", "Train on {count} new judgements", state.new)
+        said = ngettext("Train on {count:,} new judgement", "Train on {count:,} new judgements", state.new)
         steps.append(NextStep(said.format(count=state.new), "/train"))
     if waiting:
-        said = ngettext("Judge: {count} comparison waits for you", "Judge: {count} comparisons wait for you", waiting)
+        said = ngettext(
+            "Judge: {count:,} comparison waits for you", "Judge: {count:,} comparisons wait for you", waiting
+        )
         steps.append(NextStep(said.format(count=waiting), "/annotate"))
     if state.active:
         steps.append(NextStep(_("Watch job {number}").format(number=state.active[0].id), run(state.active[0])))

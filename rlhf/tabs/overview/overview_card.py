@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import charts
 from annotation.ui.charts import interval_bar
 from annotation.ui.formatting import moment, percent, percent_span
@@ -45,7 +45,7 @@ class Standing:
     offer: NextStep | None = None
     """What would teach more, which nothing waits for."""
     least: int = 0
-    """How many a first training needs, where nothing was trained yet."""
+    """How many a first training needs, where nothing was trained yet or is being trained."""
     elsewhere: str = ""
     """What is at work that is none of these jobs: an import, an export, an upload."""
 
@@ -96,11 +96,11 @@ def ended_words(job: Job) -> str:
 def judged_words(standing: Standing) -> str:
     """How many were judged of how many."""
     if standing.judged > standing.wanted:
-        said = _("{judged} judged for the next training; {wanted} are enough")
+        said = _("{judged:,} judged for the next training; {wanted:,} are enough")
     elif standing.least:
-        said = _("{judged} of {wanted} judged for the first training, which needs {least} at least")
+        said = _("{judged:,} of {wanted:,} judged for the first training, which needs {least} at least")
     else:
-        said = _("{judged} of {wanted} judged for the next training")
+        said = _("{judged:,} of {wanted:,} judged for the next training")
     return said.format(judged=standing.judged, wanted=standing.wanted, least=standing.least)
 
 
@@ -186,8 +186,8 @@ def today_table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return paragraph(_("No person has judged anything today (UTC)."), "quiet")
     total = sum(row["today"] for row in rows)
-    said = ngettext("{count} judgement today (UTC).", "{count} judgements today (UTC).", total).format(count=total)
-    entries = [(row["name"], str(row["today"]), moment(row["latest"])[11:]) for row in rows]
+    said = ngettext("{count:,} judgement today (UTC).", "{count:,} judgements today (UTC).", total).format(count=total)
+    entries = [(row["name"], numeral(row["today"]), moment(row["latest"])[11:]) for row in rows]
     numbers = (_("Judged"), _("Last at"))
     return paragraph(said) + table((_("Who"), *numbers), entries, "", numbers)
 

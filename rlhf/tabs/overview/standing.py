@@ -55,7 +55,7 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
         left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
         steps=tuple(steps),
         offer=richer_offer(project, richer, sum(stock_counts.stock_sizes(db, serving.id).values())),
-        least=0 if registry.any_trained(db) else MIN_PAIRS,
+        least=0 if registry.any_trained(db) or controller.newest_training(db) else MIN_PAIRS,
         elsewhere=_(others[0]) if others else "",
     )
 

@@ -320,16 +320,16 @@ def time_sentence(cost: CostEstimate) -> str:
         )
     else:
         about, at_most = (
-            _("Time: about {duration} for {named} ({seconds:.2g} s each, measured on {measured} UTC by job {number})."),
+            _("Time: about {duration} for {named} ({each} each, measured on {measured} UTC by job {number})."),
             _(
-                "Time: at most about {duration} for {named} ({seconds:.2g} s each, measured on {measured} UTC by job "
+                "Time: at most about {duration} for {named} ({each} each, measured on {measured} UTC by job "
                 "{number}); it ends early where the policy has moved far enough."
             ),
         )
         said = (at_most if cost.ends_early else about).format(
             duration=duration(step_time.seconds_per_step * steps),
             named=named,
-            seconds=step_time.seconds_per_step,
+            each=pace(step_time.seconds_per_step),
             measured=moment(step_time.measured),
             number=step_time.job_id,
         )
@@ -337,6 +337,11 @@ def time_sentence(cost: CostEstimate) -> str:
         count=waiting
     )
     return f"{said} {before}" if waiting else said
+
+
+def pace(seconds: float) -> str:
+    """How long a step takes, in two digits where it is short."""
+    return duration(seconds) if seconds >= 60 else f"{numeral(seconds, '.2g')} s"
 
 
 # ------------------------------------------------------------------------------------------------------------ settings

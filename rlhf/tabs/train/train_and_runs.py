@@ -55,7 +55,8 @@ def wire_start(page: TrainingFormPage, context: Context, known: Preflight, guide
         said = markup.notice(
             _("Job {job_id} was queued. It starts in its turn, when its device is free.").format(job_id=job_id)
         )
-        return [said, said, leading(link(RUNS, Place((str(job_id),))))]
+        # Not on the form: who comes back to it may find the job ended.
+        return ["", said, leading(link(RUNS, Place((str(job_id),))))]
 
     start.__name__ = f"start_{page.form.name}"
     outputs = [page.said, runs_page.parts["queue_said"], guide]

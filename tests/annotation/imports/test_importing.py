@@ -33,6 +33,7 @@ from annotation.imports.mapping import row_readers
 from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.sources.opening import open_path
 from annotation.jobs.lane_runner import LaneRunner
+from annotation.metrics import quality
 from annotation.records import Prompt, UserError
 from annotation.store import comparison_store, project_store, prompt_store, setting_store, training_data
 from annotation.tabs import import_form as tab
@@ -154,6 +155,9 @@ def test_an_import_is_nobodys_account(db: Database, bring: Callable[..., ImportR
     bring(PAIRS)
     assert {j.annotator for j in current_judgements(db)} == {"import-1-2"}
     assert [account.name for account in access.accounts(db)] == ["import-1"]
+    figures = quality.report(db)
+    assert figures.judgements > 0
+    assert figures.people == 0, "no annotator has judged"
 
 
 def test_the_checksum_is_that_of_the_file(db: Database, bring: Callable[..., ImportResult], tmp_path: Path) -> None:

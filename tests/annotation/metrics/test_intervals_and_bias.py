@@ -208,7 +208,7 @@ def test_gold_counts_the_best_answer_and_half_of_a_tie_with_it() -> None:
     )
     assert one.gold is not None
     assert (one.gold.value, one.gold.n) == (pytest.approx((1 + 0.5 + 1 + 1 / 3) / 4), 4)
-    assert one.judgements == 0
+    assert one.judgements == 6
     assert one.undecided is None
 
 
@@ -237,7 +237,7 @@ def test_places_ties_and_times_of_an_annotator() -> None:
         vote(5, "a", FIRST, purpose="re-ask", first_ranking=FIRST, shown_order=(1, 0)),
         known={},
     )
-    assert one.judgements == 4
+    assert one.judgements == 5
     assert one.first_place is not None
     assert (one.first_place.value, one.first_place.n, one.fair) == (pytest.approx(1 / 3), 3, 0.5)
     assert one.undecided is not None

@@ -131,7 +131,22 @@ def test_a_header_sorts_and_pressed_again_turns_round() -> None:
     assert (other.address, other.words) == ("/data/comparisons?q=a+b&sort=latest", "Last judged")
 
 
-def test_trainings_that_used_it_are_found_in_the_frozen_data(db: Database, data_dir: Path) -> None:
+def test_only_what_waits_for_more_is_counted_out_of_how_many_there_are_to_be(db: Database) -> None:
+    """What was imported with its verdict is closed: it never gets the number that a project asks of others."""
+    ann = access.add_account(db, "ann", "annotator", "long enough words")
+    access.add_account(db, "bob", "annotator", "long enough words")
+    project_store.set_project(db, replace(project_store.project(db), overlap=2))
+    seed_comparisons(db, 3)
+    for _time in range(2):
+        claim = handing_out.claim_next(db, ann.id)
+        assert claim is not None
+        judging.judge(db, ann.id, claim.nonce, act("tie"))
+    db.write("UPDATE comparison SET state = 'closed' WHERE id = ?", (claim.comparison_id,))
+    shown = [str(comparison_table.row_of(one)[3]).split("\n")[0] for one in list_page(db, ComparisonFilter()).rows]
+    assert sorted(shown) == ["0 / 2", "1", "1 / 2"]
+
+
+def test_jobs_that_used_it_are_found_in_the_frozen_data(db: Database, data_dir: Path) -> None:
     comparison = lived(db)
     edit = db.value("SELECT edited_response_id FROM judgement WHERE edited_response_id NOT NULL")
     turn = ({"role": "user", "content": f'say "comparison": {comparison}, please'},)
@@ -151,11 +166,11 @@ def test_trainings_that_used_it_are_found_in_the_frozen_data(db: Database, data_
     job = {"kind": "dpo", "status": "finished", "requested_by": "ann", "created": now()}
     db.insert("job", {**job, "spec": json.dumps({"snapshot": "own"})})
     found = used_by(db, data_dir, comparison)
-    assert {(one.snapshot, one.kind) for one in found} == {("own", "dpo"), ("edited", None)}
+    assert {(one.snapshot, one.job) for one in found} == {("own", 1), ("edited", None)}
     shown = comparison_card.learnt(found)
-    assert '<a href="/runs/1">job 1, dpo: finished</a>' in shown
+    assert '<a href="/runs/1">job 1: finished</a>' in shown
     db.write("UPDATE job SET status = 'failed'")
-    assert "job 1, dpo: failed" in comparison_card.learnt(used_by(db, data_dir, comparison))
+    assert "job 1: failed" in comparison_card.learnt(used_by(db, data_dir, comparison))
 
 
 def test_statistics_are_of_what_is_filtered(db: Database) -> None:

@@ -209,7 +209,7 @@ def test_what_a_training_names_is_a_model_of_the_kind_that_it_lists(
     ("changed", "stage", "said"),
     [
         ({"auto_train": replace(ON, every=100), "new": 37}, "collecting", ("37 of 100", "After 63 more")),
-        ({"new": 37}, "collecting", ("Collecting new judgements: 37, and 20 would do.", "training is off")),
+        ({"new": 37}, "collecting", ("Collecting new judgements: 37; 20 are enough.", "training is off")),
         ({"auto_train": PPO, "new": 25}, "collecting", ("a reward model, then PPO",)),
         ({"active": (job_of(DPOSpec()),)}, "training", ("Job 9 trains", "its candidate is checked")),
         ({"active": (job_of(CheckSpec(candidate="dpo-7")),)}, "checking", ("checks dpo-7", "the rule advises")),

@@ -25,6 +25,7 @@ from annotation.tabs import project
 from annotation.tabs.guard import Context
 from annotation.web.middleware import ANNOTATOR_KEY
 from annotation.web.watches import Watches
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Ruling
@@ -35,7 +36,7 @@ from rlhf.loop import controller
 from rlhf.loop.controller import FailedCheck
 from rlhf.models import registry
 from rlhf.submission import job_submission
-from rlhf.tabs.iterations import iterations_tab
+from rlhf.tabs.iterations import iterations_tab, loop_standing
 from rlhf.tabs.judges import judges_tab
 from rlhf.tabs.overview import follow_endpoint, overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
@@ -204,6 +205,13 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
     ):
         assert words in strip
     assert '<a class="button" href="/annotate">' in strip
+
+
+def test_what_is_judged_while_the_first_training_runs_is_for_the_next_one(context: Context) -> None:
+    job_id = job_submission.submit(context.db, context.db.path.parent, DPOSpec(), "owner")
+    assert "0 of 60 judged for the next training" in standing.strip_of(context.db, OWNER)["html"]
+    job_store.cancel(context.db, job_id)
+    assert "12 of 60 judged for the first training" in standing.strip_of(context.db, OWNER)["html"]
 
 
 def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Context) -> None:
@@ -384,6 +392,18 @@ def test_more_than_enough_is_no_share() -> None:
     found = overview_card.Standing(serves="dpo-3", judged=600, wanted=60, running=None, left=None, steps=())
     assert overview_card.judged_words(found) == "600 judged for the next training; 60 are enough"
     assert overview_card.judged_words(replace(found, judged=60)) == "60 of 60 judged for the next training"
+
+
+def test_thousands_are_told_apart_wherever_they_are_counted() -> None:
+    many = overview_card.Standing(serves="base", judged=1443, wanted=1000, running=None, left=None, steps=())
+    assert overview_card.judged_words(many) == "1,443 judged for the next training; 1,000 are enough"
+    state = replace(QUIET, new=1443)
+    steps = next_steps(state, Waiting(2500, {}), "coming")
+    assert [step.words for step in steps] == ["Train on 1,443 new judgements", "Judge: 2,500 comparisons wait for you"]
+    assert "Collecting new judgements: 1,443; 20 are enough." in loop_standing.collecting(state)
+    today = overview_card.today_table([{"name": "ann", "today": 1200, "latest": now()}])
+    assert "1,200 judgements today" in today
+    assert today.count("1,200") == 2
 
 
 def test_the_page_knows_all_that_runs_or_waits_and_what_ended_last_however_much_waits(context: Context) -> None:

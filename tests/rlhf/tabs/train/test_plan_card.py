@@ -282,6 +282,9 @@ def test_the_time_comes_from_a_measured_step() -> None:
         "Time: about 50 min for 1,200 optimiser steps (2.5 s each, measured on 2026-03-01 10:00 UTC by job 7). "
         "2 jobs run or wait before it."
     )
+    assert COST.step_time is not None
+    slow = replace(COST, step_time=replace(COST.step_time, seconds_per_step=863.8))
+    assert "(14 min 24 s each, measured on" in plan_card.time_sentence(slow)
     early = replace(COST, step_time=None, ends_early=True)
     assert plan_card.time_sentence(early).startswith("Time: at most 1,200 optimiser steps. How long")
     unmeasured = replace(COST, step_time=None, steps=1, counted_steps=PPOSpec.counted_steps, waiting=0)
