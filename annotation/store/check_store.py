@@ -17,18 +17,11 @@ def add_checked_answer(db: Database, response: Response) -> None:
     with db.transaction():
         known = db.value(
             f"""SELECT 1 FROM response r JOIN model m ON m.id = r.model_id
-               WHERE r.prompt_id = :prompt AND r.model_id = :model AND r.purpose = 'check' AND r.seed = :seed
-                 AND r.sampling = :sampling AND r.rendered_prompt = :rendered
+               WHERE r.prompt_id = :prompt_id AND r.model_id = :model_id AND r.purpose = 'check' AND r.seed = :seed
+                 AND r.sampling = :sampling AND r.rendered_prompt = :rendered_prompt
                  AND r.precision = coalesce(nullif(:precision, ''), m.precision)
                  AND {as_told_now(db, "response", "r")}""",
-            {
-                "prompt": response.prompt_id,
-                "model": response.model_id,
-                "seed": response.seed,
-                "sampling": json.dumps(asdict(response.sampling)),
-                "rendered": response.rendered_prompt,
-                "precision": response.precision,
-            },
+            {**vars(response), "sampling": json.dumps(asdict(response.sampling))},
         )
         if known is None:
             add_response(db, response, "check")

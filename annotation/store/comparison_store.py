@@ -174,15 +174,8 @@ def finish_answers(db: Database, comparison_id: int, responses: Mapping[int, Res
                 """UPDATE response SET text = :text, tokens = :tokens, prompt_tokens = :prompt_tokens,
                        finish_reason = :finish_reason, token_ids = :token_ids, dropped = :dropped, state = 'done'
                    WHERE id = :id""",
-                {
-                    "text": response.text,
-                    "tokens": response.tokens,
-                    "prompt_tokens": response.prompt_tokens,
-                    "finish_reason": response.finish_reason,
-                    "token_ids": write_token_ids(response.token_ids),
-                    "dropped": dropped,
-                    "id": response_id,
-                },
+                vars(response)
+                | {"token_ids": write_token_ids(response.token_ids), "dropped": dropped, "id": response_id},
             )
         state = "dropped" if any(reasons) else "ready"
         connection.execute("UPDATE comparison SET state = ? WHERE id = ? AND state = 'writing'", (state, comparison_id))

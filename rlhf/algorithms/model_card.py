@@ -146,7 +146,7 @@ def public_name(base: str) -> str:
 
 
 def subject_of(
-    db: Database, job_id: int | None, revision: str, made: TrainedModel, source: str | None = None
+    db: Database, job_id: int | None, revision: str, made: TrainedModel | Policy, source: str | None = None
 ) -> Subject:
     """What the card of a policy is about that a job made, or that comes from `source`."""
     spec = None if job_id is None else job_store.get(db, job_id).spec

@@ -281,13 +281,13 @@ def store_policy(
         form=registry.FORM_OF[spec.method],
         precision=held_precision(spec),
         kind=spec.makes,
+        ground_id=None if spec.method == "full" else start.ground_id,
     )
-    ground_id = None if spec.method == "full" else start.ground_id
 
     def write(directory: Path) -> dict[str, Any]:
         return {**cost.to_json(), **save(directory).to_json()}
 
-    return store_made(run, replace(made, ground_id=ground_id), write)
+    return store_made(run, made, write)
 
 
 def store_made(run: Run, made: TrainedModel, save: Callable[[Path], dict[str, Any]]) -> tuple[Policy, dict[str, Any]]:

@@ -273,16 +273,7 @@ def finish(db: Database, chat_id: int, answer: FinishedAnswer) -> None:
                prompt_tokens = :prompt_tokens, tokens = :tokens, finish_reason = :finish_reason,
                token_ids = :token_ids, begun = coalesce(begun, :now), finished = :now
            WHERE id = :id AND state IN ('writing', 'stopping')""",
-        {
-            "text": answer.text,
-            "rendered_prompt": answer.rendered_prompt,
-            "prompt_tokens": answer.prompt_tokens,
-            "tokens": answer.tokens,
-            "finish_reason": answer.finish_reason,
-            "token_ids": write_token_ids(answer.token_ids),
-            "now": now(),
-            "id": chat_id,
-        },
+        {**vars(answer), "token_ids": write_token_ids(answer.token_ids), "now": now(), "id": chat_id},
     )
 
 

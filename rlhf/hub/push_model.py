@@ -29,7 +29,6 @@ from rlhf.algorithms.model_card import (
     Ancestor,
     PublishedFacts,
     PublishedWinRate,
-    TrainedModel,
     card,
     subject_of,
 )
@@ -138,16 +137,7 @@ def files_to_publish(
     directory = data_dir / policy.path
     verify_directory(directory, policy.sha256, policy.revision)
     ground = ground_address(db, policy)
-    parent_id = policy.parent_id or policy.id
-    made = TrainedModel(
-        base=policy.base,
-        parent_id=parent_id,
-        form=policy.form,
-        precision=policy.precision,
-        kind=policy.kind,
-        ground_id=policy.ground_id,
-    )
-    about = subject_of(db, policy.job_id, policy.revision, made, policy.source)
+    about = subject_of(db, policy.job_id, policy.revision, policy, policy.source)
     check = None if policy.kind == "reward-model" else newest_check(db, policy.revision)
     job = None if policy.job_id is None else job_store.get(db, policy.job_id)
     record = PublishedFacts(
