@@ -24,9 +24,14 @@ BASE: Final = b'<base href="./" />'
 LANGUAGE: Final = re.compile(rb'<html\s+lang="en"')
 BEFORE: Final = b"<script data-gradio-mode>"
 SCRIPTS: Final = re.compile(r"/assets/(?:Blocks|core)-[\w-]+\.js")
-# In Gradio 6.31: an early return; a table by component, kept for as long as the listeners are the same; and the way to
-# each component, gone again where it still leads there.
+# In Gradio 6.31: what is built already is not built again at once, but when its program has changed; what was folded is
+# only told that it is seen; an early return; a table by component, kept for as long as the listeners are the same; and
+# the way to each component, gone again where it still leads there.
 QUICKER: Final[Mapping[bytes, bytes]] = {
+    b"le(()=>{v(),oe(()=>{O.reload(": b"let built;le(()=>{if(v(),!built){built=!0;return}oe(()=>{O.reload(",
+    b"requestAnimationFrame(e));for(let e of n)this.#p(e)}": (
+        b"requestAnimationFrame(e));for(let e of n)this.#c.get(e.id)?.({visible:!0})}"
+    ),
     b"async set_event_args(e,t){": b"async set_event_args(e,t){if(!Object.keys(t).length)return()=>{};",
     (
         b"find_attached_events(e,t){let n=t.filter(t=>t.targets.find(([t])=>t===e.id)).map(t=>{"
@@ -138,6 +143,8 @@ class PageHead(Rewriting):
 class QuickerScripts(Rewriting):
     """Spares the browser half of what Gradio computes while a page is loaded that has many components and listeners.
 
+    Once it has built all of the page it builds all of it again, as for a program that has changed. What comes into view
+    is told a moment later what it was made with, which takes back what was typed there meanwhile.
     It looks each listener's component up in the whole tree although there is nothing to be set there, and each
     component's listeners among all of them; and at each event, in the whole tree, every component that any event has
     ever answered to. What another version of Gradio has in place of that stays as it is.

@@ -21,6 +21,18 @@ from tests.tiny_model import build
 pytestmark = pytest.mark.browser
 
 
+# Unfolds something and, as soon as a field of it is there, types into that.
+UNFOLD_AND_TYPE = """async ([name, label, typed]) => {
+  const found = (all, words) => [...document.querySelectorAll(all)].find(
+    (one) => one.offsetParent && one.innerText.startsWith(words));
+  found("button.label-wrap", name).click();
+  while (!found("label", label)) await new Promise((come) => setTimeout(come));
+  const field = found("label", label).querySelector("input");
+  field.value = typed;
+  for (const kind of ["input", "change"]) field.dispatchEvent(new Event(kind, { bubbles: true }));
+}"""
+
+
 @dataclass
 class Talk:
     """The owner before the Playground tab."""
@@ -122,16 +134,9 @@ def test_an_answer_is_watched_and_stopped_and_the_page_found_again(alone: Talk) 
     page = talk.page
     tokens = page.get_by_label("Tokens at most")
 
-    def filled() -> bool:
-        """Whether what was typed stays: in the frame after something was unfolded, Gradio fills it in anew."""
-        if tokens.input_value() != "900":
-            tokens.fill("900")
-            tokens.press("Tab")
-        page.evaluate(TWO_FRAMES)
-        return bool(tokens.input_value() == "900")
-
-    page.get_by_text("System prompt, sampling and seed").click()
-    wait_for(page, "what was typed to stay", filled)
+    page.evaluate(UNFOLD_AND_TYPE, ["System prompt, sampling and seed", "Tokens at most", "900"])
+    page.evaluate(TWO_FRAMES)
+    assert tokens.input_value() == "900", "what is typed at once stays"
     talk.send("Sing a very long song.")
     (chat,) = wait_for(page, "the question", lambda: talk.asked)
     assert chat.sampling.max_new_tokens == 900
