@@ -5,7 +5,7 @@ Shapes stand in the names: N positions of completions, H hidden units, V words o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,8 @@ from rlhf.models.memory import LOGIT_POSITIONS
 CHUNK = LOGIT_POSITIONS
 # Rows of a 16-bit output matrix that are lifted to float32 at once.
 LIFTED_ROWS = 4096
+# Numbers of which a few copies fit into the cache of a processor's core.
+CACHED = 2**18
 
 
 @dataclass(frozen=True)
@@ -154,12 +156,29 @@ def label_logps(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
 
     The first ratio of a policy to itself as it drew is 1 to the bit only because all go through here.
     """
-    return -F.cross_entropy(logits_NV, labels_N, reduction="none")
+    return by_rows(
+        lambda logits_RV, labels_R: -F.cross_entropy(logits_RV, labels_R, reduction="none"), logits_NV, labels_N
+    )
 
 
 def sum_by_row(values_N: Tensor, rows_N: Tensor, rows: int) -> Tensor:
     """Sum N values into `rows` sums, each value into the row that rows_N names. Returns (rows,)."""
     return torch.zeros(rows, dtype=values_N.dtype, device=values_N.device).index_add(0, rows_N, values_N)
+
+
+def rows_in_cache(logits_NV: Tensor) -> int:
+    """How many rows to work on at once: those that stay in a processor's cache take a quarter of the time.
+
+    A GPU gets all of them.
+    """
+    return max(1, CACHED // logits_NV.shape[-1] if logits_NV.device.type == "cpu" else len(logits_NV))
+
+
+def by_rows(compute: Callable[..., Tensor], logits_NV: Tensor, *others_N: Tensor) -> Tensor:
+    """What is computed of rows of logits and of what belongs to them, (..., N), a few rows at a time."""
+    rows = rows_in_cache(logits_NV)
+    parts = zip(*(torch.split(part, rows) for part in (logits_NV, *others_N)), strict=True)
+    return torch.cat([compute(*of_rows) for of_rows in parts], -1)
 
 
 def exact_kl(policy_logits_NV: Tensor, base_logits_NV: Tensor) -> Tensor:
@@ -168,8 +187,12 @@ def exact_kl(policy_logits_NV: Tensor, base_logits_NV: Tensor) -> Tensor:
     Averaged over the policy's own samples this estimates the per-token KL with less variance than the sampled
     log-ratio, whose expectation it is (Rao-Blackwell).
     """
-    policy_NV, base_NV = policy_logits_NV.float().log_softmax(-1), base_logits_NV.float().log_softmax(-1)
-    return (policy_NV.exp() * (policy_NV - base_NV)).sum(-1)
+
+    def of_rows(policy_RV: Tensor, base_RV: Tensor) -> Tensor:
+        policy_RV, base_RV = policy_RV.float().log_softmax(-1), base_RV.float().log_softmax(-1)
+        return (policy_RV.exp() * (policy_RV - base_RV)).sum(-1)
+
+    return by_rows(of_rows, policy_logits_NV, base_logits_NV)
 
 
 def kl_and_logps(
@@ -190,8 +213,12 @@ def kl_and_logps(
 
 def entropy(logits_NV: Tensor) -> Tensor:
     """Entropy of the softmax of N rows of logits, in nats. Returns (N,)."""
-    logps_NV = logits_NV.float().log_softmax(-1)
-    return -(logps_NV.exp() * logps_NV).sum(-1)
+
+    def of_rows(logits_RV: Tensor) -> Tensor:
+        logps_RV = logits_RV.float().log_softmax(-1)
+        return -(logps_RV.exp() * logps_RV).sum(-1)
+
+    return by_rows(of_rows, logits_NV)
 
 
 def token_entropy(hidden_NH: Tensor, head: Head, temperature: float, chunk: int = CHUNK) -> Tensor:

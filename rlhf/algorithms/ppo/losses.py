@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rlhf.models.log_probabilities import CHUNK, Head, label_logps
+from rlhf.models.log_probabilities import CHUNK, Head, by_rows, label_logps
 
 
 def k1(logps_N: Tensor, ref_logps_N: Tensor) -> Tensor:
@@ -41,16 +41,19 @@ def compare_policies(
     """`PolicyTerms` from the last hidden states and the heads of both, chunk by chunk."""
     parts = []
     for i in range(0, len(labels_N), chunk):
-        here, labels_n = slice(i, i + chunk), labels_N[i : i + chunk]
+        here = slice(i, i + chunk)
         p_NV, q_NV = head.logits(hidden_NH[here], temperature), ref_head.logits(ref_hidden_NH[here], temperature)
-        p_log_sum_N, q_log_sum_N = p_NV.logsumexp(-1), q_NV.logsumexp(-1)
-        logps_N, ref_logps_N = label_logps(p_NV, labels_n), label_logps(q_NV, labels_n)
-        mass_NV = (p_NV - p_log_sum_N[:, None]).exp_()
-        p_mean_N, q_mean_N = (torch.einsum("nv,nv->n", mass_NV, logits_NV) for logits_NV in (p_NV, q_NV))
-        parts.append(
-            (logps_N, ref_logps_N, p_log_sum_N - p_mean_N, (p_mean_N - q_mean_N) - (p_log_sum_N - q_log_sum_N))
-        )
-    return PolicyTerms(*(torch.cat(terms) for terms in zip(*parts, strict=True)))
+        parts.append(by_rows(terms_of_rows, p_NV, q_NV, labels_N[here]))
+    return PolicyTerms(*torch.cat(parts, -1))
+
+
+def terms_of_rows(p_RV: Tensor, q_RV: Tensor, labels_R: Tensor) -> Tensor:
+    """The terms of `PolicyTerms` from the logits of both. Returns (4, R)."""
+    p_log_sum_R, q_log_sum_R = p_RV.logsumexp(-1), q_RV.logsumexp(-1)
+    mass_RV = (p_RV - p_log_sum_R[:, None]).exp_()
+    p_mean_R, q_mean_R = (torch.einsum("nv,nv->n", mass_RV, logits_RV) for logits_RV in (p_RV, q_RV))
+    kl_R = (p_mean_R - q_mean_R) - (p_log_sum_R - q_log_sum_R)
+    return torch.stack([label_logps(p_RV, labels_R), label_logps(q_RV, labels_R), p_log_sum_R - p_mean_R, kl_R])
 
 
 def last_of_row(mask_BT: Tensor) -> Tensor:

@@ -11,11 +11,10 @@ from transformers import LogitsProcessor
 
 from annotation.records import Sampling, UserError
 from annotation.translation import _
+from rlhf.models.log_probabilities import rows_in_cache
 
 # Of the likeliest token's probability: what less likely ones come to is a few in a thousand of a model's draws.
 PLAUSIBLE = 1e-5
-# Numbers of which a few copies fit into the cache of a processor's core.
-CACHED = 2**18
 
 
 class SeededSampler(LogitsProcessor):
@@ -48,8 +47,7 @@ class SeededSampler(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """scores (rows, vocabulary) → perturbed scores whose argmax is the sample."""
         states_B = mix(self.seeds_B + self.steps_B * GOLDEN).to(scores.device)
-        # A few rows at a time take a fraction of the time where they stay in the processor's cache.
-        rows = max(1, CACHED // scores.shape[-1]) if scores.device.type == "cpu" else len(scores)
+        rows = rows_in_cache(scores)
         parts = zip(torch.split(scores, rows), torch.split(states_B, rows), strict=True)
         perturbed_BV = torch.cat([self.perturbed(scores_RV.float(), states_R) for scores_RV, states_R in parts])
         self.steps_B += 1

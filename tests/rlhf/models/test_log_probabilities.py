@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlhf.models import log_probabilities
 from rlhf.models.hidden_states import head_of
-from rlhf.models.log_probabilities import Head, exact_kl, kl_and_logps, sum_by_row, token_logps
+from rlhf.models.log_probabilities import Head, entropy, exact_kl, kl_and_logps, label_logps, sum_by_row, token_logps
 from tests.architectures import built
 
 
@@ -187,6 +187,20 @@ def test_kl_is_the_expectation_of_the_sampled_log_ratio() -> None:
     sampled = log_ratio[draws]
     standard_error = sampled.std().item() / math.sqrt(len(draws))
     assert abs(sampled.mean().item() - exact_kl(policy_NV, base_NV).item()) < 4 * standard_error
+
+
+@pytest.mark.parametrize("numbers", [1, 22, 40])
+def test_rows_say_a_few_at_a_time_what_they_say_together(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, whether or not the last ones are fewer."""
+    own_NV, base_NV = random_tensors((7, 11), (7, 11))
+
+    def found() -> Tensor:
+        logps_N = label_logps(own_NV, torch.arange(7))
+        return torch.stack([exact_kl(own_NV, base_NV), entropy(own_NV), logps_N])
+
+    together = found()
+    monkeypatch.setattr(log_probabilities, "CACHED", numbers)
+    assert torch.equal(found(), together)
 
 
 # -------------------------------------------------------------------------------------------------------- sum_by_row
