@@ -273,11 +273,14 @@ def learn(run: Run, spec: TrainingSpec, trainer: Any) -> RunCost:
 
 @contextmanager
 def resumed_at(checkpoint: Checkpoint | None, arguments: Any) -> Iterator[str | None]:
-    """A directory that tells transformers at which step to go on; None where a run begins."""
+    """A directory that tells transformers at which step to go on; None where a run begins.
+
+    It lies beside the checkpoints, with which it goes where the run is killed.
+    """
     if checkpoint is None:
         yield None
         return
-    with TemporaryDirectory() as directory:
+    with TemporaryDirectory(prefix=".resumed-", dir=checkpoint.path.parent) as directory:
         state = TrainerState(global_step=checkpoint.step, train_batch_size=arguments.train_batch_size)
         state.compute_steps(arguments, arguments.max_steps)
         state.save_to_json(str(Path(directory) / "trainer_state.json"))

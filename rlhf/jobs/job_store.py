@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from annotation.database import Database, marks
 from annotation.jobs import job_table
@@ -18,7 +18,7 @@ from annotation.records import UserError, now
 from annotation.translation import N_, _, joined, kept, retold
 from annotation.validation import known
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
-from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
+from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, MemoryReason, difference
 
 Job: TypeAlias = job_table.Job[JobSpec]
 # A job that waits to be followed again, for which a machine may have been rented.
@@ -130,7 +130,7 @@ def died(db: Database, job_id: int, worker: str, message: str, reason: Reason | 
     return changed == 1
 
 
-def requeue_smaller(db: Database, job_id: int, worker: str, reason: Literal["out-of-memory", "killed"]) -> bool:
+def requeue_smaller(db: Database, job_id: int, worker: str, reason: MemoryReason) -> bool:
     """Queue a job again with half the batch after memory ran out, where its spec asks for that (`halve_batch`).
 
     False, and nothing is written, where it does not, the batch is 1 already, or the job is no longer this worker's.

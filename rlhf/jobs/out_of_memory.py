@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Literal, TypeAlias
 
 from annotation.translation import N_, _, joined
 from rlhf.jobs.job_spec import JobSpec
 
+MemoryReason: TypeAlias = Literal["out-of-memory", "killed"]
 # How a job that ended for want of memory says so.
 MEMORY_RAN_OUT = N_("Memory ran out.")
 KILLED = N_("The worker was killed, often because memory ran out.")

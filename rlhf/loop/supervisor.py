@@ -20,6 +20,7 @@ from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import devices_here
 from rlhf.jobs.job_store import Job
+from rlhf.jobs.out_of_memory import MemoryReason
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.submission import job_submission
@@ -33,7 +34,9 @@ LAST_RETRY_SECONDS = 300.0
 STOP_SECONDS = 20.0
 # How the launcher of several processes tells that one of them was killed, in the log.
 KILLED_MARK = b"exitcode: -9"
-# How it tells there that it was told to end itself.
+# How a library tells that it ended a process for want of memory, and can't raise an error for it.
+MEMORY_MARKS = (b"bad_alloc", b"annot allocate memory")
+# How that launcher tells that it was told to end itself.
 TOLD_MARK = b"SignalException"
 
 logger = logging.getLogger(__name__)
@@ -169,10 +172,15 @@ class Supervisor:
 
     def record_death(self, job: Job, child: WorkerProcess, code: int) -> None:
         """Say how a worker ended that could not say so itself."""
-        if job.status == "queued" and (code == -signal.SIGTERM or TOLD_MARK in self.words_of(job.id, child)):
+        words = self.words_of(job.id, child)
+        if job.status == "queued" and (code == -signal.SIGTERM or TOLD_MARK in words):
             return  # told before it could begin, as systemd tells all at once: the next start begins it
-        killed = code == -signal.SIGKILL or (code != 0 and KILLED_MARK in self.words_of(job.id, child))
-        record_death(self.db, job, child, code, killed, _("See {file}.").format(file=self.log_file(job.id)))
+        reason: MemoryReason | None = None
+        if code == -signal.SIGKILL or (code != 0 and KILLED_MARK in words):
+            reason = "killed"
+        elif code == -signal.SIGABRT and any(mark in words for mark in MEMORY_MARKS):
+            reason = "out-of-memory"
+        record_death(self.db, job, child, code, reason, _("See {file}.").format(file=self.log_file(job.id)))
 
     def words_of(self, job_id: int, child: WorkerProcess) -> bytes:
         try:

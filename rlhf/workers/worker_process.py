@@ -18,13 +18,12 @@ import psutil
 from annotation.database import Database
 from annotation.environment import worker_environment
 from annotation.jobs.job_process import life_line
-from annotation.jobs.job_table import Reason
 from annotation.translation import _, joined
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.out_of_memory import KILLED, advice
+from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, MemoryReason, advice
 from rlhf.workers.forked_worker import ForkedWorker, ForkServer
 
 
@@ -119,20 +118,22 @@ def start_worker(
     )
 
 
-def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed: bool, see: str) -> None:
+def record_death(
+    db: Database, job: Job, child: WorkerProcess, code: int, reason: MemoryReason | None, see: str
+) -> None:
     """Say in a job's row how its worker ended. Rows that it ended well, or that another holds, stay as they are."""
-    if killed and job_store.requeue_smaller(db, job.id, child.worker, "killed"):
+    if reason and job_store.requeue_smaller(db, job.id, child.worker, reason):
         return
-    reason: Reason | None = "killed" if killed else None
-    cause = _(KILLED) if killed else _("The worker died (exit code {code}).").format(code=code)
-    said = [cause]
-    if killed:
-        said += [_("If it is killed again, let it take less memory."), advice(job.spec)]
+    said = _("The worker died (exit code {code}).").format(code=code)
+    if reason == "killed":
+        said = joined(_(KILLED), _("If it is killed again, let it take less memory."), advice(job.spec))
+    elif reason:
+        said = joined(_(MEMORY_RAN_OUT), advice(job.spec))
     # One that was told to stop has said why by itself, also where its launcher then ends with an error.
     if job.status != "lost" or (code and job.message != job_store.ended_with_program(job.spec)):
-        job_store.died(db, job.id, child.worker, joined(*said), reason)
+        job_store.died(db, job.id, child.worker, said if reason else joined(said, see), reason)
     if code:
-        job_store.give_up(db, job.id, child.attempt, joined(cause, see), reason)
+        job_store.give_up(db, job.id, child.attempt, joined(said, see), reason)
 
 
 def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: list[int]) -> None:
@@ -159,4 +160,6 @@ def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: list[int]
             signal.signal(number, handler)
     ended = job_store.get(db, job.id)
     if not (told and ended.status == "queued"):
-        record_death(db, ended, child, code, code == -signal.SIGKILL, _("What it printed is above."))
+        record_death(
+            db, ended, child, code, "killed" if code == -signal.SIGKILL else None, _("What it printed is above.")
+        )

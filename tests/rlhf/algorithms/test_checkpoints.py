@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from transformers import TrainingArguments
 
 from annotation.database import Database
 from annotation.jobs import job_table
@@ -18,12 +19,14 @@ from rlhf.algorithms.checkpoints import (
     SHARE_OF_TIME,
     STATE,
     WEIGHTS,
+    Checkpoint,
     CheckpointPace,
     forget_old_checkpoints,
     newest_checkpoint,
 )
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.algorithms.trl_trainer import resumed_at
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.job_spec import JobSpec, to_json
@@ -46,6 +49,19 @@ def test_writing_checkpoints_takes_no_more_of_the_time_than_it_may(step_seconds:
     assert sum(spent[1:]) <= 1.25 * SHARE_OF_TIME * (now - 100.0)
     apart = max(later - earlier for earlier, later in pairwise(saved[1:]))
     assert apart * step_seconds <= 1.5 * writing_seconds / SHARE_OF_TIME + 2 * step_seconds
+
+
+def test_what_tells_a_library_where_to_go_on_goes_with_the_checkpoints_of_a_run_that_is_killed(tmp_path: Path) -> None:
+    """In the system's directory for temporary files each such run would leave something for good."""
+    checkpoints = tmp_path / "job-1"
+    checkpoints.mkdir()
+    arguments = TrainingArguments(output_dir=str(tmp_path / "unused"), use_cpu=True, max_steps=9)
+    with resumed_at(Checkpoint(checkpoints / "checkpoint-4", 4), arguments) as directory:
+        assert directory is not None
+        assert Path(directory).parent == checkpoints
+        assert [path.name for path in Path(directory).iterdir()] == ["trainer_state.json"]
+        assert newest_checkpoint(checkpoints) is None
+    assert not [*checkpoints.iterdir()]
 
 
 def test_the_first_is_written_soon_where_little_is_trained_and_later_where_much_is() -> None:

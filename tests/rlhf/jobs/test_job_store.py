@@ -373,7 +373,7 @@ def test_what_became_of_a_worker_is_said_in_the_language_of_whoever_reads_it(db:
         assert row.message.startswith(translation.translate(KILLED))
         assert "Queued" not in row.message
     see = translation.translate("See {file}.").format(file="job.log")
-    record_death(db, row, WorkerProcess(cast(Popen[bytes], None), "w2", row.attempt), 1, False, see)
+    record_death(db, row, WorkerProcess(cast(Popen[bytes], None), "w2", row.attempt), 1, None, see)
     assert job_store.get(db, job).message == "The worker died (exit code 1). See job.log."
     with translation.speaking(german):
         cause, seen = translation.translate("The worker died (exit code {code})."), translation.translate("See {file}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -29,7 +30,7 @@ from rlhf.generation.answering_spec import AnsweringSpec, answers_come
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.job_spec import JobSpec, to_json
-from rlhf.jobs.out_of_memory import KILLED, advice
+from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, advice
 from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.run import Run, perform
 from rlhf.loop.supervisor import FIRST_RETRY_SECONDS, Supervisor
@@ -306,6 +307,33 @@ def test_a_killed_worker_is_told_of_with_what_to_lower(db: Database, supervisor:
     assert row.message.startswith(KILLED)
     for words in ("batch_size below 8", "max_length below 512", "QLoRA", "lora_targets"):
         assert words in row.message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("terminate called after throwing an instance of 'std::bad_alloc'", f"{MEMORY_RAN_OUT} .*batch_size below 8"),
+        ("cannot allocate memory for thread-local data: ABORT", f"{MEMORY_RAN_OUT} .*batch_size below 8"),
+        ("double free or corruption", r"The worker died \(exit code -6\)\. See .*job-1\.log"),
+    ],
+)
+def test_a_library_that_ends_a_worker_for_want_of_memory_is_told_of_as_such(
+    db: Database, supervisor: Supervisor, words: str, said: str
+) -> None:
+    """As where the memory of a program is limited: not every library can raise an error."""
+    job = queue(db, SFTSpec(batch_size=8))
+    supervisor.start_next()
+    child = supervisor.children[job]
+    assert job_store.claim(db, job, child.worker) is not None
+    with supervisor.log_file(job).open("a") as log:
+        log.write(f"{words}\n")
+    child.signal(signal.SIGABRT)
+    child.process.wait(PATIENCE_SECONDS)
+    supervisor.reap()
+    row = job_store.get(db, job)
+    assert row.status == "lost"
+    assert re.match(said, row.message)
+    assert row.reason == ("out-of-memory" if said.startswith(MEMORY_RAN_OUT) else None)
 
 
 def test_failures_of_the_answering_worker_that_are_far_apart_do_not_add_up(
