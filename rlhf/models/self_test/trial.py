@@ -70,6 +70,7 @@ def try_model(directory: Path) -> SelfTestResult:
 def load_for_trial(directory: Path) -> Any:
     """The model on the processor, in float32 where that fits. Raises UserError where it can't be loaded."""
     parameters = sum(torch.Size(tensor.shape).numel() for tensor in check_weights(directory).values())
+    load_whole(directory, dtype="auto", device_map="meta")  # before memory is taken for what a configuration says
     fits = 4 * parameters < FLOAT32_SHARE * psutil.virtual_memory().available
     return load_whole(directory, dtype=torch.float32 if fits else "auto")
 
