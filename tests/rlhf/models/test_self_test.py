@@ -15,7 +15,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig
+from transformers import AutoConfig, GenerationConfig, MllamaForConditionalGeneration
 
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -28,7 +28,7 @@ from rlhf.models.self_test.kept_results import COMPUTING, DIRECTORY, SelfTestRes
 from rlhf.models.self_test.trial import SAMPLING, Numbers, keeps_adapters, try_loaded, try_model
 from rlhf.submission import preconditions
 from tests import quantised_model
-from tests.architectures import EXPERTS, SETTINGS, built
+from tests.architectures import EXPERTS, SETTINGS, TINY, VOCABULARY, built
 from tests.machine_fixtures import Machine
 from tests.tiny_model import build_tokenizer
 
@@ -186,6 +186,29 @@ def test_a_trial_that_the_system_killed_is_said_to_have_lacked_memory(
     monkeypatch.setattr(sys, "executable", str(killed))
     with pytest.raises(UserError, match=r"can't be loaded \(The process was killed, often because memory ran out\.\)"):
         base_model.self_test(tmp_path)
+
+
+def test_a_model_with_more_embeddings_than_words_passes() -> None:
+    """As a Llama 3.2 that also sees: eight stand for pictures, and are never said."""
+    words = {**TINY, "num_hidden_layers": 3, "cross_attention_layers": [1]}
+    model = built("mllama", text_config={name: value for name, value in words.items() if name != "head_dim"})
+    assert model.get_input_embeddings().weight.shape[0] > VOCABULARY == model.get_output_embeddings().weight.shape[0]
+    leave_nothing_to_chance(model.train())
+    assert try_loaded(model).packs
+
+
+def test_a_model_of_which_nothing_whole_could_be_loaded_again_is_refused(tmp_path: Path) -> None:
+    """Of a Llama 3.2 that also sees the part for words is stored, as what is no language model to transformers."""
+    words = {name: value for name, value in TINY.items() if name != "head_dim"} | {"cross_attention_layers": []}
+    eyes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_global_layers": 1}
+    eyes |= {"attention_heads": 2, "image_size": 28, "patch_size": 14, "vision_output_dim": 32, "max_num_tiles": 1}
+    eyes |= {"intermediate_layers_indices": [0], "supported_aspect_ratios": [[1, 1]]}
+    words["vocab_size"] = len(build_tokenizer())
+    config = AutoConfig.for_model("mllama", text_config=words, vision_config=eyes)
+    MllamaForConditionalGeneration(config).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is stored as a 'mllama_text_model', which transformers can't load"):
+        try_model(tmp_path)
 
 
 def test_a_model_that_cannot_be_computed_rightly_is_refused_when_it_is_set_up(tmp_path: Path) -> None:
