@@ -109,7 +109,10 @@ def random_ids(causal: Any, lengths: Sequence[int]) -> list[list[int]]:
     configs = (causal.config, causal.config.get_text_config())
     named = [value for config in configs for name, value in vars(config).items() if name.endswith(MEANINGS)]
     special = torch.tensor([value for value in named if isinstance(value, int)], dtype=torch.long)
-    words = getattr(configs[1], "unpadded_vocab_size", None) or causal.get_input_embeddings().weight.shape[0]
+    # Some have embeddings for what is no word, such as pictures, and an output matrix may be stored quantised.
+    said = getattr(causal.get_output_embeddings(), "out_features", None)
+    known = causal.get_input_embeddings().weight.shape[0]
+    words = getattr(configs[1], "unpadded_vocab_size", None) or min(known, said or known)
     allowed = torch.arange(words)
     allowed = allowed[~torch.isin(allowed, special)]
     random = torch.Generator().manual_seed(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import re
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -170,15 +171,50 @@ def load_whole(path: Path, model_class: Any = None, **arguments: Any) -> Any:
     mismatched = [name for name, *_ in found["mismatched_keys"]]
     lacking = sorted(name for name in {*found["missing_keys"], *mismatched} if not name.startswith(SCORE))
     if lacking:
-        named = ", ".join(lacking[:3])
-        if lacking[3:]:
-            named = _("{names} and {more} more").format(names=named, more=len(lacking) - 3)
         said = _(
             "The weights in {path} are not all that a model of its {config} has: {lacking} are "
             "missing or of another size. Fetch the whole model again, or choose another one."
         )
-        raise UserError(said.format(path=path, config=CONFIG, lacking=named))
+        raise UserError(said.format(path=path, config=CONFIG, lacking=some_of(lacking)))
+    unread = unread_weights(model, found["unexpected_keys"])
+    if unread:
+        said = _(
+            "{path} has weights that a model of its {config} is computed without: {unread}. What it says would be "
+            "another model's. Fetch the whole model again, or choose another one."
+        )
+        raise UserError(said.format(path=path, config=CONFIG, unread=some_of(unread)))
     return without_router_loss(model)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first names of a list, and how many there are besides."""
+    shown = ", ".join(names[:3])
+    return _("{names} and {more} more").format(names=shown, more=len(names) - 3) if names[3:] else shown
+
+
+def unread_weights(model: Any, unexpected: Collection[str]) -> list[str]:
+    """Which of the weights that a model has no place for stand among those that it has one for.
+
+    Not those of whole parts that it lacks, such as eyes, nor of layers behind the last one that guess several tokens at
+    once, nor what a way of quantising reads.
+    """
+    if getattr(model, "hf_quantizer", None) is not None:
+        return []
+    guessing = getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0
+    own = {name for name, _value in model.named_parameters()}
+    known = {*own, *unexpected}
+    sizes = {name: len(part) for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)}
+
+    def stands_among(name: str) -> bool:
+        stem, _dot, kind = name.rpartition(".")
+        biases = kind == "bias" and f"{stem}.weight" in known
+        layer = re.match(r"(.+?)\.(\d+)\.", name)
+        if layer is None or layer[1] not in sizes:
+            return biases and f"{stem}.weight" in own
+        size = sizes[layer[1]]
+        return (kind.startswith("weight") or biases) and int(layer[2]) not in range(size, size + guessing)
+
+    return sorted(filter(stands_among, unexpected))
 
 
 def without_router_loss(model: Any) -> Any:

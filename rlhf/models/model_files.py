@@ -43,6 +43,12 @@ ENCODER: Final = N_(
     "A '{kind}' model reads with an encoder and writes with a decoder, and Prefloop takes models that go on writing "
     "what they read (causal language models). Choose another model."
 )
+SCORES: Final = N_(
+    "This model was trained to score texts ('{architecture}'), not to write them. Choose the one that it was made of, "
+    "or another."
+)
+# How transformers names what has a head for scores in the place of one for words.
+SCORING: Final = re.compile(r"(?:Classification|RewardModel)$")
 NEEDS_CODE: Final = N_(
     "The installed transformers can't load a '{kind}' model as a causal language model: it needs code that comes with "
     "it, and Prefloop runs none. Choose another model, or update Prefloop."
@@ -243,7 +249,7 @@ def tokens_known(directory: Path) -> int | None:
 
 
 def check_architecture(directory: Path) -> None:
-    """Raises UserError where the installed transformers has no causal language model of this kind of its own."""
+    """Raises UserError where transformers has no causal language model of this kind, and for what gives scores."""
     config = read_object(directory / CONFIG)
     kind, known = config.get("model_type"), kinds_in(CAUSAL)
     if not isinstance(kind, str) or not kind:
@@ -251,6 +257,10 @@ def check_architecture(directory: Path) -> None:
         raise UserError(said.format(directory=directory / CONFIG))
     if config.get("is_encoder_decoder"):
         raise UserError(_(ENCODER).format(kind=kind[:80]))
+    named = config.get("architectures")
+    scoring = [str(one) for one in named if SCORING.search(str(one))] if isinstance(named, list) else []
+    if scoring:
+        raise UserError(_(SCORES).format(architecture=scoring[0][:80]))
     if known and kind not in known:
         raise UserError(_(NEEDS_CODE if config.get("auto_map") else UNKNOWN_KIND).format(kind=kind[:80]))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Literal
 
-from annotation.imports.printable import display_name
+from annotation.imports.printable import display_name, printable
 from annotation.imports.sources.json_values import NotJson, parse_json
 from annotation.imports.sources.raw_rows import finite, kind_of
 from annotation.records import UserError
@@ -64,7 +64,8 @@ class UnusableRow(UserError):
     """A row that can't be imported: the column at fault, and a sentence why, whose {column} is that one's name."""
 
     def __init__(self, column: str, sentence: str, **gaps: object) -> None:
-        super().__init__(sentence.format(column=display_name(column), **gaps))
+        said = {name: printable(gap) if isinstance(gap, str) else gap for name, gap in gaps.items()}
+        super().__init__(sentence.format(column=display_name(column), **said))
         self.column = column
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from annotation import hub_client
 from annotation.imports.printable import display_name, first_line
@@ -26,6 +27,13 @@ def hub_dataset(repository: str, config: str | None = None, split: str | None = 
             "'{display_name}' is no name of a dataset on the Hub. Names look like owner/name, or owner/name@revision."
         )
         raise UserError(said.format(display_name=display_name(repository)))
+
+    if Path(name).is_dir():  # which `datasets` would read in its place
+        said = _(
+            "{name} is a directory here ({path}). Import it by its path or, for the dataset on the Hub, from another "
+            "working directory."
+        )
+        raise UserError(said.format(name=name, path=Path(name).absolute()))
 
     def explain(error: BaseException) -> str:
         return explain_hub_error(repository, error)

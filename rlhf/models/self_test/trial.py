@@ -30,7 +30,7 @@ from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import base_model
 from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps, takes_embeddings
 from rlhf.models.loading import adapter_config, hung_on, leave_nothing_to_chance, load_tokenizer, load_whole, placement
-from rlhf.models.model_files import check_weights
+from rlhf.models.model_files import CAUSAL, check_weights, kinds_in
 from rlhf.models.packing import pad
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.sampling.prompt_cache import shares_prompts
@@ -62,6 +62,10 @@ def try_model(directory: Path) -> SelfTestResult:
     load_tokenizer(directory)
     how = base_model.quantisation(directory)
     model = load_for_trial(directory) if not how else load_quantised_for_trial(directory, how)
+    kind = model.config.model_type
+    if kind not in kinds_in(CAUSAL):
+        stored = _("What is trained of it is stored as a '{kind}', which transformers can't load as a language model.")
+        raise unusable(stored.format(kind=kind))
     leave_nothing_to_chance(model.train())
     result = try_loaded(model)
     return replace(result, adapters=keeps_adapters(model, directory))
@@ -70,6 +74,7 @@ def try_model(directory: Path) -> SelfTestResult:
 def load_for_trial(directory: Path) -> Any:
     """The model on the processor, in float32 where that fits. Raises UserError where it can't be loaded."""
     parameters = sum(torch.Size(tensor.shape).numel() for tensor in check_weights(directory).values())
+    load_whole(directory, dtype="auto", device_map="meta")  # before memory is taken for what a configuration says
     fits = 4 * parameters < FLOAT32_SHARE * psutil.virtual_memory().available
     return load_whole(directory, dtype=torch.float32 if fits else "auto")
 

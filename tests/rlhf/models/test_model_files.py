@@ -199,7 +199,25 @@ def test_an_architecture_that_transformers_does_not_have_is_refused(tmp_path: Pa
         check_architecture(tmp_path)
 
 
-@pytest.mark.parametrize("config", [{"model_type": "llama"}, {"model_type": "phi3", "auto_map": {"AutoModel": "x.Y"}}])
+@pytest.mark.parametrize(
+    "name", ["LlamaForSequenceClassification", "LlamaForTokenClassification", "LlamaForRewardModel"]
+)
+def test_what_was_trained_to_score_is_no_model_that_answers(tmp_path: Path, name: str) -> None:
+    """Where its words come out by its embeddings it lacks no weights, and it was never trained to say them."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": [name]}))
+    with pytest.raises(UserError, match=f"was trained to score texts \\('{name}'\\)"):
+        check_architecture(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "llama"},
+        {"model_type": "llama", "architectures": None},
+        {"model_type": "llama", "architectures": ["LlamaForCausalLM", 3]},
+        {"model_type": "phi3", "auto_map": {"AutoModel": "x.Y"}},
+    ],
+)
 def test_an_architecture_of_transformers_own_is_taken(tmp_path: Path, config: Any) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     check_architecture(tmp_path)

@@ -14,7 +14,8 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, GenerationConfig, MllamaForConditionalGeneration
 
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -27,7 +28,7 @@ from rlhf.models.self_test.kept_results import COMPUTING, DIRECTORY, SelfTestRes
 from rlhf.models.self_test.trial import SAMPLING, Numbers, keeps_adapters, try_loaded, try_model
 from rlhf.submission import preconditions
 from tests import quantised_model
-from tests.architectures import EXPERTS, SETTINGS, built
+from tests.architectures import EXPERTS, SETTINGS, TINY, VOCABULARY, built
 from tests.machine_fixtures import Machine
 from tests.tiny_model import build_tokenizer
 
@@ -187,12 +188,86 @@ def test_a_trial_that_the_system_killed_is_said_to_have_lacked_memory(
         base_model.self_test(tmp_path)
 
 
+def test_a_model_with_more_embeddings_than_words_passes() -> None:
+    """As a Llama 3.2 that also sees: eight stand for pictures, and are never said."""
+    words = {**TINY, "num_hidden_layers": 3, "cross_attention_layers": [1]}
+    model = built("mllama", text_config={name: value for name, value in words.items() if name != "head_dim"})
+    assert model.get_input_embeddings().weight.shape[0] > VOCABULARY == model.get_output_embeddings().weight.shape[0]
+    leave_nothing_to_chance(model.train())
+    assert try_loaded(model).packs
+
+
+def test_a_model_of_which_nothing_whole_could_be_loaded_again_is_refused(tmp_path: Path) -> None:
+    """Of a Llama 3.2 that also sees the part for words is stored, as what is no language model to transformers."""
+    words = {name: value for name, value in TINY.items() if name != "head_dim"} | {"cross_attention_layers": []}
+    eyes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_global_layers": 1}
+    eyes |= {"attention_heads": 2, "image_size": 28, "patch_size": 14, "vision_output_dim": 32, "max_num_tiles": 1}
+    eyes |= {"intermediate_layers_indices": [0], "supported_aspect_ratios": [[1, 1]]}
+    words["vocab_size"] = len(build_tokenizer())
+    config = AutoConfig.for_model("mllama", text_config=words, vision_config=eyes)
+    MllamaForConditionalGeneration(config).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is stored as a 'mllama_text_model', which transformers can't load"):
+        try_model(tmp_path)
+
+
 def test_a_model_that_cannot_be_computed_rightly_is_refused_when_it_is_set_up(tmp_path: Path) -> None:
     """BERT as a language model: layers stand between its hidden states and its output matrix."""
     model = saved(tmp_path / "model", "bert", is_decoder=True)
     with pytest.raises(UserError, match=r"This model can't be computed rightly here\. Its logits are not made"):
         base_model.prepare(tmp_path / "data", str(model))
     assert not (tmp_path / "data" / DIRECTORY).exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "unread"),
+    [
+        ({"attention_bias": True}, {"attention_bias": False}, "model.layers.0.self_attn.k_proj.bias"),
+        ({"num_hidden_layers": 4}, {"num_hidden_layers": 2}, "model.layers.2.input_layernorm.weight"),
+    ],
+)
+def test_weights_that_the_model_would_be_computed_without_are_refused(
+    tmp_path: Path, settings: dict[str, Any], said: dict[str, Any], unread: str
+) -> None:
+    """Its answers would be another model's, and nothing that it computes shows it."""
+    model = saved(tmp_path / "model", "llama", **settings)
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    (model / "config.json").write_text(json.dumps(config | said), "utf-8")
+    with pytest.raises(UserError, match=rf"a model of its config\.json is computed without: {unread}, "):
+        try_model(model)
+
+
+@pytest.mark.parametrize("method", [None, {"quant_method": "of-tomorrow"}])
+def test_weights_whose_scales_nothing_reads_are_refused(tmp_path: Path, method: dict[str, str] | None) -> None:
+    """As of a checkpoint in 8 bits that lost what its configuration says of them, or is stored in an unknown way."""
+    model = (
+        saved(tmp_path / "model", "llama", quantization_config=method) if method else saved(tmp_path / "model", "llama")
+    )
+    weights = load_file(model / "model.safetensors")
+    scales = {f"{name}_scale_inv": torch.ones(1) for name in weights if name.endswith("proj.weight")}
+    save_file(weights | scales, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"is computed without: model\.layers\.0\.mlp\.down_proj\.weight_scale_inv, "):
+        try_model(model)
+
+
+def test_weights_of_parts_that_draw_no_answer_are_passed_over(tmp_path: Path) -> None:
+    """As those that guess several tokens at once (DeepSeek), of a scalar head, and what older files noted of places."""
+    model = saved(tmp_path / "model", "llama", num_nextn_predict_layers=1)
+    weights = load_file(model / "model.safetensors")
+    one = torch.ones(4)
+    beside = ("mtp.layers.0.norm.weight", "model.layers.2.eh_proj.weight", "score.weight", "vision.layers.0.fc.weight")
+    older = ("model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.self_attn.masked_bias")
+    more = {name: one.clone() for name in (*beside, *older, "model.layers.0.self_attn.bias")}
+    save_file(weights | more, model / "model.safetensors", {"format": "pt"})
+    assert try_model(model).adapters
+
+
+def test_a_size_that_the_weights_have_not_is_refused_before_memory_is_taken_for_it(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model", "llama")
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    (model / "config.json").write_text(json.dumps(config | {"intermediate_size": 10**12}), "utf-8")
+    with pytest.raises(UserError, match="missing or of another size"):
+        try_model(model)
 
 
 @pytest.mark.parametrize(("family", "trains"), [("laguna", False), ("gpt_oss", True), ("nemotron_h", True)])

@@ -493,6 +493,13 @@ def test_a_row_that_cannot_be_used_says_which_column_and_why(
     assert str(refusal.value).startswith(f"column '{column}' {reason}")
 
 
+def test_a_reason_carries_nothing_to_a_terminal() -> None:
+    row = {"prompt": "p", "response_a": "x <|\x1b]0;t\x07|>", "response_b": "y", "winner": "a"}
+    read = reader_of(make_plan([SourceRow(1, row)]))
+    with pytest.raises(UnusableRow, match=r"ends with the mark of a chat template \('<\|\ufffd\]0;t\ufffd\|>'\)"):
+        read(row)
+
+
 @pytest.mark.parametrize("name", ["label", "rating", "Quality (1-5)"])
 def test_a_label_that_could_not_be_read_is_not_passed_over(name: str) -> None:
     with pytest.raises(UnclearColumn, match=r"bad (answers|ones) must not be learned"):
