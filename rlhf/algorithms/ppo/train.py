@@ -50,6 +50,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -329,7 +330,8 @@ class Learner:
         prompts = [self.prompts[prompt_of(len(self.prompts), spec, step, index)] for index in indices]
         seeds = [[seed_of(spec, step, index)] for index in indices]
         texts = [prompt["text"] for prompt in prompts]
-        with self.accelerator.autocast():
+        # A base under LoRA is in the type that is computed in already, and without autocast has its weights laid out.
+        with nullcontext() if spec.method == "lora" else self.accelerator.autocast():
             model = self.roles.act_as("policy")
             drawn = draw(model, self.tokenizer, texts, seeds, spec.sampling, lambda: self.run.stopped)
         return [

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -43,6 +43,8 @@ class Draw:
     """The generated tokens, the end-of-text token included."""
     vocabulary: str = field(default="", compare=False)
     """Of the tokenizer that they belong to."""
+    states_TH: Tensor | None = field(default=None, compare=False, repr=False)
+    """The last hidden states that they were drawn from, where these are wanted."""
 
     @property
     def token_ids(self) -> TokenIds | None:
@@ -155,13 +157,14 @@ def draw_in_turn(
     together: int,
     stop: Callable[[], bool] = lambda: False,
     watch: Callable[[int, set[int]], StreamCallback] | None = None,
+    keep_states: bool = False,
 ) -> Iterator[tuple[int, Draw]]:
     """Sample an answer to each prompt by its seed, so many together; yields each with its place when it has ended.
 
     Where the model can go on from a repeated cache, a prompt is computed once for all its answers that begin together,
     and every SPELL tokens those that have ended leave, so that the others go on faster, and some that wait enter.
     After each token `stop` is asked whether to end; then no more come. `watch` makes of the column where answers begin,
-    and of what ends them, who is told of all rows.
+    and of what ends them, who is told of all rows. `keep_states`: each answer brings the states that it was drawn from.
     """
     if asked and sampling.sampler != Sampling.sampler:
         raise UserError(_("Answers are not drawn by that sampler any more: leave “sampler” out of “sampling”."))
@@ -181,7 +184,7 @@ def draw_in_turn(
         while waiting or batch is not None:
             room = together if batch is None else (together - len(batch.places)) * batch.can_grow
             if waiting and room >= ROOM_TO_ENTER * together:
-                new = AnswerBatch.begun(causal, tokenizer, waiting[:room], virtual_KH, sampling)
+                new = AnswerBatch.begun(causal, tokenizer, waiting[:room], virtual_KH, sampling, keep_states)
                 batch, waiting = new if batch is None else batch.joined(new), waiting[room:]
             assert batch is not None
             criteria: list[Any] = [StopWhen(stop)]
@@ -194,14 +197,20 @@ def draw_in_turn(
                 return
             over = [len(ids) >= sampling.max_new_tokens or not ends.isdisjoint(ids) for ids in batch.drawn]
             draws = [
-                (place, read_draw(tokenizer, ids, batch.seed_of(row), batch.prompt_tokens[row], ends))
-                for row, (place, ids) in enumerate(zip(batch.places, batch.drawn, strict=True))
-                if over[row]
+                (batch.places[row], ended_draw(tokenizer, batch, row, ends))
+                for row, has_ended in enumerate(over)
+                if has_ended
             ]
             if draws:
                 going = [row for row, has_ended in enumerate(over) if not has_ended]
                 batch = batch.only(going) if going else None
             yield from draws
+
+
+def ended_draw(tokenizer: Any, batch: AnswerBatch, row: int, ends: set[int]) -> Draw:
+    """The answer of a row that has ended."""
+    found = read_draw(tokenizer, batch.drawn[row], batch.seed_of(row), batch.prompt_tokens[row], ends)
+    return replace(found, states_TH=batch.states_of(row, found.tokens))
 
 
 def read_draw(tokenizer: Any, ids: list[int], seed: int, prompt_tokens: int, ends: set[int]) -> Draw:
