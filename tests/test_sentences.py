@@ -43,7 +43,7 @@ NO_SENTENCES_BY_REASON = {
         *("python -m rlhf --data {} run spec.json", "--extra-index-url https://download.pytorch.org/whl/cpu"),
     },
     "headers and marks of HTTP, HTML, CSS and JSON": {
-        *('attachment; filename="job-{}.csv"', 'attachment; filename="{}"', "Bearer {}", "openid profile"),
+        *('attachment; filename="{}"', "Bearer {}", "openid profile"),
         *("private, max-age=31536000, immutable", "chip {}", "facts figures", 'th scope="col"', 'th scope="row"'),
         *("/* ==== pages without Gradio ==== */\n", "/* ==== end of the tokens ==== */\n"),
     },

@@ -25,12 +25,10 @@ from annotation.records import Act, UserError, now, seconds_between
 from annotation.store import project_store
 from annotation.translation import N_, _
 
-NOT_IN_HAND = N_("This comparison is not in your hands. Nothing was recorded; here is your next one.")
 JUDGED = N_("You have judged this comparison already, and that judgement stands. Nothing was recorded now.")
 BACK_IN_POOL = N_("This comparison went back to the pool. Nothing was recorded.")
 TAKEN_UP = N_("You have taken up another comparison meanwhile. Of the one before nothing was recorded.")
 HERE_AGAIN = N_("The time for this comparison ran out. It is yours again; its answers may have changed places.")
-TAKEN_BACK = N_("You took this judgement back. Nothing was recorded; judge what is shown now.")
 
 
 class JudgementConflict(UserError):
@@ -51,7 +49,7 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
     with db.transaction() as connection:
         claim = claim_under(db, annotator_id, nonce)
         if claim is None:
-            raise UserError(_(NOT_IN_HAND))
+            raise UserError(_("This comparison is not in your hands. Nothing was recorded; here is your next one."))
         stands = current_judgement(db, claim)
         if stands is not None:
             return same_or_refused(db, stands, value, claim.shown_order)
@@ -86,7 +84,7 @@ def same_or_refused(db: Database, stands: StoredJudgement, value: Any, order: Se
 def why_closed(db: Database, claim: StoredClaim) -> str:
     """Why a claim that is not in hand any more, and for which no judgement stands, can't be judged."""
     if db.value("SELECT count(*) FROM judgement WHERE claim_id = ?", (claim.id,)):
-        return _(TAKEN_BACK)
+        return _("You took this judgement back. Nothing was recorded; judge what is shown now.")
     gone = TAKEN_UP if gave_way(db, claim) or claim.expires > now() else BACK_IN_POOL
     return _(UNFIT.get(read_claim(db, claim).comparison_state, gone))
 

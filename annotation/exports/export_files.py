@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import subprocess
@@ -13,8 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from starlette.requests import Request as WebRequest
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from annotation.database import Database
@@ -28,9 +26,9 @@ from annotation.jobs.job_process import REFUSED, ROOT, TIED, niced, run_command
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
-from annotation.records import Annotator, UserError
+from annotation.records import UserError
 from annotation.translation import N_, _, joined, ngettext, retold
-from annotation.web.middleware import ANNOTATOR_KEY
+from annotation.web.middleware import admins_route
 
 # No separators, and no dot in front: such a name can't lead out of the directory or to what is being written.
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -189,18 +187,8 @@ class Downloads:
     data_dir: Path
 
     def routes(self) -> Sequence[Route]:
-        return [Route(f"/{DIRECTORY}/{{name}}", self.download, methods=["GET"])]
+        return [admins_route(DIRECTORY, self.export)]
 
-    async def download(self, request: WebRequest) -> Response:
-        """The file, to be saved and not shown. Who asks comes from the session, as everywhere."""
-        annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
-        if annotator is None or annotator.role != "admin":
-            return PlainTextResponse(_("Only an admin may fetch exports."), 403)
-        name: Any = request.path_params["name"]
-        try:
-            path = await asyncio.to_thread(find, self.data_dir, name)
-        except UserError as error:
-            return PlainTextResponse(str(error), 404)
-        return FileResponse(
-            path, filename=path.name, media_type="application/octet-stream", headers={"Cache-Control": "no-store"}
-        )
+    def export(self, name: str) -> Response:
+        path = find(self.data_dir, name)
+        return FileResponse(path, filename=path.name, media_type="application/octet-stream")

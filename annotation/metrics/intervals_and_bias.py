@@ -194,9 +194,8 @@ class Bias:
 
 def position_biases(votes: Iterable[Vote]) -> list[Bias]:
     """Share of decisive choices of the answer shown on the left (two) or first (more), against 1 / K."""
-    return biases(
-        choices_by_place(votes), first_shown, (_("Chose the left of two"), _("Chose the first shown of several"))
-    )
+    names = (_("Chose the left of two"), _("Chose the first shown of several"))
+    return biases(choices_by_place(votes), lambda vote: vote.shown_order[0], names)
 
 
 def choices_by_place(votes: Iterable[Vote]) -> list[Vote]:
@@ -212,11 +211,6 @@ def length_biases(votes: Iterable[Vote]) -> list[Bias]:
     """
     trained = [vote for vote in votes if vote.purpose not in ("gold", "re-ask")]
     return biases(trained, longest, (_("Chose the longer of two"), _("Chose the longest of several")))
-
-
-def first_shown(vote: Vote) -> int | None:
-    """The position of the answer that was shown on the left, or first."""
-    return vote.shown_order[0]
 
 
 def longest(vote: Vote) -> int | None:

@@ -36,7 +36,6 @@ FIRST_VIEW: Mapping[str, tuple[str, bool | None]] = {
     "literal": (N_("Literal text"), False),
     "rendered": (N_("Rendered Markdown"), True),
 }
-EACH_CAN_SWITCH = N_("How answers are first shown; each annotator can switch.")
 # The previewed guidelines come from `rendering`, which lets nothing through that runs.
 FieldValues = dict[str, Any]
 
@@ -193,7 +192,7 @@ def build_form() -> dict[str, Any]:
         form["rendered"] = gr.Radio(
             [(_(label), name) for name, (label, _rendered) in FIRST_VIEW.items()],
             label=called["rendered"],
-            info=_(EACH_CAN_SWITCH),
+            info=_("How answers are first shown; each annotator can switch."),
         )
     form["own_prompts"] = gr.Checkbox(label=called["own_prompts"])
     form["tags"] = gr.Textbox(

@@ -343,6 +343,27 @@ def signed_in_name(request: Request) -> str | None:
     return None if annotator is None else annotator.name
 
 
+def by_admin(request: Request) -> bool:
+    annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
+    return annotator is not None and annotator.role == "admin"
+
+
+def admins_route(where: str, find: Callable[[str], Response]) -> Route:
+    """The route of files that admins save, and nobody else; `find` raises UserError for a name that none has."""
+
+    async def fetch(request: Request) -> Response:
+        if not by_admin(request):
+            return PlainTextResponse(_("Only an admin may fetch this."), 403)
+        try:
+            found = await asyncio.to_thread(find, request.path_params["name"])
+        except UserError as error:
+            return PlainTextResponse(str(error), 404)
+        found.headers.update(NOT_STORED)
+        return found
+
+    return Route(f"/{where}/{{name}}", fetch, methods=["GET"])
+
+
 # -------------------------------------------------------------------------------------------------------- signing in
 Returned = TypeVar("Returned")
 # What waits here for another's write keeps none of the threads of those who only read.

@@ -421,7 +421,7 @@ class TrainingProgress:
 
     def told_to_stop(self) -> bool:
         """Whether any of the processes was told to stop; all of them must ask."""
-        return any_process(self.learner.accelerator, self.run.stopped)
+        return mean_of_processes(self.learner.accelerator, float(self.run.stopped)) > 0
 
     def save(self, step: int, steps: int) -> None:
         """Write a checkpoint, whole or not at all; nothing while measuring or in a further process.
@@ -434,11 +434,6 @@ class TrainingProgress:
             manifest = CheckpointManifest(self.spec.kind, step, steps)
             write_checkpoint(self.checkpoints, manifest, learner.weights(), learner.optimiser, learner.further())
             self.pace.written(began, time.monotonic())
-
-
-def any_process(accelerator: Any, flag: bool) -> bool:
-    """Whether the flag is set in any of the processes; all of them must ask."""
-    return mean_of_processes(accelerator, float(flag)) > 0
 
 
 def mean_of_processes(accelerator: Any, number: float) -> float:

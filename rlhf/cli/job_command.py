@@ -110,10 +110,7 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
         job = job_store.get(db, job_id)
     finally:
         signal.signal(signal.SIGTERM, before)
-    print(visible(f"job {job_id} {job.status}. {job.message}".strip()))
-    if job.result is not None:
-        print(json.dumps(job.result, indent=2))
-    return 0 if job.status == "finished" else 1
+    return rent_command.print_ending(job)
 
 
 def crossing_sentence(db: Database, spec: JobSpec) -> str:

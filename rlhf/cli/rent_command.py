@@ -89,8 +89,12 @@ def follow(db: Database, data_dir: Path, job_id: int) -> int:
         signal.signal(signal.SIGTERM, before)
     follower.stop(rental_client.POLL_SECONDS)
     rental_client.clear_up(hub, db)
-    job = job_store.get(db, job_id)
-    print(visible(f"job {job_id} {job.status}. {job.message}".strip()))
+    return print_ending(job_store.get(db, job_id))
+
+
+def print_ending(job: job_store.Job) -> int:
+    """Print how a job ended; the exit status."""
+    print(visible(f"job {job.id} {job.status}. {job.message}".strip()))
     if job.result is not None:
         print(json.dumps(job.result, indent=2))
     return 0 if job.status == "finished" else 1

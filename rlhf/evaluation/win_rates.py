@@ -266,17 +266,13 @@ def judged_for(db: Database, policy: Policy) -> int:
 
     Whatever the scope of its training, a policy and those that it grew from have learnt from all up to a judgement.
     """
+    last = max(snapshots.seen_until(db, one) for one in registry.family(db, policy))
     return int(
         db.value(
             """SELECT count(DISTINCT j.comparison_id) FROM judgement j JOIN comparison c ON c.id = j.comparison_id
                    JOIN prompt p ON p.id = c.prompt_id
                WHERE j.id <= ? AND j.outcome NOT IN ('skip', 'undone') AND c.purpose = 'preference'
                  AND c.candidate_id IS NULL AND p.split = 'train'""",
-            (learnt_until(db, policy),),
+            (last,),
         )
     )
-
-
-def learnt_until(db: Database, policy: Policy) -> int:
-    """The last judgement that a policy, its reward model, or one that it grew from, has learnt from; 0 without any."""
-    return max(snapshots.seen_until(db, one) for one in registry.family(db, policy))

@@ -28,14 +28,13 @@ from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import ATTENTION, TrainingSpec, first_adapted, target_layers
 from rlhf.jobs.job_store import Job
-from rlhf.models.model_files import read_header, weight_files
+from rlhf.models.model_files import OUTPUTS, of_text, read_header, read_object, weight_files
 
 GB = 1e9
 INPUT_EMBEDDINGS = (
     *("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings", "embed_positions", "embeddings"),
     *("tokens_embed", "positions_embed", "embed_tokens_per_layer"),
 )
-OUTPUT_EMBEDDINGS = ("lm_head", "embed_out")
 # The ends of the names of tables with a row for each word.
 TABLES = (["embed_tokens"], ["wte"], ["embed_in"], ["word_embeddings"], ["embeddings"], ["tokens_embed"])
 # What files hold besides parameters: rotary frequencies, which are computed, and how quantised weights are unpacked.
@@ -181,13 +180,13 @@ class Shapes:
     @property
     def own_head(self) -> int:
         """Parameters of an output embedding that is not the input embedding."""
-        named = (name for name in self.tensors if any(part in OUTPUT_EMBEDDINGS for part in name.split(".")))
+        named = (name for name in self.tensors if any(part in OUTPUTS for part in name.split(".")))
         return sum(math.prod(self.tensors[name]) for name in named)
 
 
 def linear_in(tensors: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
     """(outputs, inputs) of the linear layers between the embeddings."""
-    others = (*INPUT_EMBEDDINGS, *OUTPUT_EMBEDDINGS)
+    others = (*INPUT_EMBEDDINGS, *OUTPUTS)
     return {
         name: (shape[0], shape[1])
         for name, shape in tensors.items()
@@ -205,16 +204,14 @@ def read_shapes(directory: Path) -> Shapes:
 @lru_cache(maxsize=8)
 def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> Shapes:
     """The shapes in files that were last changed at these times: read once."""
-    config = json.loads(config_file.read_text("utf-8"))
-    text = {**config, **(config.get("text_config") or {})}
+    config = read_object(config_file)
+    text = of_text(config)
     tensors: dict[str, tuple[int, ...]] = {}
     for file, _size in files:
         tensors |= shapes_in(file)
     if text.get("tie_word_embeddings"):
         tensors = {
-            name: shape
-            for name, shape in tensors.items()
-            if not any(part in OUTPUT_EMBEDDINGS for part in name.split("."))
+            name: shape for name, shape in tensors.items() if not any(part in OUTPUTS for part in name.split("."))
         }
     hidden = first_of(text, "hidden_size", "n_embd", "d_model")
     heads = first_of(text, "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")

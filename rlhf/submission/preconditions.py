@@ -18,7 +18,7 @@ from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, Training, TrainingSpec, target_layers
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
-from rlhf.models.model_files import has_scores, is_tied, read_header
+from rlhf.models.model_files import OUTPUTS, has_scores, is_tied, read_header
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
 from rlhf.models.self_test.kept_results import kept_result
@@ -472,7 +472,7 @@ def unmergeable(db: Database, policy: Policy, ground: Path | None) -> str:
         config = configuration(db, policy)
         has = [name for name in UNMERGED if config.get(name)]
         if ground is not None and is_tied(ground):
-            embeddings = {*memory.INPUT_EMBEDDINGS, *memory.OUTPUT_EMBEDDINGS}
+            embeddings = {*memory.INPUT_EMBEDDINGS, *OUTPUTS}
             adapted = read_header(db.path.parent / str(policy.path) / "adapter_model.safetensors")
             words = {word for name in adapted if ".lora_" in name for word in name.split(".")}
             has += sorted(words & embeddings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import csv
 import io
 import re
@@ -12,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from annotation.database import Database
 from annotation.exports.formats import escape_cell
-from annotation.records import Annotator, UserError
+from annotation.records import UserError
 from annotation.translation import _
-from annotation.web.middleware import ANNOTATOR_KEY
+from annotation.web.middleware import admins_route
 from rlhf.generation import prompt_sets
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import bytes_within
@@ -117,65 +115,44 @@ class ModelDownloads:
     data_dir: Path
 
     def routes(self) -> Sequence[Route]:
-        return [
-            Route(f"/{ADDRESS}/{{name}}", self.download, methods=["GET"]),
-            Route(f"/{prompt_sets.DIRECTORY}/{{name}}", self.download_answers, methods=["GET"]),
-            Route(f"/{METRICS}/{{name}}", self.download_metrics, methods=["GET"]),
-            Route(f"/{REPORTS}/{{name}}", self.download_report, methods=["GET"]),
-        ]
+        served = {ADDRESS: self.model, prompt_sets.DIRECTORY: self.answers, METRICS: self.metrics, REPORTS: self.report}
+        return [admins_route(where, find) for where, find in served.items()]
 
-    async def download(self, request: Request) -> Response:
-        """The zip file, to be saved and not shown. Who asks comes from the session, as everywhere."""
-        if not by_admin(request):
-            return PlainTextResponse(_("Only an admin may fetch models."), 403)
-        name: Any = request.path_params["name"]
+    def model(self, name: str) -> Response:
+        """The zip file."""
         named = NAME.fullmatch(name)
         if named is None:
-            return PlainTextResponse(_("There is no such model."), 404)
-        try:
-            directory = await asyncio.to_thread(directory_of, self.db, self.data_dir, named[1])
-        except UserError as error:
-            return PlainTextResponse(str(error), 404)
-        files = await asyncio.to_thread(files_of, directory)
-        headers = {"Content-Disposition": f'attachment; filename="{named[0]}"', "Cache-Control": "no-store"}
-        return StreamingResponse(zip_chunks(named[1], files), media_type="application/zip", headers=headers)
+            raise UserError(_("There is no such model."))
+        files = files_of(directory_of(self.db, self.data_dir, named[1]))
+        return StreamingResponse(zip_chunks(named[1], files), media_type="application/zip", headers=saved_as(name))
 
-    async def download_answers(self, request: Request) -> Response:
-        """The file of a job that answered a prompt set, to be saved and not shown."""
-        if not by_admin(request):
-            return PlainTextResponse(_("Only an admin may fetch answers."), 403)
-        name: Any = request.path_params["name"]
-        try:
-            path = await asyncio.to_thread(prompt_sets.find, self.data_dir, name)
-        except UserError as error:
-            return PlainTextResponse(str(error), 404)
-        headers = {"Cache-Control": "no-store"}
-        return FileResponse(path, media_type="application/jsonl", filename=path.name, headers=headers)
+    def answers(self, name: str) -> Response:
+        """The file of a job that answered a prompt set."""
+        path = prompt_sets.find(self.data_dir, name)
+        return FileResponse(path, media_type="application/jsonl", filename=path.name)
 
-    async def download_metrics(self, request: Request) -> Response:
-        """What a job has reported at each step, as a table, to be saved and not shown."""
-        if not by_admin(request):
-            return PlainTextResponse(_("Only an admin may fetch curves."), 403)
-        named = METRICS_NAME.fullmatch(request.path_params["name"])
-        found = [] if named is None else await asyncio.to_thread(job_store.metrics, self.db, int(named[1]))
+    def metrics(self, name: str) -> Response:
+        """What a job has reported at each step, as a table."""
+        named = METRICS_NAME.fullmatch(name)
+        found = [] if named is None else job_store.metrics(self.db, int(named[1]))
         if named is None or not found:
-            return PlainTextResponse(_("This job has reported nothing."), 404)
-        headers = {"Content-Disposition": f'attachment; filename="job-{named[1]}.csv"', "Cache-Control": "no-store"}
-        return Response(metrics_table(found), media_type="text/csv", headers=headers)
+            raise UserError(_("This job has reported nothing."))
+        return Response(metrics_table(found), media_type="text/csv", headers=saved_as(f"job-{named[1]}.csv"))
 
-    async def download_report(self, request: Request) -> Response:
-        if not by_admin(request):
-            return PlainTextResponse(_("Only an admin may fetch reports."), 403)
-        named = REPORT_NAME.fullmatch(request.path_params["name"])
-        found = [] if named is None else await asyncio.to_thread(job_store.with_ids, self.db, [int(named[1])])
-        if named is None or not found or not found[0].spec.waits:
-            return PlainTextResponse(_("There is no such run."), 404)
+    def report(self, name: str) -> Response:
+        named = REPORT_NAME.fullmatch(name)
+        found = [] if named is None else job_store.with_ids(self.db, [int(named[1])])
+        if not found or not found[0].spec.waits:
+            raise UserError(_("There is no such run."))
         # Not at the top: it loads Gradio, which takes seconds, and whoever judges does not need it.
         from rlhf.tabs.runs import run_report
 
-        text = await asyncio.to_thread(run_report.report_of, self.db, self.data_dir, found[0])
-        headers = {"Content-Disposition": f'attachment; filename="{named[0]}"', "Cache-Control": "no-store"}
-        return Response(text, media_type="text/markdown", headers=headers)
+        text = run_report.report_of(self.db, self.data_dir, found[0])
+        return Response(text, media_type="text/markdown", headers=saved_as(name))
+
+
+def saved_as(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 
 def metrics_table(metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -186,8 +163,3 @@ def metrics_table(metrics: Sequence[Mapping[str, Any]]) -> str:
     writer.writerow({name: escape_cell(name) for name in names})
     writer.writerows(metrics)
     return text.getvalue()
-
-
-def by_admin(request: Request) -> bool:
-    annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
-    return annotator is not None and annotator.role == "admin"

@@ -7,30 +7,23 @@ from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
-from annotation.records import MAXIMUM_ANSWERS
 from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import short_number
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
-from rlhf.algorithms.pair_facts import pair_facts, ranking_facts
-from rlhf.data.snapshots import MIN_PAIRS, collect
+from rlhf.algorithms.comparison_spec import ComparisonSpec, pair_facts, ranking_facts
 from rlhf.jobs.descriptions import (
-    COMPARISONS,
     Curve,
     Facts,
     FormLayout,
     Item,
     LearningRate,
-    Rows,
     Tokenised,
     TokenSequence,
     token_span,
 )
 from rlhf.jobs.job_spec import NoiseUse, Reference, Scope, TrainingSpec
-from rlhf.models import registry
 from rlhf.models.chat_template import special_ids
-from rlhf.models.tokenise import tokenise_comparisons
 from rlhf.submission.form_fields import in_words
 
 PairwiseLoss = Literal["ipo", "robust"]
@@ -98,7 +91,7 @@ CURVES = (
 
 
 @dataclass(frozen=True)
-class DPOSpec(TrainingSpec):
+class DPOSpec(ComparisonSpec):
     """Direct preference optimisation (Rafailov et al. 2023)."""
 
     kind: ClassVar = "dpo"
@@ -113,16 +106,13 @@ class DPOSpec(TrainingSpec):
         "kl": N_("KL from where it began"),
     }
     automatic: ClassVar = "DPO"
-    items: ClassVar = COMPARISONS
-    at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
         "qlora": LearningRate(4e-4, MEASURED),
         "lora": LearningRate(4e-4, MEASURED),
         "prompt": LearningRate(3e-3, N_("a third of supervised prompt tuning's")),
         "full": LearningRate(1e-6, N_("Tunstall et al. 2023 (Zephyr) take about as much")),
     }
-    answers_per_item: ClassVar = MAXIMUM_ANSWERS
-    pace_free: ClassVar = (*TrainingSpec.pace_free, "scope", "beta", "stop_kl")
+    pace_free: ClassVar = (*ComparisonSpec.pace_free, "beta", "stop_kl")
     labels: ClassVar = {"sft_weight": N_("SFT weight"), "stop_kl": N_("Stop at a KL of")}
     words: ClassVar = {
         "loss": {
@@ -154,7 +144,6 @@ class DPOSpec(TrainingSpec):
     )
 
     scope: Scope = "new"
-    """Train on judgements made since the parent's data was frozen ('new') or on every judgement ('all')."""
     reference: Reference = "base"
     """The policy that the KL penalty ties to: the weights under the adapter (the base model, or the fully trained ones
     that carry it), or the parent."""
@@ -186,9 +175,7 @@ class DPOSpec(TrainingSpec):
     annotator_noise: NoiseUse = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' is conservative DPO (Mitchell 2023)."""
-    ai_weight: NonNegativeFloat = 1.0
-    """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
-    people's in RLAIF (Lee et al. 2023)."""
+
     batch_size: PositiveInt = BATCH
     """Comparisons in one forward pass, each with all its pairs. Our choice: in one pass four take a tenth less time
     than in two."""
@@ -291,23 +278,11 @@ class DPOSpec(TrainingSpec):
         """Whether its loss orders answers by log-ratios per token."""
         return self.loss in PER_TOKEN
 
-    def rows(self, db: Database) -> Rows:
-        parent = registry.by_revision(db, self.parent)
-        return collect(db, parent, self.scope, self.max_length, judges_too=self.ai_weight > 0)
-
-    def data_key(self) -> tuple[Any, ...]:
-        """Without any weight, AI judges' labels are no rows."""
-        return *super().data_key(), self.ai_weight > 0
-
     def tokenise(self, tokenizer: Any, rows: Sequence[PreferenceRow]) -> Tokenised:
         """Comparisons with all their pairs together, without ends that only longer answers beat."""
-        items, left_out = tokenise_comparisons(tokenizer, rows, self.max_length)
+        items, left_out = super().tokenise(tokenizer, rows)
         ends = special_ids(tokenizer)
         return [{**item, "answers": with_ends_to_learn(item, ends)} for item in items], left_out
-
-    def answers_of(self, item: Item) -> list[Sequence[int]]:
-        """All answers of a comparison, each once."""
-        return list(filter(None, item["answers"]))
 
     def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """A sequence an answer: what wins at least as many pairs as it loses is made likelier, others less likely."""

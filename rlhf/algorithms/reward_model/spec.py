@@ -6,31 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
-from annotation.records import MAXIMUM_ANSWERS
 from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import percent
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
-from rlhf.algorithms.pair_facts import ranking_facts
-from rlhf.data.snapshots import MIN_PAIRS, collect
+from rlhf.algorithms.comparison_spec import ComparisonSpec, ranking_facts
 from rlhf.jobs.descriptions import (
-    COMPARISONS,
     Curve,
     Facts,
     FormLayout,
     Item,
     LearningRate,
     Made,
-    Rows,
-    Tokenised,
     TokenSequence,
     token_span,
 )
-from rlhf.jobs.job_spec import Method, NoiseUse, Scope, TrainingSpec
-from rlhf.models import registry
+from rlhf.jobs.job_spec import Method, NoiseUse, TrainingSpec
 from rlhf.models.reward_model_quality import quality_in
-from rlhf.models.tokenise import tokenise_comparisons
 from rlhf.submission.form_fields import in_words
 
 # 64 comparisons twice: right on 65% of held-out ones at 1e-4, TRL's default for adapters, 75% at 3e-4, 92% at 1e-3.
@@ -78,7 +70,7 @@ CURVES = (
 
 
 @dataclass(frozen=True)
-class RewardModelSpec(TrainingSpec):
+class RewardModelSpec(ComparisonSpec):
     """A reward model: a scalar head on adapted weights, trained on comparisons (Bradley and Terry 1952; Ouyang et al.
     2022, equation 1)."""
 
@@ -87,12 +79,9 @@ class RewardModelSpec(TrainingSpec):
     paper: ClassVar = "Bradley and Terry 1952; Ouyang et al. 2022, equation 1"
     trained_by: ClassVar = "comparing answers (Bradley and Terry 1952)"
     last_step: ClassVar = {"loss": "loss", "accuracy": "accuracy"}
-    items: ClassVar = COMPARISONS
-    at_least: ClassVar = MIN_PAIRS
     makes: ClassVar[Made] = "reward-model"
     methods: ClassVar = {"qlora": LearningRate(1e-3, MEASURED), "lora": LearningRate(1e-3, MEASURED)}
-    answers_per_item: ClassVar = MAXIMUM_ANSWERS
-    pace_free: ClassVar = (*TrainingSpec.pace_free, "scope")
+
     loss_fields: ClassVar = ("ai_weight", "margin", "centre")
     curves: ClassVar = CURVES
     forms: ClassVar = (
@@ -108,8 +97,6 @@ class RewardModelSpec(TrainingSpec):
         ),
     )
 
-    scope: Scope = "all"
-    """Train on judgements made since the parent's data was frozen ('new') or on every judgement ('all')."""
     parent: str = "base"
     """Revision whose weights carry the reward model: 'base', fully trained or merged weights, or a reward model to
     continue."""
@@ -126,9 +113,7 @@ class RewardModelSpec(TrainingSpec):
     annotator_noise: NoiseUse = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' smooths the label by it."""
-    ai_weight: NonNegativeFloat = 1.0
-    """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
-    people's in RLAIF (Lee et al. 2023)."""
+
     batch_size: PositiveInt = 4
     """Comparisons in one forward pass; all pairs of one are in the same batch (Ouyang et al. 2022, section 3.5). Our
     choice, with the learning rates: a hundred comparisons should make some fifty steps."""
@@ -157,22 +142,6 @@ class RewardModelSpec(TrainingSpec):
             (_("Centring weight"), numeral(self.centre, "g")),
             (_("Annotator noise"), in_words(type(self), "annotator_noise", self.annotator_noise)),
         ]
-
-    def rows(self, db: Database) -> Rows:
-        parent = registry.by_revision(db, self.parent)
-        return collect(db, parent, self.scope, self.max_length, judges_too=self.ai_weight > 0)
-
-    def data_key(self) -> tuple[Any, ...]:
-        """Without any weight, AI judges' labels are no rows."""
-        return *super().data_key(), self.ai_weight > 0
-
-    def tokenise(self, tokenizer: Any, rows: Sequence[PreferenceRow]) -> Tokenised:
-        """Comparisons with all their pairs together."""
-        return tokenise_comparisons(tokenizer, rows, self.max_length)
-
-    def answers_of(self, item: Item) -> list[Sequence[int]]:
-        """All answers of a comparison, each once."""
-        return list(filter(None, item["answers"]))
 
     def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """A sequence an answer; the state of its last token gives the score."""

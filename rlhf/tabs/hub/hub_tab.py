@@ -84,9 +84,7 @@ SPACE_FIELDS = (
     (N_("Annotators"), N_("everybody, nobody, owner, org, or names.")),
     (N_("Base model"), N_("A public chat model on the Hub.")),
 )
-CHECK_FIRST = N_("Check the Space as the form describes it now. What it costs and makes public is said then.")
-STALE = N_("The form says something else than what was checked. Check it again first.")
-UNAGREED = N_("Tick that you agree to what the check has found first.")
+
 NAMES: Mapping[str, str] = {
     "token": N_("Check the token"),
     "prices": N_("Ask for prices"),
@@ -255,17 +253,19 @@ def valid_check(db: Database) -> HubJob | None:
     return latest if latest is not None and latest.kind == "check-space" else None
 
 
-def space_to_make(db: Database, asked: CheckSpace, agreed: Any) -> MakeSpace:
+def space_to_make(db: Database, *values: Any) -> MakeSpace:
     """The Space of the form, as it was checked and agreed to. Raises UserError where it was not."""
+    *fields, agreed = values
+    asked = space_of(*fields)
     asked.check()
     checked = valid_check(db)
     found = None if checked is None else SpaceCheck.of(checked.result)
     if checked is None or found is None or not agreement(checked):
-        raise UserError(_(CHECK_FIRST))
+        raise UserError(_("Check the Space as the form describes it now. What it costs and makes public is said then."))
     if checked.spec != asked:
-        raise UserError(_(STALE))
+        raise UserError(_("The form says something else than what was checked. Check it again first."))
     if agreed is not True:
-        raise UserError(_(UNAGREED))
+        raise UserError(_("Tick that you agree to what the check has found first."))
     return MakeSpace(**asdict(asked), price=found.price)
 
 
@@ -441,7 +441,7 @@ def wire(page: HubPage, context: Context, opening: Callable[..., Any]) -> None:
         ("pull", page.forms["pull"], lambda source, precision: PullModel(text_in(source).strip(), text_in(precision))),
         ("push", page.forms["push"], push_of),
         ("check", page.forms["space"], space_of),
-        ("make", [*page.forms["space"], page.parts["agreed"]], partial(make_of, context.db)),
+        ("make", [*page.forms["space"], page.parts["agreed"]], partial(space_to_make, context.db)),
     ):
         asks = partial(ask_hub, page, context, request_of)
         page.buttons[name].click(admin(asks), [page.seen, *fields], page.followed, api_name=f"hub-{name}", **QUEUED)
@@ -512,7 +512,3 @@ def push_of(data: Any, repo: Any, chosen: Any, private: Any, names: Any, licence
         licence=text_in(licence).strip(),
         run=None if what == JUDGEMENTS else row_number(what),
     )
-
-
-def make_of(db: Database, *values: Any) -> MakeSpace:
-    return space_to_make(db, space_of(*values[:-1]), values[-1])

@@ -337,7 +337,6 @@ def ground_note(report: CheckReport) -> str:
 
 
 RULE_HEADS = (N_("Found"), N_("Asked for"), N_("Verdict"))
-FIGURES_CAPTION = N_("Figures of the check")
 
 
 def figures_of(report: CheckReport) -> Sequence[ReportRow]:
@@ -378,7 +377,7 @@ def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
     rows += [(name, *blank, *values) for name, values in probe_rows(report, sides)]
     names = tuple(side for side, _values in sides)
     headers = (_("Figure"), *(map(_, RULE_HEADS) if criteria else ()), *names)
-    return table(headers, rows, "", names, caption=_(FIGURES_CAPTION))
+    return table(headers, rows, "", names, caption=_("Figures of the check"))
 
 
 def side_figures(entry: ReportRow | None, report: CheckReport) -> Sequence[str]:

@@ -47,7 +47,6 @@ def status_card(standing: LoopStatus) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- gate
 AS_IT_STANDS = N_("It was decided on against {}; this is as the rule and the comparisons stand now.")
-NOBODY_ADVISED = N_("Whether it serves is your decision: nobody is advised.")
 
 
 def in_sentences(decision: GateDecision, mode: Mode, decided_against: str = "", missing: str = "") -> list[str]:
@@ -59,7 +58,7 @@ def in_sentences(decision: GateDecision, mode: Mode, decided_against: str = "", 
     if decided_against:
         return [_(AS_IT_STANDS).format(decided_against)]
     if mode == "never":
-        return [_(NOBODY_ADVISED)]
+        return [_("Whether it serves is your decision: nobody is advised.")]
     why = gate_words.sentence(decision) if decision.says != "not enough evidence" else missing
     return [f"{_(gate_words.RULE_SAYS[decision.says])} {why}".strip()]
 

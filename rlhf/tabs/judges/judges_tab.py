@@ -231,10 +231,6 @@ def tokens_text(spent: JudgeUsage) -> str:
 
 def latest_verdicts(found: Sequence[VerdictView]) -> str:
     """The latest verdicts, when asked for; nothing without any."""
-    return markup.unfold(_("Latest verdicts"), verdicts_table(found)) if found else ""
-
-
-def verdicts_table(found: Sequence[VerdictView]) -> str:
     rows = [
         (
             f"#{one.comparison_id}",
@@ -258,7 +254,7 @@ def verdicts_table(found: Sequence[VerdictView]) -> str:
         _("Rubric"),
         _("When (UTC)"),
     )
-    return table(headers, rows)
+    return markup.unfold(_("Latest verdicts"), table(headers, rows)) if rows else ""
 
 
 # ------------------------------------------------------------------------------------------------- jobs that judge

@@ -18,9 +18,8 @@ from starlette.routing import Route
 from annotation.database import Database
 from annotation.records import Annotator
 from annotation.translation import _, spoken
-from annotation.web.middleware import ANNOTATOR_KEY
+from annotation.web.middleware import ANNOTATOR_KEY, by_admin
 from annotation.web.watches import TRUSTED_SECONDS, Watches, mark_of
-from rlhf.tabs.downloads import by_admin
 from rlhf.tabs.overview.standing import strip_of
 
 ADDRESS: Final = "follow"

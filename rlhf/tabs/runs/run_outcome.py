@@ -101,6 +101,7 @@ def parts_of(
     made = subject if subject is not None and job is not None and subject.job_id == job.id else None
     asked = files is not None and confirming == files.name
     against = gate_decisions.objection(context.db, subject, brief=True) if subject is not None else ""
+    objects = paragraph(f"{against} {_(ELSEWHERE)}", "quiet") if against else ""
     return {
         "outcome": gr.update(value="" if job is None else job_cards.outcome_card(job, made, on_disk)),
         "quality": gr.update(value="" if quality is None else reward_model_card.card(quality)),
@@ -113,7 +114,7 @@ def parts_of(
         "confirm": gr.update(visible=asked),
         "question": gr.update(value=files.question if files is not None and asked else ""),
         **button_parts(subject, bool(against), under_way(context.db, subject)),
-        "objection": gr.update(value=objection_line(against) + use_of(subject)),
+        "objection": gr.update(value=objects + use_of(subject)),
         "delete": gr.update(value=delete_words(made=subject is not None), interactive=files is not None),
     }
 
@@ -158,11 +159,6 @@ def button_parts(subject: Policy | None, against: bool, doing: Collection[str]) 
             visible=answers and subject.form == "lora", interactive=there and MergeSpec.kind not in doing
         ),
     }
-
-
-def objection_line(against: str) -> str:
-    """That something speaks against using what was made, what can be done about it here, and where more is said."""
-    return paragraph(f"{against} {_(ELSEWHERE)}", "quiet") if against else ""
 
 
 def use_of(subject: Policy | None) -> str:

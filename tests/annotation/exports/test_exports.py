@@ -889,7 +889,7 @@ def test_an_admin_fetches_an_export_as_a_file_to_save(site: Site) -> None:
 
 def test_nobody_else_fetches_an_export(site: Site) -> None:
     found = site.get("/exports/made.zip", "ann")
-    assert (found.status_code, found.text) == (403, "Only an admin may fetch exports.")
+    assert (found.status_code, found.text) == (403, "Only an admin may fetch this.")
     assert site.get("/exports/nothing.zip", "ann").status_code == 403
     stranger = site.get("/exports/made.zip", None)
     assert stranger.status_code == 401

@@ -584,7 +584,7 @@ def test_an_admin_fetches_the_file_and_nobody_else(fetch: Callable[..., httpx.Re
         {"messages", "answer", "finish_reason", "tokens", "seed", "sampling", "revision"}
     ] * 6
     refused = fetch("/answers/job-1.jsonl", "ann")
-    assert (refused.status_code, refused.text) == (403, "Only an admin may fetch answers.")
+    assert (refused.status_code, refused.text) == (403, "Only an admin may fetch this.")
     assert fetch("/answers/nothing", "ann").status_code == 403
     assert fetch("/answers/job-1.jsonl", None).status_code == 401
 

@@ -121,7 +121,7 @@ def test_only_weights_configuration_and_card_are_in_it(site: Site) -> None:
 
 def test_nobody_else_gets_it(site: Site) -> None:
     found = site.get(f"/{downloads.address(site.revision)}", "ann")
-    assert (found.status_code, found.text) == (403, "Only an admin may fetch models.")
+    assert (found.status_code, found.text) == (403, "Only an admin may fetch this.")
     assert site.get("/models/nothing.zip", "ann").status_code == 403, "not even whether there is one"
     stranger = site.get(f"/{downloads.address(site.revision)}", None)
     assert stranger.status_code == 401

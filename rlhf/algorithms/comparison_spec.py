@@ -1,18 +1,58 @@
-"""What is said of preference pairs beside their text: how strongly one was preferred, how surely. Torch-free."""
+"""What trainings on comparisons have in common: their rows and items, and what is said of these. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics.aggregation import UNKNOWN_RELIABILITY
-from annotation.records import STRENGTHS
+from annotation.records import MAXIMUM_ANSWERS, STRENGTHS
 from annotation.translation import _
 from annotation.ui.formatting import percent
-from rlhf.jobs.descriptions import Facts
+from annotation.validation import NonNegativeFloat
+from rlhf.data.snapshots import MIN_PAIRS, collect
+from rlhf.jobs.descriptions import COMPARISONS, Facts, Item, Rows, Tokenised
+from rlhf.jobs.job_spec import Scope, TrainingSpec
+from rlhf.models import registry
+from rlhf.models.tokenise import tokenise_comparisons
 
 # Rows and the prior's top are rounded.
 SAME = 1e-4
+
+
+@dataclass(frozen=True)
+class ComparisonSpec(TrainingSpec):
+    """A training on comparisons, all pairs of one together."""
+
+    items: ClassVar = COMPARISONS
+    at_least: ClassVar = MIN_PAIRS
+    answers_per_item: ClassVar = MAXIMUM_ANSWERS
+    pace_free: ClassVar = (*TrainingSpec.pace_free, "scope")
+
+    scope: Scope = "all"
+    """Train on judgements made since the parent's data was frozen ('new') or on every judgement ('all')."""
+    ai_weight: NonNegativeFloat = 1.0
+    """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
+    people's in RLAIF (Lee et al. 2023)."""
+
+    def rows(self, db: Database) -> Rows:
+        parent = registry.by_revision(db, self.parent)
+        return collect(db, parent, self.scope, self.max_length, judges_too=self.ai_weight > 0)
+
+    def data_key(self) -> tuple[Any, ...]:
+        """Without any weight, AI judges' labels are no rows."""
+        return *super().data_key(), self.ai_weight > 0
+
+    def tokenise(self, tokenizer: Any, rows: Sequence[PreferenceRow]) -> Tokenised:
+        """Comparisons with all their pairs together."""
+        return tokenise_comparisons(tokenizer, rows, self.max_length)
+
+    def answers_of(self, item: Item) -> list[Sequence[int]]:
+        """All answers of a comparison, each once."""
+        return list(filter(None, item["answers"]))
 
 
 def places_of(rows: Sequence[PreferenceRow]) -> dict[int, int]:
