@@ -87,7 +87,7 @@ class AccountsPage:
         with gr.Row():
             self.name = gr.Textbox(
                 label=_("Name"),
-                placeholder=_("Letters a to z, digits, dots, dashes, underscores"),
+                placeholder=_("a to z, 0 to 9, . - _"),
                 max_length=access.LONGEST_NAME,
             )
             self.role = gr.Radio([(_(role), role) for role in ROLES], value="annotator", label=_("Role"))

@@ -646,12 +646,13 @@ function refreshTools() {
 function refreshProgress() {
   const { today, target, quota } = card.progress;
   const [line, bar] = [find(".progress .said"), find(".progress progress")];
-  line.textContent = filled(!target
-    ? _("{today} judged today · {yours} by you in all")
+  const day = !target
+    ? _("{today} judged today")
     : today < target
-      ? _("{today} of {target} judged today · {yours} by you in all")
-      : _("{today} judged today: the day's {target} are done, thank you · {yours} by you in all"), card.progress);
-  if (quota) line.textContent += ` · ${filled(_("{quota} asked of you"), { quota })}`;
+      ? _("{today} of {target} judged today")
+      : _("{today} judged today: the day's {target} are done, thank you");
+  const ever = quota ? _("{yours} of {quota} in all") : _("{yours} by you in all");
+  line.textContent = filled(`${day} · ${ever}`, card.progress);
   bar.hidden = !target;
   if (!target) return;
   bar.max = target;

@@ -35,9 +35,9 @@ def percent_span(low: float, high: float) -> str:
 
 
 def number_with_interval(figure: Estimate) -> str:
-    """A number with its interval: '0.48 (0.43 to 0.54)'."""
+    """A number with its interval: '0.48 (0.43 to 0.54)'; nothing is '-0.00'."""
     return _("{value} ({low} to {high})").format(
-        value=numeral(figure.value, ".2f"), low=numeral(figure.low, ".2f"), high=numeral(figure.high, ".2f")
+        value=numeral(figure.value, "z.2f"), low=numeral(figure.low, "z.2f"), high=numeral(figure.high, "z.2f")
     )
 
 

@@ -211,7 +211,9 @@ def test_a_pair_is_judged_by_one_key(site: Site) -> None:
     ann.press("u")
     ann.wait_status("Undone. Judge it again.")
     ann.wait(lambda: len(ann.rows()) == 8, "undone skip")
+    site.db.write("UPDATE annotator SET quota = 3000 WHERE name = ?", (ann.name,))
     assert ann.judge("2").strength == 2
+    ann.page.wait_for_selector("text=· 9 of 3,000 in all")
     ann.wait_status("Saved: left clearly better.")
 
 

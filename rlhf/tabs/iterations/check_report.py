@@ -240,7 +240,7 @@ class ReportRow:
 
 FIGURES = (
     ReportRow(
-        N_("Mean length"),
+        N_("Mean words"),
         "mean_length",
         1,
         N_("Words in an answer. A preference for short or long answers shows here."),

@@ -343,7 +343,7 @@ def held_out_table(figures: HeldOutFigures, done: FinishedTraining) -> str:
     return table(headers, rows, "", headers[1:]) + ("" if before else why)
 
 
-ADAPTERS = {"lora": "LoRA adapter", "prompt": N_("virtual tokens")}
+ADAPTERS = {"lora": N_("LoRA adapter"), "prompt": N_("virtual tokens")}
 
 
 def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from annotation.metrics.quality import (
 from annotation.metrics.reliability import Reliability
 from annotation.records import Project
 from annotation.tabs import quality_report
+from annotation.ui.formatting import number_with_interval
 from annotation.ui.markup import paragraph
 from annotation.workbench.gold import ComparisonReview
 from tests.votes import vote
@@ -351,3 +352,8 @@ def test_charts_have_ids_of_their_own_and_axes_with_units() -> None:
 def test_too_few_comparisons_of_policies_are_said_to_be_too_few() -> None:
     assert "4 comparisons" in quality_report.policies_chart(Strengths("base", (), ("base", "dpo-1"), 4))
     assert "not enough" in quality_report.policies_chart(Strengths("base", (), ("base", "dpo-1"), 4))
+
+
+def test_nothing_is_not_below_nothing() -> None:
+    assert number_with_interval(Estimate(0.2, -0.004, 0.4, 9)) == "0.20 (0.00 to 0.40)"
+    assert number_with_interval(Estimate(-0.2, -0.4, -0.006, 9)) == "-0.20 (-0.40 to -0.01)"

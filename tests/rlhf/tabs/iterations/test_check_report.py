@@ -306,3 +306,8 @@ def test_what_acts_by_itself_and_gives_no_reason_is_named_in_the_readers_languag
     assert "ohne Grund" in card
     assert card.count(">promote<") == 2, "but people's names and words stay as they are"
     assert "der Kreislauf" in asked
+
+
+def test_one_figure_has_one_name_on_the_page() -> None:
+    (length,) = [row for row in check_report.FIGURES if row.key == "mean_length"]
+    assert length.label in check_report.HISTORY

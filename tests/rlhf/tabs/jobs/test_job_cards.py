@@ -12,6 +12,7 @@ import pytest
 
 from annotation.metrics.aggregation import REASONS
 from annotation.metrics.intervals_and_bias import Share
+from annotation.translation import language_of, speaking
 from annotation.ui import formatting
 from annotation.ui.markup import Chip
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -377,3 +378,9 @@ def test_reasons_that_count_pairs_are_reasons() -> None:
 @pytest.mark.parametrize("nothing", [None, float("nan")])
 def test_what_was_not_measured_is_no_number(nothing: float | None) -> None:
     assert formatting.figure(nothing, 3) == formatting.share(nothing) == "not measured"
+
+
+def test_what_a_policy_is_made_of_is_said_in_one_language() -> None:
+    with speaking(language_of("de")):
+        (_form, said), *_rest = job_cards.policy_facts(ADAPTER, "19,6 MB")
+    assert said.startswith("LoRA-Adapter auf Gewichten in")
