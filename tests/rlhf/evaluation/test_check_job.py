@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -146,7 +147,8 @@ def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
     assert report["candidate"]["kl_to_anchor"] > 0.01
     rows = answers(checked.machine, "dpo-1")
     assert report["candidate"]["mean_length"] == pytest.approx(fmean(len(row.text.split()) for row in rows))
-    assert report["candidate"]["ended_share"] == pytest.approx(fmean(row.finish_reason == "stop" for row in rows))
+    ended = [row.finish_reason == "stop" and bool(row.text.strip()) for row in rows]
+    assert report["candidate"]["ended_share"] == pytest.approx(fmean(ended))
 
 
 def test_every_policy_answers_every_held_out_prompt_with_the_same_seed(checked: Checked) -> None:
@@ -502,15 +504,16 @@ def test_each_probes_chance_is_that_of_its_answers_read_one_by_one(checked: Chec
     candidate, probes = registry.by_revision(machine.db, "dpo-1"), probe_scores.tokenise_probes(models)
     found = CheckReport.from_json(checked.report).candidate.probes
     assert found is not None
-    chances, families = found.sets()[ALL], set()
-    for start in (0, 32, 56, 88):  # of each family a batch as the check makes them
+    chances, families = found.sets()[ALL], Counter[str]()
+    for start in (0, 32, 56, 88):  # of each family a batch as the check makes them, and eight that are read alone
         batch = probes[start : start + probe_scores.PROBES_PER_BATCH]
         scored = probe_scores.logps_of_batch(models.use(candidate), models.tokenizer.pad_token_id, batch)
         for number, (one, logps) in enumerate(zip(batch, scored, strict=True), start):
-            families.add(one.probe.family)
+            families[one.probe.family] += 1
             assert chances[number] == pytest.approx(one.probe.chance(logps), abs=0.02)
-            assert logps == pytest.approx(read_alone(machine, models, candidate, one.probe), rel=0.01)
-    assert families == set(FAMILIES)
+            if families[one.probe.family] <= 8:
+                assert logps == pytest.approx(read_alone(machine, models, candidate, one.probe), rel=0.01)
+    assert families.keys() == set(FAMILIES)
 
 
 def read_alone(machine: Machine, models: LoadedPolicies, policy: registry.Policy, probe: Probe) -> list[float]:
