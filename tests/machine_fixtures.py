@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -282,14 +283,20 @@ def machine(tmp_path: Path, tiny_model: Path) -> Iterator[Machine]:
 
 def make_machine(data_dir: Path, model: Path) -> Machine:
     """A data directory whose base policy is the model in this directory."""
-    from rlhf.models.loading import load_tokenizer
-
     db = new_database(data_dir)
     registry.ensure_base(db, str(model))
     keep_result(data_dir, model, SelfTestResult(packs=True, shares_prompts=True))  # or each first job would try it
     measure_nobody(db)
     annotator = access.add_account(db, "ann", "annotator", "ann's password")
-    return Machine(data_dir=data_dir, db=db, model=model, tokenizer=load_tokenizer(model), annotator=annotator)
+    return Machine(data_dir=data_dir, db=db, model=model, tokenizer=tokenizer_of(model), annotator=annotator)
+
+
+@cache
+def tokenizer_of(model: Path) -> Any:
+    """A model's tokenizer; the same one each time, so leave it as it is."""
+    from rlhf.models.loading import load_tokenizer
+
+    return load_tokenizer(model)
 
 
 def rlhf_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

