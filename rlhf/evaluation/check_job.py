@@ -21,7 +21,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
@@ -165,7 +164,8 @@ def measure(check: Check, policy: Policy) -> MeasuredPolicy:
     if policy in (policies.candidate, policies.against):
         compared = replace(spec, seed=spec.compared_seed)
         asked += missing_answers(progress, compared, policy, check.apart, check.rendered_apart)
-    score_answers(check, policy, draw_answers(check, policy, asked))
+    draw_answers(check, policy, asked)
+    score_answers(check, policy)
     answers = check.answers_of(policy)
     asking = _("It puts the probes to {revision}.").format(revision=policy.revision)
     figures = replace(
@@ -291,12 +291,8 @@ def missing_answers(
     return missing
 
 
-# The last hidden states that answers were drawn from, (T, H), by prompt and seed.
-DrawnStates = Mapping[tuple[int, int], Tensor]
-
-
-def draw_answers(check: Check, policy: Policy, asked: Sequence[PromptToAnswer]) -> DrawnStates:
-    """Draw and store answers, each as soon as it and all before it have ended. Returns what they were drawn from.
+def draw_answers(check: Check, policy: Policy, asked: Sequence[PromptToAnswer]) -> None:
+    """Draw and store answers, each as soon as it and all before it have ended.
 
     A check that is broken off leaves those to the first prompts, and not the shortest ones: what is the same on both
     sides, or empty, counts at once.
@@ -305,16 +301,9 @@ def draw_answers(check: Check, policy: Policy, asked: Sequence[PromptToAnswer]) 
     rows, model = [(text, seed) for _prompt, text, seed in asked], check.models.use(policy)
     together, tokenizer = spec.prompts_per_batch, check.models.tokenizer
     ended: dict[int, Draw] = {}
-    states: dict[tuple[int, int], Tensor] = {}
     stored = 0
-    others = [one for one in check.policies.measured_by(policy).values() if one.version != policy.version]
-    drawing = draw_in_turn(
-        model, tokenizer, rows, spec.sampling, together, lambda: run.stopped, keep_states=bool(others)
-    )
-    for place, drawn in drawing:
+    for place, drawn in draw_in_turn(model, tokenizer, rows, spec.sampling, together, lambda: run.stopped):
         ended[place] = drawn
-        if drawn.states_TH is not None:
-            states[asked[place][0].id, drawn.seed] = drawn.states_TH
         before = stored
         while stored in ended:
             prompt, text, _seed = asked[stored]
@@ -323,10 +312,9 @@ def draw_answers(check: Check, policy: Policy, asked: Sequence[PromptToAnswer]) 
             stored += 1
         check.progress.advance(stored - before, said)
     run.raise_if_stopped()
-    return states
 
 
-def score_answers(check: Check, policy: Policy, drawn: DrawnStates) -> None:
+def score_answers(check: Check, policy: Policy) -> None:
     """Store the KL to each anchor at each token of each of a policy's answers, and the token's NLL under it.
 
     Answers that an earlier version scored kept only their mean, and are scored again.
@@ -337,8 +325,7 @@ def score_answers(check: Check, policy: Policy, drawn: DrawnStates) -> None:
     unscored = [answer for answer in answers if not names <= answer.token_scores.keys()]
     sequences = [token_ids_of(models, answer) for answer in unscored]
     for places in passes_of(models.use(policy), sequences):
-        own = [drawn.get((unscored[place].prompt_id, unscored[place].seed)) for place in places]
-        found = score(models, policy, anchors, [sequences[place] for place in places], own)
+        found = score(models, policy, anchors, [sequences[place] for place in places])
         for (kl_score, nll_score), scores in zip(measured_by, found, strict=True):
             for place, (kls, nlls) in zip(places, scores, strict=True):
                 check_store.add_score(models.db, unscored[place].id, kl_score, fmean(kls), kls)
@@ -355,35 +342,23 @@ def token_ids_of(models: LoadedPolicies, answer: CheckedAnswer) -> PromptAndAnsw
 
 @torch.no_grad()
 def score(
-    models: LoadedPolicies,
-    policy: Policy,
-    anchors: Sequence[Policy],
-    answers: Sequence[PromptAndAnswer],
-    drawn: Sequence[Tensor | None] = (),
+    models: LoadedPolicies, policy: Policy, anchors: Sequence[Policy], answers: Sequence[PromptAndAnswer]
 ) -> list[list[tuple[list[float], list[float]]]]:
     """For each anchor (KL to it at each token, NLL of each token under it) of each answer, in nats.
 
-    Each anchor reads them once. What the policy has just `drawn` it does not read again: its KL would differ by less
-    than what rounding makes of any two adapters' on 16-bit weights, 0.001 a token.
+    Each of the policies reads them once.
     """
-    found, read = [], {one.version: completion_states(models, one, answers) for one in anchors}
-    lengths = [len(ids) for _prompt, ids in answers]
-    kept = [states_TH for states_TH in drawn if states_TH is not None]
-    if list(map(len, kept)) == lengths:
-        model = models.use(policy)
-        own_NH, head = torch.cat(kept).to(model.device), head_of(model, float32=True)
-    else:
-        own, head = read.get(policy.version) or completion_states(models, policy, answers)
-        own_NH = own.before_NH
+    found, read = [], {one.version: completion_states(models, one, answers) for one in (policy, *anchors)}
+    own, head = read[policy.version]
     for anchor in anchors:
         under, anchor_head = read[anchor.version]
-        if anchor.version == policy.version:
-            logps_N = token_logps(under.before_NH, anchor_head, under.labels_N)
+        if under is own:
+            logps_N = token_logps(own.before_NH, head, own.labels_N)
             kl_N = torch.zeros_like(logps_N)
         else:
-            kl_N, logps_N = kl_and_logps(own_NH, head, under.before_NH, anchor_head, under.labels_N)
-        of_answers = zip(kl_N.split_with_sizes(lengths), logps_N.split_with_sizes(lengths), strict=True)
-        found.append([(kl_T.tolist(), (-logps_T).tolist()) for kl_T, logps_T in of_answers])
+            kl_N, logps_N = kl_and_logps(own.before_NH, head, under.before_NH, anchor_head, own.labels_N)
+        of_answers = [own.rows_N == row for row in range(len(answers))]
+        found.append([(kl_N[of].tolist(), (-logps_N[of]).tolist()) for of in of_answers])
     return found
 
 

@@ -5,8 +5,7 @@ Shapes stand in the names: B rows, one of each answer; T columns, padded on the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, St
 from annotation.records import Sampling, UserError
 from annotation.translation import _
 from rlhf.models.chat_template import tokenizing
-from rlhf.models.hidden_states import backbone, free_on, virtual_ids
+from rlhf.models.hidden_states import free_on, virtual_ids
 from rlhf.models.sampling.prompt_cache import (
     RoomyLayer,
     left_padded,
@@ -44,9 +43,6 @@ class AnswerBatch:
     cache: DynamicCache | None
     """Of all columns but the last; None where the model can't go on from that of a prompt."""
     sampler: SeededSampler
-    keep_states: bool
-    states: list[list[Tensor]]
-    """Of each row the last hidden states that its tokens were drawn from, (t, H) by spell; empty if not kept."""
 
     @classmethod
     def begun(
@@ -56,7 +52,6 @@ class AnswerBatch:
         asked: Sequence[tuple[int, str, int]],
         virtual_KH: Tensor | None,
         sampling: Sampling,
-        keep_states: bool = False,
     ) -> AnswerBatch:
         """Place, prompt and seed of each answer → their rows; a prompt is computed once for all its answers.
 
@@ -84,8 +79,6 @@ class AnswerBatch:
             mask_BT=mask_PT[of_prompts],
             cache=cache,
             sampler=SeededSampler(seeds, sampling),
-            keep_states=keep_states,
-            states=[[] for _ in places],
         )
 
     @property
@@ -112,7 +105,6 @@ class AnswerBatch:
             prompt_tokens=self.prompt_tokens + others.prompt_tokens,
             ids_BT=torch.cat([self.ids_BT, others.ids_BT]),
             mask_BT=torch.cat([self.mask_BT, others.mask_BT]),
-            states=self.states + others.states,
         )
 
     def widen(self, width: int) -> None:
@@ -128,7 +120,7 @@ class AnswerBatch:
 
     def go_on(self, settings: GenerationConfig, criteria: Sequence[Any]) -> None:
         """Draw further tokens of every row, up to `settings.max_new_tokens`."""
-        with own_settings_aside(self.causal), last_states(self.causal, self.keep_states) as seen:
+        with own_settings_aside(self.causal):
             ids_BT = self.causal.generate(
                 input_ids=self.ids_BT,
                 attention_mask=self.mask_BT,
@@ -141,13 +133,6 @@ class AnswerBatch:
         self.ids_BT, self.mask_BT = ids_BT, torch.cat([self.mask_BT, torch.ones_like(new_BT)], dim=1)
         for row, ids in zip(self.drawn, new_BT.tolist(), strict=True):
             row += ids
-        if self.keep_states:
-            for row_states, states_TH in zip(self.states, torch.stack(seen, 1).cpu(), strict=True):
-                row_states.append(states_TH)
-
-    def states_of(self, row: int, tokens: int) -> Tensor | None:
-        """The last hidden states that a row's first tokens were drawn from, (tokens, H), where they were kept."""
-        return torch.cat(self.states[row])[:tokens] if self.keep_states else None
 
     def only(self, going: Sequence[int]) -> AnswerBatch:
         """Some of the rows, without the columns that are padding in all of them."""
@@ -161,28 +146,11 @@ class AnswerBatch:
             prompt_tokens=[self.prompt_tokens[row] for row in going],
             ids_BT=self.ids_BT[going],
             mask_BT=self.mask_BT[going],
-            states=[self.states[row] for row in going],
         )
         padding = int((rest.mask_BT.sum(0) == 0).long().cumprod(0).sum())
         if padding and rest.can_grow:
             rest.widen(rest.ids_BT.shape[1] - padding)
         return rest
-
-
-@contextmanager
-def last_states(causal: Any, wanted: bool) -> Iterator[list[Tensor]]:
-    """Inside, each pass notes the last hidden state of each row, (B, H), where that is wanted."""
-    seen: list[Tensor] = []
-
-    def note(_part: Any, _given: Any, made: Any) -> None:
-        if wanted:
-            seen.append(made.last_hidden_state[:, -1].clone())
-
-    noting = backbone(causal).register_forward_hook(note)
-    try:
-        yield seen
-    finally:
-        noting.remove()
 
 
 # Of the free memory, what the states of answers' tokens may take: whoever leaves or enters has them copied.

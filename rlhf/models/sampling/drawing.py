@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -43,8 +43,6 @@ class Draw:
     """The generated tokens, the end-of-text token included."""
     vocabulary: str = field(default="", compare=False)
     """Of the tokenizer that they belong to."""
-    states_TH: Tensor | None = field(default=None, compare=False, repr=False)
-    """The last hidden states that they were drawn from, where these are wanted."""
 
     @property
     def token_ids(self) -> TokenIds | None:
@@ -157,14 +155,13 @@ def draw_in_turn(
     together: int,
     stop: Callable[[], bool] = lambda: False,
     watch: Callable[[int, set[int]], StreamCallback] | None = None,
-    keep_states: bool = False,
 ) -> Iterator[tuple[int, Draw]]:
     """Sample an answer to each prompt by its seed, so many together; yields each with its place when it has ended.
 
     Where the model can go on from a repeated cache, a prompt is computed once for all its answers that begin together,
     and every SPELL tokens those that have ended leave, so that the others go on faster, and some that wait enter.
     After each token `stop` is asked whether to end; then no more come. `watch` makes of the column where answers begin,
-    and of what ends them, who is told of all rows. `keep_states`: each answer brings the states that it was drawn from.
+    and of what ends them, who is told of all rows.
     """
     if asked and sampling.sampler != Sampling.sampler:
         raise UserError(_("Answers are not drawn by that sampler any more: leave “sampler” out of “sampling”."))
@@ -184,7 +181,7 @@ def draw_in_turn(
         while waiting or batch is not None:
             room = together if batch is None else (together - len(batch.places)) * batch.can_grow
             if waiting and room >= ROOM_TO_ENTER * together:
-                new = AnswerBatch.begun(causal, tokenizer, waiting[:room], virtual_KH, sampling, keep_states)
+                new = AnswerBatch.begun(causal, tokenizer, waiting[:room], virtual_KH, sampling)
                 batch, waiting = new if batch is None else batch.joined(new), waiting[room:]
             assert batch is not None
             criteria: list[Any] = [StopWhen(stop)]
@@ -197,20 +194,14 @@ def draw_in_turn(
                 return
             over = [len(ids) >= sampling.max_new_tokens or not ends.isdisjoint(ids) for ids in batch.drawn]
             draws = [
-                (batch.places[row], ended_draw(tokenizer, batch, row, ends))
-                for row, has_ended in enumerate(over)
-                if has_ended
+                (place, read_draw(tokenizer, ids, batch.seed_of(row), batch.prompt_tokens[row], ends))
+                for row, (place, ids) in enumerate(zip(batch.places, batch.drawn, strict=True))
+                if over[row]
             ]
             if draws:
                 going = [row for row, has_ended in enumerate(over) if not has_ended]
                 batch = batch.only(going) if going else None
             yield from draws
-
-
-def ended_draw(tokenizer: Any, batch: AnswerBatch, row: int, ends: set[int]) -> Draw:
-    """The answer of a row that has ended."""
-    found = read_draw(tokenizer, batch.drawn[row], batch.seed_of(row), batch.prompt_tokens[row], ends)
-    return replace(found, states_TH=batch.states_of(row, found.tokens))
 
 
 def read_draw(tokenizer: Any, ids: list[int], seed: int, prompt_tokens: int, ends: set[int]) -> Draw:

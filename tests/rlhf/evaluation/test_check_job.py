@@ -792,10 +792,9 @@ def test_the_gates_own_prompts_are_answered_by_the_two_and_no_figure_is_of_them(
     report = check(machine, replace(CHECK, candidate="apart"))
     own = {prompt.id for prompt in prompt_store.reserved_prompts(machine.db)}
     assert (len(own), report["compared_apart"], report["prompts"]) == (4, 4, 6)
+    # Not the texts: in 16 bits one and the same model may go on otherwise in a batch of another size.
     apart = [[row for row in answers(machine, name) if row.prompt_id in own] for name in ("apart", "base")]
-    assert [{(row.prompt_id, row.text) for row in rows} for rows in apart] == [
-        {(row.prompt_id, row.text) for row in apart[0]}
-    ] * 2
+    assert [{row.prompt_id for row in rows} for rows in apart] == [own, own]
     assert [len(rows) for rows in apart] == [4, 4]
     assert all(row.scores == {} for rows in apart for row in rows)
     assert report["candidate"]["mean_length"] == checked.report["anchor"]["mean_length"], "of the same prompts as ever"

@@ -229,24 +229,6 @@ def test_what_waits_enters_where_others_have_ended_and_draws_what_it_draws_alone
     assert max(columns) <= longest + 21, "what only those had who have left is kept"
 
 
-@pytest.mark.parametrize("together", [5, 18])
-@pytest.mark.parametrize("shares", [True, False], ids=["from prompts' caches", "without a cache"])
-def test_answers_bring_the_states_that_reading_them_makes(
-    model: Any, tokenizer: Any, prompts: list[str], monkeypatch: pytest.MonkeyPatch, together: int, shares: bool
-) -> None:
-    """Token by token, whoever left and entered meanwhile; only where they are asked for."""
-    monkeypatch.setattr("rlhf.models.sampling.batch.shares_prompts", lambda causal: shares)
-    asked = [(prompts[seed % 3], seed) for seed in range(18)]
-    found = dict(draw_in_turn(model, tokenizer, asked, SAMPLING, together, keep_states=True))
-    assert {answer.finish_reason for answer in found.values()} == {"stop", "length"}
-    for place, (text, _seed) in enumerate(asked):
-        prompt, answer = tokenizer(text, add_special_tokens=False)["input_ids"], found[place].ids
-        with torch.no_grad():
-            read_TH = model.model(input_ids=torch.tensor([[*prompt, *answer]])).last_hidden_state[0]
-        torch.testing.assert_close(found[place].states_TH, read_TH[len(prompt) - 1 : -1], rtol=1e-3, atol=1e-4)
-    assert all(answer.states_TH is None for _place, answer in draw_in_turn(model, tokenizer, asked[:1], SAMPLING, 1))
-
-
 def test_no_more_are_drawn_together_than_memory_holds(
     model: Any, tokenizer: Any, prompts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
