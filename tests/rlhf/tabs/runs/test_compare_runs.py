@@ -44,7 +44,7 @@ def test_settings_are_called_as_on_their_forms() -> None:
     specs = DPOSpec(sft_weight=0.2, ai_weight=1, seed=1), DPOSpec(sft_weight=0.3, ai_weight=2, seed=2)
     with speaking(chosen("de")):
         shown = rows_of(compare_runs.settings_table([run(place, spec) for place, spec in enumerate(specs)]))
-    assert [name for name, *_ in shown] == ["Einstellung", "Startwert", "SFT-Gewicht", "Gewicht der KI-Richter"]
+    assert [name for name, *_ in shown] == ["Einstellung", "Startwert", "Gewicht der KI-Richter", "SFT-Gewicht"]
     specs = DPOSpec(scope="new", parent="base"), DPOSpec(scope="all", parent="dpo-2")
     shown = rows_of(compare_runs.settings_table([run(place, spec) for place, spec in enumerate(specs)]))
     assert ["Data (scope)", "New since the parent", "All judgements"] in shown

@@ -207,12 +207,12 @@ def test_the_card_stands_in_the_report_as_its_source(card: str) -> None:
 
 
 def test_only_an_admin_fetches_a_report(db: Database, data_dir: Path) -> None:
-    job_id, routes = finished(db), ModelDownloads(db, data_dir)
+    job_id, (*_others, reports) = finished(db), ModelDownloads(db, data_dir).routes()
 
     def ask(role: str | None, name: str) -> tuple[int, str]:
         known = {} if role is None else {ANNOTATOR_KEY: Annotator(1, "kim", role)}  # type: ignore[arg-type]
         scope = {"type": "http", "path_params": {"name": name}, **known}
-        answer = asyncio.run(routes.download_report(Request(scope)))
+        answer = asyncio.run(reports.endpoint(Request(scope)))
         return answer.status_code, answer.headers.get("content-disposition", "")
 
     name = report_address(job_id).split("/")[1]
