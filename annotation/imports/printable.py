@@ -16,8 +16,8 @@ def display_name(name: str) -> str:
 
 
 def printable(text: str) -> str:
-    """A line without control characters and tricks of direction."""
-    return UNREADABLE_CHARACTERS.sub("\ufffd", text)
+    """A line without control characters and tricks of direction; one that has none is the same, in every language."""
+    return UNREADABLE_CHARACTERS.sub("\ufffd", text) if UNREADABLE_CHARACTERS.search(text) else text
 
 
 def listed(names: Sequence[str]) -> str:

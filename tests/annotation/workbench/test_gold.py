@@ -35,7 +35,7 @@ def test_a_comparison_becomes_gold_and_measures_those_who_have_not_seen_it(db: D
     assert [row.annotators for row in frozen(db).rows] == [("ann",)]
     assert frozen(db).left_out["gold"] == 1
     ann, bob = figures.annotators
-    assert (ann.gold, bob.judgements) == (None, 0)
+    assert (ann.gold, bob.judgements) == (None, 1)
     assert figures.reliabilities["bob"].estimate < figures.reliabilities["ann"].estimate
 
 
