@@ -53,7 +53,7 @@ from annotation.web.gradio_allowlist import AccountHoldings
 from annotation.web.settings import Settings
 from annotation.web.space import LOOPBACK_NAMES, PROXIES
 from annotation.web.watches import Watches
-from rlhf.generation.answering_spec import AnsweringSpec
+from rlhf.generation.answering_spec import AnsweringSpec, answers_come
 from rlhf.hub import token_launcher
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import VISIBLE
@@ -260,8 +260,7 @@ def answering_problem(db: Database) -> str:
             "The model gives fewer different answers than a comparison needs; it is tried again by itself. "
             "Admins can ask for fewer on the Project tab."
         )
-    beat = latest[0].heartbeat if latest and latest[0].status in ("running", "cancelling") else None
-    if beat is None or seconds_between(beat, now()) > job_table.LOST_AFTER_SECONDS:
+    if not answers_come(db):
         return _("No model is writing answers at the moment. When one does, they appear here by themselves.")
     return ""
 

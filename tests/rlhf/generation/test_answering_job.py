@@ -407,6 +407,13 @@ def test_a_policy_that_always_says_the_same_is_waited_for_with_a_sentence(stocke
     assert stock(stocked) == {"train": 0, "held-out": 0}
 
 
+def test_nobody_is_told_that_no_model_writes_answers_when_one_is_about_to(stocked: Machine) -> None:
+    job = job_store.enqueue(stocked.db, ANSWERING, "the program")
+    assert answering_problem(stocked.db) == ""
+    stocked.db.write("UPDATE job SET created = '2026-01-01T00:00:00+00:00' WHERE id = ?", (job,))
+    assert "No model is writing" in answering_problem(stocked.db), "it never began"
+
+
 def asked_states(machine: Machine) -> list[str]:
     """The states of the comparisons that annotators asked for."""
     return [row["state"] for row in machine.db.rows("SELECT state FROM comparison WHERE asked_by IS NOT NULL")]
