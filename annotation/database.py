@@ -195,8 +195,8 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
             raise UserError(said.format(path=path)) from error
         if "locked" in text:
             said = _(
-                "The database {path} is kept locked by another program. Nothing was saved; close what has it open, "
-                "such as a database browser, and repeat."
+                "The database {path} was locked for too long. Nothing was saved; close what else has it open, such as "
+                "a database browser, and repeat."
             )
             raise UserError(said.format(path=path)) from error
         if "readonly" in text or "unable to open" in text or "disk I/O error" in text:

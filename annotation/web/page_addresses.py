@@ -30,7 +30,7 @@ SCRIPTS: Final = re.compile(r"/assets/(?:Blocks|core)-[\w-]+\.js")
 QUICKER: Final[Mapping[bytes, bytes]] = {
     b"le(()=>{v(),oe(()=>{O.reload(": b"let built;le(()=>{if(v(),!built){built=!0;return}oe(()=>{O.reload(",
     b"requestAnimationFrame(e));for(let e of n)this.#p(e)}": (
-        b"requestAnimationFrame(e));for(let e of n)this.#c.get(e.id)?.({visible:!0})}"
+        b"requestAnimationFrame(e));for(let e of n)this.#c.get(e.id)?.({visible:e.props.shared_props.visible??!0})}"
     ),
     b"async set_event_args(e,t){": b"async set_event_args(e,t){if(!Object.keys(t).length)return()=>{};",
     (

@@ -101,9 +101,8 @@ def new_directory(path: Path, named: AbstractContextManager[object] | None = Non
     before = path.with_name(path.name + BEFORE)
     try:
         with explain_write_errors(path):
-            for left in path.parent.glob(f"{escape(path.name)}.*.part"):
-                if left != before:
-                    shutil.rmtree(left, ignore_errors=True)
+            for left in path.parent.glob(f"{escape(path.name)}.{'[0-9a-f]' * 16}.part"):
+                shutil.rmtree(left, ignore_errors=True)
             temporary.mkdir(parents=True)
             yield temporary
             for file in temporary.rglob("*"):

@@ -779,7 +779,7 @@ def test_a_database_that_another_program_keeps_locked_is_said_to_be(
     monkeypatch.setattr("annotation.database.WAIT_SECONDS", 0.0)
     with closing(other), other.transaction():
         for act in (lambda: open_database(data_dir).write("DELETE FROM event"), lambda: db.write("DELETE FROM event")):
-            with pytest.raises(UserError, match=r"kept locked by another program\. Nothing was saved"):
+            with pytest.raises(UserError, match=r"was locked for too long\. Nothing was saved"):
                 act()
     assert db.write("DELETE FROM event") == 0
 

@@ -50,6 +50,15 @@ def test_what_is_deleted_while_it_is_read_is_gone(tmp_path: Path, monkeypatch: p
         verify_directory(place, whole, "the policy")
 
 
+def test_what_is_half_written_beside_a_directory_is_another_ones(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in ("m.v2.0123456789abcdef.part", "m.v2.before.part", "m.before.part.txt")]
+    for other in others:
+        other.mkdir()
+    with new_directory(tmp_path / "m"):
+        pass
+    assert all(other.is_dir() for other in others)
+
+
 def test_a_directory_is_there_all_the_while_it_gives_way_to_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
