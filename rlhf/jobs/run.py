@@ -72,10 +72,11 @@ def record_failure(run: Run, spec: JobSpec, error: BaseException) -> int:
 
     Whichever of several processes fails first says it, and no other can change it. The code is an error even where the
     job is queued again, so that a launcher ends the others, which wait for this one. What goes wrong once this process
-    was told to end is no failure of the job: what it has started was told as well.
+    was told to end is no failure of the job: what it has started was told as well, and so was a process that another
+    one of the job has left alone.
     """
     reason: Reason | None = None
-    if run.terminated.is_set():
+    if run.terminated.is_set() and not left_alone(error):
         traceback.print_exception(error)
         job_table.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec))
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import subprocess
 import threading
@@ -32,8 +33,9 @@ POLL_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 300.0
 STOP_SECONDS = 20.0
-# How the launcher of several processes tells that one of them was killed, in the log.
-KILLED_MARK = b"exitcode: -9"
+# How the launcher of several processes tells that one of them was killed, in the log: as the first one that it saw end,
+# or in its list, where it saw that of another first.
+KILLED_MARK = re.compile(rb"exitcode *: -9\b")
 # How a library tells that it ended a process for want of memory, and can't raise an error for it.
 MEMORY_MARKS = (b"bad_alloc", b"annot allocate memory")
 # How that launcher tells that it was told to end itself.
@@ -176,7 +178,7 @@ class Supervisor:
         if job.status == "queued" and (code == -signal.SIGTERM or TOLD_MARK in words):
             return  # told before it could begin, as systemd tells all at once: the next start begins it
         reason: MemoryReason | None = None
-        if code == -signal.SIGKILL or (code != 0 and KILLED_MARK in words):
+        if code == -signal.SIGKILL or (code != 0 and KILLED_MARK.search(words)):
             reason = "killed"
         elif code == -signal.SIGABRT and any(mark in words for mark in MEMORY_MARKS):
             reason = "out-of-memory"

@@ -33,7 +33,7 @@ from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, advice
 from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.run import Run, perform
-from rlhf.loop.supervisor import FIRST_RETRY_SECONDS, Supervisor
+from rlhf.loop.supervisor import FIRST_RETRY_SECONDS, KILLED_MARK, Supervisor
 from rlhf.workers.worker_process import WorkerProcess, process_tree, worker_command
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, wait_until
@@ -701,6 +701,13 @@ def test_memory_that_runs_out_in_the_second_process_halves_the_batch_where_that_
     at_machine.start_next()
     assert see_through(at_machine, job_id).status == "finished"
     assert any("resuming from checkpoint-2" in line for line in job_store.log_tail(machine.db, job_id))
+
+
+@pytest.mark.parametrize("words", [b"failed (exitcode: -9) local_rank: 1", b"  exitcode  : -9 (pid: 7)  (SIGKILL)"])
+def test_a_killed_process_is_told_from_what_the_launcher_says_first_or_in_its_list(words: bytes) -> None:
+    """It names the one first that it saw end first, which may be one that was left alone."""
+    assert KILLED_MARK.search(words)
+    assert not KILLED_MARK.search(words.replace(b"-9", b"-6"))
 
 
 def test_a_process_that_is_killed_in_training_takes_the_job_with_it_and_it_is_queued_again(
