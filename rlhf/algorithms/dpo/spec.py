@@ -175,7 +175,6 @@ class DPOSpec(ComparisonSpec):
     annotator_noise: NoiseUse = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' is conservative DPO (Mitchell 2023)."""
-
     batch_size: PositiveInt = BATCH
     """Comparisons in one forward pass, each with all its pairs. Our choice: in one pass four take a tenth less time
     than in two."""

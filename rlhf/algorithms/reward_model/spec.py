@@ -81,7 +81,6 @@ class RewardModelSpec(ComparisonSpec):
     last_step: ClassVar = {"loss": "loss", "accuracy": "accuracy"}
     makes: ClassVar[Made] = "reward-model"
     methods: ClassVar = {"qlora": LearningRate(1e-3, MEASURED), "lora": LearningRate(1e-3, MEASURED)}
-
     loss_fields: ClassVar = ("ai_weight", "margin", "centre")
     curves: ClassVar = CURVES
     forms: ClassVar = (
