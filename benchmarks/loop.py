@@ -18,6 +18,7 @@ answers are sampled (`collecting`) and while the next policy is trained and chec
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
@@ -64,6 +65,8 @@ JOB_SECONDS = 3600.0
 PROGRESS_SECONDS = 10.0
 PROBE = "probe"
 PROBE_PAUSE_SECONDS = 2.0
+# Of one judgement, which nobody can change for ever.
+PROBE_CHANGES = 40
 # What learns from judgements: PPO does from a reward model that did.
 PREFERENCES = ("dpo", "reward_model")
 ANY_ACCURACY = 0.01
@@ -256,7 +259,7 @@ def on_policy_share(db: Database, after: int) -> float:
 # -------------------------------------------------------------------------------------------------------- the probe
 @contextmanager
 def probing(probe: SimulatedAnnotator) -> Iterator[list[float]]:
-    """Measure judgements while something runs: the probe undoes its one tie and presses it again, over and over.
+    """Measure judgements while something runs: the probe undoes its last tie and presses it again, over and over.
 
     A tie gives no preference pair, so that the probe changes nothing of what is trained.
     """
@@ -264,8 +267,12 @@ def probing(probe: SimulatedAnnotator) -> Iterator[list[float]]:
     seconds: list[float] = []
 
     def press() -> None:
-        while not ended.wait(PROBE_PAUSE_SECONDS):
-            shown = probe.undo(probe.look()).next
+        for turn in itertools.count(1):
+            if ended.wait(PROBE_PAUSE_SECONDS):
+                return
+            shown = probe.look()
+            if turn % PROBE_CHANGES or not shown.nonce:
+                shown = probe.undo(shown).next
             seconds.append(probe.judge(shown).seconds)
 
     with ThreadPoolExecutor(1) as pool:
