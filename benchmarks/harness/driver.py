@@ -224,8 +224,6 @@ class Handler:
     queued: bool
     inputs: tuple[tuple[str, Any], ...]
     """(label, value of a fresh page) of each input."""
-    outputs: tuple[str, ...]
-    """Label of each output."""
 
     def form(self, changed: Mapping[str, Any]) -> list[Any]:
         """The inputs as a fresh page would send them, but for those whose label is in `changed`."""
@@ -304,10 +302,6 @@ class Page:
             raise BenchmarkError(f"'{name}' was refused: {message['output'].get('error')}")
         return list(message["output"]["data"])
 
-    def output(self, name: str, outputs: Sequence[Any], label: str) -> Any:
-        """The output that went to the component with this label."""
-        return outputs[self.handlers[name].outputs.index(label)]
-
 
 def read_handlers(config: Mapping[str, Any]) -> dict[str, Handler]:
     """The functions in Gradio's configuration, by name."""
@@ -321,7 +315,6 @@ def read_handlers(config: Mapping[str, Any]) -> dict[str, Handler]:
             number=entry["id"],
             queued=bool(entry["queue"]),
             inputs=tuple((label(number), props[number].get("value")) for number in entry["inputs"]),
-            outputs=tuple(label(number) for number in entry["outputs"]),
         )
         for entry in config["dependencies"]
     }
