@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from annotation.api import AnnotationApi, RequestBody
 from rlhf.tabs.pages import kind_of
 from tests.annotation.web.conftest import Program
 from tests.annotation.web.test_files_in_events import post
+from tests.machine_fixtures import ROOT
+from tests.syntax_trees import nodes_of
 
 pytestmark = pytest.mark.slow
 HOLDING = [[], [None], [[]], {"a": 1}]
@@ -73,3 +76,16 @@ def test_any_type_in_any_field_of_an_annotators_request_is_no_error(program: Pro
                for part in ("outcome", "ranks", "strength", "tags", "note", "flag", "edit") for odd in ODD]  # fmt: skip
     for (name, body), (status, said) in zip(bodies, answers(program, bodies), strict=True):
         assert status == 200 or (400 <= status < 500 and json.loads(said)["error"]), (name, body, status, said)
+
+
+def test_the_benchmarks_send_as_many_values_as_a_function_takes(program: Program) -> None:
+    takes = {one["api_name"]: len(one["inputs"]) for one in program.functions}
+    written = [
+        (node.args[0].value, len(node.args) - 1)
+        for path in (ROOT / "benchmarks").rglob("*.py")
+        for node in nodes_of(path)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "call"
+        and isinstance(node.args[0], ast.Constant) and not any(isinstance(one, ast.Starred) for one in node.args)
+    ]  # fmt: skip
+    assert written
+    assert [(name, count) for name, count in written if takes.get(name) != count] == []
