@@ -32,7 +32,7 @@ from rlhf.jobs.run import Run
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.loading import dtype_of, held_precision
 from rlhf.models.packing import pad
-from rlhf.models.self_test.kept_results import mark_of
+from rlhf.models.self_test_results import mark_of
 
 DIRECTORY: Final = "references"
 # What a run that is broken off may have to compute again.
