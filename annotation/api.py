@@ -215,12 +215,12 @@ class AnnotationApi:
 
     def safety(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         """How far the judgements are safe from the loss of this machine: a sentence, empty where no copies are made."""
-        standing = safe_copies.status(self.db, self.copies)
-        if standing is None:
+        status = safe_copies.status(self.db, self.copies)
+        if status is None:
             return {"text": _(self.unsafe), "trouble": bool(self.unsafe)}
         beginning = safe_copies.start_notice(self.db) if annotator.role == "admin" else ""
-        said = safe_copies.sentence(standing, now(), annotator.role)
-        return {"text": f"{said} {beginning}".strip(), "trouble": bool(standing.problem or beginning)}
+        said = safe_copies.sentence(status, now(), annotator.role)
+        return {"text": f"{said} {beginning}".strip(), "trouble": bool(status.problem or beginning)}
 
     # ------------------------------------------------------------------------------------------------------- cards
     def saved(self, annotator: Annotator, asked: RequestBody, card: Card, judgement_id: int) -> Card:

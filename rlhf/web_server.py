@@ -61,7 +61,7 @@ from rlhf.jobs.job_spec import kinds
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel, thinking_sentence
-from rlhf.tabs import downloads
+from rlhf.tabs.download_endpoint import DownloadEndpoint
 from rlhf.tabs.overview.follow_endpoint import FollowEndpoint
 
 # For an import or export that is at work when the program ends, to be told and leave; another program does it again.
@@ -224,7 +224,7 @@ def guarded_app(
             *from_hub,
             *annotation_api.routes(),
             *export_files.Downloads(settings.data_dir).routes(),
-            *downloads.ModelDownloads(db, settings.data_dir).routes(),
+            *DownloadEndpoint(db, settings.data_dir).routes(),
             *FollowEndpoint(db, watches).routes(),
             Mount("/", pages),
         ],

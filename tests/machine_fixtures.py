@@ -36,7 +36,7 @@ from rlhf.data import snapshots
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.models import registry
-from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
+from rlhf.models.self_test_results import SelfTestResult, keep_result
 from rlhf.submission import job_submission
 from tests.conftest import act, judgement_count, measure_nobody, new_database, shown_texts
 

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cache
-from graphlib import TopologicalSorter
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
@@ -106,24 +105,6 @@ def test_a_package_is_described_by_a_docstring_and_holds_code_in_modules() -> No
         if len(tree_of(path).body) > 1
     ]
     assert with_code == ["rlhf/algorithms"]
-
-
-def test_modules_load_in_an_order() -> None:
-    """None needs itself, whichever is imported first."""
-    paths = [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
-    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
-    needs = {name: {one for one in loaded_at_once(path) if one in names} - {name} for name, path in names.items()}
-    TopologicalSorter(needs).prepare()  # raises CycleError with the circle
-
-
-def loaded_at_once(path: Path) -> Iterator[str]:
-    """Every module that a file imports when it is loaded itself."""
-    for node in tree_of(path).body:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from [*modules, node.module or ""]
 
 
 def test_no_name_of_a_type_stands_twice() -> None:

@@ -404,22 +404,22 @@ def judgements_after(db: Database, judgement_id: int) -> int:
     return int(db.value("SELECT count(*) FROM judgement WHERE id > ?", (judgement_id,)))
 
 
-def sentence(standing: CopyStatus, moment: str, role: Role) -> str:
+def sentence(status: CopyStatus, moment: str, role: Role) -> str:
     """What the page says; the reason of a trouble names places, which are the admins' business."""
-    count = standing.judgements_since
-    if standing.copied is None:
+    count = status.judgements_since
+    if status.copied is None:
         said = ngettext(
             "No safe copy yet, {count} judgement so far.", "No safe copy yet, {count} judgements so far.", count
         ).format(count=count)
     else:
         said = ngettext(
             "Last safe copy: {ago}, {count} judgement since.", "Last safe copy: {ago}, {count} judgements since.", count
-        ).format(ago=ago(seconds_between(standing.copied, moment)), count=count)
-    if not standing.problem:
+        ).format(ago=ago(seconds_between(status.copied, moment)), count=count)
+    if not status.problem:
         return said
     failed = _("The latest attempt failed and is repeated.")
-    sentences = [said, _("Two copies of this project run.") if standing.conflict else failed]
-    return " ".join([*sentences, standing.problem] if role == "admin" else sentences)
+    sentences = [said, _("Two copies of this project run.") if status.conflict else failed]
+    return " ".join([*sentences, status.problem] if role == "admin" else sentences)
 
 
 def ago(seconds: float) -> str:

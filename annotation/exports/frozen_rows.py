@@ -24,6 +24,11 @@ class FrozenRow:
     messages: tuple[Message, ...]
 
     @property
+    def number(self) -> int | None:
+        """What people know it by; None where that is its place among the others."""
+        return None
+
+    @property
     def rendered_prompt(self) -> str | None:
         """The conversation as a policy was fed it; None where no policy was, or it was not kept."""
         return None
@@ -139,6 +144,10 @@ class DemonstrationRow(FrozenRow):
 @dataclass(frozen=True)
 class PromptRow(FrozenRow):
     prompt_id: int
+
+    @property
+    def number(self) -> int:
+        return self.prompt_id
 
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), "prompt_id": self.prompt_id}

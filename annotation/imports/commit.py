@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from annotation.database import Database
-from annotation.imports.scratch import FIND_KNOWN, POINT_TO_KNOWN, Staging
+from annotation.imports.staging import FIND_KNOWN, POINT_TO_KNOWN, Staging
 from annotation.records import now
 from annotation.store import project_store, setting_store
 from annotation.workbench.word_index import index_imports, index_prompts
@@ -32,7 +32,7 @@ CLEARED_AT_ONCE = 2_000
 
 @dataclass
 class ImportCommit:
-    """One import on its way from the scratch file into the database."""
+    """One import on its way from the staging file into the database."""
 
     db: Database
     staging: Staging
@@ -50,7 +50,7 @@ class ImportCommit:
 
     @property
     def sql(self) -> Any:
-        """The connection, with the scratch file beside the database."""
+        """The connection, with the staging file beside the database."""
         return self.db.connection.conn
 
     def run(self) -> None:

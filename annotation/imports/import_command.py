@@ -205,7 +205,7 @@ def run_to_end(options: argparse.Namespace, db: Database) -> int:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Meanwhile memory is limited, where the system sees to that, and SIGTERM leaves no scratch file behind."""
+    """Meanwhile memory is limited, where the system sees to that, and SIGTERM leaves no staging file behind."""
     before = signal.signal(signal.SIGTERM, leave)
     try:
         if sys.platform == "win32":
@@ -240,7 +240,7 @@ def data_bytes() -> int:
 
 
 def leave(signal_number: int, frame: FrameType | None) -> None:
-    """End as if by an exception, so that the scratch files go."""
+    """End as if by an exception, so that the staging files go."""
     raise SystemExit(128 + signal_number)
 
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 from annotation.imports.importing import ImportPreview, ImportResult
 from annotation.imports.mapping import mapped_rows
 from annotation.imports.mapping.mapped_rows import MappedRow
-from annotation.imports.scratch import Counts, Skipped
 from annotation.imports.sources.raw_rows import BadRow, SourceRow
+from annotation.imports.staging import Counts, Skipped
 from annotation.ui.formatting import cut
 from annotation.validation import known
 

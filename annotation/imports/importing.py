@@ -25,8 +25,8 @@ from annotation.imports.mapping.import_plan import ImportPlan, Target, VerdictUs
 from annotation.imports.mapping.labels import Columns, UnusableRow
 from annotation.imports.mapping.mapped_rows import MappedRow, RowReader
 from annotation.imports.printable import listed
-from annotation.imports.scratch import Counts, Skipped, Staging
 from annotation.imports.sources.raw_rows import BadRow, ImportSource, RawRow, SourceRow
+from annotation.imports.staging import Counts, Skipped, Staging
 from annotation.records import Prompt, Split, UserError, explain_errors
 from annotation.translation import _, ngettext, numeral
 

@@ -340,13 +340,13 @@ def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
         event(admin(partial(count_export, context)), page.fields, counted, api_name=name, **counting)
     page.write.click(admin(partial(write_export, context)), page.fields, page.shown, api_name="export-write", **QUEUED)
     page.cancel.click(admin(partial(cancel_export, context)), None, page.shown, api_name="export-cancel", **QUEUED)
-    poll(page.pulse, context, lambda annotator: standing(context), [], page.shown, api_name="export-follow")
+    poll(page.pulse, context, lambda annotator: export_status(context), [], page.shown, api_name="export-follow")
     told = [page.deleted, *page.shown]
     page.delete.click(admin(partial(delete_export, context)), page.chosen, told, api_name="export-delete", **QUEUED)
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers
-def standing(context: Context) -> list[Any]:
+def export_status(context: Context) -> list[Any]:
     """How the exports stand; it is asked again while one is being written."""
     latest = EXPORTS.newest(context.db)
     running = latest is not None and latest.is_open
@@ -363,7 +363,7 @@ def open_exports(context: Context, annotator: Annotator) -> list[Any]:
         gr.update(choices=[str(number) for number in sorted(set(policies.values()))]),
         gr.update(choices=[row["name"] for row in data_sources.annotators(context.db)]),
     ]
-    return [*filters, *standing(context)]
+    return [*filters, *export_status(context)]
 
 
 def narrow_export(annotator: Annotator, place: Place) -> list[Any]:
@@ -415,12 +415,12 @@ def redescribe_export(context: Context, annotator: Annotator, *values: Any) -> l
 
 def write_export(context: Context, annotator: Annotator, *values: Any) -> list[Any]:
     export_files.start(context.db, request_of(context.db, *values), annotator.name)
-    return standing(context)
+    return export_status(context)
 
 
 def cancel_export(context: Context, annotator: Annotator) -> list[Any]:
     export_files.cancel(context.db)
-    return standing(context)
+    return export_status(context)
 
 
 def delete_export(context: Context, annotator: Annotator, name: Any) -> list[Any]:
@@ -428,4 +428,4 @@ def delete_export(context: Context, annotator: Annotator, name: Any) -> list[Any
         raise UserError(_("Choose an export first."))
     export_files.remove(context.data_dir, text_in(name))
     said = status(_("{file} is deleted.").format(file=text_in(name)))
-    return [said, *standing(context)]
+    return [said, *export_status(context)]

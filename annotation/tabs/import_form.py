@@ -400,7 +400,7 @@ def look_at_source(page: ImportFormPage, importer: Importer, annotator: Annotato
     """The handler of an upload and of "Look": another source, of which nothing has been chosen yet."""
     source = source_of(*values)
     state = importer.start("look", source, [], annotator.name)
-    return ["judged", "", None, *standing_parts(page, importer, Looked(tuple(source), state.number))]
+    return ["judged", "", None, *status_parts(page, importer, Looked(tuple(source), state.number))]
 
 
 def start_import(
@@ -418,12 +418,12 @@ def start_import(
         seen = replace(seen, waits=state.number, said=order.columns, target=order.target)
     else:
         seen = replace(seen, waits=0)
-    return standing_parts(page, importer, seen)
+    return status_parts(page, importer, seen)
 
 
 def follow_import(page: ImportFormPage, importer: Importer, annotator: Annotator, looked: Any) -> list[Any]:
     """The handler of polls and of the opened tab."""
-    return standing_parts(page, importer, looked_in(looked))
+    return status_parts(page, importer, looked_in(looked))
 
 
 def looked_in(value: Any) -> Looked:
@@ -431,7 +431,7 @@ def looked_in(value: Any) -> Looked:
     return Looked(**value) if isinstance(value, dict) else Looked()
 
 
-def standing_parts(page: ImportFormPage, importer: Importer, looked: Looked) -> list[Any]:
+def status_parts(page: ImportFormPage, importer: Importer, looked: Looked) -> list[Any]:
     """What the page shows of a run, whoever began it; a finished look fills the form of the session that asked."""
     state = importer.state
     mine = state if looked.waits in (0, state.number) else importer.state_of(looked.waits)

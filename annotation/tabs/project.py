@@ -111,7 +111,7 @@ def title_of(version: Guidelines) -> str:
     )
 
 
-def standing(latest: Guidelines) -> str:
+def guidelines_status(latest: Guidelines) -> str:
     if not latest.version:
         return status(_("There are no guidelines yet. Annotators see none."))
     if not latest.text:
@@ -259,7 +259,7 @@ def open_project(db: Database, annotator: Annotator, sent: Any, *drafted: Any) -
     news |= {"answers"} if "kind" in news and "answers" in fresh else set()
     updates = [field_update(name, here | fresh) if name in news else gr.skip() for name in holds]
     acts = unfold(_("What each kind of act takes and teaches"), act_table.acts_table(act_times(db)))
-    return [counts_card(db), acts, *updates, standing(latest), *choose_version(db, None), {**was, **fresh}]
+    return [counts_card(db), acts, *updates, guidelines_status(latest), *choose_version(db, None), {**was, **fresh}]
 
 
 def follow_project(db: Database, annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
@@ -324,7 +324,7 @@ def write_guidelines(db: Database, annotator: Annotator, sent: Any, text: Any) -
     told = (
         status(_("This is the text that holds; no version was added."))
         if version == before.version
-        else standing(project_store.guidelines(db))
+        else guidelines_status(project_store.guidelines(db))
     )
     return [plain, told, *choose_version(db, version), preview_of(plain), {**was, "text": plain}]
 

@@ -1,8 +1,8 @@
 """One package per algorithm: `spec.py` says all that others ask, without torch; `train.py` reads like the paper.
 
 Algorithms never import each other, and nobody outside names one: what others ask they ask of `ALGORITHMS`. Beside them
-stands what they share (comparisons, the trainer, checkpoints), which imports none of them, jobs on what they make
-(measure, merge, precisions), and its card.
+stands what they share (comparisons, references, the trainer, checkpoints), which imports none of them, jobs on what
+they make (measure, merge), and its card.
 
 Not here: models themselves (`rlhf.models`), what is learnt from (`rlhf.data`), and which model is better
 (`rlhf.evaluation`).

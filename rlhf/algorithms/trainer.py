@@ -52,7 +52,7 @@ from rlhf.models.loading import context_in, fed, ground_path, held_precision, ve
 from rlhf.models.memory import RunMemory, read_shapes, this_machine
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import draw
-from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
+from rlhf.models.self_test_results import SelfTestResult, kept_result
 
 SAMPLE_TOKENS = 64
 SAMPLE_SEED = 77_000

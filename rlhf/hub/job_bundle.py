@@ -27,7 +27,7 @@ from rlhf.jobs.job_spec import TrainingSpec, from_json, to_json
 from rlhf.jobs.job_store import Job, get
 from rlhf.models import base_model, registry
 from rlhf.models.registry import Policy
-from rlhf.models.self_test.kept_results import SelfTestResult, keep_result, kept_result
+from rlhf.models.self_test_results import SelfTestResult, keep_result, kept_result
 
 MANIFEST: Final = "job.json"
 CODE: Final = "code"

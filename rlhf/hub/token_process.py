@@ -95,11 +95,11 @@ class CopyLoop:
 
     def pending(self) -> PendingCopy:
         """What a copy now would add."""
-        standing = safe_copies.status(self.db, self.named)
+        status = safe_copies.status(self.db, self.named)
         since = None if self.attempted is None else time.monotonic() - self.attempted
         return PendingCopy(
             copy_reasons.state_mark(self.db) != self.kept_mark,
-            standing.judgements_since if standing else 0,
+            status.judgements_since if status else 0,
             since,
             self.failures,
         )
@@ -124,8 +124,8 @@ class CopyLoop:
 
     def may_begin_again(self) -> bool:
         """Whether nothing is lost by it."""
-        standing = safe_copies.status(self.db, self.named)
-        untouched = not (standing and standing.judgements_since) and not safe_copies.has_unsafe_work(self.db)
+        status = safe_copies.status(self.db, self.named)
+        untouched = not (status and status.judgements_since) and not safe_copies.has_unsafe_work(self.db)
         return self.follow and not self.alone and not self.ended.is_set() and untouched
 
     def look_for_newer(self) -> None:

@@ -140,6 +140,8 @@ class ItemWords:
 class RowWords(ItemWords):
     """What frozen rows are, in words: what is said of their items, and where there are too few of them."""
 
+    one: str
+    """What one is called, or what it is of, with its {number}."""
     too_few: Callable[[int], str]
     """That there are {found}, and at least so many ({least}) are needed."""
     more: str
@@ -149,6 +151,7 @@ class RowWords(ItemWords):
 
 
 PAIRS = RowWords(
+    one=N_("Comparison {number}"),
     plural=N_("pairs"),
     counted=lambda count: ngettext("{count:,} pair", "{count:,} pairs", count).format(count=count),
     heading=N_("Pairs"),
@@ -174,6 +177,7 @@ COMPARISONS = ItemWords(
     to_check_with=N_("Held-out comparisons to check with"),
 )
 DEMONSTRATIONS = RowWords(
+    one=N_("Demonstration {number}"),
     plural=N_("demonstrations"),
     counted=lambda count: ngettext("{count:,} demonstration", "{count:,} demonstrations", count).format(count=count),
     heading=N_("Demonstrations"),
@@ -194,6 +198,7 @@ DEMONSTRATIONS = RowWords(
     },
 )
 PROMPTS = RowWords(
+    one=N_("Prompt {number}"),
     plural=N_("prompts"),
     counted=lambda count: ngettext("{count:,} prompt", "{count:,} prompts", count).format(count=count),
     heading=N_("Prompts"),

@@ -47,7 +47,7 @@ from rlhf.models.model_files import (
     weight_files,
 )
 from rlhf.models.registry import HeldPrecision, Policy
-from rlhf.models.self_test.kept_results import SelfTestResult, keep_result, kept_result, result_of
+from rlhf.models.self_test_results import SelfTestResult, keep_result, kept_result, result_of
 from rlhf.models.template_process import TemplateRefused, conversation, ended
 from rlhf.models.tokenise import text_ids
 

@@ -38,7 +38,7 @@ from rlhf.models.memory import WITHOUT_ADAPTER, read_shapes, steady_places, targ
 from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, read_json, tokens_known
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling.prompt_cache import SHARES
-from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
+from rlhf.models.self_test_results import SelfTestResult, kept_result
 from rlhf.models.tokenise import render, text_ids
 
 # The head of a reward model, which the weights that it grows on have not.

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from annotation.database import Database
-from annotation.exports.frozen_rows import FrozenRow, PreferenceRow, PromptRow
+from annotation.exports.frozen_rows import FrozenRow, PreferenceRow
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.records import Split
 from annotation.translation import _
-from rlhf.jobs.descriptions import COMPARISONS, Facts, LeftOut, TokenSequence, token_span
+from rlhf.jobs.descriptions import COMPARISONS, PAIRS, UNITS, Facts, LeftOut, TokenSequence, token_span
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer
 from rlhf.models.tokenise import render, text_ids
@@ -62,11 +62,8 @@ def items_of(db: Database, spec: TrainingSpec) -> Iterator[ItemRows]:
         yield from compared_items(db, rows, together=spec.items == COMPARISONS)
         return
     with db.reading():
-        for number, row in enumerate(rows, 1):
-            if isinstance(row, PromptRow):
-                name = _("Prompt {prompt_id}").format(prompt_id=row.prompt_id)
-            else:
-                name = _("Demonstration {number}").format(number=number)
+        for place, row in enumerate(rows, 1):
+            name = _(UNITS[spec.unit].one).format(number=row.number or place)
             yield ItemRows(name=name, split=row.split, rows=[row], left_out={}, asked=question_of(row.messages))
 
 
@@ -76,7 +73,7 @@ def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Itera
         for group in whole.comparisons:
             alone = replace(whole, comparisons=[group], counts=Counter(), left_out=Counter())
             rows, first = list(alone), group[0]
-            name = _("Comparison {comparison_id}").format(comparison_id=first.comparison_id)
+            name = _(PAIRS.one).format(number=first.comparison_id)
             whole_item = ItemRows(
                 name=name,
                 split=first.split,

@@ -21,7 +21,7 @@ from rlhf.models import base_model, memory, registry
 from rlhf.models.model_files import OUTPUTS, has_scores, is_tied, read_header
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
-from rlhf.models.self_test.kept_results import kept_result
+from rlhf.models.self_test_results import kept_result
 
 
 def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:

@@ -16,7 +16,7 @@ Departures, besides those of all our TRL trainers (`rlhf.algorithms.trl_trainer`
   Reasoning Preference Optimization", equation 1), per token over the batch as in TRL's "sft" loss.
 - An answer that was cut off at the limit gets no end-of-text token, and one to which a longer answer was preferred
   keeps its own out of the loss (`spec.with_ends_to_learn`).
-- The reference is computed before the first step, once for all runs (`rlhf.algorithms.dpo.reference`): with the
+- The reference is computed before the first step, once for all runs (`rlhf.algorithms.reference`): with the
   parent's weights in the adapter if the parent is the reference, before they are if the base is. TRL would make the
   parent the reference in any case, and round it.
 - The reference of virtual tokens is the model without them; of full fine-tuning, the model as it was at the start.
@@ -42,8 +42,8 @@ from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.comparisons import collate, order_loss, with_targets
 from rlhf.algorithms.dpo.drift import DriftMeter
 from rlhf.algorithms.dpo.losses import AnswerLogps, PairLogps, expected_better, implicit_rewards, pairwise_loss
-from rlhf.algorithms.dpo.reference import answer_logps, reference_of, with_reference
 from rlhf.algorithms.dpo.spec import DPOSpec, PairwiseLoss
+from rlhf.algorithms.reference import answer_logps, start_from_reference
 from rlhf.algorithms.trainer import Start, TokenisedData, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import left_out_sentence, shortage
@@ -122,10 +122,7 @@ def build_trainer(
         processing_class=tokenizer,
         peft_config=adapter_config(spec, start.base.path),
     )
-    parents = spec.reference == "parent" and start.adapter is not None
-    trainer.start_from(start if parents else replace(start, adapter=None))
-    trainer.train_dataset = with_reference(trainer, parents, reference_of(trainer, start, parents, run), run)
-    trainer.start_from(start)
+    start_from_reference(trainer, start, run)
     if run is not None and spec.stop_kl:  # while measuring, for the time that it takes
         most = math.inf if run.measured_steps else spec.stop_kl
         trainer.add_callback(DriftMeter(trainer, data.items, most, run.log))

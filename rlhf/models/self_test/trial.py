@@ -35,7 +35,7 @@ from rlhf.models.packing import pad
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.sampling.prompt_cache import shares_prompts
 from rlhf.models.sampling.seeded_sampler import PLAUSIBLE, SeededSampler
-from rlhf.models.self_test.kept_results import SelfTestResult
+from rlhf.models.self_test_results import SelfTestResult
 
 # How many tokens the answers have that are computed in every way.
 ANSWERS: Final = (5, 12, 8)

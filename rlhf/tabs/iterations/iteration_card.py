@@ -20,7 +20,7 @@ from rlhf.evaluation.gate import GateDecision, Mode, Rule, stakes_of
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
 from rlhf.tabs.iterations.check_report import AT_EQUAL_LENGTH, kl_words
-from rlhf.tabs.iterations.loop_standing import LoopStatus, Stage
+from rlhf.tabs.iterations.loop_status import LoopStatus, Stage
 from rlhf.tabs.plot_zoom import CurveData
 
 STAGES: Mapping[Stage, str] = {
@@ -34,14 +34,14 @@ STAGES: Mapping[Stage, str] = {
 CURRENT = ' aria-current="step"'
 
 
-def status_card(standing: LoopStatus) -> str:
+def status_card(status: LoopStatus) -> str:
     """The stages of an iteration with the one it is in, what went wrong, what happens now, and what comes next."""
     stages = "".join(
-        f"<li{CURRENT if stage == standing.stage else ''}>{escape(_(name))}</li>" for stage, name in STAGES.items()
+        f"<li{CURRENT if stage == status.stage else ''}>{escape(_(name))}</li>" for stage, name in STAGES.items()
     )
-    problems = "".join(paragraph(sentence, "warning") for sentence in standing.problems)
-    now = paragraph(standing.now) if standing.now else ""
-    then = paragraph(standing.then, "quiet") if standing.then else ""
+    problems = "".join(paragraph(sentence, "warning") for sentence in status.problems)
+    now = paragraph(status.now) if status.now else ""
+    then = paragraph(status.then, "quiet") if status.then else ""
     return f'<ol class="stages">{stages}</ol>{problems}{now}{then}'
 
 

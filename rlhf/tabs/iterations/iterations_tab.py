@@ -48,7 +48,7 @@ from rlhf.loop.controller import LoopState
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs import plot_zoom
-from rlhf.tabs.iterations import candidate_headline, check_report, gate_form, iteration_card, loop_standing
+from rlhf.tabs.iterations import candidate_headline, check_report, gate_form, iteration_card, loop_status
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.jobs import policy_decisions
 from rlhf.tabs.plot_zoom import CurveData
@@ -123,9 +123,9 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedChec
     return list({(one.prompt_id, one.seed): one for one in found}.values())  # it may have answered anew since the first
 
 
-def standing_part(db: Database, state: LoopState) -> Update:
+def status_part(db: Database, state: LoopState) -> Update:
     hindered = controller.automatic_problems(db) if controller.due(state) else ()
-    status = loop_standing.loop_status(state, hindered)
+    status = loop_status.loop_status(state, hindered)
     if not answering_spec.answers_come(db) and not any(stock_counts.stock_sizes(db, registry.serving(db).id).values()):
         silent = check_report.worker_sentence(answering_spec.newest_answering(db), now())
         status = replace(status, problems=(*status.problems, silent))
@@ -156,7 +156,7 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus, state: LoopSta
         headline = candidate_headline.unchecked(headline, said, elsewhere)
         more = [one for one in [*(more[:-1] if against else ()), stands.sentence] if one != headline.saying]
         if state.active and not stands.active and controller.will_check(db, state, policy):
-            more.append(loop_standing.soon(state, policy.revision))
+            more.append(loop_status.soon(state, policy.revision))
     running = iteration_card.running_chart(corrected_by_judges(found), rule, alpha, against_now)
     unknown = sum(one.probability is None for one in found.people)
     return {
@@ -316,7 +316,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     state = controller.state_of(db)
     over, curves = over_view(db, checked)
     parts = {
-        "standing": standing_part(db, state),
+        "standing": status_part(db, state),
         "serving": serving_part(db),
         "history": history_part(db, checked),
         "decisions": decisions_part(db),

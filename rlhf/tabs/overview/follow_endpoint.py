@@ -20,7 +20,7 @@ from annotation.records import Annotator
 from annotation.translation import _, spoken
 from annotation.web.middleware import ANNOTATOR_KEY, by_admin
 from annotation.web.watches import TRUSTED_SECONDS, Watches, mark_of
-from rlhf.tabs.overview.standing import strip_of
+from rlhf.tabs.overview.overview_status import strip_of
 
 ADDRESS: Final = "follow"
 STRIP: Final = "strip"

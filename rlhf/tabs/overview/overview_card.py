@@ -29,7 +29,7 @@ HOW_ENDED: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Standing:
+class OverviewStatus:
     """Where things stand, as the strip and the Overview say it."""
 
     serves: str
@@ -50,16 +50,16 @@ class Standing:
     """What is at work that is none of these jobs: an import, an export, an upload."""
 
 
-def strip(standing: Standing) -> str:
+def strip(status: OverviewStatus) -> str:
     """What stands above every page: where things stand, what would teach more, and the most pressing step."""
     told = _("{revision} serves")
-    parts = [told.format(revision=standing.serves), judged_words(standing), running_words(standing)]
+    parts = [told.format(revision=status.serves), judged_words(status), running_words(status)]
     said = "".join(f"<span>{escape(part)}</span>" for part in parts)
-    if standing.offer is not None:
-        said += within(Way(standing.offer.address, standing.offer.words))
-    ways = "".join(map(way_to, standing.steps[:1]))
+    if status.offer is not None:
+        said += within(Way(status.offer.address, status.offer.words))
+    ways = "".join(map(way_to, status.steps[:1]))
     named = escape(_("Where things stand"))
-    asks = "" if standing.running is None else notify_buttons()
+    asks = "" if status.running is None else notify_buttons()
     return f'<section class="standing" aria-label="{named}"><p>{said}{asks}</p>{ways}</section>'
 
 
@@ -93,22 +93,22 @@ def ended_words(job: Job) -> str:
     return f"{_(HOW_ENDED[job.status])} · {about(job)}"
 
 
-def judged_words(standing: Standing) -> str:
+def judged_words(status: OverviewStatus) -> str:
     """How many were judged of how many."""
-    if standing.judged > standing.wanted:
+    if status.judged > status.wanted:
         said = _("{judged:,} judged for the next training; {wanted:,} are enough")
-    elif standing.least:
+    elif status.least:
         said = _("{judged:,} of {wanted:,} judged for the first training, which needs {least} at least")
     else:
         said = _("{judged:,} of {wanted:,} judged for the next training")
-    return said.format(judged=standing.judged, wanted=standing.wanted, least=standing.least)
+    return said.format(judged=status.judged, wanted=status.wanted, least=status.least)
 
 
-def running_words(standing: Standing) -> str:
+def running_words(status: OverviewStatus) -> str:
     """What runs, how far it is and how long it will take."""
-    job, left = standing.running, standing.left
+    job, left = status.running, status.left
     if job is None:
-        return standing.elsewhere or _("Nothing runs")
+        return status.elsewhere or _("Nothing runs")
     done = f"{100 * job.step // job.steps}%" if job.steps else _("preparing")
     if job.status in ("queued", "cancelling"):
         done = _("waiting") if job.status == "queued" else _("stopping")
@@ -117,24 +117,24 @@ def running_words(standing: Standing) -> str:
     return _("{job}: {done}, {left}").format(job=about(job), done=done, left=left_words(job, left))
 
 
-def overview(standing: Standing, candidates: str, record: str, today: str, latest: str) -> str:
+def overview(status: OverviewStatus, candidates: str, record: str, today: str, latest: str) -> str:
     """Cards: what waits for the admin, whether the model gets better, what came in today, what runs."""
-    offered = (standing.offer,) if standing.offer else ()
-    steps = "".join(map(way_to, (*standing.steps, *offered)))
+    offered = (status.offer,) if status.offer else ()
+    steps = "".join(map(way_to, (*status.steps, *offered)))
     waits = acts(steps) or paragraph(_("Nothing waits for you."), "quiet")
     parts = (
-        (_("Waits for you"), waits + judged_bar(standing)),
+        (_("Waits for you"), waits + judged_bar(status)),
         (_("Does the model get better?"), candidates + record),
         (_("Came in today"), today),
-        (_("Runs"), running_part(standing, latest)),
+        (_("Runs"), running_part(status, latest)),
     )
     return cards(card(title, inside) for title, inside in parts)
 
 
-def judged_bar(standing: Standing) -> str:
+def judged_bar(status: OverviewStatus) -> str:
     """How far it is to the next training."""
-    words = judged_words(standing)
-    share = min(100, 100 * standing.judged // max(standing.wanted, 1))
+    words = judged_words(status)
+    share = min(100, 100 * status.judged // max(status.wanted, 1))
     return paragraph(words) + progress_bar(words, share)
 
 
@@ -192,10 +192,10 @@ def today_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return paragraph(said) + table((_("Who"), *numbers), entries, "", numbers)
 
 
-def running_part(standing: Standing, latest: str) -> str:
+def running_part(status: OverviewStatus, latest: str) -> str:
     """What runs with its progress, else what ran last."""
-    job = standing.running
-    words = running_words(standing)
+    job = status.running
+    words = running_words(status)
     if job is None:
         return paragraph(words) + (paragraph(latest, "quiet") if latest else "")
     if job.status == "queued":

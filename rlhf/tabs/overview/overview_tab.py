@@ -25,7 +25,7 @@ from rlhf.tabs.iterations.candidate_headline import Headline
 from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.overview import overview_card
 from rlhf.tabs.overview.follow_endpoint import STRIP
-from rlhf.tabs.overview.standing import standing_of
+from rlhf.tabs.overview.overview_status import overview_status
 
 STRIP_SECONDS = 10
 OVERVIEW_SECONDS = 5
@@ -40,7 +40,7 @@ def overview_of(db: Database, annotator_id: int) -> str:
     at = now()
     today = at[:10]
     return overview_card.overview(
-        standing_of(db, annotator_id),
+        overview_status(db, annotator_id),
         candidates_part(db),
         ("" if serving.id == base.id else overview_card.record_of(serving.revision, rate)) + course_of(db),
         overview_card.came_in(
@@ -68,14 +68,14 @@ def candidates_part(db: Database) -> str:
     pending = gate_decisions.pending(db)
     newest = None if pending is None else pending.policy
     waiting = [one for one in reversed(registry.all_policies(db)) if one.undecided and one != newest]
-    others = [(one.revision, standing_of_candidate(db, one)) for one in waiting]
+    others = [(one.revision, candidate_status(db, one)) for one in waiting]
     if newest is None:
         return overview_card.candidates("", "", others, trained=registry.any_trained(db))
     headline = candidate_headline.headline_card(headline_on(db, newest))
     return overview_card.candidates(newest.revision, headline, others)
 
 
-def standing_of_candidate(db: Database, policy: Policy) -> str:
+def candidate_status(db: Database, policy: Policy) -> str:
     """What comparisons say of a candidate that was checked against what serves, else how its check stands."""
     if gate_decisions.checks_of(db, policy):
         return headline_on(db, policy).saying

@@ -199,7 +199,7 @@ GAPS = {"STANDING": schema.STANDING, "table": "session"}
 # Of imports on their way, and of what the Data tab counts.
 SCRATCH = {"staged.prompt", "staged.item", "staged.answer", "chosen"}
 # Migrations, which are made before the first copy, and a file of an import's own.
-ELSEWHERE = ("annotation/schema.py", "annotation/imports/scratch.py")
+ELSEWHERE = ("annotation/schema.py", "annotation/imports/staging.py")
 WRITES = re.compile(
     r"\bUPDATE (?P<changed>[\w.]+)(?: AS \w+)?\s+SET\s+|\bDELETE FROM (?P<gone>[\w.]+)"
     r"|\bINSERT (?P<again>OR REPLACE )?INTO [\"[]?(?P<added>[\w.]+)"

@@ -26,7 +26,7 @@ import app
 from annotation.__main__ import main
 from annotation.claims import handing_out, judging, own_prompts
 from annotation.database import Database, open_database
-from annotation.imports import commit, import_process, importing, scratch
+from annotation.imports import commit, import_process, importing, staging
 from annotation.imports.import_process import HERE, Importer, State
 from annotation.imports.importing import ImportRequest, ImportResult
 from annotation.imports.mapping import row_readers
@@ -360,7 +360,7 @@ def test_several_verdicts_on_the_same_answers_are_remarked(db: Database, bring: 
     votes = [{"prompt": "p", "response_a": "x", "response_b": "y", "winner": vote} for vote in "aaab"]
     turned = {"prompt": "p", "response_a": "y", "response_b": "x", "winner": "b"}
     outcome = bring([*votes, turned, {**votes[0], "prompt": "q"}, {**votes[0], "prompt": "q"}])
-    assert outcome.counts.remarks == {scratch.JUDGED_TWICE: 1}
+    assert outcome.counts.remarks == {staging.JUDGED_TWICE: 1}
     assert counts(outcome) == {"prompts": 2, "judged": 3, "repeated": 4}
 
 
@@ -391,7 +391,7 @@ def test_a_reason_for_which_many_rows_are_left_out_is_made_ready_to_be_stored_on
     bring: Callable[..., ImportResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Mock(wraps=kept)
-    monkeypatch.setattr(scratch, "kept", made)
+    monkeypatch.setattr(staging, "kept", made)
     outcome = bring([PAIRS[0], *["[]", {**PAIRS[1], "rejected": 7}] * 5])
     assert [count for _reason, count in outcome.reasons] == [5, 5]
     assert made.call_count == 2, "it takes as long as to read the row"
@@ -452,7 +452,7 @@ def test_more_than_one_import_can_hold_is_refused(
     db: Database, bring: Callable[..., ImportResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = stored(db)
-    monkeypatch.setattr("annotation.imports.scratch.MAXIMUM_VERDICT_ROWS", 15)
+    monkeypatch.setattr("annotation.imports.staging.MAXIMUM_VERDICT_ROWS", 15)
     with pytest.raises(UserError, match="the first 4 rows come to 16 rows of tables"):
         bring(PAIRS)
     assert stored(db) == before

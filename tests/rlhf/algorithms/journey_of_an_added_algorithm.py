@@ -24,7 +24,7 @@ from rlhf.hub import job_bundle, push_model
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.submission import job_submission
-from rlhf.tabs import downloads
+from rlhf.tabs import download_endpoint, downloads
 from rlhf.tabs.iterations import check_report
 from rlhf.tabs.runs import compare_runs_form
 from tests.fakes.hub_server import HubServer
@@ -138,7 +138,7 @@ def test_it_is_exported(place: Machine) -> None:
     made = registry.of_job(place.db, job.id)
     assert made is not None
     directory = downloads.directory_of(place.db, place.data_dir, made.revision)
-    packed = b"".join(downloads.zip_chunks(made.revision, downloads.files_of(directory)))
+    packed = b"".join(download_endpoint.zip_chunks(made.revision, downloads.files_of(directory)))
     assert f"{made.revision}/adapter_model.safetensors" in zipfile.ZipFile(BytesIO(packed)).namelist()
     manifest = json.loads(job_bundle.pack(place.db, place.data_dir, job)[job_bundle.MANIFEST])
     assert manifest["spec"]["kind"] == KIND

@@ -12,8 +12,8 @@ from torch import Tensor
 from annotation.records import UserError
 from rlhf.algorithms.comparisons import collate, order_loss, part_of, with_noise, with_targets
 from rlhf.algorithms.dpo.losses import PairLogps, implicit_rewards
-from rlhf.algorithms.dpo.reference import answer_logps, collate_answers
 from rlhf.algorithms.dpo.train import logps_of
+from rlhf.algorithms.reference import answer_logps, collate_answers
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.packing import pad
 from tests.architectures import VOCABULARY, built

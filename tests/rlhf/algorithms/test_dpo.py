@@ -26,7 +26,7 @@ from trl import DPOConfig, DPOTrainer
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from annotation.store import prompt_store
-from rlhf.algorithms import trl_trainer
+from rlhf.algorithms import reference, trl_trainer
 from rlhf.algorithms.checkpoints import (
     MANIFEST,
     CheckpointManifest,
@@ -35,11 +35,10 @@ from rlhf.algorithms.checkpoints import (
     write_checkpoint,
 )
 from rlhf.algorithms.comparisons import with_targets
-from rlhf.algorithms.dpo import reference as dpo_reference
 from rlhf.algorithms.dpo.drift import Drift, DriftMeter
-from rlhf.algorithms.dpo.reference import answer_logps
 from rlhf.algorithms.dpo.spec import DPOSpec, far_enough, with_ends_to_learn
 from rlhf.algorithms.dpo.train import PreferenceTrainer, best_of, build_trainer
+from rlhf.algorithms.reference import answer_logps
 from rlhf.algorithms.trainer import TokenisedData
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
@@ -545,28 +544,6 @@ def test_with_the_parent_as_reference_a_continued_adapter_starts_without_a_margi
     assert loss_of(trainer, first_batch(trainer)).item() > math.log(2)
 
 
-def test_runs_that_keep_what_a_reference_says_at_the_same_moment_do_not_disturb_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On two devices, from the same parent: one writes while the other does."""
-    path = tmp_path / "references" / "reference.json"
-    first, second = dpo_reference.KeptReference(path), dpo_reference.KeptReference(path)
-    first.add([((1,), (2,))], [-1.0])
-    second.add([((1,), (3,))], [-2.0])
-    write, waiting = Path.write_text, [second]
-
-    def write_beside(self: Path, *what: Any) -> int:
-        written = write(self, *what)
-        while waiting:
-            waiting.pop().keep()
-        return written
-
-    monkeypatch.setattr(Path, "write_text", write_beside)
-    first.keep()
-    assert dpo_reference.KeptReference(path).known == first.known
-    assert list(path.parent.iterdir()) == [path]
-
-
 def test_what_a_reference_says_is_computed_once_for_all_runs(judged: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another rate, more judgements, another precision, the parent as the reference; and a file that is damaged."""
     computed: list[int] = []
@@ -583,7 +560,7 @@ def test_what_a_reference_says_is_computed_once_for_all_runs(judged: Machine, mo
         assert job.status == "finished", job.message
         return sum(computed)
 
-    monkeypatch.setattr(dpo_reference, "answer_logps", counted)
+    monkeypatch.setattr(reference, "answer_logps", counted)
     assert run(samples=0) == 24
     assert run(samples=0, learning_rate=1e-3) == 0
     judged.judge("train", 2)

@@ -23,7 +23,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
+from rlhf.models.self_test_results import SelfTestResult, keep_result
 from rlhf.workers import worker
 from tests.architectures import built
 from tests.conftest import BASE_NAME

@@ -53,7 +53,7 @@ from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
 from rlhf.models.precisions.plain_text import PromptAndAnswer
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import Draw
-from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
+from rlhf.models.self_test_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import answer_ids, load_snapshot, of_split
 from rlhf.tabs.iterations import check_report
 from tests.conftest import BASE_NAME, make_response, seed_prompts, shown_texts

@@ -43,7 +43,7 @@ from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission
-from rlhf.tabs.iterations import iterations_tab, loop_standing
+from rlhf.tabs.iterations import iterations_tab, loop_status
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
 pytestmark = pytest.mark.slow
@@ -371,12 +371,12 @@ def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Data
     people_say(db, 3, "serving")
     assert gate_decisions.decision_on(db, made).says == "not enough evidence"
     state = controller.state_of(db)
-    assert loop_standing.loop_status(state).then == "People are given what they were not asked about."
+    assert loop_status.loop_status(state).then == "People are given what they were not asked about."
     assert iterations_tab.needed_of_people(db, made, state) is None, "it is done by itself"
     assert iterations_tab.needed_of_people(db, made, replace(state, gate="ask")) == "ask"
     assert controller.advance(db, data_dir) is None, "asking makes no job"
     assert pair_outcomes.open_to_people(db, made.id, 1) == 6
-    assert loop_standing.loop_status(controller.state_of(db)).then.startswith("People compare sft-1")
+    assert loop_status.loop_status(controller.state_of(db)).then.startswith("People compare sft-1")
     people_say(db, 3, "candidate")
     people_say(db, 3, "serving")
     assert gate_words.sentence(gate_decisions.decision_on(db, made)).startswith("No held-out prompt is new to it")
@@ -434,7 +434,7 @@ def test_where_a_judge_is_nearer_people_who_have_begun_are_asked_and_waited_for(
     assert pair_outcomes.open_to_people(db, made.id, 1) == 8
     people_say(db, 1, "candidate")
     assert gate_decisions.decision_on(db, made).more_by == "j"
-    assert loop_standing.loop_status(controller.state_of(db)).then.startswith("People compare sft-1")
+    assert loop_status.loop_status(controller.state_of(db)).then.startswith("People compare sft-1")
     assert controller.advance(db, data_dir) is None, "they have begun"
     people_say(db, 3, "candidate")
     people_say(db, 4, "serving")
@@ -1084,7 +1084,7 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
     people_say(db, 6, "candidate")
     assert gate_decisions.act(db, data_dir) is None, "six are still before people"
     people_say(db, 6, "serving")
-    found = loop_standing.loop_status(controller.state_of(db))
+    found = loop_status.loop_status(controller.state_of(db))
     assert found.then == "The gate will reject sft-1 within seconds."
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
     (record,) = registry.decisions(db)
@@ -1146,9 +1146,9 @@ def test_a_check_waits_for_held_out_prompts_and_then_starts_by_itself(db: Databa
     make_candidate(db, data_dir, number=0, checked=True)
     seed_prompts(db, 3)
     assert controller.advance(db, data_dir) is None
-    assert "Import some on the Data tab." in loop_standing.loop_status(controller.state_of(db)).then
+    assert "Import some on the Data tab." in loop_status.loop_status(controller.state_of(db)).then
     seed_prompts(db, 1, "held-out")
-    assert "The check starts within seconds." in loop_standing.loop_status(controller.state_of(db)).then
+    assert "The check starts within seconds." in loop_status.loop_status(controller.state_of(db)).then
     assert controller.advance(db, data_dir) is not None
 
 
@@ -1161,17 +1161,17 @@ def test_a_check_that_failed_is_tried_once_more_after_a_while_and_then_no_more(
     assert first is not None
     come_to_nothing(db, first, status)
     assert controller.advance(db, data_dir) is None, "not at once"
-    found = loop_standing.loop_status(controller.state_of(db))
+    found = loop_status.loop_status(controller.state_of(db))
     assert found.stage == "checking"
     assert "The loop tries it once more" in found.problems[0]
     let_pass(db, first, controller.RETRY_SECONDS)
     second = controller.advance(db, data_dir)
     assert second is not None
     assert job_store.get(db, second).spec == job_store.get(db, first).spec
-    assert loop_standing.loop_status(controller.state_of(db)).problems == (), "it is being checked"
+    assert loop_status.loop_status(controller.state_of(db)).problems == (), "it is being checked"
     come_to_nothing(db, second, status, controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None, "twice is enough"
-    found = loop_standing.loop_status(controller.state_of(db))
+    found = loop_status.loop_status(controller.state_of(db))
     assert found.stage == "collecting"
     (trouble,) = found.problems
     assert trouble.startswith(f"Job {second} (check of sft-1) ")
@@ -1184,7 +1184,7 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
     assert first is not None
     come_to_nothing(db, first, "cancelled", controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None
-    (trouble,) = loop_standing.loop_status(controller.state_of(db)).problems
+    (trouble,) = loop_status.loop_status(controller.state_of(db)).problems
     assert "sft-1 waits: its check was cancelled" in trouble
     make_candidate(db, data_dir, "sft-2", checked=True)
     second = controller.advance(db, data_dir)
@@ -1192,7 +1192,7 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
     assert getattr(job_store.get(db, second).spec, "candidate", "") == "sft-2"
     come_to_nothing(db, second, "cancelled")
     finish_check(db, data_dir, made)
-    found = loop_standing.loop_status(controller.state_of(db))
+    found = loop_status.loop_status(controller.state_of(db))
     assert found.stage == "deciding", "a person had it checked"
     assert "sft-2 waits" in found.problems[0]
 
@@ -1209,7 +1209,7 @@ def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database,
         assert job_id is not None
         come_to_nothing(db, job_id, "failed", controller.RETRY_SECONDS)
     assert controller.advance(db, data_dir) is None
-    found = loop_standing.loop_status(controller.state_of(db))
+    found = loop_status.loop_status(controller.state_of(db))
     assert "2 tries came to nothing" in found.problems[0]
     assert "has to be checked again" in found.then
 
@@ -1231,11 +1231,11 @@ def test_a_training_that_came_to_nothing_is_named_until_the_next(
 ) -> None:
     job_id = job_store.enqueue(db, DPOSpec(method="qlora"), "ann")
     come_to_nothing(db, job_id, status)
-    (problem,) = loop_standing.loop_status(controller.state_of(db)).problems
+    (problem,) = loop_status.loop_status(controller.state_of(db)).problems
     assert problem.startswith(f"Job {job_id} (preference training (DPO), QLoRA) {said}: ")
     assert problem.endswith("resume it on the Runs tab.")
     job_store.resume(db, job_id)
-    assert loop_standing.loop_status(controller.state_of(db)).problems == ()
+    assert loop_status.loop_status(controller.state_of(db)).problems == ()
 
 
 # ------------------------------------------------------------------------------------------------- how a check stands

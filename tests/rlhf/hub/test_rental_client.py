@@ -36,7 +36,7 @@ from rlhf.jobs.run import Run
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.submission import job_submission
-from rlhf.tabs.iterations import loop_standing
+from rlhf.tabs.iterations import loop_status
 from tests.fakes.hub_jobs import JobHub
 from tests.machine_fixtures import (
     PATIENCE_SECONDS,
@@ -488,7 +488,7 @@ def test_the_loop_goes_on_beside_a_rented_training_but_trains_nothing_itself(jud
     assert state.active == ()
     assert controller.next_step(state) is None
     assert controller.next_step(replace(state, rented=())) is not None
-    assert "trains on rented hardware (cpu-basic)" in loop_standing.loop_status(state).now
+    assert "trains on rented hardware (cpu-basic)" in loop_status.loop_status(state).now
     # Without a token nobody follows it: when its time is over for sure, it is lost.
     judged.db.write("UPDATE job SET status = 'running', started = '2026-01-01', heartbeat = ''")
     rental_store.give_up(judged.db)

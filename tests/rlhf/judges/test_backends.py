@@ -30,7 +30,7 @@ from rlhf.models import base_model, memory, registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading import LoadedPolicies
-from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
+from rlhf.models.self_test_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import answer_ids, render, text_ids
 from tests.fakes.chat_server import ChatModel, serving
 from tests.frozen_in_memory import current_judgements

@@ -40,7 +40,7 @@ from rlhf.loop.controller import (
 )
 from rlhf.models import registry
 from rlhf.submission import preconditions
-from rlhf.tabs.iterations.loop_standing import loop_status
+from rlhf.tabs.iterations.loop_status import loop_status
 from tests.annotation.claims.people import in_hand
 from tests.builders import job, policy
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts

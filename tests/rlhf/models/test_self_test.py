@@ -20,12 +20,11 @@ from transformers import AutoConfig, GenerationConfig, MllamaForConditionalGener
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.trainer import start_of
-from rlhf.models import base_model
+from rlhf.models import base_model, self_test_results
 from rlhf.models.loading import leave_nothing_to_chance, load_whole
 from rlhf.models.sampling.drawing import draw
-from rlhf.models.self_test import kept_results
-from rlhf.models.self_test.kept_results import COMPUTING, DIRECTORY, SelfTestResult, keep_result, kept_result
 from rlhf.models.self_test.trial import SAMPLING, Numbers, keeps_adapters, try_loaded, try_model
+from rlhf.models.self_test_results import COMPUTING, DIRECTORY, SelfTestResult, keep_result, kept_result
 from rlhf.submission import preconditions
 from tests import quantised_model
 from tests.architectures import EXPERTS, SETTINGS, TINY, VOCABULARY, built
@@ -170,7 +169,7 @@ def test_a_base_that_was_never_tried_here_is_tried_by_the_first_job(
         base_model.ready(data_dir, str(model))
         assert kept_result(data_dir, model) == found
     versions = dict.fromkeys(COMPUTING, "9.9")
-    monkeypatch.setattr(kept_results, "version", versions.__getitem__)
+    monkeypatch.setattr(self_test_results, "version", versions.__getitem__)
     with pytest.raises(UserError, match=r"It fails\."):
         base_model.ready(data_dir, str(model))
     assert base_model.ready(data_dir, str(model)).untried == "no GPU"

@@ -16,7 +16,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.jobs.descriptions import LeftOut, TokenSequence
+from rlhf.jobs.descriptions import DEMONSTRATIONS, UNITS, LeftOut, TokenSequence
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.tokenise import tokenise_comparisons, tokenise_demonstrations, tokenise_prompts
@@ -117,6 +117,15 @@ def first_of(machine: Machine, spec: TrainingSpec, split: Any) -> list[Inspected
     items = list(inspect_rows.items_of(machine.db, spec))
     found = [inspect_rows.inspect(tokenizer_of(machine), spec, items, split, number) for number in (1, 2, 3)]
     return [one for one in found if one is not None]
+
+
+def test_rows_are_called_what_is_said_of_their_unit(ready: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes in units of another kind is called a demonstration by nobody."""
+    monkeypatch.setitem(UNITS, "demonstrations", replace(DEMONSTRATIONS, one="Row {number}"))
+    assert next(inspect_rows.items_of(ready.db, SFTSpec())).name == "Row 1"
+    (first, *_others) = prompt_store.prompts(ready.db, "train")
+    assert next(inspect_rows.items_of(ready.db, PPOSpec())).name == f"Prompt {first.id}"
+    assert next(inspect_rows.items_of(ready.db, DPOSpec())).name.startswith("Comparison ")
 
 
 def test_virtual_tokens_come_first_and_are_counted(ready: Machine) -> None:

@@ -28,7 +28,7 @@ from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.registry import Made, Policy, PolicyForm
-from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
+from rlhf.models.self_test_results import SelfTestResult, keep_result
 from rlhf.submission import form_fields, job_submission, preconditions, preflight
 from rlhf.submission.preflight import Preflight
 from tests import quantised_model

@@ -25,7 +25,7 @@ from annotation.web import access
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.submission import job_submission
-from rlhf.tabs import downloads
+from rlhf.tabs import download_endpoint, downloads
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
 from tests.run_fixtures import finished_run
 
@@ -208,14 +208,14 @@ def test_gradio_serves_no_model_to_anybody(site: Site) -> None:
 
 # ----------------------------------------------------------------------------------------------------------- streaming
 def test_a_large_model_is_sent_in_pieces_and_never_held_whole(tmp_path: Path) -> None:
-    size = 24 * downloads.CHUNK
+    size = 24 * download_endpoint.CHUNK
     (tmp_path / "model.safetensors").write_bytes(b"\1" * size)
     (tmp_path / "config.json").write_text("{}", "utf-8")
     target = tmp_path / "sent.zip"
     tracemalloc.start()
     with target.open("wb") as sent:
-        for piece in downloads.zip_chunks("model", downloads.files_of(tmp_path)):
-            assert len(piece) < 2 * downloads.CHUNK
+        for piece in download_endpoint.zip_chunks("model", downloads.files_of(tmp_path)):
+            assert len(piece) < 2 * download_endpoint.CHUNK
             sent.write(piece)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -241,5 +241,5 @@ def test_the_size_of_a_policy_is_that_of_all_its_files(site: Site) -> None:
 
 
 def test_a_metric_that_a_rented_machine_named_is_no_formula_in_a_table() -> None:
-    table = downloads.metrics_table([{"step": 1, "=1+1": 0.5, "a;@x": 2.0}])
+    table = download_endpoint.metrics_table([{"step": 1, "=1+1": 0.5, "a;@x": 2.0}])
     assert table == "step,'=1+1,a;'@x\r\n1,0.5,2.0\r\n"

@@ -16,7 +16,7 @@ from rlhf.evaluation.gate import Rule, alphas, anytime_win_rate
 from rlhf.evaluation.report import RULE_VERSION, AnswerFigures, CheckReport, WinRate
 from rlhf.tabs.iterations import iteration_card
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
-from rlhf.tabs.iterations.loop_standing import LoopStatus
+from rlhf.tabs.iterations.loop_status import LoopStatus
 from tests.rlhf.evaluation.test_gate import DECIDED
 
 SURE, UNSURE = Estimate(0.8, 0.7, 0.9, 60), Estimate(0.9, 0.4, 1.0, 5)

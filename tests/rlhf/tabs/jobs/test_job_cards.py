@@ -25,7 +25,7 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.job_spec import to_json
 from rlhf.jobs.job_store import Job, SampleAnswer
 from rlhf.jobs.run_labels import RunLabel
-from rlhf.tabs.iterations import check_report, loop_standing
+from rlhf.tabs.iterations import check_report, loop_status
 from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.runs import run_list
 from tests.builders import checked_answer, job, policy
@@ -296,7 +296,7 @@ def test_what_a_failed_job_says_of_settings_is_said_with_their_labels() -> None:
     assert Chip("failed", "bad") in row
     assert row[-1] == said
     assert '<p class="headline bad" role="status">' in job_cards.job_card(failed, None, None, AT)
-    assert loop_standing.how_it_ended(failed).endswith(f"failed: {said}")
+    assert loop_status.how_it_ended(failed).endswith(f"failed: {said}")
 
 
 def test_an_outcome_says_what_was_made_and_what_it_cost() -> None:

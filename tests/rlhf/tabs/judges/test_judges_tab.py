@@ -34,7 +34,7 @@ from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
 from rlhf.models.base_model import precision_by_need
 from rlhf.models.memory import this_machine
-from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
+from rlhf.models.self_test_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import render
 from rlhf.tabs.judges import judge_form
 from rlhf.tabs.judges import judges_tab as tab

@@ -36,9 +36,9 @@ from rlhf.loop import controller
 from rlhf.loop.controller import FailedCheck
 from rlhf.models import registry
 from rlhf.submission import job_submission
-from rlhf.tabs.iterations import iterations_tab, loop_standing
+from rlhf.tabs.iterations import iterations_tab, loop_status
 from rlhf.tabs.judges import judges_tab
-from rlhf.tabs.overview import follow_endpoint, overview_card, overview_tab, standing
+from rlhf.tabs.overview import follow_endpoint, overview_card, overview_status, overview_tab
 from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
 from rlhf.tabs.train import automatic_training
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
@@ -114,14 +114,14 @@ def test_a_training_that_is_due_and_can_not_start_is_told_of_on_every_page(db: D
     db.insert("annotator", {"name": "owner", "role": "admin", "created": now()})
     automatic_training.store(db, True, 1, "dpo")
     judge(db, 9, "tie")  # nothing to learn from
-    stuck = standing.standing_of(db, OWNER).steps[0]
+    stuck = overview_status.overview_status(db, OWNER).steps[0]
     assert (stuck.words, stuck.address) == ("See why no training starts", "/iterations")
     judge(db, 8, "left-clearly")
-    assert stuck not in standing.standing_of(db, OWNER).steps
+    assert stuck not in overview_status.overview_status(db, OWNER).steps
 
 
 def test_an_import_an_export_and_an_upload_are_called_at_work(context: Context) -> None:
-    assert "Nothing runs" in standing.strip_of(context.db, OWNER)["html"]
+    assert "Nothing runs" in overview_status.strip_of(context.db, OWNER)["html"]
     Importer(context.db).start("look", ["--", "a.jsonl"], [])
     assert HERE.claim_next(context.db, "w"), "which only shows somebody their first rows"
     for lane, kind, said in (
@@ -132,9 +132,9 @@ def test_an_import_an_export_and_an_upload_are_called_at_work(context: Context) 
         number = job_table.enqueue(
             context.db, lane, kind, '{"arguments": ["--json-progress", "--", "--look"]}', "owner"
         )
-        assert said not in standing.strip_of(context.db, OWNER)["html"], "it waits"
+        assert said not in overview_status.strip_of(context.db, OWNER)["html"], "it waits"
         assert job_table.claim(context.db, number, "w")
-        for html in (standing.strip_of(context.db, OWNER)["html"], overview_tab.overview_of(context.db, OWNER)):
+        for html in (overview_status.strip_of(context.db, OWNER)["html"], overview_tab.overview_of(context.db, OWNER)):
             assert said in html
             assert "Nothing runs" not in html
         assert job_table.finish(context.db, number, "w", {})
@@ -196,7 +196,7 @@ def context(db: Database, data_dir: Path) -> Context:
 
 def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Context) -> None:
     seed_comparisons(context.db, 2)
-    strip = standing.strip_of(context.db, OWNER)["html"]
+    strip = overview_status.strip_of(context.db, OWNER)["html"]
     for words in (
         "base serves",
         "12 of 60 judged for the first training, which needs 8 at least",
@@ -209,24 +209,26 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
 
 def test_what_is_judged_while_the_first_training_runs_is_for_the_next_one(context: Context) -> None:
     job_id = job_submission.submit(context.db, context.db.path.parent, DPOSpec(), "owner")
-    assert "0 of 60 judged for the next training" in standing.strip_of(context.db, OWNER)["html"]
+    assert "0 of 60 judged for the next training" in overview_status.strip_of(context.db, OWNER)["html"]
     job_store.cancel(context.db, job_id)
-    assert "12 of 60 judged for the first training" in standing.strip_of(context.db, OWNER)["html"]
+    assert "12 of 60 judged for the first training" in overview_status.strip_of(context.db, OWNER)["html"]
 
 
 def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Context) -> None:
     """As when the program starts for the first time, with its own prompts and no answer yet."""
     context.db.write("UPDATE comparison SET state = 'dropped'")
     job_store.enqueue(context.db, AnsweringSpec(), "the program")
-    strip = standing.strip_of(context.db, OWNER)["html"]
+    strip = overview_status.strip_of(context.db, OWNER)["html"]
     assert "<span>The next answers are on their way</span>" in strip
     project_store.set_feedback(context.db, Feedback(mode="ai"))
-    assert "The next answers are on their way" not in standing.strip_of(context.db, OWNER)["html"], (
+    assert "The next answers are on their way" not in overview_status.strip_of(context.db, OWNER)["html"], (
         "those are for the judges"
     )
     project_store.set_feedback(context.db, Feedback())
     context.db.write("UPDATE prompt SET split = 'held-out'")
-    assert "The next answers are on their way" not in standing.strip_of(context.db, OWNER)["html"], "there will be none"
+    assert "The next answers are on their way" not in overview_status.strip_of(context.db, OWNER)["html"], (
+        "there will be none"
+    )
     assert "Import" not in strip
 
 
@@ -235,7 +237,7 @@ def test_nobody_is_told_to_wait_for_answers_that_nothing_writes(context: Context
     context.db.write("UPDATE comparison SET state = 'dropped'")
 
     def strip() -> str:
-        return str(standing.strip_of(context.db, OWNER)["html"])
+        return str(overview_status.strip_of(context.db, OWNER)["html"])
 
     why = '<a class="button" href="/iterations">No answers are being written: see why</a>'
     assert why in strip()
@@ -243,11 +245,11 @@ def test_nobody_is_told_to_wait_for_answers_that_nothing_writes(context: Context
     assert "The next answers are on their way" in strip()
     context.db.connection.execute("UPDATE job SET created = '2026-01-01T00:00:00.000000+00:00'")
     assert why in strip(), "a program that ended left it, and this one starts no workers"
-    reason = iterations_tab.standing_part(context.db, controller.state_of(context.db))["value"]
+    reason = iterations_tab.status_part(context.db, controller.state_of(context.db))["value"]
     assert "No model is writing answers here." in reason
     assert job_store.claim(context.db, worker, "w") is not None
     assert "The next answers are on their way" in strip()
-    assert "answering worker" not in iterations_tab.standing_part(context.db, controller.state_of(context.db))["value"]
+    assert "answering worker" not in iterations_tab.status_part(context.db, controller.state_of(context.db))["value"]
     job_table.explain(context.db, worker, "w", "too-few-answers", "Too few")
     assert why in strip()
     job_table.report(context.db, worker, "w", 1, 0, {}, "24 in stock")
@@ -295,10 +297,10 @@ def test_the_strip_counts_what_its_reader_would_be_given(context: Context) -> No
     asked = own_prompts.ask(db, ann, list(prompt.messages))
     comparison_store.begin_answers(db, [make_response(prompt, f"Way {seed}", seed=seed) for seed in range(2)], asked)
     assert backlog.waiting_for(db, OWNER).count == 1, "what is in hand"
-    assert "Judge: 1 comparison waits for you" in standing.strip_of(db, OWNER)["html"]
+    assert "Judge: 1 comparison waits for you" in overview_status.strip_of(db, OWNER)["html"]
     assert backlog.waiting_for(db, ann).count == len(judged_in_turn(db, ann))
     db.connection.execute("UPDATE annotator SET quota = 1 WHERE id = ?", (OWNER,))
-    assert "Import" not in standing.strip_of(db, OWNER)["html"], "prompts are there"
+    assert "Import" not in overview_status.strip_of(db, OWNER)["html"], "prompts are there"
     assert "Nothing waits for you." in overview_tab.overview_of(db, OWNER), "they have judged as many as they shall"
 
 
@@ -309,7 +311,7 @@ def test_what_waits_for_people_is_the_same_number_wherever_it_is_said(context: C
     for waits in (3, 2):
         claim = handing_out.claim_next(db, OWNER)
         assert claim is not None
-        assert f"Judge: {waits} comparisons wait for you" in standing.strip_of(db, OWNER)["html"]
+        assert f"Judge: {waits} comparisons wait for you" in overview_status.strip_of(db, OWNER)["html"]
         assert f"waiting for people: {waits} with 2 answers ·" in project.counts_card(db)
         shown = judges_tab.view(context, None, {})[0]["standing"]["value"]
         assert f"<dt>Waiting for people</dt><dd>{waits}</dd>" in shown
@@ -327,11 +329,11 @@ def judged_in_turn(db: Database, annotator_id: int) -> list[int]:
 
 def test_the_strip_offers_rankings_beside_what_is_next(context: Context) -> None:
     """Twelve pairs were judged, in eight seconds each, and as many wait."""
-    assert "Ask for rankings" not in standing.strip_of(context.db, OWNER)["html"]
+    assert "Ask for rankings" not in overview_status.strip_of(context.db, OWNER)["html"]
     seed_comparisons(context.db, ENOUGH_STOCK)
     context.db.connection.execute("DROP TRIGGER judgement_no_update")
     context.db.connection.execute("UPDATE judgement SET seconds = 8")
-    strip = standing.strip_of(context.db, OWNER)["html"]
+    strip = overview_status.strip_of(context.db, OWNER)["html"]
     assert "Ask for rankings of 4: in our benchmark one taught 4.1 times as much" in strip
     assert '<a class="button" href="/annotate">' in strip
     assert '<a href="/project">' in strip, "only what is next is a button"
@@ -375,32 +377,32 @@ def test_the_title_says_what_runs_and_how_it_ended(context: Context) -> None:
     for status, word in (("finished", "Done"), ("failed", "Failed"), ("lost", "Lost"), ("cancelled", "Cancelled")):
         assert overview_card.ended_words(replace(JOB, status=status)).startswith(f"{word} · ")
     queued = job_store.enqueue(context.db, SFTSpec(snapshot="0" * 64), "owner")
-    waits = standing.strip_of(context.db, OWNER)
+    waits = overview_status.strip_of(context.db, OWNER)
     assert (waits["open"], waits["said"]) == ([queued], "")
     assert job_store.claim(context.db, queued, "w") is not None
-    found = standing.strip_of(context.db, OWNER)
+    found = overview_status.strip_of(context.db, OWNER)
     assert (found["open"], found["said"], found["over"]) == ([queued], "Training …", {})
     assert "Notify me" in found["html"]
     job_table.finish(context.db, queued, "w", {})
-    found = standing.strip_of(context.db, OWNER)
+    found = overview_status.strip_of(context.db, OWNER)
     assert (found["open"], found["said"]) == ([], "")
     assert found["over"][str(queued)].startswith("Done · ")
     assert "Notify me" not in found["html"]
 
 
 def test_more_than_enough_is_no_share() -> None:
-    found = overview_card.Standing(serves="dpo-3", judged=600, wanted=60, running=None, left=None, steps=())
+    found = overview_card.OverviewStatus(serves="dpo-3", judged=600, wanted=60, running=None, left=None, steps=())
     assert overview_card.judged_words(found) == "600 judged for the next training; 60 are enough"
     assert overview_card.judged_words(replace(found, judged=60)) == "60 of 60 judged for the next training"
 
 
 def test_thousands_are_told_apart_wherever_they_are_counted() -> None:
-    many = overview_card.Standing(serves="base", judged=1443, wanted=1000, running=None, left=None, steps=())
+    many = overview_card.OverviewStatus(serves="base", judged=1443, wanted=1000, running=None, left=None, steps=())
     assert overview_card.judged_words(many) == "1,443 judged for the next training; 1,000 are enough"
     state = replace(QUIET, new=1443)
     steps = next_steps(state, Waiting(2500, {}), "coming")
     assert [step.words for step in steps] == ["Train on 1,443 new judgements", "Judge: 2,500 comparisons wait for you"]
-    assert "Collecting new judgements: 1,443; 20 are enough." in loop_standing.collecting(state)
+    assert "Collecting new judgements: 1,443; 20 are enough." in loop_status.collecting(state)
     today = overview_card.today_table([{"name": "ann", "today": 1200, "latest": now()}])
     assert "1,200 judgements today" in today
     assert today.count("1,200") == 2
@@ -410,19 +412,19 @@ def test_the_page_knows_all_that_runs_or_waits_and_what_ended_last_however_much_
     spec = SFTSpec(snapshot="0" * 64)
     here, away, *rest = [
         job_store.enqueue(context.db, spec, "owner", "a10g-small" if number == 1 else None)
-        for number in range(standing.ENDED_JOBS + 3)
+        for number in range(overview_status.ENDED_JOBS + 3)
     ]
     for number in (here, away):
         assert job_store.claim(context.db, number, "w") is not None
-    assert sorted(standing.strip_of(context.db, OWNER)["open"]) == [here, away, *rest]
+    assert sorted(overview_status.strip_of(context.db, OWNER)["open"]) == [here, away, *rest]
     job_table.stop(context.db, here, "w", "failed", "Out of memory.")
-    found = standing.strip_of(context.db, OWNER)
+    found = overview_status.strip_of(context.db, OWNER)
     assert sorted(found["open"]) == [away, *rest]
     assert list(found["over"]) == [str(here)]
 
 
 def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
-    found = overview_card.Standing(
+    found = overview_card.OverviewStatus(
         serves="dpo-3", judged=5, wanted=60, running=replace(JOB, step=4, steps=10), left=125.0, steps=()
     )
     assert "40%, at most about 2 min 5 s left" in overview_card.strip(found)

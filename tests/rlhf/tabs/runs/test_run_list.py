@@ -21,7 +21,8 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.models import registry
-from rlhf.tabs.downloads import ModelDownloads, report_address
+from rlhf.tabs.download_endpoint import DownloadEndpoint
+from rlhf.tabs.downloads import report_address
 from rlhf.tabs.runs import run_list, run_report
 from tests import builders
 from tests.conftest import BASE_NAME
@@ -207,7 +208,7 @@ def test_the_card_stands_in_the_report_as_its_source(card: str) -> None:
 
 
 def test_only_an_admin_fetches_a_report(db: Database, data_dir: Path) -> None:
-    job_id, (*_others, reports) = finished(db), ModelDownloads(db, data_dir).routes()
+    job_id, (*_others, reports) = finished(db), DownloadEndpoint(db, data_dir).routes()
 
     def ask(role: str | None, name: str) -> tuple[int, str]:
         known = {} if role is None else {ANNOTATOR_KEY: Annotator(1, "kim", role)}  # type: ignore[arg-type]

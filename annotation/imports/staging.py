@@ -1,4 +1,4 @@
-"""Records on their way in: gathered in a scratch file, and compared with what the database has already."""
+"""Records on their way in: staged in a file of their own, and compared with what the database has already."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from rlhf.models import registry
 from rlhf.tabs.jobs import job_cards
 from rlhf.tabs.overview import overview_card
 from rlhf.tabs.overview.next_steps import Supply, next_steps, richer_offer
-from rlhf.tabs.overview.overview_card import Standing
+from rlhf.tabs.overview.overview_card import OverviewStatus
 
 ENDED_JOBS: Final = 10
 # What is done outside the devices' queue, by the kind of its job. What only asks the Hub takes seconds.
@@ -38,7 +38,7 @@ def open_jobs(db: Database) -> list[Job]:
     return [*job_store.at_work(db), *job_store.rented_jobs(db), *job_store.queue(db)]
 
 
-def standing_of(db: Database, annotator_id: int) -> Standing:
+def overview_status(db: Database, annotator_id: int) -> OverviewStatus:
     """Where things stand now, for this annotator."""
     state, at = controller.state_of(db), now()
     running = next(iter(open_jobs(db)), None)
@@ -47,7 +47,7 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
     others = [ELSEWHERE[kind] for kind in job_table.kinds_at_work(db, "web", "hub") if kind in ELSEWHERE]
     hindered = controller.due(state) and bool(controller.automatic_problems(db))
     steps = next_steps(state, backlog.waiting_for(db, annotator_id), supply_for(db, annotator_id), hindered)
-    return Standing(
+    return OverviewStatus(
         serves=serving.revision,
         judged=state.towards_next,
         wanted=state.auto_train.wanted,
@@ -71,7 +71,7 @@ def supply_for(db: Database, annotator_id: int) -> Supply:
 
 def strip_of(db: Database, annotator_id: int) -> dict[str, Any]:
     """The strip as it is now for this annotator, and what the title of the page says: what runs, or has ended."""
-    found = standing_of(db, annotator_id)
+    found = overview_status(db, annotator_id)
     ended = job_store.ended(db, job_store.waiting_kinds(), ENDED_JOBS)
     return {
         "html": overview_card.strip(found),

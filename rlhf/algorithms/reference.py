@@ -1,4 +1,4 @@
-"""What the reference says of each answer: computed before the first step, and kept for further runs.
+"""What a run's reference says of each answer: computed before the first step, and kept for further runs.
 
 A run that goes on, one with other settings, one on more judgements: all of them ask for the same answers under the same
 weights. A file holds the log-probabilities under one reference; what its weights are, how they are held and what they
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -24,15 +25,15 @@ from torch.utils.data import DataLoader
 from annotation.records import UserError
 from annotation.translation import _
 from annotation.validation import read
-from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.trainer import Start
 from rlhf.algorithms.trl_trainer import JobTrainer
 from rlhf.jobs.artifacts import write_small
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.loading import dtype_of, held_precision
 from rlhf.models.packing import pad
-from rlhf.models.self_test.kept_results import mark_of
+from rlhf.models.self_test_results import mark_of
 
 DIRECTORY: Final = "references"
 # What a run that is broken off may have to compute again.
@@ -84,7 +85,7 @@ def key_of(answer: Answer) -> str:
     return sha256(json.dumps(answer).encode()).hexdigest()[:32]
 
 
-def kept_reference(data_dir: Path, spec: DPOSpec, start: Start, parents: bool, device: str) -> KeptReference:
+def kept_reference(data_dir: Path, spec: TrainingSpec, start: Start, parents: bool, device: str) -> KeptReference:
     """What is known under a run's reference: the weights under its adapter, with its parent's adapter or without."""
     facts: Mapping[str, Any] = {
         "ground": mark_of(start.ground),
@@ -101,6 +102,17 @@ def answer_logps(model: Any, batch: Any, *, adapted: bool = True) -> Tensor:
     """Summed log-probability of each answer in a batch, (B,); those of a group share one pass over their prompt."""
     ids_BT, attention_BT, completion_BT = (batch[name] for name in ("input_ids", "attention_mask", "completion_mask"))
     return summed_logps(model, ids_BT, attention_BT, completion_BT, batch["group"].tolist(), adapted=adapted)
+
+
+def start_from_reference(trainer: JobTrainer, start: Start, run: Run | None) -> None:
+    """Put the parent's weights into the adapter, and beside each answer what the reference says of it.
+
+    A parent that is the reference says it with its weights in the adapter; the base, before they are.
+    """
+    parents = trainer.spec.reference == "parent" and start.adapter is not None
+    trainer.start_from(start if parents else replace(start, adapter=None))
+    trainer.train_dataset = with_reference(trainer, parents, reference_of(trainer, start, parents, run), run)
+    trainer.start_from(start)
 
 
 def reference_of(trainer: JobTrainer, start: Start, parents: bool, run: Run | None) -> KeptReference:
