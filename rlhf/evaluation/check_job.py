@@ -348,7 +348,8 @@ def score(
 
     Each of the policies reads them once.
     """
-    found, read = [], {one.version: completion_states(models, one, answers) for one in (policy, *anchors)}
+    different = {one.version: one for one in (policy, *anchors)}.values()
+    found, read = [], {one.version: completion_states(models, one, answers) for one in different}
     own, head = read[policy.version]
     for anchor in anchors:
         under, anchor_head = read[anchor.version]

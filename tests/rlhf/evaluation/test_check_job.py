@@ -235,6 +235,25 @@ def test_in_float32_every_figure_of_a_pass_is_that_of_its_answers_read_one_by_on
         assert logp == pytest.approx(sum(ours[at, token].item() for at, token in enumerate(answer)), rel=1e-4)
 
 
+def test_a_policy_that_is_its_own_anchor_reads_its_answers_once(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, read, real = checked.machine, Counter[str](), checking.completion_states
+    models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
+    candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
+
+    def counted(models: LoadedPolicies, policy: Policy, sequences: Sequence[PromptAndAnswer]) -> Any:
+        read[policy.revision] += 1
+        return real(models, policy, sequences)
+
+    monkeypatch.setattr(checking, "completion_states", counted)
+    ((of_answer,),) = score(models, base, [base], [((5, 6, 7), (8, 9))])
+    assert read == {"base": 1}
+    assert of_answer[0] == [0.0, 0.0]
+    score(models, candidate, [base], [((5, 6, 7), (8, 9))])
+    assert read == {"base": 2, "dpo-1": 1}
+
+
 def test_each_answer_of_a_ranking_is_read_once_by_each_policy(checked: Checked) -> None:
     machine = checked.machine
     models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
