@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from annotation.claims import handing_out, judging
@@ -338,6 +339,14 @@ def wait_until(
             return value
         sleep(every)
     raise AssertionError(f"After {PATIENCE_SECONDS:.0f} s still waiting for: {what} {otherwise()}")
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process has ended; whose child it became last may take seconds to ask how, or never do."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests import conftest
-from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, has_ended, wait_until
 
 pytestmark = pytest.mark.skipif(conftest.starter is None, reason="programs are not forked here")
 
@@ -210,7 +210,7 @@ def test_a_signal_ends_it_as_any_other_and_nothing_of_it_stays(
     assert words == [sys.executable, "sleeper.py"]
     sleeper.send_signal(number)
     assert sleeper.wait(PATIENCE_SECONDS) == -number
-    wait_until("the end of its server", lambda: not any(process.is_running() for process in family))
+    wait_until("the end of its server", lambda: all(map(has_ended, family)))
 
 
 def test_the_project_is_there_already_unless_it_is_another_copy_or_has_other_variables(tmp_path: Path) -> None:

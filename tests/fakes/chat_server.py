@@ -120,6 +120,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer waits for its head to be acknowledged: 40 ms
     server: ChatServer
 
     def handle(self) -> None:

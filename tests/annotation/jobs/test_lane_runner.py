@@ -29,7 +29,7 @@ from annotation.jobs.job_table import CANCELLED, Job, Lane
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError, now
 from tests.annotation.exports.test_exports import judge_all, process_writing
-from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, has_ended, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -347,7 +347,7 @@ def test_an_export_whose_program_was_killed_is_written_by_the_next(db: Database,
         child = wait_until("the process", lambda: process_writing(psutil.Process(program.pid), job.spec.file))
         program.send_signal(signal.SIGKILL)
     assert status_of(db, job.id) == "running"
-    psutil.wait_procs([child])  # it ends with the program, by itself
+    wait_until("its end with the program, by itself", lambda: has_ended(child))
     for heard, again in ((now(), False), ("2026-01-01", True)):  # as if no time and much time had passed
         db.write("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job.id))
         assert export_files.runner(data_dir).run_next(db) is again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import resource
@@ -63,12 +64,18 @@ def program() -> Program:
 
 
 @pytest.fixture
-def address(program: Program) -> Iterator[tuple[str, int]]:
+def keep_alive() -> float:
+    """How long a connection stays open for another request."""
+    return 5.0
+
+
+@pytest.fixture
+def address(program: Program, keep_alive: float) -> Iterator[tuple[str, int]]:
     """Where it is served."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
             *(program,), http=connections.TimeoutProtocol, lifespan="off", log_config=None,
-            limit_concurrency=connections.MAXIMUM, backlog=connections.BACKLOG,
+            limit_concurrency=connections.MAXIMUM, backlog=connections.BACKLOG, timeout_keep_alive=keep_alive,
         )  # fmt: skip
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -92,6 +99,15 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAXIMUM", 5)
     monkeypatch.setattr(connections, "BACKLOG", 2)
+
+
+def connected(address: tuple[str, int]) -> socket.socket:
+    """A connection to a server that takes up few at once: the system itself asks anew after a second at the soonest."""
+    while True:
+        with suppress(TimeoutError):
+            connection = socket.create_connection(address, timeout=0.05)
+            connection.settimeout(None)
+            return connection
 
 
 def rest(connection: socket.socket) -> bytes:
@@ -153,6 +169,7 @@ def test_what_was_answered_already_gets_no_more_time_for_each_part(address: tupl
     assert received.startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("keep_alive", [0.2])
 def test_a_second_request_that_does_not_arrive_is_given_up_too(address: tuple[str, int], program: Program) -> None:
     with closing(socket.create_connection(address)) as connection:
         connection.sendall(POST + b"0123456789" + HEAD)
@@ -178,6 +195,7 @@ def test_an_answer_may_take_as_long_as_it_likes(
         assert b"last" in rest(slow)
 
 
+@pytest.mark.parametrize("keep_alive", [0.2])
 def test_no_request_becomes_a_websocket_or_fills_the_log(
     address: tuple[str, int], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -211,7 +229,7 @@ def test_connections_that_wait_for_their_client_keep_nobody_out(
     with ExitStack() as opened:
 
         def asked(request: bytes) -> socket.socket:
-            connection = opened.enter_context(socket.create_connection(address))
+            connection = opened.enter_context(connected(address))
             connection.sendall(request)
             return connection
 
@@ -229,9 +247,13 @@ def test_connections_that_wait_for_their_client_keep_nobody_out(
 
 
 # Opens many connections to a port, and keeps them until its input ends.
-CROWD = """
+CROWD = f"""
+from __future__ import annotations
 import socket, sys
-held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(100)]
+from contextlib import suppress
+
+{inspect.getsource(connected)}
+held = [connected(("127.0.0.1", int(sys.argv[1]))) for _ in range(100)]
 print(len(held), flush=True)
 sys.stdin.read()
 """
@@ -250,7 +272,7 @@ def test_connections_never_use_up_the_files_that_a_process_may_have_open(
         resource.setrlimit(resource.RLIMIT_NOFILE, (open_files + 30, before[1]))
         try:
             assert crowd.stdout.readline() == b"100\n"
-            with socket.create_connection(address) as connection:
+            with connected(address) as connection:
                 connection.sendall(PUT + b"Connection: close\r\n\r\n")
                 assert rest(connection).startswith(b"HTTP/1.1 200")
         finally:

@@ -39,7 +39,7 @@ from rlhf.models.loading import load_quantised
 from rlhf.web_server import answering_problem
 from rlhf.workers.worker_process import process_tree
 from tests.conftest import act, shown_texts
-from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, Pace, make_machine, wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, Pace, has_ended, make_machine, wait_until
 from tests.run_fixtures import hold
 
 pytestmark = pytest.mark.slow
@@ -499,14 +499,14 @@ class Started:
         """The worker's processes."""
         return [process for process in process_tree(self.program.pid) if process.pid != self.program.pid]
 
-    def outlived_by(self) -> list[psutil.Process]:
-        """Kill the program, let the worker go on, and wait for it; returns what does not end."""
+    def end_first(self) -> None:
+        """Kill the program, let the worker go on, and wait for the end of its processes."""
         self.processes = self.family()
         assert self.processes
         self.program.kill()
         self.program.wait(PATIENCE_SECONDS)
         self.go.touch()
-        return psutil.wait_procs(self.processes, PATIENCE_SECONDS)[1]
+        wait_until("the worker's end", lambda: all(map(has_ended, self.processes)))
 
 
 @contextmanager
@@ -543,7 +543,7 @@ def test_a_worker_ends_when_the_program_that_started_it_is_gone(stocked: Machine
             wait_until("the first comparisons", lambda: sum(stock(stocked).values()) > 0)
         else:
             wait_until(f"the worker at {moment}", started.there.exists)
-        assert started.outlived_by() == [], job_store.get(stocked.db, job_id)
+        started.end_first()
     job = job_store.get(stocked.db, job_id)
     begun = moment != "start"
     assert (job.status, job.attempt) == (("lost", 1) if begun else ("queued", 0))
@@ -570,7 +570,7 @@ def test_all_processes_of_a_job_end_when_the_program_that_started_them_is_gone(
     with program_that_started(job_id, stocked, "rlhf.jobs.job_spec", tmp_path) as started:
         wait_until("one of its processes", started.there.exists)
         wait_until("the launcher and both processes", lambda: len(started.family()) == 3)
-        assert started.outlived_by() == []
+        started.end_first()
     assert job_store.get(stocked.db, job_id).status == "queued"
 
 

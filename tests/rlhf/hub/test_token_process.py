@@ -25,7 +25,7 @@ from rlhf.hub import token_launcher
 from rlhf.hub.token_launcher import PLACE, module
 from tests.conftest import act, seed_comparisons
 from tests.fakes.hub_server import HubServer
-from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, free_port, wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, free_port, has_ended, wait_until
 from tests.page_gate import PageGate
 from tests.test_architecture import loaded_by
 
@@ -404,13 +404,6 @@ def test_a_process_ends_with_its_launcher_where_the_system_does_not_see_to_it() 
         assert child.is_running()
         process.kill()
     wait_until("the end", lambda: has_ended(child), every=0.1)
-
-
-def has_ended(process: psutil.Process) -> bool:
-    try:
-        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
 
 
 def test_while_the_hub_has_trouble_the_start_waits_and_a_hub_that_refuses_stops_it(

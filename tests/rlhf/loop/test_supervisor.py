@@ -36,7 +36,7 @@ from rlhf.jobs.run import Run, perform
 from rlhf.loop.supervisor import FIRST_RETRY_SECONDS, KILLED_MARK, Supervisor
 from rlhf.workers.worker_process import WorkerProcess, process_tree, worker_command
 from tests.conftest import BASE_NAME
-from tests.machine_fixtures import PATIENCE_SECONDS, Machine, wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, Machine, has_ended, wait_until
 from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run, run_beforehand, starve
 
 pytestmark = pytest.mark.slow
@@ -542,8 +542,7 @@ def test_all_processes_of_a_job_end_together_and_one_killed_is_noticed(db: Datab
     job_store.claim(db, job, child.worker)
     second.kill()
     wait_until("the launcher's end", lambda: child.process.poll() is not None)
-    psutil.wait_procs([first, second], timeout=PATIENCE_SECONDS)
-    assert not first.is_running()
+    wait_until("the end of both", lambda: has_ended(first) and has_ended(second))
     supervisor.reap()
     row = job_store.get(db, job)
     assert (row.status, row.worker) == ("queued", None)

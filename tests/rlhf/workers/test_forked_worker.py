@@ -21,7 +21,7 @@ from rlhf.loop.supervisor import Supervisor
 from rlhf.workers.forked_worker import ForkedWorker, ForkServer, can_fork
 from rlhf.workers.worker_process import worker_arguments
 from tests.conftest import starter
-from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, has_ended, wait_until
 from tests.run_fixtures import QUICK_SFT, demonstrations
 
 pytestmark = [
@@ -219,7 +219,8 @@ def test_server_and_worker_end_when_the_program_is_killed(machine: Machine, tmp_
             at_work(machine, job_id)
             program.kill()
             program.wait()
-    assert psutil.wait_procs(both, PATIENCE_SECONDS)[1] == [], (tmp_path / "log").read_text("utf-8")
+    said = (tmp_path / "log").read_text
+    wait_until("the end of both", lambda: all(map(has_ended, both)), otherwise=lambda: said("utf-8"))
     assert job_store.get(machine.db, job_id).status == "lost"
 
 
