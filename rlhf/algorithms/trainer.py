@@ -468,7 +468,7 @@ def record_samples(
         try:
             asked.append((prompt, fed(tokenizer, prompt.messages, room, context_in(inner_model(model).config))))
         except UserError as error:
-            run.log(f"a sample prompt can't be answered: {error}")
+            run.log(joined("a sample prompt can't be answered:", str(error)))
     if not asked:
         return
     sampling = Sampling(max_new_tokens=SAMPLE_TOKENS)
