@@ -9,7 +9,7 @@ from string import ascii_lowercase
 from typing import Any, Final
 
 from annotation.records import MAXIMUM_SHARE, Kind, Project, Tag, UserError
-from annotation.translation import N_, _, ngettext, numeral
+from annotation.translation import N_, _, figures, ngettext
 from annotation.validation import from_form, read, shown
 
 RESERVED_KEYS: Final[Mapping[str, str]] = {
@@ -71,7 +71,7 @@ def check_overlap(overlap: int, annotators: int) -> None:
 
 def exact_percent(share: float) -> str:
     """A share that somebody set, unrounded: 0.125 is '12.5%'."""
-    return f"{numeral(100 * share, '.4g')}%"
+    return figures("{share:.4g}%", share=100 * share)
 
 
 # ------------------------------------------------------------------------------------------------------------- reasons

@@ -441,7 +441,13 @@ class Numeral:
 
 def numeral(value: float, spec: str = ",") -> str:
     """A number outside of sentences: as `format` writes it by this specification, with the language's separators."""
-    return format(value, spec).translate(spoken().separators)
+    text = format(value, spec).translate(spoken().separators)
+    return Said.of(text, (f"{{value:{spec}}}",), {"value": value if isinstance(value, PLAIN) else float(value)})
+
+
+def figures(form: str, **numbers: float) -> str:
+    """Numbers between signs that are the same in every language, as '{share:.0f}%'."""
+    return Sentence.of(form, form).format(**numbers)
 
 
 def noted(sentence: str) -> str:

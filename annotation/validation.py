@@ -33,7 +33,7 @@ from typing import (
 from annotated_types import DocInfo, Ge, Gt, Interval
 
 from annotation.records import PERCENT, UserError
-from annotation.translation import N_, _, numeral
+from annotation.translation import N_, _, figures
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
@@ -332,7 +332,7 @@ def shown_value(value: Any, hint: Any) -> str:
     """What was given, as a sentence shows it; empty where a field was left empty."""
     if PERCENT in get_args(hint):
         sound = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < ENDLESS
-        return f"{numeral(100 * value, '.4g')}%" if sound else ""
+        return figures("{share:.4g}%", share=100 * value) if sound else ""
     return "" if value is None else shown(value)
 
 

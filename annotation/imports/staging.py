@@ -281,6 +281,9 @@ class Staging:
         sql.execute(FIND_KNOWN)
         known = [(key,) for key in known_contents(db)]
         gone = sql.executemany("DELETE FROM staged.item WHERE content = ?", known).rowcount if known else 0
+        if waiting := set(waiting_answers(db)):
+            waiting &= {row["answers"] for row in db.rows("SELECT answers FROM staged.item WHERE form = 'judged'")}
+            self.remarks[WAITS_ALREADY] += len(waiting)
         sql.execute("DELETE FROM staged.answer WHERE item NOT IN (SELECT id FROM staged.item)")
         if self.target != "prompts":
             sql.execute("DELETE FROM staged.prompt WHERE id NOT IN (SELECT prompt FROM staged.item)")
@@ -300,7 +303,7 @@ class Staging:
         counts.demonstrations = forms.get("demonstration", 0)
         known_prompts = int(db.value("SELECT count(*) FROM staged.prompt WHERE known IS NOT NULL"))
         counts.known = known_prompts if self.target == "prompts" else gone
-        counts.remarks = dict(self.remarks)
+        counts.remarks = dict(+self.remarks)
 
     def report(self, db: Database, keep: int) -> None:
         """The first rows that are not imported, in the order of the file, and how many there are for each reason."""
@@ -315,6 +318,10 @@ class Staging:
 JUDGED_TWICE = N_("the same answers judged in several ways: each verdict comes in once, however many gave it")
 COUNT_JUDGED_TWICE = """SELECT count(*) FROM (SELECT 1 FROM item WHERE outcome IS NOT NULL GROUP BY answers
     HAVING count(*) > 1)"""
+
+WAITS_ALREADY = N_(
+    "the same answers wait for people already: they go on waiting, and come in once more with the verdict"
+)
 
 FIND_KNOWN = """UPDATE staged.prompt SET known =
     (SELECT id FROM main.prompt p WHERE p.fingerprint = staged.prompt.fingerprint)"""
@@ -358,13 +365,25 @@ def content_key(
     return blake2b(said.encode(), digest_size=16).digest()
 
 
+# Of a comparison `c`.
+ANSWERS = """(SELECT json_group_array(text) FROM (SELECT r.text FROM main.comparison_response cr
+    JOIN main.response r ON r.id = cr.response_id WHERE cr.comparison_id = c.id ORDER BY cr.position)) AS answers"""
+
+
+def waiting_answers(db: Database) -> Iterator[bytes]:
+    """What comparisons on the staged prompts that wait to be judged would have in common with staged verdicts."""
+    rows = db.connection.query(
+        f"""SELECT s.fingerprint, {ANSWERS} FROM staged.prompt s JOIN main.comparison c ON c.prompt_id = s.known
+           WHERE c.purpose = 'preference' AND c.state = 'ready'"""
+    )
+    for row in rows:
+        yield content_key("judged", row["fingerprint"], json.loads(row["answers"]))
+
+
 def known_contents(db: Database) -> Iterator[bytes]:
     """The keys of everything that the database holds on the staged prompts, as an import would have made them."""
     rows = db.connection.query(
-        """SELECT s.fingerprint, c.expected,
-               (SELECT json_group_array(text) FROM (SELECT r.text FROM main.comparison_response cr
-                    JOIN main.response r ON r.id = cr.response_id
-                    WHERE cr.comparison_id = c.id ORDER BY cr.position)) AS answers,
+        f"""SELECT s.fingerprint, c.expected, {ANSWERS},
                (SELECT json_group_array(json_array(j.outcome, json(j.ranking)))
                     FROM main.current_judgement j WHERE j.comparison_id = c.id) AS verdicts
            FROM staged.prompt s JOIN main.comparison c ON c.prompt_id = s.known WHERE s.known IS NOT NULL"""

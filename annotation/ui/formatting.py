@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import N_, _, ngettext, numeral
+from annotation.translation import N_, _, figures, ngettext, numeral
 
 NOTHING = "–"
 # Scripts of which each sign is counted, since no spaces stand between words.
@@ -21,17 +21,18 @@ def cut(text: str, most: int) -> str:
 
 def percent(share: float) -> str:
     """A measured share in whole percent: '83%'."""
-    return f"{numeral(100 * share, '.0f')}%"
+    return figures("{share:.0f}%", share=100 * share)
 
 
 def percent_with_interval(share: Estimate) -> str:
     """A share with its interval: '83% (74–90%)'."""
-    return f"{percent(share.value)} ({percent_span(share.low, share.high)})"
+    said = {"share": 100 * share.value, "low": 100 * share.low, "high": 100 * share.high}
+    return figures("{share:.0f}% ({low:.0f}–{high:.0f}%)", **said)
 
 
 def percent_span(low: float, high: float) -> str:
     """From one share to another: '74–90%'."""
-    return f"{numeral(100 * low, '.0f')}–{percent(high)}"
+    return figures("{low:.0f}–{high:.0f}%", low=100 * low, high=100 * high)
 
 
 def number_with_interval(figure: Estimate) -> str:
@@ -54,7 +55,7 @@ def clock(text: str) -> str:
 def short_number(value: float, digits: int = 4) -> str:
     """A number in a few digits: '0.1234', '12.3', '1235', '7e-5', '5e29'."""
     text = numeral(value, ".0f") if 1000 <= abs(value) < 1e6 else numeral(value, f".{digits}g")
-    return text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    return text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e") if "e" in text else text
 
 
 def with_power(value: float, digits: int) -> str:
@@ -90,7 +91,7 @@ def size(count: float) -> str:
     """The size of files in words: '812 bytes', '19.6 MB', '0.54 GB'."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor / (2 if unit == "GB" else 1):
-            return f"{numeral(count / factor, '.2f' if unit == 'GB' else '.1f')} {unit}"
+            return figures(f"{{count:.{2 if unit == 'GB' else 1}f}} {unit}", count=count / factor)
     return ngettext("{count:.0f} byte", "{count:.0f} bytes", round(count)).format(count=count)
 
 
@@ -102,13 +103,13 @@ def count_words(text: str) -> int:
 
 def dollars(amount: float) -> str:
     """A price or what was spent, in cents and as far below as it matters."""
-    text = numeral(amount, ".4f")
-    return f"${text[:-2]}{text[-2:].rstrip('0')}"
+    digits = len(f"{amount:.4f}".rstrip("0").partition(".")[2])
+    return figures(f"${{amount:.{max(2, digits)}f}}", amount=amount)
 
 
 def most_dollars(amount: float) -> str:
     """A limit, in whole cents and never below what it is."""
-    return f"${numeral(math.ceil(round(100 * amount, 4)) / 100, '.2f')}"
+    return figures("${amount:.2f}", amount=math.ceil(round(100 * amount, 4)) / 100)
 
 
 def money(cost: float | None) -> str:

@@ -300,29 +300,21 @@ def store_made(run: Run, made: TrainedModel, save: Callable[[Path], dict[str, An
     (run.data_dir / "adapters").mkdir(exist_ok=True)
     about = subject_of(run.db, run.job_id, revision, made)
 
-    @contextmanager
-    def registered() -> Iterator[None]:
-        with run.db.transaction():  # in which nobody takes the job over
-            if not job_table.is_held(run.db, run.job_id, run.worker):
-                raise Stopped
-            yield
-            registry.add(
-                run.db,
-                revision=revision,
-                algorithm=run.kind,
-                job_id=run.job_id,
-                path=relative,
-                sha256=sha256,
-                **vars(made),
-            )
+    entry = {"revision": revision, "algorithm": run.kind, "job_id": run.job_id, "path": relative, **vars(made)}
 
-    with new_directory(run.data_dir / relative, registered()) as directory:
+    def refuse() -> None:
+        if not job_table.is_held(run.db, run.job_id, run.worker):
+            raise Stopped
+
+    with new_directory(run.data_dir / relative, registry.registered(run.db, refuse, entry)) as directory:
         result = save(directory)
         describe_directory(directory, about, {**FinishedTraining(final=last_metrics(run)).to_json(), **result})
         size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
         result |= FinishedTraining(checkpoint_bytes=size).to_json()
         (directory / RESULT).write_text(json.dumps(result), "utf-8")
-        sha256 = directory_sha256(directory)  # which takes a while: a kill until here leaves nothing that looks whole
+        entry["sha256"] = directory_sha256(
+            directory
+        )  # which takes a while: a kill until here leaves nothing that looks whole
     return registry.by_revision(run.db, revision), result
 
 
@@ -476,7 +468,7 @@ def record_samples(
         try:
             asked.append((prompt, fed(tokenizer, prompt.messages, room, context_in(inner_model(model).config))))
         except UserError as error:
-            run.log(f"a sample prompt can't be answered: {error}")
+            run.log(joined("a sample prompt can't be answered:", str(error)))
     if not asked:
         return
     sampling = Sampling(max_new_tokens=SAMPLE_TOKENS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import N_, _, joined, ngettext, numeral
+from annotation.translation import N_, _, figures, joined, ngettext, numeral
 from annotation.ui.formatting import NOT_MEASURED, percent
 from rlhf.evaluation.gate import (
     BOUNDS,
@@ -198,7 +198,7 @@ def preference(source: EvidenceSource) -> CriterionWords:
     standing = _(STANDINGS[source.standing]).format(most=source.most)
     apart = _("What was said first would tell; all that was said does not.") if source.contradicted else ""
     ties = _("Every prompt was a tie.") if source.found is not None and source.ties == source.count else ""
-    sure = f"{numeral(100 * (1 - source.alpha), '.4g')}%"
+    sure = figures("{sure:.4g}%", sure=100 * (1 - source.alpha))
     held = _("Each end of the interval is right with {sure}, however often one looks.").format(sure=sure)
     not_compared = _("It has not been compared with what serves.")
     return CriterionWords(
@@ -415,12 +415,16 @@ def needed(source: EvidenceSource) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- parts
 def percentage(share: float, digits: int) -> str:
-    return f"{number(100 * share, digits)}%"
+    return figures("{share}%", share=rounded(100 * share, digits))
 
 
 def number(value: float, digits: int) -> str:
-    rounded = float(f"{value:.{digits}g}")
-    return numeral(int(rounded) if rounded.is_integer() else rounded, "")  # never as 1e+02
+    return numeral(rounded(value, digits), "")
+
+
+def rounded(value: float, digits: int) -> float:
+    found = float(f"{value:.{digits}g}")
+    return int(found) if found.is_integer() else found  # never written as 1e+02
 
 
 def beside(value: float, bound: float, write: Callable[[float, int], str]) -> str:

@@ -112,9 +112,15 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPr
         return known
     adapter = "adapter_config.json" in found.sizes
     names = usable_files(hub, data_dir, found, adapter)
-    revision = name_for(db, found)
-    relative = f"adapters/{revision}"
-    with new_directory(data_dir / relative) as directory:
+    revision, base = name_for(db, found), registry.by_revision(db, "base")
+    row: dict[str, Any] = {"revision": revision, "path": f"adapters/{revision}", "source": found.source}
+
+    def refuse() -> None:
+        if registry.named(db, revision) is not None:
+            said = _("{revision} was pulled by somebody else meanwhile. Nothing was changed.")
+            raise UserError(said.format(revision=revision))
+
+    with new_directory(data_dir / row["path"], registry.registered(db, refuse, row)) as directory:
         fetch(hub, found, names, directory)
         card = directory / CARD
         said = hubs.card_head(card).get(FACTS) if card.is_file() else None
@@ -123,22 +129,10 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPr
         entry = checked_adapter(db, data_dir, directory, found) if adapter else checked_whole(db, data_dir, directory)
         if adapter and entry.ground_id is None:
             check_base(db, data_dir, facts.get(BASE_SHA256), found)
-        sha256 = directory_sha256(directory)  # which takes a while: a kill until here leaves nothing that looks whole
-    return registry.add(
-        db,
-        revision=revision,
-        algorithm=PULLED,
-        base=registry.by_revision(db, "base").base,
-        parent_id=entry.ground_id or registry.by_revision(db, "base").id,
-        job_id=None,
-        path=relative,
-        sha256=sha256,
-        kind=entry.kind,
-        form=entry.form,
-        precision=precision or by_card or "bf16",
-        ground_id=entry.ground_id,
-        source=found.source,
-    )
+        row |= {"algorithm": PULLED, "base": base.base, "parent_id": entry.ground_id or base.id, "job_id": None}
+        row |= {**vars(entry), "precision": precision or by_card or "bf16"}
+        row["sha256"] = directory_sha256(directory)  # which takes a while: a kill until here leaves nothing whole
+    return registry.by_revision(db, revision)
 
 
 def usable_files(hub: Hub, data_dir: Path, found: HubRevision, adapter: bool) -> list[str]:

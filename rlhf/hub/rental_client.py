@@ -410,10 +410,17 @@ class RentedRun:
         assert isinstance(spec, TrainingSpec)
         steps = job_store.get(self.db, self.job.id).steps
         self.run.report(steps, steps, {}, _("It fetches what was made."))
-        revision = registry.free_name(self.db, self.job.kind, self.job.id)
-        relative = f"adapters/{revision}"
+        parent = registry.by_revision(self.db, spec.parent)
+        entry = self.entry(spec, parent, ending.model)
+
+        def refuse() -> None:
+            if not job_table.is_held(self.db, self.job.id, self.run.worker):
+                raise FollowerStopped
+            rental_store.record_settings(self.db, self.job.id, as_trained(spec, ending.spec.batch_size))
+
         (self.data_dir / "adapters").mkdir(exist_ok=True)
-        with new_directory(self.data_dir / relative) as directory:
+        named = registry.registered(self.db, refuse, entry)
+        with new_directory(self.data_dir / entry["path"], named) as directory:
             self.fetch(directory, ending.files)
             if directory_sha256(directory) != ending.model.sha256:
                 raise UserError(
@@ -421,23 +428,24 @@ class RentedRun:
                 )
             for weights in directory.glob("*.safetensors"):
                 read_header(weights)
-            parent = registry.by_revision(self.db, spec.parent)
             self.check_made(directory, spec, parent)
-        rental_store.record_settings(self.db, self.job.id, as_trained(self.job.spec, ending.spec.batch_size))
-        registry.add(
-            self.db,
-            revision=revision,
-            algorithm=self.job.kind,
-            base=registry.by_revision(self.db, "base").base,
-            parent_id=parent.id,
-            job_id=self.job.id,
-            path=relative,
-            sha256=ending.model.sha256,
-            kind=spec.makes,
-            form=registry.FORM_OF[spec.method],
-            precision=ending.model.precision,
-            ground_id=None if spec.method == "full" else parent.lies_on,
-        )
+
+    def entry(self, spec: TrainingSpec, parent: Policy, made: MadeModel) -> dict[str, Any]:
+        """The row of what was made."""
+        revision = registry.free_name(self.db, self.job.kind, self.job.id)
+        return {
+            "revision": revision,
+            "algorithm": self.job.kind,
+            "base": registry.by_revision(self.db, "base").base,
+            "parent_id": parent.id,
+            "job_id": self.job.id,
+            "path": f"adapters/{revision}",
+            "sha256": made.sha256,
+            "kind": spec.makes,
+            "form": registry.FORM_OF[spec.method],
+            "precision": made.precision,
+            "ground_id": None if spec.method == "full" else parent.lies_on,
+        }
 
     def check_made(self, directory: Path, spec: TrainingSpec, parent: Policy) -> None:
         """Raises UserError for what `pull` refuses: whoever can write to the job's dataset could have made it."""

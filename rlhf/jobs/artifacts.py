@@ -94,11 +94,12 @@ def bytes_within(directory: Path) -> int:
 def new_directory(path: Path, named: AbstractContextManager[object] | None = None) -> Iterator[Path]:
     """Fill the directory that is handed out; it gets its name when everything in it is on disk, and else goes.
 
-    It gets it within `named`, which may refuse. Of several who write the same one the last to begin does: what a killed
-    program has left running, or a worker that was asleep, may be at it still.
+    It gets it within `named`, which may refuse, and loses it where that fails. Of several who write the same one the
+    last to begin does: what a killed program has left running, or a worker that was asleep, may be at it still.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     before = path.with_name(path.name + BEFORE)
+    has_name = False
     try:
         with explain_write_errors(path):
             for left in path.parent.glob(f"{escape(path.name)}.{'[0-9a-f]' * 16}.part"):
@@ -115,9 +116,15 @@ def new_directory(path: Path, named: AbstractContextManager[object] | None = Non
                 with suppress(FileNotFoundError):
                     path.rename(before)  # removing it takes a while, in which neither would be there
                 temporary.rename(path)
+                has_name = True
+            has_name = False  # for good, that is
             shutil.rmtree(before, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        if has_name:  # but no row
+            shutil.rmtree(path, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                before.rename(path)
         raise
 
 

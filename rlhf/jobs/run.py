@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -28,6 +29,8 @@ class Run(Attempt):
     """Which of the job's processes this is; only the first one writes."""
     measured_steps = 0
     """How many steps to run and to keep nothing but their figures; 0 for a run in earnest."""
+    told_to_end = ""
+    """Why this process was told to end, in words, where not because the program ended."""
 
     def log(self, text: str) -> None:
         """Add a line to the job's log, in the page and in the program's, which may be read in a terminal."""
@@ -59,12 +62,17 @@ def perform(run: Run, spec: JobSpec) -> int:
         return 0
     except Stopped:
         if run.terminated.is_set():
-            job_table.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec))
+            job_table.stop(run.db, run.job_id, run.worker, "lost", why_it_ended(run, spec))
         else:
             job_table.stop(run.db, run.job_id, run.worker, "cancelled", "")
         return 0
     except BaseException as error:
         return record_failure(run, spec, error)
+
+
+def why_it_ended(run: Run, spec: JobSpec) -> str:
+    """What is said of a job whose process was told to end."""
+    return run.told_to_end or job_store.ended_with_program(spec)
 
 
 def record_failure(run: Run, spec: JobSpec, error: BaseException) -> int:
@@ -73,12 +81,12 @@ def record_failure(run: Run, spec: JobSpec, error: BaseException) -> int:
     Whichever of several processes fails first says it, and no other can change it. The code is an error even where the
     job is queued again, so that a launcher ends the others, which wait for this one. What goes wrong once this process
     was told to end is no failure of the job: what it has started was told as well, and so was a process that another
-    one of the job has left alone.
+    one of the job has left alone. A full disk is one: nothing is saved that the job could go on from.
     """
     reason: Reason | None = None
-    if run.terminated.is_set() and not left_alone(error):
+    if run.terminated.is_set() and not left_alone(error) and not disk_full(error):
         traceback.print_exception(error)
-        job_table.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec))
+        job_table.stop(run.db, run.job_id, run.worker, "lost", why_it_ended(run, spec))
         return 1
     if isinstance(error, UserError):
         run.log(str(error))
@@ -111,7 +119,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def disk_full(error: BaseException) -> bool:
-    signs = ("No space left", "os error 28", "file write failed", "PytorchStreamWriter")
+    signs = ("No space left", "os error 28", "file write failed", "PytorchStreamWriter", "disk is full")
+    if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC:  # whose words are the system's
+        return True
     return any(sign in str(error) for sign in signs)
 
 

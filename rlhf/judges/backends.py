@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from annotation.records import Message, UserError
-from annotation.translation import _, ngettext
+from annotation.translation import _, joined, ngettext
 from annotation.ui.formatting import percent
 from rlhf.jobs.run import Run
 from rlhf.judges import judge_store, local_models, rubrics
@@ -104,7 +104,7 @@ class LocalModel:
             case DirectorySettings(directory, precision):
                 prepared = local_models.prepare_directory(run.data_dir, directory)
                 if prepared.untried:
-                    run.log(f"{name}:{prepared.remark}")
+                    run.log(joined(f"{name}:", prepared.remark))
                 path, policy = prepared.path, replace(registry.by_revision(run.db, "base"), precision=precision)
         # What it thought would stand where its letter is read.
         self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
@@ -424,7 +424,7 @@ def run_judge(
     run.raise_if_stopped()
     counts.basis = bench.basis
     if counts.basis is not None:
-        run.log(f"{judge.name}: {counts.basis.sentence()}")
+        run.log(joined(f"{judge.name}:", counts.basis.sentence()))
     judge_store.pass_over(run.db, failed)
     counts.gave_up = counts.gave_up or bench.spent
     return counts

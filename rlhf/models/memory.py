@@ -21,7 +21,7 @@ from typing import Any, Literal
 import psutil
 
 from annotation.records import UserError
-from annotation.translation import N_, _, ngettext, numeral
+from annotation.translation import N_, _, figures, joined, ngettext
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import COMPARISONS
 from rlhf.jobs.devices import query_graphics
@@ -669,14 +669,16 @@ def fit(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload = N
     fits = total * MARGIN <= machine.free
     fits_here, may_not, does_not = ON_GPU if machine.gpu else ON_PROCESSOR
     said = _(fits_here if fits else may_not if total <= machine.free else does_not).format(
-        need=f"{numeral(total / GB, '.1f')} GB", free=f"{numeral(machine.free / GB, '.1f')} GB", machine=machine.name
+        need=figures("{size:.1f} GB", size=total / GB),
+        free=figures("{size:.1f} GB", size=machine.free / GB),
+        machine=machine.name,
     )
     return Fit(
         components=components,
         total=total,
         processes=processes,
         fits=fits,
-        sentence=said if fits else f"{said} {what_to_lower(components, spec)}",
+        sentence=said if fits else joined(said, what_to_lower(components, spec)),
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from annotation.database import Database
 from annotation.environment import remove_leftover
@@ -162,6 +163,18 @@ def add(
     weights = {"path": path, "sha256": sha256, "form": form, "precision": precision, "ground_id": ground_id}
     db.insert("model", {**named, **made, **weights})
     return by_revision(db, revision)
+
+
+@contextmanager
+def registered(db: Database, refuse: Callable[[], None], entry: Mapping[str, Any]) -> Iterator[None]:
+    """In it a directory gets its name, by `new_directory`, and with it the row of which `entry` has the fields by then.
+
+    `refuse` may raise: nobody takes a job over, or registers anything, from then on until the row is there.
+    """
+    with db.transaction():
+        refuse()
+        yield
+        add(db, **entry)
 
 
 def serving(db: Database) -> Policy:

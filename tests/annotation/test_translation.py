@@ -20,7 +20,9 @@ from babel.messages.pofile import read_po
 
 from annotation import translation
 from annotation.hub_client import without_tokens
+from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import UserError
+from annotation.ui import formatting
 from annotation.web import access, invitations, sign_in_pages
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 from tests.sentences import POLISH, Message, extracted, found, write_marked
@@ -42,6 +44,28 @@ def refusal(path: Path) -> str:
 
 
 # -------------------------------------------------------------------------------------------------------------- files
+def test_figures_in_a_kept_sentence_are_written_as_its_reader_writes_them() -> None:
+    """They were said in gaps as texts, with the separators of whoever was spoken to then."""
+
+    def told() -> str:
+        return translation.translate("It was {share}, {dollars}, {size}, {number}, {from_to}.").format(
+            share=formatting.percent_with_interval(Estimate(0.5, 0.25, 0.75, 9)),
+            dollars=formatting.dollars(1234.5678),
+            size=formatting.size(2_500_000),
+            number=translation.numeral(1234567),
+            from_to=formatting.number_with_interval(Estimate(0.5, 0.25, 0.75, 9)),
+        )
+
+    english = "It was 50% (25–75%), $1234.5678, 2.5 MB, 1,234,567, 0.50 (0.25 to 0.75)."
+    german = "It was 50% (25–75%), $1234,5678, 2,5 MB, 1.234.567, 0,50 (0,25 bis 0,75)."
+    assert told() == english
+    with translation.speaking(translation.language_of("de")):
+        assert told() == german
+        kept = translation.kept(told())
+        assert translation.retold(kept) == german
+    assert translation.retold(kept) == english
+
+
 def test_without_a_choice_it_is_english_and_no_file_is_read() -> None:
     for wanted in ("", "en"):
         english = translation.chosen(wanted)

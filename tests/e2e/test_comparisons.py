@@ -76,6 +76,8 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
             held.pop().continue_()
         page.wait_for_selector("#comparisons-said [role=status]:focus:has-text('Assigned: 2 comparisons, to mira.')")
         assert matching(db, ComparisonFilter(assigned=("mira",))) == {ids[0], ids[55]}
+        page.wait_for_selector("[data-scope] option >> text=chosen (0)", state="attached")
+        assert page.locator("tbody input:checked").count() == 0, "what was done is not done again"
         page.click("#comparisons-said >> text=Undo")
         page.wait_for_selector("text=Taken back. Assigned: 2 comparisons, to mira.")
         assert matching(db, ComparisonFilter(assigned=("mira",))) == set()

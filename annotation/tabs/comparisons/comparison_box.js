@@ -2,6 +2,7 @@
 // them. Every button with `data-act` raises the box's event `act`, with the chosen ones.
 const chosen = new Set();
 let list = null; // the filter that the chosen ones were chosen in
+let made = ""; // the number of the last change that was made of chosen ones
 const LONGEST = 1800; // characters of an address
 
 const part = (selector) => element.querySelector(selector);
@@ -10,8 +11,9 @@ const boxes = () => [...element.querySelectorAll("tbody input[type=checkbox]")];
 function refresh() {
   const bench = part(".workbench");
   if (!bench || bench.dataset.filter === undefined) return;
-  if (bench.dataset.filter !== list) chosen.clear();
-  list = bench.dataset.filter;
+  const done = bench.dataset.made || made;
+  if (bench.dataset.filter !== list || done !== made) chosen.clear();
+  [list, made] = [bench.dataset.filter, done];
   for (const box of boxes()) box.checked = chosen.has(box.value);
   const page = part("[data-page]");
   page.checked = boxes().length > 0 && boxes().every((box) => box.checked);

@@ -66,8 +66,11 @@ def header(label: str, sort: str, looked: ListPlace) -> Way:
     return Way(replace(looked, sort=then, page=1).address, f"{label}{mark}")
 
 
-def table_of(page: ListPage, looked: ListPlace, known: FilterChoices) -> str:
-    """The whole of it: how many there are, what can be done with them, the rows, and the way to further pages."""
+def table_of(page: ListPage, looked: ListPlace, known: FilterChoices, made: int | None = None) -> str:
+    """The whole of it: how many there are, what can be done with them, the rows, and the way to further pages.
+
+    None are chosen any more where it is drawn because the change of number `made` was made of them.
+    """
     filtered = looked.comparisons.text
     top = filter_line(looked)
     if not page.rows:
@@ -83,7 +86,8 @@ def table_of(page: ListPage, looked: ListPlace, known: FilterChoices) -> str:
     )
     shown = table(headers, [row_of(one) for one in page.rows], caption=counted)
     bar = f"{top}{bulk_bar(page.total, known)}{shown}{pager(page, looked)}"
-    return f'<div class="workbench" data-filter="{escape(filtered)}">{bar}</div>'
+    done = "" if made is None else f' data-made="{made}"'
+    return f'<div class="workbench" data-filter="{escape(filtered)}"{done}>{bar}</div>'
 
 
 def filter_line(looked: ListPlace) -> str:

@@ -136,9 +136,9 @@ def build(context: Context) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- views
-def list_html(db: Database, looked: ListPlace) -> str:
+def list_html(db: Database, looked: ListPlace, made: int | None = None) -> str:
     page = comparison_list.list_page(db, looked.comparisons, looked.sort, looked.page)
-    return comparison_table.as_of(now()) + comparison_table.table_of(page, looked, comparison_list.choices(db))
+    return comparison_table.as_of(now()) + comparison_table.table_of(page, looked, comparison_list.choices(db), made)
 
 
 def card_html(context: Context, number: int | None, back: str) -> str:
@@ -151,12 +151,15 @@ def card_html(context: Context, number: int | None, back: str) -> str:
     return top + comparison_card.card_of(found, used, comparison_list.choices(context.db))
 
 
-def box_html(context: Context, place: Place, back: str = "/data/comparisons") -> str:
-    """What an address of the list shows: the page of a comparison, or the table; or why there is none."""
+def box_html(context: Context, place: Place, back: str = "/data/comparisons", made: int | None = None) -> str:
+    """What an address of the list shows: the page of a comparison, or the table; or why there is none.
+
+    `made` is the number of the change because of which it is drawn.
+    """
     try:
         if place.first:
             return card_html(context, row_number(place.first), back)
-        return list_html(context.db, looked_at(place))
+        return list_html(context.db, looked_at(place), made)
     except UserError as error:
         return status(str(error), "warning")
 
@@ -278,8 +281,8 @@ def wire_acts(page: ComparisonsPage, context: Context) -> None:
         asked = planned(event, place_in(part), values)
         return comparison_table.confirmation(asked, bulk_changes.plan(db, asked, annotator))
 
-    def changed(said: str, part: Any) -> list[Any]:
-        return [said, box_html(context, place_in(part)), changes_html(db)]
+    def changed(said: str, part: Any, made: int | None = None) -> list[Any]:
+        return [said, box_html(context, place_in(part), made=made), changes_html(db)]
 
     @guarded_event(context, "admin")
     def make_change(annotator: Annotator, event: Any, part: Any) -> list[Any]:
@@ -292,7 +295,7 @@ def wire_acts(page: ComparisonsPage, context: Context) -> None:
         change_id = bulk_changes.make(db, confirmed.request, annotator, confirmed.expected)
         made = bulk_changes.change(db, change_id)
         assert made is not None
-        return changed(comparison_table.made(made), part)
+        return changed(comparison_table.made(made), part, change_id)
 
     @guarded_event(context, "admin")
     def undo_change(annotator: Annotator, event: Any, part: Any) -> list[Any]:

@@ -38,6 +38,7 @@ from trl import DPOConfig, DPOTrainer
 
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
+from annotation.translation import joined
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.comparisons import collate, order_loss, with_targets
 from rlhf.algorithms.dpo.drift import DriftMeter
@@ -60,11 +61,11 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     data = read_data(run, spec, tokenizer)
     spec = settled(run, spec, data)
     pairs = sum(len(item["better"]) for item in data.items)
-    run.log(
+    said = (
         f"{pairs} pairs in {len(data.items)} comparisons; parent {start.parent.revision}; {spec.method}; reference "
-        f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}. "
-        f"{left_out_sentence(data.left_out)}".rstrip()
+        f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}."
     )
+    run.log(joined(said, left_out_sentence(data.left_out)))
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)

@@ -64,7 +64,7 @@ from torch import Tensor, nn
 from annotation.exports.frozen_rows import PromptRow
 from annotation.jobs.attempt import Stopped
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import _, joined
 from rlhf.algorithms.ppo import losses
 from rlhf.algorithms.ppo.losses import AdaptiveKL
 from rlhf.algorithms.ppo.roles import ADAPTERS, TRAINED, AdapterRole, Roles, SampledResponse, load_roles
@@ -106,7 +106,8 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     data = read_data(run, spec, tokenizer)
-    run.log(f"{len(data.items)} prompts; reward model {spec.reward_model}. {left_out_sentence(data.left_out)}".rstrip())
+    said = f"{len(data.items)} prompts; reward model {spec.reward_model}."
+    run.log(joined(said, left_out_sentence(data.left_out)))
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)

@@ -38,7 +38,7 @@ from trl import RewardConfig, RewardTrainer
 
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import _, joined
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.comparisons import collate, order_loss, with_targets
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
@@ -64,11 +64,12 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     data = read_data(run, spec, tokenizer)
     pairs = sum(len(item["better"]) for item in data.items)
-    run.log(
+    said = (
         f"{pairs} pairs in {len(data.items)} comparisons, {len(data.held_out)} held out; parent "
         f"{start.parent.revision}; {spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: "
-        f"{spec.annotator_noise}. {left_out_sentence(data.left_out)}".rstrip()
+        f"{spec.annotator_noise}."
     )
+    run.log(joined(said, left_out_sentence(data.left_out)))
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)

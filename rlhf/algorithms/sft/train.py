@@ -26,6 +26,7 @@ from trl import SFTConfig, SFTTrainer
 
 from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.records import Prompt, UserError
+from annotation.translation import joined
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.sft.predictions import predictions, score, score_before
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -47,10 +48,11 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     data = read_data(run, spec, tokenizer)
-    run.log(
+    said = (
         f"{len(data.items)} demonstrations, {len(data.held_out)} held out; parent {start.parent.revision}; "
-        f"{spec.method}. {left_out_sentence(data.left_out)}".rstrip()
+        f"{spec.method}."
     )
+    run.log(joined(said, left_out_sentence(data.left_out)))
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)

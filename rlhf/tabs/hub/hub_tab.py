@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -207,6 +208,13 @@ def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
     return found
 
 
+def to_publish(known: Sequence[Policy]) -> str | None:
+    """The model that is chosen before anybody chooses: the one that serves, else the newest; None without files."""
+    there = [revision for _, revision in model_choices(known)]
+    serving = [one.revision for one in known if one.status == "serving" and one.revision in there]
+    return next(iter([*serving, *there]), None)
+
+
 def all_judgements() -> tuple[str, str]:
     """What is chosen for the judgements, where others choose a run."""
     return _("All judgements of a format"), JUDGEMENTS
@@ -342,9 +350,10 @@ class HubPage:
     def followed(self) -> list[Any]:
         return [*self.parts.values(), self.seen, self.pulse]
 
-    def sent(self, context: Context, seen: Any) -> list[Any]:
-        """What goes to the browser: what has changed, and when to ask again."""
+    def sent(self, context: Context, seen: Any, chosen: Mapping[str, Any] = MappingProxyType({})) -> list[Any]:
+        """What goes to the browser: what has changed, with what is chosen in it, and when to ask again."""
         changed, marks = view(context, seen)
+        changed |= {name: {**changed[name], "value": value} for name, value in chosen.items()}
         seconds = POLL_SECONDS if HUB_LANE.open(context.db) else RESTING_SECONDS
         return [*(changed.get(name, gr.skip()) for name in self.parts), marks, again(seconds)]
 
@@ -427,13 +436,20 @@ def wire(page: HubPage, context: Context, opening: Callable[..., Any]) -> None:
     admin = guarded(context, "admin")
 
     @admin
-    def open_hub(annotator: Annotator, *form: Any) -> list[Any]:
-        return [*page.sent(context, {}), *space_form(context.db, form)]
+    def open_hub(annotator: Annotator, model: Any, *form: Any) -> list[Any]:
+        chosen = {} if text_in(model) else {"revision": to_publish(registry.all_policies(context.db))}
+        return [*page.sent(context, {}, chosen), *space_form(context.db, form)]
 
     def follow_hub(annotator: Annotator, seen: Any) -> list[Any]:
         return page.sent(context, seen)
 
-    opening(open_hub, [*page.forms["space"]], [*page.followed, *page.forms["space"]], api_name="hub-open", **QUIET)
+    opening(
+        open_hub,
+        [page.parts["revision"], *page.forms["space"]],
+        [*page.followed, *page.forms["space"]],
+        api_name="hub-open",
+        **QUIET,
+    )
     poll(page.pulse, context, follow_hub, [page.seen], page.followed, api_name="hub-follow")
     for name, fields, request_of in (
         ("token", [], lambda: CheckToken()),

@@ -121,6 +121,8 @@ def view(context: Context, asked: Sequence[Chat], rendered: Any, seen: Any) -> t
         "compare": gr.update(interactive=len(asked) > 1 and not writing),
         "files": gr.update(value=prompt_set_form.files_table(context)),
     }
+    offered = prompt_set_form.choices(context.db)  # with how each stands now, whatever is chosen
+    parts |= {name: gr.update(choices=offered) for name in OFFERING}
     changed, marks = changes(parts, seen if isinstance(seen, dict) else {})
     return {**changed, "pulse": gr.update(value=again(WRITING_SECONDS if writing else RESTING_SECONDS))}, marks
 
@@ -178,7 +180,8 @@ def models_at(place: Place) -> list[str]:
 
 # ---------------------------------------------------------------------------------------------------------- the page
 FORM = ("models", "system", "temperature", "min_p", "tokens", "seed", "fresh")
-FOLLOWED = ("columns", "send", "stop", "compare", "files", "pulse")
+OFFERING = ("models", "revision")
+FOLLOWED = (*("columns", "send", "stop", "compare", "files"), *OFFERING, "pulse")
 
 
 @dataclass(frozen=True)
@@ -262,16 +265,16 @@ def wire_views(page: PlaygroundPage, context: Context) -> None:
         if named := models_at(place):
             form = {**form, "models": named}
         updates = [gr.update(value=form[name]) if name in form else gr.skip() for name in FORM[1:]]
-        models = gr.update(
-            choices=prompt_set_form.choices(db), **({"value": form["models"]} if "models" in form else {})
-        )
+        changed, seen = view(context, asked, mode, {})
+        if "models" in form:
+            changed["models"] = {**changed["models"], "value": form["models"]}
         held = {"chats": [chat.id for chat in asked]}
-        return [held, models, *updates, *prompt_set_form.opened(context), *page.sent(*view(context, asked, mode, {}))]
+        return [held, *updates, prompt_set_form.opened(context), *page.sent(changed, seen)]
 
     def poll_playground(annotator: Annotator, talk: Any, mode: Any, seen: Any) -> list[Any]:
         return page.sent(*view(context, conversation(db, annotator, talk), mode, seen))
 
-    outputs = [page.talk, *page.some(FORM), *page.some(prompt_set_form.OPENED), *page.followed]
+    outputs = [page.talk, *page.some(FORM[1:]), page.parts["source"], *page.followed]
     inputs = [page.talk, page.parts["mode"], page.seen]
     bar = place_bar()
     visits(bar, context, open_playground, inputs[:2], outputs, api_name="playground-open")

@@ -33,8 +33,6 @@ SPLITS: Mapping[str, str] = {
 LISTED_FILES = 20
 MAXIMUM_EACH = 16
 ASKED = ("revision", "split", "source", "each", "temperature", "min_p", "tokens", "seed")
-# What gets its choices when the tab is opened.
-OPENED = ("revision", "source")
 
 
 def files_table(context: Context) -> str:
@@ -134,8 +132,9 @@ def lay_out() -> dict[str, Any]:
     return parts
 
 
-def opened(context: Context) -> list[Any]:
-    return [gr.update(choices=choices(context.db)), gr.update(choices=sources(context.db))]
+def opened(context: Context) -> Any:
+    """The field of sources as the tab opens."""
+    return gr.update(choices=sources(context.db))
 
 
 def wire(parts: Mapping[str, Any], context: Context) -> None:

@@ -356,6 +356,18 @@ def test_prompts_added_meanwhile_are_not_added_twice(
     assert sound(db)
 
 
+def test_verdicts_on_answers_that_wait_for_people_come_in_beside_them_and_it_is_said_before(
+    db: Database, bring: Callable[..., ImportResult]
+) -> None:
+    bring(PAIRS[:2], verdict="open")
+    for dry_run in (True, False):
+        outcome = bring(PAIRS[:3], dry_run=dry_run)
+        assert counts(outcome) == {"prompts": 1, "judged": 3}
+        assert outcome.counts.remarks == {scratch.WAITS_ALREADY: 2}
+    assert bring(PAIRS[:3]).counts.remarks == {}
+    assert db.value("SELECT count(*) FROM comparison WHERE state = 'ready'") == 2, "they wait on"
+
+
 def test_several_verdicts_on_the_same_answers_are_remarked(db: Database, bring: Callable[..., ImportResult]) -> None:
     votes = [{"prompt": "p", "response_a": "x", "response_b": "y", "winner": vote} for vote in "aaab"]
     turned = {"prompt": "p", "response_a": "y", "response_b": "x", "winner": "b"}

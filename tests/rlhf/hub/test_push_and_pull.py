@@ -829,6 +829,26 @@ def test_a_disk_that_is_full_meanwhile_leaves_the_registry_as_it_was(
     assert pull(hub, fresh).form == "lora"
 
 
+def test_who_pulls_the_same_at_the_same_time_is_told_and_its_files_stay_as_they_were_named(
+    hub: HubServer, fresh: Database, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One on the Hub tab, one on the command line."""
+    hub.add_repo("model", REPO, adapter(base_model_name_or_path=tiny_model.name))
+    fetch, pulled = pull_model.fetch, []
+
+    def fetch_while_another_pulls(*given: Any) -> None:
+        monkeypatch.setattr(pull_model, "fetch", fetch)
+        pulled.append(pull(hub, fresh))
+        fetch(*given)
+
+    monkeypatch.setattr(pull_model, "fetch", fetch_while_another_pulls)
+    with pytest.raises(UserError, match="was pulled by somebody else meanwhile"):
+        pull(hub, fresh)
+    [one] = pulled
+    assert [path.name for path in (fresh.path.parent / "adapters").iterdir()] == [one.revision]
+    registry.verify(fresh.path.parent, one)
+
+
 def test_a_full_disk_is_seen_before_anything_is_fetched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1000000000\.0 GB are to be fetched and .* GB are free"):
         pull_model.refuse_too_large(tmp_path, 10**18)

@@ -550,6 +550,33 @@ def test_what_a_job_made_is_not_taken_in_where_pull_would_refuse_it(
     assert not list((judged.data_dir / "adapters").iterdir())
 
 
+def test_who_was_asleep_takes_nothing_in_once_another_follows_the_job(
+    judged: Machine, hub: JobHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is left of it: neither a name nor a row, nor settings."""
+    job_id = rent(judged, replace(QUICK_DPO, batch_size=2, accumulation=1))
+    spec = job_store.get(judged.db, job_id).spec
+    assert job_store.claim(judged.db, job_id, "worker")
+    run = Run(judged.db, judged.data_dir, job_store.get(judged.db, job_id), "worker")
+    rented = rental_client.RentedRun(api(hub), run, job_store.get(judged.db, job_id), threading.Event(), POLL, print)
+
+    def fetched(_rented: Any, directory: Path, _expected: Any) -> None:
+        (directory / "adapter_model.safetensors").write_bytes(safetensors({"a": (1,)}))
+        judged.db.write("UPDATE job SET worker = 'another'")
+
+    told: dict[str, Any] = {"model": {"sha256": "", "precision": "nf4"}, "spec": {"batch_size": 1}, "files": {}}
+    monkeypatch.setattr(rental_client.RentedRun, "fetch", fetched)
+    monkeypatch.setattr(rental_client, "directory_sha256", lambda _: "")
+    monkeypatch.setattr(rental_client.RentedRun, "check_made", lambda *_: None)
+    ending = rental_client.checked_ending({"status": "finished", "message": "", "result": None, **told})
+    assert isinstance(ending, rental_client.FinishedEnding)
+    with pytest.raises(rental_client.FollowerStopped):
+        rented.take_in(ending)
+    assert registry.of_job(judged.db, job_id) is None
+    assert job_store.get(judged.db, job_id).spec == spec
+    assert not list((judged.data_dir / "adapters").iterdir())
+
+
 def test_whole_weights_of_a_base_that_names_code_nobody_needs_are_taken_in(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "phi3", "auto_map": {"AutoModel": "x.Y"}}))
     (tmp_path / "model.safetensors").write_bytes(safetensors({"a": (1,)}))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,24 @@ def test_one_who_comes_late_leaves_the_directory_that_is_there(tmp_path: Path) -
     with pytest.raises(UserError, match="can't be written"):
         late.__exit__(None, None, None)
     assert [path.name for path in tmp_path.iterdir()] == ["model[1]"]
+
+
+def test_a_directory_loses_its_name_where_the_row_that_names_it_can_not_be_written(tmp_path: Path) -> None:
+    """As on a disk that is full by then: no row would ever say what lies there."""
+
+    @contextmanager
+    def row_refused() -> Iterator[None]:
+        yield
+        raise UserError("The disk is full.")
+
+    for there in ([], ["before"]):
+        for name in there:
+            (tmp_path / "model").mkdir()
+            (tmp_path / "model" / name).touch()
+        with pytest.raises(UserError, match="disk is full"), new_directory(tmp_path / "model", row_refused()) as made:
+            (made / "weights").touch()
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == there
+        assert [path.name for path in tmp_path.iterdir()] == ["model"] * len(there)
 
 
 def test_what_was_to_give_way_comes_back_where_a_kill_left_nothing_in_its_place(tmp_path: Path) -> None:

@@ -164,6 +164,22 @@ def test_the_page_asks_often_while_something_is_open_and_what_came_of_it_is_at_i
     assert shown(context, "said push") == ""
 
 
+def test_the_model_that_serves_is_chosen_to_be_published_else_the_newest_unless_somebody_has_chosen(
+    pages: gr.Blocks, context: Context
+) -> None:
+    def opened(model: str | None) -> Any:
+        sent = press(pages, "open", model, *SPACE)
+        return sent[list(tab.HubPage().parts).index("revision")].get("value", "as it was")
+
+    newer = {"algorithm": "dpo", "base": BASE_NAME, "parent_id": 1, "job_id": None, "sha256": "0"}
+    assert opened(None) == "dpo-1", "the base itself has no files here"
+    registry.add(context.db, revision="dpo-3", path="adapters/dpo-3", **newer)
+    assert opened(None) == "dpo-3"
+    registry.promote(context.db, "dpo-1", "owner")
+    assert opened("") == "dpo-1"
+    assert opened("dpo-3") == "as it was"
+
+
 def test_models_with_files_can_be_chosen_and_what_is_published_is_listed(context: Context) -> None:
     parts, _ = tab.view(context, {})
     assert parts["revision"]["choices"] == [("dpo-1 (DPO, candidate)", "dpo-1")]
@@ -299,8 +315,8 @@ def test_a_space_is_asked_for_only_after_a_check_and_with_consent(pages: gr.Bloc
     made = recent(context.db)[0].spec
     assert made == MakeSpace("ann/loop", "cpu-upgrade", copies="ann/copies", public=True, model="ann/chat", price=0.03)
     assert not tab.view(context, {})[0]["make"]["interactive"]
-    assert press(pages, "open", "", *SPACE[1:])[-7:] == SPACE, "as it was checked last"
-    assert press(pages, "open", "ann/other", *SPACE[1:])[-7:] == [gr.skip()] * 7
+    assert press(pages, "open", None, "", *SPACE[1:])[-7:] == SPACE, "as it was checked last"
+    assert press(pages, "open", None, "ann/other", *SPACE[1:])[-7:] == [gr.skip()] * 7
 
 
 def test_how_safe_copies_stand(
@@ -315,7 +331,7 @@ def test_how_safe_copies_stand(
     assert "Last safe copy: a moment ago, 0 judgements since." in shown(context, "copies")
     row, _ = safe_copies.add_row(context.db, place.name, "a" * 32)
     safe_copies.record_failure(context.db, row, "failed", "The disk is full.")
-    *_, seen, _ = press(pages, "open", *SPACE)[: -len(SPACE)]
+    *_, seen, _ = press(pages, "open", None, *SPACE)[: -len(SPACE)]
     safe_copies.make_copy(context.db, context.data_dir, place, "a" * 32)
     *sent, _, _ = press(pages, "follow", seen)
     changed = [part for part in sent if part != gr.skip()]

@@ -17,7 +17,9 @@ from rlhf.generation import playground_store, prompt_sets
 from rlhf.generation.playground_store import FinishedAnswer
 from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs import job_store
+from rlhf.models import registry
 from rlhf.tabs.playground import playground_tab, prompt_set_form
+from rlhf.tabs.playground.playground_tab import FORM
 from tests.conftest import BASE_NAME, dump, seed_prompts
 from tests.handlers import asked_by
 
@@ -76,14 +78,16 @@ class Admin:
             sent = {"value": update} if isinstance(update, str) else update
             fresh = {key: value for key, value in sent.items() if key != "__type__"}
             self.parts[name] = {**self.parts.get(name, {}), **fresh}
+            if name == "models":
+                self.form[name] = fresh.get("value", self.form[name])
 
     def open(self) -> None:
         self.talk, *rest, _place = self.call("playground-open", self.talk, self.mode)
-        for name, update in zip(self.form, rest, strict=False):
+        form, (sources, *followed) = rest[: len(FORM) - 1], rest[len(FORM) - 1 :]
+        for name, update in zip(FORM[1:], form, strict=True):
             self.form[name] = update.get("value", self.form[name])
-        self.choices = rest[0]["choices"]
-        self.sources = rest[len(self.form) + 1]["choices"]
-        self.take(rest[len(self.form) + len(prompt_set_form.OPENED) :])
+        self.sources = sources["choices"]
+        self.take(followed)
 
     def poll(self) -> None:
         self.take(self.call("playground-poll", self.talk, self.mode, self.seen))
@@ -162,12 +166,27 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- chats
 def test_a_fresh_page_offers_the_policies_and_has_the_serving_one_chosen(admin: Admin) -> None:
-    assert [revision for _, revision in admin.choices] == ["dpo-2", "dpo-1", "base"]
+    assert [revision for _, revision in admin.parts["models"]["choices"]] == ["dpo-2", "dpo-1", "base"]
     assert admin.form["models"] == ["base"]
     assert "Choose one or more policies" in admin.shown
     assert admin.parts["send"]["interactive"]
     assert not admin.parts["stop"]["interactive"]
     assert not admin.parts["compare"]["interactive"]
+
+
+def test_an_open_page_says_which_policy_serves_once_another_does_and_keeps_what_is_chosen(
+    context: Context, admin: Admin
+) -> None:
+    """What is asked is what is chosen: it must not be called the one that serves any more."""
+    admin.open()
+    registry.promote(context.db, "dpo-1", "kim")
+    admin.poll()
+    for name in ("models", "revision"):
+        offered = {revision: words for words, revision in admin.parts[name]["choices"]}
+        assert (offered["base"], offered["dpo-1"]) == ("base · retired", "dpo-1 · serving")
+    assert admin.form["models"] == ["base"]
+    admin.send("Why?")
+    assert [chat.revision for chat in playground_store.with_ids(context.db, admin.talk["chats"])] == ["base"]
 
 
 def test_all_columns_are_asked_the_same_with_the_same_seed(context: Context, admin: Admin) -> None:
