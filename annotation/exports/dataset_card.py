@@ -307,7 +307,7 @@ def agreement_table(votes: Sequence[Vote]) -> str:
     """How far annotators agree, by question; nothing where no two judged the same comparison."""
     rows = [
         [
-            found.question,
+            found.question.format(size=found.size),
             f"{found.comparisons:,}",
             percent_with_interval(found.percent),
             "not defined" if found.alpha is None else number_with_interval(found.alpha),

@@ -53,8 +53,8 @@ def clock(text: str) -> str:
 
 
 def short_number(value: float, digits: int = 4) -> str:
-    """A number in a few digits: '0.1234', '12.3', '1235', '7e-5', '5e29'."""
-    text = numeral(value, ".0f") if 1000 <= abs(value) < 1e6 else numeral(value, f".{digits}g")
+    """A number in a few digits: '0.1234', '12.3', '1,235', '7e-5', '5e29'."""
+    text = numeral(value, ",.0f") if 1000 <= abs(value) < 1e6 else numeral(value, f".{digits}g")
     return text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e") if "e" in text else text
 
 
@@ -66,7 +66,7 @@ def with_power(value: float, digits: int) -> str:
 
 def figure(value: float | None, digits: int = 2) -> str:
     """A measured number, or that it was not measured."""
-    return _(NOT_MEASURED) if value is None or math.isnan(value) else numeral(value, f".{digits}f")
+    return _(NOT_MEASURED) if value is None or math.isnan(value) else numeral(value, f",.{digits}f")
 
 
 def share(value: float | None) -> str:

@@ -90,7 +90,7 @@ def plot(where: str, axes: Axes, lines: Sequence[Line], steps: int, across: str)
     for tick in charts.nice_ticks(0, right, 5):
         if tick == int(tick):
             at = place(tick)
-            parts.append(charts.text(at, HEIGHT + 17, numeral(tick, ".0f"), charts.tick_anchor(at), "small"))
+            parts.append(charts.text(at, HEIGHT + 17, numeral(tick, ",.0f"), charts.tick_anchor(at), "small"))
     parts += [charts.text(0, -8, axes.axis, "start", "small"), charts.text(50, HEIGHT + 36, across, "middle", "small")]
     said = "; ".join(f"{line.name}: {span(line)}" for _, line in hued)
     frame = Frame(f"{where}-{axes.name}", axes.label, axes.caption)
@@ -190,7 +190,7 @@ def values_at(
 ) -> str:
     """An upright line at a step, the lines' points on it, and what they are worth."""
     there = [(hue, name, points[step]) for hue, name, points in known if step in points]
-    words = [f"{across} {numeral(step, '.0f')}", *(f"{name}: {short_number(value)}" for _, name, value in there)]
+    words = [f"{across} {numeral(step, ',.0f')}", *(f"{name}: {short_number(value)}" for _, name, value in there)]
     # Beside the line, on the side where there is more room.
     anchor, beside = ("start", x + 2) if x < 50 else ("end", x - 2)
     marks = [

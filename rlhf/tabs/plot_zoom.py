@@ -143,7 +143,7 @@ def values_table(curve: CurveData) -> str:
     steps = sorted({step for points in known for step in points})
     stride = -(-len(steps) // MOST_ROWS)
     rows = [
-        (numeral(step, ".0f"), *(short_number(points[step]) if step in points else NOTHING for points in known))
+        (numeral(step, ",.0f"), *(short_number(points[step]) if step in points else NOTHING for points in known))
         for step in reversed(steps[::-1][::stride])
     ]
     headers = (curve.across, *(line.name for line in curve.lines))

@@ -108,7 +108,7 @@ def people(found: DataStatistics) -> str:
     headers: Sequence[str] = (
         *(_("Annotator"), _("Judgements"), _("Ties"), _("All bad"), _("Skips"), _("Flags"), _("Mean time")),
     )
-    return card(_("By person"), table(*telling(headers, rows), numbers=headers[1:])) if rows else ""
+    return card(_("By annotator"), table(*telling(headers, rows), numbers=headers[1:])) if rows else ""
 
 
 def share_of(part: int, whole: int) -> str:

@@ -53,11 +53,11 @@ def serving_card(
     in_stock = _("{train} for training, {held_out} held-out")
     told = (
         (_("In stock"), in_stock.format(train=stock["train"], held_out=stock["held-out"])),
-        (_("Also in stock"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),
-        (_("Answers drawn"), str(counts.total)),
+        (_("Also in stock"), _("{elsewhere:,} by earlier policies or imported").format(elsewhere=elsewhere)),
+        (_("Answers drawn"), numeral(counts.total)),
         (_("Ended before the length limit"), share(counts.ended_share) if counts.total else _(NOT_MEASURED)),
-        (_("Dropped: empty"), str(counts.empty)),
-        (_("Dropped: the same as another"), str(counts.duplicate)),
+        (_("Dropped: empty"), numeral(counts.empty)),
+        (_("Dropped: the same as another"), numeral(counts.duplicate)),
     )
     title = card_title(policy.revision, _("on {base}").format(base=policy.base))
     return title + paragraph(worker_sentence(worker, at)) + facts(told)

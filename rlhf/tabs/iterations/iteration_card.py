@@ -9,7 +9,7 @@ from itertools import accumulate
 from annotation.metrics.evidence import CorrectedPrompts, without_skipped
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_testing import running_interval
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, figure, percent_with_interval
@@ -265,7 +265,7 @@ def over_table(checked: Sequence[CheckedPolicy], panel: Sequence[str]) -> str:
             *(str(place), one.revision),
             *(rate_text(rate) for rate in (one.people, *(one.rates.get(judge) for judge in panel))),
             *(kl_words(one.report), figure(one.report.candidate.mean_length, 1)),
-            str(one.judged or NOTHING),
+            numeral(one.judged) if one.judged else NOTHING,
         )
         for place, one in enumerate(checked, 1)
     ]

@@ -98,7 +98,7 @@ def judged_words(status: OverviewStatus) -> str:
     if status.judged > status.wanted:
         said = _("{judged:,} judged for the next training; {wanted:,} are enough")
     elif status.least:
-        said = _("{judged:,} of {wanted:,} judged for the first training, which needs {least} at least")
+        said = _("{judged:,} of {wanted:,} judged for the first training; possible from {least}")
     else:
         said = _("{judged:,} of {wanted:,} judged for the next training")
     return said.format(judged=status.judged, wanted=status.wanted, least=status.least)
@@ -186,10 +186,10 @@ def today_table(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return paragraph(_("No person has judged anything today (UTC)."), "quiet")
     total = sum(row["today"] for row in rows)
-    said = ngettext("{count:,} judgement today (UTC).", "{count:,} judgements today (UTC).", total).format(count=total)
+    said = ngettext("People: {count:,} judgement today (UTC).", "People: {count:,} judgements today (UTC).", total)
     entries = [(row["name"], numeral(row["today"]), moment(row["latest"])[11:]) for row in rows]
     numbers = (_("Judged"), _("Last at"))
-    return paragraph(said) + table((_("Who"), *numbers), entries, "", numbers)
+    return paragraph(said.format(count=total)) + table((_("Who"), *numbers), entries, "", numbers)
 
 
 def running_part(status: OverviewStatus, latest: str) -> str:

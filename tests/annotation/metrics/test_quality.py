@@ -21,7 +21,9 @@ from annotation.metrics import quality
 from annotation.metrics.intervals_and_bias import Vote, wilson_interval
 from annotation.store import comparison_store, training_data
 from annotation.tabs import quality as tab
+from annotation.tabs import quality_report
 from annotation.tabs.guard import Context
+from annotation.translation import language_of, speaking
 from annotation.web import access
 from annotation.workbench import exclusions, settling
 from annotation.workbench.gold import make_gold
@@ -175,6 +177,19 @@ def test_figures_are_kept_until_something_changes(simulated: Database) -> None:
     assert third is not second
     make_gold(simulated, third.clear[0].comparison_id, None, "owner")
     assert len(quality.report(simulated).golds) == len(third.golds) + 1
+
+
+@pytest.mark.parametrize(("first", "then"), [("en", "de"), ("de", "en")])
+def test_figures_that_are_kept_are_told_in_the_language_of_each_who_reads_them(
+    simulated: Database, first: str, then: str
+) -> None:
+    with speaking(language_of(first)):
+        quality.report(simulated)
+    with speaking(language_of(then)):
+        kept = quality.report(simulated)
+        told = quality_report.bias_meters(kept.position, kept.length) + quality_report.agreement_table(kept.agreement)
+    english = ("Chose the left of two", "Which of two is better", "How much better")
+    assert [sentence in told for sentence in english] == [then == "en"] * 3
 
 
 def test_who_is_left_out_measures_nobody(simulated: Database) -> None:

@@ -64,6 +64,7 @@ GOOD = replace(
     agreement=(
         Agreement(
             question="Which of two is better, or neither",
+            size=2,
             level="nominal",
             comparisons=400,
             judgements=1200,
@@ -72,6 +73,7 @@ GOOD = replace(
         ),
         Agreement(
             question="How much better, from −3 to 3",
+            size=2,
             level="ordinal",
             comparisons=400,
             judgements=1200,

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from annotation.translation import language_of, speaking
 from annotation.ui import line_plots, stylesheet
-from annotation.ui.formatting import short_number
+from annotation.ui.formatting import figure, short_number
 from annotation.ui.line_plots import Line
 from rlhf.jobs.descriptions import Curve
 from tests.rlhf.tabs.runs.test_curves import points_of
@@ -115,13 +116,21 @@ def test_names_are_shown_literally() -> None:
         (12.3, "12.3"),
         (7e-5, "7e-5"),
         (0, "0"),
-        (1234.56, "1235"),
+        (1234.56, "1,235"),
         (2.5e-10, "2.5e-10"),
         (5e29, "5e29"),
     ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert short_number(value) == text
+
+
+def test_thousands_are_parted_as_in_sentences() -> None:
+    assert (figure(1114.786), figure(12.5)) == ("1,114.79", "12.50")
+    html = line_plots.plot("spent", PLAIN, [Line("spent", [(0.0, 1080.0), (2000.0, 1180.0)])], 2000, "step")
+    assert all(f">{words}<" in html for words in ("1,100", "2,000"))
+    with speaking(language_of("de")):
+        assert figure(1114.786) == "1.114,79"
 
 
 def test_there_is_a_hue_for_every_line() -> None:

@@ -76,6 +76,7 @@ def test_the_pages_are_inert_and_say_what_happened(db: Database, data_dir: Path)
     table = comparison_table.table_of(page, ListPlace(), known)
     figures = statistics_card.card_of(statistics(db, ComparisonFilter()), ListPlace())
     assert "<img" not in card + table + figures
+    assert "By annotator" in figures  # imports and AI judges are among them
     assert "&lt;img" in card
     for sentence in ("changed since", "taken back", "takes the one before back", "25%", "Edited: better", "all bad"):
         assert sentence in card

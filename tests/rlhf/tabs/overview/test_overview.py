@@ -199,7 +199,7 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
     strip = overview_status.strip_of(context.db, OWNER)["html"]
     for words in (
         "base serves",
-        "12 of 60 judged for the first training, which needs 8 at least",
+        "12 of 60 judged for the first training; possible from 8",
         "Nothing runs",
         "Judge: 2 comparisons wait for you",
     ):
@@ -404,7 +404,7 @@ def test_thousands_are_told_apart_wherever_they_are_counted() -> None:
     assert [step.words for step in steps] == ["Train on 1,443 new judgements", "Judge: 2,500 comparisons wait for you"]
     assert "Collecting new judgements: 1,443; 20 are enough." in loop_status.collecting(state)
     today = overview_card.today_table([{"name": "ann", "today": 1200, "latest": now()}])
-    assert "1,200 judgements today" in today
+    assert "People: 1,200 judgements today" in today
     assert today.count("1,200") == 2
 
 
@@ -438,7 +438,7 @@ def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
 
 def test_the_overview_says_who_judged_today_and_whether_it_got_better(context: Context) -> None:
     before = overview_tab.overview_of(context.db, OWNER)
-    assert "12 judgements today (UTC)." in before
+    assert "People: 12 judgements today (UTC)." in before
     assert "<td>owner</td>" in before
     assert "Nothing has been trained yet." in before
     policy = make_candidate(context)
