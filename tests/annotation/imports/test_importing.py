@@ -363,7 +363,7 @@ def test_verdicts_on_answers_that_wait_for_people_come_in_beside_them_and_it_is_
     for dry_run in (True, False):
         outcome = bring(PAIRS[:3], dry_run=dry_run)
         assert counts(outcome) == {"prompts": 1, "judged": 3}
-        assert outcome.counts.remarks == {scratch.WAITS_ALREADY: 2}
+        assert outcome.counts.remarks == {staging.WAITS_ALREADY: 2}
     assert bring(PAIRS[:3]).counts.remarks == {}
     assert db.value("SELECT count(*) FROM comparison WHERE state = 'ready'") == 2, "they wait on"
 
