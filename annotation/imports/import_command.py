@@ -9,13 +9,14 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Literal
 
 from annotation.database import Database
 from annotation.imports import importing
-from annotation.imports.import_report import SHOWN_TEXT, ImportOutcome, look_told, outcome_told
+from annotation.imports.import_report import SHOWN_TEXT, shortened
 from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
 from annotation.imports.mapping import mapped_rows
 from annotation.imports.mapping.columns import ROLES
@@ -192,7 +193,7 @@ def run_to_end(options: argparse.Namespace, db: Database) -> int:
                 printer.look(found)
                 return 0 if found.usable else NOTHING_USABLE
             outcome = importing.run_import(db, source, order, options.by, printer.progress, options.dry_run)
-            printer.outcome(outcome, options.dry_run)
+            printer.outcome(outcome)
             return NOTHING_USABLE if outcome.nothing_usable else 0
         except MemoryError as error:
             raise UserError(
@@ -275,7 +276,7 @@ class Printer:
         for bad in found.bad:
             print(f"\nRow {bad.number} can't be read: {bad.reason}")
 
-    def outcome(self, outcome: ImportResult, dry_run: bool) -> None:
+    def outcome(self, outcome: ImportResult) -> None:
         self.end_bar()
         columns = columns_line(outcome.columns) or NO_COLUMN
         print(f"{outcome.name}: {outcome.format}, as {outcome.target}, with {columns}")
@@ -286,7 +287,7 @@ class Printer:
             print(f"First of them ({outcome.counted}):")
         for entry in outcome.skipped[: self.shown]:
             print(f"  {outcome.name}, row {entry.row}: {entry.reason}")
-        if dry_run:
+        if outcome.dry_run:
             print("Nothing was written.")
         elif outcome.import_id is not None:
             waited = f"; others waited up to {outcome.locked_seconds:.1f} s to write" * (outcome.locked_seconds >= 0.1)
@@ -306,10 +307,10 @@ class JsonPrinter(Printer):
         self.say("progress", {"what": what, "rows": rows, "share": share})
 
     def look(self, found: ImportPreview) -> None:
-        self.say("look", look_told(found))
+        self.say("look", asdict(shortened(found)))
 
-    def outcome(self, outcome: ImportResult, dry_run: bool) -> None:
-        self.say("outcome", outcome_told(ImportOutcome(outcome, dry_run)))
+    def outcome(self, outcome: ImportResult) -> None:
+        self.say("outcome", asdict(outcome))
 
 
 def with_options(said: str, asked: Sequence[str] = ()) -> str:
