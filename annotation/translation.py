@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from babel import Locale
     from babel.messages.catalog import Message
 
 DIRECTORY: Final = Path(__file__).with_name("translations")
@@ -121,6 +120,8 @@ def parsed(path: Path) -> Language:
     locale = catalog.locale or named
     if locale is None:
         raise WrongTranslation(f"{path} is in no language. Call it after one, such as de.po or pt_BR.po.")
+    symbols = (named or locale).number_symbols.get("latn", {})
+    wanted = {ord(","): symbols.get("group", ","), ord("."): symbols.get("decimal", ".")}
     return Language(
         code=code_of(path) if named else str(locale).replace("_", "-"),
         name=(named or locale).get_display_name() or path.stem,
@@ -129,24 +130,14 @@ def parsed(path: Path) -> Language:
         script={
             forms(message.id)[-1]: message.string
             for message in messages
-            if message.string and all(forms(message.string)) and of_script(message)
+            if message.string
+            and all(forms(message.string))
+            and any(place.endswith(".js") for place, _ in message.locations)
         },
         plurals=plurals,
         singulars={forms(message.id)[1]: forms(message.id)[0] for message in messages if message.pluralizable},
-        separators=separators_of(named or locale),
+        separators={} if all(chr(sign) == own for sign, own in wanted.items()) else wanted,
     )
-
-
-def separators_of(locale: Locale) -> Mapping[int, str]:
-    """What a language writes for the English separators in numbers of the digits 0 to 9; empty where the same."""
-    symbols = locale.number_symbols.get("latn", {})
-    wanted = {ord(","): symbols.get("group", ","), ord("."): symbols.get("decimal", ".")}
-    return {} if all(chr(sign) == own for sign, own in wanted.items()) else wanted
-
-
-def of_script(message: Message) -> bool:
-    """Whether a sentence stands in a script of the pages, by where `make messages` found it."""
-    return any(place.endswith(".js") for place, _ in message.locations)
 
 
 def faults(message: Message) -> Iterator[str]:

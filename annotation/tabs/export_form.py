@@ -128,11 +128,6 @@ def addressed(query: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]
     return own, {name: text for name, text in query.items() if name not in called}
 
 
-def form_of(own: Mapping[str, str]) -> dict[str, Any]:
-    """The form's own fields as an address says them; one that it does not speak of, or wrongly, is as at first."""
-    return {name: value_in(name, own.get(name)) for name in DEFAULTS if name != "comparisons"}
-
-
 def value_in(name: str, text: str | None) -> Any:
     """What a field holds of which an address says this."""
     if name == "sources" and text == NOBODY:
@@ -373,7 +368,9 @@ def narrow_export(annotator: Annotator, place: Place) -> list[Any]:
     everything.
     """
     own, others = addressed(place.query)
-    values: dict[str, Any] = form_of(own) if own else {}
+    values: dict[str, Any] = (
+        {name: value_in(name, own.get(name)) for name in DEFAULTS if name != "comparisons"} if own else {}
+    )
     if place.unread:
         values["comparisons"] = place.unread.partition("?")[2] or place.unread
     elif place.query == ALL:
@@ -426,6 +423,6 @@ def cancel_export(context: Context, annotator: Annotator) -> list[Any]:
 def delete_export(context: Context, annotator: Annotator, name: Any) -> list[Any]:
     if not text_in(name):
         raise UserError(_("Choose an export first."))
-    export_files.remove(context.data_dir, text_in(name))
+    export_files.find(context.data_dir, text_in(name)).unlink()
     said = status(_("{file} is deleted.").format(file=text_in(name)))
     return [said, *standing(context)]

@@ -137,7 +137,9 @@ class MarkdownRenderer(RendererHTML):
 
     def link_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         """The address of a link, after its text, unless the text is the address."""
-        opening = opening_of(tokens, idx)
+        opening = next(
+            token for token in reversed(tokens[:idx]) if token.type == "link_open" and token.level == tokens[idx].level
+        )
         if opening.info == "auto":
             return "</span>"
         return f"{self.address(env, opening, 'href')}</span>"
@@ -178,15 +180,6 @@ def cell(token: Token) -> str:
     """The opening tag of a table's cell; its alignment as a class."""
     aligned = re.search("left|right|center", str(token.attrGet("style") or ""))
     return f'<{token.tag} class="{aligned[0]}">' if aligned else f"<{token.tag}>"
-
-
-def opening_of(tokens: Sequence[Token], closing: int) -> Token:
-    """The token that opens what the one at `closing` closes."""
-    return next(
-        token
-        for token in reversed(tokens[:closing])
-        if token.type == "link_open" and token.level == tokens[closing].level
-    )
 
 
 # ------------------------------------------------------------------------------------------------- formulas in Markdown

@@ -90,7 +90,7 @@ class HubSignIn:
             "redirect_uri": self.provider.redirect_uri,
             "scope": self.provider.scopes,
             "state": state,
-            "code_challenge": challenge(verifier),
+            "code_challenge": urlsafe_b64encode(sha256(verifier.encode()).digest()).decode().rstrip("="),
             "code_challenge_method": "S256",
         }
         response = RedirectResponse(f"{endpoints.authorization}?{urlencode(asked)}", 303)
@@ -193,11 +193,6 @@ class Unreachable(UserError):
 
     def __init__(self) -> None:
         super().__init__(_("Hugging Face can't be asked who you are at the moment. Try again in a minute."))
-
-
-def challenge(verifier: str) -> str:
-    """What PKCE shows of a secret before it is told (RFC 7636, S256)."""
-    return urlsafe_b64encode(sha256(verifier.encode()).digest()).decode().rstrip("=")
 
 
 def brought_back(cookie: str) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ import re
 import socket
 import struct
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import file_digest, sha1, sha256
@@ -98,8 +98,13 @@ def publish(
     known = tags(hub, repo, "model").get(tag)
     there = {} if known is None else contents(hub, repo, "model", tag)
     differing = {name for name, content in files.items() if not same(there.get(name), content)}
-    if there:
-        refuse_other_weights(repo, tag, differing)
+    if there and any(name.endswith(".safetensors") for name in differing):
+        raise UserError(
+            _(
+                "{repo} has a tag '{tag}' already, with other weights: another data directory's, most likely. "
+                "Publish to another repository, or delete that tag on the Hub. Nothing was changed."
+            ).format(repo=repo, tag=tag)
+        )
     sha, fresh = known, known is None or bool(differing)
     if sha is None or fresh:
         head = own_contents(hub, repo, "model")
@@ -108,17 +113,6 @@ def publish(
         set_tag(hub, repo, "model", tag, sha, known)
     publications.record(db, "model", policy.id, repo, tag, sha, private, by)
     return PublishResult(repo=repo, tag=tag, commit_sha=sha, url=f"{hub.endpoint}/{repo}", fresh=fresh)
-
-
-def refuse_other_weights(repo: str, tag: str, differing: Collection[str]) -> None:
-    """Raises UserError where weights are among what differs from the files under a tag."""
-    if any(name.endswith(".safetensors") for name in differing):
-        raise UserError(
-            _(
-                "{repo} has a tag '{tag}' already, with other weights: another data directory's, most likely. "
-                "Publish to another repository, or delete that tag on the Hub. Nothing was changed."
-            ).format(repo=repo, tag=tag)
-        )
 
 
 def files_to_publish(
@@ -140,6 +134,7 @@ def files_to_publish(
     about = subject_of(db, policy.job_id, policy.revision, policy, policy.source)
     check = None if policy.kind == "reward-model" else newest_check(db, policy.revision)
     job = None if policy.job_id is None else job_store.get(db, policy.job_id)
+    spec = registry.trained_as(db, policy)
     record = PublishedFacts(
         address=address,
         ground=ground,
@@ -147,7 +142,7 @@ def files_to_publish(
         base_licence=licence_below,
         evaluation=published_win_rates(db, policy),
         check=None if check is None else check.report,
-        agreement=agreement(db, policy),
+        agreement="" if spec is None else agreement_on(db, spec.snapshot),
         lineage=ancestors(db, policy),
         data=None if about.training is None else data_address(db, about.training.snapshot),
         endpoint=endpoint,
@@ -192,7 +187,7 @@ def ground_address(db: Database, policy: Policy) -> Address | None:
 
 def address_of(db: Database, policy: Policy) -> Address | None:
     """Where a policy with files of its own is on the Hub."""
-    found = publications.published(db, policy.id)
+    found = next((one for one in publications.all_of(db) if one.model_id == policy.id), None)
     if found is not None:
         return Address(found.repo, found.tag)
     repo, _, sha = (policy.source or "").partition("@")
@@ -267,12 +262,6 @@ def judge_win_rates(checks: Sequence[FinishedCheck], other: Policy) -> Iterator[
     for name, rate in report.rates_against(other.revision).items():
         if rate.estimate is not None:
             yield PublishedWinRate(other.revision, f"the AI judge {code(name)}", rate.estimate, report.counted_in)
-
-
-def agreement(db: Database, policy: Policy) -> str:
-    """How far those agreed whose judgements it was trained on; empty where it was trained on none."""
-    spec = registry.trained_as(db, policy)
-    return "" if spec is None else agreement_on(db, spec.snapshot)
 
 
 def agreement_on(db: Database, snapshot: str) -> str:

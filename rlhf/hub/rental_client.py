@@ -657,8 +657,3 @@ def price_of(hub: Hub, flavor: str) -> float:
         said = _("The Hub rents no '{flavor}'. It has, with prices per hour: {known}.")
         raise UserError(said.format(flavor=flavor, known=known))
     return prices[flavor]
-
-
-def offered(hub: Hub, flavor: str, hours: float, namespace: str = "") -> Terms:
-    """Terms at the price that the Hub has now. Raises UserError where it has no such hardware."""
-    return rental_store.checked_terms(flavor, price_of(hub, flavor), hours, namespace)

@@ -110,8 +110,19 @@ def names_annotators(unit: Unit) -> bool:
 @speaking(ENGLISH)
 def card(about: SnapshotFacts) -> str:
     agreement = ("## Agreement", about.agreement) if about.agreement else ()
+    rows = [[f"`{split}`", f"{number:,}", f"`{about.files[split][0]}`"] for split, number in about.rows.items()]
+    before = reasons("Judgements, or pairs of answers, that gave no row when the data was frozen", about.left_out)
+    later = reasons("Rows that are here but that the training left out when it read them", about.left_out_later)
     parts = [
-        front_matter(about),
+        dataset_head(
+            f"Prefloop frozen {about.unit}",
+            about.licence,
+            (*TITLES_AND_TAGS[about.unit][1], "trl", "prefloop"),
+            {"format": mark(about.unit), "sha256": about.sha256},
+            sum(about.rows.values()),
+            [typed(name, kind) for name, kind in COLUMNS[about.unit].items()],
+            {split: path for split, (path, _) in about.files.items()},
+        ),
         f"# {TITLES_AND_TAGS[about.unit][0]} that a model was trained on",
         f"{sum(about.rows.values()):,} rows as run {about.job} ({about.made}) of Prefloop read them, frozen before it "
         "began. Judgements made since are not in it.",
@@ -119,9 +130,9 @@ def card(about: SnapshotFacts) -> str:
         f'```python\nfrom datasets import load_dataset\n\ndata = load_dataset("{about.repo}", revision="{about.tag}")\n'
         "```",
         "## What is in it",
-        counts(about),
+        "\n\n".join([table(["split", "rows", "file"], rows), SPLITS]),
         "## What was left out",
-        left_out(about),
+        f"{before}\n\n{later}",
         *agreement,
         "## Columns",
         table(["column", "meaning"], [[f"`{name}`", MEANINGS[name]] for name in COLUMNS[about.unit]]),
@@ -133,37 +144,12 @@ def card(about: SnapshotFacts) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(about: SnapshotFacts) -> str:
-    return dataset_head(
-        f"Prefloop frozen {about.unit}",
-        about.licence,
-        (*TITLES_AND_TAGS[about.unit][1], "trl", "prefloop"),
-        {"format": mark(about.unit), "sha256": about.sha256},
-        sum(about.rows.values()),
-        [typed(name, kind) for name, kind in COLUMNS[about.unit].items()],
-        {split: path for split, (path, _) in about.files.items()},
-    )
-
-
 def typed(name: str, kind: Type) -> dict[str, Any]:
     if kind == "numbers":
         return {"name": name, "list": "int64"}
     if kind == "answer":
         return {"name": name, "struct": [feature(part, inner) for part, inner in ANSWER.items()]}
     return feature(name, kind)
-
-
-def counts(about: SnapshotFacts) -> str:
-    """Rows by split, and what the second split is."""
-    rows = [[f"`{split}`", f"{number:,}", f"`{about.files[split][0]}`"] for split, number in about.rows.items()]
-    return "\n\n".join([table(["split", "rows", "file"], rows), SPLITS])
-
-
-def left_out(about: SnapshotFacts) -> str:
-    """How much was left out, by reason, before the rows were frozen and in the training."""
-    before = reasons("Judgements, or pairs of answers, that gave no row when the data was frozen", about.left_out)
-    later = reasons("Rows that are here but that the training left out when it read them", about.left_out_later)
-    return f"{before}\n\n{later}"
 
 
 def reasons(what: str, found: Mapping[str, int]) -> str:

@@ -128,7 +128,10 @@ def messages_for(
         rubric.instruction,
         *([f"Judge by these principles:\n{rules}"] if rules else []),
         preamble,
-        *(fenced(name, cut(text, limit, code), code) for name, text in texts.items()),
+        *(
+            f"--- {code} {name} begins ---\n{cut(text, limit, code)}\n--- {code} {name} ends ---"
+            for name, text in texts.items()
+        ),
         f"{CLOSING} {QUESTIONS[style]}",
     ]
     return [{"role": "user", "content": "\n\n".join(parts)}]
@@ -145,10 +148,6 @@ def code_of(conversation: Sequence[Message], answers: Sequence[str], comparison_
     while code in material.lower():
         code = sha256(code.encode()).hexdigest()[:8]
     return code
-
-
-def fenced(name: str, text: str, code: str) -> str:
-    return f"--- {code} {name} begins ---\n{text}\n--- {code} {name} ends ---"
 
 
 def cut(text: str, limit: int, code: str) -> str:

@@ -143,7 +143,9 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         needed_tried=tried is not None and training_data.new_to_train_on(db, tried) < auto_train.wanted,
         failed_checks=failed,
         broken=broken,
-        saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
+        saved=frozenset(
+            job.id for job in broken if any(checkpoints_directory(db.path.parent, job.id).glob("checkpoint-*"))
+        ),
         rented=tuple(job_store.rented_jobs(db)),
         given=gate_decisions.given_to_people(db) and pair_outcomes.can_be_compared(db),
         measurable=held_out_sets.can_measure(db),
@@ -232,10 +234,6 @@ def thrown_away(db: Database, job: Job) -> bool:
     made = registry.of_job(db, job.id)
     there = checkpoints_directory(db.path.parent, job.id).is_dir() or (made is not None and made.deleted is None)
     return job.flavor is None and job.step > 0 and not there
-
-
-def has_checkpoints(db: Database, job: Job) -> bool:
-    return any(checkpoints_directory(db.path.parent, job.id).glob("checkpoint-*"))
 
 
 def is_candidate(db: Database, revision: str) -> bool:

@@ -15,7 +15,7 @@ from annotation.ui.markup import (
     Row,
     card,
     cards,
-    figures,
+    facts,
     pages,
     paragraph,
     table,
@@ -38,14 +38,15 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
         top = pages(said, after=ways)
     if not found.comparisons:
         return top + paragraph(_("No comparison matches.") if filtered else _("There are no comparisons yet."))
-    numbers = figures(
+    numbers = facts(
         [
             (_("Comparisons"), numeral(found.comparisons)),
             (_("Judgements"), numeral(found.judgements)),
             (_("Ties"), share_of(found.ties, found.judgements)),
             (_("All bad"), share_of(found.all_bad, found.judgements)),
             (_("Flagged"), numeral(found.flagged)),
-        ]
+        ],
+        "facts figures",
     )
     tables = (
         days(found),

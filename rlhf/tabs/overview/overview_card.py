@@ -122,20 +122,15 @@ def overview(standing: Standing, candidates: str, record: str, today: str, lates
     offered = (standing.offer,) if standing.offer else ()
     steps = "".join(map(way_to, (*standing.steps, *offered)))
     waits = acts(steps) or paragraph(_("Nothing waits for you."), "quiet")
+    words = judged_words(standing)
+    share = min(100, 100 * standing.judged // max(standing.wanted, 1))
     parts = (
-        (_("Waits for you"), waits + judged_bar(standing)),
+        (_("Waits for you"), waits + paragraph(words) + progress_bar(words, share)),
         (_("Does the model get better?"), candidates + record),
         (_("Came in today"), today),
         (_("Runs"), running_part(standing, latest)),
     )
     return cards(card(title, inside) for title, inside in parts)
-
-
-def judged_bar(standing: Standing) -> str:
-    """How far it is to the next training."""
-    words = judged_words(standing)
-    share = min(100, 100 * standing.judged // max(standing.wanted, 1))
-    return paragraph(words) + progress_bar(words, share)
 
 
 def candidates(newest: str, headline: str, others: Sequence[tuple[str, str]], trained: bool = True) -> str:
