@@ -98,8 +98,6 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
     command.add_argument("--json-progress", action="store_true", help="print progress and outcome as JSON lines")
     command.add_argument(TIED, action="store_true", help=argparse.SUPPRESS)
     command.add_argument("--by", default="command line", metavar="NAME", help=argparse.SUPPRESS)
-    # Of imports that an earlier version has left waiting; each reader is told in their own.
-    command.add_argument("--language", metavar="CODE", help=argparse.SUPPRESS)
 
 
 def order_of(options: argparse.Namespace) -> ImportRequest:

@@ -8,7 +8,7 @@ import re
 import socket
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from hashlib import file_digest, sha1, sha256
@@ -98,13 +98,8 @@ def publish(
     known = tags(hub, repo, "model").get(tag)
     there = {} if known is None else contents(hub, repo, "model", tag)
     differing = {name for name, content in files.items() if not same(there.get(name), content)}
-    if there and any(name.endswith(".safetensors") for name in differing):
-        raise UserError(
-            _(
-                "{repo} has a tag '{tag}' already, with other weights: another data directory's, most likely. "
-                "Publish to another repository, or delete that tag on the Hub. Nothing was changed."
-            ).format(repo=repo, tag=tag)
-        )
+    if there:
+        refuse_other_weights(repo, tag, differing)
     sha, fresh = known, known is None or bool(differing)
     if sha is None or fresh:
         head = own_contents(hub, repo, "model")
@@ -113,6 +108,17 @@ def publish(
         set_tag(hub, repo, "model", tag, sha, known)
     publications.record(db, "model", policy.id, repo, tag, sha, private, by)
     return PublishResult(repo=repo, tag=tag, commit_sha=sha, url=f"{hub.endpoint}/{repo}", fresh=fresh)
+
+
+def refuse_other_weights(repo: str, tag: str, differing: Collection[str]) -> None:
+    """Raises UserError where weights are among what differs from the files under a tag."""
+    if any(name.endswith(".safetensors") for name in differing):
+        raise UserError(
+            _(
+                "{repo} has a tag '{tag}' already, with other weights: another data directory's, most likely. "
+                "Publish to another repository, or delete that tag on the Hub. Nothing was changed."
+            ).format(repo=repo, tag=tag)
+        )
 
 
 def files_to_publish(

@@ -598,7 +598,7 @@ class FinishedEnding(Ending):
     """The end of a job that has made something."""
 
     result: Mapping[str, Any] | None
-    model: Annotated[MadeModel, FromMapping({"weights": "precision"})]
+    model: Annotated[MadeModel, FromMapping()]
     spec: Annotated[EndedSpec, FromMapping()]
     files: Mapping[str, str]
     """By name, the sha256 of each file of what was made."""

@@ -131,11 +131,14 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     unspent = training_data.new_to_train_on(db, since) if counted else 0
     learnt = newest_training(db)
     new = training_data.new_to_train_on(db, learnt) if counted and learnt != since else unspent
+    # The oldest candidate whose training asked for a check and which has had none; first one that can be checked.
+    found = unchecked_candidates(db, checks)
+    able = [revision for revision in found if revision not in failed or failed[revision].to_be_repeated]
     return LoopState(
         auto_train=auto_train,
         new=new,
         active=(*job_store.at_work(db), *job_store.queue(db)),
-        unchecked=unchecked_candidate(db, checks, failed),
+        unchecked=next(iter([*able, *found]), None),
         waiting=waiting_judges(db),
         pending=gate_decisions.pending(db),
         gate=gate_decisions.rule(db).mode,
@@ -185,13 +188,6 @@ def seconds_since(job: Job) -> float:
     """How long ago a job has ended; for ever where the clock was set back since."""
     passed = seconds_between(job.finished or job.created, now())
     return passed if passed >= 0 else math.inf
-
-
-def unchecked_candidate(db: Database, checks: Sequence[Job], failed: Mapping[str, FailedCheck]) -> str | None:
-    """The oldest candidate whose training asked for a check and which has had none; first one that can be checked."""
-    found = unchecked_candidates(db, checks)
-    able = [revision for revision in found if revision not in failed or failed[revision].to_be_repeated]
-    return next(iter([*able, *found]), None)
 
 
 def unchecked_candidates(db: Database, checks: Sequence[Job]) -> list[str]:

@@ -201,6 +201,11 @@ class RubricFormPage:
         return [self.form[name] for name in FIELDS]
 
 
+def build(context: Context, opening: Callable[..., Any], selector: gr.Dropdown) -> None:
+    """Lay the part out inside the caller's tab and wire it; `selector` chooses the judge whose prompt is shown."""
+    wire(RubricFormPage(), context, opening, selector)
+
+
 def fields_with(values: Mapping[str, Any]) -> list[Any]:
     """What the fields are set to; those without a value here stay. Gradio draws a number that is just None as 0."""
     sent = {name: gr.update(value=None) if value is None else value for name, value in values.items()}
@@ -215,9 +220,8 @@ def held(db: Database) -> list[Any]:
     ]
 
 
-def build(context: Context, opening: Callable[..., Any], selector: gr.Dropdown) -> None:
-    """Lay the part out inside the caller's tab and wire it; `selector` chooses the judge whose prompt is shown."""
-    part = RubricFormPage()
+def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], selector: gr.Dropdown) -> None:
+    """Fill the fields when the tab is opened, write versions and read them, and show the prompt."""
     db, admin = context.db, guarded(context, "admin")
     labels = {name: str(field.label) for name, field in part.form.items()}
 
