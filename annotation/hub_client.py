@@ -183,7 +183,11 @@ def refusal(response: Any, error: BaseException) -> str:
     if status == 412:
         return _("Somebody else has changed the repository meanwhile. Look at what is there, then repeat it.")
     if status == 429:
-        seconds = waiting_seconds(response.headers)
+        # How long the Hub asks us to wait, by `RateLimit: "api";r=0;t=55` or `Retry-After: 55`.
+        found = re.search(r"(?:^|;)\s*t=(\d+)", response.headers.get("ratelimit", "")) or re.fullmatch(
+            r"\s*(\d+)\s*", response.headers.get("retry-after", "")
+        )
+        seconds = int(found[1]) if found else None
         if not seconds:
             return _("The Hub's rate limit is reached. Repeat it later.")
         return ngettext(
@@ -196,14 +200,6 @@ def refusal(response: Any, error: BaseException) -> str:
     if status in REFUSED:
         return _(REFUSED[status]).format(tokens_page=TOKENS_PAGE)
     return _("The Hub refuses it (status {status}: {first_line}).").format(status=status, first_line=first_line(error))
-
-
-def waiting_seconds(headers: Mapping[str, str]) -> int | None:
-    """How long the Hub asks us to wait, by `RateLimit: "api";r=0;t=55` or `Retry-After: 55`."""
-    found = re.search(r"(?:^|;)\s*t=(\d+)", headers.get("ratelimit", "")) or re.fullmatch(
-        r"\s*(\d+)\s*", headers.get("retry-after", "")
-    )
-    return int(found[1]) if found else None
 
 
 def is_connection(error: BaseException) -> bool:

@@ -62,33 +62,12 @@ NonNegativeFloat = Annotated[float, Ge(0)]
 
 
 class FromMapping:
-    """Marks a dataclass that is made of a mapping; where fields are strict, pydantic would take instances only.
-
-    `called_since`: what fields are called by the names that earlier versions gave them.
-    """
-
-    def __init__(self, called_since: Mapping[str, str] | None = None) -> None:
-        self.called_since = called_since or {}
+    """Marks a dataclass that is made of a mapping; where fields are strict, pydantic would take instances only."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         schema = handler(source)
         cast(dict[str, Any], handler.resolve_ref_schema(schema))["strict"] = False
-        if not self.called_since:
-            return schema
-        from pydantic import BeforeValidator
-
-        made = cast("GetCoreSchemaHandler", lambda _: schema)
-        return BeforeValidator(self.renamed).__get_pydantic_core_schema__(source, made)
-
-    def renamed(self, values: Any) -> Any:
-        """What is said by a field's earlier name said by its own; where both are there, its own counts."""
-        if not isinstance(values, Mapping):
-            return values
-        return {
-            self.called_since.get(name, name): value
-            for name, value in values.items()
-            if self.called_since.get(name) not in values
-        }
+        return schema
 
 
 def known(kind: type[T], told: Mapping[str, Any]) -> T:

@@ -133,19 +133,6 @@ class Provenance:
     """What each annotator is called in the export."""
 
 
-def front_matter(request: ExportRequest, figures: CardStatistics, files: Mapping[str, str]) -> str:
-    """The head of the card of an export."""
-    return dataset_head(
-        f"Prefloop {request.format} export",
-        request.licence,
-        ("preference", "human-feedback", "trl", "prefloop"),
-        {"format": request.format},
-        figures.total,
-        [feature(name, kind) for name, kind in FORMATS[request.format].columns.items()],
-        files,
-    )
-
-
 def dataset_head(
     title: str,
     licence: str,
@@ -201,10 +188,20 @@ def size_category(rows: int) -> str:
 @speaking(ENGLISH)
 def card(request: ExportRequest, figures: CardStatistics, provenance: Provenance, files: Mapping[str, str]) -> str:
     notes = {**NOTES, **(WHOLE_CONVERSATIONS if request.format == "reward" else {})}
+    what = FORMATS[request.format].title
     parts = [
-        front_matter(request, figures, files),
+        dataset_head(
+            f"Prefloop {request.format} export",
+            request.licence,
+            ("preference", "human-feedback", "trl", "prefloop"),
+            {"format": request.format},
+            figures.total,
+            [feature(name, kind) for name, kind in FORMATS[request.format].columns.items()],
+            files,
+        ),
         f"# Prefloop {request.format} export",
-        introduction(request, figures),
+        f"{what}. {figures.total:,} rows on {len(figures.prompts):,} prompts, exported from Prefloop, where people "
+        "compare answers of a language model blind and in a drawn order.",
         "## How to load it",
         loading(request, files),
         "## What is in it",
@@ -233,14 +230,6 @@ def licence_text(name: str) -> str:
     return (
         "*To be filled in by whoever publishes this data: the licence, and for what the people who judged gave their "
         "consent.*"
-    )
-
-
-def introduction(request: ExportRequest, figures: CardStatistics) -> str:
-    what = FORMATS[request.format].title
-    return (
-        f"{what}. {figures.total:,} rows on {len(figures.prompts):,} prompts, exported from Prefloop, where people "
-        "compare answers of a language model blind and in a drawn order."
     )
 
 

@@ -61,11 +61,6 @@ def find(data_dir: Path, name: str) -> Path:
     return path
 
 
-def remove(data_dir: Path, name: str) -> None:
-    """Delete a finished export. Raises UserError for a name that none has."""
-    find(data_dir, name).unlink()
-
-
 @dataclass(frozen=True)
 class WriteExport(JobRequest):
     kind = "export"

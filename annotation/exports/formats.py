@@ -372,22 +372,17 @@ class ExportedRows:
     left_out: list[str]
 
 
-def pair_rows(
-    aggregated: AggregatedComparison, known: ExportContext, texts: Callable[[Pair], ExportRow]
-) -> ExportedRows:
+def pair_rows(aggregated: AggregatedComparison, known: ExportContext, texts: Sequence[ExportRow]) -> ExportedRows:
     """A row for each preference: its texts, and the columns beside them."""
-    rows = [{**texts(pair), **pair_facts(aggregated, pair, known)} for pair in aggregated.pairs]
+    rows = [{**own, **pair_facts(aggregated, pair, known)} for pair, own in zip(aggregated.pairs, texts, strict=True)]
     return ExportedRows(rows, [*aggregated.reasons, *aggregated.pair_reasons])
 
 
 def preference(aggregated: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """TRL's explicit-prompt preference format, conversational."""
     prompt = conversation(aggregated.judgements[0].messages)
-
-    def texts(pair: Pair) -> ExportRow:
-        return {"prompt": prompt, "chosen": answer(pair.better.text), "rejected": answer(pair.worse.text)}
-
-    return pair_rows(aggregated, known, texts)
+    sides = [{"chosen": answer(pair.better.text), "rejected": answer(pair.worse.text)} for pair in aggregated.pairs]
+    return pair_rows(aggregated, known, [{"prompt": prompt, **texts} for texts in sides])
 
 
 def preference_plain(aggregated: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
@@ -395,21 +390,16 @@ def preference_plain(aggregated: AggregatedComparison, filters: Filters, known: 
     if aggregated.pairs and not can_be_told(aggregated.judgements[0].messages):
         unclear = ["transcript" for _ in aggregated.pairs]
         return ExportedRows([], [*aggregated.reasons, *aggregated.pair_reasons, *unclear])
-
-    def texts(pair: Pair) -> ExportRow:
-        prompt = transcript(aggregated.judgements[0].messages)
-        return {"prompt": prompt, "chosen": f" {pair.better.text}", "rejected": f" {pair.worse.text}"}
-
-    return pair_rows(aggregated, known, texts)
+    prompt = transcript(aggregated.judgements[0].messages) if aggregated.pairs else ""
+    sides = [{"chosen": f" {pair.better.text}", "rejected": f" {pair.worse.text}"} for pair in aggregated.pairs]
+    return pair_rows(aggregated, known, [{"prompt": prompt, **texts} for texts in sides])
 
 
 def reward(aggregated: AggregatedComparison, filters: Filters, known: ExportContext) -> ExportedRows:
     """TRL's implicit-prompt preference format: two whole conversations and the margin of the loss."""
     turns = conversation(aggregated.judgements[0].messages)
-
-    def texts(pair: Pair) -> ExportRow:
-        return {"chosen": [*turns, *answer(pair.better.text)], "rejected": [*turns, *answer(pair.worse.text)]}
-
+    sides = [(answer(pair.better.text), answer(pair.worse.text)) for pair in aggregated.pairs]
+    texts = [{"chosen": [*turns, *better], "rejected": [*turns, *worse]} for better, worse in sides]
     return pair_rows(aggregated, known, texts)
 
 

@@ -284,7 +284,15 @@ def write_directory(
             splits.write(split, row)
     refuse_nothing(figures)
     files = {split: splits.files[split] for split in sorted(splits.files, reverse=True)}
-    text = card(request, figures, provenance(db, known), files)
+    provenance = Provenance(
+        project=project_store.project(db),
+        models=data_sources.models(db),
+        sampling=data_sources.sampling_counts(db),
+        guidelines=project_store.guidelines_versions(db),
+        imports=data_sources.imports(db),
+        names=known.names,
+    )
+    text = card(request, figures, provenance, files)
     with (directory / "README.md").open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         finish(file)
@@ -314,17 +322,6 @@ def refuse_nothing(figures: CardStatistics) -> None:
             raise UserError(_("Nothing is left to export: there are no judgements yet. Nothing was written."))
         said = _("Nothing is left to export ({reasons}). Nothing was written.")
         raise UserError(said.format(reasons=reasons_of(figures.left_out)))
-
-
-def provenance(db: Database, known: ExportContext) -> Provenance:
-    return Provenance(
-        project=project_store.project(db),
-        models=data_sources.models(db),
-        sampling=data_sources.sampling_counts(db),
-        guidelines=project_store.guidelines_versions(db),
-        imports=data_sources.imports(db),
-        names=known.names,
-    )
 
 
 # -------------------------------------------------------------------------------------------------- whole or not at all

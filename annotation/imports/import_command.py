@@ -9,13 +9,14 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Literal
 
 from annotation.database import Database
 from annotation.imports import importing
-from annotation.imports.import_report import SHOWN_TEXT, ImportOutcome, look_told, outcome_told
+from annotation.imports.import_report import SHOWN_TEXT, shortened
 from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
 from annotation.imports.mapping import mapped_rows
 from annotation.imports.mapping.columns import ROLES
@@ -97,8 +98,6 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
     command.add_argument("--json-progress", action="store_true", help="print progress and outcome as JSON lines")
     command.add_argument(TIED, action="store_true", help=argparse.SUPPRESS)
     command.add_argument("--by", default="command line", metavar="NAME", help=argparse.SUPPRESS)
-    # Of imports that an earlier version has left waiting; each reader is told in their own.
-    command.add_argument("--language", metavar="CODE", help=argparse.SUPPRESS)
 
 
 def order_of(options: argparse.Namespace) -> ImportRequest:
@@ -192,7 +191,7 @@ def run_to_end(options: argparse.Namespace, db: Database) -> int:
                 printer.look(found)
                 return 0 if found.usable else NOTHING_USABLE
             outcome = importing.run_import(db, source, order, options.by, printer.progress, options.dry_run)
-            printer.outcome(outcome, options.dry_run)
+            printer.outcome(outcome)
             return NOTHING_USABLE if outcome.nothing_usable else 0
         except MemoryError as error:
             raise UserError(
@@ -275,7 +274,7 @@ class Printer:
         for bad in found.bad:
             print(f"\nRow {bad.number} can't be read: {bad.reason}")
 
-    def outcome(self, outcome: ImportResult, dry_run: bool) -> None:
+    def outcome(self, outcome: ImportResult) -> None:
         self.end_bar()
         columns = columns_line(outcome.columns) or NO_COLUMN
         print(f"{outcome.name}: {outcome.format}, as {outcome.target}, with {columns}")
@@ -286,7 +285,7 @@ class Printer:
             print(f"First of them ({outcome.counted}):")
         for entry in outcome.skipped[: self.shown]:
             print(f"  {outcome.name}, row {entry.row}: {entry.reason}")
-        if dry_run:
+        if outcome.dry_run:
             print("Nothing was written.")
         elif outcome.import_id is not None:
             waited = f"; others waited up to {outcome.locked_seconds:.1f} s to write" * (outcome.locked_seconds >= 0.1)
@@ -306,10 +305,10 @@ class JsonPrinter(Printer):
         self.say("progress", {"what": what, "rows": rows, "share": share})
 
     def look(self, found: ImportPreview) -> None:
-        self.say("look", look_told(found))
+        self.say("look", asdict(shortened(found)))
 
-    def outcome(self, outcome: ImportResult, dry_run: bool) -> None:
-        self.say("outcome", outcome_told(ImportOutcome(outcome, dry_run)))
+    def outcome(self, outcome: ImportResult) -> None:
+        self.say("outcome", asdict(outcome))
 
 
 def with_options(said: str, asked: Sequence[str] = ()) -> str:

@@ -19,8 +19,8 @@ from annotation.environment import child_environment
 from annotation.imports import importing
 from annotation.imports.commit import has_imported_since
 from annotation.imports.import_command import NOTHING_USABLE, PROGRAM
-from annotation.imports.import_report import ImportOutcome, look_read, outcome_read
-from annotation.imports.importing import ImportPreview
+from annotation.imports.import_report import ImportReport
+from annotation.imports.importing import ImportPreview, ImportResult
 from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped
 from annotation.jobs.job_process import REFUSED, TIED, run_command
@@ -93,7 +93,7 @@ class State:
     progress: ImportProgress | None = None
     look: ImportPreview | None = None
     """Of a look that has finished."""
-    outcome: ImportOutcome | None = None
+    outcome: ImportResult | None = None
     """Of a check or an import that has finished."""
     error: str = ""
     """Why a run failed, for the person who started it."""
@@ -155,13 +155,11 @@ def state_of(job: Job[ImportData] | None) -> State:
         share = min(1.0, job.step / job.steps) if job.steps else None
         progress = ImportProgress(_(job.message), job.step, share) if job.message else None
         return replace(state, status="running", progress=progress)
-    result = job.result or {}
-    if job.status == "finished" and result.get("look"):
-        return replace(state, status="finished", look=look_read(result["look"]))
-    if job.status == "finished" and result.get("outcome"):
-        return replace(state, status="finished", outcome=outcome_read(result["outcome"]))
-    if job.status == "finished":  # what it found was cleared, since somebody has begun another
-        return State()
+    if job.status == "finished":
+        told = ImportReport.from_json(job.result or {})
+        found = replace(state, status="finished", look=told.look, outcome=told.outcome)
+        # What it found is cleared once somebody has begun another.
+        return State() if told == ImportReport() else found
     return replace(state, status="failed", error=_(WAS_CANCELLED if job.status == "cancelled" else job.message))
 
 

@@ -215,6 +215,8 @@ class ImportResult:
     seconds: float
     locked_seconds: float
     """How long others could not write, at the longest."""
+    dry_run: bool
+    """Whether it was only said what would be imported."""
     notes: Sequence[str] = ()
     """What of the source is not used."""
 
@@ -270,6 +272,7 @@ def run_import(
         import_id=import_id,
         seconds=time.monotonic() - began,
         locked_seconds=locked,
+        dry_run=dry_run,
         notes=[*notes_on(source, plan, (), met)],
     )
 

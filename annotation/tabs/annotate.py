@@ -53,25 +53,20 @@ SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay out the tab inside the caller's `with gr.Tab(...)`; it has no listeners of Gradio's."""
     gr.HTML(
-        html_template=skeleton(),
+        html_template=SKELETON.format(
+            today=in_template(_("Judged today")),
+            keys=in_template(_("Keys")),
+            single=in_template(_("Single keys judge, without Ctrl or Alt")),
+            guidelines=in_template(_("Guidelines")),
+            mine=in_template(_("My judgements")),
+            loading=in_template(_("Loading …")),
+            ask=in_template(_("Write a prompt of your own")),
+            prompt=in_template(_("Prompt")),
+        ),
         js_on_load=SCRIPT,
         apply_default_css=False,
         elem_id="comparison",
         sentences=dict(spoken().script),
         plurals=list(spoken().plurals),
         language=spoken().code,
-    )
-
-
-def skeleton() -> str:
-    """The skeleton in the language of whoever gets it."""
-    return SKELETON.format(
-        today=in_template(_("Judged today")),
-        keys=in_template(_("Keys")),
-        single=in_template(_("Single keys judge, without Ctrl or Alt")),
-        guidelines=in_template(_("Guidelines")),
-        mine=in_template(_("My judgements")),
-        loading=in_template(_("Loading …")),
-        ask=in_template(_("Write a prompt of your own")),
-        prompt=in_template(_("Prompt")),
     )

@@ -426,6 +426,6 @@ def cancel_export(context: Context, annotator: Annotator) -> list[Any]:
 def delete_export(context: Context, annotator: Annotator, name: Any) -> list[Any]:
     if not text_in(name):
         raise UserError(_("Choose an export first."))
-    export_files.remove(context.data_dir, text_in(name))
+    export_files.find(context.data_dir, text_in(name)).unlink()
     said = status(_("{file} is deleted.").format(file=text_in(name)))
     return [said, *export_status(context)]

@@ -11,7 +11,6 @@ import gradio as gr
 
 from annotation.imports.import_command import arguments_of, columns_line, rows_of
 from annotation.imports.import_process import Importer, State
-from annotation.imports.import_report import ImportOutcome
 from annotation.imports.importing import HELD_OUT_SHARE, ImportPreview, ImportRequest, ImportResult, summary
 from annotation.imports.mapping.columns import ROLES
 from annotation.imports.mapping.import_plan import TARGETS
@@ -184,9 +183,8 @@ def way_to(result: ImportResult) -> str:
     return acts(way(address, words))
 
 
-def outcome_card(outcome: ImportOutcome) -> str:
+def outcome_card(result: ImportResult) -> str:
     """What was imported, or would be, and what not and why."""
-    result = outcome.result
     columns = columns_line(result.columns)
     named = (
         _("{name}: {format}, as {target}, with {columns}.")
@@ -195,10 +193,10 @@ def outcome_card(outcome: ImportOutcome) -> str:
     )
     known = {"name": result.name, "format": _(result.format), "target": target_word(result.target)}
     name = named.format(**known, columns=columns)
-    held_out_by = _("Before you import, “New prompts are” says how many.") if outcome.dry_run else ""
+    held_out_by = _("Before you import, “New prompts are” says how many.") if result.dry_run else ""
     lines = summary(result, held_out_by)
     text = "".join(status(line, "" if place else "headline") for place, line in enumerate(lines))
-    if outcome.dry_run:
+    if result.dry_run:
         text += status(_("This was a check: nothing has been written."))
     elif result.import_id is not None:
         said = _("This is import {import_id}; it took {seconds:.1f} s.")

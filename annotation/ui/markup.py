@@ -326,11 +326,6 @@ def facts(pairs: Sequence[tuple[str, str]], style: str = "facts") -> str:
     return f'<dl class="{style}">{cells}</dl>'
 
 
-def figures(pairs: Sequence[tuple[str, str]]) -> str:
-    """Labels with large numbers below them."""
-    return facts(pairs, "facts figures")
-
-
 def notice(sentence: str) -> str:
     """What a button did, announced to screen readers as well."""
     return status(sentence, "quiet")

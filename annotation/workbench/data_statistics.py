@@ -73,7 +73,29 @@ def statistics(db: Database, wanted: ComparisonFilter) -> DataStatistics:
         db.connection.execute("CREATE TEMP TABLE IF NOT EXISTS chosen (id INTEGER PRIMARY KEY)")
         db.connection.execute("DELETE FROM chosen")
         db.connection.execute(f"INSERT INTO chosen (id) SELECT c.id {chosen}", asked)
-        return counted(db, asked)
+        pairs = counts_of(db)
+        people = tuple(PersonCounts(**row) for row in db.rows(PEOPLE))
+        answers = db.rows(ANSWERS)
+        return DataStatistics(
+            comparisons=int(db.value("SELECT count(*) FROM chosen")),
+            judgements=sum(one.judgements for one in people),
+            ties=sum(one.ties for one in people),
+            all_bad=sum(one.all_bad for one in people),
+            flagged=int(db.value(f"SELECT count(*) {MINE} WHERE c.flagged")),
+            by_status=pairs(f"SELECT {STATUS}, count(*) {MINE} GROUP BY 1 ORDER BY 2 DESC", asked),
+            by_source=pairs(f"SELECT p.source, count(*) {PROMPTS} GROUP BY 1 ORDER BY 2 DESC LIMIT {MOST_ROWS}"),
+            by_split=pairs(f"SELECT p.split, count(*) {PROMPTS} GROUP BY 1 ORDER BY 1 DESC"),
+            by_answers=pairs(
+                f"SELECT n, count(*) FROM (SELECT count(*) AS n {PLACED} GROUP BY o.id) GROUP BY 1 ORDER BY 1"
+            ),
+            by_day=pairs(
+                f"""SELECT * FROM (SELECT substr(j.created, 1, 10), count(*) {SAID} WHERE j.outcome != 'skip'
+                GROUP BY 1 ORDER BY 1 DESC LIMIT {MOST_DAYS}) ORDER BY 1"""
+            ),
+            people=people[:MOST_ROWS],
+            writers=writers_of(answers),
+            lengths=lengths_of(answers),
+        )
 
 
 MINE: Final = "FROM chosen o JOIN comparison c ON c.id = o.id"
@@ -89,32 +111,6 @@ PEOPLE: Final = f"""SELECT a.name, sum(j.outcome != 'skip') AS judgements, sum({
         sum(j.outcome = 'all-bad') AS all_bad, sum(j.outcome = 'skip') AS skips, sum(j.flag NOT NULL) AS flags,
         avg(iif(j.seconds BETWEEN 0.01 AND 600, j.seconds, NULL)) AS seconds
     {SAID} JOIN annotator a ON a.id = j.annotator_id GROUP BY a.id ORDER BY judgements DESC"""
-
-
-def counted(db: Database, asked: dict[str, Any]) -> DataStatistics:
-    pairs = counts_of(db)
-    people = tuple(PersonCounts(**row) for row in db.rows(PEOPLE))
-    answers = db.rows(ANSWERS)
-    return DataStatistics(
-        comparisons=int(db.value("SELECT count(*) FROM chosen")),
-        judgements=sum(one.judgements for one in people),
-        ties=sum(one.ties for one in people),
-        all_bad=sum(one.all_bad for one in people),
-        flagged=int(db.value(f"SELECT count(*) {MINE} WHERE c.flagged")),
-        by_status=pairs(f"SELECT {STATUS}, count(*) {MINE} GROUP BY 1 ORDER BY 2 DESC", asked),
-        by_source=pairs(f"SELECT p.source, count(*) {PROMPTS} GROUP BY 1 ORDER BY 2 DESC LIMIT {MOST_ROWS}"),
-        by_split=pairs(f"SELECT p.split, count(*) {PROMPTS} GROUP BY 1 ORDER BY 1 DESC"),
-        by_answers=pairs(
-            f"SELECT n, count(*) FROM (SELECT count(*) AS n {PLACED} GROUP BY o.id) GROUP BY 1 ORDER BY 1"
-        ),
-        by_day=pairs(
-            f"""SELECT * FROM (SELECT substr(j.created, 1, 10), count(*) {SAID} WHERE j.outcome != 'skip'
-                GROUP BY 1 ORDER BY 1 DESC LIMIT {MOST_DAYS}) ORDER BY 1"""
-        ),
-        people=people[:MOST_ROWS],
-        writers=writers_of(answers),
-        lengths=lengths_of(answers),
-    )
 
 
 def writers_of(rows: Sequence[Mapping[str, Any]]) -> tuple[WriterLengths, ...]:

@@ -445,7 +445,12 @@ def evaluation(about: Subject, record: PublishedFacts) -> Sequence[str]:
         return ("## Evaluation", *agreed) if agreed else ()
     units = dict.fromkeys(one.unit for one in record.evaluation)
     rows = [
-        [code(one.against), one.judge, counted(one, len(units) > 1), percent_with_interval(one.share)]
+        [
+            code(one.against),
+            one.judge,
+            f"{one.share.n:,} {one.unit}" if len(units) > 1 else f"{one.share.n:,}",
+            percent_with_interval(one.share),
+        ]
         for one in record.evaluation
     ]
     found = table(["against", "judged by", " or ".join(units), "won, ties as half (95% interval)"], rows)
@@ -457,11 +462,6 @@ def evaluation(about: Subject, record: PublishedFacts) -> Sequence[str]:
     else:
         said = KEPT_OUT
     return ("## Evaluation", *(part for part in (said, found, figures) if part), *agreed)
-
-
-def counted(rate: PublishedWinRate, named: bool) -> str:
-    """What a win rate rests on; `named` where others rest on something else."""
-    return f"{rate.share.n:,} {rate.unit}" if named else f"{rate.share.n:,}"
 
 
 KEPT_OUT: Final = "On prompts that were kept out of the training."

@@ -174,9 +174,11 @@ def run_show(options: argparse.Namespace) -> None:
 def show(db: Database, job_id: int) -> str:
     job = job_store.get(db, job_id)
     last = job_store.metrics(db, job_id)[-1:]
+    made = registry.of_job(db, job_id)
+    check = "" if made is None or made.kind != "policy" else gate_decisions.check_status(db, made).sentence
     lines = [
         f"job {job.id}: {job.kind}, {job.status}, attempt {job.attempt}, step {job.step} of {job.steps}. {job.message}",
-        *made_lines(db, job_id),
+        *([] if made is None else [f"made: {made.revision} ({made.status}). {check}".rstrip()]),
         f"spec: {to_json(job.spec)}",
         f"last metrics: {json.dumps(last[0]) if last else 'none'}",
         f"result: {json.dumps(job.result, indent=2)}",
@@ -184,9 +186,3 @@ def show(db: Database, job_id: int) -> str:
         *(f"  {line}" for line in job_store.log_tail(db, job_id, 40)),
     ]
     return "\n".join(lines)
-
-
-def made_lines(db: Database, job_id: int) -> list[str]:
-    made = registry.of_job(db, job_id)
-    check = "" if made is None or made.kind != "policy" else gate_decisions.check_status(db, made).sentence
-    return [] if made is None else [f"made: {made.revision} ({made.status}). {check}".rstrip()]

@@ -34,7 +34,8 @@ def run(options: argparse.Namespace, db: Database, spec: JobSpec) -> int:
     """Ask, queue the job, and follow it to its end; the exit status. Raises UserError."""
     hub = hubs.connect(hubs.token_here())
     hubs.check_token(hub)
-    terms = rental_client.offered(hub, options.rent, options.hours, options.payer)
+    price = rental_client.price_of(hub, options.rent)
+    terms = rental_store.checked_terms(options.rent, price, options.hours, options.payer)
     if makes_policy(spec) and (missing := held_out_sets.missing_for(db, spec)):
         print(missing)
     if not options.yes and not agreed(terms):

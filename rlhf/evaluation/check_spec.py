@@ -124,7 +124,10 @@ class CheckSpec(JobSpec):
     def with_prompts(self, db: Database, data_dir: Path, candidate: Policy, against: Policy) -> Self:
         """The spec with the prompts that the report is of, and those on which the two policies are compared."""
         prompt_set = held_out_sets.name_of_current(db, data_dir, self.prompts)
-        before = finished_before(db, candidate.revision, against.revision)
+        finished = [job.spec for job in job_store.checks(db, candidate.revision) if job.status == "finished"]
+        before = [
+            spec for spec in reversed(finished) if isinstance(spec, CheckSpec) and spec.against == against.revision
+        ]
         begun_on = before[0].gate_set if before else None
         found = held_out_sets.to_compare(db, data_dir, (candidate, against), self.prompts, len(before), begun_on)
         return replace(
@@ -141,9 +144,3 @@ def chosen_anchor(db: Database) -> str:
     """The policy that the gate's limits are against; empty for the base, and where the chosen one's files are gone."""
     anchor = registry.by_revision(db, Rule.stored(setting_store.setting(db, registry.RULE_SETTING, {})).anchor)
     return "" if anchor.revision == "base" or anchor.deleted else anchor.revision
-
-
-def finished_before(db: Database, revision: str, against: str) -> list[CheckSpec]:
-    """The finished checks of these two policies, in the order in which they were asked for."""
-    finished = [job.spec for job in job_store.checks(db, revision) if job.status == "finished"]
-    return [spec for spec in reversed(finished) if isinstance(spec, CheckSpec) and spec.against == against]

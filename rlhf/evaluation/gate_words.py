@@ -290,7 +290,9 @@ def sentence(decision: GateDecision) -> str:
         case "same":
             said = _("It does not differ from what serves: it answers every prompt in the same words.")
         case "past-a-limit":
-            said = past_a_limit(weighed)
+            failed = [failure(one) for one in weighed.limits if one.passed == "fail"]
+            better = _("People find it better all the same.") if weighed.people.standing == "better" else ""
+            said = joined(_("It is past a limit."), *failed, better)
         case "open":
             said = joined(_(UNHEARD) if decision.unheard else "", waiting(weighed))
         case "better":
@@ -325,12 +327,6 @@ def given_up(decision: GateDecision) -> str:
         checks,
     )
     return said.format(checks=checks)
-
-
-def past_a_limit(weighed: Weighed) -> str:
-    failed = [failure(one) for one in weighed.limits if one.passed == "fail"]
-    better = _("People find it better all the same.") if weighed.people.standing == "better" else ""
-    return joined(_("It is past a limit."), *failed, better)
 
 
 def failure(one: Requirement) -> str:

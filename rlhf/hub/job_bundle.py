@@ -71,7 +71,10 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
         "spec": json.loads(to_json(replace(spec, model="base"))),
         "base": Path(base.base).name if own_base(base) else base.base,
         "base_commit": setting_store.setting(db, base_model.BASE_COMMIT, {}),
-        "models": [row_of(policy, base) for policy in models],
+        "models": [  # as they are there: nothing is known of jobs and of other models
+            {**asdict(policy), "base": "", "job_id": None, "parent_id": None if policy.id == base.id else base.id}
+            for policy in models
+        ],
         "snapshot": snapshot,
         "prompts": [asdict(prompt) for prompt in sample_prompts(db)],
         "self_test": None if tried is None else asdict(tried),
@@ -112,11 +115,6 @@ def policy_files(data_dir: Path, policy: Policy) -> Files:
     verify_directory(directory, str(policy.sha256), policy.revision)
     kept = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     return {f"{DATA}/{policy.path}/{path.relative_to(directory).as_posix()}": path for path in kept}
-
-
-def row_of(policy: Policy, base: Policy) -> dict[str, Any]:
-    """A model's row as it is there: nothing is known of jobs and of other models."""
-    return {**asdict(policy), "base": "", "job_id": None, "parent_id": None if policy.id == base.id else base.id}
 
 
 def report_name(number: int) -> str:

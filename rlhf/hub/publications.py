@@ -47,7 +47,3 @@ def repo_for(hub: Hub, db: Database, kind: RepoKind, repo: str, private: bool) -
     """
     last = next((one for one in all_of(db) if (one.kind, one.repo) == (kind, repo)), None)
     return ensure_repo(hub, repo, kind, private, public_before=last is not None and not last.private)
-
-
-def published(db: Database, model_id: int) -> Publication | None:
-    return next((one for one in all_of(db) if one.model_id == model_id), None)

@@ -140,6 +140,7 @@ def files_to_publish(
     about = subject_of(db, policy.job_id, policy.revision, policy, policy.source)
     check = None if policy.kind == "reward-model" else newest_check(db, policy.revision)
     job = None if policy.job_id is None else job_store.get(db, policy.job_id)
+    spec = registry.trained_as(db, policy)
     record = PublishedFacts(
         address=address,
         ground=ground,
@@ -147,7 +148,7 @@ def files_to_publish(
         base_licence=licence_below,
         evaluation=published_win_rates(db, policy),
         check=None if check is None else check.report,
-        agreement=agreement(db, policy),
+        agreement="" if spec is None else agreement_on(db, spec.snapshot),
         lineage=ancestors(db, policy),
         data=None if about.training is None else data_address(db, about.training.snapshot),
         endpoint=endpoint,
@@ -192,7 +193,7 @@ def ground_address(db: Database, policy: Policy) -> Address | None:
 
 def address_of(db: Database, policy: Policy) -> Address | None:
     """Where a policy with files of its own is on the Hub."""
-    found = publications.published(db, policy.id)
+    found = next((one for one in publications.all_of(db) if one.model_id == policy.id), None)
     if found is not None:
         return Address(found.repo, found.tag)
     repo, _, sha = (policy.source or "").partition("@")
@@ -267,12 +268,6 @@ def judge_win_rates(checks: Sequence[FinishedCheck], other: Policy) -> Iterator[
     for name, rate in report.rates_against(other.revision).items():
         if rate.estimate is not None:
             yield PublishedWinRate(other.revision, f"the AI judge {code(name)}", rate.estimate, report.counted_in)
-
-
-def agreement(db: Database, policy: Policy) -> str:
-    """How far those agreed whose judgements it was trained on; empty where it was trained on none."""
-    spec = registry.trained_as(db, policy)
-    return "" if spec is None else agreement_on(db, spec.snapshot)
 
 
 def agreement_on(db: Database, snapshot: str) -> str:

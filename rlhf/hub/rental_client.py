@@ -606,7 +606,7 @@ class FinishedEnding(Ending):
     """The end of a job that has made something."""
 
     result: Mapping[str, Any] | None
-    model: Annotated[MadeModel, FromMapping({"weights": "precision"})]
+    model: Annotated[MadeModel, FromMapping()]
     spec: Annotated[EndedSpec, FromMapping()]
     files: Mapping[str, str]
     """By name, the sha256 of each file of what was made."""
@@ -665,8 +665,3 @@ def price_of(hub: Hub, flavor: str) -> float:
         said = _("The Hub rents no '{flavor}'. It has, with prices per hour: {known}.")
         raise UserError(said.format(flavor=flavor, known=known))
     return prices[flavor]
-
-
-def offered(hub: Hub, flavor: str, hours: float, namespace: str = "") -> Terms:
-    """Terms at the price that the Hub has now. Raises UserError where it has no such hardware."""
-    return rental_store.checked_terms(flavor, price_of(hub, flavor), hours, namespace)

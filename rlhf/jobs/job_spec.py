@@ -446,7 +446,8 @@ class TrainingSpec(JobSpec):
             return None
         if self.accumulation is None:
             return replace(self, batch_size=self.batch_size // 2)
-        batch = largest_part(self.batch_size)
+        # Its largest whole part: half of it if it is even, a third of 9, 1 of a prime.
+        batch = next(part for part in range(self.batch_size // 2, 0, -1) if self.batch_size % part == 0)
         more: dict[str, Any] = {"accumulation": self.accumulation * (self.batch_size // batch)}
         return replace(self, batch_size=batch, **more)
 
@@ -458,11 +459,6 @@ SHORT_METHODS = {
     "prompt": N_("prompt tuning"),
     "full": N_("full"),
 }
-
-
-def largest_part(number: int) -> int:
-    """The largest whole part of a number: its half if it is even, a third of 9, 1 of a prime."""
-    return next(part for part in range(number // 2, 0, -1) if number % part == 0)
 
 
 def target_layers(spec: TrainingSpec) -> tuple[str, ...]:

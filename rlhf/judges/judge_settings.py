@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 from annotated_types import Interval
 
-from annotation.validation import known
 from rlhf.models.registry import HeldPrecision
 
 Backend = Literal["local", "reward-model", "endpoint"]
@@ -100,7 +99,3 @@ def kind_of(backend: Backend, values: Mapping[str, Any]) -> type[JudgeSettings]:
             return RewardModelSettings
         case "endpoint":
             return EndpointSettings
-
-
-def from_row(backend: Backend, values: Mapping[str, Any]) -> JudgeSettings:
-    return known(kind_of(backend, values), values)

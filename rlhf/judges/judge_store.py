@@ -21,7 +21,7 @@ from annotation.project import invisible
 from annotation.records import AsksWhy, Feedback, Message, TokenIds, UserError, now, read_token_ids
 from annotation.store import judgement_store, project_store, setting_store
 from annotation.translation import _
-from annotation.validation import read
+from annotation.validation import known, read
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.judges import local_models
@@ -34,7 +34,6 @@ from rlhf.judges.judge_settings import (
     JudgeSettings,
     LocalSettings,
     RewardModelSettings,
-    from_row,
     kind_of,
 )
 from rlhf.judges.rubrics import DEFAULT, Rubric
@@ -72,7 +71,8 @@ JUDGES = """SELECT j.annotator_id AS id, a.name, j.backend, j.settings, j.active
 
 
 def read_judge(row: Mapping[str, Any]) -> Judge:
-    settings = from_row(row["backend"], json.loads(row["settings"]))
+    told = json.loads(row["settings"])
+    settings = known(kind_of(row["backend"], told), told)
     return Judge(**{**row, "settings": settings, "active": bool(row["active"])})
 
 

@@ -131,11 +131,14 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     unspent = training_data.new_to_train_on(db, since) if counted else 0
     learnt = newest_training(db)
     new = training_data.new_to_train_on(db, learnt) if counted and learnt != since else unspent
+    # The oldest candidate whose training asked for a check and which has had none; first one that can be checked.
+    found = unchecked_candidates(db, checks)
+    able = [revision for revision in found if revision not in failed or failed[revision].to_be_repeated]
     return LoopState(
         auto_train=auto_train,
         new=new,
         active=(*job_store.at_work(db), *job_store.queue(db)),
-        unchecked=unchecked_candidate(db, checks, failed),
+        unchecked=next(iter([*able, *found]), None),
         waiting=waiting_judges(db),
         pending=gate_decisions.pending(db),
         gate=gate_decisions.rule(db).mode,
@@ -143,7 +146,9 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         needed_tried=tried is not None and training_data.new_to_train_on(db, tried) < auto_train.wanted,
         failed_checks=failed,
         broken=broken,
-        saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
+        saved=frozenset(
+            job.id for job in broken if any(checkpoints_directory(db.path.parent, job.id).glob("checkpoint-*"))
+        ),
         rented=tuple(job_store.rented_jobs(db)),
         given=gate_decisions.given_to_people(db) and pair_outcomes.can_be_compared(db),
         measurable=held_out_sets.can_measure(db),
@@ -183,13 +188,6 @@ def seconds_since(job: Job) -> float:
     """How long ago a job has ended; for ever where the clock was set back since."""
     passed = seconds_between(job.finished or job.created, now())
     return passed if passed >= 0 else math.inf
-
-
-def unchecked_candidate(db: Database, checks: Sequence[Job], failed: Mapping[str, FailedCheck]) -> str | None:
-    """The oldest candidate whose training asked for a check and which has had none; first one that can be checked."""
-    found = unchecked_candidates(db, checks)
-    able = [revision for revision in found if revision not in failed or failed[revision].to_be_repeated]
-    return next(iter([*able, *found]), None)
 
 
 def unchecked_candidates(db: Database, checks: Sequence[Job]) -> list[str]:
@@ -232,10 +230,6 @@ def thrown_away(db: Database, job: Job) -> bool:
     made = registry.of_job(db, job.id)
     there = checkpoints_directory(db.path.parent, job.id).is_dir() or (made is not None and made.deleted is None)
     return job.flavor is None and job.step > 0 and not there
-
-
-def has_checkpoints(db: Database, job: Job) -> bool:
-    return any(checkpoints_directory(db.path.parent, job.id).glob("checkpoint-*"))
 
 
 def is_candidate(db: Database, revision: str) -> bool:

@@ -37,12 +37,9 @@ def read_reward_model(run: Run, revision: str) -> RewardModel:
     if not scale.std > 0:
         said = _("The reward model {revision} scores all answers alike. Train another one, on more judgements.")
         raise UserError(said.format(revision=revision))
-    return RewardModel(as_causal(PeftConfig.from_pretrained(path)), weights, head_H, scale)
-
-
-def as_causal(config: Any) -> Any:
-    """A reward model's adapter configuration for a language model: the layers are the same, the head is held apart."""
-    return replace(config, task_type="CAUSAL_LM", modules_to_save=None, inference_mode=False, lora_dropout=0.0)
+    # As of a language model's adapter: the layers are the same, the head is held apart.
+    as_causal = {"task_type": "CAUSAL_LM", "modules_to_save": None, "inference_mode": False, "lora_dropout": 0.0}
+    return RewardModel(replace(PeftConfig.from_pretrained(path), **as_causal), weights, head_H, scale)
 
 
 @torch.no_grad()

@@ -101,12 +101,9 @@ def items_to_train(db: Database, spec: TrainingSpec, found: TrainingPreview) -> 
         return found.train, 0
     rows = job_submission.rows_of(db, spec)
     pairs = (row for row in rows if isinstance(row, PreferenceRow) and row.split == "train")
-    answers = [answers_in(own) for _, own in groupby(pairs, key=lambda row: row.comparison)]
+    groups = groupby(pairs, key=lambda row: row.comparison)
+    answers = [len({answer.id for pair in own for answer in pair.sides}) for _, own in groups]
     return len(answers), max(answers, default=0)
-
-
-def answers_in(pairs: Iterable[PreferenceRow]) -> int:
-    return len({answer.id for pair in pairs for answer in pair.sides})
 
 
 # ------------------------------------------------------------------------------------------------------------- one item

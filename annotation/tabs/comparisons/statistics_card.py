@@ -15,7 +15,7 @@ from annotation.ui.markup import (
     Row,
     card,
     cards,
-    figures,
+    facts,
     pages,
     paragraph,
     table,
@@ -38,20 +38,25 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
         top = pages(said, after=ways)
     if not found.comparisons:
         return top + paragraph(_("No comparison matches.") if filtered else _("There are no comparisons yet."))
-    numbers = figures(
+    numbers = facts(
         [
             (_("Comparisons"), numeral(found.comparisons)),
             (_("Judgements"), numeral(found.judgements)),
             (_("Ties"), share_of(found.ties, found.judgements)),
             (_("All bad"), share_of(found.all_bad, found.judgements)),
             (_("Flagged"), numeral(found.flagged)),
-        ]
+        ],
+        "facts figures",
     )
+    rows: list[Row] = [
+        (one.writer, numeral(one.answers), numeral(one.mean, ",.0f"), numeral(one.longest)) for one in found.writers
+    ]
+    headers = (_("Answers by"), _("Answers"), _("Mean length"), _("Longest"))
     tables = (
         days(found),
         counted(_("By status"), found.by_status, found.comparisons, lambda name: words.status_chip(name).words),
         counted(_("By prompt set"), found.by_source, found.comparisons),
-        writers(found),
+        card(_("Length of answers, in characters"), table(headers, rows, numbers=headers[1:])) if rows else "",
     )
     answers = sum(n for _name, n in found.lengths)
     rest = (
@@ -113,14 +118,6 @@ def people(found: DataStatistics) -> str:
 
 def share_of(part: int, whole: int) -> str:
     return f"{numeral(part)} ({percent(part / whole)})" if part else numeral(0) if whole else NOTHING
-
-
-def writers(found: DataStatistics) -> str:
-    rows: list[Row] = [
-        (one.writer, numeral(one.answers), numeral(one.mean, ",.0f"), numeral(one.longest)) for one in found.writers
-    ]
-    headers = (_("Answers by"), _("Answers"), _("Mean length"), _("Longest"))
-    return card(_("Length of answers, in characters"), table(headers, rows, numbers=headers[1:])) if rows else ""
 
 
 def days(found: DataStatistics) -> str:

@@ -160,14 +160,10 @@ def scores_of(model: Any, batch: Any) -> Tensor:
     ids_BT, attention_BT, completion_BT = (batch[name] for name in ("input_ids", "attention_mask", "completion_mask"))
     states = completions(model, ids_BT, attention_BT, completion_BT, batch["group"].tolist())
     # A sum of products, because autocast would compute a matrix product in bfloat16.
-    scores_B: Tensor = (states.last_BH.float() * scalar_head(model)).sum(-1) * (completion_BT.sum(-1) > 0)
-    return scores_B
-
-
-def scalar_head(model: Any) -> Tensor:
-    """The weights of the scalar head, (H,): those that are trained; PEFT keeps an untouched copy beside them."""
+    # The weights of the scalar head, (H,): those that are trained; PEFT keeps an untouched copy beside them.
     head_H: Tensor = inner_model(model).score.modules_to_save["default"].weight[0]
-    return head_H
+    scores_B: Tensor = (states.last_BH.float() * head_H).sum(-1) * (completion_BT.sum(-1) > 0)
+    return scores_B
 
 
 @torch.no_grad()

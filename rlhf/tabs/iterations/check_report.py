@@ -181,11 +181,6 @@ def decisions_card(decisions: Sequence[Decision], undoable: Mapping[int, Button]
     undo = undoable.get(latest.id)
     button = markup.act_button(undo.words, undo.act, undo.subject) if undo else ""
     first = markup.decided(paragraph(said), button)
-    return first + markup.unfold(_("Latest decisions"), decisions_table(decisions, undoable))
-
-
-def decisions_table(decisions: Sequence[Decision], undoable: Mapping[int, Button]) -> str:
-    """Promotions, rejections and what took them back, newest first, each with its undo while it can be undone."""
     rows: list[Row] = [
         (
             *(moment(row.created), who(row.decided_by), _(ACTIONS[row.action]), row.revision),
@@ -194,7 +189,7 @@ def decisions_table(decisions: Sequence[Decision], undoable: Mapping[int, Button
         for row in decisions
     ]
     headers = (_("When (UTC)"), _("Who"), _("Decision"), _("Policy"), _("Served until then"), _("Why"), _("Undo"))
-    return table(headers, rows)
+    return first + markup.unfold(_("Latest decisions"), table(headers, rows))
 
 
 def undo_of(row: Decision) -> Button:
@@ -216,11 +211,6 @@ def promote_label(policy: Policy, against: bool = False) -> str:
     if against:
         return _("Promote against the rule")
     return _("Roll back to this one") if policy.status == "retired" else _("Promote: let it serve")
-
-
-def check_label(checked: bool) -> str:
-    """What having a policy checked is called, which was or was not before."""
-    return _("Check it again") if checked else _("Check it")
 
 
 def can_serve(policy: Policy) -> bool:

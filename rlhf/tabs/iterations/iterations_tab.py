@@ -38,7 +38,7 @@ from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, gate_words, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import FinishedCheck, newest_check, newest_checks
-from rlhf.evaluation.gate import Criterion, Ruling, alphas, corrected_by_judges
+from rlhf.evaluation.gate import Criterion, alphas, corrected_by_judges
 from rlhf.evaluation.gate_decisions import CheckStatus
 from rlhf.generation import answering_spec
 from rlhf.jobs import job_store
@@ -99,11 +99,6 @@ def policy_at(db: Database, place: Place) -> tuple[str | None, str]:
     if not place.first or place.first in {one.revision for one in those_that_answer(db)}:
         return place.first or None, ""
     return None, markup.notice(_("There is no policy {revision}; this is another one.").format(revision=place.first))
-
-
-def answers_page(place: Place) -> int:
-    """The page of answers that an address names, counted from 0."""
-    return max(0, (row_number(place.query.get("page", "")) or 1) - 1)
 
 
 def place_of(revision: str | None, page: int) -> Place:
@@ -240,11 +235,6 @@ def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, U
     return {"confirm": gr.update(visible=against), "question": gr.update(value=markup.status(said, "warning"))}
 
 
-def advised(db: Database, policy: Policy) -> Ruling | None:
-    decision = gate_decisions.advised(db, policy)
-    return None if decision is None else decision.says
-
-
 def needed_of_people(db: Database, policy: Policy, state: LoopState) -> Literal["ask", "check"] | None:
     """The button without which nothing more comes of a candidate, because the loop does not do that by itself."""
     by_itself = controller.to_ask_about(state) == policy.revision or controller.will_check(db, state, policy)
@@ -273,7 +263,9 @@ def button_parts(
     needed = None if checking else needed_of_people(db, policy, state)
     can_check = policy.path is not None and policy.deleted is None and not checking
     can_serve, candidate = check_report.can_serve(policy), policy.status == "candidate"
-    says, against = advised(db, policy), bool(gate_decisions.objection(db, policy))
+    decision = gate_decisions.advised(db, policy)
+    says, against = None if decision is None else decision.says, bool(gate_decisions.objection(db, policy))
+    names = [judge.name for judge in judge_store.judges(db, active=True)]
     return {
         "promote": gr.update(
             value=check_report.promote_label(policy, against),
@@ -282,11 +274,11 @@ def button_parts(
         ),
         "reject": gr.update(visible=candidate, variant="primary" if says == "reject" else "secondary"),
         "check": gr.update(
-            value=check_report.check_label(check is not None),
+            value=_("Check it") if check is None else _("Check it again"),
             visible=can_check,
             variant="primary" if can_check and needed == "check" else "secondary",
         ),
-        "judges": judges_part(db, can_check),
+        "judges": gr.update(choices=names, value=names, visible=can_check and bool(names)),
         "ask": gr.update(visible=can_be_asked(db, policy), variant="primary" if needed == "ask" else "secondary"),
         "why": gr.update(label=_(WHY_AGAINST if against else WHY), visible=can_serve or candidate),
     }
@@ -299,12 +291,6 @@ def selector_part(db: Database, policy: Policy) -> Update:
         for entry in check_report.policy_order(those_that_answer(db))
     ]
     return gr.update(choices=listed, value=policy.revision)
-
-
-def judges_part(db: Database, can_check: bool) -> Update:
-    """The judges that a check can ask; all of them unless somebody chooses."""
-    names = [judge.name for judge in judge_store.judges(db, active=True)]
-    return gr.update(choices=names, value=names, visible=can_check and bool(names))
 
 
 def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple[dict[str, Update], Seen]:
@@ -489,7 +475,7 @@ def wire_views(page: IterationsPage, context: Context) -> None:
 
     def open_iterations(annotator: Annotator, place: Place) -> list[Any]:
         revision, unknown = policy_at(context.db, place)
-        changed, seen = view(context, revision, answers_page(place), {})
+        changed, seen = view(context, revision, max(0, (row_number(place.query.get("page", "")) or 1) - 1), {})
         shown = {**changed, "said": unknown, **policy_decisions.emptied(changed)}
         if "page" in place.query:
             shown["side_by_side"] = gr.update(open=True)

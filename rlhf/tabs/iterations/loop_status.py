@@ -198,18 +198,13 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
     if state.gate == "never":
         return _("Whether {revision} serves is for you to decide: nobody is advised.").format(revision=revision)
     if state.gate == "automatic":
-        return announced(pending.decision.says == "promote", at_once=not state.active).format(revision=revision)
+        return {
+            (True, True): _("The gate will promote {revision} within seconds."),
+            (False, True): _("The gate will reject {revision} within seconds."),
+            (True, False): _("The gate will promote {revision} as soon as no job runs or waits."),
+            (False, False): _("The gate will reject {revision} as soon as no job runs or waits."),
+        }[pending.decision.says == "promote", not state.active].format(revision=revision)
     return ""  # its card says what the rule advises, above the buttons that do it
-
-
-def announced(promote: bool, at_once: bool) -> str:
-    """What the gate will do with a candidate, and when; its name is left out."""
-    return {
-        (True, True): _("The gate will promote {revision} within seconds."),
-        (False, True): _("The gate will reject {revision} within seconds."),
-        (True, False): _("The gate will promote {revision} as soon as no job runs or waits."),
-        (False, False): _("The gate will reject {revision} as soon as no job runs or waits."),
-    }[promote, at_once]
 
 
 def goes_on(state: LoopState, pending: PendingDecision) -> str:

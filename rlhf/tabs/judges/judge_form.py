@@ -75,12 +75,6 @@ LOCAL_NOTE = N_(
 
 
 # --------------------------------------------------------------------------------------------------- form and judge
-def add(db: Database, values: Values, created_by: str) -> Judge:
-    """Make the judge that the form describes. Raises UserError naming what can't be meant."""
-    backend, settings = settings_of(db, values)
-    return judge_store.add(db, text_in(values["name"]), backend, settings, created_by)
-
-
 def settings_of(db: Database, values: Values) -> tuple[Backend, dict[str, Any]]:
     """A judge's backend and settings. Raises UserError naming what can't be meant."""
     backend = values["backend"]

@@ -648,7 +648,9 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
 
     @admin
     def add_judge(annotator: Annotator, selected: Any, was: Any, *values: Any) -> list[Any]:
-        judge = judge_form.add(context.db, dict(zip(judge_form.FIELDS, values, strict=True)), annotator.name)
+        form_values = dict(zip(judge_form.FIELDS, values, strict=True))
+        backend, settings = judge_form.settings_of(context.db, form_values)
+        judge = judge_store.add(context.db, text_in(form_values["name"]), backend, settings, annotator.name)
         said = (
             _("{name} is there and switched on. Let it judge what people have judged, to see how far to trust it.")
             if judge_store.any_to_judge(context.db, judge, "judged")
@@ -669,8 +671,8 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
         said = (_("{name} is switched on.") if on else _("{name} is switched off.")).format(name=judge.name)
         return page.sent(*view(context, judge.name, was), "jobs", said)
 
-    backend, groups = form.fields["backend"], [*form.groups.values()]
-    backend.input(choose_backend, backend, groups, **QUIET)
+    chosen, groups = form.fields["backend"], [*form.groups.values()]
+    chosen.input(choose_backend, chosen, groups, **QUIET)
     made = [*page.followed, page.making, *form.typed, *groups]
     page.add.click(add_judge, [*page.looked, *form.inputs], made, **QUEUED)
     page.parts["switch"].click(switch_judge, [*page.looked, page.parts["switch"]], page.followed, **QUEUED)

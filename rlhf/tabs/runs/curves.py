@@ -49,17 +49,12 @@ def curves_of(spec: JobSpec) -> tuple[Curve, ...]:
     """The plots of a run; values to compare with are drawn where they are known."""
     training = spec.trains()
     references = {} if training is None else training.references()
-    return tuple(with_reference(curve, references.get(curve.name)) for curve in plots_of(type(spec)))
+    return tuple(replace(curve, reference=references.get(curve.name)) for curve in plots_of(type(spec)))
 
 
 def plots_of(kind: type[JobSpec]) -> tuple[Curve, ...]:
     """The plots of a kind of job: its own, then those of every training."""
     return tuple(curve.in_words() for curve in (*kind.curves, *COMMON)) if kind.curves else ()
-
-
-def with_reference(curve: Curve, reference: tuple[float, str] | None) -> Curve:
-    """The same plot with a value to compare with."""
-    return curve if reference is None else replace(curve, reference=reference)
 
 
 def along(spec: JobSpec) -> str:

@@ -34,11 +34,6 @@ def sentence(db: Database, setting: AutomaticTraining) -> str:
     return " ".join([said, _("At the moment none can start."), *problem]) if problem else said
 
 
-def saved(db: Database, setting: AutomaticTraining) -> str:
-    """That it is stored, and what it does."""
-    return _("Saved. {sentence}").format(sentence=sentence(db, setting))
-
-
 def store(db: Database, on: Any, every: Any, algorithm: Any) -> AutomaticTraining:
     """Store when to train without being asked. Raises UserError for a number that can't be meant."""
     number = whole(every, EVERY, 1)
@@ -79,7 +74,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             if draft.both:
                 return [draft.sent, *(gr.skip() for _field in form), draft.refusal]
             setting = store(db, **draft.values)
-        return [*filled(), markup.notice(saved(db, setting)) + draft.remark]
+        return [*filled(), markup.notice(_("Saved. {sentence}").format(sentence=sentence(db, setting))) + draft.remark]
 
     shown = [sent_before, *form.values(), said]
     opening(open_auto_train, None, shown, **QUIET)

@@ -200,7 +200,13 @@ def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) ->
     problem = "".join(paragraph(sentence, "warning") for sentence in left_out_sentences(shown))
     known = facts(shown.facts) if shown.facts else ""
     boxes = "".join(sequence_box(sequence) for sequence in shown.sequences)
-    return head + problem + known + legend(shown.sequences) + boxes
+    used = {span.part for sequence in shown.sequences for span in sequence.spans if span.tokens}
+    entries = "".join(
+        f'<li><span class="key {part}">{escape(_(meaning))}</span></li>'
+        for part, meaning in LEGEND.items()
+        if part in used
+    )
+    return head + problem + known + (f'<ul class="legend">{entries}</ul>' if entries else "") + boxes
 
 
 def left_out_sentences(shown: InspectedItem) -> list[str]:
@@ -208,16 +214,6 @@ def left_out_sentences(shown: InspectedItem) -> list[str]:
     said = _("Of this, left out: {reasons}.") if shown.used else _("This would be left out: {reasons}.")
     listed = [said.format(reasons=left_out_list(shown.left_out))] if shown.left_out else []
     return [*listed, *template_sentences(shown.left_out)]
-
-
-def legend(sequences: Sequence[TokenSequence]) -> str:
-    used = {span.part for sequence in sequences for span in sequence.spans if span.tokens}
-    entries = "".join(
-        f'<li><span class="key {part}">{escape(_(meaning))}</span></li>'
-        for part, meaning in LEGEND.items()
-        if part in used
-    )
-    return f'<ul class="legend">{entries}</ul>' if entries else ""
 
 
 def sequence_box(sequence: TokenSequence) -> str:

@@ -36,12 +36,6 @@ def show(form: Form, preflight: Preflight, values: Mapping[str, Any], split: Any
     return [1 if shown is None else shown.number, plan_card.shown_card(shown, spec, chosen)]
 
 
-def survey(form: Form, preflight: Preflight, values: Mapping[str, Any]) -> str:
-    """All rows looked through. Raises UserError where there are none to look at."""
-    spec = form_fields.spec_of(form, preflight.model, values)
-    return plan_card.survey_card(preflight.survey(spec), spec)
-
-
 class RowsPage:
     """The components, top to bottom, without anything from the rows."""
 
@@ -75,7 +69,8 @@ def wire(page: RowsPage, form: Form, context: Context, preflight: Preflight, inp
         return admin(show_row)
 
     def look_through(annotator: Annotator, *sent: Any) -> str:
-        return survey(form, preflight, dict(zip(form.names, sent, strict=True)))
+        spec = form_fields.spec_of(form, preflight.model, dict(zip(form.names, sent, strict=True)))
+        return plan_card.survey_card(preflight.survey(spec), spec)
 
     look_through.__name__ = f"through_{form.name}"
     turners = {name: turner(name) for name in TURNS}

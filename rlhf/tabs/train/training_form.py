@@ -92,7 +92,12 @@ def live(form: Form, known: Preflight, values: Values, ticked: Any, seen: Any) -
         for name in open_fields(form):
             parts[name] = {**parts.get(name, gr.update()), "placeholder": meant.get(name, "")}
     except UserError as error:
-        parts |= refused_parts(str(error))
+        parts |= {
+            **{name: gr.update(value="") for name in ("summary", "rate", "crossing", "spec", "command")},
+            **{name: gr.update(visible=False) for name in ("accept", "apart")},
+            **{name: gr.update(interactive=False) for name in ("start", "measure")},
+            "problems": gr.update(value=plan_card.problem_box([str(error)])),
+        }
     if ticked and not accepted:
         parts["accept"] = {**parts["accept"], "value": False}
     changed, marks = changes(parts, seen)
@@ -153,15 +158,6 @@ def planned_parts(known: Preflight, run: PlannedRun) -> dict[str, Update]:
 def to_be_measured(run: PlannedRun) -> bool:
     """Whether a run leaves its parent's precision and nobody has measured or is measuring how far that is."""
     return run.crossing is not None and run.crossing.gap is None and not run.crossing.measuring
-
-
-def refused_parts(sentence: str) -> dict[str, Update]:
-    return {
-        **{name: gr.update(value="") for name in ("summary", "rate", "crossing", "spec", "command")},
-        **{name: gr.update(visible=False) for name in ("accept", "apart")},
-        **{name: gr.update(interactive=False) for name in ("start", "measure")},
-        "problems": gr.update(value=plan_card.problem_box([sentence])),
-    }
 
 
 def reward_card(db: Database, spec: TrainingSpec) -> str:
@@ -318,7 +314,17 @@ def wire(page: TrainingFormPage, context: Context, known: Preflight, opening: Ca
         return [*view(annotator, ticked, seen, *sent), "" if said else gr.skip()]
 
     def measure(annotator: Annotator, *asked: Any) -> str:
-        return markup.notice(begin_measuring(known, page.spec(known, *asked), annotator.name))
+        measuring = MeasureSpec(training=to_json(page.spec(known, *asked)))
+        job_id = queued(known, measuring, annotator.name)
+        return markup.notice(
+            ngettext(
+                "Job {job_id} was queued: it runs {steps} step and keeps nothing but its time and memory, which "
+                "are shown below when it has ended.",
+                "Job {job_id} was queued: it runs {steps} steps and keeps nothing but their time and memory, which "
+                "are shown below when it has ended.",
+                measuring.steps,
+            ).format(job_id=job_id, steps=measuring.steps)
+        )
 
     def compare(annotator: Annotator, *asked: Any) -> str:
         return markup.notice(begin_comparing(known, page.spec(known, *asked), annotator.name))
@@ -342,19 +348,6 @@ def queued(known: Preflight, spec: JobSpec, by: str, terms: Terms | None = None)
         return job_submission.submit(known.db, known.data_dir, spec, by, terms)
     except UserError as error:
         raise UserError(form_fields.in_labels(str(error), spec)) from error
-
-
-def begin_measuring(known: Preflight, spec: TrainingSpec, by: str) -> str:
-    """Queue a measurement of the job that the form describes, and say so. Raises UserError where it can't be run."""
-    measuring = MeasureSpec(training=to_json(spec))
-    job_id = queued(known, measuring, by)
-    return ngettext(
-        "Job {job_id} was queued: it runs {steps} step and keeps nothing but its time and memory, which "
-        "are shown below when it has ended.",
-        "Job {job_id} was queued: it runs {steps} steps and keeps nothing but their time and memory, which "
-        "are shown below when it has ended.",
-        measuring.steps,
-    ).format(job_id=job_id, steps=measuring.steps)
 
 
 def begin_comparing(known: Preflight, spec: TrainingSpec, by: str) -> str:

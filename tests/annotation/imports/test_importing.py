@@ -1027,11 +1027,11 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
     importer.start("check", ["--", path], ["--split=0.5"])
     checked = ended(importer)
     assert checked.outcome is not None
-    assert checked.outcome.result.counts.judged == 6
+    assert checked.outcome.counts.judged == 6
     said = tab.outcome_card(checked.outcome)
     assert "held out, to check with. Before you import, “New prompts are” says how many." in said
     assert "--" not in said, "there is no command line on the page"
-    assert checked.outcome.result.import_id is None
+    assert checked.outcome.import_id is None
     assert sizes(db)["prompt"] == 0
     importer.start("import", ["--", path], ["--by=kim"])
     imported = ended(importer).outcome

@@ -11,7 +11,8 @@ import pytest
 
 from annotation.database import Database
 from annotation.imports.import_process import HERE
-from annotation.imports.import_report import look_read, outcome_read
+from annotation.imports.import_report import ImportReport
+from annotation.imports.importing import ImportPreview, ImportResult
 from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.jobs import job_table
 from annotation.records import Annotator
@@ -32,12 +33,37 @@ LOOK = {
     "proposed": {"prompt": "prompt"},
     "target": "prompts",
     "records": [],
-    "problem": None,
+    "problem": "",
+    "counted": "",
+    "asked": [],
+    "usable": True,
 }
 OUTCOME = {
     **{"name": "rows.jsonl", "format": "JSON lines", "target": "prompts", "columns": {"prompt": "prompt"}},
-    **{"counts": {"rows": 9}, "dry_run": False, "import_id": 1, "seconds": 1.0, "reasons": []},
+    **{
+        "counts": {"rows": 9},
+        "dry_run": False,
+        "import_id": 1,
+        "seconds": 1.0,
+        "locked_seconds": 0.0,
+        "reasons": [],
+        "skipped": [],
+    },
+    "counted": "",
 }
+
+
+def outcome_of(**values: Any) -> ImportResult:
+    """What is read of what a process told of an import."""
+    told = ImportReport.from_json({"outcome": {**OUTCOME, **values}})
+    assert told.outcome is not None
+    return told.outcome
+
+
+def look_of(**values: Any) -> ImportPreview:
+    look = ImportReport.from_json({"look": {**LOOK, **values}}).look
+    assert look is not None
+    return look
 
 
 @pytest.fixture
@@ -313,23 +339,20 @@ def test_an_import_says_whose_it_is_and_when_it_was(pages: gr.Blocks, db: Databa
 
 def test_an_import_leads_to_what_came_in_where_it_can_be_withdrawn() -> None:
     counts = {"judged": 0, "gold": 0, "open": 2}
-    assert import_form.way_to(outcome_read({**OUTCOME, "counts": counts}).result) == (
+    assert import_form.way_to(outcome_of(counts=counts)) == (
         '<p class="acts"><a class="button" href="/data/comparisons?source=import+1%3A+rows.jsonl">'
         "Look at the comparisons that came in</a></p>"
     )
-    only_prompts = outcome_read({**OUTCOME, "counts": {**counts, "open": 0}})
-    assert import_form.way_to(only_prompts.result) == ""
+    only_prompts = outcome_of(counts={**counts, "open": 0})
+    assert import_form.way_to(only_prompts) == ""
 
 
 def test_a_row_that_was_skipped_names_its_column_once() -> None:
-    """In what is said of it; of an import by an earlier version, beside that."""
-    skipped = {"counted": "rows from 1", "skipped": [{"row": 3, "column": "a", "reason": "column 'a' is empty"}]}
-    told = outcome_read({**OUTCOME, **skipped, "reasons": [["column 'a' is empty", 1]]})
+    """In what is said of it."""
+    skipped = [{"row": 3, "column": "a", "reason": "column 'a' is empty"}]
+    told = outcome_of(counted="rows from 1", skipped=skipped, reasons=[["column 'a' is empty", 1]])
     shown = import_form.outcome_card(told)
     assert shown.count("column") == 2, "once for the reason, once for the row"
-    earlier = {**skipped, "skipped": [{"row": 3, "column": "a", "reason": "is empty"}]}
-    told = outcome_read({**OUTCOME, **earlier, "reasons": [["a", "is empty", 1]]})
-    assert import_form.outcome_card(told).count("a is empty") == 2
 
 
 @pytest.mark.parametrize(
@@ -351,8 +374,8 @@ def test_an_upload_is_looked_at_by_itself_and_other_sources_have_a_button(pages:
 
 
 def test_the_rows_as_they_are_are_folded_where_they_can_be_read(pages: gr.Blocks) -> None:
-    assert "<details>" in import_form.look_card(look_read(LOOK))
-    problem = look_read({**LOOK, "problem": "There is no prompt in it."})
+    assert "<details>" in import_form.look_card(look_of())
+    problem = look_of(problem="There is no prompt in it.")
     assert "<details>" not in import_form.look_card(problem)
 
 

@@ -10,7 +10,7 @@ from html import unescape
 import pytest
 
 from annotation import translation
-from annotation.imports.import_report import look_read
+from annotation.imports.import_report import ImportReport
 from annotation.metrics.quality import AdminDecision, FlaggedCase
 from annotation.tabs import import_form, quality_report
 from annotation.ui import charts, invisible, markup
@@ -75,11 +75,12 @@ SAMPLE = SampleAnswer(HIDING, HIDING, "stop", tokens=3)
 ANSWER = checked_answer(text=HIDING, rendered_prompt=HIDING)
 LOOK = {
     "name": HIDING, "format": HIDING, "columns": [HIDING], "problem": "", "target": "preferences", "proposed": {},
-    "notes": [HIDING],
-    "rows": [{"number": 1, "cells": {HIDING: HIDING}}], "bad": [{"number": 2, "reason": HIDING}],
+    "notes": [HIDING], "counted": "", "asked": [], "usable": True,
+    "rows": [{"number": 1, "values": {HIDING: HIDING}}], "bad": [{"number": 2, "reason": HIDING}],
     "records": [{"messages": [SAID, SAID], "answers": [HIDING], "ranking": None, "label": None, "outcome": "ranked",
                  "remark": HIDING}],
 }  # fmt: skip
+LOOKED = ImportReport.from_json({"look": LOOK}).look
 OPINION = vote(1, HIDING, (1, 2), strength=1)
 PLACES = {
     "quality, one comparison": lambda: quality_report.case_view(
@@ -110,8 +111,8 @@ PLACES = {
     "train, rows": lambda: plan_card.sequence_box(TokenSequence(HIDING, [TokenSpan("raised", [(HIDING, 2)])])),
     "playground, literal": lambda: playground_tab.turn(HIDING, HIDING, False),
     "playground, rendered": lambda: playground_tab.turn(HIDING, HIDING, True),
-    "data, first rows": lambda: import_form.look_card(look_read(LOOK)),
-    "data, what they become": lambda: import_form.meaning_card(look_read(LOOK)),
+    "data, first rows": lambda: import_form.look_card(LOOKED),
+    "data, what they become": lambda: import_form.meaning_card(LOOKED),
     "a table": lambda: table((HIDING,), [(HIDING,), (Download(HIDING, HIDING),)], HIDING),
     "sentences": lambda: markup.paragraph(HIDING) + markup.status(HIDING) + progress_bar(HIDING, 1),
     "a chart": lambda: charts.figure(charts.Frame(HIDING, HIDING, HIDING), "", 10, HIDING, "upright"),

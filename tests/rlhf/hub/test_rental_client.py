@@ -220,10 +220,6 @@ def test_what_can_be_shown_of_a_report_is_shown_and_what_can_not_breaks_no_page(
     ending = rental_client.checked_ending({**told, "more": 1, "result": None})
     assert isinstance(ending, rental_client.FinishedEnding)
     assert (ending.spec.batch_size, ending.model.precision, ending.result) == (2, "nf4", None)
-    for called in ("precision", "weights"):  # the second where an earlier version runs there
-        ending = rental_client.checked_ending({**told, "model": {called: "fp32", "sha256": "0"}})
-        assert isinstance(ending, rental_client.FinishedEnding)
-        assert ending.model.precision == "fp32"
 
 
 def test_only_what_the_job_needs_goes_up_in_private_and_no_path_account_or_token(
