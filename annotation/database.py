@@ -62,6 +62,7 @@ class Database:
         )
         write_ahead(raw)
         raw.execute(f"PRAGMA synchronous={'FULL' if self.durable else 'NORMAL'}")
+        raw.execute(f"PRAGMA fullfsync={int(self.durable)}")  # only macOS heeds it: there fsync ends before the disk
         raw.execute("PRAGMA foreign_keys=ON")
         raw.execute("PRAGMA secure_delete=ON")  # some builds of SQLite have it so; copies hold the file's free pages
         opened = sqlite_utils.Database(raw)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -22,6 +24,11 @@ RepoKind = Literal["model", "dataset", "space"]
 CONNECT_SECONDS: Final = 30.0
 # Between two pieces of an answer. A commit of many files takes the Hub a while.
 READ_SECONDS: Final = 120.0
+# Lists of the files of large repositories have some megabytes.
+LONGEST_ANSWER: Final = 32 * 1024 * 1024
+ANSWER_SECONDS: Final = 600.0
+SLOWEST_BYTES: Final = 20_000
+"""A second, of a file, once the seconds for an answer are over."""
 NAME_PART: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 LONGEST_NAME: Final = 96
 MAXIMUM_CARD: Final = 1024 * 1024
@@ -49,6 +56,49 @@ NO_TOKEN: Final = N_(
 NO_CONNECTION: Final = N_(
     "The connection to the Hub could not be made or was lost. What was not finished there has no effect: repeat it."
 )
+
+
+# What the client raises of an answer that is not what it should be.
+NO_ANSWER: Final = (ValueError, RuntimeError, TypeError, LookupError, AttributeError)
+
+
+class EndlessAnswer(ValueError):
+    """The Hub, or who answers in its place, sends more than it should, or for longer."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much an answer may be, and when it has to be there."""
+
+    most: int
+    end: float
+    """By `time.monotonic`."""
+
+    @classmethod
+    def of(cls, most: int) -> Bounds:
+        return cls(most, time.monotonic() + ANSWER_SECONDS + most / SLOWEST_BYTES)
+
+    def check(self, size: int) -> None:
+        """Raises EndlessAnswer once it is beyond them."""
+        if size > self.most:
+            raise EndlessAnswer(_("It sends more than the {most:,} bytes that it should.").format(most=self.most))
+        if time.monotonic() > self.end:
+            raise EndlessAnswer(_("It sends so slowly that there is no end to it."))
+
+
+# Of a request, that what it asks for is no file.
+ASKED: Final = "asked"
+BOUNDS: Final[ContextVar[Bounds | None]] = ContextVar("bounds", default=None)
+
+
+@contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """Fetch one file meanwhile, of at most so many bytes whatever the Hub says of its length; raises EndlessAnswer."""
+    token = BOUNDS.set(Bounds.of(max(size, 0)))
+    try:
+        yield
+    finally:
+        BOUNDS.reset(token)
 
 
 class Conflict(UserError):
@@ -117,9 +167,34 @@ def limit_waiting() -> None:
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import hf_request_event_hook
 
+    def mark(request: httpx2.Request) -> None:
+        """Note what is no file, as which it may be answered from elsewhere."""
+        if request.url.path.startswith("/api/"):
+            request.extensions = {**request.extensions, ASKED: True}
+
+    def bound(response: httpx2.Response) -> None:
+        """Read no more of it than there may be: of a file, what who fetches it says."""
+        if response.request.extensions.get(ASKED):
+            bounds = Bounds.of(LONGEST_ANSWER)
+        elif (fetching := BOUNDS.get()) is not None:
+            bounds = fetching
+        else:
+            return
+        plain = response.iter_bytes
+
+        def pieces(chunk_size: int | None = None) -> Iterator[bytes]:
+            size = 0
+            for piece in plain(chunk_size):
+                size += len(piece)
+                bounds.check(size)
+                yield piece
+
+        bounds.check(0)
+        response.iter_bytes = pieces  # type: ignore[method-assign]
+
     def client() -> httpx2.Client:
         return httpx2.Client(
-            event_hooks={"request": [hf_request_event_hook]},
+            event_hooks={"request": [hf_request_event_hook, mark], "response": [bound]},
             follow_redirects=True,
             timeout=httpx2.Timeout(CONNECT_SECONDS, read=READ_SECONDS),
         )
@@ -138,7 +213,7 @@ def explained(sentence: str, **gaps: object) -> Iterator[None]:
 
     try:
         yield
-    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
+    except (httpx2.HTTPError, OSError, *NO_ANSWER) as error:
         kind = Conflict if status_of(error) == 412 else UserError
         raise kind(without_tokens(joined(sentence.format(**gaps), reason(error)))) from error
 
@@ -153,6 +228,8 @@ def reason(error: BaseException) -> str:
 
     if isinstance(error, errors.LocalTokenNotFoundError):
         return no_token()
+    if isinstance(error, EndlessAnswer):
+        return str(error)
     if isinstance(error, errors.HFValidationError):
         return joined(first_line(error), name_rule())
     if isinstance(error, errors.OfflineModeIsEnabled):

@@ -19,7 +19,17 @@ from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal, Protocol
 
-from annotation.hub_client import Conflict, Hub, check_name, commit, ensure_repo, explained, is_missing_file
+from annotation.hub_client import (
+    LONGEST_ANSWER,
+    Conflict,
+    Hub,
+    at_most,
+    check_name,
+    commit,
+    ensure_repo,
+    explained,
+    is_missing_file,
+)
 from annotation.records import UserError, explain_errors
 from annotation.translation import _
 from annotation.validation import FromMapping, read
@@ -366,7 +376,8 @@ class HubTarget:
 
     def manifest(self, version: str) -> CopyManifest | None:
         try:
-            with explained(_("Reading {name} failed."), name=self.name):
+            failed = explained(_("Reading {name} failed."), name=self.name)
+            with failed, at_most(LONGEST_ANSWER):
                 found = self.hub.api.hf_hub_download(self.repo, MANIFEST, repo_type="dataset", revision=version)
         except UserError as error:
             if is_missing_file(error):
@@ -379,7 +390,7 @@ class HubTarget:
     def fetch(self, version: str, path: str, mark: FileDigest, target: Path) -> None:
         beside = target.with_name(f"{target.name}.download")
         try:
-            with explained(_("Restoring {name} failed."), name=self.name):
+            with explained(_("Restoring {name} failed."), name=self.name), at_most(mark.size):
                 found = self.hub.api.hf_hub_download(
                     self.repo, path, repo_type="dataset", revision=version, local_dir=beside
                 )

@@ -166,7 +166,7 @@ def look_up(hub: Hub, repo: str, revision: str | None) -> HubRevision:
     """The commit that a revision is now, and its files. Raises UserError."""
     with hubs.explained(_("Looking up {repo} failed."), repo=repo):
         info = hub.api.model_info(repo, revision=revision, files_metadata=True)
-    files = info.siblings or []
+    files = [one for one in info.siblings or [] if isinstance(one.size or 0, int)]
     return HubRevision(
         repo,
         str(info.sha),
@@ -183,7 +183,8 @@ def refuse_code(hub: Hub, found: HubRevision, *names: str) -> None:
                 said = _("{name} of {source} has {sizes:,} bytes: it is no configuration.")
                 raise UserError(said.format(name=name, source=found.source, sizes=found.sizes[name]))
             with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-                with hubs.explained(_("Fetching {name} of {repo} failed."), name=name, repo=found.repo):
+                failed = hubs.explained(_("Fetching {name} of {repo} failed."), name=name, repo=found.repo)
+                with failed, hubs.at_most(found.sizes[name]):
                     path = hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
                 check_code(read_object(Path(path)), name, found.source)
 
@@ -230,7 +231,8 @@ def fetch(hub: Hub, found: HubRevision, names: Sequence[str], directory: Path) -
     """Fetch files of the commit, and compare them with what the Hub says they are. Raises UserError."""
     with hubs.explained(_("Fetching {source} failed."), source=found.source):
         for name in names:
-            hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
+            with hubs.at_most(found.sizes[name]):
+                hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
     shutil.rmtree(directory / ".cache", ignore_errors=True)
     for name in names:
         path = directory / name

@@ -362,7 +362,8 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
     said: Mapping[str, object] = {}
     if CARD in there:
         with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-            with hubs.explained(_("Reading the card of {repo} failed."), repo=repo):
+            failed = hubs.explained(_("Reading the card of {repo} failed."), repo=repo)
+            with failed, hubs.at_most(hubs.LONGEST_ANSWER):
                 path = hub.api.hf_hub_download(repo, CARD, repo_type=kind, local_dir=directory)
             said = hubs.card_head(Path(path))
     tagged, marks = said.get("tags"), said.get(MARK)

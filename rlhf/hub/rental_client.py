@@ -368,7 +368,8 @@ class RentedRun:
     def read(self, name: str) -> Any:
         """What a JSON file of the job's holds; an empty object where it holds nothing that can be read."""
         with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-            with hubs.explained(_("Fetching {name} failed."), name=name):
+            failed = hubs.explained(_("Fetching {name} failed."), name=name)
+            with failed, hubs.at_most(hubs.LONGEST_ANSWER):
                 path = self.hub.api.hf_hub_download(
                     self.rental.repo, name, repo_type="dataset", local_dir=directory, force_download=True
                 )

@@ -96,6 +96,9 @@ def of_text(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # -------------------------------------------------------------------------------------------------------------- weights
+WHOLE_NUMBERS: Final = re.compile(r"[IU]\d|BOOL")
+
+
 @dataclass(frozen=True)
 class Tensor:
     """What a safetensors file says of a tensor; its bytes are those from `begin` to `end` in the file."""
@@ -103,6 +106,7 @@ class Tensor:
     shape: tuple[int, ...]
     begin: int
     end: int
+    dtype: str
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
@@ -140,7 +144,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def tensor_of(entry: Mapping[str, Any], start: int) -> Tensor:
     begin, end = entry["data_offsets"]
-    return Tensor(tuple(entry["shape"]), start + begin, start + end)
+    return Tensor(shape=tuple(entry["shape"]), begin=start + begin, end=start + end, dtype=str(entry["dtype"]))
 
 
 def is_tied(directory: Path) -> bool:
@@ -217,8 +221,26 @@ def check_weights(directory: Path) -> dict[str, Tensor]:
                 )
                 raise UserError(said.format(directory=directory / name, tensor=tensor[:LONGEST_NAME], index=INDEX))
     found = {name: tensor for held in by_file.values() for name, tensor in held.items()}
-    refuse_more_parts(read_json(directory / CONFIG), found)
+    config = read_json(directory / CONFIG)
+    refuse_more_parts(config, found)
+    refuse_whole_numbers(config, found)
     return found
+
+
+def refuse_whole_numbers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raises UserError for weights that are whole numbers without a word of what one stands for.
+
+    Transformers would compute with them as they are.
+    """
+    if "quantization_config" in of_text(config):
+        return
+    bare = [name for name, one in tensors.items() if name.endswith(".weight") and WHOLE_NUMBERS.match(one.dtype)]
+    if bare:
+        said = _(
+            "{name} holds whole numbers, and {config} does not say by what to multiply them (quantization_config). "
+            "Fetch the model in 16 or 32 bits, or choose another one."
+        )
+        raise UserError(said.format(name=bare[0], config=CONFIG))
 
 
 def refuse_more_parts(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -44,6 +44,14 @@ def schema(db: Database) -> list[str]:
     return [row["sql"] for row in db.rows("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name")]
 
 
+def test_what_people_do_is_synced_through_the_disk_itself_where_fsync_ends_before_it(tmp_path: Path) -> None:
+    """On macOS; elsewhere SQLite holds the setting and does nothing by it."""
+    for durable in (True, False):
+        opened = open_database(tmp_path, durable)
+        assert (opened.value("PRAGMA fullfsync"), opened.value("PRAGMA synchronous")) == (durable, 2 if durable else 1)
+        opened.close()
+
+
 def test_wal_is_on_and_the_command_line_of_sqlite_utils_reads_the_file(db: Database, data_dir: Path) -> None:
     assert db.value("PRAGMA journal_mode") == "wal"
     assert db.value("PRAGMA foreign_keys") == 1

@@ -165,7 +165,7 @@ class Trouble:
 
     method: str
     path: re.Pattern[str]
-    what: int | str
+    what: int | str | bytes
     times: int
     headers: Mapping[str, str]
 
@@ -230,14 +230,14 @@ class HubServer(ThreadingHTTPServer):
         self,
         method: str,
         path_pattern: str,
-        what: int | str,
+        what: int | str | bytes,
         times: int = 1,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """Let the next requests of this method whose path has the pattern go wrong.
 
         A status is answered without acting; 'cut' hangs up without acting, 'cut-after' acts and hangs up in the middle
-        of the answer, 'hang' never answers.
+        of the answer, 'hang' never answers, 'endless' sends blanks as long as anybody reads them; bytes are the answer.
         """
         self.troubles.append(
             Trouble(method=method, path=re.compile(path_pattern), what=what, times=times, headers=headers or {})
@@ -716,6 +716,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.closing.wait()
             self.note(path, 0)
             self.hang_up()
+        elif trouble is not None and trouble.what == "endless":
+            self.send_without_end(path)
+        elif trouble is not None and isinstance(trouble.what, bytes):
+            self.send(Reply(trouble.what, headers={"Content-Type": "application/json"}), path, whole=True)
         elif trouble is not None and isinstance(trouble.what, int):
             self.send(Reply({"error": "Not this time."}, trouble.what, trouble.headers), path, whole=True)
         else:
@@ -764,6 +768,15 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body if whole else body[: len(body) // 2])
         if not whole:
             self.hang_up()
+
+    def send_without_end(self, path: str) -> None:
+        """Blanks, in pieces of an answer whose length is not said."""
+        self.note(path, 200)
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        while True:  # until the connection breaks
+            self.wfile.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
 
     def note(self, path: str, status: int) -> None:
         """Remember what was asked."""

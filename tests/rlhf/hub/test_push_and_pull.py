@@ -789,6 +789,66 @@ def test_what_came_damaged_is_not_kept(hub: HubServer, fresh: Database, tiny_mod
     assert len(registry.all_policies(fresh)) == 1
 
 
+@pytest.mark.parametrize("path", ["/api/models/", r"/resolve/.*json", r"/resolve/.*safetensors"])
+def test_an_answer_without_end_is_read_no_further_than_it_should_go(
+    hub: HubServer, fresh: Database, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """It would fill the disk or the memory."""
+    monkeypatch.setattr(hubs, "LONGEST_ANSWER", 1_000_000)
+    hub.add_repo("model", REPO, adapter(base_model_name_or_path=tiny_model.name))
+    hub.fail("GET", path, "endless", times=9)
+    with pytest.raises(UserError, match=r"It sends more than the .* bytes that it should"):
+        pull(hub, fresh)
+    assert len(registry.all_policies(fresh)) == 1
+    assert not [*(fresh.path.parent / "adapters").glob("*")]
+
+
+def test_an_answer_that_does_not_come_to_an_end_in_time_is_given_up(
+    hub: HubServer, fresh: Database, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubs, "ANSWER_SECONDS", -1.0)
+    hub.add_repo("model", REPO, adapter(base_model_name_or_path=tiny_model.name))
+    with pytest.raises(UserError, match="so slowly that there is no end to it"):
+        pull(hub, fresh)
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"null", b"7", b"{", b'{"id": "x", "siblings": 3}', b"[" * 100_000])
+def test_an_answer_of_another_shape_is_a_sentence(hub: HubServer, fresh: Database, answer: bytes) -> None:
+    hub.fail("GET", "/api/models/", answer)
+    with pytest.raises(UserError, match=f"Looking up {REPO} failed"):
+        pull(hub, fresh)
+
+
+def test_a_file_is_no_longer_than_the_hub_has_said_and_lies_in_no_other_directory(
+    hub: HubServer, fresh: Database, tiny_model: Path
+) -> None:
+    files = adapter(base_model_name_or_path=tiny_model.name)
+    sha = hub.add_repo("model", REPO, {**files, "../../up.safetensors": b"up", "../up.json": b"{}"})
+    there = pull(hub, fresh)
+    assert not [*fresh.path.parent.parent.rglob("up.*")]
+    registry.mark_deleted(fresh, there, "owner")
+    commit = hub.repos["model", REPO].commits[sha]
+    short = {name: replace(entry, size=5) if "safetensors" in name else entry for name, entry in commit.tree.items()}
+    hub.repos["model", REPO].commits[sha] = replace(commit, tree=short)
+    with pytest.raises(UserError, match=r"failed|came damaged"):
+        pull(hub, fresh)
+
+
+def test_who_is_pointed_to_from_the_hub_gets_no_token(hub: HubServer, fresh: Database, tiny_model: Path) -> None:
+    files = adapter(base_model_name_or_path=tiny_model.name)
+    hub.add_repo("model", REPO, files)
+    with HubServer() as other:
+        other.tokens.clear()  # whoever brings one is refused there
+        other.add_repo("model", REPO, files)
+        sha = hub.repos["model", REPO].head.sha
+        other.repos["model", REPO].commits[sha] = other.repos["model", REPO].head
+        for name in files:
+            where = {"Location": f"{other.url}/{REPO}/resolve/{sha}/{name}"}
+            hub.fail("GET", f"/resolve/.*{name}", 302, times=9, headers=where)
+        assert pull(hub, fresh).form == "lora"
+        assert {status for *_, status in other.requests} == {200}
+
+
 def test_a_download_that_breaks_can_be_repeated(hub: HubServer, fresh: Database, tiny_model: Path) -> None:
     hub.add_repo("model", REPO, adapter(base_model_name_or_path=tiny_model.name))
     hub.fail("GET", "/api/models/", "cut")
