@@ -107,10 +107,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def connected(address: tuple[str, int]) -> socket.socket:
     """A connection to a server that takes up few at once: the system itself asks anew after a second at the soonest."""
     while True:
+        connection = socket.socket()
+        connection.settimeout(0.05)
         with suppress(TimeoutError):
-            connection = socket.create_connection(address, timeout=0.05)
+            connection.connect(address)
             connection.settimeout(None)
             return connection
+        connection.close()
 
 
 def rest(connection: socket.socket) -> bytes:
