@@ -19,7 +19,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from annotation.web import connections
-from tests.machine_fixtures import wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +97,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few connections, of which none is given up by itself."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr(connections, "PART_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(connections, "MAXIMUM", 5)
     monkeypatch.setattr(connections, "BACKLOG", 2)
 
@@ -104,10 +107,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def connected(address: tuple[str, int]) -> socket.socket:
     """A connection to a server that takes up few at once: the system itself asks anew after a second at the soonest."""
     while True:
+        connection = socket.socket()
+        connection.settimeout(0.05)
         with suppress(TimeoutError):
-            connection = socket.create_connection(address, timeout=0.05)
+            connection.connect(address)
             connection.settimeout(None)
             return connection
+        connection.close()
 
 
 def rest(connection: socket.socket) -> bytes:
