@@ -1036,9 +1036,7 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
     told = ended(importer).outcome
     assert told is not None
     assert "7 rows read." in tab.outcome_card(told)
-    assert [why for why, _count in told.reasons] == [
-        "column 'rejected' must be text or messages; found: empty (null)"
-    ]
+    assert [why for why, _count in told.reasons] == ["column 'rejected' must be text or messages; found: empty (null)"]
     with speaking(language_of("de")):
         told = importer.state.outcome
         assert told is not None
