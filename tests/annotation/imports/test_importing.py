@@ -1036,7 +1036,7 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
     importer.start("import", ["--", path], ["--by=kim"])
     imported = ended(importer).outcome
     assert imported is not None
-    assert imported.result.import_id == 1
+    assert imported.import_id == 1
     assert "Before you import" not in tab.outcome_card(imported)
     assert db.value("SELECT requested_by FROM import") == "kim"
     importer.start("import", ["--", str(tmp_path / "none.csv")], [])
@@ -1048,14 +1048,12 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
     told = ended(importer).outcome
     assert told is not None
     assert "7 rows read." in tab.outcome_card(told)
-    assert [why for why, _count in told.result.reasons] == [
-        "column 'rejected' must be text or messages; found: empty (null)"
-    ]
+    assert [why for why, _count in told.reasons] == ["column 'rejected' must be text or messages; found: empty (null)"]
     with speaking(language_of("de")):
         told = importer.state.outcome
         assert told is not None
         assert "7 Zeilen gelesen." in tab.outcome_card(told), "each is told in their language, whoever asked"
-        assert [why for why, _count in told.result.reasons] == [
+        assert [why for why, _count in told.reasons] == [
             "Spalte „rejected“ muss Text sein oder Nachrichten enthalten; gefunden: nichts (null)"
         ]
 
