@@ -65,6 +65,7 @@ NO_SENTENCES_BY_REASON = {
     "what tells a library's errors and warnings apart": {
         *("can't be read", "Connection closed by peer", "Connection reset by peer", "remote process exited"),
         *("allocate memory", "out of memory", "not enough memory", "No space left", "os error 28"),
+        "disk is full",
         *("file write failed", "Error while deserializing header: ", "Detected call of `lr_scheduler.step"),
         "`(is_)?gradient_checkpointing` is deprecated",
     },
@@ -273,18 +274,21 @@ AS_IT_STANDS = {
     "f'{BETAS[self.loss][0]:g}'": "what may be typed in its field",
     "f'{self.rental.hours:g}'": "a variable",
     "f'{value:.{digits - 1}e}'": "to be taken apart",
+    "f'{amount:.4f}'": "to be counted",
     "f'answers are chosen by {fitted}, after {self._took:.1f} s'": "what a log says",
 }
 
 
 @pytest.mark.parametrize("path", marked_files(), ids=named)
 def test_numbers_are_written_as_the_language_writes_them(path: Path) -> None:
-    """By `_(...).format` or `numeral`, but for what is drawn, logged or made a number again."""
+    """By `_(...).format`, `numeral` or `figures`, but for what is drawn, logged or made a number again."""
     found = [
         f"line {getattr(one, 'lineno', 0)}: {ast.unparse(one)}"
         for one, text, around in literals_of(path)
         if writes_number(one) and ast.unparse(one) not in AS_IT_STANDS
-        if not (is_for_developers(around) or '="' in text or 'style="' in text or name_of(around[0]) == "float")
+        if not (
+            is_for_developers(around) or '="' in text or 'style="' in text or name_of(around[0]) in ("float", "figures")
+        )
     ]
     assert found == []
 

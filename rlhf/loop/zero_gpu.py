@@ -87,7 +87,7 @@ def write_stock(data_dir: str, job_id: int) -> None:
     bell.start()
     try:
         with speaking(of_server()):  # everybody reads what becomes of it, not only who asked
-            said = _("ZeroGPU lends its GPU for {seconds} seconds, and they were over too early. Try again.")
+            said = _("The time for which ZeroGPU lends its GPU ({seconds} s) was over too early. Try again.")
             run.told_to_end = said.format(seconds=SECONDS)
             attend(run, job.spec)
     finally:

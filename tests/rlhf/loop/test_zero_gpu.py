@@ -30,4 +30,4 @@ def test_time_that_is_over_is_not_put_down_to_an_end_of_the_program(
     zero_gpu.write_stock(str(data_dir), job_id)
     job = job_store.get(db, job_id)
     assert job.status == "lost"
-    assert job.message == "ZeroGPU lends its GPU for 60 seconds, and they were over too early. Try again."
+    assert job.message == "The time for which ZeroGPU lends its GPU (60 s) was over too early. Try again."
