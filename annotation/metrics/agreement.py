@@ -24,7 +24,7 @@ from annotation.metrics.intervals_and_bias import (
     sign,
     wilson_interval,
 )
-from annotation.translation import _
+from annotation.translation import N_
 
 RESAMPLES = 1000
 SEED = 20_240_601
@@ -35,6 +35,9 @@ class Agreement:
     """How far annotators agree on one question, over the comparisons that several of them have judged."""
 
     question: str
+    """As the catalogue has it: figures are kept, and read by people of several languages."""
+    size: int
+    """Of how many answers."""
     level: Literal["nominal", "ordinal"]
     comparisons: int
     judgements: int
@@ -55,15 +58,14 @@ def agreements(votes: Iterable[Vote]) -> list[Agreement]:
     found: list[Agreement] = []
     for size in sorted({len(group[0].lengths) for group in groups}):
         sized = [group for group in groups if len(group[0].lengths) == size]
-        question = (
-            _("Which of two is better, or neither") if size == 2 else _("Which of {size} is best").format(size=size)
-        )
-        found.extend(measure(question, "nominal", [best_answers(group) for group in sized]))
+        question = N_("Which of two is better, or neither") if size == 2 else N_("Which of {size} is best")
+        found.extend(measure(question, size, "nominal", [best_answers(group) for group in sized]))
         if size == 2:
-            found.extend(measure(_("How much better, from −3 to 3"), "ordinal", [signed_strengths(g) for g in sized]))
+            strengths = [signed_strengths(group) for group in sized]
+            found.extend(measure(N_("How much better, from −3 to 3"), size, "ordinal", strengths))
         else:
             rankings = [pairwise_orders(group, size) for group in sized]
-            found.extend(measure(_("Order of each two of {size}").format(size=size), "nominal", rankings))
+            found.extend(measure(N_("Order of each two of {size}"), size, "nominal", rankings))
     return found
 
 
@@ -95,7 +97,7 @@ def pairwise_orders(group: Sequence[Vote], size: int) -> list[CodedUnit]:
 
 
 def measure(
-    question: str, level: Literal["nominal", "ordinal"], comparisons: Sequence[Sequence[CodedUnit]]
+    question: str, size: int, level: Literal["nominal", "ordinal"], comparisons: Sequence[Sequence[CodedUnit]]
 ) -> list[Agreement]:
     """Percent agreement and Krippendorff's alpha of the comparisons' units; nothing where no unit has two values."""
     pairable = [units for units in ([u for u in units if len(u) > 1] for units in comparisons) if units]
@@ -110,6 +112,7 @@ def measure(
     return [
         Agreement(
             question=question,
+            size=size,
             level=level,
             comparisons=len(pairable),
             judgements=judgements,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotation.records import Kind, Outcome, Purpose
-from annotation.translation import _
+from annotation.translation import N_
 
 Z_95 = 1.959963984540054
 Array = NDArray[np.float64]
@@ -188,13 +188,14 @@ class Bias:
     """How often a choice fell on a marked answer, and how often it would without any bias."""
 
     name: str
+    """As the catalogue has it."""
     share: Estimate
     fair: float
 
 
 def position_biases(votes: Iterable[Vote]) -> list[Bias]:
     """Share of decisive choices of the answer shown on the left (two) or first (more), against 1 / K."""
-    names = (_("Chose the left of two"), _("Chose the first shown of several"))
+    names = (N_("Chose the left of two"), N_("Chose the first shown of several"))
     return biases(choices_by_place(votes), lambda vote: vote.shown_order[0], names)
 
 
@@ -210,7 +211,7 @@ def length_biases(votes: Iterable[Vote]) -> list[Bias]:
     Measuring judgements (gold, re-asks) and equal lengths are left out.
     """
     trained = [vote for vote in votes if vote.purpose not in ("gold", "re-ask")]
-    return biases(trained, longest, (_("Chose the longer of two"), _("Chose the longest of several")))
+    return biases(trained, longest, (N_("Chose the longer of two"), N_("Chose the longest of several")))
 
 
 def longest(vote: Vote) -> int | None:

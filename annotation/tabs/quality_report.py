@@ -162,7 +162,7 @@ def to_look_at(figures: QualityReport, project: Project) -> Iterator[str]:
         ).format(count=len(figures.disputes))
     for bias in biased:
         yield _("{name}: {share}, where {fair} would be even.").format(
-            name=bias.name, share=percent_with_interval(bias.share), fair=percent(bias.fair)
+            name=_(bias.name), share=percent_with_interval(bias.share), fair=percent(bias.fair)
         )
     if hasty:
         said = _("{hasty}: more than one judgement in twenty was far too fast to have read the answers.")
@@ -321,7 +321,7 @@ NO_OVERLAP = N_(
 def agreement_table(found: Sequence[Agreement]) -> str:
     rows = [
         (
-            one.question,
+            _(one.question).format(size=one.size),
             _("{comparisons:,}\nwith {judgements:,} judgements").format(
                 comparisons=one.comparisons, judgements=one.judgements
             ),
@@ -399,7 +399,7 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
     return "".join(
         charts.intervals(
             Frame(f"{name}-{number}", title, sentence),
-            [charts.share_mark(bias.name, bias.share)],
+            [charts.share_mark(_(bias.name), bias.share)],
             _("share of decisive choices, {n:,} in all (even: {fair})").format(n=bias.share.n, fair=percent(bias.fair)),
             bias.fair,
         )

@@ -31,7 +31,7 @@ def only(found: list[Agreement]) -> Agreement:
 
 
 def alpha_of(units: list[list[Any]], level: Level) -> float:
-    found = only(measure("?", level, [[unit] for unit in units])).alpha
+    found = only(measure("?", 2, level, [[unit] for unit in units])).alpha
     assert found is not None
     return found.value
 
@@ -66,7 +66,7 @@ def test_two_annotators_by_hand() -> None:
     units = [["a", "a"]] * 3 + [["b", "b"]] * 5 + [["a", "b"]] * 1 + [["b", "a"]] * 1
     # Observed disagreement 4 of 20 coincidences; expected (8·12 + 12·8) / (20·19).
     assert alpha_of(units, "nominal") == pytest.approx(1 - (4 / 20) / (2 * 8 * 12 / (20 * 19)))
-    percent = only(measure("?", "nominal", [[unit] for unit in units])).percent
+    percent = only(measure("?", 2, "nominal", [[unit] for unit in units])).percent
     assert (percent.value, percent.n) == (0.8, 10)
 
 
@@ -91,25 +91,25 @@ def test_the_interval_equals_that_of_a_slow_bootstrap_over_comparisons(level: Le
         truth, muddled = source.randint(0, 2), source.random() < 0.4
         units = [[source.randint(0, 2) if muddled else truth for _ in range(3)] for _ in range(3)]
         comparisons.append(units)
-    found = only(measure("?", level, comparisons))
+    found = only(measure("?", 2, level, comparisons))
     assert found.alpha is not None
     low, high = slow_bootstrap(comparisons, level, seed=11)
     assert (found.alpha.low, found.alpha.high) == pytest.approx((low, high), abs=0.025)
     assert found.alpha.low < found.alpha.value < found.alpha.high
     assert (found.comparisons, found.percent.n, found.judgements) == (80, 80, 240)
-    assert measure("?", level, comparisons) == [found]  # seeded
+    assert measure("?", 2, level, comparisons) == [found]  # seeded
 
 
 def test_unanimous_annotators_have_an_honest_interval() -> None:
-    found = only(measure("?", "nominal", [[["a", "a"]], [["b", "b"]]] * 6))
+    found = only(measure("?", 2, "nominal", [[["a", "a"]], [["b", "b"]]] * 6))
     assert found.alpha is not None
     assert (found.percent.value, found.percent.low) == (1.0, wilson_interval(12, 12)[0])
     assert (found.alpha.value, found.alpha.low) == (1.0, wilson_interval(12, 12)[0])
 
 
 def test_alpha_is_undefined_where_only_one_answer_was_given() -> None:
-    assert only(measure("?", "nominal", [[["a", "a"]]] * 12)).alpha is None
-    assert measure("?", "nominal", [[["a"]], [[]]]) == []
+    assert only(measure("?", 2, "nominal", [[["a", "a"]]] * 12)).alpha is None
+    assert measure("?", 2, "nominal", [[["a"]], [[]]]) == []
 
 
 # ------------------------------------------------------------------------------------------------ from judgements
@@ -145,7 +145,7 @@ def test_rankings_are_measured_by_the_best_and_by_the_order_of_each_two() -> Non
     rankings = {"a": (1, 2, 3), "b": (1, 3, 2), "c": (2, 1, 3)}
     votes = [vote(n, name, rankings[name]) for n in range(12) for name in "abc"]
     best, order = agreements(votes)
-    assert best.question == "Which of 3 is best"
+    assert (best.question, best.size) == ("Which of {size} is best", 3)
     assert best.percent.value == pytest.approx(1 / 3)
     # Of the three pairs of annotators: a-b agree on two of three orders, a-c on two, b-c on one.
     assert order.percent.value == pytest.approx((2 + 2 + 1) / 9)
@@ -161,7 +161,7 @@ def test_rankings_are_measured_by_the_best_and_by_the_order_of_each_two() -> Non
 
 def test_best_of_several_is_no_order_of_the_others() -> None:
     votes = [vote(n, name, (1, 2, 2), kind="best") for n in range(3) for name in "ab"]
-    assert [found.question for found in agreements(votes)] == ["Which of 3 is best"]
+    assert [found.question for found in agreements(votes)] == ["Which of {size} is best"]
 
 
 def test_agreement_over_time_goes_by_the_last_judgement() -> None:
