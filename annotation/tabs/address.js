@@ -65,9 +65,11 @@ function chosen() {
 const press = (level, id) => listOf(level)?.querySelector(`[data-tab-id="${CSS.escape(id)}"]`)?.click();
 
 // On a narrow screen the row of tabs scrolls: the chosen one is in view.
-function scrollTo(tab) {
-  const row = tab.parentElement;
-  row.scrollLeft = tab.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
+function showTabs() {
+  for (const tab of document.querySelectorAll("[role=tab][aria-selected=true]")) {
+    const row = tab.parentElement;
+    row.scrollLeft = tab.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
+  }
 }
 
 // Turn to the tabs of `target`, the outermost first: those within another are laid out once it was turned to.
@@ -77,6 +79,7 @@ function turn() {
   const place = target.findIndex((id, index) => id !== now[index]);
   if (place < 0) {
     rest();
+    showTabs();
     tellFollowers();
   } else if (place < now.length) press(target.slice(0, place).reduce(within, outermost), target[place]);
 }
@@ -99,7 +102,7 @@ function rest() {
 
 // Another tab was chosen, by a person or by the server: so says the address.
 function chose() {
-  document.querySelectorAll("[role=tab][aria-selected=true]").forEach(scrollTo);
+  showTabs();
   if (target) return turn();
   const [now, named] = [chosen(), whole(read().tabs)];
   if (now.every((id, place) => id === named[place])) return;

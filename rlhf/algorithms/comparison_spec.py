@@ -67,7 +67,7 @@ def places_of(rows: Sequence[PreferenceRow]) -> dict[int, int]:
 def strength_word(row: PreferenceRow) -> str:
     """How strongly the chosen answer was preferred, in the words that annotators see."""
     strength = row.strength
-    return _("no strength given") if strength is None else STRENGTHS[round(strength)]
+    return _("no strength given") if strength is None else _(STRENGTHS[round(strength)])
 
 
 def pair_facts(row: PreferenceRow) -> Facts:

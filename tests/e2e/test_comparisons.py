@@ -75,6 +75,7 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
             assert page.evaluate("document.activeElement === document.body"), "what was pressed before takes no focus"
             held.pop().continue_()
         page.wait_for_selector("#comparisons-said [role=status]:focus:has-text('Assigned: 2 comparisons, to mira.')")
+        assert page.locator("[data-scope] option").first.text_content() == "chosen (0)", "not asked for once more"
         assert matching(db, ComparisonFilter(assigned=("mira",))) == {ids[0], ids[55]}
         page.wait_for_selector("[data-scope] option >> text=chosen (0)", state="attached")
         assert page.locator("tbody input:checked").count() == 0, "what was done is not done again"

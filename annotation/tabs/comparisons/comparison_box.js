@@ -84,6 +84,13 @@ function look() {
 new MutationObserver(look).observe(element, { childList: true, characterData: true, subtree: true });
 look();
 
+// What was asked to be done with the chosen ones is done, in the box above: they are chosen no more.
+element.closest("[role=tabpanel]").addEventListener("click", ({ target }) => {
+  if (!target.closest("[data-act=make]")) return;
+  chosen.clear();
+  refresh();
+});
+
 // What a person types, pastes or deletes in the fields above. Gradio tells of keys alone, or of every change: of one as
 // well that the answer to a visit makes, before the other fields are filled.
 const TYPED = "input[type=text]:not([role]), textarea";

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from annotation import translation
 from annotation.metrics.agreement import Agreement, Dispute, Period
 from annotation.metrics.bradley_terry import Strength, Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
@@ -86,6 +87,17 @@ GOOD = replace(
 
 def words(html: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", html)).strip()
+
+
+def test_figures_that_somebody_else_had_counted_are_read_in_ones_own_language() -> None:
+    left = Bias("Chose the left of two", Estimate(0.5, 0.4, 0.6, 30), 0.5)
+    with translation.speaking(translation.language_of("de")):
+        said = words(quality_report.agreement_table(GOOD.agreement))
+        chart = words(quality_report.meter("place", "Platz", [left], ""))
+    assert "Welche von zweien besser ist" in said
+    assert "Which" not in said
+    assert "How much" not in said
+    assert "Chose" not in chart
 
 
 # ----------------------------------------------------------------------------------------------------------- standing

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from annotation import translation
 from annotation.claims import handing_out, judging
 from annotation.records import Prompt
 from annotation.store import comparison_store, prompt_store
@@ -188,6 +189,9 @@ def test_the_facts_of_a_pair_and_of_a_comparison(ready: Machine) -> None:
         "Judgements": "1",
         "Chance of the wrong way round": "27%, assumed",
     }
+    with translation.speaking(translation.language_of("de")):
+        german = next(shown_items(ready, DPOSpec(), "train"))
+    assert dict(german.facts)["Vorgezogen"] == "klar"
     comparison = next(shown_items(ready, RewardModelSpec(), "train"))
     assert dict(comparison.facts)["Better"] == "1 over 2"
     example = first_of(ready, EXAMPLE, "train")[0]
