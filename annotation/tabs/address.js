@@ -64,7 +64,9 @@ function chosen() {
 
 const press = (level, id) => listOf(level)?.querySelector(`[data-tab-id="${CSS.escape(id)}"]`)?.click();
 
-// On a narrow screen the row of tabs scrolls: the chosen one is in view.
+// On a narrow screen the row of tabs scrolls: the chosen one is in view, also where the page is drawn with it.
+const showChosen = () => document.querySelectorAll("[role=tab][aria-selected=true]").forEach(scrollTo);
+
 function scrollTo(tab) {
   const row = tab.parentElement;
   row.scrollLeft = tab.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
@@ -99,7 +101,7 @@ function rest() {
 
 // Another tab was chosen, by a person or by the server: so says the address.
 function chose() {
-  document.querySelectorAll("[role=tab][aria-selected=true]").forEach(scrollTo);
+  showChosen();
   if (target) return turn();
   const [now, named] = [chosen(), whole(read().tabs)];
   if (now.every((id, place) => id === named[place])) return;
@@ -148,6 +150,7 @@ function isHere(address) {
 
 function tellFollowers() {
   showTitle();
+  showChosen();
   for (const look of followers) look();
 }
 
