@@ -348,12 +348,11 @@ def test_a_phone_begins_with_the_page_and_shows_which_tab_it_is(served: tuple[Da
     context = browser.new_context(viewport={"width": 390, "height": 844})
     sign_in(context, db, address)
     page = context.new_page()
+    chosen = page.locator("#pages [role=tab][aria-selected=true]")
     for place in ("accounts", "annotate"):
         page.goto(f"{address}{place}")
         page.locator("#standing p").wait_for()
-        tab = page.locator("#pages [role=tab][aria-selected=true]")
-        tab.wait_for()
-        box = wait_for(page, "that the tab is in view", lambda: within(tab.bounding_box(), 390))
+        box = wait_for(page, "that the tab is in view", lambda: within(chosen.bounding_box(), 390))
         assert box["y"] + box["height"] < 260, "less than a third is not the page"
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     for control in page.locator(".masthead button, .masthead select").all():
@@ -364,4 +363,4 @@ def test_a_phone_begins_with_the_page_and_shows_which_tab_it_is(served: tuple[Da
 
 def within(box: dict[str, float], width: int) -> dict[str, float] | None:
     """A box that is all in a window of this width; else None."""
-    return box if 0 <= box["x"] and box["x"] + box["width"] <= width else None
+    return box if box["x"] >= 0 and box["x"] + box["width"] <= width else None
