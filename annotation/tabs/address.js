@@ -64,12 +64,12 @@ function chosen() {
 
 const press = (level, id) => listOf(level)?.querySelector(`[data-tab-id="${CSS.escape(id)}"]`)?.click();
 
-// On a narrow screen the row of tabs scrolls: the chosen one is in view.
-function showTabs() {
-  for (const tab of document.querySelectorAll("[role=tab][aria-selected=true]")) {
-    const row = tab.parentElement;
-    row.scrollLeft = tab.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
-  }
+// On a narrow screen the row of tabs scrolls: the chosen one is in view, also where the page is drawn with it.
+const showChosen = () => document.querySelectorAll("[role=tab][aria-selected=true]").forEach(scrollTo);
+
+function scrollTo(tab) {
+  const row = tab.parentElement;
+  row.scrollLeft = tab.offsetLeft - (row.clientWidth - tab.offsetWidth) / 2;
 }
 
 // Turn to the tabs of `target`, the outermost first: those within another are laid out once it was turned to.
@@ -79,7 +79,6 @@ function turn() {
   const place = target.findIndex((id, index) => id !== now[index]);
   if (place < 0) {
     rest();
-    showTabs();
     tellFollowers();
   } else if (place < now.length) press(target.slice(0, place).reduce(within, outermost), target[place]);
 }
@@ -102,7 +101,7 @@ function rest() {
 
 // Another tab was chosen, by a person or by the server: so says the address.
 function chose() {
-  showTabs();
+  showChosen();
   if (target) return turn();
   const [now, named] = [chosen(), whole(read().tabs)];
   if (now.every((id, place) => id === named[place])) return;
@@ -151,6 +150,7 @@ function isHere(address) {
 
 function tellFollowers() {
   showTitle();
+  showChosen();
   for (const look of followers) look();
 }
 

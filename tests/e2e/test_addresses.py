@@ -363,3 +363,26 @@ def test_the_strips_step_leads_nowhere_where_its_candidate_or_its_job_is_in_view
     expect(page).to_have_url(f"{address}iterations/dpo-9")
     expect(here).to_have_text("Decide on dpo-9")
     context.close()
+
+
+def test_a_phone_begins_with_the_page_and_shows_which_tab_it_is(served: tuple[Database, str], browser: Any) -> None:
+    db, address = served
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    sign_in(context, db, address)
+    page = context.new_page()
+    chosen = page.locator("#pages [role=tab][aria-selected=true]")
+    for place in ("accounts", "annotate"):
+        page.goto(f"{address}{place}")
+        page.locator("#standing p").wait_for()
+        box = wait_for(page, "that the tab is in view", lambda: within(chosen.bounding_box(), 390))
+        assert box["y"] + box["height"] < 260, "less than a third is not the page"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for control in page.locator(".masthead button, .masthead select").all():
+        assert within(control.bounding_box(), 390)
+    assert page.locator("#standing a.button").is_hidden(), "who judges is where the next step is done"
+    context.close()
+
+
+def within(box: dict[str, float], width: int) -> dict[str, float] | None:
+    """A box that is all in a window of this width; else None."""
+    return box if box["x"] >= 0 and box["x"] + box["width"] <= width else None

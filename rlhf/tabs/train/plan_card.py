@@ -33,8 +33,8 @@ LEGEND: Mapping[Part, str] = {
     "virtual": N_("virtual tokens, which are what is trained"),
 }
 PAIRS_SENTENCE = N_(
-    "A comparison gives a pair for every two of its answers of which one is found better. What several "
-    "annotators say of them is one pair, the surer the more they agree."
+    "A comparison gives a pair for every two of its answers of which one is found better, and one for each answer "
+    "where all are bad. What several annotators say of them is one pair, the surer the more they agree."
 )
 
 

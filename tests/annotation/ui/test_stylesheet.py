@@ -110,3 +110,8 @@ def test_gradio_keeps_the_whole_sheet() -> None:
 def test_pages_without_gradio_use_no_theme() -> None:
     used = set(re.findall(r"var\((--[\w-]+)", stylesheet.PLAIN_RULES))
     assert used <= set(re.findall(r"(--[\w-]+):", stylesheet.FOR_PLAIN_PAGES))
+
+
+def test_a_password_that_is_shown_once_has_no_letters_that_look_alike_or_are_joined() -> None:
+    assert 'elem_id="new-password"' in (ROOT / "annotation/tabs/accounts.py").read_text("utf-8")
+    assert re.search(r"#new-password input[^{}]*\{ font-family: var\(--font-mono\)", stylesheet.FOR_GRADIO)

@@ -146,7 +146,7 @@ def test_a_form_says_that_nothing_is_held_out(kind: str) -> None:
 
 def test_a_reward_model_counts_comparisons_and_the_pairs_in_them() -> None:
     said = " ".join(Text(plan_card.data_card(TrainingData(preview(), 400), RewardModelSpec())).said)
-    for words in ("Comparisons to train on", "400", "Pairs in them", "1,200"):
+    for words in ("Comparisons to train on", "400", "Pairs in them", "1,200", "one for each answer where all are bad"):
         assert words in said
 
 
