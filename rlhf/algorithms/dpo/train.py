@@ -61,11 +61,13 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     data = read_data(run, spec, tokenizer)
     spec = settled(run, spec, data)
     pairs = sum(len(item["better"]) for item in data.items)
-    said = (
-        f"{pairs} pairs in {len(data.items)} comparisons; parent {start.parent.revision}; {spec.method}; reference "
-        f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}."
+    run.log(
+        joined(
+            f"{pairs} pairs in {len(data.items)} comparisons; parent {start.parent.revision}; {spec.method}; reference "
+            f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}.",
+            left_out_sentence(data.left_out),
+        )
     )
-    run.log(joined(said, left_out_sentence(data.left_out)))
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)

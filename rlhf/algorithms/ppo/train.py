@@ -106,8 +106,7 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     data = read_data(run, spec, tokenizer)
-    said = f"{len(data.items)} prompts; reward model {spec.reward_model}."
-    run.log(joined(said, left_out_sentence(data.left_out)))
+    run.log(joined(f"{len(data.items)} prompts; reward model {spec.reward_model}.", left_out_sentence(data.left_out)))
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)

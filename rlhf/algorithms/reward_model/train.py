@@ -64,12 +64,14 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     data = read_data(run, spec, tokenizer)
     pairs = sum(len(item["better"]) for item in data.items)
-    said = (
-        f"{pairs} pairs in {len(data.items)} comparisons, {len(data.held_out)} held out; parent "
-        f"{start.parent.revision}; {spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: "
-        f"{spec.annotator_noise}."
+    run.log(
+        joined(
+            f"{pairs} pairs in {len(data.items)} comparisons, {len(data.held_out)} held out; parent "
+            f"{start.parent.revision}; {spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: "
+            f"{spec.annotator_noise}.",
+            left_out_sentence(data.left_out),
+        )
     )
-    run.log(joined(said, left_out_sentence(data.left_out)))
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)

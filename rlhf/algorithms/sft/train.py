@@ -48,11 +48,13 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     data = read_data(run, spec, tokenizer)
-    said = (
-        f"{len(data.items)} demonstrations, {len(data.held_out)} held out; parent {start.parent.revision}; "
-        f"{spec.method}."
+    run.log(
+        joined(
+            f"{len(data.items)} demonstrations, {len(data.held_out)} held out; parent {start.parent.revision}; "
+            f"{spec.method}.",
+            left_out_sentence(data.left_out),
+        )
     )
-    run.log(joined(said, left_out_sentence(data.left_out)))
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)
