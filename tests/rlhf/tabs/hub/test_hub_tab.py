@@ -167,9 +167,11 @@ def test_the_page_asks_often_while_something_is_open_and_what_came_of_it_is_at_i
 def test_the_model_that_serves_is_chosen_to_be_published_else_the_newest_unless_somebody_has_chosen(
     pages: gr.Blocks, context: Context
 ) -> None:
+    with gr.Blocks():
+        place = list(tab.HubPage().parts).index("revision")
+
     def opened(model: str | None) -> Any:
-        sent = press(pages, "open", model, *SPACE)
-        return sent[list(tab.HubPage().parts).index("revision")].get("value", "as it was")
+        return press(pages, "open", model, *SPACE)[place].get("value", "as it was")
 
     newer = {"algorithm": "dpo", "base": BASE_NAME, "parent_id": 1, "job_id": None, "sha256": "0"}
     assert opened(None) == "dpo-1", "the base itself has no files here"
