@@ -174,7 +174,9 @@ function nameOf(tabs) {
 
 function showTitle(said = news) {
   news = said;
-  const title = [news || nameOf(read().tabs), "Prefloop"].filter(Boolean).join(" · ");
+  const { tabs, part } = read();
+  const numbered = part.match(/^\/([\w.-]*\d[\w.-]*)/)?.[1]; // a run, a policy, a comparison: so a history tells them apart
+  const title = [...(news ? [news] : [numbered, nameOf(tabs)]), "Prefloop"].filter(Boolean).join(" · ");
   if (document.title !== title) document.title = title;
 }
 

@@ -95,8 +95,9 @@ def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: st
     expect(page).to_have_url(f"{address}runs/1?compare=1,2")
     page.get_by_text("Job 1, ").first.wait_for()
     assert selected(page) == "Runs"
-    expect(page).to_have_title("Runs · Prefloop")
+    expect(page).to_have_title("1 · Runs · Prefloop")
     page.get_by_role("tab", name="Train", exact=True).click()
+    expect(page).to_have_title("Train · Prefloop")
     page.get_by_role("tab", name="Reward model", exact=True).click()
     expect(page).to_have_url(f"{address}train/reward_model")
     page.go_back()
