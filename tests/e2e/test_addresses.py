@@ -268,28 +268,6 @@ def test_an_annotators_addresses_open_their_page_and_those_of_admins_say_so(
     page.context.close()
 
 
-def test_a_phone_shows_the_tab_that_is_named_below_a_head_of_one_row(
-    served: tuple[Database, str], browser: Any
-) -> None:
-    db, address = served
-    access.add_account(db, "lee", "admin", PASSWORD)
-    with db.transaction() as connection:
-        connection.execute("UPDATE annotator SET language = 'de' WHERE name = 'lee'")  # whose words are longer
-    context = browser.new_context(viewport={"width": 390, "height": 844})
-    sign_in(context, db, address, "lee")
-    page = context.new_page()
-    page.goto(f"{address}accounts")
-    chosen = page.locator("[role=tab][aria-selected=true]:text-is('Konten')")
-    wait_for(page, "the chosen tab", lambda: chosen.count() and 0 < chosen.bounding_box()["x"] < 390 - 44)
-    page.locator(".masthead span").filter(has_text="lee").wait_for()
-    assert page.locator(".masthead").bounding_box()["height"] < 60, "one row"
-    step = page.locator(".standing > .button")
-    step.locator("visible=true").wait_for()
-    go(page, "/annotate")
-    wait_for(page, "the step that is done here to give up its line", lambda: not step.is_visible())
-    context.close()
-
-
 def test_the_strips_step_leads_nowhere_on_the_page_where_it_is_done(address: str, page: Any) -> None:
     from playwright.sync_api import expect
 
