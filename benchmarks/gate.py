@@ -251,6 +251,7 @@ def checked(
             0.5 if skips else float(outcome),
             probability=share,
             at=asked + cell.prompts + place,
+            since=asked,
             shown=float(outcome),
             skipped=bool(skips) and not cell.judged_later,
         )

@@ -16,9 +16,9 @@ they may skip what judges like. So what enters has the mean of P: prediction-pow
 chance out of P, so the same evidence takes fewer people. The weight w is learnt from prompts that people compared
 before (as in R-AutoEval+, Park et al. 2025, arXiv 2505.18659): a useless or hostile judge gets none.
 
-Judges fail on some prompts, and these may be other prompts than the rest. So J and its mean are of the very same
-judges; how much is bet is fixed before it is looked at who has judged the prompt; and a prompt that was passed over
-because judges failed on it is not given to people in place of one that was not.
+Judges fail on some prompts or come late to them, and these may be other prompts than the rest. So which prompts
+correct which follows from lots, places and the times of people's comparisons alone (`corrected`); J and its mean are of
+the very same judges; and how much is bet is fixed before it is looked at who has judged the prompt itself.
 
 Departures from these papers: each prompt has its own prompts to correct it by, none twice, instead of 1 / probability
 as a factor of what people say. It comes to the same variance, keeps outcomes within w of [0, 1], and lets prompts enter
@@ -28,7 +28,7 @@ weights: a share for "no judge" would cost every candidate what it holds back, t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import log
@@ -51,6 +51,8 @@ class DecidedOutcome:
     """The chance with which this prompt's comparison was given to people; None where nobody recorded it."""
     at: int = 0
     """Its place among all judgements; 0 where nobody had to judge."""
+    since: int = -1
+    """The last judgement before its check was made: prompts of other checks do not correct it."""
     shown: float | None = None
     """What it has come to by now, of several annotators; None: the same."""
     skipped: bool = False
@@ -62,7 +64,7 @@ class LeftPrompt:
     """A prompt that a draw left to judges; its times are places among all judgements."""
 
     since: int = -1
-    """The last before it was left: bets on what people compared by then knew nothing of it."""
+    """The last before it was left, which all prompts of a check have in common."""
     given: int | None = None
     """The last before people were given it all the same; None where they were not, or nobody noted it."""
 
@@ -77,6 +79,7 @@ class PromptOutcome:
     """Everything that was said, which the win rate shows; nothing where people have only skipped it."""
     probability: float | None = None
     at: int = 0
+    since: int = -1
 
     @property
     def skipped(self) -> bool:
@@ -101,7 +104,12 @@ def by_prompt(decided: Iterable[DecidedOutcome]) -> tuple[PromptOutcome, ...]:
         said = () if one.skipped else (shown,)
         if seen is None:
             found[one.prompt_id] = PromptOutcome(
-                prompt_id=one.prompt_id, entered=one.outcome, outcomes=said, probability=one.probability, at=one.at
+                prompt_id=one.prompt_id,
+                entered=one.outcome,
+                outcomes=said,
+                probability=one.probability,
+                at=one.at,
+                since=one.since,
             )
         else:
             found[one.prompt_id] = replace(seen, outcomes=(*seen.outcomes, *said))
@@ -172,6 +180,10 @@ class Predictions:
             self.said.setdefault(one.prompt_id, {}).setdefault(one.by, one)
             self.weights.setdefault(one.by, 0.0)
 
+    def most_promised(self, judges: Iterable[str]) -> float:
+        """The most that the card of any of these promises."""
+        return max((self.weights[name] for name in judges), default=0.0)
+
     def of(self, prompt_id: int, before: int) -> Prediction | None:
         """By the judges that tell something of those that had judged it before that time; None where none had."""
         said = {name: one.outcome for name, one in self.said.get(prompt_id, {}).items() if one.at < before}
@@ -196,8 +208,6 @@ class CorrectedOutcome:
 
 # A spread that a few lucky prompts promise is not believed below this: the bet would be too large.
 LEAST_SPREAD = 0.3
-# So many more of those left to judges are looked at for the judges that have judged a prompt: others may have before.
-FURTHER = 20
 # Above this spread judges' verdicts change next to nothing, and prompts left to them are kept for people. So a judge
 # whose card flatters it costs no more than what it takes to see that.
 WORTH_SPENDING = 0.9
@@ -274,11 +284,20 @@ def without_skipped(mean: float, prompts: int, judged: int) -> float:
 def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedPrompts:
     """What each prompt enters with, from what was known before people had compared it.
 
-    A prompt that was given to people with probability p is corrected by the next (1 - p) / p of those left to judges:
-    all of them are used once by the time that people have compared theirs. So the probability has to be the same for
-    all prompts of a check; where nobody recorded it, or it was 1, people's outcomes enter as they are. So do those of
-    prompts that had been left to judges, and all where what is known of the judges by then promises too little, or they
-    have not come so far: the prompts left to them are not spent, and people may get them.
+    A prompt that was given to people with probability p is corrected by the next (1 - p) / p of those that its check
+    left to judges: all of them are used once by the time that people have compared theirs. So the probability has to be
+    the same for all prompts of a check; where nobody recorded it, or it was 1, people's outcomes enter as they are. So
+    do those of prompts that had been left to judges, and all where what is known of the judges by then promises too
+    little, or they have not come to this check: the prompts left to them are not spent, and people may get them.
+
+    **Why the correction is 0 in expectation, given all that was looked at before.** A check draws by lot who gets which
+    prompt, so a prompt that people get and those that correct it are alike in what people and judges find and in when
+    judges come to it, reckoned from the check. Which these are, and at what time they are looked at, depends on lots,
+    places and when people compare; on no verdict and on nobody's having judged. All of them are looked at once, at that
+    one time: nothing was known of any, and whether one is used, nothing is asked of it again. So of those that the same
+    judges had judged by then, J has the same mean. Were those kept that judges had not come to, or of a check before,
+    they would have had longer for them, and J be of other prompts where judges are slower by what they find. Weight and
+    stake follow from what was looked at before, and from those that correct it, and not from the prompt itself.
     """
     predictions, moments = Predictions(panel), Moments()
     waiting = WaitingPrompts(panel, predictions, prompts)
@@ -289,17 +308,20 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
         if one.prompt_id in waiting.looked_at:
             continue
         due += 1 / one.probability - 1 if one.probability and one.prompt_id not in panel.left else 0.0
-        coming = waiting.first(max(int(due), 0), one)
-        known = moments.believing(max((predictions.weights[name] for said in coming for name in said.by), default=0.0))
+        others = waiting.first(int(due), one)
+        due %= 1
+        come = waiting.come.get(one.since, predictions.weights.keys())
+        hoped = moments.believing(predictions.most_promised(come))
+        coming = waiting.spend(others, one) if come and hoped.worth_spending(len(others)) else []
+        known = moments.believing(predictions.most_promised(name for said in coming for name in said.by))
         worth = known.worth_spending(len(coming))
         guess = predictions.of(one.prompt_id, one.at)
-        before = len(waiting.used)
-        others = waiting.spend(len(coming), one, guess.by) if guess and worth else []
-        entered.append(correct(one.entered, guess, others, known, len(coming) if worth else 0))
+        same = [said.value for said in coming if guess and said.by == guess.by]
+        entered.append(correct(one.entered, guess, same, known, len(coming) if worth else 0))
         counted.append(one)
-        due = due - (len(waiting.used) - before) if others or due < 1 else 0.0
+        waiting.note(one, [*coming, *([guess] if guess else [])], len(same) if worth else 0)
         if guess is not None or worth:  # judges of whom nothing came that was to come told nothing
-            moments.note(one.entered, guess.value if guess and (others or not worth) else 0.5)
+            moments.note(one.entered, guess.value if guess and (same or not worth) else 0.5)
     explained = moments.believing(max(panel.covariances.values(), default=0.0)).explained
     return CorrectedPrompts(
         outcomes=tuple(entered),
@@ -311,49 +333,36 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
 
 
 class WaitingPrompts:
-    """Prompts that were left to judges and have corrected none yet."""
+    """Prompts that were left to judges, by check, of which nothing was looked at yet."""
 
     def __init__(self, panel: JudgePanel, predictions: Predictions, compared: Iterable[PromptOutcome]) -> None:
-        self.left, self.predictions = list(panel.left), predictions
-        self.since = {prompt: one.since for prompt, one in panel.left.items()}
+        self.predictions = predictions
+        self.lines: dict[int, list[int]] = {}
+        for prompt, one in panel.left.items():
+            self.lines.setdefault(one.since, []).append(prompt)
         given = {prompt: one.given for prompt, one in panel.left.items() if one.given is not None}
         self.taken = {one.prompt_id: one.at for one in compared} | given
-        self.used: set[int] = set()
         self.looked_at: set[int] = set()
+        self.come: dict[int, set[str]] = {}
+        """The judges that had come to a check, as far as what was looked at tells; nothing before anything was."""
         self.helped = 0
 
-    def first(self, number: int, wanted_by: PromptOutcome) -> list[Prediction]:
-        """What judges had said of the first so many of which they had said something."""
-        return list(islice((said for _, said in self.before(wanted_by) if said), number))
+    def first(self, number: int, wanted_by: PromptOutcome) -> list[int]:
+        """The first so many of its check that were not given to people by then, whoever has judged them."""
+        at, line = wanted_by.at, self.lines.get(wanted_by.since, ())
+        return list(islice((other for other in line if at <= self.taken.get(other, at)), number))
 
-    def spend(self, number: int, wanted_by: PromptOutcome, by: frozenset[str]) -> list[float]:
-        """What these very judges had said of the first so many of which they had; each is used once.
+    def spend(self, others: Sequence[int], wanted_by: PromptOutcome) -> list[Prediction]:
+        """What judges had said of these. People are given none, for which had been judged says what they are."""
+        self.looked_at.update(others)
+        self.lines[wanted_by.since] = [one for one in self.lines[wanted_by.since] if one not in self.looked_at]
+        found = (self.predictions.of(other, wanted_by.at) for other in others)
+        return [said for said in found if said]
 
-        Those before them on which all judges failed are used up as well. What else was looked at, as one judge failed
-        on it, may correct another. People are given none of it, for these may be other prompts than the rest.
-        """
-        found, gone, failed = list[float](), list[int](), list[int]()
-        for other, said in islice(self.before(wanted_by), number + FURTHER):
-            if len(found) == number:
-                break
-            self.looked_at.add(other)
-            if said is None:
-                failed.append(other)
-            elif said.by == by:
-                found.append(said.value)
-                gone += [*failed, other]
-                failed = []
-        self.used.update(gone)
-        self.left = [other for other in self.left if other not in self.used]
-        self.helped += len(found)
-        return found
-
-    def before(self, wanted_by: PromptOutcome) -> Iterator[tuple[int, Prediction | None]]:
-        """Those left by when people compared this one, and not given to them by then, with what judges had said."""
-        at = wanted_by.at
-        for other in self.left:
-            if other != wanted_by.prompt_id and self.since[other] < at <= self.taken.get(other, at):
-                yield other, self.predictions.of(other, at)
+    def note(self, wanted_by: PromptOutcome, seen: Iterable[Prediction], used: int) -> None:
+        """What was looked at for a prompt, and how many corrected it."""
+        self.come.setdefault(wanted_by.since, set()).update(name for said in seen for name in said.by)
+        self.helped += used
 
 
 def correct(

@@ -101,6 +101,8 @@ class PairOutcome:
     other_length: int
     at: int
     """The first judgement on it."""
+    created: str
+    """When the comparison was made."""
     people_chance: float | None
     """The chance with which people were to get it (`annotation.selection`); None where that was not noted."""
     skipped: bool
@@ -141,6 +143,7 @@ def pair_outcome(judgements: Sequence[PairJudgement]) -> PairOutcome:
         length=first.own.length,
         other_length=first.other.length,
         at=first.id,
+        created=first.created,
         people_chance=first.people_chance,
         skipped=all(one.is_skip and not one.flagged for one in judgements),
     )
@@ -160,6 +163,7 @@ class PairJudgement:
     id: int
     comparison_id: int
     prompt_id: int
+    created: str
     people_chance: float | None
     own: PairAnswer
     """The candidate's."""
@@ -183,6 +187,7 @@ def pair_judgement(row: Mapping[str, Any]) -> PairJudgement:
         id=row["id"],
         comparison_id=row["comparison_id"],
         prompt_id=row["prompt_id"],
+        created=row["created"],
         people_chance=row["people_chance"],
         own=answers[0],
         other=answers[1],
@@ -201,8 +206,8 @@ def judgements_of_pair(
     Answers in another precision than the policy has now, or of when it thought and now does not, are another policy's.
     """
     rows = db.rows(
-        f"""SELECT c.id AS comparison_id, c.prompt_id, c.people_chance, j.id, j.ranking, j.purpose, j.outcome,
-               j.flag, c.candidate_id = :candidate AS ours,
+        f"""SELECT c.id AS comparison_id, c.prompt_id, c.created, c.people_chance, j.id, j.ranking, j.purpose,
+               j.outcome, j.flag, c.candidate_id = :candidate AS ours,
                (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
                    FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                    WHERE cr.comparison_id = c.id ORDER BY cr.position)) AS sides

@@ -181,8 +181,17 @@ def people_outcomes(
         every = sorted((later.get(one.comparison_id, one) for one in every), key=lambda one: one.at)
     found = [one for one in every if on is None or one.prompt_id in on]
     begun = any(not one.skipped for one in found)
+    before = judgement_store.last_judgements_before(db, (one.created for one in found))
     return tuple(
-        DecidedOutcome(prompt, first, probability=one.people_chance, at=one.at, shown=shown, skipped=skipped)
+        DecidedOutcome(
+            prompt_id=prompt,
+            outcome=first,
+            probability=one.people_chance,
+            at=one.at,
+            since=before[one.created],
+            shown=shown,
+            skipped=skipped,
+        )
         for one in found
         for prompt, first, shown, skipped in (
             (one.prompt_id, one.first, one.outcome, one.skipped),

@@ -33,7 +33,7 @@ CARD = Estimate(0.9, 0.8, 0.95, 100)
 def people(*outcomes: float, probability: float | None = 0.5, first: int = 0) -> tuple[DecidedOutcome, ...]:
     """What people say, each on a prompt of its own, after all judges."""
     return tuple(
-        DecidedOutcome(first + place, one, probability=probability, at=1000 + place)
+        DecidedOutcome(first + place, one, probability=probability, at=1000 + place, since=0)
         for place, one in enumerate(outcomes)
     )
 
@@ -101,13 +101,25 @@ def test_a_prompt_that_has_corrected_another_does_not_count_when_people_compare_
 
 def test_a_judge_that_failed_midway_corrects_what_it_can() -> None:
     """How much is bet does not depend on whether it judged the prompt: it may fail where the candidate is worse."""
-    panel = JudgePanel(judge(1.0, first=1) + judge(0.0, first=3), {"Ada": CARD}, left(2, 3))
-    found = corrected(by_prompt(people(1.0, 1.0)), panel)
-    first, second = found.outcomes
+    panel = JudgePanel(judge(1.0, first=1) + judge(0.0, 0.0, first=3), {"Ada": CARD}, left(3, 4, 5))
+    found = corrected(by_prompt(people(1.0, 1.0, 1.0)), panel)
+    first, second, third = found.outcomes
     assert (first.value, first.weight) == (1.0, second.weight)
     assert second.value == pytest.approx(1.0 - second.weight)
     assert first.spread < second.spread < 1, "less is expected of a judge that told nothing"
-    assert (found.helped, found.spent) == (1, {2, 3}), "people are not given more of what it fails on"
+    assert (third.value, third.weight) == (1.0, 0.0), "it has failed on the one that was to correct it"
+    assert (found.helped, found.spent) == (1, {3, 4, 5}), "people are not given more of what it fails on"
+
+
+def test_little_is_spent_on_a_judge_that_has_not_come_to_a_check() -> None:
+    """The first finds that it has not; once it has come to one that people compared, it helps with the next."""
+    said = judge(1.0, 1.0, first=2, at=1002) + judge(*[0.0] * 4, first=4, at=1002)
+    panel = JudgePanel(said, {"Ada": CARD}, left(4, 5, 6, 7))
+    prompts = by_prompt(people(1.0, 1.0, 1.0, 1.0))
+    assert corrected(prompts[:3], panel).spent == {4}
+    late = replace(panel, outcomes=tuple(replace(one, at=1003 if one.prompt_id == 3 else 1001) for one in said))
+    found = corrected(prompts, late)
+    assert ([one.weight > 0 for one in found.outcomes], found.spent) == ([False, False, False, True], {4, 5})
 
 
 def test_the_weight_is_learnt_and_a_hostile_judge_gets_none() -> None:
@@ -168,6 +180,30 @@ def test_the_bet_is_fair_when_judges_fail_on_some_prompts(fails: str) -> None:
         prompts = corrected(by_prompt(people(*finds[:2])), panel)
         expected += math.exp(log_capitals(stakes(prompts.outcomes))[-1]) / 16
     assert expected == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("checks", [1, 2])
+def test_the_bet_is_fair_when_judges_are_slower_by_what_they_find(checks: int) -> None:
+    """The judge says what people say, at once where it lost, and where it won once people have begun with the check.
+
+    Two prompts of people's, who have other two for each: of the first only what was lost was judged by then; so of the
+    second, in a check of its own, or all, in the same one. What is left of the first has been judged by then.
+    """
+    expected = moved = 0.0
+    for finds in product((0.0, 1.0), repeat=6):
+        since = {place: 2000 * (checks == 2 and place in (1, 4, 5)) for place in range(6)}
+        ada = [
+            DecidedOutcome(place, one, "Ada", at=since[place] + (1500 if one else 1)) for place, one in enumerate(finds)
+        ]
+        own = [
+            DecidedOutcome(place, finds[place], probability=1 / 3, at=at, since=since[place])
+            for place, at in ((0, 1000), (1, 3000))
+        ]
+        panel = JudgePanel(tuple(ada), {"Ada": CARD}, {place: LeftPrompt(since[place]) for place in (2, 3, 4, 5)})
+        prompts = corrected(by_prompt(own), panel)
+        expected += math.exp(log_capitals(stakes(prompts.outcomes))[-1]) / 64
+        moved += sum(one.value - 0.5 for one in prompts.outcomes) / 64
+    assert (expected, moved) == (pytest.approx(1.0), pytest.approx(0.0))
 
 
 @pytest.mark.parametrize("fails_where", [0.0, 1.0])

@@ -217,9 +217,11 @@ def test_what_nobody_compares_enters_as_mixed_and_as_large_a_part_as_what_people
     half = [one.outcome for one in after[: len(after) // 2]]
     assert sum(half) == pytest.approx(len(half) / 2, abs=4 * len(half) ** 0.5)
     assert {one.probability for one in after} == {0.3}
+    assert {one.since for one in after} == {one.since for one in left.values()}, "what corrects each is of its check"
     # What has been bet on stays as it was.
     another_check(20, 1.0)
     assert win_rates.people_outcomes(db, made, base) == after
     people_say(db, pair_outcomes.open_to_people(db, made.id, base.id), "serving")
     later = win_rates.people_outcomes(db, made, base)
     assert (later[: len(after)], len(later)) == (after, len(after) + 20)
+    assert {one.since for one in later[len(after) :]} == {max(one.at for one in after)}
