@@ -481,7 +481,7 @@ def test_opening_the_tab_fills_it(pages: gr.Blocks) -> None:
     # A part that has nothing to say yet is not there.
     assert "Policies</summary>" not in said
     assert "Decisions</summary>" not in said
-    assert "Kinds of acts</summary>" in said
+    assert "Ways to judge</summary>" in said
     assert "&lt;img" in said
     assert "<img" not in said
     assert text_of(press(pages, "refresh_quality", *SILENT)) in said
