@@ -123,8 +123,6 @@ class AdminDecision:
 class QualityReport:
     judgements: int
     """Those that training counts (`to_train_on`)."""
-    people: int
-    """Who made them, imports aside."""
     comparisons: int
     shared: int
     """Comparisons that several annotators have judged."""
@@ -228,7 +226,6 @@ def assemble(db: Database) -> QualityReport:
     measured = golds(db, everything, known)
     return QualityReport(
         judgements=len(training),
-        people=len({vote.annotator for vote in training if vote.purpose != "import"}),
         comparisons=len({vote.comparison_id for vote in training}),
         shared=len(intervals_and_bias.overlapping(trusted)),
         annotators=tuple(intervals_and_bias.annotator_figures(everything, known, {vote.annotator for vote in trusted})),

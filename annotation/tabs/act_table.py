@@ -15,7 +15,11 @@ NAMES: dict[Kind, str] = {
     "best": N_("Best of {answers}"),
     "rank": N_("Ranking of {answers}"),
 }
-HEADERS = (N_("Act"), N_("Judgements here"), N_("Seconds here"), N_("An act teaches"), N_("A minute teaches, here"))
+TITLE = N_("How long each way to judge takes, and how much it teaches")
+HEADERS = (
+    *(N_("Way to judge"), N_("Judgements here"), N_("Seconds here")),
+    *(N_("A judgement teaches"), N_("A minute teaches, here")),
+)
 NOTE = N_(
     "One is what two answers, chosen at random, teach, measured with simulated people (docs/benchmarks.md). Seconds: "
     "the median here with its quartiles, without skips and answers judged before they were written."
@@ -29,7 +33,7 @@ def acts_table(times: Sequence[ActTime]) -> str:
     begins: list[Asked] = [(kind, 2 if kind == "pair" else MEASURED_ANSWERS) for kind in PAIRS_AN_ACT]
     rows = [act_row(asked, known.get(asked)) for asked in (*begins, *(asked for asked in known if asked not in begins))]
     headers = [*map(_, HEADERS)]
-    shown = table(headers, rows, numbers=headers[1:], caption=_("What each kind of act takes and teaches"))
+    shown = table(headers, rows, numbers=headers[1:], caption=_(TITLE))
     return shown + unfold(_("How this is measured"), paragraph(_(NOTE)))
 
 

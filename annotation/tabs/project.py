@@ -258,7 +258,7 @@ def open_project(db: Database, annotator: Annotator, sent: Any, *drafted: Any) -
     news = {name for name, value in fresh.items() if here[name] != value}
     news |= {"answers"} if "kind" in news and "answers" in fresh else set()
     updates = [field_update(name, here | fresh) if name in news else gr.skip() for name in holds]
-    acts = unfold(_("What each kind of act takes and teaches"), act_table.acts_table(act_times(db)))
+    acts = unfold(_(act_table.TITLE), act_table.acts_table(act_times(db)))
     return [counts_card(db), acts, *updates, guidelines_status(latest), *choose_version(db, None), {**was, **fresh}]
 
 

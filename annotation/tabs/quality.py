@@ -60,7 +60,7 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
         "reliability": folded(_("Reliability as a chart"), known, quality_report.reliability_chart(figures)),
         "agreement": folded(_("Agreement"), figures.agreement, quality_report.agreement_table(figures.agreement)),
         "over_time": folded(_("Over time"), per_day, over_time),
-        "acts": folded(_("Kinds of acts"), figures.annotators, act_table.acts_table(act_times(db))),
+        "acts": folded(_("Ways to judge"), figures.annotators, act_table.acts_table(act_times(db))),
         "biases": folded(
             _("Biases"),
             figures.position or figures.length,

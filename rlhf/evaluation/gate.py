@@ -106,7 +106,7 @@ class Rule:
     kl_most: Annotated[float, Interval(ge=0.001, le=100), N_("KL to its anchor, nats a token")] = 0.5
     """KL to its anchor, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times the target of
     Ziegler et al. (2019)."""
-    nll_ratio_most: Annotated[Ratio, N_("Surprise to its anchor, ratio")] = 1.15
+    nll_ratio_most: Annotated[Ratio, N_("Surprise at its answers, times that at its anchor's")] = 1.15
     """How far its answers may surprise its anchor more than its own do; above it they stop being its language."""
     distinct_ratio_least: Annotated[Fraction, N_("Distinct-2, ratio")] = 0.90
     """Distinct-2 of its answers over its anchor's; below it they repeat themselves, or each other."""

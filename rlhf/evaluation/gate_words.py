@@ -71,7 +71,10 @@ LIMITS: Mapping[RequirementKey, LimitWords] = {
     ),
     "nll_ratio": LimitWords(
         N_("Whether its answers are still language."),
-        N_("Its answers may be no proper language any more ({name}: {value}, asked for: {threshold})."),
+        N_(
+            "Its answers surprise its anchor too much: they may be no proper language any more ({name}: {value}, asked "
+            "for: {threshold})."
+        ),
         "nll_under_anchor",
     ),
     "distinct_ratio": LimitWords(

@@ -133,7 +133,7 @@ class ItemWords:
     heading: str
     to_train_on: str
     to_check_with: str = ""
-    """Empty where none are held out."""
+    """Of the rows, whatever a batch counts; empty where none are held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ COMPARISONS = ItemWords(
     counted=lambda count: ngettext("{count:,} comparison", "{count:,} comparisons", count).format(count=count),
     heading=N_("Comparisons"),
     to_train_on=N_("Comparisons to train on"),
-    to_check_with=N_("Held-out comparisons to check with"),
+    to_check_with=N_("Held-out pairs to check with"),
 )
 DEMONSTRATIONS = RowWords(
     one=N_("Demonstration {number}"),

@@ -295,6 +295,11 @@ def test_german_is_complete() -> None:
     assert left == set(), "`make messages` puts them into de.po; then fill in each msgstr (docs/translating.md)"
 
 
+def test_german_has_one_word_for_whoever_judges() -> None:
+    said = (translation.DIRECTORY / "de.po").read_text("utf-8")
+    assert re.findall(r"\bUrteilende\w*", said) == [], "they are Annotatoren"
+
+
 def test_an_added_algorithm_need_not_be_translated_until_somebody_begins() -> None:
     new, counted = "rlhf/algorithms/new/spec.py", ("{count} step", "{count} steps")
     places: list[tuple[str, Message]] = [(new, "Weight"), (new, counted), (new, "Loss"), ("rlhf/kinds.py", "Loss")]

@@ -18,7 +18,7 @@ from tests.docs.reference import PAGES, ROOT, page
 
 SOURCES = ("app.py", "annotation", "rlhf", "benchmarks")
 MOST_LINES = 150
-MOST_WORDS = 30
+MOST_WORDS = 31
 
 
 class Parsed(Exception):

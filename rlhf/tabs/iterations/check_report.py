@@ -248,12 +248,12 @@ FIGURES = (
         N_("The same over as many tokens as the answers of what it is measured against have: the limit is on this."),
     ),
     ReportRow(
-        N_("Surprise to its anchor"),
+        N_("Surprise at its answers"),
         "nll_under_anchor",
         3,
         N_(
-            "Negative log-likelihood of the answers under what the limits are against, in nats a token. Far above its "
-            "own figure the answers stop being its language."
+            "How unlikely the answers are to what the limits are against (negative log-likelihood, in nats a token). "
+            "Far above its own figure they stop being its language."
         ),
     ),
     ReportRow(

@@ -101,7 +101,7 @@ def parts_of(
     made = subject if subject is not None and job is not None and subject.job_id == job.id else None
     asked = files is not None and confirming == files.name
     against = gate_decisions.objection(context.db, subject, brief=True) if subject is not None else ""
-    objects = paragraph(f"{against} {_(ELSEWHERE)}", "quiet") if against else ""
+    objects = objection(subject, against) if subject is not None and against else ""
     return {
         "outcome": gr.update(value="" if job is None else job_cards.outcome_card(job, made, on_disk)),
         "quality": gr.update(value="" if quality is None else reward_model_card.card(quality)),
@@ -171,7 +171,10 @@ def use_of(subject: Policy | None) -> str:
     return acts(ways)
 
 
-ELSEWHERE = N_("The Iterations tab says why, and lets it serve all the same.")
+def objection(subject: Policy, against: str) -> str:
+    """What the rule says against using a policy, and the way to its page, where that can be overruled."""
+    see = way(link("iterations", Place((subject.revision,))), _("See why, or let it serve all the same"))
+    return paragraph(against, "quiet") + acts(see)
 
 
 def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:

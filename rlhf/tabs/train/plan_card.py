@@ -34,7 +34,8 @@ LEGEND: Mapping[Part, str] = {
 }
 PAIRS_SENTENCE = N_(
     "A comparison gives a pair for every two of its answers of which one is found better, and one for each answer "
-    "where all are bad. What several annotators say of them is one pair, the surer the more they agree."
+    "where all are bad. What several annotators say of them is one pair, the surer the more they agree. Those on "
+    "held-out prompts that a check has drawn for the gate alone are not counted."
 )
 
 
@@ -67,15 +68,9 @@ def where_the_rest_is(data: TrainingData, spec: TrainingSpec) -> str:
     """What of the judgements is not trained on: it is kept to check with, or left out; nothing where all is."""
     said = left_out_sentence(data.found.left_out)
     if spec.items.to_check_with and data.found.held_out:
-        what, count = checked_with(data, spec)
-        kept = _("{what}: {count}.").format(what=what, count=count)
+        kept = _("{what}: {count}.").format(what=_(spec.items.to_check_with), count=numeral(data.found.held_out))
         said = f"{kept} {said}".strip()
     return paragraph(said, "quiet") if said else ""
-
-
-def checked_with(data: TrainingData, spec: TrainingSpec) -> tuple[str, str]:
-    held_out = spec.items if data.items == data.found.train else UNITS[data.found.unit]
-    return _(held_out.to_check_with), numeral(data.found.held_out)
 
 
 # How many times its method's default a learning rate may be before something is said of it.
@@ -104,7 +99,7 @@ def data_card(data: TrainingData, spec: TrainingSpec) -> str:
     if found.noise is not None and found.noise.share is not None:
         numbers.append((_("Labelled wrong, estimated"), share(found.noise.share)))
     if spec.items.to_check_with:
-        numbers.append(checked_with(data, spec))
+        numbers.append((_(spec.items.to_check_with), numeral(found.held_out)))
     known = facts(numbers, "facts figures") + (paragraph(_(data.unchecked), "warning") if data.unchecked else "")
     if found.unit != "pairs":
         return known + (left_out_table(found.left_out, found.unit) if found.left_out else "")

@@ -76,6 +76,7 @@ def test_what_was_not_measured_is_not_guessed() -> None:
 
 
 def test_a_project_that_has_judged_nothing_is_told_what_an_act_teaches() -> None:
+    assert "How long each way to judge takes, and how much it teaches</caption>" in acts_table([])
     shown = act_words(acts_table([]))
     assert [row[0] for row in shown] == ["Two answers", "Best of 4", "Ranking of 4"]
     assert {(row[1], row[2], row[4]) for row in shown} == {("0", "–", "–")}

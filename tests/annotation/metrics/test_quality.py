@@ -273,7 +273,7 @@ def test_what_training_does_not_count_is_not_said_to_train(db: Database) -> None
     claim = handing_out.take_to_settle(db, owner, flagged)
     judging.judge(db, owner, claim.nonce, act("left-much", flag="broken"))
     figures = quality.report(db)
-    assert (figures.judgements, figures.people, figures.comparisons) == (3, 3, 2)
+    assert (figures.judgements, figures.comparisons) == (3, 2)
     assert figures.flags == len(figures.flagged) == 1
 
 
@@ -481,7 +481,7 @@ def test_opening_the_tab_fills_it(pages: gr.Blocks) -> None:
     # A part that has nothing to say yet is not there.
     assert "Policies</summary>" not in said
     assert "Decisions</summary>" not in said
-    assert "Kinds of acts</summary>" in said
+    assert "Ways to judge</summary>" in said
     assert "&lt;img" in said
     assert "<img" not in said
     assert text_of(press(pages, "refresh_quality", *SILENT)) in said

@@ -47,14 +47,13 @@ def annotator(name: str, **changes: object) -> AnnotatorFigures:
 
 
 EMPTY = QualityReport(
-    judgements=0, people=0, comparisons=0, shared=0, annotators=(), reliabilities={}, excluded={},
+    judgements=0, comparisons=0, shared=0, annotators=(), reliabilities={}, excluded={},
     agreement=(), over_time=(), position=(), length=(), policies=Strengths("base", (), (), 0), per_day=(),
     disputes=(), clear=(), golds=(), gold_accuracy=None, flags=0, flagged=(), decisions=(),
 )  # fmt: skip
 GOOD = replace(
     EMPTY,
     judgements=1204,
-    people=2,
     comparisons=430,
     shared=400,
     annotators=(annotator("ann"), annotator("bob")),
@@ -108,6 +107,17 @@ def test_the_page_starts_with_how_the_labels_stand() -> None:
         "train the model 1,204 Comparisons 430 Annotators 2 Say the same 74% (71–77%) Krippendorff&#x27;s alpha 0.48 "
         "(0.43 to 0.54)"
     )
+
+
+def test_as_many_annotators_are_counted_as_the_table_has() -> None:
+    more = replace(
+        GOOD,
+        annotators=(*GOOD.annotators, annotator("import:feedback")),
+        reliabilities={**GOOD.reliabilities, "import:feedback": GOOD.reliabilities["bob"]},
+        excluded={"bob": "careless"},
+    )
+    assert quality_report.annotators_table(more).count("<tr") - 1 == 3, "below the headers"
+    assert "Annotators 3 " in words(quality_report.status_sentence(more, SHARED))
 
 
 def test_without_judgements_it_says_what_comes() -> None:

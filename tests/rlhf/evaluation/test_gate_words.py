@@ -127,7 +127,7 @@ def test_what_no_check_will_add_to_is_rejected_with_that_reason() -> None:
 # ------------------------------------------------------------------------------------------------------------- limits
 NAMES = {
     "kl_per_token": "KL to its anchor, nats a token",
-    "nll_ratio": "Surprise to its anchor, ratio",
+    "nll_ratio": "Surprise at its answers, times that at its anchor's",
     "distinct_ratio": "Distinct-2, ratio",
     "truncated_more": "Answers cut off, more than its anchor's",
     "perplexity_ratio": "Perplexity of the fixed text, ratio",

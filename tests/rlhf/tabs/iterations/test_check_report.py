@@ -119,7 +119,10 @@ def test_beside_what_is_asked_of_answers_cut_off_stands_how_many_of_each_policy_
 def test_a_policy_that_loses_the_language_is_warned_of() -> None:
     assert check_report.warnings(REPORT, Rule()) == []
     surprise, repetition = check_report.warnings(worse(nll_under_anchor=1.5, distinct_2=0.6), Rule())
-    assert "no proper language any more (Surprise to its anchor, ratio: 1.2," in surprise
+    assert surprise == (
+        "Its answers surprise its anchor too much: they may be no proper language any more (Surprise at its answers, "
+        "times that at its anchor's: 1.2, asked for: at most 1.15)."
+    )
     assert "repeat themselves (Distinct-2, ratio: 0.75," in repetition
 
 
@@ -178,7 +181,7 @@ def test_every_figure_that_a_limit_may_be_on_has_its_row_and_its_words() -> None
 
 def test_what_could_not_be_scored_is_warned_of_as_the_gate_rejects_it() -> None:
     (said,) = check_report.warnings(worse(nll_under_anchor=math.nan), Rule())
-    assert said.startswith("Surprise to its anchor, ratio: not a number"), "which says nothing of its language"
+    assert said.startswith("Surprise at its answers, times that at its anchor's: not a number"), "whatever it speaks"
 
 
 def test_history_is_newest_first_and_bears_a_policy_without_a_check() -> None:

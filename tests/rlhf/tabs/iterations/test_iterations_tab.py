@@ -462,7 +462,7 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     shown = iterations_tab.view(context, policy.revision, 0, {})[0]
     card = shown["gate"]["value"]
     assert "It was decided on against base;" in card
-    assert "Surprise to its anchor" in shown["report"]["value"]
+    assert "Surprise at its answers" in shown["report"]["value"]
     assert "The rule says: " not in card
     promote(owner, "base", "", {})
     assert registry.decisions(context.db)[0].reason == "no reason given"

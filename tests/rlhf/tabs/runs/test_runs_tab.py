@@ -801,6 +801,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     assert "It waits for its check" in browser.text("report")
     assert not browser.shown["promote"]["visible"], "against the rule it takes a reason, on the Iterations tab"
     assert "The rule says: not enough evidence." in browser.text("objection")
+    assert f'href="/iterations/{made.revision}">See why, or let it serve' in browser.text("objection")
     with pytest.raises(gr.Error, match=r"The rule says: not enough evidence.*Say why on the Iterations tab"):
         browser.do("run_promote")
     assert registry.serving(machine.db).revision == "base"

@@ -93,7 +93,7 @@ def preview(unit: str = "pairs", train: int = 1200, **values: object) -> Trainin
 
 def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
     said = " ".join(Text(plan_card.data_card(TrainingData(preview(), 1200), DPOSpec())).said)
-    for words in ("dpo-3", "1,200", "Held-out comparisons", REASONS["tie"], "pairs", REASONS["skip"], "judgements"):
+    for words in ("dpo-3", "1,200", "Held-out pairs", REASONS["tie"], "pairs", REASONS["skip"], "judgements"):
         assert words in said
     assert "Pairs in them" not in said
     assert REASONS["flagged"] not in said
@@ -102,7 +102,7 @@ def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
 def test_beside_how_much_is_trained_on_stands_where_the_rest_of_the_judgements_is() -> None:
     said = plan_card.where_the_rest_is(TrainingData(preview(), 1200), DPOSpec())
     for words in (
-        "Held-out comparisons to check with: 9. Left out: ",
+        "Held-out pairs to check with: 9. Left out: ",
         f"{REASONS['tie']} (3)",
         f"{REASONS['skip']} (2)",
     ):
@@ -146,7 +146,15 @@ def test_a_form_says_that_nothing_is_held_out(kind: str) -> None:
 
 def test_a_reward_model_counts_comparisons_and_the_pairs_in_them() -> None:
     said = " ".join(Text(plan_card.data_card(TrainingData(preview(), 400), RewardModelSpec())).said)
-    for words in ("Comparisons to train on", "400", "Pairs in them", "1,200", "one for each answer where all are bad"):
+    for words in (
+        "Comparisons to train on",
+        "400",
+        "Held-out pairs to check with",
+        "Pairs in them",
+        "1,200",
+        "one for each answer where all are bad",
+        "drawn for the gate",
+    ):
         assert words in said
 
 
