@@ -416,7 +416,10 @@ def start_import(
         seen = replace(seen, waits=state.number, said=order.columns, target=order.target)
     else:
         seen = replace(seen, waits=0)
-    return status_parts(page, importer, seen)
+    parts = status_parts(page, importer, seen)
+    if kind == "import":  # what was said of the rows before it, as that they are to be read again, is over
+        parts[page.followed.index(page.meaning)] = ""
+    return parts
 
 
 def follow_import(page: ImportFormPage, importer: Importer, annotator: Annotator, looked: Any) -> list[Any]:

@@ -88,6 +88,7 @@ class Session:
         self.unfolded = False
         self.shown: list[str] = []
         self.emptied: dict[str, Any] = {}
+        self.meaning = ""
 
     def call(self, name: str) -> str:
         """Press a button, or be asked whether something is new; all that was sent."""
@@ -96,6 +97,9 @@ class Session:
         values = {**form, **self.columns}
         asked = [self.looked if isinstance(one, gr.State) else values.get(one.label, "") for one in block.inputs]
         sent = block.fn(*asked_by(self.name, block.fn), *asked)
+        (meaning,) = self.listeners["import-meaning"].outputs
+        said = sent[block.outputs.index(meaning)]
+        self.meaning = said if isinstance(said, str) else self.meaning
         (folded,) = [two for one, two in zip(block.outputs, sent, strict=True) if isinstance(one, gr.Accordion)]
         self.unfolded = folded.get("open", False)
         self.looked = next(value for one, value in zip(block.outputs, sent, strict=True) if isinstance(one, gr.State))
@@ -324,6 +328,21 @@ def test_that_all_answers_are_good_can_be_said(pages: gr.Blocks, db: Database) -
     assert str(olga.call("import-follow")).count(repr(import_form.NONE)) == 3, "as a choice twice, and chosen once"
     olga.call("import-import")
     assert "--map=label=" in json.loads(str(db.value("SELECT spec FROM job ORDER BY id DESC LIMIT 1")))["arguments"]
+
+
+def test_an_import_takes_away_what_was_said_of_the_rows_before_it(pages: gr.Blocks, db: Database) -> None:
+    """That they are to be read again for what was chosen since, for one: it has been done as it was chosen."""
+    olga = Session(pages, "olga")
+    olga.look("/data/rows.jsonl")
+    end(db, {"look": LOOK})
+    olga.call("import-follow")
+    assert "Read as prompts" in olga.meaning
+    olga.call("import-check")
+    end(db, {"outcome": {**OUTCOME, "dry_run": True}})
+    olga.call("import-follow")
+    assert "Read as prompts" in olga.meaning
+    olga.call("import-import")
+    assert olga.meaning == ""
 
 
 def test_an_import_says_whose_it_is_and_when_it_was(pages: gr.Blocks, db: Database) -> None:
