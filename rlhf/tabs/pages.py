@@ -245,6 +245,12 @@ def said_language() -> str:
     return f'<script>Object.defineProperty(navigator, "language", {{ value: {code} }});</script>'
 
 
+def words_of_style() -> str:
+    """What the stylesheet writes on the page, in the language of the page."""
+    said = json.dumps(_("any"), ensure_ascii=False)
+    return f":root {{ --any: {said}; }}\n"
+
+
 def hosted(pages: gr.Blocks, settings: Settings, uploads: Path) -> FastAPI:
     """Where Gradio is mounted, with everything off that would call out, keep inputs in browsers or show errors'
     insides.
@@ -260,7 +266,7 @@ def hosted(pages: gr.Blocks, settings: Settings, uploads: Path) -> FastAPI:
         auth_dependency=middleware.signed_in_name,
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
         theme=theme(),
-        css=stylesheet.FOR_GRADIO,
+        css=words_of_style() + stylesheet.FOR_GRADIO,
         favicon_path=str(stylesheet.LOGO),
         # What is blocked is so wherever it lies: in a data directory around that of the uploads, these as well.
         blocked_paths=[] if uploads.is_relative_to(settings.data_dir) else [str(settings.data_dir)],

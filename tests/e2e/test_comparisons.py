@@ -189,6 +189,32 @@ def test_an_address_is_drawn_as_it_filters_on_a_fresh_page(running: tuple[Databa
     page.context.close()
 
 
+# What stands in each filter.
+EMPTY_FILTERS = """(boxes) => boxes.map((box) => getComputedStyle(box, "::before").content)"""
+
+
+@pytest.mark.parametrize(("language", "said"), [("en", '"any"'), ("de", '"beliebig"')])
+def test_a_filter_without_a_choice_says_that_any_will_do(
+    running: tuple[Database, str], browser: Any, language: str, said: str
+) -> None:
+    db, address = running
+    seed_comparisons(db, 1)
+    access.add_account(db, f"reads-{language}", "admin", "a long enough password")
+    access.set_language(db, f"reads-{language}", language)
+    context = browser.new_context()
+    sign_in(context, db, address, f"reads-{language}")
+    page = context.new_page()
+    waiting = unanswered(page)
+    page.goto(f"{address}data/comparisons?status=open")
+    drawn_from(page, waiting)
+    boxes = page.locator(".filters .any .secondary-wrap")
+    assert boxes.evaluate_all(EMPTY_FILTERS) == ["none", said, said], "the status is chosen"
+    arrows = page.locator(".filters .any .icon-wrap:not(.token-remove *)")
+    beside_choice, beside_word, _other = (arrows.nth(place).bounding_box()["width"] for place in range(3))
+    assert beside_word > beside_choice / 2, "it takes no room from the arrow"
+    context.close()
+
+
 def test_a_comparison_that_is_in_view_is_looked_up_again(running: tuple[Database, str], browser: Any) -> None:
     from playwright.sync_api import expect
 

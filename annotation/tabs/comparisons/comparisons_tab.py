@@ -121,7 +121,9 @@ class ComparisonsPage:
 
 def several(name: str, choices: Sequence[tuple[str, str]]) -> gr.Dropdown:
     """A choice of several; one that was made before the program was restarted must still be accepted after it."""
-    return open_choice(_(words.FIELD_LABELS[name]), list(choices), multiselect=True, min_width=160)
+    return open_choice(
+        _(words.FIELD_LABELS[name]), list(choices), multiselect=True, min_width=160, elem_classes=["any"]
+    )
 
 
 def day(name: str) -> gr.Textbox:
