@@ -125,7 +125,7 @@ class Subject:
     training: TrainingSpec | None
     """The training that made it, or the adapter that it was merged from."""
     counts: SnapshotCounts
-    """Of the training's data."""
+    """Of the training's data; with what a training learnt from it where another job has merged what it made."""
     merged: Policy | None
     source: str | None = None
     """Where on the Hub it comes from, if it was not made here."""
@@ -149,11 +149,12 @@ def subject_of(
     db: Database, job_id: int | None, revision: str, made: TrainedModel | Policy, source: str | None = None
 ) -> Subject:
     """What the card of a policy is about that a job made, or that comes from `source`."""
-    spec = None if job_id is None else job_store.get(db, job_id).spec
+    spec, learnt = None if job_id is None else job_store.get(db, job_id).spec, FinishedTraining()
     continued = "" if spec is None else spec.continues()
     merged = registry.by_revision(db, continued) if continued else None
     if merged is not None and merged.job_id is not None:
-        spec = job_store.get(db, merged.job_id).spec
+        job = job_store.get(db, merged.job_id)
+        spec, learnt = job.spec, FinishedTraining.of(job.result)
     trained = made if merged is None else merged
     training = spec.on_weights(trained.precision) if isinstance(spec, TrainingSpec) else None
     base = public_name(made.base)
@@ -165,7 +166,7 @@ def subject_of(
         base=base,
         ground=base if made.ground_id is None else registry.by_id(db, made.ground_id).revision,
         training=training,
-        counts=snapshot_counts(db, training.snapshot) if training is not None else SnapshotCounts(),
+        counts=snapshot_counts(db, training.snapshot).learnt(learnt) if training is not None else SnapshotCounts(),
         merged=merged,
         source=source,
         no_thinking=registry.no_thinking(db) and can_be_told(db.path.parent, made.base),
@@ -198,7 +199,7 @@ def card(about: Subject, result: Mapping[str, Any], record: PublishedFacts | Non
         needs(about) if record is None else needs_on_hub(about, record),
         f"```python\n{loading(about, record)}\n```",
         "## What it was made from",
-        origin(about, record),
+        origin(about, result, record),
         "## Figures",
         figures(about, result),
         *([] if record is None else evaluation(about, record)),
@@ -374,7 +375,7 @@ score = (model(**ids.to(model.device)).logits.item() - known["mean"]) / known["s
 print(score)  # in standard deviations of the answers that it was trained on"""
 
 
-def origin(about: Subject, record: PublishedFacts | None = None) -> str:
+def origin(about: Subject, result: Mapping[str, Any], record: PublishedFacts | None = None) -> str:
     training = about.training
     rows = [["base model", code(about.base)]]
     if about.adapter:
@@ -390,7 +391,7 @@ def origin(about: Subject, record: PublishedFacts | None = None) -> str:
         [f"{made}from", code(training.parent)],
         [f"{made}by", training.trained_by],
         ["what was trained", METHODS[training.method]],
-        ["data", data_text(about)],
+        ["data", data_text(about, result)],
         ["sha256 of the data", code(training.snapshot)],
         *([] if record is None or record.data is None else [["the data as a dataset", data_link(record, record.data)]]),
         ["seed", str(training.seed)],
@@ -402,9 +403,9 @@ def data_link(record: PublishedFacts, data: Address) -> str:
     return f"[{data.repo}]({record.endpoint}/datasets/{data.repo}/tree/{data.revision}), tag {code(data.revision)}"
 
 
-def data_text(about: Subject) -> str:
+def data_text(about: Subject, result: Mapping[str, Any]) -> str:
     assert about.training is not None
-    counts = about.counts
+    counts = about.counts.learnt(FinishedTraining.of(result))
     left_out = sum(counts.left_out.values())
     held_out = f", {counts.held_out:,} held out" if counts.held_out else ""
     rest = f", {left_out:,} left out" if left_out else ""

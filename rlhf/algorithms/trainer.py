@@ -185,10 +185,16 @@ class RunCost:
     trainable: int = 0
     total: int = 0
 
-    def result(self) -> FinishedTraining:
-        """What the job's result says of it. The first step warms up, so it counts only if there is no other."""
+    def result(self, snapshot: str, trained_on: int, left_out: Mapping[str, int]) -> FinishedTraining:
+        """What the job's result says of it and of the rows of frozen data that it learnt from.
+
+        The first step warms up, so it counts only if there is no other.
+        """
         steps = self.step_seconds[1:] or self.step_seconds
         return FinishedTraining(
+            snapshot=snapshot,
+            trained_on=trained_on,
+            left_out=dict(left_out),
             seconds_per_step=round(statistics.median(steps), 4) if steps else None,
             steps=len(self.step_seconds),
             peak_memory_mb=peak_memory_mb(),
@@ -245,19 +251,20 @@ def stored_before(run: Run) -> FinishedTraining | None:
 
 
 def conclude(
-    run: Run, spec: TrainingSpec, start: Start, save: Callable[[Path], FinishedTraining], figures: RunCost
+    run: Run, spec: TrainingSpec, start: Start, save: Callable[[Path], FinishedTraining], known: FinishedTraining
 ) -> FinishedTraining:
     """Store what was trained and register it, unless it was only measured or this is one of a job's further processes.
 
+    `known` is what the job's result says beside what `save` measures: what it learnt from, and its cost.
     Raises Stopped when the job was stopped: its checkpoints are still there.
     """
     run.beat()  # a worker that slept while its job was given to another must not touch that one's files
     run.raise_if_stopped()
     if run.measured_steps:
-        return figures.result()
+        return known
     if run.rank:
         return FinishedTraining()
-    policy, stored = store_policy(run, spec, start, save, figures.result())
+    policy, stored = store_policy(run, spec, start, save, known)
     shutil.rmtree(checkpoints_of(run), ignore_errors=True)
     return ended(run, policy, stored)
 
@@ -272,7 +279,7 @@ RESULT = "prefloop.json"
 
 
 def store_policy(
-    run: Run, spec: TrainingSpec, start: Start, save: Callable[[Path], FinishedTraining], cost: FinishedTraining
+    run: Run, spec: TrainingSpec, start: Start, save: Callable[[Path], FinishedTraining], known: FinishedTraining
 ) -> tuple[Policy, dict[str, Any]]:
     """Write what was trained, whole or not at all, and register it; returns the entries of the job's result too."""
     made = TrainedModel(
@@ -285,7 +292,7 @@ def store_policy(
     )
 
     def write(directory: Path) -> dict[str, Any]:
-        return {**cost.to_json(), **save(directory).to_json()}
+        return {**known.to_json(), **save(directory).to_json()}
 
     return store_made(run, made, write)
 

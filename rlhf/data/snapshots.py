@@ -19,6 +19,7 @@ from annotation.store import judgement_store, project_store, prompt_store, train
 from annotation.translation import N_, _, joined
 from rlhf.jobs.artifacts import write_lines
 from rlhf.jobs.descriptions import UNITS, LeftOut, Rows, Unit
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import Scope, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_agreement import PairAgreement, agreement_alone
@@ -231,6 +232,11 @@ class SnapshotCounts:
     def of(cls, stored: str | None) -> SnapshotCounts:
         told = {} if stored is None else json.loads(stored)
         return cls(told.get("train"), told.get("held-out"), told.get("left_out", {}))
+
+    def learnt(self, done: FinishedTraining) -> SnapshotCounts:
+        """How much of it a training learnt from; what was left out when it was frozen, and when it was tokenised."""
+        trained_on = self.train if done.trained_on is None else done.trained_on
+        return SnapshotCounts(trained_on, self.held_out, Counter(self.left_out) + Counter(done.left_out))
 
     def to_json(self) -> str:
         return json.dumps({"train": self.train, "held-out": self.held_out, "left_out": self.left_out})

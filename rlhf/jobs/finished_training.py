@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from annotation.validation import StoredAs, stored
@@ -48,10 +48,6 @@ class FinishedTraining:
     def of(cls, result: Mapping[str, Any] | None) -> FinishedTraining:
         """The result of a job; of one that trains nothing what it says by the same names."""
         return stored(cls, result)
-
-    def told(self, snapshot: str, trained_on: int, left_out: Mapping[str, int]) -> dict[str, Any]:
-        """The result of the job, which learnt from so many rows of this frozen data."""
-        return replace(self, snapshot=snapshot, trained_on=trained_on, left_out=dict(left_out)).to_json()
 
     def cost(self) -> FinishedTraining:
         return FinishedTraining(

@@ -104,7 +104,7 @@ class DownloadEndpoint:
         # Not at the top: it loads Gradio, which takes seconds, and whoever judges does not need it.
         from rlhf.tabs.runs import run_report
 
-        text = run_report.report_of(self.db, self.data_dir, found[0])
+        text = run_report.report_of(self.db, found[0])
         return Response(text, media_type="text/markdown", headers=saved_as(name))
 
 

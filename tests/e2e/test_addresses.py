@@ -292,6 +292,21 @@ def test_the_strips_step_leads_nowhere_on_the_page_where_it_is_done(address: str
     expect(page.locator("#standing a.button:not([href])")).to_be_visible()
 
 
+def test_the_overview_names_the_next_step_once(address: str, page: Any) -> None:
+    from playwright.sync_api import expect
+
+    go(page, "/overview")
+    expect(page.locator("#overview a.button").first).to_have_text(re.compile("Judge: "))
+    expect(page.locator("#standing p")).to_be_visible()
+    step = page.locator("#standing a.button")
+    expect(step).to_have_text(re.compile("Judge: "))
+    expect(step).to_be_hidden()
+    go(page, "/data")
+    expect(step).to_be_visible()
+    page.go_back()
+    expect(step).to_be_hidden()
+
+
 def test_the_strips_step_leads_nowhere_where_its_candidate_or_its_job_is_in_view(running: Any, browser: Any) -> None:
     from playwright.sync_api import expect
 

@@ -1458,9 +1458,28 @@ def test_below_open_guidelines_both_answers_are_seen_to_go_on(site: Site, role: 
     ann = site.open("annotate" if role == "admin" else "", role, viewport={"width": 1280, "height": 900})
     ann.ready()
     ann.page.wait_for_selector(".guidelines[open] .shown[tabindex='0']")
-    lowest = max(box["y"] + box["height"] for more in ann.page.locator(".more").all() if (box := more.bounding_box()))
     assert ann.page.locator(".more >> visible=true").count() == 3
-    assert lowest < ann.page.locator(".verdict-bar").bounding_box()["y"]
+    assert lowest(ann.page, ".more") < ann.page.locator(".verdict-bar").bounding_box()["y"]
+
+
+@pytest.mark.parametrize("role", ["annotator", "admin"])
+def test_below_the_first_guidelines_no_control_lies_under_the_verdicts(site: Site, role: str) -> None:
+    """An annotator need not scroll; an admin, whose page has the strip too, does for what is below the answers."""
+    project_store.write_guidelines(site.db, project.FIRST_GUIDELINES, "Prefloop")
+    site.compare("word " * 900, "other " * 900)
+    ann = site.open("annotate" if role == "admin" else "", role, viewport={"width": 1280, "height": 900})
+    ann.ready()
+    ann.page.wait_for_selector(".guidelines[open]")
+    assert lowest(ann.page, ".answer button") <= ann.page.locator(".verdict-bar").bounding_box()["y"]
+    if role == "admin":
+        ann.page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    assert lowest(ann.page, ".extras :is(button, textarea)") <= ann.page.locator(".verdict-bar").bounding_box()["y"]
+
+
+def lowest(page: Any, controls: str) -> float:
+    """The lower edge of the lowest of these."""
+    boxes = [one.bounding_box() for one in page.locator(f"{controls} >> visible=true").all()]
+    return float(max(box["y"] + box["height"] for box in boxes))
 
 
 def test_a_phone_shows_guidelines_and_where_the_answers_begin(site: Site) -> None:

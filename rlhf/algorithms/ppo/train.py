@@ -112,8 +112,10 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
         begin(run, spec)
         trainer = build_trainer(spec, start, tokenizer, data, run)
         figures = trainer.learn()
-        trained = conclude(run, spec, start, trainer.save, figures)
-    return trained.told(spec.snapshot, len(data.items), data.left_out)
+        trained = conclude(
+            run, spec, start, trainer.save, figures.result(spec.snapshot, len(data.items), data.left_out)
+        )
+    return trained.to_json()
 
 
 # ------------------------------------------------------------------------------------------------------------ the data

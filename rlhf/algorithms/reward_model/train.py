@@ -77,8 +77,8 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
         begin(run, spec)
         trainer = build_trainer(spec, start, tokenizer, data, checkpoints_of(run), run)
         figures = learn(run, spec, trainer)
-        trained = conclude(run, spec, start, trainer.save, figures)
-    return trained.told(spec.snapshot, pairs, data.left_out)
+        trained = conclude(run, spec, start, trainer.save, figures.result(spec.snapshot, pairs, data.left_out))
+    return trained.to_json()
 
 
 def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> TokenisedData:

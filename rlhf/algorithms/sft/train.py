@@ -61,8 +61,10 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
         trainer = build_trainer(spec, start, tokenizer, data, checkpoints_of(run), run)
         trainer.before = score_before(trainer, run)
         figures = learn(run, spec, trainer)
-        trained = conclude(run, spec, start, trainer.save, figures)
-    return trained.told(spec.snapshot, len(data.items), data.left_out)
+        trained = conclude(
+            run, spec, start, trainer.save, figures.result(spec.snapshot, len(data.items), data.left_out)
+        )
+    return trained.to_json()
 
 
 def read_data(run: Run, spec: SFTSpec, tokenizer: Any) -> TokenisedData:

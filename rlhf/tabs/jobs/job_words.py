@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -103,12 +102,11 @@ def data_facts(job: Job, data: SnapshotCounts) -> Facts:
     """
     if not isinstance(job.spec, TrainingSpec) or data == SnapshotCounts():
         return []
-    done = FinishedTraining.of(job.result)
-    left_out = Counter(data.left_out) + Counter(done.left_out)
-    told = counted(data.train if done.trained_on is None else done.trained_on)
+    data = data.learnt(FinishedTraining.of(job.result))
+    told = counted(data.train)
     if job.spec.items.to_check_with:
         told = _("{train} to train, {held_out} held-out").format(train=told, held_out=counted(data.held_out))
-    return [(_(UNITS[job.spec.unit].heading), told), (_("Left out"), left_out_list(left_out) or _("nothing"))]
+    return [(_(UNITS[job.spec.unit].heading), told), (_("Left out"), left_out_list(data.left_out) or _("nothing"))]
 
 
 def counted(number: int | None) -> str:

@@ -28,8 +28,10 @@ function show({ html, said, open: now, over }) {
   address.title(saying || ended);
 }
 
-// A step that is done on the page one is on is told, and leads nowhere.
+// A step that is done on the page one is on is told, and leads nowhere; the Overview names the steps itself.
 function leaveHere() {
+  const named = address.isHere("/overview");
+  for (const one of element.querySelectorAll(".standing a, .standing > span")) one.hidden = named;
   for (const link of element.querySelectorAll("a")) {
     link.dataset.to ??= link.getAttribute("href");
     if (address.isHere(link.dataset.to)) leadNowhere(link);

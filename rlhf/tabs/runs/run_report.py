@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Final
 
 from annotation.database import Database
 from annotation.records import now, who
 from annotation.translation import _, ngettext
+from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from rlhf.data.snapshots import SnapshotCounts, snapshot_counts
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.finished_checks import FinishedCheck, check_of, newest_check
-from rlhf.hub.push_model import CARD
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
@@ -27,7 +26,7 @@ from rlhf.tabs.jobs import job_cards, job_words
 from rlhf.tabs.runs.compare_runs import RunSummary, figures
 
 
-def report_of(db: Database, data_dir: Path, job: Job) -> str:
+def report_of(db: Database, job: Job) -> str:
     made = registry.of_job(db, job.id)
     check = check_of(job) or (None if made is None else newest_check(db, made.revision))
     metrics = job_store.metrics(db, job.id)
@@ -41,7 +40,6 @@ def report_of(db: Database, data_dir: Path, job: Job) -> str:
         section(_("Last values and costs"), pairs([*figures(summary).items()])),
         section(_("Check"), "" if check is None or subject is None else checked(db, subject, check)),
         section(_("Decisions"), "" if subject is None else decisions(db, subject)),
-        section(_("Card"), "" if made is None else card(data_dir, made)),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -55,8 +53,8 @@ def top(job: Job, label: RunLabel, made: Policy | None) -> str:
         (_("Job"), f"{job.id}, {job_words.about(job)}"),
         *([(_("Tags"), ", ".join(label.tags))] if label.tags else []),
         (_("Requested by"), who(job.requested_by)),
-        (_("Started (UTC)"), job.started or missing),
-        (_("Ended (UTC)"), job.finished or missing),
+        (_("Started (UTC)"), moment(job.started) if job.started else missing),
+        (_("Ended (UTC)"), moment(job.finished) if job.finished else missing),
         (_("Attempt"), str(job.attempt)),
     ]
     return "\n\n".join(filter(None, (f"# {plain(name)}", plain(said), pairs(facts), quoted(label.notes))))
@@ -93,18 +91,16 @@ def decisions(db: Database, policy: Policy) -> str:
     ]
     head = [_("When (UTC)"), _("Decision"), _("Policy"), _("By"), _("Why")]
     said = [
-        (one.created, _(check_report.ACTIONS[one.action]), one.revision, who(one.decided_by), registry.why(one.reason))
+        (
+            moment(one.created),
+            _(check_report.ACTIONS[one.action]),
+            one.revision,
+            who(one.decided_by),
+            registry.why(one.reason),
+        )
         for one in rows
     ]
     return grid(head, said)
-
-
-def card(data_dir: Path, made: Policy) -> str:
-    """The card that was written when the policy was made, as its source; nothing where its files are gone."""
-    path = None if made.path is None or made.deleted else data_dir / made.path / CARD
-    if path is None or path.is_symlink() or not path.is_file():
-        return ""
-    return code(visible(path.read_text("utf-8")), "markdown")
 
 
 def section(title: str, *parts: str) -> str:
@@ -123,10 +119,10 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join((first, "| --- " * len(head) + "|", *others))
 
 
-def code(text: str, language: str = "json") -> str:
-    """A text as it is, behind a fence that is longer than any of its own."""
+def code(text: str) -> str:
+    """JSON as it is, behind a fence that is longer than any of its own."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+    return f"{fence}json\n{text.rstrip()}\n{fence}"
 
 
 def quoted(text: str) -> str:

@@ -40,6 +40,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec, far_enough, with_ends_to_learn
 from rlhf.algorithms.dpo.train import PreferenceTrainer, best_of, build_trainer
 from rlhf.algorithms.reference import answer_logps
 from rlhf.algorithms.trainer import TokenisedData
+from rlhf.data.snapshots import snapshot_counts
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import Precision, with_defaults
@@ -654,6 +655,10 @@ def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine)
     fitting, left = tokenise_pairs(judged.tokenizer, train, limit)
     assert left["too-long"] > 0
     assert (job.result["trained_on"], job.result["left_out"]) == (len(fitting), left)
+    card = (judged.data_dir / "adapters" / job.result["revision"] / "README.md").read_text("utf-8")
+    counts = snapshot_counts(judged.db, spec.snapshot)
+    missing = sum(counts.left_out.values()) + left["too-long"]
+    assert f"| data | {len(fitting)} pairs, {counts.held_out} held out, {missing} left out |" in card
 
 
 def snapshot_of(machine: Machine) -> str:

@@ -112,10 +112,10 @@ def test_a_label_is_kept_and_changed_and_a_run_without_one_has_none(db: Database
         run_labels.set_label(db, job_id + 1, LABELS[1], "kim")
 
 
-def test_the_report_says_what_was_asked_and_what_came_of_it(db: Database, data_dir: Path) -> None:
+def test_the_report_says_what_was_asked_and_what_came_of_it(db: Database) -> None:
     job_id = finished(db)
     run_labels.set_label(db, job_id, RunLabel("Mine", ("one", "two"), "- first\n\n# second\nthird"), "kim")
-    report = run_report.report_of(db, data_dir, job_store.get(db, job_id))
+    report = run_report.report_of(db, job_store.get(db, job_id))
     notes = "> \\- first\\\n>\n> \\# second\\\n> third"
     for words in (
         "# Mine",
@@ -126,6 +126,8 @@ def test_the_report_says_what_was_asked_and_what_came_of_it(db: Database, data_d
     ):
         assert words in report
     assert "120" in report
+    assert re.search(r"\n- Ended \(UTC\): \d{4}-\d\d-\d\d \d\d:\d\d\n", report), "as pages write moments"
+    assert not re.search(r"\d\d:\d\d:\d\d", report)
 
 
 def test_the_report_has_the_decisions_by_which_its_policy_came_to_serve_and_no_longer_does(
@@ -147,26 +149,31 @@ def test_the_report_has_the_decisions_by_which_its_policy_came_to_serve_and_no_l
     registry.promote(db, "sft-1", "kim", "better")
     registry.reject(db, "sft-2", "kim")
     registry.promote(db, "base", "lee")
-    report = run_report.report_of(db, data_dir, job_store.get(db, job_id))
+    files = data_dir / "adapters" / "1"
+    files.mkdir(parents=True)
+    (files / "README.md").write_text('12 pairs\n\n    "epochs": 3,')
+    report = run_report.report_of(db, job_store.get(db, job_id))
+    assert report.count('"epochs"') == 1, "its card says the same, as of when it was stored"
+    assert not re.search(r"\| \S+T\d\d:", report)
     assert "| promote | sft-1 | kim | better |" in report
     assert "| go back | base | lee |" in report
     assert "sft-2" not in report, "what was decided of others while it served is not about it"
 
 
-def test_the_report_of_a_run_that_never_began_does_not_promise_it(db: Database, data_dir: Path) -> None:
+def test_the_report_of_a_run_that_never_began_does_not_promise_it(db: Database) -> None:
     job_id = job_store.enqueue(db, DPOSpec(), "kim")
-    assert "- Started (UTC): not yet" in run_report.report_of(db, data_dir, job_store.get(db, job_id))
+    assert "- Started (UTC): not yet" in run_report.report_of(db, job_store.get(db, job_id))
     job_store.cancel(db, job_id)
-    assert "- Started (UTC): never" in run_report.report_of(db, data_dir, job_store.get(db, job_id))
+    assert "- Started (UTC): never" in run_report.report_of(db, job_store.get(db, job_id))
 
 
-def test_the_report_says_where_and_why_a_run_ended_early(db: Database, data_dir: Path) -> None:
+def test_the_report_says_where_and_why_a_run_ended_early(db: Database) -> None:
     job_id = job_store.enqueue(db, DPOSpec(stop_kl=0.15), "kim")
     assert job_store.claim(db, job_id, "w") is not None
     assert job_table.report(db, job_id, "w", 1, 21, {"kl": 0.01}, "Training")
     assert job_table.report(db, job_id, "w", 2, 2, {"kl": 0.2}, "Training")
     assert job_table.finish(db, job_id, "w", {"final": {"kl": 0.2}})
-    report = run_report.report_of(db, data_dir, job_store.get(db, job_id))
+    report = run_report.report_of(db, job_store.get(db, job_id))
     for words in ("It ended after step 2. The policy had moved 0.2 nats", "- Steps: 2, ended early", "at most 6"):
         assert words in report
 
@@ -201,10 +208,10 @@ def test_what_people_wrote_is_the_same_text_in_a_viewer(text: str) -> None:
     assert (made, cells) == (set(), ["a", "b", said, "end"])
 
 
-@pytest.mark.parametrize("card", ["# A card\n![p](http://e.org)\n<script>", "```\n<b>\n````\n# x\n"])
-def test_the_card_stands_in_the_report_as_its_source(card: str) -> None:
-    (fence,) = MarkdownIt("commonmark").parse(run_report.code(card, "markdown"))
-    assert (fence.type, fence.content.rstrip()) == ("fence", card.rstrip())
+@pytest.mark.parametrize("text", ["# A text\n![p](http://e.org)\n<script>", "```\n<b>\n````\n# x\n"])
+def test_settings_stand_in_the_report_as_they_are(text: str) -> None:
+    (fence,) = MarkdownIt("commonmark").parse(run_report.code(text))
+    assert (fence.type, fence.content.rstrip()) == ("fence", text.rstrip())
 
 
 def test_only_an_admin_fetches_a_report(db: Database, data_dir: Path) -> None:
