@@ -28,7 +28,8 @@ weights: a share for "no judge" would cost every candidate what it holds back, t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import log
@@ -213,6 +214,10 @@ LEAST_SPREAD = 0.3
 WORTH_SPENDING = 0.9
 
 
+# So often in a row prompts of a check are spent without correcting anything; then people may get the others.
+TRIES = 3
+
+
 @dataclass
 class Moments:
     """Second moments of people's outcomes P and judges' J about 1/2, beginning with those of prompts imagined."""
@@ -288,7 +293,8 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
     left to judges: all of them are used once by the time that people have compared theirs. So the probability has to be
     the same for all prompts of a check; where nobody recorded it, or it was 1, people's outcomes enter as they are. So
     do those of prompts that had been left to judges, and all where what is known of the judges by then promises too
-    little, or they have not come to this check: the prompts left to them are not spent, and people may get them.
+    little, they have not come to this check or fail on most of it: the prompts left to them are not spent, and people
+    may get them.
 
     **Why the correction is 0 in expectation, given all that was looked at before.** A check draws by lot who gets which
     prompt, so a prompt that people get and those that correct it are alike in what people and judges find and in when
@@ -310,7 +316,7 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
         due += 1 / one.probability - 1 if one.probability and one.prompt_id not in panel.left else 0.0
         others = waiting.first(int(due), one)
         due %= 1
-        come = waiting.come.get(one.since, predictions.weights.keys())
+        come = waiting.hoped_for(one)
         hoped = moments.believing(predictions.most_promised(come))
         coming = waiting.spend(others, one) if come and hoped.worth_spending(len(others)) else []
         known = moments.believing(predictions.most_promised(name for said in coming for name in said.by))
@@ -345,7 +351,14 @@ class WaitingPrompts:
         self.looked_at: set[int] = set()
         self.come: dict[int, set[str]] = {}
         """The judges that had come to a check, as far as what was looked at tells; nothing before anything was."""
+        self.in_vain = Counter[int]()
+        """How often in a row what a check left was looked at and corrected nothing."""
         self.helped = 0
+
+    def hoped_for(self, wanted_by: PromptOutcome) -> Collection[str]:
+        """The judges that may have something to say of what its check left; none where that was tried in vain."""
+        check = wanted_by.since
+        return self.come.get(check, self.predictions.weights.keys()) if self.in_vain[check] < TRIES else ()
 
     def first(self, number: int, wanted_by: PromptOutcome) -> list[int]:
         """The first so many of its check that were not given to people by then, whoever has judged them."""
@@ -355,6 +368,7 @@ class WaitingPrompts:
     def spend(self, others: Sequence[int], wanted_by: PromptOutcome) -> list[Prediction]:
         """What judges had said of these. People are given none, for which had been judged says what they are."""
         self.looked_at.update(others)
+        self.in_vain[wanted_by.since] += 1
         self.lines[wanted_by.since] = [one for one in self.lines[wanted_by.since] if one not in self.looked_at]
         found = (self.predictions.of(other, wanted_by.at) for other in others)
         return [said for said in found if said]
@@ -363,6 +377,8 @@ class WaitingPrompts:
         """What was looked at for a prompt, and how many corrected it."""
         self.come.setdefault(wanted_by.since, set()).update(name for said in seen for name in said.by)
         self.helped += used
+        if used:
+            self.in_vain[wanted_by.since] = 0
 
 
 def correct(

@@ -11,6 +11,7 @@ import pytest
 
 from annotation.metrics.evidence import (
     LEAST_SHARE,
+    TRIES,
     DecidedOutcome,
     JudgePanel,
     LeftPrompt,
@@ -120,6 +121,13 @@ def test_little_is_spent_on_a_judge_that_has_not_come_to_a_check() -> None:
     late = replace(panel, outcomes=tuple(replace(one, at=1003 if one.prompt_id == 3 else 1001) for one in said))
     found = corrected(prompts, late)
     assert ([one.weight > 0 for one in found.outcomes], found.spent) == ([False, False, False, True], {4, 5})
+    # A second judge that has judged only what was left: the two are never the very same judges.
+    both = JudgePanel(
+        (*judge(*[1.0] * 16), *judge(*[1.0] * 8, first=8, name="Bob")), {"Ada": CARD}, left(*range(8, 16))
+    )
+    second = replace(both, trust={"Ada": CARD, "Bob": CARD})
+    used = [len(corrected(by_prompt(people(*[1.0] * 8)), panel).spent) for panel in (both, second)]
+    assert used == [8, TRIES]
 
 
 def test_the_weight_is_learnt_and_a_hostile_judge_gets_none() -> None:
