@@ -87,7 +87,6 @@ def status_sentence(figures: QualityReport, project: Project) -> str:
     shown = [
         (_("Judgements that train the model"), numeral(figures.judgements)),
         (_("Comparisons"), numeral(figures.comparisons)),
-        (_("Annotators"), numeral(len(figures.annotators))),
     ]
     if agreed is not None:
         shown.append((_("Say the same"), percent_with_interval(agreed.percent)))
