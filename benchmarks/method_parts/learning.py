@@ -183,10 +183,11 @@ def learn(data_dir: Path, job_id: int, worker_id: str) -> None:
     run, spec = Run(db, data_dir, job, worker_id), job.spec
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path)
-    prompts = read_data(run, spec, tokenizer).items
+    data = read_data(run, spec, tokenizer)
     roles = load_roles(spec, start, None, tokenizer.pad_token_id)
-    figures = Learner(run, spec, roles, tokenizer, prompts, closeness).learn()
-    job_table.finish(db, job_id, worker_id, figures.result().to_json())
+    figures = Learner(run, spec, roles, tokenizer, data.items, closeness).learn()
+    made = figures.result(spec.snapshot, len(data.items), data.left_out)
+    job_table.finish(db, job_id, worker_id, made.to_json())
 
 
 def closeness(answers: Sequence[Any]) -> Any:

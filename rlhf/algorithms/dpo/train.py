@@ -72,8 +72,8 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     if trained is None:
         begin(run, spec)
         trainer = build_trainer(spec, start, tokenizer, data, checkpoints_of(run), run)
-        figures = learn(run, spec, trainer)
-        trained = conclude(run, spec, start, trainer.save, figures.result(spec.snapshot, pairs, data.left_out))
+        figures = learn(run, spec, trainer).result(spec.snapshot, pairs, data.left_out)
+        trained = conclude(run, spec, start, trainer.save, figures)
     expected = spec.flip_rate if spec.loss == "robust" else None
     planned = spec.steps_over(len(data.items))
     trained = replace(trained, accumulation=spec.accumulation, planned_steps=planned, flip_rate=expected)

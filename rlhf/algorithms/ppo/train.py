@@ -111,10 +111,8 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
     if trained is None:
         begin(run, spec)
         trainer = build_trainer(spec, start, tokenizer, data, run)
-        figures = trainer.learn()
-        trained = conclude(
-            run, spec, start, trainer.save, figures.result(spec.snapshot, len(data.items), data.left_out)
-        )
+        figures = trainer.learn().result(spec.snapshot, len(data.items), data.left_out)
+        trained = conclude(run, spec, start, trainer.save, figures)
     return trained.to_json()
 
 

@@ -76,8 +76,8 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
     if trained is None:
         begin(run, spec)
         trainer = build_trainer(spec, start, tokenizer, data, checkpoints_of(run), run)
-        figures = learn(run, spec, trainer)
-        trained = conclude(run, spec, start, trainer.save, figures.result(spec.snapshot, pairs, data.left_out))
+        figures = learn(run, spec, trainer).result(spec.snapshot, pairs, data.left_out)
+        trained = conclude(run, spec, start, trainer.save, figures)
     return trained.to_json()
 
 

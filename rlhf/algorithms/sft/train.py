@@ -60,10 +60,8 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
         begin(run, spec)
         trainer = build_trainer(spec, start, tokenizer, data, checkpoints_of(run), run)
         trainer.before = score_before(trainer, run)
-        figures = learn(run, spec, trainer)
-        trained = conclude(
-            run, spec, start, trainer.save, figures.result(spec.snapshot, len(data.items), data.left_out)
-        )
+        figures = learn(run, spec, trainer).result(spec.snapshot, len(data.items), data.left_out)
+        trained = conclude(run, spec, start, trainer.save, figures)
     return trained.to_json()
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.finished_training import FinishedTraining
 
 
@@ -25,11 +24,12 @@ def test_what_earlier_versions_called_otherwise_is_known_by_its_name_of_today() 
 
 def test_what_a_training_says_is_stored_by_these_names_and_read_again() -> None:
     cost = FinishedTraining(trainable=10, trainable_percent=1.5, steps=3, seconds_per_step=0.5, peak_memory_mb=900.0)
-    done = replace(cost, revision="sft-1", final={"loss": 0.5}, held_out={"loss": None, "n": 0}, checkpoint_bytes=0)
-    told = done.told("ab", 12, LeftOut({"too-long": 2}))
-    assert FinishedTraining.of(json.loads(json.dumps(told))) == replace(
-        done, snapshot="ab", trained_on=12, left_out={"too-long": 2}
+    data = {"snapshot": "ab", "trained_on": 12, "left_out": {"too-long": 2}}
+    done = replace(
+        cost, revision="sft-1", final={"loss": 0.5}, held_out={"loss": None, "n": 0}, checkpoint_bytes=0, **data
     )
+    told = done.to_json()
+    assert FinishedTraining.of(json.loads(json.dumps(told))) == done
     assert "quality" not in told, "what is not known is not said"
     assert FinishedTraining.of(told).cost() == cost
 
