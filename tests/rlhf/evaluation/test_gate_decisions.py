@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -1673,10 +1674,10 @@ def test_people_rate_a_policy_against_the_base(db: Database, data_dir: Path) -> 
 
 
 class Brackets(NullTranslations):
-    """A language in which every sentence stands in brackets, and several beside each other as they are."""
+    """A language in which every sentence stands in brackets, several beside each other and bare figures as they are."""
 
     def gettext(self, message: str) -> str:
-        return f"⟦{message}⟧" if FIELD.sub("", message).strip() else message
+        return f"⟦{message}⟧" if re.search("[a-z]", FIELD.sub("", message)) else message
 
     def ngettext(self, one: str, several: str, count: int) -> str:
         return self.gettext(one if count == 1 else several)
