@@ -97,7 +97,7 @@ def test_a_long_run_is_thinned_and_no_spike_is_lost() -> None:
 def test_the_values_stand_in_a_table_the_last_one_always() -> None:
     html = plot_zoom.values_table(data(1000, LOSS, ("loss", "<b>")))
     assert html.count("<tr>") <= plot_zoom.MOST_ROWS + 1
-    assert ">1000<" in html
+    assert ">1,000<" in html
     assert "<b>" not in html
 
 
