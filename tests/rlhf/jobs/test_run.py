@@ -13,6 +13,7 @@ from annotation.database import Database
 from annotation.records import UserError, explain_errors
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
 from rlhf.jobs.run import Run, perform
 
 
@@ -23,11 +24,8 @@ def refused_by(cause: OSError) -> UserError:
     return told.value
 
 
-@pytest.mark.parametrize("error", [UserError("Its template ends the process that runs it."), EOFError()])
-def test_what_goes_wrong_once_a_process_was_told_to_end_is_no_failure_of_the_job(
-    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    """What it has started, such as the process of a chat template, was told as well."""
+def failed_once_told(db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> Job[Any]:
+    """A job whose process was told to end, and then met this."""
     job = job_store.claim(db, job_store.enqueue(db, CheckSpec(), "kim"), "w")
     assert job is not None
     told = threading.Event()
@@ -38,7 +36,15 @@ def test_what_goes_wrong_once_a_process_was_told_to_end_is_no_failure_of_the_job
 
     monkeypatch.setattr("rlhf.jobs.run.run_algorithm", fail)
     assert perform(Run(db, data_dir, job, "w", told), job.spec) == 1
-    job = job_store.get(db, job.id)
+    return job_store.get(db, job.id)
+
+
+@pytest.mark.parametrize("error", [UserError("Its template ends the process that runs it."), EOFError()])
+def test_what_goes_wrong_once_a_process_was_told_to_end_is_no_failure_of_the_job(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What it has started, such as the process of a chat template, was told as well."""
+    job = failed_once_told(db, data_dir, monkeypatch, error)
     assert (job.status, job.message) == ("lost", job_store.ended_with_program(job.spec))
     assert not db.rows("SELECT * FROM event")
 
@@ -55,16 +61,6 @@ def test_a_disk_that_is_full_once_a_process_was_told_to_end_is_said(
     db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     """What it was to save is not there, and whoever resumes it would meet the same."""
-    job = job_store.claim(db, job_store.enqueue(db, CheckSpec(), "kim"), "w")
-    assert job is not None
-    told = threading.Event()
-
-    def fail(*_: Any) -> None:
-        told.set()
-        raise error
-
-    monkeypatch.setattr("rlhf.jobs.run.run_algorithm", fail)
-    assert perform(Run(db, data_dir, job, "w", told), job.spec) == 1
-    job = job_store.get(db, job.id)
+    job = failed_once_told(db, data_dir, monkeypatch, error)
     assert job.status == "failed"
     assert job.message.startswith(said)
