@@ -256,12 +256,14 @@ def test_who_follows_it_may_end_and_answers_may_be_lost_or_damaged_yet_nothing_i
 ) -> None:
     hub.fail("POST", "/api/jobs/ann$", "cut-after")
     hub.fail("GET", "/api/jobs/ann/.+", 503, times=2)
+    hub.fail("GET", f"/resolve/.+/{job_bundle.RESULT}$", 503, times=1000)  # who follows it never hears of its end
     job_id = rent(judged)
     command = [*module("rlhf.hub.token_process"), "--data", str(judged.data_dir)]
     environment = {**os.environ, **hub.environment(TOKEN), "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment) as holder:
         wait_until("a report", lambda: rental_store.get(judged.db, job_id).batches)
         holder.terminate()
+    hub.troubles.clear()
     assert any("Renting the hardware is tried again" in line for line in job_store.log_tail(judged.db, job_id, 40))
     # It goes on there, whatever becomes of who follows it.
     assert job_store.get(judged.db, job_id).status == "running"
