@@ -49,6 +49,13 @@ PRESS_AT_ONCE = """(keys) => {
   };
   new MutationObserver(press).observe(document.querySelector(".judging"), { attributes: true });
 }"""
+# From now on the page's time is so many milliseconds ahead; what it does at intervals comes no sooner.
+PUT_FORWARD = """(ms) => {
+  const now = performance.now.bind(performance);
+  const { get } = Object.getOwnPropertyDescriptor(Event.prototype, "timeStamp");
+  performance.now = () => now() + ms;
+  Object.defineProperty(Event.prototype, "timeStamp", { get() { return get.call(this) + ms; }, configurable: true });
+}"""
 LONG = {"role": "user", "content": "Too long?"}
 numbers = itertools.count(1)
 
@@ -116,11 +123,15 @@ class Person:
     page: Any
 
     def ready(self) -> None:
-        """Wait for a comparison that takes a press."""
+        """Wait for a comparison, and be past the time in which it takes no press."""
         self.page.wait_for_selector(f"{COMPARING}:not([aria-busy])")
         self.page.wait_for_selector(".guidelines:is([hidden], [data-name])", state="attached")
         self.page.evaluate(TWO_FRAMES)  # in which what guidelines have moved comes to rest
-        self.page.wait_for_timeout(350)
+        self.later()
+
+    def later(self) -> None:
+        """Let more time pass for the page than it lets pass before a press counts, or before it asks again."""
+        self.page.evaluate(PUT_FORWARD, 2500)
 
     def press(self, *keys: str) -> None:
         """Press keys one after the other."""
@@ -219,33 +230,35 @@ def test_a_pair_is_judged_by_one_key(site: Site) -> None:
 
 def test_a_press_counts_once_and_only_for_what_could_be_read(site: Site) -> None:
     ann = site.open()
+    sent: list[str] = []
+    ann.page.on("request", lambda request: sent.append(request.url) if "judge" in request.url else None)
     ann.page.wait_for_selector(".judging[data-state=waiting]")
     ann.page.evaluate(PRESS_AT_ONCE, ["1"])
     for _ in range(3):
         site.compare(*letters(2))
+    ann.later()
     ann.page.wait_for_function("window.pressed")
     ann.wait_status("Pressed too soon: not counted. Press again.")
-    ann.page.wait_for_timeout(500)
+    ann.later()
     ann.page.evaluate(
         "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '1', repeat: true, bubbles: true}))"
     )
     ann.press("Control+1", "Alt+1")
     ann.press("n", "1", "2", "Escape")
     assert ann.page.input_value("#judgement-note") == "12"
-    ann.page.wait_for_timeout(300)
-    assert ann.rows() == []
-    second = ann.page.context.new_page()
-    second.goto(site.address)
-    second.wait_for_selector(COMPARING)
-    assert second.locator(".answer .shown").all_text_contents() == ann.texts()
+    assert sent == []
+    tab = Person(site.db, ann.name, ann.page.context.new_page())
+    tab.page.goto(site.address)
+    tab.page.wait_for_selector(COMPARING)
+    assert tab.texts() == ann.texts()
     ann.page.dblclick(".verdicts [data-key='1']")
     ann.wait(lambda: len(ann.rows()) == 1, "judgement from a double click")
     ann.page.wait_for_selector(".judging:not([aria-busy])")
-    second.wait_for_timeout(400)
-    second.click(".verdicts [data-key='7']")
-    second.wait_for_selector(".status >> text=It says: left much better")
+    tab.later()
+    tab.page.click(".verdicts [data-key='7']")
+    tab.page.wait_for_selector(".status >> text=It says: left much better")
     assert [(row.strength, by_place(row)) for row in ann.rows()] == [(3, [1, 2])]
-    assert second.locator(".answer .shown").all_text_contents() == ann.texts()
+    assert tab.texts() == ann.texts()
 
 
 # Presses these keys in one go.
@@ -262,7 +275,7 @@ def test_a_press_that_does_not_count_is_never_passed_over_in_silence(site: Site)
     first = ann.judge("1")
     ann.wait_status("Saved: left much better.")
     ann.page.wait_for_selector(COMPARING)
-    ann.page.wait_for_timeout(350)
+    ann.later()
     ann.page.evaluate("""() => {
       const event = new MouseEvent("click", { bubbles: true, detail: 2 });
       document.querySelector(".verdicts [data-key='7']").dispatchEvent(event);
@@ -330,6 +343,7 @@ def test_a_rank_reason_or_flag_for_what_could_not_be_read_yet_does_not_count(sit
     ann.page.wait_for_selector(".judging[data-state=waiting]")
     ann.page.evaluate(PRESS_AT_ONCE, ["1", "t", "h"])
     site.compare(*letters(3))
+    ann.later()
     ann.page.wait_for_function("window.pressed")
     ann.wait_status("Pressed too soon: not counted. Press again.")
     assert not ann.page.locator(".extras [aria-pressed=true]").count()
@@ -363,6 +377,7 @@ def test_a_key_that_waited_till_a_comparison_was_laid_out_does_not_count(site: S
     ann.page.wait_for_selector(".judging[data-state=waiting]")
     ann.page.evaluate(PRESS_WHILE_LAID_OUT, key)
     site.compare(*letters(2))
+    ann.later()
     ann.page.wait_for_function("'said' in window")
     assert ann.page.evaluate("window.said").endswith("Pressed too soon: not counted. Press again.")
     assert not ann.page.locator(".extras [aria-pressed=true]").count()
@@ -378,7 +393,7 @@ def test_what_has_moved_away_for_guidelines_that_come_late_can_not_be_pressed_at
         ann.page.reload()
         ann.page.wait_for_selector(COMPARING)
         ann.wait(lambda: held, "the guidelines to be asked for")
-        ann.page.wait_for_timeout(350)
+        ann.later()
         ann.page.evaluate("""() => new MutationObserver(() => {
           document.querySelector(".flag").click();
           window.pressed = true;
@@ -399,6 +414,7 @@ def test_nothing_is_listed_or_shown_otherwise_before_the_first_comparison_has_co
         ann.page.reload()
         ann.page.wait_for_selector(".judging[data-state=loading] .tools [data-key=m]")
         ann.page.locator(".tools .toggle").evaluate_all("all => all.forEach((one) => one.click())")
+    ann.later()
     ann.page.wait_for_selector(COMPARING)
     assert "latest" not in asked
     ann.page.click(".tools [data-key=m]")
@@ -606,7 +622,6 @@ def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: S
         ann.press("2")
         ann.wait_status("Perhaps not saved. The server can't be reached. Press again.")
     with routed(ann.page, "**/annotate/judge", lambda route: route.fulfill(status=500, body="oops")):
-        ann.page.wait_for_timeout(300)
         ann.press("2")
         ann.wait_status("Perhaps not saved. The server failed (500). Press again.")
     assert ann.texts() == shown
@@ -706,7 +721,7 @@ def test_two_tabs_judge_the_same_comparison_and_the_page_says_which_judgement_st
     assert tab.page.locator(".status .offer").inner_text().split("\n")[-1].endswith("Change it to: right much better")
     assert tab.texts() == ann.texts(), "the next one is shown meanwhile"
 
-    tab.page.wait_for_timeout(350)
+    tab.later()
     tab.press("Enter")
     tab.wait_status("Changed: right much better (Harmful).")
     assert [(by_place(row), row.strength, row.flag, row.tags) for row in ann.rows()] == [([2, 1], 3, "harmful", ())]
@@ -717,7 +732,7 @@ def test_two_tabs_judge_the_same_comparison_and_the_page_says_which_judgement_st
     ann.press("n", "x", "Escape", "2")
     ann.wait_status("It says: left clearly better.")
     assert "Change its note" in ann.page.locator(".status .offer").inner_text()
-    ann.page.wait_for_timeout(350)
+    ann.later()
     ann.page.click(".status .offer")
     ann.wait_status("Changed: left clearly better (note).")
     assert [row.note for row in ann.rows()] == ["", "x"]
@@ -741,7 +756,7 @@ def test_a_change_that_another_tab_was_faster_with_says_what_stands(site: Site) 
     tab.press("4")
     tab.wait_status("It says: right much better.")
     assert [row.strength for row in ann.rows()] == [3]
-    tab.page.wait_for_timeout(350)
+    tab.later()
     tab.page.click("text=Change it to: tie")
     tab.wait_status("Changed: tie.")
     assert [row.strength for row in ann.rows()] == [0]
@@ -785,7 +800,7 @@ def test_a_judgement_whose_answer_got_lost_is_told_as_it_was_stored(site: Site) 
     ann.press("Backspace", "Backspace", "Backspace", "3", "1", "2", "Enter")
     ann.wait_status("It says: 2 > 1 > 3.")
     assert [by_place(row) for row in ann.rows()] == [[2, 3, 1], [2, 1, 3]]
-    ann.page.wait_for_timeout(350)
+    ann.later()
     with lost_answers(ann, "revise"):
         ann.press("Enter")
         ann.wait(lambda: by_place(ann.rows()[-1]) == [2, 3, 1], "change")
@@ -985,7 +1000,7 @@ def test_failed_answers_can_not_be_judged(site: Site) -> None:
     disabled = ann.page.locator(".verdict:disabled").count()
     assert disabled == 8, "the seven degrees and 'both bad'"
     ann.press("1", "0")
-    ann.page.wait_for_timeout(400)
+    ann.wait_status("This key judges nothing here.")
     ann.press("e", "1", "?")
     assert ann.page.locator("#answer-edit").count() == 0
     listed = {text.split()[0] for text in ann.page.locator(".keys li").all_inner_texts()}
@@ -1021,12 +1036,14 @@ def test_an_own_prompt_is_asked_and_waited_for(site: Site) -> None:
     ann.page.click(".ask button")
     ann.page.wait_for_selector("text=Your prompt is kept till then.")
     with at_work(site.db):
+        ann.later()
         ann.page.wait_for_selector("text=Your prompt is being answered.")
     ((comparison_id, prompt),) = own_prompts.asked(site.db)
     assert prompt.text == "What is 1 + 1?"
     comparison_store.begin_answers(
         site.db, [make_response(prompt, "Two", seed=seed) for seed in range(2)], comparison_id
     )
+    ann.later()
     ann.page.wait_for_selector(f"{COMPARING} >> text=What is 1 + 1?")
     site.project(own_prompts=False)
     ann.page.reload()
@@ -1047,12 +1064,15 @@ def at_work(db: Database) -> Iterator[None]:
 def test_an_own_prompt_that_came_to_nothing_is_told_to_who_asked(site: Site) -> None:
     ann, bob = site.open(), site.open()
     with at_work(site.db):
+        ann.later()
         ann.page.wait_for_selector("text=The model is writing the next answers.")
         for person in (ann, bob):
             assert person.page.locator(".unanswered").inner_text() == ""
         comparison_id = own_prompts.ask(site.db, access.authorise(site.db, ann.name, "annotator").id, [LONG])
+        ann.later()
         ann.page.wait_for_selector("text=Your prompt is being answered.")
         own_prompts.refuse_asked(site.db, comparison_id)
+        ann.later()
         ann.page.wait_for_selector(".unanswered >> text=the model can't take it")
         assert "Write it in another way" in ann.page.locator(".unanswered").inner_text()
         ann.page.click("text=Write a prompt of your own")
@@ -1123,7 +1143,7 @@ def test_people_who_share_a_browser_share_no_drafts_and_no_habits(site: Site) ->
     assert bob.page.input_value("#judgement-note") == ""
     assert bob.page.locator(".extras [aria-pressed=true]").count() == 0
     bob.page.wait_for_selector(".guidelines[open]")
-    ann.page.wait_for_timeout(400)  # the other tab is now bob's too, once it asks again
+    ann.later()  # the other tab is now bob's too, once it asks again
     ann.press("Escape", "3")
     ann.wait_status("not in your hands")
     assert ann.page.input_value("#judgement-note") == ""
