@@ -32,6 +32,14 @@ FLAGS = (
 # After these, what was told to the page before is drawn.
 TWO_FRAMES = "new Promise((come) => requestAnimationFrame(() => requestAnimationFrame(come)))"
 
+# From now on the page's time is so many milliseconds ahead; what it does at intervals comes no sooner.
+PUT_FORWARD = """(ms) => {
+  const now = performance.now.bind(performance);
+  const { get } = Object.getOwnPropertyDescriptor(Event.prototype, "timeStamp");
+  performance.now = () => now() + ms;
+  Object.defineProperty(Event.prototype, "timeStamp", { get() { return get.call(this) + ms; }, configurable: true });
+}"""
+
 WIDE = {"width": 1280, "height": 900}
 # What a kept context can take on: a page is told these when it is opened.
 OF_PAGES = {"viewport", "color_scheme", "reduced_motion"}
@@ -134,6 +142,19 @@ def sign_in(context: Any, db: Database, address: str, name: str = "kim") -> None
 def go(page: Any, place: str) -> None:
     """Follow a link of the page to one of its addresses, for which nothing is loaded anew."""
     page.evaluate("place => window.prefloop.address.go(place)", place)
+
+
+def put_forward(page: Any) -> None:
+    """Let more time pass for the Annotate tab than it lets pass before a press counts, or before it asks again."""
+    page.evaluate(PUT_FORWARD, 2500)
+
+
+def read_comparison(page: Any) -> None:
+    """Wait for a comparison in the Annotate tab, and be past the time in which it takes no press."""
+    page.wait_for_selector(".judging[data-state=comparing]:not([aria-busy])")
+    page.wait_for_selector(".guidelines:is([hidden], [data-name])", state="attached")
+    page.evaluate(TWO_FRAMES)  # in which what guidelines have moved comes to rest
+    put_forward(page)
 
 
 def stop_clock(page: Any) -> None:

@@ -27,7 +27,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, make_response
 from tests.e2e.axe import CONTRAST_ALONE, VIOLATIONS_ALONE, violations
-from tests.e2e.conftest import TWO_FRAMES, routed, running_app, wait_for
+from tests.e2e.conftest import TWO_FRAMES, put_forward, read_comparison, routed, running_app, wait_for
 from tests.frozen_in_memory import current_judgements
 from tests.machine_fixtures import kept_alive
 
@@ -48,13 +48,6 @@ PRESS_AT_ONCE = """(keys) => {
     for (const key of keys) document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
   };
   new MutationObserver(press).observe(document.querySelector(".judging"), { attributes: true });
-}"""
-# From now on the page's time is so many milliseconds ahead; what it does at intervals comes no sooner.
-PUT_FORWARD = """(ms) => {
-  const now = performance.now.bind(performance);
-  const { get } = Object.getOwnPropertyDescriptor(Event.prototype, "timeStamp");
-  performance.now = () => now() + ms;
-  Object.defineProperty(Event.prototype, "timeStamp", { get() { return get.call(this) + ms; }, configurable: true });
 }"""
 LONG = {"role": "user", "content": "Too long?"}
 numbers = itertools.count(1)
@@ -124,14 +117,11 @@ class Person:
 
     def ready(self) -> None:
         """Wait for a comparison, and be past the time in which it takes no press."""
-        self.page.wait_for_selector(f"{COMPARING}:not([aria-busy])")
-        self.page.wait_for_selector(".guidelines:is([hidden], [data-name])", state="attached")
-        self.page.evaluate(TWO_FRAMES)  # in which what guidelines have moved comes to rest
-        self.later()
+        read_comparison(self.page)
 
     def later(self) -> None:
-        """Let more time pass for the page than it lets pass before a press counts, or before it asks again."""
-        self.page.evaluate(PUT_FORWARD, 2500)
+        """Let time pass for the page."""
+        put_forward(self.page)
 
     def press(self, *keys: str) -> None:
         """Press keys one after the other."""
@@ -239,7 +229,7 @@ def test_a_press_counts_once_and_only_for_what_could_be_read(site: Site) -> None
     ann.later()
     ann.page.wait_for_function("window.pressed")
     ann.wait_status("Pressed too soon: not counted. Press again.")
-    ann.later()
+    ann.ready()
     ann.page.evaluate(
         "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '1', repeat: true, bubbles: true}))"
     )
@@ -254,7 +244,7 @@ def test_a_press_counts_once_and_only_for_what_could_be_read(site: Site) -> None
     ann.page.dblclick(".verdicts [data-key='1']")
     ann.wait(lambda: len(ann.rows()) == 1, "judgement from a double click")
     ann.page.wait_for_selector(".judging:not([aria-busy])")
-    tab.later()
+    tab.ready()
     tab.page.click(".verdicts [data-key='7']")
     tab.page.wait_for_selector(".status >> text=It says: left much better")
     assert [(row.strength, by_place(row)) for row in ann.rows()] == [(3, [1, 2])]

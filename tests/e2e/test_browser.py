@@ -15,7 +15,7 @@ from annotation.store import prompt_store, stock_counts
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import judgement_count, measure_nobody
-from tests.e2e.conftest import running_app, wait_for
+from tests.e2e.conftest import read_comparison, running_app, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -38,8 +38,7 @@ class Site:
 
     def judge(self, key: str) -> None:
         """Press a key when a comparison is on the page, and wait for the row."""
-        self.page.wait_for_selector(".judging[data-state=comparing]:not([aria-busy])")
-        self.page.wait_for_timeout(400)  # a comparison that has only just appeared takes no press
+        read_comparison(self.page)
         before = self.judged()
         self.page.keyboard.press(key)
         self.wait_until(lambda: self.judged() == before + 1, f"judgement from key {key}")
@@ -72,8 +71,7 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     for key in keys:
         site.judge(key)
     page.wait_for_selector(f"text=· {len(keys)} by you in all")
-    page.wait_for_selector(".judging[data-state=comparing]:not([aria-busy])")
-    page.wait_for_timeout(600)
+    read_comparison(page)
     page.keyboard.press("u")
     site.wait_until(lambda: site.judged() == len(keys) - 1, "undone judgement")
     page.wait_for_selector("text=Undone.")

@@ -10,7 +10,7 @@ import pytest
 from annotation.database import Database
 from rlhf.hub.token_launcher import PLACE
 from tests.conftest import seed_comparisons
-from tests.e2e.conftest import running_app
+from tests.e2e.conftest import read_comparison, running_app
 
 pytestmark = pytest.mark.browser
 
@@ -26,8 +26,7 @@ def test_the_page_says_how_old_the_last_safe_copy_is_and_what_came_since(
         page.goto(link)
         line = page.locator(".safety")
         line.filter(has_text="ago, 0 judgements since.").wait_for()
-        page.wait_for_selector(".judging[data-state=comparing]")
-        page.wait_for_timeout(500)  # a comparison that has only just appeared can't be judged
+        read_comparison(page)
         page.keyboard.press("1")
         line.filter(has_text="ago, 1 judgement since.").wait_for()
         page.route("**/annotate/safety", lambda route: route.abort())

@@ -17,7 +17,7 @@ import pytest
 from annotation.database import Database, open_database
 from rlhf.models import registry
 from tests.conftest import judgement_count, measure_nobody, seed_comparisons
-from tests.e2e.conftest import wait_for
+from tests.e2e.conftest import read_comparison, wait_for
 from tests.fakes.hub_sign_in import SECRET, SpaceHub, uploaded
 from tests.machine_fixtures import PATIENCE_SECONDS, free_port, wait_until
 
@@ -71,8 +71,7 @@ def started(hub: SpaceHub, folder: Path, model: Path) -> Iterator[tuple[str, psu
 
 def judge(running: Running, page: Any, key: str) -> None:
     """Press a key when a comparison is on the page, and wait for the row."""
-    page.wait_for_selector(".judging[data-state=comparing]:not([aria-busy])")
-    page.wait_for_timeout(400)  # a comparison that has only just appeared takes no press
+    read_comparison(page)
     before = judgement_count(running.db)
     page.keyboard.press(key)
     wait_for(page, f"judgement from key {key}", lambda: judgement_count(running.db) == before + 1)

@@ -12,7 +12,7 @@ from annotation.store import comparison_store
 from annotation.web import access
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, make_response, measure_nobody, new_database, seed_prompts
-from tests.e2e.conftest import running_app, sign_in
+from tests.e2e.conftest import read_comparison, running_app, sign_in
 from tests.sentences import POLISH
 
 pytestmark = pytest.mark.browser
@@ -69,7 +69,7 @@ def test_somebody_chooses_a_language_and_each_of_their_pages_is_opened_in_it(
     assert page.get_attribute("html", "lang") == "pl"
     assert page.url == f"{address}annotate"
     words = page.locator(".answer .words").all_inner_texts()
-    page.wait_for_timeout(300)  # what is pressed sooner does not count
+    read_comparison(page)
     page.get_by_role("button", name="Left much").click()
     page.get_by_text("Saved: left much better.").wait_for()
     words += page.locator(".answer .words").all_inner_texts()
