@@ -280,6 +280,21 @@ def test_a_job_waits_for_the_next_start_where_the_system_ends_its_worker_before_
     assert (job_store.get(db, job).status, supervisor.children) == ("queued", {})
 
 
+@pytest.mark.own_start
+def test_a_job_waits_for_the_next_start_also_where_its_launcher_sees_a_process_end_before_it_is_told(
+    db: Database, supervisor: Supervisor
+) -> None:
+    job = queue(db, SFTSpec(processes=2))
+    supervisor.start_next()
+    child = supervisor.children[job]
+    youngest, *_ = wait_until("its processes", lambda: len(found := process_tree(child.process.pid)) == 3 and found)
+    youngest.terminate()
+    assert child.process.wait(PATIENCE_SECONDS) != 0
+    supervisor.reap()
+    row = job_store.get(db, job)
+    assert (row.status, supervisor.children) == ("queued", {}), row.message
+
+
 def test_who_said_that_it_ended_with_the_program_is_not_contradicted_by_its_launcher(
     db: Database, supervisor: Supervisor
 ) -> None:
