@@ -728,7 +728,7 @@ def test_a_process_that_is_killed_in_training_takes_the_job_with_it_and_it_is_qu
     machine: Machine, at_machine: Supervisor
 ) -> None:
     """The one that is left is cut off in the middle of a step, and must not call that a failure."""
-    spec = replace(SHARED, epochs=50, halve_batch=True, snapshot=demonstrations(machine))
+    spec = replace(SHARED, epochs=100_000, halve_batch=True, snapshot=demonstrations(machine))
     job_id = machine.submit(spec)
     at_machine.start_next()
     child = at_machine.children[job_id]
