@@ -38,8 +38,8 @@ STOP_SECONDS = 20.0
 KILLED_MARK = re.compile(rb"exitcode *: -9\b")
 # How a library tells that it ended a process for want of memory, and can't raise an error for it.
 MEMORY_MARKS = (b"bad_alloc", b"annot allocate memory")
-# How that launcher tells that it was told to end itself.
-TOLD_MARK = b"SignalException"
+# How that launcher tells that it was told to end, or saw end first a process that was.
+TOLD_MARK = re.compile(rb"SignalException|failed \(exitcode: -15\)")
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ class Supervisor:
     def record_death(self, job: Job, child: WorkerProcess, code: int) -> None:
         """Say how a worker ended that could not say so itself."""
         words = self.words_of(job.id, child)
-        if job.status == "queued" and (code == -signal.SIGTERM or TOLD_MARK in words):
+        if job.status == "queued" and (code == -signal.SIGTERM or TOLD_MARK.search(words)):
             return  # told before it could begin, as systemd tells all at once: the next start begins it
         reason: MemoryReason | None = None
         if code == -signal.SIGKILL or (code != 0 and KILLED_MARK.search(words)):

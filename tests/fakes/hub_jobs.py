@@ -48,6 +48,8 @@ class HubJob:
     killed: bool = False
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Of its stage."""
     thread: threading.Thread = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,8 +84,7 @@ class HubJob:
             )
             if self.killed:  # before it began
                 self.process.kill()
-            else:
-                self.stage = "RUNNING"
+            self.become("SCHEDULING", "RUNNING")
             try:
                 code = self.process.wait(self.asked.get("timeoutSeconds", 1800))
             except subprocess.TimeoutExpired:
@@ -91,9 +92,21 @@ class HubJob:
                 self.kill(signal.SIGKILL)
                 code = self.process.wait()
         self.seconds = time.monotonic() - self.began
-        if self.stage == "RUNNING":
-            self.stage = "ERROR" if code else "COMPLETED"
-            self.message = self.message or (f"Job failed with exit code: {code}" if code else None)
+        if code and self.stage == "RUNNING":  # it is there once the stage says so
+            self.message = self.message or f"Job failed with exit code: {code}"
+        self.become("RUNNING", "ERROR" if code else "COMPLETED")
+
+    def become(self, before: str, stage: str) -> None:
+        """Come to a stage from the one before; one that is cancelled meanwhile stays so."""
+        with self.lock:
+            if self.stage == before:
+                self.stage = stage
+
+    def cancel(self) -> None:
+        """End it, whatever it is at."""
+        with self.lock:
+            self.stage = "CANCELED"
+        self.kill(signal.SIGKILL)
 
     def environment(self) -> dict[str, str]:
         """What the command finds: the interpreter of the tests, and what was asked for. No token but the secret one."""
@@ -268,8 +281,7 @@ def inspect_job(hub: HubServer, ask: Ask, namespace: str, job: str) -> Reply:
 def cancel_job(hub: HubServer, ask: Ask, namespace: str, job: str) -> Reply:
     found = find(hub, ask, namespace, job)
     hub.check_write(ask, namespace)
-    found.stage = "CANCELED"
-    found.kill(signal.SIGKILL)
+    found.cancel()
     return Reply(found.told())
 
 

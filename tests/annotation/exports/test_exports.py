@@ -796,12 +796,22 @@ def test_an_export_that_failed_says_why_on_the_page(context: Context, monkeypatc
     assert "is there already" in progress
 
 
-@pytest.mark.own_start
-def test_a_killed_export_leaves_no_file_and_the_next_one_works(context: Context) -> None:
-    export_files.start(context.db, ExportRequest(), "kim")
-    writing_ = wait_until("its start", lambda: (job := newest(context)) and job.status == "running" and job)
-    wait_until("its process", lambda: process_writing(psutil.Process(), writing_.spec.file)).kill()
-    ended = wait_until("its end", lambda: (job := newest(context)) and not job.is_open and job)
+# Instead of what writes an export: one that never gives what it wrote its name.
+UNNAMED_CODE = "import os, runpy, time; os.rename = lambda *names: time.sleep(3600); "
+UNNAMED_CODE += "runpy.run_module('annotation', run_name='__main__', alter_sys=True)"
+UNNAMED = ("-c", UNNAMED_CODE, "export")
+
+
+@pytest.mark.own_start  # it is found by its command
+def test_a_killed_export_leaves_no_file_and_the_next_one_works(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as held:
+        held.setattr(export_files, "PROGRAM", UNNAMED)
+        export_files.start(context.db, ExportRequest(), "kim")
+        writing_ = wait_until("its start", lambda: (job := newest(context)) and job.status == "running" and job)
+        wait_until("its process", lambda: process_writing(psutil.Process(), writing_.spec.file)).kill()
+        ended = wait_until("its end", lambda: (job := newest(context)) and not job.is_open and job)
     assert ended.status == "failed"
     assert ended.message.endswith("(status -9). The process was killed, often because memory ran out.")
     assert export_files.files(context.data_dir) == []

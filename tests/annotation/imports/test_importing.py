@@ -1056,34 +1056,56 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
         ]
 
 
-@pytest.fixture(scope="module")
-def many_questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that takes a while to import."""
-    lines = (f'{{"prompt": "question {number}?"}}' for number in range(400_000))
-    return write(tmp_path_factory.mktemp("many"), list(lines))
+# Instead of what imports: one that goes no further once it has said how far it is.
+HELD_CODE = """
+import runpy, time
+from annotation.imports import import_command, importing
+
+progress = import_command.JsonPrinter.progress
+
+def tell_and_wait(*told):
+    progress(*told)
+    time.sleep(3600)
+
+importing.REPORT_SECONDS = -1.0
+import_command.JsonPrinter.progress = tell_and_wait
+runpy.run_module("annotation", run_name="__main__", alter_sys=True)
+"""
+HELD = ("-c", HELD_CODE, "import")
 
 
-def test_a_run_can_be_cancelled(db: Database, importer: Importer, many_questions: Path) -> None:
+@pytest.fixture
+def questions(tmp_path: Path) -> str:
+    """A file with enough rows that an import says how far it is."""
+    return str(write(tmp_path, [{"prompt": f"question {number}?"} for number in range(200)]))
+
+
+def test_a_run_can_be_cancelled(
+    db: Database, importer: Importer, questions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match="No import is at work"):
         importer.cancel()
-    path = str(many_questions)
-    importer.start("import", ["--", path], [])
-    wait_until("that it is under way", lambda: importer.state.progress, every=0.02)
-    importer.cancel()
-    state = ended(importer)
+    with monkeypatch.context() as held:
+        held.setattr(import_process, "PROGRAM", HELD)
+        importer.start("import", ["--", questions], [])
+        wait_until("that it is under way", lambda: importer.state.progress)
+        importer.cancel()
+        state = ended(importer)
     assert (state.status, state.error) == ("failed", "The run was cancelled. Nothing was imported.")
     assert sizes(db)["prompt"] == 0
     assert list(db.path.parent.glob("import-*")) == []
-    importer.start("look", ["--", path], [])
+    importer.start("look", ["--", questions], [])
     assert ended(importer).status == "finished"
 
 
 @pytest.mark.own_start
-def test_a_process_that_dies_is_told(db: Database, importer: Importer, many_questions: Path) -> None:
-    path = str(many_questions)
-    importer.start("import", ["--", path], [])
-    wait_until("that it is under way", lambda: importer.state.progress, every=0.02)
-    next(one for one in psutil.Process().children() if path in one.cmdline()).kill()
+def test_a_process_that_dies_is_told(
+    db: Database, importer: Importer, questions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_process, "PROGRAM", HELD)
+    importer.start("import", ["--", questions], [])
+    wait_until("that it is under way", lambda: importer.state.progress)
+    next(one for one in psutil.Process().children() if questions in one.cmdline()).kill()
     assert ended(importer).error == ("The process was killed, often because memory ran out. Nothing was imported.")
 
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,7 +28,7 @@ from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import CANCELLED, Job, Lane
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError, now
-from tests.annotation.exports.test_exports import judge_all, process_writing
+from tests.annotation.exports.test_exports import UNNAMED, judge_all, process_writing
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, has_ended, wait_until
 
 pytestmark = pytest.mark.slow
@@ -305,11 +305,6 @@ def test_the_spec_of_an_export_comes_back_from_its_row(db: Database) -> None:
     assert EXPORTS.get(db, EXPORTS.enqueue(db, asked, "kim")).spec == asked
 
 
-# A program that writes an export, and never gives what it wrote its name.
-UNNAMED = "import os, runpy, time; os.rename = lambda *names: time.sleep(3600); "
-UNNAMED += "runpy.run_module('annotation', run_name='__main__', alter_sys=True)"
-
-
 @pytest.mark.own_start  # it is found by its command
 def test_an_export_is_cancelled_and_leaves_no_file(
     db: Database, data_dir: Path, started: list[LaneRunner[Any]], monkeypatch: pytest.MonkeyPatch
@@ -317,14 +312,8 @@ def test_an_export_is_cancelled_and_leaves_no_file(
     judge_all(db)
     export_files.start(db, ExportRequest(), "kim")
     (job,) = EXPORTS.recent(db, 9)
-    run = export_files.run_command
-
-    def run_unnamed(attempt: Attempt, command: Sequence[str], *how: Any) -> Any:
-        python, _option, _module, *arguments = command
-        return run(attempt, [python, "-c", UNNAMED, *arguments], *how)
-
     with monkeypatch.context() as held:
-        held.setattr(export_files, "run_command", run_unnamed)
+        held.setattr(export_files, "PROGRAM", UNNAMED)
         started.append(LaneRunner(data_dir, EXPORTS, export_files.perform))
         started[0].start()
         wait_until("its process", lambda: process_writing(psutil.Process(), job.spec.file))
@@ -341,6 +330,7 @@ def test_an_export_whose_program_was_killed_is_written_by_the_next(db: Database,
     export_files.start(db, ExportRequest(), "kim")
     (job,) = EXPORTS.recent(db, 9)
     code = "import sys, time, pathlib; from annotation.exports import export_files\n"
+    code += f"export_files.PROGRAM = {UNNAMED!r}\n"
     code += "export_files.runner(pathlib.Path(sys.argv[1])).start()\n"
     code += "time.sleep(3600)"
     with subprocess.Popen([sys.executable, "-c", code, str(data_dir)], cwd=ROOT) as program:

@@ -423,7 +423,7 @@ def test_stopped_before_its_worker_could_begin_a_run_is_taken_out_of_the_queue(
 
 
 def test_stopped_while_it_runs_it_ends_its_worker_and_can_be_resumed(machine: Machine) -> None:
-    with running(machine, "run", quick_spec(machine, epochs=500)) as (process, printed):
+    with running(machine, "run", quick_spec(machine, epochs=100_000)) as (process, printed):
         wait_until("the second step", lambda: [job for job in job_store.at_work(machine.db) if job.step >= 2])
         workers = psutil.Process(process.pid).children(recursive=True)
         assert workers

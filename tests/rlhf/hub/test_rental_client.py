@@ -291,7 +291,7 @@ def test_who_follows_it_may_end_and_answers_may_be_lost_or_damaged_yet_nothing_i
 
 
 def test_cancelling_gives_the_machine_back(judged: Machine, hub: JobHub) -> None:
-    job_id = rent(judged)
+    job_id = rent(judged, replace(QUICK_DPO, epochs=100_000))
     thread = in_background(hub, judged, job_id, threading.Event())
     wait_until("the start", lambda: rental_store.get(judged.db, job_id).hub_job)
     job_store.cancel(judged.db, job_id)

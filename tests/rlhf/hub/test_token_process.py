@@ -354,8 +354,11 @@ def test_where_it_can_not_begin_again_a_program_goes_on_with_what_is_here(
         newest = place.manifest(place.head())
         assert newest is not None
         lost = {FILE_NAME: FileDigest("0" * 64, 10)}
+        holder = program.part("rlhf.hub.token_process")
+        holder.suspend()  # it is to see both or neither
         create_whole(place.copies / "000002.json", replace(newest, run="b" * 32, files=lost).to_bytes())
         (place.copies / "000001.json").unlink()
+        holder.resume()
         program.wait_for_address(starts=2)
         assert "No safe copy could be restored" in program.log.read_text()
         with program.page() as page:

@@ -280,6 +280,21 @@ def test_a_job_waits_for_the_next_start_where_the_system_ends_its_worker_before_
     assert (job_store.get(db, job).status, supervisor.children) == ("queued", {})
 
 
+@pytest.mark.own_start
+def test_a_job_waits_for_the_next_start_also_where_its_launcher_sees_a_process_end_before_it_is_told(
+    db: Database, supervisor: Supervisor
+) -> None:
+    job = queue(db, SFTSpec(processes=2))
+    supervisor.start_next()
+    child = supervisor.children[job]
+    youngest, *_ = wait_until("its processes", lambda: len(found := process_tree(child.process.pid)) == 3 and found)
+    youngest.terminate()
+    assert child.process.wait(PATIENCE_SECONDS) != 0
+    supervisor.reap()
+    row = job_store.get(db, job)
+    assert (row.status, supervisor.children) == ("queued", {}), row.message
+
+
 def test_who_said_that_it_ended_with_the_program_is_not_contradicted_by_its_launcher(
     db: Database, supervisor: Supervisor
 ) -> None:
@@ -713,7 +728,7 @@ def test_a_process_that_is_killed_in_training_takes_the_job_with_it_and_it_is_qu
     machine: Machine, at_machine: Supervisor
 ) -> None:
     """The one that is left is cut off in the middle of a step, and must not call that a failure."""
-    spec = replace(SHARED, epochs=50, halve_batch=True, snapshot=demonstrations(machine))
+    spec = replace(SHARED, epochs=100_000, halve_batch=True, snapshot=demonstrations(machine))
     job_id = machine.submit(spec)
     at_machine.start_next()
     child = at_machine.children[job_id]
