@@ -47,24 +47,29 @@ def end(db: Database, worker: str) -> None:
 
 
 def lives(db: Database, worker: str) -> bool:
-    """Whether the process that a job's worker is in lives; what a dead one has left is removed."""
+    """Whether the process that a job's worker is in lives."""
+    return not remove_dead(db, worker)
+
+
+def remove_dead(db: Database, worker: str) -> bool:
+    """Remove what a worker has left if it is dead; whether it is."""
     path = lock_file(db, worker)
     if not WORKER.fullmatch(worker) or not path.exists():
-        return False
+        return True
     lock = FileLock(path, timeout=0, thread_local=False)
     try:
         lock.acquire()
     except Timeout:
-        return True
+        return False
     remove(lock)
-    return False
+    return True
 
 
 def clear_leftovers(db: Database) -> None:
     """Remove what workers left that were killed while they had no job yet, or no more."""
     for path in (db.path.parent / DIRECTORY).glob("*"):
         if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:  # a younger one may be about to be locked
-            lives(db, path.name)
+            remove_dead(db, path.name)
 
 
 def remove(lock: FileLock) -> None:

@@ -24,9 +24,8 @@ from pathlib import Path
 from annotation.database import Database
 from annotation.jobs import liveness
 liveness.begin(Database(Path(sys.argv[1])), "w")
-fork = os.fork()
-if fork:
-    print(fork, flush=True)
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
 time.sleep(3600)
 """
 

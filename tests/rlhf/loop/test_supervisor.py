@@ -335,6 +335,17 @@ def test_a_library_that_ends_a_worker_for_want_of_memory_is_told_of_as_such(
     assert row.reason == ("out-of-memory" if said.startswith(MEMORY_RAN_OUT) else None)
 
 
+def test_nothing_is_left_of_a_worker_that_was_killed(db: Database, supervisor: Supervisor) -> None:
+    job = queue(db)
+    supervisor.start_next()
+    left = supervisor.data_dir / liveness.DIRECTORY / supervisor.children[job].worker
+    left.parent.mkdir()
+    left.touch()
+    kill(supervisor, job)
+    supervisor.reap()
+    assert not left.exists()
+
+
 def test_failures_of_the_answering_worker_that_are_far_apart_do_not_add_up(
     db: Database, supervisor: Supervisor
 ) -> None:
