@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -73,7 +74,8 @@ def clear_leftovers(db: Database) -> None:
 
 
 def remove(lock: FileLock) -> None:
-    Path(lock.lock_file).unlink(missing_ok=True)  # before it is released: nobody can lock it in between
+    with suppress(PermissionError):  # Windows removes no open file; there filelock does once it is released
+        Path(lock.lock_file).unlink(missing_ok=True)  # before that: nobody can lock it in between
     lock.release()
 
 
