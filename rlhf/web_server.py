@@ -41,7 +41,7 @@ from annotation.database import (
 from annotation.environment import remove_leftover
 from annotation.exports import export_files, writing
 from annotation.imports import import_process, importing
-from annotation.jobs import job_table
+from annotation.jobs import job_table, liveness
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, explain_errors, now, seconds_between
 from annotation.store import project_store, prompt_store
@@ -139,6 +139,7 @@ def open_data(settings: Settings) -> DataDirectory:
         access.follow_rules(db, here.rules)
     importing.clear_leftovers(db)
     registry.clear_leftovers(db, settings.data_dir)
+    liveness.clear_leftovers(db)
     model = prepare_model(settings, db, known=fresh)
     if not prompt_store.prompts(db, "train") and not prompt_store.prompts(db, "held-out"):
         with db.transaction():  # the next start adds neither where one is there
@@ -319,7 +320,7 @@ def health_route(settings: Settings, db: Database, pages: DeferredApp) -> Callab
         beat = latest[0].heartbeat if latest and latest[0].status == "running" else None
         silent = None if beat is None else round(seconds_between(beat, now()), 1)
         failed = bool(latest) and latest[0].status in ("failed", "lost")
-        fresh = not failed and (silent is None or silent < job_table.LOST_AFTER_SECONDS)
+        fresh = not failed and (silent is None or silent < job_table.HEARD_WITHIN_SECONDS)
         ok = not settings.workers or fresh
         told = {"ok": ok, "database": "ok", "sqlite": SQLITE_IN_USE, "worker_silent_seconds": silent}
         told["pages"] = "ready" if pages.ready else "starting"  # which keeps nobody from judging

@@ -16,7 +16,6 @@ What every test here keeps to, so that the suite says the same on any machine:
 from __future__ import annotations
 
 import gc
-import math
 import os
 import sys
 import tempfile
@@ -34,7 +33,7 @@ from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 
 from annotation.database import FILE_NAME, Database, open_database
-from annotation.jobs import job_table
+from annotation.jobs import liveness
 from annotation.records import Annotator, Claim, Prompt, Response, Sampling, Split
 from annotation.store import comparison_store, project_store, prompt_store
 from annotation.tabs import gradio_loading
@@ -144,12 +143,18 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_waits() -> Iterator[None]:
-    """A test that is slow to begin writing has waited for nobody: who is silent is gone all the same."""
-    served_file()  # before some test has set the clock
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(job_table, "WAITED_SECONDS", math.inf)
-        yield
+def first_database() -> None:
+    """Made before some test has set the clock."""
+    served_file()
+
+
+@pytest.fixture(autouse=True)
+def workers_end() -> Iterator[None]:
+    """What claims a job in the tests' own process lives as long as its test."""
+    yield
+    for lock in liveness.held.values():
+        lock.release()
+    liveness.held.clear()
 
 
 @pytest.fixture

@@ -247,7 +247,7 @@ class Machine:
         """Run a queued job until it has reported this step, where SIGKILL ends it; return its row, marked lost."""
         self.run_worker(job_id, KILLED_AT.format(step=step), -signal.SIGKILL)
         assert job_store.get(self.db, job_id).status == "running"
-        assert job_store.mark_lost(self.db, silent_seconds=-1) == [job_id]
+        assert job_store.mark_lost(self.db) == [job_id]
         return job_store.get(self.db, job_id)
 
     def output(self, job_id: int) -> str:

@@ -119,8 +119,9 @@ class Staging:
         elif self.target == "demonstrations":
             self.counts.repeated += not self.add_item("demonstration", prompt, fingerprint, record.answers)
         else:
-            said = (record.answers, record.outcome, record.ranking, record.strength)
-            chances = {role: getattr(record, role) for role in CHANCES}
+            # A verdict that is left out makes no other content.
+            given = (None, None, None) if self.verdict == "open" else (record.outcome, record.ranking, record.strength)
+            said, chances = (record.answers, *given), {role: getattr(record, role) for role in CHANCES}
             self.counts.repeated += not self.add_item(self.verdict, prompt, fingerprint, *said, chances)
 
     def skip(self, row: int, column: str, reason: str) -> None:

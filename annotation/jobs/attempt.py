@@ -6,13 +6,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from annotation import hub_client
 from annotation.database import Database
-from annotation.jobs import job_table
+from annotation.jobs import job_table, liveness
 from annotation.jobs.job_table import Job, Reason
 
 BEAT_SECONDS: Final = 3.0
@@ -59,7 +59,7 @@ class Attempt:
         job_table.explain(self.db, self.job_id, self.worker, reason, message)
 
     def beat(self) -> None:
-        """Say that this worker lives, and learn whether the job was cancelled."""
+        """Say that this worker gets on, and learn whether the job was cancelled."""
         if not job_table.beat(self.db, self.job_id, self.worker):
             self._cancelled.set()
 
@@ -72,9 +72,14 @@ class Attempt:
         return round(time.monotonic() - self.began, 1)
 
 
-def beating(attempt: Attempt) -> AbstractContextManager[None]:
-    """Meanwhile say every few seconds that the worker lives."""
-    return repeating(attempt.beat, BEAT_SECONDS)
+@contextmanager
+def beating(attempt: Attempt) -> Iterator[None]:
+    """Meanwhile say every few seconds that the worker gets on; afterwards it is at nothing any more."""
+    try:
+        with repeating(attempt.beat, BEAT_SECONDS):
+            yield
+    finally:
+        liveness.end(attempt.db, attempt.worker)
 
 
 @contextmanager

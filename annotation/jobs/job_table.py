@@ -7,14 +7,13 @@ one who does it, however many programs look, and one who was thought dead change
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from annotation.database import Database, marks
+from annotation.jobs import liveness
 from annotation.records import UserError, now
 from annotation.translation import N_, _, kept, kept_within, retold, retold_within
 
@@ -25,10 +24,8 @@ Reason = Literal["out-of-memory", "killed", "not-a-number", "too-few-answers"]
 """Why a job ended or does not get on, where the program goes by it. Its message is for people."""
 Spec = TypeVar("Spec")
 
-# Who does a job beats every 3 s; one silent for this long is gone.
-LOST_AFTER_SECONDS: Final = 30.0
-# Who got its turn later has waited for another's write.
-WAITED_SECONDS: Final = 1.0
+# Who does a job beats every 3 s; on one silent for this long nobody counts, though it may live.
+HEARD_WITHIN_SECONDS: Final = 30.0
 OPEN: Final = ("queued", "running", "cancelling")
 CAME_TO_NOTHING: Final = ("cancelled", "failed", "lost")
 ENDED: Final = ("finished", *CAME_TO_NOTHING)
@@ -90,13 +87,22 @@ def enqueue(db: Database, lane: Lane, kind: str, spec: str, requested_by: str, f
 # ------------------------------------------------------------------------------------------------------------ doing it
 def claim(db: Database, job_id: int, worker: str) -> dict[str, Any] | None:
     """Take a queued job for this worker and return its row; None if it is not queued (any more)."""
-    with db.transaction():
-        return db.row(
-            """UPDATE job SET status = 'running', worker = :worker, attempt = attempt + 1, started = :now,
-                   heartbeat = :now, finished = NULL, message = '', reason = NULL
-               WHERE id = :id AND status = 'queued' RETURNING *""",
-            {"worker": worker, "now": now(), "id": job_id},
-        )
+    sql = """UPDATE job SET status = 'running', worker = :worker, attempt = attempt + 1, started = :now,
+                 heartbeat = :now, finished = NULL, message = '', reason = NULL
+             WHERE id = :id AND status = 'queued' RETURNING *"""
+    return taken(db, worker, sql, {"id": job_id})
+
+
+def taken(db: Database, worker: str, sql: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The row that a statement gives to a worker, who is known to live from before then until `liveness.end`."""
+    new, row = liveness.begin(db, worker), None
+    try:
+        with db.transaction():
+            row = db.row(sql, {"worker": worker, "now": now(), **values})
+    finally:
+        if new and row is None:
+            liveness.end(db, worker)
+    return row
 
 
 def is_wanted(db: Database, job_id: int, worker: str) -> bool:
@@ -219,54 +225,15 @@ def seconds_from_now(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
 
 
-# Who is not heard of so is gone. A later moment was written before the clock was set back, and by nobody since.
-HEARD: Final = "heartbeat BETWEEN :since AND :until"
-# After every moment.
-FOREVER: Final = "~"
+# Who is gone, or has left the job to whoever comes.
+GONE: Final = "coalesce(worker, '') IN (SELECT value FROM json_each(:gone))"
 
 
-def heard(seconds: float = LOST_AFTER_SECONDS) -> dict[str, str]:
-    """The values of HEARD."""
-    return {"since": seconds_from_now(-seconds), "until": seconds_from_now(seconds)}
-
-
-@contextmanager
-def looking_for_silent(db: Database, seconds: float = LOST_AFTER_SECONDS) -> Iterator[dict[str, str]]:
-    """A transaction with the values of HEARD; after a wait with those by which nobody is gone.
-
-    Where another's write was waited for, no worker could say meanwhile that it lives.
-    """
-    values, asked = heard(seconds), time.monotonic()
-    with db.transaction():
-        yield values if time.monotonic() - asked < WAITED_SECONDS else {"since": "", "until": FOREVER}
-
-
-# Between two looks; then workers may have been as silent, though they live. Who is so at each look is merely slow.
-OWN_SILENCE_SECONDS = 10.0
-SILENCES = 6
-
-
-@dataclass
-class Patience:
-    """Of a program that looks again and again for workers that are silent: whether it was silent itself."""
-
-    looked: float | None = None
-    until: float = 0.0
-    silences: int = 0
-    """Looks in turn before which it was silent."""
-
-    def wanted(self) -> bool:
-        """Whether workers that live are to have time to say so; asked at each look.
-
-        The machine has slept or hardly got on, or its clock was set.
-        """
-        moment = time.time()
-        silent = self.looked is not None and not 0 <= moment - self.looked < OWN_SILENCE_SECONDS
-        self.silences = self.silences + 1 if silent else 0
-        if 0 < self.silences <= SILENCES:
-            self.until = moment + LOST_AFTER_SECONDS
-        self.looked = moment
-        return moment < self.until
+def gone(db: Database) -> dict[str, str]:
+    """The value of GONE. Who is gone comes back under no id, so it holds for as long as anybody likes."""
+    rows = db.rows(f"SELECT DISTINCT worker FROM job WHERE {AT_WORK} AND worker IS NOT NULL")
+    dead = [row["worker"] for row in rows if not liveness.lives(db, row["worker"])]
+    return {"gone": json.dumps(["", *dead])}
 
 
 def cancel(db: Database, job_id: int) -> None:
@@ -274,30 +241,24 @@ def cancel(db: Database, job_id: int) -> None:
 
     Nobody may come who does its lane: of the Hub's, say, where there is no token any more.
     """
-    with looking_for_silent(db) as values:
-        ended = db.connection.execute(
+    with db.transaction():
+        ended = db.write(
             f"""UPDATE job SET status = 'cancelled', worker = NULL, finished = :now, message = :message, reason = NULL
-                WHERE id = :id AND {AT_WORK} AND NOT ({HEARD})""",
-            {"now": now(), "message": kept(CANCELLED), "id": job_id, **values},
-        ).rowcount
+                WHERE id = :id AND {AT_WORK} AND {GONE}""",
+            {"now": now(), "message": kept(CANCELLED), "id": job_id, **gone(db)},
+        )
         if not (ended or take_out(db, job_id, CANCELLED) or request_cancel(db, job_id)):
             raise UserError(_("That has ended already, so there is nothing to cancel."))
 
 
 def take_over(db: Database, job_id: int, worker: str) -> bool:
-    """Go on with a job, as it is, whose doer is silent; whether it was so."""
-    with looking_for_silent(db) as values:
-        return (
-            db.connection.execute(
-                f"UPDATE job SET worker = :worker, heartbeat = :now WHERE id = :id AND {AT_WORK} AND NOT ({HEARD})",
-                {"worker": worker, "now": now(), "id": job_id, **values},
-            ).rowcount
-            == 1
-        )
+    """Go on with a job, as it is, whose doer is gone; whether it was so."""
+    sql = f"UPDATE job SET worker = :worker, heartbeat = :now WHERE id = :id AND {AT_WORK} AND {GONE} RETURNING id"
+    return taken(db, worker, sql, {"id": job_id, **gone(db)}) is not None
 
 
 def release(db: Database, job_id: int, worker: str) -> None:
-    """Leave a job to whoever comes next, who need not wait until this worker is known to be silent."""
+    """Leave a job to whoever comes next, though this worker's process lives."""
     db.write(
         f"UPDATE job SET worker = NULL, heartbeat = '' WHERE id = ? AND worker = ? AND {AT_WORK}", (job_id, worker)
     )
@@ -308,22 +269,21 @@ def requeue_stale(db: Database, lane: Lane, kinds: Sequence[str]) -> None:
 
     One that was to stop has stopped.
     """
-    gone = f"lane = :lane AND kind IN (SELECT value FROM json_each(:kinds)) AND {AT_WORK} AND NOT ({HEARD})"
-    values = {"lane": lane, "kinds": json.dumps(list(kinds)), **heard(), "now": now(), "most": MOST_REPETITIONS}
+    left = f"lane = :lane AND kind IN (SELECT value FROM json_each(:kinds)) AND {AT_WORK} AND {GONE}"
+    values = {"lane": lane, "kinds": json.dumps(list(kinds)), **gone(db), "now": now(), "most": MOST_REPETITIONS}
     values |= {"cancelled": CANCELLED, "interrupted": INTERRUPTED}
-    if db.row(f"SELECT id FROM job WHERE {gone}", values) is None:  # as nearly always; nothing is written
+    if db.row(f"SELECT id FROM job WHERE {left}", values) is None:  # as nearly always; nothing is written
         return
-    with looking_for_silent(db) as known:
-        values |= known
-        db.connection.execute(
+    with db.transaction():
+        db.write(
             f"""UPDATE job SET worker = NULL, finished = :now,
                     status = iif(status = 'cancelling', 'cancelled', 'failed'),
                     message = iif(status = 'cancelling', :cancelled, :interrupted), reason = NULL
-                WHERE {gone} AND (status = 'cancelling' OR attempt > :most)""",
+                WHERE {left} AND (status = 'cancelling' OR attempt > :most)""",
             values,
         )
-        db.connection.execute(
+        db.write(
             f"""UPDATE job SET status = 'queued', worker = NULL, step = 0, steps = 0, message = '', reason = NULL
-                WHERE {gone}""",
+                WHERE {left}""",
             values,
         )

@@ -17,13 +17,13 @@ from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped, beating
 from annotation.jobs.job_queue import AnyRequest, JobQueue
-from annotation.jobs.job_table import CANCELLED, Job, Patience
+from annotation.jobs.job_table import CANCELLED, Job
 from annotation.records import UserError
 from annotation.translation import _
 
 # Between two looks at the queue, and at jobs whose doer may be gone.
 LOOK_SECONDS: Final = 0.25
-SILENCE_SECONDS: Final = 5.0
+GONE_SECONDS: Final = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,6 @@ class LaneRunner(Generic[AnyRequest]):
     thread: threading.Thread | None = None
     current: Attempt | None = None
     looked: float | None = None
-    patience: Patience = field(default_factory=Patience)
 
     def start(self) -> None:
         self.thread = threading.Thread(target=self.work, name=f"lane {self.queue.lane}", daemon=True)
@@ -65,7 +64,7 @@ class LaneRunner(Generic[AnyRequest]):
             self.thread.join(seconds)
         current = self.current
         if current is not None:  # it does not stop; whatever it does still, it can't write to its job any more
-            with suppress(UserError):  # of a full disk: then the next one waits until it is known to be silent
+            with suppress(UserError):  # of a full disk: then it is left when this process ends
                 release(current)
 
     def work(self) -> None:
@@ -82,10 +81,9 @@ class LaneRunner(Generic[AnyRequest]):
 
     def run_next(self, db: Database) -> bool:
         """Do the job that has waited longest, whatever becomes of it; whether there was one."""
-        if self.looked is None or time.monotonic() - self.looked > SILENCE_SECONDS:
+        if self.looked is None or time.monotonic() - self.looked > GONE_SECONDS:
             self.looked = time.monotonic()
-            if not self.patience.wanted():
-                job_table.requeue_stale(db, self.queue.lane, tuple(self.queue.kinds))
+            job_table.requeue_stale(db, self.queue.lane, tuple(self.queue.kinds))
         worker = uuid.uuid4().hex
         job = self.queue.claim_next(db, worker)
         if job is None:

@@ -425,7 +425,7 @@ class TrainingProgress:
     def save(self, step: int, steps: int) -> None:
         """Write a checkpoint, whole or not at all; nothing while measuring or in a further process.
 
-        Nor where this worker was silent so long that another may be at the job.
+        Nor where the job is not this worker's any more: another may be at it.
         """
         run = self.run
         if not run.measured_steps and not run.rank and job_table.is_held(run.db, run.job_id, run.worker):

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from annotation.database import Database
-from annotation.jobs import job_table
 from annotation.records import explain_errors
 from annotation.ui.invisible import visible
 from annotation.validation import describe
@@ -124,7 +123,7 @@ def crossing_sentence(db: Database, spec: JobSpec) -> str:
 
 def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
     """A job at its end: run here when nothing is ahead of it, unless a running app was quicker and has it."""
-    said, patience = "", job_table.Patience()
+    said = ""
     while job.is_open:
         ahead = job_store.jobs_ahead(db, job) if job.status == "queued" else []
         if job.status == "queued" and not ahead:
@@ -140,8 +139,7 @@ def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
                 print(waits, flush=True)
             said = waits
             time.sleep(1)
-            if not patience.wanted():
-                job_store.mark_lost(db)
+            job_store.mark_lost(db)
         job = job_store.get(db, job.id)
     return job
 

@@ -15,5 +15,5 @@ Commands = Any
 def database_of(options: argparse.Namespace) -> Database:
     """That of the data directory, once jobs whose worker is gone are lost. Raises UserError where there is none."""
     db = existing_database(options.data)
-    job_store.mark_lost(db, at_once=True)
+    job_store.mark_lost(db)
     return db

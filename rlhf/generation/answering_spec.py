@@ -10,7 +10,7 @@ from annotated_types import Predicate, doc
 
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.jobs.job_table import LOST_AFTER_SECONDS
+from annotation.jobs.job_table import HEARD_WITHIN_SECONDS
 from annotation.records import MAXIMUM_ANSWERS, Sampling
 from annotation.translation import N_, _
 from annotation.validation import NonNegativeInt, PositiveInt, stored
@@ -78,5 +78,5 @@ def answers_come(db: Database) -> bool:
     if job is None or not job.is_open:
         return False
     about_to = job.status == "queued" and job.created > job_table.seconds_from_now(-STARTS_WITHIN_SECONDS)
-    alive = about_to or (job.heartbeat or "") > job_table.seconds_from_now(-LOST_AFTER_SECONDS)
+    alive = about_to or (job.heartbeat or "") > job_table.seconds_from_now(-HEARD_WITHIN_SECONDS)
     return alive and job.reason != "too-few-answers"

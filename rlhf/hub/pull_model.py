@@ -57,7 +57,6 @@ PRECISIONS: Final[tuple[HeldPrecision, ...]] = get_args(HeldPrecision)
 # Fields by which PEFT would import a module that the file names, or wait for code beside it.
 CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
-SPARE_BYTES: Final = 100_000_000
 # Settings of adapters that change layers under them, or apply to some of the tokens only.
 UNUSABLE: Final = ("layer_replication", "alora_invocation_tokens", "kasa_config", "arrow_config")
 # How an adapter may have begun without changing the weights under it whenever it is loaded. Not "orthogonal": it leaves
@@ -148,7 +147,7 @@ def usable_files(hub: Hub, data_dir: Path, found: HubRevision, adapter: bool) ->
             "runs when they are loaded. Ask its owner to convert it."
         )
         raise UserError(said.format(source=found.source))
-    refuse_too_large(data_dir, sum(found.sizes[name] for name in names))
+    base_model.refuse_too_large(data_dir, sum(found.sizes[name] for name in names))
     refuse_large_texts(found, names)
     return names
 
@@ -198,16 +197,6 @@ def check_code(config: Mapping[str, Any], name: str, source: str) -> None:
             "that comes with a model. Choose one that transformers and PEFT know by themselves."
         )
         raise UserError(said.format(source=source, name=name, named=", ".join(named)))
-
-
-def refuse_too_large(data_dir: Path, size: int) -> None:
-    """Raises UserError where the disk would be full before everything is there."""
-    free = shutil.disk_usage(data_dir).free
-    if size + SPARE_BYTES > free:
-        said = _(
-            "{size:.1f} GB are to be fetched and {free:.1f} GB are free in {data_dir}. Free some space, then repeat."
-        )
-        raise UserError(said.format(size=size / 1000000000.0, free=free / 1000000000.0, data_dir=data_dir))
 
 
 def refuse_large_texts(found: HubRevision, names: Sequence[str]) -> None:

@@ -169,10 +169,9 @@ def follow(
     if job is None:
         return
     run = Run(db, data_dir, job, worker)
-    rented = RentedRun(hub, run, job, ended, poll_seconds, changed)
     try:
         with beating(run):
-            see_through(rented)
+            see_through(RentedRun(hub, run, job, ended, poll_seconds, changed))
     finally:
         db.close()
 

@@ -41,7 +41,7 @@ POLL_SECONDS = 1.0
 # A program that is being replaced ends within minutes.
 FOLLOW_SECONDS = 180.0
 LOOK_SECONDS = 5.0
-# To leave jobs to the next process with a token, which otherwise waits until this one is known to be silent.
+# To leave jobs to the next process with a token as they are.
 LEAVE_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)

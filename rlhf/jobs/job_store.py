@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from annotation.database import Database, marks
 from annotation.jobs import job_table
-from annotation.jobs.job_table import AT_WORK, CAME_TO_NOTHING, HEARD, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
+from annotation.jobs.job_table import AT_WORK, CAME_TO_NOTHING, GONE, LAST_PLACE, PLACE, Reason
 from annotation.records import UserError, now
 from annotation.translation import N_, _, joined, kept, retold
 from annotation.validation import known
@@ -240,22 +240,22 @@ def can_be_halved(job: Job) -> bool:
 SILENT = N_("The worker stopped without a word.")
 
 
-def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS, at_once: bool = False) -> list[int]:
-    """Mark running jobs lost whose worker has not been heard of; return their ids.
+def mark_lost(db: Database) -> list[int]:
+    """Mark jobs at work lost whose worker is gone; return their ids.
 
-    Not those on rented hardware: they go on whether anybody here follows them or not. Nor, for who looks `at_once` and
-    can't have patience, those heard of later than now: their workers may not have looked at a clock that was set back.
+    They stay that worker's: whoever started it may know why it died, and say so (`died`). Not those on rented hardware:
+    they go on whether anybody here follows them or not.
     """
-    with job_table.looking_for_silent(db, silent_seconds) as values:
-        values |= {"until": job_table.FOREVER} if at_once else {}
-        rows = list(
-            db.connection.query(
-                f"""UPDATE job SET finished = :now, worker = NULL,
-                        status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
-                        message = :silent, reason = NULL
-                    WHERE {AT_WORK} AND NOT ({HEARD}) AND lane = 'device' RETURNING id""",
-                {"now": now(), "silent": SILENT, **values},
-            )
+    left = f"{AT_WORK} AND {GONE} AND lane = 'device'"
+    values = {"now": now(), "silent": SILENT, **job_table.gone(db)}
+    if db.row(f"SELECT id FROM job WHERE {left}", values) is None:  # as nearly always; nothing is written
+        return []
+    with db.transaction():
+        rows = db.rows(
+            f"""UPDATE job SET finished = :now, message = :silent, reason = NULL,
+                    status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END
+                WHERE {left} RETURNING id""",
+            values,
         )
     return [row["id"] for row in rows]
 

@@ -14,7 +14,7 @@ from annotated_types import Interval
 from annotation.database import Database
 from annotation.hub_client import check_name
 from annotation.jobs import job_table
-from annotation.jobs.job_table import AT_WORK, HEARD, heard
+from annotation.jobs.job_table import AT_WORK, GONE, gone
 from annotation.records import UserError, now
 from annotation.translation import N_, _, as_it_stands, ngettext
 from annotation.ui.formatting import dollars, most_dollars
@@ -150,11 +150,11 @@ def found(db: Database, job_id: int) -> Rental | None:
 
 
 def to_follow(db: Database) -> list[int]:
-    """Jobs for rented hardware that nobody here follows: those that wait, and those whose follower is silent."""
+    """Jobs for rented hardware that nobody here follows: those that wait, and those whose follower is gone."""
     rows = db.rows(
         f"""SELECT id FROM job
-            WHERE flavor IS NOT NULL AND (status = 'queued' OR ({AT_WORK} AND NOT ({HEARD}))) ORDER BY id""",
-        heard(),
+            WHERE flavor IS NOT NULL AND (status = 'queued' OR ({AT_WORK} AND {GONE})) ORDER BY id""",
+        gone(db),
     )
     return [row["id"] for row in rows]
 
@@ -178,12 +178,12 @@ def to_clear(db: Database) -> list[int]:
 def give_up(db: Database) -> None:
     """Mark jobs lost that nobody here has followed for longer than they can have run."""
     db.write(
-        f"""UPDATE job SET status = 'lost', worker = NULL, finished = ?, message = ?, reason = NULL
-           WHERE {AT_WORK} AND flavor IS NOT NULL AND EXISTS (
+        f"""UPDATE job SET status = 'lost', worker = NULL, finished = :now, message = :unfollowed, reason = NULL
+           WHERE {AT_WORK} AND {GONE} AND flavor IS NOT NULL AND EXISTS (
                SELECT 1 FROM rental WHERE job_id = job.id
-                   AND julianday(coalesce(nullif(heartbeat, ''), started)) + (hours + ?) / 24
+                   AND julianday(coalesce(nullif(heartbeat, ''), started)) + (hours + :grace) / 24
                        < julianday('now'))""",
-        (now(), UNFOLLOWED, GRACE_HOURS),
+        {"now": now(), "unfollowed": UNFOLLOWED, "grace": GRACE_HOURS, **gone(db)},
     )
 
 
@@ -196,7 +196,7 @@ GRACE_HOURS = 1.0
 
 
 def acquire(db: Database, job_id: int, worker: str) -> Job | None:
-    """Claim a queued job for rented hardware, or follow one further whose follower is silent; None if neither is so."""
+    """Claim a queued job for rented hardware, or follow one further whose follower is gone; None if neither is so."""
     claimed = job_store.claim(db, job_id, worker)
     if claimed is not None:
         return claimed

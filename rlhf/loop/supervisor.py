@@ -1,4 +1,4 @@
-"""The web side of jobs: starts workers, notices silent ones, keeps the answering worker alive, advances the loop."""
+"""The web side of jobs: starts workers, notices dead ones, keeps the answering worker alive, advances the loop."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from annotation.database import Database
@@ -33,6 +34,8 @@ POLL_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 300.0
 STOP_SECONDS = 20.0
+# More than other programs' writes take, for which a worker waits.
+HUNG_LOOKS = 300
 # How the launcher of several processes tells that one of them was killed, in the log: as the first one that it saw end,
 # or in its list, where it saw that of another first.
 KILLED_MARK = re.compile(rb"exitcode *: -9\b")
@@ -47,7 +50,7 @@ logger = logging.getLogger(__name__)
 class Supervisor:
     """A thread that turns queued rows into worker processes: one that answers, and one other job on each device.
 
-    It signals only processes that it started itself; what another program started is judged by its heartbeat.
+    It signals only processes that it started itself.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Supervisor:
         self._answering_not_before = 0.0
         self._ticks = 0.0
         self._tried: int | None = None
-        self._patience = job_table.Patience()
+        self._heard: dict[int, tuple[str | None, int]] = {}
 
     def start(self) -> None:
         if self.forking:
@@ -98,7 +101,7 @@ class Supervisor:
                 job = job_store.get(self.db, job_id)
                 if job.status != "lost":  # it could not say so itself
                     job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.spec))
-            except Exception as error:  # of a full disk, say; the next start finds it silent
+            except Exception as error:  # of a full disk, say; the next start finds it gone
                 logger.error("The end of job %d was not recorded. %s", job_id, for_log(error))
 
     def tell_to_end(self) -> None:
@@ -122,21 +125,25 @@ class Supervisor:
     def tick(self) -> None:
         """One look at the rows: reap, mark lost, start what is due."""
         self.reap()
-        for job_id in self.mark_lost():
-            if job_id in self.children:  # it hangs: a second worker beside it would take the memory of both
-                self.children[job_id].signal(signal.SIGKILL)
+        self.end_hanging()
+        job_store.mark_lost(self.db)
+        rental_store.give_up(self.db)
         if self.answering:
             self.keep_answering()
         self.start_next()  # first: the loop's next step may fail, each time
         controller.advance(self.db, self.data_dir)
 
-    def mark_lost(self) -> list[int]:
-        """Mark jobs lost whose worker is silent, or that nobody follows; return the ids of the first."""
-        if self._patience.wanted():
-            return []
-        lost = job_store.mark_lost(self.db)  # first: the other may wait for another's write, as workers do then
-        rental_store.give_up(self.db)
-        return lost
+    def end_hanging(self) -> None:
+        """End workers that were silent at so many looks: whoever waits for them would wait for ever.
+
+        Looks, not time: while the machine sleeps or this program can't get on, its workers can't either.
+        """
+        for job in job_store.with_ids(self.db, [*self.children]):
+            child, (heard, looks) = self.children[job.id], self._heard.get(job.id, ("", 0))
+            self._heard[job.id] = (job.heartbeat, looks + 1 if heard == job.heartbeat else 0)
+            if looks >= HUNG_LOOKS and job_table.stop(self.db, job.id, child.worker, "lost", job_store.SILENT):
+                child.signal(signal.SIGKILL)
+                self.children[job.id] = replace(child, worker="")  # nothing is to be said of its death
 
     def start_next(self) -> None:
         """Start the first jobs of the queue, as many as there are free devices for.
@@ -168,6 +175,7 @@ class Supervisor:
             job = job_store.get(self.db, job_id)
             self.record_death(job, child, code)
             del self.children[job_id]  # not before: a full disk may refuse its death, which is then recorded later
+            self._heard.pop(job_id, None)
             if not job.spec.waits:
                 begun, heard = job.started, job.heartbeat
                 self.answering_ended(code, seconds_between(begun, heard) if begun and heard else 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +61,13 @@ MEMORY_FLOOR = 1_000_000_000
 BYTES: Mapping[HeldPrecision, int] = {"bf16": 2, "fp32": 4}
 # How `quantisation` names weights that bitsandbytes stored in 4 bits, as QLoRA holds them.
 FOUR_BITS = N_("4 bits")
+# What is fetched of a model on the Hub. Other forms of the same weights lie in directories (to a pattern / is a letter)
+# and in Mistral's file.
+FETCHED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
+OTHER_FORMS = ("*/*", "consolidated*")
+# Weights of a trillion parameters are in some hundred files.
+MOST_FILES = 2_000
+SPARE_BYTES = 100_000_000
 # The setting that says at which commit a name on the Hub is the base, by that name.
 BASE_COMMIT = "base_commit"
 # The setting that keeps what tells the base's template and weights from others of its name, by that name.
@@ -255,15 +263,11 @@ def download(name: str) -> Path:
     hub_client.limit_waiting()
     hub_client.silence_client_warnings()
     repo, _at, revision = name.partition("@")
-    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
+        refuse_too_much(repo, revision or None)
         with hub_client.explained(_("Fetching {repo} failed."), repo=repo):
             found = snapshot_download(
-                repo,
-                revision=revision or None,
-                allow_patterns=patterns,
-                # Other forms of the same weights lie in directories (to a pattern / is a letter) and in Mistral's file.
-                ignore_patterns=["*/*", "consolidated*"],
+                repo, revision=revision or None, allow_patterns=list(FETCHED), ignore_patterns=list(OTHER_FORMS)
             )
             return Path(found)
     except UserError as error:
@@ -272,6 +276,42 @@ def download(name: str) -> Path:
             "give a directory, another name, or leave --model out for the embedded model."
         )
         raise UserError(said.format(name=name, error=error)) from error
+
+
+def refuse_too_much(repo: str, revision: str | None) -> None:
+    """Raises UserError where a repository on the Hub is larger than the disk takes, or has more files than a model.
+
+    Whatever else keeps the Hub from telling is left to who fetches: all may be on this machine already.
+    """
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.utils import filter_repo_objects
+
+    try:
+        with hub_client.explained(_("Looking up {repo} failed."), repo=repo):
+            info = HfApi().model_info(repo, revision=revision, files_metadata=True)
+    except UserError as error:
+        if isinstance(error.__cause__, hub_client.EndlessAnswer):
+            raise
+        return
+    sizes = {one.rfilename: one.size or 0 for one in info.siblings or []}
+    names = filter_repo_objects(sizes, allow_patterns=list(FETCHED), ignore_patterns=list(OTHER_FORMS))
+    missing = [name for name in names if not isinstance(try_to_load_from_cache(repo, name, revision=info.sha), str)]
+    if len(missing) > MOST_FILES:
+        said = _("{repo} has more files than a model does: {count:,} are to be fetched, and {most:,} may be.")
+        raise UserError(said.format(repo=repo, count=len(missing), most=MOST_FILES))
+    if missing:
+        refuse_too_large(Path(constants.HF_HUB_CACHE), sum(sizes[name] for name in missing))
+
+
+def refuse_too_large(directory: Path, size: int) -> None:
+    """Raises UserError where the disk would be full before everything is there."""
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if size + SPARE_BYTES > free:
+        said = _(
+            "{size:.1f} GB are to be fetched and {free:.1f} GB are free in {data_dir}. Free some space, then repeat."
+        )
+        raise UserError(said.format(size=size / 1000000000.0, free=free / 1000000000.0, data_dir=directory))
 
 
 def convert_embedded(target: Path) -> None:

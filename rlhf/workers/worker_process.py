@@ -17,6 +17,7 @@ import psutil
 
 from annotation.database import Database
 from annotation.environment import worker_environment
+from annotation.jobs import liveness
 from annotation.jobs.job_process import life_line
 from annotation.translation import _, joined
 from rlhf.jobs import job_store
@@ -122,6 +123,7 @@ def record_death(
     db: Database, job: Job, child: WorkerProcess, code: int, reason: MemoryReason | None, see: str
 ) -> None:
     """Say in a job's row how its worker ended. Rows that it ended well, or that another holds, stay as they are."""
+    liveness.remove_dead(db, child.worker)
     if reason and job_store.requeue_smaller(db, job.id, child.worker, reason):
         return
     said = _("The worker died (exit code {code}).").format(code=code)

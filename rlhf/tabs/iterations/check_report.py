@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from annotation.jobs.job_table import LOST_AFTER_SECONDS
+from annotation.jobs.job_table import HEARD_WITHIN_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer, Split, seconds_between, who
 from annotation.store.stock_counts import AnswerCounts
@@ -71,7 +71,7 @@ def worker_sentence(worker: Job | None, at: str) -> str:
     if worker.status == "running":
         silent = seconds_between(worker.heartbeat or at, at)
         runs = _("The answering worker runs. {message}")
-        if silent > LOST_AFTER_SECONDS / 2:
+        if silent > HEARD_WITHIN_SECONDS / 2:
             runs = _("The answering worker has said nothing for {silent}. {message}")
         return runs.format(silent=duration(silent), message=_(worker.message)).strip()
     if worker.status == "queued":

@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Final
 
-from annotation.jobs.job_table import LOST_AFTER_SECONDS
+from annotation.jobs.job_table import HEARD_WITHIN_SECONDS
 from annotation.records import seconds_between, who
 from annotation.translation import N_, _, joined, ngettext
 from annotation.ui import differences
@@ -53,7 +53,7 @@ from rlhf.tabs.jobs.job_words import (
 FAR: Final = 20
 LONG: Final = 600
 # A worker that has said nothing for so long is said to be silent.
-SILENT_SECONDS: Final = LOST_AFTER_SECONDS / 2
+SILENT_SECONDS: Final = HEARD_WITHIN_SECONDS / 2
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
 

@@ -354,6 +354,24 @@ def test_prompts_added_meanwhile_are_not_added_twice(
     assert sound(db)
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {"prompt": "p", "responses": ["a", "b"], "scores": [2, 1]},
+        {"prompt": "p", "response_a": "a", "response_b": "b", "winner": "a"},
+    ],
+    ids=["chosen", "scores", "winner"],
+)
+def test_what_waits_for_people_is_imported_once_whatever_verdicts_were_left_out(
+    db: Database, bring: Callable[..., ImportResult], row: dict[str, Any]
+) -> None:
+    turned = {"prompt": "p", "chosen": "b", "rejected": "a"}
+    assert counts(bring([row, turned][: 1 + ("chosen" in row)], verdict="open"))["open"] == 1
+    assert counts(bring([row], verdict="open")) == {"known": 1}
+    assert counts(bring([turned], verdict="open")) == {"known": 1}
+
+
 def test_verdicts_on_answers_that_wait_for_people_come_in_beside_them_and_it_is_said_before(
     db: Database, bring: Callable[..., ImportResult]
 ) -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -21,7 +22,7 @@ from annotation.exports.export_files import EXPORTS
 from annotation.exports.formats import ExportRequest, Filters
 from annotation.imports import import_process
 from annotation.imports.import_process import FROM_HUB, HERE, ImportData, Importer
-from annotation.jobs import job_table, lane_runner
+from annotation.jobs import job_table, lane_runner, liveness
 from annotation.jobs.attempt import Attempt, Stopped, keep_repeating
 from annotation.jobs.job_process import run_command
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
@@ -115,38 +116,33 @@ def test_who_was_thought_gone_changes_nothing_any_more(db: Database) -> None:
     assert (ended.result, ended.message, ended.attempt) == ({"by": "second"}, "There.", 2)
 
 
-def test_the_job_of_one_who_was_heard_of_before_the_clock_was_set_back_is_begun_again(db: Database) -> None:
+def test_the_job_of_one_who_is_gone_is_begun_again_at_once(db: Database) -> None:
     job_id = WEB.enqueue(db, Count(), "kim")
     assert WEB.claim_next(db, "dead") is not None
-    db.write("UPDATE job SET heartbeat = ?", (job_table.seconds_from_now(3600.0),))
+    liveness.end(db, "dead")
     job_table.requeue_stale(db, "web", ("count",))
     assert status_of(db, job_id) == "queued"
 
 
-def test_after_a_sleep_of_the_machine_who_does_a_job_has_time_to_say_that_it_lives(
+def test_who_could_not_say_how_a_job_ended_leaves_it_to_the_next(
     db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In another program on the same directory: an import would be called ended, an export be written twice."""
-    passed = 0.0
-    monkeypatch.setattr(time, "time", lambda: passed)
-    monkeypatch.setattr(lane_runner, "SILENCE_SECONDS", -1.0)
-    runner = LaneRunner(data_dir, WEB, lambda attempt, job: JobOutcome("done"))
-    runner.run_next(db)
+    """As on a full disk; the process that it was in goes on."""
     job_id = WEB.enqueue(db, Count(), "kim")
-    assert WEB.claim_next(db, "alive") is not None
-    db.write("UPDATE job SET heartbeat = ? WHERE id = ?", (job_table.seconds_from_now(-3600), job_id))
-    passed += 3600
-    runner.run_next(db)
+    runner = LaneRunner(data_dir, WEB, lambda attempt, job: JobOutcome("done"))
+    with monkeypatch.context() as full:
+        full.setattr(job_table, "finish", Mock(side_effect=UserError("The disk is full.")))
+        with pytest.raises(UserError, match="full"):
+            runner.run_next(db)
     assert status_of(db, job_id) == "running"
-    for _second in range(31):
-        passed += 1
-        runner.run_next(db)
-    assert status_of(db, job_id) == "finished", "nobody was heard of"
+    job_table.requeue_stale(db, "web", ("count",))
+    assert status_of(db, job_id) == "queued"
 
 
-def test_one_who_is_heard_of_keeps_its_job(db: Database) -> None:
+def test_one_who_lives_keeps_its_job_however_long_nothing_was_heard_of_it(db: Database) -> None:
     job_id = HUB.enqueue(db, Count(), "kim")
     assert HUB.claim_next(db, "w") is not None
+    db.write("UPDATE job SET heartbeat = '2026-01-01T00:00:00.000000+00:00'")
     job_table.requeue_stale(db, "hub", ("count",))
     assert status_of(db, job_id) == "running"
 
@@ -338,9 +334,7 @@ def test_an_export_whose_program_was_killed_is_written_by_the_next(db: Database,
         program.send_signal(signal.SIGKILL)
     assert status_of(db, job.id) == "running"
     wait_until("its end with the program, by itself", lambda: has_ended(child))
-    for heard, again in ((now(), False), ("2026-01-01", True)):  # as if no time and much time had passed
-        db.write("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job.id))
-        assert export_files.runner(data_dir).run_next(db) is again
+    assert export_files.runner(data_dir).run_next(db)
     ended = EXPORTS.get(db, job.id)
     assert (ended.status, ended.attempt) == ("finished", 2), ended.message
     assert ended.message.startswith(f"Wrote {job.spec.file}: ")

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 import app
 from annotation.database import Database, open_database
-from annotation.jobs import job_table
+from annotation.jobs import job_table, liveness
 from annotation.records import UserError
 from annotation.translation import chosen, speaking
 from rlhf.cli import job_command
@@ -286,7 +286,7 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
         path="adapters/dpo-1",
         sha256=directory_sha256(files),
     )
-    job_store.mark_lost(machine.db, -1)  # its worker is none
+    liveness.end(machine.db, "w")
     assert "dpo-1        candidate  dpo" in run("policies")
     assert "It has not been checked yet." in run("policies")
     check = machine.submit(CheckSpec(candidate="dpo-1"))

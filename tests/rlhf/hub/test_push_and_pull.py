@@ -911,7 +911,7 @@ def test_who_pulls_the_same_at_the_same_time_is_told_and_its_files_stay_as_they_
 
 def test_a_full_disk_is_seen_before_anything_is_fetched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1000000000\.0 GB are to be fetched and .* GB are free"):
-        pull_model.refuse_too_large(tmp_path, 10**18)
+        base_model.refuse_too_large(tmp_path, 10**18)
 
 
 def test_whole_weights_become_a_policy_and_adapters_on_them_find_them(

@@ -267,7 +267,7 @@ def test_who_follows_it_may_end_and_answers_may_be_lost_or_damaged_yet_nothing_i
     assert any("Renting the hardware is tried again" in line for line in job_store.log_tail(judged.db, job_id, 40))
     # It goes on there, whatever becomes of who follows it.
     assert job_store.get(judged.db, job_id).status == "running"
-    job_store.mark_lost(judged.db, -1)
+    job_store.mark_lost(judged.db)
     assert job_store.get(judged.db, job_id).status == "running"
     assert rental_store.to_follow(judged.db) == [job_id]
     wait_until("the end there", lambda: only_job(hub).stage == "COMPLETED")

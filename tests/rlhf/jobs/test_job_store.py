@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import Popen
 from typing import cast
-from unittest.mock import Mock
 
 import pytest
 
 from annotation import translation
 from annotation.database import Database, open_database
-from annotation.jobs import job_table
+from annotation.jobs import job_table, liveness
 from annotation.jobs.job_table import Reason, Status
 from annotation.records import UserError
-from annotation.sqlite import sqlite_utils
 from annotation.translation import _
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -483,9 +479,9 @@ def test_a_finished_job_keeps_its_result(db: Database, job: int) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- fence
 def test_a_worker_whose_job_was_given_to_another_can_change_nothing(db: Database, job: int) -> None:
-    """It was taken for dead, the job was resumed elsewhere, and then it wakes up."""
+    """It hung, the job was resumed elsewhere, and then it wakes up."""
     job_store.claim(db, job, "stale")
-    assert job_store.mark_lost(db, -1) == [job]
+    assert job_table.stop(db, job, "stale", "lost", "silent")
     job_store.resume(db, job)
     job_store.claim(db, job, "new")
     job_table.report(db, job, "new", 5, 10, {"loss": 0.5})
@@ -519,11 +515,9 @@ def test_a_worker_learns_of_its_cancellation_at_its_next_word(db: Database, job:
 def test_a_worker_that_is_saving_its_checkpoint_is_not_taken_for_dead(db: Database, job: int) -> None:
     job_store.claim(db, job, "w")
     job_store.cancel(db, job)
-    fall_silent(db, job)
-    job_table.beat(db, job, "w")
-    assert job_store.mark_lost(db, HOUR) == []
-    fall_silent(db, job)
-    assert job_store.mark_lost(db, HOUR) == [job]
+    assert job_store.mark_lost(db) == []
+    liveness.end(db, "w")
+    assert job_store.mark_lost(db) == [job]
     assert job_store.get(db, job).status == "cancelled"
 
 
@@ -544,62 +538,27 @@ def test_a_job_that_finished_before_it_saw_the_cancellation_is_finished(db: Data
 
 
 # -------------------------------------------------------------------------------------------------------- lost, resumed
-HOUR = 3600.0
-
-
-def fall_silent(db: Database, job_id: int) -> None:
-    """As if a job's worker had not been heard of for two hours."""
-    heard = (datetime.now(UTC) - timedelta(seconds=2 * HOUR)).isoformat(timespec="microseconds")
-    db.write("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job_id))
-
-
-def test_only_a_silent_worker_is_marked_lost(db: Database, job: int) -> None:
+def test_only_a_worker_that_is_gone_is_lost_however_long_others_say_nothing(db: Database, job: int) -> None:
+    """As while the machine sleeps, its clock is set, or an import writes for longer than a worker waits."""
     other = job_store.enqueue(db, AnsweringSpec(), "the program")
     queued = job_store.enqueue(db, DPOSpec(), "ann")
-    job_store.claim(db, job, "silent")
+    job_store.claim(db, job, "dead")
     job_store.claim(db, other, "alive")
-    for claimed in (job, other):
-        fall_silent(db, claimed)
-    job_table.beat(db, other, "alive")
-    assert job_store.mark_lost(db, HOUR) == [job]
+    db.write("UPDATE job SET heartbeat = '2026-01-01T00:00:00.000000+00:00' WHERE id = ?", (other,))
+    assert job_store.mark_lost(db) == []
+    liveness.end(db, "dead")
+    assert job_store.mark_lost(db) == [job]
     assert [job_store.get(db, number).status for number in (job, other, queued)] == ["lost", "running", "queued"]
     assert job_store.get(db, job).message == "The worker stopped without a word."
-    assert job_store.mark_lost(db, HOUR) == []
-    assert job_table.LOST_AFTER_SECONDS < 60, "a killed worker is marked lost within a minute"
-
-
-def test_a_worker_that_can_not_write_either_is_not_taken_for_dead(
-    db: Database, job: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An import writes for longer than a worker may be silent; whoever looks for the silent waited for it as well."""
-    assert job_store.claim(db, job, "alive") is not None
-    write = db.transaction
-
-    @contextmanager
-    def write_after_an_hour() -> Iterator[sqlite_utils.Database]:
-        later = Mock(now=lambda zone: datetime.now(zone) + timedelta(hours=1))
-        monkeypatch.setattr(job_table, "datetime", later)
-        with write() as connection:
-            yield connection
-
-    monkeypatch.setattr(db, "transaction", write_after_an_hour)
     assert job_store.mark_lost(db) == []
-    assert job_store.mark_lost(db) == [job], "not heard of since then either"
 
 
-def test_who_had_to_wait_for_anothers_write_takes_no_worker_for_dead(
-    db: Database, job: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The silent ones could not write either; the next look tells."""
-    assert job_store.claim(db, job, "silent") is not None
-    fall_silent(db, job)
-    with monkeypatch.context() as waiting:
-        waiting.setattr(job_table, "WAITED_SECONDS", 0.0)
-        assert job_store.mark_lost(db) == []
-        assert not job_table.take_over(db, job, "another")
-        job_table.requeue_stale(db, "device", ("dpo",))
-        assert (job_store.get(db, job).status, job_store.get(db, job).worker) == ("running", "silent")
+def test_who_started_a_worker_says_why_it_died_also_where_another_saw_first_that_it_did(db: Database, job: int) -> None:
+    job_store.claim(db, job, "dead")
+    liveness.end(db, "dead")
     assert job_store.mark_lost(db) == [job]
+    assert job_store.died(db, job, "dead", "It was killed.", "killed")
+    assert (job_store.get(db, job).message, job_store.get(db, job).reason) == ("It was killed.", "killed")
 
 
 @pytest.mark.parametrize("status", ["lost", "cancelled", "failed"])

@@ -6,10 +6,8 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, tzinfo
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import pytest
 import torch
 
 from annotation.database import Database
-from annotation.jobs import job_table
+from annotation.jobs import job_table, liveness
 from annotation.records import UserError
 from annotation.sqlite import sqlite3
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -33,6 +31,7 @@ from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, advice
 from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.run import Run, perform
+from rlhf.loop import supervisor as supervisor_module
 from rlhf.loop.supervisor import FIRST_RETRY_SECONDS, KILLED_MARK, Supervisor
 from rlhf.workers.worker_process import WorkerProcess, process_tree, worker_command
 from tests.conftest import BASE_NAME
@@ -351,6 +350,17 @@ def test_a_library_that_ends_a_worker_for_want_of_memory_is_told_of_as_such(
     assert row.reason == ("out-of-memory" if said.startswith(MEMORY_RAN_OUT) else None)
 
 
+def test_nothing_is_left_of_a_worker_that_was_killed(db: Database, supervisor: Supervisor) -> None:
+    job = queue(db)
+    supervisor.start_next()
+    left = supervisor.data_dir / liveness.DIRECTORY / supervisor.children[job].worker
+    left.parent.mkdir()
+    left.touch()
+    kill(supervisor, job)
+    supervisor.reap()
+    assert not left.exists()
+
+
 def test_failures_of_the_answering_worker_that_are_far_apart_do_not_add_up(
     db: Database, supervisor: Supervisor
 ) -> None:
@@ -360,7 +370,7 @@ def test_failures_of_the_answering_worker_that_are_far_apart_do_not_add_up(
         supervisor.keep_answering()
         ((job, child),) = supervisor.children.items()
         assert job_store.claim(db, job, child.worker) is not None
-        beat_at(db, job, time.time() + 3600)
+        db.write("UPDATE job SET heartbeat = ? WHERE id = ?", (job_table.seconds_from_now(3600), job))
         kill(supervisor, job)
         supervisor.reap()
         assert supervisor._answering_not_before == supervisor._ticks + FIRST_RETRY_SECONDS
@@ -407,83 +417,27 @@ def test_workers_are_started_also_once_somebody_has_deleted_all_logs(db: Databas
     assert supervisor.log_file(job).is_file()
 
 
-def test_a_worker_that_hung_is_killed_and_its_job_stays_lost(db: Database, supervisor: Supervisor) -> None:
-    """It is the supervisor that kills it, so nothing says that memory ran out."""
+def test_a_worker_that_hung_is_killed_and_its_job_stays_lost(
+    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the supervisor that kills it, so nothing says that memory ran out. One that is heard of is left alone."""
+    monkeypatch.setattr(supervisor_module, "HUNG_LOOKS", 3)
     job = queue(db, SFTSpec(batch_size=8, halve_batch=True))
     supervisor.start_next()
-    assert job_store.claim(db, job, supervisor.children[job].worker) is not None
-    assert job_store.mark_lost(db, -1) == [job]
-    kill(supervisor, job)
+    child = supervisor.children[job]
+    assert job_store.claim(db, job, child.worker) is not None
+    for _look in range(9):
+        job_table.beat(db, job, child.worker)
+        supervisor.end_hanging()
+    assert (job_store.get(db, job).status, child.process.poll()) == ("running", None)
+    for _look in range(5):
+        supervisor.end_hanging()
+    assert child.process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
     supervisor.reap()
     row = job_store.get(db, job)
     assert (row.status, row.spec) == ("lost", SFTSpec(batch_size=8, halve_batch=True))
     assert "without a word" in row.message
-
-
-def beat_at(db: Database, job_id: int, moment: float) -> None:
-    """Have a job's worker heard of last at this time."""
-    heard = datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds")
-    db.write("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job_id))
-
-
-@pytest.mark.parametrize("jump", [8 * 3600.0, -3600.0])
-def test_after_a_sleep_of_the_machine_workers_have_time_to_say_that_they_live(
-    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, jump: float
-) -> None:
-    """Or after its clock was set: whoever looks first must not take the others for dead. One that stays silent is."""
-    clock = Clock(time.time())
-    monkeypatch.setattr(time, "time", clock)
-    monkeypatch.setattr(job_table, "datetime", clock)
-    supervisor.tick()
-    job = queue(db)
-    supervisor.start_next()
-    assert job_store.claim(db, job, supervisor.children[job].worker) is not None
-    beat_at(db, job, clock.seconds)
-    clock.seconds += jump
-    supervisor.tick()
-    assert (job_store.get(db, job).status, supervisor.children[job].process.poll()) == ("running", None)
-    beat_at(db, job, clock.seconds + 2)
-    for _second in range(30):
-        clock.seconds += 1
-        supervisor.tick()
-    assert job_store.get(db, job).status == "running"
-    for _second in range(5):
-        clock.seconds += 1
-        supervisor.tick()
-    assert job_store.get(db, job).status == "lost"
-
-
-def test_who_died_before_the_clock_was_set_back_is_gone(db: Database, supervisor: Supervisor) -> None:
-    """No worker of now has said that it lives tomorrow; until then its job would keep the others waiting."""
-    job = queue(db)
-    assert job_store.claim(db, job, "dead") is not None
-    beat_at(db, job, time.time() + 24 * 3600)
-    assert supervisor.mark_lost() == [job]
-
-
-def test_a_wait_while_rented_jobs_are_looked_at_costs_no_worker_its_job(
-    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock(time.time())
-    monkeypatch.setattr(time, "time", clock)
-    monkeypatch.setattr(job_table, "datetime", clock)
-    job = queue(db)
-    assert job_store.claim(db, job, "alive") is not None
-    beat_at(db, job, clock.seconds)
-    monkeypatch.setattr(rental_store, "give_up", lambda db: setattr(clock, "seconds", clock.seconds + 100))
-    assert supervisor.mark_lost() == []
-    monkeypatch.undo()
-    assert job_store.get(db, job).status == "running"
-
-
-def test_who_is_slow_at_every_look_is_patient_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, patience = Clock(time.time()), job_table.Patience()
-    monkeypatch.setattr(time, "time", clock)
-    wanted = []
-    for _look in range(12):
-        wanted.append(patience.wanted())
-        clock.seconds += 20
-    assert (wanted[0], wanted[1:7], wanted[-4:]) == (False, [True] * 6, [False] * 4)
+    assert job not in supervisor.children
 
 
 def test_an_answering_job_of_an_earlier_start_counts_as_begun_when_its_worker_is_started(
@@ -496,37 +450,17 @@ def test_an_answering_job_of_an_earlier_start_counts_as_begun_when_its_worker_is
     assert answers_come(db)
 
 
-def test_after_a_sleep_of_the_machine_what_was_rented_is_followed_further(
-    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its time is over meanwhile, and what it has made waits to be fetched by whoever follows it here."""
-    clock = Clock(time.time())
-    monkeypatch.setattr(time, "time", clock)
-    supervisor.tick()
+def test_what_was_rented_is_followed_further_until_its_follower_is_gone(db: Database, supervisor: Supervisor) -> None:
+    """Its time is over, as after a sleep of the machine, and what it has made waits to be fetched."""
     job = rental_store.enqueue(db, SFTSpec(), "ann", Terms("a10g-small", 1.0, 1.0))
     assert rental_store.acquire(db, job, "follower") is not None
     long_ago = "2026-01-01T00:00:00.000000+00:00"
     db.write("UPDATE job SET heartbeat = ?, started = ? WHERE id = ?", (long_ago, long_ago, job))
-    clock.seconds += 3 * 3600
     supervisor.tick()
     assert job_store.get(db, job).status == "running"
-    for _second in range(31):
-        clock.seconds += 1
-        supervisor.tick()
+    liveness.end(db, "follower")
+    supervisor.tick()
     assert job_store.get(db, job).status == "lost", "nobody follows it"
-
-
-@dataclass
-class Clock:
-    """A clock that a test moves, for `time.time` and for `datetime.now`."""
-
-    seconds: float
-
-    def __call__(self) -> float:
-        return self.seconds
-
-    def now(self, zone: tzinfo) -> datetime:
-        return datetime.fromtimestamp(self.seconds, zone)
 
 
 def test_a_job_that_its_own_worker_queued_again_is_not_given_up(db: Database, supervisor: Supervisor) -> None:

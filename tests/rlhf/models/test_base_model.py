@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import huggingface_hub.constants
@@ -251,6 +252,29 @@ def test_a_base_of_the_hub_stays_what_it_is_under_its_adapters_until_somebody_pr
     base_model.register(db, anew)
     assert (anew.path.name, base_model.ready(data_dir, "ann/tiny").path) == (third, anew.path)
     db.close()
+
+
+def test_what_the_disk_does_not_take_is_refused_before_any_of_it_is_fetched(
+    data_dir: Path, commit: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = base_model.download(f"ann/tiny@{commit(b'whole')}")
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=base_model.SPARE_BYTES))
+        assert base_model.download("ann/tiny") == made, "all of it is here"
+        shutil.rmtree(made.parents[1])
+        with pytest.raises(UserError, match=r"0\.0 GB are to be fetched and 0\.1 GB are free in .*cache"):
+            base_model.download("ann/tiny")
+        assert not made.exists()
+    assert base_model.download("ann/tiny") == made
+
+
+def test_a_repository_of_more_files_than_a_model_has_is_refused(
+    hub: HubServer, commit: Callable[[bytes], str], tmp_path: Path
+) -> None:
+    hub.add_repo("model", "ann/many", {f"{number}.json": b"{}" for number in range(base_model.MOST_FILES + 1)})
+    with pytest.raises(UserError, match="ann/many has more files than a model does: 2,001 are"):
+        base_model.download("ann/many")
+    assert not list(tmp_path.glob("cache/**/*.json"))
 
 
 def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decides(

@@ -14,7 +14,7 @@ import gradio as gr
 import pytest
 
 from annotation.database import Database
-from annotation.jobs import job_table
+from annotation.jobs import job_table, liveness
 from annotation.records import UserError, now
 from annotation.store import prompt_store
 from annotation.tabs.guard import Context
@@ -527,7 +527,8 @@ def test_a_real_run_is_cancelled_and_resumed_from_the_page(machine: Machine) -> 
 
 def test_time_left_counts_only_this_attempt(browser: Browser, place: Context) -> None:
     job_id = begin(place, steps=4)
-    job_store.mark_lost(place.db, silent_seconds=-1)
+    liveness.end(place.db, "w")
+    job_store.mark_lost(place.db)
     assert "Lost. The worker stopped without a word" in browser.open().text("card")
     job_store.resume(place.db, job_id)
     assert job_store.claim(place.db, job_id, "w2") is not None
