@@ -15,8 +15,6 @@ from math import prod
 from pathlib import Path
 from typing import cast, get_args
 
-import psutil
-
 from annotation import hub_client
 from annotation.database import FILE_NAME, Database, read_only
 from annotation.environment import child_environment
@@ -594,7 +592,7 @@ def check_room(base: BaseModel) -> None:
 
 def check_memory(base: BaseModel, weights: int) -> None:
     """Raises UserError where a model whose weights have so many bytes does not fit."""
-    need, free = memory_needed(weights), psutil.virtual_memory().available
+    need, free = memory_needed(weights), memory.free_memory()
     if need > free:
         said = _(
             "The model {name} needs about {need:.1f} GB of memory and {free:.1f} GB are free. Close other "
