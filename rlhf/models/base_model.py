@@ -365,6 +365,14 @@ def can_be_told(data_dir: Path, name: str) -> bool:
         return False
 
 
+def end_of_answers(data_dir: Path, name: str) -> str:
+    """The token with which the base model of this name ends answers; empty where its files are not here to be read."""
+    directory = on_this_machine(data_dir, name)
+    with suppress(UserError):
+        return "" if directory is None else chat_template.chat_tokenizer(directory).eos_token
+    return ""
+
+
 def thinking_sentence(data_dir: Path, base: Policy) -> str:
     """Whether the base may think before it answers, and how to change it; empty where its template can't be told."""
     if not can_be_told(data_dir, base.base):
