@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -338,9 +337,6 @@ HOLD_ONE_OUT = """UPDATE staged.prompt SET split = 'held-out'
       AND NOT EXISTS (SELECT 1 FROM main.prompt WHERE split = 'held-out')"""
 
 
-NO_LETTERS = re.compile(r"\W+")
-
-
 def split_of(messages: Sequence[Message], wanted: Split | float) -> Split:
     """A prompt's split: the one that is wanted, or held-out for that share of all prompts, always the same ones.
 
@@ -348,9 +344,8 @@ def split_of(messages: Sequence[Message], wanted: Split | float) -> Split:
     """
     if isinstance(wanted, str):
         return wanted
-    text = "\n".join(message["content"] for message in messages)
-    said = NO_LETTERS.sub("", text.casefold()) or text
-    return "held-out" if int(sha256(said.encode()).hexdigest()[:12], 16) < wanted * 16**12 else "train"
+    said = sha256(prompt_store.letters_of(messages).encode()).hexdigest()
+    return "held-out" if int(said[:12], 16) < wanted * 16**12 else "train"
 
 
 def spread(singles: Sequence[tuple[int, bool, str]]) -> list[tuple[int, bool, str]]:
