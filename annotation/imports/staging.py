@@ -17,7 +17,7 @@ from annotation.imports.mapping.import_plan import Target, VerdictUse
 from annotation.imports.mapping.labels import UnusableRow
 from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.printable import display_name
-from annotation.records import MAXIMUM_ANSWERS, Split, UserError
+from annotation.records import MAXIMUM_ANSWERS, Message, Split, UserError
 from annotation.store import prompt_store
 from annotation.translation import N_, _, kept, retold
 
@@ -136,7 +136,7 @@ class Staging:
         fingerprint, messages = prompt_store.fingerprint_of(record.messages)
         added = self.sql.execute(
             "INSERT OR IGNORE INTO prompt (fingerprint, messages, split) VALUES (?, ?, ?) RETURNING id",
-            (fingerprint, messages, split_of(fingerprint, self.split)),
+            (fingerprint, messages, split_of(record.messages, self.split)),
         ).fetchone()
         if added is not None:
             self.count_size(0, messages)
@@ -330,7 +330,7 @@ FIND_KNOWN = """UPDATE staged.prompt SET known =
 POINT_TO_KNOWN = """UPDATE staged.item SET prompt = -(SELECT known FROM staged.prompt p WHERE p.id = staged.item.prompt)
     WHERE prompt IN (SELECT id FROM staged.prompt WHERE known IS NOT NULL)"""
 
-# The one that a slightly larger share would take first; a database that has held-out prompts needs no more.
+# Where chance takes none; a database that has held-out prompts needs no more.
 HOLD_ONE_OUT = """UPDATE staged.prompt SET split = 'held-out'
     WHERE id = (SELECT id FROM staged.prompt WHERE known IS NULL ORDER BY fingerprint LIMIT 1)
       AND (SELECT count(*) FROM staged.prompt WHERE known IS NULL) >= ?
@@ -338,11 +338,15 @@ HOLD_ONE_OUT = """UPDATE staged.prompt SET split = 'held-out'
       AND NOT EXISTS (SELECT 1 FROM main.prompt WHERE split = 'held-out')"""
 
 
-def split_of(fingerprint: str, wanted: Split | float) -> Split:
-    """A prompt's split: the one that is wanted, or held-out for that share of all prompts, always the same ones."""
+def split_of(messages: Sequence[Message], wanted: Split | float) -> Split:
+    """A prompt's split: the one that is wanted, or held-out for that share of all prompts, always the same ones.
+
+    By its letters and digits, so that of nearly the same prompts none is trained on and another measured with.
+    """
     if isinstance(wanted, str):
         return wanted
-    return "held-out" if int(fingerprint[:12], 16) < wanted * 16**12 else "train"
+    said = sha256(prompt_store.letters_of(messages).encode()).hexdigest()
+    return "held-out" if int(said[:12], 16) < wanted * 16**12 else "train"
 
 
 def spread(singles: Sequence[tuple[int, bool, str]]) -> list[tuple[int, bool, str]]:

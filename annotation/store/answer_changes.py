@@ -42,3 +42,9 @@ def as_told_now(db: Database, table: Literal["response", "job"], row: str) -> st
     if changes and "newest" in changes[-1]:
         when.append(f"{row}.id > {changes[-1]['newest'][table]}")
     return f"({' OR '.join(when)})"
+
+
+def weights_since(db: Database) -> str:
+    """When other weights last took the name of the base; empty where none ever did."""
+    changes = setting(db, "thinking_changes", [])
+    return max((str(change["until"]) for change in changes if change["told"] is None), default="")

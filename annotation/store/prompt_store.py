@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import sha256
 from typing import Any
@@ -37,6 +38,15 @@ def fingerprint_of(messages: Sequence[Message]) -> tuple[str, str]:
     """(sha256, JSON) of a conversation: what makes two prompts the same."""
     text = json.dumps([dict(message) for message in messages], ensure_ascii=False, sort_keys=True)
     return sha256(text.encode()).hexdigest(), text
+
+
+NO_LETTERS = re.compile(r"\W+")
+
+
+def letters_of(messages: Sequence[Message]) -> str:
+    """What a conversation says, whatever case, blanks and punctuation; all of it where it has no letter or digit."""
+    text = "\n".join(message["content"] for message in messages)
+    return NO_LETTERS.sub("", text.casefold()) or text
 
 
 def prompts(db: Database, split: Split) -> list[Prompt]:

@@ -24,7 +24,7 @@ from rlhf.jobs.descriptions import Made
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
-from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE, can_be_told
+from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE, can_be_told, end_of_answers
 from rlhf.models.chat_template import NO_THINKING
 from rlhf.models.registry import HeldPrecision, Policy, PolicyForm
 from rlhf.models.reward_model_quality import quality_in
@@ -131,6 +131,8 @@ class Subject:
     """Where on the Hub it comes from, if it was not made here."""
     no_thinking: bool = False
     """Whether its prompts told it not to think."""
+    end: str = ""
+    """The token that ended the answers of a reward model's training; empty where it is not known."""
 
     @property
     def adapter(self) -> bool:
@@ -170,6 +172,7 @@ def subject_of(
         merged=merged,
         source=source,
         no_thinking=registry.no_thinking(db) and can_be_told(db.path.parent, made.base),
+        end=end_of_answers(db.path.parent, made.base) if made.kind == "reward-model" else "",
     )
 
 
@@ -340,7 +343,10 @@ def loading(about: Subject, record: PublishedFacts | None = None) -> str:
         lines.append("model.config.get_text_config().pad_token_id = tokenizer.pad_token_id")
     if adapter:
         lines.append(f"model = PeftModel.from_pretrained(model, {own.arguments})")
-    use = SCORING.format(figures=figures_beside(about, record)) if reward else ANSWERING
+    use = ANSWERING
+    if reward:  # some templates end answers with another token than the tokenizer says that texts end with
+        end = json.dumps(about.end) if about.end else "tokenizer.eos_token"
+        use = SCORING.format(figures=figures_beside(about, record), end=end)
     if about.no_thinking:
         told = ", ".join(f"{name}={value}" for name, value in NO_THINKING.items())
         use = use.replace("add_generation_prompt=True,", f"add_generation_prompt=True, {told},")
@@ -369,7 +375,7 @@ SCORING: Final = """\
 model.eval()
 question = [{{"role": "user", "content": "What is a good breakfast?"}}]
 text = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
-ids = tokenizer(text + "Porridge." + tokenizer.eos_token, add_special_tokens=False, return_tensors="pt")
+ids = tokenizer(text + "Porridge." + {end}, add_special_tokens=False, return_tensors="pt")
 known = json.loads(Path({figures}).read_text("utf-8"))
 score = (model(**ids.to(model.device)).logits.item() - known["mean"]) / known["std"]
 print(score)  # in standard deviations of the answers that it was trained on"""

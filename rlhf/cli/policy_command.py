@@ -77,7 +77,8 @@ def run_precision(options: argparse.Namespace) -> None:
 def run_thinking(options: argparse.Namespace) -> None:
     """Print whether the base may think; with a wish, have it so first. Raises UserError."""
     db = database_of(options)
-    withdrawn = 0 if options.wish is None else registry.set_thinking(db, options.wish)
+    told = base_model.can_be_told(options.data, registry.by_revision(db, "base").base)
+    withdrawn = registry.set_thinking(db, options.wish) if told and options.wish is not None else 0
     said = base_model.thinking_sentence(options.data, registry.by_revision(db, "base"))
     said = said or "Its chat template can't be told whether to think."
     print(said + registry.withdrawn_sentence(withdrawn))

@@ -12,6 +12,7 @@ of which the latest is in use; prompts of earlier ones may be seen again. A vers
 
 from __future__ import annotations
 
+import json
 import random
 import secrets
 from collections import Counter
@@ -389,15 +390,18 @@ def hold_out_more(db: Database, data_dir: Path) -> int:
 def unused_prompts(db: Database, data_dir: Path) -> list[Prompt]:
     """Prompts to train on that nothing has answered, compared, demonstrated, or frozen to train on, oldest first.
 
-    None where frozen data is gone: what was in it can't be told.
+    Nor one of nearly the same (`letters_of`). None where frozen data is gone: what was in it can't be told.
     """
     rows = db.rows(f"SELECT * FROM prompt p WHERE {prompt_store.UNUSED} ORDER BY id")
-    found = {row["fingerprint"]: prompt_store.read_prompt(row) for row in rows}
+    unused = {prompt_store.letters_of(prompt.messages): prompt for prompt in map(prompt_store.read_prompt, rows)}
+    every = db.rows("SELECT messages FROM prompt") if unused else []
+    known = Counter(prompt_store.letters_of(json.loads(row["messages"])) for row in every)
+    found = {said: prompt for said, prompt in unused.items() if known[said] == 1}
     frozen = db.rows("SELECT sha256 FROM snapshot WHERE json_extract(counts, '$.train') > 0") if found else []
     try:
         for snapshot in frozen:
             for row in of_split(load_snapshot(data_dir, snapshot["sha256"], FrozenRow), "train"):
-                found.pop(prompt_store.fingerprint_of(row.messages)[0], None)
+                found.pop(prompt_store.letters_of(row.messages), None)
     except UserError:
         return []
     return list(found.values())

@@ -23,7 +23,7 @@ from rlhf.hub import publications
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.jobs.descriptions import Made
-from rlhf.models import base_model, registry
+from rlhf.models import base_model, memory, registry
 from rlhf.models.base_model import BaseModel, base_sha256
 from rlhf.models.chat_template import (
     ANSWER,
@@ -125,11 +125,13 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPr
         said = hubs.card_head(card).get(FACTS) if card.is_file() else None
         facts = said if isinstance(said, dict) else {}
         by_card = next((one for one in PRECISIONS if facts.get("precision", facts.get("weights")) == one), None)
+        held = precision or by_card or "bf16"
         entry = checked_adapter(db, data_dir, directory, found) if adapter else checked_whole(db, data_dir, directory)
         if adapter and entry.ground_id is None:
             check_base(db, data_dir, facts.get(BASE_SHA256), found)
+            check_precision(db, data_dir, held, found)
         row |= {"algorithm": PULLED, "base": base.base, "parent_id": entry.ground_id or base.id, "job_id": None}
-        row |= {**vars(entry), "precision": precision or by_card or "bf16"}
+        row |= {**vars(entry), "precision": held}
         row["sha256"] = directory_sha256(directory)  # which takes a while: a kill until here leaves nothing whole
     return registry.by_revision(db, revision)
 
@@ -429,6 +431,15 @@ def written(directory: Path) -> str:
 def base_path(db: Database, data_dir: Path) -> Path | None:
     """Where the base's files are, if they are on this machine."""
     return base_model.on_this_machine(data_dir, registry.by_revision(db, "base").base)
+
+
+def check_precision(db: Database, data_dir: Path, precision: HeldPrecision, found: HubRevision) -> None:
+    """Raises UserError where the base can't be held here in the precision that an adapter is to lie on."""
+    path = base_path(db, data_dir)
+    problem = "" if path is None else base_model.precision_problem(path, precision, memory.this_machine())
+    if problem:
+        would = _("{source} would lie on the base in {precision}.").format(source=found.source, precision=precision)
+        raise UserError(joined(would, problem, _("Or say in which precision the adapter was trained.")))
 
 
 def check_base(db: Database, data_dir: Path, told: object, found: HubRevision) -> None:

@@ -38,7 +38,14 @@ from rlhf.judges.verdicts import (
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, head_of, inner_model
-from rlhf.models.loading import LoadedPolicies, ground_key, ground_path, load_for_answering, put_weights
+from rlhf.models.loading import (
+    LoadedPolicies,
+    ground_key,
+    ground_path,
+    load_for_answering,
+    put_weights,
+    refuse_too_long,
+)
 from rlhf.models.packing import pad
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenise import answer_ids, text_ids
@@ -228,7 +235,10 @@ class RewardScorer:
 
     @torch.no_grad()
     def scores(self, comparison: Comparison) -> list[float]:
-        """The raw score of each answer; a training sees them shifted and scaled, which would change the chances."""
+        """The raw score of each answer; a training sees them shifted and scaled, which would change the chances.
+
+        Raises UserError where the model's context is too short for one.
+        """
         tokenizer = self.models.tokenizer
         prompt = text_ids(tokenizer, comparison.rendered_prompt or self.models.feed(comparison.messages, 1))
         drawn = comparison.token_ids or (None,) * len(comparison.answers)
@@ -236,6 +246,7 @@ class RewardScorer:
             answer_ids(tokenizer, *answer)
             for answer in zip(comparison.answers, comparison.finish_reasons, drawn, strict=True)
         ]
+        refuse_too_long(len(prompt), max(map(len, answers)), self.models.context)
         device = inner_model(self.model).device
         padded = pad([(prompt, ids) for ids in answers], tokenizer.pad_token_id)
         ids_BT, attention_BT, completion_BT = (part.to(device) for part in padded)

@@ -16,8 +16,6 @@ from math import prod
 from pathlib import Path
 from typing import cast, get_args
 
-import psutil
-
 from annotation import hub_client
 from annotation.database import FILE_NAME, Database, read_only
 from annotation.environment import child_environment
@@ -407,6 +405,14 @@ def can_be_told(data_dir: Path, name: str) -> bool:
         return False
 
 
+def end_of_answers(data_dir: Path, name: str) -> str:
+    """The token with which the base model of this name ends answers; empty where its files are not here to be read."""
+    directory = on_this_machine(data_dir, name)
+    with suppress(UserError):
+        return "" if directory is None else chat_template.chat_tokenizer(directory).eos_token
+    return ""
+
+
 def thinking_sentence(data_dir: Path, base: Policy) -> str:
     """Whether the base may think before it answers, and how to change it; empty where its template can't be told."""
     if not can_be_told(data_dir, base.base):
@@ -634,7 +640,7 @@ def check_room(base: BaseModel) -> None:
 
 def check_memory(base: BaseModel, weights: int) -> None:
     """Raises UserError where a model whose weights have so many bytes does not fit."""
-    need, free = memory_needed(weights), psutil.virtual_memory().available
+    need, free = memory_needed(weights), memory.free_memory()
     if need > free:
         said = _(
             "The model {name} needs about {need:.1f} GB of memory and {free:.1f} GB are free. Close other "

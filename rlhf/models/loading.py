@@ -545,11 +545,15 @@ def virtual_tokens_in(path: Path) -> int:
 def fed(tokenizer: Any, messages: Sequence[Message], room: int, context: float) -> str:
     """The text that a model of this context is fed, as `LoadedPolicies.feed` has it. Raises UserError."""
     text = render(tokenizer, messages)
-    tokens = len(text_ids(tokenizer, text))
+    refuse_too_long(len(text_ids(tokenizer, text)), room, context)
+    return text
+
+
+def refuse_too_long(tokens: int, room: int, context: float) -> None:
+    """Raises UserError where a prompt of so many tokens leaves no `room` for an answer."""
     if tokens + room > context:
         said = _("A prompt of {tokens} tokens leaves no room for {room} more in a context of {context}.")
         raise UserError(said.format(tokens=tokens, room=room, context=context))
-    return text
 
 
 def context_of(path: Path) -> float:

@@ -418,7 +418,7 @@ def container_limit() -> tuple[int, int]:
 def page_cache(statistics: Path) -> int:
     """Bytes of a container's use that are copies of files, which make room when it is wanted."""
     lines = dict(line.split() for line in statistics.read_text().splitlines()) if statistics.is_file() else {}
-    return int(lines.get("inactive_file", 0))
+    return sum(int(lines.get(name, 0)) for name in ("active_file", "inactive_file"))
 
 
 @lru_cache(maxsize=1)

@@ -249,17 +249,16 @@ def set_thinking(db: Database, thinking: Thinking) -> int:
 
     All policies answer otherwise then, so what they have answered and nobody has judged is put before nobody any more;
     returns how many comparisons that are. What was found of them until then decides nothing until they think so again.
-    Raises UserError while a check runs: it would measure both.
+    Raises UserError while a check runs: it would measure both. Where only nobody had said so, nothing else changes.
     """
     with db.transaction() as connection:
-        before = by_revision(db, "base").thinking
-        if before == thinking:
-            return 0
-        refuse_during_a_check(db)
-        if (before == "off") != (thinking == "off"):
-            answer_changes.note_change_of_answers(db, before == "off")
+        told_before = no_thinking(db)
+        otherwise = told_before != (thinking == "off")
+        if otherwise:
+            refuse_during_a_check(db)
+            answer_changes.note_change_of_answers(db, told_before)
         connection.execute("UPDATE model SET thinking = ? WHERE revision = 'base'", (thinking,))
-        return policy_comparisons.withdraw_open(db)
+        return policy_comparisons.withdraw_open(db) if otherwise else 0
 
 
 def answer_otherwise(db: Database) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, cast
 
 from annotation.database import Database
 from annotation.records import UserError
+from annotation.store import answer_changes
 from annotation.translation import N_, _
 from annotation.ui.formatting import moment
 from annotation.validation import stored
@@ -129,7 +130,8 @@ def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> PrecisionMis
     found = PrecisionMismatch(parent, cast(HeldPrecision, held_in), None, None, measuring=False)
     recent = job_store.recent(db, (PrecisionsSpec.kind,), REMEMBERED)
     jobs = [job for job in recent if replace(job.spec, model=found.spec.model) == found.spec]
-    done = next((job for job in jobs if job.status == "finished" and job.result), None)
+    since = answer_changes.weights_since(db)
+    done = next((job for job in jobs if job.status == "finished" and job.result and (job.started or "") > since), None)
     if done is not None and done.result is not None:
         found = replace(found, gap=PrecisionGap.of(done.result), measured=done.finished or done.created)
     return replace(found, measuring=any(job.is_open for job in jobs))

@@ -17,7 +17,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-import psutil
 import torch
 from peft import get_peft_model
 from safetensors import SafetensorError
@@ -27,7 +26,7 @@ from annotation.environment import keep_private
 from annotation.records import Sampling, UserError
 from annotation.translation import _
 from rlhf.jobs.job_spec import TrainingSpec
-from rlhf.models import base_model
+from rlhf.models import base_model, memory
 from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps, takes_embeddings
 from rlhf.models.loading import adapter_config, hung_on, leave_nothing_to_chance, load_tokenizer, load_whole, placement
 from rlhf.models.model_files import CAUSAL, check_weights, kinds_in
@@ -75,7 +74,7 @@ def load_for_trial(directory: Path) -> Any:
     """The model on the processor, in float32 where that fits. Raises UserError where it can't be loaded."""
     parameters = sum(torch.Size(tensor.shape).numel() for tensor in check_weights(directory).values())
     load_whole(directory, dtype="auto", device_map="meta")  # before memory is taken for what a configuration says
-    fits = 4 * parameters < FLOAT32_SHARE * psutil.virtual_memory().available
+    fits = 4 * parameters < FLOAT32_SHARE * memory.free_memory()
     return load_whole(directory, dtype=torch.float32 if fits else "auto")
 
 

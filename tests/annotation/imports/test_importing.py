@@ -228,6 +228,26 @@ def test_prompts_are_split_by_their_text_and_a_known_one_stays_where_it_is(
     other.close()
 
 
+@pytest.mark.parametrize(
+    "again", [" {}", "{}\n", "question {number}", "QUESTION  {number} ?", "\u201cQuestion {number}?\u201d"]
+)
+def test_what_is_nearly_the_same_prompt_is_in_the_same_split(
+    db: Database, bring: Callable[..., ImportResult], again: str
+) -> None:
+    """Else a candidate is measured on what it was trained on, and promoted for that."""
+    texts = [f"Question {number}?" for number in range(100)]
+    nearly = [again.format(text, number=number) for number, text in enumerate(texts)]
+    bring([{"prompt": text} for text in texts + nearly], split=0.25)
+    held_out = {prompt.text for prompt in prompt_store.prompts(db, "held-out")}
+    assert len(held_out) >= 20
+    assert all((one in held_out) == (other in held_out) for one, other in zip(texts, nearly, strict=True))
+
+
+def test_prompts_without_a_letter_are_split_too(db: Database, bring: Callable[..., ImportResult]) -> None:
+    found = bring([{"prompt": "?" * (number + 1)} for number in range(200)], split=0.25)
+    assert 25 <= found.counts.held_out <= 75
+
+
 def test_gold_measures_annotators(db: Database, bring: Callable[..., ImportResult]) -> None:
     tie = {"prompt": "tied", "response_a": "x", "response_b": "y", "winner": "tie"}
     outcome = bring([{**tie, "prompt": "p", "winner": "b"}, tie, {**tie, "winner": "bothbad"}], verdict="gold")
@@ -838,7 +858,7 @@ def test_a_process_killed_between_the_pieces_is_cleared_away(db: Database, tmp_p
     comparison_store.add_response(db, make_response(answered, "somebody answered it meanwhile"), "compare")
     importing.clear_leftovers(db)
     assert sizes(db) == {**before, "prompt": 1, "response": 1}
-    assert prompt_store.prompts(db, "train") == [answered]
+    assert prompt_store.prompts(db, answered.split) == [answered]
     assert db.rows("SELECT rowid FROM prompt_words WHERE prompt_words MATCH 'p'") == [{"rowid": answered.id}]
     assert sound(db)
     assert counts(importing.run_import(db, open_path(path), ImportRequest(split="train"), "kim", quiet))["judged"] == 10

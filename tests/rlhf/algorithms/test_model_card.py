@@ -35,6 +35,7 @@ from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.run import Run
 from rlhf.models import registry
+from rlhf.models.chat_template import SETTINGS_FILE
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.registry import Policy
 from rlhf.models.stored_reward_model import read_reward_model
@@ -97,8 +98,11 @@ class Shelf:
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Shelf]:
-    """One of each kind."""
-    machine = make_machine(tmp_path_factory.mktemp("shelf") / "data", tiny_model)
+    """One of each kind, on a base whose template ends answers with another token than texts end with, as Gemma's."""
+    model = shutil.copytree(tiny_model, tmp_path_factory.mktemp("shelf") / "model")
+    settings = json.loads((model / SETTINGS_FILE).read_text("utf-8"))
+    (model / SETTINGS_FILE).write_text(json.dumps(settings | {"eos_token": "<|endoftext|>"}), "utf-8")
+    machine = make_machine(model.parent / "data", model)
     demonstrate(machine, train=10, held_out=8)
     machine.judge("train", 10)
     machine.judge("held-out", 8)

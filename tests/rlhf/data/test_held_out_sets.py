@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from annotation.database import Database
+from annotation.exports.frozen_rows import PromptRow
 from annotation.imports.importing import starter_prompts
 from annotation.jobs import job_table
 from annotation.metrics.evidence import LeftPrompt
-from annotation.records import Feedback, UserError, now
+from annotation.records import Feedback, Prompt, UserError, now
 from annotation.store import comparison_store, policy_comparisons, project_store, prompt_store, setting_store
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets, snapshots
@@ -140,6 +141,21 @@ def test_what_was_used_to_train_never_becomes_held_out(db: Database, data_dir: P
     seed_prompts(db, 200)
     (data_dir / "snapshots" / f"{snapshot}.jsonl").unlink()
     assert held_out_sets.hold_out_more(db, data_dir) == 0, "what was in it can't be told"
+
+
+def test_a_prompt_that_is_nearly_there_twice_never_becomes_held_out(db: Database, data_dir: Path) -> None:
+    """The other one may be trained on, or was."""
+    twins = [
+        Prompt(({"role": "user", "content": one.text.upper()},), "train", "again") for one in seed_prompts(db, 150)
+    ]
+    prompt_store.add_prompts(db, twins)
+    assert held_out_sets.hold_out_more(db, data_dir) == 0
+    seed_prompts(db, 20)
+    assert held_out_sets.hold_out_more(db, data_dir) == 20
+    frozen = Prompt(({"role": "user", "content": "What was trained on?"},), "train", "test")
+    store_snapshot(db, data_dir, CountedRows([PromptRow("train", frozen.messages, 0)]))
+    prompt_store.add_prompts(db, [Prompt(({"role": "user", "content": "what was trained on"},), "train", "test")])
+    assert held_out_sets.hold_out_more(db, data_dir) == 0
 
 
 def test_a_small_project_keeps_its_prompts_and_is_told_that_it_takes_more(db: Database, data_dir: Path) -> None:

@@ -1661,6 +1661,19 @@ def test_whether_a_base_thinks_withdraws_what_was_answered_otherwise(db: Databas
     assert db.value("SELECT count(*) FROM current_judgement") == 1
 
 
+def test_saying_for_the_first_time_that_a_base_thinks_as_it_did_withdraws_nothing(db: Database, data_dir: Path) -> None:
+    """Of a data directory from before there was the choice, also while a check runs."""
+    made = make_candidate(db, data_dir, number=4)
+    db.write("UPDATE model SET thinking = NULL WHERE revision = 'base'")
+    seed_comparisons(db, 1)
+    before = db.rows("SELECT id, asks, state FROM comparison")
+    assert pair_outcomes.open_to_people(db, made.id, 1) == 4
+    job_store.claim(db, job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann"), "w")
+    assert registry.set_thinking(db, "template") == 0
+    assert registry.by_revision(db, "base").thinking == "template"
+    assert db.rows("SELECT id, asks, state FROM comparison") == before
+
+
 def test_people_rate_a_policy_against_the_base(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     base = registry.by_revision(db, "base")

@@ -445,6 +445,18 @@ def test_a_card_says_in_which_precision_an_adapter_was_trained_also_in_an_earlie
     assert pull(hub, fresh).precision == "fp32"
 
 
+def test_an_adapter_on_a_precision_in_which_the_base_does_not_fit_is_refused(
+    hub: HubServer, fresh: Database, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could let it answer; by a card of ours, and where nothing says on what it was trained."""
+    monkeypatch.setattr(memory, "this_machine", lambda: memory.Machine("", 100_000, 100_000, True))
+    hub.add_repo("model", REPO, adapter(**SAME, base_model_name_or_path=tiny_model.name))
+    with pytest.raises(UserError, match=r"on the base in bf16\. In bf16 the base takes .* say in which precision"):
+        pull(hub, fresh)
+    assert len(registry.all_policies(fresh)) == 1
+    assert pull_model.pull(client(hub), fresh, fresh.path.parent, REPO, "nf4").precision == "nf4"
+
+
 SAME: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "q_proj"], "use_dora": True}
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

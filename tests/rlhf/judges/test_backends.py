@@ -386,6 +386,22 @@ def test_a_score_that_is_no_number_gives_no_verdict(
     assert (failure.reason, "is no number" in failure.sentence) == (judge_store.NO_VERDICT, True)
 
 
+def test_what_does_not_fit_a_reward_model_s_context_is_too_long(machine: Machine, reward_judge: Judge) -> None:
+    """An imported answer may: models with learned positions fail on it, others were never trained on such places."""
+    long, short = open_some(machine, 2)
+    waiting = {one.id: one for one in judge_store.to_judge(machine.db, reward_judge, "open", 1000)}
+    bench = RewardScorer(run_of(machine), revision_of(reward_judge), machine.model)
+    answers = ("sun", "rain " * int(bench.models.context))
+    requests = [
+        JudgeRequest(replace(waiting[long], answers=answers), (0, 1), ()),
+        JudgeRequest(waiting[short], (0, 1), ()),
+    ]
+    (_, failure), (_, verdict) = bench.verdicts(requests)
+    assert isinstance(failure, backends.Failure)
+    assert (failure.reason, "in a context of 1024" in failure.sentence) == (judge_store.TOO_LONG, True)
+    assert isinstance(verdict, backends.Verdict)
+
+
 def test_a_reward_model_never_flips_and_labels_comparisons(machine: Machine, reward_judge: Judge) -> None:
     job = work(machine, reward_judge, scope="judged")
     assert job.status == "finished", job.message

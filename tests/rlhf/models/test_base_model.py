@@ -218,6 +218,15 @@ def test_a_program_that_starts_again_asks_for_no_memory_that_its_workers_may_sti
             ask(data_dir, str(tiny_model))
 
 
+def test_a_model_has_to_fit_into_what_its_container_leaves(
+    tiny_model: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine's memory is the host's: whoever goes by that is killed."""
+    monkeypatch.setattr(memory, "container_limit", lambda: (2_000_000_000, 1_999_000_000))
+    with pytest.raises(UserError, match=r"needs about 1\.0 GB of memory and 0\.0 GB are free"):
+        base_model.prepare(data_dir, str(tiny_model))
+
+
 @pytest.fixture
 def commit(tiny_model: Path, tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], str]:
     """Make a commit of the tiny model as ann/tiny on the Hub, from which an empty cache is filled."""

@@ -743,3 +743,10 @@ def test_the_page_estimates_without_torch() -> None:
     code += "print(*({'torch', 'transformers'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_all_of_a_container_s_copies_of_files_make_room(tmp_path: Path) -> None:
+    """Weights that were read twice, by the trial and by a job, are copies in use, as the system counts them."""
+    statistics = tmp_path / "memory.stat"
+    statistics.write_text("anon 100\nfile 70\nactive_file 40\ninactive_file 25\nshmem 5\n", "utf-8")
+    assert memory.page_cache(statistics) == 65

@@ -150,3 +150,16 @@ def test_the_command_line_says_and_changes_it(
         assert words in capsys.readouterr().out
     assert registry.no_thinking(thinker.db)
     assert not base_model.can_be_told(thinker.data_dir, str(tiny_judge))
+
+
+def test_a_base_that_can_not_be_told_is_told_nothing(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It answers as before, so what waits to be judged goes on waiting."""
+    from rlhf.__main__ import main
+
+    machine = make_machine(tmp_path / "data", tiny_model)
+    assert main(["--data", str(machine.data_dir), "thinking", "template"]) == 0
+    assert "can't be told whether to think" in capsys.readouterr().out
+    assert registry.no_thinking(machine.db)
+    machine.db.close()

@@ -71,6 +71,10 @@ def test_the_gap_is_the_kl_from_what_would_be_trained_to_what_answers(machine: M
     assert len(tokens) * trained.shape[-1] < MOST_SCORES, "all of the text was read"
     assert crossing_of(machine, replace(spec, precision="fp32")) is not None
     assert crossing_of(machine, replace(spec, precision="fp32")).gap is None, "that is another pair"  # type: ignore[union-attr]
+    registry.answer_otherwise(machine.db)
+    anew = crossing_of(machine, spec)
+    assert anew is not None
+    assert anew.gap is None, "other weights have the name of the base"
 
 
 @pytest.mark.parametrize("method", ["auto", "qlora"])
