@@ -638,7 +638,6 @@ def is_quoted(gap: str | None, sentence: str) -> bool:
 NAMES = {"LoRA or QLoRA", "no reason given", "no comparison yet"}
 PHRASES_IN_GAPS = {
     "per": "what an axis is called, in the text that describes the plot",
-    "averages": "a clause for each side of a plot, one after the other",
     "collected": "a count with its unit, which is shown alone too",
     **dict.fromkeys(("ago", "left"), "a span of time, as it is said alone too"),
 }

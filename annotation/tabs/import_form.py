@@ -56,8 +56,8 @@ SPLIT_CHOICES = [
 NONE = "\n"
 NONE_MEANS = {"prompt": N_("none: the answers begin with it"), "label": N_("none: all are good")}
 EXPLANATION = N_(
-    "Prompts, demonstrations or preferences: CSV, JSON lines, JSON, Parquet, also gzipped, or a dataset's directory. "
-    "What is there already is not imported twice."
+    "Prompts, demonstrations or preferences: CSV, JSON lines, JSON, Parquet, Arrow, also gzipped, or a dataset's "
+    "directory. What is there already is not imported twice."
 )
 
 

@@ -190,7 +190,7 @@ def calibration(frame: Frame, found: Calibration, axis: str, across: str) -> str
         frame,
         "".join(parts),
         HEIGHT + 60,
-        _("{axis} by {across}: {said}.").format(axis=axis, across=across, said="; ".join(said)),
+        f"{axis}; {across}: {'; '.join(said)}",
         "upright",
     )
 

@@ -94,8 +94,7 @@ def plot(where: str, axes: Axes, lines: Sequence[Line], steps: int, across: str)
     parts += [charts.text(0, -8, axes.axis, "start", "small"), charts.text(50, HEIGHT + 36, across, "middle", "small")]
     said = "; ".join(f"{line.name}: {span(line)}" for _, line in hued)
     frame = Frame(f"{where}-{axes.name}", axes.label, axes.caption)
-    described = _("{axis} along the {across}. {said}.").format(axis=axes.axis, across=across, said=said)
-    figure = charts.figure(frame, "".join(parts), HEIGHT + 42, described, "upright")
+    figure = charts.figure(frame, "".join(parts), HEIGHT + 42, f"{axes.axis}; {across}: {said}", "upright")
     last_values = legend([(hue, f"{line.name}: {short_number(line.points[-1][1])}") for hue, line in hued])
     return f"<div>{figure}{last_values}</div>"
 
@@ -230,8 +229,7 @@ def histograms(frame: Frame, edges: Sequence[float], sides: Mapping[str, Sequenc
         _("{side}: about {mean} on average").format(side=side, mean=short_number(value))
         for side, value in means.items()
     )
-    described = _("{of} by {across}. {averages}.").format(of=of, across=across, averages=averages)
-    drawn = charts.figure(frame, "".join(parts), HEIGHT + 42, described, "upright")
+    drawn = charts.figure(frame, "".join(parts), HEIGHT + 42, f"{of}; {across}: {averages}", "upright")
     return drawn + legend(list(enumerate(sides)))
 
 

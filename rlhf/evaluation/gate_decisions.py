@@ -510,8 +510,7 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
     job, spec = ended[-1]
     if job.status != "finished":
         again = _("Check it again, or resume job {id}.").format(id=job.id)
-        ended_so = how_it_ended(job, _("Its check (job {number})").format(number=job.id))
-        return CheckStatus(joined(ended_so, again, before), False)
+        return CheckStatus(joined(how_it_ended(job, spec.about()), again, before), False)
     if right and not counting:
         said = _("Its check (job {number}) is of when policies answered otherwise than now. Check it again.")
         return CheckStatus(said.format(number=right[-1].id), False)
@@ -557,22 +556,22 @@ IN_THE_QUEUE = (
     N_("It waits for its check (job {number}, number {place} in the queue)."),
 )
 ENDINGS: Mapping[str, str] = {
-    "failed": N_("{job} failed."),
-    "lost": N_("{job} was lost."),
-    "cancelled": N_("{job} was cancelled."),
+    "failed": N_("Job {number} ({about}) failed."),
+    "lost": N_("Job {number} ({about}) was lost."),
+    "cancelled": N_("Job {number} ({about}) was cancelled."),
 }
 ENDINGS_WITH_MESSAGE: Mapping[str, str] = {
-    "failed": N_("{job} failed: {message}."),
-    "lost": N_("{job} was lost: {message}."),
+    "failed": N_("Job {number} ({about}) failed: {message}."),
+    "lost": N_("Job {number} ({about}) was lost: {message}."),
 }
 
 
-def how_it_ended(job: Job, named: str) -> str:
+def how_it_ended(job: Job, about: str) -> str:
     """How a job ended that came to nothing, as a sentence; why it was cancelled, who did that knows."""
     said = "" if job.status == "cancelled" else in_labels(_(job.message), job.spec)
     message = " ".join(said.split()).rstrip(".")
     ended = ENDINGS_WITH_MESSAGE if message else ENDINGS
-    return _(ended[job.status]).format(job=named, message=message)
+    return _(ended[job.status]).format(number=job.id, about=about, message=message)
 
 
 # ------------------------------------------------------------------------------------------------- what people decide

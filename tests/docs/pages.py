@@ -30,7 +30,18 @@ def spans(path: Path) -> list[str]:
     return re.findall(r"`([^`]+)`", prose(path))
 
 
+def slug_of(heading: str) -> str:
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def slugs(path: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """The anchors of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text_of(path), flags=re.DOTALL), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return {slug_of(heading) for heading in headings}
+
+
+def section_of(path: Path, anchor: str) -> str:
+    """What stands below a heading of the second rank."""
+    sections = re.split(r"^## ", text_of(path), flags=re.MULTILINE)
+    return next(section for section in sections if slug_of(section.splitlines()[0]) == anchor)

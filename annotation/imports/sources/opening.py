@@ -23,8 +23,8 @@ from annotation.records import UserError, explain_errors
 from annotation.translation import N_, _, joined
 
 FORMATS = N_(
-    "This can be imported: CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of "
-    "a dataset."
+    "This can be imported: CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), Arrow (.arrow), "
+    "or a directory of a dataset."
 )
 
 ARCHIVE = b'{"format":"prefloop archive"'

@@ -172,9 +172,7 @@ def check_problem(revision: str, failed: FailedCheck) -> str:
 
 
 def how_it_ended(job: Job) -> str:
-    """How a job ended that came to nothing, with its message, as a sentence."""
-    named = _("Job {number} ({about})").format(number=job.id, about=job_words.about(job))
-    return gate_decisions.how_it_ended(job, named)
+    return gate_decisions.how_it_ended(job, job_words.about(job))
 
 
 def consequence(state: LoopState, pending: PendingDecision) -> str:

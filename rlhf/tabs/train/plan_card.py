@@ -179,12 +179,7 @@ def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) ->
     """One item as it would be trained on: every token, with its part in the loss."""
     trained = split == "train"
     if shown is None:
-        nothing = (
-            _("There are no {items} to train on, so there is nothing to show.")
-            if trained
-            else _("There are no {items} held out, so there is nothing to show.")
-        )
-        return notice(nothing.format(items=_(spec.items.plural)))
+        return notice(_("There is nothing to train on.") if trained else _("Nothing is held out."))
     place = (
         _("Row {number:,} of {total:,} to train on · {name}")
         if trained

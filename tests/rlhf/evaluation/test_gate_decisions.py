@@ -1262,7 +1262,8 @@ def test_while_a_check_waits_or_runs_the_gate_says_so_and_asks_for_none(db: Data
     job_store.cancel(db, check)
     assert said_of(db, made) == f"Job {check}, its check, is being cancelled."
     job_table.stop(db, check, "w", "cancelled", "Cancelled.")
-    assert said_of(db, made) == f"Its check (job {check}) was cancelled. Check it again, or resume job {check}."
+    ended = f"Job {check} (check of {made.revision}) was cancelled."
+    assert said_of(db, made) == f"{ended} Check it again, or resume job {check}."
     assert not gate_decisions.check_status(db, made).active
 
 
@@ -1276,7 +1277,8 @@ def test_a_check_that_came_to_nothing_says_how_and_how_to_go_on(
     check = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     come_to_nothing(db, check, status)
     why = "" if status == "cancelled" else ": Memory ran out"
-    assert said_of(db, made) == f"Its check (job {check}) {word}{why}. Check it again, or resume job {check}."
+    ended = f"Job {check} (check of {made.revision}) {word}{why}."
+    assert said_of(db, made) == f"{ended} Check it again, or resume job {check}."
     job_store.resume(db, check)
     assert said_of(db, made) == f"It waits for its check (job {check}, first in the queue)."
 
@@ -1291,7 +1293,7 @@ def test_an_older_check_is_named_beside_the_newer_one_that_runs_or_failed(db: Da
     before = f"The figures are those of the check before (job {old.job_id})."
     assert said_of(db, made) == f"Job {again} is checking it. {before}"
     job_table.stop(db, again, "w", "failed", "Memory ran out.")
-    assert said_of(db, made).startswith(f"Its check (job {again}) failed: Memory ran out. ")
+    assert said_of(db, made).startswith(f"Job {again} (check of {made.revision}) failed: Memory ran out. ")
     assert said_of(db, made).endswith(before)
     job_store.resume(db, again)
     job_store.claim(db, again, "w")

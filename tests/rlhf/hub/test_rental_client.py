@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -598,6 +599,31 @@ def test_the_command_line_says_the_price_and_rents_nothing_unasked(
     without = rlhf_command(*ask, "--yes", **hub.environment(None))
     assert without.returncode == 2
     assert "No token for the Hub is set" in without.stderr
+    assert not judged.db.rows("SELECT id FROM job")
+    assert not hub.jobs
+
+
+def test_who_says_no_to_the_price_at_a_terminal_rents_nothing(judged: Machine, hub: JobHub, tmp_path: Path) -> None:
+    spec = write_spec(tmp_path / "spec.json", {"kind": "dpo"})
+    keyboard, typed = pty.openpty()
+    try:
+        os.write(keyboard, b"n\n")
+        asked = subprocess.run(
+            [sys.executable, "-m", "rlhf", "--data", judged.data_dir, "run", spec, "--rent", "t4-small"],
+            cwd=ROOT,
+            env={**os.environ, **hub.environment(TOKEN)},
+            stdin=typed,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+    finally:
+        os.close(keyboard)
+        os.close(typed)
+    assert asked.returncode == 1, asked.stderr
+    assert "t4-small at $0.40 an hour" in asked.stdout
+    assert asked.stdout.endswith("Nothing was rented.\n")
     assert not judged.db.rows("SELECT id FROM job")
     assert not hub.jobs
 

@@ -281,7 +281,8 @@ def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(co
     job_table.stop(context.db, job_id, "w", "failed", "Memory <b>ran out</b>.")
     parts, _ = iterations_tab.view(context, None, 0, seen)
     said = (
-        f"Its check (job {job_id}) failed: Memory &lt;b&gt;ran out&lt;/b&gt;. Check it again, or resume job {job_id}."
+        f"Job {job_id} (check of {policy.revision}) failed: Memory &lt;b&gt;ran out&lt;/b&gt;. "
+        f"Check it again, or resume job {job_id}."
     )
     assert said in parts["gate"]["value"]
     assert parts["check"] == gr.update(value="Check it", visible=True, variant="secondary"), "the loop retries"

@@ -464,7 +464,7 @@ def test_every_candidate_is_named_that_nobody_has_decided_on_with_what_it_waits_
     assert job_store.claim(context.db, check, "e") is not None
     assert f"{named(first.revision)}: Job {check} is checking it." in overview()
     job_table.stop(context.db, check, "e", "failed", "Memory ran out")
-    assert f"Its check (job {check}) failed: Memory ran out." in overview()
+    assert f"Job {check} (check of {first.revision}) failed: Memory ran out." in overview()
     assert "No candidate waits" not in overview()
     check_candidate(context, first)
     second = make_candidate(context)

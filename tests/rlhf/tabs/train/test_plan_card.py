@@ -174,7 +174,7 @@ def test_what_an_algorithm_alone_counts_it_names_itself() -> None:
     said = " ".join(Text(plan_card.data_card(TrainingData(preview("demonstrations"), 1200), TurnSpec())).said)
     assert "Turns to train on" in said
     assert "Held-out turns to check with" in said
-    assert "no turns to train on" in plan_card.shown_card(None, TurnSpec(), "train")
+    assert "There is nothing to train on." in plan_card.shown_card(None, TurnSpec(), "train")
     assert TurnSpec().pace_fact()[0] == "Epochs · turns a step"
 
 
@@ -248,7 +248,7 @@ def test_a_row_that_is_left_out_says_why() -> None:
     assert f"This would be left out: {REASONS['too-long']} (1)." in unescape(gone)
     partly = plan_card.shown_card(shown(PAIR[1], left_out={"too-long": 2}), RewardModelSpec(), "train")
     assert "Of this, left out" in partly
-    assert "There are no prompts held out" in plan_card.shown_card(None, PPOSpec(), "held-out")
+    assert "Nothing is held out." in plan_card.shown_card(None, PPOSpec(), "held-out")
 
 
 # ------------------------------------------------------------------------------------------------------ memory and time
