@@ -28,6 +28,7 @@ from annotation.claims import handing_out, judging
 from annotation.database import FILE_NAME, Database, copy_database, open_database
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.imports.importing import starter_prompts
+from annotation.jobs import liveness
 from annotation.jobs.attempt import Attempt, beating
 from annotation.records import Annotator, Message, Prompt, Response, Sampling, Split
 from annotation.store import comparison_store, judgement_store, project_store, prompt_store
@@ -219,7 +220,10 @@ class Machine:
         worker = uuid.uuid4().hex
         job = job_store.claim(self.db, job_id, worker)
         assert job is not None
-        perform(Run(self.db, self.data_dir, job, worker), job.spec)
+        try:
+            perform(Run(self.db, self.data_dir, job, worker), job.spec)
+        finally:
+            liveness.end(self.db, worker)
         return job_store.get(self.db, job_id)
 
     def start_worker(self, job_id: int, beforehand: str = "") -> subprocess.Popen[bytes]:

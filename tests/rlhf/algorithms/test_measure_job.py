@@ -53,7 +53,7 @@ def test_a_measured_run_leaves_its_figures_and_no_policy_or_file(ready: Machine,
     assert result["seconds_per_step"] > 0
     assert result["peak_memory_mb"] > 100
     assert [policy.revision for policy in registry.all_policies(ready.db)] == ["base"]
-    assert files(ready.data_dir) - before <= {ready.data_dir / "checkpoints"}
+    assert files(ready.data_dir) - before <= {ready.data_dir / "checkpoints", ready.data_dir / "workers"}
     assert job_store.samples(ready.db, job.id) == {}
 
     trained = ready.perform(ready.submit(replace(spec, epochs=1, samples=0)))

@@ -712,7 +712,7 @@ def test_two_processes_give_what_one_gives_with_twice_the_batch(unbroken: Unbrok
     """Answers, scores and gradients are shared out; statistics are over all. Started as the supervisor does it."""
     machine = unbroken.machine
     job_id = machine.submit(replace(unbroken.spec, batch_size=unbroken.spec.batch_size // 2, processes=2))
-    command = worker_command(job_store.get(machine.db, job_id), machine.data_dir, "a worker")
+    command = worker_command(job_store.get(machine.db, job_id), machine.data_dir, "a-worker")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert job_store.get(machine.db, job_id).status == "finished", done.stdout[-2000:] + done.stderr[-2000:]
     assert_as_if_unbroken(unbroken, job_id, 1e-3)

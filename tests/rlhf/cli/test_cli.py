@@ -361,12 +361,12 @@ def test_who_waits_for_a_job_of_another_program_leaves_it_alone_after_a_sleep_of
     db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = job_store.enqueue(db, QUICK_SFT, "ann")
-    assert job_store.claim(db, job_id, "the app") is not None
+    assert job_store.claim(db, job_id, "the-app") is not None
     passing = [1.0, 1.0, 8 * 3600.0]
 
     def sleep(_seconds: float) -> None:
         if not passing:
-            job_table.finish(db, job_id, "the app", {})
+            job_table.finish(db, job_id, "the-app", {})
             return
         moment = time.time() + passing.pop(0)
         monkeypatch.setattr(time, "time", lambda: moment)
@@ -441,10 +441,10 @@ def test_a_job_that_a_running_app_takes_is_followed_there(machine: Machine) -> N
     with kept_alive(machine.db, ahead), running(machine, "run", quick_spec(machine)) as (process, printed):
         wait_until("that it waits", lambda: "is ahead." in printed.read_text())
         job = job_store.recent(machine.db, ("sft",), 1)[0]
-        assert job_store.claim(machine.db, job.id, "the app") is not None
+        assert job_store.claim(machine.db, job.id, "the-app") is not None
         with kept_alive(machine.db, job.id):
             wait_until("that it says so", lambda: f"job {job.id} runs in another program" in printed.read_text())
-        job_table.finish(machine.db, job.id, "the app", {"revision": "sft-2"})
+        job_table.finish(machine.db, job.id, "the-app", {"revision": "sft-2"})
         assert process.wait(PATIENCE_SECONDS) == 0
     assert '"revision": "sft-2"' in printed.read_text()
 

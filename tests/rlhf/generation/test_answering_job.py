@@ -481,7 +481,7 @@ from rlhf.jobs import job_store
 from rlhf.workers.worker_process import start_worker
 
 data_dir, job_id = Path(sys.argv[1]), int(sys.argv[2])
-print(start_worker(job_store.get(open_database(data_dir), job_id), data_dir, "a worker", (), None).pid, flush=True)
+print(start_worker(job_store.get(open_database(data_dir), job_id), data_dir, "a-worker", (), None).pid, flush=True)
 sys.stdin.read()
 """
 
