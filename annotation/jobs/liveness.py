@@ -29,6 +29,7 @@ def begin(db: Database, worker: str) -> bool:
 
     Raises UserError where the directory can't be written.
     """
+    assert WORKER.fullmatch(worker), f"{worker!r} is no worker's id"
     path = lock_file(db, worker)
     if path in held:
         return False

@@ -145,10 +145,10 @@ def test_the_first_of_the_queue_is_started_and_only_one_at_a_time(db: Database, 
 
 def test_a_job_that_another_program_runs_is_waited_for(db: Database, supervisor: Supervisor) -> None:
     elsewhere, waiting = queue(db), queue(db)
-    assert job_store.claim(db, elsewhere, "python -m rlhf run") is not None
+    assert job_store.claim(db, elsewhere, "another-program") is not None
     supervisor.start_next()
     assert supervisor.children == {}
-    job_table.finish(db, elsewhere, "python -m rlhf run", {})
+    job_table.finish(db, elsewhere, "another-program", {})
     supervisor.start_next()
     assert list(supervisor.children) == [waiting]
 
@@ -209,10 +209,10 @@ def test_a_job_waits_for_as_many_devices_as_it_has_processes_and_nothing_overtak
 
 def test_while_another_program_trains_no_device_is_known_to_be_free(db: Database, two_devices: Supervisor) -> None:
     elsewhere, waiting = queue(db), queue(db)
-    assert job_store.claim(db, elsewhere, "python -m rlhf run") is not None
+    assert job_store.claim(db, elsewhere, "another-program") is not None
     two_devices.start_next()
     assert two_devices.children == {}
-    job_table.finish(db, elsewhere, "python -m rlhf run", {})
+    job_table.finish(db, elsewhere, "another-program", {})
     two_devices.start_next()
     assert list(two_devices.children) == [waiting]
 
