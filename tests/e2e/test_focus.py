@@ -43,7 +43,14 @@ def page(kept: Any) -> Any:
 
 def press(page: Any, button: str, box: str, said: str) -> None:
     """Press a button by keyboard: what is said of it has the focus then, while the button is gone or disabled."""
-    page.locator(f"{button}:enabled:not([aria-disabled])").locator("visible=true").focus()
+    chosen = page.locator(f"{button}:enabled:not([aria-disabled])").locator("visible=true")
+
+    def has_focus() -> bool:
+        chosen.focus()
+        settle(page)  # as it has just come it may be drawn once more
+        return chosen.evaluate_all("all => all.includes(document.activeElement)")
+
+    wait_for(page, "a button that keeps the focus", has_focus)
     page.keyboard.press("Enter")
     page.wait_for_selector(f"{box} [role=status]:focus:has-text('{said}')")
     assert page.locator(f"{button}:enabled").locator("visible=true").count() == 0
