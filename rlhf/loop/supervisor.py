@@ -15,7 +15,7 @@ from pathlib import Path
 from annotation.database import Database
 from annotation.environment import worker_environment
 from annotation.hub_client import for_log
-from annotation.jobs import job_table
+from annotation.jobs import job_table, liveness
 from annotation.records import seconds_between
 from annotation.translation import N_, _
 from rlhf.generation.answering_spec import AnsweringSpec
@@ -41,8 +41,6 @@ HUNG_LOOKS = 300
 KILLED_MARK = re.compile(rb"exitcode *: -9\b")
 # How a library tells that it ended a process for want of memory, and can't raise an error for it.
 MEMORY_MARKS = (b"bad_alloc", b"annot allocate memory")
-# How that launcher tells that it was told to end, or saw end first a process that was.
-TOLD_MARK = re.compile(rb"SignalException|failed \(exitcode: -15\)")
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +72,7 @@ class Supervisor:
         self._ticks = 0.0
         self._tried: int | None = None
         self._heard: dict[int, tuple[str | None, int]] = {}
+        self._unbegun: set[tuple[int, int]] = set()
 
     def start(self) -> None:
         if self.forking:
@@ -181,10 +180,17 @@ class Supervisor:
                 self.answering_ended(code, seconds_between(begun, heard) if begun and heard else 0.0)
 
     def record_death(self, job: Job, child: WorkerProcess, code: int) -> None:
-        """Say how a worker ended that could not say so itself."""
+        """Say how a worker ended that could not say so itself. One that could not even begin is started once more.
+
+        It may have been told to end, as systemd tells all at once, before this program was; then the next start begins
+        its job. A launcher of several processes does not say so by its exit code, nor always in words.
+        """
+        start = (job.id, child.attempt)
+        if code and (job.status, job.attempt) == ("queued", child.attempt) and start not in self._unbegun:
+            self._unbegun.add(start)
+            liveness.remove_dead(self.db, child.worker)
+            return
         words = self.words_of(job.id, child)
-        if job.status == "queued" and (code == -signal.SIGTERM or TOLD_MARK.search(words)):
-            return  # told before it could begin, as systemd tells all at once: the next start begins it
         reason: MemoryReason | None = None
         if code == -signal.SIGKILL or (code != 0 and KILLED_MARK.search(words)):
             reason = "killed"

@@ -135,8 +135,7 @@ def test_the_first_of_the_queue_is_started_and_only_one_at_a_time(db: Database, 
     job_store.move(db, second, up=True)
     supervisor.start_next()
     assert list(supervisor.children) == [check], "its worker has not claimed it yet, and still it is its turn"
-    kill(supervisor, check)
-    supervisor.reap()
+    end(supervisor, check)
     assert supervisor.children == {}
     supervisor.start_next()
     assert list(supervisor.children) == [second]
@@ -173,7 +172,8 @@ def visible(supervisor: Supervisor, job_id: int) -> str | None:
 
 
 def end(supervisor: Supervisor, job_id: int) -> None:
-    """Let a job's worker end before it could begin, and forget it."""
+    """Take a job out whose worker has not begun, and forget that."""
+    job_store.cancel(supervisor.db, job_id)
     kill(supervisor, job_id)
     supervisor.reap()
 
@@ -251,11 +251,13 @@ def test_on_the_processors_the_environment_stays_as_it_is(db: Database, supervis
 
 
 # ------------------------------------------------------------------------------------------------------------- deaths
-def test_a_worker_that_dies_before_it_could_begin_fails_its_job(db: Database, supervisor: Supervisor) -> None:
+def test_a_job_fails_whose_worker_dies_twice_before_it_could_begin(db: Database, supervisor: Supervisor) -> None:
     job = queue(db)
-    supervisor.start_next()
-    kill(supervisor, job)
-    supervisor.reap()
+    for _start in range(2):
+        assert job_store.get(db, job).status == "queued"
+        supervisor.start_next()
+        kill(supervisor, job)
+        supervisor.reap()
     row = job_store.get(db, job)
     assert (row.status, row.attempt) == ("failed", 0)
     assert KILLED in row.message
@@ -276,7 +278,8 @@ def test_a_job_waits_for_the_next_start_where_the_system_ends_its_worker_before_
     child.signal(signal.SIGTERM)
     assert child.process.wait(PATIENCE_SECONDS) != 0
     supervisor.reap()
-    assert (job_store.get(db, job).status, supervisor.children) == ("queued", {})
+    row = job_store.get(db, job)
+    assert (row.status, supervisor.children) == ("queued", {}), row.message
 
 
 @pytest.mark.own_start
