@@ -620,9 +620,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--act", choices=get_args(Kind), default="rank", help="two answers, or four (default: %(default)s)"
     )
     parser.add_argument(
-        "--seeds", type=int, nargs="+", metavar="N", default=[1], help="a run from the start for each (default: 1)"
+        "--seeds", type=int, nargs="+", metavar="N", help="a run from the start for each (default: 21 22 23, quick: 1)"
     )
-    parser.add_argument("--iterations", type=int, metavar="N", help="(default: 2, quick: 1)")
+    parser.add_argument("--iterations", type=int, metavar="N", default=1, help="(default: %(default)s)")
     parser.add_argument("--judgements", type=int, metavar="N", help="in each iteration (default: 60, quick: 12)")
     parser.add_argument("--annotators", type=int, metavar="N", default=2, help="(default: %(default)s)")
     parser.add_argument("--model", metavar="NAME_OR_DIR", help="base model, as for app.py")
@@ -641,7 +641,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="a field of the training form, as on the page: --set 'Learning rate=5e-5'",
     )
     options = parser.parse_args(arguments)
-    options.iterations = options.iterations or (1 if options.quick else 2)
+    options.seeds = options.seeds or ([1] if options.quick or options.data else [21, 22, 23])
     options.judgements = options.judgements or (QUICK_JUDGEMENTS if options.quick else 60)
     options.changed = dict(read_field(parser, text) for text in options.set)
     if options.data and len(options.seeds) > 1:

@@ -22,7 +22,7 @@ from annotation.hub_client import Conflict, without_tokens
 from annotation.jobs.attempt import repeating
 from annotation.records import Role, UserError, explain_errors, now, seconds_between
 from annotation.store import setting_store
-from annotation.translation import N_, _, kept, ngettext, retold
+from annotation.translation import N_, _, joined, kept, ngettext, retold
 from annotation.ui import formatting
 
 NOT_COPIED: Final = N_(
@@ -419,7 +419,7 @@ def sentence(status: CopyStatus, moment: str, role: Role) -> str:
         return said
     failed = _("The latest attempt failed and is repeated.")
     sentences = [said, _("Two copies of this project run.") if status.conflict else failed]
-    return " ".join([*sentences, status.problem] if role == "admin" else sentences)
+    return joined(*sentences, status.problem if role == "admin" else "")
 
 
 def ago(seconds: float) -> str:

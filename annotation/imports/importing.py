@@ -28,7 +28,7 @@ from annotation.imports.printable import listed
 from annotation.imports.sources.raw_rows import BadRow, ImportSource, RawRow, SourceRow
 from annotation.imports.staging import Counts, Skipped, Staging
 from annotation.records import Prompt, Split, UserError, explain_errors
-from annotation.translation import _, ngettext, numeral
+from annotation.translation import _, joined, ngettext, numeral
 
 STARTER_FILE = Path(__file__).parent.parent / "starter_prompts.jsonl"
 LOOKED_AT = 100
@@ -379,9 +379,9 @@ def summary(outcome: ImportResult, held_out_by: str) -> list[str]:
         first = _("Imported: {new}.") if outcome.import_id is not None else _("To import: {new}.")
     else:
         first = _("None of them can be used.") if outcome.nothing_usable else _("Nothing new in them.")
-    rest = " ".join(not_made(counts))
+    rest = joined(*not_made(counts))
     remarks = [f"{numeral(count)} × {mapped_rows.in_words(remark)}." for remark, count in counts.remarks.items()]
-    held_out = [f"{held_out_sentence(counts)} {held_out_by}".strip()] if counts.prompts else []
+    held_out = [joined(held_out_sentence(counts), held_out_by)] if counts.prompts else []
     return [f"{read} {first.format(new=new)}", *([rest] if rest else []), *held_out, *remarks, *outcome.notes]
 
 

@@ -21,7 +21,7 @@ HEADERS = (
     *(N_("A judgement teaches"), N_("A minute teaches, here")),
 )
 NOTE = N_(
-    "One is what two answers, chosen at random, teach, measured with simulated people (docs/benchmarks.md). Seconds: "
+    "One is what two answers, chosen at random, teach, measured with simulated people. Seconds: "
     "the median here with its quartiles, without skips and answers judged before they were written."
 )
 Asked = tuple[Kind, int]

@@ -24,7 +24,7 @@ from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PromptRow
 from annotation.records import Prompt, UserError, now
 from annotation.store import policy_comparisons, prompt_store, setting_store
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, joined, ngettext
 from rlhf.data.snapshots import CountedRows, snapshot_counts, store_snapshot
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import registry
@@ -269,7 +269,7 @@ def gate_sentence(db: Database) -> str:
             "For a set of its own, which no report shows, {missing} more held-out prompts are needed.",
             missing,
         )
-        return " ".join((_(SHARED), *said, needed.format(missing=missing))) if missing else ""
+        return joined(_(SHARED), *said, needed.format(missing=missing)) if missing else ""
     last = made[-1]
     said.insert(0, _(OWN).format(prompts=last.prompts, version=last.version, created=last.created[:10]))
     if last.seen != 0:
@@ -281,7 +281,7 @@ def gate_sentence(db: Database) -> str:
             missing,
         )
         said.append(worn.format(missing=missing))
-    return " ".join(said)
+    return joined(*said)
 
 
 def that_count(db: Database, version: int) -> frozenset[int] | None:

@@ -87,7 +87,7 @@ class Rule:
     """Whether a trusted judge's comparisons decide while people's have not; off, because that has to be wanted."""
     judge_trust: Annotated[float, Interval(ge=0.5, le=1), N_("Agreement of a judge with people")] = 0.6
     """What the lower limit of a judge's agreement with people must reach. A training asks as much of a reward model,
-    though not of its lower limit (`rlhf.submission.preconditions`); people agree with each other little more often on
+    though not of its lower limit; people agree with each other little more often on
     open questions."""
     judge_least: Annotated[Count, N_("Fewest prompts compared by a judge")] = 30
     """Prompts that a judge has compared before it can decide: they are cheap, and it takes some to tell what length

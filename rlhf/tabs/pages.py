@@ -270,7 +270,7 @@ def hosted(pages: gr.Blocks, settings: Settings, uploads: Path) -> FastAPI:
         favicon_path=str(stylesheet.LOGO),
         # What is blocked is so wherever it lies: in a data directory around that of the uploads, these as well.
         blocked_paths=[] if uploads.is_relative_to(settings.data_dir) else [str(settings.data_dir)],
-        max_file_size=MAXIMUM_UPLOAD,  # and only from admins: gradio_door.WAYS
+        max_file_size=MAXIMUM_UPLOAD,  # and only from admins: gradio_allowlist.ALLOWED_ROUTES
         footer_links=[],
         run_history=False,
         show_error=False,

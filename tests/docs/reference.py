@@ -94,7 +94,8 @@ A training form of the page asks the same fields, except `model` and `snapshot`,
 
 `PREFLOOP_LANGUAGE` is the language of whoever has chosen none, English without it: [translating](../translating.md).
 Further variables of the environment: those of [a Space](../space.md#settings-of-a-space), of
-[safe copies](../safe-copies.md) and of [judges' keys](../judges-and-gate.md#ai-judges)."""
+[safe copies](../safe-copies.md), of [judges' keys](../judges-and-gate.md#ai-judges) and of
+[a proxy](../server.md#nginx)."""
 
 
 def settings() -> str:

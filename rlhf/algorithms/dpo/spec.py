@@ -156,20 +156,19 @@ class DPOSpec(ComparisonSpec):
     where it is length-normalised, because log-ratios per token are smaller by about an answer's length."""
     sft_weight: NonNegativeFloat = 0.2
     """Weight of the likelihood of the chosen answer beside the DPO loss; counters degeneration (Pang et al. 2024, who
-    take 1). Our choice: with 0.2 answers stay the model's language and follow the preferences
-    (benchmarks/loop.py, with pairs at a rate of 7e-5)."""
+    take 1). Our choice: with 0.2 answers stay the model's language and follow the preferences."""
     offset: NonNegativeFloat = 0.0
     """How much more implicit reward is asked of an answer that people prefer much; a third of it slightly, two thirds
     clearly (Amini et al. 2024, ODPO, with people's own word for the strength). 0, because 1 gained half a point of win
-    rate at most with pairs (benchmarks/acts.py), and the loop was measured without (with pairs, at a rate of 7e-5)."""
+    rate at most with pairs."""
     epochs: PositiveInt = 6
     """Passes over the comparisons at most. Our choice: with six most trainings go on until the policy has moved far
-    enough (docs/benchmarks.md, the recipe)."""
+    enough."""
     stop_kl: NonNegativeFloat = 0.1
     """End the training where each comparison has been learnt from once and the policy has moved this far from where it
     began, in nats a token, at the first tokens of answers that it learns from; three times as far where the words that
-    it moved to were likely ones before; 0 for never. Our choice, by measurements (docs/benchmarks.md, the recipe):
-    further on, answers that have become shorter go past the gate's limit of language."""
+    it moved to were likely ones before; 0 for never. Our choice, by measurements: further
+    on, answers that have become shorter go past the gate's limit of language."""
     flip_rate: NonNegativeFloat = 0.0
     """Share of wrong labels that the robust loss expects; empty for the mean that annotators' reliability suggests."""
     annotator_noise: NoiseUse = "ignore"

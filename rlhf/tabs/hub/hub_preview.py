@@ -10,7 +10,7 @@ from annotation.copies.safe_copies import Schedule
 from annotation.database import Database
 from annotation.exports import export_files
 from annotation.exports.formats import ExportRequest
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, joined, ngettext
 from annotation.ui.formatting import duration, size
 from annotation.ui.markup import Chip, paragraph, points, status, table
 from rlhf.hub import push_dataset, space_upload
@@ -80,7 +80,7 @@ def data_preview(db: Database, data_dir: Path, asked: PushData) -> str:
     parts = export_files.parts_of(rows)
     named = _("Annotators are named in it.") if asked.names else _("Annotators have pseudonyms in it.")
     rest = [named, _("Nothing was sent.")] if of_annotators else [_("Nothing was sent.")]
-    return status(into.format(total=total, parts=parts, repo=asked.repo)) + paragraph(" ".join(rest), "quiet")
+    return status(into.format(total=total, parts=parts, repo=asked.repo)) + paragraph(joined(*rest), "quiet")
 
 
 def space_preview(asked: CheckSpace) -> str:

@@ -39,7 +39,7 @@ from annotation.tabs.components import (
 )
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from annotation.ui.formatting import moment
 from annotation.ui.markup import heading, paragraph, status, table
 from rlhf.hub import publications, space_upload
@@ -252,7 +252,7 @@ def agreement(checked: HubJob | None) -> str:
         if found.price
         else _("No paid hardware is asked for.")
     ).format(hardware=found.hardware, price=found.price)
-    return " ".join([_("I agree."), seen.format(repo=asked.repo, setting=found.shuts_out), cost])
+    return joined(_("I agree."), seen.format(repo=asked.repo, setting=found.shuts_out), cost)
 
 
 def valid_check(db: Database) -> HubJob | None:

@@ -11,7 +11,7 @@ from annotation.jobs.job_table import HEARD_WITHIN_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer, Split, seconds_between, who
 from annotation.store.stock_counts import AnswerCounts
-from annotation.translation import N_, _, ngettext, numeral
+from annotation.translation import N_, _, joined, ngettext, numeral
 from annotation.ui import differences, markup
 from annotation.ui.formatting import (
     NOT_MEASURED,
@@ -444,7 +444,7 @@ def reward_sentence(found: RewardChange | None) -> str:
         else _("Correlation of the reward with length: {length}.").format(length=numeral(found.length, ".2f")),
         _("A reward that rises while nobody finds the answers better is being hacked."),
     ]
-    return paragraph(" ".join(said))
+    return paragraph(joined(*said))
 
 
 def judges_rates(report: CheckReport) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -17,6 +17,7 @@ from annotation.tabs.components import (
     button,
     drafted,
     html_box,
+    labelled,
     pressed,
     row_number,
     whole_number,
@@ -82,7 +83,7 @@ def held_out_sentence(context: Context) -> str:
     few = _("With fewer than {least} nothing is promoted: import more.").format(least=held_out_sets.LEAST)
     first = _("They were the first ones: a new version draws them at random.")
     remarks = (few if last.prompts < held_out_sets.LEAST else "", first if last.seed is None else "")
-    return " ".join(filter(None, (said, *remarks, held_out_sets.gate_sentence(context.db))))
+    return joined(said, *remarks, held_out_sets.gate_sentence(context.db))
 
 
 def change_card(change: RuleChange | None, rule: Rule, labels: Mapping[str, str]) -> str:
@@ -105,10 +106,6 @@ def value_in_words(value: Any) -> str:
         return _("yes") if value else _("no")
     chosen = {choice: words for words, choice in (*MODES, *HOLDS)}
     return _(chosen.get(value, value)) if isinstance(value, str) else numeral(value, "g")
-
-
-def in_words(choices: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(_(words), value) for words, value in choices]
 
 
 def offered(context: Context) -> int:
@@ -180,8 +177,8 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
 
 
 def rule_fields() -> dict[str, Any]:
-    form: dict[str, Any] = {"mode": gr.Radio(in_words(MODES), label=_("What is done with a decision"))}
-    form["alpha_holds"] = gr.Radio(in_words(HOLDS), label=_("The share of wrong promotions holds"))
+    form: dict[str, Any] = {"mode": gr.Radio(labelled(MODES), label=_("What is done with a decision"))}
+    form["alpha_holds"] = gr.Radio(labelled(HOLDS), label=_("The share of wrong promotions holds"))
     form["anchor"] = gr.Textbox(
         label=_("The limits are against"),
         info=_("A policy by its name, or the base: for one on merged or fully trained weights, these."),

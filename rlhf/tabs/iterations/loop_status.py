@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, joined, ngettext
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Mode
@@ -48,8 +48,8 @@ def loop_status(state: LoopState, hindered: Sequence[str] = ()) -> LoopStatus:
     if hindered and due(state) and stage.then == after(state):
         training = _(kind_to_train(state).automatic)
         none = _("A training is due ({training}), but none can start.").format(training=training)
-        stage = replace(stage, then=" ".join((none, *hindered)))
-    return replace(stage, then=f"{stage.then} {judges_rest(state)}".strip(), problems=problems(state))
+        stage = replace(stage, then=joined(none, *hindered))
+    return replace(stage, then=joined(stage.then, judges_rest(state)), problems=problems(state))
 
 
 def judges_rest(state: LoopState) -> str:

@@ -118,15 +118,15 @@ def headline(job: Job, at: str) -> str:
         silent = silence(job, at)
         if silent > SILENT_SECONDS:
             return _("Running, but the worker has said nothing for {duration}.").format(duration=duration(silent))
-        return " ".join(filter(None, (_("Running."), message(job))))
+        return joined(_("Running."), message(job))
     if job.status == "cancelling":
         return _("Cancelling: it stops when what it is at is done, and can be resumed.")
     if job.status == "finished":
         taken = _("Finished in {duration}.") if job.attempt <= 1 else _("Finished; its last attempt took {duration}.")
         taken = taken.format(duration=duration(seconds_taken(job, at)))
-        return " ".join(filter(None, (taken, early_end(job), setback(job))))
+        return joined(taken, early_end(job), setback(job))
     word = {"lost": _("Lost."), "failed": _("Failed."), "cancelled": _("Cancelled.")}[job.status]
-    return f"{word} {message(job)}".strip()
+    return joined(word, message(job))
 
 
 def early_end(job: Job) -> str:

@@ -58,7 +58,7 @@ def verdict(quality: RewardModelQuality) -> str:
             _("It may be no better than guessing.") if found.low <= 0.5 else "",
             _("A policy trained against it would mostly learn its mistakes: collect more judgements first."),
         ]
-        return " ".join(filter(None, sentences))
+        return joined(*sentences)
     unsure = _("The interval reaches below it, so that is not certain.")
     return f"{above.format(**known)} {unsure}" if found.low < REWARD_THRESHOLD else above.format(**known)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 
 from annotation.tabs.quality_report import COIN, FEW
-from annotation.translation import _, ngettext, numeral
+from annotation.translation import _, joined, ngettext, numeral
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
@@ -64,7 +64,7 @@ def basis_sentence(basis: TrustBasis) -> str:
                 basis.seen,
             )
             said.append(seen.format(count=basis.seen))
-    return paragraph(" ".join(said), "quiet") if said else ""
+    return paragraph(joined(*said), "quiet") if said else ""
 
 
 def verdict(name: str, found: Trust, threshold: float, may_decide: bool = True, seen: bool = False) -> str:

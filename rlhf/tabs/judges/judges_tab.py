@@ -32,7 +32,7 @@ from annotation.tabs.components import (
 )
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
-from annotation.translation import N_, _, ngettext, numeral
+from annotation.translation import N_, _, joined, ngettext, numeral
 from annotation.ui import markup
 from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
 from annotation.ui.markup import Chip, Way, paragraph, status, table, within
@@ -118,7 +118,7 @@ def status_card(
     why = [_(said).format(count=found.why[reason]) for reason, said in WHY.items() if found.why.get(reason)]
     if why:
         judged = _("Of those that wait for people, judges have judged {total:,}.").format(total=sum(found.why.values()))
-        lines.append(" ".join([judged, *why]))
+        lines.append(joined(judged, *why))
     if found.given_up:
         lines.append(
             _(

@@ -23,7 +23,7 @@ from annotation.tabs.components import (
     whole_number,
 )
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from annotation.ui.markup import label, log, paragraph, sides, status
 from annotation.validation import whole
 from rlhf.judges import judge_history, judge_store, rubrics
@@ -105,7 +105,7 @@ def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
         _("Its chat template and special tokens stand around it.") if tokenizer is not None else "",
         _("Every two of its answers are asked about; these are 1 and 2.") if len(found.answers) > 2 else "",
     ]
-    return paragraph(" ".join(filter(None, sentences)), "quiet") + sides(boxes)
+    return paragraph(joined(*sentences), "quiet") + sides(boxes)
 
 
 def comparison_in(db: Database, number: Any) -> PromptComparison:

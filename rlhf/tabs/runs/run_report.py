@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from annotation.database import Database
 from annotation.records import now, who
-from annotation.translation import _, ngettext
+from annotation.translation import _, joined, ngettext
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from rlhf.data.snapshots import SnapshotCounts, snapshot_counts
@@ -48,7 +48,7 @@ def top(job: Job, label: RunLabel, made: Policy | None) -> str:
     at = now()
     missing = _("not yet") if job.is_open or job.status == "finished" else _("never")
     name = label.name or job_words.about(job)
-    said = " ".join(filter(None, (job_cards.headline(job, at), job_cards.made_sentence(made))))
+    said = joined(job_cards.headline(job, at), job_cards.made_sentence(made))
     facts = [
         (_("Job"), f"{job.id}, {job_words.about(job)}"),
         *([(_("Tags"), ", ".join(label.tags))] if label.tags else []),
@@ -66,7 +66,7 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
     if subject.undecided:
         found, decision = gate_decisions.decided(db, subject)
         headline = candidate_headline.headline_of(found, decision, against, gate_decisions.given_to_people(db))
-        first = " ".join(filter(None, (headline.saying, candidate_headline.score(headline.found), headline.then)))
+        first = joined(headline.saying, candidate_headline.score(headline.found), headline.then)
     sides = check_report.report_sides(check.report)
     head = [_("Figure"), *(name for name, _values in sides)]
     rows = [

@@ -28,7 +28,7 @@ from annotation.tabs.components import (
 )
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from annotation.ui import markup
 from annotation.ui.markup import Download, Explained, paragraph
 from annotation.ui.tab_addresses import Place, link
@@ -130,7 +130,7 @@ def resume_hint(db: Database, job: Job) -> str:
     """What the buttons that let a job go on do, for whoever asks."""
     noted = job.flavor is not None or has_nothing_saved(db, job)
     half = _(HALF_SENTENCE) if job_store.can_be_halved(job) else ""
-    said = " ".join(filter(None, ("" if noted else _(RESUME_SENTENCE), half)))
+    said = joined("" if noted else _(RESUME_SENTENCE), half)
     return markup.hint(Explained(_("Resume this run"), said))
 
 
@@ -140,7 +140,7 @@ def resume_note(db: Database, job: Job) -> str:
         return paragraph(_(RENTED_SENTENCE), "quiet")
     anew = _(ANEW_SENTENCE) if has_nothing_saved(db, job) else ""
     slower = _(SLOWER_SENTENCE) if job_store.diverged(job) else ""
-    said = " ".join(filter(None, (anew, slower)))
+    said = joined(anew, slower)
     return paragraph(said, "quiet") if said else ""
 
 
@@ -263,7 +263,7 @@ def there_of(db: Database, looked: RunsSelection) -> tuple[RunsSelection, str]:
     missing = [str(one) for one in typed[: compare_runs_form.MOST] if str(row_number(one)) not in compared]
     if missing:
         said.append(_("There is no training {numbers} to compare.").format(numbers=", ".join(missing)))
-    return replace(looked, job=job, compared=compared), markup.notice(" ".join(said)) if said else ""
+    return replace(looked, job=job, compared=compared), markup.notice(joined(*said)) if said else ""
 
 
 def place_of(looked: RunsSelection) -> Place:

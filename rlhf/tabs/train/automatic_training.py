@@ -12,7 +12,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, button, drafted, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, joined, ngettext
 from annotation.ui import markup
 from annotation.validation import whole
 from rlhf.loop import controller
@@ -31,7 +31,7 @@ def sentence(db: Database, setting: AutomaticTraining) -> str:
         "On: an iteration ({how}, by the defaults) starts after every {wanted} new judgements.",
         setting.wanted,
     ).format(how=how, wanted=setting.wanted)
-    return " ".join([said, _("At the moment none can start."), *problem]) if problem else said
+    return joined(said, _("At the moment none can start."), *problem) if problem else said
 
 
 def store(db: Database, on: Any, every: Any, algorithm: Any) -> AutomaticTraining:

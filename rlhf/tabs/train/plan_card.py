@@ -175,7 +175,7 @@ def examples_of(found: DataSummary, reason: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ one item
-def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) -> str:
+def shown_card(shown: InspectedItem | None, split: Split) -> str:
     """One item as it would be trained on: every token, with its part in the loss."""
     trained = split == "train"
     if shown is None:

@@ -33,7 +33,7 @@ def show(form: Form, preflight: Preflight, values: Mapping[str, Any], split: Any
     wanted = 1 if number is None else whole(number, NUMBER, 1)
     spec = form_fields.spec_of(form, preflight.model, values)
     shown = preflight.show(spec, chosen, wanted + turn)
-    return [1 if shown is None else shown.number, plan_card.shown_card(shown, spec, chosen)]
+    return [1 if shown is None else shown.number, plan_card.shown_card(shown, chosen)]
 
 
 class RowsPage:

@@ -174,7 +174,7 @@ def test_what_an_algorithm_alone_counts_it_names_itself() -> None:
     said = " ".join(Text(plan_card.data_card(TrainingData(preview("demonstrations"), 1200), TurnSpec())).said)
     assert "Turns to train on" in said
     assert "Held-out turns to check with" in said
-    assert "There is nothing to train on." in plan_card.shown_card(None, TurnSpec(), "train")
+    assert "There is nothing to train on." in plan_card.shown_card(None, "train")
     assert TurnSpec().pace_fact()[0] == "Epochs · turns a step"
 
 
@@ -207,7 +207,7 @@ def test_all_rows_looked_through_are_told_with_examples() -> None:
 
 # ------------------------------------------------------------------------------------------------------------ one item
 def test_every_token_has_its_own_box_with_its_part_in_the_loss() -> None:
-    html = plan_card.shown_card(shown(*PAIR), DPOSpec(), "train")
+    html = plan_card.shown_card(shown(*PAIR), "train")
     page = Text(html)
     assert page.by_class["context"] == ["Why", "?↵\n", "Why"]
     assert page.by_class["raised"] == ["So", HOSTILE]
@@ -221,7 +221,7 @@ def test_every_token_has_its_own_box_with_its_part_in_the_loss() -> None:
 
 
 def test_no_text_of_a_row_becomes_part_of_the_page() -> None:
-    page = Text(plan_card.shown_card(shown(*PAIR), DPOSpec(), "train"))
+    page = Text(plan_card.shown_card(shown(*PAIR), "train"))
     assert not page.tags["script"]
     assert HOSTILE in page.said
 
@@ -244,11 +244,11 @@ def test_what_cannot_be_seen_is_written_out() -> None:
 
 
 def test_a_row_that_is_left_out_says_why() -> None:
-    gone = plan_card.shown_card(shown(PAIR[1], left_out={"too-long": 1}, used=False), DPOSpec(), "train")
+    gone = plan_card.shown_card(shown(PAIR[1], left_out={"too-long": 1}, used=False), "train")
     assert f"This would be left out: {REASONS['too-long']} (1)." in unescape(gone)
-    partly = plan_card.shown_card(shown(PAIR[1], left_out={"too-long": 2}), RewardModelSpec(), "train")
+    partly = plan_card.shown_card(shown(PAIR[1], left_out={"too-long": 2}), "train")
     assert "Of this, left out" in partly
-    assert "Nothing is held out." in plan_card.shown_card(None, PPOSpec(), "held-out")
+    assert "Nothing is held out." in plan_card.shown_card(None, "held-out")
 
 
 # ------------------------------------------------------------------------------------------------------ memory and time
