@@ -143,6 +143,7 @@ def test_what_decides_who_holds_the_token_loads_nothing_of_the_web_process() -> 
     assert loaded_by("app", ("gradio", "uvicorn", "fastapi", "starlette", "sqlite_utils", "httpx", *MACHINERY)) == []
 
 
+@pytest.mark.slow
 def test_the_web_process_listens_without_gradio_and_builds_its_pages_without_torch() -> None:
     assert loaded_by("rlhf.web_server", ("gradio", "fastapi", "pandas", *DATA, *MACHINERY)) == []
     assert loaded_by("rlhf.tabs.pages", ("gradio", *DATA, *MACHINERY), LOAD_GRADIO) == ["gradio"]
@@ -163,6 +164,7 @@ def test_what_kinds_of_job_say_of_themselves_is_known_without_torch_and_gradio()
     assert loaded_by("rlhf.kinds", ("gradio", *MACHINERY)) == []
 
 
+@pytest.mark.slow
 def test_training_loads_no_gradio() -> None:
     """With every algorithm in one process."""
     algorithms = ", ".join(spec.runner() for spec in KINDS.values())

@@ -275,12 +275,16 @@ def undrafted(was: Mapping[str, Any], here: Mapping[str, Any], holds: Mapping[st
 
 
 def changes(parts: Mapping[str, Any], seen: Mapping[str, Any]) -> tuple[dict[str, Any], Seen]:
-    """The parts of a page that differ from what a browser session was sent last, and a short mark of each part."""
+    """The parts of a page that differ from what a browser session was sent last, and a short mark of each part.
+
+    With the marks goes what the session's `notices` rest on: the one dict of all answers, however late they come.
+    """
     marks: Seen = {
         name: hashlib.sha256(json.dumps(part, sort_keys=True, default=str).encode()).hexdigest()[:16]
         for name, part in parts.items()
     }
-    return {name: part for name, part in parts.items() if seen.get(name) != marks[name]}, marks
+    changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
+    return changed, {**marks, "notices": seen.get("notices", {})}
 
 
 @dataclass(frozen=True)
@@ -294,20 +298,15 @@ class FollowedPage:
     seen: gr.State
     """What this session was sent last."""
 
-    @classmethod
-    def lay_out_notices(cls) -> dict[str, Any]:
-        """What stood when a button said something; not in `seen`: a late poll puts back an older one of these."""
-        return {f"{part}_while": gr.State() for part in cls.notices}
+    @staticmethod
+    def held(was: Any) -> dict[str, Any]:
+        """What stood when each notice was said: a handler that polls asks before it looks, for `overtaken`."""
+        return dict(was.get("notices", {})) if isinstance(was, dict) else {}
 
-    @property
-    def held(self) -> list[Any]:
-        """The inputs of a handler that polls, for `overtaken`."""
-        return [self.parts[f"{part}_while"] for part in self.notices]
-
-    def overtaken(self, held: Sequence[Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    def overtaken(self, held: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
         """The notices emptied that hold no more, here or in another tab; not what was said since this was asked for."""
-        stood = zip(self.notices.items(), held, strict=True)
-        return {part: "" for (part, key), state in stood if state not in (None, seen[key])}
+        said = {part: stood for part, stood in held.items() if seen["notices"].get(part) is stood}
+        return {part: "" for part, stood in said.items() if stood != seen[self.notices[part]]}
 
     @property
     def followed(self) -> list[Any]:
@@ -317,8 +316,8 @@ class FollowedPage:
     def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
         """What goes to the browser: the changed parts, and nothing for the others; with a notice what stands then."""
         for part in self.notices.keys() & changed.keys():
-            says = isinstance(changed[part], str) and changed[part]
-            changed = {**changed, f"{part}_while": gr.update(value=seen[self.notices[part]] if says else None)}
+            if isinstance(changed[part], str) and changed[part]:
+                seen["notices"][part] = seen[self.notices[part]]
         return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
 
 

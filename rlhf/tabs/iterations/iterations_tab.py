@@ -442,7 +442,6 @@ def lay_out() -> IterationsPage:
             parts["really"] = gr.Button(_("Yes, promote it"), variant="stop", elem_id="promote-really")
             parts["keep"] = gr.Button(_("No"), elem_id="promote-not")
     parts["said"] = acting_box(speaks=True, elem_id="decided")
-    parts |= IterationsPage.lay_out_notices()
     parts["decisions"] = acting_box(elem_id="decisions")
     with gr.Accordion(_("Answers side by side"), open=False) as parts["side_by_side"]:
         parts["answers"] = html_box()
@@ -483,7 +482,8 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         address = Place() if unknown else place_of(revision, page_of(seen))
         return [*page.sent(shown, seen), told(address, step=False, shows=shows)]
 
-    def poll_iterations(annotator: Annotator, revision: str | None, was: Seen, *held: Any) -> list[Any]:
+    def poll_iterations(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        held = page.held(was)
         changed, seen = view(context, revision, page_of(was), was)
         return page.sent({**changed, **page.overtaken(held, seen)}, seen)
 
@@ -511,7 +511,7 @@ def wire_views(page: IterationsPage, context: Context) -> None:
 
     followed = [*page.followed, page.bar]
     visits(page.bar, context, open_iterations, [], followed)
-    poll(page.pulse, context, poll_iterations, [page.selector, page.seen, *page.held], page.followed)
+    poll(page.pulse, context, poll_iterations, [page.selector, page.seen], page.followed)
     listeners = (
         (page.selector.input, choose_policy),
         (page.parts["previous"].click, previous_page),

@@ -555,7 +555,6 @@ def lay_out_one(parts: dict[str, Any]) -> gr.Number:
         parts["candidate"] = open_choice(_("Candidate"), visible=False, elem_id="judge-candidate-of")
         parts["judge_candidate"] = button(_("Judge the candidate's answers"), "judge-candidate", visible=False)
     parts["jobs"] = acting_box(speaks=True, elem_id="judge-said")
-    parts |= JudgesPage.lay_out_notices()
     parts["job"] = html_box()
     parts["cancel"] = button(_("Cancel"), "judge-cancel", "stop", visible=False)
     parts["card"] = html_box()
@@ -605,7 +604,8 @@ def wire_views(page: JudgesPage, context: Context) -> None:
         """Beside the choice of a judge; where there is none to choose, that is hidden."""
         return "" if not unknown else "jobs" if judge_store.judges(context.db) else "add"
 
-    def look_at_judge(annotator: Annotator, selected: Any, was: Any, *held: Any) -> list[Any]:
+    def look_at_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
+        held = page.held(was)
         changed, seen = view(context, selected, was)
         return page.sent({**changed, **page.overtaken(held, seen)}, seen)
 
@@ -635,7 +635,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
     bar = place_bar()
     visits(bar, context, open_judges, [page.seen, *fields], [*page.followed, *fields, bar])
     page.parts["selector"].input(choose_judge, page.looked, [*page.followed, bar], **QUIET)
-    poll(page.pulse, context, look_at_judge, [*page.looked, *page.held], page.followed)
+    poll(page.pulse, context, look_at_judge, page.looked, page.followed)
     page.save.click(save_feedback, [*page.looked, *fields], [*page.followed, *fields], **QUEUED)
 
 

@@ -332,8 +332,6 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
         keys["label"] = stored(label_shown(db, job))
     else:
         keys["label"] = seen.get("label")
-    if seen.get("order", keys["order"]) != keys["order"]:
-        changed["queue_said"] = gr.update(value="")  # which the Train tab writes too
     there = subject is not None and subject.deleted is None
     return changed, {
         **marks,
@@ -435,7 +433,7 @@ class RunsPage(FollowedPage):
     `seen` holds under "job" the id of the job that is shown, and under "revision" what it made or checks, or None.
     """
 
-    notices = {"said": "state", "acted": "decided"}
+    notices = {"said": "state", "acted": "decided", "queue_said": "order"}
 
     pulse: gr.HTML
     bar: gr.HTML
@@ -492,7 +490,6 @@ def lay_out() -> RunsPage:
     parts |= run_outcome.lay_out()
     with gr.Row(elem_id="run-files"):
         parts |= {"download": html_box(), "fetch": html_box()}
-    parts |= RunsPage.lay_out_notices()
     parts |= {"heading": html_box(), "plots": html_box()}
     parts |= plot_zoom.lay_out(LOOK, _("Look closer"))
     parts["samples"] = html_box()
@@ -533,6 +530,7 @@ def wire_views(page: RunsPage, context: Context) -> None:
     def open_runs(annotator: Annotator, place: Place) -> list[Any]:
         looked, said = selection_at(context.db, place)
         changed, seen = live(context, looked, {})
+        seen["notices"]["queue_said"] = seen["order"]  # which the Train tab writes, and leads here
         values = {"selector": looked.job, "compared": looked.compared, "search": looked.search, "order": looked.order}
         shown = {name: {**changed.get(name, gr.update()), "value": value} for name, value in values.items()}
         address = told(place_of(looked), step=False, shows=in_view(looked, seen))
@@ -541,8 +539,8 @@ def wire_views(page: RunsPage, context: Context) -> None:
         return page.sent({**changed, **shown, "said": said, "acted": "", ADDRESS: address}, seen)
 
     def poll_runs(annotator: Annotator, *sent: Any) -> list[Any]:
-        asked, held = sent[: len(inputs)], sent[len(inputs) :]
-        looked, was = read(asked)
+        looked, was = read(sent)
+        held = page.held(was)
         changed, seen = live(context, replace(looked, confirming=was.get("confirming")), was)
         changed |= page.overtaken(held, seen)
         if "job" in was and seen["job"] != was["job"]:  # another one runs now
@@ -574,9 +572,8 @@ def wire_views(page: RunsPage, context: Context) -> None:
     for name in ("compared", "order"):
         page.parts[name].input(list_runs, inputs, page.followed, **QUIET)
     page.parts["search"].submit(list_runs, inputs, page.followed, **QUIET)
-    polled = [*inputs, *page.held]
-    page.parts["queued"].input(guarded(context, "admin")(poll_runs), polled, page.followed, **QUIET)
-    poll(page.pulse, context, poll_runs, polled, page.followed)
+    page.parts["queued"].input(guarded(context, "admin")(poll_runs), inputs, page.followed, **QUIET)
+    poll(page.pulse, context, poll_runs, inputs, page.followed)
 
 
 def wire_labels(page: RunsPage, context: Context) -> None:

@@ -474,7 +474,8 @@ if "rlhf.workers.worker" in sys.orig_argv:
 """
 # Starts a worker as the program does, says its process id, and lives until it is killed.
 PARENT = """
-import sys
+import os, sys
+sys.path.insert(0, os.getcwd())
 from pathlib import Path
 from annotation.database import open_database
 from rlhf.jobs import job_store
@@ -514,9 +515,12 @@ def program_that_started(job_id: int, machine: Machine, halt_at: str, directory:
     """A program with a worker for this job, which waits at a moment of its start; both are gone afterwards."""
     started = Started(directory / "there", directory / "go")
     (directory / "sitecustomize.py").write_text(HALTED.format(there=started.there, go=started.go), "utf-8")
+    parent = directory / "parent.py"  # in a file it is forked, and so is its worker: past the moments to halt at
+    parent.write_text(PARENT, "utf-8")
+    command = [str(parent)] if halt_at == "work" else ["-c", PARENT]
     path = os.pathsep.join(filter(None, [str(directory), os.environ.get("PYTHONPATH")]))
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(machine.data_dir), str(job_id)],
+        [sys.executable, *command, str(machine.data_dir), str(job_id)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

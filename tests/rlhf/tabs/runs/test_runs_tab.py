@@ -92,8 +92,7 @@ class Browser:
     def do(self, name: str, person: str = OWNER) -> dict[str, Any]:
         """Call a registered handler with what this session has chosen; returns the parts that were sent."""
         block = next(block for block in self.demo.fns.values() if handler_of(block).__name__ == name)
-        held = [self.shown.get(f"{part}_while", {}).get("value") for part in RunsPage.notices]
-        inputs = [*self.chosen.values(), self.seen, *held][: len(block.inputs)]
+        inputs = [*self.chosen.values(), self.seen][: len(block.inputs)]
         number = "" if self.chosen["selector"] == "latest" else f"/{self.chosen['selector']}"
         compared = self.chosen["compared"] if isinstance(self.chosen["compared"], list) else []
         part = f"{number}?compare={','.join(map(str, compared))}"
@@ -466,9 +465,7 @@ def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place
     waiting, before = job_store.enqueue(place.db, QUICK_SFT, OWNER), browser.seen
     browser.do("run_cancel")
     browser.seen = before
-    told = browser.shown.pop("said_while", {})
     browser.do("poll_runs")
-    browser.shown["said_while"] = told | browser.shown.get("said_while", {})
     assert f"Job {job_id} was asked to stop" in browser.text("said"), "though a poll that was asked for before is late"
     assert [job_store.get(place.db, number).status for number in (job_id, waiting)] == ["cancelling", "queued"]
     job_table.stop(place.db, job_id, "w", "cancelled", "Resume goes on from the last checkpoint.")
@@ -486,6 +483,39 @@ def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place
     browser.chosen["queued"] = str(job_id)
     browser.do("queue_take_out")
     assert browser.text("said") == "", "so that the same is news when it is said again"
+
+
+@pytest.mark.parametrize("first", ["poll", "press"])
+def test_what_a_press_says_stays_where_a_poll_that_was_asked_for_before_comes_after_it(
+    browser: Browser, place: Context, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Whichever of the two has looked first."""
+    look_now = runs_tab.live
+
+    def poll_and_press(name: str) -> None:
+        def look(*asked: Any) -> Any:
+            monkeypatch.setattr(runs_tab, "live", look_now)
+            found = look_now(*asked) if first == "poll" else None
+            browser.do(name)
+            return found or look_now(*asked)
+
+        monkeypatch.setattr(runs_tab, "live", look)
+        browser.do("poll_runs")
+
+    job_id = job_store.enqueue(place.db, QUICK_SFT, OWNER)
+    browser.open().do("run_cancel")
+    poll_and_press("run_resume")
+    assert f"Job {job_id} is queued again" in browser.text("said")
+    browser.do("poll_runs")
+    poll_and_press("queue_take_out")
+    assert f"Job {job_id} is out of the queue" in browser.text("queue_said")
+    browser.do("run_resume")
+    assert job_store.claim(place.db, job_id, "w") is not None
+    poll_and_press("run_cancel")
+    assert f"Job {job_id} was asked to stop" in browser.text("said")
+    assert job_table.stop(place.db, job_id, "w", "cancelled", "Resume goes on from the last checkpoint.")
+    browser.do("poll_runs")
+    assert browser.text("said") == "", "it is not so any more"
 
 
 def test_going_on_and_starting_anew_are_two_buttons(browser: Browser) -> None:
