@@ -7,6 +7,7 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -363,6 +364,29 @@ def test_what_is_sent_is_read_where_judgements_are_made_and_holds_up_no_other_re
     monkeypatch.setattr(api, "whole_characters", noted)
     ann("card")
     assert {name.rpartition("_")[0] for name in threads} == {"annotation-api"}
+
+
+@pytest.mark.parametrize("press", [{"act": act("left-much")}, {}])
+def test_where_nothing_can_be_stored_only_admins_are_told_of_a_path(
+    db: Database,
+    person: Callable[[str], Ask],
+    press: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seed_comparisons(db, 4)
+    access.add_account(db, "kim", "admin", "a long enough password")
+    monkeypatch.setattr("annotation.database.WAIT_SECONDS", 0.0)
+    told = {}
+    for name in ("kim", "ann"):
+        ask = person(name)
+        card = ask("judge", nonce=ask("card")["nonce"], act=act("left-much"))
+        with closing(Database(db.path)) as other, other.transaction():
+            told[name] = ask("judge" if press else "undo", nonce=card["nonce"], **press)
+    assert [refused["status"] for refused in told.values()] == [409, 409]
+    assert str(db.path) in told["kim"]["error"]
+    assert told["ann"]["error"] == "The server can store nothing now. Tell whoever runs it."
+    assert str(db.path) in caplog.text
 
 
 def test_a_judgement_after_the_time_has_run_out_is_not_saved(db: Database, ann: Ask) -> None:
