@@ -395,7 +395,7 @@ def test_a_judgement_after_the_time_has_run_out_is_not_saved(db: Database, ann: 
     db.write("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
     answer = ann("judge", nonce=card["nonce"], act=act("tie"))
     assert answer["saved"] is False
-    assert "went back to the pool" in answer["notice"]
+    assert "ran out. Nothing was recorded" in answer["notice"]
     assert answer["nonce"] not in ("", card["nonce"])
 
 
@@ -420,7 +420,7 @@ def test_what_gave_way_to_another_comparison_in_another_tab_has_not_run_out(db: 
     let_expire(db)  # of what was taken up
     for answer in (ann("judge", nonce=shown, act=act("tie")), ann("card", nonce=shown)):
         assert "You have taken up another comparison meanwhile." in answer["notice"]
-        assert "went back" not in answer["notice"]
+        assert "ran out" not in answer["notice"]
     assert latest_row(db)["outcome"] == ("undone" if press == "undo" else "ranked")
 
 
@@ -430,7 +430,7 @@ def test_what_was_only_passed_over_in_a_bulk_change_was_not_taken_up(db: Databas
     asked = BulkRequest("skip", ComparisonFilter(ids=tuple(made[1:])))
     bulk_changes.make(db, asked, access.read_annotator(access.existing(db, "ann")), 1)
     db.write("UPDATE claim SET expires = ? WHERE nonce = ?", (records.now(), shown))
-    assert "went back to the pool" in ann("judge", nonce=shown, act=act("tie"))["notice"]
+    assert "ran out. Nothing was recorded" in ann("judge", nonce=shown, act=act("tie"))["notice"]
 
 
 def test_who_comes_back_too_late_is_told_why_another_comparison_is_shown(
@@ -442,7 +442,7 @@ def test_who_comes_back_too_late_is_told_why_another_comparison_is_shown(
     let_expire(db)
     bob("card")
     later = ann("card", nonce=shown)
-    assert (later["nonce"] not in ("", shown), "went back to the pool" in later["notice"]) == (True, True)
+    assert (later["nonce"] not in ("", shown), "ran out. Nothing was recorded" in later["notice"]) == (True, True)
     assert ann("card", nonce=later["nonce"])["notice"] == ""
     let_expire(db)
     again = ann("card", nonce=later["nonce"])
