@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from annotation.claims import backlog, changing, handing_out, judged_counts, judging, own_judgements, own_prompts
 from annotation.copies import safe_copies
-from annotation.database import Database
+from annotation.database import Database, StorageError
 from annotation.project import as_read, follows, reason_as_read
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
 from annotation.store import project_store
@@ -139,6 +139,8 @@ class AnnotationApi:
                 claim = handing_out.claim_next(self.db, annotator.id)
         except judging.JudgementConflict as refused:
             return self.refused(annotator, asked, refused)
+        except StorageError:
+            raise
         except UserError as error:
             return {**self.next_card(annotator, asked, str(error)), "saved": False}
         return self.saved(annotator, asked, self.handed_out(annotator, asked, claim), made)
@@ -149,6 +151,8 @@ class AnnotationApi:
             with self.db.transaction():
                 act = own_judgements.latest_act(self.db, annotator.id)
                 claim = changing.undo(self.db, annotator.id, asked.nonce)
+        except StorageError:
+            raise
         except UserError as error:
             return self.next_card(annotator, asked, str(error))
         return {**self.handed_out(annotator, asked, claim, _("Undone. Judge it again.")), "undone": act}
@@ -389,6 +393,8 @@ def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Cal
                 answered = await loop.run_in_executor(RENDERING_THREADS, run, rendered_whole, answered)
             return ApiResponse(answered)
         except UserError as error:
+            if isinstance(error, StorageError) and annotator.role != "admin":
+                error = error.for_annotators()
             return ApiResponse({"error": str(error)}, 409)
 
     return answer

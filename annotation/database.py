@@ -35,6 +35,15 @@ Params = Sequence[Any] | dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
+class StorageError(UserError):
+    """That the disk, or another program, keeps the database from being written: it names a path."""
+
+    def for_annotators(self) -> UserError:
+        """What is said to whoever can do nothing with a path; the log has it."""
+        logger.error("%s", self)
+        return UserError(_("The server can store nothing now. Tell whoever runs it."))
+
+
 class Database:
     """A SQLite file shared by threads and processes.
 
@@ -71,7 +80,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite_utils.Database]:
-        """All or nothing. Nested calls join the outer transaction. Raises UserError when the disk refuses the write."""
+        """All or nothing. Nested calls join the outer one. Raises StorageError when the disk refuses the write."""
         with self._write_lock, explain_disk_errors(self.path), explain_values():
             database = self.connection
             if database.conn.in_transaction:
@@ -193,19 +202,19 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         text = str(error)
         if "disk is full" in text:
             said = _("The disk that holds {path} is full. Nothing was saved; free some space and repeat.")
-            raise UserError(said.format(path=path)) from error
+            raise StorageError(said.format(path=path)) from error
         if "locked" in text:
             said = _(
                 "The database {path} was locked for too long. Nothing was saved; close what else has it open, such as "
                 "a database browser, and repeat."
             )
-            raise UserError(said.format(path=path)) from error
+            raise StorageError(said.format(path=path)) from error
         if "readonly" in text or "unable to open" in text or "disk I/O error" in text:
             said = _(
                 "The database {path} can't be written ({text}). Give this user the right to write there, "
                 "or choose another place with --data DIR."
             )
-            raise UserError(said.format(path=path, text=text)) from error
+            raise StorageError(said.format(path=path, text=text)) from error
         raise
 
 

@@ -26,7 +26,7 @@ from annotation.store import project_store
 from annotation.translation import N_, _
 
 JUDGED = N_("You have judged this comparison already, and that judgement stands. Nothing was recorded now.")
-BACK_IN_POOL = N_("This comparison went back to the pool. Nothing was recorded.")
+RUN_OUT = N_("The time for this comparison ran out. Nothing was recorded.")
 TAKEN_UP = N_("You have taken up another comparison meanwhile. Of the one before nothing was recorded.")
 HERE_AGAIN = N_("The time for this comparison ran out. It is yours again; its answers may have changed places.")
 
@@ -85,7 +85,7 @@ def why_closed(db: Database, claim: StoredClaim) -> str:
     """Why a claim that is not in hand any more, and for which no judgement stands, can't be judged."""
     if db.value("SELECT count(*) FROM judgement WHERE claim_id = ?", (claim.id,)):
         return _("You took this judgement back. Nothing was recorded; judge what is shown now.")
-    gone = TAKEN_UP if gave_way(db, claim) or claim.expires > now() else BACK_IN_POOL
+    gone = TAKEN_UP if gave_way(db, claim) or claim.expires > now() else RUN_OUT
     return _(UNFIT.get(read_claim(db, claim).comparison_state, gone))
 
 
@@ -109,7 +109,7 @@ def why_gone(db: Database, annotator_id: int, nonce: str) -> str:
         return ""
     why, in_hand = why_closed(db, claim), held_claim(db, annotator_id)
     again = in_hand is not None and in_hand.comparison_id == claim.comparison_id
-    return _(HERE_AGAIN) if again and why == _(BACK_IN_POOL) else why
+    return _(HERE_AGAIN) if again and why == _(RUN_OUT) else why
 
 
 def parse_for(db: Database, claim: StoredClaim, value: Any) -> Act:

@@ -426,6 +426,7 @@ function show(next) {
   }
   if (inHand()) refill();
   refresh();
+  shareRoom();
   if (!same && inHand()) {
     toStart();
     announce();
@@ -488,7 +489,7 @@ function lay() {
   const conversation = make("div", { ...named, scroll: (event) => cue(event.target) }, turns);
   sizes.observe(conversation);
   const boxes = card.answers.map((_, place) => answerBox(place));
-  const answers = make("div", { class: "answers", "data-size": size(), "data-many": size() > 3 }, boxes);
+  const answers = make("div", { class: "answers", "data-size": size() }, boxes);
   const key = card.tags.some((tag) => tag.key === "d") ? "" : "D";
   const differ = button(key, _("Differences"), toggleDifferences, { class: "differ", "aria-pressed": "false" });
   const question = make("p", { class: "question" }, make("span", {}, QUESTIONS[card.kind]), size() === 2 ? differ : []);
@@ -615,6 +616,29 @@ function refill() {
     box.dataset.state = answer.state;
     tellOnce(box.querySelector(".state"), STATES[answer.state]);
   });
+}
+
+// What scrolls gets the height that all else leaves, so that nothing lies behind the bar of verdicts: guidelines what
+// answers don't need, and both some lines in any window. Several rows of answers are read by scrolling the page.
+const REM = parseFloat(getComputedStyle(document.documentElement).fontSize);
+
+function shareRoom() {
+  if (!inHand() || listing || draft.editing !== null || element.offsetParent === null) return;
+  const [rows, texts] = [new Map(), find(".guidelines .shown")];
+  for (const box of element.querySelectorAll(".answer .shown")) {
+    const { offsetTop } = box.parentElement;
+    const needed = Math.max(box.scrollHeight, rows.get(offsetTop)?.needed ?? 0);
+    rows.set(offsetTop, { needed, now: box.clientHeight });
+  }
+  const [needed, now] = ["needed", "now"].map((height) => [...rows.values()].reduce((sum, row) => sum + row[height], 0));
+  const open = find(".guidelines:not([hidden])[open]") !== null;
+  const end = find(".extras").getBoundingClientRect().bottom + scrollY + 0.5 * REM; // the bar's margin
+  const room = innerHeight - find(".verdict-bar").offsetHeight - end + now + (open ? texts.clientHeight : 0);
+  const left = room - Math.min(needed, 6.6 * REM * rows.size);
+  const guided = open ? Math.min(texts.scrollHeight, Math.max(4.75 * REM, left)) : 0;
+  const least = rows.size > 1 ? 0.3 * innerHeight : (open ? 5 : 7) * REM;
+  judging.style.setProperty("--guided", open ? `${guided}px` : "");
+  judging.style.setProperty("--answered", `${Math.max(least, (room - guided) / rows.size)}px`);
 }
 
 // Bring everything that depends on the state up to date.
@@ -1345,6 +1369,9 @@ find(".guidelines").addEventListener("toggle", onGuidelines);
 find(".guidelines").append(moreButton());
 find(".guidelines .shown").addEventListener("scroll", (event) => cue(event.target));
 sizes.observe(find(".guidelines .shown"));
+const layout = new ResizeObserver(() => requestAnimationFrame(shareRoom));
+layout.observe(document.body); // what is above this tab pushes it down
+window.addEventListener("resize", shareRoom, { signal });
 document.addEventListener("keydown", onKey, { signal });
 const timers = [setInterval(poll, LOOK_MS), setInterval(showSafety, SAFETY_MS)];
 const unfollow = address.follow(goToPlace);
@@ -1352,6 +1379,7 @@ signal.addEventListener("abort", () => {
   timers.forEach(clearInterval);
   unfollow();
   sizes.disconnect();
+  layout.disconnect();
 });
 purgeDrafts();
 poll().then(showSafety);

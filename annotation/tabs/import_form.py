@@ -198,9 +198,8 @@ def outcome_card(result: ImportResult) -> str:
     text = "".join(status(line, "" if place else "headline") for place, line in enumerate(lines))
     if result.dry_run:
         text += status(_("This was a check: nothing has been written."))
-    elif result.import_id is not None:
-        said = _("This is import {import_id}; it took {seconds:.1f} s.")
-        text += status(said.format(import_id=result.import_id, seconds=result.seconds)) + way_to(result)
+    else:
+        text += way_to(result)
     if result.reasons:
         reasons = [(numeral(count), reason) for reason, count in result.reasons]
         rows = [(str(one.row), one.reason) for one in result.skipped[:SHOWN_SKIPPED]]

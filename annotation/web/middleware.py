@@ -22,7 +22,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotation.database import Database
+from annotation.database import Database, StorageError
 from annotation.records import Annotator, UserError
 from annotation.translation import Language, _, speaking
 from annotation.web import access, sign_in_pages
@@ -371,9 +371,12 @@ WRITING_THREADS = ThreadPoolExecutor(4, thread_name_prefix="sign-in")
 
 
 async def waiting_write(write: Callable[..., Returned], *values: Any) -> Returned:
-    """What a function returns that writes to the database, and speaks as this request does."""
+    """What a function returns that writes to the database, and speaks as this request does, for whoever asks."""
     loop, run = asyncio.get_running_loop(), copy_context().run
-    return await loop.run_in_executor(WRITING_THREADS, run, write, *values)
+    try:
+        return await loop.run_in_executor(WRITING_THREADS, run, write, *values)
+    except StorageError as error:
+        raise error.for_annotators() from error
 
 
 def wanted_by(request: Request) -> str:

@@ -49,7 +49,7 @@ class HandOut:
     when: str
     annotator: str
     purpose: Purpose
-    state: ClaimState
+    state: ClaimState | Literal["undone"]
     chance: float | None
     assigned_by: str | None
     """The admin who assigned it; None where it was drawn."""
@@ -183,7 +183,9 @@ def hand_outs(db: Database, comparison_id: int) -> tuple[HandOut, ...]:
     """Who was given it when. Not the bulk skips, which nobody was shown it for."""
     rows = db.rows(
         """SELECT k.created AS "when", a.name AS annotator, k.purpose, k.chance, x.decided_by AS assigned_by,
-               iif(k.state = 'held' AND k.expires <= :now, 'released', k.state) AS state
+               CASE WHEN k.state = 'held' AND k.expires <= :now THEN 'released'
+                   WHEN k.state = 'released' AND k.id IN (SELECT claim_id FROM judgement) THEN 'undone'
+                   ELSE k.state END AS state
            FROM claim k JOIN annotator a ON a.id = k.annotator_id LEFT JOIN bulk_change x ON x.id = k.assigned_by
            WHERE k.comparison_id = :id AND coalesce(x.kind, '') != 'skip' ORDER BY k.id""",
         {"id": comparison_id, "now": now()},

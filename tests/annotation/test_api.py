@@ -7,6 +7,7 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -365,13 +366,36 @@ def test_what_is_sent_is_read_where_judgements_are_made_and_holds_up_no_other_re
     assert {name.rpartition("_")[0] for name in threads} == {"annotation-api"}
 
 
+@pytest.mark.parametrize("press", [{"act": act("left-much")}, {}])
+def test_where_nothing_can_be_stored_only_admins_are_told_of_a_path(
+    db: Database,
+    person: Callable[[str], Ask],
+    press: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seed_comparisons(db, 4)
+    access.add_account(db, "kim", "admin", "a long enough password")
+    monkeypatch.setattr("annotation.database.WAIT_SECONDS", 0.0)
+    told = {}
+    for name in ("kim", "ann"):
+        ask = person(name)
+        card = ask("judge", nonce=ask("card")["nonce"], act=act("left-much"))
+        with closing(Database(db.path)) as other, other.transaction():
+            told[name] = ask("judge" if press else "undo", nonce=card["nonce"], **press)
+    assert [refused["status"] for refused in told.values()] == [409, 409]
+    assert str(db.path) in told["kim"]["error"]
+    assert told["ann"]["error"] == "The server can store nothing now. Tell whoever runs it."
+    assert str(db.path) in caplog.text
+
+
 def test_a_judgement_after_the_time_has_run_out_is_not_saved(db: Database, ann: Ask) -> None:
     seed_comparisons(db, 1)
     card = ann("card")
     db.write("UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'")
     answer = ann("judge", nonce=card["nonce"], act=act("tie"))
     assert answer["saved"] is False
-    assert "went back to the pool" in answer["notice"]
+    assert "ran out. Nothing was recorded" in answer["notice"]
     assert answer["nonce"] not in ("", card["nonce"])
 
 
@@ -396,7 +420,7 @@ def test_what_gave_way_to_another_comparison_in_another_tab_has_not_run_out(db: 
     let_expire(db)  # of what was taken up
     for answer in (ann("judge", nonce=shown, act=act("tie")), ann("card", nonce=shown)):
         assert "You have taken up another comparison meanwhile." in answer["notice"]
-        assert "went back" not in answer["notice"]
+        assert "ran out" not in answer["notice"]
     assert latest_row(db)["outcome"] == ("undone" if press == "undo" else "ranked")
 
 
@@ -406,7 +430,7 @@ def test_what_was_only_passed_over_in_a_bulk_change_was_not_taken_up(db: Databas
     asked = BulkRequest("skip", ComparisonFilter(ids=tuple(made[1:])))
     bulk_changes.make(db, asked, access.read_annotator(access.existing(db, "ann")), 1)
     db.write("UPDATE claim SET expires = ? WHERE nonce = ?", (records.now(), shown))
-    assert "went back to the pool" in ann("judge", nonce=shown, act=act("tie"))["notice"]
+    assert "ran out. Nothing was recorded" in ann("judge", nonce=shown, act=act("tie"))["notice"]
 
 
 def test_who_comes_back_too_late_is_told_why_another_comparison_is_shown(
@@ -418,7 +442,7 @@ def test_who_comes_back_too_late_is_told_why_another_comparison_is_shown(
     let_expire(db)
     bob("card")
     later = ann("card", nonce=shown)
-    assert (later["nonce"] not in ("", shown), "went back to the pool" in later["notice"]) == (True, True)
+    assert (later["nonce"] not in ("", shown), "ran out. Nothing was recorded" in later["notice"]) == (True, True)
     assert ann("card", nonce=later["nonce"])["notice"] == ""
     let_expire(db)
     again = ann("card", nonce=later["nonce"])

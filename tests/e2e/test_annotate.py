@@ -1480,14 +1480,52 @@ def test_below_the_first_guidelines_no_control_lies_under_the_verdicts(site: Sit
     ann.ready()
     ann.page.wait_for_selector(".guidelines[open]")
     assert ann.page.evaluate("scrollY") == 0
-    controls = ":is(.answer, .extras) :is(button, textarea)"
-    assert lowest(ann.page, controls) <= ann.page.locator(".verdict-bar").bounding_box()["y"]
+    assert lowest(ann.page, ALL_CONTROLS) <= ann.page.locator(".verdict-bar").bounding_box()["y"]
+
+
+ALL_CONTROLS = ":is(.answer, .extras) :is(button, textarea)"
+
+
+@pytest.mark.parametrize(
+    ("role", "answers", "size"),
+    [
+        ("annotator", 2, (1280, 720)),
+        ("annotator", 3, (1280, 900)),
+        ("admin", 2, (1280, 900)),
+        ("admin", 3, (1440, 900)),
+    ],
+)
+def test_beside_long_answers_no_control_lies_under_the_verdicts(
+    site: Site, role: str, answers: int, size: tuple[int, int]
+) -> None:
+    site.project("pair" if answers == 2 else "rank", answers)
+    site.compare(*(f"{letter} " * 900 for letter in "abc"[:answers]))
+    ann = site.open("annotate" if role == "admin" else "", role, viewport={"width": size[0], "height": size[1]})
+    ann.ready()
+    ann.page.locator(".guidelines").evaluate("panel => { panel.open = false; }")
+    if role == "admin":
+        ann.page.wait_for_selector("#standing p")  # which pushes all the rest down
+    bar = ann.page.locator(".verdict-bar")
+    ann.wait(lambda: lowest(ann.page, ALL_CONTROLS) <= bar.bounding_box()["y"], "all controls in view")
+    assert ann.page.evaluate("scrollY") == 0
+    assert ann.page.locator(".answer .more >> visible=true").count() == answers
+
+
+def test_guidelines_have_the_room_that_short_answers_leave(site: Site) -> None:
+    project_store.write_guidelines(site.db, project.FIRST_GUIDELINES, "Prefloop")
+    site.compare("word " * 40, "other " * 9)
+    ann = site.open()
+    ann.ready()
+    shown = ann.page.locator(".guidelines[open] .shown")
+    ann.wait(lambda: shown.evaluate("box => box.scrollHeight <= box.clientHeight"), "all lines of the guidelines")
+    assert not ann.page.locator(".more >> visible=true").count()
+    assert lowest(ann.page, ALL_CONTROLS) <= ann.page.locator(".verdict-bar").bounding_box()["y"]
 
 
 def lowest(page: Any, controls: str) -> float:
     """The lower edge of the lowest of these."""
-    boxes = [one.bounding_box() for one in page.locator(f"{controls} >> visible=true").all()]
-    return float(max(box["y"] + box["height"] for box in boxes))
+    seen = "all => all.filter((one) => one.checkVisibility()).map((one) => one.getBoundingClientRect().bottom)"
+    return float(max(page.locator(controls).evaluate_all(seen)))  # at once: one may be hidden the next moment
 
 
 def test_a_phone_shows_guidelines_and_where_the_answers_begin(site: Site) -> None:

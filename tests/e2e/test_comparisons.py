@@ -57,6 +57,11 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
         page.wait_for_selector("text=Page 1 of 2")
         page.check(f"text=#{ids[0]} >> xpath=.. >> input")
         assert page.locator("[data-scope] option").first.text_content() == "chosen (2)"
+        page.keyboard.press("Tab")
+        page.keyboard.press("Shift+Tab")
+        focused = "(({ type }, { outlineStyle }) => [type, outlineStyle])"
+        seen = f"{focused}(document.activeElement, getComputedStyle(document.activeElement))"
+        assert page.evaluate(seen) == ["checkbox", "solid"], "who goes by keyboard sees where they are"
         page.click("th >> text=Number")
         page.wait_for_selector(f"tbody tr >> nth=0 >> text=#{ids[59]}")
         assert page.locator("[data-scope] option").first.text_content() == "chosen (2)"

@@ -60,9 +60,9 @@ def test_a_file_is_uploaded_checked_and_imported(tmp_path: Path, browser: Any) -
         assert page.is_visible("text=column 'chosen' must be text or messages; found: empty (null)")
         assert db.value("SELECT count(*) FROM judgement") == 0
         page.click("#import-import")
-        page.wait_for_selector("text=This is import 1")
+        page.wait_for_selector("text=Imported: 9 new prompts")
         page.reload()
-        page.wait_for_selector("text=This is import 1")
+        page.wait_for_selector("text=Imported: 9 new prompts")
         context.close()
     assert troubles == []
     judged = [(j.messages[0]["content"], j.responses[0].text) for j in current_judgements(db)]

@@ -22,6 +22,7 @@ CLAIM_STATES: Final[Mapping[str, str]] = {
     "judged": N_("judged"),
     "skipped": N_("skipped"),
     "released": N_("went back unjudged"),
+    "undone": N_("taken back"),
 }
 SHOWN_VALUE: Final = 80
 FIELD_LABELS: Final[Mapping[str, str]] = {

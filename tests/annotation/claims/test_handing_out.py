@@ -45,7 +45,7 @@ def test_an_expired_claim_goes_back_and_its_owner_can_not_judge_it(
     new = in_hand(db, bob)
     assert new.comparison_id == old.comparison_id
     assert new.nonce != old.nonce
-    with pytest.raises(UserError, match="went back to the pool"):
+    with pytest.raises(UserError, match="ran out"):
         judging.judge(db, ann.id, old.nonce, act("tie"))
     judging.judge(db, bob.id, new.nonce, act("tie"))
     assert [row["annotator_id"] for row in judgements(db)] == [bob.id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from contextlib import closing
 from urllib.parse import unquote
 
 import pytest
@@ -62,6 +63,18 @@ def test_whoever_has_the_link_makes_an_annotators_account_and_is_signed_in(db: D
     assert invitations.invitations(db)[0].used == 1
     token = token_of(path)
     assert token not in "".join(str(row) for row in db.rows("SELECT * FROM invitation"))
+
+
+def test_a_stranger_is_told_of_no_path_where_nothing_can_be_stored(
+    db: Database, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = token_of(invitations.invite(db, {}, "eve"))
+    monkeypatch.setattr("annotation.database.WAIT_SECONDS", 0.0)
+    with closing(Database(db.path)) as other, other.transaction():
+        answer = client.post("/join", data={"token": token, "name": "ann", "password": PASSWORD})
+    assert answer.status_code == 409
+    assert "The server can store nothing now. Tell whoever runs it." in answer.text
+    assert str(db.path) not in answer.text
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,20 @@ def test_what_was_not_judged_in_time_is_in_nobodys_hands(db: Database) -> None:
     assert "went back unjudged" in given
 
 
+@pytest.mark.parametrize("word", ["left-much", "skip"])
+def test_what_was_judged_and_taken_back_did_not_go_back_unjudged(db: Database, word: str) -> None:
+    ann = access.add_account(db, "ann", "admin", "long enough words")
+    (number,) = seed_comparisons(db, 1)
+    claim = handing_out.claim_next(db, ann.id)
+    assert claim is not None
+    judging.judge(db, ann.id, claim.nonce, act(word))
+    changing.undo(db, ann.id, "")
+    given = comparison_card.given(history(db, number))
+    assert "taken back" in given
+    assert "in hand" in given, "it is once more"
+    assert "unjudged" not in given
+
+
 def test_a_header_sorts_and_pressed_again_turns_round() -> None:
     assert comparison_table.header("Number", "newest", ListPlace()).address == "/data/comparisons?sort=oldest"
     turned = comparison_table.header("Number", "newest", ListPlace(sort="oldest", page=3))

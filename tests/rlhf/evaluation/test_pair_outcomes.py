@@ -193,7 +193,7 @@ def test_what_somebody_holds_or_is_assigned_who_is_left_out_is_others_at_once(
         assert claim is not None
         judging.judge(db, ann.id, claim.nonce, act("tie"))
     assert len(pair_outcomes.outcomes(db, 2, 1)) == 2
-    with pytest.raises(UserError, match=r"^This comparison went back to the pool\. Nothing was recorded\.$"):
+    with pytest.raises(UserError, match=r"^The time for this comparison ran out\. Nothing was recorded\.$"):
         judging.judge(db, bob.id, held.nonce, act("tie"))
     assert bulk_changes.plan(db, to_bob, ann).changed == 0, "what they said of it would not count"
 

@@ -704,7 +704,7 @@ def test_what_somebody_holds_who_is_shut_out_is_others_at_once(db: Database, ann
     assert backlog.waiting_for(db, ann.id).count == 1
     judge_first_better(db, ann)
     access.activate(db, "bob")
-    with pytest.raises(UserError, match=r"^This comparison went back to the pool\. Nothing was recorded\.$"):
+    with pytest.raises(UserError, match=r"^The time for this comparison ran out\. Nothing was recorded\.$"):
         judging.judge(db, bob.id, held.nonce, act("tie"))
 
 
