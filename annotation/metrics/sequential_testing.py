@@ -8,9 +8,10 @@ e-value.
 
 Of the paper's ways to bet this is a mixture of constant bets (its "hgKelly"), not the predictable plug-in. So the
 capital depends only on how often each outcome came, not on the order: a judgement that is taken back leaves no trace,
-and against a mean of 1/2 a tie changes nothing. Departures: the shares lie closer together near 0 and are weighed like
-a Beta(4, 4) belief about the win rate, because candidates are seldom far from 1/2. Intervals are not intersected over
-time, which is allowed and a little tighter, but depends on the order and may leave nothing when opinions drift.
+and against a mean of 1/2 a tie changes nothing. Departures: the shares lie closer together near 0 and are weighed by
+Beta(4, 8), because candidates are seldom far from 1/2; smaller shares than most of these could show nothing within the
+few hundred prompts that there are. Intervals are not intersected over time, which is allowed and a little tighter, but
+depends on the order and may leave nothing when opinions drift.
 
 Outcomes that judges' verdicts correct (`annotation.metrics.evidence`) reach beyond [0, 1] by a weight w and vary less:
 they are bet on as (x + w) / (1 + 2 w), with a share that is larger as their spread is smaller. Weight and spread of
@@ -32,8 +33,9 @@ from annotation.metrics.intervals_and_bias import Array, Estimate, share_of
 
 ROOTS: Array = (np.arange(24) + 0.5) / 24
 BETS: Array = ROOTS**2
-# Of the density (1 - f²)³ of f = 2q - 1, where q is Beta(4, 4) above 1/2; each bet stands for 2 u du of it.
-LOG_WEIGHTS: Array = np.log(ROOTS * (1 - BETS**2) ** 3) - log(float(np.sum(ROOTS * (1 - BETS**2) ** 3)))
+# Of the density f³ (1 - f)⁷ of Beta(4, 8); each bet stands for 2 u du of it.
+BELIEFS: Array = ROOTS * BETS**3 * (1 - BETS) ** 7
+LOG_WEIGHTS: Array = np.log(BELIEFS / BELIEFS.sum())
 TINY = 1e-9
 HALVINGS = 20
 
@@ -127,7 +129,7 @@ def lower_limits(stakes: Stakes, alpha: float) -> Array:
     return low
 
 
-# Wins that are imagined beside those seen, and as many losses: as in the Beta(4, 4) of the bets.
+# Wins that are imagined beside those seen, and as many losses.
 IMAGINED = 3.0
 MOST_MORE = 100_000
 

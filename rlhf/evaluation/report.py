@@ -209,8 +209,9 @@ class CheckReport:
 # likelihood. 5: KL is taken at equal lengths; a prompt counts by what was said of it first, corrected by the very
 # judges that judged it. 6: what was drawn for people and skipped ties, and none is given to them for a judge's failing.
 # 7: nor is it given to others then; what later verdicts speak against is not shown. 8: prompts of the same check alone
-# correct each other, and each was looked at once.
-RULE_VERSION = 8
+# correct each other, and each was looked at once. 9: bets are weighed by Beta(4, 8), and are none too small to show
+# anything within a few hundred prompts.
+RULE_VERSION = 9
 PROMPTS_ARE_COUNTED = 5
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")

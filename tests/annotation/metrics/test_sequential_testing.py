@@ -29,7 +29,7 @@ ALPHA = 0.05
 def slow_capitals(outcomes: Sequence[float], mean: float) -> list[float]:
     """A capital of 1 shared out among 24 bettors, who stake the same share each time, outcome by outcome."""
     shares = [((number + 0.5) / 24) ** 2 for number in range(24)]
-    beliefs = [math.sqrt(share) * ((1 + share) / 2 * (1 - share) / 2) ** 3 for share in shares]
+    beliefs = [math.sqrt(share) * share**3 * (1 - share) ** 7 for share in shares]
     purses = [belief / sum(beliefs) for belief in beliefs]
     capitals = []
     for outcome in outcomes:
@@ -63,9 +63,9 @@ def test_the_bet_is_fair_over_all_that_can_happen(mean: float, chances: tuple[fl
 
 
 def test_the_capital_is_that_of_a_beta_belief_about_the_win_rate() -> None:
-    """The likelihood ratio of wins and losses under Beta(4, 4) above 1/2, integrated finely, to a fair coin."""
+    """The likelihood ratio of wins and losses, to a fair coin, where twice the win rate less 1 is Beta(4, 8)."""
     rates = (np.arange(200_000) + 0.5) / 400_000 + 0.5
-    prior = (rates * (1 - rates)) ** 3
+    prior = (2 * rates - 1) ** 3 * (2 - 2 * rates) ** 7
     for wins, losses in ((8, 2), (40, 25), (110, 90), (530, 470)):
         log_likelihood = wins * np.log(2 * rates) + losses * np.log(2 * (1 - rates))
         expected = float((prior * np.exp(log_likelihood)).sum() / prior.sum())

@@ -84,7 +84,7 @@ def test_without_enough_evidence_the_number_that_is_missing_is_named() -> None:
     )
     assert said(ASKED, found()) == "It takes at least 10 more prompts compared by people."
     assert "1 more prompt compared by people" in said(ASKED, found(outcomes(100, 99)))
-    shorter = decide(WITH_JUDGE, found(outcomes(11, 9), judge(outcomes(25, 8))))
+    shorter = decide(WITH_JUDGE, found(outcomes(11, 9), judge(outcomes(23, 8))))
     assert f"Or it takes about {shorter.more} more prompts compared by the judge Ada" in sentence(shorter)
 
 
