@@ -9,7 +9,7 @@ from annotation.tabs.comparisons.comparison_table import STATISTICS, ListPlace
 from annotation.translation import _, ngettext, numeral
 from annotation.ui import charts
 from annotation.ui.charts import Frame
-from annotation.ui.formatting import NOTHING, duration, percent
+from annotation.ui.formatting import NOTHING, percent
 from annotation.ui.markup import (
     Bar,
     Row,
@@ -106,12 +106,12 @@ def people(found: DataStatistics) -> str:
             share_of(one.all_bad, one.judgements),
             numeral(one.skips),
             numeral(one.flags),
-            duration(one.seconds) if one.seconds else NOTHING,
+            NOTHING if one.seconds is None else f"{numeral(one.seconds, '.1f')} s",
         )
         for one in found.people
     ]
     headers: Sequence[str] = (
-        *(_("Annotator"), _("Judgements"), _("Ties"), _("All bad"), _("Skips"), _("Flags"), _("Mean time")),
+        *(_("Annotator"), _("Judgements"), _("Ties"), _("All bad"), _("Skips"), _("Flags"), _("Median time")),
     )
     return card(_("By annotator"), table(*telling(headers, rows), numbers=headers[1:])) if rows else ""
 

@@ -26,7 +26,6 @@ from annotation.ui.formatting import (
 )
 from annotation.ui.markup import Button, Chip, Explained, Row, card_title, facts, paragraph, table
 from rlhf.evaluation import gate_words
-from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import Criterion, Passed, Requirement, Rule, within_limits
 from rlhf.evaluation.probes import ALL
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
@@ -51,16 +50,17 @@ def serving_card(
 ) -> str:
     """The serving policy, the worker that answers with it, and what it has produced so far."""
     in_stock = _("{train} for training, {held_out} held-out")
+    by_others = _("{elsewhere:,} by earlier policies or imported").format(elsewhere=elsewhere)
     told = (
-        (_("In stock"), in_stock.format(train=stock["train"], held_out=stock["held-out"])),
-        (_("Also in stock"), _("{elsewhere:,} by earlier policies or imported").format(elsewhere=elsewhere)),
-        (_("Answers drawn"), numeral(counts.total)),
-        (_("Ended before the length limit"), share(counts.ended_share) if counts.total else _(NOT_MEASURED)),
-        (_("Dropped: empty"), numeral(counts.empty)),
-        (_("Dropped: the same as another"), numeral(counts.duplicate)),
+        (_("In stock"), in_stock.format(train=stock["train"], held_out=stock["held-out"]), True),
+        (_("Also in stock"), by_others, elsewhere),
+        (_("Answers drawn"), numeral(counts.total), True),
+        (_("Ended before the length limit"), share(counts.ended_share), counts.total),
+        (_("Dropped: empty"), numeral(counts.empty), counts.empty),
+        (_("Dropped: the same as another"), numeral(counts.duplicate), counts.duplicate),
     )
     title = card_title(policy.revision, _("on {base}").format(base=policy.base))
-    return title + paragraph(worker_sentence(worker, at)) + facts(told)
+    return title + paragraph(worker_sentence(worker, at)) + facts([(name, words) for name, words, some in told if some])
 
 
 def worker_sentence(worker: Job | None, at: str) -> str:
@@ -87,7 +87,7 @@ def held_out_accuracy(report: CheckReport | None) -> str:
     if found is None:
         return share(None if accuracy is None else accuracy.value)  # an early version's has no interval
     interval = f"{percent(found.value)} ({percent_span(found.low, found.high)}, n = {found.n})"
-    few = _("{interval}; too few held-out judgements to tell")
+    few = _("{interval}; too few to tell")
     return few.format(interval=interval) if found.n < FEW_HELD_OUT else interval
 
 
@@ -104,42 +104,21 @@ def kl_words(report: CheckReport | None) -> str:
 
 HISTORY = (
     *(N_("Policy"), N_("Algorithm, method"), N_("Parent"), N_("Status"), N_("Job"), N_("Data snapshot")),
-    *(N_("Trained on"), N_("Reference"), N_("Final loss"), N_("Held-out accuracy"), AT_EQUAL_LENGTH),
-    *(N_("Mean words"), N_("Made (UTC)")),
+    *(N_("Trained on"), N_("Reference"), N_("Made (UTC)")),
 )
 
 
-def history_table(policies: Sequence[Policy], training: Mapping[int, Job], checks: Mapping[str, FinishedCheck]) -> str:
-    """Every policy, newest first, with what it came from and how it did."""
+def history_table(policies: Sequence[Policy], training: Mapping[int, Job]) -> str:
+    """Every policy, newest first, with what it came from; how it did stands with its check."""
     names = {policy.id: policy.revision for policy in policies}
-    rows = [
-        history_row(policy, names, training.get(policy.job_id or 0), checks.get(policy.revision))
-        for policy in reversed(policies)
-    ]
-    return table(
-        tuple(map(_, HISTORY)),
-        rows,
-        _("No policy yet."),
-        (_("Job"), _("Final loss"), _(AT_EQUAL_LENGTH), _("Mean words")),
-    )
+    rows = [history_row(policy, names, training.get(policy.job_id or 0)) for policy in reversed(policies)]
+    return table(tuple(map(_, HISTORY)), rows, _("No policy yet."), (_("Job"),))
 
 
-def history_row(
-    policy: Policy, names: Mapping[int, str], job: Job | None, check: FinishedCheck | None
-) -> tuple[str, ...]:
+def history_row(policy: Policy, names: Mapping[int, str], job: Job | None) -> tuple[str, ...]:
     spec = job.spec if job is not None and isinstance(job.spec, TrainingSpec) else None
     done = FinishedTraining.of(None if job is None else job.result)
-    report = None if check is None else check.report
-    own = AnswerFigures() if report is None else report.candidate
-    snapshot = done.snapshot or (spec.snapshot if spec else "")
-    missing = NOTHING if policy.path is None else _(NOT_MEASURED)
-    loss, learnt = done.final.get("loss"), done.trained_on
-    measured = (
-        NOTHING if loss is None and not (spec and "loss" in spec.last_step) else figure(loss, 3),
-        held_out_accuracy(report),
-        kl_words(report),
-        figure(own.mean_length, 1),
-    )
+    snapshot, learnt = done.snapshot or (spec.snapshot if spec else ""), done.trained_on
     return (
         policy.revision,
         job_spec.short_of(policy.algorithm) + (f", {_(SHORT_METHODS[spec.method])}" if spec else ""),
@@ -149,7 +128,6 @@ def history_row(
         snapshot[:12] or NOTHING,
         NOTHING if learnt is None else UNITS[spec.unit if spec else "pairs"].counted(learnt),
         in_words(type(spec), "reference", spec.reference) if spec and spec.reference else NOTHING,
-        *(missing if text == _(NOT_MEASURED) else text for text in measured),
         moment(policy.created),
     )
 
@@ -335,7 +313,8 @@ def figures_of(report: CheckReport) -> Sequence[ReportRow]:
 
 
 def limited_by(one: Criterion, report: CheckReport) -> str | None:
-    """The key of the row of the figure that a limit is on, empty for that of probes; None where it is no limit."""
+    """The key of the row of the figure that a limit is on, empty for that of probes, which have rows of their own; None
+    where it is no limit."""
     if not isinstance(one, Requirement) or one.asks not in gate_words.LIMITS:
         return None
     if one.asks == "kl_per_token" and report.equal_length_kl is not None:
@@ -348,13 +327,10 @@ def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
     sides = report_sides(report)
     shown = {entry.key: entry for entry in figures_of(report)}
     rows: list[Row] = []
-    for one in criteria:
-        key, words = limited_by(one, report), gate_words.in_words(one)
-        entry = shown.pop(key or "", None)
-        if key == "" and report.candidate.probes is not None:
-            values: Sequence[str] = probe_means(ALL, sides)
-        else:
-            values = side_figures(entry, report)
+    for one in filter(says_something, criteria):
+        words = gate_words.in_words(one)
+        entry = shown.pop(limited_by(one, report) or "", None)
+        values = side_figures(entry, report)
         name = _(AT_EQUAL_LENGTH) if entry is not None and entry.label == AT_EQUAL_LENGTH else words.name
         why = f"{words.why} {_(entry.reading)}" if entry is not None else words.why
         chip = PASSED_CHIPS[one.passed]
@@ -368,6 +344,13 @@ def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
     names = tuple(side for side, _values in sides)
     headers = (_("Figure"), *(map(_, RULE_HEADS) if criteria else ()), *names)
     return table(headers, rows, "", names, caption=_("Figures of the check"))
+
+
+def says_something(one: Criterion) -> bool:
+    """Whether a criterion is worth a row: not one that does not apply, nor that nothing was weighed before."""
+    if not isinstance(one, Requirement):
+        return True
+    return one.passed != "inapplicable" and (one.asks, one.found) != ("weighed-before", 0)
 
 
 def side_figures(entry: ReportRow | None, report: CheckReport) -> Sequence[str]:
@@ -394,7 +377,7 @@ def probe_rows(report: CheckReport, sides: Sequence[tuple[str, AnswerFigures]]) 
         fall = report.probe_falls.get(family)
         first, *others = probe_means(family, sides)
         if fall is not None:
-            lost = _("lost to its anchor: {fall}").format(fall=with_interval(fall))
+            lost = _("lost: {fall}").format(fall=with_interval(fall))
             first = f"{first}\n{lost}"
         rows.append((Explained(_(name), _(reading)), [first, *others]))
     return rows
@@ -416,7 +399,13 @@ EARLIER_RULES: Mapping[int | None, str] = {
 
 
 PROBE_ROWS: Mapping[str, tuple[str, str]] = {
-    ALL: (N_("Probes: all"), N_("Short fixed questions; 1 is best. A figure is the mean chance of what is right.")),
+    ALL: (
+        N_("Probes: all"),
+        N_(
+            "Short fixed questions; 1 is best. A figure is the mean chance of what is right; lost: how much better its "
+            "anchor is."
+        ),
+    ),
     "knowledge": (N_("Probes: knowledge"), N_("Plain questions with several answers.")),
     "arithmetic": (N_("Probes: arithmetic"), N_("Small sums, against near misses.")),
     "format": (N_("Probes: format"), N_("Which of two answers has the form that was asked for.")),

@@ -40,8 +40,8 @@ RENEWAL = N_(
     "those to come, and there is no way back to this version."
 )
 HOLDS = [
-    (N_("By mode: over the whole project where the gate acts by itself, else for each candidate"), "mode"),
-    (N_("Over the whole project: later candidates have to show more"), "project"),
+    (N_("By mode: over the project if automatic, else for each candidate"), "mode"),
+    (N_("Over the project: later candidates have to show more"), "project"),
     (N_("For each candidate: of many useless ones some are promoted"), "candidate"),
 ]
 NAMES = tuple(field.name for field in fields(Rule))
@@ -77,9 +77,9 @@ def held_out_sentence(context: Context) -> str:
     if not made:
         return _("The first check draws the held-out prompts that every later one uses.")
     last = made[-1]
-    said = _(
-        "Reports are of version {version} of the held-out prompts: {prompts} of them, {sha256}, drawn on {created}."
-    ).format(version=last.version, prompts=last.prompts, sha256=last.sha256[:12], created=last.created[:10])
+    said = _("Reports are of version {version} of the held-out prompts: {prompts}, drawn on {created}.").format(
+        version=last.version, prompts=last.prompts, created=last.created[:10]
+    )
     few = _("With fewer than {least} nothing is promoted: import more.").format(least=held_out_sets.LEAST)
     first = _("They were the first ones: a new version draws them at random.")
     remarks = (few if last.prompts < held_out_sets.LEAST else "", first if last.seed is None else "")
@@ -184,9 +184,7 @@ def rule_fields() -> dict[str, Any]:
         info=_("A policy by its name, or the base: for one on merged or fully trained weights, these."),
         max_lines=1,
     )
-    form["judge_may_decide"] = gr.Checkbox(
-        label=_("A trusted AI judge may decide"), info=_("While people's comparisons have not decided.")
-    )
+    form["judge_may_decide"] = gr.Checkbox(label=_("A trusted AI judge may decide while people have not"))
     with gr.Row(elem_classes=["fields", "typed"]):
         for name in COUNTS:
             form[name] = whole_number(gate.label(name), min_width=220)

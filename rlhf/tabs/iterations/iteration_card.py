@@ -19,7 +19,7 @@ from rlhf.evaluation import gate_words
 from rlhf.evaluation.gate import GateDecision, Mode, Rule, stakes_of
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
-from rlhf.tabs.iterations.check_report import AT_EQUAL_LENGTH, kl_words
+from rlhf.tabs.iterations.check_report import AT_EQUAL_LENGTH, held_out_accuracy, kl_words
 from rlhf.tabs.iterations.loop_status import LoopStatus, Stage
 from rlhf.tabs.plot_zoom import CurveData
 
@@ -147,6 +147,8 @@ class CheckedPolicy:
         return {judge: rate.estimate for judge, rate in rates.items() if rate.estimate is not None and rate.n}
 
 
+# One check's figures stand in its own table.
+LEAST_COMPARED = 2
 OVER = (
     Curve(
         name="kl",
@@ -180,8 +182,8 @@ OVER = (
 
 def over_iterations(checked: Sequence[CheckedPolicy], trust: Mapping[str, Estimate | None]) -> str:
     """Charts over the policies that were checked, oldest first; `trust` is each judge's agreement with people."""
-    if not checked:
-        return paragraph(_("No check has finished yet: after the first one this shows how policies compare."), "quiet")
+    if len(checked) < LEAST_COMPARED:
+        return paragraph(_("Here two checks and more are compared."), "quiet")
     panel = most_trusted_first(checked, trust)
     drawn = [line_plots.plot("over", one.axes, one.lines, len(checked), one.across) for one in over_curves(checked)]
     return win_rate_plots(checked, panel, trust) + line_plots.plots(drawn) + over_table(checked, panel)
@@ -189,6 +191,8 @@ def over_iterations(checked: Sequence[CheckedPolicy], trust: Mapping[str, Estima
 
 def over_curves(checked: Sequence[CheckedPolicy]) -> list[CurveData]:
     """The figures over the policies that were checked, oldest first, as far as they are known."""
+    if len(checked) < LEAST_COMPARED:
+        return []
     values: Mapping[str, Sequence[float | None]] = {
         "kl": [one.report.kl_per_token for one in checked],
         "length": [one.report.candidate.mean_length for one in checked],
@@ -259,19 +263,19 @@ def rates_chart(name: str, title: str, sentence: str, rates: Sequence[tuple[str,
 
 def over_table(checked: Sequence[CheckedPolicy], panel: Sequence[str]) -> str:
     """The same figures as a table, which names the policies that the charts number, with every judge's win rate."""
-    figures = (_(AT_EQUAL_LENGTH), _("Mean words"), _("Comparisons judged"))
+    figures = (_("Accuracy on held-out judgements"), _(AT_EQUAL_LENGTH), _("Mean words"), _("Comparisons judged"))
     rows = [
         (
             *(str(place), one.revision),
             *(rate_text(rate) for rate in (one.people, *(one.rates.get(judge) for judge in panel))),
-            *(kl_words(one.report), figure(one.report.candidate.mean_length, 1)),
+            *(held_out_accuracy(one.report), kl_words(one.report), figure(one.report.candidate.mean_length, 1)),
             numeral(one.judged) if one.judged else NOTHING,
         )
         for place, one in enumerate(checked, 1)
     ]
     judged = (_("by {judge}").format(judge=judge) for judge in panel)
     headers = ("#", _("Policy"), _("Won against the base, by people"), *judged, *figures)
-    return table(headers, rows, "", ("#", *figures))
+    return table(headers, rows, "", ("#", *figures[1:]))
 
 
 def rate_text(rate: Estimate | None) -> str:

@@ -53,7 +53,7 @@ from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.jobs import policy_decisions
 from rlhf.tabs.plot_zoom import CurveData
 
-PAGE_SIZE = 10
+PAGE_SIZE = 4
 # The figure over the iterations that is looked at closely.
 LOOK = "figure"
 POLL_SECONDS = 3
@@ -77,9 +77,9 @@ def serving_part(db: Database) -> Update:
     return gr.update(value=card)
 
 
-def history_part(db: Database, checked: Mapping[str, FinishedCheck]) -> Update:
+def history_part(db: Database) -> Update:
     made_by = {job.id: job for job in job_store.recent(db, job_store.waiting_kinds(), ALL_JOBS)}
-    return gr.update(value=check_report.history_table(those_that_answer(db), made_by, checked))
+    return gr.update(value=check_report.history_table(those_that_answer(db), made_by))
 
 
 def those_that_answer(db: Database) -> list[Policy]:
@@ -304,7 +304,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     parts = {
         "standing": status_part(db, state),
         "serving": serving_part(db),
-        "history": history_part(db, checked),
+        "history": history_part(db),
         "decisions": decisions_part(db),
         "selector": selector_part(db, policy),
         **button_parts(db, policy, stands.active, check, state),

@@ -13,6 +13,8 @@ import pytest
 from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow, FrozenAnswer, PreferenceRow, line_of
+from annotation.metrics.intervals_and_bias import annotator_figures
+from annotation.metrics.quality import votes
 from annotation.records import UserError, now
 from annotation.store import comparison_store, project_store
 from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card
@@ -203,6 +205,25 @@ def test_statistics_are_of_what_is_filtered(db: Database) -> None:
     assert [(one.writer, one.answers) for one in everything.writers] == [("base", 10)]
     some = statistics(db, ComparisonFilter(ids=tuple(ids[:1])))
     assert (some.comparisons, some.judgements, dict(some.by_day)) == (1, 1, {now()[:10]: 1})
+
+
+def test_the_time_that_somebody_takes_is_the_median_on_both_pages(db: Database) -> None:
+    """Skips aside: statistics and quality say one thing of it."""
+    ann = access.add_account(db, "ann", "annotator", "long enough words")
+    seed_comparisons(db, 5)
+    for word in ("tie", "tie", "tie", "tie", "skip"):
+        claim = handing_out.claim_next(db, ann.id)
+        assert claim is not None
+        judging.judge(db, ann.id, claim.nonce, act(word))
+    db.connection.execute("DROP TRIGGER judgement_no_update")
+    for number, seconds in enumerate((4.0, 2.0, 700.0, 3.0, 50.0), 1):
+        db.connection.execute("UPDATE judgement SET seconds = ? WHERE id = ?", (seconds, number))
+    everything = statistics(db, ComparisonFilter())
+    assert [one.seconds for one in everything.people] == [3.5]
+    assert [one.seconds for one in annotator_figures(votes(db), {})] == [3.5]
+    shown = statistics_card.card_of(everything, ListPlace())
+    assert "Median time" in shown
+    assert "3.5 s" in shown
 
 
 def test_ones_own_agreement_is_with_others_on_opinions_alone(db: Database) -> None:

@@ -128,7 +128,7 @@ def test_it_is_checked(place: Machine) -> None:
     assert check is not None
     assert made.revision in check_report.report_card(check.report, Rule())
     runs = {job.id: job for job in job_store.recent(place.db, (KIND,))}
-    history = check_report.history_table(registry.all_policies(place.db), runs, {made.revision: check})
+    history = check_report.history_table(registry.all_policies(place.db), runs)
     assert "unpaired, LoRA" in history
     assert "12 pairs" in history
 

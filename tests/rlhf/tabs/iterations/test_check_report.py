@@ -20,9 +20,9 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import SnapshotCounts
 from rlhf.evaluation import gate_words
-from rlhf.evaluation.gate import BOUNDS, LimitedFigure, Rule, within_limits
+from rlhf.evaluation.gate import BOUNDS, LimitedFigure, Requirement, Rule, within_limits
 from rlhf.evaluation.gate_decisions import THE_GATE
-from rlhf.evaluation.probes import ProbeFigures
+from rlhf.evaluation.probes import ALL, ProbeFigures
 from rlhf.evaluation.report import RULE_VERSION, AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs.job_spec import JobSpec
@@ -61,7 +61,7 @@ def worse(**changed: Any) -> CheckReport:
 def test_few_held_out_judgements_are_said_to_tell_nothing() -> None:
     assert check_report.held_out_accuracy(REPORT) == "66% (50–80%, n = 40)"
     few = replace(REPORT, implicit_accuracy=ImplicitAccuracy(0.66, 0.35, 0.88, 12))
-    assert "too few held-out judgements to tell" in check_report.held_out_accuracy(few)
+    assert "too few to tell" in check_report.held_out_accuracy(few)
     none = replace(REPORT, implicit_accuracy=None)
     for missing in (None, none, replace(REPORT, implicit_accuracy=ImplicitAccuracy(None, 0.0, 1.0, 0))):
         assert check_report.held_out_accuracy(missing) == "not measured"
@@ -173,6 +173,20 @@ def test_probes_stand_beside_the_figures_by_family_with_what_was_lost() -> None:
     assert "Probes" not in check_report.report_card(REPORT, Rule()), "a check of an earlier version"
 
 
+def test_the_table_says_nothing_twice_and_nothing_of_what_does_not_apply() -> None:
+    """The figures of probes stand in their own rows; a criterion whose question does not arise has none."""
+    anchor = replace(FIGURES, probes=probed(0.9))
+    report = replace(REPORT, candidate=replace(FIGURES, revision="dpo-7", probes=probed(0.5)), anchor=anchor)
+    before = Requirement(asks="weighed-before", passed="informs", found=0)
+    hacking = Requirement(asks="no-reward-hacking", passed="inapplicable", found="no reward")
+    criteria = [*within_limits(Rule(), report), before, hacking]
+    html = check_report.report_card(report, Rule(), criteria)
+    assert html.count(f"{probed(0.9).mean(ALL):.3f}") == 1, "the anchor's mean over all probes"
+    assert "Weighed on these prompts before" not in html
+    assert "No reward hacking" not in html
+    assert "3 candidates" in check_report.report_card(report, Rule(), [replace(before, found=3)])
+
+
 def test_every_figure_that_a_limit_may_be_on_has_its_row_and_its_words() -> None:
     figures, rows = set(get_args(LimitedFigure)), {row.key for row in check_report.FIGURES}
     assert set(BOUNDS) == set(gate_words.LIMITS) == figures
@@ -188,9 +202,9 @@ def test_history_is_newest_first_and_bears_a_policy_without_a_check() -> None:
     trained = replace(
         JOB, status="finished", result={"trained_on": 21, "final": {"loss": 0.6123}, "snapshot": "f" * 64}
     )
-    html = check_report.history_table([BASE, ADAPTER], {7: trained}, {})
+    html = check_report.history_table([BASE, ADAPTER], {7: trained})
     assert html.index(">dpo-7<") < html.index("<td>base</td>")
-    for words in ("0.612", "f" * 12, "21", "The weights under the adapter", "not measured", "candidate"):
+    for words in ("f" * 12, "21", "The weights under the adapter", "candidate"):
         assert words in html
     assert "f" * 13 not in html
 
@@ -199,12 +213,12 @@ def test_every_method_has_its_row() -> None:
     def row(spec: JobSpec, result: dict[str, Any], **changes: Any) -> tuple[str, ...]:
         trained = replace(JOB, kind=spec.kind, spec=spec, status="finished", result=result)
         policy = replace(ADAPTER, algorithm=spec.kind, **changes)
-        return check_report.history_row(policy, {1: "base", 2: "dpo-7"}, trained, None)
+        return check_report.history_row(policy, {1: "base", 2: "dpo-7"}, trained)
 
     sft = row(SFTSpec(method="full"), {"train_items": 300, "final": {"loss": 0.5}})
-    assert (sft[1], sft[2], sft[6], sft[7], sft[8]) == ("SFT, full", "base", "300 demonstrations", "–", "0.500")
+    assert (sft[1], sft[2], sft[6], sft[7]) == ("SFT, full", "base", "300 demonstrations", "–")
     ppo = row(PPOSpec(method="qlora", reference="parent"), {"train_prompts": 40, "final": {"reward": 1.5}})
-    assert (ppo[1], ppo[6], ppo[7], ppo[8]) == ("PPO, QLoRA", "40 prompts", "The parent", "–")
+    assert (ppo[1], ppo[6], ppo[7]) == ("PPO, QLoRA", "40 prompts", "The parent")
     merged = row(MergeSpec(revision="dpo-7"), {}, parent_id=2, form="full")
     assert (merged[1], merged[2], merged[6]) == ("merged", "dpo-7", "–")
     gone = row(DPOSpec(), {"train_pairs": 21}, deleted=AT)
@@ -261,9 +275,9 @@ def test_the_serving_card_counts_answers() -> None:
         *("85%", "200", "<dd>3</dd>", "<dd>5</dd>"),
     ):
         assert words in card
-    assert "not measured" in check_report.serving_card(
-        BASE, None, {"train": 0, "held-out": 0}, 0, AnswerCounts(0, 0, 0, 0), AT
-    )
+    new = check_report.serving_card(BASE, None, {"train": 0, "held-out": 0}, 0, AnswerCounts(0, 0, 0, 0), AT)
+    for words in ("Also in stock", "Ended before", "Dropped"):
+        assert words not in new, "nothing is said of none"
 
 
 def test_what_rounds_to_nothing_has_no_sign() -> None:
@@ -309,8 +323,3 @@ def test_what_acts_by_itself_and_gives_no_reason_is_named_in_the_readers_languag
     assert "ohne Grund" in card
     assert card.count(">promote<") == 2, "but people's names and words stay as they are"
     assert "der Kreislauf" in asked
-
-
-def test_one_figure_has_one_name_on_the_page() -> None:
-    (length,) = [row for row in check_report.FIGURES if row.key == "mean_length"]
-    assert length.label in check_report.HISTORY

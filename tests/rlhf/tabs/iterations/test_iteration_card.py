@@ -14,7 +14,7 @@ from annotation.ui.line_plots import Line
 from rlhf.evaluation import gate_words
 from rlhf.evaluation.gate import Rule, alphas, anytime_win_rate
 from rlhf.evaluation.report import RULE_VERSION, AnswerFigures, CheckReport, WinRate
-from rlhf.tabs.iterations import iteration_card
+from rlhf.tabs.iterations import check_report, iteration_card
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.iterations.loop_status import LoopStatus
 from tests.rlhf.evaluation.test_gate import DECIDED
@@ -104,7 +104,7 @@ def test_what_win_rates_count_is_said_also_of_checks_by_an_earlier_rule() -> Non
     new, old = (checked("dpo-1", SURE, ("j",)), checked("dpo-2", SURE, ("j",)))
     new = replace(new, report=replace(new.report, rule=RULE_VERSION))
     earlier = "the judge's rates of checks by an earlier rule count each comparison".replace("'", "&#x27;")
-    for rows, times in (([new], 0), ([new, old], 1), ([new, replace(old, report=replace(old.report, rule=4))], 1)):
+    for rows, times in (([new, new], 0), ([new, old], 1), ([new, replace(old, report=replace(old.report, rule=4))], 1)):
         drawn = iteration_card.over_iterations(rows, {})
         assert (drawn.count("each prompt counts once"), drawn.count(earlier)) == (2, times)
         assert "comparisons won" not in drawn
@@ -121,7 +121,7 @@ def test_the_kl_over_iterations_is_the_one_that_the_gate_decides_by() -> None:
 
 
 def test_the_chart_by_people_says_why_it_ends() -> None:
-    drawn = iteration_card.over_iterations([checked("dpo-1", SURE, ("j",))], {})
+    drawn = iteration_card.over_iterations([checked("dpo-1", SURE, ("j",)), checked("dpo-2")], {})
     assert drawn.count("only against what serves, so after the first promotion") == 1
 
 
@@ -138,5 +138,20 @@ def test_of_what_was_decided_on_nothing_is_advised() -> None:
 
 
 def test_without_people_or_judges_there_is_no_chart_of_win_rates() -> None:
-    assert "Nobody has compared these policies" in iteration_card.over_iterations([checked("dpo-1")], {})
-    assert "No check has finished yet" in iteration_card.over_iterations([], {})
+    assert "Nobody has compared these policies" in iteration_card.over_iterations([checked("dpo-1")] * 2, {})
+
+
+def test_one_check_is_no_course() -> None:
+    """Its figures stand in its own table: a chart of one point would say them once more."""
+    for rows in ([], [checked("dpo-1", SURE, ("j",))]):
+        drawn = iteration_card.over_iterations(rows, {})
+        assert "Here two checks and more are compared." in drawn
+        assert not any(words in drawn for words in ("<svg", "<table"))
+        assert iteration_card.over_curves(rows) == []
+
+
+def test_one_figure_has_one_name_on_the_page() -> None:
+    (length,) = [row for row in check_report.FIGURES if row.key == "mean_length"]
+    drawn = iteration_card.over_iterations([checked("dpo-1"), checked("dpo-2")], {})
+    assert f"{length.label}</th>" in drawn
+    assert "Accuracy on held-out judgements</th>" in drawn

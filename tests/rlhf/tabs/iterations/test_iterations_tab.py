@@ -199,20 +199,19 @@ def test_a_checked_candidate_is_reported_with_answers_side_by_side(context: Cont
     parts, seen = iterations_tab.view(context, None, 0, {})
     assert parts["selector"]["value"] == policy.revision
     assert "75% (60–86%, n = 40)" in parts["report"]["value"]
-    for words in ("0.613", "0.071", "75% (60–86%, n = 40)", "20.0", policy.revision):
-        assert words in parts["history"]["value"]
+    assert policy.revision in parts["history"]["value"]
     page = parts["answers"]["value"]
-    assert page.count('class="pair"') == 10
+    assert page.count('class="pair"') == iterations_tab.PAGE_SIZE
     plain = page.replace("<mark>", "").replace("</mark>", "")
     assert f"&lt;think&gt;{policy.revision}&lt;/think&gt; answers 0" in plain
     assert "&lt;think&gt;<mark>base</mark>&lt;/think&gt; answers 0" in page
     assert parts["next"]["interactive"]
     again, seen = iterations_tab.view(context, policy.revision, 0, seen)
     assert {"answers", "report", "history", "selector"}.isdisjoint(again)
-    turned, seen = iterations_tab.view(context, policy.revision, 1, seen)
-    assert turned["answers"]["value"].count('class="pair"') == 2
+    turned, seen = iterations_tab.view(context, policy.revision, 2, seen)
+    assert turned["answers"]["value"].count('class="pair"') == 4
     assert not turned["next"]["interactive"]
-    assert iterations_tab.page_of(seen) == 1
+    assert iterations_tab.page_of(seen) == 2
 
 
 def test_there_are_no_more_pages_of_answers_than_there_are(pages: gr.Blocks, context: Context) -> None:
@@ -220,10 +219,10 @@ def test_there_are_no_more_pages_of_answers_than_there_are(pages: gr.Blocks, con
     check_candidate(context, policy)
     visit = handler(pages, "open_iterations")
     *parts, _seen, told = visit(*asked_by("owner", visit, part=f"/{policy.revision}?page=99"))
-    assert "Prompts 11 to 12 of 12" in str(parts)
-    assert json.loads(told)[2] == f"/{policy.revision}?page=2"
+    assert "Prompts 9 to 12 of 12" in str(parts)
+    assert json.loads(told)[2] == f"/{policy.revision}?page=3"
     (_parts, seen), again = iterations_tab.view(context, policy.revision, 99, {}), iterations_tab.page_of
-    assert again(seen) == 1
+    assert again(seen) == 2
     assert "answers" not in iterations_tab.view(context, policy.revision, again(seen), seen)[0]
 
 
@@ -254,7 +253,6 @@ def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
     make_candidate(context)
     seed_prompts(context.db, 1, "held-out")
     parts, _ = iterations_tab.view(context, None, 0, {})
-    assert "not measured" in parts["history"]["value"]
     assert parts["gate"]["value"].count("not been checked") == 1
     assert parts["report"]["value"] == ""
     assert "check it again" not in str(parts).lower(), "it has not been checked once"
@@ -560,7 +558,12 @@ def test_a_change_of_the_rule_is_taken_back_where_it_is_made_and_once_only(pages
         return list(undo_rule(owner, gr.EventData(None, {"act": "undo-rule", "subject": number})))
 
     shown = save(owner, sent[0], *stricter.values())[2]
-    for said in ("owner changed the rule", "Share of wrong promotions: 0.05 → 0.01", "may decide: no → yes", "Ask: a"):
+    for said in (
+        "owner changed the rule",
+        "Share of wrong promotions: 0.05 → 0.01",
+        "people have not: no → yes",
+        "Ask: a",
+    ):
         assert said in shown
     assert 'data-subject="1"' in shown
     save(owner, {}, *stricter.values())
