@@ -198,6 +198,8 @@ class AnnotationApi:
     def when_answered(self, comparison_id: int) -> str:
         """When a prompt of somebody's own is answered, as far as that is known."""
         problem, waiting = self.problem(), [number for number, _prompt in own_prompts.asked(self.db)]
+        if self.db.value("SELECT state FROM comparison WHERE id = ?", (comparison_id,)) == "ready":
+            return _("Your prompt is answered.")
         if problem:
             return _("Your prompt waits for its answers. {problem}").format(problem=problem)
         if comparison_id not in waiting:

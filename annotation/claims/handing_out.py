@@ -109,14 +109,15 @@ def show_todays_guidelines(db: Database, claim: Claim) -> None:
 
 def release_unfit(db: Database) -> None:
     """Take comparisons out of hands whose time is over, whose account is shut out, of whom a word would not count, or
-    that can't be judged any more."""
+    that can't be judged any more; and those handed out at a time to come: the clock was set back since."""
     with db.transaction() as connection:
+        time_to_judge = timedelta(minutes=project_store.project(db).claim_minutes)
         connection.execute(
             f"""UPDATE claim SET expires = ? WHERE state = 'held' AND (
-                    annotator_id IN (SELECT id FROM annotator WHERE NOT active)
+                    annotator_id IN (SELECT id FROM annotator WHERE NOT active) OR created > ?
                     OR slot NOT NULL AND EXISTS (SELECT 1 FROM comparison c WHERE c.id = claim.comparison_id
                         AND {WOULD_NOT_COUNT.format("claim.annotator_id")}))""",
-            (now(),),
+            (now(), (datetime.now(UTC) + time_to_judge).isoformat(timespec="microseconds")),
         )
         connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held' AND expires <= ?", (now(),))
         connection.execute(

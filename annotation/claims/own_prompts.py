@@ -20,19 +20,22 @@ MOST_A_DAY = 50
 def ask(db: Database, annotator_id: int, messages: Sequence[Message]) -> int:
     """A prompt of an annotator's own, to be answered before all others; returns the comparison's id.
 
-    One that waits for its answers already is not asked twice. Raises UserError, and keeps nothing of the prompt, where
+    One that waits for its answers, or with them for this annotator, is not asked twice: the answer to an earlier
+    request may have been lost. Raises UserError, and keeps nothing of the prompt, where
     this annotator has MOST_UNANSWERED waiting, or has asked MOST_A_DAY in the last 24 hours.
     """
     fingerprint = fingerprint_of(messages)[0]
     with db.transaction():
-        waiting = db.rows(
-            """SELECT c.id, p.fingerprint FROM comparison c JOIN prompt p ON p.id = c.prompt_id
-               WHERE c.asked_by = ? AND c.purpose = 'preference' AND c.state IN ('asked', 'writing')""",
-            (annotator_id,),
+        open_ones = db.rows(
+            f"""SELECT c.id, c.state, p.fingerprint FROM comparison c JOIN prompt p ON p.id = c.prompt_id
+                WHERE c.asked_by = :annotator AND c.purpose = 'preference'
+                  AND (c.state IN ('asked', 'writing') OR c.state = 'ready' AND {UNSEEN})""",
+            {"annotator": annotator_id},
         )
-        same = [int(row["id"]) for row in waiting if row["fingerprint"] == fingerprint]
+        same = [int(row["id"]) for row in open_ones if row["fingerprint"] == fingerprint]
         if same:
             return same[0]
+        waiting = [row for row in open_ones if row["state"] != "ready"]
         if len(waiting) >= MOST_UNANSWERED:
             said = _("{count} of your prompts wait for their answers. Ask again when one is answered.")
             raise UserError(said.format(count=len(waiting)))

@@ -20,7 +20,7 @@ const signIn = document.createElement("a");
 signIn.textContent = _("Sign in again.");
 const signedOutNotice = notice(_("You are not signed in any more; what is shown here stands still."), " ", signIn);
 const awayNotice = notice(
-  _("The server can't be reached; what is shown here may be out of date. It is tried again by itself."),
+  _("The server does not answer; what is shown here may be out of date. It is tried again by itself."),
 );
 
 function notice(...said) {

@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = 2
 SECONDS = 0.5
 """Of processor time, for each of the two attempts at a text. Texts as people and models write them take 1 to 50 ms."""
-PATIENCE = 20.0
-"""Seconds until a process that does not answer at all is ended."""
+PATIENCE = 120.0
+"""Seconds until a process that does not answer at all is ended: it may get no processor, or lie on a slow disk."""
 MEMORY = 1 << 30
 CACHED = 8_000_000
 """Characters of texts and their HTML that are kept."""
@@ -92,21 +92,25 @@ class RenderProcess:
         self.process: subprocess.Popen[str] | None = None
 
     def ask(self, text: str) -> str:
-        """A text's HTML; letter for letter where the process came to an end over it."""
-        process = self.process or self.start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        watch = threading.Timer(self.patience, process.kill)
-        watch.start()
-        try:
-            process.stdin.write(json.dumps(text) + "\n")
-            process.stdin.flush()
-            return str(json.loads(process.stdout.readline()))
-        except (OSError, ValueError):
-            self.end()
-            return markdown.literal(visible(text))
-        finally:
-            watch.cancel()
+        """A text's HTML; letter for letter where the process came to an end over it, and the next one, too.
+
+        The first can have been killed for what is no fault of the text's.
+        """
+        for _ in range(2):
+            process = self.process or self.start()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            watch = threading.Timer(self.patience, process.kill)
+            watch.start()
+            try:
+                process.stdin.write(json.dumps(text) + "\n")
+                process.stdin.flush()
+                return str(json.loads(process.stdout.readline()))
+            except (OSError, ValueError):
+                self.end()
+            finally:
+                watch.cancel()
+        return markdown.literal(visible(text))
 
     def start(self) -> subprocess.Popen[str]:
         self.process = subprocess.Popen(

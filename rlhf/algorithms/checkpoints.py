@@ -16,6 +16,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,13 @@ class CheckpointPace:
 
 @dataclass(frozen=True)
 class CheckpointManifest:
-    """What a checkpoint says of itself: of which kind of training it is, and after which of how many steps."""
+    """What a checkpoint says of itself: of which kind of training it is, after which of how many steps, on what."""
 
     kind: str
     step: int
     steps: int
+    data: str
+    """A hash of what the run learnt from, as token ids."""
     format: int = FORMAT
 
 
@@ -86,11 +89,15 @@ class Checkpoint:
     path: Path
     step: int
 
+    @cached_property
+    def manifest(self) -> CheckpointManifest:
+        told = json.loads((self.path / MANIFEST).read_text("utf-8"))
+        return CheckpointManifest(**{"data": "", **told})  # earlier ones did not say on what
+
     @property
     def last(self) -> bool:
         """Whether the training was over after that step."""
-        manifest = json.loads((self.path / MANIFEST).read_text("utf-8"))
-        return bool(manifest["step"] >= manifest["steps"])
+        return self.manifest.step >= self.manifest.steps
 
     @torch.no_grad()
     def restore_weights(self, weights: Mapping[str, Tensor]) -> None:

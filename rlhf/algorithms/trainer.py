@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
@@ -61,6 +62,11 @@ DIVERGED: Final[Mapping[Diverging, str]] = {
     "loss": N_("The loss became not a number at step {step}, so the run was stopped."),
     "gradient": N_("The gradient became not a number at step {step}, so the run was stopped."),
 }
+
+RENDERED_ANEW: Final = N_(
+    "The data is not as it was before: the model's template is told another date, or otherwise whether to think. The "
+    "run goes on with the data as it is now."
+)
 
 
 # ---------------------------------------------------------------------------------------------------- where it starts
@@ -369,8 +375,16 @@ class Trainable(Protocol):
 class TrainingProgress:
     """The way of a run, step by step: what it reports and answers, when it writes a checkpoint, and when it ends."""
 
-    def __init__(self, run: Run, spec: TrainingSpec, learner: Trainable, asked: Sequence[Prompt] | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        spec: TrainingSpec,
+        learner: Trainable,
+        items: Sequence[Item],
+        asked: Sequence[Prompt] | None = None,
+    ) -> None:
         self.run, self.spec, self.learner = run, spec, learner
+        self.data = sha256(repr(list(items)).encode()).hexdigest()
         self.checkpoints = checkpoints_of(run)
         self.checkpoint = None if run.measured_steps else newest_checkpoint(self.checkpoints)
         self.samples = Samples(run, spec, asked)
@@ -384,6 +398,8 @@ class TrainingProgress:
         if self.checkpoint is None:
             return None
         self.run.log(f"resuming from {self.checkpoint.path.name}")
+        if self.checkpoint.manifest.data not in ("", self.data):
+            self.run.log(_(RENDERED_ANEW))
         learner = self.learner
         return self.checkpoint.restore(learner.weights(), learner.optimiser, learner.accelerator.device)
 
@@ -430,7 +446,7 @@ class TrainingProgress:
         run = self.run
         if not run.measured_steps and not run.rank and job_table.is_held(run.db, run.job_id, run.worker):
             learner, began = self.learner, time.monotonic()
-            manifest = CheckpointManifest(self.spec.kind, step, steps)
+            manifest = CheckpointManifest(self.spec.kind, step, steps, self.data)
             write_checkpoint(self.checkpoints, manifest, learner.weights(), learner.optimiser, learner.further())
             self.pace.written(began, time.monotonic())
 

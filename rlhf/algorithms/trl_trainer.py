@@ -262,7 +262,7 @@ def arguments(spec: TrainingSpec, checkpoints: Path, run: Run | None = None) -> 
 # ----------------------------------------------------------------------------------------------------- the way of a run
 def learn(run: Run, spec: TrainingSpec, trainer: Any) -> RunCost:
     """Train from the last checkpoint or from the beginning; returns what it cost."""
-    progress = TrainingProgress(run, spec, trainer, trainer.data.asked)
+    progress = TrainingProgress(run, spec, trainer, trainer.data.items, trainer.data.asked)
     trainer.add_callback(ProgressCallback(progress, trainer))
     if progress.over():
         return progress.figures

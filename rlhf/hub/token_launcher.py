@@ -41,8 +41,6 @@ LAST_COPY_SECONDS: Final = 25.0
 WEB_SECONDS: Final = 40.0
 # Who asks a second time does not want to wait.
 HURRIED_SECONDS: Final = 5.0
-# For restoring and for fetching the model, after which a Space is given up too. A rate limit may last longer.
-BEGIN_SECONDS: Final = 1800.0
 POLL_SECONDS: Final = 0.25
 SHORT_POLL_SECONDS: Final = 0.05
 # What ends this program: being told, Ctrl+C, the terminal's end, Ctrl+\. Windows has not all of them.
@@ -202,15 +200,8 @@ class Launcher:
             time.sleep(RETRY_SECONDS)
 
     def begun(self, process: subprocess.Popen[bytes]) -> int:
-        """How a beginning ends; one that takes too long is ended."""
-        deadline = time.monotonic() + BEGIN_SECONDS
+        """How a beginning ends. A model may be fetched for hours; a Hub that says nothing ends it by itself."""
         while process.poll() is None:
-            if time.monotonic() > deadline:
-                process.kill()
-                process.wait()
-                with suppress(OSError):  # whoever read this may be gone
-                    print(f"The start took longer than {BEGIN_SECONDS / 60:.0f} minutes.", file=sys.stderr, flush=True)
-                return TRY_AGAIN
             if self.told is not None:
                 process.terminate()
             time.sleep(POLL_SECONDS)

@@ -359,7 +359,7 @@ def test_a_browser_that_refuses_a_notification_goes_on_asking(admin: Looker, sit
 
 def test_a_page_that_the_server_does_not_answer_says_so_until_it_does(admin: Looker) -> None:
     """Restarting, or behind a proxy that answers for it; one question without an answer may be mere haste."""
-    page, alert = admin.page, admin.page.get_by_role("alert").filter(has_text="The server can't be reached")
+    page, alert = admin.page, admin.page.get_by_role("alert").filter(has_text="The server does not answer")
     for refuse in (lambda route: route.fulfill(status=502, body="Bad gateway"), lambda route: route.abort()):
         with routed(page, "**/follow?*", refuse):
             for times in (0, 1):

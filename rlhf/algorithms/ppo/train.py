@@ -244,7 +244,7 @@ class Learner:
         self.optimiser = optimiser_of(spec, list(self.weights().values()))
         self.state = PPOState(AdaptiveKL(spec.kl_coefficient, spec.kl_target))
         self.steps = run.measured_steps or spec.steps
-        self.progress = TrainingProgress(run, spec, self)
+        self.progress = TrainingProgress(run, spec, self, prompts)
 
     def learn(self) -> RunCost:
         """All rounds, from the last checkpoint or from the beginning. Raises Stopped when told to stop."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from annotation.claims import changing, handing_out, judging
@@ -49,6 +51,24 @@ def test_an_expired_claim_goes_back_and_its_owner_can_not_judge_it(
         judging.judge(db, ann.id, old.nonce, act("tie"))
     judging.judge(db, bob.id, new.nonce, act("tie"))
     assert [row["annotator_id"] for row in judgements(db)] == [bob.id]
+
+
+@pytest.mark.parametrize(("minutes", "freed"), [(60 * 24 * 365, True), (5, False)])
+def test_nobody_holds_a_comparison_until_a_time_to_which_the_clock_was_wrongly_set(
+    db: Database, ann: Annotator, bob: Annotator, minutes: int, freed: bool
+) -> None:
+    """Set back by a year, it does; by what a clock is put right by now and then, hers stays hers."""
+    seed_comparisons(db, 1)
+    old = in_hand(db, ann)
+    created, expires = (
+        (datetime.now(UTC) + timedelta(minutes=minutes + more)).isoformat(timespec="microseconds") for more in (0, 20)
+    )
+    db.write("UPDATE claim SET created = ?, expires = ?", (created, expires))
+    new = handing_out.claim_next(db, bob.id)
+    assert (new is not None) is freed
+    if freed:
+        with pytest.raises(UserError, match="went back to the pool"):
+            judging.judge(db, ann.id, old.nonce, act("tie"))
 
 
 def test_a_claim_of_someone_else_can_not_be_judged(db: Database, ann: Annotator, bob: Annotator) -> None:

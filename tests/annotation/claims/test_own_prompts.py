@@ -31,13 +31,17 @@ def test_an_own_prompt_comes_first_and_others_get_it_only_then(db: Database, ann
     assert judge_all(db, bob) == [asked]
 
 
-def test_the_same_own_prompt_is_asked_again_once_it_is_answered(db: Database, ann: Annotator, bob: Annotator) -> None:
+def test_the_same_own_prompt_is_asked_again_once_its_answers_were_seen(
+    db: Database, ann: Annotator, bob: Annotator
+) -> None:
     messages = [{"role": "user", "content": "My own question?"}]
     first = own_prompts.ask(db, ann.id, messages)
     assert own_prompts.ask(db, ann.id, messages) == first, "it waits already"
     begin(db, ("One way.", "Another."), first)
     assert own_prompts.ask(db, ann.id, messages) == first, "it is being answered"
     db.write("UPDATE comparison SET state = 'ready'")
+    assert own_prompts.ask(db, ann.id, messages) == first, "it is answered, and the page may have waited in vain"
+    assert in_hand(db, ann).comparison_id == first
     assert own_prompts.ask(db, ann.id, messages) != first
     assert own_prompts.ask(db, bob.id, messages) != first
     assert len(own_prompts.asked(db)) == 2

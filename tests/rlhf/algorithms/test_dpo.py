@@ -984,7 +984,7 @@ def test_only_whole_checkpoints_are_resumed_from_and_broken_ones_are_removed(tmp
     for step in (2, 9, 10):
         with torch.no_grad():
             weight.fill_(step)
-        write_checkpoint(tmp_path, CheckpointManifest("dpo", step, 20), {"w": weight}, optimiser, {"seen": [step]})
+        write_checkpoint(tmp_path, CheckpointManifest("dpo", step, 20, ""), {"w": weight}, optimiser, {"seen": [step]})
     (tmp_path / "checkpoint-12").mkdir()
     (tmp_path / "checkpoint-10").rename(tmp_path / "checkpoint-10.part")
     forget_broken_checkpoints(tmp_path)

@@ -520,6 +520,29 @@ def test_a_cancelled_run_ends_at_its_step_and_is_resumed_to_the_weights_of_an_un
         assert (resumed.result or {})[name] == (unbroken.result or {})[name]
 
 
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_run_that_goes_on_with_data_rendered_otherwise_says_so(
+    tmp_path: Path, tiny_model: Path, changed: bool
+) -> None:
+    model = tmp_path / "thinker"
+    shutil.copytree(tiny_model, model)
+    with (model / "chat_template.jinja").open("a", encoding="utf-8") as template:
+        template.write("{% if add_generation_prompt and enable_thinking is defined %}<think></think>{% endif %}")
+    machine = make_machine(tmp_path / "data", model)
+    demonstrate(machine, train=12, held_out=2)
+    job_id = machine.submit(replace(QUICK, epochs=2, checkpoint_steps=2))
+    claimed = job_store.claim(machine.db, job_id, "somebody")
+    assert claimed is not None
+    perform(CancelledAt(machine.db, machine.data_dir, claimed, "somebody"), claimed.spec)
+    if changed:
+        registry.set_thinking(machine.db, "template")
+    job_store.resume(machine.db, job_id)
+    assert machine.perform(job_id).status == "finished"
+    said = any("not as it was before" in line for line in job_store.log_tail(machine.db, job_id))
+    assert said is changed
+    machine.db.close()
+
+
 def test_a_killed_worker_is_resumed_to_the_weights_of_an_unbroken_run(tmp_path: Path, tiny_model: Path) -> None:
     """SIGKILL at a random step; another process goes on from the last whole checkpoint."""
     machine = make_machine(tmp_path / "data", tiny_model)

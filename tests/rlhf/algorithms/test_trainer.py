@@ -138,7 +138,7 @@ def progress_of(run: Run) -> TrainingProgress:
         further=dict,
         accelerator=SimpleNamespace(num_processes=1),
     )
-    return TrainingProgress(run, SFTSpec(samples=0), learner)
+    return TrainingProgress(run, SFTSpec(samples=0), learner, [])
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -11,7 +11,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import psutil
@@ -389,11 +392,14 @@ def test_what_nohup_keeps_alive_does_not_end_with_the_terminal() -> None:
     assert subprocess.check_output([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, text=True) == "None\n"
 
 
-def test_a_beginning_that_does_not_end_is_tried_again(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_launcher, "BEGIN_SECONDS", 0.1)
-    launcher = token_launcher.Launcher(data_dir, "embedded", [])
-    with subprocess.Popen(["sleep", "infinity"]) as process:
-        assert launcher.begun(process) == token_launcher.TRY_AGAIN
+def test_a_beginning_is_not_ended_while_it_fetches_a_model_for_hours(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours, statuses = count(), iter([None, None, 0])
+    clock = SimpleNamespace(monotonic=lambda: 3600.0 * next(hours), sleep=lambda seconds: None)
+    monkeypatch.setattr(token_launcher, "time", clock)
+    beginning: Any = SimpleNamespace(poll=lambda: next(statuses), returncode=0)
+    assert token_launcher.Launcher(data_dir, "embedded", []).begun(beginning) == 0
 
 
 def test_a_process_ends_with_its_launcher_where_the_system_does_not_see_to_it() -> None:
