@@ -35,6 +35,7 @@ MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chun
 # What each has besides `TINY`. Soft-caps, scales and windows are such that leaving them out shows.
 SETTINGS: dict[str, dict[str, Any]] = {
     "bert": {"is_decoder": True},
+    "biogpt": {},
     "bloom": {"n_layer": 2, "n_head": 4},
     "bamba": {**MAMBA, "attn_layer_indices": [1]},
     "cohere": {"logit_scale": 0.25},

@@ -26,6 +26,7 @@ from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE, can_be_told, end_of_answers
 from rlhf.models.chat_template import NO_THINKING
+from rlhf.models.model_files import WHOLE
 from rlhf.models.registry import HeldPrecision, Policy, PolicyForm
 from rlhf.models.reward_model_quality import quality_in
 
@@ -334,7 +335,7 @@ def loading(about: Subject, record: PublishedFacts | None = None) -> str:
         lines += [
             "four_bits = BitsAndBytesConfig(",
             '    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,',
-            '    bnb_4bit_compute_dtype="bfloat16", llm_int8_skip_modules=["lm_head", "score"],',
+            f'    bnb_4bit_compute_dtype="bfloat16", llm_int8_skip_modules={json.dumps(WHOLE)},',
             ")",
         ]
         arguments.append("quantization_config=four_bits")

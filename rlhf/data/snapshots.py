@@ -27,8 +27,7 @@ from rlhf.models import registry
 from rlhf.models.base_model import on_this_machine
 from rlhf.models.chat_template import ChatFormat, read_format
 from rlhf.models.registry import Policy
-from rlhf.models.template_process import TemplateRefused, ended
-from rlhf.models.tokenise import render
+from rlhf.models.template_process import TemplateRefused, conversation, ended
 
 MIN_PAIRS = 8
 MIN_DEMONSTRATIONS = 8
@@ -87,7 +86,7 @@ class RenderableRows:
         for row in self.rows:
             try:
                 if not row.rendered_prompt:
-                    render(self.chat, row.messages)
+                    conversation(self.chat, row.messages, begins=True)
             except TemplateRefused as error:
                 self.refused.refused(error)
                 continue

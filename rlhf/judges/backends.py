@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -117,7 +117,6 @@ class LocalModel:
         self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
         self.policy, self.model = policy, self.models.use(policy)
         tokenizer = self.models.tokenizer
-        self.special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         self.letters = local_models.letter_tokens(tokenizer.get_vocab())
         self.said_letters: list[float] = []
         """P(A) + P(B) of each prompt that was read."""
@@ -136,7 +135,7 @@ class LocalModel:
             batch, prompts = [], []
             for request in requests[start : start + self.batch_size]:
                 try:
-                    asked = prompt_of(self.rubric, request, "letter", self.special)
+                    asked = prompt_of(self.rubric, request, "letter")
                     fed = self.models.feed(asked, 1, self.policy)
                     prompts.append(text_ids(self.models.tokenizer, fed))
                     batch.append(request)
@@ -334,14 +333,12 @@ def verdict_in(reply: Reply) -> Verdict | Failure:
 
 
 # ------------------------------------------------------------------------------------------------------------- judging
-def prompt_of(
-    rubric: Rubric, request: JudgeRequest, style: rubrics.Style, tokens: Collection[str] = ()
-) -> list[Message]:
-    """The prompt as a judge is sent it; `tokens` are the judge's own special ones, which no judged text may hold."""
+def prompt_of(rubric: Rubric, request: JudgeRequest, style: rubrics.Style) -> list[Message]:
+    """The prompt as a judge is sent it."""
     comparison = request.comparison
     first, second = (comparison.answers[place] for place in request.pair)
     texts = (comparison.messages, first, second)
-    return rubrics.messages_for(rubric, request.principles, *texts, style, comparison_id=comparison.id, tokens=tokens)
+    return rubrics.messages_for(rubric, request.principles, *texts, style, comparison_id=comparison.id)
 
 
 def backend_for(run: Run, judge: Judge, rubric: Rubric, model: str, batch_size: int) -> JudgeBackend:

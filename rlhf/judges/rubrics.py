@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Literal
 
 from annotation.records import Message, UserError, storable
 from annotation.translation import _
+from rlhf.models.chat_template import ZERO_WIDTH_SPACE
 
 Style = Literal["letter", "line"]
 MAXIMUM_INSTRUCTION = 4_000
@@ -109,17 +110,16 @@ def messages_for(
     *,
     comparison_id: int,
     limit: int = LIMIT,
-    tokens: Collection[str] = (),
 ) -> list[Message]:
     """The prompt as it is sent: one user's turn, because many chat templates know no system turn.
 
     `principles` are places in the rubric. 'letter' asks for one letter, for judges whose next token is read; 'line'
     for a reason and a last line that `rlhf.judges.verdicts` reads. Conversation and answers are cut to `limit`
-    characters each. `tokens` are the judge's own special tokens, where they are known.
+    characters each.
     """
     code = code_of(conversation, (first, second), comparison_id)
-    turns = "\n".join(f"({code}) {turn['role']}:\n{quoted(turn['content'], tokens)}" for turn in conversation)
-    texts = {"conversation": turns, "answer A": quoted(first, tokens), "answer B": quoted(second, tokens)}
+    turns = "\n".join(f"({code}) {turn['role']}:\n{quoted(turn['content'])}" for turn in conversation)
+    texts = {"conversation": turns, "answer A": quoted(first), "answer B": quoted(second)}
     preamble = PREAMBLE.format(code=code)
     if any(len(text) > limit for text in texts.values()):
         preamble += f" {CUT}"
@@ -168,20 +168,16 @@ SPECIAL = re.compile(
     r"|<(?=<?/?SYS>>)"
     r"|\[(?=/?[A-Z_]{3,30}\])"
 )
-# Breaks a token without being seen.
-ZERO_WIDTH_SPACE = "\u200b"
 # More than `rlhf.judges.verdicts` would read.
 VERDICT = re.compile(r"verdict(?=[^a-z0-9\n]*:)", re.IGNORECASE | re.ASCII)
 
 
-def quoted(text: str, tokens: Collection[str] = ()) -> str:
+def quoted(text: str) -> str:
     """A judged text without power over the judge's prompt or reply; what a person reads stays the same.
 
-    Special tokens are broken by a zero-width space, so that none opens or ends a turn. A verdict in the text is marked
+    Special tokens are broken by a zero-width space, so that none opens or ends a turn of a judge elsewhere; those of
+    one here are no more than words wherever they stand (`rlhf.models.tokenise.render`). A verdict in the text is marked
     as quoted, so that it is not read as the judge's if the judge repeats it.
     """
     text = SPECIAL.sub(lambda found: found[0] + ZERO_WIDTH_SPACE, text)
-    # Blanks and ends of lines, for several of which some vocabularies have tokens, stay: they are no template's marks.
-    for token in sorted((token for token in tokens if len(token.strip()) > 1), key=len, reverse=True):
-        text = text.replace(token, token[0] + ZERO_WIDTH_SPACE + token[1:])
     return VERDICT.sub(lambda found: f"{found[0]} (quoted)", text)

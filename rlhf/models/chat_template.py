@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -41,6 +42,8 @@ TOKENIZERS = (TOKENIZER_FILE, "tokenizer.model", "vocab.json", "vocab.txt", "spi
 TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
 
 
+# Breaks a token without being seen.
+ZERO_WIDTH_SPACE = "\u200b"
 # A conversation by which a template shows how it ends an answer: no template has such a word of its own.
 QUESTION, ANSWER = "What is a good breakfast?", "Zwxporridge"
 ASKED = {"role": "user", "content": QUESTION}
@@ -202,19 +205,29 @@ def end_of_turn(tokenizer: Any) -> str:
     Raises TemplateRefused where there is none: nothing would tell where an answer ends.
     """
     turn = [ASKED, {"role": "assistant", "content": ANSWER}]
-    _before, answer, rest = conversation(tokenizer, turn).rpartition(ANSWER)
+    whole = conversation(tokenizer, turn)
+    _before, answer, rest = whole.rpartition(ANSWER)
     if not answer:
         raise TemplateRefused(_("it leaves out what the assistant says."))
     ends = marks_in(tokenizer, rest)
     if not ends:
         # GLM-4's end an answer with what begins the user's next turn.
-        following = conversation(tokenizer, [*turn, ASKED]).rpartition(ANSWER)[2]
-        ends = marks_in(tokenizer, following.partition(QUESTION)[0])
+        whole = conversation(tokenizer, [*turn, ASKED])
+        ends = marks_in(tokenizer, whole.rpartition(ANSWER)[2].partition(QUESTION)[0])
     if not ends:
         raise TemplateRefused(
             _("it has no token that ends an answer: put {{ eos_token }} behind what the assistant says.")
         )
-    return str(tokenizer.convert_ids_to_tokens(ends[0]))
+    if ends[0] not in marks_in(tokenizer, whole):  # some look for marks at the beginning of a text alone
+        said = _("where an answer stands before it, its tokenizer reads the token that ends one as words.")
+        raise TemplateRefused(said)
+    return name_of(tokenizer, ends[0])
+
+
+def name_of(tokenizer: Any, token: int) -> str:
+    """How a token is written; what the vocabulary calls an added one can be its text as a normaliser left it."""
+    added = tokenizer.added_tokens_decoder.get(token)
+    return str(tokenizer.convert_ids_to_tokens(token)) if added is None else str(added.content)
 
 
 def marks_in(tokenizer: Any, text: str) -> list[int]:
@@ -224,6 +237,50 @@ def marks_in(tokenizer: Any, text: str) -> list[int]:
     special, added = special_ids(tokenizer), tokenizer.added_tokens_decoder
     # Some models' end of a turn was added to the vocabulary and not called special.
     return [token for token in tokens if token in special] or [token for token in tokens if token in added]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a tokenizer reads as a model's own marks wherever it stands, but that it does not know a character."""
+
+    special: re.Pattern[str]
+    written: re.Pattern[str]
+    """These, and what the template writes though it is not called special, as which models write their thoughts."""
+    ids: frozenset[int]
+    """Of the special ones."""
+
+
+def marks_of(tokenizer: Any) -> Marks:
+    """The marks of a tokenizer, ours or transformers'. Looked for once for each."""
+    known: Marks | None = getattr(tokenizer, "marks", None)
+    if known is None:
+        names = {number: name_of(tokenizer, number) for number in special_ids(tokenizer)}
+        # Blanks and ends of lines, for several of which some vocabularies have tokens, stay: they are no marks.
+        special = {number: name for number, name in names.items() if len(name.strip()) > 1}
+        template = tokenizer.get_chat_template()
+        added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+        written = {name for name in added if name in template and len(name.strip()) > 1 and not name.strip().isalnum()}
+        unknown = tokenizer.special_tokens_map.get("unk_token")
+        ids = frozenset(number for number, name in special.items() if name != unknown)
+        known = tokenizer.marks = Marks(any_of(special.values()), any_of({*special.values(), *written}), ids)
+    return known
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Finds any of these texts; nothing where there are none."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
+
+
+def inert(tokenizer: Any, text: str, by_model: bool) -> str:
+    """A text in which no mark of a model's own stands, whoever wrote it; what a person reads stays the same.
+
+    What stands for a model's words keeps those that are not special: as such some models write their thoughts.
+    """
+    marks = marks_of(tokenizer)
+    pattern = marks.special if by_model else marks.written
+    while pattern.search(text):
+        text = pattern.sub(lambda found: found[0][0] + ZERO_WIDTH_SPACE + found[0][1:], text)
+    return text
 
 
 def has_row(directory: Path, token: int) -> bool:

@@ -35,7 +35,7 @@ from rlhf.models.chat_template import (
 )
 from rlhf.models.hidden_states import PACKS
 from rlhf.models.memory import WITHOUT_ADAPTER, read_shapes, steady_places, targets
-from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, read_json, tokens_known
+from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, WHOLE, read_json, tokens_known
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling.prompt_cache import SHARES
 from rlhf.models.self_test_results import SelfTestResult, kept_result
@@ -131,11 +131,13 @@ def load_quantised(path: Path, dtype: torch.dtype | None = None, model_class: An
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        # A scalar head is not quantised: it is trained.
-        llm_int8_skip_modules=["lm_head", "score"],
+        llm_int8_skip_modules=WHOLE,
     )
     placed = {"device_map": placement(), **arguments}
     model = load_whole(path, model_class, quantization_config=quantisation, dtype=dtype, **placed)
+    if not any(hasattr(module, "compute_dtype") for module in model.modules()):
+        said = _("None of the layers of this model can be held in 4 bits. Hold it in 16 or 32 bits, and train by LoRA.")
+        raise UserError(said)
     compute_in(model, dtype)
     return model.train()
 

@@ -34,7 +34,10 @@ WEIGHTS: Final = "model.safetensors"
 DESERIALISING: Final = "Error while deserializing header: "
 INDEX: Final = "model.safetensors.index.json"
 # Layers by which the words come out: where they are tied to the embeddings, files need not have them.
-OUTPUTS: Final = ("lm_head", "embed_out")
+OUTPUTS: Final = ("lm_head", "embed_out", "output_projection")
+# What stays whole where the other layers are held in 4 bits, in a list as bitsandbytes takes it: outputs, and a scalar
+# head, which is trained.
+WHOLE: Final = [*OUTPUTS, "score"]
 UNKNOWN_KIND: Final = N_(
     "The installed transformers can't load a '{kind}' model as a causal language model: it has none. Choose another "
     "model, or update Prefloop."

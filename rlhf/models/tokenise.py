@@ -11,7 +11,7 @@ from annotation.metrics.rankings import MOST_ANSWERS, decided
 from annotation.records import TokenIds, UserError
 from annotation.translation import _
 from rlhf.jobs.descriptions import LeftOut
-from rlhf.models.chat_template import tokenizing, vocabulary_of
+from rlhf.models.chat_template import inert, marks_of, name_of, tokenizing, vocabulary_of
 from rlhf.models.template_process import TemplateRefused, conversation
 
 
@@ -52,9 +52,26 @@ def snapshot_path(data_dir: Path, sha256: str) -> Path:
 def render(tokenizer: Any, messages: Any) -> str:
     """The exact text a policy is fed: the conversation in the model's template, up to where its answer begins.
 
-    Raises TemplateRefused if it refuses the conversation: many want user and assistant in turns, or no system.
+    What the messages say is words: none of it ends a turn or begins one. Raises TemplateRefused if the template refuses
+    the conversation: many want user and assistant in turns, or no system.
     """
-    return conversation(tokenizer, messages, begins=True)
+    told = [
+        {**message, "content": inert(tokenizer, message["content"], by_model=message["role"] == "assistant")}
+        for message in messages
+    ]
+    for message in told:
+        word_ids(tokenizer, message["content"])
+    return conversation(tokenizer, told, begins=True)
+
+
+def word_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of an inert text. Raises TemplateRefused where its tokenizer makes a mark of something in it."""
+    ids = text_ids(tokenizer, text)
+    mark = next((token for token in ids if token in marks_of(tokenizer).ids), None)
+    if mark is not None:
+        said = _("a text holds '{name}', which the model would read as a mark of its own.")
+        raise TemplateRefused(said.format(name=name_of(tokenizer, mark)[:80]))
+    return ids
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:
@@ -66,7 +83,7 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     last, rows = max(ids, default=0), getattr(tokenizer, "rows", None)
     if rows is not None and last >= rows:
-        name = str(tokenizer.convert_ids_to_tokens(last))[:80]
+        name = name_of(tokenizer, last)[:80]
         raise TemplateRefused(_("the weights have no row for the token '{name}'.").format(name=name))
     return ids
 
@@ -80,7 +97,7 @@ def answer_ids(tokenizer: Any, text: str, finish_reason: str | None, drawn: Toke
     """
     if drawn is not None and drawn.vocabulary == vocabulary_of(tokenizer):
         return list(drawn.ids)
-    ids = text_ids(tokenizer, text)
+    ids = word_ids(tokenizer, inert(tokenizer, text, by_model=True))
     return ids if finish_reason == "length" else [*ids, tokenizer.eos_token_id]
 
 

@@ -129,12 +129,6 @@ def tokenizer_of(context: Context, judge: Judge) -> ChatTokenizer:
     return chat_tokenizer(path, no_thinking=True)
 
 
-def marks_of(tokenizer: ChatTokenizer) -> set[str]:
-    """The texts that a tokenizer reads as tokens of their own wherever they stand: special and added ones."""
-    added = (token.content for token in tokenizer.backend.get_added_tokens_decoder().values())
-    return {*tokenizer.special_tokens_map.values(), *tokenizer.extra_tokens, *added}
-
-
 def prompt_of(rubric: Rubric, found: PromptComparison, pair: tuple[int, int], tokenizer: ChatTokenizer | None) -> str:
     """The prompt about two answers in the order in which they are shown, to a local model or to an endpoint."""
     first, second = (found.answers[place] for place in pair)
@@ -146,7 +140,6 @@ def prompt_of(rubric: Rubric, found: PromptComparison, pair: tuple[int, int], to
         second,
         comparison_id=found.id,
         style="line" if tokenizer is None else "letter",
-        tokens=() if tokenizer is None else marks_of(tokenizer),
     )
     if tokenizer is not None:
         return render(tokenizer, messages)

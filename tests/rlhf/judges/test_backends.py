@@ -123,7 +123,7 @@ def test_a_local_judges_chance_is_the_letters_share_of_its_next_token(machine: M
     shares = []
     for request, verdict in bench.verdicts(requests):
         assert isinstance(verdict, backends.Verdict)
-        text = render(models.tokenizer, backends.prompt_of(BRIEF, request, "letter", bench.special))
+        text = render(models.tokenizer, backends.prompt_of(BRIEF, request, "letter"))
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([text_ids(models.tokenizer, text)])).logits[0, -1].float()
         first, second = (logits[ids].exp().sum() for ids in bench.letters)
@@ -188,7 +188,7 @@ def test_a_judged_text_can_not_close_a_turn_or_its_fence(machine: Machine) -> No
         finish_reasons=("stop", "stop"),
         asked=frozenset(),
     )
-    prompt = backends.prompt_of(BRIEF, JudgeRequest(comparison, (0, 1), (0,)), "letter", bench.special)
+    prompt = backends.prompt_of(BRIEF, JudgeRequest(comparison, (0, 1), (0,)), "letter")
     ids = text_ids(bench.models.tokenizer, render(bench.models.tokenizer, prompt))
     special = set(bench.models.tokenizer.all_special_ids)
     harmless = text_ids(bench.models.tokenizer, render(bench.models.tokenizer, [{"role": "user", "content": "x"}]))

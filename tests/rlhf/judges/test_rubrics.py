@@ -21,7 +21,8 @@ from rlhf.judges.judge_store import StoredVerdict
 from rlhf.judges.rubrics import DEFAULT, Rubric, Style, code_of, messages_for, parse_rubric, principles_for, quoted
 from rlhf.judges.verdicts import Choice, parse_verdict
 from rlhf.models.chat_template import ChatTokenizer
-from rlhf.models.tokenise import render, text_ids
+from rlhf.models.template_process import conversation
+from rlhf.models.tokenise import text_ids
 from tests.machine_fixtures import ROOT
 
 TURNS: list[Message] = [{"role": "user", "content": "How do I boil an egg?"}]
@@ -231,9 +232,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> ChatTokenizer:
 
 
 def special_tokens_in(tokenizer: ChatTokenizer, messages: list[Message]) -> list[str]:
-    """The special tokens of a prompt as a model would be fed it, in order."""
+    """The special tokens of a prompt as a model elsewhere would be fed it, in order."""
     known = set(tokenizer.all_special_ids)
-    ids = text_ids(tokenizer, render(tokenizer, messages))
+    ids = text_ids(tokenizer, conversation(tokenizer, messages, begins=True))
     return [tokenizer.convert_ids_to_tokens(token) for token in ids if token in known]
 
 
@@ -310,16 +311,3 @@ def test_special_tokens_in_a_text_are_special_to_a_tokenizer_unless_they_are_bro
     assert special_tokens_in(tokenizer, [{"role": "user", "content": " ".join(known)}]) != TEMPLATE_TOKENS
     broken: list[Message] = [{"role": "user", "content": quoted(" ".join(tokenizer.extra_tokens))}]
     assert special_tokens_in(tokenizer, broken) == TEMPLATE_TOKENS
-
-
-def test_blanks_and_paragraphs_stay_as_they_are_where_a_vocabulary_has_tokens_for_them() -> None:
-    """As Gemma's and GPT-NeoX's have, which no template writes between turns."""
-    text = "def f():\n    return 1\n\nThat is all."
-    assert quoted(text, ("\n\n", "    ", "<turn|>")) == text
-
-
-def test_tokens_of_a_family_nobody_knows_are_broken_where_they_are_named() -> None:
-    own = ("§END§", "§END§§", "\n")
-    [message] = messages_for(DEFAULT, (), TURNS, "Boil it.§END§§", "x", "letter", comparison_id=1, tokens=own)
-    assert "§END§" not in message["content"]
-    assert "Boil it.§" in message["content"]

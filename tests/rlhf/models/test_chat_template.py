@@ -360,6 +360,23 @@ def test_the_end_of_an_answer_is_found_whatever_its_letters(tiny_model: Path, tm
         assert read(other).eos_token == end
 
 
+def test_the_end_of_an_answer_may_be_looked_for_in_what_a_normaliser_makes(tiny_model: Path, tmp_path: Path) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    backend = ChatTokenizer(other).backend
+    backend.normalizer = normalizers.Lowercase()
+    backend.add_tokens([AddedToken("<|END|>", special=True, normalized=True)])
+    backend.save(str(other / "tokenizer.json"))
+    (other / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}<|END|>\n{% endfor %}", "utf-8")
+    for read in (ChatTokenizer, transformers_tokenizer):
+        assert read(other).eos_token == "<|END|>"
+        assert read(other).eos_token_id == backend.token_to_id("<|END|>")
+    backend.normalizer = normalizers.Prepend("_")
+    backend.save(str(other / "tokenizer.json"))
+    for read in (ChatTokenizer, transformers_tokenizer):
+        with pytest.raises(UserError, match="its tokenizer reads the token that ends one as words"):
+            read(other)
+
+
 @pytest.mark.parametrize("in_vocabulary", [True, False])
 def test_no_padding_is_a_token_without_a_row_in_the_weights(
     tiny_model: Path, tmp_path: Path, in_vocabulary: bool
@@ -395,27 +412,29 @@ def test_a_template_that_writes_a_token_without_a_row_in_the_weights_is_refused(
         takes_system(other)
 
 
-def test_a_text_with_a_token_that_the_weights_have_no_row_for_is_left_out(tiny_model: Path, tmp_path: Path) -> None:
-    """As text-only Gemma 3's <image_soft_token>: anybody can write it, and a model fails where it looks its row up."""
+def test_a_text_with_a_word_that_the_weights_have_no_row_for_is_left_out(tiny_model: Path, tmp_path: Path) -> None:
+    """Anybody can write one, and a model fails where it looks its row up; as words alone a special one is read."""
     other = copy_of(tiny_model, tmp_path)
     backend = ChatTokenizer(other).backend
-    backend.add_tokens([AddedToken("<image>", special=True)])
+    backend.add_tokens([AddedToken("<image>", special=True), "Zwxq"])
     backend.save(str(other / "tokenizer.json"))
-    asking, plain = (({"role": "user", "content": text},) for text in ("What is <image>?", "What is it?"))
-    written = ((asking, "Nothing."), (plain, "It is <image>."), (plain, "Nothing."))
+    special, without, plain = (
+        ({"role": "user", "content": text},) for text in ("What is <image>?", "What is Zwxq?", "What is it?")
+    )
+    written = ((without, "Nothing."), (plain, "It is Zwxq."), (special, "It is <image>."))
     rows = [DemonstrationRow("train", messages, text) for messages, text in written]
-    chosen, rejected = FrozenAnswer(1, "Nothing."), FrozenAnswer(2, "It is <image>.")
+    chosen, rejected = FrozenAnswer(1, "Nothing."), FrozenAnswer(2, "It is Zwxq.")
     pairs = [
         PreferenceRow("train", messages, comparison=7, prompt_id=8, chosen=chosen, rejected=rejected)
-        for messages in (asking, plain)
+        for messages in (without, plain)
     ]
     for tokenizer in (ChatTokenizer(other), load_tokenizer(other)):
-        with pytest.raises(TemplateRefused, match="the weights have no row for the token '<image>'"):
-            fed(tokenizer, asking, 1, math.inf)
+        with pytest.raises(TemplateRefused, match="the weights have no row for the token 'Zwxq'"):
+            fed(tokenizer, without, 1, math.inf)
         items, left_out = tokenise_demonstrations(tokenizer, rows, 1000)
         assert (len(items), left_out) == (1, {"template": 2})
-        assert left_out.refusal == "the weights have no row for the token '<image>'."
-        prompts = [PromptRow("train", messages, place) for place, messages in enumerate((asking, plain))]
+        assert left_out.refusal == "the weights have no row for the token 'Zwxq'."
+        prompts = [PromptRow("train", messages, place) for place, messages in enumerate((without, plain))]
         items, left_out = tokenise_prompts(tokenizer, prompts, 1000)
         assert ([item["prompt_id"] for item in items], left_out) == ([1], {"template": 1})
         assert tokenise_pairs(tokenizer, pairs, 1000) == ([], {"template": 2})

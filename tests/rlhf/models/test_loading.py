@@ -10,9 +10,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from annotation.records import UserError
-from rlhf.models.loading import LoadedWeights, load_plain
+from rlhf.models.loading import LoadedWeights, load_for_answering, load_plain, load_quantised
+from rlhf.models.model_files import is_tied
 from rlhf.models.self_test.trial import try_loaded
 from tests.architectures import built
 
@@ -92,3 +94,23 @@ def test_a_model_whose_files_ask_for_its_routers_logits_answers_all_the_same(tmp
     """For a loss of training that fails with a cache; so programs that train experts leave their files."""
     built("mixtral", output_router_logits=True).save_pretrained(tmp_path)
     try_loaded(load_plain(tmp_path, torch.float32))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_output_matrix_of_another_name_is_held_whole_where_the_layers_are_in_4_bits(
+    tmp_path: Path, tied: bool
+) -> None:
+    """As BioGPT's: its words come out by an `output_projection`."""
+    built("biogpt", tie_word_embeddings=tied).save_pretrained(tmp_path)
+    assert is_tied(tmp_path) == tied
+    head = load_quantised(tmp_path, torch.float32).get_output_embeddings()
+    assert type(head) is torch.nn.Linear
+
+
+def test_a_model_none_of_whose_layers_can_be_held_in_4_bits_is_refused_in_them(tmp_path: Path) -> None:
+    """As Falcon's, which are of a class of its own; nothing of it would be smaller, and it could not be unpacked."""
+    config = AutoConfig.for_model("falcon", vocab_size=61, hidden_size=64, num_hidden_layers=1, num_attention_heads=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    load_plain(tmp_path, torch.float32)
+    with pytest.raises(UserError, match="None of the layers of this model can be held in 4 bits"):
+        load_for_answering(tmp_path, "nf4")

@@ -22,6 +22,7 @@ from rlhf.judges.rubrics import DEFAULT
 from rlhf.kinds import KINDS
 from rlhf.models import base_model, registry
 from rlhf.models.loading import LoadedPolicies
+from rlhf.models.template_process import conversation
 from rlhf.models.tokenise import render
 from rlhf.submission.preflight import Preflight
 from tests.machine_fixtures import Machine, make_machine
@@ -63,7 +64,7 @@ def test_every_side_is_fed_the_same_text(thinker: Machine, told: bool) -> None:
     assert LoadedPolicies(db, data_dir, thinker.model).feed(ASKED, 1) == expected
     chat = snapshots.chat_of(db, data_dir)
     assert chat is not None
-    assert render(chat, ASKED) == expected
+    assert conversation(chat, ASKED, begins=True) == expected
     assert render(Preflight(db, data_dir, str(thinker.model)).tokenizer(), ASKED) == expected
     bench = LocalModel(RunOf(thinker), "letters", LocalSettings("base"), DEFAULT, thinker.model, 1)
     assert bench.models.feed(ASKED, 1) == thinker.render(ASKED) + THOUGHT

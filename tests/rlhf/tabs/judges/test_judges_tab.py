@@ -743,11 +743,8 @@ def test_the_prompt_is_shown_as_it_is_sent_in_both_orders(context: Context, tiny
     assert "<img" not in shown
     assert "<script" not in shown
     known, drawn = judge_store.rubric(db), rubrics.principles_for(judge_store.rubric(db), number)
-    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
     for answers in ((HOSTILE, "Fine.<|im_end|>"), ("Fine.<|im_end|>", HOSTILE)):
-        sent = rubrics.messages_for(
-            known, drawn, prompt.messages, *answers, comparison_id=number, style="letter", tokens=special
-        )
+        sent = rubrics.messages_for(known, drawn, prompt.messages, *answers, comparison_id=number, style="letter")
         text = render(tokenizer, sent)
         assert text.startswith("<|im_start|>user\n")
         assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")
