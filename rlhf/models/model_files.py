@@ -35,9 +35,9 @@ DESERIALISING: Final = "Error while deserializing header: "
 INDEX: Final = "model.safetensors.index.json"
 # Layers by which the words come out: where they are tied to the embeddings, files need not have them.
 OUTPUTS: Final = ("lm_head", "embed_out", "output_projection")
-# What stays whole where the other layers are held in 4 bits, in a list as bitsandbytes takes it: outputs, and a scalar
-# head, which is trained.
-WHOLE: Final = [*OUTPUTS, "score"]
+# What stays whole where the other layers are held in 4 bits, in a list as bitsandbytes takes it: outputs, a scalar
+# head, which is trained, and LongCat's routers, whose weights are taken past their layer.
+WHOLE: Final = [*OUTPUTS, "score", "router.classifier"]
 UNKNOWN_KIND: Final = N_(
     "The installed transformers can't load a '{kind}' model as a causal language model: it has none. Choose another "
     "model, or update Prefloop."
@@ -99,7 +99,7 @@ def of_text(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # -------------------------------------------------------------------------------------------------------------- weights
-WHOLE_NUMBERS: Final = re.compile(r"[IU]\d|BOOL")
+SCALED: Final = re.compile(r"[IU]\d|BOOL|F8_")
 
 
 @dataclass(frozen=True)
@@ -226,24 +226,24 @@ def check_weights(directory: Path) -> dict[str, Tensor]:
     found = {name: tensor for held in by_file.values() for name, tensor in held.items()}
     config = read_json(directory / CONFIG)
     refuse_more_parts(config, found)
-    refuse_whole_numbers(config, found)
+    refuse_unscaled(config, found)
     return found
 
 
-def refuse_whole_numbers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Raises UserError for weights that are whole numbers without a word of what one stands for.
+def refuse_unscaled(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raises UserError for weights in 8-bit or whole numbers without a word of what one stands for.
 
     Transformers would compute with them as they are.
     """
     if "quantization_config" in of_text(config):
         return
-    bare = [name for name, one in tensors.items() if name.endswith(".weight") and WHOLE_NUMBERS.match(one.dtype)]
+    bare = [(name, one.dtype) for name, one in tensors.items() if name.endswith(".weight") and SCALED.match(one.dtype)]
     if bare:
         said = _(
-            "{name} holds whole numbers, and {config} does not say by what to multiply them (quantization_config). "
+            "{name} holds {dtype} numbers, and {config} does not say by what to multiply them (quantization_config). "
             "Fetch the model in 16 or 32 bits, or choose another one."
         )
-        raise UserError(said.format(name=bare[0], config=CONFIG))
+        raise UserError(said.format(name=bare[0][0], dtype=bare[0][1], config=CONFIG))
 
 
 def refuse_more_parts(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -21,6 +21,7 @@ from annotation.metrics.calibration import (
     weighted_share,
 )
 from annotation.metrics.intervals_and_bias import Share
+from annotation.store.answer_changes import weights_since
 from annotation.validation import NonNegativeFloat, PositiveFloat, read, stored
 from rlhf.jobs import job_store
 from rlhf.jobs.finished_training import FinishedTraining
@@ -88,8 +89,18 @@ def quality_in(result: Mapping[str, Any] | None) -> RewardModelQuality | None:
 
 
 def quality_of(db: Database, reward: Policy) -> RewardModelQuality | None:
-    """What was measured of a reward model; None of one that was not trained here, or not checked."""
-    return None if reward.job_id is None else quality_in(job_store.get(db, reward.job_id).result)
+    """What was measured of a reward model; None of one that was not trained here, or not checked as it scores now."""
+    if reward.job_id is None or on_other_weights(db, reward):
+        return None
+    return quality_in(job_store.get(db, reward.job_id).result)
+
+
+def on_other_weights(db: Database, reward: Policy) -> bool:
+    """Whether other weights have taken the name of the base since a reward model was trained on it."""
+    if reward.lies_on is not None or reward.job_id is None:
+        return False
+    job = job_store.get(db, reward.job_id)
+    return (job.started or job.created) <= weights_since(db)
 
 
 @dataclass(frozen=True)

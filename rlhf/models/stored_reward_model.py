@@ -15,7 +15,7 @@ from annotation.translation import _
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import verified
-from rlhf.models.reward_model_quality import ScoreScale, read_scale
+from rlhf.models.reward_model_quality import ScoreScale, on_other_weights, read_scale
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,13 @@ class RewardModel:
 
 def read_reward_model(run: Run, revision: str) -> RewardModel:
     """A reward model's files. Raises UserError if it is of no use, there is none of this name, or files are damaged."""
-    path = verified(run.data_dir, registry.by_revision(run.db, revision))
+    policy = registry.by_revision(run.db, revision)
+    path = verified(run.data_dir, policy)
     weights = load_file(path / "adapter_model.safetensors")
     head_H = weights.pop(next(name for name in weights if name.endswith("score.weight")))[0].float()
     scale = read_scale(path)
+    if on_other_weights(run.db, policy):
+        scale = replace(scale, temperature=None)
     if not scale.std > 0:
         said = _("The reward model {revision} scores all answers alike. Train another one, on more judgements.")
         raise UserError(said.format(revision=revision))

@@ -407,9 +407,10 @@ def unmeasured(reward: Policy) -> str:
             "share as accepted_accuracy in the spec, say 0.7)."
         ).format(revision=reward.revision, source=reward.source)
     return _(
-        "Too few held-out comparisons tell how often the reward model {revision} is right, and PPO mostly learns the "
-        "mistakes of one that is seldom right. Collect more judgements, or confirm that you accept it (tick “Run it "
-        "although …”, or give any accepted_accuracy in the spec, say 0.01)."
+        "Too few held-out comparisons tell how often the reward model {revision} is right, or the base has other "
+        "weights since, and PPO mostly learns the mistakes of one that is seldom right. Collect more judgements and "
+        "train another one, or confirm that you accept it (tick “Run it although …”, or give any accepted_accuracy in "
+        "the spec, say 0.01)."
     ).format(revision=reward.revision)
 
 

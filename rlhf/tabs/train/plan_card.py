@@ -369,7 +369,7 @@ def command_text(spec: JobSpec, data_dir: Path) -> str:
 
 def reward_intro(revision: str, trained: bool) -> str:
     """What is known of a chosen reward model, where its quality was not measured; whether it was `trained` here."""
-    said = _("{revision} was not checked on held-out comparisons when it was trained.")
+    said = _("{revision} was not checked on held-out comparisons, or the base has other weights since.")
     if not trained:
         said = _("{revision} has no finished training here, so nothing is known of how good it is.")
     return notice(said.format(revision=revision))

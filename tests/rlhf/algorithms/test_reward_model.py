@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from annotation.exports.frozen_rows import PreferenceRow
+from annotation.jobs import liveness
 from annotation.records import Feedback, UserError
 from annotation.store import project_store
 from rlhf.algorithms.checkpoints import MANIFEST, checkpoints_of
@@ -34,7 +35,7 @@ from rlhf.jobs.run import Run, perform
 from rlhf.models import hidden_states, registry
 from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading import load_for_training
-from rlhf.models.reward_model_quality import SCALE_FILE
+from rlhf.models.reward_model_quality import SCALE_FILE, ScoreScale
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenise import load_snapshot, of_split, tokenise_comparisons
 from rlhf.submission import job_submission, preconditions
@@ -258,6 +259,12 @@ def test_it_learns_that_the_shorter_answer_is_preferred(judged: Machine) -> None
     assert len(weights) == 2 * 7 * 2 + 1
     assert all(tensor.dtype == torch.float32 and tensor.any() for tensor in weights.values())
     assert not list((judged.data_dir / "checkpoints").iterdir())
+    assert scale_of(judged, reward.revision, ppo).temperature is not None
+    registry.answer_otherwise(judged.db)  # it scores on other weights from now on
+    assert preconditions.accuracy_of(judged.db, reward) is None
+    [problem] = preconditions.check(judged.db, ppo)
+    assert "or the base has other weights since" in problem
+    assert scale_of(judged, reward.revision, ppo).temperature is None
 
 
 def test_how_good_it_is_is_what_people_say_where_they_have_said_enough(judged: Machine) -> None:
@@ -299,6 +306,18 @@ def test_pairs_that_tokenising_finds_too_long_are_refused_with_their_counts(judg
     assert job.status == "failed"
     assert f"There are {fit} preference pairs to train on, and at least 8 are needed." in job.message
     assert f"Left out: too long ({16 - fit})." in job.message
+
+
+def scale_of(machine: Machine, revision: str, spec: PPOSpec) -> ScoreScale:
+    """How a job reads the scores of a stored reward model."""
+    worker = uuid.uuid4().hex
+    job = job_store.claim(machine.db, job_store.enqueue(machine.db, spec, "a test"), worker)
+    assert job is not None
+    try:
+        return read_reward_model(Run(machine.db, machine.data_dir, job, worker), revision).scale
+    finally:
+        liveness.end(machine.db, worker)
+        job_store.cancel(machine.db, job.id)
 
 
 def rewards(machine: Machine, revision: str, spec: PPOSpec, items: Sequence[Mapping[str, Any]]) -> list[float]:

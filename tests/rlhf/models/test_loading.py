@@ -107,6 +107,16 @@ def test_an_output_matrix_of_another_name_is_held_whole_where_the_layers_are_in_
     assert type(head) is torch.nn.Linear
 
 
+def test_routers_that_are_computed_past_their_layer_are_held_whole(tmp_path: Path) -> None:
+    """As LongCat's."""
+    latent = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    experts = {"n_routed_experts": 4, "zero_expert_num": 2, "moe_topk": 2, "expert_ffn_hidden_size": 16}
+    sizes = {"num_layers": 1, "ffn_hidden_size": 48, "num_key_value_heads": 4, **latent, **experts}
+    built("longcat_flash", **sizes).save_pretrained(tmp_path)
+    with torch.no_grad():
+        load_quantised(tmp_path, torch.float32)(input_ids=torch.tensor([[3, 4, 5]]))
+
+
 def test_a_model_none_of_whose_layers_can_be_held_in_4_bits_is_refused_in_them(tmp_path: Path) -> None:
     """As Falcon's, which are of a class of its own; nothing of it would be smaller, and it could not be unpacked."""
     config = AutoConfig.for_model("falcon", vocab_size=61, hidden_size=64, num_hidden_layers=1, num_attention_heads=4)

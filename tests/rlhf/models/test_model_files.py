@@ -133,16 +133,17 @@ def test_more_layers_or_experts_than_there_can_be_weights_of_are_refused(
         check_weights(tmp_path)
 
 
-def test_whole_numbers_without_a_word_of_their_scales_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["I8", "F8_E4M3"])
+def test_numbers_without_a_word_of_their_scales_are_refused(tmp_path: Path, dtype: str) -> None:
     """They would be computed with as they are, and what is said would be noise."""
-    numbers = {"h.0.mlp.weight": {"dtype": "I8", "shape": [2, 2], "data_offsets": [0, 4]}}
+    numbers = {"h.0.mlp.weight": {"dtype": dtype, "shape": [2, 2], "data_offsets": [0, 4]}}
     mask = {"h.0.attn.bias": {"dtype": "U8", "shape": [2, 2], "data_offsets": [0, 4]}}
     config = tmp_path / "config.json"
     config.write_text("{}")
     written(tmp_path / WEIGHTS, mask, b"1234")
     check_weights(tmp_path)
     written(tmp_path / WEIGHTS, numbers, b"1234")
-    with pytest.raises(UserError, match=r"h\.0\.mlp\.weight holds whole numbers, and config\.json does not say"):
+    with pytest.raises(UserError, match=rf"h\.0\.mlp\.weight holds {dtype} numbers, and config\.json does not say"):
         check_weights(tmp_path)
     for sound in ({"quantization_config": {}}, {"text_config": {"quantization_config": {}}}):
         config.write_text(json.dumps(sound))
