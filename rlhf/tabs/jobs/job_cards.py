@@ -52,6 +52,8 @@ from rlhf.tabs.jobs.job_words import (
 # An interval of so many times what a step takes otherwise, and of so many seconds, was not its steps' alone.
 FAR: Final = 20
 LONG: Final = 600
+# The share of a job from which on the time since it began says how long the rest takes.
+TOLD_FROM: Final = 0.1
 # A worker that has said nothing for so long is said to be silent.
 SILENT_SECONDS: Final = HEARD_WITHIN_SECONDS / 2
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
@@ -63,7 +65,7 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
     """Time left from the pace of this attempt's steps; None while there is no pace to go by, or the worker is silent.
 
     `step_times` are (step, time) of the events of this attempt. A first attempt without events (a check reports
-    progress only) is judged by the time since it began.
+    progress only) is judged by the time since it began, once a tenth is done: before, that is how long loading took.
     """
     if job.status != "running" or not job.steps or job.step >= job.steps or job.started is None:
         return None
@@ -73,9 +75,10 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
     if pace is not None:
         last, last_time = step_times[-1]
         since = max(0.0, seconds_between(last_time, at))
-        return pace * (job.steps - last) - min(since, pace)  # a step that takes longer than the others is still one
+        # A step that takes longer than the others is still one; of the last one nobody knows then.
+        return pace * (job.steps - last) - min(since, pace) or None
     age = seconds_between(job.started, at)
-    if not step_times and job.attempt == 1 and job.step and age > 0:
+    if not step_times and job.attempt == 1 and job.step >= job.steps * TOLD_FROM and age > 0:
         return age / job.step * (job.steps - job.step)
     return None
 

@@ -100,11 +100,12 @@ def test_the_pace_is_that_of_all_steps_and_a_slow_one_is_one_of_them() -> None:
 
 def test_a_first_attempt_without_events_is_judged_by_its_age() -> None:
     assert job_cards.seconds_left([], JOB, AT) == pytest.approx(900)
+    assert job_cards.seconds_left([], replace(JOB, steps=41), AT) is None, "mostly, the model was loaded"
 
 
 def test_time_left_is_never_negative() -> None:
     times = [(1, "2026-01-02T10:00:00.000000+00:00"), (9, "2026-01-02T10:00:08.000000+00:00")]
-    assert job_cards.seconds_left(times, replace(JOB, step=9), AT) == 0
+    assert job_cards.seconds_left(times, replace(JOB, step=9), AT) is None, "the last one takes longer: how long?"
     assert job_cards.seconds_left(times, replace(JOB, step=9, steps=12), AT) == pytest.approx(2), "after this one"
 
 
