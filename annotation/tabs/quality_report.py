@@ -496,7 +496,7 @@ def disputes_table(disputes: Sequence[Dispute], limit: int = 10) -> str:
         )
         for dispute in disputes[:limit]
     ]
-    headers = (_("Comparison"), _("Annotators"), _("Disagreement"), _("Widest gap in strength (of 6)"))
+    headers = (_("Comparison"), _("Annotators"), _("Disagreement"), _("Strength gap (of 6)"))
     more = len(disputes) - len(rows)
     others = ngettext("And {count:,} more comparison.", "And {count:,} more comparisons.", more).format(count=more)
     note = paragraph(others, "quiet") if more > 0 else ""

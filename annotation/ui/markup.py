@@ -13,6 +13,8 @@ from annotation.ui.invisible import visible
 
 # Characters from which a table's cell is a sentence and may wrap.
 WORDY = 32
+# A head of more letters has room for them, or it is many lines high above all the others.
+LONG_HEAD = 20
 # Who says a message of a conversation.
 ROLES: Final[Mapping[str, str]] = {"system": N_("Instructions"), "user": N_("User"), "assistant": N_("Assistant")}
 
@@ -302,6 +304,8 @@ def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
     else:
         first, *others = [entry] if data else entry.split("\n")
         style = "number" if number else "wordy" if max(map(len, (first, *others))) > WORDY else ""
+        if tag == 'th scope="col"' and len(first) > LONG_HEAD:
+            style = " ".join(filter(None, (style, "long")))
         inside = escape(first) + "".join(f'<span class="quiet">{escape(other)}</span>' for other in others)
     return f"<{tag}{class_of(style)}>{inside}</{tag[:2]}>"
 

@@ -14,8 +14,11 @@ import app
 from annotation import project
 from annotation.database import open_database
 from annotation.jobs import job_table
+from annotation.metrics.agreement import Dispute
 from annotation.store import project_store
+from annotation.tabs import quality_report
 from annotation.tabs.guard import Context
+from annotation.ui import stylesheet
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
@@ -68,6 +71,24 @@ SMALL_TARGETS = """(targets) => [...document.querySelectorAll(targets)]
   .filter(([one, box]) => box.right > 0 && box.left < innerWidth)
   .map(([one, box]) => `${Math.round(box.height)} px: ${one.outerHTML.slice(0, 160)}`)"""
 
+# Words that a phone has no room for: a choice above the tabs cut off, a title that touches its box, a head of a table
+# that is mostly empty since one of its columns has many lines.
+CRAMPED = """() => {
+  const cut = [...document.querySelectorAll(".masthead select")].filter((one) => {
+    const { flex, width } = one.style, shown = one.offsetWidth;
+    Object.assign(one.style, { flex: "none", width: "max-content" });
+    const whole = one.offsetWidth;
+    Object.assign(one.style, { flex, width });
+    return shown < whole;
+  }).map((one) => `cut off: ${one.name}`);
+  const seen = (where) => [...document.querySelectorAll(where)]
+    .filter((one) => one.offsetParent && one.checkVisibility());
+  const touching = seen("button.label-wrap > span:first-child")
+    .filter((one) => one.getBoundingClientRect().top - one.parentElement.getBoundingClientRect().top < 4)
+    .map((one) => `touches its box: ${one.innerText}`);
+  const tall = seen(".kit thead").filter((one) => one.offsetHeight > 64).map((one) => `tall: ${one.innerText}`);
+  return [...cut, ...touching, ...tall];
+}"""
 # Choices that run under their arrow where they are long.
 UNDER_ARROWS = """() => [...document.querySelectorAll("input[role=combobox]")]
   .filter((one) => one.offsetParent && one.checkVisibility())
@@ -155,7 +176,7 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
             look(page, f"{name}, {size['width']}", found, unfolded=size is PHONE)
             levels = page.evaluate(HEADINGS)
             jumps = [f"h{a} h{b}" for a, b in pairwise(levels) if b > a + 1]
-            small = page.evaluate(SMALL_TARGETS, TARGETS) if size is PHONE else []
+            small = page.evaluate(SMALL_TARGETS, TARGETS) + page.evaluate(CRAMPED) if size is PHONE else []
             small += page.evaluate(UNDER_ARROWS)
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             found["light"][f"{name}, {size['width']}"] += [*jumps, *small, *(["wider than the screen"] * (wide > 1))]
@@ -165,6 +186,7 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
             look(page, f"{place}, {size['width']}", found, unfolded=size is PHONE)
             if size is PHONE:
                 found["light"][f"{place}, {size['width']}"] += page.evaluate(SMALL_TARGETS, TARGETS)
+                found["light"][f"{place}, {size['width']}"] += page.evaluate(CRAMPED)
             found["light"][f"{place}, {size['width']}"] += page.evaluate(UNDER_ARROWS)
     context.close()
     return found
@@ -209,4 +231,17 @@ def test_a_faint_text_among_those_of_its_class_is_found_again_and_again(browser:
                 assert [one.rule for one in violations(page, CONTRAST_ALONE)] == ["color-contrast"], (change, place)
             page.locator(place).evaluate("(one) => { one.style = ''; }")
     assert violations(page, CONTRAST_ALONE) == []
+    context.close()
+
+
+def test_what_is_to_be_settled_fits_a_phone(browser: Any) -> None:
+    """All of its columns are in view, and no empty band stands above their heads."""
+    context = browser.new_context(viewport=PHONE)
+    page = context.new_page()
+    shown = quality_report.disputes_table([Dispute(3, 2, 1.0, 5), Dispute(1405, 2, 1.0, 3)])
+    sizes = ":root { --text-sm: 12px; font-family: system-ui } body { margin: 0 16px }"
+    page.set_content(f'<style>{stylesheet.FOR_GRADIO}{sizes}</style><div class="kit">{shown}</div>')
+    box = page.locator(".captioned")
+    assert box.evaluate("(one) => one.scrollWidth - one.clientWidth") == 0
+    assert page.locator("thead").bounding_box()["height"] < 64
     context.close()

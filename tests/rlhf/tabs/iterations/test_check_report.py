@@ -303,7 +303,7 @@ def test_what_a_judges_chances_rest_on_stands_in_one_line() -> None:
 
 
 def test_what_acts_by_itself_and_gives_no_reason_is_named_in_the_readers_language(tmp_path: Path) -> None:
-    said = {THE_GATE: "das Tor", THE_LOOP: "der Kreislauf", registry.NO_REASON: "ohne Grund", "promote": "übernehmen"}
+    said = {THE_GATE: "das Gate", THE_LOOP: "der Kreislauf", registry.NO_REASON: "ohne Grund", "promote": "übernehmen"}
     lines = [f'msgid "{english}"\nmsgstr "{german}"\n' for english, german in said.items()]
     (tmp_path / "de.po").write_text("\n".join(('msgid ""\nmsgstr "Language: de\\n"\n', *lines)), "utf-8")
     gate = Decision(
@@ -319,7 +319,7 @@ def test_what_acts_by_itself_and_gives_no_reason_is_named_in_the_readers_languag
     with translation.speaking(translation.chosen(str(tmp_path / "de.po"))):
         card = check_report.decisions_card([gate, people], {})
         asked = job_cards.job_facts(replace(JOB, requested_by=THE_LOOP), SnapshotCounts())
-    assert card.count("das Tor") == 2, "in the sentence and in the table"
+    assert card.count("das Gate") == 2, "in the sentence and in the table"
     assert "ohne Grund" in card
     assert card.count(">promote<") == 2, "but people's names and words stay as they are"
     assert "der Kreislauf" in asked
