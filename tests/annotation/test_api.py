@@ -906,8 +906,10 @@ def test_who_asks_is_told_when_it_is_answered_and_not_that_it_is_next_where_it_i
     comparison_store.begin_answers(db, [make_response(prompt, "1", seed=seed) for seed in range(2)], comparison_id)
     assert ask(endpoint, ann, "One?") == "Your prompt is being answered."
     assert ask(sleeping, bob, "Two?") == "Your prompt waits for its answers. The model sleeps."
+    comparison_id, prompt = own_prompts.asked(db)[1]
+    comparison_store.begin_answers(db, [make_response(prompt, "1", seed=seed) for seed in range(2)], comparison_id)
     db.write("UPDATE comparison SET state = 'ready' WHERE id = ?", (comparison_id,))
-    assert ask(sleeping, ann, "One?") == "Your prompt is answered."
+    assert ask(sleeping, bob, "Three?") == "Your prompt is answered."
 
 
 def test_who_would_not_be_given_the_answers_asks_for_none(db: Database, ann: Ask) -> None:
