@@ -1721,6 +1721,6 @@ def test_each_admin_reads_the_figures_over_the_iterations_in_their_own_language(
     english, _ = iterations_tab.over_view(db, {})
     with speaking(Language(code="xx", sentences=Brackets())):
         marked, _ = iterations_tab.over_view(db, {})
-    assert "No check has finished yet" in english
-    assert "⟦No check has finished yet" in marked
+    assert "two checks and more are compared" in english
+    assert "⟦Here two checks and more are compared" in marked
     assert iterations_tab.over_view(db, {})[0] == english
