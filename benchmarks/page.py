@@ -35,6 +35,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME
 
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 SECONDS = 40.0
 # Until what the press of a tab began is over: half a minute later the browser collects what was left, for a second.
 SETTLING = 30.0
@@ -199,7 +200,7 @@ def measure(app: App, tabs: Sequence[str], seconds: float) -> tuple[Mapping[str,
     """The page fresh and after all tabs were visited, and then each of these tabs."""
     from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
     if chromium is None:
         raise BenchmarkError("No Chromium here.")
     with sync_playwright() as playwright:
