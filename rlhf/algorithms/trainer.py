@@ -64,8 +64,8 @@ DIVERGED: Final[Mapping[Diverging, str]] = {
 }
 
 RENDERED_ANEW: Final = N_(
-    "The data is not as it was before: the model's template is told another date, or otherwise whether to think. The "
-    "run goes on with the data as it is now."
+    "The data is not as it was before: it is made into tokens otherwise by now, as where the model's template is told "
+    "another date, or otherwise whether to think. The run goes on with the data as it is now."
 )
 
 

@@ -67,7 +67,7 @@ def test_nobody_holds_a_comparison_until_a_time_to_which_the_clock_was_wrongly_s
     new = handing_out.claim_next(db, bob.id)
     assert (new is not None) is freed
     if freed:
-        with pytest.raises(UserError, match="ran out. Nothing was recorded"):
+        with pytest.raises(UserError, match="The time for this comparison ran out"):
             judging.judge(db, ann.id, old.nonce, act("tie"))
 
 
