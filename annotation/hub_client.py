@@ -262,7 +262,7 @@ def refusal(response: Any, error: BaseException) -> str:
     if status == 429:
         # How long the Hub asks us to wait, by `RateLimit: "api";r=0;t=55` or `Retry-After: 55`.
         found = re.search(r"(?:^|;)\s*t=(\d+)", response.headers.get("ratelimit", "")) or re.fullmatch(
-            r"\s*(\d+)\s*", response.headers.get("retry-after", "")
+            r"\s*(\d{1,9})\s*", response.headers.get("retry-after", "")
         )
         seconds = int(found[1]) if found else None
         if not seconds:

@@ -496,7 +496,7 @@ def retry_after(response: httpx.Response) -> float:
         return min(float(said), LONGEST_WAIT)
     try:
         when = parsedate_to_datetime(said)
-    except ValueError:
+    except (ValueError, OverflowError):  # the second for a year or an offset of many digits
         return 0.0
     seconds = (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return min(max(seconds, 0.0), LONGEST_WAIT)

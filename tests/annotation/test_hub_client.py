@@ -128,6 +128,7 @@ def test_files_go_and_come_in_one_commit(hub: HubServer) -> None:
         (429, {"RateLimit": '"api";r=0;t=55'}, "rate limit is reached. Repeat it in 55 seconds."),
         (429, {"Retry-After": "7"}, "rate limit is reached. Repeat it in 7 seconds."),
         (429, {}, "rate limit is reached. Repeat it later."),
+        (429, {"Retry-After": "9" * 5000}, "rate limit is reached. Repeat it later."),
         (503, {}, r"The Hub has trouble of its own \(status 503\). Repeat it later."),
         ("cut", {}, "The connection to the Hub could not be made or was lost"),
         ("cut-after", {}, "The connection to the Hub could not be made or was lost"),

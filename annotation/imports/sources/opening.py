@@ -32,6 +32,13 @@ ARCHIVE = b'{"format":"prefloop archive"'
 MOST_NUL = 16
 # Where the first header of an archive has it, behind a name that is filled up with NUL.
 TAR, TAR_AT = b"ustar", 257
+# Encodings by how their texts begin; the mark of one begins with another's.
+MARKED = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 UNPACKABLE = {
     b"PK\x03\x04": N_("{name} is a ZIP archive (an .xlsx workbook is one, too)."),
@@ -105,8 +112,10 @@ def refuse_other_formats(name: str, head: bytes) -> None:
     if description:
         refused = _(description).format(name=name)
         raise UserError(joined(refused, _("Unpack or convert it first."), _(FORMATS)))
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        refused = _("{name} is UTF-16: it begins with the bytes {hex}.").format(name=name, hex=head[:2].hex(" "))
+    mark = next((mark for mark in MARKED if head.startswith(mark)), None)
+    if mark is not None:
+        refused = _("{name} is {encoding}: it begins with the bytes {hex}.")
+        refused = refused.format(name=name, encoding=MARKED[mark], hex=mark.hex(" "))
         raise UserError(joined(refused, _("Save the file as UTF-8; no other encoding is guessed.")))
     if head.count(b"\x00") * MOST_NUL > len(head):
         refused = _("{name} is no text: byte {at:,} is NUL.").format(name=name, at=head.index(b"\x00"))

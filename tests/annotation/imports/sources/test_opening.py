@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import random
@@ -116,6 +117,8 @@ def zipped() -> bytes:
         ("a.csv", b'a,b\n1,2\n"open,3\n4,5\n', r"a quote that opens in row 3 \(line 3\) is not closed"),
         ("a.csv", b'a\n"' + b"x\n" * 600_000, "longer than 1,000,000 characters"),
         ("a.csv", "prompt\nä\n".encode("utf-16"), "UTF-16: it begins with the bytes ff fe"),
+        ("a.csv", "prompt\nä\n".encode("utf-32"), "UTF-32: it begins with the bytes ff fe 00 00"),
+        ("a.csv", codecs.BOM_UTF32_BE + "prompt\n".encode("utf-32-be"), "UTF-32: it begins with the bytes 00 00 fe ff"),
         ("a.csv", "prompt\nä\n".encode("utf-16-le"), "byte 1 is NUL"),
         ("a.xlsx", zipped(), "ZIP archive"),
         ("a.jsonl", zipped(), "ZIP archive"),
