@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import Trainer
 from trl import DPOTrainer, RewardTrainer, SFTTrainer
 
-from rlhf.algorithms import private_members
+from rlhf import private_members
 from tests.machine_fixtures import ROOT
 from tests.syntax_trees import nodes_of
 
@@ -89,7 +89,7 @@ def test_the_libraries_still_ask_what_we_put_in_place_of_theirs_or_set(dependenc
     owner = dependency.owner
     library = owner.__module__.partition(".")[0]
     assert dependency.member in asked_by(owner, dependency.caller), (
-        f"{library} {version(library)} is not the version that rlhf/algorithms/private_members.py was written for: "
+        f"{library} {version(library)} is not the version that rlhf/private_members.py was written for: "
         f"there {owner.__name__}.{dependency.caller} asks {dependency.member}. Where it does not, "
         f"{dependency.otherwise}. Find what it asks now, put that in its place there, and change RELIED_ON; until then "
         "hold requirements.txt to the version before."
