@@ -337,6 +337,6 @@ def indented(record: MappedRow) -> str:
     if short.label is not None:
         lines.append(f"labelled {'good' if short.label else 'bad'}")
     if short.remark:
-        lines.append(f"remark: {mapped_rows.in_words(short.remark)}")
+        lines.append(f"remark: {mapped_rows.remark_words(short.remark)}")
     clean = [" ".join(visible(part) for part in line.split("\n")) for line in lines]
     return os.linesep.join(f"  {line}" for line in clean)

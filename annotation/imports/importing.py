@@ -380,7 +380,7 @@ def summary(outcome: ImportResult, held_out_by: str) -> list[str]:
     else:
         first = _("None of them can be used.") if outcome.nothing_usable else _("Nothing new in them.")
     rest = joined(*not_made(counts))
-    remarks = [f"{numeral(count)} × {mapped_rows.in_words(remark)}." for remark, count in counts.remarks.items()]
+    remarks = [f"{numeral(count)} × {mapped_rows.remark_words(remark)}." for remark, count in counts.remarks.items()]
     held_out = [joined(held_out_sentence(counts), held_out_by)] if counts.prompts else []
     return [f"{read} {first.format(new=new)}", *([rest] if rest else []), *held_out, *remarks, *outcome.notes]
 

@@ -14,7 +14,7 @@ from annotation.imports.import_process import Importer, State
 from annotation.imports.importing import HELD_OUT_SHARE, ImportPreview, ImportRequest, ImportResult, summary
 from annotation.imports.mapping.columns import ROLES
 from annotation.imports.mapping.import_plan import TARGETS
-from annotation.imports.mapping.mapped_rows import MappedRow, in_words
+from annotation.imports.mapping.mapped_rows import MappedRow, remark_words
 from annotation.records import Annotator, UserError, who
 from annotation.tabs.components import QUEUED, QUIET, button, html_box, labelled, open_choice, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
@@ -149,7 +149,9 @@ def record_cells(record: MappedRow | str) -> tuple[str, str]:
     ranks = record.ranking or (None,) * len(record.answers)
     pairs = zip(ranks, record.answers, strict=True)
     answers = [verdict_on(rank, record).format(answer=cut(answer, SHOWN_CELL)) for rank, answer in pairs]
-    return cut(prompt, SHOWN_CELL), "\n".join([*answers, *([f"({in_words(record.remark)})"] if record.remark else [])])
+    return cut(prompt, SHOWN_CELL), "\n".join(
+        [*answers, *([f"({remark_words(record.remark)})"] if record.remark else [])]
+    )
 
 
 def verdict_on(rank: int | None, record: MappedRow) -> str:

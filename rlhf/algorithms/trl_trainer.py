@@ -1,7 +1,7 @@
 """What supervised, reward and preference training share: TRL's trainers with an algorithm's own loss, on a run's way.
 
 TRL brings batching, data order and optimiser, through what it and transformers promise; the little that they
-don't is in `rlhf.algorithms.private_members`. Departures from it, in all three:
+don't is in `rlhf.private_members`. Departures from it, in all three:
 
 - An algorithm says how many items a batch has and what their loss is; that is divided by the items of a whole optimiser
   step, in all its passes and processes.
@@ -36,7 +36,6 @@ from transformers import TrainerCallback, TrainerState
 
 from rlhf.algorithms.checkpoints import Checkpoint
 from rlhf.algorithms.comparisons import part_of
-from rlhf.algorithms.private_members import WithoutPreparation
 from rlhf.algorithms.trainer import (
     RunCost,
     Start,
@@ -58,6 +57,7 @@ from rlhf.models.adapters.low_rank import compute_adapters_at_once
 from rlhf.models.hidden_states import completions, inner_model, lower_layers, packable
 from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter, without_router_loss
 from rlhf.models.packing import rows_alone, rows_of
+from rlhf.private_members import WithoutPreparation
 
 
 class JobTrainer(WithoutPreparation):

@@ -124,7 +124,7 @@ def gate_text(db: Database, revision: str | None) -> str:
     decision = gate_decisions.decision_on(db, policy)
     lines = [f"{policy.revision}: {decision.says}. {gate_words.sentence(decision)}"]
     lines += filter(None, [gate_decisions.check_status(db, policy).sentence])
-    said = [(one.passed, gate_words.in_words(one)) for one in decision.criteria]
+    said = [(one.passed, gate_words.criterion_words(one)) for one in decision.criteria]
     lines += [f"  {passed:<12} {one.name}: {one.value} (asked for: {one.threshold})" for passed, one in said]
     return "\n".join(lines)
 

@@ -134,7 +134,7 @@ RECUSALS: Mapping[Recusal, str] = {
 }
 
 
-def in_words(one: Criterion) -> CriterionWords:
+def criterion_words(one: Criterion) -> CriterionWords:
     match one:
         case EvidenceSource():
             return preference(one)
@@ -334,7 +334,7 @@ def given_up(decision: GateDecision) -> str:
 
 def failure(one: Requirement) -> str:
     """A limit that is not kept: what that means, with the figure."""
-    said = in_words(one)
+    said = criterion_words(one)
     known = one.asks in LIMITS and one.found == one.found  # what could not be scored says nothing of it
     meant = _(LIMITS[one.asks].failure) if known else _("{name}: {value}, asked for: {threshold}.")
     return meant.format(name=said.name, value=said.value, threshold=said.threshold)
@@ -342,11 +342,11 @@ def failure(one: Requirement) -> str:
 
 def unmeasured(limits: Sequence[Requirement]) -> str:
     """What is missing or rests on too little; empty where nothing is."""
-    missing = [in_words(one).name for one in limits if one.passed == "missing"]
+    missing = [criterion_words(one).name for one in limits if one.passed == "missing"]
     said = _("Not measured, so not passed: {missing}.").format(missing="; ".join(missing)) if missing else ""
     if missing and len(missing) == sum(one.passed != "inapplicable" for one in limits):
         said = _("Nothing was measured of its answers, so nothing has passed.")
-    rests_on = [in_words(one) for one in limits if one.passed == "few"]
+    rests_on = [criterion_words(one) for one in limits if one.passed == "few"]
     few = _(
         "Too few held-out prompts to tell ({count}; asked for: {wanted}). Import more, and make a new version of the "
         "held-out set."
@@ -366,7 +366,7 @@ def waiting(weighed: Weighed) -> str:
         *(finds[source.standing].format(judge=source.judge) for source in decided),
         apart if decided else "",
         *(
-            joined(cant.format(judge=voter.source.judge), in_words(voter.obstacle).why)
+            joined(cant.format(judge=voter.source.judge), criterion_words(voter.obstacle).why)
             for voter in weighed.panel
             if voter.obstacle
         ),

@@ -69,7 +69,7 @@ class Curve:
     reference: tuple[float, str] | None = None
     """A value to compare with, and its name."""
 
-    def in_words(self) -> Curve:
+    def translated(self) -> Curve:
         """The same plot as a person reads it, in their language."""
         series = {_(name): metric for name, metric in self.series.items()}
         reference = None if self.reference is None else (self.reference[0], _(self.reference[1]))

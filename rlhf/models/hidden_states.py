@@ -25,6 +25,7 @@ from rlhf.models import memory
 from rlhf.models.adapters.lower_layers import LowerLayers
 from rlhf.models.log_probabilities import Head, sum_by_row, token_logps
 from rlhf.models.packing import SPANS, Packed, Spans, pack, pad, prompt_groups, rows_alone, rows_of
+from rlhf.private_members import attention_of
 
 # How configurations name what stands behind the output matrix: a bound of the logits, and what they are multiplied or
 # divided by. Whether that is all is seen when a base is prepared.
@@ -86,7 +87,7 @@ def packing_agrees(causal: Any) -> bool:
     Sliding windows are made so narrow meanwhile that sequences of a dozen tokens reach beyond them.
     """
     config, device = causal.config.get_text_config(), causal.device
-    if causal.config._attn_implementation not in ("sdpa", "eager") or own_windows(config):
+    if attention_of(causal) not in ("sdpa", "eager") or own_windows(config):
         return False
     one, rest, *answers = random_ids(causal, (7, 4, 5, 9, 6))
     other = [*one[:3], *rest]
@@ -163,7 +164,7 @@ def attention_mask(causal: Any, allowed_11LL: Tensor, row: Packed) -> Tensor:
     On a processor it says where the groups lie, so that attention is computed within them (`packing.attend`); a GPU
     would rather have one large piece of work.
     """
-    if causal.config._attn_implementation == "sdpa":
+    if attention_of(causal) == "sdpa":
         if allowed_11LL.device.type == "cpu":
             setattr(allowed_11LL, SPANS, Spans(row.spans, row.beginning))
         return allowed_11LL

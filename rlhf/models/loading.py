@@ -40,6 +40,7 @@ from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling.prompt_cache import SHARES
 from rlhf.models.self_test_results import SelfTestResult, kept_result
 from rlhf.models.tokenise import render, text_ids
+from rlhf.private_members import AnyDropout, processor_has_bfloat16
 
 # The head of a reward model, which the weights that it grows on have not.
 SCORE: Final = "score."
@@ -53,8 +54,7 @@ def compute_dtype() -> torch.dtype:
     """bfloat16 where this processor or GPU computes in it, otherwise float32."""
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if capable else torch.float32
+    return torch.bfloat16 if processor_has_bfloat16() else torch.float32
 
 
 def load_tokenizer(path: Path, no_thinking: bool = False) -> Any:
@@ -275,7 +275,7 @@ def leave_nothing_to_chance(model: Any) -> None:
             for name, value in list(vars(holder).items()):
                 if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
                     setattr(holder, name, 0.0)
-        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+        if isinstance(module, AnyDropout):
             module.p = 0.0
         own = type(module).__module__.startswith("transformers.models.")
         if own and not hasattr(module, "gradient_checkpointing"):

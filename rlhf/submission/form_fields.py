@@ -146,7 +146,7 @@ class Form:
         values: Sequence[str] = get_args(hint_at(self.spec_type, name.split(".")))
         values = self.methods if name == "method" else values
         default = self.described[name][0] if name in self.described else None
-        named = {value: in_words(self.spec_type, name, value) for value in values if isinstance(value, str)}
+        named = {value: choice_label(self.spec_type, name, value) for value in values if isinstance(value, str)}
         return [
             (_("{choice} (default)").format(choice=name) if value == default else name, value)
             for value, name in named.items()
@@ -182,7 +182,7 @@ def in_labels(sentence: str, spec: JobSpec) -> str:
     return re.sub(rf"(?<![\w/.'\"\\-])(?:sampling\.)?(?:{named})(?![\w/'\"\\-]|\.\w)", label, sentence)
 
 
-def in_words(kind: type[JobSpec], name: str, value: str) -> str:
+def choice_label(kind: type[JobSpec], name: str, value: str) -> str:
     """What a value of a setting is called on pages: the value itself, where it is none of several that it can have."""
     if not issubclass(kind, TrainingSpec) or value not in get_args(hint_at(kind, name.split("."))):
         return value

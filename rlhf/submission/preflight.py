@@ -282,7 +282,7 @@ def description_of(db: Database, policy: Policy) -> str:
         return f"base · {policy.base}"
     made = registry.trained_as(db, policy)
     others = _("merged") if policy.source is None else _("from the Hub")
-    how = others if made is None else form_fields.in_words(type(made), "method", made.method)
+    how = others if made is None else form_fields.choice_label(type(made), "method", made.method)
     accuracy = preconditions.accuracy_of(db, policy) if policy.kind == "reward-model" else None
     good = None if accuracy is None else _("right on {accuracy:.0%}").format(accuracy=accuracy)
     state = policy.status_word if policy.kind == "policy" else None

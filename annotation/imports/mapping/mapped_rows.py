@@ -22,7 +22,7 @@ class MappedRow:
     strength: int | None = None
     label: bool | None = None
     remark: str = ""
-    """As the code has it, whatever language is spoken: it is kept. `in_words` tells it."""
+    """As the code has it, whatever language is spoken: it is kept. `remark_words` tells it."""
     formed_chance: float | None = None
     """The chances of `annotation.selection` that came with a verdict; None is unknown."""
     people_chance: float | None = None
@@ -38,7 +38,7 @@ def remarked(record: MappedRow, remark: str) -> MappedRow:
     return replace(record, remark=BETWEEN.join(filter(None, (record.remark, remark))))
 
 
-def in_words(remark: str) -> str:
+def remark_words(remark: str) -> str:
     return BETWEEN.join(_(one) for one in remark.split(BETWEEN))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from annotation.imports.printable import display_name
 from annotation.imports.sources.byte_stream import CHUNK, MAXIMUM_LINE, MEGABYTE, Stream, wrong_byte
-from annotation.imports.sources.json_values import DECODER, in_words
+from annotation.imports.sources.json_values import DECODER, parser_words
 from annotation.imports.sources.raw_rows import RawRow, as_row, kind_of
 from annotation.records import UserError
 from annotation.translation import N_, _, joined
@@ -100,7 +100,7 @@ class Document:
                     return value
             except json.JSONDecodeError as error:
                 if self.ended:
-                    raise self.refused(said.wrong, number=number, msg=in_words(error)) from error
+                    raise self.refused(said.wrong, number=number, msg=parser_words(error)) from error
             except RecursionError as error:
                 raise self.refused(said.deep, number=number) from error
             except ValueError as error:

@@ -37,7 +37,7 @@ def parse_json(text: str) -> Any:
     try:
         return DECODER.decode(text)
     except json.JSONDecodeError as error:
-        said = _("the line is not JSON: {msg} at character {pos:,}").format(msg=in_words(error), pos=error.pos + 1)
+        said = _("the line is not JSON: {msg} at character {pos:,}").format(msg=parser_words(error), pos=error.pos + 1)
         raise NotJson(said, error) from error
     except RecursionError as error:
         raise NotJson(_("the line is nested too deeply"), error) from error
@@ -45,6 +45,6 @@ def parse_json(text: str) -> Any:
         raise NotJson(_("the line is not JSON: {msg}").format(msg=str(error).split(";")[0]), error) from error
 
 
-def in_words(error: json.JSONDecodeError) -> str:
+def parser_words(error: json.JSONDecodeError) -> str:
     """What the parser says, without the beginning of a place that it gives elsewhere."""
     return error.msg.lower().removesuffix(" at").removesuffix(" starting")

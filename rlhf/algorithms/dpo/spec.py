@@ -24,7 +24,7 @@ from rlhf.jobs.descriptions import (
 )
 from rlhf.jobs.job_spec import NoiseUse, Reference, Scope, TrainingSpec
 from rlhf.models.chat_template import special_ids
-from rlhf.submission.form_fields import in_words
+from rlhf.submission.form_fields import choice_label
 
 PairwiseLoss = Literal["ipo", "robust"]
 PreferenceLoss = Literal["sigmoid", PairwiseLoss, "length-normalised"]
@@ -194,11 +194,11 @@ class DPOSpec(ComparisonSpec):
             loss = _("{loss}, offset {offset:g}").format(loss=loss, offset=self.offset)
         beta = numeral(self.beta, "g") if self.beta else _("the loss's default")
         return [
-            (_("Reference"), in_words(type(self), "reference", self.reference)),
-            (_("Data"), in_words(type(self), "scope", self.scope)),
+            (_("Reference"), choice_label(type(self), "reference", self.reference)),
+            (_("Data"), choice_label(type(self), "scope", self.scope)),
             (_("Loss"), loss),
             (_("β · SFT weight"), f"{beta} · {numeral(self.sft_weight, 'g')}"),
-            (_("Annotator noise"), in_words(type(self), "annotator_noise", self.annotator_noise)),
+            (_("Annotator noise"), choice_label(type(self), "annotator_noise", self.annotator_noise)),
         ]
 
     def filled(self) -> Self:

@@ -13,7 +13,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from rlhf.algorithms.ppo.spec import PPOSpec
-from rlhf.algorithms.private_members import compute_with, forget_precision
 from rlhf.algorithms.trainer import Start, passes_here
 from rlhf.models.adapters.low_rank import compute_adapters_at_once
 from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
@@ -21,6 +20,7 @@ from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_
 from rlhf.models.log_probabilities import Head
 from rlhf.models.packing import pad
 from rlhf.models.stored_reward_model import RewardModel, scalar_head
+from rlhf.private_members import compute_with, forget_precision
 
 AdapterRole = Literal["policy", "reference", "reward", "critic"]
 ADAPTERS: Mapping[AdapterRole, str] = {

@@ -32,7 +32,7 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import REWARD_THRESHOLD
 from rlhf.models.tokenise import tokenise_prompts
-from rlhf.submission.form_fields import in_words
+from rlhf.submission.form_fields import choice_label
 from rlhf.submission.preconditions import accuracy_of
 
 KLControl = Literal["adaptive", "fixed"]
@@ -266,7 +266,7 @@ class PPOSpec(TrainingSpec):
         )
         return [
             (_("Reward model"), self.reward_model or _(NOT_MEASURED)),
-            (_("Reference"), in_words(type(self), "reference", self.reference)),
+            (_("Reference"), choice_label(type(self), "reference", self.reference)),
             (
                 _("KL penalty"),
                 penalty.format(control=self.kl_control, coefficient=self.kl_coefficient, target=self.kl_target),

@@ -23,7 +23,7 @@ from rlhf.jobs.descriptions import (
 )
 from rlhf.jobs.job_spec import Method, NoiseUse, TrainingSpec
 from rlhf.models.reward_model_quality import quality_in
-from rlhf.submission.form_fields import in_words
+from rlhf.submission.form_fields import choice_label
 
 # 64 comparisons twice: right on 65% of held-out ones at 1e-4, TRL's default for adapters, 75% at 3e-4, 92% at 1e-3.
 MEASURED = N_("our own measurements: a smaller one learns little from a few hundred comparisons")
@@ -136,10 +136,10 @@ class RewardModelSpec(ComparisonSpec):
 
     def facts(self) -> Facts:
         return [
-            (_("Data"), in_words(type(self), "scope", self.scope)),
+            (_("Data"), choice_label(type(self), "scope", self.scope)),
             (_("Margin by strength"), _("yes") if self.margin else _("no")),
             (_("Centring weight"), numeral(self.centre, "g")),
-            (_("Annotator noise"), in_words(type(self), "annotator_noise", self.annotator_noise)),
+            (_("Annotator noise"), choice_label(type(self), "annotator_noise", self.annotator_noise)),
         ]
 
     def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlhf.models.adapters.low_rank import factors_kept
 from rlhf.models.memory import free_memory
+from rlhf.private_members import in_blocks, linear_in_blocks, onednn_has_bfloat16
 
 # Of the free memory, what a second copy of the weights may take.
 SHARE_OF_FREE: Final = 0.25
@@ -46,18 +47,17 @@ def to_lay_out(layer: nn.Module) -> bool:
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     dtype = layer.weight.dtype
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and onednn_has_bfloat16())
 
 
 def laid_out(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
     """What computes a layer with its weights laid out; where types differ or gradients are wanted, the layer does."""
     weight, bias, own = layer.weight.detach(), layer.bias, layer.forward
-    blocks = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    blocks = in_blocks(weight)
 
     def forward(x: Tensor) -> Tensor:
         if x.dtype != weight.dtype or torch.is_grad_enabled():
             return own(x)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
-        return product
+        return linear_in_blocks(x, blocks, bias)
 
     return forward

@@ -37,7 +37,7 @@ from rlhf.jobs.job_spec import SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.models.registry import PRECISION_WORDS, Decision, Policy
-from rlhf.submission.form_fields import in_words
+from rlhf.submission.form_fields import choice_label
 from rlhf.tabs.jobs import job_words
 from rlhf.tabs.jobs.job_cards import answer_box
 
@@ -127,7 +127,7 @@ def history_row(policy: Policy, names: Mapping[int, str], job: Job | None) -> tu
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
         NOTHING if learnt is None else UNITS[spec.unit if spec else "pairs"].counted(learnt),
-        in_words(type(spec), "reference", spec.reference) if spec and spec.reference else NOTHING,
+        choice_label(type(spec), "reference", spec.reference) if spec and spec.reference else NOTHING,
         moment(policy.created),
     )
 
@@ -328,7 +328,7 @@ def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
     shown = {entry.key: entry for entry in figures_of(report)}
     rows: list[Row] = []
     for one in filter(says_something, criteria):
-        words = gate_words.in_words(one)
+        words = gate_words.criterion_words(one)
         entry = shown.pop(limited_by(one, report) or "", None)
         values = side_figures(entry, report)
         name = _(AT_EQUAL_LENGTH) if entry is not None and entry.label == AT_EQUAL_LENGTH else words.name

@@ -111,7 +111,7 @@ def running_chart(people: CorrectedPrompts, rule: Rule, alpha: float, against: s
             (_("upper limit"), [high for _, high in ends]),
         )
     ]
-    running = RUNNING.in_words()
+    running = RUNNING.translated()
     label = running.label.format(against)
     curve = replace(running, label=label, caption=f"{running.caption} {level_sentence(alpha)}")
     return line_plots.plots(
@@ -199,7 +199,7 @@ def over_curves(checked: Sequence[CheckedPolicy]) -> list[CurveData]:
         "judgements": [one.judged for one in checked],
     }
     found = []
-    for curve in (one.in_words() for one in OVER):
+    for curve in (one.translated() for one in OVER):
         points = [
             (float(place), float(value)) for place, value in enumerate(values[curve.name], 1) if value is not None
         ]

@@ -314,7 +314,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     }
     changed, marks = changes(parts, seen)
     # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
-    criteria = [(one.passed, *astuple(gate_words.in_words(one))) for one in criteria_of(db, policy)]
+    criteria = [(one.passed, *astuple(gate_words.criterion_words(one))) for one in criteria_of(db, policy)]
     named = [policy.revision, None if check is None else check.job_id, gate_decisions.rule(db).to_setting(), criteria]
     if seen.get("drawn") != [*named, page]:
         report, page = report_parts(db, context.data_dir, policy, check, page)

@@ -13,7 +13,7 @@ from rlhf.jobs.descriptions import UNITS, Facts
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
-from rlhf.submission.form_fields import in_labels, in_words
+from rlhf.submission.form_fields import choice_label, in_labels
 
 STATUS_WORDS: Mapping[str, str] = {
     "queued": N_("queued"),
@@ -56,13 +56,13 @@ def spec_facts(spec: JobSpec) -> Facts:
     training = spec.trains()
     if training is None:
         return spec.facts()
-    method = in_words(type(training), "method", training.method)
+    method = choice_label(type(training), "method", training.method)
     return [*spec.facts(), (_("Of"), _(training.title)), (_("Method"), method)]
 
 
 def origin_facts(spec: TrainingSpec) -> Facts:
     return [
-        (_("Method"), in_words(type(spec), "method", spec.method)),
+        (_("Method"), choice_label(type(spec), "method", spec.method)),
         (_("Parent"), spec.parent),
         (_("Data snapshot"), spec.snapshot[:12] or _("frozen at the start")),
         (_("Seed"), str(spec.seed)),

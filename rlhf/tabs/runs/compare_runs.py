@@ -16,7 +16,7 @@ from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, kinds
 from rlhf.jobs.job_store import Job
 from rlhf.models.reward_model_quality import quality_in
-from rlhf.submission.form_fields import in_words, label_of
+from rlhf.submission.form_fields import choice_label, label_of
 from rlhf.tabs.jobs.job_cards import early_end
 from rlhf.tabs.jobs.job_words import about, final_figures
 from rlhf.tabs.plot_zoom import CurveData
@@ -85,7 +85,7 @@ def setting(kind: type[JobSpec], name: str, value: Any) -> str:
         return short_number(value)
     if name == "kind":
         return _(kind.title)
-    return str(value)[:12] if name == "snapshot" else in_words(kind, name, str(value))
+    return str(value)[:12] if name == "snapshot" else choice_label(kind, name, str(value))
 
 
 # ------------------------------------------------------------------------------------------------------------- curves

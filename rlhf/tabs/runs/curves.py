@@ -54,7 +54,7 @@ def curves_of(spec: JobSpec) -> tuple[Curve, ...]:
 
 def plots_of(kind: type[JobSpec]) -> tuple[Curve, ...]:
     """The plots of a kind of job: its own, then those of every training."""
-    return tuple(curve.in_words() for curve in (*kind.curves, *COMMON)) if kind.curves else ()
+    return tuple(curve.translated() for curve in (*kind.curves, *COMMON)) if kind.curves else ()
 
 
 def along(spec: JobSpec) -> str:

@@ -34,7 +34,7 @@ from rlhf.evaluation.gate import (
     risk_so_far,
     share_by_rule,
 )
-from rlhf.evaluation.gate_words import in_words
+from rlhf.evaluation.gate_words import criterion_words
 from tests.e_values import evidence_for
 
 # Whatever else is asked for is in order.
@@ -241,7 +241,7 @@ def test_what_comes_later_on_a_prompt_changes_the_win_rate_and_not_the_evidence(
     later = tuple(replace(one, outcome=0.0) for one in first[:20])
     before, after = decide(ASKED, found(BETTER)), decide(ASKED, replace(SOUND, people=(*first, *later)))
     assert before.says == after.says == "promote"
-    shown = [in_words(one.weighed.people).value for one in (before, after)]
+    shown = [criterion_words(one.weighed.people).value for one in (before, after)]
     assert shown[0].startswith("69% on 65 prompts (")
     # Shown is what all have said, beside the interval of what was bet on.
     assert shown[1].startswith("54% on 65 prompts (55–")

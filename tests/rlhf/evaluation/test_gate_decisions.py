@@ -1706,7 +1706,7 @@ def test_each_admin_reads_the_decision_and_its_record_in_their_own_language(db: 
         marked = gate_decisions.decision_on(db, made)
         assert gate_decisions.objection(db, made).startswith("⟦The rule says: reject.⟧ ⟦People find it worse")
         gate_decisions.promote(db, data_dir, made.revision, "ann", WHY)
-        said = [gate_words.in_words(one) for one in marked.criteria]
+        said = [gate_words.criterion_words(one) for one in marked.criteria]
         assert [one.name for one in said if "⟦" not in one.name] == []
     assert english == marked
     assert gate_words.sentence(english).startswith("People find it worse")

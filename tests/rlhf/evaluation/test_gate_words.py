@@ -10,7 +10,7 @@ import pytest
 from annotation.metrics.intervals_and_bias import Estimate
 from rlhf.evaluation import gate_words
 from rlhf.evaluation.gate import Findings, JudgeFindings, Recusal, Rule, decide, given_up
-from rlhf.evaluation.gate_words import CriterionWords, in_words, sentence
+from rlhf.evaluation.gate_words import CriterionWords, criterion_words, sentence
 from tests.rlhf.evaluation.test_gate import (
     ASKED,
     BETTER,
@@ -36,7 +36,7 @@ def said(rule: Rule, findings: Findings) -> str:
 
 def row(rule: Rule, findings: Findings, name: str) -> CriterionWords:
     """What is said of one criterion."""
-    (one,) = (words for words in map(in_words, decide(rule, findings).criteria) if words.name == name)
+    (one,) = (words for words in map(criterion_words, decide(rule, findings).criteria) if words.name == name)
     return one
 
 
@@ -151,7 +151,7 @@ def test_a_criterions_verdict_agrees_with_its_number_and_its_threshold(figure: s
     for value in (bound, *noise, bound * (1 - 1e-8), bound * (1 + 1e-8), bound - 0.04, bound + 0.00004, bound + 3):
         decision = decide(ASKED, found(BETTER, **{figure: value}))
         (one,) = (one for one in decision.weighed.limits if one.asks == figure)
-        words = in_words(one)
+        words = criterion_words(one)
         assert words.name == NAMES[figure]
         side, asked = words.threshold.rsplit(" ", 1)
         assert side == ("at least" if least else "at most")
@@ -175,7 +175,7 @@ def test_what_is_past_a_limit_is_named_with_its_bound(figure: str) -> None:
 def test_what_was_not_measured_is_named(figure: str) -> None:
     for rule, people, judges in ((ASKED, BETTER, ()), (WITH_JUDGE, FEW, (judge(),)), (ASKED, OPEN, ())):
         decision = decide(rule, found(people, *judges, **{figure: None}))
-        (missing,) = (in_words(one) for one in decision.criteria if one.passed == "missing")
+        (missing,) = (criterion_words(one) for one in decision.criteria if one.passed == "missing")
         assert missing.value == "not measured"
         assert sentence(decision).endswith(f" Not measured, so not passed: {missing.name}.")
         assert "check it again" not in sentence(decision), "a check may be running: who asks the rows says what to do"
@@ -184,7 +184,7 @@ def test_what_was_not_measured_is_named(figure: str) -> None:
 def test_where_nothing_was_measured_that_is_said_once() -> None:
     decision = decide(WITH_JUDGE, Findings())
     assert sentence(decision).endswith("Nothing was measured of its answers, so nothing has passed.")
-    assert not any("so nothing" in in_words(one).why for one in decision.criteria)
+    assert not any("so nothing" in criterion_words(one).why for one in decision.criteria)
 
 
 def test_too_few_prompts_are_said_to_be_few_and_not_to_be_missing() -> None:
@@ -219,12 +219,12 @@ NOTHING_FOUND = {
 def test_of_each_criterion_without_anything_measured_it_is_said_that_it_was_not() -> None:
     """Neither yes nor no nor a number, and it never passes."""
     asked = [one for one in decide(WITH_JUDGE, found((), judge())).criteria if one.passed != "informs"]
-    assert {in_words(one).name for one in asked} == set(NOTHING_FOUND)
+    assert {criterion_words(one).name for one in asked} == set(NOTHING_FOUND)
     for name, (nothing, value) in NOTHING_FOUND.items():
-        (one,) = (one for one in decide(WITH_JUDGE, nothing).criteria if in_words(one).name == name)
-        assert (in_words(one).value, one.passed) == (value, "missing"), name
+        (one,) = (one for one in decide(WITH_JUDGE, nothing).criteria if criterion_words(one).name == name)
+        assert (criterion_words(one).value, one.passed) == (value, "missing"), name
         found_so = ("interval is", "with 95%", "speaks for people often")
-        assert not any(word in in_words(one).why for word in found_so), name
+        assert not any(word in criterion_words(one).why for word in found_so), name
 
 
 def test_how_many_prompts_and_ties_people_compared_is_said() -> None:

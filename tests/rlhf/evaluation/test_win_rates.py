@@ -16,7 +16,7 @@ from annotation.web import access
 from rlhf.evaluation import gate_decisions, pair_outcomes, win_rates
 from rlhf.evaluation.finished_checks import newest_check
 from rlhf.evaluation.gate import Rule, decide, weigh_people
-from rlhf.evaluation.gate_words import in_words
+from rlhf.evaluation.gate_words import criterion_words
 from rlhf.hub import push_model
 from rlhf.judges import judge_store
 from rlhf.models import registry
@@ -61,7 +61,7 @@ def test_the_report_the_gate_the_page_and_the_card_show_one_win_rate(
     (judge,) = gate_decisions.findings(db, checked).judges
     assert (len(judge.outcomes), sum(one.outcome for one in judge.outcomes) / 13) == (rate.n, rate.value)
     decision = decide(Rule(judge_may_decide=True), gate_decisions.findings(db, checked))
-    assert in_words(decision.weighed.panel[0].source).value.startswith("81% on 13 prompts (")
+    assert criterion_words(decision.weighed.panel[0].source).value.startswith("81% on 13 prompts (")
     assert rate.estimate is not None
     page = check_report.report_card(check.report, Rule())
     assert f"<td>{percent_with_interval(rate.estimate)}</td>" in page

@@ -101,7 +101,7 @@ def test_skips_alone_are_no_comparison_by_people() -> None:
     decision = decide(WITH_JUDGE, asked)
     assert "No person has compared it" in candidate_headline.headline_of(asked, decision, "dpo-1", given=True).saying
     assert "No person has compared it" in gate_words.sentence(decision)
-    assert "has not been compared" in gate_words.in_words(decision.weighed.people).why
+    assert "has not been compared" in gate_words.criterion_words(decision.weighed.people).why
 
 
 WITH_JUDGE = Rule(judge_may_decide=True, judge_least=10, judge_most=40)

@@ -156,7 +156,7 @@ def test_the_page_warns_of_what_the_projects_rule_rejects_and_of_nothing_else(ru
     report = replace(fixed, candidate=replace(fixed.anchor, revision="dpo-7", **lost))
     failed = [one for one in within_limits(rule, report) if one.passed == "fail"]
     said = check_report.warnings(report, rule)
-    for sentence, one in zip(said, map(gate_words.in_words, failed), strict=True):
+    for sentence, one in zip(said, map(gate_words.criterion_words, failed), strict=True):
         assert sentence.endswith(f"({one.name}: {one.value}, asked for: {one.threshold}).")
 
 

@@ -1,4 +1,4 @@
-"""What our trainers need of TRL, transformers, PEFT and accelerate and these do not promise: here and nowhere else.
+"""What machines need of torch, transformers, PEFT, TRL and accelerate and these do not promise: here and nowhere else.
 
 Its test holds each against the installed versions. Where one changes it says what that means.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from accelerate.state import AcceleratorState
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
 
 
 class WithoutPreparation:
@@ -39,3 +41,35 @@ def compute_with(layer: BaseTunerLayer, adapter: str | None) -> None:
 def forget_precision() -> None:
     """Let the next accelerator compute in another precision than an earlier one of this process."""
     AcceleratorState._reset_state()
+
+
+def attention_of(model: Any) -> str | None:
+    """By which of transformers' ways a model computes attention, such as "sdpa" and "eager"."""
+    found: str | None = model.config._attn_implementation
+    return found
+
+
+def processor_has_bfloat16() -> bool:
+    """Whether this processor has instructions that compute in bfloat16."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def onednn_has_bfloat16() -> bool:
+    """Whether oneDNN multiplies in bfloat16 here."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def in_blocks(weight: Tensor) -> Tensor:
+    """A layer's weight as oneDNN's kernels want it."""
+    blocks: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    return blocks
+
+
+def linear_in_blocks(x: Tensor, blocks: Tensor, bias: Tensor | None) -> Tensor:
+    """What a layer computes, by its weight in blocks."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
+    return product
+
+
+# What all of torch's kinds of dropout are.
+AnyDropout = torch.nn.modules.dropout._DropoutNd
