@@ -111,6 +111,8 @@ class LoopState:
     """Whether there is a held-out prompt to check a candidate on."""
     spent: int = 0
     """Of the new judgements, those that a training was begun with that came to nothing: they start no other."""
+    unasked: str | None = None
+    """The newest candidate, where it has had no check and nothing has asked for one."""
 
     @property
     def towards_next(self) -> int:
@@ -127,12 +129,12 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     needed = kind.trained_first() if kind else None
     tried = None if needed is None else tried_since(db, needed, since)
     checks = job_store.checks(db)
-    failed, broken = failed_checks(checks), broken_jobs(db, checks)
+    failed, broken, without = failed_checks(checks), broken_jobs(db, checks), without_check(db, checks)
     unspent = training_data.new_to_train_on(db, since) if counted else 0
     learnt = newest_training(db)
     new = training_data.new_to_train_on(db, learnt) if counted and learnt != since else unspent
     # The oldest candidate whose training asked for a check and which has had none; first one that can be checked.
-    found = unchecked_candidates(db, checks)
+    found = [one.revision for one in without if asked_for_check(db, one)]
     able = [revision for revision in found if revision not in failed or failed[revision].to_be_repeated]
     return LoopState(
         auto_train=auto_train,
@@ -153,6 +155,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         given=gate_decisions.given_to_people(db) and pair_outcomes.can_be_compared(db),
         measurable=held_out_sets.can_measure(db),
         spent=new - unspent,
+        unasked=newest_unasked(db, without),
     )
 
 
@@ -190,16 +193,23 @@ def seconds_since(job: Job) -> float:
     return passed if passed >= 0 else math.inf
 
 
-def unchecked_candidates(db: Database, checks: Sequence[Job]) -> list[str]:
-    """The candidates whose training asked for a check and which have had none, oldest first."""
+def without_check(db: Database, checks: Sequence[Job]) -> list[Policy]:
+    """The candidates that have had no check, oldest first."""
     now = told_as_now(db)
     counting = [check for check in checks if check.is_open or (check.status == "finished" and check.id in now)]
     had = {candidate_of(check) for check in counting}
-    return [
-        policy.revision
-        for policy in registry.all_policies(db)
-        if policy.undecided and policy.revision not in had and asked_for_check(db, policy)
-    ]
+    return [one for one in registry.all_policies(db) if one.undecided and one.revision not in had]
+
+
+def unchecked_candidates(db: Database, checks: Sequence[Job]) -> list[str]:
+    """The candidates whose training asked for a check and which have had none, oldest first."""
+    return [one.revision for one in without_check(db, checks) if asked_for_check(db, one)]
+
+
+def newest_unasked(db: Database, without: Sequence[Policy]) -> str | None:
+    """The newest candidate, if it is `without` a check and nothing has asked for one."""
+    newest = [one for one in registry.all_policies(db) if one.undecided][-1:]
+    return next((one.revision for one in newest if one in without and not asked_for_check(db, one)), None)
 
 
 def asked_for_check(db: Database, policy: Policy) -> bool:

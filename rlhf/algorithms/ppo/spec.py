@@ -407,17 +407,16 @@ def unmeasured(reward: Policy) -> str:
             "share as accepted_accuracy in the spec, say 0.7)."
         ).format(revision=reward.revision, source=reward.source)
     return _(
-        "Too few held-out comparisons tell how often the reward model {revision} is right, or the base has other "
-        "weights since, and PPO mostly learns the mistakes of one that is seldom right. Collect more judgements and "
-        "train another one, or confirm that you accept it (tick “Run it although …”, or give any accepted_accuracy in "
-        "the spec, say 0.01)."
+        "How often the reward model {revision} is right is not known here, and PPO mostly learns the mistakes of one "
+        "that is seldom right. Judge more held-out comparisons and train another one, or confirm that you accept it "
+        "(tick “Run it although …”, or give any accepted_accuracy in the spec, say 0.01)."
     ).format(revision=reward.revision)
 
 
 def accept_label(accuracy: float | None) -> str:
     """What a person confirms before PPO with a reward model that is not known to be good; it names the number."""
     if accuracy is None:
-        return _("Run it although the reward model was never checked on held-out comparisons here")
+        return _("Run it although nobody knows how often the reward model is right")
     return _("Run it although the reward model is right on only {accuracy:.1f}% of held-out comparisons").format(
         accuracy=100 * accuracy
     )

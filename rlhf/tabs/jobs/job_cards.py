@@ -71,16 +71,16 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
         return None
     if silence(job, at) > SILENT_SECONDS:
         return None
-    pace = pace_of(step_times)
+    pace, left = pace_of(step_times), 0.0
+    age = seconds_between(job.started, at)
     if pace is not None:
         last, last_time = step_times[-1]
         since = max(0.0, seconds_between(last_time, at))
         # A step that takes longer than the others is still one; of the last one nobody knows then.
-        return pace * (job.steps - last) - min(since, pace) or None
-    age = seconds_between(job.started, at)
-    if not step_times and job.attempt == 1 and job.step >= job.steps * TOLD_FROM and age > 0:
-        return age / job.step * (job.steps - job.step)
-    return None
+        left = pace * (job.steps - last) - min(since, pace)
+    elif not step_times and job.attempt == 1 and job.step >= job.steps * TOLD_FROM and age > 0:
+        left = age / job.step * (job.steps - job.step)
+    return left if round(left) else None
 
 
 def silence(job: Job, at: str) -> float:
@@ -185,8 +185,6 @@ def progress_line(job: Job, left: float | None, at: str) -> str:
         pieces.append(_("{duration} so far").format(duration=duration(seconds_taken(job, at))))
         if left is not None:
             pieces.append(left_words(job, left))
-        elif job.step < job.steps:
-            pieces.append(_("time left: not known yet"))
     return " · ".join(pieces)
 
 

@@ -50,10 +50,18 @@ def next_steps(state: LoopState, waiting: Waiting, supply: Supply, hindered: boo
 
 
 def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
-    """What the newest candidate waits for."""
-    if state.unchecked and not state.measurable:
-        words = _("Import held-out prompts to check {revision}").format(revision=state.unchecked)
-        return [NextStep(words, "/data/import")]
+    """What candidates wait for."""
+    to_check = state.unchecked or state.unasked
+    if to_check and not state.measurable:
+        return [NextStep(_("Import held-out prompts to check {revision}").format(revision=to_check), "/data/import")]
+    ruled = about_the_pending(state, waiting)
+    if state.unasked:
+        return [NextStep(_("Check {revision}").format(revision=state.unasked), iteration(state.unasked)), *ruled]
+    return ruled
+
+
+def about_the_pending(state: LoopState, waiting: Waiting) -> list[NextStep]:
+    """What the candidate waits for that the loop is at."""
     if state.unchecked and not state.active and not checked_by_loop(state, state.unchecked):
         return [NextStep(_("Check {revision} again").format(revision=state.unchecked), iteration(state.unchecked))]
     if state.pending is None:

@@ -530,7 +530,6 @@ def wire_views(page: RunsPage, context: Context) -> None:
     def open_runs(annotator: Annotator, place: Place) -> list[Any]:
         looked, said = selection_at(context.db, place)
         changed, seen = live(context, looked, {})
-        seen["notices"]["queue_said"] = seen["order"]  # which the Train tab writes, and leads here
         values = {"selector": looked.job, "compared": looked.compared, "search": looked.search, "order": looked.order}
         shown = {name: {**changed.get(name, gr.update()), "value": value} for name, value in values.items()}
         address = told(place_of(looked), step=False, shows=in_view(looked, seen))

@@ -12,7 +12,6 @@ from annotation.tabs.address import leading
 from annotation.tabs.components import QUEUED, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
-from annotation.ui import markup
 from annotation.ui.tab_addresses import Place, link
 from rlhf.jobs.rental_store import Terms
 from rlhf.submission import preflight
@@ -44,23 +43,18 @@ def build(demo: gr.Blocks, context: Context, guide: gr.HTML) -> list[TrainingFor
         runs_page = runs_tab.build(context)
     for page, opening in zip(pages, openings, strict=True):
         training_form.wire(page, context, known, opening)
-        wire_start(page, context, known, guide, runs_page)
+        wire_start(page, context, known, guide)
     wire_runs(pages, context, guide, runs_page)
     return pages
 
 
-def wire_start(page: TrainingFormPage, context: Context, known: Preflight, guide: gr.HTML, runs_page: RunsPage) -> None:
+def wire_start(page: TrainingFormPage, context: Context, known: Preflight, guide: gr.HTML) -> None:
     def start(annotator: Annotator, *asked: Any) -> list[Any]:
         job_id = training_form.queued(known, page.spec(known, *asked), annotator.name)
-        said = markup.notice(
-            _("Job {job_id} was queued. It starts in its turn, when its device is free.").format(job_id=job_id)
-        )
-        # Not on the form: who comes back to it may find the job ended.
-        return ["", said, leading(link(RUNS, Place((str(job_id),))))]
+        return ["", leading(link(RUNS, Place((str(job_id),))))]
 
     start.__name__ = f"start_{page.form.name}"
-    outputs = [page.said, runs_page.parts["queue_said"], guide]
-    page.parts["start"].click(guarded(context, "admin")(start), page.asked, outputs, **QUEUED)
+    page.parts["start"].click(guarded(context, "admin")(start), page.asked, [page.said, guide], **QUEUED)
 
     def rent(by: str, terms: Terms, *asked: Any) -> tuple[int, list[Any]]:
         job_id = training_form.queued(known, page.spec(known, *asked), by, terms)

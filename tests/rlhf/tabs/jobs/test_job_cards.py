@@ -101,6 +101,8 @@ def test_the_pace_is_that_of_all_steps_and_a_slow_one_is_one_of_them() -> None:
 def test_a_first_attempt_without_events_is_judged_by_its_age() -> None:
     assert job_cards.seconds_left([], JOB, AT) == pytest.approx(900)
     assert job_cards.seconds_left([], replace(JOB, steps=41), AT) is None, "mostly, the model was loaded"
+    almost = replace(JOB, step=2999, steps=3000)
+    assert job_cards.seconds_left([], almost, AT) is None, "0 s are left of none that runs on"
 
 
 def test_time_left_is_never_negative() -> None:
@@ -132,7 +134,7 @@ def test_every_status_has_its_sentence(changes: dict[str, Any], words: str) -> N
 def test_progress_line() -> None:
     whole = replace(JOB, spec=replace(PREFERENCES, stop_kl=0.0))
     assert job_cards.progress_line(whole, 280, AT) == "40% · step 4 of 10 · 10 min so far · about 4 min 40 s left"
-    assert "not known yet" in job_cards.progress_line(JOB, None, AT)
+    assert job_cards.progress_line(whole, None, AT) == "40% · step 4 of 10 · 10 min so far"
     # What it has made is being saved.
     assert job_cards.progress_line(replace(whole, step=10), None, AT) == "100% · step 10 of 10 · 10 min so far"
     assert job_cards.progress_line(replace(JOB, steps=0), None, AT) == "Preparing for 10 min."

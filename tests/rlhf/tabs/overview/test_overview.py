@@ -96,6 +96,9 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
             "/iterations/dpo-7",
         ),
         ({"unchecked": "dpo-7", "failed_checks": {"dpo-7": FAILED}}, 3, "Check dpo-7 again", "/iterations/dpo-7"),
+        ({"unasked": "sft-8"}, 3, "Check sft-8", "/iterations/sft-8"),
+        ({"unasked": "sft-8", "pending": pending("promote")}, 3, "Check sft-8", "/iterations/sft-8"),
+        ({"unasked": "sft-8", "measurable": False}, 3, "Import held-out prompts to check sft-8", "/data/import"),
     ],
 )
 def test_in_every_state_the_next_step_is_a_link_to_where_it_is_done(
@@ -103,6 +106,21 @@ def test_in_every_state_the_next_step_is_a_link_to_where_it_is_done(
 ) -> None:
     first = next_steps(replace(QUIET, **changes), Waiting(waiting, {ADAPTER.id: waiting}), "lacking")[0]
     assert (first.words, first.address) == (words, address)
+
+
+def test_the_newest_candidate_that_nothing_will_check_is_to_be_checked(context: Context) -> None:
+    """As after supervised training, which asks for none; an older one of the kind was left for a newer."""
+    db, base = context.db, registry.by_revision(context.db, "base").id
+    db.write("UPDATE prompt SET split = 'held-out'")
+    for name in ("sft-1", "sft-2"):
+        job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "owner")
+        assert job_store.claim(db, job_id, "w") is not None
+        made = {"algorithm": "sft", "base": BASE_NAME, "parent_id": base, "job_id": job_id, "path": "x", "sha256": ""}
+        registry.add(db, revision=name, **made)
+        assert job_table.finish(db, job_id, "w", {})
+        assert overview_status.overview_status(db, OWNER).steps[0].words == f"Check {name}"
+    job_store.enqueue(db, CheckSpec(candidate="sft-2"), "owner")
+    assert not [step for step in overview_status.overview_status(db, OWNER).steps if "Check" in step.words]
 
 
 def test_where_nothing_is_held_out_to_check_on_the_way_leads_to_the_import() -> None:

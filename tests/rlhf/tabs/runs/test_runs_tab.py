@@ -563,12 +563,12 @@ def test_time_left_counts_only_this_attempt(browser: Browser, place: Context) ->
     job_store.resume(place.db, job_id)
     assert job_store.claim(place.db, job_id, "w2") is not None
     assert job_store.step_times(place.db, job_store.get(place.db, job_id)) == []
-    job_table.report(place.db, job_id, "w2", 5, 20, {"loss": 0.5})
+    job_table.report(place.db, job_id, "w2", 5, 10**6, {"loss": 0.5})
     browser.do("poll_runs")
-    assert "time left: not known yet" in browser.text("card")
-    job_table.report(place.db, job_id, "w2", 6, 20, {"loss": 0.5})
+    assert " left" not in browser.text("card")
+    job_table.report(place.db, job_id, "w2", 6, 10**6, {"loss": 0.5})
     browser.do("poll_runs")
-    assert re.search(r"about \d+ s left", browser.text("card"))
+    assert re.search(r"about .+ left", browser.text("card"))
 
 
 def test_a_job_that_memory_did_not_suffice_for_says_what_was_lowered(browser: Browser, place: Context) -> None:
