@@ -267,8 +267,12 @@ def marks_of(tokenizer: Any) -> Marks:
 
 
 def any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """Finds any of these texts; nothing where there are none."""
-    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
+    """Finds any of these texts; nothing where there are none.
+
+    One with a character in it that breaks others may be made by that, without end: texts that hold it are refused.
+    """
+    breakable = (text for text in texts if ZERO_WIDTH_SPACE not in text)
+    return re.compile("|".join(map(re.escape, sorted(breakable, key=len, reverse=True))) or "(?!)")
 
 
 def inert(tokenizer: Any, text: str, by_model: bool) -> str:

@@ -18,10 +18,10 @@ from annotation.exports.frozen_rows import DemonstrationRow, FrozenAnswer, Prefe
 from annotation.records import Message, UserError
 from rlhf.models import base_model, chat_template
 from rlhf.models.base_model import takes_system
-from rlhf.models.chat_template import ChatTokenizer, can_be_told, chat_tokenizer
+from rlhf.models.chat_template import ChatTokenizer, can_be_told, chat_tokenizer, inert
 from rlhf.models.loading import fed, load_tokenizer
 from rlhf.models.template_process import TemplateRefused, conversation
-from rlhf.models.tokenise import tokenise_demonstrations, tokenise_pairs, tokenise_prompts
+from rlhf.models.tokenise import render, tokenise_demonstrations, tokenise_pairs, tokenise_prompts
 
 CONVERSATIONS: list[list[Message]] = [
     [{"role": "user", "content": "What is the sun?"}],
@@ -142,6 +142,21 @@ def test_a_tokenizer_that_fails_on_a_text_is_a_sentence(tiny_model: Path, tmp_pa
     for ask in asked:
         with pytest.raises(UserError, match="The model's tokenizer fails on a text"):
             ask()
+
+
+def test_a_mark_that_is_made_where_another_is_broken_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """A zero-width space breaks "er", and then "e" and that space would be to be broken, again and again."""
+
+    def with_marks(told: dict[str, Any]) -> dict[str, Any]:
+        beyond = len(told["model"]["vocab"]) + len(told["added_tokens"])
+        marks = [{**ADDED, "id": beyond + number, "content": text} for number, text in enumerate(("er", "e\u200b"))]
+        return {"added_tokens": [*told["added_tokens"], *marks]}
+
+    tokenizer = ChatTokenizer(with_rules(tiny_model, tmp_path / "model", with_marks))
+    tokenizer.rows = None
+    assert inert(tokenizer, "water", by_model=False) == "wate\u200br"
+    with pytest.raises(TemplateRefused, match="would read as a mark of its own"):
+        render(tokenizer, [{"role": "user", "content": "water"}])
 
 
 def test_a_tokenizer_may_replace_as_models_do(tiny_model: Path, tmp_path: Path) -> None:
