@@ -117,7 +117,7 @@ def build_app(settings: Settings) -> Starlette:
 
     app = guarded_app(db, settings, pages, watches, lifespan)
     clear_uploads = weakref.finalize(app, remove_uploads, uploads, lock)
-    app.state.db, app.state.held, app.state.pages = db, opened.held, pages.own
+    app.state.db, app.state.held, app.state.pages, app.state.supervisor = db, opened.held, pages.own, supervisor
     return app
 
 
@@ -383,6 +383,8 @@ def serve(app: Starlette, settings: Settings, listener: socket.socket) -> None:
     announce(settings, app.state.db)
     server, pages = uvicorn.Server(config), app.state.pages
     pages.on_failure = lambda: setattr(server, "should_exit", True)
+    if app.state.supervisor is not None:
+        app.state.supervisor.hurried = lambda: server.force_exit  # by a second Ctrl+C
     server.run(sockets=[listener])
     if pages.failure is not None:
         raise pages.failure
