@@ -41,7 +41,7 @@ from annotation.database import (
 from annotation.environment import remove_leftover
 from annotation.exports import export_files, writing
 from annotation.imports import import_process, importing
-from annotation.jobs import job_table, liveness
+from annotation.jobs import liveness
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, explain_errors, now, seconds_between
 from annotation.store import project_store, prompt_store
@@ -117,7 +117,7 @@ def build_app(settings: Settings) -> Starlette:
 
     app = guarded_app(db, settings, pages, watches, lifespan)
     clear_uploads = weakref.finalize(app, remove_uploads, uploads, lock)
-    app.state.db, app.state.held, app.state.pages = db, opened.held, pages.own
+    app.state.db, app.state.held, app.state.pages, app.state.supervisor = db, opened.held, pages.own, supervisor
     return app
 
 
@@ -309,7 +309,10 @@ def find_model(settings: Settings, known: bool = False) -> BaseModel:
 
 
 def health_route(settings: Settings, db: Database, pages: DeferredApp) -> Callable[[Request], Awaitable[Response]]:
-    """`/healthz`: 200 while the database answers and the answering worker, once it runs, is heard of."""
+    """`/healthz`: 200 while the database answers and the answering worker has not failed, died or hung.
+
+    How long it has been silent is told, and decides nothing: after a sleep of the machine it is hours.
+    """
 
     async def health(request: Request) -> Response:
         try:
@@ -320,8 +323,7 @@ def health_route(settings: Settings, db: Database, pages: DeferredApp) -> Callab
         beat = latest[0].heartbeat if latest and latest[0].status == "running" else None
         silent = None if beat is None else round(seconds_between(beat, now()), 1)
         failed = bool(latest) and latest[0].status in ("failed", "lost")
-        fresh = not failed and (silent is None or silent < job_table.HEARD_WITHIN_SECONDS)
-        ok = not settings.workers or fresh
+        ok = not (settings.workers and failed)
         told = {"ok": ok, "database": "ok", "sqlite": SQLITE_IN_USE, "worker_silent_seconds": silent}
         told["pages"] = "ready" if pages.ready else "starting"  # which keeps nobody from judging
         return JSONResponse(told, 200 if ok else 503)
@@ -383,6 +385,8 @@ def serve(app: Starlette, settings: Settings, listener: socket.socket) -> None:
     announce(settings, app.state.db)
     server, pages = uvicorn.Server(config), app.state.pages
     pages.on_failure = lambda: setattr(server, "should_exit", True)
+    if app.state.supervisor is not None:
+        app.state.supervisor.hurried = lambda: server.force_exit  # by a second Ctrl+C
     server.run(sockets=[listener])
     if pages.failure is not None:
         raise pages.failure

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from annotation.database import Database
@@ -33,9 +35,12 @@ POLL_SECONDS = 1.0
 # After a worker failed, wait before starting the next: doubling up to five minutes.
 FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 300.0
-STOP_SECONDS = 20.0
 # More than other programs' writes take, for which a worker waits.
 HUNG_LOOKS = 300
+# So long one that is to end may be silent while this program waits for it, and so long it may take in all: as long as
+# it gives itself where this program was killed (`rlhf.workers.worker`).
+SILENT_LOOKS = 30
+ENDING_LOOKS = 300
 # How the launcher of several processes tells that one of them was killed, in the log: as the first one that it saw end,
 # or in its list, where it saw that of another first.
 KILLED_MARK = re.compile(rb"exitcode *: -9\b")
@@ -65,6 +70,8 @@ class Supervisor:
         self.forking = forks and can_fork(self.devices)
         self.forks: ForkServer | None = None
         self.children: dict[int, WorkerProcess] = {}
+        self.hurried: Callable[[], bool] = lambda: False
+        """Whether somebody does not want to wait until workers have ended."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
         self._failures = 0
@@ -88,13 +95,7 @@ class Supervisor:
         if self.forks is not None:
             self.forks.close()
         self.tell_to_end()  # whatever it has started meanwhile
-        for job_id, child in self.children.items():
-            try:
-                child.process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                logger.warning("the worker of job %d does not end; killing it", job_id)
-                child.signal(signal.SIGKILL)
-                child.process.wait()
+        self.await_ends()
         for job_id, child in self.children.items():
             try:
                 job = job_store.get(self.db, job_id)
@@ -102,6 +103,31 @@ class Supervisor:
                     job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.spec))
             except Exception as error:  # of a full disk, say; the next start finds it gone
                 logger.error("The end of job %d was not recorded. %s", job_id, for_log(error))
+
+    def await_ends(self) -> None:
+        """Wait for workers that were told to end, and kill those that don't: by looks, as `end_hanging` does."""
+        heard: dict[int, tuple[str | None, int]] = {}
+        for look in count(1):
+            alive = {job_id: child for job_id, child in self.children.items() if child.process.poll() is None}
+            if not alive:
+                return
+            for job_id, child in alive.items():
+                beat, since = self.heartbeat(job_id), look
+                if job_id in heard and heard[job_id][0] == beat:
+                    since = heard[job_id][1]
+                heard[job_id] = beat, since
+                if look - since >= SILENT_LOOKS or look >= ENDING_LOOKS or self.hurried():
+                    logger.warning("the worker of job %d does not end; killing it", job_id)
+                    child.signal(signal.SIGKILL)
+                    child.process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                next(iter(alive.values())).process.wait(POLL_SECONDS)
+
+    def heartbeat(self, job_id: int) -> str | None:
+        """When a job was heard of; None where that can't be read, as of a disk that is gone."""
+        with suppress(Exception):
+            return job_store.get(self.db, job_id).heartbeat
+        return None
 
     def tell_to_end(self) -> None:
         for child in [*self.children.values()]:

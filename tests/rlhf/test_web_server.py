@@ -18,6 +18,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from annotation.api import MAXIMUM_BODY
 from annotation.database import Database
@@ -31,6 +32,7 @@ from annotation.web.settings import Settings
 from rlhf import web_server
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.cli.policy_command import prepare
+from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import base_model, registry
@@ -191,6 +193,23 @@ def test_who_is_signed_in_judges_and_who_is_not_can_sign_in(starting: Starting) 
 
     asyncio.run(judge())
     assert judgement_count(starting.db) == 1
+
+
+@pytest.mark.parametrize(("status", "code"), [("running", 200), ("lost", 503), ("failed", 503)])
+def test_after_a_sleep_of_the_machine_all_is_well_unless_the_worker_is_gone(
+    db: Database, status: str, code: int
+) -> None:
+    job = job_store.enqueue(db, AnsweringSpec(), "the program")
+    db.write("UPDATE job SET status = ?, heartbeat = '2026-01-01T00:00:00.000000+00:00' WHERE id = ?", (status, job))
+    pages = DeferredApp(lambda: BuiltApp(PlainTextResponse(""), nullcontext()))
+    route = Route("/healthz", web_server.health_route(Settings(data_dir=db.path.parent), db, pages))
+
+    async def health() -> int:
+        transport = httpx.ASGITransport(Starlette(routes=[route]))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return (await client.get("/healthz")).status_code
+
+    assert asyncio.run(health()) == code
 
 
 def test_what_was_judged_is_on_the_disk_before_that_is_answered(db: Database, starting: Starting) -> None:

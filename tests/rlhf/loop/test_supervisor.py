@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -528,6 +529,60 @@ def test_the_end_of_the_program_is_told_in_the_rows_of_workers_that_can_not_say_
     row = job_store.get(db, begun)
     assert (row.status, row.message) == ("lost", "Prefloop was stopped while this ran.")
     assert (job_store.get(db, waiting).status, job_store.get(db, waiting).attempt) == ("queued", 0)
+
+
+# Told to end, it goes on until there is a file of this name.
+UNTIL_IT_MAY_END = """
+import os, signal, time
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open("{ready}", "w").close()
+while not os.path.exists("{may_end}"):
+    time.sleep(0.01)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("silent", "looks", "hurried", "code"),
+    [(False, 99, 99, 0), (True, 99, 99, -9), (False, 8, 99, -9), (False, 99, 8, -9)],
+)
+def test_the_end_of_a_worker_is_waited_for_while_it_is_heard_of_and_not_for_ever(
+    db: Database,
+    supervisor: Supervisor,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    silent: bool,
+    looks: int,
+    hurried: int,
+    code: int,
+) -> None:
+    """However slow the machine is: it ends at the twentieth look, silent for no more than three, or somebody hurries
+    the program at the eighth."""
+    ready, may_end = tmp_path / "ready", tmp_path / "may-end"
+    run_beforehand(monkeypatch, tmp_path, UNTIL_IT_MAY_END.format(ready=ready, may_end=may_end))
+    for name, value in {"POLL_SECONDS": 0.01, "SILENT_LOOKS": 3, "ENDING_LOOKS": looks}.items():
+        monkeypatch.setattr(supervisor_module, name, value)
+    job = queue(db)
+    supervisor.start_next()
+    child = supervisor.children[job]
+    assert job_store.claim(db, job, child.worker) is not None
+    wait_until("the worker", ready.exists)
+    looked, heartbeat = count(1), supervisor.heartbeat
+
+    def beaten(job_id: int) -> str | None:
+        look = next(looked)
+        supervisor.hurried = lambda: look >= hurried
+        if not silent and look % 2:
+            job_table.beat(db, job, child.worker)
+        if look >= 20:
+            may_end.touch()
+        return heartbeat(job_id)
+
+    monkeypatch.setattr(supervisor, "heartbeat", beaten)
+    supervisor.stop()
+    assert child.process.returncode == code
+    assert job_store.get(db, job).message == "Prefloop was stopped while this ran."
 
 
 @pytest.mark.parametrize("error", [UserError("The disk is full."), sqlite3.OperationalError("database is locked")])
