@@ -385,8 +385,10 @@ def implicit_accuracy(
     """
     reference, max_length, per_token = training_terms(models.db, candidate)
     pairs, left_out = tokenise_pairs(models.tokenizer, rows, max_length)
-    sides = [[(tuple(pair["prompt_ids"]), tuple(pair[f"{side}_ids"])) for side in ("chosen", "rejected")]
-             for pair in pairs]  # fmt: skip
+    sides = [
+        [(tuple(pair["prompt_ids"]), tuple(ids)) for ids in (pair["chosen_ids"], pair["rejected_ids"])]
+        for pair in pairs
+    ]
     different = list(dict.fromkeys(answer for both in sides for answer in both))
     gained: dict[PromptAndAnswer, float] = {}
     for places in passes_of(models.use(candidate), different):

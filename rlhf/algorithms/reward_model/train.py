@@ -40,12 +40,11 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from annotation.translation import _, joined
 from rlhf.algorithms.checkpoints import checkpoints_of
-from rlhf.algorithms.comparisons import collate, order_loss, with_targets
+from rlhf.algorithms.comparisons import ComparisonColumns, collate, order_loss, with_targets
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.trainer import Start, TokenisedData, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
-from rlhf.jobs.descriptions import Item
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.run import Run
 from rlhf.models import registry
@@ -169,7 +168,7 @@ def scores_of(model: Any, batch: Any) -> Tensor:
 
 
 @torch.no_grad()
-def score(trainer: ComparisonTrainer, items: Iterable[Item]) -> list[ScoredComparison]:
+def score(trainer: ComparisonTrainer, items: Iterable[ComparisonColumns]) -> list[ScoredComparison]:
     """Comparisons with the scores of their answers. Raises Stopped when the job is told to stop."""
     found = []
     for item in items:
