@@ -53,8 +53,9 @@ from rlhf.models.loading import adapter_config, load_for_training, load_tokenize
 from rlhf.models.reward_model_quality import SCALE_FILE, ScoredComparison, ScoreScale, measure
 from rlhf.models.tokenise import load_snapshot, of_split
 
-# The margin of the strongest preference; 1/3 of it slightly, 2/3 clearly, 0 where nobody said how strongly.
-MARGIN = 1.0
+# The offset (Touvron et al. call it margin) of the strongest preference; 1/3 of it slightly, 2/3 clearly, 0 where
+# nobody said how strongly. What is noted as margin is by how much the better answer scores more.
+OFFSET = 1.0
 
 
 def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
@@ -125,7 +126,7 @@ class ComparisonTrainer(JobTrainer, RewardTrainer):
         """The loss of each comparison's order, and what keeps its scores about zero."""
         scores_B = scores_of(model, batch)
         better_P, worse_P, share_P = scores_B[batch["better"]], scores_B[batch["worse"]], batch["share"]
-        loss_C = order_loss(scores_B, batch, MARGIN if self.spec.margin else 0.0)
+        loss_C = order_loss(scores_B, batch, OFFSET if self.spec.margin else 0.0)
         margin_P = better_P - worse_P
         self.note("accuracy", (share_P * (margin_P.sign() + 1) / 2).sum(), items)
         self.note("margin", (share_P * margin_P).sum(), items)
