@@ -43,6 +43,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs.job_spec import TrainingSpec, with_defaults
+from rlhf.models.tokenise import OrderedPair
 
 AGREE = 1e-3
 PROMPTS, NEW_TOKENS = 12, 64
@@ -116,7 +117,7 @@ def comparisons(case: Case, steps: int, words: int, seed: int = 5) -> list[dict[
             "answers": [ids(source.randint(*ANSWER_TOKENS)) for _ in range(case.answers)],
             "comparison": number,
             "pairs": [
-                (better, worse, None, None, False)
+                OrderedPair(better, worse, None, None, False)
                 for better in range(case.answers)
                 for worse in range(better + 1, case.answers)
             ],

@@ -7,7 +7,7 @@ What every test here keeps to, so that the suite says the same on any machine:
 - What has to happen in the middle of something happens from inside: `Pace` holds draws at a token, `kill_worker` at a
   step, `run_beforehand` puts code into workers. A job that a test has claimed is kept alive by `kept_alive`.
 - Warnings are errors. A library's own that can't be avoided is named in pyproject.toml, by message and module.
-- Importing torch costs six seconds of a processor. A job that needs no process of its own runs in the test's
+- Importing torch costs seconds of a processor. A job that needs no process of its own runs in the test's
   (`Machine.perform`); the programs that a test starts are forked from one that has imported already (`fork_server`),
   except in tests marked `own_start`: those about how a program starts, dies, or uses memory. Applications and finished
   runs are shared within a module.

@@ -1,6 +1,6 @@
 """Starts the Python programs of tests as forks of a process that has imported the libraries already.
 
-A worker's imports cost six seconds of a processor, and the suite starts some hundred programs, those in which
+A worker's imports cost seconds of a processor, and the suite starts some hundred programs, those in which
 pytest-xdist runs tests among them. `subprocess` asks here instead of the system (see `Client.start`): a server, started
 once for a process that starts programs, forks itself, and the fork becomes the program. It has the arguments,
 environment, directory, descriptors, session, umask and priority that a program of its own would have, and it is a child

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic
 
@@ -19,11 +20,12 @@ from annotation.jobs.attempt import Attempt, Stopped, beating
 from annotation.jobs.job_queue import AnyRequest, JobQueue
 from annotation.jobs.job_table import CANCELLED, Job
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 
 # Between two looks at the queue, and at jobs whose doer may be gone.
 LOOK_SECONDS: Final = 0.25
 GONE_SECONDS: Final = 5.0
+OWN_ERROR: Final = N_("An error of Prefloop's own ended it ({kind}: {error}). The log has more.")
 
 logger = logging.getLogger(__name__)
 
@@ -91,31 +93,36 @@ class LaneRunner(Generic[AnyRequest]):
         self.current = Attempt(db, self.data_dir, job, worker, self.ended)
         try:
             with beating(self.current):
-                self.attend(self.current, job)
+                attend(self.current, partial(self.perform, self.current, job))
         finally:
             self.current = None
         return True
 
-    def attend(self, attempt: Attempt, job: Job[AnyRequest]) -> None:
-        """Do a claimed job and record how it ended; an error of our own is in the log too."""
-        try:
-            outcome = self.perform(attempt, job)
-        except Stopped:
-            if attempt.stopped and not attempt.terminated.is_set():
-                job_table.stop(attempt.db, job.id, attempt.worker, "cancelled", CANCELLED)
-            else:
-                release(attempt)
-        except UserError as error:
-            job_table.stop(attempt.db, job.id, attempt.worker, "failed", without_token(str(error)))
-        except Exception as error:
-            # Before it is recorded, which a full disk may refuse.
-            logger.error("Job %d failed. %s", job.id, hub_client.for_log(error))
-            said = _("An error of Prefloop's own ended it ({kind}: {error}). The log has more.").format(
-                kind=type(error).__name__, error=error
-            )
-            job_table.stop(attempt.db, job.id, attempt.worker, "failed", without_token(said))
+
+def attend(
+    attempt: Attempt, perform: Callable[[], JobOutcome], cancelled: str = CANCELLED, own_error: str = OWN_ERROR
+) -> None:
+    """Do a claimed job and record how it ended; an error of our own is in the log too.
+
+    `cancelled` and `own_error` are what is said of these ends.
+    """
+    db, job_id, worker = attempt.db, attempt.job_id, attempt.worker
+    try:
+        outcome = perform()
+    except Stopped:
+        if attempt.stopped and not attempt.terminated.is_set():
+            job_table.stop(db, job_id, worker, "cancelled", cancelled)
         else:
-            job_table.finish(attempt.db, job.id, attempt.worker, outcome.result, without_token(outcome.message))
+            release(attempt)
+    except UserError as error:
+        job_table.stop(db, job_id, worker, "failed", without_token(str(error)))
+    except Exception as error:
+        # Before it is recorded, which a full disk may refuse.
+        logger.error("Job %d failed. %s", job_id, hub_client.for_log(error))
+        said = _(own_error).format(kind=type(error).__name__, error=error)
+        job_table.stop(db, job_id, worker, "failed", without_token(said))
+    else:
+        job_table.finish(db, job_id, worker, outcome.result, without_token(outcome.message))
 
 
 def release(attempt: Attempt) -> None:

@@ -14,10 +14,10 @@ from annotation.translation import _
 from annotation.ui.formatting import percent
 from annotation.validation import NonNegativeFloat
 from rlhf.data.snapshots import MIN_PAIRS, collect
-from rlhf.jobs.descriptions import COMPARISONS, Facts, Item, Rows, Tokenised
+from rlhf.jobs.descriptions import COMPARISONS, Facts, Rows, Tokenised
 from rlhf.jobs.job_spec import Scope, TrainingSpec
 from rlhf.models import registry
-from rlhf.models.tokenise import tokenise_comparisons
+from rlhf.models.tokenise import TokenisedComparison, tokenise_comparisons
 
 # Rows and the prior's top are rounded.
 SAME = 1e-4
@@ -50,7 +50,7 @@ class ComparisonSpec(TrainingSpec):
         """Comparisons with all their pairs together."""
         return tokenise_comparisons(tokenizer, rows, self.max_length)
 
-    def answers_of(self, item: Item) -> list[Sequence[int]]:
+    def answers_of(self, item: TokenisedComparison) -> list[Sequence[int]]:
         """All answers of a comparison, each once."""
         return list(filter(None, item["answers"]))
 

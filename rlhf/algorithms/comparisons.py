@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from rlhf.jobs.descriptions import Item
 from rlhf.jobs.job_spec import NoiseUse
 from rlhf.models.orders.plackett_luce import Rankings, plackett_luce
 from rlhf.models.packing import pad
+from rlhf.models.tokenise import TokenisedComparison
 
 # The strongest preference that annotators can give.
 MUCH = 3
@@ -32,27 +33,52 @@ MUCH = 3
 OF_PAIRS, OF_ANSWERS = ("strength", "flip", "weight"), ("reference_logps",)
 
 
-def with_targets(items: Sequence[Item], noise: NoiseUse = "ignore", ai_weight: float = 1.0) -> list[Item]:
-    """Comparisons with their pairs as columns: `better` and `worse` place in `answers`, `strength`, `flip`, `weight`.
+class ComparisonColumns(TypedDict):
+    """A comparison as its trainers take it, with its pairs as columns."""
 
-    A strength that nobody gave is 0. `bits` says what all pairs decide together, by which a comparison weighs; weights
-    have the mean 1 over all bits. `ai` says whether AI judges alone have judged it. Raises UserError where the data has
-    not the chances of error that are to be used.
-    """
-    known: list[Item] = [
-        {"ai": ai} if flip is None else {"flip": flip, "ai": ai} for item in items for *_, flip, ai in item["pairs"]
+    prompt_ids: list[int]
+    answers: list[list[int]]
+    ai: bool
+    """Whether AI judges alone have judged it."""
+    better: list[int]
+    """Of each pair, the place in `answers`; so `worse`."""
+    worse: list[int]
+    bits: float
+    """What all pairs decide together, by which a comparison weighs."""
+    flip: list[float]
+    weight: list[float]
+    """Their mean is 1 over all bits."""
+    strength: list[float]
+    """0 where nobody gave one."""
+
+
+def with_targets(
+    items: Sequence[TokenisedComparison], noise: NoiseUse = "ignore", ai_weight: float = 1.0
+) -> list[ComparisonColumns]:
+    """Comparisons as columns. Raises UserError where the data has not the chances of error that are to be used."""
+    known: list[Mapping[str, Any]] = [
+        {"ai": pair.ai} if pair.flip is None else {"flip": pair.flip, "ai": pair.ai}
+        for item in items
+        for pair in item["pairs"]
     ]
     used = iter(with_noise(known, noise, ai_weight))
-    made = []
+    made: list[ComparisonColumns] = []
     for item in items:
-        better, worse, strengths, *_ = zip(*item["pairs"], strict=True)
-        own = [next(used) for _ in better]
-        columns = {name: [float(pair[name]) for pair in own] for name in ("flip", "weight")}
-        columns["strength"] = [float(strength or 0) for strength in strengths]
-        kept = {name: item[name] for name in ("prompt_ids", "answers")}
-        kept["ai"] = all(ai for *_, ai in item["pairs"])
-        decided = bits(len(item["answers"]), zip(better, worse, strict=True))
-        made.append({**kept, "better": list(better), "worse": list(worse), "bits": decided, **columns})
+        pairs, answers = item["pairs"], item["answers"]
+        own = [next(used) for _ in pairs]
+        made.append(
+            {
+                "prompt_ids": item["prompt_ids"],
+                "answers": answers,
+                "ai": all(pair.ai for pair in pairs),
+                "better": [pair.better for pair in pairs],
+                "worse": [pair.worse for pair in pairs],
+                "bits": bits(len(answers), [(pair.better, pair.worse) for pair in pairs]),
+                "flip": [float(one["flip"]) for one in own],
+                "weight": [float(one["weight"]) for one in own],
+                "strength": [float(pair.strength or 0) for pair in pairs],
+            }
+        )
     return weighing_one(made)
 
 
@@ -87,7 +113,7 @@ def noisy(pairs: Sequence[Mapping[str, Any]], noise: NoiseUse) -> list[dict[str,
     return [{**pair, "flip": 0.0, "weight": (1 - 2 * pair["flip"]) / mean} for pair in pairs]
 
 
-def weighing_one(items: Sequence[Item]) -> list[Item]:
+def weighing_one(items: Sequence[ComparisonColumns]) -> list[ComparisonColumns]:
     """The comparisons with their weights over the mean of these, each by what its comparison decides."""
     weight, decided = sum(item["bits"] * fmean(item["weight"]) for item in items), sum(item["bits"] for item in items)
     return [{**item, "weight": [one * decided / weight for one in item["weight"]]} for item in items]

@@ -42,7 +42,7 @@ from rlhf.algorithms.model_card import TrainedModel, describe_directory, subject
 from rlhf.data.held_out_sets import sample_prompts
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
-from rlhf.jobs.descriptions import Item, LeftOut
+from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run
@@ -102,10 +102,10 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
 class TokenisedData:
     """What a run learns from: the rows of its snapshot as token ids."""
 
-    items: Sequence[Item]
+    items: Sequence[Any]
     left_out: LeftOut = field(default_factory=LeftOut)
     """What gives no tokens, by reason."""
-    held_out: Sequence[Item] = ()
+    held_out: Sequence[Any] = ()
     """Those that it is scored on when it is stored."""
     asked: Sequence[Prompt] | None = None
     """The prompts of its sample answers; None for the project's."""
@@ -380,7 +380,7 @@ class TrainingProgress:
         run: Run,
         spec: TrainingSpec,
         learner: Trainable,
-        items: Sequence[Item],
+        items: Sequence[Any],
         asked: Sequence[Prompt] | None = None,
     ) -> None:
         self.run, self.spec, self.learner = run, spec, learner

@@ -24,7 +24,7 @@ from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PromptRow
 from annotation.records import Prompt, UserError, now
 from annotation.store import policy_comparisons, prompt_store, setting_store
-from annotation.translation import N_, _, joined, ngettext
+from annotation.translation import N_, _
 from rlhf.data.snapshots import CountedRows, snapshot_counts, store_snapshot
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import registry
@@ -248,40 +248,22 @@ def fresh_prompts(db: Database, seen: bool) -> list[Prompt]:
     return without(map(prompt_store.read_prompt, rows), sample_prompts(db))
 
 
-SHARED = N_("The gate goes by the same prompts.")
-OWN = N_("The gate goes by {prompts} others, which no report shows (version {version}, drawn on {created}).")
-SEEN = N_("{seen} of them people or judges had compared answers to before, though in no check.")
-SEEN_UNKNOWN = N_("What of them had been compared before was not looked at.")
+@dataclass(frozen=True)
+class GateSetStatus:
+    """On which prompts the gate weighs candidates."""
+
+    last: GateSet | None
+    """The newest version of its own set; None where it shares the reports'."""
+    weighed: int
+    """Candidates that were weighed on it."""
+    missing: int
+    """Held-out prompts that a further version lacks."""
 
 
-def gate_sentence(db: Database) -> str:
-    """Which prompts the gate goes by, and how many candidates were weighed on them, for people."""
+def gate_set_status(db: Database) -> GateSetStatus:
     found = sum(len(fresh_prompts(db, seen)) for seen in (False, True))
-    made, missing = gate_sets(db), max(LEAST - found, 0)
-    carried = len(weighed(db, made[-1].version if made else 0))
-    before = ngettext(
-        "{count} candidate has been weighed on them.", "{count} candidates have been weighed on them.", carried
-    )
-    said = [before.format(count=carried)]
-    if not made:
-        needed = ngettext(
-            "For a set of its own, which no report shows, {missing} more held-out prompt is needed.",
-            "For a set of its own, which no report shows, {missing} more held-out prompts are needed.",
-            missing,
-        )
-        return joined(_(SHARED), *said, needed.format(missing=missing)) if missing else ""
-    last = made[-1]
-    said.insert(0, _(OWN).format(prompts=last.prompts, version=last.version, created=last.created[:10]))
-    if last.seen != 0:
-        said.append(_(SEEN_UNKNOWN) if last.seen is None else _(SEEN).format(seen=last.seen))
-    if missing and carried >= MOST_WEIGHED:
-        worn = ngettext(
-            "That is enough: import {missing} more held-out prompt, and the next candidate has a new version.",
-            "That is enough: import {missing} more held-out prompts, and the next candidate has a new version.",
-            missing,
-        )
-        said.append(worn.format(missing=missing))
-    return joined(*said)
+    last = next(reversed(gate_sets(db)), None)
+    return GateSetStatus(last, len(weighed(db, last.version if last else 0)), max(LEAST - found, 0))
 
 
 def that_count(db: Database, version: int) -> frozenset[int] | None:

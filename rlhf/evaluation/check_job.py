@@ -29,7 +29,7 @@ from annotation.records import CheckedAnswer, Prompt, UserError
 from annotation.store import check_store, policy_comparisons
 from annotation.translation import _, ngettext
 from rlhf.data import held_out_sets
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import gate_decisions, gate_words
 from rlhf.evaluation.anchors import GROUND_SCORES, CheckedPolicies, policies_of
 from rlhf.evaluation.answer_figures import (
     equal_length_distinct,
@@ -125,7 +125,7 @@ def begun(run: Run, spec: CheckSpec) -> Check:
     run.report(0, 0, {}, _("It loads the model."))
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     policies = policies_of(run, spec, models.base_path)
-    if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
+    if not spec.gate_set and (said := gate_words.gate_set_sentence(held_out_sets.gate_set_status(run.db))):
         run.log(said)
     prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
     apart = held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
@@ -385,8 +385,10 @@ def implicit_accuracy(
     """
     reference, max_length, per_token = training_terms(models.db, candidate)
     pairs, left_out = tokenise_pairs(models.tokenizer, rows, max_length)
-    sides = [[(tuple(pair["prompt_ids"]), tuple(pair[f"{side}_ids"])) for side in ("chosen", "rejected")]
-             for pair in pairs]  # fmt: skip
+    sides = [
+        [(tuple(pair["prompt_ids"]), tuple(ids)) for ids in (pair["chosen_ids"], pair["rejected_ids"])]
+        for pair in pairs
+    ]
     different = list(dict.fromkeys(answer for both in sides for answer in both))
     gained: dict[PromptAndAnswer, float] = {}
     for places in passes_of(models.use(candidate), different):

@@ -1,4 +1,4 @@
-"""The gate's decision in words: why it is what it is, and each criterion as the cells of a table. Pure."""
+"""The gate in words: why its decision is what it is, each criterion as a table's cells, its prompts. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from math import isnan
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import N_, _, figures, joined, ngettext, numeral
 from annotation.ui.formatting import NOT_MEASURED, percent
+from rlhf.data.held_out_sets import MOST_WEIGHED, GateSetStatus
 from rlhf.evaluation.gate import (
     BOUNDS,
     FAILURES_MOST,
@@ -434,3 +435,37 @@ def beside(value: float, bound: float, write: Callable[[float, int], str]) -> st
         if write(value, digits) != write(bound, digits):
             break
     return write(value, digits)
+
+
+# ------------------------------------------------------------------------------------------------------- its prompts
+SHARED = N_("The gate goes by the same prompts.")
+OWN = N_("The gate goes by {prompts} others, which no report shows (version {version}, drawn on {created}).")
+SEEN = N_("{seen} of them people or judges had compared answers to before, though in no check.")
+SEEN_UNKNOWN = N_("What of them had been compared before was not looked at.")
+
+
+def gate_set_sentence(status: GateSetStatus) -> str:
+    """Which prompts the gate goes by, and how many candidates were weighed on them."""
+    last, missing = status.last, status.missing
+    before = ngettext(
+        "{count} candidate has been weighed on them.", "{count} candidates have been weighed on them.", status.weighed
+    )
+    said = [before.format(count=status.weighed)]
+    if last is None:
+        needed = ngettext(
+            "For a set of its own, which no report shows, {missing} more held-out prompt is needed.",
+            "For a set of its own, which no report shows, {missing} more held-out prompts are needed.",
+            missing,
+        )
+        return joined(_(SHARED), *said, needed.format(missing=missing)) if missing else ""
+    said.insert(0, _(OWN).format(prompts=last.prompts, version=last.version, created=last.created[:10]))
+    if last.seen != 0:
+        said.append(_(SEEN_UNKNOWN) if last.seen is None else _(SEEN).format(seen=last.seen))
+    if missing and status.weighed >= MOST_WEIGHED:
+        worn = ngettext(
+            "That is enough: import {missing} more held-out prompt, and the next candidate has a new version.",
+            "That is enough: import {missing} more held-out prompts, and the next candidate has a new version.",
+            missing,
+        )
+        said.append(worn.format(missing=missing))
+    return joined(*said)

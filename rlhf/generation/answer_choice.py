@@ -26,7 +26,7 @@ from rlhf.models.loading import LoadedPolicies, ground_key
 from rlhf.models.orders.heads import DEPTH, StateScale, ensemble, rankings_of, votes
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import Draw
-from rlhf.models.tokenise import text_ids, tokenise_comparisons
+from rlhf.models.tokenise import TokenisedComparison, text_ids, tokenise_comparisons
 
 # So many answers are drawn to a prompt where some of them are to be chosen.
 DRAWN: Final = 8
@@ -100,13 +100,13 @@ class AnswerChoice:
             scale = StateScale.of(torch.stack([self._states[one] for group in answers for one in group if one[1]]))
             none_H = scale.mean_H  # no answer, which is better than those that are all bad, has the score 0
             states = [torch.stack([self._states.get(answer, none_H) for answer in group]) for group in answers]
-            orders = [[(better, worse) for better, worse, *_ in item["pairs"]] for item in items]
+            orders = [[(pair.better, pair.worse) for pair in item["pairs"]] for item in items]
             batch = rankings_of([scale.scaled(states_KH) for states_KH in states], orders)
             self.scale = scale
             self.heads_MH = ensemble(*batch, torch.Generator().manual_seed(last), between=pause)
         self._renewed, self._took = time.monotonic(), time.monotonic() - begun
 
-    def judged_items(self, policy: Policy) -> list[dict[str, Any]]:
+    def judged_items(self, policy: Policy) -> list[TokenisedComparison]:
         """The comparisons to learn from, tokenised as for a training; none where too many labels are wrong."""
         rows = list(snapshots.collect(self.db, policy, "all", LONGEST, latest=MOST_LEARNT))
         noise = label_noise.noise_of(self.db, label_noise.voices_in(rows))

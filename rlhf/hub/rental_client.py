@@ -12,11 +12,11 @@ import logging
 import tempfile
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -25,7 +25,8 @@ from annotation import hub_client as hubs
 from annotation.database import Database
 from annotation.hub_client import Hub
 from annotation.jobs import job_table
-from annotation.jobs.attempt import beating
+from annotation.jobs.attempt import Stopped, beating
+from annotation.jobs.lane_runner import JobOutcome, attend
 from annotation.records import UserError, now, seconds_between
 from annotation.translation import N_, _, joined, ngettext
 from annotation.ui import formatting
@@ -83,17 +84,11 @@ LEAVING_SECONDS: Final = 60.0
 MADE_FILES: Final = (*ADAPTER, *WHOLE, CARD, "prefloop.json")
 LAST_LINES: Final = 5
 ANEW: Final = N_("Nothing of it can be resumed: start a new run.")
+GIVEN_BACK: Final = N_("The rented machine was given back.")
+OWN_ERROR: Final = N_("An error of Prefloop's own ended it ({kind}: {error}). Resume looks for it on the Hub again.")
 ROUNDING: Final = 1e-6
 
 logger = logging.getLogger(__name__)
-
-
-class FollowerStopped(Exception):
-    """Whoever follows the job is to end; the job goes on."""
-
-
-class Cancelled(Exception):
-    """Somebody wanted the job to end, and it has."""
 
 
 class RentalEnded(UserError):
@@ -112,7 +107,7 @@ class Follower(threading.Thread):
         poll_seconds: float = POLL_SECONDS,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        """`changed` is called when a machine was rented, and when what it made is here."""
+        """`changed` is called when a machine was rented, and when nobody follows it here any more."""
         super().__init__(name="rented jobs", daemon=True)
         self.changed = changed
         self.hub, self.data_dir, self.db, self.poll_seconds = hub, data_dir, db, poll_seconds
@@ -168,53 +163,48 @@ def follow(
     job = rental_store.acquire(db, job_id, worker)
     if job is None:
         return
-    run = Run(db, data_dir, job, worker)
+    run = Run(db, data_dir, job, worker, ended)
     try:
         with beating(run):
-            see_through(RentedRun(hub, run, job, ended, poll_seconds, changed))
+            see_through(RentedRun(hub, run, job, poll_seconds, changed))
     finally:
         db.close()
 
 
 def see_through(rented: RentedRun) -> None:
     """Take a job that nobody else follows to its end, and say in its row how it ended."""
-    run = rented.run
-    db, job_id, worker = run.db, run.job_id, run.worker
+    attend(rented.run, partial(outcome_of, rented), _(GIVEN_BACK), OWN_ERROR)
+    rented.changed()
+
+
+def outcome_of(rented: RentedRun) -> JobOutcome:
+    """What came of a job. Whoever is charged must not wait for what is left there. Raises Stopped, UserError."""
     try:
-        job_table.finish(db, job_id, worker, rented.result())
-        rented.changed()
-    except FollowerStopped:
-        job_table.release(db, job_id, worker)
-    except Cancelled:
-        job_table.stop(db, job_id, worker, "cancelled", _("The rented machine was given back."))
+        return JobOutcome("", rented.result())
+    except Stopped:
+        raise
     except UserError as error:
-        run.log(str(error))
+        rented.run.log(str(error))
         if isinstance(error, RentalEnded):
-            clear(rented.hub, db, rented.rental)
-        job_table.stop(db, job_id, worker, "failed", str(error))
-    except Exception as error:
-        logger.error("%s", hubs.without_tokens(traceback.format_exc()))
-        rented.try_to_give_back()
-        told = _("An error of Prefloop's own ended it ({kind}: {error}). Resume looks for it on the Hub again.").format(
-            kind=type(error).__name__, error=error
-        )
-        job_table.stop(db, job_id, worker, "failed", hubs.without_tokens(told))
+            clear(rented.hub, rented.db, rented.rental)
+        raise
+    except Exception:
+        rented.try_to_give_back()  # nor until somebody has mended an error of our own
+        raise
 
 
 class RentedRun:
     """One job's way: pack, start, follow, take in. Every step looks first whether it was done already."""
 
-    def __init__(
-        self, hub: Hub, run: Run, job: Job, ended: threading.Event, poll_seconds: float, changed: Callable[[], None]
-    ) -> None:
-        self.changed = changed
-        self.hub, self.run, self.job, self.ended, self.poll_seconds = hub, run, job, ended, poll_seconds
+    def __init__(self, hub: Hub, run: Run, job: Job, poll_seconds: float, changed: Callable[[], None]) -> None:
+        self.changed, self.ended = changed, run.terminated
+        self.hub, self.run, self.job, self.poll_seconds = hub, run, job, poll_seconds
         self.db, self.data_dir = run.db, run.data_dir
         self.rental = rental_store.get(self.db, job.id)
         self.warned, self.pause = "", min(FIRST_POLL_SECONDS, poll_seconds)
 
     def result(self) -> dict[str, Any]:
-        """The job's result. Raises FollowerStopped, Cancelled, or UserError where it came to nothing."""
+        """The job's result. Raises Stopped, or UserError where it came to nothing."""
         if self.rental.hub_job is None:
             self.start()
         elif self.rental.is_over:
@@ -315,7 +305,7 @@ class RentedRun:
 
     # ---------------------------------------------------------------------------------------------------------- follow
     def wait(self) -> Any:
-        """How the job ended there; reports are recorded on the way. Raises FollowerStopped, Cancelled, UserError."""
+        """How the job ended there; reports are recorded on the way. Raises Stopped, UserError."""
         while True:
             self.raise_if_ended()
             ending = self.retry(_("Following the job is tried again: {error}"), self.look, patient=True)
@@ -415,7 +405,7 @@ class RentedRun:
 
         def refuse() -> None:
             if not job_table.is_held(self.db, self.job.id, self.run.worker):
-                raise FollowerStopped
+                raise Stopped
             rental_store.record_settings(self.db, self.job.id, as_trained(spec, ending.spec.batch_size))
 
         (self.data_dir / "adapters").mkdir(exist_ok=True)
@@ -516,23 +506,21 @@ class RentedRun:
         return seconds_between(self.job.started or now(), now()) < self.rental.hours * 3600 + GRACE_SECONDS
 
     def raise_if_ended(self) -> None:
-        """Raises FollowerStopped where it is to end, Cancelled once the job on the Hub has ended because it was to."""
-        if self.ended.is_set():
-            raise FollowerStopped
-        self.run.beat()
-        if not self.run.stopped:
-            return
-        if job_store.get(self.db, self.job.id).worker != self.run.worker:
-            raise FollowerStopped  # another follower has it
-        if self.rental.namespace:
-            self.give_back()
-            clear(self.hub, self.db, self.rental)
-        raise Cancelled
+        """Raises Stopped where it is followed here no more; of a cancelled one, once it has ended on the Hub too."""
+        if not self.ended.is_set():
+            self.run.beat()
+            if not self.run.stopped:
+                return
+            still_ours = job_store.get(self.db, self.job.id).worker == self.run.worker
+            if still_ours and self.rental.namespace:
+                self.give_back()
+                clear(self.hub, self.db, self.rental)
+        raise Stopped
 
     def give_back(self) -> None:
         """Have the job on the Hub end, however often that must be tried: it costs money.
 
-        Raises FollowerStopped, RentalEnded.
+        Raises Stopped, RentalEnded.
         """
         while not self.ended.is_set():
             try:
@@ -550,7 +538,7 @@ class RentedRun:
                 self.warn(by_hand.format(error=error, url=self.rental.url))
             self.run.beat()
             self.ended.wait(self.poll_seconds)
-        raise FollowerStopped
+        raise Stopped
 
     def cancel(self) -> bool:
         """Tell the job on the Hub to end; whether it has not ended yet. Raises UserError."""
@@ -566,7 +554,6 @@ class RentedRun:
         return self.stage()[0] not in ENDED_THERE
 
     def try_to_give_back(self) -> None:
-        """After an error of our own: whoever is charged must not wait until somebody has mended it."""
         try:
             if self.rental.namespace:
                 self.cancel()

@@ -11,7 +11,8 @@ from annotation.exports.frozen_rows import FrozenRow
 from annotation.translation import N_, _, ngettext
 
 Facts = list[tuple[str, str]]
-Item = dict[str, Any]
+# Rows as token ids, `prompt_ids` among them; which else, the algorithm's own types say (`rlhf.models.tokenise`).
+Item = Mapping[str, Any]
 # The formats of frozen rows.
 Unit = Literal["pairs", "demonstrations", "prompts"]
 # An adapter of a reward model's shape beside the one that answers; a trained one has a head and an optimiser's state.
@@ -259,7 +260,7 @@ class Rows(Protocol):
         """The rows."""
 
 
-Tokenised = tuple[list[Item], LeftOut]
+Tokenised = tuple[Sequence[Any], LeftOut]
 
 
 @dataclass(frozen=True)

@@ -393,10 +393,10 @@ class TrainingSpec(JobSpec):
         """Its own kind of rows as the worker takes them, and what it leaves out."""
         raise NotImplementedError
 
-    def answers_of(self, item: Item) -> list[Sequence[int]]:
+    def answers_of(self, item: Any) -> list[Sequence[int]]:
         return []
 
-    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
+    def sequences(self, tokenizer: Any, item: Any) -> list[TokenSequence]:
         """The sequences of an item, each token with its part in the loss."""
         raise NotImplementedError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from annotation.exports.frozen_rows import AnyRow, DemonstrationRow, PreferenceRow, PromptRow, read_rows
 from annotation.metrics.rankings import MOST_ANSWERS, decided
@@ -13,6 +13,52 @@ from annotation.translation import _
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.models.chat_template import inert, marks_of, name_of, tokenizing, vocabulary_of
 from rlhf.models.template_process import TemplateRefused, conversation
+
+
+# Dictionaries, because TRL's trainers take columns.
+class TokenisedPrompt(TypedDict):
+    prompt_id: int
+    text: str
+    """As it is fed."""
+    prompt_ids: list[int]
+
+
+class TokenisedDemonstration(TypedDict):
+    prompt_ids: list[int]
+    completion_ids: list[int]
+
+
+class TokenisedPair(TypedDict):
+    """A pair under the names that TRL's trainer knows."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    comparison: int
+    flip: NotRequired[float]
+    """The chance that it is the wrong way round; data frozen before annotators were measured has none."""
+    ai: NotRequired[bool]
+    """There, and true, where AI judges alone prefer it."""
+
+
+class OrderedPair(NamedTuple):
+    """A pair of a comparison, by the places of its answers."""
+
+    better: int
+    worse: int
+    strength: float | None
+    flip: float | None
+    ai: bool
+    """Whether AI judges alone prefer it."""
+
+
+class TokenisedComparison(TypedDict):
+    """A comparison with all its pairs, each answer once."""
+
+    prompt_ids: list[int]
+    answers: list[list[int]]
+    comparison: int
+    pairs: list[OrderedPair]
 
 
 def load_snapshot(data_dir: Path, sha256: str, kind: type[AnyRow]) -> list[AnyRow]:
@@ -103,12 +149,12 @@ def answer_ids(tokenizer: Any, text: str, finish_reason: str | None, drawn: Toke
 
 def tokenise_pairs(
     tokenizer: Any, rows: Sequence[PreferenceRow], max_length: int
-) -> tuple[list[dict[str, Any]], LeftOut]:
-    """Pairs as token ids (the columns TRL's trainer knows) with their comparison, and how many are left out and why.
+) -> tuple[list[TokenisedPair], LeftOut]:
+    """Pairs as token ids with their comparison, and how many are left out and why.
 
     A prompt that no policy has been fed (imported with its answers) is put into the model's chat template here.
     """
-    pairs: list[dict[str, Any]] = []
+    pairs: list[TokenisedPair] = []
     left_out = LeftOut()
     for row in rows:
         try:
@@ -123,32 +169,38 @@ def tokenise_pairs(
         if len(prompt) + max(len(chosen), len(rejected)) > max_length:
             left_out["too-long"] += 1
             continue
-        # Data frozen before annotators were measured has no chance of error, and is trained on without it.
-        noise = {**({} if row.flip is None else {"flip": row.flip}), **({"ai": True} if row.ai else {})}
-        ids = {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
-        pairs.append({**ids, "comparison": row.comparison, **noise})
+        pair: TokenisedPair = {
+            "prompt_ids": prompt,
+            "chosen_ids": chosen,
+            "rejected_ids": rejected,
+            "comparison": row.comparison,
+        }
+        if row.flip is not None:
+            pair["flip"] = row.flip
+        if row.ai:
+            pair["ai"] = True
+        pairs.append(pair)
     return pairs, left_out
 
 
 def tokenise_comparisons(
     tokenizer: Any, rows: Sequence[PreferenceRow], max_length: int
-) -> tuple[list[dict[str, Any]], LeftOut]:
+) -> tuple[list[TokenisedComparison], LeftOut]:
     """Comparisons with all their pairs together, each answer once, and how many pairs are left out and why.
 
-    An item has `prompt_ids`, `answers` (a list of token ids), `comparison`, and `pairs`: (better, worse, strength or
-    None, flip, by AI judges alone) with places in `answers`. Pairs on a circle of preferences are left out: nothing is
-    decided among them. A comparison with very many edited answers becomes several items. Of answers that are all bad
-    one more is better, of no tokens: whatever is summed over its tokens is 0.
+    Pairs on a circle of preferences are left out: nothing is decided among them. A comparison with very many edited
+    answers becomes several items. Of answers that are all bad one more is better, of no tokens: whatever is summed over
+    its tokens is 0.
     """
-    items: list[dict[str, Any]] = []
-    latest: dict[int, tuple[dict[str, Any], dict[int, int]]] = {}
+    items: list[TokenisedComparison] = []
+    latest: dict[int, tuple[TokenisedComparison, dict[int, int]]] = {}
     left_out = LeftOut()
     for row in rows:
         tokenised, reasons = tokenise_pairs(tokenizer, [row], max_length)
         left_out.take(reasons)
         for pair in tokenised:
-            item, known = latest.get(row.comparison, ({}, {}))
-            if not item or len({*known, row.chosen.id, row.rejected.id}) > MOST_ANSWERS:
+            item, known = latest.get(row.comparison, (None, {}))
+            if item is None or len({*known, row.chosen.id, row.rejected.id}) > MOST_ANSWERS:
                 item = {"prompt_ids": pair["prompt_ids"], "answers": [], "comparison": row.comparison, "pairs": []}
                 latest[row.comparison] = item, (known := {})
                 items.append(item)
@@ -156,20 +208,21 @@ def tokenise_comparisons(
                 if answer.id not in known:
                     known[answer.id] = len(item["answers"])
                     item["answers"].append(ids)
-            item["pairs"].append((known[row.chosen.id], known[row.rejected.id], row.strength, row.flip, row.ai))
+            places = known[row.chosen.id], known[row.rejected.id]
+            item["pairs"].append(OrderedPair(*places, row.strength, row.flip, row.ai))
     for item in items:
-        kept = decided((better, worse) for better, worse, *_ in item["pairs"])
+        kept = decided((pair.better, pair.worse) for pair in item["pairs"])
         if len(kept) < len(item["pairs"]):
             left_out["disagreement"] += len(item["pairs"]) - len(kept)
-        item["pairs"] = [pair for pair in item["pairs"] if (pair[0], pair[1]) in kept]
+        item["pairs"] = [pair for pair in item["pairs"] if (pair.better, pair.worse) in kept]
     return [item for item in items if item["pairs"]], left_out
 
 
 def tokenise_demonstrations(
     tokenizer: Any, rows: Sequence[DemonstrationRow], max_length: int
-) -> tuple[list[dict[str, Any]], LeftOut]:
-    """Demonstrations as `prompt_ids` and `completion_ids`, and how many are left out and why."""
-    items: list[dict[str, Any]] = []
+) -> tuple[list[TokenisedDemonstration], LeftOut]:
+    """Demonstrations as token ids, and how many are left out and why."""
+    items: list[TokenisedDemonstration] = []
     left_out = LeftOut()
     for row in rows:
         try:
@@ -187,9 +240,9 @@ def tokenise_demonstrations(
 
 def tokenise_prompts(
     tokenizer: Any, rows: Sequence[PromptRow], max_prompt_length: int
-) -> tuple[list[dict[str, Any]], LeftOut]:
-    """Prompts to answer as `prompt_id`, `text` (as fed) and `prompt_ids`, and how many are left out and why."""
-    items: list[dict[str, Any]] = []
+) -> tuple[list[TokenisedPrompt], LeftOut]:
+    """Prompts to answer as token ids, and how many are left out and why."""
+    items: list[TokenisedPrompt] = []
     left_out = LeftOut()
     for row in rows:
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from annotation.imports.mapping.columns import CHANCES
+from annotation.imports.mapping.columns import CHANCES, find_question
 from annotation.imports.mapping.labels import AskedColumn, Columns
+from annotation.imports.sources.raw_rows import SourceRow
 from annotation.records import UserError
 from annotation.translation import _
 
@@ -46,6 +47,17 @@ class ImportPlan:
         if self.verdict != "judged":
             roles = tuple(role for role in roles if role not in CHANCES)
         return [self.columns[role] for role in roles if role in self.columns]
+
+
+def likely_target(rows: Sequence[SourceRow], columns: Columns) -> Target:
+    """What data with these columns is there for."""
+    roles = columns.keys()
+    if {"chosen", "rejected"} <= roles or {"a", "b"} <= roles or "responses" in roles:
+        return "preferences"
+    messages = {"messages": columns["messages"]} if "messages" in roles else {}
+    if "completion" in roles or (messages and not find_question(rows, messages)):
+        return "preferences" if roles & {"label", "rating"} else "demonstrations"
+    return "prompts"
 
 
 def form_of(plan: ImportPlan) -> str:

@@ -11,11 +11,10 @@ from annotation.imports.mapping.columns import (
     at_path,
     columns_of,
     filled_columns,
-    find_question,
     propose,
     with_paths,
 )
-from annotation.imports.mapping.import_plan import VERDICT_ROLES, ImportPlan, Target, VerdictUse
+from annotation.imports.mapping.import_plan import VERDICT_ROLES, ImportPlan, Target, VerdictUse, likely_target
 from annotation.imports.mapping.labels import SIGNED, AskedColumn, Columns, UnclearColumn, UnusableRow, plain_name
 from annotation.imports.mapping.mapped_rows import RowReader
 from annotation.imports.mapping.row_readers import reader_of
@@ -126,14 +125,3 @@ def proposed_or_said(rows: Sequence[SourceRow], said: Columns) -> dict[str, str]
             *("preference", "winner"),
         )
     return columns
-
-
-def likely_target(rows: Sequence[SourceRow], columns: Columns) -> Target:
-    """What data with these columns is there for."""
-    roles = columns.keys()
-    if {"chosen", "rejected"} <= roles or {"a", "b"} <= roles or "responses" in roles:
-        return "preferences"
-    messages = {"messages": columns["messages"]} if "messages" in roles else {}
-    if "completion" in roles or (messages and not find_question(rows, messages)):
-        return "preferences" if roles & {"label", "rating"} else "demonstrations"
-    return "prompts"

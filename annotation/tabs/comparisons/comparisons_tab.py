@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -240,28 +240,39 @@ class ConfirmedChange:
         return BulkRequest(kind, ComparisonFilter.of(self.comparisons), self.whom)
 
 
+@dataclass(frozen=True)
+class ChangeAsked:
+    """What a press on the table sends: what is to become of which comparisons."""
+
+    subject: str
+    act: str = ""
+    whom: str = ""
+    all: bool = False
+    filter: str | None = None
+    """That of the list which the table was drawn from."""
+    ids: list[str] = field(default_factory=list)
+
+
 def planned(event: Any, looked: Place, values: Sequence[Any]) -> BulkRequest:
     """The change that a press on the table asks for. Raises UserError for what is none.
 
     All of a list are those that the table was drawn from, if the address and the fields, `values`, say the same.
     """
-    asked = event if isinstance(event, dict) else {}
-    kind = bulk_changes.check_kind(asked.get("subject"))
-    whom = text_in(asked.get("whom"))
-    if asked.get("all") is True:
+    asked = read(ChangeAsked, event, _("The request"))
+    kind = bulk_changes.check_kind(asked.subject)
+    if asked.all:
         comparisons = looked_at(looked).comparisons
         shown = replace(filter_of(values), ids=comparisons.ids)  # for which there is no field
-        if not asked.get("filter") == comparisons.text == shown.text:  # such as after a restart
+        if not asked.filter == comparisons.text == shown.text:  # such as after a restart
             raise UserError(_("What is looked at is another list by now. Reload the page."))
-        return BulkRequest(kind, comparisons, whom)
-    ids = asked.get("ids")
-    chosen = numbers(",".join(str(one) for one in ids)) if isinstance(ids, list) else ()
+        return BulkRequest(kind, comparisons, asked.whom)
+    chosen = numbers(",".join(asked.ids))
     if not chosen:
         raise UserError(_("Choose comparisons first."))
     wanted = ComparisonFilter(ids=chosen)
     if len(wanted.text) > LONGEST_FILTER:
         raise UserError(_(TOO_MANY))
-    return BulkRequest(kind, wanted, whom)
+    return BulkRequest(kind, wanted, asked.whom)
 
 
 def json_of(text: str) -> Any:

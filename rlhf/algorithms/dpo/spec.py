@@ -16,7 +16,6 @@ from rlhf.jobs.descriptions import (
     Curve,
     Facts,
     FormLayout,
-    Item,
     LearningRate,
     Tokenised,
     TokenSequence,
@@ -24,6 +23,7 @@ from rlhf.jobs.descriptions import (
 )
 from rlhf.jobs.job_spec import NoiseUse, Reference, Scope, TrainingSpec
 from rlhf.models.chat_template import special_ids
+from rlhf.models.tokenise import TokenisedComparison
 from rlhf.submission.form_fields import choice_label
 
 PairwiseLoss = Literal["ipo", "robust"]
@@ -282,7 +282,7 @@ class DPOSpec(ComparisonSpec):
         ends = special_ids(tokenizer)
         return [{**item, "answers": with_ends_to_learn(item, ends)} for item in items], left_out
 
-    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
+    def sequences(self, tokenizer: Any, item: TokenisedComparison) -> list[TokenSequence]:
         """A sequence an answer: what wins at least as many pairs as it loses is made likelier, others less likely."""
         prompt, pairs = self.prompt_spans(tokenizer, item), item["pairs"]
         names = [_("Chosen"), _("Rejected")] if len(pairs) == 1 else None
@@ -302,7 +302,7 @@ class DPOSpec(ComparisonSpec):
         return pair_facts(rows[0]) if len(rows) == 1 else ranking_facts(rows)
 
 
-def with_ends_to_learn(item: Item, ends: Set[int]) -> list[Sequence[int]]:
+def with_ends_to_learn(item: TokenisedComparison, ends: Set[int]) -> list[Sequence[int]]:
     """The answers of a comparison as token ids, without the ends of those to which a longer one was preferred.
 
     What makes an answer better is often found in longer ones, because there is more in them. Each end that is made

@@ -97,7 +97,7 @@ def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> PreferenceData:
         items = [item for item in items if all(item["answers"])]
     if not any(all(item["answers"]) for item in items):
         raise UserError(shortage("pairs", 0, 1, left_out))
-    flips = [flip for item in items for *_, flip, _ in item["pairs"] if flip is not None]
+    flips = [pair.flip for item in items for pair in item["pairs"] if pair.flip is not None]
     items = with_targets(items, spec.annotator_noise, spec.ai_weight)
     return PreferenceData(items, left_out, flip_rate=min(fmean(flips), 0.49) if flips else 0.0)
 

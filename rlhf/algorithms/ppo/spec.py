@@ -20,7 +20,6 @@ from rlhf.jobs.descriptions import (
     Curve,
     Facts,
     FormLayout,
-    Item,
     LearningRate,
     Rows,
     Tokenised,
@@ -31,7 +30,7 @@ from rlhf.jobs.job_spec import Drawing, Method, Reference, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import REWARD_THRESHOLD
-from rlhf.models.tokenise import tokenise_prompts
+from rlhf.models.tokenise import TokenisedPrompt, tokenise_prompts
 from rlhf.submission.form_fields import choice_label
 from rlhf.submission.preconditions import accuracy_of
 
@@ -385,7 +384,7 @@ class PPOSpec(TrainingSpec):
         """Prompts that leave room for an answer."""
         return tokenise_prompts(tokenizer, rows, self.max_length - self.sampling.max_new_tokens)
 
-    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
+    def sequences(self, tokenizer: Any, item: TokenisedPrompt) -> list[TokenSequence]:
         """The prompt, which the policy answers."""
         return [TokenSequence(_("Prompt as it is fed; the policy answers it"), self.prompt_spans(tokenizer, item))]
 

@@ -85,7 +85,6 @@ from rlhf.algorithms.trainer import (
     stored_before,
 )
 from rlhf.data.snapshots import left_out_sentence, shortage
-from rlhf.jobs.descriptions import Item
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.run import Run
@@ -94,7 +93,7 @@ from rlhf.models.loading import load_tokenizer
 from rlhf.models.log_probabilities import token_entropy, token_logps
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.stored_reward_model import read_reward_model
-from rlhf.models.tokenise import load_snapshot, of_split
+from rlhf.models.tokenise import TokenisedPrompt, load_snapshot, of_split
 
 MAX_GRAD_NORM = 1.0
 # The reward of answers, (B,): a reward model's scores, or a test's own idea of a good answer.
@@ -235,7 +234,7 @@ class Learner:
     """The loop: answer, score, and learn from it, round by round."""
 
     def __init__(
-        self, run: Run, spec: PPOSpec, roles: Roles, tokenizer: Any, prompts: Sequence[Item], score: Score
+        self, run: Run, spec: PPOSpec, roles: Roles, tokenizer: Any, prompts: Sequence[TokenisedPrompt], score: Score
     ) -> None:
         self.run, self.spec, self.roles, self.accelerator = run, spec, roles, roles.accelerator
         self.tokenizer, self.prompts, self.score = tokenizer, prompts, score

@@ -15,7 +15,6 @@ from rlhf.jobs.descriptions import (
     Curve,
     Facts,
     FormLayout,
-    Item,
     LearningRate,
     Made,
     TokenSequence,
@@ -23,6 +22,7 @@ from rlhf.jobs.descriptions import (
 )
 from rlhf.jobs.job_spec import Method, NoiseUse, TrainingSpec
 from rlhf.models.reward_model_quality import quality_in
+from rlhf.models.tokenise import TokenisedComparison
 from rlhf.submission.form_fields import choice_label
 
 # 64 comparisons twice: right on 65% of held-out ones at 1e-4, TRL's default for adapters, 75% at 3e-4, 92% at 1e-3.
@@ -142,7 +142,7 @@ class RewardModelSpec(ComparisonSpec):
             (_("Annotator noise"), choice_label(type(self), "annotator_noise", self.annotator_noise)),
         ]
 
-    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
+    def sequences(self, tokenizer: Any, item: TokenisedComparison) -> list[TokenSequence]:
         """A sequence an answer; the state of its last token gives the score."""
         prompt = self.prompt_spans(tokenizer, item)
         return [

@@ -40,12 +40,11 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from annotation.translation import _, joined
 from rlhf.algorithms.checkpoints import checkpoints_of
-from rlhf.algorithms.comparisons import collate, order_loss, with_targets
+from rlhf.algorithms.comparisons import ComparisonColumns, collate, order_loss, with_targets
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.trainer import Start, TokenisedData, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
-from rlhf.jobs.descriptions import Item
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.run import Run
 from rlhf.models import registry
@@ -54,8 +53,9 @@ from rlhf.models.loading import adapter_config, load_for_training, load_tokenize
 from rlhf.models.reward_model_quality import SCALE_FILE, ScoredComparison, ScoreScale, measure
 from rlhf.models.tokenise import load_snapshot, of_split
 
-# The margin of the strongest preference; 1/3 of it slightly, 2/3 clearly, 0 where nobody said how strongly.
-MARGIN = 1.0
+# The offset (Touvron et al. call it margin) of the strongest preference; 1/3 of it slightly, 2/3 clearly, 0 where
+# nobody said how strongly. What is noted as margin is by how much the better answer scores more.
+OFFSET = 1.0
 
 
 def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
@@ -126,7 +126,7 @@ class ComparisonTrainer(JobTrainer, RewardTrainer):
         """The loss of each comparison's order, and what keeps its scores about zero."""
         scores_B = scores_of(model, batch)
         better_P, worse_P, share_P = scores_B[batch["better"]], scores_B[batch["worse"]], batch["share"]
-        loss_C = order_loss(scores_B, batch, MARGIN if self.spec.margin else 0.0)
+        loss_C = order_loss(scores_B, batch, OFFSET if self.spec.margin else 0.0)
         margin_P = better_P - worse_P
         self.note("accuracy", (share_P * (margin_P.sign() + 1) / 2).sum(), items)
         self.note("margin", (share_P * margin_P).sum(), items)
@@ -169,7 +169,7 @@ def scores_of(model: Any, batch: Any) -> Tensor:
 
 
 @torch.no_grad()
-def score(trainer: ComparisonTrainer, items: Iterable[Item]) -> list[ScoredComparison]:
+def score(trainer: ComparisonTrainer, items: Iterable[ComparisonColumns]) -> list[ScoredComparison]:
     """Comparisons with the scores of their answers. Raises Stopped when the job is told to stop."""
     found = []
     for item in items:

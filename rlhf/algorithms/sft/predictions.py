@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from annotation.translation import _
 from rlhf.algorithms.trl_trainer import JobTrainer
-from rlhf.jobs.descriptions import Item
 from rlhf.jobs.run import Run
 from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.log_probabilities import CHUNK, Head
+from rlhf.models.tokenise import TokenisedDemonstration
 
 # The held-out demonstrations are scored before training too where that costs less than this share of it; a pass
 # without gradients takes about a third of one with.
@@ -44,7 +44,7 @@ def predict(hidden_NH: Tensor, head: Head, labels_N: Tensor) -> tuple[Tensor, Te
 
 
 @torch.no_grad()
-def score(trainer: JobTrainer, items: Sequence[Item]) -> dict[str, Any]:
+def score(trainer: JobTrainer, items: Sequence[TokenisedDemonstration]) -> dict[str, Any]:
     """Loss (nats a token), perplexity and token accuracy on demonstrations, over all their answers' tokens together.
 
     All None without any. Raises Stopped when the job is told to stop.

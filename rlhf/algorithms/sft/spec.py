@@ -21,7 +21,6 @@ from rlhf.jobs.descriptions import (
     FormLayout,
     HeldOutFigure,
     HeldOutFigures,
-    Item,
     LearningRate,
     Rows,
     Tokenised,
@@ -30,7 +29,7 @@ from rlhf.jobs.descriptions import (
     token_span,
 )
 from rlhf.jobs.job_spec import TrainingSpec
-from rlhf.models.tokenise import tokenise_demonstrations
+from rlhf.models.tokenise import TokenisedDemonstration, tokenise_demonstrations
 
 # Our own measurements on the sentiment example (`benchmarks.method_parts.rates`: 180 headlines, one seed, right on 60
 # others: full 60% at 2e-5, 68% at 1e-4, 55% at 3e-4; LoRA 62% at 2e-4 and 1e-3, 63% at 3e-3: we take 1e-3 between them;
@@ -182,10 +181,10 @@ class SFTSpec(TrainingSpec):
     def tokenise(self, tokenizer: Any, rows: Sequence[DemonstrationRow]) -> Tokenised:
         return tokenise_demonstrations(tokenizer, rows, self.max_length)
 
-    def answers_of(self, item: Item) -> list[Sequence[int]]:
+    def answers_of(self, item: TokenisedDemonstration) -> list[Sequence[int]]:
         return [item["completion_ids"]]
 
-    def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
+    def sequences(self, tokenizer: Any, item: TokenisedDemonstration) -> list[TokenSequence]:
         """One sequence, whose answer is made likelier."""
         answer = token_span(tokenizer, "raised", item["completion_ids"])
         return [TokenSequence(_("Demonstration"), [*self.prompt_spans(tokenizer, item), answer])]

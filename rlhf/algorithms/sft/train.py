@@ -34,13 +34,12 @@ from rlhf.algorithms.trainer import Start, TokenisedData, begin, conclude, start
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.held_out_sets import SAMPLE_PROMPTS
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, left_out_sentence, shortage
-from rlhf.jobs.descriptions import Item
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.packing import pad
-from rlhf.models.tokenise import load_snapshot, of_split
+from rlhf.models.tokenise import TokenisedDemonstration, load_snapshot, of_split
 
 
 def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def shown_prompts(spec: SFTSpec, tokenizer: Any, rows: Sequence[DemonstrationRow
     return list(found.values())
 
 
-def collate(items: Sequence[Item], pad_id: int) -> dict[str, Tensor]:
+def collate(items: Sequence[TokenisedDemonstration], pad_id: int) -> dict[str, Tensor]:
     """Ids, attention mask and completion mask of a right-padded batch, each (B, T)."""
     parts = pad([(item["prompt_ids"], item["completion_ids"]) for item in items], pad_id)
     return dict(zip(("input_ids", "attention_mask", "completion_mask"), parts, strict=True))

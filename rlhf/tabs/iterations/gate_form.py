@@ -31,7 +31,7 @@ from rlhf.data import held_out_sets
 from rlhf.evaluation import gate, gate_decisions, rule_changes
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, over_project
-from rlhf.evaluation.gate_words import percentage
+from rlhf.evaluation.gate_words import gate_set_sentence, percentage
 from rlhf.evaluation.rule_changes import RuleChange
 
 PROMPTS = N_("Held-out prompts in a new version")
@@ -83,7 +83,7 @@ def held_out_sentence(context: Context) -> str:
     few = _("With fewer than {least} nothing is promoted: import more.").format(least=held_out_sets.LEAST)
     first = _("They were the first ones: a new version draws them at random.")
     remarks = (few if last.prompts < held_out_sets.LEAST else "", first if last.seed is None else "")
-    return joined(said, *remarks, held_out_sets.gate_sentence(context.db))
+    return joined(said, *remarks, gate_set_sentence(held_out_sets.gate_set_status(context.db)))
 
 
 def change_card(change: RuleChange | None, rule: Rule, labels: Mapping[str, str]) -> str:

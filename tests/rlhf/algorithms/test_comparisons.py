@@ -16,6 +16,7 @@ from rlhf.algorithms.dpo.train import logps_of
 from rlhf.algorithms.reference import answer_logps, collate_answers
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.packing import pad
+from rlhf.models.tokenise import OrderedPair
 from tests.architectures import VOCABULARY, built
 from tests.rlhf.algorithms.pair_losses import dpo, slow_order_loss
 
@@ -39,7 +40,7 @@ def comparisons() -> list[dict[str, Any]]:
             "prompt_ids": ids(prompt),
             "answers": [ids(length) for length in answers],
             "comparison": number,
-            "pairs": [(better, worse, None, 0.1 * worse, False) for better, worse in pairs],
+            "pairs": [OrderedPair(better, worse, None, 0.1 * worse, False) for better, worse in pairs],
         }
         for number, ((prompt, answers), pairs) in enumerate(zip(LENGTHS, PAIRS, strict=True))
     ]
@@ -85,7 +86,7 @@ def test_all_pairs_of_a_comparison_together_are_the_pairs_one_by_one(family: str
 def test_answers_that_are_all_bad_lose_against_a_score_of_zero(family: str) -> None:
     """No answer has no tokens, so its reward is 0; beside a ranking, whether sequences are packed or not."""
     model, ranking = built(family), comparisons()[0]
-    bad = [(0, place, None, 0.0, False) for place in (1, 2)]
+    bad = [OrderedPair(0, place, None, 0.0, False) for place in (1, 2)]
     (outside,) = with_targets([{"prompt_ids": [5, 6, 7], "answers": [[], [8, 9], [10]], "pairs": bad}])
     batch = collate([ranking, {**outside, "reference_logps": [0.0, -9.0, -4.0]}], 0)
     answers = logps_of(model, batch)
@@ -103,7 +104,7 @@ def test_answers_that_are_all_bad_lose_against_a_score_of_zero(family: str) -> N
 def test_the_loss_of_a_batch_is_that_of_its_orders_each_with_its_own_size_weight_and_chance_of_error() -> None:
     items = with_targets(
         [
-            {"prompt_ids": [1], "answers": [[2]] * size, "pairs": pairs}
+            {"prompt_ids": [1], "answers": [[2]] * size, "pairs": [OrderedPair(*pair) for pair in pairs]}
             for size, pairs in (
                 (2, [(1, 0, 3.0, 0.1, False)]),
                 (4, [(2, other, None, 0.2, False) for other in (0, 1, 3)]),
@@ -130,11 +131,11 @@ def test_the_loss_of_a_batch_is_that_of_its_orders_each_with_its_own_size_weight
 def test_a_ranking_weighs_by_what_it_decides_and_weights_have_the_mean_1_over_that() -> None:
     """A sure pair and a doubted ranking of three: log2(6) bits, not three pairs."""
     items = [
-        {"prompt_ids": [1], "answers": [[2]] * 2, "pairs": [(0, 1, None, 0.0, False)]},
+        {"prompt_ids": [1], "answers": [[2]] * 2, "pairs": [OrderedPair(0, 1, None, 0.0, False)]},
         {
             "prompt_ids": [1],
             "answers": [[2]] * 3,
-            "pairs": [(a, b, None, 0.4, False) for a, b in ((0, 1), (0, 2), (1, 2))],
+            "pairs": [OrderedPair(a, b, None, 0.4, False) for a, b in ((0, 1), (0, 2), (1, 2))],
         },
     ]
     pair, ranking = with_targets(items, "weight")

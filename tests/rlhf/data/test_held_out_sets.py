@@ -16,10 +16,11 @@ from annotation.records import Feedback, Prompt, UserError, now
 from annotation.store import comparison_store, policy_comparisons, project_store, prompt_store, setting_store
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets, snapshots
-from rlhf.data.held_out_sets import LEAST, MOST_WEIGHED
+from rlhf.data.held_out_sets import LEAST, MOST_WEIGHED, gate_set_status
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
 from rlhf.evaluation import gate_decisions, pair_outcomes
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.gate_words import gate_set_sentence
 from rlhf.generation import prompt_set_spec
 from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.jobs import job_store
@@ -170,8 +171,8 @@ def test_the_starter_prompts_make_one_set_and_that_is_said(db: Database, data_di
     spec = checked(db, data_dir, candidate(db))
     assert (spec.compared_set, spec.gate_set) == ("", 0)
     assert len(ids_of(data_dir, spec.prompt_set)) == LEAST
-    assert "It goes by" not in held_out_sets.gate_sentence(db)
-    assert "60 more held-out prompts are needed" in held_out_sets.gate_sentence(db)
+    assert "It goes by" not in gate_set_sentence(gate_set_status(db))
+    assert "60 more held-out prompts are needed" in gate_set_sentence(gate_set_status(db))
 
 
 def test_the_gates_own_prompts_are_compared_and_shown_nowhere(db: Database, data_dir: Path) -> None:
@@ -272,7 +273,7 @@ def test_decisions_are_counted_and_a_worn_set_is_replaced_where_prompts_suffice(
         made = candidate(db, 100 + number)
         assert checked(db, data_dir, made).gate_set == 2, "there are too few for a third"
         registry.reject(db, made.revision, "ann", "no")
-    said = held_out_sets.gate_sentence(db)
+    said = gate_set_sentence(gate_set_status(db))
     assert f"{MOST_WEIGHED + 1} candidates have been weighed on them" in said
     assert "more held-out prompts, and the next candidate has a new version" in said
 
@@ -303,8 +304,8 @@ def test_what_was_decided_by_or_shown_is_not_reserved(db: Database, data_dir: Pa
     registry.reject(db, made.revision, "ann", "no")
     seed_prompts(db, 20, "held-out")
     assert held_out_sets.reserve(db) is None
-    assert "1 candidate has been weighed on them. For a set of its own" in held_out_sets.gate_sentence(db)
-    assert "40 more held-out prompts are needed" in held_out_sets.gate_sentence(db)
+    assert "1 candidate has been weighed on them. For a set of its own" in gate_set_sentence(gate_set_status(db))
+    assert "40 more held-out prompts are needed" in gate_set_sentence(gate_set_status(db))
     seed_prompts(db, 40, "held-out")
     assert held_out_sets.reserve(db) is not None
     reserved = held_out_sets.that_count(db, 1)
@@ -336,7 +337,7 @@ def test_what_people_have_compared_otherwise_is_reserved_last_and_that_is_said(d
     made = held_out_sets.reserve(db)
     assert made is not None
     assert (made.prompts, made.seen) == (60, 50), "10 that nobody has seen, and 50 of the others"
-    assert "50 of them people or judges had compared answers to before" in held_out_sets.gate_sentence(db)
+    assert "50 of them people or judges had compared answers to before" in gate_set_sentence(gate_set_status(db))
     seed_prompts(db, 130, "held-out")
     fresh = held_out_sets.reserve(db)
     assert fresh is not None

@@ -23,6 +23,7 @@ import pytest
 from annotation import hub_client as hubs
 from annotation.database import Database, open_database
 from annotation.hub_client import Hub
+from annotation.jobs.attempt import Stopped
 from annotation.records import UserError, now
 from annotation.store import setting_store
 from rlhf.__main__ import main
@@ -465,7 +466,7 @@ def test_no_token_is_in_the_log_of_an_error_of_our_own(
     job_id = job_store.enqueue(db, QUICK_DPO, "ann")
     assert job_store.claim(db, job_id, "worker") is not None
     run = SimpleNamespace(db=db, job_id=job_id, worker="worker")
-    rented: Any = SimpleNamespace(run=run, result=breaks, try_to_give_back=lambda: None)
+    rented: Any = SimpleNamespace(run=run, result=breaks, try_to_give_back=lambda: None, changed=lambda: None)
     rental_client.see_through(rented)
     follower = rental_client.Follower(hubs.connect(SECRET, "http://127.0.0.1:1"), Path(), db)
     monkeypatch.setattr(follower, "look", breaks)
@@ -540,7 +541,7 @@ def test_what_a_job_made_is_not_taken_in_where_pull_would_refuse_it(
     fetched(None, there, None)
     job = job_store.get(judged.db, rent(judged, replace(QUICK_DPO, method=method)))
     run = Run(judged.db, judged.data_dir, job, "worker")
-    rented = rental_client.RentedRun(api(hub), run, job, threading.Event(), POLL, print)
+    rented = rental_client.RentedRun(api(hub), run, job, POLL, print)
     told = {"sha256": directory_sha256(there), "precision": "nf4"}
     ending = {"status": "finished", "message": "", "result": None, "model": told, "spec": {"batch_size": 1}}
     with pytest.raises(UserError, match=said):
@@ -557,7 +558,7 @@ def test_who_was_asleep_takes_nothing_in_once_another_follows_the_job(
     spec = job_store.get(judged.db, job_id).spec
     assert job_store.claim(judged.db, job_id, "worker")
     run = Run(judged.db, judged.data_dir, job_store.get(judged.db, job_id), "worker")
-    rented = rental_client.RentedRun(api(hub), run, job_store.get(judged.db, job_id), threading.Event(), POLL, print)
+    rented = rental_client.RentedRun(api(hub), run, job_store.get(judged.db, job_id), POLL, print)
 
     def fetched(_rented: Any, directory: Path, _expected: Any) -> None:
         (directory / "adapter_model.safetensors").write_bytes(safetensors({"a": (1,)}))
@@ -569,7 +570,7 @@ def test_who_was_asleep_takes_nothing_in_once_another_follows_the_job(
     monkeypatch.setattr(rental_client.RentedRun, "check_made", lambda *_: None)
     ending = rental_client.checked_ending({"status": "finished", "message": "", "result": None, **told})
     assert isinstance(ending, rental_client.FinishedEnding)
-    with pytest.raises(rental_client.FollowerStopped):
+    with pytest.raises(Stopped):
         rented.take_in(ending)
     assert registry.of_job(judged.db, job_id) is None
     assert job_store.get(judged.db, job_id).spec == spec

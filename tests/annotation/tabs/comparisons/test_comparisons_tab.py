@@ -89,3 +89,19 @@ def test_an_export_of_what_cannot_be_read_stays_refused(part: str) -> None:
     assert [name for name in sent if "value" in sent[name]] == ["comparisons"]
     with pytest.raises(UserError):
         ComparisonFilter.of(sent["comparisons"]["value"])
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *("withdraw", None, [], {}, {"subject": 1, "ids": ["1"]}, {"subject": "withdraw", "ids": "1"}),
+        *({"subject": "withdraw", "ids": ["1"], "all": "yes"}, {"subject": "withdraw", "ids": [1.5]}),
+        *({"subject": "withdraw", "ids": [[1]]}, {"subject": "withdraw", "ids": ["1,2; 3"]}),
+        {"subject": "withdraw", "ids": ["1"], "whom": ["ann"]},
+    ],
+)
+def test_a_press_of_no_form_is_refused_as_a_sentence(sent: Any) -> None:
+    with pytest.raises(UserError):
+        planned(sent, place_in(""), fields())
+    chosen = {"act": "plan", "subject": "withdraw", "ids": ["3", "5"]}
+    assert planned(chosen, place_in(""), fields()).comparisons.ids == (3, 5)
