@@ -27,7 +27,7 @@ def new_to_train_on(db: Database, since: str) -> int:
     """Judgements since then that a training could learn from: people's, imported ones, and what judges alone have said.
 
     Not those on held-out prompts and of candidates, of whom is left out, flagged, or from before the answers ended; nor
-    judges' while people alone are to judge.
+    judges' ties, which label nothing, and none of theirs while people alone are to judge.
     """
     return int(
         db.value(
@@ -42,7 +42,8 @@ def new_to_train_on(db: Database, since: str) -> int:
                            AND f.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator))
                      AND j.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)
                      AND c.purpose = 'preference' AND (j.purpose IN ('own', 'settle', 'import') OR :judges AND
-                         j.purpose = 'judge' AND NOT EXISTS (SELECT 1 FROM current_judgement o
+                         j.purpose = 'judge' AND j.ranking GLOB '*[2-8]*'
+                         AND NOT EXISTS (SELECT 1 FROM current_judgement o
                              WHERE o.comparison_id = j.comparison_id AND o.purpose != 'judge')))""",
             {"since": since, "judges": feedback(db).mode != "people"},
         )

@@ -42,14 +42,14 @@ ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
 # What a change of this kind leaves out of what was chosen, and why.
 LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
     "assign": N_(
-        "Not assigned: what they have judged, skipped or been assigned already; what is past their “Judgements in "
-        "all”; gold; what only judges, or nobody, may judge; and a candidate's, where they are left out."
+        "Not assigned: what they have in hand, judged, skipped or been assigned already; what is past their "
+        "“Judgements in all”; gold; what only judges, or nobody, may judge; and a candidate's, where they are left out."
     ),
     "release": N_("What is assigned to nobody can't be given back."),
     "settle": N_("What nobody has judged, what is gold, and what is in your list already is not put aside."),
     "skip": N_(
-        "What you have judged or skipped already, what is gold, measures a candidate or is not fit to be judged is not "
-        "skipped."
+        "Not skipped: what you have in hand, judged or skipped; gold; what measures a candidate; and what is not fit "
+        "to be judged."
     ),
     "withdraw": N_(
         "What is gold, withdrawn or judged elsewhere already, being answered, or measures a candidate is not withdrawn."

@@ -629,12 +629,19 @@ class Promotion:
 
 
 def promote(
-    db: Database, data_dir: Path, revision: str, decided_by: str, why: str = "", undoes: int | None = None
+    db: Database,
+    data_dir: Path,
+    revision: str,
+    decided_by: str,
+    why: str = "",
+    undoes: int | None = None,
+    after: int | None = None,
 ) -> Promotion:
     """Let a policy serve because a person wants it; against the rule only with a reason. Both are kept.
 
     The rule is asked in the transaction that promotes: what was judged since the person looked counts. So is whether
-    the decision that it `undoes` still holds, whose button two people may have seen.
+    the decision that it `undoes` still holds, whose button two people may have seen, and whether somebody has decided
+    anything `after` the newest decision that the person was shown.
     Raises PromotionAgainstRule without a reason, and UserError where it can't serve; then nothing has changed.
     """
     registry.verify(data_dir, registry.by_revision(db, revision))  # before: reading the files takes a while
@@ -642,6 +649,8 @@ def promote(
     with db.transaction():
         if undoes is not None:
             registry.to_take_back(db, undoes)
+        if after is not None:
+            registry.refuse_unseen(db, after)
         policy = registry.by_revision(db, revision)
         against = objection(db, policy)
         if against and not own:

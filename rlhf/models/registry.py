@@ -587,6 +587,13 @@ def newest_decision(db: Database) -> int:
     return int(db.value("SELECT coalesce(max(id), 0) FROM decision"))
 
 
+def refuse_unseen(db: Database, number: int) -> None:
+    """Raises UserError where somebody has decided after this decision, the newest that a person was shown."""
+    if newest_decision(db) != number:
+        said = _("Nothing was changed: {who} has decided meanwhile. Look again.")
+        raise UserError(said.format(who=who(decisions(db, limit=1)[0].decided_by)))
+
+
 def from_source(db: Database, source: str) -> Policy | None:
     """The model that came from there and still has its files, if there is one."""
     row = db.row("SELECT * FROM model WHERE source = ? AND deleted IS NULL ORDER BY id DESC", (source,))

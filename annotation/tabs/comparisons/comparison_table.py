@@ -205,11 +205,11 @@ def taken_back(change: Change, count: int) -> str:
     said = words.outcome(change.kind, change.comparisons, change.whom)
     if change.undone_by is None:
         of_these = _(
-            "Taken back for {count:,} of them. The others stay withdrawn while the model answers in another way. {what}"
+            "Taken back for {count:,} of them. The rest stays withdrawn while the model answers in another way. {what}"
         )
     elif count < change.comparisons:
         of_these = _(
-            "Taken back for {count:,} of them; the others were given back before, judged or changed meanwhile. {what}"
+            "Taken back for {count:,} of them; the rest was given back before, judged or changed meanwhile. {what}"
         )
     else:
         of_these = _("Taken back. {what}")

@@ -83,13 +83,11 @@ def question(kind: ChangeKind, count: int, whom: str) -> str:
 
 
 MEANINGS: Final[Mapping[ChangeKind, str]] = {
-    "assign": N_("Whoever it is gets these first, and nobody else does while the assignment stands."),
-    "release": N_("They go back to the pool. What was judged stays."),
-    "settle": N_("You get them one after the other on the Annotate tab, blind; your judgement then stands for each."),
-    "skip": N_("You are not shown them any more; whoever else judges is."),
-    "withdraw": N_(
-        "Nobody else is given them; whoever has one in hand can still judge it. Judgements stay, and are trained on."
-    ),
+    "assign": N_("First in the queue, and in nobody else's while the assignment stands."),
+    "release": N_("Open to all again. What was judged stays."),
+    "settle": N_("You are asked on the Annotate tab, blind; your judgement then stands."),
+    "skip": N_("You are not asked any more; whoever else judges is."),
+    "withdraw": N_("Nobody else is asked; what is in hand can still be judged. Judgements stay, and are trained on."),
 }
 BUTTONS: Final[Mapping[ChangeKind, str]] = {
     "assign": N_("Assign"),

@@ -345,6 +345,12 @@ def compared_with(check: FinishedCheck | None) -> str | None:
     return None if check is None else check.report.against.revision or None
 
 
+def newest_shown(seen: Seen) -> int | None:
+    """The number of the newest decision that the page was drawn with."""
+    decided = seen.get("decided") if isinstance(seen, dict) else None
+    return decided[0] if decided else None
+
+
 def can_be_asked(db: Database, policy: Policy) -> bool:
     """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
     check = gate_decisions.check_to_ask_about(db, policy)
@@ -554,7 +560,7 @@ def wire_promotion(page: IterationsPage, context: Context) -> None:
         policy = registry.by_revision(context.db, chosen(revision))
         if gate_decisions.objection(context.db, policy):
             return shown_anew(page, context, revision, {**was, "confirming": policy.revision}, said="")
-        said = policy_decisions.promote(context, policy.revision, annotator.name, text_in(why))
+        said = policy_decisions.promote(context, policy.revision, annotator.name, text_in(why), after=newest_shown(was))
         return after_decision(page, context, revision, was, said)
 
     @guarded(context, "admin")
@@ -566,7 +572,7 @@ def wire_promotion(page: IterationsPage, context: Context) -> None:
             reason = _("Against the rule it takes a reason: say why in the field above.")
             anew = f"<!--{next(ANSWERS)}-->"  # so that it is drawn, and told, at each press
             return shown_anew(page, context, revision, was, question=markup.status(reason, "warning") + anew)
-        said = policy_decisions.promote(context, policy.revision, annotator.name, text_in(why))
+        said = policy_decisions.promote(context, policy.revision, annotator.name, text_in(why), after=newest_shown(was))
         return after_decision(page, context, revision, {**was, "confirming": None}, said)
 
     @guarded(context, "admin")

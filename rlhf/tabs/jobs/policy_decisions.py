@@ -18,13 +18,15 @@ from rlhf.models import registry
 from rlhf.submission import job_submission
 
 
-def promote(context: Context, revision: str, decided_by: str, why: str = "", undoes: int | None = None) -> str:
+def promote(
+    context: Context, revision: str, decided_by: str, why: str = "", undoes: int | None = None, after: int | None = None
+) -> str:
     """Let a policy serve; `why` is kept with what the rule says, and needed against it. Raises UserError.
 
-    `undoes`: the number of the decision that this takes back.
+    `undoes`: the number of the decision that this takes back; `after`: of the newest one that was shown.
     """
     try:
-        made = gate_decisions.promote(context.db, context.data_dir, revision, decided_by, why, undoes)
+        made = gate_decisions.promote(context.db, context.data_dir, revision, decided_by, why, undoes, after)
     except gate_decisions.PromotionAgainstRule as error:
         raise UserError(_("{error} Say why on the Iterations tab.").format(error=error)) from error
     return _(

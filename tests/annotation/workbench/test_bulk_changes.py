@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Literal
 
@@ -13,6 +14,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.store import project_store, stock_counts
 from annotation.tabs.comparisons import comparison_card, comparison_table, words
+from annotation.translation import _, language_of, speaking
 from annotation.web import access
 from annotation.workbench import annotator_groups, bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest, ChangeKind
@@ -173,9 +175,8 @@ def test_what_is_put_aside_to_settle_comes_blind_one_after_the_other(
     undone = bulk_changes.undo(db, made, "eve")
     assert statuses(db) == ["settled", "settled", "judged"], "what was judged stays"
     assert undone[1] == 0
-    assert (
-        "Taken back for 0 of them; the others were given back before, judged or changed"
-        in comparison_table.taken_back(*undone)
+    assert "Taken back for 0 of them; the rest was given back before, judged or changed" in comparison_table.taken_back(
+        *undone
     )
 
 
@@ -420,7 +421,7 @@ def test_what_an_undo_could_not_give_back_is_given_back_by_another(
     given_back, still = (comparison_card.decided(history(db, number)) for number in reversed(ids))
     assert "given back" in given_back
     assert "given back" not in still
-    assert "stay withdrawn while the model answers in another way" in comparison_table.taken_back(found, count)
+    assert "stays withdrawn while the model answers in another way" in comparison_table.taken_back(found, count)
     listed = comparison_table.changes_table([found])
     assert 'data-act="undo"' in listed
     assert "undone for 1 of 2" in listed
@@ -431,7 +432,7 @@ def test_what_an_undo_could_not_give_back_is_given_back_by_another(
     found, count = bulk_changes.undo(db, made, "eve")
     assert (found.undone_by, count, found.undone_for) == ("eve", 1, None if earlier else 2)
     assert "undone for" not in comparison_table.changes_table([found])
-    assert "the others were given back before, judged or changed" in comparison_table.taken_back(found, count)
+    assert "the rest was given back before, judged or changed" in comparison_table.taken_back(found, count)
     assert judge_all(db, people["ann"]) == ids[:1], "what another change has withdrawn since stays so"
     with pytest.raises(UserError, match="taken back already"):
         bulk_changes.undo(db, made, "eve")
@@ -560,3 +561,24 @@ def test_what_was_withdrawn_comes_back_to_whoever_is_asked_by_now(
     assert db.rows("SELECT state, asks, people_chance, people_drawn FROM comparison") == [
         {"state": "ready", "asks": asks, "people_chance": chance, "people_drawn": drawn}
     ]
+
+
+SEVERAL = re.compile(r"\b(them|they|these|each|sie|diese|jeden)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+@pytest.mark.parametrize("kind", bulk_changes.CHANGE_KINDS)
+def test_what_a_change_means_is_said_of_one_as_of_several(kind: ChangeKind, language: str) -> None:
+    with speaking(language_of(language)):
+        assert not SEVERAL.search(_(words.MEANINGS[kind]))
+
+
+@pytest.mark.parametrize("kind", ["assign", "skip"])
+def test_what_somebody_has_in_hand_is_left_out_and_that_is_said(
+    db: Database, people: dict[str, Annotator], kind: ChangeKind
+) -> None:
+    seed_comparisons(db, 1)
+    assert handing_out.claim_next(db, people["eve"].id) is not None
+    plan = bulk_changes.plan(db, BulkRequest(kind, ComparisonFilter(), "person:eve"), people["eve"])
+    assert (plan.changed, plan.left_out) == (0, 1)
+    assert "have in hand" in words.left_out(kind, plan.left_out)

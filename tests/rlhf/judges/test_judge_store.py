@@ -815,6 +815,9 @@ def test_only_what_a_training_could_learn_from_counts_towards_the_next(db: Datab
     (by_judge,) = seed_comparisons(db, 1)
     say(db, judge, by_judge, FIRST_BETTER)
     assert training_data.new_to_train_on(db, "") == 2
+    (tied,) = seed_comparisons(db, 1)
+    say(db, judge, tied, FLIPPED)
+    assert training_data.new_to_train_on(db, "") == 2, "what it contradicted itself on labels nothing"
     project_store.set_feedback(db, Feedback(mode="people"))
     assert training_data.new_to_train_on(db, "") == 1
 

@@ -332,6 +332,25 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     assert registry.serving(context.db).revision == "base"
 
 
+def test_what_somebody_has_decided_meanwhile_is_not_overruled_unseen(pages: gr.Blocks, context: Context) -> None:
+    policy, owner, other = make_candidate(context), gr.Request(username="owner"), make_candidate_from_all(context)
+    check_candidate(context, policy)
+    promote, really = handler(pages, "promote_policy"), handler(pages, "promote_all_the_same")
+    _shown, seen = iterations_tab.view(context, policy.revision, 0, {})
+    confirming = promote(owner, policy.revision, "", seen)[-1]
+    gate_decisions.reject(context.db, policy.revision, "kim", "Too short")
+    with pytest.raises(gr.Error, match="Nothing was changed: kim has decided meanwhile"):
+        really(owner, policy.revision, "I like it", confirming)
+    assert registry.by_revision(context.db, policy.revision).status == "rejected"
+    _shown, seen = iterations_tab.view(context, policy.revision, 0, confirming)
+    assert "serves now" in str(really(owner, policy.revision, "I like it", seen))
+    _shown, before = iterations_tab.view(context, "base", 0, seen)
+    gate_decisions.promote(context.db, context.data_dir, other.revision, "kim", "Better")
+    with pytest.raises(gr.Error, match="kim has decided meanwhile"):
+        promote(owner, "base", "", before)
+    assert registry.serving(context.db).revision == other.revision
+
+
 def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, context: Context) -> None:
     policy, owner = make_candidate(context), gr.Request(username="owner")
     check_candidate(context, policy)
