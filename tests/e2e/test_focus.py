@@ -61,6 +61,16 @@ def settle(page: Any) -> None:
     page.evaluate("new Promise((come) => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(come))))")
 
 
+def until_followed(page: Any, there: str) -> None:
+    """Put the clock forward until the page has seen by itself what was done elsewhere."""
+
+    def followed() -> int:
+        page.clock.fast_forward("00:05")
+        return int(page.locator(there).locator("visible=true").count())
+
+    wait_for(page, there, followed)
+
+
 def test_who_cancels_or_resumes_a_run_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
     db, _address = running
     job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")
@@ -151,7 +161,7 @@ def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tup
     settle(page)
     page.evaluate("document.activeElement.blur()")
     gate_decisions.reject(db, "dpo-9", "kim", "")
-    page.wait_for_selector("#decisions button:enabled")
+    until_followed(page, "#decisions button:enabled")
     settle(page)
     assert page.evaluate("document.activeElement === document.body"), "what was pressed is answered long since"
     undo = page.locator("#decisions button:enabled:not([aria-disabled])").locator("visible=true")
@@ -165,6 +175,6 @@ def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tup
     subject = undo.get_attribute("data-subject")
     registry.take_back_rejection(db, "dpo-9", "kim")
     gate_decisions.reject(db, "dpo-9", "kim", "")
-    page.wait_for_selector(f"#decisions button:enabled:not([data-subject='{subject}'])")
+    until_followed(page, f"#decisions button:enabled:not([data-subject='{subject}'])")
     settle(page)
     assert page.evaluate("document.activeElement === document.body"), "what was pressed came to nothing long since"

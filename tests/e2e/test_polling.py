@@ -66,7 +66,7 @@ class Looker:
         self.page.on("request", note)
         self.page.on("requestfinished", answered)
         # Of these the page may only want to know the status, and a body that nobody reads does not finish.
-        self.page.on("response", lambda got: answered(got.request) if "/annotate/" in got.url else None)
+        self.page.on("response", lambda got: None if got.ok and "/annotate/" not in got.url else answered(got.request))
         self.page.on("requestfailed", answered)
 
     @property
