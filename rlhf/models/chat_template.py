@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
+from itertools import islice
 from math import prod
 from operator import itemgetter
 from pathlib import Path
@@ -35,8 +37,14 @@ LARGEST_TOKENIZER = 100_000_000
 # so many take some ten seconds and up to three gigabytes, in which their process does nothing else.
 MOST_ADDED = 1_500_000
 MOST_PIECES = 8_000_000
-# How many times as long a text becomes; those of models put one character in the place of another.
+# How many times as long a text becomes; those of models put one character in the place of another, or some in one's.
 MOST_GROWTH = 16
+CHARACTER_BYTES = 4
+# Objects in what says how texts are changed and cut; models have some ten.
+MOST_STEPS = 200
+# Characters of a word, which WordPiece cuts in a time that grows with their square at least; models say 100.
+MOST_WORD = 1_000
+PARTS = ("normalizer", "pre_tokenizer", "decoder")
 # Files of which transformers can make a tokenizer.
 TOKENIZERS = (TOKENIZER_FILE, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
@@ -310,7 +318,9 @@ def read_backend(path: Path) -> Tokenizer:
             raise ValueError(_("it has over {most:,} bytes").format(most=LARGEST_TOKENIZER))
         refuse_costly(json.loads(path.read_bytes()))
         backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing more special
+    except BaseException as error:  # tokenizers raises nothing more special than Exception, and less special panics
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
         said = _("{path} is no tokenizer ({error}). Restore it, or choose another model.")
         raise UserError(said.format(path=path, error=error)) from error
     backend.no_truncation()
@@ -326,17 +336,42 @@ def refuse_costly(told: Mapping[str, Any]) -> None:
     for texts, most in ((added, MOST_ADDED), (pieces, MOST_PIECES)):
         if sum(map(len, texts)) > most:
             raise ValueError(_("its tokens have over {most:,} characters").format(most=most))
-    if max(growth(told.get("normalizer")), growth(told.get("decoder"))) > MOST_GROWTH:
+    word = (told.get("model") or {}).get("max_input_chars_per_word") or 0
+    if word > MOST_WORD:
+        raise ValueError(_("it cuts words of over {most:,} characters").format(most=MOST_WORD))
+    steps = {name: told.get(name) for name in PARTS}
+    if len(list(islice(objects_in(steps), MOST_STEPS + 1))) > MOST_STEPS:
+        raise ValueError(_("it has over {most} rules").format(most=MOST_STEPS))
+    # As it is understood: a step need not say of which type it is.
+    model = {"type": "BPE", "vocab": {}, "merges": []}
+    read = json.loads(Tokenizer.from_str(json.dumps({"version": "1.0", "model": model, **steps})).to_str())
+    if max(prod(map(growth, objects_in(read[name]))) for name in PARTS) > MOST_GROWTH:
         raise ValueError(_("it makes texts over {most} times as long").format(most=MOST_GROWTH))
 
 
-def growth(step: Any) -> float:
-    """How many times as long a text can become by a step of a tokenizer, which may be several in turn."""
-    if not isinstance(step, Mapping):
-        return 1.0
-    if step.get("type") == "Replace":
-        return max(1.0, len(step["content"]) / max(1, len(step["pattern"].get("String", ""))))
-    return prod(map(growth, step.get("normalizers") or step.get("decoders") or ()))
+def objects_in(value: Any) -> Iterator[Mapping[str, Any]]:
+    """All objects in a part of a tokenizer, its steps among them: one may be several in turn."""
+    if isinstance(value, Mapping):
+        yield value
+        value = list(value.values())
+    for one in value if isinstance(value, list) else ():
+        yield from objects_in(one)
+
+
+def growth(step: Mapping[str, Any]) -> float:
+    """How many times as long a text can become by a step of a tokenizer."""
+    match step.get("type"):
+        case "Replace":
+            return max(1.0, len(step["content"]) / max(1, len(step["pattern"].get("String", ""))))
+        case "Prepend":
+            return max(1.0, len(step["prepend"]))
+        case "ByteLevel":  # a character for each byte
+            return 2.0
+        case "Precompiled":  # the size of an index, the index, and the texts that it leads to, each up to a NUL
+            made = b64decode(step["precompiled_charsmap"])
+            texts = made[4 + int.from_bytes(made[:4], "little") :].split(b"\0")
+            return max(1.0, max(map(len, texts)) / CHARACTER_BYTES)
+    return 1.0
 
 
 def read_settings(directory: Path) -> dict[str, Any]:

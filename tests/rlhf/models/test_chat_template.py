@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import shutil
@@ -79,6 +80,12 @@ def replacing(pattern: dict[str, str], content: str, times: int = 1) -> dict[str
     return {"type": "Sequence", "normalizers": steps, "decoders": steps}
 
 
+def charsmap(made: bytes) -> str:
+    """A map of characters to others, as SentencePiece has it, without an index."""
+    return base64.b64encode(bytes(4) + made + b"\0").decode()
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 ADDED = {"id": 1, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 PIECES = [["<unk>", 0.0], *(["x" * 1000, -1.0] for _ in range(8000))]
 TOO_LONG = "its tokens have over"
@@ -93,6 +100,14 @@ GROWS = "it makes texts over 16 times as long"
         ({"normalizer": replacing({"String": "a"}, "aa", 5)}, GROWS),
         ({"normalizer": replacing({"Regex": "a*"}, "x" * 17)}, GROWS),
         ({"decoder": replacing({"String": "a"}, "x" * 17)}, GROWS),
+        ({"normalizer": {"pattern": {"String": "a"}, "content": "x" * 17}}, GROWS),
+        ({"normalizer": {"type": "Prepend", "prepend": "x" * 17}}, GROWS),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "ByteLevel"}] * 5}}, GROWS),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTES] * 5}}, GROWS),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap(b"x" * 65)}}, GROWS),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "Cannot parse"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 200}}, "it has over 200 rules"),
+        ({"model": {"type": "WordPiece", "max_input_chars_per_word": 10**9}}, "it cuts words of over 1,000 characters"),
     ],
 )
 def test_a_tokenizer_that_takes_minutes_or_gigabytes_is_refused(
