@@ -251,7 +251,7 @@ class Dispute:
     """Between the most different strengths, of 6; 0 where there are none."""
 
 
-def disputes(votes: Iterable[Vote], settled: Container[int] = ()) -> list[Dispute]:
+def disputes(votes: Iterable[Vote], settled: Container[int]) -> list[Dispute]:
     """Comparisons whose annotators contradict each other and that are not settled, the most disagreement first."""
     found = []
     for group in overlapping(votes):

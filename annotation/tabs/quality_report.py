@@ -249,6 +249,7 @@ def evidence_text(reliability: Reliability) -> str:
     return ", ".join(part.format(count=count) for count, part in parts if count)
 
 
+DISPUTES_SHOWN = 10
 TABLE_EXPLANATION = N_(
     "Right on gold: a tie with the known answer in it counts half. Same when asked again: an own earlier "
     "comparison, in the opposite order; a tie once and a preference once counts half. Agrees with others: "
@@ -486,7 +487,7 @@ def days_chart(per_day: Sequence[tuple[str, int]]) -> str:
 
 
 # ------------------------------------------------------------------------------------------- settling, gold and flags
-def disputes_table(disputes: Sequence[Dispute], limit: int = 10) -> str:
+def disputes_table(disputes: Sequence[Dispute]) -> str:
     rows = [
         (
             comparison_way(dispute.comparison_id),
@@ -494,7 +495,7 @@ def disputes_table(disputes: Sequence[Dispute], limit: int = 10) -> str:
             percent(dispute.disagreement),
             str(dispute.spread) if dispute.spread else NOTHING,
         )
-        for dispute in disputes[:limit]
+        for dispute in disputes[:DISPUTES_SHOWN]
     ]
     headers = (_("Comparison"), _("Annotators"), _("Disagreement"), _("Strength gap (of 6)"))
     more = len(disputes) - len(rows)

@@ -217,7 +217,7 @@ def prompts_left_to_judges(
 
 
 def enters_with(
-    db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
+    db: Database, policy: Policy, other: Policy, on: Collection[int] | None
 ) -> dict[int, list[UncomparedPair]]:
     """What came of answers that nobody has to compare, by the comparison with which it enters what people say.
 

@@ -178,7 +178,7 @@ def see_through(rented: RentedRun) -> None:
 
 
 def outcome_of(rented: RentedRun) -> JobOutcome:
-    """What came of a job. Whoever is charged must not wait for what is left there. Raises Stopped, UserError."""
+    """What came of a job; of what failed nothing is left there that costs money. Raises Stopped, UserError."""
     try:
         return JobOutcome("", rented.result())
     except Stopped:
@@ -189,7 +189,7 @@ def outcome_of(rented: RentedRun) -> JobOutcome:
             clear(rented.hub, rented.db, rented.rental)
         raise
     except Exception:
-        rented.try_to_give_back()  # nor until somebody has mended an error of our own
+        rented.try_to_give_back()  # not only once somebody has mended this
         raise
 
 

@@ -186,10 +186,10 @@ def hidden(path: Path) -> bool:
     return any(part.startswith((".", "__pycache__")) for part in path.parts)
 
 
-def contents(plan: SpacePlan, root: Path = ROOT) -> dict[str, Path | bytes]:
-    held: dict[str, Path | bytes] = {path.as_posix(): root / path for path in files(root)}
+def contents(plan: SpacePlan) -> dict[str, Path | bytes]:
+    held: dict[str, Path | bytes] = {path.as_posix(): ROOT / path for path in files()}
     held["README.md"] = readme(plan).encode()
-    held["requirements.txt"] = requirements(plan, (root / "requirements.txt").read_text("utf-8")).encode()
+    held["requirements.txt"] = requirements(plan, (ROOT / "requirements.txt").read_text("utf-8")).encode()
     return held
 
 
@@ -591,13 +591,13 @@ def space_info(hub: Hub, repo: str) -> Any:
 
 
 # --------------------------------------------------------------------------------------------------- creating, updating
-def create(plan: SpacePlan, hub: Hub, token_of_space: str = "", root: Path = ROOT) -> SpaceResult:
+def create(plan: SpacePlan, hub: Hub, token_of_space: str = "") -> SpaceResult:
     """Create the Space, or bring it up to date: settings first, since the upload starts it. Repeating it is harmless.
 
     Raises UserError where anything would fail, and where something does. What was done until then stays and is taken
     up when it is repeated.
     """
-    errors = [finding.text for finding in check(plan, hub, root) if finding.level == "error"]
+    errors = [finding.text for finding in check(plan, hub) if finding.level == "error"]
     if errors:
         raise UserError(joined(*errors))
     there = space_info(hub, plan.repo)
@@ -617,7 +617,7 @@ def create(plan: SpacePlan, hub: Hub, token_of_space: str = "", root: Path = ROO
         head = hub.api.space_info(plan.repo)
     # The files depend on whose Space it is, and on the hardware that it has where none is asked for.
     known = replace(plan, organisation=check_token(hub).name != plan.owner, hardware=hardware_of(plan, hub))
-    held = contents(known, root)
+    held = contents(known)
     gone = [path for path in (one.rfilename for one in head.siblings or ()) if is_ours(path) and path not in held]
     sha = commit(hub, plan.repo, "space", held, "Prefloop", head.sha, gone=gone)
     return SpaceResult(f"{hub.endpoint}/spaces/{plan.repo}", there is None, changed, sha)

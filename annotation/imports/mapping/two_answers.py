@@ -28,7 +28,7 @@ ENDS: Final = re.compile(r"""\n|[.?!:…]["'”’)\]]*\s|[。？！]""")
 
 
 def two_answers(
-    values: Mapping[str, Any], columns: Columns, first: str, second: str, prompt_within: bool = False
+    values: Mapping[str, Any], columns: Columns, first: str, second: str, prompt_within: bool
 ) -> tuple[tuple[Message, ...], tuple[str, str]]:
     """The prompt and two answers to it. Raises UnusableRow, also if the answers are the same."""
     values = without_lists_of_turns(values, columns, first, second)
