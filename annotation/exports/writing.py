@@ -13,10 +13,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
 from annotation.database import Database
+from annotation.environment import remove_leftover
 from annotation.exports import archive
 from annotation.exports.dataset_card import CardStatistics, Provenance, card
 from annotation.exports.formats import (
@@ -206,7 +208,7 @@ def export(
             with whole(target) as path:
                 return write_csv(db, request, known, path, report)
         if target.suffix == ".zip":
-            with whole(target) as path, tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as directory:
+            with whole(target) as path, tempfile.TemporaryDirectory(dir=target.parent, prefix=path.name) as directory:
                 figures = write_directory(db, request, known, Path(directory), report)
                 pack(Path(directory), path)
                 return figures
@@ -336,7 +338,9 @@ def whole(target: Path, directory: bool = False) -> Iterator[Path]:
         if target.exists():
             raise UserError(_("{target} is there already. Choose another name, or move it away.").format(target=target))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(6)}")
+        hidden = f".{target.name[:40]}."
+        remove_leftover(target.parent.glob(f"{escape(hidden)}{'[0-9a-f]' * 12}*"))  # of an export that was killed
+        temporary = target.with_name(f"{hidden}{secrets.token_hex(6)}")
         try:
             if directory:
                 temporary.mkdir()

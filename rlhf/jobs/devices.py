@@ -7,6 +7,8 @@ import shutil
 import subprocess
 
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits")
+# A driver that nothing keeps loaded begins anew when it is asked, for seconds with each GPU; one may never answer.
+SMI_SECONDS = 60.0
 # The one device where there is no GPU: whoever trains there has all of the processors.
 PROCESSORS = "processors"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -26,7 +28,7 @@ def query_graphics() -> list[str]:
     if shutil.which(SMI[0]) is None:
         return []
     try:
-        done = subprocess.run(SMI, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(SMI, capture_output=True, text=True, timeout=SMI_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return []
     return [line for line in done.stdout.splitlines() if line.count(",") == 3] if done.returncode == 0 else []

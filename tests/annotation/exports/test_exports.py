@@ -406,6 +406,21 @@ def test_an_export_that_fails_half_way_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_killed_export_has_left_beside_its_target_goes_with_the_next_one(db: Database, tmp_path: Path) -> None:
+    """Not what is young, which may still be written, nor others' files."""
+    endings = ("0123456789ab", "ba9876543210q_1", "0123456789ac", "mine")
+    half, packed, young, others = (tmp_path / f".out.zip.{ending}" for ending in endings)
+    for left in (half, others):
+        left.write_text("half", "utf-8")
+    for left in (packed, young):
+        left.mkdir()
+    for left in (half, packed, others):
+        os.utime(left, (0, 0))
+    with writing.whole(tmp_path / "out.zip") as path:
+        path.write_text("whole", "utf-8")
+    assert set(tmp_path.iterdir()) == {young, others, tmp_path / "out.zip"}
+
+
 @pytest.mark.parametrize("name", [*FORMATS, "raw"])
 def test_an_export_is_on_the_disk_before_it_has_its_name(
     db: Database, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

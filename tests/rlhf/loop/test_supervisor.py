@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -243,6 +244,20 @@ def test_devices_are_what_the_driver_lists_and_the_environment_allows(
     monkeypatch.delenv(VISIBLE)
     driver.write_text("#!/bin/sh\nexit 6\n")
     assert devices_here() == [PROCESSORS]
+
+
+def test_a_driver_that_begins_anew_with_eight_gpus_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three seconds each. Else all would be trained on the processors until the program starts again."""
+
+    def answer(command: Any, *, timeout: float, **_: Any) -> subprocess.CompletedProcess[str]:
+        if timeout < 8 * 3:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, 0, "H100, 81559, 80000, 9.0\n" * 8)
+
+    monkeypatch.delenv(VISIBLE, raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr("subprocess.run", answer)
+    assert len(devices_here()) == 8
 
 
 def test_on_the_processors_the_environment_stays_as_it_is(db: Database, supervisor: Supervisor) -> None:
