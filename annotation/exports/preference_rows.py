@@ -26,6 +26,7 @@ class PreferenceRows:
     trained_until: int = 0
     reliability: Mapping[str, float] | None = None
     excluded: Iterable[str] = ()
+    judges_too: bool = True
     counts: Counter[str] = field(default_factory=Counter)
     """Rows by split."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -35,7 +36,7 @@ class PreferenceRows:
         """The rows, once."""
         for group in self.comparisons:
             self.last_judgement_id = max(self.last_judgement_id, *(judgement.id for judgement in group))
-            own, beside = people_first(group)
+            own, beside = people_first(group, self.judges_too)
             counted, reasons = usable(own, self.excluded)
             self.left_out.update([*beside, *reasons])
             if not counted:

@@ -38,6 +38,7 @@ REASONS = {
     "unreliable": N_("annotator no better than guessing"),
     "settled": N_("settled by an admin"),
     "judge": N_("by an AI judge, beside people"),
+    "judge-alone": N_("by an AI judge alone"),
     "template": N_("refused by the model's chat template"),
 }
 
@@ -65,13 +66,16 @@ class Pair:
         return self.better.text.strip() == self.worse.text.strip()
 
 
-def people_first(group: Sequence[Judgement]) -> tuple[list[Judgement], list[str]]:
-    """The judgements of one comparison without AI judges', where people have judged it too, and a reason for each."""
+def people_first(group: Sequence[Judgement], judges_too: bool = True) -> tuple[list[Judgement], list[str]]:
+    """The judgements of one comparison, and a reason for each left out: AI judges', where people have judged it too.
+
+    Without `judges_too` all of AI judges'.
+    """
     by_people = [judgement for judgement in group if judgement.annotator_kind != "ai" and judgement.outcome != "skip"]
-    if not by_people:
+    if judges_too and not by_people:
         return list(group), []
     kept = [judgement for judgement in group if judgement.annotator_kind != "ai"]
-    return kept, ["judge"] * (len(group) - len(kept))
+    return kept, ["judge" if by_people else "judge-alone"] * (len(group) - len(kept))
 
 
 def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[list[Judgement], list[str]]:

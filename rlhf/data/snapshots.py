@@ -182,11 +182,13 @@ def collect(
     reliability |= {
         judge.name: judges_reliability(agreement_alone(judge_store.jointly_judged(db, judge))) for judge in panel
     }
-    judges_too = judges_too and project_store.feedback(db).mode != "people"
-    excluded = {*judgement_store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}
-    judged = judgement_store.judged_comparisons(db, reserved=False, token_ids=True, latest=latest)
     return PreferenceRows(
-        comparisons=judged, max_length=max_length, trained_until=until, reliability=reliability, excluded=excluded
+        comparisons=judgement_store.judged_comparisons(db, reserved=False, token_ids=True, latest=latest),
+        max_length=max_length,
+        trained_until=until,
+        reliability=reliability,
+        excluded=judgement_store.excluded_annotators(db),
+        judges_too=judges_too and project_store.feedback(db).mode != "people",
     )
 
 

@@ -31,6 +31,7 @@ from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import ComparisonFilter
 from rlhf.__main__ import main as command_line
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.data import snapshots
 from rlhf.evaluation import pair_outcomes
 from rlhf.jobs import job_store
 from rlhf.judges import judge_history, judge_store
@@ -852,6 +853,18 @@ def test_where_people_have_judged_a_judge_does_not_vote(db: Database, ann: Annot
     frozen = PreferenceRows(judgement_store.judged_comparisons(db), 512)
     (row,) = list(frozen)
     assert (row.annotators, frozen.left_out) == (("ann",), {"judge": 1})
+
+
+def test_what_judges_alone_have_said_is_not_left_out_as_if_somebody_had_left_them_out(db: Database) -> None:
+    base = registry.ensure_base(db, BASE_NAME)
+    (judge,) = panel(db, "j")
+    project_store.set_feedback(db, MIXED)
+    (comparison,) = seed_comparisons(db, 1)
+    say(db, judge, comparison, FIRST_BETTER)
+    project_store.set_feedback(db, Feedback(mode="people"))
+    rows = snapshots.collect(db, base, "all", 512)
+    assert (list(rows), rows.left_out) == ([], {"judge-alone": 1})
+    assert "left out count again" not in snapshots.shortage("pairs", 0, 1, rows.left_out)
 
 
 def test_a_change_back_to_people_hands_over_what_one_of_two_judges_has_judged(db: Database, ann: Annotator) -> None:
