@@ -636,7 +636,8 @@ function shareRoom() {
   const room = innerHeight - find(".verdict-bar").offsetHeight - end + now + (open ? texts.clientHeight : 0);
   const left = room - Math.min(needed, 6.6 * REM * rows.size);
   const guided = open ? Math.min(texts.scrollHeight, Math.max(4.75 * REM, left)) : 0;
-  const least = rows.size > 1 ? 0.3 * innerHeight : (open ? 5 : 7) * REM;
+  const around = find(".answers").offsetHeight - now + 2 * REM;
+  const least = rows.size > 1 ? (innerHeight - find(".verdict-bar").offsetHeight - around) / rows.size : (open ? 5 : 7) * REM;
   judging.style.setProperty("--guided", open ? `${guided}px` : "");
   judging.style.setProperty("--answered", `${Math.max(least, (room - guided) / rows.size)}px`);
 }

@@ -1491,7 +1491,7 @@ ALL_CONTROLS = ":is(.answer, .extras) :is(button, textarea)"
     [
         ("annotator", 2, (1280, 720)),
         ("annotator", 3, (1280, 900)),
-        ("admin", 2, (1280, 900)),
+        ("admin", 2, (1280, 720)),
         ("admin", 3, (1440, 900)),
     ],
 )
@@ -1511,6 +1511,18 @@ def test_beside_long_answers_no_control_lies_under_the_verdicts(
     assert ann.page.locator(".answer .more >> visible=true").count() == answers
 
 
+def test_four_long_answers_fill_the_window_together(site: Site) -> None:
+    site.project("rank", 4)
+    site.compare(*(f"{letter} " * 900 for letter in "abcd"))
+    ann = site.open("annotate", "admin", viewport={"width": 1280, "height": 720})
+    ann.ready()
+    ann.page.wait_for_selector("#standing p")
+    answers, bar = ann.page.locator(".answers"), ann.page.locator(".verdict-bar")
+    ann.wait(lambda: 560 < answers.bounding_box()["height"] <= bar.bounding_box()["y"], "room for all four")
+    ann.page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    ann.wait(lambda: lowest(ann.page, ALL_CONTROLS) <= bar.bounding_box()["y"], "nothing that stays covered")
+
+
 def test_guidelines_have_the_room_that_short_answers_leave(site: Site) -> None:
     project_store.write_guidelines(site.db, project.FIRST_GUIDELINES, "Prefloop")
     site.compare("word " * 40, "other " * 9)
@@ -1528,13 +1540,18 @@ def lowest(page: Any, controls: str) -> float:
     return float(max(page.locator(controls).evaluate_all(seen)))  # at once: one may be hidden the next moment
 
 
-def test_a_phone_shows_guidelines_and_where_the_answers_begin(site: Site) -> None:
+@pytest.mark.parametrize("role", ["annotator", "admin"])
+def test_a_phone_shows_guidelines_and_where_the_answers_begin(site: Site, role: str) -> None:
     project_store.write_guidelines(site.db, project.FIRST_GUIDELINES, "Prefloop")
     site.compare("word " * 900, "other " * 900)
-    ann = site.open(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    ann = site.open("annotate" if role == "admin" else "", role, **phone)
     ann.ready()
     ann.page.wait_for_selector(".guidelines .more >> visible=true")
-    assert ann.page.locator(".sides-switch").bounding_box()["y"] < ann.page.locator(".verdict-bar").bounding_box()["y"]
+    shown, bar = (
+        ann.page.locator(f"{part} >> visible=true").bounding_box() for part in (".answer .shown", ".verdict-bar")
+    )
+    assert shown["y"] + 2 * 25 < bar["y"], "two lines of an answer"
     ann.page.set_viewport_size({"width": 844, "height": 390})
     ann.wait(lambda: ann.page.locator(".sides-switch").is_hidden(), "the wide layout")
     high = [box["height"] for one in ann.page.locator("button >> visible=true").all() if (box := one.bounding_box())]
