@@ -30,6 +30,7 @@ from tests.conftest import act, seed_comparisons
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, free_port, has_ended, wait_until
 from tests.page_gate import PageGate
+from tests.rlhf.hub.paced import paced
 from tests.test_architecture import loaded_by
 
 pytestmark = pytest.mark.slow
@@ -121,7 +122,7 @@ def running(
     """
     log = data_dir.parent / f"log-{time.monotonic_ns()}.txt"
     flags = ["--no-workers", "--no-browser", "--port", str(port), "--data", str(data_dir)]
-    launcher = [*module("rlhf.hub.token_launcher"), "--data", str(data_dir), "--model", "embedded", "--", *flags]
+    launcher = [*paced("rlhf.hub.token_launcher"), "--data", str(data_dir), "--model", "embedded", "--", *flags]
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "app.py", *flags] if as_typed else launcher,
