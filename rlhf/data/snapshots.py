@@ -300,7 +300,9 @@ def shortage(unit: Unit, found: int, at_least: int, left_out: Mapping[str, int])
     words = UNITS[unit]
     cures = joined(*(_(CURES[reason]) for reason in causes)) if enough_but_for else _(words.more)
     if found or not enough_but_for or len(causes) > 1 or causes[0] not in words.all_left_out:
-        few = words.too_few(at_least).format(found=found, least=at_least)
+        few = _("{units}: {found}. It takes at least {least}.").format(
+            units=_(words.to_train_on), found=found, least=at_least
+        )
         return joined(few, cures, left_out_sentence(left_out))
     count, refusal = left_out[causes[0]], ended(getattr(left_out, "refusal", ""))
     rest = {reason: number for reason, number in left_out.items() if reason != causes[0]}

@@ -143,8 +143,6 @@ class RowWords(ItemWords):
 
     one: str
     """What one is called, or what it is of, with its {number}."""
-    too_few: Callable[[int], str]
-    """That there are {found}, and at least so many ({least}) are needed."""
     more: str
     """How there come to be more."""
     all_left_out: Mapping[str, str]
@@ -158,11 +156,6 @@ PAIRS = RowWords(
     heading=N_("Pairs"),
     to_train_on=N_("Pairs to train on"),
     to_check_with=N_("Held-out pairs to check with"),
-    too_few=lambda least: ngettext(
-        "There are {found} preference pairs to train on, and at least {least} is needed.",
-        "There are {found} preference pairs to train on, and at least {least} are needed.",
-        least,
-    ),
     more=N_("Judge more comparisons first."),
     all_left_out={
         "template": N_("Every pair was refused by the model's chat template ({count} in all): {refusal}"),
@@ -184,11 +177,6 @@ DEMONSTRATIONS = RowWords(
     heading=N_("Demonstrations"),
     to_train_on=N_("Demonstrations to train on"),
     to_check_with=N_("Held-out demonstrations to check with"),
-    too_few=lambda least: ngettext(
-        "There are {found} demonstrations to train on, and at least {least} is needed.",
-        "There are {found} demonstrations to train on, and at least {least} are needed.",
-        least,
-    ),
     more=N_(
         "Import some on the Data tab, edit answers while annotating, or choose an example set: “Data (source)” in the "
         "settings."
@@ -204,11 +192,6 @@ PROMPTS = RowWords(
     counted=lambda count: ngettext("{count:,} prompt", "{count:,} prompts", count).format(count=count),
     heading=N_("Prompts"),
     to_train_on=N_("Prompts to train on"),
-    too_few=lambda least: ngettext(
-        "There are {found} prompts to train on, and at least {least} is needed.",
-        "There are {found} prompts to train on, and at least {least} are needed.",
-        least,
-    ),
     more=N_("Import prompts on the Data tab."),
     all_left_out={
         "template": N_("Every prompt was refused by the model's chat template ({count} in all): {refusal}"),

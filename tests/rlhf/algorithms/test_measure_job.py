@@ -74,6 +74,6 @@ def test_measuring_keeps_the_checkpoints_of_a_run_that_can_be_resumed(ready: Mac
 def test_only_training_is_measured_and_only_what_could_be_trained(machine: Machine) -> None:
     with pytest.raises(UserError, match="Only training jobs can be measured"):
         machine.submit(MeasureSpec(training=to_json(CheckSpec(candidate="base"))))
-    with pytest.raises(UserError, match="There are 0 demonstrations"):
+    with pytest.raises(UserError, match="Demonstrations to train on: 0"):
         machine.submit(MeasureSpec(training=to_json(SFT)))
     assert job_store.recent(machine.db, ("measure",), 10) == []

@@ -295,7 +295,7 @@ def test_ties_give_no_pair_and_too_little_data_is_refused_with_its_counts(machin
     machine.add_prompts(train=9, held_out=2)
     machine.judge("train", 7)
     machine.judge("train", 1, "tie")
-    with pytest.raises(UserError, match=r"There are 7 preference pairs.*at least 8 are needed.*Left out: tie \(1\)"):
+    with pytest.raises(UserError, match=r"Pairs to train on: 7\. It takes at least 8.*Left out: tie \(1\)"):
         machine.submit(QUICK)
 
 
@@ -307,7 +307,7 @@ def test_pairs_that_tokenising_finds_too_long_are_refused_with_their_counts(judg
     fit = sum(length <= limit for length in lengths)
     job = judged.perform(judged.submit(replace(QUICK, snapshot=snapshot, max_length=limit)))
     assert job.status == "failed"
-    assert f"There are {fit} preference pairs to train on, and at least 8 are needed." in job.message
+    assert f"Pairs to train on: {fit}. It takes at least 8." in job.message
     assert f"Left out: too long ({16 - fit})." in job.message
 
 

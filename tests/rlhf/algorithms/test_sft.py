@@ -406,10 +406,10 @@ def test_a_dpo_adapter_is_continued_and_one_of_another_shape_is_refused(taught: 
 
 # ------------------------------------------------------------------------------------------------------ what can't be
 def test_too_few_demonstrations_are_refused_with_their_number(machine: Machine) -> None:
-    with pytest.raises(UserError, match="There are 0 demonstrations to train on, and at least 8 are needed"):
+    with pytest.raises(UserError, match=r"Demonstrations to train on: 0\. It takes at least 8"):
         machine.submit(QUICK)
     demonstrate(machine, train=7, held_out=4)
-    with pytest.raises(UserError, match="There are 7 demonstrations to train on, and at least 8 are needed"):
+    with pytest.raises(UserError, match=r"Demonstrations to train on: 7\. It takes at least 8"):
         machine.submit(QUICK)
     assert job_store.recent(machine.db, ("sft",), 10) == []
     with pytest.raises(UserError, match=r"no example data called 'poems'.*'medical-answers'"):
@@ -426,7 +426,7 @@ def test_a_limit_that_leaves_too_few_fails_the_job_with_the_counts(taught: Machi
     job = taught.perform(taught.submit(replace(QUICK, max_length=lengths[4])))
     fitting = sum(length <= lengths[4] for length in lengths)
     assert job.status == "failed"
-    assert f"There are {fitting} demonstrations to train on, and at least 8 are needed." in job.message
+    assert f"Demonstrations to train on: {fitting}. It takes at least 8." in job.message
     assert f"Left out: too long ({12 - fitting})." in job.message
     job = finished(taught, replace(QUICK, max_length=lengths[-2]))
     kept = sum(length <= lengths[-2] for length in lengths)

@@ -136,7 +136,7 @@ def test_too_few_judgements_are_refused_before_anything_heavy(
     from rlhf.__main__ import main
 
     assert main(["--data", str(machine.data_dir), "run", str(write_spec(tmp_path / "s", {"kind": "dpo"}))]) == 2
-    assert "There are 0 preference pairs" in sentence(capsys.readouterr().err)
+    assert "Pairs to train on: 0." in sentence(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("held_out", [0, 1])

@@ -435,7 +435,7 @@ def test_too_few_prompts_are_said_to_be_too_few_until_more_are_imported(
         add_comparison(db, [make_response(prompt, f"{word} {number}") for word in ("yes", "no")])
         judging.judge(db, ann.id, in_hand(db, ann).nonce, act("left-clearly"))
     (few,) = automatic_problems(db)
-    assert few.endswith("at least 4 are needed. Import prompts on the Data tab.")
+    assert few.endswith("It takes at least 4. Import prompts on the Data tab.")
     seed_prompts(db, 6)
     assert automatic_problems(db) == []
 

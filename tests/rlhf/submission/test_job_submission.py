@@ -217,7 +217,7 @@ def test_too_few_pairs_are_refused_with_their_number_and_nothing_is_queued(
     judge(MIN_PAIRS - 1)
     judge(3, "tie")
     judge(4, "left-clearly", "held-out")
-    with pytest.raises(UserError, match=f"are {MIN_PAIRS - 1} preference pairs .* at least {MIN_PAIRS}"):
+    with pytest.raises(UserError, match=rf"on: {MIN_PAIRS - 1}\. It takes at least {MIN_PAIRS}"):
         submit(db, data_dir, DPOSpec(), "ann")
     assert job_store.recent(db, ("dpo",)) == []
     judge(1)

@@ -205,7 +205,7 @@ def test_only_so_much_is_kept() -> None:
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        (SFTSpec(), "There are 0 demonstrations to train on, and at least 8 are needed"),
+        (SFTSpec(), "Demonstrations to train on: 0. It takes at least 8"),
         (DPOSpec(method="qlora", lora_init="pissa"), "PiSSA"),
         (DPOSpec(parent="dpo-99"), "There is no policy 'dpo-99'"),
         (PPOSpec(), "PPO needs a reward model"),
@@ -393,7 +393,7 @@ def test_nobody_is_told_to_merge_virtual_tokens(judged: Database, spec: Training
 def test_few_pairs_are_refused_with_their_count_until_there_are_enough(known: Preflight, judged: Database) -> None:
     exclusions.leave_out(judged, "ann", "a test", "ann")
     (few,) = known.of(DPOSpec()).problems
-    assert "There are 0 preference pairs to train on, and at least 8 are needed" in few
+    assert "Pairs to train on: 0. It takes at least 8" in few
     with pytest.raises(UserError) as refused:
         job_submission.submit(judged, known.data_dir, DPOSpec(), "ann")
     assert str(refused.value) == few

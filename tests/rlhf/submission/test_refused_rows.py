@@ -144,7 +144,7 @@ def test_data_that_was_frozen_before_the_template_refused_it_fails_with_the_reas
 
 @pytest.mark.parametrize("unit", get_args(Unit))
 def test_rows_of_every_unit_are_named_where_there_are_too_few_and_on_their_card(unit: Unit) -> None:
-    assert f" {unit} to train on, and at least 8 are needed." in snapshots.shortage(unit, 0, 8, LeftOut())
+    assert f"{unit.capitalize()} to train on: 0. It takes at least 8." in snapshots.shortage(unit, 0, 8, LeftOut())
     for reason in ("template", "too-long"):
         said = snapshots.shortage(unit, 0, 8, LeftOut({reason: 9}))
         assert said.startswith(f"Every {unit.removesuffix('s')} ")
@@ -164,7 +164,8 @@ def test_what_is_left_out_is_told_in_each_readers_language() -> None:
     ("found", "left_out", "said"),
     [
         (8, {"template": 50}, ""),
-        (0, {}, "There are 0 preference pairs to train on, and at least 8 are needed. Judge more comparisons first."),
+        (1, {}, "Pairs to train on: 1. It takes at least 8. Judge more comparisons first."),
+        (0, {}, "Pairs to train on: 0. It takes at least 8. Judge more comparisons first."),
         (0, {"too-long": 16}, "Every pair is longer than max_length (16 in all). Raise max_length."),
         (0, {"too-long": 16, "tie": 2}, "is longer than max_length (16 in all). Raise max_length. Left out: tie (2)."),
         (

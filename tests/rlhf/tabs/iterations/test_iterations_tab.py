@@ -695,7 +695,7 @@ def test_automatic_training_that_finds_too_few_pairs_says_so(
     assert automatic_training.sentence(db, setting).endswith("starts after every 8 new judgements."), "one is too few"
     judge(db, 9, "tie")
     assert controller.advance(db, data_dir) is None
-    few = "There are 0 preference pairs to train on, and at least 8 are needed."
+    few = "Pairs to train on: 0. It takes at least 8."
     assert f"but none can start. {few}" in iterations_tab.status_part(db, controller.state_of(db))["value"]
     assert f"At the moment none can start. {few}" in automatic_training.sentence(db, setting)
     judge(db, 8, "left-clearly")

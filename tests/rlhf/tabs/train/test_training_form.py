@@ -303,7 +303,7 @@ def test_the_preview_follows_judgements_and_who_is_left_out(machine: Machine) ->
     session.change()
     assert "<td>annotator left out</td>" in session.text("data")
     assert not session.can_start
-    assert "There are 0 preference pairs to train on, and at least 8 are needed" in session.text("problems")
+    assert "Pairs to train on: 0. It takes at least 8" in session.text("problems")
 
 
 def test_what_a_parent_has_seen_is_not_new_to_it(machine: Machine) -> None:
