@@ -26,16 +26,16 @@ def advice(job: JobSpec) -> str:
     spec = job.trains()
     if spec is None:
         return _("Close other programs, or take a smaller base model.")
-    said = [_("Close other programs, or start it anew with one of its settings changed.")]
+    said = [_("Close other programs, or start it anew with one of these changes.")]
     if spec.batch_size > 1:
-        said.append(_("A batch_size below {size} takes less memory.").format(size=spec.batch_size))
-    said.append(_("A max_length below {length} takes less memory.").format(length=spec.max_length))
+        said.append(_("Set batch_size below {size}.").format(size=spec.batch_size))
+    said.append(_("Set max_length below {length}.").format(length=spec.max_length))
     if spec.drawn_tokens():
-        said.append(_("A sampling.max_new_tokens below {tokens} takes less memory.").format(tokens=spec.drawn_tokens()))
+        said.append(_("Set sampling.max_new_tokens below {tokens}.").format(tokens=spec.drawn_tokens()))
     if spec.method != "qlora" and "qlora" in spec.methods:
-        said.append(_("The method QLoRA, which holds the base in 4 bits, takes less memory."))
+        said.append(_("Take the method QLoRA, which holds the base in 4 bits."))
     if spec.method not in ("prompt", "full") and spec.lora_targets == "all-linear":
-        said.append(_("Adapters on fewer layers (lora_targets) take less memory."))
+        said.append(_("Train adapters on fewer layers (lora_targets)."))
     if spec.batch_size > 1 and not spec.halve_batch:
-        said.append(_("With halve_batch a run lowers its batch_size by itself."))
+        said.append(_("Tick halve_batch: a run lowers its batch_size by itself."))
     return joined(*said)

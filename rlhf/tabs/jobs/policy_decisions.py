@@ -69,9 +69,7 @@ def check(context: Context, revision: str, requested_by: str, judges: str = Chec
     against = "base" if policy.status == "serving" else "serving"
     spec = CheckSpec(model=context.model, candidate=policy.revision, against=against, judges=judges)
     job_id = job_submission.submit(context.db, context.data_dir, spec, requested_by=requested_by)
-    return _("Job {job_id} is to check {revision}; the Runs tab shows how far it is.").format(
-        job_id=job_id, revision=policy.revision
-    )
+    return _("Job {job_id} is to check {revision}.").format(job_id=job_id, revision=policy.revision)
 
 
 def merge(context: Context, revision: str, requested_by: str) -> str:

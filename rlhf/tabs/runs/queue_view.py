@@ -70,7 +70,7 @@ def change(db: Database, chosen: Any, action: str) -> str:
     if action == "take_out":
         job_store.cancel(db, job.id)
         if job_store.get(db, job.id).status != "cancelled":  # it has begun since the queue was read
-            return _("Job {job_id} was asked to stop; it can be resumed.").format(job_id=job.id)
+            return _("Job {job_id} was asked to stop.").format(job_id=job.id)
         return _("Job {id} is out of the queue. Resume puts it back.").format(id=job.id)
     job_store.move(db, job.id, up=action == "up")
     place = place_of(job_store.queue(db), job.id)

@@ -371,7 +371,7 @@ def cancel_shown(db: Database, seen: Any) -> str:
         return idle.format(job_id=job_id)
     if job.flavor is not None:
         return _("Job {job_id} was asked to stop; the rented machine is given back.").format(job_id=job_id)
-    return _("Job {job_id} was asked to stop; it can be resumed.").format(job_id=job_id)
+    return _("Job {job_id} was asked to stop.").format(job_id=job_id)
 
 
 def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:

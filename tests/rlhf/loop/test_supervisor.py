@@ -704,7 +704,7 @@ def test_memory_that_runs_out_in_the_second_process_ends_the_job_as_in_the_first
     job = see_through(at_machine, job_id)
     assert job.status == "failed"
     assert job.message.startswith("Memory ran out. ")
-    assert "A batch_size below 4" in job.message
+    assert "Set batch_size below 4." in job.message
     assert job_store.can_be_halved(job)
 
 

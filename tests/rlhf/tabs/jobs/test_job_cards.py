@@ -292,8 +292,8 @@ def test_a_reward_model_that_is_worse_than_guessing_says_so() -> None:
 
 
 def test_what_a_failed_job_says_of_settings_is_said_with_their_labels() -> None:
-    failed = replace(JOB, status="failed", message="A batch_size below 8 takes less memory.")
-    said = "A “Batch size” below 8 takes less memory."
+    failed = replace(JOB, status="failed", message="Set batch_size below 8.")
+    said = "Set “Batch size” below 8."
     assert job_cards.headline(failed, AT) == f"Failed. {said}"
     row = run_list.row(run_list.listed([failed], {}, {}, AT)[0])
     assert Chip("failed", "bad") in row

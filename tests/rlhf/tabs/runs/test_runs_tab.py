@@ -627,7 +627,7 @@ def test_without_leave_to_retry_it_says_what_to_lower(machine: Machine, monkeypa
     monkeypatch.setattr("rlhf.jobs.run.run_algorithm", allocate)
     machine.perform(job_store.enqueue(machine.db, QUICK_SFT, OWNER))
     card = browser.open().text("card")
-    for words in ("Failed. Memory ran out.", "A “Batch size” below 4", "A “Max length” below 128"):
+    for words in ("Failed. Memory ran out.", "Set “Batch size” below 4", "Set “Max length” below 128"):
         assert words in card
 
 
@@ -930,7 +930,7 @@ def test_a_run_that_had_not_begun_is_cancelled_and_not_asked_to_stop(browser: Br
     browser.look_at(queued).do("run_cancel")
     assert f"Job {queued} is cancelled: it had not begun." in browser.text("said")
     browser.look_at(running).do("run_cancel")
-    assert "was asked to stop; it can be resumed" in browser.text("said")
+    assert "was asked to stop." in browser.text("said")
     assert "checkpoint" not in browser.text("card"), "there is none yet"
 
 
