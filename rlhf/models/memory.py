@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import psutil
 
-from annotation.records import UserError
+from annotation.records import UserError, seconds_between
 from annotation.translation import N_, _, figures, joined, ngettext
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import COMPARISONS
@@ -727,9 +727,15 @@ class StepTime:
     """Seconds a step, as a job measured them, and when; its peak of memory where it says."""
 
     seconds_per_step: float
+    beside: float
+    """Seconds that it took beside its steps: to load, to measure what is held out, to write samples, to save."""
     measured: str
     job_id: int
     peak_memory_mb: float | None
+
+    def seconds(self, steps: int) -> float:
+        """About how long a run of so many steps takes."""
+        return self.beside + self.seconds_per_step * steps
 
 
 def step_time_of(spec: TrainingSpec, finished: Sequence[Job], items: int = 0) -> StepTime | None:
@@ -744,8 +750,21 @@ def step_time_of(spec: TrainingSpec, finished: Sequence[Job], items: int = 0) ->
         done = FinishedTraining.of(job.result)
         if job.status == "finished" and done.seconds_per_step:
             passes = spec.over(items).accumulated() / (done.accumulation or spec.accumulated()) if items else 1.0
-            return StepTime(done.seconds_per_step * passes, job.finished or job.created, job.id, done.peak_memory_mb)
+            return StepTime(
+                seconds_per_step=done.seconds_per_step * passes,
+                beside=seconds_beside(job, done.seconds_per_step * (done.steps or 0)),
+                measured=job.finished or job.created,
+                job_id=job.id,
+                peak_memory_mb=done.peak_memory_mb,
+            )
     return None
+
+
+def seconds_beside(job: Job, in_steps: float) -> float:
+    """What the attempt that ended a job took beside its steps."""
+    if job.started is None or job.finished is None:
+        return 0.0
+    return max(0.0, seconds_between(job.started, job.finished) - in_steps)
 
 
 def finished_jobs(db: Any, spec: TrainingSpec, limit: int = 200) -> list[Job]:

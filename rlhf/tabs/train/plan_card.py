@@ -53,7 +53,7 @@ def summary_line(run: PlannedRun) -> str:
             parts.append(_("time not measured yet"))
         else:
             about = _("at most about {duration}") if run.cost.ends_early else _("about {duration}")
-            parts.append(about.format(duration=duration(step_time.seconds_per_step * run.cost.steps)))
+            parts.append(about.format(duration=duration(step_time.seconds(run.cost.steps))))
         parts.append(_("fits in memory") if run.cost.fit.fits else _("more memory than there is"))
     memory = "" if run.cost is None or run.cost.fit.fits else run.cost.fit.sentence
     line = card_title(" · ".join(parts)) if parts else ""
@@ -306,16 +306,20 @@ def time_sentence(cost: CostEstimate) -> str:
         )
     else:
         about, at_most = (
-            _("Time: about {duration} for {named} ({each} each, measured on {measured} UTC by job {number})."),
             _(
-                "Time: at most about {duration} for {named} ({each} each, measured on {measured} UTC by job "
-                "{number}); it ends early where the policy has moved far enough."
+                "Time: about {duration} for {named} ({each} each, {beside} beside them; measured on {measured} UTC by "
+                "job {number})."
+            ),
+            _(
+                "Time: at most about {duration} for {named} ({each} each, {beside} beside them; measured on {measured} "
+                "UTC by job {number}); it ends early where the policy has moved far enough."
             ),
         )
         said = (at_most if cost.ends_early else about).format(
-            duration=duration(step_time.seconds_per_step * steps),
+            duration=duration(step_time.seconds(steps)),
             named=named,
             each=pace(step_time.seconds_per_step),
+            beside=duration(step_time.beside),
             measured=moment(step_time.measured),
             number=step_time.job_id,
         )

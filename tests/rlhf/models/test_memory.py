@@ -702,6 +702,18 @@ def test_a_step_over_more_items_is_foretold_by_the_passes_that_it_takes(db: Data
     assert found.seconds_per_step == 4.5
 
 
+def test_a_run_is_foretold_with_what_it_takes_beside_its_steps(db: Database) -> None:
+    """A short run takes longer to load and to measure than to learn."""
+    spec = SFTSpec()
+    job_id = finish(db, spec, {"seconds_per_step": 4.0, "steps": 2})
+    db.write(
+        "UPDATE job SET started = '2026-03-01T10:00:00.000000+00:00', finished = '2026-03-01T10:00:50.000000+00:00'"
+    )
+    found = step_time(db, spec)
+    assert found is not None
+    assert (found.job_id, found.beside, found.seconds(2), found.seconds(10)) == (job_id, 42.0, 50.0, 82.0)
+
+
 def test_the_pace_is_the_newest_one_measured_with_the_same_settings(db: Database) -> None:
     spec = DPOSpec(seed=3, scope="all")
     assert step_time(db, spec) is None

@@ -258,7 +258,7 @@ COST = CostEstimate(
     counted=Parameters(4_884_480, 139_399_488),
     fit=Fit(components=PARTS, total=15e9, processes=1, fits=False, sentence="It does not fit."),
     machine=MACHINE,
-    step_time=StepTime(2.5, "2026-03-01T10:00:00.000000+00:00", 7, 1500.0),
+    step_time=StepTime(2.5, 42.0, "2026-03-01T10:00:00.000000+00:00", 7, 1500.0),
     steps=1200,
     counted_steps=TrainingSpec.counted_steps,
     waiting=2,
@@ -287,12 +287,13 @@ def test_bars_are_as_long_as_the_share_of_what_is_free() -> None:
 
 def test_the_time_comes_from_a_measured_step() -> None:
     assert plan_card.time_sentence(COST) == (
-        "Time: about 50 min for 1,200 optimiser steps (2.5 s each, measured on 2026-03-01 10:00 UTC by job 7). "
+        "Time: about 50 min 42 s for 1,200 optimiser steps (2.5 s each, 42 s beside them; measured on 2026-03-01 "
+        "10:00 UTC by job 7). "
         "2 jobs run or wait before it."
     )
     assert COST.step_time is not None
     slow = replace(COST, step_time=replace(COST.step_time, seconds_per_step=863.8))
-    assert "(14 min 24 s each, measured on" in plan_card.time_sentence(slow)
+    assert "(14 min 24 s each, 42 s beside them; measured on" in plan_card.time_sentence(slow)
     early = replace(COST, step_time=None, ends_early=True)
     assert plan_card.time_sentence(early).startswith("Time: at most 1,200 optimiser steps. How long")
     unmeasured = replace(COST, step_time=None, steps=1, counted_steps=PPOSpec.counted_steps, waiting=0)
@@ -389,7 +390,7 @@ def test_the_commands_run_the_very_same_spec(tmp_path: Path) -> None:
 
 def test_the_confirmation_names_the_number() -> None:
     assert "only 53.1% of held-out comparisons" in accept_label(0.5312)
-    assert "never checked" in accept_label(None)
+    assert "nobody knows" in accept_label(None)
     assert "no finished training here" in plan_card.reward_intro("reward-model-4", trained=False)
     assert "not checked" in plan_card.reward_intro("reward-model-4", trained=True)
 
