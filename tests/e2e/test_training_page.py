@@ -25,11 +25,14 @@ class Training:
     machine: Machine
     page: Any
 
-    def open(self, name: str) -> None:
+    def open(self, name: str, form: str) -> None:
         """Turn to one of the tabs inside Train, and unfold its settings."""
         self.page.get_by_role("tab", name="Train", exact=True).click()
         self.page.get_by_role("tab", name=name, exact=True).click()
-        self.page.locator("button", has_text="Settings").locator("visible=true").first.click()
+        start = self.page.locator(f"#{form}-start")
+        start.wait_for()  # until then the settings in view are another form's
+        own = self.page.get_by_role("tabpanel").filter(has=start).last
+        own.locator("button", has_text="Settings").locator("visible=true").first.click()
 
     def set(self, label: str, value: str) -> None:
         """Fill a field of the open form."""
@@ -73,13 +76,13 @@ def test_a_reward_model_is_trained_doubted_and_followed_all_the_same(training: T
     # Gradio's plot says this of itself where it is hidden in the moment in which it is drawn.
     page.on("pageerror", lambda error: errors.append(str(error)) if "offsetWidth" not in str(error) else None)
 
-    training.open("Reward model")
+    training.open("Reward model", "reward_model")
     training.set("Learning rate", "0.01")
     judge = training.start("reward_model", "reward_model")
     page.wait_for_selector("text=Calibration")
     page.wait_for_selector("text=On held-out comparisons")
 
-    training.open("PPO")
+    training.open("PPO", "ppo")
     training.set("Steps", "2")
     training.set("Rollouts", "4")
     word = page.locator("#ppo-accept")
