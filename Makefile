@@ -13,7 +13,7 @@ run: $(VENV)/run-ready
 # Their programs start so often that compiling them each time, as some machines' settings have it, costs minutes.
 test: $(VENV)/test-ready
 	@tests/install-browser
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25 $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=25 $(ARGS)
 
 check: $(VENV)/test-ready
 	$(BIN)/ruff check .
