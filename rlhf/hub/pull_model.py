@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -58,6 +59,7 @@ PRECISIONS: Final[tuple[HeldPrecision, ...]] = get_args(HeldPrecision)
 CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 # Settings of adapters that change layers under them, or apply to some of the tokens only.
+ADAPTER_CONFIG: Final = "adapter_config.json"
 UNUSABLE: Final = ("layer_replication", "alora_invocation_tokens", "kasa_config", "arrow_config")
 # How an adapter may have begun without changing the weights under it whenever it is loaded. Not "orthogonal": it leaves
 # them alone, too, but PEFT can't begin so on weights in 4 bits.
@@ -109,7 +111,7 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, precision: HeldPr
     known = registry.from_source(db, found.source)
     if known is not None:
         return known
-    adapter = "adapter_config.json" in found.sizes
+    adapter = ADAPTER_CONFIG in found.sizes
     names = usable_files(hub, data_dir, found, adapter)
     revision, base = name_for(db, found), registry.by_revision(db, "base")
     row: dict[str, Any] = {"revision": revision, "path": f"adapters/{revision}", "source": found.source}
@@ -141,7 +143,7 @@ def usable_files(hub: Hub, data_dir: Path, found: HubRevision, adapter: bool) ->
     if not adapter and "config.json" not in found.sizes:
         said = _("{source} holds no model: neither adapter_config.json nor config.json is there.")
         raise UserError(said.format(source=found.source))
-    refuse_code(hub, found, "adapter_config.json" if adapter else "config.json")
+    refuse_code(hub, found, ADAPTER_CONFIG if adapter else "config.json")
     names = found.wanted((*(ADAPTER if adapter else WHOLE), CARD))
     if not any(name.endswith(".safetensors") for name in names):
         said = _(
@@ -238,9 +240,11 @@ def fetch(hub: Hub, found: HubRevision, names: Sequence[str], directory: Path) -
 # -------------------------------------------------------------------------------------------------------------- checks
 def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRevision) -> RegistryEntry:
     """What an adapter is and lies on. Raises UserError where it is of no use here."""
-    config = read_object(directory / "adapter_config.json")
+    config = read_object(directory / ADAPTER_CONFIG)
     form, kind = kind_of(config, found.source)
     check_settings(config, found.source)
+    if form == "lora":
+        config = name_layers(directory, config, found.source)
     if kind == "reward-model":
         check_reward(directory, found)
     ground = ground_of(db, config, found)
@@ -297,6 +301,49 @@ def check_settings(config: Mapping[str, Any], source: str) -> None:
             "adapter, or for merged weights."
         )
         raise UserError(said.format(source=source, named=", ".join(named)))
+
+
+# What PEFT takes for patterns, and tries on every layer's name: one in which something repeats may take for ever.
+PATTERNS: Final = ("rank_pattern", "alpha_pattern", "layers_pattern")
+PLAIN: Final = re.compile(r"\^?[\w.]*")
+
+
+def name_layers(directory: Path, config: dict[str, Any], source: str) -> dict[str, Any]:
+    """An adapter's configuration that names its layers: those that it has matrices for, where a pattern chose them.
+
+    It is written anew there. Raises UserError where other settings are patterns, or of no type that PEFT reads.
+    """
+    odd = [name for name in PATTERNS if not all(PLAIN.fullmatch(str(one)) for one in listed(config.get(name)))]
+    odd += [name for name in ("rank_pattern", "alpha_pattern") if not isinstance(config.get(name) or {}, Mapping)]
+    saved, excluded, modules = (config.get(name) for name in ("modules_to_save", "exclude_modules", "target_modules"))
+    if not names(saved):
+        odd.append("modules_to_save")
+    chosen = not names(modules) and modules != "all-linear"
+    if chosen and config.get("target_parameters"):  # its layers are no modules
+        odd.append("target_modules")
+    if odd:
+        said = _(
+            "{source} says by patterns, or not as PEFT does, which layers it has ({named}): a pattern can keep a "
+            "program busy without end. Ask its owner for an adapter that names them."
+        )
+        raise UserError(said.format(source=source, named=", ".join(odd)))
+    if not chosen and names(excluded):
+        return config
+    parts = filter(None, map(part_of, tensor_shapes(directory / ADAPTER_WEIGHTS)))
+    layers = sorted({layer for layer, part in parts if part[-2:] in ("_A", "_B")})
+    config = {**config, "target_modules": layers, "exclude_modules": None}
+    (directory / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
+    return config
+
+
+def names(value: Any) -> bool:
+    """Whether a setting is names alone, or none."""
+    return value is None or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+
+
+def listed(value: Any) -> list[Any]:
+    """What a setting names: the keys of an object, the entries of a list, or itself."""
+    return list(value) if isinstance(value, list | Mapping) else [] if value is None else [value]
 
 
 def check_reward(directory: Path, found: HubRevision) -> None:

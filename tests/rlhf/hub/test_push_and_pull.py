@@ -23,6 +23,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from huggingface_hub import DatasetCard, ModelCard, constants
+from safetensors.torch import save
 from transformers import AutoConfig
 
 from annotation import __main__ as annotation_commands
@@ -474,7 +475,7 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
             "has lora_targets all-linear",
         ),
         ({"target_modules": "all-linear"}, "has lora_targets all-linear"),
-        ({"target_modules": r".*\.q_proj"}, r"has settings that training here has not \(target_modules\)"),
+        ({"target_modules": r".*\.q_proj"}, r"has lora_layers model\.layers\.0\.self_attn\.q_proj"),
         ({"init_lora_weights": "mica"}, ""),
         ({"task_type": None}, ""),
         (
@@ -594,6 +595,8 @@ def test_a_commits_name_leads_nowhere(kitchen: Machine) -> None:
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 OTHER = LAYER.replace("lora_A", "lora_B")
 NORM = "base_model.model.model.norm.weight"
+# Tried on a layer's name of thirty characters it takes years.
+BURSTING = "(?:[a-z._0-9]+)+!"
 CHANGING = ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "orthogonal", "unheard-of")
 
 
@@ -635,6 +638,13 @@ def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) 
         (adapter(layer_replication=[[0, 2], [0, 2]]), r"can't be used here \(layer_replication\)"),
         (adapter(alora_invocation_tokens=[5, 6]), r"can't be used here \(alora_invocation_tokens\)"),
         (adapter(kasa_config={"a": 1}, bias="lora_only"), r"can't be used here \(kasa_config, bias=lora_only\)"),
+        *(
+            (adapter(**{name: {BURSTING: 4}}), rf"by patterns.*\({name}\)")
+            for name in ("rank_pattern", "alpha_pattern")
+        ),
+        (adapter(layers_pattern=BURSTING), r"by patterns.*\(layers_pattern\)"),
+        (adapter(rank_pattern=[4], modules_to_save="norm"), r"\(rank_pattern, modules_to_save\)"),
+        (adapter(target_modules=BURSTING, target_parameters=["experts"]), r"by patterns.*\(target_modules\)"),
         (adapter({"prompt_embeddings": ()}), "is a single number"),
         (adapter({LAYER: (4, 64)}), "the two matrices of model.layers.0.self_attn.q_proj are not both there"),
         (adapter({OTHER: (64, 4)}), "are not both there"),
@@ -671,6 +681,25 @@ def test_what_can_not_be_used_is_refused_and_leaves_nothing(
         pull(hub, fresh)
     assert registry.all_policies(fresh) == before
     assert list((fresh.path.parent / "adapters").glob("*")) == []
+
+
+def test_layers_that_a_pattern_chose_are_named_before_anything_tries_it(
+    hub: HubServer, fresh: Database, tiny_model: Path
+) -> None:
+    """As the pattern would have chosen them; the pattern itself would take longer than anybody waits."""
+    name = "model.layers.0.self_attn.q_proj"
+    weights = save({LAYER: torch.ones(4, 64), OTHER: torch.ones(64, 4)})
+    found = []
+    for number, chosen in enumerate(([name], BURSTING)):
+        files = adapter(target_modules=chosen, base_model_name_or_path=tiny_model.name)
+        hub.add_repo("model", f"{REPO}-{number}", {**files, "adapter_model.safetensors": weights})
+        policy = pull(hub, fresh, f"{REPO}-{number}")
+        config = json.loads((fresh.path.parent / str(policy.path) / "adapter_config.json").read_text("utf-8"))
+        assert config["target_modules"] == [name]
+        found.append(logits(fresh, tiny_model, policy))
+    named, computed = found
+    assert not torch.equal(named, logits(fresh, tiny_model, registry.by_revision(fresh, "base")))
+    assert torch.equal(named, computed)
 
 
 def test_rows_of_some_tokens_are_refused_where_the_model_reads_and_writes_by_the_same(
