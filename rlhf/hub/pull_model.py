@@ -36,6 +36,7 @@ from rlhf.models.chat_template import (
     read_format,
 )
 from rlhf.models.model_files import (
+    ADAPTER_CONFIG,
     CONFIG,
     LARGEST_FILE,
     OUTPUTS,
@@ -59,7 +60,6 @@ PRECISIONS: Final[tuple[HeldPrecision, ...]] = get_args(HeldPrecision)
 CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 # Settings of adapters that change layers under them, or apply to some of the tokens only.
-ADAPTER_CONFIG: Final = "adapter_config.json"
 UNUSABLE: Final = ("layer_replication", "alora_invocation_tokens", "kasa_config", "arrow_config")
 # How an adapter may have begun without changing the weights under it whenever it is loaded. Not "orthogonal": it leaves
 # them alone, too, but PEFT can't begin so on weights in 4 bits.
@@ -303,23 +303,28 @@ def check_settings(config: Mapping[str, Any], source: str) -> None:
         raise UserError(said.format(source=source, named=", ".join(named)))
 
 
-# What PEFT takes for patterns, and tries on every layer's name: one in which something repeats may take for ever.
-PATTERNS: Final = ("rank_pattern", "alpha_pattern", "layers_pattern")
-PLAIN: Final = re.compile(r"\^?[\w.]*")
+# What PEFT takes for patterns, and tries on every layer's name, and how each is written. One in which something repeats
+# may take for ever, and so may many of them.
+PATTERNS: Final = {"rank_pattern": dict, "alpha_pattern": dict, "layers_pattern": str | list, "modules_to_save": list}
+PLAIN: Final = re.compile(r"\^?[\w.-]+")
+# So many may be there without a layer for each.
+FEW: Final = 20
 
 
 def name_layers(directory: Path, config: dict[str, Any], source: str) -> dict[str, Any]:
-    """An adapter's configuration that names its layers: those that it has matrices for, where a pattern chose them.
+    """An adapter's configuration that names its layers: those that it has matrices for, where a pattern chose them, or
+    more names than it has layers.
 
-    It is written anew there. Raises UserError where other settings are patterns, or of no type that PEFT reads.
+    It is written anew there. Raises UserError where other settings are patterns, too many, or of no type that PEFT
+    reads.
     """
-    odd = [name for name in PATTERNS if not all(PLAIN.fullmatch(str(one)) for one in listed(config.get(name)))]
-    odd += [name for name in ("rank_pattern", "alpha_pattern") if not isinstance(config.get(name) or {}, Mapping)]
-    saved, excluded, modules = (config.get(name) for name in ("modules_to_save", "exclude_modules", "target_modules"))
-    if not names(saved):
-        odd.append("modules_to_save")
-    chosen = not names(modules) and modules != "all-linear"
-    if chosen and config.get("target_parameters"):  # its layers are no modules
+    parts = filter(None, map(part_of, tensor_shapes(directory / ADAPTER_WEIGHTS)))
+    layers = sorted({layer for layer, part in parts if part[-2:] in ("_A", "_B")})
+    most = max(FEW, len({*map(numbered, layers)}))
+    told = {name: value for name in PATTERNS if (value := config.get(name))}
+    odd = [name for name, value in told.items() if not (isinstance(value, PATTERNS[name]) and are_plain(value, most))]
+    chosen = not are_names(modules := config.get("target_modules"), most) and modules != "all-linear"
+    if chosen and (config.get("target_parameters") or not layers):  # its layers are no modules
         odd.append("target_modules")
     if odd:
         said = _(
@@ -327,23 +332,24 @@ def name_layers(directory: Path, config: dict[str, Any], source: str) -> dict[st
             "program busy without end. Ask its owner for an adapter that names them."
         )
         raise UserError(said.format(source=source, named=", ".join(odd)))
-    if not chosen and names(excluded):
+    if not chosen and are_names(config.get("exclude_modules"), most):
         return config
-    parts = filter(None, map(part_of, tensor_shapes(directory / ADAPTER_WEIGHTS)))
-    layers = sorted({layer for layer, part in parts if part[-2:] in ("_A", "_B")})
     config = {**config, "target_modules": layers, "exclude_modules": None}
     (directory / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
     return config
 
 
-def names(value: Any) -> bool:
-    """Whether a setting is names alone, or none."""
-    return value is None or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+def are_names(value: Any, most: int) -> bool:
+    """Whether a setting is names alone, and no more than these, or none."""
+    return value is None or (
+        isinstance(value, list) and len(value) <= most and all(isinstance(one, str) for one in value)
+    )
 
 
-def listed(value: Any) -> list[Any]:
-    """What a setting names: the keys of an object, the entries of a list, or itself."""
-    return list(value) if isinstance(value, list | Mapping) else [] if value is None else [value]
+def are_plain(value: Any, most: int) -> bool:
+    """Whether a setting is a name, or names and no more than these, in which as patterns nothing repeats."""
+    entries = [value] if isinstance(value, str) else list(value)
+    return are_names(entries, most) and all(PLAIN.fullmatch(one) for one in entries)
 
 
 def check_reward(directory: Path, found: HubRevision) -> None:

@@ -597,6 +597,8 @@ OTHER = LAYER.replace("lora_A", "lora_B")
 NORM = "base_model.model.model.norm.weight"
 # Tried on a layer's name of thirty characters it takes years.
 BURSTING = "(?:[a-z._0-9]+)+!"
+# More names than the adapter has layers: PEFT tries each on every layer.
+MANY = [f"layer{number}" for number in range(50)]
 CHANGING = ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "orthogonal", "unheard-of")
 
 
@@ -644,6 +646,10 @@ def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) 
         ),
         (adapter(layers_pattern=BURSTING), r"by patterns.*\(layers_pattern\)"),
         (adapter(rank_pattern=[4], modules_to_save="norm"), r"\(rank_pattern, modules_to_save\)"),
+        (adapter(modules_to_save=[BURSTING]), r"by patterns.*\(modules_to_save\)"),
+        (adapter(modules_to_save=[""]), r"by patterns.*\(modules_to_save\)"),
+        *((adapter(**{name: dict.fromkeys(MANY, 4)}), rf"\({name}\)") for name in ("rank_pattern", "alpha_pattern")),
+        *((adapter(**{name: MANY}), rf"\({name}\)") for name in ("layers_pattern", "modules_to_save")),
         (adapter(target_modules=BURSTING, target_parameters=["experts"]), r"by patterns.*\(target_modules\)"),
         (adapter({"prompt_embeddings": ()}), "is a single number"),
         (adapter({LAYER: (4, 64)}), "the two matrices of model.layers.0.self_attn.q_proj are not both there"),
@@ -690,16 +696,16 @@ def test_layers_that_a_pattern_chose_are_named_before_anything_tries_it(
     name = "model.layers.0.self_attn.q_proj"
     weights = save({LAYER: torch.ones(4, 64), OTHER: torch.ones(64, 4)})
     found = []
-    for number, chosen in enumerate(([name], BURSTING)):
+    for number, chosen in enumerate(([name], BURSTING, ["q_proj", *MANY])):
         files = adapter(target_modules=chosen, base_model_name_or_path=tiny_model.name)
         hub.add_repo("model", f"{REPO}-{number}", {**files, "adapter_model.safetensors": weights})
         policy = pull(hub, fresh, f"{REPO}-{number}")
         config = json.loads((fresh.path.parent / str(policy.path) / "adapter_config.json").read_text("utf-8"))
         assert config["target_modules"] == [name]
         found.append(logits(fresh, tiny_model, policy))
-    named, computed = found
+    named, *computed = found
     assert not torch.equal(named, logits(fresh, tiny_model, registry.by_revision(fresh, "base")))
-    assert torch.equal(named, computed)
+    assert all(torch.equal(named, one) for one in computed)
 
 
 def test_rows_of_some_tokens_are_refused_where_the_model_reads_and_writes_by_the_same(
