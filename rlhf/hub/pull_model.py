@@ -240,17 +240,25 @@ def fetch(hub: Hub, found: HubRevision, names: Sequence[str], directory: Path) -
 # -------------------------------------------------------------------------------------------------------------- checks
 def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRevision) -> RegistryEntry:
     """What an adapter is and lies on. Raises UserError where it is of no use here."""
-    config = read_object(directory / ADAPTER_CONFIG)
-    form, kind = kind_of(config, found.source)
-    check_settings(config, found.source)
-    if form == "lora":
-        config = name_layers(directory, config, found.source)
+    config, form, kind = read_adapter(directory, found.source)
     if kind == "reward-model":
         check_reward(directory, found)
     ground = ground_of(db, config, found)
     under = base_path(db, data_dir) if ground is None else data_dir / str(ground.path)
     check_tensors(directory, config, under, found.source)
     return RegistryEntry(kind, form, None if ground is None else ground.id)
+
+
+def read_adapter(directory: Path, source: str) -> tuple[dict[str, Any], PolicyForm, Made]:
+    """The configuration of an adapter from elsewhere, written anew where its layers were not named, and what it is.
+
+    Raises UserError where it is of no use here.
+    """
+    config = read_object(directory / ADAPTER_CONFIG)
+    check_code(config, ADAPTER_CONFIG, source)
+    check_settings(config, source)
+    form, kind = kind_of(config, source)
+    return name_layers(directory, config, source) if form == "lora" else config, form, kind
 
 
 def kind_of(config: Mapping[str, Any], source: str) -> tuple[PolicyForm, Made]:

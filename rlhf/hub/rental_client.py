@@ -43,7 +43,7 @@ from rlhf.jobs.rental_reports import AS_REPORTED
 from rlhf.jobs.rental_store import ENDED_THERE, Rental, Terms
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.model_files import ADAPTER_CONFIG, read_header, read_object, refuse_adapter
+from rlhf.models.model_files import read_header, refuse_adapter
 from rlhf.models.registry import HeldPrecision, Policy
 
 IMAGE: Final = "python:3.12"
@@ -419,6 +419,7 @@ class RentedRun:
             for weights in directory.glob("*.safetensors"):
                 read_header(weights)
             self.check_made(directory, spec, parent)
+            entry["sha256"] = directory_sha256(directory)  # a configuration may have been written anew
 
     def entry(self, spec: TrainingSpec, parent: Policy, made: MadeModel) -> dict[str, Any]:
         """The row of what was made."""
@@ -444,10 +445,7 @@ class RentedRun:
             refuse_adapter(directory)
             pull_model.check_whole(directory, base, public_name(parent.base))
             return
-        config = read_object(directory / ADAPTER_CONFIG)
-        pull_model.check_code(config, ADAPTER_CONFIG, self.rental.repo)
-        pull_model.check_settings(config, self.rental.repo)
-        pull_model.kind_of(config, self.rental.repo)
+        config, _form, _kind = pull_model.read_adapter(directory, self.rental.repo)
         under = base if parent.lies_on is None else self.data_dir / str(registry.by_id(self.db, parent.lies_on).path)
         pull_model.check_tensors(directory, config, under, self.rental.repo)
 

@@ -50,7 +50,7 @@ from tests.machine_fixtures import (
     wait_until,
     write_spec,
 )
-from tests.rlhf.hub.test_push_and_pull import safetensors
+from tests.rlhf.hub.test_push_and_pull import BURSTING, safetensors
 from tests.tiny_model import HIDDEN
 
 pytestmark = pytest.mark.slow
@@ -506,6 +506,7 @@ BELOW = "base_model.model.model.embed_tokens.weight"
         ("lora", {"auto_mapping": {"parent_library": "os"}}, {}, "wants to run code of its own"),
         ("lora", {"layer_replication": [[0, 2], [0, 2]]}, {}, "has settings that can't be used here"),
         ("lora", {"peft_type": "XLORA"}, {}, "is an adapter of type XLORA"),
+        ("lora", {**LORA, "rank_pattern": {BURSTING: 4}}, {}, r"by patterns.*\(rank_pattern\)"),
         ("lora", LORA, {BELOW: (320, 32)}, "brings a value of the weights under it"),
         ("lora", LORA, {f"{LAYER}.lora_A.weight": (2, 7)}, "does not fit the weights that it names"),
         ("lora", LORA, {f"{LAYER}.lora_A.weight": (2, HIDDEN)}, "is not whole"),
@@ -548,6 +549,36 @@ def test_what_a_job_made_is_not_taken_in_where_pull_would_refuse_it(
         rented.take_in(rental_client.checked_ending({**ending, "files": {name: ""}}))
     assert registry.of_job(judged.db, job.id) is None
     assert not list((judged.data_dir / "adapters").iterdir())
+
+
+def test_layers_that_a_pattern_chose_are_named_in_what_a_job_made_and_its_sum_is_that_of_what_is_kept(
+    judged: Machine, hub: JobHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {f"{LAYER}.lora_A.weight": (2, HIDDEN), f"{LAYER}.lora_B.weight": (HIDDEN, 2)}
+
+    def fetched(_rented: Any, directory: Path, _expected: Any) -> None:
+        (directory / "adapter_config.json").write_text(json.dumps({**LORA, "target_modules": BURSTING}), "utf-8")
+        (directory / "adapter_model.safetensors").write_bytes(safetensors(weights))
+        told["model"]["sha256"] = directory_sha256(directory)
+
+    told: dict[str, Any] = {"model": {"sha256": "", "precision": "nf4"}, "spec": {"batch_size": 1}, "files": {}}
+    job_id = rent(judged, QUICK_DPO)
+    assert job_store.claim(judged.db, job_id, "worker")
+    job = job_store.get(judged.db, job_id)
+    rented = rental_client.RentedRun(api(hub), Run(judged.db, judged.data_dir, job, "worker"), job, POLL, print)
+    monkeypatch.setattr(rental_client.RentedRun, "fetch", fetched)
+    (there := judged.data_dir.parent / "made").mkdir()
+    fetched(None, there, None)
+    ending = rental_client.checked_ending({"status": "finished", "message": "", "result": None, **told})
+    assert isinstance(ending, rental_client.FinishedEnding)
+    rented.take_in(ending)
+    made = registry.of_job(judged.db, job_id)
+    assert made is not None
+    path = judged.data_dir / str(made.path)
+    assert json.loads((path / "adapter_config.json").read_text("utf-8"))["target_modules"] == [
+        LAYER.removeprefix("base_model.model.")
+    ]
+    assert made.sha256 == directory_sha256(path)
 
 
 def test_who_was_asleep_takes_nothing_in_once_another_follows_the_job(
