@@ -296,7 +296,7 @@ def check_tensors(directory: Path, config: Mapping[str, Any], under: Path | None
 
 def check_settings(config: Mapping[str, Any], source: str) -> None:
     """Raises UserError where PEFT, loading an adapter, would change weights that others share, or compute otherwise."""
-    named = [name for name in UNUSABLE if config.get(name)]
+    named = [name for name in UNUSABLE if config.get(name) not in (None, [])]  # an object without entries is one
     began, bias = config.get("init_lora_weights"), config.get("bias") or "none"
     if isinstance(began, str) and began.lower() not in HARMLESS_BEGINNINGS:
         named.append(f"init_lora_weights={began[:40]}")

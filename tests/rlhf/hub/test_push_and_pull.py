@@ -639,6 +639,7 @@ def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) 
         *((adapter(init_lora_weights=name), rf"can't be used here \(init_lora_weights={name}\)") for name in CHANGING),
         (adapter(layer_replication=[[0, 2], [0, 2]]), r"can't be used here \(layer_replication\)"),
         (adapter(alora_invocation_tokens=[5, 6]), r"can't be used here \(alora_invocation_tokens\)"),
+        *((adapter(**{name: {}}), rf"can't be used here \({name}\)") for name in ("kasa_config", "arrow_config")),
         (adapter(kasa_config={"a": 1}, bias="lora_only"), r"can't be used here \(kasa_config, bias=lora_only\)"),
         *(
             (adapter(**{name: {BURSTING: 4}}), rf"by patterns.*\({name}\)")
