@@ -80,6 +80,7 @@ def test_who_cancels_or_resumes_a_run_goes_on_from_what_is_said_of_it(running: t
     press(page, "#queue-take-out", "#queue-said", f"Job {job_id} is out of the queue.")
     press(page, "#run-resume", "#run-said", f"Job {job_id} is queued again")
     assert job_store.claim(db, job_id, "w") is not None
+    until_followed(page, "text=Running.")  # or a poll that sees it may empty what is said of the press
     press(page, "#run-cancel", "#run-said", f"Job {job_id} was asked to stop")
 
 

@@ -13,23 +13,22 @@ from importlib import import_module
 
 from annotation.ui import terminal
 
-PACE = {
-    "rlhf.hub.token_launcher": {"POLL_SECONDS": 0.05, "RETRY_SECONDS": 0.2},
-    "rlhf.hub.token_process": {"POLL_SECONDS": 0.1, "LOOK_SECONDS": 0.2},
-}
-
 
 def paced(name: str) -> list[str]:
     """How to run a module so."""
     return [sys.executable, "-P", __file__, name]
 
 
+PACE = {
+    "rlhf.hub.token_launcher": {"POLL_SECONDS": 0.05, "RETRY_SECONDS": 0.2, "module": paced},
+    "rlhf.hub.token_process": {"POLL_SECONDS": 0.1, "LOOK_SECONDS": 0.2},
+}
+
 if __name__ == "__main__":
     name = sys.argv.pop(1)
     module = import_module(name)
-    for constant, seconds in PACE[name].items():
-        setattr(module, constant, seconds)
-    import_module("rlhf.hub.token_launcher").module = paced  # type: ignore[attr-defined]
+    for own, instead in PACE[name].items():
+        setattr(module, own, instead)
     terminal.outlast_readers()
     ended_with = module.main()
     sys.stdout.flush()
