@@ -24,7 +24,7 @@ from annotation.imports.mapping.import_plan import TARGETS, VerdictUse
 from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.imports.mapping.planning import roles_asked
 from annotation.imports.printable import display_name, listed
-from annotation.imports.sources import hub_datasets, opening
+from annotation.imports.sources import file_formats, hub_datasets, opening
 from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
 from annotation.translation import N_, _, kept_within
@@ -62,7 +62,8 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
         epilog=f"Roles of --map: {roles}.",
     )
     command.set_defaults(act=run)
-    source = f"a file or a directory, with --hub a dataset's name on the Hub. {opening.FORMATS}"
+    known = ", ".join(file_formats.data_endings())
+    source = f"a file ({known}; text also as .gz) or a dataset's directory, with --hub a dataset's name on the Hub"
     command.add_argument("source", metavar="SOURCE", help=source)
     command.add_argument("--hub", action="store_true", help="SOURCE is a dataset on the Hugging Face Hub")
     command.add_argument("--config", metavar="NAME", help="configuration of a dataset")

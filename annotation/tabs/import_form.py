@@ -15,6 +15,7 @@ from annotation.imports.importing import HELD_OUT_SHARE, ImportPreview, ImportRe
 from annotation.imports.mapping.columns import ROLES
 from annotation.imports.mapping.import_plan import TARGETS
 from annotation.imports.mapping.mapped_rows import MappedRow, remark_words
+from annotation.imports.sources import file_formats
 from annotation.records import Annotator, UserError, who
 from annotation.tabs.components import QUEUED, QUIET, button, html_box, labelled, open_choice, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
@@ -56,9 +57,17 @@ SPLIT_CHOICES = [
 NONE = "\n"
 NONE_MEANS = {"prompt": N_("none: the answers begin with it"), "label": N_("none: all are good")}
 EXPLANATION = N_(
-    "Prompts, demonstrations or preferences: CSV, JSON lines, JSON, Parquet, Arrow, also gzipped, or a dataset's "
-    "directory. What is there already is not imported twice."
+    "Prompts, demonstrations or preferences: {texts} (also as .gz), {others}, or a dataset's directory. What is there "
+    "already is not imported twice."
 )
+
+
+def explanation() -> str:
+    """What can be imported, by the table of formats."""
+    texts, others = (
+        ", ".join(one.name for one in file_formats.FORMATS if bool(one.mark) == marked) for marked in (False, True)
+    )
+    return _(EXPLANATION).format(texts=texts, others=others)
 
 
 # ----------------------------------------------------------------------------------------------- form to command line
@@ -217,7 +226,7 @@ class ImportFormPage:
 
     def __init__(self) -> None:
         gr.Markdown(_("## Import"))
-        gr.Markdown(_(EXPLANATION))
+        gr.Markdown(explanation())
         self.source = build_source()
         look = button(_("Look at the first rows"), "import-look", "primary", visible=False)
         with gr.Column(visible=False) as self.group:

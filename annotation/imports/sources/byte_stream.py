@@ -7,9 +7,10 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from hashlib import file_digest
-from pathlib import Path
-from typing import IO
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
 
+from annotation.imports.sources.raw_rows import ImportSource, RawRow
 from annotation.records import UserError, explain_errors
 from annotation.translation import _
 
@@ -23,6 +24,13 @@ MAXIMUM_BYTES = 8 * 1024 * MEGABYTE
 CHUNK = MEGABYTE
 
 GZIP = b"\x1f\x8b"
+PACKED_ENDINGS: Final = (".gz", ".gzip")
+
+
+def ending(path: str) -> str:
+    """The ending that says a file's format, without that of its packing."""
+    suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
+    return next((suffix for suffix in reversed(suffixes) if suffix not in PACKED_ENDINGS), "")
 
 
 class Stream:
@@ -79,6 +87,27 @@ class Stream:
                     rest = self.counted(lambda: self.bytes.readline(CHUNK))
                 line = line[:100]
             yield start, line, whole
+
+
+def from_stream(
+    path: Path, name: str, kind: str, counted: str, parse: Callable[[Stream], Iterator[RawRow]]
+) -> ImportSource:
+    """A text format as a source; rows() may be called again and begins anew."""
+    latest: list[Stream] = []
+
+    def rows() -> Iterator[RawRow]:
+        with Stream(path, name) as stream:
+            latest[:] = [stream]
+            yield from parse(stream)
+
+    return ImportSource(
+        name=name,
+        format=kind,
+        counted=counted,
+        rows=rows,
+        share=lambda: latest[0].share() if latest else 0.0,
+        checksum=lambda: file_sha256(path, name),
+    )
 
 
 def wrong_byte(error: UnicodeDecodeError, start: int = 0) -> str:

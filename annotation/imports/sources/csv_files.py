@@ -6,12 +6,14 @@ import codecs
 import csv
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from annotation.exports.formats import unescape_cell, unflattened
-from annotation.imports.sources.byte_stream import MAXIMUM_LINE, MEGABYTE, Stream, wrong_byte
-from annotation.imports.sources.raw_rows import BadRow, RawRow, SourceRow, refuse_columns
+from annotation.imports.sources.byte_stream import MAXIMUM_LINE, MEGABYTE, Stream, ending, from_stream, wrong_byte
+from annotation.imports.sources.raw_rows import BadRow, ImportSource, RawRow, SourceRow, refuse_columns
 from annotation.records import UserError
 from annotation.translation import _, joined, ngettext
 
@@ -20,6 +22,12 @@ MAXIMUM_FIELD = 1_000_000
 
 # A CSV file with these columns is an export of ours, in which `formats.escape_cell` has defused formulas.
 OUR_CSV = {"judgement_id", "comparison_id", "prompt_id", "shown_order", "guidelines_version"}
+
+
+def csv_file(path: Path, name: str) -> ImportSource:
+    """A CSV file; one that is called otherwise has likely tabs between its fields."""
+    parse = partial(csv_rows, likely=",;\t" if ending(path.name) == ".csv" else "\t,;")
+    return from_stream(path, name, "CSV", _("rows, the header is row 1, as a spreadsheet counts"), parse)
 
 
 class CsvLines:

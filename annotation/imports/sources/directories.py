@@ -19,11 +19,11 @@ from typing import Any, Final
 from annotation import hub_client
 from annotation.hub_client import MAXIMUM_CARD
 from annotation.imports.printable import display_name, listed
+from annotation.imports.sources.byte_stream import ending
+from annotation.imports.sources.file_formats import data_endings
 from annotation.records import UserError, explain_errors
 from annotation.translation import _, joined
 
-DATA_ENDINGS: Final = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow")
-PACKED_ENDINGS: Final = (".gz", ".gzip")
 # What describes a dataset rather than being its data.
 DESCRIPTIONS: Final = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
 SPLIT_WORDS: Final[Mapping[str, str]] = {
@@ -66,7 +66,7 @@ def find_splits(directory: Path, config: str | None) -> SplitFiles:
             "The directory {name} holds no dataset: none of its files is of a format that is read "
             "({data_endings}; also packed as .gz)."
         )
-        raise UserError(said.format(name=name, data_endings=", ".join(DATA_ENDINGS)))
+        raise UserError(said.format(name=name, data_endings=", ".join(data_endings())))
     files = {split: [inside_of(directory, path, name) for path in paths] for split, paths in found.items()}
     return SplitFiles(files, tuple(path for path in data if path not in read))
 
@@ -89,15 +89,9 @@ def hidden(name: str) -> bool:
     return name.startswith((".", "__"))
 
 
-def ending(path: str) -> str:
-    """The ending that says a file's format, without that of its packing."""
-    suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes]
-    return next((suffix for suffix in reversed(suffixes) if suffix not in PACKED_ENDINGS), "")
-
-
 def is_data(path: str) -> bool:
     """Whether a file can hold rows, by its name."""
-    return ending(path) in DATA_ENDINGS and PurePosixPath(path).name not in DESCRIPTIONS
+    return ending(path) in data_endings() and PurePosixPath(path).name not in DESCRIPTIONS
 
 
 def one_format(data: Sequence[str]) -> list[str]:
@@ -198,7 +192,7 @@ def splits_told(name: str, told: Any, data_dir: Any, there: Sequence[str]) -> di
                 _(
                     "The card of {name} names {display_name}, which is of no format that is read: "
                     "{data_endings}; also packed as .gz."
-                ).format(name=name, display_name=display_name(matching[0]), data_endings=", ".join(DATA_ENDINGS))
+                ).format(name=name, display_name=display_name(matching[0]), data_endings=", ".join(data_endings()))
             )
         kept = found.setdefault(split, [])
         kept += [path for path in readable if path not in kept]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from annotation.imports.sources.byte_stream import MAXIMUM_LINE, MEGABYTE, Stream, wrong_byte
 from annotation.imports.sources.json_values import parse_json
@@ -13,6 +13,7 @@ from annotation.imports.sources.raw_rows import BadRow, RawRow, as_row
 from annotation.records import UserError
 from annotation.translation import _
 
+LINES_ENDINGS: Final = (".jsonl", ".ndjson")
 # Keys by which the objects in a list are told to be rows rather than turns of a conversation or answers to a prompt.
 ROW_KEYS = {"prompt", "messages", "conversations", "chosen", "question", "instruction"}
 

@@ -1,4 +1,4 @@
-"""JSON lists, or one within an object: read in pieces, an element a row."""
+"""JSON files: a list, or one within an object, read in pieces, an element a row; or of JSON lines all the same."""
 
 from __future__ import annotations
 
@@ -7,14 +7,40 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from annotation.imports.printable import display_name
-from annotation.imports.sources.byte_stream import CHUNK, MAXIMUM_LINE, MEGABYTE, Stream, wrong_byte
+from annotation.imports.sources.byte_stream import (
+    CHUNK,
+    MAXIMUM_LINE,
+    MEGABYTE,
+    Stream,
+    ending,
+    from_stream,
+    wrong_byte,
+)
+from annotation.imports.sources.json_lines import LINES_ENDINGS, holds_json_lines, jsonl_rows
 from annotation.imports.sources.json_values import DECODER, parser_words
-from annotation.imports.sources.raw_rows import RawRow, as_row, kind_of
+from annotation.imports.sources.raw_rows import ImportSource, RawRow, as_row, kind_of
 from annotation.records import UserError
 from annotation.translation import N_, _, joined
+
+
+def json_file(path: Path, name: str) -> ImportSource:
+    """A list of rows or JSON lines, whichever its first lines are; what its name says counts where they may be both.
+
+    Raises UserError for what is neither.
+    """
+    with Stream(path, name) as stream:
+        first = stream.read(4 * 1024).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    lines = ending(path.name) in LINES_ENDINGS
+    if first not in (b"[", b"{") and not lines:
+        said = _("{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.")
+        raise UserError(said.format(name=name))
+    if (lines and first != b"[") or ((lines or first == b"{") and holds_json_lines(path, name)):
+        return from_stream(path, name, "JSON lines", _("lines"), jsonl_rows)
+    return from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
 
 
 @dataclass(frozen=True)

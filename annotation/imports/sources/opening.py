@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from annotation.imports.printable import display_name
 from annotation.imports.sources import directories
-from annotation.imports.sources.arrow_files import ARROW, arrow_file
+from annotation.imports.sources.arrow_files import arrow_file
 from annotation.imports.sources.byte_stream import GZIP, Stream, file_sha256
-from annotation.imports.sources.csv_files import csv_rows
 from annotation.imports.sources.directories import choose_split
-from annotation.imports.sources.json_lines import holds_json_lines, jsonl_rows
-from annotation.imports.sources.json_lists import json_rows
-from annotation.imports.sources.parquet_files import parquet_file
+from annotation.imports.sources.file_formats import format_of, what_can_be_imported
 from annotation.imports.sources.raw_rows import ImportSource, RawRow
 from annotation.records import UserError, explain_errors
 from annotation.translation import N_, _, joined
-
-FORMATS = N_(
-    "This can be imported: CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), Arrow (.arrow), "
-    "or a directory of a dataset."
-)
 
 ARCHIVE = b'{"format":"prefloop archive"'
 # What has more than one NUL in so many bytes is no text: UTF-16 has one in two.
@@ -68,24 +59,27 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
             raise UserError(said.format(display_name=display_name(str(path))))
         if not path.is_file():
             refused = _("{name} is no ordinary file (a device or a pipe). Import a file.").format(name=name)
-            raise UserError(joined(refused, _(FORMATS)))
+            raise UserError(joined(refused, what_can_be_imported()))
         with path.open("rb") as file:
             head = file.read(4 * 1024)
     if not head:
         raise UserError(_("{name} is empty: 0 bytes. Nothing was imported.").format(name=name))
-    if head.startswith(GZIP):
+    packed = head.startswith(GZIP)
+    if packed:
         with Stream(path, name) as stream:
             head = stream.read(4 * 1024)
-        if head.startswith((GZIP, b"PAR1", ARROW)):
-            said = _("{name} is packed twice. Unpack it first; only text is read from a .gz file.")
-            raise UserError(said.format(name=name))
     refuse_misplaced(name, head)
-    if head.startswith(b"PAR1"):
-        return parquet_file(path, name)
-    if head.startswith(ARROW) or path.suffix.lower() == ".arrow":
-        return arrow_file(path, name)
-    refuse_other_formats(name, head)
-    return text_file(path, name, head)
+    known = format_of(path, head)
+    if head.startswith(GZIP) or (packed and known is not None and known.mark):
+        said = _("{name} is packed twice. Unpack it first; only text is read from a .gz file.")
+        raise UserError(said.format(name=name))
+    refuse_archives(name, head)
+    if known is None or not known.mark:
+        refuse_other_texts(name, head)
+    if known is None:
+        refused = _("{name} is of no known format. Name it after its format.").format(name=name)
+        raise UserError(joined(refused, what_can_be_imported()))
+    return known.opened(path, name)
 
 
 def refuse_misplaced(name: str, head: bytes) -> None:
@@ -104,14 +98,18 @@ def refuse_misplaced(name: str, head: bytes) -> None:
         raise UserError(said.format(name=name))
 
 
-def refuse_other_formats(name: str, head: bytes) -> None:
+def refuse_archives(name: str, head: bytes) -> None:
     """Raises UserError for what is known not to be importable, by its first bytes."""
     description = next((said for magic, said in UNPACKABLE.items() if head.startswith(magic)), "")
     if head.startswith(TAR, TAR_AT) and b"\x00" in head[:TAR_AT]:
         description = N_("{name} is a TAR archive.")
     if description:
         refused = _(description).format(name=name)
-        raise UserError(joined(refused, _("Unpack or convert it first."), _(FORMATS)))
+        raise UserError(joined(refused, _("Unpack or convert it first."), what_can_be_imported()))
+
+
+def refuse_other_texts(name: str, head: bytes) -> None:
+    """Raises UserError for what is no text, or none in UTF-8, by its first bytes."""
     mark = next((mark for mark in MARKED if head.startswith(mark)), None)
     if mark is not None:
         refused = _("{name} is {encoding}: it begins with the bytes {hex}.")
@@ -119,53 +117,7 @@ def refuse_other_formats(name: str, head: bytes) -> None:
         raise UserError(joined(refused, _("Save the file as UTF-8; no other encoding is guessed.")))
     if head.count(b"\x00") * MOST_NUL > len(head):
         refused = _("{name} is no text: byte {at:,} is NUL.").format(name=name, at=head.index(b"\x00"))
-        raise UserError(joined(refused, _(FORMATS)))
-
-
-def text_file(path: Path, name: str, head: bytes) -> ImportSource:
-    """CSV, JSON lines or JSON, by the first character and, for CSV, by the name."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = next((suffix for suffix in reversed(suffixes) if suffix not in (".gz", ".gzip")), "")
-    start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
-    if kind in (".csv", ".tsv", ".tab"):
-        parse = partial(csv_rows, likely=",;\t" if kind == ".csv" else "\t,;")
-        return from_stream(path, name, "CSV", _("rows, the header is row 1, as a spreadsheet counts"), parse)
-    if kind in (".jsonl", ".ndjson") and (start != b"[" or holds_json_lines(path, name)):
-        return from_stream(path, name, "JSON lines", _("lines"), jsonl_rows)
-    if start == b"[":
-        return from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
-    if start == b"{":
-        if holds_json_lines(path, name):
-            return from_stream(path, name, "JSON lines", _("lines"), jsonl_rows)
-        return from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
-    if kind == ".json":
-        said = _("{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.")
-        raise UserError(said.format(name=name))
-    if kind == ".parquet":
-        return parquet_file(path, name)  # which says what is wrong with it
-    refused = _("{name} is of no known format. Name it after its format.").format(name=name)
-    raise UserError(joined(refused, _(FORMATS)))
-
-
-def from_stream(
-    path: Path, name: str, kind: str, counted: str, parse: Callable[[Stream], Iterator[RawRow]]
-) -> ImportSource:
-    """A text format as a source; rows() may be called again and begins anew."""
-    latest: list[Stream] = []
-
-    def rows() -> Iterator[RawRow]:
-        with Stream(path, name) as stream:
-            latest[:] = [stream]
-            yield from parse(stream)
-
-    return ImportSource(
-        name=name,
-        format=kind,
-        counted=counted,
-        rows=rows,
-        share=lambda: latest[0].share() if latest else 0.0,
-        checksum=lambda: file_sha256(path, name),
-    )
+        raise UserError(joined(refused, what_can_be_imported()))
 
 
 def dataset_directory(path: Path, name: str, split: str | None, config: str | None) -> ImportSource:

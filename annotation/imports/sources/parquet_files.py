@@ -13,6 +13,7 @@ from annotation.imports.sources.raw_rows import ImportSource, RawRow
 from annotation.records import UserError
 from annotation.translation import _
 
+PARQUET = b"PAR1"
 MAXIMUM_ROW_GROUP = 1024 * MEGABYTE
 
 

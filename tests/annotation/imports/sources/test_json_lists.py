@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from annotation.imports.sources import json_lists, opening
+from annotation.imports.sources import byte_stream, json_lists
 from tests.annotation.imports.sources.source_files import values, write
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -32,5 +32,5 @@ def test_json_read_in_pieces_is_what_json_loads_reads_at_once(rows: list[Any], c
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_lists, "CHUNK", chunk)
         path = write(Path(directory), "a.json", text)
-        source = opening.from_stream(path, "a", "JSON", "", json_lists.json_rows)
+        source = byte_stream.from_stream(path, "a", "JSON", "", json_lists.json_rows)
         assert values(list(source.rows())) == rows
