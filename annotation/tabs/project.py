@@ -26,6 +26,7 @@ from annotation.validation import hints_of, label_of
 from annotation.web import access
 
 FIELDS = tuple(field.name for field in fields(Project))
+SHARES = tuple(name for name in FIELDS if name.endswith("_share"))
 KINDS: Mapping[Kind, str] = {
     "pair": N_("Two answers: which is better, and by how much"),
     "best": N_("Several answers: the best one"),
@@ -47,10 +48,7 @@ def form_of(asked: Project) -> FieldValues:
     return {
         **{name: getattr(asked, name) for name in FIELDS},
         "daily_target": asked.daily_target or None,
-        "gold_share": percent_of(asked.gold_share),
-        "re_ask_share": percent_of(asked.re_ask_share),
-        "candidate_share": percent_of(asked.candidate_share),
-        "doubt_share": percent_of(asked.doubt_share),
+        **{name: percent_of(getattr(asked, name)) for name in SHARES},
         "rendered": view,
         "tags": project.tags_text(project.tags_as_read(asked.tags)),
     }
@@ -62,7 +60,7 @@ def percent_of(share: float) -> float:
 
 def project_of(values: FieldValues, people: int) -> Project:
     """The form's fields as a project. Raises UserError naming the field at fault."""
-    shares = {name: share_of(values[name]) for name in ("gold_share", "re_ask_share", "candidate_share", "doubt_share")}
+    shares = {name: share_of(values[name]) for name in SHARES}
     target = 0 if values["daily_target"] in (None, "") else values["daily_target"]
     view = values["rendered"]
     known = isinstance(view, str) and view in FIRST_VIEW

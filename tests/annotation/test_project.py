@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from string import ascii_lowercase
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from annotation import project
 from annotation.records import Kind, Project, Tag, UserError
 from annotation.translation import language_of, speaking
+from tests.machine_fixtures import ROOT
 
 FIELDS = [field.name for field in fields(Project)]
 
@@ -198,7 +200,13 @@ def test_a_list_of_reasons_that_cannot_be_is_refused(text: str, sentence: str) -
 
 
 def test_every_key_of_the_page_is_refused() -> None:
-    for letter in "suenhpbrgm":
+    """In its script: those of buttons and flags, and those that are obeyed without one. D gives way to a reason."""
+    script = (ROOT / "annotation" / "tabs" / "annotate.js").read_text("utf-8")
+    obeyed = script.partition("function actionOf(key) {")[2].partition("\n}")[0]
+    pressed = re.findall(r'button\("([A-Z])"|\["([A-Z])", "', script)
+    letters = {one.lower() for found in (re.findall(r"\b([a-z]): ", obeyed), *pressed) for one in found if one}
+    assert letters == project.RESERVED_KEYS.keys()
+    for letter in letters:
         with pytest.raises(UserError, match="taken by the page"):
             project.parse_tags(f"{letter}: something")
 
