@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import MADE, README, WRITTEN, named, slugs, spans, text_of
+from tests.docs.pages import MADE, README, WRITTEN, named, section_of, slugs, spans, text_of
 from tests.docs.reference import ROOT
 
 MOST_BYTES = 200_000
@@ -41,8 +41,10 @@ def test_paths_exist(path: Path) -> None:
 
 
 def test_what_the_architecture_finds_stands_in_the_places_beside_it() -> None:
-    """Each name of code in a row of "Where is …", in one of that row's modules or packages; `b.py` lies beside one."""
-    index = text_of(ROOT / "docs" / "architecture.md").partition("## Where is …")[2].partition("\n## ")[0]
+    """Each name of code in a row of a judgement's way and of "Where is …", in one of that row's modules or packages;
+    `b.py` lies beside one."""
+    page = ROOT / "docs" / "architecture.md"
+    index = section_of(page, "the-way-of-one-judgement") + section_of(page, "where-is-")
     missing = []
     for row in re.findall(r"^\| .*`.*$", index, re.MULTILINE):
         places: list[Path] = []
