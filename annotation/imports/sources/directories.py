@@ -64,7 +64,7 @@ def find_splits(directory: Path, config: str | None) -> SplitFiles:
     if not read:
         said = _(
             "The directory {name} holds no dataset: none of its files is of a format that is read "
-            "({data_endings}; also packed as .gz)."
+            "({data_endings}; text also packed as .gz)."
         )
         raise UserError(said.format(name=name, data_endings=", ".join(data_endings())))
     files = {split: [inside_of(directory, path, name) for path in paths] for split, paths in found.items()}
@@ -191,7 +191,7 @@ def splits_told(name: str, told: Any, data_dir: Any, there: Sequence[str]) -> di
             raise UserError(
                 _(
                     "The card of {name} names {display_name}, which is of no format that is read: "
-                    "{data_endings}; also packed as .gz."
+                    "{data_endings}; text also packed as .gz."
                 ).format(name=name, display_name=display_name(matching[0]), data_endings=", ".join(data_endings()))
             )
         kept = found.setdefault(split, [])

@@ -79,7 +79,7 @@ def test_an_added_format_is_named_wherever_formats_are(
     with pytest.raises(UserError, match=r"no known format.*Cards \(\.cards, \.crd\), or a directory of a dataset"):
         open_path(write(tmp_path, "a.txt", b"just words"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"\.arrow, \.cards, \.crd; also packed as \.gz"):
+    with pytest.raises(UserError, match=r"\.arrow, \.cards, \.crd; text also packed as \.gz"):
         open_path(tmp_path / "empty")
 
 
