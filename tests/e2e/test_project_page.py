@@ -11,9 +11,23 @@ from annotation.database import Database
 from annotation.records import Project, Tag
 from annotation.store import project_store
 from tests.annotation.tabs.test_project import HOSTILE
-from tests.e2e.conftest import TWO_FRAMES, go, sign_in
+from tests.e2e.conftest import TWO_FRAMES, go, sign_in, wait_for
 
 pytestmark = pytest.mark.browser
+
+# The picture that the guidelines name fails to load once more, after the one that would run their code has failed.
+AS_LATE_AS_IT_WOULD_RUN = """new Promise((failed) => {
+  const picture = new Image();
+  picture.onerror = failed;
+  picture.src = "x";
+})"""
+# What is asked for when the tab is opened, and how many such questions there are.
+OPENED = '"event_data":{"value":"Project"'
+FILLING = """() => {
+  const { components, dependencies } = window.gradio_config;
+  const tab = components.find((one) => one.type === "tabitem" && one.props.label === "Project");
+  return dependencies.filter((one) => one.backend_fn && one.targets.some(([id]) => id === tab.id)).length;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +65,7 @@ def test_hostile_guidelines_are_shown_and_do_not_run(db: Database, page: Any) ->
     page.wait_for_selector(".guidelines-preview em")
     page.click("#guidelines-save")
     page.wait_for_selector("text=Version 2 of")  # the first is the program's
-    page.wait_for_timeout(500)
+    page.evaluate(AS_LATE_AS_IT_WOULD_RUN)
     assert page.evaluate("window.ran") is None
     assert page.locator(".guidelines-preview :is(script, form, img)").count() == 0
     assert "${window.ran = 1}" in page.inner_text(".guidelines-preview")
@@ -85,6 +99,11 @@ def test_a_draft_survives_another_tab_where_a_password_goes_with_its_account(pag
     assert page.is_visible("#new-password")
     page.click("#account-really")
     page.wait_for_selector("#new-password", state="hidden")
+    answers: list[Any] = []
+    page.on("requestfinished", lambda asked: answers.append(asked) if OPENED in (asked.post_data or "") else None)
     page.get_by_role("tab", name="Project").click()
-    page.wait_for_timeout(700)
+    asked = page.evaluate(FILLING)
+    assert asked
+    wait_for(page, "all that fills the tab", lambda: len(answers) == asked)
+    page.evaluate(TWO_FRAMES)
     assert page.input_value("#guidelines-text textarea") == "A draft."
