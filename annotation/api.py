@@ -270,11 +270,7 @@ class AnnotationApi:
             "unanswered": own_prompts.why_unanswered(self.db, annotator.id) if project.own_prompts else "",
             "guidelines_version": guidelines.version,
             "guidelines_follow": follows(guidelines.text, project.kind),
-            "progress": {
-                **self.progress(annotator, asked),
-                "target": project.daily_target,
-                "quota": judged_counts.quota_of(self.db, annotator.id) or 0,
-            },
+            "progress": self.progress(annotator, asked, project.daily_target),
             "revising": None,
         }
         if claim is not None:
@@ -288,15 +284,21 @@ class AnnotationApi:
                 card["marked_in_part"] = any(map(is_long, texts))
         return card
 
-    def progress(self, annotator: Annotator, asked: RequestBody) -> dict[str, int]:
-        """Comparisons judged: today by this annotator, ever by this annotator, and by all (a few seconds old)."""
+    def progress(self, annotator: Annotator, asked: RequestBody, target: int) -> dict[str, int]:
+        """Comparisons judged: today by this annotator, ever by this annotator, and by all (a few seconds old).
+
+        And how many they are to judge: today, which is no more than what is left of all, and in all, 0 for no end.
+        """
         counted_at, count = self._counted
         if time.monotonic() - counted_at > COUNT_SECONDS:
             count = judged_counts.judged_by_all(self.db)
             self._counted = (time.monotonic(), count)
         yours = judged_counts.judged_by(self.db, annotator.id)
         today = judged_counts.judged_by(self.db, annotator.id, day_start(asked.utc_offset_minutes))
-        return {"today": today, "yours": yours, "everyone": max(count, yours)}
+        quota = judged_counts.quota_of(self.db, annotator.id)
+        if quota is not None:
+            target = min(target, today + max(0, quota - yours))
+        return {"today": today, "yours": yours, "everyone": max(count, yours), "target": target, "quota": quota or 0}
 
 
 def has_marks(claim: Claim) -> bool:

@@ -418,8 +418,9 @@ def filters_text(filters: Filters) -> str:
 
 def project_text(project: Project) -> str:
     tags = ", ".join(code(tag.label) for tag in project.tags) or "none"
+    annotators = "1 annotator" if project.overlap == 1 else f"{project.overlap} annotators"
     return (
-        f"comparisons of kind {project.kind} with {project.answers} answers, {project.overlap} annotators each, "
+        f"comparisons of kind {project.kind} with {project.answers} answers, {annotators} each, "
         f"{project.gold_share:.0%} gold, {project.re_ask_share:.0%} asked again, reasons {tags}"
     )
 

@@ -153,14 +153,19 @@ def make(db: Database, asked: BulkRequest, by: Annotator, expected: int) -> int:
         if not found:
             raise UserError(_("None of these comparisons can be changed so. Nothing was changed."))
         if found != expected:
-            said = ngettext(
-                "Meanwhile it would be {found:,} comparison, not {expected:,}. Nothing was changed; look again.",
-                "Meanwhile it would be {found:,} comparisons, not {expected:,}. Nothing was changed; look again.",
-                found,
-            )
-            raise UserError(said.format(found=found, expected=expected))
+            raise UserError(another_number(found, expected))
         MADE[asked.kind](db, change_id)
     return change_id
+
+
+def another_number(found: int, expected: int) -> str:
+    """That a change would not be of as many comparisons as was confirmed."""
+    said = ngettext(
+        "Meanwhile it would be {found:,} comparison, not {expected:,}. Nothing was changed; look again.",
+        "Meanwhile it would be {found:,} comparisons, not {expected:,}. Nothing was changed; look again.",
+        found,
+    )
+    return said.format(found=found, expected=expected)
 
 
 OF_CHANGE: Final = "SELECT comparison_id FROM bulk_change_comparison WHERE change_id = :change"

@@ -912,6 +912,20 @@ def test_who_asks_is_told_when_it_is_answered_and_not_that_it_is_next_where_it_i
     assert ask(sleeping, bob, "Three?") == "Your prompt is answered."
 
 
+def test_the_days_target_is_no_more_than_what_is_left_of_a_quota(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 3)
+    assert ann("card")["progress"]["target"] == 30
+    db.write("UPDATE annotator SET quota = 2 WHERE name = 'ann'")
+    card = ann("card")
+    assert card["progress"]["target"] == 2
+    card = ann("judge", nonce=card["nonce"], act=act("tie"))
+    assert (card["progress"]["today"], card["progress"]["target"]) == (1, 2)
+    db.write("UPDATE annotator SET quota = 40 WHERE name = 'ann'")
+    assert ann("card")["progress"]["target"] == 30
+    project_store.set_project(db, replace(project_store.project(db), daily_target=0))
+    assert ann("card")["progress"]["target"] == 0, "none was set"
+
+
 def test_who_would_not_be_given_the_answers_asks_for_none(db: Database, ann: Ask) -> None:
     seed_comparisons(db, 2)
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))

@@ -174,18 +174,20 @@ def pager(page: ListPage, looked: ListPlace) -> str:
     return pages(said, back, on)
 
 
-def confirmation(asked: BulkRequest, planned: Plan) -> str:
+def confirmation(asked: BulkRequest, planned: Plan, meanwhile: str = "") -> str:
+    """The question before a change. `meanwhile`: why it is asked once more."""
     whom = asked.whom.partition(":")[2]
+    again = paragraph(meanwhile) if meanwhile else ""
     rest = words.left_out(asked.kind, planned.left_out)
     if not planned.changed:
         none = status(_("None of these can be changed so."))
-        return f'<div class="confirm">{none}{paragraph(rest)}{leave()}</div>'
+        return f'<div class="confirm">{none}{again}{paragraph(rest)}{leave()}</div>'
     request = {"kind": asked.kind, "comparisons": asked.comparisons.text, "whom": asked.whom}
     confirmed = json.dumps({**request, "expected": planned.changed})
     words_of = f"{_(words.BUTTONS[asked.kind])} ({numeral(planned.changed)})"
     return (
         f'<div class="confirm">{status(words.question(asked.kind, planned.changed, whom), "headline")}'
-        f"{paragraph(_(words.MEANINGS[asked.kind]))}{paragraph(rest) if rest else ''}"
+        f"{again}{paragraph(_(words.MEANINGS[asked.kind]))}{paragraph(rest) if rest else ''}"
         f"<p>{act_button(words_of, 'make', confirmed)} {leave()}</p></div>"
     )
 

@@ -305,10 +305,8 @@ def wire_acts(page: ComparisonsPage, context: Context) -> None:
         if what == "undo":
             return changed(undone(db, subject, annotator), part)
         confirmed = read(ConfirmedChange, json_of(subject), _("The confirmation"))
-        change_id = bulk_changes.make(db, confirmed.request, annotator, confirmed.expected)
-        made = bulk_changes.change(db, change_id)
-        assert made is not None
-        return changed(comparison_table.made(made), part, change_id)
+        said, change_id = confirm(db, confirmed, annotator)
+        return changed(said, part, change_id)
 
     @guarded_event(context, "admin")
     def undo_change(annotator: Annotator, event: Any, part: Any) -> list[Any]:
@@ -318,6 +316,19 @@ def wire_acts(page: ComparisonsPage, context: Context) -> None:
     page.box.act(plan_change, [page.looked, *page.inputs], page.said, api_name="comparisons-plan", **QUEUED)
     page.said.act(make_change, page.looked, page.shown, api_name="comparisons-change", **QUEUED)
     page.changes.act(undo_change, page.looked, page.shown, api_name="comparisons-undo", **QUEUED)
+
+
+def confirm(db: Database, confirmed: ConfirmedChange, annotator: Annotator) -> tuple[str, int | None]:
+    """Make the change, and say so; where it would be of another number by now, ask anew."""
+    asked = confirmed.request
+    found = bulk_changes.plan(db, asked, annotator)
+    if found.changed != confirmed.expected:
+        meanwhile = bulk_changes.another_number(found.changed, confirmed.expected)
+        return comparison_table.confirmation(asked, found, meanwhile), None
+    change_id = bulk_changes.make(db, asked, annotator, confirmed.expected)
+    made = bulk_changes.change(db, change_id)
+    assert made is not None
+    return comparison_table.made(made), change_id
 
 
 def undone(db: Database, subject: str, annotator: Annotator) -> str:

@@ -28,7 +28,7 @@ import app
 from annotation.claims import changing, handing_out, judging, own_judgements
 from annotation.database import Database, open_database
 from annotation.exports import export_command, export_files, writing
-from annotation.exports.dataset_card import NOTES, CardStatistics, called
+from annotation.exports.dataset_card import NOTES, CardStatistics, called, project_text
 from annotation.exports.export_files import EXPORTS, WriteExport
 from annotation.exports.formats import (
     CONTAINERS,
@@ -958,3 +958,8 @@ def test_gradio_serves_no_export_to_anybody(site: Site, name: str) -> None:
             found = site.get(f"/gradio_api/{way}{path}", name)
             assert found.status_code in (403, 404)
             assert b"the export" not in found.content
+
+
+@pytest.mark.parametrize(("overlap", "said"), [(1, "2 answers, 1 annotator each"), (3, "2 answers, 3 annotators each")])
+def test_a_card_counts_annotators_as_people_do(overlap: int, said: str) -> None:
+    assert said in project_text(Project(overlap=overlap))

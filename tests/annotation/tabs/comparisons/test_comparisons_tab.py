@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.comparisons.comparison_table import ListPlace
-from annotation.tabs.comparisons.comparisons_tab import FIELDS, list_of, looked_at, planned
+from annotation.tabs.comparisons.comparisons_tab import FIELDS, ConfirmedChange, confirm, list_of, looked_at, planned
 from annotation.tabs.export_form import DEFAULTS, narrow_export
 from annotation.ui.tab_addresses import MAXIMUM_LENGTH, place_in
+from annotation.web import access
 from annotation.workbench.comparison_filter import ComparisonFilter
+from annotation.workbench.comparison_list import matching
+from tests.conftest import seed_comparisons
 
 TOO_LONG = "?" + "&".join(["status=open", "source=" + ",".join(f"a prompt set {number}" for number in range(200))])
 
@@ -57,6 +65,29 @@ def test_a_list_that_no_address_can_hold_is_refused_where_it_is_made() -> None:
         list_of(fields(source=["a prompt set"] * 200))
     part = list_of(fields(source=["x" * (MAXIMUM_LENGTH - 60)])).place.part()
     assert looked_at(place_in(part)).comparisons.source
+
+
+def test_a_change_of_other_comparisons_than_were_confirmed_is_asked_anew(db: Database) -> None:
+    """Whatever has changed since the question: what is asked then can be confirmed."""
+    kim = access.add_account(db, "kim", "admin", "long enough words")
+    ids = seed_comparisons(db, 3)
+    asked = ConfirmedChange("withdraw", ComparisonFilter(ids=tuple(ids)).text, "", expected=3)
+    elsewhere = replace(asked, comparisons=ComparisonFilter(ids=(ids[0],)).text, expected=1)
+    assert confirm(db, elsewhere, kim)[1] is not None
+
+    said, made = confirm(db, asked, kim)
+    withdrawn = ComparisonFilter(status=("withdrawn",))
+    assert made is None
+    assert matching(db, withdrawn) == {ids[0]}
+    assert "Withdraw 2 comparisons?" in said
+    assert "Meanwhile it would be 2 comparisons, not 3." in said
+    held = re.search(r'"([^"]*expected[^"]*)"', said)
+    assert held is not None
+    assert confirm(db, ConfirmedChange(**json.loads(html.unescape(held[1]))), kim)[1] is not None
+    assert matching(db, withdrawn) == set(ids)
+    said, made = confirm(db, asked, kim)
+    assert made is None
+    assert "None of these can be changed so." in said
 
 
 def test_the_export_of_a_list_without_a_filter_is_of_all() -> None:
