@@ -271,7 +271,7 @@ def finish(db: Database, chat_id: int, answer: FinishedAnswer) -> None:
     db.write(
         """UPDATE chat SET state = 'done', text = :text, rendered_prompt = :rendered_prompt,
                prompt_tokens = :prompt_tokens, tokens = :tokens, finish_reason = :finish_reason,
-               token_ids = :token_ids, begun = coalesce(begun, :now), finished = :now
+               token_ids = :token_ids, begun = coalesce(begun, iif(:tokens > 0, :now, NULL)), finished = :now
            WHERE id = :id AND state IN ('writing', 'stopping')""",
         {**vars(answer), "token_ids": write_token_ids(answer.token_ids), "now": now(), "id": chat_id},
     )

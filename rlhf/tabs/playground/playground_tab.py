@@ -87,7 +87,7 @@ def status_sentence(chat: Chat, problem: str) -> str:
         return _(chat.message)
     if chat.state == "asked":
         return problem or _("Waits for its turn …")
-    first = chat.first_token_seconds
+    first = chat.first_token_seconds if chat.open or chat.tokens else None  # of one that shows as no text, nothing
     known = [] if first is None else [_("first token after {first:.2f} s").format(first=first)]
     if chat.open:
         word = _("Reads the conversation …") if first is None else _("Writes …")

@@ -211,6 +211,14 @@ def test_stopping_ends_at_once_what_has_not_begun_and_asks_the_worker_to_end_the
     assert (one(two, writing).state, one(two, writing).text) == ("done", "It scat")
 
 
+def test_an_answer_that_was_stopped_before_its_first_token_never_had_one(db: Database) -> None:
+    (number,) = asked(db, 1)
+    playground_store.begin(db, [number])
+    playground_store.stop(db, [number])
+    playground_store.finish(db, number, replace(ended("", "stopped"), tokens=0))
+    assert (one(db, number).state, one(db, number).first_token_seconds) == ("done", None)
+
+
 def test_what_a_dead_worker_was_writing_fails_and_what_waits_goes_on_waiting(two: Database) -> None:
     writing, waiting = asked(two, 1, 2)
     stopping, done = asked(two, 1, 2)

@@ -296,6 +296,18 @@ def test_stopping_leaves_what_was_seen(context: Context, admin: Admin) -> None:
     assert admin.shown.count("stopped</p>") == 2
 
 
+def test_of_an_answer_without_tokens_no_first_one_is_told(context: Context, admin: Admin) -> None:
+    admin.send("Why?")
+    (number,) = admin.talk["chats"]
+    playground_store.begin(context.db, [number])
+    playground_store.show(context.db, {number: ""})  # the first piece of a character
+    admin.stop()
+    nothing = FinishedAnswer(text="", rendered_prompt="<user> …", prompt_tokens=9, tokens=0, finish_reason="stopped")
+    playground_store.finish(context.db, number, nothing)
+    admin.poll()
+    assert "0 tokens · stopped</p>" in admin.shown
+
+
 def test_a_new_conversation_begins_with_nothing_and_stops_the_old_one(context: Context, admin: Admin) -> None:
     admin.send("Why?")
     asked = admin.talk["chats"]
