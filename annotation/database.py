@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -396,8 +397,9 @@ def refuse_foreign(path: Path) -> None:
         raise UserError(said.format(path=path))
 
 
-def known_steps() -> set[str]:
-    return {step.name for step in migrations._migrations}
+@cache
+def known_steps() -> Set[str]:
+    return {step.name for step in migrations.pending(sqlite_utils.Database(memory=True))}
 
 
 def refuse_newer(path: Path, applied: Set[str]) -> None:

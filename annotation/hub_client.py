@@ -139,10 +139,7 @@ def connect(token: str | None, endpoint: str | None = None) -> Hub:
 
 def is_default_hub(hub: Hub) -> bool:
     """Whether it is the Hub that clients go to unless they are told otherwise."""
-    from huggingface_hub import constants
-
-    usual: str = constants._HF_DEFAULT_ENDPOINT
-    return hub.endpoint.rstrip("/") == usual
+    return hub.endpoint.rstrip("/") == "https://huggingface.co"
 
 
 def token_here() -> str | None:

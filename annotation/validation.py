@@ -328,7 +328,9 @@ def hint_at(kind: Any, path: Sequence[str]) -> Any:
     if not path:
         return kind
     inner = bare(kind)
-    held = get_args(inner)[-1] if get_origin(inner) in (list, dict) else hints_of(inner)[path[0]]
+    if get_origin(inner) is None and not is_dataclass(inner):
+        return kind  # Pydantic's path goes on to which one of a union was tried
+    held = get_args(inner)[-1] if get_origin(inner) else hints_of(inner)[path[0]]
     return hint_at(held, path[1:])
 
 

@@ -133,8 +133,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     unspent = training_data.new_to_train_on(db, since) if counted else 0
     learnt = newest_training(db)
     new = training_data.new_to_train_on(db, learnt) if counted and learnt != since else unspent
-    # The oldest candidate whose training asked for a check and which has had none; first one that can be checked.
-    found = [one.revision for one in without if asked_for_check(db, one)]
+    found = unchecked_candidates(db, without)
     able = [revision for revision in found if revision not in failed or failed[revision].to_be_repeated]
     return LoopState(
         auto_train=auto_train,
@@ -201,9 +200,9 @@ def without_check(db: Database, checks: Sequence[Job]) -> list[Policy]:
     return [one for one in registry.all_policies(db) if one.undecided and one.revision not in had]
 
 
-def unchecked_candidates(db: Database, checks: Sequence[Job]) -> list[str]:
-    """The candidates whose training asked for a check and which have had none, oldest first."""
-    return [one.revision for one in without_check(db, checks) if asked_for_check(db, one)]
+def unchecked_candidates(db: Database, without: Sequence[Policy]) -> list[str]:
+    """Of the candidates `without` a check those whose training asked for one, oldest first."""
+    return [one.revision for one in without if asked_for_check(db, one)]
 
 
 def newest_unasked(db: Database, without: Sequence[Policy]) -> str | None:
@@ -376,7 +375,7 @@ def to_ask_about(state: LoopState) -> str | None:
 
 def will_check(db: Database, state: LoopState, policy: Policy) -> bool:
     """Whether the loop checks a policy without being asked: a fresh candidate, or where it decides by itself."""
-    needed = [to_check_again(state), *unchecked_candidates(db, job_store.checks(db))]
+    needed = [to_check_again(state), *unchecked_candidates(db, without_check(db, job_store.checks(db)))]
     return policy.revision in needed and checked_by_loop(state, policy.revision)
 
 

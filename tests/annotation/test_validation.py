@@ -3,14 +3,17 @@
 import gc
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from annotation.claims.sent_acts import SentAct
 from annotation.project import Project
-from annotation.validation import adapter, describe, sentences_in
+from annotation.records import UserError
+from annotation.validation import adapter, describe, read, sentences_in
 from rlhf.kinds import KINDS
 
 
@@ -45,3 +48,18 @@ def test_fields_are_described_in_several_threads_at_once() -> None:
     with ThreadPoolExecutor(4) as threads:
         first, *others = threads.map(described, range(8))
     assert all(one == first for one in others)
+
+
+@dataclass(frozen=True)
+class Holding:
+    several: Sequence[int | str] = ()
+    named: Mapping[str, int] | None = None
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [({"several": ["a", 1.5]}, "several.1"), ({"several": [[1]]}, "several.0"), ({"named": {"a": "b"}}, "named.a")],
+)
+def test_what_is_wrong_within_any_kind_of_collection_is_a_sentence(values: dict[str, Any], place: str) -> None:
+    with pytest.raises(UserError, match=rf"^This's '{place}"):
+        read(Holding, values, "This")

@@ -1611,10 +1611,11 @@ def test_a_check_counts_by_when_it_ran_and_where_it_does_not_the_loop_makes_anot
     registry.set_thinking(db, "template")
     finish_job(db, queued)
     assert gate_decisions.findings(db, made).prompts == 60
-    assert controller.unchecked_candidates(db, job_store.checks(db)) == []
+    assert controller.without_check(db, job_store.checks(db)) == []
     registry.set_thinking(db, "off")
     assert gate_decisions.findings(db, made).prompts is None
-    assert controller.unchecked_candidates(db, job_store.checks(db)) == [made.revision]
+    without = controller.without_check(db, job_store.checks(db))
+    assert controller.unchecked_candidates(db, without) == [made.revision]
     said = gate_decisions.check_status(db, made).sentence
     assert said == f"Its check (job {queued}) is of when policies answered otherwise than now. Check it again."
 
@@ -1629,7 +1630,7 @@ def test_what_comes_after_a_change_counts_though_the_clock_was_set_back(
     assert gate_decisions.findings(db, made).prompts is None
     finish_check(db, data_dir, made)
     assert gate_decisions.findings(db, made).prompts == 60
-    assert controller.unchecked_candidates(db, job_store.checks(db)) == []
+    assert controller.without_check(db, job_store.checks(db)) == []
     (job_id,) = db.rows("SELECT max(id) AS id FROM job")
     db.connection.execute("UPDATE job SET finished = '2999-01-01' WHERE id = ?", (job_id["id"],))
     kept = gate_decisions.cached(db, ("what is kept",), object)
