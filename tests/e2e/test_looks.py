@@ -57,3 +57,41 @@ def test_a_page_on_paper_has_no_buttons_and_shows_what_scrolls(browser: Any) -> 
         page.emulate_media(media="print")
         assert page.locator("button >> visible=true").count() == 0
         assert page.locator(".scroll").evaluate("(one) => one.scrollHeight - one.clientHeight") == 0
+
+
+def test_a_page_zoomed_four_times_breaks_no_word_and_is_as_wide_as_the_window(browser: Any) -> None:
+    """How many are judged has a line of its own, the scale has two, and the name of the account stays."""
+    degrees = ("Left much", "Left clearly", "Left slightly", "Tie", "Right slightly", "Right clearly", "Right much")
+    scale = "".join(f"<button><kbd>1</kbd> {one} better</button>" for one in degrees)
+    html = f"""<div class=masthead><h1><svg></svg>Prefloop</h1><form><button data-theme>◐</button></form>
+      <form><span>owner · admin</span><select><option>English</select><button>Sign out</button></form></div>
+      <div class=judging><div class=bar><div class=progress>0 of 30 judged today · 0 by you in all</div>
+      <div class=tools><button><kbd>R</kbd> Rendered</button><button><kbd>M</kbd> My judgements</button>
+      <button><kbd>?</kbd> Keys</button></div></div>
+      <div class=verdicts><div class=scale>{scale}</div></div></div>"""
+    with drawn(browser, html, viewport={"width": 320, "height": 256}) as page:
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        assert page.locator(".progress").bounding_box()["height"] < 45
+        assert page.locator("span").evaluate("(one) => one.scrollWidth - one.clientWidth") <= 0
+        before = [one.bounding_box()["width"] for one in page.locator(".scale button").all()]
+        page.add_style_tag(content=".judging .scale.scale.scale button { overflow-wrap: normal; hyphens: manual; }")
+        after = [one.bounding_box()["width"] for one in page.locator(".scale button").all()]
+        assert before == after
+
+
+def test_a_step_above_the_tabs_is_not_drawn_as_the_tabs_own_button(browser: Any) -> None:
+    html = """<div class=kit><div class=standing><a class=button href="/train">Train</a></div>
+      <div class=acts><a class=button href="/train">Train</a></div></div>"""
+    with drawn(browser, html) as page:
+        grounds = [one.evaluate(OF, ["backgroundColor", None]) for one in page.locator("a.button").all()]
+        assert grounds == ["rgb(255, 255, 255)", "rgb(79, 70, 229)"]
+
+
+def test_a_fact_is_as_wide_as_what_it_says(browser: Any) -> None:
+    """Where there is room it takes one line."""
+    values = ("2026-12-03", "starter", "nobody else: it has been judged by as many as it is to be", "unknown", "100%")
+    facts = "".join(f"<div><dt>What</dt><dd>{one}</dd></div>" for one in values)
+    with drawn(browser, f"<div class=kit><dl class=facts>{facts}</dl></div>") as page:
+        heights = {round(one.bounding_box()["height"]) for one in page.locator("dd").all()}
+        assert len(heights) == 1, heights
+        assert heights.pop() < 30
