@@ -88,7 +88,7 @@ def enqueue(db: Database, lane: Lane, kind: str, spec: str, requested_by: str, f
 def claim(db: Database, job_id: int, worker: str) -> dict[str, Any] | None:
     """Take a queued job for this worker and return its row; None if it is not queued (any more)."""
     sql = """UPDATE job SET status = 'running', worker = :worker, attempt = attempt + 1, started = :now,
-                 heartbeat = :now, finished = NULL, message = '', reason = NULL
+                 heartbeat = :now, finished = NULL, message = '', reason = NULL, step = 0, steps = 0
              WHERE id = :id AND status = 'queued' RETURNING *"""
     return taken(db, worker, sql, {"id": job_id})
 

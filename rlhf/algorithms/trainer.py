@@ -430,6 +430,8 @@ class TrainingProgress:
         told = self.told_to_stop()
         if not told or step >= steps:
             self.samples.draw_at(step, steps, self.learner)
+        if told or step >= steps:
+            self.run.report(step, steps, {}, _("It stores what it has learnt."))
         if told or step >= steps or self.pace.due(step, time.monotonic()):
             self.save(step, steps)
         return told
@@ -471,7 +473,9 @@ class Samples:
 
     def draw_at(self, step: int, steps: int, learner: Trainable) -> None:
         if step in sample_steps(steps, self.count):
+            self.run.report(step, steps, {}, _("It writes sample answers."))
             record_samples(self.run, learner.policy(), learner.tokenizer, self.prompts, step, learner.accelerator)
+            self.run.report(step, steps, {}, _("It trains."))
 
 
 def sample_steps(steps: int, count: int) -> set[int]:

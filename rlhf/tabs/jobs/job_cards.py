@@ -52,6 +52,8 @@ from rlhf.tabs.jobs.job_words import (
 # An interval of so many times what a step takes otherwise, and of so many seconds, was not its steps' alone.
 FAR: Final = 20
 LONG: Final = 600
+# A step under way for so many times what one takes says that something else is done than steps: samples, another try.
+LATE: Final = 3
 # The share of a job from which on the time since it began says how long the rest takes.
 TOLD_FROM: Final = 0.1
 # A worker that has said nothing for so long is said to be silent.
@@ -62,7 +64,7 @@ PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "t
 
 # ----------------------------------------------------------------------------------------------------------- one job
 def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> float | None:
-    """Time left from the pace of this attempt's steps; None while there is no pace to go by, or the worker is silent.
+    """Time left from the pace of this attempt's steps; None where there is none to go by, or it is at a standstill.
 
     `step_times` are (step, time) of the events of this attempt. A first attempt without events (a check reports
     progress only) is judged by the time since it began, once a tenth is done: before, that is how long loading took.
@@ -76,6 +78,8 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
     if pace is not None:
         last, last_time = step_times[-1]
         since = max(0.0, seconds_between(last_time, at))
+        if since > LATE * pace:
+            return None
         # A step that takes longer than the others is still one; of the last one nobody knows then.
         left = pace * (job.steps - last) - min(since, pace)
     elif not step_times and job.attempt == 1 and job.step >= job.steps * TOLD_FROM and age > 0:

@@ -16,6 +16,7 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.attempt import Stopped
 from annotation.records import Prompt, UserError
+from rlhf.algorithms import trainer
 from rlhf.algorithms.model_card import TrainedModel
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.trainer import TrainingProgress, begin, record_samples, start_of, store_made
@@ -128,7 +129,27 @@ def test_who_was_cancelled_keeps_a_checkpoint_and_who_was_thought_dead_writes_no
     assert (checkpoints_directory(data_dir, run.job_id) / "checkpoint-5").is_dir() is kept
 
 
-def progress_of(run: Run) -> TrainingProgress:
+def test_a_run_says_that_it_trains_only_while_it_does(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = claimed(db, data_dir)
+    said: list[str] = []
+
+    def look(*_of: Any) -> None:
+        said.append(job_store.get(db, run.job_id).message)
+
+    monkeypatch.setattr(trainer, "record_samples", look)
+    monkeypatch.setattr(TrainingProgress, "save", look)
+    progress = progress_of(run, samples=2)
+    progress.begin(0, 2)
+    look()
+    progress.report(1, 2, {})  # a checkpoint is due
+    progress.report(2, 2, {})
+    samples = "It writes sample answers."
+    assert said == [samples, "It trains.", "It trains.", samples, "It stores what it has learnt."]
+
+
+def progress_of(run: Run, samples: int = 0) -> TrainingProgress:
     """The way of a run that trains one number."""
     layer = torch.nn.Linear(1, 1)
     learner = SimpleNamespace(
@@ -137,8 +158,10 @@ def progress_of(run: Run) -> TrainingProgress:
         optimiser=torch.optim.SGD(layer.parameters()),
         further=dict,
         accelerator=SimpleNamespace(num_processes=1),
+        policy=lambda: layer,
+        tokenizer=None,
     )
-    return TrainingProgress(run, SFTSpec(samples=0), learner, [])
+    return TrainingProgress(run, SFTSpec(samples=samples), learner, [])
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -414,6 +414,16 @@ def test_a_report_writes_progress_metrics_and_heartbeat_together(db: Database, j
     assert job_store.metrics(db, job) == [{"step": 3, "loss": 0.5}]
 
 
+def test_a_new_attempt_is_at_no_step_before_it_says_so(db: Database, job: int) -> None:
+    job_store.claim(db, job, "w")
+    job_table.report(db, job, "w", 3, 6, {})
+    job_table.stop(db, job, "w", "lost", "")
+    job_store.resume(db, job)
+    assert (job_store.get(db, job).step, job_store.get(db, job).steps) == (3, 6), "as far as it had come"
+    job_store.claim(db, job, "w")
+    assert (job_store.get(db, job).step, job_store.get(db, job).steps) == (0, 0)
+
+
 def test_after_a_resume_the_last_report_of_a_step_wins(db: Database, job: int) -> None:
     job_store.claim(db, job, "w")
     for step, loss in ((1, 0.7), (2, 0.6), (3, 0.5), (2, 0.61), (3, 0.51)):

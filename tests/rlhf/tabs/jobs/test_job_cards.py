@@ -108,7 +108,16 @@ def test_a_first_attempt_without_events_is_judged_by_its_age() -> None:
 def test_time_left_is_never_negative() -> None:
     times = [(1, "2026-01-02T10:00:00.000000+00:00"), (9, "2026-01-02T10:00:08.000000+00:00")]
     assert job_cards.seconds_left(times, replace(JOB, step=9), AT) is None, "the last one takes longer: how long?"
-    assert job_cards.seconds_left(times, replace(JOB, step=9, steps=12), AT) == pytest.approx(2), "after this one"
+    at = "2026-01-02T10:00:10.000000+00:00"
+    assert job_cards.seconds_left(times, replace(JOB, step=9, steps=12), at) == pytest.approx(2), "after this one"
+
+
+def test_what_stands_still_is_not_said_to_end_soon_again_and_again() -> None:
+    """Samples are written between two steps, and a judge that gave no verdict is asked again after a while."""
+    times = [(step, f"2026-01-02T10:00:{step:02}.000000+00:00") for step in range(6)]
+    job = replace(JOB, step=5, steps=8, heartbeat="2026-01-02T10:00:30.000000+00:00")
+    assert job_cards.seconds_left(times, job, "2026-01-02T10:00:07.000000+00:00") == pytest.approx(2)
+    assert job_cards.seconds_left(times, job, "2026-01-02T10:00:30.000000+00:00") is None
 
 
 @pytest.mark.parametrize(
