@@ -1,5 +1,5 @@
-"""What the stylesheet promises of a page that is zoomed, printed, or drawn in the system's own colours; mostly
-without the program, on a few elements as it draws them.
+"""What the stylesheet promises of a page that is zoomed, printed, or drawn in the system's own colours; without the
+program, on a few elements as it draws them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from annotation.database import Database
 from annotation.ui import stylesheet
-from tests.e2e.conftest import sign_in
 
 pytestmark = pytest.mark.browser
 
@@ -97,15 +95,3 @@ def test_a_fact_is_as_wide_as_what_it_says(browser: Any) -> None:
         heights = {round(one.bounding_box()["height"]) for one in page.locator("dd").all()}
         assert len(heights) == 1, heights
         assert heights.pop() < 30
-
-
-def test_all_tabs_are_in_one_row_on_a_small_laptop(browser: Any, running: tuple[Database, str]) -> None:
-    db, address = running
-    context = browser.new_context(viewport={"width": 1024, "height": 640})
-    sign_in(context, db, address)
-    page = context.new_page()
-    page.goto(address)
-    tabs = page.get_by_role("tab").locator("visible=true")
-    tabs.get_by_text("Accounts").wait_for()
-    assert len({one.bounding_box()["y"] for one in tabs.all()}) == 1
-    context.close()
