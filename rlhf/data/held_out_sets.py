@@ -177,13 +177,20 @@ def freeze(db: Database, data_dir: Path, prompts: Iterable[Prompt]) -> str:
 
 
 def open_prompts(db: Database) -> list[Prompt]:
-    """The held-out prompts that the gate does not have for itself now, oldest first."""
+    """The held-out prompts that say nothing which the gate has for itself now, oldest first."""
     return without(prompt_store.prompts(db, "held-out"), prompt_store.reserved_prompts(db))
 
 
 def without(prompts: Iterable[Prompt], others: Iterable[Prompt]) -> list[Prompt]:
-    known = {prompt.id for prompt in others}
-    return [prompt for prompt in prompts if prompt.id not in known]
+    """One prompt of each thing that is said (`letters_of`) and that none of the others says.
+
+    Outcomes of two prompts that say the same would count as two, and are one.
+    """
+    known = {prompt_store.letters_of(prompt.messages) for prompt in others}
+    found: dict[str, Prompt] = {}
+    for prompt in prompts:
+        found.setdefault(prompt_store.letters_of(prompt.messages), prompt)
+    return [prompt for said, prompt in found.items() if said not in known]
 
 
 def new_seed() -> int:
@@ -219,7 +226,7 @@ def gate_set(db: Database) -> GateSet | None:
 def reserve(db: Database) -> GateSet | None:
     """Draw a new version of the gate's own set; None, and nothing has changed, where there are too few prompts."""
     with db.transaction():
-        unseen, others = fresh_prompts(db, seen=False), fresh_prompts(db, seen=True)
+        unseen, others = fresh_prompts(db)
         if len(unseen) + len(others) < LEAST:
             return None
         seed, made = new_seed(), gate_sets(db)
@@ -232,20 +239,22 @@ def reserve(db: Database) -> GateSet | None:
     return new
 
 
-def fresh_prompts(db: Database, seen: bool) -> list[Prompt]:
+def fresh_prompts(db: Database) -> tuple[list[Prompt], list[Prompt]]:
     """The held-out prompts that can be reserved: no set or check has had them, and no run shows how it answers them.
 
-    Those of which people or judges have `seen` answers in other comparisons, or the others, which are better.
+    First those of which nobody has seen answers, which are better, then those of which people or judges have in other
+    comparisons.
     """
     rows = db.rows(
-        f"""SELECT * FROM prompt p WHERE split = 'held-out' AND held_for IS NULL AND NOT {setting_store.arriving("p")}
-             AND :seen = EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id)
-             AND NOT EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id AND c.candidate_id IS NOT NULL)
-             AND NOT EXISTS (SELECT 1 FROM response r WHERE r.prompt_id = p.id AND r.purpose = 'check')
-           ORDER BY id""",
-        {"seen": int(seen)},
+        f"""SELECT p.*, EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id) AS seen, held_for IS NOT NULL
+                OR EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id AND c.candidate_id IS NOT NULL)
+                OR EXISTS (SELECT 1 FROM response r WHERE r.prompt_id = p.id AND r.purpose = 'check') AS had
+            FROM prompt p WHERE split = 'held-out' AND NOT {setting_store.arriving("p")} ORDER BY seen, id"""
     )
-    return without(map(prompt_store.read_prompt, rows), sample_prompts(db))
+    had = [prompt_store.read_prompt(row) for row in rows if row["had"]]
+    seen = {row["id"] for row in rows if row["seen"]}
+    fresh = without((prompt_store.read_prompt(row) for row in rows if not row["had"]), [*had, *sample_prompts(db)])
+    return [prompt for prompt in fresh if prompt.id not in seen], [prompt for prompt in fresh if prompt.id in seen]
 
 
 @dataclass(frozen=True)
@@ -261,7 +270,7 @@ class GateSetStatus:
 
 
 def gate_set_status(db: Database) -> GateSetStatus:
-    found = sum(len(fresh_prompts(db, seen)) for seen in (False, True))
+    found = sum(map(len, fresh_prompts(db)))
     last = next(reversed(gate_sets(db)), None)
     return GateSetStatus(last, len(weighed(db, last.version if last else 0)), max(LEAST - found, 0))
 
@@ -426,20 +435,20 @@ def prompts_of(data_dir: Path, sha256: str) -> list[Prompt]:
 
 
 def trained_on(db: Database, data_dir: Path, policy: Policy, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """Those of the prompts that the policy, or what it grew from, was trained on, by their content.
+    """Those of the prompts that the policy, or what it grew from, was trained on, by what they say (`letters_of`).
 
     It grew from its parent and from what else its training read, as the reward model that scored its answers; what a
     judge was trained on is not followed. Training data takes training prompts only; this would catch an example set or
     an import that repeats them. Raises UserError where the frozen data is gone.
     """
-    held_out = {prompt_store.fingerprint_of(prompt.messages)[0]: prompt for prompt in prompts}
+    held_out = {prompt_store.letters_of(prompt.messages): prompt for prompt in prompts}
     found: dict[int, Prompt] = {}
     for one in registry.family(db, policy):
         spec = registry.trained_as(db, one)
         if spec is None or not spec.snapshot:
             continue
         for row in of_split(load_snapshot(data_dir, spec.snapshot, FrozenRow), "train"):
-            prompt = held_out.get(prompt_store.fingerprint_of(row.messages)[0])
+            prompt = held_out.get(prompt_store.letters_of(row.messages))
             if prompt is not None:
                 found[prompt.id] = prompt
     return list(found.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,37 @@ def test_a_set_that_falls_short_takes_in_what_is_held_out_later_behind_its_promp
     assert ids_of(data_dir, second.sha256)[:30] == ids_of(data_dir, first.sha256), "each keeps its place, and its seed"
     seed_prompts(db, 50, "held-out")
     assert held_out_sets.current(db, data_dir, 60) == second
+
+
+def shouted(prompt: Prompt) -> Prompt:
+    """The same prompt in other letters."""
+    (message,) = prompt.messages
+    return replace(prompt, messages=({**message, "content": message["content"].upper() + "!"},))
+
+
+def test_of_prompts_that_say_the_same_one_is_drawn_and_none_where_the_other_set_has_it(
+    db: Database, data_dir: Path
+) -> None:
+    prompts = seed_prompts(db, 70, "held-out")
+    prompt_store.add_prompts(db, map(shouted, prompts[:50]))
+    made = held_out_sets.current(db, data_dir, 60)
+    known = [prompt_store.letters_of(prompt.messages) for prompt in held_out_sets.prompts_of(data_dir, made.sha256)]
+    assert (len(known), len(set(known))) == (60, 60)
+    assert 50 <= gate_set_status(db).missing <= 53, "the set has the others, and a run shows three"
+    assert held_out_sets.gate_set(db) is None
+    assert held_out_sets.renew(db, data_dir, 100).prompts == 70
+    assert held_out_sets.renew(db, data_dir, 100).version == 2, "nothing else is said in the others"
+
+
+def test_a_prompt_that_is_nearly_one_to_train_on_was_trained_on(db: Database, data_dir: Path) -> None:
+    trained, held_out = seed_prompts(db, 1), shouted(seed_prompts(db, 1)[0])
+    rows = CountedRows([PromptRow("train", trained[0].messages, trained[0].id)])
+    snapshot = store_snapshot(db, data_dir, rows)
+    job_id = job_store.enqueue(db, SFTSpec(snapshot=snapshot), "ann")
+    made = registry.add(
+        db, revision="sft-1", algorithm="sft", base=BASE_NAME, parent_id=1, job_id=job_id, path="x", sha256="x"
+    )
+    assert held_out_sets.trained_on(db, data_dir, made, [held_out]) == [held_out]
 
 
 def test_a_set_of_an_earlier_version_stays_as_it_is_and_says_how_it_came_about(db: Database, data_dir: Path) -> None:
