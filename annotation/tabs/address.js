@@ -13,6 +13,7 @@ const parts = new Map(); // of each tab, "train/dpo" for one within another, wha
 const views = new Map(); // by address, which part of one names what is in view there
 const followers = new Set();
 let target = null; // the tabs that are being turned to, while one of them is not laid out yet
+let left = null; // what had the focus when it was begun to turn to them
 let giveUp = null;
 let news = ""; // what the title says besides
 
@@ -78,15 +79,29 @@ function turn() {
   const now = chosen();
   const place = target.findIndex((id, index) => id !== now[index]);
   if (place < 0) {
+    keepFocus(target);
     rest();
     tellFollowers();
   } else if (place < now.length) press(target.slice(0, place).reduce(within, outermost), target[place]);
+}
+
+// Whoever was led here goes on from the tab, where what had the focus is out of view with the tab that was left.
+function keepFocus(tabs) {
+  const from = left;
+  if (!from) return;
+  requestAnimationFrame(() => {
+    const now = document.activeElement;
+    if (now !== from && now !== document.body && now !== null) return; // the focus went on elsewhere
+    if (now === from && now.checkVisibility()) return;
+    listOf(tabs.slice(0, -1).reduce(within, outermost))?.querySelector("[aria-selected=true]")?.focus();
+  });
 }
 
 const laidOut = new MutationObserver(turn);
 
 function turnTo(tabs) {
   rest();
+  left = document.activeElement === document.body ? null : document.activeElement;
   target = whole(tabs);
   laidOut.observe(document.documentElement, { childList: true, subtree: true });
   giveUp = setTimeout(rest, PATIENCE_MS);

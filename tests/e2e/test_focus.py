@@ -84,6 +84,21 @@ def test_who_cancels_or_resumes_a_run_goes_on_from_what_is_said_of_it(running: t
     press(page, "#run-cancel", "#run-said", f"Job {job_id} was asked to stop")
 
 
+def test_who_is_led_to_another_tab_goes_on_from_it(running: tuple[Database, str], page: Any) -> None:
+    """What led there is gone with its tab, as at a start of a training."""
+    go(page, "/overview")
+    step = page.locator("#overview a[href]").first
+    step.focus()
+    wanted = str(step.get_attribute("href")).split("/")[1]
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"[role=tab][data-tab-id={wanted}]:focus")
+    page.get_by_role("tab", name="Runs", exact=True).focus()
+    go(page, "/train/ppo")
+    page.wait_for_selector("#ppo-start")
+    settle(page)
+    assert page.evaluate("document.activeElement.dataset.tabId") == "runs", "it is there: it keeps the focus"
+
+
 def test_who_cancels_a_judging_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
     db, _address = running
     judge_store.add(db, "local", "local", {"model": "base"}, "kim")

@@ -39,9 +39,10 @@ class Training:
         self.page.get_by_label(label, exact=True).locator("visible=true").first.fill(value)
 
     def start(self, form: str, kind: str) -> job_store.Job:
-        """Press the form's button, and wait until the job has finished."""
-        self.page.click(f"#{form}-start:not([disabled])")
-        self.page.wait_for_selector("#run-job")  # the page turns to the runs
+        """Press the form's button by keyboard, and wait until the job has finished."""
+        self.page.press(f"#{form}-start:not([disabled])", "Enter")
+        # The page turns to the runs, and the button that was pressed is gone with its tab.
+        self.page.wait_for_selector("[role=tab][aria-selected=true]:focus:has-text('Runs')")
 
         def job() -> job_store.Job | None:
             return next(iter(job_store.recent(self.machine.db, (kind,), 1)), None)

@@ -43,24 +43,23 @@ def summary_line(run: PlannedRun) -> str:
     """What a run would be, in one line: on how much it learns, how many steps it makes, and how long that takes; below
     it what is likely to go wrong."""
     parts = []
+    # Where there is too little to train on, the reason for that says all, and names what is left out.
+    short = run.data is not None and bool(preflight.shortage(run.spec, run.data.found))
+    cost = None if short else run.cost
     if run.data is not None:
         parts.append(run.spec.items.counted(run.data.items))
-    if run.cost is not None and run.cost.steps:
-        steps = run.cost.counted_steps(run.cost.steps)
-        parts.append(_("at most {steps}").format(steps=steps) if run.cost.ends_early else steps)
-        step_time = run.cost.step_time
-        if step_time is None:
+    if cost is not None and cost.steps:
+        steps = cost.counted_steps(cost.steps)
+        parts.append(_("at most {steps}").format(steps=steps) if cost.ends_early else steps)
+        if cost.step_time is None:
             parts.append(_("time not measured yet"))
         else:
-            about = _("at most about {duration}") if run.cost.ends_early else _("about {duration}")
-            parts.append(about.format(duration=duration(step_time.seconds(run.cost.steps))))
-        parts.append(_("fits in memory") if run.cost.fit.fits else _("more memory than there is"))
-    memory = "" if run.cost is None or run.cost.fit.fits else run.cost.fit.sentence
+            about = _("at most about {duration}") if cost.ends_early else _("about {duration}")
+            parts.append(about.format(duration=duration(cost.step_time.seconds(cost.steps))))
+        parts.append(_("fits in memory") if cost.fit.fits else _("more memory than there is"))
+    memory = "" if cost is None or cost.fit.fits else cost.fit.sentence
     line = card_title(" · ".join(parts)) if parts else ""
-    rest = ""
-    # Where there is too little to train on, the reason for that names what is left out.
-    if run.data is not None and not preflight.shortage(run.spec, run.data.found):
-        rest = where_the_rest_is(run.data, run.spec)
+    rest = "" if run.data is None or short else where_the_rest_is(run.data, run.spec)
     return line + rest + "".join(paragraph(one, "warning") for one in (memory, rate_warning(run.spec)) if one)
 
 

@@ -116,6 +116,10 @@ def test_with_too_little_to_train_on_the_reason_alone_says_what_is_left_out() ->
     assert "Left out: " in problems[0]
     run = PlannedRun(spec=spec, asked=spec, problems=problems, data=few, cost=None, unknown="")
     assert "Left out: " not in plan_card.summary_line(run)
+    line = plan_card.summary_line(replace(run, cost=COST))
+    assert not COST.fit.fits
+    assert "memory" not in line, "of a run that can't be"
+    assert "does not fit" not in line
     assert "Left out: " in plan_card.summary_line(replace(run, data=TrainingData(preview(), 1200)))
 
 
