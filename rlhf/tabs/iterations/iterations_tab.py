@@ -12,7 +12,7 @@ import gradio as gr
 from annotation.database import Database
 from annotation.records import Annotator, CheckedAnswer, UserError, now
 from annotation.store import check_store, prompt_store, stock_counts
-from annotation.tabs.address import place_bar, told, visits
+from annotation.tabs.address import place_bar, told, told_view, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
@@ -325,12 +325,14 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         close, look = plot_zoom.updates(LOOK, curves, (), look)
         changed |= close
     confirming = policy.revision if parts["confirm"]["visible"] else None
+    nothing_else = revision is None and policy.status == "serving"
     return changed, {
         **marks,
         "drawn": [*named, page],
         "decided": decided,
         "page": page,
         "confirming": confirming,
+        "unchosen": policy.revision if nothing_else else None,
         LOOK: look,
     }
 
@@ -489,9 +491,13 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         return [*page.sent(shown, seen), told(address, step=False, shows=shows)]
 
     def poll_iterations(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        """Of who has chosen nothing, and was shown what serves, the page goes on to the next candidate."""
         held = page.held(was)
-        changed, seen = view(context, revision, page_of(was), was)
-        return page.sent({**changed, **page.overtaken(held, seen)}, seen)
+        chosen = None if revision == was.get("unchosen") else revision
+        changed, seen = view(context, chosen, page_of(was), was)
+        there = selected_policy(context.db, chosen).revision
+        address = gr.skip() if there == revision else told_view(Place(), place_of(there, 0))
+        return [*page.sent({**changed, **page.overtaken(held, seen)}, seen), address]
 
     @guarded(context, "admin")
     def choose_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
@@ -517,7 +523,7 @@ def wire_views(page: IterationsPage, context: Context) -> None:
 
     followed = [*page.followed, page.bar]
     visits(page.bar, context, open_iterations, [], followed)
-    poll(page.pulse, context, poll_iterations, [page.selector, page.seen], page.followed)
+    poll(page.pulse, context, poll_iterations, [page.selector, page.seen], followed)
     listeners = (
         (page.selector.input, choose_policy),
         (page.parts["previous"].click, previous_page),
