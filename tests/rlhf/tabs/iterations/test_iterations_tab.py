@@ -191,8 +191,9 @@ def test_before_the_first_training_the_base_serves_unmeasured(context: Context) 
     assert "<b>base</b>" in parts["serving"]["value"]
     offered = ("promote", "reject", "ask", "check", "judges", "why")
     assert not any(parts[name]["visible"] for name in offered), "there is nothing to be done with it"
-    assert "It is what others are checked against." in parts["gate"]["value"]
-    assert parts["report"]["value"] == ""
+    folds = ("side_by_side", "figures", "over_fold", "selector")
+    assert not any(parts[name]["visible"] for name in folds), "nothing is in them"
+    assert parts["gate"]["value"] == parts["report"]["value"] == ""
     assert parts["decisions"]["value"] == ""
 
 
@@ -216,6 +217,8 @@ def test_a_checked_candidate_is_reported_with_answers_side_by_side(context: Cont
     check_candidate(context, policy)
     parts, seen = iterations_tab.view(context, None, 0, {})
     assert parts["selector"]["value"] == policy.revision
+    assert all(parts[name]["visible"] for name in ("side_by_side", "figures", "selector"))
+    assert not parts["over_fold"]["visible"], "of one check there is no course"
     assert "75% (60–86%, n = 40)" in parts["report"]["value"]
     assert policy.revision in parts["history"]["value"]
     page = parts["answers"]["value"]
@@ -503,7 +506,7 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     promote(owner, "base", "", {})
     assert registry.decisions(context.db)[0].reason == "no reason given"
     parts = iterations_tab.view(context, "base", 0, {})[0]
-    assert parts["gate"]["value"] == "<p>It is what others are checked against.</p>"
+    assert parts["gate"]["value"] == ""
     assert not parts["why"]["visible"], "nothing can be decided on what serves"
 
 
