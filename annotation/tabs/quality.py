@@ -52,8 +52,8 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
     several, per_day = figures.over_time, figures.per_day
     over_time = quality_report.over_time(several, per_day) if several else quality_report.days_chart(per_day)
     shown = {
-        "standing": quality_report.status_sentence(figures, project)
-        + paragraph(_("As of {time} UTC").format(time=clock(now()))),
+        "standing": quality_report.status_sentence(figures, project),
+        "as_of": paragraph(_("As of {time} UTC").format(time=clock(now()))),
         "annotators": quality_report.annotators_table(figures) + quality_report.reliability_explained()
         if figures.annotators
         else "",
@@ -138,7 +138,9 @@ class QualityPage:
         said: dict[str, Any] = {}
         self.buttons: dict[str, gr.Button] = {}
         parts["standing"] = html_box(paragraph(_("Reading the judgements …")))
-        self.buttons["refresh"] = button(_("Refresh"))
+        with gr.Row(elem_classes=["beside"]):
+            parts["as_of"] = html_box()
+            self.buttons["refresh"] = button(_("Refresh"))
 
         parts["disputes"] = html_box()
         with gr.Row():

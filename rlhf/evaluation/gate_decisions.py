@@ -505,8 +505,7 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
         beside = beside if other else ""
         return CheckStatus(joined(progress_of(db, job), beside, before), not other)
     if not ended:
-        base = _("It is what others are checked against.") if policy.path is None else _("It has not been checked yet.")
-        return CheckStatus(base, False)
+        return CheckStatus("" if policy.path is None else _("It has not been checked yet."), False)
     job, spec = ended[-1]
     if job.status != "finished":
         again = _("Check it again, or resume job {id}.").format(id=job.id)

@@ -183,7 +183,7 @@ OVER = (
 def over_iterations(checked: Sequence[CheckedPolicy], trust: Mapping[str, Estimate | None]) -> str:
     """Charts over the policies that were checked, oldest first; `trust` is each judge's agreement with people."""
     if len(checked) < LEAST_COMPARED:
-        return paragraph(_("Here two checks and more are compared."), "quiet")
+        return ""
     panel = most_trusted_first(checked, trust)
     drawn = [line_plots.plot("over", one.axes, one.lines, len(checked), one.across) for one in over_curves(checked)]
     return win_rate_plots(checked, panel, trust) + line_plots.plots(drawn) + over_table(checked, panel)

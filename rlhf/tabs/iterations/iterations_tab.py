@@ -12,7 +12,7 @@ import gradio as gr
 from annotation.database import Database
 from annotation.records import Annotator, CheckedAnswer, UserError, now
 from annotation.store import check_store, prompt_store, stock_counts
-from annotation.tabs.address import place_bar, told, visits
+from annotation.tabs.address import place_bar, told, told_view, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
@@ -284,13 +284,13 @@ def button_parts(
     }
 
 
-def selector_part(db: Database, policy: Policy) -> Update:
-    """The policies that can be chosen, and this one."""
+def selector_part(known: Sequence[Policy], policy: Policy) -> Update:
+    """The policies that can be chosen, and this one; nothing while there is no other."""
     listed = [
         (f"{entry.revision} · {_(FILES_DELETED) if entry.deleted else entry.status_word}", entry.revision)
-        for entry in check_report.policy_order(those_that_answer(db))
+        for entry in check_report.policy_order(known)
     ]
-    return gr.update(choices=listed, value=policy.revision)
+    return gr.update(choices=listed, value=policy.revision, visible=len(known) > 1)
 
 
 def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple[dict[str, Update], Seen]:
@@ -299,18 +299,21 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     checked = newest_checks(db)
     policy = selected_policy(db, revision)
     check, stands = checked.get(policy.revision), gate_decisions.check_status(db, policy)
-    state = controller.state_of(db)
+    state, known = controller.state_of(db), those_that_answer(db)
     over, curves = over_view(db, checked)
     parts = {
         "standing": status_part(db, state),
         "serving": serving_part(db),
         "history": history_part(db),
         "decisions": decisions_part(db),
-        "selector": selector_part(db, policy),
+        "selector": selector_part(known, policy),
         **button_parts(db, policy, stands.active, check, state),
         **confirm_parts(db, policy, seen.get("confirming") == policy.revision),
         **gate_parts(db, policy, stands, state),
         "over": gr.update(value=over),
+        "side_by_side": gr.update(visible=check is not None),
+        "figures": gr.update(visible=check is not None),
+        "over_fold": gr.update(visible=len(checked) >= iteration_card.LEAST_COMPARED),
     }
     changed, marks = changes(parts, seen)
     # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
@@ -325,12 +328,14 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         close, look = plot_zoom.updates(LOOK, curves, (), look)
         changed |= close
     confirming = policy.revision if parts["confirm"]["visible"] else None
+    nothing_else = revision is None and policy.status == "serving"
     return changed, {
         **marks,
         "drawn": [*named, page],
         "decided": decided,
         "page": page,
         "confirming": confirming,
+        "unchosen": policy.revision if nothing_else else None,
         LOOK: look,
     }
 
@@ -423,7 +428,7 @@ class IterationsPage(FollowedPage):
 def lay_out() -> IterationsPage:
     """The components, top to bottom, without any value: the headline and what can be decided, then what it rests on."""
     parts: dict[str, Any] = {"standing": html_box()}
-    parts["selector"] = open_choice(_("Policy"))
+    parts["selector"] = open_choice(_("Policy"), visible=False)
     parts["gate"] = html_box()
     with gr.Row():
         parts["promote"] = gr.Button(_("Promote: let it serve"), elem_id="promote", visible=False)
@@ -449,19 +454,19 @@ def lay_out() -> IterationsPage:
             parts["keep"] = gr.Button(_("No"), elem_id="promote-not")
     parts["said"] = acting_box(speaks=True, elem_id="decided")
     parts["decisions"] = acting_box(elem_id="decisions")
-    with gr.Accordion(_("Answers side by side"), open=False) as parts["side_by_side"]:
+    with gr.Accordion(_("Answers side by side"), open=False, visible=False) as parts["side_by_side"]:
         parts["answers"] = html_box()
         with gr.Row():
             parts["previous"] = gr.Button(_("Previous"), interactive=False)
             parts["next"] = gr.Button(_("Next"), interactive=False)
         parts["where"] = html_box()
-    with gr.Accordion(_("Figures, and what the rule asks"), open=False):
+    with gr.Accordion(_("Figures, and what the rule asks"), open=False, visible=False) as parts["figures"]:
         parts["report"] = html_box()
         parts["running"] = html_box()
     with gr.Accordion(_("All policies, and what serves"), open=False):
         parts["serving"] = html_box()
         parts["history"] = html_box()
-    with gr.Accordion(_("Over the iterations"), open=False):
+    with gr.Accordion(_("Over the iterations"), open=False, visible=False) as parts["over_fold"]:
         parts["over"] = html_box()
         parts |= plot_zoom.lay_out(LOOK, _("Look closer"))
     return IterationsPage(parts, gr.State({}), pulse(POLL_SECONDS), place_bar())
@@ -483,15 +488,19 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         changed, seen = view(context, revision, max(0, (row_number(place.query.get("page", "")) or 1) - 1), {})
         shown = {**changed, "said": unknown, **policy_decisions.emptied(changed)}
         if "page" in place.query:
-            shown["side_by_side"] = gr.update(open=True)
+            shown["side_by_side"] = {**changed["side_by_side"], "open": True}
         shows = place_of(selected_policy(context.db, revision).revision, page_of(seen))
         address = Place() if unknown else place_of(revision, page_of(seen))
         return [*page.sent(shown, seen), told(address, step=False, shows=shows)]
 
     def poll_iterations(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+        """Of who has chosen nothing, and was shown what serves, the page goes on to the next candidate."""
         held = page.held(was)
-        changed, seen = view(context, revision, page_of(was), was)
-        return page.sent({**changed, **page.overtaken(held, seen)}, seen)
+        chosen = None if revision == was.get("unchosen") else revision
+        changed, seen = view(context, chosen, page_of(was), was)
+        there = selected_policy(context.db, chosen).revision
+        address = gr.skip() if there == revision else told_view(Place(), place_of(there, 0))
+        return [*page.sent({**changed, **page.overtaken(held, seen)}, seen), address]
 
     @guarded(context, "admin")
     def choose_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
@@ -517,7 +526,7 @@ def wire_views(page: IterationsPage, context: Context) -> None:
 
     followed = [*page.followed, page.bar]
     visits(page.bar, context, open_iterations, [], followed)
-    poll(page.pulse, context, poll_iterations, [page.selector, page.seen], page.followed)
+    poll(page.pulse, context, poll_iterations, [page.selector, page.seen], followed)
     listeners = (
         (page.selector.input, choose_policy),
         (page.parts["previous"].click, previous_page),

@@ -1718,10 +1718,12 @@ def test_each_admin_reads_the_decision_and_its_record_in_their_own_language(db: 
         assert registry.decisions(db)[0].reason.startswith(f"{WHY}. ⟦The rule said: reject.⟧ ⟦People find it worse")
 
 
-def test_each_admin_reads_the_figures_over_the_iterations_in_their_own_language(db: Database) -> None:
-    english, _ = iterations_tab.over_view(db, {})
+def test_each_admin_reads_the_figures_over_the_iterations_in_their_own_language(db: Database, data_dir: Path) -> None:
+    names = ("base", make_candidate(db, data_dir).revision)
+    checked = {name: FinishedCheck(1, CheckSpec(), rewarded(1.0)) for name in names}
+    english, _ = iterations_tab.over_view(db, checked)
     with speaking(Language(code="xx", sentences=Brackets())):
-        marked, _ = iterations_tab.over_view(db, {})
-    assert "two checks and more are compared" in english
-    assert "⟦Here two checks and more are compared" in marked
-    assert iterations_tab.over_view(db, {})[0] == english
+        marked, _ = iterations_tab.over_view(db, checked)
+    assert "Nobody has compared these" in english
+    assert "⟦Nobody has compared these" in marked
+    assert iterations_tab.over_view(db, checked)[0] == english

@@ -144,9 +144,7 @@ def test_without_people_or_judges_there_is_no_chart_of_win_rates() -> None:
 def test_one_check_is_no_course() -> None:
     """Its figures stand in its own table: a chart of one point would say them once more."""
     for rows in ([], [checked("dpo-1", SURE, ("j",))]):
-        drawn = iteration_card.over_iterations(rows, {})
-        assert "Here two checks and more are compared." in drawn
-        assert not any(words in drawn for words in ("<svg", "<table"))
+        assert iteration_card.over_iterations(rows, {}) == ""
         assert iteration_card.over_curves(rows) == []
 
 

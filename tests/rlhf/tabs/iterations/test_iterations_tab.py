@@ -150,6 +150,9 @@ def check_candidate(context: Context, policy: Policy, prompts: int = 12, sound: 
     return job_id
 
 
+SELECTOR = 1  # among the parts
+
+
 def handler(pages: gr.Blocks, name: str) -> Any:
     """A registered function, as Gradio calls it."""
     return next(block.fn for block in pages.fns.values() if block.fn.__name__ == name)
@@ -188,9 +191,25 @@ def test_before_the_first_training_the_base_serves_unmeasured(context: Context) 
     assert "<b>base</b>" in parts["serving"]["value"]
     offered = ("promote", "reject", "ask", "check", "judges", "why")
     assert not any(parts[name]["visible"] for name in offered), "there is nothing to be done with it"
-    assert "It is what others are checked against." in parts["gate"]["value"]
-    assert parts["report"]["value"] == ""
+    folds = ("side_by_side", "figures", "over_fold", "selector")
+    assert not any(parts[name]["visible"] for name in folds), "nothing is in them"
+    assert parts["gate"]["value"] == parts["report"]["value"] == ""
     assert parts["decisions"]["value"] == ""
+
+
+def test_who_has_chosen_nothing_is_shown_the_next_candidate(pages: gr.Blocks, context: Context) -> None:
+    visit, poll, choose = (handler(pages, name) for name in ("open_iterations", "poll_iterations", "choose_policy"))
+    *_parts, opened, _told = visit(*asked_by("owner", visit, part=""))
+    *_parts, chosen, _told = choose(*asked_by("owner", choose), "base", opened)
+    first = make_candidate(context).revision
+    *parts, seen, told, _pulse = poll(*asked_by("owner", poll), "base", opened)
+    assert parts[SELECTOR]["value"] == first
+    assert json.loads(told)[1:] == ["view", "", f"/{first}"]
+    *parts, _seen, _told, _pulse = poll(*asked_by("owner", poll), "base", chosen)
+    assert parts[SELECTOR]["value"] == "base", "somebody looks at what they have chosen"
+    make_candidate(context)
+    *parts, _seen, _told, _pulse = poll(*asked_by("owner", poll), first, seen)
+    assert parts[SELECTOR]["value"] == first, "somebody looks at a candidate"
 
 
 def test_a_checked_candidate_is_reported_with_answers_side_by_side(context: Context) -> None:
@@ -198,6 +217,8 @@ def test_a_checked_candidate_is_reported_with_answers_side_by_side(context: Cont
     check_candidate(context, policy)
     parts, seen = iterations_tab.view(context, None, 0, {})
     assert parts["selector"]["value"] == policy.revision
+    assert all(parts[name]["visible"] for name in ("side_by_side", "figures", "selector"))
+    assert not parts["over_fold"]["visible"], "of one check there is no course"
     assert "75% (60–86%, n = 40)" in parts["report"]["value"]
     assert policy.revision in parts["history"]["value"]
     page = parts["answers"]["value"]
@@ -462,10 +483,10 @@ def test_what_a_button_said_goes_with_the_next_decision_and_not_with_a_late_poll
     *sent, after = handler(pages, "reject_policy")(owner, policy.revision, "Lies", before)
     (said,) = [place for place, one in enumerate(sent) if isinstance(one, str) and "was rejected" in one]
     late = poll(before)
-    for seen in (after, late[-2]):
+    for seen in (after, late[-3]):
         assert late[said] == poll(seen)[said] == gr.skip()
     registry.take_back_rejection(context.db, policy.revision, "owner")
-    for seen in (after, late[-2]):
+    for seen in (after, late[-3]):
         assert poll(seen)[said] == ""
 
 
@@ -485,7 +506,7 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     promote(owner, "base", "", {})
     assert registry.decisions(context.db)[0].reason == "no reason given"
     parts = iterations_tab.view(context, "base", 0, {})[0]
-    assert parts["gate"]["value"] == "<p>It is what others are checked against.</p>"
+    assert parts["gate"]["value"] == ""
     assert not parts["why"]["visible"], "nothing can be decided on what serves"
 
 
