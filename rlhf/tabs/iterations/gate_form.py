@@ -200,7 +200,7 @@ def wire_rule(page: GateFormPage, opening: Callable[..., Any]) -> None:
     context, filled = page.context, page.filled
 
     @guarded(context, "admin")
-    def open_rule(annotator: Annotator, asked: Any) -> list[Any]:
+    def open_rule(asked: Any) -> list[Any]:
         """A question of an earlier visit goes; one may have been asked since this visit was asked for."""
         question = [gr.skip() for _part in page.asking] if asked is None else unasked()
         return [*filled(gate_decisions.rule(context.db)), *question]
@@ -235,7 +235,7 @@ def wire_renewal(page: GateFormPage) -> None:
     context = page.context
 
     @guarded(context, "admin")
-    def renew_held_out(annotator: Annotator, number: Any, asked_of: Any) -> list[Any]:
+    def renew_held_out(number: Any, asked_of: Any) -> list[Any]:
         wanted = whole(number, PROMPTS, 1, MOST)
         if asked_of != wanted:
             raise UserError(_("Press the button again: another number of prompts is written there now."))
@@ -243,13 +243,13 @@ def wire_renewal(page: GateFormPage) -> None:
         return [*page.filled(gate_decisions.rule(context.db)), said, *unasked()]
 
     @guarded(context, "admin")
-    def ask_renewal(annotator: Annotator, number: Any) -> list[Any]:
+    def ask_renewal(number: Any) -> list[Any]:
         wanted = whole(number, PROMPTS, 1, MOST)
         said = markup.status(_(RENEWAL).format(prompts=wanted), "warning")
         return [gr.update(visible=True), said, wanted]
 
     @guarded(context, "admin")
-    def keep_held_out(annotator: Annotator) -> list[Any]:
+    def keep_held_out() -> list[Any]:
         return unasked()
 
     page.renew.click(ask_renewal, page.prompts, page.asking, **QUEUED)
