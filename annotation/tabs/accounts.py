@@ -15,8 +15,9 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
+    Question,
     acting_box,
-    asking_box,
+    asking,
     button,
     html_box,
     open_choice,
@@ -24,6 +25,7 @@ from annotation.tabs.components import (
     pressed,
     row_number,
     text_in,
+    unasked,
     whole_number,
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
@@ -74,7 +76,7 @@ fill();
 
 
 class AccountsPage:
-    """The tab's components. `asked` is what a question is about, `given` whose password is shown."""
+    """The tab's components. `given` is whose password is shown."""
 
     def __init__(self) -> None:
         self.problem = gr.Markdown(visible=False)
@@ -109,12 +111,8 @@ class AccountsPage:
                 self.make_annotator = button(_("Make annotator"), interactive=False)
                 self.shut_out = button(_("Deactivate"), variant="stop", interactive=False)
                 self.let_in = button(_("Reactivate"), interactive=False)
-            with gr.Column(visible=False) as self.confirm:
-                self.question = asking_box()
-                with gr.Row():
-                    self.really = button(_("Yes"), "account-really", "stop")
-                    self.keep = button(_("No"), "account-not")
-            self.asked, self.given = gr.State({}), gr.State(None)
+            self.question = Question(_("Yes"), "account")
+            self.given = gr.State(None)
             self.language = gr.Dropdown([], label=_("Language"))
             with gr.Row():
                 self.groups = gr.Textbox(label=_("Groups"), info=_("Separated by commas."))
@@ -129,10 +127,6 @@ class AccountsPage:
     def acts(self) -> list[gr.Button]:
         return [self.reset, self.make_admin, self.make_annotator, self.shut_out, self.let_in, self.save]
 
-    @property
-    def asking(self) -> list[Any]:
-        return [self.confirm, self.question, self.asked]
-
 
 def build(demo: gr.Blocks, context: Context) -> None:
     page, opening = AccountsPage(), opening_of(demo)
@@ -142,16 +136,17 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 def wire(page: AccountsPage, context: Context, opening: Any) -> None:
     db, account, bar, admin = context.db, page.account, place_bar(), guarded(context, "admin")
-    looked_at = [account, page.outcome, *page.fields, *page.asking, page.changing]
+    question = page.question
+    looked_at = [account, page.outcome, *page.fields, *question.parts, page.changing]
     visits(bar, context, partial(visit_account, db), [], looked_at, api_name="account-visit")
-    chosen = [*page.fields, bar, *page.asking]
+    chosen = [*page.fields, bar, *question.parts]
     account.input(admin(partial(choose_account, db)), account, chosen, api_name="account-choose", **QUIET)
-    shown = [page.listed, account, page.outcome, page.secret, *page.fields, bar, page.given, *page.asking]
+    shown = [page.listed, account, page.outcome, page.secret, *page.fields, bar, page.given, *question.parts]
     for listen, handler, given, name in (
         (page.language.input, change_language, [account, page.language], "account-language"),
         (page.save.click, save_groups, [account, page.groups, page.quota], "account-groups"),
         (page.add.click, add_account, [page.name, page.role, page.password], "account-add"),
-        (page.really.click, do_it, [account, page.asked], "account-really"),
+        (question.yes.click, do_it, [account, question.about], "account-really"),
         (page.let_in.click, activate, account, "account-activate"),
     ):
         answered = listen(admin(partial(handler, db)), given, shown, api_name=name, **QUEUED)
@@ -164,8 +159,8 @@ def wire(page: AccountsPage, context: Context, opening: Any) -> None:
         *(("reset", page.reset), ("make-admin", page.make_admin), ("make-annotator", page.make_annotator)),
         ("deactivate", page.shut_out),
     ):
-        asks.click(admin(partial(ask_whether, db, act)), account, page.asking, api_name=f"account-{act}", **QUEUED)
-    page.keep.click(admin(unasked), None, page.asking, api_name="account-not", **QUEUED)
+        asks.click(admin(partial(ask_whether, db, act)), account, question.parts, api_name=f"account-{act}", **QUEUED)
+    question.no.click(admin(unasked), None, question.parts, api_name="account-not", **QUEUED)
     follow, followed = partial(follow_accounts, db), [page.listed, account, page.made, *page.acts]
     poll(pulse(FOLLOW_SECONDS), context, follow, [account], followed, api_name="accounts-follow")
 
@@ -299,16 +294,10 @@ def chosen(db: Database, account: Any) -> str:
     return name
 
 
-def unasked() -> list[Any]:
-    """The question, when nothing is asked any more."""
-    return [gr.update(visible=False), "", {}]
-
-
 def ask_whether(db: Database, act: str, account: str | None) -> list[Any]:
     """The handler of a button that changes what somebody may do: it asks before."""
     name = chosen(db, account)
-    said = status(_(QUESTIONS[act]).format(account=name), "warning")
-    return [gr.update(visible=True), said, {"act": act, "account": name}]
+    return asking(_(QUESTIONS[act]).format(account=name), {"act": act, "account": name})
 
 
 def do_it(db: Database, account: str | None, asked: Any) -> Any:
