@@ -129,7 +129,6 @@ def look_card(look: ImportPreview) -> str:
 
 
 def meaning_card(look: ImportPreview) -> str:
-    """What the first rows are taken for."""
     notes = "".join(status(note, "warning") for note in look.notes)
     if look.problem:
         return status(look.problem, "warning") + notes
@@ -391,7 +390,6 @@ def choose_source(kind: Any) -> list[Any]:
 
 
 def choose_target(target: Any) -> Any:
-    """Ask about verdicts where there may be some."""
     return gr.update(visible=with_verdicts(target))
 
 

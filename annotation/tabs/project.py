@@ -157,7 +157,6 @@ class ProjectPage:
 
     @property
     def fields(self) -> list[Any]:
-        """The project's fields, in the order of `FIELDS`."""
         return [self.form[name] for name in FIELDS]
 
     @property

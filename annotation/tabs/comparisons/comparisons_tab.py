@@ -110,7 +110,6 @@ class ComparisonsPage:
 
     @property
     def inputs(self) -> list[Any]:
-        """The fields, in the order of FIELDS."""
         return [self.fields[name] for name in FIELDS]
 
     @property

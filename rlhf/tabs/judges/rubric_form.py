@@ -190,7 +190,6 @@ class RubricFormPage:
 
     @property
     def fields(self) -> list[Any]:
-        """In the order of FIELDS."""
         return [self.form[name] for name in FIELDS]
 
 
