@@ -161,7 +161,6 @@ def refuse_repeated_keys(tags: Sequence[Tag]) -> None:
 
 
 def give_keys(tags: Sequence[Tag]) -> tuple[Tag, ...]:
-    """The tags with a key for each that has none."""
     taken = {tag.key for tag in tags if tag.key}
     given = []
     for tag in tags:

@@ -207,7 +207,6 @@ def open_of(db: Database, annotator_id: int, overlap: int, state: str, model_id:
 
 
 def choose_gold(db: Database, annotator_id: int, source: random.Random) -> ChosenComparison | None:
-    """A gold comparison that this annotator has not seen."""
     row = db.row(
         f"""SELECT c.id FROM comparison c WHERE c.purpose = 'gold' AND c.state = 'ready' AND {UNSEEN}
             ORDER BY c.id LIMIT 1""",

@@ -80,7 +80,6 @@ def read_found(kind: type[Stored], row: Mapping[str, Any] | None) -> Stored | No
 
 
 def claim_under(db: Database, annotator_id: int, nonce: str) -> StoredClaim | None:
-    """What was shown to an annotator under a nonce."""
     row = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
     return read_found(StoredClaim, row)
 

@@ -212,7 +212,6 @@ class DirectoryTarget:
 
     @property
     def copies(self) -> Path:
-        """Where the manifests are."""
         return self.path / "copies"
 
     @property

@@ -126,7 +126,6 @@ def count(db: Database) -> dict[str, int]:
 
 
 def wanted(name: str) -> str:
-    """Which rows of a table the archive has."""
     return f"{TABLES[name].where} AND {ARRIVED.get(name, '1')}"
 
 

@@ -120,8 +120,6 @@ def vote_of(judgement: Judgement) -> Vote:
 # --------------------------------------------------------------------------------------------------------- front matter
 @dataclass(frozen=True)
 class Provenance:
-    """Where the data comes from."""
-
     project: Project
     models: Sequence[Mapping[str, Any]] = ()
     sampling: Sequence[Mapping[str, Any]] = ()

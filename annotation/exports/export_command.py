@@ -60,7 +60,6 @@ def add_parsers(topics: Topics, shared: argparse.ArgumentParser) -> None:
 
 
 def add_format(export: argparse.ArgumentParser) -> None:
-    """What a row is."""
     titles = ", ".join(f"{name} ({entry.title})" for name, entry in FORMATS.items())
     export.add_argument(
         "--format",
@@ -180,7 +179,6 @@ def counted(figures: CardStatistics) -> dict[str, Any]:
 
 
 def sentence(figures: CardStatistics) -> str:
-    """What was written and what was not."""
     rows = ", ".join(f"{name} {number:,}" for name, number in figures.rows.items() if number)
     text = f"{figures.total:,} rows ({rows})."
     if not figures.left_out:

@@ -54,7 +54,6 @@ class Share:
 
     @property
     def estimate(self) -> Estimate | None:
-        """The share where it was measured."""
         if self.value is None or self.low is None or self.high is None:
             return None
         return Estimate(self.value, self.low, self.high, self.n)

@@ -15,8 +15,9 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
+    Question,
     acting_box,
-    asking_box,
+    asking,
     button,
     html_box,
     open_choice,
@@ -24,6 +25,7 @@ from annotation.tabs.components import (
     pressed,
     row_number,
     text_in,
+    unasked,
     whole_number,
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
@@ -74,7 +76,7 @@ fill();
 
 
 class AccountsPage:
-    """The tab's components. `asked` is what a question is about, `given` whose password is shown."""
+    """The tab's components. `given` is whose password is shown."""
 
     def __init__(self) -> None:
         self.problem = gr.Markdown(visible=False)
@@ -109,12 +111,8 @@ class AccountsPage:
                 self.make_annotator = button(_("Make annotator"), interactive=False)
                 self.shut_out = button(_("Deactivate"), variant="stop", interactive=False)
                 self.let_in = button(_("Reactivate"), interactive=False)
-            with gr.Column(visible=False) as self.confirm:
-                self.question = asking_box()
-                with gr.Row():
-                    self.really = button(_("Yes"), "account-really", "stop")
-                    self.keep = button(_("No"), "account-not")
-            self.asked, self.given = gr.State({}), gr.State(None)
+            self.question = Question(_("Yes"), "account")
+            self.given = gr.State(None)
             self.language = gr.Dropdown([], label=_("Language"))
             with gr.Row():
                 self.groups = gr.Textbox(label=_("Groups"), info=_("Separated by commas."))
@@ -129,10 +127,6 @@ class AccountsPage:
     def acts(self) -> list[gr.Button]:
         return [self.reset, self.make_admin, self.make_annotator, self.shut_out, self.let_in, self.save]
 
-    @property
-    def asking(self) -> list[Any]:
-        return [self.confirm, self.question, self.asked]
-
 
 def build(demo: gr.Blocks, context: Context) -> None:
     page, opening = AccountsPage(), opening_of(demo)
@@ -142,16 +136,17 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 def wire(page: AccountsPage, context: Context, opening: Any) -> None:
     db, account, bar, admin = context.db, page.account, place_bar(), guarded(context, "admin")
-    looked_at = [account, page.outcome, *page.fields, *page.asking, page.changing]
+    question = page.question
+    looked_at = [account, page.outcome, *page.fields, *question.parts, page.changing]
     visits(bar, context, partial(visit_account, db), [], looked_at, api_name="account-visit")
-    chosen = [*page.fields, bar, *page.asking]
+    chosen = [*page.fields, bar, *question.parts]
     account.input(admin(partial(choose_account, db)), account, chosen, api_name="account-choose", **QUIET)
-    shown = [page.listed, account, page.outcome, page.secret, *page.fields, bar, page.given, *page.asking]
+    shown = [page.listed, account, page.outcome, page.secret, *page.fields, bar, page.given, *question.parts]
     for listen, handler, given, name in (
         (page.language.input, change_language, [account, page.language], "account-language"),
         (page.save.click, save_groups, [account, page.groups, page.quota], "account-groups"),
         (page.add.click, add_account, [page.name, page.role, page.password], "account-add"),
-        (page.really.click, do_it, [account, page.asked], "account-really"),
+        (question.yes.click, do_it, [account, question.about], "account-really"),
         (page.let_in.click, activate, account, "account-activate"),
     ):
         answered = listen(admin(partial(handler, db)), given, shown, api_name=name, **QUEUED)
@@ -164,8 +159,8 @@ def wire(page: AccountsPage, context: Context, opening: Any) -> None:
         *(("reset", page.reset), ("make-admin", page.make_admin), ("make-annotator", page.make_annotator)),
         ("deactivate", page.shut_out),
     ):
-        asks.click(admin(partial(ask_whether, db, act)), account, page.asking, api_name=f"account-{act}", **QUEUED)
-    page.keep.click(admin(lambda annotator: unasked()), None, page.asking, api_name="account-not", **QUEUED)
+        asks.click(admin(partial(ask_whether, db, act)), account, question.parts, api_name=f"account-{act}", **QUEUED)
+    question.no.click(admin(unasked), None, question.parts, api_name="account-not", **QUEUED)
     follow, followed = partial(follow_accounts, db), [page.listed, account, page.made, *page.acts]
     poll(pulse(FOLLOW_SECONDS), context, follow, [account], followed, api_name="accounts-follow")
 
@@ -189,7 +184,7 @@ def page_of(
     return (shown, chosen, done(outcome), box, *fields, told(place_of(account)), given, *unasked())
 
 
-def mind_password(db: Database, annotator: Annotator, given: tuple[str, str] | None) -> list[Any]:
+def mind_password(db: Database, given: tuple[str, str] | None) -> list[Any]:
     """The handler that follows each act: a password that was shown goes once nobody can sign in with it any more."""
     if given is None or access.password_hash(db, given[0]) == given[1]:
         return [gr.skip(), gr.skip()]
@@ -248,21 +243,21 @@ def signs_in_with(entry: Account) -> str:
     return ", ".join(ways) or _("link in the terminal")
 
 
-def open_accounts(db: Database, annotator: Annotator) -> Any:
+def open_accounts(db: Database) -> Any:
     """List the accounts, and say so where what holds them may lose something."""
     problem = gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM))
     shown, names = accounts_table(db)
     return shown, gr.update(choices=names), problem
 
 
-def follow_accounts(db: Database, annotator: Annotator, account: Any) -> list[Any]:
+def follow_accounts(db: Database, account: Any) -> list[Any]:
     """The handler of polls: somebody may have taken an invitation, or another admin changed an account."""
     shown, names = accounts_table(db)
     invited = invitations_table(invitations.invitations(db))
     return [shown, gr.update(choices=names), invited, *acts_on(entry_of(db, text_in(account)))]
 
 
-def visit_account(db: Database, annotator: Annotator, place: Place) -> Any:
+def visit_account(db: Database, place: Place) -> Any:
     """Choose that account, and unfold what can be changed; with none of that name, say so."""
     entry = entry_of(db, place.first)
     unknown = _("There is no account {name}.").format(name=place.first) if place.first and entry is None else ""
@@ -271,7 +266,7 @@ def visit_account(db: Database, annotator: Annotator, place: Place) -> Any:
     return [chosen, status(unknown, "warning"), *fields_of(db, entry), *unasked(), unfolded]
 
 
-def add_account(db: Database, annotator: Annotator, name: Any, role: Any, password: Any) -> Any:
+def add_account(db: Database, name: Any, role: Any, password: Any) -> Any:
     called, typed = text_in(name).strip(), text_in(password)
     chosen = typed or access.generate_password()
     access.add_account(db, called, text_in(role), chosen)
@@ -299,19 +294,13 @@ def chosen(db: Database, account: Any) -> str:
     return name
 
 
-def unasked() -> list[Any]:
-    """The question, when nothing is asked any more."""
-    return [gr.update(visible=False), "", {}]
-
-
-def ask_whether(db: Database, act: str, annotator: Annotator, account: str | None) -> list[Any]:
+def ask_whether(db: Database, act: str, account: str | None) -> list[Any]:
     """The handler of a button that changes what somebody may do: it asks before."""
     name = chosen(db, account)
-    said = status(_(QUESTIONS[act]).format(account=name), "warning")
-    return [gr.update(visible=True), said, {"act": act, "account": name}]
+    return asking(_(QUESTIONS[act]).format(account=name), {"act": act, "account": name})
 
 
-def do_it(db: Database, annotator: Annotator, account: str | None, asked: Any) -> Any:
+def do_it(db: Database, account: str | None, asked: Any) -> Any:
     """Do what the question asked, if it is still about the account that is chosen."""
     acts = {
         "reset": partial(reset_password, db),
@@ -322,10 +311,10 @@ def do_it(db: Database, annotator: Annotator, account: str | None, asked: Any) -
     named = asked if isinstance(asked, dict) else {}
     if named.get("act") not in acts or named.get("account") != chosen(db, account):
         raise UserError(_("Press the button again: another account is chosen now."))
-    return acts[named["act"]](annotator, account)
+    return acts[named["act"]](account)
 
 
-def reset_password(db: Database, annotator: Annotator, account: str | None) -> Any:
+def reset_password(db: Database, account: str | None) -> Any:
     password = access.generate_password()
     access.set_password(db, account or "", password)
     said = _("{account} was signed out and has a new password.").format(account=account)
@@ -338,7 +327,7 @@ CHANGED_ROLES = {
 }
 
 
-def change_role(db: Database, role: str, annotator: Annotator, account: str | None) -> Any:
+def change_role(db: Database, role: str, account: str | None) -> Any:
     access.set_role(db, account or "", role)
     said = _(CHANGED_ROLES[role]).format(account=account)
     on_hub = any(entry.name == account and entry.on_hub for entry in access.accounts(db))
@@ -346,17 +335,17 @@ def change_role(db: Database, role: str, annotator: Annotator, account: str | No
     return page_of(db, f"{said} {rules}" if on_hub else said, account)
 
 
-def deactivate(db: Database, annotator: Annotator, account: str | None) -> Any:
+def deactivate(db: Database, account: str | None) -> Any:
     access.deactivate(db, account or "")
     return page_of(db, _("{account} can't sign in any more. Judgements stay.").format(account=account), account)
 
 
-def activate(db: Database, annotator: Annotator, account: str | None) -> Any:
+def activate(db: Database, account: str | None) -> Any:
     access.activate(db, chosen(db, account))
     return page_of(db, _("{account} can sign in again.").format(account=account), account)
 
 
-def choose_account(db: Database, annotator: Annotator, account: str | None) -> Any:
+def choose_account(db: Database, account: str | None) -> Any:
     """What the chosen one's fields show; nothing while no whole name is typed."""
     entry = entry_of(db, account)
     return [*fields_of(db, entry), gr.skip() if entry is None else told(place_of(account)), *unasked()]
@@ -370,7 +359,7 @@ def languages() -> list[tuple[str, str]]:
     return [(own, ""), *((language.name if language.code == code else code, code) for language, code in named)]
 
 
-def change_language(db: Database, annotator: Annotator, account: str | None, code: str | None) -> Any:
+def change_language(db: Database, account: str | None, code: str | None) -> Any:
     access.set_language(db, chosen(db, account), text_in(code) or None)
     said = _("{account} sees the page in {language}.").format(
         account=account, language=language_of(text_in(code) or None).name
@@ -378,7 +367,7 @@ def change_language(db: Database, annotator: Annotator, account: str | None, cod
     return page_of(db, said, account)
 
 
-def save_groups(db: Database, annotator: Annotator, account: str | None, groups: Any, quota: Any) -> Any:
+def save_groups(db: Database, account: str | None, groups: Any, quota: Any) -> Any:
     row = access.existing(db, chosen(db, account))
     names = annotator_groups.group_names(text_in(groups))
     number = None if quota in (None, "", 0) else whole(quota, _("Judgements in all"), 1, invitations.MOST_JUDGEMENTS)
@@ -410,7 +399,7 @@ def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, op
         return [link_card(path), invitations_table(invitations.invitations(db))]
 
     @guarded_event(context, "admin")
-    def withdraw_invitation(annotator: Annotator, event: Any, link: Any) -> list[Any]:
+    def withdraw_invitation(event: Any, link: Any) -> list[Any]:
         _act, subject = pressed(event, {"withdraw": "withdraw"})
         invitations.withdraw(db, row_number(subject) or 0)
         token = re.search(r"token=([\w-]+)", text_in(link))
@@ -418,7 +407,7 @@ def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, op
         return [gr.skip() if other else "", invitations_table(invitations.invitations(db))]
 
     shown = [form.link, listed]
-    open_invitations = guarded(context, "admin")(lambda annotator: invitations_table(invitations.invitations(db)))
+    open_invitations = guarded(context, "admin")(lambda: invitations_table(invitations.invitations(db)))
     opening(open_invitations, None, listed, api_name="invitations", **QUIET)
     asked = [form.uses, form.days, form.group, form.quota]
     form.make.click(make_invitation, asked, shown, api_name="invitation-make", **QUEUED)

@@ -5,7 +5,7 @@ script in the head of the page, `address.js`, keeps tabs and address together. A
 out one `place_bar`, which takes the place of listening to the tab's opening:
 
     bar = place_bar()
-    visits(bar, context, open_runs, [state], [box, state])   # open_runs(annotator, place, state) -> outputs
+    visits(bar, context, open_runs, [state], [box, state])   # open_runs(place, state) -> outputs
 
 `open_runs` is called when the tab comes into view, at Back and Forward, and when a link within the page, such as
 <a href="/runs/12">, leads to another place of it. A handler that changes what is looked at has the bar among its
@@ -28,7 +28,7 @@ from typing import Any, Final
 import gradio as gr
 
 from annotation.tabs.components import QUIET
-from annotation.tabs.guard import Context, Handler, function_of, guarded_event
+from annotation.tabs.guard import Context, Handler, function_of, guarded_event, told_who_asks
 from annotation.tabs.polling import ANSWERS
 from annotation.translation import spoken
 from annotation.ui.tab_addresses import Place, place_in
@@ -56,15 +56,16 @@ def tabs_around() -> list[str]:
 def visits(
     bar: gr.HTML, context: Context, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any], **options: Any
 ) -> None:
-    """Have `handler(annotator, place, *inputs)` show a place when its tab comes into view or the address leads there.
+    """Have `handler(place, *inputs)` show a place when its tab comes into view or the address leads there.
 
-    Only admins have tabs with a bar.
+    It is a handler as those of `guarded`. Only admins have tabs with a bar.
     """
+    called = told_who_asks(handler)
 
     def show(annotator: Any, event: Any, *values: Any) -> list[Any]:
         asked = event.get("part", "") if isinstance(event, dict) else ""
         place = place_in(asked)
-        sent = list(handler(annotator, place, *values))
+        sent = list(called(annotator, place, *values))
         if bar not in outputs:
             return [*sent, answering_visit(told(place), asked)]
         at = [*outputs].index(bar)

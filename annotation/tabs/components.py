@@ -152,6 +152,34 @@ def asking_box() -> gr.HTML:
     return html_box(js_on_load=ASKING)
 
 
+class Question:
+    """What a page asks before it does something, hidden until then; `about` holds what was asked about, else None."""
+
+    def __init__(self, yes: str, name: str) -> None:
+        """Lay it out; `name` begins the names of its buttons."""
+        with gr.Column(visible=False) as self.box:
+            self.said = asking_box()
+            with gr.Row():
+                self.yes = button(yes, f"{name}-really", "stop")
+                self.no = button(_("No"), f"{name}-not")
+        self.about = gr.State(None)
+
+    @property
+    def parts(self) -> list[Any]:
+        """The outputs of `asking` and of `unasked`."""
+        return [self.box, self.said, self.about]
+
+
+def asking(question: str, about: Any) -> list[Any]:
+    """For the parts of a question: it is asked."""
+    return [gr.update(visible=True), status(question, "warning"), about]
+
+
+def unasked() -> list[Any]:
+    """For the parts of a question: nothing is asked any more."""
+    return [gr.update(visible=False), "", None]
+
+
 def pressed(event: Any, acts: Mapping[str, Any]) -> tuple[Any, str]:
     """What one of `acts` a press asked for, and its subject. Raises UserError for anything else."""
     act, subject = (event.get("act"), event.get("subject")) if isinstance(event, dict) else (None, None)

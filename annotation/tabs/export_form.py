@@ -340,7 +340,7 @@ def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
         event(admin(partial(count_export, context)), page.fields, counted, api_name=name, **counting)
     page.write.click(admin(partial(write_export, context)), page.fields, page.shown, api_name="export-write", **QUEUED)
     page.cancel.click(admin(partial(cancel_export, context)), None, page.shown, api_name="export-cancel", **QUEUED)
-    poll(page.pulse, context, lambda annotator: export_status(context), [], page.shown, api_name="export-follow")
+    poll(page.pulse, context, partial(export_status, context), [], page.shown, api_name="export-follow")
     told = [page.deleted, *page.shown]
     page.delete.click(admin(partial(delete_export, context)), page.chosen, told, api_name="export-delete", **QUEUED)
 
@@ -356,7 +356,7 @@ def export_status(context: Context) -> list[Any]:
             gr.update(visible=running), gr.update(visible=bool(names))]  # fmt: skip
 
 
-def open_exports(context: Context, annotator: Annotator) -> list[Any]:
+def open_exports(context: Context) -> list[Any]:
     policies = iterations_of(data_sources.models(context.db))
     filters = [
         gr.update(choices=list(policies)),
@@ -366,7 +366,7 @@ def open_exports(context: Context, annotator: Annotator) -> list[Any]:
     return [*filters, *export_status(context)]
 
 
-def narrow_export(annotator: Annotator, place: Place) -> list[Any]:
+def narrow_export(place: Place) -> list[Any]:
     """Fill the form in; what the address does not speak of stays, and `all` empties the filter.
 
     A filter that can't be read stands there as it came: the export refuses it, and an empty field would mean
@@ -390,7 +390,7 @@ def narrow_export(annotator: Annotator, place: Place) -> list[Any]:
     return [*(updates.get(name, gr.skip()) for name in DEFAULTS), *unfolded]
 
 
-def count_export(context: Context, annotator: Annotator, *values: Any) -> list[Any]:
+def count_export(context: Context, *values: Any) -> list[Any]:
     try:
         request = request_of(context.db, *values)
         counted = export_files.count(context.data_dir, request)
@@ -399,7 +399,7 @@ def count_export(context: Context, annotator: Annotator, *values: Any) -> list[A
     return [count_card(request, counted), gr.update(interactive=sum(counted["rows"].values()) > 0)]
 
 
-def describe_export(context: Context, annotator: Annotator, *values: Any) -> list[Any]:
+def describe_export(context: Context, *values: Any) -> list[Any]:
     """The command line, where the form can be had, and whether there is a choice of files."""
     container = gr.update(interactive=text_in(values[0]) not in ONE_FILE)
     try:
@@ -408,9 +408,9 @@ def describe_export(context: Context, annotator: Annotator, *values: Any) -> lis
         return ["", container]
 
 
-def redescribe_export(context: Context, annotator: Annotator, *values: Any) -> list[Any]:
+def redescribe_export(context: Context, *values: Any) -> list[Any]:
     """The same once the form was changed, with its address."""
-    return [*describe_export(context, annotator, *values), address_of(values)]
+    return [*describe_export(context, *values), address_of(values)]
 
 
 def write_export(context: Context, annotator: Annotator, *values: Any) -> list[Any]:
@@ -418,12 +418,12 @@ def write_export(context: Context, annotator: Annotator, *values: Any) -> list[A
     return export_status(context)
 
 
-def cancel_export(context: Context, annotator: Annotator) -> list[Any]:
+def cancel_export(context: Context) -> list[Any]:
     export_files.cancel(context.db)
     return export_status(context)
 
 
-def delete_export(context: Context, annotator: Annotator, name: Any) -> list[Any]:
+def delete_export(context: Context, name: Any) -> list[Any]:
     if not text_in(name):
         raise UserError(_("Choose an export first."))
     export_files.find(context.data_dir, text_in(name)).unlink()

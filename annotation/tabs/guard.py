@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,15 +41,17 @@ class Context:
 
 
 def guarded(context: Context, role: Role) -> Callable[[Handler], Handler]:
-    """Decorate `handler(annotator, *inputs)` so that only an active account of this role gets to it.
+    """Decorate `handler(*inputs)`, or `handler(annotator, *inputs)`: only an active account of this role gets to it.
 
     The name comes from the session, never from the browser's inputs. A UserError is shown to the person as it is.
     """
 
     def decorate(handler: Handler) -> Handler:
+        called = told_who_asks(handler)
+
         # No functools.wraps: Gradio would read the handler's signature and not inject the request.
         def checked(request: gr.Request, *inputs: Any) -> Any:
-            return let_in(context, role, request, handler, *inputs)
+            return let_in(context, role, request, called, *inputs)
 
         return named_after(handler, checked, role)
 
@@ -56,19 +59,28 @@ def guarded(context: Context, role: Role) -> Callable[[Handler], Handler]:
 
 
 def guarded_event(context: Context, role: Role) -> Callable[[Handler], Handler]:
-    """As `guarded`, for `handler(annotator, event, *inputs)`: `event` is what the browser says of it, unchecked."""
+    """As `guarded`, for handlers whose inputs begin with an `event`: what the browser says of it, unchecked."""
 
     def decorate(handler: Handler) -> Handler:
+        called = told_who_asks(handler)
+
         def checked(request: gr.Request, event: gr.EventData, *inputs: Any) -> Any:
-            return let_in(context, role, request, handler, event._data, *inputs)
+            return let_in(context, role, request, called, event._data, *inputs)
 
         return named_after(handler, checked, role)
 
     return decorate
 
 
+def told_who_asks(handler: Handler) -> Handler:
+    """The handler as one that is told the account first: many do without, and have no `annotator` as their first."""
+    if next(iter(signature(handler).parameters), None) == "annotator":
+        return handler
+    return lambda annotator, *inputs: handler(*inputs)
+
+
 def let_in(context: Context, role: Role, request: gr.Request, handler: Handler, *inputs: Any) -> Any:
-    """What the handler says to an active account of this role."""
+    """What `handler(annotator, *inputs)` says to an active account of this role."""
     title = _("Error")
     try:
         annotator = access.authorise(context.db, request.username, role)

@@ -129,7 +129,6 @@ def look_card(look: ImportPreview) -> str:
 
 
 def meaning_card(look: ImportPreview) -> str:
-    """What the first rows are taken for."""
     notes = "".join(status(note, "warning") for note in look.notes)
     if look.problem:
         return status(look.problem, "warning") + notes
@@ -356,7 +355,7 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
     form["target"].change(admin(choose_target), form["target"], form["verdict"], api_name="import-target", **QUIET)
     chosen = [form["target"].input, form["verdict"].input]
     gr.on(chosen, admin(choose_meaning), None, page.meaning, api_name="import-meaning", **QUIET)
-    shares = admin(lambda annotator, split: gr.update(visible=split == "share"))
+    shares = admin(lambda split: gr.update(visible=split == "share"))
     form["prompts"].change(shares, form["prompts"], form["share"], api_name="import-split", **QUIET)
     fresh = admin(partial(look_at_source, page, importer))
     looking = [form["verdict"], form["rows"], form["good_from"], *page.followed]
@@ -372,7 +371,7 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
         )
     all_of_them = [page.more, *page.columns.values()]
     page.more.click(admin(partial(show_columns, page)), None, all_of_them, api_name="import-more", **QUIET)
-    cancel = admin(lambda annotator: importer.cancel())  # the next poll shows when it has ended
+    cancel = admin(importer.cancel)  # the next poll shows when it has ended
     page.buttons["cancel"].click(cancel, None, None, api_name="import-cancel", **QUEUED)
     follow = partial(follow_import, page, importer)
     poll(page.pulse, context, follow, [page.looked], page.followed, api_name="import-follow")
@@ -380,7 +379,7 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers
-def choose_source(annotator: Annotator, kind: Any) -> list[Any]:
+def choose_source(kind: Any) -> list[Any]:
     elsewhere = gr.update(visible=kind in (SERVER, HUB))  # an upload is looked at by itself
     return [
         gr.update(visible=kind == UPLOAD),
@@ -390,17 +389,16 @@ def choose_source(annotator: Annotator, kind: Any) -> list[Any]:
     ]
 
 
-def choose_target(annotator: Annotator, target: Any) -> Any:
-    """Ask about verdicts where there may be some."""
+def choose_target(target: Any) -> Any:
     return gr.update(visible=with_verdicts(target))
 
 
-def choose_meaning(annotator: Annotator) -> str:
+def choose_meaning() -> str:
     """What was said of the rows, or what they lack, was said before this choice."""
     return status(_("Read the first rows again to see what they become now."))
 
 
-def show_columns(page: ImportFormPage, annotator: Annotator) -> list[Any]:
+def show_columns(page: ImportFormPage) -> list[Any]:
     return [gr.update(visible=False), *(gr.update(visible=True) for _role in page.columns)]
 
 
@@ -432,7 +430,7 @@ def start_import(
     return parts
 
 
-def follow_import(page: ImportFormPage, importer: Importer, annotator: Annotator, looked: Any) -> list[Any]:
+def follow_import(page: ImportFormPage, importer: Importer, looked: Any) -> list[Any]:
     """The handler of polls and of the opened tab."""
     return status_parts(page, importer, looked_in(looked))
 

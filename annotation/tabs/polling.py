@@ -17,7 +17,7 @@ from typing import Any, Final
 import gradio as gr
 
 from annotation.tabs.components import QUIET
-from annotation.tabs.guard import Context, Handler, answering, function_of, guarded_event
+from annotation.tabs.guard import Context, Handler, answering, function_of, guarded_event, told_who_asks
 from annotation.translation import spoken
 from annotation.web.watches import mark_of
 
@@ -51,16 +51,16 @@ def pulse(seconds: float | None = None) -> gr.HTML:
 def poll(
     beating: gr.HTML, context: Context, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any], **options: Any
 ) -> None:
-    """Have a pulse ask `handler(annotator, *inputs)` for a list of outputs. Only admins have tabs that follow.
+    """Have a pulse ask a handler, as those of `guarded`, for a list of outputs. Only admins have tabs that follow.
 
     It must change nothing: it is called as well to see whether it would say something else by now.
     """
-    says_when = beating in outputs
+    says_when, called = beating in outputs, told_who_asks(handler)
     place = [*outputs].index(beating) if says_when else len(outputs)
 
     def found(annotator: Any, values: Sequence[Any]) -> tuple[list[Any], str, str]:
         """What the handler says, when to ask again, and a mark for both."""
-        sent = list(handler(annotator, *values))
+        sent = list(called(annotator, *values))
         word = word_of(sent.pop(place)) if says_when else EVEN
         return sent, word, mark_of([sent, word])
 

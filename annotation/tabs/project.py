@@ -157,7 +157,6 @@ class ProjectPage:
 
     @property
     def fields(self) -> list[Any]:
-        """The project's fields, in the order of `FIELDS`."""
         return [self.form[name] for name in FIELDS]
 
     @property
@@ -231,7 +230,7 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
     )
     # Guidelines that nobody has written say what is asked now.
     saved.success(admin(partial(follow_project, db)), given, shown, api_name="project-saved", **QUIET)
-    preview = admin(lambda annotator, text: preview_of(text))
+    preview = admin(preview_of)
     page.preview.click(preview, page.text, page.preview_box, api_name="guidelines-preview", **QUEUED)
     page.write.click(
         admin(partial(write_guidelines, db)),
@@ -240,13 +239,13 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
         api_name="guidelines-save",
         **QUEUED,
     )
-    read = admin(lambda annotator, version: choose_version(db, version)[1])
+    read = admin(lambda version: choose_version(db, version)[1])
     page.versions.input(read, page.versions, page.earlier, api_name="guidelines-version", **QUIET)
     page.edit.click(admin(partial(edit_version, db)), page.versions, page.text, api_name="guidelines-edit", **QUEUED)
 
 
 # ----------------------------------------------------------------------------------------------------------- handlers
-def open_project(db: Database, annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
+def open_project(db: Database, sent: Any, *drafted: Any) -> list[Any]:
     """Show what holds; a draft that was begun on this page and not saved stays."""
     latest, asked, was = project_store.guidelines(db), project_store.project(db), known(sent)
     holds = {**form_of(asked), "text": project.as_read(latest.text, asked.kind)}
@@ -260,9 +259,9 @@ def open_project(db: Database, annotator: Annotator, sent: Any, *drafted: Any) -
     return [counts_card(db), acts, *updates, guidelines_status(latest), *choose_version(db, None), {**was, **fresh}]
 
 
-def follow_project(db: Database, annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
+def follow_project(db: Database, sent: Any, *drafted: Any) -> list[Any]:
     """As when the tab is opened; what was said of the guidelines that somebody wrote is still to be read."""
-    *before, _standing, versions, earlier, news = open_project(db, annotator, sent, *drafted)
+    *before, _standing, versions, earlier, news = open_project(db, sent, *drafted)
     return [*before, gr.skip(), versions, earlier, news]
 
 
@@ -278,14 +277,14 @@ def field_update(name: str, values: FieldValues) -> Any:
     return gr.update(value=values[name])
 
 
-def choose_kind(annotator: Annotator, kind: Any, answers: Any) -> Any:
+def choose_kind(kind: Any, answers: Any) -> Any:
     """A pair has two answers; several are four to begin with."""
     if kind == "pair":
         return gr.update(value=2, interactive=False)
     return gr.update(value=4 if answers == 2 else answers, interactive=True)
 
 
-def save_project(db: Database, labels: Mapping[str, str], annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
+def save_project(db: Database, labels: Mapping[str, str], sent: Any, *values: Any) -> list[Any]:
     """Store what was changed on this page; what somebody else has changed meanwhile stays, or is asked about."""
     with db.transaction():
         before = project_store.project(db)
@@ -327,7 +326,7 @@ def write_guidelines(db: Database, annotator: Annotator, sent: Any, text: Any) -
     return [plain, told, *choose_version(db, version), preview_of(plain), {**was, "text": plain}]
 
 
-def edit_version(db: Database, annotator: Annotator, version: Any) -> Any:
+def edit_version(db: Database, version: Any) -> Any:
     """The handler of "Edit this version": what is being written stays where none is chosen."""
     chosen = any(one.version == version for one in project_store.guidelines_versions(db))
     return choose_version(db, version)[1] if chosen else gr.skip()

@@ -219,7 +219,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
 def wire_views(page: QualityPage, context: Context) -> None:
     """Fill the page when it is opened and on request; look at one comparison, which the address names."""
 
-    def open_quality(annotator: Annotator, place: Place, *said: Any) -> list[Any]:
+    def open_quality(place: Place, *said: Any) -> list[Any]:
         sent = page.sent_anew(context.db, *said)
         if not place.first:
             return [*sent, gr.skip(), gr.skip()]
@@ -228,11 +228,11 @@ def wire_views(page: QualityPage, context: Context) -> None:
         return [*sent, case_at(context.db, place.first), gr.update(open=True)]
 
     @guarded(context, "admin")
-    def refresh_quality(annotator: Annotator, *said: Any) -> list[Any]:
+    def refresh_quality(*said: Any) -> list[Any]:
         return page.sent_anew(context.db, *said)
 
     @guarded(context, "admin")
-    def look_at_comparison(annotator: Annotator, number: Any) -> list[Any]:
+    def look_at_comparison(number: Any) -> list[Any]:
         comparison = number_in(number, _(NO_COMPARISON))
         view = quality_report.case_view(gold.review(context.db, comparison))
         return [view, told(Place((str(comparison),)))]

@@ -103,7 +103,6 @@ def measured_agreement(figures: QualityReport) -> Agreement | None:
 
 
 def agreement_sentence(figures: QualityReport) -> str:
-    """What it means how far annotators agree."""
     if not figures.agreement:
         return (
             _("How far annotators agree is not known: what several have judged was chosen by doubt.")

@@ -60,7 +60,6 @@ class RenderPool:
             self._idle.put(child)
 
     def known(self, text: str) -> str | None:
-        """What is kept of a text."""
         with self._lock:
             if text in self._kept:
                 self._kept.move_to_end(text)

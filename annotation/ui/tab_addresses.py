@@ -50,5 +50,4 @@ def place_in(part: Any) -> Place:
 
 
 def link(tab: str, place: Place) -> str:
-    """The address of a place in a tab, for links."""
     return f"/{tab}{place.part()}"

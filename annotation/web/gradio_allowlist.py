@@ -157,11 +157,9 @@ class Ownership:
         return True
 
     def has(self, account: int, text: str) -> bool:
-        """Whether this account came with it before."""
         return self._owner.get(text) == account
 
     def is_anothers(self, account: int, text: str) -> bool:
-        """Whether another account came with it before."""
         return self._owner.get(text, account) != account
 
 

@@ -33,7 +33,6 @@ def set_groups(db: Database, annotator_id: int, names: tuple[str, ...]) -> None:
 
 
 def groups_of_each(db: Database) -> dict[int, tuple[str, ...]]:
-    """The groups of each annotator who is in any."""
     found: dict[int, tuple[str, ...]] = {}
     for row in db.rows("SELECT annotator_id, name FROM annotator_group ORDER BY name"):
         found[row["annotator_id"]] = (*found.get(row["annotator_id"], ()), row["name"])

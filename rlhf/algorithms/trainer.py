@@ -177,7 +177,6 @@ def diverged_sentence(what: Diverging, step: int, checkpoints: Path) -> str:
 
 
 def refuse_missing_optimiser(spec: TrainingSpec) -> None:
-    """Raises UserError for an optimiser that this machine has not."""
     if spec.optimiser == "adamw-8bit" and not torch.cuda.is_available():
         raise UserError(_("The optimiser adamw-8bit needs a GPU, and there is none here. Use adamw."))
 

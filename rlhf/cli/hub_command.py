@@ -44,7 +44,6 @@ def add_parsers(commands: Commands) -> None:
 
 
 def run_publish(options: argparse.Namespace) -> None:
-    """Push a model. Raises UserError."""
     db, here = database_of(options), hub_client.connect(hub_client.token_here())
     made = push_model.publish(
         here, db, options.data, options.revision, options.repo, not options.public, options.licence
@@ -53,7 +52,6 @@ def run_publish(options: argparse.Namespace) -> None:
 
 
 def run_pull(options: argparse.Namespace) -> None:
-    """Take a model. Raises UserError."""
     if options.base:
         run_pull_base(options)
         return

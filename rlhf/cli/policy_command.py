@@ -105,7 +105,6 @@ def run_promote(options: argparse.Namespace) -> None:
 
 
 def run_reject(options: argparse.Namespace) -> None:
-    """Turn a candidate down. Raises UserError."""
     rejected = gate_decisions.reject(database_of(options), options.revision, "the command line", options.why)
     print(f"{rejected.revision} is rejected.")
 

@@ -38,7 +38,6 @@ class CheckedPolicies:
 
     @property
     def anchor(self) -> Policy:
-        """The candidate's."""
         return self.anchor_of(self.candidate)
 
     @property

@@ -239,7 +239,6 @@ class GateDecision:
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
-        """Everything that the rule asks for."""
         return self.weighed.criteria
 
     @property
@@ -371,7 +370,6 @@ class Requirement:
 
 
 def met(so: bool) -> Passed:
-    """Of what was measured."""
     return "pass" if so else "fail"
 
 
@@ -663,7 +661,6 @@ class Weighed:
 
     @property
     def criteria(self) -> tuple[Criterion, ...]:
-        """One by one, as they are read."""
         panel = (one for voter in self.panel for one in voter.criteria)
         return self.people, *panel, *self.recused, *self.limits, *self.others
 

@@ -98,8 +98,6 @@ class ImplicitAccuracy(Share):
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check measured."""
-
     candidate: AnswerFigures = AnswerFigures()
     against: AnswerFigures = AnswerFigures()
     """Of the policy that it was compared with."""

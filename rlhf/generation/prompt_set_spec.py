@@ -92,7 +92,6 @@ def prompts_of(db: Database, spec: PromptSetSpec) -> list[Prompt]:
 
 
 def described(spec: PromptSetSpec) -> str:
-    """Which prompts those are, as a name."""
     plain, of_source = WHICH[spec.split]
     return _(of_source).format(source=spec.source) if spec.source else _(plain)
 

@@ -270,7 +270,6 @@ def make_space(hub: Hub, asked: MakeSpace) -> JobOutcome:
 
 
 def errors_of(found: Sequence[SpaceFinding]) -> list[SpaceFinding]:
-    """What stops an upload."""
     return [one for one in found if one.level == "error"]
 
 

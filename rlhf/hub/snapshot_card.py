@@ -154,7 +154,6 @@ def typed(name: str, kind: Type) -> dict[str, Any]:
 
 
 def counts(about: SnapshotFacts) -> str:
-    """Rows by split, and what the second split is."""
     rows = [[f"`{split}`", f"{number:,}", f"`{about.files[split][0]}`"] for split, number in about.rows.items()]
     return "\n\n".join([table(["split", "rows", "file"], rows), SPLITS])
 

@@ -374,7 +374,6 @@ def requirement_lines(text: str) -> list[str]:
 
 
 def check_account(plan: SpacePlan, who: TokenInfo) -> Iterator[SpaceFinding]:
-    """What the account may do."""
     if plan.asks_organisations and plan.owner == who.name:
         said = _("'org' means the members of an organisation, and {owner} is a person. Name them instead.")
         yield fails(said.format(owner=plan.owner))

@@ -214,7 +214,6 @@ class LeftOut(Counter[str]):
     refusal: str = ""
 
     def refused(self, error: Refusal) -> None:
-        """Count what the template refuses."""
         self["template"] += 1
         self.refusal = self.refusal or error.reason
 

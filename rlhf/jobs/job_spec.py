@@ -528,7 +528,6 @@ def kinds() -> Mapping[str, type[JobSpec]]:
 
 
 def trainings() -> Mapping[str, type[TrainingSpec]]:
-    """The kinds that train something."""
     return {kind: spec for kind, spec in kinds().items() if issubclass(spec, TrainingSpec)}
 
 

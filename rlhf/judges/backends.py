@@ -334,7 +334,6 @@ def verdict_in(reply: Reply) -> Verdict | Failure:
 
 # ------------------------------------------------------------------------------------------------------------- judging
 def prompt_of(rubric: Rubric, request: JudgeRequest, style: rubrics.Style) -> list[Message]:
-    """The prompt as a judge is sent it."""
     comparison = request.comparison
     first, second = (comparison.answers[place] for place in request.pair)
     texts = (comparison.messages, first, second)

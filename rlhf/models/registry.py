@@ -208,7 +208,6 @@ def by_revision(db: Database, revision: str) -> Policy:
 
 
 def named(db: Database, revision: str) -> Policy | None:
-    """The policy of this very revision; None if there is none."""
     row = db.row("SELECT * FROM model WHERE revision = ?", (revision,))
     return None if row is None else Policy(**row)
 

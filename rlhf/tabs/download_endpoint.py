@@ -76,7 +76,6 @@ class DownloadEndpoint:
         return [admins_route(where, find) for where, find in served.items()]
 
     def model(self, name: str) -> Response:
-        """The zip file."""
         named = NAME.fullmatch(name)
         if named is None:
             raise UserError(_("There is no such model."))
@@ -84,7 +83,6 @@ class DownloadEndpoint:
         return StreamingResponse(zip_chunks(named[1], files), media_type="application/zip", headers=saved_as(name))
 
     def answers(self, name: str) -> Response:
-        """The file of a job that answered a prompt set."""
         path = prompt_sets.find(self.data_dir, name)
         return FileResponse(path, media_type="application/jsonl", filename=path.name)
 

@@ -298,7 +298,6 @@ def functions_of(pages: gr.Blocks) -> list[Function]:
 
 
 def kind_of(component: object) -> FieldKind:
-    """What a component of the page may send."""
     if isinstance(component, gr.State | gr.File | gr.UploadButton):
         return "any"
     if isinstance(component, gr.CheckboxGroup):

@@ -8,7 +8,6 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.records import Annotator
 from annotation.tabs.components import QUIET, Update, button, html_box, open_choice
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import _, numeral
@@ -156,12 +155,12 @@ def wire(name: str, context: Context, components: Any) -> None:
     plot, whole = components[f"{name}_plot"], components[f"{name}_whole"]
 
     @guarded_event(context, "admin")
-    def show_part(annotator: Annotator, event: Any) -> Update:
+    def show_part(event: Any) -> Update:
         limits = limits_in(event)
         return gr.skip() if limits is None else gr.update(x_lim=limits)
 
     @guarded(context, "admin")
-    def show_all(annotator: Annotator) -> Update:
+    def show_all() -> Update:
         return gr.update(x_lim=ALL)
 
     plot.select(show_part, None, plot, **QUIET)

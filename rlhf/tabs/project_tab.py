@@ -45,7 +45,7 @@ def build_precision(demo: gr.Blocks, context: Context) -> None:
         save = gr.Button(_("Save the precision"), elem_id="precision-save")
 
     @admin
-    def open_precision(annotator: Annotator) -> list[Any]:
+    def open_precision() -> list[Any]:
         return shown(db)
 
     @admin
@@ -72,14 +72,14 @@ def build_thinking(demo: gr.Blocks, context: Context) -> None:
         thinks_said = html_box()
 
     @admin
-    def open_thinking(annotator: Annotator) -> list[Any]:
+    def open_thinking() -> list[Any]:
         """What holds; nothing of it where the base's template can't be told."""
         base = registry.by_revision(db, "base")
         told = base_model.can_be_told(context.data_dir, base.base)
         return [gr.update(visible=told), gr.update(value=base.thinking or "template"), ""]
 
     @admin
-    def save_thinking(annotator: Annotator, wish: Any) -> str:
+    def save_thinking(wish: Any) -> str:
         """Tell the base so from now on. Raises UserError for any other wish."""
         if wish not in get_args(registry.Thinking):
             raise UserError(_("Choose whether the base may think before it answers."))

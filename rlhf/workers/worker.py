@@ -46,7 +46,6 @@ class ReplicaRun(Run):
         """Nothing: the first process beats."""
 
     def log(self, text: str) -> None:
-        """Add a line to the log file."""
         print(visible(f"[process {self.rank}] {text}"), flush=True)
 
     def sample(self, step: int, answers: Sequence[SampleAnswer]) -> None:

@@ -50,7 +50,6 @@ class ImportPlan:
 
 
 def likely_target(rows: Sequence[SourceRow], columns: Columns) -> Target:
-    """What data with these columns is there for."""
     roles = columns.keys()
     if {"chosen", "rejected"} <= roles or {"a", "b"} <= roles or "responses" in roles:
         return "preferences"

@@ -136,7 +136,6 @@ def label_of(plan: ImportPlan) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def refuse_bad(plan: ImportPlan, good: bool) -> None:
-    """Raises UnusableRow for a bad answer."""
     if not good:
         raise UnusableRow(
             plan.columns.get("label") or plan.columns["rating"], _("column '{column}' says that the answer is bad")

@@ -141,7 +141,6 @@ class Document:
         return UserError(_(sentence).format(name=self.stream.name, **gaps))
 
     def elements(self) -> Iterator[Any]:
-        """The elements of the list that begins here."""
         self.take("[", _("{name} is not JSON: '{seen}' at the start, where {expected} belongs."))
         if self.next() == "]":
             self.at += 1

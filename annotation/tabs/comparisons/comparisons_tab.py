@@ -110,7 +110,6 @@ class ComparisonsPage:
 
     @property
     def inputs(self) -> list[Any]:
-        """The fields, in the order of FIELDS."""
         return [self.fields[name] for name in FIELDS]
 
     @property
@@ -171,7 +170,7 @@ def changes_html(db: Database) -> str:
 
 
 def wire_views(page: ComparisonsPage, context: Context) -> None:
-    def open_comparisons(annotator: Annotator, place: Place, *values: Any) -> list[Any]:
+    def open_comparisons(place: Place, *values: Any) -> list[Any]:
         if place.first:
             back = address_of(values)
             shown = ["", box_html(context, place, back), "", place.part()]
@@ -185,15 +184,15 @@ def wire_views(page: ComparisonsPage, context: Context) -> None:
         return [*updates, gr.update(visible=True), *shown]
 
     @guarded(context, "admin")
-    def filter_comparisons(annotator: Annotator, *values: Any) -> list[Any]:
+    def filter_comparisons(*values: Any) -> list[Any]:
         return filtered(context, values, step=True)
 
     @guarded(context, "admin")
-    def search_comparisons(annotator: Annotator, *values: Any) -> list[Any]:
+    def search_comparisons(*values: Any) -> list[Any]:
         return filtered(context, values, step=False)
 
     @guarded(context, "admin")
-    def look_again(annotator: Annotator, part: Any, *values: Any) -> str:
+    def look_again(part: Any, *values: Any) -> str:
         return box_html(context, place_in(part), address_of(values))
 
     visits(
@@ -343,11 +342,11 @@ def build_statistics(context: Context) -> None:
     box, looked = acting_box(status(_("Counting …"))), gr.State("")
     bar = place_bar()
 
-    def open_statistics(annotator: Annotator, place: Place) -> list[Any]:
+    def open_statistics(place: Place) -> list[Any]:
         return [statistics_html(context.db, place), place.part()]
 
     @guarded_event(context, "admin")
-    def count_again(annotator: Annotator, event: Any, part: Any) -> str:
+    def count_again(event: Any, part: Any) -> str:
         pressed(event, {"again": "again"})
         return statistics_html(context.db, place_in(part))
 

@@ -385,7 +385,6 @@ class PPOSpec(TrainingSpec):
         return tokenise_prompts(tokenizer, rows, self.max_length - self.sampling.max_new_tokens)
 
     def sequences(self, tokenizer: Any, item: TokenisedPrompt) -> list[TokenSequence]:
-        """The prompt, which the policy answers."""
         return [TokenSequence(_("Prompt as it is fed; the policy answers it"), self.prompt_spans(tokenizer, item))]
 
     def drawn_tokens(self) -> int:

@@ -436,11 +436,11 @@ def wire(page: HubPage, context: Context, opening: Callable[..., Any]) -> None:
     admin = guarded(context, "admin")
 
     @admin
-    def open_hub(annotator: Annotator, model: Any, *form: Any) -> list[Any]:
+    def open_hub(model: Any, *form: Any) -> list[Any]:
         chosen = {} if text_in(model) else {"revision": to_publish(registry.all_policies(context.db))}
         return [*page.sent(context, {}, chosen), *space_form(context.db, form)]
 
-    def follow_hub(annotator: Annotator, seen: Any) -> list[Any]:
+    def follow_hub(seen: Any) -> list[Any]:
         return page.sent(context, seen)
 
     opening(
@@ -467,11 +467,11 @@ def wire_previews(page: HubPage, context: Context) -> None:
     """Say what would be sent; without a token, a check of a Space says what can be seen from here."""
 
     @guarded(context, "admin")
-    def look_at_publication(annotator: Annotator, *values: Any) -> str:
+    def look_at_publication(*values: Any) -> str:
         return hub_preview.publish_preview(context.db, context.data_dir, publish_of(*values))
 
     @guarded(context, "admin")
-    def look_at_data(annotator: Annotator, *values: Any) -> str:
+    def look_at_data(*values: Any) -> str:
         return hub_preview.data_preview(context.db, context.data_dir, push_of(*values))
 
     page.buttons["look"].click(

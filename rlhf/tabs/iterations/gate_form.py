@@ -12,14 +12,16 @@ from annotation.records import Annotator, UserError, who
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
+    Question,
     acting_box,
-    asking_box,
+    asking,
     button,
     drafted,
     html_box,
     labelled,
     pressed,
     row_number,
+    unasked,
     whole_number,
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
@@ -114,11 +116,6 @@ def offered(context: Context) -> int:
     return max(CheckSpec.prompts, made[-1].prompts if made else 0)
 
 
-def unasked() -> list[Any]:
-    """The question about renewal, when nothing is asked any more."""
-    return [gr.update(visible=False), "", None]
-
-
 class GateFormPage:
     """The part's components, without anything from the rows; `form` has a field for each of the rule's."""
 
@@ -133,14 +130,9 @@ class GateFormPage:
             with gr.Row(elem_classes=["fields", "typed"]):
                 self.prompts = whole_number(_(PROMPTS), min_width=220)
                 self.renew = button(_("New version of the held-out prompts"))
-            with gr.Column(visible=False) as self.confirm:
-                self.question = asking_box()
-                with gr.Row():
-                    draw = _("Yes, draw it")
-                    self.really = gr.Button(draw, variant="stop", elem_id="renew-really")
-                    self.keep = gr.Button(_("No"), elem_id="renew-not")
+            self.renewal = Question(_("Yes, draw it"), "renew")
             self.said = html_box()
-        self.sent_before, self.asked = gr.State({}), gr.State(None)
+        self.sent_before = gr.State({})
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -154,11 +146,6 @@ class GateFormPage:
     def filled_in(self) -> list[Any]:
         """What follows the rule: the outputs of `filled`."""
         return [self.sent_before, self.said_of, self.changed, *self.shown, self.prompts]
-
-    @property
-    def asking(self) -> list[Any]:
-        """The question before a new version: the outputs of `unasked`."""
-        return [self.confirm, self.question, self.asked]
 
     def filled(self, rule: Rule) -> list[Any]:
         """The rule, what it means, and its newest change."""
@@ -200,9 +187,9 @@ def wire_rule(page: GateFormPage, opening: Callable[..., Any]) -> None:
     context, filled = page.context, page.filled
 
     @guarded(context, "admin")
-    def open_rule(annotator: Annotator, asked: Any) -> list[Any]:
+    def open_rule(asked: Any) -> list[Any]:
         """A question of an earlier visit goes; one may have been asked since this visit was asked for."""
-        question = [gr.skip() for _part in page.asking] if asked is None else unasked()
+        question = [gr.skip() for _part in page.renewal.parts] if asked is None else unasked()
         return [*filled(gate_decisions.rule(context.db)), *question]
 
     @guarded(context, "admin")
@@ -226,16 +213,16 @@ def wire_rule(page: GateFormPage, opening: Callable[..., Any]) -> None:
             return [*updates, markup.status(str(error), "warning")]
         return [*filled(gate_decisions.rule(context.db)), markup.notice(_("The rule is as it was before."))]
 
-    opening(open_rule, page.asked, [*page.filled_in, *page.asking], **QUIET)
+    opening(open_rule, page.renewal.about, [*page.filled_in, *page.renewal.parts], **QUIET)
     page.save.click(save_rule, [page.sent_before, *page.shown], [*page.filled_in, page.said], **QUEUED)
     page.changed.act(undo_rule, [], [*page.filled_in, page.said], **QUEUED)
 
 
 def wire_renewal(page: GateFormPage) -> None:
-    context = page.context
+    context, question = page.context, page.renewal
 
     @guarded(context, "admin")
-    def renew_held_out(annotator: Annotator, number: Any, asked_of: Any) -> list[Any]:
+    def renew_held_out(number: Any, asked_of: Any) -> list[Any]:
         wanted = whole(number, PROMPTS, 1, MOST)
         if asked_of != wanted:
             raise UserError(_("Press the button again: another number of prompts is written there now."))
@@ -243,18 +230,18 @@ def wire_renewal(page: GateFormPage) -> None:
         return [*page.filled(gate_decisions.rule(context.db)), said, *unasked()]
 
     @guarded(context, "admin")
-    def ask_renewal(annotator: Annotator, number: Any) -> list[Any]:
+    def ask_renewal(number: Any) -> list[Any]:
         wanted = whole(number, PROMPTS, 1, MOST)
-        said = markup.status(_(RENEWAL).format(prompts=wanted), "warning")
-        return [gr.update(visible=True), said, wanted]
+        return asking(_(RENEWAL).format(prompts=wanted), wanted)
 
     @guarded(context, "admin")
-    def keep_held_out(annotator: Annotator) -> list[Any]:
+    def keep_held_out() -> list[Any]:
         return unasked()
 
-    page.renew.click(ask_renewal, page.prompts, page.asking, **QUEUED)
-    page.really.click(renew_held_out, [page.prompts, page.asked], [*page.filled_in, page.said, *page.asking], **QUEUED)
-    page.keep.click(keep_held_out, None, page.asking, **QUEUED)
+    shown = [*page.filled_in, page.said, *question.parts]
+    page.renew.click(ask_renewal, page.prompts, question.parts, **QUEUED)
+    question.yes.click(renew_held_out, [page.prompts, question.about], shown, **QUEUED)
+    question.no.click(keep_held_out, None, question.parts, **QUEUED)
 
 
 def renewed(context: Context, wanted: int) -> str:

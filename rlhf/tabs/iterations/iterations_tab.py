@@ -483,7 +483,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
 def wire_views(page: IterationsPage, context: Context) -> None:
     """Fill the page with what its address names, send what changes, and turn the pages of answers."""
 
-    def open_iterations(annotator: Annotator, place: Place) -> list[Any]:
+    def open_iterations(place: Place) -> list[Any]:
         revision, unknown = policy_at(context.db, place)
         changed, seen = view(context, revision, max(0, (row_number(place.query.get("page", "")) or 1) - 1), {})
         shown = {**changed, "said": unknown, **policy_decisions.emptied(changed)}
@@ -493,7 +493,7 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         address = Place() if unknown else place_of(revision, page_of(seen))
         return [*page.sent(shown, seen), told(address, step=False, shows=shows)]
 
-    def poll_iterations(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+    def poll_iterations(revision: str | None, was: Seen) -> list[Any]:
         """Of who has chosen nothing, and was shown what serves, the page goes on to the next candidate."""
         held = page.held(was)
         chosen = None if revision == was.get("unchosen") else revision
@@ -503,7 +503,7 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         return [*page.sent({**changed, **page.overtaken(held, seen)}, seen), address]
 
     @guarded(context, "admin")
-    def choose_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+    def choose_policy(revision: str | None, was: Seen) -> list[Any]:
         found, unknown = policy_at(context.db, place_of(text_in(revision), 0))
         changed, seen = view(context, found, 0, was)
         if unknown:
@@ -517,11 +517,11 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         return [*page.sent(changed, seen), told(place_of(text_in(revision), page_of(seen)))]
 
     @guarded(context, "admin")
-    def previous_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+    def previous_page(revision: str | None, was: Seen) -> list[Any]:
         return turned_to(max(0, page_of(was) - 1), revision, was)
 
     @guarded(context, "admin")
-    def next_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+    def next_page(revision: str | None, was: Seen) -> list[Any]:
         return turned_to(page_of(was) + 1, revision, was)
 
     followed = [*page.followed, page.bar]
@@ -539,7 +539,7 @@ def wire_views(page: IterationsPage, context: Context) -> None:
 
 def wire_look(page: IterationsPage, context: Context) -> None:
     @guarded(context, "admin")
-    def choose_figure(annotator: Annotator, choice: Any, was: Seen) -> list[Any]:
+    def choose_figure(choice: Any, was: Seen) -> list[Any]:
         _drawn, curves = over_view(context.db, newest_checks(context.db))
         close, look = plot_zoom.updates(LOOK, curves, (), was.get(LOOK), text_in(choice))
         return page.sent(close, {**was, LOOK: look})
@@ -585,7 +585,7 @@ def wire_promotion(page: IterationsPage, context: Context) -> None:
         return after_decision(page, context, revision, {**was, "confirming": None}, said)
 
     @guarded(context, "admin")
-    def promote_not(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
+    def promote_not(revision: str | None, why: Any, was: Seen) -> list[Any]:
         return shown_anew(page, context, revision, {**was, "confirming": None})
 
     given = [page.selector, page.parts["why"], page.seen]
@@ -612,7 +612,7 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
         return shown_anew(page, context, revision, was, said=markup.notice(said))
 
     @guarded(context, "admin")
-    def ask_annotators(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
+    def ask_annotators(revision: str | None, was: Seen) -> list[Any]:
         return shown_anew(page, context, revision, was, said=markup.notice(ask_people(context.db, revision)))
 
     parts = page.parts

@@ -121,7 +121,6 @@ def made_of(spec: TrainingSpec) -> str:
 
 
 def soon(state: LoopState, revision: str) -> str:
-    """When the loop checks a candidate."""
     if not state.measurable:
         return _("The check waits: there is no held-out prompt. Import some on the Data tab.")
     if len(state.active) > 1:
@@ -225,7 +224,6 @@ def goes_on(state: LoopState, pending: PendingDecision) -> str:
 
 
 def after(state: LoopState) -> str:
-    """What collecting leads to."""
     if not state.auto_train.on:
         return _("Automatic training is off: a training starts when somebody starts it on the Train tab.")
     training = _(kind_to_train(state).automatic)

@@ -160,7 +160,6 @@ def may_end_early(job: Job) -> bool:
 
 
 def left_words(job: Job, left: float) -> str:
-    """How long a job still takes."""
     words = _("at most about {duration} left") if may_end_early(job) else _("about {duration} left")
     return words.format(duration=duration(left))
 
@@ -362,7 +361,6 @@ def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
 
 
 def delete_question(policy: Policy, size_on_disk: str) -> str:
-    """What is asked before files are deleted."""
     asked = _(
         "Delete {revision} with its files ({size_on_disk})? Its row, its figures and its curves stay; the "
         "weights can't be brought back."

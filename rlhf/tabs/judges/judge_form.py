@@ -142,7 +142,6 @@ class JudgeFormPage:
 
     @property
     def inputs(self) -> list[Any]:
-        """The fields in the order of FIELDS."""
         return [self.fields[name] for name in FIELDS]
 
     @property
@@ -209,7 +208,6 @@ def lay_out_endpoint() -> dict[str, Any]:
 
 
 def choice_parts(db: Database) -> dict[str, dict[str, Any]]:
-    """The models that there are to choose from."""
     answering = [one for one in registry.all_policies(db) if one.can_answer]
     return {
         "model": gr.update(choices=[(preflight.description_of(db, one), one.revision) for one in answering]),

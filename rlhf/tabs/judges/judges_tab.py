@@ -591,7 +591,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
     admin, fields = guarded(context, "admin"), [page.feedback[name] for name in FEEDBACK]
     labels = {name: str(page.feedback[name].label) for name in FEEDBACK}
 
-    def open_judges(annotator: Annotator, place: Place, was: Any, *here: Any) -> list[Any]:
+    def open_judges(place: Place, was: Any, *here: Any) -> list[Any]:
         changed, seen = view(context, place.first, {})
         sent, holds = was.get("sent", {}) if isinstance(was, dict) else {}, form_of(project_store.feedback(context.db))
         fresh = undrafted(sent, dict(zip(FEEDBACK, here, strict=True)), holds)
@@ -604,13 +604,13 @@ def wire_views(page: JudgesPage, context: Context) -> None:
         """Beside the choice of a judge; where there is none to choose, that is hidden."""
         return "" if not unknown else "jobs" if judge_store.judges(context.db) else "add"
 
-    def look_at_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
+    def look_at_judge(selected: Any, was: Any) -> list[Any]:
         held = page.held(was)
         changed, seen = view(context, selected, was)
         return page.sent({**changed, **page.overtaken(held, seen)}, seen)
 
     @admin
-    def save_feedback(annotator: Annotator, selected: Any, was: Any, *values: Any) -> list[Any]:
+    def save_feedback(selected: Any, was: Any, *values: Any) -> list[Any]:
         here, sent = dict(zip(FEEDBACK, values, strict=True)), was.get("sent", {}) if isinstance(was, dict) else {}
         with context.db.transaction():
             draft = drafted(sent, here, form_of(project_store.feedback(context.db)), labels)
@@ -624,7 +624,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
         return [*page.sent(changed, {**seen, "sent": form}, "save", _(SAVED), draft.remark), *form.values()]
 
     @admin
-    def choose_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
+    def choose_judge(selected: Any, was: Any) -> list[Any]:
         if not (unknown := unknown_judge(context.db, selected)):
             return [*page.sent(*view(context, selected, was)), told(Place((text_in(selected),)))]
         changed, seen = view(context, None, was)
@@ -643,7 +643,7 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
     admin, form = guarded(context, "admin"), page.form
 
     @admin
-    def choose_backend(annotator: Annotator, backend: Any) -> list[Any]:
+    def choose_backend(backend: Any) -> list[Any]:
         return form.shown(backend)
 
     @admin
@@ -662,7 +662,7 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
         return [*page.sent(changed, seen, "add", said), gr.update(open=False), *form.emptied()]
 
     @admin
-    def switch_judge(annotator: Annotator, selected: Any, was: Any, label: Any) -> list[Any]:
+    def switch_judge(selected: Any, was: Any, label: Any) -> list[Any]:
         """As the button says, whatever somebody else has switched meanwhile."""
         judge, on = the_judge(context.db, selected), label == _(SWITCH[False])
         if not on and label != _(SWITCH[True]):
@@ -697,7 +697,7 @@ def wire_jobs(page: JudgesPage, context: Context) -> None:
         return page.sent(*view(context, selected, was), "jobs", said)
 
     @admin
-    def cancel_judging(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
+    def cancel_judging(selected: Any, was: Any) -> list[Any]:
         said = cancel(context.db, was)
         return page.sent(*view(context, selected, was), "jobs", said)
 

@@ -190,7 +190,6 @@ class RubricFormPage:
 
     @property
     def fields(self) -> list[Any]:
-        """In the order of FIELDS."""
         return [self.form[name] for name in FIELDS]
 
 
@@ -219,7 +218,7 @@ def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], se
     labels = {name: str(field.label) for name, field in part.form.items()}
 
     @admin
-    def open_rubric(annotator: Annotator, sent: Any, *here: Any) -> list[Any]:
+    def open_rubric(sent: Any, *here: Any) -> list[Any]:
         was = sent if isinstance(sent, dict) else {}
         fresh = undrafted(was, dict(zip(FIELDS, here, strict=True)), form_of(judge_store.rubric(db)))
         return [*held(db), *fields_with(fresh), {**was, **fresh}]
@@ -236,16 +235,16 @@ def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], se
         return [*held(db), *fields_with(holds), holds, status(said, "quiet") + draft.remark]
 
     @admin
-    def read_rubric(annotator: Annotator, version: Any) -> str:
+    def read_rubric(version: Any) -> str:
         return next((text_of(one) for one in versions(db) if one.version == version), "")
 
     @admin
-    def edit_rubric(annotator: Annotator, version: Any) -> list[Any]:
+    def edit_rubric(version: Any) -> list[Any]:
         found = next((form_of(one) for one in versions(db) if one.version == version), {})
         return fields_with(found)
 
     @admin
-    def show_prompt(annotator: Annotator, selected: Any, number: Any) -> str:
+    def show_prompt(selected: Any, number: Any) -> str:
         judge = next((one for one in judge_store.judges(db) if one.name == selected), None)
         return prompt_box(context, judge, number)
 

@@ -50,7 +50,6 @@ def next_steps(state: LoopState, waiting: Waiting, supply: Supply, hindered: boo
 
 
 def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
-    """What candidates wait for."""
     to_check = state.unchecked or state.unasked
     if to_check and not state.measurable:
         return [NextStep(_("Import held-out prompts to check {revision}").format(revision=to_check), "/data/import")]

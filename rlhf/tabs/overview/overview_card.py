@@ -94,7 +94,6 @@ def ended_words(job: Job) -> str:
 
 
 def judged_words(status: OverviewStatus) -> str:
-    """How many were judged of how many."""
     if status.judged > status.wanted:
         said = _("{judged:,} judged for the next training; {wanted:,} are enough")
     elif status.least:
@@ -132,7 +131,6 @@ def overview(status: OverviewStatus, candidates: str, record: str, today: str, l
 
 
 def judged_bar(status: OverviewStatus) -> str:
-    """How far it is to the next training."""
     words = judged_words(status)
     share = min(100, 100 * status.judged // max(status.wanted, 1))
     return paragraph(words) + progress_bar(words, share)

@@ -39,7 +39,6 @@ def open_jobs(db: Database) -> list[Job]:
 
 
 def overview_status(db: Database, annotator_id: int) -> OverviewStatus:
-    """Where things stand now, for this annotator."""
     state, at = controller.state_of(db), now()
     running = next(iter(open_jobs(db)), None)
     serving, project = registry.serving(db), project_store.project(db)

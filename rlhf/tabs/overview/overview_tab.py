@@ -83,7 +83,6 @@ def candidate_status(db: Database, policy: Policy) -> str:
 
 
 def headline_on(db: Database, policy: Policy) -> Headline:
-    """What is said first of a candidate."""
     found, decision = gate_decisions.decided(db, policy)
     against = gate_decisions.opponent(db, policy).revision
     return candidate_headline.headline_of(found, decision, against, gate_decisions.given_to_people(db))

@@ -280,12 +280,12 @@ def wire_views(page: PlaygroundPage, context: Context) -> None:
     visits(bar, context, open_playground, inputs[:2], outputs, api_name="playground-open")
 
     @guarded(context, "admin")
-    def choose_models(annotator: Annotator, revisions: Any) -> str:
+    def choose_models(revisions: Any) -> str:
         names = [name for name in revisions if isinstance(name, str)] if isinstance(revisions, list) else []
         return told(Place((), {"models": ",".join(names)}), step=False)
 
     @guarded(context, "admin")
-    def refuse_unknown(annotator: Annotator, revisions: Any) -> list[Any]:
+    def refuse_unknown(revisions: Any) -> list[Any]:
         """Take what was typed and is no model out again: the component takes any text, and tells only of a change."""
         there = {revision for _, revision in prompt_set_form.choices(db)}
         names = revisions if isinstance(revisions, list) else []

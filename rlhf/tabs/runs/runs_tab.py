@@ -527,7 +527,7 @@ def build(context: Context) -> RunsPage:
 def wire_views(page: RunsPage, context: Context) -> None:
     """Fill the page with what its address names, and from then on send what changes."""
 
-    def open_runs(annotator: Annotator, place: Place) -> list[Any]:
+    def open_runs(place: Place) -> list[Any]:
         looked, said = selection_at(context.db, place)
         changed, seen = live(context, looked, {})
         values = {"selector": looked.job, "compared": looked.compared, "search": looked.search, "order": looked.order}
@@ -537,7 +537,7 @@ def wire_views(page: RunsPage, context: Context) -> None:
             shown["all"] = gr.update(open=True)
         return page.sent({**changed, **shown, "said": said, "acted": "", ADDRESS: address}, seen)
 
-    def poll_runs(annotator: Annotator, *sent: Any) -> list[Any]:
+    def poll_runs(*sent: Any) -> list[Any]:
         looked, was = read(sent)
         held = page.held(was)
         changed, seen = live(context, replace(looked, confirming=was.get("confirming")), was)
@@ -558,11 +558,11 @@ def wire_views(page: RunsPage, context: Context) -> None:
         return page.sent({ADDRESS: address, **changed, "said": unknown, "acted": ""}, seen)
 
     @guarded(context, "admin")
-    def choose_run(annotator: Annotator, *sent: Any) -> list[Any]:
+    def choose_run(*sent: Any) -> list[Any]:
         return look(sent, chosen=True)
 
     @guarded(context, "admin")
-    def list_runs(annotator: Annotator, *sent: Any) -> list[Any]:
+    def list_runs(*sent: Any) -> list[Any]:
         return look(sent, chosen=False)
 
     visits(page.bar, context, open_runs, [], page.followed)
@@ -606,7 +606,7 @@ def wire_looks(page: RunsPage, context: Context) -> None:
     db = context.db
 
     @guarded(context, "admin")
-    def choose_plot(annotator: Annotator, choice: Any, was: Seen) -> list[Any]:
+    def choose_plot(choice: Any, was: Seen) -> list[Any]:
         drawn = drawn_job(db, job_store.get(db, shown_job(was)))
         if drawn is None:
             return page.sent_of(LOOK, {}, was)
@@ -614,7 +614,7 @@ def wire_looks(page: RunsPage, context: Context) -> None:
         return page.sent_of(LOOK, close, {**was, LOOK: look})
 
     @guarded(context, "admin")
-    def choose_shared_plot(annotator: Annotator, choice: Any, was: Seen, compared: Any) -> list[Any]:
+    def choose_shared_plot(choice: Any, was: Seen, compared: Any) -> list[Any]:
         runs, name = compare_runs_form.chosen_jobs(db, compared), compare_runs_form.LOOK
         close, look = compare_runs_form.look_at(db, runs, was.get(name), text_in(choice))
         return page.sent_of(name, close, {**was, name: look})
@@ -630,7 +630,7 @@ def wire_looks(page: RunsPage, context: Context) -> None:
 
 def wire_queue(page: RunsPage, context: Context) -> None:
     def changer(action: str) -> Callable[..., list[Any]]:
-        def change_queue(annotator: Annotator, *sent: Any) -> list[Any]:
+        def change_queue(*sent: Any) -> list[Any]:
             looked, was = read(sent)
             said = markup.notice(queue_view.change(context.db, looked.queued, action))
             changed, seen = live(context, looked, was)
@@ -682,7 +682,7 @@ def wire_deleting(page: RunsPage, context: Context) -> None:
     inputs = [*page.looked, page.seen]
 
     @guarded(context, "admin")
-    def ask_deletion(annotator: Annotator, *sent: Any) -> list[Any]:
+    def ask_deletion(*sent: Any) -> list[Any]:
         looked, was = read(sent)
         return page.sent(*live(context, replace(looked, confirming=asked_about(context, was)), was))
 
@@ -694,7 +694,7 @@ def wire_deleting(page: RunsPage, context: Context) -> None:
         return page.sent({**changed, "acted": said}, seen)
 
     @guarded(context, "admin")
-    def keep_run(annotator: Annotator, *sent: Any) -> list[Any]:
+    def keep_run(*sent: Any) -> list[Any]:
         return page.sent(*live(context, *read(sent)))
 
     page.parts["delete"].click(ask_deletion, inputs, page.followed, **QUEUED)

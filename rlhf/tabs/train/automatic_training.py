@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from annotation.database import Database
-from annotation.records import Annotator, UserError
+from annotation.records import UserError
 from annotation.tabs.components import QUEUED, QUIET, button, drafted, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _, joined, ngettext
@@ -63,11 +63,11 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         return [holds, *(holds[name] for name in form)]
 
     @admin
-    def open_auto_train(annotator: Annotator) -> list[Any]:
+    def open_auto_train() -> list[Any]:
         return [*filled(), markup.notice(sentence(db, controller.automatic_training(db)))]
 
     @admin
-    def save_auto_train(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
+    def save_auto_train(sent: Any, *values: Any) -> list[Any]:
         here = dict(zip(form, values, strict=True))
         with db.transaction():
             draft = drafted(sent, here, asdict(controller.automatic_training(db)), labels)

@@ -199,7 +199,6 @@ def shown_card(shown: InspectedItem | None, split: Split) -> str:
 
 
 def left_out_sentences(shown: InspectedItem) -> list[str]:
-    """What of an item would be left out."""
     said = _("Of this, left out: {reasons}.") if shown.used else _("This would be left out: {reasons}.")
     listed = [said.format(reasons=left_out_list(shown.left_out))] if shown.left_out else []
     return [*listed, *template_sentences(shown.left_out)]

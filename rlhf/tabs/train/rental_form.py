@@ -114,10 +114,10 @@ def wire(
     def no_question() -> list[Any]:
         return ["", gr.update(visible=False), gr.skip(), None]
 
-    def opened(annotator: Annotator) -> list[Any]:
+    def opened() -> list[Any]:
         return [gr.update(choices=choices(context.db)), asking(context.db)]
 
-    def chosen(annotator: Annotator, flavor: Any) -> list[Any]:
+    def chosen(flavor: Any) -> list[Any]:
         told = {one.name: one.price_per_hour for one in hub_requests.prices(context.db)}
         return [told.get(text_in(flavor), gr.skip()), *no_question()]
 
@@ -127,16 +127,13 @@ def wire(
         hub_requests.REQUESTS.enqueue(context.db, hub_requests.AskPrices(), annotator.name)
         return markup.notice(_(ASKING))
 
-    def ask(annotator: Annotator, flavor: Any, price: Any, hours: Any, payer: Any) -> list[Any]:
+    def ask(flavor: Any, price: Any, hours: Any, payer: Any) -> list[Any]:
         if HELD not in os.environ:
             raise UserError(_(NO_TOKEN))
         terms = rental_store.checked_terms(flavor, price, hours, text_in(payer))
         question = _("{terms} It is billed by the minute while it runs. Go ahead?").format(terms=terms.sentence)
         spend = _("Spend up to {most_dollars}").format(most_dollars=formatting.most_dollars(terms.most))
         return [status(question, "warning"), gr.update(visible=True), gr.update(value=spend), asdict(terms), ""]
-
-    def refuse(annotator: Annotator) -> list[Any]:
-        return no_question()
 
     def spend(annotator: Annotator, agreed: Any, *values: Any) -> list[Any]:
         job_id, then = begin(annotator.name, agreed_terms(agreed), *values)
@@ -147,14 +144,14 @@ def wire(
 
     for handler, verb in ((opened, "list"), (chosen, "price"), (ask_prices, "ask_prices"), (ask, "ask_to_rent")):
         handler.__name__ = f"{verb}_{name}"
-    refuse.__name__, spend.__name__ = f"refuse_to_rent_{name}", f"rent_{name}"
+    no_question.__name__, spend.__name__ = f"refuse_to_rent_{name}", f"rent_{name}"
     asked.section.expand(admin(opened), None, [asked.flavor, asked.told], **QUIET)
     asked.flavor.focus(admin(opened), None, [asked.flavor, asked.told], **QUIET)
     asked.flavor.input(admin(chosen), asked.flavor, [asked.price, *question], **QUIET)
     asked.prices.click(admin(ask_prices), None, asked.told, **QUEUED)
     terms = [asked.flavor, asked.price, asked.hours, asked.payer]
     asked.rent.click(admin(ask), terms, [*question, asked.said], **QUEUED)
-    asked.no.click(admin(refuse), None, question, **QUIET)
+    asked.no.click(admin(no_question), None, question, **QUIET)
     asked.yes.click(admin(spend), [asked.agreed, *sent], [*question, asked.said, *after], **QUEUED)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.records import Annotator, Split
+from annotation.records import Split
 from annotation.tabs.components import QUEUED, button, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
@@ -61,14 +61,14 @@ def wire(page: RowsPage, form: Form, context: Context, preflight: Preflight, inp
     looked, shown = [page.split, page.number, *inputs], [page.number, page.row]
 
     def turner(name: str) -> Callable[..., list[Any]]:
-        def show_row(annotator: Annotator, split: Any, number: Any, *sent: Any) -> list[Any]:
+        def show_row(split: Any, number: Any, *sent: Any) -> list[Any]:
             values = dict(zip(form.names, sent, strict=True))
             return show(form, preflight, values, split, number, TURNS[name][1])
 
         show_row.__name__ = f"{name}_{form.name}"
         return admin(show_row)
 
-    def look_through(annotator: Annotator, *sent: Any) -> str:
+    def look_through(*sent: Any) -> str:
         spec = form_fields.spec_of(form, preflight.model, dict(zip(form.names, sent, strict=True)))
         return plan_card.survey_card(preflight.survey(spec), spec)
 

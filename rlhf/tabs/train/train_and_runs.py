@@ -65,7 +65,7 @@ def wire_start(page: TrainingFormPage, context: Context, known: Preflight, guide
 
 def wire_runs(pages: Sequence[TrainingFormPage], context: Context, guide: gr.HTML, runs_page: RunsPage) -> None:
     @guarded(context, "admin")
-    def start_from(annotator: Annotator, seen: Any) -> list[Any]:
+    def start_from(seen: Any) -> list[Any]:
         form, filled = preflight.continuing(context.db, shown_revision(seen))
         updates = [
             gr.update(value=filled[name]) if page.form is form and name in filled else gr.skip()

@@ -306,12 +306,12 @@ def wire(page: TrainingFormPage, context: Context, known: Preflight, opening: Ca
     """Fill the form when it is opened, follow the rows, and answer what is changed in it."""
     form, admin = page.form, guarded(context, "admin")
 
-    def view(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
+    def view(ticked: Any, seen: Any, *sent: Any) -> list[Any]:
         return page.sent(*live(form, known, page.values(sent), ticked, seen))
 
-    def open_form(annotator: Annotator, said: Any, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
+    def open_form(said: Any, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
         """What was said at an earlier visit goes; a button may have been pressed since this one was asked for."""
-        return [*view(annotator, ticked, seen, *sent), "" if said else gr.skip()]
+        return [*view(ticked, seen, *sent), "" if said else gr.skip()]
 
     def measure(annotator: Annotator, *asked: Any) -> str:
         measuring = MeasureSpec(training=to_json(page.spec(known, *asked)))

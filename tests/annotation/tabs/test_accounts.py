@@ -149,14 +149,14 @@ def test_what_somebody_may_do_is_changed_after_a_question(db: Database, listener
     assert rows() == before
     for name, sent in (("account-add", ("zoe", "annotator", "")), ("account-activate", ("mira",))):
         *_page, hidden, question, left = listeners[name](OLGA, *sent)
-        assert (hidden["visible"], question, left) == (False, "", {}), (
+        assert (hidden["visible"], question, left) == (False, "", None), (
             "the account that it was about may be another now"
         )
     visit = listeners["account-visit"]
     *_fields, hidden, _question, left, _unfolded, _told = visit(*asked_by("olga", visit, part="/olga"))
-    assert (hidden["visible"], left) == (False, {})
+    assert (hidden["visible"], left) == (False, None)
     *page, hidden, _said, left = listeners["account-really"](OLGA, "mira", asked)
-    assert (hidden["visible"], left) == (False, {})
+    assert (hidden["visible"], left) == (False, None)
     assert (rows() == before) == (act == "make-annotator"), "she is one already"
     assert "mira" in page[2]
 

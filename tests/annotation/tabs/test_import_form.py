@@ -15,7 +15,6 @@ from annotation.imports.import_report import ImportReport
 from annotation.imports.importing import ImportPreview, ImportResult
 from annotation.imports.mapping.mapped_rows import MappedRow
 from annotation.jobs import job_table
-from annotation.records import Annotator
 from annotation.tabs import import_form
 from annotation.tabs.guard import Context
 from annotation.translation import language_of, speaking
@@ -242,7 +241,7 @@ def test_a_look_whose_rows_are_gone_is_to_be_asked_for_again(pages: gr.Blocks, d
 
 
 def test_a_directory_on_this_server_is_asked_for_its_configuration() -> None:
-    shown = [one["visible"] for one in import_form.choose_source(Annotator(1, "olga", "admin"), "server")]
+    shown = [one["visible"] for one in import_form.choose_source("server")]
     assert shown == [False, True, False, True, True, True]
 
 
@@ -382,7 +381,7 @@ def test_what_is_to_become_of_verdicts_is_asked_and_obeyed_only_where_there_are_
     """The choice may be left over from the import before this one."""
     order = import_form.order_of(target, "open", "held-out", None, "", None, *("" for _ in import_form.ROLES))
     assert order.verdict == verdict
-    shown = import_form.choose_target(Annotator(id=1, name="olga", role="admin"), target)
+    shown = import_form.choose_target(target)
     assert shown["visible"] == (verdict == "open")
 
 

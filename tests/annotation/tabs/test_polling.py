@@ -67,7 +67,7 @@ def test_an_answer_that_says_the_same_is_marked_the_same_and_each_answer_is_anot
 ) -> None:
     with gr.Blocks() as demo:
         box, beating = gr.Textbox(), pulse(2)
-        poll(beating, Context(db, data_dir, BASE_NAME), lambda person, text: [text], [box], [box])
+        poll(beating, Context(db, data_dir, BASE_NAME), lambda text: [text], [box], [box])
     (function,) = demo.fns.values()
     db.write("INSERT INTO annotator (name, role, created) VALUES ('owner', 'admin', '2026-01-01')")
     sent = [function.fn(*asked_by("owner", function.fn), text) for text in ("a", "a", "b")]

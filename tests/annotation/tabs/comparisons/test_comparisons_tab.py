@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from annotation.database import Database
-from annotation.records import Annotator, UserError
+from annotation.records import UserError
 from annotation.tabs.comparisons.comparison_table import ListPlace
 from annotation.tabs.comparisons.comparisons_tab import FIELDS, ConfirmedChange, confirm, list_of, looked_at, planned
 from annotation.tabs.export_form import DEFAULTS, narrow_export
@@ -92,10 +92,9 @@ def test_a_change_of_other_comparisons_than_were_confirmed_is_asked_anew(db: Dat
 
 def test_the_export_of_a_list_without_a_filter_is_of_all() -> None:
     """Whatever an earlier list has left in the form."""
-    eve = Annotator(1, "eve", "admin")
 
     def sent(part: str) -> dict[str, Any]:
-        shown = zip(DEFAULTS, narrow_export(eve, place_in(part)), strict=False)
+        shown = zip(DEFAULTS, narrow_export(place_in(part)), strict=False)
         return {name: one["value"] for name, one in shown if "value" in one}
 
     assert sent("?all=1") == {"comparisons": ""}
@@ -104,19 +103,18 @@ def test_the_export_of_a_list_without_a_filter_is_of_all() -> None:
 
 
 def test_an_address_unfolds_what_it_fills() -> None:
-    eve = Annotator(1, "eve", "admin")
     for part, unfolded in (
         ("?policies=base", [True, False]),
         ("?licence=MIT&all=1", [False, True]),
         ("?names=yes&last=2026-01-31", [True, True]),
         ("?format=raw&status=judged", [False, False]),
     ):
-        assert [one.get("open", False) for one in narrow_export(eve, place_in(part))[len(DEFAULTS) :]] == unfolded
+        assert [one.get("open", False) for one in narrow_export(place_in(part))[len(DEFAULTS) :]] == unfolded
 
 
 @pytest.mark.parametrize("part", ["?status=great", TOO_LONG + "&status=great", "/" + "x" * MAXIMUM_LENGTH])
 def test_an_export_of_what_cannot_be_read_stays_refused(part: str) -> None:
-    sent = dict(zip(DEFAULTS, narrow_export(Annotator(1, "eve", "admin"), place_in(part)), strict=False))
+    sent = dict(zip(DEFAULTS, narrow_export(place_in(part)), strict=False))
     assert [name for name in sent if "value" in sent[name]] == ["comparisons"]
     with pytest.raises(UserError):
         ComparisonFilter.of(sent["comparisons"]["value"])
