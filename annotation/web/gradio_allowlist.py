@@ -28,6 +28,8 @@ from annotation.web.middleware import ANNOTATOR_KEY, BODY_SECONDS
 MAXIMUM_EVENT: Final = {"annotator": 64 * 1024, "admin": 1024 * 1024}
 """Bytes that an event's body may have."""
 MAXIMUM_DEPTH: Final = 40
+# What Gradio can send back.
+LARGEST_INTEGER: Final = 2**63 - 1
 MAXIMUM_UPLOADS: Final = 100
 # A page has two or three, and a browser opens no more than six connections to a server that speaks HTTP/1.1. Fewer
 # than an account may have under way altogether.
@@ -101,7 +103,7 @@ ALLOWED_ROUTES: Final = (
     allowed_route("GET HEAD", r"/", "annotator", "read"),
     allowed_route("GET", r"/config|/manifest\.json|/robots\.txt|/gradio_api/startup-events", "annotator", "read"),
     allowed_route("GET HEAD", r"(/gradio_api)?/theme\.css|/favicon\.ico", "annotator", "read"),
-    allowed_route("GET HEAD", r"/(assets|static|svelte)(/(?!\.)[\w.@+-]+)+", "annotator", "read"),
+    allowed_route("GET HEAD", r"/(assets|static|svelte)(/(?!\.)[\w.@+-]{1,200}){1,9}", "annotator", "read"),
     allowed_route("GET", r"/gradio_api/heartbeat/(?P<session>[\w-]+)", "annotator", "beat"),
     allowed_route("GET", r"/gradio_api/queue/data", "annotator", "results"),
     allowed_route("POST", rf"/gradio_api/run/{NAME}", "annotator", "event", EVENT_KEYS),
@@ -370,6 +372,8 @@ class GuardedRequest:
             return [self.cleaned(item, depth + 1) for item in value]
         if isinstance(value, str):
             return storable(value)
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            raise RequestRefused(422, _("A field holds what it can't hold. Reload the page."))
         if not isinstance(value, dict):
             return value
         if FILE_KEYS.isdisjoint(value):

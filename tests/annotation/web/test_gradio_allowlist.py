@@ -143,6 +143,13 @@ def test_what_is_read_comes_without_a_query(door: GradioGuard, gradio: Listener)
 
 
 # ------------------------------------------------------------------------------------------------------------ events
+def test_a_name_that_no_file_can_have_is_not_looked_for(door: GradioGuard, gradio: Listener) -> None:
+    """The system says of it that it is too long, which Gradio takes for an error of its own."""
+    for path in (f"/assets/{'x' * 256}.js", f"/static{'/x' * 2_100}", f"/svelte/a/{'x' * 60_000}"):
+        assert (ask(door, ANN, "GET", path), ask(door, KIM, "GET", path)) == (403, 404)
+    assert gradio.seen == []
+
+
 def test_an_annotator_reaches_only_functions_for_annotators(door: GradioGuard, gradio: Listener) -> None:
     assert call(door, ANN, data=[], session_hash="a") == 200
     assert call(door, ANN, "queue/join", data=[], session_hash="a", fn_index=0) == 200
@@ -165,7 +172,7 @@ def test_gradio_reads_what_the_door_has_read(door: GradioGuard, gradio: Listener
     assert json.loads(body) == {"data": [1], "fn_index": 0}
     assert call(door, ANN, data=[], batched=True, oauth_token="x", event_id="x", request={}, simple_format=True) == 200
     assert passed_on(gradio) == {"data": []}
-    for value in (float("inf"), 10**30, "é"):
+    for value in (float("inf"), -(2**63) + 1, "é"):
         assert call(door, ANN, data=[value]) == 200
         assert passed_on(gradio)["data"] == [value]
     assert call(door, ANN, data=["\ud83d", {"\ude00": "\ud83d\ude00"}]) == 200
@@ -186,6 +193,8 @@ def test_gradio_reads_what_the_door_has_read(door: GradioGuard, gradio: Listener
         (b'{"data":' * 7_000, 400),
         (b'{"data": [' + b"[" * 60 + b"]" * 60 + b"]}", 400),
         (b'{"data": [' + b"9" * 5_000 + b"]}", 400),
+        (b'{"data": [[9223372036854775808]]}', 422),
+        (b'{"data": [-9223372036854775808]}', 422),
         (b'{"data": ["' + b"x" * MAXIMUM_EVENT["annotator"] + b'"]}', 413),
     ],
 )
