@@ -77,7 +77,7 @@ def test_the_table_links_each_run_and_says_how_many_more_there_are(monkeypatch: 
         assert german, "runs are found by the word that is shown, too"
         assert '<span class="chip bad">gescheitert</span>' in run_list.runs_table(german, "")
     monkeypatch.setattr(run_list, "LISTED", 1)
-    assert "2 more" in run_list.runs_table(runs, "")
+    assert "There are more: search for them." in run_list.runs_table(runs, "")
     assert "No run has these words." in run_list.runs_table([], "x")
 
 
