@@ -96,7 +96,7 @@ def row(run: Listed) -> Sequence[Cell]:
         made = Way(link("iterations", Place((run.made.revision,))), run.made.revision)
     return (
         str(job.id),
-        Way(link("runs", Place((str(job.id),))), run.name),
+        Way(f"{link('runs', Place((str(job.id),)))}#run-job", run.name),  # which is drawn below the list
         ", ".join(run.label.tags) or NOTHING,
         status,
         made,

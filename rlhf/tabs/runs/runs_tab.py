@@ -542,9 +542,8 @@ def wire_views(page: RunsPage, context: Context) -> None:
         values = {"selector": looked.job, "compared": looked.compared, "search": looked.search, "order": looked.order}
         shown = {name: {**changed.get(name, gr.update()), "value": value} for name, value in values.items()}
         address = told(place_of(looked), step=False, shows=in_view(looked, seen))
-        listing = bool({"q", "sort"} & place.query.keys())
-        if listing or place.first:  # who follows a link of the list is led to the run below it
-            shown["all"] = {**changed.get("all", gr.update()), "open": listing}
+        if {"q", "sort"} & place.query.keys():
+            shown["all"] = {**changed.get("all", gr.update()), "open": True}
         if looked.compared:
             shown["comparable"] = {**changed.get("comparable", gr.update()), "open": True}
         return page.sent({**changed, **shown, "said": said, "acted": "", ADDRESS: address}, seen)

@@ -422,13 +422,6 @@ def test_the_list_says_that_there_are_more_runs_than_it_shows(
         monkeypatch.setattr(run_list, "LISTED", 3)
 
 
-def test_who_follows_a_link_of_the_list_is_led_to_the_run_below_it(browser: Browser, place: Context) -> None:
-    job_id = begin(place, steps=1)
-    browser.look_at(job_id)
-    browser.open()
-    assert browser.shown["all"] == {**gr.update(visible=True), "open": False}
-
-
 def test_a_run_that_there_is_not_is_said_to_be_none(browser: Browser, place: Context) -> None:
     """By an address, or typed; also before there is any."""
     browser.chosen |= {"selector": "99", "compared": ["998", "999"]}
