@@ -241,6 +241,7 @@ function onLink(event) {
   if (ends.some((end) => link.pathname.startsWith(`/${end}/`) && link.pathname !== `/${end}/`)) return; // the server says so
   event.preventDefault();
   go(link.pathname + link.search);
+  if (link.hash) document.getElementById(link.hash.slice(1))?.scrollIntoView();
 }
 
 // The page is drawn with the tab that its address names, and none before it.

@@ -185,18 +185,13 @@ class DPOSpec(ComparisonSpec):
     """Check the candidate against the serving policy when training ends."""
 
     def facts(self) -> Facts:
-        loss = (
-            self.loss
-            if not self.flip_rate
-            else _("{loss}, flip rate {flip_rate:g}").format(loss=self.loss, flip_rate=self.flip_rate)
-        )
-        if self.offset:
-            loss = _("{loss}, offset {offset:g}").format(loss=loss, offset=self.offset)
+        more = [(_("Flip rate"), self.flip_rate), (_("Offset"), self.offset)]
         beta = numeral(self.beta, "g") if self.beta else _("the loss's default")
         return [
             (_("Reference"), choice_label(type(self), "reference", self.reference)),
             (_("Data"), choice_label(type(self), "scope", self.scope)),
-            (_("Loss"), loss),
+            (_("Loss"), choice_label(type(self), "loss", self.loss)),
+            *((name, numeral(value, "g")) for name, value in more if value),
             (_("β · SFT weight"), f"{beta} · {numeral(self.sft_weight, 'g')}"),
             (_("Annotator noise"), choice_label(type(self), "annotator_noise", self.annotator_noise)),
         ]

@@ -167,7 +167,8 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
             "rewards/chosen": chosen_P,
             "rewards/rejected": rejected_P,
             "rewards/margins": chosen_P - rejected_P,
-            "rewards/accuracies": (chosen_P > rejected_P).float(),
+            # A tie counts as half, or a policy that has not moved yet would be wrong of every pair.
+            "rewards/accuracies": (1 + (chosen_P - rejected_P).sign()) / 2,
             "logps/chosen": pairs.chosen_P,
             "logps/rejected": pairs.rejected_P,
         }

@@ -15,6 +15,7 @@ from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, mo
 from annotation.ui.markup import (
     Explained,
     Row,
+    Way,
     answers_to,
     class_of,
     escape,
@@ -29,12 +30,14 @@ from annotation.ui.markup import (
     table,
     unfold,
 )
+from annotation.ui.tab_addresses import Place, link
 from rlhf.data.snapshots import SnapshotCounts
 from rlhf.jobs.descriptions import HeldOutFigures
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job, SampleAnswer
 from rlhf.jobs.rental_store import ENDED_THERE, Rental
+from rlhf.jobs.run_labels import RunLabel
 from rlhf.models.registry import PRECISION_WORDS, Policy
 from rlhf.submission.form_fields import in_labels
 from rlhf.tabs.jobs.job_words import (
@@ -191,12 +194,14 @@ def progress_line(job: Job, left: float | None, at: str) -> str:
     return " · ".join(pieces)
 
 
-def job_card(job: Job, left: float | None, made: Policy | None, at: str, retries: Sequence[str] = ()) -> str:
+def job_card(
+    job: Job, left: float | None, made: Policy | None, at: str, retries: Sequence[str] = (), name: str = ""
+) -> str:
     """One job's state in words, how far it is, what it has made, and what was made smaller for want of memory."""
     sentence = f"{headline(job, at)} {made_sentence(made)}".strip()
     worse = setback(job) or STATUS_COLOURS.get(job.status) == "bad"
     style = class_of(" ".join(("headline", *(["bad"] if worse else []))))
-    said = f'<p{style} role="status"><b>{escape(name_of(job))}</b> {escape(sentence)}</p>'
+    said = f'<p{style} role="status"><b>{escape(name_of(job, name))}</b> {escape(sentence)}</p>'
     shrunk = "".join(paragraph(in_labels(retry, job.spec), "warning") for retry in retries if retry != job.message)
     if job.status == "finished":
         return said + shrunk
@@ -204,9 +209,16 @@ def job_card(job: Job, left: float | None, made: Policy | None, at: str, retries
     return said + shrunk + bar + paragraph(progress_line(job, left, at), "quiet")
 
 
-def name_of(job: Job) -> str:
-    """What a job is, as what is said of it begins."""
-    return _("Job {number}, {about}.").format(number=job.id, about=about(job))
+def name_of(job: Job, name: str = "") -> str:
+    """What a job is, as what is said of it begins, behind what people call it."""
+    said = _("Job {number}, {about}.").format(number=job.id, about=about(job))
+    return f"{name} · {said}" if name else said
+
+
+def label_card(label: RunLabel) -> str:
+    """What people have written about a run besides its name."""
+    tags = paragraph(", ".join(label.tags), "quiet") if label.tags else ""
+    return tags + (f"<pre>{escape(label.notes)}</pre>" if label.notes else "")
 
 
 def made_sentence(made: Policy | None) -> str:
@@ -264,7 +276,16 @@ def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhe
     ordered = [(_("now"), job) for job in running]
     ordered += [(str(place), job) for place, job in enumerate(waiting, start=1)]
     ordered += [(_("rented"), job) for job in elsewhere]
-    rows = [(order, str(job.id), about(job), who(job.requested_by), state(job, at)) for order, job in ordered]
+    rows = [
+        (
+            order,
+            str(job.id),
+            Way(link("runs", Place((str(job.id),))), about(job)),
+            who(job.requested_by),
+            state(job, at),
+        )
+        for order, job in ordered
+    ]
     return heading(_("Queue")) + table((_("Order"), _("Job"), _("What"), _("By"), _("State")), rows)
 
 

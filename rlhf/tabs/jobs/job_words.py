@@ -45,8 +45,9 @@ def message(job: Job) -> str:
     return in_labels(_(job.message), job.spec)
 
 
-def title(job: Job) -> str:
-    return f"{job.id} · {about(job)} · {_(STATUS_WORDS[job.status])}"
+def title(job: Job, name: str = "") -> str:
+    """A job in a list to choose from, behind what people call it."""
+    return " · ".join(filter(None, (name, str(job.id), about(job), _(STATUS_WORDS[job.status]))))
 
 
 def spec_facts(spec: JobSpec) -> Facts:

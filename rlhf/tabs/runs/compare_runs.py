@@ -37,10 +37,11 @@ class RunSummary:
     metrics: Sequence[Mapping[str, Any]]
     made: str | None
     check: CheckReport | None
+    called: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.job.id} · {self.made or about(self.job)}"
+        return f"{self.job.id} · {self.called or self.made or about(self.job)}"
 
 
 # ----------------------------------------------------------------------------------------------------------- settings

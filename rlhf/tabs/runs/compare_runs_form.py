@@ -13,7 +13,7 @@ from annotation.translation import _
 from annotation.ui import line_plots
 from annotation.ui.markup import Download
 from rlhf.evaluation.finished_checks import newest_check
-from rlhf.jobs import job_spec, job_store
+from rlhf.jobs import job_spec, job_store, run_labels
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.tabs import downloads, plot_zoom
@@ -29,8 +29,7 @@ MOST = len(line_plots.HUES)
 
 
 def lay_out() -> dict[str, Any]:
-    with gr.Column(visible=False) as comparable:
-        gr.Markdown(_("## Compare runs"))
+    with gr.Accordion(_("Compare runs"), open=False, visible=False) as comparable:
         return {
             "comparable": comparable,
             "compared": open_choice(
@@ -58,13 +57,16 @@ def chosen_jobs(db: Database, chosen: Any) -> list[Job]:
 def choice_parts(db: Database) -> dict[str, Update]:
     """The runs that there are to choose from; with fewer than two nothing is asked."""
     runs = job_store.recent(db, tuple(job_spec.trainings()), LISTED)
-    choices = [(job_words.title(job), str(job.id)) for job in runs]
+    known = run_labels.labels(db)
+    choices = [(job_words.title(job, known.get(job.id, run_labels.NONE).name), str(job.id)) for job in runs]
     return {"compared": gr.update(choices=choices), "comparable": gr.update(visible=len(runs) > 1)}
 
 
 def key_of(db: Database, chosen: Sequence[Job]) -> list[Any]:
     """Changes whenever the comparison may."""
-    return [[job.id, job.status, job_store.newest_event(db, job.id)] for job in chosen]
+    return [
+        [job.id, job.status, job_store.newest_event(db, job.id), run_labels.label_of(db, job.id).name] for job in chosen
+    ]
 
 
 def parts_of(db: Database, chosen: Sequence[Job], look: Any = None) -> tuple[dict[str, Update], LookedAt]:
@@ -98,8 +100,9 @@ def compared(db: Database, job: Job) -> RunSummary:
     made = registry.of_job(db, job.id)
     check = None if made is None else newest_check(db, made.revision)
     return RunSummary(
-        job,
-        job_store.metrics(db, job.id),
-        None if made is None else made.revision,
-        None if check is None else check.report,
+        job=job,
+        metrics=job_store.metrics(db, job.id),
+        made=None if made is None else made.revision,
+        check=None if check is None else check.report,
+        called=run_labels.label_of(db, job.id).name,
     )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from annotation.records import who
-from annotation.translation import N_, _, numeral
-from annotation.ui.formatting import NOTHING, moment
+from annotation.translation import N_, _
+from annotation.ui.formatting import NOTHING, duration, moment
 from annotation.ui.markup import Cell, Chip, Way, paragraph, table
 from annotation.ui.tab_addresses import Place, link
 from rlhf.jobs.job_store import Job
@@ -80,13 +80,12 @@ def found(runs: Sequence[Listed], search: str, order: str) -> list[Listed]:
 
 
 def runs_table(runs: Sequence[Listed], search: str) -> str:
-    """The runs, each with the link to it; how many more there are than are shown."""
+    """The runs, each with the link to it; and that there are more where they are not all shown."""
     nothing = _("No run has these words.") if search.strip() else _("No job has been started yet.")
-    minutes = _("Minutes")
-    headers = ("#", _("Run"), _("Tags"), _("Status"), _("Made"), _("Started (UTC)"), minutes, _("By"), _("Message"))
-    shown = table(headers, [row(run) for run in runs[:LISTED]], nothing, (minutes,))
-    more = len(runs) - LISTED
-    return shown if more <= 0 else shown + paragraph(_("{more} more: search for them.").format(more=more), "quiet")
+    took = _("Took")
+    headers = ("#", _("Run"), _("Tags"), _("Status"), _("Made"), _("Started (UTC)"), took, _("By"), _("Message"))
+    shown = table(headers, [row(run) for run in runs[:LISTED]], nothing, (took,))
+    return shown + paragraph(_("There are more: search for them."), "quiet") if len(runs) > LISTED else shown
 
 
 def row(run: Listed) -> Sequence[Cell]:
@@ -97,12 +96,12 @@ def row(run: Listed) -> Sequence[Cell]:
         made = Way(link("iterations", Place((run.made.revision,))), run.made.revision)
     return (
         str(job.id),
-        Way(link("runs", Place((str(job.id),))), run.name),
+        Way(f"{link('runs', Place((str(job.id),)))}#run-job", run.name),  # which is drawn below the list
         ", ".join(run.label.tags) or NOTHING,
         status,
         made,
         moment(job.started),
-        NOTHING if job.started is None else numeral(run.seconds / 60, ".1f"),
+        NOTHING if job.is_open or job.started is None else duration(run.seconds),
         who(job.requested_by),
         message(job) or worse or NOTHING,
     )

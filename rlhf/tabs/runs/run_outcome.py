@@ -101,7 +101,8 @@ def parts_of(
     made = subject if subject is not None and job is not None and subject.job_id == job.id else None
     asked = files is not None and confirming == files.name
     against = gate_decisions.objection(context.db, subject, brief=True) if subject is not None else ""
-    objects = objection(subject, against) if subject is not None and against else ""
+    unchecked = never_checked(context.db, subject)
+    objects = objection(subject, against, unchecked) if subject is not None and against else ""
     return {
         "outcome": gr.update(value="" if job is None else job_cards.outcome_card(job, made, on_disk)),
         "quality": gr.update(value="" if quality is None else reward_model_card.card(quality)),
@@ -113,7 +114,7 @@ def parts_of(
         ),
         "confirm": gr.update(visible=asked),
         "question": gr.update(value=files.question if files is not None and asked else ""),
-        **button_parts(subject, bool(against), under_way(context.db, subject)),
+        **button_parts(subject, bool(against), under_way(context.db, subject), unchecked),
         "objection": gr.update(value=objects + use_of(subject)),
         "delete": gr.update(value=delete_words(made=subject is not None), interactive=files is not None),
     }
@@ -140,7 +141,12 @@ def under_way(db: Database, subject: Policy | None) -> frozenset[str]:
     return frozenset(spec.kind for spec in specs if job_store.doing(db, spec) is not None)
 
 
-def button_parts(subject: Policy | None, against: bool, doing: Collection[str]) -> dict[str, Update]:
+def never_checked(db: Database, subject: Policy | None) -> bool:
+    """Whether the next thing to do with a candidate is to check it."""
+    return subject is not None and subject.undecided and newest_check(db, subject.revision) is None
+
+
+def button_parts(subject: Policy | None, against: bool, doing: Collection[str], unchecked: bool) -> dict[str, Update]:
     """Which of the buttons are there and can be pressed; `against`: the rule speaks against using what was
     made, which is decided on the Iterations tab; `doing`: the kinds of job that wait or run for it."""
     if subject is None:
@@ -152,7 +158,11 @@ def button_parts(subject: Policy | None, against: bool, doing: Collection[str]) 
     start = _("Start a new run from this policy") if answers else _("Start a new run from this reward model")
     return {
         "promote": gr.update(value=label, visible=answers and not against, interactive=check_report.can_serve(subject)),
-        "check": gr.update(visible=answers, interactive=there and CheckSpec.kind not in doing),
+        "check": gr.update(
+            visible=answers,
+            interactive=there and CheckSpec.kind not in doing,
+            variant="primary" if unchecked and against and CheckSpec.kind not in doing else "secondary",
+        ),
         "new_run": gr.update(value=start, visible=True, interactive=there),
         "new_run_why": gr.update(value=hint(Explained(start, _(NEW_RUN_SENTENCE)))),
         "merge": gr.update(
@@ -171,8 +181,10 @@ def use_of(subject: Policy | None) -> str:
     return acts(ways)
 
 
-def objection(subject: Policy, against: str) -> str:
-    """What the rule says against using a policy, and the way to its page, where that can be overruled."""
+def objection(subject: Policy, against: str, unchecked: bool) -> str:
+    """What the rule says against using a policy, and, once it was checked, the way to where that can be overruled."""
+    if unchecked:
+        return paragraph(against, "quiet")
     see = way(link("iterations", Place((subject.revision,))), _("See why, or let it serve all the same"))
     return paragraph(against, "quiet") + acts(see)
 

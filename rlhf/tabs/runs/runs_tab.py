@@ -21,10 +21,12 @@ from annotation.tabs.components import (
     acting_box,
     button,
     changes,
+    drafted,
     html_box,
     open_choice,
     row_number,
     text_in,
+    undrafted,
 )
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
@@ -38,7 +40,6 @@ from rlhf.jobs import job_store, rental_store, run_labels
 from rlhf.jobs.artifacts import bytes_within, checkpoints_directory
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.run_labels import RunLabel
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
@@ -109,6 +110,7 @@ def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> di
     return {
         "card": gr.update(value=job_card(db, job, made, at)),
         "facts": gr.update(value="" if job is None else job_facts(db, job)),
+        **{name: gr.update(visible=job is not None) for name in ("all", "record")},
         "cancel": gr.update(visible=status in (*CANCELLABLE, "cancelling"), interactive=status in CANCELLABLE),
         "resume": gr.update(visible=resumable, interactive=resumable),
         "half": gr.update(visible=halvable, interactive=halvable),
@@ -148,7 +150,9 @@ def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str
     if job is None:
         return markup.notice(_("Nothing has been run yet. Start a run on the Train tab."))
     left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
-    return job_cards.job_card(job, left, made if job.status == "finished" else None, at, job_store.retries(db, job.id))
+    done, retries = made if job.status == "finished" else None, job_store.retries(db, job.id)
+    label = run_labels.label_of(db, job.id)
+    return job_cards.job_card(job, left, done, at, retries, label.name) + job_cards.label_card(label)
 
 
 def job_facts(db: Database, job: Job) -> str:
@@ -160,34 +164,48 @@ def list_parts(db: Database, looked: RunsSelection, at: str) -> dict[str, Update
     """The list of the runs that are searched for, and the choice among the last."""
     search, order = text_in(looked.search), text_in(looked.order)
     everything = bool(search.strip()) or order != NEWEST
-    jobs = job_store.recent(db, job_store.waiting_kinds(), SEARCHED_JOBS if everything else LISTED_JOBS)
+    # One more than are listed says that there are more.
+    jobs = job_store.recent(db, job_store.waiting_kinds(), SEARCHED_JOBS if everything else run_list.LISTED + 1)
     known = run_labels.labels(db)
     made = {one.job_id: one for one in registry.all_policies(db) if one.job_id is not None}
     runs = run_list.found(run_list.listed(jobs, known, made, at), search, order)
-    named = ((job, known.get(job.id, run_labels.NONE).name) for job in jobs[:LISTED_JOBS])
     titles = [
-        (f"{name} · {job_words.title(job)}" if name else job_words.title(job), str(job.id)) for job, name in named
+        (job_words.title(job, known.get(job.id, run_labels.NONE).name), str(job.id)) for job in jobs[:LISTED_JOBS]
     ]
     return {
         "jobs": gr.update(value=run_list.runs_table(runs, search)),
-        "selector": gr.update(choices=[(_("What runs now, or ran last"), LATEST), *titles]),
+        "selector": gr.update(choices=[(_("What runs now, or ran last"), LATEST), *titles], visible=bool(jobs)),
     }
 
 
 def label_parts(db: Database, job: Job | None) -> dict[str, Update]:
     """The fields for what people call a run, as it is stored, and where its report is fetched."""
-    fields = zip(("name", "tags", "notes"), fields_of(stored(label_shown(db, job))), strict=True)
     address = "" if job is None else downloads.report_address(job.id)
     return {
         "labels": gr.update(visible=job is not None),
         "labelled": gr.update(value=""),
-        **{name: gr.update(value=value) for name, value in fields},
+        **{name: gr.update(value=value) for name, value in label_form(db, job).items()},
         "fetch": gr.update(value=markup.download_button(address, _("Report (Markdown)")) if address else ""),
     }
 
 
-def label_shown(db: Database, job: Job | None) -> RunLabel:
-    return run_labels.NONE if job is None else run_labels.label_of(db, job.id)
+def label_form(db: Database, job: Job | None) -> dict[str, str]:
+    """The same fields by name."""
+    label = run_labels.NONE if job is None else run_labels.label_of(db, job.id)
+    return {"name": label.name, "tags": ", ".join(label.tags), "notes": label.notes}
+
+
+def followed_label(db: Database, job: Job | None, looked: RunsSelection, seen: Seen) -> tuple[dict[str, Update], Any]:
+    """What others have written meanwhile of the run that is shown, in the fields where nothing is being typed."""
+    was = label_sent(seen)
+    fresh = undrafted(was, looked.typed, label_form(db, job))
+    return {name: gr.update(value=text) for name, text in fresh.items() if looked.typed[name] != text}, {**was, **fresh}
+
+
+def label_sent(seen: Seen) -> dict[str, str]:
+    """What this session was sent last of what a run is called; nothing where none is shown."""
+    sent = seen.get("label")
+    return sent if isinstance(sent, dict) else {}
 
 
 def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) -> tuple[dict[str, Update], LookedAt]:
@@ -235,8 +253,8 @@ class RunsSelection:
     """The files that a person was asked about and has not answered."""
 
     @property
-    def typed(self) -> list[str]:
-        return [text_in(self.name), text_in(self.tags), text_in(self.notes)]
+    def typed(self) -> dict[str, str]:
+        return {"name": text_in(self.name), "tags": text_in(self.tags), "notes": text_in(self.notes)}
 
 
 def selection_at(db: Database, place: Place) -> tuple[RunsSelection, str]:
@@ -328,10 +346,11 @@ def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = Fal
     changed |= redrawn
     job_id = None if job is None else job.id
     if "job" not in seen or seen["job"] != job_id:
-        changed |= label_parts(db, job)  # else somebody may be typing
-        keys["label"] = stored(label_shown(db, job))
+        changed |= label_parts(db, job)
+        keys["label"] = label_form(db, job)
     else:
-        keys["label"] = seen.get("label")
+        written, keys["label"] = followed_label(db, job, looked, seen)
+        changed |= written
     there = subject is not None and subject.deleted is None
     return changed, {
         **marks,
@@ -349,12 +368,7 @@ def written_about(db: Database, looked: RunsSelection, seen: Seen, found: Job | 
     shown = seen.get("job")
     if row_number(looked.job) is not None or not isinstance(shown, int) or found is None or found.id == shown:
         return None
-    return job_store.get(db, shown) if looked.typed != fields_of(seen.get("label")) else None
-
-
-def fields_of(label: Any) -> list[str]:
-    name, tags, notes = label if isinstance(label, list) and len(label) == 3 else ("", [], "")
-    return [name, ", ".join(tags), notes]
+    return job_store.get(db, shown) if looked.typed != label_sent(seen) else None
 
 
 def cancel_shown(db: Database, seen: Any) -> str:
@@ -384,11 +398,6 @@ def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
     if has_nothing_saved(db, job_store.get(db, job_id)):
         again = _("Job {job_id} is queued again and begins anew: nothing of it was saved. {changed}")
     return again.format(job_id=job_id, changed=changed).strip()
-
-
-def stored(label: RunLabel) -> list[Any]:
-    """A label as a session keeps it, to see whether somebody else has changed it."""
-    return [label.name, list(label.tags), label.notes]
 
 
 def shown_job(seen: Any) -> int:
@@ -467,7 +476,7 @@ class RunsPage(FollowedPage):
 
 def lay_out() -> RunsPage:
     parts = queue_view.lay_out()
-    with gr.Accordion(_("All runs"), open=False) as parts["all"]:
+    with gr.Accordion(_("All runs"), open=False, visible=False) as parts["all"]:
         with gr.Row():
             parts["search"] = gr.Textbox(
                 label=_("Search"), max_length=200, elem_id="run-search", min_width=240, scale=2
@@ -475,8 +484,9 @@ def lay_out() -> RunsPage:
             orders = [(_(words), name) for name, words in run_list.ORDERS.items()]
             parts["order"] = gr.Dropdown(orders, value=NEWEST, label=_("Order"), elem_id="run-order", min_width=160)
         parts["jobs"] = html_box()
+    parts |= compare_runs_form.lay_out()
     parts["selector"] = open_choice(
-        _("Job"), [(_("What runs now, or ran last"), LATEST)], value=LATEST, elem_id="run-job"
+        _("Job"), [(_("What runs now, or ran last"), LATEST)], value=LATEST, elem_id="run-job", visible=False
     )
     parts["card"] = html_box()
     with gr.Row():
@@ -493,9 +503,8 @@ def lay_out() -> RunsPage:
     parts |= {"heading": html_box(), "plots": html_box()}
     parts |= plot_zoom.lay_out(LOOK, _("Look closer"))
     parts["samples"] = html_box()
-    with gr.Accordion(_("Its settings and log"), open=False):
+    with gr.Accordion(_("Its settings and log"), open=False, visible=False) as parts["record"]:
         parts |= {"facts": html_box(), "log": html_box()}
-    parts |= compare_runs_form.lay_out()
     return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS), place_bar())
 
 
@@ -534,7 +543,9 @@ def wire_views(page: RunsPage, context: Context) -> None:
         shown = {name: {**changed.get(name, gr.update()), "value": value} for name, value in values.items()}
         address = told(place_of(looked), step=False, shows=in_view(looked, seen))
         if {"q", "sort"} & place.query.keys():
-            shown["all"] = gr.update(open=True)
+            shown["all"] = {**changed.get("all", gr.update()), "open": True}
+        if looked.compared:
+            shown["comparable"] = {**changed.get("comparable", gr.update()), "open": True}
         return page.sent({**changed, **shown, "said": said, "acted": "", ADDRESS: address}, seen)
 
     def poll_runs(*sent: Any) -> list[Any]:
@@ -576,20 +587,23 @@ def wire_views(page: RunsPage, context: Context) -> None:
 
 
 def wire_labels(page: RunsPage, context: Context) -> None:
+    labels = {name: str(page.parts[name].label) for name in ("name", "tags", "notes")}
+
     @guarded(context, "admin")
     def save_label(annotator: Annotator, *sent: Any) -> list[Any]:
         looked, was = read(sent)
-        label = run_labels.written(*looked.typed)
-        there = run_labels.label_of(context.db, shown_job(was))
-        if stored(there) not in (was.get("label"), stored(label)):
-            said = _(
-                "Somebody else has written here meanwhile: name “{name}”, tags “{tags}”, notes “{notes}”. Nothing "
-                "was saved. Copy what you have written, reload the page and put the two together."
-            )
-            raise UserError(said.format(name=there.name, tags=", ".join(there.tags), notes=there.notes))
-        run_labels.set_label(context.db, shown_job(was), label, annotator.name)
-        changed, seen = live(context, replace(looked, job=shown_job(was)), {**was, "job": None})
-        said = markup.notice(_("Saved for job {job_id}.").format(job_id=shown_job(was)))
+        db, job_id = context.db, shown_job(was)
+        with db.transaction():
+            holds = label_form(db, job_store.get(db, job_id))
+            draft = drafted(was.get("label"), looked.typed, holds, labels)
+            if draft.both:
+                theirs = markup.facts(
+                    [(labels[name], text) for name, text in holds.items() if labels[name] in draft.both]
+                )
+                return page.sent({"labelled": draft.refusal + theirs}, {**was, "label": draft.sent})
+            run_labels.set_label(db, job_id, run_labels.written(**draft.values), annotator.name)
+        changed, seen = live(context, replace(looked, job=job_id), {**was, "job": None})
+        said = markup.notice(_("Saved for job {job_id}.").format(job_id=job_id)) + draft.remark
         return page.sent({**changed, "labelled": said}, seen)
 
     page.parts["keep_label"].click(save_label, [*page.looked, page.seen], page.followed, **QUEUED)

@@ -514,6 +514,13 @@ def first_margin(trainer: PreferenceTrainer) -> float:
     return float(total / pairs)
 
 
+def test_a_policy_that_has_not_moved_is_right_of_half_the_pairs(judged: Machine) -> None:
+    trainer = trainer_of(judged, QUICK_DPO)
+    assert first_margin(trainer) == 0
+    right, pairs = trainer.noted["rewards/accuracies"]
+    assert float(right / pairs) == 0.5
+
+
 def test_with_the_base_as_reference_a_continued_adapter_starts_with_the_margin_it_has_earned(judged: Machine) -> None:
     """TRL alone would make the parent the reference, and the tie to the base would be lost."""
     parent = add_parent(judged)

@@ -223,7 +223,7 @@ def test_the_queue_tells_what_runs_and_who_waits_in_order() -> None:
     for row, words in zip(
         rows,
         (
-            ("<td>now</td><td>7</td>", "preference training (DPO), QLoRA", "running for 10 min"),
+            ("<td>now</td><td>7</td>", '<a href="/runs/7">preference training (DPO), QLoRA</a>', "running for 10 min"),
             ("<td>1</td><td>9</td>", "supervised training, full", "since 2026-01-02 09:59 UTC"),
             ("<td>2</td><td>8</td>", "check of dpo-3", "owner", "waits to go on"),
         ),

@@ -69,7 +69,7 @@ def test_each_order(order: str, found: list[int]) -> None:
 def test_the_table_links_each_run_and_says_how_many_more_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = run_list.found(run_list.listed(JOBS, LABELS, MADE, AT), "", "newest")
     table = run_list.runs_table(runs, "")
-    for words in ('<a href="/runs/1">Zebra</a>', '<a href="/iterations/sft-1">sft-1</a>', "fast, old"):
+    for words in ('<a href="/runs/1#run-job">Zebra</a>', '<a href="/iterations/sft-1">sft-1</a>', "fast, old"):
         assert words in table
     assert "<td>reward-model-2</td>" in table, "which answers nothing, so that no page of policies has it"
     with translation.speaking(translation.language_of("de")):
@@ -77,7 +77,7 @@ def test_the_table_links_each_run_and_says_how_many_more_there_are(monkeypatch: 
         assert german, "runs are found by the word that is shown, too"
         assert '<span class="chip bad">gescheitert</span>' in run_list.runs_table(german, "")
     monkeypatch.setattr(run_list, "LISTED", 1)
-    assert "2 more" in run_list.runs_table(runs, "")
+    assert "There are more: search for them." in run_list.runs_table(runs, "")
     assert "No run has these words." in run_list.runs_table([], "x")
 
 

@@ -33,7 +33,7 @@ from rlhf.jobs.run import Run, perform
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.tabs.runs import compare_runs_form, runs_tab
+from rlhf.tabs.runs import compare_runs_form, run_list, runs_tab
 from rlhf.tabs.runs.curves import plots_of
 from rlhf.tabs.runs.runs_tab import RunsPage
 from tests.conftest import BASE_NAME
@@ -349,7 +349,15 @@ def test_comparing_two_real_runs_lists_exactly_the_settings_that_differ(trained:
     browser.open()
     rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in browser.text("settings").split("<tr>")[1:]]
     names = [f"{job.id} · {job.result['revision']}" for job in (first, second) if job.result]
-    assert rows == [["Setting", *names], ["Seed", "0", "4"], ["Learning rate", "0.005", "0.001"]]
+    settings = [["Seed", "0", "4"], ["Learning rate", "0.005", "0.001"]]
+    assert rows == [["Setting", *names], *settings]
+    run_labels.set_label(trained.db, first.id, RunLabel("Fast"), "kim")
+    browser.do("poll_runs")
+    assert f"{first.id} · Fast: " in browser.text("overlaid")
+    assert f"{first.id} · Fast</th>" in browser.text("settings")
+    assert any(words.startswith(f"Fast · {first.id} · ") for words, _value in browser.shown["compared"]["choices"])
+    run_labels.set_label(trained.db, first.id, RunLabel(), "kim")
+    browser.do("poll_runs")
     overlaid = browser.text("overlaid")
     assert overlaid.count("<polyline") == 2 * overlaid.count("<figure")
     for label in ("Loss", "Token accuracy", "Gradient norm", "Memory"):
@@ -388,12 +396,30 @@ def test_a_run_that_diverged_says_so_and_what_to_do(machine: Machine) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- live
-def test_before_the_first_run_the_page_says_where_to_start_one(browser: Browser) -> None:
+def test_before_the_first_run_the_page_says_where_to_start_one(browser: Browser, place: Context) -> None:
     browser.open()
     assert "Nothing has been run yet" in browser.text("card")
     assert browser.text("queue") == ""
     assert not any(browser.can(name) for name in ("cancel", "resume"))
-    assert browser.shown["actions"]["visible"] is False
+    empty = ("actions", "all", "comparable", "labels", "record", "selector")
+    assert [name for name in empty if browser.shown[name]["visible"]] == [], "one sentence is enough"
+    begin(place, steps=1)
+    browser.do("poll_runs")
+    assert [name for name in empty if browser.shown[name]["visible"]] == ["all", "labels", "record", "selector"]
+
+
+def test_the_list_says_that_there_are_more_runs_than_it_shows(
+    browser: Browser, place: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_list, "LISTED", 2)
+    for more in (False, True):
+        begin(place, steps=1)
+        browser.open()
+        assert "There are more" not in browser.text("jobs")
+        begin(place, steps=1)
+        browser.open()
+        assert ("There are more: search for them." in browser.text("jobs")) is more
+        monkeypatch.setattr(run_list, "LISTED", 3)
 
 
 def test_a_run_that_there_is_not_is_said_to_be_none(browser: Browser, place: Context) -> None:
@@ -820,6 +846,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     assert [name for name in ("check", "new_run", "merge", "delete") if not browser.can(name)] == []
     assert browser.shown["new_run"]["value"] == "Start a new run from this policy"
     assert browser.seen["revision"] == made.revision
+    assert browser.shown["check"]["variant"] == "primary", "what is to be done next"
     browser.do("run_check")
     browser.look_at(job.id).do("run_merge")
     check, merge = job_store.queue(machine.db)
@@ -832,7 +859,8 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     assert "It waits for its check" in browser.text("report")
     assert not browser.shown["promote"]["visible"], "against the rule it takes a reason, on the Iterations tab"
     assert "The rule says: not enough evidence." in browser.text("objection")
-    assert f'href="/iterations/{made.revision}">See why, or let it serve' in browser.text("objection")
+    assert browser.shown["check"]["variant"] == "secondary", "it is under way"
+    assert "See why" not in browser.text("objection"), "it says why"
     with pytest.raises(gr.Error, match=r"The rule says: not enough evidence.*Say why on the Iterations tab"):
         browser.do("run_promote")
     assert registry.serving(machine.db).revision == "base"
@@ -945,13 +973,30 @@ def test_notes_that_two_people_write_are_not_lost(browser: Browser, place: Conte
 
     save(browser, "Mine.")
     save(browser, "Mine, more.")
-    with pytest.raises(gr.Error, match="Mine, more"):
-        save(other, "Theirs.")
-    assert run_labels.label_of(place.db, job_id).notes == "Mine, more."
-    other.open().look_at(job_id)
-    assert other.shown["notes"]["value"] == "Mine, more."
+    other.chosen["name"] = "Theirs"
+    save(other, "Their note.")
+    assert "Not saved: somebody has changed this meanwhile (Notes)." in other.text("labelled")
+    assert "Mine, more." in other.text("labelled")
+    assert run_labels.label_of(place.db, job_id) == RunLabel("", (), "Mine, more.")
     save(other, "Both.")
-    assert run_labels.label_of(place.db, job_id).notes == "Both."
+    assert run_labels.label_of(place.db, job_id) == RunLabel("Theirs", (), "Both.")
+
+
+def test_what_others_write_of_a_run_is_shown_where_nothing_is_typed(browser: Browser, place: Context) -> None:
+    job_id = begin(place, steps=2)
+    browser.open()
+    browser.chosen["tags"] = "mine"
+    run_labels.set_label(place.db, job_id, RunLabel("Theirs", ("theirs",), "A note."), "lee")
+    browser.do("poll_runs")
+    assert [browser.chosen[name] for name in TYPED] == ["Theirs", "mine", "A note."]
+    assert "Theirs" in browser.text("card")
+    browser.do("save_label")
+    assert "(Tags, with commas between)" in browser.text("labelled")
+    browser.chosen["tags"] = "theirs, mine"
+    browser.do("save_label")
+    assert run_labels.label_of(place.db, job_id) == RunLabel("Theirs", ("theirs", "mine"), "A note.")
+    for words in ("Theirs", "theirs, mine", "A note."):
+        assert words in browser.text("card")
 
 
 def test_what_is_typed_of_a_run_stays_with_it_when_another_one_begins(browser: Browser, place: Context) -> None:
