@@ -55,6 +55,17 @@ def guarded(context: Context, role: Role) -> Callable[[Handler], Handler]:
     return decorate
 
 
+def guarded_steps(context: Context, role: Role, *steps: Handler) -> Handler:
+    """A handler that answers several times, as each of `steps` does, `guarded` like any other."""
+
+    def checked(request: gr.Request, *inputs: Any) -> Iterator[Any]:
+        # Each by itself: Gradio may run what lies between two answers in different threads.
+        for step in steps:
+            yield let_in(context, role, request, step, *inputs)
+
+    return named_after(steps[-1], checked, role)
+
+
 def guarded_event(context: Context, role: Role) -> Callable[[Handler], Handler]:
     """As `guarded`, for `handler(annotator, event, *inputs)`: `event` is what the browser says of it, unchecked."""
 
