@@ -42,7 +42,7 @@ from annotation.tabs.components import (
     row_number,
     text_in,
 )
-from annotation.tabs.guard import Context, guarded
+from annotation.tabs.guard import Context, guarded, guarded_steps
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import moment, size
@@ -208,7 +208,8 @@ def progress_card(job: Job[WriteExport] | None, names: Collection[str]) -> str:
         return ""
     by = paragraph(_("Asked for by {name}.").format(name=who(job.requested_by)), "quiet")
     if not job.is_open:
-        return status(_(job.message)) + by
+        said = _(job.message)  # which names the file where there is one
+        return status(said if job.status == "finished" else f"{job.spec.file}: {said}") + by
     bar = progress_bar(_("Export"), round(100 * job.step / job.steps) if job.steps else 0)
     doing = _(job.message) or _("begins")
     return status(f"{job.spec.file}: {doing}") + bar + by
@@ -329,15 +330,10 @@ def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
         **QUIET,
     )
     # Counting reads every judgement, so only the latest state of the form is counted, one form at a time.
-    counting: Mapping[str, Any] = {
-        **QUEUED,
-        "show_progress": "minimal",
-        "show_progress_on": page.count,
-        "trigger_mode": "always_last",
-        "concurrency_limit": 1,
-    }
+    count = guarded_steps(context, "admin", say_counting, partial(count_export, context))
+    counting: Mapping[str, Any] = {**QUEUED, "trigger_mode": "always_last", "concurrency_limit": 1}
     for event, name in ((opening, "export-count"), (changed, "export-recount")):
-        event(admin(partial(count_export, context)), page.fields, counted, api_name=name, **counting)
+        event(count, page.fields, counted, api_name=name, **counting)
     page.write.click(admin(partial(write_export, context)), page.fields, page.shown, api_name="export-write", **QUEUED)
     page.cancel.click(admin(partial(cancel_export, context)), None, page.shown, api_name="export-cancel", **QUEUED)
     poll(page.pulse, context, partial(export_status, context), [], page.shown, api_name="export-follow")
@@ -388,6 +384,11 @@ def narrow_export(place: Place) -> list[Any]:
         updates["comparisons"] = gr.update(value=values["comparisons"], visible=values["comparisons"] != "")
     unfolded = (gr.update(open=True) if own.keys() & names else gr.skip() for names in FOLDED)
     return [*(updates.get(name, gr.skip()) for name in DEFAULTS), *unfolded]
+
+
+def say_counting(*values: Any) -> list[Any]:
+    """What is said until the form is counted: what stands there is of the form as it was."""
+    return [status(_("Counting …")), gr.skip()]
 
 
 def count_export(context: Context, *values: Any) -> list[Any]:

@@ -58,6 +58,19 @@ def guarded(context: Context, role: Role) -> Callable[[Handler], Handler]:
     return decorate
 
 
+def guarded_steps(context: Context, role: Role, *steps: Handler) -> Handler:
+    """A handler that answers several times, as each of `steps` does, `guarded` like any other."""
+
+    called = [told_who_asks(step) for step in steps]
+
+    def checked(request: gr.Request, *inputs: Any) -> Iterator[Any]:
+        # Each by itself: Gradio may run what lies between two answers in different threads.
+        for step in called:
+            yield let_in(context, role, request, step, *inputs)
+
+    return named_after(steps[-1], checked, role)
+
+
 def guarded_event(context: Context, role: Role) -> Callable[[Handler], Handler]:
     """As `guarded`, for handlers whose inputs begin with an `event`: what the browser says of it, unchecked."""
 

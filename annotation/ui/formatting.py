@@ -24,6 +24,14 @@ def percent(share: float) -> str:
     return figures("{share:.0f}%", share=100 * share)
 
 
+def percent_of(part: int, whole: int) -> str:
+    """A count's share of another in whole percent; what there is is not nothing, and not all: '<1%', '>99%'."""
+    share = part / whole if whole else 0.0
+    if 0 < share < 0.005:
+        return "<" + percent(0.01)
+    return ">" + percent(0.99) if 0.995 <= share < 1 else percent(share)
+
+
 def percent_with_interval(share: Estimate) -> str:
     """A share with its interval: '83% (74–90%)'."""
     said = {"share": 100 * share.value, "low": 100 * share.low, "high": 100 * share.high}

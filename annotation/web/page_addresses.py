@@ -23,10 +23,11 @@ ADDRESS: Final = re.compile(r"/(?P<tab>[a-z][a-z-]{0,39})(?:/[^/\x00-\x1f\x7f]{1
 BASE: Final = b'<base href="./" />'
 LANGUAGE: Final = re.compile(rb'<html\s+lang="en"')
 BEFORE: Final = b"<script data-gradio-mode>"
-SCRIPTS: Final = re.compile(r"/assets/(?:Blocks|core)-[\w-]+\.js")
+SCRIPTS: Final = re.compile(r"/assets/(?:Blocks|core|Index)-[\w-]+\.js")
 # In Gradio 6.31: what is built already is not built again at once, but when its program has changed; what was folded is
 # only told that it is seen; an early return; a table by component, kept for as long as the listeners are the same; and
-# the way to each component, gone again where it still leads there.
+# the way to each component, gone again where it still leads there. And the cross at something chosen is called
+# by what it removes, not by its number.
 QUICKER: Final[Mapping[bytes, bytes]] = {
     b"le(()=>{v(),oe(()=>{O.reload(": b"let built;le(()=>{if(v(),!built){built=!0;return}oe(()=>{O.reload(",
     b"requestAnimationFrame(e));for(let e of n)this.#p(e)}": (
@@ -51,6 +52,7 @@ QUICKER: Final[Mapping[bytes, bytes]] = {
         b"for(let t of e.children??[]){i.push(n++);let e=a(t);if(e)return e;i.pop()}return null};"
         b"return r=a(e),r&&n.set(t,i),r}"
     ),
+    b"h.i18n(`common.remove`)+` `+g(n)": b"h.i18n(`common.remove`)+` `+(typeof g(n)==`number`?g(j)[g(n)]:g(n))",
 }
 
 

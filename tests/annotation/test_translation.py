@@ -328,6 +328,7 @@ def test_whoever_was_invited_can_be_refused_in_german() -> None:
 PAGES = """
 import json, sys
 from dataclasses import is_dataclass
+from inspect import isgenerator
 from pathlib import Path
 from types import SimpleNamespace
 from annotation.tabs import gradio_loading
@@ -365,7 +366,8 @@ for function in pages.fns.values():
     # As for a page that sent nothing: what can be shown is shown, and the rest is refused in a sentence.
     for name, said in answers.items():
         try:
-            said.append(function.fn(SimpleNamespace(username=name), *[None] * len(function.inputs)))
+            sent = function.fn(SimpleNamespace(username=name), *[None] * len(function.inputs))
+            said += sent if isgenerator(sent) else [sent]
         except gr.Error as error:
             said.append(error.message)
         except (AttributeError, TypeError):

@@ -79,6 +79,18 @@ def test_a_page_zoomed_four_times_breaks_no_word_and_is_as_wide_as_the_window(br
         assert before == after
 
 
+def test_acts_on_comparisons_are_one_row_on_a_phone(browser: Any) -> None:
+    """Not three above the first comparison; the row scrolls, and the page does not."""
+    acts = "".join(
+        f"<button>{one}</button>" for one in ("Give back", "Settle", "Skip", "Withdraw", "Statistics", "Export")
+    )
+    html = f"<div class=kit><div class=bulk><label class=tick>Choose this page</label>{acts}</div></div>"
+    with drawn(browser, html, viewport={"width": 390, "height": 844}) as page:
+        assert len({round(one.bounding_box()["y"]) for one in page.locator("button").all()}) == 1
+        assert page.locator(".bulk").evaluate("(one) => one.scrollWidth > one.clientWidth")
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
 def test_a_step_above_the_tabs_is_not_drawn_as_the_tabs_own_button(browser: Any) -> None:
     html = """<div class=kit><div class=standing><a class=button href="/train">Train</a></div>
       <div class=acts><a class=button href="/train">Train</a></div></div>"""

@@ -147,6 +147,9 @@ def stands(one: SaidJudgement, all_of_them: Sequence[SaidJudgement]) -> str:
         return _("takes the one before back")
     after = next((later for later in all_of_them if later.supersedes == one.id), None)
     if after is None:
+        settled = [said for said in all_of_them if said.stands and said.purpose == "settle" and said.outcome != "skip"]
+        if settled and settled[-1] is not one:  # as in `annotation.metrics.aggregation.usable`
+            return _("no: {name} has settled it").format(name=settled[-1].annotator)
         return _("yes, a change") if one.supersedes else _("yes")
     return _("taken back") if after.outcome == "undone" else _("changed since")
 

@@ -9,7 +9,7 @@ from annotation.tabs.comparisons.comparison_table import STATISTICS, ListPlace
 from annotation.translation import _, ngettext, numeral
 from annotation.ui import charts
 from annotation.ui.charts import Frame
-from annotation.ui.formatting import NOTHING, percent
+from annotation.ui.formatting import NOTHING, percent_of
 from annotation.ui.markup import (
     Bar,
     Row,
@@ -82,7 +82,7 @@ def counted(
     if not counts:
         return ""
     rows: list[Row] = [
-        (name_of(name), numeral(number), Bar(number / whole if whole else 0, percent(number / whole if whole else 0)))
+        (name_of(name), numeral(number), Bar(number / whole if whole else 0, percent_of(number, whole)))
         for name, number in counts
     ]
     return framed(title, table((_("What"), _("Count"), _("Share")), rows, numbers=(_("Count"),)))
@@ -117,7 +117,7 @@ def people(found: DataStatistics) -> str:
 
 
 def share_of(part: int, whole: int) -> str:
-    return f"{numeral(part)} ({percent(part / whole)})" if part else numeral(0) if whole else NOTHING
+    return f"{numeral(part)} ({percent_of(part, whole)})" if part else numeral(0) if whole else NOTHING
 
 
 def days(found: DataStatistics) -> str:

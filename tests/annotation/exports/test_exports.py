@@ -604,7 +604,8 @@ class Page:
     def count(self, **changes: Any) -> tuple[str, str, bool]:
         """What is said of the form, the command line, and whether it can be written."""
         command = self.describe(**changes)
-        said, write = self.call("export-recount", *self.values.values())
+        counting, (said, write) = self.call("export-recount", *self.values.values())
+        assert "Counting …" in counting[0], "not the figures of the form as it was"
         return said, command, write["interactive"]
 
     def describe(self, **changes: Any) -> str:

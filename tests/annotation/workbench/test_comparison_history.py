@@ -82,6 +82,8 @@ def test_the_pages_are_inert_and_say_what_happened(db: Database, data_dir: Path)
     assert "&lt;img" in card
     for sentence in ("changed since", "taken back", "takes the one before back", "25%", "Edited: better", "all bad"):
         assert sentence in card
+    assert card.count("<td>no: ann has settled it</td>") == 1, "only what settles it counts, of all that stands"
+    assert card.count("<td>yes</td>") == 1
     assert f'value="{comparison}"' in table
     assert f'href="/data/comparisons/{comparison}"' in table
 
