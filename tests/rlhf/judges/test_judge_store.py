@@ -25,6 +25,7 @@ from annotation.store import (
     stock_counts,
     training_data,
 )
+from annotation.store.data_sources import KnownAnnotator
 from annotation.web import access
 from annotation.workbench import bulk_changes, exclusions
 from annotation.workbench.bulk_changes import BulkRequest
@@ -108,7 +109,7 @@ def asks(db: Database, comparison_id: int) -> tuple[str, str | None]:
 def test_a_judge_is_an_annotator_who_can_not_sign_in_and_whose_name_is_its_own(db: Database) -> None:
     (judge,) = panel(db, "  careful   judge ")
     assert judge.name == "careful judge"
-    assert {"name": "careful judge", "kind": "ai", "id": judge.id} in data_sources.annotators(db)
+    assert KnownAnnotator(judge.id, "careful judge", "ai") in data_sources.annotators(db)
     assert "careful judge" not in [account.name for account in access.accounts(db)]
     for name, expected in (
         ("Careful Judge", "already"),
