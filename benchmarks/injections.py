@@ -32,9 +32,9 @@ from benchmarks.harness import driver
 from benchmarks.harness.driver import BenchmarkError
 from benchmarks.harness.intervals import Interval, crossed
 from benchmarks.harness.laboratory import Laboratory
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.judges.judge_store import StoredVerdict, outcomes_of
+from rlhf.judges.verdict_store import StoredVerdict, outcomes_of
 
 QUESTIONS, QUICK_QUESTIONS = 6, 1
 QUICK_INJECTIONS = 3
@@ -109,7 +109,7 @@ def measure(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     job = lab.run("judging", JudgeSpec(judge="judge", comparisons=questions * len(names)))
     judge = judge_store.by_name(lab.db, "judge")
     said = {
-        name: [judge_store.verdicts_on(lab.db, judge, number) for number in numbers] for name, numbers in made.items()
+        name: [verdict_store.verdicts_on(lab.db, judge, number) for number in numbers] for name, numbers in made.items()
     }
     lab.db.close()
     both = [place for place in range(questions) if all(len(rows[place]) == 2 for rows in said.values())]

@@ -46,7 +46,7 @@ from benchmarks.harness.laboratory import Laboratory
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.snapshots import TooFewRows
 from rlhf.generation.answering_spec import AnsweringSpec
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
@@ -128,7 +128,7 @@ def people_judge(lab: Laboratory, most: int) -> None:
 
 def judge_simulated(lab: Laboratory, judge: Judge, agreement: float, seed: int, most: int) -> None:
     """Give a simulated judge's verdicts on what is open, each right with this chance."""
-    for comparison in judge_store.to_judge(lab.db, judge, "open", most):
+    for comparison in verdict_store.to_judge(lab.db, judge, "open", most):
         for pair in comparison.missing:
             right = choice_of(*(comparison.answers[place] for place in pair))
             lucky = random.Random(f"{seed} {comparison.id} {pair}").random() < agreement
@@ -136,8 +136,8 @@ def judge_simulated(lab: Laboratory, judge: Judge, agreement: float, seed: int, 
             choice = right if lucky else swapped[right]
             chance = {"first": agreement, "second": 1 - agreement, "tie": 0.5}[choice]
             verdict = Verdict(choice=choice, chance=chance, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)
-            judge_store.add_verdict(lab.db, judge, comparison.id, pair, verdict, 0, (), None)
-        judge_store.judge_comparison(lab.db, judge, comparison)
+            verdict_store.add_verdict(lab.db, judge, comparison.id, pair, verdict, 0, (), None)
+        verdict_store.judge_comparison(lab.db, judge, comparison)
 
 
 def choice_of(first: str, second: str) -> Choice:

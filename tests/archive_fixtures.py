@@ -14,7 +14,7 @@ from annotation.database import Database
 from annotation.records import Flag, Prompt, UserError, now
 from annotation.store import check_store, comparison_store, project_store, prompt_store
 from annotation.web import access
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.verdicts import Verdict
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, make_response
@@ -60,7 +60,7 @@ def add_judge(db: Database) -> None:
     """An AI judge who has judged what people have, by a rubric of the project's own."""
     judge = judge_store.add(db, "a judge", "endpoint", {"address": "http://127.0.0.1/v1", "model": "m"}, "kim")
     judge_store.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "kim")
-    for comparison in judge_store.to_judge(db, judge, "judged", 3):
+    for comparison in verdict_store.to_judge(db, judge, "judged", 3):
         for pair in comparison.missing:
             verdict = Verdict(
                 choice="first" if pair[0] < pair[1] else "second",
@@ -70,8 +70,8 @@ def add_judge(db: Database) -> None:
                 completion_tokens=4,
                 seconds=0.25,
             )
-            judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 1, (0,), 1)
-        assert judge_store.judge_comparison(db, judge, comparison)
+            verdict_store.add_verdict(db, judge, comparison.id, pair, verdict, 1, (0,), 1)
+        assert verdict_store.judge_comparison(db, judge, comparison)
 
 
 def add_adapter(db: Database) -> None:

@@ -27,6 +27,7 @@ from annotation.metrics.agreement import agreements
 from annotation.metrics.intervals_and_bias import Vote, length_biases, position_biases
 from annotation.project import as_read, follows
 from annotation.records import Demonstration, Judgement, Kind, Project
+from annotation.store.data_sources import FinishedImport, KnownModel
 from annotation.store.project_store import Guidelines
 from annotation.translation import ENGLISH, speaking
 from annotation.ui.formatting import number_with_interval, percent_with_interval
@@ -121,12 +122,12 @@ def vote_of(judgement: Judgement) -> Vote:
 @dataclass(frozen=True)
 class Provenance:
     project: Project
-    models: Sequence[Mapping[str, Any]] = ()
-    sampling: Sequence[Mapping[str, Any]] = ()
+    models: Sequence[KnownModel] = ()
+    samplings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """In which ways each policy's answers were drawn, as JSON, by revision."""
     guidelines: Sequence[Guidelines] = ()
     """All versions."""
-    imports: Sequence[Mapping[str, Any]] = ()
-    """What was imported, with name, format and created."""
+    imports: Sequence[FinishedImport] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     """What each annotator is called in the export."""
 
@@ -350,20 +351,20 @@ WHOLE_CONVERSATIONS: Final[Mapping[str, str]] = {
 
 
 def origin(request: ExportRequest, figures: CardStatistics, provenance: Provenance) -> str:
-    """Base model, policies, sampling, dates, settings and filters."""
+    """Dates, settings, filters and base model, then a row for each that has written answers."""
     lines = [
         f"- Judged from {figures.first_day} to {figures.last_day} (UTC).",
         f"- Annotators are {'named' if request.names else 'pseudonyms'}.",
         f"- Filters: {filters_text(called(request, provenance.names))}.",
         f"- Project: {project_text(provenance.project)}.",
     ]
-    used = [model for model in provenance.models if figures.written_by[model["revision"]]]
+    used = [model for model in provenance.models if figures.written_by[model.revision]]
     if used:
-        bases = ", ".join(dict.fromkeys(code(base_name(model["base"])) for model in used))
+        bases = ", ".join(dict.fromkeys(code(base_name(model.base)) for model in used))
         lines.append(f"- Base model: {bases}.")
     if figures.written_by["import"] or figures.judgements["imported"]:
         lines += [
-            f"- Imported {entry['created'][:10]}: {code(entry['name'])}, format {code(entry['format'])}."
+            f"- Imported {entry.created[:10]}: {code(entry.name)}, format {code(entry.format)}."
             for entry in provenance.imports
         ]
     if figures.unknown_chances:
@@ -371,24 +372,27 @@ def origin(request: ExportRequest, figures: CardStatistics, provenance: Provenan
             "- With what chance comparisons were made and given to people is unknown of "
             f"{figures.unknown_chances:,} of {figures.comparisons:,}."
         )
-    parents = {model["id"]: model["revision"] for model in provenance.models}
+    writers = writers_table(figures, provenance, used)
+    return "\n".join(lines) + (f"\n\n{writers}" if writers else "")
+
+
+def writers_table(figures: CardStatistics, provenance: Provenance, used: Sequence[KnownModel]) -> str:
+    """A row for each that has written answers: the policies in use, then imports and people."""
+    revisions = {model.id: model.revision for model in provenance.models}
     rows = [
         [
-            code(model["revision"]),
-            model["algorithm"],
-            code(parents[model["parent_id"]]) if model["parent_id"] in parents else "",
-            model["created"][:10],
-            f"{figures.written_by[model['revision']]:,}",
-            "; ".join(
-                sampling_text(row["sampling"]) for row in provenance.sampling if row["revision"] == model["revision"]
-            ),
+            code(model.revision),
+            model.algorithm,
+            code(revisions[model.parent_id]) if model.parent_id in revisions else "",
+            model.created[:10],
+            f"{figures.written_by[model.revision]:,}",
+            "; ".join(map(sampling_text, provenance.samplings.get(model.revision, ()))),
         ]
         for model in used
     ]
-    others = [[word, "", "", "", f"{figures.written_by[word]:,}", ""] for word in ("import", "person")]
-    rows += [row for row in others if row[4] != "0"]
-    heads = ["answers by", "algorithm", "parent", "made", "answers", "sampling"]
-    return "\n".join(lines) + ("\n\n" + table(heads, rows) if rows else "")
+    others = [word for word in ("import", "person") if figures.written_by[word]]
+    rows += [[word, "", "", "", f"{figures.written_by[word]:,}", ""] for word in others]
+    return table(["answers by", "algorithm", "parent", "made", "answers", "sampling"], rows)
 
 
 def base_name(base: str) -> str:

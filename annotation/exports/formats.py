@@ -14,6 +14,7 @@ from annotation.exports.transcripts import can_be_told, transcript
 from annotation.metrics.aggregation import REASONS, Pair, edit_pairs, pairs_of, usable, vote
 from annotation.records import (
     MAXIMUM_ANSWERS,
+    AnnotatorKind,
     Demonstration,
     JudgedAnswer,
     Judgement,
@@ -22,6 +23,7 @@ from annotation.records import (
     UserError,
     ancestors_of,
 )
+from annotation.store.data_sources import KnownAnnotator, KnownModel
 from annotation.translation import N_, _, joined
 from annotation.workbench.comparison_filter import ComparisonFilter, check_day
 
@@ -177,16 +179,16 @@ def refuse_unknown(sentence: str, asked: Sequence[Any], there: Any) -> None:
             raise UserError(_(sentence).format(value=value, listed=listed))
 
 
-def iterations_of(models: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many ancestors each policy has, by revision, from rows with id, revision and parent_id."""
-    parents = {row["id"]: row["parent_id"] for row in models}
-    return {row["revision"]: len(ancestors_of(parents, row["id"])) for row in models}
+def iterations_of(models: Sequence[KnownModel]) -> dict[str, int]:
+    """How many ancestors each policy has, by revision."""
+    parents = {one.id: one.parent_id for one in models}
+    return {one.revision: len(ancestors_of(parents, one.id)) for one in models}
 
 
-def pseudonyms(annotators: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """A name for each annotator (rows with id, name and kind) that says nothing but what kind it is."""
-    words = {"person": "annotator", "ai": "ai", "import": "import"}
-    return {row["name"]: f"{words[row['kind']]}-{row['id']}" for row in annotators}
+def pseudonyms(annotators: Sequence[KnownAnnotator]) -> dict[str, str]:
+    """A name for each annotator that says nothing but what kind it is."""
+    words: Mapping[AnnotatorKind, str] = {"person": "annotator", "ai": "ai", "import": "import"}
+    return {one.name: f"{words[one.kind]}-{one.id}" for one in annotators}
 
 
 # --------------------------------------------------------------------------------- one comparison, filtered, aggregated

@@ -233,7 +233,7 @@ def count(db: Database, request: ExportRequest, report: Report = lambda done, to
 
 def what_is_known(db: Database, request: ExportRequest) -> ExportContext:
     annotators = data_sources.annotators(db)
-    names = {row["name"]: row["name"] for row in annotators} if request.names else pseudonyms(annotators)
+    names = {one.name: one.name for one in annotators} if request.names else pseudonyms(annotators)
     estimated = {} if request.format == "raw" else quality.reliabilities(db)
     reliability = {name: measured.estimate for name, measured in estimated.items()}
     return ExportContext(
@@ -289,7 +289,7 @@ def write_directory(
     provenance = Provenance(
         project=project_store.project(db),
         models=data_sources.models(db),
-        sampling=data_sources.sampling_counts(db),
+        samplings=data_sources.samplings(db),
         guidelines=project_store.guidelines_versions(db),
         imports=data_sources.imports(db),
         names=known.names,

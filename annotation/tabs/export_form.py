@@ -89,7 +89,7 @@ def request_of(db: Database, *values: Any) -> ExportRequest:
     )
     if request.format == "raw":
         request = ExportRequest("raw")
-    people = {row["name"]: row["name"] for row in data_sources.annotators(db)}
+    people = {one.name: one.name for one in data_sources.annotators(db)}
     check_request(request, ExportContext(iterations_of(data_sources.models(db)), people))
     return request
 
@@ -357,7 +357,7 @@ def open_exports(context: Context) -> list[Any]:
     filters = [
         gr.update(choices=list(policies)),
         gr.update(choices=[str(number) for number in sorted(set(policies.values()))]),
-        gr.update(choices=[row["name"] for row in data_sources.annotators(context.db)]),
+        gr.update(choices=[one.name for one in data_sources.annotators(context.db)]),
     ]
     return [*filters, *export_status(context)]
 

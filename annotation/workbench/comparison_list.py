@@ -147,12 +147,11 @@ class FilterChoices:
 
 
 def choices(db: Database) -> FilterChoices:
-    people = [row["name"] for row in data_sources.annotators(db)]
     active = db.rows("SELECT name FROM annotator WHERE kind = 'person' AND active ORDER BY name")
     groups = tuple(row["name"] for row in db.rows("SELECT DISTINCT name FROM annotator_group ORDER BY name"))
     policies = db.rows("SELECT revision FROM model WHERE kind = 'policy' ORDER BY id")
     return FilterChoices(
-        people=tuple(people),
+        people=tuple(one.name for one in data_sources.annotators(db)),
         policies=tuple(row["revision"] for row in policies),
         sources=tuple(sorted(prompt_store.prompt_sources(db))),
         active=tuple(row["name"] for row in active),

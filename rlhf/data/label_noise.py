@@ -10,7 +10,7 @@ from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PreferenceRow
 from annotation.metrics import quality
 from annotation.metrics.reliability import PRIOR_WEIGHT
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.judge_agreement import agreement_alone
 
 # As much evidence about somebody as weighs what is believed of an unknown annotator; with less, that belief rules.
@@ -88,5 +88,5 @@ def evidence_about(db: Database, names: Iterable[str]) -> dict[str, NoiseEvidenc
 
 def evidence_about_judge(db: Database, judge: judge_store.Judge) -> NoiseEvidence:
     """Comparisons that a judge and people have judged, of those that tell how often its labels are wrong."""
-    found = agreement_alone(judge_store.jointly_judged(db, judge))
+    found = agreement_alone(verdict_store.jointly_judged(db, judge))
     return NoiseEvidence(0 if found is None else found.share.n)

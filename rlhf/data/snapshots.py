@@ -21,7 +21,7 @@ from rlhf.jobs.artifacts import write_lines
 from rlhf.jobs.descriptions import UNITS, LeftOut, Rows, Unit
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import Scope, TrainingSpec
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.judge_agreement import PairAgreement, agreement_alone
 from rlhf.models import registry
 from rlhf.models.base_model import on_this_machine
@@ -180,7 +180,7 @@ def collect(
     reliability = {name: measured.estimate for name, measured in quality.reliabilities(db).items()}
     panel = judge_store.judges(db)
     reliability |= {
-        judge.name: judges_reliability(agreement_alone(judge_store.jointly_judged(db, judge))) for judge in panel
+        judge.name: judges_reliability(agreement_alone(verdict_store.jointly_judged(db, judge))) for judge in panel
     }
     return PreferenceRows(
         comparisons=judgement_store.judged_comparisons(db, reserved=False, token_ids=True, latest=latest),

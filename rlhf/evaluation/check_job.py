@@ -53,7 +53,7 @@ from rlhf.evaluation.report import (
 from rlhf.evaluation.win_rates import outcomes_by, reward_change
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry
 from rlhf.models.base_model import ready
@@ -445,7 +445,7 @@ def ask_judges(run: Run, spec: CheckSpec, candidate: Policy) -> dict[str, JudgeC
     """Let each judge compare the candidate's answers with the others'; how many verdicts failed, and why."""
     rubric, found = judge_store.rubric(run.db), dict[str, JudgeCalls]()
     for judge in judge_store.judges_named(run.db, spec.judges):
-        waiting = judge_store.to_judge(run.db, judge, "candidate", 100_000, candidate.id)
+        waiting = verdict_store.to_judge(run.db, judge, "candidate", 100_000, candidate.id)
         counts = JudgingCounts()
         if waiting:
 
@@ -459,7 +459,7 @@ def ask_judges(run: Run, spec: CheckSpec, candidate: Policy) -> dict[str, JudgeC
                 counts.gave_up = str(error)
         left_open = len(waiting) - counts.judged
         # This check may have been cut off and resumed.
-        before = judge_store.heard_in(run.db, judge, run.job_id) - {comparison.id for comparison in waiting}
+        before = verdict_store.heard_in(run.db, judge, run.job_id) - {comparison.id for comparison in waiting}
         found[judge.name] = JudgeCalls(
             judged=len(before) + counts.judged,
             left_open=left_open,

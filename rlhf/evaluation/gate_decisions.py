@@ -36,7 +36,7 @@ from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.judge_agreement import PairAgreement, trust
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -227,7 +227,7 @@ def teachers(db: Database, model: Policy) -> set[tuple[str, ...]]:
     trainings = sorted({snapshots.seen_until(db, one) for one in registry.family(db, model)} - {0})
     known = judge_store.judges(db) if trainings else []
     # Each by what was its labels then: of what people have judged by a later one, that learnt theirs.
-    return {judge_store.what_judges(one) for one in known if judge_store.has_taught(db, one, trainings)}
+    return {judge_store.what_judges(one) for one in known if verdict_store.has_taught(db, one, trainings)}
 
 
 def optimised_against(trained: Job) -> tuple[str, ...]:
@@ -258,7 +258,7 @@ def judge_findings(
 
 def agreement_of(db: Database, judge: judge_store.Judge) -> Estimate | None:
     """How often a judge agrees with people, as of today; None before both have judged the same."""
-    found = cached(db, ("trust", judge.name), lambda: trust(judge_store.jointly_judged(db, judge)).with_people)
+    found = cached(db, ("trust", judge.name), lambda: trust(verdict_store.jointly_judged(db, judge)).with_people)
     return None if found is None else found.share
 
 
@@ -274,7 +274,7 @@ def agreement_before(db: Database, judge: judge_store.Judge, policy: Policy) -> 
     )
 
     def measure() -> PairAgreement | None:
-        return trust(judge_store.jointly_judged(db, judge, first)).with_people
+        return trust(verdict_store.jointly_judged(db, judge, first)).with_people
 
     found = cached(db, (f"trust before {policy.revision}", judge.name), measure)
     return None if found is None else replace(found.share, n=round(found.worth))

@@ -11,7 +11,7 @@ from typing import Any
 from annotation.database import Database
 from annotation.store import answer_changes, judgement_store
 from annotation.store.policy_comparisons import DRAWN_FOR_PEOPLE, SKIPPED_FOR_GOOD
-from rlhf.judges.judge_store import OUTDATED
+from rlhf.judges.verdict_store import OUTDATED
 from rlhf.models.registry import Policy
 
 # --------------------------------------------------------------------------------------------------- whom they wait for

@@ -21,11 +21,12 @@ from annotation.records import Message, UserError
 from annotation.translation import _, joined, ngettext
 from annotation.ui.formatting import percent
 from rlhf.jobs.run import Run
-from rlhf.judges import judge_store, local_models, rubrics
+from rlhf.judges import judge_store, local_models, rubrics, verdict_store
 from rlhf.judges.judge_settings import DirectorySettings, EndpointSettings, LocalSettings, RewardModelSettings
-from rlhf.judges.judge_store import TOO_LONG, Comparison, Judge
+from rlhf.judges.judge_store import Judge
 from rlhf.judges.openai_client import Endpoint, Failure, Reply
 from rlhf.judges.rubrics import Rubric
+from rlhf.judges.verdict_store import TOO_LONG, Comparison
 from rlhf.judges.verdicts import (
     ChanceBasis,
     LetterShare,
@@ -152,7 +153,7 @@ class LocalModel:
                     continue
                 self.said_letters.append(first + second)
                 if first + second < LEAST_LETTERS:
-                    yield request, Failure(judge_store.NO_VERDICT, no_letter(first + second), len(ids), 1)
+                    yield request, Failure(verdict_store.NO_VERDICT, no_letter(first + second), len(ids), 1)
                     continue
                 yield request, Verdict.of_chance(first / (first + second), seconds, len(ids), 1)
 
@@ -183,7 +184,7 @@ def no_number(prompt_tokens: int = 0, completion_tokens: int = 0) -> Failure:
         "What the judge computes is no number: its weights are damaged, or too large for the precision in which it is "
         "held. Choose another model."
     )
-    return Failure(judge_store.NO_VERDICT, said, prompt_tokens, completion_tokens)
+    return Failure(verdict_store.NO_VERDICT, said, prompt_tokens, completion_tokens)
 
 
 # ------------------------------------------------------------------------------------------------------- reward models
@@ -321,7 +322,7 @@ def verdict_in(reply: Reply) -> Verdict | Failure:
     choice = parse_verdict(reply.text)
     if choice is None:
         said = _("The judge's reply gives no verdict.")
-        return Failure(judge_store.NO_VERDICT, said, reply.prompt_tokens, reply.completion_tokens)
+        return Failure(verdict_store.NO_VERDICT, said, reply.prompt_tokens, reply.completion_tokens)
     return Verdict(
         choice=choice,
         chance=None,
@@ -410,28 +411,28 @@ def run_judge(
         for comparison in comparisons
         for pair in comparison.missing
     ]
-    counts.judged += sum(judge_store.judge_comparison(run.db, judge, one) for one in comparisons if not one.missing)
+    counts.judged += sum(verdict_store.judge_comparison(run.db, judge, one) for one in comparisons if not one.missing)
     for request, verdict in bench.verdicts(requests, lambda: run.stopped or bool(counts.gave_up)):
         counts.prompt_tokens += verdict.prompt_tokens
         counts.completion_tokens += verdict.completion_tokens
         if isinstance(verdict, Failure):
-            judge_store.add_failure(run.db, judge, request.comparison.id, verdict, run.job_id)
+            verdict_store.add_failure(run.db, judge, request.comparison.id, verdict, run.job_id)
             failed.add(request.comparison.id)
             counts.add_failure(verdict, failures)
             if counts.failed[verdict.reason] == 1:
                 run.log(_("comparison {id}: {sentence}").format(id=request.comparison.id, sentence=verdict.sentence))
             continue
         counts.failed_in_a_row = 0
-        judge_store.add_verdict(
+        verdict_store.add_verdict(
             run.db, judge, request.comparison.id, request.pair, verdict, rubric.version, request.principles, run.job_id
         )
         counts.verdicts += 1
-        counts.judged += judge_store.judge_comparison(run.db, judge, request.comparison)
+        counts.judged += verdict_store.judge_comparison(run.db, judge, request.comparison)
         progress(counts)
     run.raise_if_stopped()
     counts.basis = bench.basis
     if counts.basis is not None:
         run.log(joined(f"{judge.name}:", counts.basis.sentence()))
-    judge_store.pass_over(run.db, failed)
+    verdict_store.pass_over(run.db, failed)
     counts.gave_up = counts.gave_up or bench.spent
     return counts

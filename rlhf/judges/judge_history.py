@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from annotation.claims import backlog
 from annotation.database import Database
 from annotation.records import Message
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.judge_agreement import Trust, TrustBasis, VerdictPair, trust
-from rlhf.judges.judge_store import EARLIER, IN_VAIN, JUDGED_BY_PEOPLE, RANKED, UNLEARNT, Judge
+from rlhf.judges.judge_store import Judge
+from rlhf.judges.verdict_store import EARLIER, IN_VAIN, JUDGED_BY_PEOPLE, RANKED, UNLEARNT
 from rlhf.judges.verdicts import Choice
 
 
 def trust_in(db: Database, judge: Judge) -> Trust:
     """How far a judge can be trusted, from all that there is now."""
-    return trust(judge_store.jointly_judged(db, judge), verdict_pairs(db, judge))
+    return trust(verdict_store.jointly_judged(db, judge), verdict_pairs(db, judge))
 
 
 def verdict_pairs(db: Database, judge: Judge) -> list[VerdictPair]:
@@ -171,7 +172,8 @@ def waiting_without_verdict(db: Database) -> dict[str, int]:
     found = {}
     for judge in judge_store.judges(db, active=True):
         job = judge_store.last_job(db, judge)
-        if job is not None and judge_store.gave_no_verdict(db, job) and (waiting := judge_store.count_open(db, judge)):
+        waiting = verdict_store.count_open(db, judge) if job and verdict_store.gave_no_verdict(db, job) else 0
+        if waiting:
             found[judge.name] = waiting
     return found
 

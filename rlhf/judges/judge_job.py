@@ -13,12 +13,13 @@ from typing import Any
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.jobs.run import Run
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.judges.judge_result import JudgeResult
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.judges.judge_store import Comparison, Judge
+from rlhf.judges.judge_store import Judge
 from rlhf.judges.rubrics import Rubric
+from rlhf.judges.verdict_store import Comparison
 from rlhf.models import registry
 
 
@@ -26,14 +27,14 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
     """Judge what the spec names. Returns counts; raises UserError when the judge gave up with nothing judged."""
     judge, rubric = judge_store.by_name(run.db, spec.judge), judge_store.rubric(run.db)
     candidate = registry.by_revision(run.db, spec.candidate).id if spec.scope == "candidate" else None
-    waiting = judge_store.to_judge(run.db, judge, spec.scope, spec.comparisons, candidate)
+    waiting = verdict_store.to_judge(run.db, judge, spec.scope, spec.comparisons, candidate)
     nothing = "" if waiting else _("There is nothing to judge.")
     if not waiting and spec.scope == "open":
         nothing = _("No comparison waits for judges. The AI judges tab says, and changes, who judges.")
     run.report(0, len(waiting), {}, nothing or _("It loads the judge."))
     counts = judged(run, spec, judge, rubric, waiting) if waiting else JudgingCounts()
     if counts.gave_up and not counts.verdicts:
-        judge_store.ask_people_instead(run.db, judge)
+        verdict_store.ask_people_instead(run.db, judge)
         raise UserError(counts.gave_up)
     return asdict(
         JudgeResult(

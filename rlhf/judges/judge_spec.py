@@ -12,7 +12,7 @@ from annotation.validation import PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges import judge_store
-from rlhf.judges.judge_store import JudgeScope
+from rlhf.judges.verdict_store import JudgeScope
 from rlhf.models import registry
 
 

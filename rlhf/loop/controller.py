@@ -27,7 +27,7 @@ from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.descriptions import Made
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.judge_result import JudgeResult
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
@@ -252,7 +252,7 @@ def waiting_judges(db: Database) -> dict[str, int]:
     found = {}
     for judge in judge_store.judges(db, active=True):
         if not failed_lately(judge_store.last_job(db, judge)):
-            found[judge.name] = judge_store.count_open(db, judge)
+            found[judge.name] = verdict_store.count_open(db, judge)
     return found
 
 

@@ -13,7 +13,7 @@ from benchmarks import rlaif
 from benchmarks.harness.gold import gold
 from benchmarks.harness.laboratory import Laboratory
 from benchmarks.rlaif import Condition, Sizes
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from tests.conftest import make_response
 from tests.frozen_in_memory import current_judgements
 
@@ -97,7 +97,7 @@ def test_mixed_people_get_what_the_judge_contradicts_itself_on(lab: Laboratory) 
     judge = judge_store.by_name(lab.db, "judge")
     for one in current_judgements(lab.db):
         if one.annotator == "gold":
-            said = judge_store.outcomes_of(judge_store.verdicts_on(lab.db, judge, one.comparison_id))
+            said = verdict_store.outcomes_of(verdict_store.verdicts_on(lab.db, judge, one.comparison_id))
             why = lab.db.value("SELECT asks_why FROM comparison WHERE id = ?", (one.comparison_id,))
             assert said[0, 1].flipped == (why == "flip")
             assert better(one) == "good"

@@ -22,7 +22,7 @@ from annotation.ui import stylesheet
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.submission.form_fields import forms
 from tests.e2e.axe import CONTRAST_ALONE, VIOLATIONS_ALONE, violations
 from tests.e2e.conftest import go, running_app, wait_for
@@ -109,7 +109,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator
     machine.judge("train", 8)
     project_store.write_guidelines(machine.db, project.FIRST_GUIDELINES, "Prefloop")
     judge = judge_store.add(machine.db, "local", "local", {"model": "base"}, "owner")
-    for comparison in judge_store.to_judge(machine.db, judge, "judged", 4):
+    for comparison in verdict_store.to_judge(machine.db, judge, "judged", 4):
         say(machine.db, judge, comparison.id, ("first", "second"), 0.8)
     context = Context(machine.db, machine.data_dir, str(tiny_model))
     check_candidate(context, make_candidate(context), 6)

@@ -41,13 +41,14 @@ from annotation.validation import whole
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.judges import judge_history, judge_store
+from rlhf.judges import judge_history, judge_store, verdict_store
 from rlhf.judges.judge_agreement import Trust
 from rlhf.judges.judge_history import JudgeUsage, JudgingStatus, VerdictView
 from rlhf.judges.judge_result import JudgeResult
 from rlhf.judges.judge_settings import EndpointSettings
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.judges.judge_store import Judge, JudgeScope
+from rlhf.judges.judge_store import Judge
+from rlhf.judges.verdict_store import JudgeScope
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.jobs import job_cards
@@ -124,7 +125,7 @@ def status_card(
             _(
                 "Given up: {given_up:,}, because judges failed on each in {most_failed_jobs} jobs. Nobody is "
                 "asked about them."
-            ).format(given_up=found.given_up, most_failed_jobs=judge_store.MOST_FAILED_JOBS)
+            ).format(given_up=found.given_up, most_failed_jobs=verdict_store.MOST_FAILED_JOBS)
         )
     warnings = [
         ngettext(
@@ -219,9 +220,9 @@ FAILED: Mapping[str, str] = {
     "server error": N_("with an error of the server"),
     "unreachable": N_("not reached"),
     "unreadable": N_("not readable"),
-    judge_store.NO_VERDICT: N_("without a verdict"),
+    verdict_store.NO_VERDICT: N_("without a verdict"),
     "refused": N_("refused"),
-    judge_store.TOO_LONG: N_("too long"),
+    verdict_store.TOO_LONG: N_("too long"),
 }
 
 
@@ -271,7 +272,7 @@ def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: 
 
 def awaited(db: Database, judges: Sequence[Judge]) -> list[Judge]:
     """Those of the judges that open comparisons wait for."""
-    return [judge for judge in judges if judge_store.any_to_judge(db, judge, "open")]
+    return [judge for judge in judges if verdict_store.any_to_judge(db, judge, "open")]
 
 
 def not_at(db: Database, judges: Sequence[Judge], scope: JudgeScope) -> list[Judge]:
@@ -303,7 +304,7 @@ def judge_open(context: Context, most: Any, requested_by: str) -> str:
 
 def judge_judged(context: Context, judge: Judge, most: Any, requested_by: str) -> str:
     """Let a judge judge what people have judged, and say so. Raises UserError where there is nothing."""
-    if not judge_store.to_judge(context.db, judge, "judged", 1):
+    if not verdict_store.to_judge(context.db, judge, "judged", 1):
         raise UserError(_("There is nothing that people have judged and {name} has not.").format(name=judge.name))
     number = submit(context, judge, "judged", most, requested_by)
     return _("Job {number} was queued.").format(number=number)
@@ -317,7 +318,7 @@ def judge_candidate(context: Context, judge: Judge, revision: Any, most: Any, re
     if not text_in(revision):
         raise UserError(_("Choose the candidate whose answers are to be judged."))
     policy = registry.by_revision(context.db, text_in(revision))
-    if not judge_store.to_judge(context.db, judge, "candidate", 1, policy.id):
+    if not verdict_store.to_judge(context.db, judge, "candidate", 1, policy.id):
         said = _("There is no comparison of {revision} that {name} has not judged.")
         raise UserError(said.format(revision=policy.revision, name=judge.name))
     number = submit(context, judge, "candidate", most, requested_by, policy.revision)
@@ -419,7 +420,7 @@ def figure_parts(db: Database, known: Sequence[Judge], judge: Judge | None, idle
     `idle`: whether the judge is not at what people have judged.
     """
     found = {one.id: judge_history.trust_in(db, one) for one in known}
-    judged = judge is not None and idle and judge_store.any_to_judge(db, judge, "judged")
+    judged = judge is not None and idle and verdict_store.any_to_judge(db, judge, "judged")
     shown = {
         "judges": judges_table([(one, found[one.id], judge_history.usage(db, one)) for one in known]),
         "card": "" if judge is None else trust_card(db, judge, found[judge.id]),
@@ -653,7 +654,7 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
         judge = judge_store.add(context.db, text_in(form_values["name"]), backend, settings, annotator.name)
         said = (
             _("{name} is there and switched on. Let it judge what people have judged, to see how far to trust it.")
-            if judge_store.any_to_judge(context.db, judge, "judged")
+            if verdict_store.any_to_judge(context.db, judge, "judged")
             else _("{name} is there and switched on. How far to trust it shows once people have judged as well.")
         ).format(name=judge.name)
         changed, seen = view(context, judge.name, was)
@@ -667,7 +668,7 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
         judge, on = the_judge(context.db, selected), label == _(SWITCH[False])
         if not on and label != _(SWITCH[True]):
             raise UserError(_("That can't be done here; reload the page."))
-        judge_store.set_active(context.db, judge.name, on)
+        verdict_store.set_active(context.db, judge.name, on)
         said = (_("{name} is switched on.") if on else _("{name} is switched off.")).format(name=judge.name)
         return page.sent(*view(context, judge.name, was), "jobs", said)
 

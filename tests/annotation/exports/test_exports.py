@@ -235,10 +235,10 @@ def test_the_card_states_counts_agreement_biases_guidelines_and_where_it_comes_f
 
 @pytest.mark.parametrize("names", [False, True])
 def test_a_card_names_in_its_filters_nobody_who_has_a_pseudonym(db: Database, tmp_path: Path, names: bool) -> None:
-    ann = next(row for row in data_sources.annotators(db) if row["name"] == "ann")
+    ann = next(row for row in data_sources.annotators(db) if row.name == "ann")
     for number, (filters, pseudonymous, named) in enumerate(
         (
-            (Filters(annotators=("ann",)), f"annotators `annotator-{ann['id']}`", "annotators `ann`"),
+            (Filters(annotators=("ann",)), f"annotators `annotator-{ann.id}`", "annotators `ann`"),
             (
                 Filters(comparisons="person=ann&split=train"),
                 "comparisons `by person and split (not shown)`",

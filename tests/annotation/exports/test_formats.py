@@ -42,6 +42,7 @@ from annotation.exports.formats import (
 from annotation.exports.transcripts import transcript
 from annotation.metrics.aggregation import usable
 from annotation.records import Demonstration, Judgement, UserError
+from annotation.store.data_sources import KnownAnnotator, KnownModel
 from tests.builders import judgement as judged_by
 from tests.builders import stored_answer as answer
 
@@ -510,23 +511,28 @@ def test_every_reason_has_words_for_the_card(purposes: list[Any]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- request
+def known_model(number: int, revision: str, parent: int | None) -> KnownModel:
+    made = {"algorithm": "dpo", "base": "base", "created": "2026-01-01"}
+    return KnownModel(id=number, revision=revision, parent_id=parent, **made)
+
+
 def test_iterations_count_ancestors_and_a_damaged_lineage_ends() -> None:
     models = [
-        {"id": 1, "revision": "base", "parent_id": None},
-        {"id": 2, "revision": "dpo-1", "parent_id": 1},
-        {"id": 3, "revision": "dpo-2", "parent_id": 2},
-        {"id": 4, "revision": "dpo-3", "parent_id": 1},
+        known_model(1, "base", None),
+        known_model(2, "dpo-1", 1),
+        known_model(3, "dpo-2", 2),
+        known_model(4, "dpo-3", 1),
     ]
     assert iterations_of(models) == {"base": 0, "dpo-1": 1, "dpo-2": 2, "dpo-3": 1}
-    circle = [{"id": 1, "revision": "a", "parent_id": 2}, {"id": 2, "revision": "b", "parent_id": 1}]
+    circle = [known_model(1, "a", 2), known_model(2, "b", 1)]
     assert set(iterations_of(circle)) == {"a", "b"}
 
 
 def test_pseudonyms_say_nothing_but_the_kind_and_stay_the_same() -> None:
     people = [
-        {"id": 2, "name": "Ann Smith", "kind": "person"},
-        {"id": 5, "name": "gpt", "kind": "ai"},
-        {"id": 9, "name": "file.csv", "kind": "import"},
+        KnownAnnotator(2, "Ann Smith", "person"),
+        KnownAnnotator(5, "gpt", "ai"),
+        KnownAnnotator(9, "file.csv", "import"),
     ]
     assert pseudonyms(people) == {"Ann Smith": "annotator-2", "gpt": "ai-5", "file.csv": "import-9"}
 

@@ -12,7 +12,7 @@ from annotation.web import access
 from rlhf.data import label_noise, snapshots
 from rlhf.data.label_noise import NoiseEvidence
 from rlhf.data.snapshots import BELIEVED, SnapshotCounts
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
 from tests.conftest import act, seed_comparisons, shown_texts
@@ -55,11 +55,11 @@ def test_what_people_judged_because_a_judge_could_not_tells_nothing_of_the_label
     def label(count: int, audit_share: float, both: tuple[Choice, Choice]) -> None:
         project_store.set_feedback(db, Feedback("mixed", audit_share))
         seed_comparisons(db, count)
-        for waiting in judge_store.to_judge(db, judge, "open", count):
+        for waiting in verdict_store.to_judge(db, judge, "open", count):
             for pair, choice in zip(waiting.missing, both, strict=True):
                 verdict = Verdict(choice, None, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)
-                judge_store.add_verdict(db, judge, waiting.id, pair, verdict, 0, (), None)
-            judge_store.judge_comparison(db, judge, waiting)
+                verdict_store.add_verdict(db, judge, waiting.id, pair, verdict, 0, (), None)
+            verdict_store.judge_comparison(db, judge, waiting)
 
     label(20, 0.0, ("first", "first"))
     label(12, 1.0, ("first", "second"))

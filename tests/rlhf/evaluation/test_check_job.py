@@ -45,7 +45,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import to_json
 from rlhf.jobs.run import Run, perform
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.verdicts import Verdict
 from rlhf.models import hidden_states, registry
 from rlhf.models.chat_template import vocabulary_of
@@ -859,10 +859,10 @@ def test_a_check_that_is_resumed_counts_what_its_judges_said_before(db: Database
     job = job_store.claim(db, job_store.enqueue(db, spec, "ann"), "w")
     assert job is not None
     verdict = Verdict(choice="first", chance=None, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)
-    whole, half, _ = judge_store.to_judge(db, judge, "candidate", 9, made.id)
+    whole, half, _ = verdict_store.to_judge(db, judge, "candidate", 9, made.id)
     for comparison, pair in ((whole, (0, 1)), (whole, (1, 0)), (half, (0, 1))):
-        judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), job.id)
-    judge_store.judge_comparison(db, judge, whole)
+        verdict_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), job.id)
+    verdict_store.judge_comparison(db, judge, whole)
     calls = ask_judges(Run(db, data_dir, job, "w"), spec, made)[judge.name]
     assert (calls.judged, calls.left_open) == (1, 2)
     stored = json.dumps(kept_within(replace(REPORT, judged={judge.name: calls}).to_json()))

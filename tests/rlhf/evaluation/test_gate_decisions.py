@@ -38,7 +38,7 @@ from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import TrainingSpec, to_json
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.verdicts import Verdict
 from rlhf.loop import controller
 from rlhf.models import registry
@@ -241,11 +241,11 @@ def test_the_places_of_all_candidates_are_read_once(
 def test_a_judge_decides_only_when_it_may_and_agrees_with_people(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
-    for comparison in judge_store.to_judge(db, judge, "candidate", 100, made.id):
+    for comparison in verdict_store.to_judge(db, judge, "candidate", 100, made.id):
         for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
             verdict = Verdict(choice=choice, chance=None, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
-            judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
-        judge_store.judge_comparison(db, judge, comparison)
+            verdict_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        verdict_store.judge_comparison(db, judge, comparison)
     controlled = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}
     rates = {"j": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 40, "ties": 0, "length_controlled": controlled}}
     finish_check(db, data_dir, made, "j", win_rates={"base": rates})
@@ -271,11 +271,11 @@ def agreeing_people(db: Database, judge: judge_store.Judge, count: int) -> None:
         assert claim.comparison_id == made
         left = claim.shown_order[0] == 0
         judging.judge(db, bob.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
-    for comparison in judge_store.to_judge(db, judge, "judged", count):
+    for comparison in verdict_store.to_judge(db, judge, "judged", count):
         for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
             verdict = Verdict(choice=choice, chance=None, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
-            judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
-        judge_store.judge_comparison(db, judge, comparison)
+            verdict_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        verdict_store.judge_comparison(db, judge, comparison)
 
 
 # -------------------------------------------------------------------------------------------------- held-out prompts
@@ -696,11 +696,11 @@ def test_a_judge_that_may_not_decide_rejects_nothing_whose_reward_rose(db: Datab
 
 def judge_says(db: Database, judge: judge_store.Judge, policy: Policy, *, better: bool = True) -> None:
     """A judge prefers every answer of a candidate, or none."""
-    for comparison in judge_store.to_judge(db, judge, "candidate", 1000, policy.id):
+    for comparison in verdict_store.to_judge(db, judge, "candidate", 1000, policy.id):
         for pair, choice in (((0, 1), "first" if better else "second"), ((1, 0), "second" if better else "first")):
             verdict = Verdict(choice=choice, chance=None, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
-            judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
-        judge_store.judge_comparison(db, judge, comparison)
+            verdict_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        verdict_store.judge_comparison(db, judge, comparison)
 
 
 def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(db: Database, data_dir: Path) -> None:

@@ -330,7 +330,7 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
         importer.start("import", source, ["--map=prompt=prompt", "--by=kim"])
         assert finished(importer).outcome.counts.judged == 3
         (entry,) = data_sources.imports(db)
-        assert entry["name"] == f"ann/secret@{hub.repos['dataset', 'ann/secret'].head.sha}"
+        assert entry.name == f"ann/secret@{hub.repos['dataset', 'ann/secret'].head.sha}"
         assert db.value("SELECT requested_by FROM import") == "kim"
         assert TOKEN not in program.log.read_text()
         hub.fail("GET", "/api/datasets/", "hang", times=9)

@@ -1292,7 +1292,7 @@ def test_data_comes_back_by_the_import_at_the_commit_that_was_named(
     assert done.returncode == 0, done.stderr
     assert len(prompt_store.prompts(fresh, "train")) + len(prompt_store.prompts(fresh, "held-out")) == 4
     (entry,) = data_sources.imports(fresh)
-    assert entry["name"] == f"ann/data@{sha}"
+    assert entry.name == f"ann/data@{sha}"
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.run import Run, perform
-from rlhf.judges import backends, judge_history, judge_store, local_models, rubrics
+from rlhf.judges import backends, judge_history, judge_store, local_models, rubrics, verdict_store
 from rlhf.judges.backends import JudgeRequest, LocalModel, RewardScorer
 from rlhf.judges.judge_settings import DirectorySettings, EndpointSettings, LocalSettings, RewardModelSettings
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.judges.judge_store import Comparison, Judge
+from rlhf.judges.judge_store import Judge
+from rlhf.judges.verdict_store import Comparison
 from rlhf.models import base_model, memory, registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import inner_model
@@ -96,14 +97,14 @@ def run_of(machine: Machine) -> Any:
 
 def requests_of(machine: Machine, judge: Judge, count: int) -> list[JudgeRequest]:
     """Open comparisons in both orders."""
-    waiting = judge_store.to_judge(machine.db, judge, "open", count)
+    waiting = verdict_store.to_judge(machine.db, judge, "open", count)
     return [JudgeRequest(one, pair, (0, 1)) for one in waiting for pair in one.missing]
 
 
 def test_a_job_that_finds_nothing_to_judge_says_why(machine: Machine) -> None:
     """It is the first test here: nothing waits yet."""
     idle = judge_store.add(machine.db, "idle", "local", {"model": "base"}, "owner")
-    judge_store.set_active(machine.db, idle.name, active=False)
+    verdict_store.set_active(machine.db, idle.name, active=False)
     result = work(machine, idle).result
     assert result is not None
     assert result["comparisons"] == 0
@@ -141,7 +142,7 @@ def test_what_a_local_judge_s_prompts_begin_with_is_read_once_and_nothing_is_pad
     machine: Machine, tiny_judge: Path
 ) -> None:
     judge = judge_store.add(machine.db, "brisk", "local", {"directory": str(tiny_judge)}, "owner")
-    judge_store.set_active(machine.db, "brisk", False)
+    verdict_store.set_active(machine.db, "brisk", False)
     bench = letters_of(machine, judge, 4)
     rubric = list(range(3, 40))
     prompts = [[*rubric, 7], [*rubric, *[8] * 90], [*rubric, 9, 8]]
@@ -162,7 +163,7 @@ def test_a_local_judge_that_would_say_something_else_than_a_letter_fails_in_word
     assert "P(A) + P(B) of the judge's next token is " in job.message
     assert "its letters mean nothing" in job.message
     assert not machine.db.value("SELECT count(*) FROM verdict WHERE annotator_id = ?", (judge.id,))
-    judge_store.set_active(machine.db, "wordy", False)
+    verdict_store.set_active(machine.db, "wordy", False)
 
 
 def test_a_judgement_that_is_no_number_fails(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +173,7 @@ def test_a_judgement_that_is_no_number_fails(machine: Machine, monkeypatch: pyte
     monkeypatch.setattr(bench, "letter_chances", lambda prompts: chances)
     (_, failure), (_, verdict) = bench.verdicts(requests)
     assert isinstance(failure, backends.Failure)
-    assert (failure.reason, "is no number" in failure.sentence) == (judge_store.NO_VERDICT, True)
+    assert (failure.reason, "is no number" in failure.sentence) == (verdict_store.NO_VERDICT, True)
     assert isinstance(verdict, backends.Verdict)
     assert bench.said_letters == pytest.approx([0.9])
 
@@ -199,16 +200,16 @@ def test_a_judge_job_labels_what_is_open_and_a_second_one_finds_nothing_to_do(
     machine: Machine, tiny_judge: Path
 ) -> None:
     judge = judge_store.add(machine.db, "letters", "local", {"directory": str(tiny_judge)}, "owner")
-    judge_store.set_active(machine.db, "plain", False)
+    verdict_store.set_active(machine.db, "plain", False)
     open_some(machine, 6)
-    waiting = judge_store.count_open(machine.db, judge)
+    waiting = verdict_store.count_open(machine.db, judge)
     assert waiting == 10
     job = work(machine, judge)
     assert (job.status, job.message) == ("finished", "")
     assert job.result is not None
     assert (job.result["comparisons"], job.result["verdicts"], job.result["left_open"]) == (10, 20, 0)
     assert "P(A) + P(B)" in job.result["remark"]
-    assert judge_store.count_open(machine.db, judge) == 0
+    assert verdict_store.count_open(machine.db, judge) == 0
     assert (work(machine, judge).result or {})["verdicts"] == 0
     rows = machine.db.rows("SELECT asks, asks_why FROM comparison WHERE asks != 'judges' AND taken = 0")
     assert len(rows) == 10
@@ -222,7 +223,7 @@ def test_a_stopped_job_keeps_its_verdicts_and_goes_on(
 ) -> None:
     judge = judge_store.add(machine.db, "interrupted", "local", {"directory": str(tiny_judge)}, "owner")
     open_some(machine, 3)
-    whole, said = judge_store.add_verdict, []
+    whole, said = verdict_store.add_verdict, []
 
     def broken(*arguments: Any) -> None:
         said.append(job_store.get(machine.db, job_id).message)
@@ -232,7 +233,7 @@ def test_a_stopped_job_keeps_its_verdicts_and_goes_on(
 
     job_id = machine.submit(JudgeSpec(judge=judge.name))
     with monkeypatch.context() as broke:
-        broke.setattr(judge_store, "add_verdict", broken)
+        broke.setattr(verdict_store, "add_verdict", broken)
         assert machine.perform(job_id).status == "failed"
     assert said[0].startswith("Verdicts given: 0 of "), "it is loaded, and judges"
     job_store.resume(machine.db, job_id)
@@ -365,7 +366,7 @@ def test_a_reward_model_scores_the_tokens_that_were_drawn(machine: Machine, rewa
     made = [machine.response(prompt, text) for text in ("sun rain", "rain and the sun")]
     made[0] = replace(made[0], token_ids=drawn)
     number = comparison_store.add_comparison(machine.db, made)
-    waiting = judge_store.to_judge(machine.db, reward_judge, "open", 1000)
+    waiting = verdict_store.to_judge(machine.db, reward_judge, "open", 1000)
     comparison = next(one for one in waiting if one.id == number)
     assert comparison.token_ids == (drawn, None)
     bench = RewardScorer(run_of(machine), revision_of(reward_judge), machine.model)
@@ -383,13 +384,13 @@ def test_a_score_that_is_no_number_gives_no_verdict(
     open_some(machine, 1)
     (_, failure), _other = bench.verdicts(requests_of(machine, reward_judge, 1))
     assert isinstance(failure, backends.Failure)
-    assert (failure.reason, "is no number" in failure.sentence) == (judge_store.NO_VERDICT, True)
+    assert (failure.reason, "is no number" in failure.sentence) == (verdict_store.NO_VERDICT, True)
 
 
 def test_what_does_not_fit_a_reward_model_s_context_is_too_long(machine: Machine, reward_judge: Judge) -> None:
     """An imported answer may: models with learned positions fail on it, others were never trained on such places."""
     long, short = open_some(machine, 2)
-    waiting = {one.id: one for one in judge_store.to_judge(machine.db, reward_judge, "open", 1000)}
+    waiting = {one.id: one for one in verdict_store.to_judge(machine.db, reward_judge, "open", 1000)}
     bench = RewardScorer(run_of(machine), revision_of(reward_judge), machine.model)
     answers = ("sun", "rain " * int(bench.models.context))
     requests = [
@@ -398,7 +399,7 @@ def test_what_does_not_fit_a_reward_model_s_context_is_too_long(machine: Machine
     ]
     (_, failure), (_, verdict) = bench.verdicts(requests)
     assert isinstance(failure, backends.Failure)
-    assert (failure.reason, "in a context of 1024" in failure.sentence) == (judge_store.TOO_LONG, True)
+    assert (failure.reason, "in a context of 1024" in failure.sentence) == (verdict_store.TOO_LONG, True)
     assert isinstance(verdict, backends.Verdict)
 
 
@@ -446,7 +447,7 @@ def test_nonsense_leaves_comparisons_open_and_gives_up_at_the_limit(machine: Mac
     assert job.status == "failed"
     assert "3 verdicts failed one after the other" in job.message
     assert machine.db.value("SELECT count(*) FROM verdict WHERE annotator_id = ?", (judge.id,)) == 0
-    assert len(judge_store.to_judge(machine.db, judge, "judged", 100)) == 10
+    assert len(verdict_store.to_judge(machine.db, judge, "judged", 100)) == 10
     spent = judge_history.usage(machine.db, judge)
     assert (spent.verdicts, spent.calls) == (0, len(server.bodies))
     assert spent.prompt_tokens > 100 * 3, "a reply that can't be read is paid for"
@@ -491,14 +492,14 @@ def test_no_job_goes_beyond_the_calls_that_a_judge_may_make_in_all(machine: Mach
 
 def test_what_a_judge_can_not_read_goes_to_people_after_three_jobs(machine: Machine, chat_model: ChatModel) -> None:
     for known in judge_store.judges(machine.db, active=True):
-        judge_store.set_active(machine.db, known.name, False)
+        verdict_store.set_active(machine.db, known.name, False)
     with serving(chat_model, choices=("Verdict: A",)) as server:
         judge = endpoint_judge(machine, "seldom clear", server.address, concurrency=1)
         work(machine, judge, scope="judged", comparisons=1)
         made, server.choices = open_some(machine, 2), ("I can't say.",)
         for left in (True, True, False):
             work(machine, judge, failures=1000)
-            waiting = {one.id for one in judge_store.to_judge(machine.db, judge, "open", 1000)}
+            waiting = {one.id for one in verdict_store.to_judge(machine.db, judge, "open", 1000)}
             assert (set(made) <= waiting) == left
     for number in made:
         row = machine.db.row("SELECT asks, asks_why FROM comparison WHERE id = ?", (number,))
@@ -537,12 +538,12 @@ def test_what_is_under_way_when_a_judge_is_given_up_is_kept(machine: Machine, ch
 
 def test_what_waits_for_a_dead_service_goes_to_people_after_three_jobs(machine: Machine) -> None:
     for known in judge_store.judges(machine.db, active=True):
-        judge_store.set_active(machine.db, known.name, False)
+        verdict_store.set_active(machine.db, known.name, False)
     judge = endpoint_judge(machine, "dead", "http://127.0.0.1:9/v1")
     made = open_some(machine, 3)
     for waiting in (3, 3, 0):
         assert work(machine, judge, failures=2).status == "failed"
-        assert len([one for one in judge_store.to_judge(machine.db, judge, "open", 100) if one.id in made]) == waiting
+        assert len([one for one in verdict_store.to_judge(machine.db, judge, "open", 100) if one.id in made]) == waiting
         assert ("dead" in judge_history.waiting_without_verdict(machine.db)) == bool(waiting)
     assert {
         (row["asks"], row["asks_why"])
@@ -555,7 +556,7 @@ def test_an_unreachable_service_is_said_plainly(machine: Machine) -> None:
     job = work(machine, judge, scope="judged", failures=2)
     assert job.status == "failed"
     assert "127.0.0.1:9" in job.message
-    assert len(judge_store.to_judge(machine.db, judge, "judged", 100)) == 10
+    assert len(verdict_store.to_judge(machine.db, judge, "judged", 100)) == 10
     few = work(machine, judge, scope="judged", comparisons=1)
     assert few.status == "failed", "with fewer to ask than may fail"
     assert "2 verdicts failed one after the other" in few.message
@@ -567,18 +568,18 @@ def test_what_a_judges_model_was_trained_on_does_not_tell_how_far_it_can_be_trus
     """Its training froze ten comparisons; what people judge later, or on held-out prompts, counts and comes first."""
     old = machine.db.rows("SELECT DISTINCT comparison_id FROM current_judgement WHERE purpose = 'own'")
     work(machine, reward_judge, scope="judged")
-    assert judge_store.jointly_judged(machine.db, reward_judge) == []
+    assert verdict_store.jointly_judged(machine.db, reward_judge) == []
     basis = judge_history.basis(machine.db, reward_judge)
     assert (basis.model, basis.seen) == (revision_of(reward_judge), len(old))
     project_store.set_feedback(machine.db, Feedback(mode="people"))
     machine.judge("train", 1)
     machine.judge("held-out", 1)
     project_store.set_feedback(machine.db, Feedback(mode="mixed", audit_share=0.0))
-    later = [one.id for one in judge_store.to_judge(machine.db, reward_judge, "judged", 100)]
+    later = [one.id for one in verdict_store.to_judge(machine.db, reward_judge, "judged", 100)]
     assert len(later) == 2
     fresh = judge_store.add(machine.db, "reward again", "reward-model", asdict(reward_judge.settings), "owner")
     machine.db.connection.execute("UPDATE job SET created = ? WHERE kind = 'reward_model'", ("9999",))
-    held_out = judge_store.to_judge(machine.db, fresh, "judged", 100)[0]
+    held_out = verdict_store.to_judge(machine.db, fresh, "judged", 100)[0]
     assert held_out.id == max(later), "the held-out one before all others"
     work(machine, fresh, scope="judged")
-    assert [case.comparison_id for case in judge_store.jointly_judged(machine.db, fresh)] == [held_out.id]
+    assert [case.comparison_id for case in verdict_store.jointly_judged(machine.db, fresh)] == [held_out.id]

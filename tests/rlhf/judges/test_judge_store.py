@@ -25,6 +25,7 @@ from annotation.store import (
     stock_counts,
     training_data,
 )
+from annotation.store.data_sources import KnownAnnotator
 from annotation.web import access
 from annotation.workbench import bulk_changes, exclusions
 from annotation.workbench.bulk_changes import BulkRequest
@@ -34,7 +35,7 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.data import snapshots
 from rlhf.evaluation import pair_outcomes
 from rlhf.jobs import job_store
-from rlhf.judges import judge_history, judge_store
+from rlhf.judges import judge_history, judge_store, verdict_store
 from rlhf.judges.judge_agreement import TrustBasis
 from rlhf.judges.judge_settings import (
     Backend,
@@ -45,8 +46,9 @@ from rlhf.judges.judge_settings import (
     RewardModelSettings,
 )
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.judges.judge_store import Judge, StoredVerdict
+from rlhf.judges.judge_store import Judge
 from rlhf.judges.openai_client import Failure
+from rlhf.judges.verdict_store import StoredVerdict
 from rlhf.judges.verdicts import Verdict
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
@@ -78,17 +80,17 @@ def say(
     judge: Judge,
     comparison_id: int,
     said: Said_of,
-    scope: judge_store.JudgeScope = "open",
+    scope: verdict_store.JudgeScope = "open",
     version: int = 0,
 ) -> bool:
     """Let a judge say this of a comparison that it is to judge; whether that makes a judgement."""
-    found = [one for one in judge_store.to_judge(db, judge, scope, 1000) if one.id == comparison_id]
+    found = [one for one in verdict_store.to_judge(db, judge, scope, 1000) if one.id == comparison_id]
     for pair, (choice, chance) in said.items():
         verdict = Verdict(
             choice=choice, chance=chance, reply="because", prompt_tokens=10, completion_tokens=1, seconds=0.5
         )  # type: ignore[arg-type]
-        judge_store.add_verdict(db, judge, comparison_id, pair, verdict, version, (), None)
-    return judge_store.judge_comparison(db, judge, found[0])
+        verdict_store.add_verdict(db, judge, comparison_id, pair, verdict, version, (), None)
+    return verdict_store.judge_comparison(db, judge, found[0])
 
 
 def judge_first_better(db: Database, ann: Annotator) -> None:
@@ -107,7 +109,7 @@ def asks(db: Database, comparison_id: int) -> tuple[str, str | None]:
 def test_a_judge_is_an_annotator_who_can_not_sign_in_and_whose_name_is_its_own(db: Database) -> None:
     (judge,) = panel(db, "  careful   judge ")
     assert judge.name == "careful judge"
-    assert {"name": "careful judge", "kind": "ai", "id": judge.id} in data_sources.annotators(db)
+    assert KnownAnnotator(judge.id, "careful judge", "ai") in data_sources.annotators(db)
     assert "careful judge" not in [account.name for account in access.accounts(db)]
     for name, expected in (
         ("Careful Judge", "already"),
@@ -159,12 +161,12 @@ def test_a_judge_whose_models_files_are_deleted_can_not_be_switched_on(db: Datab
     judge_store.add(db, "gone", "local", {"model": "dpo-1"}, "owner")
     judge_store.add(db, "far", "endpoint", {"address": "http://x", "model": "dpo-1"}, "owner")
     for name in ("gone", "far"):
-        judge_store.set_active(db, name, False)
+        verdict_store.set_active(db, name, False)
     registry.mark_deleted(db, registry.by_revision(db, "dpo-1"), "owner")
     with pytest.raises(UserError, match="gone judges with dpo-1, whose files were deleted"):
-        judge_store.set_active(db, "gone", True)
-    judge_store.set_active(db, "far", True)  # the endpoint's model only has the same name
-    judge_store.set_active(db, "gone", False)
+        verdict_store.set_active(db, "gone", True)
+    verdict_store.set_active(db, "far", True)  # the endpoint's model only has the same name
+    verdict_store.set_active(db, "gone", False)
 
 
 def test_a_rubric_is_a_new_version_only_when_it_says_something_else(db: Database) -> None:
@@ -184,11 +186,11 @@ def test_both_orders_make_one_judgement_and_a_resumed_job_makes_no_second(db: Da
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)})
-    waiting = judge_store.to_judge(db, judge, "open", 10)
+    waiting = verdict_store.to_judge(db, judge, "open", 10)
     assert [one.missing for one in waiting] == [[(1, 0)]], "only what was not asked is asked again"
     assert say(db, judge, comparison, {(1, 0): ("second", 0.2)})
-    assert judge_store.to_judge(db, judge, "open", 10) == []
-    assert judge_store.judge_comparison(db, judge, waiting[0])
+    assert verdict_store.to_judge(db, judge, "open", 10) == []
+    assert verdict_store.judge_comparison(db, judge, waiting[0])
     (judgement,) = current_judgements(db)
     assert (judgement.ranking, judgement.purpose, judgement.annotator_kind) == ((1, 2), "judge", "ai")
     assert judgement.seconds == 1.0
@@ -198,8 +200,8 @@ def test_whether_any_comparison_waits_for_a_judge_is_whether_it_would_get_one(db
     early, late = panel(db, "early", "late")
 
     def waits() -> list[bool]:
-        asked = [judge_store.any_to_judge(db, judge, "open") for judge in (early, late)]
-        assert asked == [bool(judge_store.to_judge(db, judge, "open", 1)) for judge in (early, late)]
+        asked = [verdict_store.any_to_judge(db, judge, "open") for judge in (early, late)]
+        assert asked == [bool(verdict_store.to_judge(db, judge, "open", 1)) for judge in (early, late)]
         return asked
 
     (for_people,) = seed_comparisons(db, 1)
@@ -226,14 +228,14 @@ def test_both_orders_go_by_one_version_of_the_rubric(db: Database) -> None:
     (comparison,) = seed_comparisons(db, 1)
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)})
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
-    waiting = judge_store.to_judge(db, judge, "open", 10)
+    waiting = verdict_store.to_judge(db, judge, "open", 10)
     assert [one.missing for one in waiting] == [[(0, 1), (1, 0)]]
     assert not say(db, judge, comparison, {(1, 0): ("second", 0.2)}, version=1), "two rubrics make no judgement"
     assert list(current_judgements(db)) == []
     assert say(db, judge, comparison, {(0, 1): ("second", 0.3), (1, 0): ("first", 0.6)}, version=1)
     late = Verdict(choice="first", chance=0.9, reply="", prompt_tokens=1, completion_tokens=1, seconds=0.5)
-    judge_store.add_verdict(db, judge, comparison, (0, 1), late, 0, (), None)
-    assert {(one.choice, one.rubric_version) for one in judge_store.verdicts_on(db, judge, comparison)} == {
+    verdict_store.add_verdict(db, judge, comparison, (0, 1), late, 0, (), None)
+    assert {(one.choice, one.rubric_version) for one in verdict_store.verdicts_on(db, judge, comparison)} == {
         ("second", 1),
     }
     assert [one.ranking for one in current_judgements(db)] == [(1, 1)]
@@ -251,7 +253,7 @@ def test_trust_rests_on_random_comparisons_alone(db: Database, ann: Annotator) -
         assert say(db, judge, comparison, FIRST_BETTER, "judged")
     db.connection.execute("UPDATE comparison SET answers_by = 'heads', answers_chance = 0.2 WHERE id = ?", (chosen,))
     db.connection.execute("UPDATE comparison SET answers_by = NULL WHERE id = ?", (unknown,))
-    assert [case.comparison_id for case in judge_store.jointly_judged(db, judge)] == [random, unknown]
+    assert [case.comparison_id for case in verdict_store.jointly_judged(db, judge)] == [random, unknown]
 
 
 def test_trust_reads_nothing_of_what_the_judge_alone_has_judged(
@@ -274,7 +276,7 @@ def test_trust_reads_nothing_of_what_the_judge_alone_has_judged(
         return found
 
     monkeypatch.setattr(db, "rows", counted)
-    assert len(judge_store.jointly_judged(db, judge)) == 1
+    assert len(verdict_store.jointly_judged(db, judge)) == 1
     assert max(read) <= 2, "a verdict in each order"
 
 
@@ -292,7 +294,7 @@ def test_trust_knows_by_what_chance_people_got_a_comparison(db: Database, ann: A
         db.connection.execute(
             "UPDATE comparison SET people_chance = ?, people_drawn = ? WHERE id = ?", (chance, came, comparison)
         )
-    assert {case.comparison_id: case.people_chance for case in judge_store.jointly_judged(db, judge)} == {
+    assert {case.comparison_id: case.people_chance for case in verdict_store.jointly_judged(db, judge)} == {
         certain: 1.0,
         drawn: 0.25,
         given: 1.0,
@@ -331,21 +333,21 @@ def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database
     judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
     assert say(db, judge, comparison, FIRST_BETTER, "judged")
     duel(db, [("new", "old")])
-    (dueled,) = judge_store.to_judge(db, judge, "candidate", 10, 2)
+    (dueled,) = verdict_store.to_judge(db, judge, "candidate", 10, 2)
     for pair, (choice, chance) in FIRST_BETTER.items():
         verdict = Verdict(choice=choice, chance=chance, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
-        judge_store.add_verdict(db, judge, dueled.id, pair, verdict, 0, (), None)
-    assert judge_store.judge_comparison(db, judge, dueled)
+        verdict_store.add_verdict(db, judge, dueled.id, pair, verdict, 0, (), None)
+    assert verdict_store.judge_comparison(db, judge, dueled)
     assert [one.outcome for one in pair_outcomes.outcomes(db, 2, 1, judge.id)] == [1.0]
-    assert [case.judged for case in judge_store.jointly_judged(db, judge)] == [(1, 2)]
+    assert [case.judged for case in verdict_store.jointly_judged(db, judge)] == [(1, 2)]
     assert len(judge_history.verdict_pairs(db, judge)) == 2
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
-    assert judge_store.jointly_judged(db, judge) == judge_history.verdict_pairs(db, judge) == []
+    assert verdict_store.jointly_judged(db, judge) == judge_history.verdict_pairs(db, judge) == []
     assert pair_outcomes.outcomes(db, 2, 1, judge.id) == []
     assert judge_history.basis(db, judge) == TrustBasis(1, 4)
     assert say(db, judge, comparison, SECOND_BETTER, "judged", 1)
-    assert [case.judged for case in judge_store.jointly_judged(db, judge)] == [(2, 1)]
-    assert [one.id for one in judge_store.to_judge(db, judge, "candidate", 10, 2)] == [dueled.id]
+    assert [case.judged for case in verdict_store.jointly_judged(db, judge)] == [(2, 1)]
+    assert [one.id for one in verdict_store.to_judge(db, judge, "candidate", 10, 2)] == [dueled.id]
     outcomes = db.rows("SELECT outcome FROM judgement WHERE purpose = 'judge' AND comparison_id = ?", (comparison,))
     assert [row["outcome"] for row in outcomes] == ["ranked", "undone", "ranked"]
     assert judge_history.basis(db, judge) == TrustBasis(1, 2)
@@ -384,17 +386,17 @@ def test_a_judge_on_other_weights_is_another_judge(
     change(db)
     assert judge_history.cache_key(db) != drawn or not another, "the figures on the page are of before"
     assert judge_history.basis(db, judge).left_out == (4 if another else 0)
-    assert (judge_store.jointly_judged(db, judge) == []) == another
-    assert judge_store.any_to_judge(db, judge, "judged") == another
-    assert judge_store.count_open(db, judge) == 0
+    assert (verdict_store.jointly_judged(db, judge) == []) == another
+    assert verdict_store.any_to_judge(db, judge, "judged") == another
+    assert verdict_store.count_open(db, judge) == 0
     if another:
-        (asked,) = judge_store.to_judge(db, judge, "judged", 10)
+        (asked,) = verdict_store.to_judge(db, judge, "judged", 10)
         assert len(asked.missing) == 2
         verdict = Verdict(choice="second", chance=0.2, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)
-        judge_store.add_verdict(db, judge, comparison, (0, 1), verdict, 0, (), None)
-        assert not judge_store.judge_comparison(db, judge, asked), "one order is of before"
+        verdict_store.add_verdict(db, judge, comparison, (0, 1), verdict, 0, (), None)
+        assert not verdict_store.judge_comparison(db, judge, asked), "one order is of before"
         assert say(db, judge, comparison, SECOND_BETTER, "judged")
-        assert [case.judged for case in judge_store.jointly_judged(db, judge)] == [(2, 1)]
+        assert [case.judged for case in verdict_store.jointly_judged(db, judge)] == [(2, 1)]
 
 
 def test_which_verdicts_are_of_other_weights_is_looked_up_once_whatever_changed_how_often(db: Database) -> None:
@@ -413,9 +415,9 @@ def test_which_verdicts_are_of_other_weights_is_looked_up_once_whatever_changed_
     before = {row["id"]: row["created"] for row in db.rows("SELECT id, created FROM verdict")}
 
     def of_before() -> set[int]:
-        return {row["id"] for row in db.rows(f"SELECT id FROM verdict v WHERE {judge_store.EARLIER}")}
+        return {row["id"] for row in db.rows(f"SELECT id FROM verdict v WHERE {verdict_store.EARLIER}")}
 
-    assert db.value(f"SELECT count(*) FROM verdict v WHERE NOT {judge_store.EARLIER}") == 400
+    assert db.value(f"SELECT count(*) FROM verdict v WHERE NOT {verdict_store.EARLIER}") == 400
     setting_store.set_setting(db, "thinking_changes", changes)
     assert of_before() == {
         number
@@ -438,7 +440,7 @@ def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)}, "judged")
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
     assert say(db, judge, comparison, {(1, 0): ("second", 0.1)}, "judged", 1)
-    assert len(judge_store.jointly_judged(db, judge)) == len(judge_history.verdict_pairs(db, judge)) == 1
+    assert len(verdict_store.jointly_judged(db, judge)) == len(judge_history.verdict_pairs(db, judge)) == 1
     assert judge_history.basis(db, judge) == TrustBasis(None, 0)
 
 
@@ -450,7 +452,7 @@ def test_what_made_room_for_another_verdict_keeps_its_text_and_its_cost(db: Data
         job_store.enqueue(db, JudgeSpec(judge="j"), "owner"),
         job_store.enqueue(db, JudgeSpec(judge="j"), "owner"),
     )
-    judge_store.add_verdict(
+    verdict_store.add_verdict(
         db,
         judge,
         comparison,
@@ -461,7 +463,7 @@ def test_what_made_room_for_another_verdict_keeps_its_text_and_its_cost(db: Data
         old,
     )
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
-    judge_store.add_verdict(
+    verdict_store.add_verdict(
         db,
         judge,
         comparison,
@@ -473,14 +475,14 @@ def test_what_made_room_for_another_verdict_keeps_its_text_and_its_cost(db: Data
     )
     assert [judge_history.usage(db, judge, job).prompt_tokens for job in (old, new, None)] == [10, 20, 30]
     assert "before" in db.value("SELECT data FROM event WHERE job_id = ?", (old,))
-    assert not judge_store.fails_on(db, judge, comparison)
+    assert not verdict_store.fails_on(db, judge, comparison)
 
 
 # ------------------------------------------------------------------------------------------------- verdicts that failed
 def fail(db: Database, judge: Judge, comparison: int, times: int, reason: str = "no verdict") -> None:
     """A judge that gave verdicts before fails on a comparison in so many jobs."""
     (other,) = seed_comparisons(db, 1)
-    judge_store.add_verdict(
+    verdict_store.add_verdict(
         db,
         judge,
         other,
@@ -494,8 +496,8 @@ def fail(db: Database, judge: Judge, comparison: int, times: int, reason: str = 
     for _ in range(times):
         job_id = job_store.enqueue(db, JudgeSpec(judge=judge.name), "owner")
         for _ in range(2):  # both orders
-            judge_store.add_failure(db, judge, comparison, Failure(reason, "why", 10, 5), job_id)
-        judge_store.pass_over(db, [comparison])
+            verdict_store.add_failure(db, judge, comparison, Failure(reason, "why", 10, 5), job_id)
+        verdict_store.pass_over(db, [comparison])
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("mixed", ("people", "unsure")), ("ai", ("nobody", "unsure"))])
@@ -509,7 +511,7 @@ def test_a_comparison_on_which_a_judge_fails_in_three_jobs_is_waited_for_no_more
     assert asks(db, stuck) == ("judges", None)
     fail(db, judge, stuck, 1)
     assert (asks(db, stuck), asks(db, other)) == (expected, ("judges", None))
-    assert judge_store.count_open(db, judge) == 1
+    assert verdict_store.count_open(db, judge) == 1
 
 
 def test_a_judge_that_never_gave_a_verdict_fails_by_itself(db: Database) -> None:
@@ -519,8 +521,8 @@ def test_a_judge_that_never_gave_a_verdict_fails_by_itself(db: Database) -> None
     (comparison,) = seed_comparisons(db, 1)
     for _ in range(5):
         job_id = job_store.enqueue(db, JudgeSpec(judge="j"), "owner")
-        judge_store.add_failure(db, judge, comparison, Failure("no verdict", ""), job_id)
-        judge_store.pass_over(db, [comparison])
+        verdict_store.add_failure(db, judge, comparison, Failure("no verdict", ""), job_id)
+        verdict_store.pass_over(db, [comparison])
     assert asks(db, comparison) == ("judges", None)
 
 
@@ -542,7 +544,7 @@ def test_a_refusal_is_the_comparisons_fault_only_where_the_service_answered_othe
     assert asks(db, refused) == ("judges", None)
     for job, other in zip(job_store.recent(db, ("judge",)), fine, strict=True):  # each gave a verdict on another one
         assert asks(db, refused) == ("judges", None)
-        judge_store.add_verdict(
+        verdict_store.add_verdict(
             db,
             judge,
             other,
@@ -552,7 +554,7 @@ def test_a_refusal_is_the_comparisons_fault_only_where_the_service_answered_othe
             (),
             job.id,
         )
-        judge_store.pass_over(db, [refused])
+        verdict_store.pass_over(db, [refused])
     assert asks(db, refused) == ("people", "unsure")
 
 
@@ -585,7 +587,7 @@ def test_a_comparison_of_three_is_ranked_by_all_its_pairs_in_both_orders(db: Dat
 
 def test_sureness_is_that_of_both_orders_together() -> None:
     def of(said: Said_of) -> float | None:
-        return judge_store.sureness(
+        return verdict_store.sureness(
             StoredVerdict(first=a, second=b, choice=choice, chance=chance, seconds=0.0)  # type: ignore[arg-type]
             for (a, b), (choice, chance) in said.items()
         )
@@ -594,7 +596,7 @@ def test_sureness_is_that_of_both_orders_together() -> None:
     assert of(FLIPPED) == pytest.approx(0.5)
     assert of(SECOND_BETTER) == pytest.approx(0.8)
     assert (
-        judge_store.sureness(
+        verdict_store.sureness(
             [
                 StoredVerdict(first=0, second=1, choice="first", chance=None, seconds=0.0),
                 StoredVerdict(first=1, second=0, choice="second", chance=None, seconds=0.0),
@@ -675,7 +677,7 @@ def test_a_judge_that_is_put_aside_is_waited_for_no_more(db: Database) -> None:
     one, _ = panel(db, "one", "two")
     (comparison,) = seed_comparisons(db, 1)
     say(db, one, comparison, FIRST_BETTER)
-    judge_store.set_active(db, "two", False)
+    verdict_store.set_active(db, "two", False)
     assert asks(db, comparison) == ("nobody", None)
 
 
@@ -686,11 +688,11 @@ def test_what_people_have_judged_is_there_to_measure_a_judge_by_the_newest_first
         claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
         judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
-    assert [one.id for one in judge_store.to_judge(db, judge, "judged", 10)] == [made[1], made[0]]
-    assert judge_store.to_judge(db, judge, "open", 10) == []
+    assert [one.id for one in verdict_store.to_judge(db, judge, "judged", 10)] == [made[1], made[0]]
+    assert verdict_store.to_judge(db, judge, "open", 10) == []
     say(db, judge, made[0], FIRST_BETTER, "judged")
     assert asks(db, made[0])[0] == "people", "measuring a judge decides nothing"
-    (case,) = judge_store.jointly_judged(db, judge)
+    (case,) = verdict_store.jointly_judged(db, judge)
     assert (case.comparison_id, case.judged, case.chances) == (made[0], (1, 2), {(0, 1): pytest.approx(0.9)})
 
 
@@ -720,10 +722,10 @@ def test_judges_are_measured_on_what_is_withdrawn_but_asked_of_no_withdrawn_cand
     asked = BulkRequest("withdraw", ComparisonFilter(ids=(judged,)))
     bulk_changes.make(db, asked, ann, 1)
     duel(db, [("new", "old")])
-    assert len(judge_store.to_judge(db, judge, "candidate", 10, 2)) == 1
+    assert len(verdict_store.to_judge(db, judge, "candidate", 10, 2)) == 1
     policy_comparisons.withdraw_open(db)
-    assert judge_store.to_judge(db, judge, "candidate", 10, 2) == []
-    assert [one.id for one in judge_store.to_judge(db, judge, "judged", 10)] == [judged]
+    assert verdict_store.to_judge(db, judge, "candidate", 10, 2) == []
+    assert [one.id for one in verdict_store.to_judge(db, judge, "judged", 10)] == [judged]
 
 
 def test_a_decided_candidate_is_asked_about_no_more(db: Database, ann: Annotator) -> None:
@@ -798,11 +800,11 @@ def test_only_what_a_training_could_learn_from_counts_towards_the_next(db: Datab
     claim = handing_out.claim_next(db, ann.id)
     assert claim is not None
     judging.judge(db, ann.id, claim.nonce, act("left-clearly"))
-    for comparison in judge_store.to_judge(db, judge, "candidate", 10, 2):
+    for comparison in verdict_store.to_judge(db, judge, "candidate", 10, 2):
         for pair, (choice, chance) in FIRST_BETTER.items():
             verdict = Verdict(choice=choice, chance=chance, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
-            judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
-        assert judge_store.judge_comparison(db, judge, comparison)
+            verdict_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
+        assert verdict_store.judge_comparison(db, judge, comparison)
     seed_comparisons(db, 1, "held-out")
     assert training_data.new_to_train_on(db, "") == 0
     project_store.set_project(db, replace(project_store.project(db), candidate_share=0.0))

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from annotation.records import Message, UserError
 from benchmarks.injections import INJECTIONS, chosen_as_a, wins
 from rlhf.judges import rubrics
-from rlhf.judges.judge_store import StoredVerdict
 from rlhf.judges.rubrics import DEFAULT, Rubric, Style, code_of, messages_for, parse_rubric, principles_for, quoted
+from rlhf.judges.verdict_store import StoredVerdict
 from rlhf.judges.verdicts import Choice, parse_verdict
 from rlhf.models.chat_template import ChatTokenizer
 from rlhf.models.template_process import conversation

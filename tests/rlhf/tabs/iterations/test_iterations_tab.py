@@ -27,7 +27,7 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import COUNTS, Rule
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.judges import judge_store
+from rlhf.judges import judge_store, verdict_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.loop import controller
 from rlhf.models import registry
@@ -730,7 +730,7 @@ def test_a_check_asks_the_judges_that_were_chosen(pages: gr.Blocks, context: Con
     assert not iterations_tab.view(context, None, 0, {})[0]["judges"]["visible"]
     for name in ("i", "j", "k"):
         judge_store.add(context.db, name, "local", {"model": "base"}, "owner")
-    judge_store.set_active(context.db, "k", False)
+    verdict_store.set_active(context.db, "k", False)
     offered = iterations_tab.view(context, None, 0, {})[0]["judges"]
     assert (offered["choices"], offered["value"]) == (["i", "j"], ["i", "j"])
     check, asked = handler(pages, "check_policy"), []

@@ -24,7 +24,7 @@ from annotation.workbench import exclusions
 from annotation.workbench.gold import make_gold
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
-from rlhf.judges import judge_history, judge_store, rubrics
+from rlhf.judges import judge_history, judge_store, rubrics, verdict_store
 from rlhf.judges.judge_agreement import PersonRanking
 from rlhf.judges.judge_settings import DirectorySettings, EndpointSettings, LocalSettings, RewardModelSettings
 from rlhf.judges.judge_spec import JudgeSpec
@@ -100,14 +100,17 @@ def say(
     `chance` is that of answer 1 to be better than answer 2.
     """
     comparison = next(
-        one for scope in ("open", "judged") for one in judge_store.to_judge(db, judge, scope, 1000) if one.id == number
+        one
+        for scope in ("open", "judged")
+        for one in verdict_store.to_judge(db, judge, scope, 1000)
+        if one.id == number
     )
     spent = {"reply": "", "prompt_tokens": 100, "completion_tokens": 10, "seconds": 0.5}
     job_id, version = extras.pop("job_id", None), extras.pop("version", 0)
     for pair, choice, first in (((0, 1), both[0], chance), ((1, 0), both[1], chance and 1 - chance)):
         verdict = Verdict(choice, first, **{**spent, **extras})
-        judge_store.add_verdict(db, judge, number, pair, verdict, version, (0, 1), job_id)
-    assert judge_store.judge_comparison(db, judge, comparison)
+        verdict_store.add_verdict(db, judge, number, pair, verdict, version, (0, 1), job_id)
+    assert verdict_store.judge_comparison(db, judge, comparison)
 
 
 def prefer(db: Database, name: str, position: int) -> int:
@@ -368,9 +371,9 @@ def test_open_comparisons_can_be_judged_where_some_wait_for_a_judge_that_is_not_
     assert not offered(), "people are asked"
     project_store.set_feedback(db, Feedback("ai"))
     assert offered()
-    judge_store.set_active(db, "local", False)
+    verdict_store.set_active(db, "local", False)
     assert not offered()
-    judge_store.set_active(db, "local", True)
+    verdict_store.set_active(db, "local", True)
     press(pages, "start_open", None, {}, 10)
     assert not offered(), "it is at that"
     remote(db)
@@ -378,7 +381,7 @@ def test_open_comparisons_can_be_judged_where_some_wait_for_a_judge_that_is_not_
     press(pages, "start_open", None, {}, 10)
     specs = [job.spec for job in job_store.active(db, ("judge",))]
     assert [spec.judge for spec in specs if isinstance(spec, JudgeSpec)] == ["local", "remote"]
-    judge_store.set_active(db, "remote", False)
+    verdict_store.set_active(db, "remote", False)
     job_store.cancel(db, 1)
     assert offered()
     say(db, local, 1, ("first", "second"), 0.9)
@@ -445,7 +448,7 @@ def test_replies_in_vain_and_calls_are_part_of_what_is_spent(context: Context) -
     prefer(db, "ann", 0)
     job_id = job_store.enqueue(db, JudgeSpec(model=BASE_NAME, judge="remote", scope="judged"), "owner")
     _, seen = tab.view(context, None, {})
-    judge_store.add_failure(db, judge, number, Failure("no verdict", "Nothing clear.", 1000, 200), job_id)
+    verdict_store.add_failure(db, judge, number, Failure("no verdict", "Nothing clear.", 1000, 200), job_id)
     judge_store.count_calls(db, judge, 7)
     changed, _ = tab.view(context, None, seen)
     assert '<td class="number">1,000 · 200</td><td class="number">0.0040</td>' in changed["judges"]["value"]
@@ -459,10 +462,10 @@ def test_what_no_judge_could_judge_is_counted_apart(context: Context, local: Jud
     project_store.set_feedback(db, Feedback("ai"))
     number, other = seed_comparisons(db, 2)
     say(db, local, other, ("first", "second"), 0.9)
-    for _ in range(judge_store.MOST_FAILED_JOBS):
+    for _ in range(verdict_store.MOST_FAILED_JOBS):
         job_id = job_store.enqueue(db, JudgeSpec(model=BASE_NAME, judge="local"), "owner")
-        judge_store.add_failure(db, local, number, Failure("no verdict", ""), job_id)
-    judge_store.pass_over(db, [number])
+        verdict_store.add_failure(db, local, number, Failure("no verdict", ""), job_id)
+    verdict_store.pass_over(db, [number])
     card = tab.view(context, None, {})[0]["standing"]["value"]
     assert waiting(card) == [0, 0, 1]
     assert "Given up: 1, because judges failed on each in 3 jobs." in card
@@ -474,7 +477,7 @@ def test_a_case_holds_what_people_said_independently(context: Context, local: Ju
     number = seed_comparisons(db, 1)[0]
     assert [prefer(db, name, place) for name, place in (("ann", 0), ("bob", 1))] == [number] * 2
     say(db, local, number, ("second", "first"), 0.2)
-    case = judge_store.jointly_judged(db, local)[0]
+    case = verdict_store.jointly_judged(db, local)[0]
     assert (case.comparison_id, case.judged, case.picked) == (number, (2, 1), False)
     assert case.people == (PersonRanking("ann", (1, 2), "pair"), PersonRanking("bob", (2, 1), "pair"))
     assert case.chances == {(0, 1): pytest.approx(0.2)}
@@ -491,7 +494,7 @@ def test_a_case_holds_what_people_said_independently(context: Context, local: Ju
            WHERE name = 'owner'""",
         (number, now()),
     )
-    assert judge_store.jointly_judged(db, local)[0].people == (PersonRanking("ann", (1, 2), "pair"),)
+    assert verdict_store.jointly_judged(db, local)[0].people == (PersonRanking("ann", (1, 2), "pair"),)
 
 
 def test_what_judges_could_not_label_is_told_from_what_was_drawn_by_lot(context: Context, local: Judge) -> None:
@@ -501,7 +504,7 @@ def test_what_judges_could_not_label_is_told_from_what_was_drawn_by_lot(context:
     say(db, local, flipped, ("second", "second"), 0.5)
     say(db, local, audited, ("first", "second"), 0.9)
     assert {prefer(db, "ann", 0), prefer(db, "ann", 0)} == {flipped, audited}
-    assert {case.comparison_id: case.picked for case in judge_store.jointly_judged(db, local)} == {
+    assert {case.comparison_id: case.picked for case in verdict_store.jointly_judged(db, local)} == {
         flipped: True,
         audited: False,
     }
@@ -529,7 +532,7 @@ def test_every_judge_that_is_on_is_given_the_open_comparisons(pages: gr.Blocks, 
     project_store.set_feedback(db, Feedback("ai"))
     seed_comparisons(db, 2)
     remote(db)
-    judge_store.set_active(db, remote(db, "off").name, False)
+    verdict_store.set_active(db, remote(db, "off").name, False)
     assert "2 jobs queued: 1, 2." in str(press(pages, *press_open))
     specs = [job.spec for job in job_store.queue(db)]
     wanted = JudgeSpec(model=BASE_NAME, scope="open", comparisons=50)
