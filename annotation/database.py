@@ -21,11 +21,16 @@ from annotation.records import UserError, explain_errors
 from annotation.schema import migrations
 from annotation.sqlite import IN_USE, PROBLEM, OperationalErrors, sqlite3, sqlite_utils
 from annotation.translation import _
+from annotation.validation import shown
 
 FILE_NAME = "prefloop.db"
 # What people are told of the SQLite in use, and of what is wrong with it.
 SQLITE_IN_USE: Final = IN_USE
 SQLITE_PROBLEM: Final = PROBLEM
+# By which migrations are known, and what SQLite notes of a file's contents.
+BOOKKEEPING: Final = (
+    "_sqlite_migrations", "idx__sqlite_migrations_migration_set_name", "sqlite_sequence",
+    "sqlite_stat1", "sqlite_stat4")  # fmt: skip
 OTHERS = 0o077
 # More than there are: once its cache is full, pysqlite3 prepares every new statement again each time.
 CACHED_STATEMENTS = 500
@@ -453,22 +458,61 @@ def copy_database(database: Database, target: Path) -> None:
 def damage(path: Path) -> str:
     """What is wrong with a database file that nobody has open, as a sentence; empty if nothing.
 
-    Raises UserError where a newer Prefloop wrote it.
+    Nothing in it is asked before it is known to be ours: a view may have no end, and a trigger do anything. What
+    somebody has put beside our tables does nothing. Raises UserError where a newer Prefloop wrote it.
     """
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
     try:
+        applied = applied_steps(connection)
+        refuse_newer(path, applied)
+        made, ours = schema_of(connection), schema_after(applied)
+        if other := sorted(str(one[1]) for one in made ^ ours if one in ours or one[0] == "trigger"):
+            return _("It is not made as a database of Prefloop is: {name} is amiss.").format(name=shown(other[0]))
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             return _("SQLite says: {found}.").format(found=found)
         if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
             return _("Rows refer to others that are not there.")
-        applied = {name for (name,) in connection.execute("SELECT name FROM _sqlite_migrations")}
     except sqlite3.DatabaseError as error:
         return _("SQLite says: {found}.").format(found=error)
     finally:
         connection.close()
-    refuse_newer(path, applied)
     return ""
+
+
+def applied_steps(connection: sqlite3.Connection) -> frozenset[str]:
+    """The migrations that a file has had, if what names them is a table."""
+    kind = connection.execute("SELECT type FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone()
+    if kind is not None and kind[0] != "table":
+        return frozenset()
+    return frozenset(name for (name,) in connection.execute("SELECT name FROM _sqlite_migrations"))
+
+
+def schema_of(connection: sqlite3.Connection) -> frozenset[tuple[str, str, str]]:
+    """(type, name, what it is) of all in a file but SQLite's own: of a table its columns, else how it was made."""
+    made = connection.execute(
+        "SELECT type, name, sql FROM sqlite_master WHERE name NOT GLOB 'sqlite_*' OR sql NOT NULL"
+    )
+    return frozenset(
+        (kind, name, columns_of(connection, name) if kind == "table" else sql)
+        for kind, name, sql in made.fetchall()
+        if name not in BOOKKEEPING or kind not in ("table", "index")
+    )
+
+
+def columns_of(connection: sqlite3.Connection, table: str) -> str:
+    """The names of a table's columns, computed and hidden ones too."""
+    found = connection.execute("SELECT name, hidden FROM pragma_table_xinfo(?) ORDER BY name", (table,)).fetchall()
+    return repr(found)
+
+
+@cache
+def schema_after(applied: frozenset[str]) -> frozenset[tuple[str, str, str]]:
+    """That of a file that has had these migrations, as far as they follow one another."""
+    fresh = sqlite_utils.Database(memory=True)
+    steps = [step.name for step in migrations.pending(fresh)]
+    migrations.apply(fresh, stop_before=next((name for name in steps if name not in applied), None))
+    return schema_of(fresh.conn)
 
 
 def marks(values: Sequence[Any]) -> str:

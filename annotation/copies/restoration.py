@@ -16,7 +16,7 @@ from typing import Final, Literal
 from filelock import ReadWriteLock, Timeout
 
 from annotation.copies import copy_reasons, safe_copies
-from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, digest_of
+from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, digest_of, is_place
 from annotation.database import (
     FILE_NAME,
     Database,
@@ -30,6 +30,7 @@ from annotation.records import UserError, now
 from annotation.store import setting_store
 from annotation.translation import N_, _, joined, ngettext
 from annotation.ui import formatting
+from annotation.validation import shown
 from annotation.web import access
 
 VARIABLE: Final = "PREFLOOP_RESTORE"
@@ -348,6 +349,7 @@ class Restoration:
         gone = []
         db = open_database(stage)
         try:
+            self.refuse_other_places(db)
             with db.transaction() as connection:
                 made = db.rows("SELECT id, revision, path FROM model WHERE path IS NOT NULL AND deleted IS NULL")
                 for row in made:
@@ -366,6 +368,14 @@ class Restoration:
             (stage / f"{FILE_NAME}{part}").unlink(missing_ok=True)  # closing has emptied them
         here = {path.relative_to(self.data_dir).as_posix() for path in (self.data_dir / "adapters").glob("*")}
         return message, sorted(here - {row["path"] for row in made})
+
+    def refuse_other_places(self, db: Database) -> None:
+        """Raises DamagedCopy where a model or frozen data would lie elsewhere: it would be copied and deleted there."""
+        paths = db.rows("SELECT path FROM model WHERE path IS NOT NULL UNION ALL SELECT path FROM snapshot")
+        for row in paths:
+            if not is_place(row["path"]):
+                said = _("The copy {version} in {name} is damaged: its database names {path}.")
+                raise DamagedCopy(said.format(version=self.version, name=self.target.name, path=shown(row["path"])))
 
     def told(self, gone: Sequence[str]) -> str:
         """What to tell of it where it is restored without the files of some models."""

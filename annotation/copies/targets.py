@@ -19,6 +19,7 @@ from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal, Protocol
 
+from annotation.database import FILE_NAME
 from annotation.hub_client import (
     LONGEST_ANSWER,
     Conflict,
@@ -32,7 +33,7 @@ from annotation.hub_client import (
 )
 from annotation.records import UserError, explain_errors
 from annotation.translation import _
-from annotation.validation import FromMapping, read
+from annotation.validation import FromMapping, read, shown
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = "prefloop copy"
@@ -41,6 +42,8 @@ KEPT: Final = 20
 # A file that no copy names (yet) may be on its way from another running copy.
 YOUNG_SECONDS: Final = 3600.0
 PIECE: Final = 2**20
+# What a copy has beside its database.
+FOLDERS: Final = ("adapters", "snapshots")
 # How a file system says that it has no hard links.
 NO_LINKS: Final = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 ABOUT: Final = """---
@@ -105,10 +108,17 @@ def read_manifest(content: bytes, what: str) -> CopyManifest:
     except UserError as error:
         raise DamagedCopy(_("{what} is damaged. {error}").format(what=what, error=error)) from error
     for path, mark in manifest.files.items():
-        inside = not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
-        if not inside or not re.fullmatch("[0-9a-f]{64}", mark.sha256):
-            raise DamagedCopy(_("{what} is damaged: its manifest names '{path}'.").format(what=what, path=path))
+        if not (path == FILE_NAME or is_place(path)) or not re.fullmatch("[0-9a-f]{64}", mark.sha256):
+            raise DamagedCopy(_("{what} is damaged: its manifest names {path}.").format(what=what, path=shown(path)))
     return manifest
+
+
+def is_place(path: object) -> bool:
+    """Whether it can be where a data directory has what a copy has beside its database: models and frozen data."""
+    if not isinstance(path, str) or not path.isprintable():  # bytes, a null byte, half of a pair
+        return False
+    parts = PurePosixPath(path).parts
+    return "/".join(parts) == path and len(parts) > 1 and parts[0] in FOLDERS and ".." not in parts
 
 
 def digest_of(path: Path) -> FileDigest:

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 
 from annotation.claims import handing_out, judging
-from annotation.database import FILE_NAME, Database, copy_database, existing_database, migrate, open_database
+from annotation.database import (
+    FILE_NAME,
+    Database,
+    copy_database,
+    damage,
+    existing_database,
+    migrate,
+    open_database,
+)
 from annotation.records import Prompt, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite3, sqlite_utils
@@ -715,6 +723,22 @@ def test_two_processes_may_create_the_file_at_once(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert failures == []
+
+
+def test_a_copy_of_any_earlier_version_is_ours_however_it_came_to_its_tables(tmp_path: Path) -> None:
+    steps = [step.name for step in migrations.pending(sqlite_utils.Database(memory=True))]
+    path = tmp_path / "grown.db"
+    for following in [*steps[1:], None]:
+        with closing(sqlite3.connect(path)) as grown:
+            migrations.apply(sqlite_utils.Database(grown), stop_before=following)
+            grown.execute("ANALYZE")
+        assert damage(path) == ""
+    with closing(sqlite3.connect(path)) as grown:
+        grown.executescript(
+            "CREATE TABLE mine (x); CREATE VIEW best AS SELECT * FROM mine; CREATE INDEX quick ON judgement (created)"
+        )
+    assert damage(path) == "", "somebody's own, in a database browser"
+    assert len(steps) > 20
 
 
 def test_a_newer_database_is_refused_and_left_alone(db: Database, data_dir: Path) -> None:

@@ -34,6 +34,7 @@ from annotation.copies.targets import (
     HubTarget,
     copies_in,
     create_whole,
+    digest_of,
     refuse_shared_fate,
 )
 from annotation.database import FILE_NAME, Database, open_database
@@ -907,6 +908,46 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
     assert newest(place).judgements == 7
     restoration.begin(place, tmp_path / "new")
     assert safe_copies.start_notice(restored) == ""
+
+
+HOSTILE = {
+    "a trigger": "CREATE TRIGGER t AFTER INSERT ON safe_copy BEGIN UPDATE annotator SET role = 'admin'; END",
+    "a trigger of ours that does something else": "DROP TRIGGER judgement_no_delete; "
+    "CREATE TRIGGER judgement_no_delete BEFORE DELETE ON judgement BEGIN DELETE FROM annotator; END",
+    "a view in a table's place": "ALTER TABLE setting RENAME TO kept; CREATE VIEW setting AS SELECT * FROM kept",
+    "a view without end": "ALTER TABLE _sqlite_migrations RENAME TO kept; CREATE VIEW _sqlite_migrations AS "
+    "WITH RECURSIVE c(name) AS (SELECT 'x' UNION ALL SELECT name || 'x' FROM c) SELECT * FROM c",
+    "a table too few": "DROP TABLE setting",
+    "a virtual table in a table's place": "DROP TABLE setting; CREATE VIRTUAL TABLE setting USING fts5(key, value)",
+    "a column too few": "ALTER TABLE annotator DROP COLUMN language",
+    "a column that is computed": "ALTER TABLE setting ADD COLUMN more AS (hex(zeroblob(400000000)))",
+    "an earlier step than its tables": "DELETE FROM _sqlite_migrations WHERE id > 3",
+    "a step between others": "DELETE FROM _sqlite_migrations WHERE id = 3",
+    "a path elsewhere": "UPDATE model SET path = 'adapters/../../outside'",
+    "a path that is none": "UPDATE model SET path = x'00ff'",
+    "frozen data elsewhere": "INSERT INTO snapshot (sha256, path, rows, counts, last_judgement_id, created) "
+    "SELECT '0', '/etc/passwd', 1, '{}', 0, ''",
+}
+
+
+@pytest.mark.parametrize("said", HOSTILE.values(), ids=HOSTILE)
+def test_a_copy_that_no_prefloop_made_is_damaged(
+    db: Database, data_dir: Path, ann: Annotator, tmp_path: Path, said: str
+) -> None:
+    place = DirectoryTarget(tmp_path / "bucket")
+    add_model(db, data_dir, "serves", "serving")
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    manifest, made = newest(place), tmp_path / FILE_NAME
+    shutil.copyfile(place.contents / manifest.files[FILE_NAME].sha256, made)
+    with closing(sqlite3.connect(made)) as changed:
+        changed.executescript(said)
+    files = {**manifest.files, FILE_NAME: digest_of(made)}
+    place.put(replace(manifest, number=2, judgements=9, files=files), {FILE_NAME: made}, place.head())
+    found = restoration.begin(place, tmp_path / "new")
+    assert found.startswith("Restored 0 judgements")
+    assert "is damaged" in found
+    with closing(open_database(tmp_path / "new")) as restored:
+        assert [account.role for account in access.accounts(restored)] == ["annotator"]
 
 
 def test_whoever_takes_an_older_copy_is_told_of_the_newer_one_and_so_are_admins(

@@ -126,7 +126,12 @@ def test_a_manifest_comes_back_as_it_was() -> None:
     assert read_manifest(MANIFEST.to_bytes(), "The copy") == MANIFEST
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "models/../../outside"])
+ELSEWHERE = ("/etc/passwd", "../outside", "models/../../outside", "adapters/../../outside", "", ".", "adapters",
+             "./prefloop.db", "prefloop.db-wal", "prefloop.db/x", "prefloop.lock", "set-aside/x/prefloop.db",
+             "adapters/a\0b/x", "adapters/\ud800/x", "adapters//x", "adapters/x/", "logs/1.log")  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
 def test_a_manifest_that_names_a_file_outside_is_refused(path: str) -> None:
     told = json.loads(MANIFEST.to_bytes()) | {"files": {path: {"sha256": "0" * 64, "size": 1}}}
     with pytest.raises(DamagedCopy, match="names"):
