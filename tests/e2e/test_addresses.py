@@ -148,8 +148,6 @@ def test_what_an_address_names_is_unfolded_or_said_not_to_be_there(running: Any,
     context = browser.new_context()
     sign_in(context, db, address)
     page = context.new_page()
-    page.goto(f"{address}iterations/base?page=2")
-    page.get_by_role("button", name="Previous").wait_for()
     go(page, "/data/export?annotators=kim")
     page.locator("#export-since").wait_for()
     for link, said in (

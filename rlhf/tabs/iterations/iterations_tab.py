@@ -94,6 +94,14 @@ def selected_policy(db: Database, revision: str | None) -> Policy:
     return named[0] if named else known[0] if known[0].undecided else registry.serving(db)
 
 
+def next_candidate(db: Database, unchosen: str | None) -> str | None:
+    """The candidate to go on to, if there is one, from a policy that nobody chose and that waits for no decision."""
+    if unchosen is None or selected_policy(db, unchosen).undecided:
+        return None
+    found = selected_policy(db, None)
+    return found.revision if found.undecided else None
+
+
 def policy_at(db: Database, place: Place) -> tuple[str | None, str]:
     """The policy that an address names, if there is one, and what is to be said where there is not."""
     if not place.first or place.first in {one.revision for one in those_that_answer(db)}:
@@ -328,14 +336,13 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         close, look = plot_zoom.updates(LOOK, curves, (), look)
         changed |= close
     confirming = policy.revision if parts["confirm"]["visible"] else None
-    nothing_else = revision is None and policy.status == "serving"
     return changed, {
         **marks,
         "drawn": [*named, page],
         "decided": decided,
         "page": page,
         "confirming": confirming,
-        "unchosen": policy.revision if nothing_else else None,
+        "unchosen": policy.revision if revision is None else None,
         LOOK: look,
     }
 
@@ -428,7 +435,7 @@ class IterationsPage(FollowedPage):
 def lay_out() -> IterationsPage:
     """The components, top to bottom, without any value: the headline and what can be decided, then what it rests on."""
     parts: dict[str, Any] = {"standing": html_box()}
-    parts["selector"] = open_choice(_("Policy"), visible=False)
+    parts["selector"] = open_choice(_("Policy"))
     parts["gate"] = html_box()
     with gr.Row():
         parts["promote"] = gr.Button(_("Promote: let it serve"), elem_id="promote", visible=False)
@@ -496,11 +503,14 @@ def wire_views(page: IterationsPage, context: Context) -> None:
     def poll_iterations(revision: str | None, was: Seen) -> list[Any]:
         """Of who has chosen nothing, and was shown what serves, the page goes on to the next candidate."""
         held = page.held(was)
-        chosen = None if revision == was.get("unchosen") else revision
-        changed, seen = view(context, chosen, page_of(was), was)
-        there = selected_policy(context.db, chosen).revision
-        address = gr.skip() if there == revision else told_view(Place(), place_of(there, 0))
-        return [*page.sent({**changed, **page.overtaken(held, seen)}, seen), address]
+        unchosen = revision if revision == was.get("unchosen") else None
+        coming = next_candidate(context.db, unchosen)
+        changed, seen = view(context, coming or revision, 0 if coming else page_of(was), was)
+        changed |= page.overtaken(held, seen)
+        if coming:
+            changed |= policy_decisions.emptied(changed)
+        address = told_view(Place(), place_of(coming, 0)) if coming else gr.skip()
+        return [*page.sent(changed, {**seen, "unchosen": coming or unchosen}), address]
 
     @guarded(context, "admin")
     def choose_policy(revision: str | None, was: Seen) -> list[Any]:

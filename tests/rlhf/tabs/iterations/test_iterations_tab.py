@@ -207,9 +207,15 @@ def test_who_has_chosen_nothing_is_shown_the_next_candidate(pages: gr.Blocks, co
     assert json.loads(told)[1:] == ["view", "", f"/{first}"]
     *parts, _seen, _told, _pulse = poll(*asked_by("owner", poll), "base", chosen)
     assert parts[SELECTOR]["value"] == "base", "somebody looks at what they have chosen"
-    make_candidate(context)
-    *parts, _seen, _told, _pulse = poll(*asked_by("owner", poll), first, seen)
+    second = make_candidate(context).revision
+    *parts, seen, _told, _pulse = poll(*asked_by("owner", poll), first, seen)
     assert parts[SELECTOR]["value"] == first, "somebody looks at a candidate"
+    registry.reject(context.db, first, "the gate", "worse")
+    *parts, seen, _told, _pulse = poll(*asked_by("owner", poll), first, seen)
+    assert parts[SELECTOR]["value"] == second
+    registry.reject(context.db, second, "the gate", "worse")
+    *parts, _seen, _told, _pulse = poll(*asked_by("owner", poll), second, seen)
+    assert parts[SELECTOR]["value"] == second, "what became of it is told until there is another"
 
 
 def test_a_checked_candidate_is_reported_with_answers_side_by_side(context: Context) -> None:
@@ -241,6 +247,7 @@ def test_there_are_no_more_pages_of_answers_than_there_are(pages: gr.Blocks, con
     visit = handler(pages, "open_iterations")
     *parts, _seen, told = visit(*asked_by("owner", visit, part=f"/{policy.revision}?page=99"))
     assert "Prompts 9 to 12 of 12" in str(parts)
+    assert {"visible": True, "open": True, "__type__": "update"} in parts, "the answers are unfolded"
     assert json.loads(told)[2] == f"/{policy.revision}?page=3"
     (_parts, seen), again = iterations_tab.view(context, policy.revision, 99, {}), iterations_tab.page_of
     assert again(seen) == 2
