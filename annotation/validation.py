@@ -247,6 +247,7 @@ def sentence(error: ValidationError, kind: Any, whole: str, labels: Mapping[str,
 DEMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "choice": (N_("{subject} must be one of {choices}."), N_("{subject} must be one of {choices}, not {given}.")),
     "object": (N_("{subject} must be an object."), N_("{subject} must be an object, not {given}.")),
+    "list": (N_("{subject} must be a list."), N_("{subject} must be a list, not {given}.")),
     "type": (N_("{subject} must be of type {type}."), N_("{subject} must be of type {type}, not {given}.")),
     "number": (N_("{subject} must be a number."), N_("{subject} must be a number, not {given}.")),
     "whole-number": (N_("{subject} must be a whole number."), N_("{subject} must be a whole number, not {given}.")),
@@ -286,8 +287,10 @@ def demand(hint: Any, problem: str, labelled: bool) -> tuple[str, Mapping[str, A
     whole = "whole-" if kind is int else ""
     if get_origin(kind) is Literal:
         return "choice", {"choices": ", ".join(map(str, get_args(kind)))}
-    if is_dataclass(kind):
+    if is_dataclass(kind) or get_origin(kind) is Mapping:
         return "object", {}
+    if get_origin(kind) is Sequence:
+        return "list", {}
     if PERCENT in get_args(hint):
         return "percentage", {"low": 100 * limits["ge"], "high": 100 * limits["le"]}
     if "ge" in limits and "le" in limits:

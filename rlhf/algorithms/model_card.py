@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from rlhf.jobs.descriptions import Made
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
+from rlhf.models.adapters.stored_adapter import read_adapter, write_settings
 from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE, can_be_told, end_of_answers
 from rlhf.models.chat_template import NO_THINKING
 from rlhf.models.model_files import WHOLE
@@ -183,12 +184,9 @@ def describe_directory(directory: Path, about: Subject, result: Mapping[str, Any
     PEFT writes where the base lies on this machine, which is of no use elsewhere and nobody's business.
     """
     (directory / "README.md").write_text(card(about, result), "utf-8")
-    path = directory / "adapter_config.json"
-    if path.is_file():
-        config = json.loads(path.read_text("utf-8"))
-        known = {"base_model_name_or_path", "tokenizer_name_or_path"} & {name for name in config if config[name]}
-        config |= dict.fromkeys(known, about.ground)
-        path.write_text(json.dumps(config, indent=2, sort_keys=True), "utf-8")
+    if about.adapter:
+        adapter = read_adapter(directory)
+        write_settings(directory, replace(adapter, base_model_name_or_path=about.ground))
 
 
 # ---------------------------------------------------------------------------------------------------------------- card

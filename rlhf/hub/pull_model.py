@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -25,6 +24,16 @@ from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.jobs.descriptions import Made
 from rlhf.models import base_model, memory, registry
+from rlhf.models.adapters.adapter_tensors import (
+    ADAPTER_WEIGHTS,
+    KINDS_OF_VALUES,
+    WRAPPED,
+    TensorShapes,
+    numbered,
+    part_of,
+    tensor_shapes,
+)
+from rlhf.models.adapters.stored_adapter import SCORES, StoredLora, StoredPrompt, read_adapter, write_settings
 from rlhf.models.base_model import BaseModel, base_sha256
 from rlhf.models.chat_template import (
     ANSWER,
@@ -44,26 +53,16 @@ from rlhf.models.model_files import (
     check_weights,
     is_tied,
     of_text,
-    read_header,
     read_object,
 )
 from rlhf.models.registry import HeldPrecision, Policy, PolicyForm
 from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
 from rlhf.models.template_process import TemplateRefused, conversation
-from rlhf.submission.preconditions import PEFT_DEFAULT
 
 PULLED: Final = "pulled"
-TASKS: Final[Mapping[str, Made]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward-model"}
-FORMS: Final[Mapping[str, PolicyForm]] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
 PRECISIONS: Final[tuple[HeldPrecision, ...]] = get_args(HeldPrecision)
-# Fields by which PEFT would import a module that the file names, or wait for code beside it.
-CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
-ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
-# Settings of adapters that change layers under them, or apply to some of the tokens only.
-UNUSABLE: Final = ("layer_replication", "alora_invocation_tokens", "kasa_config", "arrow_config")
-# How an adapter may have begun without changing the weights under it whenever it is loaded. Not "orthogonal": it leaves
-# them alone, too, but PEFT can't begin so on weights in 4 bits.
-HARMLESS_BEGINNINGS: Final = ("gaussian", "eva", "mica")
+# Fields by which a configuration names code beside it.
+CODE: Final = ("auto_map", "custom_pipelines")
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,8 @@ def usable_files(hub: Hub, data_dir: Path, found: HubRevision, adapter: bool) ->
     if not adapter and "config.json" not in found.sizes:
         said = _("{source} holds no model: neither adapter_config.json nor config.json is there.")
         raise UserError(said.format(source=found.source))
-    refuse_code(hub, found, ADAPTER_CONFIG if adapter else "config.json")
+    if not adapter:
+        refuse_code(hub, found, "config.json")
     names = found.wanted((*(ADAPTER if adapter else WHOLE), CARD))
     if not any(name.endswith(".safetensors") for name in names):
         said = _(
@@ -240,124 +240,37 @@ def fetch(hub: Hub, found: HubRevision, names: Sequence[str], directory: Path) -
 # -------------------------------------------------------------------------------------------------------------- checks
 def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRevision) -> RegistryEntry:
     """What an adapter is and lies on. Raises UserError where it is of no use here."""
-    config, form, kind = read_adapter(directory, found.source)
-    if kind == "reward-model":
+    adapter = read_adapter(directory, found.source)
+    if adapter.kind == "reward-model":
         check_reward(directory, found)
-    ground = ground_of(db, config, found)
+    ground = ground_of(db, adapter, found)
     under = base_path(db, data_dir) if ground is None else data_dir / str(ground.path)
-    check_tensors(directory, config, under, found.source)
-    return RegistryEntry(kind, form, None if ground is None else ground.id)
+    check_tensors(directory, adapter, under, found.source)
+    write_settings(directory, adapter)
+    return RegistryEntry(adapter.kind, adapter.form, None if ground is None else ground.id)
 
 
-def read_adapter(directory: Path, source: str) -> tuple[dict[str, Any], PolicyForm, Made]:
-    """The configuration of an adapter from elsewhere, written anew where its layers were not named, and what it is.
-
-    Raises UserError where it is of no use here.
-    """
-    config = read_object(directory / ADAPTER_CONFIG)
-    check_code(config, ADAPTER_CONFIG, source)
-    check_settings(config, source)
-    form, kind = kind_of(config, source)
-    return name_layers(directory, config, source) if form == "lora" else config, form, kind
-
-
-def kind_of(config: Mapping[str, Any], source: str) -> tuple[PolicyForm, Made]:
-    """What an adapter is, by its configuration. Raises UserError where it is none that is used here."""
-    form, kind = FORMS.get(str(config.get("peft_type"))), TASKS.get(str(config.get("task_type")))
-    if form == "lora" and config.get("task_type") is None:
-        kind = "policy"  # PEFT needs no task for it
-    if form is None or kind is None:
-        raise UserError(
-            _("{source} is an adapter of type {kind} for {task}; Prefloop uses {forms} for {tasks}.").format(
-                source=source,
-                kind=config.get("peft_type"),
-                task=config.get("task_type"),
-                forms=", ".join(FORMS),
-                tasks=", ".join(TASKS),
-            )
-        )
-    return form, kind
-
-
-def check_tensors(directory: Path, config: Mapping[str, Any], under: Path | None, source: str) -> None:
-    """Raises UserError where an adapter is not whole, does not fit what is under it, or would change it for others."""
-    adapter = tensor_shapes(directory / ADAPTER_WEIGHTS)
-    if under is not None:
-        check_shapes(under, config, adapter, source)
-        if config.get("trainable_token_indices") and is_tied(under):
-            said = _(
-                "{source} has rows of its own for some tokens (trainable_token_indices), and the model under it "
-                "uses the same rows for what it reads and writes: that can't be computed here. Ask its owner for "
-                "an adapter without, or for merged weights."
-            )
-            raise UserError(said.format(source=source))
-    check_ranks(config, adapter, source)
-
-
-def check_settings(config: Mapping[str, Any], source: str) -> None:
-    """Raises UserError where PEFT, loading an adapter, would change weights that others share, or compute otherwise."""
-    named = [name for name in UNUSABLE if config.get(name) not in (None, [])]  # an object without entries is one
-    began, bias = config.get("init_lora_weights"), config.get("bias") or "none"
-    if isinstance(began, str) and began.lower() not in HARMLESS_BEGINNINGS:
-        named.append(f"init_lora_weights={began[:40]}")
-    if bias != "none":
-        named.append(f"bias={str(bias)[:40]}")
-    if named:
+def check_tensors(directory: Path, adapter: StoredLora | StoredPrompt, under: Path | None, source: str) -> None:
+    """Raises UserError where an adapter does not fit what is under it, or would change it for others."""
+    tensors = tensor_shapes(directory / ADAPTER_WEIGHTS)
+    stray = next((name for name in tensors if is_stray(name, adapter)), None)
+    if stray is not None:
         said = _(
-            "{source} has settings that can't be used here ({named}): loading it would change the weights under "
-            "it, which other policies share, or it would compute something else. Ask its owner for a plain LoRA "
-            "adapter, or for merged weights."
+            "{source} brings a value of the weights under it ({name}) without naming its layer in "
+            "modules_to_save: it would change these for other policies, too. Ask its owner for the adapter "
+            "alone (save_embedding_layers=False)."
         )
-        raise UserError(said.format(source=source, named=", ".join(named)))
-
-
-# What PEFT takes for patterns, and tries on every layer's name, and how each is written. One in which something repeats
-# may take for ever, and so may many of them.
-PATTERNS: Final = {"rank_pattern": dict, "alpha_pattern": dict, "layers_pattern": str | list, "modules_to_save": list}
-PLAIN: Final = re.compile(r"\^?[\w.-]+")
-# So many may be there without a layer for each.
-FEW: Final = 20
-
-
-def name_layers(directory: Path, config: dict[str, Any], source: str) -> dict[str, Any]:
-    """An adapter's configuration that names its layers: those that it has matrices for, where a pattern chose them, or
-    more names than it has layers.
-
-    It is written anew there. Raises UserError where other settings are patterns, too many, or of no type that PEFT
-    reads.
-    """
-    parts = filter(None, map(part_of, tensor_shapes(directory / ADAPTER_WEIGHTS)))
-    layers = sorted({layer for layer, part in parts if part[-2:] in ("_A", "_B")})
-    most = max(FEW, len({*map(numbered, layers)}))
-    told = {name: value for name in PATTERNS if (value := config.get(name))}
-    odd = [name for name, value in told.items() if not (isinstance(value, PATTERNS[name]) and are_plain(value, most))]
-    chosen = not are_names(modules := config.get("target_modules"), most) and modules != "all-linear"
-    if chosen and (config.get("target_parameters") or not layers):  # its layers are no modules
-        odd.append("target_modules")
-    if odd:
+        raise UserError(said.format(source=source, name=stray[:200]))
+    if under is None:
+        return
+    check_shapes(under, adapter, tensors, source)
+    if isinstance(adapter, StoredLora) and adapter.trainable_token_indices and is_tied(under):
         said = _(
-            "{source} says by patterns, or not as PEFT does, which layers it has ({named}): a pattern can keep a "
-            "program busy without end. Ask its owner for an adapter that names them."
+            "{source} has rows of its own for some tokens (trainable_token_indices), and the model under it "
+            "uses the same rows for what it reads and writes: that can't be computed here. Ask its owner for "
+            "an adapter without, or for merged weights."
         )
-        raise UserError(said.format(source=source, named=", ".join(odd)))
-    if not chosen and are_names(config.get("exclude_modules"), most):
-        return config
-    config = {**config, "target_modules": layers, "exclude_modules": None}
-    (directory / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
-    return config
-
-
-def are_names(value: Any, most: int) -> bool:
-    """Whether a setting is names alone, and no more than these, or none."""
-    return value is None or (
-        isinstance(value, list) and len(value) <= most and all(isinstance(one, str) for one in value)
-    )
-
-
-def are_plain(value: Any, most: int) -> bool:
-    """Whether a setting is a name, or names and no more than these, in which as patterns nothing repeats."""
-    entries = [value] if isinstance(value, str) else list(value)
-    return are_names(entries, most) and all(PLAIN.fullmatch(one) for one in entries)
+        raise UserError(said.format(source=source))
 
 
 def check_reward(directory: Path, found: HubRevision) -> None:
@@ -374,15 +287,14 @@ def check_reward(directory: Path, found: HubRevision) -> None:
         raise UserError(said.format(source=found.source))
 
 
-def ground_of(db: Database, config: Mapping[str, Any], found: HubRevision) -> Policy | None:
+def ground_of(db: Database, adapter: StoredLora | StoredPrompt, found: HubRevision) -> Policy | None:
     """The weights of the registry that an adapter lies on; None for the base. Raises UserError where it fits none."""
-    wanted = str(config.get("base_model_name_or_path") or "")
+    wanted = adapter.base_model_name_or_path
     base = registry.by_revision(db, "base").base
     if is_base(wanted, base):
         return None
-    revision = str(config.get("revision") or "")
     for policy in reversed(registry.all_policies(db)):
-        if policy.form == "full" and policy.deleted is None and (wanted, revision) in addresses(db, policy):
+        if policy.form == "full" and policy.deleted is None and (wanted, adapter.revision) in addresses(db, policy):
             return policy
     named, unnamed = (
         _(
@@ -516,61 +428,22 @@ def check_base(db: Database, data_dir: Path, told: object, found: HubRevision) -
         raise UserError(said.format(source=found.source, public_name=public_name(base)))
 
 
-# What stands before the name of a layer in an adapter's file, and what PEFT may put after it.
-WRAPPED: Final = "base_model.model."
-WRAPPERS: Final = ("base_layer", "token_adapter")
-PARTS: Final = (
-    *("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "trainable_tokens_delta"),
-)
-KINDS_OF_VALUES: Final = ("weight", "bias")
-# Layers that a reward model brings along.
-SCORES: Final = ("score", "classifier")
-
-
-def part_of(name: str) -> tuple[str, str] | None:
-    """The layer that a tensor of a LoRA adapter belongs to, and which of its parts it is; None for other tensors."""
-    if not name.startswith(WRAPPED):
-        return None
-    words = name.removeprefix(WRAPPED).split(".")
-    if words[-1] in KINDS_OF_VALUES:
-        words.pop()
-    part = words.pop() if words else ""
-    while words and words[-1] in WRAPPERS:
-        words.pop()
-    return (".".join(words), part) if words and part in PARTS else None
-
-
 def saved_of(name: str) -> tuple[str, str] | None:
     """The layer that was trained whole beside an adapter, and which of its values this is; None for other tensors."""
     layer, _, kind = name.removeprefix(WRAPPED).rpartition(".")
     return (layer, kind) if name.startswith(WRAPPED) and layer and kind in KINDS_OF_VALUES else None
 
 
-def is_stray(name: str, config: Mapping[str, Any]) -> bool:
+def is_stray(name: str, adapter: StoredLora | StoredPrompt) -> bool:
     """Whether a tensor is a value of a layer that is not said to be trained beside the adapter."""
     if part_of(name) is not None or (found := saved_of(name)) is None:
         return False
-    told = config.get("modules_to_save")
-    scores = SCORES if config.get("task_type") == "SEQ_CLS" else ()
-    return not any(f"{one}." in f"{found[0]}." for one in (*scores, *(told if isinstance(told, list) else ())))
+    told = adapter.modules_to_save if isinstance(adapter, StoredLora) else ()
+    scores = SCORES if adapter.kind == "reward-model" else ()
+    return not any(f"{one}." in f"{found[0]}." for one in (*scores, *told))
 
 
-def numbered(layer: str) -> str:
-    """A layer's name from the word before the first number on: models differ in what stands before. Else its last."""
-    words = layer.split(".")
-    places = (place for place in range(1, len(words)) if words[place][:1].isdigit() and words[place - 1])
-    return ".".join(words[next(places, len(words)) - 1 :])
-
-
-TensorShapes = Mapping[str, tuple[int, ...]]
-
-
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor of a file. Raises UserError where it is not whole."""
-    return {name: tensor.shape for name, tensor in read_header(path).items()}
-
-
-def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, source: str) -> None:
+def check_shapes(under: Path, adapter: StoredLora | StoredPrompt, tensors: TensorShapes, source: str) -> None:
     """Raises UserError where an adapter's tensors can't belong to these weights.
 
     Where their files are not here there is nothing to compare with. Of weights that are stored quantised only the names
@@ -581,18 +454,11 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, 
         known |= tensor_shapes(file)
     described = of_text(read_object(under / CONFIG))
     layers = Layers(known, bool(base_model.quantisation(under)), described)
-    for name, shape in adapter.items():
-        if is_stray(name, config):
-            said = _(
-                "{source} brings a value of the weights under it ({name}) without naming its layer in "
-                "modules_to_save: it would change these for other policies, too. Ask its owner for the adapter "
-                "alone (save_embedding_layers=False)."
-            )
-            raise UserError(said.format(source=source, name=name[:200]))
+    for name, shape in tensors.items():
         if name.endswith("prompt_embeddings"):
             fits = layers.width is None or shape[-1:] == (layers.width,)
         else:
-            fits = not known or layers.fit(name, shape, config)
+            fits = not known or layers.fit(name, shape, adapter)
         if not fits:
             said = (
                 _(
@@ -609,28 +475,6 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, 
             raise UserError(said.format(source=source, name=name[:200], size=size))
 
 
-def check_ranks(config: Mapping[str, Any], adapter: TensorShapes, source: str) -> None:
-    """Raises UserError where a layer's two matrices are not both there, or not of the rank that the adapter says."""
-    ranks: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, shape in adapter.items():
-        layer, part = part_of(name) or ("", "")
-        if part[-2:] in ("_A", "_B") and not name.endswith(".bias"):
-            side = shape[:1] if part.endswith("A") else shape[1:2]
-            ranks.setdefault(f"{layer}.{part[:-2]}", {})[part[-1]] = side
-    varied = config.get("rank_pattern") or config.get("target_parameters")
-    told = config.get("r", PEFT_DEFAULT)
-    if config.get("use_bdlora"):  # one of the two is made of blocks
-        return
-    for layer, sides in ranks.items():
-        one = sides.get("A", ())
-        if one != sides.get("B") or one in ((), (0,)) or not (varied or one == (told,)):
-            said = _(
-                "{source} is not whole: the two matrices of {layer} are not both there, or not of the rank that "
-                "its configuration says ({rank}). Fetch it again, or have it published again."
-            )
-            raise UserError(said.format(source=source, layer=layer.rpartition(".")[0][:200], rank=str(told)[:40]))
-
-
 @dataclass(frozen=True)
 class Layers:
     """The tensors of some weights, and what their configuration says."""
@@ -645,7 +489,7 @@ class Layers:
         found = self.config.get("hidden_size", self.config.get("n_embd"))
         return found if isinstance(found, int) else None
 
-    def fit(self, name: str, shape: tuple[int, ...], adapter: Mapping[str, Any]) -> bool:
+    def fit(self, name: str, shape: tuple[int, ...], adapter: StoredLora | StoredPrompt) -> bool:
         lora, saved = part_of(name), saved_of(name)
         if lora is not None:
             layer, part = lora
@@ -656,15 +500,16 @@ class Layers:
         if saved is None:
             return False
         layer, kind = saved
-        if layer.rpartition(".")[2] in SCORES and adapter.get("task_type") == "SEQ_CLS":
+        if layer.rpartition(".")[2] in SCORES and adapter.kind == "reward-model":
             return kind == "bias" or self.width is None or shape[-1:] == (self.width,)
         return any(not below or shape == below for below in self.at(layer, kind))
 
-    def turned(self, part: str, adapter: Mapping[str, Any]) -> Sequence[bool]:
+    def turned(self, part: str, adapter: StoredLora | StoredPrompt) -> Sequence[bool]:
         """Whether the weights under a matrix may be stored turned: embeddings are, GPT-2's are but for its output."""
         if "embedding" in part:
             return (True,)
-        return (False, True) if adapter.get("fan_in_fan_out") or self.config.get("model_type") == "gpt2" else (False,)
+        either = (isinstance(adapter, StoredLora) and adapter.fan_in_fan_out) or self.config.get("model_type") == "gpt2"
+        return (False, True) if either else (False,)
 
     def at(self, layer: str, what: str) -> list[tuple[int, ...]]:
         """The shapes of what may be this layer; an empty one stands for any.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import socket
 import struct
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from hashlib import file_digest, sha1, sha256
 from pathlib import Path
@@ -39,11 +38,14 @@ from rlhf.hub import publications
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import verify_directory
 from rlhf.models import registry
+from rlhf.models.adapters.adapter_tensors import ADAPTER_WEIGHTS
+from rlhf.models.adapters.stored_adapter import read_adapter, settings_file
 from rlhf.models.base_model import EMBEDDED_NAME, base_sha256
+from rlhf.models.model_files import ADAPTER_CONFIG
 from rlhf.models.registry import Policy
 
 # What may go up, by form. Never training_args.bin, an optimiser's state, or what a job says of itself (prefloop.json).
-ADAPTER: Final = ("adapter_config.json", "adapter_model.safetensors", "reward.json")
+ADAPTER: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "reward.json")
 WHOLE: Final = (
     *("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors"),
     *("model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"),
@@ -158,7 +160,7 @@ def files_to_publish(
     found = [path for path in sorted(directory.iterdir()) if path.is_file() and not path.is_symlink()]
     files: Files = {path.name: path for path in found if any(fnmatch(path.name, pattern) for pattern in allowed)}
     if policy.form != "full":
-        files["adapter_config.json"] = adapter_config(directory, ground or Address(about.base))
+        files[ADAPTER_CONFIG] = adapter_config(directory, ground or Address(about.base))
     files[CARD] = card(about, (job.result if job is not None else None) or {}, record).encode()
     return files
 
@@ -213,12 +215,8 @@ def data_address(db: Database, sha256: str) -> Address | None:
 
 def adapter_config(directory: Path, ground: Address) -> bytes:
     """An adapter's configuration with the names by which others find what it lies on."""
-    config = json.loads((directory / "adapter_config.json").read_text("utf-8"))
-    config["base_model_name_or_path"] = ground.repo
-    config["revision"] = ground.revision or None
-    if config.get("tokenizer_name_or_path"):
-        config["tokenizer_name_or_path"] = ground.repo
-    return json.dumps(config, indent=2, sort_keys=True).encode()
+    adapter = read_adapter(directory)
+    return settings_file(replace(adapter, base_model_name_or_path=ground.repo, revision=ground.revision))
 
 
 def base_licence(hub: Hub, policy: Policy) -> str:

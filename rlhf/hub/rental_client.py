@@ -43,6 +43,7 @@ from rlhf.jobs.rental_reports import AS_REPORTED
 from rlhf.jobs.rental_store import ENDED_THERE, Rental, Terms
 from rlhf.jobs.run import Run
 from rlhf.models import registry
+from rlhf.models.adapters.stored_adapter import read_adapter, write_settings
 from rlhf.models.model_files import read_header, refuse_adapter
 from rlhf.models.registry import HeldPrecision, Policy
 
@@ -445,9 +446,13 @@ class RentedRun:
             refuse_adapter(directory)
             pull_model.check_whole(directory, base, public_name(parent.base))
             return
-        config, _form, _kind = pull_model.read_adapter(directory, self.rental.repo)
+        adapter = read_adapter(directory, self.rental.repo)
+        if (adapter.form, adapter.kind) != (registry.FORM_OF[spec.method], spec.makes):
+            said = _("The rented job made another kind of model than it was asked for. Nothing was kept.")
+            raise UserError(said)
         under = base if parent.lies_on is None else self.data_dir / str(registry.by_id(self.db, parent.lies_on).path)
-        pull_model.check_tensors(directory, config, under, self.rental.repo)
+        pull_model.check_tensors(directory, adapter, under, self.rental.repo)
+        write_settings(directory, adapter)
 
     def fetch(self, directory: Path, expected: Mapping[str, str]) -> None:
         """The files of a directory, each compared with its sha256. Raises UserError."""

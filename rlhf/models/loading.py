@@ -24,6 +24,7 @@ from rlhf.jobs.artifacts import new_directory, verify_directory
 from rlhf.jobs.job_spec import Precision, TrainingSpec, first_adapted, target_layers
 from rlhf.models import registry
 from rlhf.models.adapters.low_rank import compute_adapters_at_once
+from rlhf.models.adapters.stored_adapter import StoredLora, StoredPrompt, read_adapter
 from rlhf.models.chat_template import (
     TOKENIZER_FILE,
     end_of_turn,
@@ -35,7 +36,7 @@ from rlhf.models.chat_template import (
 )
 from rlhf.models.hidden_states import PACKS
 from rlhf.models.memory import WITHOUT_ADAPTER, read_shapes, steady_places, targets
-from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, WHOLE, read_json, tokens_known
+from rlhf.models.model_files import CONFIG, WHOLE, read_json, tokens_known
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling.prompt_cache import SHARES
 from rlhf.models.self_test_results import SelfTestResult, kept_result
@@ -394,20 +395,34 @@ def hung_on(model: Any, path: Path, adapter: str = "default", **arguments: Any) 
     """
     from peft import PeftModel
 
+    config = peft_config(read_adapter(path))
+    said = _(
+        "The adapter {name} is on layers that the weights under it have not ({layer}). Use another revision, "
+        "or the base that it was trained on."
+    )
     held = model
-    if not isinstance(model, PeftModel):
-        held = PeftModel.from_pretrained(model, path, adapter_name=adapter, **arguments)
+    try:
+        if isinstance(model, PeftModel):
+            model.add_adapter(adapter, config)
+        else:
+            held = PeftModel.from_pretrained(model, path, adapter_name=adapter, config=config, **arguments)
+    except ValueError as error:  # none of its layers is there
+        layers = some_of(sorted(config.target_modules or config.target_parameters))
+        raise UserError(said.format(name=path.name, layer=layers)) from error
     # The first is read twice: only here PEFT says what fitted nothing.
     for key in held.load_adapter(path, adapter_name=adapter, **arguments).unexpected_keys:
         held.delete_adapter(adapter)
         if held is not model:
             held.unload()
-        said = _(
-            "The adapter {name} is on layers that the weights under it have not ({layer}). Use another revision, "
-            "or the base that it was trained on."
-        )
         raise UserError(said.format(name=path.name, layer=key))
     return held
+
+
+def peft_config(adapter: StoredLora | StoredPrompt, **changes: Any) -> Any:
+    """PEFT's configuration of a stored adapter that answers; `changes` for another use."""
+    from peft import get_peft_config
+
+    return get_peft_config({**adapter.settings(), "inference_mode": True, **changes})
 
 
 def load_for_answering(path: Path, precision: HeldPrecision = "nf4") -> Any:
@@ -454,10 +469,13 @@ class LoadedWeights:
 
     def attach(self, path: Path, revision: str) -> None:
         """Load an adapter beside those that are loaded. Raises UserError where it fits other weights than these."""
-        from peft import PeftConfig, PeftModel
+        from peft import PeftModel
 
-        if PeftConfig.from_pretrained(path).is_prompt_learning:
-            self.prompts[revision] = PeftModel.from_pretrained(self.model, path, adapter_name=revision).eval()
+        stored = read_adapter(path)
+        if isinstance(stored, StoredPrompt):
+            config = peft_config(stored)
+            hung = PeftModel.from_pretrained(self.model, path, adapter_name=revision, config=config)
+            self.prompts[revision] = hung.eval()
         else:
             self.lora = hung_on(self.lora or self.model, path, revision).eval()
             compute_adapters_at_once(self.lora)
@@ -541,7 +559,8 @@ class LoadedPolicies:
 
 @cache
 def virtual_tokens_in(path: Path) -> int:
-    return int(read_json(path / ADAPTER_CONFIG).get("num_virtual_tokens", 0))
+    adapter = read_adapter(path)
+    return adapter.num_virtual_tokens if isinstance(adapter, StoredPrompt) else 0
 
 
 def fed(tokenizer: Any, messages: Sequence[Message], room: int, context: float) -> str:

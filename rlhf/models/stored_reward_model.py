@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from peft import PeftConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -14,7 +13,9 @@ from annotation.records import UserError
 from annotation.translation import _
 from rlhf.jobs.run import Run
 from rlhf.models import registry
-from rlhf.models.loading import verified
+from rlhf.models.adapters.adapter_tensors import ADAPTER_WEIGHTS
+from rlhf.models.adapters.stored_adapter import read_adapter
+from rlhf.models.loading import peft_config, verified
 from rlhf.models.reward_model_quality import ScoreScale, on_other_weights, read_scale
 
 
@@ -32,7 +33,8 @@ def read_reward_model(run: Run, revision: str) -> RewardModel:
     """A reward model's files. Raises UserError if it is of no use, there is none of this name, or files are damaged."""
     policy = registry.by_revision(run.db, revision)
     path = verified(run.data_dir, policy)
-    weights = load_file(path / "adapter_model.safetensors")
+    adapter = read_adapter(path)
+    weights = load_file(path / ADAPTER_WEIGHTS)
     head_H = weights.pop(next(name for name in weights if name.endswith("score.weight")))[0].float()
     scale = read_scale(path)
     if on_other_weights(run.db, policy):
@@ -41,8 +43,8 @@ def read_reward_model(run: Run, revision: str) -> RewardModel:
         said = _("The reward model {revision} scores all answers alike. Train another one, on more judgements.")
         raise UserError(said.format(revision=revision))
     # As of a language model's adapter: the layers are the same, the head is held apart.
-    as_causal = {"task_type": "CAUSAL_LM", "modules_to_save": None, "inference_mode": False, "lora_dropout": 0.0}
-    return RewardModel(replace(PeftConfig.from_pretrained(path), **as_causal), weights, head_H, scale)
+    config = peft_config(adapter, task_type="CAUSAL_LM", modules_to_save=None, inference_mode=False)
+    return RewardModel(config, weights, head_H, scale)
 
 
 @torch.no_grad()

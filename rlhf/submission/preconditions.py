@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -11,13 +10,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from annotation.database import Database
-from annotation.records import UserError, explain_errors
+from annotation.records import UserError
 from annotation.translation import N_, _, joined
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, Training, TrainingSpec, target_layers
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
+from rlhf.models.adapters.adapter_tensors import ADAPTER_WEIGHTS
+from rlhf.models.adapters.stored_adapter import StoredLora, StoredPrompt, read_adapter
 from rlhf.models.model_files import OUTPUTS, has_scores, is_tied, read_header
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
@@ -195,16 +196,10 @@ def instead(db: Database, spec: TrainingSpec, parent: Policy) -> str:
         )
     if "prompt" not in spec.methods:
         return _("Its virtual tokens can't be merged into weights, so start from the base.")
-    tokens = shape_of(db, parent).get("virtual_tokens")
-    if tokens is None:
-        return _(
-            "Its virtual tokens can't be merged into weights, so continue with prompt tuning of as many, or start from "
-            "the base."
-        )
     return _(
         "Its virtual tokens can't be merged into weights, so continue with prompt tuning of {tokens}, or start from "
         "the base."
-    ).format(tokens=tokens)
+    ).format(tokens=shape_of(db, parent)["virtual_tokens"])
 
 
 START = N_("Start from the base.")
@@ -227,16 +222,16 @@ def shape_of(db: Database, policy: Policy) -> dict[str, Any]:
         return {name: getattr(made, name) for name in SHAPE.get(policy.form, ())}
     if policy.form not in SHAPE:
         return {}
-    config = configuration(db, policy)
-    if policy.form == "prompt":
-        return {"method": "prompt", "virtual_tokens": config.get("num_virtual_tokens")}
+    adapter = stored_adapter(db, policy)
+    if isinstance(adapter, StoredPrompt):
+        return {"method": "prompt", "virtual_tokens": adapter.num_virtual_tokens}
     return {
         "method": "qlora" if policy.precision == "nf4" else "lora",
-        "lora_r": config.get("r", PEFT_DEFAULT),
-        "lora_alpha": config.get("lora_alpha", PEFT_DEFAULT),
-        **targets_of(db, policy, config),
-        "dora": bool(config.get("use_dora")),
-        "rslora": bool(config.get("use_rslora")),
+        "lora_r": adapter.r,
+        "lora_alpha": adapter.lora_alpha,
+        **targets_of(db, policy, adapter),
+        "dora": adapter.use_dora,
+        "rslora": adapter.use_rslora,
         "lora_init": "default",
     }
 
@@ -262,41 +257,28 @@ def on_parent(db: Database, spec: Training, parent: Policy) -> Training:
     left = {name: value for name, value in shape.items() if getattr(spec, name) == getattr(default, name)}
     if not left.keys() >= TOGETHER:
         left = {name: value for name, value in left.items() if name not in TOGETHER}
-    return replace(spec, **{name: value for name, value in left.items() if meant(value, getattr(default, name))})
+    # Alpha may be none that a spec can have.
+    return replace(spec, **{name: value for name, value in left.items() if type(value) is type(getattr(default, name))})
 
 
 # Which layers have an adapter is said by two fields.
 TOGETHER = {"lora_targets", "lora_layers"}
 
 
-def meant(value: Any, default: Any) -> bool:
-    """Whether a setting of an adapter's configuration, which may come from elsewhere, can be one of a spec."""
-    return type(value) is type(default) and (not isinstance(value, int) or isinstance(value, bool) or value > 0)
+def stored_adapter(db: Database, policy: Policy) -> StoredLora | StoredPrompt:
+    """The record of an adapter. Raises UserError where there is none of its files."""
+    return read_adapter(db.path.parent / str(policy.path))
 
 
-# Rank and alpha of an adapter whose configuration says nothing of them.
-PEFT_DEFAULT = 8
-
-
-def configuration(db: Database, policy: Policy) -> dict[str, Any]:
-    """What PEFT has written of an adapter. Raises UserError where it can't be read."""
-    path = db.path.parent / str(policy.path) / "adapter_config.json"
-    unread = _("{path} can't be read ({error}). Restore it, or choose another parent.")
-    with explain_errors(unread, ValueError, path=path):
-        found = json.loads(path.read_text("utf-8"))
-    return dict(found)
-
-
-def targets_of(db: Database, policy: Policy, config: Mapping[str, Any]) -> dict[str, str]:
+def targets_of(db: Database, policy: Policy, adapter: StoredLora) -> dict[str, str]:
     """The layers that have an adapter, as a spec names them; PEFT may have written each one out."""
-    modules = config.get("target_modules")
-    names, linear = set(modules) if isinstance(modules, list) else {str(modules)}, linear_layers(db, policy)
+    names, linear = {*adapter.target_modules}, linear_layers(db, policy)
 
     def covered(ends: Iterable[str]) -> set[str]:
         return {layer for layer in linear if any(memory.ends(layer, end) for end in ends)}
 
-    if names == {"all-linear"} or (linear and covered(names) == linear):
-        return {"lora_targets": "upper-half" if config.get(LAYERS) else "all-linear", "lora_layers": ""}
+    if adapter.all_linear or (linear and covered(names) == linear):
+        return {"lora_targets": "upper-half" if adapter.layers_to_transform else "all-linear", "lora_layers": ""}
     if names == {*ATTENTION} or (linear and covered(names) == covered(ATTENTION)):
         return {"lora_targets": "attention", "lora_layers": ""}
     short = {name.rpartition(".")[2] for name in names}
@@ -319,47 +301,39 @@ def shapes_under(db: Database, policy: Policy) -> memory.Shapes | None:
 
 
 # What an adapter may have that no job here could give it: it would be left out, or mean something else, in going on.
-LAYERS: Final = "layers_to_transform"
-BEYOND: tuple[str, ...] = (
-    *("rank_pattern", "alpha_pattern", LAYERS, "layer_replication", "exclude_modules", "lora_bias"),
-    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config"),
-    *("kasa_config", "monteclora_config", "velora_config", "use_bdlora", "use_qalora"),
+BEYOND: Final = (
+    *("rank_pattern", "alpha_pattern", "layers_to_transform", "exclude_modules", "lora_bias"),
+    *("target_parameters", "trainable_token_indices", "modules_to_save"),
 )
 
 
-def leaves_out_the_same(db: Database, policy: Policy, excluded: Any) -> bool:
+def leaves_out_the_same(db: Database, policy: Policy, adapter: StoredLora) -> bool:
     """Whether an adapter leaves out the layers that training here leaves out of it, too."""
     shapes = shapes_under(db, policy)
-    return shapes is not None and isinstance(excluded, list) and {*map(str, excluded)} == {*shapes.without_adapter}
+    return shapes is not None and {*adapter.exclude_modules} == {*shapes.without_adapter}
 
 
-def is_upper_half(db: Database, policy: Policy, config: Mapping[str, Any]) -> bool:
+def is_upper_half(db: Database, policy: Policy, adapter: StoredLora) -> bool:
     """Whether an adapter lies on all linear layers of the model's upper half, as training here puts one there."""
-    shapes, layers, modules = shapes_under(db, policy), config[LAYERS], config.get("target_modules")
-    if shapes is None or not isinstance(layers, list) or not isinstance(modules, list):
+    shapes = shapes_under(db, policy)
+    if shapes is None:
         return False
     upper = range(shapes.layers // 2, shapes.layers)
-    every = all(any(memory.ends(layer, str(end)) for end in modules) for layer in shapes.adaptable)
-    return every and layers == [*upper]
+    every = all(any(memory.ends(layer, end) for end in adapter.target_modules) for layer in shapes.adaptable)
+    return every and [*adapter.layers_to_transform] == [*upper]
 
 
 def beyond(db: Database, policy: Policy) -> list[str]:
     """The settings of a LoRA adapter that was not trained here with which no job could go on."""
-    if policy.form != "lora":
+    adapter = stored_adapter(db, policy)
+    if isinstance(adapter, StoredPrompt):
         return []
-    config = configuration(db, policy)
-    found = [name for name in BEYOND if config.get(name)]
-    if LAYERS in found and is_upper_half(db, policy, config):
-        found.remove(LAYERS)
-    if "exclude_modules" in found and leaves_out_the_same(db, policy, config["exclude_modules"]):
-        found.remove("exclude_modules")
-    if config.get("bias", "none") != "none":
-        found.append("bias")
-    if config.get("modules_to_save") and policy.kind == "policy":
-        found.append("modules_to_save")
-    if not isinstance(config.get("target_modules"), list) and config.get("target_modules") != "all-linear":
-        found.append("target_modules")  # a pattern, where a spec takes names
-    return found
+    given = {
+        "layers_to_transform": is_upper_half(db, policy, adapter),
+        "exclude_modules": leaves_out_the_same(db, policy, adapter),
+        "modules_to_save": policy.kind == "reward-model",
+    }
+    return [name for name in BEYOND if getattr(adapter, name) and not given.get(name)]
 
 
 def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> str:
@@ -469,11 +443,11 @@ def unmergeable(db: Database, policy: Policy, ground: Path | None) -> str:
     words are read and written, of which it changes one use, can't be both.
     """
     with suppress(UserError):
-        config = configuration(db, policy)
-        has = [name for name in UNMERGED if config.get(name)]
+        adapter = stored_adapter(db, policy)
+        has = [name for name in UNMERGED if getattr(adapter, name)]
         if ground is not None and is_tied(ground):
             embeddings = {*memory.INPUT_EMBEDDINGS, *OUTPUTS}
-            adapted = read_header(db.path.parent / str(policy.path) / "adapter_model.safetensors")
+            adapted = read_header(db.path.parent / str(policy.path) / ADAPTER_WEIGHTS)
             words = {word for name in adapted if ".lora_" in name for word in name.split(".")}
             has += sorted(words & embeddings)
         if has:

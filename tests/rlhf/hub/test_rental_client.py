@@ -497,18 +497,21 @@ def test_the_loop_goes_on_beside_a_rented_training_but_trains_nothing_itself(jud
 
 LORA: Mapping[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2}
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj"
+SCORE = "base_model.model.score.weight"
+MATRICES = {f"{LAYER}.lora_A.weight": (2, HIDDEN), f"{LAYER}.lora_B.weight": (HIDDEN, 2)}
 BELOW = "base_model.model.model.embed_tokens.weight"
 
 
 @pytest.mark.parametrize(
     ("method", "config", "tensors", "said"),
     [
-        ("lora", {"auto_mapping": {"parent_library": "os"}}, {}, "wants to run code of its own"),
-        ("lora", {"layer_replication": [[0, 2], [0, 2]]}, {}, "has settings that can't be used here"),
+        ("lora", {**LORA, "layer_replication": [[0, 2], [0, 2]]}, {}, "has settings that can't be used here"),
+        ("lora", {**LORA, "task_type": "SEQ_CLS"}, {**MATRICES, SCORE: (1, HIDDEN)}, "made another kind of model"),
+        ("prompt", LORA, MATRICES, "made another kind of model"),
         ("lora", {"peft_type": "XLORA"}, {}, "is an adapter of type XLORA"),
-        ("lora", {**LORA, "rank_pattern": {BURSTING: 4}}, {}, r"by patterns.*\(rank_pattern\)"),
-        ("lora", LORA, {BELOW: (320, 32)}, "brings a value of the weights under it"),
-        ("lora", LORA, {f"{LAYER}.lora_A.weight": (2, 7)}, "does not fit the weights that it names"),
+        ("lora", {**LORA, "rank_pattern": {BURSTING: 4}}, MATRICES, r"by patterns.*\(rank_pattern\)"),
+        ("lora", LORA, {**MATRICES, BELOW: (320, 32)}, "brings a value of the weights under it"),
+        ("lora", LORA, {**MATRICES, f"{LAYER}.lora_A.weight": (2, 7)}, "does not fit the weights that it names"),
         ("lora", LORA, {f"{LAYER}.lora_A.weight": (2, HIDDEN)}, "is not whole"),
         ("full", {"model_type": "my-own", "auto_map": {"AutoModel": "x.py"}}, {}, "it needs code that"),
         ("full", {"model_type": "gpt2"}, {"a": (1,)}, "These weights are not those of a model that began as"),
@@ -554,11 +557,9 @@ def test_what_a_job_made_is_not_taken_in_where_pull_would_refuse_it(
 def test_layers_that_a_pattern_chose_are_named_in_what_a_job_made_and_its_sum_is_that_of_what_is_kept(
     judged: Machine, hub: JobHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights = {f"{LAYER}.lora_A.weight": (2, HIDDEN), f"{LAYER}.lora_B.weight": (HIDDEN, 2)}
-
     def fetched(_rented: Any, directory: Path, _expected: Any) -> None:
         (directory / "adapter_config.json").write_text(json.dumps({**LORA, "target_modules": BURSTING}), "utf-8")
-        (directory / "adapter_model.safetensors").write_bytes(safetensors(weights))
+        (directory / "adapter_model.safetensors").write_bytes(safetensors(MATRICES))
         told["model"]["sha256"] = directory_sha256(directory)
 
     told: dict[str, Any] = {"model": {"sha256": "", "precision": "nf4"}, "spec": {"batch_size": 1}, "files": {}}

@@ -35,6 +35,8 @@ def adapters(tiny_model: Path, tmp_path: Path) -> Path:
     file = tmp_path / "elsewhere" / "adapter_model.safetensors"
     weights = {name.replace("q_proj", "q_projection"): value for name, value in load_file(file).items()}
     save_file(weights, file, {"format": "pt"})
+    settings = file.with_name("adapter_config.json")
+    settings.write_text(settings.read_text("utf-8").replace("q_proj", "q_projection"), "utf-8")
     return tmp_path
 
 
@@ -52,7 +54,7 @@ def test_an_adapter_on_layers_that_the_weights_have_not_does_not_answer_as_they_
         return found
 
     def refuse() -> None:
-        with pytest.raises(UserError, match=r"The adapter elsewhere is on layers that .* not \(base_model.*q_projecti"):
+        with pytest.raises(UserError, match=r"The adapter elsewhere is on layers that .* not \(.*q_projecti"):
             loaded.attach(adapters / "elsewhere", "elsewhere")
         assert not loaded.has("elsewhere")
 
