@@ -27,9 +27,8 @@ from typing import Any, Final
 
 import gradio as gr
 
-from annotation.tabs.components import QUIET
+from annotation.tabs.components import ANSWERS, QUIET
 from annotation.tabs.guard import Context, Handler, function_of, guarded_event, told_who_asks
-from annotation.tabs.polling import ANSWERS
 from annotation.translation import spoken
 from annotation.ui.tab_addresses import Place, place_in
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -29,6 +31,8 @@ QUIET: Mapping[str, Any] = {
 }
 # Buttons go through the queue: Gradio 6.31 shows no message for an error of a handler outside it.
 QUEUED: Mapping[str, Any] = {**QUIET, "queue": True}
+# Says which of two answers came later. Greater than before also after a restart, which open pages outlive.
+ANSWERS = itertools.count(time.time_ns() // 1_000_000)
 Update = dict[str, Any]
 """What a component is set to, as `gr.update` makes it."""
 Seen = dict[str, Any]
@@ -81,6 +85,13 @@ function follow() {
   waiting = false;
   next.focus();
 }
+// What a press says is put away by no answer that knew only what was said before it, however late that comes.
+let [newest, kept] = [0, ""];
+watch("value", () => {
+  const number = Number(/^<!--([\\d.]+)-->/.exec(props.value)?.[1] ?? newest);
+  if (number < newest) props.value = kept;
+  else [newest, kept] = [number, props.value];
+});
 // A button that takes another's place can't have been read: a press meant for the one before must not count.
 const UNREAD_MS = 1000;
 let shown = []; // what stands at each place, and from when on it has been read
@@ -145,6 +156,11 @@ function look() {
 new MutationObserver(look).observe(element, { childList: true, characterData: true, subtree: true });
 look();
 """
+
+
+def numbered(html: str, number: float) -> str:
+    """A value for an acting box that tells what became of presses: one with a smaller number is not shown after it."""
+    return f"<!--{number}-->{html}"
 
 
 def asking_box() -> gr.HTML:
@@ -328,13 +344,13 @@ class FollowedPage:
 
     @staticmethod
     def held(was: Any) -> dict[str, Any]:
-        """What stood when each notice was said: a handler that polls asks before it looks, for `overtaken`."""
+        """The number of each notice and what stood then: a handler that polls asks before it looks, for `overtaken`."""
         return dict(was.get("notices", {})) if isinstance(was, dict) else {}
 
     def overtaken(self, held: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
-        """The notices emptied that hold no more, here or in another tab; not what was said since this was asked for."""
-        said = {part: stood for part, stood in held.items() if seen["notices"].get(part) is stood}
-        return {part: "" for part, stood in said.items() if stood != seen[self.notices[part]]}
+        """The notices emptied that hold no more, here or in another tab; what was said since stays."""
+        gone = {part: number for part, (number, stood) in held.items() if stood != seen[self.notices[part]]}
+        return {part: gr.update(value=numbered("", number + 0.5)) for part, number in gone.items()}
 
     @property
     def followed(self) -> list[Any]:
@@ -343,10 +359,13 @@ class FollowedPage:
 
     def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
         """What goes to the browser: the changed parts, and nothing for the others; with a notice what stands then."""
+        told = dict(changed)
         for part in self.notices.keys() & changed.keys():
-            if isinstance(changed[part], str) and changed[part]:
-                seen["notices"][part] = seen[self.notices[part]]
-        return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
+            if isinstance(changed[part], str):
+                told[part] = numbered(changed[part], number := next(ANSWERS))
+                if changed[part]:
+                    seen["notices"][part] = number, seen[self.notices[part]]
+        return [*(told.get(name, gr.skip()) for name in self.parts), seen]
 
 
 def opening_of(demo: gr.Blocks) -> Callable[..., Any]:

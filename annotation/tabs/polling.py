@@ -7,16 +7,14 @@ The script in the head of the page, `polling.js`, asks for all that is in view w
 
 from __future__ import annotations
 
-import itertools
 import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import gradio as gr
 
-from annotation.tabs.components import QUIET
+from annotation.tabs.components import ANSWERS, QUIET
 from annotation.tabs.guard import Context, Handler, answering, function_of, guarded_event, told_who_asks
 from annotation.translation import spoken
 from annotation.web.watches import mark_of
@@ -29,8 +27,6 @@ watch("value", () => one.answered(props.value));
 """
 # In place of a number of seconds: as often as the page asks by itself.
 EVEN: Final = "-"
-# Greater than before also after a restart, which open pages outlive.
-ANSWERS = itertools.count(time.time_ns() // 1_000_000)
 
 
 def head() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,6 +106,28 @@ def test_who_cancels_a_judging_goes_on_from_what_is_said_of_it(running: tuple[Da
     job_id = job_store.enqueue(db, JudgeSpec(judge="local"), "kim")
     go(page, "/judges")
     press(page, "#judge-cancel", "#judge-said", f"Job {job_id} was asked to stop.")
+
+
+def test_what_a_press_says_is_not_put_away_by_an_earlier_look_whose_answer_comes_later(
+    running: tuple[Database, str], page: Any
+) -> None:
+    db, _address = running
+    for _ in range(2):
+        job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")
+    go(page, "/runs")
+    press(page, "#queue-down", "#queue-said", "is number 2 in the queue")
+    settle(page)
+    held: list[tuple[Any, Any]] = []
+    with routed(page, "**/gradio_api/run/**", lambda route: held.append((route, route.fetch()))):
+        third = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")  # so what was said holds no more
+        wait_for(page, "a look at that", lambda: page.clock.fast_forward("00:05") or held)
+        page.locator("#queue-up").click()
+        page.wait_for_selector("#queue-said:has-text('is number 1 in the queue')")
+        for route, answer in held:
+            route.fulfill(response=answer)
+        page.locator("td", has_text=re.compile(f"^{third}$")).locator("visible=true").first.wait_for()
+        settle(page)
+        assert "is number 1 in the queue" in page.locator("#queue-said").inner_text()
 
 
 def a_candidate(db: Database, revision: str) -> None:

@@ -14,6 +14,7 @@ from annotation.records import Annotator, CheckedAnswer, UserError, now
 from annotation.store import check_store, prompt_store, stock_counts
 from annotation.tabs.address import place_bar, told, told_view, visits
 from annotation.tabs.components import (
+    ANSWERS,
     QUEUED,
     QUIET,
     FollowedPage,
@@ -30,7 +31,7 @@ from annotation.tabs.components import (
     text_in,
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
-from annotation.tabs.polling import ANSWERS, poll, pulse
+from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _, ngettext, spoken
 from annotation.ui import markup
 from annotation.ui.tab_addresses import Place

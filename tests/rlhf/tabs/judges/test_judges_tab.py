@@ -640,7 +640,8 @@ def test_a_job_is_followed_with_its_cost_and_cancelled(pages: gr.Blocks, context
     assert "See why" not in parts["job"]["value"]
     assert job_table.stop(db, 1, "w", "cancelled", "")
     for after in (sent[-1], late[-2]):
-        assert press(pages, "look_at_judge", "remote", after)[said] == "", "it is not so any more"
+        emptied = press(pages, "look_at_judge", "remote", after)[said]["value"]
+        assert emptied.endswith("-->"), "it is not so any more"
     job = tab.view(context, "remote", {})[0]["job"]["value"]
     assert 'href="/runs/1">See why job 1 ended</a>' in job, "where it can be resumed"
     with pytest.raises(gr.Error, match="No job is shown"):

@@ -104,10 +104,10 @@ class Browser:
             self.address = json.loads(sent[-1])[2]
         changed: dict[str, Any] = {}
         for part, update in parts.items():
-            if isinstance(update, str):
-                changed[part] = {"value": update}
-            elif update != gr.skip():
-                changed[part] = update
+            if update != gr.skip():
+                changed[part] = {"value": update} if isinstance(update, str) else update
+            if part in RunsPage.notices and part in changed and self.is_late(part, changed[part]["value"]):
+                del changed[part]
             self.shown[part] = self.shown.get(part, {}) | changed.get(part, {})
         for choice in ("queued", "selector", *TYPED):
             if changed.get(choice, {}).get("value") is not None:
@@ -126,9 +126,19 @@ class Browser:
         self.do("choose_run")
         return self
 
-    def text(self, part: str) -> str:
-        """What a part of the page shows."""
-        return str(self.shown[part].get("value") or "")
+    def is_late(self, part: str, value: str) -> bool:
+        """Whether the page shows what has looked later than this."""
+        return self.number(value) < self.number(self.text(part, told=False))
+
+    @staticmethod
+    def number(value: str) -> float:
+        found = re.match(r"<!--([\d.]+)-->", value)
+        return float(found[1]) if found else 0
+
+    def text(self, part: str, told: bool = True) -> str:
+        """What a part of the page shows; else what it was sent, numbered."""
+        value = str(self.shown.get(part, {}).get("value") or "")
+        return re.sub(r"^<!--[\d.]+-->", "", value) if told else value
 
     def can(self, button: str) -> bool:
         """Whether a button is there and can be pressed."""
