@@ -84,7 +84,10 @@ def runs_table(runs: Sequence[Listed], search: str) -> str:
     nothing = _("No run has these words.") if search.strip() else _("No job has been started yet.")
     took = _("Took")
     headers = ("#", _("Run"), _("Tags"), _("Status"), _("Made"), _("Started (UTC)"), took, _("By"), _("Message"))
-    shown = table(headers, [row(run) for run in runs[:LISTED]], nothing, (took,))
+    columns = zip(headers, *(row(run) for run in runs[:LISTED]), strict=True)
+    said = [column for column in columns if any(cell != NOTHING for cell in column[1:])]
+    head, *rows = zip(*said, strict=True) if said else [headers]
+    shown = table(head, rows, nothing, (took,))
     return shown + paragraph(_("There are more: search for them."), "quiet") if len(runs) > LISTED else shown
 
 

@@ -76,6 +76,9 @@ def test_the_table_links_each_run_and_says_how_many_more_there_are(monkeypatch: 
         german = run_list.found(run_list.listed(JOBS, LABELS, {}, AT), "gescheitert", "newest")
         assert german, "runs are found by the word that is shown, too"
         assert '<span class="chip bad">gescheitert</span>' in run_list.runs_table(german, "")
+    assert "Tags" in table
+    bare = run_list.runs_table(run_list.listed(JOBS, {}, {}, AT), "")
+    assert [head for head in ("Tags", "Made", "Message") if head in bare] == [], "nothing stands there of any run"
     monkeypatch.setattr(run_list, "LISTED", 1)
     assert "There are more: search for them." in run_list.runs_table(runs, "")
     assert "No run has these words." in run_list.runs_table([], "x")
