@@ -20,6 +20,7 @@ from annotation.validation import NonNegativeInt, PositiveFloat, PositiveInt, re
 from rlhf.jobs.descriptions import Made
 from rlhf.models.adapters.adapter_tensors import (
     ADAPTER_WEIGHTS,
+    TOKENS,
     Matrices,
     TensorShapes,
     ends_in,
@@ -88,13 +89,13 @@ class StoredPrompt(StoredAdapter):
     num_layers: PositiveInt | None = None
     num_attention_heads: PositiveInt | None = None
 
-    def unmet(self, tensors: TensorShapes) -> Iterator[str]:
-        """The settings for which there are other tensors, with these."""
+    def unmet(self, tensors: TensorShapes) -> Iterator[tuple[str, str]]:
+        """The settings for which there are other tensors, and these."""
         for name, shape in tensors.items():
             if name != "prompt_embeddings" or len(shape) != 2 or shape[0] != self.num_virtual_tokens:
-                yield f"{name} {shape}: num_virtual_tokens {self.num_virtual_tokens}"
+                yield "num_virtual_tokens", f"{name} {shape}"
             elif shape[1] != (self.token_dim or shape[1]):
-                yield f"{name} {shape}: token_dim {self.token_dim}"
+                yield "token_dim", f"{name} {shape}"
 
 
 @dataclass(frozen=True)
@@ -141,24 +142,24 @@ class StoredLora(StoredAdapter):
         if odd:
             raise UserError(_(BY_PATTERNS).format(source=source, named=", ".join(odd)))
 
-    def unmet(self, tensors: TensorShapes) -> Iterator[str]:
-        """The settings for which there are other tensors or none, with these."""
+    def unmet(self, tensors: TensorShapes) -> Iterator[tuple[str, str]]:
+        """The settings for which there are other tensors or none, and what of them."""
         matrices = Matrices.of(tensors)
         for layer, parts in matrices.layers:
             for name in self.unmet_in(layer, parts):
-                yield f"{layer}: {name} {getattr(self, name)}"
+                yield name, layer
         if not matrices.layers:
-            yield f"peft_type {self.peft_type}"
+            yield "peft_type", "lora_A"
         saved = [f"{name}." for name in tensors if part_of(name) is None]
         heads = SCORES if self.kind == "reward-model" else ()
         for module in self.modules_to_save:
             if module not in heads and not any(f"{module}." in name for name in saved):
-                yield f"modules_to_save {module}"
+                yield "modules_to_save", module
         if heads and [shape[:1] for name, shape in tensors.items() if name.endswith("score.weight")] != [(1,)]:
-            yield f"task_type {self.task_type}"
+            yield "task_type", "score.weight"
         rows = sorted(shape[0] for shape in matrices.tokens.values() if shape)
         if rows != sorted(map(len, self.trainable_token_indices.values())):
-            yield "trainable_token_indices"
+            yield "trainable_token_indices", TOKENS
 
     def unmet_in(self, layer: str, parts: TensorShapes) -> Iterator[str]:
         """The settings that are not those of a layer's tensors."""
@@ -229,13 +230,12 @@ def read_adapter(directory: Path, source: str = "") -> StoredLora | StoredPrompt
         raise UserError(joined(str(error), _("Have PEFT write the adapter again, or restore its files."))) from error
     if isinstance(found, StoredLora):
         found.refuse_patterns(matrices.most, source)
-    unmet = next(found.unmet(tensors), None)
-    if unmet is not None:
+    for name, where in found.unmet(tensors):
         said = _(
             "{source} is not whole: its tensors are not what its configuration says ({told}). Fetch it again, or have "
             "it published again."
         )
-        raise UserError(said.format(source=source, told=unmet[:LONGEST_NAME]))
+        raise UserError(said.format(source=source, told=f"{where}: {name} {getattr(found, name)}"[:LONGEST_NAME]))
     return found.held_to(matrices) if isinstance(found, StoredLora) else found
 
 
