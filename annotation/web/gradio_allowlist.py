@@ -15,9 +15,11 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -173,16 +175,26 @@ class AccountHoldings:
     uploads: dict[int, OrderedDict[str, None]] = field(default_factory=dict)
     """Paths by account. Two who send the same file share its path, so one doesn't belong to the first alone."""
     streams: Counter[int] = field(default_factory=Counter)
+    sending: Counter[int] = field(default_factory=Counter)
+    """Uploads on their way."""
 
 
 class GradioGuard:
     """Stands around the mounted Gradio, behind `SignedIn`, which says who asks."""
 
-    def __init__(self, app: ASGIApp, functions: Iterable[Function], holdings: AccountHoldings | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        functions: Iterable[Function],
+        holdings: AccountHoldings | None = None,
+        directory: Path | None = None,
+    ) -> None:
         self.app = app
+        self.directory = directory
+        """Where Gradio puts uploads."""
         self.functions = {function.number: function for function in functions}
         held = holdings or AccountHoldings()
-        self.pages, self.uploads, self.streams = held.pages, held.uploads, held.streams
+        self.pages, self.uploads, self.streams, self.sending = held.pages, held.uploads, held.streams, held.sending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", "SignedIn lets nothing else through"
@@ -196,6 +208,13 @@ class GradioGuard:
             ).go()
         except RequestRefused as refused:
             await JSONResponse({"error": refused.sentence}, refused.status)(scope, receive, send)
+
+    def clear_unfinished(self) -> None:
+        """Remove what Gradio leaves of uploads that came to no end: what has filled a disk would keep it full."""
+        if self.directory is not None and not self.sending.total():
+            for path in self.directory.glob("tmp*"):
+                if path.is_file():
+                    path.unlink(missing_ok=True)
 
     def function(self, number: Any, name: str | None) -> Function:
         """The function that Gradio would call. Raises RequestRefused where there is none."""
@@ -392,23 +411,39 @@ class GuardedRequest:
         return {**known, "orig_name": name if isinstance(name, str) else os.path.basename(path)}
 
     async def upload(self) -> None:
-        """Pass an upload on, and keep in mind where Gradio put it before the browser is told."""
+        """Pass an upload on, and keep in mind where Gradio put it before the browser is told.
+
+        Raises RequestRefused where it does not come whole, or the disk does not take it.
+        """
         answer = bytearray()
-        ok = False
+        status = 0
 
         async def listen(message: Message) -> None:
-            nonlocal ok
-            if message["type"] == "http.response.start":
-                ok = message["status"] == 200
-            elif message["type"] == "http.response.body" and ok:
+            nonlocal status
+            status = message.get("status", status)
+            if status == 200 and message["type"] == "http.response.body":
                 answer.extend(message.get("body", b""))
                 if not message.get("more_body"):
                     self.remember(json.loads(answer))
-            await self.send(message)
+            if status != 500:
+                await self.send(message)
 
         # Gradio packs what it sends for those who can unpack it; this is a short list, and read here.
         scope = {**self.scope, "headers": [pair for pair in self.scope["headers"] if pair[0] != b"accept-encoding"]}
-        await self.door.app(scope, self.receive, listen)
+        self.door.sending[self.annotator.id] += 1
+        try:
+            await self.door.app(scope, self.receive, listen)
+        except ClientDisconnect:
+            raise RequestRefused(400, _("The request ended early.")) from None
+        except OSError as error:
+            said = _("The file can't be kept ({strerror}). Free disk space on the server, then upload it again.")
+            raise RequestRefused(507, said.format(strerror=error.strerror or error)) from error
+        finally:
+            self.door.sending[self.annotator.id] -= 1
+            if status != 200:
+                self.door.clear_unfinished()
+        if status == 500:
+            raise RequestRefused(500, _("Something went wrong in Prefloop. Its log says what."))
 
     def remember(self, paths: Sequence[str]) -> None:
         """These files are this account's; the oldest are forgotten."""

@@ -230,7 +230,7 @@ def build(context: Context, settings: Settings, uploads: Path, holdings: Account
         head = Middleware(PageHead, inserted=inserted, language=spoken().attributes)
         mount.app.user_middleware += [head, Middleware(QuickerScripts)]
         apps[role] = mount.app
-    guard = GradioGuard(ByRole(apps), functions_of(pages["admin"]), holdings)
+    guard = GradioGuard(ByRole(apps), functions_of(pages["admin"]), holdings, uploads)
     return BuiltApp(
         PageAddresses(
             guard, {role: [*address.names(blocks)] for role, blocks in pages.items()}, [*address.ends(pages["admin"])]

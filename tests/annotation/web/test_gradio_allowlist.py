@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from annotation.records import Annotator
@@ -367,6 +369,38 @@ def test_a_file_is_fetched_whole(door: GradioGuard, gradio: Listener, tmp_path: 
     headers = {"range": "bytes=0-0,1-1", "if-range": "x", "accept": "*/*"}
     assert ask(door, KIM, "GET", f"/gradio_api/file={mine}", headers=headers) == 200
     assert gradio.seen[-1][0]["headers"] == [(b"accept", b"*/*")]
+
+
+@dataclass
+class Breaking:
+    """In Gradio's place: writes part of a file, answers as for an error of its own, and fails."""
+
+    directory: Path
+    error: Exception
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        (self.directory / "tmp1").write_text("the beginning")
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"Internal Server Error"})
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(OSError(errno.ENOSPC, "No space left on device"), 507), (ClientDisconnect(), 400)]
+)
+def test_what_came_of_an_upload_that_the_disk_did_not_take_or_that_broke_off_goes(
+    tmp_path: Path, error: Exception, status: int
+) -> None:
+    """It would keep the disk full, where no judgement could be stored, until the program ends."""
+    (tmp_path / "in-use").touch()
+    (tmp_path / "tmp-of-another").mkdir()
+    door = GradioGuard(Breaking(tmp_path, error), [], directory=tmp_path)
+    door.sending[LEE.id] += 1
+    assert ask(door, KIM, "POST", "/gradio_api/upload") == status
+    assert (tmp_path / "tmp1").exists(), "it may be what another sends"
+    door.sending[LEE.id] -= 1
+    assert ask(door, KIM, "POST", "/gradio_api/upload") == status
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in-use", "tmp-of-another"]
 
 
 def test_uploads_are_kept_in_mind_up_to_a_bound(door: GradioGuard, gradio: Listener, tmp_path: Path) -> None:
