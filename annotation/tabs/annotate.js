@@ -342,6 +342,7 @@ const size = () => card.answers.length;
 const inHand = () => Boolean(card && card.answers);
 const SIDES = [_("Left"), _("Right")];
 const answerName = (place) => about(place, ...SIDES, _("Answer {number}"));
+const sideName = (place) => about(place, ...SIDES, "{number}"); // where there is little room
 const capital = (words) => words[0].toUpperCase() + words.slice(1);
 
 // One of three sentences: about the left answer of a pair, the right one, or the answer {number} of several.
@@ -533,7 +534,10 @@ function sideSwitch(answers) {
     if (place in left) scrollTo(0, left[place]);
     else if (answers.getBoundingClientRect().top < 0) answers.scrollIntoView();
   };
-  const controls = card.answers.map((_, place) => button("", answerName(place), () => turn(place), { class: "side" }));
+  const controls = card.answers.map((_, place) => {
+    const named = { class: "side", "aria-label": answerName(place) };
+    return button("", sideName(place), () => turn(place), named);
+  });
   choose(0);
   return make("div", { class: "sides-switch", role: "group", "aria-label": _("Answer shown") }, controls);
 }
@@ -635,7 +639,7 @@ function shareRoom() {
   const end = find(".extras").getBoundingClientRect().bottom + scrollY + 0.5 * REM; // the bar's margin
   const room = innerHeight - find(".verdict-bar").offsetHeight - end + now + (open ? texts.clientHeight : 0);
   const left = room - Math.min(needed, 6.6 * REM * rows.size);
-  const guided = open ? Math.min(texts.scrollHeight, Math.max(4.75 * REM, left)) : 0;
+  const guided = open ? Math.min(texts.scrollHeight, Math.max(3.5 * REM, left)) : 0;
   const around = find(".answers").offsetHeight - now + 2 * REM;
   const least = rows.size > 1 ? (innerHeight - find(".verdict-bar").offsetHeight - around) / rows.size : (open ? 5 : 7) * REM;
   judging.style.setProperty("--guided", open ? `${guided}px` : "");
@@ -1013,7 +1017,8 @@ function refreshRanks() {
     control.setAttribute("aria-label", filled(_("{answer}: {rank}"), { answer: answerName(place), rank: words }));
     control.querySelector(".rank").textContent = group < 0 ? _("Rank") : words;
     const side = element.querySelectorAll(".side")[place]; // where one answer is shown at a time
-    side.textContent = group < 0 ? answerName(place) : control.getAttribute("aria-label");
+    side.textContent = group < 0 ? sideName(place) : `${sideName(place)}: ${words}`;
+    side.setAttribute("aria-label", control.getAttribute("aria-label"));
     box.classList.toggle("ranked", group >= 0);
   });
   setPressed(find(".tie"), draft.tie);

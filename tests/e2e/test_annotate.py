@@ -477,7 +477,7 @@ def test_four_answers_are_ranked_by_touch(site: Site) -> None:
     for place in (3, 1):
         ann.page.tap(f".side >> nth={place}")
         ann.page.tap(f"[data-place='{place}'] .choose")
-    sides = ["Answer 1", "Answer 2: 2nd", "Answer 3", "Answer 4: 1st"]
+    sides = ["1", "2: 2nd", "3", "4: 1st"]
     ann.wait(lambda: ann.page.locator(".side").all_inner_texts() == sides, "those that are out of sight too")
 
 
@@ -1472,13 +1472,16 @@ def test_below_open_guidelines_both_answers_are_seen_to_go_on(site: Site, role: 
     assert lowest(ann.page, ".more") < ann.page.locator(".verdict-bar").bounding_box()["y"]
 
 
-@pytest.mark.parametrize("role", ["annotator", "admin"])
-def test_below_the_first_guidelines_no_control_lies_under_the_verdicts(site: Site, role: str) -> None:
+@pytest.mark.parametrize(("role", "height"), [("annotator", 900), ("admin", 900), ("admin", 720)])
+def test_below_the_first_guidelines_no_control_lies_under_the_verdicts(site: Site, role: str, height: int) -> None:
     project_store.write_guidelines(site.db, project.FIRST_GUIDELINES, "Prefloop")
     site.compare("word " * 900, "other " * 900)
-    ann = site.open("annotate" if role == "admin" else "", role, viewport={"width": 1280, "height": 900})
+    ann = site.open("annotate" if role == "admin" else "", role, viewport={"width": 1280, "height": height})
     ann.ready()
     ann.page.wait_for_selector(".guidelines[open]")
+    if role == "admin":
+        ann.page.wait_for_selector("#standing p")
+        ann.page.evaluate(TWO_FRAMES)
     assert ann.page.evaluate("scrollY") == 0
     assert lowest(ann.page, ALL_CONTROLS) <= ann.page.locator(".verdict-bar").bounding_box()["y"]
 
@@ -1594,6 +1597,23 @@ def test_on_a_phone_a_long_answer_is_read_from_its_first_line_and_then_from_wher
     ann.wait(lambda: title.evaluate(IN_VIEW), "the beginning of the right one")
     left.tap()
     ann.wait(lambda: ann.page.evaluate("scrollY") == 2000, "where the left one was left")
+
+
+def test_a_phone_shows_which_of_four_answers_it_shows_in_one_row(site: Site) -> None:
+    site.project("rank", 4)
+    site.compare(*(f"{letter} " * 400 for letter in "abcd"))
+    ann = site.open(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    ann.ready()
+    tops = "all => [...new Set(all.map((side) => side.getBoundingClientRect().top))].length"
+    heights = "all => Math.max(...all.map((side) => side.clientHeight))"
+    sides = ann.page.locator(".side")
+    alone = sides.first.evaluate("side => parseFloat(getComputedStyle(side).lineHeight)")
+    for place, rank in enumerate(("1st", "2nd", "3rd", "4th")):
+        assert sides.evaluate_all(tops) == 1
+        assert sides.evaluate_all(heights) < 44 + alone, "no label takes two lines"
+        ann.page.tap(f".side >> nth={place}")
+        ann.page.tap(f".answer[data-place='{place}'] .choose")
+        ann.page.get_by_role("button", name=f"Answer {place + 1}: {rank}").last.wait_for()
 
 
 def test_on_a_phone_a_long_answer_is_ranked_at_its_end(site: Site) -> None:
