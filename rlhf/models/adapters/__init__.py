@@ -1,4 +1,4 @@
-"""How layers with an adapter are computed, and those below them, which training leaves as they are.
+"""Adapters: their files as records, how layers with one are computed, and those below, which training leaves alone.
 
-Not here: what an adapter looks like and which weights it gets (`rlhf.models.loading`).
+Not here: which weights an adapter gets, and how it is hung on a model (`rlhf.models.loading`).
 """
