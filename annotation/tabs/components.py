@@ -109,10 +109,23 @@ function rest() {
     return { what, read };
   });
 }
+// What is said here and has the focus may hold no more: then the button before it is where to go on.
+let at = null;
+element.addEventListener("focusin", (event) => { at = event.target; });
+element.addEventListener("focusout", ({ target }) => queueMicrotask(() => { if (target.isConnected) at = null; }));
+function leave() {
+  const gone = at && !at.isConnected;
+  if (gone) at = null;
+  if (!gone || !lost() || element.childElementCount) return;
+  const panel = element.closest("[role=tabpanel]") ?? document.body;
+  const there = [...panel.querySelectorAll("button:not(:disabled)")].filter((one) => one.checkVisibility());
+  there.findLast((one) => one.compareDocumentPosition(element) & Node.DOCUMENT_POSITION_FOLLOWING)?.focus();
+}
 new MutationObserver(() => {
   changed = performance.now();
   rest();
   setTimeout(follow);
+  requestAnimationFrame(leave);
 }).observe(element, { childList: true, characterData: true, subtree: true });
 element.addEventListener("click", (event) => {
   const pressed = event.target.closest("button[data-act]");

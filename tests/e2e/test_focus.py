@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from annotation.database import Database
+from annotation.jobs import job_table
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
@@ -83,6 +84,9 @@ def test_who_cancels_or_resumes_a_run_goes_on_from_what_is_said_of_it(running: t
     assert job_store.claim(db, job_id, "w") is not None
     until_followed(page, "text=Running.")  # or a poll that sees it may empty what is said of the press
     press(page, "#run-cancel", "#run-said", f"Job {job_id} was asked to stop")
+    assert job_table.stop(db, job_id, "w", "cancelled", "")
+    until_followed(page, "text=Cancelled.")
+    page.wait_for_selector("#run-resume:focus")  # what was said holds no more
 
 
 def test_who_is_led_to_another_tab_goes_on_from_it(running: tuple[Database, str], page: Any) -> None:
