@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any, TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from rlhf.jobs.descriptions import Item
 from rlhf.jobs.job_spec import NoiseUse
 from rlhf.models.orders.plackett_luce import Rankings, plackett_luce
 from rlhf.models.packing import pad
-from rlhf.models.tokenise import TokenisedComparison
+from rlhf.models.tokenise import OrderedPair, TokenisedComparison
 
 # The strongest preference that annotators can give.
 MUCH = 3
@@ -56,12 +56,7 @@ def with_targets(
     items: Sequence[TokenisedComparison], noise: NoiseUse = "ignore", ai_weight: float = 1.0
 ) -> list[ComparisonColumns]:
     """Comparisons as columns. Raises UserError where the data has not the chances of error that are to be used."""
-    known: list[Mapping[str, Any]] = [
-        {"ai": pair.ai} if pair.flip is None else {"flip": pair.flip, "ai": pair.ai}
-        for item in items
-        for pair in item["pairs"]
-    ]
-    used = iter(with_noise(known, noise, ai_weight))
+    used = iter(with_noise([pair for item in items for pair in item["pairs"]], noise, ai_weight))
     made: list[ComparisonColumns] = []
     for item in items:
         pairs, answers = item["pairs"], item["answers"]
@@ -74,43 +69,51 @@ def with_targets(
                 "better": [pair.better for pair in pairs],
                 "worse": [pair.worse for pair in pairs],
                 "bits": bits(len(answers), [(pair.better, pair.worse) for pair in pairs]),
-                "flip": [float(one["flip"]) for one in own],
-                "weight": [float(one["weight"]) for one in own],
+                "flip": [one.flip for one in own],
+                "weight": [one.weight for one in own],
                 "strength": [float(pair.strength or 0) for pair in pairs],
             }
         )
     return weighing_one(made)
 
 
-def with_noise(pairs: Sequence[Mapping[str, Any]], noise: NoiseUse, ai_weight: float = 1.0) -> list[dict[str, Any]]:
-    """The pairs with the columns `flip` and `weight` as the loss is to use them: 0 and 1 where noise is ignored.
+class PairUse(NamedTuple):
+    """How the loss is to use a pair: with what chance it is the wrong way round, and what it weighs."""
+
+    flip: float
+    weight: float
+
+
+def with_noise(pairs: Sequence[OrderedPair], noise: NoiseUse, ai_weight: float = 1.0) -> list[PairUse]:
+    """How the loss is to use each of the pairs: with 0 and 1 where noise is ignored.
 
     Weights are 1 - 2 flip over their mean: what a coin would have said weighs nothing, and the mean is 1, so that the
-    learning rate means the same as without weights. Pairs that AI judges alone prefer (column `ai`, which goes) weigh
-    `ai_weight` times as much. Raises UserError if every pair is a coin's, or has no estimate.
+    learning rate means the same as without weights. Pairs that AI judges alone prefer weigh `ai_weight` times as much.
+    Raises UserError if every pair is a coin's, or has no estimate.
     """
-    made = noisy([{name: value for name, value in pair.items() if name != "ai"} for pair in pairs], noise)
+    uses = noisy([pair.flip for pair in pairs], noise)
     if ai_weight == 1.0:
-        return made
-    weights = [pair["weight"] * (ai_weight if by.get("ai") else 1.0) for pair, by in zip(made, pairs, strict=True)]
+        return uses
+    weights = [use.weight * (ai_weight if pair.ai else 1.0) for use, pair in zip(uses, pairs, strict=True)]
     mean = fmean(weights)
     if mean <= 0:
         raise UserError(_("All pairs are AI judges', and ai_weight is 0, so nothing is left to train with."))
-    return [{**pair, "weight": weight / mean} for pair, weight in zip(made, weights, strict=True)]
+    return [PairUse(use.flip, weight / mean) for use, weight in zip(uses, weights, strict=True)]
 
 
-def noisy(pairs: Sequence[Mapping[str, Any]], noise: NoiseUse) -> list[dict[str, Any]]:
+def noisy(flips: Sequence[float | None], noise: NoiseUse) -> list[PairUse]:
     """`with_noise` for judgements of people and judges alike."""
     if noise == "ignore":
-        return [{**pair, "flip": 0.0, "weight": 1.0} for pair in pairs]
-    if any("flip" not in pair for pair in pairs):
+        return [PairUse(0.0, 1.0) for _flip in flips]
+    known = [flip for flip in flips if flip is not None]
+    if len(known) < len(flips):
         raise UserError(_("This frozen data says nothing of annotators' reliability. Freeze it anew, in a new run."))
     if noise == "smooth":
-        return [{**pair, "weight": 1.0} for pair in pairs]
-    mean = fmean(1 - 2 * pair["flip"] for pair in pairs)
+        return [PairUse(flip, 1.0) for flip in known]
+    mean = fmean(1 - 2 * flip for flip in known)
     if mean <= 0:
         raise UserError(_("By the annotators' reliability every pair is a guess, so no weight is left to train with."))
-    return [{**pair, "flip": 0.0, "weight": (1 - 2 * pair["flip"]) / mean} for pair in pairs]
+    return [PairUse(0.0, (1 - 2 * flip) / mean) for flip in known]
 
 
 def weighing_one(items: Sequence[ComparisonColumns]) -> list[ComparisonColumns]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from annotation.exports.frozen_rows import AnyRow, DemonstrationRow, PreferenceRow, PromptRow, read_rows
 from annotation.metrics.rankings import MOST_ANSWERS, decided
@@ -28,17 +28,11 @@ class TokenisedDemonstration(TypedDict):
     completion_ids: list[int]
 
 
-class TokenisedPair(TypedDict):
-    """A pair under the names that TRL's trainer knows."""
-
+class TokenisedPair(NamedTuple):
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
     comparison: int
-    flip: NotRequired[float]
-    """The chance that it is the wrong way round; data frozen before annotators were measured has none."""
-    ai: NotRequired[bool]
-    """There, and true, where AI judges alone prefer it."""
 
 
 class OrderedPair(NamedTuple):
@@ -48,6 +42,7 @@ class OrderedPair(NamedTuple):
     worse: int
     strength: float | None
     flip: float | None
+    """The chance that it is the wrong way round; data frozen before annotators were measured has none."""
     ai: bool
     """Whether AI judges alone prefer it."""
 
@@ -169,17 +164,7 @@ def tokenise_pairs(
         if len(prompt) + max(len(chosen), len(rejected)) > max_length:
             left_out["too-long"] += 1
             continue
-        pair: TokenisedPair = {
-            "prompt_ids": prompt,
-            "chosen_ids": chosen,
-            "rejected_ids": rejected,
-            "comparison": row.comparison,
-        }
-        if row.flip is not None:
-            pair["flip"] = row.flip
-        if row.ai:
-            pair["ai"] = True
-        pairs.append(pair)
+        pairs.append(TokenisedPair(prompt, chosen, rejected, row.comparison))
     return pairs, left_out
 
 
@@ -201,10 +186,10 @@ def tokenise_comparisons(
         for pair in tokenised:
             item, known = latest.get(row.comparison, (None, {}))
             if item is None or len({*known, row.chosen.id, row.rejected.id}) > MOST_ANSWERS:
-                item = {"prompt_ids": pair["prompt_ids"], "answers": [], "comparison": row.comparison, "pairs": []}
+                item = {"prompt_ids": pair.prompt_ids, "answers": [], "comparison": row.comparison, "pairs": []}
                 latest[row.comparison] = item, (known := {})
                 items.append(item)
-            for answer, ids in ((row.chosen, pair["chosen_ids"]), (row.rejected, pair["rejected_ids"])):
+            for answer, ids in ((row.chosen, pair.chosen_ids), (row.rejected, pair.rejected_ids)):
                 if answer.id not in known:
                     known[answer.id] = len(item["answers"])
                     item["answers"].append(ids)

@@ -167,42 +167,45 @@ def test_a_part_of_a_batch_is_the_batch_of_its_comparisons() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- annotator noise
-FLIPS = ({"flip": 0.1}, {"flip": 0.3}, {"flip": 0.5})
+def pair_of(flip: float | None, ai: bool = False) -> OrderedPair:
+    return OrderedPair(0, 1, None, flip, ai=ai)
+
+
+FLIPS = [pair_of(flip) for flip in (0.1, 0.3, 0.5)]
 
 
 def test_weights_worked_out_by_hand() -> None:
     """1 - 2 flip is 0.8, 0.4 and 0, on average 0.4; a coin's pair weighs nothing, and the mean weight is 1."""
     pairs = with_noise(FLIPS, "weight")
-    assert [pair["weight"] for pair in pairs] == pytest.approx([2.0, 1.0, 0.0])
-    assert [pair["flip"] for pair in pairs] == [0.0, 0.0, 0.0], "a pair that is weighed is not smoothed as well"
+    assert [pair.weight for pair in pairs] == pytest.approx([2.0, 1.0, 0.0])
+    assert [pair.flip for pair in pairs] == [0.0, 0.0, 0.0], "a pair that is weighed is not smoothed as well"
 
 
 def test_pairs_that_are_equally_sure_weigh_the_same() -> None:
-    assert [pair["weight"] for pair in with_noise([{"flip": 0.27}] * 3, "weight")] == pytest.approx([1.0] * 3)
+    assert [pair.weight for pair in with_noise([pair_of(0.27)] * 3, "weight")] == pytest.approx([1.0] * 3)
 
 
 def test_smoothing_leaves_weights_alone_and_ignoring_leaves_both() -> None:
     smoothed, ignored = with_noise(FLIPS, "smooth"), with_noise(FLIPS, "ignore")
-    assert [(pair["flip"], pair["weight"]) for pair in smoothed] == [(0.1, 1.0), (0.3, 1.0), (0.5, 1.0)]
-    assert [(pair["flip"], pair["weight"]) for pair in ignored] == [(0.0, 1.0)] * 3
+    assert smoothed == [(0.1, 1.0), (0.3, 1.0), (0.5, 1.0)]
+    assert ignored == [(0.0, 1.0)] * 3
 
 
 def test_data_without_an_estimate_or_without_a_sure_pair_is_refused_in_words() -> None:
     """Data frozen by an earlier version has no estimate; where noise is ignored it needs none."""
-    old = [{"prompt_ids": [1]}]
-    assert with_noise(old, "ignore") == [{"prompt_ids": [1], "flip": 0.0, "weight": 1.0}]
+    old = [pair_of(None)]
+    assert with_noise(old, "ignore") == [(0.0, 1.0)]
     for noise in ("weight", "smooth"):
         with pytest.raises(UserError, match="says nothing of annotators' reliability"):
             with_noise(old, noise)
     with pytest.raises(UserError, match="every pair is a guess"):
-        with_noise([{"flip": 0.5}], "weight")
+        with_noise([pair_of(0.5)], "weight")
 
 
 def test_what_ai_judges_alone_prefer_weighs_as_much_as_the_spec_says() -> None:
     """Weights 1, 1 and 1/2, on average 5/6; with noise 0.8, 0.4 and 0 / 2, on average 0.4."""
-    pairs = [{"flip": 0.1}, {"flip": 0.3, "ai": False}, {"flip": 0.5, "ai": True}]
-    assert [pair["weight"] for pair in with_noise(pairs, "ignore", 0.5)] == pytest.approx([1.2, 1.2, 0.6])
-    assert [pair["weight"] for pair in with_noise(pairs, "weight", 0.5)] == pytest.approx([2.0, 1.0, 0.0])
-    assert all("ai" not in pair for pair in (*with_noise(pairs, "ignore"), *with_noise(pairs, "ignore", 0.5)))
+    pairs = [pair_of(0.1), pair_of(0.3), pair_of(0.5, ai=True)]
+    assert [pair.weight for pair in with_noise(pairs, "ignore", 0.5)] == pytest.approx([1.2, 1.2, 0.6])
+    assert [pair.weight for pair in with_noise(pairs, "weight", 0.5)] == pytest.approx([2.0, 1.0, 0.0])
     with pytest.raises(UserError, match="All pairs are AI judges'"):
-        with_noise([{"ai": True}], "ignore", 0.0)
+        with_noise([pair_of(None, ai=True)], "ignore", 0.0)

@@ -58,7 +58,7 @@ from rlhf.models.loading import (
     put_weights,
 )
 from rlhf.models.registry import Policy
-from rlhf.models.tokenise import load_snapshot, of_split, tokenise_pairs
+from rlhf.models.tokenise import load_snapshot, of_split, tokenise_comparisons, tokenise_pairs
 from rlhf.tabs.jobs.job_cards import early_end
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
@@ -350,8 +350,10 @@ def noisy(machine: Machine, noise: Any, **changes: Any) -> DPOSpec:
 def test_each_pair_keeps_its_own_chance_of_error_up_to_the_loss(mixed: Machine) -> None:
     """Through the dataset, the shuffled loader, which drops columns it does not know, and the collator."""
     trainer = trainer_of(mixed, noisy(mixed, "smooth"))
-    pairs, _ = tokenise_pairs(mixed.tokenizer, frozen_rows(mixed), QUICK_DPO.max_length)
-    expected = {tuple(pair["prompt_ids"] + pair["chosen_ids"]): pair["flip"] for pair in pairs}
+    items, _ = tokenise_comparisons(mixed.tokenizer, frozen_rows(mixed), QUICK_DPO.max_length)
+    expected = {
+        tuple(item["prompt_ids"] + item["answers"][pair.better]): pair.flip for item in items for pair in item["pairs"]
+    }
     assert sorted(set(expected.values())) == pytest.approx([0.05, 0.4])
     seen = {}
     for batch in trainer.get_train_dataloader():
@@ -412,7 +414,10 @@ def held_out_margin(machine: Machine, spec: DPOSpec) -> tuple[float, float]:
     gained = {}
     for policy in (trained, registry.by_revision(machine.db, "base")):
         model = models.use(policy)
-        gained[policy.id] = [plain_logp(model, pair, "chosen") - plain_logp(model, pair, "rejected") for pair in pairs]
+        gained[policy.id] = [
+            plain_logp(model, pair.prompt_ids, pair.chosen_ids) - plain_logp(model, pair.prompt_ids, pair.rejected_ids)
+            for pair in pairs
+        ]
     margins = [spec.beta * (new - old) for new, old in zip(gained[trained.id], gained[1], strict=True)]
     return sum(margin > 0 for margin in margins) / len(margins), sum(margins) / len(margins)
 
@@ -497,12 +502,12 @@ def test_unpacking_mends_the_gradients_after_a_generation(judged: Machine) -> No
 
 
 # --------------------------------------------------------------------------------------------- reference and parent
-def plain_logp(model: Any, pair: Mapping[str, list[int]], side: str) -> float:
+def plain_logp(model: Any, prompt_ids: list[int], answer_ids: list[int]) -> float:
     """log π(answer | prompt), a token at a time from full logits."""
-    ids = torch.tensor([[*pair["prompt_ids"], *pair[f"{side}_ids"]]], device=model.device)
+    ids = torch.tensor([[*prompt_ids, *answer_ids]], device=model.device)
     with torch.no_grad():
         logps = model(input_ids=ids).logits[0].float().log_softmax(-1)
-    start = len(pair["prompt_ids"])
+    start = len(prompt_ids)
     return sum(logps[at - 1, ids[0, at]].item() for at in range(start, ids.shape[1]))
 
 
@@ -531,14 +536,11 @@ def test_with_the_base_as_reference_a_continued_adapter_starts_with_the_margin_i
     policy = PeftModel.from_pretrained(load_for_answering(judged.model), judged.data_dir / parent.path).eval()
     margins = []
     for item in list(trainer.train_dataset)[:4]:
-        pair = {"prompt_ids": item["prompt_ids"]}
-        pair |= {
-            f"{side}_ids": item["answers"][item[at][0]] for side, at in (("chosen", "better"), ("rejected", "worse"))
-        }
-        gained = {side: plain_logp(policy, pair, side) for side in ("chosen", "rejected")}
+        answers = [item["answers"][item[side][0]] for side in ("better", "worse")]
+        own = [plain_logp(policy, item["prompt_ids"], answer) for answer in answers]
         with policy.disable_adapter():
-            gained = {side: logp - plain_logp(policy, pair, side) for side, logp in gained.items()}
-        margins.append(QUICK_DPO.beta * (gained["chosen"] - gained["rejected"]))
+            reference = [plain_logp(policy, item["prompt_ids"], answer) for answer in answers]
+        margins.append(QUICK_DPO.beta * ((own[0] - reference[0]) - (own[1] - reference[1])))
     by_hand = sum(margins) / len(margins)
     assert abs(by_hand) > 0.1
     assert first_margin(trainer) == pytest.approx(by_hand, rel=0.03)
@@ -645,8 +647,8 @@ def test_training_raises_the_margin_and_the_candidate_prefers_what_was_preferred
 def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine) -> None:
     """Once more after tokenising: the count at the freeze uses the tokens that were generated."""
     lengths = sorted(
-        len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
-        for row in tokenise_pairs(
+        len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+        for pair in tokenise_pairs(
             judged.tokenizer, load_snapshot(judged.data_dir, snapshot_of(judged), PreferenceRow), QUICK_DPO.max_length
         )[0]
     )
