@@ -109,8 +109,21 @@ def is_open(db: Database, token: str) -> bool:
     return db.value(sql, (access.digest(token), now())) is not None
 
 
+def has_made(db: Database, token: str, name: str) -> bool:
+    """Whether the account of this name was made with this invitation."""
+    sql = (
+        "SELECT 1 FROM annotator WHERE name = ? AND invitation_id = (SELECT id FROM invitation WHERE token_sha256 = ?)"
+    )
+    return db.value(sql, (name, access.digest(token))) is not None
+
+
 def accept(db: Database, token: str, name: str, password: str) -> Annotator:
-    """Make the account of somebody who was invited. Raises UserError, and spends nothing, where that can't be."""
+    """Make the account of somebody who was invited. Raises UserError, and spends nothing, where that can't be.
+
+    Who presses twice, or never got the answer, gets the account that was made.
+    """
+    if has_made(db, token, name) and (made := access.check_password(db, name, password)) is not None:
+        return made
     if not is_open(db, token):
         raise UserError(_(NOT_VALID))
     access.check_name(name)
@@ -162,7 +175,7 @@ class JoinPages:
         if form is None:
             return self.page("", _("This form is too large."), 413)
         token, name = form.get("token", ""), form.get("name", "").strip()
-        if not await asyncio.to_thread(is_open, self.db, token):
+        if not await asyncio.to_thread(lambda: is_open(self.db, token) or has_made(self.db, token, name)):
             return self.page("", _(NOT_VALID), 404)
         address = request.client.host if request.client else ""
         attempted = f"{PATH} {name}"  # nobody is kept from signing in by what is tried here: no name has a blank

@@ -112,6 +112,25 @@ def test_a_link_ends_with_its_uses_its_days_and_its_withdrawal(db: Database, cli
     assert len(access.accounts(db)) == 1
 
 
+@pytest.mark.parametrize("uses", [1, 2])
+def test_who_presses_twice_or_lost_the_answer_gets_the_account_that_was_made(
+    db: Database, client: TestClient, uses: int
+) -> None:
+    token = token_of(invitations.invite(db, {"uses": uses}, "eve"))
+    for _ in range(2):
+        answer = client.post("/join", data={"token": token, "name": "ann", "password": PASSWORD})
+        assert answer.status_code == 303
+        joined = access.session_annotator(db, answer.cookies["cookie"])
+        assert joined is not None
+        assert joined.name == "ann"
+    assert invitations.invitations(db)[0].used == 1
+    refused = client.post("/join", data={"token": token, "name": "ann", "password": "eight wooden bridges"})
+    assert "cookie" not in refused.cookies
+    assert ("The name &#x27;ann&#x27; is taken", "This invitation is not valid")[uses == 1] in refused.text
+    other = token_of(invitations.invite(db, {"uses": uses}, "eve"))
+    assert client.post("/join", data={"token": other, "name": "ann", "password": PASSWORD}).status_code == 409
+
+
 def test_a_refused_name_or_password_spends_nothing_and_is_said_on_the_form(db: Database, client: TestClient) -> None:
     access.add_account(db, "eve", "admin", PASSWORD)
     path = invitations.invite(db, {}, "eve")
