@@ -20,7 +20,15 @@ from filelock import FileLock, Timeout
 from annotation.database import Database, explain_disk_errors
 from annotation.imports.commit import ImportCommit, clear_unfinished
 from annotation.imports.mapping import mapped_rows, planning, row_readers, unclear_columns
-from annotation.imports.mapping.columns import ROLES, ColumnUsage, columns_of, filled_columns, propose, with_paths
+from annotation.imports.mapping.columns import (
+    ROLES,
+    ColumnUsage,
+    columns_of,
+    columns_within,
+    filled_columns,
+    propose,
+    with_paths,
+)
 from annotation.imports.mapping.import_plan import ImportPlan, Target, VerdictUse
 from annotation.imports.mapping.labels import Columns, UnusableRow
 from annotation.imports.mapping.mapped_rows import MappedRow, RowReader
@@ -85,6 +93,8 @@ class ImportPreview:
     format: str
     counted: str
     columns: tuple[str, ...]
+    offered: tuple[str, ...]
+    """The columns, and the paths to what lies within those that hold objects."""
     proposed: Columns
     target: Target | None
     problem: str
@@ -138,6 +148,7 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
         format=source.format,
         counted=source.counted,
         columns=columns,
+        offered=tuple(dict.fromkeys((*columns, *columns_within(rows)))),
         proposed=proposed,
         target=target,
         problem=problem,

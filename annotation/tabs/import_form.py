@@ -484,7 +484,7 @@ def look_parts(page: ImportFormPage, look: ImportPreview, looked: Looked) -> lis
     filled = {**look.proposed, **{role: NONE for role in NONE_MEANS if looked.said.get(role) == ""}}
     shown = {*(look.asked or filled), *looked.said} or {*page.columns}
     columns = [
-        gr.update(choices=choices_of(role, look.columns), value=filled.get(role, ""), visible=role in shown)
+        gr.update(choices=choices_of(role, look.offered), value=filled.get(role, ""), visible=role in shown)
         for role in page.columns
     ]
     unfolded = gr.update(open=True) if look.problem or not look.usable else gr.skip()

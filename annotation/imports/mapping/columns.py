@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any, Final
@@ -138,6 +138,7 @@ TELLING: Final = frozenset(
         *(f"{side}_{word}" for word in ("score", "rating") for side in ("chosen", "rejected")),
     }
 )
+DEGREES: Final = {*ROLES["strength"][1]}
 # How a column ends that says which of Argilla's answers to a question were sent, and which discarded.
 STATUSES: Final = "_responses_status"
 # Words in the names of columns that are true, or high, for bad answers.
@@ -453,6 +454,10 @@ def words_of(column: str) -> list[str]:
 STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d{1,4})\]")
 
 
+# What a turn of a conversation has, of which no part is a column.
+TURN_KEYS: Final = {"role", "from"}
+
+
 def head_of(columns: Iterable[str], path: str) -> str:
     """The column that a path begins with, as 'question' of 'question.full_text': the longest one; empty for none."""
     return max((one for one in columns if path == one or path.startswith((f"{one}.", f"{one}["))), key=len, default="")
@@ -501,6 +506,24 @@ def pass_over(values: Mapping[str, Any], paths: Iterable[str]) -> bool:
     return any(len(named[above]) < size for above, size in sizes.items())
 
 
+def columns_within(rows: Sequence[SourceRow]) -> list[str]:
+    """All columns, those with objects as the paths to what lies within, by the first of the rows that has something."""
+    found = list[str]()
+    for column in columns_of(rows):
+        values = (row.values.get(column) for row in rows)
+        found += paths_within(column, next((one for one in values if one not in EMPTY), None))
+    return list(dict.fromkeys(found))
+
+
+def paths_within(path: str, value: Any) -> list[str]:
+    """The paths to what lies within an object, or within the first one of a list; of anything else its own."""
+    if isinstance(value, list) and value and isinstance(value[0], Mapping) and not value[0].keys() & TURN_KEYS:
+        return paths_within(f"{path}[0]", value[0])
+    if not isinstance(value, Mapping) or not value or not all(STEP.fullmatch(f".{key}") for key in value):
+        return [path]
+    return [one for key, within in value.items() for one in paths_within(f"{path}.{key}", within)]
+
+
 def with_paths(values: Mapping[str, Any], paths: Iterable[str]) -> Mapping[str, Any]:
     """A row's values, and what lies at paths into them as columns of their own."""
     return {**values, **{path: at_path(values, path) for path in paths}}
@@ -523,9 +546,11 @@ class ColumnUsage:
         known = set(early)
         return [column for column, holds in self.filled.items() if holds and column not in known]
 
-    def unused(self, used: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def unused(self, used: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Columns that nothing is made of: those that may change what rows mean, and the others."""
         heads = {head_of(self.filled, column) for column in used}
         left = [column for column in self.filled if column not in heads]
         telling = [column for column in left if self.filled[column] and may_change_meaning(column)]
+        if not DEGREES.isdisjoint(map(plain_name, used)):  # another of these says the same
+            telling = [column for column in telling if plain_name(column) not in DEGREES]
         return tuple(telling), tuple(column for column in left if column not in telling)

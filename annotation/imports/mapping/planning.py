@@ -10,6 +10,7 @@ from annotation.imports.mapping.columns import (
     ROLES,
     at_path,
     columns_of,
+    columns_within,
     filled_columns,
     propose,
     with_paths,
@@ -59,7 +60,7 @@ def make_plan(
     )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
-    read = checked_reader(plan, rows, said, known)
+    read = checked_reader(plan, rows, said)
     for row in rows:
         with suppress(UnusableRow):
             read(row.values)
@@ -72,8 +73,8 @@ def make_plan(
     return plan
 
 
-def checked_reader(plan: ImportPlan, rows: Sequence[SourceRow], said: Columns, known: Sequence[str]) -> RowReader:
-    """What reads rows by a plan. Raises UserError, with the `known` columns, where these tell too little."""
+def checked_reader(plan: ImportPlan, rows: Sequence[SourceRow], said: Columns) -> RowReader:
+    """What reads rows by a plan. Raises UserError, with the columns, where these tell too little."""
     try:
         if not said.get("a") or not said.get("b"):
             refuse_third_answer(plan, rows)
@@ -82,7 +83,7 @@ def checked_reader(plan: ImportPlan, rows: Sequence[SourceRow], said: Columns, k
     except UnclearColumn:
         raise
     except UserError as error:
-        said_too = _("{error} The columns are: {listed}.").format(error=error, listed=listed(known))
+        said_too = _("{error} The columns are: {listed}.").format(error=error, listed=listed(columns_within(rows)))
         raise AskedColumn(said_too, *roles_asked(error)) from error
     return read
 
@@ -102,7 +103,7 @@ def paths_in(rows: Sequence[SourceRow], known: Sequence[str], said: Columns) -> 
         if column and column not in known:
             if all(at_path(row.values, column) is None for row in rows):
                 told = _("There is no column '{display_name}'. There are: {listed}.")
-                raise UserError(told.format(display_name=display_name(column), listed=listed(known)))
+                raise UserError(told.format(display_name=display_name(column), listed=listed(columns_within(rows))))
             paths.append(column)
     return paths
 

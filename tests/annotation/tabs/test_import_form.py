@@ -26,6 +26,7 @@ LOOK = {
     "name": "rows.jsonl",
     "format": "JSON lines",
     "columns": ["prompt"],
+    "offered": ["prompt"],
     "rows": [],
     "bad": [],
     "notes": [],

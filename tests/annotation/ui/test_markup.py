@@ -74,7 +74,8 @@ SAID = {"role": HIDING, "content": HIDING}
 SAMPLE = SampleAnswer(HIDING, HIDING, "stop", tokens=3)
 ANSWER = checked_answer(text=HIDING, rendered_prompt=HIDING)
 LOOK = {
-    "name": HIDING, "format": HIDING, "columns": [HIDING], "problem": "", "target": "preferences", "proposed": {},
+    "name": HIDING, "format": HIDING, "columns": [HIDING], "offered": [HIDING],
+    "problem": "", "target": "preferences", "proposed": {},
     "notes": [HIDING], "counted": "", "asked": [], "usable": True,
     "rows": [{"number": 1, "values": {HIDING: HIDING}}], "bad": [{"number": 2, "reason": HIDING}],
     "records": [{"messages": [SAID, SAID], "answers": [HIDING], "ranking": None, "label": None, "outcome": "ranked",

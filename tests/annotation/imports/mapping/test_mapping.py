@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotation.imports.mapping import conversations, labels
-from annotation.imports.mapping.columns import ROLES, propose
+from annotation.imports.mapping.columns import ROLES, ColumnUsage, propose
 from annotation.imports.mapping.import_plan import TARGETS
 from annotation.imports.mapping.labels import AskedColumn, UnclearColumn, UnusableRow
 from annotation.imports.mapping.mapped_rows import MappedRow
@@ -333,6 +333,31 @@ def test_a_plan_that_cannot_work_is_refused(columns: dict[str, str], target: Any
     with pytest.raises(UserError) as refusal:
         make_plan(rows({"x": 1, "y": 2}), target, columns)
     assert message in str(refusal.value)
+
+
+def test_a_refusal_names_what_lies_within_columns_as_a_path_that_can_be_said() -> None:
+    """As of Label Studio's export, of which no column is known."""
+    task = {"data": {"prompt": "Name a river.", "one": "The Rhine.", "two": "Paris."}, "id": 1, "agreement": {}}
+    said = [{"result": [{"value": {"selected": "left"}, "type": "pairwise"}], "was_cancelled": False}]
+    with pytest.raises(UserError) as refusal:
+        make_plan(rows({**task, "annotations": said}))
+    chosen, kind = (f"'annotations[0].result[0].{end}" for end in ("value.selected'", "type'"))
+    listed = (
+        f"'data.prompt', 'data.one', 'data.two', 'id', 'agreement', {chosen}, {kind}, 'annotations[0].was_cancelled'"
+    )
+    assert f"The columns are: {listed}." in str(refusal.value)
+    columns = {"prompt": "data.prompt", "a": "data.one", "b": "data.two", "winner": chosen.strip("'")}
+    assert record({**task, "annotations": said}, "auto", columns)[1].ranking == (1, 2)
+    with pytest.raises(UserError, match=r"There is no column 'data\.question'\. There are: 'data\.prompt'"):
+        make_plan(rows(task), "auto", {"prompt": "data.question"})
+
+
+def test_a_margin_beside_the_strength_that_is_read_changes_nothing() -> None:
+    """As in our own exports; one that is left out may."""
+    met = ColumnUsage()
+    met.see({"prompt": "p", "chosen": "a", "rejected": "b", "strength": 2, "margin": 2 / 3})
+    assert met.unused(("prompt", "chosen", "rejected", "strength")) == ((), ("margin",))
+    assert met.unused(("prompt", "chosen", "rejected")) == (("strength", "margin"), ())
 
 
 def test_answers_for_people_to_judge_need_no_verdict() -> None:
