@@ -218,6 +218,7 @@ def guarded_app(
     )
     app = Starlette(
         lifespan=lifespan,
+        exception_handlers={UserError: middleware.not_done},
         routes=[
             Route("/healthz", health_route(settings, db, pages.own)),
             *sign_in.routes(),

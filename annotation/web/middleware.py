@@ -302,6 +302,13 @@ def too_much(headers: Headers) -> Response:
     return JSONResponse({"error": sentence}, 429, again)
 
 
+async def not_done(request: Request, error: Exception) -> Response:
+    """What is said where something that a route has no words of its own for could not be done, as on a full disk."""
+    if "text/html" in request.headers.get("accept", ""):
+        return HTMLResponse(sign_in_pages.dead_end(str(error)), 503, NOT_STORED)
+    return JSONResponse({"error": str(error)}, 503)
+
+
 def refusal(scope: Scope, headers: Headers) -> Response:
     """What somebody without a session gets: where a browser shows it, the sign-in, which leads back to the page."""
     if "text/html" in headers.get("accept", ""):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -184,6 +185,23 @@ def test_a_known_browser_counts_for_its_account(db: Database) -> None:
     scope = asked("/login", access.browser_mark(db, "ann"), cookie=f"{COOKIE}-browser")
     door.under_way["203.0.113.7"] = door.under_way[access.authorise(db, "ann", "annotator").id] = MAXIMUM_AT_ONCE
     assert asyncio.run(status(door, scope)) == 429
+
+
+@pytest.mark.parametrize("accepted", ["text/html", "*/*"])
+def test_who_can_not_be_signed_out_is_told_and_may_try_again(
+    program: Program, monkeypatch: pytest.MonkeyPatch, accepted: str
+) -> None:
+    async def sign_out(client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post("/logout", headers={"accept": accepted})
+
+    monkeypatch.setattr("annotation.database.WAIT_SECONDS", 0.0)
+    client = program.client("ann")
+    with closing(Database(program.db.path)) as other, other.transaction():
+        answer = asyncio.run(sign_out(client))
+    assert (answer.status_code, answer.headers["cache-control"]) == (503, "no-store")
+    assert "The server can store nothing now. Tell whoever runs it." in answer.text
+    assert "set-cookie" not in answer.headers
+    assert access.session_annotator(program.db, client.cookies[program.cookie]) is not None
 
 
 @pytest.mark.parametrize("path", ["/login", "/runs"])
