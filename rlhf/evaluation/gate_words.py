@@ -85,7 +85,7 @@ LIMITS: Mapping[RequirementKey, LimitWords] = {
     ),
     "truncated_more": LimitWords(
         N_("Whether its answers still come to an end."),
-        N_("Too many of its answers come to no end ({name}: {value}, asked for: {threshold})."),
+        N_("Too many of its answers come to no end, or are empty ({name}: {value}, asked for: {threshold})."),
         "cut_off_share",
     ),
     "perplexity_ratio": LimitWords(

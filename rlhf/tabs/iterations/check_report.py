@@ -271,11 +271,12 @@ PASSED_CHIPS: Mapping[Passed, Chip] = {
 
 def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Criterion] = ()) -> str:
     """The check of a candidate: its figures beside those of the policy it was compared with and of its anchor,
-    with what the rule asks and found where its criteria are given. It warns of what is past a limit of the rule.
+    with what the rule asks and found where its criteria are given; without them it warns of what is past a limit.
     """
     if report is None:
         return ""  # why there is none, `gate_decisions.check_status` says
-    warned = "".join(paragraph(sentence, "warning") for sentence in warnings(report, rule))
+    past = () if criteria else warnings(report, rule)
+    warned = "".join(paragraph(sentence, "warning") for sentence in past)
     answered = ngettext(
         "{prompts} held-out prompt, the same random numbers for every policy.",
         "{prompts} held-out prompts, the same random numbers for every policy.",

@@ -165,13 +165,20 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
 
 def rule_fields() -> dict[str, Any]:
     form: dict[str, Any] = {"mode": gr.Radio(labelled(MODES), label=_("What is done with a decision"))}
+    form["judge_may_decide"] = gr.Checkbox(label=_("A trusted AI judge may decide while people have not"))
+    with gr.Accordion(_("Its numbers and limits"), open=False):
+        form |= seldom_changed()
+    return form
+
+
+def seldom_changed() -> dict[str, Any]:
+    form: dict[str, Any] = {}
     form["alpha_holds"] = gr.Radio(labelled(HOLDS), label=_("The share of wrong promotions holds"))
     form["anchor"] = gr.Textbox(
         label=_("The limits are against"),
         info=_("A policy by its name, or the base: for one on merged or fully trained weights, these."),
         max_lines=1,
     )
-    form["judge_may_decide"] = gr.Checkbox(label=_("A trusted AI judge may decide while people have not"))
     with gr.Row(elem_classes=["fields", "typed"]):
         for name in COUNTS:
             form[name] = whole_number(gate.label(name), min_width=220)

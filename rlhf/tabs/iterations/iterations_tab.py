@@ -502,8 +502,9 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         return [*page.sent(shown, seen), told(address, step=False, shows=shows)]
 
     def poll_iterations(revision: str | None, was: Seen) -> list[Any]:
-        """Of who has chosen nothing, and was shown what serves, the page goes on to the next candidate."""
-        held = page.held(was)
+        if "drawn" not in was:  # the visit, which knows what the address names, is not answered yet
+            return [*(gr.skip() for _part in page.followed), told_view(Place(), Place())]
+        revision, held = revision or was["drawn"][0], page.held(was)
         unchosen = revision if revision == was.get("unchosen") else None
         coming = next_candidate(context.db, unchosen)
         changed, seen = view(context, coming or revision, 0 if coming else page_of(was), was)
