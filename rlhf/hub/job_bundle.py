@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -45,6 +45,24 @@ what was trained has arrived.
 """
 
 
+@dataclass(frozen=True)
+class JobManifest:
+    """What is told of the files, and the rows that the job looks up, as JSON has them; both ends run one program."""
+
+    job: int
+    spec: Mapping[str, Any]
+    base: str
+    """Its name on the Hub, or that of the directory that comes along."""
+    base_commit: Mapping[str, str]
+    models: Sequence[Mapping[str, Any]]
+    snapshot: dict[str, Any]
+    prompts: Sequence[Mapping[str, Any]]
+    self_test: Mapping[str, bool] | None
+    """Of the base, where the job was packed."""
+    sha256: Mapping[str, str]
+    """Of each file, by its path."""
+
+
 def pack(db: Database, data_dir: Path, job: Job) -> Files:
     """The files of a job, by their path there. Raises UserError where one that it needs is gone or damaged."""
     spec = job.spec
@@ -52,11 +70,7 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
         raise UserError(_("Only trainings can be sent to rented hardware."))
     models = needed(db, spec)
     base = models[0]
-    files: Files = {f"{CODE}/{path.as_posix()}": space_upload.ROOT / path for path in space_upload.files()}
-    wanted = space_upload.SpacePlan("prefloop/job", hardware=job.flavor or "")
-    text = (space_upload.ROOT / "requirements.txt").read_text("utf-8")
-    files[f"{CODE}/requirements.txt"] = space_upload.requirements(wanted, text).encode()
-    files |= base_files(base)
+    files = code_files(job) | base_files(base)
     for policy in models[1:]:
         files |= policy_files(data_dir, policy)
     snapshot = db.row("SELECT * FROM snapshot WHERE sha256 = ?", (spec.snapshot,))
@@ -66,21 +80,21 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
     files[f"{DATA}/snapshots/{spec.snapshot}.jsonl"] = data_dir / "snapshots" / f"{spec.snapshot}.jsonl"
     directory = base_model.on_this_machine(data_dir, base.base)
     tried = None if directory is None else kept_result(data_dir, directory)
-    manifest = {
-        "job": job.id,
-        "spec": json.loads(to_json(replace(spec, model="base"))),
-        "base": Path(base.base).name if own_base(base) else base.base,
-        "base_commit": setting_store.setting(db, base_model.BASE_COMMIT, {}),
-        "models": [  # as they are there: nothing is known of jobs and of other models
+    manifest = JobManifest(
+        job=job.id,
+        spec=json.loads(to_json(replace(spec, model="base"))),
+        base=Path(base.base).name if own_base(base) else base.base,
+        base_commit=setting_store.setting(db, base_model.BASE_COMMIT, {}),
+        models=[  # as they are there: nothing is known of jobs and of other models
             {**asdict(policy), "base": "", "job_id": None, "parent_id": None if policy.id == base.id else base.id}
             for policy in models
         ],
-        "snapshot": snapshot,
-        "prompts": [asdict(prompt) for prompt in sample_prompts(db)],
-        "self_test": None if tried is None else asdict(tried),
-        "sha256": {name: digest(content) for name, content in sorted(files.items())},
-    }
-    return {**files, MANIFEST: json.dumps(manifest, indent=1, sort_keys=True).encode(), "README.md": CARD}
+        snapshot=snapshot,
+        prompts=[asdict(prompt) for prompt in sample_prompts(db)],
+        self_test=None if tried is None else asdict(tried),
+        sha256={name: digest(content) for name, content in sorted(files.items())},
+    )
+    return {**files, MANIFEST: json.dumps(asdict(manifest), indent=1, sort_keys=True).encode(), "README.md": CARD}
 
 
 def needed(db: Database, spec: TrainingSpec) -> list[Policy]:
@@ -94,6 +108,14 @@ def needed(db: Database, spec: TrainingSpec) -> list[Policy]:
 
 def own_base(base: Policy) -> bool:
     return Path(base.base).is_absolute()
+
+
+def code_files(job: Job) -> Files:
+    """This program, with what it requires on the hardware that the job is for."""
+    files: Files = {f"{CODE}/{path.as_posix()}": space_upload.ROOT / path for path in space_upload.files()}
+    wanted = space_upload.SpacePlan("prefloop/job", hardware=job.flavor or "")
+    text = (space_upload.ROOT / "requirements.txt").read_text("utf-8")
+    return {**files, f"{CODE}/requirements.txt": space_upload.requirements(wanted, text).encode()}
 
 
 def base_files(base: Policy) -> Files:
@@ -130,25 +152,25 @@ def unpack(source: Path, data_dir: Path) -> tuple[Database, Job]:
 
     Raises UserError where a file is missing or another one.
     """
-    manifest = json.loads((source / MANIFEST).read_text("utf-8"))
-    verify(source, manifest["sha256"])
+    manifest = JobManifest(**json.loads((source / MANIFEST).read_text("utf-8")))
+    verify(source, manifest.sha256)
     data_dir.mkdir(parents=True)
     for path in sorted((source / DATA).iterdir()):
         if path.name != OWN_BASE:
             shutil.move(path, data_dir / path.name)
-    base = manifest["base"]
+    base = manifest.base
     if (source / DATA / OWN_BASE).is_dir():
         directory = data_dir / "models" / base
         directory.parent.mkdir(exist_ok=True)
         shutil.move(source / DATA / OWN_BASE, directory)
         base = str(directory.resolve())
     db = open_database(data_dir)
-    setting_store.set_setting(db, base_model.BASE_COMMIT, manifest["base_commit"])
+    setting_store.set_setting(db, base_model.BASE_COMMIT, manifest.base_commit)
     prepared = base_model.prepare(data_dir, base, known=True)
-    if manifest.get("self_test"):  # it was tried where the job was packed
-        keep_result(data_dir, prepared.path, SelfTestResult(**manifest["self_test"]))
+    if manifest.self_test is not None:
+        keep_result(data_dir, prepared.path, SelfTestResult(**manifest.self_test))
     fill(db, manifest, prepared.name)
-    return db, get(db, manifest["job"])
+    return db, get(db, manifest.job)
 
 
 def verify(source: Path, expected: Mapping[str, str]) -> None:
@@ -159,19 +181,18 @@ def verify(source: Path, expected: Mapping[str, str]) -> None:
             raise UserError(_("{name} did not arrive as it was sent. Start the job again.").format(name=name))
 
 
-def fill(db: Database, manifest: Mapping[str, Any], base: str) -> None:
+def fill(db: Database, manifest: JobManifest, base: str) -> None:
     """The rows that the job looks up, under the ids that they have where it comes from."""
-    spec = replace(from_json(json.dumps(manifest["spec"])), model=base)
-    prompts = [Prompt(tuple(one["messages"]), one["split"], one["source"]) for one in manifest["prompts"]]
-    prompt_store.add_prompts(db, prompts)
+    spec = replace(from_json(json.dumps(manifest.spec)), model=base)
+    prompt_store.add_prompts(db, [Prompt(**{**one, "messages": tuple(one["messages"])}) for one in manifest.prompts])
     with db.transaction() as connection:
-        for row in manifest["models"]:
+        for row in manifest.models:
             connection.table("model").insert({**row, "base": base})
-        connection.table("snapshot").insert(manifest["snapshot"])
+        connection.table("snapshot").insert(manifest.snapshot)
         db.insert(
             "job",
             {
-                "id": manifest["job"],
+                "id": manifest.job,
                 "kind": spec.kind,
                 "spec": to_json(spec),
                 "status": "queued",
