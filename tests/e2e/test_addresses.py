@@ -148,7 +148,7 @@ def test_what_an_address_names_is_unfolded_or_said_not_to_be_there(running: Any,
     context = browser.new_context()
     sign_in(context, db, address)
     page = context.new_page()
-    go(page, "/data/export?annotators=kim")
+    page.goto(f"{address}data/export?annotators=kim")
     page.locator("#export-since").wait_for()
     for link, said in (
         ("/runs/99", "There is no job 99."),

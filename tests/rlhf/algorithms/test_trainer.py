@@ -50,7 +50,7 @@ def test_what_is_trained_takes_neither_name_nor_files_of_a_model_that_was_restor
 
     assert job_store.claim(db, job, "w")
     run = Run(db, data_dir, job_store.get(db, job), "w")
-    made, _ = store_made(run, TrainedModel(BASE_NAME, 1, "lora", "nf4"), save)
+    made, _ = store_made(run, TrainedModel(BASE_NAME, 1, "full", "nf4"), save)
     kept = {path.parent.name: path.read_bytes() for path in (data_dir / "adapters").glob("*/weights")}
     assert kept == {restored: b"restored", made.revision: b"new"}
     assert registry.free_name(db, "sft", job) == made.revision, "whoever resumes it finds it"
@@ -68,7 +68,7 @@ def test_who_was_asleep_while_a_model_was_written_stores_nothing_once_the_job_is
         return {}
 
     with pytest.raises(Stopped):
-        store_made(run, TrainedModel(BASE_NAME, 1, "lora", "nf4"), save)
+        store_made(run, TrainedModel(BASE_NAME, 1, "full", "nf4"), save)
     assert registry.of_job(db, run.job_id) is None
     assert not [*(data_dir / "adapters").iterdir()]
 
