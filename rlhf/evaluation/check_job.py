@@ -385,7 +385,10 @@ def implicit_accuracy(
     """
     reference, max_length, per_token = training_terms(models.db, candidate)
     pairs, left_out = tokenise_pairs(models.tokenizer, rows, max_length)
-    sides = [[(tuple(pair.prompt_ids), tuple(ids)) for ids in (pair.chosen_ids, pair.rejected_ids)] for pair in pairs]
+    sides = [
+        [(tuple(pair["prompt_ids"]), tuple(ids)) for ids in (pair["chosen_ids"], pair["rejected_ids"])]
+        for pair in pairs
+    ]
     different = list(dict.fromkeys(answer for both in sides for answer in both))
     gained: dict[PromptAndAnswer, float] = {}
     for places in passes_of(models.use(candidate), different):
@@ -400,7 +403,7 @@ def implicit_accuracy(
     for pair, both in zip(pairs, sides, strict=True):
         chosen, rejected = (gained[answer] for answer in both)
         right = 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
-        scores.setdefault(pair.comparison, []).append(right)
+        scores.setdefault(pair["comparison"], []).append(right)
     total = sum(fmean(values) for values in scores.values())
     low, high = wilson_interval(total, len(scores))
     return ImplicitAccuracy(

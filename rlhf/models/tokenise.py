@@ -28,7 +28,9 @@ class TokenisedDemonstration(TypedDict):
     completion_ids: list[int]
 
 
-class TokenisedPair(NamedTuple):
+class TokenisedPair(TypedDict):
+    """A pair under the names that TRL's trainer knows."""
+
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
@@ -164,7 +166,8 @@ def tokenise_pairs(
         if len(prompt) + max(len(chosen), len(rejected)) > max_length:
             left_out["too-long"] += 1
             continue
-        pairs.append(TokenisedPair(prompt, chosen, rejected, row.comparison))
+        pair = TokenisedPair(prompt_ids=prompt, chosen_ids=chosen, rejected_ids=rejected, comparison=row.comparison)
+        pairs.append(pair)
     return pairs, left_out
 
 
@@ -186,10 +189,10 @@ def tokenise_comparisons(
         for pair in tokenised:
             item, known = latest.get(row.comparison, (None, {}))
             if item is None or len({*known, row.chosen.id, row.rejected.id}) > MOST_ANSWERS:
-                item = {"prompt_ids": pair.prompt_ids, "answers": [], "comparison": row.comparison, "pairs": []}
+                item = {"prompt_ids": pair["prompt_ids"], "answers": [], "comparison": row.comparison, "pairs": []}
                 latest[row.comparison] = item, (known := {})
                 items.append(item)
-            for answer, ids in ((row.chosen, pair.chosen_ids), (row.rejected, pair.rejected_ids)):
+            for answer, ids in ((row.chosen, pair["chosen_ids"]), (row.rejected, pair["rejected_ids"])):
                 if answer.id not in known:
                     known[answer.id] = len(item["answers"])
                     item["answers"].append(ids)

@@ -415,7 +415,8 @@ def held_out_margin(machine: Machine, spec: DPOSpec) -> tuple[float, float]:
     for policy in (trained, registry.by_revision(machine.db, "base")):
         model = models.use(policy)
         gained[policy.id] = [
-            plain_logp(model, pair.prompt_ids, pair.chosen_ids) - plain_logp(model, pair.prompt_ids, pair.rejected_ids)
+            plain_logp(model, pair["prompt_ids"], pair["chosen_ids"])
+            - plain_logp(model, pair["prompt_ids"], pair["rejected_ids"])
             for pair in pairs
         ]
     margins = [spec.beta * (new - old) for new, old in zip(gained[trained.id], gained[1], strict=True)]
@@ -647,7 +648,7 @@ def test_training_raises_the_margin_and_the_candidate_prefers_what_was_preferred
 def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine) -> None:
     """Once more after tokenising: the count at the freeze uses the tokens that were generated."""
     lengths = sorted(
-        len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+        len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
         for pair in tokenise_pairs(
             judged.tokenizer, load_snapshot(judged.data_dir, snapshot_of(judged), PreferenceRow), QUICK_DPO.max_length
         )[0]

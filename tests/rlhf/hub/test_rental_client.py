@@ -410,7 +410,8 @@ def test_time_that_is_nearly_over_ends_it_before_the_hub_does_and_it_says_so(
     ending = json.loads(hub.file("dataset", "ann/job", "result.json"))
     assert (ending["status"], ending["message"]) == ("lost", rental_worker.OVER)
     # What the machine can't do, and a file that did not arrive as it was sent, end it at once.
-    (tmp_path / "there" / "job.json").write_text(json.dumps({"sha256": {"code/app.py": "0"}}))
+    manifest = tmp_path / "there" / "job.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "sha256": {"code/app.py": "0"}}))
     assert subprocess.run(command, cwd=ROOT, env={**os.environ, **hub.environment(TOKEN)}).returncode == 1
     ending = json.loads(hub.file("dataset", "ann/job", "result.json"))
     assert ending["message"] == "code/app.py did not arrive as it was sent. Start the job again."

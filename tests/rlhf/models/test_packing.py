@@ -84,7 +84,7 @@ def test_an_answer_is_the_tokens_that_were_drawn_and_ends_as_it_ended() -> None:
     (stored,) = read_rows(line_of(frozen), PreferenceRow)
     assert stored == frozen
     ((pair,), _) = tokenise_pairs(TOKENIZER, [stored], 100)
-    assert (pair.chosen_ids, pair.rejected_ids) == (list(drawn.ids), encoded)
+    assert (pair["chosen_ids"], pair["rejected_ids"]) == (list(drawn.ids), encoded)
     ((item,), _) = tokenise_comparisons(TOKENIZER, [stored], 100)
     assert item["answers"] == [list(drawn.ids), encoded]
 
@@ -131,7 +131,7 @@ def test_a_prompt_that_no_policy_was_fed_is_put_into_the_models_template() -> No
     (from_policy, from_import), left_out = tokenise_pairs(TOKENIZER, [fed, imported], 100)
     assert left_out == {}
     assert from_import == from_policy
-    assert from_import.comparison == 3
+    assert from_import["comparison"] == 3
 
 
 def test_a_conversation_that_the_template_refuses_is_counted_and_the_others_are_kept() -> None:
@@ -148,9 +148,9 @@ def test_a_conversation_that_the_template_refuses_is_counted_and_the_others_are_
 def test_special_tokens_of_the_rendered_prompt_become_one_token_each() -> None:
     ((pair,), left_out) = tokenise_pairs(TOKENIZER, [row("a", "b")], 100)
     assert left_out == {}
-    assert pair.prompt_ids.count(END) == 1
-    assert TOKENIZER.decode(pair.prompt_ids) == RENDERED
-    assert pair.chosen_ids == [*TOKENIZER("a")["input_ids"], END]
+    assert pair["prompt_ids"].count(END) == 1
+    assert TOKENIZER.decode(pair["prompt_ids"]) == RENDERED
+    assert pair["chosen_ids"] == [*TOKENIZER("a")["input_ids"], END]
 
 
 def test_pairs_beyond_the_limit_are_counted_whichever_answer_is_the_long_one() -> None:

@@ -162,9 +162,9 @@ def test_rows_with_marks_in_them_are_learnt_from_as_words(tokenizers: tuple[Any,
         [one], _none = tokenise_pairs(tokenizer, [pair], 1000)
         [comparison], _none = tokenise_comparisons(tokenizer, [pair], 1000)
         assert not left_out
-        for ids in (one.prompt_ids, *(each["prompt_ids"] for each in (item, prompt, comparison))):
+        for ids in (one["prompt_ids"], *(each["prompt_ids"] for each in (item, prompt, comparison))):
             assert len(marks_in(tokenizer, ids)) == plain
-        for answer in (item["completion_ids"], one.chosen_ids, comparison["answers"][0]):
+        for answer in (item["completion_ids"], one["chosen_ids"], comparison["answers"][0]):
             assert answer.count(tokenizer.eos_token_id) == 1
 
 
