@@ -294,9 +294,8 @@ def sentence(decision: GateDecision) -> str:
         case "same":
             said = _("It does not differ from what serves: it answers every prompt in the same words.")
         case "past-a-limit":
-            failed = [failure(one) for one in weighed.limits if one.passed == "fail"]
             better = _("People find it better all the same.") if weighed.people.standing == "better" else ""
-            said = joined(_("It is past a limit."), *failed, better)
+            said = joined(_("It is past a limit."), failures(decision), better)
         case "open":
             said = joined(_(UNHEARD) if decision.unheard else "", waiting(weighed))
         case "better":
@@ -305,6 +304,11 @@ def sentence(decision: GateDecision) -> str:
         case "unmeasured":
             said = joined(finding(source), unmeasured(weighed.limits))
     return said if decision.given_up_after is None else joined(given_up(decision), said)
+
+
+def failures(decision: GateDecision) -> str:
+    """Which limits a candidate is past, with the figures; empty where it is past none."""
+    return joined(*(failure(one) for one in decision.weighed.limits if one.passed == "fail"))
 
 
 UNHEARD = N_(

@@ -52,13 +52,13 @@ AS_IT_STANDS = N_("It was decided on against {}; this is as the rule and the com
 def in_sentences(decision: GateDecision, mode: Mode, decided_against: str = "", missing: str = "") -> list[str]:
     """What the rule makes of a candidate, in sentences.
 
-    Of a policy that was decided on, `decided_against` another, only that; nothing is advised where the mode is 'never'.
-    `missing` says what the rule could not look at.
+    Of a policy that was decided on, `decided_against` another, only that and the limits that it is past; nothing is
+    advised where the mode is 'never'. `missing` says what the rule could not look at.
     """
-    if decided_against:
-        return [_(AS_IT_STANDS).format(decided_against)]
-    if mode == "never":
-        return [_("Whether it serves is your decision: nobody is advised.")]
+    if decided_against or mode == "never":
+        undecided = _("Whether it serves is your decision: nobody is advised.")
+        said = _(AS_IT_STANDS).format(decided_against) if decided_against else undecided
+        return [one for one in (said, gate_words.failures(decision)) if one]
     why = gate_words.sentence(decision) if decision.says != "not enough evidence" else missing
     return [f"{_(gate_words.RULE_SAYS[decision.says])} {why}".strip()]
 

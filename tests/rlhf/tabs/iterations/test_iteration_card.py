@@ -12,12 +12,12 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.ui import line_plots
 from annotation.ui.line_plots import Line
 from rlhf.evaluation import gate_words
-from rlhf.evaluation.gate import Rule, alphas, anytime_win_rate
+from rlhf.evaluation.gate import Mode, Rule, alphas, anytime_win_rate, decide
 from rlhf.evaluation.report import RULE_VERSION, AnswerFigures, CheckReport, WinRate
 from rlhf.tabs.iterations import check_report, iteration_card
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.iterations.loop_status import LoopStatus
-from tests.rlhf.evaluation.test_gate import DECIDED
+from tests.rlhf.evaluation.test_gate import ASKED, DECIDED, OPEN, found
 
 SURE, UNSURE = Estimate(0.8, 0.7, 0.9, 60), Estimate(0.9, 0.4, 1.0, 5)
 
@@ -135,6 +135,14 @@ def test_of_what_was_decided_on_nothing_is_advised() -> None:
     ]
     (never,) = iteration_card.in_sentences(decision, "never")
     assert "nobody is advised" in never
+
+
+@pytest.mark.parametrize(("mode", "against"), [("never", ""), ("ask", "base")])
+def test_which_limit_it_is_past_is_said_also_where_nothing_is_advised(mode: Mode, against: str) -> None:
+    decision = decide(ASKED, found(OPEN, kl_per_token=5.0))
+    said = iteration_card.in_sentences(decision, mode, against)[1:]
+    assert said == [gate_words.failures(decision)]
+    assert "5" in said[0]
 
 
 def test_without_people_or_judges_there_is_no_chart_of_win_rates() -> None:
