@@ -58,6 +58,8 @@ class DecidedOutcome:
     """What it has come to by now, of several annotators; None: the same."""
     skipped: bool = False
     """Whether people have only skipped it: that is bet on, and is no verdict."""
+    asked: bool = True
+    """Whether somebody had to compare the answers: one beats none, and the same text ties."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class PromptOutcome:
     probability: float | None = None
     at: int = 0
     since: int = -1
+    asked: bool = True
+    """Whether somebody had to compare any of its answers."""
 
     @property
     def skipped(self) -> bool:
@@ -111,9 +115,10 @@ def by_prompt(decided: Iterable[DecidedOutcome]) -> tuple[PromptOutcome, ...]:
                 probability=one.probability,
                 at=one.at,
                 since=one.since,
+                asked=one.asked,
             )
         else:
-            found[one.prompt_id] = replace(seen, outcomes=(*seen.outcomes, *said))
+            found[one.prompt_id] = replace(seen, outcomes=(*seen.outcomes, *said), asked=seen.asked or one.asked)
     return tuple(found.values())
 
 

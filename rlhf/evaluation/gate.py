@@ -392,6 +392,8 @@ class EvidenceSource:
     """Whether that number is an estimate, because the candidate is clearly ahead."""
     ties: int = 0
     """Prompts on which neither was better."""
+    unasked: int = 0
+    """Prompts that count though nobody had to compare them."""
     helped: int = 0
     """Prompts left to judges that made people's say more."""
     unrecorded: bool = False
@@ -487,6 +489,7 @@ def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int
         more=0,
         likely=False,
         ties=sum(one.tied for one in prompts.prompts),
+        unasked=sum(not one.asked and not one.skipped for one in prompts.prompts),
         helped=prompts.helped,
     )
     if standing != "open":

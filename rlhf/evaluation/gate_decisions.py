@@ -524,8 +524,9 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
 
 
 def left_out(db: Database, policy: Policy) -> bool:
-    """Whether a check of a policy left out some of what the rule asks."""
-    return any(one.passed == "missing" for one in decision_on(db, policy).weighed.limits)
+    """Whether a check of a policy left out some of what the rule waits for."""
+    decision = decision_on(db, policy)
+    return decision.says == "not enough evidence" and any(one.passed == "missing" for one in decision.weighed.limits)
 
 
 def progress_of(db: Database, job: Job) -> str:

@@ -209,8 +209,14 @@ def preference(source: EvidenceSource) -> CriterionWords:
         name=name.format(judge=source.judge),
         value=score(source),
         threshold=_("win rate and whole interval above 50%, after {least} prompts").format(least=source.least),
-        why=joined(standing, apart, ties, held, judges_help(source)) if source.found else not_compared,
+        why=joined(standing, apart, ties, unasked(source), held, judges_help(source)) if source.found else not_compared,
     )
+
+
+def unasked(source: EvidenceSource) -> str:
+    """On how many prompts nobody had to compare, as a sentence; empty where it was none."""
+    said = _("On {count} of these prompts nobody had to compare: one answer was empty, or both were the same.")
+    return said.format(count=source.unasked) if source.unasked else ""
 
 
 def judges_help(source: EvidenceSource) -> str:
@@ -297,7 +303,7 @@ def sentence(decision: GateDecision) -> str:
             better = _("People find it better all the same.") if weighed.people.standing == "better" else ""
             said = joined(_("It is past a limit."), failures(decision), better)
         case "open":
-            said = joined(_(UNHEARD) if decision.unheard else "", waiting(weighed))
+            said = joined(_(UNHEARD) if decision.unheard else "", waiting(weighed, decision.needed is not None))
         case "better":
             alone = _("No person has compared it: this says what a judge prefers.")
             said = joined(finding(source), "" if weighed.people.count else alone, _("It keeps within every limit."))
@@ -359,7 +365,8 @@ def unmeasured(limits: Sequence[Requirement]) -> str:
     return joined(said, *(few.format(count=one.value, wanted=one.threshold) for one in rests_on))
 
 
-def waiting(weighed: Weighed) -> str:
+def waiting(weighed: Weighed, needs: bool) -> str:
+    """What is not told yet; with how many more comparisons it takes where it `needs` some."""
     decided = [voter.source for voter in weighed.panel if voter.says in ("better", "worse")]
     finds = {"better": _("The judge {judge} finds it better."), "worse": _("The judge {judge} finds it worse.")}
     cant = _("The judge {judge} can't decide.")
@@ -367,7 +374,7 @@ def waiting(weighed: Weighed) -> str:
     if len({source.standing for source in decided}) > 1:
         apart = _("They are against each other.")
     return joined(
-        *(needed(source) for source in (weighed.people, *weighed.saying("open"))),
+        *(needed(source) for source in (weighed.people, *weighed.saying("open")) if needs),
         *(finds[source.standing].format(judge=source.judge) for source in decided),
         apart if decided else "",
         *(

@@ -191,11 +191,12 @@ def people_outcomes(
             since=before[one.created],
             shown=shown,
             skipped=skipped,
+            asked=asked,
         )
         for one in found
-        for prompt, first, shown, skipped in (
-            (one.prompt_id, one.first, one.outcome, one.skipped),
-            *((pair.prompt_id, pair.outcome, None, not begun) for pair in uncompared.get(one.comparison_id, ())),
+        for prompt, first, shown, skipped, asked in (
+            (one.prompt_id, one.first, one.outcome, one.skipped, True),
+            *((pair.prompt_id, pair.outcome, None, not begun, False) for pair in uncompared.get(one.comparison_id, ())),
         )
         if skips or not skipped
     )

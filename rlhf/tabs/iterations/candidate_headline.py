@@ -27,6 +27,8 @@ class Headline:
     """The share of prompts on which people prefer it, with the interval that decides."""
     then: str = ""
     """What would tell, as a sentence."""
+    unasked: int = 0
+    """Of these prompts those that nobody had to compare."""
 
 
 NOT_GIVEN = N_(
@@ -45,7 +47,8 @@ def headline_of(findings: Findings, decision: GateDecision, against: str, given:
     tells = decision.says == "not enough evidence" and decision.more is not None and people.more
     then = gate_words.needed(people) if tells else ""
     then = f"{_(gate_words.UNHEARD)} {then}" if decision.unheard else then
-    return Headline(state, named, people.found, then if given or not then else f"{then} {_(NOT_GIVEN)}")
+    then = then if given or not then else f"{then} {_(NOT_GIVEN)}"
+    return Headline(state, named, people.found, then, people.unasked)
 
 
 def direction(findings: Findings, decision: GateDecision) -> tuple[HeadlineState, str]:
@@ -98,7 +101,9 @@ def unchecked(headline: Headline, stands: str, elsewhere: str = "") -> Headline:
     return replace(headline, state="", saying=stands or missing.format(against=elsewhere), then="")
 
 
-def score(found: Estimate | None) -> str:
+def score(headline: Headline) -> str:
+    """On how many of the prompts that count it won, as a sentence; empty without any."""
+    found, unasked = headline.found, headline.unasked
     if found is None:
         return ""
     said = ngettext(
@@ -106,12 +111,18 @@ def score(found: Estimate | None) -> str:
         "People prefer it on {value} of {n} prompts ({span}).",
         found.n,
     )
-    return said.format(value=percent(found.value), n=found.n, span=percent_span(found.low, found.high))
+    if unasked:
+        said = _(
+            "It won {value} of {n} prompts ({span}): people compared {asked}; on {unasked} one answer was empty, or "
+            "both were the same."
+        )
+    span = percent_span(found.low, found.high)
+    return said.format(value=percent(found.value), n=found.n, span=span, asked=found.n - unasked, unasked=unasked)
 
 
 def headline_card(headline: Headline, more: Sequence[str] = ()) -> str:
     """What was found, in a line, large and in its colour, the interval as a bar, what would tell, and more."""
-    said = score(headline.found)
+    said = score(headline)
     ends = (_("worse"), _("even"), _("better"))
     bar = "" if headline.found is None else interval_bar(headline.found, said, ends)
     sentences = "".join(paragraph(sentence) for sentence in (headline.then, *more) if sentence)

@@ -254,8 +254,7 @@ def needed_of_people(db: Database, policy: Policy, state: LoopState) -> Literal[
         return "ask"
     if not gate_decisions.checks_of(db, policy) or (pending is not None and pending.exhausted):
         return "check"
-    waits = gate_decisions.decision_on(db, policy).says == "not enough evidence"
-    return "check" if waits and gate_decisions.left_out(db, policy) else None
+    return "check" if gate_decisions.left_out(db, policy) else None
 
 
 WHY = N_("Why (for the record)")
@@ -271,7 +270,9 @@ def button_parts(
     """
     needed = None if checking else needed_of_people(db, policy, state)
     can_check = policy.path is not None and policy.deleted is None and not checking
-    can_serve, candidate = check_report.can_serve(policy), policy.status == "candidate"
+    candidate = policy.status == "candidate"
+    in_first_check = checking and candidate and not gate_decisions.checks_of(db, policy)
+    can_serve = check_report.can_serve(policy) and not in_first_check  # nothing is known yet that it could be against
     decision = gate_decisions.advised(db, policy)
     says, against = None if decision is None else decision.says, bool(gate_decisions.objection(db, policy))
     names = [judge.name for judge in judge_store.judges(db, active=True)]
@@ -289,7 +290,7 @@ def button_parts(
         ),
         "judges": gr.update(choices=names, value=names, visible=can_check and bool(names)),
         "ask": gr.update(visible=can_be_asked(db, policy), variant="primary" if needed == "ask" else "secondary"),
-        "why": gr.update(label=_(WHY_AGAINST if against else WHY), visible=can_serve or candidate),
+        "why": gr.update(label=_(WHY_AGAINST if against and can_serve else WHY), visible=can_serve or candidate),
     }
 
 

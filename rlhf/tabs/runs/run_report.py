@@ -66,7 +66,7 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
     if subject.undecided:
         found, decision = gate_decisions.decided(db, subject)
         headline = candidate_headline.headline_of(found, decision, against, gate_decisions.given_to_people(db))
-        first = joined(headline.saying, candidate_headline.score(headline.found), headline.then)
+        first = joined(headline.saying, candidate_headline.score(headline), headline.then)
     sides = check_report.report_sides(check.report)
     head = [_("Figure"), *(name for name, _values in sides)]
     rows = [

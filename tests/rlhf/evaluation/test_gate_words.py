@@ -116,9 +116,11 @@ def test_what_judges_find_who_must_not_decide_by_it_is_said() -> None:
 def test_what_no_check_will_add_to_is_rejected_with_that_reason() -> None:
     waits = decide(ASKED, found(OPEN))
     ended = "Nothing is left to compare after 8 checks, and that is not enough evidence."
-    assert sentence(given_up(waits, 8)) == f"{ended} {sentence(waits)}"
+    assert sentence(given_up(waits, 8)) == ended, "no more comparisons are said to be needed of what is left"
+    judged = decide(WITH_JUDGE, found(outcomes(20, 25), judge()))
+    assert sentence(given_up(judged, 8)).startswith(f"{ended} The judge Ada finds it better. ")
     ended = "No held-out prompt is new to it any more, and other answers to the same ones show no more. Import more."
-    assert sentence(given_up(waits, 8, used_up=True)) == f"{ended} {sentence(waits)}"
+    assert sentence(given_up(waits, 8, used_up=True)) == ended
     unheard = sentence(replace(waits, unheard=True))
     assert unheard.startswith("Nobody has been heard: ")
     assert unheard.endswith(f" That alone rejects nothing. {sentence(waits)}")
@@ -233,6 +235,16 @@ def test_how_many_prompts_and_ties_people_compared_is_said() -> None:
     assert " on 3 prompts (" in row(ASKED, replace(SOUND, people=again), "Preferred by people").value
     for count in (30, 200):
         assert "Every prompt was a tie." in row(ASKED, found((0.5,) * count), "Preferred by people").why
+
+
+def test_prompts_that_nobody_had_to_compare_are_told_apart() -> None:
+    people = tuple(replace(one, asked=one.prompt_id > 3) for one in each((1.0,) * 12))
+    one = row(ASKED, replace(SOUND, people=people), "Preferred by people")
+    assert " on 12 prompts (" in one.value
+    assert "On 4 of these prompts nobody had to compare: one answer was empty, or both were the same." in one.why
+    asked_later = (*people, replace(people[0], asked=True))
+    assert "On 3 of these" in row(ASKED, replace(SOUND, people=asked_later), "Preferred by people").why
+    assert "nobody had to" not in row(ASKED, found(BETTER), "Preferred by people").why
 
 
 @pytest.mark.parametrize("first", [1.0, 0.0])

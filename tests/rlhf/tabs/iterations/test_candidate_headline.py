@@ -44,6 +44,16 @@ def test_what_people_prefer_is_better_and_says_so_in_one_line() -> None:
     assert card.count("<svg") == 1
 
 
+def test_of_prompts_that_nobody_had_to_compare_it_is_not_said_that_people_prefer_it_there() -> None:
+    people = tuple(DecidedOutcome(prompt, 1.0, asked=prompt > 3) for prompt in range(20))
+    findings = Findings(people, **KEPT)
+    headline = candidate_headline.headline_of(findings, decide(Rule(), findings), "dpo-1", given=True)
+    card = candidate_headline.headline_card(headline)
+    assert "It won 100% of 20 prompts (" in card
+    assert "people compared 16; on 4 one answer was empty, or both were the same." in card
+    assert "People prefer" not in card
+
+
 def test_what_people_dislike_is_worse() -> None:
     found, _ = verdict([0.0] * 20)
     assert (found.state, found.saying) == ("bad", "Worse than dpo-1.")

@@ -310,6 +310,8 @@ def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(co
     parts, seen = iterations_tab.view(context, None, 0, {})
     assert f"It waits for its check (job {job_id}, first in the queue)." in parts["gate"]["value"]
     assert "being checked" not in parts["gate"]["value"], "nothing runs yet"
+    assert not parts["promote"]["visible"], "no rule has said anything yet that it could be against"
+    assert (parts["reject"]["visible"], parts["why"]["label"]) == (True, "Why (for the record)")
     run_job(context, job_id, 4, 247)
     parts, seen = iterations_tab.view(context, None, 0, seen)
     assert f"Job {job_id} is checking it: step 4 of 247." in parts["gate"]["value"]
