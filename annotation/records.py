@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -58,6 +59,11 @@ ONLY_ADMINS = N_("Only an admin may do this. Ask one of them.")
 def who(name: str) -> str:
     """Who did something, as it is shown: people by their names, which have no blanks; what acts by itself in words."""
     return _(name) if " " in name else name
+
+
+def counted_up(name: str) -> list[str | int]:
+    """What names are sorted by, so that pupil-2 stands before pupil-10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def now() -> str:

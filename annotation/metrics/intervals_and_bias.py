@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from annotation.records import Kind, Outcome, Purpose
+from annotation.records import Kind, Outcome, Purpose, counted_up
 from annotation.translation import N_
 
 Z_95 = 1.959963984540054
@@ -278,7 +278,8 @@ def annotator_figures(
         by_name[vote.annotator].append(vote)
     agreeing_with = agreement_with_others([vote for vote in votes if not vote.by_heads], trusted)
     hasty = hasty_judgements(votes)
-    return [one_annotator(name, by_name[name], known, hasty[name], agreeing_with.get(name)) for name in sorted(by_name)]
+    names = sorted(by_name, key=counted_up)
+    return [one_annotator(name, by_name[name], known, hasty[name], agreeing_with.get(name)) for name in names]
 
 
 def one_annotator(

@@ -20,7 +20,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from annotation.claims import assignments, handing_out
 from annotation.database import Database
-from annotation.records import ONLY_ADMINS, ROLES, Annotator, Role, UserError, now
+from annotation.records import ONLY_ADMINS, ROLES, Annotator, Role, UserError, counted_up, now
 from annotation.store import setting_store
 from annotation.translation import N_, _, codes
 from annotation.web.space import HubUser
@@ -174,10 +174,11 @@ def accounts(db: Database) -> list[Account]:
         """SELECT id, name, role, active, password_hash IS NOT NULL AS has_password, created,
                hub_id IS NOT NULL AS on_hub, quota, language,
                (SELECT count(*) FROM claim k WHERE k.annotator_id = annotator.id AND k.state = 'judged') AS judged
-           FROM annotator WHERE kind = 'person' ORDER BY active DESC, name"""
+           FROM annotator WHERE kind = 'person'"""
     )
     flags = ("active", "has_password", "on_hub")
-    return [Account(**{**row, **{name: bool(row[name]) for name in flags}}) for row in rows]
+    found = [Account(**{**row, **{name: bool(row[name]) for name in flags}}) for row in rows]
+    return sorted(found, key=lambda account: (not account.active, counted_up(account.name)))
 
 
 def active_people(db: Database) -> int:

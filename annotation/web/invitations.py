@@ -175,16 +175,18 @@ class JoinPages:
         if form is None:
             return self.page("", _("This form is too large."), 413)
         token, name = form.get("token", ""), form.get("name", "").strip()
-        if not await asyncio.to_thread(lambda: is_open(self.db, token) or has_made(self.db, token, name)):
+        made = await asyncio.to_thread(has_made, self.db, token, name)
+        if not made and not await asyncio.to_thread(is_open, self.db, token):
             return self.page("", _(NOT_VALID), 404)
         address = request.client.host if request.client else ""
-        attempted = f"{PATH} {name}"  # nobody is kept from signing in by what is tried here: no name has a blank
+        # A password that is there can be tried as often as at the sign-in, altogether. By what else is tried here
+        # nobody is kept from signing in: no name has a blank.
+        attempted = name if made else f"{PATH} {name}"
         wait = self.sign_in.throttle.attempt(address, attempted)
         if wait:
             return after_waiting(self.page(token, waiting_said(wait), 429, name), wait)
-        turn = self.sign_in.turns.setdefault(access.network_of(address), asyncio.Lock())
         try:
-            async with turn, self.sign_in.hashing:
+            async with self.sign_in.turn(access.network_of(address)):
                 annotator = await waiting_write(accept, self.db, token, name, form.get("password", ""))
         except UserError as error:
             gone = str(error) == _(NOT_VALID)

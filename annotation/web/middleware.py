@@ -6,9 +6,9 @@ import asyncio
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -462,9 +462,8 @@ class SignIn:
         wait = self.throttle.attempt(address, name, browser)
         if wait:
             return after_waiting(self.page(waiting_said(wait), 429, wanted, name), wait)
-        turn = self.turns.setdefault(browser or access.network_of(address), asyncio.Lock())
         try:
-            async with turn, self.hashing:
+            async with self.turn(browser or access.network_of(address)):
                 checked_by = access.password_hash(self.db, name)
                 annotator = await asyncio.to_thread(access.check_password, self.db, name, password)
             if annotator is None:
@@ -476,6 +475,16 @@ class SignIn:
         mark = access.browser_mark(self.db, name)
         self.set_cookie(request, response, browser_cookie(self.cookie), mark, BROWSER_DAYS, "/login")
         return response
+
+    @asynccontextmanager
+    async def turn(self, whose: str) -> AsyncIterator[None]:
+        """One's turn at a password check. Raises UserError where the program is ended meanwhile, as for a restart."""
+        try:
+            async with self.turns.setdefault(whose, asyncio.Lock()), self.hashing:
+                yield
+        except asyncio.CancelledError:
+            said = _("Prefloop was ended before your turn came. Once it runs again, press the button again.")
+            raise UserError(said) from None
 
     async def follow_link(self, request: Request) -> Response:
         """Sign the owner in with the one-time link from the terminal."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from annotation.database import Database
-from annotation.records import UserError, now
+from annotation.records import UserError, counted_up, now
 from annotation.store import data_sources, project_store, prompt_store
 from annotation.translation import N_, _
 from annotation.workbench.comparison_filter import STATUS, ComparisonFilter
@@ -147,13 +147,13 @@ class FilterChoices:
 
 
 def choices(db: Database) -> FilterChoices:
-    active = db.rows("SELECT name FROM annotator WHERE kind = 'person' AND active ORDER BY name")
-    groups = tuple(row["name"] for row in db.rows("SELECT DISTINCT name FROM annotator_group ORDER BY name"))
+    active = db.rows("SELECT name FROM annotator WHERE kind = 'person' AND active")
+    groups = db.rows("SELECT DISTINCT name FROM annotator_group")
     policies = db.rows("SELECT revision FROM model WHERE kind = 'policy' ORDER BY id")
     return FilterChoices(
         people=tuple(one.name for one in data_sources.annotators(db)),
         policies=tuple(row["revision"] for row in policies),
         sources=tuple(sorted(prompt_store.prompt_sources(db))),
-        active=tuple(row["name"] for row in active),
-        groups=groups,
+        active=tuple(sorted((row["name"] for row in active), key=counted_up)),
+        groups=tuple(sorted((row["name"] for row in groups), key=counted_up)),
     )

@@ -21,6 +21,7 @@ from rlhf.jobs.descriptions import (
     TokenSequence,
     token_span,
 )
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import NoiseUse, Reference, Scope, TrainingSpec
 from rlhf.models.chat_template import special_ids
 from rlhf.models.tokenise import TokenisedComparison
@@ -43,6 +44,8 @@ MEASURED = N_("our own measurements, with the training ended by stop_kl")
 STEPS_A_PASS = 6
 # How many times as far as `stop_kl` a policy may move to words that were likely before.
 FURTHER = 3
+# How many times as far the answers are seldom of any use: about a nat a token by default, where the rule allows half.
+RUINED = 10
 # Comparisons in a forward pass.
 BATCH = 4
 CURVES = (
@@ -253,6 +256,16 @@ class DPOSpec(ComparisonSpec):
             else _("The policy had moved {moved} nats a token to less likely words, and {enough} was enough.")
         )
         return said.format(moved=short_number(moved), enough=short_number(enough_at(known, self.stop_kl)))
+
+    def setback(self, result: Mapping[str, Any] | None) -> str:
+        """That the policy moved many times as far as it was to, from where answers are seldom of any use."""
+        moved = FinishedTraining.of(result).final.get("kl")
+        if not self.stop_kl or moved is None or moved < RUINED * self.stop_kl:
+            return super().setback(result)
+        return _(
+            "The policy moved {moved} nats a token, {times} times as far as it was to, and its answers are probably "
+            "ruined: read the samples, and train with a lower learning rate."
+        ).format(moved=short_number(moved), times=short_number(moved / self.stop_kl))
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Where the plain loss starts, and where the policy has moved far enough."""

@@ -6,10 +6,11 @@ import asyncio
 import re
 from collections.abc import Callable
 from contextlib import closing
+from typing import Literal
 from urllib.parse import unquote
 
 import pytest
-from httpx import Response
+from httpx import ASGITransport, AsyncClient, Response
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
@@ -183,6 +184,42 @@ def test_trying_on_and_on_has_to_wait_and_costs_no_hash(
         if join(f"other-{number}", "short").status_code == 429:
             break
     assert number < 250, "a place has so many checks, whatever the names"
+
+
+def test_a_password_is_tried_at_the_invitation_as_often_as_at_the_sign_in_altogether(db: Database) -> None:
+    sign_in, token = SignIn(db, "cookie"), token_of(invitations.invite(db, {"uses": 3}, "eve"))
+    invitations.accept(db, token, "ann", PASSWORD)
+    routes = [*JoinPages(db, sign_in).routes(), *sign_in.routes()]
+    client = TestClient(Starlette(routes=routes), follow_redirects=False)
+    guess = {"token": token, "name": "ann", "password": "a guess of it"}
+    answers = [client.post(path, data=guess).status_code for path in ("/join", "/login") * 3]
+    assert answers == [409, 401, 409, 401, 409, 429]
+
+
+@pytest.mark.parametrize("path", ["/join", "/login"])
+def test_whose_turn_comes_after_the_end_of_the_program_is_told_to_press_again(db: Database, path: str) -> None:
+    waits, token = asyncio.Event(), token_of(invitations.invite(db, {}, "eve"))
+    form = {"token": token, "name": "ann", "password": PASSWORD}
+
+    class Queue(asyncio.Semaphore):
+        async def acquire(self) -> Literal[True]:
+            waits.set()
+            return await super().acquire()
+
+    sign_in = SignIn(db, "cookie", hashing=Queue(0))
+    asgi = Starlette(routes=[*JoinPages(db, sign_in).routes(), *sign_in.routes()])
+
+    async def ended() -> Response:
+        transport = ASGITransport(asgi)
+        async with AsyncClient(transport=transport, base_url="http://localhost") as client:
+            request = asyncio.create_task(client.post(path, data=form))
+            await waits.wait()
+            request.cancel()  # as the server cancels what it still answers when it has to end
+            return await request
+
+    answer = asyncio.run(ended())
+    assert "Once it runs again, press the button again." in answer.text
+    assert 'value="ann"' in answer.text
 
 
 def test_the_last_use_is_given_once(db: Database) -> None:

@@ -283,6 +283,16 @@ def test_a_training_after_which_held_out_figures_are_worse_says_so() -> None:
     assert Chip("finished", "good") in run_list.row(run_list.listed([finished(BEFORE, AFTER)], {}, {}, AT)[0])
 
 
+def test_a_policy_that_moved_so_far_that_it_is_probably_ruined_says_so() -> None:
+    def finished(spec: DPOSpec, **final: float) -> Job:
+        return replace(JOB, status="finished", spec=spec, result={"final": final})
+
+    said = job_cards.setback(finished(DPOSpec(), kl=27.65, surprise=8.4))
+    assert said.startswith("The policy moved 27.65 nats a token, 276.5 times as far as it was to, and its answers")
+    for fine in (finished(DPOSpec(), kl=0.31), finished(DPOSpec()), finished(DPOSpec(stop_kl=0), kl=27.65)):
+        assert job_cards.setback(fine) == ""
+
+
 def test_a_reward_model_that_is_worse_than_guessing_says_so() -> None:
     def finished(accuracy: Any) -> Job:
         return replace(JOB, status="finished", spec=RewardModelSpec(), result={"quality": {"accuracy": accuracy}})
