@@ -19,6 +19,7 @@ def load() -> None:
     look_at_components_once()
     describe_no_components_for_links()
     copy_pages_in_a_third_of_the_time()
+    log_no_refusals()
 
 
 class WithoutStubs:
@@ -104,3 +105,11 @@ def copy_pages_in_a_third_of_the_time() -> None:
         return value if isinstance(value, unchanging) else copy_anything(value)
 
     vars(utils)["safe_deepcopy"] = copy
+
+
+def log_no_refusals() -> None:
+    """What is refused in words that a person is shown, such as a choice that there is not, is no failure to log."""
+    from gradio.exceptions import Error
+
+    *others, _print_exception = Error.__init__.__defaults__ or ()
+    Error.__init__.__defaults__ = (*others, False)

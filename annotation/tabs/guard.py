@@ -102,7 +102,7 @@ def let_in(context: Context, role: Role, request: gr.Request, handler: Handler, 
             return handler(annotator, *inputs)
     except UserError as error:
         # The message is shown as HTML and may quote what someone typed.
-        raise gr.Error(escape(str(error), quote=False), title=title, print_exception=False) from error
+        raise gr.Error(escape(str(error), quote=False), title=title) from error
 
 
 @contextmanager

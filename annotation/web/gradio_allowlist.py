@@ -42,8 +42,9 @@ SESSION: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
 FILE_KEYS: Final = frozenset(("path", "url", "meta", "orig_name", "mime_type", "is_stream", "_type"))
 
 
-# What a function is given at a place: one value or none, a number, several values, those or none, or anything.
-FieldKind = Literal["one", "number", "several", "some", "any"]
+# What a function is given at a place: one value or none, a number, several values, those or none, a file or none, or
+# anything.
+FieldKind = Literal["one", "number", "several", "some", "file", "any"]
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ def fits(value: Any, kind: FieldKind) -> bool:
             return not isinstance(value, list | dict)
         case "number":
             return isinstance(value, int | float)
-        case "some" if value is None:
+        case "some" | "file" if value is None:
             return True
+        case "file":
+            return isinstance(value, dict) and "path" in value
         case "several" | "some":
             return isinstance(value, list) and all(isinstance(one, str | int | float) for one in value)
     return True

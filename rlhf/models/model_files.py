@@ -25,7 +25,7 @@ LARGEST_FILE: Final = 16_000_000
 LARGEST_HEADER: Final = 32_000_000
 LONGEST_NAME: Final = 300
 # How counts are called of parts of a model that each have weights, or a slice of some.
-COUNTS: Final = re.compile(r"(?:layers?|experts|depth)$")
+COUNTS: Final = re.compile(r"(?:layers?|experts|depth|num_labels)$")
 # Those of parts that each have weights; beside them, a bound and a size in each layer.
 WHOLE_PARTS: Final = re.compile(r"(?!max_).*(?:(?<!per_)layers?|depth)$")
 CONFIG: Final = "config.json"
@@ -52,6 +52,11 @@ SCORES: Final = N_(
 )
 # How transformers names what has a head for scores in the place of one for words.
 SCORING: Final = re.compile(r"(?:Classification|RewardModel)$")
+# By what transformers computes where a configuration says nothing else, and what is part of it.
+COMPUTED: Final = (None, "eager", "sdpa", "grouped_mm", "batched_mm")
+# Settings by which it loads other weights than those that were looked at, pickled ones too, or fetches what computes.
+ELSEWHERE: Final = ("transformers_weights",)
+COMPUTING: Final = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 NEEDS_CODE: Final = N_(
     "The installed transformers can't load a '{kind}' model as a causal language model: it needs code that comes with "
     "it, and Prefloop runs none. Choose another model, or update Prefloop."
@@ -90,6 +95,14 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """An object from a file; an empty one where there is no file. Raises UserError for anything else."""
     return read_object(path) if path.is_file() else {}
+
+
+def parts_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A configuration and all that it says of parts of the model."""
+    parts = [config]
+    for part in parts:
+        parts += [value for value in part.values() if isinstance(value, Mapping)]
+        yield part
 
 
 def of_text(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,9 +266,7 @@ def refuse_more_parts(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     """
     held = [tensor.shape for tensor in tensors.values() if tensor.end > tensor.begin]
     largest = max(len(held), *(size for shape in held for size in shape), 0)
-    parts: list[Mapping[str, Any]] = [config]
-    for part in parts:
-        parts += [value for value in part.values() if isinstance(value, Mapping)]
+    for part in parts_of(config):
         for name, value in part.items():
             most = len(held) if WHOLE_PARTS.match(name) else largest
             if COUNTS.search(name) and isinstance(value, int | float) and value > most:
@@ -280,6 +291,7 @@ def check_architecture(directory: Path) -> None:
     if not isinstance(kind, str) or not kind:
         said = _("{directory} names no model_type, so nobody can tell what to load. Restore it.")
         raise UserError(said.format(directory=directory / CONFIG))
+    refuse_elsewhere(config)
     if config.get("is_encoder_decoder"):
         raise UserError(_(ENCODER).format(kind=kind[:80]))
     named = config.get("architectures")
@@ -288,6 +300,18 @@ def check_architecture(directory: Path) -> None:
         raise UserError(_(SCORES).format(architecture=scoring[0][:80]))
     if known and kind not in known:
         raise UserError(_(NEEDS_CODE if config.get("auto_map") else UNKNOWN_KIND).format(kind=kind[:80]))
+
+
+def refuse_elsewhere(config: Mapping[str, Any]) -> None:
+    """Raises UserError where a configuration has other weights loaded, or another program compute."""
+    for part in parts_of(config):
+        for name, value in part.items():
+            if name in ELSEWHERE or (name in COMPUTING and value not in COMPUTED):
+                said = _(
+                    "{config} says {name} {value}: other weights or code than what was looked at would be loaded. Take "
+                    "that out of it, or choose another model."
+                )
+                raise UserError(said.format(config=CONFIG, name=name, value=str(value)[:80]))
 
 
 def refuse_adapter(directory: Path) -> None:

@@ -298,8 +298,10 @@ def functions_of(pages: gr.Blocks) -> list[Function]:
 
 
 def kind_of(component: object) -> FieldKind:
-    if isinstance(component, gr.State | gr.File | gr.UploadButton):
+    if isinstance(component, gr.State):
         return "any"
+    if isinstance(component, gr.File):
+        return "file"
     if isinstance(component, gr.CheckboxGroup):
         return "several"
     if isinstance(component, gr.Dropdown) and component.multiselect:

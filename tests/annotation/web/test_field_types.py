@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from annotation.api import AnnotationApi, RequestBody
+from annotation.web.gradio_allowlist import FieldKind
 from rlhf.tabs.pages import kind_of
 from tests.annotation.web.conftest import Program
 from tests.annotation.web.test_files_in_events import post
@@ -30,7 +31,9 @@ def answers(program: Program, bodies: list[tuple[str, Any]]) -> list[tuple[int, 
 
 
 @pytest.mark.parametrize("odd", ODD, ids=json.dumps)
-def test_one_odd_value_in_all_fields_of_a_function_is_no_error(program: Program, odd: Any) -> None:
+def test_one_odd_value_in_all_fields_of_a_function_is_no_error(
+    program: Program, odd: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     def ways(inputs: list[Any]) -> Iterator[list[Any]]:
         everywhere, past_the_door = [odd] * len(inputs), [given(block, odd) for block in inputs]
         yield everywhere
@@ -45,27 +48,40 @@ def test_one_odd_value_in_all_fields_of_a_function_is_no_error(program: Program,
     for (_path, body), (status, said) in zip(bodies, answers(program, bodies), strict=True):
         name = program.functions[body["fn_index"]]["api_name"]
         assert status == 200 or (status == 422 and json.loads(said)["error"]), (name, body["data"], status, said)
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def given(block: Any, odd: Any) -> Any:
     """The odd value where it gets past the door, in whatever form does; else what the field holds at first."""
-    forms: dict[str, Any] = {"several": [odd], "some": [odd], "number": -1, "one": odd, "any": None}
+    forms: dict[str, Any] = {"several": [odd], "some": [odd], "number": -1, "one": odd, "file": None, "any": None}
     value = forms[kind_of(block)]
     holds = isinstance(odd, list | dict) or (odd is None and isinstance(value, list))
     return (block.value if not callable(block.value) else None) if holds else value
 
 
+def test_what_is_no_file_is_refused_in_each_field_that_takes_one(program: Program) -> None:
+    bodies = [body for odd in ODD if odd is not None for body in in_each_field(program, odd, "file")]
+    assert len(bodies) > 10
+    assert {status for status, _said in answers(program, bodies)} == {422}
+
+
 @pytest.mark.parametrize("odd", HOLDING, ids=json.dumps)
 def test_what_holds_values_is_refused_in_each_field_that_takes_one(program: Program, odd: Any) -> None:
+    bodies = in_each_field(program, odd, "one", "number")
+    assert len(bodies) > 500
+    assert {status for status, _said in answers(program, bodies)} == {422}
+
+
+def in_each_field(program: Program, odd: Any, *kinds: FieldKind) -> list[tuple[str, Any]]:
+    """An odd value in one field alone, for each that is of these kinds."""
     bodies = []
     for one in program.functions:
         data = [given(block, None) for block in one["inputs"]]
         for place, block in enumerate(one["inputs"]):
-            if kind_of(block) in ("one", "number"):
+            if kind_of(block) in kinds:
                 sent = [*data[:place], odd, *data[place + 1 :]]
                 bodies.append(("/gradio_api/run/predict", {"fn_index": one["id"], "session_hash": "odd", "data": sent}))
-    assert len(bodies) > 500
-    assert {status for status, _said in answers(program, bodies)} == {422}
+    return bodies
 
 
 @pytest.mark.parametrize("key", [*RequestBody.__dataclass_fields__, "unknown"])

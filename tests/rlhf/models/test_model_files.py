@@ -117,13 +117,20 @@ def test_weights_in_several_files_are_those_of_the_index(tmp_path: Path) -> None
         {"text_config": {"n_layer": 4}},
         {"vision_config": {"inner": {"depth": float("inf")}}},
         {"num_local_experts": 10**4000},
+        {"num_labels": 10**9 + 1},
     ],
 )
-def test_more_layers_or_experts_than_there_can_be_weights_of_are_refused(
+def test_more_layers_experts_or_labels_than_there_can_be_weights_of_are_refused(
     tmp_path: Path, config: dict[str, Any]
 ) -> None:
     """Transformers would make each of them before it looked for its weights, in all the memory that there is."""
-    sound = {"num_hidden_layers": 2, "max_window_layers": 3, "num_experts": 3, "max_position_embeddings": 10**9}
+    sound = {
+        "num_hidden_layers": 2,
+        "max_window_layers": 3,
+        "num_experts": 3,
+        "num_labels": 2,
+        "max_position_embeddings": 10**9,
+    }
     tensors = {"a": entry([3, 1], 0, 12), "b": ONE | {"data_offsets": [12, 16]}, "c": entry([10**9, 0], 16, 16)}
     written(tmp_path / WEIGHTS, tensors, b"x" * 16)
     (tmp_path / "config.json").write_text(json.dumps(sound))
@@ -233,11 +240,29 @@ def test_what_was_trained_to_score_is_no_model_that_answers(tmp_path: Path, name
         {"model_type": "llama", "architectures": None},
         {"model_type": "llama", "architectures": ["LlamaForCausalLM", 3]},
         {"model_type": "phi3", "auto_map": {"AutoModel": "x.Y"}},
+        {"model_type": "llama", "attn_implementation": "sdpa", "_attn_implementation": None},
     ],
 )
 def test_an_architecture_of_transformers_own_is_taken(tmp_path: Path, config: Any) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     check_architecture(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"transformers_weights": "adapter_model.bin"},
+        {"transformers_weights": "other.safetensors"},
+        {"attn_implementation": "kernels-community/flash-attn"},
+        {"text_config": {"_attn_implementation": {"": "eager"}}},
+        {"experts_implementation": "somebody/kernel"},
+    ],
+)
+def test_a_configuration_that_names_other_weights_or_other_code_is_refused(tmp_path: Path, told: Any) -> None:
+    """Transformers would load a pickle in the place of the weights that were looked at, or fetch what computes."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **told}))
+    with pytest.raises(UserError, match=r"config\.json.* says (transformers_weights|_?(attn|experts)_implementation)"):
+        check_architecture(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b"1", b"", b" " * 17_000_000])
