@@ -397,7 +397,7 @@ class EvidenceSource:
     helped: int = 0
     """Prompts left to judges that made people's say more."""
     unrecorded: bool = False
-    """Whether judges could not help, because nobody recorded with which chance people got these prompts."""
+    """Whether judges could not help on some, because nobody recorded with which chance people got these."""
 
     @property
     def count(self) -> int:

@@ -221,14 +221,13 @@ def unasked(source: EvidenceSource) -> str:
 
 def judges_help(source: EvidenceSource) -> str:
     """What judges did to people's evidence, as a sentence; empty where there is nothing to say."""
-    if source.unrecorded:
-        return _("Judges could not help: by which chance people got these prompts was not recorded.")
     said = ngettext(
         "It is what people say; {count} prompt that judges alone compared helped to tell.",
         "It is what people say; {count} prompts that judges alone compared helped to tell.",
         source.helped,
     )
-    return said.format(count=source.helped) if source.helped else ""
+    unrecorded = _("Where nobody recorded with which chance people got a prompt, judges could not help.")
+    return joined(said.format(count=source.helped) if source.helped else "", unrecorded if source.unrecorded else "")
 
 
 def score(source: EvidenceSource) -> str:

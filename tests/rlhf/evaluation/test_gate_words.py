@@ -267,8 +267,12 @@ def test_what_judges_did_to_peoples_evidence_is_said() -> None:
     old = helped(MIXED)
     unknown = replace(old, people=tuple(replace(one, probability=None) for one in old.people))
     one, alone = row(ASKED, unknown, "Preferred by people"), row(ASKED, found(MIXED), "Preferred by people")
-    assert one.why.endswith("by which chance people got these prompts was not recorded.")
+    assert one.why.endswith("Where nobody recorded with which chance people got a prompt, judges could not help.")
     assert one.value == alone.value
+    # The rest of a check of an earlier version, then a new one.
+    some = replace(old, people=(replace(old.people[0], prompt_id=999, probability=None), *old.people))
+    both = row(ASKED, some, "Preferred by people").why
+    assert "that judges alone compared helped to tell. Where nobody recorded" in both
 
 
 def test_a_judge_that_failed_midway_has_a_row_that_says_so() -> None:
