@@ -225,7 +225,7 @@ def guarded_app(
             *invitations.JoinPages(db, sign_in).routes(),
             *from_hub,
             *annotation_api.routes(),
-            *export_files.Downloads(settings.data_dir).routes(),
+            export_files.download_route(settings.data_dir),
             *DownloadEndpoint(db, settings.data_dir).routes(),
             *FollowEndpoint(db, watches).routes(),
             Mount("/", pages),

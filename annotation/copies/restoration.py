@@ -16,7 +16,15 @@ from typing import Final, Literal
 from filelock import ReadWriteLock, Timeout
 
 from annotation.copies import copy_reasons, safe_copies
-from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, digest_of, is_place
+from annotation.copies.targets import (
+    CopyManifest,
+    CopyTarget,
+    DamagedCopy,
+    copies_in,
+    digest_of,
+    is_place,
+    newest_whole,
+)
 from annotation.database import (
     FILE_NAME,
     Database,
@@ -113,20 +121,17 @@ def existing(data_dir: Path, choice: str) -> Database | None:
 
 def choices_made(target: CopyTarget, versions: Iterable[str], local: Database | None) -> set[str]:
     """The choices that the newest copy whose manifest is whole and the directory here have carried out last."""
-    readable = (copy.choice for _, copy in copies_in(target, versions) if isinstance(copy, CopyManifest))
-    made = set(islice(readable, 1))
+    newest = newest_whole(target, versions)
+    made = set() if newest is None else {newest[1].choice}
     return made if local is None else {*made, str(setting_store.setting(local, copy_reasons.CHOICE, ""))}
 
 
 def continue_here(data_dir: Path, target: CopyTarget, head: str, choice: str) -> str:
     """Go on with what is here, because the place has nothing or because that was chosen."""
-    db = open_database(data_dir)
-    try:
+    with closing(open_database(data_dir)) as db:
         setting_store.set_setting(db, copy_reasons.CHOICE, choice)
         setting_store.set_setting(db, copy_reasons.BEGINNING, "")
         safe_copies.record_start(db, target.name, head, None)
-    finally:
-        db.close()
     because = (
         _("Prefloop goes on with what is in {data_dir}: as {variable} says.")
         if choice
@@ -253,9 +258,7 @@ def continue_from(
 
 def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:
     """What is said where an older copy is restored than the newest one that can be read."""
-    newest = next(
-        ((name, copy) for name, copy in copies_in(target, target.versions()) if isinstance(copy, CopyManifest)), None
-    )
+    newest = newest_whole(target, target.versions())
     if newest is None or newest[1] == manifest:
         return []
     version, copy = newest
@@ -347,8 +350,7 @@ class Restoration:
         has not.
         """
         gone = []
-        db = open_database(stage)
-        try:
+        with closing(open_database(stage)) as db:
             self.refuse_other_places(db)
             with db.transaction() as connection:
                 made = db.rows("SELECT id, revision, path FROM model WHERE path IS NOT NULL AND deleted IS NULL")
@@ -362,8 +364,6 @@ class Restoration:
                 message = self.told(gone)
                 safe_copies.leave_notice(db, message if gone or self.newer or self.skipped else "")
                 safe_copies.record_start(db, self.target.name, self.head, self.manifest, safe_copies.RESTORED)
-        finally:
-            db.close()
         for part in PARTS[1:]:
             (stage / f"{FILE_NAME}{part}").unlink(missing_ok=True)  # closing has emptied them
         here = {path.relative_to(self.data_dir).as_posix() for path in (self.data_dir / "adapters").glob("*")}

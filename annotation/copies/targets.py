@@ -230,7 +230,7 @@ class DirectoryTarget:
         return self.path / "files"
 
     def prepare(self) -> None:
-        """Make the directories, for this user only."""
+        """For this user only."""
         with explained_directory(self.path):
             for directory in (self.path, self.copies, self.contents):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -240,7 +240,6 @@ class DirectoryTarget:
         return next(iter(self.versions()), "")
 
     def versions(self) -> list[str]:
-        """The manifests' numbers."""
         with explained_directory(self.path):
             found = [path.stem for path in self.copies.glob("*.json")] if self.copies.is_dir() else []
         return sorted((name for name in found if name.isdigit()), key=int, reverse=True)
@@ -279,7 +278,6 @@ class DirectoryTarget:
         return version
 
     def aside(self, run: str) -> CopyTarget:
-        """A directory within this one."""
         return DirectoryTarget(Path(aside_name(self.name, run)))
 
     def remove_old(self) -> None:
@@ -373,12 +371,10 @@ class HubTarget:
                 self.hub.api.create_branch(self.repo, branch=self.branch, repo_type="dataset", exist_ok=True)
 
     def head(self) -> str:
-        """The branch's newest commit."""
         with explained(_("Reading {name} failed."), name=self.name):
             return str(self.hub.api.repo_info(self.repo, repo_type="dataset", revision=self.branch).sha)
 
     def versions(self) -> list[str]:
-        """The branch's commits."""
         with explained(_("Reading {name} failed."), name=self.name):
             listed = self.hub.api.list_repo_commits(self.repo, repo_type="dataset", revision=self.branch)
         return [entry.commit_id for entry in listed]
@@ -430,8 +426,12 @@ class HubTarget:
         return {} if found is None else found.files
 
     def aside(self, run: str) -> CopyTarget:
-        """A branch."""
         return HubTarget(self.hub, self.repo, f"copy-{run}")
+
+
+def newest_whole(target: CopyTarget, versions: Iterable[str]) -> tuple[str, CopyManifest] | None:
+    """The first of these versions whose manifest can be read; None where none can."""
+    return next(((name, copy) for name, copy in copies_in(target, versions) if isinstance(copy, CopyManifest)), None)
 
 
 def copies_in(target: CopyTarget, versions: Iterable[str]) -> Iterator[tuple[str, CopyManifest | DamagedCopy]]:

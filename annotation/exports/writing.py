@@ -270,10 +270,11 @@ def demonstrations(
 ) -> Iterator[tuple[str, ExportRow]]:
     """The demonstrations that were written or imported without a comparison, as rows to imitate."""
     for shown in training_data.demonstrations(db):
-        split = SPLIT_NAMES[shown.split]
-        made = demonstration(shown, request.filters, known)
-        figures.see_demonstration(shown, split, made if isinstance(made, str) else None)
-        if not isinstance(made, str):
+        split, made = SPLIT_NAMES[shown.split], demonstration(shown, request.filters, known)
+        if isinstance(made, str):
+            figures.left_out[made] += 1
+        else:
+            figures.see_demonstration(shown, split)
             yield split, made
 
 

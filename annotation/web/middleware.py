@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from contextvars import copy_context
@@ -274,7 +274,8 @@ class SignedIn:
             await self.app(scope, receive, send)
             return
         if self.under_way[asker] >= MAXIMUM_AT_ONCE:
-            await too_much(Headers(scope=scope))(scope, receive, send)
+            said = _("Too much is asked for at once. Try again in a moment.")
+            await end_of_way(Headers(scope=scope), said, 429, {"Retry-After": "1"})(scope, receive, send)
             return
         with ExitStack() as counted:
             self.under_way[asker] += 1
@@ -294,19 +295,16 @@ class SignedIn:
             del self.under_way[asker]
 
 
-def too_much(headers: Headers) -> Response:
-    """What whoever has too many requests under way gets: where a browser shows it, a page."""
-    sentence, again = _("Too much is asked for at once. Try again in a moment."), {"Retry-After": "1"}
+def end_of_way(headers: Headers, sentence: str, status: int, more: Mapping[str, str] = {}) -> Response:
+    """What whoever gets no further is told: where a browser shows it, a page."""
     if "text/html" in headers.get("accept", ""):
-        return HTMLResponse(sign_in_pages.dead_end(sentence), 429, {**NOT_STORED, **again})
-    return JSONResponse({"error": sentence}, 429, again)
+        return HTMLResponse(sign_in_pages.dead_end(sentence), status, {**NOT_STORED, **more})
+    return JSONResponse({"error": sentence}, status, more)
 
 
 async def not_done(request: Request, error: Exception) -> Response:
     """What is said where something that a route has no words of its own for could not be done, as on a full disk."""
-    if "text/html" in request.headers.get("accept", ""):
-        return HTMLResponse(sign_in_pages.dead_end(str(error)), 503, NOT_STORED)
-    return JSONResponse({"error": str(error)}, 503)
+    return end_of_way(request.headers, str(error), 503)
 
 
 def refusal(scope: Scope, headers: Headers) -> Response:
