@@ -48,9 +48,8 @@ KEEP = "private, max-age=31536000, immutable"
 # Files of Gradio's package, the same for everybody; all else says something about somebody.
 PACKAGED = re.compile(r"/(?:assets|static|svelte)/.+|(?:/gradio_api)?/theme\.css|/favicon\.ico")
 HOST = re.compile(r"(?P<name>[\w.-]{1,255}|\[[0-9a-f:.]{2,45}\])(?::(?P<port>\d{1,5}))?", re.ASCII | re.IGNORECASE)
-# What proxies say of a request, and anybody else can.
-CLAIMED = (b"forwarded", b"x-gradio-server")
-CLAIMED_PREFIX = b"x-forwarded-"
+# What proxies say of where a request was sent to, and anybody else can.
+CLAIMED = re.compile(rb"forwarded$|x-gradio-server$|x-forwarded-")
 OPEN_PATHS = ("/healthz", "/login", "/logout", "/signin", "/join")
 FRAMES = ("iframe", "frame", "embed", "object")
 NOT_STORED = {"Cache-Control": "no-store"}
@@ -138,7 +137,7 @@ class KnownHost:
                 sentence = ours.format(names=", ".join(self.names)) if self.names else _("This is no host.")
                 await PlainTextResponse(sentence, 403 if self.names else 400)(scope, receive, send)
                 return
-            scope = {**scope, "headers": [pair for pair in scope["headers"] if not is_claim(pair[0])]}
+            scope = {**scope, "headers": [pair for pair in scope["headers"] if not CLAIMED.match(pair[0])]}
             if self.space is not None:
                 said = (headers.get("x-forwarded-host", "").split(",")[0].strip(), *hosts)
                 host = next((one for one in said if one in self.space.hosts), self.space.hosts[0])
@@ -153,11 +152,6 @@ def host_name(host: str) -> str | None:
     if found is None or int(found["port"] or 0) > 65535:
         return None
     return found["name"].strip("[]").lower()
-
-
-def is_claim(header: bytes) -> bool:
-    """Whether a header says where the request was sent to, which proxies do, and anybody can."""
-    return header in CLAIMED or header.startswith(CLAIMED_PREFIX)
 
 
 @dataclass(frozen=True)
