@@ -137,11 +137,6 @@ def connect(token: str | None, endpoint: str | None = None) -> Hub:
     return Hub(HfApi(endpoint=address, token=token or False, library_name="prefloop"), address, token or None)
 
 
-def is_default_hub(hub: Hub) -> bool:
-    """Whether it is the Hub that clients go to unless they are told otherwise."""
-    return hub.endpoint.rstrip("/") == "https://huggingface.co"
-
-
 def token_here() -> str | None:
     """The token of HF_TOKEN, or the one that `hf auth login` has stored; None without any."""
     from huggingface_hub import get_token

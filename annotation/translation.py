@@ -129,7 +129,9 @@ def parsed(path: Path) -> Language:
         script={
             forms(message.id)[-1]: message.string
             for message in messages
-            if message.string and all(forms(message.string)) and of_script(message)
+            if message.string
+            and all(forms(message.string))
+            and any(place.endswith(".js") for place, _ in message.locations)  # where `make messages` found it
         },
         plurals=plurals,
         singulars={forms(message.id)[1]: forms(message.id)[0] for message in messages if message.pluralizable},
@@ -142,11 +144,6 @@ def separators_of(locale: Locale) -> Mapping[int, str]:
     symbols = locale.number_symbols.get("latn", {})
     wanted = {ord(","): symbols.get("group", ","), ord("."): symbols.get("decimal", ".")}
     return {} if all(chr(sign) == own for sign, own in wanted.items()) else wanted
-
-
-def of_script(message: Message) -> bool:
-    """Whether a sentence stands in a script of the pages, by where `make messages` found it."""
-    return any(place.endswith(".js") for place, _ in message.locations)
 
 
 def faults(message: Message) -> Iterator[str]:

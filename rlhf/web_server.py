@@ -27,17 +27,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
-from annotation import api, project
+from annotation import api, database, project
 from annotation.copies import restoration, safe_copies, targets
-from annotation.database import (
-    SQLITE_IN_USE,
-    SQLITE_PROBLEM,
-    Database,
-    explain_disk_errors,
-    has_database,
-    hold_data_directory,
-    open_database,
-)
+from annotation.database import SQLITE_IN_USE, SQLITE_PROBLEM, Database
 from annotation.environment import remove_leftover
 from annotation.exports import export_files, writing
 from annotation.imports import import_process, importing
@@ -123,17 +115,17 @@ def build_app(settings: Settings) -> Starlette:
 
 def open_data(settings: Settings) -> DataDirectory:
     """Take the data directory and get ready what is in it. Raises UserError for what a person has to mend first."""
-    fresh = not has_database(settings.data_dir)
+    fresh = not database.has_database(settings.data_dir)
     if fresh:
         refuse_open_door(settings, None)  # before a model is fetched
     if fresh and not settings.workers:
         find_model(settings)  # or nothing is begun
     in_use = restoration.shared_lock(settings.data_dir)
-    lock = hold_data_directory(settings.data_dir) if settings.workers else None
+    lock = database.hold_data_directory(settings.data_dir) if settings.workers else None
     remove_leftover([*restoration.leftovers(settings.data_dir), *writing.leftovers(settings.data_dir)])
     if fresh and settings.workers:
         find_model(settings)
-    db, here = open_database(settings.data_dir, durable=True), settings.space
+    db, here = database.open_database(settings.data_dir, durable=True), settings.space
     refuse_open_door(settings, db)
     if here is not None:
         access.follow_rules(db, here.rules)
@@ -225,7 +217,7 @@ def guarded_app(
             *invitations.JoinPages(db, sign_in).routes(),
             *from_hub,
             *annotation_api.routes(),
-            *export_files.Downloads(settings.data_dir).routes(),
+            export_files.download_route(settings.data_dir),
             *DownloadEndpoint(db, settings.data_dir).routes(),
             *FollowEndpoint(db, watches).routes(),
             Mount("/", pages),
@@ -334,7 +326,7 @@ def health_route(settings: Settings, db: Database, pages: DeferredApp) -> Callab
 
 def latest_answering_job(db: Database) -> list[job_store.Job]:
     """The job of the answering worker, if there ever was one. Raises UserError where the database can't be read."""
-    with explain_disk_errors(db.path):
+    with database.explain_disk_errors(db.path):
         return job_store.recent(db, (AnsweringSpec.kind,), 1)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from annotation import hub_client
 from annotation.copies import restoration, safe_copies
-from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, target_of
+from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, newest_whole, target_of
 from annotation.database import FILE_NAME, existing_database, hold_data_directory, open_database
 from annotation.records import UserError
 from annotation.ui.invisible import visible
@@ -89,12 +89,11 @@ def restore(target: CopyTarget, data_dir: Path, version: str | None, aside: bool
 
 def refuse_to_replace(target: CopyTarget, data_dir: Path, versions: list[str]) -> None:
     """Raises UserError: a database is there. Says how many judgements it and the copy have."""
-    wanted = next((copy for _, copy in copies_in(target, versions) if isinstance(copy, CopyManifest)), None)
-    db = open_database(data_dir)
-    there = safe_copies.judged(db)[1]
-    db.close()
-    copied = "none" if wanted is None else str(wanted.judgements)
-    older = "The copy is older. " if wanted is not None and wanted.judgements < there else ""
+    wanted = newest_whole(target, versions)
+    with closing(open_database(data_dir)) as db:
+        there = safe_copies.judged(db)[1]
+    copied = "none" if wanted is None else str(wanted[1].judgements)
+    older = "The copy is older. " if wanted is not None and wanted[1].judgements < there else ""
     raise UserError(
         f"{data_dir} has a database with {there} judgement{'' if there == 1 else 's'}, and the copy has {copied}. "
         f"{older}Nothing was changed. Restore it into another directory with --data DIR, or add --aside to move what "

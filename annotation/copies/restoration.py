@@ -15,17 +15,10 @@ from typing import Final, Literal
 
 from filelock import ReadWriteLock, Timeout
 
-from annotation.copies import copy_reasons, safe_copies
-from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, digest_of, is_place
-from annotation.database import (
-    FILE_NAME,
-    Database,
-    damage,
-    explain_directory_errors,
-    explain_disk_errors,
-    has_database,
-    open_database,
-)
+from annotation import database
+from annotation.copies import copy_reasons, safe_copies, targets
+from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy
+from annotation.database import FILE_NAME, Database
 from annotation.records import UserError, now
 from annotation.store import setting_store
 from annotation.translation import N_, _, joined, ngettext
@@ -69,7 +62,7 @@ def begin(target: CopyTarget, data_dir: Path, choice: str = "") -> str:
     clear_leftovers(data_dir)
     target.prepare()
     head, versions = target.head(), target.versions()
-    found = list(islice(copies_in(target, versions), 1))
+    found = list(islice(targets.copies_in(target, versions), 1))
     local = existing(data_dir, choice)
     try:
         if choice and choice in choices_made(target, versions, local):
@@ -104,7 +97,7 @@ def existing(data_dir: Path, choice: str) -> Database | None:
     Raises UserError for one that can't be opened, unless another version was chosen to take its place.
     """
     try:
-        return open_database(data_dir) if has_database(data_dir) else None
+        return database.open_database(data_dir) if database.has_database(data_dir) else None
     except UserError:
         if choice and not choice.startswith(HERE):
             return None
@@ -113,20 +106,17 @@ def existing(data_dir: Path, choice: str) -> Database | None:
 
 def choices_made(target: CopyTarget, versions: Iterable[str], local: Database | None) -> set[str]:
     """The choices that the newest copy whose manifest is whole and the directory here have carried out last."""
-    readable = (copy.choice for _, copy in copies_in(target, versions) if isinstance(copy, CopyManifest))
-    made = set(islice(readable, 1))
+    newest = targets.newest_whole(target, versions)
+    made = set() if newest is None else {newest[1].choice}
     return made if local is None else {*made, str(setting_store.setting(local, copy_reasons.CHOICE, ""))}
 
 
 def continue_here(data_dir: Path, target: CopyTarget, head: str, choice: str) -> str:
     """Go on with what is here, because the place has nothing or because that was chosen."""
-    db = open_database(data_dir)
-    try:
+    with closing(database.open_database(data_dir)) as db:
         setting_store.set_setting(db, copy_reasons.CHOICE, choice)
         setting_store.set_setting(db, copy_reasons.BEGINNING, "")
         safe_copies.record_start(db, target.name, head, None)
-    finally:
-        db.close()
     because = (
         _("Prefloop goes on with what is in {data_dir}: as {variable} says.")
         if choice
@@ -186,10 +176,10 @@ def exclusive_lock(data_dir: Path) -> ReadWriteLock:
 
 def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) -> ReadWriteLock:
     """The directory's lock, taken for one of many or for one alone. Raises UserError."""
-    with explain_directory_errors(data_dir):
+    with database.explain_directory_errors(data_dir):
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
-            with explain_disk_errors(data_dir / LOCK):
+            with database.explain_disk_errors(data_dir / LOCK):
                 lock = ReadWriteLock(data_dir / LOCK, is_singleton=False)
                 (lock.acquire_read if how == "read" else lock.acquire_write)(timeout=LOCK_SECONDS)
         except Timeout as error:
@@ -206,7 +196,7 @@ def restore(
     Raises UserError if none is whole, or if `local` has judgements that would be left behind.
     """
     skipped: list[str] = []
-    for version, manifest in copies_in(target, versions):
+    for version, manifest in targets.copies_in(target, versions):
         try:
             if isinstance(manifest, DamagedCopy):
                 raise manifest
@@ -253,9 +243,7 @@ def continue_from(
 
 def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:
     """What is said where an older copy is restored than the newest one that can be read."""
-    newest = next(
-        ((name, copy) for name, copy in copies_in(target, target.versions()) if isinstance(copy, CopyManifest)), None
-    )
+    newest = targets.newest_whole(target, target.versions())
     if newest is None or newest[1] == manifest:
         return []
     version, copy = newest
@@ -333,11 +321,11 @@ class Restoration:
             destination = stage / path
             destination.parent.mkdir(parents=True, exist_ok=True)
             self.target.fetch(self.version, path, mark, destination)
-            if digest_of(destination) != mark:
+            if targets.digest_of(destination) != mark:
                 raise damaged(_("The copy {version} in {name} is damaged: {path} is not what it was."), path=path)
         if FILE_NAME not in self.manifest.files:
             raise damaged(_("The copy {version} in {name} is damaged: {file_name} is missing."))
-        if found := damage(stage / FILE_NAME):
+        if found := database.damage(stage / FILE_NAME):
             raise damaged(_("The copy {version} in {name} is damaged, in {file_name}. {found}"), found=found)
 
     def bring_up_to_date(self, stage: Path) -> tuple[str, list[str]]:
@@ -347,8 +335,7 @@ class Restoration:
         has not.
         """
         gone = []
-        db = open_database(stage)
-        try:
+        with closing(database.open_database(stage)) as db:
             self.refuse_other_places(db)
             with db.transaction() as connection:
                 made = db.rows("SELECT id, revision, path FROM model WHERE path IS NOT NULL AND deleted IS NULL")
@@ -362,8 +349,6 @@ class Restoration:
                 message = self.told(gone)
                 safe_copies.leave_notice(db, message if gone or self.newer or self.skipped else "")
                 safe_copies.record_start(db, self.target.name, self.head, self.manifest, safe_copies.RESTORED)
-        finally:
-            db.close()
         for part in PARTS[1:]:
             (stage / f"{FILE_NAME}{part}").unlink(missing_ok=True)  # closing has emptied them
         here = {path.relative_to(self.data_dir).as_posix() for path in (self.data_dir / "adapters").glob("*")}
@@ -373,7 +358,7 @@ class Restoration:
         """Raises DamagedCopy where a model or frozen data would lie elsewhere: it would be copied and deleted there."""
         paths = db.rows("SELECT path FROM model WHERE path IS NOT NULL UNION ALL SELECT path FROM snapshot")
         for row in paths:
-            if not is_place(row["path"]):
+            if not targets.is_place(row["path"]):
                 said = _("The copy {version} in {name} is damaged: its database names {path}.")
                 raise DamagedCopy(said.format(version=self.version, name=self.target.name, path=shown(row["path"])))
 
@@ -442,7 +427,7 @@ def put_back(data_dir: Path) -> None:
 
     Only where the disk knows links: a copy of the database does not tell. Raises UserError where it can't be.
     """
-    with explain_directory_errors(data_dir):
+    with database.explain_directory_errors(data_dir):
         for aside in half_restored(data_dir):
             undo_move(data_dir, aside)
 
@@ -450,7 +435,7 @@ def put_back(data_dir: Path) -> None:
 def half_restored(data_dir: Path) -> list[Path]:
     """The folders of what gave way to a copy that never took its place: they have the database that is here."""
     here = data_dir / FILE_NAME
-    with explain_directory_errors(data_dir):
+    with database.explain_directory_errors(data_dir):
         kept = (data_dir / ASIDE).glob(f"*/{FILE_NAME}")
         return [path.parent for path in kept if here.is_file() and path.samefile(here)]
 

@@ -19,18 +19,9 @@ from hashlib import file_digest
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Final, Literal, Protocol
 
+from annotation import hub_client as hubs
 from annotation.database import FILE_NAME
-from annotation.hub_client import (
-    LONGEST_ANSWER,
-    Conflict,
-    Hub,
-    at_most,
-    check_name,
-    commit,
-    ensure_repo,
-    explained,
-    is_missing_file,
-)
+from annotation.hub_client import LONGEST_ANSWER, Conflict, Hub
 from annotation.records import UserError, explain_errors
 from annotation.translation import _
 from annotation.validation import FromMapping, read, shown
@@ -163,7 +154,7 @@ def target_of(text: str, hub: Hub) -> CopyTarget:
     if text.startswith(("/", ".", "~")):
         return DirectoryTarget(Path(text).expanduser().absolute())
     repo, _, branch = text.partition("@")
-    check_name(repo)
+    hubs.check_name(repo)
     return HubTarget(hub, repo, branch or "main")
 
 
@@ -230,7 +221,7 @@ class DirectoryTarget:
         return self.path / "files"
 
     def prepare(self) -> None:
-        """Make the directories, for this user only."""
+        """For this user only."""
         with explained_directory(self.path):
             for directory in (self.path, self.copies, self.contents):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -240,7 +231,6 @@ class DirectoryTarget:
         return next(iter(self.versions()), "")
 
     def versions(self) -> list[str]:
-        """The manifests' numbers."""
         with explained_directory(self.path):
             found = [path.stem for path in self.copies.glob("*.json")] if self.copies.is_dir() else []
         return sorted((name for name in found if name.isdigit()), key=int, reverse=True)
@@ -279,7 +269,6 @@ class DirectoryTarget:
         return version
 
     def aside(self, run: str) -> CopyTarget:
-        """A directory within this one."""
         return DirectoryTarget(Path(aside_name(self.name, run)))
 
     def remove_old(self) -> None:
@@ -367,29 +356,27 @@ class HubTarget:
 
     def prepare(self) -> None:
         """Create the repository; a branch beside the main one begins where that is."""
-        ensure_repo(self.hub, self.repo, "dataset", private=True)
+        hubs.ensure_repo(self.hub, self.repo, "dataset", private=True)
         if self.branch != "main":
-            with explained(_("Making the branch {name} failed."), name=self.name):
+            with hubs.explained(_("Making the branch {name} failed."), name=self.name):
                 self.hub.api.create_branch(self.repo, branch=self.branch, repo_type="dataset", exist_ok=True)
 
     def head(self) -> str:
-        """The branch's newest commit."""
-        with explained(_("Reading {name} failed."), name=self.name):
+        with hubs.explained(_("Reading {name} failed."), name=self.name):
             return str(self.hub.api.repo_info(self.repo, repo_type="dataset", revision=self.branch).sha)
 
     def versions(self) -> list[str]:
-        """The branch's commits."""
-        with explained(_("Reading {name} failed."), name=self.name):
+        with hubs.explained(_("Reading {name} failed."), name=self.name):
             listed = self.hub.api.list_repo_commits(self.repo, repo_type="dataset", revision=self.branch)
         return [entry.commit_id for entry in listed]
 
     def manifest(self, version: str) -> CopyManifest | None:
         try:
-            failed = explained(_("Reading {name} failed."), name=self.name)
-            with failed, at_most(LONGEST_ANSWER):
+            failed = hubs.explained(_("Reading {name} failed."), name=self.name)
+            with failed, hubs.at_most(LONGEST_ANSWER):
                 found = self.hub.api.hf_hub_download(self.repo, MANIFEST, repo_type="dataset", revision=version)
         except UserError as error:
-            if is_missing_file(error):
+            if hubs.is_missing_file(error):
                 return None
             raise
         return read_manifest(
@@ -399,13 +386,13 @@ class HubTarget:
     def fetch(self, version: str, path: str, mark: FileDigest, target: Path) -> None:
         beside = target.with_name(f"{target.name}.download")
         try:
-            with explained(_("Restoring {name} failed."), name=self.name), at_most(mark.size):
+            with hubs.explained(_("Restoring {name} failed."), name=self.name), hubs.at_most(mark.size):
                 found = self.hub.api.hf_hub_download(
                     self.repo, path, repo_type="dataset", revision=version, local_dir=beside
                 )
                 Path(found).replace(target)
         except UserError as error:
-            if is_missing_file(error):
+            if hubs.is_missing_file(error):
                 said = _("The copy {version} in {name} is damaged: {path} is missing.")
                 raise DamagedCopy(said.format(version=version, name=self.name, path=path)) from error
             raise
@@ -419,7 +406,7 @@ class HubTarget:
         changed = {path: file for path, file in files.items() if there.get(path) != manifest.files[path]}
         told: dict[str, Path | bytes] = {MANIFEST: manifest.to_bytes(), "README.md": ABOUT.encode(), **changed}
         said = f"Safe copy {manifest.number} of run {manifest.run[:8]}, {manifest.judgements} judgements"
-        return commit(self.hub, self.repo, "dataset", told, said, parent or None, branch=self.branch)
+        return hubs.commit(self.hub, self.repo, "dataset", told, said, parent or None, branch=self.branch)
 
     def named_in(self, version: str) -> Mapping[str, FileDigest]:
         """The files that a version names; none where it can't be read, as after its history was squashed."""
@@ -430,8 +417,12 @@ class HubTarget:
         return {} if found is None else found.files
 
     def aside(self, run: str) -> CopyTarget:
-        """A branch."""
         return HubTarget(self.hub, self.repo, f"copy-{run}")
+
+
+def newest_whole(target: CopyTarget, versions: Iterable[str]) -> tuple[str, CopyManifest] | None:
+    """The first of these versions whose manifest can be read; None where none can."""
+    return next(((name, copy) for name, copy in copies_in(target, versions) if isinstance(copy, CopyManifest)), None)
 
 
 def copies_in(target: CopyTarget, versions: Iterable[str]) -> Iterator[tuple[str, CopyManifest | DamagedCopy]]:

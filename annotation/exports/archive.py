@@ -239,7 +239,7 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
         reader.refuse(_("it is no archive of this version"))
     insert = {table: insert_statement(table) for table in TABLES}
     types = {table: {row["name"]: row["type"] for row in db.rows(f'PRAGMA table_info("{table}")')} for table in TABLES}
-    counts: Counter[str] = Counter({table: 0 for table in TABLES})
+    counts: Counter[str] = Counter(dict.fromkeys(TABLES, 0))
     # References are checked as a whole at the end: a claim may refer to a judgement of a later line.
     db.connection.execute("PRAGMA defer_foreign_keys=ON")
     while True:

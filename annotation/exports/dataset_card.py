@@ -65,11 +65,10 @@ class CardStatistics:
             self.comparisons += 1
             first = aggregated.judgements[0]
             self.unknown_chances += first.formed_chance is None or first.people_chance is None
-            self.prompts.add(aggregated.judgements[0].prompt_id)
-            self.written_by.update(written_by(response) for response in aggregated.judgements[0].responses)
+            self.prompts.add(first.prompt_id)
+            self.written_by.update(map(written_by, first.responses))
 
     def see_judgement(self, judgement: Judgement) -> None:
-        """Count one judgement that was not left out."""
         source = SOURCE_OF_KIND[judgement.annotator_kind]
         self.judgements[source] += 1
         self.annotators.setdefault(source, set()).add(judgement.annotator)
@@ -83,11 +82,7 @@ class CardStatistics:
         self.first_day = min(self.first_day or day, day)
         self.last_day = max(self.last_day, day)
 
-    def see_demonstration(self, shown: Demonstration, split: str, reason: str | None) -> None:
-        """Count a demonstration, or why it has no row."""
-        if reason is not None:
-            self.left_out[reason] += 1
-            return
+    def see_demonstration(self, shown: Demonstration, split: str) -> None:
         self.rows[split] += 1
         self.prompts.add(shown.prompt_id)
         self.see_day(shown.created)
@@ -285,9 +280,7 @@ def random_ones(votes: Iterable[Vote]) -> list[Vote]:
 
 def agreement(figures: CardStatistics) -> str:
     found = agreement_table(figures.votes)
-    if not found:
-        return AGREEMENT_UNKNOWN
-    return f"{ALL_COUNTED}\n\n{found}"
+    return f"{ALL_COUNTED}\n\n{found}" if found else AGREEMENT_UNKNOWN
 
 
 @speaking(ENGLISH)

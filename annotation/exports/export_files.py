@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,15 +175,11 @@ def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, i
     return counted
 
 
-@dataclass(frozen=True)
-class Downloads:
+def download_route(data_dir: Path) -> Route:
     """The route by which an admin, and nobody else, fetches a finished export."""
 
-    data_dir: Path
-
-    def routes(self) -> Sequence[Route]:
-        return [admins_route(DIRECTORY, self.export)]
-
-    def export(self, name: str) -> Response:
-        path = find(self.data_dir, name)
+    def export(name: str) -> Response:
+        path = find(data_dir, name)
         return FileResponse(path, filename=path.name, media_type="application/octet-stream")
+
+    return admins_route(DIRECTORY, export)

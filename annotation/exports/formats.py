@@ -132,10 +132,11 @@ def check_request(request: ExportRequest, known: ExportContext) -> None:
         raise UserError(said.format(container=request.container, containers=", ".join(CONTAINERS)))
     if request.format == "raw" and filters != Filters():
         raise UserError(_("The raw archive takes no filters. Remove them or choose a format."))
-    refuse_unknown(NO_POLICY, filters.policies, known.iterations)
-    refuse_unknown(NO_ANNOTATOR, filters.annotators, known.names)
-    refuse_unknown(NO_ITERATION, filters.iterations, set(known.iterations.values()))
-    refuse_unknown(NO_SOURCE, filters.sources, SOURCES)
+    refuse_unknown(_("There is no policy '{value}' here. There is: {listed}."), filters.policies, known.iterations)
+    refuse_unknown(_("There is no annotator '{value}' here. There is: {listed}."), filters.annotators, known.names)
+    untrained = _("No policy here has this many trainings behind it: {value}. There is: {listed}.")
+    refuse_unknown(untrained, filters.iterations, set(known.iterations.values()))
+    refuse_unknown(_("There is no source '{value}' here. There is: {listed}."), filters.sources, SOURCES)
     for day in (filters.since, filters.until):
         check_day(day)
     if filters.since and filters.until and filters.since > filters.until:
@@ -165,18 +166,12 @@ def is_licence(name: str) -> bool:
     return re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name) is not None
 
 
-NO_POLICY = N_("There is no policy '{value}' here. There is: {listed}.")
-NO_ANNOTATOR = N_("There is no annotator '{value}' here. There is: {listed}.")
-NO_ITERATION = N_("No policy here has this many trainings behind it: {value}. There is: {listed}.")
-NO_SOURCE = N_("There is no source '{value}' here. There is: {listed}.")
-
-
 def refuse_unknown(sentence: str, asked: Sequence[Any], there: Any) -> None:
     """Raises UserError for the first of the asked that is not there."""
     for value in asked:
         if value not in there:
             listed = ", ".join(str(entry) for entry in sorted(there)[:20]) or _("none")
-            raise UserError(_(sentence).format(value=value, listed=listed))
+            raise UserError(sentence.format(value=value, listed=listed))
 
 
 def iterations_of(models: Sequence[KnownModel]) -> dict[str, int]:
@@ -657,38 +652,17 @@ class Format:
     rows: Callable[[AggregatedComparison, Filters, ExportContext], ExportedRows]
 
 
-CSV_COLUMNS: Final[Mapping[str, Column]] = {
-    "judgement_id": "whole",
-    "comparison_id": "whole",
-    "prompt_id": "whole",
-    "split": "text",
-    "judged": "text",
-    "annotator": "text",
-    "source": "text",
-    "kind": "text",
-    "outcome": "text",
-    "prompt": "text",
-    "conversation": "text",
-    "chosen": "text",
-    "rejected": "text",
-    "strength": "whole",
-    "ranking": "text",
-    "edited": "text",
-    "tags": "text",
-    "note": "text",
-    "agreement": "number",
-    "seconds": "number",
-    "shown_order": "text",
-    "guidelines_version": "whole",
-    "formed_chance": "text",
-    "people_chance": "text",
-    "shown_chance": "text",
-    "answers_by": "text",
-    "answers_chance": "text",
-    "iteration": "whole",
-    "written_by": "text",
-    **{f"answer_{place}": "text" for place in range(1, MAXIMUM_ANSWERS + 1)},
-}
+# A CSV file knows no types.
+CSV_COLUMNS: Final[Mapping[str, Column]] = dict.fromkeys(
+    (
+        *("judgement_id", "comparison_id", "prompt_id", "split", "judged", "annotator", "source", "kind", "outcome"),
+        *("prompt", "conversation", "chosen", "rejected", "strength", "ranking", "edited", "tags", "note", "agreement"),
+        *("seconds", "shown_order", "guidelines_version", "formed_chance", "people_chance", "shown_chance"),
+        *("answers_by", "answers_chance", "iteration", "written_by"),
+        *(f"answer_{place}" for place in range(1, MAXIMUM_ANSWERS + 1)),
+    ),
+    "text",
+)
 FORMATS: Final[Mapping[str, Format]] = {
     "preference": Format(
         N_("TRL preference, conversational (DPO and others)"),

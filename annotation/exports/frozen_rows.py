@@ -34,7 +34,7 @@ class FrozenRow:
         return None
 
     def to_json(self) -> dict[str, Any]:
-        return {"split": self.split, "messages": [dict(message) for message in self.messages]}
+        return dict(vars(self))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -101,20 +101,12 @@ class PreferenceRow(FrozenRow):
         return self.chosen, self.rejected
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            **super().to_json(),
-            "comparison": self.comparison,
-            "prompt_id": self.prompt_id,
-            "chosen": self.chosen.to_json(),
-            "rejected": self.rejected.to_json(),
-            "rendered_prompt": self.rendered_prompt,
-            "judgements": list(self.judgements),
-            "annotators": list(self.annotators),
-            "strength": self.strength,
-            "agreement": self.agreement,
-            **({} if self.flip is None else {"flip": self.flip}),
-            **({"ai": True} if self.ai else {}),
-        }
+        values = {**super().to_json(), "chosen": self.chosen.to_json(), "rejected": self.rejected.to_json()}
+        if self.flip is None:
+            del values["flip"]
+        if not self.ai:
+            del values["ai"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -136,9 +128,7 @@ class DemonstrationRow(FrozenRow):
     """What an example set says of it."""
 
     def to_json(self) -> dict[str, Any]:
-        beside = {"response": self.response, "label": self.label}
-        known = {name: value for name, value in beside.items() if value is not None}
-        return {**super().to_json(), "text": self.text, "origin": self.origin, **known}
+        return {name: value for name, value in super().to_json().items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -148,9 +138,6 @@ class PromptRow(FrozenRow):
     @property
     def number(self) -> int:
         return self.prompt_id
-
-    def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "prompt_id": self.prompt_id}
 
 
 AnyRow = TypeVar("AnyRow", bound=FrozenRow)

@@ -19,25 +19,9 @@ from typing import IO, Any, Final, Protocol
 
 from annotation.database import Database
 from annotation.environment import remove_leftover
-from annotation.exports import archive
+from annotation.exports import archive, formats
 from annotation.exports.dataset_card import CardStatistics, Provenance, card
-from annotation.exports.formats import (
-    FORMATS,
-    ONE_FILE,
-    SPLIT_NAMES,
-    Column,
-    ExportContext,
-    ExportRequest,
-    ExportRow,
-    aggregate,
-    check_request,
-    demonstration,
-    escape_cell,
-    export_rows,
-    iterations_of,
-    pseudonyms,
-    reasons_of,
-)
+from annotation.exports.formats import FORMATS, ONE_FILE, SPLIT_NAMES, Column, ExportContext, ExportRequest, ExportRow
 from annotation.metrics import quality
 from annotation.records import UserError, explain_errors
 from annotation.store import data_sources, judgement_store, project_store, training_data
@@ -94,7 +78,7 @@ class Csv:
 
 def cell(value: Any) -> str:
     """A value as a cell that no spreadsheet runs."""
-    return escape_cell(value) if isinstance(value, str) else "" if value is None else str(value)
+    return formats.escape_cell(value) if isinstance(value, str) else "" if value is None else str(value)
 
 
 class Parquet:
@@ -198,7 +182,7 @@ def export(
     prepare(db, ComparisonFilter.of(request.filters.comparisons))
     with db.reading():
         known = what_is_known(db, request)
-        check_request(request, known)
+        formats.check_request(request, known)
         if request.format == "raw":
             figures = CardStatistics()
             with whole(target) as path:
@@ -221,7 +205,7 @@ def count(db: Database, request: ExportRequest, report: Report = lambda done, to
     prepare(db, ComparisonFilter.of(request.filters.comparisons))
     with db.reading():
         known = what_is_known(db, request)
-        check_request(request, known)
+        formats.check_request(request, known)
         figures = CardStatistics()
         if request.format == "raw":
             figures.rows.update(archive.count(db))
@@ -233,11 +217,14 @@ def count(db: Database, request: ExportRequest, report: Report = lambda done, to
 
 def what_is_known(db: Database, request: ExportRequest) -> ExportContext:
     annotators = data_sources.annotators(db)
-    names = {one.name: one.name for one in annotators} if request.names else pseudonyms(annotators)
+    names = {one.name: one.name for one in annotators} if request.names else formats.pseudonyms(annotators)
     estimated = {} if request.format == "raw" else quality.reliabilities(db)
     reliability = {name: measured.estimate for name, measured in estimated.items()}
     return ExportContext(
-        iterations_of(data_sources.models(db)), names, frozenset(judgement_store.excluded_annotators(db)), reliability
+        formats.iterations_of(data_sources.models(db)),
+        names,
+        frozenset(judgement_store.excluded_annotators(db)),
+        reliability,
     )
 
 
@@ -251,8 +238,8 @@ def rows(
     for group in judgement_store.judged_comparisons(db):
         if only is not None and group[0].comparison_id not in only:
             continue
-        aggregated = aggregate(group, request.filters, known)
-        made = export_rows(aggregated, request, known)
+        aggregated = formats.aggregate(group, request.filters, known)
+        made = formats.export_rows(aggregated, request, known)
         split = SPLIT_NAMES[group[0].split]
         figures.see(split, aggregated, made)
         yield from ((split, row) for row in made.rows)
@@ -270,10 +257,11 @@ def demonstrations(
 ) -> Iterator[tuple[str, ExportRow]]:
     """The demonstrations that were written or imported without a comparison, as rows to imitate."""
     for shown in training_data.demonstrations(db):
-        split = SPLIT_NAMES[shown.split]
-        made = demonstration(shown, request.filters, known)
-        figures.see_demonstration(shown, split, made if isinstance(made, str) else None)
-        if not isinstance(made, str):
+        split, made = SPLIT_NAMES[shown.split], formats.demonstration(shown, request.filters, known)
+        if isinstance(made, str):
+            figures.left_out[made] += 1
+        else:
+            figures.see_demonstration(shown, split)
             yield split, made
 
 
@@ -323,7 +311,7 @@ def refuse_nothing(figures: CardStatistics) -> None:
         if not figures.left_out:
             raise UserError(_("Nothing is left to export: there are no judgements yet. Nothing was written."))
         said = _("Nothing is left to export ({reasons}). Nothing was written.")
-        raise UserError(said.format(reasons=reasons_of(figures.left_out)))
+        raise UserError(said.format(reasons=formats.reasons_of(figures.left_out)))
 
 
 # -------------------------------------------------------------------------------------------------- whole or not at all

@@ -163,7 +163,8 @@ def names(page: Any) -> Iterator[str]:
 
 def ends(page: Any) -> Iterator[str]:
     """The addresses of tabs in which nothing is looked at, so that no address goes on from there: "data/import"."""
-    barred = {"/".join(block.props["tabs"]) for block in page.blocks.values() if is_bar(block)}
+    boxes = (block.props or {} for block in page.blocks.values() if isinstance(block, gr.HTML))
+    barred = {"/".join(props["tabs"]) for props in boxes if "tabs" in props}
 
     def walk(tabs: TabList, above: str) -> Iterator[str]:
         for tab in tabs.tabs:
@@ -176,7 +177,3 @@ def ends(page: Any) -> Iterator[str]:
 
     tabs = tabs_of(page)
     yield from walk(tabs, "") if tabs else ()
-
-
-def is_bar(block: Any) -> bool:
-    return isinstance(block, gr.HTML) and "tabs" in (getattr(block, "props", None) or {})

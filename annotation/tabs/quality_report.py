@@ -510,7 +510,9 @@ def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
         (
             comparison_way(gold.comparison_id),
             known_answer(gold),
-            NOTHING if gold.right is None else share_of_count(gold.right),
+            NOTHING
+            if gold.right is None
+            else _("{share}\nof {count:,}").format(share=percent_with_interval(gold.right), count=gold.right.n),
             _("retired") if gold.retired else _("handed out"),
             f"{gold.made_by}\n{moment(gold.made)} UTC",
         )
@@ -531,11 +533,6 @@ def known_answer(gold: Gold) -> str:
     """Which answers a gold comparison counts as right, by their numbers."""
     numbers = [str(position + 1) for position in gold.best]
     return ngettext("Answer {numbers}", "One of the answers {numbers}", len(numbers)).format(numbers=", ".join(numbers))
-
-
-def share_of_count(figure: Estimate) -> str:
-    """A share with its interval, and below it of how many."""
-    return _("{share}\nof {count:,}").format(share=percent_with_interval(figure), count=figure.n)
 
 
 def flagged_table(cases: Sequence[FlaggedCase], flags: int) -> str:

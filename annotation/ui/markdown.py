@@ -83,8 +83,7 @@ class MarkdownRenderer(RendererHTML):
     def text(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         return self.leaf(env, tokens[idx].content)
 
-    def text_special(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        return self.leaf(env, tokens[idx].content)
+    text_special = text
 
     def code_inline(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         return f"<code>{self.leaf(env, tokens[idx].content)}</code>"
@@ -124,8 +123,7 @@ class MarkdownRenderer(RendererHTML):
     def th_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         return cell(tokens[idx])
 
-    def td_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        return cell(tokens[idx])
+    td_open = th_open
 
     def softbreak(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         """A line's end stays one: verses and addresses are written that way."""
@@ -343,17 +341,11 @@ COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z]+\*?\}(?:\{[clr|\s]*\})?|\\[a
 # An answer has no equation numbers to refer to.
 NUMBERED = re.compile(r"(\\(?:begin|end)\{(?:align|gather|equation|multline))\}")
 KEPT_ATTRIBUTES: Mapping[str, re.Pattern[str]] = {
-    "stretchy": re.compile("true|false"),
-    "fence": re.compile("true|false"),
+    **dict.fromkeys(names("stretchy fence accent accentunder movablelimits displaystyle"), re.compile("true|false")),
     "form": re.compile("prefix|infix|postfix"),
-    "accent": re.compile("true|false"),
-    "accentunder": re.compile("true|false"),
-    "movablelimits": re.compile("true|false"),
-    "displaystyle": re.compile("true|false"),
     "mathvariant": re.compile("normal|bold|italic|bold-italic|double-struck|monospace|sans-serif"),
     "linethickness": re.compile("0|1|2"),
-    "minsize": re.compile(r"[0-3](\.\d+)?em"),
-    "maxsize": re.compile(r"[0-3](\.\d+)?em"),
+    **dict.fromkeys(("minsize", "maxsize"), re.compile(r"[0-3](\.\d+)?em")),
     "width": re.compile(r"[0-2](\.\d+)?em"),
 }
 MATH_TAGS = names(

@@ -8,7 +8,6 @@ as it was understood.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -19,13 +18,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
-from starlette.requests import ClientDisconnect
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from annotation.records import ONLY_ADMINS, Annotator, Role, storable
 from annotation.translation import _
-from annotation.web.middleware import ANNOTATOR_KEY, BODY_SECONDS
+from annotation.web.middleware import ANNOTATOR_KEY, read_body
 
 MAXIMUM_EVENT: Final = {"annotator": 64 * 1024, "admin": 1024 * 1024}
 """Bytes that an event's body may have."""
@@ -356,20 +356,13 @@ class GuardedRequest:
 
     async def read(self, limit: int) -> bytes:
         """The request's body. Raises RequestRefused where it is too large or does not arrive."""
-        body = bytearray()
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while True:
-                    message = await self.receive()
-                    if message["type"] == "http.disconnect":
-                        raise RequestRefused(400, _("The request ended early."))
-                    body += message.get("body", b"")
-                    if len(body) > limit:
-                        raise RequestRefused(413, _("An event has at most {limit:,} bytes.").format(limit=limit))
-                    if not message.get("more_body"):
-                        return bytes(body)
-        except TimeoutError:
-            raise RequestRefused(408, _("The request did not arrive.")) from None
+            body = await read_body(Request(self.scope, self.receive), limit)
+        except HTTPException as error:
+            raise RequestRefused(error.status_code, error.detail) from None
+        if body is None:
+            raise RequestRefused(413, _("An event has at most {limit:,} bytes.").format(limit=limit))
+        return body
 
     async def pass_on(self, asked: Any) -> None:
         """Hand Gradio the event in our spelling, so that it can't read another one than we did."""

@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from contextvars import copy_context
@@ -48,9 +48,8 @@ KEEP = "private, max-age=31536000, immutable"
 # Files of Gradio's package, the same for everybody; all else says something about somebody.
 PACKAGED = re.compile(r"/(?:assets|static|svelte)/.+|(?:/gradio_api)?/theme\.css|/favicon\.ico")
 HOST = re.compile(r"(?P<name>[\w.-]{1,255}|\[[0-9a-f:.]{2,45}\])(?::(?P<port>\d{1,5}))?", re.ASCII | re.IGNORECASE)
-# What proxies say of a request, and anybody else can.
-CLAIMED = (b"forwarded", b"x-gradio-server")
-CLAIMED_PREFIX = b"x-forwarded-"
+# What proxies say of where a request was sent to, and anybody else can.
+CLAIMED = re.compile(rb"forwarded$|x-gradio-server$|x-forwarded-")
 OPEN_PATHS = ("/healthz", "/login", "/logout", "/signin", "/join")
 FRAMES = ("iframe", "frame", "embed", "object")
 NOT_STORED = {"Cache-Control": "no-store"}
@@ -138,7 +137,7 @@ class KnownHost:
                 sentence = ours.format(names=", ".join(self.names)) if self.names else _("This is no host.")
                 await PlainTextResponse(sentence, 403 if self.names else 400)(scope, receive, send)
                 return
-            scope = {**scope, "headers": [pair for pair in scope["headers"] if not is_claim(pair[0])]}
+            scope = {**scope, "headers": [pair for pair in scope["headers"] if not CLAIMED.match(pair[0])]}
             if self.space is not None:
                 said = (headers.get("x-forwarded-host", "").split(",")[0].strip(), *hosts)
                 host = next((one for one in said if one in self.space.hosts), self.space.hosts[0])
@@ -153,11 +152,6 @@ def host_name(host: str) -> str | None:
     if found is None or int(found["port"] or 0) > 65535:
         return None
     return found["name"].strip("[]").lower()
-
-
-def is_claim(header: bytes) -> bool:
-    """Whether a header says where the request was sent to, which proxies do, and anybody can."""
-    return header in CLAIMED or header.startswith(CLAIMED_PREFIX)
 
 
 @dataclass(frozen=True)
@@ -274,7 +268,8 @@ class SignedIn:
             await self.app(scope, receive, send)
             return
         if self.under_way[asker] >= MAXIMUM_AT_ONCE:
-            await too_much(Headers(scope=scope))(scope, receive, send)
+            said = _("Too much is asked for at once. Try again in a moment.")
+            await end_of_way(Headers(scope=scope), said, 429, {"Retry-After": "1"})(scope, receive, send)
             return
         with ExitStack() as counted:
             self.under_way[asker] += 1
@@ -294,19 +289,16 @@ class SignedIn:
             del self.under_way[asker]
 
 
-def too_much(headers: Headers) -> Response:
-    """What whoever has too many requests under way gets: where a browser shows it, a page."""
-    sentence, again = _("Too much is asked for at once. Try again in a moment."), {"Retry-After": "1"}
+def end_of_way(headers: Headers, sentence: str, status: int, more: Mapping[str, str] = {}) -> Response:
+    """What whoever gets no further is told: where a browser shows it, a page."""
     if "text/html" in headers.get("accept", ""):
-        return HTMLResponse(sign_in_pages.dead_end(sentence), 429, {**NOT_STORED, **again})
-    return JSONResponse({"error": sentence}, 429, again)
+        return HTMLResponse(sign_in_pages.dead_end(sentence), status, {**NOT_STORED, **more})
+    return JSONResponse({"error": sentence}, status, more)
 
 
 async def not_done(request: Request, error: Exception) -> Response:
     """What is said where something that a route has no words of its own for could not be done, as on a full disk."""
-    if "text/html" in request.headers.get("accept", ""):
-        return HTMLResponse(sign_in_pages.dead_end(str(error)), 503, NOT_STORED)
-    return JSONResponse({"error": str(error)}, 503)
+    return end_of_way(request.headers, str(error), 503)
 
 
 def refusal(scope: Scope, headers: Headers) -> Response:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
 from annotated_types import Predicate, doc
 
@@ -13,7 +12,7 @@ from annotation.jobs import job_table
 from annotation.jobs.job_table import HEARD_WITHIN_SECONDS
 from annotation.records import MAXIMUM_ANSWERS, Sampling
 from annotation.translation import N_, _
-from annotation.validation import NonNegativeInt, PositiveInt, stored
+from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
@@ -61,10 +60,6 @@ class AnsweringResult:
 
     comparisons: int = 0
     seconds: float = 0.0
-
-    @classmethod
-    def of(cls, result: Mapping[str, Any]) -> AnsweringResult:
-        return stored(cls, result)
 
 
 def newest_answering(db: Database) -> Job | None:

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from annotation.records import Prompt, Sampling, UserError
 from annotation.translation import _
-from annotation.validation import stored
 from rlhf.jobs.artifacts import explain_write_errors
 
 DIRECTORY: Final = "answers"
@@ -33,10 +32,6 @@ class PromptSetResult:
     """Where it can be fetched."""
     sha256: str = ""
     seconds: float = 0.0
-
-    @classmethod
-    def of(cls, result: Mapping[str, Any] | None) -> PromptSetResult:
-        return stored(cls, result)
 
 
 def row_of(prompt: Prompt, answer: Mapping[str, Any], sampling: Sampling, revision: str) -> dict[str, Any]:

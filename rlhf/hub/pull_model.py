@@ -23,38 +23,13 @@ from rlhf.hub import publications
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.jobs.descriptions import Made
-from rlhf.models import base_model, memory, registry
-from rlhf.models.adapters.adapter_tensors import (
-    ADAPTER_WEIGHTS,
-    KINDS_OF_VALUES,
-    WRAPPED,
-    TensorShapes,
-    numbered,
-    part_of,
-    tensor_shapes,
-)
+from rlhf.models import base_model, chat_template, memory, model_files, registry
+from rlhf.models.adapters import adapter_tensors
+from rlhf.models.adapters.adapter_tensors import ADAPTER_WEIGHTS, KINDS_OF_VALUES, WRAPPED, TensorShapes
 from rlhf.models.adapters.stored_adapter import SCORES, StoredLora, StoredPrompt, read_adapter, write_settings
 from rlhf.models.base_model import BaseModel, base_sha256
-from rlhf.models.chat_template import (
-    ANSWER,
-    ASKED,
-    LARGEST_TOKENIZER,
-    TOKENIZER_FILE,
-    has_template,
-    read_backend,
-    read_format,
-)
-from rlhf.models.model_files import (
-    ADAPTER_CONFIG,
-    CONFIG,
-    LARGEST_FILE,
-    OUTPUTS,
-    check_architecture,
-    check_weights,
-    is_tied,
-    of_text,
-    read_object,
-)
+from rlhf.models.chat_template import ANSWER, ASKED, LARGEST_TOKENIZER, TOKENIZER_FILE
+from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, LARGEST_FILE, OUTPUTS
 from rlhf.models.registry import HeldPrecision, Policy, PolicyForm
 from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
 from rlhf.models.template_process import TemplateRefused, conversation
@@ -189,7 +164,7 @@ def refuse_code(hub: Hub, found: HubRevision, *names: str) -> None:
                 failed = hubs.explained(_("Fetching {name} of {repo} failed."), name=name, repo=found.repo)
                 with failed, hubs.at_most(found.sizes[name]):
                     path = hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
-                check_code(read_object(Path(path)), name, found.source)
+                check_code(model_files.read_object(Path(path)), name, found.source)
 
 
 def check_code(config: Mapping[str, Any], name: str, source: str) -> None:
@@ -252,7 +227,7 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
 
 def check_tensors(directory: Path, adapter: StoredLora | StoredPrompt, under: Path | None, source: str) -> None:
     """Raises UserError where an adapter does not fit what is under it, or would change it for others."""
-    tensors = tensor_shapes(directory / ADAPTER_WEIGHTS)
+    tensors = adapter_tensors.tensor_shapes(directory / ADAPTER_WEIGHTS)
     stray = next((name for name in tensors if is_stray(name, adapter)), None)
     if stray is not None:
         said = _(
@@ -264,7 +239,7 @@ def check_tensors(directory: Path, adapter: StoredLora | StoredPrompt, under: Pa
     if under is None:
         return
     check_shapes(under, adapter, tensors, source)
-    if isinstance(adapter, StoredLora) and adapter.trainable_token_indices and is_tied(under):
+    if isinstance(adapter, StoredLora) and adapter.trainable_token_indices and model_files.is_tied(under):
         said = _(
             "{source} has rows of its own for some tokens (trainable_token_indices), and the model under it "
             "uses the same rows for what it reads and writes: that can't be computed here. Ask its owner for "
@@ -346,10 +321,10 @@ def check_whole(directory: Path, path: Path | None, base: str) -> None:
     if how:
         said = _("These weights are stored quantised ({how}); Prefloop trains on and merges into 16 bits.")
         raise UserError(said.format(how=_(how)))
-    check_architecture(directory)
+    model_files.check_architecture(directory)
     if path is not None:
-        check_kind(read_object(path / CONFIG), read_object(directory / CONFIG), base)
-    check_weights(directory)
+        check_kind(model_files.read_object(path / CONFIG), model_files.read_object(directory / CONFIG), base)
+    model_files.check_weights(directory)
 
 
 def check_kind(own: Mapping[str, Any], config: Mapping[str, Any], base: str) -> None:
@@ -358,9 +333,14 @@ def check_kind(own: Mapping[str, Any], config: Mapping[str, Any], base: str) -> 
 
     Of a base that also sees, whole weights may be the part for texts alone, and either may leave a size to its default.
     """
-    pairs = [(name, of_text(config).get(name), of_text(own).get(name)) for name in ("vocab_size", "hidden_size")]
+    pairs = [
+        (name, model_files.of_text(config).get(name), model_files.of_text(own).get(name))
+        for name in ("vocab_size", "hidden_size")
+    ]
     differing = [pair for pair in pairs if None not in pair and pair[1] != pair[2]]
-    kinds, wanted = ({str(one.get("model_type")) for one in (told, of_text(told))} for told in (config, own))
+    kinds, wanted = (
+        {str(one.get("model_type")) for one in (told, model_files.of_text(told))} for told in (config, own)
+    )
     if not kinds & wanted:
         differing.insert(0, ("model_type", config.get("model_type"), own.get("model_type")))
     if differing:
@@ -380,9 +360,9 @@ def check_words(path: Path, directory: Path, base: str) -> None:
 
     It is the base's tokenizer and template that they are given here. Tokens that they have besides do no harm.
     """
-    differs = has_template(directory) and written(directory) != written(path)
+    differs = chat_template.has_template(directory) and written(directory) != written(path)
     if not differs and all((place / TOKENIZER_FILE).is_file() for place in (path, directory)):
-        own, theirs = (read_backend(place / TOKENIZER_FILE).get_vocab() for place in (path, directory))
+        own, theirs = (chat_template.read_backend(place / TOKENIZER_FILE).get_vocab() for place in (path, directory))
         differs = any(theirs.get(word) != number for word, number in own.items())
     if differs:
         said = _(
@@ -396,7 +376,7 @@ def written(directory: Path) -> str:
     """How a model's template writes a short conversation; why it does not, where it refuses it."""
     try:
         told = [ASKED, {"role": "assistant", "content": ANSWER}, ASKED]
-        return conversation(read_format(directory), told, begins=True)
+        return conversation(chat_template.read_format(directory), told, begins=True)
     except TemplateRefused as refused:
         return refused.reason
 
@@ -436,7 +416,7 @@ def saved_of(name: str) -> tuple[str, str] | None:
 
 def is_stray(name: str, adapter: StoredLora | StoredPrompt) -> bool:
     """Whether a tensor is a value of a layer that is not said to be trained beside the adapter."""
-    if part_of(name) is not None or (found := saved_of(name)) is None:
+    if adapter_tensors.part_of(name) is not None or (found := saved_of(name)) is None:
         return False
     told = adapter.modules_to_save if isinstance(adapter, StoredLora) else ()
     scores = SCORES if adapter.kind == "reward-model" else ()
@@ -451,8 +431,8 @@ def check_shapes(under: Path, adapter: StoredLora | StoredPrompt, tensors: Tenso
     """
     known: dict[str, tuple[int, ...]] = {}
     for file in under.glob("*.safetensors"):
-        known |= tensor_shapes(file)
-    described = of_text(read_object(under / CONFIG))
+        known |= adapter_tensors.tensor_shapes(file)
+    described = model_files.of_text(model_files.read_object(under / CONFIG))
     layers = Layers(known, bool(base_model.quantisation(under)), described)
     for name, shape in tensors.items():
         if name.endswith("prompt_embeddings"):
@@ -490,7 +470,7 @@ class Layers:
         return found if isinstance(found, int) else None
 
     def fit(self, name: str, shape: tuple[int, ...], adapter: StoredLora | StoredPrompt) -> bool:
-        lora, saved = part_of(name), saved_of(name)
+        lora, saved = adapter_tensors.part_of(name), saved_of(name)
         if lora is not None:
             layer, part = lora
             return any(
@@ -516,7 +496,7 @@ class Layers:
 
         What stands before the number of a layer differs between a file and the model, or between two classes of it.
         """
-        tail = numbered(layer)
+        tail = adapter_tensors.numbered(layer)
         found = self.by_ending.get(f"{tail}.{what}", ())
         if found:
             return [() if self.quantised else self.known[name] for name in found]
@@ -533,7 +513,7 @@ class Layers:
         found: dict[str, list[str]] = {}
         for name in self.known:
             layer, _, what = name.rpartition(".")
-            for tail in {numbered(layer), layer.rpartition(".")[2]}:
+            for tail in {adapter_tensors.numbered(layer), layer.rpartition(".")[2]}:
                 found.setdefault(f"{tail}.{what}", []).append(name)
         return found
 

@@ -21,20 +21,8 @@ from annotation.store import data_sources
 from annotation.translation import N_, _
 from rlhf.algorithms.model_card import Address, public_name
 from rlhf.data.snapshots import snapshot_counts
-from rlhf.hub import publications, snapshot_card
-from rlhf.hub.push_model import (
-    CARD,
-    Files,
-    PublishResult,
-    agreement_on,
-    contents,
-    licence_of,
-    own_contents,
-    same,
-    set_tag,
-    snapshot_tag,
-    tags,
-)
+from rlhf.hub import publications, push_model, snapshot_card
+from rlhf.hub.push_model import CARD, Files, PublishResult
 from rlhf.hub.snapshot_card import SnapshotFacts
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Unit
@@ -56,7 +44,7 @@ def push_data(
     hubs.check_name(repo)
     check_publishable(request.format)
     hubs.check_token(hub, repo)
-    request = replace(request, licence=request.licence or licence_of(hub, Address(repo), "dataset"))
+    request = replace(request, licence=request.licence or push_model.licence_of(hub, Address(repo), "dataset"))
     exports = db.path.parent / writing.DIRECTORY
     with explain_directory_errors(db.path.parent):
         exports.mkdir(exist_ok=True)
@@ -85,9 +73,9 @@ def send(hub: Hub, repo: str, files: Files, form: str, message: str) -> tuple[st
 
     Raises UserError for a repository that holds something else.
     """
-    there = own_contents(hub, repo, "dataset", form)
+    there = push_model.own_contents(hub, repo, "dataset", form)
     gone = [name for name in there if name.startswith("data/") and name not in files]
-    fresh = bool(gone) or any(not same(there.get(name), content) for name, content in files.items())
+    fresh = bool(gone) or any(not push_model.same(there.get(name), content) for name, content in files.items())
     return hubs.commit(hub, repo, "dataset", files, message, gone=gone), fresh
 
 
@@ -132,17 +120,19 @@ def push_snapshot(
     hubs.check_name(repo)
     check_licence(licence)
     hubs.check_token(hub, repo)
-    pushed = Snapshot(job_store.get(db, run), repo, names, licence or licence_of(hub, Address(repo), "dataset"))
+    pushed = Snapshot(
+        job_store.get(db, run), repo, names, licence or push_model.licence_of(hub, Address(repo), "dataset")
+    )
     files = snapshot_files(db, data_dir, pushed)
     private = publications.repo_for(hub, db, "dataset", repo, private)
-    tag = snapshot_tag(pushed.spec.snapshot)
-    known = tags(hub, repo, "dataset").get(tag)
-    there = {} if known is None else contents(hub, repo, "dataset", tag)
+    tag = push_model.snapshot_tag(pushed.spec.snapshot)
+    known = push_model.tags(hub, repo, "dataset").get(tag)
+    there = {} if known is None else push_model.contents(hub, repo, "dataset", tag)
     sha, fresh = known, False
-    if sha is None or any(not same(there.get(name), content) for name, content in files.items()):
+    if sha is None or any(not push_model.same(there.get(name), content) for name, content in files.items()):
         sha, sent = send(hub, repo, files, snapshot_card.mark(pushed.unit), f"{tag}: run {run}")
         fresh = sent or known != sha
-        set_tag(hub, repo, "dataset", tag, sha, known)
+        push_model.set_tag(hub, repo, "dataset", tag, sha, known)
     publications.record(db, "dataset", None, repo, tag, sha, private, by)
     return PublishResult(repo=repo, tag=tag, commit_sha=sha, url=f"{hub.endpoint}/datasets/{repo}", fresh=fresh)
 
@@ -192,7 +182,7 @@ def snapshot_facts(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, A
     base = registry.by_revision(db, "base").base
     return SnapshotFacts(
         repo=pushed.repo,
-        tag=snapshot_tag(spec.snapshot),
+        tag=push_model.snapshot_tag(spec.snapshot),
         sha256=spec.snapshot,
         unit=pushed.unit,
         job=pushed.job.id,
@@ -205,7 +195,7 @@ def snapshot_facts(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, A
         },
         left_out=snapshot_counts(db, spec.snapshot).left_out,
         left_out_later=FinishedTraining.of(pushed.job.result).left_out,
-        agreement=agreement_on(db, spec.snapshot),
+        agreement=push_model.agreement_on(db, spec.snapshot),
         names=pushed.names,
         licence=pushed.licence,
     )

@@ -22,15 +22,8 @@ from annotation.hub_client import Hub, RepoKind
 from annotation.records import UserError
 from annotation.store import judgement_store
 from annotation.translation import N_, _, joined
-from rlhf.algorithms.model_card import (
-    EMBEDDED_HUB_NAME,
-    Address,
-    Ancestor,
-    PublishedFacts,
-    PublishedWinRate,
-    card,
-    subject_of,
-)
+from rlhf.algorithms import model_card
+from rlhf.algorithms.model_card import EMBEDDED_HUB_NAME, Address, Ancestor, PublishedFacts, PublishedWinRate
 from rlhf.data.snapshots import last_judgement
 from rlhf.evaluation import win_rates
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check
@@ -139,7 +132,7 @@ def files_to_publish(
     directory = data_dir / policy.path
     verify_directory(directory, policy.sha256, policy.revision)
     ground = ground_address(db, policy)
-    about = subject_of(db, policy.job_id, policy.revision, policy, policy.source)
+    about = model_card.subject_of(db, policy.job_id, policy.revision, policy, policy.source)
     check = None if policy.kind == "reward-model" else newest_check(db, policy.revision)
     job = None if policy.job_id is None else job_store.get(db, policy.job_id)
     spec = registry.trained_as(db, policy)
@@ -161,7 +154,7 @@ def files_to_publish(
     files: Files = {path.name: path for path in found if any(fnmatch(path.name, pattern) for pattern in allowed)}
     if policy.form != "full":
         files[ADAPTER_CONFIG] = adapter_config(directory, ground or Address(about.base))
-    files[CARD] = card(about, (job.result if job is not None else None) or {}, record).encode()
+    files[CARD] = model_card.card(about, (job.result if job is not None else None) or {}, record).encode()
     return files
 
 

@@ -285,7 +285,8 @@ class RentedRun:
             "PREFLOOP_HOURS": f"{self.rental.hours:g}",
             "PREFLOOP_HUB_CLIENT": version("huggingface_hub"),
         }
-        return told if hubs.is_default_hub(self.hub) else {**told, "HF_ENDPOINT": self.hub.endpoint}
+        usual = self.hub.endpoint.rstrip("/") == "https://huggingface.co"
+        return told if usual else {**told, "HF_ENDPOINT": self.hub.endpoint}
 
     def started_before(self) -> Any:
         """The job on the Hub that has this one's mark; None where there is none."""

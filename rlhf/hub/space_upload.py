@@ -15,21 +15,9 @@ from typing import Any, Final, Literal
 
 from packaging.requirements import Requirement
 
+from annotation import hub_client as hubs
 from annotation.environment import SPACE_TOKEN
-from annotation.hub_client import (
-    Hub,
-    TokenInfo,
-    check_name,
-    check_token,
-    commit,
-    connect,
-    ensure_repo,
-    explained,
-    hourly_price,
-    is_passing,
-    split_address,
-    to_front_matter,
-)
+from annotation.hub_client import Hub, TokenInfo, commit
 from annotation.records import UserError
 from annotation.translation import _, joined
 from annotation.web.space import ADMINS, ANNOTATORS, SPACE_MODEL, checked_rule
@@ -150,9 +138,9 @@ def planned(
     problem, is_public = "", False
     if hub is not None:
         try:
-            check_token(hub, repo)
+            hubs.check_token(hub, repo)
         except UserError as error:
-            if is_passing(error):
+            if hubs.is_passing(error):
                 raise
             problem = str(error)
         else:
@@ -167,7 +155,7 @@ def settings_there(hub: Hub, repo: str) -> tuple[dict[str, str], bool]:
     there = space_info(hub, repo)
     if there is None:
         return {}, False
-    with explained(_("Reading the settings of {repo} failed."), repo=repo):
+    with hubs.explained(_("Reading the settings of {repo} failed."), repo=repo):
         return {key: one.value for key, one in hub.api.get_space_variables(repo).items()}, not there.private
 
 
@@ -220,7 +208,7 @@ def front_matter(plan: SpacePlan) -> dict[str, Any]:
 
 def readme(plan: SpacePlan) -> str:
     rows = "\n".join(f"| `{name}` | {text} |" for name, text in VARIABLES.items())
-    return f"""{to_front_matter(front_matter(plan))}
+    return f"""{hubs.to_front_matter(front_matter(plan))}
 
 # Prefloop
 
@@ -267,12 +255,12 @@ def check(plan: SpacePlan, hub: Hub | None, root: Path = ROOT) -> list[SpaceFind
     try:
         if plan.problem:
             raise UserError(plan.problem)
-        who = check_token(hub, plan.repo)
+        who = hubs.check_token(hub, plan.repo)
         looks[:0] = [partial(check_account, plan, who), partial(check_space, plan, hub)]
         looks.append(partial(check_copies, plan, hub))
     except UserError as error:
         found.append(fails(str(error)))
-        anybody = connect(None, hub.endpoint)
+        anybody = hubs.connect(None, hub.endpoint)
         looks = [partial(check_hardware, plan, anybody), partial(check_model, plan, anybody)]
     for look in looks:
         try:
@@ -285,7 +273,7 @@ def check(plan: SpacePlan, hub: Hub | None, root: Path = ROOT) -> list[SpaceFind
 def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
     """What is wrong with the wishes themselves."""
     try:
-        check_name(plan.repo)
+        hubs.check_name(plan.repo)
     except UserError as error:
         yield fails(str(error))
     for name, rule, words in (
@@ -389,7 +377,7 @@ def check_space(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
         yield from check_new(plan)
     else:
         yield from check_kind(plan, there)
-        with explained(_("Reading the settings of {repo} failed."), repo=plan.repo):
+        with hubs.explained(_("Reading the settings of {repo} failed."), repo=plan.repo):
             secrets = set(hub.api.get_space_secrets(plan.repo))
             variables = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
             runtime = hub.api.get_space_runtime(plan.repo)
@@ -496,19 +484,19 @@ def check_hardware(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
 
 def hourly_prices(hub: Hub) -> dict[str, float]:
     """What the hardware of Spaces costs, in dollars an hour. Raises UserError."""
-    return {one.name: hourly_price(one) for one in listed_hardware(hub)}
+    return {one.name: hubs.hourly_price(one) for one in listed_hardware(hub)}
 
 
 def listed_hardware(hub: Hub) -> list[Any]:
     """The hardware of Spaces. Raises UserError."""
-    with explained(_("Asking the Hub for its hardware failed.")):
+    with hubs.explained(_("Asking the Hub for its hardware failed.")):
         return list(hub.api.list_spaces_hardware())
 
 
 def check_model(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     """Whether the Space can have its base model: the processes that load it have no token."""
-    repo, revision = split_address(plan.model)
-    with explained(_("Looking for the model {model} failed."), model=plan.model):
+    repo, revision = hubs.split_address(plan.model)
+    with hubs.explained(_("Looking for the model {model} failed."), model=plan.model):
         model = hub.api.model_info(repo, revision=revision, files_metadata=True)
     if model.private or model.gated:
         said = _("{model} is not open to everybody, and the Space loads it without a token. Choose another.")
@@ -536,7 +524,7 @@ def is_chat_model(hub: Hub, repo: str, sha: str, sizes: Mapping[str, int]) -> bo
     if TOKENIZER_CONFIG not in sizes:
         return False
     with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-        with explained(_("Fetching {name} of {repo} failed."), name=TOKENIZER_CONFIG, repo=repo):
+        with hubs.explained(_("Fetching {name} of {repo} failed."), name=TOKENIZER_CONFIG, repo=repo):
             hub.api.hf_hub_download(repo, TOKENIZER_CONFIG, revision=sha, local_dir=directory)
         return has_template(Path(directory))
 
@@ -565,7 +553,7 @@ def hardware_of(plan: SpacePlan, hub: Hub) -> str:
     """The hardware that is asked for, else what the Space has, else the free one. Raises UserError."""
     if plan.hardware or plan.problem or space_info(hub, plan.repo) is None:
         return plan.hardware or FREE
-    with explained(_("Reading the hardware of {repo} failed."), repo=plan.repo):
+    with hubs.explained(_("Reading the hardware of {repo} failed."), repo=plan.repo):
         runtime = hub.api.get_space_runtime(plan.repo)
     return runtime.requested_hardware or runtime.hardware or FREE
 
@@ -574,8 +562,8 @@ def check_copies(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     """Whether safe copies could be made, and nobody else could read them."""
     if not plan.copies or plan.copies_in_directory:
         return
-    check_token(hub, plan.copies)
-    with explained(_("Looking at {copies} failed."), copies=plan.copies):
+    hubs.check_token(hub, plan.copies)
+    with hubs.explained(_("Looking at {copies} failed."), copies=plan.copies):
         exists = hub.api.repo_exists(plan.copies, repo_type="dataset")
         open_to_all = exists and not hub.api.repo_info(plan.copies, repo_type="dataset").private
     if open_to_all:
@@ -585,7 +573,7 @@ def check_copies(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
 
 def space_info(hub: Hub, repo: str) -> Any:
     """What the Hub says of a Space; None where there is none that the token may see. Raises UserError."""
-    with explained(_("Looking at {repo} failed."), repo=repo):
+    with hubs.explained(_("Looking at {repo} failed."), repo=repo):
         return hub.api.space_info(repo) if hub.api.repo_exists(repo, repo_type="space") else None
 
 
@@ -601,7 +589,7 @@ def create(plan: SpacePlan, hub: Hub, token_of_space: str = "") -> SpaceResult:
         raise UserError(joined(*errors))
     there = space_info(hub, plan.repo)
     secrets = {"HF_TOKEN": token_of_space} if token_of_space else {}
-    ensure_repo(
+    hubs.ensure_repo(
         hub,
         plan.repo,
         "space",
@@ -612,10 +600,10 @@ def create(plan: SpacePlan, hub: Hub, token_of_space: str = "") -> SpaceResult:
         space_secrets=[{"key": key, "value": value} for key, value in secrets.items()],
     )
     changed = apply_settings(plan, hub, secrets) if there is not None else ()
-    with explained(_("Reading {repo} failed."), repo=plan.repo):
+    with hubs.explained(_("Reading {repo} failed."), repo=plan.repo):
         head = hub.api.space_info(plan.repo)
     # The files depend on whose Space it is, and on the hardware that it has where none is asked for.
-    known = replace(plan, organisation=check_token(hub).name != plan.owner, hardware=hardware_of(plan, hub))
+    known = replace(plan, organisation=hubs.check_token(hub).name != plan.owner, hardware=hardware_of(plan, hub))
     held = contents(known)
     gone = [path for path in (one.rfilename for one in head.siblings or ()) if is_ours(path) and path not in held]
     sha = commit(hub, plan.repo, "space", held, "Prefloop", head.sha, gone=gone)
@@ -625,7 +613,7 @@ def create(plan: SpacePlan, hub: Hub, token_of_space: str = "") -> SpaceResult:
 def apply_settings(plan: SpacePlan, hub: Hub, secrets: Mapping[str, str]) -> tuple[str, ...]:
     """Set what differs on a Space that is there: each change restarts it. Returns the names. Raises UserError."""
     changed: list[str] = []
-    with explained(_("Changing the settings of {repo} failed."), repo=plan.repo):
+    with hubs.explained(_("Changing the settings of {repo} failed."), repo=plan.repo):
         known = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
         for key, value in plan.variables.items():
             if known.get(key) != value:

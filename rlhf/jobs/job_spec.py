@@ -474,13 +474,6 @@ def first_adapted(spec: TrainingSpec, layers: int) -> int:
     return layers // 2 if upper else 0
 
 
-def with_defaults(spec: Training) -> Training:
-    """The spec with what it leaves to its method and loss. Raises UserError for what can't work together."""
-    for sentence in spec.impossible():
-        raise UserError(sentence)
-    return spec.filled()
-
-
 Training = TypeVar("Training", bound=TrainingSpec)
 
 

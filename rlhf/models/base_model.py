@@ -24,27 +24,10 @@ from annotation.records import UserError
 from annotation.store import setting_store
 from annotation.translation import N_, _
 from rlhf.jobs.artifacts import file_sha256
-from rlhf.models import chat_template, memory, registry
-from rlhf.models.chat_template import (
-    ANSWER,
-    ASKED,
-    QUESTION,
-    TOKENIZER_FILE,
-    TOKENIZERS,
-    ChatFormat,
-    ChatTokenizer,
-    read_format,
-)
+from rlhf.models import chat_template, memory, model_files, registry
+from rlhf.models.chat_template import ANSWER, ASKED, QUESTION, TOKENIZER_FILE, TOKENIZERS, ChatFormat, ChatTokenizer
 from rlhf.models.memory import Machine
-from rlhf.models.model_files import (
-    CONFIG,
-    check_architecture,
-    check_weights,
-    is_gguf,
-    read_object,
-    refuse_adapter,
-    weight_files,
-)
+from rlhf.models.model_files import CONFIG
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.self_test_results import SelfTestResult, keep_result, kept_result, result_of
 from rlhf.models.template_process import TemplateRefused, conversation, ended
@@ -202,7 +185,7 @@ def locate(data_dir: Path, model: str, anew: bool = False) -> BaseModel:
         return BaseModel(str(directory.resolve()), directory.resolve())
     if directory.is_file():
         raise UserError(
-            is_gguf(directory)
+            model_files.is_gguf(directory)
             if directory.suffix == ".gguf"
             else _("{directory} is a file: give a model's directory.").format(directory=directory)
         )
@@ -427,7 +410,7 @@ def quantisation(directory: Path) -> str:
 
     Raises UserError if its configuration can't be read.
     """
-    found = read_object(directory / CONFIG).get("quantization_config")
+    found = model_files.read_object(directory / CONFIG).get("quantization_config")
     if not found:
         return ""
     settings = found if isinstance(found, Mapping) else {}
@@ -445,15 +428,15 @@ def check(base: BaseModel, room: bool = True) -> BaseModel:
     Raises UserError where files are missing or not whole, transformers does not know the architecture, the template
     does not work, or, unless nobody asks for `room`, the memory is too small.
     """
-    refuse_adapter(base.path)
+    model_files.refuse_adapter(base.path)
     if not (base.path / CONFIG).is_file() and not list(base.path.glob("*.gguf")):
         said = _("{path} holds no model: there is no {config}. Choose another one.")
         raise UserError(said.format(path=base.path, config=CONFIG))
-    weight_files(base.path)  # says what is missing before the memory is looked at
+    model_files.weight_files(base.path)  # says what is missing before the memory is looked at
     if room:
         check_room(base)
-    check_architecture(base.path)
-    check_weights(base.path)
+    model_files.check_architecture(base.path)
+    model_files.check_weights(base.path)
     return replace(base, takes_system=takes_system(base.path), answers_plainly=answers_plainly(base.path))
 
 
@@ -462,7 +445,7 @@ def answers_plainly(path: Path) -> bool:
 
     Raises TemplateRefused where it writes none.
     """
-    known = read_format(path, no_thinking=True)
+    known = chat_template.read_format(path, no_thinking=True)
     answered = conversation(known, [ASKED, {"role": "assistant", "content": ANSWER}])
     begun = conversation(known, [ASKED], begins=True) + ANSWER
     return "".join(answered.split()).startswith("".join(begun.split()))
@@ -479,7 +462,7 @@ def takes_system(path: Path) -> bool:
     try:
         # Without a tokenizer.json the workers read the other files, and this process only the template.
         whole = (path / TOKENIZER_FILE).is_file()
-        tokenizer: ChatTokenizer | ChatFormat = ChatTokenizer(path) if whole else read_format(path)
+        tokenizer: ChatTokenizer | ChatFormat = ChatTokenizer(path) if whole else chat_template.read_format(path)
         kept = keeps_system(tokenizer)  # first: a template that had to be stopped here is of no use for the others
         if QUESTION not in conversation(tokenizer, [ASKED], begins=True):
             raise TemplateRefused(_("it leaves out what the user says."))
@@ -520,13 +503,15 @@ def precision_by_need(directory: Path, machine: Machine) -> HeldPrecision:
     need = bytes_in(directory, plain)
     if need <= SHARE_OF_MEMORY * machine.total:
         return plain
-    share = memory.share_in_nf4({name: each.shape for name, each in check_weights(directory).items()}, BYTES[plain])
+    share = memory.share_in_nf4(
+        {name: each.shape for name, each in model_files.check_weights(directory).items()}, BYTES[plain]
+    )
     return "nf4" if share <= 1 - NF4_SAVES or share * need <= machine.total < need else plain
 
 
 def bytes_in(directory: Path, plain: HeldPrecision) -> int:
     """How many bytes a model's weights take in 16 or 32 bits. Raises UserError where its files are not whole."""
-    return sum(prod(tensor.shape) for tensor in check_weights(directory).values()) * BYTES[plain]
+    return sum(prod(tensor.shape) for tensor in model_files.check_weights(directory).values()) * BYTES[plain]
 
 
 def register(db: Database, base: BaseModel) -> Policy:
@@ -573,7 +558,7 @@ def pin(db: Database, base: BaseModel) -> None:
 
 def template_sha256(directory: Path) -> str:
     with suppress(UserError):
-        return sha256(read_format(directory).template.encode()).hexdigest()
+        return sha256(chat_template.read_format(directory).template.encode()).hexdigest()
     return ""
 
 
@@ -635,7 +620,7 @@ def precision_problem(directory: Path, precision: str, machine: Machine) -> str:
 
 def check_room(base: BaseModel) -> None:
     """Raises UserError where the memory is too small for a model."""
-    check_memory(base, sum(file.stat().st_size for file in weight_files(base.path) if file.is_file()))
+    check_memory(base, sum(file.stat().st_size for file in model_files.weight_files(base.path) if file.is_file()))
 
 
 def check_memory(base: BaseModel, weights: int) -> None:

@@ -22,18 +22,10 @@ from annotation.records import Message, Prompt, UserError
 from annotation.translation import _
 from rlhf.jobs.artifacts import new_directory, verify_directory
 from rlhf.jobs.job_spec import Precision, TrainingSpec, first_adapted, target_layers
-from rlhf.models import registry
+from rlhf.models import chat_template, registry
 from rlhf.models.adapters.low_rank import compute_adapters_at_once
 from rlhf.models.adapters.stored_adapter import StoredLora, StoredPrompt, read_adapter
-from rlhf.models.chat_template import (
-    TOKENIZER_FILE,
-    end_of_turn,
-    has_row,
-    options_of,
-    read_backend,
-    read_format,
-    tokenizing,
-)
+from rlhf.models.chat_template import TOKENIZER_FILE
 from rlhf.models.hidden_states import PACKS
 from rlhf.models.memory import WITHOUT_ADAPTER, read_shapes, steady_places, targets
 from rlhf.models.model_files import CONFIG, WHOLE, read_json, tokens_known
@@ -63,11 +55,11 @@ def load_tokenizer(path: Path, no_thinking: bool = False) -> Any:
 
     `no_thinking`: its template is told that the model is not to think before it answers.
     """
-    read_format(path)  # says what is wrong with it
+    chat_template.read_format(path)  # says what is wrong with it
     tokenizer = tokenizer_of_files(path)
-    tokenizer.template_options, tokenizer.rows = options_of(no_thinking), tokens_known(path)
-    tokenizer.eos_token = end_of_turn(tokenizer)
-    if tokenizer.pad_token is None or not has_row(path, tokenizer.pad_token_id):
+    tokenizer.template_options, tokenizer.rows = chat_template.options_of(no_thinking), tokens_known(path)
+    tokenizer.eos_token = chat_template.end_of_turn(tokenizer)
+    if tokenizer.pad_token is None or not chat_template.has_row(path, tokenizer.pad_token_id):
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -83,11 +75,11 @@ def tokenizer_of_files(path: Path) -> Any:
     whole = (path / TOKENIZER_FILE).is_file()
     sample, expected, said = SAMPLE, None, ""
     if whole:
-        backend = read_backend(path / TOKENIZER_FILE)
+        backend = chat_template.read_backend(path / TOKENIZER_FILE)
         # What follows a special token is for some the beginning of a text.
         added = backend.get_added_tokens_decoder().values()
         sample = next((f"{SAMPLE}{token.content}{SAMPLE}" for token in added if token.special), SAMPLE)
-        with tokenizing():
+        with chat_template.tokenizing():
             expected = backend.encode(sample, add_special_tokens=False).ids
     for kind in (AutoTokenizer, TokenizersBackend) if whole else (AutoTokenizer,):
         try:
@@ -343,7 +335,7 @@ def check_virtual_text(base_path: Path, text: str) -> None:
     numbers = tokenizer(text)["input_ids"]
     if not numbers:
         raise UserError(_("This model reads nothing in virtual_text. Write other words, or set virtual_init random."))
-    without = next((one for one in numbers if not has_row(base_path, one)), None)
+    without = next((one for one in numbers if not chat_template.has_row(base_path, one)), None)
     if without is not None:
         told = _("This model has no row for {token}, which is in virtual_text. Leave it out.")
         raise UserError(told.format(token=tokenizer.convert_ids_to_tokens(without)))
@@ -508,7 +500,7 @@ class LoadedPolicies:
 
     def tell(self, no_thinking: bool) -> None:
         """Whether prompts tell the model not to think, from now on."""
-        self.no_thinking, self.tokenizer.template_options = no_thinking, options_of(no_thinking)
+        self.no_thinking, self.tokenizer.template_options = no_thinking, chat_template.options_of(no_thinking)
 
     def use(self, policy: Policy) -> Any:
         """The model that computes as this policy. Raises UserError if its files are gone or damaged."""

@@ -16,7 +16,7 @@ from rlhf.data.label_noise import Noise, noise_of, voices_in
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.artifacts import bytes_within, checkpoints_directory
 from rlhf.jobs.descriptions import LeftOut, Unit
-from rlhf.jobs.job_spec import JobSpec, Training, TrainingSpec, with_defaults
+from rlhf.jobs.job_spec import JobSpec, Training, TrainingSpec
 from rlhf.jobs.rental_store import Terms
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME
@@ -111,7 +111,7 @@ def freeze_training(db: Database, data_dir: Path, spec: Training, here: bool = T
     Raises UserError.
     """
     base, parent = registry.by_revision(db, "base"), registry.by_revision(db, spec.parent)
-    spec = with_defaults(preconditions.on_parent(db, spec, parent))
+    spec = preconditions.on_parent(db, spec, parent).filled()
     for sentence in preconditions.check(db, spec, here):
         raise UserError(sentence)
     spec = replace(spec, parent=parent.revision, model=base.base)

@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from annotation.imports.mapping import labels
 from annotation.imports.mapping.conversations import list_of
 from annotation.imports.mapping.import_plan import ImportPlan
-from annotation.imports.mapping.labels import (
-    UnclearColumn,
-    UnusableRow,
-    dense,
-    index_of,
-    number_of,
-    numbers,
-    plain_name,
-    score_of,
-)
+from annotation.imports.mapping.labels import UnclearColumn, UnusableRow
 from annotation.imports.printable import display_name
 from annotation.translation import _, numeral
 
@@ -29,30 +21,34 @@ def ranking_of(values: Mapping[str, Any], plan: ImportPlan, entries: Sequence[An
     columns, size = plan.columns, len(entries)
     for role in ("winner_from_0", "winner_from_1"):
         if role in columns:
-            best = index_of(values.get(columns[role]), columns[role], int(role[-1]), size)
+            best = labels.index_of(values.get(columns[role]), columns[role], int(role[-1]), size)
             return tuple(1 if place == best else 2 for place in range(size))
     if "order" in columns:
         return ranks_by_order(list_of(values.get(columns["order"]), columns["order"]), columns["order"], size)
     if "ranks" in columns:
-        ranks = numbers(list_of(values.get(columns["ranks"]), columns["ranks"]), columns["ranks"], size)
+        ranks = labels.numbers(list_of(values.get(columns["ranks"]), columns["ranks"]), columns["ranks"], size)
         if not plan.ranks_said:
             refuse_order(ranks, columns["ranks"])
-        return dense(ranks)
+        return labels.dense(ranks)
     if "scores" in columns:
-        scores = numbers(list_of(values.get(columns["scores"]), columns["scores"]), columns["scores"], size, score_of)
-        return dense([-score for score in scores])
+        scores = labels.numbers(
+            list_of(values.get(columns["scores"]), columns["scores"]), columns["scores"], size, labels.score_of
+        )
+        return labels.dense([-score for score in scores])
     column = columns["responses"]
-    for keys, sign, read in ((RANK_KEYS, 1, number_of), (SCORE_KEYS, -1, score_of)):
+    for keys, sign, read in ((RANK_KEYS, 1, labels.number_of), (SCORE_KEYS, -1, labels.score_of)):
         for key in keys:
             if all(isinstance(entry, dict) and key in entry for entry in entries):
-                found = numbers([entry[key] for entry in entries], column, size, read)
-                return dense([sign * number for number in found])
+                found = labels.numbers([entry[key] for entry in entries], column, size, read)
+                return labels.dense([sign * number for number in found])
     raise UnusableRow(column, _("column '{column}' has answers without scores or ranks"))
 
 
 def perhaps_order(ranks: Sequence[Any], column: str) -> bool:
     """Whether numbers that are called a ranking count from 0, as those of answers do and ranks hardly."""
-    if plain_name(column) not in ("ranking", "rankings") or not all(isinstance(rank, int | float) for rank in ranks):
+    if labels.plain_name(column) not in ("ranking", "rankings") or not all(
+        isinstance(rank, int | float) for rank in ranks
+    ):
         return False
     return {*ranks} == {*range(len(ranks))}
 
@@ -72,7 +68,7 @@ def refuse_order(ranks: Sequence[float], column: str) -> None:
 
 def ranks_by_order(found: Sequence[Any], column: str, size: int) -> tuple[int, ...]:
     """The ranks of answers whose numbers stand in an order, the best one's first. Raises UnusableRow."""
-    order = numbers(found, column, size)
+    order = labels.numbers(found, column, size)
     first = min(order)
     if first not in (0, 1) or sorted(order) != [first + place for place in range(size)]:
         raise UnusableRow(column, _("column '{column}' must hold the number of each answer once, from 0 or from 1"))

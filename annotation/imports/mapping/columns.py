@@ -200,7 +200,8 @@ def propose(rows: Sequence[SourceRow], said: Columns | None = None) -> dict[str,
 def likeliest(rows: Sequence[SourceRow], names: Mapping[str, str], said: Columns) -> dict[str, str]:
     """The roles of the likeliest shape, by the columns' plain names; those that are said come first."""
     lists = {column for column in names.values() if holds_lists(rows, column)}
-    signed = {names[alias] for alias in SIGNED if alias in names and holds_numbers(rows, names[alias])}
+    found = (names[alias] for alias in SIGNED if alias in names)
+    signed = {one for one in found if any(number_of(row.values.get(one)) is not None for row in rows)}
     asks = names.get("user") if "assistant" in names else None  # else it may be who asks, by name
 
     def find(role: str, taken: Iterable[str] = ()) -> dict[str, str]:
@@ -387,10 +388,6 @@ def holds_lists(rows: Sequence[SourceRow], column: str) -> bool:
     """Whether a column's values are lists, or texts that are one in JSON."""
     held = [row.values[column] for row in rows if row.values.get(column) not in (None, "")]
     return mostly(isinstance(one, list) or (isinstance(one, str) and one.lstrip().startswith("[")) for one in held)
-
-
-def holds_numbers(rows: Sequence[SourceRow], column: str) -> bool:
-    return any(number_of(row.values.get(column)) is not None for row in rows)
 
 
 def holds_decisions(rows: Sequence[SourceRow], column: str) -> bool:

@@ -107,14 +107,17 @@ def list_of(value: Any, column: str) -> list[Any]:
 def conversation(value: Any, column: str) -> list[Message]:
     """A list of messages in our own terms, whatever theirs. Raises UnusableRow."""
     entries = [turn for entry in list_of(value, column) for turn in turns_in(entry)]
-    if len(entries) > MAXIMUM_TURNS:
-        raise UnusableRow(
-            column, _("column '{column}' has more than {maximum_turns} turns"), maximum_turns=MAXIMUM_TURNS
-        )
+    refuse_many(entries, column)
     found = [message_of(entry, column) for entry in entries if not is_empty_system(entry)]
     if not found:
         raise UnusableRow(column, _("column '{column}' is an empty list"))
     return found
+
+
+def refuse_many(turns: Sequence[Any], column: str) -> None:
+    if len(turns) > MAXIMUM_TURNS:
+        said = _("column '{column}' has more than {maximum_turns} turns")
+        raise UnusableRow(column, said, maximum_turns=MAXIMUM_TURNS)
 
 
 def turns_in(entry: Any) -> list[Any]:
@@ -343,10 +346,7 @@ def as_turns(value: Any, column: str, asked: bool = False) -> list[Message] | No
 def transcript(text: str, column: str) -> list[Message]:
     """The turns of an HH transcript. Raises UnusableRow."""
     turns = transcripts.turns_of(text)
-    if len(turns) > MAXIMUM_TURNS:
-        raise UnusableRow(
-            column, _("column '{column}' has more than {maximum_turns} turns"), maximum_turns=MAXIMUM_TURNS
-        )
+    refuse_many(turns, column)
     for turn in turns:
         text_of(turn["content"], column, turn["role"] == "user")
     return turns
@@ -378,10 +378,7 @@ def earlier_turns(value: Any, column: str) -> list[Message]:
     if not all(isinstance(entry, list) and len(entry) == 2 for entry in entries):
         raise UnusableRow(column, _("column '{column}' holds something else than pairs of question and answer"))
     texts = [text_of(text, column) for entry in entries for text in entry]
-    if len(texts) > MAXIMUM_TURNS:
-        raise UnusableRow(
-            column, _("column '{column}' has more than {maximum_turns} turns"), maximum_turns=MAXIMUM_TURNS
-        )
+    refuse_many(texts, column)
     return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
 
 

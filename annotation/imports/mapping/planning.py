@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal
 
+from annotation.imports.mapping import unclear_columns
 from annotation.imports.mapping.columns import (
     ROLES,
     at_path,
@@ -19,15 +20,6 @@ from annotation.imports.mapping.import_plan import VERDICT_ROLES, ImportPlan, Ta
 from annotation.imports.mapping.labels import SIGNED, AskedColumn, Columns, UnclearColumn, UnusableRow, plain_name
 from annotation.imports.mapping.mapped_rows import RowReader
 from annotation.imports.mapping.row_readers import reader_of
-from annotation.imports.mapping.unclear_columns import (
-    check_meaning,
-    refuse_third_answer,
-    refuse_turned_scores,
-    refuse_unranked,
-    refuse_unread,
-    refuse_unsigned,
-    refuse_without_prompt,
-)
 from annotation.imports.printable import display_name, listed
 from annotation.imports.sources.raw_rows import SourceRow
 from annotation.records import UserError
@@ -64,12 +56,12 @@ def make_plan(
     for row in rows:
         with suppress(UnusableRow):
             read(row.values)
-    check_meaning(plan, rows)
-    refuse_turned_scores(plan, rows)
-    refuse_unsigned(plan, said, rows)
+    unclear_columns.check_meaning(plan, rows)
+    unclear_columns.refuse_turned_scores(plan, rows)
+    unclear_columns.refuse_unsigned(plan, said, rows)
     if "prompt" not in said:
-        refuse_without_prompt(plan, rows)
-    refuse_unread(plan, said, filled_columns(rows))
+        unclear_columns.refuse_without_prompt(plan, rows)
+    unclear_columns.refuse_unread(plan, said, filled_columns(rows))
     return plan
 
 
@@ -77,9 +69,9 @@ def checked_reader(plan: ImportPlan, rows: Sequence[SourceRow], said: Columns) -
     """What reads rows by a plan. Raises UserError, with the columns, where these tell too little."""
     try:
         if not said.get("a") or not said.get("b"):
-            refuse_third_answer(plan, rows)
+            unclear_columns.refuse_third_answer(plan, rows)
         read = reader_of(plan)
-        refuse_unranked(plan, rows)
+        unclear_columns.refuse_unranked(plan, rows)
     except UnclearColumn:
         raise
     except UserError as error:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from annotation.exports.formats import UNKNOWN
+from annotation.imports.mapping import labels
 from annotation.imports.mapping.answer_ranks import ranking_of
 from annotation.imports.mapping.columns import EMPTY, pass_over, with_paths
 from annotation.imports.mapping.conversations import (
@@ -19,26 +20,7 @@ from annotation.imports.mapping.conversations import (
     refuse_unlearned,
 )
 from annotation.imports.mapping.import_plan import ImportPlan, form_of
-from annotation.imports.mapping.labels import (
-    BAD,
-    FIRST,
-    SECOND,
-    TIED,
-    TIES,
-    Columns,
-    UnusableRow,
-    best_of,
-    compared,
-    index_of,
-    label_reader,
-    number_of,
-    plain_name,
-    preference_reader,
-    shown,
-    strength_of,
-    winner_reader,
-    word_of,
-)
+from annotation.imports.mapping.labels import BAD, FIRST, SECOND, TIED, TIES, Columns, UnusableRow
 from annotation.imports.mapping.labels import ParsedVerdict as Said
 from annotation.imports.mapping.mapped_rows import MappedRow, RowReader, remarked
 from annotation.imports.mapping.prompt_and_answers import (
@@ -132,7 +114,11 @@ def read_last_turn(plan: ImportPlan) -> RowReader:
 
 def label_of(plan: ImportPlan) -> Callable[[Mapping[str, Any]], bool]:
     """Whether a row's answer is good; all are where nothing says so. Raises UnclearColumn for ratings alone."""
-    return label_reader(plan.columns, plan.good_from) if plan.columns.keys() & {"label", "rating"} else lambda _: True
+    return (
+        labels.label_reader(plan.columns, plan.good_from)
+        if plan.columns.keys() & {"label", "rating"}
+        else lambda _: True
+    )
 
 
 def refuse_bad(plan: ImportPlan, good: bool) -> None:
@@ -165,9 +151,9 @@ def read_chosen(plan: ImportPlan) -> RowReader:
     def read(values: Mapping[str, Any]) -> MappedRow:
         messages, answers = two_answers(values, columns, columns["chosen"], columns["rejected"], plan.prompt_within)
         status = cell(values, columns, "status")
-        if isinstance(status, str) and word_of(status) in TIES:
+        if isinstance(status, str) and labels.word_of(status) in TIES:
             return MappedRow(messages, answers, *TIED, 0, remark=SAID_TIE)
-        verdict = compared(values, columns) if scored else None
+        verdict = labels.compared(values, columns) if scored else None
         if verdict == TIED:
             return MappedRow(messages, answers, *TIED, 0, remark=EQUAL_SCORES)
         if verdict == SECOND:
@@ -176,7 +162,7 @@ def read_chosen(plan: ImportPlan) -> RowReader:
                 _("column '{column}' is lower than '{display_name}': which is better?"),
                 display_name=display_name(columns["score_b"]),
             )
-        strength, remark = strength_of(values, columns)
+        strength, remark = labels.strength_of(values, columns)
         return MappedRow(messages, answers, *FIRST, strength, remark=remark)
 
     return read
@@ -199,19 +185,21 @@ def pair_verdict(plan: ImportPlan) -> VerdictReader:
     """What a row's columns say of two answers, with strength and remark, in whichever way they say it."""
     columns = plan.columns
     if "preference" in columns:
-        signed = preference_reader(columns["preference"])
+        signed = labels.preference_reader(columns["preference"])
         return lambda values: signed(values.get(columns["preference"]))
     if "winner" in columns:
-        words = winner_reader(columns)
+        words = labels.winner_reader(columns)
         return lambda values: with_strength(words(values.get(columns["winner"])), values, columns)
     role = next((role for role in ("winner_from_0", "winner_from_1") if role in columns), "")
     if role:
         return lambda values: with_strength(
-            (FIRST, SECOND)[index_of(values.get(columns[role]), columns[role], int(role[-1]), 2)], values, columns
+            (FIRST, SECOND)[labels.index_of(values.get(columns[role]), columns[role], int(role[-1]), 2)],
+            values,
+            columns,
         )
 
     def by_scores(values: Mapping[str, Any]) -> tuple[Said | None, int | None, str]:
-        verdict = compared(values, columns)
+        verdict = labels.compared(values, columns)
         if verdict is None:
             raise UnusableRow(
                 columns["score_a"],
@@ -229,7 +217,7 @@ def with_strength(
     """A verdict with how much better the better answer is, and what is to be remarked."""
     if verdict == TIED:
         return verdict, 0, remark
-    return (verdict, None, remark) if verdict == BAD else (verdict, *strength_of(values, columns))
+    return (verdict, None, remark) if verdict == BAD else (verdict, *labels.strength_of(values, columns))
 
 
 # --------------------------------------------------------------------------------------------------- several answers
@@ -255,12 +243,12 @@ def read_responses(plan: ImportPlan) -> RowReader:
         if cell(values, columns, "outcome") == "all-bad":
             return MappedRow(messages, answers, *BAD, remark=remark)
         if "winner" in columns:
-            outcome, ranking = best_of(values.get(columns["winner"]), columns["winner"], len(answers))
+            outcome, ranking = labels.best_of(values.get(columns["winner"]), columns["winner"], len(answers))
             if ranking is None:
                 return MappedRow(messages, answers, outcome, remark=remark)
         else:
             ranking = ranking_of(values, plan, entries)
-        strength, other = strength_of(values, columns) if len(answers) == 2 else (None, "")
+        strength, other = labels.strength_of(values, columns) if len(answers) == 2 else (None, "")
         if len(answers) == 2 and len(set(ranking)) == 1:
             strength, other = 0, ""
         remark = remark or other
@@ -342,10 +330,12 @@ def chance_of(values: Mapping[str, Any], columns: Columns, role: str) -> float |
     noted = value if isinstance(value, list) else [value]
     if len(noted) != 1 or noted[0] in (*EMPTY, UNKNOWN):
         return None
-    chance = number_of(noted[0])
+    chance = labels.number_of(noted[0])
     if chance is None or not 0 <= chance <= 1 or (chance == 0 and role != "people_chance"):
         raise UnusableRow(
-            columns[role], _("column '{column}' holds {value}, which is no chance from 0 to 1"), value=shown(noted[0])
+            columns[role],
+            _("column '{column}' holds {value}, which is no chance from 0 to 1"),
+            value=labels.shown(noted[0]),
         )
     return chance
 
@@ -353,7 +343,7 @@ def chance_of(values: Mapping[str, Any], columns: Columns, role: str) -> float |
 def without_pictures(record: MappedRow, values: Mapping[str, Any]) -> MappedRow:
     """The record. Raises UnusableRow where pictures or sound come with its texts; a mere mark of one is remarked."""
     for column, value in values.items():
-        if plain_name(str(column)) in PICTURES and holds_something(value):
+        if labels.plain_name(str(column)) in PICTURES and holds_something(value):
             raise UnusableRow(
                 column, _("column '{column}' holds pictures or sound that the text is about; only text can be imported")
             )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from annotation.imports.mapping import labels
 from annotation.imports.mapping.answer_ranks import RANK_KEYS, SCORE_KEYS, perhaps_order
 from annotation.imports.mapping.columns import (
     EMPTY,
@@ -18,20 +19,7 @@ from annotation.imports.mapping.columns import (
 )
 from annotation.imports.mapping.conversations import list_of
 from annotation.imports.mapping.import_plan import ImportPlan, form_of
-from annotation.imports.mapping.labels import (
-    AskedColumn,
-    Columns,
-    UnclearColumn,
-    UnusableRow,
-    is_bare,
-    known_preference,
-    number_of,
-    part_of,
-    plain_name,
-    says_good,
-    shown,
-    winner_reader,
-)
+from annotation.imports.mapping.labels import AskedColumn, Columns, UnclearColumn, UnusableRow
 from annotation.imports.mapping.two_answers import answer_turns, shared_prompt
 from annotation.imports.printable import display_name, listed
 from annotation.imports.sources.raw_rows import SourceRow
@@ -48,14 +36,18 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
     quality = label or plan.columns.get("rating", "")
     held = [row.values[quality] for row in rows if row.values.get(quality) not in EMPTY]
     name = last_part((one for one in columns_of(rows) if one not in plan.paths), quality)
-    if quality in plan.used and is_turned_round(name) and (not held or any(map(is_bare, held))):
+    if quality in plan.used and is_turned_round(name) and (not held or any(map(labels.is_bare, held))):
         said = _(
             "By its name, '{display_name}' is true or high for bad answers; a label or rating is so for "
             "good ones. Turn it round in the file and give it another name. Nothing was imported."
         )
         raise UnclearColumn(said.format(display_name=display_name(quality)))
-    if label in plan.used and held and all(says_good(value) is None and number_of(value) is None for value in held):
-        part = part_of(held[0])
+    if (
+        label in plan.used
+        and held
+        and all(labels.says_good(value) is None and labels.number_of(value) is None for value in held)
+    ):
+        part = labels.part_of(held[0])
         if part:
             raise UnclearColumn(
                 _(
@@ -69,7 +61,7 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
                 "The column '{display_name}' holds {shown}, which says neither good nor bad, and bad answers "
                 "must not be learned. Write true and false into it, or, where all of them are good, choose no "
                 "label under “Columns”. Nothing was imported."
-            ).format(display_name=display_name(label), shown=shown(held[0])),
+            ).format(display_name=display_name(label), shown=labels.shown(held[0])),
             "label",
         )
 
@@ -92,7 +84,7 @@ def refuse_turned_scores(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
 
 def is_unsigned(column: str, rows: Sequence[SourceRow]) -> bool:
     """Whether numbers that are to say by their sign which answer is better are never below 0."""
-    given = [number for row in rows if (number := known_preference(row.values.get(column), column)) is not None]
+    given = [number for row in rows if (number := labels.known_preference(row.values.get(column), column)) is not None]
     return bool(given) and min(given) >= 0
 
 
@@ -147,11 +139,11 @@ def third_answer(columns: Columns, rows: Sequence[SourceRow]) -> str:
 
     None is one where the winner is always one of the two, and none where letters alone are their names.
     """
-    second = plain_name(columns.get("b", ""))
+    second = labels.plain_name(columns.get("b", ""))
     if len(second) < 2 or not second[-1].isalnum() or names_two(columns, rows):
         return ""
     third = second[:-1] + chr(ord(second[-1]) + 1)
-    more = [name for name in filled_columns(rows) if plain_name(name) == third and name not in columns.values()]
+    more = [name for name in filled_columns(rows) if labels.plain_name(name) == third and name not in columns.values()]
     return more[0] if more and any(isinstance(row.values.get(more[0]), str | list) for row in rows) else ""
 
 
@@ -159,7 +151,7 @@ def names_two(columns: Columns, rows: Sequence[SourceRow]) -> bool:
     """Whether all that the first rows say of a winner is said of two answers."""
     if not columns.keys() >= {"a", "b", "winner"}:
         return False
-    read, said = winner_reader(columns), [row.values.get(columns["winner"]) for row in rows]
+    read, said = labels.winner_reader(columns), [row.values.get(columns["winner"]) for row in rows]
     with suppress(UserError):
         return any([read(value) for value in said if value not in EMPTY])
     return False

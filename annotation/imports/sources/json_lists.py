@@ -11,15 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from annotation.imports.printable import display_name
-from annotation.imports.sources.byte_stream import (
-    CHUNK,
-    MAXIMUM_LINE,
-    MEGABYTE,
-    Stream,
-    ending,
-    from_stream,
-    wrong_byte,
-)
+from annotation.imports.sources import byte_stream
+from annotation.imports.sources.byte_stream import CHUNK, MAXIMUM_LINE, MEGABYTE, Stream
 from annotation.imports.sources.json_lines import LINES_ENDINGS, holds_json_lines, jsonl_rows
 from annotation.imports.sources.json_values import DECODER, parser_words
 from annotation.imports.sources.raw_rows import ImportSource, RawRow, as_row, kind_of
@@ -34,13 +27,13 @@ def json_file(path: Path, name: str) -> ImportSource:
     """
     with Stream(path, name) as stream:
         first = stream.read(4 * 1024).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
-    lines = ending(path.name) in LINES_ENDINGS
+    lines = byte_stream.ending(path.name) in LINES_ENDINGS
     if first not in (b"[", b"{") and not lines:
         said = _("{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.")
         raise UserError(said.format(name=name))
     if (lines and first != b"[") or ((lines or first == b"{") and holds_json_lines(path, name)):
-        return from_stream(path, name, "JSON lines", _("lines"), jsonl_rows)
-    return from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
+        return byte_stream.from_stream(path, name, "JSON lines", _("lines"), jsonl_rows)
+    return byte_stream.from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,7 @@ class Document:
         try:
             text = self.decode.decode(chunk, final=self.ended)
         except UnicodeDecodeError as error:
-            raise UserError(joined(f"{self.stream.name}:", wrong_byte(error, start))) from error
+            raise UserError(joined(f"{self.stream.name}:", byte_stream.wrong_byte(error, start))) from error
         if start == 0:
             text = text.removeprefix("\ufeff")
         self.text = self.text[self.at :] + text

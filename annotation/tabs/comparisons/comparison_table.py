@@ -120,19 +120,15 @@ def row_of(one: ListedComparison) -> Row:
     notes = [_("to {whom}").format(whom=one.assigned)] if one.assigned else []
     notes += [_("flagged")] if one.flagged else []
     name = Way(link(LIST, Place((str(one.id),))), f"#{one.id}")
+    judged = str(one.judged) if one.judged >= one.wanted else f"{one.judged} / {one.wanted}"
     return (
         Choosable(name, str(one.id), _("Choose comparison {number}").format(number=one.id)),
         Noted(words.status_chip(one.status), notes),
         f"{beginning}\n{one.source}{held_out}",
-        judged_of(one) + (f"\n{one.judges}" if one.judges else ""),
+        judged + (f"\n{one.judges}" if one.judges else ""),
         moment(one.last_judged),
         one.writers or NOTHING,
     )
-
-
-def judged_of(one: ListedComparison) -> str:
-    """By how many it was judged, of how many while it waits for more."""
-    return str(one.judged) if one.judged >= one.wanted else f"{one.judged} / {one.wanted}"
 
 
 def bulk_bar(total: int, known: FilterChoices) -> str:

@@ -12,15 +12,8 @@ from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import short_number
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rlhf.algorithms.comparison_spec import ComparisonSpec, pair_facts, ranking_facts
-from rlhf.jobs.descriptions import (
-    Curve,
-    Facts,
-    FormLayout,
-    LearningRate,
-    Tokenised,
-    TokenSequence,
-    token_span,
-)
+from rlhf.jobs import descriptions
+from rlhf.jobs.descriptions import Curve, Facts, FormLayout, LearningRate, Tokenised, TokenSequence
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import NoiseUse, Reference, Scope, TrainingSpec
 from rlhf.models.chat_template import special_ids
@@ -301,7 +294,9 @@ class DPOSpec(ComparisonSpec):
             won = sum((better == place) - (worse == place) for better, worse, *_ in pairs)
             title = names[won < 0] if names else _("Answer {place}").format(place=len(made) + 1)
             made.append(
-                TokenSequence(title, [*prompt, token_span(tokenizer, "raised" if won >= 0 else "lowered", ids)])
+                TokenSequence(
+                    title, [*prompt, descriptions.token_span(tokenizer, "raised" if won >= 0 else "lowered", ids)]
+                )
             )
         return made
 

@@ -152,8 +152,6 @@ class SFTSpec(TrainingSpec):
     )
 
     parent: str = "base"
-    """Revision to start from: 'base', 'serving' or another revision. An adapter is continued, and what is
-    left at its default of rank, alpha, layers and tokens is as there; whole weights carry a new adapter."""
     source: str = "demonstrations"
     """What to learn from: 'demonstrations' (imported ones and edited answers), or 'example:NAME' for a shipped set."""
     epochs: PositiveInt = 3

@@ -18,15 +18,8 @@ from annotation.records import UserError
 from annotation.translation import N_, _, joined
 from annotation.validation import NonNegativeInt, PositiveFloat, PositiveInt, read, whole_if_it_can
 from rlhf.jobs.descriptions import Made
-from rlhf.models.adapters.adapter_tensors import (
-    ADAPTER_WEIGHTS,
-    TOKENS,
-    Matrices,
-    TensorShapes,
-    ends_in,
-    part_of,
-    tensor_shapes,
-)
+from rlhf.models.adapters import adapter_tensors
+from rlhf.models.adapters.adapter_tensors import ADAPTER_WEIGHTS, TOKENS, Matrices, TensorShapes
 from rlhf.models.model_files import ADAPTER_CONFIG, LONGEST_NAME, read_object
 from rlhf.models.registry import PolicyForm
 
@@ -150,7 +143,7 @@ class StoredLora(StoredAdapter):
                 yield name, layer
         if not matrices.layers:
             yield "peft_type", "lora_A"
-        saved = [f"{name}." for name in tensors if part_of(name) is None]
+        saved = [f"{name}." for name in tensors if adapter_tensors.part_of(name) is None]
         heads = SCORES if self.kind == "reward-model" else ()
         for module in self.modules_to_save:
             if module not in heads and not any(f"{module}." in name for name in saved):
@@ -187,7 +180,9 @@ class StoredLora(StoredAdapter):
         """Whether PEFT would put matrices on a layer of this name."""
         if self.target_parameters or self.all_linear:
             return True
-        if ends_in(layer, self.exclude_modules) or not ends_in(layer, self.target_modules):
+        if adapter_tensors.ends_in(layer, self.exclude_modules) or not adapter_tensors.ends_in(
+            layer, self.target_modules
+        ):
             return False
         if not self.layers_to_transform or layer in self.target_modules:
             return True
@@ -219,7 +214,7 @@ def read_adapter(directory: Path, source: str = "") -> StoredLora | StoredPrompt
         raise UserError(said.format(source=source, kind=str(told.get("peft_type"))[:40], task=str(task)[:40]))
     known = {one.name for one in fields(kind)}
     refuse_settings({name: value for name, value in told.items() if name not in known}, source)
-    tensors = tensor_shapes(directory / ADAPTER_WEIGHTS)
+    tensors = adapter_tensors.tensor_shapes(directory / ADAPTER_WEIGHTS)
     matrices = Matrices.of(tensors)
     told = {name: value for name, value in told.items() if name in known}
     if kind is StoredLora:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import ClassVar, Self, cast
 
 from annotation.database import Database
 from annotation.records import UserError
@@ -71,10 +70,6 @@ class PrecisionGap:
     """Of the plain text, in the precision that answers."""
     other_perplexity: float = math.nan
 
-    @classmethod
-    def of(cls, result: Mapping[str, Any]) -> PrecisionGap:
-        return stored(cls, result)
-
 
 @dataclass(frozen=True)
 class PrecisionMismatch:
@@ -133,5 +128,5 @@ def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> PrecisionMis
     since = answer_changes.weights_since(db)
     done = next((job for job in jobs if job.status == "finished" and job.result and (job.started or "") > since), None)
     if done is not None and done.result is not None:
-        found = replace(found, gap=PrecisionGap.of(done.result), measured=done.finished or done.created)
+        found = replace(found, gap=stored(PrecisionGap, done.result), measured=done.finished or done.created)
     return replace(found, measuring=any(job.is_open for job in jobs))

@@ -13,18 +13,9 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
+from rlhf.models import hidden_states
 from rlhf.models.chat_template import tokenizing
-from rlhf.models.hidden_states import (
-    AGREEMENT,
-    FAILURES,
-    ROW_TOKENS,
-    attention_masks,
-    backbone,
-    embed,
-    narrow_window,
-    packable,
-    random_ids,
-)
+from rlhf.models.hidden_states import AGREEMENT, FAILURES, ROW_TOKENS
 from rlhf.models.packing import pack, pad, rows_of
 
 # Tokens after which answers that have ended leave the batch.
@@ -100,13 +91,16 @@ def sharing_agrees(causal: Any) -> bool:
     """
     if "past_key_values" not in signature(causal.forward).parameters:
         return False
-    one, other = random_ids(causal, (9, 5))
+    one, other = hidden_states.random_ids(causal, (9, 5))
     ids_PT, mask_PT = padded_left([one, [*one[:3], *other]], 0, causal.device)
     ids_BT, mask_BT = ids_PT.repeat_interleave(2, 0), mask_PT.repeat_interleave(2, 0)
     settings = GenerationConfig(
         max_new_tokens=3, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True
     )
-    with torch.autocast(causal.device.type, enabled=False), narrow_window(causal.config.get_text_config()):
+    with (
+        torch.autocast(causal.device.type, enabled=False),
+        hidden_states.narrow_window(causal.config.get_text_config()),
+    ):
         try:
             cache = prefilled(causal, ids_PT, mask_PT, None, (0, 0, 1, 1))
             with own_settings_aside(causal):
@@ -138,7 +132,7 @@ def prefilled(
     # Several have padding to save and perhaps share a beginning. What layers that keep all states made in a packed row
     # can be taken out of it.
     several = len(ids_PT) > 1 and bool(mask_PT.any(-1).all())
-    if several and all(isinstance(layer, RoomyLayer) for layer in cache.layers) and packable(causal):
+    if several and all(isinstance(layer, RoomyLayer) for layer in cache.layers) and hidden_states.packable(causal):
         fill_by_rows(cache, causal, ids_PT, mask_PT, virtual_KH)
     else:
         # Positions count a prompt's own tokens: its padding must not move it.
@@ -152,8 +146,8 @@ def compute(
     causal: Any, cache: DynamicCache, ids: Tensor, virtual_KH: Tensor | None, mask: Any, places: Tensor
 ) -> None:
     """Put tokens into a cache, without the output embedding, whose logits nobody reads."""
-    backbone(causal)(
-        **embed(causal, ids, virtual_KH),
+    hidden_states.backbone(causal)(
+        **hidden_states.embed(causal, ids, virtual_KH),
         attention_mask=mask,
         position_ids=places,
         past_key_values=cache,
@@ -170,7 +164,7 @@ def fill_by_rows(cache: DynamicCache, causal: Any, ids_PT: Tensor, mask_PT: Tens
     for places in rows_of(right_PT, own_PT, answers_PT, range(len(prompts)), ROW_TOKENS):
         row = pack(right_PT[places], own_PT[places], answers_PT[places], places)
         computed = DynamicCache(config=causal.config)
-        compute(causal, computed, row.ids_1L, virtual_KH, attention_masks(causal, row), row.positions_1L)
+        compute(causal, computed, row.ids_1L, virtual_KH, hidden_states.attention_masks(causal, row), row.positions_1L)
         ends = zip(places, row.last_B.tolist(), strict=True)
         lies = [lies_at(len(prompts[place][0]), end, row.beginning, width) for place, end in ends]
         lies_PT = torch.tensor(lies, device=device)

@@ -40,17 +40,8 @@ from rlhf.jobs.rental_store import ENDED_THERE, Rental
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.models.registry import PRECISION_WORDS, Policy
 from rlhf.submission.form_fields import in_labels
-from rlhf.tabs.jobs.job_words import (
-    SIZE_ON_DISK,
-    STATUS_COLOURS,
-    STATUS_WORDS,
-    about,
-    data_facts,
-    message,
-    result_facts,
-    spec_facts,
-    spec_text,
-)
+from rlhf.tabs.jobs import job_words
+from rlhf.tabs.jobs.job_words import SIZE_ON_DISK, STATUS_COLOURS, STATUS_WORDS
 
 # An interval of so many times what a step takes otherwise, and of so many seconds, was not its steps' alone.
 FAR: Final = 20
@@ -120,15 +111,15 @@ RENTED: Mapping[str, str] = {
 
 def headline(job: Job, at: str) -> str:
     if job.flavor is not None and job.status in RENTED:
-        return f"{_(RENTED[job.status])} {message(job)}".strip()
+        return f"{_(RENTED[job.status])} {job_words.message(job)}".strip()
     if job.status == "queued":
         said = _("Queued; it starts when it is first in the queue and its device is free. {message}")
-        return said.format(message=message(job)).strip()
+        return said.format(message=job_words.message(job)).strip()
     if job.status == "running":
         silent = silence(job, at)
         if silent > SILENT_SECONDS:
             return _("Running, but the worker has said nothing for {duration}.").format(duration=duration(silent))
-        return joined(_("Running."), message(job))
+        return joined(_("Running."), job_words.message(job))
     if job.status == "cancelling":
         return _("Cancelling: it stops when what it is at is done, and can be resumed.")
     if job.status == "finished":
@@ -136,7 +127,7 @@ def headline(job: Job, at: str) -> str:
         taken = taken.format(duration=duration(seconds_taken(job, at)))
         return joined(taken, early_end(job), setback(job))
     word = {"lost": _("Lost."), "failed": _("Failed."), "cancelled": _("Cancelled.")}[job.status]
-    return joined(word, message(job))
+    return joined(word, job_words.message(job))
 
 
 def early_end(job: Job) -> str:
@@ -211,7 +202,7 @@ def job_card(
 
 def name_of(job: Job, name: str = "") -> str:
     """What a job is, as what is said of it begins, behind what people call it."""
-    said = _("Job {number}, {about}.").format(number=job.id, about=about(job))
+    said = _("Job {number}, {about}.").format(number=job.id, about=job_words.about(job))
     return f"{name} · {said}" if name else said
 
 
@@ -238,8 +229,8 @@ def job_facts(job: Job, data: SnapshotCounts, rental: Rental | None = None) -> s
     asked = [(_("Requested by"), who(job.requested_by))]
     asked += [(_("Attempt"), str(job.attempt))] if job.attempt > 1 else []
     asked += [] if rental is None else rental_facts(job, rental)
-    return facts([*asked, *spec_facts(job.spec), *data_facts(job, data)]) + unfold(
-        _("Every setting, as JSON"), log(spec_text(job.spec))
+    return facts([*asked, *job_words.spec_facts(job.spec), *job_words.data_facts(job, data)]) + unfold(
+        _("Every setting, as JSON"), log(job_words.spec_text(job.spec))
     )
 
 
@@ -280,7 +271,7 @@ def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhe
         (
             order,
             str(job.id),
-            Way(link("runs", Place((str(job.id),))), about(job)),
+            Way(link("runs", Place((str(job.id),))), job_words.about(job)),
             who(job.requested_by),
             state(job, at),
         )
@@ -343,7 +334,7 @@ def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:
     if job.result is None:
         return ""
     done = FinishedTraining.of(job.result)
-    entries = result_facts(done)
+    entries = job_words.result_facts(done)
     if made is not None:
         entries = [*policy_facts(made, size_on_disk), *(one for one in entries if one[0] != _(SIZE_ON_DISK))]
     figures = job.spec.held_out if isinstance(job.spec, TrainingSpec) else None

@@ -173,11 +173,6 @@ def form_of(db: Database, asked: Sequence[Chat]) -> dict[str, Any]:
     }
 
 
-def models_at(place: Place) -> list[str]:
-    """The models that an address names; what is none is refused as what is typed."""
-    return list(dict.fromkeys(filter(None, place.query.get("models", "").split(","))))[: playground_store.COLUMNS]
-
-
 # ---------------------------------------------------------------------------------------------------------- the page
 FORM = ("models", "system", "temperature", "min_p", "tokens", "seed", "fresh")
 OFFERING = ("models", "revision")
@@ -262,8 +257,9 @@ def wire_views(page: PlaygroundPage, context: Context) -> None:
         known = isinstance(talk, dict) and "chats" in talk  # then what is in the form stays
         asked = conversation(db, annotator, talk)
         form = {} if known else form_of(db, asked)
-        if named := models_at(place):
-            form = {**form, "models": named}
+        # What is none of ours is refused as what is typed.
+        if named := list(dict.fromkeys(filter(None, place.query.get("models", "").split(",")))):
+            form = {**form, "models": named[: playground_store.COLUMNS]}
         updates = [gr.update(value=form[name]) if name in form else gr.skip() for name in FORM[1:]]
         changed, seen = view(context, asked, mode, {})
         if "models" in form:

@@ -17,6 +17,7 @@ from annotation.ui import markup
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from annotation.ui.markup import Download, paragraph, table
+from annotation.validation import stored
 from rlhf.generation import playground_store, prompt_set_spec, prompt_sets
 from rlhf.generation.prompt_set_spec import PromptSetSpec
 from rlhf.generation.prompt_sets import PromptSetResult
@@ -39,7 +40,7 @@ def files_table(context: Context) -> str:
     """The answers that can be fetched, newest first; nothing before the first."""
     rows = []
     for job in job_store.recent(context.db, (PromptSetSpec.kind,), LISTED_FILES):
-        result, spec = PromptSetResult.of(job.result), job.spec
+        result, spec = stored(PromptSetResult, job.result), job.spec
         there = job.status == "finished" and prompt_sets.file_of(context.data_dir, job.id).is_file()
         if there and isinstance(spec, PromptSetSpec):
             fetched = Download(prompt_sets.address(job.id), f"job-{job.id}.jsonl")

@@ -11,6 +11,7 @@ from annotation.records import Annotator
 from annotation.tabs.components import QUEUED, button
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _, ngettext
+from annotation.validation import stored
 from annotation.web.space import ZERO_GPU_NOTICE
 from rlhf.generation.answering_spec import AnsweringResult
 from rlhf.loop import zero_gpu
@@ -31,7 +32,7 @@ def write_answers(context: Context, annotator: Annotator) -> str:
     """Fill the stock of comparisons on the lent GPU."""
     job = zero_gpu.write_answers(context.db, context.data_dir, annotator.name)
     if job.status == "finished" and job.result is not None:
-        made = AnsweringResult.of(job.result)
+        made = stored(AnsweringResult, job.result)
         return ngettext(
             "{comparisons} comparison in {seconds:.0f} s.",
             "{comparisons} comparisons in {seconds:.0f} s.",

@@ -10,7 +10,7 @@ from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOTHING, duration, short_number, size
 from annotation.ui.line_plots import plot, plots
 from annotation.ui.markup import paragraph, table
-from rlhf.evaluation.report import AnswerFigures, CheckReport
+from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve, HeldOutFigure
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, kinds
@@ -172,20 +172,12 @@ def with_unit(value: float, curve: Curve) -> str:
 
 def held_out(run: RunSummary) -> dict[str, str]:
     """What was measured on data that the run was not trained on."""
-    check, quality = run.check, quality_in(run.job.result)
-    measured = FinishedTraining.of(run.job.result).held_out
-    accuracy = None if check is None else check.implicit_accuracy
-    own = AnswerFigures() if check is None else check.candidate
-    numbers = {
-        **{_(one.compared): measured.get(one.metric) for one in held_out_figures(type(run.job.spec))},
-        _("Held-out accuracy of the reward model"): None if quality is None else quality.accuracy.value,
-        _("Held-out accuracy (check)"): None if accuracy is None else accuracy.value,
-        _("KL, nats a token, at equal length (check)"): None if check is None else check.equal_length_kl,
-        _("KL to its anchor, nats a token (check)"): own.kl_to_anchor,
-        _("Mean words of an answer (check)"): own.mean_length,
-        _("Distinct-2 (check)"): own.distinct_2,
-    }
-    return {name: short_number(value) for name, value in numbers.items() if value is not None}
+    measured, quality = FinishedTraining.of(run.job.result).held_out, quality_in(run.job.result)
+    numbers = {one.compared: measured.get(one.metric) for one in held_out_figures(type(run.job.spec))}
+    numbers[OF_REWARD_MODEL] = None if quality is None else quality.accuracy.value
+    if run.check is not None:
+        numbers |= {name: value_of(run.check) for name, value_of in CHECKED.items()}
+    return {_(name): short_number(value) for name, value in numbers.items() if value is not None}
 
 
 def held_out_figures(kind: type[JobSpec]) -> Sequence[HeldOutFigure]:
@@ -217,18 +209,19 @@ COSTS: Mapping[str, tuple[Callable[[FinishedTraining], float | None], Callable[[
     N_("Size on disk"): (lambda done: done.checkpoint_bytes, size),
     N_("Time in all"): (lambda done: done.seconds, duration),
 }
-# In the order of the table.
-HELD_OUT = (
-    N_("Held-out accuracy of the reward model"),
-    N_("Held-out accuracy (check)"),
-    N_("KL, nats a token, at equal length (check)"),
-    N_("KL to its anchor, nats a token (check)"),
-    N_("Mean words of an answer (check)"),
-    N_("Distinct-2 (check)"),
-)
+OF_REWARD_MODEL = N_("Held-out accuracy of the reward model")
+CHECKED: Mapping[str, Callable[[CheckReport], float | None]] = {
+    N_("Held-out accuracy (check)"): lambda check: (
+        None if check.implicit_accuracy is None else check.implicit_accuracy.value
+    ),
+    N_("KL, nats a token, at equal length (check)"): lambda check: check.equal_length_kl,
+    N_("KL to its anchor, nats a token (check)"): lambda check: check.candidate.kl_to_anchor,
+    N_("Mean words of an answer (check)"): lambda check: check.candidate.mean_length,
+    N_("Distinct-2 (check)"): lambda check: check.candidate.distinct_2,
+}
 
 
 def order() -> tuple[str, ...]:
     finals = (_("{figure}, at the end").format(figure=one.label) for _name, one in every_curve())
     measured = dict.fromkeys(one.compared for kind in kinds().values() for one in held_out_figures(kind))
-    return (*dict.fromkeys(finals), *map(_, (*measured, *HELD_OUT, STEPS, *COSTS)))
+    return (*dict.fromkeys(finals), *map(_, (*measured, OF_REWARD_MODEL, *CHECKED, STEPS, *COSTS)))

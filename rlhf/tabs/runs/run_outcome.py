@@ -101,7 +101,7 @@ def parts_of(
     made = subject if subject is not None and job is not None and subject.job_id == job.id else None
     asked = files is not None and confirming == files.name
     against = gate_decisions.objection(context.db, subject, brief=True) if subject is not None else ""
-    unchecked = never_checked(context.db, subject)
+    unchecked = subject is not None and subject.undecided and newest_check(context.db, subject.revision) is None
     objects = objection(subject, against, unchecked) if subject is not None and against else ""
     return {
         "outcome": gr.update(value="" if job is None else job_cards.outcome_card(job, made, on_disk)),
@@ -139,11 +139,6 @@ def under_way(db: Database, subject: Policy | None) -> frozenset[str]:
     against = "base" if subject.status == "serving" else registry.serving(db).revision
     specs = (CheckSpec(candidate=subject.revision, against=against), MergeSpec(revision=subject.revision))
     return frozenset(spec.kind for spec in specs if job_store.doing(db, spec) is not None)
-
-
-def never_checked(db: Database, subject: Policy | None) -> bool:
-    """Whether the next thing to do with a candidate is to check it."""
-    return subject is not None and subject.undecided and newest_check(db, subject.revision) is None
 
 
 def button_parts(subject: Policy | None, against: bool, doing: Collection[str], unchecked: bool) -> dict[str, Update]:

@@ -61,7 +61,7 @@ def test_the_answer_of_the_better_rank_is_chosen_wherever_it_stands() -> None:
 def test_a_row_carries_what_training_and_tracing_need() -> None:
     frozen = freeze([judged(number=4)], 100, reliability={"ann": 0.9})
     assert frozen.left_out == {}
-    assert frozen.rows[0].to_json() == {
+    assert json.loads(line_of(frozen.rows[0])) == {
         "comparison": 104,
         "prompt_id": 7,
         "split": "train",

@@ -43,7 +43,7 @@ from rlhf.algorithms.trainer import TokenisedData
 from rlhf.data.snapshots import snapshot_counts
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.job_spec import Precision, with_defaults
+from rlhf.jobs.job_spec import Precision
 from rlhf.jobs.run import Run, perform
 from rlhf.models import hidden_states, packing, registry
 from rlhf.models.hidden_states import head_of
@@ -79,7 +79,7 @@ def trainer_of(machine: Machine, spec: DPOSpec, parent: str = "base") -> Prefere
     data = TokenisedData(with_targets(items, spec.annotator_noise))
     torch.manual_seed(spec.seed)
     start = machine.start(parent)
-    return build_trainer(with_defaults(spec), start, machine.tokenizer, data, machine.data_dir / "checkpoints")
+    return build_trainer(spec.filled(), start, machine.tokenizer, data, machine.data_dir / "checkpoints")
 
 
 def stock_trainer(machine: Machine, spec: DPOSpec, loss: Mapping[str, float]) -> DPOTrainer:
