@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
@@ -96,7 +96,7 @@ def findings(db: Database, policy: Policy) -> Findings:
     report = comparable(checks[0], chosen_anchor(db), policy)
     return Findings(
         people,
-        panel_findings(db, policy, against, checks),
+        panel_findings(db, policy, against, checks, on),
         number=number,
         carried=held_out_sets.weighed(db, checks[-1].spec.gate_set).index(policy.revision),
         left_to_judges=win_rates.prompts_left_to_judges(db, policy, against, on),
@@ -184,7 +184,7 @@ def rewarded(db: Database, policy: Policy, hacked: Hacked) -> Hacked:
 
 
 def panel_findings(
-    db: Database, policy: Policy, against: Policy, checks: Sequence[FinishedCheck]
+    db: Database, policy: Policy, against: Policy, checks: Sequence[FinishedCheck], on: Collection[int] | None
 ) -> tuple[JudgeFindings, ...]:
     """What each judge says that was asked in any of the checks (newest first); only those of the first may decide."""
     with_judges = [
@@ -197,7 +197,7 @@ def panel_findings(
     for name, judge in different.items():
         informs = conflict_of_interest(db, judge, policy, against) or (None if name in first else "late")
         gave_up = next((check.report.judged[name].gave_up for check in checks if name in check.report.judged), "")
-        found.append(replace(judge_findings(db, judge, policy, against, informs), gave_up=gave_up))
+        found.append(replace(judge_findings(db, judge, policy, against, on, informs), gave_up=gave_up))
     return tuple(found)
 
 
@@ -240,10 +240,14 @@ EQUAL_LENGTHS_LEVEL = 0.90
 
 
 def judge_findings(
-    db: Database, judge: judge_store.Judge, policy: Policy, against: Policy, informs: Recusal | None = None
+    db: Database,
+    judge: judge_store.Judge,
+    policy: Policy,
+    against: Policy,
+    on: Collection[int] | None,
+    informs: Recusal | None = None,
 ) -> JudgeFindings:
-    """What a judge says of a policy; its agreement with people is that of today."""
-    on = win_rates.prompts_that_count(db, checks_of(db, policy))
+    """What a judge says of a policy, of all or `on` these prompts; its agreement with people is that of today."""
     found = win_rates.outcomes_by(db, judge, policy, against, on=on)
     return JudgeFindings(
         name=judge.name,
@@ -288,7 +292,7 @@ def share_of_next_check(db: Database, policy: Policy, judges: Sequence[judge_sto
     against, on = opponent(db, policy), win_rates.prompts_that_count(db, checks_of(db, policy))
     known = Findings(
         people=win_rates.people_outcomes(db, policy, against, on),
-        judges=tuple(judge_findings(db, judge, policy, against) for judge in judges),
+        judges=tuple(judge_findings(db, judge, policy, against, on) for judge in judges),
         number=place_of(db, policy),
         left_to_judges=win_rates.prompts_left_to_judges(db, policy, against, on),
     )
