@@ -10,7 +10,7 @@ from annotation.database import Database
 from annotation.records import UserError, now, who
 from annotation.store import setting_store
 from annotation.translation import _
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import rule_store
 from rlhf.evaluation.gate import Rule
 
 CHANGE_SETTING = "gate_change"
@@ -36,8 +36,8 @@ def newest(db: Database) -> RuleChange | None:
 def change(db: Database, values: Mapping[str, Any], changed_by: str) -> Rule:
     """Store a rule, and what it was until now. Raises UserError for values that make no sense."""
     with db.transaction():
-        before, last = gate_decisions.rule(db), newest(db)
-        rule = gate_decisions.set_rule(db, values)
+        before, last = rule_store.rule(db), newest(db)
+        rule = rule_store.set_rule(db, values)
         if rule != before:
             made = RuleChange(last.number + 1 if last else 1, changed_by, now(), before.to_setting())
             setting_store.set_setting(db, CHANGE_SETTING, asdict(made))

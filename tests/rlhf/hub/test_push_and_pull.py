@@ -53,7 +53,7 @@ from tests.conftest import new_database
 from tests.demonstrations import demonstrate
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
-from tests.rlhf.evaluation.test_gate_decisions import finish_check, make_candidate, people_say
+from tests.rlhf.evaluation.test_decisions import finish_check, make_candidate, people_say
 from tests.run_fixtures import finished_run
 
 pytestmark = pytest.mark.slow

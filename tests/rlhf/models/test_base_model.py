@@ -27,8 +27,9 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.cli.policy_command import prepare
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
-from rlhf.evaluation import gate_decisions, pair_outcomes
+from rlhf.evaluation import pair_outcomes
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import candidate_decision, candidate_findings
 from rlhf.evaluation.finished_checks import measured_before
 from rlhf.hub import job_bundle
 from rlhf.jobs import job_spec, job_store
@@ -43,7 +44,7 @@ from rlhf.tabs.judges import rubric_form
 from tests.architectures import built
 from tests.conftest import act, make_response, seed_prompts
 from tests.fakes.hub_server import HubServer
-from tests.rlhf.evaluation.test_gate_decisions import finish_check, make_candidate, people_say
+from tests.rlhf.evaluation.test_decisions import finish_check, make_candidate, people_say
 
 
 def with_memory(total: float, bf16: bool = True) -> Machine:
@@ -297,9 +298,9 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
     base = registry.by_revision(db, "base")
     finish_check(db, data_dir, made, against={"revision": "base", "precision": base.precision})
     people_say(db, 2, "candidate")
-    before = gate_decisions.findings(db, made)
+    before = candidate_findings.findings(db, made)
     assert (len(before.people), before.prompts) == (2, 60)
-    assert gate_decisions.place_of(db, made) == len(list(measured_before(db, base))) == 1
+    assert candidate_findings.place_of(db, made) == len(list(measured_before(db, base))) == 1
     running = job_store.enqueue(db, CheckSpec(candidate=made.revision), "ann")
     job_store.claim(db, running, "w")
     commit(b"second")
@@ -317,8 +318,8 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
     assert pair_outcomes.open_to_people(db, made.id, 1) == 0
     registry.set_thinking(db, "template")
     registry.set_thinking(db, "off")
-    found = gate_decisions.findings(db, made)
-    assert (found.people, found.prompts, gate_decisions.place_of(db, made)) == ((), None, 2)
+    found = candidate_findings.findings(db, made)
+    assert (found.people, found.prompts, candidate_findings.place_of(db, made)) == ((), None, 2)
     assert list(measured_before(db, base)) == []
     db.close()
 
@@ -344,8 +345,8 @@ def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_o
     for said in (True, False):
         base_model.register(db, base)
         assert ("its weights (0.0 GB) are read" in capsys.readouterr().out) == said
-    assert (gate_decisions.place_of(db, made), pair_outcomes.open_to_people(db, made.id, 1) > 0) == (1, True)
-    decided = gate_decisions.decided(db, made)
+    assert (candidate_findings.place_of(db, made), pair_outcomes.open_to_people(db, made.id, 1) > 0) == (1, True)
+    decided = candidate_decision.decided(db, made)
     assert "others than before" not in capsys.readouterr().out
     template = directory / "chat_template.jinja"
     template.write_text(template.read_text("utf-8").replace("assistant\n", "assistant\n\n"), "utf-8")
@@ -356,8 +357,8 @@ def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_o
     job_table.stop(db, running, "w", "failed", "for the test")
     base_model.register(db, base)
     assert f"{directory}: its chat template or its weights are others than before" in capsys.readouterr().out
-    assert (gate_decisions.place_of(db, made), pair_outcomes.open_to_people(db, made.id, 1)) == (2, 0)
-    assert gate_decisions.decided(db, made) != decided
+    assert (candidate_findings.place_of(db, made), pair_outcomes.open_to_people(db, made.id, 1)) == (2, 0)
+    assert candidate_decision.decided(db, made) != decided
     changes = len(setting_store.setting(db, "thinking_changes", []))
     weights = load_file(directory / "model.safetensors")
     weights["model.norm.weight"][0] += 1
