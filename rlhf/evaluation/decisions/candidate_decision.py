@@ -9,7 +9,9 @@ from annotation.database import Database
 from annotation.translation import spoken
 from rlhf.data import held_out_sets
 from rlhf.evaluation import pair_outcomes, rule_store
-from rlhf.evaluation.decisions import asking_people, candidate_findings, decision_cache
+from rlhf.evaluation.decisions import asking_people
+from rlhf.evaluation.decisions.candidate_findings import checks_of, findings, opponent
+from rlhf.evaluation.decisions.decision_cache import cached
 from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import (
     Findings,
@@ -30,26 +32,24 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
     """
 
     def look() -> tuple[Findings, GateDecision]:
-        found, terms = candidate_findings.findings(db, policy), rule_store.rule(db)
-        decision, checks = decide(terms, found), candidate_findings.checks_of(db, policy)
+        found, terms = findings(db, policy), rule_store.rule(db)
+        decision, checks = decide(terms, found), checks_of(db, policy)
         used_up = bool(checks) and decision.more is not None and not prompts_left(db, policy, checks)
         begun = any(not one.skipped for one in found.people)
         if (used_up or len(checks) >= MOST_CHECKS) and needs_another_check(db, policy, decision, checks, begun):
             heard = begun or any(one.outcomes for one in found.judges)
-            if not heard and pair_outcomes.taken_up_by_people(
-                db, policy.id, candidate_findings.opponent(db, policy).id
-            ):
+            if not heard and pair_outcomes.taken_up_by_people(db, policy.id, opponent(db, policy).id):
                 decision = replace(decision, unheard=True)
             else:
                 decision = given_up(decision, len(checks), used_up)
         return found, decision
 
-    return decision_cache.cached(db, ("decision", policy.revision, spoken().code), look)
+    return cached(db, ("decision", policy.revision, spoken().code), look)
 
 
 def prompts_left(db: Database, policy: Policy, checks: Sequence[FinishedCheck]) -> int:
     """On how many prompts a policy was not compared with its opponent yet: more seeds of the others are no evidence."""
-    return held_out_sets.never_compared(db, policy, candidate_findings.opponent(db, policy), checks[-1].spec.gate_set)
+    return held_out_sets.never_compared(db, policy, opponent(db, policy), checks[-1].spec.gate_set)
 
 
 def decision_on(db: Database, policy: Policy) -> GateDecision:
@@ -75,7 +75,7 @@ def pending(db: Database) -> PendingDecision | None:
     Only the newest: an older one that was not decided on has been overtaken by what was learnt since.
     """
     for policy in reversed([one for one in registry.all_policies(db) if one.undecided]):
-        checks = candidate_findings.checks_of(db, policy)
+        checks = checks_of(db, policy)
         if checks:
             decision = decision_on(db, policy)
             if decision.says != "not enough evidence" or decision.more is None:
@@ -93,7 +93,7 @@ MOST_CHECKS = 8
 
 def shows_no_more(db: Database, policy: Policy, checks: Sequence[FinishedCheck]) -> bool:
     """Whether a further check would draw nothing that counts."""
-    left = decision_cache.cached(db, ("unused", policy.revision), lambda: prompts_left(db, policy, checks))
+    left = cached(db, ("unused", policy.revision), lambda: prompts_left(db, policy, checks))
     return len(checks) >= MOST_CHECKS or not left
 
 

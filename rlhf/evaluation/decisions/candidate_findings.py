@@ -11,7 +11,8 @@ from annotation.database import Database
 from rlhf.data import held_out_sets
 from rlhf.evaluation import rule_store, win_rates
 from rlhf.evaluation.check_spec import chosen_anchor
-from rlhf.evaluation.decisions import decision_cache, judge_findings
+from rlhf.evaluation.decisions.decision_cache import cached
+from rlhf.evaluation.decisions.judge_findings import judge_findings, optimised_against, panel_findings
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, told_as_now
 from rlhf.evaluation.gate import (
     Findings,
@@ -63,7 +64,7 @@ def findings(db: Database, policy: Policy) -> Findings:
     report = comparable(checks[0], chosen_anchor(db), policy)
     return Findings(
         people,
-        judge_findings.panel_findings(db, policy, against, checks, on),
+        panel_findings(db, policy, against, checks, on),
         number=number,
         carried=held_out_sets.weighed(db, checks[-1].spec.gate_set).index(policy.revision),
         left_to_judges=win_rates.prompts_left_to_judges(db, policy, against, on),
@@ -108,7 +109,7 @@ def place_of(db: Database, policy: Policy) -> int:
     """
     against, checks = opponent(db, policy), checks_of(db, policy)
     precision = opponent_precision(checks[0], against) if checks else against.precision
-    known = decision_cache.cached(db, ("places",), lambda: places(db))
+    known = cached(db, ("places",), lambda: places(db))
     return known.get((policy.revision, against.revision, True, precision), len(known) + 1)
 
 
@@ -147,7 +148,7 @@ def rewarded(db: Database, policy: Policy, hacked: Hacked) -> Hacked:
     if trained is None:
         return "made elsewhere"
     # An earlier version's check did not look at what merged weights come from.
-    return None if judge_findings.optimised_against(trained) else hacked
+    return None if optimised_against(trained) else hacked
 
 
 def share_of_next_check(db: Database, policy: Policy, judges: Sequence[judge_store.Judge], prompts_left: int) -> float:
@@ -158,7 +159,7 @@ def share_of_next_check(db: Database, policy: Policy, judges: Sequence[judge_sto
     against, on = opponent(db, policy), win_rates.prompts_that_count(db, checks_of(db, policy))
     known = Findings(
         people=win_rates.people_outcomes(db, policy, against, on),
-        judges=tuple(judge_findings.judge_findings(db, judge, policy, against, on) for judge in judges),
+        judges=tuple(judge_findings(db, judge, policy, against, on) for judge in judges),
         number=place_of(db, policy),
         left_to_judges=win_rates.prompts_left_to_judges(db, policy, against, on),
     )
@@ -169,6 +170,4 @@ def spent_prompts(db: Database, policy: Policy, against: Policy) -> frozenset[in
     """The prompts left to judges on which people's verdicts could not count any more: they have corrected others."""
     if against.id != opponent(db, policy).id:
         return frozenset()
-    return decision_cache.cached(
-        db, ("spent", policy.revision), lambda: corrected_by_judges(findings(db, policy)).spent
-    )
+    return cached(db, ("spent", policy.revision), lambda: corrected_by_judges(findings(db, policy)).spent)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from annotation.database import Database
 from annotation.translation import N_, _, joined
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.evaluation.decisions import candidate_decision
+from rlhf.evaluation.decisions.candidate_decision import decision_on
 from rlhf.evaluation.finished_checks import told_as_now
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -39,12 +39,12 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
         before = _("The figures are those of the check before (job {number}).").format(number=counting[-1].id)
     if active:
         job, spec = min(active, key=lambda one: (against not in (None, one[1].against), one[0].status == "queued"))
-        other = against not in (None, spec.against)
+        if against in (None, spec.against):
+            return CheckStatus(joined(progress_of(db, job), before), True)
         beside = _("The gate counts checks against {serving}, which serves now; this one is against {against}.").format(
             serving=against, against=spec.against
         )
-        beside = beside if other else ""
-        return CheckStatus(joined(progress_of(db, job), beside, before), not other)
+        return CheckStatus(joined(progress_of(db, job), beside, before), False)
     if not ended:
         return CheckStatus("" if policy.path is None else _("It has not been checked yet."), False)
     job, spec = ended[-1]
@@ -66,7 +66,7 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
 
 def left_out(db: Database, policy: Policy) -> bool:
     """Whether a check of a policy left out some of what the rule asks."""
-    return any(one.passed == "missing" for one in candidate_decision.decision_on(db, policy).weighed.limits)
+    return any(one.passed == "missing" for one in decision_on(db, policy).weighed.limits)
 
 
 def progress_of(db: Database, job: Job) -> str:

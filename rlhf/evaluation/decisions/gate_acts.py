@@ -8,8 +8,7 @@ from annotation.database import Database
 from annotation.records import UserError
 from annotation.translation import N_
 from rlhf.evaluation import gate_words, rule_store
-from rlhf.evaluation.decisions import candidate_decision
-from rlhf.evaluation.decisions.candidate_decision import PendingDecision
+from rlhf.evaluation.decisions.candidate_decision import PendingDecision, pending
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 
@@ -40,7 +39,7 @@ def act(db: Database, data_dir: Path) -> PendingDecision | None:
 
 def to_act_on(db: Database) -> PendingDecision | None:
     """The candidate that the gate promotes or rejects by itself now, if it may and the evidence is there."""
-    found = candidate_decision.pending(db) if rule_store.rule(db).mode == "automatic" else None
+    found = pending(db) if rule_store.rule(db).mode == "automatic" else None
     return None if found is None or found.decision.says == "not enough evidence" else found
 
 

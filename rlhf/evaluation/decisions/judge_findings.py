@@ -9,7 +9,7 @@ from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
 from rlhf.data import snapshots
 from rlhf.evaluation import win_rates
-from rlhf.evaluation.decisions import decision_cache
+from rlhf.evaluation.decisions.decision_cache import cached
 from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import (
     JudgeFindings,
@@ -102,9 +102,7 @@ def judge_findings(
 
 def agreement_of(db: Database, judge: judge_store.Judge) -> Estimate | None:
     """How often a judge agrees with people, as of today; None before both have judged the same."""
-    found = decision_cache.cached(
-        db, ("trust", judge.name), lambda: trust(verdict_store.jointly_judged(db, judge)).with_people
-    )
+    found = cached(db, ("trust", judge.name), lambda: trust(verdict_store.jointly_judged(db, judge)).with_people)
     return None if found is None else found.share
 
 
@@ -122,5 +120,5 @@ def agreement_before(db: Database, judge: judge_store.Judge, policy: Policy) -> 
     def measure() -> PairAgreement | None:
         return trust(verdict_store.jointly_judged(db, judge, first)).with_people
 
-    found = decision_cache.cached(db, (f"trust before {policy.revision}", judge.name), measure)
+    found = cached(db, (f"trust before {policy.revision}", judge.name), measure)
     return None if found is None else replace(found.share, n=round(found.worth))

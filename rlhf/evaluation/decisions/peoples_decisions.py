@@ -11,7 +11,8 @@ from annotation.database import Database
 from annotation.records import UserError, storable
 from annotation.translation import _, joined
 from rlhf.evaluation import gate_words, rule_store
-from rlhf.evaluation.decisions import candidate_decision, check_status
+from rlhf.evaluation.decisions import check_status
+from rlhf.evaluation.decisions.candidate_decision import decision_on
 from rlhf.evaluation.gate import (
     GateDecision,
     Ruling,
@@ -27,7 +28,7 @@ def advised(db: Database, policy: Policy) -> GateDecision | None:
     """
     if rule_store.rule(db).mode == "never" or not (policy.undecided or registry.gone_back_from(db, policy)):
         return None
-    return candidate_decision.decision_on(db, policy)
+    return decision_on(db, policy)
 
 
 # Characters of what a person gives as the reason for a decision.
