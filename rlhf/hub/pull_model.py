@@ -23,7 +23,7 @@ from rlhf.hub import publications
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.jobs.descriptions import Made
-from rlhf.models import base_model, memory, registry
+from rlhf.models import base_model, registry
 from rlhf.models.adapters.adapter_tensors import (
     ADAPTER_WEIGHTS,
     KINDS_OF_VALUES,
@@ -44,6 +44,7 @@ from rlhf.models.chat_template import (
     read_backend,
     read_format,
 )
+from rlhf.models.memory import machines
 from rlhf.models.model_files import (
     ADAPTER_CONFIG,
     CONFIG,
@@ -409,7 +410,7 @@ def base_path(db: Database, data_dir: Path) -> Path | None:
 def check_precision(db: Database, data_dir: Path, precision: HeldPrecision, found: HubRevision) -> None:
     """Raises UserError where the base can't be held here in the precision that an adapter is to lie on."""
     path = base_path(db, data_dir)
-    problem = "" if path is None else base_model.precision_problem(path, precision, memory.this_machine())
+    problem = "" if path is None else base_model.precision_problem(path, precision, machines.this_machine())
     if problem:
         would = _("{source} would lie on the base in {precision}.").format(source=found.source, precision=precision)
         raise UserError(joined(would, problem, _("Or say in which precision the adapter was trained.")))

@@ -35,7 +35,8 @@ from rlhf.models.chat_template import (
     tokenizing,
 )
 from rlhf.models.hidden_states import PACKS
-from rlhf.models.memory import WITHOUT_ADAPTER, read_shapes, steady_places, targets
+from rlhf.models.memory.model_shapes import WITHOUT_ADAPTER, read_shapes, steady_places
+from rlhf.models.memory.parameter_counts import targets
 from rlhf.models.model_files import CONFIG, WHOLE, read_json, tokens_known
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling.prompt_cache import SHARES

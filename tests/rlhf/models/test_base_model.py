@@ -34,9 +34,10 @@ from rlhf.evaluation.finished_checks import measured_before
 from rlhf.hub import job_bundle
 from rlhf.jobs import job_spec, job_store
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.models import base_model, memory, registry
+from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
-from rlhf.models.memory import Machine
+from rlhf.models.memory import machines
+from rlhf.models.memory.machines import Machine
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 from rlhf.submission.preflight import Preflight
@@ -104,12 +105,12 @@ def test_a_base_is_asked_once_and_an_earlier_data_directory_keeps_nf4(
         db = open_database(tmp_path / name)
         for times in (first, 101 - first):
             machine = with_memory(times * bytes_in_16_bits)
-            monkeypatch.setattr(memory, "this_machine", lambda machine=machine: machine)
+            monkeypatch.setattr(machines, "this_machine", lambda machine=machine: machine)
             assert base_model.register(db, base).precision == chosen
         db.close()
     earlier = open_database(tmp_path / "earlier")
     registry.ensure_base(earlier, base.name)
-    monkeypatch.setattr(memory, "this_machine", lambda: with_memory(1e12))
+    monkeypatch.setattr(machines, "this_machine", lambda: with_memory(1e12))
     assert base_model.register(earlier, base).precision == "nf4"
     earlier.close()
 
@@ -118,7 +119,7 @@ def test_a_quantised_base_that_an_earlier_version_called_nf4_is_trained_by_lora(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Left to NF4 the method would be QLoRA, which no weights in 8 bits take."""
-    monkeypatch.setattr(memory, "this_machine", lambda: with_memory(1e12))
+    monkeypatch.setattr(machines, "this_machine", lambda: with_memory(1e12))
     db = open_database(tmp_path / "data")
     (tmp_path / "config.json").write_text("{}", "utf-8")
     base = BaseModel(str(tmp_path), tmp_path)
@@ -139,12 +140,12 @@ def test_a_precision_that_can_not_be_held_is_refused_and_nothing_changes(
 ) -> None:
     db = open_database(tmp_path)
     registry.ensure_base(db, str(few_words))
-    monkeypatch.setattr(memory, "this_machine", lambda: with_memory(bytes_in_16_bits - 1))
+    monkeypatch.setattr(machines, "this_machine", lambda: with_memory(bytes_in_16_bits - 1))
     for precision, said in (("int8", "not in 'int8'"), ("bf16", "Hold it in nf4"), ("fp32", "Hold it in nf4")):
         with pytest.raises(UserError, match=said):
             base_model.change_precision(db, precision, "kim")
     assert (registry.serving(db).precision, registry.precision_set(db)) == ("nf4", None)
-    monkeypatch.setattr(memory, "this_machine", lambda: with_memory(bytes_in_16_bits))
+    monkeypatch.setattr(machines, "this_machine", lambda: with_memory(bytes_in_16_bits))
     for spec, said in ((CheckSpec(candidate="dpo-1"), "A check is running"), (JudgeSpec(judge="j"), "A judge is at")):
         at_work = job_store.enqueue(db, spec, "ann")
         job_store.claim(db, at_work, "w")
@@ -223,7 +224,7 @@ def test_a_model_has_to_fit_into_what_its_container_leaves(
     tiny_model: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machine's memory is the host's: whoever goes by that is killed."""
-    monkeypatch.setattr(memory, "container_limit", lambda: (2_000_000_000, 1_999_000_000))
+    monkeypatch.setattr(machines, "container_limit", lambda: (2_000_000_000, 1_999_000_000))
     with pytest.raises(UserError, match=r"needs about 1\.0 GB of memory and 0\.0 GB are free"):
         base_model.prepare(data_dir, str(tiny_model))
 

@@ -33,7 +33,7 @@ from rlhf.judges.openai_client import Failure
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
 from rlhf.models.base_model import precision_by_need
-from rlhf.models.memory import this_machine
+from rlhf.models.memory.machines import this_machine
 from rlhf.models.self_test_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import render
 from rlhf.tabs.judges import judge_form
