@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from annotation.database import Database
 from annotation.records import seconds_between
 from rlhf.jobs import job_store
 from rlhf.jobs.finished_training import FinishedTraining
@@ -61,7 +61,7 @@ def seconds_beside(job: Job, in_steps: float) -> float:
     return max(0.0, seconds_between(job.started, job.finished) - in_steps)
 
 
-def finished_jobs(db: Any, spec: TrainingSpec, limit: int = 200) -> list[Job]:
+def finished_jobs(db: Database, spec: TrainingSpec, limit: int = 200) -> list[Job]:
     """Jobs whose pace on this machine may be that of this spec, newest first."""
     kinds = (MEASURING, spec.kind)
     return [job for job in job_store.recent(db, kinds, limit) if job.flavor is None]

@@ -132,11 +132,9 @@ class RunMemory:
         # With their adapters' updates added, as PEFT computes them. Those of all layers would be kept in each forward
         # pass if layers were not computed again.
         experts = 2 * self.width * adapted_experts(shapes, spec)
-        positions = 0 if spec.makes == "reward-model" else min(LOGIT_POSITIONS, self.batch_tokens)
-        each, scores = (
-            _("{per_state:g} bytes for each trained weight"),
-            _("{positions} positions at a time, {vocabulary:,} tokens in the vocabulary"),
-        )
+        each = _("{per_state:g} bytes for each trained weight")
+        lower = LOWER_BYTES if self.kept_layers < shapes.layers and not spec.drawn_tokens() else 0
+        beginning = BEGINNING_BYTES if spec.ends_early() else 0
         return [
             Component(N_("Libraries"), LIBRARIES, _("Python, torch and what a process keeps for itself"), "nothing"),
             self.frozen_weights(),
@@ -146,22 +144,9 @@ class RunMemory:
             Component(N_("Gradients"), trained * FP32_BYTES, _("one for each trained weight, in 32 bits")),
             Component(N_("Optimiser state"), trained * per_state, each.format(per_state=per_state)),
             Component(N_("Experts with adapters"), experts, _("those of one layer, and their gradient")),
-            Component(
-                N_("Scores of the vocabulary"),
-                positions * shapes.vocabulary * LOGIT_BYTES,
-                scores.format(positions=positions, vocabulary=shapes.vocabulary),
-                "tokens",
-            ),
-            Component(
-                N_("Lower layers"),
-                LOWER_BYTES if self.kept_layers < shapes.layers and not spec.drawn_tokens() else 0,
-                _("at most, what they make of the data"),
-            ),
-            Component(
-                N_("Where it began"),
-                BEGINNING_BYTES if spec.ends_early() else 0,
-                _("at most, to measure how far the policy moves"),
-            ),
+            self.scores_of_vocabulary(),
+            Component(N_("Lower layers"), lower, _("at most, what they make of the data")),
+            Component(N_("Where it began"), beginning, _("at most, to measure how far the policy moves")),
         ]
 
     def frozen_weights(self) -> Component:
@@ -179,6 +164,13 @@ class RunMemory:
         why = _("{packed:,} in 4 bits, the others ({rest:,}) in {width}")
         size = packed * NF4_BYTES + rest * self.width
         return Component(name, size, why.format(packed=packed, rest=rest, width=bits))
+
+    def scores_of_vocabulary(self) -> Component:
+        positions = 0 if self.spec.makes == "reward-model" else min(LOGIT_POSITIONS, self.batch_tokens)
+        words = self.shapes.vocabulary
+        said = _("{positions} positions at a time, {vocabulary:,} tokens in the vocabulary")
+        why = said.format(positions=positions, vocabulary=words)
+        return Component(N_("Scores of the vocabulary"), positions * words * LOGIT_BYTES, why, "tokens")
 
     def activations(self) -> Component:
         """What a forward pass keeps for the backward pass; at least the keys and values of answers being drawn."""
