@@ -156,8 +156,9 @@ def silence_client_warnings() -> None:
 def limit_waiting() -> None:
     """Without this a Hub that never answers is waited for without end."""
     import httpx2
-    from huggingface_hub import set_client_factory
-    from huggingface_hub.utils._http import hf_request_event_hook
+    from huggingface_hub import get_session, set_client_factory
+
+    by_the_library = get_session().event_hooks["request"]
 
     def mark(request: httpx2.Request) -> None:
         """Note what is no file, as which it may be answered from elsewhere."""
@@ -186,7 +187,7 @@ def limit_waiting() -> None:
 
     def client() -> httpx2.Client:
         return httpx2.Client(
-            event_hooks={"request": [hf_request_event_hook, mark], "response": [bound]},
+            event_hooks={"request": [*by_the_library, mark], "response": [bound]},
             follow_redirects=True,
             timeout=httpx2.Timeout(CONNECT_SECONDS, read=READ_SECONDS),
         )

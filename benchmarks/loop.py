@@ -50,8 +50,8 @@ from benchmarks.harness.driver import (
     say,
 )
 from rlhf.data.snapshots import snapshot_counts
-from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import peoples_decisions
 from rlhf.evaluation.gate import Rule, within_limits
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
@@ -364,7 +364,7 @@ def wait_for_job(app: App, find: Callable[[], Job | None]) -> Job:
 def promote(app: App, revision: str) -> None:
     """Let the candidate serve, whatever the gate says of it."""
     why = "The benchmark lets every iteration serve."
-    gate_decisions.promote(app.database, app.data_dir, revision, "owner", why)
+    peoples_decisions.promote(app.database, app.data_dir, revision, "owner", why)
     say(f"promoted {revision}")
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import exp, log
 from statistics import fmean
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
-from annotation.records import JudgedAnswer, Judgement
+from annotation.records import JudgedAnswer, Judgement, Outcome, Purpose
 from annotation.translation import N_
 
 # An annotator of whom nothing is known: 73% is how often InstructGPT's labellers agreed (Ouyang et al. 2022, 3.4).
@@ -81,7 +81,7 @@ def people_first(group: Sequence[Judgement], judges_too: bool = True) -> tuple[l
 def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[list[Judgement], list[str]]:
     """The judgements of one comparison that count, and the reasons why others don't.
 
-    What settles a comparison stands alone, unless the admin skipped it. A flag by anyone who is not left out, in
+    What settles a comparison (`settling`) stands alone. A flag by anyone who is not left out, in
     whatever role, takes the comparison out.
     """
     left_out = set(excluded)
@@ -100,10 +100,24 @@ def usable(group: Sequence[Judgement], excluded: Iterable[str] = ()) -> tuple[li
             reasons.append(reason)
     if any(judgement.flag and judgement.annotator not in left_out for judgement in group):
         return [], [*reasons, *("flagged" for _ in counted)]
-    settled = [entry for entry in counted if entry.purpose == "settle" and entry.outcome != "skip"]
-    if settled:
-        return settled[-1:], [*reasons, *("settled" for _ in range(len(counted) - 1))]
+    if settled := settling(counted):
+        return [settled], [*reasons, *("settled" for _ in range(len(counted) - 1))]
     return counted, reasons
+
+
+class SaidOfComparison(Protocol):
+    @property
+    def purpose(self) -> Purpose: ...
+    @property
+    def outcome(self) -> Outcome: ...
+
+
+Said = TypeVar("Said", bound=SaidOfComparison)
+
+
+def settling(counted: Sequence[Said]) -> Said | None:
+    """What settles a comparison, of the judgements of it that count: the last that was to, and was not skipped."""
+    return next((one for one in reversed(counted) if one.purpose == "settle" and one.outcome != "skip"), None)
 
 
 def pairs_of(

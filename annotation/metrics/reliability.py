@@ -15,7 +15,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from annotation.metrics.aggregation import UNKNOWN_RELIABILITY, log_odds
+from annotation.metrics.aggregation import UNKNOWN_RELIABILITY, log_odds, settling
 from annotation.metrics.intervals_and_bias import Z_95, Array, Vote, best_of, chosen
 
 # The prior: as if an unknown annotator had been right in 7.3 of 10 comparisons.
@@ -115,9 +115,9 @@ def weighted_best(votes: Iterable[Vote], reliability: Mapping[str, float] | None
     What settles it stands alone. None where the weights are even, or nobody chose one.
     """
     counted = [vote for vote in votes if vote.purpose not in ("gold", "re-ask") and not vote.early]
-    settled = [vote for vote in counted if vote.purpose == "settle"]
+    settled = settling(counted)
     weights: dict[int, float] = defaultdict(float)
-    for vote in settled[-1:] or counted:
+    for vote in [settled] if settled else counted:
         choice = chosen(vote)
         if choice is not None:
             weights[choice] += log_odds(vote.annotator, reliability)

@@ -50,7 +50,9 @@ from rlhf.models import registry
 from rlhf.models.base_model import BaseModel, ready
 from rlhf.models.hidden_states import inner_model, virtual_tokens
 from rlhf.models.loading import context_in, fed, ground_path, held_precision, verified
-from rlhf.models.memory import RunMemory, read_shapes, this_machine
+from rlhf.models.memory.machines import this_machine
+from rlhf.models.memory.model_shapes import read_shapes
+from rlhf.models.memory.run_memory import RunMemory
 from rlhf.models.registry import Policy
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.self_test_results import SelfTestResult, kept_result

@@ -16,10 +16,11 @@ from annotation.validation import describe
 from rlhf.cli import rent_command
 from rlhf.cli.opening import Commands, database_of
 from rlhf.data import held_out_sets
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.decisions import check_status
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, kinds, to_json
-from rlhf.models import memory, registry
+from rlhf.models import registry
+from rlhf.models.memory import machines
 from rlhf.models.precisions.precisions_spec import crossing
 from rlhf.submission import job_submission
 from rlhf.workers.worker_process import run_to_end
@@ -114,7 +115,7 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
 
 def crossing_sentence(db: Database, spec: JobSpec) -> str:
     """What it costs where a training leaves the precision in which its parent answers; empty where it does not."""
-    found = crossing(db, spec, memory.this_machine()) if isinstance(spec, TrainingSpec) else None
+    found = crossing(db, spec, machines.this_machine()) if isinstance(spec, TrainingSpec) else None
     if found is None:
         return ""
     ask = "" if found.gap or found.measuring else " `python -m rlhf spec precisions` prints the job that measures it."
@@ -173,7 +174,7 @@ def show(db: Database, job_id: int) -> str:
     job = job_store.get(db, job_id)
     last = job_store.metrics(db, job_id)[-1:]
     made = registry.of_job(db, job_id)
-    check = "" if made is None or made.kind != "policy" else gate_decisions.check_status(db, made).sentence
+    check = "" if made is None or made.kind != "policy" else check_status.check_status(db, made).sentence
     lines = [
         f"job {job.id}: {job.kind}, {job.status}, attempt {job.attempt}, step {job.step} of {job.steps}. {job.message}",
         *([] if made is None else [f"made: {made.revision} ({made.status}). {check}".rstrip()]),

@@ -10,7 +10,8 @@ from annotation.database import Database, has_database, open_database
 from annotation.records import UserError
 from annotation.ui.invisible import visible
 from rlhf.cli.opening import Commands, database_of
-from rlhf.evaluation import gate_decisions, gate_words
+from rlhf.evaluation import gate_words
+from rlhf.evaluation.decisions import candidate_decision, check_status, peoples_decisions
 from rlhf.models import base_model, registry
 
 
@@ -88,7 +89,7 @@ def run_policies(options: argparse.Namespace) -> None:
     db = database_of(options)
     for policy in registry.all_policies(db):
         state = f"{policy.status:<10} {policy.algorithm:<6}"
-        check = f"  {gate_decisions.check_status(db, policy).sentence}" if policy.undecided else ""
+        check = f"  {check_status.check_status(db, policy).sentence}" if policy.undecided else ""
         line = f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}{check}"
         print(visible(line.rstrip()))
 
@@ -96,16 +97,16 @@ def run_policies(options: argparse.Namespace) -> None:
 def run_promote(options: argparse.Namespace) -> None:
     """Let a policy serve. Raises UserError, also where the rule speaks against it and no reason is given."""
     try:
-        made = gate_decisions.promote(
+        made = peoples_decisions.promote(
             database_of(options), options.data, options.revision, "the command line", options.why
         )
-    except gate_decisions.PromotionAgainstRule as error:
+    except peoples_decisions.PromotionAgainstRule as error:
         raise UserError(f'{error} Give one with --why "…".') from error
     print(visible(made.sentence()))
 
 
 def run_reject(options: argparse.Namespace) -> None:
-    rejected = gate_decisions.reject(database_of(options), options.revision, "the command line", options.why)
+    rejected = peoples_decisions.reject(database_of(options), options.revision, "the command line", options.why)
     print(f"{rejected.revision} is rejected.")
 
 
@@ -116,13 +117,13 @@ def run_gate(options: argparse.Namespace) -> None:
 
 def gate_text(db: Database, revision: str | None) -> str:
     """The gate's decision on a candidate, with each criterion. Raises UserError where there is none to decide on."""
-    pending = gate_decisions.pending(db)
+    pending = candidate_decision.pending(db)
     if revision is None and pending is None:
         raise UserError(f"No candidate was checked against what serves now. {newest_candidate(db)}")
     policy = pending.policy if pending is not None and revision is None else registry.by_revision(db, revision or "")
-    decision = gate_decisions.decision_on(db, policy)
+    decision = candidate_decision.decision_on(db, policy)
     lines = [f"{policy.revision}: {decision.says}. {gate_words.sentence(decision)}"]
-    lines += filter(None, [gate_decisions.check_status(db, policy).sentence])
+    lines += filter(None, [check_status.check_status(db, policy).sentence])
     said = [(one.passed, gate_words.criterion_words(one)) for one in decision.criteria]
     lines += [f"  {passed:<12} {one.name}: {one.value} (asked for: {one.threshold})" for passed, one in said]
     return "\n".join(lines)
@@ -133,4 +134,4 @@ def newest_candidate(db: Database) -> str:
     found = [one for one in registry.all_policies(db) if (one.kind, one.status) == ("policy", "candidate")]
     if not found:
         return "There is none: train one."
-    return f"Of {found[-1].revision}: {gate_decisions.check_status(db, found[-1]).sentence}"
+    return f"Of {found[-1].revision}: {check_status.check_status(db, found[-1]).sentence}"

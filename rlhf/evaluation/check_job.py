@@ -29,7 +29,7 @@ from annotation.records import CheckedAnswer, Prompt, UserError
 from annotation.store import check_store, policy_comparisons
 from annotation.translation import _, ngettext
 from rlhf.data import held_out_sets
-from rlhf.evaluation import gate_decisions, gate_words
+from rlhf.evaluation import gate_words
 from rlhf.evaluation.anchors import GROUND_SCORES, CheckedPolicies, policies_of
 from rlhf.evaluation.answer_figures import (
     equal_length_distinct,
@@ -40,6 +40,7 @@ from rlhf.evaluation.answer_figures import (
     summarise,
 )
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import candidate_findings
 from rlhf.evaluation.finished_checks import measured_before
 from rlhf.evaluation.probe_scores import TokenisedProbe, probe_figures, tokenise_probes
 from rlhf.evaluation.report import (
@@ -212,7 +213,7 @@ def put_before_people(db: Database, spec: CheckSpec, candidate: Policy, others: 
             share = people_share(db, spec, candidate, other) if wanted else 1.0
             policy_comparisons.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody", on, share)
             if wanted and spec.people_share == 1:
-                spent = gate_decisions.spent_prompts(db, candidate, other)
+                spent = candidate_findings.spent_prompts(db, candidate, other)
                 policy_comparisons.ask_people_of_candidate(db, candidate.id, other.id, on, spent)
 
 
@@ -222,7 +223,7 @@ def people_share(db: Database, spec: CheckSpec, candidate: Policy, other: Policy
         return 1.0
     judges = judge_store.judges_named(db, spec.judges)
     left = held_out_sets.never_compared(db, candidate, other, spec.gate_set)
-    return max(spec.people_share, gate_decisions.share_of_next_check(db, candidate, judges, left))
+    return max(spec.people_share, candidate_findings.share_of_next_check(db, candidate, judges, left))
 
 
 def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> None:
@@ -480,7 +481,7 @@ def ask_people_instead(run: Run, spec: CheckSpec, candidate: Policy, judged: Map
         if registry.by_id(run.db, candidate.id).status != "candidate" or against.status != "serving":
             return
         on = held_out_sets.that_count(run.db, spec.gate_set)
-        spent = gate_decisions.spent_prompts(run.db, candidate, against)
+        spent = candidate_findings.spent_prompts(run.db, candidate, against)
         count = policy_comparisons.ask_people_of_candidate(run.db, candidate.id, against.id, on, spent)
     if not count:  # they have them all
         return

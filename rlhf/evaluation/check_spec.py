@@ -10,12 +10,12 @@ from annotated_types import Interval
 
 from annotation.database import Database
 from annotation.records import Sampling
-from annotation.store import project_store, setting_store
+from annotation.store import project_store
 from annotation.translation import N_, _
 from annotation.ui.formatting import percent
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.data import held_out_sets, snapshots
-from rlhf.evaluation.gate import Rule
+from rlhf.evaluation import rule_store
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
@@ -142,5 +142,5 @@ class CheckSpec(JobSpec):
 
 def chosen_anchor(db: Database) -> str:
     """The policy that the gate's limits are against; empty for the base, and where the chosen one's files are gone."""
-    anchor = registry.by_revision(db, Rule.stored(setting_store.setting(db, registry.RULE_SETTING, {})).anchor)
+    anchor = registry.by_revision(db, rule_store.rule(db).anchor)
     return "" if anchor.revision == "base" or anchor.deleted else anchor.revision

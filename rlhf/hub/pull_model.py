@@ -23,12 +23,13 @@ from rlhf.hub import publications
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
 from rlhf.jobs.descriptions import Made
-from rlhf.models import base_model, chat_template, memory, model_files, registry
+from rlhf.models import base_model, chat_template, model_files, registry
 from rlhf.models.adapters import adapter_tensors
 from rlhf.models.adapters.adapter_tensors import ADAPTER_WEIGHTS, KINDS_OF_VALUES, WRAPPED, TensorShapes
 from rlhf.models.adapters.stored_adapter import SCORES, StoredLora, StoredPrompt, read_adapter, write_settings
 from rlhf.models.base_model import BaseModel, base_sha256
 from rlhf.models.chat_template import ANSWER, ASKED, LARGEST_TOKENIZER, TOKENIZER_FILE
+from rlhf.models.memory import machines
 from rlhf.models.model_files import ADAPTER_CONFIG, CONFIG, LARGEST_FILE, OUTPUTS
 from rlhf.models.registry import HeldPrecision, Policy, PolicyForm
 from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
@@ -389,7 +390,7 @@ def base_path(db: Database, data_dir: Path) -> Path | None:
 def check_precision(db: Database, data_dir: Path, precision: HeldPrecision, found: HubRevision) -> None:
     """Raises UserError where the base can't be held here in the precision that an adapter is to lie on."""
     path = base_path(db, data_dir)
-    problem = "" if path is None else base_model.precision_problem(path, precision, memory.this_machine())
+    problem = "" if path is None else base_model.precision_problem(path, precision, machines.this_machine())
     if problem:
         would = _("{source} would lie on the base in {precision}.").format(source=found.source, precision=precision)
         raise UserError(joined(would, problem, _("Or say in which precision the adapter was trained.")))

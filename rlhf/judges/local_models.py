@@ -8,9 +8,10 @@ from pathlib import Path
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.judges.judge_settings import DirectorySettings
-from rlhf.models import base_model, memory
+from rlhf.models import base_model
 from rlhf.models.base_model import BaseModel
 from rlhf.models.chat_template import TOKENIZER_FILE, ChatTokenizer
+from rlhf.models.memory import machines
 
 LETTERS = ("A", "B")
 # How vocabularies write that a token begins with a space: not at all, as byte-level BPE, and as SentencePiece.
@@ -29,7 +30,7 @@ def settings_of_directory(data_dir: Path, directory: str) -> DirectorySettings:
     prepare_directory(data_dir, str(path))
     if (path / TOKENIZER_FILE).is_file():
         letter_tokens(ChatTokenizer(path).get_vocab())
-    return DirectorySettings(str(path), base_model.precision_by_need(path, memory.this_machine()))
+    return DirectorySettings(str(path), base_model.precision_by_need(path, machines.this_machine()))
 
 
 def prepare_directory(data_dir: Path, directory: str) -> BaseModel:

@@ -17,11 +17,12 @@ from annotation.records import now, seconds_between
 from annotation.store import project_store, setting_store, training_data
 from annotation.translation import N_, _, spoken
 from rlhf.data import held_out_sets, snapshots
-from rlhf.evaluation import gate_decisions, pair_outcomes
+from rlhf.evaluation import pair_outcomes, rule_store
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import asking_people, candidate_decision, decision_cache, gate_acts
+from rlhf.evaluation.decisions.candidate_decision import PendingDecision
 from rlhf.evaluation.finished_checks import told_as_now
 from rlhf.evaluation.gate import Mode
-from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.descriptions import Made
@@ -141,8 +142,8 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         active=(*job_store.at_work(db), *job_store.queue(db)),
         unchecked=next(iter([*able, *found]), None),
         waiting=waiting_judges(db),
-        pending=gate_decisions.pending(db),
-        gate=gate_decisions.rule(db).mode,
+        pending=candidate_decision.pending(db),
+        gate=rule_store.rule(db).mode,
         needed_model=None if needed is None else newest_model(db, needed, since),
         needed_tried=tried is not None and training_data.new_to_train_on(db, tried) < auto_train.wanted,
         failed_checks=failed,
@@ -151,7 +152,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
             job.id for job in broken if any(checkpoints_directory(db.path.parent, job.id).glob("checkpoint-*"))
         ),
         rented=tuple(job_store.rented_jobs(db)),
-        given=gate_decisions.given_to_people(db) and pair_outcomes.can_be_compared(db),
+        given=asking_people.given_to_people(db) and pair_outcomes.can_be_compared(db),
         measurable=held_out_sets.can_measure(db),
         spent=new - unspent,
         unasked=newest_unasked(db, without),
@@ -409,10 +410,10 @@ def advance(db: Database, data_dir: Path) -> int | None:
             db, data_dir, next_check(step.subject, state.failed_checks.get(step.subject)), THE_LOOP
         )
     if step.action == "decide":
-        gate_decisions.act(db, data_dir)
+        gate_acts.act(db, data_dir)
         return None
     if step.action == "ask":
-        gate_decisions.ask_what_is_left(db, step.subject)
+        asking_people.ask_what_is_left(db, step.subject)
         return None
     if step.action == "judge":
         return job_submission.submit(db, data_dir, JudgeSpec(judge=step.subject), THE_LOOP)
@@ -456,5 +457,5 @@ def automatic_problems(db: Database) -> list[str]:
         said = _("What it needs first came to nothing: {training}. Start one on the Train tab, or judge more.")
         return [said.format(training=_(spec.title))]
     name = ("shortage", spec.kind, spoken().code, str(training_data.data_mark(db)))
-    few = gate_decisions.cached(db, name, lambda: job_submission.shortage_of(db, db.path.parent, spec))
+    few = decision_cache.cached(db, name, lambda: job_submission.shortage_of(db, db.path.parent, spec))
     return [in_labels(few, spec)] if few else []

@@ -24,9 +24,10 @@ from annotation.records import UserError
 from annotation.store import setting_store
 from annotation.translation import N_, _
 from rlhf.jobs.artifacts import file_sha256
-from rlhf.models import chat_template, memory, model_files, registry
+from rlhf.models import chat_template, model_files, registry
 from rlhf.models.chat_template import ANSWER, ASKED, QUESTION, TOKENIZER_FILE, TOKENIZERS, ChatFormat, ChatTokenizer
-from rlhf.models.memory import Machine
+from rlhf.models.memory import machines, model_shapes
+from rlhf.models.memory.machines import Machine
 from rlhf.models.model_files import CONFIG
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.self_test_results import SelfTestResult, keep_result, kept_result, result_of
@@ -503,7 +504,7 @@ def precision_by_need(directory: Path, machine: Machine) -> HeldPrecision:
     need = bytes_in(directory, plain)
     if need <= SHARE_OF_MEMORY * machine.total:
         return plain
-    share = memory.share_in_nf4(
+    share = model_shapes.share_in_nf4(
         {name: each.shape for name, each in model_files.check_weights(directory).items()}, BYTES[plain]
     )
     return "nf4" if share <= 1 - NF4_SAVES or share * need <= machine.total < need else plain
@@ -521,14 +522,14 @@ def register(db: Database, base: BaseModel) -> Policy:
     Raises UserError if the data directory has another base.
     """
     new = not registry.all_policies(db)
-    precision = precision_by_need(base.path, memory.this_machine()) if new else "nf4"
+    precision = precision_by_need(base.path, machines.this_machine()) if new else "nf4"
     policy = registry.ensure_base(db, base.name, precision)
     pin(db, base)
     if new:
         return policy
     if policy.precision == "nf4" and quantisation(base.path) not in ("", FOUR_BITS):
         # Earlier versions called every base one in NF4; this one never was, and a method would be chosen by it.
-        return registry.set_precision(db, precision_by_need(base.path, memory.this_machine()), None)
+        return registry.set_precision(db, precision_by_need(base.path, machines.this_machine()), None)
     return policy
 
 
@@ -580,7 +581,7 @@ def base_sha256(db: Database, data_dir: Path, base: str, earlier: bool = False) 
         size = sum(file.stat().st_size for file in files)
         if size >= LONG_TO_READ:
             said = _("{base}: its weights ({size:.1f} GB) are read, to tell them from others of its name.")
-            print(said.format(base=base, size=size / memory.GB), flush=True)
+            print(said.format(base=base, size=size / machines.GB), flush=True)
         lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
         known = {"files": mark, "sha256": sha256(lines.encode()).hexdigest()}
         if not earlier:
@@ -595,7 +596,7 @@ def change_precision(db: Database, precision: str, decided_by: str) -> Policy:
     if directory is None:
         said = _("The base model {base} is not on this machine. Start Prefloop once to fetch it.")
         raise UserError(said.format(base=base.base))
-    if problem := precision_problem(directory, precision, memory.this_machine()):
+    if problem := precision_problem(directory, precision, machines.this_machine()):
         raise UserError(problem)
     return registry.set_precision(db, cast(HeldPrecision, precision), decided_by)
 
@@ -625,7 +626,7 @@ def check_room(base: BaseModel) -> None:
 
 def check_memory(base: BaseModel, weights: int) -> None:
     """Raises UserError where a model whose weights have so many bytes does not fit."""
-    need, free = memory_needed(weights), memory.free_memory()
+    need, free = memory_needed(weights), machines.free_memory()
     if need > free:
         said = _(
             "The model {name} needs about {need:.1f} GB of memory and {free:.1f} GB are free. Close other "

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from annotation.records import UserError
 from annotation.translation import _
-from rlhf.models import memory
 from rlhf.models.adapters.lower_layers import LowerLayers
 from rlhf.models.log_probabilities import Head, sum_by_row, token_logps
+from rlhf.models.memory import machines, run_memory
 from rlhf.models.packing import SPANS, Packed, Spans, pack, pad, prompt_groups, rows_alone, rows_of
 from rlhf.private_members import attention_of
 
@@ -41,7 +41,7 @@ AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
 MEANINGS = ("_token_id", "_token_index")
 # What models raise that take no mask, or no cache, of the form that they are given.
 FAILURES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
-ROW_TOKENS = memory.ROW_TOKENS_GPU if torch.cuda.is_available() else memory.ROW_TOKENS
+ROW_TOKENS = run_memory.ROW_TOKENS_GPU if torch.cuda.is_available() else run_memory.ROW_TOKENS
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def embed(causal: Any, ids: Tensor, virtual_KH: Tensor | None) -> dict[str, Tens
 def free_on(device: torch.device) -> int:
     """Bytes of a device's memory that nobody uses now, with those that torch holds in reserve on a GPU."""
     if device.type != "cuda":
-        return memory.free_memory()
+        return machines.free_memory()
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + held
 

@@ -27,7 +27,8 @@ from rlhf.models.adapters.low_rank import compute_adapters_at_once
 from rlhf.models.adapters.stored_adapter import StoredLora, StoredPrompt, read_adapter
 from rlhf.models.chat_template import TOKENIZER_FILE
 from rlhf.models.hidden_states import PACKS
-from rlhf.models.memory import WITHOUT_ADAPTER, read_shapes, steady_places, targets
+from rlhf.models.memory.model_shapes import WITHOUT_ADAPTER, read_shapes, steady_places
+from rlhf.models.memory.parameter_counts import targets
 from rlhf.models.model_files import CONFIG, WHOLE, read_json, tokens_known
 from rlhf.models.registry import HeldPrecision, Policy
 from rlhf.models.sampling.prompt_cache import SHARES

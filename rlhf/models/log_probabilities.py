@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from rlhf.models.memory import LOGIT_POSITIONS
+from rlhf.models.memory.run_memory import LOGIT_POSITIONS
 
 # Positions projected onto the vocabulary at once; bounds memory at CHUNK x vocabulary x 4 bytes.
 CHUNK = LOGIT_POSITIONS

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from rlhf.models.memory import PRODUCTS_UP_TO
+from rlhf.models.memory.run_memory import PRODUCTS_UP_TO
 
 # The group of the tokens that all prompts of a packed row begin with.
 BEGINNING: Final = -1

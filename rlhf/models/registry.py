@@ -390,7 +390,7 @@ def require_files(policy: Policy) -> None:
 def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> Policy:
     """Let a policy serve; the one that served is retired. Going back to an earlier one is recorded as that.
 
-    People and the gate decide by `rlhf.evaluation.gate_decisions`, which has its files verified before. Raises
+    People and the gate decide by `rlhf.evaluation.decisions`, which has its files verified before. Raises
     UserError if it serves already, can't serve, or there is none of that name.
     """
     with db.transaction() as connection:

@@ -16,9 +16,10 @@ from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, Training, TrainingSpec, target_layers
 from rlhf.judges import judge_store
-from rlhf.models import base_model, memory, registry
+from rlhf.models import base_model, registry
 from rlhf.models.adapters.adapter_tensors import ADAPTER_WEIGHTS
 from rlhf.models.adapters.stored_adapter import StoredLora, StoredPrompt, read_adapter
+from rlhf.models.memory import model_shapes, parameter_counts
 from rlhf.models.model_files import OUTPUTS, has_scores, is_tied, read_header
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import quality_of
@@ -74,7 +75,7 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> Iterator
     if tried is not None and (problem := tried.problem(spec.method)):
         yield problem
     try:
-        shapes = memory.read_shapes(directory)
+        shapes = model_shapes.read_shapes(directory)
     except UserError:
         return  # of a kind whose layers are not known before it is loaded
     longest = spec.max_length + (spec.virtual_tokens if spec.method == "prompt" else 0)
@@ -87,9 +88,9 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> Iterator
         yield from adapter_problem(shapes, spec)
 
 
-def adapter_problem(shapes: memory.Shapes, spec: TrainingSpec) -> Iterator[str]:
+def adapter_problem(shapes: model_shapes.Shapes, spec: TrainingSpec) -> Iterator[str]:
     """Why the adapter that a job asks for can't be put on layers of these shapes."""
-    missing = memory.missing_targets(shapes, spec)
+    missing = parameter_counts.missing_targets(shapes, spec)
     if missing:
         layers = sorted({name.split(".")[-2] for name in shapes.adaptable})
         yield _(
@@ -98,7 +99,7 @@ def adapter_problem(shapes: memory.Shapes, spec: TrainingSpec) -> Iterator[str]:
         ).format(lora_targets=spec.lora_targets, missing=", ".join(missing), layers=", ".join(layers))
     # Experts of these kinds and their router, `gate`, are parameters, on which PEFT puts adapters of another class.
     if shapes.experts and spec.dora:
-        names = {name.split(".")[-2] for name in memory.targets(shapes, spec)}
+        names = {name.split(".")[-2] for name in parameter_counts.targets(shapes, spec)}
         if names & {*shapes.experts, "gate"}:
             yield _(
                 "DoRA can't be put on the experts of this model or on what chooses them: train without it, or "
@@ -115,7 +116,7 @@ def adapter_problem(shapes: memory.Shapes, spec: TrainingSpec) -> Iterator[str]:
             "The experts of this model hold {first} and {second} as one layer: name both in lora_layers, or neither."
         ).format(first=shapes.experts[0], second=shapes.experts[1])
     if spec.lora_init == "pissa":
-        sides = [min(shape) for shape in memory.targets(shapes, spec).values()]
+        sides = [min(shape) for shape in parameter_counts.targets(shapes, spec).values()]
         if sides and spec.lora_r > min(sides):
             yield _(
                 "PiSSA takes lora_r {lora_r} directions out of each layer, and the smallest here has "
@@ -275,7 +276,7 @@ def targets_of(db: Database, policy: Policy, adapter: StoredLora) -> dict[str, s
     names, linear = {*adapter.target_modules}, linear_layers(db, policy)
 
     def covered(ends: Iterable[str]) -> set[str]:
-        return {layer for layer in linear if any(memory.ends(layer, end) for end in ends)}
+        return {layer for layer in linear if any(model_shapes.ends(layer, end) for end in ends)}
 
     if adapter.all_linear or (linear and covered(names) == linear):
         return {"lora_targets": "upper-half" if adapter.layers_to_transform else "all-linear", "lora_layers": ""}
@@ -292,10 +293,10 @@ def linear_layers(db: Database, policy: Policy) -> set[str]:
     return set() if shapes is None else {*shapes.adaptable}
 
 
-def shapes_under(db: Database, policy: Policy) -> memory.Shapes | None:
+def shapes_under(db: Database, policy: Policy) -> model_shapes.Shapes | None:
     directory = ground_directory(db, policy)
     try:
-        return None if directory is None else memory.read_shapes(directory)
+        return None if directory is None else model_shapes.read_shapes(directory)
     except UserError:
         return None
 
@@ -319,7 +320,7 @@ def is_upper_half(db: Database, policy: Policy, adapter: StoredLora) -> bool:
     if shapes is None:
         return False
     upper = range(shapes.layers // 2, shapes.layers)
-    every = all(any(memory.ends(layer, end) for end in adapter.target_modules) for layer in shapes.adaptable)
+    every = all(any(model_shapes.ends(layer, end) for end in adapter.target_modules) for layer in shapes.adaptable)
     return every and [*adapter.layers_to_transform] == [*upper]
 
 
@@ -446,7 +447,7 @@ def unmergeable(db: Database, policy: Policy, ground: Path | None) -> str:
         adapter = stored_adapter(db, policy)
         has = [name for name in UNMERGED if getattr(adapter, name)]
         if ground is not None and is_tied(ground):
-            embeddings = {*memory.INPUT_EMBEDDINGS, *OUTPUTS}
+            embeddings = {*model_shapes.INPUT_EMBEDDINGS, *OUTPUTS}
             adapted = read_header(db.path.parent / str(policy.path) / ADAPTER_WEIGHTS)
             words = {word for name in adapted if ".lora_" in name for word in name.split(".")}
             has += sorted(words & embeddings)

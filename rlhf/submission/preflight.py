@@ -21,15 +21,21 @@ from rlhf.data import held_out_sets, snapshots
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Made
 from rlhf.jobs.job_spec import Training, TrainingSpec
-from rlhf.models import base_model, memory, registry
+from rlhf.models import base_model, registry
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
-from rlhf.models.memory import Fit, Machine, Parameters, Shapes, StepTime, Workload
+from rlhf.models.memory import fitting, machines, model_shapes, parameter_counts
+from rlhf.models.memory.fitting import Fit
+from rlhf.models.memory.machines import Machine
+from rlhf.models.memory.model_shapes import Shapes
+from rlhf.models.memory.parameter_counts import Parameters
+from rlhf.models.memory.run_memory import Workload
 from rlhf.models.precisions.precisions_spec import PrecisionMismatch, crossing
 from rlhf.models.registry import Policy
-from rlhf.submission import form_fields, inspect_rows, job_submission, preconditions
+from rlhf.submission import form_fields, inspect_rows, job_submission, preconditions, step_time
 from rlhf.submission.form_fields import Form
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem
 from rlhf.submission.job_submission import TrainingPreview
+from rlhf.submission.step_time import StepTime
 
 # Data that takes long to count is not counted on each new judgement: the rest is the annotators' time.
 QUICK_SECONDS, REST_FACTOR = 0.1, 20
@@ -162,12 +168,12 @@ class Preflight:
         reward = self.reward_spec(spec)
         longest = self._lengths.get(what_decides_lengths(spec), 0)
         items, answers = (0, 0) if data is None else (data.items, data.answers)
-        fit = memory.fit(shapes, spec, machine, Workload(longest, answers, reward))
+        fit = fitting.fit(shapes, spec, machine, Workload(longest, answers, reward))
         return CostEstimate(
-            counted=memory.parameters(shapes, spec, reward),
+            counted=parameter_counts.parameters(shapes, spec, reward),
             fit=replace(fit, sentence=form_fields.in_labels(fit.sentence, spec)),
             machine=machine,
-            step_time=memory.step_time_of(spec, self.finished_jobs(spec), items),
+            step_time=step_time.step_time_of(spec, self.finished_jobs(spec), items),
             steps=spec.steps_over(items),
             counted_steps=spec.counted_steps,
             waiting=len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),
@@ -178,7 +184,7 @@ class Preflight:
     def shapes(self, spec: TrainingSpec) -> Shapes:
         """The model that the run's parent lies on, or is."""
         ground = registry.ground(self.db, registry.by_revision(self.db, spec.parent))
-        return memory.read_shapes(self.base_directory() if ground.path is None else self.data_dir / ground.path)
+        return model_shapes.read_shapes(self.base_directory() if ground.path is None else self.data_dir / ground.path)
 
     def base_directory(self) -> Path:
         """Where the base model is; a name on the Hub is looked up once."""
@@ -186,7 +192,7 @@ class Preflight:
         return found
 
     def machine(self) -> Machine:
-        return self._keep("machine", MACHINE_SECONDS, memory.this_machine)
+        return self._keep("machine", MACHINE_SECONDS, machines.this_machine)
 
     def shares_steps(self) -> bool:
         """Whether several processes can share a run: on several GPUs, or several processors."""
@@ -194,7 +200,7 @@ class Preflight:
         return (machine.devices if machine.gpu else os.cpu_count() or 1) > 1
 
     def finished_jobs(self, spec: TrainingSpec) -> list[job_store.Job]:
-        return self._keep(("jobs", spec.kind), JOBS_SECONDS, lambda: memory.finished_jobs(self.db, spec))
+        return self._keep(("jobs", spec.kind), JOBS_SECONDS, lambda: step_time.finished_jobs(self.db, spec))
 
     def reward_spec(self, spec: TrainingSpec) -> TrainingSpec | None:
         """How the reward model was trained that scores its answers; None without one, and where that is not known."""

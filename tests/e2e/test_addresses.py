@@ -20,7 +20,7 @@ from rlhf.jobs.artifacts import directory_sha256
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, seed_comparisons
 from tests.e2e.conftest import go, routed, running_app, sign_in, wait_for
-from tests.rlhf.evaluation.test_gate_decisions import SOUND
+from tests.rlhf.evaluation.test_decisions import SOUND
 
 pytestmark = pytest.mark.browser
 PASSWORD = "correct horse battery"

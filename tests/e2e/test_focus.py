@@ -11,7 +11,7 @@ import pytest
 from annotation.database import Database
 from annotation.jobs import job_table
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.decisions import peoples_decisions
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.judges import judge_store
@@ -167,7 +167,7 @@ PRESSED_UNREAD = """async () => {
 def test_a_press_on_an_undo_that_has_just_become_another_does_nothing(running: tuple[Database, str], page: Any) -> None:
     db, _address = running
     a_candidate(db, "dpo-8")
-    gate_decisions.reject(db, "dpo-8", "kim", "")
+    peoples_decisions.reject(db, "dpo-8", "kim", "")
     go(page, "/iterations/dpo-8")
     page.wait_for_selector("#decisions button[data-act] >> visible=true")
     settle(page)
@@ -181,7 +181,7 @@ def test_who_takes_a_promotion_back_reads_in_the_strip_at_once_what_serves(
     """Long before the strip would ask by itself."""
     db, address = running
     a_candidate(db, "dpo-7")
-    gate_decisions.promote(db, db.path.parent, "dpo-7", "kim", "It is better.")
+    peoples_decisions.promote(db, db.path.parent, "dpo-7", "kim", "It is better.")
     page.goto(f"{address}iterations/dpo-7")
     page.locator("#standing", has_text="dpo-7").wait_for()
     page.wait_for_selector("#decisions button[data-act]:not([aria-disabled]) >> visible=true")
@@ -203,7 +203,7 @@ def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tup
     page.clock.fast_forward("00:03")
     settle(page)
     page.evaluate("document.activeElement.blur()")
-    gate_decisions.reject(db, "dpo-9", "kim", "")
+    peoples_decisions.reject(db, "dpo-9", "kim", "")
     until_followed(page, "#decisions button:enabled")
     settle(page)
     assert page.evaluate("document.activeElement === document.body"), "what was pressed is answered long since"
@@ -217,7 +217,7 @@ def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tup
     settle(page)
     subject = undo.get_attribute("data-subject")
     registry.take_back_rejection(db, "dpo-9", "kim")
-    gate_decisions.reject(db, "dpo-9", "kim", "")
+    peoples_decisions.reject(db, "dpo-9", "kim", "")
     until_followed(page, f"#decisions button:enabled:not([data-subject='{subject}'])")
     settle(page)
     assert page.evaluate("document.activeElement === document.body"), "what was pressed came to nothing long since"

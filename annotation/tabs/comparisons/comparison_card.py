@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from annotation.metrics.aggregation import settling
 from annotation.project import reason_as_read
 from annotation.tabs.comparisons import words
 from annotation.tabs.comparisons.comparison_table import acts
@@ -147,9 +148,9 @@ def stands(one: SaidJudgement, all_of_them: Sequence[SaidJudgement]) -> str:
         return _("takes the one before back")
     after = next((later for later in all_of_them if later.supersedes == one.id), None)
     if after is None:
-        settled = [said for said in all_of_them if said.stands and said.purpose == "settle" and said.outcome != "skip"]
-        if settled and settled[-1] is not one:  # as in `annotation.metrics.aggregation.usable`
-            return _("no: {name} has settled it").format(name=settled[-1].annotator)
+        settled = settling([said for said in all_of_them if said.stands and not said.early])
+        if settled and settled is not one:
+            return _("no: {name} has settled it").format(name=settled.annotator)
         return _("yes, a change") if one.supersedes else _("yes")
     return _("taken back") if after.outcome == "undone" else _("changed since")
 

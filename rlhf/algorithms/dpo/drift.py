@@ -28,7 +28,7 @@ from rlhf.algorithms.dpo.spec import STEPS_A_PASS, far_enough
 from rlhf.algorithms.trainer import mean_of_processes
 from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.log_probabilities import entropy, exact_kl
-from rlhf.models.memory import BEGINNING_BYTES
+from rlhf.models.memory.run_memory import BEGINNING_BYTES
 from rlhf.models.packing import pad
 
 # Answers, one of a comparison, and tokens of each: a quarter of the passes of a step of four rankings of four.

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from rlhf.models.memory import LOWER_BYTES
+from rlhf.models.memory.run_memory import LOWER_BYTES
 from rlhf.models.packing import Packed
 
 

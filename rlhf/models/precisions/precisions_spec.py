@@ -16,8 +16,9 @@ from annotation.validation import stored
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
-from rlhf.models import memory, registry
-from rlhf.models.memory import Machine
+from rlhf.models import registry
+from rlhf.models.memory import run_memory
+from rlhf.models.memory.machines import Machine
 from rlhf.models.registry import HeldPrecision, Policy
 
 # Of this many measurements the newest of a pair is found.
@@ -119,7 +120,7 @@ def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> PrecisionMis
     parent = registry.named(db, spec.parent)
     if parent is None or parent.form not in ("base", "full") or parent.kind != "policy":
         return None
-    held_in = spec.held_in() if spec.held_in() != "auto" else memory.precision_of(spec, machine)
+    held_in = spec.held_in() if spec.held_in() != "auto" else run_memory.precision_of(spec, machine)
     if held_in == parent.precision:
         return None
     found = PrecisionMismatch(parent, cast(HeldPrecision, held_in), None, None, measuring=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.models.adapters.low_rank import factors_kept
-from rlhf.models.memory import free_memory
+from rlhf.models.memory.machines import free_memory
 from rlhf.private_members import in_blocks, linear_in_blocks, onednn_has_bfloat16
 
 # Of the free memory, what a second copy of the weights may take.

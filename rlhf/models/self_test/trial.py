@@ -26,9 +26,10 @@ from annotation.environment import keep_private
 from annotation.records import Sampling, UserError
 from annotation.translation import _
 from rlhf.jobs.job_spec import TrainingSpec
-from rlhf.models import base_model, memory
+from rlhf.models import base_model
 from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps, takes_embeddings
 from rlhf.models.loading import adapter_config, hung_on, leave_nothing_to_chance, load_tokenizer, load_whole, placement
+from rlhf.models.memory import machines
 from rlhf.models.model_files import CAUSAL, check_weights, kinds_in
 from rlhf.models.packing import pad
 from rlhf.models.sampling.drawing import draw
@@ -74,7 +75,7 @@ def load_for_trial(directory: Path) -> Any:
     """The model on the processor, in float32 where that fits. Raises UserError where it can't be loaded."""
     parameters = sum(torch.Size(tensor.shape).numel() for tensor in check_weights(directory).values())
     load_whole(directory, dtype="auto", device_map="meta")  # before memory is taken for what a configuration says
-    fits = 4 * parameters < FLOAT32_SHARE * memory.free_memory()
+    fits = 4 * parameters < FLOAT32_SHARE * machines.free_memory()
     return load_whole(directory, dtype=torch.float32 if fits else "auto")
 
 

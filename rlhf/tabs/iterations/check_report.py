@@ -274,7 +274,7 @@ def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Crite
     with what the rule asks and found where its criteria are given; without them it warns of what is past a limit.
     """
     if report is None:
-        return ""  # why there is none, `gate_decisions.check_status` says
+        return ""  # why there is none, `check_status` says
     past = () if criteria else warnings(report, rule)
     warned = "".join(paragraph(sentence, "warning") for sentence in past)
     answered = ngettext(

@@ -30,11 +30,11 @@ from annotation.ui import markup
 from annotation.ui.formatting import moment
 from annotation.validation import hint_at, limits_of, whole
 from rlhf.data import held_out_sets
-from rlhf.evaluation import gate, gate_decisions, rule_changes
+from rlhf.evaluation import gate, rule_store
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, over_project
 from rlhf.evaluation.gate_words import gate_set_sentence, percentage
-from rlhf.evaluation.rule_changes import RuleChange
+from rlhf.evaluation.rule_store import RuleChange
 
 PROMPTS = N_("Held-out prompts in a new version")
 RENEWAL = N_(
@@ -154,7 +154,7 @@ class GateFormPage:
 
     def change(self, rule: Rule) -> str:
         """The newest change of the rule, with its undo."""
-        return change_card(rule_changes.newest(self.context.db), rule, self.labels)
+        return change_card(rule_store.newest_change(self.context.db), rule, self.labels)
 
 
 def build(context: Context, opening: Callable[..., Any]) -> None:
@@ -197,28 +197,28 @@ def wire_rule(page: GateFormPage, opening: Callable[..., Any]) -> None:
     def open_rule(asked: Any) -> list[Any]:
         """A question of an earlier visit goes; one may have been asked since this visit was asked for."""
         question = [gr.skip() for _part in page.renewal.parts] if asked is None else unasked()
-        return [*filled(gate_decisions.rule(context.db)), *question]
+        return [*filled(rule_store.rule(context.db)), *question]
 
     @guarded(context, "admin")
     def save_rule(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
         here = dict(zip(NAMES, values, strict=True))
         with context.db.transaction():
-            draft = drafted(sent, here, gate_decisions.rule(context.db).to_setting(), page.labels)
+            draft = drafted(sent, here, rule_store.rule(context.db).to_setting(), page.labels)
             if draft.both:
                 return [draft.sent, *(gr.skip() for _part in page.filled_in[1:]), draft.refusal]
-            rule = rule_changes.change(context.db, dict(draft.values), annotator.name)
+            rule = rule_store.change_rule(context.db, dict(draft.values), annotator.name)
         return [*filled(rule), markup.notice(_("The rule is saved.")) + draft.remark]
 
     @guarded_event(context, "admin")
     def undo_rule(annotator: Annotator, event: Any) -> list[Any]:
-        act, subject = pressed(event, {"undo-rule": rule_changes.undo})
+        act, subject = pressed(event, {"undo-rule": rule_store.undo_change})
         try:
             act(context.db, row_number(subject) or 0, annotator.name)
         except UserError as error:  # beside what holds now; what was typed stays
-            change = page.change(gate_decisions.rule(context.db))
+            change = page.change(rule_store.rule(context.db))
             updates = [change if part is page.changed else gr.skip() for part in page.filled_in]
             return [*updates, markup.status(str(error), "warning")]
-        return [*filled(gate_decisions.rule(context.db)), markup.notice(_("The rule is as it was before."))]
+        return [*filled(rule_store.rule(context.db)), markup.notice(_("The rule is as it was before."))]
 
     opening(open_rule, page.renewal.about, [*page.filled_in, *page.renewal.parts], **QUIET)
     page.save.click(save_rule, [page.sent_before, *page.shown], [*page.filled_in, page.said], **QUEUED)
@@ -234,7 +234,7 @@ def wire_renewal(page: GateFormPage) -> None:
         if asked_of != wanted:
             raise UserError(_("Press the button again: another number of prompts is written there now."))
         said = markup.notice(renewed(context, wanted))
-        return [*page.filled(gate_decisions.rule(context.db)), said, *unasked()]
+        return [*page.filled(rule_store.rule(context.db)), said, *unasked()]
 
     @guarded(context, "admin")
     def ask_renewal(number: Any) -> list[Any]:

@@ -36,11 +36,20 @@ from annotation.translation import N_, _, ngettext, spoken
 from annotation.ui import markup
 from annotation.ui.tab_addresses import Place
 from rlhf.data import held_out_sets
-from rlhf.evaluation import gate_decisions, gate_words, win_rates
+from rlhf.evaluation import gate_words, rule_store, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import (
+    asking_people,
+    candidate_decision,
+    candidate_findings,
+    check_status,
+    decision_cache,
+    judge_findings,
+    peoples_decisions,
+)
+from rlhf.evaluation.decisions.check_status import CheckStatus
 from rlhf.evaluation.finished_checks import FinishedCheck, newest_check, newest_checks
 from rlhf.evaluation.gate import Criterion, alphas, corrected_by_judges
-from rlhf.evaluation.gate_decisions import CheckStatus
 from rlhf.generation import answering_spec
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
@@ -143,16 +152,16 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus, state: LoopSta
     against = "" if policy.status == "candidate" else decided_against(db, policy)
     if policy.status != "candidate" and not against:
         return {"gate": gr.update(value=iteration_card.checking_line(stands.sentence)), "running": gr.update(value="")}
-    rule = gate_decisions.rule(db)
-    found, decision = gate_decisions.decided(db, policy)
+    rule = rule_store.rule(db)
+    found, decision = candidate_decision.decided(db, policy)
     alpha, _judges = alphas(rule, len(found.panel), found.number)
-    against_now = gate_decisions.opponent(db, policy).revision
-    headline = candidate_headline.headline_of(found, decision, against_now, gate_decisions.given_to_people(db))
+    against_now = candidate_findings.opponent(db, policy).revision
+    headline = candidate_headline.headline_of(found, decision, against_now, asking_people.given_to_people(db))
     if against:
         headline = replace(headline, then="")  # nobody is asked any more
     missing = gate_words.unmeasured(decision.weighed.limits)
     more = [*iteration_card.in_sentences(decision, rule.mode, against, missing), stands.sentence]
-    if not gate_decisions.checks_of(db, policy):
+    if not candidate_findings.checks_of(db, policy):
         newest = newest_check(db, policy.revision)
         elsewhere = against_now if newest is not None and newest.spec.against != against_now else ""
         outdated = newest is not None and not elsewhere  # of when policies answered otherwise
@@ -177,7 +186,7 @@ def decided_against(db: Database, policy: Policy) -> str:
 
 def over_view(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[CurveData]]:
     """Figures over the policies that were checked, drawn, and to be looked at closely."""
-    return gate_decisions.cached(db, ("over", spoken().code), lambda: over_iterations(db, checked))
+    return decision_cache.cached(db, ("over", spoken().code), lambda: over_iterations(db, checked))
 
 
 def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[CurveData]]:
@@ -192,7 +201,7 @@ def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple
         for policy in registry.all_policies(db)
         if (check := checked.get(policy.revision)) is not None
     ]
-    agreement = {judge.name: gate_decisions.agreement_of(db, judge) for judge in judge_store.judges(db)}
+    agreement = {judge.name: judge_findings.agreement_of(db, judge) for judge in judge_store.judges(db)}
     return iteration_card.over_iterations(rows, agreement), iteration_card.over_curves(rows)
 
 
@@ -215,7 +224,7 @@ def report_parts(
     names = (_("{revision} (this)").format(revision=policy.revision), against)
     page = min(page, max(0, len(pairs) - 1) // PAGE_SIZE)
     return {
-        "report": gr.update(value=check_report.report_card(report, gate_decisions.rule(db), criteria_of(db, policy))),
+        "report": gr.update(value=check_report.report_card(report, rule_store.rule(db), criteria_of(db, policy))),
         "answers": gr.update(value=missing or check_report.answers_page(pairs, page, PAGE_SIZE, names)),
         "where": gr.update(value=markup.notice(check_report.page_label(len(pairs), page, PAGE_SIZE))),
         "previous": gr.update(interactive=page > 0),
@@ -226,7 +235,7 @@ def report_parts(
 def criteria_of(db: Database, policy: Policy) -> Sequence[Criterion]:
     """What the rule asks and found of a policy that it looks at, or looked at."""
     asked = policy.status == "candidate" or decided_against(db, policy)
-    return gate_decisions.decided(db, policy)[1].criteria if asked else ()
+    return candidate_decision.decided(db, policy)[1].criteria if asked else ()
 
 
 def decisions_part(db: Database) -> Update:
@@ -236,7 +245,7 @@ def decisions_part(db: Database) -> Update:
 
 def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, Update]:
     """The question whether a policy is to serve against the rule, while it is asked."""
-    against = confirming and bool(gate_decisions.objection(db, policy))
+    against = confirming and bool(peoples_decisions.objection(db, policy))
     asks = _("Let {revision} serve although the rule does not promote it? Say why in the field above.")
     if policy.status == "rejected":
         asks = _("Let {revision} serve although it was rejected? Say why in the field above.")
@@ -252,9 +261,9 @@ def needed_of_people(db: Database, policy: Policy, state: LoopState) -> Literal[
     pending = state.pending if state.pending is not None and state.pending.policy.id == policy.id else None
     if pending is not None and pending.askable:
         return "ask"
-    if not gate_decisions.checks_of(db, policy) or (pending is not None and pending.exhausted):
+    if not candidate_findings.checks_of(db, policy) or (pending is not None and pending.exhausted):
         return "check"
-    return "check" if gate_decisions.left_out(db, policy) else None
+    return "check" if check_status.left_out(db, policy) else None
 
 
 WHY = N_("Why (for the record)")
@@ -271,10 +280,10 @@ def button_parts(
     needed = None if checking else needed_of_people(db, policy, state)
     can_check = policy.path is not None and policy.deleted is None and not checking
     candidate = policy.status == "candidate"
-    in_first_check = checking and candidate and not gate_decisions.checks_of(db, policy)
+    in_first_check = checking and candidate and not candidate_findings.checks_of(db, policy)
     can_serve = check_report.can_serve(policy) and not in_first_check  # nothing is known yet that it could be against
-    decision = gate_decisions.advised(db, policy)
-    says, against = None if decision is None else decision.says, bool(gate_decisions.objection(db, policy))
+    decision = peoples_decisions.advised(db, policy)
+    says, against = None if decision is None else decision.says, bool(peoples_decisions.objection(db, policy))
     names = [judge.name for judge in judge_store.judges(db, active=True)]
     return {
         "promote": gr.update(
@@ -308,7 +317,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     db = context.db
     checked = newest_checks(db)
     policy = selected_policy(db, revision)
-    check, stands = checked.get(policy.revision), gate_decisions.check_status(db, policy)
+    check, stands = checked.get(policy.revision), check_status.check_status(db, policy)
     state, known = controller.state_of(db), those_that_answer(db)
     over, curves = over_view(db, checked)
     parts = {
@@ -328,7 +337,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     changed, marks = changes(parts, seen)
     # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
     criteria = [(one.passed, *astuple(gate_words.criterion_words(one))) for one in criteria_of(db, policy)]
-    named = [policy.revision, None if check is None else check.job_id, gate_decisions.rule(db).to_setting(), criteria]
+    named = [policy.revision, None if check is None else check.job_id, rule_store.rule(db).to_setting(), criteria]
     if seen.get("drawn") != [*named, page]:
         report, page = report_parts(db, context.data_dir, policy, check, page)
         changed |= report
@@ -367,10 +376,10 @@ def newest_shown(seen: Seen) -> int | None:
 
 def can_be_asked(db: Database, policy: Policy) -> bool:
     """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
-    check = gate_decisions.check_to_ask_about(db, policy)
+    check = asking_people.check_to_ask_about(db, policy)
     if check is None or compared_with(check) is None or not (policy.undecided or policy.status == "serving"):
         return False
-    return gate_decisions.can_be_asked(db, policy, check)
+    return asking_people.can_be_asked(db, policy, check)
 
 
 def ask_people(db: Database, revision: str | None) -> str:
@@ -381,26 +390,26 @@ def ask_people(db: Database, revision: str | None) -> str:
     policy = registry.by_revision(db, chosen(revision))
     if policy.deleted:
         raise UserError(registry.gone(policy))
-    check = gate_decisions.check_to_ask_about(db, policy)
+    check = asking_people.check_to_ask_about(db, policy)
     against = compared_with(check)
     if check is None or against is None:
         said = _("{revision} has not been checked yet. Check it first: people compare the check's answers.")
         raise UserError(said.format(revision=policy.revision))
-    made = gate_decisions.ask_people(db, policy, check)
+    made = asking_people.ask_people(db, policy, check)
     if not made:
         queued = _("All answers of {revision} and {against} that differ are in the annotators' queue already.")
         counted = _(
             "All answers of {revision} and {against} that differ are in the annotators' queue already, or judges' "
             "verdicts on them have served to correct people's on others: what people say of these counts no more."
         )
-        spent = gate_decisions.spent_prompts(db, policy, registry.by_revision(db, against))
+        spent = candidate_findings.spent_prompts(db, policy, registry.by_revision(db, against))
         raise UserError((counted if spent else queued).format(revision=policy.revision, against=against))
     ready = ngettext(
         "{made} comparison of {revision} with {against} is ready.",
         "{made} comparisons of {revision} with {against} are ready.",
         made,
     ).format(made=made, revision=policy.revision, against=against)
-    if not gate_decisions.given_to_people(db):
+    if not asking_people.given_to_people(db):
         return f"{ready} {_(candidate_headline.NOT_GIVEN)}"
     blind = _(
         "People get them in turn with the others, blind. They are on held-out prompts, so nothing is trained on them; "
@@ -446,7 +455,11 @@ def lay_out() -> IterationsPage:
         parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", visible=False)
     with gr.Row():
         parts["why"] = gr.Textbox(
-            label=_(WHY), max_length=gate_decisions.MOST_WHY, elem_id="why", elem_classes=["of-subject"], min_width=300
+            label=_(WHY),
+            max_length=peoples_decisions.MOST_WHY,
+            elem_id="why",
+            elem_classes=["of-subject"],
+            min_width=300,
         )
         parts["judges"] = open_choice(
             _("Judges to ask in a check"),
@@ -580,7 +593,7 @@ def wire_promotion(page: IterationsPage, context: Context) -> None:
     @guarded(context, "admin")
     def promote_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
         policy = registry.by_revision(context.db, chosen(revision))
-        if gate_decisions.objection(context.db, policy):
+        if peoples_decisions.objection(context.db, policy):
             return shown_anew(page, context, revision, {**was, "confirming": policy.revision}, said="")
         said = policy_decisions.promote(context, policy.revision, annotator.name, text_in(why), after=newest_shown(was))
         return after_decision(page, context, revision, was, said)
@@ -590,7 +603,7 @@ def wire_promotion(page: IterationsPage, context: Context) -> None:
         if not isinstance(was, dict) or was.get("confirming") != chosen(revision):
             raise UserError(_("Press “Promote against the rule” first."))
         policy = registry.by_revision(context.db, chosen(revision))
-        if not text_in(why).strip() and gate_decisions.objection(context.db, policy):
+        if not text_in(why).strip() and peoples_decisions.objection(context.db, policy):
             reason = _("Against the rule it takes a reason: say why in the field above.")
             anew = f"<!--{next(ANSWERS)}-->"  # so that it is drawn, and told, at each press
             return shown_anew(page, context, revision, was, question=markup.status(reason, "warning") + anew)

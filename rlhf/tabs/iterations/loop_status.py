@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from annotation.translation import N_, _, joined, ngettext
-from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import check_status
+from rlhf.evaluation.decisions.candidate_decision import PendingDecision
 from rlhf.evaluation.gate import Mode
-from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges.judge_spec import JudgeSpec
@@ -171,7 +171,7 @@ def check_problem(revision: str, failed: FailedCheck) -> str:
 
 
 def how_it_ended(job: Job) -> str:
-    return gate_decisions.how_it_ended(job, job_words.about(job))
+    return check_status.how_it_ended(job, job_words.about(job))
 
 
 def consequence(state: LoopState, pending: PendingDecision) -> str:

@@ -12,8 +12,8 @@ from annotation.tabs.guard import Context
 from annotation.translation import _
 from annotation.ui import formatting
 from rlhf.algorithms.merge_spec import MergeSpec
-from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import asking_people, peoples_decisions
 from rlhf.models import registry
 from rlhf.submission import job_submission
 
@@ -26,8 +26,8 @@ def promote(
     `undoes`: the number of the decision that this takes back; `after`: of the newest one that was shown.
     """
     try:
-        made = gate_decisions.promote(context.db, context.data_dir, revision, decided_by, why, undoes, after)
-    except gate_decisions.PromotionAgainstRule as error:
+        made = peoples_decisions.promote(context.db, context.data_dir, revision, decided_by, why, undoes, after)
+    except peoples_decisions.PromotionAgainstRule as error:
         raise UserError(_("{error} Say why on the Iterations tab.").format(error=error)) from error
     return _(
         "{sentence} Its answers come first from now on; what waits of earlier policies is judged after them."
@@ -42,9 +42,9 @@ def undo(context: Context, number: int, decided_by: str) -> str:
             registry.take_back_rejection(context.db, row.revision, decided_by)
     if row.action == "reject" or row.previous is None:
         policy = registry.by_revision(context.db, row.revision)
-        check = gate_decisions.check_to_ask_about(context.db, policy)
+        check = asking_people.check_to_ask_about(context.db, policy)
         said = _("{revision} is a candidate again.")
-        if check is not None and gate_decisions.can_be_asked(context.db, policy, check):
+        if check is not None and asking_people.can_be_asked(context.db, policy, check):
             said = _("{revision} is a candidate again. “Let people compare” puts its answers before them again.")
         return said.format(revision=row.revision)
     why = _("{revision} was taken back.").format(revision=row.revision)
@@ -58,7 +58,7 @@ def emptied(changed: Mapping[str, Any]) -> dict[str, Any]:
 
 def reject(context: Context, revision: str, decided_by: str, why: str = "") -> str:
     """Turn a candidate down; `why` is kept with what the rule says. Raises UserError where that can't be."""
-    policy = gate_decisions.reject(context.db, revision, decided_by, why)
+    policy = peoples_decisions.reject(context.db, revision, decided_by, why)
     return _("{revision} was rejected. Its files stay.").format(revision=policy.revision)
 
 

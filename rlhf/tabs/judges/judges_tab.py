@@ -38,7 +38,7 @@ from annotation.ui.formatting import NOTHING, moment, money, percent, percent_wi
 from annotation.ui.markup import Chip, Way, paragraph, status, table, within
 from annotation.ui.tab_addresses import Place
 from annotation.validation import whole
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import rule_store
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.judges import judge_history, judge_store, verdict_store
@@ -431,7 +431,7 @@ def figure_parts(db: Database, known: Sequence[Judge], judge: Judge | None, idle
 
 
 def trust_card(db: Database, judge: Judge, found: Trust) -> str:
-    rule, basis = gate_decisions.rule(db), judge_history.basis(db, judge)
+    rule, basis = rule_store.rule(db), judge_history.basis(db, judge)
     return judge_card.card(judge.name, found, rule.judge_trust, basis, may_decide=rule.judge_may_decide)
 
 
@@ -441,7 +441,7 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
     db = context.db
     known, job = judge_store.judges(db), job_to_show(db)
     judge, active = chosen_judge(known, selected), sum(one.active for one in known)
-    decides, candidates = gate_decisions.rule(db).judge_may_decide, judge_history.candidates(db)
+    decides, candidates = rule_store.rule(db).judge_may_decide, judge_history.candidates(db)
     parts = {
         "candidate": gr.update(choices=candidates, visible=bool(candidates)),
         "judge_candidate": gr.update(visible=bool(candidates)),

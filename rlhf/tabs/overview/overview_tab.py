@@ -16,7 +16,14 @@ from annotation.store import data_sources
 from annotation.tabs.components import QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
-from rlhf.evaluation import gate_decisions, win_rates
+from rlhf.evaluation import win_rates
+from rlhf.evaluation.decisions import (
+    asking_people,
+    candidate_decision,
+    candidate_findings,
+    check_status,
+    decision_cache,
+)
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -60,12 +67,12 @@ def course_of(db: Database) -> str:
         rates = [(one.revision, win_rates.by_people(db, one, ground)) for one, ground in decided if ground is not None]
         return [(name, rate) for name, rate in rates if rate is not None]
 
-    return overview_card.course(gate_decisions.cached(db, ("course",), look)[-COURSE:])
+    return overview_card.course(decision_cache.cached(db, ("course",), look)[-COURSE:])
 
 
 def candidates_part(db: Database) -> str:
     """What is said first of the candidate that the rule looks at, and what the others wait for, if there are any."""
-    pending = gate_decisions.pending(db)
+    pending = candidate_decision.pending(db)
     newest = None if pending is None else pending.policy
     waiting = [one for one in reversed(registry.all_policies(db)) if one.undecided and one != newest]
     others = [(one.revision, candidate_status(db, one)) for one in waiting]
@@ -77,15 +84,15 @@ def candidates_part(db: Database) -> str:
 
 def candidate_status(db: Database, policy: Policy) -> str:
     """What comparisons say of a candidate that was checked against what serves, else how its check stands."""
-    if gate_decisions.checks_of(db, policy):
+    if candidate_findings.checks_of(db, policy):
         return headline_on(db, policy).saying
-    return gate_decisions.check_status(db, policy).sentence
+    return check_status.check_status(db, policy).sentence
 
 
 def headline_on(db: Database, policy: Policy) -> Headline:
-    found, decision = gate_decisions.decided(db, policy)
-    against = gate_decisions.opponent(db, policy).revision
-    return candidate_headline.headline_of(found, decision, against, gate_decisions.given_to_people(db))
+    found, decision = candidate_decision.decided(db, policy)
+    against = candidate_findings.opponent(db, policy).revision
+    return candidate_headline.headline_of(found, decision, against, asking_people.given_to_people(db))
 
 
 # ---------------------------------------------------------------------------------------------------------- the page

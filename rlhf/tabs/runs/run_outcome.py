@@ -17,8 +17,9 @@ from annotation.ui.markup import Explained, acts, download_button, hint, paragra
 from annotation.ui.tab_addresses import Place, link
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.merge_spec import MergeSpec
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import rule_store
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import check_status, peoples_decisions
 from rlhf.evaluation.finished_checks import check_of, newest_check
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import bytes_within, checkpoints_directory
@@ -100,7 +101,7 @@ def parts_of(
     on_disk = _("nothing") if files is None else files.size
     made = subject if subject is not None and job is not None and subject.job_id == job.id else None
     asked = files is not None and confirming == files.name
-    against = gate_decisions.objection(context.db, subject, brief=True) if subject is not None else ""
+    against = peoples_decisions.objection(context.db, subject, brief=True) if subject is not None else ""
     unchecked = subject is not None and subject.undecided and newest_check(context.db, subject.revision) is None
     objects = objection(subject, against, unchecked) if subject is not None and against else ""
     return {
@@ -126,10 +127,10 @@ def report(context: Context, job: Job | None, subject: Policy | None) -> str:
         return ""
     if isinstance(job.spec, CheckSpec):
         own = check_of(job)
-        return "" if own is None else check_report.report_card(own.report, gate_decisions.rule(context.db))
+        return "" if own is None else check_report.report_card(own.report, rule_store.rule(context.db))
     check = newest_check(context.db, subject.revision)
-    stands = iteration_card.checking_line(gate_decisions.check_status(context.db, subject).sentence)
-    return stands + check_report.report_card(None if check is None else check.report, gate_decisions.rule(context.db))
+    stands = iteration_card.checking_line(check_status.check_status(context.db, subject).sentence)
+    return stands + check_report.report_card(None if check is None else check.report, rule_store.rule(context.db))
 
 
 def under_way(db: Database, subject: Policy | None) -> frozenset[str]:

@@ -13,7 +13,8 @@ from annotation.translation import _, joined, ngettext
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from rlhf.data.snapshots import SnapshotCounts, snapshot_counts
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import rule_store
+from rlhf.evaluation.decisions import asking_people, candidate_decision, candidate_findings
 from rlhf.evaluation.finished_checks import FinishedCheck, check_of, newest_check
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
@@ -61,11 +62,11 @@ def top(job: Job, label: RunLabel, made: Policy | None) -> str:
 
 
 def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
-    against = gate_decisions.opponent(db, subject).revision
+    against = candidate_findings.opponent(db, subject).revision
     first = ""
     if subject.undecided:
-        found, decision = gate_decisions.decided(db, subject)
-        headline = candidate_headline.headline_of(found, decision, against, gate_decisions.given_to_people(db))
+        found, decision = candidate_decision.decided(db, subject)
+        headline = candidate_headline.headline_of(found, decision, against, asking_people.given_to_people(db))
         first = joined(headline.saying, candidate_headline.score(headline), headline.then)
     sides = check_report.report_sides(check.report)
     head = [_("Figure"), *(name for name, _values in sides)]
@@ -78,7 +79,7 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
     prompts = check.report.prompts
     asked = ngettext("Job {id}: {prompts} held-out prompt.", "Job {id}: {prompts} held-out prompts.", prompts)
     asked = asked.format(id=check.job_id, prompts=prompts)
-    warned = [f"- {plain(sentence)}" for sentence in check_report.warnings(check.report, gate_decisions.rule(db))]
+    warned = [f"- {plain(sentence)}" for sentence in check_report.warnings(check.report, rule_store.rule(db))]
     return "\n\n".join(filter(None, (plain(first), asked, "\n".join(warned), grid(head, rows))))
 
 

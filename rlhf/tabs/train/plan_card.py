@@ -16,7 +16,8 @@ from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
 from rlhf.data.snapshots import left_out_list, left_out_sentence, reason_text, template_sentences
 from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan, Unit
 from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
-from rlhf.models.memory import GB, Fit, Machine
+from rlhf.models.memory.fitting import Fit
+from rlhf.models.memory.machines import GB, Machine
 from rlhf.models.precisions.precisions_spec import PrecisionMismatch
 from rlhf.submission import preflight
 from rlhf.submission.form_fields import label_of

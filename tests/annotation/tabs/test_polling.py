@@ -96,4 +96,4 @@ def test_what_waits_for_presses_looks_seldom_while_there_are_none(
     for looking in (queue.start_processing, queue.start_progress_updates):
         queue.stopped = False
         asyncio.run(looking())
-    assert slept == [0.05, 0.05]
+    assert slept == [0.05, 0.05], "Gradio's queue no longer asks what rlhf/tabs/pages.py sets of it: find what it asks"

@@ -19,8 +19,9 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets, snapshots
 from rlhf.data.held_out_sets import LEAST, MOST_WEIGHED, gate_set_status
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
-from rlhf.evaluation import gate_decisions, pair_outcomes
+from rlhf.evaluation import pair_outcomes
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import candidate_findings
 from rlhf.evaluation.gate_words import gate_set_sentence
 from rlhf.generation import prompt_set_spec
 from rlhf.generation.prompt_set_spec import PromptSetSpec
@@ -253,7 +254,7 @@ def test_only_outcomes_on_the_gates_own_prompts_decide_and_no_accuracy_is_measur
     judge_everything(db, made)
     compared = compared_prompts(data_dir, spec)
     assert len(pair_outcomes.outcomes(db, made.id, 1)) == len(compared) + 60
-    assert len(gate_decisions.findings(db, made).people) == len(compared)
+    assert len(candidate_findings.findings(db, made).people) == len(compared)
     rows = list(snapshots.collect(db, registry.by_revision(db, "base"), "all", 10_000))
     assert {row.prompt_id for row in rows} == set(ids_of(data_dir, spec.prompt_set))
 
@@ -266,14 +267,14 @@ def test_the_gate_is_given_the_chance_of_each_outcome_and_what_was_left_to_judge
     project_store.set_feedback(db, Feedback(check_share=0.4))
     spec = checked(db, data_dir, made)
     drawn = {row["prompt_id"] for row in db.rows("SELECT prompt_id FROM comparison WHERE people_drawn")}
-    left = gate_decisions.findings(db, made).left_to_judges
+    left = candidate_findings.findings(db, made).left_to_judges
     assert set(left) == set(compared_prompts(data_dir, spec)) - drawn
     assert list(left) != sorted(left), "their order says nothing about them"
     assert 0 < len(drawn) < 60
     on = held_out_sets.that_count(db, spec.gate_set)
     assert policy_comparisons.ask_people_of_candidate(db, made.id, 1, on) == len(left)
     judge_everything(db, made)
-    found = gate_decisions.findings(db, made)
+    found = candidate_findings.findings(db, made)
     assert list(found.left_to_judges) == list(left)
     assert set(left.values()) == {LeftPrompt(since=0)}
     assert set(found.left_to_judges.values()) == {LeftPrompt(since=0, given=0)}, "before any judgement"
@@ -286,7 +287,7 @@ def test_flagged_comparisons_count(db: Database, data_dir: Path) -> None:
     made = candidate(db)
     checked(db, data_dir, made)
     judge_everything(db, made, "harmful")
-    assert len(gate_decisions.findings(db, made).people) == 60
+    assert len(candidate_findings.findings(db, made).people) == 60
 
 
 def test_decisions_are_counted_and_a_worn_set_is_replaced_where_prompts_suffice(db: Database, data_dir: Path) -> None:
@@ -320,10 +321,10 @@ def test_a_candidate_that_the_gate_has_looked_at_counts_once_for_each_set(db: Da
         registry.reject(db, made.revision, "ann", "no")
         registry.take_back_rejection(db, made.revision, "ann")
     assert len(held_out_sets.weighed(db, 1)) == 1
-    assert gate_decisions.findings(db, made).carried == 0, "others, before it"
+    assert candidate_findings.findings(db, made).carried == 0, "others, before it"
     checked(db, data_dir, other)
     assert (len(held_out_sets.weighed(db, 1)), len(held_out_sets.weighed(db, 0))) == (2, 0)
-    assert [gate_decisions.findings(db, one).carried for one in (made, other)] == [0, 1]
+    assert [candidate_findings.findings(db, one).carried for one in (made, other)] == [0, 1]
 
 
 def test_what_was_decided_by_or_shown_is_not_reserved(db: Database, data_dir: Path) -> None:

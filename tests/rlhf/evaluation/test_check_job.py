@@ -28,7 +28,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec, PreferenceLoss
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation import check_job as checking
-from rlhf.evaluation import gate_decisions, pair_outcomes, probe_scores
+from rlhf.evaluation import pair_outcomes, probe_scores
 from rlhf.evaluation.check_job import (
     ask_judges,
     ask_people_instead,
@@ -38,6 +38,7 @@ from rlhf.evaluation.check_job import (
     token_ids_of,
 )
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import candidate_decision
 from rlhf.evaluation.gate import Rule, decide, within_limits
 from rlhf.evaluation.probes import ALL, FAMILIES, Probe
 from rlhf.evaluation.report import CheckReport, JudgeCalls
@@ -385,7 +386,7 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
     # Against itself in another precision an implicit reward would prefer something; there is nothing to prefer.
     assert report.implicit_accuracy is not None
     assert report.implicit_accuracy.value == pytest.approx(0.5, abs=0.5 if how == "dora" else 0)
-    decision = gate_decisions.decision_on(machine.db, policy)
+    decision = candidate_decision.decision_on(machine.db, policy)
     assert decision.says == ("reject" if report.identical else "not enough evidence")
     assert (decision.reason == "same") == report.identical, decision.reason
     limits = decision.weighed.limits

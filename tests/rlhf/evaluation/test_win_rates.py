@@ -13,7 +13,8 @@ from annotation.records import Prompt
 from annotation.store import comparison_store, policy_comparisons, prompt_store
 from annotation.ui.formatting import percent_with_interval
 from annotation.web import access
-from rlhf.evaluation import gate_decisions, pair_outcomes, win_rates
+from rlhf.evaluation import pair_outcomes, win_rates
+from rlhf.evaluation.decisions import candidate_findings
 from rlhf.evaluation.finished_checks import newest_check
 from rlhf.evaluation.gate import Rule, decide, weigh_people
 from rlhf.evaluation.gate_words import criterion_words
@@ -23,7 +24,7 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import check_report
 from tests.conftest import make_response, seed_prompts
-from tests.rlhf.evaluation.test_gate_decisions import finish_check, judge_says, make_candidate, people_say, skip
+from tests.rlhf.evaluation.test_decisions import finish_check, judge_says, make_candidate, people_say, skip
 
 # (the candidate's answer, the other's): three ties by the text, a loss and a win by an answer that is none.
 UNCOMPARED = (("Yes.", "Yes."), ("Yes.", "Yes.\n"), ("", " "), (" ", "Yes."), ("Yes.", ""))
@@ -58,9 +59,9 @@ def test_the_report_the_gate_the_page_and_the_card_show_one_win_rate(
     assert check is not None
     rate = check.report.rates_against("base")["j"]
     assert (rate.n, rate.ties, rate.value) == (13, 3, pytest.approx(10.5 / 13))
-    (judge,) = gate_decisions.findings(db, checked).judges
+    (judge,) = candidate_findings.findings(db, checked).judges
     assert (len(judge.outcomes), sum(one.outcome for one in judge.outcomes) / 13) == (rate.n, rate.value)
-    decision = decide(Rule(judge_may_decide=True), gate_decisions.findings(db, checked))
+    decision = decide(Rule(judge_may_decide=True), candidate_findings.findings(db, checked))
     assert criterion_words(decision.weighed.panel[0].source).value.startswith("81% on 13 prompts (")
     assert rate.estimate is not None
     page = check_report.report_card(check.report, Rule())
@@ -130,7 +131,7 @@ def test_what_is_published_of_people_is_what_the_gate_shows_on_the_prompts_that_
     made, base = make_candidate(db, data_dir, number=30), registry.by_revision(db, "base")
     finish_check(db, data_dir, made)
     people_say(db, 12, "candidate")
-    found = gate_decisions.findings(db, made)
+    found = candidate_findings.findings(db, made)
     source = weigh_people(Rule(alpha=win_rates.MISSED / 2), found, win_rates.MISSED / 2)
     published = push_model.published_win_rates(db, made)
     assert [(one.against, one.judge, one.share) for one in published] == [("base", "people", source.found)]
@@ -140,7 +141,7 @@ def test_what_is_published_of_people_is_what_the_gate_shows_on_the_prompts_that_
     db.write("UPDATE job SET spec = json_set(spec, '$.gate_set', 1) WHERE kind = 'check'")
     again = win_rates.by_people(db, made, base)
     assert again is not None
-    assert again.n == 5 == len(gate_decisions.findings(db, made).people)
+    assert again.n == 5 == len(candidate_findings.findings(db, made).people)
 
 
 def test_a_win_rate_by_people_leaves_out_what_they_only_skipped(db: Database, checked: Policy) -> None:

@@ -43,9 +43,10 @@ from rlhf.evaluation.report import CheckReport
 from rlhf.hub import publications, pull_model, push_dataset, push_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, file_sha256
-from rlhf.models import base_model, memory, registry
+from rlhf.models import base_model, registry
 from rlhf.models.adapters.stored_adapter import StoredLora
 from rlhf.models.loading import LoadedPolicies
+from rlhf.models.memory import machines, model_shapes
 from rlhf.models.registry import Policy
 from rlhf.models.tokenise import snapshot_content
 from rlhf.submission import preconditions
@@ -53,7 +54,7 @@ from tests.conftest import new_database
 from tests.demonstrations import demonstrate
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, Machine, make_machine
-from tests.rlhf.evaluation.test_gate_decisions import finish_check, make_candidate, people_say
+from tests.rlhf.evaluation.test_decisions import finish_check, make_candidate, people_say
 from tests.run_fixtures import finished_run
 
 pytestmark = pytest.mark.slow
@@ -456,7 +457,7 @@ def test_an_adapter_on_a_precision_in_which_the_base_does_not_fit_is_refused(
     hub: HubServer, fresh: Database, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody could let it answer; by a card of ours, and where nothing says on what it was trained."""
-    monkeypatch.setattr(memory, "this_machine", lambda: memory.Machine("", 100_000, 100_000, True))
+    monkeypatch.setattr(machines, "this_machine", lambda: machines.Machine("", 100_000, 100_000, True))
     hub.add_repo("model", REPO, adapter(**SAME, base_model_name_or_path=tiny_model.name))
     with pytest.raises(UserError, match=r"on the base in bf16\. In bf16 the base takes .* say in which precision"):
         pull(hub, fresh)
@@ -531,8 +532,8 @@ def test_a_pulled_adapter_that_leaves_out_what_training_here_leaves_out_is_conti
     left_out: list[str],
     trouble: int,
 ) -> None:
-    shapes = replace(memory.read_shapes(tiny_model), without_adapter=("gate", "router"))
-    monkeypatch.setattr(memory, "read_shapes", lambda directory: shapes)
+    shapes = replace(model_shapes.read_shapes(tiny_model), without_adapter=("gate", "router"))
+    monkeypatch.setattr(model_shapes, "read_shapes", lambda directory: shapes)
     named = {**SAME, "exclude_modules": left_out, "base_model_name_or_path": tiny_model.name}
     hub.add_repo("model", REPO, adapter(**named))
     policy = pull(hub, fresh)

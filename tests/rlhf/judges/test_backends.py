@@ -27,10 +27,11 @@ from rlhf.judges.judge_settings import DirectorySettings, EndpointSettings, Loca
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.verdict_store import Comparison
-from rlhf.models import base_model, memory, registry
+from rlhf.models import base_model, registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading import LoadedPolicies
+from rlhf.models.memory import machines
 from rlhf.models.self_test_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import answer_ids, render, text_ids
 from tests.fakes.chat_server import ChatModel, serving
@@ -267,8 +268,8 @@ def test_a_local_directory_is_a_judge_of_its_own_in_the_precision_of_its_making(
     """By need; one that an earlier version made goes on in 4 bits, as its verdicts were given."""
     monkeypatch.setattr(base_model, "NF4_SAVES", 0.3)  # embeddings are much of so small a model
     for total, precision in ((1e12, "bf16"), (1, "nf4")):
-        asked = memory.Machine("a machine", int(total), int(total), bf16=True)
-        monkeypatch.setattr(memory, "this_machine", lambda asked=asked: asked)
+        asked = machines.Machine("a machine", int(total), int(total), bf16=True)
+        monkeypatch.setattr(machines, "this_machine", lambda asked=asked: asked)
         settings = judge_store.checked_settings(machine.db, "local", {"directory": str(tiny_judge)})
         assert settings == {"directory": str(tiny_judge), "precision": precision}
         judge = judge_store.add(machine.db, f"held in {precision}", "local", settings, "owner")

@@ -19,8 +19,8 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.data.snapshots import MIN_PAIRS
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions.candidate_decision import PendingDecision
 from rlhf.evaluation.gate import Ruling, decide
-from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job

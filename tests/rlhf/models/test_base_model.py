@@ -27,15 +27,17 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.cli.policy_command import prepare
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
-from rlhf.evaluation import gate_decisions, pair_outcomes
+from rlhf.evaluation import pair_outcomes
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import candidate_decision, candidate_findings
 from rlhf.evaluation.finished_checks import measured_before
 from rlhf.hub import job_bundle
 from rlhf.jobs import job_spec, job_store
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.models import base_model, memory, registry
+from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
-from rlhf.models.memory import Machine
+from rlhf.models.memory import machines
+from rlhf.models.memory.machines import Machine
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 from rlhf.submission.preflight import Preflight
@@ -43,7 +45,7 @@ from rlhf.tabs.judges import rubric_form
 from tests.architectures import built
 from tests.conftest import act, make_response, seed_prompts
 from tests.fakes.hub_server import HubServer
-from tests.rlhf.evaluation.test_gate_decisions import finish_check, make_candidate, people_say
+from tests.rlhf.evaluation.test_decisions import finish_check, make_candidate, people_say
 
 
 def with_memory(total: float, bf16: bool = True) -> Machine:
@@ -103,12 +105,12 @@ def test_a_base_is_asked_once_and_an_earlier_data_directory_keeps_nf4(
         db = open_database(tmp_path / name)
         for times in (first, 101 - first):
             machine = with_memory(times * bytes_in_16_bits)
-            monkeypatch.setattr(memory, "this_machine", lambda machine=machine: machine)
+            monkeypatch.setattr(machines, "this_machine", lambda machine=machine: machine)
             assert base_model.register(db, base).precision == chosen
         db.close()
     earlier = open_database(tmp_path / "earlier")
     registry.ensure_base(earlier, base.name)
-    monkeypatch.setattr(memory, "this_machine", lambda: with_memory(1e12))
+    monkeypatch.setattr(machines, "this_machine", lambda: with_memory(1e12))
     assert base_model.register(earlier, base).precision == "nf4"
     earlier.close()
 
@@ -117,7 +119,7 @@ def test_a_quantised_base_that_an_earlier_version_called_nf4_is_trained_by_lora(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Left to NF4 the method would be QLoRA, which no weights in 8 bits take."""
-    monkeypatch.setattr(memory, "this_machine", lambda: with_memory(1e12))
+    monkeypatch.setattr(machines, "this_machine", lambda: with_memory(1e12))
     db = open_database(tmp_path / "data")
     (tmp_path / "config.json").write_text("{}", "utf-8")
     base = BaseModel(str(tmp_path), tmp_path)
@@ -138,12 +140,12 @@ def test_a_precision_that_can_not_be_held_is_refused_and_nothing_changes(
 ) -> None:
     db = open_database(tmp_path)
     registry.ensure_base(db, str(few_words))
-    monkeypatch.setattr(memory, "this_machine", lambda: with_memory(bytes_in_16_bits - 1))
+    monkeypatch.setattr(machines, "this_machine", lambda: with_memory(bytes_in_16_bits - 1))
     for precision, said in (("int8", "not in 'int8'"), ("bf16", "Hold it in nf4"), ("fp32", "Hold it in nf4")):
         with pytest.raises(UserError, match=said):
             base_model.change_precision(db, precision, "kim")
     assert (registry.serving(db).precision, registry.precision_set(db)) == ("nf4", None)
-    monkeypatch.setattr(memory, "this_machine", lambda: with_memory(bytes_in_16_bits))
+    monkeypatch.setattr(machines, "this_machine", lambda: with_memory(bytes_in_16_bits))
     for spec, said in ((CheckSpec(candidate="dpo-1"), "A check is running"), (JudgeSpec(judge="j"), "A judge is at")):
         at_work = job_store.enqueue(db, spec, "ann")
         job_store.claim(db, at_work, "w")
@@ -222,7 +224,7 @@ def test_a_model_has_to_fit_into_what_its_container_leaves(
     tiny_model: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machine's memory is the host's: whoever goes by that is killed."""
-    monkeypatch.setattr(memory, "container_limit", lambda: (2_000_000_000, 1_999_000_000))
+    monkeypatch.setattr(machines, "container_limit", lambda: (2_000_000_000, 1_999_000_000))
     with pytest.raises(UserError, match=r"needs about 1\.0 GB of memory and 0\.0 GB are free"):
         base_model.prepare(data_dir, str(tiny_model))
 
@@ -297,9 +299,9 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
     base = registry.by_revision(db, "base")
     finish_check(db, data_dir, made, against={"revision": "base", "precision": base.precision})
     people_say(db, 2, "candidate")
-    before = gate_decisions.findings(db, made)
+    before = candidate_findings.findings(db, made)
     assert (len(before.people), before.prompts) == (2, 60)
-    assert gate_decisions.place_of(db, made) == len(list(measured_before(db, base))) == 1
+    assert candidate_findings.place_of(db, made) == len(list(measured_before(db, base))) == 1
     running = job_store.enqueue(db, CheckSpec(candidate=made.revision), "ann")
     job_store.claim(db, running, "w")
     commit(b"second")
@@ -317,8 +319,8 @@ def test_nothing_that_was_answered_or_found_on_another_commit_of_the_base_decide
     assert pair_outcomes.open_to_people(db, made.id, 1) == 0
     registry.set_thinking(db, "template")
     registry.set_thinking(db, "off")
-    found = gate_decisions.findings(db, made)
-    assert (found.people, found.prompts, gate_decisions.place_of(db, made)) == ((), None, 2)
+    found = candidate_findings.findings(db, made)
+    assert (found.people, found.prompts, candidate_findings.place_of(db, made)) == ((), None, 2)
     assert list(measured_before(db, base)) == []
     db.close()
 
@@ -344,8 +346,8 @@ def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_o
     for said in (True, False):
         base_model.register(db, base)
         assert ("its weights (0.0 GB) are read" in capsys.readouterr().out) == said
-    assert (gate_decisions.place_of(db, made), pair_outcomes.open_to_people(db, made.id, 1) > 0) == (1, True)
-    decided = gate_decisions.decided(db, made)
+    assert (candidate_findings.place_of(db, made), pair_outcomes.open_to_people(db, made.id, 1) > 0) == (1, True)
+    decided = candidate_decision.decided(db, made)
     assert "others than before" not in capsys.readouterr().out
     template = directory / "chat_template.jinja"
     template.write_text(template.read_text("utf-8").replace("assistant\n", "assistant\n\n"), "utf-8")
@@ -356,8 +358,8 @@ def test_a_base_in_a_directory_that_was_changed_is_another_from_the_next_start_o
     job_table.stop(db, running, "w", "failed", "for the test")
     base_model.register(db, base)
     assert f"{directory}: its chat template or its weights are others than before" in capsys.readouterr().out
-    assert (gate_decisions.place_of(db, made), pair_outcomes.open_to_people(db, made.id, 1)) == (2, 0)
-    assert gate_decisions.decided(db, made) != decided
+    assert (candidate_findings.place_of(db, made), pair_outcomes.open_to_people(db, made.id, 1)) == (2, 0)
+    assert candidate_decision.decided(db, made) != decided
     changes = len(setting_store.setting(db, "thinking_changes", []))
     weights = load_file(directory / "model.safetensors")
     weights["model.norm.weight"][0] += 1

@@ -1,4 +1,4 @@
-"""Estimates before a run: parameters against PEFT's count, memory against what autograd keeps, time against jobs."""
+"""Estimates before a run: parameters against PEFT's count, memory against what autograd keeps."""
 
 from __future__ import annotations
 
@@ -17,19 +17,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from annotation.database import Database
-from annotation.jobs import job_table
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
-from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.jobs import job_store
-from rlhf.jobs.job_spec import JobSpec, Precision, TrainingSpec, to_json
-from rlhf.models import memory
-from rlhf.models.memory import NOTHING_KNOWN, Machine, RunMemory, Shapes, Workload
+from rlhf.jobs.job_spec import Precision, TrainingSpec
+from rlhf.models.memory import fitting, machines, model_shapes, parameter_counts, run_memory
+from rlhf.models.memory.machines import Machine
+from rlhf.models.memory.model_shapes import Shapes
+from rlhf.models.memory.run_memory import NOTHING_KNOWN, RunMemory, Workload
 from rlhf.submission.preconditions import adapter_problem
 from tests.architectures import EXPERTS, VOCABULARY, built
 from tests.machine_fixtures import ROOT
@@ -98,7 +95,7 @@ def test_parameters_are_those_that_peft_reports(tiny_model: Path, spec: Training
 
     model = load_for_training(tiny_model, spec)
     config = adapter_config(spec, tiny_model)
-    found = memory.parameters(memory.read_shapes(tiny_model), spec)
+    found = parameter_counts.parameters(model_shapes.read_shapes(tiny_model), spec)
     assert (found.trainable, found.total) == counted(model if config is None else get_peft_model(model, config))
     assert found.percent == pytest.approx(100 * found.trainable / found.total)
 
@@ -111,15 +108,15 @@ def test_a_base_that_is_quantised_already_has_the_parameters_of_the_plain_one(
     from tests.quantised_model import build
 
     plain, packed = (
-        memory.read_shapes(tiny_model),
-        memory.read_shapes(build(tmp_path / "packed", tiny_model, bits)),
+        model_shapes.read_shapes(tiny_model),
+        model_shapes.read_shapes(build(tmp_path / "packed", tiny_model, bits)),
     )
     assert packed.tensors == plain.tensors
     stored = sum(file.stat().st_size for file in (tmp_path / "packed").glob("*.safetensors"))
     for method in ("lora", "qlora", "prompt"):
         parts = RunMemory(packed, SFTSpec(method=method), PROCESSOR).components()
         assert {part.size for part in parts if part.name == "Frozen weights"} == {stored}
-    assert memory.read_shapes(tiny_model).stored == 0
+    assert model_shapes.read_shapes(tiny_model).stored == 0
 
 
 def gpt2(directory: Path) -> Any:
@@ -151,7 +148,7 @@ def test_places_are_those_of_a_text(
     (model / "config.json").write_text(json.dumps(config), "utf-8")
     weights = model / "model.safetensors"
     save_file({**load_file(weights), named: torch.zeros(shape)}, weights)
-    assert memory.read_shapes(model).positions == places
+    assert model_shapes.read_shapes(model).positions == places
 
 
 def test_layers_with_other_names_are_missed_and_can_be_named(tmp_path: Path) -> None:
@@ -159,16 +156,16 @@ def test_layers_with_other_names_are_missed_and_can_be_named(tmp_path: Path) -> 
 
     from rlhf.models.loading import adapter_config
 
-    model, shapes = gpt2(tmp_path), memory.read_shapes(tmp_path)
-    assert memory.missing_targets(shapes, SFTSpec()) == []
+    model, shapes = gpt2(tmp_path), model_shapes.read_shapes(tmp_path)
+    assert parameter_counts.missing_targets(shapes, SFTSpec()) == []
     attention = SFTSpec(lora_targets="attention")
-    assert memory.missing_targets(shapes, attention) == ["q_proj", "k_proj", "v_proj", "o_proj"]
-    assert memory.parameters(shapes, attention).trainable == 0
+    assert parameter_counts.missing_targets(shapes, attention) == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert parameter_counts.parameters(shapes, attention).trainable == 0
     named = SFTSpec(lora_targets="named", lora_layers="c_attn, mlp.c_proj, attn", lora_r=2)
-    assert memory.missing_targets(shapes, named) == ["attn"], "a module, but no layer with a weight"
+    assert parameter_counts.missing_targets(shapes, named) == ["attn"], "a module, but no layer with a weight"
     named = replace(named, lora_layers="c_attn, mlp.c_proj")
-    assert memory.missing_targets(shapes, named) == []
-    found = memory.parameters(shapes, named)
+    assert parameter_counts.missing_targets(shapes, named) == []
+    found = parameter_counts.parameters(shapes, named)
     assert (found.trainable, found.total) == counted(get_peft_model(model, adapter_config(named, tmp_path)))
 
 
@@ -180,12 +177,12 @@ def test_a_model_is_counted_whatever_its_configuration_calls_its_sizes(tmp_path:
 
     model = built(family)
     model.save_pretrained(tmp_path)
-    shapes = memory.read_shapes(tmp_path)
+    shapes = model_shapes.read_shapes(tmp_path)
     assert (shapes.hidden, shapes.layers, shapes.vocabulary) == (32, 2, VOCABULARY)
     takes_virtual = family != "mamba"
     for spec in (DPOSpec(method="lora"), *[DPOSpec(method="prompt", virtual_init="random")] * takes_virtual):
         adapted = get_peft_model(copy.deepcopy(model), adapter_config(spec, tmp_path))
-        assert memory.parameters(shapes, spec).trainable == counted(adapted)[0]
+        assert parameter_counts.parameters(shapes, spec).trainable == counted(adapted)[0]
 
 
 @pytest.mark.parametrize("family", ["gemma3n_text", "gemma4_text"])
@@ -196,12 +193,12 @@ def test_a_table_of_what_layers_add_to_words_is_counted_as_one(tmp_path: Path, f
     from rlhf.models.loading import adapter_config, load_quantised
 
     built(family).save_pretrained(tmp_path)
-    shapes, spec = memory.read_shapes(tmp_path), DPOSpec(method="qlora")
+    shapes, spec = model_shapes.read_shapes(tmp_path), DPOSpec(method="qlora")
     model = load_quantised(tmp_path, torch.bfloat16)
     held = [value for value in model.parameters() if type(value).__name__ == "Params4bit"]
-    assert memory.packed_in(shapes.tensors) == sum(math.prod(value.quant_state.shape) for value in held)
+    assert model_shapes.packed_in(shapes.tensors) == sum(math.prod(value.quant_state.shape) for value in held)
     adapted = get_peft_model(model, adapter_config(spec, tmp_path))
-    assert memory.parameters(shapes, spec).trainable == counted(adapted)[0]
+    assert parameter_counts.parameters(shapes, spec).trainable == counted(adapted)[0]
 
 
 @pytest.mark.parametrize(("family", "left_out"), [("falcon_h1", "out_proj"), ("phimoe", "router")])
@@ -212,13 +209,15 @@ def test_layers_that_can_have_no_adapter_get_none(tmp_path: Path, family: str, l
     from rlhf.models.loading import adapter_config
 
     built(family).save_pretrained(tmp_path)
-    shapes = memory.read_shapes(tmp_path)
+    shapes = model_shapes.read_shapes(tmp_path)
     model = get_peft_model(built(family), adapter_config(DPOSpec(method="lora"), tmp_path))
     assert left_out not in {name.split(".")[-1] for name in model.targeted_module_names}
     model(input_ids=torch.tensor([[3, 4, 5]]))
-    assert not any(memory.ends(name, left_out) for name in memory.targets(shapes, DPOSpec(method="lora")))
+    assert not any(
+        model_shapes.ends(name, left_out) for name in parameter_counts.targets(shapes, DPOSpec(method="lora"))
+    )
     named = DPOSpec(method="lora", lora_targets="named", lora_layers=f"{left_out}, o_proj")
-    assert memory.missing_targets(shapes, named) == [left_out]
+    assert parameter_counts.missing_targets(shapes, named) == [left_out]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -229,12 +228,12 @@ def test_adapters_in_the_upper_half_are_where_they_are_counted(tmp_path: Path, f
     from rlhf.models.loading import adapter_config
 
     built(family).save_pretrained(tmp_path)
-    shapes, spec = memory.read_shapes(tmp_path), DPOSpec(method="lora", lora_targets="upper-half")
+    shapes, spec = model_shapes.read_shapes(tmp_path), DPOSpec(method="lora", lora_targets="upper-half")
     if problems := [*adapter_problem(shapes, spec)]:
         assert "in all layers or in none" in problems[0]
         return
     adapted = get_peft_model(built(family), adapter_config(spec, tmp_path))
-    assert memory.parameters(shapes, spec).trainable == counted(adapted)[0]
+    assert parameter_counts.parameters(shapes, spec).trainable == counted(adapted)[0]
 
 
 SOME_LAYERS_DENSE = {**EXPERTS, "mlp_only_layers": [0]}
@@ -264,13 +263,13 @@ def test_experts_have_the_adapters_that_peft_gives_them(tmp_path: Path, family: 
 
     model = built(family, **settings)
     model.save_pretrained(tmp_path)
-    shapes = memory.read_shapes(tmp_path)
+    shapes = model_shapes.read_shapes(tmp_path)
     for spec in (DPOSpec(method="lora"), DPOSpec(method="lora", lora_r=3, lora_targets="attention")):
         adapted = get_peft_model(copy.deepcopy(model), adapter_config(spec, tmp_path))
-        found = memory.parameters(shapes, spec)
+        found = parameter_counts.parameters(shapes, spec)
         assert (found.trainable, found.total) == counted(adapted)
         names = [name for name, value in adapted.named_parameters() if value.requires_grad and ".experts." in name]
-        assert bool(names) == bool(memory.adapted_experts(shapes, spec))
+        assert bool(names) == bool(parameter_counts.adapted_experts(shapes, spec))
 
 
 @RANKS_OF_PARAMETERS
@@ -282,7 +281,7 @@ def test_adapters_that_peft_refuses_on_experts_are_refused_in_words(tmp_path: Pa
 
     model = built(family, **EXPERTS)
     model.save_pretrained(tmp_path)
-    shapes = memory.read_shapes(tmp_path)
+    shapes = model_shapes.read_shapes(tmp_path)
     plain = DPOSpec(method="lora", lora_r=4)
     half = replace(plain, lora_targets="named", lora_layers=layers)
     gate = replace(plain, lora_targets="named", lora_layers="gate", dora=True)
@@ -312,7 +311,7 @@ def test_a_copy_of_the_experts_is_kept_where_they_get_adapters(tmp_path: Path, p
     from rlhf.models.loading import adapter_config, hold_in_float32, load_for_training
 
     built("qwen3_moe", **EXPERTS).save_pretrained(tmp_path)
-    shapes, spec = memory.read_shapes(tmp_path), SFTSpec(method="lora", precision=precision, lora_r=4)
+    shapes, spec = model_shapes.read_shapes(tmp_path), SFTSpec(method="lora", precision=precision, lora_r=4)
     model = get_peft_model(load_for_training(tmp_path, spec), adapter_config(spec, tmp_path))
     hold_in_float32(model)
     experts = [value for name, value in model.named_parameters() if name.endswith(("down_proj", "gate_up_proj"))]
@@ -329,7 +328,7 @@ def test_a_copy_of_the_experts_is_kept_where_they_get_adapters(tmp_path: Path, p
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
         model(input_ids=torch.tensor([[3, 4, 5]], device=model.device))
-    layer, width = memory.adapted_experts(shapes, spec), 2 if precision == "bf16" else 4
+    layer, width = parameter_counts.adapted_experts(shapes, spec), 2 if precision == "bf16" else 4
     assert layer == 4 * 3 * 32 * 16
     assert sum(kept.values()) == shapes.layers * layer * width
     assert RunMemory(shapes, spec, PROCESSOR).recomputes
@@ -344,7 +343,7 @@ def test_experts_that_are_held_together_are_not_held_in_four_bits(tmp_path: Path
     built("qwen3_moe").save_pretrained(tmp_path)
     held = load_quantised(tmp_path, torch.bfloat16).named_parameters()
     plain = [value.numel() for name, value in held if type(value).__name__ != "Params4bit" and "norm" not in name]
-    parts = RunMemory(memory.read_shapes(tmp_path), SFTSpec(method="qlora"), PROCESSOR).components()
+    parts = RunMemory(model_shapes.read_shapes(tmp_path), SFTSpec(method="qlora"), PROCESSOR).components()
     (size,) = (part.size for part in parts if part.name == "Frozen weights")
     assert 0.9 * 2 * sum(plain) < size
 
@@ -357,7 +356,7 @@ def test_a_reward_models_head_is_counted(tiny_model: Path) -> None:
 
     spec = RewardModelSpec(method="lora", lora_r=5)
     model = load_for_training(tiny_model, spec, AutoModelForSequenceClassification, num_labels=1)
-    found = memory.parameters(memory.read_shapes(tiny_model), spec)
+    found = parameter_counts.parameters(model_shapes.read_shapes(tiny_model), spec)
     assert (found.trainable, found.total) == counted(get_peft_model(model, adapter_config(spec, tiny_model, "SEQ_CLS")))
 
 
@@ -372,7 +371,7 @@ def test_ppo_trains_a_policy_and_a_critic_of_the_reward_models_shape(tiny_model:
     model.add_adapter("reward", adapter_config(reward, tiny_model))
     names = ("default", "critic")
     own = [value.numel() for name, value in model.named_parameters() if any(f".{part}." in name for part in names)]
-    found = memory.parameters(memory.read_shapes(tiny_model), spec, reward)
+    found = parameter_counts.parameters(model_shapes.read_shapes(tiny_model), spec, reward)
     assert found.trainable == sum(own) + 64 + 1  # and the critic's head: a weight for each hidden unit, and a bias
     assert found.total == sum(value.numel() for value in model.parameters())
 
@@ -385,14 +384,14 @@ def test_a_tied_embedding_is_counted_once(tiny_model: Path, tmp_path: Path) -> N
     config = json.loads((tiny_model / "config.json").read_text("utf-8")) | {"tie_word_embeddings": True}
     (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
     shutil.copy(tiny_model / "model.safetensors", tmp_path)
-    twice = memory.read_shapes(tmp_path)
+    twice = model_shapes.read_shapes(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    once = memory.read_shapes(tmp_path)
+    once = model_shapes.read_shapes(tmp_path)
     assert counted(AutoModelForCausalLM.from_pretrained(tmp_path)) == (once.total, once.total)
     assert twice.tensors.keys() == once.tensors.keys()
-    assert memory.read_shapes(tiny_model).total == once.total + 320 * 64
+    assert model_shapes.read_shapes(tiny_model).total == once.total + 320 * 64
 
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_hidden_layers": 1}
@@ -416,7 +415,7 @@ def test_sizes_are_found_however_a_configuration_says_them(
     tensors = {"model.embed_tokens.weight": torch.zeros(32, 16), "model.layers.0.q.weight": torch.zeros(16, 16)}
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="names no num_attention_heads") if inner is None else nullcontext():
-        found = memory.read_shapes(tmp_path)
+        found = model_shapes.read_shapes(tmp_path)
         assert (found.hidden, found.heads, found.inner, found.vocabulary) == (16, 4, inner, 32)
 
 
@@ -427,16 +426,16 @@ def test_weights_in_several_files_are_read_by_their_index(tiny_model: Path, tmp_
     model.save_pretrained(tmp_path, max_shard_size="100KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     (tmp_path / "consolidated.safetensors").write_bytes(b"another copy, in another form")
-    assert memory.read_shapes(tmp_path).tensors == memory.read_shapes(tiny_model).tensors
+    assert model_shapes.read_shapes(tmp_path).tensors == model_shapes.read_shapes(tiny_model).tensors
 
 
 def test_files_that_changed_are_read_again_and_missing_ones_named(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no safetensors"):
-        memory.read_shapes(tmp_path)
+        model_shapes.read_shapes(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes())
     (tmp_path / "config.json").write_text('{"vocab_size": 320}', "utf-8")
     with pytest.raises(UserError, match="hidden_size"):
-        memory.read_shapes(tmp_path)
+        model_shapes.read_shapes(tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------------- memory
@@ -545,7 +544,7 @@ def test_layers_are_computed_again_where_memory_does_not_hold_what_a_row_keeps(g
     attention = 2 * (4096 + 2.5 * 512) if gpu else 2 * 8 * 512
     layer = 16.7 * 512 + 8.3 * 1536 + attention
     beside = sum(part.size for part in RunMemory(real, spec, roomy).beside_activations())
-    enough = (beside + row * 8 * layer) / memory.KEEPING_SHARE
+    enough = (beside + row * 8 * layer) / run_memory.KEEPING_SHARE
     for total, again in ((enough * 1.01, False), (enough * 0.99, True)):
         machine = replace(roomy, total=int(total))
         assert RunMemory(real, spec, machine).recomputes == again
@@ -560,14 +559,14 @@ def test_layers_are_computed_again_where_memory_does_not_hold_what_a_row_keeps(g
 def test_a_gpu_holds_one_process() -> None:
     gpu = Machine("A card", 80_000_000_000, 70_000_000_000, bf16=True, devices=2, gpu=True)
     spec = SFTSpec(processes=2)
-    assert memory.fit(SMALL, spec, gpu).processes == 1
-    both = memory.fit(SMALL, spec, PROCESSOR)
+    assert fitting.fit(SMALL, spec, gpu).processes == 1
+    both = fitting.fit(SMALL, spec, PROCESSOR)
     assert both.total == pytest.approx(2 * sum(part.size for part in both.components))
 
 
 def test_activations_are_about_what_autograd_keeps(tiny_model: Path) -> None:
     """Counted on the tiny model for each method and precision, without the tensors that are weights."""
-    shapes = memory.read_shapes(tiny_model)
+    shapes = model_shapes.read_shapes(tiny_model)
     for method, targets in (("lora", "all-linear"), ("lora", "attention"), ("prompt", "all-linear"), ("full", "")):
         for precision in ("bf16", "fp32"):
             spec = replace(SFTSpec(method=method, precision=precision), lora_targets=targets or "all-linear")
@@ -617,24 +616,24 @@ def kept_by_autograd(model_path: Path, spec: TrainingSpec, rows: int, tokens: in
 
 def test_what_does_not_fit_is_said_with_what_to_lower() -> None:
     tight = replace(PROCESSOR, free=700_000_000)
-    fits = memory.fit(SMALL, SFTSpec(batch_size=1, max_length=64), tight)
+    fits = fitting.fit(SMALL, SFTSpec(batch_size=1, max_length=64), tight)
     assert fits.fits
     assert "0.6 GB of the 0.7 GB" in fits.sentence
-    wide = memory.fit(SMALL, SFTSpec(batch_size=64), tight)
+    wide = fitting.fit(SMALL, SFTSpec(batch_size=64), tight)
     assert not wide.fits
     assert "does not fit" in wide.sentence
     assert "Lower batch_size (64) or max_length (512), and raise accumulation as much" in wide.sentence
     big = replace(SMALL, tensors={**SMALL.tensors, "model.layers.0.mlp.big.weight": (10_000, 100_000)})
-    assert "use the method QLoRA" in memory.fit(big, SFTSpec(), tight).sentence
-    assert "train an adapter" in memory.fit(big, SFTSpec(method="full"), tight).sentence
-    assert "a smaller base model" in memory.fit(big, DPOSpec(method="qlora", lora_r=1), tight).sentence
-    close = memory.fit(SMALL, SFTSpec(), replace(PROCESSOR, free=math.ceil(1.01 * fit_total(SFTSpec()))))
+    assert "use the method QLoRA" in fitting.fit(big, SFTSpec(), tight).sentence
+    assert "train an adapter" in fitting.fit(big, SFTSpec(method="full"), tight).sentence
+    assert "a smaller base model" in fitting.fit(big, DPOSpec(method="qlora", lora_r=1), tight).sentence
+    close = fitting.fit(SMALL, SFTSpec(), replace(PROCESSOR, free=math.ceil(1.01 * fit_total(SFTSpec()))))
     assert "may not fit" in close.sentence
 
 
 def fit_total(spec: TrainingSpec) -> float:
     """Bytes that a spec takes."""
-    return memory.fit(SMALL, spec, PROCESSOR).total
+    return fitting.fit(SMALL, spec, PROCESSOR).total
 
 
 def test_this_machine_is_described_as_torch_sees_it() -> None:
@@ -642,7 +641,7 @@ def test_this_machine_is_described_as_torch_sees_it() -> None:
 
     from rlhf.models.loading import compute_dtype
 
-    machine = memory.this_machine()
+    machine = machines.this_machine()
     assert 0 < machine.free <= machine.total
     assert machine.bf16 == (compute_dtype() == torch.bfloat16)
     assert machine.gpu == torch.cuda.is_available()
@@ -654,104 +653,15 @@ def test_the_graphics_driver_is_asked(tmp_path: Path, monkeypatch: pytest.Monkey
     driver.write_text("#!/bin/sh\necho 'Some Card, 81559, 80994, 9.0'\necho 'Some Card, 81559, 80994, 9.0'\n")
     driver.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    machine = memory.this_machine()
+    machine = machines.this_machine()
     assert (machine.name, machine.devices, machine.gpu, machine.bf16) == ("Some Card", 2, True, True)
     assert machine.total == 81559 * 1024**2
     driver.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
-    assert not memory.this_machine().gpu
-
-
-# ---------------------------------------------------------------------------------------------------------------- time
-@pytest.mark.parametrize(
-    ("spec", "items", "steps"),
-    [
-        (DPOSpec(batch_size=2, accumulation=2, epochs=3), 9, 9),
-        (SFTSpec(batch_size=8, epochs=1), 288, 36),
-        (SFTSpec(batch_size=8, epochs=1, processes=2), 289, 19),
-        (RewardModelSpec(batch_size=4, epochs=2), 4, 2),
-        (PPOSpec(steps=60), 5, 60),
-    ],
-)
-def test_steps_follow_from_the_items(spec: TrainingSpec, items: int, steps: int) -> None:
-    assert spec.steps_over(items) == steps
-
-
-def finish(db: Database, spec: JobSpec, result: dict[str, Any]) -> int:
-    """A finished job."""
-    job_id = job_store.enqueue(db, spec, "a test")
-    assert job_store.claim(db, job_id, "w") is not None
-    assert job_table.finish(db, job_id, "w", result)
-    return job_id
-
-
-def step_time(db: Database, spec: TrainingSpec) -> memory.StepTime | None:
-    """What is known of the pace of a training."""
-    return memory.step_time_of(spec, memory.finished_jobs(db, spec))
-
-
-def test_a_step_over_more_items_is_foretold_by_the_passes_that_it_takes(db: Database) -> None:
-    spec = DPOSpec()
-    finish(db, spec, {"seconds_per_step": 6.0, "accumulation": 3})  # over sixty
-    for items, seconds in ((60, 6.0), (24, 2.0), (120, 10.0), (0, 6.0)):
-        found = memory.step_time_of(spec, memory.finished_jobs(db, spec), items)
-        assert found is not None
-        assert found.seconds_per_step == seconds
-    finish(db, MeasureSpec(training=to_json(spec)), {"seconds_per_step": 1.5})  # one pass a step
-    found = memory.step_time_of(spec, memory.finished_jobs(db, spec), 60)
-    assert found is not None
-    assert found.seconds_per_step == 4.5
-
-
-def test_a_run_is_foretold_with_what_it_takes_beside_its_steps(db: Database) -> None:
-    """A short run takes longer to load and to measure than to learn."""
-    spec = SFTSpec()
-    job_id = finish(db, spec, {"seconds_per_step": 4.0, "steps": 2})
-    db.write(
-        "UPDATE job SET started = '2026-03-01T10:00:00.000000+00:00', finished = '2026-03-01T10:00:50.000000+00:00'"
-    )
-    found = step_time(db, spec)
-    assert found is not None
-    assert (found.job_id, found.beside, found.seconds(2), found.seconds(10)) == (job_id, 42.0, 50.0, 82.0)
-
-
-def test_the_pace_is_the_newest_one_measured_with_the_same_settings(db: Database) -> None:
-    spec = DPOSpec(seed=3, scope="all")
-    assert step_time(db, spec) is None
-    finish(db, DPOSpec(batch_size=8), {"seconds_per_step": 9.0})
-    finish(db, SFTSpec(), {"seconds_per_step": 8.0})
-    assert step_time(db, spec) is None, "other settings say nothing"
-    run = finish(db, DPOSpec(parent="base", snapshot="a" * 64, epochs=7, learning_rate=7e-5), {"seconds_per_step": 2.0})
-    by_run = step_time(db, spec)
-    assert by_run is not None
-    assert (by_run.seconds_per_step, by_run.job_id, by_run.peak_memory_mb) == (2.0, run, None)
-    measure = MeasureSpec(training=to_json(DPOSpec(parent="base", snapshot="b" * 64)))
-    finish(db, measure, {"seconds_per_step": 1.5, "peak_memory_mb": 900.0})
-    finish(db, DPOSpec(), {"seconds_per_step": 3.0})
-    finish(db, CheckSpec(), {"seconds": 3.0})
-    found = step_time(db, spec)
-    assert found is not None
-    assert (found.seconds_per_step, found.peak_memory_mb) == (1.5, 900.0), "a measurement goes before a run"
-    assert found.measured.startswith("20")
-    job_store.enqueue(db, measure, "a test")
-    assert step_time(db, spec) == found, "one that has not ended says nothing yet"
-    assert step_time(db, replace(spec, lora_r=32)) is None
-
-
-def test_a_method_changes_the_pace_and_data_does_not() -> None:
-    for spec in (SFTSpec(), DPOSpec(), RewardModelSpec(), PPOSpec()):
-        same = spec.comparable()
-        free = replace(spec, seed=9, parent="x", snapshot="y", model="z", samples=9, learning_rate=1.0, warmup_steps=5)
-        assert free.comparable() == same
-        assert replace(spec, batch_size=99).comparable() != same
-        assert replace(spec, precision="fp32").comparable() != same
-    assert DPOSpec(beta=0.5).comparable() == DPOSpec().comparable()
-    assert SFTSpec(source="example:x", epochs=9).comparable() == SFTSpec().comparable()
-    assert PPOSpec(epochs=9).comparable() != PPOSpec().comparable(), "epochs are within a PPO round"
-    assert PPOSpec(steps=9).comparable() == PPOSpec().comparable()
+    assert not machines.this_machine().gpu
 
 
 def test_the_page_estimates_without_torch() -> None:
-    code = "import sys, rlhf.models.memory, rlhf.models.chat_template\n"
+    code = "import sys, rlhf.models.memory.fitting, rlhf.submission.step_time, rlhf.models.chat_template\n"
     code += "print(*({'torch', 'transformers'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
@@ -761,4 +671,4 @@ def test_all_of_a_container_s_copies_of_files_make_room(tmp_path: Path) -> None:
     """Weights that were read twice, by the trial and by a job, are copies in use, as the system counts them."""
     statistics = tmp_path / "memory.stat"
     statistics.write_text("anon 100\nfile 70\nactive_file 40\ninactive_file 25\nshmem 5\n", "utf-8")
-    assert memory.page_cache(statistics) == 65
+    assert machines.page_cache(statistics) == 65

@@ -20,8 +20,9 @@ from transformers import AutoConfig, GenerationConfig, MllamaForConditionalGener
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.trainer import start_of
-from rlhf.models import base_model, memory, self_test_results
+from rlhf.models import base_model, self_test_results
 from rlhf.models.loading import leave_nothing_to_chance, load_whole
+from rlhf.models.memory import machines
 from rlhf.models.sampling.drawing import draw
 from rlhf.models.self_test.trial import SAMPLING, Numbers, keeps_adapters, load_for_trial, try_loaded, try_model
 from rlhf.models.self_test_results import COMPUTING, DIRECTORY, SelfTestResult, keep_result, kept_result
@@ -274,7 +275,7 @@ def test_a_model_is_tried_in_32_bits_only_where_its_container_has_room_for_them(
 ) -> None:
     built("llama").bfloat16().save_pretrained(tmp_path)
     assert load_for_trial(tmp_path).dtype == torch.float32
-    monkeypatch.setattr(memory, "container_limit", lambda: (2_000_000, 1_990_000))
+    monkeypatch.setattr(machines, "container_limit", lambda: (2_000_000, 1_990_000))
     assert load_for_trial(tmp_path).dtype == torch.bfloat16
 
 

@@ -23,7 +23,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.label_noise import NoiseEvidence
 from rlhf.data.snapshots import MIN_PAIRS, SnapshotCounts
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import rule_store
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
@@ -258,12 +258,12 @@ def test_what_the_gates_limits_are_against_is_not_deleted(db: Database, data_dir
     for name in ("dpo-1", "dpo-2"):
         made = {"revision": name, "path": f"adapters/{name}", "sha256": "0" * 64}
         registry.add(db, algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=None, **made)
-    gate_decisions.set_rule(db, {"anchor": "dpo-1"})
+    rule_store.set_rule(db, {"anchor": "dpo-1"})
     with pytest.raises(UserError, match=r"limits are against dpo-1: choose another policy in the gate's rule first\."):
         job_submission.delete_policy(db, data_dir, "dpo-1", "ann")
     assert not registry.by_revision(db, "dpo-1").deleted
     assert preconditions.needed_by(db, registry.by_revision(db, "dpo-2")) == ""
-    gate_decisions.set_rule(db, {})
+    rule_store.set_rule(db, {})
     assert preconditions.needed_by(db, registry.by_revision(db, "dpo-1")) == ""
 
 

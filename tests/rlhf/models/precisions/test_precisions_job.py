@@ -13,8 +13,9 @@ import torch
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.jobs.job_spec import TrainingSpec
-from rlhf.models import memory, registry
+from rlhf.models import registry
 from rlhf.models.loading import load_for_answering
+from rlhf.models.memory import machines
 from rlhf.models.precisions.precisions_job import MOST_SCORES
 from rlhf.models.precisions.precisions_spec import PrecisionMismatch, PrecisionsSpec, crossing
 from rlhf.models.registry import HeldPrecision
@@ -40,7 +41,7 @@ def log_probabilities(machine: Machine, precision: HeldPrecision) -> tuple[torch
 
 def crossing_of(machine: Machine, spec: TrainingSpec) -> PrecisionMismatch | None:
     """What is known of it before a run."""
-    return crossing(machine.db, preflight.resolved(machine.db, spec), memory.this_machine())
+    return crossing(machine.db, preflight.resolved(machine.db, spec), machines.this_machine())
 
 
 def test_the_gap_is_the_kl_from_what_would_be_trained_to_what_answers(machine: Machine) -> None:

@@ -20,8 +20,8 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import SnapshotCounts
 from rlhf.evaluation import gate_words
+from rlhf.evaluation.decisions.gate_acts import THE_GATE
 from rlhf.evaluation.gate import BOUNDS, LimitedFigure, Requirement, Rule, within_limits
-from rlhf.evaluation.gate_decisions import THE_GATE
 from rlhf.evaluation.probes import ALL, ProbeFigures
 from rlhf.evaluation.report import RULE_VERSION, AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls
 from rlhf.generation.answering_spec import AnsweringSpec

@@ -22,8 +22,9 @@ from annotation.tabs.guard import Context
 from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import held_out_sets
-from rlhf.evaluation import gate, gate_decisions
+from rlhf.evaluation import gate, rule_store
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import peoples_decisions
 from rlhf.evaluation.gate import COUNTS, Rule
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
@@ -381,14 +382,14 @@ def test_what_somebody_has_decided_meanwhile_is_not_overruled_unseen(pages: gr.B
     promote, really = handler(pages, "promote_policy"), handler(pages, "promote_all_the_same")
     _shown, seen = iterations_tab.view(context, policy.revision, 0, {})
     confirming = promote(owner, policy.revision, "", seen)[-1]
-    gate_decisions.reject(context.db, policy.revision, "kim", "Too short")
+    peoples_decisions.reject(context.db, policy.revision, "kim", "Too short")
     with pytest.raises(gr.Error, match="Nothing was changed: kim has decided meanwhile"):
         really(owner, policy.revision, "I like it", confirming)
     assert registry.by_revision(context.db, policy.revision).status == "rejected"
     _shown, seen = iterations_tab.view(context, policy.revision, 0, confirming)
     assert "serves now" in str(really(owner, policy.revision, "I like it", seen))
     _shown, before = iterations_tab.view(context, "base", 0, seen)
-    gate_decisions.promote(context.db, context.data_dir, other.revision, "kim", "Better")
+    peoples_decisions.promote(context.db, context.data_dir, other.revision, "kim", "Better")
     with pytest.raises(gr.Error, match="kim has decided meanwhile"):
         promote(owner, "base", "", before)
     assert registry.serving(context.db).revision == other.revision
@@ -407,7 +408,7 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
     def newest() -> registry.Decision:
         return registry.decisions(context.db)[0]
 
-    gate_decisions.reject(context.db, policy.revision, "owner")
+    peoples_decisions.reject(context.db, policy.revision, "owner")
     shown = iterations_tab.view(context, policy.revision, 0, {})[0]["decisions"]["value"]
     assert f"Undo: {policy.revision} is a candidate again" in shown
     rejected = str(newest().id)
@@ -417,11 +418,11 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
     assert (newest().action, newest().decided_by) == ("take-back-rejection", "owner")
     with pytest.raises(gr.Error, match=r"Nothing was undone: .* owner decided last; base serves now"):
         undo(rejected)
-    gate_decisions.reject(context.db, policy.revision, "owner")
+    peoples_decisions.reject(context.db, policy.revision, "owner")
     with pytest.raises(gr.Error, match="Nothing was undone"):
         undo(rejected)  # another admin's rejection was not what was seen
     undo(str(newest().id))
-    gate_decisions.promote(context.db, context.data_dir, policy.revision, "owner", "It is good")
+    peoples_decisions.promote(context.db, context.data_dir, policy.revision, "owner", "It is good")
     promoted = str(newest().id)
     access.set_language(context.db, "owner", "de")
     assert "base antwortet jetzt." in undo(promoted)
@@ -430,7 +431,7 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
     assert registry.serving(context.db).revision == "base"
     with pytest.raises(gr.Error, match=r"Nothing was undone: .* owner decided last; base serves now"):
         undo(promoted)
-    gate_decisions.promote(context.db, context.data_dir, policy.revision, "kim", "It is good")
+    peoples_decisions.promote(context.db, context.data_dir, policy.revision, "kim", "It is good")
     with pytest.raises(gr.Error, match=f"Nothing was undone: .* kim decided last; {policy.revision} serves now"):
         undo(promoted)  # that it serves again is another decision
     undo(str(newest().id))
@@ -442,7 +443,7 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
 
 def test_undoing_a_rejection_names_no_button_that_is_not_there(context: Context) -> None:
     policy = make_candidate(context)
-    gate_decisions.reject(context.db, policy.revision, "owner")
+    peoples_decisions.reject(context.db, policy.revision, "owner")
     said = policy_decisions.undo(context, registry.decisions(context.db)[0].id, "owner")
     assert said == f"{policy.revision} is a candidate again.", "nothing of it has been checked"
     assert not iterations_tab.view(context, policy.revision, 0, {})[0]["ask"]["visible"]
@@ -461,7 +462,7 @@ def test_a_promotion_by_the_rule_needs_no_reason_and_what_is_typed_stays_until_a
     for revision, was in ((policy.revision, {}), ("base", seen)):
         sent = dict(zip(page.parts, choose(owner, revision, was), strict=False))
         assert sent["why"]["value"] == ""
-    gate_decisions.set_rule(context.db, {"mode": "never"})
+    rule_store.set_rule(context.db, {"mode": "never"})
     shown, _ = iterations_tab.view(context, policy.revision, 0, seen)
     assert (shown["promote"]["value"], shown["why"]["label"]) == ("Promote: let it serve", "Why (for the record)")
     assert "serves now." in str(handler(pages, "promote_policy")(owner, policy.revision, "", {}))
@@ -519,7 +520,7 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     check_candidate(context, policy)
     assert "The rule says: " in iterations_tab.view(context, policy.revision, 0, {})[0]["gate"]["value"]
     promote = handler(pages, "promote_policy")
-    gate_decisions.promote(context.db, context.data_dir, policy.revision, "owner", "It reads better")
+    peoples_decisions.promote(context.db, context.data_dir, policy.revision, "owner", "It reads better")
     shown = iterations_tab.view(context, policy.revision, 0, {})[0]
     card = shown["gate"]["value"]
     assert "It was decided on against base;" in card
@@ -588,7 +589,7 @@ def test_no_number_that_can_be_sent_is_a_bug(pages: gr.Blocks, context: Context,
         {},
         *(float(value) if name in COUNTS else value for name, value in zip(gate_form.NAMES, saved, strict=True)),
     )
-    assert gate_decisions.rule(context.db) == Rule()
+    assert rule_store.rule(context.db) == Rule()
 
 
 def test_a_rule_that_another_admin_has_made_stricter_meanwhile_is_not_put_back(
@@ -596,18 +597,18 @@ def test_a_rule_that_another_admin_has_made_stricter_meanwhile_is_not_put_back(
 ) -> None:
     owner, save, opened = gr.Request(username="owner"), handler(pages, "save_rule"), handler(pages, "open_rule")
     sent, here = opened(owner, None)[0], Rule().to_setting()
-    gate_decisions.set_rule(context.db, {**here, "alpha": 0.01})
+    rule_store.set_rule(context.db, {**here, "alpha": 0.01})
     said = save(owner, sent, *{**here, "people_least": 12}.values())
     assert "stays: " in said[-1]
-    assert (gate_decisions.rule(context.db).alpha, gate_decisions.rule(context.db).people_least) == (0.01, 12)
+    assert (rule_store.rule(context.db).alpha, rule_store.rule(context.db).people_least) == (0.01, 12)
     sent = said[0]
-    gate_decisions.set_rule(context.db, {**here, "alpha": 0.02, "people_least": 12})
+    rule_store.set_rule(context.db, {**here, "alpha": 0.02, "people_least": 12})
     mine = {**here, "alpha": 0.04, "people_least": 12}
     refused = save(owner, sent, *mine.values())
     assert "Not saved: somebody has changed this meanwhile" in refused[-1]
-    assert gate_decisions.rule(context.db).alpha == 0.02
+    assert rule_store.rule(context.db).alpha == 0.02
     assert "The rule is saved." in save(owner, refused[0], *mine.values())[-1]
-    assert gate_decisions.rule(context.db).alpha == 0.04
+    assert rule_store.rule(context.db).alpha == 0.04
 
 
 def test_a_change_of_the_rule_is_taken_back_where_it_is_made_and_once_only(pages: gr.Blocks, context: Context) -> None:
@@ -633,17 +634,17 @@ def test_a_change_of_the_rule_is_taken_back_where_it_is_made_and_once_only(pages
     access.set_language(context.db, "owner", "de")
     undone = undo("1")
     access.set_language(context.db, "owner", "en")
-    assert gate_decisions.rule(context.db) == Rule()
+    assert rule_store.rule(context.db) == Rule()
     assert "0,01 → 0,05" in undone[2]
     again = undo("1")
     assert "Nothing was undone: owner has changed the rule since." in again[-1]
-    assert gate_decisions.rule(context.db) == Rule(), "the undo is not undone by who saw the first button"
+    assert rule_store.rule(context.db) == Rule(), "the undo is not undone by who saw the first button"
     assert "0.01 → 0.05" in again[2], "what holds now"
     assert all(one == gr.skip() for one in again[3:-1]), "what was typed stays"
     undo("2")
-    assert gate_decisions.rule(context.db).alpha == 0.01
+    assert rule_store.rule(context.db).alpha == 0.01
     assert "reload the page" in undo("7")[-1]
-    assert gate_decisions.rule(context.db).alpha == 0.01
+    assert rule_store.rule(context.db).alpha == 0.01
 
 
 def test_the_rule_in_a_sentence_rounds_nothing_away() -> None:
@@ -780,7 +781,7 @@ def test_what_the_rule_advises_stands_out_and_never_means_that_nobody_is_advised
     promote, reject, card = shown()
     assert (promote, reject) == ("secondary", "primary")
     assert "The rule says: reject." in card
-    gate_decisions.set_rule(context.db, {"mode": "never"})
+    rule_store.set_rule(context.db, {"mode": "never"})
     promote, reject, card = shown()
     assert (promote, reject) == ("secondary", "secondary")
     assert "nobody is advised" in card
@@ -806,7 +807,7 @@ def unasked(context: Context) -> controller.Step | None:
 def test_a_check_that_the_loop_makes_does_not_stand_out(context: Context, mode: str) -> None:
     first, second = make_candidate(context), make_candidate(context)
     seed_prompts(context.db, 1, "held-out")
-    gate_decisions.set_rule(context.db, {"mode": mode})
+    rule_store.set_rule(context.db, {"mode": mode})
     assert unasked(context) == controller.Step("check", first.revision)
     assert "The check starts within seconds." in stands_out(context, first)[1]
     assert [stands_out(context, one)[0] for one in (first, second)] == [[], []]
@@ -816,7 +817,7 @@ def test_a_check_that_the_loop_makes_does_not_stand_out(context: Context, mode: 
 def test_a_check_stands_out_that_the_loop_does_not_repeat(context: Context, mode: str) -> None:
     policy = make_candidate(context)
     seed_prompts(context.db, 1, "held-out")
-    gate_decisions.set_rule(context.db, {"mode": mode})
+    rule_store.set_rule(context.db, {"mode": mode})
     cancelled = controller.advance(context.db, context.data_dir)
     assert cancelled is not None
     job_store.cancel(context.db, cancelled)
@@ -829,7 +830,7 @@ def test_a_check_stands_out_that_the_loop_does_not_repeat(context: Context, mode
 @pytest.mark.parametrize("mode", ["ask", "automatic"])
 def test_a_check_stands_out_that_failed_twice_or_was_not_asked_for(context: Context, mode: str) -> None:
     policy = make_candidate(context)
-    gate_decisions.set_rule(context.db, {"mode": mode})
+    rule_store.set_rule(context.db, {"mode": mode})
     for primary in ([], ["check"]):
         job_id = job_submission.submit(context.db, context.data_dir, CheckSpec(candidate=policy.revision), "the loop")
         run_job(context, job_id, 1)
@@ -871,7 +872,7 @@ def test_a_check_stands_out_where_nothing_is_left_to_compare_unless_judges_have_
         "People have nothing left to compare: let them compare what they were not asked about, or check "
         f"{policy.revision} again." in said
     )
-    gate_decisions.set_rule(context.db, {"mode": "automatic"})
+    rule_store.set_rule(context.db, {"mode": "automatic"})
     assert unasked(context) == controller.Step("check", policy.revision)
     assert stands_out(context, policy)[0] == []
     iterations_tab.ask_people(context.db, policy.revision)
@@ -889,7 +890,7 @@ def test_the_warnings_follow_the_rule_on_a_page_that_is_open(context: Context) -
     assert "It has moved too far" not in parts["report"]["value"]
     parts, seen = iterations_tab.view(context, policy.revision, 0, seen)
     assert "report" not in parts, "nothing has changed"
-    gate_decisions.set_rule(context.db, {"kl_most": 0.05})
+    rule_store.set_rule(context.db, {"kl_most": 0.05})
     parts, _ = iterations_tab.view(context, policy.revision, 0, seen)
     said = "It has moved too far (KL to its anchor, nats a token: 0.071, asked for: at most 0.05)."
     assert said in parts["gate"]["value"]

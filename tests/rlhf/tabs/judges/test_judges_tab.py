@@ -22,7 +22,7 @@ from annotation.ui.formatting import percent, percent_span
 from annotation.ui.markup import escape
 from annotation.workbench import exclusions
 from annotation.workbench.gold import make_gold
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import rule_store
 from rlhf.jobs import job_store
 from rlhf.judges import judge_history, judge_store, rubrics, verdict_store
 from rlhf.judges.judge_agreement import PersonRanking
@@ -33,7 +33,7 @@ from rlhf.judges.openai_client import Failure
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
 from rlhf.models.base_model import precision_by_need
-from rlhf.models.memory import this_machine
+from rlhf.models.memory.machines import this_machine
 from rlhf.models.self_test_results import SelfTestResult, keep_result
 from rlhf.models.tokenise import render
 from rlhf.tabs.judges import judge_form
@@ -401,7 +401,7 @@ def test_the_card_and_the_table_have_the_figures_of_the_rows(context: Context) -
     low, high = wilson_interval(6.5, 9)
     agreed = f"{percent(6.5 / 9)} ({percent_span(low, high)})"
     assert f'<td class="number">9, few</td><td>{agreed}</td>' in parts["card"]["value"]
-    threshold = gate_decisions.rule(db).judge_trust
+    threshold = rule_store.rule(db).judge_trust
     assert f"does not surely reach {percent(threshold)}." in parts["card"]["value"]
     row = parts["judges"]["value"]
     assert f"<td>{agreed} of 9</td>" in row
@@ -436,7 +436,7 @@ def test_the_card_and_the_mode_say_whether_judges_may_decide(context: Context) -
     parts, seen = tab.view(context, None, {})
     assert "surely reaches 60%, but by the gate&#x27;s rule judges inform" in parts["card"]["value"]
     assert "nothing is promoted by itself until people have compared" in parts["standing"]["value"]
-    gate_decisions.set_rule(db, {"judge_may_decide": True})
+    rule_store.set_rule(db, {"judge_may_decide": True})
     changed, _ = tab.view(context, None, seen)
     assert "The gate may go by remote" in changed["card"]["value"]
     assert "nothing is promoted by itself" not in changed["standing"]["value"]

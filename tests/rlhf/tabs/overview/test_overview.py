@@ -28,8 +28,8 @@ from annotation.web.watches import Watches
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions.candidate_decision import PendingDecision
 from rlhf.evaluation.gate import Ruling
-from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store
 from rlhf.loop import controller

@@ -23,8 +23,9 @@ from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import rule_store
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import peoples_decisions
 from rlhf.generation.answering_spec import AnsweringSpec
 from rlhf.jobs import job_store, rental_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
@@ -874,7 +875,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     with pytest.raises(gr.Error, match=r"The rule says: not enough evidence.*Say why on the Iterations tab"):
         browser.do("run_promote")
     assert registry.serving(machine.db).revision == "base"
-    gate_decisions.set_rule(machine.db, {"mode": "never"})
+    rule_store.set_rule(machine.db, {"mode": "never"})
     browser.open()
     assert browser.can("promote")
     browser.do("run_promote")
@@ -953,12 +954,12 @@ def test_what_a_press_said_goes_when_it_was_undone_elsewhere(
     monkeypatch.setattr(registry, "verify", lambda *_: None)
     made = make_policy(place)
     browser.look_at(made.job_id or 0)
-    gate_decisions.set_rule(place.db, {"mode": "never"})
+    rule_store.set_rule(place.db, {"mode": "never"})
     browser.do("run_promote")
     assert "serves now" in browser.text("acted")
     browser.do("poll_runs")
     assert "serves now" in browser.text("acted")
-    gate_decisions.promote(place.db, place.data_dir, "base", "another", "Back.")
+    peoples_decisions.promote(place.db, place.data_dir, "base", "another", "Back.")
     browser.do("poll_runs")
     assert browser.text("acted") == ""
 

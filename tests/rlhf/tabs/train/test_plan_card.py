@@ -27,10 +27,14 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.label_noise import Noise, NoiseEvidence
 from rlhf.jobs.descriptions import ItemWords, TokenSequence, TokenSpan
 from rlhf.jobs.job_spec import SHORT_METHODS, TrainingSpec, from_json
-from rlhf.models.memory import Component, Fit, Machine, Parameters, StepTime
+from rlhf.models.memory.fitting import Fit
+from rlhf.models.memory.machines import Machine
+from rlhf.models.memory.parameter_counts import Parameters
+from rlhf.models.memory.run_memory import Component
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem, ItemRows
 from rlhf.submission.job_submission import TrainingPreview
 from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData, shortage
+from rlhf.submission.step_time import StepTime
 from rlhf.tabs.train import plan_card
 from tests.builders import training_preview
 

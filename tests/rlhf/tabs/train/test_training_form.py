@@ -32,7 +32,8 @@ from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import TrainingSpec, from_json
-from rlhf.models import memory, registry
+from rlhf.models import registry
+from rlhf.models.memory import machines
 from rlhf.models.registry import Policy, PolicyForm
 from rlhf.models.tokenise import tokenise_comparisons
 from rlhf.submission import job_submission, preflight
@@ -171,10 +172,10 @@ def machine_context(machine: Machine) -> Context:
 @pytest.fixture(scope="module", autouse=True)
 def same_machine() -> Iterator[None]:
     """No count of data takes long, and as much memory stays free: what is shown changes with what is asked only."""
-    machine = memory.this_machine()
+    machine = machines.this_machine()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(preflight, "QUICK_SECONDS", math.inf)
-        patched.setattr(memory, "this_machine", lambda: machine)
+        patched.setattr(machines, "this_machine", lambda: machine)
         yield
 
 

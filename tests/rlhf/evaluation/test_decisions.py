@@ -30,8 +30,18 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets, snapshots
-from rlhf.evaluation import gate_decisions, gate_words, pair_outcomes, win_rates
+from rlhf.evaluation import gate_words, pair_outcomes, rule_store, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.decisions import (
+    asking_people,
+    candidate_decision,
+    candidate_findings,
+    check_status,
+    decision_cache,
+    gate_acts,
+    judge_findings,
+    peoples_decisions,
+)
 from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import corrected_by_judges
 from rlhf.evaluation.report import CheckReport
@@ -130,10 +140,10 @@ def people_say(db: Database, count: int, side: str) -> None:
 def test_people_promote_and_the_record_says_who_and_why(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     finish_check(db, data_dir, made)
-    gate_decisions.set_rule(db, {"mode": "automatic"})
+    rule_store.set_rule(db, {"mode": "automatic"})
     people_say(db, 5, "candidate")
-    assert gate_decisions.act(db, data_dir) is None
-    pending = gate_decisions.pending(db)
+    assert gate_acts.act(db, data_dir) is None
+    pending = candidate_decision.pending(db)
     assert pending is not None
     assert (pending.decision.says, pending.decision.more_by) == ("not enough evidence", None)
     people_say(db, 10, "candidate")
@@ -142,15 +152,15 @@ def test_people_promote_and_the_record_says_who_and_why(db: Database, data_dir: 
     (record,) = registry.decisions(db)
     assert (record.action, record.decided_by) == ("promote", "the gate")
     assert record.reason.startswith("People find it better: it won 100% on 15 prompts")
-    assert gate_decisions.pending(db) is None
+    assert candidate_decision.pending(db) is None
 
 
 def test_people_reject_and_are_not_asked_about_it_any_more(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     finish_check(db, data_dir, made)
-    gate_decisions.set_rule(db, {"mode": "automatic"})
+    rule_store.set_rule(db, {"mode": "automatic"})
     people_say(db, 15, "serving")
-    assert gate_decisions.act(db, data_dir) is not None
+    assert gate_acts.act(db, data_dir) is not None
     assert registry.by_revision(db, "sft-1").status == "rejected"
     assert registry.decisions(db)[0].reason.startswith("People find it worse")
     ann = access.find(db, "ann")
@@ -162,11 +172,11 @@ def test_people_reject_and_are_not_asked_about_it_any_more(db: Database, data_di
 def test_the_gate_does_nothing_by_itself_unless_it_is_told_to(db: Database, data_dir: Path, mode: str) -> None:
     made = make_candidate(db, data_dir)
     finish_check(db, data_dir, made)
-    gate_decisions.set_rule(db, {"mode": mode})
+    rule_store.set_rule(db, {"mode": mode})
     people_say(db, 15, "candidate")
     assert controller.advance(db, data_dir) is None
     assert registry.serving(db).revision == "base"
-    pending = gate_decisions.pending(db)
+    pending = candidate_decision.pending(db)
     assert pending is not None
     assert pending.decision.says == "promote"
 
@@ -175,10 +185,10 @@ def test_a_limit_stops_what_people_like_and_a_missing_figure_passes_nothing(db: 
     made = make_candidate(db, data_dir)
     people_say(db, 15, "candidate")
     finish_check(db, data_dir, made, candidate={"revision": "sft-1", **SOUND, "nll_under_anchor": 1.2 * 1.3})
-    assert gate_decisions.decision_on(db, made).says == "reject"
+    assert candidate_decision.decision_on(db, made).says == "reject"
     missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
     finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
-    found = gate_decisions.decision_on(db, made)
+    found = candidate_decision.decision_on(db, made)
     assert found.says == "not enough evidence"
     assert "Perplexity" in gate_words.sentence(found)
 
@@ -186,7 +196,7 @@ def test_a_limit_stops_what_people_like_and_a_missing_figure_passes_nothing(db: 
 def test_a_candidate_that_answers_like_what_serves_is_not_promoted(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     finish_check(db, data_dir, made, same_answers=60)
-    found = gate_decisions.decision_on(db, made)
+    found = candidate_decision.decision_on(db, made)
     assert (found.says, found.reason) == ("reject", "same")
 
 
@@ -196,25 +206,25 @@ def test_a_check_against_what_served_before_counts_for_nothing(db: Database, dat
     finish_check(db, data_dir, second)
     people_say(db, 15, "candidate")
     registry.promote(db, first.revision, "ann")
-    assert gate_decisions.pending(db) is None
-    assert gate_decisions.findings(db, second).people == ()
-    assert gate_decisions.findings(db, second).kl_per_token is None
+    assert candidate_decision.pending(db) is None
+    assert candidate_findings.findings(db, second).people == ()
+    assert candidate_findings.findings(db, second).kl_per_token is None
 
 
 def test_alpha_is_spent_for_each_policy_that_a_candidate_is_checked_against(db: Database, data_dir: Path) -> None:
     """Against another opponent it is another hypothesis: all of them together are to be wrong in 5% of projects."""
     first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
-    assert gate_decisions.place_of(db, first) == gate_decisions.place_of(db, second) == 1
+    assert candidate_findings.place_of(db, first) == candidate_findings.place_of(db, second) == 1
     for one in (first, second, first):
         finish_check(db, data_dir, one)
-    assert [gate_decisions.findings(db, one).number for one in (first, second)] == [1, 2]
+    assert [candidate_findings.findings(db, one).number for one in (first, second)] == [1, 2]
     registry.promote(db, second.revision, "ann")
-    assert gate_decisions.place_of(db, first) == 3, "before its check against what serves now"
+    assert candidate_findings.place_of(db, first) == 3, "before its check against what serves now"
     finish_check(db, data_dir, first)
     made = make_candidate(db, data_dir, "sft-3")
     finish_check(db, data_dir, made)
     promoted = registry.by_revision(db, "sft-2")
-    assert [gate_decisions.findings(db, one).number for one in (first, promoted, made)] == [3, 2, 4]
+    assert [candidate_findings.findings(db, one).number for one in (first, promoted, made)] == [3, 2, 4]
 
 
 def test_the_places_of_all_candidates_are_read_once(
@@ -224,17 +234,17 @@ def test_the_places_of_all_candidates_are_read_once(
     for one in made:
         finish_check(db, data_dir, one)
     asked = list[str | None]()
-    read = gate_decisions.finished_checks
+    read = candidate_findings.finished_checks
 
     def counted(db: Database, revision: str | None = None) -> list[FinishedCheck]:
         asked.append(revision)
         return read(db, revision)
 
-    monkeypatch.setattr(gate_decisions, "finished_checks", counted)
-    assert [gate_decisions.place_of(db, one) for one in made] == [1, 2, 3, 4]
+    monkeypatch.setattr(candidate_findings, "finished_checks", counted)
+    assert [candidate_findings.place_of(db, one) for one in made] == [1, 2, 3, 4]
     assert asked.count(None) == 1
     finish_check(db, data_dir, make_candidate(db, data_dir, "sft-5", number=1))
-    assert gate_decisions.place_of(db, made[0]) == 1
+    assert candidate_findings.place_of(db, made[0]) == 1
     assert asked.count(None) == 2, "what is kept goes by the checks that there are"
 
 
@@ -249,13 +259,13 @@ def test_a_judge_decides_only_when_it_may_and_agrees_with_people(db: Database, d
     controlled = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}
     rates = {"j": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 40, "ties": 0, "length_controlled": controlled}}
     finish_check(db, data_dir, made, "j", win_rates={"base": rates})
-    assert gate_decisions.decision_on(db, made).says == "not enough evidence", "it may not decide"
-    gate_decisions.set_rule(db, {"judge_may_decide": True})
-    found = gate_decisions.decision_on(db, made)
+    assert candidate_decision.decision_on(db, made).says == "not enough evidence", "it may not decide"
+    rule_store.set_rule(db, {"judge_may_decide": True})
+    found = candidate_decision.decision_on(db, made)
     assert found.says == "not enough evidence", "nobody knows whether it speaks for people"
     assert "not been compared with people" in gate_words.sentence(found)
     agreeing_people(db, judge, 30)
-    assert gate_decisions.decision_on(db, made).says == "promote"
+    assert candidate_decision.decision_on(db, made).says == "promote"
 
 
 def agreeing_people(db: Database, judge: judge_store.Judge, count: int) -> None:
@@ -332,9 +342,9 @@ def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, dat
     made = make_candidate(db, data_dir, number=12)
     seed_prompts(db, 3, "held-out")
     finish_check(db, data_dir, made)
-    gate_decisions.set_rule(db, {"mode": "automatic"})
+    rule_store.set_rule(db, {"mode": "automatic"})
     people_say(db, 6, "candidate")
-    pending = gate_decisions.pending(db)
+    pending = candidate_decision.pending(db)
     assert pending is not None
     assert not pending.exhausted
     assert controller.advance(db, data_dir) is None, "six are still before people"
@@ -354,10 +364,10 @@ def test_where_every_prompt_was_compared_a_candidate_is_not_waited_for(db: Datab
     finish_check(db, data_dir, made)
     people_say(db, 6, "candidate")
     people_say(db, 6, "serving")
-    decision = gate_decisions.decision_on(db, made)
+    decision = candidate_decision.decision_on(db, made)
     assert (decision.says, decision.used_up) == ("reject", True)
     seed_prompts(db, 3, "held-out")
-    assert gate_decisions.decision_on(db, made).says == "not enough evidence"
+    assert candidate_decision.decision_on(db, made).says == "not enough evidence"
 
 
 def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Database, data_dir: Path) -> None:
@@ -365,12 +375,12 @@ def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Data
     made = make_candidate(db, data_dir, number=12)
     leave_to_judges(db, made)
     finish_check(db, data_dir, made)
-    gate_decisions.set_rule(db, {"mode": "automatic"})
+    rule_store.set_rule(db, {"mode": "automatic"})
     people_say(db, 3, "candidate")
     assert controller.advance(db, data_dir) is None
     assert pair_outcomes.open_to_people(db, made.id, 1) == 3, "these come first"
     people_say(db, 3, "serving")
-    assert gate_decisions.decision_on(db, made).says == "not enough evidence"
+    assert candidate_decision.decision_on(db, made).says == "not enough evidence"
     state = controller.state_of(db)
     assert loop_status.loop_status(state).then == "People are given what they were not asked about."
     assert iterations_tab.needed_of_people(db, made, state) is None, "it is done by itself"
@@ -380,10 +390,10 @@ def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Data
     assert loop_status.loop_status(controller.state_of(db)).then.startswith("People compare sft-1")
     people_say(db, 3, "candidate")
     people_say(db, 3, "serving")
-    assert gate_words.sentence(gate_decisions.decision_on(db, made)).startswith("No held-out prompt is new to it")
+    assert gate_words.sentence(candidate_decision.decision_on(db, made)).startswith("No held-out prompt is new to it")
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
     rejected = registry.by_revision(db, made.revision)
-    assert gate_decisions.decision_on(db, rejected).says == "reject", "what it was decided by stays"
+    assert candidate_decision.decision_on(db, rejected).says == "reject", "what it was decided by stays"
 
 
 def leave_to_judges(db: Database, policy: Policy, apart: int = 2) -> None:
@@ -409,7 +419,7 @@ def test_why_a_judge_gave_up_is_said_in_the_language_of_whoever_reads_it(db: Dat
     gave_up = []
     for language in ("de", "en", "de"):
         with speaking(chosen(language)):
-            gave_up.append([one.gave_up for one in gate_decisions.decided(db, made)[0].judges])
+            gave_up.append([one.gave_up for one in candidate_decision.decided(db, made)[0].judges])
     assert gave_up[1] == [why]
     assert gave_up[0] == gave_up[2] != gave_up[1]
 
@@ -418,43 +428,43 @@ def test_where_a_judge_is_nearer_people_who_have_begun_are_asked_and_waited_for(
     """A judge that has judged everything judges nothing more: people's fewest comparisons are no reason to give up."""
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     agreeing_people(db, judge, 30)
-    gate_decisions.set_rule(db, {"mode": "automatic", "judge_may_decide": True})
+    rule_store.set_rule(db, {"mode": "automatic", "judge_may_decide": True})
     made = make_candidate(db, data_dir, number=12)
     leave_to_judges(db, made, apart=3)
     judge_says(db, judge, made)
     finish_check(db, data_dir, made, "j", judged={"j": {"judged": 12, "left_open": 0, "failed": {}, "gave_up": ""}})
-    assert gate_decisions.decision_on(db, made).says == "reject", "nobody has begun to compare it"
+    assert candidate_decision.decision_on(db, made).says == "reject", "nobody has begun to compare it"
     people_say(db, 1, "candidate")
     assert pair_outcomes.open_to_people(db, made.id, 1) == 3
-    assert gate_decisions.decision_on(db, made).more_by == "j"
+    assert candidate_decision.decision_on(db, made).more_by == "j"
     assert controller.advance(db, data_dir) is None, "people are waited for"
     people_say(db, 1, "candidate")
     people_say(db, 2, "serving")
-    assert gate_decisions.decision_on(db, made).more_by == "j"
+    assert candidate_decision.decision_on(db, made).more_by == "j"
     assert controller.advance(db, data_dir) is None, "asking makes no job"
     assert pair_outcomes.open_to_people(db, made.id, 1) == 8
     people_say(db, 1, "candidate")
-    assert gate_decisions.decision_on(db, made).more_by == "j"
+    assert candidate_decision.decision_on(db, made).more_by == "j"
     assert loop_status.loop_status(controller.state_of(db)).then.startswith("People compare sft-1")
     assert controller.advance(db, data_dir) is None, "they have begun"
     people_say(db, 3, "candidate")
     people_say(db, 4, "serving")
-    assert gate_decisions.decision_on(db, made).used_up, "nothing is left to ask"
+    assert candidate_decision.decision_on(db, made).used_up, "nothing is left to ask"
 
 
 def test_whoever_only_skips_has_not_begun(db: Database, data_dir: Path) -> None:
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     agreeing_people(db, judge, 30)
-    gate_decisions.set_rule(db, {"judge_may_decide": True})
+    rule_store.set_rule(db, {"judge_may_decide": True})
     made, kim = make_candidate(db, data_dir, number=12), access.add_account(db, "kim", "annotator", "kim's password")
     db.connection.execute("UPDATE comparison SET people_chance = 0.5 WHERE candidate_id = ?", (made.id,))
     judge_says(db, judge, made)
     finish_check(db, data_dir, made, "j", judged={"j": {"judged": 12, "left_open": 0, "failed": {}, "gave_up": ""}})
     skip(db, kim.id)
-    assert [one.skipped for one in gate_decisions.findings(db, made).people] == [True]
-    assert gate_decisions.decision_on(db, made).says == "reject"
+    assert [one.skipped for one in candidate_findings.findings(db, made).people] == [True]
+    assert candidate_decision.decision_on(db, made).says == "reject"
     people_say(db, 1, "candidate")
-    assert gate_decisions.decision_on(db, made).more_by == "j"
+    assert candidate_decision.decision_on(db, made).more_by == "j"
 
 
 def test_people_are_not_waited_for_where_it_is_a_figure_that_is_missing(db: Database, data_dir: Path) -> None:
@@ -462,12 +472,12 @@ def test_people_are_not_waited_for_where_it_is_a_figure_that_is_missing(db: Data
     made = make_candidate(db, data_dir)
     leave_to_judges(db, made)
     missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
-    gate_decisions.set_rule(db, {"mode": "automatic"})
+    rule_store.set_rule(db, {"mode": "automatic"})
     people_say(db, 20, "candidate")
-    for _ in range(gate_decisions.MOST_CHECKS):
-        assert gate_decisions.decision_on(db, made).says == "not enough evidence"
+    for _ in range(candidate_decision.MOST_CHECKS):
+        assert candidate_decision.decision_on(db, made).says == "not enough evidence"
         finish_check(db, data_dir, made, candidate={"revision": made.revision, **missing})
-    assert gate_decisions.left_to_ask(db, made)
+    assert asking_people.left_to_ask(db, made)
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
     assert registry.by_revision(db, made.revision).status == "rejected"
 
@@ -479,7 +489,7 @@ def test_people_are_asked_nothing_about_what_somebody_decides_while_the_loop_loo
     made = make_candidate(db, data_dir, number=12)
     leave_to_judges(db, made)
     finish_check(db, data_dir, made)
-    gate_decisions.set_rule(db, {"mode": "automatic"})
+    rule_store.set_rule(db, {"mode": "automatic"})
     people_say(db, 3, "candidate")
     people_say(db, 3, "serving")
     look = controller.next_step
@@ -503,10 +513,10 @@ def test_a_check_against_another_policy_keeps_nothing_from_people(db: Database, 
     finish_check(db, data_dir, made)
     by_hand = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision, against=other.revision), "ann")
     finish_job(db, by_hand, against={"revision": other.revision, **SOUND})
-    gate_decisions.set_rule(db, {"mode": mode})
+    rule_store.set_rule(db, {"mode": mode})
     people_say(db, 3, "candidate")
     people_say(db, 3, "serving")
-    assert gate_decisions.decision_on(db, made).says == "not enough evidence"
+    assert candidate_decision.decision_on(db, made).says == "not enough evidence"
     if mode == "automatic":
         assert controller.advance(db, data_dir) is None, "asking makes no job"
     else:
@@ -520,7 +530,7 @@ def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data
     """It is offered to nobody any more: the gate would wait for it, and automatic training for the gate."""
     made = make_candidate(db, data_dir, number=12)
     finish_check(db, data_dir, made)
-    gate_decisions.set_rule(db, {"mode": "automatic"})
+    rule_store.set_rule(db, {"mode": "automatic"})
     people_say(db, 6, "candidate")
     people_say(db, 5, "serving")
     ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
@@ -528,16 +538,16 @@ def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data
     skip(db, ann["id"])
     assert handing_out.claim_next(db, ann["id"]) is None
     assert pair_outcomes.open_to_people(db, made.id, 1) == 1, "somebody else may judge it"
-    assert gate_decisions.decision_on(db, made).says == "not enough evidence"
+    assert candidate_decision.decision_on(db, made).says == "not enough evidence"
     access.deactivate(db, "bob")
     assert pair_outcomes.open_to_people(db, made.id, 1) == 0
-    assert gate_decisions.decision_on(db, made).says == "reject", "no prompt is left"
+    assert candidate_decision.decision_on(db, made).says == "reject", "no prompt is left"
     access.activate(db, "bob")
     assert pair_outcomes.open_to_people(db, made.id, 1) == 1
     skip(db, bob.id)
     assert pair_outcomes.open_to_people(db, made.id, 1) == 0
     seed_prompts(db, 3, "held-out")
-    pending = gate_decisions.pending(db)
+    pending = candidate_decision.pending(db)
     assert pending is not None
     assert pending.exhausted
     assert controller.advance(db, data_dir) is not None, "a further check"
@@ -548,7 +558,7 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
 ) -> None:
     """What was drawn is given to nobody else then: others are not waited for, and the next check has other prompts."""
     made, kim = make_candidate(db, data_dir, number=12), access.add_account(db, "kim", "annotator", "kim's password")
-    gate_decisions.set_rule(db, {"mode": "automatic"})
+    rule_store.set_rule(db, {"mode": "automatic"})
     drawn = "UPDATE comparison SET people_chance = 0.5 WHERE candidate_id = ?"
     db.connection.execute(drawn, (made.id,))
     finish_check(db, data_dir, made)
@@ -556,11 +566,11 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
     for left in range(11, -1, -1):
         skip(db, kim.id)
         assert pair_outcomes.open_to_people(db, made.id, 1) == left
-    decision = gate_decisions.decision_on(db, made)
+    decision = candidate_decision.decision_on(db, made)
     assert (decision.says, decision.unheard) == ("not enough evidence", True), "no prompt is left"
     assert controller.advance(db, data_dir) is None
     prompts = seed_prompts(db, 15, "held-out")[-15:]
-    pending = gate_decisions.pending(db)
+    pending = candidate_decision.pending(db)
     assert pending is not None
     assert (pending.exhausted, pending.decision.more) == (True, 10)
     job_id = controller.advance(db, data_dir)
@@ -573,7 +583,7 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
     db.connection.execute(drawn, (made.id,))
     finish_job(db, job_id)
     people_say(db, 12, "candidate")
-    assert gate_decisions.decision_on(db, made).says == "promote"
+    assert candidate_decision.decision_on(db, made).says == "promote"
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -581,9 +591,9 @@ def test_a_check_ends_of_which_somebody_skipped_all_and_the_next_one_can_still_s
 def test_nobody_is_rejected_by_skips_alone(db: Database, data_dir: Path, share: float, then: str) -> None:
     """It waits, and is bet on as before: so no more candidates are promoted that are no better."""
     made, kim = make_candidate(db, data_dir, number=12), access.add_account(db, "kim", "annotator", "kim's password")
-    gate_decisions.set_rule(db, {"mode": "automatic"})
+    rule_store.set_rule(db, {"mode": "automatic"})
     db.connection.execute("UPDATE comparison SET people_chance = ? WHERE candidate_id = ?", (share, made.id))
-    for _ in range(gate_decisions.MOST_CHECKS if then == "checked eight times" else 1):
+    for _ in range(candidate_decision.MOST_CHECKS if then == "checked eight times" else 1):
         finish_check(db, data_dir, made)
     if then == "judged":
         people_say(db, 1, "candidate")
@@ -599,13 +609,13 @@ def test_nobody_is_rejected_by_skips_alone(db: Database, data_dir: Path, share: 
         judge_says(db, judge, made)
         finish_check(db, data_dir, made, "other")
     controller.advance(db, data_dir)
-    decision = gate_decisions.decision_on(db, registry.by_revision(db, made.revision))
+    decision = candidate_decision.decision_on(db, registry.by_revision(db, made.revision))
     heard = then in ("judged", "heard by a judge")
     assert (decision.unheard, registry.by_revision(db, made.revision).status) == (
         (False, "rejected") if heard else (True, "candidate")
     )
     if not heard:
-        pending = gate_decisions.pending(db)
+        pending = candidate_decision.pending(db)
         assert pending is not None
         assert (pending.exhausted, pending.askable) == (False, False), "no check would show more"
 
@@ -614,7 +624,7 @@ def test_what_is_in_somebodys_hands_is_waited_for(db: Database, data_dir: Path) 
     """What they find may be what tells."""
     made = make_candidate(db, data_dir, number=12)
     finish_check(db, data_dir, made)
-    gate_decisions.set_rule(db, {"mode": "automatic"})
+    rule_store.set_rule(db, {"mode": "automatic"})
     people_say(db, 9, "candidate")
     people_say(db, 1, "serving")
     ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
@@ -675,10 +685,10 @@ def rewarded(rise: float | None) -> CheckReport:
 def test_whether_a_reward_that_rose_was_hacked_is_told_by_who_compares(
     rise: float | None, expected: bool | str | None
 ) -> None:
-    assert gate_decisions.hacking(rewarded(rise)) is expected
-    assert gate_decisions.hacking(CheckReport.from_json({"reward_hacking": None})) == "no reward"
-    assert gate_decisions.hacking(CheckReport.from_json({})) is None
-    assert gate_decisions.hacking(rewarded(math.nan)) is None, "nothing was measured"
+    assert candidate_findings.hacking(rewarded(rise)) is expected
+    assert candidate_findings.hacking(CheckReport.from_json({"reward_hacking": None})) == "no reward"
+    assert candidate_findings.hacking(CheckReport.from_json({})) is None
+    assert candidate_findings.hacking(rewarded(math.nan)) is None, "nothing was measured"
 
 
 def test_a_judge_that_may_not_decide_rejects_nothing_whose_reward_rose(db: Database, data_dir: Path) -> None:
@@ -687,10 +697,10 @@ def test_a_judge_that_may_not_decide_rejects_nothing_whose_reward_rose(db: Datab
     agreeing_people(db, judge, 30)
     judge_says(db, judge, made, better=False)
     finish_check(db, data_dir, made, "j", reward_hacking={"rise": 0.5, "length": None})
-    gate_decisions.set_rule(db, {"mode": "automatic"})
-    assert gate_decisions.act(db, data_dir) is None
-    gate_decisions.set_rule(db, {"mode": "automatic", "judge_may_decide": True})
-    assert gate_decisions.act(db, data_dir) is not None
+    rule_store.set_rule(db, {"mode": "automatic"})
+    assert gate_acts.act(db, data_dir) is None
+    rule_store.set_rule(db, {"mode": "automatic", "judge_may_decide": True})
+    assert gate_acts.act(db, data_dir) is not None
     assert registry.decisions(db)[0].reason.startswith("It is past a limit. No reward hacking: no")
 
 
@@ -720,7 +730,7 @@ def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(d
     for judge in panel:
         judge_says(db, judge, made)
     finish_check(db, data_dir, made, "reward, itself, other", reward_hacking={"rise": 1.0, "length": None})
-    found = gate_decisions.findings(db, made)
+    found = candidate_findings.findings(db, made)
     assert {judge.name: judge.informs for judge in found.judges} == {
         "reward": "optimised-against",
         "itself": "itself",
@@ -732,13 +742,13 @@ def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(d
         db, revision="dpo-9", algorithm="dpo", base=BASE_NAME, parent_id=made.id,
         job_id=job_store.enqueue(db, DPOSpec(parent=made.revision), "a"), path="y", sha256="y",
     )  # fmt: skip
-    said = gate_decisions.conflict_of_interest(db, panel[0], later, registry.serving(db))
+    said = judge_findings.conflict_of_interest(db, panel[0], later, registry.serving(db))
     assert said == "optimised-against"
-    assert gate_decisions.conflict_of_interest(db, panel[0], later, made) is None
+    assert judge_findings.conflict_of_interest(db, panel[0], later, made) is None
     agreeing_people(db, panel[0], 30)
-    gate_decisions.set_rule(db, {"judge_may_decide": True})
-    assert gate_decisions.findings(db, made).reward_hacking == "open"
-    assert gate_decisions.decision_on(db, made).says == "not enough evidence"
+    rule_store.set_rule(db, {"judge_may_decide": True})
+    assert candidate_findings.findings(db, made).reward_hacking == "open"
+    assert candidate_decision.decision_on(db, made).says == "not enough evidence"
 
 
 def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db: Database, data_dir: Path) -> None:
@@ -761,14 +771,14 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     for judge in (teacher, copy, other):
         judge_says(db, judge, made)
     finish_check(db, data_dir, made, "teacher, copy, other")
-    assert [judge.informs for judge in gate_decisions.findings(db, made).judges] == [None, None, None]
+    assert [judge.informs for judge in candidate_findings.findings(db, made).judges] == [None, None, None]
     with db.transaction() as connection:  # as if it had learnt from what there was
         connection["snapshot"].insert(
             {"sha256": "s", "path": "p", "rows": 1, "counts": "{}", "last_judgement_id": 1, "created": ""}
         )
         spec = to_json(DPOSpec(snapshot="s"))
         connection.execute("UPDATE job SET kind = 'dpo', spec = ? WHERE id = ?", (spec, made.job_id))
-    told = {judge.name: judge.informs for judge in gate_decisions.findings(db, made).judges}
+    told = {judge.name: judge.informs for judge in candidate_findings.findings(db, made).judges}
     assert told == {"teacher": "its-labels", "copy": "its-labels", "other": None}
     # A reward model that has learnt the same judge's labels says what that says.
     registry.add(
@@ -777,8 +787,8 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     )  # fmt: skip
     pupil = judge_store.add(db, "pupil", "reward-model", {"model": "rm-1"}, "owner")
     serving = registry.serving(db)
-    assert gate_decisions.conflict_of_interest(db, pupil, made, serving) == "shared-labels"
-    assert gate_decisions.conflict_of_interest(db, pupil, serving, serving) is None
+    assert judge_findings.conflict_of_interest(db, pupil, made, serving) == "shared-labels"
+    assert judge_findings.conflict_of_interest(db, pupil, serving, serving) is None
     # What people have judged since takes nothing from what an earlier training learnt.
     with db.transaction() as connection:
         ann = access.add_account(db, "ann", "annotator", "ann's password").id
@@ -798,7 +808,7 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
         db, revision="dpo-9", algorithm="dpo", base=BASE_NAME, parent_id=made.id,
         job_id=job_store.enqueue(db, DPOSpec(parent=made.revision, snapshot="t"), "a"), path="y", sha256="y",
     )  # fmt: skip
-    assert gate_decisions.conflict_of_interest(db, teacher, later, serving) == "its-labels"
+    assert judge_findings.conflict_of_interest(db, teacher, later, serving) == "its-labels"
 
 
 def test_a_judge_has_taught_what_was_trained_while_it_alone_had_labelled(
@@ -823,7 +833,7 @@ def test_a_judge_has_taught_what_was_trained_while_it_alone_had_labelled(
     def taught(*trainings: int) -> bool:
         family = [replace(model, id=number) for number in trainings]
         monkeypatch.setattr(registry, "family", lambda *_: family)
-        return bool(gate_decisions.teachers(db, model))
+        return bool(judge_findings.teachers(db, model))
 
     assert [taught(number) for number in (19, 20, 39, 40, 99)] == [False, True, True, False, False]
     assert (taught(5, 39, 99), taught(5, 15, 40, 99), taught()) == (True, False, False)
@@ -847,7 +857,7 @@ def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw
     drawn = pair_outcomes.open_to_people(db, made.id, 1)
     people_say(db, drawn, "candidate")
     finish_check(db, data_dir, made, "j")
-    found = gate_decisions.findings(db, made)
+    found = candidate_findings.findings(db, made)
     assert {one.probability for one in found.people} == {0.4}
     assert len(found.left_to_judges) == 40 - drawn
     assert not {one.prompt_id for one in found.people} & set(found.left_to_judges)
@@ -855,13 +865,13 @@ def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw
     assert prompts.helped > 0
     assert len(prompts.outcomes) == drawn
     # Who has people compare the rest changes no bet that was made: the record of the draw stays.
-    spent = gate_decisions.spent_prompts(db, made, registry.serving(db))
+    spent = candidate_findings.spent_prompts(db, made, registry.serving(db))
     assert spent <= set(found.left_to_judges)
     asked = iterations_tab.ask_people(db, made.revision)
     assert asked.startswith(f"{40 - drawn - len(spent)} comparisons of "), "the button spares what counts no more"
     with pytest.raises(UserError, match="counts no more" if spent else "queue already"):
         iterations_tab.ask_people(db, made.revision)
-    later = gate_decisions.findings(db, made)
+    later = candidate_findings.findings(db, made)
     assert ({one.probability for one in later.people}, list(later.left_to_judges)) == (
         {0.4},
         list(found.left_to_judges),
@@ -870,7 +880,7 @@ def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw
     assert corrected_by_judges(later) == prompts
     # All that people are asked for now counts.
     people_say(db, 5, "serving")
-    assert len(corrected_by_judges(gate_decisions.findings(db, made)).outcomes) == drawn + 5
+    assert len(corrected_by_judges(candidate_findings.findings(db, made)).outcomes) == drawn + 5
 
 
 def test_what_answers_show_without_anybody_changes_no_bet_that_was_made_before_them(
@@ -883,24 +893,24 @@ def test_what_answers_show_without_anybody_changes_no_bet_that_was_made_before_t
     judge_says(db, judge, made)
     people_say(db, pair_outcomes.open_to_people(db, made.id, 1), "candidate")
     finish_check(db, data_dir, made, "j")
-    before = corrected_by_judges(gate_decisions.findings(db, made))
+    before = corrected_by_judges(candidate_findings.findings(db, made))
     for prompt in seed_prompts(db, 30, "held-out")[-30:]:
         for model_id in (1, made.id):
             text = "The same." if prompt.id % 2 else f"policy {model_id} answers {prompt.text}"
             comparison_store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
     policy_comparisons.compare_policies(db, made.id, 1, share=0.4)
     finish_check(db, data_dir, made, "j")
-    assert corrected_by_judges(gate_decisions.findings(db, made)) == before
+    assert corrected_by_judges(candidate_findings.findings(db, made)) == before
     # Nor does the first word of a judge that is asked later.
     late = judge_store.add(db, "late", "local", {"model": "base"}, "owner")
     judge_says(db, late, made)
     finish_check(db, data_dir, made, "j, late")
-    after = corrected_by_judges(gate_decisions.findings(db, made))
+    after = corrected_by_judges(candidate_findings.findings(db, made))
     assert (after.outcomes, after.prompts, after.spent) == (before.outcomes, before.prompts, before.spent)
     # What people compare from now on is corrected by these too.
     people_say(db, pair_outcomes.open_to_people(db, made.id, 1), "candidate")
-    assert corrected_by_judges(gate_decisions.findings(db, made)).spent > before.spent
-    asked = {one.asked for one in gate_decisions.findings(db, made).people if one.outcome == 0.5}
+    assert corrected_by_judges(candidate_findings.findings(db, made)).spent > before.spent
+    asked = {one.asked for one in candidate_findings.findings(db, made).people if one.outcome == 0.5}
     assert asked == {False}, "they tied without anybody"
 
 
@@ -908,14 +918,14 @@ def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, 
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     agreeing_people(db, judge, 30)
     made = make_candidate(db, data_dir)
-    assert gate_decisions.share_of_next_check(db, made, [], 200) == 1.0
-    known = gate_decisions.share_of_next_check(db, made, [judge], 200)
+    assert candidate_findings.share_of_next_check(db, made, [], 200) == 1.0
+    known = candidate_findings.share_of_next_check(db, made, [judge], 200)
     assert known < 0.6
     # What both say of the candidate itself is no part of it.
     judge_says(db, judge, made)
-    assert gate_decisions.agreement_before(db, judge, made) == gate_decisions.agreement_of(db, judge)
+    assert judge_findings.agreement_before(db, judge, made) == judge_findings.agreement_of(db, judge)
     people_say(db, 5, "serving")
-    before, now = gate_decisions.agreement_before(db, judge, made), gate_decisions.agreement_of(db, judge)
+    before, now = judge_findings.agreement_before(db, judge, made), judge_findings.agreement_of(db, judge)
     assert before is not None
     assert now is not None
     assert (before.n, now.n) == (30, 35)
@@ -931,8 +941,8 @@ def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, 
     claim = handing_out.claim_next(db, ann["id"])
     assert claim is not None
     judging.judge(db, ann["id"], claim.nonce, act("tie"))
-    assert gate_decisions.agreement_of(db, judge) != now
-    assert gate_decisions.agreement_before(db, judge, made) == before
+    assert judge_findings.agreement_of(db, judge) != now
+    assert judge_findings.agreement_before(db, judge, made) == before
 
 
 def test_a_judge_is_believed_by_what_its_comparisons_are_worth(db: Database, data_dir: Path) -> None:
@@ -942,7 +952,7 @@ def test_a_judge_is_believed_by_what_its_comparisons_are_worth(db: Database, dat
     rare = "UPDATE comparison SET people_chance = 0.1, people_drawn = 1 WHERE id = (SELECT min(id) FROM comparison)"
     db.connection.execute(rare)
     made = make_candidate(db, data_dir, number=1)
-    before, now = gate_decisions.agreement_before(db, judge, made), gate_decisions.agreement_of(db, judge)
+    before, now = judge_findings.agreement_before(db, judge, made), judge_findings.agreement_of(db, judge)
     assert before is not None
     assert now is not None
     assert (before.n, now.n) == (round((29 + 10) ** 2 / (29 + 10**2)), 30)
@@ -959,7 +969,7 @@ def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Pa
         claim = handing_out.claim_next(db, ann.id)
         assert claim is not None
         judging.judge(db, ann.id, claim.nonce, act(word, flag="broken"))
-    assert [one.outcome for one in gate_decisions.findings(db, made).people] == [0.0, 0.5, 0.5]
+    assert [one.outcome for one in candidate_findings.findings(db, made).people] == [0.0, 0.5, 0.5]
 
 
 def test_the_base_is_the_anchor_under_other_weights_too(db: Database, data_dir: Path) -> None:
@@ -967,16 +977,15 @@ def test_the_base_is_the_anchor_under_other_weights_too(db: Database, data_dir: 
     made = make_candidate(db, data_dir)
     merged = {"revision": "merge-3", **SOUND}
     finish_check(db, data_dir, made, anchor=merged, rule=2)
-    assert gate_decisions.findings(db, made).kl_per_token is None
+    assert candidate_findings.findings(db, made).kl_per_token is None
     assert (
-        "Its check left out some of what the rule asks: check it again."
-        in gate_decisions.check_status(db, made).sentence
+        "Its check left out some of what the rule asks: check it again." in check_status.check_status(db, made).sentence
     )
     finish_check(db, data_dir, made, rule=3, kl_to_ground=0.01)
-    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
+    assert candidate_findings.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
     # Where memory did not hold both, the weights stand in for the base.
     finish_check(db, data_dir, made, anchor=merged, rule=3)
-    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
+    assert candidate_findings.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
 
 
 def test_of_a_check_in_two_precisions_nothing_of_the_candidates_answers_is_left(db: Database, data_dir: Path) -> None:
@@ -984,9 +993,9 @@ def test_of_a_check_in_two_precisions_nothing_of_the_candidates_answers_is_left(
     equal = {"equal_length_kl": 0.1, "equal_length_distinct": 1.0, "equal_length_nll_ratio": 1.0}
     report = CheckReport.from_json({"candidate": {**SOUND, "precision": ""}, "anchor": SOUND, **equal})
     check = FinishedCheck(1, CheckSpec(), report)
-    found = gate_decisions.comparable(check, "", made)
+    found = candidate_findings.comparable(check, "", made)
     assert [found.kl_per_token, found.distinct_ratio, found.nll_ratio, found.perplexity_ratio] == [None] * 4
-    assert gate_decisions.comparable(check, "", replace(made, precision="nf4")) == report
+    assert candidate_findings.comparable(check, "", replace(made, precision="nf4")) == report
 
 
 def test_alpha_is_spent_for_each_precision_of_what_serves(db: Database, data_dir: Path) -> None:
@@ -997,39 +1006,39 @@ def test_alpha_is_spent_for_each_precision_of_what_serves(db: Database, data_dir
     finish_check(db, data_dir, first)  # one of an earlier version, which does not say so
     finish_check(db, data_dir, first, against={"revision": "base", "precision": "nf4", **SOUND})
     registry.set_precision(db, "bf16", "ann")
-    assert gate_decisions.findings(db, first).number == 2, "before its check against what serves now"
+    assert candidate_findings.findings(db, first).number == 2, "before its check against what serves now"
     for one in (first, second):
         finish_check(db, data_dir, one, against={"revision": "base", "precision": "bf16", **SOUND})
-    assert [gate_decisions.findings(db, one).number for one in (first, second)] == [2, 3]
+    assert [candidate_findings.findings(db, one).number for one in (first, second)] == [2, 3]
     registry.set_precision(db, "nf4", "ann")
-    assert [gate_decisions.findings(db, one).number for one in (first, second)] == [1, 4]
+    assert [candidate_findings.findings(db, one).number for one in (first, second)] == [1, 4]
     registry.promote(db, first.revision, "ann")
     registry.set_precision(db, "bf16", "ann")
     promoted = registry.by_revision(db, first.revision)
-    assert gate_decisions.findings(db, promoted).number == 2, "by its newest check"
+    assert candidate_findings.findings(db, promoted).number == 2, "by its newest check"
 
 
 def test_limits_are_against_the_anchor_that_the_rule_names(db: Database, data_dir: Path) -> None:
     style, made = make_candidate(db, data_dir, "sft-1"), make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, made)
-    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
-    gate_decisions.set_rule(db, {"anchor": style.revision})
-    assert gate_decisions.findings(db, made).kl_per_token is None, "it was measured against the base"
+    assert candidate_findings.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
+    rule_store.set_rule(db, {"anchor": style.revision})
+    assert candidate_findings.findings(db, made).kl_per_token is None, "it was measured against the base"
     finish_check(db, data_dir, made)
-    (check, _) = gate_decisions.checks_of(db, made)
+    (check, _) = candidate_findings.checks_of(db, made)
     assert check.spec.anchor == "sft-1"
-    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
+    assert candidate_findings.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
     with pytest.raises(UserError, match="nobody"):
-        gate_decisions.set_rule(db, {"anchor": "nobody"})
+        rule_store.set_rule(db, {"anchor": "nobody"})
 
 
 def test_a_candidates_place_in_the_project_is_that_of_its_first_check(db: Database, data_dir: Path) -> None:
     first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
-    assert gate_decisions.findings(db, second).number == 1
+    assert candidate_findings.findings(db, second).number == 1
     for policy in (first, second, first):
         finish_check(db, data_dir, policy)
     third = make_candidate(db, data_dir, "sft-3")
-    assert [gate_decisions.findings(db, one).number for one in (first, second, third)] == [1, 2, 3]
+    assert [candidate_findings.findings(db, one).number for one in (first, second, third)] == [1, 2, 3]
 
 
 def test_who_may_decide_is_settled_by_the_first_check(db: Database, data_dir: Path) -> None:
@@ -1039,7 +1048,7 @@ def test_who_may_decide_is_settled_by_the_first_check(db: Database, data_dir: Pa
     finish_check(db, data_dir, made, "early, late")
     for judge in (early, late):
         judge_says(db, judge, made)
-    found = gate_decisions.findings(db, made)
+    found = candidate_findings.findings(db, made)
     assert [(judge.name, judge.informs) for judge in found.judges] == [("early", None), ("late", "late")]
     assert [judge.name for judge in found.panel] == ["early"]
 
@@ -1056,7 +1065,7 @@ def test_a_check_that_is_resumed_after_a_later_one_gives_the_figures_and_settles
     finish_check(db, data_dir, made, "early", candidate={"revision": made.revision, **SOUND, "kl_to_anchor": 0.3})
     job_store.resume(db, resumed)
     finish_job(db, resumed)
-    found = gate_decisions.findings(db, made)
+    found = candidate_findings.findings(db, made)
     assert found.kl_per_token == SOUND["kl_to_anchor"]
     assert [(judge.name, judge.informs) for judge in found.judges] == [("early", None), ("late", "late")]
     job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
@@ -1070,7 +1079,7 @@ def test_length_is_controlled_on_all_comparisons_and_not_on_the_newest_checks(db
     stale = {"value": 0.2, "low": 0.1, "high": 0.3, "n": 12}
     rates = {"j": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 40, "ties": 0, "length_controlled": stale}}
     finish_check(db, data_dir, made, "j", win_rates={"base": rates})
-    (found,) = gate_decisions.findings(db, made).judges
+    (found,) = candidate_findings.findings(db, made).judges
     assert found.length_controlled is not None
     assert found.length_controlled.n == len(found.outcomes) == 40
     assert found.length_controlled.value > 0.5
@@ -1081,11 +1090,11 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
 ) -> None:
     made = make_candidate(db, data_dir, number=12)
     seed_prompts(db, 3, "held-out")
-    gate_decisions.set_rule(db, {"mode": "automatic"})
-    for _ in range(gate_decisions.MOST_CHECKS):
+    rule_store.set_rule(db, {"mode": "automatic"})
+    for _ in range(candidate_decision.MOST_CHECKS):
         finish_check(db, data_dir, made)
     people_say(db, 6, "candidate")
-    assert gate_decisions.act(db, data_dir) is None, "six are still before people"
+    assert gate_acts.act(db, data_dir) is None, "six are still before people"
     people_say(db, 6, "serving")
     found = loop_status.loop_status(controller.state_of(db))
     assert found.then == "The gate will reject sft-1 within seconds."
@@ -1093,7 +1102,7 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
     (record,) = registry.decisions(db)
     assert (record.action, record.decided_by) == ("reject", "the gate")
     assert record.reason == "Nothing is left to compare after 8 checks, and that is not enough evidence."
-    assert gate_decisions.pending(db) is None
+    assert candidate_decision.pending(db) is None
 
 
 def test_a_judge_that_nobody_helps_ends_it_after_the_most_checks_too(db: Database, data_dir: Path) -> None:
@@ -1101,14 +1110,14 @@ def test_a_judge_that_nobody_helps_ends_it_after_the_most_checks_too(db: Databas
     seed_prompts(db, 3, "held-out")
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     agreeing_people(db, judge, 30)
-    gate_decisions.set_rule(db, {"mode": "automatic", "judge_may_decide": True})
+    rule_store.set_rule(db, {"mode": "automatic", "judge_may_decide": True})
     judge_says(db, judge, made)
     said = {"j": {"judged": 12, "left_open": 0, "failed": {}, "gave_up": ""}}
-    for number in range(1, gate_decisions.MOST_CHECKS + 1):
-        pending = gate_decisions.pending(db)
+    for number in range(1, candidate_decision.MOST_CHECKS + 1):
+        pending = candidate_decision.pending(db)
         assert pending is None or pending.exhausted, number
         finish_check(db, data_dir, made, "j", judged=said)
-    pending = gate_decisions.pending(db)
+    pending = candidate_decision.pending(db)
     assert pending is not None
     assert pending.decision.says == "reject", "nobody has begun to compare it"
 
@@ -1118,7 +1127,7 @@ def test_what_was_decided_on_can_be_looked_at_afterwards(db: Database, data_dir:
     finish_check(db, data_dir, first)
     people_say(db, 15, "candidate")
     registry.promote(db, first.revision, "ann")
-    found, decision = gate_decisions.decided(db, registry.by_revision(db, first.revision))
+    found, decision = candidate_decision.decided(db, registry.by_revision(db, first.revision))
     assert (len(found.people), found.kl_per_token, decision.says) == (15, SOUND["kl_to_anchor"], "promote")
     registry.promote(db, "base", "ann")
     retired = registry.by_revision(db, first.revision)
@@ -1203,7 +1212,7 @@ def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database,
     made = make_candidate(db, data_dir, number=12)
     seed_prompts(db, 3, "held-out")
     finish_check(db, data_dir, made)
-    gate_decisions.set_rule(db, {"mode": "automatic"})
+    rule_store.set_rule(db, {"mode": "automatic"})
     people_say(db, 6, "candidate")
     people_say(db, 6, "serving")
     for _ in range(controller.MOST_FAILURES):
@@ -1243,7 +1252,7 @@ def test_a_training_that_came_to_nothing_is_named_until_the_next(
 # ------------------------------------------------------------------------------------------------- how a check stands
 def said_of(db: Database, policy: Policy) -> str:
     """How its check stands, as every page and command says it."""
-    return gate_decisions.check_status(db, registry.by_id(db, policy.id)).sentence
+    return check_status.check_status(db, registry.by_id(db, policy.id)).sentence
 
 
 def test_while_a_check_waits_or_runs_the_gate_says_so_and_asks_for_none(db: Database, data_dir: Path) -> None:
@@ -1252,7 +1261,7 @@ def test_while_a_check_waits_or_runs_the_gate_says_so_and_asks_for_none(db: Data
     training = job_store.enqueue(db, SFTSpec(), "ann")
     check = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     assert said_of(db, made) == f"It waits for its check (job {check}, second in the queue)."
-    assert gate_decisions.check_status(db, made).active
+    assert check_status.check_status(db, made).active
     job_store.claim(db, training, "w")
     assert said_of(db, made) == f"It waits for its check (job {check}, first in the queue, behind job {training})."
     job_table.stop(db, training, "w", "failed", "")
@@ -1265,7 +1274,7 @@ def test_while_a_check_waits_or_runs_the_gate_says_so_and_asks_for_none(db: Data
     job_table.stop(db, check, "w", "cancelled", "Cancelled.")
     ended = f"Job {check} (check of {made.revision}) was cancelled."
     assert said_of(db, made) == f"{ended} Check it again, or resume job {check}."
-    assert not gate_decisions.check_status(db, made).active
+    assert not check_status.check_status(db, made).active
 
 
 @pytest.mark.parametrize(
@@ -1287,7 +1296,7 @@ def test_a_check_that_came_to_nothing_says_how_and_how_to_go_on(
 def test_an_older_check_is_named_beside_the_newer_one_that_runs_or_failed(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     finish_check(db, data_dir, made)
-    (old,) = gate_decisions.checks_of(db, made)
+    (old,) = candidate_findings.checks_of(db, made)
     assert said_of(db, made) == ""
     again = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     job_store.claim(db, again, "w")
@@ -1311,7 +1320,7 @@ def test_a_check_against_what_serves_no_more_is_said_to_count_for_nothing(db: Da
     assert said_of(db, second) == (
         f"It waits for its check (job {running}, first in the queue). {counts}; this one is against base."
     )
-    assert not gate_decisions.check_status(db, second).active, "one that counts can be asked for"
+    assert not check_status.check_status(db, second).active, "one that counts can be asked for"
     job_store.cancel(db, running)
     let_pass(db, running, 3600)
     assert said_of(db, second) == f"{counts}; its check (job {running - 1}) was against base. Check it again."
@@ -1332,7 +1341,7 @@ def test_a_check_that_left_something_out_is_not_to_be_repeated_where_it_was_reje
     made = make_candidate(db, data_dir)
     missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
     finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing, "kl_to_anchor": 9.0})
-    assert gate_decisions.decision_on(db, made).reason == "past-a-limit"
+    assert candidate_decision.decision_on(db, made).reason == "past-a-limit"
     assert said_of(db, made) == ""
 
 
@@ -1399,15 +1408,15 @@ def test_a_promotion_against_the_rule_takes_a_reason_which_is_kept_with_what_the
 ) -> None:
     made, before = make(db, data_dir), registry.serving(db).revision
     for blank in ("", "  ", "\n\t", "\u200b\u2060\u3164", "\0"):
-        with pytest.raises(gate_decisions.PromotionAgainstRule) as refused:
-            gate_decisions.promote(db, data_dir, made.revision, "ann", blank)
+        with pytest.raises(peoples_decisions.PromotionAgainstRule) as refused:
+            peoples_decisions.promote(db, data_dir, made.revision, "ann", blank)
         assert named in str(refused.value)
         assert "\n" not in str(refused.value)
     with pytest.raises(UserError, match="at most 1000"):
-        gate_decisions.promote(db, data_dir, made.revision, "ann", "x" * 1001)
+        peoples_decisions.promote(db, data_dir, made.revision, "ann", "x" * 1001)
     assert registry.serving(db).revision == before
     assert [row.action for row in registry.decisions(db)].count("promote") == int(before != "base")
-    gate_decisions.promote(db, data_dir, made.revision, "ann", f"  {WHY}\ud800 ")
+    peoples_decisions.promote(db, data_dir, made.revision, "ann", f"  {WHY}\ud800 ")
     assert registry.serving(db).revision == made.revision
     record = registry.decisions(db)[0]
     assert (record.action, record.revision, record.decided_by) == ("promote", made.revision, "ann")
@@ -1419,10 +1428,10 @@ def test_a_promotion_against_the_rule_takes_a_reason_which_is_kept_with_what_the
 def test_what_the_rule_says_to_promote_needs_no_reason_and_going_back_never_does(db: Database, data_dir: Path) -> None:
     made = undecided(db, data_dir)
     people_say(db, 15, "candidate")
-    assert gate_decisions.objection(db, made) == ""
-    gate_decisions.promote(db, data_dir, made.revision, "ann")
-    gate_decisions.promote(db, data_dir, "base", "ann")
-    gate_decisions.promote(db, data_dir, made.revision, "ann")
+    assert peoples_decisions.objection(db, made) == ""
+    peoples_decisions.promote(db, data_dir, made.revision, "ann")
+    peoples_decisions.promote(db, data_dir, "base", "ann")
+    peoples_decisions.promote(db, data_dir, made.revision, "ann")
     assert [row.action for row in registry.decisions(db)] == ["go-back", "go-back", "promote"]
     again, back, _first = (row.reason for row in registry.decisions(db))
     assert again.startswith("The rule said: promote.")
@@ -1431,24 +1440,26 @@ def test_what_the_rule_says_to_promote_needs_no_reason_and_going_back_never_does
 
 def test_what_was_promoted_against_the_rule_and_taken_back_takes_a_reason_again(db: Database, data_dir: Path) -> None:
     made = undecided(db, data_dir)
-    gate_decisions.promote(db, data_dir, made.revision, "ann", WHY)
-    gate_decisions.promote(db, data_dir, "base", "ann")
+    peoples_decisions.promote(db, data_dir, made.revision, "ann", WHY)
+    peoples_decisions.promote(db, data_dir, "base", "ann")
     gone = registry.by_revision(db, made.revision)
-    assert gate_decisions.objection(db, gone).startswith("The rule says: ")
-    with pytest.raises(gate_decisions.PromotionAgainstRule):
-        gate_decisions.promote(db, data_dir, made.revision, "ann")
-    assert gate_decisions.promote(db, data_dir, made.revision, "ann", WHY).against
+    assert peoples_decisions.objection(db, gone).startswith("The rule says: ")
+    with pytest.raises(peoples_decisions.PromotionAgainstRule):
+        peoples_decisions.promote(db, data_dir, made.revision, "ann")
+    assert peoples_decisions.promote(db, data_dir, made.revision, "ann", WHY).against
     other = make_candidate(db, data_dir, "dpo-9")
-    gate_decisions.promote(db, data_dir, other.revision, "ann", WHY)
-    assert not gate_decisions.promote(db, data_dir, made.revision, "ann").against, "it was followed, not gone back from"
-    gate_decisions.promote(db, data_dir, other.revision, "ann", WHY)
-    assert not gate_decisions.promote(db, data_dir, made.revision, "ann").against, "only the later one was"
+    peoples_decisions.promote(db, data_dir, other.revision, "ann", WHY)
+    assert not peoples_decisions.promote(db, data_dir, made.revision, "ann").against, (
+        "it was followed, not gone back from"
+    )
+    peoples_decisions.promote(db, data_dir, other.revision, "ann", WHY)
+    assert not peoples_decisions.promote(db, data_dir, made.revision, "ann").against, "only the later one was"
 
 
 def test_where_nobody_is_to_be_advised_nothing_is_against_the_rule(db: Database, data_dir: Path) -> None:
     made = undecided(db, data_dir)
-    gate_decisions.set_rule(db, {"mode": "never"})
-    assert not gate_decisions.promote(db, data_dir, made.revision, "ann").against
+    rule_store.set_rule(db, {"mode": "never"})
+    assert not peoples_decisions.promote(db, data_dir, made.revision, "ann").against
     assert registry.serving(db).revision == made.revision
 
 
@@ -1458,7 +1469,7 @@ def test_the_rule_is_asked_at_the_moment_of_the_promotion(
     """Between the click and the promotion the files are read: what is judged meanwhile counts."""
     made = undecided(db, data_dir)
     people_say(db, 15, "candidate")
-    assert gate_decisions.decision_on(db, made).says == "promote"
+    assert candidate_decision.decision_on(db, made).says == "promote"
     verify = registry.verify
 
     def meanwhile(data_dir: Path, policy: Policy) -> None:
@@ -1466,8 +1477,8 @@ def test_the_rule_is_asked_at_the_moment_of_the_promotion(
         people_say(db, 15, "serving")
 
     monkeypatch.setattr(registry, "verify", meanwhile)
-    with pytest.raises(gate_decisions.PromotionAgainstRule, match="The rule says: not enough evidence"):
-        gate_decisions.promote(db, data_dir, made.revision, "ann")
+    with pytest.raises(peoples_decisions.PromotionAgainstRule, match="The rule says: not enough evidence"):
+        peoples_decisions.promote(db, data_dir, made.revision, "ann")
     assert registry.serving(db).revision == "base"
 
 
@@ -1476,7 +1487,7 @@ def test_the_loop_never_promotes_against_the_rule(
 ) -> None:
     made = undecided(db, data_dir)
     people_say(db, 15, "candidate")
-    gate_decisions.set_rule(db, {"mode": "automatic"})
+    rule_store.set_rule(db, {"mode": "automatic"})
     verify = registry.verify
 
     def meanwhile(data_dir: Path, policy: Policy) -> None:
@@ -1484,7 +1495,7 @@ def test_the_loop_never_promotes_against_the_rule(
         people_say(db, 15, "serving")
 
     monkeypatch.setattr(registry, "verify", meanwhile)
-    assert gate_decisions.act(db, data_dir) is None
+    assert gate_acts.act(db, data_dir) is None
     assert registry.serving(db).revision == "base"
     assert registry.by_id(db, made.id).status == "candidate"
     assert registry.decisions(db) == []
@@ -1495,9 +1506,9 @@ def test_what_was_promoted_by_a_second_admin_meanwhile_is_not_undone_without_a_r
 ) -> None:
     made, other = undecided(db, data_dir), make_candidate(db, data_dir, "sft-2")
     people_say(db, 15, "candidate")
-    gate_decisions.promote(db, data_dir, other.revision, "kim", WHY)
-    with pytest.raises(gate_decisions.PromotionAgainstRule):
-        gate_decisions.promote(db, data_dir, made.revision, "ann")
+    peoples_decisions.promote(db, data_dir, other.revision, "kim", WHY)
+    with pytest.raises(peoples_decisions.PromotionAgainstRule):
+        peoples_decisions.promote(db, data_dir, made.revision, "ann")
 
 
 @pytest.mark.parametrize(
@@ -1520,7 +1531,7 @@ def test_whether_a_reward_took_part_is_told_from_the_training(
     )  # fmt: skip
     for policy, said in ((made, expected), (merged, expected), (pulled, "made elsewhere")):
         finish_check(db, data_dir, policy)
-        assert gate_decisions.findings(db, policy).reward_hacking == said
+        assert candidate_findings.findings(db, policy).reward_hacking == said
 
 
 # ---------------------------------------------------------------------------------------------- reasons and figures
@@ -1528,32 +1539,32 @@ def test_a_persons_reason_stands_before_the_rules_advice(db: Database, data_dir:
     made = make_candidate(db, data_dir)
     finish_check(db, data_dir, made)
     people_say(db, 15, "candidate")
-    said = gate_decisions.reason(db, made, gate_decisions.clean_reason("  I read twenty \n of them  "))
+    said = peoples_decisions.reason(db, made, peoples_decisions.clean_reason("  I read twenty \n of them  "))
     assert said.startswith("I read twenty of them. The rule said: promote. People find it better")
-    assert gate_decisions.reason(db, made, "").startswith("The rule said: promote.")
-    gate_decisions.set_rule(db, {"mode": "never"})
-    assert gate_decisions.reason(db, made, "My own choice!") == "My own choice!", "nobody was advised"
-    assert gate_decisions.reason(db, registry.by_revision(db, "base"), "") == "no reason given"
+    assert peoples_decisions.reason(db, made, "").startswith("The rule said: promote.")
+    rule_store.set_rule(db, {"mode": "never"})
+    assert peoples_decisions.reason(db, made, "My own choice!") == "My own choice!", "nobody was advised"
+    assert peoples_decisions.reason(db, registry.by_revision(db, "base"), "") == "no reason given"
     with pytest.raises(UserError, match="at most 1000"):
-        gate_decisions.clean_reason("x" * 1001)
+        peoples_decisions.clean_reason("x" * 1001)
     for told in ("ok", "👍", "1", "لا", "not “safe”"):
-        assert gate_decisions.clean_reason(told) == told
+        assert peoples_decisions.clean_reason(told) == told
 
 
 def test_findings_are_kept_until_something_changes(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     finish_check(db, data_dir, made)
     people_say(db, 3, "candidate")
-    found, decision = gate_decisions.decided(db, made)
-    again = gate_decisions.decided(db, made)
+    found, decision = candidate_decision.decided(db, made)
+    again = candidate_decision.decided(db, made)
     assert again[0] is found
-    assert again[1] is decision is gate_decisions.decision_on(db, made)
+    assert again[1] is decision is candidate_decision.decision_on(db, made)
     people_say(db, 1, "candidate")
-    assert len(gate_decisions.decided(db, made)[0].people) == 4
-    found = gate_decisions.decided(db, made)[0]
+    assert len(candidate_decision.decided(db, made)[0].people) == 4
+    found = candidate_decision.decided(db, made)[0]
     # A judge's evidence is that of the rubric that holds.
     judge_store.write_rubric(db, "Which answer is shorter?", ["It is short."], 0, "ann")
-    assert gate_decisions.decided(db, made)[0] is not found
+    assert candidate_decision.decided(db, made)[0] is not found
 
 
 def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Database, data_dir: Path) -> None:
@@ -1597,20 +1608,20 @@ def test_what_was_found_of_policies_that_thought_decides_nothing_while_they_do_n
     judge_says(db, judge, made)
     people_say(db, 15, "candidate")
     finish_check(db, data_dir, made, "j")
-    before, decision = gate_decisions.findings(db, made), gate_decisions.decision_on(db, made)
+    before, decision = candidate_findings.findings(db, made), candidate_decision.decision_on(db, made)
     assert (before.number, decision.says) == (1, "promote")
     registry.set_thinking(db, "template")
-    after = gate_decisions.findings(db, made)
+    after = candidate_findings.findings(db, made)
     assert (after.people, after.judges, after.prompts, after.left_to_judges) == ((), (), None, {})
-    assert gate_decisions.decision_on(db, made).says == "not enough evidence"
+    assert candidate_decision.decision_on(db, made).says == "not enough evidence"
     assert held_out_sets.compared_before(db, made, registry.serving(db)) == {}
     # A check of them as they are now is another question, with a chance of its own to be wrong.
     finish_check(db, data_dir, made)
-    assert gate_decisions.findings(db, made).number == 2
+    assert candidate_findings.findings(db, made).number == 2
     registry.set_thinking(db, "off")
-    again = gate_decisions.findings(db, made)
+    again = candidate_findings.findings(db, made)
     assert (again.people, again.judges, again.prompts) == (before.people, before.judges, before.prompts)
-    assert gate_decisions.decision_on(db, made).says == "promote"
+    assert candidate_decision.decision_on(db, made).says == "promote"
 
 
 def test_a_check_counts_by_when_it_ran_and_where_it_does_not_the_loop_makes_another(
@@ -1621,13 +1632,13 @@ def test_a_check_counts_by_when_it_ran_and_where_it_does_not_the_loop_makes_anot
     queued = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     registry.set_thinking(db, "template")
     finish_job(db, queued)
-    assert gate_decisions.findings(db, made).prompts == 60
+    assert candidate_findings.findings(db, made).prompts == 60
     assert controller.without_check(db, job_store.checks(db)) == []
     registry.set_thinking(db, "off")
-    assert gate_decisions.findings(db, made).prompts is None
+    assert candidate_findings.findings(db, made).prompts is None
     without = controller.without_check(db, job_store.checks(db))
     assert controller.unchecked_candidates(db, without) == [made.revision]
-    said = gate_decisions.check_status(db, made).sentence
+    said = check_status.check_status(db, made).sentence
     assert said == f"Its check (job {queued}) is of when policies answered otherwise than now. Check it again."
 
 
@@ -1638,15 +1649,15 @@ def test_what_comes_after_a_change_counts_though_the_clock_was_set_back(
     with monkeypatch.context() as ahead:
         ahead.setattr(answer_changes, "now", lambda: "2999-01-01")
         registry.set_thinking(db, "template")
-    assert gate_decisions.findings(db, made).prompts is None
+    assert candidate_findings.findings(db, made).prompts is None
     finish_check(db, data_dir, made)
-    assert gate_decisions.findings(db, made).prompts == 60
+    assert candidate_findings.findings(db, made).prompts == 60
     assert controller.without_check(db, job_store.checks(db)) == []
     (job_id,) = db.rows("SELECT max(id) AS id FROM job")
     db.connection.execute("UPDATE job SET finished = '2999-01-01' WHERE id = ?", (job_id["id"],))
-    kept = gate_decisions.cached(db, ("what is kept",), object)
+    kept = decision_cache.cached(db, ("what is kept",), object)
     finish_check(db, data_dir, made)
-    assert gate_decisions.cached(db, ("what is kept",), object) is not kept
+    assert decision_cache.cached(db, ("what is kept",), object) is not kept
 
 
 def test_whether_a_base_thinks_stays_as_it_is_while_a_check_runs(db: Database, data_dir: Path) -> None:
@@ -1713,11 +1724,11 @@ class Brackets(NullTranslations):
 def test_each_admin_reads_the_decision_and_its_record_in_their_own_language(db: Database, data_dir: Path) -> None:
     """What a decision comes to is kept between requests; its words are not those of whoever asked first."""
     made = turned_down(db, data_dir)
-    english = gate_decisions.decision_on(db, made)
+    english = candidate_decision.decision_on(db, made)
     with speaking(Language(code="xx", sentences=Brackets())):
-        marked = gate_decisions.decision_on(db, made)
-        assert gate_decisions.objection(db, made).startswith("⟦The rule says: reject.⟧ ⟦People find it worse")
-        gate_decisions.promote(db, data_dir, made.revision, "ann", WHY)
+        marked = candidate_decision.decision_on(db, made)
+        assert peoples_decisions.objection(db, made).startswith("⟦The rule says: reject.⟧ ⟦People find it worse")
+        peoples_decisions.promote(db, data_dir, made.revision, "ann", WHY)
         said = [gate_words.criterion_words(one) for one in marked.criteria]
         assert [one.name for one in said if "⟦" not in one.name] == []
     assert english == marked
