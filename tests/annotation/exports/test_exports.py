@@ -490,8 +490,8 @@ def test_what_is_judged_meanwhile_is_in_the_next_export(tmp_path: Path, monkeypa
     wrote = []
 
     def change_all() -> None:
-        for row in own_judgements.latest(db, ann):
-            changing.revise(db, ann, row["id"], act("tie"))
+        for one in own_judgements.latest(db, ann):
+            changing.revise(db, ann, one.made.id, act("tie"))
         wrote.append(True)
 
     def meanwhile(done: int, total: int) -> None:
