@@ -123,7 +123,7 @@ def new_directory(path: Path, named: AbstractContextManager[object] | None = Non
         shutil.rmtree(temporary, ignore_errors=True)
         if has_name:  # but no row
             shutil.rmtree(path, ignore_errors=True)
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # the next start puts back what is there
                 before.rename(path)
         raise
 
