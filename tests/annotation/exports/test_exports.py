@@ -763,7 +763,7 @@ def test_an_export_is_cancelled_on_the_page(context: Context, monkeypatch: pytes
     with pytest.raises(gr.Error, match="No export is being written"):
         page.call("export-cancel")
     page.call("export-write", *page.values.values())
-    assert "Asked for by kim." in Page(context, "kim").call("export-open")[3], "before another admin cancels it"
+    assert "Requested by kim." in Page(context, "kim").call("export-open")[3], "before another admin cancels it"
     page.call("export-cancel")
     progress, *_ = page.finished()
     assert "It was cancelled." in progress
