@@ -482,6 +482,15 @@ def test_an_export_of_nothing_is_refused_with_the_reasons(db: Database, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", [*FORMATS])
+def test_an_export_of_comparisons_that_are_none_does_not_say_that_nobody_has_judged(
+    db: Database, tmp_path: Path, name: str
+) -> None:
+    asked = ExportRequest(name, filters=Filters(comparisons="status=withdrawn"))
+    with pytest.raises(UserError, match="^Nothing fits this format and these filters. Nothing was written.$"):
+        writing.export(db, asked, tmp_path / "out")
+
+
 def test_what_is_judged_meanwhile_is_in_the_next_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "REPORT_SECONDS", -1.0)
     db = new_database(tmp_path / "data")
