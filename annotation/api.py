@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from annotation.claims import backlog, changing, handing_out, judged_counts, judging, own_judgements, own_prompts
+from annotation.claims.own_judgements import OwnJudgement
 from annotation.copies import safe_copies
 from annotation.database import Database, StorageError
 from annotation.project import as_read, follows, reason_as_read
@@ -52,8 +53,7 @@ API_THREAD = ThreadPoolExecutor(1, thread_name_prefix="annotation-api")
 TURNS: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 # These only wait for the processes that render, so that a text that takes long delays nobody's judgement.
 RENDERING_THREADS = ThreadPoolExecutor(8, thread_name_prefix="rendering")
-# What the list of one's own judgements is told of each, beside the prompt's beginning.
-LISTED = (*("id", "kind", "size", "outcome", "ranks", "strength", "tags", "note", "flag", "edited", "changed"),)
+# Characters of a text in the list of one's own judgements.
 SHORT = 300
 # Of Markdown: a heading, code, a table, strong words, a formula; and of a list two lines, since one may be a dash.
 MARKS = re.compile(r"^ {0,3}(?:#{1,6} \S|```|~~~|\|[^\n]*\|)|\*\*\S|`[^`\n]+`|\\\(|\\\[|\$\$", re.MULTILINE)
@@ -177,10 +177,10 @@ class AnnotationApi:
 
     def latest(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         """The latest judgements, or those before the one that the request names."""
-        rows, found = own_judgements.latest(self.db, annotator.id, asked.id), own_agreement(self.db, annotator.id)
+        made, found = own_judgements.latest(self.db, annotator.id, asked.id), own_agreement(self.db, annotator.id)
         # How often others found the same answer best; nothing while there is too little to say so.
         agreement = {"shared": found.shared, "same": found.same} if found.shared else None
-        return {"judgements": [listed(row) for row in rows], "agreement": agreement}
+        return {"judgements": [listed(one) for one in made], "agreement": agreement}
 
     def ask(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Have the annotator's own prompt answered before all others."""
@@ -344,11 +344,17 @@ def rendered_whole(part: Any) -> Any:
     return [rendered_whole(value) for value in part] if isinstance(part, list) else part
 
 
-def listed(row: Mapping[str, Any]) -> dict[str, Any]:
+def listed(own: OwnJudgement) -> dict[str, Any]:
     """A judgement in the list of one's own, its texts to be read only."""
-    edited = None if row["edited"] is None else in_short(row["edited"])
-    texts = {"prompt": in_short(row["prompt"]), "note": visible(row["note"]), "edited": edited}
-    return {key: row[key] for key in LISTED} | texts | {"made": moment(row["created"])}
+    return {
+        **own_judgements.told(own.made),
+        **own.made.act(),
+        "note": visible(own.made.note),
+        "prompt": in_short(own.prompt),
+        "edited": None if own.edited is None else in_short(own.edited),
+        "changed": own.changed,
+        "made": moment(own.created),
+    }
 
 
 def in_short(text: str) -> str:

@@ -169,7 +169,7 @@ def act_once(db: Database, source: random.Random, texts: Sequence[str]) -> None:
             held = handing_out.held_claim(db, annotator)
             changing.undo(db, annotator, held.nonce if held else "")
         elif source.random() < 0.1:
-            mine = [row["id"] for row in own_judgements.latest(db, annotator)]
+            mine = [one.made.id for one in own_judgements.latest(db, annotator)]
             if mine:
                 chosen = source.choice(mine)
                 size = len(changing.reopen(db, annotator, chosen)[0].answers)

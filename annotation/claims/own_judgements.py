@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from annotation.claims.stored_claims import (
@@ -56,7 +57,12 @@ def judged_meanwhile(db: Database, annotator_id: int, nonce: str) -> dict[str, A
 
 def judgement_view(db: Database, made: StoredJudgement, order: Sequence[int] | None = None) -> dict[str, Any]:
     """A judgement as the page words it, for answers shown in `order`."""
-    return {"id": made.id, "kind": made.kind, "size": len(made.shown_order), **whole_act_of(db, made, order)}
+    return {**told(made), **whole_act_of(db, made, order)}
+
+
+def told(made: StoredJudgement) -> dict[str, Any]:
+    """What the page is told of a judgement beside what was done."""
+    return {"id": made.id, "kind": made.kind, "size": len(made.shown_order)}
 
 
 def whole_act_of(db: Database, made: StoredJudgement, order: Sequence[int] | None = None) -> dict[str, Any]:
@@ -73,14 +79,24 @@ def whole_act_of(db: Database, made: StoredJudgement, order: Sequence[int] | Non
     return {**act, "edit": {"place": order.index(edited["position"]), "text": edited["text"]}}
 
 
-def latest(db: Database, annotator_id: int, before: int | None = None, limit: int = 50) -> list[dict[str, Any]]:
-    """This annotator's latest current judgements, newest first: id, prompt, outcome, ranks by place, and the extras.
+@dataclass(frozen=True)
+class OwnJudgement:
+    """A judgement as its annotator finds it again."""
 
-    Those that were made before one, where its id is given.
-    """
+    made: StoredJudgement
+    created: str
+    changed: bool
+    """Whether it takes the place of an earlier one."""
+    prompt: str
+    """What its last turn says."""
+    edited: str | None
+    """The text of an answer that was edited along with it."""
+
+
+def latest(db: Database, annotator_id: int, before: int | None = None, limit: int = 50) -> list[OwnJudgement]:
+    """This annotator's latest current judgements, newest first: those before one, where its id is given."""
     rows = db.rows(
-        f"""SELECT j.*, j.supersedes IS NOT NULL AS changed, json_array_length(j.shown_order) AS size,
-               e.text AS edited, p.messages FROM current_judgement j
+        f"""SELECT j.*, e.text AS edited, p.messages FROM current_judgement j
            JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
            LEFT JOIN response e ON e.id = j.edited_response_id
            WHERE j.annotator_id = :annotator AND {MADE_IN_HAND} AND (:before IS NULL OR j.id < :before)
@@ -88,6 +104,12 @@ def latest(db: Database, annotator_id: int, before: int | None = None, limit: in
         {"annotator": annotator_id, "before": before, "limit": limit},
     )
     return [
-        {**row, **read_row(StoredJudgement, row).act(), "prompt": json.loads(row["messages"])[-1]["content"]}
+        OwnJudgement(
+            made=read_row(StoredJudgement, row),
+            created=row["created"],
+            changed=row["supersedes"] is not None,
+            prompt=json.loads(row["messages"])[-1]["content"],
+            edited=row["edited"],
+        )
         for row in rows
     ]

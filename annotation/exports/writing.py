@@ -309,7 +309,7 @@ def refuse_nothing(figures: CardStatistics) -> None:
     """Raises UserError for an export without a row."""
     if not figures.total:
         if not figures.left_out:
-            raise UserError(_("Nothing is left to export: there are no judgements yet. Nothing was written."))
+            raise UserError(_("Nothing fits this format and these filters. Nothing was written."))
         said = _("Nothing is left to export ({reasons}). Nothing was written.")
         raise UserError(said.format(reasons=formats.reasons_of(figures.left_out)))
 

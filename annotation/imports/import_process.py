@@ -163,8 +163,8 @@ def state_of(job: Job[ImportData] | None) -> State:
     return replace(state, status="failed", error=_(WAS_CANCELLED if job.status == "cancelled" else job.message))
 
 
-WAS_CANCELLED: Final = N_("The run was cancelled. Nothing was imported.")
-ENDED_WITH_PROGRAM: Final = N_("The run ended with Prefloop, which was stopped.")
+WAS_CANCELLED: Final = N_("It was cancelled. Nothing was imported.")
+ENDED_WITH_PROGRAM: Final = N_("It ended with Prefloop, which was stopped.")
 
 
 # ----------------------------------------------------------------------------------------------------------- doing it
@@ -195,10 +195,10 @@ def follow(
         if not has_imported_since(attempt.db, job.created):
             raise Stopped
         cancelled = attempt.stopped and not attempt.terminated.is_set()
-        why = _("The run was cancelled.") if cancelled else _(ENDED_WITH_PROGRAM)
+        why = _("It was cancelled.") if cancelled else _(ENDED_WITH_PROGRAM)
         raise UserError(said_of(attempt.db, job, why))
     logger.error("An import ended with status %s: %s", ended.status, without_token(ended.words))
-    why = _("The run ended unexpectedly (status {status}; the log has its last words).").format(status=ended.status)
+    why = _("It ended unexpectedly (status {status}; the log has its last words).").format(status=ended.status)
     if ended.status == -signal.SIGKILL:
         why = ended.last_word
     raise UserError(said_of(attempt.db, job, why))

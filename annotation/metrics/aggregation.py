@@ -112,10 +112,10 @@ class SaidOfComparison(Protocol):
     def outcome(self) -> Outcome: ...
 
 
-Said = TypeVar("Said", bound=SaidOfComparison)
+Counted = TypeVar("Counted", bound=SaidOfComparison)
 
 
-def settling(counted: Sequence[Said]) -> Said | None:
+def settling(counted: Sequence[Counted]) -> Counted | None:
     """What settles a comparison, of the judgements of it that count: the last that was to, and was not skipped."""
     return next((one for one in reversed(counted) if one.purpose == "settle" and one.outcome != "skip"), None)
 

@@ -206,7 +206,7 @@ def progress_card(job: Job[WriteExport] | None, names: Collection[str]) -> str:
     """How the latest export stands; nothing of one whose file was deleted. `names` are of the files that there are."""
     if job is None or (job.status == "finished" and job.spec.file not in names):
         return ""
-    by = paragraph(_("Asked for by {name}.").format(name=who(job.requested_by)), "quiet")
+    by = paragraph(_("Requested by {name}.").format(name=who(job.requested_by)), "quiet")
     if not job.is_open:
         said = _(job.message)  # which names the file where there is one
         return status(said if job.status == "finished" else f"{job.spec.file}: {said}") + by

@@ -474,8 +474,8 @@ def status_card(state: State) -> str:
 def asked_for(state: State) -> str:
     """Who began a run, and when it ended: it may be another admin's, or of days ago."""
     if state.ended is None:
-        return paragraph(_("Asked for by {name}.").format(name=who(state.by)), "quiet")
-    said = _("Asked for by {name}; it ended on {when} UTC.").format(name=who(state.by), when=moment(state.ended))
+        return paragraph(_("Requested by {name}.").format(name=who(state.by)), "quiet")
+    said = _("Requested by {name}; it ended on {when} UTC.").format(name=who(state.by), when=moment(state.ended))
     return paragraph(said, "quiet")
 
 

@@ -250,15 +250,15 @@ def evidence_text(reliability: Reliability) -> str:
 
 DISPUTES_SHOWN = 10
 TABLE_EXPLANATION = N_(
-    "Right on gold: a tie with the known answer in it counts half. Same when asked again: an own earlier "
-    "comparison, in the opposite order; a tie once and a preference once counts half. Agrees with others: "
+    "Right on gold: a tie with the known answer in it counts half. Same when asked again: one of their own "
+    "earlier comparisons, in the opposite order; a tie once and a preference once counts half. Agrees with others: "
     "names the same best answer, or a tie as they do. Far too fast: by more than 3.5 robust standard "
     "deviations of log seconds below both their own median and everybody's (Iglewicz and Hoaglin 1993)."
 )
 RELIABILITY_EXPLANATION = (
     N_(
         "The chance that this annotator picks the better of two answers, estimated from comparisons that "
-        "others judged too (the one-coin model of Dawid and Skene 1979), gold ones, and own ones asked again: "
+        "others judged too (the one-coin model of Dawid and Skene 1979), gold ones, and their own asked again: "
         "whoever often contradicts themself can't be right often; consistency alone says little."
     ),
     N_(

@@ -302,8 +302,8 @@ def undo_withdrawing(db: Database, change_id: int) -> int:
     if not count and db.value(f"SELECT 1 FROM comparison WHERE {withdrawn}", {"change": change_id}):
         raise UserError(
             _(
-                "Policies answer otherwise by now: these answers stay withdrawn. Where that is because they are told "
-                "otherwise whether to think, it is until they are told as before. Nothing was changed now."
+                "Policies answer otherwise by now, so these answers stay withdrawn. If only thinking was switched on "
+                "or off, switch it back first. Nothing was changed now."
             )
         )
     db.connection.execute(

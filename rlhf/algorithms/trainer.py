@@ -66,8 +66,8 @@ DIVERGED: Final[Mapping[Diverging, str]] = {
 }
 
 RENDERED_ANEW: Final = N_(
-    "The data is not as it was before: it is made into tokens otherwise by now, as where the model's template is told "
-    "another date, or otherwise whether to think. The run goes on with the data as it is now."
+    "The same rows give other tokens than before, for example because the chat template is told another date, or "
+    "thinking was switched on or off. The run goes on with the data as it is now."
 )
 
 

@@ -38,7 +38,7 @@ def add_parsers(commands: Commands) -> None:
     gate.set_defaults(act=run_gate)
     gate.add_argument("revision", nargs="?", help="default: the newest candidate that was checked")
     promote = commands.add_parser(
-        "promote", help="let a policy serve, against the rule with a reason (also: roll back to an earlier one)"
+        "promote", help="let a policy serve, against the rule with a reason (also: go back to an earlier one)"
     )
     needed = "; needed where the gate's rule does not say 'promote'"
     reject = commands.add_parser("reject", help="turn a candidate down")

@@ -133,8 +133,7 @@ def begun(run: Run, spec: CheckSpec) -> Check:
     refuse_leaked(run, policies.candidate, [*prompts, *apart])
     fed, fed_apart = (what_to_feed(run, spec, models, policies.compared, one) for one in (prompts, apart))
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
-    passes = sum(1 + len(policies.measured_by(policy)) for policy in policies.compared)
-    return Check(
+    check = Check(
         spec,
         models,
         policies,
@@ -145,8 +144,17 @@ def begun(run: Run, spec: CheckSpec) -> Check:
         held_out=held_out,
         probes=tokenise_probes(models),
         plain=plain_text(models.tokenizer),
-        progress=CheckProgress(run, passes * len(fed) + 2 * len(fed_apart) + len(held_out)),
+        progress=CheckProgress(run, len(held_out)),
     )
+    check.progress.total += sum(to_do(check, policy) for policy in policies.compared)
+    return check
+
+
+def to_do(check: Check, policy: Policy) -> int:
+    """How many answers of a policy there are to draw and to score; what an earlier check has done takes no time."""
+    drawn, scored = len(to_draw(check, policy)), len(unscored(check, policy))
+    missing = len(missing_answers(check.progress.run, check.spec, policy, check.prompts, check.rendered))
+    return drawn + (missing + scored) * len(check.policies.measured_by(policy))
 
 
 @dataclass(frozen=True)
@@ -159,13 +167,9 @@ class MeasuredPolicy:
 
 def measure(check: Check, policy: Policy) -> MeasuredPolicy:
     """Let a policy answer and read, and score what it answers."""
-    spec, models, policies, progress = check.spec, check.models, check.policies, check.progress
+    models, policies, progress = check.models, check.policies, check.progress
     models.keep_only(policy, *policies.measured_by(policy).values())  # those in another precision may be as large
-    asked = missing_answers(progress, spec, policy, check.prompts, check.rendered)
-    if policy in (policies.candidate, policies.against):
-        compared = replace(spec, seed=spec.compared_seed)
-        asked += missing_answers(progress, compared, policy, check.apart, check.rendered_apart)
-    draw_answers(check, policy, asked)
+    draw_answers(check, policy, to_draw(check, policy))
     score_answers(check, policy)
     answers = check.answers_of(policy)
     asking = _("It puts the probes to {revision}.").format(revision=policy.revision)
@@ -280,16 +284,24 @@ def answers_of(
 PromptToAnswer = tuple[Prompt, str, int]
 
 
+def to_draw(check: Check, policy: Policy) -> list[PromptToAnswer]:
+    """What a policy has yet to answer, for the report and for the comparison."""
+    run, spec, policies = check.progress.run, check.spec, check.policies
+    asked = missing_answers(run, spec, policy, check.prompts, check.rendered)
+    if policy in (policies.candidate, policies.against):
+        compared = replace(spec, seed=spec.compared_seed)
+        asked += missing_answers(run, compared, policy, check.apart, check.rendered_apart)
+    return asked
+
+
 def missing_answers(
-    progress: CheckProgress, spec: CheckSpec, policy: Policy, prompts: Sequence[Prompt], rendered: Mapping[int, str]
+    run: Run, spec: CheckSpec, policy: Policy, prompts: Sequence[Prompt], rendered: Mapping[int, str]
 ) -> list[PromptToAnswer]:
     """One answer a prompt, prompt i with seed + i, but for those that an earlier check drew, which are used again."""
-    known = {(answer.prompt_id, answer.seed) for answer in answers_of(progress.run, spec, policy, prompts, rendered)}
+    known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts, rendered)}
     asked = [(prompt, rendered[prompt.id], spec.seed + place)
              for place, prompt in enumerate(prompts) if prompt.id in rendered]  # fmt: skip
-    missing = [one for one in asked if (one[0].id, one[2]) not in known]
-    progress.advance(len(asked) - len(missing), _("{revision} answers.").format(revision=policy.revision))
-    return missing
+    return [one for one in asked if (one[0].id, one[2]) not in known]
 
 
 def draw_answers(check: Check, policy: Policy, asked: Sequence[PromptToAnswer]) -> None:
@@ -301,6 +313,7 @@ def draw_answers(check: Check, policy: Policy, asked: Sequence[PromptToAnswer]) 
     spec, run, said = check.spec, check.progress.run, _("{revision} answers.").format(revision=policy.revision)
     rows, model = [(text, seed) for _prompt, text, seed in asked], check.models.use(policy)
     together, tokenizer = spec.prompts_per_batch, check.models.tokenizer
+    check.progress.advance(0, said)
     ended: dict[int, Draw] = {}
     stored = 0
     for place, drawn in draw_in_turn(model, tokenizer, rows, spec.sampling, together, lambda: run.stopped):
@@ -315,22 +328,23 @@ def draw_answers(check: Check, policy: Policy, asked: Sequence[PromptToAnswer]) 
     run.raise_if_stopped()
 
 
-def score_answers(check: Check, policy: Policy) -> None:
-    """Store the KL to each anchor at each token of each of a policy's answers, and the token's NLL under it.
+def unscored(check: Check, policy: Policy) -> list[CheckedAnswer]:
+    """A policy's answers to score; of those that an earlier version has scored, only the mean was kept."""
+    names = {name for both in check.policies.measured_by(policy) for name in both}
+    return [answer for answer in check.answers_of(policy) if not names <= answer.token_scores.keys()]
 
-    Answers that an earlier version scored kept only their mean, and are scored again.
-    """
+
+def score_answers(check: Check, policy: Policy) -> None:
+    """Store the KL to each anchor at each token of each of a policy's answers, and the token's NLL under it."""
     models, measured_by = check.models, check.policies.measured_by(policy)
-    anchors, answers = list(measured_by.values()), check.answers_of(policy)
-    names = {name for both in measured_by for name in both}
-    unscored = [answer for answer in answers if not names <= answer.token_scores.keys()]
-    sequences = [token_ids_of(models, answer) for answer in unscored]
+    anchors, answers = list(measured_by.values()), unscored(check, policy)
+    sequences = [token_ids_of(models, answer) for answer in answers]
     for places in passes_of(models.use(policy), sequences):
         found = score(models, policy, anchors, [sequences[place] for place in places])
         for (kl_score, nll_score), scores in zip(measured_by, found, strict=True):
             for place, (kls, nlls) in zip(places, scores, strict=True):
-                check_store.add_score(models.db, unscored[place].id, kl_score, fmean(kls), kls)
-                check_store.add_score(models.db, unscored[place].id, nll_score, fmean(nlls), nlls)
+                check_store.add_score(models.db, answers[place].id, kl_score, fmean(kls), kls)
+                check_store.add_score(models.db, answers[place].id, nll_score, fmean(nlls), nlls)
         done = len(places) * len(anchors)
         check.progress.advance(done, _("It scores the answers of {revision}.").format(revision=policy.revision))
 
@@ -451,9 +465,11 @@ def ask_judges(run: Run, spec: CheckSpec, candidate: Policy) -> dict[str, JudgeC
         if waiting:
 
             def progress(counts: JudgingCounts, name: str = judge.name, total: int = len(waiting)) -> None:
-                run.report(counts.judged, total, {}, _("{name} judges.").format(name=name))
+                judged = {"judged": float(counts.judged)}  # with its time, by which the time left is reckoned
+                run.report(counts.judged, total, judged, _("{name} judges.").format(name=name))
 
             try:
+                progress(counts)
                 bench = backend_for(run, judge, rubric, spec.model, JUDGING_BATCH)
                 counts = run_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
             except UserError as error:  # its model is gone, say: the others' verdicts and the figures still count

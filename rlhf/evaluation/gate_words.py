@@ -113,7 +113,7 @@ WHYS_BY_PASSED: Mapping[tuple[RequirementKey, Passed], str] = {
     ("equal-lengths", "pass"): N_("It is not the length that it prefers."),
     ("equal-lengths", "fail"): N_("Its preference may be for length."),
     ("prompts", "pass"): N_("Enough to tell."),
-    ("prompts", "few"): N_("Too few to tell. Import more, and make a new version of the held-out set."),
+    ("prompts", "few"): N_("Too few to tell. Import more, and make a new version of the held-out prompts."),
     ("no-reward-hacking", "open"): N_(
         "Whether its reward went up and its win rate with it. It takes more comparisons to tell."
     ),
@@ -359,7 +359,7 @@ def unmeasured(limits: Sequence[Requirement]) -> str:
     rests_on = [criterion_words(one) for one in limits if one.passed == "few"]
     few = _(
         "Too few held-out prompts to tell ({count}; asked for: {wanted}). Import more, and make a new version of the "
-        "held-out set."
+        "held-out prompts."
     )
     return joined(said, *(few.format(count=one.value, wanted=one.threshold) for one in rests_on))
 

@@ -49,7 +49,7 @@ class PromptSetSpec(JobSpec):
     split: Answered = "held-out"
     """Which prompts to answer: the 'held-out' ones, those to 'train' on, or 'all'."""
     source: str = ""
-    """Only prompts of this source, say the name of an import; empty for whatever source."""
+    """Only prompts of this source, say the name of an import; empty for any source."""
     each: PositiveInt = 1
     """Answers to each prompt."""
     seed: NonNegativeInt = 0

@@ -123,7 +123,7 @@ def new_directory(path: Path, named: AbstractContextManager[object] | None = Non
         shutil.rmtree(temporary, ignore_errors=True)
         if has_name:  # but no row
             shutil.rmtree(path, ignore_errors=True)
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # the next start puts back what is there
                 before.rename(path)
         raise
 
@@ -150,12 +150,12 @@ def verify_directory(path: Path, expected: str, what: str) -> None:
     except FileNotFoundError:
         found = None
     if found is None:
-        said = _("The files of {what} are gone from {path}. Restore them, or roll back to another policy.")
+        said = _("The files of {what} are gone from {path}. Restore them, or go back to another policy.")
         raise UserError(said.format(what=what, path=path))
     if found != expected:
         said = _(
             "The files of {what} in {path} are damaged (their sha256 differs from the record). Restore "
-            "them from a copy, or roll back to another policy; nothing else is lost."
+            "them from a copy, or go back to another policy; nothing else is lost."
         )
         raise UserError(said.format(what=what, path=path))
 

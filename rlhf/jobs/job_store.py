@@ -360,12 +360,16 @@ def samples(db: Database, job_id: int) -> dict[str, dict[int, SampleAnswer]]:
 
 
 def step_times(db: Database, job: Job) -> list[tuple[int, str]]:
-    """(step, time) of the metrics that the job's present attempt has reported, oldest first."""
+    """(step, time) of the metrics that the job's present attempt has reported, oldest first.
+
+    Since it last began to count anew: each judge of a check does.
+    """
     rows = db.rows(
         "SELECT step, created FROM event WHERE job_id = ? AND kind = 'metric' AND created >= ? ORDER BY id",
         (job.id, job.started or ""),
     )
-    return [(row["step"], row["created"]) for row in rows]
+    anew = max((place for place in range(1, len(rows)) if rows[place]["step"] < rows[place - 1]["step"]), default=0)
+    return [(row["step"], row["created"]) for row in rows[anew:]]
 
 
 def log_tail(db: Database, job_id: int, lines: int = 12) -> list[str]:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from annotated_types import Interval
 
+from rlhf.models.chat_template import NO_THINKING
 from rlhf.models.registry import HeldPrecision
 
 Backend = Literal["local", "reward-model", "endpoint"]
@@ -55,7 +56,7 @@ class EndpointSettings:
     def told(self) -> dict[str, Any]:
         """What calls say of thinking; nothing where nothing is to be said."""
         if self.no_thinking == "enable_thinking":
-            return {"chat_template_kwargs": {"enable_thinking": False}}
+            return {"chat_template_kwargs": dict(NO_THINKING)}
         return {"reasoning_effort": self.no_thinking} if self.no_thinking else {}
 
     @property

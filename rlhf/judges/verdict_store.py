@@ -211,22 +211,29 @@ def make_room(db: Database, judge: Judge, where: tuple[int, int, int], version: 
 
     Its text and its cost stay in the record of its job.
     """
-    found = "annotator_id = ? AND comparison_id = ? AND first = ? AND second = ?"
-    old = db.row(f"SELECT * FROM verdict WHERE {found}", (judge.id, *where))
+    comparison_id, first, second = where
+    old = db.row(
+        f"""SELECT * FROM verdict v WHERE annotator_id = :judge AND comparison_id = :comparison AND first = :first
+              AND second = :second AND (:version > coalesce(rubric_version, 0) OR {ON_OTHER_WEIGHTS})""",
+        {
+            "judge": judge.id,
+            "comparison": comparison_id,
+            "first": first,
+            "second": second,
+            "version": 0 if judge.backend == "reward-model" else version,  # which goes by no rubric
+        },
+    )
     if old is None:
         return
-    by_newer = judge.backend == "reward-model" or (old["rubric_version"] or 0) >= version
-    if by_newer and not db.value(f"SELECT {ON_OTHER_WEIGHTS} FROM verdict v WHERE v.id = ?", (old["id"],)):
-        return
-    known_job = old["job_id"] or job_id
-    if known_job is not None:
-        job_table.add_event(db, known_job, "sample", 0, {**old, "judge": judge.id, "comparison": where[0]})
+    in_job = old["job_id"] or job_id
+    if in_job is not None:
+        job_table.add_event(db, in_job, "sample", 0, {**old, "judge": judge.id, "comparison": comparison_id})
     db.connection.execute("DELETE FROM verdict WHERE id = ?", (old["id"],))
     db.connection.execute(
         """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, shown_order, supersedes, created)
            SELECT comparison_id, annotator_id, purpose, kind, 'undone', shown_order, id, ? FROM current_judgement
            WHERE comparison_id = ? AND annotator_id = ? AND purpose = 'judge'""",
-        (now(), where[0], judge.id),
+        (now(), comparison_id, judge.id),
     )
 
 
@@ -390,21 +397,15 @@ def decide_who_is_asked(db: Database, comparison_id: int, without: int | None = 
     if asks != "judges":
         return
     panel = judge_store.judges(db, active=True)
-    rankings = {
-        row["annotator_id"]: row["ranking"]
-        for row in db.rows(
-            "SELECT annotator_id, ranking FROM current_judgement WHERE comparison_id = ? AND purpose = 'judge'",
-            (comparison_id,),
-        )
-    }
+    rankings = rankings_by_judges(db, comparison_id)
     answered = [judge for judge in panel if judge.id in rankings]
     missing = [judge for judge in panel if judge.id not in rankings]
     if not panel or any(judge.id != without and not fails_on(db, judge, comparison_id) for judge in missing):
         return
     feedback = project_store.feedback(db)
     said = [verdicts_on(db, judge, comparison_id) for judge in answered]
-    rows = [tuple(json.loads(rankings[judge.id])) for judge in answered]
-    why = why_not_labelled(feedback, comparison_id, said, rows, len(missing))
+    ranked = [rankings[judge.id] for judge in answered]
+    why = why_not_labelled(feedback, comparison_id, said, ranked, len(missing))
     asked, by_lot = why is not None and feedback.mode == "mixed", why in (None, "audit")
     db.connection.execute(
         """UPDATE comparison SET asks = :asks, asks_why = :why, people_chance = :chance, people_drawn = :drawn
@@ -419,11 +420,20 @@ def decide_who_is_asked(db: Database, comparison_id: int, without: int | None = 
     )
 
 
+def rankings_by_judges(db: Database, comparison_id: int) -> dict[int, tuple[int, ...]]:
+    """How each judge, by its id, has ranked a comparison's answers."""
+    rows = db.rows(
+        "SELECT annotator_id, ranking FROM current_judgement WHERE comparison_id = ? AND purpose = 'judge'",
+        (comparison_id,),
+    )
+    return {row["annotator_id"]: tuple(json.loads(row["ranking"])) for row in rows}
+
+
 def why_not_labelled(
     feedback: Feedback,
     comparison_id: int,
     said: Sequence[Sequence[StoredVerdict]],
-    rankings: Sequence[Sequence[int]],
+    rankings: Sequence[tuple[int, ...]],
     failed: int,
 ) -> AsksWhy | None:
     """Why judges, of whom so many failed, have not labelled a comparison; None if they have."""
@@ -431,7 +441,7 @@ def why_not_labelled(
         return None if rankings else "unsure"
     if any(outcome.flipped for one in said for outcome in outcomes_of(one).values()):
         return "flip"
-    if len({tuple(ranking) for ranking in rankings}) > 1:
+    if len(set(rankings)) > 1:
         return "disagreement"
     sure = [value for one in said if (value := sureness(one)) is not None]
     if failed or (sure and min(sure) < feedback.unsure_below):

@@ -56,8 +56,8 @@ ZERO_WIDTH_SPACE = "\u200b"
 QUESTION, ANSWER = "What is a good breakfast?", "Zwxporridge"
 ASKED = {"role": "user", "content": QUESTION}
 # What a template is told where its model is not to think before it answers, by the names that templates know; one that
-# knows neither takes no notice.
-NO_THINKING: Mapping[str, Any] = {"enable_thinking": False, "thinking": False}
+# knows none of these takes no notice.
+NO_THINKING: Mapping[str, Any] = {"enable_thinking": False, "thinking": False, "thinking_budget": 0}
 
 
 @dataclass(frozen=True)

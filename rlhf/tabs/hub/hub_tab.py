@@ -130,7 +130,7 @@ def request_card(job: HubJob | None, held: bool = True) -> str:
         text = _("Waits for its turn: {what} …") if waits else _("At work: {what} …")
         return status(text.format(what=about(job)))
     said = status(_(job.message), "" if job.status == "finished" else "warning")
-    asked = _("Asked for by {name}; it ended on {when} UTC.")
+    asked = _("Requested by {name}; it ended on {when} UTC.")
     said += paragraph(asked.format(name=who(job.requested_by), when=moment(job.finished)), "quiet")
     found = SpaceCheck.of(job.result) if job.kind == "check-space" else None
     return said + (hub_preview.findings_table(found.findings) if found is not None and found.findings else "")
@@ -153,7 +153,7 @@ def requests_table(found: Sequence[HubJob]) -> str:
     rows = [
         (moment(one.created), about(one), who(one.requested_by), _(STATES[one.status]), _(one.message)) for one in found
     ]
-    headers = (_("When (UTC)"), _("What"), _("Asked by"), _("State"), _("What came of it"))
+    headers = (_("When (UTC)"), _("What"), _("Requested by"), _("State"), _("What came of it"))
     return heading(_("What was asked")) + table(headers, rows) if rows else ""
 
 

@@ -188,7 +188,7 @@ def promote_label(policy: Policy, against: bool = False) -> str:
         return _("Serves now")
     if against:
         return _("Promote against the rule")
-    return _("Roll back to this one") if policy.status == "retired" else _("Promote: let it serve")
+    return _("Go back to this one") if policy.status == "retired" else _("Promote: let it serve")
 
 
 def can_serve(policy: Policy) -> bool:

@@ -54,7 +54,7 @@ def sources(db: Database) -> list[tuple[str, str]]:
     """Where prompts have come from, to choose from."""
     found = prompt_store.prompt_sources(db)
     return [
-        (_("Whatever source"), ""),
+        (_("Any source"), ""),
         *((f"{visible(name)} ({numeral(count)})", name) for name, count in sorted(found.items())),
     ]
 
@@ -124,7 +124,7 @@ def lay_out() -> dict[str, Any]:
                 label=_("Prompts"),
                 min_width=200,
             )
-            parts["source"] = open_choice(_("Source"), info=_("Nothing chosen: whatever source."), min_width=200)
+            parts["source"] = open_choice(_("Source"), info=_("Nothing chosen: any source."), min_width=200)
             parts["each"] = whole_number(_("Answers to each"), 1, min_width=140)
         html_box(paragraph(_("It draws with the sampling and the seed above, and waits in the queue like a training.")))
         parts["answer"] = button(_("Answer them"), "answer-start")

@@ -361,7 +361,7 @@ def problem_box(sentences: Sequence[str]) -> str:
     """Why a run can't be started with these settings; nothing if it can."""
     if not sentences:
         return ""
-    said = paragraph(_("This can’t be run:"))
+    said = paragraph(_("This can't be run:"))
     return f'<div class="warning" role="status">{said}{points(sentences)}</div>'
 
 

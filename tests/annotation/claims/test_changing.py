@@ -217,7 +217,7 @@ def test_a_change_supersedes_and_nothing_is_deleted(db: Database, ann: Annotator
     with pytest.raises(judging.JudgementConflict) as refused:
         changing.revise(db, ann.id, first, act("tie"))
     assert refused.value.stands == second
-    assert own_judgements.latest(db, ann.id)[0]["id"] == second
+    assert own_judgements.latest(db, ann.id)[0].made.id == second
 
 
 def test_changing_a_skip_into_a_verdict_takes_a_slot_only_if_one_is_free(

@@ -482,6 +482,15 @@ def test_an_export_of_nothing_is_refused_with_the_reasons(db: Database, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", [*FORMATS])
+def test_an_export_of_comparisons_that_are_none_does_not_say_that_nobody_has_judged(
+    db: Database, tmp_path: Path, name: str
+) -> None:
+    asked = ExportRequest(name, filters=Filters(comparisons="status=withdrawn"))
+    with pytest.raises(UserError, match="^Nothing fits this format and these filters. Nothing was written.$"):
+        writing.export(db, asked, tmp_path / "out")
+
+
 def test_what_is_judged_meanwhile_is_in_the_next_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "REPORT_SECONDS", -1.0)
     db = new_database(tmp_path / "data")
@@ -490,8 +499,8 @@ def test_what_is_judged_meanwhile_is_in_the_next_export(tmp_path: Path, monkeypa
     wrote = []
 
     def change_all() -> None:
-        for row in own_judgements.latest(db, ann):
-            changing.revise(db, ann, row["id"], act("tie"))
+        for one in own_judgements.latest(db, ann):
+            changing.revise(db, ann, one.made.id, act("tie"))
         wrote.append(True)
 
     def meanwhile(done: int, total: int) -> None:
@@ -763,7 +772,7 @@ def test_an_export_is_cancelled_on_the_page(context: Context, monkeypatch: pytes
     with pytest.raises(gr.Error, match="No export is being written"):
         page.call("export-cancel")
     page.call("export-write", *page.values.values())
-    assert "Asked for by kim." in Page(context, "kim").call("export-open")[3], "before another admin cancels it"
+    assert "Requested by kim." in Page(context, "kim").call("export-open")[3], "before another admin cancels it"
     page.call("export-cancel")
     progress, *_ = page.finished()
     assert "It was cancelled." in progress

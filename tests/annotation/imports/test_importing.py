@@ -1129,7 +1129,7 @@ def test_a_run_can_be_cancelled(
         wait_until("that it is under way", lambda: importer.state.progress)
         importer.cancel()
         state = ended(importer)
-    assert (state.status, state.error) == ("failed", "The run was cancelled. Nothing was imported.")
+    assert (state.status, state.error) == ("failed", "It was cancelled. Nothing was imported.")
     assert sizes(db)["prompt"] == 0
     assert list(db.path.parent.glob("import-*")) == []
     importer.start("look", ["--", questions], [])

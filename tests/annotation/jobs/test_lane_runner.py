@@ -384,16 +384,16 @@ def test_an_import_whose_process_the_system_ends_before_the_program_ended_with_t
     monkeypatch.setattr(import_process, "PROGRAM", ["-c", TOLD_TO_END])
     for _ in range(2):
         assert import_process.runner(data_dir).run_next(db)
-    assert importer.state.error == "The run ended with Prefloop, which was stopped. Nothing was imported."
+    assert importer.state.error == "It ended with Prefloop, which was stopped. Nothing was imported."
 
 
 @pytest.mark.parametrize("queue", [HERE, FROM_HUB], ids=["web", "hub"])
 @pytest.mark.parametrize(
     ("by", "said"),
     [
-        ("a person", "The run was cancelled."),
-        ("the system", "The run ended with Prefloop, which was stopped."),
-        ("the program", "The run ended with Prefloop, which was stopped."),
+        ("a person", "It was cancelled."),
+        ("the system", "It ended with Prefloop, which was stopped."),
+        ("the program", "It ended with Prefloop, which was stopped."),
     ],
 )
 @pytest.mark.skipif(sys.platform == "win32", reason="ends a process without a word")
@@ -432,7 +432,7 @@ def test_an_import_ends_with_its_program_and_says_whether_it_is_there(db: Databa
         assert LaneRunner(data_dir, HERE, import_process.perform).run_next(db)
         state = importer.state
         assert (state.status, state.number) == ("failed", job.id)
-        assert state.error == f"The run ended with Prefloop, which was stopped. {said}"
+        assert state.error == f"It ended with Prefloop, which was stopped. {said}"
 
 
 def test_what_a_look_has_shown_is_forgotten_when_the_next_begins(db: Database, data_dir: Path, tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_skips_and_undone_judgements_count_nowhere(db: Database) -> None:
     changing.undo(db, ids["ann"], held.nonce)
     assert quality.votes(db) == []
     prefer(db, ids["ann"], 1)
-    changed = own_judgements.latest(db, ids["ann"])[0]["id"]
+    changed = own_judgements.latest(db, ids["ann"])[0].made.id
     changing.revise(db, ids["ann"], changed, act("tie"))
     assert [vote.ranking for vote in quality.votes(db)] == [(1, 1)]
 

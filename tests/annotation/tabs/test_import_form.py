@@ -136,7 +136,7 @@ def test_the_rows_that_another_looks_at_are_not_shown_to_me(pages: gr.Blocks, db
     assert "olga.jsonl" not in olga.call("import-follow"), "once, so that what was chosen since stays"
     assert "olga.jsonl" not in mira.call("import-open")
     mira.look("/data/mira.jsonl")
-    assert "Asked for by mira." in olga.call("import-follow")
+    assert "Requested by mira." in olga.call("import-follow")
     end(db, {"look": {**LOOK, "name": "mira.jsonl"}})
     assert "mira.jsonl" not in olga.call("import-follow")
     assert "mira.jsonl: JSON lines. The first rows" in mira.call("import-follow")
@@ -156,7 +156,7 @@ def test_a_look_is_shown_also_where_another_has_begun_one_meanwhile(pages: gr.Bl
     mira.look("/data/other.jsonl")
     shown = olga.call("import-follow")
     assert "There is no file nothing.jsonl." in shown
-    assert "Asked for by mira." in shown
+    assert "Requested by mira." in shown
 
 
 def test_where_columns_are_to_be_chosen_they_are_unfolded(pages: gr.Blocks, db: Database) -> None:
@@ -351,9 +351,9 @@ def test_an_import_says_whose_it_is_and_when_it_was(pages: gr.Blocks, db: Databa
     end(db, {"look": LOOK})
     olga.call("import-follow")
     olga.call("import-import")
-    assert "Asked for by olga." in mira.call("import-open")
+    assert "Requested by olga." in mira.call("import-open")
     end(db, {"outcome": OUTCOME})
-    assert "Asked for by olga; it ended on 20" in mira.call("import-open")
+    assert "Requested by olga; it ended on 20" in mira.call("import-open")
 
 
 def test_an_import_leads_to_what_came_in_where_it_can_be_withdrawn() -> None:

@@ -533,7 +533,7 @@ def test_undoing_below_the_quota_takes_the_assigned_up_again(db: Database, peopl
     undone = changing.undo(db, people["ann"].id, "")
     assert statuses(db) == ["in-hand", "assigned"]
     judging.judge(db, people["ann"].id, undone.nonce, act("skip"))
-    skipped = own_judgements.latest(db, people["ann"].id)[0]["id"]
+    skipped = own_judgements.latest(db, people["ann"].id)[0].made.id
     assert statuses(db) == ["open", "assigned"]
     changing.revise(db, people["ann"].id, skipped, act("tie"))
     assert statuses(db) == ["judged", "open"]

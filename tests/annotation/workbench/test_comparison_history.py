@@ -242,8 +242,8 @@ def test_ones_own_agreement_is_with_others_on_opinions_alone(db: Database) -> No
             if annotator is people[1]:
                 found = own_agreement.own_agreement(db, annotator.id)
                 assert (found.shared, found.same) == ((0, 0) if turn < 9 else (10, 9))
-    first = own_judgements.latest(db, people[1].id)[-1]
-    changing.revise(db, people[1].id, first["id"], verdict(0, json.loads(first["shown_order"])))
+    first = own_judgements.latest(db, people[1].id)[-1].made
+    changing.revise(db, people[1].id, first.id, verdict(0, first.shown_order))
     found = own_agreement.own_agreement(db, people[1].id)
     assert (found.shared, found.same) == (10, 9)
 

@@ -324,9 +324,23 @@ def test_implicit_accuracy_counts_the_held_out_pairs_that_the_candidate_gets_rig
 
 
 # ------------------------------------------------------------------------------------------------------ checked again
-def test_a_second_check_reports_on_the_answers_of_the_first_and_compares_new_ones(checked: Checked) -> None:
+def test_a_second_check_reports_on_the_answers_of_the_first_and_compares_new_ones(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = [{row.id for row in answers(checked.machine, revision)} for revision in ("dpo-1", "base")]
+    told: list[tuple[int, int]] = []
+    really_report = Run.report
+
+    def report_and_note(run: Run, step: int, steps: int, *rest: Any) -> None:
+        told.append((step, steps))
+        really_report(run, step, steps, *rest)
+
+    monkeypatch.setattr(Run, "report", report_and_note)
     report = check(checked.machine, CHECK)
+    # Twice six answers to compare, and six held-out judgements: what the first has drawn and scored takes no time.
+    assert {steps for _step, steps in told[1:]} == {18}
+    assert next(step for step, _steps in told[1:]) == 0
+    assert told[-1] == (18, 18)
     after = [{row.id for row in answers(checked.machine, revision)} for revision in ("dpo-1", "base")]
     assert all(early <= late for early, late in zip(before, after, strict=True))
     assert [len(ids) for ids in after] == [12, 12], "no other prompt is held out: each is answered anew"
@@ -630,6 +644,10 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     ]
     outcomes = [one.outcome for one in paired] + unasked
     assert (rate["n"], rate["value"]) == (6, pytest.approx(fmean(outcomes)))
+    job = job_store.recent(machine.db, ("check",), 1)[0]
+    times = [step for step, _time in job_store.step_times(machine.db, job)]
+    assert times[0] == 0, "by what the judge takes the time left is told, not by what answering took"
+    assert times[-1] == len(everything)
     calls = report["judged"]["letters"]
     chances = calls.pop("chances")
     assert calls == {"judged": len(everything), "left_open": 0, "failed": {}, "gave_up": ""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,14 +110,14 @@ def test_one_who_comes_late_leaves_the_directory_that_is_there(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["model[1]"]
 
 
+@contextmanager
+def row_refused() -> Iterator[None]:
+    yield
+    raise UserError("The disk is full.")
+
+
 def test_a_directory_loses_its_name_where_the_row_that_names_it_can_not_be_written(tmp_path: Path) -> None:
     """As on a disk that is full by then: no row would ever say what lies there."""
-
-    @contextmanager
-    def row_refused() -> Iterator[None]:
-        yield
-        raise UserError("The disk is full.")
-
     for there in ([], ["before"]):
         for name in there:
             (tmp_path / "model").mkdir()
@@ -125,6 +126,26 @@ def test_a_directory_loses_its_name_where_the_row_that_names_it_can_not_be_writt
             (made / "weights").touch()
         assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == there
         assert [path.name for path in tmp_path.iterdir()] == ["model"] * len(there)
+
+
+def test_what_can_not_be_given_back_at_once_does_not_hide_what_went_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name.endswith(".before.part"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    adapters = tmp_path / "adapters"
+    (adapters / "model").mkdir(parents=True)
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(UserError, match="disk is full"), new_directory(adapters / "model", row_refused()):
+        pass
+    monkeypatch.undo()
+    clear_half_written(tmp_path)
+    assert [path.name for path in adapters.iterdir()] == ["model"]
 
 
 def test_what_was_to_give_way_comes_back_where_a_kill_left_nothing_in_its_place(tmp_path: Path) -> None:

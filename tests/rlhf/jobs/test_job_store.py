@@ -435,6 +435,13 @@ def test_after_a_resume_the_last_report_of_a_step_wins(db: Database, job: int) -
     ]
 
 
+def test_the_pace_of_a_second_judge_is_not_that_of_the_first(db: Database, job: int) -> None:
+    job_store.claim(db, job, "w")
+    for step in (0, 1, 2, 0, 1):
+        job_table.report(db, job, "w", step, 2, {"judged": step})
+    assert [step for step, _time in job_store.step_times(db, job_store.get(db, job))] == [0, 1]
+
+
 def test_jobs_are_found_by_their_ids_whatever_number_is_asked_for(db: Database, job: int) -> None:
     second = job_store.enqueue(db, SFTSpec(), "ann")
     assert {entry.id for entry in job_store.with_ids(db, [second, job, 999, 10**30])} == {job, second}

@@ -261,7 +261,11 @@ def test_what_newer_models_do_not_take_is_left_out(model: ChatModel) -> None:
     ("setting", "told"),
     [
         ("", {}),
-        ("enable_thinking", {"chat_template_kwargs": {"enable_thinking": False}}),
+        # DeepSeek's and Granite's templates know the second name, Seed-OSS's the third.
+        (
+            "enable_thinking",
+            {"chat_template_kwargs": {"enable_thinking": False, "thinking": False, "thinking_budget": 0}},
+        ),
         ("none", {"reasoning_effort": "none"}),
         ("low", {"reasoning_effort": "low"}),
     ],

@@ -273,7 +273,7 @@ def test_what_templates_may_use_works_as_in_transformers(tiny_model: Path, tmp_p
 
 
 # As thinking models tell it: Qwen3 closes the thought in the prompt, SmolLM3 says it at the beginning too, others have
-# another name for it.
+# another name for it, and Seed-OSS has a number of tokens to think.
 CHATML = """{%- for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}
 {%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"""
 QWEN3 = (
@@ -287,9 +287,12 @@ SMOLLM3 = (
     + "{%- if add_generation_prompt and not enable_thinking %}<think>\n\n</think>\n{% endif %}"
 )
 KIMI = CHATML + "{%- if add_generation_prompt %}{{ '<think></think>' if thinking is false else '<think>' }}{% endif %}"
+SEED = "{%- if thinking_budget is defined and thinking_budget == 0 %}Do not think.\n{% endif %}" + CHATML
 
 
-@pytest.mark.parametrize(("template", "told"), [(QWEN3, True), (SMOLLM3, True), (KIMI, True), (CHATML, False)])
+@pytest.mark.parametrize(
+    ("template", "told"), [(QWEN3, True), (SMOLLM3, True), (KIMI, True), (SEED, True), (CHATML, False)]
+)
 def test_a_thinking_models_template_is_told_that_it_is_not_to_think(
     tiny_model: Path, tmp_path: Path, template: str, told: bool
 ) -> None:
@@ -301,7 +304,12 @@ def test_a_thinking_models_template_is_told_that_it_is_not_to_think(
     theirs, messages = load_tokenizer(other), CONVERSATIONS[1]
     as_it_is = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     quiet = theirs.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False, thinking=False
+        messages,
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+        thinking=False,
+        thinking_budget=0,
     )
     for tokenizer in (ChatTokenizer(other), theirs):
         assert conversation(tokenizer, messages, begins=True) == as_it_is

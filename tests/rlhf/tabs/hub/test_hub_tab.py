@@ -157,7 +157,7 @@ def test_the_page_asks_often_while_something_is_open_and_what_came_of_it_is_at_i
     changed = [part for part in sent if part != gr.skip()]
     assert len(changed) == 2, "the form and the list of what was asked"
     assert "&lt;img" in shown(context, "said pull")
-    assert f"Asked for by owner; it ended on {moment(recent(context.db)[0].finished)} UTC." in shown(
+    assert f"Requested by owner; it ended on {moment(recent(context.db)[0].finished)} UTC." in shown(
         context, "said pull"
     )
     assert "<img" not in str(sent)

@@ -237,7 +237,7 @@ def test_candidates_come_first_and_promotion_is_called_what_it_is() -> None:
     serving = replace(ADAPTER, id=3, revision="dpo-9", status="serving")
     assert [policy.id for policy in check_report.policy_order([BASE, ADAPTER, serving])] == [2, 3, 1]
     assert check_report.promote_label(ADAPTER) == "Promote: let it serve"
-    assert check_report.promote_label(BASE) == "Roll back to this one"
+    assert check_report.promote_label(BASE) == "Go back to this one"
     assert check_report.promote_label(serving) == "Serves now"
 
 

@@ -365,7 +365,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     assert registry.serving(context.db).revision == policy.revision
     shown, _ = iterations_tab.view(context, "base", 0, {})
     assert "I read &lt;b&gt;ten&lt;/b&gt; of them. The rule said: not enough evidence." in shown["decisions"]["value"]
-    assert (shown["promote"]["value"], shown["why"]["label"]) == ("Roll back to this one", "Why (for the record)")
+    assert (shown["promote"]["value"], shown["why"]["label"]) == ("Go back to this one", "Why (for the record)")
     assert "Undo: base serves again" in shown["decisions"]["value"]
     assert "serves now." in str(promote(owner, "base", "", {})), "going back needs no reason and no question"
     shown, _ = iterations_tab.view(context, policy.revision, 0, {})
@@ -475,7 +475,7 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     sent = str(really(owner, policy.revision, "It reads better", {"confirming": policy.revision}))
     assert "Its answers come first from now on" in sent
     assert registry.serving(context.db).revision == policy.revision
-    assert iterations_tab.view(context, "base", 0, {})[0]["promote"]["value"] == "Roll back to this one"
+    assert iterations_tab.view(context, "base", 0, {})[0]["promote"]["value"] == "Go back to this one"
     promote(owner, "base", "", {})
     assert [row.action for row in registry.decisions(context.db)] == ["go-back", "promote"]
     assert {row.decided_by for row in registry.decisions(context.db)} == {"owner"}
