@@ -48,7 +48,7 @@ def headline_of(findings: Findings, decision: GateDecision, against: str, given:
     then = gate_words.needed(people) if tells else ""
     then = f"{_(gate_words.UNHEARD)} {then}" if decision.unheard else then
     then = then if given or not then else f"{then} {_(NOT_GIVEN)}"
-    return Headline(state, named, people.found, then, people.unasked)
+    return Headline(state=state, saying=named, found=people.found, then=then, unasked=people.unasked)
 
 
 def direction(findings: Findings, decision: GateDecision) -> tuple[HeadlineState, str]:
@@ -112,9 +112,12 @@ def score(headline: Headline) -> str:
         found.n,
     )
     if unasked:
-        said = _(
+        said = ngettext(
+            "It won {value} of {n} prompt ({span}): people compared {asked}; on {unasked} one answer was empty, or "
+            "both were the same.",
             "It won {value} of {n} prompts ({span}): people compared {asked}; on {unasked} one answer was empty, or "
-            "both were the same."
+            "both were the same.",
+            found.n,
         )
     span = percent_span(found.low, found.high)
     return said.format(value=percent(found.value), n=found.n, span=span, asked=found.n - unasked, unasked=unasked)

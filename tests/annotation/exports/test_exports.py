@@ -487,7 +487,7 @@ def test_an_export_of_comparisons_that_are_none_does_not_say_that_nobody_has_jud
     db: Database, tmp_path: Path, name: str
 ) -> None:
     asked = ExportRequest(name, filters=Filters(comparisons="status=withdrawn"))
-    with pytest.raises(UserError, match="^Nothing fits this format and these filters. Nothing was written.$"):
+    with pytest.raises(UserError, match=r"^Nothing fits this format and these filters\. Nothing was written\.$"):
         writing.export(db, asked, tmp_path / "out")
 
 
